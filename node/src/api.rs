@@ -1,0 +1,245 @@
+//! What the `CASK.*` commands answer, as JSON: the part of the node its clients share.
+//!
+//! Every answer comes from what the asked node has, and says how old that is. Fields are only ever added.
+
+use serde::{Deserialize, Serialize};
+
+/// `CASK.STATUS`: the cluster as one node sees it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// The asked node (a PeerId).
+    pub node_id: String,
+    /// What it is doing: `joining`, `starting`, `serving`, `no-lease`, `stopping`.
+    pub state: String,
+    /// Version of its build.
+    pub build: String,
+    /// Which cluster it belongs to, hexadecimal; empty before it does.
+    pub cluster_id: String,
+    /// The elected node, if one is known.
+    pub coordinator: Option<String>,
+    /// Number of the committed state the node holds.
+    pub epoch: u64,
+    /// Hash of the ring of that state, hexadecimal.
+    pub ring_hash: String,
+    /// Copies each key should have.
+    pub replication_factor: u8,
+    /// Copies each key of a new write has now: 1 in a cluster of one node.
+    pub copies_now: u8,
+    /// The members of the committed state.
+    pub members: Vec<MemberStatus>,
+    /// Voters of the topology log.
+    pub voters: Vec<String>,
+    /// Partitions that have fewer in-sync copies than they should.
+    pub partitions_under_replicated: u32,
+    /// Partitions whose replicas are not yet those the ring names.
+    pub partitions_moving: u32,
+    /// Partitions without a live primary: their requests wait, then fail.
+    pub partitions_unavailable: u32,
+    /// What runs in the background, all nodes' tasks together.
+    pub tasks: Vec<Task>,
+    /// What an operator should know: a cluster of one node, no secret, a node that is down.
+    pub warnings: Vec<String>,
+}
+
+/// One member in [`Status`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MemberStatus {
+    /// PeerId.
+    pub id: String,
+    /// `up` or `down`.
+    pub state: String,
+    /// Where clients reach it.
+    pub client_addr: String,
+    /// Where peers reach it.
+    pub peer_addrs: Vec<String>,
+    /// Failure zone.
+    pub zone: String,
+    /// Weight.
+    pub weight: u32,
+    /// Which start of it is registered.
+    pub incarnation: u64,
+}
+
+/// `CASK.NODES`: one row a member, from its last gossiped report.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Nodes {
+    /// Milliseconds since 1970 on the answering node.
+    pub now_ms: u64,
+    /// The members.
+    pub nodes: Vec<NodeRow>,
+}
+
+/// One node's figures. Counters count from the node's start.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeRow {
+    /// PeerId.
+    pub id: String,
+    /// `up`, `down`, or `joining`.
+    pub state: String,
+    /// Whether it is the coordinator.
+    pub coordinator: bool,
+    /// Whether it is the node that answered.
+    pub asked: bool,
+    /// Where clients reach it.
+    pub client_addr: String,
+    /// Failure zone.
+    pub zone: String,
+    /// Weight.
+    pub weight: u32,
+    /// Version of its build.
+    pub build: String,
+    /// Age of the figures in milliseconds; absent if no report was heard.
+    pub report_age_ms: Option<u64>,
+    /// Epoch it holds.
+    pub epoch: u64,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// Resident memory, bytes.
+    pub memory_bytes: u64,
+    /// Open client connections.
+    pub connections: u64,
+    /// Records in its data files, dead ones and tombstones included.
+    pub records_total: u64,
+    /// Keys it holds a live record of, all its copies.
+    pub records_live: u64,
+    /// Bytes of its data files.
+    pub disk_bytes: u64,
+    /// Commands that read keys.
+    pub gets: u64,
+    /// Commands that wrote keys.
+    pub sets: u64,
+    /// Commands that deleted keys.
+    pub deletes: u64,
+    /// Reads that found their key.
+    pub hits: u64,
+    /// Reads that did not.
+    pub misses: u64,
+    /// Bytes read from clients.
+    pub bytes_in: u64,
+    /// Bytes written to clients.
+    pub bytes_out: u64,
+    /// Commands a second, over the last report interval.
+    pub ops_per_s: f64,
+    /// Bytes a second read from clients, over the last report interval.
+    pub bytes_in_per_s: f64,
+    /// Bytes a second written to clients, over the last report interval.
+    pub bytes_out_per_s: f64,
+    /// Median latency of commands over the last interval, microseconds.
+    pub latency_p50_us: u64,
+    /// 99th percentile of the same.
+    pub latency_p99_us: u64,
+    /// Copies it holds or receives, out of 1024 partitions.
+    pub partitions: u32,
+    /// Partitions it is primary of.
+    pub primaries: u32,
+    /// Its share of all copies the ring names, 0..1.
+    pub ring_share: f64,
+}
+
+/// `CASK.RING`: placement and its balance.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RingView {
+    /// Epoch of the state.
+    pub epoch: u64,
+    /// Hash of the ring, hexadecimal.
+    pub ring_hash: String,
+    /// Copies each key should have.
+    pub replication_factor: u8,
+    /// What each node should hold and holds.
+    pub shares: Vec<RingShare>,
+    /// Every partition, in order.
+    pub partitions: Vec<PartitionView>,
+}
+
+/// One node's part of the ring.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RingShare {
+    /// PeerId.
+    pub id: String,
+    /// Zone.
+    pub zone: String,
+    /// Weight.
+    pub weight: u32,
+    /// Copies the ring names it for.
+    pub copies: u32,
+    /// Copies an exact share would be.
+    pub copies_ideal: f64,
+    /// Partitions it is primary of now.
+    pub primaries: u32,
+    /// Copies that are in-sync now.
+    pub in_sync: u32,
+    /// Copies that are syncing now.
+    pub syncing: u32,
+}
+
+/// One partition.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PartitionView {
+    /// `0..1024`.
+    pub partition: u16,
+    /// Term.
+    pub term: u32,
+    /// The replicas, primary first: index into [`RingView::shares`] and role (`in-sync`, `syncing`, `away`).
+    pub replicas: Vec<(usize, String)>,
+    /// The replicas the ring names: indices into [`RingView::shares`].
+    pub target: Vec<usize>,
+}
+
+/// `CASK.TASKS`: a piece of background work of one node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Task {
+    /// Name, unique in the cluster while it runs: `migration/7/12D3.../12D3...`.
+    pub id: String,
+    /// `migration` (a copy for the ring) or `return` (a node catching up).
+    pub kind: String,
+    /// Why it runs.
+    pub cause: String,
+    /// PeerId of the node it copies from.
+    pub source: String,
+    /// PeerId of the node it copies to.
+    pub target: String,
+    /// `waiting`, `copying`, `comparing`.
+    pub phase: String,
+    /// Partitions done.
+    pub partitions_done: u32,
+    /// Partitions in all.
+    pub partitions_total: u32,
+    /// Keys copied.
+    pub keys_done: u64,
+    /// Keys to copy, as estimated.
+    pub keys_total: u64,
+    /// Bytes copied.
+    pub bytes_done: u64,
+    /// Bytes to copy, as estimated.
+    pub bytes_total: u64,
+    /// Bytes a second, lately.
+    pub bytes_per_s: f64,
+    /// Seconds left at that rate, if known.
+    pub eta_s: Option<f64>,
+}
+
+/// `CASK.EVENTS`: what happened, oldest first.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Event {
+    /// Milliseconds since 1970 on the node that tells it.
+    pub time_ms: u64,
+    /// Epoch it belongs to.
+    pub epoch: u64,
+    /// `info`, `warning`, `error`.
+    pub severity: String,
+    /// What kind: `member`, `coordinator`, `plan`, `migration`, `failover`, `store`.
+    pub kind: String,
+    /// The PeerId it is about, or empty.
+    pub node: String,
+    /// In words.
+    pub message: String,
+}

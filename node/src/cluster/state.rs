@@ -1,0 +1,206 @@
+//! The committed state of the cluster: what the topology log's state machine holds.
+//!
+//! [`ClusterState::apply`] is a pure function of the state and a list of [`Change`]s, so that every node
+//! that has applied the same entries holds the same state. A change whose conditions no longer hold is
+//! void: it changes nothing and says why.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::ring::Ring;
+use crate::id::{ClusterId, Epoch, Incarnation, NodeId, Partition, Term};
+
+/// What a node says of itself when it wants to be a member, or is one again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Announcement {
+    /// Who it is.
+    pub node: NodeId,
+    /// Which start of it this is.
+    pub incarnation: Incarnation,
+    /// Where peers reach it: multiaddrs.
+    pub peer_addrs: Vec<String>,
+    /// Where clients reach it: `host:port` of its RESP port.
+    pub client_addr: String,
+    /// Failure zone; empty if none was given.
+    pub zone: String,
+    /// Share of the ring relative to the others'; 0 holds no data (a witness).
+    pub weight: u32,
+    /// Version of the build.
+    pub build: String,
+    /// Version of the peer protocol it speaks.
+    pub protocol: u16,
+}
+
+/// Whether a member takes part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MemberStatus {
+    /// Has registered its present incarnation and not been declared down since.
+    Up,
+    /// Declared down by the coordinator after its lease had run out.
+    Down,
+}
+
+/// A node that was admitted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// What it last announced of itself.
+    pub announcement: Announcement,
+    /// Whether it takes part.
+    pub status: MemberStatus,
+    /// The epoch of its last change of status or incarnation.
+    pub since: Epoch,
+}
+
+/// What a replica holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReplicaRole {
+    /// Every acknowledged write.
+    InSync,
+    /// Receives all new writes while older ones are copied to it.
+    Syncing,
+    /// Its node is down; what it holds is kept for its return.
+    Away,
+}
+
+/// One copy of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replica {
+    /// The node that holds it.
+    pub node: NodeId,
+    /// What it holds.
+    pub role: ReplicaRole,
+    /// Epoch in which the copy was assigned to the node; a store from an earlier assignment starts empty.
+    pub assigned: Epoch,
+    /// Epoch of the entry that last made it syncing (or in-sync at once, for a new partition).
+    pub syncing_since: Epoch,
+}
+
+/// The state of one partition.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionState {
+    /// Counts its primaries.
+    pub term: Term,
+    /// Whether the present term began with the consent of the former primary, which had settled all
+    /// pending writes: the new one need not reconcile with the other in-sync replicas first.
+    pub settled: bool,
+    /// The copies; the first in-sync one is the primary.
+    pub replicas: Vec<Replica>,
+}
+
+/// A running change of placement: copies are made until every partition has the replicas the ring names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// Counts the cluster's plans.
+    pub id: u64,
+    /// Why, in words: "node X joined".
+    pub cause: String,
+    /// Epoch in which it was committed.
+    pub epoch: Epoch,
+    /// Copies to be made in all.
+    pub copies_total: u32,
+    /// The fewest copies that could have been made.
+    pub copies_ideal: u32,
+}
+
+/// Everything the nodes have agreed on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterState {
+    /// Which cluster.
+    pub cluster_id: ClusterId,
+    /// Raised by a takeover only.
+    pub generation: u32,
+    /// Number of this state; 0 is the state before the founding.
+    pub epoch: Epoch,
+    /// How many copies each key should have.
+    pub replication_factor: u8,
+    /// Length of a node's lease, in milliseconds.
+    pub lease_ms: u32,
+    /// The nodes that were admitted.
+    pub members: BTreeMap<NodeId, Member>,
+    /// Where the copies should be.
+    pub ring: Ring,
+    /// Where the copies are; one entry a partition, empty before the founding.
+    pub partitions: Vec<PartitionState>,
+    /// The running plan, if the copies are not where they should be.
+    pub plan: Option<Plan>,
+    /// How many plans there have been.
+    pub plans_total: u64,
+}
+
+/// One proposal to change the state. Each names what it was decided on, so that it is void when that has changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Change {
+    /// Founds the cluster with its first node. Void if it is founded.
+    Found {
+        /// The name drawn for it.
+        cluster_id: ClusterId,
+        /// How many copies each key should have.
+        replication_factor: u8,
+        /// Length of a lease, in milliseconds.
+        lease_ms: u32,
+        /// The founding node.
+        founder: Announcement,
+    },
+    /// Admits a new node, or takes a known one back with a new incarnation. Void if the incarnation is not
+    /// newer than the committed one.
+    Register(Announcement),
+    /// Declares a node down. Void unless it is up with this incarnation.
+    DeclareDown {
+        /// Which node.
+        node: NodeId,
+        /// The incarnation whose lease has run out.
+        incarnation: Incarnation,
+    },
+    /// A syncing replica has all its primary has. Void unless everything named here is unchanged (rule R2).
+    CaughtUp {
+        /// Which partition.
+        partition: Partition,
+        /// The term in which the primary saw it.
+        term: Term,
+        /// The primary's incarnation.
+        primary_incarnation: Incarnation,
+        /// The syncing replica.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+        /// Its [`Replica::syncing_since`].
+        syncing_since: Epoch,
+    },
+    /// The primary has stopped serving and settled everything pending; the partition goes to the replicas
+    /// the ring names, under a new term (rule R3). If that is not possible any more, the same primary gets
+    /// the new term. Void unless the term and the incarnation are unchanged.
+    HandOver {
+        /// Which partition.
+        partition: Partition,
+        /// The term that ends.
+        term: Term,
+        /// The incarnation of the primary that gives it up.
+        primary_incarnation: Incarnation,
+    },
+    /// The primary cannot get acknowledgements from a replica (rule R8): the replica becomes away.
+    /// Void unless term and incarnations are unchanged; the last in-sync replica is never removed.
+    SuspendReplica {
+        /// Which partition.
+        partition: Partition,
+        /// The term in which the primary saw it.
+        term: Term,
+        /// The primary's incarnation.
+        primary_incarnation: Incarnation,
+        /// The replica that does not acknowledge.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+        /// Its [`Replica::syncing_since`].
+        syncing_since: Epoch,
+    },
+}
+
+/// What became of one change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// It changed the state.
+    Applied,
+    /// It changed nothing, for this reason.
+    Void(String),
+}

@@ -1,0 +1,107 @@
+//! The names of things: nodes, clusters, and the counters that order what happens to them.
+
+use std::fmt;
+use std::str::FromStr;
+
+use libp2p::PeerId;
+use libp2p::identity::{PublicKey, ed25519};
+use serde::{Deserialize, Serialize};
+
+/// Number of a committed cluster state; every change of it adds 1.
+pub type Epoch = u64;
+
+/// Counts the primaries of one partition; fits the 24 bits a version leaves for it.
+pub type Term = u32;
+
+/// Counts the starts of one node; a message of an older one is void.
+pub type Incarnation = u64;
+
+/// A partition's number, `0..1024`.
+pub type Partition = caskade_engine::Partition;
+
+/// Who a node is: its ed25519 public key, which is also its libp2p `PeerId`.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct NodeId([u8; 32]);
+
+impl NodeId {
+    /// Wraps the 32 bytes of an ed25519 public key.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 32 bytes of the public key.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The libp2p name of this node, or `None` where the bytes are no point of the curve.
+    pub fn peer_id(&self) -> Option<PeerId> {
+        let key = ed25519::PublicKey::try_from_bytes(&self.0).ok()?;
+        Some(PublicKey::from(key).to_peer_id())
+    }
+
+    /// The node a libp2p peer is, or `None` for a peer whose key is not an ed25519 one.
+    pub fn from_peer_id(peer: &PeerId) -> Option<Self> {
+        // An ed25519 PeerId is an identity multihash of the protobuf-encoded key.
+        let key = PublicKey::try_decode_protobuf(peer.as_ref().digest()).ok()?;
+        Some(Self(key.try_into_ed25519().ok()?.to_bytes()))
+    }
+
+    /// The last six characters of the name, for tables: all names share their beginning.
+    pub fn short(&self) -> String {
+        let name = self.to_string();
+        name[name.len().saturating_sub(6)..].to_owned()
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.peer_id() {
+            Some(peer) => peer.fmt(f),
+            None => self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
+        }
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.short())
+    }
+}
+
+/// The text is no name of a node.
+#[derive(Debug, thiserror::Error)]
+#[error("'{0}' is not a node id (an ed25519 PeerId such as 12D3KooW...)")]
+pub struct BadNodeId(String);
+
+impl FromStr for NodeId {
+    type Err = BadNodeId;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let peer: PeerId = text.parse().map_err(|_| BadNodeId(text.to_owned()))?;
+        Self::from_peer_id(&peer).ok_or_else(|| BadNodeId(text.to_owned()))
+    }
+}
+
+/// Which cluster a node belongs to; drawn at random by the founding node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub struct ClusterId([u8; 16]);
+
+impl ClusterId {
+    /// Wraps 16 bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+}
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

@@ -1,0 +1,16 @@
+//! The Caskade node: everything `caskd` is made of, and the types its clients share.
+//!
+//! Folder by folder: [`cluster`] decides (pure: no I/O, no clock), [`topology`] agrees (consensus log),
+//! [`net`] talks to peers, [`data`] keeps and copies records, [`kv`] says what a command does to a key,
+//! [`frontend`] talks to clients. [`api`] is what `caskctl` and `casktop` read.
+
+pub mod api;
+pub mod cluster;
+pub mod config;
+pub mod data;
+pub mod frontend;
+pub mod id;
+pub mod identity;
+pub mod kv;
+pub mod net;
+pub mod topology;
