@@ -1,0 +1,404 @@
+//! [`evaluate`] against tables taken from Redis's behaviour, and against a model that purges first.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const NOW: u64 = 1_000;
+
+fn entry(value: &'static str, expiry_ms: u64) -> Entry {
+    Entry {
+        value: Bytes::from_static(value.as_bytes()),
+        user_flags: 7,
+        expiry_ms,
+        version: 42,
+    }
+}
+
+fn set(expiry: ExpiryPolicy, condition: Condition, return_old: bool) -> Action {
+    Action::Set {
+        value: Bytes::from_static(b"new"),
+        user_flags: 9,
+        expiry,
+        condition,
+        return_old,
+    }
+}
+
+fn wrote(value: &'static str, user_flags: u32, expiry_ms: u64) -> Effect {
+    Effect::Write {
+        value: Bytes::from_static(value.as_bytes()),
+        user_flags,
+        expiry_ms,
+    }
+}
+
+fn run(action: &Action, current: Option<&Entry>) -> (Effect, Outcome) {
+    evaluate(action, current, NOW).expect("the action is possible")
+}
+
+#[test]
+fn an_entry_is_absent_from_the_millisecond_it_expires() {
+    for (expiry_ms, there) in [(0, true), (NOW - 1, false), (NOW, false), (NOW + 1, true)] {
+        let current = entry("v", expiry_ms);
+        let read = run(&Action::Read, Some(&current));
+        assert_eq!(
+            read,
+            (Effect::Nothing, Outcome::Entry(there.then(|| current.clone())))
+        );
+        let (effect, outcome) = run(&Action::Inspect, Some(&current));
+        let expected = Meta {
+            value_len: 1,
+            user_flags: 7,
+            expiry_ms,
+            version: 42,
+        };
+        assert_eq!(
+            (effect, outcome),
+            (Effect::Nothing, Outcome::Meta(there.then_some(expected)))
+        );
+    }
+}
+
+#[test]
+fn set_writes_only_when_its_condition_holds() {
+    let present = entry("old", 0);
+    let expired = entry("old", NOW);
+    let cases = [
+        (Condition::Always, None, true),
+        (Condition::Always, Some(&present), true),
+        (Condition::Absent, None, true),
+        (Condition::Absent, Some(&expired), true),
+        (Condition::Absent, Some(&present), false),
+        (Condition::Present, None, false),
+        (Condition::Present, Some(&expired), false),
+        (Condition::Present, Some(&present), true),
+    ];
+    for (condition, current, written) in cases {
+        let effect = if written {
+            wrote("new", 9, 0)
+        } else {
+            Effect::Nothing
+        };
+        assert_eq!(
+            run(&set(ExpiryPolicy::Clear, condition, false), current),
+            (effect, Outcome::Set { written, old: None }),
+            "{condition:?} on {current:?}"
+        );
+    }
+}
+
+#[test]
+fn set_answers_the_former_value_whether_or_not_it_writes() {
+    let present = entry("old", 0);
+    for (condition, written) in [(Condition::Always, true), (Condition::Absent, false)] {
+        let (_, outcome) = run(&set(ExpiryPolicy::Clear, condition, true), Some(&present));
+        assert_eq!(
+            outcome,
+            Outcome::Set {
+                written,
+                old: Some(present.clone())
+            }
+        );
+    }
+    let (_, outcome) = run(
+        &set(ExpiryPolicy::Clear, Condition::Always, true),
+        Some(&entry("old", 1)),
+    );
+    assert_eq!(
+        outcome,
+        Outcome::Set {
+            written: true,
+            old: None
+        },
+        "an expired value is not told"
+    );
+}
+
+#[test]
+fn set_gives_the_expiry_its_policy_says() {
+    let lasting = entry("old", NOW + 5);
+    let expired = entry("old", NOW - 5);
+    let cases = [
+        (ExpiryPolicy::Clear, Some(&lasting), wrote("new", 9, 0)),
+        (ExpiryPolicy::Keep, Some(&lasting), wrote("new", 9, NOW + 5)),
+        (ExpiryPolicy::Keep, Some(&expired), wrote("new", 9, 0)),
+        (ExpiryPolicy::Keep, None, wrote("new", 9, 0)),
+        (ExpiryPolicy::At(NOW + 1), None, wrote("new", 9, NOW + 1)),
+        (ExpiryPolicy::At(NOW), Some(&lasting), Effect::Remove),
+        (ExpiryPolicy::At(0), Some(&lasting), Effect::Remove),
+        (ExpiryPolicy::At(NOW), None, Effect::Nothing),
+    ];
+    for (policy, current, effect) in cases {
+        let answer = run(&set(policy, Condition::Always, false), current);
+        assert_eq!(
+            answer,
+            (
+                effect,
+                Outcome::Set {
+                    written: true,
+                    old: None
+                }
+            ),
+            "{policy:?} on {current:?}"
+        );
+    }
+}
+
+#[test]
+fn delete_of_an_expired_key_answers_that_nothing_was_there() {
+    assert_eq!(
+        run(&Action::Delete, None),
+        (Effect::Nothing, Outcome::Changed(false))
+    );
+    assert_eq!(
+        run(&Action::Delete, Some(&entry("v", 0))),
+        (Effect::Remove, Outcome::Changed(true))
+    );
+    assert_eq!(
+        run(&Action::Delete, Some(&entry("v", NOW))),
+        (Effect::Remove, Outcome::Changed(false))
+    );
+}
+
+#[test]
+fn add_keeps_flags_and_expiry() {
+    assert_eq!(
+        run(&Action::Add(-3), None),
+        (wrote("-3", 0, 0), Outcome::Integer(-3))
+    );
+    let counter = entry("41", NOW + 9);
+    assert_eq!(
+        run(&Action::Add(1), Some(&counter)),
+        (wrote("42", 7, NOW + 9), Outcome::Integer(42))
+    );
+    let expired = entry("41", NOW);
+    assert_eq!(
+        run(&Action::Add(1), Some(&expired)),
+        (wrote("1", 0, 0), Outcome::Integer(1))
+    );
+}
+
+#[test]
+fn add_refuses_what_does_not_fit_64_bits() {
+    let (most, least) = (entry("9223372036854775807", 0), entry("-9223372036854775808", 0));
+    assert_eq!(
+        evaluate(&Action::Add(1), Some(&most), NOW),
+        Err(ActionError::Overflow)
+    );
+    assert_eq!(
+        evaluate(&Action::Add(-1), Some(&least), NOW),
+        Err(ActionError::Overflow)
+    );
+    assert_eq!(
+        run(&Action::Add(-1), Some(&most)).1,
+        Outcome::Integer(i64::MAX - 1)
+    );
+    assert_eq!(run(&Action::Add(i64::MAX), Some(&least)).1, Outcome::Integer(-1));
+}
+
+#[test]
+fn only_the_text_an_integer_is_printed_as_is_an_integer() {
+    for text in [
+        "0",
+        "1",
+        "-1",
+        "10",
+        "9223372036854775807",
+        "-9223372036854775808",
+    ] {
+        assert_eq!(parse_integer(text.as_bytes()), text.parse().ok(), "{text}");
+    }
+    let refused = [
+        "",
+        "-",
+        "+1",
+        "-0",
+        "00",
+        "01",
+        "-01",
+        " 1",
+        "1 ",
+        "1.0",
+        "1e3",
+        "0x1",
+        "a",
+        "1\0",
+        "--1",
+        "9223372036854775808",
+        "-9223372036854775809",
+        "99999999999999999999",
+        "123456789012345678901234",
+    ];
+    for text in refused {
+        assert_eq!(parse_integer(text.as_bytes()), None, "{text}");
+    }
+}
+
+#[test]
+fn expire_and_persist_change_only_what_is_there() {
+    let (lasting, expired) = (entry("v", 0), entry("v", NOW));
+    for action in [Action::Expire(NOW + 1), Action::Expire(0), Action::Persist] {
+        assert_eq!(run(&action, None), (Effect::Nothing, Outcome::Changed(false)));
+        assert_eq!(
+            run(&action, Some(&expired)),
+            (Effect::Nothing, Outcome::Changed(false))
+        );
+    }
+    let changed = Outcome::Changed(true);
+    assert_eq!(
+        run(&Action::Expire(NOW + 1), Some(&lasting)),
+        (wrote("v", 7, NOW + 1), changed.clone())
+    );
+    assert_eq!(
+        run(&Action::Expire(NOW), Some(&lasting)),
+        (Effect::Remove, changed.clone())
+    );
+    assert_eq!(
+        run(&Action::Persist, Some(&entry("v", NOW + 1))),
+        (wrote("v", 7, 0), changed)
+    );
+    assert_eq!(
+        run(&Action::Persist, Some(&lasting)),
+        (Effect::Nothing, Outcome::Changed(false))
+    );
+}
+
+/// A key of a store that deletes what has expired before it does anything else.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Model(Option<(Vec<u8>, u32, u64)>);
+
+impl Model {
+    fn purge(&mut self, now_ms: u64) {
+        self.0
+            .take_if(|(_, _, expiry_ms)| *expiry_ms != 0 && *expiry_ms <= now_ms);
+    }
+
+    /// Does the action; answers the integer, or whether the key was written or changed.
+    fn act(&mut self, action: &Action, now_ms: u64) -> Result<i64, ActionError> {
+        self.purge(now_ms);
+        let there = self.0.is_some();
+        match action {
+            Action::Read | Action::Inspect => return Ok(there.into()),
+            Action::Set {
+                value,
+                user_flags,
+                expiry,
+                condition,
+                ..
+            } => {
+                if (*condition == Condition::Absent && there) || (*condition == Condition::Present && !there)
+                {
+                    return Ok(0);
+                }
+                let kept = self.0.as_ref().map_or(0, |(_, _, expiry_ms)| *expiry_ms);
+                self.0 = match expiry {
+                    ExpiryPolicy::At(at_ms) if *at_ms <= now_ms => None,
+                    ExpiryPolicy::At(at_ms) => Some((value.to_vec(), *user_flags, *at_ms)),
+                    ExpiryPolicy::Clear => Some((value.to_vec(), *user_flags, 0)),
+                    ExpiryPolicy::Keep => Some((value.to_vec(), *user_flags, kept)),
+                };
+                return Ok(1);
+            }
+            Action::Delete => self.0 = None,
+            Action::Add(delta) => {
+                let (text, flags, expiry_ms) = self.0.clone().unwrap_or((b"0".to_vec(), 0, 0));
+                let text = String::from_utf8(text).map_err(|_| ActionError::NotAnInteger)?;
+                let number: i64 = text.parse().map_err(|_| ActionError::NotAnInteger)?;
+                if number.to_string() != text {
+                    return Err(ActionError::NotAnInteger);
+                }
+                let sum = i64::try_from(i128::from(number) + i128::from(*delta));
+                let sum = sum.map_err(|_| ActionError::Overflow)?;
+                self.0 = Some((sum.to_string().into_bytes(), flags, expiry_ms));
+                return Ok(sum);
+            }
+            Action::Expire(at_ms) => {
+                if let Some((_, _, expiry_ms)) = &mut self.0 {
+                    *expiry_ms = (*at_ms).max(1);
+                }
+                self.purge(now_ms);
+            }
+            Action::Persist => {
+                let expires = self.0.as_ref().is_some_and(|(_, _, expiry_ms)| *expiry_ms != 0);
+                if let Some((_, _, expiry_ms)) = &mut self.0 {
+                    *expiry_ms = 0;
+                }
+                return Ok(expires.into());
+            }
+        }
+        Ok(there.into())
+    }
+}
+
+fn actions() -> impl Strategy<Value = Action> {
+    let value = prop_oneof!["[a-c0-9+ -]{0,3}", any::<i64>().prop_map(|n| n.to_string())];
+    let expiry = prop_oneof![
+        Just(ExpiryPolicy::Clear),
+        Just(ExpiryPolicy::Keep),
+        (0..200u64).prop_map(ExpiryPolicy::At)
+    ];
+    let condition = prop_oneof![
+        Just(Condition::Always),
+        Just(Condition::Absent),
+        Just(Condition::Present)
+    ];
+    let set = (value, any::<u32>(), expiry, condition, any::<bool>()).prop_map(
+        |(value, user_flags, expiry, condition, return_old)| Action::Set {
+            value: value.into(),
+            user_flags,
+            expiry,
+            condition,
+            return_old,
+        },
+    );
+    prop_oneof![
+        4 => set,
+        1 => Just(Action::Read),
+        1 => Just(Action::Inspect),
+        1 => Just(Action::Delete),
+        3 => prop_oneof![-3..3i64, any::<i64>()].prop_map(Action::Add),
+        2 => (0..200u64).prop_map(Action::Expire),
+        1 => Just(Action::Persist),
+    ]
+}
+
+fn as_number(outcome: &Outcome) -> i64 {
+    match outcome {
+        Outcome::Entry(entry) => entry.is_some().into(),
+        Outcome::Meta(meta) => meta.is_some().into(),
+        Outcome::Set { written, .. } => (*written).into(),
+        Outcome::Integer(sum) => *sum,
+        Outcome::Changed(changed) => (*changed).into(),
+    }
+}
+
+proptest! {
+    /// The record the effects leave, and every answer, are those of the model.
+    #[test]
+    fn a_key_behaves_like_the_model(steps in prop::collection::vec((actions(), 0..20u64), 1..40)) {
+        let (mut model, mut record, mut now_ms) = (Model::default(), None::<Entry>, 0);
+        for (action, pause_ms) in steps {
+            now_ms += pause_ms;
+            let before = { model.purge(now_ms); model.clone() };
+            let expected = model.act(&action, now_ms);
+            let answer = evaluate(&action, record.as_ref(), now_ms);
+            prop_assert_eq!(&answer.as_ref().map(|(_, outcome)| as_number(outcome)).map_err(|e| *e), &expected);
+            let Ok((effect, outcome)) = answer else { continue };
+            if let Outcome::Set { old: Some(old), .. } = outcome {
+                prop_assert_eq!(before.0, Some((old.value.to_vec(), old.user_flags, old.expiry_ms)));
+            }
+            prop_assert!(action.writes() || effect == Effect::Nothing);
+            match effect {
+                Effect::Nothing => {}
+                Effect::Remove => record = None,
+                Effect::Write { value, user_flags, expiry_ms } => {
+                    record = Some(Entry { value, user_flags, expiry_ms, version: 1 });
+                }
+            }
+            model.purge(now_ms);
+            let live = record.as_ref().filter(|r| r.expiry_ms == 0 || r.expiry_ms > now_ms);
+            prop_assert_eq!(live.map(|r| (r.value.to_vec(), r.user_flags, r.expiry_ms)), model.0.clone());
+        }
+    }
+}
