@@ -1,7 +1,9 @@
 //! What is decided, apart from how it is done: pure functions and state machines, no I/O, no clock.
 
+mod apply;
 pub mod events;
 pub mod lease;
+mod query;
 pub mod report;
 pub mod ring;
 pub mod state;

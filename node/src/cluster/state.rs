@@ -194,6 +194,18 @@ pub enum Change {
         /// Its [`Replica::syncing_since`].
         syncing_since: Epoch,
     },
+    /// A node whose replica is away can take part again without a restart: the replica becomes syncing.
+    /// Void unless it is away, the node is up, and everything named here is unchanged.
+    ResumeReplica {
+        /// Which partition.
+        partition: Partition,
+        /// The node of the replica.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+        /// Its [`Replica::syncing_since`].
+        syncing_since: Epoch,
+    },
 }
 
 /// What became of one change.

@@ -1,0 +1,500 @@
+//! How the committed state changes: [`ClusterState::apply`].
+//!
+//! Invariants, after the founding: the first replica of every partition is in-sync and is its primary; no
+//! node is named twice in a partition; epochs and terms only grow; a replica on a down member is away,
+//! unless it is the last in-sync one, which is never given up; a copy is released only when all the
+//! replicas the ring names are in-sync.
+//!
+//! A change is void, and changes nothing, when what it was decided on no longer holds.
+
+use std::collections::BTreeMap;
+
+use super::ring::{self, PARTITIONS, Ring, RingMember};
+use super::state::{
+    Announcement, Change, ClusterState, Member, MemberStatus, PartitionState, Plan, Replica, ReplicaRole,
+    Verdict,
+};
+use crate::id::{ClusterId, Epoch, Incarnation, NodeId, Partition, Term};
+
+/// Why a change is void.
+type Void = String;
+
+impl ClusterState {
+    /// Applies the changes in order. If any of them applies, the epoch grows by one.
+    ///
+    /// Answers one verdict for each change. Deterministic: equal states and changes give equal states.
+    pub fn apply(&mut self, changes: &[Change]) -> Vec<Verdict> {
+        let epoch = self.epoch + 1;
+        let verdicts: Vec<Verdict> = changes
+            .iter()
+            .map(|change| match self.apply_one(change, epoch) {
+                Ok(()) => Verdict::Applied,
+                Err(reason) => Verdict::Void(reason),
+            })
+            .collect();
+        if verdicts.contains(&Verdict::Applied) {
+            self.epoch = epoch;
+            self.finish_plan();
+        }
+        verdicts
+    }
+
+    fn apply_one(&mut self, change: &Change, epoch: Epoch) -> Result<(), Void> {
+        if self.partitions.is_empty() && !matches!(change, Change::Found { .. }) {
+            return Err("the cluster is not founded".to_owned());
+        }
+        match change {
+            Change::Found {
+                cluster_id,
+                replication_factor,
+                lease_ms,
+                founder,
+            } => self.found(*cluster_id, *replication_factor, *lease_ms, founder, epoch),
+            Change::Register(announcement) => self.register(announcement, epoch),
+            Change::DeclareDown { node, incarnation } => self.declare_down(*node, *incarnation, epoch),
+            Change::CaughtUp {
+                partition,
+                term,
+                primary_incarnation,
+                node,
+                incarnation,
+                syncing_since,
+            } => {
+                self.check_primary(*partition, *term, *primary_incarnation)?;
+                let named = NamedReplica {
+                    node: *node,
+                    incarnation: *incarnation,
+                    since: *syncing_since,
+                };
+                self.caught_up(*partition, named)
+            }
+            Change::HandOver {
+                partition,
+                term,
+                primary_incarnation,
+            } => {
+                self.check_primary(*partition, *term, *primary_incarnation)?;
+                self.hand_over(*partition);
+                Ok(())
+            }
+            Change::SuspendReplica {
+                partition,
+                term,
+                primary_incarnation,
+                node,
+                incarnation,
+                syncing_since,
+            } => {
+                self.check_primary(*partition, *term, *primary_incarnation)?;
+                let named = NamedReplica {
+                    node: *node,
+                    incarnation: *incarnation,
+                    since: *syncing_since,
+                };
+                self.suspend(*partition, named)
+            }
+            Change::ResumeReplica {
+                partition,
+                node,
+                incarnation,
+                syncing_since,
+            } => {
+                let named = NamedReplica {
+                    node: *node,
+                    incarnation: *incarnation,
+                    since: *syncing_since,
+                };
+                self.resume(*partition, named, epoch)
+            }
+        }
+    }
+
+    fn found(
+        &mut self,
+        cluster_id: ClusterId,
+        replication_factor: u8,
+        lease_ms: u32,
+        founder: &Announcement,
+        epoch: Epoch,
+    ) -> Result<(), Void> {
+        if self.epoch != 0 || !self.partitions.is_empty() {
+            return Err(format!("cluster {} is founded already", self.cluster_id));
+        }
+        if replication_factor == 0 {
+            return Err("the replication factor is 0: choose 1 or more".to_owned());
+        }
+        if founder.weight == 0 {
+            return Err(
+                "a node of weight 0 holds no data and cannot found a cluster: give it a weight".to_owned(),
+            );
+        }
+        self.cluster_id = cluster_id;
+        self.replication_factor = replication_factor;
+        self.lease_ms = lease_ms;
+        self.members.insert(founder.node, admitted(founder, epoch));
+        self.ring = Ring::compute(&Ring::default(), &self.ring_members(), replication_factor);
+        let only = Replica {
+            node: founder.node,
+            role: ReplicaRole::InSync,
+            assigned: epoch,
+            syncing_since: epoch,
+        };
+        let partition = PartitionState {
+            term: 1,
+            settled: true,
+            replicas: vec![only],
+        };
+        self.partitions = vec![partition; usize::from(PARTITIONS)];
+        Ok(())
+    }
+
+    fn register(&mut self, announcement: &Announcement, epoch: Epoch) -> Result<(), Void> {
+        let node = announcement.node;
+        let former = self.members.get(&node).map(|member| member.announcement.clone());
+        if let Some(former) = &former
+            && announcement.incarnation <= former.incarnation
+        {
+            let (old, new) = (former.incarnation, announcement.incarnation);
+            return Err(format!(
+                "incarnation {new} is not newer than the registered {old}"
+            ));
+        }
+        self.members.insert(node, admitted(announcement, epoch));
+        let Some(former) = former else {
+            if announcement.weight > 0 {
+                self.retarget(format!("node {} joined", node.short()), epoch);
+            }
+            return Ok(());
+        };
+        self.partitions
+            .iter_mut()
+            .for_each(|partition| partition.restart_of(node, epoch));
+        if former.weight != announcement.weight {
+            let weight = announcement.weight;
+            self.retarget(
+                format!(
+                    "node {} changed its weight from {} to {weight}",
+                    node.short(),
+                    former.weight
+                ),
+                epoch,
+            );
+        } else if former.zone != announcement.zone {
+            self.retarget(
+                format!(
+                    "node {} changed its zone to '{}'",
+                    node.short(),
+                    announcement.zone
+                ),
+                epoch,
+            );
+        }
+        Ok(())
+    }
+
+    fn declare_down(&mut self, node: NodeId, incarnation: Incarnation, epoch: Epoch) -> Result<(), Void> {
+        self.check_up(node, incarnation)?;
+        if let Some(member) = self.members.get_mut(&node) {
+            member.status = MemberStatus::Down;
+            member.since = epoch;
+        }
+        self.partitions
+            .iter_mut()
+            .for_each(|partition| partition.loss_of(node));
+        Ok(())
+    }
+
+    fn caught_up(&mut self, partition: Partition, named: NamedReplica) -> Result<(), Void> {
+        self.check_up(named.node, named.incarnation)?;
+        let state = self.partition_mut(partition)?;
+        let replica = state.named(&named)?;
+        if replica.role != ReplicaRole::Syncing {
+            return Err(format!("the replica is {}, not syncing", replica.role.word()));
+        }
+        replica.role = ReplicaRole::InSync;
+        self.arrange(partition);
+        Ok(())
+    }
+
+    fn suspend(&mut self, partition: Partition, named: NamedReplica) -> Result<(), Void> {
+        self.check_up(named.node, named.incarnation)?;
+        let state = self.partition_mut(partition)?;
+        if state.named(&named)?.role == ReplicaRole::Away {
+            return Err("the replica is away already".to_owned());
+        }
+        if state.is_last_in_sync(named.node) {
+            return Err("the last in-sync replica is never removed".to_owned());
+        }
+        state.demote(named.node, ReplicaRole::Away);
+        Ok(())
+    }
+
+    fn resume(&mut self, partition: Partition, named: NamedReplica, epoch: Epoch) -> Result<(), Void> {
+        self.check_up(named.node, named.incarnation)?;
+        let replica = self.partition_mut(partition)?.named(&named)?;
+        if replica.role != ReplicaRole::Away {
+            return Err(format!("the replica is {}, not away", replica.role.word()));
+        }
+        replica.role = ReplicaRole::Syncing;
+        replica.syncing_since = epoch;
+        Ok(())
+    }
+
+    /// Ends the primary's term. The ring's first node gets the next one if all the ring's replicas are
+    /// in-sync; else the same primary does.
+    fn hand_over(&mut self, partition: Partition) {
+        let Some(state) = self.partitions.get_mut(usize::from(partition)) else {
+            return;
+        };
+        let target = self.ring.replicas(partition);
+        let first_is_up = target.first().is_some_and(|node| is_up(&self.members, *node));
+        if first_is_up && target.iter().all(|node| state.is_in_sync(*node)) {
+            state.release_and_sort(target, None);
+        }
+        state.begin_term(true);
+    }
+
+    /// Releases the copies nobody needs and puts the rest in order; the primary stays where it is.
+    fn arrange(&mut self, partition: Partition) {
+        if let Some(state) = self.partitions.get_mut(usize::from(partition)) {
+            let primary = state.replicas.first().map(|replica| replica.node);
+            state.release_and_sort(self.ring.replicas(partition), primary);
+        }
+    }
+
+    /// Computes the ring anew and assigns the copies it asks for.
+    fn retarget(&mut self, cause: String, epoch: Epoch) {
+        let ring = Ring::compute(&self.ring, &self.ring_members(), self.replication_factor);
+        let ideal = ring::ideal_moves(&self.ring, &self.ring_members(), self.replication_factor);
+        // What an unfinished plan still had to copy is the new plan's to finish.
+        let carried = self.copies_in_the_making(&ring);
+        self.ring = ring;
+        let mut added = 0;
+        for (partition, state) in (0..).zip(&mut self.partitions) {
+            added += state.retarget(self.ring.replicas(partition), &self.members, epoch);
+        }
+        (0..PARTITIONS).for_each(|partition| self.arrange(partition));
+        if added + carried > 0 {
+            self.plans_total += 1;
+            let (copies_total, copies_ideal) = (added + carried, ideal + carried);
+            self.plan = Some(Plan {
+                id: self.plans_total,
+                cause,
+                epoch,
+                copies_total,
+                copies_ideal,
+            });
+        }
+    }
+
+    /// Copies assigned by the running plan that `ring` still asks for and that are not made yet.
+    fn copies_in_the_making(&self, ring: &Ring) -> u32 {
+        let Some(plan) = &self.plan else { return 0 };
+        let made_for = |partition: Partition, replica: &Replica| {
+            replica.is_new_since(plan.epoch) && ring.replicas(partition).contains(&replica.node)
+        };
+        let partitions = (0..).zip(&self.partitions);
+        let counts =
+            partitions.map(|(p, state)| state.replicas.iter().filter(|r| made_for(p, r)).count() as u32);
+        counts.sum()
+    }
+
+    /// Clears the plan when its copies are made and those they replace are released.
+    fn finish_plan(&mut self) {
+        let Some(plan) = &self.plan else { return };
+        let done = |(partition, state): (Partition, &PartitionState)| {
+            let target = self.ring.replicas(partition);
+            state.replicas.iter().all(|replica| {
+                target.contains(&replica.node)
+                    && !(replica.role == ReplicaRole::Syncing && replica.is_new_since(plan.epoch))
+            })
+        };
+        if (0..).zip(&self.partitions).all(done) {
+            self.plan = None;
+        }
+    }
+
+    fn ring_members(&self) -> Vec<RingMember> {
+        let member = |member: &Member| RingMember {
+            node: member.announcement.node,
+            weight: member.announcement.weight,
+            zone: member.announcement.zone.clone(),
+        };
+        self.members.values().map(member).collect()
+    }
+
+    fn partition_mut(&mut self, partition: Partition) -> Result<&mut PartitionState, Void> {
+        let state = self.partitions.get_mut(usize::from(partition));
+        state.ok_or_else(|| format!("there is no partition {partition}"))
+    }
+
+    fn check_up(&self, node: NodeId, incarnation: Incarnation) -> Result<(), Void> {
+        let Some(member) = self.members.get(&node) else {
+            return Err(format!("node {} is no member", node.short()));
+        };
+        let registered = member.announcement.incarnation;
+        if registered != incarnation {
+            return Err(format!(
+                "node {} has incarnation {registered}, not {incarnation}",
+                node.short()
+            ));
+        }
+        if member.status == MemberStatus::Down {
+            return Err(format!("node {} is down", node.short()));
+        }
+        Ok(())
+    }
+
+    /// Whether the primary that proposes a change is still the primary, in that term.
+    fn check_primary(&self, partition: Partition, term: Term, incarnation: Incarnation) -> Result<(), Void> {
+        let state = self
+            .partition(partition)
+            .ok_or_else(|| format!("there is no partition {partition}"))?;
+        if state.term != term {
+            return Err(format!(
+                "partition {partition} is in term {}, not {term}",
+                state.term
+            ));
+        }
+        let primary = state
+            .primary()
+            .ok_or_else(|| format!("partition {partition} has no primary"))?;
+        self.check_up(primary, incarnation)
+    }
+}
+
+/// A replica as the proposer of a change saw it.
+struct NamedReplica {
+    node: NodeId,
+    incarnation: Incarnation,
+    since: Epoch,
+}
+
+fn admitted(announcement: &Announcement, epoch: Epoch) -> Member {
+    Member {
+        announcement: announcement.clone(),
+        status: MemberStatus::Up,
+        since: epoch,
+    }
+}
+
+fn is_up(members: &BTreeMap<NodeId, Member>, node: NodeId) -> bool {
+    members
+        .get(&node)
+        .is_some_and(|member| member.status == MemberStatus::Up)
+}
+
+impl Replica {
+    /// Whether it is a copy that was assigned in this epoch or later and is not made yet. One that is
+    /// syncing since it was assigned has never been anything else, and counts whenever that was.
+    pub(super) fn is_new_since(&self, epoch: Epoch) -> bool {
+        let never_made = self.role == ReplicaRole::Syncing && self.assigned == self.syncing_since;
+        self.role != ReplicaRole::InSync && (self.assigned >= epoch || never_made)
+    }
+}
+
+impl PartitionState {
+    /// The replica as it was named, if it is still the same assignment in the same role.
+    fn named(&mut self, named: &NamedReplica) -> Result<&mut Replica, Void> {
+        let replica = self
+            .replicas
+            .iter_mut()
+            .find(|replica| replica.node == named.node);
+        let replica = replica.ok_or_else(|| format!("node {} holds no replica of it", named.node.short()))?;
+        if replica.syncing_since != named.since {
+            let (is, was) = (replica.syncing_since, named.since);
+            return Err(format!("the replica became syncing in epoch {is}, not {was}"));
+        }
+        Ok(replica)
+    }
+
+    fn begin_term(&mut self, settled: bool) {
+        self.term += 1;
+        self.settled = settled;
+    }
+
+    fn is_last_in_sync(&self, node: NodeId) -> bool {
+        self.is_in_sync(node) && self.in_sync().count() == 1
+    }
+
+    /// A new incarnation of the node trusts nothing it held, unless nobody else holds it (rules R1, R2).
+    fn restart_of(&mut self, node: NodeId, epoch: Epoch) {
+        if self.is_last_in_sync(node) {
+            return self.begin_term(false);
+        }
+        self.demote(node, ReplicaRole::Syncing);
+        if let Some(replica) = self.replicas.iter_mut().find(|replica| replica.node == node) {
+            replica.syncing_since = epoch;
+        }
+    }
+
+    /// The node is down. The last in-sync replica waits for its return: no other copy has every write.
+    fn loss_of(&mut self, node: NodeId) {
+        if !self.is_last_in_sync(node) {
+            self.demote(node, ReplicaRole::Away);
+        }
+    }
+
+    /// Takes a replica out of the in-sync set; its primacy goes to the next in-sync replica. The caller
+    /// has made sure that there is one.
+    fn demote(&mut self, node: NodeId, role: ReplicaRole) {
+        let Some(index) = self.replicas.iter().position(|replica| replica.node == node) else {
+            return;
+        };
+        self.replicas[index].role = role;
+        let Some(primary) = self
+            .replicas
+            .iter()
+            .position(|replica| replica.role == ReplicaRole::InSync)
+        else {
+            return;
+        };
+        if primary != 0 {
+            self.replicas[..=primary].rotate_right(1);
+            self.begin_term(false);
+        }
+    }
+
+    /// Assigns the copies the ring asks for and drops those it does not, in-sync ones excepted. Answers how
+    /// many were assigned.
+    fn retarget(&mut self, target: &[NodeId], members: &BTreeMap<NodeId, Member>, epoch: Epoch) -> u32 {
+        self.replicas
+            .retain(|replica| replica.role == ReplicaRole::InSync || target.contains(&replica.node));
+        let mut added = 0;
+        for &node in target {
+            if !self.replicas.iter().any(|replica| replica.node == node) {
+                let role = if is_up(members, node) {
+                    ReplicaRole::Syncing
+                } else {
+                    ReplicaRole::Away
+                };
+                self.replicas.push(Replica {
+                    node,
+                    role,
+                    assigned: epoch,
+                    syncing_since: epoch,
+                });
+                added += 1;
+            }
+        }
+        added
+    }
+
+    /// Releases the copies outside `target` if all of `target` is in-sync, then orders the rest: the
+    /// primary that stays, the target, the others. A primary outside the target is released only by
+    /// passing `None`.
+    fn release_and_sort(&mut self, target: &[NodeId], primary: Option<NodeId>) {
+        if !target.is_empty() && target.iter().all(|node| self.is_in_sync(*node)) {
+            self.replicas
+                .retain(|replica| Some(replica.node) == primary || target.contains(&replica.node));
+        }
+        let place = |node: NodeId| {
+            target
+                .iter()
+                .position(|named| *named == node)
+                .unwrap_or(target.len())
+        };
+        self.replicas
+            .sort_by_key(|replica| (Some(replica.node) != primary, place(replica.node)));
+    }
+}
