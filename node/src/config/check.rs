@@ -1,0 +1,73 @@
+//! Rules between settings, which no single value can break.
+
+use std::net::SocketAddr;
+
+use super::source::{Problem, Source};
+use super::table::Settings;
+
+/// Adds what is wrong, and what is probably not meant.
+pub(super) fn relations(settings: &Settings, problems: &mut Vec<Problem>, warnings: &mut Vec<String>) {
+    open_ports(settings, problems, warnings);
+    sizes(settings, problems);
+    if settings.request_timeout_ms <= u64::from(settings.lease_ms) {
+        warnings.push(format!(
+            "request_timeout_ms ({}) is not longer than lease_ms ({}): when a node dies, requests for its \
+             partitions fail before the next primary can serve them",
+            settings.request_timeout_ms, settings.lease_ms
+        ));
+    }
+    if settings.replicas == 1 {
+        warnings.push("replicas = 1: each key has one copy; what a lost disk held is lost".to_owned());
+    }
+}
+
+/// Without a secret a node serves this machine only, unless told otherwise.
+fn open_ports(settings: &Settings, problems: &mut Vec<Problem>, warnings: &mut Vec<String>) {
+    let ports = [("listen", settings.listen), ("peer_listen", settings.peer_listen)];
+    for (key, address) in ports {
+        if settings.cluster_secret_file.is_some() || address.ip().is_loopback() {
+            continue;
+        }
+        if settings.insecure {
+            warnings.push(format!("insecure: {key} serves {address} and no cluster secret is set; whoever reaches it owns the data"));
+        } else {
+            problems.push(Problem::new(source(settings, key), open_port(key, address)));
+        }
+    }
+    if settings.peer_listen.ip().is_unspecified() && settings.advertise.is_none() {
+        warnings.push(format!(
+            "peer_listen is {}: other nodes are told the addresses of this machine's interfaces; \
+             set advertise to the one they can reach",
+            settings.peer_listen
+        ));
+    }
+}
+
+fn open_port(key: &str, address: SocketAddr) -> String {
+    format!(
+        "{key}: {address} can be reached from other machines, and no cluster secret is set. Create one \
+         (head -c 32 /dev/urandom | base64 > cluster.secret; chmod 600 cluster.secret), copy it to every node \
+         and give --cluster-secret-file; or listen on 127.0.0.1; or give --insecure if the network is \
+         closed to everybody else"
+    )
+}
+
+/// A data file must hold at least one record of the largest value.
+fn sizes(settings: &Settings, problems: &mut Vec<Problem>) {
+    if settings.max_value_bytes > settings.max_file_size {
+        let key = if settings.is_explicit("max_value_bytes") {
+            "max_value_bytes"
+        } else {
+            "max_file_size"
+        };
+        let what = format!(
+            "max_value_bytes ({}) must not exceed max_file_size ({}): a value is never split over files",
+            settings.max_value_bytes, settings.max_file_size
+        );
+        problems.push(Problem::new(source(settings, key), what));
+    }
+}
+
+fn source<'a>(settings: &'a Settings, key: &str) -> &'a Source {
+    settings.source(key).unwrap_or(&Source::Default)
+}

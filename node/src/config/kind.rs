@@ -1,0 +1,451 @@
+//! The kinds of values settings have: how each is read from text, what it allows, how it is shown.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+use libp2p::Multiaddr;
+use toml::Value;
+
+/// When an append counts as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncPolicy {
+    /// After `fdatasync`: an acknowledged write survives a power cut of every node at once.
+    Always,
+    /// After the write call; `fdatasync` follows within this many milliseconds. A power cut of all copies
+    /// at once loses what was written since.
+    Interval {
+        /// Milliseconds, 1 to 60000.
+        ms: u32,
+    },
+    /// After the write call; the operating system decides when it reaches the disk.
+    Never,
+}
+
+impl fmt::Display for SyncPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Always => f.write_str("always"),
+            Self::Interval { ms } => write!(f, "interval:{ms}"),
+            Self::Never => f.write_str("never"),
+        }
+    }
+}
+
+/// How log lines are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For a reader.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+/// How many texts a flag takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// One.
+    One,
+    /// Any number, repeated or separated by commas.
+    List,
+    /// None: its presence says `true`.
+    Switch,
+}
+
+/// What the table needs to know of a kind whatever its type is.
+pub(super) trait Describe: Sync {
+    /// The word help shows for a value.
+    fn value_name(&self) -> &'static str;
+    /// What is allowed, after "must be".
+    fn allowed(&self) -> String;
+    /// How many texts a flag takes.
+    fn shape(&self) -> Shape {
+        Shape::One
+    }
+}
+
+/// Reads and shows values of one type.
+pub(super) trait Kind<T>: Describe {
+    /// Reads the value, or `None` where the text is no such value.
+    fn read(&self, text: &str) -> Option<T>;
+    /// The value as a settings file has it; `None` for a value that is not set.
+    fn show(&self, value: &T) -> Option<Value>;
+
+    /// Reads a value given in several texts.
+    fn read_all(&self, texts: &[String]) -> Option<T> {
+        self.read(texts.last()?)
+    }
+}
+
+/// A whole number.
+pub(super) struct Int(pub(super) RangeInclusive<u64>, pub(super) &'static str);
+
+impl Describe for Int {
+    fn value_name(&self) -> &'static str {
+        "N"
+    }
+
+    fn allowed(&self) -> String {
+        format!("{} to {} ({})", self.0.start(), self.0.end(), self.1)
+    }
+}
+
+impl<T: TryFrom<u64> + Copy + TryInto<i64>> Kind<T> for Int {
+    fn read(&self, text: &str) -> Option<T> {
+        let number = text
+            .trim()
+            .parse()
+            .ok()
+            .filter(|number| self.0.contains(number))?;
+        T::try_from(number).ok()
+    }
+
+    fn show(&self, value: &T) -> Option<Value> {
+        (*value).try_into().ok().map(Value::Integer)
+    }
+}
+
+/// Bytes, with K, M or G for powers of 1024.
+pub(super) struct Size(pub(super) RangeInclusive<u64>, pub(super) &'static str);
+
+const SUFFIXES: [(&str, u64); 3] = [("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)];
+
+/// Reads `64`, `1K`, `4M`, `2G`, with or without `B` or `iB` behind.
+pub(super) fn read_size(text: &str) -> Option<u64> {
+    let upper = text.trim().to_ascii_uppercase();
+    let bare = upper
+        .strip_suffix("IB")
+        .or_else(|| upper.strip_suffix('B'))
+        .unwrap_or(&upper);
+    let (digits, unit) = SUFFIXES
+        .iter()
+        .find_map(|(suffix, unit)| bare.strip_suffix(suffix).map(|digits| (digits, *unit)))
+        .unwrap_or((bare, 1));
+    digits.trim().parse::<u64>().ok()?.checked_mul(unit)
+}
+
+/// The shortest way to write a size that loses nothing.
+pub(super) fn show_size(bytes: u64) -> String {
+    SUFFIXES
+        .iter()
+        .find(|(_, unit)| bytes >= *unit && bytes % unit == 0)
+        .map_or_else(
+            || bytes.to_string(),
+            |(suffix, unit)| format!("{}{suffix}", bytes / unit),
+        )
+}
+
+impl Describe for Size {
+    fn value_name(&self) -> &'static str {
+        "SIZE"
+    }
+
+    fn allowed(&self) -> String {
+        format!(
+            "{} to {} ({}; K, M, G are powers of 1024)",
+            show_size(*self.0.start()),
+            show_size(*self.0.end()),
+            self.1
+        )
+    }
+}
+
+impl Kind<u64> for Size {
+    fn read(&self, text: &str) -> Option<u64> {
+        read_size(text).filter(|bytes| self.0.contains(bytes))
+    }
+
+    fn show(&self, value: &u64) -> Option<Value> {
+        Some(Value::String(show_size(*value)))
+    }
+}
+
+/// An address to listen on; port 0 lets the system choose.
+pub(super) struct Listen;
+
+impl Describe for Listen {
+    fn value_name(&self) -> &'static str {
+        "IP:PORT"
+    }
+
+    fn allowed(&self) -> String {
+        "IP:PORT, such as 127.0.0.1:7900 or [::1]:7900".into()
+    }
+}
+
+impl Kind<SocketAddr> for Listen {
+    fn read(&self, text: &str) -> Option<SocketAddr> {
+        text.trim().parse().ok()
+    }
+
+    fn show(&self, value: &SocketAddr) -> Option<Value> {
+        Some(Value::String(value.to_string()))
+    }
+}
+
+/// An address that others can reach; an empty text means none.
+pub(super) struct Reachable;
+
+impl Describe for Reachable {
+    fn value_name(&self) -> &'static str {
+        "IP:PORT"
+    }
+
+    fn allowed(&self) -> String {
+        "IP:PORT that other nodes can reach (not 0.0.0.0, not port 0)".into()
+    }
+}
+
+impl Kind<Option<SocketAddr>> for Reachable {
+    fn read(&self, text: &str) -> Option<Option<SocketAddr>> {
+        if text.trim().is_empty() {
+            return Some(None);
+        }
+        let address: SocketAddr = text.trim().parse().ok()?;
+        (!address.ip().is_unspecified() && address.port() != 0).then_some(Some(address))
+    }
+
+    fn show(&self, value: &Option<SocketAddr>) -> Option<Value> {
+        value.map(|address| Value::String(address.to_string()))
+    }
+}
+
+/// A folder.
+pub(super) struct Folder;
+
+impl Describe for Folder {
+    fn value_name(&self) -> &'static str {
+        "DIR"
+    }
+
+    fn allowed(&self) -> String {
+        "the path of a folder".into()
+    }
+}
+
+impl Kind<PathBuf> for Folder {
+    fn read(&self, text: &str) -> Option<PathBuf> {
+        (!text.is_empty()).then(|| text.into())
+    }
+
+    fn show(&self, value: &PathBuf) -> Option<Value> {
+        Some(Value::String(value.display().to_string()))
+    }
+}
+
+/// A file; an empty text means none.
+pub(super) struct OptionalFile;
+
+impl Describe for OptionalFile {
+    fn value_name(&self) -> &'static str {
+        "FILE"
+    }
+
+    fn allowed(&self) -> String {
+        "the path of a file".into()
+    }
+}
+
+impl Kind<Option<PathBuf>> for OptionalFile {
+    fn read(&self, text: &str) -> Option<Option<PathBuf>> {
+        Some((!text.is_empty()).then(|| text.into()))
+    }
+
+    fn show(&self, value: &Option<PathBuf>) -> Option<Value> {
+        value
+            .as_ref()
+            .map(|path| Value::String(path.display().to_string()))
+    }
+}
+
+/// A short name, or nothing.
+pub(super) struct Name;
+
+impl Describe for Name {
+    fn value_name(&self) -> &'static str {
+        "NAME"
+    }
+
+    fn allowed(&self) -> String {
+        "at most 64 letters, digits, '-', '_' or '.'".into()
+    }
+}
+
+impl Kind<String> for Name {
+    fn read(&self, text: &str) -> Option<String> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        (text.len() <= 64 && text.chars().all(allowed)).then(|| text.to_owned())
+    }
+
+    fn show(&self, value: &String) -> Option<Value> {
+        Some(Value::String(value.clone()))
+    }
+}
+
+/// Yes or no.
+pub(super) struct Switch;
+
+impl Describe for Switch {
+    fn value_name(&self) -> &'static str {
+        "BOOL"
+    }
+
+    fn allowed(&self) -> String {
+        "true or false".into()
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::Switch
+    }
+}
+
+impl Kind<bool> for Switch {
+    fn read(&self, text: &str) -> Option<bool> {
+        match text.trim() {
+            "true" | "1" | "yes" => Some(true),
+            "false" | "0" | "no" => Some(false),
+            _ => None,
+        }
+    }
+
+    fn show(&self, value: &bool) -> Option<Value> {
+        Some(Value::Boolean(*value))
+    }
+}
+
+/// A [`SyncPolicy`].
+pub(super) struct Durability;
+
+impl Describe for Durability {
+    fn value_name(&self) -> &'static str {
+        "POLICY"
+    }
+
+    fn allowed(&self) -> String {
+        "always, interval:MS (MS from 1 to 60000) or never".into()
+    }
+}
+
+impl Kind<SyncPolicy> for Durability {
+    fn read(&self, text: &str) -> Option<SyncPolicy> {
+        match text.trim() {
+            "always" => Some(SyncPolicy::Always),
+            "never" => Some(SyncPolicy::Never),
+            other => {
+                let ms = other.strip_prefix("interval:")?.parse().ok()?;
+                (1..=60_000).contains(&ms).then_some(SyncPolicy::Interval { ms })
+            }
+        }
+    }
+
+    fn show(&self, value: &SyncPolicy) -> Option<Value> {
+        Some(Value::String(value.to_string()))
+    }
+}
+
+/// A [`LogFormat`].
+pub(super) struct Format;
+
+impl Describe for Format {
+    fn value_name(&self) -> &'static str {
+        "FORMAT"
+    }
+
+    fn allowed(&self) -> String {
+        "human or json".into()
+    }
+}
+
+impl Kind<LogFormat> for Format {
+    fn read(&self, text: &str) -> Option<LogFormat> {
+        match text.trim() {
+            "human" => Some(LogFormat::Human),
+            "json" => Some(LogFormat::Json),
+            _ => None,
+        }
+    }
+
+    fn show(&self, value: &LogFormat) -> Option<Value> {
+        let name = match value {
+            LogFormat::Human => "human",
+            LogFormat::Json => "json",
+        };
+        Some(Value::String(name.into()))
+    }
+}
+
+/// A filter of `tracing`.
+pub(super) struct Filter;
+
+impl Describe for Filter {
+    fn value_name(&self) -> &'static str {
+        "FILTER"
+    }
+
+    fn allowed(&self) -> String {
+        "error, warn, info, debug, trace or off, or a filter such as info,caskade_node::net=debug".into()
+    }
+}
+
+impl Kind<String> for Filter {
+    fn read(&self, text: &str) -> Option<String> {
+        // A lone unknown word would be taken as the name of a module, and silence everything else.
+        let known = ["error", "warn", "info", "debug", "trace", "off"].contains(&text.trim());
+        let filter = text.contains(['=', ':']) && tracing_subscriber::EnvFilter::try_new(text).is_ok();
+        (known || filter).then(|| text.trim().to_owned())
+    }
+
+    fn show(&self, value: &String) -> Option<Value> {
+        Some(Value::String(value.clone()))
+    }
+}
+
+/// Addresses of peers: HOST:PORT or a multiaddr.
+pub(super) struct Peers;
+
+impl Peers {
+    fn is_peer(text: &str) -> bool {
+        if text.starts_with('/') {
+            return text.parse::<Multiaddr>().is_ok();
+        }
+        let Some((host, port)) = text.rsplit_once(':') else {
+            return false;
+        };
+        let host_is_plain = host.starts_with('[') == host.contains(':');
+        let port_is_known = port.parse::<u16>().is_ok_and(|port| port != 0);
+        !host.is_empty() && host_is_plain && port_is_known
+    }
+}
+
+impl Describe for Peers {
+    fn value_name(&self) -> &'static str {
+        "HOST:PORT"
+    }
+
+    fn allowed(&self) -> String {
+        "HOST:PORT or a multiaddr such as /dns4/db1/tcp/7901, several separated by commas".into()
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::List
+    }
+}
+
+impl Kind<Vec<String>> for Peers {
+    fn read(&self, text: &str) -> Option<Vec<String>> {
+        let peers = text.split(',').map(str::trim).filter(|peer| !peer.is_empty());
+        peers
+            .map(|peer| Self::is_peer(peer).then(|| peer.to_owned()))
+            .collect()
+    }
+
+    fn show(&self, value: &Vec<String>) -> Option<Value> {
+        Some(Value::Array(value.iter().cloned().map(Value::String).collect()))
+    }
+
+    fn read_all(&self, texts: &[String]) -> Option<Vec<String>> {
+        let lists: Option<Vec<_>> = texts.iter().map(|text| self.read(text)).collect();
+        Some(lists?.concat())
+    }
+}

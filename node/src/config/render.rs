@@ -1,0 +1,45 @@
+//! What `caskd config` prints: a settings file with the source of each value, or JSON.
+
+use serde_json::json;
+
+use super::table::{SETTINGS, Settings};
+
+/// A settings file that gives the same settings, each line with its source: `key = value  # source`.
+pub fn render(settings: &Settings) -> String {
+    let lines: Vec<String> = SETTINGS
+        .iter()
+        .zip(settings.shown())
+        .map(|(setting, value)| match value {
+            Some(value) => format!("{} = {value}", setting.key),
+            None => format!("# {} is not set", setting.key),
+        })
+        .collect();
+    // A long list of peers must not push every comment off the screen.
+    let width = lines
+        .iter()
+        .map(String::len)
+        .filter(|len| *len <= 48)
+        .max()
+        .unwrap_or(0);
+    lines
+        .iter()
+        .zip(&settings.sources)
+        .map(|(line, source)| format!("{line:width$}  # {source}\n"))
+        .collect()
+}
+
+/// The same as one JSON object: `{"key": {"value": ..., "source": "..."}}`; a value that is not set is null.
+pub fn render_json(settings: &Settings) -> serde_json::Value {
+    SETTINGS
+        .iter()
+        .zip(settings.shown())
+        .zip(&settings.sources)
+        .map(|((setting, value), source)| {
+            (
+                setting.key.to_owned(),
+                json!({ "value": value, "source": source.to_string() }),
+            )
+        })
+        .collect::<serde_json::Map<_, _>>()
+        .into()
+}

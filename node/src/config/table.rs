@@ -1,0 +1,171 @@
+//! The table of settings: name, type, allowed values, default and meaning of each, once.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+use super::given::Given;
+use super::kind::{
+    Describe, Durability, Filter, Folder, Format, Int, Kind, Listen, LogFormat, Name, OptionalFile, Peers,
+    Reachable, Shape, Size, Switch, SyncPolicy,
+};
+use super::source::Source;
+
+/// One row of the table.
+pub struct Setting {
+    /// Key in the file; the flag is `--` and this with dashes.
+    pub key: &'static str,
+    /// What it means.
+    pub help: &'static str,
+    kind: &'static dyn Describe,
+}
+
+impl Setting {
+    /// The flag, with its dashes.
+    pub fn flag(&self) -> String {
+        format!("--{}", self.key.replace('_', "-"))
+    }
+
+    /// The environment variable.
+    pub fn variable(&self) -> String {
+        format!("CASKADE_{}", self.key.to_ascii_uppercase())
+    }
+
+    /// What is allowed, after "must be".
+    pub fn allowed(&self) -> String {
+        self.kind.allowed()
+    }
+
+    pub(super) fn value_name(&self) -> &'static str {
+        self.kind.value_name()
+    }
+
+    pub(super) fn shape(&self) -> Shape {
+        self.kind.shape()
+    }
+}
+
+macro_rules! settings {
+    ($( $(#[doc = $doc:literal])+ $key:ident: $type:ty, $kind:expr, $default:expr; )+) => {
+        /// Every setting of a node, with where each came from.
+        #[derive(Clone, Debug)]
+        pub struct Settings {
+            $( $(#[doc = $doc])+ pub $key: $type, )+
+            /// Where each value came from, in the order of [`SETTINGS`].
+            pub(super) sources: Vec<Source>,
+        }
+
+        impl Default for Settings {
+            fn default() -> Self {
+                Self { $( $key: $default, )+ sources: vec![Source::Default; SETTINGS.len()] }
+            }
+        }
+
+        /// All settings, in the order they are shown.
+        pub static SETTINGS: &[Setting] =
+            &[ $( Setting { key: stringify!($key), help: concat!($($doc, "\n"),+), kind: &$kind } ),+ ];
+
+        impl Settings {
+            /// Takes for each setting the winning value; one that cannot be read becomes a problem.
+            pub(super) fn merge(given: &mut Given) -> Self {
+                let mut settings = Self::default();
+                settings.sources.clear();
+                let mut rows = SETTINGS.iter();
+                $(
+                    let row = rows.next();
+                    let read = given.take(row, |texts| Kind::<$type>::read_all(&$kind, texts));
+                    settings.sources.push(read.source);
+                    if let Some(value) = read.value {
+                        settings.$key = value;
+                    }
+                )+
+                settings
+            }
+
+            /// The values as a settings file has them, in the order of [`SETTINGS`].
+            pub(super) fn shown(&self) -> Vec<Option<toml::Value>> {
+                vec![ $( Kind::<$type>::show(&$kind, &self.$key) ),+ ]
+            }
+        }
+    };
+}
+
+/// Port `port` of this machine only.
+fn loopback(port: u16) -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, port).into()
+}
+
+settings! {
+    /// Folder of everything this node keeps: its key, its data files, its topology log.
+    data_dir: PathBuf, Folder, "caskade-data".into();
+    /// Where Redis clients, caskctl and casktop connect.
+    listen: SocketAddr, Listen, loopback(7900);
+    /// Where other nodes connect.
+    peer_listen: SocketAddr, Listen, loopback(7901);
+    /// Where memcached clients connect. Accepted so that scripts keep working; this build has no such front end yet.
+    memcached_listen: SocketAddr, Listen, loopback(7905);
+    /// Where /metrics and the health checks are served. Accepted so that scripts keep working; this build has no such front end yet.
+    http_listen: SocketAddr, Listen, loopback(7908);
+    /// Peer addresses of nodes of the cluster to join, tried until one answers; a node may be its own. None: found a new cluster, unless the data directory belongs to one.
+    bootstrap: Vec<String>, Peers, Vec::new();
+    /// File with the secret that admits peers to the cluster; mode 0600, the same content on every node.
+    cluster_secret_file: Option<PathBuf>, OptionalFile, None;
+    /// The peer address to give to other nodes, where it is not peer_listen itself.
+    advertise: Option<SocketAddr>, Reachable, None;
+    /// Failure zone (rack, room, region): copies of a key are kept in different zones where that is possible.
+    zone: String, Name, String::new();
+    /// Share of the data relative to the other nodes; 0 is a witness, which votes and holds no data.
+    weight: u32, Int(0..=10_000, "a share"), 100;
+    /// When an append counts as done. With interval or never, a power cut of all copies at once loses acknowledged writes.
+    sync: SyncPolicy, Durability, SyncPolicy::Always;
+    /// Copies of each key, this node's included. Used when a cluster is founded; later the cluster's own value holds.
+    replicas: u8, Int(1..=5, "copies"), 2;
+    /// Serve addresses beyond this machine without a cluster secret: whoever reaches the ports owns the data.
+    insecure: bool, Switch, false;
+    /// Length of a lease: how long a dead node's partitions wait at least for their next primary. Used when a cluster is founded.
+    lease_ms: u32, Int(300..=60_000, "milliseconds"), 2000;
+    /// How long a request waits for a partition without a primary before it fails.
+    request_timeout_ms: u64, Int(100..=600_000, "milliseconds"), 5000;
+    /// How fast this node sends copies of partitions to others, all of them together.
+    migration_bytes_per_s: u64, Size(64 << 10..=64 << 30, "bytes a second"), 64 << 20;
+    /// Size at which a data file is closed and a new one begun.
+    max_file_size: u64, Size(1 << 20..=4 << 30, "bytes"), 1 << 30;
+    /// Largest value a client may store.
+    max_value_bytes: u64, Size(1 << 10..=512 << 20, "bytes"), 64 << 20;
+    /// Client connections at one time; further ones are told so and closed.
+    max_clients: u32, Int(1..=1_000_000, "connections"), 10_000;
+    /// Commands of one connection worked on at one time; further ones wait in the connection.
+    max_pipeline: u32, Int(1..=65_536, "commands"), 1024;
+    /// Threads that serve clients and peers; 0 is one for each processor.
+    worker_threads: u32, Int(0..=1024, "threads"), 0;
+    /// How log lines are written, to standard error.
+    log_format: LogFormat, Format, LogFormat::Human;
+    /// Which log lines are written.
+    log_level: String, Filter, "info".into();
+}
+
+impl Settings {
+    /// Where the value of `key` came from; `None` for a key that is not in the table.
+    pub fn source(&self, key: &str) -> Option<&Source> {
+        let row = SETTINGS.iter().position(|setting| setting.key == key)?;
+        self.sources.get(row)
+    }
+
+    /// Whether somebody gave a value for `key`.
+    pub fn is_explicit(&self, key: &str) -> bool {
+        self.source(key).is_some_and(|source| *source != Source::Default)
+    }
+
+    /// A line for the log for each front end that was asked for and is not in this build.
+    pub fn not_built_yet(&self) -> Vec<String> {
+        [
+            ("memcached_listen", "memcached", self.memcached_listen),
+            ("http_listen", "HTTP", self.http_listen),
+        ]
+        .iter()
+        .filter(|(key, ..)| self.is_explicit(key))
+        .map(|(key, name, address)| {
+            format!("{key}: the {name} front end is not in this build; nothing listens on {address}")
+        })
+        .collect()
+    }
+}
