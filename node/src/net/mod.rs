@@ -1,1 +1,602 @@
-//! Placeholder.
+//! The peer network: calls between nodes, gossip, and who is connected.
+//!
+//! Built on libp2p: TCP, Noise, the admission by cluster secret ([`admission`]), yamux. One task runs the swarm
+//! and never blocks; each pair of nodes has one link per [`Class`] and direction ([`link`], [`answer`]).
+//!
+//! What the network promises: calls of one class to one peer are written in the order they were made and, on
+//! one substream, handled in that order; every call ends exactly once; every queue is bounded. What it does
+//! not: that a call that ended as [`CallError::Lost`] was or was not handled, and that a gossip arrives.
+//! It detects no failures: leases do. A closed connection is a hint.
+
+mod address;
+mod admission;
+mod answer;
+mod gossip;
+mod link;
+mod swarm;
+pub mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use libp2p::identity::Keypair;
+use libp2p::{PeerId, StreamProtocol};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+
+pub use self::address::is_address;
+pub use self::answer::Responder;
+pub use self::gossip::GOSSIP_BYTES_MAX;
+use self::link::{Done, Link};
+use self::swarm::Command;
+use crate::id::NodeId;
+use crate::identity::ClusterSecret;
+
+/// What a call is about; each class has its own substream, so that none waits behind another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Topology, leases, joining: small and urgent.
+    Control,
+    /// Clients' requests, forwarded to primaries.
+    Requests,
+    /// Records from primaries to replicas.
+    Replication,
+    /// Partitions being copied.
+    Bulk,
+}
+
+impl Class {
+    /// Every class.
+    pub const ALL: [Self; 4] = [Self::Control, Self::Requests, Self::Replication, Self::Bulk];
+
+    fn protocol(self) -> StreamProtocol {
+        StreamProtocol::new(match self {
+            Self::Control => "/caskade/link/1/control",
+            Self::Requests => "/caskade/link/1/requests",
+            Self::Replication => "/caskade/link/1/replication",
+            Self::Bulk => "/caskade/link/1/bulk",
+        })
+    }
+}
+
+/// How a call ended without an answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// No byte of it reached the peer: it is safe to call again.
+    #[error("not sent: {0}")]
+    NotSent(String),
+    /// The connection broke, or the peer dropped the call: it may have been handled.
+    #[error("sent, but the answer is lost: {0}")]
+    Lost(String),
+}
+
+/// Why [`Network::dial`] reached nobody.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DialError {
+    /// A node answers there, but it has another cluster secret, or only one of the two has any.
+    #[error(
+        "the node there is not admitted by this cluster secret, or does not admit this node: give both the same --cluster-secret-file"
+    )]
+    SecretRefused,
+    /// This node answers there.
+    #[error("the address is this node's own")]
+    Itself,
+    /// Nobody answers, or something that is no node of this protocol version.
+    #[error("not reachable: {0}")]
+    Unreachable(String),
+    /// The text is neither `HOST:PORT` nor a multiaddr over TCP.
+    #[error("neither HOST:PORT nor a multiaddr such as /ip4/10.0.0.1/tcp/7901")]
+    BadAddress,
+}
+
+/// Why the network did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NetError {
+    /// Another process listens there.
+    #[error(
+        "the peer address {0} is in use: is this node running already? Stop the other process or choose another --peer-listen"
+    )]
+    AddressInUse(SocketAddr),
+    /// The system refused to listen.
+    #[error(
+        "cannot listen for peers on {address}: {reason}; choose an address of this machine with --peer-listen"
+    )]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// What the system said.
+        reason: String,
+    },
+    /// Without a secret anybody who reaches the address is a peer.
+    #[error(
+        "a node without a cluster secret must not listen for peers on {0}, which others can reach: give --cluster-secret-file, listen on 127.0.0.1, or say --insecure"
+    )]
+    Insecure(SocketAddr),
+    /// The key is no ed25519 key, or libp2p refuses the settings.
+    #[error("the peer network cannot be set up: {0}")]
+    Setup(String),
+}
+
+/// What the network tells the node. Methods are called from network tasks and must return quickly.
+pub trait Handler: Send + Sync + 'static {
+    /// A peer's call. Called in the order of that peer's calls of that class; must not block. The answer goes
+    /// to `reply`, now or later. `body` shares memory with its neighbours: copy what is kept for long.
+    fn on_call(&self, from: NodeId, class: Class, body: Bytes, reply: Responder);
+    /// A gossip of `from`, whose signature was checked.
+    fn on_gossip(&self, from: NodeId, data: Vec<u8>);
+    /// The first connection to a peer came up, or the last one went.
+    fn on_peer(&self, peer: NodeId, connected: bool);
+}
+
+/// Bounds of what the network holds in memory.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Bytes queued for one peer and class, and held of its calls and answers; one more message may exceed it.
+    pub queue_bytes_max: usize,
+    /// Calls queued or unanswered for one peer and class.
+    pub queue_calls_max: usize,
+    /// Connections in all.
+    pub connections_max: u32,
+    /// Connections that peers opened and that are not admitted yet.
+    pub admissions_max: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            queue_bytes_max: 128 * 1024 * 1024,
+            queue_calls_max: 65_536,
+            connections_max: 1024,
+            admissions_max: 128,
+        }
+    }
+}
+
+/// Settings of the network.
+#[derive(Debug, Clone)]
+pub struct NetworkConfig {
+    /// The node's key; its name follows from it.
+    pub keypair: Keypair,
+    /// Where to listen; port 0 lets the system choose.
+    pub listen: Vec<SocketAddr>,
+    /// What admits peers; `None` admits every node that has none either.
+    pub secret: Option<ClusterSecret>,
+    /// Whether to listen beyond loopback without a secret.
+    pub insecure: bool,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+impl NetworkConfig {
+    /// Settings with the default limits, listening beyond loopback only with a secret.
+    pub fn new(keypair: Keypair, listen: Vec<SocketAddr>, secret: Option<ClusterSecret>) -> Self {
+        Self {
+            keypair,
+            listen,
+            secret,
+            insecure: false,
+            limits: Limits::default(),
+        }
+    }
+}
+
+/// A number that only grows.
+#[derive(Debug, Default)]
+struct Counter(AtomicU64);
+
+impl Counter {
+    fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    calls_sent: Counter,
+    calls_lost: Counter,
+    calls_received: Counter,
+    bytes_sent: Counter,
+    bytes_received: Counter,
+    gossip_sent: Counter,
+    gossip_unheard: Counter,
+    gossip_received: Counter,
+    dials_failed: Counter,
+}
+
+/// What the network did since it started, and what it holds now.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NetStats {
+    /// Peers connected now.
+    pub peers: usize,
+    /// Calls queued or unanswered now.
+    pub calls_open: usize,
+    /// Bytes of calls queued now.
+    pub queued_bytes: usize,
+    /// Calls written.
+    pub calls_sent: u64,
+    /// Calls that were unanswered when their link broke.
+    pub calls_lost: u64,
+    /// Calls of peers.
+    pub calls_received: u64,
+    /// Bytes written to links, before encryption.
+    pub bytes_sent: u64,
+    /// Bytes read from links.
+    pub bytes_received: u64,
+    /// Gossips published.
+    pub gossip_sent: u64,
+    /// Gossips that no peer listened to.
+    pub gossip_unheard: u64,
+    /// Gossips of others.
+    pub gossip_received: u64,
+    /// Connections that could not be opened.
+    pub dials_failed: u64,
+    /// Connections of others that were refused for their secret.
+    pub refused_inbound: u64,
+    /// Connections this node opened that failed for the secret.
+    pub refused_outbound: u64,
+}
+
+/// A peer this node has called.
+struct Peer {
+    /// In the order of [`Class::ALL`].
+    links: [Arc<Link>; Class::ALL.len()],
+}
+
+impl Peer {
+    fn new(node: NodeId) -> Option<Self> {
+        let peer = node.peer_id()?;
+        Some(Self {
+            links: Class::ALL.map(|class| Link::new(node, peer, class)),
+        })
+    }
+}
+
+/// When a peer that could not be reached is tried again.
+#[derive(Debug)]
+struct BackOff {
+    until: Instant,
+    delay: Duration,
+    why: String,
+}
+
+const BACK_OFF_FIRST_MS: u64 = 50;
+const BACK_OFF_MAX_MS: u64 = 2_000;
+
+/// Addresses of one peer that are tried.
+const PEER_ADDRESSES_MAX: usize = 8;
+
+/// What the tasks of one network share.
+struct Shared {
+    local: NodeId,
+    handler: Arc<dyn Handler>,
+    limits: Limits,
+    counters: Counters,
+    refusals: Arc<admission::Refusals>,
+    runtime: tokio::runtime::Handle,
+    control: libp2p_stream::Control,
+    commands: mpsc::Sender<Command>,
+    stop: watch::Receiver<bool>,
+    stopped: AtomicBool,
+    peers: RwLock<HashMap<NodeId, Arc<Peer>>>,
+    book: Mutex<HashMap<NodeId, Vec<String>>>,
+    back_offs: Mutex<HashMap<NodeId, BackOff>>,
+    connected: RwLock<HashSet<NodeId>>,
+    listening: RwLock<Vec<SocketAddr>>,
+}
+
+impl Shared {
+    /// Connects to a peer by the address book, unless there is a connection or the last failure is too recent.
+    async fn connect(&self, node: NodeId) -> Result<(), String> {
+        if self.connected.read().contains(&node) {
+            return Ok(());
+        }
+        self.check_back_off(node)?;
+        let known = self.book.lock().get(&node).cloned().unwrap_or_default();
+        if known.is_empty() {
+            return Err(format!("no address of {node} is known"));
+        }
+        let mut addresses = Vec::new();
+        let mut failure = String::new();
+        for text in known.iter().take(PEER_ADDRESSES_MAX) {
+            match address::resolve(text).await {
+                Ok(found) => addresses.extend(found),
+                Err(error) => failure = format!("the address {text} of {node} cannot be used: {error:?}"),
+            }
+        }
+        if addresses.is_empty() {
+            return Err(self.fail_connect(node, failure));
+        }
+        let (reply, connected) = oneshot::channel();
+        let gone = |_| "this node's network is shut down".to_owned();
+        self.commands
+            .send(Command::Connect {
+                node,
+                addresses,
+                reply,
+            })
+            .await
+            .map_err(|_| gone(()))?;
+        connected.await.map_err(|_| gone(()))?
+    }
+
+    fn check_back_off(&self, node: NodeId) -> Result<(), String> {
+        let back_offs = self.back_offs.lock();
+        let Some(back_off) = back_offs.get(&node) else {
+            return Ok(());
+        };
+        let left = back_off.until.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        Err(format!(
+            "{} (tried again in {} ms)",
+            back_off.why,
+            left.as_millis()
+        ))
+    }
+
+    /// Notes that a peer could not be reached, and doubles the time until it is tried again.
+    fn fail_connect(&self, node: NodeId, why: String) -> String {
+        self.counters.dials_failed.add(1);
+        let mut back_offs = self.back_offs.lock();
+        let delay = back_offs
+            .get(&node)
+            .map_or(Duration::from_millis(BACK_OFF_FIRST_MS), |last| {
+                (last.delay * 2).min(Duration::from_millis(BACK_OFF_MAX_MS))
+            });
+        back_offs.insert(
+            node,
+            BackOff {
+                until: Instant::now() + delay,
+                delay,
+                why: why.clone(),
+            },
+        );
+        why
+    }
+
+    fn peer(&self, node: NodeId) -> Option<Arc<Peer>> {
+        if let Some(peer) = self.peers.read().get(&node) {
+            return Some(Arc::clone(peer));
+        }
+        let mut peers = self.peers.write();
+        if let Some(peer) = peers.get(&node) {
+            return Some(Arc::clone(peer));
+        }
+        let peer = Arc::new(Peer::new(node)?);
+        peers.insert(node, Arc::clone(&peer));
+        Some(peer)
+    }
+}
+
+/// Stops the network's tasks when the last [`Network`] is dropped.
+struct Stopper {
+    stop: watch::Sender<bool>,
+    tasks: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Drop for Stopper {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+    }
+}
+
+/// This node's end of the peer network. Clones are the same network; it ends with the last of them.
+#[derive(Clone)]
+pub struct Network {
+    shared: Arc<Shared>,
+    stopper: Arc<Stopper>,
+}
+
+impl std::fmt::Debug for Network {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Network")
+            .field("local", &self.shared.local)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Network {
+    /// Starts the network; resolves once it listens. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    /// When an address is in use or not of this machine, or open to others without a secret.
+    pub async fn start(config: NetworkConfig, handler: Arc<dyn Handler>) -> Result<Self, NetError> {
+        swarm::start(config, handler).await
+    }
+
+    /// This node.
+    pub fn local(&self) -> NodeId {
+        self.shared.local
+    }
+
+    /// Where the network listens, with the ports the system chose; an unspecified address shows as those of
+    /// the machine's interfaces.
+    pub fn listen_addrs(&self) -> Vec<SocketAddr> {
+        self.shared.listening.read().clone()
+    }
+
+    /// Connects to whoever answers at `addr` (`HOST:PORT` or a multiaddr) and tells who that is.
+    ///
+    /// # Errors
+    /// See [`DialError`]; of several addresses behind a name, the last failure, or the refused secret.
+    pub async fn dial(&self, addr: &str) -> Result<NodeId, DialError> {
+        let addresses = address::resolve(addr).await.map_err(|error| match error {
+            address::AddressError::Bad => DialError::BadAddress,
+            address::AddressError::Unresolved(why) => DialError::Unreachable(why),
+        })?;
+        let mut failure = DialError::BadAddress;
+        for address in addresses {
+            let (reply, outcome) = oneshot::channel();
+            let gone = || DialError::Unreachable("this node's network is shut down".to_owned());
+            self.shared
+                .commands
+                .send(Command::Dial { address, reply })
+                .await
+                .map_err(|_| gone())?;
+            match outcome.await.map_err(|_| gone())? {
+                Ok(node) => return Ok(node),
+                Err(DialError::SecretRefused) => failure = DialError::SecretRefused,
+                Err(_) if failure == DialError::SecretRefused => {}
+                Err(error) => failure = error,
+            }
+        }
+        Err(failure)
+    }
+
+    /// Replaces the address book: where each peer is reached (multiaddrs or `HOST:PORT`). Peers with new
+    /// addresses are tried at once by the next call.
+    pub fn set_peers(&self, peers: HashMap<NodeId, Vec<String>>) {
+        let mut book = self.shared.book.lock();
+        if *book == peers {
+            return;
+        }
+        self.shared
+            .back_offs
+            .lock()
+            .retain(|node, _| peers.contains_key(node) && peers.get(node) == book.get(node));
+        self.shared
+            .peers
+            .write()
+            .retain(|node, peer| peers.contains_key(node) || peer.links.iter().any(|link| !link.is_idle()));
+        *book = peers;
+    }
+
+    /// Calls a peer. The call is queued before this returns: calls to one peer and class go out in the order
+    /// they were made. `done` runs exactly once, on a task of the network or, if the call cannot be queued,
+    /// before this returns; it must be quick.
+    pub fn call_with(
+        &self,
+        to: NodeId,
+        class: Class,
+        body: Bytes,
+        done: impl FnOnce(Result<Bytes, CallError>) + Send + 'static,
+    ) {
+        let refuse = |done: Done, why: &str| done.finish(Err(CallError::NotSent(why.to_owned())));
+        let done = Done::new(done);
+        if self.shared.stopped.load(Ordering::Relaxed) {
+            return refuse(done, "this node's network is shut down");
+        }
+        if to == self.shared.local {
+            return refuse(done, "a node does not call itself");
+        }
+        match self.shared.peer(to) {
+            Some(peer) => {
+                let [control, requests, replication, bulk] = &peer.links;
+                let link = match class {
+                    Class::Control => control,
+                    Class::Requests => requests,
+                    Class::Replication => replication,
+                    Class::Bulk => bulk,
+                };
+                link.push(&self.shared, body, done);
+            }
+            None => refuse(done, "the peer's name is not a valid key"),
+        }
+    }
+
+    /// As [`Network::call_with`], as a future. Queued by this call, not by the first poll; dropping the future
+    /// does not take the call back.
+    pub fn call(
+        &self,
+        to: NodeId,
+        class: Class,
+        body: Bytes,
+    ) -> impl Future<Output = Result<Bytes, CallError>> + Send + 'static {
+        let (sender, receiver) = oneshot::channel();
+        self.call_with(to, class, body, move |result| {
+            // A caller that no longer waits has dropped the receiver.
+            let _ = sender.send(result);
+        });
+        async move {
+            receiver
+                .await
+                .unwrap_or_else(|_| Err(CallError::Lost("the network was dropped".to_owned())))
+        }
+    }
+
+    /// Listens to a gossip topic, and publishes to it.
+    pub fn subscribe(&self, topic: &str) {
+        self.command(Command::Subscribe(topic.to_owned()));
+    }
+
+    /// Publishes to the subscribed topics; false if it is too long, or the network too busy to take it.
+    pub fn publish(&self, data: Vec<u8>) -> bool {
+        data.len() <= GOSSIP_BYTES_MAX && self.command(Command::Publish(data))
+    }
+
+    /// The peers connected now.
+    pub fn connected(&self) -> Vec<NodeId> {
+        self.shared.connected.read().iter().copied().collect()
+    }
+
+    /// Closes the connections to a peer; the next call opens one again.
+    pub fn disconnect(&self, peer: NodeId) {
+        self.command(Command::Disconnect(peer));
+    }
+
+    /// What the network did and holds.
+    pub fn stats(&self) -> NetStats {
+        let shared = &self.shared;
+        let links: Vec<Arc<Link>> = shared
+            .peers
+            .read()
+            .values()
+            .flat_map(|peer| peer.links.iter().cloned())
+            .collect();
+        let counters = &shared.counters;
+        NetStats {
+            peers: shared.connected.read().len(),
+            calls_open: links.iter().map(|link| link.open_calls()).sum(),
+            queued_bytes: links.iter().map(|link| link.queued_bytes()).sum(),
+            calls_sent: counters.calls_sent.get(),
+            calls_lost: counters.calls_lost.get(),
+            calls_received: counters.calls_received.get(),
+            bytes_sent: counters.bytes_sent.get(),
+            bytes_received: counters.bytes_received.get(),
+            gossip_sent: counters.gossip_sent.get(),
+            gossip_unheard: counters.gossip_unheard.get(),
+            gossip_received: counters.gossip_received.get(),
+            dials_failed: counters.dials_failed.get(),
+            refused_inbound: shared.refusals.inbound.load(Ordering::Relaxed),
+            refused_outbound: shared.refusals.outbound.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Closes every connection and listener, and ends every open call; resolves when the ports are free.
+    pub async fn shutdown(&self) {
+        self.shared.stopped.store(true, Ordering::Relaxed);
+        self.stopper.stop.send_replace(true);
+        let tasks = std::mem::take(&mut *self.stopper.tasks.lock());
+        for task in tasks {
+            // A task that panicked is over too.
+            let _ = task.await;
+        }
+    }
+
+    fn command(&self, command: Command) -> bool {
+        let taken = self.shared.commands.try_send(command);
+        if let Err(error) = &taken {
+            tracing::warn!(%error, "the peer network does not take a command");
+        }
+        taken.is_ok()
+    }
+}
+
+/// The name of the node behind a libp2p peer.
+fn node_of(peer: &PeerId) -> Option<NodeId> {
+    NodeId::from_peer_id(peer)
+}
