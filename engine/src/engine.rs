@@ -1,0 +1,423 @@
+//! The engine: what its owner calls, put together from the other modules.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use crate::data_file::{FileTable, Stored};
+use crate::directory::Directory;
+use crate::error::{AppendError, OpenError, ReadError, StoreError};
+use crate::format::Eras;
+use crate::keydir::{Candidate, Keydir, position_of};
+use crate::log::{Appended, Log, Prepared};
+use crate::options::Options;
+use crate::recovery::{Recovered, Recovery, recover};
+use crate::slot::partition_of;
+use crate::table::Entry;
+use crate::{
+    InventoryEntry, KeyInfo, KeysPage, PARTITIONS, POSITION_STEP, Partition, PartitionStats, Record, Version,
+};
+
+/// Positions that [`Iter`] reads at a time.
+const ITER_STEP: usize = 64;
+
+/// A store that is open. Clones are the same store, which is closed with the last of them.
+#[derive(Clone)]
+pub struct Engine(Arc<Inner>);
+
+struct Inner {
+    // Fields are dropped in this order: the log is stopped before the directory is unlocked.
+    log: Log,
+    keydir: Keydir,
+    files: Arc<FileTable>,
+    eras: Mutex<Eras>,
+    /// Of the embedded interface: the last version given.
+    last_version: AtomicU64,
+    records_found: u64,
+    bytes_found: u64,
+    directory: Arc<Directory>,
+}
+
+/// Figures of a store.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EngineStats {
+    /// Records in the data files, dead ones and tombstones included.
+    pub records_total: u64,
+    /// Keys with a live record.
+    pub live_keys: u64,
+    /// Keys whose newest record is a tombstone.
+    pub tombstones: u64,
+    /// Bytes of the data files, without what is preallocated.
+    pub disk_bytes: u64,
+    /// Bytes of the live keys' records.
+    pub live_bytes: u64,
+    /// Data files.
+    pub data_files: u64,
+    /// Those that are open.
+    pub open_files: u64,
+    /// Calls of [`Engine::append`] and what uses it, since the store was opened.
+    pub appends: u64,
+    /// Syncs of a data file since the store was opened.
+    pub syncs: u64,
+    /// Bytes of appends that wait for the disk.
+    pub waiting_bytes: u64,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine")
+            .field("directory", &self.0.directory)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Opens the store in `options.path`, or makes one. What was found is in the report: a damaged store opens
+    /// too, and says so.
+    pub fn open(options: Options) -> Result<(Self, Recovery), OpenError> {
+        options.validate().map_err(OpenError::Options)?;
+        let (directory, ids) = Directory::open(&options.path)?;
+        let eras = directory.load_eras(!ids.is_empty())?;
+        let keydir = Keydir::new(&eras.eras);
+        let files = Arc::new(FileTable::new(options.max_open_files));
+        let Recovered {
+            report,
+            writer,
+            sealed_bytes,
+            highest_version,
+        } = recover(&options, &directory, &ids, &files, &keydir)?;
+        let directory = Arc::new(directory);
+        let bytes_found = sealed_bytes + writer.end();
+        let log = Log::start(&options, directory.clone(), writer)?;
+        let inner = Inner {
+            log,
+            keydir,
+            files,
+            eras: Mutex::new(eras),
+            last_version: AtomicU64::new(highest_version),
+            records_found: report.records,
+            bytes_found,
+            directory,
+        };
+        Ok((Self(Arc::new(inner)), report))
+    }
+
+    /// The newest published record of the key; a tombstone has no value. `None` if there never was one.
+    pub fn read(&self, key: &[u8]) -> Result<Option<Record>, ReadError> {
+        let found = self.0.keydir.entries_at(partition_of(key), position_of(key));
+        for entry in found.as_slice() {
+            let stored = self.0.read_entry(entry)?;
+            if stored.key() == key {
+                return Ok(Some(stored.into_record()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Queues records for the log and returns at once; several are one atomic batch.
+    ///
+    /// `done` is called exactly once: with [`Appended`], to be given to [`Engine::publish`], once the records
+    /// are durable under the sync policy; or with the error. Under `sync = always` it is called from the
+    /// log's thread, in the order of the calls; under weaker policies from whichever thread appends, in the
+    /// same order, possibly before this returns. **A refusal** (too large, overloaded, closed, poisoned) is told
+    /// before this returns: so hold no lock here that `done` takes.
+    ///
+    /// While `done` runs no other append is told anything: it should be short, and must not wait for an append.
+    pub fn append<F>(&self, records: Vec<Record>, done: F)
+    where
+        F: FnOnce(Result<Appended, AppendError>) + Send + 'static,
+    {
+        self.0.log.append(self.0.prepare(records), Box::new(done), false);
+    }
+
+    /// Makes appended records visible. Of several of one key the highest version stays, in whatever order, and
+    /// however often, they are published. Records of a partition dropped since their append are ignored.
+    ///
+    /// Reads the disk only where the keydir has the key's position already, to compare the key. If the record
+    /// there is damaged, the new one takes its place.
+    pub fn publish(&self, appended: Appended) {
+        for record in &appended.records {
+            let candidate = Candidate {
+                partition: record.partition,
+                era: record.era,
+                key: &record.key,
+                entry: record.entry(),
+            };
+            self.0.keydir.publish(&self.0.files, &candidate);
+        }
+    }
+
+    /// Appends, waits until the records are durable under the sync policy, and publishes. Waits for room if the
+    /// append buffer is full. Not to be called from a callback of [`Engine::append`].
+    pub fn apply(&self, records: Vec<Record>) -> Result<(), AppendError> {
+        let (tell, told) = mpsc::sync_channel(1);
+        let done = move |result| {
+            // Nobody may be listening any more; then nobody misses it.
+            let _ = tell.send(result);
+        };
+        self.0.log.append(self.0.prepare(records), Box::new(done), true);
+        let appended = told.recv().unwrap_or(Err(AppendError::Closed))?;
+        self.publish(appended);
+        Ok(())
+    }
+
+    /// The value of a key that has not expired by this machine's clock.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
+        Ok(self
+            .read(key)?
+            .filter(|record| is_present(record, now_ms()))
+            .and_then(|record| record.value))
+    }
+
+    /// Whether the key has a value that has not expired.
+    pub fn contains(&self, key: &[u8]) -> Result<bool, ReadError> {
+        self.get(key).map(|value| value.is_some())
+    }
+
+    /// Sets the key's value, for ever.
+    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<(), AppendError> {
+        self.put_with_expiry(key, value, 0)
+    }
+
+    /// Sets the key's value until this time, in milliseconds since 1970; 0 is for ever.
+    pub fn put_with_expiry(&self, key: &[u8], value: &[u8], expiry_ms: u64) -> Result<(), AppendError> {
+        self.apply(vec![self.own_record(
+            key,
+            Some(Bytes::copy_from_slice(value)),
+            expiry_ms,
+        )])
+    }
+
+    /// Deletes the key; tells whether it was there.
+    pub fn delete(&self, key: &[u8]) -> Result<bool, StoreError> {
+        let present = self.contains(key)?;
+        if present {
+            self.apply(vec![self.own_record(key, None, 0)])?;
+        }
+        Ok(present)
+    }
+
+    /// All keys that are present, with their records, in no particular order. A key written or deleted
+    /// meanwhile may or may not be among them; every other is, once.
+    pub fn iterate(&self) -> Iter {
+        Iter {
+            engine: self.clone(),
+            partitions: 0..PARTITIONS,
+            partition: 0,
+            positions: VecDeque::new(),
+            ready: VecDeque::new(),
+        }
+    }
+
+    /// Figures of a partition, at no cost.
+    ///
+    /// # Panics
+    /// Like all that take a partition: if there is none of this number.
+    pub fn partition_stats(&self, partition: Partition) -> PartitionStats {
+        self.0.keydir.stats(partition)
+    }
+
+    /// Everything published in a partition, tombstones included, by position.
+    pub fn inventory(&self, partition: Partition) -> Vec<InventoryEntry> {
+        let describe = |entry: &Entry| InventoryEntry {
+            position: entry.position,
+            version: entry.version,
+            tombstone: entry.is_tombstone(),
+        };
+        self.0.keydir.entries(partition).iter().map(describe).collect()
+    }
+
+    /// The records at these positions, tombstones included; a position may have none, or several.
+    /// A damaged one makes the whole call fail; asked for one by one, the others can be had.
+    pub fn read_positions(&self, partition: Partition, positions: &[u64]) -> Result<Vec<Record>, ReadError> {
+        let mut records = Vec::with_capacity(positions.len());
+        for &position in positions {
+            for entry in self.0.keydir.entries_at(partition, position).as_slice() {
+                records.push(self.0.read_entry(entry)?.into_record());
+            }
+        }
+        Ok(records)
+    }
+
+    /// The live keys from this position on, about `limit` of them, expired ones included. The page is complete:
+    /// every live key with `from <= position < next` is in it.
+    pub fn keys_page(&self, partition: Partition, from: u64, limit: usize) -> Result<KeysPage, ReadError> {
+        let (entries, next) = self.0.keydir.page(partition, from, limit, POSITION_STEP);
+        let mut keys = Vec::with_capacity(entries.len());
+        for entry in &entries {
+            let record = self.0.read_entry(entry)?.into_record();
+            // Copied, so that listed keys do not keep their values in memory.
+            let key = Bytes::copy_from_slice(&record.key);
+            keys.push(KeyInfo {
+                key,
+                expiry_ms: record.expiry_ms,
+                version: record.version,
+            });
+        }
+        Ok(KeysPage { keys, next })
+    }
+
+    /// Empties partitions, durably. Records appended before this and not published yet are dropped too; what is
+    /// appended after it is kept.
+    pub fn drop_partitions(&self, partitions: &[Partition]) -> Result<(), AppendError> {
+        let mut eras = self.0.eras.lock();
+        let mut raised = eras.clone();
+        let mut dropped = partitions.to_vec();
+        dropped.sort_unstable();
+        dropped.dedup();
+        for &partition in &dropped {
+            let era = self
+                .0
+                .keydir
+                .era(partition)
+                .checked_add(1)
+                .ok_or(AppendError::ErasUsedUp(partition))?;
+            if let Some(slot) = raised.eras.get_mut(usize::from(partition)) {
+                *slot = era;
+            }
+        }
+        if let Err(failed) = self.0.directory.store_eras(&raised) {
+            // If either eras may be the ones on disk, no append could be believed to survive.
+            let settled = failed.settled;
+            return Err(if settled {
+                failed.error.into()
+            } else {
+                self.0.log.poison(failed.error)
+            });
+        }
+        *eras = raised;
+        for &partition in &dropped {
+            if let Some(&era) = eras.eras.get(usize::from(partition)) {
+                self.0.keydir.clear(partition, era);
+            }
+        }
+        Ok(())
+    }
+
+    /// Figures of the store.
+    pub fn stats(&self) -> EngineStats {
+        let totals = self.0.keydir.totals();
+        let counters = self.0.log.counters();
+        let (data_files, open_files) = self.0.files.counts();
+        EngineStats {
+            records_total: self.0.records_found + counters.records.load(Ordering::Relaxed),
+            live_keys: totals.live_keys,
+            tombstones: totals.tombstones,
+            disk_bytes: self.0.bytes_found + counters.bytes.load(Ordering::Relaxed),
+            live_bytes: totals.live_bytes,
+            data_files: data_files as u64,
+            open_files: open_files as u64,
+            appends: counters.appends.load(Ordering::Relaxed),
+            syncs: counters.syncs.load(Ordering::Relaxed),
+            waiting_bytes: self.0.log.waiting_bytes() as u64,
+        }
+    }
+
+    /// Flushes, syncs and closes the log: all clones refuse further appends. They still read; the directory is
+    /// free for another engine when the last one is dropped, which also closes.
+    pub fn close(self) -> Result<(), AppendError> {
+        self.0.log.close()
+    }
+
+    fn own_record(&self, key: &[u8], value: Option<Bytes>, expiry_ms: u64) -> Record {
+        // Above what an owner's own versions may have reached.
+        let highest = self.0.keydir.stats(partition_of(key)).highest_version;
+        self.0.last_version.fetch_max(highest, Ordering::Relaxed);
+        let version: Version = self.0.last_version.fetch_add(1, Ordering::Relaxed) + 1;
+        Record {
+            key: Bytes::copy_from_slice(key),
+            version,
+            expiry_ms,
+            user_flags: 0,
+            value,
+        }
+    }
+}
+
+impl Inner {
+    /// Reads a record and checks that it is the one the keydir means. What is wrong otherwise is only damage
+    /// that no checksum shows: a stale block, say.
+    fn read_entry(&self, entry: &Entry) -> Result<Stored, ReadError> {
+        let stored = self.files.read(entry.location())?;
+        let meant = stored.header.version == entry.version && position_of(stored.key()) == entry.position;
+        if meant {
+            Ok(stored)
+        } else {
+            Err(self.files.misplaced(entry.location()))
+        }
+    }
+
+    fn prepare(&self, records: Vec<Record>) -> Vec<Prepared> {
+        let prepare = |record: Record| {
+            let partition = partition_of(&record.key);
+            Prepared {
+                partition,
+                era: self.keydir.era(partition),
+                position: position_of(&record.key),
+                record,
+            }
+        };
+        records.into_iter().map(prepare).collect()
+    }
+}
+
+fn now_ms() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since_1970.as_millis() as u64
+}
+
+fn is_present(record: &Record, now_ms: u64) -> bool {
+    record.value.is_some() && (record.expiry_ms == 0 || record.expiry_ms > now_ms)
+}
+
+/// Goes over the present keys of a store: [`Engine::iterate`].
+#[derive(Debug)]
+pub struct Iter {
+    engine: Engine,
+    partitions: std::ops::Range<Partition>,
+    partition: Partition,
+    positions: VecDeque<u64>,
+    ready: VecDeque<Record>,
+}
+
+impl Iterator for Iter {
+    type Item = Result<Record, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let now_ms = now_ms();
+            while let Some(record) = self.ready.pop_front() {
+                if is_present(&record, now_ms) {
+                    return Some(Ok(record));
+                }
+            }
+            if self.positions.is_empty() {
+                self.partition = self.partitions.next()?;
+                let entries = self.engine.inventory(self.partition);
+                let mut live: Vec<u64> = entries
+                    .iter()
+                    .filter(|entry| !entry.tombstone)
+                    .map(|entry| entry.position)
+                    .collect();
+                // Keys that share a position are read together.
+                live.dedup();
+                self.positions = live.into();
+                continue;
+            }
+            let step: Vec<u64> = self
+                .positions
+                .drain(..ITER_STEP.min(self.positions.len()))
+                .collect();
+            match self.engine.read_positions(self.partition, &step) {
+                Ok(records) => self.ready.extend(records),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}

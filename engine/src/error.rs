@@ -1,0 +1,162 @@
+//! Errors by operation: what happened, what it means for the data, what to do next.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// An input or output call that failed, with what it was for.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("cannot {action} {}: {source}{}", path.display(), hint(source))]
+pub struct IoError {
+    /// What was tried: "open", "sync".
+    pub action: &'static str,
+    /// On which file or directory.
+    pub path: PathBuf,
+    /// What the operating system said.
+    pub source: Arc<io::Error>,
+}
+
+impl IoError {
+    pub(crate) fn new(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
+        Self {
+            action,
+            path: path.into(),
+            source: Arc::new(source),
+        }
+    }
+}
+
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free some space on this file system (the store goes on reading, and writes once there is room)"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "; give the user that runs this program the right to read and write there, or name another directory"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "; the file system is mounted read-only: mount it writable, or name another directory"
+        }
+        _ if source.raw_os_error() == Some(24) => {
+            "; raise the limit of open files (ulimit -n) or lower max_open_files"
+        }
+        _ => "",
+    }
+}
+
+/// Why a store was not opened. Nothing in it was changed but leftovers of an interrupted start.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Options out of bounds: all of them.
+    #[error("bad options: {}", .0.join("; "))]
+    Options(Vec<String>),
+    /// Another process, or another engine in this one, has the directory.
+    #[error("{} is in use by process {pid}; stop it, or name another directory", path.display())]
+    Locked {
+        /// The store's directory.
+        path: PathBuf,
+        /// The process that has it, as it wrote itself into the lock file ("?" if it has not yet).
+        pid: String,
+    },
+    /// A file of another format version.
+    #[error("{}: {reason}; open the store with the build that wrote it", path.display())]
+    Format {
+        /// Which file.
+        path: PathBuf,
+        /// What it says.
+        reason: String,
+    },
+    /// The file that tells dropped partitions from present ones is missing or damaged.
+    #[error(
+        "{}: {reason}; without it dropped partitions cannot be told from present ones. Put the file back from a \
+         backup of this directory, or start this node with an empty directory so that it is filled by its peers",
+        path.display()
+    )]
+    Eras {
+        /// The eras file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The operating system said no.
+    #[error(transparent)]
+    Io(#[from] IoError),
+    /// The log's thread could not be started.
+    #[error("cannot start the log's thread: {0}; raise the limit of processes")]
+    Thread(Arc<io::Error>),
+}
+
+/// Why records were not appended. Each variant says what that means for them.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum AppendError {
+    /// A key, a value or a set of records is too long. Nothing was written.
+    #[error("{what} of {bytes} bytes: at most {max} are taken; nothing was written")]
+    TooLarge {
+        /// What is too long.
+        what: &'static str,
+        /// How long it is.
+        bytes: u64,
+        /// How long it may be.
+        max: u64,
+    },
+    /// The append buffer is full: the disk is slower than the writers. Nothing was written.
+    #[error(
+        "the disk is slower than the writers: {waiting} wait, at most {max} may; nothing was written, try again later"
+    )]
+    Overloaded {
+        /// Bytes that wait (where appends are written inline: callbacks).
+        waiting: usize,
+        /// Their bound: `append_buffer_bytes`.
+        max: usize,
+    },
+    /// Writing failed (the disk is full, say). Nothing of it will be seen; later appends may succeed.
+    #[error("nothing was written: {0}")]
+    Io(#[from] IoError),
+    /// An earlier sync failed, so that what is on disk is unknown. The store reads, but takes no appends until
+    /// it is opened anew. Records that waited for the failed sync may or may not be there then.
+    #[error(
+        "the log is stopped since {0}; the store goes on reading; check the disk, then open the store anew"
+    )]
+    Poisoned(IoError),
+    /// The engine was closed. Nothing was written.
+    #[error("the store is closed; nothing was written")]
+    Closed,
+    /// A partition was dropped 2^32 times.
+    #[error(
+        "partition {0} cannot be dropped again: its eras are used up; copy the data into a new directory"
+    )]
+    ErasUsedUp(crate::Partition),
+}
+
+/// Why a record could not be read.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ReadError {
+    /// The record's bytes are not what was written. Nothing can be told of the key from this copy.
+    #[error(
+        "{} at offset {offset}: the record is damaged: {reason}; restore the key from another copy (writing it anew \
+         also heals it)",
+        path.display()
+    )]
+    Damaged {
+        /// The data file.
+        path: PathBuf,
+        /// Where the record begins.
+        offset: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The operating system said no.
+    #[error(transparent)]
+    Io(#[from] IoError),
+}
+
+/// Why an operation of the embedded interface failed.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum StoreError {
+    /// While reading.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// While writing.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+}

@@ -1,0 +1,105 @@
+use super::*;
+
+const SALT: Salt = Salt(0x0123_4567_89ab_cdef);
+
+fn value_header(version: u64) -> Header {
+    Header {
+        version,
+        user_flags: 9,
+        expiry_ms: 77,
+        era: 3,
+        ..blank(Kind::Value)
+    }
+}
+
+#[test]
+fn file_header_reads_back_and_any_flipped_bit_is_refused() {
+    let header = FileHeader {
+        kind: FileKind::Merged,
+        id: 42,
+        salt: SALT,
+    };
+    let bytes = header.encode();
+    assert_eq!(FileHeader::decode(&bytes), Ok(header));
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes;
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(FileHeader::decode(&flipped).is_err(), "bit {bit}");
+    }
+}
+
+#[test]
+fn record_reads_back_and_any_flipped_bit_is_refused() {
+    let mut bytes = Vec::new();
+    encode_record(&mut bytes, SALT, value_header(5), b"key", b"value");
+    let parsed = Parsed::parse(&bytes, SALT).unwrap();
+    assert_eq!((parsed.key, parsed.value), (&b"key"[..], &b"value"[..]));
+    assert_eq!(
+        (parsed.header.version, parsed.header.era, parsed.header.user_flags),
+        (5, 3, 9)
+    );
+    for bit in 0..bytes.len() * 8 {
+        let mut flipped = bytes.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        assert!(Parsed::parse(&flipped, SALT).is_err(), "bit {bit}");
+    }
+}
+
+#[test]
+fn record_of_a_file_with_another_salt_is_refused() {
+    let mut bytes = Vec::new();
+    encode_record(&mut bytes, SALT, value_header(5), b"key", b"value");
+    assert_eq!(Parsed::parse(&bytes, Salt(1)).err(), Some(Bad::Checksum));
+}
+
+#[test]
+fn zeros_are_no_record() {
+    assert!(Parsed::parse(&[0; 100], SALT).is_err());
+}
+
+#[test]
+fn batch_gives_its_members_with_their_offsets() {
+    let mut bytes = vec![1, 2, 3];
+    let start = begin_batch(&mut bytes);
+    for version in 0..3 {
+        let header = Header {
+            flags: FLAG_IN_BATCH,
+            ..value_header(version)
+        };
+        encode_record(&mut bytes, SALT, header, b"k", b"v");
+    }
+    end_batch(&mut bytes, SALT, start, 3);
+    let frame = Parsed::parse(&bytes[start..], SALT).unwrap();
+    let members = frame.members(SALT).unwrap();
+    assert_eq!(members.len(), 3);
+    for (version, (offset, member)) in members.iter().enumerate() {
+        assert_eq!(member.header.version, version as u64);
+        assert_eq!(
+            Parsed::parse(&bytes[start + offset..], SALT).unwrap().header,
+            member.header
+        );
+    }
+}
+
+#[test]
+fn mark_counts_only_at_its_own_offset() {
+    let bytes = encode_mark(SALT, 500, 400);
+    let mark = Parsed::parse(&bytes, SALT).unwrap();
+    assert_eq!(mark.mark_at(500, SALT), Some(400));
+    assert_eq!(mark.mark_at(501, SALT), None);
+}
+
+#[test]
+fn eras_read_back_and_any_flipped_byte_is_refused() {
+    let mut eras = Eras::new();
+    eras.eras[1023] = 7;
+    eras.file_id_floor = 12;
+    let bytes = eras.encode();
+    assert_eq!(bytes.len(), ERAS_LEN);
+    assert_eq!(Eras::decode(&bytes), Ok(eras));
+    for at in 0..bytes.len() {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 0x10;
+        assert!(Eras::decode(&flipped).is_err(), "byte {at}");
+    }
+}

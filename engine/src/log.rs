@@ -1,0 +1,427 @@
+//! The log: takes appends, groups them, makes them durable, tells who waits.
+//!
+//! With `sync = always` callers encode into one buffer; the log's thread takes the whole buffer, writes it behind
+//! a mark with one call, syncs once, and runs all callbacks; meanwhile the next buffer fills (group commit).
+//! With weaker policies the caller writes at once, under the writer's lock.
+//!
+//! Invariants: callbacks of queued appends run in the order of the calls, each exactly once, none under a lock.
+//! A failed write is taken back (the file is cut to where it was) and the log goes on; a failed sync, or a write
+//! that cannot be taken back, poisons the log: the operating system may have dropped what it did not sync,
+//! so no later sync could be believed. Refuses what is too long, and appends above the buffer's bound.
+
+mod queue;
+mod writer;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::{self, JoinHandle, ThreadId};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use self::queue::{Encoder, Queue};
+pub(crate) use self::writer::{Writer, create_active};
+use crate::data_file::Location;
+use crate::directory::Directory;
+use crate::error::{AppendError, IoError, OpenError};
+use crate::format::{MARK_LEN, RECORD_HEADER_LEN, Salt, TOMBSTONE_VALUE_LEN};
+use crate::options::{Options, SyncPolicy};
+use crate::table::Entry;
+use crate::{Era, Partition, Record};
+
+/// What an append is charged beyond its bytes: its callback and its place in the queue.
+const APPEND_OVERHEAD: usize = 256;
+
+/// Callbacks that may wait for another thread to run them, where appends are written inline.
+const DELIVERIES_MAX: usize = 1 << 16;
+
+/// Called once, with what became of the append.
+pub(crate) type Done = Box<dyn FnOnce(Result<Appended, AppendError>) + Send>;
+
+/// Records that are in the log and not yet visible: give it to [`Engine::publish`](crate::Engine::publish).
+///
+/// Dropping it leaves the records unpublished until the store is opened anew, which finds and publishes them.
+#[derive(Clone, Debug)]
+#[must_use = "records become visible when this is published"]
+pub struct Appended {
+    pub(crate) records: Vec<AppendedRecord>,
+}
+
+impl Appended {
+    /// How many records it is of.
+    pub fn len(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Whether it is of none.
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+}
+
+/// One of them.
+#[derive(Clone, Debug)]
+pub(crate) struct AppendedRecord {
+    pub(crate) key: Bytes,
+    pub(crate) partition: Partition,
+    pub(crate) era: Era,
+    pub(crate) position: u64,
+    pub(crate) version: u64,
+    pub(crate) tombstone: bool,
+    /// Until it is written: file 0, and the offset in its group.
+    pub(crate) at: Location,
+}
+
+impl AppendedRecord {
+    pub(crate) fn entry(&self) -> Entry {
+        Entry::new(self.position, self.version, self.at, self.tombstone)
+    }
+}
+
+/// A record with what was computed of its key, before any lock is taken.
+pub(crate) struct Prepared {
+    pub(crate) record: Record,
+    pub(crate) partition: Partition,
+    pub(crate) era: Era,
+    pub(crate) position: u64,
+}
+
+/// What the log counts.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) records: AtomicU64,
+    pub(crate) appends: AtomicU64,
+    pub(crate) bytes: AtomicU64,
+    pub(crate) syncs: AtomicU64,
+}
+
+/// The log of one store.
+pub(crate) struct Log {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    thread_id: Option<ThreadId>,
+}
+
+struct Shared {
+    sync: SyncPolicy,
+    value_bytes_max: u32,
+    buffer_bytes_max: usize,
+    directory: Arc<Directory>,
+    counters: Counters,
+    queue: Mutex<Queue>,
+    /// The log's thread waits here for work.
+    work: Condvar,
+    /// Blocking callers wait here for room.
+    room: Condvar,
+    writer: Mutex<Writer>,
+}
+
+impl Log {
+    /// Starts the log on the active file the writer has.
+    pub(crate) fn start(
+        options: &Options,
+        directory: Arc<Directory>,
+        writer: Writer,
+    ) -> Result<Self, OpenError> {
+        let shared = Arc::new(Shared {
+            sync: options.sync,
+            value_bytes_max: options.max_value_bytes,
+            buffer_bytes_max: options.append_buffer_bytes,
+            directory,
+            counters: Counters::default(),
+            queue: Mutex::new(Queue::new(writer.salt())),
+            work: Condvar::new(),
+            room: Condvar::new(),
+            writer: Mutex::new(writer),
+        });
+        let run: Option<fn(&Shared)> = match options.sync {
+            SyncPolicy::Always => Some(Shared::run_group_commit),
+            SyncPolicy::Interval(_) => Some(Shared::run_interval),
+            SyncPolicy::Never => None,
+        };
+        let mut thread = None;
+        if let Some(run) = run {
+            let shared = shared.clone();
+            let builder = thread::Builder::new().name("cask-log".to_owned());
+            let handle = builder
+                .spawn(move || run(&shared))
+                .map_err(|e| OpenError::Thread(Arc::new(e)))?;
+            thread = Some(handle);
+        }
+        let thread_id = thread.as_ref().map(|handle| handle.thread().id());
+        Ok(Self {
+            shared,
+            thread: Mutex::new(thread),
+            thread_id,
+        })
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+
+    /// Bytes that wait for the disk.
+    pub(crate) fn waiting_bytes(&self) -> usize {
+        self.shared.queue.lock().charged
+    }
+
+    /// Queues or writes the records; see [`Engine::append`](crate::Engine::append).
+    pub(crate) fn append(&self, records: Vec<Prepared>, done: Done, wait_for_room: bool) {
+        let shared = &*self.shared;
+        let bytes = match shared.encoded_bytes(&records) {
+            Ok(bytes) => bytes,
+            Err(error) => return done(Err(error)),
+        };
+        if records.is_empty() {
+            return done(Ok(Appended { records: Vec::new() }));
+        }
+        shared.counters.appends.fetch_add(1, Ordering::Relaxed);
+        if shared.sync == SyncPolicy::Always {
+            // A callback that waited for room would wait for itself.
+            let wait_for_room = wait_for_room && self.thread_id != Some(thread::current().id());
+            shared.append_queued(records, bytes, done, wait_for_room);
+        } else {
+            shared.append_inline(records, done);
+        }
+    }
+
+    /// Flushes, syncs and stops the log; later appends are refused. Only the first call does anything.
+    pub(crate) fn close(&self) -> Result<(), AppendError> {
+        {
+            let mut queue = self.shared.queue.lock();
+            if queue.closed {
+                return Ok(());
+            }
+            queue.closed = true;
+            self.shared.work.notify_all();
+            self.shared.room.notify_all();
+        }
+        if let Some(thread) = self.thread.lock().take()
+            // The last engine may go away in a callback: then the thread ends by itself, after that callback.
+            && self.thread_id != Some(thread::current().id())
+            && thread.join().is_err()
+        {
+            tracing::error!("the log's thread panicked; what it had not synced may be lost");
+        }
+        self.shared.counters.syncs.fetch_add(1, Ordering::Relaxed);
+        self.shared.writer.lock().finish().map_err(AppendError::Poisoned)
+    }
+
+    /// Stops the log because of a failure elsewhere in the directory that leaves open what is on disk.
+    pub(crate) fn poison(&self, error: IoError) -> AppendError {
+        let error = self.shared.writer.lock().poison(error);
+        self.shared.queue.lock().poisoned = Some(error.clone());
+        AppendError::Poisoned(error)
+    }
+}
+
+impl Drop for Log {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::error!(%error, "the store could not be synced when it was closed");
+        }
+    }
+}
+
+impl Shared {
+    /// Bytes these records will take in the file, if they may be appended at all.
+    fn encoded_bytes(&self, records: &[Prepared]) -> Result<usize, AppendError> {
+        let too_large = |what, bytes: usize, max: usize| {
+            Err(AppendError::TooLarge {
+                what,
+                bytes: bytes as u64,
+                max: max as u64,
+            })
+        };
+        let mut total = if records.len() > 1 { RECORD_HEADER_LEN } else { 0 };
+        for Prepared { record, .. } in records {
+            if record.key.len() > usize::from(u16::MAX) {
+                return too_large("a key", record.key.len(), u16::MAX.into());
+            }
+            let value_len = record.value.as_ref().map_or(TOMBSTONE_VALUE_LEN, Bytes::len);
+            if record.value.is_some() && value_len > self.value_bytes_max as usize {
+                return too_large("a value", value_len, self.value_bytes_max as usize);
+            }
+            total += RECORD_HEADER_LEN + record.key.len() + value_len;
+        }
+        let max = self.buffer_bytes_max - MARK_LEN - APPEND_OVERHEAD;
+        if total > max {
+            too_large("a set of records", total, max)
+        } else {
+            Ok(total)
+        }
+    }
+
+    fn append_queued(&self, records: Vec<Prepared>, bytes: usize, done: Done, wait_for_room: bool) {
+        let charge = bytes + APPEND_OVERHEAD;
+        let mut queue = self.queue.lock();
+        while wait_for_room && queue.is_open() && queue.charged + charge > self.buffer_bytes_max {
+            self.room.wait(&mut queue);
+        }
+        let refusal = if let Some(error) = &queue.poisoned {
+            Some(AppendError::Poisoned(error.clone()))
+        } else if queue.closed {
+            Some(AppendError::Closed)
+        } else if queue.charged + charge > self.buffer_bytes_max {
+            Some(AppendError::Overloaded {
+                waiting: queue.charged,
+                max: self.buffer_bytes_max,
+            })
+        } else {
+            None
+        };
+        if let Some(error) = refusal {
+            drop(queue);
+            return done(Err(error));
+        }
+        queue.push(&self.directory, records, charge, done);
+        if std::mem::take(&mut queue.thread_waits) {
+            self.work.notify_one();
+        }
+    }
+
+    /// Until the log is closed and the queue empty: takes a group, writes it, syncs, tells.
+    fn run_group_commit(&self) {
+        loop {
+            let mut queue = self.queue.lock();
+            while queue.is_empty() {
+                if queue.closed {
+                    return;
+                }
+                queue.thread_waits = true;
+                self.work.wait(&mut queue);
+            }
+            let mut group = queue.take_group();
+            drop(queue);
+            let result = self.commit(&mut group.buffer);
+            let charged = group.charged;
+            for (appended, done) in group.appends.drain(..) {
+                let result = result.clone().map(|base| self.locate(appended, base));
+                run_callback(done, result);
+            }
+            let mut queue = self.queue.lock();
+            queue.give_back(group);
+            queue.charged -= charged;
+            if let Err(AppendError::Poisoned(error)) = result {
+                queue.poisoned = Some(error);
+            }
+            drop(queue);
+            self.room.notify_all();
+        }
+    }
+
+    /// Makes one group durable; returns where it begins.
+    fn commit(&self, buffer: &mut [u8]) -> Result<Location, AppendError> {
+        let mut writer = self.writer.lock();
+        let base = self.write(&mut writer, buffer)?;
+        self.counters.syncs.fetch_add(1, Ordering::Relaxed);
+        writer.sync().map_err(AppendError::Poisoned)?;
+        Ok(base)
+    }
+
+    /// Writes one group, whose first bytes are room for a mark.
+    fn write(&self, writer: &mut Writer, buffer: &mut [u8]) -> Result<Location, AppendError> {
+        let before = writer.files_begun();
+        let base = writer.write(&self.directory, buffer)?;
+        if writer.files_begun() != before {
+            self.counters.syncs.fetch_add(1, Ordering::Relaxed);
+        }
+        self.counters
+            .bytes
+            .fetch_add(buffer.len() as u64, Ordering::Relaxed);
+        Ok(base)
+    }
+
+    /// Turns offsets within the group into places in the file.
+    fn locate(&self, mut appended: Appended, base: Location) -> Appended {
+        for record in &mut appended.records {
+            record.at.file = base.file;
+            record.at.offset += base.offset;
+        }
+        self.counters
+            .records
+            .fetch_add(appended.len() as u64, Ordering::Relaxed);
+        appended
+    }
+
+    fn append_inline(&self, records: Vec<Prepared>, done: Done) {
+        let mut writer = self.writer.lock();
+        if writer.deliveries.len() >= DELIVERIES_MAX {
+            drop(writer);
+            return done(Err(AppendError::Overloaded {
+                waiting: DELIVERIES_MAX,
+                max: DELIVERIES_MAX,
+            }));
+        }
+        let mut buffer = std::mem::take(&mut writer.scratch);
+        let encoder = Encoder {
+            salt: writer.salt(),
+            file_id_max: self.directory.highest_id() + 1,
+        };
+        buffer.clear();
+        buffer.resize(MARK_LEN, 0);
+        let appended = encoder.encode(&mut buffer, records);
+        let result = self
+            .write(&mut writer, &mut buffer)
+            .map(|base| self.locate(appended, base));
+        writer.scratch = queue::reusable(buffer);
+        writer.deliveries.push_back((done, result));
+        self.deliver(writer);
+    }
+
+    /// Runs waiting callbacks in order. Who finds another thread at it leaves its own to that one.
+    fn deliver(&self, mut writer: MutexGuard<'_, Writer>) {
+        if writer.delivering {
+            return;
+        }
+        writer.delivering = true;
+        while let Some((done, result)) = writer.deliveries.pop_front() {
+            MutexGuard::unlocked(&mut writer, || run_callback(done, result));
+        }
+        writer.delivering = false;
+    }
+
+    /// Until the log is closed: syncs what was written since the last time.
+    fn run_interval(&self) {
+        let SyncPolicy::Interval(ms) = self.sync else {
+            return;
+        };
+        let interval = Duration::from_millis(ms);
+        let mut next = Instant::now() + interval;
+        loop {
+            let mut queue = self.queue.lock();
+            while !queue.closed && !self.work.wait_until(&mut queue, next).timed_out() {}
+            if queue.closed {
+                return;
+            }
+            drop(queue);
+            next = Instant::now() + interval;
+            self.sync_outside_lock();
+        }
+    }
+
+    fn sync_outside_lock(&self) {
+        let Some(pending) = self.writer.lock().unsynced() else {
+            return;
+        };
+        self.counters.syncs.fetch_add(1, Ordering::Relaxed);
+        let result = pending.sync();
+        self.writer.lock().synced(&pending, result);
+    }
+}
+
+/// A callback that panics must not take the log's thread with it.
+fn run_callback(done: Done, result: Result<Appended, AppendError>) {
+    if catch_unwind(AssertUnwindSafe(|| done(result))).is_err() {
+        tracing::error!("a callback of an append panicked");
+    }
+}
+
+/// The salt of a new file.
+pub(crate) fn random_salt() -> Salt {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    // Two words of the operating system's randomness, mixed by SipHash.
+    Salt(RandomState::new().build_hasher().finish())
+}

@@ -1,0 +1,298 @@
+//! The end of the active file: writes, marks, syncs, preallocates, begins the next file.
+//!
+//! Invariants: `durable <= end <= allocated`; what is below `durable` was synced; a file's records begin only
+//! after its header and its name are durable; a file is cut to its records and synced before the next begins,
+//! so that of all log files only the newest can have a torn tail.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use rustix::fs::FallocateFlags;
+use rustix::io::Errno;
+
+use crate::data_file::{DataFile, FileId, FileTable, Location};
+use crate::directory::Directory;
+use crate::error::{AppendError, IoError};
+use crate::format::{FILE_HEADER_LEN, FileHeader, FileKind, MARK_LEN, Salt, encode_mark};
+use crate::log::{Appended, Done};
+use crate::options::{Options, SyncPolicy};
+
+/// The file is preallocated in steps of at most this: a sync of preallocated bytes need not sync a new length.
+const PREALLOCATION_STEP: u64 = 16 << 20;
+
+// Offsets count from the room for a mark, also in a group that is written without it.
+const _: () = assert!(FILE_HEADER_LEN >= MARK_LEN);
+
+/// Who appends to the active file.
+pub(crate) struct Writer {
+    files: Arc<FileTable>,
+    active: Arc<DataFile>,
+    file: Arc<File>,
+    salt: Salt,
+    max_file_size: u64,
+    preallocates: bool,
+    /// Where the next record goes.
+    end: u64,
+    /// Below this everything was synced.
+    durable: u64,
+    /// What the newest mark says.
+    marked: u64,
+    /// Length of the file, preallocated bytes included.
+    allocated: u64,
+    /// Bytes of log files that are complete by now, since the start.
+    files_begun: u64,
+    poisoned: Option<IoError>,
+    closed: bool,
+    /// For policies that write inline: the encoder's buffer, and callbacks to run.
+    pub(super) scratch: Vec<u8>,
+    pub(super) deliveries: VecDeque<(Done, Result<Appended, AppendError>)>,
+    pub(super) delivering: bool,
+}
+
+/// What a sync outside the writer's lock is about.
+pub(super) struct Unsynced {
+    file: Arc<File>,
+    active: Arc<DataFile>,
+    end: u64,
+}
+
+impl Unsynced {
+    pub(super) fn sync(&self) -> Result<(), IoError> {
+        self.file
+            .sync_data()
+            .map_err(|e| IoError::new("sync", &self.active.path, e))
+    }
+}
+
+/// Makes a new log file, with its header durable; registers it as the active one.
+pub(crate) fn create_active(
+    directory: &Directory,
+    files: &FileTable,
+    salt: Salt,
+) -> Result<(Arc<DataFile>, Arc<File>), IoError> {
+    let id = directory.allocate_id();
+    let path = directory.data_path(id);
+    let file_id = FileId::try_from(id).map_err(|_| {
+        let used_up = std::io::Error::other("file ids are used up: copy the data into a new directory");
+        IoError::new("begin", &path, used_up)
+    })?;
+    let file = directory
+        .create(
+            &path,
+            &FileHeader {
+                kind: FileKind::Log,
+                id,
+                salt,
+            }
+            .encode(),
+        )
+        .inspect_err(|_| {
+            // It must not make recovery take the file before it, which goes on being appended to, for complete.
+            let _ = std::fs::remove_file(&path);
+        })?;
+    let for_reads = file.try_clone().map_err(|e| IoError::new("open", &path, e))?;
+    let active = Arc::new(DataFile::active(file_id, path, salt, for_reads));
+    files.insert(active.clone());
+    Ok((active, Arc::new(file)))
+}
+
+impl Writer {
+    /// Goes on at `end` of a file whose content below it is durable and whose length it is; `marked` is what
+    /// its newest mark says.
+    pub(crate) fn new(
+        options: &Options,
+        files: Arc<FileTable>,
+        (active, file): (Arc<DataFile>, Arc<File>),
+        end: u64,
+        marked: u64,
+    ) -> Self {
+        Self {
+            files,
+            salt: active.salt,
+            active,
+            file,
+            max_file_size: options.max_file_size,
+            preallocates: options.sync == SyncPolicy::Always,
+            end,
+            durable: end,
+            marked,
+            allocated: end,
+            files_begun: 0,
+            poisoned: None,
+            closed: false,
+            scratch: Vec::new(),
+            deliveries: VecDeque::new(),
+            delivering: false,
+        }
+    }
+
+    pub(crate) fn salt(&self) -> Salt {
+        self.salt
+    }
+
+    pub(crate) fn end(&self) -> u64 {
+        self.end
+    }
+
+    pub(super) fn files_begun(&self) -> u64 {
+        self.files_begun
+    }
+
+    /// Writes a group, whose first [`MARK_LEN`] bytes are room for a mark; tells where it begins.
+    pub(super) fn write(&mut self, directory: &Directory, group: &mut [u8]) -> Result<Location, AppendError> {
+        if let Some(error) = &self.poisoned {
+            return Err(AppendError::Poisoned(error.clone()));
+        }
+        if self.closed {
+            return Err(AppendError::Closed);
+        }
+        if self.end + group.len() as u64 > self.max_file_size && self.end > FILE_HEADER_LEN as u64 {
+            self.rotate(directory)?;
+        }
+        let at = self.end;
+        group[..MARK_LEN].copy_from_slice(&encode_mark(self.salt, at, self.durable));
+        // A mark that says nothing new is left out.
+        let skipped = if self.durable > self.marked { 0 } else { MARK_LEN };
+        self.write_at_end(&group[skipped..])?;
+        self.marked = self.durable;
+        Ok(Location {
+            file: self.active.id,
+            offset: (at - skipped as u64) as u32,
+            len: 0,
+        })
+    }
+
+    fn write_at_end(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
+        let written = self.preallocate(bytes.len() as u64).and_then(|()| {
+            self.file
+                .write_all_at(bytes, self.end)
+                .map_err(|e| IoError::new("write", &self.active.path, e))
+        });
+        if let Err(error) = written {
+            self.take_back()?;
+            return Err(error.into());
+        }
+        self.end += bytes.len() as u64;
+        self.allocated = self.allocated.max(self.end);
+        Ok(())
+    }
+
+    /// Removes what a failed write may have left, so that recovery will not find it.
+    fn take_back(&mut self) -> Result<(), AppendError> {
+        let cut = self.file.set_len(self.end);
+        self.allocated = self.end;
+        cut.map_err(|e| {
+            AppendError::Poisoned(self.poison(IoError::new(
+                "cut off a failed write from",
+                &self.active.path,
+                e,
+            )))
+        })
+    }
+
+    fn preallocate(&mut self, bytes: u64) -> Result<(), IoError> {
+        let needed = self.end + bytes;
+        if !self.preallocates || needed <= self.allocated {
+            return Ok(());
+        }
+        let step = PREALLOCATION_STEP.min(self.max_file_size / 4);
+        let target = (needed + step).min(self.max_file_size.max(needed));
+        match rustix::fs::fallocate(
+            &*self.file,
+            FallocateFlags::empty(),
+            self.allocated,
+            target - self.allocated,
+        ) {
+            Ok(()) => self.allocated = target,
+            // This file system cannot: writes will extend the file.
+            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.preallocates = false,
+            // The last of the space may still do for this write.
+            Err(Errno::NOSPC) if target > needed => {}
+            Err(errno) => return Err(IoError::new("extend", &self.active.path, errno.into())),
+        }
+        Ok(())
+    }
+
+    /// Syncs the active file.
+    pub(super) fn sync(&mut self) -> Result<(), IoError> {
+        match self.file.sync_data() {
+            Ok(()) => {
+                self.durable = self.end;
+                Ok(())
+            }
+            Err(e) => Err(self.poison(IoError::new("sync", &self.active.path, e))),
+        }
+    }
+
+    /// What a sync outside the lock would make durable, if anything.
+    pub(super) fn unsynced(&self) -> Option<Unsynced> {
+        let dirty = self.durable < self.end && self.poisoned.is_none();
+        dirty.then(|| Unsynced {
+            file: self.file.clone(),
+            active: self.active.clone(),
+            end: self.end,
+        })
+    }
+
+    /// Takes note of such a sync.
+    pub(super) fn synced(&mut self, what: &Unsynced, result: Result<(), IoError>) {
+        match result {
+            Err(error) => drop(self.poison(error)),
+            Ok(()) if what.active.id == self.active.id => self.durable = self.durable.max(what.end),
+            // A newer file was begun meanwhile, for which this one was synced whole.
+            Ok(()) => {}
+        }
+    }
+
+    /// Completes the active file and begins the next.
+    fn rotate(&mut self, directory: &Directory) -> Result<(), AppendError> {
+        self.complete().map_err(AppendError::Poisoned)?;
+        let (active, file) = create_active(directory, &self.files, self.salt)?;
+        self.files.seal(&self.active);
+        self.active = active;
+        self.file = file;
+        self.end = FILE_HEADER_LEN as u64;
+        self.durable = self.end;
+        self.marked = self.end;
+        self.allocated = self.end;
+        self.files_begun += 1;
+        Ok(())
+    }
+
+    /// Cuts preallocated bytes off and syncs the file with its length.
+    fn complete(&mut self) -> Result<(), IoError> {
+        let done = self.file.set_len(self.end).and_then(|()| self.file.sync_all());
+        done.map_err(|e| self.poison(IoError::new("complete", &self.active.path, e)))?;
+        self.allocated = self.end;
+        self.durable = self.end;
+        Ok(())
+    }
+
+    /// Leaves the active file as a clean stop does: synced, with a last mark that covers all of it, so that
+    /// damage to its end will be told from a torn tail. Nothing can be written after it.
+    pub(super) fn finish(&mut self) -> Result<(), IoError> {
+        self.closed = true;
+        if let Some(error) = &self.poisoned {
+            return Err(error.clone());
+        }
+        self.complete()?;
+        if self.end - self.marked > MARK_LEN as u64 {
+            self.preallocates = false;
+            let mark = encode_mark(self.salt, self.end, self.durable);
+            // Best effort: the records are durable already, and a full disk must not make closing fail.
+            if self.write_at_end(&mark).is_ok() {
+                self.marked = self.durable;
+                self.sync()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops the log for good, unless it is already.
+    pub(super) fn poison(&mut self, error: IoError) -> IoError {
+        tracing::error!(%error, "the log is stopped");
+        self.poisoned.get_or_insert(error).clone()
+    }
+}

@@ -1,0 +1,150 @@
+//! What an owner can set: each option with its unit, default and bounds.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// When an append counts as done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SyncPolicy {
+    /// After fdatasync, which all waiting appends share. Nothing acknowledged is lost to a power failure.
+    #[default]
+    Always,
+    /// When the operating system has it; fdatasync follows within this many milliseconds (1 to 60,000).
+    /// A killed process loses nothing, a power failure what was appended since the last sync.
+    Interval(u64),
+    /// When the operating system has it; it decides when to sync (and rotation and closing do).
+    /// A killed process loses nothing, a power failure possibly much.
+    Never,
+}
+
+impl fmt::Display for SyncPolicy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Always => f.write_str("always"),
+            Self::Interval(ms) => write!(f, "interval:{ms}"),
+            Self::Never => f.write_str("never"),
+        }
+    }
+}
+
+/// The text names no sync policy.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no sync policy; give always, interval:MILLISECONDS or never")]
+pub struct BadSyncPolicy(String);
+
+impl FromStr for SyncPolicy {
+    type Err = BadSyncPolicy;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let bad = || BadSyncPolicy(text.to_owned());
+        match text {
+            "always" => Ok(Self::Always),
+            "never" => Ok(Self::Never),
+            _ => {
+                let ms = text.strip_prefix("interval:").ok_or_else(bad)?;
+                ms.parse().map(Self::Interval).map_err(|_| bad())
+            }
+        }
+    }
+}
+
+/// How a store is opened. Make one with [`Options::new`] and change what should differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// The store's directory; made if it is not there.
+    pub path: PathBuf,
+    /// Bytes after which a new data file is begun. Default 256 MiB; 64 KiB to 2 GiB.
+    pub max_file_size: u64,
+    /// When an append counts as done. Default [`SyncPolicy::Always`].
+    pub sync: SyncPolicy,
+    /// Bytes of the longest value taken. Default 64 MiB; 1 B to 512 MiB.
+    pub max_value_bytes: u32,
+    /// Files of sealed data kept open at once, the longest unused being closed first. Default 256; 1 to 65,536.
+    pub max_open_files: usize,
+    /// Bytes that may wait for the log, with 256 B of overhead an append. Default 128 MiB; from
+    /// `max_value_bytes` + 1 MiB to 1 GiB.
+    /// Above it [`Engine::append`](crate::Engine::append) refuses, and the calls that wait anyway wait for room.
+    pub append_buffer_bytes: usize,
+}
+
+const KIB: u64 = 1 << 10;
+const MIB: u64 = 1 << 20;
+
+/// What must fit the append buffer beside the longest value.
+const BUFFER_ROOM: u64 = MIB;
+
+impl Options {
+    /// The defaults, for the store in this directory.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            max_file_size: 256 * MIB,
+            sync: SyncPolicy::Always,
+            max_value_bytes: 64 * MIB as u32,
+            max_open_files: 256,
+            append_buffer_bytes: 128 * MIB as usize,
+        }
+    }
+
+    /// Says everything that is out of bounds.
+    pub fn validate(&self) -> Result<(), Vec<String>> {
+        let mut problems = Vec::new();
+        let mut bound = |name: &str, value: u64, min: u64, max: u64| {
+            if !(min..=max).contains(&value) {
+                problems.push(format!("{name} is {value}; it must be {min} to {max}"));
+            }
+        };
+        bound("max_file_size", self.max_file_size, 64 * KIB, 2048 * MIB);
+        bound("max_value_bytes", self.max_value_bytes.into(), 1, 512 * MIB);
+        bound("max_open_files", self.max_open_files as u64, 1, 65_536);
+        let buffer_min = u64::from(self.max_value_bytes) + BUFFER_ROOM;
+        bound(
+            "append_buffer_bytes",
+            self.append_buffer_bytes as u64,
+            buffer_min,
+            1024 * MIB,
+        );
+        if let SyncPolicy::Interval(ms) = self.sync {
+            bound("sync interval in milliseconds", ms, 1, 60_000);
+        }
+        if self.path.as_os_str().is_empty() {
+            problems.push("path is empty; name the store's directory".to_owned());
+        }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(problems)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_within_bounds() {
+        assert_eq!(Options::new("x").validate(), Ok(()));
+    }
+
+    #[test]
+    fn validation_reports_all_problems_at_once() {
+        let options = Options {
+            max_file_size: 1,
+            max_open_files: 0,
+            sync: SyncPolicy::Interval(0),
+            append_buffer_bytes: 5,
+            ..Options::new("")
+        };
+        assert_eq!(options.validate().unwrap_err().len(), 5);
+    }
+
+    #[test]
+    fn sync_policy_reads_what_it_writes() {
+        for policy in [SyncPolicy::Always, SyncPolicy::Interval(20), SyncPolicy::Never] {
+            assert_eq!(policy.to_string().parse(), Ok(policy));
+        }
+        assert!("interval:".parse::<SyncPolicy>().is_err());
+    }
+}

@@ -1,0 +1,85 @@
+//! Key to slot to partition: exactly as Redis Cluster computes it, so that its clients can do it too.
+//!
+//! Pure. The checksum is CRC-16/XMODEM (polynomial 0x1021, initial value 0), of the key's hash tag if it has one
+//! (Redis Cluster specification, "Hash tags").
+
+use crate::{PARTITIONS, Partition, SLOTS};
+
+/// Slots that make one partition.
+const SLOTS_PER_PARTITION: u16 = SLOTS / PARTITIONS;
+
+const _: () = assert!(SLOTS_PER_PARTITION == 16 && SLOTS.is_power_of_two());
+
+/// The slot of a key, `0..16384`: the CRC-16 of its hash tag, or of the whole key if it has none.
+pub fn slot_of(key: &[u8]) -> u16 {
+    crc16(hash_tag(key)) & (SLOTS - 1)
+}
+
+/// The partition of a key, `0..1024`.
+pub fn partition_of(key: &[u8]) -> Partition {
+    slot_of(key) / SLOTS_PER_PARTITION
+}
+
+/// What is between the first `{` and the first `}` after it, unless that is nothing; else the key.
+fn hash_tag(key: &[u8]) -> &[u8] {
+    let Some(open) = key.iter().position(|&byte| byte == b'{') else {
+        return key;
+    };
+    let rest = key.get(open + 1..).unwrap_or_default();
+    match rest.iter().position(|&byte| byte == b'}') {
+        Some(len) if len > 0 => rest.get(..len).unwrap_or(key),
+        _ => key,
+    }
+}
+
+fn crc16(bytes: &[u8]) -> u16 {
+    bytes.iter().fold(0, |crc: u16, &byte| {
+        (crc << 8) ^ TABLE[usize::from((crc >> 8) as u8 ^ byte)]
+    })
+}
+
+static TABLE: [u16; 256] = table();
+
+const fn table() -> [u16; 256] {
+    let mut table = [0; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        let mut crc = (byte as u16) << 8;
+        let mut bit = 0;
+        while bit < 8 {
+            crc = if crc & 0x8000 == 0 {
+                crc << 1
+            } else {
+                (crc << 1) ^ 0x1021
+            };
+            bit += 1;
+        }
+        table[byte] = crc;
+        byte += 1;
+    }
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_those_of_redis_cluster() {
+        // The check value of CRC-16/XMODEM, and what CLUSTER KEYSLOT answers.
+        assert_eq!(crc16(b"123456789"), 0x31C3);
+        assert_eq!(slot_of(b"foo"), 12182);
+        assert_eq!(slot_of(b"somekey"), 11058);
+        assert_eq!(slot_of(b""), 0);
+    }
+
+    #[test]
+    fn only_the_first_whole_hash_tag_counts() {
+        assert_eq!(slot_of(b"foo{hash_tag}"), slot_of(b"hash_tag"));
+        assert_eq!(hash_tag(b"foo{}{bar}"), b"foo{}{bar}");
+        assert_eq!(hash_tag(b"foo{{bar}}zap"), b"{bar");
+        assert_eq!(hash_tag(b"foo{bar}{zap}"), b"bar");
+        assert_eq!(hash_tag(b"foo{bar"), b"foo{bar");
+        assert_eq!(hash_tag(b"{"), b"{");
+    }
+}

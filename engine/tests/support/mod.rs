@@ -1,0 +1,69 @@
+//! What the engine's tests share.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use caskade_engine::{Engine, Options, Record, Recovery, SyncPolicy};
+
+/// A record with a value.
+pub(crate) fn value(key: &[u8], version: u64, value: &[u8]) -> Record {
+    let value = Some(Bytes::copy_from_slice(value));
+    Record {
+        key: Bytes::copy_from_slice(key),
+        version,
+        expiry_ms: 0,
+        user_flags: 0,
+        value,
+    }
+}
+
+/// A tombstone.
+pub(crate) fn tombstone(key: &[u8], version: u64) -> Record {
+    Record {
+        value: None,
+        ..value(key, version, b"")
+    }
+}
+
+/// Small files, so that rotation happens.
+pub(crate) fn small(path: &Path, sync: SyncPolicy) -> Options {
+    Options {
+        max_file_size: 64 << 10,
+        sync,
+        ..Options::new(path)
+    }
+}
+
+/// Opens a store that must be undamaged.
+pub(crate) fn open(options: &Options) -> Engine {
+    let (engine, recovery) = open_any(options);
+    assert!(!recovery.is_damaged(), "{recovery:?}");
+    engine
+}
+
+/// Opens a store.
+pub(crate) fn open_any(options: &Options) -> (Engine, Recovery) {
+    Engine::open(options.clone()).expect("the store opens")
+}
+
+/// The data files, oldest first.
+pub(crate) fn data_files(path: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> = entries
+        .filter(|path| path.extension().is_some_and(|end| end == "data"))
+        .collect();
+    files.sort();
+    files
+}
+
+/// Copies the store's files as they are now, as a crash would leave them.
+pub(crate) fn copy_store(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
