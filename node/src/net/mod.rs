@@ -313,7 +313,7 @@ impl Shared {
         for text in known.iter().take(PEER_ADDRESSES_MAX) {
             match address::resolve(text).await {
                 Ok(found) => addresses.extend(found),
-                Err(error) => failure = format!("the address {text} of {node} cannot be used: {error:?}"),
+                Err(error) => failure = format!("the address {text} of {node} cannot be used: {error}"),
             }
         }
         if addresses.is_empty() {

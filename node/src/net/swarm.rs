@@ -6,7 +6,8 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::net::{SocketAddr, TcpListener};
+use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -20,6 +21,7 @@ use libp2p::swarm::{ConnectionId, DialError as SwarmDialError, ListenError, Netw
 use libp2p::{Multiaddr, PeerId, Stream, Swarm, connection_limits, gossipsub, ping, tcp, yamux};
 use libp2p_stream::IncomingStreams;
 use parking_lot::{Mutex, RwLock};
+use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
@@ -188,7 +190,7 @@ async fn listen(swarm: &mut Swarm<Behaviour>, addrs: &[SocketAddr]) -> Result<Ve
             event = swarm.select_next_some() => event,
             () = &mut limit => SwarmEvent::ListenerError {
                 listener_id: waiting.keys().next().copied().unwrap_or_else(ListenerId::next),
-                error: std::io::ErrorKind::TimedOut.into(),
+                error: io::ErrorKind::TimedOut.into(),
             },
         };
         match event {
@@ -220,9 +222,9 @@ fn probe(addr: SocketAddr) -> Result<(), NetError> {
     if addr.port() == 0 {
         return Ok(());
     }
-    match TcpListener::bind(addr) {
-        Ok(_) => Ok(()),
-        Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => Err(NetError::AddressInUse(addr)),
+    match try_bind(addr) {
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(NetError::AddressInUse(addr)),
         Err(error) => Err(NetError::Listen {
             address: addr,
             reason: error.to_string(),
@@ -230,7 +232,18 @@ fn probe(addr: SocketAddr) -> Result<(), NetError> {
     }
 }
 
-fn listen_error(address: SocketAddr, error: TransportError<std::io::Error>) -> NetError {
+/// Listens for a moment as libp2p will (IPv6 alone on an IPv6 address), but alone on the port.
+fn try_bind(addr: SocketAddr) -> io::Result<()> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
+    if addr.is_ipv6() {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(1)
+}
+
+fn listen_error(address: SocketAddr, error: TransportError<io::Error>) -> NetError {
     NetError::Listen {
         address,
         reason: error_chain(&error),
@@ -552,7 +565,7 @@ impl SwarmTask {
                 let Some(waiting) = self.waiting.remove(&node) else {
                     return;
                 };
-                let why = self.shared.fail_connect(node, format!("{node} is {failure}"));
+                let why = self.shared.fail_connect(node, format!("{node}: {failure}"));
                 tracing::debug!(%node, %why, "cannot connect");
                 for waiting in waiting {
                     drop(waiting.send(Err(why.clone())));
@@ -611,7 +624,7 @@ fn error_chain_of_dial(error: &SwarmDialError) -> String {
     let SwarmDialError::Transport(errors) = error else {
         return error_chain(error);
     };
-    let tell = |(address, error): &(Multiaddr, TransportError<std::io::Error>)| {
+    let tell = |(address, error): &(Multiaddr, TransportError<io::Error>)| {
         let mut cause: &dyn std::error::Error = error;
         while let Some(source) = cause.source() {
             cause = source;
