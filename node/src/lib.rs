@@ -5,6 +5,7 @@
 //! [`frontend`] talks to clients. [`api`] is what `caskctl` and `casktop` read.
 
 pub mod api;
+pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod data;
@@ -13,4 +14,5 @@ pub mod id;
 pub mod identity;
 pub mod kv;
 pub mod net;
+pub mod runtime;
 pub mod topology;

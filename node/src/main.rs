@@ -1,2 +1,115 @@
-//! Placeholder.
-fn main() {}
+//! `caskd`: one Caskade node.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use caskade_node::config::{self, Loaded, LogFormat, ServerArgs, Settings};
+use caskade_node::runtime::Node;
+use clap::{Parser, Subcommand};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// One node of a Caskade cluster: a Bitcask store, a share of the ring, and a possible coordinator.
+#[derive(Parser)]
+#[command(name = "caskd", version)]
+struct Args {
+    #[command(flatten)]
+    server: ServerArgs,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Prints the settings this command line, the variables and the file come to, and where each is from.
+    Config {
+        /// As JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let Loaded { settings, warnings } = match config::load(&args.server, std::env::vars()) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            let mut text = String::from("caskd does not start; nothing was changed:\n");
+            for problem in problems {
+                text.push_str(&format!("  - {problem}\n"));
+            }
+            return fail(&text);
+        }
+    };
+    if let Some(Command::Config { json }) = args.command {
+        let text =
+            if json { format!("{:#}\n", config::render_json(&settings)) } else { config::render(&settings) };
+        // A reader that went away wants no more of it.
+        let _ = std::io::stdout().write_all(text.as_bytes());
+        return ExitCode::SUCCESS;
+    }
+    start_log(&settings);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    match run(settings) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&format!("caskd stops: {error:#}\n")),
+    }
+}
+
+fn fail(text: &str) -> ExitCode {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+    ExitCode::FAILURE
+}
+
+fn start_log(settings: &Settings) {
+    let filter = tracing_subscriber::EnvFilter::new(&settings.log_level);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match settings.log_format {
+        LogFormat::Human => log.with_ansi(false).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}
+
+fn run(settings: Settings) -> anyhow::Result<()> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if settings.worker_threads > 0 {
+        builder.worker_threads(settings.worker_threads as usize);
+    }
+    builder.enable_all().build().context("cannot start the threads of the node")?.block_on(serve(settings))
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<()> {
+    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let listener = TcpListener::bind(settings.listen).await.with_context(|| {
+        format!(
+            "cannot listen for clients on {}: is a node running there already? Stop it, or choose another --listen",
+            settings.listen
+        )
+    })?;
+    let node = tokio::select! {
+        started = Node::start(settings, &listener) => started?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let (stop, stopping) = watch::channel(false);
+    let front_end = tokio::spawn(node.clone().serve_clients(listener, stopping));
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "{}", node.ready_line()).and_then(|()| stdout.flush()).ok();
+    tokio::select! {
+        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
+        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
+    }
+    node.stop().await;
+    stop.send_replace(true);
+    front_end.await.context("the front end ended abnormally")?;
+    tracing::info!("stopped");
+    Ok(())
+}

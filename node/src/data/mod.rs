@@ -1,1 +1,20 @@
-//! Placeholder.
+//! The data plane: who orders the writes of a partition, who copies them, and how a request finds its way.
+//!
+//! [`primary`] and [`replica`] decide (pure); [`plane`] holds the partitions behind a lock each and performs;
+//! [`roles`] follows the committed state; [`serve`] answers peers; [`route`] sends requests to primaries;
+//! [`catch_up`] brings replicas up to date; [`hand_over`] gives partitions away.
+
+mod catch_up;
+mod hand_over;
+mod message;
+mod plane;
+mod primary;
+mod replica;
+mod roles;
+mod route;
+mod serve;
+mod tasks;
+mod version;
+
+pub use message::PROTOCOL;
+pub use plane::{Limits, Parts, Plane, Proposals};

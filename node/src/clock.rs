@@ -1,0 +1,14 @@
+//! The two clocks of a node. Leases count on the first, expiry and what people read on the second.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Milliseconds of a clock that never goes back and counts suspended time (rule R9): `Instant` does not.
+pub fn monotonic_ms() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    (now.tv_sec as u64) * 1000 + (now.tv_nsec as u64) / 1_000_000
+}
+
+/// Milliseconds since 1970.
+pub fn wall_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
+}

@@ -1,0 +1,448 @@
+//! Makes a replica equal to its primary: the one mechanism behind failover, return and migration (DESIGN:
+//! *reconcile*).
+//!
+//! Digests are compared at an exact place in the order of writes. While they differ, the lists of positions
+//! and versions are: what the replica lacks is sent; what it has newer, of an earlier term, was never
+//! acknowledged and is superseded by ordering the primary's own state of that key again. Writes go on meanwhile.
+
+use std::cmp::Ordering;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use caskade_engine::{InventoryEntry, Record};
+use tokio::sync::oneshot;
+
+use super::message::{
+    Bulk, BulkAction, BulkAnswer, ReplicationFrame, WireRecord, read_replication_answer,
+};
+use super::plane::Plane;
+use super::primary::Phase;
+use super::replica::Rejection;
+use super::route::tombstone;
+use super::tasks::Job;
+use super::version::term_of;
+use crate::cluster::state::{Change, ReplicaRole};
+use crate::id::{Epoch, NodeId, Partition, Term};
+use crate::net::{Class, wire};
+
+/// Times the lists are compared before the copy is begun anew.
+const ROUNDS_MAX: usize = 8;
+/// Positions read from the store at once.
+const POSITIONS_PER_READ: usize = 32;
+/// Bytes of records in one message, unless a single record is larger.
+const MESSAGE_BYTES: usize = 256 << 10;
+/// Largest answer that is read.
+const ANSWER_BYTES_MAX: usize = 80 << 20;
+/// How long a peer may take to answer one bulk message.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
+/// Pause before a copy that failed is tried again.
+const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// How long a proposal may take to be committed before it is made again.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Why a copy did not come to its end; it is begun anew while it is due.
+#[derive(Debug, thiserror::Error)]
+enum CopyError {
+    #[error("this node is no longer the primary of that term, or the replica no longer its follower")]
+    Void,
+    #[error("the replica did not answer: {0}")]
+    Unreachable(String),
+    #[error("the replica refused: {0}")]
+    Refused(String),
+    #[error("a record to be copied cannot be read here: {0}")]
+    Damaged(String),
+    #[error("the copies still differ after {ROUNDS_MAX} rounds")]
+    Differ,
+}
+
+/// What two copies of a partition differ in.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Differences {
+    /// Positions of records the replica lacks.
+    send: Vec<u64>,
+    /// Positions of records it has newer, both sides knowing the key.
+    supersede: Vec<u64>,
+    /// Positions of records only it has.
+    supersede_unknown: Vec<u64>,
+}
+
+impl Plane {
+    /// Begins the copies that the committed state asks this node for.
+    pub(super) fn schedule_copies(self: &Arc<Self>) {
+        let state = self.state();
+        for (partition, entry) in (0..).zip(&state.partitions) {
+            if state.primary(partition) != Some(self.node) {
+                continue;
+            }
+            let syncing = entry.replicas.iter().filter(|replica| replica.role == ReplicaRole::Syncing);
+            for replica in syncing {
+                let (node, syncing_since) = (replica.node, replica.syncing_since);
+                let job = Job::Copy { partition, term: entry.term, node, syncing_since };
+                let due = state.is_up(node) && self.holds(partition, entry.term);
+                if due && self.tasks.begin(job) {
+                    let stats = self.engine.partition_stats(partition);
+                    let migrates = replica.assigned == syncing_since;
+                    let cause = match &state.plan {
+                        Some(plan) if migrates => plan.cause.clone(),
+                        _ => format!("node {} returned", node.short()),
+                    };
+                    let kind = if migrates { "migration" } else { "return" };
+                    self.tasks.add(node, kind, &cause, stats.live_keys, stats.live_bytes);
+                    self.runtime.spawn(Arc::clone(self).copy(partition, entry.term, node, syncing_since));
+                }
+            }
+        }
+    }
+
+    fn holds(self: &Arc<Self>, partition: Partition, term: Term) -> bool {
+        self.with_primary(partition, term, |_| ()).is_some()
+    }
+
+    /// Whether the copy is still asked for.
+    fn is_due(self: &Arc<Self>, partition: Partition, term: Term, node: NodeId, since: Epoch) -> bool {
+        let due = self.with_primary(partition, term, |primary| {
+            primary.follower(node).is_some_and(|f| f.syncing_since == since && !f.in_sync)
+        });
+        due == Some(true)
+    }
+
+    async fn copy(self: Arc<Self>, partition: Partition, term: Term, node: NodeId, syncing_since: Epoch) {
+        while self.is_due(partition, term, node, syncing_since) {
+            let Ok(permit) = self.tasks.copies.acquire().await else { break };
+            let result = self.catch_up(partition, term, node).await;
+            drop(permit);
+            match result {
+                Ok(()) => self.propose_caught_up(partition, term, node, syncing_since).await,
+                Err(error) => {
+                    tracing::debug!(partition, %node, %error, "a copy did not come to its end; trying again");
+                    tokio::time::sleep(RETRY_PAUSE).await;
+                }
+            }
+        }
+        self.tasks.finish(node);
+        self.tasks.end(Job::Copy { partition, term, node, syncing_since });
+        // A copy that ended void may be due again in another form.
+        self.schedule_copies();
+    }
+
+    async fn propose_caught_up(
+        self: &Arc<Self>,
+        partition: Partition,
+        term: Term,
+        node: NodeId,
+        syncing_since: Epoch,
+    ) {
+        let state = self.state();
+        let incarnation_of = |node| state.members.get(&node).map(|m| m.announcement.incarnation);
+        let (Some(primary_incarnation), Some(incarnation)) = (incarnation_of(self.node), incarnation_of(node))
+        else {
+            return;
+        };
+        let change =
+            Change::CaughtUp { partition, term, primary_incarnation, node, incarnation, syncing_since };
+        self.propose(change);
+        self.wait_until(COMMIT_TIMEOUT, || !self.is_due(partition, term, node, syncing_since)).await;
+    }
+
+    /// Waits until `done`, at most `timeout`.
+    pub(super) async fn wait_until(&self, timeout: Duration, done: impl Fn() -> bool) {
+        let mut progress = self.watch_progress();
+        let wait = async {
+            loop {
+                progress.mark_unchanged();
+                if done() || progress.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(timeout, wait).await;
+    }
+
+    /// After a failover: reconciles with the other in-sync replicas, then serves.
+    pub(super) fn spawn_recovery(self: &Arc<Self>, partition: Partition, term: Term) {
+        let plane = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let mut reconciled: Vec<NodeId> = Vec::new();
+            loop {
+                let next = plane.with_primary(partition, term, |primary| {
+                    let next = primary.followers.iter().find(|f| f.in_sync && !reconciled.contains(&f.node));
+                    if next.is_none() && primary.phase == Phase::Recovering {
+                        primary.phase = Phase::Serving;
+                    }
+                    next.map(|follower| follower.node)
+                });
+                let Some(Some(node)) = next else { break };
+                match plane.catch_up(partition, term, node).await {
+                    Ok(()) => reconciled.push(node),
+                    Err(error) => {
+                        tracing::debug!(partition, %node, %error, "not reconciled yet; trying again");
+                        tokio::time::sleep(RETRY_PAUSE).await;
+                    }
+                }
+            }
+            plane.note_progress();
+        });
+    }
+
+    async fn catch_up(
+        self: &Arc<Self>,
+        partition: Partition,
+        term: Term,
+        node: NodeId,
+    ) -> Result<(), CopyError> {
+        for _ in 0..ROUNDS_MAX {
+            if self.digests_equal(partition, term, node).await? {
+                return Ok(());
+            }
+            self.send_differences(partition, term, node).await?;
+        }
+        Err(CopyError::Differ)
+    }
+
+    async fn digests_equal(
+        self: &Arc<Self>,
+        partition: Partition,
+        term: Term,
+        node: NodeId,
+    ) -> Result<bool, CopyError> {
+        // Both sides are asked under the lock: the frame takes its place in the order of the writes.
+        let asked = self.with_primary(partition, term, |primary| {
+            let last = primary.last();
+            let session = primary.follower(node).filter(|follower| !follower.broken)?.session;
+            let mine = primary.digest_after(last, || self.engine.partition_stats(partition).digest);
+            let frame = ReplicationFrame::digest(self.position(partition, term, session, last));
+            Some((mine, self.network.call(node, Class::Replication, frame), session))
+        });
+        let Some(Some((mine, theirs, session))) = asked else { return Err(CopyError::Void) };
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, theirs).await;
+        let body = answer.map_err(|_| unanswered())?.map_err(|error| unreachable(&error))?;
+        let theirs = match read_replication_answer(body) {
+            Ok(Some(digest)) => digest,
+            Ok(None) => return Err(CopyError::Refused("it named no digest".into())),
+            Err(rejection) => {
+                self.reopen(partition, term, node, session, rejection);
+                return Err(CopyError::Refused(format!("{rejection:?}")));
+            }
+        };
+        let mine = await_digest(mine).await?;
+        tracing::trace!(partition, %node, mine, theirs, "compared digests");
+        Ok(mine == theirs)
+    }
+
+    /// A session the replica does not accept is opened anew.
+    fn reopen(
+        self: &Arc<Self>,
+        partition: Partition,
+        term: Term,
+        node: NodeId,
+        session: u64,
+        rejection: Rejection,
+    ) {
+        if rejection != Rejection::Gap {
+            return;
+        }
+        self.with_primary(partition, term, |primary| {
+            if primary.follower(node).is_some_and(|follower| follower.session == session) {
+                self.open_session(partition, primary, node);
+            }
+        });
+    }
+
+    async fn send_differences(
+        self: &Arc<Self>,
+        partition: Partition,
+        term: Term,
+        node: NodeId,
+    ) -> Result<(), CopyError> {
+        let theirs = match self.bulk(node, partition, term, BulkAction::Inventory).await? {
+            BulkAnswer::Inventory(entries) => entries,
+            other => return Err(unexpected(&other)),
+        };
+        let differences = compare(&self.engine.inventory(partition), &theirs, term);
+        self.send_records(partition, term, node, &differences.send).await?;
+        let mut keys = Vec::new();
+        for positions in differences.supersede.chunks(POSITIONS_PER_READ) {
+            let records = self.engine.read_positions(partition, positions);
+            let records = records.map_err(|error| CopyError::Damaged(error.to_string()))?;
+            keys.extend(records.into_iter().map(|record| record.key));
+        }
+        for positions in differences.supersede_unknown.chunks(POSITIONS_PER_READ) {
+            match self.bulk(node, partition, term, BulkAction::Fetch(positions.to_vec())).await? {
+                BulkAnswer::Records(records) => {
+                    keys.extend(records.into_iter().map(|record| Record::from(record).key));
+                }
+                other => return Err(unexpected(&other)),
+            }
+        }
+        for key in keys {
+            self.supersede(partition, term, key)?;
+        }
+        Ok(())
+    }
+
+    async fn send_records(
+        self: &Arc<Self>,
+        partition: Partition,
+        term: Term,
+        node: NodeId,
+        positions: &[u64],
+    ) -> Result<(), CopyError> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        for positions in positions.chunks(POSITIONS_PER_READ) {
+            let records = self.engine.read_positions(partition, positions);
+            for record in records.map_err(|error| CopyError::Damaged(error.to_string()))? {
+                bytes += record.key.len() + record.value.as_ref().map_or(0, Bytes::len);
+                batch.push(WireRecord::from(record));
+                if bytes >= MESSAGE_BYTES {
+                    self.send_batch(partition, term, node, std::mem::take(&mut batch), bytes).await?;
+                    bytes = 0;
+                }
+            }
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.send_batch(partition, term, node, batch, bytes).await
+    }
+
+    async fn send_batch(
+        self: &Arc<Self>,
+        partition: Partition,
+        term: Term,
+        node: NodeId,
+        batch: Vec<WireRecord>,
+        bytes: usize,
+    ) -> Result<(), CopyError> {
+        let keys = batch.len() as u64;
+        self.tasks.pace(bytes as u64, self.limits.migration_bytes_per_s).await;
+        match self.bulk(node, partition, term, BulkAction::Store(batch)).await? {
+            BulkAnswer::Stored => {
+                self.tasks.copied(node, keys, bytes as u64);
+                Ok(())
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Orders this node's own state of a key again, under its own term.
+    fn supersede(self: &Arc<Self>, partition: Partition, term: Term, key: Bytes) -> Result<(), CopyError> {
+        let done = self.with_primary(partition, term, |primary| {
+            let newest = primary.newest_pending(&key).map(|pending| pending.record.clone());
+            let record = match newest {
+                Some(record) => record,
+                None => match self.engine.read(&key) {
+                    Ok(found) => found.unwrap_or_else(|| tombstone(key.clone())),
+                    Err(error) => return Err(CopyError::Damaged(error.to_string())),
+                },
+            };
+            self.order(partition, primary, record, None);
+            Ok(())
+        });
+        done.unwrap_or(Err(CopyError::Void))
+    }
+
+    async fn bulk(
+        &self,
+        node: NodeId,
+        partition: Partition,
+        term: Term,
+        action: BulkAction,
+    ) -> Result<BulkAnswer, CopyError> {
+        let body = wire::encode(&Bulk { partition, term, action }).into();
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.network.call(node, Class::Bulk, body)).await;
+        let body = answer.map_err(|_| unanswered())?.map_err(|error| unreachable(&error))?;
+        wire::decode::<BulkAnswer, ANSWER_BYTES_MAX>(&body)
+            .map_err(|error| CopyError::Refused(format!("its answer cannot be read: {error}")))
+    }
+}
+
+async fn await_digest(digest: oneshot::Receiver<u64>) -> Result<u64, CopyError> {
+    let digest = tokio::time::timeout(ANSWER_TIMEOUT, digest).await;
+    digest.map_err(|_| unanswered())?.map_err(|_| CopyError::Void)
+}
+
+fn unanswered() -> CopyError {
+    CopyError::Unreachable(format!("no answer within {} s", ANSWER_TIMEOUT.as_secs()))
+}
+
+fn unreachable(error: &crate::net::CallError) -> CopyError {
+    CopyError::Unreachable(format!("{error:?}"))
+}
+
+fn unexpected(answer: &BulkAnswer) -> CopyError {
+    match answer {
+        BulkAnswer::Refused(reason) => CopyError::Refused(reason.clone()),
+        _ => CopyError::Refused("an answer to another question".into()),
+    }
+}
+
+/// Compares two lists that ascend by position. `theirs` holds position, version and whether it is a tombstone.
+/// Records of the present term are left alone where the replica has them newer: those are under way.
+fn compare(mine: &[InventoryEntry], theirs: &[(u64, u64, bool)], term: Term) -> Differences {
+    let mut differences = Differences::default();
+    let (mut i, mut j) = (0, 0);
+    while i < mine.len() || j < theirs.len() {
+        let order = match (mine.get(i), theirs.get(j)) {
+            (Some(mine), Some(theirs)) => mine.position.cmp(&theirs.0),
+            (Some(_), None) => Ordering::Less,
+            _ => Ordering::Greater,
+        };
+        match order {
+            Ordering::Less => {
+                differences.send.push(mine[i].position);
+                i += 1;
+            }
+            Ordering::Greater => {
+                let (position, version, tombstone) = theirs[j];
+                if !tombstone && term_of(version) < term {
+                    differences.supersede_unknown.push(position);
+                }
+                j += 1;
+            }
+            Ordering::Equal => {
+                let (position, version, _) = theirs[j];
+                match mine[i].version.cmp(&version) {
+                    Ordering::Greater => differences.send.push(position),
+                    Ordering::Less if term_of(version) < term => differences.supersede.push(position),
+                    _ => {}
+                }
+                (i, j) = (i + 1, j + 1);
+            }
+        }
+    }
+    differences
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::version::version;
+    use super::*;
+
+    fn mine(position: u64, version: u64) -> InventoryEntry {
+        InventoryEntry { position, version, tombstone: false }
+    }
+
+    #[test]
+    fn what_the_replica_lacks_is_sent_and_what_only_it_has_is_superseded() {
+        let (v1, v2, v9) = (version(1, 1), version(1, 2), version(1, 9));
+        let mine = [mine(1, v1), mine(2, v2), mine(4, v1)];
+        let theirs = [(2, v1, false), (3, v9, false), (4, v9, false), (5, v9, true)];
+        let differences = compare(&mine, &theirs, 2);
+        assert_eq!(differences.send, vec![1, 2]);
+        assert_eq!(differences.supersede, vec![4]);
+        assert_eq!(differences.supersede_unknown, vec![3]);
+    }
+
+    #[test]
+    fn records_of_the_present_term_are_under_way_and_left_alone() {
+        let differences = compare(&[mine(1, version(1, 1))], &[(1, version(2, 7), false), (2, version(2, 8), false)], 2);
+        assert_eq!(differences, Differences::default());
+    }
+
+    #[test]
+    fn equal_copies_do_not_differ() {
+        let theirs = [(1, 5, false), (2, 6, false)];
+        assert_eq!(compare(&[mine(1, 5), mine(2, 6)], &theirs, 1), Differences::default());
+    }
+}

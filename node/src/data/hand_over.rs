@@ -1,0 +1,81 @@
+//! Gives a partition to the primary the ring names, with this node's consent (rule R3): it stops taking
+//! requests, settles what is pending, then proposes the change. It resumes only by a committed state.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use caskade_engine::PARTITIONS;
+
+use super::plane::{Plane, Role};
+use super::primary::Phase;
+use super::tasks::Job;
+use crate::cluster::state::Change;
+use crate::id::{Incarnation, Partition, Term};
+
+/// How long a proposal may take to be committed before it is made again.
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often the end of pending writes is looked for.
+const SETTLE_PAUSE: Duration = Duration::from_millis(1);
+
+impl Plane {
+    /// Begins to give away every partition that the ring has elsewhere and whose replicas there are in-sync.
+    pub(super) fn schedule_hand_overs(self: &Arc<Self>, incarnation: Incarnation) {
+        let state = self.state();
+        for partition in 0..PARTITIONS {
+            if state.primary(partition) != Some(self.node) || !state.hand_over_due(partition) {
+                continue;
+            }
+            let term = state.partitions[usize::from(partition)].term;
+            if self.tasks.begin(Job::HandOver { partition, term }) {
+                self.runtime.spawn(Arc::clone(self).hand_over(partition, term, incarnation));
+            }
+        }
+    }
+
+    async fn hand_over(self: Arc<Self>, partition: Partition, term: Term, primary_incarnation: Incarnation) {
+        if let Ok(_permit) = self.tasks.hand_overs.acquire().await {
+            self.stop_serving(partition, term);
+            self.settle(partition, term).await;
+            while self.is_primary(partition, term) {
+                self.propose(Change::HandOver { partition, term, primary_incarnation });
+                self.wait_until(COMMIT_TIMEOUT, || !self.is_primary(partition, term)).await;
+            }
+        }
+        self.tasks.end(Job::HandOver { partition, term });
+    }
+
+    fn is_primary(self: &Arc<Self>, partition: Partition, term: Term) -> bool {
+        self.with_primary(partition, term, |_| ()).is_some()
+    }
+
+    fn stop_serving(self: &Arc<Self>, partition: Partition, term: Term) {
+        self.with_primary(partition, term, |primary| primary.phase = Phase::Stopped);
+    }
+
+    async fn settle(self: &Arc<Self>, partition: Partition, term: Term) {
+        while self.with_primary(partition, term, |primary| primary.pending_len()).unwrap_or(0) > 0 {
+            tokio::time::sleep(SETTLE_PAUSE).await;
+        }
+    }
+
+    /// Before a planned stop: takes no more requests, and waits, at most `timeout`, for what is pending.
+    pub async fn stop_all(self: &Arc<Self>, timeout: Duration) {
+        let mut terms = Vec::new();
+        for partition in 0..PARTITIONS {
+            self.with_role(partition, |role| {
+                if let Role::Primary(primary) = role {
+                    primary.phase = Phase::Stopped;
+                    terms.push((partition, primary.term));
+                }
+            });
+        }
+        let settled = async {
+            for (partition, term) in terms {
+                self.settle(partition, term).await;
+            }
+        };
+        if tokio::time::timeout(timeout, settled).await.is_err() {
+            tracing::warn!("some writes were still pending at the stop: their clients are told nothing");
+        }
+    }
+}

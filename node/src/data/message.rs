@@ -1,0 +1,327 @@
+//! The data plane's messages to peers: the one place for their layout.
+//!
+//! Replication frames are written by hand, since every write passes here; the rest is bincode.
+//!
+//! ```text
+//! replicate:  kind=1 | partition u16 | term u32 | epoch u64 | session u64 | previous u64 | sequence u64
+//!             | expiry u64 | user flags u32 | has value u8 | key length u16 | key | value
+//! digest:     kind=2 | partition u16 | term u32 | epoch u64 | session u64 | previous u64
+//! answer:     status u8 | digest u64, of a digest frame only
+//! ```
+//! Integers are little-endian. Whoever changes this raises [`PROTOCOL`].
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use caskade_engine::Record;
+use serde::{Deserialize, Serialize};
+
+use super::replica::Rejection;
+use crate::id::{Epoch, Partition, Term};
+use crate::kv::{Entry, Failure, Meta, Operation, Outcome};
+
+/// Version of the protocol between peers.
+pub const PROTOCOL: u16 = 1;
+
+const KIND_REPLICATE: u8 = 1;
+const KIND_DIGEST: u8 = 2;
+const POSITION_LEN: usize = 2 + 4 + 8 + 8 + 8;
+const RECORD_HEADER_LEN: usize = 8 + 8 + 4 + 1 + 2;
+
+/// Where in the order of a partition's writes a frame belongs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Position {
+    pub(super) partition: Partition,
+    pub(super) term: Term,
+    /// Epoch the sender holds.
+    pub(super) epoch: Epoch,
+    pub(super) session: u64,
+    /// Sequence of the frame before it.
+    pub(super) previous: u64,
+}
+
+/// A frame of the replication stream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ReplicationFrame {
+    /// The next record; its sequence is in its version.
+    Replicate(Position, u64, Record),
+    /// Asks for the digest after everything before it.
+    Digest(Position),
+}
+
+impl ReplicationFrame {
+    /// The bytes of a record's frame.
+    pub(super) fn replicate(position: Position, sequence: u64, record: &Record) -> Bytes {
+        let value = record.value.as_deref().unwrap_or_default();
+        let len = 1 + POSITION_LEN + RECORD_HEADER_LEN + record.key.len() + value.len() + 8;
+        let mut out = BytesMut::with_capacity(len);
+        out.put_u8(KIND_REPLICATE);
+        put_position(&mut out, position);
+        out.put_u64_le(sequence);
+        out.put_u64_le(record.version);
+        out.put_u64_le(record.expiry_ms);
+        out.put_u32_le(record.user_flags);
+        out.put_u8(u8::from(record.value.is_some()));
+        out.put_u16_le(record.key.len() as u16);
+        out.put_slice(&record.key);
+        out.put_slice(value);
+        out.freeze()
+    }
+
+    /// The bytes of a request for a digest.
+    pub(super) fn digest(position: Position) -> Bytes {
+        let mut out = BytesMut::with_capacity(1 + POSITION_LEN);
+        out.put_u8(KIND_DIGEST);
+        put_position(&mut out, position);
+        out.freeze()
+    }
+
+    /// Reads a frame; `None` if it is none of this protocol.
+    pub(super) fn decode(mut body: Bytes) -> Option<Self> {
+        let kind = body.try_get_u8().ok()?;
+        let position = take_position(&mut body)?;
+        match kind {
+            KIND_REPLICATE => {
+                let sequence = body.try_get_u64_le().ok()?;
+                Some(Self::Replicate(position, sequence, take_record(body)?))
+            }
+            KIND_DIGEST if body.is_empty() => Some(Self::Digest(position)),
+            _ => None,
+        }
+    }
+}
+
+fn put_position(out: &mut BytesMut, position: Position) {
+    out.put_u16_le(position.partition);
+    out.put_u32_le(position.term);
+    out.put_u64_le(position.epoch);
+    out.put_u64_le(position.session);
+    out.put_u64_le(position.previous);
+}
+
+fn take_position(body: &mut Bytes) -> Option<Position> {
+    let partition = body.try_get_u16_le().ok()?;
+    if partition >= caskade_engine::PARTITIONS {
+        return None;
+    }
+    Some(Position {
+        partition,
+        term: body.try_get_u32_le().ok()?,
+        epoch: body.try_get_u64_le().ok()?,
+        session: body.try_get_u64_le().ok()?,
+        previous: body.try_get_u64_le().ok()?,
+    })
+}
+
+fn take_record(mut body: Bytes) -> Option<Record> {
+    let version = body.try_get_u64_le().ok()?;
+    let expiry_ms = body.try_get_u64_le().ok()?;
+    let user_flags = body.try_get_u32_le().ok()?;
+    let has_value = body.try_get_u8().ok()?;
+    let key_len = usize::from(body.try_get_u16_le().ok()?);
+    if body.len() < key_len || (has_value == 0 && body.len() != key_len) {
+        return None;
+    }
+    let key = body.split_to(key_len);
+    let value = (has_value == 1).then_some(body);
+    Some(Record { key, version, expiry_ms, user_flags, value })
+}
+
+/// The answer to a replication frame.
+pub(super) fn replication_answer(result: Result<Option<u64>, Rejection>) -> Bytes {
+    let status = match result {
+        Ok(None) => return Bytes::from_static(&[0]),
+        Ok(Some(digest)) => {
+            let mut out = BytesMut::with_capacity(9);
+            out.put_u8(0);
+            out.put_u64_le(digest);
+            return out.freeze();
+        }
+        Err(Rejection::Stale) => 1,
+        Err(Rejection::Behind) => 2,
+        Err(Rejection::Gap) => 3,
+        Err(Rejection::Failed) => 4,
+    };
+    Bytes::copy_from_slice(&[status])
+}
+
+/// Reads the answer to a replication frame; anything unknown counts as a failure.
+pub(super) fn read_replication_answer(mut body: Bytes) -> Result<Option<u64>, Rejection> {
+    match body.try_get_u8() {
+        Ok(0) => Ok(body.try_get_u64_le().ok()),
+        Ok(1) => Err(Rejection::Stale),
+        Ok(2) => Err(Rejection::Behind),
+        Ok(3) => Err(Rejection::Gap),
+        _ => Err(Rejection::Failed),
+    }
+}
+
+/// A request to a partition's primary, or to every node.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Request {
+    /// One operation on one key.
+    Execute(Operation),
+    /// Keys of a partition, from a position in key-hash space on.
+    KeysPage { partition: Partition, from: u64, limit: u32 },
+    /// Live keys of all partitions this node is primary of.
+    Count,
+}
+
+/// What a request is answered with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Answer {
+    /// Of `Execute`.
+    Outcome(WireOutcome),
+    /// Of `Execute`, `KeysPage`: the operation failed for good.
+    Failed(Failure),
+    /// This node is not (or not yet, or no longer) the serving primary: nothing was done.
+    NotPrimary,
+    /// Of `KeysPage`.
+    Keys { keys: Vec<Bytes>, next: Option<u64> },
+    /// Of `Count`.
+    Count(u64),
+}
+
+/// [`Outcome`] as it travels.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum WireOutcome {
+    Entry(Option<WireEntry>),
+    Meta(Option<Meta>),
+    Set { written: bool, old: Option<WireEntry> },
+    Integer(i64),
+    Changed(bool),
+}
+
+/// [`Entry`] as it travels.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct WireEntry {
+    value: Bytes,
+    user_flags: u32,
+    expiry_ms: u64,
+    version: u64,
+}
+
+impl From<Entry> for WireEntry {
+    fn from(entry: Entry) -> Self {
+        let Entry { value, user_flags, expiry_ms, version } = entry;
+        Self { value, user_flags, expiry_ms, version }
+    }
+}
+
+impl From<WireEntry> for Entry {
+    fn from(entry: WireEntry) -> Self {
+        let WireEntry { value, user_flags, expiry_ms, version } = entry;
+        Self { value, user_flags, expiry_ms, version }
+    }
+}
+
+impl From<Outcome> for WireOutcome {
+    fn from(outcome: Outcome) -> Self {
+        match outcome {
+            Outcome::Entry(entry) => Self::Entry(entry.map(Into::into)),
+            Outcome::Meta(meta) => Self::Meta(meta),
+            Outcome::Set { written, old } => Self::Set { written, old: old.map(Into::into) },
+            Outcome::Integer(n) => Self::Integer(n),
+            Outcome::Changed(changed) => Self::Changed(changed),
+        }
+    }
+}
+
+impl From<WireOutcome> for Outcome {
+    fn from(outcome: WireOutcome) -> Self {
+        match outcome {
+            WireOutcome::Entry(entry) => Self::Entry(entry.map(Into::into)),
+            WireOutcome::Meta(meta) => Self::Meta(meta),
+            WireOutcome::Set { written, old } => Self::Set { written, old: old.map(Into::into) },
+            WireOutcome::Integer(n) => Self::Integer(n),
+            WireOutcome::Changed(changed) => Self::Changed(changed),
+        }
+    }
+}
+
+/// A primary's request to a replica that is brought up to date.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Bulk {
+    pub(super) partition: Partition,
+    pub(super) term: Term,
+    pub(super) action: BulkAction,
+}
+
+/// What is asked in a [`Bulk`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum BulkAction {
+    /// Position and version of every record it holds.
+    Inventory,
+    /// The records at these positions.
+    Fetch(Vec<u64>),
+    /// Store these records; highest version wins.
+    Store(Vec<WireRecord>),
+}
+
+/// What a [`Bulk`] is answered with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum BulkAnswer {
+    /// Position, version, whether it is a tombstone; ascending.
+    Inventory(Vec<(u64, u64, bool)>),
+    Records(Vec<WireRecord>),
+    Stored,
+    /// Not done, for this reason.
+    Refused(String),
+}
+
+/// A record as it travels in bulk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct WireRecord {
+    key: Bytes,
+    version: u64,
+    expiry_ms: u64,
+    user_flags: u32,
+    value: Option<Bytes>,
+}
+
+impl From<Record> for WireRecord {
+    fn from(record: Record) -> Self {
+        let Record { key, version, expiry_ms, user_flags, value } = record;
+        Self { key, version, expiry_ms, user_flags, value }
+    }
+}
+
+impl From<WireRecord> for Record {
+    fn from(record: WireRecord) -> Self {
+        let WireRecord { key, version, expiry_ms, user_flags, value } = record;
+        Self { key, version, expiry_ms, user_flags, value }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn a_replication_frame_is_read_as_it_was_written(
+            partition in 0..1024_u16, term: u32, epoch: u64, session: u64, previous: u64, version: u64,
+            key in proptest::collection::vec(any::<u8>(), 0..40),
+            value in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200)),
+        ) {
+            let position = Position { partition, term, epoch, session, previous };
+            let record = Record {
+                key: key.into(), version, expiry_ms: 5, user_flags: 9, value: value.map(Bytes::from),
+            };
+            let bytes = ReplicationFrame::replicate(position, 77, &record);
+            prop_assert_eq!(
+                ReplicationFrame::decode(bytes), Some(ReplicationFrame::Replicate(position, 77, record))
+            );
+            prop_assert_eq!(
+                ReplicationFrame::decode(ReplicationFrame::digest(position)),
+                Some(ReplicationFrame::Digest(position))
+            );
+        }
+
+        #[test]
+        fn arbitrary_bytes_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = ReplicationFrame::decode(bytes.clone().into());
+            let _ = read_replication_answer(bytes.into());
+        }
+    }
+}

@@ -1,0 +1,270 @@
+//! The order of one partition's writes, as its primary keeps it. Pure: no I/O, no clock.
+//!
+//! A write gets the next sequence and is *pending* until this node's own append and every follower's
+//! acknowledgement are in; then it is *published*, in order. Reads see published records only, writes that
+//! look at the key first see its newest pending record. Invariants: sequences of `pending` are consecutive;
+//! nothing is published before all followers present have acknowledged it (promise P1).
+//!
+//! `A` is the handle of a local append, `W` whoever waits for an answer.
+
+use std::collections::VecDeque;
+
+use caskade_engine::Record;
+
+use crate::id::{Epoch, Incarnation, NodeId, Term};
+
+/// Whether the primary takes requests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Reconciles with the other in-sync replicas after a failover; serves nobody yet.
+    Recovering,
+    /// Takes requests.
+    Serving,
+    /// Gives the partition up: takes none, settles what is pending, never resumes by itself (rule R3).
+    Stopped,
+}
+
+/// A replica that must acknowledge every write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Follower {
+    /// Which node.
+    pub(super) node: NodeId,
+    /// The incarnation the committed state has of it.
+    pub(super) incarnation: Incarnation,
+    /// The entry that made it what it is; names the copy in proposals.
+    pub(super) syncing_since: Epoch,
+    /// Whether it holds every acknowledged write already.
+    pub(super) in_sync: bool,
+    /// Present replication session; frames of older ones are void.
+    pub(super) session: u64,
+    /// Everything up to here is durable there.
+    pub(super) acked: u64,
+    /// The session broke: what it lacks must be sent again in a new one.
+    pub(super) broken: bool,
+}
+
+/// A write that is ordered but not published.
+#[derive(Debug)]
+pub(super) struct Pending<A, W> {
+    /// What is written.
+    pub(super) record: Record,
+    /// When it was ordered, for the replica time-out; milliseconds of the monotonic clock.
+    pub(super) ordered_ms: u64,
+    /// The local append, once durable.
+    pub(super) appended: Option<A>,
+    /// Those to be answered once it is published: its writer, and who saw it (rule R6).
+    pub(super) waiters: Vec<W>,
+}
+
+/// One partition's writes under one term.
+#[derive(Debug)]
+pub(super) struct Primary<A, W> {
+    /// The term it orders under.
+    pub(super) term: Term,
+    /// Whether it takes requests.
+    pub(super) phase: Phase,
+    /// Those who must acknowledge.
+    pub(super) followers: Vec<Follower>,
+    pending: VecDeque<Pending<A, W>>,
+    /// Sequence of the newest published record; `pending[i]` has `published + 1 + i`.
+    published: u64,
+    digest_waiters: Vec<(u64, tokio::sync::oneshot::Sender<u64>)>,
+}
+
+impl<A, W> Primary<A, W> {
+    /// A primary that has ordered nothing in `term` yet.
+    pub(super) fn new(term: Term, phase: Phase) -> Self {
+        let (followers, pending, digest_waiters) = (Vec::new(), VecDeque::new(), Vec::new());
+        Self { term, phase, followers, pending, published: 0, digest_waiters }
+    }
+
+    /// The sequence of the newest ordered record.
+    pub(super) fn last(&self) -> u64 {
+        self.published + self.pending.len() as u64
+    }
+
+    /// The sequence of the newest published record.
+    pub(super) fn published(&self) -> u64 {
+        self.published
+    }
+
+    /// How many writes are pending.
+    pub(super) fn pending_len(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// When the oldest pending write was ordered.
+    pub(super) fn oldest_pending_ms(&self) -> Option<u64> {
+        self.pending.front().map(|pending| pending.ordered_ms)
+    }
+
+    /// The newest pending record of a key and whoever waits for it.
+    pub(super) fn newest_pending(&mut self, key: &[u8]) -> Option<&mut Pending<A, W>> {
+        self.pending.iter_mut().rev().find(|pending| pending.record.key == key)
+    }
+
+    /// Puts a record, which already carries its version, last in the order.
+    pub(super) fn push(&mut self, record: Record, now_ms: u64, waiter: Option<W>) {
+        let waiters = waiter.into_iter().collect();
+        self.pending.push_back(Pending { record, ordered_ms: now_ms, appended: None, waiters });
+    }
+
+    /// The local append of `sequence` is durable.
+    pub(super) fn appended(&mut self, sequence: u64, handle: A) {
+        if let Some(pending) = self.at(sequence) {
+            pending.appended = Some(handle);
+        }
+    }
+
+    /// A follower has everything up to `sequence`. Void if it belongs to another session.
+    pub(super) fn acked(&mut self, node: NodeId, session: u64, sequence: u64) {
+        if let Some(follower) = self.follower(node)
+            && follower.session == session
+        {
+            follower.acked = follower.acked.max(sequence);
+        }
+    }
+
+    /// A follower of this name, if there is one.
+    pub(super) fn follower(&mut self, node: NodeId) -> Option<&mut Follower> {
+        self.followers.iter_mut().find(|follower| follower.node == node)
+    }
+
+    /// What a follower lacks, oldest first, each with its sequence.
+    pub(super) fn unacked(&self, acked: u64) -> impl Iterator<Item = (u64, &Record)> {
+        let first = self.published + 1;
+        let records = self.pending.iter().enumerate().map(move |(i, p)| (first + i as u64, &p.record));
+        records.filter(move |(sequence, _)| *sequence > acked)
+    }
+
+    /// The next record that may be published, if any. The caller publishes it before it asks again.
+    pub(super) fn next_published(&mut self) -> Option<Pending<A, W>> {
+        let sequence = self.published + 1;
+        let acked = self.followers.iter().all(|follower| follower.acked >= sequence);
+        if !acked || self.pending.front()?.appended.is_none() {
+            return None;
+        }
+        self.published = sequence;
+        self.pending.pop_front()
+    }
+
+    /// Asks for the partition's digest right after record `sequence` is published and before the next is.
+    /// `now` gives the digest if that is the present state.
+    pub(super) fn digest_after(
+        &mut self,
+        sequence: u64,
+        now: impl FnOnce() -> u64,
+    ) -> tokio::sync::oneshot::Receiver<u64> {
+        let (answer, receiver) = tokio::sync::oneshot::channel();
+        if self.published == sequence {
+            let _ = answer.send(now());
+        } else {
+            self.digest_waiters.push((sequence, answer));
+        }
+        receiver
+    }
+
+    /// Answers those who wait for the digest of the present state. Called after each publication.
+    pub(super) fn answer_digests(&mut self, now: impl Fn() -> u64) {
+        let published = self.published;
+        for (_, answer) in self.digest_waiters.extract_if(.., |(sequence, _)| *sequence == published) {
+            let _ = answer.send(now());
+        }
+    }
+
+    /// Gives up everything pending, with whoever waits: its outcome is unknown.
+    pub(super) fn abandon(&mut self) -> Vec<W> {
+        self.digest_waiters.clear();
+        self.pending.drain(..).flat_map(|pending| pending.waiters).collect()
+    }
+
+    fn at(&mut self, sequence: u64) -> Option<&mut Pending<A, W>> {
+        let index = sequence.checked_sub(self.published + 1)?;
+        self.pending.get_mut(usize::try_from(index).ok()?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn record(key: &'static str, version: u64) -> Record {
+        Record {
+            key: Bytes::from_static(key.as_bytes()),
+            version,
+            expiry_ms: 0,
+            user_flags: 0,
+            value: Some(Bytes::from_static(b"v")),
+        }
+    }
+
+    fn follower(byte: u8) -> Follower {
+        let node = NodeId::from_bytes([byte; 32]);
+        Follower { node, incarnation: 1, syncing_since: 1, in_sync: true, session: 1, acked: 0, broken: false }
+    }
+
+    fn primary(followers: usize) -> Primary<(), u32> {
+        let mut primary = Primary::new(1, Phase::Serving);
+        primary.followers = (0..followers).map(|i| follower(i as u8 + 1)).collect();
+        primary
+    }
+
+    #[test]
+    fn nothing_is_published_before_every_follower_has_it() {
+        let mut primary = primary(2);
+        primary.push(record("a", 1), 0, Some(7));
+        primary.appended(1, ());
+        assert!(primary.next_published().is_none());
+        primary.acked(NodeId::from_bytes([1; 32]), 1, 1);
+        assert!(primary.next_published().is_none());
+        primary.acked(NodeId::from_bytes([2; 32]), 1, 1);
+        assert_eq!(primary.next_published().unwrap().waiters, vec![7]);
+    }
+
+    #[test]
+    fn nothing_is_published_before_the_local_append_is_durable() {
+        let mut primary = primary(0);
+        primary.push(record("a", 1), 0, None);
+        assert!(primary.next_published().is_none());
+        primary.appended(1, ());
+        assert!(primary.next_published().is_some());
+    }
+
+    #[test]
+    fn publication_keeps_the_order() {
+        let mut primary = primary(0);
+        primary.push(record("a", 1), 0, Some(1));
+        primary.push(record("b", 2), 0, Some(2));
+        primary.appended(2, ());
+        assert!(primary.next_published().is_none(), "the second must wait for the first");
+        primary.appended(1, ());
+        assert_eq!(primary.next_published().unwrap().waiters, vec![1]);
+        assert_eq!(primary.next_published().unwrap().waiters, vec![2]);
+    }
+
+    #[test]
+    fn an_acknowledgement_of_an_older_session_is_void() {
+        let mut primary = primary(1);
+        primary.push(record("a", 1), 0, None);
+        primary.appended(1, ());
+        let node = NodeId::from_bytes([1; 32]);
+        primary.follower(node).unwrap().session = 2;
+        primary.acked(node, 1, 1);
+        assert!(primary.next_published().is_none());
+    }
+
+    #[test]
+    fn the_digest_is_taken_between_two_publications() {
+        let mut primary = primary(0);
+        primary.push(record("a", 1), 0, None);
+        let mut digest = primary.digest_after(primary.last(), || 0);
+        primary.push(record("b", 2), 0, None);
+        assert!(digest.try_recv().is_err());
+        primary.appended(1, ());
+        primary.next_published().unwrap();
+        primary.answer_digests(|| 42);
+        assert_eq!(digest.try_recv().unwrap(), 42);
+    }
+}

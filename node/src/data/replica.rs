@@ -1,0 +1,152 @@
+//! What a replica accepts from its primary. Pure: no I/O, no clock.
+//!
+//! A frame is taken only under the replica's present term and newest session, and only if it names the
+//! sequence before it (replication is gapless, rule R2). Digests are answered at an exact place in the order.
+
+use crate::id::{NodeId, Term};
+
+/// Why a frame is not taken. The primary acts on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rejection {
+    /// The sender's term is over: it is no longer the primary, or not of this session.
+    Stale,
+    /// This node does not know the sender's term yet: try again shortly.
+    Behind,
+    /// Records before this one are missing: send them again in a new session.
+    Gap,
+    /// This node could not append it.
+    Failed,
+}
+
+/// The replica's side of one partition under one term. `R` answers a request for a digest.
+#[derive(Debug)]
+pub(super) struct ReplicaLog<R> {
+    /// The term it follows.
+    pub(super) term: Term,
+    /// Who orders the writes of that term.
+    pub(super) primary: NodeId,
+    session: u64,
+    received: u64,
+    stored: u64,
+    digest_waiters: Vec<(u64, R)>,
+}
+
+impl<R> ReplicaLog<R> {
+    /// A replica that has heard nothing in `term` yet.
+    pub(super) fn new(term: Term, primary: NodeId) -> Self {
+        Self { term, primary, session: 0, received: 0, stored: 0, digest_waiters: Vec::new() }
+    }
+
+    /// Whether a frame of this sender, term and session, coming after `previous`, is taken.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub(super) fn admit(
+        &mut self,
+        from: NodeId,
+        term: Term,
+        session: u64,
+        previous: u64,
+    ) -> Result<(), Rejection> {
+        self.check_sender(from, term)?;
+        if session < self.session {
+            return Err(Rejection::Stale);
+        }
+        if session > self.session {
+            // A new session begins where the primary knows this replica to be.
+            (self.session, self.received, self.stored) = (session, previous, previous);
+            self.digest_waiters.clear();
+        }
+        if previous == self.received { Ok(()) } else { Err(Rejection::Gap) }
+    }
+
+    /// Whether this sender is the primary of this term.
+    ///
+    /// # Errors
+    /// Why it is not.
+    pub(super) fn check_sender(&self, from: NodeId, term: Term) -> Result<(), Rejection> {
+        if term > self.term {
+            return Err(Rejection::Behind);
+        }
+        if term < self.term || from != self.primary { Err(Rejection::Stale) } else { Ok(()) }
+    }
+
+    /// A record was taken and its append is under way.
+    pub(super) fn received(&mut self, sequence: u64) {
+        self.received = sequence;
+    }
+
+    /// A record is durable and published. Answers those whose digest is due now, before the next one is.
+    pub(super) fn stored(&mut self, session: u64, sequence: u64) -> Vec<R> {
+        if session != self.session {
+            return Vec::new();
+        }
+        self.stored = sequence;
+        self.digest_waiters.extract_if(.., |(due, _)| *due == sequence).map(|(_, waiter)| waiter).collect()
+    }
+
+    /// Someone asks for the digest after everything received so far. Gives the asker back if that is now.
+    pub(super) fn digest_after_received(&mut self, waiter: R) -> Option<R> {
+        if self.stored == self.received {
+            return Some(waiter);
+        }
+        self.digest_waiters.push((self.received, waiter));
+        None
+    }
+
+    /// A record could not be appended: nothing more is taken in this session.
+    pub(super) fn failed(&mut self, session: u64) {
+        if session == self.session {
+            self.received = u64::MAX;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PRIMARY: NodeId = NodeId::from_bytes([1; 32]);
+    const OTHER: NodeId = NodeId::from_bytes([2; 32]);
+
+    #[test]
+    fn a_deposed_primary_is_refused() {
+        let mut log: ReplicaLog<()> = ReplicaLog::new(5, PRIMARY);
+        assert_eq!(log.admit(PRIMARY, 4, 1, 0), Err(Rejection::Stale));
+        assert_eq!(log.admit(OTHER, 5, 1, 0), Err(Rejection::Stale));
+        assert_eq!(log.admit(PRIMARY, 6, 1, 0), Err(Rejection::Behind));
+        assert_eq!(log.admit(PRIMARY, 5, 1, 0), Ok(()));
+    }
+
+    #[test]
+    fn a_gap_is_refused_until_a_new_session_fills_it() {
+        let mut log: ReplicaLog<()> = ReplicaLog::new(1, PRIMARY);
+        assert_eq!(log.admit(PRIMARY, 1, 1, 0), Ok(()));
+        log.received(1);
+        assert_eq!(log.admit(PRIMARY, 1, 1, 2), Err(Rejection::Gap));
+        assert_eq!(log.admit(PRIMARY, 1, 2, 1), Ok(()));
+        assert_eq!(log.admit(PRIMARY, 1, 1, 1), Err(Rejection::Stale), "frames of a closed session are void");
+    }
+
+    #[test]
+    fn a_digest_waits_for_what_was_received_before_it() {
+        let mut log: ReplicaLog<&str> = ReplicaLog::new(1, PRIMARY);
+        log.admit(PRIMARY, 1, 1, 0).unwrap();
+        log.received(1);
+        assert_eq!(log.digest_after_received("asker"), None);
+        log.admit(PRIMARY, 1, 1, 1).unwrap();
+        log.received(2);
+        assert_eq!(log.stored(1, 1), vec!["asker"]);
+        assert!(log.stored(1, 2).is_empty());
+        assert_eq!(log.digest_after_received("now"), Some("now"));
+    }
+
+    #[test]
+    fn after_a_failed_append_the_session_takes_nothing_more() {
+        let mut log: ReplicaLog<()> = ReplicaLog::new(1, PRIMARY);
+        log.admit(PRIMARY, 1, 1, 0).unwrap();
+        log.received(1);
+        log.failed(1);
+        assert_eq!(log.admit(PRIMARY, 1, 1, 1), Err(Rejection::Gap));
+    }
+}

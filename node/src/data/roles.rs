@@ -1,0 +1,150 @@
+//! Follows the committed state: which partitions this node is primary or replica of. Nobody acts on an
+//! uncommitted state (rule R16).
+
+use std::sync::Arc;
+
+use caskade_engine::PARTITIONS;
+
+use super::plane::{Plane, PrimaryState, Role, View};
+use super::primary::{Follower, Phase, Primary};
+use super::replica::ReplicaLog;
+use crate::clock::monotonic_ms;
+use crate::cluster::state::{ClusterState, MemberStatus, ReplicaRole};
+use crate::id::{Incarnation, NodeId, Partition, Term};
+
+/// What the committed state says this node is to a partition.
+enum Assignment {
+    Idle,
+    Replica { term: Term, primary: NodeId },
+    Primary { term: Term, settled: bool, followers: Vec<Follower> },
+}
+
+impl Plane {
+    /// Takes on the roles of a newly committed state. `incarnation` is this process's: as long as the state
+    /// names another one, this node is nothing to anybody (rule R2).
+    pub fn follow(self: &Arc<Self>, state: Arc<ClusterState>, incarnation: Incarnation) {
+        let registered = state.member(self.node).is_some_and(|member| {
+            member.status == MemberStatus::Up && member.announcement.incarnation == incarnation
+        });
+        for partition in 0..PARTITIONS {
+            let assignment = if registered { assignment(&state, self.node, partition) } else { Assignment::Idle };
+            self.assume(partition, assignment);
+        }
+        let primaries = (0..PARTITIONS).map(|partition| live_primary(&state, partition)).collect();
+        self.view.store(Arc::new(View { state, primaries }));
+        self.note_progress();
+        self.schedule_copies();
+        self.schedule_hand_overs(incarnation);
+    }
+
+    fn assume(self: &Arc<Self>, partition: Partition, assignment: Assignment) {
+        self.with_role(partition, |role| match assignment {
+            Assignment::Idle => {
+                if !matches!(role, Role::Idle { .. }) {
+                    self.retire(role);
+                    *role = Role::Idle { since_ms: monotonic_ms() };
+                }
+            }
+            Assignment::Replica { term, primary } => {
+                if !matches!(role, Role::Replica(log) if log.term == term && log.primary == primary) {
+                    self.retire(role);
+                    *role = Role::Replica(ReplicaLog::new(term, primary));
+                }
+            }
+            Assignment::Primary { term, settled, followers } => {
+                self.assume_primary(partition, role, term, settled, followers);
+            }
+        });
+    }
+
+    fn assume_primary(
+        self: &Arc<Self>,
+        partition: Partition,
+        role: &mut Role,
+        term: Term,
+        settled: bool,
+        followers: Vec<Follower>,
+    ) {
+        if !matches!(role, Role::Primary(primary) if primary.term == term) {
+            self.retire(role);
+            let reconcile = !settled && followers.iter().any(|follower| follower.in_sync);
+            let phase = if reconcile { Phase::Recovering } else { Phase::Serving };
+            *role = Role::Primary(Primary::new(term, phase));
+            if reconcile {
+                self.spawn_recovery(partition, term);
+            }
+        }
+        if let Role::Primary(primary) = role {
+            self.set_followers(partition, primary, followers);
+        }
+        self.publish_ready(partition, role);
+    }
+
+    /// Keeps the sessions of followers that stay; a new one starts at what is published: everything before
+    /// is for the copy that follows, everything after is sent to it.
+    fn set_followers(
+        self: &Arc<Self>,
+        partition: Partition,
+        primary: &mut PrimaryState,
+        wanted: Vec<Follower>,
+    ) {
+        let former = std::mem::take(&mut primary.followers);
+        let mut new = Vec::new();
+        for mut follower in wanted {
+            let kept = former.iter().find(|old| {
+                (old.node, old.incarnation) == (follower.node, follower.incarnation)
+                    && (old.syncing_since == follower.syncing_since)
+            });
+            match kept {
+                Some(old) => primary.followers.push(Follower { in_sync: follower.in_sync, ..old.clone() }),
+                None => {
+                    follower.acked = primary.published();
+                    new.push(follower.node);
+                    primary.followers.push(follower);
+                }
+            }
+        }
+        for node in new {
+            self.open_session(partition, primary, node);
+        }
+    }
+}
+
+/// The partition's primary, if its node is up.
+fn live_primary(state: &ClusterState, partition: Partition) -> Option<NodeId> {
+    state.primary(partition).filter(|node| state.is_up(*node))
+}
+
+fn assignment(state: &ClusterState, node: NodeId, partition: Partition) -> Assignment {
+    let Some(entry) = state.partitions.get(usize::from(partition)) else { return Assignment::Idle };
+    let held = entry.replicas.iter().any(|r| r.node == node && r.role != ReplicaRole::Away);
+    match state.primary(partition) {
+        Some(primary) if primary == node => {
+            let followers = followers(state, node, partition);
+            Assignment::Primary { term: entry.term, settled: entry.settled, followers }
+        }
+        Some(primary) if held => Assignment::Replica { term: entry.term, primary },
+        _ => Assignment::Idle,
+    }
+}
+
+/// Every other replica that receives new writes.
+fn followers(state: &ClusterState, primary: NodeId, partition: Partition) -> Vec<Follower> {
+    let entry = &state.partitions[usize::from(partition)];
+    let receives = |role| matches!(role, ReplicaRole::InSync | ReplicaRole::Syncing);
+    let others = entry.replicas.iter().filter(|r| r.node != primary && receives(r.role));
+    others
+        .filter_map(|replica| {
+            let incarnation = state.members.get(&replica.node)?.announcement.incarnation;
+            Some(Follower {
+                node: replica.node,
+                incarnation,
+                syncing_since: replica.syncing_since,
+                in_sync: replica.role == ReplicaRole::InSync,
+                session: 0,
+                acked: 0,
+                broken: false,
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,373 @@
+//! The way of a request: to the partition's primary, which may be this node.
+//!
+//! A request that finds no serving primary waits for one, up to the request time-out, instead of failing.
+//! One that writes is sent again only after an explicit refusal given before it got a version (rule R7).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use caskade_engine::{PARTITIONS, ReadError, Record, partition_of};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use super::message::{Answer, Request};
+use super::plane::{Plane, PrimaryState, Reply, Role, Waiter};
+use super::primary::Phase;
+use super::version::SEQUENCE_MAX;
+use crate::clock::wall_ms;
+use crate::frontend::keyspace::{ScanPage, Ticket};
+use crate::id::{NodeId, Partition};
+use crate::kv::{Action, Condition, Effect, Entry, ExpiryPolicy, Failure, Operation, Outcome, evaluate};
+use crate::net::{CallError, Class, wire};
+
+/// Largest answer to a request that is read.
+const ANSWER_BYTES_MAX: usize = 80 << 20;
+/// Bits of a SCAN cursor that hold the place within a partition.
+const CURSOR_PLACE_BITS: u32 = 54;
+/// Low bits of a place in key-hash space that a cursor leaves out: pages end at multiples of 2^10.
+const CURSOR_DROPPED_BITS: u32 = 10;
+/// Empty partitions one SCAN call walks over before it answers.
+const SCAN_PARTITIONS_MAX: u16 = 128;
+
+/// What became of an operation at its primary, at once.
+pub(super) enum Executed {
+    /// It is answered.
+    Done(Result<Outcome, Failure>, Reply),
+    /// Its answer follows when its record is published.
+    Ordered,
+    /// This node does not serve the partition: nothing was done.
+    NotPrimary(Reply),
+}
+
+/// What became of one try to reach the primary.
+enum Attempt {
+    Final(Result<Outcome, Failure>),
+    Again,
+}
+
+impl Plane {
+    /// Starts an operation; never blocks.
+    pub fn submit(self: &Arc<Self>, operation: Operation) -> Ticket {
+        let partition = partition_of(&operation.key);
+        let primary = self.view.load().primaries[usize::from(partition)];
+        if let Some(node) = primary
+            && node != self.node
+        {
+            return self.forward(node, operation);
+        }
+        let (sender, answer) = oneshot::channel();
+        match self.execute(partition, &operation, Reply::Local(sender)) {
+            Executed::Done(result, _) => Ticket::Ready(result),
+            Executed::Ordered => Ticket::Waiting { answer, ordered: true },
+            Executed::NotPrimary(Reply::Local(sender)) => {
+                self.route_later(operation, sender);
+                Ticket::Waiting { answer, ordered: false }
+            }
+            Executed::NotPrimary(Reply::Remote(_)) => Ticket::Waiting { answer, ordered: false },
+        }
+    }
+
+    /// Executes an operation if this node serves its partition.
+    pub(super) fn execute(
+        self: &Arc<Self>,
+        partition: Partition,
+        operation: &Operation,
+        reply: Reply,
+    ) -> Executed {
+        self.with_role(partition, |role| match role {
+            Role::Primary(primary) if primary.phase == Phase::Serving && self.has_lease() => {
+                self.execute_as_primary(partition, primary, operation, reply)
+            }
+            _ => Executed::NotPrimary(reply),
+        })
+    }
+
+    fn execute_as_primary(
+        self: &Arc<Self>,
+        partition: Partition,
+        primary: &mut PrimaryState,
+        operation: &Operation,
+        reply: Reply,
+    ) -> Executed {
+        let Operation { key, action } = operation;
+        if primary.pending_len() >= self.limits.pending_max {
+            return Executed::Done(Err(overloaded(primary.pending_len())), reply);
+        }
+        if primary.last() >= SEQUENCE_MAX {
+            // 2^40 writes without a change of primary: the cure is any change of primary.
+            let text = "this partition's sequence has run out: restart its primary; nothing was done";
+            return Executed::Done(Err(Failure::Refused(text.into())), reply);
+        }
+        let (current, unpublished) = match self.current(primary, key, action) {
+            Ok(found) => found,
+            Err(error) => return Executed::Done(Err(damaged(&error)), reply),
+        };
+        let expired = current.as_ref().is_some_and(|e| e.expiry_ms != 0 && e.expiry_ms <= wall_ms());
+        let (mut effect, outcome) = match evaluate(action, current.as_ref(), wall_ms()) {
+            Ok((effect, outcome)) => (effect, Ok(outcome)),
+            Err(error) => (Effect::Nothing, Err(Failure::Action(error))),
+        };
+        if expired && effect == Effect::Nothing {
+            // Only the primary expires a key, and answers absent once that is published (rule R13).
+            effect = Effect::Remove;
+        }
+        let waiter = Waiter { result: outcome, reply };
+        let record = match effect {
+            Effect::Nothing if unpublished => return wait_for_newest(primary, key, waiter),
+            Effect::Nothing => return Executed::Done(waiter.result, waiter.reply),
+            Effect::Write { value, user_flags, expiry_ms } => {
+                Record { key: key.clone(), version: 0, expiry_ms, user_flags, value: Some(value) }
+            }
+            Effect::Remove => tombstone(key.clone()),
+        };
+        self.order(partition, primary, record, Some(waiter));
+        Executed::Ordered
+    }
+
+    /// The state an action is to see, and whether it is still unpublished.
+    fn current(
+        &self,
+        primary: &mut PrimaryState,
+        key: &[u8],
+        action: &Action,
+    ) -> Result<(Option<Entry>, bool), ReadError> {
+        if is_blind(action) {
+            return Ok((None, false));
+        }
+        if action.writes()
+            && let Some(pending) = primary.newest_pending(key)
+        {
+            return Ok((entry(pending.record.clone()), true));
+        }
+        Ok((self.engine.read(key)?.and_then(entry), false))
+    }
+
+    fn forward(self: &Arc<Self>, node: NodeId, operation: Operation) -> Ticket {
+        let (sender, answer) = oneshot::channel();
+        let (plane, writes) = (Arc::clone(self), operation.action.writes());
+        let body = wire::encode(&Request::Execute(operation.clone())).into();
+        self.network.call_with(node, Class::Requests, body, move |answer| match read_answer(answer, writes) {
+            Attempt::Final(result) => drop(sender.send(result)),
+            Attempt::Again => plane.route_later(operation, sender),
+        });
+        Ticket::Waiting { answer, ordered: false }
+    }
+
+    /// Waits, off the caller's path, for a primary that serves the operation.
+    fn route_later(
+        self: &Arc<Self>,
+        operation: Operation,
+        sender: oneshot::Sender<Result<Outcome, Failure>>,
+    ) {
+        if self.waiting.fetch_add(1, Ordering::AcqRel) >= self.limits.waiting_max {
+            self.waiting.fetch_sub(1, Ordering::AcqRel);
+            let text = "too many requests wait for a primary already; nothing was done, try again later";
+            drop(sender.send(Err(Failure::Refused(text.into()))));
+            return;
+        }
+        let plane = Arc::clone(self);
+        self.runtime.spawn(async move {
+            let result = plane.route_until_answered(operation).await;
+            plane.waiting.fetch_sub(1, Ordering::AcqRel);
+            drop(sender.send(result));
+        });
+    }
+
+    async fn route_until_answered(self: &Arc<Self>, operation: Operation) -> Result<Outcome, Failure> {
+        let deadline = Instant::now() + Duration::from_millis(self.limits.request_timeout_ms);
+        let mut progress = self.watch_progress();
+        let mut pause_ms = 2;
+        loop {
+            progress.mark_unchanged();
+            if let Attempt::Final(result) = self.attempt(&operation).await {
+                return result;
+            }
+            if Instant::now() >= deadline {
+                return Err(no_primary(partition_of(&operation.key), self.limits.request_timeout_ms));
+            }
+            // Progress may be of another partition: the pause bounds how often that costs a try.
+            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+            let _ = tokio::time::timeout(Duration::from_millis(10 * pause_ms), progress.changed()).await;
+            pause_ms = (pause_ms * 2).min(20);
+        }
+    }
+
+    async fn attempt(self: &Arc<Self>, operation: &Operation) -> Attempt {
+        let partition = partition_of(&operation.key);
+        let primary = self.view.load().primaries[usize::from(partition)];
+        match primary {
+            None => Attempt::Again,
+            Some(node) if node == self.node => {
+                let (sender, answer) = oneshot::channel();
+                match self.execute(partition, operation, Reply::Local(sender)) {
+                    Executed::Done(result, _) => Attempt::Final(result),
+                    Executed::Ordered => Attempt::Final(answer.await.unwrap_or_else(|_| Err(stopped()))),
+                    Executed::NotPrimary(_) => Attempt::Again,
+                }
+            }
+            Some(node) => {
+                let body = wire::encode(&Request::Execute(operation.clone())).into();
+                let answer = self.network.call(node, Class::Requests, body).await;
+                read_answer(answer, operation.action.writes())
+            }
+        }
+    }
+
+    /// A page of live keys in key-hash order; a cursor stays valid across failover and migration.
+    ///
+    /// # Errors
+    /// No node serves the partition the cursor is in.
+    pub async fn scan(self: &Arc<Self>, cursor: u64, limit: usize) -> Result<ScanPage, Failure> {
+        let mut partition = (cursor >> CURSOR_PLACE_BITS) as Partition;
+        let mut from = (cursor & ((1 << CURSOR_PLACE_BITS) - 1)) << CURSOR_DROPPED_BITS;
+        let mut keys = Vec::new();
+        let last = partition.saturating_add(SCAN_PARTITIONS_MAX).min(PARTITIONS);
+        while partition < last && keys.len() < limit {
+            let (page, next) = self.keys_page(partition, from, limit - keys.len()).await?;
+            keys.extend(page);
+            (partition, from) = next.map_or((partition + 1, 0), |next| (partition, next));
+        }
+        let done = partition >= PARTITIONS;
+        let place = from >> CURSOR_DROPPED_BITS;
+        let next = if done { 0 } else { (u64::from(partition) << CURSOR_PLACE_BITS) | place };
+        Ok(ScanPage { next, keys })
+    }
+
+    async fn keys_page(
+        self: &Arc<Self>,
+        partition: Partition,
+        from: u64,
+        limit: usize,
+    ) -> Result<(Vec<Bytes>, Option<u64>), Failure> {
+        let deadline = Instant::now() + Duration::from_millis(self.limits.request_timeout_ms);
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        loop {
+            let primary = self.view.load().primaries[usize::from(partition)];
+            let answer = match primary {
+                None => Answer::NotPrimary,
+                Some(node) if node == self.node => self.local_keys_page(partition, from, limit),
+                Some(node) => self.ask(node, &Request::KeysPage { partition, from, limit }).await,
+            };
+            match answer {
+                Answer::Keys { keys, next } => return Ok((keys, next)),
+                Answer::Failed(failure) => return Err(failure),
+                _ if Instant::now() >= deadline => {
+                    return Err(no_primary(partition, self.limits.request_timeout_ms));
+                }
+                _ => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    /// How many keys there are, each counted once, at its primary.
+    ///
+    /// # Errors
+    /// A node that is up does not answer, or partitions have no live primary: the sum would be too small.
+    pub async fn count(self: &Arc<Self>) -> Result<u64, Failure> {
+        let view = self.view.load_full();
+        if let Some(partition) = view.primaries.iter().position(Option::is_none) {
+            return Err(no_primary(partition as Partition, 0));
+        }
+        let mut nodes = view.primaries.iter().flatten().copied().collect::<Vec<_>>();
+        nodes.sort_unstable();
+        nodes.dedup();
+        let mut total = 0;
+        for node in nodes {
+            let answer = if node == self.node {
+                Answer::Count(self.local_count())
+            } else {
+                self.ask(node, &Request::Count).await
+            };
+            let Answer::Count(count) = answer else {
+                let text = format!("node {node} did not tell how many keys it has; try again");
+                return Err(Failure::Refused(text));
+            };
+            total += count;
+        }
+        Ok(total)
+    }
+
+    async fn ask(&self, node: NodeId, request: &Request) -> Answer {
+        let call = self.network.call(node, Class::Requests, wire::encode(request).into());
+        let timeout = Duration::from_millis(self.limits.request_timeout_ms);
+        match tokio::time::timeout(timeout, call).await {
+            Ok(Ok(body)) => wire::decode::<Answer, ANSWER_BYTES_MAX>(&body).unwrap_or(Answer::NotPrimary),
+            _ => Answer::NotPrimary,
+        }
+    }
+}
+
+/// Whether the outcome of an action does not depend on the key's present state.
+fn is_blind(action: &Action) -> bool {
+    matches!(
+        action,
+        Action::Set {
+            expiry: ExpiryPolicy::Clear,
+            condition: Condition::Always,
+            return_old: false,
+            ..
+        }
+    )
+}
+
+/// The value a record stands for.
+pub(super) fn entry(record: Record) -> Option<Entry> {
+    let Record { version, expiry_ms, user_flags, value, .. } = record;
+    Some(Entry { value: value?, user_flags, expiry_ms, version })
+}
+
+/// The record of an absent key.
+pub(super) fn tombstone(key: Bytes) -> Record {
+    Record { key, version: 0, expiry_ms: 0, user_flags: 0, value: None }
+}
+
+fn wait_for_newest(primary: &mut PrimaryState, key: &[u8], waiter: Waiter) -> Executed {
+    match primary.newest_pending(key) {
+        Some(pending) => {
+            pending.waiters.push(waiter);
+            Executed::Ordered
+        }
+        None => Executed::Done(waiter.result, waiter.reply),
+    }
+}
+
+fn read_answer(answer: Result<Bytes, CallError>, writes: bool) -> Attempt {
+    match answer.map(|body| wire::decode::<Answer, ANSWER_BYTES_MAX>(&body)) {
+        Ok(Ok(Answer::Outcome(outcome))) => Attempt::Final(Ok(outcome.into())),
+        Ok(Ok(Answer::Failed(failure))) => Attempt::Final(Err(failure)),
+        Ok(Ok(Answer::NotPrimary)) | Err(CallError::NotSent(_)) => Attempt::Again,
+        Err(CallError::Lost(_)) if !writes => Attempt::Again,
+        Err(CallError::Lost(reason)) => Attempt::Final(Err(Failure::Unknown(format!(
+            "the node that orders this key's writes went away before it answered ({reason}): the write may or \
+             may not have been done; read the key to know"
+        )))),
+        Ok(_) => Attempt::Final(Err(Failure::Unknown(
+            "a peer answered in a way this build does not understand: check that all nodes run compatible \
+             versions (caskctl nodes)"
+                .into(),
+        ))),
+    }
+}
+
+fn no_primary(partition: Partition, waited_ms: u64) -> Failure {
+    Failure::Refused(format!(
+        "no node serves partition {partition} at present (waited {waited_ms} ms); nothing was done, try again. \
+         `caskctl status` shows which nodes are down"
+    ))
+}
+
+fn overloaded(pending: usize) -> Failure {
+    Failure::Refused(format!(
+        "{pending} writes of this partition wait for its copies already; nothing was done, try again later"
+    ))
+}
+
+pub(super) fn damaged(error: &ReadError) -> Failure {
+    Failure::Damaged(format!("the record of this key cannot be read on its primary: {error}"))
+}
+
+fn stopped() -> Failure {
+    Failure::Unknown("the node stopped before it answered: read the key to know".into())
+}

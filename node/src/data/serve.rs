@@ -1,0 +1,168 @@
+//! What this node answers its peers on the data plane.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use caskade_engine::PARTITIONS;
+
+use super::message::{
+    Answer, Bulk, BulkAction, BulkAnswer, ReplicationFrame, Request, WireRecord, replication_answer,
+};
+use super::plane::{Plane, Reply, Role};
+use super::primary::Phase;
+use super::replica::Rejection;
+use super::route::{Executed, damaged};
+use crate::clock::wall_ms;
+use crate::id::{NodeId, Partition};
+use crate::net::{Class, Responder, wire};
+
+/// Largest request or bulk message that is read.
+const MESSAGE_BYTES_MAX: usize = 80 << 20;
+
+impl Plane {
+    /// Answers a call of a peer. Called in the order of the peer's calls; never blocks for long.
+    pub fn on_call(self: &Arc<Self>, from: NodeId, class: Class, body: Bytes, reply: Responder) {
+        match class {
+            Class::Requests => self.on_request(&body, reply),
+            Class::Replication => self.on_replication(from, body, reply),
+            Class::Bulk => self.on_bulk(from, &body, reply),
+            // The node answers these itself; dropping the reply tells the peer it went unanswered.
+            Class::Control => tracing::warn!(%from, "a control message reached the data plane"),
+        }
+    }
+
+    fn on_request(self: &Arc<Self>, body: &[u8], reply: Responder) {
+        let answer = match wire::decode::<Request, MESSAGE_BYTES_MAX>(body) {
+            Ok(Request::Execute(operation)) => {
+                let partition = caskade_engine::partition_of(&operation.key);
+                match self.execute(partition, &operation, Reply::Remote(reply)) {
+                    Executed::Done(result, reply) => reply.send(result),
+                    Executed::NotPrimary(Reply::Remote(reply)) => {
+                        reply.send(wire::encode(&Answer::NotPrimary).into());
+                    }
+                    Executed::Ordered | Executed::NotPrimary(Reply::Local(_)) => {}
+                }
+                return;
+            }
+            Ok(Request::KeysPage { partition, from, limit }) if partition < PARTITIONS => {
+                self.local_keys_page(partition, from, limit)
+            }
+            Ok(Request::Count) => Answer::Count(self.local_count()),
+            Ok(Request::KeysPage { .. }) | Err(_) => Answer::NotPrimary,
+        };
+        reply.send(wire::encode(&answer).into());
+    }
+
+    /// Whether this node serves a partition now.
+    fn serves(self: &Arc<Self>, partition: Partition) -> bool {
+        let serving = |role: &mut Role| matches!(role, Role::Primary(p) if p.phase == Phase::Serving);
+        self.has_lease() && self.with_role(partition, serving)
+    }
+
+    pub(super) fn local_keys_page(self: &Arc<Self>, partition: Partition, from: u64, limit: u32) -> Answer {
+        if !self.serves(partition) {
+            return Answer::NotPrimary;
+        }
+        let page = match self.engine.keys_page(partition, from, limit as usize) {
+            Ok(page) => page,
+            Err(error) => return Answer::Failed(damaged(&error)),
+        };
+        let now = wall_ms();
+        let live = page.keys.into_iter().filter(|key| key.expiry_ms == 0 || key.expiry_ms > now);
+        let keys = live.map(|key| key.key).collect();
+        // The partition may have moved, and its data gone, while the page was made.
+        if self.serves(partition) { Answer::Keys { keys, next: page.next } } else { Answer::NotPrimary }
+    }
+
+    pub(super) fn local_count(self: &Arc<Self>) -> u64 {
+        let counted = (0..PARTITIONS).filter(|partition| {
+            self.with_role(*partition, |role| matches!(role, Role::Primary(_)))
+        });
+        counted.map(|partition| self.engine.partition_stats(partition).live_keys).sum()
+    }
+
+    fn on_replication(self: &Arc<Self>, from: NodeId, body: Bytes, reply: Responder) {
+        let Some(frame) = ReplicationFrame::decode(body) else {
+            tracing::warn!(%from, "a replication frame that is none of this protocol was refused");
+            return reply.send(replication_answer(Err(Rejection::Failed)));
+        };
+        let position = match &frame {
+            ReplicationFrame::Replicate(position, ..) | ReplicationFrame::Digest(position) => *position,
+        };
+        self.with_role(position.partition, |role| {
+            let Role::Replica(log) = role else {
+                let behind = position.epoch > self.view.load().state.epoch;
+                let rejection = if behind { Rejection::Behind } else { Rejection::Stale };
+                return reply.send(replication_answer(Err(rejection)));
+            };
+            if let Err(rejection) = log.admit(from, position.term, position.session, position.previous) {
+                return reply.send(replication_answer(Err(rejection)));
+            }
+            match frame {
+                ReplicationFrame::Replicate(position, sequence, record) => {
+                    log.received(sequence);
+                    self.store_replicated(position, sequence, record, reply);
+                }
+                ReplicationFrame::Digest(position) => {
+                    if let Some(reply) = log.digest_after_received(reply) {
+                        let digest = self.engine.partition_stats(position.partition).digest;
+                        reply.send(replication_answer(Ok(Some(digest))));
+                    }
+                }
+            }
+        });
+    }
+
+    fn on_bulk(self: &Arc<Self>, from: NodeId, body: &[u8], reply: Responder) {
+        let refuse = |reply: Responder, text: &str| {
+            reply.send(wire::encode(&BulkAnswer::Refused(text.to_owned())).into());
+        };
+        let Ok(Bulk { partition, term, action }) = wire::decode::<Bulk, MESSAGE_BYTES_MAX>(body) else {
+            return refuse(reply, "not a message of this protocol");
+        };
+        if partition >= PARTITIONS {
+            return refuse(reply, "there is no such partition");
+        }
+        let admitted = self.with_role(partition, |role| match role {
+            Role::Replica(log) => log.check_sender(from, term).is_ok(),
+            _ => false,
+        });
+        if !admitted {
+            return refuse(reply, "this node does not follow that primary in that term");
+        }
+        match action {
+            BulkAction::Inventory => reply.send(wire::encode(&self.inventory_answer(partition)).into()),
+            BulkAction::Fetch(positions) => {
+                reply.send(wire::encode(&self.fetch_answer(partition, &positions)).into());
+            }
+            BulkAction::Store(records) => self.store_bulk(records, reply),
+        }
+    }
+
+    fn inventory_answer(&self, partition: Partition) -> BulkAnswer {
+        let entries = self.engine.inventory(partition);
+        BulkAnswer::Inventory(entries.iter().map(|e| (e.position, e.version, e.tombstone)).collect())
+    }
+
+    fn fetch_answer(&self, partition: Partition, positions: &[u64]) -> BulkAnswer {
+        match self.engine.read_positions(partition, positions) {
+            Ok(records) => BulkAnswer::Records(records.into_iter().map(WireRecord::from).collect()),
+            Err(error) => BulkAnswer::Refused(error.to_string()),
+        }
+    }
+
+    fn store_bulk(self: &Arc<Self>, records: Vec<WireRecord>, reply: Responder) {
+        let engine = self.engine.clone();
+        let records = records.into_iter().map(Into::into).collect();
+        self.engine.append(records, move |result| {
+            let answer = match result {
+                Ok(appended) => {
+                    engine.publish(appended);
+                    BulkAnswer::Stored
+                }
+                Err(error) => BulkAnswer::Refused(error.to_string()),
+            };
+            reply.send(wire::encode(&answer).into());
+        });
+    }
+}

@@ -1,0 +1,175 @@
+//! What the monitor's questions are answered with: from what this node has, saying how old that is.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use caskade_engine::PARTITIONS;
+
+use super::gossip::Heard;
+use super::{BUILD, Node};
+use crate::api::{Event, NodeRow, Nodes, Status, Task};
+use crate::clock::{monotonic_ms, wall_ms};
+use crate::cluster::state::{ClusterState, MemberStatus};
+use crate::cluster::view;
+use crate::frontend::stats::Snapshot;
+use crate::id::NodeId;
+
+/// A report older than this is no longer counted for what runs now.
+const REPORT_FRESH_MS: u64 = 10_000;
+
+impl Node {
+    /// `CASK.STATUS`.
+    pub(super) fn status(&self) -> Status {
+        let state = self.topology.state();
+        let mut status = view::status(&state);
+        status.node_id = self.id.to_string();
+        status.state = self.condition(&state).to_owned();
+        status.build = BUILD.to_owned();
+        status.cluster_id = self.cluster_id.to_string();
+        status.coordinator = self.topology.coordinator().map(|node| node.to_string());
+        status.voters = self.topology.voters().iter().map(ToString::to_string).collect();
+        status.tasks = self.cluster_tasks();
+        if self.settings.cluster_secret_file.is_none() {
+            status.warnings.push("this node has no cluster secret: whoever reaches its peer port is a peer".into());
+        }
+        if self.plane.store_failed() {
+            status.warnings.push(
+                "this node's store refused a write: it serves nothing until its disk is mended and it is \
+                 restarted"
+                    .into(),
+            );
+        }
+        status
+    }
+
+    fn condition(&self, state: &ClusterState) -> &'static str {
+        if self.stopping.load(Ordering::Acquire) {
+            "stopping"
+        } else if state.member(self.id).is_none() {
+            "joining"
+        } else if self.is_serving() {
+            "serving"
+        } else if self.plane.has_lease() {
+            "starting"
+        } else {
+            "no-lease"
+        }
+    }
+
+    /// `CASK.NODES`.
+    pub(super) fn nodes(&self) -> Nodes {
+        let (state, heard) = (self.topology.state(), self.reports.all());
+        let coordinator = self.topology.coordinator();
+        let mut nodes: Vec<NodeRow> = state.members.keys().map(|node| self.node_row(*node, &state, &heard)).collect();
+        let joining = heard.iter().filter(|(node, heard)| {
+            !state.members.contains_key(*node) && heard.at_ms + REPORT_FRESH_MS > monotonic_ms()
+        });
+        nodes.extend(joining.map(|(node, _)| self.node_row(*node, &state, &heard)));
+        let coordinator = coordinator.map(|node| node.to_string());
+        for row in &mut nodes {
+            row.coordinator = Some(&row.id) == coordinator.as_ref();
+        }
+        Nodes { now_ms: wall_ms(), nodes }
+    }
+
+    fn node_row(&self, node: NodeId, state: &ClusterState, heard: &HashMap<NodeId, Heard>) -> NodeRow {
+        let mut row = match heard.get(&node) {
+            Some(heard) => NodeRow {
+                report_age_ms: Some(monotonic_ms().saturating_sub(heard.at_ms)),
+                ..heard.report.row.clone()
+            },
+            None => NodeRow::default(),
+        };
+        row.id = node.to_string();
+        row.asked = node == self.id;
+        match state.member(node) {
+            Some(member) => {
+                let up = member.status == MemberStatus::Up;
+                row.state = if up { "up" } else { "down" }.to_owned();
+                row.client_addr.clone_from(&member.announcement.client_addr);
+                row.zone.clone_from(&member.announcement.zone);
+                row.weight = member.announcement.weight;
+                row.build.clone_from(&member.announcement.build);
+            }
+            None => row.state = "joining".to_owned(),
+        }
+        row
+    }
+
+    /// `CASK.TASKS`: what all nodes said lately that they copy.
+    pub(super) fn cluster_tasks(&self) -> Vec<Task> {
+        let now = monotonic_ms();
+        let mut tasks = self.plane.report_tasks();
+        for (node, heard) in self.reports.all() {
+            if node != self.id && heard.at_ms + REPORT_FRESH_MS > now {
+                tasks.extend(heard.report.tasks);
+            }
+        }
+        tasks.sort_by(|a, b| a.id.cmp(&b.id));
+        tasks
+    }
+
+    /// `CASK.EVENTS`.
+    pub(super) fn newest_events(&self, count: usize) -> Vec<Event> {
+        self.events.newest(count)
+    }
+
+    /// `CASK.DIGESTS`: of every partition this node holds a copy of, what it is to it, its keys and its digest.
+    pub(super) fn digests(self: &Arc<Self>) -> Vec<Option<(String, u64, String)>> {
+        let copy = |partition| {
+            let (role, keys, digest) = self.plane.copy_of(partition)?;
+            Some((role.to_owned(), keys, format!("{digest:016x}")))
+        };
+        (0..PARTITIONS).map(copy).collect()
+    }
+
+    /// This node's own figures, with rates since `(then_ms, then)`.
+    pub(super) fn row(&self, (then_ms, then): &(u64, Snapshot), (now_ms, now): (u64, &Snapshot)) -> NodeRow {
+        let state = self.topology.state();
+        let engine = self.plane.engine().stats();
+        let seconds = (now_ms.saturating_sub(*then_ms) as f64 / 1000.0).max(0.001);
+        let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
+        let held = state.replicas_on(self.id).count() as u32;
+        let primaries = (0..PARTITIONS).filter(|p| state.primary(*p) == Some(self.id)).count() as u32;
+        let named: usize = state.ring.iter().map(|(_, nodes)| nodes.len()).sum();
+        let mine: usize = state.ring.iter().filter(|(_, nodes)| nodes.contains(&self.id)).count();
+        NodeRow {
+            id: self.id.to_string(),
+            client_addr: self.client_addr.clone(),
+            zone: self.settings.zone.clone(),
+            weight: self.settings.weight,
+            build: BUILD.to_owned(),
+            epoch: state.epoch,
+            uptime_s: (now_ms.saturating_sub(self.started_ms)) / 1000,
+            memory_bytes: resident_bytes(),
+            connections: now.connections,
+            records_total: engine.records_total,
+            records_live: engine.live_keys,
+            disk_bytes: engine.disk_bytes,
+            gets: now.gets,
+            sets: now.sets,
+            deletes: now.deletes,
+            hits: now.hits,
+            misses: now.misses,
+            bytes_in: now.bytes_in,
+            bytes_out: now.bytes_out,
+            ops_per_s: rate(now.commands, then.commands),
+            bytes_in_per_s: rate(now.bytes_in, then.bytes_in),
+            bytes_out_per_s: rate(now.bytes_out, then.bytes_out),
+            latency_p50_us: now.latency_p50_us,
+            latency_p99_us: now.latency_p99_us,
+            partitions: held,
+            primaries,
+            ring_share: mine as f64 / (named.max(1)) as f64,
+            ..NodeRow::default()
+        }
+    }
+}
+
+/// Resident memory of this process; 0 where the system does not tell.
+fn resident_bytes() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: Option<u64> = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok());
+    pages.unwrap_or(0) * rustix::param::page_size() as u64
+}

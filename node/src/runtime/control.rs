@@ -1,0 +1,63 @@
+//! The control messages between nodes: bincode, on the control class.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::state::{Announcement, Change, Verdict};
+use crate::id::{ClusterId, NodeId};
+use crate::net::{Class, Network, wire};
+
+/// Largest control message that is read, in bytes; a snapshot of the topology fits.
+pub(super) const CONTROL_BYTES_MAX: usize = 64 << 20;
+
+/// What a node asks another.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum Control {
+    /// Which cluster is this, and who is in it?
+    Hello,
+    /// A message of the topology log.
+    Raft(Bytes),
+    /// Asks the coordinator for a lease; a node it does not know in this incarnation is registered first.
+    Lease(Announcement),
+    /// Asks the coordinator to commit changes.
+    Propose(Vec<Change>),
+}
+
+/// What it is answered.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) enum ControlAnswer {
+    /// Of `Hello`; the id is `None` while the node belongs to no cluster.
+    Hello { cluster_id: Option<ClusterId>, coordinator: Option<NodeId>, members: Vec<(NodeId, Vec<String>)> },
+    /// Of `Raft`.
+    Raft(Bytes),
+    /// Of `Lease`: so many milliseconds from when it was asked for.
+    Granted(u64),
+    /// Of `Lease`: not yet, for this reason; ask again.
+    NotYet(String),
+    /// Of `Lease`: this incarnation was declared down; only a new one is taken back.
+    DeclaredDown,
+    /// Of `Propose`.
+    Proposed(Vec<Verdict>),
+    /// This node is not the coordinator; perhaps that one is.
+    NotCoordinator(Option<NodeId>),
+    /// It cannot be done, for this reason.
+    Failed(String),
+}
+
+/// Asks a peer, and waits for its answer no longer than `timeout`.
+pub(super) async fn ask(
+    network: &Network,
+    node: NodeId,
+    question: &Control,
+    timeout: Duration,
+) -> Result<ControlAnswer, String> {
+    let call = network.call(node, Class::Control, wire::encode(question).into());
+    let answer = tokio::time::timeout(timeout, call).await;
+    let body = answer
+        .map_err(|_| format!("node {} did not answer within {} ms", node.short(), timeout.as_millis()))?
+        .map_err(|error| error.to_string())?;
+    wire::decode::<ControlAnswer, CONTROL_BYTES_MAX>(&body)
+        .map_err(|error| format!("the answer of node {} cannot be read: {error}", node.short()))
+}

@@ -1,0 +1,173 @@
+//! The coordinator's duties, done by whichever node leads the topology log: it admits nodes, grants leases,
+//! declares nodes down, and picks the voters. The ring and what moves follow from the committed changes.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Node;
+use super::control::ControlAnswer;
+use crate::clock::monotonic_ms;
+use crate::cluster::lease::LeaseTable;
+use crate::cluster::state::{Announcement, Change, MemberStatus};
+use crate::id::NodeId;
+use crate::topology::choose_voters;
+
+/// How often the coordinator looks for what is due.
+const ROUND: Duration = Duration::from_millis(100);
+/// How often a majority is asked to confirm the coordinator, as a part of the lease.
+const CONFIRMATIONS_PER_LEASE: u64 = 8;
+/// A voter is replaced only after it has been down for this long.
+const VOTER_DOWN_MAX: Duration = Duration::from_secs(300);
+
+impl Node {
+    /// Whether this node is the coordinator, as far as it knows.
+    pub(super) fn is_coordinator(&self) -> bool {
+        self.topology.coordinator() == Some(self.id)
+    }
+
+    /// Does the duties while this node is the coordinator.
+    pub(super) async fn run_duties(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(ROUND).await;
+            if !self.is_coordinator() {
+                *self.leases.lock() = None;
+                continue;
+            }
+            self.declare_overdue().await;
+            self.choose_members().await;
+        }
+    }
+
+    /// Keeps asking the voters to confirm the coordinator: leases are granted up to the last confirmation.
+    pub(super) async fn run_confirmations(self: Arc<Self>) {
+        let pause = Duration::from_millis(self.lease_ms() / CONFIRMATIONS_PER_LEASE);
+        loop {
+            if self.is_coordinator() {
+                let asked_ms = monotonic_ms();
+                let elected = self.with_leases(|_| ());
+                if self.topology.confirm_leadership().await.is_ok() && elected.is_some() {
+                    self.with_leases(|leases| leases.confirmed(asked_ms));
+                }
+            }
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    /// The lease table of this coordinator, made anew when it was just elected.
+    fn with_leases<T>(&self, f: impl FnOnce(&mut LeaseTable) -> T) -> Option<T> {
+        if !self.is_coordinator() {
+            return None;
+        }
+        let mut leases = self.leases.lock();
+        let table = leases.get_or_insert_with(|| LeaseTable::new(self.lease_ms(), monotonic_ms()));
+        Some(f(table))
+    }
+
+    /// Answers a node that asks for a lease; registers it first if it must be.
+    pub(super) fn answer_lease(self: &Arc<Self>, announcement: Announcement) -> ControlAnswer {
+        if !self.is_coordinator() {
+            return ControlAnswer::NotCoordinator(self.topology.coordinator());
+        }
+        let state = self.topology.state();
+        let Announcement { node, incarnation, .. } = announcement;
+        match state.members.get(&node) {
+            Some(member) if member.announcement.incarnation > incarnation => ControlAnswer::Failed(format!(
+                "incarnation {incarnation} of node {node} is over: a newer one is registered. Is a copy of its \
+                 data directory in use elsewhere?"
+            )),
+            Some(member) if member.announcement.incarnation == incarnation => match member.status {
+                MemberStatus::Down => ControlAnswer::DeclaredDown,
+                MemberStatus::Up => {
+                    let granted = self.with_leases(|leases| leases.grant(node, incarnation, monotonic_ms()));
+                    match granted.flatten() {
+                        Some(length_ms) => ControlAnswer::Granted(length_ms),
+                        None => ControlAnswer::NotYet("no majority of voters confirms the coordinator".into()),
+                    }
+                }
+            },
+            _ => {
+                self.register(announcement);
+                ControlAnswer::NotYet("the node is being registered".into())
+            }
+        }
+    }
+
+    /// Registers a node that announced itself, once at a time.
+    pub(super) fn register(self: &Arc<Self>, announcement: Announcement) {
+        let key = (announcement.node, announcement.incarnation);
+        if !self.registering.lock().insert(key) {
+            return;
+        }
+        let node = Arc::clone(self);
+        tokio::spawn(async move {
+            node.with_leases(|leases| leases.registered(key.0, key.1, monotonic_ms()));
+            if let Err(error) = node.propose_here(vec![Change::Register(announcement)]).await {
+                tracing::info!(node = %key.0, %error, "a node could not be registered; it asks again");
+            }
+            node.registering.lock().remove(&key);
+        });
+    }
+
+    async fn declare_overdue(&self) {
+        let state = self.topology.state();
+        let up = state.members.values().filter(|member| member.status == MemberStatus::Up);
+        let up = up.map(|member| (member.announcement.node, member.announcement.incarnation));
+        let overdue = self.with_leases(|leases| leases.overdue(up, monotonic_ms())).unwrap_or_default();
+        let changes: Vec<_> =
+            overdue.iter().map(|&(node, incarnation)| Change::DeclareDown { node, incarnation }).collect();
+        if changes.is_empty() {
+            return;
+        }
+        match self.propose_here(changes).await {
+            Ok(_) => overdue.iter().for_each(|(node, _)| {
+                self.with_leases(|leases| leases.forget(*node));
+            }),
+            Err(error) => tracing::warn!(%error, "nodes whose lease has run out could not be declared down"),
+        }
+    }
+
+    /// Gives every member its part in the topology log.
+    async fn choose_members(&self) {
+        let state = self.topology.state();
+        let down_long = self.down_longer_than(VOTER_DOWN_MAX);
+        let voters = choose_voters(&self.topology.voters(), &state.members, Some(self.id), &down_long);
+        let everyone: BTreeSet<NodeId> = state.members.keys().copied().collect();
+        let learners: BTreeSet<NodeId> = everyone.difference(&voters).copied().collect();
+        if voters == self.topology.voters() && learners == self.topology.learners() {
+            return;
+        }
+        if let Err(error) = self.topology.set_membership(voters, learners).await {
+            tracing::debug!(%error, "the topology log's members could not be set; trying again");
+        }
+    }
+
+    /// Members that this node has seen down for `length` at least.
+    fn down_longer_than(&self, length: Duration) -> BTreeSet<NodeId> {
+        let (state, now) = (self.topology.state(), monotonic_ms());
+        let mut seen = self.seen_down.lock();
+        seen.retain(|node, _| state.members.get(node).is_some_and(|m| m.status == MemberStatus::Down));
+        for (node, member) in &state.members {
+            if member.status == MemberStatus::Down {
+                seen.entry(*node).or_insert(now);
+            }
+        }
+        let long = seen.iter().filter(|(_, since)| now >= **since + length.as_millis() as u64);
+        long.map(|(node, _)| *node).collect()
+    }
+
+    /// Before a planned stop: the cluster need not wait for the lease to run out.
+    pub(super) async fn say_goodbye(&self) {
+        let alone = self.topology.state().members.len() < 2;
+        if alone || !self.plane.has_lease() {
+            return;
+        }
+        self.plane.end_lease();
+        let incarnation = self.incarnation.load(Ordering::Acquire);
+        let goodbye = Change::DeclareDown { node: self.id, incarnation };
+        if let Err(error) = self.propose(vec![goodbye]).await {
+            tracing::warn!(error, "could not say goodbye: the cluster notices when the lease has run out");
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! What the settings mean for each part of the node.
+
+use std::net::SocketAddr;
+
+use anyhow::Context as _;
+use caskade_engine::{Options, SyncPolicy};
+use tokio::net::TcpListener;
+
+use crate::config::{self, Settings};
+use crate::data::Limits;
+use crate::identity::{ClusterSecret, Identity};
+use crate::net::{Network, NetworkConfig};
+
+/// Pending writes of one partition.
+const PENDING_MAX: usize = 8192;
+/// Requests that wait for a primary.
+const WAITING_MAX: usize = 65_536;
+/// How long a write waits for a replica before the replica is taken out.
+const REPLICA_TIMEOUT_MS: u64 = 3000;
+
+/// How the store is opened.
+pub(super) fn engine_options(settings: &Settings) -> Options {
+    let mut options = Options::new(settings.data_dir.join("store"));
+    options.sync = match settings.sync {
+        config::SyncPolicy::Always => SyncPolicy::Always,
+        config::SyncPolicy::Interval { ms } => SyncPolicy::Interval(ms.into()),
+        config::SyncPolicy::Never => SyncPolicy::Never,
+    };
+    options.max_file_size = settings.max_file_size;
+    options.max_value_bytes = u32::try_from(settings.max_value_bytes).unwrap_or(u32::MAX);
+    options
+}
+
+/// How the peer network is started.
+pub(super) fn network_config(
+    settings: &Settings,
+    identity: &Identity,
+    secret: Option<ClusterSecret>,
+) -> NetworkConfig {
+    let mut config = NetworkConfig::new(identity.keypair.clone(), vec![settings.peer_listen], secret);
+    config.insecure = settings.insecure;
+    config
+}
+
+/// Bounds and times of the data plane.
+pub(super) fn limits(settings: &Settings) -> Limits {
+    Limits {
+        request_timeout_ms: settings.request_timeout_ms,
+        replica_timeout_ms: REPLICA_TIMEOUT_MS,
+        pending_max: PENDING_MAX,
+        waiting_max: WAITING_MAX,
+        migration_bytes_per_s: settings.migration_bytes_per_s,
+    }
+}
+
+/// Where others are told to find this node's RESP port: the host it advertises, the port it listens on.
+pub(super) fn client_addr(settings: &Settings, listener: &TcpListener) -> anyhow::Result<String> {
+    let local = listener.local_addr().context("the RESP port has no address")?;
+    let advertised = settings.advertise.map(|addr| addr.ip());
+    let ip = advertised.filter(|_| local.ip().is_unspecified()).unwrap_or(local.ip());
+    Ok(SocketAddr::new(ip, local.port()).to_string())
+}
+
+/// Where peers are told to find this node, as multiaddrs.
+pub(super) fn peer_addrs(settings: &Settings, network: &Network) -> Vec<String> {
+    let listening = network.listen_addrs();
+    let addrs = match settings.advertise {
+        Some(addr) => vec![addr],
+        None => listening,
+    };
+    addrs.into_iter().map(multiaddr).collect()
+}
+
+fn multiaddr(addr: SocketAddr) -> String {
+    match addr {
+        SocketAddr::V4(addr) => format!("/ip4/{}/tcp/{}", addr.ip(), addr.port()),
+        SocketAddr::V6(addr) => format!("/ip6/{}/tcp/{}", addr.ip(), addr.port()),
+    }
+}

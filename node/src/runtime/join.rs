@@ -1,0 +1,124 @@
+//! How a node finds its cluster: it founds one, joins one through a bootstrap peer, or returns to its own.
+
+use std::time::Duration;
+
+use super::control::{Control, ControlAnswer, ask};
+use crate::id::{ClusterId, NodeId};
+use crate::net::{DialError, Network};
+
+/// How long a bootstrap peer may take to introduce itself.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
+/// Pause between two rounds over the bootstrap peers.
+const ROUND_PAUSE: Duration = Duration::from_millis(500);
+/// Rounds in which nobody answers before a node that is its own first bootstrap peer founds a cluster.
+const FOUNDING_ROUNDS: u32 = 3;
+
+/// Why a node cannot take part. Each says the way out.
+#[derive(Debug, thiserror::Error)]
+pub enum JoinError {
+    /// The bootstrap peer holds another secret.
+    #[error(
+        "the node at {0} refused this node's cluster secret, or this node its: nothing was joined and no data \
+         changed. Give both the same --cluster-secret-file"
+    )]
+    SecretRefused(String),
+    /// The data directory belongs elsewhere.
+    #[error(
+        "this data directory belongs to cluster {own}, but the node at {addr} is of cluster {other}: nothing \
+         was changed. Start with the directory of that cluster, or with an empty --data-dir to join it as a new \
+         node"
+    )]
+    OtherCluster {
+        /// Whose the directory is.
+        own: ClusterId,
+        /// Where the other cluster answered.
+        addr: String,
+        /// Its id.
+        other: ClusterId,
+    },
+    /// A bootstrap address that is none.
+    #[error("'{0}' is no address of a bootstrap peer: write HOST:PORT or a multiaddr such as /ip4/10.0.0.1/tcp/7901")]
+    BadAddress(String),
+}
+
+/// A cluster that was found.
+#[derive(Clone, Debug)]
+pub(super) struct Introduction {
+    pub(super) cluster_id: ClusterId,
+    pub(super) coordinator: Option<NodeId>,
+    pub(super) members: Vec<(NodeId, Vec<String>)>,
+}
+
+/// What one round over the bootstrap peers brought.
+enum Round {
+    Found(Introduction, String),
+    Nobody { first_is_itself: bool },
+}
+
+/// Looks for a cluster until one answers; `None` if this node is to found it: it has no bootstrap peers, or is
+/// the first of them and none of the others answers.
+pub(super) async fn find_cluster(
+    network: &Network,
+    bootstrap: &[String],
+) -> Result<Option<Introduction>, JoinError> {
+    if bootstrap.is_empty() {
+        return Ok(None);
+    }
+    let mut rounds = 0;
+    loop {
+        match ask_round(network, bootstrap).await? {
+            Round::Found(introduction, _) => return Ok(Some(introduction)),
+            Round::Nobody { first_is_itself } => {
+                rounds += 1;
+                if first_is_itself && (bootstrap.len() == 1 || rounds >= FOUNDING_ROUNDS) {
+                    return Ok(None);
+                }
+                if rounds % 20 == 1 {
+                    tracing::warn!(?bootstrap, "no bootstrap peer answers yet; trying on");
+                }
+            }
+        }
+        tokio::time::sleep(ROUND_PAUSE).await;
+    }
+}
+
+/// For a node that has a cluster: one look whether the bootstrap peers are of the same one.
+pub(super) async fn check_cluster(
+    network: &Network,
+    bootstrap: &[String],
+    own: ClusterId,
+) -> Result<(), JoinError> {
+    if let Round::Found(introduction, addr) = ask_round(network, bootstrap).await?
+        && introduction.cluster_id != own
+    {
+        return Err(JoinError::OtherCluster { own, addr, other: introduction.cluster_id });
+    }
+    Ok(())
+}
+
+async fn ask_round(network: &Network, bootstrap: &[String]) -> Result<Round, JoinError> {
+    let mut first_is_itself = false;
+    for (i, addr) in bootstrap.iter().enumerate() {
+        let peer = match network.dial(addr).await {
+            Ok(peer) => peer,
+            Err(DialError::Itself) => {
+                first_is_itself |= i == 0;
+                continue;
+            }
+            Err(DialError::SecretRefused) => return Err(JoinError::SecretRefused(addr.clone())),
+            Err(DialError::BadAddress) => return Err(JoinError::BadAddress(addr.clone())),
+            Err(DialError::Unreachable(reason)) => {
+                tracing::debug!(addr, reason, "a bootstrap peer does not answer");
+                continue;
+            }
+        };
+        match ask(network, peer, &Control::Hello, HELLO_TIMEOUT).await {
+            Ok(ControlAnswer::Hello { cluster_id: Some(cluster_id), coordinator, members }) => {
+                return Ok(Round::Found(Introduction { cluster_id, coordinator, members }, addr.clone()));
+            }
+            Ok(_) => tracing::debug!(addr, "the bootstrap peer belongs to no cluster yet"),
+            Err(error) => tracing::debug!(addr, error, "the bootstrap peer did not introduce itself"),
+        }
+    }
+    Ok(Round::Nobody { first_is_itself })
+}

@@ -1,0 +1,70 @@
+//! The holder's side of the lease, and this node's registration: both are one question to the coordinator.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::Node;
+use super::control::{Control, ControlAnswer};
+use crate::clock::monotonic_ms;
+use crate::id::NodeId;
+
+/// Pause before a question that brought no lease is asked again.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+impl Node {
+    /// Renews the lease for as long as the node runs.
+    pub(super) async fn run_lease(self: Arc<Self>) {
+        let mut hint = self.coordinator_hint;
+        loop {
+            let lease_ms = self.lease_ms();
+            let granted = match self.topology.coordinator().or(hint) {
+                Some(coordinator) if !self.stopping.load(Ordering::Acquire) && !self.plane.store_failed() => {
+                    self.renew(coordinator, lease_ms, &mut hint).await
+                }
+                _ => false,
+            };
+            let pause = if granted { Duration::from_millis(lease_ms / 4) } else { RETRY_PAUSE };
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    async fn renew(self: &Arc<Self>, coordinator: NodeId, lease_ms: u64, hint: &mut Option<NodeId>) -> bool {
+        // The holder counts from when it asked (rule R9).
+        let asked_ms = monotonic_ms();
+        let announcement = self.announcement();
+        let answer = if coordinator == self.id {
+            self.answer_lease(announcement)
+        } else {
+            let timeout = Duration::from_millis(lease_ms / 2);
+            match self.ask(coordinator, &Control::Lease(announcement), timeout).await {
+                Ok(answer) => answer,
+                Err(error) => ControlAnswer::NotYet(error),
+            }
+        };
+        match answer {
+            ControlAnswer::Granted(length_ms) => {
+                self.plane.extend_lease(asked_ms + length_ms);
+                return true;
+            }
+            ControlAnswer::DeclaredDown => self.return_anew(),
+            ControlAnswer::NotCoordinator(other) => *hint = other.filter(|node| *node != self.id).or(*hint),
+            other => tracing::debug!(answer = ?other, "no lease yet"),
+        }
+        false
+    }
+
+    /// This incarnation was declared down while the process lived: it comes back as a new one, trusted with
+    /// nothing (rule R2).
+    fn return_anew(self: &Arc<Self>) {
+        self.plane.end_lease();
+        match self.identity.lock().bump_incarnation() {
+            Ok(incarnation) => {
+                self.incarnation.store(incarnation, Ordering::Release);
+                tracing::warn!(incarnation, "this node was declared down; it returns as a new incarnation");
+                self.plane.follow(self.topology.state(), incarnation);
+            }
+            Err(error) => tracing::error!(%error, "cannot count the incarnation up; this node cannot return"),
+        }
+    }
+}

@@ -1,0 +1,404 @@
+//! One running node: starts the planes, wires them together, and stops them.
+
+mod admin;
+mod control;
+mod duties;
+mod events;
+mod figures;
+mod gossip;
+mod join;
+mod lease;
+mod proposer;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use self::control::{CONTROL_BYTES_MAX, Control, ControlAnswer};
+use self::events::EventLog;
+use self::figures::{client_addr, limits, network_config, peer_addrs};
+use self::gossip::Reports;
+pub use self::join::JoinError;
+use self::proposer::Batch;
+use crate::clock::{monotonic_ms, wall_ms};
+use crate::cluster::lease::LeaseTable;
+use crate::cluster::state::{Announcement, Change};
+use crate::config::Settings;
+use crate::data::{self, PROTOCOL, Plane};
+use crate::frontend::stats::Stats;
+use crate::id::{ClusterId, Incarnation, NodeId};
+use crate::identity::{ClusterSecret, Identity};
+use crate::net::{Class, Handler, Network, Responder, wire};
+use crate::topology::{RaftTransport, Topology, TopologyConfig};
+
+/// Version of this build.
+pub const BUILD: &str = env!("CARGO_PKG_VERSION");
+/// How long the copy of a partition that left this node is kept.
+const RELEASE_GRACE_MS: u64 = 5_000;
+/// How often slow replicas and released partitions are looked for.
+const MAINTENANCE_PAUSE: Duration = Duration::from_millis(500);
+/// How long a planned stop waits for pending writes.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A running node.
+pub struct Node {
+    id: NodeId,
+    cluster_id: ClusterId,
+    settings: Settings,
+    identity: Mutex<Identity>,
+    incarnation: AtomicU64,
+    peer_addrs: Vec<String>,
+    client_addr: String,
+    network: Network,
+    topology: Topology,
+    plane: Arc<Plane>,
+    stats: Arc<Stats>,
+    reports: Reports,
+    events: EventLog,
+    batches: mpsc::Sender<Batch>,
+    leases: Mutex<Option<LeaseTable>>,
+    registering: Mutex<HashSet<(NodeId, Incarnation)>>,
+    seen_down: Mutex<HashMap<NodeId, u64>>,
+    /// Addresses heard in announcements of nodes that are not members yet.
+    heard_addrs: Mutex<HashMap<NodeId, Vec<String>>>,
+    coordinator_hint: Option<NodeId>,
+    started_ms: u64,
+    stopping: AtomicBool,
+    tasks: Mutex<JoinSet<()>>,
+}
+
+/// What the network calls: the node, once there is one. Before that, peers' calls go unanswered.
+#[derive(Default)]
+struct Inbound(OnceLock<Arc<Node>>);
+
+impl Handler for Inbound {
+    fn on_call(&self, from: NodeId, class: Class, body: Bytes, reply: Responder) {
+        match self.0.get() {
+            Some(node) if class == Class::Control => node.on_control(from, &body, reply),
+            Some(node) => node.plane.on_call(from, class, body, reply),
+            None => {}
+        }
+    }
+
+    fn on_gossip(&self, from: NodeId, data: Vec<u8>) {
+        if let Some(node) = self.0.get() {
+            node.on_report(from, &data);
+        }
+    }
+
+    fn on_peer(&self, peer: NodeId, connected: bool) {
+        tracing::debug!(%peer, connected, "peer connection");
+    }
+}
+
+/// The topology log's way to its peers.
+struct LogTransport(Network);
+
+impl RaftTransport for LogTransport {
+    fn call(&self, to: NodeId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
+        let call = self.0.call(to, Class::Control, wire::encode(&Control::Raft(body)).into());
+        Box::pin(async move {
+            let body = call.await.map_err(|error| error.to_string())?;
+            match wire::decode::<ControlAnswer, CONTROL_BYTES_MAX>(&body) {
+                Ok(ControlAnswer::Raft(body)) => Ok(body),
+                Ok(other) => Err(format!("an answer to another question: {other:?}")),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    }
+}
+
+impl Node {
+    /// Starts a node: opens its store, finds its cluster, and takes its part. Returns once it is registered
+    /// and holds a lease.
+    ///
+    /// # Errors
+    /// What keeps it from starting, and the way out.
+    pub async fn start(settings: Settings, listener: &TcpListener) -> anyhow::Result<Arc<Self>> {
+        let data_dir = settings.data_dir.clone();
+        std::fs::create_dir_all(&data_dir).with_context(|| {
+            format!(
+                "cannot create the data directory {}: give a directory this user may write with --data-dir",
+                data_dir.display()
+            )
+        })?;
+        let secret = settings.cluster_secret_file.as_deref().map(ClusterSecret::load).transpose()?;
+        let (engine, recovery) = caskade_engine::Engine::open(figures::engine_options(&settings))?;
+        tracing::info!(?recovery, "the store is open");
+        let identity = Identity::load_or_create(&data_dir)?;
+        let inbound = Arc::new(Inbound::default());
+        let network = Network::start(network_config(&settings, &identity, secret), inbound.clone()).await?;
+        let topology_config = TopologyConfig::new(data_dir.join("topology"), identity.node);
+        let topology = Topology::open(topology_config, Arc::new(LogTransport(network.clone()))).await?;
+
+        let client_addr = client_addr(&settings, listener)?;
+        let peer_addrs = peer_addrs(&settings, &network);
+        let joined = join_cluster(&settings, &identity, &network, &topology, (&client_addr, &peer_addrs)).await?;
+        let (proposals, proposed) = mpsc::channel(proposer::QUEUE_MAX);
+        let (batches, batched) = mpsc::channel(proposer::QUEUE_MAX);
+        let plane = Plane::new(data::Parts {
+            node: identity.node,
+            engine,
+            network: network.clone(),
+            proposals,
+            limits: limits(&settings),
+        });
+        let node = Arc::new(Self {
+            id: identity.node,
+            cluster_id: joined.cluster_id,
+            incarnation: AtomicU64::new(identity.incarnation),
+            identity: Mutex::new(identity),
+            settings,
+            peer_addrs,
+            client_addr,
+            network,
+            topology,
+            plane,
+            stats: Arc::default(),
+            reports: Reports::default(),
+            events: EventLog::default(),
+            batches,
+            leases: Mutex::default(),
+            registering: Mutex::default(),
+            seen_down: Mutex::default(),
+            heard_addrs: Mutex::new(joined.members.into_iter().collect()),
+            coordinator_hint: joined.coordinator,
+            started_ms: monotonic_ms(),
+            stopping: AtomicBool::new(false),
+            tasks: Mutex::default(),
+        });
+        node.update_peers();
+        node.network.subscribe(&format!("caskade/1/{}", node.cluster_id));
+        drop(inbound.0.set(node.clone()));
+        node.spawn_loops(proposed, batched);
+        node.wait_until_serving().await;
+        Ok(node)
+    }
+
+    fn spawn_loops(self: &Arc<Self>, proposed: mpsc::Receiver<Change>, batched: mpsc::Receiver<Batch>) {
+        let mut tasks = self.tasks.lock();
+        tasks.spawn(self.clone().run_states());
+        tasks.spawn(self.clone().run_lease());
+        tasks.spawn(self.clone().run_duties());
+        tasks.spawn(self.clone().run_confirmations());
+        tasks.spawn(self.clone().run_reports());
+        tasks.spawn(self.clone().run_batches(batched));
+        tasks.spawn(self.clone().run_proposals(proposed));
+        tasks.spawn(self.clone().run_maintenance());
+    }
+
+    /// Follows the committed states.
+    async fn run_states(self: Arc<Self>) {
+        let mut states = self.topology.watch();
+        let mut coordinators = self.topology.watch_coordinator();
+        let mut coordinator = None;
+        // What was committed before this start is no news.
+        let mut known = states.borrow_and_update().clone();
+        self.plane.follow(known.clone(), self.incarnation.load(Ordering::Acquire));
+        loop {
+            let state = states.borrow_and_update().clone();
+            if !Arc::ptr_eq(&known, &state) {
+                for event in crate::cluster::events::between(&known, &state, wall_ms()) {
+                    self.events.add(event);
+                }
+                known = state.clone();
+                self.update_peers();
+                self.plane.follow(state, self.incarnation.load(Ordering::Acquire));
+            }
+            let leader = *coordinators.borrow_and_update();
+            if leader != coordinator {
+                coordinator = leader;
+                self.note_coordinator(leader, known.epoch);
+            }
+            tokio::select! {
+                changed = states.changed() => if changed.is_err() { return },
+                changed = coordinators.changed() => if changed.is_err() { return },
+            }
+        }
+    }
+
+    async fn run_maintenance(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(MAINTENANCE_PAUSE).await;
+            self.plane.suspend_slow_replicas();
+            let incarnation = self.incarnation.load(Ordering::Acquire);
+            let state = self.plane.state();
+            let registered = state.members.get(&self.id).map(|member| member.announcement.incarnation);
+            if registered == Some(incarnation) && self.plane.has_lease() {
+                self.plane.drop_released(RELEASE_GRACE_MS);
+            }
+        }
+    }
+
+    /// Length of a lease: the cluster's, before there is one this node's setting.
+    fn lease_ms(&self) -> u64 {
+        match self.topology.state().lease_ms {
+            0 => self.settings.lease_ms.into(),
+            lease_ms => lease_ms.into(),
+        }
+    }
+
+    async fn wait_until_serving(&self) {
+        while !self.is_serving() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Whether this node is registered and holds a lease.
+    pub fn is_serving(&self) -> bool {
+        let state = self.plane.state();
+        let registered = state.members.get(&self.id).map(|member| member.announcement.incarnation);
+        registered == Some(self.incarnation.load(Ordering::Acquire)) && self.plane.has_lease()
+    }
+
+    /// Stops in order: takes no more requests, settles what is pending, says goodbye, closes the store.
+    pub async fn stop(self: &Arc<Self>) {
+        self.stopping.store(true, Ordering::Release);
+        self.plane.stop_all(SETTLE_TIMEOUT).await;
+        self.say_goodbye().await;
+        self.tasks.lock().abort_all();
+        self.topology.shutdown().await;
+        self.network.shutdown().await;
+        if let Err(error) = self.plane.engine().clone().close() {
+            tracing::error!(%error, "the store was not closed cleanly; what was acknowledged is durable");
+        }
+    }
+
+    /// What the node says of itself.
+    fn announcement(&self) -> Announcement {
+        Announcement {
+            node: self.id,
+            incarnation: self.incarnation.load(Ordering::Acquire),
+            peer_addrs: self.peer_addrs.clone(),
+            client_addr: self.client_addr.clone(),
+            zone: self.settings.zone.clone(),
+            weight: self.settings.weight,
+            build: BUILD.to_owned(),
+            protocol: PROTOCOL,
+        }
+    }
+
+    fn note_address(&self, announcement: &Announcement) {
+        self.heard_addrs.lock().insert(announcement.node, announcement.peer_addrs.clone());
+        self.update_peers();
+    }
+
+    /// Tells the network where members, and nodes about to be, are reached.
+    fn update_peers(&self) {
+        let state = self.topology.state();
+        let mut peers = self.heard_addrs.lock().clone();
+        for (node, member) in &state.members {
+            peers.insert(*node, member.announcement.peer_addrs.clone());
+        }
+        peers.remove(&self.id);
+        self.network.set_peers(peers);
+    }
+
+    fn note_coordinator(&self, coordinator: Option<NodeId>, epoch: u64) {
+        let (severity, message) = match coordinator {
+            Some(node) => ("info", format!("node {} is the coordinator", node.short())),
+            None => ("warning", "there is no coordinator; an election is under way".to_owned()),
+        };
+        self.events.add(crate::api::Event {
+            time_ms: wall_ms(),
+            epoch,
+            severity: severity.to_owned(),
+            kind: "coordinator".to_owned(),
+            node: coordinator.map(|node| node.to_string()).unwrap_or_default(),
+            message,
+        });
+    }
+
+    fn on_control(self: &Arc<Self>, from: NodeId, body: &[u8], reply: Responder) {
+        let Ok(question) = wire::decode::<Control, CONTROL_BYTES_MAX>(body) else {
+            tracing::warn!(%from, "a control message that is none of this protocol was dropped");
+            return;
+        };
+        let node = Arc::clone(self);
+        tokio::spawn(async move {
+            let answer = node.answer_control(from, question).await;
+            reply.send(wire::encode(&answer).into());
+        });
+    }
+
+    async fn answer_control(self: &Arc<Self>, from: NodeId, question: Control) -> ControlAnswer {
+        match question {
+            Control::Hello => self.introduce(),
+            Control::Raft(body) => ControlAnswer::Raft(self.topology.handle(body).await),
+            Control::Lease(announcement) if announcement.node == from => {
+                if !self.topology.state().members.contains_key(&from) {
+                    self.note_address(&announcement);
+                }
+                self.answer_lease(announcement)
+            }
+            Control::Lease(_) => ControlAnswer::Failed("a lease can only be asked for by its holder".into()),
+            Control::Propose(_) if !self.is_coordinator() => {
+                ControlAnswer::NotCoordinator(self.topology.coordinator())
+            }
+            Control::Propose(changes) => match self.propose_here(changes).await {
+                Ok(verdicts) => ControlAnswer::Proposed(verdicts),
+                Err(error) => ControlAnswer::Failed(error.to_string()),
+            },
+        }
+    }
+
+    fn introduce(&self) -> ControlAnswer {
+        let state = self.topology.state();
+        let members = state.members.values();
+        let mut members: Vec<_> =
+            members.map(|m| (m.announcement.node, m.announcement.peer_addrs.clone())).collect();
+        if !state.members.contains_key(&self.id) {
+            members.push((self.id, self.peer_addrs.clone()));
+        }
+        ControlAnswer::Hello {
+            cluster_id: Some(self.cluster_id),
+            coordinator: self.topology.coordinator(),
+            members,
+        }
+    }
+}
+
+/// Founds, joins or returns to a cluster, whichever this data directory and the settings ask for.
+async fn join_cluster(
+    settings: &Settings,
+    identity: &Identity,
+    network: &Network,
+    topology: &Topology,
+    (client_addr, peer_addrs): (&str, &[String]),
+) -> anyhow::Result<join::Introduction> {
+    let state = topology.state();
+    if state.epoch > 0 {
+        join::check_cluster(network, &settings.bootstrap, state.cluster_id).await?;
+        let members = Vec::new();
+        return Ok(join::Introduction { cluster_id: state.cluster_id, coordinator: None, members });
+    }
+    if let Some(introduction) = join::find_cluster(network, &settings.bootstrap).await? {
+        tracing::info!(cluster = %introduction.cluster_id, "joining");
+        return Ok(introduction);
+    }
+    let cluster_id = ClusterId::from_bytes(rand::random());
+    let founder = Announcement {
+        node: identity.node,
+        incarnation: identity.incarnation,
+        peer_addrs: peer_addrs.to_vec(),
+        client_addr: client_addr.to_owned(),
+        zone: settings.zone.clone(),
+        weight: settings.weight,
+        build: BUILD.to_owned(),
+        protocol: PROTOCOL,
+    };
+    tracing::info!(cluster = %cluster_id, "founding a cluster");
+    let (replication_factor, lease_ms) = (settings.replicas, settings.lease_ms);
+    topology.found(Change::Found { cluster_id, replication_factor, lease_ms, founder }).await?;
+    Ok(join::Introduction { cluster_id, coordinator: Some(identity.node), members: Vec::new() })
+}
+

@@ -1,0 +1,91 @@
+//! Proposals on their way into the topology log. At the coordinator everything that waits becomes one entry.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use super::Node;
+use super::control::{Control, ControlAnswer};
+use crate::cluster::state::{Change, Verdict};
+use crate::id::NodeId;
+use crate::topology::ProposeError;
+
+/// Changes that may wait for the coordinator at once.
+pub(super) const QUEUE_MAX: usize = 16_384;
+/// Changes in one entry of the log.
+const ENTRY_MAX: usize = 1024;
+/// How long a proposal may take at the coordinator.
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// Pause after a proposal that found no coordinator.
+const RETRY_PAUSE: Duration = Duration::from_millis(100);
+
+/// Changes and who wants to know what became of them.
+pub(super) type Batch = (Vec<Change>, oneshot::Sender<Result<Vec<Verdict>, ProposeError>>);
+
+impl Node {
+    /// Commits changes, wherever the coordinator is.
+    pub(super) async fn propose(&self, changes: Vec<Change>) -> Result<Vec<Verdict>, String> {
+        let Some(coordinator) = self.topology.coordinator() else {
+            return Err("no coordinator is elected at present".into());
+        };
+        if coordinator == self.id {
+            return self.propose_here(changes).await.map_err(|error| error.to_string());
+        }
+        match self.ask(coordinator, &Control::Propose(changes), PROPOSE_TIMEOUT).await? {
+            ControlAnswer::Proposed(verdicts) => Ok(verdicts),
+            other => Err(format!("the coordinator answered {other:?}")),
+        }
+    }
+
+    /// Commits changes through this node's own topology log.
+    pub(super) async fn propose_here(&self, changes: Vec<Change>) -> Result<Vec<Verdict>, ProposeError> {
+        let (sender, verdicts) = oneshot::channel();
+        self.batches.send((changes, sender)).await.map_err(|_| ProposeError::Stopped)?;
+        verdicts.await.map_err(|_| ProposeError::Stopped)?
+    }
+
+    /// Makes one log entry of all batches that wait, over and over.
+    pub(super) async fn run_batches(self: Arc<Self>, mut batches: mpsc::Receiver<Batch>) {
+        while let Some((mut changes, sender)) = batches.recv().await {
+            let mut askers = vec![(changes.len(), sender)];
+            while changes.len() < ENTRY_MAX
+                && let Ok((more, sender)) = batches.try_recv()
+            {
+                askers.push((more.len(), sender));
+                changes.extend(more);
+            }
+            let result = self.topology.propose(changes).await;
+            let mut verdicts = result.as_ref().map_or_else(|_| Vec::new(), |c| c.verdicts.clone()).into_iter();
+            for (count, sender) in askers {
+                let answer = match &result {
+                    Ok(_) => Ok(verdicts.by_ref().take(count).collect()),
+                    Err(error) => Err(error.clone()),
+                };
+                // Whoever gave up waiting proposes again if it is still due.
+                drop(sender.send(answer));
+            }
+        }
+    }
+
+    /// Brings the data plane's proposals to the coordinator. One that fails is made again by whoever made it.
+    pub(super) async fn run_proposals(self: Arc<Self>, mut proposals: mpsc::Receiver<Change>) {
+        let mut changes = Vec::new();
+        while proposals.recv_many(&mut changes, ENTRY_MAX).await > 0 {
+            if let Err(error) = self.propose(std::mem::take(&mut changes)).await {
+                tracing::debug!(error, "proposals did not reach the coordinator");
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        }
+    }
+
+    /// Asks a peer on the control class.
+    pub(super) async fn ask(
+        &self,
+        node: NodeId,
+        question: &Control,
+        timeout: Duration,
+    ) -> Result<ControlAnswer, String> {
+        super::control::ask(&self.network, node, question, timeout).await
+    }
+}
