@@ -34,8 +34,10 @@ use crate::cluster::lease::LeaseTable;
 use crate::cluster::state::{Announcement, Change};
 use crate::config::Settings;
 use crate::data::{self, PROTOCOL, Plane};
+use crate::frontend::keyspace::Ticket;
 use crate::frontend::stats::Stats;
 use crate::id::{ClusterId, Incarnation, NodeId};
+use crate::kv::Operation;
 use crate::identity::{ClusterSecret, Identity};
 use crate::net::{Class, Handler, Network, Responder, wire};
 use crate::topology::{RaftTransport, Topology, TopologyConfig};
@@ -251,6 +253,16 @@ impl Node {
         while !self.is_serving() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// Starts an operation; never blocks.
+    pub fn submit(&self, operation: Operation) -> Ticket {
+        self.plane.submit(operation)
+    }
+
+    /// Where this node listens for peers, as a bootstrap address for others.
+    pub fn peer_listen_addr(&self) -> String {
+        self.peer_addrs.first().cloned().unwrap_or_default()
     }
 
     /// Whether this node is registered and holds a lease.
