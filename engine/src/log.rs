@@ -198,15 +198,18 @@ impl Log {
             self.shared.work.notify_all();
             self.shared.room.notify_all();
         }
+        // The last engine may go away in a callback: then the log's thread empties the queue and closes the file
+        // when that callback has returned.
+        if self.thread_id == Some(thread::current().id()) {
+            return Ok(());
+        }
         if let Some(thread) = self.thread.lock().take()
-            // The last engine may go away in a callback: then the thread ends by itself, after that callback.
-            && self.thread_id != Some(thread::current().id())
             && thread.join().is_err()
         {
             tracing::error!("the log's thread panicked; what it had not synced may be lost");
         }
         self.shared.counters.syncs.fetch_add(1, Ordering::Relaxed);
-        self.shared.writer.lock().finish().map_err(AppendError::Poisoned)
+        self.shared.writer.lock().finish()
     }
 
     /// Stops the log because of a failure elsewhere in the directory that leaves open what is on disk.
@@ -288,7 +291,8 @@ impl Shared {
             let mut queue = self.queue.lock();
             while queue.is_empty() {
                 if queue.closed {
-                    return;
+                    drop(queue);
+                    return self.finish();
                 }
                 queue.thread_waits = true;
                 self.work.wait(&mut queue);
@@ -312,6 +316,13 @@ impl Shared {
         }
     }
 
+    /// Closes the file, when nobody can be told how that went any more.
+    fn finish(&self) {
+        if let Err(error) = self.writer.lock().finish() {
+            tracing::error!(%error, "the store could not be synced when it was closed");
+        }
+    }
+
     /// Makes one group durable; returns where it begins.
     fn commit(&self, buffer: &mut [u8]) -> Result<Location, AppendError> {
         let mut writer = self.writer.lock();
@@ -330,7 +341,7 @@ impl Shared {
         }
         self.counters
             .bytes
-            .fetch_add(buffer.len() as u64, Ordering::Relaxed);
+            .store(writer.bytes_written(), Ordering::Relaxed);
         Ok(base)
     }
 
