@@ -174,9 +174,6 @@ impl Log {
             Ok(bytes) => bytes,
             Err(error) => return done(Err(error)),
         };
-        if records.is_empty() {
-            return done(Ok(Appended { records: Vec::new() }));
-        }
         shared.counters.appends.fetch_add(1, Ordering::Relaxed);
         if shared.sync == SyncPolicy::Always {
             // A callback that waited for room would wait for itself.
@@ -436,3 +433,6 @@ pub(crate) fn random_salt() -> Salt {
     // Two words of the operating system's randomness, mixed by SipHash.
     Salt(RandomState::new().build_hasher().finish())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,4 +1,9 @@
 //! Many threads at once, and what a store refuses.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 

@@ -1,4 +1,9 @@
 //! Damaged files: an error or a quarantined stretch, never a wrong value, never a panic.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 

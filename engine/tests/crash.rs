@@ -1,4 +1,9 @@
 //! What a crash may leave is opened again, with everything that was acknowledged.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 
