@@ -320,7 +320,7 @@ impl Engine {
     }
 
     /// Flushes, syncs and closes the log: all clones refuse further appends. They still read; the directory is
-    /// free for another engine when the last one is dropped, which also closes.
+    /// free for another engine when the last one is dropped, which also closes (in a callback: when that returns).
     pub fn close(self) -> Result<(), AppendError> {
         self.0.log.close()
     }

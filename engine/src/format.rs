@@ -16,6 +16,7 @@
 //!                   all of them count or none; one can be read alone by its position
 //!      4 mark       no key, no value; version = offset below which this file was durable before the mark was
 //!                   written, expiry = salt ^ the mark's own offset
+//!                   a file that is complete ends with a mark of all before it, so that a cut is seen
 //! flags bit 0       IN_BATCH: counts only within its batch
 //!
 //! eras file

@@ -174,9 +174,6 @@ impl Log {
             Ok(bytes) => bytes,
             Err(error) => return done(Err(error)),
         };
-        if records.is_empty() {
-            return done(Ok(Appended { records: Vec::new() }));
-        }
         shared.counters.appends.fetch_add(1, Ordering::Relaxed);
         if shared.sync == SyncPolicy::Always {
             // A callback that waited for room would wait for itself.
@@ -198,15 +195,18 @@ impl Log {
             self.shared.work.notify_all();
             self.shared.room.notify_all();
         }
+        // The last engine may go away in a callback: then the log's thread empties the queue and closes the file
+        // when that callback has returned.
+        if self.thread_id == Some(thread::current().id()) {
+            return Ok(());
+        }
         if let Some(thread) = self.thread.lock().take()
-            // The last engine may go away in a callback: then the thread ends by itself, after that callback.
-            && self.thread_id != Some(thread::current().id())
             && thread.join().is_err()
         {
             tracing::error!("the log's thread panicked; what it had not synced may be lost");
         }
         self.shared.counters.syncs.fetch_add(1, Ordering::Relaxed);
-        self.shared.writer.lock().finish().map_err(AppendError::Poisoned)
+        self.shared.writer.lock().finish()
     }
 
     /// Stops the log because of a failure elsewhere in the directory that leaves open what is on disk.
@@ -288,7 +288,8 @@ impl Shared {
             let mut queue = self.queue.lock();
             while queue.is_empty() {
                 if queue.closed {
-                    return;
+                    drop(queue);
+                    return self.finish();
                 }
                 queue.thread_waits = true;
                 self.work.wait(&mut queue);
@@ -312,6 +313,13 @@ impl Shared {
         }
     }
 
+    /// Closes the file, when nobody can be told how that went any more.
+    fn finish(&self) {
+        if let Err(error) = self.writer.lock().finish() {
+            tracing::error!(%error, "the store could not be synced when it was closed");
+        }
+    }
+
     /// Makes one group durable; returns where it begins.
     fn commit(&self, buffer: &mut [u8]) -> Result<Location, AppendError> {
         let mut writer = self.writer.lock();
@@ -330,7 +338,7 @@ impl Shared {
         }
         self.counters
             .bytes
-            .fetch_add(buffer.len() as u64, Ordering::Relaxed);
+            .store(writer.bytes_written(), Ordering::Relaxed);
         Ok(base)
     }
 
@@ -425,3 +433,6 @@ pub(crate) fn random_salt() -> Salt {
     // Two words of the operating system's randomness, mixed by SipHash.
     Salt(RandomState::new().build_hasher().finish())
 }
+
+#[cfg(test)]
+mod tests;

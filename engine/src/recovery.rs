@@ -12,7 +12,7 @@ use std::fs::{File, OpenOptions};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use self::scan::{Bounds, Found, Scanner};
+use self::scan::{Bounds, End, Found, Scanner};
 use crate::data_file::{DataFile, FileId, FileTable, Location, open_to_read};
 use crate::directory::Directory;
 use crate::error::{IoError, OpenError};
@@ -154,17 +154,15 @@ pub(crate) fn recover(
         }
     }
     let writer = match active {
-        Some(active) => Writer::new(
-            options,
-            files.clone(),
-            (active.data_file, active.file),
-            active.end,
-            active.marked,
-        ),
+        Some(active) => {
+            let Active { data_file, file, end } = active;
+            let marks = (end.marked, end.ends_marked);
+            Writer::new(options, files.clone(), (data_file, file), end.offset, marks)
+        }
         None => {
             let created = crate::log::create_active(directory, files, random_salt())?;
             let start = FILE_HEADER_LEN as u64;
-            Writer::new(options, files.clone(), created, start, start)
+            Writer::new(options, files.clone(), created, start, (start, false))
         }
     };
     let Load {
@@ -212,8 +210,7 @@ fn look_at(directory: &Directory, id: u64) -> Result<Known, OpenError> {
 struct Active {
     data_file: Arc<DataFile>,
     file: Arc<File>,
-    end: u64,
-    marked: u64,
+    end: End,
 }
 
 /// The files read so far.
@@ -239,7 +236,11 @@ impl Load<'_> {
         let id = file.id as FileId;
         self.files
             .insert(Arc::new(DataFile::sealed(id, file.path.clone(), header.salt)));
-        self.scan(file, id, header, Bounds::Sealed)?;
+        let end = self.scan(file, id, header, Bounds::Sealed)?;
+        if !end.ends_marked {
+            let reason = "the mark that should close the file is missing: records before it may be, too";
+            self.quarantine(file, end.offset, 0, reason.to_owned());
+        }
         Ok(())
     }
 
@@ -255,9 +256,10 @@ impl Load<'_> {
         let for_reads = open.try_clone().map_err(failed("open"))?;
         let data_file = Arc::new(DataFile::active(id, file.path.clone(), header.salt, for_reads));
         self.files.insert(data_file.clone());
-        let (end, marked) = self.scan(file, id, header, Bounds::Active)?;
-        if end < file.len {
-            open.set_len(end).map_err(failed("cut the torn tail of"))?;
+        let end = self.scan(file, id, header, Bounds::Active)?;
+        self.report.cut_bytes += end.cut_bytes;
+        if end.offset < file.len {
+            open.set_len(end.offset).map_err(failed("cut the torn tail of"))?;
         }
         // A mark will say that all this is durable.
         open.sync_all().map_err(failed("sync"))?;
@@ -265,18 +267,17 @@ impl Load<'_> {
             data_file,
             file: Arc::new(open),
             end,
-            marked,
         })
     }
 
-    /// Publishes all records of a file; returns where they end, and the highest mark.
+    /// Publishes all records of a file; returns how they end.
     fn scan(
         &mut self,
         file: &Known,
         id: FileId,
         header: &FileHeader,
         bounds: Bounds,
-    ) -> Result<(u64, u64), OpenError> {
+    ) -> Result<End, OpenError> {
         let mut scanner = Scanner::new(open_to_read(&file.path)?, &file.path, header.salt, file.len);
         loop {
             match scanner.next(bounds)? {
@@ -292,14 +293,7 @@ impl Load<'_> {
                     bytes,
                     reason,
                 } => self.quarantine(file, offset, bytes, reason.to_string()),
-                Found::End {
-                    offset,
-                    marked,
-                    cut_bytes,
-                } => {
-                    self.report.cut_bytes += cut_bytes;
-                    return Ok((offset, marked));
-                }
+                Found::End(end) => return Ok(end),
             }
         }
     }

@@ -1,4 +1,9 @@
 //! The engine does what a plain map does, whatever is done to it in whatever order.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test fails by panicking"
+)]
 
 mod support;
 
@@ -6,7 +11,7 @@ use std::collections::BTreeMap;
 
 use caskade_engine::{Engine, Options, PARTITIONS, Record, SyncPolicy, partition_of};
 use proptest::prelude::*;
-use support::{open, small, tombstone, value};
+use support::{fast_directory, open, small, tombstone, value};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -123,7 +128,7 @@ fn append(engine: &Engine, records: Vec<Record>) -> caskade_engine::Appended {
 }
 
 fn run(steps: Vec<Step>, sync: SyncPolicy) {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = fast_directory();
     let options: Options = small(directory.path(), sync);
     let mut engine = open(&options);
     let mut model = Model::default();

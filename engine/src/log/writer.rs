@@ -39,10 +39,13 @@ pub(crate) struct Writer {
     durable: u64,
     /// What the newest mark says.
     marked: u64,
+    /// Whether the file's last record is that mark, so that it covers all of it.
+    ends_marked: bool,
     /// Length of the file, preallocated bytes included.
     allocated: u64,
-    /// Bytes of log files that are complete by now, since the start.
+    /// Files begun and bytes written (headers and marks too) since the start.
     files_begun: u64,
+    bytes_written: u64,
     poisoned: Option<IoError>,
     closed: bool,
     /// For policies that write inline: the encoder's buffer, and callbacks to run.
@@ -100,13 +103,13 @@ pub(crate) fn create_active(
 
 impl Writer {
     /// Goes on at `end` of a file whose content below it is durable and whose length it is; `marked` is what
-    /// its newest mark says.
+    /// its newest mark says, `ends_marked` whether that is the last record.
     pub(crate) fn new(
         options: &Options,
         files: Arc<FileTable>,
         (active, file): (Arc<DataFile>, Arc<File>),
         end: u64,
-        marked: u64,
+        (marked, ends_marked): (u64, bool),
     ) -> Self {
         Self {
             files,
@@ -118,8 +121,10 @@ impl Writer {
             end,
             durable: end,
             marked,
+            ends_marked,
             allocated: end,
             files_begun: 0,
+            bytes_written: 0,
             poisoned: None,
             closed: false,
             scratch: Vec::new(),
@@ -138,6 +143,10 @@ impl Writer {
 
     pub(super) fn files_begun(&self) -> u64 {
         self.files_begun
+    }
+
+    pub(super) fn bytes_written(&self) -> u64 {
+        self.bytes_written
     }
 
     /// Writes a group, whose first [`MARK_LEN`] bytes are room for a mark; tells where it begins.
@@ -175,6 +184,8 @@ impl Writer {
             return Err(error.into());
         }
         self.end += bytes.len() as u64;
+        self.bytes_written += bytes.len() as u64;
+        self.ends_marked = false;
         self.allocated = self.allocated.max(self.end);
         Ok(())
     }
@@ -248,7 +259,7 @@ impl Writer {
 
     /// Completes the active file and begins the next.
     fn rotate(&mut self, directory: &Directory) -> Result<(), AppendError> {
-        self.complete().map_err(AppendError::Poisoned)?;
+        self.complete()?;
         let (active, file) = create_active(directory, &self.files, self.salt)?;
         self.files.seal(&self.active);
         self.active = active;
@@ -257,37 +268,53 @@ impl Writer {
         self.durable = self.end;
         self.marked = self.end;
         self.allocated = self.end;
+        self.ends_marked = false;
         self.files_begun += 1;
+        self.bytes_written += self.end;
         Ok(())
     }
 
-    /// Cuts preallocated bytes off and syncs the file with its length.
-    fn complete(&mut self) -> Result<(), IoError> {
+    /// Leaves the file cut to its records, ended by a mark of all of them, and synced.
+    fn complete(&mut self) -> Result<(), AppendError> {
+        self.cut_and_sync()?;
+        if !self.ends_marked {
+            let preallocates = std::mem::replace(&mut self.preallocates, false);
+            // Only now: a mark must not reach the disk before what it says is durable.
+            let marked = self.write_at_end(&encode_mark(self.salt, self.end, self.durable));
+            self.preallocates = preallocates;
+            marked?;
+            self.marked = self.durable;
+            self.ends_marked = true;
+            self.cut_and_sync()?;
+        }
+        Ok(())
+    }
+
+    fn cut_and_sync(&mut self) -> Result<(), AppendError> {
         let done = self.file.set_len(self.end).and_then(|()| self.file.sync_all());
-        done.map_err(|e| self.poison(IoError::new("complete", &self.active.path, e)))?;
+        done.map_err(|e| AppendError::Poisoned(self.poison(IoError::new("complete", &self.active.path, e))))?;
         self.allocated = self.end;
         self.durable = self.end;
         Ok(())
     }
 
-    /// Leaves the active file as a clean stop does: synced, with a last mark that covers all of it, so that
-    /// damage to its end will be told from a torn tail. Nothing can be written after it.
-    pub(super) fn finish(&mut self) -> Result<(), IoError> {
-        self.closed = true;
+    /// Leaves the active file as a clean stop does, so that damage to its end will be told from a torn tail.
+    /// Nothing can be written after it.
+    pub(super) fn finish(&mut self) -> Result<(), AppendError> {
         if let Some(error) = &self.poisoned {
-            return Err(error.clone());
+            return Err(AppendError::Poisoned(error.clone()));
         }
-        self.complete()?;
-        if self.end - self.marked > MARK_LEN as u64 {
-            self.preallocates = false;
-            let mark = encode_mark(self.salt, self.end, self.durable);
-            // Best effort: the records are durable already, and a full disk must not make closing fail.
-            if self.write_at_end(&mark).is_ok() {
-                self.marked = self.durable;
-                self.sync()?;
+        if std::mem::replace(&mut self.closed, true) {
+            return Ok(());
+        }
+        match self.complete() {
+            // The records are durable without the mark: a full disk must not make closing fail.
+            Err(AppendError::Io(error)) => {
+                tracing::warn!(%error, "the active file was left without its closing mark");
+                Ok(())
             }
+            result => result,
         }
-        Ok(())
     }
 
     /// Stops the log for good, unless it is already.

@@ -29,12 +29,21 @@ pub(super) enum Found<'a> {
     Record { offset: u64, record: Parsed<'a> },
     /// Bytes that should be records.
     Bad { offset: u64, bytes: u64, reason: Bad },
-    /// The end of the records. `cut_bytes` of something follow (zeros after it not counted).
-    End {
-        offset: u64,
-        marked: u64,
-        cut_bytes: u64,
-    },
+    /// The end of the records.
+    End(End),
+}
+
+/// How a file's records end.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct End {
+    /// Where.
+    pub(super) offset: u64,
+    /// The highest offset a mark says was durable.
+    pub(super) marked: u64,
+    /// Whether the last record is a mark of all before it.
+    pub(super) ends_marked: bool,
+    /// Bytes of something that follow; zeros after it not counted.
+    pub(super) cut_bytes: u64,
 }
 
 /// Reads one file from its first record on.
@@ -46,6 +55,8 @@ pub(super) struct Scanner {
     offset: u64,
     /// The highest offset a mark says was durable.
     marked: u64,
+    /// Whether the last record was a mark of all before it.
+    ends_marked: bool,
     search_bytes_left: u64,
 }
 
@@ -65,6 +76,7 @@ impl Scanner {
             len,
             offset: start,
             marked: start,
+            ends_marked: false,
             search_bytes_left: SEARCH_BYTES_MAX,
         }
     }
@@ -73,15 +85,12 @@ impl Scanner {
         loop {
             let at = self.offset;
             if at >= self.len {
-                return Ok(Found::End {
-                    offset: at,
-                    marked: self.marked,
-                    cut_bytes: 0,
-                });
+                return Ok(self.end(0));
             }
             match self.check(at)? {
                 Ok(header) => {
                     self.offset = at + header.record_len();
+                    self.ends_marked = header.kind == Kind::Mark && self.marked == at;
                     if header.kind != Kind::Mark {
                         return self.record(at, &header);
                     }
@@ -91,13 +100,10 @@ impl Scanner {
                         let used_end = self.find_marks(at)?;
                         if self.marked <= at {
                             let cut_bytes = used_end.saturating_sub(at);
-                            return Ok(Found::End {
-                                offset: at,
-                                marked: self.marked,
-                                cut_bytes,
-                            });
+                            return Ok(self.end(cut_bytes));
                         }
                     }
+                    self.ends_marked = false;
                     self.offset = self.next_whole(at + 1)?.unwrap_or(self.len);
                     return Ok(Found::Bad {
                         offset: at,
@@ -107,6 +113,21 @@ impl Scanner {
                 }
             }
         }
+    }
+
+    fn end(&self, cut_bytes: u64) -> Found<'_> {
+        let Self {
+            offset,
+            marked,
+            ends_marked,
+            ..
+        } = *self;
+        Found::End(End {
+            offset,
+            marked,
+            ends_marked,
+            cut_bytes,
+        })
     }
 
     /// The record at `at`, which was checked and is still in the window.

@@ -67,3 +67,52 @@ pub(crate) fn copy_store(from: &Path, to: &Path) {
         std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }
+
+/// A directory in memory where there is one: for tests that open a store thousands of times.
+pub(crate) fn fast_directory() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() {
+        tempfile::tempdir_in(memory)
+    } else {
+        tempfile::tempdir()
+    }
+    .unwrap()
+}
+
+/// Writes the file anew with this content.
+pub(crate) fn overwrite(path: &Path, bytes: &[u8]) {
+    std::fs::write(path, bytes).unwrap();
+}
+
+/// Some appends whose effects can be told apart: single records, batches, overwrites, a tombstone.
+pub(crate) fn history() -> Vec<Vec<Record>> {
+    vec![
+        vec![value(b"a", 1, b"first")],
+        vec![value(b"b", 2, b"second"), value(b"c", 3, b"third")],
+        vec![value(b"a", 4, b"fourth, longer than the first")],
+        vec![tombstone(b"b", 5)],
+        vec![value(b"d", 6, b""), value(b"e", 7, &[0; 40]), tombstone(b"c", 8)],
+        vec![value(b"b", 9, b"back again")],
+    ]
+}
+
+/// The newest record of each key after these appends.
+pub(crate) fn state_after(appends: &[Vec<Record>]) -> std::collections::BTreeMap<Bytes, Record> {
+    let mut state = std::collections::BTreeMap::<Bytes, Record>::new();
+    for record in appends.iter().flatten() {
+        let old = state.get(&record.key);
+        if old.is_none_or(|old| old.version < record.version) {
+            state.insert(record.key.clone(), record.clone());
+        }
+    }
+    state
+}
+
+/// What a store holds of the keys of [`history`].
+pub(crate) fn state_of(engine: &Engine) -> std::collections::BTreeMap<Bytes, Record> {
+    let keys = [&b"a"[..], b"b", b"c", b"d", b"e"];
+    keys.iter()
+        .filter_map(|key| engine.read(key).unwrap())
+        .map(|record| (record.key.clone(), record))
+        .collect()
+}

@@ -1,0 +1,74 @@
+use std::fs::File;
+use std::sync::mpsc;
+
+use super::*;
+use crate::data_file::FileTable;
+use crate::format::FILE_HEADER_LEN;
+
+/// A log whose active file cannot be written: it is open for reading only.
+fn broken_log(path: &std::path::Path, sync: SyncPolicy) -> Log {
+    let options = Options {
+        sync,
+        ..Options::new(path)
+    };
+    let (directory, _) = Directory::open(path).unwrap();
+    let files = Arc::new(FileTable::new(1));
+    let (active, _) = create_active(&directory, &files, random_salt()).unwrap();
+    let read_only = Arc::new(File::open(&active.path).unwrap());
+    let start = FILE_HEADER_LEN as u64;
+    let writer = Writer::new(&options, files, (active, read_only), start, (start, false));
+    Log::start(&options, Arc::new(directory), writer).unwrap()
+}
+
+fn append(log: &Log) -> Result<Appended, AppendError> {
+    let record = Record {
+        key: Bytes::from_static(b"key"),
+        version: 1,
+        expiry_ms: 0,
+        user_flags: 0,
+        value: Some(Bytes::from_static(b"value")),
+    };
+    let (tell, told) = mpsc::channel();
+    let prepared = Prepared {
+        partition: 0,
+        era: 0,
+        position: 0,
+        record,
+    };
+    log.append(
+        vec![prepared],
+        Box::new(move |result| tell.send(result).unwrap()),
+        false,
+    );
+    told.recv().unwrap()
+}
+
+#[test]
+fn failed_write_that_cannot_be_taken_back_stops_the_log() {
+    for sync in [SyncPolicy::Always, SyncPolicy::Never] {
+        let directory = tempfile::tempdir().unwrap();
+        let log = broken_log(directory.path(), sync);
+        for _ in 0..3 {
+            let error = append(&log).unwrap_err();
+            assert!(matches!(error, AppendError::Poisoned(_)), "{sync}: {error}");
+            assert!(error.to_string().contains("open the store anew"), "{error}");
+        }
+        assert!(matches!(log.close(), Err(AppendError::Poisoned(_))));
+    }
+}
+
+#[test]
+fn callback_that_panics_stops_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let (engine, _) = crate::Engine::open(Options::new(directory.path())).unwrap();
+    let tombstone = Record {
+        key: Bytes::new(),
+        version: 1,
+        expiry_ms: 0,
+        user_flags: 0,
+        value: None,
+    };
+    engine.append(vec![tombstone], |_| panic!("in a callback, as the test wants"));
+    engine.put(b"key", b"value").unwrap();
+    assert!(engine.contains(b"key").unwrap());
+}
