@@ -1,0 +1,101 @@
+//! Small checksummed files that are replaced whole: the vote and the snapshot.
+//!
+//! ```text
+//! offset  0         8             12         16            24
+//!         | magic 8 | version u32 | crc u32  | length u64  | body: length bytes |
+//! ```
+//! Numbers are little-endian; the CRC32 covers version, length and body. A file is written under another
+//! name, synced, renamed and its directory synced: after a crash it is the old one or the new one.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use super::error::TopologyError;
+
+const HEADER_BYTES: usize = 24;
+
+/// What a kind of file calls itself.
+#[derive(Clone, Copy)]
+pub(super) struct Kind {
+    /// First bytes of the file.
+    pub(super) magic: [u8; 8],
+    /// Version of the body's layout.
+    pub(super) version: u32,
+}
+
+fn checksum(version: u32, body: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(&version.to_le_bytes());
+    crc.update(&(body.len() as u64).to_le_bytes());
+    crc.update(body);
+    crc.finalize()
+}
+
+/// Replaces `path` by `kind`'s header and `body`, durably.
+pub(super) fn replace(path: &Path, kind: Kind, body: &[u8]) -> io::Result<()> {
+    let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
+    bytes.extend_from_slice(&kind.magic);
+    bytes.extend_from_slice(&kind.version.to_le_bytes());
+    bytes.extend_from_slice(&checksum(kind.version, body).to_le_bytes());
+    bytes.extend_from_slice(&(body.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(body);
+    replace_raw(path, &bytes).map(drop)
+}
+
+/// Replaces `path` by `bytes`, durably, and returns the open file, positioned at its end.
+pub(super) fn replace_raw(path: &Path, bytes: &[u8]) -> io::Result<File> {
+    let new = temporary(path);
+    let mut file = File::create(&new)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&new, path)?;
+    sync_directory_of(path)?;
+    Ok(file)
+}
+
+fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".new");
+    PathBuf::from(name)
+}
+
+fn sync_directory_of(path: &Path) -> io::Result<()> {
+    match path.parent() {
+        Some(directory) => File::open(directory)?.sync_all(),
+        None => Ok(()),
+    }
+}
+
+/// The body of `path`, or `None` if there is no such file.
+pub(super) fn read(path: &Path, kind: Kind) -> Result<Option<Vec<u8>>, TopologyError> {
+    let mut bytes = match fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(TopologyError::io("read", path, error)),
+    };
+    check(path, kind, &bytes)?;
+    Ok(Some(bytes.split_off(HEADER_BYTES)))
+}
+
+fn check(path: &Path, kind: Kind, bytes: &[u8]) -> Result<(), TopologyError> {
+    let short = || TopologyError::damaged(path, bytes.len() as u64, "the file ends inside its header");
+    let (magic, rest) = bytes.split_first_chunk::<8>().ok_or_else(short)?;
+    let (version, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
+    let (crc, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
+    let (length, body) = rest.split_first_chunk::<8>().ok_or_else(short)?;
+    if *magic != kind.magic {
+        return Err(TopologyError::damaged(path, 0, "it does not begin as such a file does"));
+    }
+    if u64::from_le_bytes(*length) != body.len() as u64 {
+        return Err(TopologyError::damaged(path, 16, "its length is not the one it states"));
+    }
+    let version = u32::from_le_bytes(*version);
+    if u32::from_le_bytes(*crc) != checksum(version, body) {
+        return Err(TopologyError::damaged(path, 12, "its checksum does not match"));
+    }
+    if version != kind.version {
+        return Err(TopologyError::Format { path: path.to_owned(), found: version, expected: kind.version });
+    }
+    Ok(())
+}

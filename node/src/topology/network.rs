@@ -1,0 +1,201 @@
+//! The consensus engine's messages between nodes.
+//!
+//! A message is encoded here and carried by a [`RaftTransport`], which knows where nodes are. The receiving
+//! side checks what it can before the engine sees it: the engine trusts its peers and panics where they lie.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use openraft::error::{
+    InstallSnapshotError, NetworkError, RPCError, RaftError, RemoteError, SnapshotMismatch, Unreachable,
+};
+use openraft::network::{Backoff, RPCOption};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, InstallSnapshotRequest, InstallSnapshotResponse, VoteRequest,
+    VoteResponse,
+};
+use openraft::{AnyError, EmptyNode, RaftNetwork, RaftNetworkFactory};
+use serde::{Deserialize, Serialize};
+
+use super::codec;
+use super::types::{Raft, TypeConfig};
+use crate::id::NodeId;
+
+/// Pause before a node that could not be reached is tried again.
+const RETRY_MS: u64 = 250;
+
+/// Carries one message to a node and brings back its answer.
+pub trait RaftTransport: Send + Sync + 'static {
+    /// Delivers `body` to `to`, whose node gives it to [`super::Topology::handle`], and returns what that gave.
+    /// An error says, in words, why there is no answer; the message may have arrived all the same.
+    fn call(&self, to: NodeId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>>;
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Request {
+    Append(AppendEntriesRequest<TypeConfig>),
+    Vote(VoteRequest<NodeId>),
+    Snapshot(InstallSnapshotRequest<TypeConfig>),
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Response {
+    Append(AppendEntriesResponse<NodeId>),
+    Vote(VoteResponse<NodeId>),
+    Snapshot(InstallSnapshotResponse<NodeId>),
+    /// The chunk does not continue what was received.
+    Mismatch(SnapshotMismatch),
+    /// The node cannot answer, for this reason.
+    Refused(String),
+}
+
+/// Makes the connections to the others.
+pub(super) struct Network(pub(super) Arc<dyn RaftTransport>);
+
+impl RaftNetworkFactory<TypeConfig> for Network {
+    type Network = Peer;
+
+    async fn new_client(&mut self, target: NodeId, _node: &EmptyNode) -> Peer {
+        Peer { node: target, transport: Arc::clone(&self.0) }
+    }
+}
+
+/// One other node.
+pub(super) struct Peer {
+    node: NodeId,
+    transport: Arc<dyn RaftTransport>,
+}
+
+/// Why an exchange gave no answer of the expected kind.
+enum Failure {
+    Unreachable(String),
+    Garbled(String),
+    Mismatch(SnapshotMismatch),
+}
+
+impl Failure {
+    fn of(response: Response) -> Self {
+        match response {
+            Response::Refused(why) => Self::Unreachable(why),
+            Response::Mismatch(mismatch) => Self::Mismatch(mismatch),
+            other => Self::Garbled(format!("an answer of another kind: {other:?}")),
+        }
+    }
+
+    fn rpc_error<E: std::error::Error>(self) -> RPCError<NodeId, EmptyNode, E> {
+        match self {
+            Self::Unreachable(why) => RPCError::Unreachable(Unreachable::new(&AnyError::error(why))),
+            Self::Garbled(why) => RPCError::Network(NetworkError::new(&AnyError::error(why))),
+            Self::Mismatch(mismatch) => RPCError::Network(NetworkError::new(&mismatch)),
+        }
+    }
+}
+
+impl Peer {
+    async fn exchange(&self, request: Request) -> Result<Response, Failure> {
+        let body = codec::encode(&request).map_err(Failure::Garbled)?;
+        let answer = self.transport.call(self.node, body.into()).await.map_err(Failure::Unreachable)?;
+        codec::decode(&answer).map_err(Failure::Garbled)
+    }
+}
+
+type Answer<T, E = openraft::error::Infallible> =
+    Result<T, RPCError<NodeId, EmptyNode, RaftError<NodeId, E>>>;
+
+impl RaftNetwork<TypeConfig> for Peer {
+    async fn append_entries(
+        &mut self,
+        rpc: AppendEntriesRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Answer<AppendEntriesResponse<NodeId>> {
+        match self.exchange(Request::Append(rpc)).await.map_err(Failure::rpc_error)? {
+            Response::Append(answer) => Ok(answer),
+            other => Err(Failure::of(other).rpc_error()),
+        }
+    }
+
+    async fn install_snapshot(
+        &mut self,
+        rpc: InstallSnapshotRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Answer<InstallSnapshotResponse<NodeId>, InstallSnapshotError> {
+        match self.exchange(Request::Snapshot(rpc)).await.map_err(Failure::rpc_error)? {
+            Response::Snapshot(answer) => Ok(answer),
+            Response::Mismatch(mismatch) => {
+                let error = InstallSnapshotError::SnapshotMismatch(mismatch);
+                Err(RemoteError::new(self.node, RaftError::APIError(error)).into())
+            }
+            other => Err(Failure::of(other).rpc_error()),
+        }
+    }
+
+    async fn vote(&mut self, rpc: VoteRequest<NodeId>, _option: RPCOption) -> Answer<VoteResponse<NodeId>> {
+        match self.exchange(Request::Vote(rpc)).await.map_err(Failure::rpc_error)? {
+            Response::Vote(answer) => Ok(answer),
+            other => Err(Failure::of(other).rpc_error()),
+        }
+    }
+
+    fn backoff(&self) -> Backoff {
+        Backoff::new(std::iter::repeat(Duration::from_millis(RETRY_MS)))
+    }
+}
+
+/// Answers one message of a peer. Bad input gets an answer that says so, and changes nothing.
+pub(super) async fn answer(raft: &Raft, body: &[u8]) -> Bytes {
+    let response = match codec::decode(body).and_then(checked) {
+        Ok(request) => perform(raft, request).await,
+        Err(why) => Response::Refused(why),
+    };
+    match codec::encode(&response) {
+        Ok(bytes) => bytes.into(),
+        // No answer at all: the peer sees bytes it cannot decode and tries again.
+        Err(_) => Bytes::new(),
+    }
+}
+
+/// Refuses what a correct peer never sends.
+fn checked(request: Request) -> Result<Request, String> {
+    match &request {
+        Request::Append(rpc) => {
+            let mut expected = rpc.prev_log_id.map_or(0, |id| id.index.saturating_add(1));
+            for entry in &rpc.entries {
+                if entry.log_id.index != expected {
+                    return Err(format!("entry {} where {expected} should be", entry.log_id.index));
+                }
+                expected = expected.saturating_add(1);
+            }
+        }
+        Request::Snapshot(rpc) => {
+            // The receiver fills up to the offset: an absurd one would exhaust the memory.
+            let end = rpc.offset.checked_add(rpc.data.len() as u64);
+            if end.is_none_or(|end| end > codec::BYTES_MAX as u64) {
+                return Err(format!("a snapshot of more than {} bytes", codec::BYTES_MAX));
+            }
+        }
+        Request::Vote(_) => {}
+    }
+    Ok(request)
+}
+
+async fn perform(raft: &Raft, request: Request) -> Response {
+    match request {
+        Request::Append(rpc) => {
+            raft.append_entries(rpc).await.map_or_else(|error| refused(&error), Response::Append)
+        }
+        Request::Vote(rpc) => raft.vote(rpc).await.map_or_else(|error| refused(&error), Response::Vote),
+        Request::Snapshot(rpc) => match raft.install_snapshot(rpc).await {
+            Ok(answer) => Response::Snapshot(answer),
+            Err(RaftError::APIError(InstallSnapshotError::SnapshotMismatch(mismatch))) => {
+                Response::Mismatch(mismatch)
+            }
+            Err(error) => refused(&error),
+        },
+    }
+}
+
+fn refused(error: &impl std::fmt::Display) -> Response {
+    Response::Refused(error.to_string())
+}
