@@ -96,9 +96,9 @@ impl StateMachine {
 
     fn publish(&self, state: &Arc<ClusterState>) {
         self.published.send_if_modified(|present| {
-            let newer = !Arc::ptr_eq(present, state);
+            let changed = present != state;
             *present = Arc::clone(state);
-            newer
+            changed
         });
     }
 

@@ -1,0 +1,43 @@
+//! Claims about the topology plane.
+
+mod nodes;
+mod store;
+mod voters;
+
+use crate::cluster::state::{Announcement, Change};
+use crate::id::{ClusterId, NodeId};
+
+/// openraft's storage suite makes node ids of numbers.
+impl From<u64> for NodeId {
+    fn from(number: u64) -> Self {
+        node(number)
+    }
+}
+
+fn node(number: u64) -> NodeId {
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&number.to_be_bytes());
+    NodeId::from_bytes(bytes)
+}
+
+fn announcement(number: u64) -> Announcement {
+    Announcement {
+        node: node(number),
+        incarnation: 1,
+        peer_addrs: vec![format!("/ip4/127.0.0.1/tcp/{}", 7000 + number)],
+        client_addr: format!("127.0.0.1:{}", 8000 + number),
+        zone: String::new(),
+        weight: 100,
+        build: "test".to_owned(),
+        protocol: 1,
+    }
+}
+
+fn found(number: u64) -> Change {
+    Change::Found {
+        cluster_id: ClusterId::from_bytes([7; 16]),
+        replication_factor: 2,
+        lease_ms: 2000,
+        founder: announcement(number),
+    }
+}
