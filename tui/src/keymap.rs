@@ -1,0 +1,152 @@
+//! The one table of keys: key handling, the footer and the help screen are all made from it.
+
+use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
+
+use crate::model::Screen;
+
+/// What a key asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Leave.
+    Quit,
+    /// Show or hide the help.
+    Help,
+    /// Close what is on top, else go to the overview.
+    Back,
+    /// Next screen.
+    NextScreen,
+    /// Previous screen.
+    PreviousScreen,
+    /// This screen.
+    Go(Screen),
+    /// One line up.
+    Up,
+    /// One line down.
+    Down,
+    /// Ten lines up.
+    PageUp,
+    /// Ten lines down.
+    PageDown,
+    /// The first line.
+    First,
+    /// The last line.
+    Last,
+    /// Show the selected node.
+    Open,
+    /// Ask for the figures now.
+    Refresh,
+    /// Ask another node from now on.
+    OtherNode,
+}
+
+/// One row of the table.
+pub struct Binding {
+    /// The keys, any of which does it.
+    pub keys: &'static [(KeyCode, KeyModifiers)],
+    /// How the keys are written.
+    pub label: &'static str,
+    /// What they do.
+    pub action: Action,
+    /// The help screen's words; empty for a row that an earlier one explains.
+    pub help: &'static str,
+    /// The footer's word; empty for none.
+    pub short: &'static str,
+}
+
+const NONE: KeyModifiers = KeyModifiers::NONE;
+
+const fn row(
+    keys: &'static [(KeyCode, KeyModifiers)],
+    label: &'static str,
+    action: Action,
+    help: &'static str,
+    short: &'static str,
+) -> Binding {
+    Binding {
+        keys,
+        label,
+        action,
+        help,
+        short,
+    }
+}
+
+/// Every key there is.
+#[rustfmt::skip]
+pub const KEYMAP: &[Binding] = &[
+    row(&[(KeyCode::Char('1'), NONE)], "1", Action::Go(Screen::Overview), "overview: health, nodes, load, migrations, last events", ""),
+    row(&[(KeyCode::Char('2'), NONE)], "2", Action::Go(Screen::Ring), "ring: balance of the copies, map of the partitions", ""),
+    row(&[(KeyCode::Char('3'), NONE)], "3", Action::Go(Screen::Tasks), "tasks: migrations and returning nodes", ""),
+    row(&[(KeyCode::Char('4'), NONE)], "4", Action::Go(Screen::Events), "events: what happened", ""),
+    row(&[(KeyCode::Char('5'), NONE)], "5", Action::Go(Screen::Node), "node: all figures of one node", ""),
+    row(&[(KeyCode::Tab, NONE), (KeyCode::Right, NONE), (KeyCode::Char('l'), NONE)], "Tab →", Action::NextScreen, "next screen", "screens"),
+    row(&[(KeyCode::BackTab, NONE), (KeyCode::BackTab, KeyModifiers::SHIFT), (KeyCode::Left, NONE), (KeyCode::Char('h'), NONE)], "Shift-Tab ←", Action::PreviousScreen, "previous screen", ""),
+    row(&[(KeyCode::Up, NONE), (KeyCode::Char('k'), NONE)], "↑ k", Action::Up, "select the line above (on the node screen: the node before)", ""),
+    row(&[(KeyCode::Down, NONE), (KeyCode::Char('j'), NONE)], "↓ j", Action::Down, "select the line below (on the node screen: the next node)", "select"),
+    row(&[(KeyCode::PageUp, NONE)], "PgUp", Action::PageUp, "ten lines up", ""),
+    row(&[(KeyCode::PageDown, NONE)], "PgDn", Action::PageDown, "ten lines down", ""),
+    row(&[(KeyCode::Home, NONE), (KeyCode::Char('g'), NONE)], "Home g", Action::First, "first line", ""),
+    row(&[(KeyCode::End, NONE), (KeyCode::Char('G'), NONE)], "End G", Action::Last, "last line", ""),
+    row(&[(KeyCode::Enter, NONE)], "Enter", Action::Open, "show the selected node", "node"),
+    row(&[(KeyCode::Char('r'), NONE)], "r", Action::Refresh, "ask for the figures now", "refresh"),
+    row(&[(KeyCode::Char('n'), NONE)], "n", Action::OtherNode, "ask another node of the cluster from now on", "other node"),
+    row(&[(KeyCode::Esc, NONE), (KeyCode::Backspace, NONE)], "Esc", Action::Back, "close the help, or back to the overview", ""),
+    row(&[(KeyCode::Char('?'), NONE), (KeyCode::F(1), NONE)], "?", Action::Help, "this help", "help"),
+    row(&[(KeyCode::Char('q'), NONE), (KeyCode::Char('c'), KeyModifiers::CONTROL)], "q", Action::Quit, "leave (also Ctrl-C)", "quit"),
+];
+
+/// What `key` asks for, if anything.
+pub fn action(key: &KeyEvent) -> Option<Action> {
+    if key.kind == KeyEventKind::Release {
+        return None;
+    }
+    // Terminals differ in whether '?' and 'G' come with the shift key they were typed with.
+    let modifiers = match key.code {
+        KeyCode::Char(_) => key.modifiers - KeyModifiers::SHIFT,
+        _ => key.modifiers,
+    };
+    let pressed = (key.code, modifiers);
+    KEYMAP
+        .iter()
+        .find(|row| row.keys.contains(&pressed))
+        .map(|row| row.action)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_key_means_two_things() {
+        let all: Vec<_> = KEYMAP.iter().flat_map(|row| row.keys).collect();
+        for (at, key) in all.iter().enumerate() {
+            assert!(!all[..at].contains(key), "{key:?} is bound twice");
+        }
+    }
+
+    #[test]
+    fn every_screen_has_a_key() {
+        for screen in Screen::ALL {
+            assert!(
+                KEYMAP.iter().any(|row| row.action == Action::Go(screen)),
+                "{screen:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn shift_is_part_of_a_character() {
+        assert_eq!(
+            action(&KeyEvent::new(KeyCode::Char('?'), KeyModifiers::SHIFT)),
+            Some(Action::Help)
+        );
+        assert_eq!(
+            action(&KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)),
+            Some(Action::Quit)
+        );
+        assert_eq!(
+            action(&KeyEvent::new(KeyCode::Char('c'), KeyModifiers::NONE)),
+            None
+        );
+    }
+}

@@ -1,0 +1,239 @@
+//! Asks the nodes: one round of `CASK.*` questions at a time, to the node that answered last.
+//!
+//! When that node does not answer, the other addresses given and the members it last named are tried in turn. Every
+//! step has a time limit, so that a round ends. What a node refuses (an older build may lack a command) is
+//! left out and named in the answer; only without `CASK.STATUS` and `CASK.NODES` there is none.
+
+use std::time::Duration;
+
+use caskade_node::api::{Event, Nodes, RingView, Status, Task};
+use redis::AsyncConnectionConfig;
+use redis::aio::MultiplexedConnection;
+use serde::de::DeserializeOwned;
+
+use crate::model::{Failure, Snapshot};
+use crate::update::Round;
+
+/// How long a connection may take.
+const CONNECT_MS: u64 = 1_000;
+/// How long an answer may take.
+const ANSWER_MS: u64 = 2_000;
+/// Addresses tried in one round.
+const TRIES_MAX: usize = 16;
+/// Addresses of members remembered.
+const KNOWN_MAX: usize = 256;
+/// Events asked for.
+const EVENTS_MAX: u32 = 200;
+
+/// Who to ask.
+pub struct Source {
+    given: Vec<String>,
+    known: Vec<String>,
+    current: String,
+    connection: Option<MultiplexedConnection>,
+    /// The ring the dashboard has: asked for again when the epoch changes or another node answers.
+    ring_of: Option<(String, u64, String)>,
+}
+
+impl Source {
+    /// Asks the first of `addrs` (`HOST:PORT`) first; an empty list is refused by the caller.
+    pub fn new(addrs: Vec<String>) -> Self {
+        let current = addrs.first().cloned().unwrap_or_default();
+        Self {
+            given: addrs,
+            known: Vec::new(),
+            current,
+            connection: None,
+            ring_of: None,
+        }
+    }
+
+    /// One round of questions. Ends within `TRIES_MAX * (CONNECT_MS + 2 * ANSWER_MS)`.
+    pub async fn poll(&mut self) -> Round {
+        let mut failures = Vec::new();
+        for addr in self.candidates().into_iter().take(TRIES_MAX) {
+            match self.ask(&addr).await {
+                Ok(snapshot) => {
+                    self.remember(&snapshot);
+                    return Round {
+                        answer: Some(snapshot),
+                        failures,
+                    };
+                }
+                Err(error) => {
+                    self.connection = None;
+                    failures.push(Failure { addr, error });
+                }
+            }
+        }
+        Round {
+            answer: None,
+            failures,
+        }
+    }
+
+    /// Starts the next round with another node, if there is one.
+    pub fn go_on(&mut self) {
+        if let Some(next) = self.candidates().into_iter().nth(1) {
+            self.connection = None;
+            self.current = next;
+        }
+    }
+
+    /// The current address, then all others in a fixed order that starts behind it.
+    fn candidates(&self) -> Vec<String> {
+        let mut all: Vec<String> = Vec::new();
+        for addr in self.known.iter().chain(&self.given) {
+            if !all.contains(addr) {
+                all.push(addr.clone());
+            }
+        }
+        match all.iter().position(|addr| *addr == self.current) {
+            Some(at) => all.rotate_left(at),
+            None => all.insert(0, self.current.clone()),
+        }
+        all
+    }
+
+    fn remember(&mut self, snapshot: &Snapshot) {
+        self.current.clone_from(&snapshot.addr);
+        let members = snapshot.status.members.iter().map(|member| &member.client_addr);
+        self.known = members
+            .filter(|addr| !addr.is_empty())
+            .take(KNOWN_MAX)
+            .cloned()
+            .collect();
+        if let Some(ring) = &snapshot.ring {
+            self.ring_of = Some((snapshot.addr.clone(), ring.epoch, ring.ring_hash.clone()));
+        }
+    }
+
+    async fn ask(&mut self, addr: &str) -> Result<Snapshot, String> {
+        let connection = match (&self.connection, addr == self.current) {
+            (Some(connection), true) => connection.clone(),
+            _ => connect(addr).await?,
+        };
+        self.connection = Some(connection.clone());
+        self.current = addr.to_owned();
+        let limit = Duration::from_millis(2 * ANSWER_MS);
+        let asked = tokio::time::timeout(limit, self.questions(connection, addr)).await;
+        asked.unwrap_or_else(|_| Err(format!("no answer within {} s", limit.as_secs())))
+    }
+
+    async fn questions(&self, connection: MultiplexedConnection, addr: &str) -> Result<Snapshot, String> {
+        let events_max = EVENTS_MAX.to_string();
+        let (status, nodes, tasks, events) = tokio::join!(
+            question::<Status>(&connection, "CASK.STATUS", None),
+            question::<Nodes>(&connection, "CASK.NODES", None),
+            question::<Vec<Task>>(&connection, "CASK.TASKS", None),
+            question::<Vec<Event>>(&connection, "CASK.EVENTS", Some(&events_max)),
+        );
+        let (status, nodes) = (status?, nodes?);
+        let mut missing = Vec::new();
+        let ring = if self
+            .ring_of
+            .as_ref()
+            .is_some_and(|of| *of == (addr.to_owned(), status.epoch, status.ring_hash.clone()))
+        {
+            None
+        } else {
+            question::<RingView>(&connection, "CASK.RING", None)
+                .await
+                .map_err(|error| missing.push(error))
+                .ok()
+        };
+        // The status names the running tasks too.
+        let tasks = tasks.unwrap_or_else(|_| status.tasks.clone());
+        let events = events.map_err(|error| missing.push(error)).unwrap_or_default();
+        Ok(Snapshot {
+            addr: addr.to_owned(),
+            status,
+            nodes,
+            ring,
+            tasks,
+            events,
+            missing,
+        })
+    }
+}
+
+async fn connect(addr: &str) -> Result<MultiplexedConnection, String> {
+    let url = if addr.contains("://") {
+        addr.to_owned()
+    } else {
+        format!("redis://{addr}/")
+    };
+    let client = redis::Client::open(url).map_err(|error| format!("is no HOST:PORT: {error}"))?;
+    let config = AsyncConnectionConfig::new()
+        .set_connection_timeout(Some(Duration::from_millis(CONNECT_MS)))
+        .set_response_timeout(Some(Duration::from_millis(ANSWER_MS)));
+    let connecting = client.get_multiplexed_async_connection_with_config(&config);
+    // The library's own limit does not cover looking up the name.
+    match tokio::time::timeout(Duration::from_millis(2 * CONNECT_MS), connecting).await {
+        Ok(connected) => connected.map_err(|error| words(&error)),
+        Err(_) => Err("no connection in time".to_owned()),
+    }
+}
+
+async fn question<T: DeserializeOwned>(
+    connection: &MultiplexedConnection,
+    name: &str,
+    argument: Option<&str>,
+) -> Result<T, String> {
+    let mut command = redis::cmd(name);
+    if let Some(argument) = argument {
+        command.arg(argument);
+    }
+    let answer: String = command
+        .query_async(&mut connection.clone())
+        .await
+        .map_err(|error| format!("{name}: {}", words(&error)))?;
+    serde_json::from_str(&answer)
+        .map_err(|error| format!("{name}: an answer this dashboard cannot read: {error}"))
+}
+
+/// What went wrong, in few words.
+fn words(error: &redis::RedisError) -> String {
+    if error.is_timeout() {
+        return "no answer in time".to_owned();
+    }
+    if error.is_connection_refusal() {
+        return "connection refused".to_owned();
+    }
+    if error.is_connection_dropped() {
+        return "connection lost".to_owned();
+    }
+    error.detail().map_or_else(|| error.to_string(), str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use caskade_node::api::MemberStatus;
+
+    fn named(addr: &str, members: &[&str]) -> Snapshot {
+        let member = |addr: &&str| MemberStatus {
+            client_addr: (*addr).to_owned(),
+            ..MemberStatus::default()
+        };
+        let status = Status {
+            members: members.iter().map(member).collect(),
+            ..Status::default()
+        };
+        Snapshot {
+            addr: addr.to_owned(),
+            status,
+            ..Snapshot::default()
+        }
+    }
+
+    #[test]
+    fn the_node_that_answered_last_is_asked_first_then_the_others_it_named() {
+        let mut source = Source::new(vec!["seed:1".into(), "seed:2".into()]);
+        assert_eq!(source.candidates(), ["seed:1", "seed:2"]);
+        source.remember(&named("b:1", &["a:1", "b:1", "c:1", ""]));
+        assert_eq!(source.candidates(), ["b:1", "c:1", "seed:1", "seed:2", "a:1"]);
+        source.go_on();
+        assert_eq!(source.candidates().first().map(String::as_str), Some("c:1"));
+    }
+}

@@ -1,0 +1,192 @@
+//! One node: every figure it reports.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::Style;
+use ratatui::text::{Line, Span};
+
+use super::nodes::hit_rate;
+use super::{activity, cut, lines, panel, title};
+use crate::model::{Model, ReportAge};
+use crate::theme::{self, Level};
+use crate::units;
+use caskade_node::api::{MemberStatus, NodeRow};
+
+/// A label and its value.
+type Fact = (&'static str, String);
+
+pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
+    let rows = model
+        .snapshot
+        .as_ref()
+        .map_or(&[][..], |snapshot| &snapshot.nodes.nodes);
+    let Some(row) = rows.get(model.selection.node) else {
+        let inner = panel(title("Node", ""), area, buf);
+        lines(
+            [Line::from(Span::styled(
+                "no node has been heard of yet",
+                theme::muted(),
+            ))],
+            inner,
+            buf,
+        );
+        return;
+    };
+    let member = model
+        .snapshot
+        .as_ref()
+        .and_then(|snapshot| snapshot.status.members.iter().find(|member| member.id == row.id));
+    let [top, middle, bottom] = area.layout(&Layout::vertical([
+        Constraint::Length(7),
+        Constraint::Length(8),
+        Constraint::Fill(1),
+    ]));
+    let position = format!("{} of {}", model.selection.node + 1, rows.len());
+    identity(model, row, member, &position, top, buf);
+    let columns = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1), Constraint::Fill(1)]);
+    let [store, requests, traffic] = middle.layout(&columns);
+    facts("Store", &store_facts(row), store, buf);
+    facts("Requests", &request_facts(row), requests, buf);
+    facts("Traffic", &traffic_facts(row), traffic, buf);
+    if let Some(history) = model.node_history.get(&row.id).filter(|_| bottom.height > 3) {
+        activity::curves(
+            "Its load",
+            history,
+            model.interval_ms,
+            Rect {
+                height: bottom.height.min(12),
+                ..bottom
+            },
+            buf,
+        );
+    }
+}
+
+fn identity(
+    model: &Model,
+    row: &NodeRow,
+    member: Option<&MemberStatus>,
+    position: &str,
+    area: Rect,
+    buf: &mut Buffer,
+) {
+    let inner = panel(title("Node", position), area, buf);
+    let level = Level::of_state(&row.state);
+    let mut roles = vec![row.state.as_str()];
+    if row.coordinator {
+        roles.push("★ coordinator");
+    }
+    if model
+        .snapshot
+        .as_ref()
+        .is_some_and(|snapshot| snapshot.status.voters.contains(&row.id))
+    {
+        roles.push("voter");
+    }
+    if row.asked {
+        roles.push("answers this dashboard");
+    }
+    let heard = match model.report_stale(row.report_age_ms) {
+        ReportAge::NeverHeard => Span::styled("no report was heard from it", theme::WARN),
+        ReportAge::Fresh(age_ms) => Span::styled(
+            format!("heard {:.1} s ago", age_ms as f64 / 1000.0),
+            theme::text(),
+        ),
+        ReportAge::Stale(age_ms) => Span::styled(
+            format!("figures are {} old", units::seconds(age_ms / 1000)),
+            theme::WARN,
+        ),
+    };
+    let pair = |label: &str, value: String| {
+        vec![
+            Span::styled(format!("{label:<9}"), theme::muted()),
+            Span::styled(value, theme::text()),
+        ]
+    };
+    let peers = member.map_or(String::new(), |member| member.peer_addrs.join(", "));
+    let zone = if row.zone.is_empty() { "-" } else { &row.zone };
+    let incarnation = member.map_or(0, |member| member.incarnation);
+    let build = format!(
+        "{}   weight {}   zone {zone}   incarnation {incarnation}   epoch {}",
+        row.build, row.weight, row.epoch
+    );
+    let up = if row.uptime_s > 0 {
+        format!(", up for {}", units::seconds(row.uptime_s))
+    } else {
+        String::new()
+    };
+    let width = usize::from(inner.width).saturating_sub(9);
+    lines(
+        [
+            Line::from(vec![
+                Span::styled(format!("{} ", level.symbol()), level.color()),
+                Span::styled(roles.join(", "), Style::new().fg(level.color())),
+                Span::styled(format!("{up}, "), theme::text()),
+                heard,
+            ]),
+            Line::from(pair("id", row.id.clone())),
+            Line::from(pair("clients", row.client_addr.clone())),
+            Line::from(pair("peers", cut(&peers, width))),
+            Line::from(pair("build", cut(&build, width))),
+        ],
+        inner,
+        buf,
+    );
+}
+
+fn store_facts(row: &NodeRow) -> [Fact; 6] {
+    [
+        ("records live", units::count(row.records_live)),
+        ("records total", units::count(row.records_total)),
+        ("disk", units::bytes(row.disk_bytes as f64)),
+        ("memory", units::bytes(row.memory_bytes as f64)),
+        (
+            "copies",
+            format!("{} ({})", row.partitions, units::percent(row.ring_share)),
+        ),
+        ("primaries", row.primaries.to_string()),
+    ]
+}
+
+fn request_facts(row: &NodeRow) -> [Fact; 6] {
+    [
+        ("ops/s", units::rate(row.ops_per_s)),
+        ("gets", units::count(row.gets)),
+        ("sets", units::count(row.sets)),
+        ("deletes", units::count(row.deletes)),
+        ("hits", units::count(row.hits)),
+        ("hit rate", hit_rate(row)),
+    ]
+}
+
+fn traffic_facts(row: &NodeRow) -> [Fact; 6] {
+    [
+        ("connections", units::count(row.connections)),
+        ("read/s", units::bytes(row.bytes_in_per_s)),
+        ("written/s", units::bytes(row.bytes_out_per_s)),
+        ("read", units::bytes(row.bytes_in as f64)),
+        ("written", units::bytes(row.bytes_out as f64)),
+        (
+            "p50 / p99",
+            format!(
+                "{} / {}",
+                units::latency_us(row.latency_p50_us),
+                units::latency_us(row.latency_p99_us)
+            ),
+        ),
+    ]
+}
+
+/// Labels on the left, values aligned on the right.
+fn facts(name: &str, facts: &[Fact], area: Rect, buf: &mut Buffer) {
+    let inner = panel(title(name, ""), area, buf);
+    let width = usize::from(inner.width).min(40);
+    let rows = facts.iter().map(|(label, value)| {
+        let room = width.saturating_sub(label.len());
+        Line::from(vec![
+            Span::styled(*label, theme::muted()),
+            Span::styled(format!("{value:>room$}"), theme::text()),
+        ])
+    });
+    lines(rows, inner, buf);
+}

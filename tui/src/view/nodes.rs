@@ -1,0 +1,257 @@
+//! The table of nodes. Which columns it has depends on the width: each has a rank, the best ranks that fit are shown.
+
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::style::{Modifier, Style};
+use ratatui::text::{Line, Span};
+
+use super::{cut, mark_selected, panel, title, window};
+use crate::model::{Model, ReportAge};
+use crate::theme::{self, Level};
+use crate::units;
+use caskade_node::api::NodeRow;
+
+/// One column, in the order of the table.
+struct Column {
+    title: &'static str,
+    width: u16,
+    /// 0 is shown first.
+    rank: u8,
+    left: bool,
+    cell: fn(&NodeRow) -> String,
+}
+
+const fn column(title: &'static str, width: u16, rank: u8, cell: fn(&NodeRow) -> String) -> Column {
+    Column {
+        title,
+        width,
+        rank,
+        left: false,
+        cell,
+    }
+}
+
+const fn left(title: &'static str, width: u16, rank: u8, cell: fn(&NodeRow) -> String) -> Column {
+    Column {
+        title,
+        width,
+        rank,
+        left: true,
+        cell,
+    }
+}
+
+/// The columns behind NODE and STATE, which are always there.
+#[rustfmt::skip]
+const COLUMNS: &[Column] = &[
+    left("ADDRESS", 15, 15, |row| cut(&row.client_addr, 15)),
+    left("ZONE", 8, 21, |row| if row.zone.is_empty() { "-".to_owned() } else { cut(&row.zone, 8) }),
+    left("VERSION", 7, 9, |row| cut(&row.build, 7)),
+    column("UP FOR", 6, 17, |row| units::age(row.uptime_s)),
+    column("MEMORY", 8, 4, |row| units::bytes(row.memory_bytes as f64)),
+    column("DISK", 8, 18, |row| units::bytes(row.disk_bytes as f64)),
+    column("CONN", 5, 5, |row| units::count(row.connections)),
+    column("RECORDS", 7, 11, |row| units::count(row.records_total)),
+    column("LIVE", 5, 2, |row| units::count(row.records_live)),
+    column("OPS/s", 5, 0, |row| units::rate(row.ops_per_s)),
+    column("GETS", 5, 12, |row| units::count(row.gets)),
+    column("SETS", 5, 13, |row| units::count(row.sets)),
+    column("DELS", 5, 14, |row| units::count(row.deletes)),
+    column("HIT", 5, 8, |row| hit_rate(row)),
+    column("READ/s", 8, 6, |row| units::bytes(row.bytes_in_per_s)),
+    column("WRITE/s", 8, 7, |row| units::bytes(row.bytes_out_per_s)),
+    column("P50", 7, 20, |row| units::latency_us(row.latency_p50_us)),
+    column("P99", 7, 16, |row| units::latency_us(row.latency_p99_us)),
+    column("COPIES", 6, 19, |row| row.partitions.to_string()),
+    column("PRIM", 5, 22, |row| row.primaries.to_string()),
+    column("SHARE", 5, 1, |row| units::percent(row.ring_share)),
+    column("EPOCH", 5, 3, |row| row.epoch.to_string()),
+];
+
+const NODE_WIDTH: u16 = 10;
+const STATE_WIDTH: u16 = 7;
+
+/// Part of the reads that found their key.
+pub(super) fn hit_rate(row: &NodeRow) -> String {
+    let reads = row.hits + row.misses;
+    if reads == 0 {
+        "-".to_owned()
+    } else {
+        units::percent(row.hits as f64 / reads as f64)
+    }
+}
+
+/// The columns that fit into `width` columns, and the gap between them.
+fn fitting(width: u16) -> (Vec<&'static Column>, u16) {
+    let mut ranked: Vec<&Column> = COLUMNS.iter().collect();
+    ranked.sort_by_key(|column| column.rank);
+    let mut used = NODE_WIDTH + 1 + STATE_WIDTH;
+    let mut last_rank = None;
+    for column in ranked {
+        if used + 1 + column.width > width {
+            break;
+        }
+        used += 1 + column.width;
+        last_rank = Some(column.rank);
+    }
+    let shown: Vec<_> = COLUMNS
+        .iter()
+        .filter(|column| last_rank.is_some_and(|last| column.rank <= last))
+        .collect();
+    let gaps = shown.len() as u16 + 1;
+    (shown, 1 + (width.saturating_sub(used) / gaps).min(2))
+}
+
+/// Rows the panel wants for all nodes.
+pub(super) fn height(model: &Model) -> u16 {
+    let nodes = model
+        .snapshot
+        .as_ref()
+        .map_or(0, |snapshot| snapshot.nodes.nodes.len());
+    3 + u16::try_from(nodes.max(1)).unwrap_or(u16::MAX - 3)
+}
+
+pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
+    let rows = model
+        .snapshot
+        .as_ref()
+        .map_or(&[][..], |snapshot| &snapshot.nodes.nodes);
+    let up = rows.iter().filter(|row| row.state == "up").count();
+    let figures = if rows.is_empty() {
+        String::new()
+    } else {
+        format!("{up} of {} up", rows.len())
+    };
+    let inner = panel(title("Nodes", figures), area, buf);
+    if inner.height == 0 {
+        return;
+    }
+    let (columns, gap) = fitting(inner.width);
+    buf.set_line(inner.x, inner.y, &header(&columns, gap), inner.width);
+    let height = usize::from(inner.height) - 1;
+    let first = window(model.selection.node, height);
+    for ((at, row), place) in rows.iter().enumerate().skip(first).zip(inner.rows().skip(1)) {
+        buf.set_line(place.x, place.y, &line(model, row, &columns, gap), place.width);
+        if at == model.selection.node {
+            mark_selected(place, buf);
+        }
+    }
+    if rows.is_empty() {
+        let none = Line::from(Span::styled("no node has been heard of yet", theme::muted()));
+        buf.set_line(inner.x, inner.y + 1, &none, inner.width);
+    }
+    more(rows.len(), first, height, area, buf);
+}
+
+/// Says in the lower border how many rows are out of sight.
+pub(super) fn more(all: usize, first: usize, height: usize, area: Rect, buf: &mut Buffer) {
+    let below = all.saturating_sub(first + height);
+    if area.height < 2 || (first == 0 && below == 0) {
+        return;
+    }
+    let text = format!(" ↑ {first}  ↓ {below} ");
+    let width = text.chars().count() as u16;
+    if area.width > width + 2 {
+        buf.set_string(area.right() - width - 2, area.bottom() - 1, text, theme::muted());
+    }
+}
+
+fn header(columns: &[&Column], gap: u16) -> Line<'static> {
+    let mut text = format!("{:<10}{}{:<7}", "NODE", blank(gap), "STATE");
+    for column in columns {
+        text.push_str(&blank(gap));
+        text.push_str(&align(column.title, column));
+    }
+    Line::from(Span::styled(text, theme::muted().add_modifier(Modifier::BOLD)))
+}
+
+fn line(model: &Model, row: &NodeRow, columns: &[&Column], gap: u16) -> Line<'static> {
+    let level = Level::of_state(&row.state);
+    let age = model.report_stale(row.report_age_ms);
+    let known = !matches!(age, ReportAge::NeverHeard);
+    let quiet = row.state == "down" || !matches!(age, ReportAge::Fresh(_));
+    let style = if quiet { theme::muted() } else { theme::text() };
+    let star = if row.coordinator { "★" } else { " " };
+    let mut line = Line::from(vec![
+        Span::styled(format!("{} ", level.symbol()), level.color()),
+        Span::styled(format!("{:<6} ", units::short(&row.id)), style),
+        Span::styled(format!("{star}{}", blank(gap)), theme::ACCENT),
+        state(row, age),
+    ]);
+    let odd_epoch = model
+        .snapshot
+        .as_ref()
+        .is_some_and(|snapshot| snapshot.status.epoch != row.epoch);
+    for column in columns {
+        // The ring is known from the committed state, the other figures only from a report.
+        let told = known || matches!(column.title, "ADDRESS" | "ZONE" | "SHARE" | "COPIES" | "PRIM");
+        let text = if told { (column.cell)(row) } else { "-".to_owned() };
+        let style = if column.title == "EPOCH" && known && odd_epoch {
+            Style::new().fg(theme::WARN)
+        } else {
+            style
+        };
+        line.push_span(Span::styled(
+            format!("{}{}", blank(gap), align(&text, column)),
+            style,
+        ));
+    }
+    line
+}
+
+/// The state, or how old the figures are if the node should be heard but is not.
+fn state(row: &NodeRow, age: ReportAge) -> Span<'static> {
+    match age {
+        ReportAge::Stale(age_ms) if row.state == "up" => Span::styled(
+            format!("{:<7}", format!("{} old", units::age(age_ms / 1000))),
+            theme::WARN,
+        ),
+        _ => Span::styled(
+            format!("{:<7}", cut(&row.state, 7)),
+            Level::of_state(&row.state).color(),
+        ),
+    }
+}
+
+fn align(text: &str, column: &Column) -> String {
+    let width = usize::from(column.width);
+    if column.left {
+        format!("{text:<width$}")
+    } else {
+        format!("{text:>width$}")
+    }
+}
+
+fn blank(width: u16) -> String {
+    " ".repeat(usize::from(width))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_column_has_its_own_rank() {
+        for (at, column) in COLUMNS.iter().enumerate() {
+            assert!(
+                COLUMNS[..at].iter().all(|other| other.rank != column.rank),
+                "{}",
+                column.title
+            );
+        }
+    }
+
+    #[test]
+    fn more_width_never_means_fewer_columns_and_they_always_fit() {
+        let mut before = 0;
+        for width in 0..=300 {
+            let (columns, gap) = fitting(width);
+            assert!(columns.len() >= before, "at {width}");
+            before = columns.len();
+            let used: u16 =
+                NODE_WIDTH + gap + STATE_WIDTH + columns.iter().map(|column| gap + column.width).sum::<u16>();
+            assert!(columns.is_empty() || used <= width, "{used} > {width}");
+        }
+        assert_eq!(before, COLUMNS.len(), "a wide terminal shows all");
+    }
+}
