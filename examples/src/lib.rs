@@ -1,1 +1,3 @@
-//! Helpers shared by the examples.
+//! The examples are in `examples/`: one idea each, each asserts what it claims and ends by itself.
+//!
+//! `cargo run -p caskade-examples --example three_nodes`

@@ -1,1 +1,114 @@
-//! Placeholder until the crate's first part lands.
+//! Clusters of real `caskd` processes for tests and examples, and an oracle of what they acknowledged.
+//!
+//! [`with_cluster`] starts nodes on free loopback ports, runs a test against them within a time limit and, if
+//! it fails, prints the end of each node's log. [`Cluster`] kills, stops, pauses, restarts and adds nodes.
+//! [`oracle`] keeps what clients were told and checks it against what the cluster answers afterwards.
+//! Nothing here reaches into a node: all that is known comes through its command line, signals and client port.
+
+mod binaries;
+mod client;
+mod cluster;
+mod node;
+mod observe;
+pub mod oracle;
+mod permit;
+mod ports;
+mod program;
+pub mod text;
+mod workload;
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+pub use binaries::binary;
+pub use client::Client;
+pub use cluster::{Builder, Cluster};
+pub use node::Node;
+pub use observe::{Digest, copies_moved};
+pub use permit::Permit;
+pub use ports::free_port;
+pub use program::{Finished, Program, run, run_for};
+pub use workload::{Load, Workload};
+
+/// Runs `test` against the cluster `builder` describes, started and converged; both within `limit`, which
+/// does not count the building of the programs nor the wait for other tests' clusters.
+///
+/// # Panics
+/// If the cluster does not start, the test fails, or the time is up: this is how a `#[test]` fails. The end
+/// of each node's log is printed then.
+pub fn with_cluster(builder: Builder, limit: Duration, test: impl AsyncFnOnce(&mut Cluster) -> Result<()>) {
+    in_runtime(async {
+        let _permit = Permit::acquire().await?;
+        binary("caskd")?;
+        // Owned here and not by the timed part, so that its drop still has the logs when that has failed.
+        let mut cluster = builder.prepare()?;
+        let outcome = within(limit, async {
+            cluster.start_all().await?;
+            test(&mut cluster).await
+        })
+        .await;
+        if outcome.is_err() {
+            cluster.print_logs();
+        }
+        outcome
+    });
+}
+
+/// Runs a test that needs no cluster, or brings its own, within `limit`.
+///
+/// # Panics
+/// If it fails or the time is up.
+pub fn with_limit(limit: Duration, test: impl AsyncFnOnce() -> Result<()>) {
+    in_runtime(async {
+        binary("caskd")?;
+        within(limit, test()).await
+    });
+}
+
+#[expect(
+    clippy::panic,
+    reason = "a panic is how a test fails; the caller is a #[test]"
+)]
+fn in_runtime(test: impl Future<Output = Result<()>>) {
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("starting the runtime of the test")
+        .and_then(|runtime| runtime.block_on(test));
+    if let Err(error) = outcome {
+        panic!("{error:?}");
+    }
+}
+
+async fn within(limit: Duration, test: impl Future<Output = Result<()>>) -> Result<()> {
+    match tokio::time::timeout(limit, test).await {
+        Ok(outcome) => outcome,
+        Err(_) => bail!("the test was not done within its limit of {limit:?}"),
+    }
+}
+
+/// Asks again and again until `probe` succeeds; after `limit` fails with the last reason it gave.
+pub async fn eventually<T>(
+    what: &str,
+    limit: Duration,
+    mut probe: impl AsyncFnMut() -> Result<T>,
+) -> Result<T> {
+    let began = Instant::now();
+    loop {
+        match probe().await {
+            Ok(found) => return Ok(found),
+            Err(error) if began.elapsed() >= limit => {
+                return Err(error.context(format!("{what}: not within {limit:?}")));
+            }
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
+}
+
+/// A lock whose data stays usable after a panic of another holder: that one has already failed the test.
+fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,182 @@
+//! A Redis client with bounds on how long anything takes, and the `CASK.*` commands as types.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use caskade_node::api::{Event, Nodes, RingView, Status, Task};
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisResult};
+use serde::de::DeserializeOwned;
+
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+/// Longer than a node lets a request wait (5 s): the node's own answer should come first.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+/// Commands of one pipeline when many keys are written or read.
+const BATCH: usize = 500;
+
+/// A connection to one node.
+#[derive(Clone)]
+pub struct Client {
+    connection: MultiplexedConnection,
+    addr: String,
+}
+
+impl Client {
+    /// Connects to `HOST:PORT`.
+    ///
+    /// # Errors
+    /// If nobody answers there within 2 s.
+    pub async fn connect(addr: &str) -> Result<Self> {
+        Self::try_connect(addr)
+            .await
+            .with_context(|| format!("connecting to {addr}"))
+    }
+
+    /// As [`Client::connect`], with the error of the Redis client.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn try_connect(addr: &str) -> RedisResult<Self> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_MAX))
+            .set_response_timeout(Some(ANSWER_MAX));
+        let client = redis::Client::open(format!("redis://{addr}/"))?;
+        let connection = client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?;
+        Ok(Self {
+            connection,
+            addr: addr.to_owned(),
+        })
+    }
+
+    /// The connection itself, for what is not wrapped here.
+    pub fn connection(&mut self) -> &mut MultiplexedConnection {
+        &mut self.connection
+    }
+
+    /// Sends a command: `client.ask(redis::cmd("GET").arg("k"))`.
+    ///
+    /// # Errors
+    /// What the node or the connection says.
+    pub async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
+        command.query_async(&mut self.connection).await
+    }
+
+    /// Sends a pipeline.
+    ///
+    /// # Errors
+    /// What the node or the connection says.
+    pub async fn pipeline<T: FromRedisValue>(&mut self, pipeline: &Pipeline) -> Result<T> {
+        let answer = pipeline.query_async(&mut self.connection).await;
+        answer.with_context(|| format!("a pipeline of {} commands to {}", pipeline.len(), self.addr))
+    }
+
+    /// GET.
+    ///
+    /// # Errors
+    /// What the node or the connection says.
+    pub async fn get(&mut self, key: &str) -> Result<Option<String>> {
+        self.ask(redis::cmd("GET").arg(key))
+            .await
+            .with_context(|| format!("GET {key} from {}", self.addr))
+    }
+
+    /// SET, without options.
+    ///
+    /// # Errors
+    /// What the node or the connection says.
+    pub async fn set(&mut self, key: &str, value: &str) -> Result<()> {
+        self.ask(redis::cmd("SET").arg(key).arg(value))
+            .await
+            .with_context(|| format!("SET {key} to {}", self.addr))
+    }
+
+    /// The values of many keys, in their order, by pipelines.
+    ///
+    /// # Errors
+    /// What the node or the connection says.
+    pub async fn get_all(&mut self, keys: &[String]) -> Result<Vec<Option<Vec<u8>>>> {
+        let mut values = Vec::with_capacity(keys.len());
+        for batch in keys.chunks(BATCH) {
+            let mut pipeline = Pipeline::with_capacity(batch.len());
+            for key in batch {
+                pipeline.get(key);
+            }
+            values.extend(self.pipeline::<Vec<Option<Vec<u8>>>>(&pipeline).await?);
+        }
+        Ok(values)
+    }
+
+    /// Writes many records, by pipelines.
+    ///
+    /// # Errors
+    /// What the node or the connection says; an unknown part is written then.
+    pub async fn set_all<K: AsRef<[u8]>, V: AsRef<[u8]>>(&mut self, records: &[(K, V)]) -> Result<()> {
+        for batch in records.chunks(BATCH) {
+            let mut pipeline = Pipeline::with_capacity(batch.len());
+            for (key, value) in batch {
+                pipeline.set(key.as_ref(), value.as_ref()).ignore();
+            }
+            self.pipeline::<()>(&pipeline).await?;
+        }
+        Ok(())
+    }
+
+    /// `CASK.STATUS`.
+    ///
+    /// # Errors
+    /// If the node cannot be asked or its answer is not understood. So with the others.
+    pub async fn status(&mut self) -> Result<Status> {
+        self.json("CASK.STATUS").await
+    }
+
+    /// `CASK.NODES`.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn nodes(&mut self) -> Result<Nodes> {
+        self.json("CASK.NODES").await
+    }
+
+    /// `CASK.RING`.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn ring(&mut self) -> Result<RingView> {
+        self.json("CASK.RING").await
+    }
+
+    /// `CASK.TASKS`.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn tasks(&mut self) -> Result<Vec<Task>> {
+        self.json("CASK.TASKS").await
+    }
+
+    /// `CASK.EVENTS`.
+    ///
+    /// # Errors
+    /// As [`Client::status`].
+    pub async fn events(&mut self) -> Result<Vec<Event>> {
+        self.json("CASK.EVENTS").await
+    }
+
+    /// A `CASK.*` command without arguments, its JSON read.
+    pub(crate) async fn json<T: DeserializeOwned>(&mut self, command: &str) -> Result<T> {
+        let answer: String = self
+            .ask(&redis::cmd(command))
+            .await
+            .with_context(|| format!("{command} to {}", self.addr))?;
+        serde_json::from_str(&answer).with_context(|| format!("{command} of {} answered {answer}", self.addr))
+    }
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("addr", &self.addr)
+            .finish_non_exhaustive()
+    }
+}

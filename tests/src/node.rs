@@ -1,0 +1,264 @@
+//! One node of a test's cluster: its folder, its ports, its process.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use caskade_node::api::Status;
+use rustix::process::Signal;
+
+use crate::client::Client;
+use crate::ports::free_port;
+use crate::program::{Program, own_command};
+
+const READY_MAX: Duration = Duration::from_secs(30);
+const STOP_MAX: Duration = Duration::from_secs(20);
+/// How often other ports are tried when somebody was faster.
+const PORT_TRIES: usize = 3;
+const LOG_TAIL_LINES: usize = 60;
+
+/// The ports of one node, all on loopback.
+#[derive(Clone, Copy, Debug)]
+struct Ports {
+    client: u16,
+    peer: u16,
+    http: u16,
+    memcached: u16,
+}
+
+impl Ports {
+    fn free() -> Result<Self> {
+        Ok(Self {
+            client: free_port()?,
+            peer: free_port()?,
+            http: free_port()?,
+            memcached: free_port()?,
+        })
+    }
+}
+
+/// A node, running or not. Dropped, it is killed.
+#[derive(Debug)]
+pub struct Node {
+    name: String,
+    folder: PathBuf,
+    args: Vec<OsString>,
+    bootstrap: Option<String>,
+    ports: Ports,
+    program: Option<Program>,
+    starts: u32,
+    paused: bool,
+}
+
+impl Node {
+    /// A node whose files are in `folder`, not started. `args` are those it does not choose itself.
+    pub(crate) fn new(folder: PathBuf, args: Vec<OsString>, bootstrap: Option<String>) -> Result<Self> {
+        std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        let name = folder
+            .file_name()
+            .unwrap_or_default()
+            .to_string_lossy()
+            .into_owned();
+        let ports = Ports::free()?;
+        Ok(Self {
+            name,
+            folder,
+            args,
+            bootstrap,
+            ports,
+            program: None,
+            starts: 0,
+            paused: false,
+        })
+    }
+
+    /// Its data directory.
+    pub fn data_dir(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    /// Where clients reach it, `127.0.0.1:PORT`.
+    pub fn addr(&self) -> String {
+        loopback(self.ports.client)
+    }
+
+    /// The port for clients.
+    pub fn port(&self) -> u16 {
+        self.ports.client
+    }
+
+    /// Where peers reach it, `127.0.0.1:PORT`.
+    pub fn peer_addr(&self) -> String {
+        loopback(self.ports.peer)
+    }
+
+    /// Whether its process was started and not yet ended by this harness.
+    pub fn is_running(&self) -> bool {
+        self.program.is_some()
+    }
+
+    /// Whether it can answer: it runs and is not paused.
+    pub fn answers(&self) -> bool {
+        self.is_running() && !self.paused
+    }
+
+    /// The arguments of its present or next start.
+    pub fn command_line(&self) -> Vec<OsString> {
+        let mut args: Vec<OsString> = vec!["--data-dir".into(), self.data_dir().into()];
+        let addresses = [
+            ("--listen", self.addr()),
+            ("--peer-listen", self.peer_addr()),
+            ("--http-listen", loopback(self.ports.http)),
+            ("--memcached-listen", loopback(self.ports.memcached)),
+        ];
+        for (flag, address) in addresses {
+            args.extend([flag.into(), address.into()]);
+        }
+        if let Some(bootstrap) = &self.bootstrap {
+            args.extend(["--bootstrap".into(), bootstrap.into()]);
+        }
+        args.extend(self.args.iter().cloned());
+        args
+    }
+
+    /// Starts its process; does not wait for it.
+    pub(crate) fn spawn(&mut self) -> Result<()> {
+        if self.is_running() {
+            bail!("{} runs already", self.name);
+        }
+        self.starts += 1;
+        let mut command = own_command("caskd", self.command_line())?;
+        command.env("RUST_BACKTRACE", "1");
+        let prefix = self.folder.join(format!("start-{}", self.starts));
+        self.program = Some(Program::start(command, &prefix)?);
+        Ok(())
+    }
+
+    /// Waits until it serves. At its first start it takes other ports if somebody was faster to one of them.
+    pub(crate) async fn wait_ready(&mut self) -> Result<()> {
+        for tries_left in (0..PORT_TRIES).rev() {
+            let program = self.program.as_mut().context("the node was not started")?;
+            let ready = program
+                .wait_for_line(READY_MAX, |line| line.starts_with("ready"))
+                .await;
+            let Err(error) = ready else { return Ok(()) };
+            let port_taken = program.ended()?.is_some() && program.output().contains("in use");
+            if self.starts > 1 || !port_taken || tries_left == 0 {
+                return Err(error.context(format!("starting {}", self.name)));
+            }
+            self.program = None;
+            self.starts = 0;
+            self.ports = Ports::free()?;
+            self.spawn()?;
+        }
+        Ok(())
+    }
+
+    /// `kill -9`: no goodbye, no last write.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.running()?.kill9()?;
+        self.program = None;
+        self.paused = false;
+        Ok(())
+    }
+
+    /// SIGTERM, then waits for its end.
+    ///
+    /// # Errors
+    /// If it does not run, does not end within 20 s, or ends with a failure.
+    pub async fn stop(&mut self) -> Result<()> {
+        let name = self.name.clone();
+        let program = self.running()?;
+        program.signal(Signal::TERM)?;
+        let status = program.wait(STOP_MAX).await?;
+        self.program = None;
+        if !status.success() {
+            bail!("{name} ended with {status} after SIGTERM");
+        }
+        Ok(())
+    }
+
+    /// Starts it again on its directory and ports, and waits until it serves. Stops it first if it runs.
+    ///
+    /// # Errors
+    /// If it does not stop or does not start.
+    pub async fn restart(&mut self) -> Result<()> {
+        if self.is_running() {
+            self.stop().await?;
+        }
+        self.spawn()?;
+        self.wait_ready().await
+    }
+
+    /// Stops its process in its tracks (SIGSTOP).
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn pause(&mut self) -> Result<()> {
+        self.running()?.signal(Signal::STOP)?;
+        self.paused = true;
+        Ok(())
+    }
+
+    /// Lets a paused process go on.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn resume(&mut self) -> Result<()> {
+        self.running()?.signal(Signal::CONT)?;
+        self.paused = false;
+        Ok(())
+    }
+
+    fn running(&mut self) -> Result<&mut Program> {
+        self.program
+            .as_mut()
+            .with_context(|| format!("{} does not run", self.name))
+    }
+
+    /// A client connected to it.
+    ///
+    /// # Errors
+    /// If it cannot be reached within 2 s.
+    pub async fn client(&self) -> Result<Client> {
+        Client::connect(&self.addr()).await
+    }
+
+    /// What it says of the cluster.
+    ///
+    /// # Errors
+    /// If it cannot be asked or its answer is not understood.
+    pub async fn status(&self) -> Result<Status> {
+        self.client().await?.status().await
+    }
+
+    /// The end of what its last start wrote.
+    pub(crate) fn log_tail(&self) -> String {
+        let mut tail = format!("--- {} ({}), start {}\n", self.name, self.addr(), self.starts);
+        for extension in ["out", "err"] {
+            let path = self.folder.join(format!("start-{}.{extension}", self.starts));
+            tail.push_str(&last_lines(&path));
+        }
+        tail
+    }
+}
+
+fn loopback(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+fn last_lines(path: &Path) -> String {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    let from = lines.len().saturating_sub(LOG_TAIL_LINES);
+    let mut tail = lines.get(from..).unwrap_or_default().join("\n");
+    if !tail.is_empty() {
+        tail.push('\n');
+    }
+    tail
+}

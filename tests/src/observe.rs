@@ -1,0 +1,260 @@
+//! What a whole cluster can be asked: whether it agrees, and whether its copies are equal.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use caskade_node::api::{RingView, Status};
+
+use crate::cluster::Cluster;
+use crate::eventually;
+use crate::node::Node;
+
+/// A copy of one partition as its node sees it, from `CASK.DIGESTS`: role, live keys, digest.
+pub type Digest = (String, u64, String);
+
+const PARTITIONS: usize = 1024;
+const DIGESTS_EQUAL_MAX: Duration = Duration::from_secs(10);
+
+impl Cluster {
+    /// Waits until every node, all of them running, holds the same state, every partition has its copies where
+    /// the ring wants them, and nothing runs in the background.
+    ///
+    /// # Errors
+    /// After `limit`, with what was missing last.
+    pub async fn wait_converged(&self, limit: Duration) -> Result<()> {
+        eventually("the cluster converges", limit, async || self.converged().await).await
+    }
+
+    async fn converged(&self) -> Result<()> {
+        let mut statuses = Vec::new();
+        for node in self.nodes() {
+            statuses.push(node.status().await?);
+        }
+        let first = statuses.first().context("the cluster has no nodes")?;
+        for status in &statuses {
+            whole(status, self.nodes().len())?;
+            ensure!(
+                agreed(status) == agreed(first),
+                "two nodes differ in epoch, ring or coordinator: {:?}, {:?}",
+                agreed(first),
+                agreed(status),
+            );
+        }
+        Ok(())
+    }
+
+    /// The index of the coordinator, as the first node that answers sees it.
+    ///
+    /// # Errors
+    /// If none is known or it is none of this cluster.
+    pub async fn coordinator(&self) -> Result<usize> {
+        let asked = self
+            .nodes()
+            .iter()
+            .find(|node| node.answers())
+            .context("no node runs")?;
+        let coordinator = asked
+            .status()
+            .await?
+            .coordinator
+            .context("no coordinator is known")?;
+        for (index, node) in self.nodes().iter().enumerate().filter(|(_, node)| node.answers()) {
+            if node.status().await?.node_id == coordinator {
+                return Ok(index);
+            }
+        }
+        bail!("the coordinator {coordinator} is no running node of this cluster")
+    }
+
+    /// Waits until every running node names one and the same coordinator, and that one runs.
+    ///
+    /// # Errors
+    /// After `limit`.
+    pub async fn wait_coordinator(&self, limit: Duration) -> Result<usize> {
+        eventually("a coordinator is elected", limit, async || {
+            self.coordinator().await
+        })
+        .await
+    }
+
+    /// For every node, its copies by partition.
+    ///
+    /// # Errors
+    /// If a node cannot be asked or does not answer for every partition.
+    pub async fn digests(&self) -> Result<BTreeMap<String, Vec<Option<Digest>>>> {
+        let mut digests = BTreeMap::new();
+        for node in self.nodes().iter().filter(|node| node.answers()) {
+            let copies: Vec<Option<Digest>> = node.client().await?.json("CASK.DIGESTS").await?;
+            ensure!(
+                copies.len() == PARTITIONS,
+                "{} named {} partitions",
+                node.addr(),
+                copies.len()
+            );
+            digests.insert(node.status().await?.node_id, copies);
+        }
+        Ok(digests)
+    }
+
+    /// Checks that every partition has `copies` in-sync copies, equal in number of keys and digest. Answers the
+    /// number of keys. For a converged cluster without load; looks again for 10 s if a copy is behind.
+    ///
+    /// # Errors
+    /// Names the partitions that differ.
+    pub async fn assert_copies_equal(&self, copies: usize) -> Result<u64> {
+        let probe = async || {
+            let node = self
+                .nodes()
+                .iter()
+                .find(|node| node.answers())
+                .context("no node runs")?;
+            let ring = node.client().await?.ring().await?;
+            equal_copies(&ring, &self.digests().await?, copies)
+        };
+        eventually(
+            "both copies of every partition are equal",
+            DIGESTS_EQUAL_MAX,
+            probe,
+        )
+        .await
+    }
+
+    /// Waits until the node at `index`, and every other that runs, sees this node in this state (`up`, `down`).
+    ///
+    /// # Errors
+    /// After `limit`.
+    pub async fn wait_member_state(&self, id: &str, state: &str, limit: Duration) -> Result<()> {
+        let probe = async || {
+            for node in self.nodes().iter().filter(|node| node.answers()) {
+                let status = node.status().await?;
+                let member = status.members.iter().find(|member| member.id == id);
+                let seen = member.map_or("absent", |member| member.state.as_str());
+                ensure!(seen == state, "{} sees {id} {seen}", node.addr());
+            }
+            Ok(())
+        };
+        eventually(&format!("every node sees {id} {state}"), limit, probe).await
+    }
+
+    /// The ring as the node at `index` sees it.
+    ///
+    /// # Errors
+    /// If it cannot be asked.
+    pub async fn ring(&self, index: usize) -> Result<RingView> {
+        self.node(index)?.client().await?.ring().await
+    }
+
+    /// Ids of the nodes that answer, in their order.
+    ///
+    /// # Errors
+    /// If one does not answer after all.
+    pub async fn ids(&self) -> Result<Vec<String>> {
+        let mut ids = Vec::new();
+        for node in self.nodes().iter().filter(|&node| Node::answers(node)) {
+            ids.push(node.status().await?.node_id);
+        }
+        Ok(ids)
+    }
+}
+
+fn agreed(status: &Status) -> (u64, &str, Option<&str>) {
+    (status.epoch, &status.ring_hash, status.coordinator.as_deref())
+}
+
+fn whole(status: &Status, nodes: usize) -> Result<()> {
+    let id = &status.node_id;
+    let up = status
+        .members
+        .iter()
+        .filter(|member| member.state == "up")
+        .count();
+    ensure!(status.state == "serving", "{id} is {}", status.state);
+    ensure!(status.coordinator.is_some(), "{id} knows no coordinator");
+    ensure!(
+        up == nodes && status.members.len() == nodes,
+        "{id} sees {up} of {nodes} nodes up"
+    );
+    ensure!(
+        status.partitions_unavailable == 0,
+        "{id}: {} unavailable",
+        status.partitions_unavailable
+    );
+    ensure!(
+        status.partitions_under_replicated == 0,
+        "{id}: {} under-replicated",
+        status.partitions_under_replicated
+    );
+    ensure!(
+        status.partitions_moving == 0,
+        "{id}: {} moving",
+        status.partitions_moving
+    );
+    ensure!(status.tasks.is_empty(), "{id}: tasks {:?}", status.tasks);
+    Ok(())
+}
+
+/// The nodes that hold an in-sync copy of each partition.
+fn in_sync(ring: &RingView) -> Result<Vec<BTreeSet<&str>>> {
+    ensure!(
+        ring.partitions.len() == PARTITIONS,
+        "the ring has {} partitions",
+        ring.partitions.len()
+    );
+    let holders = |replicas: &[(usize, String)]| {
+        let in_sync = replicas.iter().filter(|(_, role)| role == "in-sync");
+        in_sync
+            .filter_map(|&(index, _)| ring.shares.get(index))
+            .map(|share| share.id.as_str())
+            .collect()
+    };
+    Ok(ring
+        .partitions
+        .iter()
+        .map(|partition| holders(&partition.replicas))
+        .collect())
+}
+
+/// How many copies are in `after` on a node that had none of that partition in `before`.
+///
+/// # Errors
+/// If one of them is no whole ring.
+pub fn copies_moved(before: &RingView, after: &RingView) -> Result<usize> {
+    let (before, after) = (in_sync(before)?, in_sync(after)?);
+    Ok(before
+        .iter()
+        .zip(&after)
+        .map(|(before, after)| after.difference(before).count())
+        .sum())
+}
+
+fn equal_copies(
+    ring: &RingView,
+    digests: &BTreeMap<String, Vec<Option<Digest>>>,
+    copies: usize,
+) -> Result<u64> {
+    let mut keys = 0;
+    let mut faults = Vec::new();
+    for (partition, holders) in in_sync(ring)?.into_iter().enumerate() {
+        let held: Vec<Option<(u64, &str)>> = holders
+            .iter()
+            .map(|&id| digests.get(id)?.get(partition)?.as_ref())
+            .map(|copy| copy.map(|(_, keys, digest)| (*keys, digest.as_str())))
+            .collect();
+        match held.first() {
+            Some(&Some(first)) if held.len() == copies && held.iter().all(|&copy| copy == Some(first)) => {
+                keys += first.0;
+            }
+            _ => faults.push(format!("{partition}: {held:?} on {holders:?}")),
+        }
+    }
+    if !faults.is_empty() {
+        let shown = faults.len().min(5);
+        bail!(
+            "{} partitions differ, the first: {:#?}",
+            faults.len(),
+            faults.get(..shown)
+        );
+    }
+    Ok(keys)
+}

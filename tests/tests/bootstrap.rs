@@ -1,0 +1,215 @@
+//! Nodes find each other through a bootstrap peer and agree; what must not start says why and what to do.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use caskade_tests::{Builder, Cluster, Finished, binary, free_port, run_for, with_cluster, with_limit};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// How long a node that is refused may take to say so.
+const REFUSED_MAX: Duration = Duration::from_secs(20);
+
+#[test]
+fn three_nodes_agree_on_one_coordinator_epoch_and_ring() {
+    // That the nodes agree on epoch, ring hash and coordinator is what "converged" means.
+    with_cluster(Builder::new(3), LIMIT, async |cluster| {
+        for node in cluster.nodes() {
+            let nodes = node.client().await?.nodes().await?.nodes;
+            ensure!(nodes.len() == 3 && nodes.iter().filter(|row| row.coordinator).count() == 1, "{nodes:#?}");
+            let asked: Vec<_> = nodes.iter().filter(|row| row.asked).collect();
+            ensure!(asked.len() == 1 && asked[0].client_addr == node.addr(), "{nodes:#?}");
+        }
+        let status = cluster.node(0)?.status().await?;
+        ensure!(status.copies_now == 2 && status.replication_factor == 2, "{status:#?}");
+        ensure!(status.voters.len() == 3, "three nodes are three voters: {:?}", status.voters);
+        Ok(())
+    });
+}
+
+#[test]
+fn each_node_holds_its_share_and_no_partition_twice() {
+    with_cluster(Builder::new(3), LIMIT, async |cluster| {
+        let ring = cluster.ring(1).await?;
+        ensure!(ring.partitions.len() == 1024, "{} partitions", ring.partitions.len());
+        for partition in &ring.partitions {
+            let holders: BTreeSet<_> = partition.replicas.iter().map(|(node, _)| node).collect();
+            ensure!(holders.len() == 2 && partition.replicas.len() == 2, "{partition:?}");
+        }
+        for share in &ring.shares {
+            // 2048 copies and 1024 primaries over three nodes.
+            ensure!((682..=683).contains(&share.copies), "{share:?}");
+            ensure!((340..=343).contains(&share.primaries), "{share:?}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn copies_are_in_different_zones_where_there_are_two() {
+    with_cluster(Builder::new(4).zones(&["east", "west"]), LIMIT, async |cluster| {
+        let ring = cluster.ring(0).await?;
+        for partition in &ring.partitions {
+            let zone = |&(node, _): &(usize, String)| ring.shares.get(node).map(|share| share.zone.clone());
+            let zones: BTreeSet<_> = partition.replicas.iter().map(zone).collect();
+            ensure!(zones.len() == 2, "{partition:?} is in {zones:?}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn what_one_node_is_told_every_node_answers() {
+    with_cluster(Builder::new(3), LIMIT, async |cluster| {
+        for (index, node) in cluster.nodes().iter().enumerate() {
+            node.client().await?.set(&format!("key:{index}"), &format!("value {index}")).await?;
+        }
+        for node in cluster.nodes() {
+            let mut client = node.client().await?;
+            for index in 0..3 {
+                let value = client.get(&format!("key:{index}")).await?;
+                ensure!(value == Some(format!("value {index}")), "{} answers {value:?}", node.addr());
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn node_of_a_cluster_of_one_serves_and_says_that_it_is_alone() {
+    with_cluster(Builder::new(1), LIMIT, async |cluster| {
+        let mut client = cluster.node(0)?.client().await?;
+        client.set("k", "v").await?;
+        ensure!(client.get("k").await?.as_deref() == Some("v"));
+        let status = client.status().await?;
+        ensure!(status.copies_now == 1 && !status.warnings.is_empty(), "{status:#?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn wrong_secret_is_refused() {
+    with_cluster(Builder::new(1), LIMIT, async |cluster| {
+        let folder = tempfile::tempdir()?;
+        let secret = folder.path().join("other-secret");
+        write_private(&secret, "another secret, long enough to be one")?;
+        let data = folder.path().join("data");
+        let said = refused(&data, &secret, &["--bootstrap", &cluster.node(0)?.peer_addr()]).await?;
+        ensure!(said.contains("secret") && said.contains("--cluster-secret-file"), "{said}");
+        ensure!(cluster.node(0)?.status().await?.members.len() == 1, "it is no member");
+        Ok(())
+    });
+}
+
+#[test]
+fn directory_of_another_cluster_is_refused() {
+    with_cluster(Builder::new(1), LIMIT, async |cluster| {
+        let mut other = Cluster::start(1).await?;
+        other.node_mut(0)?.stop().await?;
+        let data = other.node(0)?.data_dir();
+        let bootstrap = cluster.node(0)?.peer_addr();
+        let said = refused(&data, cluster.secret_file(), &["--bootstrap", &bootstrap]).await?;
+        ensure!(said.contains("belongs to cluster") && said.contains("--data-dir"), "{said}");
+        // Nothing was changed: the directory still serves its own cluster.
+        other.node_mut(0)?.restart().await
+    });
+}
+
+#[test]
+fn port_in_use_is_refused() {
+    with_limit(LIMIT, async || {
+        let folder = tempfile::tempdir()?;
+        let secret = private_secret(folder.path())?;
+        for flag in ["--listen", "--peer-listen"] {
+            let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+            let address = taken.local_addr()?.to_string();
+            let said = refused(&folder.path().join("data"), &secret, &[flag, &address]).await?;
+            ensure!(said.contains(&address) && said.contains(flag), "{flag}: {said}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn directory_that_cannot_be_written_is_refused() {
+    with_limit(LIMIT, async || {
+        let folder = tempfile::tempdir()?;
+        let secret = private_secret(folder.path())?;
+        // The tests run as root too, whom permissions do not stop: a folder below a file cannot be made by anybody.
+        let below_a_file = secret.join("data");
+        for data in [below_a_file.as_path(), Path::new("/proc/caskade")] {
+            let said = refused(data, &secret, &[]).await?;
+            ensure!(said.contains(&data.display().to_string()) && said.contains("--data-dir"), "{said}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn secret_that_is_missing_or_open_to_others_is_refused() {
+    with_limit(LIMIT, async || {
+        let folder = tempfile::tempdir()?;
+        let data = folder.path().join("data");
+        let missing = folder.path().join("missing");
+        let said = refused(&data, &missing, &[]).await?;
+        ensure!(said.contains(&missing.display().to_string()), "{said}");
+
+        let open = private_secret(folder.path())?;
+        std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o644))?;
+        let said = refused(&data, &open, &[]).await?;
+        ensure!(said.contains(&open.display().to_string()) && said.contains("chmod 600"), "{said}");
+        Ok(())
+    });
+}
+
+#[test]
+fn data_directory_serves_one_process() {
+    with_cluster(Builder::new(1), LIMIT, async |cluster| {
+        let said = refused(&cluster.node(0)?.data_dir(), cluster.secret_file(), &[]).await?;
+        ensure!(said.contains(&cluster.node(0)?.data_dir().display().to_string()), "{said}");
+        cluster.node(0)?.client().await?.set("still", "served").await
+    });
+}
+
+#[test]
+fn open_port_without_a_secret_is_refused() {
+    with_limit(LIMIT, async || {
+        let folder = tempfile::tempdir()?;
+        let mut command = Command::new(binary("caskd")?);
+        command.arg("--data-dir").arg(folder.path().join("data"));
+        command.args(["--listen", &format!("0.0.0.0:{}", free_port()?)]);
+        command.args(["--peer-listen", &format!("127.0.0.1:{}", free_port()?)]);
+        let said = run_for(command, REFUSED_MAX).await?.refusal()?;
+        ensure!(said.contains("--cluster-secret-file") && said.contains("--insecure"), "{said}");
+        Ok(())
+    });
+}
+
+/// Starts `caskd` with free ports, where `args` do not name them, and answers what it said when it refused.
+async fn refused(data: &Path, secret: &Path, args: &[&str]) -> Result<String> {
+    let mut command = Command::new(binary("caskd")?);
+    command.arg("--data-dir").arg(data).arg("--cluster-secret-file").arg(secret);
+    for flag in ["--listen", "--peer-listen", "--http-listen", "--memcached-listen"] {
+        if !args.contains(&flag) {
+            command.args([flag, &format!("127.0.0.1:{}", free_port()?)]);
+        }
+    }
+    command.args(args);
+    let finished: Finished = run_for(command, REFUSED_MAX).await?;
+    finished.refusal().with_context(|| format!("caskd {args:?} on {}", data.display()))
+}
+
+fn private_secret(folder: &Path) -> Result<std::path::PathBuf> {
+    let path = folder.join("secret");
+    write_private(&path, "a secret, long enough to be one")?;
+    Ok(path)
+}
+
+fn write_private(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! `caskctl`, as a user types it.
+
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use caskade_node::api::{Event, Nodes, RingView, Status, Task};
+use caskade_tests::{
+    Builder, Client, Cluster, Finished, Permit, Program, binary, eventually, run, with_cluster, with_limit,
+};
+use rustix::process::Signal;
+
+const LIMIT: Duration = Duration::from_secs(90);
+
+#[test]
+fn keys_are_written_and_read() {
+    with_cluster(Builder::new(1), LIMIT, async |cluster| {
+        let done = async |args: &[&str]| ctl(cluster, args).await?.success();
+        ensure!(done(&["set", "greeting", "hello"]).await?.trim() == "OK");
+        ensure!(done(&["get", "greeting"]).await? == "hello", "byte for byte, without a line end");
+        ensure!(done(&["exists", "greeting"]).await?.trim() == "1");
+        ensure!(done(&["incr", "visits"]).await?.trim() == "1");
+        ensure!(done(&["incr", "visits", "--by", "41"]).await?.trim() == "42");
+        ensure!(done(&["mset", "a", "1", "b", "2"]).await?.trim() == "OK");
+        ensure!(done(&["mget", "a", "b"]).await? == "1\n2\n");
+        ensure!(done(&["ttl", "a"]).await?.contains("never"));
+        done(&["expire", "a", "100"]).await?;
+        let left: f64 = done(&["ttl", "a"]).await?.trim().parse()?;
+        ensure!((90.0..=100.0).contains(&left), "{left} s are left of 100");
+        let mut keys: Vec<String> = done(&["scan"]).await?.lines().map(str::to_owned).collect();
+        keys.sort();
+        ensure!(keys == ["a", "b", "greeting", "visits"], "{keys:?}");
+        ensure!(done(&["scan", "--match", "g*"]).await?.trim() == "greeting");
+        ensure!(done(&["del", "greeting", "absent"]).await?.trim() == "1");
+        Ok(())
+    });
+}
+
+#[test]
+fn exit_code_tells_no_from_failure() {
+    with_cluster(Builder::new(1), LIMIT, async |cluster| {
+        ensure!(ctl(cluster, &["get", "absent"]).await?.code == Some(1));
+        ensure!(ctl(cluster, &["set", "k", "v", "--nx"]).await?.code == Some(0));
+        ensure!(ctl(cluster, &["set", "k", "w", "--nx"]).await?.code == Some(1));
+        let text = ctl(cluster, &["set", "k", "w"]).await.and(ctl(cluster, &["incr", "k"]).await)?;
+        ensure!(text.code == Some(2) && text.stderr.contains("integer"), "{text:?}");
+        let addr = cluster.node(0)?.addr();
+        cluster.node_mut(0)?.stop().await?;
+        let nobody = caskctl(&addr, &["get", "k"]).await?;
+        ensure!(nobody.code == Some(2) && nobody.stderr.contains(&addr), "{nobody:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn cluster_is_shown_in_tables_and_as_json() {
+    with_cluster(Builder::new(3), LIMIT, async |cluster| {
+        let json = async |command: &str| ctl(cluster, &["--json", command]).await?.success();
+        let status: Status = serde_json::from_str(&json("status").await?)?;
+        ensure!(status.members.len() == 3 && status.coordinator.is_some(), "{status:#?}");
+        let nodes: Nodes = serde_json::from_str(&json("nodes").await?)?;
+        ensure!(nodes.nodes.len() == 3, "{nodes:#?}");
+        let ring: RingView = serde_json::from_str(&json("ring").await?)?;
+        ensure!(ring.partitions.len() == 1024 && ring.ring_hash == status.ring_hash);
+        let tasks: Vec<Task> = serde_json::from_str(&json("tasks").await?)?;
+        ensure!(tasks.is_empty(), "{tasks:#?}");
+        let events = json("events").await?;
+        let events: Vec<Event> = serde_json::from_str(&events).or_else(|_| {
+            events.lines().map(serde_json::from_str).collect::<Result<Vec<Event>, _>>()
+        })?;
+        ensure!(events.iter().any(|event| event.kind == "member"), "three nodes joined: {events:#?}");
+
+        for command in ["status", "nodes", "ring"] {
+            let table = ctl(cluster, &[command]).await?.success()?;
+            for id in cluster.ids().await? {
+                ensure!(table.contains(&id[id.len() - 6..]), "{command} does not name {id}:\n{table}");
+            }
+        }
+        ctl(cluster, &["tasks"]).await?.success()?;
+        ctl(cluster, &["events"]).await?.success()?;
+        Ok(())
+    });
+}
+
+#[test]
+fn bench_measures_each_kind_of_load() {
+    with_cluster(Builder::new(1), LIMIT, async |cluster| {
+        for load in ["W", "R", "SW", "RW"] {
+            let args = ["bench", "-t", load, "-s", "100", "-n", "500", "-c", "4", "-P", "4"];
+            let report = ctl(cluster, &args).await?.success()?;
+            ensure!(report.contains("ops/s") && report.contains("p99"), "{load}: {report}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn playground_serves_and_stops_its_nodes_when_told() {
+    with_limit(LIMIT, async || {
+        let _permit = Permit::acquire().await?;
+        let folder = tempfile::tempdir()?;
+        let mut command = Command::new(binary("caskctl")?);
+        command.args(["--json", "playground", "--nodes", "3", "--no-dashboard"]);
+        let mut playground = Playground(Program::start(command, &folder.path().join("playground"))?);
+        let told = playground.0.wait_for_line(Duration::from_secs(60), |line| line.starts_with('{')).await?;
+        let told: serde_json::Value = serde_json::from_str(&told)?;
+        let nodes = told["nodes"].as_array().context("the nodes are told")?;
+        ensure!(nodes.len() == 3, "{told}");
+        let addr = |index: usize| told["nodes"][index]["resp"].as_str().unwrap_or_default().to_owned();
+
+        Client::connect(&addr(0)).await?.set("hello", "world").await?;
+        let read = Client::connect(&addr(2)).await?.get("hello").await?;
+        ensure!(read.as_deref() == Some("world"), "{read:?}");
+
+        playground.0.signal(Signal::TERM)?;
+        let status = playground.0.wait(Duration::from_secs(30)).await?;
+        ensure!(status.success(), "the playground ended with {status}: {}", playground.0.output());
+        for index in 0..3 {
+            let gone = async || {
+                let answer = std::net::TcpStream::connect(addr(index));
+                ensure!(answer.is_err(), "the node at {} still listens", addr(index));
+                Ok(())
+            };
+            eventually("the node is gone", Duration::from_secs(5), gone).await?;
+        }
+        let dir = told["dir"].as_str().context("the folder is told")?;
+        ensure!(!std::path::Path::new(dir).exists(), "{dir} was left behind");
+        Ok(())
+    });
+}
+
+/// A playground that is asked to stop when dropped: killed, it could not stop its nodes.
+struct Playground(Program);
+
+impl Drop for Playground {
+    fn drop(&mut self) {
+        let running = |program: &mut Program| matches!(program.ended(), Ok(None));
+        if running(&mut self.0) && self.0.signal(Signal::TERM).is_ok() {
+            for _ in 0..200 {
+                if !running(&mut self.0) {
+                    break;
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+    }
+}
+
+async fn ctl(cluster: &Cluster, args: &[&str]) -> Result<Finished> {
+    caskctl(&cluster.node(0)?.addr(), args).await
+}
+
+async fn caskctl(addr: &str, args: &[&str]) -> Result<Finished> {
+    let mut command = Command::new(binary("caskctl")?);
+    command.args(["--addr", addr]).args(args);
+    run(command).await
+}

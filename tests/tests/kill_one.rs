@@ -1,0 +1,61 @@
+//! `kill -9` of one node of three while clients write.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use caskade_tests::{Builder, Cluster, Workload, with_cluster};
+
+const LIMIT: Duration = Duration::from_secs(120);
+/// From the kill until every acknowledged write must be readable from another node.
+const READABLE_MAX: Duration = Duration::from_secs(10);
+const RETURN_MAX: Duration = Duration::from_secs(60);
+
+#[test]
+fn acknowledged_write_survives_kill_of_coordinator() {
+    with_cluster(Builder::new(3), LIMIT, async |cluster| {
+        let victim = cluster.coordinator().await?;
+        kill_under_load(cluster, victim).await
+    });
+}
+
+#[test]
+fn acknowledged_write_survives_kill_of_another_node() {
+    with_cluster(Builder::new(3), LIMIT, async |cluster| {
+        let coordinator = cluster.coordinator().await?;
+        kill_under_load(cluster, (coordinator + 1) % 3).await
+    });
+}
+
+async fn kill_under_load(cluster: &mut Cluster, victim: usize) -> Result<()> {
+    let other = (victim + 1) % 3;
+    let id = cluster.node(victim)?.status().await?.node_id;
+    let load = Workload::new(cluster.addrs(), 8).start();
+    load.wait_for(300, Duration::from_secs(20)).await?;
+
+    cluster.node_mut(victim)?.kill9()?;
+    let killed = Instant::now();
+    // Each client ends what it is at: a request to the dead node's partitions waits for their new primaries.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let history = load.stop().await?;
+    history.check(&mut cluster.node(other)?.client().await?).await?;
+    ensure!(killed.elapsed() <= READABLE_MAX, "all was readable {:?} after the kill", killed.elapsed());
+
+    // While it is away the others go on writing, overwriting and deleting: it must not bring anything back.
+    cluster.wait_coordinator(READABLE_MAX).await?;
+    cluster.wait_member_state(&id, "down", READABLE_MAX).await?;
+    let survivors = cluster.nodes().iter().filter(|node| node.answers()).map(|node| node.addr()).collect();
+    let load = Workload::new(survivors, 4).seed(2).start();
+    load.wait_for(300, Duration::from_secs(20)).await?;
+    let more = load.stop().await?;
+    ensure!(more.errors().is_empty(), "two nodes of three serve without errors: {:#?}", more.errors());
+
+    cluster.node_mut(victim)?.restart().await?;
+    cluster.wait_converged(RETURN_MAX).await.context("the killed node returns")?;
+    cluster.assert_copies_equal(2).await?;
+    let mut returned = cluster.node(victim)?.client().await?;
+    history.without_counters().check(&mut returned).await?;
+    more.without_counters().check(&mut returned).await?;
+    let mut both = history;
+    both.merge(more);
+    both.check(&mut returned).await
+}

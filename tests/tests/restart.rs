@@ -1,0 +1,83 @@
+//! Nodes that stop, pause and return while the others go on.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use caskade_tests::{Builder, Cluster, Workload, with_cluster};
+
+const LIMIT: Duration = Duration::from_secs(150);
+const RETURN_MAX: Duration = Duration::from_secs(60);
+
+#[test]
+fn restart_of_each_node_in_turn_loses_nothing() {
+    with_cluster(Builder::new(3), LIMIT, async |cluster| {
+        let load = Workload::new(cluster.addrs(), 6).start();
+        for index in 0..3 {
+            load.wait_for(100, Duration::from_secs(30)).await?;
+            let before = incarnation(cluster, index).await?;
+            cluster.node_mut(index)?.restart().await?;
+            cluster.wait_converged(RETURN_MAX).await.with_context(|| format!("node {index} returns"))?;
+            let after = incarnation(cluster, index).await?;
+            ensure!(after > before, "start {after} follows start {before}");
+        }
+        load.wait_for(100, Duration::from_secs(30)).await?;
+        let history = load.stop().await?;
+        for node in cluster.nodes() {
+            history.check(&mut node.client().await?).await?;
+        }
+        cluster.assert_copies_equal(2).await?;
+        Ok(())
+    });
+}
+
+#[test]
+fn deleted_key_stays_deleted_when_a_node_returns_that_missed_it() {
+    with_cluster(Builder::new(3), LIMIT, async |cluster| {
+        let keys: Vec<String> = (0..500).map(|number| format!("doomed:{number}")).collect();
+        let records: Vec<(&String, &str)> = keys.iter().map(|key| (key, "x")).collect();
+        cluster.node(0)?.client().await?.set_all(&records).await?;
+        let id = cluster.node(2)?.status().await?.node_id;
+        cluster.node_mut(2)?.kill9()?;
+        cluster.wait_member_state(&id, "down", Duration::from_secs(10)).await?;
+        let mut client = cluster.node(1)?.client().await?;
+        for key in &keys {
+            let removed: i64 = client.ask(redis::cmd("DEL").arg(key)).await?;
+            ensure!(removed == 1, "DEL {key} is {removed}");
+        }
+        cluster.node_mut(2)?.restart().await?;
+        cluster.wait_converged(RETURN_MAX).await?;
+        ensure!(cluster.assert_copies_equal(2).await? == 0, "no copy holds a key");
+        for node in cluster.nodes() {
+            let found = node.client().await?.get_all(&keys).await?;
+            ensure!(found.iter().all(Option::is_none), "{} brought keys back", node.addr());
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn paused_node_never_answers_what_others_have_overwritten() {
+    // Clients are connected to the paused node too: what it answers when it wakes up is checked against
+    // what was acknowledged elsewhere meanwhile, at every read.
+    with_cluster(Builder::new(3), LIMIT, async |cluster| {
+        let load = Workload::new(cluster.addrs(), 9).start();
+        load.wait_for(200, Duration::from_secs(20)).await?;
+        cluster.node_mut(1)?.pause()?;
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        load.wait_for(50, Duration::from_secs(20)).await?;
+        cluster.node_mut(1)?.resume()?;
+        cluster.wait_converged(RETURN_MAX).await?;
+        load.wait_for(200, Duration::from_secs(20)).await?;
+        let history = load.stop().await?;
+        history.check(&mut cluster.node(1)?.client().await?).await?;
+        cluster.assert_copies_equal(2).await?;
+        Ok(())
+    });
+}
+
+/// Which start of node `index` the cluster has registered.
+async fn incarnation(cluster: &Cluster, index: usize) -> Result<u64> {
+    let status = cluster.node(index)?.status().await?;
+    let own = status.members.iter().find(|member| member.id == status.node_id);
+    Ok(own.context("the node is a member")?.incarnation)
+}
