@@ -1,2 +1,43 @@
-//! Placeholder.
-fn main() {}
+//! `caskctl`: commands for keys and for the cluster, a benchmark, and a cluster to play with.
+//!
+//! Arguments become a validated request, the request runs, and what it found becomes an exit code:
+//! 0 done, 1 the answer is no (absent key, condition not met), 2 failed. It talks to one node, over the
+//! port Redis clients use, and keeps nothing between runs.
+
+mod args;
+mod client;
+mod command;
+mod exit;
+mod output;
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+
+use crate::args::{Args, Command};
+use crate::exit::Exit;
+use crate::output::Output;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot start")
+        .and_then(|runtime| runtime.block_on(run(args)));
+    exit::report(result)
+}
+
+async fn run(args: Args) -> anyhow::Result<Exit> {
+    let out = &mut Output::new(args.json);
+    match args.command {
+        Command::Keys(command) => command::keys::run(&args.addr, command, out).await,
+        Command::Cluster(command) => command::cluster::run(&args.addr, &command, out).await,
+        Command::Scan(scan) => command::scan::run(&args.addr, &scan, out).await,
+        Command::Events(events) => command::events::run(&args.addr, &events, out).await,
+        Command::Bench(bench) => command::bench::run(&args.addr, &bench, out).await,
+        Command::Playground(playground) => command::playground::run(&playground, out).await,
+        Command::Top => command::top::run(&args.addr).await,
+    }
+}

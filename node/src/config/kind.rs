@@ -111,8 +111,8 @@ pub(super) struct Size(pub(super) RangeInclusive<u64>, pub(super) &'static str);
 
 const SUFFIXES: [(&str, u64); 3] = [("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)];
 
-/// Reads `64`, `1K`, `4M`, `2G`, with or without `B` or `iB` behind.
-pub(super) fn read_size(text: &str) -> Option<u64> {
+/// Reads a number of bytes: `64`, `1K`, `4M`, `2G` (powers of 1024), with or without `B` or `iB` behind.
+pub fn read_size(text: &str) -> Option<u64> {
     let upper = text.trim().to_ascii_uppercase();
     let bare = upper
         .strip_suffix("IB")
@@ -129,7 +129,7 @@ pub(super) fn read_size(text: &str) -> Option<u64> {
 pub(super) fn show_size(bytes: u64) -> String {
     SUFFIXES
         .iter()
-        .find(|(_, unit)| bytes >= *unit && bytes % unit == 0)
+        .find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit))
         .map_or_else(
             || bytes.to_string(),
             |(suffix, unit)| format!("{}{suffix}", bytes / unit),

@@ -1,0 +1,162 @@
+//! A benchmark that checks what it reads.
+//!
+//! A load is one or two phases. In each phase all connections take the next requests from one counter, send
+//! a pipeline of them and wait for its answers. Every value can be told from its key and the seed, so that a
+//! wrong one is noticed whoever wrote it. Memory is bounded by connections x pipeline x size, which is
+//! checked before anything is sent.
+
+mod dataset;
+mod phase;
+mod report;
+
+use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::bail;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use self::dataset::Dataset;
+use self::phase::{Mix, Outcome, Phase};
+use crate::args::{BenchArgs, Load};
+use crate::client::{Addr, Client};
+use crate::exit::Exit;
+use crate::output::Output;
+
+/// What may be on its way at one time, in all connections together.
+const IN_FLIGHT_BYTES_MAX: u64 = 1 << 30;
+
+/// Runs the phases of a load and prints each one's figures. Errors or wrong values make it fail.
+pub(crate) async fn run(addr: &Addr, args: &BenchArgs, out: &mut Output) -> anyhow::Result<Exit> {
+    check_memory(args)?;
+    let mut client = Client::connect(addr).await?;
+    if args.load == Load::Sw {
+        warn_unless_durable(&mut client).await?;
+    }
+    let keyspace = args.keyspace.unwrap_or(args.requests);
+    let data = Arc::new(Dataset::new(args.seed, args.size as usize, keyspace));
+    let mut good = true;
+    for (mix, requests) in phases(args.load, args.requests, keyspace) {
+        let phase = Phase {
+            addr: addr.clone(),
+            data: Arc::clone(&data),
+            mix,
+            requests,
+            connections: args.connections,
+            pipeline: args.pipeline,
+        };
+        let outcome = measured(phase).await;
+        good &= outcome.is_good();
+        if out.json {
+            out.line(&report::json(args, keyspace, mix, &outcome).to_string())?;
+        } else {
+            out.line(&report::text(args, keyspace, mix, &outcome))?;
+        }
+        out.flush()?;
+        if !good {
+            break;
+        }
+    }
+    Ok(if good { Exit::Done } else { Exit::Failed })
+}
+
+/// What a load does, in order. Reads come after writes of every key, so that an absent key is an error.
+fn phases(load: Load, requests: u64, keyspace: u64) -> Vec<(Mix, u64)> {
+    match load {
+        Load::W | Load::Sw => vec![(Mix::Write, requests)],
+        Load::R => vec![(Mix::Write, keyspace), (Mix::Read, requests)],
+        Load::Rw => vec![(Mix::Write, keyspace), (Mix::Half, requests)],
+    }
+}
+
+fn check_memory(args: &BenchArgs) -> anyhow::Result<()> {
+    let in_flight = args
+        .size
+        .saturating_mul(u64::from(args.connections) * u64::from(args.pipeline));
+    if in_flight > IN_FLIGHT_BYTES_MAX {
+        bail!(
+            "{} connections x pipeline {} x {} bytes would keep {in_flight} bytes on their way, more than {IN_FLIGHT_BYTES_MAX}; \
+             lower -c, -P or -s",
+            args.connections,
+            args.pipeline,
+            args.size
+        );
+    }
+    Ok(())
+}
+
+/// Durable writes are what the node's setting makes of them: say so where it makes less.
+async fn warn_unless_durable(client: &mut Client) -> anyhow::Result<()> {
+    let mut command = redis::cmd("CONFIG");
+    command.arg("GET").arg("sync");
+    let answer: Vec<String> = client.ask(&command).await?;
+    let doubt = match answer.get(1).map(String::as_str) {
+        Some("always") => return Ok(()),
+        Some(other) => format!("the node's sync is {other}"),
+        None => "the node has no setting named sync".to_owned(),
+    };
+    writeln!(
+        io::stderr(),
+        "caskctl: warning: {doubt}: a power cut may take back writes of this load. \
+         Start the nodes with --sync always to measure durable ones"
+    )?;
+    Ok(())
+}
+
+/// Runs a phase, with a progress bar where somebody looks.
+async fn measured(phase: Phase) -> Outcome {
+    let bar = if io::stderr().is_terminal() {
+        let bar = ProgressBar::with_draw_target(Some(phase.requests), ProgressDrawTarget::stderr());
+        if let Ok(style) = ProgressStyle::with_template("{msg:6} {wide_bar} {pos}/{len} {per_sec} {eta} left")
+        {
+            bar.set_style(style);
+        }
+        bar.with_message(phase.mix.name())
+    } else {
+        ProgressBar::hidden()
+    };
+    let done = phase::Counters::new();
+    let run = phase.run(Arc::clone(&done));
+    tokio::pin!(run);
+    loop {
+        tokio::select! {
+            outcome = &mut run => {
+                bar.finish_and_clear();
+                return outcome;
+            }
+            () = tokio::time::sleep(Duration::from_millis(100)) => bar.set_position(done.answered()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loads_that_read_write_every_key_first() {
+        assert_eq!(phases(Load::R, 10, 5), [(Mix::Write, 5), (Mix::Read, 10)]);
+        assert_eq!(phases(Load::Rw, 10, 5), [(Mix::Write, 5), (Mix::Half, 10)]);
+        assert_eq!(phases(Load::Sw, 10, 5), [(Mix::Write, 10)]);
+    }
+
+    #[test]
+    fn load_that_would_not_fit_in_memory_is_refused() {
+        let args = |connections| BenchArgs {
+            load: Load::W,
+            size: 4 << 20,
+            requests: 1,
+            connections,
+            pipeline: 16,
+            keyspace: None,
+            seed: 1,
+        };
+        assert!(check_memory(&args(16)).is_ok());
+        assert!(
+            check_memory(&args(17))
+                .unwrap_err()
+                .to_string()
+                .contains("lower -c, -P or -s")
+        );
+    }
+}

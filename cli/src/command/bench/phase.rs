@@ -1,0 +1,354 @@
+//! One phase of a benchmark: connections that take requests from a counter until there are none left.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use redis::Value;
+
+use super::dataset::Dataset;
+use crate::client::{Addr, Client, ClientError};
+
+/// A connection gives up after so many pipelines in a row were not answered.
+const FAILURES_MAX: u32 = 5;
+/// Pause before a lost connection is opened again.
+const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
+/// The longest latency told apart from longer ones, microseconds.
+const LATENCY_US_MAX: u64 = 600_000_000;
+
+/// What the requests of a phase are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mix {
+    /// Writes, all keys in order.
+    Write,
+    /// Reads, keys at random.
+    Read,
+    /// One half each, keys at random.
+    Half,
+}
+
+impl Mix {
+    /// For titles.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Write => "write",
+            Self::Read => "read",
+            Self::Half => "mixed",
+        }
+    }
+}
+
+/// One phase.
+pub(super) struct Phase {
+    pub(super) addr: Addr,
+    pub(super) data: Arc<Dataset>,
+    pub(super) mix: Mix,
+    pub(super) requests: u64,
+    pub(super) connections: u32,
+    pub(super) pipeline: u32,
+}
+
+/// How far the connections are.
+pub(super) struct Counters {
+    taken: AtomicU64,
+    answered: AtomicU64,
+}
+
+impl Counters {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            taken: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+        })
+    }
+
+    /// Requests that were answered, or failed.
+    pub(super) fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+}
+
+/// What came of a phase.
+#[derive(Debug)]
+pub(super) struct Outcome {
+    /// From the first request to the last answer.
+    pub(super) elapsed: Duration,
+    /// Of answered requests, microseconds; of a pipeline, each counts with the whole pipeline's.
+    pub(super) latency_us: Histogram<u64>,
+    /// Requests answered as they should be.
+    pub(super) done: u64,
+    /// Requests that got an error, or no answer.
+    pub(super) errors: u64,
+    /// Reads that got a wrong value, or none.
+    pub(super) wrong: u64,
+    /// Requests never sent because no connection was left.
+    pub(super) unsent: u64,
+    /// Bytes of the values of [`Outcome::done`].
+    pub(super) value_bytes: u64,
+    /// The first thing that went wrong.
+    pub(super) first_error: Option<String>,
+}
+
+impl Outcome {
+    fn new() -> Self {
+        Self {
+            elapsed: Duration::ZERO,
+            latency_us: histogram(),
+            done: 0,
+            errors: 0,
+            wrong: 0,
+            unsent: 0,
+            value_bytes: 0,
+            first_error: None,
+        }
+    }
+
+    /// Whether every request was answered as it should be.
+    pub(super) fn is_good(&self) -> bool {
+        self.errors + self.wrong + self.unsent == 0
+    }
+
+    fn add(&mut self, other: Self) {
+        // Cannot fail: both have the same bounds.
+        let _ = self.latency_us.add(other.latency_us);
+        self.done += other.done;
+        self.errors += other.errors;
+        self.wrong += other.wrong;
+        self.value_bytes += other.value_bytes;
+        self.first_error = self.first_error.take().or(other.first_error);
+    }
+
+    fn note(&mut self, error: impl FnOnce() -> String) {
+        self.first_error.get_or_insert_with(error);
+    }
+}
+
+#[expect(clippy::expect_used, reason = "the bounds are constants, and valid ones")]
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("bounds in order, 0 to 5 digits")
+}
+
+/// One request of a pipeline: which key, and whether it reads it.
+#[derive(Clone, Copy, Debug)]
+struct Request {
+    key: u64,
+    reads: bool,
+}
+
+impl Phase {
+    /// Runs all connections to their end.
+    pub(super) async fn run(self, counters: Arc<Counters>) -> Outcome {
+        let phase = Arc::new(self);
+        let start = Instant::now();
+        let connections: Vec<_> = (0..phase.connections)
+            .map(|_| tokio::spawn(connection(Arc::clone(&phase), Arc::clone(&counters))))
+            .collect();
+        let mut total = Outcome::new();
+        for connection in connections {
+            match connection.await {
+                Ok(outcome) => total.add(outcome),
+                Err(error) => {
+                    total.errors += 1;
+                    total.note(|| format!("a connection of the benchmark itself failed: {error}"));
+                }
+            }
+        }
+        total.elapsed = start.elapsed();
+        total.unsent = phase.requests - counters.taken.load(Ordering::Relaxed).min(phase.requests);
+        total
+    }
+
+    /// The next requests, no more than a pipeline holds; empty when all are taken.
+    fn take(&self, counters: &Counters) -> Vec<Request> {
+        let first = counters
+            .taken
+            .fetch_add(u64::from(self.pipeline), Ordering::Relaxed);
+        let end = (first + u64::from(self.pipeline)).min(self.requests);
+        (first..end).map(|number| self.request(number)).collect()
+    }
+
+    fn request(&self, number: u64) -> Request {
+        match self.mix {
+            Mix::Write => Request {
+                key: self.data.in_order(number),
+                reads: false,
+            },
+            Mix::Read => Request {
+                key: self.data.at_random(number),
+                reads: true,
+            },
+            // The key takes the low bits of the draw.
+            Mix::Half => Request {
+                key: self.data.at_random(number),
+                reads: self.data.draw(number) >> 63 == 0,
+            },
+        }
+    }
+
+    fn commands(&self, requests: &[Request]) -> redis::Pipeline {
+        let mut commands = redis::Pipeline::with_capacity(requests.len());
+        for request in requests {
+            let key = self.data.key(request.key);
+            if request.reads {
+                commands.cmd("GET").arg(key);
+            } else {
+                commands.cmd("SET").arg(key).arg(self.data.value(request.key));
+            }
+        }
+        commands
+    }
+
+    fn judge(&self, request: Request, answer: &Value, outcome: &mut Outcome) {
+        match (request.reads, answer) {
+            (false, Value::Okay) => {}
+            (true, Value::BulkString(value)) if self.data.is_value(request.key, value) => {}
+            (_, Value::ServerError(error)) => {
+                outcome.errors += 1;
+                outcome.note(|| format!("{} {}", error.code(), error.details().unwrap_or_default()));
+                return;
+            }
+            (_, answer) => {
+                outcome.wrong += 1;
+                outcome.note(|| wrong(&self.data.key(request.key), answer));
+                return;
+            }
+        }
+        outcome.done += 1;
+        outcome.value_bytes += self.data.size() as u64;
+    }
+}
+
+fn wrong(key: &str, answer: &Value) -> String {
+    match answer {
+        Value::Nil => format!("{key} is absent, though its write was acknowledged"),
+        Value::BulkString(value) => format!("{key} has a wrong value of {} bytes", value.len()),
+        other => format!("{key} got an answer that is none: {other:?}"),
+    }
+}
+
+/// Works until there are no requests left, or the node does not answer any more.
+async fn connection(phase: Arc<Phase>, counters: Arc<Counters>) -> Outcome {
+    let mut outcome = Outcome::new();
+    let mut client = None;
+    let mut failures = 0;
+    while failures < FAILURES_MAX {
+        let mut open = match client.take() {
+            Some(open) => open,
+            None => match Client::connect(&phase.addr).await {
+                Ok(open) => open,
+                Err(error) => {
+                    failures += 1;
+                    outcome.note(|| error.to_string());
+                    tokio::time::sleep(RECONNECT_PAUSE).await;
+                    continue;
+                }
+            },
+        };
+        let requests = phase.take(&counters);
+        if requests.is_empty() {
+            break;
+        }
+        match pipeline(&phase, &mut open, &requests, &mut outcome).await {
+            Ok(()) => {
+                failures = 0;
+                client = Some(open);
+            }
+            Err(error) => {
+                failures += 1;
+                outcome.errors += requests.len() as u64;
+                outcome.note(|| error.to_string());
+            }
+        }
+        counters
+            .answered
+            .fetch_add(requests.len() as u64, Ordering::Relaxed);
+    }
+    outcome
+}
+
+async fn pipeline(
+    phase: &Phase,
+    client: &mut Client,
+    requests: &[Request],
+    outcome: &mut Outcome,
+) -> Result<(), ClientError> {
+    let commands = phase.commands(requests);
+    let start = Instant::now();
+    let answers = client.ask_all(&commands).await?;
+    let latency_us = start.elapsed().as_micros().min(u128::from(LATENCY_US_MAX)) as u64;
+    outcome
+        .latency_us
+        .saturating_record_n(latency_us, requests.len() as u64);
+    for (request, answer) in requests.iter().zip(&answers) {
+        phase.judge(*request, answer, outcome);
+    }
+    let missing = requests.len().saturating_sub(answers.len());
+    outcome.errors += missing as u64;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn phase(mix: Mix, requests: u64) -> Phase {
+        Phase {
+            addr: "127.0.0.1:1".parse().unwrap(),
+            data: Arc::new(Dataset::new(1, 64, 10)),
+            mix,
+            requests,
+            connections: 2,
+            pipeline: 4,
+        }
+    }
+
+    #[test]
+    fn requests_are_taken_once_each_and_no_more() {
+        let (phase, counters) = (phase(Mix::Write, 10), Counters::new());
+        let taken: Vec<usize> = (0..4).map(|_| phase.take(&counters).len()).collect();
+        assert_eq!(taken, [4, 4, 2, 0]);
+    }
+
+    #[test]
+    fn mixed_phase_reads_about_half() {
+        let phase = phase(Mix::Half, 10_000);
+        let reads = (0..10_000).filter(|number| phase.request(*number).reads).count();
+        assert!((4_500..5_500).contains(&reads), "{reads}");
+    }
+
+    #[test]
+    fn absent_and_wrong_values_are_no_successes() {
+        let phase = phase(Mix::Read, 1);
+        let request = Request { key: 3, reads: true };
+        let mut outcome = Outcome::new();
+        phase.judge(request, &Value::BulkString(phase.data.value(3)), &mut outcome);
+        assert!(outcome.is_good() && outcome.done == 1 && outcome.value_bytes == 64);
+        phase.judge(request, &Value::Nil, &mut outcome);
+        phase.judge(request, &Value::BulkString(phase.data.value(4)), &mut outcome);
+        phase.judge(Request { key: 3, reads: false }, &Value::Nil, &mut outcome);
+        assert_eq!((outcome.done, outcome.wrong), (1, 3));
+        assert!(
+            outcome
+                .first_error
+                .as_deref()
+                .unwrap()
+                .contains("though its write was acknowledged")
+        );
+    }
+
+    #[tokio::test]
+    async fn node_that_is_gone_ends_the_phase_with_what_was_not_sent() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap().to_string().parse().unwrap();
+        drop(listener);
+        let outcome = Phase {
+            addr,
+            ..phase(Mix::Write, 10)
+        }
+        .run(Counters::new())
+        .await;
+        assert_eq!((outcome.done, outcome.unsent), (0, 10));
+        assert!(!outcome.is_good() && outcome.first_error.is_some());
+    }
+}

@@ -1,0 +1,9 @@
+//! What `caskctl` can do, a file for each family of commands.
+
+pub(crate) mod bench;
+pub(crate) mod cluster;
+pub(crate) mod events;
+pub(crate) mod keys;
+pub(crate) mod playground;
+pub(crate) mod scan;
+pub(crate) mod top;

@@ -1,0 +1,14 @@
+//! The dashboard.
+
+use caskade_tui::Options;
+
+use crate::client::{Addr, Client};
+use crate::exit::Exit;
+
+/// Shows the dashboard until the user leaves it.
+pub(crate) async fn run(addr: &Addr) -> anyhow::Result<Exit> {
+    // An address where nobody answers is better told here than on an empty screen.
+    drop(Client::connect(addr).await?);
+    caskade_tui::run(Options::from(addr.to_string().as_str())).await?;
+    Ok(Exit::Done)
+}
