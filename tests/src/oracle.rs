@@ -149,7 +149,10 @@ impl History {
 
     /// The same without the counters, which other loads may have moved on since.
     pub fn without_counters(&self) -> Self {
-        Self { counters: BTreeMap::new(), ..self.clone() }
+        Self {
+            counters: BTreeMap::new(),
+            ..self.clone()
+        }
     }
 
     /// Reads every key through one node and checks it; nothing may write meanwhile.

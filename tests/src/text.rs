@@ -71,3 +71,18 @@ fn text_files(folder: &Path) -> Result<Vec<PathBuf>> {
     found.sort();
     Ok(found)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_installation_has_enough_lines() {
+        let lines = real_lines(120_000).unwrap();
+        assert_eq!(lines.len(), 120_000);
+        assert!(
+            lines.iter().filter(|line| !line.is_empty()).count() > 50_000,
+            "most lines say something"
+        );
+    }
+}

@@ -19,13 +19,26 @@ fn three_nodes_agree_on_one_coordinator_epoch_and_ring() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         for node in cluster.nodes() {
             let nodes = node.client().await?.nodes().await?.nodes;
-            ensure!(nodes.len() == 3 && nodes.iter().filter(|row| row.coordinator).count() == 1, "{nodes:#?}");
+            ensure!(
+                nodes.len() == 3 && nodes.iter().filter(|row| row.coordinator).count() == 1,
+                "{nodes:#?}"
+            );
             let asked: Vec<_> = nodes.iter().filter(|row| row.asked).collect();
-            ensure!(asked.len() == 1 && asked[0].client_addr == node.addr(), "{nodes:#?}");
+            ensure!(
+                asked.len() == 1 && asked[0].client_addr == node.addr(),
+                "{nodes:#?}"
+            );
         }
         let status = cluster.node(0)?.status().await?;
-        ensure!(status.copies_now == 2 && status.replication_factor == 2, "{status:#?}");
-        ensure!(status.voters.len() == 3, "three nodes are three voters: {:?}", status.voters);
+        ensure!(
+            status.copies_now == 2 && status.replication_factor == 2,
+            "{status:#?}"
+        );
+        ensure!(
+            status.voters.len() == 3,
+            "three nodes are three voters: {:?}",
+            status.voters
+        );
         Ok(())
     });
 }
@@ -34,10 +47,17 @@ fn three_nodes_agree_on_one_coordinator_epoch_and_ring() {
 fn each_node_holds_its_share_and_no_partition_twice() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         let ring = cluster.ring(1).await?;
-        ensure!(ring.partitions.len() == 1024, "{} partitions", ring.partitions.len());
+        ensure!(
+            ring.partitions.len() == 1024,
+            "{} partitions",
+            ring.partitions.len()
+        );
         for partition in &ring.partitions {
             let holders: BTreeSet<_> = partition.replicas.iter().map(|(node, _)| node).collect();
-            ensure!(holders.len() == 2 && partition.replicas.len() == 2, "{partition:?}");
+            ensure!(
+                holders.len() == 2 && partition.replicas.len() == 2,
+                "{partition:?}"
+            );
         }
         for share in &ring.shares {
             // 2048 copies and 1024 primaries over three nodes.
@@ -65,13 +85,20 @@ fn copies_are_in_different_zones_where_there_are_two() {
 fn what_one_node_is_told_every_node_answers() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         for (index, node) in cluster.nodes().iter().enumerate() {
-            node.client().await?.set(&format!("key:{index}"), &format!("value {index}")).await?;
+            node.client()
+                .await?
+                .set(&format!("key:{index}"), &format!("value {index}"))
+                .await?;
         }
         for node in cluster.nodes() {
             let mut client = node.client().await?;
             for index in 0..3 {
                 let value = client.get(&format!("key:{index}")).await?;
-                ensure!(value == Some(format!("value {index}")), "{} answers {value:?}", node.addr());
+                ensure!(
+                    value == Some(format!("value {index}")),
+                    "{} answers {value:?}",
+                    node.addr()
+                );
             }
         }
         Ok(())
@@ -85,7 +112,10 @@ fn node_of_a_cluster_of_one_serves_and_says_that_it_is_alone() {
         client.set("k", "v").await?;
         ensure!(client.get("k").await?.as_deref() == Some("v"));
         let status = client.status().await?;
-        ensure!(status.copies_now == 1 && !status.warnings.is_empty(), "{status:#?}");
+        ensure!(
+            status.copies_now == 1 && !status.warnings.is_empty(),
+            "{status:#?}"
+        );
         Ok(())
     });
 }
@@ -98,8 +128,14 @@ fn wrong_secret_is_refused() {
         write_private(&secret, "another secret, long enough to be one")?;
         let data = folder.path().join("data");
         let said = refused(&data, &secret, &["--bootstrap", &cluster.node(0)?.peer_addr()]).await?;
-        ensure!(said.contains("secret") && said.contains("--cluster-secret-file"), "{said}");
-        ensure!(cluster.node(0)?.status().await?.members.len() == 1, "it is no member");
+        ensure!(
+            said.contains("secret") && said.contains("--cluster-secret-file"),
+            "{said}"
+        );
+        ensure!(
+            cluster.node(0)?.status().await?.members.len() == 1,
+            "it is no member"
+        );
         Ok(())
     });
 }
@@ -112,7 +148,10 @@ fn directory_of_another_cluster_is_refused() {
         let data = other.node(0)?.data_dir();
         let bootstrap = cluster.node(0)?.peer_addr();
         let said = refused(&data, cluster.secret_file(), &["--bootstrap", &bootstrap]).await?;
-        ensure!(said.contains("belongs to cluster") && said.contains("--data-dir"), "{said}");
+        ensure!(
+            said.contains("belongs to cluster") && said.contains("--data-dir"),
+            "{said}"
+        );
         // Nothing was changed: the directory still serves its own cluster.
         other.node_mut(0)?.restart().await
     });
@@ -142,7 +181,10 @@ fn directory_that_cannot_be_written_is_refused() {
         let below_a_file = secret.join("data");
         for data in [below_a_file.as_path(), Path::new("/proc/caskade")] {
             let said = refused(data, &secret, &[]).await?;
-            ensure!(said.contains(&data.display().to_string()) && said.contains("--data-dir"), "{said}");
+            ensure!(
+                said.contains(&data.display().to_string()) && said.contains("--data-dir"),
+                "{said}"
+            );
         }
         Ok(())
     });
@@ -160,7 +202,10 @@ fn secret_that_is_missing_or_open_to_others_is_refused() {
         let open = private_secret(folder.path())?;
         std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o644))?;
         let said = refused(&data, &open, &[]).await?;
-        ensure!(said.contains(&open.display().to_string()) && said.contains("chmod 600"), "{said}");
+        ensure!(
+            said.contains(&open.display().to_string()) && said.contains("chmod 600"),
+            "{said}"
+        );
         Ok(())
     });
 }
@@ -169,7 +214,10 @@ fn secret_that_is_missing_or_open_to_others_is_refused() {
 fn data_directory_serves_one_process() {
     with_cluster(Builder::new(1), LIMIT, async |cluster| {
         let said = refused(&cluster.node(0)?.data_dir(), cluster.secret_file(), &[]).await?;
-        ensure!(said.contains(&cluster.node(0)?.data_dir().display().to_string()), "{said}");
+        ensure!(
+            said.contains(&cluster.node(0)?.data_dir().display().to_string()),
+            "{said}"
+        );
         cluster.node(0)?.client().await?.set("still", "served").await
     });
 }
@@ -183,7 +231,10 @@ fn open_port_without_a_secret_is_refused() {
         command.args(["--listen", &format!("0.0.0.0:{}", free_port()?)]);
         command.args(["--peer-listen", &format!("127.0.0.1:{}", free_port()?)]);
         let said = run_for(command, REFUSED_MAX).await?.refusal()?;
-        ensure!(said.contains("--cluster-secret-file") && said.contains("--insecure"), "{said}");
+        ensure!(
+            said.contains("--cluster-secret-file") && said.contains("--insecure"),
+            "{said}"
+        );
         Ok(())
     });
 }
@@ -191,7 +242,11 @@ fn open_port_without_a_secret_is_refused() {
 /// Starts `caskd` with free ports, where `args` do not name them, and answers what it said when it refused.
 async fn refused(data: &Path, secret: &Path, args: &[&str]) -> Result<String> {
     let mut command = Command::new(binary("caskd")?);
-    command.arg("--data-dir").arg(data).arg("--cluster-secret-file").arg(secret);
+    command
+        .arg("--data-dir")
+        .arg(data)
+        .arg("--cluster-secret-file")
+        .arg(secret);
     for flag in ["--listen", "--peer-listen", "--http-listen", "--memcached-listen"] {
         if !args.contains(&flag) {
             command.args([flag, &format!("127.0.0.1:{}", free_port()?)]);
@@ -199,7 +254,9 @@ async fn refused(data: &Path, secret: &Path, args: &[&str]) -> Result<String> {
     }
     command.args(args);
     let finished: Finished = run_for(command, REFUSED_MAX).await?;
-    finished.refusal().with_context(|| format!("caskd {args:?} on {}", data.display()))
+    finished
+        .refusal()
+        .with_context(|| format!("caskd {args:?} on {}", data.display()))
 }
 
 fn private_secret(folder: &Path) -> Result<std::path::PathBuf> {
