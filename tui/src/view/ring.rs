@@ -26,12 +26,16 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
         lines([Line::from(Span::styled(words, theme::muted()))], inner, buf);
         return;
     }
-    let map = ring_map::height(ring.partitions.len(), area);
-    let balance = u16::try_from(ring.shares.len())
+    let wanted = u16::try_from(ring.shares.len())
         .unwrap_or(u16::MAX - 3)
         .saturating_add(3);
+    let map = ring_map::height(
+        ring.partitions.len(),
+        area.width,
+        area.height.saturating_sub(wanted),
+    );
     // The map keeps its rows as long as the balance keeps three nodes; a terminal too low for both cuts the map.
-    let balance = balance
+    let balance = wanted
         .min(area.height.saturating_sub(map).max(6))
         .min(area.height);
     let [top, rest] = area.layout(&Layout::vertical([

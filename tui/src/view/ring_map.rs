@@ -61,26 +61,36 @@ fn cell(partition: &PartitionView, wanted: u8) -> (char, Style) {
     }
 }
 
-/// Partitions a row: the widest of the round numbers that fits, else what fits.
-fn per_row(width: u16, height: u16, partitions: usize) -> u16 {
-    let fit = width.saturating_sub(4 + LABEL);
-    let rows = |per_row: u16| partitions.div_ceil(usize::from(per_row));
-    let even = [64, 128].into_iter().filter(|per_row| *per_row <= fit);
-    // Even rows if there is room for them below the balance of three nodes.
-    let chosen = even
-        .clone()
-        .find(|per_row| rows(*per_row) + 2 + 8 <= usize::from(height))
-        .or(even.last());
-    match chosen {
-        Some(per_row) if rows(per_row) + 2 + 6 <= usize::from(height) => per_row,
-        _ => (fit / 8 * 8).max(8),
+/// How the partitions are laid out in rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rows {
+    /// Partitions a row.
+    length: u16,
+    /// Columns of the label before each row: the number of its first partition.
+    label: u16,
+}
+
+impl Rows {
+    /// Even rows with labels if they fit into `width` by `height`, else rows as long as they can be.
+    fn fitting(width: u16, height: u16, partitions: usize) -> Self {
+        let even = [64, 128].map(|length| Self { length, label: LABEL });
+        let fits = |rows: &Self| rows.length + rows.label <= width && rows.count(partitions) <= height;
+        even.into_iter().find(fits).unwrap_or(Self {
+            length: width.max(1),
+            label: 0,
+        })
+    }
+
+    fn count(self, partitions: usize) -> u16 {
+        u16::try_from(partitions.div_ceil(usize::from(self.length))).unwrap_or(u16::MAX)
     }
 }
 
-/// Rows the panel wants in a screen of that area.
-pub(super) fn height(partitions: usize, area: Rect) -> u16 {
-    let rows = partitions.div_ceil(usize::from(per_row(area.width, area.height, partitions)));
-    u16::try_from(rows + 2).unwrap_or(u16::MAX)
+/// Rows the panel takes of an area that has `height` rows to spare.
+pub(super) fn height(partitions: usize, width: u16, height: u16) -> u16 {
+    // A border and a blank on each side.
+    let rows = Rows::fitting(width.saturating_sub(4), height.saturating_sub(2), partitions);
+    rows.count(partitions).saturating_add(2)
 }
 
 pub(super) fn draw(ring: &RingView, area: Rect, buf: &mut Buffer) {
@@ -97,31 +107,24 @@ pub(super) fn draw(ring: &RingView, area: Rect, buf: &mut Buffer) {
         ring.partitions.len()
     );
     let inner = panel(title("Partitions", figures), area, buf);
-    // The height decided on is that of the whole screen; here only whole rows matter.
-    let per_row = per_row_for(inner, ring.partitions.len());
-    for ((at, row), place) in ring
-        .partitions
-        .chunks(usize::from(per_row))
-        .enumerate()
-        .zip(inner.rows())
-    {
-        let first = format!("{:>4} ", at * usize::from(per_row));
-        buf.set_stringn(place.x, place.y, first, usize::from(place.width), theme::muted());
-        let cells = row.iter().zip(place.x + LABEL..place.right());
-        for (partition, x) in cells {
+    let rows = Rows::fitting(inner.width, inner.height, ring.partitions.len());
+    let length = usize::from(rows.length);
+    for ((at, row), place) in ring.partitions.chunks(length).enumerate().zip(inner.rows()) {
+        if rows.label > 0 {
+            buf.set_stringn(
+                place.x,
+                place.y,
+                format!("{:>4} ", at * length),
+                usize::from(place.width),
+                theme::muted(),
+            );
+        }
+        for (partition, x) in row.iter().zip(place.x + rows.label..place.right()) {
             let (symbol, style) = cell(partition, wanted);
             buf[(x, place.y)].set_char(symbol).set_style(style);
         }
     }
     legend(area, buf);
-}
-
-/// The narrowest even row that fits the given rows, else all columns.
-fn per_row_for(inner: Rect, partitions: usize) -> u16 {
-    let fit = inner.width.saturating_sub(LABEL);
-    let even = [64, 128].into_iter().filter(|per_row| *per_row <= fit);
-    let enough = |per_row: &u16| partitions.div_ceil(usize::from(*per_row)) <= usize::from(inner.height);
-    even.clone().find(enough).unwrap_or_else(|| (fit / 8 * 8).max(8))
 }
 
 fn legend(area: Rect, buf: &mut Buffer) {
@@ -182,11 +185,27 @@ mod tests {
 
     #[test]
     fn the_whole_map_fits_at_eighty_by_twenty_four_beside_three_nodes() {
-        let body = Rect::new(0, 0, 80, 22);
-        assert!(
-            height(1024, body) + 6 <= body.height + 1,
-            "{}",
-            height(1024, body)
+        // A row of tabs, a row of keys; the balance of three nodes takes six.
+        assert_eq!(height(1024, 80, 22 - 6), 16);
+    }
+
+    #[test]
+    fn rows_are_even_where_there_is_room() {
+        assert_eq!(
+            Rows::fitting(76, 16, 1024),
+            Rows {
+                length: 64,
+                label: LABEL
+            }
         );
+        assert_eq!(
+            Rows::fitting(196, 12, 1024),
+            Rows {
+                length: 128,
+                label: LABEL
+            }
+        );
+        assert_eq!(Rows::fitting(76, 14, 1024), Rows { length: 76, label: 0 });
+        assert_eq!(Rows::fitting(0, 0, 1024).length, 1);
     }
 }
