@@ -498,3 +498,6 @@ impl PartitionState {
             .sort_by_key(|replica| (Some(replica.node) != primary, place(replica.node)));
     }
 }
+
+#[cfg(test)]
+mod tests;

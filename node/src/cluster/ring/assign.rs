@@ -41,6 +41,10 @@ pub(super) fn assign(problem: &Problem) -> Vec<Vec<usize>> {
     let mut flow = Flow::start(problem);
     for partition in 0..problem.present.len() {
         while flow.nodes[partition].len() < problem.needs {
+            if let Some(node) = flow.nearest(partition) {
+                flow.add(partition, node);
+                continue;
+            }
             // There is always a path while the bounds can be met at all.
             let Some(last) = flow.search(partition) else { break };
             flow.augment(last);
@@ -63,7 +67,7 @@ enum Place {
 
 struct Flow<'a> {
     problem: &'a Problem,
-    /// The members of each zone; at the end those that share no zone.
+    /// The members of each zone; at the end all nodes.
     groups: Vec<Vec<usize>>,
     /// The nodes of each partition.
     nodes: Vec<Vec<usize>>,
@@ -96,10 +100,11 @@ impl<'a> Flow<'a> {
     fn start(problem: &'a Problem) -> Self {
         let (partition_count, node_count) = (problem.present.len(), problem.bounds.len());
         let zone_count = problem.zones.iter().flatten().max().map_or(0, |zone| zone + 1);
-        let mut groups = vec![Vec::new(); zone_count + 1];
+        let mut groups = vec![Vec::new(); zone_count];
         for (node, zone) in problem.zones.iter().enumerate() {
-            groups[zone.unwrap_or(zone_count)].push(node);
+            zone.iter().for_each(|zone| groups[*zone].push(node));
         }
+        groups.push((0..node_count).collect());
         let mut stays = vec![Vec::new(); node_count];
         for (partition, present) in problem.present.iter().enumerate() {
             let mut kept: Vec<usize> = Vec::with_capacity(problem.needs);
@@ -139,12 +144,10 @@ impl<'a> Flow<'a> {
         self.nodes.len() + node
     }
 
-    /// The vertex through which a partition reaches the members of a zone.
-    fn zone_vertex(&self, partition: usize, zone: Option<usize>) -> Vertex {
-        let zone_count = self.groups.len() - 1;
-        zone.map_or(partition, |zone| {
-            self.nodes.len() + self.partitions.len() + partition * zone_count + zone
-        })
+    /// The vertex through which a partition reaches the members of a zone that it has a node in already.
+    /// Other zones need none: their nodes are reached from the partition itself.
+    fn zone_vertex(&self, partition: usize, zone: usize) -> Vertex {
+        self.nodes.len() + self.partitions.len() + partition * (self.groups.len() - 1) + zone
     }
 
     fn place(&self, vertex: Vertex) -> Place {
@@ -183,6 +186,33 @@ impl<'a> Flow<'a> {
         let (bounds, has) = (self.problem.bounds[node], self.partitions[node].len());
         let potential = self.potential[self.node_vertex(node)];
         (has < bounds.most).then_some(potential + if has < bounds.least { 0 } else { GAIN_OF_LEAST })
+    }
+
+    /// A node that the partition can have at once, by a path whose reduced cost is zero: no path is cheaper.
+    /// Of several, the one that lacks most, so that no node comes last and finds only partitions it has.
+    fn nearest(&self, partition: usize) -> Option<usize> {
+        let all = 0..self.partitions.len();
+        let free = |node: &usize| {
+            let Some(sink) = self.sink_cost(*node) else {
+                return false;
+            };
+            let zone = self.problem.zones[*node];
+            let shared = zone.is_some_and(|zone| self.count_in_zone(partition, zone) > 0);
+            let cost = self.cost(partition, *node) + if shared { COST_OF_SHARED_ZONE } else { 0 };
+            let way = cost + self.potential[partition] - self.potential[self.node_vertex(*node)];
+            way + sink == 0 && !self.nodes[partition].contains(node)
+        };
+        let lack = |node: &usize| {
+            let bounds = self.problem.bounds[*node];
+            bounds.least as i64 - self.partitions[*node].len() as i64
+        };
+        match &self.problem.allowed {
+            Some(allowed) => allowed[partition].iter().copied().filter(free).max_by_key(lack),
+            None => {
+                let start = draw(partition, self.nodes[partition].len()) as usize % all.len().max(1);
+                (start..all.end).chain(0..start).filter(free).max_by_key(lack)
+            }
+        }
     }
 
     /// Finds a cheapest path from a partition to a node that may have one more, and adjusts the potentials.
@@ -224,47 +254,56 @@ impl<'a> Flow<'a> {
     fn expand(&mut self, vertex: Vertex, now: i64) {
         match self.place(vertex) {
             Place::Partition(partition) => {
-                for zone in 0..self.groups.len() - 1 {
-                    let shared = self.count_in_zone(partition, zone) > 0;
-                    let cost = if shared { COST_OF_SHARED_ZONE } else { 0 };
-                    self.relax(vertex, self.zone_vertex(partition, Some(zone)), cost, now);
+                for index in 0..self.nodes[partition].len() {
+                    if let Some(zone) = self.problem.zones[self.nodes[partition][index]] {
+                        self.relax(
+                            vertex,
+                            self.zone_vertex(partition, zone),
+                            COST_OF_SHARED_ZONE,
+                            now,
+                        );
+                    }
                 }
-                self.expand_group(vertex, partition, self.groups.len() - 1, now);
+                self.expand_group(vertex, partition, None, now);
             }
             Place::Zone { partition, zone } => {
-                self.expand_group(vertex, partition, zone, now);
-                match self.count_in_zone(partition, zone) {
-                    0 => {}
-                    1 => self.relax(vertex, partition, 0, now),
-                    _ => self.relax(vertex, partition, -COST_OF_SHARED_ZONE, now),
-                }
+                self.expand_group(vertex, partition, Some(zone), now);
+                let alone = self.count_in_zone(partition, zone) == 1;
+                self.relax(
+                    vertex,
+                    partition,
+                    if alone { 0 } else { -COST_OF_SHARED_ZONE },
+                    now,
+                );
             }
             // A node can give up what it has.
             Place::Node(node) => {
                 for index in 0..self.partitions[node].len() {
                     let partition = self.partitions[node][index];
-                    let to = self.zone_vertex(partition, self.problem.zones[node]);
+                    let zone = self.problem.zones[node];
+                    let to = zone.map_or(partition, |zone| self.zone_vertex(partition, zone));
                     self.relax(vertex, to, -self.cost(partition, node), now);
                 }
             }
         }
     }
 
-    /// Looks at every node of a group that the partition may have and has not.
-    fn expand_group(&mut self, from: Vertex, partition: usize, group: usize, now: i64) {
+    /// Looks at every node that the partition may have and has not: in one zone that it has a node in, or in
+    /// all those that it has none in.
+    fn expand_group(&mut self, from: Vertex, partition: usize, zone: Option<usize>, now: i64) {
         if let Some(allowed) = &self.problem.allowed {
-            for &node in &allowed[partition] {
-                self.try_node(from, partition, node, now);
-            }
+            allowed[partition]
+                .iter()
+                .for_each(|node| self.try_node(from, partition, *node, now));
             return;
         }
+        let group = zone.unwrap_or(self.groups.len() - 1);
         let mut open = std::mem::take(&mut self.search.open[group]);
-        // Each partition begins elsewhere, lest the first nodes meet all the time.
-        let start = draw(partition, group) as usize % open.len().max(1);
-        for index in (start..open.len()).chain(0..start) {
-            self.try_node(from, partition, open[index], now);
-            if self.search.sink.is_some_and(|(distance, _)| distance <= now) {
-                return;
+        for &node in &open {
+            if zone.is_some()
+                || self.problem.zones[node].is_none_or(|z| self.count_in_zone(partition, z) == 0)
+            {
+                self.try_node(from, partition, node, now);
             }
         }
         let first_node = self.nodes.len();
@@ -289,6 +328,18 @@ impl<'a> Flow<'a> {
         self.search.reach(to, now + reduced, from, now);
     }
 
+    fn add(&mut self, partition: usize, node: usize) {
+        if let Some(zone) = self.problem.zones[node]
+            && self.count_in_zone(partition, zone) == 0
+        {
+            // The zone gets a vertex; its potential is the one that keeps all its arcs' costs positive.
+            let vertex = self.zone_vertex(partition, zone);
+            self.potential[vertex] = self.potential[partition];
+        }
+        self.nodes[partition].push(node);
+        self.partitions[node].push(partition);
+    }
+
     /// Moves one unit along the path that ends at `last`.
     fn augment(&mut self, last: usize) {
         let mut vertex = self.node_vertex(last);
@@ -299,8 +350,7 @@ impl<'a> Flow<'a> {
             }
             match (self.place(from), self.place(vertex)) {
                 (Place::Partition(partition) | Place::Zone { partition, .. }, Place::Node(node)) => {
-                    self.nodes[partition].push(node);
-                    self.partitions[node].push(partition);
+                    self.add(partition, node);
                 }
                 (Place::Node(node), Place::Partition(partition) | Place::Zone { partition, .. }) => {
                     self.nodes[partition].retain(|other| *other != node);

@@ -310,18 +310,10 @@ fn every_two_nodes_have_partitions_in_common() {
     }
 }
 
+/// The bound is generous, for machines that are busy; an idle one takes 5 to 50 ms.
 #[test]
-fn a_ring_of_many_nodes_is_computed_in_milliseconds() {
-    for (count, zones) in [
-        (3, 1),
-        (20, 3),
-        (200, 1),
-        (200, 3),
-        (200, 100),
-        (1000, 1),
-        (1000, 5),
-        (1000, 300),
-    ] {
+fn a_ring_of_many_nodes_follows_a_join_or_leave_quickly() {
+    for (count, zones) in [(3, 1), (200, 1), (200, 3), (200, 100), (1000, 1), (1000, 5)] {
         let zone = |n: u16| {
             if zones == 1 {
                 String::new()
@@ -332,9 +324,7 @@ fn a_ring_of_many_nodes_is_computed_in_milliseconds() {
         let mut members: Vec<RingMember> = (0..count)
             .map(|n| member(n, 50 + u32::from(n * 7 % 100), &zone(n)))
             .collect();
-        let clock = Instant::now();
         let ring = Ring::compute(&Ring::default(), &members, 2);
-        let fresh_ms = clock.elapsed().as_millis();
         members.push(member(count, 100, &zone(0)));
         let clock = Instant::now();
         let joined = Ring::compute(&ring, &members, 2);
@@ -342,13 +332,10 @@ fn a_ring_of_many_nodes_is_computed_in_milliseconds() {
         let clock = Instant::now();
         Ring::compute(&joined, &members[1..], 2);
         let leave_ms = clock.elapsed().as_millis();
-        members
-            .iter_mut()
-            .for_each(|member| member.weight = member.weight * 31 % 97 + 1);
-        let clock = Instant::now();
-        Ring::compute(&joined, &members, 2);
-        let reweigh_ms = clock.elapsed().as_millis();
-        eprintln!("{count}/{zones}: fresh {fresh_ms} join {join_ms} leave {leave_ms} reweigh {reweigh_ms}");
+        assert!(
+            join_ms.max(leave_ms) < 1_000,
+            "{count} nodes: join {join_ms} ms, leave {leave_ms} ms"
+        );
     }
 }
 
@@ -409,6 +396,11 @@ proptest! {
             }
         }
     }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
     /// No placement with the same shares and as few shared zones moves fewer copies.
     #[test]
