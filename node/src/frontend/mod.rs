@@ -1,1 +1,6 @@
-//! Placeholder.
+//! What talks to clients. Everything here is written against [`keyspace::Keyspace`], which the data plane
+//! implements, and knows nothing of partitions, replicas or peers.
+
+pub mod keyspace;
+pub mod resp;
+pub mod stats;

@@ -1,0 +1,151 @@
+//! What a front end asks of the node: operations on keys, walks over them, and what the node knows of its
+//! cluster.
+//!
+//! Invariants a front end relies on: [`Keyspace::submit`] never blocks; an operation that is answered later has
+//! its answer sent exactly once, or its sender dropped, which means that the outcome is not known.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::sync::oneshot;
+
+use crate::id::{Epoch, Incarnation, NodeId};
+use crate::kv::{Failure, Operation, Outcome};
+
+/// What an operation answers.
+pub type Answer = Result<Outcome, Failure>;
+
+/// An operation under way. Cheap where the answer is there at once.
+#[derive(Debug)]
+pub enum Ticket {
+    /// The answer is there.
+    Ready(Answer),
+    /// The answer comes later.
+    Waiting {
+        /// Where it comes; a dropped sender means [`Failure::Unknown`].
+        answer: oneshot::Receiver<Answer>,
+        /// The operation has its place in the order of its key: later writes of the same connection may be
+        /// submitted without waiting for it.
+        ordered: bool,
+    },
+}
+
+impl Ticket {
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// Those of the operation; [`Failure::Unknown`] where the node gave the operation up without an answer.
+    pub async fn wait(self) -> Answer {
+        match self {
+            Self::Ready(answer) => answer,
+            Self::Waiting { answer, .. } => answer.await.unwrap_or_else(|_| Err(abandoned())),
+        }
+    }
+}
+
+/// What a dropped sender means.
+pub(crate) fn abandoned() -> Failure {
+    Failure::Unknown("the node gave the operation up before it was answered".to_owned())
+}
+
+/// One step of a walk over all keys.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ScanPage {
+    /// The cursor to go on with; 0 is the end.
+    pub next: u64,
+    /// Live keys, in no order a caller may rely on.
+    pub keys: Vec<Bytes>,
+}
+
+/// A snapshot of the cluster as the `CLUSTER` commands tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// The node that answers.
+    pub node: NodeId,
+    /// Epoch of the committed state this is.
+    pub epoch: Epoch,
+    /// The members.
+    pub nodes: Vec<TopologyNode>,
+    /// Who has which slots: ascending, without overlap. A slot in no range has no replicas.
+    pub ranges: Vec<SlotRange>,
+}
+
+/// One member in a [`Topology`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopologyNode {
+    /// Who it is.
+    pub id: NodeId,
+    /// Where clients reach it: address or name.
+    pub host: String,
+    /// Its RESP port.
+    pub port: u16,
+    /// Its peer port.
+    pub peer_port: u16,
+    /// Whether it takes part.
+    pub up: bool,
+    /// Which start of it is registered.
+    pub incarnation: Incarnation,
+}
+
+/// Consecutive slots that have the same replicas.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SlotRange {
+    /// First slot, `0..16384`.
+    pub start: u16,
+    /// Last slot, inclusive.
+    pub end: u16,
+    /// The primary: an index into [`Topology::nodes`]. Absent while the slots cannot be served.
+    pub primary: Option<usize>,
+    /// The other replicas that hold or receive the slots' writes: indices into [`Topology::nodes`].
+    pub replicas: Vec<usize>,
+}
+
+/// What `CASK.*` commands ask; the answer is JSON of a type of [`crate::api`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AdminRequest {
+    /// [`crate::api::Status`].
+    Status,
+    /// [`crate::api::Nodes`].
+    Nodes,
+    /// [`crate::api::RingView`].
+    Ring,
+    /// A list of [`crate::api::Task`].
+    Tasks,
+    /// A list of [`crate::api::Event`], oldest first.
+    Events {
+        /// How many at most, the newest ones.
+        limit: usize,
+    },
+}
+
+/// The node, as front ends see it.
+pub trait Keyspace: Send + Sync + 'static {
+    /// Starts an operation on one key. Never blocks.
+    fn submit(&self, operation: Operation) -> Ticket;
+
+    /// Walks over the live keys of the whole cluster: about `limit` of them from `cursor` on (0 is the
+    /// beginning). Redis's guarantee: a key that is there from beginning to end of a walk is told at least once.
+    ///
+    /// # Errors
+    /// The part of the keyspace the cursor is in cannot be read now; the same cursor can be tried again.
+    fn scan(&self, cursor: u64, limit: usize) -> BoxFuture<'_, Result<ScanPage, Failure>>;
+
+    /// How many keys there are in the whole cluster, each counted once.
+    ///
+    /// # Errors
+    /// A part of the keyspace cannot be counted now.
+    fn count(&self) -> BoxFuture<'_, Result<u64, Failure>>;
+
+    /// The cluster as the node last heard of it. Cheap: a shared snapshot.
+    fn topology(&self) -> Arc<Topology>;
+
+    /// Answers a `CASK.*` command with JSON text.
+    ///
+    /// # Errors
+    /// Why there is no answer, in words for an operator.
+    fn admin(&self, request: AdminRequest) -> BoxFuture<'_, Result<String, String>>;
+
+    /// The node's settings by name, for `CONFIG GET` and `INFO`.
+    fn settings(&self) -> Vec<(String, String)>;
+}

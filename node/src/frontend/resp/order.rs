@@ -1,0 +1,86 @@
+//! Which operations of one connection may be under way together: the order rule of a pipeline.
+//!
+//! A client that sends commands without waiting must find that each sees what the ones before it did. An operation
+//! whose answer is there at once needs nothing. One that waits is a *claim* on its key:
+//! - a read waits for every write of the same key, since reads see published writes only;
+//! - a write waits for reads and writes of the same key that do not have their place in the key's order yet.
+//!
+//! Keys are compared by a hash of 62 bits: a false match costs time, never order.
+
+use std::collections::VecDeque;
+
+use xxhash_rust::xxh3::xxh3_64;
+
+const WRITES: u64 = 1;
+const ORDERED: u64 = 2;
+const FLAGS: u64 = WRITES | ORDERED;
+
+/// What a key is called among claims.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct KeyHash(u64);
+
+impl KeyHash {
+    pub(super) fn of(key: &[u8]) -> Self {
+        Self(xxh3_64(key) & !FLAGS)
+    }
+}
+
+/// The operations under way, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Claims(VecDeque<u64>);
+
+impl Claims {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(super) fn push(&mut self, key: KeyHash, writes: bool, ordered: bool) {
+        let flags = if writes { WRITES } else { 0 } | if ordered { ORDERED } else { 0 };
+        self.0.push_back(key.0 | flags);
+    }
+
+    /// Forgets the `count` oldest.
+    pub(super) fn pop(&mut self, count: usize) {
+        self.0.drain(..count.min(self.0.len()));
+    }
+
+    /// Whether an operation on the key has to wait.
+    pub(super) fn bar(&self, key: KeyHash, writes: bool) -> bool {
+        self.0.iter().any(|&claim| {
+            let claimed_by_write = claim & WRITES != 0;
+            let ordered = claim & ORDERED != 0;
+            claim & !FLAGS == key.0 && if writes { !ordered } else { claimed_by_write }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_wait_for_writes_and_writes_for_what_has_no_place() {
+        let (a, b) = (KeyHash::of(b"a"), KeyHash::of(b"b"));
+        let barred = |writes, ordered| {
+            let mut claims = Claims::default();
+            claims.push(a, writes, ordered);
+            assert!(!claims.bar(b, true) && !claims.bar(b, false));
+            (claims.bar(a, false), claims.bar(a, true))
+        };
+        assert_eq!(barred(true, true), (true, false));
+        assert_eq!(barred(true, false), (true, true));
+        assert_eq!(barred(false, false), (false, true));
+        assert_eq!(barred(false, true), (false, false));
+    }
+
+    #[test]
+    fn answered_operations_bar_nothing() {
+        let (mut claims, a) = (Claims::default(), KeyHash::of(b"a"));
+        claims.push(a, true, false);
+        claims.push(a, true, false);
+        claims.pop(1);
+        assert!(claims.bar(a, true));
+        claims.pop(1);
+        assert!(!claims.bar(a, true) && claims.is_empty());
+    }
+}

@@ -1,0 +1,319 @@
+//! From what an operation answered to what the client is told, and the replies that are still to come.
+//!
+//! How a [`Failure`] is told:
+//! - the value does not allow the action: Redis's own `ERR` text; nothing was changed;
+//! - refused: `TRYAGAIN` and the reason; nothing was changed, and clients may simply try again;
+//! - unknown, of a write: `UNKNOWN` and the reason; it may or may not have been done, so read before writing again;
+//!   of a read: `TRYAGAIN`, since a read that was not answered changed nothing;
+//! - damaged: `DAMAGED` and the reason; no copy the node asked can tell the value.
+
+use std::borrow::Cow;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use futures::future::BoxFuture;
+
+use super::encoder::Encoder;
+use super::now_ms;
+use crate::frontend::keyspace::{Answer, Ticket, abandoned};
+use crate::frontend::stats::Tally;
+use crate::kv::{Failure, Outcome};
+
+/// Why a command was refused before anything was done: an error reply, code first.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal(pub(super) Cow<'static, [u8]>);
+
+impl From<&'static str> for Refusal {
+    fn from(text: &'static str) -> Self {
+        Self(Cow::Borrowed(text.as_bytes()))
+    }
+}
+
+impl From<String> for Refusal {
+    fn from(text: String) -> Self {
+        Self(Cow::Owned(text.into_bytes()))
+    }
+}
+
+impl From<Failure> for Refusal {
+    fn from(failure: Failure) -> Self {
+        let mut out = Vec::new();
+        failure_text(&failure, false, &mut out);
+        Self(Cow::Owned(out))
+    }
+}
+
+/// What a command came to.
+pub(super) enum Reply {
+    /// The reply is written.
+    Written,
+    /// One operation's outcome is the reply.
+    One(Ticket, Shape),
+    /// Several operations' outcomes are the reply.
+    Many(Vec<Ticket>, Gather),
+    /// The reply is being worked out; nothing after it may begin before.
+    Later(BoxFuture<'static, Later>),
+    /// The reply is written and the last one.
+    Close,
+}
+
+/// A reply that was worked out, encoded, and what was counted meanwhile.
+pub(super) type Later = (Vec<u8>, Tally);
+
+/// What a command's handler returns.
+pub(super) type Handled = Result<Reply, Refusal>;
+
+/// How one outcome is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// The value, or null (GET).
+    Value,
+    /// OK, or null if the condition did not hold (SET).
+    Stored,
+    /// The former value, or null (SET GET, GETSET).
+    OldValue,
+    /// 1 or 0: whether it was written (SETNX).
+    Inserted,
+    /// The number (INCR).
+    Number,
+    /// 1 or 0: whether the key was there and changed (EXPIRE, DEL).
+    Changed,
+    /// Time left in seconds (TTL), -1 without expiry, -2 without key.
+    SecondsLeft,
+    /// The same in milliseconds (PTTL).
+    MillisLeft,
+    /// The expiry itself, in seconds since 1970 (EXPIRETIME).
+    ExpirySeconds,
+    /// The same in milliseconds (PEXPIRETIME).
+    ExpiryMillis,
+    /// `string` or `none` (TYPE).
+    Type,
+    /// Bytes of the value (STRLEN).
+    Length,
+}
+
+impl Shape {
+    /// Whether it is the reply to a command that writes.
+    fn of_write(self) -> bool {
+        matches!(self, Self::Stored | Self::OldValue | Self::Inserted | Self::Number | Self::Changed)
+    }
+}
+
+/// How several outcomes make one reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gather {
+    /// An array of values (MGET).
+    Values,
+    /// OK (MSET).
+    Ok,
+    /// How many keys were removed (DEL, UNLINK).
+    CountChanged,
+    /// How many keys are there (EXISTS, TOUCH).
+    CountPresent,
+}
+
+impl Gather {
+    fn of_write(self) -> bool {
+        matches!(self, Self::Ok | Self::CountChanged)
+    }
+}
+
+/// Writes the reply to one operation.
+pub(super) fn encode_one(answer: Answer, shape: Shape, to: &mut Encoder<'_>, tally: &mut Tally) {
+    let outcome = match answer {
+        Ok(outcome) => outcome,
+        Err(failure) => return encode_failure(&failure, shape.of_write(), to, tally),
+    };
+    match (shape, outcome) {
+        (Shape::Value, Outcome::Entry(entry)) => {
+            count_read(entry.is_some(), tally);
+            entry.map_or_else(|| to.null(), |entry| to.bulk(&entry.value));
+        }
+        (Shape::Stored, Outcome::Set { written: true, .. }) => to.ok(),
+        (Shape::Stored, Outcome::Set { written: false, .. }) => to.null(),
+        (Shape::OldValue, Outcome::Set { old, .. }) => {
+            count_read(old.is_some(), tally);
+            old.map_or_else(|| to.null(), |entry| to.bulk(&entry.value));
+        }
+        (Shape::Inserted, Outcome::Set { written, .. }) => to.integer(i64::from(written)),
+        (Shape::Number, Outcome::Integer(number)) => to.integer(number),
+        (Shape::Changed, Outcome::Changed(changed)) => to.integer(i64::from(changed)),
+        (Shape::Type, Outcome::Meta(meta)) => {
+            count_read(meta.is_some(), tally);
+            to.status(if meta.is_some() { "string" } else { "none" });
+        }
+        (Shape::Length, Outcome::Meta(meta)) => {
+            count_read(meta.is_some(), tally);
+            to.integer(meta.map_or(0, |meta| i64::from(meta.value_len)));
+        }
+        (_, Outcome::Meta(meta)) => {
+            count_read(meta.is_some(), tally);
+            to.integer(meta.map_or(-2, |meta| expiry_of(shape, meta.expiry_ms)));
+        }
+        (_, outcome) => encode_mismatch(&outcome, to, tally),
+    }
+}
+
+/// The number a TTL command answers for a key with this expiry.
+fn expiry_of(shape: Shape, expiry_ms: u64) -> i64 {
+    if expiry_ms == 0 {
+        return -1;
+    }
+    let left_ms = expiry_ms.saturating_sub(now_ms());
+    // Redis rounds the time left to the nearest second, and an expiry to the second it is in.
+    let number = match shape {
+        Shape::SecondsLeft => left_ms.saturating_add(500) / 1000,
+        Shape::MillisLeft => left_ms,
+        Shape::ExpirySeconds => expiry_ms.saturating_add(500) / 1000,
+        _ => expiry_ms,
+    };
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+fn count_read(found: bool, tally: &mut Tally) {
+    match found {
+        true => tally.hits += 1,
+        false => tally.misses += 1,
+    }
+}
+
+/// Writes the reply to several operations. One failure is the reply to all: the others may have been done.
+pub(super) fn encode_many(
+    answers: impl ExactSizeIterator<Item = Answer>,
+    gather: Gather,
+    to: &mut Encoder<'_>,
+    tally: &mut Tally,
+) {
+    let begin = to.out.len();
+    if gather == Gather::Values {
+        to.array(answers.len());
+    }
+    let mut count = 0;
+    for answer in answers {
+        match (gather, answer) {
+            (Gather::Values, Ok(answer)) => encode_one(Ok(answer), Shape::Value, to, tally),
+            (Gather::Ok, Ok(Outcome::Set { .. })) => {}
+            (Gather::CountChanged, Ok(Outcome::Changed(changed))) => count += i64::from(changed),
+            (Gather::CountPresent, Ok(Outcome::Meta(meta))) => {
+                count_read(meta.is_some(), tally);
+                count += i64::from(meta.is_some());
+            }
+            (_, Ok(outcome)) => {
+                to.out.truncate(begin);
+                return encode_mismatch(&outcome, to, tally);
+            }
+            (_, Err(failure)) => {
+                to.out.truncate(begin);
+                return encode_failure(&failure, gather.of_write(), to, tally);
+            }
+        }
+    }
+    match gather {
+        Gather::Values => {}
+        Gather::Ok => to.ok(),
+        Gather::CountChanged | Gather::CountPresent => to.integer(count),
+    }
+}
+
+fn encode_failure(failure: &Failure, write: bool, to: &mut Encoder<'_>, tally: &mut Tally) {
+    let mut text = Vec::new();
+    failure_text(failure, write, &mut text);
+    tally.errors += 1;
+    to.error(&text);
+}
+
+fn failure_text(failure: &Failure, write: bool, text: &mut Vec<u8>) {
+    let prefix = match failure {
+        Failure::Action(_) => "ERR ",
+        Failure::Refused(_) => "TRYAGAIN ",
+        Failure::Unknown(_) if write => "UNKNOWN the outcome of this write is not known: ",
+        Failure::Unknown(_) => "TRYAGAIN nothing was changed, but there was no answer: ",
+        Failure::Damaged(_) => "DAMAGED ",
+    };
+    text.extend_from_slice(prefix.as_bytes());
+    text.extend_from_slice(failure.to_string().as_bytes());
+}
+
+/// The data plane broke its contract: a fault of the program, told as such.
+fn encode_mismatch(outcome: &Outcome, to: &mut Encoder<'_>, tally: &mut Tally) {
+    tracing::error!(?outcome, "an operation was answered with an outcome of another one");
+    tally.errors += 1;
+    to.error(b"ERR internal error: the node's answer does not fit the command; please report it with the node's log");
+}
+
+/// A reply whose turn has not come.
+pub(super) struct Pending {
+    /// When its command was read.
+    pub(super) since: Instant,
+    /// How many claims it holds.
+    pub(super) claims: usize,
+    /// How many commands it answers.
+    pub(super) commands: u64,
+    pub(super) what: What,
+}
+
+/// Where a pending reply comes from.
+pub(super) enum What {
+    One(Ticket, Shape),
+    Many(Vec<Ticket>, Gather),
+    /// It is there, behind others.
+    Encoded(Vec<u8>),
+}
+
+impl Pending {
+    /// Whether everything the reply is made of is there.
+    pub(super) fn is_settled(&mut self) -> bool {
+        match &mut self.what {
+            What::One(ticket, _) => settle(ticket),
+            What::Many(tickets, _) => tickets.iter_mut().all(settle),
+            What::Encoded(_) => true,
+        }
+    }
+
+    /// Waits for that.
+    pub(super) fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let tickets = match &mut self.what {
+            What::One(ticket, _) => std::slice::from_mut(ticket),
+            What::Many(tickets, _) => tickets.as_mut_slice(),
+            What::Encoded(_) => return Poll::Ready(()),
+        };
+        for ticket in tickets {
+            if let Ticket::Waiting { answer, .. } = ticket {
+                match Pin::new(answer).poll(cx) {
+                    Poll::Ready(answer) => *ticket = Ticket::Ready(answer.unwrap_or_else(|_| Err(abandoned()))),
+                    Poll::Pending => return Poll::Pending,
+                }
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// Writes the reply. What is not settled is told as unknown.
+    pub(super) fn encode(self, to: &mut Encoder<'_>, tally: &mut Tally) {
+        match self.what {
+            What::One(ticket, shape) => encode_one(answer_of(ticket), shape, to, tally),
+            What::Many(tickets, gather) => encode_many(tickets.into_iter().map(answer_of), gather, to, tally),
+            What::Encoded(bytes) => to.out.extend_from_slice(&bytes),
+        }
+    }
+}
+
+fn settle(ticket: &mut Ticket) -> bool {
+    use tokio::sync::oneshot::error::TryRecvError;
+    let Ticket::Waiting { answer, .. } = ticket else { return true };
+    *ticket = Ticket::Ready(match answer.try_recv() {
+        Ok(answer) => answer,
+        Err(TryRecvError::Closed) => Err(abandoned()),
+        Err(TryRecvError::Empty) => return false,
+    });
+    true
+}
+
+fn answer_of(ticket: Ticket) -> Answer {
+    match ticket {
+        Ticket::Ready(answer) => answer,
+        Ticket::Waiting { .. } => Err(abandoned()),
+    }
+}

@@ -1,0 +1,294 @@
+//! What the front ends count: one [`Stats`] a node, filled in batches so that counting costs nothing per command.
+//!
+//! A connection adds up a [`Tally`] while it works and hands it over once a wake-up. Latencies go into a
+//! histogram of the running window; a snapshot tells the percentiles of this window and the one before it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use hdrhistogram::Histogram;
+use parking_lot::Mutex;
+
+/// How long latencies are collected before the window moves on.
+const WINDOW: Duration = Duration::from_secs(1);
+/// Longest latency told apart: a minute, in microseconds.
+const LATENCY_MAX_US: u64 = 60_000_000;
+
+/// Counters of one node's front ends, since its start.
+#[derive(Debug)]
+pub struct Stats {
+    started: Instant,
+    connections: AtomicU64,
+    connections_total: AtomicU64,
+    connections_refused: AtomicU64,
+    counters: Counters,
+    latencies: Mutex<Latencies>,
+}
+
+#[derive(Debug, Default)]
+struct Counters {
+    commands: AtomicU64,
+    gets: AtomicU64,
+    sets: AtomicU64,
+    deletes: AtomicU64,
+    hits: AtomicU64,
+    misses: AtomicU64,
+    errors: AtomicU64,
+    bytes_in: AtomicU64,
+    bytes_out: AtomicU64,
+}
+
+/// What one connection has counted since it last handed its counts over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Commands answered.
+    pub commands: u64,
+    /// Commands that read keys.
+    pub gets: u64,
+    /// Commands that wrote keys.
+    pub sets: u64,
+    /// Commands that deleted keys.
+    pub deletes: u64,
+    /// Reads that found their key.
+    pub hits: u64,
+    /// Reads that did not.
+    pub misses: u64,
+    /// Error replies.
+    pub errors: u64,
+    /// Bytes read.
+    pub bytes_in: u64,
+    /// Bytes written.
+    pub bytes_out: u64,
+}
+
+/// The counters at one moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// Seconds since the node started.
+    pub uptime_s: u64,
+    /// Open connections.
+    pub connections: u64,
+    /// Connections accepted since the start.
+    pub connections_total: u64,
+    /// Connections turned away since the start, for the limit on open ones.
+    pub connections_refused: u64,
+    /// Commands answered.
+    pub commands: u64,
+    /// Commands that read keys.
+    pub gets: u64,
+    /// Commands that wrote keys.
+    pub sets: u64,
+    /// Commands that deleted keys.
+    pub deletes: u64,
+    /// Reads that found their key.
+    pub hits: u64,
+    /// Reads that did not.
+    pub misses: u64,
+    /// Error replies.
+    pub errors: u64,
+    /// Bytes read.
+    pub bytes_in: u64,
+    /// Bytes written.
+    pub bytes_out: u64,
+    /// Median latency of the last one to two seconds' commands, microseconds; 0 if there were none.
+    pub latency_p50_us: u64,
+    /// 99th percentile of the same.
+    pub latency_p99_us: u64,
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self {
+            started: Instant::now(),
+            connections: AtomicU64::default(),
+            connections_total: AtomicU64::default(),
+            connections_refused: AtomicU64::default(),
+            counters: Counters::default(),
+            latencies: Mutex::default(),
+        }
+    }
+}
+
+impl Stats {
+    /// Counts a connection until the guard is dropped.
+    pub fn connection_opened(self: &std::sync::Arc<Self>) -> ConnectionGuard {
+        self.connections.fetch_add(1, Ordering::Relaxed);
+        self.connections_total.fetch_add(1, Ordering::Relaxed);
+        ConnectionGuard(std::sync::Arc::clone(self))
+    }
+
+    /// Counts a connection that was turned away.
+    pub fn connection_refused(&self) {
+        self.connections_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many connections are open.
+    pub fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Takes over what a connection counted, and clears it.
+    pub fn add(&self, tally: &mut Tally) {
+        let Tally {
+            commands,
+            gets,
+            sets,
+            deletes,
+            hits,
+            misses,
+            errors,
+            bytes_in,
+            bytes_out,
+        } = std::mem::take(tally);
+        let to = &self.counters;
+        let pairs = [
+            (&to.commands, commands),
+            (&to.gets, gets),
+            (&to.sets, sets),
+            (&to.deletes, deletes),
+            (&to.hits, hits),
+            (&to.misses, misses),
+            (&to.errors, errors),
+            (&to.bytes_in, bytes_in),
+            (&to.bytes_out, bytes_out),
+        ];
+        for (counter, count) in pairs {
+            if count != 0 {
+                counter.fetch_add(count, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Records that `count` commands took from `since` to `now`.
+    pub fn record_latency(&self, since: Instant, now: Instant, count: u64) {
+        let micros = now.saturating_duration_since(since).as_micros();
+        let micros = u64::try_from(micros).unwrap_or(LATENCY_MAX_US).clamp(1, LATENCY_MAX_US);
+        let mut latencies = self.latencies.lock();
+        latencies.turn(now);
+        latencies.record(micros, count);
+    }
+
+    /// The counters now.
+    pub fn snapshot(&self) -> Snapshot {
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let from = &self.counters;
+        let (latency_p50_us, latency_p99_us) = self.latencies.lock().percentiles(Instant::now());
+        Snapshot {
+            uptime_s: self.started.elapsed().as_secs(),
+            connections: read(&self.connections),
+            connections_total: read(&self.connections_total),
+            connections_refused: read(&self.connections_refused),
+            commands: read(&from.commands),
+            gets: read(&from.gets),
+            sets: read(&from.sets),
+            deletes: read(&from.deletes),
+            hits: read(&from.hits),
+            misses: read(&from.misses),
+            errors: read(&from.errors),
+            bytes_in: read(&from.bytes_in),
+            bytes_out: read(&from.bytes_out),
+            latency_p50_us,
+            latency_p99_us,
+        }
+    }
+}
+
+/// An open connection, as [`Stats`] counts it.
+#[derive(Debug)]
+pub struct ConnectionGuard(std::sync::Arc<Stats>);
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Latencies of the running window and of the one before it.
+#[derive(Debug)]
+struct Latencies {
+    since: Instant,
+    running: Option<Histogram<u64>>,
+    before: Option<Histogram<u64>>,
+}
+
+impl Default for Latencies {
+    fn default() -> Self {
+        // Two digits tell 1.00 ms from 1.01 ms. The bounds are valid, so there always is a histogram.
+        let empty = || Histogram::new_with_bounds(1, LATENCY_MAX_US, 2).ok();
+        Self {
+            since: Instant::now(),
+            running: empty(),
+            before: empty(),
+        }
+    }
+}
+
+impl Latencies {
+    fn record(&mut self, micros: u64, count: u64) {
+        if let Some(running) = &mut self.running {
+            running.saturating_record_n(micros, count);
+        }
+    }
+
+    /// Moves the window on if it is over; what is older than two windows is forgotten.
+    fn turn(&mut self, now: Instant) {
+        let age = now.saturating_duration_since(self.since);
+        if age < WINDOW {
+            return;
+        }
+        std::mem::swap(&mut self.running, &mut self.before);
+        self.running.iter_mut().for_each(Histogram::reset);
+        if age >= 2 * WINDOW {
+            self.before.iter_mut().for_each(Histogram::reset);
+        }
+        self.since = now;
+    }
+
+    fn percentiles(&mut self, now: Instant) -> (u64, u64) {
+        self.turn(now);
+        let (Some(running), Some(before)) = (&self.running, &self.before) else { return (0, 0) };
+        let mut both = before.clone();
+        // Equal bounds: it cannot fail.
+        if both.add(running).is_err() || both.is_empty() {
+            return (0, 0);
+        }
+        (both.value_at_quantile(0.50), both.value_at_quantile(0.99))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[test]
+    fn a_tally_is_counted_once() {
+        let (stats, mut tally) = (Stats::default(), Tally { gets: 3, commands: 4, ..Tally::default() });
+        stats.add(&mut tally);
+        stats.add(&mut tally);
+        let snapshot = stats.snapshot();
+        assert_eq!((snapshot.gets, snapshot.commands, snapshot.sets), (3, 4, 0));
+    }
+
+    #[test]
+    fn a_dropped_guard_is_a_closed_connection() {
+        let stats = Arc::new(Stats::default());
+        let guard = stats.connection_opened();
+        assert_eq!(stats.snapshot().connections, 1);
+        drop(guard);
+        assert_eq!((stats.snapshot().connections, stats.snapshot().connections_total), (0, 1));
+    }
+
+    #[test]
+    fn percentiles_forget_what_is_old() {
+        let stats = Stats::default();
+        let now = Instant::now();
+        stats.record_latency(now, now + Duration::from_micros(100), 99);
+        stats.record_latency(now, now + Duration::from_millis(5), 1);
+        let p = stats.latencies.lock().percentiles(now);
+        assert!((95..=105).contains(&p.0) && (95..=105).contains(&p.1), "{p:?}");
+        let later = stats.latencies.lock().percentiles(now + 3 * WINDOW);
+        assert_eq!(later, (0, 0));
+    }
+}
