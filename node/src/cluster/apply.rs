@@ -314,7 +314,8 @@ impl ClusterState {
         }
     }
 
-    fn ring_members(&self) -> Vec<RingMember> {
+    /// What the ring needs to know of the members, in their order.
+    pub(super) fn ring_members(&self) -> Vec<RingMember> {
         let member = |member: &Member| RingMember {
             node: member.announcement.node,
             weight: member.announcement.weight,

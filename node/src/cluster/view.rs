@@ -1,0 +1,249 @@
+//! What the committed state says to an operator: the parts of `CASK.STATUS` and `CASK.RING` that need no
+//! more than the state.
+//!
+//! Pure. What only the asked node knows (its own condition, the coordinator, running tasks) it fills in
+//! itself. Before the founding everything is empty or zero.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::ring::NodeShare;
+use super::state::{ClusterState, Member, MemberStatus, PartitionState, ReplicaRole};
+use super::words::{counted, named};
+use crate::api;
+use crate::id::{NodeId, Partition};
+
+/// What the state says of the cluster: epoch, ring hash, copies, members, partitions, and what an operator
+/// should do about them.
+pub fn status(state: &ClusterState) -> api::Status {
+    api::Status {
+        epoch: state.epoch,
+        ring_hash: ring_hash(state),
+        replication_factor: state.replication_factor,
+        copies_now: state.copies_now(),
+        members: state.members.values().map(member).collect(),
+        partitions_under_replicated: state.under_replicated(),
+        partitions_moving: state.moving(),
+        partitions_unavailable: state.unavailable(),
+        warnings: warnings(state),
+        ..api::Status::default()
+    }
+}
+
+/// Where the copies are and should be, by node and by partition.
+pub fn ring(state: &ClusterState) -> api::RingView {
+    let index: BTreeMap<NodeId, usize> = state.members.keys().copied().zip(0..).collect();
+    // Only members are ever named for a copy.
+    let at = |node: &NodeId| index.get(node).copied();
+    let partition = |(partition, placed): (Partition, &PartitionState)| api::PartitionView {
+        partition,
+        term: placed.term,
+        replicas: placed
+            .replicas
+            .iter()
+            .filter_map(|replica| Some((at(&replica.node)?, replica.role.word().to_owned())))
+            .collect(),
+        target: state.ring.replicas(partition).iter().filter_map(at).collect(),
+    };
+    api::RingView {
+        epoch: state.epoch,
+        ring_hash: ring_hash(state),
+        replication_factor: state.replication_factor,
+        shares: shares(state),
+        partitions: state.partitions().map(partition).collect(),
+    }
+}
+
+fn ring_hash(state: &ClusterState) -> String {
+    format!("{:016x}", state.ring_hash())
+}
+
+fn member(member: &Member) -> api::MemberStatus {
+    let announced = &member.announcement;
+    api::MemberStatus {
+        id: announced.node.to_string(),
+        state: match member.status {
+            MemberStatus::Up => "up",
+            MemberStatus::Down => "down",
+        }
+        .to_owned(),
+        client_addr: announced.client_addr.clone(),
+        peer_addrs: announced.peer_addrs.clone(),
+        zone: announced.zone.clone(),
+        weight: announced.weight,
+        incarnation: announced.incarnation,
+    }
+}
+
+/// One share a member, in the members' order. A share is never more than one copy of every partition.
+fn shares(state: &ClusterState) -> Vec<api::RingShare> {
+    let mut held: BTreeMap<NodeId, Held> = BTreeMap::new();
+    for placed in &state.partitions {
+        for replica in &placed.replicas {
+            let held = held.entry(replica.node).or_default();
+            match replica.role {
+                ReplicaRole::InSync => held.in_sync += 1,
+                ReplicaRole::Syncing => held.syncing += 1,
+                ReplicaRole::Away => {}
+            }
+        }
+        if let Some(primary) = placed.primary() {
+            held.entry(primary).or_default().primaries += 1;
+        }
+    }
+    let exact = state.ring.shares(&state.ring_members(), state.replication_factor);
+    let share = |(member, share): (&Member, NodeShare)| {
+        let held = held.get(&share.node).copied().unwrap_or_default();
+        api::RingShare {
+            id: share.node.to_string(),
+            zone: member.announcement.zone.clone(),
+            weight: member.announcement.weight,
+            copies: share.copies,
+            copies_ideal: share.copies_ideal,
+            primaries: held.primaries,
+            in_sync: held.in_sync,
+            syncing: held.syncing,
+        }
+    };
+    state.members.values().zip(exact).map(share).collect()
+}
+
+/// What a node holds now.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    primaries: u32,
+    in_sync: u32,
+    syncing: u32,
+}
+
+/// What an operator should know, worst first; each says what to do.
+fn warnings(state: &ClusterState) -> Vec<String> {
+    if state.partitions.is_empty() {
+        return Vec::new();
+    }
+    let mut warnings: Vec<String> = [
+        unavailable(state),
+        one_copy_left(state),
+        one_copy_so_far(state),
+        down(state),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    warnings.extend(placement(state));
+    warnings
+}
+
+fn unavailable(state: &ClusterState) -> Option<String> {
+    let mut waited_for = BTreeSet::new();
+    let lost = state
+        .partitions()
+        .filter(|(partition, _)| !state.is_live_primary(*partition));
+    let count = lost
+        .map(|(_, placed)| waited_for.extend(placed.primary()))
+        .count() as u32;
+    (count > 0).then(|| {
+        format!(
+            "{} unavailable: the last complete copy is on {}, which is down. Requests for their keys wait, then \
+             fail. Start it again with its data directory: what it acknowledged is there",
+            counted(count, "partition"),
+            named(&waited_for),
+        )
+    })
+}
+
+/// Partitions that have one copy because the others are on nodes that are down or do not keep up.
+fn one_copy_left(state: &ClusterState) -> Option<String> {
+    let mut waited_for = BTreeSet::new();
+    let mut count = 0;
+    for (partition, placed) in state.partitions() {
+        if has_one_copy(state, partition) && !is_copied(state, partition) {
+            count += 1;
+            let away = placed
+                .replicas
+                .iter()
+                .filter(|replica| replica.role == ReplicaRole::Away);
+            waited_for.extend(away.map(|replica| replica.node));
+        }
+    }
+    (count > 0).then(|| {
+        format!(
+            "{} with one copy left, and no other being made: it waits for {}. Start it again; until then the \
+             loss of one more node makes keys unavailable",
+            counted(count, "partition"),
+            named(&waited_for),
+        )
+    })
+}
+
+/// Partitions whose second copy is on its way.
+fn one_copy_so_far(state: &ClusterState) -> Option<String> {
+    let count = state
+        .partitions()
+        .filter(|(partition, _)| has_one_copy(state, *partition) && is_copied(state, *partition))
+        .count() as u32;
+    (count > 0).then(|| {
+        format!(
+            "{} with one complete copy, another being made: stop no node until that is done",
+            counted(count, "partition"),
+        )
+    })
+}
+
+/// Whether there is one live complete copy where the ring names more.
+fn has_one_copy(state: &ClusterState, partition: Partition) -> bool {
+    let live = |placed: &PartitionState| {
+        placed
+            .in_sync()
+            .filter(|replica| state.is_up(replica.node))
+            .count()
+    };
+    state.ring.replicas(partition).len() > 1 && state.partition(partition).map(live) == Some(1)
+}
+
+fn is_copied(state: &ClusterState, partition: Partition) -> bool {
+    state.partition(partition).is_some_and(|placed| {
+        placed
+            .replicas
+            .iter()
+            .any(|replica| replica.role == ReplicaRole::Syncing)
+    })
+}
+
+fn down(state: &ClusterState) -> Option<String> {
+    let down: BTreeSet<NodeId> = state
+        .members
+        .keys()
+        .copied()
+        .filter(|node| !state.is_up(*node))
+        .collect();
+    let is = if down.len() == 1 { "is" } else { "are" };
+    (!down.is_empty()).then(|| {
+        format!(
+            "{} {is} down: started again, it catches up with what it missed by itself",
+            named(&down)
+        )
+    })
+}
+
+/// Why the copies of a key are not as many, or not as far apart, as they should be.
+fn placement(state: &ClusterState) -> Vec<String> {
+    let members = state.ring_members();
+    if members.iter().filter(|member| member.weight > 0).count() == 1 {
+        return vec![
+            "one node holds data: there is one copy of everything, and it is lost with that node's disk. Start \
+             a second node with --bootstrap and a peer address of this one"
+                .to_owned(),
+        ];
+    }
+    if state.replication_factor == 1 {
+        return vec![
+            "the cluster was founded with one copy of each key: what a node holds is lost with its disk, and \
+             unavailable while it is down"
+                .to_owned(),
+        ];
+    }
+    state.ring.violations(&members, state.replication_factor).reasons
+}
+
+#[cfg(test)]
+mod tests;
