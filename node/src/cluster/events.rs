@@ -1,1 +1,149 @@
-//! Placeholder.
+//! What a change of the committed state means to an operator: the events of the log that every node keeps.
+//!
+//! Pure: the events follow from two states, which need not be neighbours. One event says one fact, of
+//! however many partitions it is true, so that a change that touches all of them gives a handful of events.
+//! A copying that goes on over many states is told in steps, not at each partition.
+
+mod members;
+mod partitions;
+
+use super::state::{ClusterState, Plan};
+use super::words::{counted, named};
+use crate::api::Event;
+use crate::id::NodeId;
+
+/// What happened between two committed states, causes before their consequences, as of `time_ms`
+/// (milliseconds since 1970).
+pub fn between(old: &ClusterState, new: &ClusterState, time_ms: u64) -> Vec<Event> {
+    let mut news = News {
+        old,
+        new,
+        time_ms,
+        events: Vec::new(),
+    };
+    if new.epoch <= old.epoch {
+        return news.events;
+    }
+    if old.partitions.is_empty() {
+        news.first_state();
+        return news.events;
+    }
+    news.members();
+    news.partitions();
+    news.plan();
+    news.fully_replicated();
+    news.events
+}
+
+/// How much an event matters.
+#[derive(Clone, Copy)]
+enum Severity {
+    Info,
+    Warning,
+    Error,
+}
+
+/// What an event is about.
+#[derive(Clone, Copy)]
+enum Kind {
+    Member,
+    Plan,
+    Migration,
+    Failover,
+}
+
+/// Two states and what was found to differ.
+struct News<'a> {
+    old: &'a ClusterState,
+    new: &'a ClusterState,
+    time_ms: u64,
+    events: Vec<Event>,
+}
+
+impl News<'_> {
+    fn tell(&mut self, severity: Severity, kind: Kind, node: Option<NodeId>, message: String) {
+        let severity = match severity {
+            Severity::Info => "info",
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        let kind = match kind {
+            Kind::Member => "member",
+            Kind::Plan => "plan",
+            Kind::Migration => "migration",
+            Kind::Failover => "failover",
+        };
+        self.events.push(Event {
+            time_ms: self.time_ms,
+            epoch: self.new.epoch,
+            severity: severity.to_owned(),
+            kind: kind.to_owned(),
+            node: node.map(|node| node.to_string()).unwrap_or_default(),
+            message,
+        });
+    }
+
+    /// A node that joins starts with the state as it is: how it came about is no news.
+    fn first_state(&mut self) {
+        let members: Vec<NodeId> = self.new.members.keys().copied().collect();
+        match members[..] {
+            [founder] => {
+                let message = format!("node {} founded cluster {}", founder.short(), self.new.cluster_id);
+                self.tell(Severity::Info, Kind::Member, Some(founder), message);
+            }
+            _ => {
+                let (members, epoch) = (counted(members.len() as u32, "member"), self.new.epoch);
+                let message = format!("cluster {} has {members} in epoch {epoch}", self.new.cluster_id);
+                self.tell(Severity::Info, Kind::Member, None, message);
+            }
+        }
+    }
+
+    fn plan(&mut self) {
+        let (old, new) = (self.old.plan.as_ref(), self.new.plan.as_ref());
+        let running = |plan: &&Plan| old.is_some_and(|old| old.id == plan.id);
+        if let Some(ended) = old.filter(|plan| new.is_none_or(|new| new.id != plan.id)) {
+            let message = match new {
+                None if self.new.plans_total == ended.id => format!(
+                    "plan {} is done ({}): its copies are made and those they replace released",
+                    ended.id, ended.cause
+                ),
+                _ => format!("plan {} was overtaken by a later one ({})", ended.id, ended.cause),
+            };
+            self.tell(Severity::Info, Kind::Plan, None, message);
+        }
+        if let Some(started) = new.filter(|plan| !running(plan)) {
+            let message = format!(
+                "plan {} starts ({}): {} to make, {} by the shares alone",
+                started.id,
+                started.cause,
+                counted(started.copies_total, "copy"),
+                started.copies_ideal
+            );
+            self.tell(Severity::Info, Kind::Plan, None, message);
+        } else if new.is_none() && self.new.plans_total > old.map_or(self.old.plans_total, |plan| plan.id) {
+            let message = format!("plan {} started and is done already", self.new.plans_total);
+            self.tell(Severity::Info, Kind::Plan, None, message);
+        }
+    }
+
+    fn fully_replicated(&mut self) {
+        if self.old.under_replicated() > 0 && self.new.under_replicated() == 0 {
+            let copies = self
+                .new
+                .ring
+                .iter()
+                .map(|(_, nodes)| nodes.len())
+                .max()
+                .unwrap_or(0) as u32;
+            let message = match copies {
+                1 => "every partition has its only copy".to_owned(),
+                _ => format!("every partition has its {copies} copies, all in sync"),
+            };
+            self.tell(Severity::Info, Kind::Migration, None, message);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

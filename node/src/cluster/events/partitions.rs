@@ -1,0 +1,241 @@
+//! What became of the partitions: primaries that were lost, copies that were taken out or made.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Kind, News, Severity, counted, named};
+use crate::cluster::state::{ClusterState, ReplicaRole};
+use crate::id::{NodeId, Partition};
+
+/// Events of one sort that one change of state gives at most; what is more is told in one.
+const TOLD_MAX: usize = 4;
+/// Between two nodes, copying is told of whenever so many partitions less are to go, and when it is done.
+const STEP: u32 = 128;
+
+/// Partitions of which the same is true, and the nodes they have to do with.
+#[derive(Default)]
+struct Group {
+    partitions: u32,
+    nodes: BTreeSet<NodeId>,
+}
+
+impl News<'_> {
+    pub(super) fn partitions(&mut self) {
+        self.failed_over();
+        self.lost();
+        self.available_again();
+        self.taken_out();
+        self.copied();
+    }
+
+    /// Partitions whose primary lost its primacy without consent: another in-sync replica took over.
+    fn failed_over(&mut self) {
+        let mut groups: BTreeMap<NodeId, Group> = BTreeMap::new();
+        for (partition, former, present) in self.primaries() {
+            let (Some(former), Some(present)) = (former, present) else {
+                continue;
+            };
+            let consented = self.new.is_up(former)
+                && self.same_incarnation(former)
+                && role(self.new, partition, former).is_none_or(|role| role == ReplicaRole::InSync);
+            if former != present && !consented {
+                let group = groups.entry(former).or_default();
+                group.partitions += 1;
+                group.nodes.insert(present);
+            }
+        }
+        self.grouped(
+            Severity::Warning,
+            Kind::Failover,
+            groups,
+            "changed their primary",
+            |news, former, group| {
+                let why = if !news.new.is_up(former) {
+                    "which went down"
+                } else if !news.same_incarnation(former) {
+                    "which restarted"
+                } else {
+                    "which gave them up"
+                };
+                let partitions = counted(group.partitions, "partition");
+                format!(
+                    "{partitions} of node {}, {why}: now served by {}",
+                    former.short(),
+                    named(&group.nodes)
+                )
+            },
+        );
+    }
+
+    /// Partitions whose last complete copy is on a node that went down.
+    fn lost(&mut self) {
+        let mut groups: BTreeMap<NodeId, Group> = BTreeMap::new();
+        for (partition, _, primary) in self.primaries() {
+            if let Some(primary) = primary
+                && self.old.is_live_primary(partition)
+                && !self.new.is_live_primary(partition)
+            {
+                groups.entry(primary).or_default().partitions += 1;
+            }
+        }
+        let many = "became unavailable: the nodes with their last complete copies are down. Start them again";
+        self.grouped(Severity::Error, Kind::Failover, groups, many, |_, node, group| {
+            format!(
+                "{} unavailable: node {} has their last complete copy and is down. Requests for their keys wait, \
+                 then fail. Start it again: what it acknowledged is in its data directory",
+                counted(group.partitions, "partition"),
+                node.short()
+            )
+        });
+    }
+
+    fn available_again(&mut self) {
+        let mut groups: BTreeMap<NodeId, Group> = BTreeMap::new();
+        for (partition, _, primary) in self.primaries() {
+            if let Some(primary) = primary
+                && !self.old.is_live_primary(partition)
+                && self.new.is_live_primary(partition)
+            {
+                groups.entry(primary).or_default().partitions += 1;
+            }
+        }
+        self.grouped(
+            Severity::Info,
+            Kind::Failover,
+            groups,
+            "are available again",
+            |_, node, group| {
+                let partitions = counted(group.partitions, "partition");
+                format!("{partitions} available again, from node {}", node.short())
+            },
+        );
+    }
+
+    /// Replicas on nodes that are up and were taken out all the same, or taken back in.
+    fn taken_out(&mut self) {
+        let (mut out, mut back) = (BTreeMap::<NodeId, Group>::new(), BTreeMap::<NodeId, Group>::new());
+        for (partition, placed) in self.new.partitions() {
+            for replica in &placed.replicas {
+                let was_away = match role(self.old, partition, replica.node) {
+                    None => continue,
+                    Some(role) => role == ReplicaRole::Away,
+                };
+                let is_away = replica.role == ReplicaRole::Away;
+                let stayed = self.old.is_up(replica.node) && self.new.is_up(replica.node);
+                if stayed && self.same_incarnation(replica.node) && was_away != is_away {
+                    let groups = if is_away { &mut out } else { &mut back };
+                    groups.entry(replica.node).or_default().partitions += 1;
+                }
+            }
+        }
+        let many = "lost a replica that could not acknowledge";
+        self.grouped(Severity::Warning, Kind::Failover, out, many, |_, node, group| {
+            let partitions = counted(group.partitions, "partition");
+            format!(
+                "node {} was taken out of {partitions}: it could not acknowledge in time",
+                node.short()
+            )
+        });
+        let many = "took a replica back in";
+        self.grouped(Severity::Info, Kind::Failover, back, many, |_, node, group| {
+            let partitions = counted(group.partitions, "partition");
+            format!(
+                "node {} takes part in {partitions} again and catches up",
+                node.short()
+            )
+        });
+    }
+
+    /// Copies that became in-sync, by the node they came from and the node they went to.
+    fn copied(&mut self) {
+        let mut made: BTreeMap<(NodeId, NodeId), u32> = BTreeMap::new();
+        for (partition, placed) in self.new.partitions() {
+            let Some(source) = self.old.primary(partition) else {
+                continue;
+            };
+            for replica in placed.in_sync().filter(|replica| replica.node != source) {
+                if role(self.old, partition, replica.node) != Some(ReplicaRole::InSync) {
+                    *made.entry((source, replica.node)).or_default() += 1;
+                }
+            }
+        }
+        let mut to_go: BTreeMap<(NodeId, NodeId), u32> = BTreeMap::new();
+        for (_, source, replica) in self.new.copies_in_progress() {
+            *to_go.entry((source, replica.node)).or_default() += 1;
+        }
+        let mut steps: BTreeMap<(NodeId, NodeId), u32> = BTreeMap::new();
+        for (pair, made) in made {
+            let left = to_go.get(&pair).copied().unwrap_or(0);
+            if left.div_ceil(STEP) != (left + made).div_ceil(STEP) {
+                steps.insert(pair, left);
+            }
+        }
+        self.steps(&steps);
+    }
+
+    /// How far copying has come, by source and target: the copies left.
+    fn steps(&mut self, steps: &BTreeMap<(NodeId, NodeId), u32>) {
+        let progress = |target: String, source: String, left: u32| match left {
+            0 => format!("{target}: every copy made that was to come from {source}"),
+            _ => format!("{target}: {} to come from {source}", counted(left, "copy")),
+        };
+        if steps.len() > TOLD_MAX {
+            let targets: BTreeSet<NodeId> = steps.keys().map(|(_, target)| *target).collect();
+            let sources: BTreeSet<NodeId> = steps.keys().map(|(source, _)| *source).collect();
+            let message = progress(named(&targets), named(&sources), steps.values().sum());
+            return self.tell(Severity::Info, Kind::Migration, None, message);
+        }
+        for ((source, target), left) in steps {
+            let (to, from) = (
+                format!("node {}", target.short()),
+                format!("node {}", source.short()),
+            );
+            self.tell(
+                Severity::Info,
+                Kind::Migration,
+                Some(*target),
+                progress(to, from, *left),
+            );
+        }
+    }
+
+    /// Every partition with its primary in both states.
+    fn primaries(&self) -> impl Iterator<Item = (Partition, Option<NodeId>, Option<NodeId>)> {
+        self.new
+            .partitions()
+            .map(|(partition, new)| (partition, self.old.primary(partition), new.primary()))
+    }
+
+    fn same_incarnation(&self, node: NodeId) -> bool {
+        let incarnation = |state: &ClusterState| Some(state.member(node)?.announcement.incarnation);
+        incarnation(self.old) == incarnation(self.new)
+    }
+
+    /// One event a node, or one for all if they are many.
+    fn grouped(
+        &mut self,
+        severity: Severity,
+        kind: Kind,
+        groups: BTreeMap<NodeId, Group>,
+        happened_to_many: &str,
+        one: impl Fn(&Self, NodeId, &Group) -> String,
+    ) {
+        if groups.len() > TOLD_MAX {
+            let partitions = counted(groups.values().map(|group| group.partitions).sum(), "partition");
+            let nodes = named(&groups.into_keys().collect());
+            return self.tell(
+                severity,
+                kind,
+                None,
+                format!("{partitions} of {nodes} {happened_to_many}"),
+            );
+        }
+        for (node, group) in groups {
+            let message = one(self, node, &group);
+            self.tell(severity, kind, Some(node), message);
+        }
+    }
+}
+
+fn role(state: &ClusterState, partition: Partition, node: NodeId) -> Option<ReplicaRole> {
+    Some(state.partition(partition)?.replica(node)?.role)
+}
