@@ -1,7 +1,17 @@
 //! Clusters to test on: made by the changes a real one is made by.
 
+use proptest::prelude::ProptestConfig;
+
 use super::state::{Announcement, Change, ClusterState, ReplicaRole, Verdict};
 use crate::id::{ClusterId, Incarnation, NodeId};
+
+/// As many cases of a property as `PROPTEST_CASES` says; without it so many that a build is not held up.
+pub(super) fn cases(cases: u32) -> ProptestConfig {
+    match std::env::var_os("PROPTEST_CASES") {
+        Some(_) => ProptestConfig::default(),
+        None => ProptestConfig::with_cases(cases),
+    }
+}
 
 pub(super) fn node(number: u8) -> NodeId {
     NodeId::from_bytes([number; 32])
