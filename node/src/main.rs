@@ -72,7 +72,8 @@ fn fail(text: &str) -> ExitCode {
 }
 
 fn start_log(settings: &Settings) {
-    let filter = tracing_subscriber::EnvFilter::new(&settings.log_level);
+    // The consensus library tells every message at `info`; a setting that names it still has the last word.
+    let filter = tracing_subscriber::EnvFilter::new(format!("openraft=warn,{}", settings.log_level));
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr);

@@ -17,6 +17,8 @@ mod order;
 mod parser;
 mod reply;
 pub mod server;
+#[cfg(test)]
+mod tests;
 
 pub use server::{Limits, Server};
 
