@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use crate::model::{Model, Screen};
 use crate::source::Source;
-use crate::terminal::Taken;
+use crate::terminal::{self, Taken};
 use crate::update::{Effect, Message, update};
 use crate::view;
 
@@ -93,7 +93,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (messages, mut inbox) = mpsc::channel(QUEUE);
     let (effects, effects_of_source) = mpsc::channel(QUEUE);
     let asking = tokio::spawn(ask(options.clone(), messages.clone(), effects_of_source));
-    std::thread::spawn(move || read_keys(&messages));
+    let reading = std::thread::spawn(move || read_keys(&messages));
     let start = Instant::now();
     let mut model = Model::new(options.interval_ms, options.screen);
     let mut tick = tokio::time::interval(Duration::from_millis(TICK_MS));
@@ -111,6 +111,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             // A full queue means that a refresh is under way already.
             Some(effect) => drop(effects.try_send(effect)),
             None => {}
+        }
+        // A panic elsewhere has given the terminal back already, and said why.
+        if reading.is_finished() || !terminal::is_taken() {
+            break Err(anyhow::anyhow!("the terminal cannot be read any more"));
         }
         if asking.is_finished() {
             break Err(anyhow::anyhow!(
@@ -150,11 +154,12 @@ pub async fn frame(options: Options, width: u16, height: u16) -> anyhow::Result<
         let each: Vec<String> = model
             .failures
             .iter()
-            .map(|failure| format!("{}: {}", failure.addr, failure.error))
+            .map(|failure| format!("{} ({})", failure.addr, failure.error))
             .collect();
         bail!(
-            "no node answers ({}); is the cluster running, and is --addr its RESP port?",
-            each.join("; ")
+            "no node answers: {}. Start a cluster to look at with `caskctl playground`, or name the RESP port of a \
+             running node with --addr HOST:PORT",
+            each.join(", ")
         );
     }
     Ok(view::buffer(&model, width, height))

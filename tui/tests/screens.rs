@@ -91,6 +91,15 @@ fn overview_of_a_healthy_cluster() {
 }
 
 #[test]
+fn overview_with_the_further_columns() {
+    let mut model = watched(&common::degraded(&common::addrs(3)), Screen::Overview);
+    press(&mut model, KeyCode::Char('c'));
+    expect("overview-columns-2", &model);
+    press(&mut model, KeyCode::Char('c'));
+    expect("overview-columns-3", &model);
+}
+
+#[test]
 fn overview_while_a_node_joins() {
     expect(
         "overview-joining",
