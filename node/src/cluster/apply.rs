@@ -314,7 +314,7 @@ impl ClusterState {
         }
     }
 
-    fn ring_members(&self) -> Vec<RingMember> {
+    pub(super) fn ring_members(&self) -> Vec<RingMember> {
         let member = |member: &Member| RingMember {
             node: member.announcement.node,
             weight: member.announcement.weight,

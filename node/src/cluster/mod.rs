@@ -6,4 +6,7 @@ pub mod lease;
 mod query;
 pub mod report;
 pub mod ring;
+#[cfg(test)]
+mod samples;
 pub mod state;
+pub mod view;
