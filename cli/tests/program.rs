@@ -1,5 +1,7 @@
 //! `caskctl` as its users run it, against a server that answers like a node.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+
 #[path = "../../tui/tests/common/mod.rs"]
 mod common;
 

@@ -1,5 +1,7 @@
 //! `casktop` against servers that answer like nodes: the frames it prints, whom it asks, how it fails.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+
 mod common;
 
 use std::process::{Command, Output, Stdio};
