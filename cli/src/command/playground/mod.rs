@@ -72,9 +72,7 @@ async fn play(
     }
     tell(out, caskd, folder, plan, nodes, start.elapsed())?;
     let exit = if out.is_terminal && !out.json && !args.no_dashboard {
-        caskade_tui::run(Options::from(plan.addrs().as_str()))
-            .await
-            .map(|()| Exit::Done)
+        caskade_tui::run(dashboard(plan)).await.map(|()| Exit::Done)
     } else {
         watch(nodes, stop).await
     };
@@ -91,6 +89,17 @@ async fn play(
     }
     out.flush()?;
     exit
+}
+
+/// What the dashboard shows; it covers what was printed before, so it says the most important of that.
+fn dashboard(plan: &Plan) -> Options {
+    let port = plan.first_port();
+    Options {
+        notice: Some(format!(
+            "redis-cli -p {port} reaches this cluster; q stops it and shows more to try"
+        )),
+        ..Options::from(plan.addrs().as_str())
+    }
 }
 
 /// Waits for a signal; tells of nodes that end meanwhile.
@@ -209,7 +218,7 @@ fn tell(
 
 fn hints(plan: &Plan, pids: &[u32], join: &str) -> String {
     let first = plan.nodes.first().map_or("", |node| node.resp.as_str());
-    let port = first.rsplit(':').next().unwrap_or_default();
+    let port = plan.first_port();
     let victim = pids.last().copied().unwrap_or_default();
     format!(
         "try:\n\
