@@ -110,6 +110,7 @@ fn start(args: Args) -> anyhow::Result<()> {
         interval_ms: args.interval,
         screen: args.screen,
         rounds: args.rounds,
+        ..Options::default()
     };
     if !args.once && args.svg.is_none() {
         return runtime.block_on(caskade_tui::run(options));

@@ -12,9 +12,10 @@ use ratatui::style::Color;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::model::{Model, Screen};
+use crate::model::{Model, Notice, Screen};
 use crate::source::Source;
 use crate::terminal::{self, Taken};
+use crate::theme::Level;
 use crate::update::{Effect, Message, update};
 use crate::view;
 
@@ -38,6 +39,8 @@ pub struct Options {
     pub screen: Screen,
     /// For [`once`] and [`frame`]: rounds before the frame is drawn, so that its curves have a history.
     pub rounds: u32,
+    /// Words for the operator, shown in the last line for the first seconds.
+    pub notice: Option<String>,
 }
 
 impl Default for Options {
@@ -47,6 +50,7 @@ impl Default for Options {
             interval_ms: 1000,
             screen: Screen::default(),
             rounds: 1,
+            notice: None,
         }
     }
 }
@@ -96,6 +100,11 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let reading = std::thread::spawn(move || read_keys(&messages));
     let start = Instant::now();
     let mut model = Model::new(options.interval_ms, options.screen);
+    model.notice = options.notice.map(|text| Notice {
+        level: Level::Good,
+        text,
+        at_ms: 0,
+    });
     let mut tick = tokio::time::interval(Duration::from_millis(TICK_MS));
     let result = loop {
         if let Err(error) = draw(&mut taken, &model) {

@@ -2,6 +2,8 @@
 //!
 //! After a wanted change: `CASKADE_UPDATE_SCREENS=1 cargo test -p caskade-tui --test screens`, then read the diff.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+
 mod common;
 
 use std::path::PathBuf;

@@ -167,14 +167,21 @@ fn traffic_facts(row: &NodeRow) -> [Fact; 7] {
     ]
 }
 
+/// Figures that come from the committed state instead of a report.
+const OF_RING: [&str; 3] = ["copies", "primaries", "share of ring"];
+
 /// Labels on the left, values aligned on the right.
 fn facts(name: &str, facts: &[Fact], heard: bool, area: Rect, buf: &mut Buffer) {
     let inner = panel(title(name, ""), area, buf);
     let width = usize::from(inner.width).min(40);
     let rows = facts.iter().map(|(label, value)| {
         let room = width.saturating_sub(label.len());
-        // A report that was never heard has no figures.
-        let value = if heard { value } else { "-" };
+        // A report that was never heard has no figures; the ring is known without one.
+        let value = if heard || OF_RING.contains(label) {
+            value
+        } else {
+            "-"
+        };
         Line::from(vec![
             Span::styled(*label, theme::muted()),
             Span::styled(format!("{value:>room$}"), theme::text()),

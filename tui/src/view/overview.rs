@@ -32,14 +32,19 @@ fn heights(area: Rect, summary: u16, nodes_wanted: u16, tasks: u16) -> Heights {
         _ => 11,
     };
     let rest = rest - load;
+    // Where rows are few, a panel that says "none" is left to the others.
+    let without_tasks = tasks == 0 && !beside && area.height < 30;
     // The lists below keep at least three rows each.
-    let below_min = if beside { 5 } else { 6 };
+    let below_min = match (beside, without_tasks) {
+        (true, _) => 5,
+        (false, true) => 3,
+        (false, false) => 6,
+    };
     let nodes = nodes_wanted.min(rest.saturating_sub(below_min)).max(rest.min(4));
     let rest = rest - nodes;
     let tasks = match tasks {
         _ if beside => 0,
-        // Where rows are few, a panel that says "none" is left to the events.
-        0 if area.height < 30 => 0,
+        _ if without_tasks => 0,
         tasks => tasks
             .max(1)
             .saturating_add(2)
@@ -141,5 +146,7 @@ mod tests {
     fn where_nothing_runs_a_small_terminal_gives_the_rows_to_the_events() {
         let all = heights(Rect::new(0, 0, 80, 22), 4, 6, 0);
         assert_eq!((all.tasks, all.events), (0, 7));
+        let all = heights(Rect::new(0, 0, 80, 22), 5, 7, 0);
+        assert_eq!((all.nodes, all.events), (7, 5), "four nodes and a warning");
     }
 }
