@@ -139,7 +139,11 @@ pub(crate) enum ClusterCommand {
     /// The cluster as one node sees it.
     Status,
     /// One row a node: state, load, what it holds.
-    Nodes,
+    Nodes {
+        /// Every figure, for a wide terminal.
+        #[arg(long)]
+        wide: bool,
+    },
     /// How the ring is shared.
     Ring {
         /// Print every partition too.
@@ -180,7 +184,8 @@ pub(crate) enum Load {
     W,
     /// Writes the keys, then reads them.
     R,
-    /// Durable writes: the node's sync should be `always`.
+    /// Durable writes: as W, but says so where the node's sync policy does not make an answered write survive a
+    /// power cut.
     Sw,
     /// Writes the keys, then reads and writes them, half and half.
     Rw,

@@ -13,6 +13,7 @@ pub mod frontend;
 pub mod id;
 pub mod identity;
 pub mod kv;
+pub mod memory;
 pub mod net;
 pub mod runtime;
 pub mod topology;

@@ -3,6 +3,7 @@
 use crate::model::{Model, Snapshot};
 use crate::theme::Level;
 use crate::units;
+use caskade_node::api::PartitionView;
 
 /// How the cluster is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -11,6 +12,15 @@ pub struct Health {
     pub level: Level,
     /// The sentence, without a full stop.
     pub text: String,
+}
+
+/// Whether exactly the replicas the ring names are in-sync, and none is syncing or away.
+pub fn is_in_place(partition: &PartitionView) -> bool {
+    let mut held: Vec<usize> = partition.replicas.iter().map(|(node, _)| *node).collect();
+    let mut target = partition.target.clone();
+    held.sort_unstable();
+    target.sort_unstable();
+    held == target && partition.replicas.iter().all(|(_, role)| role == "in-sync")
 }
 
 /// Judges the last answer. The worst thing is said first; what only follows from it is left out.
@@ -178,6 +188,26 @@ pub fn keys(model: &Model) -> Option<(u64, bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_partition_is_in_place_only_when_nothing_is_left_to_do() {
+        let in_place = |replicas: &[(usize, &str)], target: &[usize]| {
+            let replicas = replicas.iter().map(|(node, role)| (*node, (*role).to_owned()));
+            let replicas = replicas.collect();
+            is_in_place(&PartitionView {
+                replicas,
+                target: target.to_vec(),
+                ..PartitionView::default()
+            })
+        };
+        assert!(in_place(&[(0, "in-sync"), (1, "in-sync")], &[1, 0]));
+        assert!(!in_place(&[(0, "in-sync"), (1, "syncing")], &[0, 1]));
+        assert!(!in_place(&[(0, "in-sync"), (1, "away")], &[0, 1]));
+        assert!(!in_place(
+            &[(0, "in-sync"), (1, "in-sync"), (2, "syncing")],
+            &[0, 2]
+        ));
+    }
     use crate::model::Failure;
     use caskade_node::api::{MemberStatus, NodeRow, Nodes, RingShare, RingView, Status};
 

@@ -37,6 +37,8 @@ pub enum Action {
     Refresh,
     /// Ask another node from now on.
     OtherNode,
+    /// Show the next columns of the node table.
+    Columns,
 }
 
 /// One row of the table.
@@ -81,14 +83,15 @@ pub const KEYMAP: &[Binding] = &[
     row(&[(KeyCode::Char('5'), NONE)], "5", Action::Go(Screen::Node), "node: all figures of one node", ""),
     row(&[(KeyCode::Tab, NONE), (KeyCode::Right, NONE), (KeyCode::Char('l'), NONE)], "Tab →", Action::NextScreen, "next screen", "screens"),
     row(&[(KeyCode::BackTab, NONE), (KeyCode::BackTab, KeyModifiers::SHIFT), (KeyCode::Left, NONE), (KeyCode::Char('h'), NONE)], "Shift-Tab ←", Action::PreviousScreen, "previous screen", ""),
-    row(&[(KeyCode::Up, NONE), (KeyCode::Char('k'), NONE)], "↑ k", Action::Up, "select the line above (on the node screen: the node before)", ""),
-    row(&[(KeyCode::Down, NONE), (KeyCode::Char('j'), NONE)], "↓ j", Action::Down, "select the line below (on the node screen: the next node)", "select"),
+    row(&[(KeyCode::Up, NONE), (KeyCode::Char('k'), NONE)], "↑ k", Action::Up, "line above, or the node before", ""),
+    row(&[(KeyCode::Down, NONE), (KeyCode::Char('j'), NONE)], "↓ j", Action::Down, "line below, or the next node", "select"),
     row(&[(KeyCode::PageUp, NONE)], "PgUp", Action::PageUp, "ten lines up", ""),
     row(&[(KeyCode::PageDown, NONE)], "PgDn", Action::PageDown, "ten lines down", ""),
     row(&[(KeyCode::Home, NONE), (KeyCode::Char('g'), NONE)], "Home g", Action::First, "first line", ""),
     row(&[(KeyCode::End, NONE), (KeyCode::Char('G'), NONE)], "End G", Action::Last, "last line", ""),
+    row(&[(KeyCode::Char('c'), NONE)], "c", Action::Columns, "next columns of the node table, where they do not all fit", "columns"),
     row(&[(KeyCode::Enter, NONE)], "Enter", Action::Open, "show the selected node", "node"),
-    row(&[(KeyCode::Char('r'), NONE)], "r", Action::Refresh, "ask for the figures now", "refresh"),
+    row(&[(KeyCode::Char('r'), NONE)], "r", Action::Refresh, "ask for the figures now", ""),
     row(&[(KeyCode::Char('n'), NONE)], "n", Action::OtherNode, "ask another node of the cluster from now on", "other node"),
     row(&[(KeyCode::Esc, NONE), (KeyCode::Backspace, NONE)], "Esc", Action::Back, "close the help, or back to the overview", ""),
     row(&[(KeyCode::Char('?'), NONE), (KeyCode::F(1), NONE)], "?", Action::Help, "this help", "help"),
@@ -145,7 +148,7 @@ mod tests {
             Some(Action::Quit)
         );
         assert_eq!(
-            action(&KeyEvent::new(KeyCode::Char('c'), KeyModifiers::NONE)),
+            action(&KeyEvent::new(KeyCode::Char('x'), KeyModifiers::NONE)),
             None
         );
     }

@@ -31,18 +31,62 @@ struct Args {
     /// Print one frame of plain text and exit; with 1 if no node answers.
     #[arg(long)]
     once: bool,
-    /// Columns of that frame [default: the terminal's, else 120].
-    #[arg(long, value_name = "COLUMNS", requires = "once", value_parser = clap::value_parser!(u16).range(20..=500))]
-    width: Option<u16>,
-    /// Rows of that frame [default: the terminal's, else 40].
-    #[arg(long, value_name = "ROWS", requires = "once", value_parser = clap::value_parser!(u16).range(10..=200))]
-    height: Option<u16>,
-    /// Rounds to ask before that frame, so that its curves have a history.
-    #[arg(long, value_name = "COUNT", requires = "once", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=600))]
-    rounds: u32,
-    /// Write that frame with its colours to an SVG file instead of printing it.
-    #[arg(long, value_name = "FILE", requires = "once")]
+    /// Write one frame with its colours as a picture and exit; with 1 if no node answers.
+    #[arg(long, value_name = "FILE", conflicts_with = "once")]
     svg: Option<PathBuf>,
+    /// Columns and rows of that frame [default: the terminal's, else 120x40].
+    #[arg(long, value_name = "WxH")]
+    size: Option<Size>,
+    /// Rounds to ask before that frame, so that its curves have a history.
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=600))]
+    rounds: u32,
+}
+
+/// Size of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Size {
+    width: u16,
+    height: u16,
+}
+
+impl Size {
+    const DEFAULT: Self = Self {
+        width: 120,
+        height: 40,
+    };
+    const MIN: Self = Self {
+        width: 20,
+        height: 10,
+    };
+    const MAX: Self = Self {
+        width: 500,
+        height: 200,
+    };
+}
+
+impl std::str::FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parts = text.split_once(['x', 'X']);
+        let size = parts.and_then(|(width, height)| {
+            Some(Self {
+                width: width.parse().ok()?,
+                height: height.parse().ok()?,
+            })
+        });
+        let within = |size: &Self| {
+            (Self::MIN.width..=Self::MAX.width).contains(&size.width)
+                && (Self::MIN.height..=Self::MAX.height).contains(&size.height)
+        };
+        size.filter(within).ok_or_else(|| {
+            let (min, max) = (Self::MIN, Self::MAX);
+            format!(
+                "'{text}' is no size: write columns x rows, such as 120x40, from {}x{} to {}x{}",
+                min.width, min.height, max.width, max.height
+            )
+        })
+    }
 }
 
 fn main() -> ExitCode {
@@ -66,29 +110,29 @@ fn start(args: Args) -> anyhow::Result<()> {
         interval_ms: args.interval,
         screen: args.screen,
         rounds: args.rounds,
+        ..Options::default()
     };
-    if !args.once {
+    if !args.once && args.svg.is_none() {
         return runtime.block_on(caskade_tui::run(options));
     }
-    let (width, height) = size(&args);
+    let Size { width, height } = args.size.unwrap_or_else(size_of_terminal);
     let frame = runtime.block_on(caskade_tui::frame(options, width, height))?;
     match &args.svg {
         Some(file) => std::fs::write(file, svg::render(&frame))
-            .with_context(|| format!("{} cannot be written", file.display())),
+            .with_context(|| format!("the picture {} cannot be written", file.display())),
         None => print(&view::text(&frame)),
     }
 }
 
-fn size(args: &Args) -> (u16, u16) {
-    let of_terminal = std::io::stdout()
-        .is_terminal()
-        .then(crossterm::terminal::size)
-        .and_then(Result::ok);
+fn size_of_terminal() -> Size {
+    if !std::io::stdout().is_terminal() {
+        return Size::DEFAULT;
+    }
     // A row is left for the prompt that follows.
-    let (width, height) = of_terminal.map_or((120, 40), |(width, height)| {
-        (width.max(20), height.saturating_sub(1).max(10))
-    });
-    (args.width.unwrap_or(width), args.height.unwrap_or(height))
+    crossterm::terminal::size().map_or(Size::DEFAULT, |(width, height)| Size {
+        width: width.clamp(Size::MIN.width, Size::MAX.width),
+        height: height.saturating_sub(1).clamp(Size::MIN.height, Size::MAX.height),
+    })
 }
 
 /// Prints the text. A reader that has gone away (`casktop --once | head`) is no error.
@@ -98,5 +142,34 @@ fn print(text: &str) -> anyhow::Result<()> {
             Err(error).context("the frame cannot be written")
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_columns_by_rows_within_bounds() {
+        assert_eq!(
+            "80x24".parse(),
+            Ok(Size {
+                width: 80,
+                height: 24
+            })
+        );
+        for text in [
+            "", "80", "80x", "x24", "19x24", "80x9", "501x24", "80x201", "-1x5", "80x24x2",
+        ] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Args::command().debug_assert();
+        assert!(Args::try_parse_from(["casktop", "--svg", "f.svg", "--size", "120x40"]).is_ok());
+        assert!(Args::try_parse_from(["casktop", "--once", "--svg", "f.svg"]).is_err());
     }
 }

@@ -155,6 +155,8 @@ pub struct Model {
     pub notice: Option<Notice>,
     /// Which lines are selected.
     pub selection: Selection,
+    /// How often further columns of the node table were asked for; drawn modulo the pages there are.
+    pub columns_page: usize,
 }
 
 impl Model {

@@ -12,9 +12,10 @@ use ratatui::style::Color;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
-use crate::model::{Model, Screen};
+use crate::model::{Model, Notice, Screen};
 use crate::source::Source;
-use crate::terminal::Taken;
+use crate::terminal::{self, Taken};
+use crate::theme::Level;
 use crate::update::{Effect, Message, update};
 use crate::view;
 
@@ -38,6 +39,8 @@ pub struct Options {
     pub screen: Screen,
     /// For [`once`] and [`frame`]: rounds before the frame is drawn, so that its curves have a history.
     pub rounds: u32,
+    /// Words for the operator, shown in the last line for the first seconds.
+    pub notice: Option<String>,
 }
 
 impl Default for Options {
@@ -47,6 +50,7 @@ impl Default for Options {
             interval_ms: 1000,
             screen: Screen::default(),
             rounds: 1,
+            notice: None,
         }
     }
 }
@@ -93,9 +97,14 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let (messages, mut inbox) = mpsc::channel(QUEUE);
     let (effects, effects_of_source) = mpsc::channel(QUEUE);
     let asking = tokio::spawn(ask(options.clone(), messages.clone(), effects_of_source));
-    std::thread::spawn(move || read_keys(&messages));
+    let reading = std::thread::spawn(move || read_keys(&messages));
     let start = Instant::now();
     let mut model = Model::new(options.interval_ms, options.screen);
+    model.notice = options.notice.map(|text| Notice {
+        level: Level::Good,
+        text,
+        at_ms: 0,
+    });
     let mut tick = tokio::time::interval(Duration::from_millis(TICK_MS));
     let result = loop {
         if let Err(error) = draw(&mut taken, &model) {
@@ -111,6 +120,10 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             // A full queue means that a refresh is under way already.
             Some(effect) => drop(effects.try_send(effect)),
             None => {}
+        }
+        // A panic elsewhere has given the terminal back already, and said why.
+        if reading.is_finished() || !terminal::is_taken() {
+            break Err(anyhow::anyhow!("the terminal cannot be read any more"));
         }
         if asking.is_finished() {
             break Err(anyhow::anyhow!(
@@ -150,11 +163,12 @@ pub async fn frame(options: Options, width: u16, height: u16) -> anyhow::Result<
         let each: Vec<String> = model
             .failures
             .iter()
-            .map(|failure| format!("{}: {}", failure.addr, failure.error))
+            .map(|failure| format!("{} ({})", failure.addr, failure.error))
             .collect();
         bail!(
-            "no node answers ({}); is the cluster running, and is --addr its RESP port?",
-            each.join("; ")
+            "no node answers: {}. Start a cluster to look at with `caskctl playground`, or name the RESP port of a \
+             running node with --addr HOST:PORT",
+            each.join(", ")
         );
     }
     Ok(view::buffer(&model, width, height))

@@ -44,6 +44,11 @@ impl Drop for Taken {
     }
 }
 
+/// Whether it is ours still: a panic of any thread gives it back.
+pub fn is_taken() -> bool {
+    TAKEN.load(Ordering::SeqCst)
+}
+
 /// Gives the terminal back if it is ours. Errors are of no use here: there is nowhere to tell them.
 pub fn give_back() {
     if TAKEN.swap(false, Ordering::SeqCst) {

@@ -3,6 +3,9 @@
 //! Counts use powers of 1000 (`12.3k`), bytes powers of 1024 (`4.5 MiB`). No function fails: a figure that is
 //! no number (an absent rate divided by zero) is shown as `-`.
 
+/// Milliseconds of a day.
+const DAY_MS: u64 = 86_400_000;
+
 /// A count: `0`, `999`, `12.3k`, `4.57M`. At most five columns below 10^15.
 pub fn count(value: u64) -> String {
     if value < 1000 {
@@ -61,6 +64,11 @@ pub fn percent(part: f64) -> String {
     }
 }
 
+/// Part of the reads that found their key; `-` before the first read.
+pub fn hit_rate(hits: u64, misses: u64) -> String {
+    percent(hits as f64 / (hits as f64 + misses as f64))
+}
+
 /// Microseconds as a latency: `0`, `85 µs`, `1.24 ms`, `2.10 s`. At most seven columns.
 pub fn latency_us(value: u64) -> String {
     match value {
@@ -107,6 +115,39 @@ pub fn clock(time_ms: u64) -> String {
         second % 3600 / 60,
         second % 60
     )
+}
+
+/// Time of day on the day of `now_ms`, else month, day and minute; UTC: `07:31:05`, `01-31 07:31`.
+pub fn clock_or_date(time_ms: u64, now_ms: u64) -> String {
+    if time_ms / DAY_MS == now_ms / DAY_MS {
+        return clock(time_ms);
+    }
+    let (_, month, day) = date(time_ms / DAY_MS);
+    let minute = time_ms % DAY_MS / 60_000;
+    format!("{month:02}-{day:02} {:02}:{:02}", minute / 60, minute % 60)
+}
+
+/// Date and time, UTC: `2026-01-31 23:59:59.123`.
+pub fn date_and_time(time_ms: u64) -> String {
+    let (year, month, day) = date(time_ms / DAY_MS);
+    format!(
+        "{year:04}-{month:02}-{day:02} {}.{:03}",
+        clock(time_ms),
+        time_ms % 1000
+    )
+}
+
+/// The date a number of days after 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date algorithms").
+fn date(days: u64) -> (u64, u64, u64) {
+    let days = days + 719_468;
+    let era = days / 146_097;
+    let day_of_era = days % 146_097;
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
 /// The last six characters of a node's name; all names share their beginning.
@@ -194,6 +235,22 @@ mod tests {
         );
         assert_eq!([4, 200, 7500, 1_047_600].map(age), ["4s", "3m", "2h", "12d"]);
         assert_eq!(clock(1_700_000_000_000), "22:13:20");
+    }
+
+    #[test]
+    fn days_are_those_of_the_calendar() {
+        assert_eq!(date_and_time(0), "1970-01-01 00:00:00.000");
+        assert_eq!(date_and_time(951_782_399_001), "2000-02-28 23:59:59.001");
+        assert_eq!(date_and_time(951_782_400_000), "2000-02-29 00:00:00.000");
+        assert_eq!(date_and_time(1_798_761_599_999), "2026-12-31 23:59:59.999");
+        assert_eq!(clock_or_date(1_700_000_000_000, 1_700_000_100_000), "22:13:20");
+        assert_eq!(clock_or_date(1_700_000_000_000, 1_700_100_000_000), "11-14 22:13");
+    }
+
+    #[test]
+    fn a_hit_rate_without_reads_is_none() {
+        assert_eq!(hit_rate(0, 0), "-");
+        assert_eq!(hit_rate(1, 1), "50.0%");
     }
 
     #[test]

@@ -69,6 +69,7 @@ fn act(model: &mut Model, action: Action) -> Option<Effect> {
         Action::Down => select(model, |line, _| line.saturating_add(1)),
         Action::PageUp => select(model, |line, _| line.saturating_sub(10)),
         Action::PageDown => select(model, |line, _| line.saturating_add(10)),
+        Action::Columns => model.columns_page = model.columns_page.wrapping_add(1),
         Action::First => select(model, |_, _| 0),
         Action::Last => select(model, |_, lines| lines),
         Action::Open if matches!(model.screen, Screen::Overview | Screen::Ring) => {

@@ -2,6 +2,8 @@
 //!
 //! After a wanted change: `CASKADE_UPDATE_SCREENS=1 cargo test -p caskade-tui --test screens`, then read the diff.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
+
 mod common;
 
 use std::path::PathBuf;
@@ -88,6 +90,15 @@ fn overview_of_a_healthy_cluster() {
         "overview",
         &watched(&common::healthy(&common::addrs(3)), Screen::Overview),
     );
+}
+
+#[test]
+fn overview_with_the_further_columns() {
+    let mut model = watched(&common::degraded(&common::addrs(3)), Screen::Overview);
+    press(&mut model, KeyCode::Char('c'));
+    expect("overview-columns-2", &model);
+    press(&mut model, KeyCode::Char('c'));
+    expect("overview-columns-3", &model);
 }
 
 #[test]

@@ -1,12 +1,14 @@
 //! Questions about the cluster: tables for people, or the node's JSON as it is.
 
 use caskade_node::api::{MemberStatus, NodeRow, Nodes, PartitionView, RingShare, RingView, Status, Task};
+use caskade_tui::health::is_in_place;
+use caskade_tui::units::{self, short};
 use serde::de::DeserializeOwned;
 
 use crate::args::ClusterCommand;
 use crate::client::{Addr, Client};
 use crate::exit::Exit;
-use crate::output::{Output, bytes, count, duration_s, latency_us, short, table};
+use crate::output::{Output, count, table};
 
 /// Asks one question.
 pub(crate) async fn run(addr: &Addr, command: &ClusterCommand, out: &mut Output) -> anyhow::Result<Exit> {
@@ -14,7 +16,9 @@ pub(crate) async fn run(addr: &Addr, command: &ClusterCommand, out: &mut Output)
     let client = &mut client;
     match command {
         ClusterCommand::Status => ask(client, "CASK.STATUS", out, status).await,
-        ClusterCommand::Nodes => ask(client, "CASK.NODES", out, nodes).await,
+        ClusterCommand::Nodes { wide } => {
+            ask(client, "CASK.NODES", out, |answer: &Nodes| nodes(answer, *wide)).await
+        }
         ClusterCommand::Ring { partitions } => {
             ask(client, "CASK.RING", out, |view: &RingView| {
                 ring(view, *partitions)
@@ -105,63 +109,54 @@ fn status(status: &Status) -> String {
 
 const MARKS: &str = "\n(* coordinator, < asked)";
 
-fn nodes(answer: &Nodes) -> String {
-    let header = [
-        "NODE",
-        "STATE",
-        "CLIENTS",
-        "ZONE",
-        ">SHARE",
-        ">PRIMARIES",
-        ">COPIES",
-        ">KEYS",
-        ">RECORDS",
-        ">DISK",
-        ">MEMORY",
-        ">CONNS",
-        ">OPS/S",
-        ">P50",
-        ">P99",
-        ">HITS",
-        ">EPOCH",
-        ">UPTIME",
-        ">SEEN",
-    ];
-    table(&header, answer.nodes.iter().map(node_row)) + MARKS
+/// A column of the table of nodes: its header, and what it shows.
+type Column = (&'static str, fn(&NodeRow) -> String);
+
+/// What fits a terminal of usual width.
+const COLUMNS: [Column; 12] = [
+    ("NODE", |node| marked(&node.id, node.coordinator, node.asked)),
+    ("STATE", |node| node.state.clone()),
+    ("CLIENTS", |node| node.client_addr.clone()),
+    (">SHARE", |node| units::percent(node.ring_share)),
+    (">PRIMARY", |node| node.primaries.to_string()),
+    (">LIVE", |node| units::count(node.records_live)),
+    (">MEMORY", |node| units::bytes(node.memory_bytes as f64)),
+    (">CONNS", |node| node.connections.to_string()),
+    (">OPS/S", |node| units::rate(node.ops_per_s)),
+    (">P99", |node| units::latency_us(node.latency_p99_us)),
+    (">EPOCH", |node| node.epoch.to_string()),
+    (">SEEN", seen),
+];
+
+/// The other figures, behind them with `--wide`.
+const COLUMNS_WIDE: [Column; 14] = [
+    ("ZONE", |node| or_dash(&node.zone)),
+    (">WEIGHT", |node| node.weight.to_string()),
+    ("BUILD", |node| node.build.clone()),
+    (">UPTIME", |node| units::age(node.uptime_s)),
+    (">COPIES", |node| node.partitions.to_string()),
+    (">RECORDS", |node| units::count(node.records_total)),
+    (">DISK", |node| units::bytes(node.disk_bytes as f64)),
+    (">GETS", |node| units::count(node.gets)),
+    (">SETS", |node| units::count(node.sets)),
+    (">DELETES", |node| units::count(node.deletes)),
+    (">HITS", |node| units::hit_rate(node.hits, node.misses)),
+    (">READ/S", |node| units::bytes(node.bytes_in_per_s)),
+    (">WRITTEN/S", |node| units::bytes(node.bytes_out_per_s)),
+    (">P50", |node| units::latency_us(node.latency_p50_us)),
+];
+
+fn nodes(answer: &Nodes, wide: bool) -> String {
+    let more = if wide { &COLUMNS_WIDE[..] } else { &[] };
+    let columns = || COLUMNS.iter().chain(more);
+    let header: Vec<&str> = columns().map(|(header, _)| *header).collect();
+    let row = |node: &NodeRow| columns().map(|(_, cell)| cell(node)).collect();
+    table(&header, answer.nodes.iter().map(row)) + MARKS
 }
 
-fn node_row(node: &NodeRow) -> Vec<String> {
-    let lookups = node.hits + node.misses;
-    let hit_rate = if lookups == 0 {
-        "-".into()
-    } else {
-        format!("{:.0}%", 100.0 * node.hits as f64 / lookups as f64)
-    };
-    let seen = node.report_age_ms.map_or_else(
-        || "never".into(),
-        |age| format!("{:.1}s ago", age as f64 / 1000.0),
-    );
-    vec![
-        marked(&node.id, node.coordinator, node.asked),
-        node.state.clone(),
-        node.client_addr.clone(),
-        or_dash(&node.zone),
-        format!("{:.1}%", 100.0 * node.ring_share),
-        node.primaries.to_string(),
-        node.partitions.to_string(),
-        count(node.records_live),
-        count(node.records_total),
-        bytes(node.disk_bytes),
-        bytes(node.memory_bytes),
-        node.connections.to_string(),
-        count(node.ops_per_s.round() as u64),
-        latency_us(node.latency_p50_us),
-        latency_us(node.latency_p99_us),
-        hit_rate,
-        node.epoch.to_string(),
-        duration_s(node.uptime_s),
-        seen,
-    ]
+fn seen(node: &NodeRow) -> String {
+    let ago = |age_ms: u64| format!("{:.1} s ago", age_ms as f64 / 1000.0);
+    node.report_age_ms.map_or_else(|| "never".to_owned(), ago)
 }
 
 fn ring(view: &RingView, with_partitions: bool) -> String {
@@ -190,10 +185,10 @@ fn ring(view: &RingView, with_partitions: bool) -> String {
     let moving = view
         .partitions
         .iter()
-        .filter(|partition| is_moving(partition))
+        .filter(|partition| !is_in_place(partition))
         .count();
     let mut text = format!(
-        "epoch {}, ring {}, {} copies of {} partitions, {moving} moving\n\n{}",
+        "epoch {}, ring {}, {} copies of {} partitions, {moving} not in place\n\n{}",
         view.epoch,
         view.ring_hash,
         view.replication_factor,
@@ -209,20 +204,6 @@ fn ring(view: &RingView, with_partitions: bool) -> String {
         text.push_str(&table(&[">PARTITION", ">TERM", "REPLICAS", "RING"], rows));
     }
     text
-}
-
-/// Whether its in-sync replicas are not yet those the ring names.
-fn is_moving(partition: &PartitionView) -> bool {
-    let mut held: Vec<usize> = partition
-        .replicas
-        .iter()
-        .filter(|(_, role)| role == "in-sync")
-        .map(|(share, _)| *share)
-        .collect();
-    let mut target = partition.target.clone();
-    held.sort_unstable();
-    target.sort_unstable();
-    held != target
 }
 
 fn partition_row(view: &RingView, partition: &PartitionView) -> Vec<String> {
@@ -261,11 +242,15 @@ fn tasks(tasks: &[Task]) -> String {
             task.phase.clone(),
             format!("{}/{}", task.partitions_done, task.partitions_total),
             format!("{}/{}", count(task.keys_done), count(task.keys_total)),
-            format!("{}/{}", bytes(task.bytes_done), bytes(task.bytes_total)),
-            format!("{}/s", bytes(task.bytes_per_s.max(0.0) as u64)),
+            format!(
+                "{}/{}",
+                units::bytes(task.bytes_done as f64),
+                units::bytes(task.bytes_total as f64)
+            ),
+            units::bytes_per_s(task.bytes_per_s),
             task.eta_s.map_or_else(
                 || "-".into(),
-                |seconds| duration_s(seconds.max(0.0).ceil() as u64),
+                |seconds| units::seconds(seconds.max(0.0).ceil() as u64),
             ),
             task.cause.clone(),
         ]
@@ -345,23 +330,22 @@ mod tests {
 
     #[test]
     fn node_without_a_report_was_never_seen() {
-        let row = node_row(&NodeRow {
+        let row = NodeRow {
             id: "xyz".into(),
             coordinator: true,
             asked: true,
             ..NodeRow::default()
-        });
-        assert_eq!(row[0], "xyz*<");
-        assert_eq!(row.last().unwrap(), "never");
-        assert_eq!(row[15], "-");
-        let drawn = nodes(&Nodes {
+        };
+        let answer = Nodes {
             now_ms: 0,
-            nodes: vec![NodeRow::default()],
-        });
-        assert_eq!(
-            drawn.lines().next().unwrap().split_whitespace().count(),
-            row.len()
-        );
+            nodes: vec![row],
+        };
+        let text = nodes(&answer, false);
+        let row = text.lines().nth(1).unwrap().trim_end();
+        assert!(row.starts_with("xyz*<") && row.ends_with("never"), "{text}");
+        let wide = nodes(&answer, true);
+        let headers = wide.lines().next().unwrap().split_whitespace().count();
+        assert_eq!(headers, COLUMNS.len() + COLUMNS_WIDE.len());
     }
 
     #[test]
@@ -384,7 +368,7 @@ mod tests {
             ..RingView::default()
         };
         let text = ring(&view, true);
-        assert!(text.contains("3 partitions, 2 moving"), "{text}");
+        assert!(text.contains("3 partitions, 2 not in place"), "{text}");
         assert!(
             text.contains("aaaaaa bbbbbb(syncing)") && text.contains("?(away)"),
             "{text}"
@@ -406,7 +390,7 @@ mod tests {
         };
         let text = tasks(&[task]);
         assert!(
-            text.contains("3/9") && text.contains("1.0 MiB/3.0 MiB") && text.contains("1m02s"),
+            text.contains("3/9") && text.contains("1.00 MiB/3.00 MiB") && text.contains("1 m 2 s"),
             "{text}"
         );
         assert_eq!(tasks(&[]), "nothing is running");

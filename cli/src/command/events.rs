@@ -4,12 +4,13 @@ use std::collections::HashSet;
 use std::time::Duration;
 
 use caskade_node::api::Event;
+use caskade_tui::units::{self, short};
 use serde_json::Value;
 
 use crate::args::EventsArgs;
 use crate::client::{Addr, Client};
 use crate::exit::Exit;
-use crate::output::{Output, short, time};
+use crate::output::Output;
 
 /// How often `--follow` asks.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
@@ -60,7 +61,7 @@ fn line(event: &Event) -> String {
     };
     format!(
         "{}  epoch {epoch:<5} {severity:<7} {kind:<11} {who}{message}",
-        time(*time_ms)
+        units::date_and_time(*time_ms)
     )
 }
 

@@ -27,7 +27,12 @@ struct Grant {
 impl LeaseTable {
     /// The table of a coordinator elected now.
     pub fn new(lease_ms: u64, now_ms: u64) -> Self {
-        Self { lease_ms, since_ms: now_ms, confirmed_ms: None, granted: HashMap::new() }
+        Self {
+            lease_ms,
+            since_ms: now_ms,
+            confirmed_ms: None,
+            granted: HashMap::new(),
+        }
     }
 
     /// A majority of voters confirmed the coordinator when asked at `asked_ms`.
@@ -40,7 +45,13 @@ impl LeaseTable {
     pub fn grant(&mut self, node: NodeId, incarnation: Incarnation, now_ms: u64) -> Option<u64> {
         let until_ms = self.confirmed_ms? + self.lease_ms;
         let length_ms = until_ms.checked_sub(now_ms).filter(|length| *length > 0)?;
-        self.granted.insert(node, Grant { incarnation, until_ms });
+        self.granted.insert(
+            node,
+            Grant {
+                incarnation,
+                until_ms,
+            },
+        );
         Some(length_ms)
     }
 
@@ -53,10 +64,16 @@ impl LeaseTable {
         let waited_out = self.since_ms + self.lease_ms;
         let mut overdue = Vec::new();
         for (node, incarnation) in up {
-            let grant = self.granted.entry(node).or_insert(Grant { incarnation, until_ms: waited_out });
+            let grant = self.granted.entry(node).or_insert(Grant {
+                incarnation,
+                until_ms: waited_out,
+            });
             if grant.incarnation != incarnation {
                 // Just registered: it has a lease's time to ask for its first one.
-                *grant = Grant { incarnation, until_ms: now_ms + self.lease_ms };
+                *grant = Grant {
+                    incarnation,
+                    until_ms: now_ms + self.lease_ms,
+                };
             }
             let until_ms = grant.until_ms.max(waited_out);
             if now_ms > until_ms + self.lease_ms / 20 {
@@ -73,7 +90,13 @@ impl LeaseTable {
 
     /// A node was just registered: it has two leases' time to ask for its first one.
     pub fn registered(&mut self, node: NodeId, incarnation: Incarnation, now_ms: u64) {
-        self.granted.insert(node, Grant { incarnation, until_ms: now_ms + 2 * self.lease_ms });
+        self.granted.insert(
+            node,
+            Grant {
+                incarnation,
+                until_ms: now_ms + 2 * self.lease_ms,
+            },
+        );
     }
 }
 

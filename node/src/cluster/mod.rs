@@ -2,12 +2,12 @@
 
 mod apply;
 pub mod events;
-#[cfg(test)]
-mod fixture;
 pub mod lease;
 mod query;
 pub mod report;
 pub mod ring;
+#[cfg(test)]
+mod samples;
 pub mod state;
 pub mod view;
 mod words;

@@ -17,7 +17,7 @@ mod tests;
 
 pub use args::ServerArgs;
 pub use kind::{LogFormat, SyncPolicy, read_size};
-pub use render::{render, render_json};
+pub use render::{pairs, render, render_json};
 pub use source::{Problem, Source};
 pub use table::{SETTINGS, Setting, Settings};
 

@@ -43,3 +43,14 @@ pub fn render_json(settings: &Settings) -> serde_json::Value {
         .collect::<serde_json::Map<_, _>>()
         .into()
 }
+
+/// Every setting that has a value, with it as plain text.
+pub fn pairs(settings: &Settings) -> Vec<(String, String)> {
+    let text = |value| match value {
+        toml::Value::String(text) => text,
+        other => other.to_string(),
+    };
+    let rows = SETTINGS.iter().zip(settings.shown());
+    rows.filter_map(|(setting, value)| Some((setting.key.to_owned(), text(value?))))
+        .collect()
+}

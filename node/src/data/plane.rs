@@ -109,9 +109,24 @@ pub(super) enum Role {
 
 /// Something that was under way and has ended.
 enum Completion {
-    Appended { term: Term, sequence: u64, result: Result<Appended, AppendError> },
-    Acked { term: Term, node: NodeId, session: u64, sequence: u64, result: Result<(), Rejection> },
-    Received { session: u64, sequence: u64, result: Result<Appended, AppendError>, reply: Responder },
+    Appended {
+        term: Term,
+        sequence: u64,
+        result: Result<Appended, AppendError>,
+    },
+    Acked {
+        term: Term,
+        node: NodeId,
+        session: u64,
+        sequence: u64,
+        result: Result<(), Rejection>,
+    },
+    Received {
+        session: u64,
+        sequence: u64,
+        result: Result<Appended, AppendError>,
+        reply: Responder,
+    },
 }
 
 /// One partition.
@@ -142,9 +157,23 @@ pub struct Plane {
 impl Plane {
     /// A data plane that holds no role yet. Must be called within the runtime that will drive it.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { node, engine, network, proposals, limits } = parts;
-        let cell = || Cell { role: Mutex::new(Role::Idle { since_ms: monotonic_ms() }), inbox: Mutex::default() };
-        let view = View { state: Arc::default(), primaries: vec![None; usize::from(PARTITIONS)] };
+        let Parts {
+            node,
+            engine,
+            network,
+            proposals,
+            limits,
+        } = parts;
+        let cell = || Cell {
+            role: Mutex::new(Role::Idle {
+                since_ms: monotonic_ms(),
+            }),
+            inbox: Mutex::default(),
+        };
+        let view = View {
+            state: Arc::default(),
+            primaries: vec![None; usize::from(PARTITIONS)],
+        };
         Arc::new(Self {
             node,
             engine,
@@ -213,11 +242,7 @@ impl Plane {
     }
 
     /// Runs `f` under the partition's lock, then whatever completed meanwhile.
-    pub(super) fn with_role<T>(
-        self: &Arc<Self>,
-        partition: Partition,
-        f: impl FnOnce(&mut Role) -> T,
-    ) -> T {
+    pub(super) fn with_role<T>(self: &Arc<Self>, partition: Partition, f: impl FnOnce(&mut Role) -> T) -> T {
         let cell = &self.cells[usize::from(partition)];
         let result = {
             let mut role = cell.role.lock();
@@ -251,7 +276,9 @@ impl Plane {
         let cell = &self.cells[usize::from(partition)];
         while !cell.inbox.lock().is_empty() {
             // Whoever holds the lock looks into the inbox after unlocking.
-            let Some(mut role) = cell.role.try_lock() else { return };
+            let Some(mut role) = cell.role.try_lock() else {
+                return;
+            };
             self.drain(partition, cell, &mut role);
         }
     }
@@ -271,23 +298,39 @@ impl Plane {
 
     fn on_completion(self: &Arc<Self>, partition: Partition, role: &mut Role, completion: Completion) {
         match (completion, role) {
-            (Completion::Appended { term, sequence, result }, Role::Primary(primary))
-                if primary.term == term =>
-            {
-                match result {
-                    Ok(appended) => primary.appended(sequence, appended),
-                    Err(error) => self.on_store_failure(partition, &error),
-                }
-            }
-            (Completion::Acked { term, node, session, sequence, result }, Role::Primary(primary))
-                if primary.term == term =>
-            {
-                match result {
-                    Ok(()) => primary.acked(node, session, sequence),
-                    Err(rejection) => self.on_rejection(partition, primary, node, session, rejection),
-                }
-            }
-            (Completion::Received { session, sequence, result, reply }, role) => {
+            (
+                Completion::Appended {
+                    term,
+                    sequence,
+                    result,
+                },
+                Role::Primary(primary),
+            ) if primary.term == term => match result {
+                Ok(appended) => primary.appended(sequence, appended),
+                Err(error) => self.on_store_failure(partition, &error),
+            },
+            (
+                Completion::Acked {
+                    term,
+                    node,
+                    session,
+                    sequence,
+                    result,
+                },
+                Role::Primary(primary),
+            ) if primary.term == term => match result {
+                Ok(()) => primary.acked(node, session, sequence),
+                Err(rejection) => self.on_rejection(partition, primary, node, session, rejection),
+            },
+            (
+                Completion::Received {
+                    session,
+                    sequence,
+                    result,
+                    reply,
+                },
+                role,
+            ) => {
                 self.on_received(partition, role, session, sequence, result, reply);
             }
             // The role changed meanwhile: what its former life had under way is void.
@@ -359,11 +402,24 @@ impl Plane {
         record.version = version(term, sequence);
         primary.push(record.clone(), monotonic_ms(), waiter);
         for follower in primary.followers.iter().filter(|follower| !follower.broken) {
-            self.send_record(partition, term, (follower.node, follower.session), sequence - 1, &record);
+            self.send_record(
+                partition,
+                term,
+                (follower.node, follower.session),
+                sequence - 1,
+                &record,
+            );
         }
         let plane = Arc::clone(self);
         self.engine.append(vec![record], move |result| {
-            plane.complete(partition, Completion::Appended { term, sequence, result });
+            plane.complete(
+                partition,
+                Completion::Appended {
+                    term,
+                    sequence,
+                    result,
+                },
+            );
         });
     }
 
@@ -375,14 +431,33 @@ impl Plane {
         record: Record,
         reply: Responder,
     ) {
-        let (plane, Position { partition, session, .. }) = (Arc::clone(self), position);
+        let (
+            plane,
+            Position {
+                partition, session, ..
+            },
+        ) = (Arc::clone(self), position);
         self.engine.append(vec![record], move |result| {
-            plane.complete(partition, Completion::Received { session, sequence, result, reply });
+            plane.complete(
+                partition,
+                Completion::Received {
+                    session,
+                    sequence,
+                    result,
+                    reply,
+                },
+            );
         });
     }
 
     pub(super) fn position(&self, partition: Partition, term: Term, session: u64, previous: u64) -> Position {
-        Position { partition, term, epoch: self.view.load().state.epoch, session, previous }
+        Position {
+            partition,
+            term,
+            epoch: self.view.load().state.epoch,
+            session,
+            previous,
+        }
     }
 
     fn send_record(
@@ -397,13 +472,23 @@ impl Plane {
         let position = self.position(partition, term, session, previous);
         let frame = ReplicationFrame::replicate(position, sequence, record);
         let plane = Arc::clone(self);
-        self.network.call_with(node, Class::Replication, frame, move |answer| {
-            let result = match answer {
-                Ok(body) => read_replication_answer(body).map(|_| ()),
-                Err(CallError::NotSent(_) | CallError::Lost(_)) => Err(Rejection::Gap),
-            };
-            plane.complete(partition, Completion::Acked { term, node, session, sequence, result });
-        });
+        self.network
+            .call_with(node, Class::Replication, frame, move |answer| {
+                let result = match answer {
+                    Ok(body) => read_replication_answer(body).map(|_| ()),
+                    Err(CallError::NotSent(_) | CallError::Lost(_)) => Err(Rejection::Gap),
+                };
+                plane.complete(
+                    partition,
+                    Completion::Acked {
+                        term,
+                        node,
+                        session,
+                        sequence,
+                        result,
+                    },
+                );
+            });
     }
 
     /// Opens a new session to a follower and sends it everything it has not acknowledged.
@@ -414,7 +499,9 @@ impl Plane {
         node: NodeId,
     ) {
         let (term, session) = (primary.term, self.next_session());
-        let Some(follower) = primary.follower(node) else { return };
+        let Some(follower) = primary.follower(node) else {
+            return;
+        };
         (follower.session, follower.broken) = (session, false);
         let acked = follower.acked;
         for (sequence, record) in primary.unacked(acked) {
@@ -431,7 +518,9 @@ impl Plane {
         rejection: Rejection,
     ) {
         let term = primary.term;
-        let Some(follower) = primary.follower(node) else { return };
+        let Some(follower) = primary.follower(node) else {
+            return;
+        };
         if follower.session != session || follower.broken {
             return;
         }
@@ -442,7 +531,10 @@ impl Plane {
         self.runtime.spawn(async move {
             tokio::time::sleep(std::time::Duration::from_millis(delay_ms)).await;
             plane.with_primary(partition, term, |primary| {
-                if primary.follower(node).is_some_and(|f| f.session == session && f.broken) {
+                if primary
+                    .follower(node)
+                    .is_some_and(|f| f.session == session && f.broken)
+                {
                     plane.open_session(partition, primary, node);
                 }
             });
@@ -476,8 +568,13 @@ impl Plane {
         let partitions: Vec<Partition> = held.keys().copied().collect();
         if !partitions.is_empty() {
             match self.engine.drop_partitions(&partitions) {
-                Ok(()) => tracing::info!(count = partitions.len(), "dropped the data of released partitions"),
-                Err(error) => tracing::warn!(%error, "could not drop released partitions; trying again later"),
+                Ok(()) => tracing::info!(
+                    count = partitions.len(),
+                    "dropped the data of released partitions"
+                ),
+                Err(error) => {
+                    tracing::warn!(%error, "could not drop released partitions; trying again later")
+                }
             }
         }
         drop(held);
@@ -489,14 +586,19 @@ impl Plane {
     /// Suspends replicas that have kept a write waiting for too long (rule R8).
     pub fn suspend_slow_replicas(self: &Arc<Self>) {
         let (now, state) = (monotonic_ms(), self.state());
-        let Some(incarnation) = state.members.get(&self.node).map(|member| member.announcement.incarnation)
+        let Some(incarnation) = state
+            .members
+            .get(&self.node)
+            .map(|member| member.announcement.incarnation)
         else {
             return;
         };
         for partition in 0..PARTITIONS {
             self.with_role(partition, |role| {
                 let Role::Primary(primary) = role else { return };
-                let Some(oldest_ms) = primary.oldest_pending_ms() else { return };
+                let Some(oldest_ms) = primary.oldest_pending_ms() else {
+                    return;
+                };
                 if now < oldest_ms + self.limits.replica_timeout_ms {
                     return;
                 }

@@ -75,7 +75,14 @@ impl<A, W> Primary<A, W> {
     /// A primary that has ordered nothing in `term` yet.
     pub(super) fn new(term: Term, phase: Phase) -> Self {
         let (followers, pending, digest_waiters) = (Vec::new(), VecDeque::new(), Vec::new());
-        Self { term, phase, followers, pending, published: 0, digest_waiters }
+        Self {
+            term,
+            phase,
+            followers,
+            pending,
+            published: 0,
+            digest_waiters,
+        }
     }
 
     /// The sequence of the newest ordered record.
@@ -100,13 +107,21 @@ impl<A, W> Primary<A, W> {
 
     /// The newest pending record of a key and whoever waits for it.
     pub(super) fn newest_pending(&mut self, key: &[u8]) -> Option<&mut Pending<A, W>> {
-        self.pending.iter_mut().rev().find(|pending| pending.record.key == key)
+        self.pending
+            .iter_mut()
+            .rev()
+            .find(|pending| pending.record.key == key)
     }
 
     /// Puts a record, which already carries its version, last in the order.
     pub(super) fn push(&mut self, record: Record, now_ms: u64, waiter: Option<W>) {
         let waiters = waiter.into_iter().collect();
-        self.pending.push_back(Pending { record, ordered_ms: now_ms, appended: None, waiters });
+        self.pending.push_back(Pending {
+            record,
+            ordered_ms: now_ms,
+            appended: None,
+            waiters,
+        });
     }
 
     /// The local append of `sequence` is durable.
@@ -133,7 +148,11 @@ impl<A, W> Primary<A, W> {
     /// What a follower lacks, oldest first, each with its sequence.
     pub(super) fn unacked(&self, acked: u64) -> impl Iterator<Item = (u64, &Record)> {
         let first = self.published + 1;
-        let records = self.pending.iter().enumerate().map(move |(i, p)| (first + i as u64, &p.record));
+        let records = self
+            .pending
+            .iter()
+            .enumerate()
+            .map(move |(i, p)| (first + i as u64, &p.record));
         records.filter(move |(sequence, _)| *sequence > acked)
     }
 
@@ -167,7 +186,10 @@ impl<A, W> Primary<A, W> {
     /// Answers those who wait for the digest of the present state. Called after each publication.
     pub(super) fn answer_digests(&mut self, now: impl Fn() -> u64) {
         let published = self.published;
-        for (_, answer) in self.digest_waiters.extract_if(.., |(sequence, _)| *sequence == published) {
+        for (_, answer) in self
+            .digest_waiters
+            .extract_if(.., |(sequence, _)| *sequence == published)
+        {
             let _ = answer.send(now());
         }
     }
@@ -175,7 +197,10 @@ impl<A, W> Primary<A, W> {
     /// Gives up everything pending, with whoever waits: its outcome is unknown.
     pub(super) fn abandon(&mut self) -> Vec<W> {
         self.digest_waiters.clear();
-        self.pending.drain(..).flat_map(|pending| pending.waiters).collect()
+        self.pending
+            .drain(..)
+            .flat_map(|pending| pending.waiters)
+            .collect()
     }
 
     fn at(&mut self, sequence: u64) -> Option<&mut Pending<A, W>> {
@@ -202,7 +227,15 @@ mod tests {
 
     fn follower(byte: u8) -> Follower {
         let node = NodeId::from_bytes([byte; 32]);
-        Follower { node, incarnation: 1, syncing_since: 1, in_sync: true, session: 1, acked: 0, broken: false }
+        Follower {
+            node,
+            incarnation: 1,
+            syncing_since: 1,
+            in_sync: true,
+            session: 1,
+            acked: 0,
+            broken: false,
+        }
     }
 
     fn primary(followers: usize) -> Primary<(), u32> {
@@ -238,7 +271,10 @@ mod tests {
         primary.push(record("a", 1), 0, Some(1));
         primary.push(record("b", 2), 0, Some(2));
         primary.appended(2, ());
-        assert!(primary.next_published().is_none(), "the second must wait for the first");
+        assert!(
+            primary.next_published().is_none(),
+            "the second must wait for the first"
+        );
         primary.appended(1, ());
         assert_eq!(primary.next_published().unwrap().waiters, vec![1]);
         assert_eq!(primary.next_published().unwrap().waiters, vec![2]);

@@ -15,8 +15,15 @@ use crate::id::{Incarnation, NodeId, Partition, Term};
 /// What the committed state says this node is to a partition.
 enum Assignment {
     Idle,
-    Replica { term: Term, primary: NodeId },
-    Primary { term: Term, settled: bool, followers: Vec<Follower> },
+    Replica {
+        term: Term,
+        primary: NodeId,
+    },
+    Primary {
+        term: Term,
+        settled: bool,
+        followers: Vec<Follower>,
+    },
 }
 
 impl Plane {
@@ -27,10 +34,16 @@ impl Plane {
             member.status == MemberStatus::Up && member.announcement.incarnation == incarnation
         });
         for partition in 0..PARTITIONS {
-            let assignment = if registered { assignment(&state, self.node, partition) } else { Assignment::Idle };
+            let assignment = if registered {
+                assignment(&state, self.node, partition)
+            } else {
+                Assignment::Idle
+            };
             self.assume(partition, assignment);
         }
-        let primaries = (0..PARTITIONS).map(|partition| live_primary(&state, partition)).collect();
+        let primaries = (0..PARTITIONS)
+            .map(|partition| live_primary(&state, partition))
+            .collect();
         self.view.store(Arc::new(View { state, primaries }));
         self.note_progress();
         self.schedule_copies();
@@ -42,7 +55,9 @@ impl Plane {
             Assignment::Idle => {
                 if !matches!(role, Role::Idle { .. }) {
                     self.retire(role);
-                    *role = Role::Idle { since_ms: monotonic_ms() };
+                    *role = Role::Idle {
+                        since_ms: monotonic_ms(),
+                    };
                 }
             }
             Assignment::Replica { term, primary } => {
@@ -51,7 +66,11 @@ impl Plane {
                     *role = Role::Replica(ReplicaLog::new(term, primary));
                 }
             }
-            Assignment::Primary { term, settled, followers } => {
+            Assignment::Primary {
+                term,
+                settled,
+                followers,
+            } => {
                 self.assume_primary(partition, role, term, settled, followers);
             }
         });
@@ -68,7 +87,11 @@ impl Plane {
         if !matches!(role, Role::Primary(primary) if primary.term == term) {
             self.retire(role);
             let reconcile = !settled && followers.iter().any(|follower| follower.in_sync);
-            let phase = if reconcile { Phase::Recovering } else { Phase::Serving };
+            let phase = if reconcile {
+                Phase::Recovering
+            } else {
+                Phase::Serving
+            };
             *role = Role::Primary(Primary::new(term, phase));
             if reconcile {
                 self.spawn_recovery(partition, term);
@@ -96,7 +119,10 @@ impl Plane {
                     && (old.syncing_since == follower.syncing_since)
             });
             match kept {
-                Some(old) => primary.followers.push(Follower { in_sync: follower.in_sync, ..old.clone() }),
+                Some(old) => primary.followers.push(Follower {
+                    in_sync: follower.in_sync,
+                    ..old.clone()
+                }),
                 None => {
                     follower.acked = primary.published();
                     new.push(follower.node);
@@ -116,14 +142,26 @@ fn live_primary(state: &ClusterState, partition: Partition) -> Option<NodeId> {
 }
 
 fn assignment(state: &ClusterState, node: NodeId, partition: Partition) -> Assignment {
-    let Some(entry) = state.partitions.get(usize::from(partition)) else { return Assignment::Idle };
-    let held = entry.replicas.iter().any(|r| r.node == node && r.role != ReplicaRole::Away);
+    let Some(entry) = state.partitions.get(usize::from(partition)) else {
+        return Assignment::Idle;
+    };
+    let held = entry
+        .replicas
+        .iter()
+        .any(|r| r.node == node && r.role != ReplicaRole::Away);
     match state.primary(partition) {
         Some(primary) if primary == node => {
             let followers = followers(state, node, partition);
-            Assignment::Primary { term: entry.term, settled: entry.settled, followers }
+            Assignment::Primary {
+                term: entry.term,
+                settled: entry.settled,
+                followers,
+            }
         }
-        Some(primary) if held => Assignment::Replica { term: entry.term, primary },
+        Some(primary) if held => Assignment::Replica {
+            term: entry.term,
+            primary,
+        },
         _ => Assignment::Idle,
     }
 }
@@ -132,7 +170,10 @@ fn assignment(state: &ClusterState, node: NodeId, partition: Partition) -> Assig
 fn followers(state: &ClusterState, primary: NodeId, partition: Partition) -> Vec<Follower> {
     let entry = &state.partitions[usize::from(partition)];
     let receives = |role| matches!(role, ReplicaRole::InSync | ReplicaRole::Syncing);
-    let others = entry.replicas.iter().filter(|r| r.node != primary && receives(r.role));
+    let others = entry
+        .replicas
+        .iter()
+        .filter(|r| r.node != primary && receives(r.role));
     others
         .filter_map(|replica| {
             let incarnation = state.members.get(&replica.node)?.announcement.incarnation;

@@ -4,8 +4,6 @@
 //! Invariants a front end relies on: [`Keyspace::submit`] never blocks; an operation that is answered later has
 //! its answer sent exactly once, or its sender dropped, which means that the outcome is not known.
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::sync::oneshot;
@@ -112,6 +110,8 @@ pub enum AdminRequest {
     Ring,
     /// A list of [`crate::api::Task`].
     Tasks,
+    /// Role, keys and digest of every partition the node holds a copy of, `null` for the others.
+    Digests,
     /// A list of [`crate::api::Event`], oldest first.
     Events {
         /// How many at most, the newest ones.
@@ -137,8 +137,8 @@ pub trait Keyspace: Send + Sync + 'static {
     /// A part of the keyspace cannot be counted now.
     fn count(&self) -> BoxFuture<'_, Result<u64, Failure>>;
 
-    /// The cluster as the node last heard of it. Cheap: a shared snapshot.
-    fn topology(&self) -> Arc<Topology>;
+    /// The cluster as the node last heard of it.
+    fn topology(&self) -> Topology;
 
     /// Answers a `CASK.*` command with JSON text.
     ///

@@ -61,6 +61,21 @@ pub struct Tally {
     pub bytes_out: u64,
 }
 
+impl Tally {
+    /// Adds what another one counted.
+    pub fn merge(&mut self, other: Self) {
+        self.commands += other.commands;
+        self.gets += other.gets;
+        self.sets += other.sets;
+        self.deletes += other.deletes;
+        self.hits += other.hits;
+        self.misses += other.misses;
+        self.errors += other.errors;
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+    }
+}
+
 /// The counters at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -162,7 +177,9 @@ impl Stats {
     /// Records that `count` commands took from `since` to `now`.
     pub fn record_latency(&self, since: Instant, now: Instant, count: u64) {
         let micros = now.saturating_duration_since(since).as_micros();
-        let micros = u64::try_from(micros).unwrap_or(LATENCY_MAX_US).clamp(1, LATENCY_MAX_US);
+        let micros = u64::try_from(micros)
+            .unwrap_or(LATENCY_MAX_US)
+            .clamp(1, LATENCY_MAX_US);
         let mut latencies = self.latencies.lock();
         latencies.turn(now);
         latencies.record(micros, count);
@@ -246,7 +263,9 @@ impl Latencies {
 
     fn percentiles(&mut self, now: Instant) -> (u64, u64) {
         self.turn(now);
-        let (Some(running), Some(before)) = (&self.running, &self.before) else { return (0, 0) };
+        let (Some(running), Some(before)) = (&self.running, &self.before) else {
+            return (0, 0);
+        };
         let mut both = before.clone();
         // Equal bounds: it cannot fail.
         if both.add(running).is_err() || both.is_empty() {
@@ -264,7 +283,14 @@ mod tests {
 
     #[test]
     fn a_tally_is_counted_once() {
-        let (stats, mut tally) = (Stats::default(), Tally { gets: 3, commands: 4, ..Tally::default() });
+        let (stats, mut tally) = (
+            Stats::default(),
+            Tally {
+                gets: 3,
+                commands: 4,
+                ..Tally::default()
+            },
+        );
         stats.add(&mut tally);
         stats.add(&mut tally);
         let snapshot = stats.snapshot();
@@ -277,7 +303,10 @@ mod tests {
         let guard = stats.connection_opened();
         assert_eq!(stats.snapshot().connections, 1);
         drop(guard);
-        assert_eq!((stats.snapshot().connections, stats.snapshot().connections_total), (0, 1));
+        assert_eq!(
+            (stats.snapshot().connections, stats.snapshot().connections_total),
+            (0, 1)
+        );
     }
 
     #[test]

@@ -31,7 +31,9 @@ impl Node {
         status.voters = self.topology.voters().iter().map(ToString::to_string).collect();
         status.tasks = self.cluster_tasks();
         if self.settings.cluster_secret_file.is_none() {
-            status.warnings.push("this node has no cluster secret: whoever reaches its peer port is a peer".into());
+            status
+                .warnings
+                .push("this node has no cluster secret: whoever reaches its peer port is a peer".into());
         }
         if self.plane.store_failed() {
             status.warnings.push(
@@ -61,7 +63,11 @@ impl Node {
     pub(super) fn nodes(&self) -> Nodes {
         let (state, heard) = (self.topology.state(), self.reports.all());
         let coordinator = self.topology.coordinator();
-        let mut nodes: Vec<NodeRow> = state.members.keys().map(|node| self.node_row(*node, &state, &heard)).collect();
+        let mut nodes: Vec<NodeRow> = state
+            .members
+            .keys()
+            .map(|node| self.node_row(*node, &state, &heard))
+            .collect();
         let joining = heard.iter().filter(|(node, heard)| {
             !state.members.contains_key(*node) && heard.at_ms + REPORT_FRESH_MS > monotonic_ms()
         });
@@ -70,7 +76,10 @@ impl Node {
         for row in &mut nodes {
             row.coordinator = Some(&row.id) == coordinator.as_ref();
         }
-        Nodes { now_ms: wall_ms(), nodes }
+        Nodes {
+            now_ms: wall_ms(),
+            nodes,
+        }
     }
 
     fn node_row(&self, node: NodeId, state: &ClusterState, heard: &HashMap<NodeId, Heard>) -> NodeRow {
@@ -131,9 +140,15 @@ impl Node {
         let seconds = (now_ms.saturating_sub(*then_ms) as f64 / 1000.0).max(0.001);
         let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
         let held = state.replicas_on(self.id).count() as u32;
-        let primaries = (0..PARTITIONS).filter(|p| state.primary(*p) == Some(self.id)).count() as u32;
+        let primaries = (0..PARTITIONS)
+            .filter(|p| state.primary(*p) == Some(self.id))
+            .count() as u32;
         let named: usize = state.ring.iter().map(|(_, nodes)| nodes.len()).sum();
-        let mine: usize = state.ring.iter().filter(|(_, nodes)| nodes.contains(&self.id)).count();
+        let mine: usize = state
+            .ring
+            .iter()
+            .filter(|(_, nodes)| nodes.contains(&self.id))
+            .count();
         NodeRow {
             id: self.id.to_string(),
             client_addr: self.client_addr.clone(),
@@ -142,7 +157,7 @@ impl Node {
             build: BUILD.to_owned(),
             epoch: state.epoch,
             uptime_s: (now_ms.saturating_sub(self.started_ms)) / 1000,
-            memory_bytes: resident_bytes(),
+            memory_bytes: crate::memory::resident_bytes(),
             connections: now.connections,
             records_total: engine.records_total,
             records_live: engine.live_keys,
@@ -165,11 +180,4 @@ impl Node {
             ..NodeRow::default()
         }
     }
-}
-
-/// Resident memory of this process; 0 where the system does not tell.
-fn resident_bytes() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: Option<u64> = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok());
-    pages.unwrap_or(0) * rustix::param::page_size() as u64
 }

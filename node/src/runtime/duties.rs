@@ -71,7 +71,9 @@ impl Node {
             return ControlAnswer::NotCoordinator(self.topology.coordinator());
         }
         let state = self.topology.state();
-        let Announcement { node, incarnation, .. } = announcement;
+        let Announcement {
+            node, incarnation, ..
+        } = announcement;
         match state.members.get(&node) {
             Some(member) if member.announcement.incarnation > incarnation => ControlAnswer::Failed(format!(
                 "incarnation {incarnation} of node {node} is over: a newer one is registered. Is a copy of its \
@@ -83,7 +85,9 @@ impl Node {
                     let granted = self.with_leases(|leases| leases.grant(node, incarnation, monotonic_ms()));
                     match granted.flatten() {
                         Some(length_ms) => ControlAnswer::Granted(length_ms),
-                        None => ControlAnswer::NotYet("no majority of voters confirms the coordinator".into()),
+                        None => {
+                            ControlAnswer::NotYet("no majority of voters confirms the coordinator".into())
+                        }
                     }
                 }
             },
@@ -112,11 +116,18 @@ impl Node {
 
     async fn declare_overdue(&self) {
         let state = self.topology.state();
-        let up = state.members.values().filter(|member| member.status == MemberStatus::Up);
+        let up = state
+            .members
+            .values()
+            .filter(|member| member.status == MemberStatus::Up);
         let up = up.map(|member| (member.announcement.node, member.announcement.incarnation));
-        let overdue = self.with_leases(|leases| leases.overdue(up, monotonic_ms())).unwrap_or_default();
-        let changes: Vec<_> =
-            overdue.iter().map(|&(node, incarnation)| Change::DeclareDown { node, incarnation }).collect();
+        let overdue = self
+            .with_leases(|leases| leases.overdue(up, monotonic_ms()))
+            .unwrap_or_default();
+        let changes: Vec<_> = overdue
+            .iter()
+            .map(|&(node, incarnation)| Change::DeclareDown { node, incarnation })
+            .collect();
         if changes.is_empty() {
             return;
         }
@@ -147,13 +158,20 @@ impl Node {
     fn down_longer_than(&self, length: Duration) -> BTreeSet<NodeId> {
         let (state, now) = (self.topology.state(), monotonic_ms());
         let mut seen = self.seen_down.lock();
-        seen.retain(|node, _| state.members.get(node).is_some_and(|m| m.status == MemberStatus::Down));
+        seen.retain(|node, _| {
+            state
+                .members
+                .get(node)
+                .is_some_and(|m| m.status == MemberStatus::Down)
+        });
         for (node, member) in &state.members {
             if member.status == MemberStatus::Down {
                 seen.entry(*node).or_insert(now);
             }
         }
-        let long = seen.iter().filter(|(_, since)| now >= **since + length.as_millis() as u64);
+        let long = seen
+            .iter()
+            .filter(|(_, since)| now >= **since + length.as_millis() as u64);
         long.map(|(node, _)| *node).collect()
     }
 
@@ -165,9 +183,15 @@ impl Node {
         }
         self.plane.end_lease();
         let incarnation = self.incarnation.load(Ordering::Acquire);
-        let goodbye = Change::DeclareDown { node: self.id, incarnation };
+        let goodbye = Change::DeclareDown {
+            node: self.id,
+            incarnation,
+        };
         if let Err(error) = self.propose(vec![goodbye]).await {
-            tracing::warn!(error, "could not say goodbye: the cluster notices when the lease has run out");
+            tracing::warn!(
+                error,
+                "could not say goodbye: the cluster notices when the lease has run out"
+            );
         }
     }
 }

@@ -37,7 +37,9 @@ pub enum JoinError {
         other: ClusterId,
     },
     /// A bootstrap address that is none.
-    #[error("'{0}' is no address of a bootstrap peer: write HOST:PORT or a multiaddr such as /ip4/10.0.0.1/tcp/7901")]
+    #[error(
+        "'{0}' is no address of a bootstrap peer: write HOST:PORT or a multiaddr such as /ip4/10.0.0.1/tcp/7901"
+    )]
     BadAddress(String),
 }
 
@@ -91,7 +93,11 @@ pub(super) async fn check_cluster(
     if let Round::Found(introduction, addr) = ask_round(network, bootstrap).await?
         && introduction.cluster_id != own
     {
-        return Err(JoinError::OtherCluster { own, addr, other: introduction.cluster_id });
+        return Err(JoinError::OtherCluster {
+            own,
+            addr,
+            other: introduction.cluster_id,
+        });
     }
     Ok(())
 }
@@ -113,8 +119,19 @@ async fn ask_round(network: &Network, bootstrap: &[String]) -> Result<Round, Joi
             }
         };
         match ask(network, peer, &Control::Hello, HELLO_TIMEOUT).await {
-            Ok(ControlAnswer::Hello { cluster_id: Some(cluster_id), coordinator, members }) => {
-                return Ok(Round::Found(Introduction { cluster_id, coordinator, members }, addr.clone()));
+            Ok(ControlAnswer::Hello {
+                cluster_id: Some(cluster_id),
+                coordinator,
+                members,
+            }) => {
+                return Ok(Round::Found(
+                    Introduction {
+                        cluster_id,
+                        coordinator,
+                        members,
+                    },
+                    addr.clone(),
+                ));
             }
             Ok(_) => tracing::debug!(addr, "the bootstrap peer belongs to no cluster yet"),
             Err(error) => tracing::debug!(addr, error, "the bootstrap peer did not introduce itself"),

@@ -24,7 +24,11 @@ impl Node {
                 }
                 _ => false,
             };
-            let pause = if granted { Duration::from_millis(lease_ms / 4) } else { RETRY_PAUSE };
+            let pause = if granted {
+                Duration::from_millis(lease_ms / 4)
+            } else {
+                RETRY_PAUSE
+            };
             tokio::time::sleep(pause).await;
         }
     }
@@ -37,7 +41,10 @@ impl Node {
             self.answer_lease(announcement)
         } else {
             let timeout = Duration::from_millis(lease_ms / 2);
-            match self.ask(coordinator, &Control::Lease(announcement), timeout).await {
+            match self
+                .ask(coordinator, &Control::Lease(announcement), timeout)
+                .await
+            {
                 Ok(answer) => answer,
                 Err(error) => ControlAnswer::NotYet(error),
             }
@@ -61,7 +68,10 @@ impl Node {
         match self.identity.lock().bump_incarnation() {
             Ok(incarnation) => {
                 self.incarnation.store(incarnation, Ordering::Release);
-                tracing::warn!(incarnation, "this node was declared down; it returns as a new incarnation");
+                tracing::warn!(
+                    incarnation,
+                    "this node was declared down; it returns as a new incarnation"
+                );
                 self.plane.follow(self.topology.state(), incarnation);
             }
             Err(error) => tracing::error!(%error, "cannot count the incarnation up; this node cannot return"),

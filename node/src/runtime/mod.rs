@@ -1,6 +1,7 @@
 //! One running node: starts the planes, wires them together, and stops them.
 
 mod admin;
+mod clients;
 mod control;
 mod duties;
 mod events;
@@ -37,8 +38,8 @@ use crate::data::{self, PROTOCOL, Plane};
 use crate::frontend::keyspace::Ticket;
 use crate::frontend::stats::Stats;
 use crate::id::{ClusterId, Incarnation, NodeId};
-use crate::kv::Operation;
 use crate::identity::{ClusterSecret, Identity};
+use crate::kv::Operation;
 use crate::net::{Class, Handler, Network, Responder, wire};
 use crate::topology::{RaftTransport, Topology, TopologyConfig};
 
@@ -107,7 +108,9 @@ struct LogTransport(Network);
 
 impl RaftTransport for LogTransport {
     fn call(&self, to: NodeId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
-        let call = self.0.call(to, Class::Control, wire::encode(&Control::Raft(body)).into());
+        let call = self
+            .0
+            .call(to, Class::Control, wire::encode(&Control::Raft(body)).into());
         Box::pin(async move {
             let body = call.await.map_err(|error| error.to_string())?;
             match wire::decode::<ControlAnswer, CONTROL_BYTES_MAX>(&body) {
@@ -133,7 +136,11 @@ impl Node {
                 data_dir.display()
             )
         })?;
-        let secret = settings.cluster_secret_file.as_deref().map(ClusterSecret::load).transpose()?;
+        let secret = settings
+            .cluster_secret_file
+            .as_deref()
+            .map(ClusterSecret::load)
+            .transpose()?;
         let (engine, recovery) = caskade_engine::Engine::open(figures::engine_options(&settings))?;
         tracing::info!(?recovery, "the store is open");
         let identity = Identity::load_or_create(&data_dir)?;
@@ -144,7 +151,14 @@ impl Node {
 
         let client_addr = client_addr(&settings, listener)?;
         let peer_addrs = peer_addrs(&settings, &network);
-        let joined = join_cluster(&settings, &identity, &network, &topology, (&client_addr, &peer_addrs)).await?;
+        let joined = join_cluster(
+            &settings,
+            &identity,
+            &network,
+            &topology,
+            (&client_addr, &peer_addrs),
+        )
+        .await?;
         let (proposals, proposed) = mpsc::channel(proposer::QUEUE_MAX);
         let (batches, batched) = mpsc::channel(proposer::QUEUE_MAX);
         let plane = Plane::new(data::Parts {
@@ -205,7 +219,8 @@ impl Node {
         let mut coordinator = None;
         // What was committed before this start is no news.
         let mut known = states.borrow_and_update().clone();
-        self.plane.follow(known.clone(), self.incarnation.load(Ordering::Acquire));
+        self.plane
+            .follow(known.clone(), self.incarnation.load(Ordering::Acquire));
         loop {
             let state = states.borrow_and_update().clone();
             if !Arc::ptr_eq(&known, &state) {
@@ -234,7 +249,10 @@ impl Node {
             self.plane.suspend_slow_replicas();
             let incarnation = self.incarnation.load(Ordering::Acquire);
             let state = self.plane.state();
-            let registered = state.members.get(&self.id).map(|member| member.announcement.incarnation);
+            let registered = state
+                .members
+                .get(&self.id)
+                .map(|member| member.announcement.incarnation);
             if registered == Some(incarnation) && self.plane.has_lease() {
                 self.plane.drop_released(RELEASE_GRACE_MS);
             }
@@ -268,7 +286,10 @@ impl Node {
     /// Whether this node is registered and holds a lease.
     pub fn is_serving(&self) -> bool {
         let state = self.plane.state();
-        let registered = state.members.get(&self.id).map(|member| member.announcement.incarnation);
+        let registered = state
+            .members
+            .get(&self.id)
+            .map(|member| member.announcement.incarnation);
         registered == Some(self.incarnation.load(Ordering::Acquire)) && self.plane.has_lease()
     }
 
@@ -300,7 +321,9 @@ impl Node {
     }
 
     fn note_address(&self, announcement: &Announcement) {
-        self.heard_addrs.lock().insert(announcement.node, announcement.peer_addrs.clone());
+        self.heard_addrs
+            .lock()
+            .insert(announcement.node, announcement.peer_addrs.clone());
         self.update_peers();
     }
 
@@ -318,7 +341,10 @@ impl Node {
     fn note_coordinator(&self, coordinator: Option<NodeId>, epoch: u64) {
         let (severity, message) = match coordinator {
             Some(node) => ("info", format!("node {} is the coordinator", node.short())),
-            None => ("warning", "there is no coordinator; an election is under way".to_owned()),
+            None => (
+                "warning",
+                "there is no coordinator; an election is under way".to_owned(),
+            ),
         };
         self.events.add(crate::api::Event {
             time_ms: wall_ms(),
@@ -366,8 +392,9 @@ impl Node {
     fn introduce(&self) -> ControlAnswer {
         let state = self.topology.state();
         let members = state.members.values();
-        let mut members: Vec<_> =
-            members.map(|m| (m.announcement.node, m.announcement.peer_addrs.clone())).collect();
+        let mut members: Vec<_> = members
+            .map(|m| (m.announcement.node, m.announcement.peer_addrs.clone()))
+            .collect();
         if !state.members.contains_key(&self.id) {
             members.push((self.id, self.peer_addrs.clone()));
         }
@@ -391,7 +418,11 @@ async fn join_cluster(
     if state.epoch > 0 {
         join::check_cluster(network, &settings.bootstrap, state.cluster_id).await?;
         let members = Vec::new();
-        return Ok(join::Introduction { cluster_id: state.cluster_id, coordinator: None, members });
+        return Ok(join::Introduction {
+            cluster_id: state.cluster_id,
+            coordinator: None,
+            members,
+        });
     }
     if let Some(introduction) = join::find_cluster(network, &settings.bootstrap).await? {
         tracing::info!(cluster = %introduction.cluster_id, "joining");
@@ -410,7 +441,17 @@ async fn join_cluster(
     };
     tracing::info!(cluster = %cluster_id, "founding a cluster");
     let (replication_factor, lease_ms) = (settings.replicas, settings.lease_ms);
-    topology.found(Change::Found { cluster_id, replication_factor, lease_ms, founder }).await?;
-    Ok(join::Introduction { cluster_id, coordinator: Some(identity.node), members: Vec::new() })
+    topology
+        .found(Change::Found {
+            cluster_id,
+            replication_factor,
+            lease_ms,
+            founder,
+        })
+        .await?;
+    Ok(join::Introduction {
+        cluster_id,
+        coordinator: Some(identity.node),
+        members: Vec::new(),
+    })
 }
-

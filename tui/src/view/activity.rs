@@ -14,6 +14,8 @@ use crate::units;
 /// One curve.
 struct Curve {
     label: &'static str,
+    /// For wide curves of the whole cluster: whose figure it is.
+    whose: &'static str,
     figure: fn(&Sample) -> f64,
     shown: fn(f64) -> String,
     color: Color,
@@ -22,24 +24,28 @@ struct Curve {
 const CURVES: [Curve; 4] = [
     Curve {
         label: "ops/s",
+        whose: "",
         figure: |sample| sample.ops_per_s,
         shown: units::rate,
         color: theme::ACCENT,
     },
     Curve {
         label: "p50",
+        whose: "",
         figure: |sample| sample.p50_us as f64,
         shown: latency,
         color: theme::BUSY,
     },
     Curve {
-        label: "p99 worst node",
+        label: "p99",
+        whose: " worst node",
         figure: |sample| sample.p99_us as f64,
         shown: latency,
         color: Color::Indexed(179),
     },
     Curve {
         label: "client bytes/s",
+        whose: "",
         figure: |sample| sample.bytes_in_per_s + sample.bytes_out_per_s,
         shown: units::bytes_per_s,
         color: Color::Indexed(140),
@@ -52,11 +58,18 @@ fn latency(micros: f64) -> String {
 
 /// The load of the whole cluster.
 pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
-    curves("Load", &model.history, model.interval_ms, area, buf);
+    curves("Load", true, &model.history, model.interval_ms, area, buf);
 }
 
 /// The curves of one history, in a panel.
-pub(super) fn curves(name: &str, history: &History, interval_ms: u64, area: Rect, buf: &mut Buffer) {
+pub(super) fn curves(
+    name: &str,
+    of_cluster: bool,
+    history: &History,
+    interval_ms: u64,
+    area: Rect,
+    buf: &mut Buffer,
+) {
     let count = if area.width >= 140 { 4 } else { 3 };
     let share = (area.width.saturating_sub(4) / count as u16).saturating_sub(2);
     let seconds = (u64::from(share) * interval_ms / 1000).max(1);
@@ -67,11 +80,11 @@ pub(super) fn curves(name: &str, history: &History, interval_ms: u64, area: Rect
     );
     let layout = Layout::horizontal(vec![Constraint::Fill(1); count]).spacing(Spacing::Space(2));
     for (curve, area) in CURVES.iter().zip(inner.layout_vec(&layout)) {
-        draw_curve(curve, history, area, buf);
+        draw_curve(curve, of_cluster && area.width >= 36, history, area, buf);
     }
 }
 
-fn draw_curve(curve: &Curve, history: &History, area: Rect, buf: &mut Buffer) {
+fn draw_curve(curve: &Curve, say_whose: bool, history: &History, area: Rect, buf: &mut Buffer) {
     if area.height == 0 {
         return;
     }
@@ -89,7 +102,10 @@ fn draw_curve(curve: &Curve, history: &History, area: Rect, buf: &mut Buffer) {
         .map_or("-".to_owned(), curve.shown);
     let max = values.iter().flatten().copied().fold(0.0, f64::max);
     let mut line = Line::from(vec![
-        Span::styled(format!("{} ", curve.label), theme::muted()),
+        Span::styled(
+            format!("{}{} ", curve.label, if say_whose { curve.whose } else { "" }),
+            theme::muted(),
+        ),
         Span::styled(now, Style::new().fg(curve.color).add_modifier(Modifier::BOLD)),
     ]);
     let peak = format!(

@@ -12,11 +12,32 @@ use crate::theme::{self, Level};
 use crate::units;
 use caskade_node::api::Event;
 
+/// From this width on a line tells its epoch.
+const WITH_EPOCH: usize = 120;
+
+/// What an empty list says: nothing is claimed before the first answer.
+fn none(model: &Model) -> Line<'static> {
+    let words = match &model.snapshot {
+        None => "not known yet",
+        Some(snapshot) if snapshot.events.is_empty() => "nothing has happened yet",
+        Some(_) => "none of the events is about it",
+    };
+    Line::from(Span::styled(words, theme::muted()))
+}
+
+/// The clock of the node that answered.
+fn now_ms(model: &Model) -> u64 {
+    model
+        .snapshot
+        .as_ref()
+        .map_or(0, |snapshot| snapshot.nodes.now_ms)
+}
+
 fn events(model: &Model) -> &[Event] {
     model.snapshot.as_ref().map_or(&[], |snapshot| &snapshot.events)
 }
 
-fn line(event: &Event, width: usize) -> Line<'static> {
+fn line(event: &Event, now_ms: u64, width: usize) -> Line<'static> {
     let level = Level::of_severity(&event.severity);
     let (symbol, color) = if level == Level::Good {
         ("·", theme::MUTED)
@@ -24,10 +45,16 @@ fn line(event: &Event, width: usize) -> Line<'static> {
         (level.symbol(), level.color())
     };
     let mut line = Line::from(vec![
-        Span::styled(format!("{} ", units::clock(event.time_ms)), theme::muted()),
+        Span::styled(
+            format!("{:>11} ", units::clock_or_date(event.time_ms, now_ms)),
+            theme::muted(),
+        ),
         Span::styled(format!("{symbol} "), color),
         Span::styled(format!("{:<11} ", cut(&event.kind, 11)), theme::muted()),
     ]);
+    if width >= WITH_EPOCH {
+        line.push_span(Span::styled(format!("epoch {:<7} ", event.epoch), theme::muted()));
+    }
     let message = cut(&event.message, width.saturating_sub(line.width()));
     line.push_span(Span::styled(
         message,
@@ -42,25 +69,27 @@ fn line(event: &Event, width: usize) -> Line<'static> {
 
 /// The overview's panel: the last ones.
 pub(super) fn compact(model: &Model, area: Rect, buf: &mut Buffer) {
-    let inner = panel(title("Events", "newest first, UTC"), area, buf);
-    if events(model).is_empty() {
-        lines(
-            [Line::from(Span::styled(
-                "nothing has happened yet",
-                theme::muted(),
-            ))],
-            inner,
-            buf,
-        );
+    list(model, title("Events", "newest first, UTC"), |_| true, area, buf);
+}
+
+/// The node screen's panel: the last ones that are about this node.
+pub(super) fn of_node(model: &Model, id: &str, area: Rect, buf: &mut Buffer) {
+    let title = title("Its events", "newest first, UTC");
+    list(model, title, |event| event.node == id, area, buf);
+}
+
+fn list(model: &Model, title: Line<'_>, of: impl Fn(&Event) -> bool, area: Rect, buf: &mut Buffer) {
+    let inner = panel(title, area, buf);
+    let (now_ms, width) = (now_ms(model), usize::from(inner.width));
+    let newest = events(model).iter().rev().filter(|event| of(event));
+    let mut shown: Vec<Line<'_>> = newest
+        .take(usize::from(inner.height))
+        .map(|event| line(event, now_ms, width))
+        .collect();
+    if shown.is_empty() {
+        shown.push(none(model));
     }
-    lines(
-        events(model)
-            .iter()
-            .rev()
-            .map(|event| line(event, usize::from(inner.width))),
-        inner,
-        buf,
-    );
+    lines(shown, inner, buf);
 }
 
 /// The whole screen: the list, and the selected event in full.
@@ -75,20 +104,13 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     let height = usize::from(inner.height);
     let first = window(model.selection.event, height);
     if events.is_empty() {
-        lines(
-            [Line::from(Span::styled(
-                "nothing has happened yet",
-                theme::muted(),
-            ))],
-            inner,
-            buf,
-        );
+        lines([none(model)], inner, buf);
     }
     for ((at, event), place) in events.iter().rev().enumerate().skip(first).zip(inner.rows()) {
         buf.set_line(
             place.x,
             place.y,
-            &line(event, usize::from(place.width)),
+            &line(event, now_ms(model), usize::from(place.width)),
             place.width,
         );
         if at == model.selection.event {

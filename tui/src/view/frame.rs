@@ -76,7 +76,7 @@ fn keys() -> Line<'static> {
     let mut spans = vec![Span::raw(" ")];
     for row in KEYMAP.iter().filter(|row| !row.short.is_empty()) {
         spans.push(Span::styled(row.label, Style::new().fg(theme::ACCENT)));
-        spans.push(Span::styled(format!(" {}   ", row.short), theme::muted()));
+        spans.push(Span::styled(format!(" {}  ", row.short), theme::muted()));
     }
     Line::from(spans)
 }

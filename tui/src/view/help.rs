@@ -19,6 +19,11 @@ pub(super) fn draw(area: Rect, buf: &mut Buffer) {
         ])
     });
     let mut all: Vec<Line<'_>> = keys.collect();
+    let latencies = "p50: mean of the nodes by load; p99: the worst node's";
+    all.push(Line::from(vec![
+        Span::styled(format!("{:>11}  ", "latency"), theme::muted()),
+        Span::styled(latencies, theme::text()),
+    ]));
     all.push(legend());
     let height = (all.len() as u16 + 2).min(area.height);
     let place = area.centered(Constraint::Length(76.min(area.width)), Constraint::Length(height));
@@ -33,7 +38,7 @@ fn legend() -> Line<'static> {
         (Level::Good, "up"),
         (Level::Busy, "at work"),
         (Level::Warning, "worth a look"),
-        (Level::Bad, "down, wrong"),
+        (Level::Bad, "wrong"),
     ] {
         spans.push(Span::styled(format!("{} ", level.symbol()), level.color()));
         spans.push(Span::styled(format!("{words}   "), theme::text()));

@@ -5,8 +5,7 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::Style;
 use ratatui::text::{Line, Span};
 
-use super::nodes::hit_rate;
-use super::{activity, cut, lines, panel, title};
+use super::{activity, cut, events, lines, panel, title};
 use crate::model::{Model, ReportAge};
 use crate::theme::{self, Level};
 use crate::units;
@@ -38,27 +37,25 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
         .and_then(|snapshot| snapshot.status.members.iter().find(|member| member.id == row.id));
     let [top, middle, bottom] = area.layout(&Layout::vertical([
         Constraint::Length(7),
-        Constraint::Length(8),
+        Constraint::Length(9),
         Constraint::Fill(1),
     ]));
     let position = format!("{} of {}", model.selection.node + 1, rows.len());
     identity(model, row, member, &position, top, buf);
     let columns = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1), Constraint::Fill(1)]);
     let [store, requests, traffic] = middle.layout(&columns);
-    facts("Store", &store_facts(row), store, buf);
-    facts("Requests", &request_facts(row), requests, buf);
-    facts("Traffic", &traffic_facts(row), traffic, buf);
-    if let Some(history) = model.node_history.get(&row.id).filter(|_| bottom.height > 3) {
-        activity::curves(
-            "Its load",
-            history,
-            model.interval_ms,
-            Rect {
-                height: bottom.height.min(12),
-                ..bottom
-            },
-            buf,
-        );
+    let heard = row.report_age_ms.is_some();
+    facts("Store", &store_facts(row), heard, store, buf);
+    facts("Requests", &request_facts(row), heard, requests, buf);
+    facts("Traffic", &traffic_facts(row), heard, traffic, buf);
+    // The curves first; what is left after a good height of them is for the events.
+    let load = if bottom.height >= 15 { 10 } else { bottom.height };
+    let [load, log] = bottom.layout(&Layout::vertical([Constraint::Length(load), Constraint::Fill(1)]));
+    if let Some(history) = model.node_history.get(&row.id).filter(|_| load.height > 3) {
+        activity::curves("Its load", false, history, model.interval_ms, load, buf);
+    }
+    if log.height > 0 {
+        events::of_node(model, &row.id, log, buf);
     }
 }
 
@@ -84,7 +81,7 @@ fn identity(
         roles.push("voter");
     }
     if row.asked {
-        roles.push("answers this dashboard");
+        roles.push("asked");
     }
     let heard = match model.report_stale(row.report_age_ms) {
         ReportAge::NeverHeard => Span::styled("no report was heard from it", theme::WARN),
@@ -110,7 +107,7 @@ fn identity(
         "{}   weight {}   zone {zone}   incarnation {incarnation}   epoch {}",
         row.build, row.weight, row.epoch
     );
-    let up = if row.uptime_s > 0 {
+    let up = if row.uptime_s > 0 && row.state != "down" {
         format!(", up for {}", units::seconds(row.uptime_s))
     } else {
         String::new()
@@ -134,55 +131,57 @@ fn identity(
     );
 }
 
-fn store_facts(row: &NodeRow) -> [Fact; 6] {
+fn store_facts(row: &NodeRow) -> [Fact; 7] {
     [
         ("records live", units::count(row.records_live)),
         ("records total", units::count(row.records_total)),
         ("disk", units::bytes(row.disk_bytes as f64)),
         ("memory", units::bytes(row.memory_bytes as f64)),
-        (
-            "copies",
-            format!("{} ({})", row.partitions, units::percent(row.ring_share)),
-        ),
+        ("copies", row.partitions.to_string()),
         ("primaries", row.primaries.to_string()),
+        ("share of ring", units::percent(row.ring_share)),
     ]
 }
 
-fn request_facts(row: &NodeRow) -> [Fact; 6] {
+fn request_facts(row: &NodeRow) -> [Fact; 7] {
     [
         ("ops/s", units::rate(row.ops_per_s)),
         ("gets", units::count(row.gets)),
         ("sets", units::count(row.sets)),
         ("deletes", units::count(row.deletes)),
         ("hits", units::count(row.hits)),
-        ("hit rate", hit_rate(row)),
+        ("misses", units::count(row.misses)),
+        ("hit rate", units::hit_rate(row.hits, row.misses)),
     ]
 }
 
-fn traffic_facts(row: &NodeRow) -> [Fact; 6] {
+fn traffic_facts(row: &NodeRow) -> [Fact; 7] {
     [
         ("connections", units::count(row.connections)),
         ("read/s", units::bytes(row.bytes_in_per_s)),
         ("written/s", units::bytes(row.bytes_out_per_s)),
         ("read", units::bytes(row.bytes_in as f64)),
         ("written", units::bytes(row.bytes_out as f64)),
-        (
-            "p50 / p99",
-            format!(
-                "{} / {}",
-                units::latency_us(row.latency_p50_us),
-                units::latency_us(row.latency_p99_us)
-            ),
-        ),
+        ("latency p50", units::latency_us(row.latency_p50_us)),
+        ("latency p99", units::latency_us(row.latency_p99_us)),
     ]
 }
 
+/// Figures that come from the committed state instead of a report.
+const OF_RING: [&str; 3] = ["copies", "primaries", "share of ring"];
+
 /// Labels on the left, values aligned on the right.
-fn facts(name: &str, facts: &[Fact], area: Rect, buf: &mut Buffer) {
+fn facts(name: &str, facts: &[Fact], heard: bool, area: Rect, buf: &mut Buffer) {
     let inner = panel(title(name, ""), area, buf);
     let width = usize::from(inner.width).min(40);
     let rows = facts.iter().map(|(label, value)| {
         let room = width.saturating_sub(label.len());
+        // A report that was never heard has no figures; the ring is known without one.
+        let value = if heard || OF_RING.contains(label) {
+            value
+        } else {
+            "-"
+        };
         Line::from(vec![
             Span::styled(*label, theme::muted()),
             Span::styled(format!("{value:>room$}"), theme::text()),

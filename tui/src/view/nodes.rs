@@ -44,12 +44,12 @@ const fn left(title: &'static str, width: u16, rank: u8, cell: fn(&NodeRow) -> S
 /// The columns behind NODE and STATE, which are always there.
 #[rustfmt::skip]
 const COLUMNS: &[Column] = &[
-    left("ADDRESS", 15, 15, |row| cut(&row.client_addr, 15)),
-    left("ZONE", 8, 21, |row| if row.zone.is_empty() { "-".to_owned() } else { cut(&row.zone, 8) }),
-    left("VERSION", 7, 9, |row| cut(&row.build, 7)),
-    column("UP FOR", 6, 17, |row| units::age(row.uptime_s)),
+    left("ADDRESS", 21, 17, |row| row.client_addr.clone()),
+    left("ZONE", 8, 16, |row| if row.zone.is_empty() { "-".to_owned() } else { row.zone.clone() }),
+    left("VERSION", 7, 9, |row| row.build.clone()),
+    column("UP FOR", 6, 21, |row| units::age(row.uptime_s)),
     column("MEMORY", 8, 4, |row| units::bytes(row.memory_bytes as f64)),
-    column("DISK", 8, 18, |row| units::bytes(row.disk_bytes as f64)),
+    column("DISK", 8, 15, |row| units::bytes(row.disk_bytes as f64)),
     column("CONN", 5, 5, |row| units::count(row.connections)),
     column("RECORDS", 7, 11, |row| units::count(row.records_total)),
     column("LIVE", 5, 2, |row| units::count(row.records_live)),
@@ -57,49 +57,52 @@ const COLUMNS: &[Column] = &[
     column("GETS", 5, 12, |row| units::count(row.gets)),
     column("SETS", 5, 13, |row| units::count(row.sets)),
     column("DELS", 5, 14, |row| units::count(row.deletes)),
-    column("HIT", 5, 8, |row| hit_rate(row)),
+    column("HIT", 5, 8, |row| units::hit_rate(row.hits, row.misses)),
     column("READ/s", 8, 6, |row| units::bytes(row.bytes_in_per_s)),
     column("WRITE/s", 8, 7, |row| units::bytes(row.bytes_out_per_s)),
     column("P50", 7, 20, |row| units::latency_us(row.latency_p50_us)),
-    column("P99", 7, 16, |row| units::latency_us(row.latency_p99_us)),
+    column("P99", 7, 18, |row| units::latency_us(row.latency_p99_us)),
     column("COPIES", 6, 19, |row| row.partitions.to_string()),
     column("PRIM", 5, 22, |row| row.primaries.to_string()),
     column("SHARE", 5, 1, |row| units::percent(row.ring_share)),
-    column("EPOCH", 5, 3, |row| row.epoch.to_string()),
+    column("EPOCH", 6, 3, |row| row.epoch.to_string()),
 ];
 
 const NODE_WIDTH: u16 = 10;
 const STATE_WIDTH: u16 = 7;
+/// What NODE and STATE take, with the gap between them.
+const FIXED_WIDTH: u16 = NODE_WIDTH + 1 + STATE_WIDTH;
 
-/// Part of the reads that found their key.
-pub(super) fn hit_rate(row: &NodeRow) -> String {
-    let reads = row.hits + row.misses;
-    if reads == 0 {
-        "-".to_owned()
-    } else {
-        units::percent(row.hits as f64 / reads as f64)
-    }
-}
-
-/// The columns that fit into `width` columns, and the gap between them.
-fn fitting(width: u16) -> (Vec<&'static Column>, u16) {
+/// The columns in pages, each as many as fit into `width`: the best ranks first, in the order of the table.
+fn pages(width: u16) -> Vec<Vec<&'static Column>> {
     let mut ranked: Vec<&Column> = COLUMNS.iter().collect();
     ranked.sort_by_key(|column| column.rank);
-    let mut used = NODE_WIDTH + 1 + STATE_WIDTH;
-    let mut last_rank = None;
+    let (mut pages, mut page, mut used) = (Vec::new(), Vec::new(), FIXED_WIDTH);
     for column in ranked {
+        if used + 1 + column.width > width && !page.is_empty() {
+            pages.push(std::mem::take(&mut page));
+            used = FIXED_WIDTH;
+        }
         if used + 1 + column.width > width {
             break;
         }
         used += 1 + column.width;
-        last_rank = Some(column.rank);
+        page.push(column);
     }
-    let shown: Vec<_> = COLUMNS
-        .iter()
-        .filter(|column| last_rank.is_some_and(|last| column.rank <= last))
-        .collect();
-    let gaps = shown.len() as u16 + 1;
-    (shown, 1 + (width.saturating_sub(used) / gaps).min(2))
+    if !page.is_empty() {
+        pages.push(page);
+    }
+    let place = |column: &&Column| COLUMNS.iter().position(|other| other.rank == column.rank);
+    for page in &mut pages {
+        page.sort_by_key(place);
+    }
+    pages
+}
+
+/// The gap between columns that uses the width, three at most.
+fn gap(columns: &[&Column], width: u16) -> u16 {
+    let used = FIXED_WIDTH + columns.iter().map(|column| 1 + column.width).sum::<u16>();
+    1 + (width.saturating_sub(used) / (columns.len() as u16 + 1)).min(2)
 }
 
 /// Rows the panel wants for all nodes.
@@ -126,12 +129,25 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     if inner.height == 0 {
         return;
     }
-    let (columns, gap) = fitting(inner.width);
-    buf.set_line(inner.x, inner.y, &header(&columns, gap), inner.width);
+    let pages = pages(inner.width);
+    let page = model.columns_page % pages.len().max(1);
+    let columns = pages.get(page).map_or(&[][..], Vec::as_slice);
+    let gap = gap(columns, inner.width);
+    if pages.len() > 1 {
+        let text = format!(" columns {}/{}: c ", page + 1, pages.len());
+        let width = text.len() as u16;
+        buf.set_string(
+            area.right().saturating_sub(width + 2),
+            area.y,
+            text,
+            theme::muted(),
+        );
+    }
+    buf.set_line(inner.x, inner.y, &header(columns, gap), inner.width);
     let height = usize::from(inner.height) - 1;
     let first = window(model.selection.node, height);
     for ((at, row), place) in rows.iter().enumerate().skip(first).zip(inner.rows().skip(1)) {
-        buf.set_line(place.x, place.y, &line(model, row, &columns, gap), place.width);
+        buf.set_line(place.x, place.y, &line(model, row, columns, gap), place.width);
         if at == model.selection.node {
             mark_selected(place, buf);
         }
@@ -215,6 +231,7 @@ fn state(row: &NodeRow, age: ReportAge) -> Span<'static> {
 
 fn align(text: &str, column: &Column) -> String {
     let width = usize::from(column.width);
+    let text = cut(text, width);
     if column.left {
         format!("{text:<width$}")
     } else {
@@ -242,16 +259,27 @@ mod tests {
     }
 
     #[test]
-    fn more_width_never_means_fewer_columns_and_they_always_fit() {
-        let mut before = 0;
-        for width in 0..=300 {
-            let (columns, gap) = fitting(width);
-            assert!(columns.len() >= before, "at {width}");
-            before = columns.len();
-            let used: u16 =
-                NODE_WIDTH + gap + STATE_WIDTH + columns.iter().map(|column| gap + column.width).sum::<u16>();
-            assert!(columns.is_empty() || used <= width, "{used} > {width}");
+    fn every_page_fits_and_together_they_show_every_column_once() {
+        for width in FIXED_WIDTH + 22..=300 {
+            let pages = pages(width);
+            let mut shown: Vec<&str> = pages.iter().flatten().map(|column| column.title).collect();
+            shown.sort_unstable();
+            let mut all: Vec<&str> = COLUMNS.iter().map(|column| column.title).collect();
+            all.sort_unstable();
+            assert_eq!(shown, all, "at {width}");
+            for page in &pages {
+                let gap = gap(page, width);
+                let used = NODE_WIDTH + gap + STATE_WIDTH;
+                let used = used + page.iter().map(|column| gap + column.width).sum::<u16>();
+                assert!(used <= width, "{used} > {width}");
+            }
         }
-        assert_eq!(before, COLUMNS.len(), "a wide terminal shows all");
+        assert!(pages(FIXED_WIDTH).is_empty(), "too narrow for any");
+    }
+
+    #[test]
+    fn two_hundred_columns_need_one_page_and_eighty_at_most_three() {
+        assert_eq!(pages(196).len(), 1);
+        assert_eq!(pages(76).len(), 3);
     }
 }

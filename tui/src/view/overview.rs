@@ -3,7 +3,7 @@
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
 
-use super::{activity, events, nodes, summary, tasks};
+use super::{activity, events, nodes, ring, summary, tasks};
 use crate::model::Model;
 
 /// The heights of the panels, top down.
@@ -14,45 +14,51 @@ struct Heights {
     load: u16,
     tasks: u16,
     events: u16,
-    /// Tasks and events lie side by side, with the height of `events`.
+    /// Tasks and balance lie left of the events, with the height of `events`.
     beside: bool,
 }
 
 /// Shares out the rows: what is small gets what it wants, the events get the rest.
-fn heights(area: Rect, summary: u16, nodes_wanted: u16, tasks_wanted: u16) -> Heights {
+fn heights(area: Rect, summary: u16, nodes_wanted: u16, tasks: u16) -> Heights {
     let rest = area.height.saturating_sub(summary);
+    let beside = area.width >= 140;
     let load = match rest {
         0..=13 => 0,
+        // A second task is worth more than the curves' second row.
+        14..=20 if tasks > 1 && !beside => 4,
         14..=20 => 5,
         21..=32 => 6,
-        _ => 8,
+        33..=40 => 8,
+        _ => 11,
     };
     let rest = rest - load;
-    let beside = area.width >= 140;
+    // Where rows are few, a panel that says "none" is left to the others.
+    let without_tasks = tasks == 0 && !beside && area.height < 30;
     // The lists below keep at least three rows each.
-    let below_min = if beside { 5 } else { 6 };
+    let below_min = match (beside, without_tasks) {
+        (true, _) => 5,
+        (false, true) => 3,
+        (false, false) => 6,
+    };
     let nodes = nodes_wanted.min(rest.saturating_sub(below_min)).max(rest.min(4));
     let rest = rest - nodes;
-    if beside {
-        return Heights {
-            summary,
-            nodes,
-            load,
-            tasks: 0,
-            events: rest,
-            beside,
-        };
-    }
-    let tasks = tasks_wanted
-        .min(rest.saturating_sub(3))
-        .min((rest / 2).max(3))
-        .min(rest);
+    let tasks = match tasks {
+        _ if beside => 0,
+        _ if without_tasks => 0,
+        tasks => tasks
+            .max(1)
+            .saturating_add(2)
+            .min(rest.saturating_sub(3))
+            .min((rest / 2).max(4))
+            .min(rest),
+    };
+    let events = rest - tasks;
     Heights {
         summary,
         nodes,
         load,
         tasks,
-        events: rest - tasks,
+        events,
         beside,
     }
 }
@@ -62,7 +68,7 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
         area,
         summary::height(model).min(area.height),
         nodes::height(model),
-        tasks::height(model),
+        tasks::count(model),
     );
     let order = [
         heights.summary,
@@ -79,7 +85,20 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     }
     if heights.beside {
         let [work, log] = log.layout(&Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]));
+        let wanted = tasks::count(model).max(1).saturating_add(2);
+        let tasks = if work.height >= wanted.saturating_add(5) {
+            wanted
+        } else {
+            work.height
+        };
+        let [work, balance] = work.layout(&Layout::vertical([
+            Constraint::Length(tasks),
+            Constraint::Fill(1),
+        ]));
         tasks::compact(model, work, buf);
+        if balance.height > 0 {
+            ring::draw_balance(model, balance, buf);
+        }
         events::compact(model, log, buf);
         return;
     }
@@ -99,9 +118,9 @@ mod tests {
     fn the_panels_fill_the_screen_exactly_at_every_size() {
         for height in 0..80 {
             for width in [40, 80, 200] {
-                for nodes in [4, 6, 30] {
+                for (nodes, tasks) in [(4, 0), (6, 1), (30, 5), (30, u16::MAX)] {
                     let area = Rect::new(0, 0, width, height);
-                    let all = heights(area, 4.min(height), nodes, 5);
+                    let all = heights(area, 4.min(height), nodes, tasks);
                     let sum = all.summary + all.nodes + all.load + all.tasks + all.events;
                     assert_eq!(sum, height, "{all:?}");
                 }
@@ -110,18 +129,24 @@ mod tests {
     }
 
     #[test]
-    fn a_small_terminal_shows_three_nodes_a_task_and_events() {
+    fn a_small_terminal_shows_three_nodes_two_tasks_and_an_event() {
         let all = heights(Rect::new(0, 0, 80, 22), 4, 6, 3);
-        assert_eq!(
-            all,
-            Heights {
-                summary: 4,
-                nodes: 6,
-                load: 5,
-                tasks: 3,
-                events: 4,
-                beside: false
-            }
-        );
+        let wanted = Heights {
+            summary: 4,
+            nodes: 6,
+            load: 4,
+            tasks: 4,
+            events: 4,
+            beside: false,
+        };
+        assert_eq!(all, wanted);
+    }
+
+    #[test]
+    fn where_nothing_runs_a_small_terminal_gives_the_rows_to_the_events() {
+        let all = heights(Rect::new(0, 0, 80, 22), 4, 6, 0);
+        assert_eq!((all.tasks, all.events), (0, 7));
+        let all = heights(Rect::new(0, 0, 80, 22), 5, 7, 0);
+        assert_eq!((all.nodes, all.events), (7, 5), "four nodes and a warning");
     }
 }

@@ -7,10 +7,10 @@ use ratatui::text::{Line, Span};
 
 use super::nodes::more;
 use super::{lines, mark_selected, name, panel, ring_map, title, window};
+use crate::health::is_in_place;
 use crate::model::Model;
 use crate::theme;
-use crate::units;
-use caskade_node::api::{RingShare, RingView};
+use caskade_node::api::{PartitionView, RingShare, RingView};
 
 pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     let ring = &model.ring;
@@ -29,31 +29,69 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     let wanted = u16::try_from(ring.shares.len())
         .unwrap_or(u16::MAX - 3)
         .saturating_add(3);
-    let map = ring_map::height(
-        ring.partitions.len(),
-        area.width,
-        area.height.saturating_sub(wanted),
-    );
+    let map = ring_map::height(ring, area.width, area.height.saturating_sub(wanted));
     // The map keeps its rows as long as the balance keeps three nodes; a terminal too low for both cuts the map.
     let balance = wanted
         .min(area.height.saturating_sub(map).max(6))
         .min(area.height);
-    let [top, rest] = area.layout(&Layout::vertical([
+    let [top, middle, rest] = area.layout(&Layout::vertical([
         Constraint::Length(balance),
-        Constraint::Min(0),
+        Constraint::Length(map.min(area.height - balance)),
+        Constraint::Fill(1),
     ]));
     draw_balance(model, top, buf);
-    ring_map::draw(
-        ring,
-        Rect {
-            height: rest.height.min(map),
-            ..rest
-        },
-        buf,
-    );
+    ring_map::draw(ring, middle, buf);
+    if rest.height >= 3 {
+        draw_unsettled(ring, rest, buf);
+    }
 }
 
-fn draw_balance(model: &Model, area: Rect, buf: &mut Buffer) {
+/// The partitions whose copies are not yet as they should be, where there is room for them.
+fn draw_unsettled(ring: &RingView, area: Rect, buf: &mut Buffer) {
+    let unsettled: Vec<&PartitionView> = ring
+        .partitions
+        .iter()
+        .filter(|partition| !is_in_place(partition))
+        .collect();
+    let inner = panel(title("Not in place", unsettled.len().to_string()), area, buf);
+    let mut rows = vec![Line::from(Span::styled(
+        format!(
+            "{:>9}{:>7}  {:<44} RING",
+            "PARTITION", "TERM", "COPIES, PRIMARY FIRST"
+        ),
+        theme::muted().add_modifier(Modifier::BOLD),
+    ))];
+    if unsettled.is_empty() {
+        let words = "every partition is on the nodes the ring names, all copies in-sync";
+        rows = vec![Line::from(Span::styled(words, theme::muted()))];
+    }
+    let node = |at: usize| ring.shares.get(at).map_or("?", |share| name(&share.id));
+    let height = usize::from(inner.height).saturating_sub(1);
+    for partition in unsettled.iter().take(height) {
+        let mut row = Line::from(format!("{:>9}{:>7}  ", partition.partition, partition.term));
+        let before = row.width();
+        for (at, role) in &partition.replicas {
+            row.push_span(Span::styled(format!("{} ", node(*at)), theme::node(*at)));
+            if role != "in-sync" {
+                let color = if role == "away" { theme::BAD } else { theme::BUSY };
+                row.push_span(Span::styled(format!("{role} "), color));
+            }
+        }
+        let room = 45_usize.saturating_sub(row.width() - before);
+        let target: Vec<&str> = partition.target.iter().map(|at| node(*at)).collect();
+        row.push_span(Span::styled(
+            format!("{}{}", " ".repeat(room), target.join(" ")),
+            theme::text(),
+        ));
+        rows.push(row);
+    }
+    lines(rows, inner, buf);
+    if !unsettled.is_empty() {
+        more(unsettled.len(), 0, height, area, buf);
+    }
+}
+
+pub(super) fn draw_balance(model: &Model, area: Rect, buf: &mut Buffer) {
     let ring = &model.ring;
     let hash: String = ring.ring_hash.chars().take(8).collect();
     let figures = format!(
@@ -97,33 +135,35 @@ fn draw_balance(model: &Model, area: Rect, buf: &mut Buffer) {
 
 /// Columns before the bar, and behind it in narrow and wide terminals.
 const HEAD: usize = 9;
-const TAIL: usize = 32;
-const TAIL_WIDE: usize = 62;
+const TAIL: usize = 47;
+const TAIL_WIDE: usize = 65;
 
 fn header(room: usize, wide: bool) -> Line<'static> {
     let mut text = format!(
-        "{:<HEAD$}{:<room$}{:>7}{:>8}{:>7}{:>10}",
-        "  NODE", "COPIES", "NOW", "IDEAL", "OFF", "PRIMARIES"
+        "{:<HEAD$}{:<room$}{:>7}{:>8}{:>7}{:>8}{:>8}{:>9}",
+        "  NODE", "HELD", "COPIES", "IDEAL", "OFF", "IN-SYNC", "SYNCING", "PRIMARY"
     );
     if wide {
-        text.push_str(&format!("{:>9}{:>9}{:>4}{:<8}", "IN SYNC", "SYNCING", "", "ZONE"));
+        text.push_str(&format!("{:>8}  {:<8}", "WEIGHT", "ZONE"));
     }
     Line::from(Span::styled(text, theme::muted().add_modifier(Modifier::BOLD)))
 }
 
 fn share_line(at: usize, share: &RingShare, ring: &RingView, room: usize, wide: bool) -> Line<'static> {
     let color = Style::new().fg(theme::node(at));
-    let scale = ring
-        .shares
-        .iter()
-        .map(|share| f64::from(share.copies).max(share.copies_ideal))
+    let held = |share: &RingShare| f64::from(share.in_sync) + f64::from(share.syncing);
+    let all = ring.shares.iter();
+    let scale = all
+        .map(|share| held(share).max(share.copies_ideal))
         .fold(1.0, f64::max)
         * 1.02;
     let off = f64::from(share.copies) - share.copies_ideal;
-    let off_style = if off.abs() <= 1.0 {
-        theme::muted()
-    } else {
-        Style::new().fg(theme::WARN)
+    let warn_if = |odd: bool, color| {
+        if odd {
+            Style::new().fg(color)
+        } else {
+            theme::muted()
+        }
     };
     let mut line = Line::from(vec![
         Span::styled(
@@ -132,48 +172,39 @@ fn share_line(at: usize, share: &RingShare, ring: &RingView, room: usize, wide: 
         ),
         Span::styled(format!("{:<7}", name(&share.id)), theme::text()),
     ]);
-    line.spans.extend(balance_bar(
-        f64::from(share.copies) / scale,
-        share.copies_ideal / scale,
-        room,
-        color,
-    ));
-    line.push_span(Span::styled(
-        format!("{:>7}{:>8.1}", share.copies, share.copies_ideal),
-        theme::text(),
-    ));
-    line.push_span(Span::styled(format!("{off:>+7.1}"), off_style));
-    line.push_span(Span::styled(format!("{:>10}", share.primaries), theme::text()));
+    let parts = [f64::from(share.in_sync), held(share), share.copies_ideal].map(|copies| copies / scale);
+    line.spans.extend(balance_bar(parts, room, color));
+    let figures = [
+        (
+            format!("{:>7}{:>8.1}", share.copies, share.copies_ideal),
+            theme::text(),
+        ),
+        (format!("{off:>+7.1}"), warn_if(off.abs() > 1.0, theme::WARN)),
+        (format!("{:>8}", share.in_sync), theme::text()),
+        (
+            format!("{:>8}", share.syncing),
+            warn_if(share.syncing > 0, theme::BUSY),
+        ),
+        (format!("{:>9}", share.primaries), theme::text()),
+    ];
+    line.spans
+        .extend(figures.map(|(text, style)| Span::styled(text, style)));
     if wide {
         let zone = if share.zone.is_empty() { "-" } else { &share.zone };
-        let syncing = if share.syncing > 0 {
-            Style::new().fg(theme::BUSY)
-        } else {
-            theme::muted()
-        };
-        line.push_span(Span::styled(
-            format!("{:>9}", units::count(share.in_sync.into())),
-            theme::text(),
-        ));
-        line.push_span(Span::styled(
-            format!("{:>9}", units::count(share.syncing.into())),
-            syncing,
-        ));
-        line.push_span(Span::styled(
-            format!("    {:<8}", super::cut(zone, 8)),
-            theme::muted(),
-        ));
+        let text = format!("{:>8}  {:<8}", share.weight, super::cut(zone, 8));
+        line.push_span(Span::styled(text, theme::muted()));
     }
     line
 }
 
-/// A bar to `part` with a mark at `ideal`.
-fn balance_bar(part: f64, ideal: f64, width: usize, style: Style) -> Vec<Span<'static>> {
+/// A bar of the in-sync copies, then the syncing ones, with a mark at the ideal.
+fn balance_bar([in_sync, held, ideal]: [f64; 3], width: usize, style: Style) -> Vec<Span<'static>> {
     let at = |part: f64| ((part * width as f64).round() as usize).min(width);
-    let (filled, mark) = (at(part), at(ideal).saturating_sub(1));
+    let (in_sync, held, mark) = (at(in_sync), at(held), at(ideal).saturating_sub(1));
     let cell = |column: usize| match column {
         column if column == mark => Span::styled("│", theme::TEXT),
-        column if column < filled => Span::styled("█", style),
+        column if column < in_sync => Span::styled("█", style),
+        column if column < held => Span::styled("▒", style),
         _ => Span::styled("·", theme::faint()),
     };
     (0..width).map(cell).collect()

@@ -1,4 +1,5 @@
-//! The map of the partitions: a character each, in the colour and with the letter of its primary.
+//! The map of the partitions: a character each, in the colour and with the letter of its primary; where there is
+//! room, one for every copy.
 //!
 //! The character also tells the state of the copies, so that the map can be read without colours.
 
@@ -13,6 +14,8 @@ use caskade_node::api::{PartitionView, RingView};
 
 /// Columns of a row's label.
 const LABEL: u16 = 5;
+/// Behind a copy that is away.
+const AWAY: Color = Color::Indexed(52);
 
 /// What a partition's copies are like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,9 +59,35 @@ fn cell(partition: &PartitionView, wanted: u8) -> (char, Style) {
             letter.to_ascii_lowercase(),
             style.add_modifier(Modifier::BOLD).bg(theme::SELECTED),
         ),
-        Copies::Away => ('!', style.add_modifier(Modifier::BOLD).bg(Color::Indexed(52))),
+        Copies::Away => ('!', style.add_modifier(Modifier::BOLD).bg(AWAY)),
         Copies::None => ('✖', Style::new().fg(theme::TEXT).bg(Color::Indexed(88))),
     }
+}
+
+/// The letters of all copies, primary first: capital in-sync, small syncing, `!` away.
+fn letters(partition: &PartitionView, wanted: u8, room: u16) -> impl Iterator<Item = (char, Style)> {
+    let letter = |(node, role): &(usize, String)| {
+        let style = Style::new().fg(theme::node(*node));
+        match role.as_str() {
+            "in-sync" => (theme::letter(*node), style),
+            "away" => ('!', style.add_modifier(Modifier::BOLD).bg(AWAY)),
+            _ => (
+                theme::letter(*node).to_ascii_lowercase(),
+                style.add_modifier(Modifier::BOLD).bg(theme::SELECTED),
+            ),
+        }
+    };
+    let lost = copies(partition, wanted) == Copies::None;
+    let lost = lost.then(|| cell(partition, wanted));
+    // Without a primary the copies that are left are no comfort.
+    let copies = if lost.is_some() {
+        &[][..]
+    } else {
+        &partition.replicas
+    };
+    lost.into_iter()
+        .chain(copies.iter().map(letter))
+        .take(usize::from(room))
 }
 
 /// How the partitions are laid out in rows.
@@ -68,17 +97,33 @@ struct Rows {
     length: u16,
     /// Columns of the label before each row: the number of its first partition.
     label: u16,
+    /// Columns a partition: 1 shows its primary, more all its copies.
+    cell: u16,
 }
 
 impl Rows {
-    /// Even rows with labels if they fit into `width` by `height`, else rows as long as they can be.
-    fn fitting(width: u16, height: u16, partitions: usize) -> Self {
-        let even = [64, 128].map(|length| Self { length, label: LABEL });
-        let fits = |rows: &Self| rows.length + rows.label <= width && rows.count(partitions) <= height;
+    /// Even rows with labels if they fit into `width` by `height`, of all copies if those fit, else rows as long
+    /// as they can be.
+    fn fitting(width: u16, height: u16, ring: &RingView) -> Self {
+        let all_copies = u16::from(ring.replication_factor) + 1;
+        let even = [(64, all_copies), (32, all_copies), (64, 1), (128, 1)];
+        let even = even.map(|(length, cell)| Self {
+            length,
+            label: LABEL,
+            cell,
+        });
+        let partitions = ring.partitions.len();
+        let fits = |rows: &Self| rows.width() <= width && rows.count(partitions) <= height;
         even.into_iter().find(fits).unwrap_or(Self {
             length: width.max(1),
             label: 0,
+            cell: 1,
         })
+    }
+
+    /// Columns of a row; the last cell needs no gap behind it.
+    fn width(self) -> u16 {
+        self.label + self.length * self.cell - u16::from(self.cell > 1)
     }
 
     fn count(self, partitions: usize) -> u16 {
@@ -87,10 +132,10 @@ impl Rows {
 }
 
 /// Rows the panel takes of an area that has `height` rows to spare.
-pub(super) fn height(partitions: usize, width: u16, height: u16) -> u16 {
+pub(super) fn height(ring: &RingView, width: u16, height: u16) -> u16 {
     // A border and a blank on each side.
-    let rows = Rows::fitting(width.saturating_sub(4), height.saturating_sub(2), partitions);
-    rows.count(partitions).saturating_add(2)
+    let rows = Rows::fitting(width.saturating_sub(4), height.saturating_sub(2), ring);
+    rows.count(ring.partitions.len()).saturating_add(2)
 }
 
 pub(super) fn draw(ring: &RingView, area: Rect, buf: &mut Buffer) {
@@ -103,28 +148,35 @@ pub(super) fn draw(ring: &RingView, area: Rect, buf: &mut Buffer) {
     };
     let (syncing, away, none) = (count(Copies::Syncing), count(Copies::Away), count(Copies::None));
     let figures = format!(
-        "{} by primary: {syncing} syncing, {away} with a copy away, {none} without a primary",
+        "{}: {syncing} syncing, {away} with a copy away, {none} without primary",
         ring.partitions.len()
     );
     let inner = panel(title("Partitions", figures), area, buf);
-    let rows = Rows::fitting(inner.width, inner.height, ring.partitions.len());
+    let rows = Rows::fitting(inner.width, inner.height, ring);
     let length = usize::from(rows.length);
     for ((at, row), place) in ring.partitions.chunks(length).enumerate().zip(inner.rows()) {
         if rows.label > 0 {
-            buf.set_stringn(
-                place.x,
-                place.y,
-                format!("{:>4} ", at * length),
-                usize::from(place.width),
-                theme::muted(),
-            );
+            let label = format!("{:>4} ", at * length);
+            buf.set_stringn(place.x, place.y, label, usize::from(place.width), theme::muted());
         }
-        for (partition, x) in row.iter().zip(place.x + rows.label..place.right()) {
-            let (symbol, style) = cell(partition, wanted);
-            buf[(x, place.y)].set_char(symbol).set_style(style);
+        let columns = (place.x + rows.label..place.right()).step_by(usize::from(rows.cell));
+        for (partition, x) in row.iter().zip(columns) {
+            if rows.cell == 1 {
+                put(buf, x, place, cell(partition, wanted));
+                continue;
+            }
+            for (x, letter) in (x..).zip(letters(partition, wanted, rows.cell)) {
+                put(buf, x, place, letter);
+            }
         }
     }
     legend(area, buf);
+}
+
+fn put(buf: &mut Buffer, x: u16, row: Rect, (symbol, style): (char, Style)) {
+    if x < row.right() {
+        buf[(x, row.y)].set_char(symbol).set_style(style);
+    }
 }
 
 fn legend(area: Rect, buf: &mut Buffer) {
@@ -183,29 +235,75 @@ mod tests {
         assert_eq!(shown(&[]), '✖');
     }
 
-    #[test]
-    fn the_whole_map_fits_at_eighty_by_twenty_four_beside_three_nodes() {
-        // A row of tabs, a row of keys; the balance of three nodes takes six.
-        assert_eq!(height(1024, 80, 22 - 6), 16);
+    fn ring() -> RingView {
+        RingView {
+            replication_factor: 2,
+            partitions: vec![PartitionView::default(); 1024],
+            ..RingView::default()
+        }
     }
 
     #[test]
-    fn rows_are_even_where_there_is_room() {
+    fn the_whole_map_fits_at_eighty_by_twenty_four_beside_three_nodes() {
+        // A row of tabs, a row of keys; the balance of three nodes takes six.
+        assert_eq!(height(&ring(), 80, 22 - 6), 16);
+    }
+
+    #[test]
+    fn rows_are_even_and_show_all_copies_where_there_is_room() {
+        let rows = |width, height| Rows::fitting(width, height, &ring());
         assert_eq!(
-            Rows::fitting(76, 16, 1024),
+            rows(196, 16),
             Rows {
                 length: 64,
-                label: LABEL
+                label: LABEL,
+                cell: 3
             }
         );
         assert_eq!(
-            Rows::fitting(196, 12, 1024),
+            rows(116, 32),
             Rows {
-                length: 128,
-                label: LABEL
+                length: 32,
+                label: LABEL,
+                cell: 3
             }
         );
-        assert_eq!(Rows::fitting(76, 14, 1024), Rows { length: 76, label: 0 });
-        assert_eq!(Rows::fitting(0, 0, 1024).length, 1);
+        assert_eq!(
+            rows(76, 16),
+            Rows {
+                length: 64,
+                label: LABEL,
+                cell: 1
+            }
+        );
+        assert_eq!(
+            rows(196, 12),
+            Rows {
+                length: 128,
+                label: LABEL,
+                cell: 1
+            }
+        );
+        assert_eq!(
+            rows(76, 14),
+            Rows {
+                length: 76,
+                label: 0,
+                cell: 1
+            }
+        );
+        assert_eq!(rows(0, 0).length, 1);
+    }
+
+    #[test]
+    fn every_copy_has_its_letter() {
+        let shown = |roles: &[&str]| {
+            letters(&partition(roles), 2, 3)
+                .map(|(letter, _)| letter)
+                .collect::<String>()
+        };
+        assert_eq!(shown(&["in-sync", "in-sync", "syncing"]), "ABc");
+        assert_eq!(shown(&["in-sync", "away"]), "A!");
+        assert_eq!(shown(&["away", "syncing"]), "✖");
     }
 }

@@ -73,7 +73,10 @@ fn facts(model: &Model, snapshot: &Snapshot, width: usize) -> Line<'static> {
         ("nodes", format!("{up}/{} up", status.members.len())),
         (
             "coordinator",
-            format!("★ {}", name(status.coordinator.as_deref().unwrap_or(""))),
+            status
+                .coordinator
+                .as_deref()
+                .map_or("none".to_owned(), |id| format!("★ {}", name(id))),
         ),
         ("epoch", status.epoch.to_string()),
         ("ring", start(&status.ring_hash, 8)),
@@ -88,7 +91,7 @@ fn facts(model: &Model, snapshot: &Snapshot, width: usize) -> Line<'static> {
     ];
     let gap = if width >= 100 { "   " } else { "  " };
     let mut line = Line::default();
-    for (label, value) in facts {
+    for (label, value) in facts.into_iter().filter(|(_, value)| !value.trim().is_empty()) {
         let gap = if line.spans.is_empty() { "" } else { gap };
         if line.width() + gap.len() + label.len() + 1 + value.chars().count() > width {
             break;

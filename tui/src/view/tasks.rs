@@ -27,7 +27,7 @@ fn left(task: &Task) -> String {
         Some(eta_s) if eta_s.is_finite() && eta_s >= 0.0 => {
             format!("{} left", units::seconds(eta_s.ceil() as u64))
         }
-        _ => "time left unknown".to_owned(),
+        _ => "no estimate".to_owned(),
     }
 }
 
@@ -35,9 +35,10 @@ fn tasks(model: &Model) -> &[Task] {
     model.snapshot.as_ref().map_or(&[], |snapshot| &snapshot.tasks)
 }
 
-fn figures(tasks: &[Task]) -> String {
+fn figures(model: &Model) -> String {
+    let tasks = tasks(model);
     if tasks.is_empty() {
-        return "none".to_owned();
+        return if model.snapshot.is_some() { "none" } else { "" }.to_owned();
     }
     let rate: f64 = tasks
         .iter()
@@ -47,21 +48,27 @@ fn figures(tasks: &[Task]) -> String {
     format!("{} running, {}", tasks.len(), units::bytes_per_s(rate))
 }
 
-/// Rows the overview's panel wants.
-pub(super) fn height(model: &Model) -> u16 {
-    2 + u16::try_from(tasks(model).len().max(1)).unwrap_or(u16::MAX - 2)
+/// How many tasks are running.
+pub(super) fn count(model: &Model) -> u16 {
+    u16::try_from(tasks(model).len()).unwrap_or(u16::MAX)
+}
+
+/// What an empty list says: nothing is claimed before the first answer.
+fn none(model: &Model) -> &'static str {
+    if model.snapshot.is_some() {
+        "no migration runs, no node is catching up"
+    } else {
+        "not known yet"
+    }
 }
 
 /// The overview's panel: a line a task.
 pub(super) fn compact(model: &Model, area: Rect, buf: &mut Buffer) {
     let tasks = tasks(model);
-    let inner = panel(title("Tasks", figures(tasks)), area, buf);
+    let inner = panel(title("Tasks", figures(model)), area, buf);
     if tasks.is_empty() {
         lines(
-            [Line::from(Span::styled(
-                "no migration runs, no node is catching up",
-                theme::muted(),
-            ))],
+            [Line::from(Span::styled(none(model), theme::muted()))],
             inner,
             buf,
         );
@@ -78,9 +85,9 @@ pub(super) fn compact(model: &Model, area: Rect, buf: &mut Buffer) {
 }
 
 fn short_line(task: &Task, width: usize) -> Line<'static> {
-    let who = who(task);
+    let who = who(task, width >= NARROW);
     let tail = format!(
-        " {:>5} {:>10} {:>17}",
+        " {:>5} {:>10} {:>14}",
         units::percent(done(task)),
         units::bytes_per_s(task.bytes_per_s),
         left(task)
@@ -94,30 +101,36 @@ fn short_line(task: &Task, width: usize) -> Line<'static> {
     line
 }
 
+/// Below this width a task's line leaves out its phase, so that the bar keeps its room.
+const NARROW: usize = 90;
+
 /// `◐ migration a → b copying`, in columns.
-fn who(task: &Task) -> Line<'static> {
-    Line::from(vec![
+fn who(task: &Task, with_phase: bool) -> Line<'static> {
+    let mut line = Line::from(vec![
         Span::styled("◐ ", theme::BUSY),
         Span::styled(format!("{:<9} ", cut(&task.kind, 9)), theme::text()),
         Span::styled(
-            format!("{:>6} → {:<6} ", name(&task.source), name(&task.target)),
+            format!("{:>6} → {:<6}", name(&task.source), name(&task.target)),
             theme::text(),
         ),
-        Span::styled(format!("{:<9}", cut(&task.phase, 9)), theme::muted()),
-    ])
+    ]);
+    if with_phase {
+        line.push_span(Span::styled(
+            format!(" {:<9}", cut(&task.phase, 9)),
+            theme::muted(),
+        ));
+    }
+    line
 }
 
 /// The whole screen: three lines a task, and an empty one.
 pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     let tasks = tasks(model);
-    let inner = panel(title("Tasks", figures(tasks)), area, buf);
+    let inner = panel(title("Tasks", figures(model)), area, buf);
     if tasks.is_empty() {
         lines(
             [
-                Line::from(Span::styled(
-                    "no migration runs, no node is catching up",
-                    theme::text(),
-                )),
+                Line::from(Span::styled(none(model), theme::text())),
                 Line::default(),
                 Line::from(Span::styled(
                     "A node that joins, leaves or returns starts work that is shown here.",
@@ -147,15 +160,19 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
 }
 
 fn long_lines(task: &Task, width: usize) -> [Line<'static>; 3] {
-    let mut head = who(task);
+    let mut head = who(task, true);
     let cause = cut(&task.cause, width.saturating_sub(head.width() + 1));
     head.push_span(Span::styled(format!(" {cause}"), theme::text()));
     let percent = format!(" {:>5}", units::percent(done(task)));
     let mut progress = Line::from("  ");
-    let tail = format!("  {:>10}  {}", units::bytes_per_s(task.bytes_per_s), left(task));
+    let tail = format!(
+        "  {:>10} {:>14}",
+        units::bytes_per_s(task.bytes_per_s),
+        left(task)
+    );
     progress.spans.extend(bar(
         done(task),
-        width.saturating_sub(42),
+        width.saturating_sub(2 + percent.len() + tail.len()),
         Style::new().fg(theme::BUSY),
     ));
     progress.push_span(Span::styled(percent, theme::text()));
@@ -217,8 +234,8 @@ mod tests {
                 eta_s: Some(f64::INFINITY),
                 ..Task::default()
             }),
-            "time left unknown"
+            "no estimate"
         );
-        assert_eq!(left(&Task::default()), "time left unknown");
+        assert_eq!(left(&Task::default()), "no estimate");
     }
 }

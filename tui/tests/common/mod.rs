@@ -1,7 +1,7 @@
 //! Clusters as the nodes would describe them, for the screens and for a server that answers like a node.
 
 // Each test program uses another part of this.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod server;
 

@@ -1,4 +1,5 @@
-//! A server that answers `CASK.*` as a node would, and nothing else: enough RESP for a Redis client.
+//! A server that answers `CASK.*` as a node would, and further commands as the test says: enough RESP for a
+//! Redis client.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -18,6 +19,9 @@ pub struct Answers {
     /// How long it thinks before each answer.
     pub delay: Duration,
 }
+
+/// Answers commands other than `CASK.*` in RESP; `None` for those it does not know either.
+pub type Others = Arc<dyn Fn(&[String]) -> Option<Vec<u8>> + Send + Sync>;
 
 /// A running server; dropping it closes all its connections.
 pub struct Server {
@@ -39,11 +43,16 @@ impl Drop for Server {
 impl Server {
     /// Listens on a free port.
     pub async fn start() -> Self {
+        Self::start_with(Arc::new(|_| None)).await
+    }
+
+    /// Listens on a free port and has more to say.
+    pub async fn start_with(others: Others) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
         let answers = Arc::new(Mutex::new(Answers::default()));
         let asked = Arc::new(Mutex::new(Vec::new()));
-        let serving = tokio::spawn(accept(listener, answers.clone(), asked.clone()));
+        let serving = tokio::spawn(accept(listener, answers.clone(), asked.clone(), others));
         Self {
             addr,
             answers,
@@ -58,15 +67,25 @@ impl Server {
     }
 }
 
-async fn accept(listener: TcpListener, answers: Arc<Mutex<Answers>>, asked: Arc<Mutex<Vec<String>>>) {
+async fn accept(
+    listener: TcpListener,
+    answers: Arc<Mutex<Answers>>,
+    asked: Arc<Mutex<Vec<String>>>,
+    others: Others,
+) {
     // Dropped with this task, and with it every connection.
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
-        connections.spawn(serve(stream, answers.clone(), asked.clone()));
+        connections.spawn(serve(stream, answers.clone(), asked.clone(), others.clone()));
     }
 }
 
-async fn serve(stream: TcpStream, answers: Arc<Mutex<Answers>>, asked: Arc<Mutex<Vec<String>>>) {
+async fn serve(
+    stream: TcpStream,
+    answers: Arc<Mutex<Answers>>,
+    asked: Arc<Mutex<Vec<String>>>,
+    others: Others,
+) {
     let mut stream = BufReader::new(stream);
     while let Some(command) = read_command(&mut stream).await {
         let now = answers.lock().unwrap().clone();
@@ -74,13 +93,14 @@ async fn serve(stream: TcpStream, answers: Arc<Mutex<Answers>>, asked: Arc<Mutex
             asked.lock().unwrap().push(command.join(" "));
             tokio::time::sleep(now.delay).await;
         }
-        if stream.write_all(&reply(&command, &now)).await.is_err() {
+        let reply = others(&command).unwrap_or_else(|| reply(&command, &now));
+        if stream.write_all(&reply).await.is_err() {
             return;
         }
     }
 }
 
-/// One array of bulk strings; `None` at the end.
+/// One array of bulk strings, a character for each byte; `None` at the end.
 async fn read_command(stream: &mut BufReader<TcpStream>) -> Option<Vec<String>> {
     let count = read_length(stream, '*').await?;
     let mut words = Vec::new();
@@ -89,7 +109,7 @@ async fn read_command(stream: &mut BufReader<TcpStream>) -> Option<Vec<String>> 
         let mut word = vec![0; length + 2];
         stream.read_exact(&mut word).await.ok()?;
         word.truncate(length);
-        words.push(String::from_utf8(word).ok()?);
+        words.push(word.into_iter().map(char::from).collect());
     }
     Some(words)
 }

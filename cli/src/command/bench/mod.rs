@@ -19,7 +19,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use self::dataset::Dataset;
 use self::phase::{Mix, Outcome, Phase};
 use crate::args::{BenchArgs, Load};
-use crate::client::{Addr, Client};
+use crate::client::{Addr, Client, ClientError};
 use crate::exit::Exit;
 use crate::output::Output;
 
@@ -30,8 +30,12 @@ const IN_FLIGHT_BYTES_MAX: u64 = 1 << 30;
 pub(crate) async fn run(addr: &Addr, args: &BenchArgs, out: &mut Output) -> anyhow::Result<Exit> {
     check_memory(args)?;
     let mut client = Client::connect(addr).await?;
+    let mut sync = None;
     if args.load == Load::Sw {
-        warn_unless_durable(&mut client).await?;
+        sync = sync_policy(&mut client).await?;
+        if let Some(doubt) = doubt(sync.as_deref()) {
+            writeln!(io::stderr(), "caskctl: warning: {doubt}")?;
+        }
     }
     let keyspace = args.keyspace.unwrap_or(args.requests);
     let data = Arc::new(Dataset::new(args.seed, args.size as usize, keyspace));
@@ -48,7 +52,7 @@ pub(crate) async fn run(addr: &Addr, args: &BenchArgs, out: &mut Output) -> anyh
         let outcome = measured(phase).await;
         good &= outcome.is_good();
         if out.json {
-            out.line(&report::json(args, keyspace, mix, &outcome).to_string())?;
+            out.line(&report::json(args, keyspace, mix, &outcome, sync.as_deref()).to_string())?;
         } else {
             out.line(&report::text(args, keyspace, mix, &outcome))?;
         }
@@ -85,22 +89,31 @@ fn check_memory(args: &BenchArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Durable writes are what the node's setting makes of them: say so where it makes less.
-async fn warn_unless_durable(client: &mut Client) -> anyhow::Result<()> {
+/// The sync policy of the node that is asked; `None` where it does not tell.
+async fn sync_policy(client: &mut Client) -> anyhow::Result<Option<String>> {
     let mut command = redis::cmd("CONFIG");
     command.arg("GET").arg("sync");
-    let answer: Vec<String> = client.ask(&command).await?;
-    let doubt = match answer.get(1).map(String::as_str) {
-        Some("always") => return Ok(()),
-        Some(other) => format!("the node's sync is {other}"),
-        None => "the node has no setting named sync".to_owned(),
-    };
-    writeln!(
-        io::stderr(),
-        "caskctl: warning: {doubt}: a power cut may take back writes of this load. \
-         Start the nodes with --sync always to measure durable ones"
-    )?;
-    Ok(())
+    match client.ask::<Vec<String>>(&command).await {
+        Ok(answer) => Ok(answer.into_iter().nth(1)),
+        Err(ClientError::Refused { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What keeps the writes of a durable load from being durable: that is for the nodes to decide, not for a client.
+fn doubt(sync: Option<&str>) -> Option<String> {
+    let cure =
+        "The other nodes should run the same policy. Start all with --sync always to measure durable writes";
+    match sync {
+        Some("always") => None,
+        Some(policy) => Some(format!(
+            "the node runs --sync {policy}: it answers before the data is on the disk, so a power cut of all copies \
+             at once may take back writes of this load, and the figures are those of W. {cure}"
+        )),
+        None => Some(format!(
+            "the node does not tell its sync policy, so these writes may not be durable. {cure}"
+        )),
+    }
 }
 
 /// Runs a phase, with a progress bar where somebody looks.
@@ -138,6 +151,13 @@ mod tests {
         assert_eq!(phases(Load::R, 10, 5), [(Mix::Write, 5), (Mix::Read, 10)]);
         assert_eq!(phases(Load::Rw, 10, 5), [(Mix::Write, 5), (Mix::Half, 10)]);
         assert_eq!(phases(Load::Sw, 10, 5), [(Mix::Write, 10)]);
+    }
+
+    #[test]
+    fn only_sync_always_leaves_no_doubt() {
+        assert_eq!(doubt(Some("always")), None);
+        assert!(doubt(Some("interval:50")).unwrap().contains("--sync interval:50"));
+        assert!(doubt(None).is_some());
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The figures of a phase, for people and for programs.
 
+use caskade_tui::units;
 use serde_json::{Value, json};
 
 use super::phase::{Mix, Outcome};
 use crate::args::{BenchArgs, Load};
-use crate::output::{bytes, count};
+use crate::output::count;
 
 /// Which latencies are told, in percent.
 const PERCENTILES: [(&str, f64); 5] = [
@@ -56,7 +57,7 @@ pub(super) fn text(args: &BenchArgs, keyspace: u64, mix: Mix, outcome: &Outcome)
         load_name(args.load),
         mix.name(),
         count(outcome.done),
-        bytes(*size),
+        units::bytes(*size as f64),
         count(keyspace),
         count(ops_per_s(outcome).round() as u64),
         mb_per_s(outcome),
@@ -76,7 +77,15 @@ pub(super) fn text(args: &BenchArgs, keyspace: u64, mix: Mix, outcome: &Outcome)
 }
 
 /// For programs: one object a phase.
-pub(super) fn json(args: &BenchArgs, keyspace: u64, mix: Mix, outcome: &Outcome) -> Value {
+///
+/// `sync` is the node's policy, `null` where it was not asked for or not told.
+pub(super) fn json(
+    args: &BenchArgs,
+    keyspace: u64,
+    mix: Mix,
+    outcome: &Outcome,
+    sync: Option<&str>,
+) -> Value {
     let latency = &outcome.latency_us;
     let mut latency_us: serde_json::Map<String, Value> = PERCENTILES
         .iter()
@@ -92,6 +101,7 @@ pub(super) fn json(args: &BenchArgs, keyspace: u64, mix: Mix, outcome: &Outcome)
         "pipeline": args.pipeline,
         "keyspace": keyspace,
         "seed": args.seed,
+        "sync": sync,
         "done": outcome.done,
         "errors": outcome.errors,
         "wrong": outcome.wrong,

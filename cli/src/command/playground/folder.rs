@@ -43,6 +43,12 @@ impl Plan {
             .join(",")
     }
 
+    /// Port of the first node's clients.
+    pub(super) fn first_port(&self) -> &str {
+        let first = self.nodes.first().and_then(|node| node.resp.rsplit(':').next());
+        first.unwrap_or_default()
+    }
+
     /// The flags a node of this playground is started with.
     pub(super) fn flags(&self, folder: &Path, node: &PlannedNode) -> Vec<String> {
         let path = |name: &str| folder.join(name).display().to_string();

@@ -7,7 +7,7 @@
 mod folder;
 mod process;
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -72,17 +72,13 @@ async fn play(
     }
     tell(out, caskd, folder, plan, nodes, start.elapsed())?;
     let exit = if out.is_terminal && !out.json && !args.no_dashboard {
-        caskade_tui::run(Options::from(plan.addrs().as_str()))
-            .await
-            .map(|()| Exit::Done)
+        caskade_tui::run(dashboard(plan)).await.map(|()| Exit::Done)
     } else {
-        watch(out, nodes, stop).await
+        watch(nodes, stop).await
     };
-    for node in nodes.iter_mut() {
-        if let Some(death) = node.death() {
-            out.line(&death)?;
-        }
-    }
+    // The signal that ended the dashboard was heard here too; it is no second one.
+    stop.forget().await;
+    tell_deaths(nodes)?;
     if !out.json {
         let kept = if folder.is_kept() {
             "stopping the nodes; the folder stays"
@@ -95,20 +91,34 @@ async fn play(
     exit
 }
 
+/// What the dashboard shows; it covers what was printed before, so it says the most important of that.
+fn dashboard(plan: &Plan) -> Options {
+    let port = plan.first_port();
+    Options {
+        notice: Some(format!(
+            "redis-cli -p {port} reaches this cluster; q stops it and shows more to try"
+        )),
+        ..Options::from(plan.addrs().as_str())
+    }
+}
+
 /// Waits for a signal; tells of nodes that end meanwhile.
-async fn watch(out: &mut Output, nodes: &mut [NodeProcess], stop: &mut Stop) -> anyhow::Result<Exit> {
+async fn watch(nodes: &mut [NodeProcess], stop: &mut Stop) -> anyhow::Result<Exit> {
     loop {
         tokio::select! {
             () = stop.wait() => return Ok(Exit::Done),
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        for node in nodes.iter_mut() {
-            if let Some(death) = node.death() {
-                out.line(&death)?;
-                out.flush()?;
-            }
-        }
+        tell_deaths(nodes)?;
     }
+}
+
+/// Tells of nodes that have ended since this was last called; on standard error, apart from what programs read.
+fn tell_deaths(nodes: &mut [NodeProcess]) -> io::Result<()> {
+    for death in nodes.iter_mut().filter_map(NodeProcess::death) {
+        writeln!(io::stderr(), "{death}")?;
+    }
+    Ok(())
 }
 
 /// Waits until every node serves and all hold one epoch.
@@ -208,13 +218,14 @@ fn tell(
 
 fn hints(plan: &Plan, pids: &[u32], join: &str) -> String {
     let first = plan.nodes.first().map_or("", |node| node.resp.as_str());
-    let port = first.rsplit(':').next().unwrap_or_default();
+    let port = plan.first_port();
     let victim = pids.last().copied().unwrap_or_default();
     format!(
         "try:\n\
          \x20 redis-cli -p {port} set hello world\n\
          \x20 caskctl --addr {first} status\n\
          \x20 caskctl --addr {first} bench -t RW -n 10000\n\
+         \x20 caskctl --addr {first} top\n\
          kill a node:\n\
          \x20 kill -9 {victim}\n\
          add a node:\n\
@@ -223,10 +234,11 @@ fn hints(plan: &Plan, pids: &[u32], join: &str) -> String {
     )
 }
 
-/// SIGINT or SIGTERM, whichever comes.
+/// SIGINT, SIGTERM or SIGHUP (the terminal is gone), whichever comes.
 struct Stop {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
+    hangup: tokio::signal::unix::Signal,
 }
 
 impl Stop {
@@ -234,13 +246,20 @@ impl Stop {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
         })
+    }
+
+    /// Forgets signals that came already.
+    async fn forget(&mut self) {
+        while tokio::time::timeout(Duration::ZERO, self.wait()).await.is_ok() {}
     }
 
     async fn wait(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
+            _ = self.hangup.recv() => {}
         }
     }
 }

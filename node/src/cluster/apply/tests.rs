@@ -5,25 +5,8 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::super::fixture::cases;
 use super::*;
-
-fn node(number: u8) -> NodeId {
-    NodeId::from_bytes([number; 32])
-}
-
-fn announcement(number: u8, incarnation: Incarnation) -> Announcement {
-    Announcement {
-        node: node(number),
-        incarnation,
-        peer_addrs: vec![format!("/ip4/127.0.0.1/tcp/{number}")],
-        client_addr: format!("127.0.0.1:{number}"),
-        zone: String::new(),
-        weight: 100,
-        build: "0.1.0".to_owned(),
-        protocol: 1,
-    }
-}
+use crate::cluster::samples::{announcement, cases, caught_up, converge, hand_over, incarnation_of, node};
 
 fn apply(state: &mut ClusterState, change: Change) -> Result<(), String> {
     let before = state.clone();
@@ -108,24 +91,6 @@ fn register(state: &mut ClusterState, number: u8, incarnation: Incarnation) -> R
     apply(state, Change::Register(announcement(number, incarnation)))
 }
 
-fn incarnation_of(state: &ClusterState, node: NodeId) -> Incarnation {
-    state
-        .member(node)
-        .map_or(0, |member| member.announcement.incarnation)
-}
-
-fn caught_up(state: &ClusterState, partition: Partition, replica: &Replica) -> Change {
-    let primary = state.primary(partition).unwrap();
-    Change::CaughtUp {
-        partition,
-        term: state.partition(partition).unwrap().term,
-        primary_incarnation: incarnation_of(state, primary),
-        node: replica.node,
-        incarnation: incarnation_of(state, replica.node),
-        syncing_since: replica.syncing_since,
-    }
-}
-
 fn suspend(state: &ClusterState, partition: Partition, replica: &Replica) -> Change {
     let Change::CaughtUp {
         partition,
@@ -156,30 +121,6 @@ fn resume(state: &ClusterState, partition: Partition, replica: &Replica) -> Chan
         incarnation,
         syncing_since: replica.syncing_since,
     }
-}
-
-fn hand_over(state: &ClusterState, partition: Partition) -> Change {
-    let primary_incarnation = incarnation_of(state, state.primary(partition).unwrap());
-    Change::HandOver {
-        partition,
-        term: state.partition(partition).unwrap().term,
-        primary_incarnation,
-    }
-}
-
-/// Every copy that is syncing gets done, every hand-over that is due is made.
-fn converge(state: &mut ClusterState) {
-    let caught: Vec<Change> = state
-        .copies_in_progress()
-        .map(|(partition, _, replica)| caught_up(state, partition, replica))
-        .collect();
-    state.apply(&caught);
-    let due = |partition: &Partition| state.hand_over_due(*partition);
-    let handed: Vec<Change> = (0..PARTITIONS)
-        .filter(due)
-        .map(|partition| hand_over(state, partition))
-        .collect();
-    state.apply(&handed);
 }
 
 fn cluster_of(count: u8) -> ClusterState {

@@ -15,6 +15,7 @@ impl News<'_> {
         self.declared_down();
         self.came_back();
         self.changed();
+        self.left();
     }
 
     fn joined(&mut self) {
@@ -103,6 +104,18 @@ impl News<'_> {
                 format!("node {} changed its {}", node.short(), differences.join(", its "))
             },
         );
+    }
+
+    fn left(&mut self) {
+        let left = self
+            .old
+            .members
+            .keys()
+            .filter(|node| !self.new.members.contains_key(node))
+            .copied();
+        self.each(Severity::Info, left.collect(), "left", |_, node| {
+            format!("node {} left", node.short())
+        });
     }
 
     /// Nodes that were members before, and of which this holds.

@@ -1,6 +1,6 @@
 //! What is told of each sort of change, and that it stays little.
 
-use super::super::fixture::{
+use super::super::samples::{
     after, announcement, cluster_of, converged, copied, founded, handed_over, joined, node, restarted,
     suspended, without,
 };

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use proptest::prelude::*;
 
-use super::super::fixture::cases;
+use super::super::samples::cases;
 use super::*;
 
 fn node(number: u16) -> NodeId {
@@ -392,7 +392,7 @@ proptest! {
         let mut ring = Ring::compute(&Ring::default(), &members, factor);
         for (step, next) in steps.iter().zip(start..) {
             take_step(&mut members, step, zones, next);
-            let previous = std::mem::replace(&mut ring, Ring::default());
+            let previous = std::mem::take(&mut ring);
             ring = Ring::compute(&previous, &members, factor);
             let reversed: Vec<RingMember> = members.iter().rev().cloned().collect();
             prop_assert_eq!(ring.hash(), Ring::compute(&previous, &reversed, factor).hash());

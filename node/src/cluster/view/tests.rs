@@ -1,6 +1,6 @@
 //! What an operator is shown of clusters in good and bad order.
 
-use super::super::fixture::{
+use super::super::samples::{
     after, announcement, cluster_of, converged, founded, joined, node, suspended, without,
 };
 use super::super::state::Change;
@@ -220,6 +220,10 @@ fn the_ring_shows_where_copies_are_and_where_they_should_be() {
             .iter()
             .map(|(at, role)| (named(at), role.as_str()))
             .collect();
+        assert_eq!(
+            listed.first().map(|first| first.0.clone()),
+            placed.primary().map(|node| node.to_string())
+        );
         assert_eq!(listed, replicas);
         let target: Vec<_> = shown.target.iter().map(named).collect();
         assert_eq!(

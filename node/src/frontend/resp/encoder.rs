@@ -32,7 +32,8 @@ impl<'a> Encoder<'a> {
 
     fn header(&mut self, kind: u8, number: i64) {
         self.out.push(kind);
-        self.out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+        self.out
+            .extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
         self.out.extend_from_slice(b"\r\n");
     }
 
@@ -90,6 +91,13 @@ impl<'a> Encoder<'a> {
         });
     }
 
+    pub(super) fn value_or_null(&mut self, value: Option<&[u8]>) {
+        match value {
+            Some(value) => self.bulk(value),
+            None => self.null(),
+        }
+    }
+
     /// The null that stands for an array: RESP2 tells it apart.
     pub(super) fn null_array(&mut self) {
         self.out.extend_from_slice(match self.protocol {
@@ -145,12 +153,21 @@ mod tests {
             e.text("hi");
             e.null_array();
         };
-        assert_eq!(encoded(Protocol::Resp2, write), "*2\r\n$1\r\nk\r\n$-1\r\n*0\r\n$2\r\nhi\r\n*-1\r\n");
-        assert_eq!(encoded(Protocol::Resp3, write), "%1\r\n$1\r\nk\r\n_\r\n~0\r\n=6\r\ntxt:hi\r\n_\r\n");
+        assert_eq!(
+            encoded(Protocol::Resp2, write),
+            "*2\r\n$1\r\nk\r\n$-1\r\n*0\r\n$2\r\nhi\r\n*-1\r\n"
+        );
+        assert_eq!(
+            encoded(Protocol::Resp3, write),
+            "%1\r\n$1\r\nk\r\n_\r\n~0\r\n=6\r\ntxt:hi\r\n_\r\n"
+        );
     }
 
     #[test]
     fn no_text_breaks_out_of_its_line() {
-        assert_eq!(encoded(Protocol::Resp2, |e| e.error(b"ERR a\r\n+OK\r\n")), "-ERR a  +OK  \r\n");
+        assert_eq!(
+            encoded(Protocol::Resp2, |e| e.error(b"ERR a\r\n+OK\r\n")),
+            "-ERR a  +OK  \r\n"
+        );
     }
 }

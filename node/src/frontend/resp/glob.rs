@@ -21,7 +21,11 @@ pub(super) fn matches(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
             return false;
         }
     }
-    pattern.get(at..).unwrap_or_default().iter().all(|&byte| byte == b'*')
+    pattern
+        .get(at..)
+        .unwrap_or_default()
+        .iter()
+        .all(|&byte| byte == b'*')
 }
 
 /// Matches one byte with the part of the pattern at `at`, and says where the next part begins.
@@ -43,7 +47,13 @@ fn one(pattern: &[u8], at: usize, byte: u8, ignore_case: bool) -> Option<usize> 
 
 /// Matches one byte with the class that begins at `at`, after its bracket. A class that is not closed ends with the pattern.
 fn class(pattern: &[u8], mut at: usize, byte: u8, ignore_case: bool) -> Option<usize> {
-    let fold = |byte: u8| if ignore_case { byte.to_ascii_lowercase() } else { byte };
+    let fold = |byte: u8| {
+        if ignore_case {
+            byte.to_ascii_lowercase()
+        } else {
+            byte
+        }
+    };
     let negated = pattern.get(at) == Some(&b'^');
     at += usize::from(negated);
     let mut found = false;
@@ -79,16 +89,42 @@ mod tests {
     #[test]
     fn patterns_match_as_in_redis() {
         let yes = [
-            ("*", ""), ("*", "a"), ("h?llo", "hello"), ("h*llo", "heeeello"), ("h*llo", "hllo"), ("h[ae]llo", "hallo"),
-            ("h[^e]llo", "hbllo"), ("h[a-b]llo", "hbllo"), ("h[b-a]llo", "hallo"), ("a\\*b", "a*b"), ("[\\]]", "]"),
-            ("*a*b*c*", "xxaxxbxxcxx"), ("a\\", "a\\"), ("[abc", "b"), ("user:*:name", "user:1:name"),
+            ("*", ""),
+            ("*", "a"),
+            ("h?llo", "hello"),
+            ("h*llo", "heeeello"),
+            ("h*llo", "hllo"),
+            ("h[ae]llo", "hallo"),
+            ("h[^e]llo", "hbllo"),
+            ("h[a-b]llo", "hbllo"),
+            ("h[b-a]llo", "hallo"),
+            ("a\\*b", "a*b"),
+            ("[\\]]", "]"),
+            ("*a*b*c*", "xxaxxbxxcxx"),
+            ("a\\", "a\\"),
+            ("[abc", "b"),
+            ("user:*:name", "user:1:name"),
         ];
         for (pattern, text) in yes {
-            assert!(matches(pattern.as_bytes(), text.as_bytes(), false), "{pattern} {text}");
+            assert!(
+                matches(pattern.as_bytes(), text.as_bytes(), false),
+                "{pattern} {text}"
+            );
         }
-        let no = [("a", ""), ("", "a"), ("h?llo", "hllo"), ("h[^e]llo", "hello"), ("a*b", "acd"), ("A", "a"), ("[a", "b")];
+        let no = [
+            ("a", ""),
+            ("", "a"),
+            ("h?llo", "hllo"),
+            ("h[^e]llo", "hello"),
+            ("a*b", "acd"),
+            ("A", "a"),
+            ("[a", "b"),
+        ];
         for (pattern, text) in no {
-            assert!(!matches(pattern.as_bytes(), text.as_bytes(), false), "{pattern} {text}");
+            assert!(
+                !matches(pattern.as_bytes(), text.as_bytes(), false),
+                "{pattern} {text}"
+            );
         }
         assert!(matches(b"MAX[A-M]emory", b"maxmemory", true));
     }

@@ -7,7 +7,11 @@ use super::parser::Span;
 
 /// Splits `line`, which begins at `offset` of the read buffer. Says whether all quotes were closed, and followed by a blank.
 pub(super) fn split(line: &mut [u8], offset: usize, spans: &mut Vec<Span>) -> bool {
-    let mut cursor = Cursor { line, read: 0, write: 0 };
+    let mut cursor = Cursor {
+        line,
+        read: 0,
+        write: 0,
+    };
     loop {
         while cursor.peek().is_some_and(is_blank) {
             cursor.read += 1;
@@ -124,7 +128,8 @@ mod tests {
     fn args(line: &str) -> Option<Vec<String>> {
         let (mut line, mut spans) = (line.as_bytes().to_vec(), Vec::new());
         let whole = split(&mut line, 0, &mut spans);
-        let text = |span: &Span| String::from_utf8_lossy(&line[span.start as usize..span.end as usize]).into();
+        let text =
+            |span: &Span| String::from_utf8_lossy(&line[span.start as usize..span.end as usize]).into();
         whole.then(|| spans.iter().map(text).collect())
     }
 
@@ -139,7 +144,10 @@ mod tests {
     #[test]
     fn escapes_are_those_of_redis() {
         assert_eq!(args(r#"echo "\x41\n\t\\\"\q""#).unwrap(), ["echo", "A\n\t\\\"q"]);
-        assert_eq!(args(r#"echo "\xZZ" 'it\'s' '\n'"#).unwrap(), ["echo", "xZZ", "it's", "\\n"]);
+        assert_eq!(
+            args(r#"echo "\xZZ" 'it\'s' '\n'"#).unwrap(),
+            ["echo", "xZZ", "it's", "\\n"]
+        );
         assert_eq!(args(r#"a"b" c"#).unwrap(), ["ab", "c"]);
     }
 

@@ -134,6 +134,14 @@ impl<'a> Args<'a> {
         }
     }
 
+    /// The command that the arguments from `index` on are.
+    pub(super) fn skip(self, index: usize) -> Self {
+        Self {
+            block: self.block,
+            spans: self.spans.get(index..).unwrap_or_default(),
+        }
+    }
+
     /// The arguments from `index` on.
     pub(super) fn from(self, index: usize) -> impl Iterator<Item = &'a [u8]> {
         (index..self.len()).map(move |index| self.get(index))
@@ -263,10 +271,15 @@ impl Parser {
         };
         let first = buffer.get(self.at).copied().unwrap_or_default();
         if first != b'$' {
-            return Err(ProtocolError(format!("expected '$', got '{}'", char::from(first))));
+            return Err(ProtocolError(format!(
+                "expected '$', got '{}'",
+                char::from(first)
+            )));
         }
         let invalid = || ProtocolError::new("invalid bulk length");
-        let len = parse_i64(line).and_then(|len| usize::try_from(len).ok()).ok_or_else(invalid)?;
+        let len = parse_i64(line)
+            .and_then(|len| usize::try_from(len).ok())
+            .ok_or_else(invalid)?;
         self.after_line(line.len());
         self.enter_bulk(left, len)
     }
@@ -320,7 +333,9 @@ impl Parser {
         match memchr::memchr(b'\r', buffer.get(from..).unwrap_or_default()) {
             Some(offset) if from + offset + 1 < buffer.len() => {
                 self.searched = 0;
-                Ok(Step::Done(buffer.get(self.at + 1..from + offset).unwrap_or_default()))
+                Ok(Step::Done(
+                    buffer.get(self.at + 1..from + offset).unwrap_or_default(),
+                ))
             }
             Some(_) => Ok(Step::Incomplete),
             None => {

@@ -97,7 +97,10 @@ pub(super) enum Shape {
 impl Shape {
     /// Whether it is the reply to a command that writes.
     fn of_write(self) -> bool {
-        matches!(self, Self::Stored | Self::OldValue | Self::Inserted | Self::Number | Self::Changed)
+        matches!(
+            self,
+            Self::Stored | Self::OldValue | Self::Inserted | Self::Number | Self::Changed
+        )
     }
 }
 
@@ -129,13 +132,13 @@ pub(super) fn encode_one(answer: Answer, shape: Shape, to: &mut Encoder<'_>, tal
     match (shape, outcome) {
         (Shape::Value, Outcome::Entry(entry)) => {
             count_read(entry.is_some(), tally);
-            entry.map_or_else(|| to.null(), |entry| to.bulk(&entry.value));
+            to.value_or_null(entry.map(|entry| entry.value).as_deref());
         }
         (Shape::Stored, Outcome::Set { written: true, .. }) => to.ok(),
         (Shape::Stored, Outcome::Set { written: false, .. }) => to.null(),
         (Shape::OldValue, Outcome::Set { old, .. }) => {
             count_read(old.is_some(), tally);
-            old.map_or_else(|| to.null(), |entry| to.bulk(&entry.value));
+            to.value_or_null(old.map(|entry| entry.value).as_deref());
         }
         (Shape::Inserted, Outcome::Set { written, .. }) => to.integer(i64::from(written)),
         (Shape::Number, Outcome::Integer(number)) => to.integer(number),
@@ -238,7 +241,10 @@ fn failure_text(failure: &Failure, write: bool, text: &mut Vec<u8>) {
 
 /// The data plane broke its contract: a fault of the program, told as such.
 fn encode_mismatch(outcome: &Outcome, to: &mut Encoder<'_>, tally: &mut Tally) {
-    tracing::error!(?outcome, "an operation was answered with an outcome of another one");
+    tracing::error!(
+        ?outcome,
+        "an operation was answered with an outcome of another one"
+    );
     tally.errors += 1;
     to.error(b"ERR internal error: the node's answer does not fit the command; please report it with the node's log");
 }
@@ -282,7 +288,9 @@ impl Pending {
         for ticket in tickets {
             if let Ticket::Waiting { answer, .. } = ticket {
                 match Pin::new(answer).poll(cx) {
-                    Poll::Ready(answer) => *ticket = Ticket::Ready(answer.unwrap_or_else(|_| Err(abandoned()))),
+                    Poll::Ready(answer) => {
+                        *ticket = Ticket::Ready(answer.unwrap_or_else(|_| Err(abandoned())))
+                    }
                     Poll::Pending => return Poll::Pending,
                 }
             }
@@ -302,7 +310,9 @@ impl Pending {
 
 fn settle(ticket: &mut Ticket) -> bool {
     use tokio::sync::oneshot::error::TryRecvError;
-    let Ticket::Waiting { answer, .. } = ticket else { return true };
+    let Ticket::Waiting { answer, .. } = ticket else {
+        return true;
+    };
     *ticket = Ticket::Ready(match answer.try_recv() {
         Ok(answer) => answer,
         Err(TryRecvError::Closed) => Err(abandoned()),

@@ -1,9 +1,10 @@
-//! Clusters to test on: made by the changes a real one is made by.
+//! States to test with, made by the changes real ones are made by.
 
+use caskade_engine::PARTITIONS;
 use proptest::prelude::ProptestConfig;
 
-use super::state::{Announcement, Change, ClusterState, ReplicaRole, Verdict};
-use crate::id::{ClusterId, Incarnation, NodeId};
+use super::state::{Announcement, Change, ClusterState, Replica, ReplicaRole, Verdict};
+use crate::id::{ClusterId, Incarnation, NodeId, Partition};
 
 /// As many cases of a property as `PROPTEST_CASES` says; without it so many that a build is not held up.
 pub(super) fn cases(cases: u32) -> ProptestConfig {
@@ -13,10 +14,12 @@ pub(super) fn cases(cases: u32) -> ProptestConfig {
     }
 }
 
+/// A node by number.
 pub(super) fn node(number: u8) -> NodeId {
     NodeId::from_bytes([number; 32])
 }
 
+/// What that node says of itself.
 pub(super) fn announcement(number: u8, incarnation: Incarnation) -> Announcement {
     Announcement {
         node: node(number),
@@ -28,6 +31,51 @@ pub(super) fn announcement(number: u8, incarnation: Incarnation) -> Announcement
         build: "0.1.0".to_owned(),
         protocol: 1,
     }
+}
+
+/// Which start of a node is registered.
+pub(super) fn incarnation_of(state: &ClusterState, node: NodeId) -> Incarnation {
+    state
+        .member(node)
+        .map_or(0, |member| member.announcement.incarnation)
+}
+
+/// What a primary proposes of a copy that is done.
+pub(super) fn caught_up(state: &ClusterState, partition: Partition, replica: &Replica) -> Change {
+    let primary = state.primary(partition).unwrap();
+    Change::CaughtUp {
+        partition,
+        term: state.partition(partition).unwrap().term,
+        primary_incarnation: incarnation_of(state, primary),
+        node: replica.node,
+        incarnation: incarnation_of(state, replica.node),
+        syncing_since: replica.syncing_since,
+    }
+}
+
+/// What a primary proposes of a partition it should not keep.
+pub(super) fn hand_over(state: &ClusterState, partition: Partition) -> Change {
+    let primary_incarnation = incarnation_of(state, state.primary(partition).unwrap());
+    Change::HandOver {
+        partition,
+        term: state.partition(partition).unwrap().term,
+        primary_incarnation,
+    }
+}
+
+/// Every copy that is syncing gets done, every hand-over that is due is made.
+pub(super) fn converge(state: &mut ClusterState) {
+    let caught: Vec<Change> = state
+        .copies_in_progress()
+        .map(|(partition, _, replica)| caught_up(state, partition, replica))
+        .collect();
+    state.apply(&caught);
+    let due = |partition: &Partition| state.hand_over_due(*partition);
+    let handed: Vec<Change> = (0..PARTITIONS)
+        .filter(due)
+        .map(|partition| hand_over(state, partition))
+        .collect();
+    state.apply(&handed);
 }
 
 /// A cluster of node 1 alone.
@@ -84,42 +132,24 @@ pub(super) fn restarted(state: &ClusterState, number: u8) -> ClusterState {
 
 /// Every copy in the making is made.
 pub(super) fn copied(state: &ClusterState) -> ClusterState {
-    let made = state
-        .copies_in_progress()
-        .map(|(partition, primary, replica)| Change::CaughtUp {
-            partition,
-            term: state.partitions[usize::from(partition)].term,
-            primary_incarnation: incarnation_of(state, primary),
-            node: replica.node,
-            incarnation: incarnation_of(state, replica.node),
-            syncing_since: replica.syncing_since,
-        });
-    after(state, made)
+    let copies = state.copies_in_progress();
+    after(
+        state,
+        copies.map(|(partition, _, replica)| caught_up(state, partition, replica)),
+    )
 }
 
 /// Every hand-over that is due is made.
 pub(super) fn handed_over(state: &ClusterState) -> ClusterState {
-    let due = state
-        .partitions()
-        .filter(|(partition, _)| state.hand_over_due(*partition));
-    let changes = due.filter_map(|(partition, placed)| {
-        let primary_incarnation = incarnation_of(state, placed.primary()?);
-        Some(Change::HandOver {
-            partition,
-            term: placed.term,
-            primary_incarnation,
-        })
-    });
-    after(state, changes)
+    let due = (0..PARTITIONS).filter(|partition| state.hand_over_due(*partition));
+    after(state, due.map(|partition| hand_over(state, partition)))
 }
 
+/// All copies are where they should be.
 pub(super) fn converged(state: &ClusterState) -> ClusterState {
-    let state = handed_over(&copied(state));
-    assert!(
-        state
-            .partitions()
-            .all(|(partition, _)| state.converged(partition))
-    );
+    let mut state = state.clone();
+    converge(&mut state);
+    assert!((0..PARTITIONS).all(|partition| state.converged(partition)));
     state
 }
 
@@ -139,10 +169,4 @@ pub(super) fn suspended(state: &ClusterState, number: u8, count: usize) -> Clust
         })
     });
     after(state, changes)
-}
-
-fn incarnation_of(state: &ClusterState, node: NodeId) -> Incarnation {
-    state
-        .member(node)
-        .map_or(0, |member| member.announcement.incarnation)
 }

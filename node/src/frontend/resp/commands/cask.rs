@@ -1,0 +1,51 @@
+//! `CASK.*`: what Redis has no command for, answered as JSON of the types in [`crate::api`].
+
+use super::{Context, integer, later};
+use crate::frontend::keyspace::AdminRequest;
+use crate::frontend::resp::parser::Args;
+use crate::frontend::resp::reply::{Handled, Refusal};
+
+/// Events that are told if it is not said how many.
+const EVENTS: usize = 100;
+
+pub(super) fn status(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    ask(context, AdminRequest::Status)
+}
+
+pub(super) fn nodes(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    ask(context, AdminRequest::Nodes)
+}
+
+pub(super) fn ring(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    ask(context, AdminRequest::Ring)
+}
+
+pub(super) fn tasks(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    ask(context, AdminRequest::Tasks)
+}
+
+pub(super) fn digests(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    ask(context, AdminRequest::Digests)
+}
+
+/// `CASK.EVENTS [count]`
+pub(super) fn events(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let limit = match args.len() {
+        1 => EVENTS,
+        2 => usize::try_from(integer(args.get(1))?)
+            .map_err(|_| Refusal::from("ERR count must not be negative"))?,
+        _ => return Err(super::wrong_arity("cask.events")),
+    };
+    ask(context, AdminRequest::Events { limit })
+}
+
+fn ask(context: &mut Context<'_>, request: AdminRequest) -> Handled {
+    let keyspace = context.server.keyspace.clone();
+    let answer = async move {
+        keyspace
+            .admin(request)
+            .await
+            .map_err(|text| Refusal::from(format!("ERR {text}")))
+    };
+    later(context, answer, |json, to| to.bulk(json.as_bytes()))
+}

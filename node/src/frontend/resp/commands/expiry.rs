@@ -1,0 +1,117 @@
+//! Commands on the expiry of keys, and how times are read.
+
+use super::{Context, integer};
+use crate::frontend::resp::now_ms;
+use crate::frontend::resp::parser::Args;
+use crate::frontend::resp::reply::{Handled, Refusal, Reply, Shape};
+use crate::kv::Action;
+
+/// What the number of an expiry counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    /// Seconds from now.
+    Seconds,
+    /// Milliseconds from now.
+    Millis,
+    /// Seconds since 1970.
+    UnixSeconds,
+    /// Milliseconds since 1970.
+    UnixMillis,
+}
+
+impl Unit {
+    /// The unit an option of SET names.
+    pub(super) fn of_option(text: &[u8]) -> Option<Self> {
+        let options: [(&[u8], Self); 4] = [
+            (b"ex", Self::Seconds),
+            (b"px", Self::Millis),
+            (b"exat", Self::UnixSeconds),
+            (b"pxat", Self::UnixMillis),
+        ];
+        options
+            .into_iter()
+            .find(|(name, _)| text.eq_ignore_ascii_case(name))
+            .map(|(_, unit)| unit)
+    }
+
+    /// The time a number means, milliseconds since 1970; it may be past. `None` if it cannot be told.
+    fn time(self, number: i64) -> Option<i64> {
+        let millis = match self {
+            Self::Seconds | Self::UnixSeconds => number.checked_mul(1000)?,
+            Self::Millis | Self::UnixMillis => number,
+        };
+        match self {
+            Self::Seconds | Self::Millis => millis.checked_add(i64::try_from(now_ms()).ok()?),
+            Self::UnixSeconds | Self::UnixMillis => Some(millis),
+        }
+    }
+
+    /// Reads the time a value is to last until: only numbers above zero are allowed.
+    pub(super) fn positive(self, text: &[u8], command: &str) -> Result<u64, Refusal> {
+        let number = integer(text)?;
+        let time = self.time(number).filter(|time| number > 0 && *time > 0);
+        time.and_then(|time| u64::try_from(time).ok())
+            .ok_or_else(|| invalid(command))
+    }
+}
+
+fn invalid(command: &str) -> Refusal {
+    format!("ERR invalid expire time in '{command}' command").into()
+}
+
+pub(super) fn expire(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    expire_at(context, args, Unit::Seconds, "expire")
+}
+
+pub(super) fn pexpire(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    expire_at(context, args, Unit::Millis, "pexpire")
+}
+
+pub(super) fn expireat(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    expire_at(context, args, Unit::UnixSeconds, "expireat")
+}
+
+pub(super) fn pexpireat(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    expire_at(context, args, Unit::UnixMillis, "pexpireat")
+}
+
+fn expire_at(context: &mut Context<'_>, args: Args<'_>, unit: Unit, command: &str) -> Handled {
+    if args.len() > 3 {
+        let option = String::from_utf8_lossy(args.get(3)).into_owned();
+        return Err(format!("ERR Unsupported option {option}").into());
+    }
+    let time = unit.time(integer(args.get(2))?).ok_or_else(|| invalid(command))?;
+    // A time that is past removes the key; the beginning of 1970 is past enough.
+    let time = u64::try_from(time).unwrap_or(1).max(1);
+    Ok(Reply::One(
+        context.submit(args.bytes(1), Action::Expire(time)),
+        Shape::Changed,
+    ))
+}
+
+pub(super) fn persist(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    Ok(Reply::One(
+        context.submit(args.bytes(1), Action::Persist),
+        Shape::Changed,
+    ))
+}
+
+pub(super) fn ttl(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    inspect(context, args, Shape::SecondsLeft)
+}
+
+pub(super) fn pttl(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    inspect(context, args, Shape::MillisLeft)
+}
+
+pub(super) fn expiretime(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    inspect(context, args, Shape::ExpirySeconds)
+}
+
+pub(super) fn pexpiretime(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    inspect(context, args, Shape::ExpiryMillis)
+}
+
+fn inspect(context: &mut Context<'_>, args: Args<'_>, shape: Shape) -> Handled {
+    Ok(Reply::One(context.submit(args.bytes(1), Action::Inspect), shape))
+}

@@ -1,0 +1,144 @@
+//! Commands on keys, whatever they hold.
+
+use super::{Context, Later, TOGETHER_MAX, integer, later, syntax_error};
+use crate::frontend::keyspace::ScanPage;
+use crate::frontend::resp::encoder::Encoder;
+use crate::frontend::resp::glob;
+use crate::frontend::resp::number::parse_u64;
+use crate::frontend::resp::parser::Args;
+use crate::frontend::resp::reply::{Gather, Handled, Refusal, Reply, Shape, encode_many};
+use crate::kv::{Action, Operation};
+
+/// Keys one SCAN looks at, at most: a bound on its memory and its time.
+const SCAN_COUNT_MAX: usize = 10_000;
+/// Keys it looks at if it is not told how many.
+const SCAN_COUNT: usize = 10;
+
+pub(super) fn del(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    each(context, args, Action::Delete, Gather::CountChanged)
+}
+
+pub(super) fn exists(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    each(context, args, Action::Inspect, Gather::CountPresent)
+}
+
+pub(super) fn kind(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    Ok(Reply::One(
+        context.submit(args.bytes(1), Action::Inspect),
+        Shape::Type,
+    ))
+}
+
+/// The same action on each of the arguments.
+pub(super) fn each(context: &mut Context<'_>, args: Args<'_>, action: Action, gather: Gather) -> Handled {
+    let operations = (1..args.len()).map(|index| Operation {
+        key: args.bytes(index),
+        action: action.clone(),
+    });
+    if args.len() > TOGETHER_MAX {
+        let operations = operations.collect();
+        return in_steps(context, operations, gather);
+    }
+    let tickets = operations
+        .map(|operation| context.server.keyspace.submit(operation))
+        .collect();
+    Ok(Reply::Many(tickets, gather))
+}
+
+/// Works through more operations than may be under way together.
+pub(super) fn in_steps(context: &Context<'_>, operations: Vec<Operation>, gather: Gather) -> Handled {
+    let (keyspace, protocol) = (context.server.keyspace.clone(), context.to.protocol);
+    Ok(Reply::Later(Box::pin(async move {
+        let mut answers = Vec::with_capacity(operations.len());
+        let mut operations = operations.into_iter();
+        while operations.len() > 0 {
+            let step: Vec<_> = operations
+                .by_ref()
+                .take(TOGETHER_MAX)
+                .map(|operation| keyspace.submit(operation))
+                .collect();
+            for ticket in step {
+                answers.push(ticket.wait().await);
+            }
+        }
+        let (mut out, mut tally) = Later::default();
+        encode_many(
+            answers.into_iter(),
+            gather,
+            &mut Encoder::new(&mut out, protocol),
+            &mut tally,
+        );
+        (out, tally)
+    })))
+}
+
+pub(super) fn dbsize(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    let keyspace = context.server.keyspace.clone();
+    let count = async move { keyspace.count().await.map_err(Refusal::from) };
+    later(context, count, |count, to| {
+        to.integer(i64::try_from(count).unwrap_or(i64::MAX))
+    })
+}
+
+/// What the arguments of SCAN say.
+struct Scan {
+    cursor: u64,
+    count: usize,
+    pattern: Option<Vec<u8>>,
+    /// Whether keys of the type that is asked for can exist.
+    strings: bool,
+}
+
+impl Scan {
+    fn read(args: Args<'_>) -> Result<Self, Refusal> {
+        let cursor = parse_u64(args.get(1)).ok_or_else(|| Refusal::from("ERR invalid cursor"))?;
+        let mut scan = Self {
+            cursor,
+            count: SCAN_COUNT,
+            pattern: None,
+            strings: true,
+        };
+        for index in (2..args.len()).step_by(2) {
+            let (option, value) = (args.get(index), args.get(index + 1));
+            let is = |name: &str| index + 1 < args.len() && option.eq_ignore_ascii_case(name.as_bytes());
+            if is("count") {
+                let count = usize::try_from(integer(value)?).ok().filter(|count| *count > 0);
+                scan.count = count.ok_or_else(syntax_error)?.min(SCAN_COUNT_MAX);
+            } else if is("match") {
+                scan.pattern = (value != b"*").then(|| value.to_vec());
+            } else if is("type") {
+                scan.strings = value.eq_ignore_ascii_case(b"string");
+            } else {
+                return Err(syntax_error());
+            }
+        }
+        Ok(scan)
+    }
+
+    fn wants(&self, key: &[u8]) -> bool {
+        self.strings
+            && self
+                .pattern
+                .as_ref()
+                .is_none_or(|pattern| glob::matches(pattern, key, false))
+    }
+}
+
+pub(super) fn scan(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let scan = Scan::read(args)?;
+    let keyspace = context.server.keyspace.clone();
+    let page = async move {
+        let mut page = keyspace
+            .scan(scan.cursor, scan.count)
+            .await
+            .map_err(Refusal::from)?;
+        page.keys.retain(|key| scan.wants(key));
+        Ok(page)
+    };
+    later(context, page, |page: ScanPage, to| {
+        to.array(2);
+        to.bulk(page.next.to_string().as_bytes());
+        to.array(page.keys.len());
+        page.keys.iter().for_each(|key| to.bulk(key));
+    })
+}

@@ -1,0 +1,284 @@
+//! The table of commands: name, arity, keys and handler of each, once.
+//!
+//! Names, arities, flags and error texts are those of Redis 7.2, so that clients find what they expect.
+
+mod cask;
+mod client;
+mod cluster;
+mod expiry;
+mod info;
+mod keys;
+mod strings;
+mod table;
+
+use std::sync::Arc;
+
+use super::connection::Client;
+use super::encoder::Encoder;
+use super::number::parse_i64;
+use super::parser::Args;
+use super::reply::{Handled, Later, Refusal, Reply};
+use super::server::Server;
+use crate::frontend::keyspace::Ticket;
+use crate::frontend::stats::Tally;
+use crate::kv::{Action, Operation};
+
+pub(super) use self::table::COMMANDS;
+
+/// Longest key, bytes: what a record has room for.
+const KEY_BYTES_MAX: usize = 65_535;
+/// Operations of one command that are started together. A command with more keys is worked through in steps.
+const TOGETHER_MAX: usize = 512;
+
+/// What a command does to its keys, for the counters and the order rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Reads keys.
+    Read,
+    /// Writes keys.
+    Write,
+    /// Deletes keys.
+    Delete,
+    /// Touches no key, and may be answered while others are under way.
+    Other,
+    /// Depends on what all commands before it did, or changes how those after it are answered.
+    Barrier,
+}
+
+/// Which arguments are keys, as in Redis's COMMAND reply: first, last (negative: from the end) and step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Keys {
+    pub(super) first: i32,
+    pub(super) last: i32,
+    pub(super) step: i32,
+}
+
+impl Keys {
+    pub(super) const NONE: Self = Self {
+        first: 0,
+        last: 0,
+        step: 0,
+    };
+    pub(super) const FIRST: Self = Self {
+        first: 1,
+        last: 1,
+        step: 1,
+    };
+    pub(super) const ALL: Self = Self {
+        first: 1,
+        last: -1,
+        step: 1,
+    };
+    pub(super) const PAIRS: Self = Self {
+        first: 1,
+        last: -1,
+        step: 2,
+    };
+
+    /// The places of the keys of a command.
+    pub(super) fn of(&self, args: Args<'_>) -> impl Iterator<Item = usize> + use<> {
+        let count = args.len() as i32;
+        let last = if self.last < 0 {
+            count + self.last
+        } else {
+            self.last
+        };
+        let range = if self.first > 0 {
+            self.first..last.min(count - 1) + 1
+        } else {
+            0..0
+        };
+        range
+            .step_by(self.step.max(1) as usize)
+            .map(|index| index as usize)
+    }
+}
+
+/// How a command is answered.
+pub(super) type Handler = fn(&mut Context<'_>, Args<'_>) -> Handled;
+
+/// One row of the table.
+pub(super) struct Command {
+    /// Lower-case name.
+    pub(super) name: &'static str,
+    /// Arguments with the name; negative: at least so many.
+    pub(super) arity: i32,
+    pub(super) kind: Kind,
+    pub(super) keys: Keys,
+    /// Redis's group of commands.
+    pub(super) group: &'static str,
+    /// What it does, in a sentence.
+    pub(super) summary: &'static str,
+    pub(super) handler: Handler,
+}
+
+impl Command {
+    /// Whether it can change a key.
+    pub(super) fn writes(&self) -> bool {
+        matches!(self.kind, Kind::Write | Kind::Delete)
+    }
+
+    /// Whether it has to run alone.
+    pub(super) fn is_barrier(&self, args: Args<'_>) -> bool {
+        self.kind == Kind::Barrier || args.len() > TOGETHER_MAX
+    }
+
+    pub(super) fn arity_fits(&self, args: Args<'_>) -> bool {
+        let count = args.len() as i32;
+        if self.arity < 0 {
+            count >= -self.arity
+        } else {
+            count == self.arity
+        }
+    }
+
+    /// Redis's flags of it.
+    pub(super) fn flags(&self) -> &'static [&'static str] {
+        match self.kind {
+            Kind::Read => &["readonly", "fast"],
+            Kind::Write => &["write", "denyoom"],
+            Kind::Delete => &["write"],
+            Kind::Other => &["fast", "loading", "stale"],
+            Kind::Barrier => &["loading", "stale"],
+        }
+    }
+}
+
+/// What a handler works with.
+pub(super) struct Context<'a> {
+    pub(super) server: &'a Arc<Server>,
+    pub(super) client: &'a mut Client,
+    pub(super) to: Encoder<'a>,
+    pub(super) tally: &'a mut Tally,
+}
+
+impl Context<'_> {
+    fn submit(&self, key: bytes::Bytes, action: Action) -> Ticket {
+        self.server.keyspace.submit(Operation { key, action })
+    }
+
+    fn ok(&mut self) -> Handled {
+        self.to.ok();
+        Ok(Reply::Written)
+    }
+}
+
+/// The command that is asked for, if there is one of its name.
+pub(super) fn find(args: Args<'_>) -> Option<&'static Command> {
+    by_name(args.get(0))
+}
+
+fn by_name(name: &[u8]) -> Option<&'static Command> {
+    let order = |command: &Command| {
+        let lower = name.iter().map(u8::to_ascii_lowercase);
+        command.name.bytes().cmp(lower)
+    };
+    COMMANDS
+        .binary_search_by(order)
+        .ok()
+        .and_then(|index| COMMANDS.get(index))
+}
+
+/// Runs a command, or says why it cannot be run.
+pub(super) fn handle(command: Option<&Command>, context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let Some(command) = command else {
+        return Err(unknown_command(args));
+    };
+    if !command.arity_fits(args) {
+        return Err(wrong_arity(command.name));
+    }
+    match command.kind {
+        Kind::Read => context.tally.gets += 1,
+        Kind::Write => context.tally.sets += 1,
+        Kind::Delete => context.tally.deletes += 1,
+        Kind::Other | Kind::Barrier => {}
+    }
+    if let Some(long) = command
+        .keys
+        .of(args)
+        .map(|index| args.get(index).len())
+        .find(|len| *len > KEY_BYTES_MAX)
+    {
+        return Err(format!("ERR a key of {long} bytes is too long: the most is {KEY_BYTES_MAX}").into());
+    }
+    (command.handler)(context, args)
+}
+
+fn unknown_command(args: Args<'_>) -> Refusal {
+    const SHOWN_MAX: usize = 128;
+    let shown =
+        |text: &[u8], max: usize| String::from_utf8_lossy(text.get(..max).unwrap_or(text)).into_owned();
+    let mut rest = String::new();
+    for arg in args.from(1) {
+        if rest.len() >= SHOWN_MAX {
+            break;
+        }
+        rest.push_str(&format!("'{}' ", shown(arg, SHOWN_MAX - rest.len())));
+    }
+    format!(
+        "ERR unknown command '{}', with args beginning with: {rest}",
+        shown(args.get(0), SHOWN_MAX)
+    )
+    .into()
+}
+
+fn wrong_arity(name: &str) -> Refusal {
+    format!("ERR wrong number of arguments for '{name}' command").into()
+}
+
+fn unknown_subcommand(args: Args<'_>) -> Refusal {
+    let text = |index| String::from_utf8_lossy(args.get(index)).into_owned();
+    let name = text(0).to_ascii_uppercase();
+    format!("ERR unknown subcommand '{:.128}'. Try {name} HELP.", text(1)).into()
+}
+
+fn syntax_error() -> Refusal {
+    "ERR syntax error".into()
+}
+
+fn not_an_integer() -> Refusal {
+    "ERR value is not an integer or out of range".into()
+}
+
+fn integer(text: &[u8]) -> Result<i64, Refusal> {
+    parse_i64(text).ok_or_else(not_an_integer)
+}
+
+/// A reply that is worked out on the side: `write` gets what `future` came to.
+fn later<T: Send + 'static>(
+    context: &Context<'_>,
+    future: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+    write: impl FnOnce(T, &mut Encoder<'_>) + Send + 'static,
+) -> Handled {
+    let protocol = context.to.protocol;
+    Ok(Reply::Later(Box::pin(async move {
+        let (mut out, mut tally) = Later::default();
+        let mut to = Encoder::new(&mut out, protocol);
+        match future.await {
+            Ok(answer) => write(answer, &mut to),
+            Err(refusal) => {
+                tally.errors += 1;
+                to.error(&refusal.0);
+            }
+        }
+        (out, tally)
+    })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_in_the_order_of_names() {
+        assert!(COMMANDS.windows(2).all(|pair| pair[0].name < pair[1].name));
+        for command in COMMANDS {
+            let upper = command.name.to_ascii_uppercase();
+            assert_eq!(
+                by_name(upper.as_bytes()).map(|found| found.name),
+                Some(command.name)
+            );
+        }
+        assert!(by_name(b"").is_none() && by_name(b"getx").is_none());
+    }
+}

@@ -1,0 +1,189 @@
+//! Commands on values.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+
+use super::expiry::Unit;
+use super::{Context, TOGETHER_MAX, integer, keys, syntax_error, wrong_arity};
+use crate::frontend::resp::parser::Args;
+use crate::frontend::resp::reply::{Gather, Handled, Refusal, Reply, Shape};
+use crate::kv::{Action, Condition, ExpiryPolicy, Operation};
+
+pub(super) fn get(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    Ok(Reply::One(
+        context.submit(args.bytes(1), Action::Read),
+        Shape::Value,
+    ))
+}
+
+pub(super) fn strlen(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    Ok(Reply::One(
+        context.submit(args.bytes(1), Action::Inspect),
+        Shape::Length,
+    ))
+}
+
+/// A value with nothing said about how it is written.
+fn plain(value: Bytes) -> Action {
+    Action::Set {
+        value,
+        user_flags: 0,
+        expiry: ExpiryPolicy::Clear,
+        condition: Condition::Always,
+        return_old: false,
+    }
+}
+
+/// What the options of SET say.
+struct SetOptions {
+    expiry: Option<ExpiryPolicy>,
+    condition: Condition,
+    return_old: bool,
+}
+
+impl SetOptions {
+    fn read(args: Args<'_>) -> Result<Self, Refusal> {
+        let mut options = Self {
+            expiry: None,
+            condition: Condition::Always,
+            return_old: false,
+        };
+        let mut index = 3;
+        while index < args.len() {
+            let is = |name: &str| args.get(index).eq_ignore_ascii_case(name.as_bytes());
+            if is("get") {
+                options.return_old = true;
+            } else if is("nx") && options.condition != Condition::Present {
+                options.condition = Condition::Absent;
+            } else if is("xx") && options.condition != Condition::Absent {
+                options.condition = Condition::Present;
+            } else if options.expiry.is_none() && is("keepttl") {
+                options.expiry = Some(ExpiryPolicy::Keep);
+            } else if options.expiry.is_none()
+                && index + 1 < args.len()
+                && let Some(unit) = Unit::of_option(args.get(index))
+            {
+                index += 1;
+                options.expiry = Some(ExpiryPolicy::At(unit.positive(args.get(index), "set")?));
+            } else {
+                return Err(syntax_error());
+            }
+            index += 1;
+        }
+        Ok(options)
+    }
+}
+
+pub(super) fn set(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    if args.len() == 3 {
+        return Ok(Reply::One(
+            context.submit(args.bytes(1), plain(args.bytes(2))),
+            Shape::Stored,
+        ));
+    }
+    let options = SetOptions::read(args)?;
+    let action = Action::Set {
+        value: args.bytes(2),
+        user_flags: 0,
+        expiry: options.expiry.unwrap_or(ExpiryPolicy::Clear),
+        condition: options.condition,
+        return_old: options.return_old,
+    };
+    let shape = if options.return_old {
+        Shape::OldValue
+    } else {
+        Shape::Stored
+    };
+    Ok(Reply::One(context.submit(args.bytes(1), action), shape))
+}
+
+pub(super) fn getset(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let mut action = plain(args.bytes(2));
+    if let Action::Set { return_old, .. } = &mut action {
+        *return_old = true;
+    }
+    Ok(Reply::One(context.submit(args.bytes(1), action), Shape::OldValue))
+}
+
+pub(super) fn setnx(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let mut action = plain(args.bytes(2));
+    if let Action::Set { condition, .. } = &mut action {
+        *condition = Condition::Absent;
+    }
+    Ok(Reply::One(context.submit(args.bytes(1), action), Shape::Inserted))
+}
+
+pub(super) fn setex(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    set_for(context, args, Unit::Seconds.positive(args.get(2), "setex")?)
+}
+
+pub(super) fn psetex(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    set_for(context, args, Unit::Millis.positive(args.get(2), "psetex")?)
+}
+
+fn set_for(context: &mut Context<'_>, args: Args<'_>, until_ms: u64) -> Handled {
+    let mut action = plain(args.bytes(3));
+    if let Action::Set { expiry, .. } = &mut action {
+        *expiry = ExpiryPolicy::At(until_ms);
+    }
+    Ok(Reply::One(context.submit(args.bytes(1), action), Shape::Stored))
+}
+
+pub(super) fn incr(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    add(context, args, 1)
+}
+
+pub(super) fn decr(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    add(context, args, -1)
+}
+
+pub(super) fn incrby(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let number = integer(args.get(2))?;
+    add(context, args, number)
+}
+
+pub(super) fn decrby(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let number = integer(args.get(2))?;
+    let negative = number
+        .checked_neg()
+        .ok_or_else(|| Refusal::from("ERR decrement would overflow"))?;
+    add(context, args, negative)
+}
+
+fn add(context: &mut Context<'_>, args: Args<'_>, number: i64) -> Handled {
+    Ok(Reply::One(
+        context.submit(args.bytes(1), Action::Add(number)),
+        Shape::Number,
+    ))
+}
+
+pub(super) fn mget(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    keys::each(context, args, Action::Read, Gather::Values)
+}
+
+pub(super) fn mset(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    if args.len().is_multiple_of(2) {
+        return Err(wrong_arity("mset"));
+    }
+    // Of a key that is given twice the last value counts, and only it is written: both would race.
+    let last: HashMap<&[u8], usize> = (1..args.len())
+        .step_by(2)
+        .map(|index| (args.get(index), index))
+        .collect();
+    let operations = (1..args.len())
+        .step_by(2)
+        .filter(|index| last.get(args.get(*index)) == Some(index))
+        .map(|index| Operation {
+            key: args.bytes(index),
+            action: plain(args.bytes(index + 1)),
+        });
+    if args.len() > TOGETHER_MAX {
+        let operations: Vec<_> = operations.collect();
+        return keys::in_steps(context, operations, Gather::Ok);
+    }
+    let tickets = operations
+        .map(|operation| context.server.keyspace.submit(operation))
+        .collect();
+    Ok(Reply::Many(tickets, Gather::Ok))
+}

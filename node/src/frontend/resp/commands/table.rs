@@ -1,0 +1,84 @@
+//! All commands, in the order of their names.
+
+use super::{Command, Handler, Keys, Kind, cask, client, cluster, expiry, info, keys, strings};
+
+const fn row(
+    name: &'static str,
+    arity: i32,
+    kind: Kind,
+    keys: Keys,
+    group: &'static str,
+    (handler, summary): (Handler, &'static str),
+) -> Command {
+    Command {
+        name,
+        arity,
+        kind,
+        keys,
+        group,
+        summary,
+        handler,
+    }
+}
+
+const STRING: &str = "string";
+const GENERIC: &str = "generic";
+const CONNECTION: &str = "connection";
+const SERVER: &str = "server";
+const CLUSTER: &str = "cluster";
+/// What Redis does not have.
+const OWN: &str = "caskade";
+
+use Keys as K;
+use Kind::{Barrier, Delete, Other, Read, Write};
+
+/// Every command of this front end.
+#[rustfmt::skip]
+pub(in super::super) static COMMANDS: &[Command] = &[
+    row("auth", -2, Barrier, K::NONE, CONNECTION, (client::auth, "Authenticates the connection.")),
+    row("cask.digests", 1, Barrier, K::NONE, OWN, (cask::digests, "Role, keys and digest of every partition this node has a copy of, as JSON.")),
+    row("cask.events", -1, Barrier, K::NONE, OWN, (cask::events, "What this node saw happen lately, as JSON.")),
+    row("cask.nodes", 1, Barrier, K::NONE, OWN, (cask::nodes, "The figures of every node, as JSON.")),
+    row("cask.ring", 1, Barrier, K::NONE, OWN, (cask::ring, "Placement and its balance, as JSON.")),
+    row("cask.status", 1, Barrier, K::NONE, OWN, (cask::status, "The cluster as this node sees it, as JSON.")),
+    row("cask.tasks", 1, Barrier, K::NONE, OWN, (cask::tasks, "Background work of all nodes, as JSON.")),
+    row("client", -2, Barrier, K::NONE, CONNECTION, (client::client, "Asks about connections and names them.")),
+    row("cluster", -2, Barrier, K::NONE, CLUSTER, (cluster::cluster, "Tells which node serves which slots.")),
+    row("command", -1, Barrier, K::NONE, SERVER, (info::command, "Tells about commands.")),
+    row("config", -2, Barrier, K::NONE, SERVER, (info::config, "Tells about settings.")),
+    row("dbsize", 1, Barrier, K::NONE, SERVER, (keys::dbsize, "Counts the keys of the cluster.")),
+    row("decr", 2, Write, K::FIRST, STRING, (strings::decr, "Takes one from the number a key holds.")),
+    row("decrby", 3, Write, K::FIRST, STRING, (strings::decrby, "Takes from the number a key holds.")),
+    row("del", -2, Delete, K::ALL, GENERIC, (keys::del, "Removes keys.")),
+    row("echo", 2, Other, K::NONE, CONNECTION, (client::echo, "Answers what it is given.")),
+    row("exists", -2, Read, K::ALL, GENERIC, (keys::exists, "Counts which of the keys are there.")),
+    row("expire", -3, Write, K::FIRST, GENERIC, (expiry::expire, "Sets how many seconds a key has left.")),
+    row("expireat", -3, Write, K::FIRST, GENERIC, (expiry::expireat, "Sets the second a key ceases to exist at.")),
+    row("expiretime", 2, Read, K::FIRST, GENERIC, (expiry::expiretime, "Tells the second a key ceases to exist at.")),
+    row("get", 2, Read, K::FIRST, STRING, (strings::get, "Reads the value of a key.")),
+    row("getset", 3, Write, K::FIRST, STRING, (strings::getset, "Writes a value and answers the former one.")),
+    row("hello", -1, Barrier, K::NONE, CONNECTION, (client::hello, "Chooses the protocol and tells about the server.")),
+    row("incr", 2, Write, K::FIRST, STRING, (strings::incr, "Adds one to the number a key holds.")),
+    row("incrby", 3, Write, K::FIRST, STRING, (strings::incrby, "Adds to the number a key holds.")),
+    row("info", -1, Barrier, K::NONE, SERVER, (info::info, "Tells the figures of this node.")),
+    row("mget", -2, Read, K::ALL, STRING, (strings::mget, "Reads the values of keys, each by itself.")),
+    row("mset", -3, Write, K::PAIRS, STRING, (strings::mset, "Writes the values of keys, each by itself.")),
+    row("persist", 2, Write, K::FIRST, GENERIC, (expiry::persist, "Removes the expiry of a key.")),
+    row("pexpire", -3, Write, K::FIRST, GENERIC, (expiry::pexpire, "Sets how many milliseconds a key has left.")),
+    row("pexpireat", -3, Write, K::FIRST, GENERIC, (expiry::pexpireat, "Sets the millisecond a key ceases to exist at.")),
+    row("pexpiretime", 2, Read, K::FIRST, GENERIC, (expiry::pexpiretime, "Tells the millisecond a key ceases to exist at.")),
+    row("ping", -1, Other, K::NONE, CONNECTION, (client::ping, "Answers PONG, or what it is given.")),
+    row("psetex", 4, Write, K::FIRST, STRING, (strings::psetex, "Writes a value that lasts some milliseconds.")),
+    row("pttl", 2, Read, K::FIRST, GENERIC, (expiry::pttl, "Tells how many milliseconds a key has left.")),
+    row("quit", -1, Other, K::NONE, CONNECTION, (client::quit, "Ends the connection.")),
+    row("scan", -2, Barrier, K::NONE, GENERIC, (keys::scan, "Walks over the keys of the cluster.")),
+    row("select", 2, Other, K::NONE, CONNECTION, (client::select, "Chooses database 0, the only one.")),
+    row("set", -3, Write, K::FIRST, STRING, (strings::set, "Writes the value of a key.")),
+    row("setex", 4, Write, K::FIRST, STRING, (strings::setex, "Writes a value that lasts some seconds.")),
+    row("setnx", 3, Write, K::FIRST, STRING, (strings::setnx, "Writes a value if the key is absent.")),
+    row("strlen", 2, Read, K::FIRST, STRING, (strings::strlen, "Tells the length of a value.")),
+    row("touch", -2, Read, K::ALL, GENERIC, (keys::exists, "Counts which of the keys are there.")),
+    row("ttl", 2, Read, K::FIRST, GENERIC, (expiry::ttl, "Tells how many seconds a key has left.")),
+    row("type", 2, Read, K::FIRST, GENERIC, (keys::kind, "Tells the type of a value: string.")),
+    row("unlink", -2, Delete, K::ALL, GENERIC, (keys::del, "Removes keys.")),
+];

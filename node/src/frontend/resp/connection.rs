@@ -1,0 +1,433 @@
+//! One client connection: reads commands, starts them, and writes their replies in order.
+//!
+//! Commands are started as they come, up to the limit of the pipeline, and only as far as the order rule allows
+//! (see `order`). Replies that are there at once, with none before them, are written into the output directly;
+//! the others wait in a queue. A connection whose client does not read its replies is not read from either.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::commands::{self, Command, Context, Keys};
+use super::encoder::{Encoder, Protocol};
+use super::order::{Claims, KeyHash};
+use super::parser::{Args, Batch, Parser};
+use super::reply::{Handled, Pending, Reply, What, encode_many, encode_one};
+use super::server::{Server, stopped};
+use crate::frontend::keyspace::Ticket;
+use crate::frontend::stats::Tally;
+
+/// Room for reading that a connection has at least.
+const READ_BYTES_MIN: usize = 16 * 1024;
+/// Output that is written before more is worked out.
+const OUT_BYTES_MAX: usize = 256 * 1024;
+/// An output buffer larger than this is given back once it is written.
+const OUT_BYTES_KEPT: usize = 64 * 1024;
+
+/// What a connection knows of its client.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) id: u64,
+    pub(super) peer: SocketAddr,
+    pub(super) local: String,
+    pub(super) since: Instant,
+    pub(super) name: String,
+    pub(super) library: String,
+    pub(super) library_version: String,
+    pub(super) protocol: Protocol,
+}
+
+/// A connection and all it has under way.
+pub(super) struct Connection {
+    server: Arc<Server>,
+    stream: TcpStream,
+    client: Client,
+    parser: Parser,
+    input: BytesMut,
+    batch: Batch,
+    /// When the bytes of the batch were read.
+    read_at: Instant,
+    claims: Claims,
+    pending: VecDeque<Pending>,
+    output: Vec<u8>,
+    /// Commands answered since the output was last written, that were answered at once.
+    answered: u64,
+    tally: Tally,
+    /// Nothing more is read; what was read is answered.
+    stopping: bool,
+    /// No more commands are taken; what is under way is answered.
+    closing: bool,
+}
+
+/// Why starting commands stopped.
+#[derive(PartialEq, Eq)]
+enum Halt {
+    /// All that was read is started.
+    OutOfInput,
+    /// The next command has to wait for replies under way.
+    MustWait,
+    /// The output should be written first.
+    OutputFull,
+    /// The next command is worked out before anything else happens.
+    Barrier,
+}
+
+impl Connection {
+    pub(super) fn new(server: Arc<Server>, stream: TcpStream, peer: SocketAddr, id: u64) -> Self {
+        let client = Client {
+            id,
+            peer,
+            local: stream
+                .local_addr()
+                .map(|addr| addr.to_string())
+                .unwrap_or_default(),
+            since: Instant::now(),
+            name: String::new(),
+            library: String::new(),
+            library_version: String::new(),
+            protocol: Protocol::Resp2,
+        };
+        Self {
+            parser: Parser::new(server.limits.requests()),
+            server,
+            stream,
+            client,
+            input: BytesMut::new(),
+            batch: Batch::default(),
+            read_at: Instant::now(),
+            claims: Claims::default(),
+            pending: VecDeque::new(),
+            output: Vec::new(),
+            answered: 0,
+            tally: Tally::default(),
+            stopping: false,
+            closing: false,
+        }
+    }
+
+    /// Serves the client until it goes, or the node stops.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(super) async fn run(mut self, mut stopping: watch::Receiver<bool>) -> io::Result<()> {
+        let result = loop {
+            let halt = match self.advance().await {
+                Ok(halt) => halt,
+                Err(error) => break Err(error),
+            };
+            let all_started = halt == Halt::OutOfInput;
+            self.closing |= self.stopping && all_started;
+            if self.closing && self.pending.is_empty() {
+                break Ok(());
+            }
+            if halt == Halt::OutputFull {
+                continue;
+            }
+            let may_read = all_started && !self.closing;
+            if may_read {
+                self.input
+                    .reserve(self.parser.wanted(&self.input).max(READ_BYTES_MIN));
+            }
+            tokio::select! {
+                biased;
+                () = front_settled(&mut self.pending) => {}
+                read = self.stream.read_buf(&mut self.input), if may_read => match read {
+                    Ok(0) => self.closing = true,
+                    Ok(count) => {
+                        self.read_at = Instant::now();
+                        self.tally.bytes_in += count as u64;
+                    }
+                    Err(error) => break Err(error),
+                },
+                () = stopped(&mut stopping), if !self.stopping => self.stopping = true,
+            }
+        };
+        self.server.stats.add(&mut self.tally);
+        result
+    }
+
+    /// Starts what can be started, and writes what is answered.
+    async fn advance(&mut self) -> io::Result<Halt> {
+        self.encode_settled();
+        let mut halt = self.start_commands();
+        if halt == Halt::Barrier {
+            self.work_out_next().await;
+            halt = Halt::OutputFull;
+        }
+        self.encode_settled();
+        self.write_output().await?;
+        Ok(halt)
+    }
+
+    fn start_commands(&mut self) -> Halt {
+        while !self.closing {
+            if self.batch.is_done() && !self.parse() {
+                return Halt::OutOfInput;
+            }
+            if self.output.len() >= OUT_BYTES_MAX {
+                return Halt::OutputFull;
+            }
+            if self.pending.len() >= self.server.limits.pipeline_max || self.much_waits() {
+                return Halt::MustWait;
+            }
+            let Some(args) = self.batch.current() else {
+                continue;
+            };
+            let command = commands::find(args);
+            if let Some(command) = command.filter(|command| command.is_barrier(args)) {
+                let alone = self.pending.is_empty();
+                return if alone && command.arity_fits(args) {
+                    Halt::Barrier
+                } else if alone {
+                    self.start_next(Some(command));
+                    continue;
+                } else {
+                    Halt::MustWait
+                };
+            }
+            if !self.claims.is_empty() && command.is_some_and(|command| self.is_barred(command, args)) {
+                return Halt::MustWait;
+            }
+            self.start_next(command);
+        }
+        Halt::OutOfInput
+    }
+
+    /// Whether the replies that wait behind another one are as many bytes as the output may have.
+    fn much_waits(&self) -> bool {
+        matches!(self.pending.back(), Some(Pending { what: What::Encoded(bytes), .. }) if bytes.len() >= OUT_BYTES_MAX)
+    }
+
+    /// Takes over what was read. Says whether there is a command.
+    fn parse(&mut self) -> bool {
+        if let Err(error) = self.parser.parse(&mut self.input, &mut self.batch) {
+            if !self.batch.is_done() {
+                // The commands before the error come first; the parser repeats itself.
+                return true;
+            }
+            self.refuse_input(&error.to_string());
+            return false;
+        }
+        !self.batch.is_done()
+    }
+
+    /// Tells what is wrong with the input, behind the replies still to come, and ends the connection.
+    fn refuse_input(&mut self, error: &str) {
+        tracing::debug!(client = %self.client.peer, %error, "client input refused");
+        let text = format!("ERR {error}");
+        let mut bytes = Vec::new();
+        Encoder::new(&mut bytes, self.client.protocol).error(text.as_bytes());
+        self.tally.errors += 1;
+        self.add_written(&bytes, 0);
+        self.closing = true;
+    }
+
+    fn is_barred(&self, command: &Command, args: Args<'_>) -> bool {
+        let writes = command.writes();
+        command
+            .keys
+            .of(args)
+            .any(|index| self.claims.bar(KeyHash::of(args.get(index)), writes))
+    }
+
+    /// Starts the current command, whose turn it is.
+    fn start_next(&mut self, command: Option<&'static Command>) {
+        let Some(args) = self.batch.current() else { return };
+        self.tally.commands += 1;
+        // With replies before this one still to come, it is written aside.
+        let aside = !self.pending.is_empty();
+        let mut scratch = Vec::new();
+        let output = if aside { &mut scratch } else { &mut self.output };
+        let begin = output.len();
+        let mut context = Context {
+            server: &self.server,
+            client: &mut self.client,
+            to: Encoder::new(output, Protocol::Resp2),
+            tally: &mut self.tally,
+        };
+        context.to.protocol = context.client.protocol;
+        let handled = commands::handle(command, &mut context, args);
+        let claimed = match (&handled, command) {
+            (Ok(Reply::One(ticket, _)), Some(command)) => {
+                claim(&mut self.claims, command, args, std::slice::from_ref(ticket))
+            }
+            (Ok(Reply::Many(tickets, _)), Some(command)) => claim(&mut self.claims, command, args, tickets),
+            _ => 0,
+        };
+        self.batch.advance();
+        self.take_reply(handled, begin, scratch, claimed);
+    }
+
+    fn take_reply(&mut self, handled: Handled, begin: usize, mut scratch: Vec<u8>, claims: usize) {
+        let aside = !self.pending.is_empty();
+        let output = if aside { &mut scratch } else { &mut self.output };
+        let mut to = Encoder::new(output, self.client.protocol);
+        let what = match handled {
+            Ok(Reply::One(Ticket::Ready(answer), shape)) if !aside => {
+                encode_one(answer, shape, &mut to, &mut self.tally);
+                None
+            }
+            Ok(Reply::Many(tickets, gather)) if !aside && tickets.iter().all(is_ready) => {
+                let answers: Vec<_> = tickets.into_iter().filter_map(ready).collect();
+                encode_many(answers.into_iter(), gather, &mut to, &mut self.tally);
+                None
+            }
+            Ok(Reply::One(ticket, shape)) => Some(What::One(ticket, shape)),
+            Ok(Reply::Many(tickets, gather)) => Some(What::Many(tickets, gather)),
+            Ok(Reply::Written | Reply::Later(_)) => None,
+            Ok(Reply::Close) => {
+                self.closing = true;
+                None
+            }
+            Err(refusal) => {
+                to.out.truncate(begin);
+                to.error(&refusal.0);
+                self.tally.errors += 1;
+                None
+            }
+        };
+        match what {
+            Some(what) => self.pending.push_back(Pending {
+                since: self.read_at,
+                claims,
+                commands: 1,
+                what,
+            }),
+            None if aside => self.add_written(&scratch, 1),
+            None => self.answered += 1,
+        }
+    }
+
+    /// Adds a reply that is there behind those that are not.
+    fn add_written(&mut self, bytes: &[u8], commands: u64) {
+        match self.pending.back_mut() {
+            None => {
+                self.output.extend_from_slice(bytes);
+                self.answered += commands;
+            }
+            Some(Pending {
+                what: What::Encoded(before),
+                commands: counted,
+                ..
+            }) => {
+                before.extend_from_slice(bytes);
+                *counted += commands;
+            }
+            Some(_) => self.pending.push_back(Pending {
+                since: self.read_at,
+                claims: 0,
+                commands,
+                what: What::Encoded(bytes.to_vec()),
+            }),
+        }
+    }
+
+    /// Runs the current command to its end before anything else: nothing is under way.
+    async fn work_out_next(&mut self) {
+        let Some(args) = self.batch.current() else { return };
+        let command = commands::find(args);
+        self.tally.commands += 1;
+        let begin = self.output.len();
+        let mut context = Context {
+            server: &self.server,
+            client: &mut self.client,
+            to: Encoder::new(&mut self.output, Protocol::Resp2),
+            tally: &mut self.tally,
+        };
+        context.to.protocol = context.client.protocol;
+        let handled = commands::handle(command, &mut context, args);
+        self.batch.advance();
+        match handled {
+            Ok(Reply::Later(future)) => {
+                let (bytes, tally) = future.await;
+                self.output.extend_from_slice(&bytes);
+                self.tally.merge(tally);
+                self.answered += 1;
+            }
+            handled => self.take_reply(handled, begin, Vec::new(), 0),
+        }
+    }
+
+    /// Moves the replies that are there to the output, oldest first, up to one that is not.
+    fn encode_settled(&mut self) {
+        let mut counted = (0, self.read_at);
+        while self.output.len() < OUT_BYTES_MAX
+            && self.pending.front_mut().is_some_and(Pending::is_settled)
+            && let Some(pending) = self.pending.pop_front()
+        {
+            self.claims.pop(pending.claims);
+            if pending.since != counted.1 {
+                self.record(counted);
+                counted = (0, pending.since);
+            }
+            counted.0 += pending.commands;
+            let mut to = Encoder::new(&mut self.output, self.client.protocol);
+            pending.encode(&mut to, &mut self.tally);
+        }
+        self.record(counted);
+    }
+
+    fn record(&self, (count, since): (u64, Instant)) {
+        if count > 0 {
+            self.server.stats.record_latency(since, Instant::now(), count);
+        }
+    }
+
+    async fn write_output(&mut self) -> io::Result<()> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        let answered = std::mem::take(&mut self.answered);
+        self.record((answered, self.read_at));
+        self.tally.bytes_out += self.output.len() as u64;
+        self.server.stats.add(&mut self.tally);
+        self.stream.write_all(&self.output).await?;
+        self.output.clear();
+        self.output.shrink_to(OUT_BYTES_KEPT);
+        Ok(())
+    }
+}
+
+/// Notes the operations of a command that are under way. Answers how many claims that is.
+fn claim(claims: &mut Claims, command: &Command, args: Args<'_>, tickets: &[Ticket]) -> usize {
+    if tickets.iter().all(is_ready) {
+        return 0;
+    }
+    // The least ordered of them speaks for all.
+    let ordered = tickets
+        .iter()
+        .all(|ticket| matches!(ticket, Ticket::Ready(_) | Ticket::Waiting { ordered: true, .. }));
+    let mut count = 0;
+    for index in Keys::of(&command.keys, args) {
+        claims.push(KeyHash::of(args.get(index)), command.writes(), ordered);
+        count += 1;
+    }
+    count
+}
+
+fn is_ready(ticket: &Ticket) -> bool {
+    matches!(ticket, Ticket::Ready(_))
+}
+
+fn ready(ticket: Ticket) -> Option<crate::frontend::keyspace::Answer> {
+    match ticket {
+        Ticket::Ready(answer) => Some(answer),
+        Ticket::Waiting { .. } => None,
+    }
+}
+
+/// Waits until the oldest reply is there; for ever if there is none.
+async fn front_settled(pending: &mut VecDeque<Pending>) {
+    match pending.front_mut() {
+        Some(front) => poll_fn(|cx| front.poll_settled(cx)).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,28 @@
+//! The Redis front end: RESP2 and RESP3, pipelined.
+//!
+//! [`server`] accepts connections, `connection` runs one of them, `parser` and `encoder` know the bytes,
+//! `commands` is the table of what can be asked, `reply` turns outcomes into replies, and `order` says which
+//! operations of one connection may be under way together.
+//!
+//! Invariants: replies come in the order of their commands; a command sees what the commands before it on its
+//! connection did; nothing that is read, kept or written is without a bound.
+
+mod commands;
+mod connection;
+mod encoder;
+mod glob;
+mod inline;
+mod number;
+mod order;
+mod parser;
+mod reply;
+pub mod server;
+#[cfg(test)]
+mod tests;
+
+pub use server::{Limits, Server};
+
+/// Milliseconds since 1970, as expiries count.
+fn now_ms() -> u64 {
+    crate::clock::wall_ms()
+}

@@ -1,0 +1,135 @@
+//! Accepts client connections, as many as are allowed, until the node stops.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::connection::Connection;
+use super::parser::Bounds;
+use crate::frontend::keyspace::Keyspace;
+use crate::frontend::stats::Stats;
+
+/// Bytes a request may have beyond its largest value: its keys, its other arguments, further small values.
+const REQUEST_OVERHEAD_BYTES: usize = 16 << 20;
+/// Most arguments of one command (Redis's own limit).
+const ARGS_MAX: usize = 1024 * 1024;
+/// How long a connection may go on after the node began to stop: time to answer what it has read.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after an accept that failed, for instance for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Bounds of the front end.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Connections at one time.
+    pub connections_max: u64,
+    /// Commands of one connection under way at one time.
+    pub pipeline_max: usize,
+    /// Longest value, bytes.
+    pub value_bytes_max: usize,
+}
+
+impl Limits {
+    pub(super) fn requests(&self) -> Bounds {
+        Bounds {
+            bulk_bytes_max: self.value_bytes_max,
+            args_max: ARGS_MAX,
+            request_bytes_max: self.value_bytes_max.saturating_add(REQUEST_OVERHEAD_BYTES),
+        }
+    }
+}
+
+/// What all connections share.
+pub struct Server {
+    pub(super) keyspace: Arc<dyn Keyspace>,
+    pub(super) stats: Arc<Stats>,
+    pub(super) limits: Limits,
+    clients: AtomicU64,
+}
+
+impl Server {
+    /// A front end of `keyspace` that counts in `stats`.
+    pub fn new(keyspace: Arc<dyn Keyspace>, stats: Arc<Stats>, limits: Limits) -> Arc<Self> {
+        Arc::new(Self {
+            keyspace,
+            stats,
+            limits,
+            clients: AtomicU64::new(1),
+        })
+    }
+
+    /// Serves `listener` until `stopping` says so, or its sender is gone; then waits for the connections to end.
+    pub async fn run(self: Arc<Self>, listener: TcpListener, stopping: watch::Receiver<bool>) {
+        let mut stop = stopping.clone();
+        let mut connections = JoinSet::new();
+        loop {
+            tokio::select! {
+                () = stopped(&mut stop) => break,
+                Some(ended) = connections.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a client connection ended abnormally");
+                    }
+                }
+                accepted = listener.accept() => match accepted {
+                    Ok((stream, peer)) => self.open(stream, peer, &stopping, &mut connections),
+                    Err(error) => {
+                        tracing::warn!(%error, "a client connection could not be accepted");
+                        tokio::time::sleep(ACCEPT_PAUSE).await;
+                    }
+                },
+            }
+        }
+        drop(listener);
+        let all_ended = async { while connections.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_TIMEOUT, all_ended).await.is_err() {
+            tracing::warn!("client connections that did not take their answers were cut");
+        }
+    }
+
+    fn open(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        peer: SocketAddr,
+        stopping: &watch::Receiver<bool>,
+        connections: &mut JoinSet<()>,
+    ) {
+        if self.stats.connections() >= self.limits.connections_max {
+            self.stats.connection_refused();
+            connections.spawn(refuse(stream));
+            return;
+        }
+        // A small reply must not wait for more to send.
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%peer, %error, "a connection was gone before it was served");
+            return;
+        }
+        let guard = self.stats.connection_opened();
+        let id = self.clients.fetch_add(1, Ordering::Relaxed);
+        let connection = Connection::new(Arc::clone(self), stream, peer, id);
+        let stopping = stopping.clone();
+        connections.spawn(async move {
+            let _open = guard;
+            match connection.run(stopping).await {
+                Ok(()) => tracing::trace!(%peer, "client connection closed"),
+                Err(error) => tracing::debug!(%peer, %error, "client connection lost"),
+            }
+        });
+    }
+}
+
+/// Waits until the node stops. A sender that is gone means the same.
+pub(super) async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    drop(stopping.wait_for(|stopping| *stopping).await);
+}
+
+/// Says why, as Redis does; a client that does not listen is not waited for.
+async fn refuse(mut stream: TcpStream) {
+    let told = stream.write_all(b"-ERR max number of clients reached\r\n");
+    drop(tokio::time::timeout(Duration::from_secs(1), told).await);
+}

@@ -1,0 +1,307 @@
+//! What a client sees of a whole connection: replies in order, each command seeing those before it, Redis's texts.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{oneshot, watch};
+
+use super::{Limits, Server};
+use crate::frontend::keyspace::{AdminRequest, Keyspace, ScanPage, Ticket, Topology};
+use crate::frontend::stats::Stats;
+use crate::id::NodeId;
+use crate::kv::{Effect, Entry, Failure, Operation, Outcome, evaluate};
+
+/// A keyspace in memory. Keys that begin with `slow` are answered late, and out of order among each other; their
+/// writes can be seen only once they are answered, as in the real one.
+#[derive(Clone, Default)]
+struct Memory(Arc<Mutex<HashMap<Bytes, Entry>>>);
+
+impl Memory {
+    fn execute(&self, operation: &Operation) -> Result<Outcome, Failure> {
+        let mut entries = self.0.lock();
+        let entry = entries.get(&operation.key).cloned();
+        let evaluated = evaluate(&operation.action, entry.as_ref(), super::now_ms())?;
+        let (effect, outcome) = evaluated;
+        match effect {
+            Effect::Nothing => {}
+            Effect::Write {
+                value,
+                user_flags,
+                expiry_ms,
+            } => {
+                entries.insert(
+                    operation.key.clone(),
+                    Entry {
+                        value,
+                        user_flags,
+                        expiry_ms,
+                        version: 1,
+                    },
+                );
+            }
+            Effect::Remove => drop(entries.remove(&operation.key)),
+        }
+        Ok(outcome)
+    }
+}
+
+impl Keyspace for Memory {
+    fn submit(&self, operation: Operation) -> Ticket {
+        if operation.key.starts_with(b"refused") {
+            return Ticket::Ready(Err(Failure::Refused("no primary".to_owned())));
+        }
+        if !operation.key.starts_with(b"slow") {
+            return Ticket::Ready(self.execute(&operation));
+        }
+        let (sender, answer) = oneshot::channel();
+        let memory = self.clone();
+        let pause = Duration::from_millis(u64::from(rand::random::<u8>() % 8));
+        tokio::spawn(async move {
+            tokio::time::sleep(pause).await;
+            if !operation.key.starts_with(b"slow-lost") {
+                drop(sender.send(memory.execute(&operation)));
+            }
+        });
+        Ticket::Waiting {
+            answer,
+            ordered: false,
+        }
+    }
+
+    fn scan(&self, cursor: u64, limit: usize) -> BoxFuture<'_, Result<ScanPage, Failure>> {
+        let mut keys: Vec<Bytes> = self.0.lock().keys().cloned().collect();
+        keys.sort();
+        let page: Vec<_> = keys.iter().skip(cursor as usize).take(limit).cloned().collect();
+        let end = cursor as usize + page.len();
+        let next = if end >= keys.len() { 0 } else { end as u64 };
+        Box::pin(async move { Ok(ScanPage { next, keys: page }) })
+    }
+
+    fn count(&self) -> BoxFuture<'_, Result<u64, Failure>> {
+        let count = self.0.lock().len() as u64;
+        Box::pin(async move { Ok(count) })
+    }
+
+    fn topology(&self) -> Topology {
+        Topology {
+            node: NodeId::from_bytes([1; 32]),
+            epoch: 1,
+            nodes: Vec::new(),
+            ranges: Vec::new(),
+        }
+    }
+
+    fn admin(&self, _: AdminRequest) -> BoxFuture<'_, Result<String, String>> {
+        Box::pin(async { Err("not in this test".to_owned()) })
+    }
+
+    fn settings(&self) -> Vec<(String, String)> {
+        vec![("sync".to_owned(), "always".to_owned())]
+    }
+}
+
+/// A front end on a free port. It ends with the sender.
+async fn serve(limits: Limits) -> (TcpStream, std::net::SocketAddr, watch::Sender<bool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (stop, stopping) = watch::channel(false);
+    tokio::spawn(
+        Server::new(Arc::new(Memory::default()), Arc::new(Stats::default()), limits).run(listener, stopping),
+    );
+    (TcpStream::connect(addr).await.unwrap(), addr, stop)
+}
+
+const LIMITS: Limits = Limits {
+    connections_max: 10,
+    pipeline_max: 8,
+    value_bytes_max: 1 << 20,
+};
+
+/// Sends all of `request` and reads as much as `expected` is long.
+async fn ask(stream: &mut TcpStream, request: &str, expected: &str) {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut found = vec![0; expected.len()];
+    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut found));
+    let told = read.await.map(|read| read.is_ok());
+    assert_eq!(String::from_utf8_lossy(&found), expected, "{request} {told:?}");
+}
+
+#[tokio::test]
+async fn commands_answer_as_in_redis() {
+    let (mut stream, _, _stop) = serve(LIMITS).await;
+    let cases = [
+        ("PING\r\n", "+PONG\r\n"),
+        ("ping hi\r\n", "$2\r\nhi\r\n"),
+        ("ECHO a\r\n", "$1\r\na\r\n"),
+        ("SET k v\r\n", "+OK\r\n"),
+        ("GET k\r\n", "$1\r\nv\r\n"),
+        ("SET k w NX\r\n", "$-1\r\n"),
+        ("SET k w XX GET\r\n", "$1\r\nv\r\n"),
+        ("SET k w XX NX\r\n", "-ERR syntax error\r\n"),
+        ("SET k w EX 1 PX 1\r\n", "-ERR syntax error\r\n"),
+        ("SET k w EX\r\n", "-ERR syntax error\r\n"),
+        (
+            "SET k w EX 0\r\n",
+            "-ERR invalid expire time in 'set' command\r\n",
+        ),
+        (
+            "SET k w EX 9223372036854775807\r\n",
+            "-ERR invalid expire time in 'set' command\r\n",
+        ),
+        (
+            "SET k w EX x\r\n",
+            "-ERR value is not an integer or out of range\r\n",
+        ),
+        ("SET k w PX 100000\r\n", "+OK\r\n"),
+        ("TTL k\r\n", ":100\r\n"),
+        ("SET k w KEEPTTL\r\n", "+OK\r\n"),
+        ("TTL k\r\n", ":100\r\n"),
+        ("PERSIST k\r\n", ":1\r\n"),
+        ("PTTL k\r\n", ":-1\r\n"),
+        ("TTL none\r\n", ":-2\r\n"),
+        ("EXPIRE k 10 NX\r\n", "-ERR Unsupported option NX\r\n"),
+        ("EXPIRE k -1\r\n", ":1\r\n"),
+        ("EXISTS k k none\r\n", ":0\r\n"),
+        ("INCR n\r\n", ":1\r\n"),
+        ("DECRBY n 3\r\n", ":-2\r\n"),
+        (
+            "DECRBY n -9223372036854775808\r\n",
+            "-ERR decrement would overflow\r\n",
+        ),
+        ("SET s text\r\n", "+OK\r\n"),
+        ("INCR s\r\n", "-ERR value is not an integer or out of range\r\n"),
+        ("MSET a 1 a 2 b 3\r\n", "+OK\r\n"),
+        (
+            "MSET a 1 b\r\n",
+            "-ERR wrong number of arguments for 'mset' command\r\n",
+        ),
+        ("MGET a none b\r\n", "*3\r\n$1\r\n2\r\n$-1\r\n$1\r\n3\r\n"),
+        ("DEL a a b none\r\n", ":2\r\n"),
+        ("TYPE s\r\n", "+string\r\n"),
+        ("DBSIZE\r\n", ":2\r\n"),
+        (
+            "SCAN 0 COUNT 1 MATCH n*\r\n",
+            "*2\r\n$1\r\n1\r\n*1\r\n$1\r\nn\r\n",
+        ),
+        ("SCAN x\r\n", "-ERR invalid cursor\r\n"),
+        ("SELECT 0\r\n", "+OK\r\n"),
+        ("SELECT 1\r\n", "-ERR SELECT is not allowed in cluster mode\r\n"),
+        ("GET\r\n", "-ERR wrong number of arguments for 'get' command\r\n"),
+        (
+            "FOO a b\r\n",
+            "-ERR unknown command 'FOO', with args beginning with: 'a' 'b' \r\n",
+        ),
+        (
+            "CLIENT FOO\r\n",
+            "-ERR unknown subcommand 'FOO'. Try CLIENT HELP.\r\n",
+        ),
+        (
+            "CLIENT SETNAME\r\n",
+            "-ERR wrong number of arguments for 'client|setname' command\r\n",
+        ),
+        ("CLIENT SETNAME me\r\n", "+OK\r\n"),
+        ("CLIENT GETNAME\r\n", "$2\r\nme\r\n"),
+        ("CLUSTER KEYSLOT {user1000}.following\r\n", ":3443\r\n"),
+        ("CONFIG GET sync\r\n", "*2\r\n$4\r\nsync\r\n$6\r\nalways\r\n"),
+        ("COMMAND GETKEYS MSET a 1 b 2\r\n", "*2\r\n$1\r\na\r\n$1\r\nb\r\n"),
+        ("HELLO 4\r\n", "-NOPROTO unsupported protocol version\r\n"),
+        ("GET refused\r\n", "-TRYAGAIN no primary\r\n"),
+        (
+            "SET slow-lost 1\r\n",
+            "-UNKNOWN the outcome of this write is not known: ",
+        ),
+    ];
+    for (request, expected) in cases {
+        ask(&mut stream, request, expected).await;
+    }
+}
+
+#[tokio::test]
+async fn resp3_is_spoken_from_hello_on() {
+    let (mut stream, _, _stop) = serve(LIMITS).await;
+    let greeting =
+        "%7\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n7.2.0\r\n$5\r\nproto\r\n:3\r\n";
+    ask(&mut stream, "GET a\r\nHELLO 3\r\n", &format!("$-1\r\n{greeting}")).await;
+    let rest = "$2\r\nid\r\n:1\r\n$4\r\nmode\r\n$7\r\ncluster\r\n$4\r\nrole\r\n$6\r\nmaster\r\n$7\r\nmodules\r\n*0\r\n";
+    ask(&mut stream, "GET a\r\n", &format!("{rest}_\r\n")).await;
+}
+
+#[tokio::test]
+async fn a_pipeline_keeps_the_order_of_its_commands_and_each_sees_those_before_it() {
+    let (mut stream, _, _stop) = serve(LIMITS).await;
+    let (mut request, mut expected) = (String::new(), String::new());
+    for number in 1..=100 {
+        request.push_str(&format!(
+            "SET slow{} {number}\r\nGET slow{}\r\n",
+            number % 3,
+            number % 3
+        ));
+        request.push_str(&format!("INCR slow-n\r\nPING {number}\r\nEXISTS slow-n fast\r\n"));
+        let text = number.to_string();
+        let bulk = format!("${}\r\n{text}\r\n", text.len());
+        expected.push_str(&format!("+OK\r\n{bulk}:{number}\r\n{bulk}:1\r\n"));
+    }
+    ask(
+        &mut stream,
+        &format!("{request}DBSIZE\r\n"),
+        &format!("{expected}:4\r\n"),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_command_of_many_keys_is_worked_through_in_steps() {
+    let (mut stream, _, _stop) = serve(LIMITS).await;
+    let keys: Vec<String> = (0..2000).map(|number| format!("slow{number}")).collect();
+    let pairs: Vec<String> = keys.iter().map(|key| format!("{key} v")).collect();
+    ask(&mut stream, &format!("MSET {}\r\n", pairs.join(" ")), "+OK\r\n").await;
+    ask(
+        &mut stream,
+        &format!("EXISTS {}\r\n", keys.join(" ")),
+        ":2000\r\n",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn what_is_not_resp_is_told_and_ends_the_connection() {
+    let (mut stream, _, _stop) = serve(LIMITS).await;
+    ask(
+        &mut stream,
+        "SET slow 1\r\n*x\r\n",
+        "+OK\r\n-ERR Protocol error: invalid multibulk length\r\n",
+    )
+    .await;
+    assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn one_connection_too_many_is_told_so() {
+    let limits = Limits {
+        connections_max: 1,
+        ..LIMITS
+    };
+    let (mut first, addr, _stop) = serve(limits).await;
+    ask(&mut first, "PING\r\n", "+PONG\r\n").await;
+    let mut second = TcpStream::connect(addr).await.unwrap();
+    ask(&mut second, "", "-ERR max number of clients reached\r\n").await;
+    ask(&mut first, "PING\r\n", "+PONG\r\n").await;
+}
+
+#[tokio::test]
+async fn a_stop_answers_what_was_asked_and_closes() {
+    let (mut stream, _, stop) = serve(LIMITS).await;
+    ask(&mut stream, "PING\r\n", "+PONG\r\n").await;
+    stream.write_all(b"SET slow 1\r\nQUIT\r\n").await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    drop(stop);
+    let mut told = String::new();
+    stream.read_to_string(&mut told).await.unwrap();
+    assert!(["", "+OK\r\n+OK\r\n"].contains(&told.as_str()), "{told}");
+}

@@ -1,0 +1,153 @@
+//! The node as its front ends see it, and the front ends as the node runs them.
+
+use std::sync::Arc;
+
+use caskade_engine::PARTITIONS;
+use futures::future::BoxFuture;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use super::Node;
+use crate::cluster::state::ClusterState;
+use crate::cluster::view;
+use crate::config;
+use crate::frontend::keyspace::{
+    AdminRequest, Keyspace, ScanPage, SlotRange, Ticket, Topology, TopologyNode,
+};
+use crate::frontend::resp::{Limits, Server};
+use crate::id::Partition;
+use crate::kv::{Failure, Operation};
+
+/// Slots of one partition.
+const SLOTS_PER_PARTITION: u16 = 16_384 / PARTITIONS;
+
+impl Node {
+    /// Serves Redis clients on `listener` until `stopping` says so, then answers what they had asked.
+    pub async fn serve_clients(self: Arc<Self>, listener: TcpListener, stopping: watch::Receiver<bool>) {
+        let limits = Limits {
+            connections_max: self.settings.max_clients.into(),
+            pipeline_max: self.settings.max_pipeline as usize,
+            value_bytes_max: usize::try_from(self.settings.max_value_bytes).unwrap_or(usize::MAX),
+        };
+        let stats = self.stats.clone();
+        Server::new(Arc::new(Client(self)), stats, limits)
+            .run(listener, stopping)
+            .await;
+    }
+
+    /// The line that says that the node serves, and where.
+    pub fn ready_line(&self) -> String {
+        let peer = self.peer_addrs.first().map_or("", String::as_str);
+        format!(
+            "ready node={} resp={} peer={peer} cluster={}",
+            self.id, self.client_addr, self.cluster_id
+        )
+    }
+}
+
+/// A node, shared with its front ends.
+struct Client(Arc<Node>);
+
+impl Keyspace for Client {
+    fn submit(&self, operation: Operation) -> Ticket {
+        self.0.plane.submit(operation)
+    }
+
+    fn scan(&self, cursor: u64, limit: usize) -> BoxFuture<'_, Result<ScanPage, Failure>> {
+        Box::pin(self.0.plane.scan(cursor, limit))
+    }
+
+    fn count(&self) -> BoxFuture<'_, Result<u64, Failure>> {
+        Box::pin(self.0.plane.count())
+    }
+
+    fn topology(&self) -> Topology {
+        let state = self.0.topology.state();
+        let members: Vec<_> = state.members.keys().copied().collect();
+        let place = |node| members.binary_search(&node).ok();
+        Topology {
+            node: self.0.id,
+            epoch: state.epoch,
+            nodes: state
+                .members
+                .values()
+                .map(|member| topology_node(&state, member))
+                .collect(),
+            ranges: slot_ranges(&state, place),
+        }
+    }
+
+    fn admin(&self, request: AdminRequest) -> BoxFuture<'_, Result<String, String>> {
+        let node = &self.0;
+        Box::pin(async move {
+            let json = match request {
+                AdminRequest::Status => serde_json::to_string(&node.status()),
+                AdminRequest::Nodes => serde_json::to_string(&node.nodes()),
+                AdminRequest::Ring => serde_json::to_string(&view::ring(&node.topology.state())),
+                AdminRequest::Tasks => serde_json::to_string(&node.cluster_tasks()),
+                AdminRequest::Digests => serde_json::to_string(&node.digests()),
+                AdminRequest::Events { limit } => serde_json::to_string(&node.newest_events(limit)),
+            };
+            json.map_err(|error| format!("the answer cannot be told as JSON: {error}"))
+        })
+    }
+
+    fn settings(&self) -> Vec<(String, String)> {
+        config::pairs(&self.0.settings)
+    }
+}
+
+fn topology_node(state: &ClusterState, member: &crate::cluster::state::Member) -> TopologyNode {
+    let announcement = &member.announcement;
+    let (host, port) = host_and_port(&announcement.client_addr);
+    let peer_port = announcement
+        .peer_addrs
+        .first()
+        .and_then(|addr| addr.rsplit('/').next()?.parse().ok());
+    TopologyNode {
+        id: announcement.node,
+        host,
+        port,
+        peer_port: peer_port.unwrap_or(0),
+        up: state.is_up(announcement.node),
+        incarnation: announcement.incarnation,
+    }
+}
+
+fn host_and_port(addr: &str) -> (String, u16) {
+    let (host, port) = addr.rsplit_once(':').unwrap_or((addr, "0"));
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    (host.to_owned(), port.parse().unwrap_or(0))
+}
+
+/// Who has which slots: neighbours with the same replicas together.
+fn slot_ranges(state: &ClusterState, place: impl Fn(crate::id::NodeId) -> Option<usize>) -> Vec<SlotRange> {
+    let mut ranges: Vec<SlotRange> = Vec::new();
+    for (partition, copies) in state.partitions() {
+        let range = SlotRange {
+            start: first_slot(partition),
+            end: first_slot(partition) + SLOTS_PER_PARTITION - 1,
+            primary: copies
+                .primary()
+                .filter(|_| state.is_live_primary(partition))
+                .and_then(&place),
+            replicas: copies
+                .replicas
+                .iter()
+                .skip(1)
+                .filter_map(|replica| place(replica.node))
+                .collect(),
+        };
+        match ranges.last_mut() {
+            Some(last) if last.primary == range.primary && last.replicas == range.replicas => {
+                last.end = range.end;
+            }
+            _ => ranges.push(range),
+        }
+    }
+    ranges
+}
+
+fn first_slot(partition: Partition) -> u16 {
+    partition * SLOTS_PER_PARTITION
+}
