@@ -226,7 +226,10 @@ fn a_join_is_a_plan_that_ends_when_its_copies_are_made_and_the_old_ones_released
         (0, 2),
         "what a copy replaces counts until it is released"
     );
-    assert!(state.moving() >= 512, "copies on their way, and partitions that only change their primary");
+    assert!(
+        state.moving() >= 512,
+        "copies on their way, and partitions that only change their primary"
+    );
     converge(&mut state);
     assert_eq!(
         (state.plan.clone(), state.moving(), state.under_replicated()),
