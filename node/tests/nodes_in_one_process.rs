@@ -1,4 +1,5 @@
 //! Whole nodes, without front ends, in one process: founding, joining, copies, failover, return.
+#![allow(clippy::unwrap_used)]
 
 use std::path::Path;
 use std::sync::Arc;

@@ -58,7 +58,7 @@ fn what_config_prints_is_a_settings_file() {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("printed.toml");
         let shown = caskd(&[], |command| {
-            command.args(["--weight", "9", "--zone", "a zone", "config"]);
+            command.args(["--weight", "9", "--zone", "rack-7.b", "config"]);
         });
         std::fs::write(&file, shown.await?.success()?)?;
         let again = caskd(&[], |command| {
@@ -66,7 +66,7 @@ fn what_config_prints_is_a_settings_file() {
         });
         let again = again.await?.success()?;
         ensure!(
-            again.contains("weight = 9") && again.contains("zone = \"a zone\""),
+            again.contains("weight = 9") && again.contains("zone = \"rack-7.b\""),
             "{again}"
         );
         Ok(())

@@ -285,6 +285,10 @@ fn write_error(error: impl ToString) -> StorageError {
     StorageIoError::write_logs(AnyError::error(error)).into()
 }
 
+#[expect(
+    clippy::result_large_err,
+    reason = "it is openraft's error type, and on no path that is hot"
+)]
 fn encode(record: &Record) -> Result<Vec<u8>, StorageError> {
     codec::encode(record).map_err(write_error)
 }
