@@ -42,6 +42,9 @@ pub(crate) fn profile_folder() -> Result<PathBuf> {
         .to_owned())
 }
 
+/// How the variables begin that cargo sets for the programs of a package it runs.
+const PACKAGE_VARIABLES: [&str; 4] = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_CRATE_", "CARGO_BIN_"];
+
 fn build() -> Result<PathBuf> {
     let folder = profile_folder()?;
     let profile = match folder.file_name().and_then(|name| name.to_str()) {
@@ -52,7 +55,19 @@ fn build() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // The whole workspace, as `cargo test --workspace` does: the features of shared crates are the union over
     // the chosen packages, and another choice would compile half of the dependencies again.
-    let output = Command::new(cargo)
+    let mut command = Command::new(cargo);
+    // What cargo tells a test of its package must not reach this cargo: build scripts that look at these
+    // variables would run again, and half of the dependencies be compiled again, now and at the next test.
+    for (name, _) in std::env::vars_os() {
+        let name_text = name.to_string_lossy();
+        if PACKAGE_VARIABLES
+            .iter()
+            .any(|prefix| name_text.starts_with(prefix))
+        {
+            command.env_remove(&name);
+        }
+    }
+    let output = command
         .args([
             "build",
             "--quiet",

@@ -21,11 +21,10 @@ fn one_frame_shows_every_node_and_every_screen_fits() {
         }
         for screen in ["overview", "ring", "tasks", "events", "node"] {
             for (width, height) in [(80, 24), (200, 50)] {
-                let size = [width.to_string(), height.to_string()];
-                let args = [
-                    "--addr", &addr, "--screen", screen, "--width", &size[0], "--height", &size[1],
-                ];
-                let frame = casktop(&args).await?.success()?;
+                let size = format!("{width}x{height}");
+                let frame = casktop(&["--addr", &addr, "--screen", screen, "--size", &size])
+                    .await?
+                    .success()?;
                 ensure!(
                     frame.lines().count() <= height,
                     "{screen} is higher than {height}:\n{frame}"
