@@ -30,7 +30,7 @@ pub struct Responder {
 impl Responder {
     /// Answers the call. A caller that is gone is not told apart: it knows only that the call was lost.
     ///
-    /// A body above [`BODY_BYTES_MAX`](super::wire::BODY_BYTES_MAX) cannot be sent and counts as dropped.
+    /// A body above [`BODY_BYTES_MAX`] cannot be sent and counts as dropped.
     pub fn send(mut self, body: Bytes) {
         if body.len() <= BODY_BYTES_MAX {
             self.answered = true;
