@@ -7,7 +7,9 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use caskade_tests::{Builder, Cluster, Finished, binary, free_port, run_for, with_cluster, with_limit};
+use caskade_tests::{
+    Builder, Cluster, Finished, Permit, Program, binary, free_port, run_for, with_cluster, with_limit,
+};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// How long a node that is refused may take to say so.
@@ -116,6 +118,34 @@ fn node_of_a_cluster_of_one_serves_and_says_that_it_is_alone() {
             status.copies_now == 1 && !status.warnings.is_empty(),
             "{status:#?}"
         );
+        Ok(())
+    });
+}
+
+#[test]
+fn bootstrap_peers_are_tried_until_one_answers_and_a_node_may_be_its_own() {
+    with_limit(LIMIT, async || {
+        let _permit = Permit::acquire().await?;
+        let folder = tempfile::tempdir()?;
+        let secret = private_secret(folder.path())?;
+        let start = |name: &str, args: &[&str]| {
+            Program::start(
+                caskd(&folder.path().join(name), &secret, args)?,
+                &folder.path().join(name),
+            )
+        };
+        let (nobody, port) = (format!("127.0.0.1:{}", free_port()?), free_port()?);
+        let (founder, multiaddr) = (format!("127.0.0.1:{port}"), format!("/ip4/127.0.0.1/tcp/{port}"));
+        // Nobody is there yet: this node waits, and does not found a cluster of its own.
+        let mut second = start("second", &["--bootstrap", &nobody, "--bootstrap", &multiaddr])?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        ensure!(second.stdout().is_empty(), "{}", second.output());
+        let mut first = start("first", &["--peer-listen", &founder, "--bootstrap", &founder])?;
+        let cluster_of = |line: String| line.split_once("cluster=").map(|(_, id)| id.to_owned());
+        let ready = |line: &str| line.starts_with("ready");
+        let founded = cluster_of(first.wait_for_line(REFUSED_MAX, ready).await?);
+        let joined = cluster_of(second.wait_for_line(REFUSED_MAX, ready).await?);
+        ensure!(founded.is_some() && founded == joined, "{founded:?} {joined:?}");
         Ok(())
     });
 }
@@ -239,8 +269,16 @@ fn open_port_without_a_secret_is_refused() {
     });
 }
 
-/// Starts `caskd` with free ports, where `args` do not name them, and answers what it said when it refused.
+/// Starts `caskd`, and answers what it said when it refused.
 async fn refused(data: &Path, secret: &Path, args: &[&str]) -> Result<String> {
+    let finished: Finished = run_for(caskd(data, secret, args)?, REFUSED_MAX).await?;
+    finished
+        .refusal()
+        .with_context(|| format!("caskd {args:?} on {}", data.display()))
+}
+
+/// `caskd` with free ports, where `args` do not name them.
+fn caskd(data: &Path, secret: &Path, args: &[&str]) -> Result<Command> {
     let mut command = Command::new(binary("caskd")?);
     command
         .arg("--data-dir")
@@ -253,10 +291,7 @@ async fn refused(data: &Path, secret: &Path, args: &[&str]) -> Result<String> {
         }
     }
     command.args(args);
-    let finished: Finished = run_for(command, REFUSED_MAX).await?;
-    finished
-        .refusal()
-        .with_context(|| format!("caskd {args:?} on {}", data.display()))
+    Ok(command)
 }
 
 fn private_secret(folder: &Path) -> Result<std::path::PathBuf> {

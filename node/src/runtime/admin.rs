@@ -160,7 +160,11 @@ impl Node {
             memory_bytes: crate::memory::resident_bytes(),
             connections: now.connections,
             records_total: engine.records_total,
-            records_live: engine.live_keys,
+            // Without what it has handed on and will drop.
+            records_live: state
+                .replicas_on(self.id)
+                .map(|(partition, _)| self.plane.engine().partition_stats(partition).live_keys)
+                .sum(),
             disk_bytes: engine.disk_bytes,
             gets: now.gets,
             sets: now.sets,

@@ -26,6 +26,9 @@ pub(super) struct PlannedNode {
     pub(super) peer: String,
 }
 
+/// Where the clients of the first node connect if they can: caskd's own default. Each further node is ten higher.
+const USUAL_PORT: u16 = 7900;
+
 /// `playground.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Plan {
@@ -79,24 +82,28 @@ impl Plan {
         Ok(words.map(|word| quoted(&word)).collect::<Vec<_>>().join(" "))
     }
 
-    /// The same nodes and new ones on free ports.
+    /// The same nodes and new ones, on the usual ports where those are free.
     fn extended(&self, nodes: u16) -> anyhow::Result<Self> {
         let mut plan = self.clone();
         // Held together, so that no port is given twice.
         let mut held = Vec::new();
         for number in plan.nodes.len() + 1..=usize::from(nodes) {
+            let usual = USUAL_PORT.saturating_add(10 * (number as u16 - 1));
             plan.nodes.push(PlannedNode {
                 name: format!("node{number}"),
-                resp: free_address(&mut held)?,
-                peer: free_address(&mut held)?,
+                resp: free_address(usual, &mut held)?,
+                peer: free_address(usual + 1, &mut held)?,
             });
         }
         Ok(plan)
     }
 }
 
-fn free_address(held: &mut Vec<TcpListener>) -> anyhow::Result<String> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("no free port on 127.0.0.1")?;
+/// This port of 127.0.0.1 if it is free, else another one.
+fn free_address(usual: u16, held: &mut Vec<TcpListener>) -> anyhow::Result<String> {
+    let listener = TcpListener::bind(("127.0.0.1", usual))
+        .or_else(|_| TcpListener::bind("127.0.0.1:0"))
+        .context("no free port on 127.0.0.1")?;
     let address = listener
         .local_addr()
         .context("a port without a number")?

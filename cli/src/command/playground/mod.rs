@@ -1,4 +1,4 @@
-//! A cluster to play with: real `caskd` processes on free loopback ports, stopped at the end.
+//! A cluster to play with: real `caskd` processes on loopback, stopped at the end.
 //!
 //! The folder holds everything: `playground.json` (ports), `cluster.secret`, and for each node its data
 //! directory and its log. A temporary folder goes at the end; one named with `--keep` stays and starts again
