@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use caskade_engine::{InventoryEntry, Record};
+use caskade_engine::{Engine, InventoryEntry, ReadError};
 use tokio::sync::oneshot;
 
 use super::message::{Bulk, BulkAction, BulkAnswer, ReplicationFrame, WireRecord, read_replication_answer};
@@ -26,8 +26,8 @@ use crate::net::{Class, wire};
 
 /// Times the lists are compared before the copy is begun anew.
 const ROUNDS_MAX: usize = 8;
-/// Positions read from the store at once.
-const POSITIONS_PER_READ: usize = 32;
+/// Positions whose keys are asked for at once.
+const POSITIONS_PER_ASK: usize = 64;
 /// Bytes of records in one message, unless a single record is larger.
 const MESSAGE_BYTES: usize = 256 << 10;
 /// Largest answer that is read.
@@ -36,6 +36,10 @@ const ANSWER_BYTES_MAX: usize = 80 << 20;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Pause before a copy that failed is tried again.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
+/// How often a new primary looks whether all it took as a replica is on its disk.
+const RECEIVING_PAUSE: Duration = Duration::from_millis(1);
+/// Pause before a copy is tried again of which a record is damaged here.
+const DAMAGED_PAUSE: Duration = Duration::from_secs(10);
 /// How long a proposal may take to be committed before it is made again.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -126,6 +130,11 @@ impl Plane {
             drop(permit);
             match result {
                 Ok(()) => self.propose_caught_up(partition, term, node, syncing_since).await,
+                Err(error @ CopyError::Damaged(_)) => {
+                    tracing::error!(partition, %node, %error, "this partition cannot be copied; writing the \
+                        damaged keys anew, or removing them, mends it");
+                    tokio::time::sleep(DAMAGED_PAUSE).await;
+                }
                 Err(error) => {
                     tracing::debug!(partition, %node, %error, "a copy did not come to its end; trying again");
                     tokio::time::sleep(RETRY_PAUSE).await;
@@ -191,6 +200,9 @@ impl Plane {
         let plane = Arc::clone(self);
         self.runtime.spawn(async move {
             let mut reconciled: Vec<NodeId> = Vec::new();
+            while plane.is_receiving(partition) {
+                tokio::time::sleep(RECEIVING_PAUSE).await;
+            }
             loop {
                 let next = plane.with_primary(partition, term, |primary| {
                     let next = primary
@@ -303,19 +315,16 @@ impl Plane {
         self.send_records(partition, term, node, &differences.send)
             .await?;
         let mut keys = Vec::new();
-        for positions in differences.supersede.chunks(POSITIONS_PER_READ) {
-            let records = self.engine.read_positions(partition, positions);
-            let records = records.map_err(|error| CopyError::Damaged(error.to_string()))?;
-            keys.extend(records.into_iter().map(|record| record.key));
+        for positions in differences.supersede.chunks(POSITIONS_PER_ASK) {
+            let found = keys_at(&self.engine, partition, positions);
+            keys.extend(found.map_err(|error| CopyError::Damaged(error.to_string()))?);
         }
-        for positions in differences.supersede_unknown.chunks(POSITIONS_PER_READ) {
+        for positions in differences.supersede_unknown.chunks(POSITIONS_PER_ASK) {
             match self
-                .bulk(node, partition, term, BulkAction::Fetch(positions.to_vec()))
+                .bulk(node, partition, term, BulkAction::Keys(positions.to_vec()))
                 .await?
             {
-                BulkAnswer::Records(records) => {
-                    keys.extend(records.into_iter().map(|record| Record::from(record).key));
-                }
+                BulkAnswer::Keys(found) => keys.extend(found),
                 other => return Err(unexpected(&other)),
             }
         }
@@ -333,8 +342,9 @@ impl Plane {
         positions: &[u64],
     ) -> Result<(), CopyError> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
-        for positions in positions.chunks(POSITIONS_PER_READ) {
-            let records = self.engine.read_positions(partition, positions);
+        // One at a time: a record may have a large value.
+        for position in positions {
+            let records = self.engine.read_positions(partition, &[*position]);
             for record in records.map_err(|error| CopyError::Damaged(error.to_string()))? {
                 bytes += record.key.len() + record.value.as_ref().map_or(0, Bytes::len);
                 batch.push(WireRecord::from(record));
@@ -375,6 +385,10 @@ impl Plane {
     /// Orders this node's own state of a key again, under its own term.
     fn supersede(self: &Arc<Self>, partition: Partition, term: Term, key: Bytes) -> Result<(), CopyError> {
         let done = self.with_primary(partition, term, |primary| {
+            // The partition is being given away: what is ordered now would come after its settlement.
+            if primary.phase == Phase::Stopped {
+                return Err(CopyError::Void);
+            }
             let newest = primary.newest_pending(&key).map(|pending| pending.record.clone());
             let record = match newest {
                 Some(record) => record,
@@ -429,6 +443,21 @@ fn unexpected(answer: &BulkAnswer) -> CopyError {
         BulkAnswer::Refused(reason) => CopyError::Refused(reason.clone()),
         _ => CopyError::Refused("an answer to another question".into()),
     }
+}
+
+/// The keys of the records at these positions, one record read at a time.
+pub(super) fn keys_at(
+    engine: &Engine,
+    partition: Partition,
+    positions: &[u64],
+) -> Result<Vec<Bytes>, ReadError> {
+    let mut keys = Vec::with_capacity(positions.len());
+    for position in positions {
+        let records = engine.read_positions(partition, &[*position])?;
+        // Copied, so that no value is kept in memory for its key.
+        keys.extend(records.iter().map(|record| Bytes::copy_from_slice(&record.key)));
+    }
+    Ok(keys)
 }
 
 /// Compares two lists that ascend by position. `theirs` holds position, version and whether it is a tombstone.

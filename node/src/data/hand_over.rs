@@ -14,6 +14,8 @@ use crate::id::{Incarnation, Partition, Term};
 
 /// How long a proposal may take to be committed before it is made again.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often the end of a recovery is looked for.
+const RECOVERY_PAUSE: Duration = Duration::from_millis(20);
 /// How often the end of pending writes is looked for.
 const SETTLE_PAUSE: Duration = Duration::from_millis(1);
 
@@ -35,6 +37,10 @@ impl Plane {
 
     async fn hand_over(self: Arc<Self>, partition: Partition, term: Term, primary_incarnation: Incarnation) {
         if let Ok(_permit) = self.tasks.hand_overs.acquire().await {
+            // A term that is not reconciled yet must not be called settled.
+            while self.is_recovering(partition, term) {
+                tokio::time::sleep(RECOVERY_PAUSE).await;
+            }
             self.stop_serving(partition, term);
             self.settle(partition, term).await;
             while self.is_primary(partition, term) {
@@ -52,6 +58,10 @@ impl Plane {
 
     fn is_primary(self: &Arc<Self>, partition: Partition, term: Term) -> bool {
         self.with_primary(partition, term, |_| ()).is_some()
+    }
+
+    fn is_recovering(self: &Arc<Self>, partition: Partition, term: Term) -> bool {
+        self.with_primary(partition, term, |primary| primary.phase == Phase::Recovering) == Some(true)
     }
 
     fn stop_serving(self: &Arc<Self>, partition: Partition, term: Term) {

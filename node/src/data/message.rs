@@ -286,8 +286,8 @@ pub(super) struct Bulk {
 pub(super) enum BulkAction {
     /// Position and version of every record it holds.
     Inventory,
-    /// The records at these positions.
-    Fetch(Vec<u64>),
+    /// The keys of the records at these positions.
+    Keys(Vec<u64>),
     /// Store these records; highest version wins.
     Store(Vec<WireRecord>),
 }
@@ -297,7 +297,8 @@ pub(super) enum BulkAction {
 pub(super) enum BulkAnswer {
     /// Position, version, whether it is a tombstone; ascending.
     Inventory(Vec<(u64, u64, bool)>),
-    Records(Vec<WireRecord>),
+    /// The keys asked for.
+    Keys(Vec<Bytes>),
     Stored,
     /// Not done, for this reason.
     Refused(String),

@@ -7,8 +7,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 use caskade_engine::{AppendError, Appended, Engine, PARTITIONS, Record};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -19,10 +21,15 @@ use super::replica::{Rejection, ReplicaLog};
 use super::tasks::TaskBoard;
 use super::version::version;
 use crate::clock::monotonic_ms;
-use crate::cluster::state::{Change, ClusterState};
+use crate::cluster::state::{Change, ClusterState, ReplicaRole};
 use crate::id::{NodeId, Partition, Term};
 use crate::kv::{Failure, Outcome};
 use crate::net::{CallError, Class, Network, Responder, wire};
+
+/// Pause before an append is made again that the disk had no room for.
+const OVERLOAD_PAUSE: Duration = Duration::from_millis(5);
+/// How long a replica that was taken out is left alone before it is taken back.
+const RESUME_PAUSE_MS: u64 = 5_000;
 
 /// Bounds and times of the data plane.
 #[derive(Clone, Copy, Debug)]
@@ -35,6 +42,8 @@ pub struct Limits {
     pub pending_max: usize,
     /// Requests that may wait for a primary at once; more are refused.
     pub waiting_max: usize,
+    /// Bytes of keys and values of all pending writes and waiting requests together; more are refused.
+    pub bytes_under_way_max: u64,
     /// Bytes a second all copying of partitions from this node may use.
     pub migration_bytes_per_s: u64,
 }
@@ -99,8 +108,10 @@ pub(super) type ReplicaState = ReplicaLog<Responder>;
 
 /// What this node is to a partition.
 pub(super) enum Role {
-    /// Nothing, since this moment of the monotonic clock.
+    /// Nothing, since this moment of the monotonic clock: its data may go.
     Idle { since_ms: u64 },
+    /// A copy that gets nothing at present, and is kept for its return.
+    Away,
     /// A copy that follows.
     Replica(ReplicaState),
     /// The one that orders.
@@ -122,6 +133,7 @@ enum Completion {
         result: Result<(), Rejection>,
     },
     Received {
+        term: Term,
         session: u64,
         sequence: u64,
         result: Result<Appended, AppendError>,
@@ -133,6 +145,8 @@ enum Completion {
 struct Cell {
     role: Mutex<Role>,
     inbox: Mutex<Vec<Completion>>,
+    /// Records taken from a primary whose appends have not ended.
+    receiving: AtomicUsize,
 }
 
 /// The data plane of one node.
@@ -145,11 +159,15 @@ pub struct Plane {
     pub(super) runtime: tokio::runtime::Handle,
     pub(super) tasks: TaskBoard,
     pub(super) waiting: AtomicUsize,
+    /// Bytes of keys and values of all operations under way here: pending writes and waiting requests.
+    pub(super) bytes_under_way: AtomicU64,
     proposals: Proposals,
     cells: Vec<Cell>,
     lease_until_ms: AtomicU64,
     sessions: AtomicU64,
     store_failed: AtomicBool,
+    /// Since when replicas of partitions this node is primary of have been away while their nodes are up.
+    away_since: Mutex<HashMap<(Partition, NodeId), u64>>,
     /// Counts what may let a waiting request go on.
     progress: watch::Sender<u64>,
 }
@@ -169,6 +187,7 @@ impl Plane {
                 since_ms: monotonic_ms(),
             }),
             inbox: Mutex::default(),
+            receiving: AtomicUsize::new(0),
         };
         let view = View {
             state: Arc::default(),
@@ -183,11 +202,13 @@ impl Plane {
             runtime: tokio::runtime::Handle::current(),
             tasks: TaskBoard::default(),
             waiting: AtomicUsize::new(0),
+            bytes_under_way: AtomicU64::new(0),
             proposals,
             cells: (0..PARTITIONS).map(|_| cell()).collect(),
             lease_until_ms: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
             store_failed: AtomicBool::new(false),
+            away_since: Mutex::default(),
             progress: watch::Sender::new(0),
         })
     }
@@ -307,7 +328,8 @@ impl Plane {
                 Role::Primary(primary),
             ) if primary.term == term => match result {
                 Ok(appended) => primary.appended(sequence, appended),
-                Err(error) => self.on_store_failure(partition, &error),
+                Err(AppendError::Overloaded { .. }) => self.append_later(partition, term, sequence),
+                Err(error) => self.on_append_error(partition, &error),
             },
             (
                 Completion::Acked {
@@ -324,6 +346,7 @@ impl Plane {
             },
             (
                 Completion::Received {
+                    term,
                     session,
                     sequence,
                     result,
@@ -331,14 +354,42 @@ impl Plane {
                 },
                 role,
             ) => {
-                self.on_received(partition, role, session, sequence, result, reply);
+                self.cells[usize::from(partition)]
+                    .receiving
+                    .fetch_sub(1, Ordering::AcqRel);
+                self.on_received(partition, role, (term, session, sequence), result, reply);
             }
             // The role changed meanwhile: what its former life had under way is void.
             _ => {}
         }
     }
 
-    fn on_store_failure(&self, partition: Partition, error: &AppendError) {
+    /// An append that a busy disk had no room for is made again: the record has its place in the order.
+    fn append_later(self: &Arc<Self>, partition: Partition, term: Term, sequence: u64) {
+        let plane = Arc::clone(self);
+        self.runtime.spawn(async move {
+            tokio::time::sleep(OVERLOAD_PAUSE).await;
+            let record = plane.with_primary(partition, term, |primary| primary.record(sequence).cloned());
+            if let Some(Some(record)) = record {
+                plane.append_ordered(partition, term, sequence, record);
+            }
+        });
+    }
+
+    fn on_append_error(&self, partition: Partition, error: &AppendError) {
+        match error {
+            AppendError::Io(_)
+            | AppendError::Poisoned(_)
+            | AppendError::Closed
+            | AppendError::ErasUsedUp(_) => {}
+            AppendError::Overloaded { .. } => {
+                return tracing::debug!(partition, %error, "the disk is busy");
+            }
+            AppendError::TooLarge { .. } => {
+                return tracing::warn!(partition, %error, "a peer sent a record that is too large here: \
+                    max_value_bytes must be the same on all nodes");
+            }
+        }
         if !self.store_failed.swap(true, Ordering::AcqRel) {
             tracing::error!(partition, %error, "the store refused a write: this node gives up its partitions; \
                 what was acknowledged is on the other copies. Mend the disk, then restart the node");
@@ -350,16 +401,19 @@ impl Plane {
         self: &Arc<Self>,
         partition: Partition,
         role: &mut Role,
-        session: u64,
-        sequence: u64,
+        (term, session, sequence): (Term, u64, u64),
         result: Result<Appended, AppendError>,
         reply: Responder,
     ) {
+        let log = match role {
+            Role::Replica(log) if log.term == term => Some(log),
+            _ => None,
+        };
         let appended = match result {
             Ok(appended) => appended,
             Err(error) => {
-                self.on_store_failure(partition, &error);
-                if let Role::Replica(log) = role {
+                self.on_append_error(partition, &error);
+                if let Some(log) = log {
                     log.failed(session);
                 }
                 return reply.send(replication_answer(Err(Rejection::Failed)));
@@ -367,12 +421,15 @@ impl Plane {
         };
         // Whatever the role is now, the record is in the log: the map of highest versions takes it.
         self.engine.publish(appended);
+        // Under another term the sender is no longer the primary: an acknowledgement would let it answer its
+        // client for a write that the present one may not have seen.
+        let Some(log) = log else {
+            return reply.send(replication_answer(Err(Rejection::Stale)));
+        };
         reply.send(replication_answer(Ok(None)));
-        if let Role::Replica(log) = role {
-            for waiter in log.stored(session, sequence) {
-                let digest = self.engine.partition_stats(partition).digest;
-                waiter.send(replication_answer(Ok(Some(digest))));
-            }
+        for waiter in log.stored(session, sequence) {
+            let digest = self.engine.partition_stats(partition).digest;
+            waiter.send(replication_answer(Ok(Some(digest))));
         }
     }
 
@@ -380,6 +437,8 @@ impl Plane {
     pub(super) fn publish_ready(&self, partition: Partition, role: &mut Role) {
         let Role::Primary(primary) = role else { return };
         while let Some(pending) = primary.next_published() {
+            self.bytes_under_way
+                .fetch_sub(record_bytes(&pending.record), Ordering::AcqRel);
             if let Some(appended) = pending.appended {
                 self.engine.publish(appended);
             }
@@ -400,6 +459,8 @@ impl Plane {
     ) {
         let (term, sequence) = (primary.term, primary.last() + 1);
         record.version = version(term, sequence);
+        self.bytes_under_way
+            .fetch_add(record_bytes(&record), Ordering::AcqRel);
         primary.push(record.clone(), monotonic_ms(), waiter);
         for follower in primary.followers.iter().filter(|follower| !follower.broken) {
             self.send_record(
@@ -410,6 +471,10 @@ impl Plane {
                 &record,
             );
         }
+        self.append_ordered(partition, term, sequence, record);
+    }
+
+    fn append_ordered(self: &Arc<Self>, partition: Partition, term: Term, sequence: u64, record: Record) {
         let plane = Arc::clone(self);
         self.engine.append(vec![record], move |result| {
             plane.complete(
@@ -431,16 +496,16 @@ impl Plane {
         record: Record,
         reply: Responder,
     ) {
-        let (
-            plane,
-            Position {
-                partition, session, ..
-            },
-        ) = (Arc::clone(self), position);
+        let (plane, partition) = (Arc::clone(self), position.partition);
+        let (term, session) = (position.term, position.session);
+        self.cells[usize::from(partition)]
+            .receiving
+            .fetch_add(1, Ordering::AcqRel);
         self.engine.append(vec![record], move |result| {
             plane.complete(
                 partition,
                 Completion::Received {
+                    term,
                     session,
                     sequence,
                     result,
@@ -448,6 +513,14 @@ impl Plane {
                 },
             );
         });
+    }
+
+    /// Whether records taken from a primary, possibly of an earlier term, are still on their way to the disk.
+    pub(super) fn is_receiving(&self, partition: Partition) -> bool {
+        self.cells[usize::from(partition)]
+            .receiving
+            .load(Ordering::Acquire)
+            > 0
     }
 
     pub(super) fn position(&self, partition: Partition, term: Term, session: u64, previous: u64) -> Position {
@@ -544,7 +617,13 @@ impl Plane {
     /// Ends a role: everything that waited on it is told that its outcome is unknown.
     pub(super) fn retire(&self, role: &mut Role) {
         let Role::Primary(primary) = role else { return };
-        for waiter in primary.abandon() {
+        let abandoned = primary.abandon();
+        let bytes: u64 = abandoned
+            .iter()
+            .map(|pending| record_bytes(&pending.record))
+            .sum();
+        self.bytes_under_way.fetch_sub(bytes, Ordering::AcqRel);
+        for waiter in abandoned.into_iter().flat_map(|pending| pending.waiters) {
             waiter.reply.send(Err(Failure::Unknown(
                 "the partition's primary changed before every copy had acknowledged: it may or may not \
                  have been done; read the key to know"
@@ -617,10 +696,43 @@ impl Plane {
         }
     }
 
+    /// Takes replicas back that were taken out for being slow, some time after, while their nodes are up.
+    pub fn resume_replicas(self: &Arc<Self>) {
+        let (now, state) = (monotonic_ms(), self.state());
+        let mut away_since = self.away_since.lock();
+        let mut seen = HashMap::new();
+        for (partition, entry) in state.partitions() {
+            if entry.primary() != Some(self.node) {
+                continue;
+            }
+            let away = entry
+                .replicas
+                .iter()
+                .filter(|replica| replica.role == ReplicaRole::Away);
+            for replica in away.filter(|replica| state.is_up(replica.node)) {
+                let Some(member) = state.member(replica.node) else {
+                    continue;
+                };
+                let since = away_since.get(&(partition, replica.node)).copied().unwrap_or(now);
+                seen.insert((partition, replica.node), since);
+                if now >= since + RESUME_PAUSE_MS {
+                    self.propose(Change::ResumeReplica {
+                        partition,
+                        node: replica.node,
+                        incarnation: member.announcement.incarnation,
+                        syncing_since: replica.syncing_since,
+                    });
+                }
+            }
+        }
+        *away_since = seen;
+    }
+
     /// The phase of a partition this node is primary of, and its digest and keys if it holds a copy.
     pub fn copy_of(self: &Arc<Self>, partition: Partition) -> Option<(&'static str, u64, u64)> {
         let role = self.with_role(partition, |role| match role {
             Role::Idle { .. } => None,
+            Role::Away => Some("away"),
             Role::Replica(_) => Some("replica"),
             Role::Primary(primary) if primary.phase == Phase::Serving => Some("primary"),
             Role::Primary(_) => Some("primary-not-serving"),
@@ -633,4 +745,9 @@ impl Plane {
     pub fn report_tasks(&self) -> Vec<crate::api::Task> {
         self.tasks.report(self.node)
     }
+}
+
+/// What a record counts for in the bound on bytes under way.
+pub(super) fn record_bytes(record: &Record) -> u64 {
+    (record.key.len() + record.value.as_ref().map_or(0, Bytes::len)) as u64
 }

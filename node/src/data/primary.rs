@@ -194,13 +194,15 @@ impl<A, W> Primary<A, W> {
         }
     }
 
-    /// Gives up everything pending, with whoever waits: its outcome is unknown.
-    pub(super) fn abandon(&mut self) -> Vec<W> {
+    /// Gives up everything pending: its outcome is unknown.
+    pub(super) fn abandon(&mut self) -> Vec<Pending<A, W>> {
         self.digest_waiters.clear();
-        self.pending
-            .drain(..)
-            .flat_map(|pending| pending.waiters)
-            .collect()
+        self.pending.drain(..).collect()
+    }
+
+    /// The pending record of a place in the order.
+    pub(super) fn record(&mut self, sequence: u64) -> Option<&Record> {
+        self.at(sequence).map(|pending| &pending.record)
     }
 
     fn at(&mut self, sequence: u64) -> Option<&mut Pending<A, W>> {

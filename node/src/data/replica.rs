@@ -44,6 +44,11 @@ impl<R> ReplicaLog<R> {
         }
     }
 
+    /// Whether nothing was taken in this term yet.
+    pub(super) fn is_new(&self) -> bool {
+        self.session == 0
+    }
+
     /// Whether a frame of this sender, term and session, coming after `previous`, is taken.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ use crate::id::{Incarnation, NodeId, Partition, Term};
 /// What the committed state says this node is to a partition.
 enum Assignment {
     Idle,
+    Away,
     Replica {
         term: Term,
         primary: NodeId,
@@ -44,10 +45,28 @@ impl Plane {
         let primaries = (0..PARTITIONS)
             .map(|partition| live_primary(&state, partition))
             .collect();
-        self.view.store(Arc::new(View { state, primaries }));
+        let former = self.view.swap(Arc::new(View {
+            state: state.clone(),
+            primaries,
+        }));
+        self.cut_off_the_dead(&former.state, &state);
         self.note_progress();
         self.schedule_copies();
         self.schedule_hand_overs(incarnation);
+    }
+
+    /// Ends the connections to nodes that were declared down: what waits for their answers is told so at once,
+    /// and not when the connection itself is found dead.
+    fn cut_off_the_dead(&self, former: &ClusterState, state: &ClusterState) {
+        let died = |node: &&NodeId| former.is_up(**node) && !state.is_up(**node);
+        for node in state
+            .members
+            .keys()
+            .filter(died)
+            .filter(|node| **node != self.node)
+        {
+            self.network.disconnect(*node);
+        }
     }
 
     fn assume(self: &Arc<Self>, partition: Partition, assignment: Assignment) {
@@ -58,6 +77,12 @@ impl Plane {
                     *role = Role::Idle {
                         since_ms: monotonic_ms(),
                     };
+                }
+            }
+            Assignment::Away => {
+                if !matches!(role, Role::Away) {
+                    self.retire(role);
+                    *role = Role::Away;
                 }
             }
             Assignment::Replica { term, primary } => {
@@ -86,7 +111,9 @@ impl Plane {
     ) {
         if !matches!(role, Role::Primary(primary) if primary.term == term) {
             self.retire(role);
-            let reconcile = !settled && followers.iter().any(|follower| follower.in_sync);
+            // What it took from the primary before it must be here before anything is answered.
+            let reconcile = self.is_receiving(partition)
+                || (!settled && followers.iter().any(|follower| follower.in_sync));
             let phase = if reconcile {
                 Phase::Recovering
             } else {
@@ -145,10 +172,8 @@ fn assignment(state: &ClusterState, node: NodeId, partition: Partition) -> Assig
     let Some(entry) = state.partitions.get(usize::from(partition)) else {
         return Assignment::Idle;
     };
-    let held = entry
-        .replicas
-        .iter()
-        .any(|r| r.node == node && r.role != ReplicaRole::Away);
+    let role = entry.replica(node).map(|replica| replica.role);
+    let held = matches!(role, Some(ReplicaRole::InSync | ReplicaRole::Syncing));
     match state.primary(partition) {
         Some(primary) if primary == node => {
             let followers = followers(state, node, partition);
@@ -162,6 +187,7 @@ fn assignment(state: &ClusterState, node: NodeId, partition: Partition) -> Assig
             term: entry.term,
             primary,
         },
+        _ if role == Some(ReplicaRole::Away) => Assignment::Away,
         _ => Assignment::Idle,
     }
 }

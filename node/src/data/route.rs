@@ -104,6 +104,9 @@ impl Plane {
         if primary.pending_len() >= self.limits.pending_max {
             return Executed::Done(Err(overloaded(primary.pending_len())), reply);
         }
+        if action.writes() && self.is_full() {
+            return Executed::Done(Err(full()), reply);
+        }
         if primary.last() >= SEQUENCE_MAX {
             // 2^40 writes without a change of primary: the cure is any change of primary.
             let text = "this partition's sequence has run out: restart its primary; nothing was done";
@@ -120,16 +123,21 @@ impl Plane {
             Ok((effect, outcome)) => (effect, Ok(outcome)),
             Err(error) => (Effect::Nothing, Err(Failure::Action(error))),
         };
+        let mut waits = unpublished;
         if expired && effect == Effect::Nothing {
-            // Only the primary expires a key, and answers absent once that is published (rule R13).
-            effect = Effect::Remove;
+            // Only the primary expires a key, and answers absent once that is published (rule R13). A read sees
+            // published records only: with a newer one pending, that one must not be removed by it.
+            match primary.newest_pending(key) {
+                Some(_) if !unpublished => waits = true,
+                _ => effect = Effect::Remove,
+            }
         }
         let waiter = Waiter {
             result: outcome,
             reply,
         };
         let record = match effect {
-            Effect::Nothing if unpublished => return wait_for_newest(primary, key, waiter),
+            Effect::Nothing if waits => return wait_for_newest(primary, key, waiter),
             Effect::Nothing => return Executed::Done(waiter.result, waiter.reply),
             Effect::Write {
                 value,
@@ -146,6 +154,11 @@ impl Plane {
         };
         self.order(partition, primary, record, Some(waiter));
         Executed::Ordered
+    }
+
+    /// Whether the operations under way have as many bytes as they may.
+    fn is_full(&self) -> bool {
+        self.bytes_under_way.load(Ordering::Acquire) >= self.limits.bytes_under_way_max
     }
 
     /// The state an action is to see, and whether it is still unpublished.
@@ -189,16 +202,22 @@ impl Plane {
         operation: Operation,
         sender: oneshot::Sender<Result<Outcome, Failure>>,
     ) {
+        if self.is_full() {
+            return drop(sender.send(Err(full())));
+        }
         if self.waiting.fetch_add(1, Ordering::AcqRel) >= self.limits.waiting_max {
             self.waiting.fetch_sub(1, Ordering::AcqRel);
             let text = "too many requests wait for a primary already; nothing was done, try again later";
             drop(sender.send(Err(Failure::Refused(text.into()))));
             return;
         }
+        let bytes = operation_bytes(&operation);
+        self.bytes_under_way.fetch_add(bytes, Ordering::AcqRel);
         let plane = Arc::clone(self);
         self.runtime.spawn(async move {
             let result = plane.route_until_answered(operation).await;
             plane.waiting.fetch_sub(1, Ordering::AcqRel);
+            plane.bytes_under_way.fetch_sub(bytes, Ordering::AcqRel);
             drop(sender.send(result));
         });
     }
@@ -426,6 +445,23 @@ fn overloaded(pending: usize) -> Failure {
     Failure::Refused(format!(
         "{pending} writes of this partition wait for its copies already; nothing was done, try again later"
     ))
+}
+
+fn full() -> Failure {
+    Failure::Refused(
+        "the writes and requests under way on this node have as many bytes as they may; nothing was done, try \
+         again later"
+            .into(),
+    )
+}
+
+/// What an operation counts for in the bound on bytes under way.
+fn operation_bytes(operation: &Operation) -> u64 {
+    let value = match &operation.action {
+        Action::Set { value, .. } => value.len(),
+        _ => 0,
+    };
+    (operation.key.len() + value) as u64
 }
 
 pub(super) fn damaged(error: &ReadError) -> Failure {

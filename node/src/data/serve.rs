@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use caskade_engine::PARTITIONS;
 
+use super::catch_up::keys_at;
 use super::message::{
     Answer, Bulk, BulkAction, BulkAnswer, ReplicationFrame, Request, WireRecord, replication_answer,
 };
@@ -112,6 +113,11 @@ impl Plane {
                 };
                 return reply.send(replication_answer(Err(rejection)));
             };
+            // Before the first frame of a term, what came under the former one must have come to its end: the
+            // primary compares digests, and nothing may be added behind its back.
+            if log.is_new() && self.is_receiving(position.partition) {
+                return reply.send(replication_answer(Err(Rejection::Behind)));
+            }
             if let Err(rejection) = log.admit(from, position.term, position.session, position.previous) {
                 return reply.send(replication_answer(Err(rejection)));
             }
@@ -154,8 +160,8 @@ impl Plane {
         }
         match action {
             BulkAction::Inventory => reply.send(wire::encode(&self.inventory_answer(partition)).into()),
-            BulkAction::Fetch(positions) => {
-                reply.send(wire::encode(&self.fetch_answer(partition, &positions)).into());
+            BulkAction::Keys(positions) => {
+                reply.send(wire::encode(&self.keys_answer(partition, &positions)).into());
             }
             BulkAction::Store(records) => self.store_bulk(records, reply),
         }
@@ -171,9 +177,9 @@ impl Plane {
         )
     }
 
-    fn fetch_answer(&self, partition: Partition, positions: &[u64]) -> BulkAnswer {
-        match self.engine.read_positions(partition, positions) {
-            Ok(records) => BulkAnswer::Records(records.into_iter().map(WireRecord::from).collect()),
+    fn keys_answer(&self, partition: Partition, positions: &[u64]) -> BulkAnswer {
+        match keys_at(&self.engine, partition, positions) {
+            Ok(keys) => BulkAnswer::Keys(keys),
             Err(error) => BulkAnswer::Refused(error.to_string()),
         }
     }

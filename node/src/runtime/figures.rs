@@ -15,6 +15,8 @@ use crate::net::{Network, NetworkConfig};
 const PENDING_MAX: usize = 8192;
 /// Requests that wait for a primary.
 const WAITING_MAX: usize = 65_536;
+/// Bytes of pending writes and waiting requests of one node.
+const BYTES_UNDER_WAY_MAX: u64 = 512 << 20;
 /// How long a write waits for a replica before the replica is taken out.
 const REPLICA_TIMEOUT_MS: u64 = 3000;
 
@@ -49,6 +51,7 @@ pub(super) fn limits(settings: &Settings) -> Limits {
         replica_timeout_ms: REPLICA_TIMEOUT_MS,
         pending_max: PENDING_MAX,
         waiting_max: WAITING_MAX,
+        bytes_under_way_max: BYTES_UNDER_WAY_MAX,
         migration_bytes_per_s: settings.migration_bytes_per_s,
     }
 }

@@ -247,6 +247,7 @@ impl Node {
         loop {
             tokio::time::sleep(MAINTENANCE_PAUSE).await;
             self.plane.suspend_slow_replicas();
+            self.plane.resume_replicas();
             let incarnation = self.incarnation.load(Ordering::Acquire);
             let state = self.plane.state();
             let registered = state

@@ -64,13 +64,14 @@ impl Log {
             .or(self.purged)
     }
 
-    /// Performs one record, whose body has `bytes` bytes. An entry that does not follow the last is refused.
+    /// Performs one record, whose body has `bytes` bytes. An entry that leaves a hole is refused; one that is
+    /// written again takes the place of the former, as openraft's storage suite asks.
     pub(super) fn perform(&mut self, record: Record, bytes: usize) -> Result<(), String> {
         match record {
             Record::Entry(entry) => {
                 let index = entry.log_id.index;
                 if let Some(last) = self.last()
-                    && index != last.index + 1
+                    && index > last.index + 1
                 {
                     return Err(format!("entry {index} follows entry {}", last.index));
                 }

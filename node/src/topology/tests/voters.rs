@@ -137,8 +137,8 @@ fn voters_are_few_odd_up_and_spread_over_zones() {
             "1a 2a 3b 4b 5c 6c",
             Some(1),
             &[],
-            &[1, 2, 3, 5, 6],
-            "the emptiest zones are filled",
+            &[1, 2, 3, 4, 5],
+            "the emptiest zones are filled, the lowest name first",
         ),
         (
             &[1, 2, 3],
