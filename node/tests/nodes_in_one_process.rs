@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caskade_node::config::Settings;
-use caskade_node::frontend::keyspace::Ticket;
-use caskade_node::kv::{Action, Condition, ExpiryPolicy, Failure, Operation, Outcome};
+use caskade_node::kv::{Action, Condition, ExpiryPolicy, Failure, Operation, Outcome, Ticket};
 use caskade_node::runtime::Node;
 use tokio::net::TcpListener;
 
@@ -107,4 +106,38 @@ async fn what_one_node_acknowledged_every_other_reads() {
     for running in [&c, &b, &a] {
         running.node.stop().await;
     }
+}
+
+/// The usual refill of a cache: the value expires, one client writes it anew, another one looks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_of_an_expired_key_spares_the_write_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let a = start(&dir.path().join("a"), None).await;
+    for round in 0..50 {
+        let key = Bytes::from(format!("cached-{round}"));
+        let submit = |action: Action| {
+            a.node.submit(Operation {
+                key: key.clone(),
+                action,
+            })
+        };
+        let mut short = set("old");
+        if let Action::Set { expiry, .. } = &mut short {
+            *expiry = ExpiryPolicy::At(caskade_node::clock::wall_ms() + 2);
+        }
+        submit(short).wait().await.unwrap();
+        tokio::time::sleep(Duration::from_millis(4)).await;
+        let (write, read) = (submit(set("new")), submit(Action::Read));
+        write.wait().await.unwrap();
+        assert_eq!(
+            read.wait().await.unwrap(),
+            Outcome::Entry(None),
+            "it was read before the write was done"
+        );
+        let Outcome::Entry(Some(entry)) = submit(Action::Read).wait().await.unwrap() else {
+            panic!("round {round}: the acknowledged write is gone");
+        };
+        assert_eq!(entry.value, "new");
+    }
+    a.node.stop().await;
 }

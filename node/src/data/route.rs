@@ -17,9 +17,9 @@ use super::plane::{Plane, PrimaryState, Reply, Role, Waiter};
 use super::primary::Phase;
 use super::version::SEQUENCE_MAX;
 use crate::clock::wall_ms;
-use crate::frontend::keyspace::{ScanPage, Ticket};
 use crate::id::{NodeId, Partition};
 use crate::kv::{Action, Condition, Effect, Entry, ExpiryPolicy, Failure, Operation, Outcome, evaluate};
+use crate::kv::{ScanPage, Ticket};
 use crate::net::{CallError, Class, wire};
 
 /// Largest answer to a request that is read.

@@ -1,10 +1,13 @@
 //! What a command does to one key: pure, so that the primary can evaluate it under the partition's lock.
 
 mod evaluate;
+mod ticket;
 
 use bytes::Bytes;
 pub use evaluate::evaluate;
 use serde::{Deserialize, Serialize};
+pub(crate) use ticket::abandoned;
+pub use ticket::{Answer, ScanPage, Ticket};
 
 /// The value of a key and what belongs to it.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -11,12 +11,10 @@ use super::Node;
 use crate::cluster::state::ClusterState;
 use crate::cluster::view;
 use crate::config;
-use crate::frontend::keyspace::{
-    AdminRequest, Keyspace, ScanPage, SlotRange, Ticket, Topology, TopologyNode,
-};
+use crate::frontend::keyspace::{AdminRequest, Keyspace, SlotRange, Topology, TopologyNode};
 use crate::frontend::resp::{Limits, Server};
 use crate::id::Partition;
-use crate::kv::{Failure, Operation};
+use crate::kv::{Failure, Operation, ScanPage, Ticket};
 
 /// Slots of one partition.
 const SLOTS_PER_PARTITION: u16 = 16_384 / PARTITIONS;

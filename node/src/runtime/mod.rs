@@ -35,11 +35,11 @@ use crate::cluster::lease::LeaseTable;
 use crate::cluster::state::{Announcement, Change};
 use crate::config::Settings;
 use crate::data::{self, PROTOCOL, Plane};
-use crate::frontend::keyspace::Ticket;
 use crate::frontend::stats::Stats;
 use crate::id::{ClusterId, Incarnation, NodeId};
 use crate::identity::{ClusterSecret, Identity};
 use crate::kv::Operation;
+use crate::kv::Ticket;
 use crate::net::{Class, Handler, Network, Responder, wire};
 use crate::topology::{RaftTransport, Topology, TopologyConfig};
 

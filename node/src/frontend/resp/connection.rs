@@ -22,8 +22,8 @@ use super::order::{Claims, KeyHash};
 use super::parser::{Args, Batch, Parser};
 use super::reply::{Handled, Pending, Reply, What, encode_many, encode_one};
 use super::server::{Server, stopped};
-use crate::frontend::keyspace::Ticket;
 use crate::frontend::stats::Tally;
+use crate::kv::Ticket;
 
 /// Room for reading that a connection has at least.
 const READ_BYTES_MIN: usize = 16 * 1024;
@@ -417,7 +417,7 @@ fn is_ready(ticket: &Ticket) -> bool {
     matches!(ticket, Ticket::Ready(_))
 }
 
-fn ready(ticket: Ticket) -> Option<crate::frontend::keyspace::Answer> {
+fn ready(ticket: Ticket) -> Option<crate::kv::Answer> {
     match ticket {
         Ticket::Ready(answer) => Some(answer),
         Ticket::Waiting { .. } => None,

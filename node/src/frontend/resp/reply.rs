@@ -17,8 +17,8 @@ use futures::future::BoxFuture;
 
 use super::encoder::Encoder;
 use super::now_ms;
-use crate::frontend::keyspace::{Answer, Ticket, abandoned};
 use crate::frontend::stats::Tally;
+use crate::kv::{Answer, Ticket, abandoned};
 use crate::kv::{Failure, Outcome};
 
 /// Why a command was refused before anything was done: an error reply, code first.

@@ -12,10 +12,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 
 use super::{Limits, Server};
-use crate::frontend::keyspace::{AdminRequest, Keyspace, ScanPage, Ticket, Topology};
+use crate::frontend::keyspace::{AdminRequest, Keyspace, Topology};
 use crate::frontend::stats::Stats;
 use crate::id::NodeId;
-use crate::kv::{Effect, Entry, Failure, Operation, Outcome, evaluate};
+use crate::kv::{Effect, Entry, Failure, Operation, Outcome, ScanPage, Ticket, evaluate};
 
 /// A keyspace in memory. Keys that begin with `slow` are answered late, and out of order among each other; their
 /// writes can be seen only once they are answered, as in the real one.

@@ -1,12 +1,12 @@
 //! Commands on keys, whatever they hold.
 
 use super::{Context, Later, TOGETHER_MAX, integer, later, syntax_error};
-use crate::frontend::keyspace::ScanPage;
 use crate::frontend::resp::encoder::Encoder;
 use crate::frontend::resp::glob;
 use crate::frontend::resp::number::parse_u64;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Gather, Handled, Refusal, Reply, Shape, encode_many};
+use crate::kv::ScanPage;
 use crate::kv::{Action, Operation};
 
 /// Keys one SCAN looks at, at most: a bound on its memory and its time.

@@ -19,8 +19,8 @@ use super::number::parse_i64;
 use super::parser::Args;
 use super::reply::{Handled, Later, Refusal, Reply};
 use super::server::Server;
-use crate::frontend::keyspace::Ticket;
 use crate::frontend::stats::Tally;
+use crate::kv::Ticket;
 use crate::kv::{Action, Operation};
 
 pub(super) use self::table::COMMANDS;

@@ -1,0 +1,41 @@
+//! A replica that does not acknowledge is taken out, so that writes go on, and taken back when it does again.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use caskade_tests::{Builder, Workload, with_cluster};
+
+const LIMIT: Duration = Duration::from_secs(90);
+/// Longer than a write waits for a replica, and shorter than the lease.
+const PAUSE: Duration = Duration::from_secs(5);
+const BACK_MAX: Duration = Duration::from_secs(40);
+
+#[test]
+fn slow_replica_is_taken_out_and_taken_back_without_a_restart() {
+    // With a long lease the paused node stays a member: its primaries wait for it, its replicas are taken out.
+    let builder = Builder::new(3).arg("--lease-ms", "20000");
+    with_cluster(builder, LIMIT, async |cluster| {
+        let victim = (cluster.coordinator().await? + 1) % 3;
+        let other = (victim + 1) % 3;
+        let load = Workload::new(vec![cluster.node(other)?.addr()], 4).start();
+        load.wait_for(200, Duration::from_secs(20)).await?;
+        cluster.node_mut(victim)?.pause()?;
+        tokio::time::sleep(PAUSE).await;
+        let status = cluster.node(other)?.status().await?;
+        ensure!(
+            status.partitions_under_replicated > 0,
+            "it was taken out: {status:#?}"
+        );
+        ensure!(
+            status.members.iter().all(|member| member.state == "up"),
+            "nobody is down: {status:#?}"
+        );
+        cluster.node_mut(victim)?.resume()?;
+        let history = load.stop().await?;
+        cluster.wait_converged(BACK_MAX).await?;
+        cluster.assert_copies_equal(2).await?;
+        history.check(&mut cluster.node(other)?.client().await?).await?;
+        ensure!(cluster.node(victim)?.status().await?.partitions_under_replicated == 0);
+        Ok(())
+    });
+}
