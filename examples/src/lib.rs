@@ -1,3 +1,3 @@
 //! The examples are in `examples/`: one idea each, each asserts what it claims and ends by itself.
 //!
-//! `cargo run -p caskade-examples --example three_nodes`
+//! `cargo run --example three_nodes`
