@@ -68,7 +68,8 @@ pub struct Node {
     reports: Reports,
     events: EventLog,
     batches: mpsc::Sender<Batch>,
-    leases: Mutex<Option<LeaseTable>>,
+    /// As coordinator: the term it was elected for, and what it granted in it.
+    leases: Mutex<Option<(u64, LeaseTable)>>,
     registering: Mutex<HashSet<(NodeId, Incarnation)>>,
     seen_down: Mutex<HashMap<NodeId, u64>>,
     /// Addresses heard in announcements of nodes that are not members yet.
