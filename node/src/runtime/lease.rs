@@ -19,7 +19,7 @@ impl Node {
         loop {
             let lease_ms = self.lease_ms();
             let granted = match self.topology.coordinator().or(hint) {
-                Some(coordinator) if !self.stopping.load(Ordering::Acquire) && !self.plane.store_failed() => {
+                Some(coordinator) if !self.stopping.has_begun() && !self.plane.store_failed() => {
                     self.renew(coordinator, lease_ms, &mut hint).await
                 }
                 _ => false,
@@ -51,14 +51,23 @@ impl Node {
         };
         match answer {
             ControlAnswer::Granted(length_ms) => {
-                self.plane.extend_lease(asked_ms + length_ms);
-                return true;
+                return self.extend(asked_ms + length_ms);
             }
             ControlAnswer::DeclaredDown => self.return_anew(),
             ControlAnswer::NotCoordinator(other) => *hint = other.filter(|node| *node != self.id).or(*hint),
             other => tracing::debug!(answer = ?other, "no lease yet"),
         }
         false
+    }
+
+    /// Takes a lease that was granted, unless the node may serve nothing any more.
+    fn extend(&self, until_ms: u64) -> bool {
+        let extended = self.stopping.unless_begun(|| self.plane.extend_lease(until_ms));
+        // A store that fails says so before it ends the lease: one of the two ends it after this extension.
+        if self.plane.store_failed() {
+            self.plane.end_lease();
+        }
+        extended
     }
 
     /// This incarnation was declared down while the process lived: it comes back as a new one, trusted with
@@ -72,7 +81,7 @@ impl Node {
                     incarnation,
                     "this node was declared down; it returns as a new incarnation"
                 );
-                self.plane.follow(self.topology.state(), incarnation);
+                self.returned.notify_one();
             }
             Err(error) => tracing::error!(%error, "cannot count the incarnation up; this node cannot return"),
         }

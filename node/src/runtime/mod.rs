@@ -10,9 +10,11 @@ mod gossip;
 mod join;
 mod lease;
 mod proposer;
+mod states;
+mod stopping;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -21,7 +23,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
 use self::control::{CONTROL_BYTES_MAX, Control, ControlAnswer};
@@ -30,7 +32,8 @@ use self::figures::{client_addr, limits, network_config, peer_addrs};
 use self::gossip::Reports;
 pub use self::join::JoinError;
 use self::proposer::Batch;
-use crate::clock::{monotonic_ms, wall_ms};
+use self::stopping::Stopping;
+use crate::clock::monotonic_ms;
 use crate::cluster::lease::LeaseTable;
 use crate::cluster::state::{Announcement, Change};
 use crate::config::Settings;
@@ -59,6 +62,8 @@ pub struct Node {
     settings: Settings,
     identity: Mutex<Identity>,
     incarnation: AtomicU64,
+    /// Told whenever `incarnation` has grown; the task that follows the committed states listens.
+    returned: Notify,
     peer_addrs: Vec<String>,
     client_addr: String,
     network: Network,
@@ -76,7 +81,7 @@ pub struct Node {
     heard_addrs: Mutex<HashMap<NodeId, Vec<String>>>,
     coordinator_hint: Option<NodeId>,
     started_ms: u64,
-    stopping: AtomicBool,
+    stopping: Stopping,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -173,6 +178,7 @@ impl Node {
             id: identity.node,
             cluster_id: joined.cluster_id,
             incarnation: AtomicU64::new(identity.incarnation),
+            returned: Notify::new(),
             identity: Mutex::new(identity),
             settings,
             peer_addrs,
@@ -190,7 +196,7 @@ impl Node {
             heard_addrs: Mutex::new(joined.members.into_iter().collect()),
             coordinator_hint: joined.coordinator,
             started_ms: monotonic_ms(),
-            stopping: AtomicBool::new(false),
+            stopping: Stopping::default(),
             tasks: Mutex::default(),
         });
         node.update_peers();
@@ -211,37 +217,6 @@ impl Node {
         tasks.spawn(self.clone().run_batches(batched));
         tasks.spawn(self.clone().run_proposals(proposed));
         tasks.spawn(self.clone().run_maintenance());
-    }
-
-    /// Follows the committed states.
-    async fn run_states(self: Arc<Self>) {
-        let mut states = self.topology.watch();
-        let mut coordinators = self.topology.watch_coordinator();
-        let mut coordinator = None;
-        // What was committed before this start is no news.
-        let mut known = states.borrow_and_update().clone();
-        self.plane
-            .follow(known.clone(), self.incarnation.load(Ordering::Acquire));
-        loop {
-            let state = states.borrow_and_update().clone();
-            if !Arc::ptr_eq(&known, &state) {
-                for event in crate::cluster::events::between(&known, &state, wall_ms()) {
-                    self.events.add(event);
-                }
-                known = state.clone();
-                self.update_peers();
-                self.plane.follow(state, self.incarnation.load(Ordering::Acquire));
-            }
-            let leader = *coordinators.borrow_and_update();
-            if leader != coordinator {
-                coordinator = leader;
-                self.note_coordinator(leader, known.epoch);
-            }
-            tokio::select! {
-                changed = states.changed() => if changed.is_err() { return },
-                changed = coordinators.changed() => if changed.is_err() { return },
-            }
-        }
     }
 
     async fn run_maintenance(self: Arc<Self>) {
@@ -296,7 +271,7 @@ impl Node {
 
     /// Stops in order: takes no more requests, settles what is pending, says goodbye, closes the store.
     pub async fn stop(self: &Arc<Self>) {
-        self.stopping.store(true, Ordering::Release);
+        self.stopping.begin();
         self.plane.stop_all(SETTLE_TIMEOUT).await;
         self.say_goodbye().await;
         self.tasks.lock().abort_all();
@@ -337,24 +312,6 @@ impl Node {
         }
         peers.remove(&self.id);
         self.network.set_peers(peers);
-    }
-
-    fn note_coordinator(&self, coordinator: Option<NodeId>, epoch: u64) {
-        let (severity, message) = match coordinator {
-            Some(node) => ("info", format!("node {} is the coordinator", node.short())),
-            None => (
-                "warning",
-                "there is no coordinator; an election is under way".to_owned(),
-            ),
-        };
-        self.events.add(crate::api::Event {
-            time_ms: wall_ms(),
-            epoch,
-            severity: severity.to_owned(),
-            kind: "coordinator".to_owned(),
-            node: coordinator.map(|node| node.to_string()).unwrap_or_default(),
-            message,
-        });
     }
 
     fn on_control(self: &Arc<Self>, from: NodeId, body: &[u8], reply: Responder) {
