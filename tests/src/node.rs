@@ -122,6 +122,12 @@ impl Node {
         args
     }
 
+    /// Gives its next starts these flags, too.
+    pub(crate) fn add_flags(&mut self, flags: &[(&str, &str)]) {
+        let flags = flags.iter().flat_map(|(flag, value)| [flag, value]);
+        self.args.extend(flags.map(OsString::from));
+    }
+
     /// Starts its process; does not wait for it.
     pub(crate) fn spawn(&mut self) -> Result<()> {
         if self.is_running() {

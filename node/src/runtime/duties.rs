@@ -42,7 +42,6 @@ impl Node {
 
     /// Keeps asking the voters to confirm the coordinator: leases are granted up to the last confirmation.
     pub(super) async fn run_confirmations(self: Arc<Self>) {
-        let pause = Duration::from_millis(self.lease_ms() / CONFIRMATIONS_PER_LEASE);
         loop {
             let asked_ms = monotonic_ms();
             let elected = self.with_leases(|_| ()).and(self.topology.leading());
@@ -53,19 +52,23 @@ impl Node {
             {
                 self.with_leases(|leases| leases.confirmed(asked_ms));
             }
-            tokio::time::sleep(pause).await;
+            // Taken each time: a node that joins learns the cluster's lease only after its start.
+            let pause = self
+                .lease_ms()
+                .map(|lease_ms| Duration::from_millis(lease_ms / CONFIRMATIONS_PER_LEASE));
+            tokio::time::sleep(pause.unwrap_or(ROUND)).await;
         }
     }
 
     /// The lease table of this coordinator, made anew for each term it was elected for.
     fn with_leases<T>(&self, f: impl FnOnce(&mut LeaseTable) -> T) -> Option<T> {
         let mut leases = self.leases.lock();
-        let term = self.topology.leading()?;
+        let (term, lease_ms) = (self.topology.leading()?, self.lease_ms()?);
         let now_ms = monotonic_ms();
         let table = match leases.take() {
             Some((elected, table)) if elected == term => table,
             Some((_, former)) => former.elected_again(now_ms),
-            None => LeaseTable::new(self.lease_ms(), now_ms),
+            None => LeaseTable::new(lease_ms, now_ms),
         };
         let (_, table) = leases.insert((term, table));
         Some(f(table))

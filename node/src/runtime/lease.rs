@@ -11,36 +11,36 @@ use crate::id::NodeId;
 
 /// Pause before a question that brought no lease is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// How long the coordinator may take to answer a node that does not know the cluster's lease yet.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl Node {
     /// Renews the lease for as long as the node runs.
     pub(super) async fn run_lease(self: Arc<Self>) {
         let mut hint = self.coordinator_hint;
         loop {
-            let lease_ms = self.lease_ms();
-            let granted = match self.topology.coordinator().or(hint) {
+            let granted_ms = match self.topology.coordinator().or(hint) {
                 Some(coordinator) if !self.stopping.has_begun() && !self.plane.store_failed() => {
-                    self.renew(coordinator, lease_ms, &mut hint).await
+                    self.renew(coordinator, &mut hint).await
                 }
-                _ => false,
+                _ => None,
             };
-            let pause = if granted {
-                Duration::from_millis(lease_ms / 4)
-            } else {
-                RETRY_PAUSE
-            };
-            tokio::time::sleep(pause).await;
+            let pause = granted_ms.map(|length_ms| Duration::from_millis(length_ms / 4));
+            tokio::time::sleep(pause.unwrap_or(RETRY_PAUSE)).await;
         }
     }
 
-    async fn renew(self: &Arc<Self>, coordinator: NodeId, lease_ms: u64, hint: &mut Option<NodeId>) -> bool {
+    /// Asks for a lease; answers its length in milliseconds if it was granted.
+    async fn renew(self: &Arc<Self>, coordinator: NodeId, hint: &mut Option<NodeId>) -> Option<u64> {
         // The holder counts from when it asked (rule R9).
         let asked_ms = monotonic_ms();
         let announcement = self.announcement();
         let answer = if coordinator == self.id {
             self.answer_lease(announcement)
         } else {
-            let timeout = Duration::from_millis(lease_ms / 2);
+            let timeout = self
+                .lease_ms()
+                .map_or(FIRST_TIMEOUT, |lease_ms| Duration::from_millis(lease_ms / 2));
             match self
                 .ask(coordinator, &Control::Lease(announcement), timeout)
                 .await
@@ -51,13 +51,13 @@ impl Node {
         };
         match answer {
             ControlAnswer::Granted(length_ms) => {
-                return self.extend(asked_ms + length_ms);
+                return self.extend(asked_ms + length_ms).then_some(length_ms);
             }
             ControlAnswer::DeclaredDown => self.return_anew(),
             ControlAnswer::NotCoordinator(other) => *hint = other.filter(|node| *node != self.id).or(*hint),
             other => tracing::debug!(answer = ?other, "no lease yet"),
         }
-        false
+        None
     }
 
     /// Takes a lease that was granted, unless the node may serve nothing any more.

@@ -235,12 +235,11 @@ impl Node {
         }
     }
 
-    /// Length of a lease: the cluster's, before there is one this node's setting.
-    fn lease_ms(&self) -> u64 {
-        match self.topology.state().lease_ms {
-            0 => self.settings.lease_ms.into(),
-            lease_ms => lease_ms.into(),
-        }
+    /// Length of a lease in the cluster; `None` while this node has not heard of any committed state. Its own
+    /// setting says nothing of it, unless it is the founder.
+    fn lease_ms(&self) -> Option<u64> {
+        let lease_ms = self.topology.state().lease_ms;
+        (lease_ms > 0).then_some(lease_ms.into())
     }
 
     async fn wait_until_serving(&self) {
