@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::client::Client;
 use crate::ports::free_port;
-use crate::program::{Program, own_command};
+use crate::program::{Finished, Program, own_command};
 
 const READY_MAX: Duration = Duration::from_secs(30);
 const STOP_MAX: Duration = Duration::from_secs(20);
@@ -186,6 +186,18 @@ impl Node {
             bail!("{name} ended with {status} after SIGTERM");
         }
         Ok(())
+    }
+
+    /// Waits for its process to end by itself; answers how, and what it said.
+    ///
+    /// # Errors
+    /// If it does not run, or does not end within `limit`.
+    pub async fn wait_end(&mut self, limit: Duration) -> Result<Finished> {
+        let program = self.running()?;
+        program.wait(limit).await?;
+        let finished = program.finished()?;
+        self.program = None;
+        Ok(finished)
     }
 
     /// Starts it again on its directory and ports, and waits until it serves. Stops it first if it runs.

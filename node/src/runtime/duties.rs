@@ -7,10 +7,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Node;
+use super::admission::{Standing, standing};
 use super::control::ControlAnswer;
 use crate::clock::monotonic_ms;
 use crate::cluster::lease::{LeaseTable, NoLease};
-use crate::cluster::state::{Announcement, Change, MemberStatus};
+use crate::cluster::state::{Announcement, Change, MemberStatus, Verdict};
 use crate::id::{Incarnation, NodeId};
 use crate::topology::choose_voters;
 
@@ -79,20 +80,12 @@ impl Node {
         if !self.is_coordinator() {
             return ControlAnswer::NotCoordinator(self.topology.coordinator());
         }
-        let state = self.topology.state();
-        let Announcement {
-            node, incarnation, ..
-        } = announcement;
-        match state.members.get(&node) {
-            Some(member) if member.announcement.incarnation > incarnation => ControlAnswer::Failed(format!(
-                "incarnation {incarnation} of node {node} is over: a newer one is registered. Is a copy of its \
-                 data directory in use elsewhere?"
-            )),
-            Some(member) if member.announcement.incarnation == incarnation => match member.status {
-                MemberStatus::Down => ControlAnswer::DeclaredDown,
-                MemberStatus::Up => self.grant(node, incarnation),
-            },
-            _ => {
+        let (node, incarnation) = (announcement.node, announcement.incarnation);
+        match standing(&self.topology.state(), &announcement) {
+            Standing::Up => self.grant(node, incarnation),
+            Standing::Down => ControlAnswer::DeclaredDown,
+            Standing::Refused(reason) => ControlAnswer::Refused(reason),
+            Standing::New => {
                 self.register(announcement);
                 ControlAnswer::NotYet("the node is being registered".into())
             }
@@ -117,8 +110,16 @@ impl Node {
         }
     }
 
+    /// Registers a node that was heard of by gossip, if it is one to be registered.
+    pub(super) fn register_heard(self: &Arc<Self>, announcement: &Announcement) {
+        match standing(&self.topology.state(), announcement) {
+            Standing::New => self.register(announcement.clone()),
+            standing => tracing::debug!(node = %announcement.node, ?standing, "a report registers nobody"),
+        }
+    }
+
     /// Registers a node that announced itself, once at a time.
-    pub(super) fn register(self: &Arc<Self>, announcement: Announcement) {
+    fn register(self: &Arc<Self>, announcement: Announcement) {
         let key = (announcement.node, announcement.incarnation);
         if !self.registering.lock().insert(key) {
             return;
@@ -126,8 +127,18 @@ impl Node {
         let node = Arc::clone(self);
         tokio::spawn(async move {
             node.with_leases(|leases| leases.registered(key.0, key.1, monotonic_ms()));
-            if let Err(error) = node.propose_here(vec![Change::Register(announcement)]).await {
-                tracing::info!(node = %key.0, %error, "a node could not be registered; it asks again");
+            match node
+                .propose_here(vec![Change::Register(announcement)])
+                .await
+                .as_deref()
+            {
+                Ok([Verdict::Void(reason)]) => {
+                    tracing::info!(node = %key.0, reason, "a node was not registered; it asks again");
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(node = %key.0, %error, "a node could not be registered; it asks again");
+                }
             }
             node.registering.lock().remove(&key);
         });

@@ -112,7 +112,7 @@ impl Node {
         if known.is_none_or(|known| known < announced.incarnation) {
             self.note_address(announced);
             if self.is_coordinator() && !self.stopping.has_begun() {
-                self.register(announced.clone());
+                self.register_heard(announced);
             }
         }
         self.reports.note(report);

@@ -1,6 +1,7 @@
 //! One running node: starts the planes, wires them together, and stops them.
 
 mod admin;
+mod admission;
 mod clients;
 mod control;
 mod duties;
@@ -23,7 +24,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use self::control::{CONTROL_BYTES_MAX, Control, ControlAnswer};
@@ -82,6 +83,8 @@ pub struct Node {
     coordinator_hint: Option<NodeId>,
     started_ms: u64,
     stopping: Stopping,
+    /// Why the coordinator will never grant this process a lease, once it has said so.
+    refusal: watch::Sender<Option<String>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -174,8 +177,9 @@ impl Node {
             proposals,
             limits: limits(&settings),
         });
+        let id = identity.node;
         let node = Arc::new(Self {
-            id: identity.node,
+            id,
             cluster_id: joined.cluster_id,
             incarnation: AtomicU64::new(identity.incarnation),
             returned: Notify::new(),
@@ -194,17 +198,22 @@ impl Node {
             registering: Mutex::default(),
             seen_down: Mutex::default(),
             heard_addrs: Mutex::new(joined.members.into_iter().collect()),
-            coordinator_hint: joined.coordinator,
+            coordinator_hint: joined.coordinator.filter(|node| *node != id),
             started_ms: monotonic_ms(),
             stopping: Stopping::default(),
+            refusal: watch::Sender::default(),
             tasks: Mutex::default(),
         });
         node.update_peers();
         node.network.subscribe(&format!("caskade/1/{}", node.cluster_id));
         drop(inbound.0.set(node.clone()));
         node.spawn_loops(proposed, batched);
-        node.wait_until_serving().await;
-        Ok(node)
+        let refusal = tokio::select! {
+            () = node.wait_until_serving() => return Ok(node),
+            reason = node.refused() => reason,
+        };
+        node.stop().await;
+        Err(anyhow::anyhow!(refusal))
     }
 
     fn spawn_loops(self: &Arc<Self>, proposed: mpsc::Receiver<Change>, batched: mpsc::Receiver<Batch>) {
@@ -373,13 +382,12 @@ async fn join_cluster(
 ) -> anyhow::Result<join::Introduction> {
     let state = topology.state();
     if state.epoch > 0 {
-        join::check_cluster(network, &settings.bootstrap, state.cluster_id).await?;
-        let members = Vec::new();
-        return Ok(join::Introduction {
+        let found = join::check_cluster(network, &settings.bootstrap, state.cluster_id).await?;
+        return Ok(found.unwrap_or(join::Introduction {
             cluster_id: state.cluster_id,
             coordinator: None,
-            members,
-        });
+            members: Vec::new(),
+        }));
     }
     if let Some(introduction) = join::find_cluster(network, &settings.bootstrap).await? {
         tracing::info!(cluster = %introduction.cluster_id, "joining");
