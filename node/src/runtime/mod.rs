@@ -13,6 +13,7 @@ mod lease;
 mod proposer;
 mod states;
 mod stopping;
+mod store;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -34,6 +35,7 @@ use self::gossip::Reports;
 pub use self::join::JoinError;
 use self::proposer::Batch;
 use self::stopping::Stopping;
+use self::store::{Past, Store};
 use crate::clock::monotonic_ms;
 use crate::cluster::lease::LeaseTable;
 use crate::cluster::state::{Announcement, Change};
@@ -150,9 +152,10 @@ impl Node {
             .as_deref()
             .map(ClusterSecret::load)
             .transpose()?;
-        let (engine, recovery) = caskade_engine::Engine::open(figures::engine_options(&settings))?;
-        tracing::info!(?recovery, "the store is open");
+        let options = figures::engine_options(&settings);
+        let engine = store::open(options.clone(), &data_dir)?;
         let identity = Identity::load_or_create(&data_dir)?;
+        let store = Store::new(&options, &data_dir, identity.node, &engine);
         let inbound = Arc::new(Inbound::default());
         let network = Network::start(network_config(&settings, &identity, secret), inbound.clone()).await?;
         let topology_config = TopologyConfig::new(data_dir.join("topology"), identity.node);
@@ -163,6 +166,7 @@ impl Node {
         let joined = join_cluster(
             &settings,
             &identity,
+            &store,
             &network,
             &topology,
             (&client_addr, &peer_addrs),
@@ -376,12 +380,14 @@ impl Node {
 async fn join_cluster(
     settings: &Settings,
     identity: &Identity,
+    store: &Store,
     network: &Network,
     topology: &Topology,
     (client_addr, peer_addrs): (&str, &[String]),
 ) -> anyhow::Result<join::Introduction> {
     let state = topology.state();
     if state.epoch > 0 {
+        store.claim(state.cluster_id, Past::Member)?;
         let found = join::check_cluster(network, &settings.bootstrap, state.cluster_id).await?;
         return Ok(found.unwrap_or(join::Introduction {
             cluster_id: state.cluster_id,
@@ -389,11 +395,17 @@ async fn join_cluster(
             members: Vec::new(),
         }));
     }
+    let past = match topology.is_initialized().await {
+        true => Past::Log,
+        false => Past::None,
+    };
     if let Some(introduction) = join::find_cluster(network, &settings.bootstrap).await? {
+        store.claim(introduction.cluster_id, past)?;
         tracing::info!(cluster = %introduction.cluster_id, "joining");
         return Ok(introduction);
     }
     let cluster_id = ClusterId::from_bytes(rand::random());
+    store.claim(cluster_id, past)?;
     let founder = Announcement {
         node: identity.node,
         incarnation: identity.incarnation,
