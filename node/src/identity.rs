@@ -236,7 +236,7 @@ fn read_limited(path: &Path) -> Result<Vec<u8>, IdentityError> {
 }
 
 /// Puts `bytes` under `path` so that after a crash the file has its old content or all of the new.
-fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
+pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
     let temporary = path.with_extension("new");
     write_synced(&temporary, bytes).map_err(io_error("write", &temporary))?;
     fs::rename(&temporary, path).map_err(io_error("write", path))?;

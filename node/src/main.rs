@@ -115,13 +115,20 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     writeln!(stdout, "{}", node.ready_line())
         .and_then(|()| stdout.flush())
         .ok();
-    tokio::select! {
-        _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-        _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
-    }
+    let refusal = tokio::select! {
+        _ = terminate.recv() => {
+            tracing::info!("SIGTERM: stopping");
+            None
+        }
+        _ = interrupt.recv() => {
+            tracing::info!("SIGINT: stopping");
+            None
+        }
+        reason = node.refused() => Some(reason),
+    };
     node.stop().await;
     stop.send_replace(true);
     front_end.await.context("the front end ended abnormally")?;
     tracing::info!("stopped");
-    Ok(())
+    refusal.map_or(Ok(()), |reason| Err(anyhow::anyhow!(reason)))
 }

@@ -159,8 +159,17 @@ impl Cluster {
     /// # Errors
     /// If it does not start or is refused.
     pub async fn add_node(&mut self) -> Result<usize> {
+        self.add_node_with(&[]).await
+    }
+
+    /// As [`Cluster::add_node`], with flags of `caskd` that the other nodes do not have.
+    ///
+    /// # Errors
+    /// If it does not start or is refused.
+    pub async fn add_node_with(&mut self, flags: &[(&str, &str)]) -> Result<usize> {
         let index = self.prepare_node()?;
         let node = self.node_mut(index)?;
+        node.add_flags(flags);
         node.spawn()?;
         node.wait_ready().await?;
         Ok(index)

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 
 use crate::client::Client;
 use crate::ports::free_port;
-use crate::program::{Program, own_command};
+use crate::program::{Finished, Program, own_command};
 
 const READY_MAX: Duration = Duration::from_secs(30);
 const STOP_MAX: Duration = Duration::from_secs(20);
@@ -122,6 +122,12 @@ impl Node {
         args
     }
 
+    /// Gives its next starts these flags, too.
+    pub(crate) fn add_flags(&mut self, flags: &[(&str, &str)]) {
+        let flags = flags.iter().flat_map(|(flag, value)| [flag, value]);
+        self.args.extend(flags.map(OsString::from));
+    }
+
     /// Starts its process; does not wait for it.
     pub(crate) fn spawn(&mut self) -> Result<()> {
         if self.is_running() {
@@ -180,6 +186,18 @@ impl Node {
             bail!("{name} ended with {status} after SIGTERM");
         }
         Ok(())
+    }
+
+    /// Waits for its process to end by itself; answers how, and what it said.
+    ///
+    /// # Errors
+    /// If it does not run, or does not end within `limit`.
+    pub async fn wait_end(&mut self, limit: Duration) -> Result<Finished> {
+        let program = self.running()?;
+        program.wait(limit).await?;
+        let finished = program.finished()?;
+        self.program = None;
+        Ok(finished)
     }
 
     /// Starts it again on its directory and ports, and waits until it serves. Stops it first if it runs.

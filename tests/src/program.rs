@@ -79,6 +79,19 @@ impl Program {
             .with_context(|| format!("asking for the end of {}", self.name))
     }
 
+    /// How it ended, and what it said.
+    ///
+    /// # Errors
+    /// If it has not ended.
+    pub(crate) fn finished(&mut self) -> Result<Finished> {
+        let status = self.ended()?.with_context(|| format!("{} runs", self.name))?;
+        Ok(Finished {
+            code: status.code(),
+            stdout: self.stdout(),
+            stderr: read_lossy(&self.stderr),
+        })
+    }
+
     /// Waits for its end.
     ///
     /// # Errors
@@ -211,15 +224,10 @@ pub async fn run(command: Command) -> Result<Finished> {
 pub async fn run_for(command: Command, limit: Duration) -> Result<Finished> {
     let folder = tempfile::tempdir().context("making a temporary folder")?;
     let mut program = Program::start(command, &folder.path().join("run"))?;
-    let status = match program.wait(limit).await {
-        Ok(status) => status,
-        Err(error) => return Err(error.context(format!("it said:\n{}", program.output()))),
-    };
-    Ok(Finished {
-        code: status.code(),
-        stdout: program.stdout(),
-        stderr: read_lossy(&program.stderr),
-    })
+    match program.wait(limit).await {
+        Ok(_) => program.finished(),
+        Err(error) => Err(error.context(format!("it said:\n{}", program.output()))),
+    }
 }
 
 /// A command of one of our programs with these arguments, whose settings come from the arguments alone.

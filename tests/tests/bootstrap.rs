@@ -253,6 +253,51 @@ fn data_directory_serves_one_process() {
 }
 
 #[test]
+fn copy_of_a_data_directory_is_refused_while_the_node_lives_elsewhere() {
+    with_cluster(Builder::new(2), LIMIT, async |cluster| {
+        let folder = tempfile::tempdir()?;
+        let (same_start, older, newer) = (
+            folder.path().join("same"),
+            folder.path().join("older"),
+            folder.path().join("newer"),
+        );
+        let secret = cluster.secret_file().to_owned();
+        let peer = cluster.node(0)?.peer_addr();
+        let original = cluster.node_mut(1)?;
+        original.stop().await?;
+        for copy in [&same_start, &older, &newer] {
+            copy_folder(&original.data_dir(), copy)?;
+        }
+        original.restart().await?;
+        let said = refused(&same_start, &secret, &["--bootstrap", &peer]).await?;
+        ensure!(
+            said.contains("registered by another process, at ") && said.contains("empty --data-dir"),
+            "{said}"
+        );
+        original.restart().await?;
+        let said = refused(&older, &secret, &["--bootstrap", &peer]).await?;
+        ensure!(
+            said.contains("start 2 of node") && said.contains("start 3 is registered, at "),
+            "{said}"
+        );
+        ensure!(
+            said.contains(&original.addr()) && said.contains("empty --data-dir"),
+            "{said}"
+        );
+
+        // A copy that counts beyond the running process takes its place; then that one ends.
+        std::fs::write(newer.join("incarnation"), "7\n")?;
+        let command = caskd(&newer, &secret, &["--bootstrap", &peer])?;
+        let mut copy = Program::start(command, &folder.path().join("copy"))?;
+        copy.wait_for_line(REFUSED_MAX, |line| line.starts_with("ready"))
+            .await?;
+        let ended = original.wait_end(REFUSED_MAX).await?.refusal()?;
+        ensure!(ended.contains("start 8 is registered, at "), "{ended}");
+        Ok(())
+    });
+}
+
+#[test]
 fn open_port_without_a_secret_is_refused() {
     with_limit(LIMIT, async || {
         let folder = tempfile::tempdir()?;
@@ -292,6 +337,22 @@ fn caskd(data: &Path, secret: &Path, args: &[&str]) -> Result<Command> {
     }
     command.args(args);
     Ok(command)
+}
+
+/// Copies a data directory, sockets and the like excepted.
+fn copy_folder(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        if entry.file_type()?.is_dir() {
+            copy_folder(&entry.path(), &target)?;
+        } else {
+            // Takes the permissions along.
+            std::fs::copy(entry.path(), target)?;
+        }
+    }
+    Ok(())
 }
 
 fn private_secret(folder: &Path) -> Result<std::path::PathBuf> {

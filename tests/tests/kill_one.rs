@@ -75,3 +75,23 @@ async fn kill_under_load(cluster: &mut Cluster, victim: usize) -> Result<()> {
     both.merge(more);
     both.check(&mut returned).await
 }
+
+#[test]
+fn node_that_joined_with_another_lease_setting_grants_leases_of_the_cluster_s_length() {
+    // The founder's two seconds are the cluster's; by their own minute the others would confirm themselves too rarely
+    // as coordinators for anybody to have a lease.
+    with_cluster(Builder::new(1), LIMIT, async |cluster| {
+        for _ in 0..2 {
+            cluster.add_node_with(&[("--lease-ms", "60000")]).await?;
+        }
+        cluster.wait_converged(Duration::from_secs(60)).await?;
+        cluster.node_mut(0)?.kill9()?;
+        let load = Workload::new(vec![cluster.node(1)?.addr(), cluster.node(2)?.addr()], 4).start();
+        load.wait_for(500, Duration::from_secs(30)).await?;
+        // Three leases: they are renewed, too.
+        tokio::time::sleep(Duration::from_secs(6)).await;
+        load.wait_for(500, Duration::from_secs(10)).await?;
+        load.stop().await?;
+        Ok(())
+    });
+}

@@ -84,6 +84,32 @@ fn paused_node_never_answers_what_others_have_overwritten() {
     });
 }
 
+#[test]
+fn node_that_wakes_just_as_its_lease_runs_out_never_answers_what_others_have_overwritten() {
+    // A lease is 2 s and 0.1 s more are waited: these pauses end around the moment at which the node is being
+    // declared down, when a lease granted once more would let it serve what others overwrite.
+    const ROUNDS: usize = 5;
+    with_cluster(Builder::new(3), LIMIT, async |cluster| {
+        let load = Workload::new(cluster.addrs(), 9).start();
+        load.wait_for(200, Duration::from_secs(20)).await?;
+        for _ in 0..ROUNDS {
+            let pause = Duration::from_millis(rand::random_range(2050..=2400));
+            cluster.node_mut(1)?.pause()?;
+            tokio::time::sleep(pause).await;
+            cluster.node_mut(1)?.resume()?;
+            load.wait_for(50, Duration::from_secs(20))
+                .await
+                .with_context(|| format!("after a pause of {pause:?}"))?;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        cluster.wait_converged(RETURN_MAX).await?;
+        let history = load.stop().await?;
+        history.check(&mut cluster.node(1)?.client().await?).await?;
+        cluster.assert_copies_equal(2).await?;
+        Ok(())
+    });
+}
+
 /// Which start of node `index` the cluster has registered.
 async fn incarnation(cluster: &Cluster, index: usize) -> Result<u64> {
     let status = cluster.node(index)?.status().await?;

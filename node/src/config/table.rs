@@ -128,9 +128,9 @@ settings! {
     /// How fast this node sends copies of partitions to others, all of them together.
     migration_bytes_per_s: u64, Size(64 << 10..=64 << 30, "bytes a second"), 64 << 20;
     /// Size at which a data file is closed and a new one begun.
-    max_file_size: u64, Size(1 << 20..=4 << 30, "bytes"), 1 << 30;
+    max_file_size: u64, Size(1 << 20..=2 << 30, "bytes"), 1 << 30;
     /// Largest value a client may store.
-    max_value_bytes: u64, Size(1 << 10..=512 << 20, "bytes"), 64 << 20;
+    max_value_bytes: u64, Size(1 << 10..=64 << 20, "bytes"), 64 << 20;
     /// Client connections at one time; further ones are told so and closed.
     max_clients: u32, Int(1..=1_000_000, "connections"), 10_000;
     /// Commands of one connection worked on at one time; further ones wait in the connection.

@@ -179,6 +179,30 @@ fn value_larger_than_a_data_file_is_refused() {
 }
 
 #[test]
+fn sizes_that_the_store_or_the_peers_cannot_take_are_refused_with_the_true_bounds() {
+    let problems = texts(load_with(&["--max-value-bytes", "65M", "--max-file-size", "3G"], &[]).unwrap_err());
+    assert!(
+        problems.contains("max_value_bytes: '65M' must be 1K to 64M"),
+        "{problems}"
+    );
+    assert!(
+        problems.contains("max_file_size: '3G' must be 1M to 2G"),
+        "{problems}"
+    );
+
+    let settings = load_with(&["--max-value-bytes", "64M", "--max-file-size", "2G"], &[])
+        .unwrap()
+        .settings;
+    let mut store = caskade_engine::Options::new("store");
+    store.max_file_size = settings.max_file_size;
+    store.max_value_bytes = u32::try_from(settings.max_value_bytes).unwrap();
+    assert_eq!(store.validate(), Ok(()));
+    // A value travels with its key, of 65,535 bytes at most, and some fields.
+    let value_bytes = usize::try_from(settings.max_value_bytes).unwrap();
+    assert!(value_bytes + 128 * 1024 <= crate::net::wire::BODY_BYTES_MAX);
+}
+
+#[test]
 fn front_ends_of_a_later_build_are_accepted_with_a_warning() {
     let loaded = load_with(&["--http-listen", "127.0.0.1:1"], &[]).unwrap();
     assert_eq!(loaded.settings.not_built_yet().len(), 1);

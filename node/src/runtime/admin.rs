@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use caskade_engine::PARTITIONS;
 
@@ -46,7 +45,7 @@ impl Node {
     }
 
     fn condition(&self, state: &ClusterState) -> &'static str {
-        if self.stopping.load(Ordering::Acquire) {
+        if self.stopping.has_begun() {
             "stopping"
         } else if state.member(self.id).is_none() {
             "joining"

@@ -46,8 +46,10 @@ pub(super) enum ControlAnswer {
     Proposed(Vec<Verdict>),
     /// This node is not the coordinator; perhaps that one is.
     NotCoordinator(Option<NodeId>),
-    /// It cannot be done, for this reason.
+    /// It cannot be done now, for this reason.
     Failed(String),
+    /// Of `Lease`: this node can never get one as it is, for this reason; it should end.
+    Refused(String),
 }
 
 /// Asks a peer, and waits for its answer no longer than `timeout`.

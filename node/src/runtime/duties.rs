@@ -7,11 +7,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Node;
+use super::admission::{Standing, standing};
 use super::control::ControlAnswer;
 use crate::clock::monotonic_ms;
-use crate::cluster::lease::LeaseTable;
-use crate::cluster::state::{Announcement, Change, MemberStatus};
-use crate::id::NodeId;
+use crate::cluster::lease::{LeaseTable, NoLease};
+use crate::cluster::state::{Announcement, Change, MemberStatus, Verdict};
+use crate::id::{Incarnation, NodeId};
 use crate::topology::choose_voters;
 
 /// How often the coordinator looks for what is due.
@@ -42,26 +43,35 @@ impl Node {
 
     /// Keeps asking the voters to confirm the coordinator: leases are granted up to the last confirmation.
     pub(super) async fn run_confirmations(self: Arc<Self>) {
-        let pause = Duration::from_millis(self.lease_ms() / CONFIRMATIONS_PER_LEASE);
         loop {
-            if self.is_coordinator() {
-                let asked_ms = monotonic_ms();
-                let elected = self.with_leases(|_| ());
-                if self.topology.confirm_leadership().await.is_ok() && elected.is_some() {
-                    self.with_leases(|leases| leases.confirmed(asked_ms));
-                }
+            let asked_ms = monotonic_ms();
+            let elected = self.with_leases(|_| ()).and(self.topology.leading());
+            if elected.is_some()
+                && self.topology.confirm_leadership().await.is_ok()
+                // What a former term's voters confirmed says nothing of this one.
+                && self.topology.leading() == elected
+            {
+                self.with_leases(|leases| leases.confirmed(asked_ms));
             }
-            tokio::time::sleep(pause).await;
+            // Taken each time: a node that joins learns the cluster's lease only after its start.
+            let pause = self
+                .lease_ms()
+                .map(|lease_ms| Duration::from_millis(lease_ms / CONFIRMATIONS_PER_LEASE));
+            tokio::time::sleep(pause.unwrap_or(ROUND)).await;
         }
     }
 
-    /// The lease table of this coordinator, made anew when it was just elected.
+    /// The lease table of this coordinator, made anew for each term it was elected for.
     fn with_leases<T>(&self, f: impl FnOnce(&mut LeaseTable) -> T) -> Option<T> {
-        if !self.is_coordinator() {
-            return None;
-        }
         let mut leases = self.leases.lock();
-        let table = leases.get_or_insert_with(|| LeaseTable::new(self.lease_ms(), monotonic_ms()));
+        let (term, lease_ms) = (self.topology.leading()?, self.lease_ms()?);
+        let now_ms = monotonic_ms();
+        let table = match leases.take() {
+            Some((elected, table)) if elected == term => table,
+            Some((_, former)) => former.elected_again(now_ms),
+            None => LeaseTable::new(lease_ms, now_ms),
+        };
+        let (_, table) = leases.insert((term, table));
         Some(f(table))
     }
 
@@ -70,36 +80,46 @@ impl Node {
         if !self.is_coordinator() {
             return ControlAnswer::NotCoordinator(self.topology.coordinator());
         }
-        let state = self.topology.state();
-        let Announcement {
-            node, incarnation, ..
-        } = announcement;
-        match state.members.get(&node) {
-            Some(member) if member.announcement.incarnation > incarnation => ControlAnswer::Failed(format!(
-                "incarnation {incarnation} of node {node} is over: a newer one is registered. Is a copy of its \
-                 data directory in use elsewhere?"
-            )),
-            Some(member) if member.announcement.incarnation == incarnation => match member.status {
-                MemberStatus::Down => ControlAnswer::DeclaredDown,
-                MemberStatus::Up => {
-                    let granted = self.with_leases(|leases| leases.grant(node, incarnation, monotonic_ms()));
-                    match granted.flatten() {
-                        Some(length_ms) => ControlAnswer::Granted(length_ms),
-                        None => {
-                            ControlAnswer::NotYet("no majority of voters confirms the coordinator".into())
-                        }
-                    }
-                }
-            },
-            _ => {
+        let (node, incarnation) = (announcement.node, announcement.incarnation);
+        match standing(&self.topology.state(), &announcement) {
+            Standing::Up => self.grant(node, incarnation),
+            Standing::Down => ControlAnswer::DeclaredDown,
+            Standing::Refused(reason) => ControlAnswer::Refused(reason),
+            Standing::New => {
                 self.register(announcement);
                 ControlAnswer::NotYet("the node is being registered".into())
             }
         }
     }
 
+    fn grant(&self, node: NodeId, incarnation: Incarnation) -> ControlAnswer {
+        let granted = self.with_leases(|leases| {
+            // Read once more: an entry of a former coordinator is applied here before a majority confirms this one.
+            let up = self.topology.state().is_up(node);
+            up.then(|| leases.grant(node, incarnation, monotonic_ms()))
+        });
+        match granted.flatten() {
+            Some(Ok(length_ms)) => ControlAnswer::Granted(length_ms),
+            Some(Err(NoLease::Unconfirmed)) => {
+                ControlAnswer::NotYet("no majority of voters confirms the coordinator".into())
+            }
+            Some(Err(NoLease::Condemned)) => {
+                ControlAnswer::NotYet("its lease had run out; the node is being declared down".into())
+            }
+            None => ControlAnswer::NotYet("the coordinator or the node's standing has just changed".into()),
+        }
+    }
+
+    /// Registers a node that was heard of by gossip, if it is one to be registered.
+    pub(super) fn register_heard(self: &Arc<Self>, announcement: &Announcement) {
+        match standing(&self.topology.state(), announcement) {
+            Standing::New => self.register(announcement.clone()),
+            standing => tracing::debug!(node = %announcement.node, ?standing, "a report registers nobody"),
+        }
+    }
+
     /// Registers a node that announced itself, once at a time.
-    pub(super) fn register(self: &Arc<Self>, announcement: Announcement) {
+    fn register(self: &Arc<Self>, announcement: Announcement) {
         let key = (announcement.node, announcement.incarnation);
         if !self.registering.lock().insert(key) {
             return;
@@ -107,8 +127,18 @@ impl Node {
         let node = Arc::clone(self);
         tokio::spawn(async move {
             node.with_leases(|leases| leases.registered(key.0, key.1, monotonic_ms()));
-            if let Err(error) = node.propose_here(vec![Change::Register(announcement)]).await {
-                tracing::info!(node = %key.0, %error, "a node could not be registered; it asks again");
+            match node
+                .propose_here(vec![Change::Register(announcement)])
+                .await
+                .as_deref()
+            {
+                Ok([Verdict::Void(reason)]) => {
+                    tracing::info!(node = %key.0, reason, "a node was not registered; it asks again");
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::warn!(node = %key.0, %error, "a node could not be registered; it asks again");
+                }
             }
             node.registering.lock().remove(&key);
         });
@@ -125,17 +155,16 @@ impl Node {
             .with_leases(|leases| leases.overdue(up, monotonic_ms()))
             .unwrap_or_default();
         let changes: Vec<_> = overdue
-            .iter()
-            .map(|&(node, incarnation)| Change::DeclareDown { node, incarnation })
+            .into_iter()
+            .map(|(node, incarnation)| Change::DeclareDown { node, incarnation })
             .collect();
         if changes.is_empty() {
             return;
         }
-        match self.propose_here(changes).await {
-            Ok(_) => overdue.iter().for_each(|(node, _)| {
-                self.with_leases(|leases| leases.forget(*node));
-            }),
-            Err(error) => tracing::warn!(%error, "nodes whose lease has run out could not be declared down"),
+        // They are condemned: whatever the outcome, none is granted a lease, and those still up are declared
+        // down again in the next round.
+        if let Err(error) = self.propose_here(changes).await {
+            tracing::warn!(%error, "nodes whose lease has run out could not be declared down; trying again");
         }
     }
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -112,8 +111,8 @@ impl Node {
             .map(|member| member.announcement.incarnation);
         if known.is_none_or(|known| known < announced.incarnation) {
             self.note_address(announced);
-            if self.is_coordinator() && !self.stopping.load(Ordering::Acquire) {
-                self.register(announced.clone());
+            if self.is_coordinator() && !self.stopping.has_begun() {
+                self.register_heard(announced);
             }
         }
         self.reports.note(report);

@@ -84,22 +84,22 @@ pub(super) async fn find_cluster(
     }
 }
 
-/// For a node that has a cluster: one look whether the bootstrap peers are of the same one.
+/// For a node that has a cluster: one look whether the bootstrap peers are of the same one. Answers what the
+/// first that introduced itself said.
 pub(super) async fn check_cluster(
     network: &Network,
     bootstrap: &[String],
     own: ClusterId,
-) -> Result<(), JoinError> {
-    if let Round::Found(introduction, addr) = ask_round(network, bootstrap).await?
-        && introduction.cluster_id != own
-    {
-        return Err(JoinError::OtherCluster {
+) -> Result<Option<Introduction>, JoinError> {
+    match ask_round(network, bootstrap).await? {
+        Round::Found(introduction, addr) if introduction.cluster_id != own => Err(JoinError::OtherCluster {
             own,
             addr,
             other: introduction.cluster_id,
-        });
+        }),
+        Round::Found(introduction, _) => Ok(Some(introduction)),
+        Round::Nobody { .. } => Ok(None),
     }
-    Ok(())
 }
 
 async fn ask_round(network: &Network, bootstrap: &[String]) -> Result<Round, JoinError> {

@@ -11,54 +11,129 @@ use crate::id::NodeId;
 
 /// Pause before a question that brought no lease is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
+/// How long the coordinator may take to answer a node that does not know the cluster's lease yet.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// For how long a node is without a lease before that is told: an election takes less.
+const QUIET_MS: u64 = 5_000;
+/// Time between two complaints.
+const COMPLAINT_PAUSE_MS: u64 = 10_000;
+
+/// When it is due to tell that there is no lease.
+#[derive(Debug, Default)]
+struct Complaints {
+    /// No complaint before; `None` while there is a lease.
+    not_before_ms: Option<u64>,
+}
+
+impl Complaints {
+    /// The reason why there is no lease, `None` if there is one; comes back when it should be told.
+    fn due(&mut self, reason: Option<String>, now_ms: u64) -> Option<String> {
+        let Some(reason) = reason else {
+            self.not_before_ms = None;
+            return None;
+        };
+        if now_ms < *self.not_before_ms.get_or_insert(now_ms + QUIET_MS) {
+            return None;
+        }
+        self.not_before_ms = Some(now_ms + COMPLAINT_PAUSE_MS);
+        Some(reason)
+    }
+}
 
 impl Node {
-    /// Renews the lease for as long as the node runs.
+    /// Renews the lease for as long as the node runs, or until it is refused for good.
     pub(super) async fn run_lease(self: Arc<Self>) {
         let mut hint = self.coordinator_hint;
-        loop {
-            let lease_ms = self.lease_ms();
-            let granted = match self.topology.coordinator().or(hint) {
-                Some(coordinator) if !self.stopping.load(Ordering::Acquire) && !self.plane.store_failed() => {
-                    self.renew(coordinator, lease_ms, &mut hint).await
-                }
-                _ => false,
+        let mut complaints = Complaints::default();
+        while self.refusal.borrow().is_none() {
+            let renewed = self.try_renew(&mut hint).await;
+            let pause = match &renewed {
+                Ok(length_ms) => Duration::from_millis(length_ms / 4),
+                Err(_) => RETRY_PAUSE,
             };
-            let pause = if granted {
-                Duration::from_millis(lease_ms / 4)
-            } else {
-                RETRY_PAUSE
-            };
+            if let Some(reason) = complaints.due(renewed.err(), monotonic_ms()) {
+                tracing::error!(
+                    reason,
+                    "this node gets no lease and serves nothing; it goes on asking"
+                );
+            }
             tokio::time::sleep(pause).await;
         }
     }
 
-    async fn renew(self: &Arc<Self>, coordinator: NodeId, lease_ms: u64, hint: &mut Option<NodeId>) -> bool {
+    /// Asks the coordinator for a lease; answers its length in milliseconds, or why there is none.
+    async fn try_renew(self: &Arc<Self>, hint: &mut Option<NodeId>) -> Result<u64, String> {
+        if self.stopping.has_begun() {
+            return Err("the node is stopping".into());
+        }
+        if self.plane.store_failed() {
+            return Err("its store refused a write: mend the disk, then restart the node".into());
+        }
+        let known = self.topology.coordinator().or(*hint);
+        let coordinator = known.ok_or("no coordinator is known: too few voters are reached to elect one")?;
         // The holder counts from when it asked (rule R9).
         let asked_ms = monotonic_ms();
-        let announcement = self.announcement();
-        let answer = if coordinator == self.id {
-            self.answer_lease(announcement)
-        } else {
-            let timeout = Duration::from_millis(lease_ms / 2);
-            match self
-                .ask(coordinator, &Control::Lease(announcement), timeout)
-                .await
-            {
-                Ok(answer) => answer,
-                Err(error) => ControlAnswer::NotYet(error),
+        match self.ask_for_lease(coordinator).await? {
+            ControlAnswer::Granted(length_ms) if self.extend(asked_ms + length_ms) => Ok(length_ms),
+            ControlAnswer::Granted(_) => Err("the node is stopping".into()),
+            ControlAnswer::DeclaredDown => {
+                self.return_anew();
+                Err("it was declared down, and returns as a new incarnation".into())
             }
-        };
-        match answer {
-            ControlAnswer::Granted(length_ms) => {
-                self.plane.extend_lease(asked_ms + length_ms);
-                return true;
+            ControlAnswer::NotCoordinator(other) => {
+                *hint = other.filter(|node| *node != self.id).or(*hint);
+                Err(format!(
+                    "node {} is not the coordinator any more",
+                    coordinator.short()
+                ))
             }
-            ControlAnswer::DeclaredDown => self.return_anew(),
-            ControlAnswer::NotCoordinator(other) => *hint = other.filter(|node| *node != self.id).or(*hint),
-            other => tracing::debug!(answer = ?other, "no lease yet"),
+            ControlAnswer::Refused(reason) => {
+                self.refuse(&reason);
+                Err(reason)
+            }
+            ControlAnswer::NotYet(reason) | ControlAnswer::Failed(reason) => Err(reason),
+            other => Err(format!("the coordinator answered something else: {other:?}")),
         }
-        false
+    }
+
+    async fn ask_for_lease(self: &Arc<Self>, coordinator: NodeId) -> Result<ControlAnswer, String> {
+        let announcement = self.announcement();
+        if coordinator == self.id {
+            return Ok(self.answer_lease(announcement));
+        }
+        let lease_ms = self.lease_ms();
+        let timeout = lease_ms.map_or(FIRST_TIMEOUT, |lease_ms| Duration::from_millis(lease_ms / 2));
+        self.ask(coordinator, &Control::Lease(announcement), timeout)
+            .await
+    }
+
+    /// The coordinator will never take this process: it serves nothing from now on, and should end.
+    fn refuse(&self, reason: &str) {
+        self.plane.end_lease();
+        tracing::error!(reason, "this node was refused; it stops");
+        self.refusal.send_replace(Some(reason.to_owned()));
+    }
+
+    /// Ends when the coordinator has refused this process for good, with the reason. The node serves nothing
+    /// then; whoever started it should stop it.
+    pub async fn refused(&self) -> String {
+        let mut refusal = self.refusal.subscribe();
+        match refusal.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The sender is in the node that is borrowed.
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Takes a lease that was granted, unless the node may serve nothing any more.
+    fn extend(&self, until_ms: u64) -> bool {
+        let extended = self.stopping.unless_begun(|| self.plane.extend_lease(until_ms));
+        // A store that fails says so before it ends the lease: one of the two ends it after this extension.
+        if self.plane.store_failed() {
+            self.plane.end_lease();
+        }
+        extended
     }
 
     /// This incarnation was declared down while the process lived: it comes back as a new one, trusted with
@@ -72,9 +147,26 @@ impl Node {
                     incarnation,
                     "this node was declared down; it returns as a new incarnation"
                 );
-                self.plane.follow(self.topology.state(), incarnation);
+                self.returned.notify_one();
             }
             Err(error) => tracing::error!(%error, "cannot count the incarnation up; this node cannot return"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reason_for_having_no_lease_is_told_after_a_while_and_then_rarely() {
+        let mut complaints = Complaints::default();
+        let mut due = |now_ms| complaints.due(Some("why".into()), now_ms).is_some();
+        assert!(!due(100) && !due(5099));
+        assert!(due(5100), "five seconds without a lease");
+        assert!(!due(5200) && !due(15_099));
+        assert!(due(15_100));
+        assert_eq!(complaints.due(None, 15_200), None);
+        assert_eq!(complaints.due(Some("why".into()), 15_300), None, "it had a lease");
     }
 }

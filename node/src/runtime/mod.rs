@@ -1,6 +1,7 @@
 //! One running node: starts the planes, wires them together, and stops them.
 
 mod admin;
+mod admission;
 mod clients;
 mod control;
 mod duties;
@@ -10,9 +11,12 @@ mod gossip;
 mod join;
 mod lease;
 mod proposer;
+mod states;
+mod stopping;
+mod store;
 
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -21,7 +25,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 
 use self::control::{CONTROL_BYTES_MAX, Control, ControlAnswer};
@@ -30,7 +34,9 @@ use self::figures::{client_addr, limits, network_config, peer_addrs};
 use self::gossip::Reports;
 pub use self::join::JoinError;
 use self::proposer::Batch;
-use crate::clock::{monotonic_ms, wall_ms};
+use self::stopping::Stopping;
+use self::store::{Past, Store};
+use crate::clock::monotonic_ms;
 use crate::cluster::lease::LeaseTable;
 use crate::cluster::state::{Announcement, Change};
 use crate::config::Settings;
@@ -59,6 +65,8 @@ pub struct Node {
     settings: Settings,
     identity: Mutex<Identity>,
     incarnation: AtomicU64,
+    /// Told whenever `incarnation` has grown; the task that follows the committed states listens.
+    returned: Notify,
     peer_addrs: Vec<String>,
     client_addr: String,
     network: Network,
@@ -68,14 +76,17 @@ pub struct Node {
     reports: Reports,
     events: EventLog,
     batches: mpsc::Sender<Batch>,
-    leases: Mutex<Option<LeaseTable>>,
+    /// As coordinator: the term it was elected for, and what it granted in it.
+    leases: Mutex<Option<(u64, LeaseTable)>>,
     registering: Mutex<HashSet<(NodeId, Incarnation)>>,
     seen_down: Mutex<HashMap<NodeId, u64>>,
     /// Addresses heard in announcements of nodes that are not members yet.
     heard_addrs: Mutex<HashMap<NodeId, Vec<String>>>,
     coordinator_hint: Option<NodeId>,
     started_ms: u64,
-    stopping: AtomicBool,
+    stopping: Stopping,
+    /// Why the coordinator will never grant this process a lease, once it has said so.
+    refusal: watch::Sender<Option<String>>,
     tasks: Mutex<JoinSet<()>>,
 }
 
@@ -141,9 +152,10 @@ impl Node {
             .as_deref()
             .map(ClusterSecret::load)
             .transpose()?;
-        let (engine, recovery) = caskade_engine::Engine::open(figures::engine_options(&settings))?;
-        tracing::info!(?recovery, "the store is open");
+        let options = figures::engine_options(&settings);
+        let engine = store::open(options.clone(), &data_dir)?;
         let identity = Identity::load_or_create(&data_dir)?;
+        let store = Store::new(&options, &data_dir, identity.node, &engine);
         let inbound = Arc::new(Inbound::default());
         let network = Network::start(network_config(&settings, &identity, secret), inbound.clone()).await?;
         let topology_config = TopologyConfig::new(data_dir.join("topology"), identity.node);
@@ -154,6 +166,7 @@ impl Node {
         let joined = join_cluster(
             &settings,
             &identity,
+            &store,
             &network,
             &topology,
             (&client_addr, &peer_addrs),
@@ -168,10 +181,12 @@ impl Node {
             proposals,
             limits: limits(&settings),
         });
+        let id = identity.node;
         let node = Arc::new(Self {
-            id: identity.node,
+            id,
             cluster_id: joined.cluster_id,
             incarnation: AtomicU64::new(identity.incarnation),
+            returned: Notify::new(),
             identity: Mutex::new(identity),
             settings,
             peer_addrs,
@@ -187,17 +202,22 @@ impl Node {
             registering: Mutex::default(),
             seen_down: Mutex::default(),
             heard_addrs: Mutex::new(joined.members.into_iter().collect()),
-            coordinator_hint: joined.coordinator,
+            coordinator_hint: joined.coordinator.filter(|node| *node != id),
             started_ms: monotonic_ms(),
-            stopping: AtomicBool::new(false),
+            stopping: Stopping::default(),
+            refusal: watch::Sender::default(),
             tasks: Mutex::default(),
         });
         node.update_peers();
         node.network.subscribe(&format!("caskade/1/{}", node.cluster_id));
         drop(inbound.0.set(node.clone()));
         node.spawn_loops(proposed, batched);
-        node.wait_until_serving().await;
-        Ok(node)
+        let refusal = tokio::select! {
+            () = node.wait_until_serving() => return Ok(node),
+            reason = node.refused() => reason,
+        };
+        node.stop().await;
+        Err(anyhow::anyhow!(refusal))
     }
 
     fn spawn_loops(self: &Arc<Self>, proposed: mpsc::Receiver<Change>, batched: mpsc::Receiver<Batch>) {
@@ -210,37 +230,6 @@ impl Node {
         tasks.spawn(self.clone().run_batches(batched));
         tasks.spawn(self.clone().run_proposals(proposed));
         tasks.spawn(self.clone().run_maintenance());
-    }
-
-    /// Follows the committed states.
-    async fn run_states(self: Arc<Self>) {
-        let mut states = self.topology.watch();
-        let mut coordinators = self.topology.watch_coordinator();
-        let mut coordinator = None;
-        // What was committed before this start is no news.
-        let mut known = states.borrow_and_update().clone();
-        self.plane
-            .follow(known.clone(), self.incarnation.load(Ordering::Acquire));
-        loop {
-            let state = states.borrow_and_update().clone();
-            if !Arc::ptr_eq(&known, &state) {
-                for event in crate::cluster::events::between(&known, &state, wall_ms()) {
-                    self.events.add(event);
-                }
-                known = state.clone();
-                self.update_peers();
-                self.plane.follow(state, self.incarnation.load(Ordering::Acquire));
-            }
-            let leader = *coordinators.borrow_and_update();
-            if leader != coordinator {
-                coordinator = leader;
-                self.note_coordinator(leader, known.epoch);
-            }
-            tokio::select! {
-                changed = states.changed() => if changed.is_err() { return },
-                changed = coordinators.changed() => if changed.is_err() { return },
-            }
-        }
     }
 
     async fn run_maintenance(self: Arc<Self>) {
@@ -260,12 +249,11 @@ impl Node {
         }
     }
 
-    /// Length of a lease: the cluster's, before there is one this node's setting.
-    fn lease_ms(&self) -> u64 {
-        match self.topology.state().lease_ms {
-            0 => self.settings.lease_ms.into(),
-            lease_ms => lease_ms.into(),
-        }
+    /// Length of a lease in the cluster; `None` while this node has not heard of any committed state. Its own
+    /// setting says nothing of it, unless it is the founder.
+    fn lease_ms(&self) -> Option<u64> {
+        let lease_ms = self.topology.state().lease_ms;
+        (lease_ms > 0).then_some(lease_ms.into())
     }
 
     async fn wait_until_serving(&self) {
@@ -296,7 +284,7 @@ impl Node {
 
     /// Stops in order: takes no more requests, settles what is pending, says goodbye, closes the store.
     pub async fn stop(self: &Arc<Self>) {
-        self.stopping.store(true, Ordering::Release);
+        self.stopping.begin();
         self.plane.stop_all(SETTLE_TIMEOUT).await;
         self.say_goodbye().await;
         self.tasks.lock().abort_all();
@@ -337,24 +325,6 @@ impl Node {
         }
         peers.remove(&self.id);
         self.network.set_peers(peers);
-    }
-
-    fn note_coordinator(&self, coordinator: Option<NodeId>, epoch: u64) {
-        let (severity, message) = match coordinator {
-            Some(node) => ("info", format!("node {} is the coordinator", node.short())),
-            None => (
-                "warning",
-                "there is no coordinator; an election is under way".to_owned(),
-            ),
-        };
-        self.events.add(crate::api::Event {
-            time_ms: wall_ms(),
-            epoch,
-            severity: severity.to_owned(),
-            kind: "coordinator".to_owned(),
-            node: coordinator.map(|node| node.to_string()).unwrap_or_default(),
-            message,
-        });
     }
 
     fn on_control(self: &Arc<Self>, from: NodeId, body: &[u8], reply: Responder) {
@@ -411,25 +381,32 @@ impl Node {
 async fn join_cluster(
     settings: &Settings,
     identity: &Identity,
+    store: &Store,
     network: &Network,
     topology: &Topology,
     (client_addr, peer_addrs): (&str, &[String]),
 ) -> anyhow::Result<join::Introduction> {
     let state = topology.state();
     if state.epoch > 0 {
-        join::check_cluster(network, &settings.bootstrap, state.cluster_id).await?;
-        let members = Vec::new();
-        return Ok(join::Introduction {
+        store.claim(state.cluster_id, Past::Member)?;
+        let found = join::check_cluster(network, &settings.bootstrap, state.cluster_id).await?;
+        return Ok(found.unwrap_or(join::Introduction {
             cluster_id: state.cluster_id,
             coordinator: None,
-            members,
-        });
+            members: Vec::new(),
+        }));
     }
+    let past = match topology.is_initialized().await {
+        true => Past::Log,
+        false => Past::None,
+    };
     if let Some(introduction) = join::find_cluster(network, &settings.bootstrap).await? {
+        store.claim(introduction.cluster_id, past)?;
         tracing::info!(cluster = %introduction.cluster_id, "joining");
         return Ok(introduction);
     }
     let cluster_id = ClusterId::from_bytes(rand::random());
+    store.claim(cluster_id, past)?;
     let founder = Announcement {
         node: identity.node,
         incarnation: identity.incarnation,

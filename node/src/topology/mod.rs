@@ -256,6 +256,14 @@ impl Topology {
         self.inner.coordinator.clone()
     }
 
+    /// The term of the log that this node leads, if it leads one: two answers that differ are two elections.
+    pub fn leading(&self) -> Option<u64> {
+        let metrics = self.inner.raft.metrics();
+        let metrics = metrics.borrow();
+        let leads = metrics.state == ServerState::Leader && metrics.running_state.is_ok();
+        leads.then_some(metrics.current_term)
+    }
+
     /// Why the log has stopped on this node, if it has: a disk that failed, or [`Self::shutdown`].
     pub fn stopped(&self) -> Option<String> {
         let metrics = self.inner.raft.metrics();
