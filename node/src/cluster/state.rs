@@ -208,6 +208,13 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Whether nobody waits for it: it may be committed a little later, together with others.
+    pub fn can_wait(&self) -> bool {
+        matches!(self, Self::CaughtUp { .. } | Self::ResumeReplica { .. })
+    }
+}
+
 /// What became of one change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {

@@ -17,6 +17,8 @@ pub(super) const QUEUE_MAX: usize = 16_384;
 const ENTRY_MAX: usize = 1024;
 /// How long a proposal may take at the coordinator.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long changes that no client waits for are gathered: every entry costs each node a look at all partitions.
+const GATHER_PAUSE: Duration = Duration::from_millis(20);
 /// Pause after a proposal that found no coordinator.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -58,6 +60,9 @@ impl Node {
     pub(super) async fn run_batches(self: Arc<Self>, mut batches: mpsc::Receiver<Batch>) {
         while let Some((mut changes, sender)) = batches.recv().await {
             let mut askers = vec![(changes.len(), sender)];
+            if changes.iter().all(Change::can_wait) {
+                tokio::time::sleep(GATHER_PAUSE).await;
+            }
             while changes.len() < ENTRY_MAX
                 && let Ok((more, sender)) = batches.try_recv()
             {
