@@ -2,15 +2,18 @@
 //! uncommitted state (rule R16).
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use caskade_engine::PARTITIONS;
 
+use super::ordering::record_bytes;
 use super::plane::{Plane, PrimaryState, Role, View};
 use super::primary::{Follower, Phase, Primary};
 use super::replica::ReplicaLog;
 use crate::clock::monotonic_ms;
 use crate::cluster::state::{ClusterState, MemberStatus, ReplicaRole};
 use crate::id::{Incarnation, NodeId, Partition, Term};
+use crate::kv::Failure;
 
 /// What the committed state says this node is to a partition.
 enum Assignment {
@@ -159,6 +162,24 @@ impl Plane {
         }
         for node in new {
             self.open_session(partition, primary, node);
+        }
+    }
+
+    /// Ends a role: everything that waited on it is told that its outcome is unknown.
+    pub(super) fn retire(&self, role: &mut Role) {
+        let Role::Primary(primary) = role else { return };
+        let abandoned = primary.abandon();
+        let bytes: u64 = abandoned
+            .iter()
+            .map(|pending| record_bytes(&pending.record))
+            .sum();
+        self.bytes_under_way.fetch_sub(bytes, Ordering::AcqRel);
+        for waiter in abandoned.into_iter().flat_map(|pending| pending.waiters) {
+            waiter.reply.send(Err(Failure::Unknown(
+                "the partition's primary changed before every copy had acknowledged: it may or may not \
+                 have been done; read the key to know"
+                    .into(),
+            )));
         }
     }
 }

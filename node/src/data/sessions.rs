@@ -1,0 +1,105 @@
+//! Replication sessions: what a primary sends to each follower, and what it does when one refuses.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use caskade_engine::Record;
+
+use super::message::{Position, ReplicationFrame, read_replication_answer};
+use super::plane::{Completion, Plane, PrimaryState};
+use super::replica::Rejection;
+use crate::id::{NodeId, Partition, Term};
+use crate::net::{CallError, Class};
+
+impl Plane {
+    pub(super) fn position(&self, partition: Partition, term: Term, session: u64, previous: u64) -> Position {
+        Position {
+            partition,
+            term,
+            epoch: self.view.load().state.epoch,
+            session,
+            previous,
+        }
+    }
+
+    pub(super) fn send_record(
+        self: &Arc<Self>,
+        partition: Partition,
+        term: Term,
+        (node, session): (NodeId, u64),
+        previous: u64,
+        record: &Record,
+    ) {
+        let sequence = previous + 1;
+        let position = self.position(partition, term, session, previous);
+        let frame = ReplicationFrame::replicate(position, sequence, record);
+        let plane = Arc::clone(self);
+        self.network
+            .call_with(node, Class::Replication, frame, move |answer| {
+                let result = match answer {
+                    Ok(body) => read_replication_answer(body).map(|_| ()),
+                    Err(CallError::NotSent(_) | CallError::Lost(_)) => Err(Rejection::Gap),
+                };
+                plane.complete(
+                    partition,
+                    Completion::Acked {
+                        term,
+                        node,
+                        session,
+                        sequence,
+                        result,
+                    },
+                );
+            });
+    }
+
+    /// Opens a new session to a follower and sends it everything it has not acknowledged.
+    pub(super) fn open_session(
+        self: &Arc<Self>,
+        partition: Partition,
+        primary: &mut PrimaryState,
+        node: NodeId,
+    ) {
+        let (term, session) = (primary.term, self.next_session());
+        let Some(follower) = primary.follower(node) else {
+            return;
+        };
+        (follower.session, follower.broken) = (session, false);
+        let acked = follower.acked;
+        for (sequence, record) in primary.unacked(acked) {
+            self.send_record(partition, term, (node, session), sequence - 1, record);
+        }
+    }
+
+    pub(super) fn on_rejection(
+        self: &Arc<Self>,
+        partition: Partition,
+        primary: &mut PrimaryState,
+        node: NodeId,
+        session: u64,
+        rejection: Rejection,
+    ) {
+        let term = primary.term;
+        let Some(follower) = primary.follower(node) else {
+            return;
+        };
+        if follower.session != session || follower.broken {
+            return;
+        }
+        follower.broken = true;
+        // A replica that is behind needs the time of one log entry; a stale primary waits for its own news.
+        let delay_ms = if rejection == Rejection::Behind { 3 } else { 50 };
+        let plane = Arc::clone(self);
+        self.runtime.spawn(async move {
+            tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+            plane.with_primary(partition, term, |primary| {
+                if primary
+                    .follower(node)
+                    .is_some_and(|f| f.session == session && f.broken)
+                {
+                    plane.open_session(partition, primary, node);
+                }
+            });
+        });
+    }
+}

@@ -1,0 +1,131 @@
+//! What is looked at from time to time: replicas that are slow, replicas to take back, data to drop.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use caskade_engine::PARTITIONS;
+
+use super::plane::{Plane, Role};
+use super::primary::Phase;
+use crate::clock::monotonic_ms;
+use crate::cluster::state::{Change, ReplicaRole};
+use crate::id::Partition;
+
+/// How long a replica that was taken out is left alone before it is taken back.
+const RESUME_PAUSE_MS: u64 = 5_000;
+
+impl Plane {
+    /// Drops the data of partitions this node has had no part in for `grace_ms`.
+    pub fn drop_released(self: &Arc<Self>, grace_ms: u64) {
+        let now = monotonic_ms();
+        let idle_long = |role: &Role| matches!(role, Role::Idle { since_ms } if now >= since_ms + grace_ms);
+        let mut held = HashMap::new();
+        for partition in 0..PARTITIONS {
+            let role = self.cells[usize::from(partition)].role.lock();
+            let stats = self.engine.partition_stats(partition);
+            if idle_long(&role) && stats.live_keys + stats.tombstones > 0 {
+                held.insert(partition, role);
+            }
+        }
+        let partitions: Vec<Partition> = held.keys().copied().collect();
+        if !partitions.is_empty() {
+            match self.engine.drop_partitions(&partitions) {
+                Ok(()) => tracing::info!(
+                    count = partitions.len(),
+                    "dropped the data of released partitions"
+                ),
+                Err(error) => {
+                    tracing::warn!(%error, "could not drop released partitions; trying again later")
+                }
+            }
+        }
+        drop(held);
+        for partition in partitions {
+            self.drain_if_free(partition);
+        }
+    }
+
+    /// Suspends replicas that have kept a write waiting for too long (rule R8).
+    pub fn suspend_slow_replicas(self: &Arc<Self>) {
+        let (now, state) = (monotonic_ms(), self.state());
+        let Some(incarnation) = state
+            .members
+            .get(&self.node)
+            .map(|member| member.announcement.incarnation)
+        else {
+            return;
+        };
+        for partition in 0..PARTITIONS {
+            self.with_role(partition, |role| {
+                let Role::Primary(primary) = role else { return };
+                let Some(oldest_ms) = primary.oldest_pending_ms() else {
+                    return;
+                };
+                if now < oldest_ms + self.limits.replica_timeout_ms {
+                    return;
+                }
+                let (due, term) = (primary.published() + 1, primary.term);
+                for follower in primary.followers.iter().filter(|follower| follower.acked < due) {
+                    self.propose(Change::SuspendReplica {
+                        partition,
+                        term,
+                        primary_incarnation: incarnation,
+                        node: follower.node,
+                        incarnation: follower.incarnation,
+                        syncing_since: follower.syncing_since,
+                    });
+                }
+            });
+        }
+    }
+
+    /// Takes replicas back that were taken out for being slow, some time after, while their nodes are up.
+    pub fn resume_replicas(self: &Arc<Self>) {
+        let (now, state) = (monotonic_ms(), self.state());
+        let mut away_since = self.away_since.lock();
+        let mut seen = HashMap::new();
+        for (partition, entry) in state.partitions() {
+            if entry.primary() != Some(self.node) {
+                continue;
+            }
+            let away = entry
+                .replicas
+                .iter()
+                .filter(|replica| replica.role == ReplicaRole::Away);
+            for replica in away.filter(|replica| state.is_up(replica.node)) {
+                let Some(member) = state.member(replica.node) else {
+                    continue;
+                };
+                let since = away_since.get(&(partition, replica.node)).copied().unwrap_or(now);
+                seen.insert((partition, replica.node), since);
+                if now >= since + RESUME_PAUSE_MS {
+                    self.propose(Change::ResumeReplica {
+                        partition,
+                        node: replica.node,
+                        incarnation: member.announcement.incarnation,
+                        syncing_since: replica.syncing_since,
+                    });
+                }
+            }
+        }
+        *away_since = seen;
+    }
+
+    /// The phase of a partition this node is primary of, and its digest and keys if it holds a copy.
+    pub fn copy_of(self: &Arc<Self>, partition: Partition) -> Option<(&'static str, u64, u64)> {
+        let role = self.with_role(partition, |role| match role {
+            Role::Idle { .. } => None,
+            Role::Away => Some("away"),
+            Role::Replica(_) => Some("replica"),
+            Role::Primary(primary) if primary.phase == Phase::Serving => Some("primary"),
+            Role::Primary(_) => Some("primary-not-serving"),
+        })?;
+        let stats = self.engine.partition_stats(partition);
+        Some((role, stats.live_keys, stats.digest))
+    }
+
+    /// What this node copies at present.
+    pub fn report_tasks(&self) -> Vec<crate::api::Task> {
+        self.tasks.report(self.node)
+    }
+}
