@@ -65,7 +65,11 @@ impl Node {
         loop {
             let members = states.borrow_and_update().members.len() as u64;
             let interval = INTERVAL_MS.max(members * 1000 / HEARD_PER_S_MAX);
-            let _ = tokio::time::timeout(Duration::from_millis(interval), states.changed()).await;
+            let changed = tokio::time::timeout(Duration::from_millis(interval), states.changed()).await;
+            if matches!(changed, Ok(Err(_))) {
+                // The topology log has stopped: there is nothing to tell any more.
+                return;
+            }
             let now = monotonic_ms();
             if now < previous.0 + 100 {
                 // Many states in a row, as in a migration: the figures need no finer grain.

@@ -108,15 +108,15 @@ impl Node {
             .await
     }
 
-    /// The coordinator will never take this process: it serves nothing from now on, and should end.
-    fn refuse(&self, reason: &str) {
+    /// This process can never have a lease again: it serves nothing from now on, and should end.
+    pub(super) fn refuse(&self, reason: &str) {
         self.plane.end_lease();
-        tracing::error!(reason, "this node was refused; it stops");
+        tracing::error!(reason, "this node serves nothing any more; it stops");
         self.refusal.send_replace(Some(reason.to_owned()));
     }
 
-    /// Ends when the coordinator has refused this process for good, with the reason. The node serves nothing
-    /// then; whoever started it should stop it.
+    /// Ends when this process can never have a lease again, with the reason: the coordinator refused it for
+    /// good, or its topology log has stopped. Whoever started the node should stop it.
     pub async fn refused(&self) -> String {
         let mut refusal = self.refusal.subscribe();
         match refusal.wait_for(Option::is_some).await {

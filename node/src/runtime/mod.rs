@@ -85,7 +85,7 @@ pub struct Node {
     coordinator_hint: Option<NodeId>,
     started_ms: u64,
     stopping: Stopping,
-    /// Why the coordinator will never grant this process a lease, once it has said so.
+    /// Why this process can never have a lease again, once that is known.
     refusal: watch::Sender<Option<String>>,
     tasks: Mutex<JoinSet<()>>,
 }
@@ -235,6 +235,15 @@ impl Node {
     async fn run_maintenance(self: Arc<Self>) {
         loop {
             tokio::time::sleep(MAINTENANCE_PAUSE).await;
+            if let Some(reason) = self.topology.stopped()
+                && !self.stopping.has_begun()
+            {
+                let text = format!(
+                    "the topology log of this node has stopped ({reason}): it learns of nothing that is agreed on. What \
+                     was acknowledged is in its data directory; restart the node"
+                );
+                return self.refuse(&text);
+            }
             self.plane.suspend_slow_replicas();
             self.plane.resume_replicas();
             let incarnation = self.incarnation.load(Ordering::Acquire);
