@@ -111,11 +111,7 @@ pub(crate) struct SetArgs {
     /// The key.
     pub(crate) key: OsString,
     /// The value.
-    #[arg(
-        required_unless_present = "file",
-        conflicts_with = "file",
-        allow_negative_numbers = true
-    )]
+    #[arg(required_unless_present = "file", conflicts_with = "file", allow_negative_numbers = true)]
     pub(crate) value: Option<OsString>,
     /// Take the value from a file; - is standard input.
     #[arg(long, value_name = "FILE")]
@@ -194,13 +190,7 @@ pub(crate) enum Load {
 #[derive(Debug, ClapArgs)]
 pub(crate) struct BenchArgs {
     /// What to do.
-    #[arg(
-        short = 't',
-        long = "type",
-        value_enum,
-        ignore_case = true,
-        default_value = "W"
-    )]
+    #[arg(short = 't', long = "type", value_enum, ignore_case = true, default_value = "W")]
     pub(crate) load: Load,
     /// Bytes of a value: 64, 1K, 4M.
     #[arg(short, long, default_value = "1K", value_parser = parse_size, value_name = "SIZE")]
@@ -239,9 +229,7 @@ pub(crate) struct PlaygroundArgs {
 fn parse_size(text: &str) -> Result<u64, String> {
     let wrong = || format!("'{text}' is no size; write 64, 1K, 4M (powers of 1024, at most 512M)");
     // What a node may be told to accept at most.
-    read_size(text)
-        .filter(|bytes| *bytes <= 512 << 20)
-        .ok_or_else(wrong)
+    read_size(text).filter(|bytes| *bytes <= 512 << 20).ok_or_else(wrong)
 }
 
 /// Reads a time: a number alone is seconds. Answers milliseconds, never 0.
@@ -256,12 +244,8 @@ fn parse_ttl(text: &str) -> Result<u64, String> {
         Some("d") => 86_400_000,
         _ => return Err(wrong()),
     };
-    let ms = digits
-        .parse::<u64>()
-        .ok()
-        .and_then(|number| number.checked_mul(unit_ms));
-    ms.filter(|ms| (1..=i64::MAX as u64 / 2).contains(ms))
-        .ok_or_else(wrong)
+    let ms = digits.parse::<u64>().ok().and_then(|number| number.checked_mul(unit_ms));
+    ms.filter(|ms| (1..=i64::MAX as u64 / 2).contains(ms)).ok_or_else(wrong)
 }
 
 #[cfg(test)]
@@ -276,14 +260,7 @@ mod tests {
 
     #[test]
     fn sizes_have_units_of_1024() {
-        let sizes = [
-            ("64", 64),
-            ("1K", 1024),
-            ("4M", 4 << 20),
-            ("4mib", 4 << 20),
-            ("2kb", 2048),
-            ("0", 0),
-        ];
+        let sizes = [("64", 64), ("1K", 1024), ("4M", 4 << 20), ("4mib", 4 << 20), ("2kb", 2048), ("0", 0)];
         for (text, bytes) in sizes {
             assert_eq!(parse_size(text), Ok(bytes), "{text}");
         }
@@ -294,13 +271,9 @@ mod tests {
 
     #[test]
     fn times_have_units_and_seconds_without_one() {
-        for (text, ms) in [
-            ("30", 30_000),
-            ("500ms", 500),
-            ("5m", 300_000),
-            ("2h", 7_200_000),
-            ("1d", 86_400_000),
-        ] {
+        for (text, ms) in
+            [("30", 30_000), ("500ms", 500), ("5m", 300_000), ("2h", 7_200_000), ("1d", 86_400_000)]
+        {
             assert_eq!(parse_ttl(text), Ok(ms), "{text}");
         }
         for text in ["", "0", "s", "-1", "1w", "1.5h", "99999999999999999999", "1 s"] {
@@ -313,28 +286,16 @@ mod tests {
         for text in ["SW", "sw"] {
             let args =
                 Args::try_parse_from(["caskctl", "bench", "-t", text, "-s", "64", "-P", "16"]).unwrap();
-            let Command::Bench(bench) = args.command else {
-                panic!("not a bench")
-            };
-            assert_eq!(
-                (bench.load, bench.size, bench.pipeline, bench.requests),
-                (Load::Sw, 64, 16, 1000)
-            );
+            let Command::Bench(bench) = args.command else { panic!("not a bench") };
+            assert_eq!((bench.load, bench.size, bench.pipeline, bench.requests), (Load::Sw, 64, 16, 1000));
         }
     }
 
     #[test]
     fn set_takes_one_value_from_one_place() {
-        for good in [
-            &["k", "v"][..],
-            &["k", "--file", "-"],
-            &["k", "-5"],
-            &["k", "v", "--ex", "5m", "--nx"],
-        ] {
-            assert!(
-                Args::try_parse_from([&["caskctl", "set"], good].concat()).is_ok(),
-                "{good:?}"
-            );
+        for good in [&["k", "v"][..], &["k", "--file", "-"], &["k", "-5"], &["k", "v", "--ex", "5m", "--nx"]]
+        {
+            assert!(Args::try_parse_from([&["caskctl", "set"], good].concat()).is_ok(), "{good:?}");
         }
         for bad in [
             &["k"][..],
@@ -342,10 +303,7 @@ mod tests {
             &["k", "v", "--nx", "--xx"],
             &["k", "v", "--ex", "1", "--px", "1"],
         ] {
-            assert!(
-                Args::try_parse_from([&["caskctl", "set"], bad].concat()).is_err(),
-                "{bad:?}"
-            );
+            assert!(Args::try_parse_from([&["caskctl", "set"], bad].concat()).is_err(), "{bad:?}");
         }
     }
 }

@@ -25,11 +25,7 @@ pub(crate) struct Addr {
 impl fmt::Display for Addr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { host, port } = self;
-        if host.contains(':') {
-            write!(f, "[{host}]:{port}")
-        } else {
-            write!(f, "{host}:{port}")
-        }
+        if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
     }
 }
 
@@ -42,14 +38,10 @@ impl FromStr for Addr {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
         match bare {
-            Some(host) if !host.is_empty() => Ok(Self {
-                host: host.to_owned(),
-                port,
-            }),
-            None if !host.is_empty() && !host.contains([':', '[', ']', '/']) => Ok(Self {
-                host: host.to_owned(),
-                port,
-            }),
+            Some(host) if !host.is_empty() => Ok(Self { host: host.to_owned(), port }),
+            None if !host.is_empty() && !host.contains([':', '[', ']', '/']) => {
+                Ok(Self { host: host.to_owned(), port })
+            }
             _ => Err(wrong()),
         }
     }
@@ -111,10 +103,7 @@ pub(crate) struct Client {
 impl Client {
     /// Connects.
     pub(crate) async fn connect(addr: &Addr) -> Result<Self, ClientError> {
-        let refused = |cause: String| ClientError::NoConnection {
-            addr: addr.clone(),
-            cause,
-        };
+        let refused = |cause: String| ClientError::NoConnection { addr: addr.clone(), cause };
         let client = redis::Client::open(ConnectionAddr::Tcp(addr.host.clone(), addr.port))
             .map_err(|error| refused(words(&error)))?;
         let config = AsyncConnectionConfig::new()
@@ -126,29 +115,20 @@ impl Client {
             .await
             .map_err(|_| refused("no connection in time".to_owned()))?
             .map_err(|error| refused(words(&error)))?;
-        Ok(Self {
-            connection,
-            addr: addr.clone(),
-        })
+        Ok(Self { connection, addr: addr.clone() })
     }
 
     /// Sends one command.
     pub(crate) async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, ClientError> {
-        let answer: Value = self
-            .connection
-            .send_packed_command(command)
-            .await
-            .map_err(|error| self.explain(&error))?;
+        let answer: Value =
+            self.connection.send_packed_command(command).await.map_err(|error| self.explain(&error))?;
         let answer = answer.extract_error().map_err(|error| self.explain(&error))?;
         redis::from_redis_value(answer).map_err(|error| self.unreadable(&error))
     }
 
     /// Sends several commands at once; a refused one is an [`Value::ServerError`] among the answers.
     pub(crate) async fn ask_all(&mut self, commands: &redis::Pipeline) -> Result<Vec<Value>, ClientError> {
-        let sent = self
-            .connection
-            .send_packed_commands(commands, 0, commands.len())
-            .await;
+        let sent = self.connection.send_packed_commands(commands, 0, commands.len()).await;
         sent.map_err(|error| self.explain(&error))
     }
 
@@ -163,19 +143,13 @@ impl Client {
     }
 
     fn unreadable(&self, cause: &dyn fmt::Display) -> ClientError {
-        ClientError::Unreadable {
-            addr: self.addr.clone(),
-            cause: cause.to_string(),
-        }
+        ClientError::Unreadable { addr: self.addr.clone(), cause: cause.to_string() }
     }
 
     fn explain(&self, error: &RedisError) -> ClientError {
         let addr = self.addr.clone();
         if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() {
-            return ClientError::NoAnswer {
-                addr,
-                cause: words(error),
-            };
+            return ClientError::NoAnswer { addr, cause: words(error) };
         }
         let answer = words(error);
         let hint = if answer.to_ascii_lowercase().contains("unknown command 'cask.") {
@@ -208,16 +182,7 @@ mod tests {
         for text in ["127.0.0.1:7900", "[::1]:7900", "db1.example:1"] {
             assert_eq!(text.parse::<Addr>().unwrap().to_string(), text);
         }
-        for text in [
-            "7900",
-            "host",
-            ":7900",
-            "host:0",
-            "::1:7900",
-            "redis://h:1",
-            "[]:1",
-            "h:99999",
-        ] {
+        for text in ["7900", "host", ":7900", "host:0", "::1:7900", "redis://h:1", "[]:1", "h:99999"] {
             assert!(text.parse::<Addr>().is_err(), "{text}");
         }
     }
@@ -228,9 +193,6 @@ mod tests {
         let addr: Addr = listener.local_addr().unwrap().to_string().parse().unwrap();
         drop(listener);
         let error = Client::connect(&addr).await.err().unwrap().to_string();
-        assert!(
-            error.contains("refused") && error.contains("caskctl playground"),
-            "{error}"
-        );
+        assert!(error.contains("refused") && error.contains("caskctl playground"), "{error}");
     }
 }

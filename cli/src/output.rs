@@ -19,11 +19,7 @@ impl Output {
     pub(crate) fn new(json: bool) -> Self {
         let stdout = io::stdout();
         let is_terminal = stdout.is_terminal();
-        Self {
-            stdout: BufWriter::new(stdout),
-            json,
-            is_terminal,
-        }
+        Self { stdout: BufWriter::new(stdout), json, is_terminal }
     }
 
     /// Writes bytes as they are.
@@ -45,11 +41,7 @@ impl Output {
 
     /// Writes JSON in the one form, plain text in the other.
     pub(crate) fn either(&mut self, text: &str, json: &Value) -> io::Result<()> {
-        if self.json {
-            self.line(&json.to_string())
-        } else {
-            self.line(text)
-        }
+        if self.json { self.line(&json.to_string()) } else { self.line(text) }
     }
 
     /// Hands on what is buffered.
@@ -69,9 +61,7 @@ pub(crate) fn json_bytes(bytes: &[u8]) -> Value {
 /// A table without lines, so that `awk` can read it too; columns marked `>` are aligned right.
 pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
-    table
-        .load_preset(presets::NOTHING)
-        .set_header(header.iter().map(|name| name.trim_start_matches('>')));
+    table.load_preset(presets::NOTHING).set_header(header.iter().map(|name| name.trim_start_matches('>')));
     table.add_rows(rows);
     for (at, column) in table.column_iter_mut().enumerate() {
         column.set_padding((0, 2));
@@ -113,10 +103,7 @@ mod tests {
 
     #[test]
     fn tables_align_numbers_right_and_carry_no_trailing_space() {
-        let text = table(
-            &["NAME", ">N"],
-            [vec!["a".into(), "1".into()], vec!["bcd".into(), "1000".into()]],
-        );
+        let text = table(&["NAME", ">N"], [vec!["a".into(), "1".into()], vec!["bcd".into(), "1000".into()]]);
         let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
         assert_eq!(lines, ["NAME     N", "a        1", "bcd   1000"]);
     }

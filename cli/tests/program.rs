@@ -15,14 +15,8 @@ use common::server::{Others, Server};
 /// Runs the program to its end.
 async fn run(words: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_caskctl"));
-    command
-        .args(words)
-        .stdin(Stdio::null())
-        .env_remove("CASKADE_ADDR")
-        .envs(variables.iter().copied());
-    tokio::task::spawn_blocking(move || command.output().unwrap())
-        .await
-        .unwrap()
+    command.args(words).stdin(Stdio::null()).env_remove("CASKADE_ADDR").envs(variables.iter().copied());
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
 /// Runs the program against `server`: its exit code and standard output.
@@ -46,10 +40,7 @@ fn store(sync: &'static str) -> Others {
     Arc::new(move |command| {
         let mut keys = keys.lock().unwrap();
         let words: Vec<&str> = command.iter().map(String::as_str).collect();
-        let value = |key: &str| {
-            keys.get(key)
-                .map_or("$-1\r\n".to_owned(), |(value, _)| bulk(value))
-        };
+        let value = |key: &str| keys.get(key).map_or("$-1\r\n".to_owned(), |(value, _)| bulk(value));
         let reply = match words.as_slice() {
             ["PING"] => "+PONG\r\n".to_owned(),
             ["CONFIG", "GET", name] => array([bulk(name), bulk(sync)].into_iter()),
@@ -69,16 +60,10 @@ fn store(sync: &'static str) -> Others {
                 "+OK\r\n".to_owned()
             }
             ["DEL", gone @ ..] => {
-                format!(
-                    ":{}\r\n",
-                    gone.iter().filter(|key| keys.remove(**key).is_some()).count()
-                )
+                format!(":{}\r\n", gone.iter().filter(|key| keys.remove(**key).is_some()).count())
             }
             ["EXISTS", wanted @ ..] => {
-                format!(
-                    ":{}\r\n",
-                    wanted.iter().filter(|key| keys.contains_key(**key)).count()
-                )
+                format!(":{}\r\n", wanted.iter().filter(|key| keys.contains_key(**key)).count())
             }
             ["INCRBY", key, by] => {
                 let entry = keys.entry((*key).to_owned()).or_insert(("0".to_owned(), -1));
@@ -97,11 +82,7 @@ fn store(sync: &'static str) -> Others {
             ["SCAN", cursor, ..] => {
                 let half = keys.len() / 2;
                 let all: Vec<String> = keys.keys().map(|key| bulk(key)).collect();
-                let (next, page) = if *cursor == "0" {
-                    ("17", &all[..half])
-                } else {
-                    ("0", &all[half..])
-                };
+                let (next, page) = if *cursor == "0" { ("17", &all[..half]) } else { ("0", &all[half..]) };
                 array([bulk(next), array(page.iter().cloned())].into_iter())
             }
             _ => return None,
@@ -120,10 +101,7 @@ async fn keys_are_written_and_read_and_absence_is_exit_code_one() {
         (&["get", "name"], told(0, "cask")),
         (&["get", "name", "--json"], told(0, "{\"value\":\"cask\"}\n")),
         (&["get", "nothing"], told(1, "")),
-        (
-            &["set", "name", "other", "--nx"],
-            told(1, "not written: the condition does not hold\n"),
-        ),
+        (&["set", "name", "other", "--nx"], told(1, "not written: the condition does not hold\n")),
         (&["exists", "name", "nothing"], told(0, "1\n")),
         (&["exists", "nothing"], told(1, "0\n")),
         (&["incr", "number", "--by", "41"], told(0, "41\n")),
@@ -140,14 +118,8 @@ async fn keys_are_written_and_read_and_absence_is_exit_code_one() {
         assert_eq!(caskctl(&server, words).await, want, "{words:?}");
     }
     assert_eq!(caskctl(&server, &["scan"]).await, told(0, "b\nname\nnumber\n"));
-    assert_eq!(
-        caskctl(&server, &["scan", "--limit", "2"]).await,
-        told(0, "b\nname\n")
-    );
-    assert_eq!(
-        caskctl(&server, &["scan", "--json", "--limit", "1"]).await,
-        told(0, "\"b\"\n")
-    );
+    assert_eq!(caskctl(&server, &["scan", "--limit", "2"]).await, told(0, "b\nname\n"));
+    assert_eq!(caskctl(&server, &["scan", "--json", "--limit", "1"]).await, told(0, "\"b\"\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,10 +129,7 @@ async fn the_servers_refusal_is_told_and_is_exit_code_two() {
     let output = run(&["--addr", &server.addr, "incr", "name"], &[]).await;
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        text.contains("not an integer") && text.contains(&server.addr),
-        "{text}"
-    );
+    assert!(text.contains("not an integer") && text.contains(&server.addr), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,15 +141,9 @@ async fn questions_are_tables_for_people_and_the_nodes_json_for_programs() {
         (&["status"], &["391 moving", "10.0.0.4:7900", "fJ3kQa*<"]),
         (&["nodes"], &["hB6vNd", "25.0%", "10.0.0.4:7900"]),
         (&["nodes", "--wide"], &["WRITTEN/S", "97.5%", "4.50 MiB"]),
-        (
-            &["ring", "--partitions"],
-            &["379 not in place", "hB6vNd(syncing)"],
-        ),
+        (&["ring", "--partitions"], &["379 not in place", "hB6vNd(syncing)"]),
         (&["tasks"], &["migration", "fJ3kQa", "106/171", "9 s"]),
-        (
-            &["events", "-n", "5"],
-            &["2023-11-14 22:12:40.000", "node hB6vNd joined"],
-        ),
+        (&["events", "-n", "5"], &["2023-11-14 22:12:40.000", "node hB6vNd joined"]),
     ];
     for (words, wanted) in cases {
         let (code, text) = caskctl(&server, words).await;
@@ -188,10 +151,7 @@ async fn questions_are_tables_for_people_and_the_nodes_json_for_programs() {
         for part in wanted {
             assert!(text.contains(part), "{words:?} lacks {part}:\n{text}");
         }
-        assert!(
-            text.lines().all(|line| !line.contains('\u{1b}')),
-            "no colours in a pipe"
-        );
+        assert!(text.lines().all(|line| !line.contains('\u{1b}')), "no colours in a pipe");
     }
     assert!(server.asked.lock().unwrap().contains(&"CASK.EVENTS 5".to_owned()));
     let (_, json) = caskctl(&server, &["status", "--json"]).await;
@@ -202,29 +162,13 @@ async fn questions_are_tables_for_people_and_the_nodes_json_for_programs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn bench_reports_every_request_and_says_where_writes_are_not_durable() {
     let server = Server::start_with(store("interval:50")).await;
-    for (load, phases) in [
-        ("W", &["write"][..]),
-        ("R", &["write", "read"]),
-        ("RW", &["write", "mixed"]),
-    ] {
-        let words = [
-            "bench", "-t", load, "-s", "100", "-n", "200", "-c", "3", "-P", "7", "--json",
-        ];
+    for (load, phases) in [("W", &["write"][..]), ("R", &["write", "read"]), ("RW", &["write", "mixed"])] {
+        let words = ["bench", "-t", load, "-s", "100", "-n", "200", "-c", "3", "-P", "7", "--json"];
         let (code, text) = caskctl(&server, &words).await;
-        let reports = text
-            .lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let reports = text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
         let reports: Vec<_> = reports.collect();
-        assert!(
-            reports
-                .iter()
-                .all(|report| report["done"] == 200 && report["sync"].is_null()),
-            "{text}"
-        );
-        let told: Vec<_> = reports
-            .iter()
-            .map(|report| report["phase"].as_str().unwrap())
-            .collect();
+        assert!(reports.iter().all(|report| report["done"] == 200 && report["sync"].is_null()), "{text}");
+        let told: Vec<_> = reports.iter().map(|report| report["phase"].as_str().unwrap()).collect();
         assert_eq!((code, &told[..]), (0, phases));
     }
     let (code, text) = caskctl(&server, &["bench", "-n", "100", "-s", "1K"]).await;
@@ -232,33 +176,14 @@ async fn bench_reports_every_request_and_says_where_writes_are_not_durable() {
     for part in ["100 requests", "1.00 KiB", "ops/s", "p99.9", "errors      0"] {
         assert!(text.contains(part), "{text}");
     }
-    let words = [
-        "--addr",
-        &server.addr,
-        "bench",
-        "-t",
-        "SW",
-        "-s",
-        "0",
-        "-n",
-        "50",
-        "-c",
-        "2",
-        "--json",
-    ];
+    let words = ["--addr", &server.addr, "bench", "-t", "SW", "-s", "0", "-n", "50", "-c", "2", "--json"];
     let output = run(&words, &[]).await;
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(output.status.code(), Some(0), "{output:?}");
-    assert_eq!(
-        (&report["done"], &report["sync"]),
-        (&50.into(), &"interval:50".into())
-    );
+    assert_eq!((&report["done"], &report["sync"]), (&50.into(), &"interval:50".into()));
     assert!(report["latency_us"]["p99"].as_u64().unwrap() >= report["latency_us"]["p50"].as_u64().unwrap());
     let warning = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        warning.contains("--sync interval:50") && warning.contains("--sync always"),
-        "{warning}"
-    );
+    assert!(warning.contains("--sync interval:50") && warning.contains("--sync always"), "{warning}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -270,10 +195,7 @@ async fn without_a_node_it_says_what_to_do() {
         let output = run(&[&["--addr", &addr], words].concat(), &[]).await;
         assert_eq!(output.status.code(), Some(2));
         let text = String::from_utf8(output.stderr).unwrap();
-        assert!(
-            text.contains(&addr) && text.contains("caskctl playground"),
-            "{text}"
-        );
+        assert!(text.contains(&addr) && text.contains("caskctl playground"), "{text}");
     }
 }
 
@@ -287,9 +209,6 @@ async fn a_playground_whose_nodes_fail_shows_the_end_of_their_log_and_leaves_not
     let output = run(&words, &[("CASKD", caskd.to_str().unwrap())]).await;
     assert_eq!(output.status.code(), Some(2));
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        text.contains("did not start") && text.contains("the disk is on fire"),
-        "{text}"
-    );
+    assert!(text.contains("did not start") && text.contains("the disk is on fire"), "{text}");
     assert!(kept.join("cluster.secret").is_file(), "a kept folder stays");
 }

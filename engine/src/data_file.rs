@@ -46,35 +46,17 @@ impl DataFile {
     /// A file that is being appended to: it stays open until [`FileTable::seal`].
     pub(crate) fn active(id: FileId, path: PathBuf, salt: Salt, file: File) -> Self {
         let handle = RwLock::new(Some(Arc::new(file)));
-        Self {
-            id,
-            path,
-            salt,
-            handle,
-            last_used: AtomicU64::new(0),
-            pinned: AtomicBool::new(true),
-        }
+        Self { id, path, salt, handle, last_used: AtomicU64::new(0), pinned: AtomicBool::new(true) }
     }
 
     /// A file that is complete; opened when it is read.
     pub(crate) fn sealed(id: FileId, path: PathBuf, salt: Salt) -> Self {
         let handle = RwLock::new(None);
-        Self {
-            id,
-            path,
-            salt,
-            handle,
-            last_used: AtomicU64::new(0),
-            pinned: AtomicBool::new(false),
-        }
+        Self { id, path, salt, handle, last_used: AtomicU64::new(0), pinned: AtomicBool::new(false) }
     }
 
     fn damaged(&self, offset: u32, reason: impl ToString) -> ReadError {
-        ReadError::Damaged {
-            path: self.path.clone(),
-            offset: offset.into(),
-            reason: reason.to_string(),
-        }
+        ReadError::Damaged { path: self.path.clone(), offset: offset.into(), reason: reason.to_string() }
     }
 }
 
@@ -90,12 +72,7 @@ pub(crate) struct FileTable {
 
 impl FileTable {
     pub(crate) fn new(max_open: usize) -> Self {
-        Self {
-            files: RwLock::default(),
-            max_open,
-            openings: AtomicU64::new(0),
-            open: Mutex::default(),
-        }
+        Self { files: RwLock::default(), max_open, openings: AtomicU64::new(0), open: Mutex::default() }
     }
 
     pub(crate) fn insert(&self, file: Arc<DataFile>) {
@@ -105,10 +82,7 @@ impl FileTable {
     /// Files there are, and how many of them are open.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let files = self.files.read();
-        let pinned = files
-            .values()
-            .filter(|file| file.pinned.load(Ordering::Relaxed))
-            .count();
+        let pinned = files.values().filter(|file| file.pinned.load(Ordering::Relaxed)).count();
         (files.len(), pinned + self.open.lock().len())
     }
 
@@ -129,10 +103,7 @@ impl FileTable {
             return Err(file.damaged(at.offset, "another record is there"));
         }
         let header = parsed.header;
-        Ok(Stored {
-            header,
-            bytes: Bytes::from(bytes),
-        })
+        Ok(Stored { header, bytes: Bytes::from(bytes) })
     }
 
     /// The key at this place as it is on disk, whether or not the record's checksum holds.
@@ -162,15 +133,11 @@ impl FileTable {
     }
 
     fn file(&self, at: Location) -> Result<Arc<DataFile>, ReadError> {
-        self.files
-            .read()
-            .get(&at.file)
-            .cloned()
-            .ok_or_else(|| ReadError::Damaged {
-                path: PathBuf::from(format!("data file {}", at.file)),
-                offset: at.offset.into(),
-                reason: "the file is gone".to_owned(),
-            })
+        self.files.read().get(&at.file).cloned().ok_or_else(|| ReadError::Damaged {
+            path: PathBuf::from(format!("data file {}", at.file)),
+            offset: at.offset.into(),
+            reason: "the file is gone".to_owned(),
+        })
     }
 
     fn read_bytes(&self, file: &Arc<DataFile>, offset: u32, len: u32) -> Result<Vec<u8>, ReadError> {
@@ -211,10 +178,8 @@ impl FileTable {
     /// Counts a sealed file among the open ones and closes the longest unused one above the cap.
     fn admit(&self, open: &mut Vec<Arc<DataFile>>, file: Arc<DataFile>) {
         while open.len() >= self.max_open {
-            let oldest = open
-                .iter()
-                .enumerate()
-                .min_by_key(|(_, file)| file.last_used.load(Ordering::Relaxed));
+            let oldest =
+                open.iter().enumerate().min_by_key(|(_, file)| file.last_used.load(Ordering::Relaxed));
             let Some((index, _)) = oldest else { break };
             *open.swap_remove(index).handle.write() = None;
         }

@@ -40,14 +40,7 @@ impl Directory {
         let lock = lock(path)?;
         let ids = list(path)?;
         let highest_id = AtomicU64::new(ids.last().copied().unwrap_or(0));
-        Ok((
-            Self {
-                path: path.to_owned(),
-                _lock: lock,
-                highest_id,
-            },
-            ids,
-        ))
+        Ok((Self { path: path.to_owned(), _lock: lock, highest_id }, ids))
     }
 
     /// The next file id.
@@ -77,11 +70,8 @@ impl Directory {
         let written = (|| {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(true);
-            let mut file = options
-                .open(&temporary)
-                .map_err(|e| IoError::new("create", &temporary, e))?;
-            file.write_all(bytes)
-                .map_err(|e| IoError::new("write", &temporary, e))?;
+            let mut file = options.open(&temporary).map_err(|e| IoError::new("create", &temporary, e))?;
+            file.write_all(bytes).map_err(|e| IoError::new("write", &temporary, e))?;
             file.sync_all().map_err(|e| IoError::new("sync", &temporary, e))?;
             Ok(file)
         })();
@@ -100,10 +90,7 @@ impl Directory {
     /// Reads the eras, or makes them for a store that has no data yet; raises the id floor to theirs.
     pub(crate) fn load_eras(&self, has_data: bool) -> Result<Eras, OpenError> {
         let path = self.path.join(ERAS_NAME);
-        let damaged = |reason: String| OpenError::Eras {
-            path: path.clone(),
-            reason,
-        };
+        let damaged = |reason: String| OpenError::Eras { path: path.clone(), reason };
         let bytes = match fs::read(&path) {
             Ok(bytes) => bytes,
             Err(e) if e.kind() == io::ErrorKind::NotFound && !has_data => {
@@ -117,10 +104,7 @@ impl Directory {
             Err(e) => return Err(IoError::new("read", &path, e).into()),
         };
         let eras = Eras::decode(&bytes).map_err(|bad| match bad {
-            Bad::FormatVersion(_) => OpenError::Format {
-                path: path.clone(),
-                reason: bad.to_string(),
-            },
+            Bad::FormatVersion(_) => OpenError::Format { path: path.clone(), reason: bad.to_string() },
             bad => damaged(bad.to_string()),
         })?;
         self.highest_id.fetch_max(eras.file_id_floor, Ordering::SeqCst);
@@ -132,10 +116,7 @@ impl Directory {
         let path = self.path.join(ERAS_NAME);
         self.write_temporary(&path, &eras.encode())
             .map_err(|error| StoreErasError { error, settled: true })?;
-        self.put_in_place(&path).map_err(|error| StoreErasError {
-            error,
-            settled: false,
-        })
+        self.put_in_place(&path).map_err(|error| StoreErasError { error, settled: false })
     }
 }
 
@@ -168,15 +149,8 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
             let mut pid = String::new();
             // The owner may be just about to write it.
             let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut pid);
-            let pid = if pid.trim().is_empty() {
-                "?".to_owned()
-            } else {
-                pid.trim().to_owned()
-            };
-            return Err(OpenError::Locked {
-                path: directory.to_owned(),
-                pid,
-            });
+            let pid = if pid.trim().is_empty() { "?".to_owned() } else { pid.trim().to_owned() };
+            return Err(OpenError::Locked { path: directory.to_owned(), pid });
         }
         Err(TryLockError::Error(e)) => return Err(IoError::new("lock", &path, e).into()),
     }

@@ -71,9 +71,7 @@ pub struct EngineStats {
 
 impl fmt::Debug for Engine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Engine")
-            .field("directory", &self.0.directory)
-            .finish_non_exhaustive()
+        f.debug_struct("Engine").field("directory", &self.0.directory).finish_non_exhaustive()
     }
 }
 
@@ -86,12 +84,8 @@ impl Engine {
         let eras = directory.load_eras(!ids.is_empty())?;
         let keydir = Keydir::new(&eras.eras);
         let files = Arc::new(FileTable::new(options.max_open_files));
-        let Recovered {
-            report,
-            writer,
-            sealed_bytes,
-            highest_version,
-        } = recover(&options, &directory, &ids, &files, &keydir)?;
+        let Recovered { report, writer, sealed_bytes, highest_version } =
+            recover(&options, &directory, &ids, &files, &keydir)?;
         let directory = Arc::new(directory);
         let bytes_found = sealed_bytes + writer.end();
         let log = Log::start(&options, directory.clone(), writer)?;
@@ -169,10 +163,7 @@ impl Engine {
 
     /// The value of a key that has not expired by this machine's clock.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
-        Ok(self
-            .read(key)?
-            .filter(|record| is_present(record, now_ms()))
-            .and_then(|record| record.value))
+        Ok(self.read(key)?.filter(|record| is_present(record, now_ms())).and_then(|record| record.value))
     }
 
     /// Whether the key has a value that has not expired.
@@ -187,11 +178,7 @@ impl Engine {
 
     /// Sets the key's value until this time, in milliseconds since 1970; 0 is for ever.
     pub fn put_with_expiry(&self, key: &[u8], value: &[u8], expiry_ms: u64) -> Result<(), AppendError> {
-        self.apply(vec![self.own_record(
-            key,
-            Some(Bytes::copy_from_slice(value)),
-            expiry_ms,
-        )])
+        self.apply(vec![self.own_record(key, Some(Bytes::copy_from_slice(value)), expiry_ms)])
     }
 
     /// Deletes the key; tells whether it was there.
@@ -254,11 +241,7 @@ impl Engine {
             let record = self.0.read_entry(entry)?.into_record();
             // Copied, so that listed keys do not keep their values in memory.
             let key = Bytes::copy_from_slice(&record.key);
-            keys.push(KeyInfo {
-                key,
-                expiry_ms: record.expiry_ms,
-                version: record.version,
-            });
+            keys.push(KeyInfo { key, expiry_ms: record.expiry_ms, version: record.version });
         }
         Ok(KeysPage { keys, next })
     }
@@ -272,12 +255,8 @@ impl Engine {
         dropped.sort_unstable();
         dropped.dedup();
         for &partition in &dropped {
-            let era = self
-                .0
-                .keydir
-                .era(partition)
-                .checked_add(1)
-                .ok_or(AppendError::ErasUsedUp(partition))?;
+            let era =
+                self.0.keydir.era(partition).checked_add(1).ok_or(AppendError::ErasUsedUp(partition))?;
             if let Some(slot) = raised.eras.get_mut(usize::from(partition)) {
                 *slot = era;
             }
@@ -285,11 +264,7 @@ impl Engine {
         if let Err(failed) = self.0.directory.store_eras(&raised) {
             // If either eras may be the ones on disk, no append could be believed to survive.
             let settled = failed.settled;
-            return Err(if settled {
-                failed.error.into()
-            } else {
-                self.0.log.poison(failed.error)
-            });
+            return Err(if settled { failed.error.into() } else { self.0.log.poison(failed.error) });
         }
         *eras = raised;
         for &partition in &dropped {
@@ -330,13 +305,7 @@ impl Engine {
         let highest = self.0.keydir.stats(partition_of(key)).highest_version;
         self.0.last_version.fetch_max(highest, Ordering::Relaxed);
         let version: Version = self.0.last_version.fetch_add(1, Ordering::Relaxed) + 1;
-        Record {
-            key: Bytes::copy_from_slice(key),
-            version,
-            expiry_ms,
-            user_flags: 0,
-            value,
-        }
+        Record { key: Bytes::copy_from_slice(key), version, expiry_ms, user_flags: 0, value }
     }
 }
 
@@ -346,11 +315,7 @@ impl Inner {
     fn read_entry(&self, entry: &Entry) -> Result<Stored, ReadError> {
         let stored = self.files.read(entry.location())?;
         let meant = stored.header.version == entry.version && position_of(stored.key()) == entry.position;
-        if meant {
-            Ok(stored)
-        } else {
-            Err(self.files.misplaced(entry.location()))
-        }
+        if meant { Ok(stored) } else { Err(self.files.misplaced(entry.location())) }
     }
 
     fn prepare(&self, records: Vec<Record>) -> Vec<Prepared> {
@@ -400,20 +365,14 @@ impl Iterator for Iter {
             if self.positions.is_empty() {
                 self.partition = self.partitions.next()?;
                 let entries = self.engine.inventory(self.partition);
-                let mut live: Vec<u64> = entries
-                    .iter()
-                    .filter(|entry| !entry.tombstone)
-                    .map(|entry| entry.position)
-                    .collect();
+                let mut live: Vec<u64> =
+                    entries.iter().filter(|entry| !entry.tombstone).map(|entry| entry.position).collect();
                 // Keys that share a position are read together.
                 live.dedup();
                 self.positions = live.into();
                 continue;
             }
-            let step: Vec<u64> = self
-                .positions
-                .drain(..ITER_STEP.min(self.positions.len()))
-                .collect();
+            let step: Vec<u64> = self.positions.drain(..ITER_STEP.min(self.positions.len())).collect();
             match self.engine.read_positions(self.partition, &step) {
                 Ok(records) => self.ready.extend(records),
                 Err(error) => return Some(Err(error)),

@@ -18,11 +18,7 @@ pub struct IoError {
 
 impl IoError {
     pub(crate) fn new(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
-        Self {
-            action,
-            path: path.into(),
-            source: Arc::new(source),
-        }
+        Self { action, path: path.into(), source: Arc::new(source) }
     }
 }
 

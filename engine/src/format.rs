@@ -123,10 +123,7 @@ impl fmt::Display for Bad {
             Self::Short => f.write_str("it ends too early"),
             Self::Magic => f.write_str("it does not begin as one"),
             Self::FormatVersion(version) => {
-                write!(
-                    f,
-                    "its format version is {version}, this build reads {FORMAT_VERSION}"
-                )
+                write!(f, "its format version is {version}, this build reads {FORMAT_VERSION}")
             }
             Self::Checksum => f.write_str("its checksum is wrong"),
             Self::Kind(kind) => write!(f, "its kind {kind} is unknown"),
@@ -248,9 +245,7 @@ impl Header {
         let header = Self {
             kind,
             flags: bytes[FLAGS_AT],
-            key_len: array_at(bytes, KEY_LEN_AT)
-                .map(u16::from_le_bytes)
-                .ok_or(Bad::Short)?,
+            key_len: array_at(bytes, KEY_LEN_AT).map(u16::from_le_bytes).ok_or(Bad::Short)?,
             value_len: u32_at(bytes, VALUE_LEN_AT).ok_or(Bad::Short)?,
             user_flags: u32_at(bytes, USER_FLAGS_AT).ok_or(Bad::Short)?,
             version: u64_at(bytes, VERSION_AT).ok_or(Bad::Short)?,
@@ -319,11 +314,7 @@ impl<'a> Parsed<'a> {
             offset += len;
             rest = rest.get(len..).ok_or(Bad::Short)?;
         }
-        if members.len() == self.header.user_flags as usize {
-            Ok(members)
-        } else {
-            Err(Bad::Fields)
-        }
+        if members.len() == self.header.user_flags as usize { Ok(members) } else { Err(Bad::Fields) }
     }
 }
 
@@ -360,27 +351,14 @@ pub(crate) fn end_batch(buffer: &mut [u8], salt: Salt, start: usize, records: us
 
 /// A mark to be written at `offset`, saying that all below `durable` is durable.
 pub(crate) fn encode_mark(salt: Salt, offset: u64, durable: u64) -> [u8; MARK_LEN] {
-    let header = Header {
-        version: durable,
-        expiry_ms: salt.0 ^ offset,
-        ..blank(Kind::Mark)
-    };
+    let header = Header { version: durable, expiry_ms: salt.0 ^ offset, ..blank(Kind::Mark) };
     let mut bytes = header.encode();
     seal(&mut bytes, salt);
     bytes
 }
 
 fn blank(kind: Kind) -> Header {
-    Header {
-        kind,
-        flags: 0,
-        key_len: 0,
-        value_len: 0,
-        user_flags: 0,
-        version: 0,
-        expiry_ms: 0,
-        era: 0,
-    }
+    Header { kind, flags: 0, key_len: 0, value_len: 0, user_flags: 0, version: 0, expiry_ms: 0, era: 0 }
 }
 
 fn seal(record: &mut [u8], salt: Salt) {
@@ -400,10 +378,7 @@ pub(crate) struct Eras {
 impl Eras {
     /// Those of an empty store.
     pub(crate) fn new() -> Self {
-        Self {
-            file_id_floor: 0,
-            eras: vec![0; PARTITIONS.into()],
-        }
+        Self { file_id_floor: 0, eras: vec![0; PARTITIONS.into()] }
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -436,10 +411,7 @@ impl Eras {
         }
         let file_id_floor = u64_at(bytes, ERAS_FLOOR_AT).ok_or(Bad::Short)?;
         let (eras, _) = body.get(ERAS_AT..).ok_or(Bad::Short)?.as_chunks();
-        Ok(Self {
-            file_id_floor,
-            eras: eras.iter().map(|era| Era::from_le_bytes(*era)).collect(),
-        })
+        Ok(Self { file_id_floor, eras: eras.iter().map(|era| Era::from_le_bytes(*era)).collect() })
     }
 }
 

@@ -3,22 +3,12 @@ use super::*;
 const SALT: Salt = Salt(0x0123_4567_89ab_cdef);
 
 fn value_header(version: u64) -> Header {
-    Header {
-        version,
-        user_flags: 9,
-        expiry_ms: 77,
-        era: 3,
-        ..blank(Kind::Value)
-    }
+    Header { version, user_flags: 9, expiry_ms: 77, era: 3, ..blank(Kind::Value) }
 }
 
 #[test]
 fn file_header_reads_back_and_any_flipped_bit_is_refused() {
-    let header = FileHeader {
-        kind: FileKind::Merged,
-        id: 42,
-        salt: SALT,
-    };
+    let header = FileHeader { kind: FileKind::Merged, id: 42, salt: SALT };
     let bytes = header.encode();
     assert_eq!(FileHeader::decode(&bytes), Ok(header));
     for bit in 0..bytes.len() * 8 {
@@ -34,10 +24,7 @@ fn record_reads_back_and_any_flipped_bit_is_refused() {
     encode_record(&mut bytes, SALT, value_header(5), b"key", b"value");
     let parsed = Parsed::parse(&bytes, SALT).unwrap();
     assert_eq!((parsed.key, parsed.value), (&b"key"[..], &b"value"[..]));
-    assert_eq!(
-        (parsed.header.version, parsed.header.era, parsed.header.user_flags),
-        (5, 3, 9)
-    );
+    assert_eq!((parsed.header.version, parsed.header.era, parsed.header.user_flags), (5, 3, 9));
     for bit in 0..bytes.len() * 8 {
         let mut flipped = bytes.clone();
         flipped[bit / 8] ^= 1 << (bit % 8);
@@ -62,10 +49,7 @@ fn batch_gives_its_members_with_their_offsets() {
     let mut bytes = vec![1, 2, 3];
     let start = begin_batch(&mut bytes);
     for version in 0..3 {
-        let header = Header {
-            flags: FLAG_IN_BATCH,
-            ..value_header(version)
-        };
+        let header = Header { flags: FLAG_IN_BATCH, ..value_header(version) };
         encode_record(&mut bytes, SALT, header, b"k", b"v");
     }
     end_batch(&mut bytes, SALT, start, 3);
@@ -74,10 +58,7 @@ fn batch_gives_its_members_with_their_offsets() {
     assert_eq!(members.len(), 3);
     for (version, (offset, member)) in members.iter().enumerate() {
         assert_eq!(member.header.version, version as u64);
-        assert_eq!(
-            Parsed::parse(&bytes[start + offset..], SALT).unwrap().header,
-            member.header
-        );
+        assert_eq!(Parsed::parse(&bytes[start + offset..], SALT).unwrap().header, member.header);
     }
 }
 

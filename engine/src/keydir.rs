@@ -64,15 +64,10 @@ impl Slice {
             return;
         }
         stats.live_keys = stats.live_keys.wrapping_add_signed(sign);
-        stats.live_bytes = stats
-            .live_bytes
-            .wrapping_add_signed(sign * i64::from(entry.location().len));
+        stats.live_bytes = stats.live_bytes.wrapping_add_signed(sign * i64::from(entry.location().len));
         let digest = digest_of(entry.position, entry.version);
-        stats.digest = if sign > 0 {
-            stats.digest.wrapping_add(digest)
-        } else {
-            stats.digest.wrapping_sub(digest)
-        };
+        stats.digest =
+            if sign > 0 { stats.digest.wrapping_add(digest) } else { stats.digest.wrapping_sub(digest) };
     }
 }
 
@@ -84,25 +79,15 @@ pub(crate) struct Keydir {
 
 impl Keydir {
     pub(crate) fn new(eras: &[Era]) -> Self {
-        let slice = |&era| {
-            Mutex::new(Slice {
-                era,
-                ..Slice::default()
-            })
-        };
+        let slice = |&era| Mutex::new(Slice { era, ..Slice::default() });
         debug_assert_eq!(eras.len(), usize::from(PARTITIONS));
-        Self {
-            slices: eras.iter().map(slice).collect(),
-        }
+        Self { slices: eras.iter().map(slice).collect() }
     }
 
     /// # Panics
     /// If there is no such partition: `partition_of` never names one, an owner that does has a bug.
     fn slice(&self, partition: Partition) -> &Mutex<Slice> {
-        assert!(
-            partition < PARTITIONS,
-            "partition {partition} does not exist: there are {PARTITIONS}"
-        );
+        assert!(partition < PARTITIONS, "partition {partition} does not exist: there are {PARTITIONS}");
         &self.slices[usize::from(partition)]
     }
 
@@ -159,11 +144,7 @@ impl Keydir {
         step: u64,
     ) -> (Vec<Entry>, Option<u64>) {
         let slice = self.slice(partition).lock();
-        let mut live = slice
-            .table
-            .from(from)
-            .filter(|entry| !entry.is_tombstone())
-            .peekable();
+        let mut live = slice.table.from(from).filter(|entry| !entry.is_tombstone()).peekable();
         let mut page: Vec<Entry> = live.by_ref().take(limit.max(1)).copied().collect();
         let last = page.last().map_or(from, |entry| entry.position);
         let end = (last / step + 1).checked_mul(step);
@@ -176,13 +157,8 @@ impl Keydir {
 
     /// Empties a partition and gives it its new era.
     pub(crate) fn clear(&self, partition: Partition, era: Era) {
-        let emptied = std::mem::replace(
-            &mut *self.slice(partition).lock(),
-            Slice {
-                era,
-                ..Slice::default()
-            },
-        );
+        let emptied =
+            std::mem::replace(&mut *self.slice(partition).lock(), Slice { era, ..Slice::default() });
         // Freed after the lock is.
         drop(emptied);
     }
@@ -255,9 +231,7 @@ impl Found {
 fn relate(files: &FileTable, old: &Entry, candidate: &Candidate<'_>) -> Relation {
     let at: Location = old.location();
     if old.version != candidate.entry.version
-        && files
-            .read_key_unverified(at)
-            .is_ok_and(|key| key == candidate.key)
+        && files.read_key_unverified(at).is_ok_and(|key| key == candidate.key)
     {
         return Relation::Same;
     }

@@ -145,17 +145,11 @@ impl Log {
         if let Some(run) = run {
             let shared = shared.clone();
             let builder = thread::Builder::new().name("cask-log".to_owned());
-            let handle = builder
-                .spawn(move || run(&shared))
-                .map_err(|e| OpenError::Thread(Arc::new(e)))?;
+            let handle = builder.spawn(move || run(&shared)).map_err(|e| OpenError::Thread(Arc::new(e)))?;
             thread = Some(handle);
         }
         let thread_id = thread.as_ref().map(|handle| handle.thread().id());
-        Ok(Self {
-            shared,
-            thread: Mutex::new(thread),
-            thread_id,
-        })
+        Ok(Self { shared, thread: Mutex::new(thread), thread_id })
     }
 
     pub(crate) fn counters(&self) -> &Counters {
@@ -229,11 +223,7 @@ impl Shared {
     /// Bytes these records will take in the file, if they may be appended at all.
     fn encoded_bytes(&self, records: &[Prepared]) -> Result<usize, AppendError> {
         let too_large = |what, bytes: usize, max: usize| {
-            Err(AppendError::TooLarge {
-                what,
-                bytes: bytes as u64,
-                max: max as u64,
-            })
+            Err(AppendError::TooLarge { what, bytes: bytes as u64, max: max as u64 })
         };
         let mut total = if records.len() > 1 { RECORD_HEADER_LEN } else { 0 };
         for Prepared { record, .. } in records {
@@ -247,11 +237,7 @@ impl Shared {
             total += RECORD_HEADER_LEN + record.key.len() + value_len;
         }
         let max = self.buffer_bytes_max - MARK_LEN - APPEND_OVERHEAD;
-        if total > max {
-            too_large("a set of records", total, max)
-        } else {
-            Ok(total)
-        }
+        if total > max { too_large("a set of records", total, max) } else { Ok(total) }
     }
 
     fn append_queued(&self, records: Vec<Prepared>, bytes: usize, done: Done, wait_for_room: bool) {
@@ -265,10 +251,7 @@ impl Shared {
         } else if queue.closed {
             Some(AppendError::Closed)
         } else if queue.charged + charge > self.buffer_bytes_max {
-            Some(AppendError::Overloaded {
-                waiting: queue.charged,
-                max: self.buffer_bytes_max,
-            })
+            Some(AppendError::Overloaded { waiting: queue.charged, max: self.buffer_bytes_max })
         } else {
             None
         };
@@ -336,9 +319,7 @@ impl Shared {
         if writer.files_begun() != before {
             self.counters.syncs.fetch_add(1, Ordering::Relaxed);
         }
-        self.counters
-            .bytes
-            .store(writer.bytes_written(), Ordering::Relaxed);
+        self.counters.bytes.store(writer.bytes_written(), Ordering::Relaxed);
         Ok(base)
     }
 
@@ -348,9 +329,7 @@ impl Shared {
             record.at.file = base.file;
             record.at.offset += base.offset;
         }
-        self.counters
-            .records
-            .fetch_add(appended.len() as u64, Ordering::Relaxed);
+        self.counters.records.fetch_add(appended.len() as u64, Ordering::Relaxed);
         appended
     }
 
@@ -358,22 +337,14 @@ impl Shared {
         let mut writer = self.writer.lock();
         if writer.deliveries.len() >= DELIVERIES_MAX {
             drop(writer);
-            return done(Err(AppendError::Overloaded {
-                waiting: DELIVERIES_MAX,
-                max: DELIVERIES_MAX,
-            }));
+            return done(Err(AppendError::Overloaded { waiting: DELIVERIES_MAX, max: DELIVERIES_MAX }));
         }
         let mut buffer = std::mem::take(&mut writer.scratch);
-        let encoder = Encoder {
-            salt: writer.salt(),
-            file_id_max: self.directory.highest_id() + 1,
-        };
+        let encoder = Encoder { salt: writer.salt(), file_id_max: self.directory.highest_id() + 1 };
         buffer.clear();
         buffer.resize(MARK_LEN, 0);
         let appended = encoder.encode(&mut buffer, records);
-        let result = self
-            .write(&mut writer, &mut buffer)
-            .map(|base| self.locate(appended, base));
+        let result = self.write(&mut writer, &mut buffer).map(|base| self.locate(appended, base));
         writer.scratch = queue::reusable(buffer);
         writer.deliveries.push_back((done, result));
         self.deliver(writer);

@@ -99,23 +99,14 @@ impl Options {
         bound("max_value_bytes", self.max_value_bytes.into(), 1, 512 * MIB);
         bound("max_open_files", self.max_open_files as u64, 1, 65_536);
         let buffer_min = u64::from(self.max_value_bytes) + BUFFER_ROOM;
-        bound(
-            "append_buffer_bytes",
-            self.append_buffer_bytes as u64,
-            buffer_min,
-            1024 * MIB,
-        );
+        bound("append_buffer_bytes", self.append_buffer_bytes as u64, buffer_min, 1024 * MIB);
         if let SyncPolicy::Interval(ms) = self.sync {
             bound("sync interval in milliseconds", ms, 1, 60_000);
         }
         if self.path.as_os_str().is_empty() {
             problems.push("path is empty; name the store's directory".to_owned());
         }
-        if problems.is_empty() {
-            Ok(())
-        } else {
-            Err(problems)
-        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 }
 

@@ -101,26 +101,14 @@ pub(crate) fn recover(
     files: &Arc<FileTable>,
     keydir: &Keydir,
 ) -> Result<Recovered, OpenError> {
-    let known = ids
-        .iter()
-        .map(|&id| look_at(directory, id))
-        .collect::<Result<Vec<_>, _>>()?;
+    let known = ids.iter().map(|&id| look_at(directory, id)).collect::<Result<Vec<_>, _>>()?;
     // A file whose header is damaged is never appended to, whatever it was.
     let active_id = known
         .iter()
-        .rfind(|file| {
-            file.header
-                .as_ref()
-                .map_or(true, |header| header.kind == FileKind::Log)
-        })
+        .rfind(|file| file.header.as_ref().map_or(true, |header| header.kind == FileKind::Log))
         .filter(|file| file.header.as_ref().is_ok_and(|header| header.id == file.id))
         .map(|file| file.id);
-    let mut load = Load {
-        files,
-        keydir,
-        report: Recovery::default(),
-        highest_version: 0,
-    };
+    let mut load = Load { files, keydir, report: Recovery::default(), highest_version: 0 };
     let mut sealed_bytes = 0;
     let mut active = None;
     for file in &known {
@@ -165,44 +153,22 @@ pub(crate) fn recover(
             Writer::new(options, files.clone(), created, start, (start, false))
         }
     };
-    let Load {
-        mut report,
-        highest_version,
-        ..
-    } = load;
+    let Load { mut report, highest_version, .. } = load;
     report.live_keys = keydir.totals().live_keys;
-    Ok(Recovered {
-        report,
-        writer,
-        sealed_bytes,
-        highest_version,
-    })
+    Ok(Recovered { report, writer, sealed_bytes, highest_version })
 }
 
 fn look_at(directory: &Directory, id: u64) -> Result<Known, OpenError> {
     use std::io::Read;
     let path = directory.data_path(id);
     let file = open_to_read(&path)?;
-    let len = file
-        .metadata()
-        .map_err(|e| IoError::new("look at", &path, e))?
-        .len();
+    let len = file.metadata().map_err(|e| IoError::new("look at", &path, e))?.len();
     let mut bytes = Vec::new();
-    file.take(FILE_HEADER_LEN as u64)
-        .read_to_end(&mut bytes)
-        .map_err(|e| IoError::new("read", &path, e))?;
+    file.take(FILE_HEADER_LEN as u64).read_to_end(&mut bytes).map_err(|e| IoError::new("read", &path, e))?;
     let header = FileHeader::decode(&bytes);
     match header {
-        Err(bad @ Bad::FormatVersion(_)) => Err(OpenError::Format {
-            path,
-            reason: bad.to_string(),
-        }),
-        header => Ok(Known {
-            id,
-            path,
-            header,
-            len,
-        }),
+        Err(bad @ Bad::FormatVersion(_)) => Err(OpenError::Format { path, reason: bad.to_string() }),
+        header => Ok(Known { id, path, header, len }),
     }
 }
 
@@ -234,8 +200,7 @@ impl Load<'_> {
 
     fn sealed(&mut self, file: &Known, header: &FileHeader) -> Result<(), OpenError> {
         let id = file.id as FileId;
-        self.files
-            .insert(Arc::new(DataFile::sealed(id, file.path.clone(), header.salt)));
+        self.files.insert(Arc::new(DataFile::sealed(id, file.path.clone(), header.salt)));
         let end = self.scan(file, id, header, Bounds::Sealed)?;
         if !end.ends_marked {
             let reason = "the mark that should close the file is missing: records before it may be, too";
@@ -248,11 +213,7 @@ impl Load<'_> {
     fn active(&mut self, file: &Known, header: &FileHeader) -> Result<Active, OpenError> {
         let id = file.id as FileId;
         let failed = |action| move |e| IoError::new(action, &file.path, e);
-        let open = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .open(&file.path)
-            .map_err(failed("open"))?;
+        let open = OpenOptions::new().read(true).write(true).open(&file.path).map_err(failed("open"))?;
         let for_reads = open.try_clone().map_err(failed("open"))?;
         let data_file = Arc::new(DataFile::active(id, file.path.clone(), header.salt, for_reads));
         self.files.insert(data_file.clone());
@@ -263,11 +224,7 @@ impl Load<'_> {
         }
         // A mark will say that all this is durable.
         open.sync_all().map_err(failed("sync"))?;
-        Ok(Active {
-            data_file,
-            file: Arc::new(open),
-            end,
-        })
+        Ok(Active { data_file, file: Arc::new(open), end })
     }
 
     /// Publishes all records of a file; returns how they end.
@@ -288,11 +245,9 @@ impl Load<'_> {
                     }
                 }
                 Found::Record { offset, record } => self.publish(id, offset, &record),
-                Found::Bad {
-                    offset,
-                    bytes,
-                    reason,
-                } => self.quarantine(file, offset, bytes, reason.to_string()),
+                Found::Bad { offset, bytes, reason } => {
+                    self.quarantine(file, offset, bytes, reason.to_string())
+                }
                 Found::End(end) => return Ok(end),
             }
         }
@@ -304,21 +259,9 @@ impl Load<'_> {
         self.highest_version = self.highest_version.max(header.version);
         let position = position_of(record.key);
         // Both fit: files are below 4 GiB, records below 2.
-        let at = Location {
-            file,
-            offset: offset as u32,
-            len: header.record_len() as u32,
-        };
+        let at = Location { file, offset: offset as u32, len: header.record_len() as u32 };
         let entry = Entry::new(position, header.version, at, header.kind == Kind::Tombstone);
         let partition = partition_of(record.key);
-        self.keydir.publish(
-            self.files,
-            &Candidate {
-                partition,
-                era: header.era,
-                key: record.key,
-                entry,
-            },
-        );
+        self.keydir.publish(self.files, &Candidate { partition, era: header.era, key: record.key, entry });
     }
 }

@@ -23,13 +23,7 @@ use crate::data_file::{FileId, Location};
 const _: () = assert!(size_of::<Entry>() == 28);
 
 const TOMBSTONE: u32 = 1 << 31;
-const EMPTY: Entry = Entry {
-    position: 0,
-    version: 0,
-    file: 0,
-    offset: 0,
-    len_and_kind: 0,
-};
+const EMPTY: Entry = Entry { position: 0, version: 0, file: 0, offset: 0, len_and_kind: 0 };
 const HOMES_MIN: usize = 4;
 /// Slots added when a run of occupied slots reaches the end of the table.
 const OVERFLOW_STEP: usize = 8;
@@ -39,13 +33,7 @@ impl Entry {
     pub(crate) fn new(position: u64, version: u64, at: Location, tombstone: bool) -> Self {
         debug_assert!(at.len < TOMBSTONE && at.file != 0);
         let kind = if tombstone { TOMBSTONE } else { 0 };
-        Self {
-            position,
-            version,
-            file: at.file,
-            offset: at.offset,
-            len_and_kind: at.len | kind,
-        }
+        Self { position, version, file: at.file, offset: at.offset, len_and_kind: at.len | kind }
     }
 
     pub(crate) fn is_tombstone(&self) -> bool {
@@ -53,11 +41,7 @@ impl Entry {
     }
 
     pub(crate) fn location(&self) -> Location {
-        Location {
-            file: self.file,
-            offset: self.offset,
-            len: self.len_and_kind & !TOMBSTONE,
-        }
+        Location { file: self.file, offset: self.offset, len: self.len_and_kind & !TOMBSTONE }
     }
 
     fn is_empty(&self) -> bool {
@@ -81,18 +65,13 @@ impl Table {
 
     /// The entries of this position.
     pub(crate) fn at(&self, position: u64) -> impl Iterator<Item = &Entry> {
-        self.from(position)
-            .take_while(move |entry| entry.position == position)
+        self.from(position).take_while(move |entry| entry.position == position)
     }
 
     /// The entries of this position and above, ascending.
     pub(crate) fn from(&self, position: u64) -> impl Iterator<Item = &Entry> {
         let run = self.slots.get(self.home(position)..).unwrap_or_default();
-        Search {
-            slots: run,
-            position,
-            seen: 0,
-        }
+        Search { slots: run, position, seen: 0 }
     }
 
     pub(crate) fn insert(&mut self, entry: Entry) {
@@ -172,16 +151,7 @@ mod tests {
     use super::*;
 
     fn entry(position: u64, version: u64) -> Entry {
-        Entry::new(
-            position,
-            version,
-            Location {
-                file: 1,
-                offset: version as u32,
-                len: 40,
-            },
-            false,
-        )
+        Entry::new(position, version, Location { file: 1, offset: version as u32, len: 40 }, false)
     }
 
     proptest! {

@@ -1,9 +1,5 @@
 //! Many threads at once, and what a store refuses.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -29,13 +25,10 @@ fn callbacks_run_once_each_in_the_order_of_the_calls() {
                         let mut next = next.lock().unwrap();
                         *next += 1;
                         let (number, order, publisher) = (*next, order.clone(), engine.clone());
-                        engine.append(
-                            vec![value(&number.to_le_bytes(), number, b"value")],
-                            move |result| {
-                                publisher.publish(result.unwrap());
-                                order.lock().unwrap().push(number);
-                            },
-                        );
+                        engine.append(vec![value(&number.to_le_bytes(), number, b"value")], move |result| {
+                            publisher.publish(result.unwrap());
+                            order.lock().unwrap().push(number);
+                        });
                     }
                 });
             }
@@ -51,9 +44,7 @@ fn readers_see_whole_records_and_versions_only_grow() {
     let directory = fast_directory();
     let engine = open(&small(directory.path(), SyncPolicy::Always));
     let stop = AtomicBool::new(false);
-    let keys: Vec<Vec<u8>> = (0..8)
-        .map(|number| format!("key-{number}").into_bytes())
-        .collect();
+    let keys: Vec<Vec<u8>> = (0..8).map(|number| format!("key-{number}").into_bytes()).collect();
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
@@ -97,29 +88,20 @@ fn readers_see_whole_records_and_versions_only_grow() {
         assert_eq!(engine.read(key).unwrap().map(|record| record.version), Some(1200));
     }
     let stats = engine.stats();
-    assert!(
-        stats.data_files > 1 && stats.syncs < stats.appends / 2,
-        "{stats:?}"
-    );
+    assert!(stats.data_files > 1 && stats.syncs < stats.appends / 2, "{stats:?}");
 }
 
 #[test]
 fn open_files_stay_below_the_cap() {
     let directory = fast_directory();
-    let options = Options {
-        max_open_files: 3,
-        ..small(directory.path(), SyncPolicy::Never)
-    };
+    let options = Options { max_open_files: 3, ..small(directory.path(), SyncPolicy::Never) };
     let engine = open(&options);
     for number in 0..400_u64 {
         engine.put(&number.to_le_bytes(), &[number as u8; 2000]).unwrap();
     }
     assert!(engine.stats().data_files > 10);
     for number in (0..400_u64).chain((0..400).rev()) {
-        assert_eq!(
-            engine.get(&number.to_le_bytes()).unwrap().as_deref(),
-            Some(&[number as u8; 2000][..])
-        );
+        assert_eq!(engine.get(&number.to_le_bytes()).unwrap().as_deref(), Some(&[number as u8; 2000][..]));
         // The active file comes on top.
         assert!(engine.stats().open_files <= 4, "{:?}", engine.stats());
     }
@@ -142,16 +124,13 @@ fn full_append_buffer_refuses_appends_and_makes_others_wait() {
     let refused = Arc::new(AtomicUsize::new(0));
     for number in 0..40_u64 {
         let (refused, publisher) = (refused.clone(), engine.clone());
-        engine.append(
-            vec![value(&number.to_le_bytes(), 2, &[1; 60_000])],
-            move |result| match result {
-                Ok(appended) => publisher.publish(appended),
-                Err(AppendError::Overloaded { .. }) => {
-                    refused.fetch_add(1, Ordering::SeqCst);
-                }
-                Err(error) => panic!("{error}"),
-            },
-        );
+        engine.append(vec![value(&number.to_le_bytes(), 2, &[1; 60_000])], move |result| match result {
+            Ok(appended) => publisher.publish(appended),
+            Err(AppendError::Overloaded { .. }) => {
+                refused.fetch_add(1, Ordering::SeqCst);
+            }
+            Err(error) => panic!("{error}"),
+        });
     }
     let count = refused.load(Ordering::SeqCst);
     assert!((20..30).contains(&count), "{count}");
@@ -178,13 +157,7 @@ fn too_long_keys_values_and_sets_are_refused() {
     let too_large = |result: Result<(), AppendError>| matches!(result, Err(AppendError::TooLarge { .. }));
     assert!(too_large(engine.put(&[0; 65_536], b"")));
     assert!(too_large(engine.put(b"key", &[0; 101])));
-    assert!(too_large(
-        engine.apply(
-            (0..10_000)
-                .map(|version| value(b"key", version, &[0; 100]))
-                .collect()
-        )
-    ));
+    assert!(too_large(engine.apply((0..10_000).map(|version| value(b"key", version, &[0; 100])).collect())));
     engine.put(&[0; 65_535], &[0; 100]).unwrap();
     engine.put(b"", b"the empty key is one").unwrap();
     assert_eq!(engine.stats().live_keys, 2);
@@ -209,10 +182,7 @@ fn closed_store_refuses_appends_and_reads_on() {
         let engine = open(&small(directory.path(), sync));
         engine.put(b"key", b"value").unwrap();
         engine.clone().close().unwrap();
-        assert!(
-            matches!(engine.put(b"key", b"other"), Err(AppendError::Closed)),
-            "{sync}"
-        );
+        assert!(matches!(engine.put(b"key", b"other"), Err(AppendError::Closed)), "{sync}");
         assert_eq!(engine.get(b"key").unwrap().as_deref(), Some(&b"value"[..]));
     }
 }
@@ -252,10 +222,7 @@ fn expired_key_reads_as_absent_and_its_record_is_kept() {
     engine.put_with_expiry(b"past", b"value", 1).unwrap();
     engine.put_with_expiry(b"future", b"value", u64::MAX).unwrap();
     assert!(!engine.contains(b"past").unwrap() && engine.contains(b"future").unwrap());
-    assert_eq!(
-        engine.read(b"past").unwrap().map(|record| record.expiry_ms),
-        Some(1)
-    );
+    assert_eq!(engine.read(b"past").unwrap().map(|record| record.expiry_ms), Some(1));
     assert_eq!(engine.iterate().count(), 1);
     assert!(!engine.delete(b"past").unwrap() && engine.delete(b"future").unwrap());
 }
@@ -266,10 +233,7 @@ fn clean_reopening_writes_nothing() {
     let options = small(directory.path(), SyncPolicy::Always);
     open(&options).put(b"key", b"value").unwrap();
     let content = || -> Vec<_> {
-        data_files(directory.path())
-            .iter()
-            .map(|file| std::fs::read(file).unwrap())
-            .collect()
+        data_files(directory.path()).iter().map(|file| std::fs::read(file).unwrap()).collect()
     };
     let before = content();
     drop(open(&options));

@@ -1,9 +1,5 @@
 //! Damaged files: an error or a quarantined stretch, never a wrong value, never a panic.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -17,9 +13,7 @@ use support::{
 /// A store with the history, closed cleanly.
 fn closed_store(directory: &Path) -> Vec<u8> {
     let engine = open(&small(directory, SyncPolicy::Never));
-    history()
-        .into_iter()
-        .for_each(|records| engine.apply(records).unwrap());
+    history().into_iter().for_each(|records| engine.apply(records).unwrap());
     engine.close().unwrap();
     std::fs::read(data_files(directory).pop().unwrap()).unwrap()
 }
@@ -34,10 +28,7 @@ fn check_nothing_false(directory: &Path, what: &str) {
     };
     let state = state_of(&engine);
     for record in state.values() {
-        assert!(
-            history().iter().flatten().any(|written| written == record),
-            "{what}: {record:?}"
-        );
+        assert!(history().iter().flatten().any(|written| written == record), "{what}: {record:?}");
     }
     if !recovery.is_damaged() {
         assert_eq!(state, state_after(&history()), "{what}: loss without a report");
@@ -59,9 +50,7 @@ fn any_flipped_byte_of_a_closed_store_is_found() {
                 damaged[at] ^= pattern;
                 overwrite(&path, &damaged);
                 check_nothing_false(directory.path(), &format!("{name}: byte {at} ^ {pattern:#x}"));
-                data_files(directory.path())
-                    .iter()
-                    .for_each(|file| std::fs::remove_file(file).unwrap());
+                data_files(directory.path()).iter().for_each(|file| std::fs::remove_file(file).unwrap());
                 overwrite(&path, &bytes);
                 if name == "eras" {
                     closed_copy(directory.path());
@@ -114,11 +103,7 @@ fn damage_under_an_open_store_is_an_error_and_heals_by_applying_the_record_again
     *bytes.last_mut().unwrap() ^= 1;
     overwrite(&path, &bytes);
     assert!(matches!(engine.read(b"key"), Err(ReadError::Damaged { .. })));
-    assert!(
-        engine
-            .keys_page(caskade_engine::partition_of(b"key"), 0, 10)
-            .is_err()
-    );
+    assert!(engine.keys_page(caskade_engine::partition_of(b"key"), 0, 10).is_err());
     // The same version, from another copy.
     engine.apply(vec![record.clone()]).unwrap();
     assert_eq!(engine.read(b"key").unwrap(), Some(record));
@@ -130,9 +115,7 @@ fn damage_in_the_synced_part_of_a_crashed_store_is_no_torn_tail() {
     let directory = fast_directory();
     let original = directory.path().join("original");
     let engine = open(&small(&original, SyncPolicy::Always));
-    history()
-        .into_iter()
-        .for_each(|records| engine.apply(records).unwrap());
+    history().into_iter().for_each(|records| engine.apply(records).unwrap());
     let bytes = std::fs::read(data_files(&original).pop().unwrap()).unwrap();
     let copy = directory.path().join("copy");
     std::fs::create_dir_all(&copy).unwrap();

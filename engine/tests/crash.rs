@@ -1,9 +1,5 @@
 //! What a crash may leave is opened again, with everything that was acknowledged.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -18,10 +14,7 @@ use support::{
 
 /// The active file's bytes after the history, as a crash leaves them: no closing mark. Also where each append ends.
 fn crashed_store(directory: &std::path::Path) -> (Vec<u8>, Vec<usize>) {
-    let engine = open(&Options {
-        sync: SyncPolicy::Always,
-        ..small(directory, SyncPolicy::Always)
-    });
+    let engine = open(&Options { sync: SyncPolicy::Always, ..small(directory, SyncPolicy::Always) });
     let file = data_files(directory).pop().unwrap();
     let mut ends = Vec::new();
     for records in history() {
@@ -57,10 +50,7 @@ fn torn_tail_is_cut_to_a_prefix_of_the_appends_at_every_byte() {
             let least = ends.iter().filter(|&&end| end <= cut).count();
             let state = state_of(&engine);
             let whole = (least..=ends.len()).find(|&count| state == state_after(&history()[..count]));
-            assert!(
-                whole.is_some_and(|count| count == least || zeros > 0),
-                "cut at {cut}: {state:?}"
-            );
+            assert!(whole.is_some_and(|count| count == least || zeros > 0), "cut at {cut}: {state:?}");
             // It goes on, and nothing of the torn tail comes back.
             engine.apply(vec![value(b"after", 100, b"new")]).unwrap();
             drop(engine);
@@ -88,11 +78,7 @@ fn acknowledged_write_survives_a_crash_at_any_moment() {
                     let keys = [format!("{writer}-left"), format!("{writer}-right")];
                     let fill = vec![version as u8; version as usize % 700];
                     engine
-                        .apply(
-                            keys.iter()
-                                .map(|key| value(key.as_bytes(), version, &fill))
-                                .collect(),
-                        )
+                        .apply(keys.iter().map(|key| value(key.as_bytes(), version, &fill)).collect())
                         .unwrap();
                     acknowledged.store(version, Ordering::SeqCst);
                     if stop.load(Ordering::SeqCst) {
@@ -103,10 +89,8 @@ fn acknowledged_write_survives_a_crash_at_any_moment() {
         }
         for round in 0..12 {
             std::thread::sleep(Duration::from_millis(20));
-            let before: Vec<u64> = acknowledged
-                .iter()
-                .map(|version| version.load(Ordering::SeqCst))
-                .collect();
+            let before: Vec<u64> =
+                acknowledged.iter().map(|version| version.load(Ordering::SeqCst)).collect();
             let copy = directory.path().join(format!("copy-{round}"));
             // Copying oldest file first shows files as of different moments: more than a crash may do, but
             // whatever was acknowledged before is in all of them.
@@ -117,10 +101,7 @@ fn acknowledged_write_survives_a_crash_at_any_moment() {
                 let (left, right) = (read("left"), read("right"));
                 let at_least = left.as_ref().map_or(0, |record| record.version);
                 assert!(at_least >= version, "writer {writer}: {at_least} < {version}");
-                assert_eq!(
-                    left.map(|record| record.version),
-                    right.map(|record| record.version)
-                );
+                assert_eq!(left.map(|record| record.version), right.map(|record| record.version));
             }
         }
         stop.store(true, Ordering::SeqCst);
@@ -149,9 +130,7 @@ fn dropped_partition_stays_empty_whatever_is_opened_again() {
     let partition = caskade_engine::partition_of(b"key");
     engine.apply(vec![value(b"key", 7, b"old")]).unwrap();
     let (tell, told) = std::sync::mpsc::channel();
-    engine.append(vec![value(b"key", 9, b"late")], move |result| {
-        tell.send(result).unwrap()
-    });
+    engine.append(vec![value(b"key", 9, b"late")], move |result| tell.send(result).unwrap());
     engine.drop_partitions(&[partition]).unwrap();
     engine.publish(told.recv().unwrap().unwrap());
     assert_eq!(engine.read(b"key").unwrap(), None);
@@ -161,10 +140,7 @@ fn dropped_partition_stays_empty_whatever_is_opened_again() {
     // Added again, with a lower version than what was dropped.
     engine.apply(vec![value(b"key", 3, b"new")]).unwrap();
     drop(engine);
-    assert_eq!(
-        open(&options).read(b"key").unwrap(),
-        Some(value(b"key", 3, b"new"))
-    );
+    assert_eq!(open(&options).read(b"key").unwrap(), Some(value(b"key", 3, b"new")));
 }
 
 #[test]

@@ -1,9 +1,5 @@
 //! A full disk: writes are refused, nothing acknowledged is lost, and writing goes on once there is room.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -21,11 +17,8 @@ fn full_disk_refuses_writes_and_loses_nothing() {
     for sync in [SyncPolicy::Always, SyncPolicy::Never] {
         let directory = tempfile::tempdir_in(&small_fs).unwrap();
         let ballast = directory.path().join("ballast");
-        let options = Options {
-            max_file_size: 256 << 10,
-            sync,
-            ..Options::new(directory.path().join("store"))
-        };
+        let options =
+            Options { max_file_size: 256 << 10, sync, ..Options::new(directory.path().join("store")) };
         let engine = open(&options);
         std::fs::write(&ballast, vec![1; 512 << 10]).unwrap();
         let mut kept = BTreeSet::new();

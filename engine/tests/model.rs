@@ -1,9 +1,5 @@
 //! The engine does what a plain map does, whatever is done to it in whatever order.
-#![allow(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "a test fails by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -24,12 +20,8 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let records = || {
-        prop::collection::vec(
-            (0..24u8, 1..400u64, prop::option::weighted(0.8, 0..3000u16)),
-            1..6,
-        )
-    };
+    let records =
+        || prop::collection::vec((0..24u8, 1..400u64, prop::option::weighted(0.8, 0..3000u16)), 1..6);
     let step = prop_oneof![
         12 => records().prop_map(Step::Apply),
         4 => records().prop_map(Step::ApplyLate),
@@ -48,11 +40,7 @@ fn key(number: u8) -> Vec<u8> {
 fn record((number, version, value_len): (u8, u64, Option<u16>)) -> Record {
     let version = version * 2 + u64::from(value_len.is_none());
     match value_len {
-        Some(_) => value(
-            &key(number),
-            version,
-            &vec![version as u8; version as usize * 7 % 900],
-        ),
+        Some(_) => value(&key(number), version, &vec![version as u8; version as usize * 7 % 900]),
         None => tombstone(&key(number), version),
     }
 }
@@ -79,10 +67,7 @@ fn check(engine: &Engine, model: &Model) {
     all.sort_by(|a, b| a.key.cmp(&b.key));
     assert_eq!(all.iter().collect::<Vec<_>>(), live);
     let stats = engine.stats();
-    assert_eq!(
-        (stats.live_keys, stats.tombstones),
-        (live.len() as u64, (model.0.len() - live.len()) as u64)
-    );
+    assert_eq!((stats.live_keys, stats.tombstones), (live.len() as u64, (model.0.len() - live.len()) as u64));
     let mut partitions: Vec<_> = model.0.keys().map(|key| partition_of(key)).collect();
     partitions.dedup();
     for partition in partitions {
@@ -91,11 +76,7 @@ fn check(engine: &Engine, model: &Model) {
 }
 
 fn check_partition(engine: &Engine, model: &Model, partition: u16) {
-    let expected: Vec<_> = model
-        .0
-        .values()
-        .filter(|record| partition_of(&record.key) == partition)
-        .collect();
+    let expected: Vec<_> = model.0.values().filter(|record| partition_of(&record.key) == partition).collect();
     let inventory = engine.inventory(partition);
     assert_eq!(inventory.len(), expected.len());
     assert!(inventory.is_sorted_by_key(|entry| entry.position));
@@ -104,10 +85,7 @@ fn check_partition(engine: &Engine, model: &Model, partition: u16) {
     records.sort_by(|a, b| a.key.cmp(&b.key));
     assert_eq!(records.iter().collect::<Vec<_>>(), expected);
     let live = expected.iter().filter(|record| record.value.is_some());
-    assert_eq!(
-        engine.partition_stats(partition).live_keys,
-        live.clone().count() as u64
-    );
+    assert_eq!(engine.partition_stats(partition).live_keys, live.clone().count() as u64);
     let mut keys = Vec::new();
     let mut from = Some(0);
     while let Some(position) = from {
@@ -155,9 +133,7 @@ fn run(steps: Vec<Step>, sync: SyncPolicy) {
             Step::Reopen => {
                 settle(&engine, &mut late, &mut model);
                 let digests = |engine: &Engine| -> Vec<u64> {
-                    (0..PARTITIONS)
-                        .map(|partition| engine.partition_stats(partition).digest)
-                        .collect()
+                    (0..PARTITIONS).map(|partition| engine.partition_stats(partition).digest).collect()
                 };
                 let before = digests(&engine);
                 drop(engine);
@@ -184,14 +160,8 @@ fn settle(engine: &Engine, late: &mut Late, model: &mut Model) {
 }
 
 fn cases(default: u32) -> ProptestConfig {
-    let cases = std::env::var("PROPTEST_CASES")
-        .ok()
-        .and_then(|cases| cases.parse().ok());
-    ProptestConfig {
-        cases: cases.unwrap_or(default),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    }
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    ProptestConfig { cases: cases.unwrap_or(default), failure_persistence: None, ..ProptestConfig::default() }
 }
 
 proptest! {

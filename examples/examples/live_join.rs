@@ -14,29 +14,19 @@ async fn main() -> Result<()> {
     let joined = cluster.add_node().await?;
     loop {
         let status = cluster.node(joined)?.status().await?;
-        say(&format!(
-            "epoch {:4}: {:4} partitions to move",
-            status.epoch, status.partitions_moving
-        ));
+        say(&format!("epoch {:4}: {:4} partitions to move", status.epoch, status.partitions_moving));
         if cluster.wait_converged(Duration::from_millis(300)).await.is_ok() {
             break;
         }
     }
 
     let history = load.stop().await?;
-    assert!(
-        history.errors().is_empty(),
-        "no client met an error: {:?}",
-        history.errors()
-    );
+    assert!(history.errors().is_empty(), "no client met an error: {:?}", history.errors());
     history.check(&mut cluster.node(joined)?.client().await?).await?;
     let moved = copies_moved(&before, &cluster.ring(joined).await?)?;
     // 2048 copies over four nodes: the new one's share is 512, and only that is copied.
     assert!(moved <= 537, "{moved} copies moved");
-    say(&format!(
-        "{} writes acknowledged meanwhile, {moved} copies moved",
-        history.acknowledged()
-    ));
+    say(&format!("{} writes acknowledged meanwhile, {moved} copies moved", history.acknowledged()));
     Ok(())
 }
 

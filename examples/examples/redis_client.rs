@@ -8,15 +8,9 @@ use redis::cluster::ClusterClient;
 #[tokio::main]
 async fn main() -> Result<()> {
     let cluster = Cluster::start(3).await?;
-    let urls: Vec<String> = cluster
-        .addrs()
-        .iter()
-        .map(|addr| format!("redis://{addr}/"))
-        .collect();
+    let urls: Vec<String> = cluster.addrs().iter().map(|addr| format!("redis://{addr}/")).collect();
 
-    let mut plain = redis::Client::open(urls[0].as_str())?
-        .get_multiplexed_async_connection()
-        .await?;
+    let mut plain = redis::Client::open(urls[0].as_str())?.get_multiplexed_async_connection().await?;
     let _: () = plain.mset(&[("apples", 3), ("pears", 4)]).await?;
     let apples: i64 = plain.incr("apples", 39).await?;
     assert_eq!(apples, 42);

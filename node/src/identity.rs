@@ -94,19 +94,10 @@ impl Identity {
         let key_path = dir.join(KEY_FILE);
         let counter = dir.join(INCARNATION_FILE);
         let known = key_path.try_exists().map_err(io_error("look for", &key_path))?;
-        let keypair = if known {
-            load_key(&key_path)?
-        } else {
-            create(&key_path, &counter)?
-        };
+        let keypair = if known { load_key(&key_path)? } else { create(&key_path, &counter)? };
         let incarnation = read_counter(&counter)?;
         let node = node_of(&keypair, &key_path)?;
-        let mut identity = Self {
-            keypair,
-            node,
-            incarnation,
-            counter,
-        };
+        let mut identity = Self { keypair, node, incarnation, counter };
         identity.bump_incarnation()?;
         Ok(identity)
     }
@@ -129,9 +120,7 @@ fn create(key_path: &Path, counter: &Path) -> Result<Keypair, IdentityError> {
         replace_file(counter, b"0\n")?;
     }
     let keypair = Keypair::generate_ed25519();
-    let bytes = keypair
-        .to_protobuf_encoding()
-        .map_err(|error| bad_key(key_path, error))?;
+    let bytes = keypair.to_protobuf_encoding().map_err(|error| bad_key(key_path, error))?;
     replace_file(key_path, &bytes)?;
     Ok(keypair)
 }
@@ -146,9 +135,7 @@ fn node_of(keypair: &Keypair, path: &Path) -> Result<NodeId, IdentityError> {
 }
 
 fn read_counter(path: &Path) -> Result<Incarnation, IdentityError> {
-    let bad = || IdentityError::BadIncarnation {
-        path: path.to_owned(),
-    };
+    let bad = || IdentityError::BadIncarnation { path: path.to_owned() };
     let bytes = match read_limited(path) {
         Err(IdentityError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
             return Err(bad());
@@ -157,11 +144,7 @@ fn read_counter(path: &Path) -> Result<Incarnation, IdentityError> {
     };
     let text = std::str::from_utf8(&bytes).map_err(|_| bad())?;
     // One below the end, so that counting up cannot wrap.
-    text.trim()
-        .parse()
-        .ok()
-        .filter(|&n: &Incarnation| n < Incarnation::MAX)
-        .ok_or_else(bad)
+    text.trim().parse().ok().filter(|&n: &Incarnation| n < Incarnation::MAX).ok_or_else(bad)
 }
 
 /// The shared secret that admits nodes to a cluster. Its bytes are never shown.
@@ -176,10 +159,7 @@ impl ClusterSecret {
     pub fn load(path: &Path) -> Result<Self, IdentityError> {
         let bytes = read_private(path)?;
         let found = bytes.trim_ascii().len();
-        Self::from_bytes(&bytes).ok_or_else(|| IdentityError::ShortSecret {
-            path: path.to_owned(),
-            found,
-        })
+        Self::from_bytes(&bytes).ok_or_else(|| IdentityError::ShortSecret { path: path.to_owned(), found })
     }
 
     /// The secret in `bytes` without white space around it, or `None` if less than 16 bytes are left.
@@ -200,18 +180,11 @@ impl fmt::Debug for ClusterSecret {
 }
 
 fn io_error<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> IdentityError + 'a {
-    move |source| IdentityError::Io {
-        action,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| IdentityError::Io { action, path: path.to_owned(), source }
 }
 
 fn bad_key(path: &Path, reason: impl fmt::Display) -> IdentityError {
-    IdentityError::BadKey {
-        path: path.to_owned(),
-        reason: reason.to_string(),
-    }
+    IdentityError::BadKey { path: path.to_owned(), reason: reason.to_string() }
 }
 
 /// Reads a file only its owner may read.
@@ -219,10 +192,7 @@ fn read_private(path: &Path) -> Result<Vec<u8>, IdentityError> {
     let meta = fs::metadata(path).map_err(io_error("read", path))?;
     let mode = meta.permissions().mode() & 0o777;
     if mode & 0o077 != 0 {
-        return Err(IdentityError::TooOpen {
-            path: path.to_owned(),
-            mode,
-        });
+        return Err(IdentityError::TooOpen { path: path.to_owned(), mode });
     }
     read_limited(path)
 }
@@ -241,9 +211,7 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), IdentityErro
     write_synced(&temporary, bytes).map_err(io_error("write", &temporary))?;
     fs::rename(&temporary, path).map_err(io_error("write", path))?;
     let dir = path.parent().unwrap_or(Path::new("."));
-    File::open(dir)
-        .and_then(|dir| dir.sync_all())
-        .map_err(io_error("sync", dir))
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error("sync", dir))
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
@@ -252,11 +220,7 @@ fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -274,10 +238,7 @@ mod tests {
         assert_eq!((second.node, second.incarnation), (first.node, 2));
         assert_eq!(second.bump_incarnation().unwrap(), 3);
         assert_eq!(Identity::load_or_create(dir.path()).unwrap().incarnation, 4);
-        let mode = fs::metadata(dir.path().join(KEY_FILE))
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = fs::metadata(dir.path().join(KEY_FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
@@ -308,18 +269,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("secret");
         replace_file(&path, b"  fifteen bytes..\n").unwrap();
-        assert!(matches!(
-            ClusterSecret::load(&path),
-            Err(IdentityError::ShortSecret { found: 15, .. })
-        ));
+        assert!(matches!(ClusterSecret::load(&path), Err(IdentityError::ShortSecret { found: 15, .. })));
         replace_file(&path, b"sixteen bytes...\n").unwrap();
         let secret = ClusterSecret::load(&path).unwrap();
         assert_eq!(secret.expose(), b"sixteen bytes...");
         assert_eq!(format!("{secret:?}"), "ClusterSecret(..)");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(matches!(
-            ClusterSecret::load(&path),
-            Err(IdentityError::TooOpen { mode: 0o644, .. })
-        ));
+        assert!(matches!(ClusterSecret::load(&path), Err(IdentityError::TooOpen { mode: 0o644, .. })));
     }
 }

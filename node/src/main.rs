@@ -47,11 +47,8 @@ fn main() -> ExitCode {
         }
     };
     if let Some(Command::Config { json }) = args.command {
-        let text = if json {
-            format!("{:#}\n", config::render_json(&settings))
-        } else {
-            config::render(&settings)
-        };
+        let text =
+            if json { format!("{:#}\n", config::render_json(&settings)) } else { config::render(&settings) };
         // A reader that went away wants no more of it.
         let _ = std::io::stdout().write_all(text.as_bytes());
         return ExitCode::SUCCESS;
@@ -74,9 +71,7 @@ fn fail(text: &str) -> ExitCode {
 fn start_log(settings: &Settings) {
     // The consensus library tells every message at `info`; a setting that names it still has the last word.
     let filter = tracing_subscriber::EnvFilter::new(format!("openraft=warn,{}", settings.log_level));
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     match settings.log_format {
         LogFormat::Human => log.with_ansi(false).init(),
         LogFormat::Json => log.json().init(),
@@ -88,11 +83,7 @@ fn run(settings: Settings) -> anyhow::Result<()> {
     if settings.worker_threads > 0 {
         builder.worker_threads(settings.worker_threads as usize);
     }
-    builder
-        .enable_all()
-        .build()
-        .context("cannot start the threads of the node")?
-        .block_on(serve(settings))
+    builder.enable_all().build().context("cannot start the threads of the node")?.block_on(serve(settings))
 }
 
 async fn serve(settings: Settings) -> anyhow::Result<()> {
@@ -112,9 +103,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     let (stop, stopping) = watch::channel(false);
     let front_end = tokio::spawn(node.clone().serve_clients(listener, stopping));
     let mut stdout = std::io::stdout();
-    writeln!(stdout, "{}", node.ready_line())
-        .and_then(|()| stdout.flush())
-        .ok();
+    writeln!(stdout, "{}", node.ready_line()).and_then(|()| stdout.flush()).ok();
     let refusal = tokio::select! {
         _ = terminate.recv() => {
             tracing::info!("SIGTERM: stopping");

@@ -30,17 +30,11 @@ async fn start(dir: &Path, bootstrap: Option<String>) -> Running {
     settings.lease_ms = 1000;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let node = Node::start(settings, &listener).await.unwrap();
-    Running {
-        node,
-        _listener: listener,
-    }
+    Running { node, _listener: listener }
 }
 
 async fn run(running: &Running, key: &str, action: Action) -> Result<Outcome, Failure> {
-    let operation = Operation {
-        key: Bytes::copy_from_slice(key.as_bytes()),
-        action,
-    };
+    let operation = Operation { key: Bytes::copy_from_slice(key.as_bytes()), action };
     match running.node.submit(operation) {
         Ticket::Ready(result) => result,
         Ticket::Waiting { answer, .. } => answer.await.unwrap(),
@@ -60,22 +54,13 @@ fn set(value: &str) -> Action {
 async fn converged(nodes: &[&Running]) {
     for _ in 0..600 {
         let status: Vec<_> = nodes.iter().map(|n| n.node.status()).collect();
-        let same = status
-            .iter()
-            .all(|s| s.epoch == status[0].epoch && s.members.len() == nodes.len());
-        if same
-            && status
-                .iter()
-                .all(|s| s.partitions_under_replicated + s.partitions_moving == 0)
-        {
+        let same = status.iter().all(|s| s.epoch == status[0].epoch && s.members.len() == nodes.len());
+        if same && status.iter().all(|s| s.partitions_under_replicated + s.partitions_moving == 0) {
             return;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!(
-        "not converged: {:#?}",
-        nodes.iter().map(|n| n.node.status()).collect::<Vec<_>>()
-    );
+    panic!("not converged: {:#?}", nodes.iter().map(|n| n.node.status()).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -96,9 +81,7 @@ async fn what_one_node_acknowledged_every_other_reads() {
         for i in 0..200 {
             for kind in ["early", "late"] {
                 let outcome = run(node, &format!("{kind}-{i}"), Action::Read).await.unwrap();
-                let Outcome::Entry(Some(entry)) = outcome else {
-                    panic!("{kind}-{i} is missing")
-                };
+                let Outcome::Entry(Some(entry)) = outcome else { panic!("{kind}-{i} is missing") };
                 assert_eq!(entry.value, i.to_string());
             }
         }
@@ -115,12 +98,7 @@ async fn a_read_of_an_expired_key_spares_the_write_behind_it() {
     let a = start(&dir.path().join("a"), None).await;
     for round in 0..50 {
         let key = Bytes::from(format!("cached-{round}"));
-        let submit = |action: Action| {
-            a.node.submit(Operation {
-                key: key.clone(),
-                action,
-            })
-        };
+        let submit = |action: Action| a.node.submit(Operation { key: key.clone(), action });
         let mut short = set("old");
         if let Action::Set { expiry, .. } = &mut short {
             *expiry = ExpiryPolicy::At(caskade_node::clock::wall_ms() + 2);
@@ -129,11 +107,7 @@ async fn a_read_of_an_expired_key_spares_the_write_behind_it() {
         tokio::time::sleep(Duration::from_millis(4)).await;
         let (write, read) = (submit(set("new")), submit(Action::Read));
         write.wait().await.unwrap();
-        assert_eq!(
-            read.wait().await.unwrap(),
-            Outcome::Entry(None),
-            "it was read before the write was done"
-        );
+        assert_eq!(read.wait().await.unwrap(), Outcome::Entry(None), "it was read before the write was done");
         let Outcome::Entry(Some(entry)) = submit(Action::Read).wait().await.unwrap() else {
             panic!("round {round}: the acknowledged write is gone");
         };

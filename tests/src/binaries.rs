@@ -24,10 +24,7 @@ pub fn binary(name: &str) -> Result<PathBuf> {
         .map_err(|error| anyhow!("building the programs under test: {error}"))?;
     let path = folder.join(name);
     if !path.is_file() {
-        bail!(
-            "{} is not there: build it, or point CASKADE_BIN_DIR at a folder that has it",
-            path.display()
-        );
+        bail!("{} is not there: build it, or point CASKADE_BIN_DIR at a folder that has it", path.display());
     }
     Ok(path)
 }
@@ -37,9 +34,7 @@ pub(crate) fn profile_folder() -> Result<PathBuf> {
     let exe = std::env::current_exe().context("finding the running test")?;
     // target/debug/deps/kill_one-0f3a, target/debug/examples/three_nodes
     let folder = exe.parent().and_then(Path::parent);
-    Ok(folder
-        .context("the running test is not in a target folder")?
-        .to_owned())
+    Ok(folder.context("the running test is not in a target folder")?.to_owned())
 }
 
 /// How the variables begin that cargo sets for the programs of a package it runs.
@@ -60,33 +55,18 @@ fn build() -> Result<PathBuf> {
     // variables would run again, and half of the dependencies be compiled again, now and at the next test.
     for (name, _) in std::env::vars_os() {
         let name_text = name.to_string_lossy();
-        if PACKAGE_VARIABLES
-            .iter()
-            .any(|prefix| name_text.starts_with(prefix))
-        {
+        if PACKAGE_VARIABLES.iter().any(|prefix| name_text.starts_with(prefix)) {
             command.env_remove(&name);
         }
     }
     let output = command
-        .args([
-            "build",
-            "--quiet",
-            "--workspace",
-            "--bins",
-            "--profile",
-            profile,
-            "--target-dir",
-        ])
+        .args(["build", "--quiet", "--workspace", "--bins", "--profile", profile, "--target-dir"])
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .context("running cargo build")?;
     if !output.status.success() {
-        bail!(
-            "cargo build: {}\n{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        );
+        bail!("cargo build: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
     }
     Ok(folder)
 }

@@ -27,9 +27,7 @@ impl Client {
     /// # Errors
     /// If nobody answers there within 2 s.
     pub async fn connect(addr: &str) -> Result<Self> {
-        Self::try_connect(addr)
-            .await
-            .with_context(|| format!("connecting to {addr}"))
+        Self::try_connect(addr).await.with_context(|| format!("connecting to {addr}"))
     }
 
     /// As [`Client::connect`], with the error of the Redis client.
@@ -41,13 +39,8 @@ impl Client {
             .set_connection_timeout(Some(CONNECT_MAX))
             .set_response_timeout(Some(ANSWER_MAX));
         let client = redis::Client::open(format!("redis://{addr}/"))?;
-        let connection = client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?;
-        Ok(Self {
-            connection,
-            addr: addr.to_owned(),
-        })
+        let connection = client.get_multiplexed_async_connection_with_config(&config).await?;
+        Ok(Self { connection, addr: addr.to_owned() })
     }
 
     /// The connection itself, for what is not wrapped here.
@@ -77,9 +70,7 @@ impl Client {
     /// # Errors
     /// What the node or the connection says.
     pub async fn get(&mut self, key: &str) -> Result<Option<String>> {
-        self.ask(redis::cmd("GET").arg(key))
-            .await
-            .with_context(|| format!("GET {key} from {}", self.addr))
+        self.ask(redis::cmd("GET").arg(key)).await.with_context(|| format!("GET {key} from {}", self.addr))
     }
 
     /// SET, without options.
@@ -165,18 +156,14 @@ impl Client {
 
     /// A `CASK.*` command without arguments, its JSON read.
     pub(crate) async fn json<T: DeserializeOwned>(&mut self, command: &str) -> Result<T> {
-        let answer: String = self
-            .ask(&redis::cmd(command))
-            .await
-            .with_context(|| format!("{command} to {}", self.addr))?;
+        let answer: String =
+            self.ask(&redis::cmd(command)).await.with_context(|| format!("{command} to {}", self.addr))?;
         serde_json::from_str(&answer).with_context(|| format!("{command} of {} answered {answer}", self.addr))
     }
 }
 
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Client")
-            .field("addr", &self.addr)
-            .finish_non_exhaustive()
+        f.debug_struct("Client").field("addr", &self.addr).finish_non_exhaustive()
     }
 }

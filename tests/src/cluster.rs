@@ -24,10 +24,7 @@ pub struct Builder {
 impl Builder {
     /// So many nodes, with the defaults of `caskd`.
     pub fn new(nodes: usize) -> Self {
-        Self {
-            nodes,
-            ..Self::default()
-        }
+        Self { nodes, ..Self::default() }
     }
 
     /// `--sync` of every node: `always`, `interval:MS` or `never`.
@@ -60,18 +57,11 @@ impl Builder {
         if self.nodes == 0 {
             bail!("a cluster has at least one node");
         }
-        let folder = tempfile::Builder::new()
-            .prefix("caskade-")
-            .tempdir()
-            .context("making a temporary folder")?;
+        let folder =
+            tempfile::Builder::new().prefix("caskade-").tempdir().context("making a temporary folder")?;
         let secret = folder.path().join("secret");
         write_secret(&secret, &format!("{:032x}", rand::random::<u128>()))?;
-        let mut cluster = Cluster {
-            builder: self,
-            secret,
-            nodes: Vec::new(),
-            folder: Some(folder),
-        };
+        let mut cluster = Cluster { builder: self, secret, nodes: Vec::new(), folder: Some(folder) };
         for _ in 0..cluster.builder.nodes {
             cluster.prepare_node()?;
         }
@@ -133,9 +123,7 @@ impl Cluster {
     /// # Errors
     /// If there are not so many.
     pub fn node(&self, index: usize) -> Result<&Node> {
-        self.nodes
-            .get(index)
-            .with_context(|| format!("the cluster has no node {index}"))
+        self.nodes.get(index).with_context(|| format!("the cluster has no node {index}"))
     }
 
     /// Node `index`, from 0, to be killed or restarted.
@@ -143,9 +131,7 @@ impl Cluster {
     /// # Errors
     /// If there are not so many.
     pub fn node_mut(&mut self, index: usize) -> Result<&mut Node> {
-        self.nodes
-            .get_mut(index)
-            .with_context(|| format!("the cluster has no node {index}"))
+        self.nodes.get_mut(index).with_context(|| format!("the cluster has no node {index}"))
     }
 
     /// Client addresses of all nodes, running or not.
@@ -208,20 +194,11 @@ impl Cluster {
 
     fn prepare_node(&mut self) -> Result<usize> {
         let index = self.nodes.len();
-        let folder = self
-            .folder
-            .as_ref()
-            .context("the cluster's folder is gone")?
-            .path();
+        let folder = self.folder.as_ref().context("the cluster's folder is gone")?.path();
         let mut args = self.builder.args.clone();
         args.extend(["--cluster-secret-file".into(), self.secret.clone().into()]);
         if !self.builder.zones.is_empty() {
-            let zone = self
-                .builder
-                .zones
-                .get(index % self.builder.zones.len())
-                .cloned()
-                .unwrap_or_default();
+            let zone = self.builder.zones.get(index % self.builder.zones.len()).cloned().unwrap_or_default();
             args.extend(["--zone".into(), zone.into()]);
         }
         let bootstrap = self.nodes.first().map(Node::peer_addr);
@@ -256,11 +233,7 @@ impl Drop for Cluster {
 
 /// Writes a cluster secret as `caskd` wants it: readable by its owner only.
 pub(crate) fn write_secret(path: &Path, secret: &str) -> Result<()> {
-    let file = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path);
+    let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     file.and_then(|mut file| file.write_all(secret.as_bytes()))
         .with_context(|| format!("writing the secret {}", path.display()))
 }

@@ -67,10 +67,7 @@ pub fn with_limit(limit: Duration, test: impl AsyncFnOnce() -> Result<()>) {
     });
 }
 
-#[expect(
-    clippy::panic,
-    reason = "a panic is how a test fails; the caller is a #[test]"
-)]
+#[expect(clippy::panic, reason = "a panic is how a test fails; the caller is a #[test]")]
 fn in_runtime(test: impl Future<Output = Result<()>>) {
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

@@ -29,12 +29,7 @@ struct Ports {
 
 impl Ports {
     fn free() -> Result<Self> {
-        Ok(Self {
-            client: free_port()?,
-            peer: free_port()?,
-            http: free_port()?,
-            memcached: free_port()?,
-        })
+        Ok(Self { client: free_port()?, peer: free_port()?, http: free_port()?, memcached: free_port()? })
     }
 }
 
@@ -55,22 +50,9 @@ impl Node {
     /// A node whose files are in `folder`, not started. `args` are those it does not choose itself.
     pub(crate) fn new(folder: PathBuf, args: Vec<OsString>, bootstrap: Option<String>) -> Result<Self> {
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
-        let name = folder
-            .file_name()
-            .unwrap_or_default()
-            .to_string_lossy()
-            .into_owned();
+        let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let ports = Ports::free()?;
-        Ok(Self {
-            name,
-            folder,
-            args,
-            bootstrap,
-            ports,
-            program: None,
-            starts: 0,
-            paused: false,
-        })
+        Ok(Self { name, folder, args, bootstrap, ports, program: None, starts: 0, paused: false })
     }
 
     /// Its data directory.
@@ -145,9 +127,7 @@ impl Node {
     pub(crate) async fn wait_ready(&mut self) -> Result<()> {
         for tries_left in (0..PORT_TRIES).rev() {
             let program = self.program.as_mut().context("the node was not started")?;
-            let ready = program
-                .wait_for_line(READY_MAX, |line| line.starts_with("ready"))
-                .await;
+            let ready = program.wait_for_line(READY_MAX, |line| line.starts_with("ready")).await;
             let Err(error) = ready else { return Ok(()) };
             let port_taken = program.ended()?.is_some() && program.output().contains("in use");
             if self.starts > 1 || !port_taken || tries_left == 0 {
@@ -233,9 +213,7 @@ impl Node {
     }
 
     fn running(&mut self) -> Result<&mut Program> {
-        self.program
-            .as_mut()
-            .with_context(|| format!("{} does not run", self.name))
+        self.program.as_mut().with_context(|| format!("{} does not run", self.name))
     }
 
     /// A client connected to it.

@@ -49,16 +49,8 @@ impl Cluster {
     /// # Errors
     /// If none is known or it is none of this cluster.
     pub async fn coordinator(&self) -> Result<usize> {
-        let asked = self
-            .nodes()
-            .iter()
-            .find(|node| node.answers())
-            .context("no node runs")?;
-        let coordinator = asked
-            .status()
-            .await?
-            .coordinator
-            .context("no coordinator is known")?;
+        let asked = self.nodes().iter().find(|node| node.answers()).context("no node runs")?;
+        let coordinator = asked.status().await?.coordinator.context("no coordinator is known")?;
         for (index, node) in self.nodes().iter().enumerate().filter(|(_, node)| node.answers()) {
             if node.status().await?.node_id == coordinator {
                 return Ok(index);
@@ -72,10 +64,7 @@ impl Cluster {
     /// # Errors
     /// After `limit`.
     pub async fn wait_coordinator(&self, limit: Duration) -> Result<usize> {
-        eventually("a coordinator is elected", limit, async || {
-            self.coordinator().await
-        })
-        .await
+        eventually("a coordinator is elected", limit, async || self.coordinator().await).await
     }
 
     /// For every node, its copies by partition.
@@ -86,12 +75,7 @@ impl Cluster {
         let mut digests = BTreeMap::new();
         for node in self.nodes().iter().filter(|node| node.answers()) {
             let copies: Vec<Option<Digest>> = node.client().await?.json("CASK.DIGESTS").await?;
-            ensure!(
-                copies.len() == PARTITIONS,
-                "{} named {} partitions",
-                node.addr(),
-                copies.len()
-            );
+            ensure!(copies.len() == PARTITIONS, "{} named {} partitions", node.addr(), copies.len());
             digests.insert(node.status().await?.node_id, copies);
         }
         Ok(digests)
@@ -104,20 +88,11 @@ impl Cluster {
     /// Names the partitions that differ.
     pub async fn assert_copies_equal(&self, copies: usize) -> Result<u64> {
         let probe = async || {
-            let node = self
-                .nodes()
-                .iter()
-                .find(|node| node.answers())
-                .context("no node runs")?;
+            let node = self.nodes().iter().find(|node| node.answers()).context("no node runs")?;
             let ring = node.client().await?.ring().await?;
             equal_copies(&ring, &self.digests().await?, copies)
         };
-        eventually(
-            "both copies of every partition are equal",
-            DIGESTS_EQUAL_MAX,
-            probe,
-        )
-        .await
+        eventually("both copies of every partition are equal", DIGESTS_EQUAL_MAX, probe).await
     }
 
     /// Waits until the node at `index`, and every other that runs, sees this node in this state (`up`, `down`).
@@ -164,55 +139,29 @@ fn agreed(status: &Status) -> (u64, &str, Option<&str>) {
 
 fn whole(status: &Status, nodes: usize) -> Result<()> {
     let id = &status.node_id;
-    let up = status
-        .members
-        .iter()
-        .filter(|member| member.state == "up")
-        .count();
+    let up = status.members.iter().filter(|member| member.state == "up").count();
     ensure!(status.state == "serving", "{id} is {}", status.state);
     ensure!(status.coordinator.is_some(), "{id} knows no coordinator");
-    ensure!(
-        up == nodes && status.members.len() == nodes,
-        "{id} sees {up} of {nodes} nodes up"
-    );
-    ensure!(
-        status.partitions_unavailable == 0,
-        "{id}: {} unavailable",
-        status.partitions_unavailable
-    );
+    ensure!(up == nodes && status.members.len() == nodes, "{id} sees {up} of {nodes} nodes up");
+    ensure!(status.partitions_unavailable == 0, "{id}: {} unavailable", status.partitions_unavailable);
     ensure!(
         status.partitions_under_replicated == 0,
         "{id}: {} under-replicated",
         status.partitions_under_replicated
     );
-    ensure!(
-        status.partitions_moving == 0,
-        "{id}: {} moving",
-        status.partitions_moving
-    );
+    ensure!(status.partitions_moving == 0, "{id}: {} moving", status.partitions_moving);
     ensure!(status.tasks.is_empty(), "{id}: tasks {:?}", status.tasks);
     Ok(())
 }
 
 /// The nodes that hold an in-sync copy of each partition.
 fn in_sync(ring: &RingView) -> Result<Vec<BTreeSet<&str>>> {
-    ensure!(
-        ring.partitions.len() == PARTITIONS,
-        "the ring has {} partitions",
-        ring.partitions.len()
-    );
+    ensure!(ring.partitions.len() == PARTITIONS, "the ring has {} partitions", ring.partitions.len());
     let holders = |replicas: &[(usize, String)]| {
         let in_sync = replicas.iter().filter(|(_, role)| role == "in-sync");
-        in_sync
-            .filter_map(|&(index, _)| ring.shares.get(index))
-            .map(|share| share.id.as_str())
-            .collect()
+        in_sync.filter_map(|&(index, _)| ring.shares.get(index)).map(|share| share.id.as_str()).collect()
     };
-    Ok(ring
-        .partitions
-        .iter()
-        .map(|partition| holders(&partition.replicas))
-        .collect())
+    Ok(ring.partitions.iter().map(|partition| holders(&partition.replicas)).collect())
 }
 
 /// How many copies are in `after` on a node that had none of that partition in `before`.
@@ -221,11 +170,7 @@ fn in_sync(ring: &RingView) -> Result<Vec<BTreeSet<&str>>> {
 /// If one of them is no whole ring.
 pub fn copies_moved(before: &RingView, after: &RingView) -> Result<usize> {
     let (before, after) = (in_sync(before)?, in_sync(after)?);
-    Ok(before
-        .iter()
-        .zip(&after)
-        .map(|(before, after)| after.difference(before).count())
-        .sum())
+    Ok(before.iter().zip(&after).map(|(before, after)| after.difference(before).count()).sum())
 }
 
 fn equal_copies(
@@ -250,11 +195,7 @@ fn equal_copies(
     }
     if !faults.is_empty() {
         let shown = faults.len().min(5);
-        bail!(
-            "{} partitions differ, the first: {:#?}",
-            faults.len(),
-            faults.get(..shown)
-        );
+        bail!("{} partitions differ, the first: {:#?}", faults.len(), faults.get(..shown));
     }
     Ok(keys)
 }

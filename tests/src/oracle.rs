@@ -96,8 +96,7 @@ impl History {
     pub fn incremented(&mut self, key: &str, answer: i64) {
         let counter = self.counters.entry(key.to_owned()).or_default();
         if !counter.answers.insert(answer) {
-            self.violations
-                .push(format!("INCR {key} was answered with {answer} twice"));
+            self.violations.push(format!("INCR {key} was answered with {answer} twice"));
         }
         self.count(Outcome::Acknowledged);
     }
@@ -135,8 +134,7 @@ impl History {
             ours.unknown += theirs.unknown;
             for answer in theirs.answers {
                 if !ours.answers.insert(answer) {
-                    self.violations
-                        .push(format!("INCR {key} was answered with {answer} twice"));
+                    self.violations.push(format!("INCR {key} was answered with {answer} twice"));
                 }
             }
         }
@@ -149,10 +147,7 @@ impl History {
 
     /// The same without the counters, which other loads may have moved on since.
     pub fn without_counters(&self) -> Self {
-        Self {
-            counters: BTreeMap::new(),
-            ..self.clone()
-        }
+        Self { counters: BTreeMap::new(), ..self.clone() }
     }
 
     /// Reads every key through one node and checks it; nothing may write meanwhile.
@@ -167,10 +162,7 @@ impl History {
         let faults = self.faults(&found);
         if !faults.is_empty() {
             let shown = faults.get(..SHOWN_MAX.min(faults.len()));
-            bail!(
-                "{} faults through {client:?}, the first: {shown:#?}",
-                faults.len()
-            );
+            bail!("{} faults through {client:?}, the first: {shown:#?}", faults.len());
         }
         Ok(())
     }
@@ -185,18 +177,12 @@ impl History {
             }
         }
         for (key, counter) in &self.counters {
-            let value = found
-                .get(key)
-                .cloned()
-                .flatten()
-                .map_or(Ok(0), |text| text.parse::<u64>());
+            let value = found.get(key).cloned().flatten().map_or(Ok(0), |text| text.parse::<u64>());
             let least = counter.answers.len() as u64;
             let most = least + counter.unknown;
             match value {
                 Ok(value) if (least..=most).contains(&value) => {}
-                _ => faults.push(format!(
-                    "counter {key} is {value:?}, but must be within {least}..={most}"
-                )),
+                _ => faults.push(format!("counter {key} is {value:?}, but must be within {least}..={most}")),
             }
         }
         faults
@@ -208,10 +194,7 @@ mod tests {
     use super::*;
 
     fn found(records: &[(&str, &str)]) -> BTreeMap<String, Option<String>> {
-        records
-            .iter()
-            .map(|&(key, value)| (key.to_owned(), Some(value.to_owned())))
-            .collect()
+        records.iter().map(|&(key, value)| (key.to_owned(), Some(value.to_owned()))).collect()
     }
 
     fn value(text: &str) -> Option<String> {

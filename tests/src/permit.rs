@@ -29,11 +29,7 @@ impl Permit {
         for _ in 0..(WAIT_MAX.as_millis() / RETRY.as_millis()) {
             for place in 0..CLUSTERS_MAX {
                 let path = folder.join(format!("caskade-tests-{place}.lock"));
-                let file = OpenOptions::new()
-                    .create(true)
-                    .truncate(false)
-                    .write(true)
-                    .open(&path);
+                let file = OpenOptions::new().create(true).truncate(false).write(true).open(&path);
                 let file = file.with_context(|| format!("opening {}", path.display()))?;
                 match file.try_lock() {
                     Ok(()) => return Ok(Self { _locked: file }),

@@ -30,18 +30,10 @@ impl Program {
     pub fn start(mut command: Command, prefix: &Path) -> Result<Self> {
         let (stdout, stderr) = (prefix.with_extension("out"), prefix.with_extension("err"));
         let create = |path: &Path| File::create(path).with_context(|| format!("creating {}", path.display()));
-        command
-            .stdin(Stdio::null())
-            .stdout(create(&stdout)?)
-            .stderr(create(&stderr)?);
+        command.stdin(Stdio::null()).stdout(create(&stdout)?).stderr(create(&stderr)?);
         let name = command.get_program().to_string_lossy().into_owned();
         let child = command.spawn().with_context(|| format!("starting {name}"))?;
-        Ok(Self {
-            name,
-            child,
-            stdout,
-            stderr,
-        })
+        Ok(Self { name, child, stdout, stderr })
     }
 
     /// Process id.
@@ -74,9 +66,7 @@ impl Program {
     /// # Errors
     /// If the system cannot say.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
-        self.child
-            .try_wait()
-            .with_context(|| format!("asking for the end of {}", self.name))
+        self.child.try_wait().with_context(|| format!("asking for the end of {}", self.name))
     }
 
     /// How it ended, and what it said.
@@ -85,11 +75,7 @@ impl Program {
     /// If it has not ended.
     pub(crate) fn finished(&mut self) -> Result<Finished> {
         let status = self.ended()?.with_context(|| format!("{} runs", self.name))?;
-        Ok(Finished {
-            code: status.code(),
-            stdout: self.stdout(),
-            stderr: read_lossy(&self.stderr),
-        })
+        Ok(Finished { code: status.code(), stdout: self.stdout(), stderr: read_lossy(&self.stderr) })
     }
 
     /// Waits for its end.
@@ -103,11 +89,7 @@ impl Program {
                 return Ok(status);
             }
             if began.elapsed() >= limit {
-                bail!(
-                    "{} (process {}) has not ended within {limit:?}",
-                    self.name,
-                    self.id()
-                );
+                bail!("{} (process {}) has not ended within {limit:?}", self.name, self.id());
             }
             tokio::time::sleep(POLL).await;
         }
@@ -126,11 +108,7 @@ impl Program {
                 return Ok(line.to_owned());
             }
             if let Some(status) = ended {
-                bail!(
-                    "{} ended with {status} before it was ready:\n{}",
-                    self.name,
-                    self.output()
-                );
+                bail!("{} ended with {status} before it was ready:\n{}", self.name, self.output());
             }
             if began.elapsed() >= limit {
                 bail!("{} was not ready within {limit:?}:\n{}", self.name, self.output());
@@ -144,12 +122,8 @@ impl Program {
     /// # Errors
     /// If the system refuses.
     pub fn kill9(&mut self) -> Result<()> {
-        self.child
-            .kill()
-            .with_context(|| format!("killing {}", self.name))?;
-        self.child
-            .wait()
-            .with_context(|| format!("waiting for the end of {}", self.name))?;
+        self.child.kill().with_context(|| format!("killing {}", self.name))?;
+        self.child.wait().with_context(|| format!("waiting for the end of {}", self.name))?;
         Ok(())
     }
 }
@@ -184,12 +158,7 @@ impl Finished {
     /// If it failed; names all it said.
     pub fn success(self) -> Result<String> {
         if self.code != Some(0) {
-            bail!(
-                "ended with {:?}\nstdout: {}\nstderr: {}",
-                self.code,
-                self.stdout,
-                self.stderr
-            );
+            bail!("ended with {:?}\nstdout: {}\nstderr: {}", self.code, self.stdout, self.stderr);
         }
         Ok(self.stdout)
     }

@@ -13,13 +13,7 @@ use anyhow::{Context, Result, bail};
 pub fn real_lines(count: usize) -> Result<Vec<Vec<u8>>> {
     let sysroot = sysroot()?;
     let mut lines = Vec::with_capacity(count);
-    for folder in [
-        "lib/rustlib/src",
-        "share/doc/rust",
-        "share/doc",
-        "share/man",
-        "lib/rustlib/etc",
-    ] {
+    for folder in ["lib/rustlib/src", "share/doc/rust", "share/doc", "share/man", "lib/rustlib/etc"] {
         for path in text_files(&sysroot.join(folder))? {
             let bytes = std::fs::read(&path).with_context(|| format!("reading {}", path.display()))?;
             lines.extend(bytes.split(|&byte| byte == b'\n').map(<[u8]>::to_vec));
@@ -29,11 +23,7 @@ pub fn real_lines(count: usize) -> Result<Vec<Vec<u8>>> {
             }
         }
     }
-    bail!(
-        "{} has {} lines of text, fewer than {count}",
-        sysroot.display(),
-        lines.len()
-    )
+    bail!("{} has {} lines of text, fewer than {count}", sysroot.display(), lines.len())
 }
 
 fn sysroot() -> Result<PathBuf> {
@@ -43,11 +33,7 @@ fn sysroot() -> Result<PathBuf> {
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .context("asking rustc for its folder")?;
-    Ok(PathBuf::from(
-        String::from_utf8(output.stdout)
-            .context("the folder of rustc")?
-            .trim(),
-    ))
+    Ok(PathBuf::from(String::from_utf8(output.stdout).context("the folder of rustc")?.trim()))
 }
 
 /// The files below a folder that are text by their names, sorted; none if there is no such folder. The rendered
@@ -80,9 +66,6 @@ mod tests {
     fn every_installation_has_enough_lines() {
         let lines = real_lines(120_000).unwrap();
         assert_eq!(lines.len(), 120_000);
-        assert!(
-            lines.iter().filter(|line| !line.is_empty()).count() > 50_000,
-            "most lines say something"
-        );
+        assert!(lines.iter().filter(|line| !line.is_empty()).count() > 50_000, "most lines say something");
     }
 }

@@ -35,11 +35,7 @@ pub struct Workload {
 impl Workload {
     /// So many clients, spread over these addresses. One whose connection breaks goes on at the next address.
     pub fn new(addrs: Vec<String>, clients: usize) -> Self {
-        Self {
-            addrs,
-            clients,
-            seed: 1,
-        }
+        Self { addrs, clients, seed: 1 }
     }
 
     /// What the choice of operations depends on. Two loads on one cluster need different ones: it names their keys.
@@ -53,9 +49,7 @@ impl Workload {
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
             acknowledged: AtomicU64::new(0),
-            registers: (0..self.clients)
-                .map(|_| Mutex::new(Register::default()))
-                .collect(),
+            registers: (0..self.clients).map(|_| Mutex::new(Register::default())).collect(),
         });
         let mut tasks = JoinSet::new();
         for id in 0..self.clients {
@@ -198,12 +192,7 @@ impl Worker {
         let mut register = self.register(self.id);
         match outcome {
             Outcome::Acknowledged => register.floor = register.floor.max(value),
-            Outcome::Unknown => {
-                *register = Register {
-                    generation: generation + 1,
-                    ..Register::default()
-                }
-            }
+            Outcome::Unknown => *register = Register { generation: generation + 1, ..Register::default() },
             Outcome::Refused => {}
         }
     }
@@ -226,8 +215,7 @@ impl Worker {
             (value < before.floor || invented).then(|| format!("{before:?}, then {register:?}"))
         };
         if let Some(fault) = fault {
-            self.history
-                .violated(format!("{key} was read as {value}: {fault}"));
+            self.history.violated(format!("{key} was read as {value}: {fault}"));
         }
     }
 
@@ -264,8 +252,7 @@ impl Worker {
                 Ok(answer)
             }
             Err(error) => {
-                self.history
-                    .met(format!("{} from {client:?}: {error}", self.prefix));
+                self.history.met(format!("{} from {client:?}: {error}", self.prefix));
                 if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() {
                     self.addr += 1;
                 } else {
@@ -278,16 +265,11 @@ impl Worker {
     }
 
     async fn connect(&mut self) -> Result<Client, Outcome> {
-        let addr = self
-            .addrs
-            .get(self.addr % self.addrs.len().max(1))
-            .cloned()
-            .unwrap_or_default();
+        let addr = self.addrs.get(self.addr % self.addrs.len().max(1)).cloned().unwrap_or_default();
         match Client::try_connect(&addr).await {
             Ok(client) => Ok(client),
             Err(error) => {
-                self.history
-                    .met(format!("{} connecting to {addr}: {error}", self.prefix));
+                self.history.met(format!("{} connecting to {addr}: {error}", self.prefix));
                 self.addr += 1;
                 tokio::time::sleep(RECONNECT_PAUSE).await;
                 Err(Outcome::Refused)

@@ -26,21 +26,11 @@ fn three_nodes_agree_on_one_coordinator_epoch_and_ring() {
                 "{nodes:#?}"
             );
             let asked: Vec<_> = nodes.iter().filter(|row| row.asked).collect();
-            ensure!(
-                asked.len() == 1 && asked[0].client_addr == node.addr(),
-                "{nodes:#?}"
-            );
+            ensure!(asked.len() == 1 && asked[0].client_addr == node.addr(), "{nodes:#?}");
         }
         let status = cluster.node(0)?.status().await?;
-        ensure!(
-            status.copies_now == 2 && status.replication_factor == 2,
-            "{status:#?}"
-        );
-        ensure!(
-            status.voters.len() == 3,
-            "three nodes are three voters: {:?}",
-            status.voters
-        );
+        ensure!(status.copies_now == 2 && status.replication_factor == 2, "{status:#?}");
+        ensure!(status.voters.len() == 3, "three nodes are three voters: {:?}", status.voters);
         Ok(())
     });
 }
@@ -49,17 +39,10 @@ fn three_nodes_agree_on_one_coordinator_epoch_and_ring() {
 fn each_node_holds_its_share_and_no_partition_twice() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         let ring = cluster.ring(1).await?;
-        ensure!(
-            ring.partitions.len() == 1024,
-            "{} partitions",
-            ring.partitions.len()
-        );
+        ensure!(ring.partitions.len() == 1024, "{} partitions", ring.partitions.len());
         for partition in &ring.partitions {
             let holders: BTreeSet<_> = partition.replicas.iter().map(|(node, _)| node).collect();
-            ensure!(
-                holders.len() == 2 && partition.replicas.len() == 2,
-                "{partition:?}"
-            );
+            ensure!(holders.len() == 2 && partition.replicas.len() == 2, "{partition:?}");
         }
         for share in &ring.shares {
             // 2048 copies and 1024 primaries over three nodes.
@@ -87,20 +70,13 @@ fn copies_are_in_different_zones_where_there_are_two() {
 fn what_one_node_is_told_every_node_answers() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         for (index, node) in cluster.nodes().iter().enumerate() {
-            node.client()
-                .await?
-                .set(&format!("key:{index}"), &format!("value {index}"))
-                .await?;
+            node.client().await?.set(&format!("key:{index}"), &format!("value {index}")).await?;
         }
         for node in cluster.nodes() {
             let mut client = node.client().await?;
             for index in 0..3 {
                 let value = client.get(&format!("key:{index}")).await?;
-                ensure!(
-                    value == Some(format!("value {index}")),
-                    "{} answers {value:?}",
-                    node.addr()
-                );
+                ensure!(value == Some(format!("value {index}")), "{} answers {value:?}", node.addr());
             }
         }
         Ok(())
@@ -114,10 +90,7 @@ fn node_of_a_cluster_of_one_serves_and_says_that_it_is_alone() {
         client.set("k", "v").await?;
         ensure!(client.get("k").await?.as_deref() == Some("v"));
         let status = client.status().await?;
-        ensure!(
-            status.copies_now == 1 && !status.warnings.is_empty(),
-            "{status:#?}"
-        );
+        ensure!(status.copies_now == 1 && !status.warnings.is_empty(), "{status:#?}");
         Ok(())
     });
 }
@@ -129,10 +102,7 @@ fn bootstrap_peers_are_tried_until_one_answers_and_a_node_may_be_its_own() {
         let folder = tempfile::tempdir()?;
         let secret = private_secret(folder.path())?;
         let start = |name: &str, args: &[&str]| {
-            Program::start(
-                caskd(&folder.path().join(name), &secret, args)?,
-                &folder.path().join(name),
-            )
+            Program::start(caskd(&folder.path().join(name), &secret, args)?, &folder.path().join(name))
         };
         let (nobody, port) = (format!("127.0.0.1:{}", free_port()?), free_port()?);
         let (founder, multiaddr) = (format!("127.0.0.1:{port}"), format!("/ip4/127.0.0.1/tcp/{port}"));
@@ -158,14 +128,8 @@ fn wrong_secret_is_refused() {
         write_private(&secret, "another secret, long enough to be one")?;
         let data = folder.path().join("data");
         let said = refused(&data, &secret, &["--bootstrap", &cluster.node(0)?.peer_addr()]).await?;
-        ensure!(
-            said.contains("secret") && said.contains("--cluster-secret-file"),
-            "{said}"
-        );
-        ensure!(
-            cluster.node(0)?.status().await?.members.len() == 1,
-            "it is no member"
-        );
+        ensure!(said.contains("secret") && said.contains("--cluster-secret-file"), "{said}");
+        ensure!(cluster.node(0)?.status().await?.members.len() == 1, "it is no member");
         Ok(())
     });
 }
@@ -178,10 +142,7 @@ fn directory_of_another_cluster_is_refused() {
         let data = other.node(0)?.data_dir();
         let bootstrap = cluster.node(0)?.peer_addr();
         let said = refused(&data, cluster.secret_file(), &["--bootstrap", &bootstrap]).await?;
-        ensure!(
-            said.contains("belongs to cluster") && said.contains("--data-dir"),
-            "{said}"
-        );
+        ensure!(said.contains("belongs to cluster") && said.contains("--data-dir"), "{said}");
         // Nothing was changed: the directory still serves its own cluster.
         other.node_mut(0)?.restart().await
     });
@@ -211,10 +172,7 @@ fn directory_that_cannot_be_written_is_refused() {
         let below_a_file = secret.join("data");
         for data in [below_a_file.as_path(), Path::new("/proc/caskade")] {
             let said = refused(data, &secret, &[]).await?;
-            ensure!(
-                said.contains(&data.display().to_string()) && said.contains("--data-dir"),
-                "{said}"
-            );
+            ensure!(said.contains(&data.display().to_string()) && said.contains("--data-dir"), "{said}");
         }
         Ok(())
     });
@@ -232,10 +190,7 @@ fn secret_that_is_missing_or_open_to_others_is_refused() {
         let open = private_secret(folder.path())?;
         std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o644))?;
         let said = refused(&data, &open, &[]).await?;
-        ensure!(
-            said.contains(&open.display().to_string()) && said.contains("chmod 600"),
-            "{said}"
-        );
+        ensure!(said.contains(&open.display().to_string()) && said.contains("chmod 600"), "{said}");
         Ok(())
     });
 }
@@ -244,10 +199,7 @@ fn secret_that_is_missing_or_open_to_others_is_refused() {
 fn data_directory_serves_one_process() {
     with_cluster(Builder::new(1), LIMIT, async |cluster| {
         let said = refused(&cluster.node(0)?.data_dir(), cluster.secret_file(), &[]).await?;
-        ensure!(
-            said.contains(&cluster.node(0)?.data_dir().display().to_string()),
-            "{said}"
-        );
+        ensure!(said.contains(&cluster.node(0)?.data_dir().display().to_string()), "{said}");
         cluster.node(0)?.client().await?.set("still", "served").await
     });
 }
@@ -256,11 +208,8 @@ fn data_directory_serves_one_process() {
 fn copy_of_a_data_directory_is_refused_while_the_node_lives_elsewhere() {
     with_cluster(Builder::new(2), LIMIT, async |cluster| {
         let folder = tempfile::tempdir()?;
-        let (same_start, older, newer) = (
-            folder.path().join("same"),
-            folder.path().join("older"),
-            folder.path().join("newer"),
-        );
+        let (same_start, older, newer) =
+            (folder.path().join("same"), folder.path().join("older"), folder.path().join("newer"));
         let secret = cluster.secret_file().to_owned();
         let peer = cluster.node(0)?.peer_addr();
         let original = cluster.node_mut(1)?;
@@ -276,21 +225,14 @@ fn copy_of_a_data_directory_is_refused_while_the_node_lives_elsewhere() {
         );
         original.restart().await?;
         let said = refused(&older, &secret, &["--bootstrap", &peer]).await?;
-        ensure!(
-            said.contains("start 2 of node") && said.contains("start 3 is registered, at "),
-            "{said}"
-        );
-        ensure!(
-            said.contains(&original.addr()) && said.contains("empty --data-dir"),
-            "{said}"
-        );
+        ensure!(said.contains("start 2 of node") && said.contains("start 3 is registered, at "), "{said}");
+        ensure!(said.contains(&original.addr()) && said.contains("empty --data-dir"), "{said}");
 
         // A copy that counts beyond the running process takes its place; then that one ends.
         std::fs::write(newer.join("incarnation"), "7\n")?;
         let command = caskd(&newer, &secret, &["--bootstrap", &peer])?;
         let mut copy = Program::start(command, &folder.path().join("copy"))?;
-        copy.wait_for_line(REFUSED_MAX, |line| line.starts_with("ready"))
-            .await?;
+        copy.wait_for_line(REFUSED_MAX, |line| line.starts_with("ready")).await?;
         let ended = original.wait_end(REFUSED_MAX).await?.refusal()?;
         ensure!(ended.contains("start 8 is registered, at "), "{ended}");
         Ok(())
@@ -306,10 +248,7 @@ fn open_port_without_a_secret_is_refused() {
         command.args(["--listen", &format!("0.0.0.0:{}", free_port()?)]);
         command.args(["--peer-listen", &format!("127.0.0.1:{}", free_port()?)]);
         let said = run_for(command, REFUSED_MAX).await?.refusal()?;
-        ensure!(
-            said.contains("--cluster-secret-file") && said.contains("--insecure"),
-            "{said}"
-        );
+        ensure!(said.contains("--cluster-secret-file") && said.contains("--insecure"), "{said}");
         Ok(())
     });
 }
@@ -317,19 +256,13 @@ fn open_port_without_a_secret_is_refused() {
 /// Starts `caskd`, and answers what it said when it refused.
 async fn refused(data: &Path, secret: &Path, args: &[&str]) -> Result<String> {
     let finished: Finished = run_for(caskd(data, secret, args)?, REFUSED_MAX).await?;
-    finished
-        .refusal()
-        .with_context(|| format!("caskd {args:?} on {}", data.display()))
+    finished.refusal().with_context(|| format!("caskd {args:?} on {}", data.display()))
 }
 
 /// `caskd` with free ports, where `args` do not name them.
 fn caskd(data: &Path, secret: &Path, args: &[&str]) -> Result<Command> {
     let mut command = Command::new(binary("caskd")?);
-    command
-        .arg("--data-dir")
-        .arg(data)
-        .arg("--cluster-secret-file")
-        .arg(secret);
+    command.arg("--data-dir").arg(data).arg("--cluster-secret-file").arg(secret);
     for flag in ["--listen", "--peer-listen", "--http-listen", "--memcached-listen"] {
         if !args.contains(&flag) {
             command.args([flag, &format!("127.0.0.1:{}", free_port()?)]);

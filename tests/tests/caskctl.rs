@@ -17,10 +17,7 @@ fn keys_are_written_and_read() {
     with_cluster(Builder::new(1), LIMIT, async |cluster| {
         let done = async |args: &[&str]| ctl(cluster, args).await?.success();
         ensure!(done(&["set", "greeting", "hello"]).await?.trim() == "OK");
-        ensure!(
-            done(&["get", "greeting"]).await? == "hello",
-            "byte for byte, without a line end"
-        );
+        ensure!(done(&["get", "greeting"]).await? == "hello", "byte for byte, without a line end");
         ensure!(done(&["exists", "greeting"]).await?.trim() == "1");
         ensure!(done(&["incr", "visits"]).await?.trim() == "1");
         ensure!(done(&["incr", "visits", "--by", "41"]).await?.trim() == "42");
@@ -46,17 +43,11 @@ fn exit_code_tells_no_from_failure() {
         ensure!(ctl(cluster, &["set", "k", "v", "--nx"]).await?.code == Some(0));
         ensure!(ctl(cluster, &["set", "k", "w", "--nx"]).await?.code == Some(1));
         let no_number = ctl(cluster, &["incr", "k"]).await?;
-        ensure!(
-            no_number.code == Some(2) && no_number.stderr.contains("integer"),
-            "{no_number:?}"
-        );
+        ensure!(no_number.code == Some(2) && no_number.stderr.contains("integer"), "{no_number:?}");
         let addr = cluster.node(0)?.addr();
         cluster.node_mut(0)?.stop().await?;
         let nobody = caskctl(&addr, &["get", "k"]).await?;
-        ensure!(
-            nobody.code == Some(2) && nobody.stderr.contains(&addr),
-            "{nobody:?}"
-        );
+        ensure!(nobody.code == Some(2) && nobody.stderr.contains(&addr), "{nobody:?}");
         Ok(())
     });
 }
@@ -66,10 +57,7 @@ fn cluster_is_shown_in_tables_and_as_json() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         let json = async |command: &str| ctl(cluster, &["--json", command]).await?.success();
         let status: Status = serde_json::from_str(&json("status").await?)?;
-        ensure!(
-            status.members.len() == 3 && status.coordinator.is_some(),
-            "{status:#?}"
-        );
+        ensure!(status.members.len() == 3 && status.coordinator.is_some(), "{status:#?}");
         let nodes: Nodes = serde_json::from_str(&json("nodes").await?)?;
         ensure!(nodes.nodes.len() == 3, "{nodes:#?}");
         let ring: RingView = serde_json::from_str(&json("ring").await?)?;
@@ -77,24 +65,14 @@ fn cluster_is_shown_in_tables_and_as_json() {
         let tasks: Vec<Task> = serde_json::from_str(&json("tasks").await?)?;
         ensure!(tasks.is_empty(), "{tasks:#?}");
         let events = json("events").await?;
-        let events: Vec<Event> = serde_json::from_str(&events).or_else(|_| {
-            events
-                .lines()
-                .map(serde_json::from_str)
-                .collect::<Result<Vec<Event>, _>>()
-        })?;
-        ensure!(
-            events.iter().any(|event| event.kind == "member"),
-            "three nodes joined: {events:#?}"
-        );
+        let events: Vec<Event> = serde_json::from_str(&events)
+            .or_else(|_| events.lines().map(serde_json::from_str).collect::<Result<Vec<Event>, _>>())?;
+        ensure!(events.iter().any(|event| event.kind == "member"), "three nodes joined: {events:#?}");
 
         for command in ["status", "nodes", "ring"] {
             let table = ctl(cluster, &[command]).await?.success()?;
             for id in cluster.ids().await? {
-                ensure!(
-                    table.contains(&id[id.len() - 6..]),
-                    "{command} does not name {id}:\n{table}"
-                );
+                ensure!(table.contains(&id[id.len() - 6..]), "{command} does not name {id}:\n{table}");
             }
         }
         ctl(cluster, &["tasks"]).await?.success()?;
@@ -107,14 +85,9 @@ fn cluster_is_shown_in_tables_and_as_json() {
 fn bench_measures_each_kind_of_load() {
     with_cluster(Builder::new(1), LIMIT, async |cluster| {
         for load in ["W", "R", "SW", "RW"] {
-            let args = [
-                "bench", "-t", load, "-s", "100", "-n", "500", "-c", "4", "-P", "4",
-            ];
+            let args = ["bench", "-t", load, "-s", "100", "-n", "500", "-c", "4", "-P", "4"];
             let report = ctl(cluster, &args).await?.success()?;
-            ensure!(
-                report.contains("ops/s") && report.contains("p99"),
-                "{load}: {report}"
-            );
+            ensure!(report.contains("ops/s") && report.contains("p99"), "{load}: {report}");
         }
         Ok(())
     });
@@ -128,19 +101,11 @@ fn playground_serves_and_stops_its_nodes_when_told() {
         let mut command = Command::new(binary("caskctl")?);
         command.args(["--json", "playground", "--nodes", "3", "--no-dashboard"]);
         let mut playground = Playground(Program::start(command, &folder.path().join("playground"))?);
-        let told = playground
-            .0
-            .wait_for_line(Duration::from_secs(60), |line| line.starts_with('{'))
-            .await?;
+        let told = playground.0.wait_for_line(Duration::from_secs(60), |line| line.starts_with('{')).await?;
         let told: serde_json::Value = serde_json::from_str(&told)?;
         let nodes = told["nodes"].as_array().context("the nodes are told")?;
         ensure!(nodes.len() == 3, "{told}");
-        let addr = |index: usize| {
-            told["nodes"][index]["resp"]
-                .as_str()
-                .unwrap_or_default()
-                .to_owned()
-        };
+        let addr = |index: usize| told["nodes"][index]["resp"].as_str().unwrap_or_default().to_owned();
 
         Client::connect(&addr(0)).await?.set("hello", "world").await?;
         let read = Client::connect(&addr(2)).await?.get("hello").await?;
@@ -148,11 +113,7 @@ fn playground_serves_and_stops_its_nodes_when_told() {
 
         playground.0.signal(Signal::TERM)?;
         let status = playground.0.wait(Duration::from_secs(30)).await?;
-        ensure!(
-            status.success(),
-            "the playground ended with {status}: {}",
-            playground.0.output()
-        );
+        ensure!(status.success(), "the playground ended with {status}: {}", playground.0.output());
         for index in 0..3 {
             let gone = async || {
                 let answer = std::net::TcpStream::connect(addr(index));

@@ -14,21 +14,14 @@ fn one_frame_shows_every_node_and_every_screen_fits() {
         let addr = cluster.node(1)?.addr();
         let frame = casktop(&["--addr", &addr]).await?.success()?;
         for id in cluster.ids().await? {
-            ensure!(
-                frame.contains(&id[id.len() - 6..]),
-                "{id} is not in the frame:\n{frame}"
-            );
+            ensure!(frame.contains(&id[id.len() - 6..]), "{id} is not in the frame:\n{frame}");
         }
         for screen in ["overview", "ring", "tasks", "events", "node"] {
             for (width, height) in [(80, 24), (200, 50)] {
                 let size = format!("{width}x{height}");
-                let frame = casktop(&["--addr", &addr, "--screen", screen, "--size", &size])
-                    .await?
-                    .success()?;
-                ensure!(
-                    frame.lines().count() <= height,
-                    "{screen} is higher than {height}:\n{frame}"
-                );
+                let frame =
+                    casktop(&["--addr", &addr, "--screen", screen, "--size", &size]).await?.success()?;
+                ensure!(frame.lines().count() <= height, "{screen} is higher than {height}:\n{frame}");
                 let widest = frame.lines().map(|line| line.chars().count()).max().unwrap_or(0);
                 ensure!(widest <= width, "{screen} is wider than {width}:\n{frame}");
             }
@@ -43,10 +36,7 @@ fn cluster_that_does_not_answer_is_a_failure_that_names_it() {
         let addr = format!("127.0.0.1:{}", free_port()?);
         let finished = casktop(&["--addr", &addr]).await?;
         ensure!(finished.code == Some(1), "{finished:?}");
-        ensure!(
-            (finished.stdout + &finished.stderr).contains(&addr),
-            "the address is named"
-        );
+        ensure!((finished.stdout + &finished.stderr).contains(&addr), "the address is named");
         Ok(())
     });
 }

@@ -38,35 +38,19 @@ async fn kill_under_load(cluster: &mut Cluster, victim: usize) -> Result<()> {
     tokio::time::sleep(Duration::from_millis(500)).await;
     let history = load.stop().await?;
     history.check(&mut cluster.node(other)?.client().await?).await?;
-    ensure!(
-        killed.elapsed() <= READABLE_MAX,
-        "all was readable {:?} after the kill",
-        killed.elapsed()
-    );
+    ensure!(killed.elapsed() <= READABLE_MAX, "all was readable {:?} after the kill", killed.elapsed());
 
     // While it is away the others go on writing, overwriting and deleting: it must not bring anything back.
     cluster.wait_coordinator(READABLE_MAX).await?;
     cluster.wait_member_state(&id, "down", READABLE_MAX).await?;
-    let survivors = cluster
-        .nodes()
-        .iter()
-        .filter(|node| node.answers())
-        .map(|node| node.addr())
-        .collect();
+    let survivors = cluster.nodes().iter().filter(|node| node.answers()).map(|node| node.addr()).collect();
     let load = Workload::new(survivors, 4).seed(2).start();
     load.wait_for(300, Duration::from_secs(20)).await?;
     let more = load.stop().await?;
-    ensure!(
-        more.errors().is_empty(),
-        "two nodes of three serve without errors: {:#?}",
-        more.errors()
-    );
+    ensure!(more.errors().is_empty(), "two nodes of three serve without errors: {:#?}", more.errors());
 
     cluster.node_mut(victim)?.restart().await?;
-    cluster
-        .wait_converged(RETURN_MAX)
-        .await
-        .context("the killed node returns")?;
+    cluster.wait_converged(RETURN_MAX).await.context("the killed node returns")?;
     cluster.assert_copies_equal(2).await?;
     let mut returned = cluster.node(victim)?.client().await?;
     history.without_counters().check(&mut returned).await?;

@@ -12,9 +12,8 @@ const RECORDS: usize = 20_000;
 #[test]
 fn node_joins_under_load_without_an_error_a_lost_write_or_a_needless_copy() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
-        let records: Vec<(String, String)> = (0..RECORDS)
-            .map(|number| (format!("before:{number}"), format!("{number:0100}")))
-            .collect();
+        let records: Vec<(String, String)> =
+            (0..RECORDS).map(|number| (format!("before:{number}"), format!("{number:0100}"))).collect();
         cluster.node(0)?.client().await?.set_all(&records).await?;
         let before = cluster.ring(0).await?;
 
@@ -24,31 +23,21 @@ fn node_joins_under_load_without_an_error_a_lost_write_or_a_needless_copy() {
         cluster.wait_converged(JOIN_MAX).await?;
         load.wait_for(200, Duration::from_secs(20)).await?;
         let history = load.stop().await?;
-        ensure!(
-            history.errors().is_empty(),
-            "clients met errors: {:#?}",
-            history.errors()
-        );
+        ensure!(history.errors().is_empty(), "clients met errors: {:#?}", history.errors());
 
         // Through the new node, which has the newest records of its share and forwards for the rest.
         let mut client = cluster.node(joined)?.client().await?;
         history.check(&mut client).await?;
         let keys: Vec<String> = records.iter().map(|(key, _)| key.clone()).collect();
         for ((key, value), found) in records.iter().zip(client.get_all(&keys).await?) {
-            ensure!(
-                found.as_deref() == Some(value.as_bytes()),
-                "{key} is {found:?} after the join"
-            );
+            ensure!(found.as_deref() == Some(value.as_bytes()), "{key} is {found:?} after the join");
         }
 
         let after = cluster.ring(joined).await?;
         let moved = copies_moved(&before, &after)?;
         // Of 2048 copies a fourth belongs to the new node; any other copy that moved was moved for nothing.
         let ideal = 2048 / 4;
-        ensure!(
-            moved as f64 <= 1.05 * f64::from(ideal),
-            "{moved} copies moved where {ideal} would do"
-        );
+        ensure!(moved as f64 <= 1.05 * f64::from(ideal), "{moved} copies moved where {ideal} would do");
         for share in &after.shares {
             ensure!((511..=513).contains(&share.in_sync), "{share:?}");
         }
@@ -66,16 +55,9 @@ fn two_nodes_that_join_at_once_both_get_their_share() {
         cluster.add_node().await?;
         cluster.wait_converged(JOIN_MAX).await?;
         for node in cluster.nodes() {
-            ensure!(
-                node.client().await?.get("k").await?.as_deref() == Some("v"),
-                "{}",
-                node.addr()
-            );
+            ensure!(node.client().await?.get("k").await?.as_deref() == Some("v"), "{}", node.addr());
         }
-        ensure!(
-            cluster.assert_copies_equal(2).await? == 1,
-            "the one key is in both its copies"
-        );
+        ensure!(cluster.assert_copies_equal(2).await? == 1, "the one key is in both its copies");
         Ok(())
     });
 }

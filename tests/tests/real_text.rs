@@ -21,24 +21,13 @@ fn text_stored_line_by_line_through_one_node_is_read_back_through_each_other() {
             .collect();
         ensure!(records.len() == LINES, "{} lines", records.len());
         let parts: Vec<&[(String, Vec<u8>)]> = records.chunks(LINES.div_ceil(CONNECTIONS)).collect();
-        for_each_part(&parts, cluster.node(0)?, async |client, part| {
-            client.set_all(part).await
-        })
-        .await?;
+        for_each_part(&parts, cluster.node(0)?, async |client, part| client.set_all(part).await).await?;
         for node in &cluster.nodes()[1..] {
             for_each_part(&parts, node, async |client, part| read_back(client, part).await).await?;
         }
-        let keys: u64 = cluster
-            .node(2)?
-            .client()
-            .await?
-            .ask(&redis::cmd("DBSIZE"))
-            .await?;
+        let keys: u64 = cluster.node(2)?.client().await?.ask(&redis::cmd("DBSIZE")).await?;
         ensure!(keys == LINES as u64, "DBSIZE is {keys}");
-        ensure!(
-            cluster.assert_copies_equal(2).await? == LINES as u64,
-            "the copies hold every line"
-        );
+        ensure!(cluster.assert_copies_equal(2).await? == LINES as u64, "the copies hold every line");
         Ok(())
     });
 }
@@ -76,10 +65,7 @@ fn redis_cli_and_redis_benchmark_work_through_any_node() {
         ]);
         let report = run_for(command, Duration::from_secs(90)).await?.success()?;
         for test in ["PING_INLINE", "SET", "GET", "INCR", "MSET (10 keys)"] {
-            ensure!(
-                report.contains(&format!("\"{test}\",")),
-                "no figures of {test}: {report}"
-            );
+            ensure!(report.contains(&format!("\"{test}\",")), "no figures of {test}: {report}");
         }
         Ok(())
     });
@@ -88,21 +74,11 @@ fn redis_cli_and_redis_benchmark_work_through_any_node() {
 #[test]
 fn cluster_client_goes_straight_to_the_primaries() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
-        let seeds: Vec<String> = cluster
-            .addrs()
-            .iter()
-            .map(|addr| format!("redis://{addr}/"))
-            .collect();
-        let mut client = redis::cluster::ClusterClient::new(seeds)?
-            .get_async_connection()
-            .await?;
+        let seeds: Vec<String> = cluster.addrs().iter().map(|addr| format!("redis://{addr}/")).collect();
+        let mut client = redis::cluster::ClusterClient::new(seeds)?.get_async_connection().await?;
         for number in 0..300 {
             let key = format!("direct:{number}");
-            redis::cmd("SET")
-                .arg(&key)
-                .arg(number)
-                .query_async::<()>(&mut client)
-                .await?;
+            redis::cmd("SET").arg(&key).arg(number).query_async::<()>(&mut client).await?;
             let value: i64 = redis::cmd("GET").arg(&key).query_async(&mut client).await?;
             ensure!(value == number, "{key} is {value}");
         }
@@ -122,9 +98,7 @@ async fn for_each_part(
     work: impl AsyncFn(&mut Client, &[(String, Vec<u8>)]) -> Result<()>,
 ) -> Result<()> {
     let one = async |part: &[(String, Vec<u8>)]| work(&mut node.client().await?, part).await;
-    let [a, b, c, d] = parts else {
-        bail!("{} parts, not {CONNECTIONS}", parts.len())
-    };
+    let [a, b, c, d] = parts else { bail!("{} parts, not {CONNECTIONS}", parts.len()) };
     tokio::try_join!(one(a), one(b), one(c), one(d))?;
     Ok(())
 }
@@ -132,17 +106,9 @@ async fn for_each_part(
 async fn read_back(client: &mut Client, part: &[(String, Vec<u8>)]) -> Result<()> {
     let keys: Vec<String> = part.iter().map(|(key, _)| key.clone()).collect();
     let values = client.get_all(&keys).await?;
-    ensure!(
-        values.len() == part.len(),
-        "{} values of {} keys",
-        values.len(),
-        part.len()
-    );
+    ensure!(values.len() == part.len(), "{} values of {} keys", values.len(), part.len());
     for ((key, line), value) in part.iter().zip(values) {
-        ensure!(
-            value.as_ref() == Some(line),
-            "{key} through {client:?} is {value:?}, not {line:?}"
-        );
+        ensure!(value.as_ref() == Some(line), "{key} through {client:?} is {value:?}, not {line:?}");
     }
     Ok(())
 }
@@ -151,10 +117,7 @@ async fn read_back(client: &mut Client, part: &[(String, Vec<u8>)]) -> Result<()
 async fn sets_of(node: &Node) -> Result<u64> {
     let probe = async || {
         let nodes = node.client().await?.nodes().await?.nodes;
-        let own = nodes
-            .into_iter()
-            .find(|row| row.asked)
-            .context("the asked node is in its own answer")?;
+        let own = nodes.into_iter().find(|row| row.asked).context("the asked node is in its own answer")?;
         ensure!(own.sets > 0, "no SET is reported yet");
         Ok(own.sets)
     };

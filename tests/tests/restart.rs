@@ -16,10 +16,7 @@ fn restart_of_each_node_in_turn_loses_nothing() {
             load.wait_for(100, Duration::from_secs(30)).await?;
             let before = incarnation(cluster, index).await?;
             cluster.node_mut(index)?.restart().await?;
-            cluster
-                .wait_converged(RETURN_MAX)
-                .await
-                .with_context(|| format!("node {index} returns"))?;
+            cluster.wait_converged(RETURN_MAX).await.with_context(|| format!("node {index} returns"))?;
             let after = incarnation(cluster, index).await?;
             ensure!(after > before, "start {after} follows start {before}");
         }
@@ -41,9 +38,7 @@ fn deleted_key_stays_deleted_when_a_node_returns_that_missed_it() {
         cluster.node(0)?.client().await?.set_all(&records).await?;
         let id = cluster.node(2)?.status().await?.node_id;
         cluster.node_mut(2)?.kill9()?;
-        cluster
-            .wait_member_state(&id, "down", Duration::from_secs(10))
-            .await?;
+        cluster.wait_member_state(&id, "down", Duration::from_secs(10)).await?;
         let mut client = cluster.node(1)?.client().await?;
         for key in &keys {
             let removed: i64 = client.ask(redis::cmd("DEL").arg(key)).await?;
@@ -54,11 +49,7 @@ fn deleted_key_stays_deleted_when_a_node_returns_that_missed_it() {
         ensure!(cluster.assert_copies_equal(2).await? == 0, "no copy holds a key");
         for node in cluster.nodes() {
             let found = node.client().await?.get_all(&keys).await?;
-            ensure!(
-                found.iter().all(Option::is_none),
-                "{} brought keys back",
-                node.addr()
-            );
+            ensure!(found.iter().all(Option::is_none), "{} brought keys back", node.addr());
         }
         Ok(())
     });

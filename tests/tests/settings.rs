@@ -14,40 +14,17 @@ fn each_setting_is_shown_with_its_source() {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("caskd.toml");
         std::fs::write(&file, "zone = \"file\"\nweight = 7\nreplicas = 3\n")?;
-        let shown = caskd(
-            &[("CASKADE_ZONE", "variable"), ("CASKADE_WEIGHT", "8")],
-            |command| {
-                command
-                    .arg("--config")
-                    .arg(&file)
-                    .args(["--weight", "9", "config"]);
-            },
-        );
+        let shown = caskd(&[("CASKADE_ZONE", "variable"), ("CASKADE_WEIGHT", "8")], |command| {
+            command.arg("--config").arg(&file).args(["--weight", "9", "config"]);
+        });
         let shown = shown.await?.success()?;
-        let line = |key: &str| {
-            shown
-                .lines()
-                .find(|line| line.starts_with(key))
-                .unwrap_or_default()
-                .to_owned()
-        };
+        let line =
+            |key: &str| shown.lines().find(|line| line.starts_with(key)).unwrap_or_default().to_owned();
         let replicas = line("replicas");
-        ensure!(
-            replicas.contains('3') && replicas.contains(&file.display().to_string()),
-            "{replicas}"
-        );
-        ensure!(
-            line("zone").contains("variable") && line("zone").contains("CASKADE_ZONE"),
-            "{shown}"
-        );
-        ensure!(
-            line("weight").contains('9') && line("weight").contains("--weight"),
-            "{shown}"
-        );
-        ensure!(
-            line("sync").contains("always") && line("sync").contains("default"),
-            "{shown}"
-        );
+        ensure!(replicas.contains('3') && replicas.contains(&file.display().to_string()), "{replicas}");
+        ensure!(line("zone").contains("variable") && line("zone").contains("CASKADE_ZONE"), "{shown}");
+        ensure!(line("weight").contains('9') && line("weight").contains("--weight"), "{shown}");
+        ensure!(line("sync").contains("always") && line("sync").contains("default"), "{shown}");
         Ok(())
     });
 }
@@ -65,10 +42,7 @@ fn what_config_prints_is_a_settings_file() {
             command.arg("--config").arg(&file).arg("config");
         });
         let again = again.await?.success()?;
-        ensure!(
-            again.contains("weight = 9") && again.contains("zone = \"rack-7.b\""),
-            "{again}"
-        );
+        ensure!(again.contains("weight = 9") && again.contains("zone = \"rack-7.b\""), "{again}");
         Ok(())
     });
 }
@@ -79,10 +53,7 @@ fn all_problems_are_told_at_once() {
         let folder = tempfile::tempdir()?;
         let data = folder.path().join("data");
         let finished = caskd(&[("CASKADE_LISTEN", "nowhere")], |command| {
-            command
-                .arg("--data-dir")
-                .arg(&data)
-                .args(["--sync", "sometimes", "--replicas", "0"]);
+            command.arg("--data-dir").arg(&data).args(["--sync", "sometimes", "--replicas", "0"]);
         });
         let said = finished.await?.refusal()?;
         for problem in ["nowhere", "CASKADE_LISTEN", "sometimes", "--sync", "--replicas"] {

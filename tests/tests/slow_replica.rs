@@ -22,14 +22,8 @@ fn slow_replica_is_taken_out_and_taken_back_without_a_restart() {
         cluster.node_mut(victim)?.pause()?;
         tokio::time::sleep(PAUSE).await;
         let status = cluster.node(other)?.status().await?;
-        ensure!(
-            status.partitions_under_replicated > 0,
-            "it was taken out: {status:#?}"
-        );
-        ensure!(
-            status.members.iter().all(|member| member.state == "up"),
-            "nobody is down: {status:#?}"
-        );
+        ensure!(status.partitions_under_replicated > 0, "it was taken out: {status:#?}");
+        ensure!(status.members.iter().all(|member| member.state == "up"), "nobody is down: {status:#?}");
         cluster.node_mut(victim)?.resume()?;
         let history = load.stop().await?;
         cluster.wait_converged(BACK_MAX).await?;

@@ -24,12 +24,7 @@ fn store_with_one_damaged_byte_is_refused_with_file_place_and_way_out() {
         std::fs::write(&file, &bytes)?;
         let said = refused(cluster).await?;
         let place = format!("{}, at byte ", file.display());
-        for part in [
-            "the store is damaged",
-            &place,
-            "empty --data-dir",
-            "caskctl status",
-        ] {
+        for part in ["the store is damaged", &place, "empty --data-dir", "caskctl status"] {
             ensure!(said.contains(part), "'{part}' is not in: {said}");
         }
         // The same once more: starting did not paint it over.
@@ -52,26 +47,17 @@ fn emptied_store_is_refused_however_it_was_emptied() {
             std::fs::remove_file(file)?;
         }
         let said = refused(cluster).await?;
-        ensure!(
-            said.contains("has no data files") && said.contains("empty --data-dir"),
-            "{said}"
-        );
+        ensure!(said.contains("has no data files") && said.contains("empty --data-dir"), "{said}");
 
         for entry in std::fs::read_dir(&store)? {
             std::fs::remove_file(entry?.path())?;
         }
         let said = refused(cluster).await?;
-        ensure!(
-            said.contains("is gone") && said.contains("empty --data-dir"),
-            "{said}"
-        );
+        ensure!(said.contains("is gone") && said.contains("empty --data-dir"), "{said}");
 
         std::fs::remove_dir_all(&store)?;
         let said = refused(cluster).await?;
-        ensure!(
-            said.contains("is gone") && said.contains(&store.display().to_string()),
-            "{said}"
-        );
+        ensure!(said.contains("is gone") && said.contains(&store.display().to_string()), "{said}");
         others_serve(cluster).await
     });
 }
@@ -81,18 +67,12 @@ fn store_of_another_node_is_refused_by_members_and_founders() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         let other = cluster.node(1)?.status().await?.node_id;
         write_and_stop(cluster).await?;
-        let (mine, theirs) = (
-            data_dir(cluster)?.join("store"),
-            cluster.node(1)?.data_dir().join("store"),
-        );
+        let (mine, theirs) = (data_dir(cluster)?.join("store"), cluster.node(1)?.data_dir().join("store"));
         cluster.node_mut(1)?.stop().await?;
         std::fs::rename(&mine, mine.with_extension("away"))?;
         std::fs::rename(&theirs, &mine)?;
         let said = refused(cluster).await?;
-        ensure!(
-            said.contains(&format!("belongs to node {other} of cluster")),
-            "{said}"
-        );
+        ensure!(said.contains(&format!("belongs to node {other} of cluster")), "{said}");
 
         // Neither does a node that founds a cluster take it over.
         let folder = tempfile::tempdir()?;
@@ -103,10 +83,7 @@ fn store_of_another_node_is_refused_by_members_and_founders() {
             founder.args([flag, &format!("127.0.0.1:{}", caskade_tests::free_port()?)]);
         }
         let said = run_for(founder, REFUSED_MAX).await?.refusal()?;
-        ensure!(
-            said.contains(&format!("belongs to node {other} of cluster")),
-            "{said}"
-        );
+        ensure!(said.contains(&format!("belongs to node {other} of cluster")), "{said}");
         ensure!(said.contains("start with an empty one"), "{said}");
         Ok(())
     });
@@ -131,9 +108,7 @@ async fn others_serve(cluster: &Cluster) -> Result<()> {
     let keys: Vec<String> = (0..1000).map(|number| format!("key:{number}")).collect();
     let found = cluster.node(0)?.client().await?.get_all(&keys).await?;
     ensure!(
-        found
-            .iter()
-            .all(|value| value.as_deref() == Some(b"a value".as_slice())),
+        found.iter().all(|value| value.as_deref() == Some(b"a value".as_slice())),
         "the other copies are whole"
     );
     Ok(())

@@ -30,10 +30,7 @@ pub fn health(model: &Model) -> Health {
         None => (Level::Bad, format!("no node answers: {}", failures(model))),
         Some(_) if !model.failures.is_empty() => {
             let age = units::seconds(model.now_ms.saturating_sub(model.answered_ms) / 1000);
-            (
-                Level::Bad,
-                format!("no node answers, figures are {age} old: {}", failures(model)),
-            )
+            (Level::Bad, format!("no node answers, figures are {age} old: {}", failures(model)))
         }
         Some(snapshot) => of_answer(snapshot),
     };
@@ -41,80 +38,48 @@ pub fn health(model: &Model) -> Health {
 }
 
 fn failures(model: &Model) -> String {
-    let each: Vec<String> = model
-        .failures
-        .iter()
-        .map(|failure| format!("{} ({})", failure.addr, failure.error))
-        .collect();
+    let each: Vec<String> =
+        model.failures.iter().map(|failure| format!("{} ({})", failure.addr, failure.error)).collect();
     each.join(", ")
 }
 
 fn of_answer(snapshot: &Snapshot) -> (Level, String) {
     let status = &snapshot.status;
     let down = down_nodes(snapshot);
-    let because = if down.is_empty() {
-        String::new()
-    } else {
-        format!(": {down}")
-    };
+    let because = if down.is_empty() { String::new() } else { format!(": {down}") };
     if status.cluster_id.is_empty() {
         return (
             Level::Busy,
-            format!(
-                "this node is {}: it belongs to no cluster yet",
-                or(&status.state, "starting")
-            ),
+            format!("this node is {}: it belongs to no cluster yet", or(&status.state, "starting")),
         );
     }
     if status.partitions_unavailable > 0 {
         let what = partitions(status.partitions_unavailable);
-        return (
-            Level::Bad,
-            format!("{what} unavailable, requests for them wait{because}"),
-        );
+        return (Level::Bad, format!("{what} unavailable, requests for them wait{because}"));
     }
     if status.partitions_under_replicated > 0 {
-        let cause = if down.is_empty() {
-            ": copies are being made"
-        } else {
-            &because
-        };
+        let cause = if down.is_empty() { ": copies are being made" } else { &because };
         return (
             Level::Warning,
-            format!(
-                "{} under-replicated{cause}",
-                partitions(status.partitions_under_replicated)
-            ),
+            format!("{} under-replicated{cause}", partitions(status.partitions_under_replicated)),
         );
     }
     if !down.is_empty() {
-        return (
-            Level::Warning,
-            format!("{}, but {down}", copies(status.copies_now)),
-        );
+        return (Level::Warning, format!("{}, but {down}", copies(status.copies_now)));
     }
     if status.coordinator.is_none() {
-        return (
-            Level::Warning,
-            format!("{}, but no coordinator is elected", copies(status.copies_now)),
-        );
+        return (Level::Warning, format!("{}, but no coordinator is elected", copies(status.copies_now)));
     }
     if status.copies_now < status.replication_factor {
         let wanted = status.replication_factor;
         return (
             Level::Warning,
-            format!(
-                "{} instead of {wanted}: the cluster has too few nodes",
-                copies(status.copies_now)
-            ),
+            format!("{} instead of {wanted}: the cluster has too few nodes", copies(status.copies_now)),
         );
     }
     if status.partitions_moving > 0 {
         let moving = partitions(status.partitions_moving);
-        return (
-            Level::Busy,
-            format!("{}, {moving} on the move", copies(status.copies_now)),
-        );
+        return (Level::Busy, format!("{}, {moving} on the move", copies(status.copies_now)));
     }
     (Level::Good, copies(status.copies_now))
 }
@@ -128,20 +93,12 @@ fn copies(copies: u8) -> String {
 }
 
 fn partitions(count: u32) -> String {
-    if count == 1 {
-        "1 partition".to_owned()
-    } else {
-        format!("{count} partitions")
-    }
+    if count == 1 { "1 partition".to_owned() } else { format!("{count} partitions") }
 }
 
 /// `node X is down`, `nodes X and Y are down`, or empty.
 fn down_nodes(snapshot: &Snapshot) -> String {
-    let members = snapshot
-        .status
-        .members
-        .iter()
-        .filter(|member| member.state == "down");
+    let members = snapshot.status.members.iter().filter(|member| member.state == "down");
     let down: Vec<&str> = members.map(|member| units::short(&member.id)).collect();
     match down.as_slice() {
         [] => String::new(),
@@ -161,13 +118,8 @@ fn or<'a>(text: &'a str, absent: &'a str) -> &'a str {
 /// partition, on average. While copies are being made that is not exact.
 pub fn keys(model: &Model) -> Option<(u64, bool)> {
     let snapshot = model.snapshot.as_ref()?;
-    let live = || {
-        snapshot
-            .nodes
-            .nodes
-            .iter()
-            .filter(|row| row.state != "down" && row.report_age_ms.is_some())
-    };
+    let live =
+        || snapshot.nodes.nodes.iter().filter(|row| row.state != "down" && row.report_age_ms.is_some());
     let records: u64 = live().map(|row| row.records_live).sum();
     let in_sync: u32 = model
         .ring
@@ -194,19 +146,12 @@ mod tests {
         let in_place = |replicas: &[(usize, &str)], target: &[usize]| {
             let replicas = replicas.iter().map(|(node, role)| (*node, (*role).to_owned()));
             let replicas = replicas.collect();
-            is_in_place(&PartitionView {
-                replicas,
-                target: target.to_vec(),
-                ..PartitionView::default()
-            })
+            is_in_place(&PartitionView { replicas, target: target.to_vec(), ..PartitionView::default() })
         };
         assert!(in_place(&[(0, "in-sync"), (1, "in-sync")], &[1, 0]));
         assert!(!in_place(&[(0, "in-sync"), (1, "syncing")], &[0, 1]));
         assert!(!in_place(&[(0, "in-sync"), (1, "away")], &[0, 1]));
-        assert!(!in_place(
-            &[(0, "in-sync"), (1, "in-sync"), (2, "syncing")],
-            &[0, 2]
-        ));
+        assert!(!in_place(&[(0, "in-sync"), (1, "in-sync"), (2, "syncing")], &[0, 2]));
     }
     use crate::model::Failure;
     use caskade_node::api::{MemberStatus, NodeRow, Nodes, RingShare, RingView, Status};
@@ -220,22 +165,12 @@ mod tests {
             ..Status::default()
         };
         change(&mut status);
-        Model {
-            snapshot: Some(Snapshot {
-                status,
-                ..Snapshot::default()
-            }),
-            ..Model::default()
-        }
+        Model { snapshot: Some(Snapshot { status, ..Snapshot::default() }), ..Model::default() }
     }
 
     fn down(ids: &[&str]) -> Vec<MemberStatus> {
         ids.iter()
-            .map(|id| MemberStatus {
-                id: (*id).into(),
-                state: "down".into(),
-                ..MemberStatus::default()
-            })
+            .map(|id| MemberStatus { id: (*id).into(), state: "down".into(), ..MemberStatus::default() })
             .collect()
     }
 
@@ -246,13 +181,7 @@ mod tests {
     #[test]
     fn a_healthy_cluster_says_where_the_keys_are() {
         let model = cluster(|_| {});
-        assert_eq!(
-            health(&model),
-            Health {
-                level: Level::Good,
-                text: "all keys on 2 nodes".into()
-            }
-        );
+        assert_eq!(health(&model), Health { level: Level::Good, text: "all keys on 2 nodes".into() });
     }
 
     #[test]
@@ -261,43 +190,28 @@ mod tests {
             status.members = down(&["12D3KooWaaaaaa"]);
             status.partitions_under_replicated = 37;
         });
-        assert_eq!(
-            says(&model),
-            "37 partitions under-replicated: node aaaaaa is down"
-        );
+        assert_eq!(says(&model), "37 partitions under-replicated: node aaaaaa is down");
         let model = cluster(|status| {
             status.members = down(&["x", "y"]);
             status.partitions_under_replicated = 37;
             status.partitions_unavailable = 1;
         });
-        assert_eq!(
-            says(&model),
-            "1 partition unavailable, requests for them wait: nodes x and y are down"
-        );
+        assert_eq!(says(&model), "1 partition unavailable, requests for them wait: nodes x and y are down");
     }
 
     #[test]
     fn one_node_alone_is_a_warning() {
         let model = cluster(|status| status.copies_now = 1);
         assert_eq!(health(&model).level, Level::Warning);
-        assert_eq!(
-            says(&model),
-            "all keys on 1 node only instead of 2: the cluster has too few nodes"
-        );
+        assert_eq!(says(&model), "all keys on 1 node only instead of 2: the cluster has too few nodes");
     }
 
     #[test]
     fn silence_is_said_with_the_age_of_what_is_shown() {
         let mut model = cluster(|_| {});
         model.now_ms = 12_000;
-        model.failures = vec![Failure {
-            addr: "127.0.0.1:1".into(),
-            error: "connection refused".into(),
-        }];
-        assert_eq!(
-            says(&model),
-            "no node answers, figures are 12 s old: 127.0.0.1:1 (connection refused)"
-        );
+        model.failures = vec![Failure { addr: "127.0.0.1:1".into(), error: "connection refused".into() }];
+        assert_eq!(says(&model), "no node answers, figures are 12 s old: 127.0.0.1:1 (connection refused)");
     }
 
     #[test]
@@ -310,31 +224,16 @@ mod tests {
             report_age_ms: Some(1),
             ..NodeRow::default()
         };
-        let share = |id: &str, in_sync| RingShare {
-            id: id.into(),
-            in_sync,
-            ..RingShare::default()
-        };
+        let share = |id: &str, in_sync| RingShare { id: id.into(), in_sync, ..RingShare::default() };
         if let Some(snapshot) = &mut model.snapshot {
-            snapshot.nodes = Nodes {
-                nodes: vec![row("a"), row("b")],
-                ..Nodes::default()
-            };
+            snapshot.nodes = Nodes { nodes: vec![row("a"), row("b")], ..Nodes::default() };
         }
-        assert_eq!(
-            keys(&model),
-            Some((600, false)),
-            "without a ring: by the copies each key has now"
-        );
+        assert_eq!(keys(&model), Some((600, false)), "without a ring: by the copies each key has now");
         model.ring = RingView {
             shares: vec![share("a", 2), share("b", 1)],
             partitions: vec![Default::default(); 2],
             ..RingView::default()
         };
-        assert_eq!(
-            keys(&model),
-            Some((800, false)),
-            "with a ring: by the in-sync copies there are"
-        );
+        assert_eq!(keys(&model), Some((800, false)), "with a ring: by the in-sync copies there are");
     }
 }

@@ -64,13 +64,7 @@ const fn row(
     help: &'static str,
     short: &'static str,
 ) -> Binding {
-    Binding {
-        keys,
-        label,
-        action,
-        help,
-        short,
-    }
+    Binding { keys, label, action, help, short }
 }
 
 /// Every key there is.
@@ -109,10 +103,7 @@ pub fn action(key: &KeyEvent) -> Option<Action> {
         _ => key.modifiers,
     };
     let pressed = (key.code, modifiers);
-    KEYMAP
-        .iter()
-        .find(|row| row.keys.contains(&pressed))
-        .map(|row| row.action)
+    KEYMAP.iter().find(|row| row.keys.contains(&pressed)).map(|row| row.action)
 }
 
 #[cfg(test)]
@@ -130,26 +121,14 @@ mod tests {
     #[test]
     fn every_screen_has_a_key() {
         for screen in Screen::ALL {
-            assert!(
-                KEYMAP.iter().any(|row| row.action == Action::Go(screen)),
-                "{screen:?}"
-            );
+            assert!(KEYMAP.iter().any(|row| row.action == Action::Go(screen)), "{screen:?}");
         }
     }
 
     #[test]
     fn shift_is_part_of_a_character() {
-        assert_eq!(
-            action(&KeyEvent::new(KeyCode::Char('?'), KeyModifiers::SHIFT)),
-            Some(Action::Help)
-        );
-        assert_eq!(
-            action(&KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)),
-            Some(Action::Quit)
-        );
-        assert_eq!(
-            action(&KeyEvent::new(KeyCode::Char('x'), KeyModifiers::NONE)),
-            None
-        );
+        assert_eq!(action(&KeyEvent::new(KeyCode::Char('?'), KeyModifiers::SHIFT)), Some(Action::Help));
+        assert_eq!(action(&KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)), Some(Action::Quit));
+        assert_eq!(action(&KeyEvent::new(KeyCode::Char('x'), KeyModifiers::NONE)), None);
     }
 }

@@ -50,18 +50,9 @@ struct Size {
 }
 
 impl Size {
-    const DEFAULT: Self = Self {
-        width: 120,
-        height: 40,
-    };
-    const MIN: Self = Self {
-        width: 20,
-        height: 10,
-    };
-    const MAX: Self = Self {
-        width: 500,
-        height: 200,
-    };
+    const DEFAULT: Self = Self { width: 120, height: 40 };
+    const MIN: Self = Self { width: 20, height: 10 };
+    const MAX: Self = Self { width: 500, height: 200 };
 }
 
 impl std::str::FromStr for Size {
@@ -70,10 +61,7 @@ impl std::str::FromStr for Size {
     fn from_str(text: &str) -> Result<Self, String> {
         let parts = text.split_once(['x', 'X']);
         let size = parts.and_then(|(width, height)| {
-            Some(Self {
-                width: width.parse().ok()?,
-                height: height.parse().ok()?,
-            })
+            Some(Self { width: width.parse().ok()?, height: height.parse().ok()? })
         });
         let within = |size: &Self| {
             (Self::MIN.width..=Self::MAX.width).contains(&size.width)
@@ -101,10 +89,7 @@ fn main() -> ExitCode {
 }
 
 fn start(args: Args) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let options = Options {
         addrs: args.addr.clone(),
         interval_ms: args.interval,
@@ -151,16 +136,8 @@ mod tests {
 
     #[test]
     fn sizes_are_columns_by_rows_within_bounds() {
-        assert_eq!(
-            "80x24".parse(),
-            Ok(Size {
-                width: 80,
-                height: 24
-            })
-        );
-        for text in [
-            "", "80", "80x", "x24", "19x24", "80x9", "501x24", "80x201", "-1x5", "80x24x2",
-        ] {
+        assert_eq!("80x24".parse(), Ok(Size { width: 80, height: 24 }));
+        for text in ["", "80", "80x", "x24", "19x24", "80x9", "501x24", "80x201", "-1x5", "80x24x2"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }
     }

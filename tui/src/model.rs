@@ -53,9 +53,7 @@ impl std::str::FromStr for Screen {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let found = Self::ALL
-            .into_iter()
-            .find(|screen| screen.title().eq_ignore_ascii_case(text));
+        let found = Self::ALL.into_iter().find(|screen| screen.title().eq_ignore_ascii_case(text));
         found.ok_or_else(|| format!("there is no screen '{text}': overview, ring, tasks, events or node"))
     }
 }
@@ -162,11 +160,7 @@ pub struct Model {
 impl Model {
     /// Before the first answer.
     pub fn new(interval_ms: u64, screen: Screen) -> Self {
-        Self {
-            interval_ms,
-            screen,
-            ..Self::default()
-        }
+        Self { interval_ms, screen, ..Self::default() }
     }
 
     /// How old the last answer is, if it is old enough to be said.
@@ -182,11 +176,7 @@ impl Model {
             None => ReportAge::NeverHeard,
             Some(age_ms) => {
                 let age_ms = age_ms + self.now_ms.saturating_sub(self.answered_ms);
-                if age_ms > REPORT_STALE_MS {
-                    ReportAge::Stale(age_ms)
-                } else {
-                    ReportAge::Fresh(age_ms)
-                }
+                if age_ms > REPORT_STALE_MS { ReportAge::Stale(age_ms) } else { ReportAge::Fresh(age_ms) }
             }
         }
     }
@@ -198,9 +188,7 @@ impl Model {
 
     /// The notice, while it is to be shown.
     pub fn shown_notice(&self) -> Option<&Notice> {
-        self.notice
-            .as_ref()
-            .filter(|notice| self.now_ms.saturating_sub(notice.at_ms) < NOTICE_MS)
+        self.notice.as_ref().filter(|notice| self.now_ms.saturating_sub(notice.at_ms) < NOTICE_MS)
     }
 
     /// How many lines the list of the open screen has.

@@ -58,16 +58,9 @@ impl Default for Options {
 impl From<&str> for Options {
     /// One address, or several with commas between them.
     fn from(addrs: &str) -> Self {
-        let addrs = addrs
-            .split(',')
-            .map(str::trim)
-            .filter(|addr| !addr.is_empty())
-            .map(str::to_owned)
-            .collect();
-        Self {
-            addrs,
-            ..Self::default()
-        }
+        let addrs =
+            addrs.split(',').map(str::trim).filter(|addr| !addr.is_empty()).map(str::to_owned).collect();
+        Self { addrs, ..Self::default() }
     }
 }
 
@@ -100,11 +93,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let reading = std::thread::spawn(move || read_keys(&messages));
     let start = Instant::now();
     let mut model = Model::new(options.interval_ms, options.screen);
-    model.notice = options.notice.map(|text| Notice {
-        level: Level::Good,
-        text,
-        at_ms: 0,
-    });
+    model.notice = options.notice.map(|text| Notice { level: Level::Good, text, at_ms: 0 });
     let mut tick = tokio::time::interval(Duration::from_millis(TICK_MS));
     let result = loop {
         if let Err(error) = draw(&mut taken, &model) {
@@ -126,9 +115,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
             break Err(anyhow::anyhow!("the terminal cannot be read any more"));
         }
         if asking.is_finished() {
-            break Err(anyhow::anyhow!(
-                "asking the nodes ended unexpectedly; this is a fault of casktop"
-            ));
+            break Err(anyhow::anyhow!("asking the nodes ended unexpectedly; this is a fault of casktop"));
         }
     };
     asking.abort();
@@ -160,11 +147,8 @@ pub async fn frame(options: Options, width: u16, height: u16) -> anyhow::Result<
         update(&mut model, start.elapsed().as_millis() as u64, polled);
     }
     if model.snapshot.is_none() {
-        let each: Vec<String> = model
-            .failures
-            .iter()
-            .map(|failure| format!("{} ({})", failure.addr, failure.error))
-            .collect();
+        let each: Vec<String> =
+            model.failures.iter().map(|failure| format!("{} ({})", failure.addr, failure.error)).collect();
         bail!(
             "no node answers: {}. Start a cluster to look at with `caskctl playground`, or name the RESP port of a \
              running node with --addr HOST:PORT",

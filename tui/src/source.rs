@@ -39,13 +39,7 @@ impl Source {
     /// Asks the first of `addrs` (`HOST:PORT`) first; an empty list is refused by the caller.
     pub fn new(addrs: Vec<String>) -> Self {
         let current = addrs.first().cloned().unwrap_or_default();
-        Self {
-            given: addrs,
-            known: Vec::new(),
-            current,
-            connection: None,
-            ring_of: None,
-        }
+        Self { given: addrs, known: Vec::new(), current, connection: None, ring_of: None }
     }
 
     /// One round of questions. Ends within `TRIES_MAX * (CONNECT_MS + 2 * ANSWER_MS)`.
@@ -55,10 +49,7 @@ impl Source {
             match self.ask(&addr).await {
                 Ok(snapshot) => {
                     self.remember(&snapshot);
-                    return Round {
-                        answer: Some(snapshot),
-                        failures,
-                    };
+                    return Round { answer: Some(snapshot), failures };
                 }
                 Err(error) => {
                     self.connection = None;
@@ -66,10 +57,7 @@ impl Source {
                 }
             }
         }
-        Round {
-            answer: None,
-            failures,
-        }
+        Round { answer: None, failures }
     }
 
     /// Starts the next round with another node, if there is one.
@@ -98,11 +86,7 @@ impl Source {
     fn remember(&mut self, snapshot: &Snapshot) {
         self.current.clone_from(&snapshot.addr);
         let members = snapshot.status.members.iter().map(|member| &member.client_addr);
-        self.known = members
-            .filter(|addr| !addr.is_empty())
-            .take(KNOWN_MAX)
-            .cloned()
-            .collect();
+        self.known = members.filter(|addr| !addr.is_empty()).take(KNOWN_MAX).cloned().collect();
         if let Some(ring) = &snapshot.ring {
             self.ring_of = Some((snapshot.addr.clone(), ring.epoch, ring.ring_hash.clone()));
         }
@@ -145,24 +129,12 @@ impl Source {
         // The status names the running tasks too.
         let tasks = tasks.unwrap_or_else(|_| status.tasks.clone());
         let events = events.map_err(|error| missing.push(error)).unwrap_or_default();
-        Ok(Snapshot {
-            addr: addr.to_owned(),
-            status,
-            nodes,
-            ring,
-            tasks,
-            events,
-            missing,
-        })
+        Ok(Snapshot { addr: addr.to_owned(), status, nodes, ring, tasks, events, missing })
     }
 }
 
 async fn connect(addr: &str) -> Result<MultiplexedConnection, String> {
-    let url = if addr.contains("://") {
-        addr.to_owned()
-    } else {
-        format!("redis://{addr}/")
-    };
+    let url = if addr.contains("://") { addr.to_owned() } else { format!("redis://{addr}/") };
     let client = redis::Client::open(url).map_err(|error| format!("is no HOST:PORT: {error}"))?;
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(Duration::from_millis(CONNECT_MS)))
@@ -212,19 +184,10 @@ mod tests {
     use caskade_node::api::MemberStatus;
 
     fn named(addr: &str, members: &[&str]) -> Snapshot {
-        let member = |addr: &&str| MemberStatus {
-            client_addr: (*addr).to_owned(),
-            ..MemberStatus::default()
-        };
-        let status = Status {
-            members: members.iter().map(member).collect(),
-            ..Status::default()
-        };
-        Snapshot {
-            addr: addr.to_owned(),
-            status,
-            ..Snapshot::default()
-        }
+        let member =
+            |addr: &&str| MemberStatus { client_addr: (*addr).to_owned(), ..MemberStatus::default() };
+        let status = Status { members: members.iter().map(member).collect(), ..Status::default() };
+        Snapshot { addr: addr.to_owned(), status, ..Snapshot::default() }
     }
 
     #[test]

@@ -84,11 +84,7 @@ fn text(svg: &mut String, group: &[Cell], column: usize, y: f64, color: &str) {
     let (x, baseline) = (x_of(column + blank), y + CELL_HEIGHT * 0.74);
     let length = columns as f64 * CELL_WIDTH;
     let modifier = group.first().map_or(Modifier::empty(), |cell| cell.modifier);
-    let weight = if modifier.contains(Modifier::BOLD) {
-        r#" font-weight="bold""#
-    } else {
-        ""
-    };
+    let weight = if modifier.contains(Modifier::BOLD) { r#" font-weight="bold""# } else { "" };
     let _ = writeln!(
         svg,
         r#"<text x="{x:.1}" y="{baseline:.1}" textLength="{length:.1}" lengthAdjust="spacingAndGlyphs" xml:space="preserve" fill="{color}"{weight}>{}</text>"#,
@@ -141,10 +137,7 @@ fn shape(symbol: &str, x: f64, y: f64, color: &str) -> Option<String> {
 
 /// Foreground and background of a cell as CSS colours; no background is the document's.
 fn colors(cell: &Cell) -> (String, Option<String>) {
-    (
-        css(cell.fg).unwrap_or_else(|| FOREGROUND.to_owned()),
-        css(cell.bg),
-    )
+    (css(cell.fg).unwrap_or_else(|| FOREGROUND.to_owned()), css(cell.bg))
 }
 
 /// A terminal colour as CSS; `None` for the default.
@@ -210,9 +203,7 @@ fn hex(r: u8, g: u8, b: u8) -> String {
 }
 
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 
 #[cfg(test)]
@@ -236,10 +227,7 @@ mod tests {
         let mut buf = Buffer::empty(Rect::new(0, 0, 8, 1));
         buf.set_string(2, 0, "a<b&", Style::new().fg(Color::Indexed(75)));
         let svg = render(&buf);
-        assert!(
-            svg.contains(r##"<text x="28.8" y="25.3" textLength="33.6""##),
-            "{svg}"
-        );
+        assert!(svg.contains(r##"<text x="28.8" y="25.3" textLength="33.6""##), "{svg}");
         assert!(svg.contains(r##"fill="#5fafff">a&lt;b&amp;</text>"##), "{svg}");
     }
 
@@ -250,14 +238,8 @@ mod tests {
         let svg = render(&buf);
         assert!(!svg.contains("<text"), "{svg}");
         assert_eq!(svg.matches("<path").count(), 2);
-        assert!(
-            svg.contains(r#"width="8.40" height="9.00""#),
-            "half a cell high: {svg}"
-        );
-        assert!(
-            svg.contains(r#"width="4.20" height="18.00""#),
-            "half a cell wide: {svg}"
-        );
+        assert!(svg.contains(r#"width="8.40" height="9.00""#), "half a cell high: {svg}");
+        assert!(svg.contains(r#"width="4.20" height="18.00""#), "half a cell wide: {svg}");
     }
 
     #[test]

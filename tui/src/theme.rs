@@ -116,8 +116,5 @@ pub fn node(index: usize) -> Color {
 
 /// The letter of node number `index` on the ring map: `A`..`Z`, then `+`, which the balance panel explains.
 pub fn letter(index: usize) -> char {
-    u8::try_from(index)
-        .ok()
-        .filter(|index| *index < 26)
-        .map_or('+', |index| char::from(b'A' + index))
+    u8::try_from(index).ok().filter(|index| *index < 26).map_or('+', |index| char::from(b'A' + index))
 }

@@ -33,11 +33,7 @@ pub fn bytes(value: f64) -> String {
     if value < 999.5 {
         return format!("{value:.0} B");
     }
-    scaled(
-        value,
-        1024.0,
-        &[" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB"],
-    )
+    scaled(value, 1024.0, &[" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB"])
 }
 
 /// Bytes a second: `4.5 MiB/s`.
@@ -52,16 +48,8 @@ pub fn percent(part: f64) -> String {
     }
     let percent = part * 100.0;
     // 99.97 must not become "100%": a hit rate of 100% is a claim.
-    let shown = if percent < 100.0 {
-        percent.min(99.9)
-    } else {
-        percent
-    };
-    if shown == 0.0 || shown >= 100.0 {
-        format!("{shown:.0}%")
-    } else {
-        format!("{shown:.1}%")
-    }
+    let shown = if percent < 100.0 { percent.min(99.9) } else { percent };
+    if shown == 0.0 || shown >= 100.0 { format!("{shown:.0}%") } else { format!("{shown:.1}%") }
 }
 
 /// Part of the reads that found their key; `-` before the first read.
@@ -82,11 +70,7 @@ pub fn latency_us(value: u64) -> String {
 /// Seconds as a length of time, two units at most: `4 s`, `3 m 20 s`, `2 h 5 m`, `12 d 3 h`.
 pub fn seconds(value: u64) -> String {
     let pair = |big: u64, unit: &str, rest: u64, small: &str| {
-        if rest == 0 {
-            format!("{big} {unit}")
-        } else {
-            format!("{big} {unit} {rest} {small}")
-        }
+        if rest == 0 { format!("{big} {unit}") } else { format!("{big} {unit} {rest} {small}") }
     };
     match value {
         0..=59 => format!("{value} s"),
@@ -109,12 +93,7 @@ pub fn age(value_s: u64) -> String {
 /// Time of day, UTC: `07:31:05`.
 pub fn clock(time_ms: u64) -> String {
     let second = time_ms / 1000 % 86_400;
-    format!(
-        "{:02}:{:02}:{:02}",
-        second / 3600,
-        second % 3600 / 60,
-        second % 60
-    )
+    format!("{:02}:{:02}:{:02}", second / 3600, second % 3600 / 60, second % 60)
 }
 
 /// Time of day on the day of `now_ms`, else month, day and minute; UTC: `07:31:05`, `01-31 07:31`.
@@ -130,11 +109,7 @@ pub fn clock_or_date(time_ms: u64, now_ms: u64) -> String {
 /// Date and time, UTC: `2026-01-31 23:59:59.123`.
 pub fn date_and_time(time_ms: u64) -> String {
     let (year, month, day) = date(time_ms / DAY_MS);
-    format!(
-        "{year:04}-{month:02}-{day:02} {}.{:03}",
-        clock(time_ms),
-        time_ms % 1000
-    )
+    format!("{year:04}-{month:02}-{day:02} {}.{:03}", clock(time_ms), time_ms % 1000)
 }
 
 /// The date a number of days after 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date algorithms").
@@ -164,11 +139,7 @@ fn scaled(value: f64, base: f64, units: &[&str]) -> String {
         value /= base;
         step += 1;
     }
-    format!(
-        "{}{}",
-        three_digits(value),
-        units.get(step).copied().unwrap_or_default()
-    )
+    format!("{}{}", three_digits(value), units.get(step).copied().unwrap_or_default())
 }
 
 /// Three significant digits below 1000, one decimal at most from 10 up: `1.24`, `12.4`, `124`.
@@ -189,12 +160,7 @@ mod tests {
     #[test]
     fn counts_keep_three_digits() {
         let shown = [0, 7, 999, 1000, 12_345, 999_499, 999_500, 4_567_000, u64::MAX].map(count);
-        assert_eq!(
-            shown,
-            [
-                "0", "7", "999", "1.00k", "12.3k", "999k", "1.00M", "4.57M", "18.4E"
-            ]
-        );
+        assert_eq!(shown, ["0", "7", "999", "1.00k", "12.3k", "999k", "1.00M", "4.57M", "18.4E"]);
     }
 
     #[test]
@@ -212,10 +178,7 @@ mod tests {
 
     #[test]
     fn a_hit_rate_below_one_is_never_shown_as_all() {
-        assert_eq!(
-            [0.0, 0.042, 0.9999, 1.0].map(percent),
-            ["0%", "4.2%", "99.9%", "100%"]
-        );
+        assert_eq!([0.0, 0.042, 0.9999, 1.0].map(percent), ["0%", "4.2%", "99.9%", "100%"]);
         assert_eq!(percent(f64::NAN), "-");
     }
 

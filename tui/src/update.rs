@@ -122,21 +122,11 @@ fn say_if_switched(model: &mut Model, snapshot: &Snapshot, failures: &[Failure])
     let (level, text) = match failures.iter().find(|failure| failure.addr == asked) {
         Some(failure) => (
             Level::Warning,
-            format!(
-                "{asked} does not answer ({}): asking {} now",
-                failure.error, snapshot.addr
-            ),
+            format!("{asked} does not answer ({}): asking {} now", failure.error, snapshot.addr),
         ),
-        None => (
-            Level::Busy,
-            format!("asking {} now, {asked} before", snapshot.addr),
-        ),
+        None => (Level::Busy, format!("asking {} now, {asked} before", snapshot.addr)),
     };
-    model.notice = Some(Notice {
-        level,
-        text,
-        at_ms: model.now_ms,
-    });
+    model.notice = Some(Notice { level, text, at_ms: model.now_ms });
 }
 
 /// The selected node and event stay the same ones when rows come and go.
@@ -152,9 +142,8 @@ fn keep_selection(model: &mut Model, new: &Snapshot) {
         selection.task = at;
     }
     // At the top the list follows; below it the reader's place is kept.
-    let event = old
-        .filter(|_| selection.event > 0)
-        .and_then(|old| old.events.iter().rev().nth(selection.event));
+    let event =
+        old.filter(|_| selection.event > 0).and_then(|old| old.events.iter().rev().nth(selection.event));
     if let Some(at) = event.and_then(|event| new.events.iter().rev().position(|row| row == event)) {
         selection.event = at;
     }
@@ -166,9 +155,7 @@ fn keep_selection(model: &mut Model, new: &Snapshot) {
 fn remember_load(model: &mut Model, rows: &[NodeRow]) {
     let live: Vec<&NodeRow> = rows.iter().filter(|row| row.state != "down").collect();
     push(&mut model.history, Some(together(&live)));
-    model
-        .node_history
-        .retain(|id, _| rows.iter().any(|row| row.id == *id));
+    model.node_history.retain(|id, _| rows.iter().any(|row| row.id == *id));
     for row in rows.iter().take(NODE_HISTORIES_MAX) {
         let sample = (row.state != "down").then(|| together(&[row]));
         push(model.node_history.entry(row.id.clone()).or_default(), sample);
@@ -178,10 +165,7 @@ fn remember_load(model: &mut Model, rows: &[NodeRow]) {
 /// The load of several nodes as one.
 fn together(rows: &[&NodeRow]) -> Sample {
     let sum = |figure: fn(&NodeRow) -> f64| {
-        rows.iter()
-            .map(|row| figure(row))
-            .filter(|x| x.is_finite())
-            .sum::<f64>()
+        rows.iter().map(|row| figure(row)).filter(|x| x.is_finite()).sum::<f64>()
     };
     let ops_per_s = sum(|row| row.ops_per_s);
     let p50 = sum(|row| row.ops_per_s * row.latency_p50_us as f64);
@@ -189,11 +173,7 @@ fn together(rows: &[&NodeRow]) -> Sample {
         ops_per_s,
         bytes_in_per_s: sum(|row| row.bytes_in_per_s),
         bytes_out_per_s: sum(|row| row.bytes_out_per_s),
-        p50_us: if ops_per_s > 0.0 {
-            (p50 / ops_per_s).round() as u64
-        } else {
-            0
-        },
+        p50_us: if ops_per_s > 0.0 { (p50 / ops_per_s).round() as u64 } else { 0 },
         p99_us: rows
             .iter()
             .filter(|row| row.ops_per_s > 0.0)

@@ -12,13 +12,8 @@ use common::server::Server;
 /// Runs the program to its end, without a terminal.
 async fn casktop(words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_casktop"));
-    command
-        .args(words)
-        .stdin(Stdio::null())
-        .env_remove("CASKADE_ADDR");
-    tokio::task::spawn_blocking(move || command.output().unwrap())
-        .await
-        .unwrap()
+    command.args(words).stdin(Stdio::null()).env_remove("CASKADE_ADDR");
+    tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
 /// An address where nobody listens.
@@ -44,10 +39,7 @@ async fn once_prints_one_frame_of_plain_text_in_the_size_asked_for() {
         assert_eq!(text.lines().count(), rows);
         let widest = text.lines().map(|line| line.chars().count()).max();
         assert_eq!(widest, Some(columns));
-        assert!(
-            text.contains("all keys on 2 nodes") && text.contains(&server.addr),
-            "{text}"
-        );
+        assert!(text.contains("all keys on 2 nodes") && text.contains(&server.addr), "{text}");
         assert!(!text.contains('\u{1b}'), "no escape sequences");
     }
 }
@@ -56,14 +48,7 @@ async fn once_prints_one_frame_of_plain_text_in_the_size_asked_for() {
 async fn svg_writes_a_picture_of_a_frame() {
     let (server, dir) = (node().await, tempfile::tempdir().unwrap());
     let file = dir.path().join("frame.svg");
-    let words = [
-        "--addr",
-        &server.addr,
-        "--screen",
-        "ring",
-        "--svg",
-        file.to_str().unwrap(),
-    ];
+    let words = ["--addr", &server.addr, "--screen", "ring", "--svg", file.to_str().unwrap()];
     let output = casktop(&words).await;
     assert!(output.status.success() && output.stdout.is_empty(), "{output:?}");
     let svg = std::fs::read_to_string(&file).unwrap();
@@ -80,10 +65,7 @@ async fn without_an_answer_it_names_the_address_and_what_to_do() {
     assert_eq!(output.status.code(), Some(1));
     assert!(output.stdout.is_empty());
     let text = String::from_utf8(output.stderr).unwrap();
-    assert!(
-        text.contains(&addr) && text.contains("caskctl playground") && text.contains("--addr"),
-        "{text}"
-    );
+    assert!(text.contains(&addr) && text.contains("caskctl playground") && text.contains("--addr"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,13 +105,7 @@ async fn the_ring_is_asked_for_again_only_when_it_changed() {
     changed.ring.as_mut().unwrap().epoch += 1;
     server.knows(changed);
     assert!(source.poll().await.answer.unwrap().ring.is_some());
-    let rings = server
-        .asked
-        .lock()
-        .unwrap()
-        .iter()
-        .filter(|name| *name == "CASK.RING")
-        .count();
+    let rings = server.asked.lock().unwrap().iter().filter(|name| *name == "CASK.RING").count();
     assert_eq!(rings, 2);
 }
 
@@ -137,11 +113,7 @@ async fn the_ring_is_asked_for_again_only_when_it_changed() {
 async fn a_node_that_lacks_a_question_still_answers_the_others() {
     let server = node().await;
     server.answers.lock().unwrap().unknown = vec!["CASK.RING", "CASK.EVENTS"];
-    let answer = Source::new(vec![server.addr.clone()])
-        .poll()
-        .await
-        .answer
-        .unwrap();
+    let answer = Source::new(vec![server.addr.clone()]).poll().await.answer.unwrap();
     assert_eq!(answer.nodes.nodes.len(), 3);
     assert_eq!(answer.missing.len(), 2, "{:?}", answer.missing);
 }

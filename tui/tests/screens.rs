@@ -37,31 +37,20 @@ fn watched(snapshot: &Snapshot, screen: Screen) -> Model {
 }
 
 fn poll(model: &mut Model, now_ms: u64, answer: Option<Snapshot>, failures: &[(&str, &str)]) {
-    let failures = failures.iter().map(|(addr, error)| Failure {
-        addr: (*addr).into(),
-        error: (*error).into(),
-    });
-    let round = Round {
-        answer,
-        failures: failures.collect(),
-    };
+    let failures =
+        failures.iter().map(|(addr, error)| Failure { addr: (*addr).into(), error: (*error).into() });
+    let round = Round { answer, failures: failures.collect() };
     update(model, now_ms, Message::Polled(Box::new(round)));
 }
 
 fn press(model: &mut Model, code: KeyCode) {
     let now_ms = model.now_ms;
-    update(
-        model,
-        now_ms,
-        Message::Key(KeyEvent::new(code, KeyModifiers::NONE)),
-    );
+    update(model, now_ms, Message::Key(KeyEvent::new(code, KeyModifiers::NONE)));
 }
 
 fn shown(model: &Model, width: u16, height: u16) -> String {
     let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
-    terminal
-        .draw(|frame| view::draw(model, frame.area(), frame.buffer_mut()))
-        .unwrap();
+    terminal.draw(|frame| view::draw(model, frame.area(), frame.buffer_mut())).unwrap();
     view::text(terminal.backend().buffer())
 }
 
@@ -76,20 +65,13 @@ fn expect(name: &str, model: &Model) {
             continue;
         }
         let expected = std::fs::read_to_string(&file).unwrap_or_default();
-        assert!(
-            shown == expected,
-            "{} differs; it is now:\n{shown}\nand was:\n{expected}",
-            file.display()
-        );
+        assert!(shown == expected, "{} differs; it is now:\n{shown}\nand was:\n{expected}", file.display());
     }
 }
 
 #[test]
 fn overview_of_a_healthy_cluster() {
-    expect(
-        "overview",
-        &watched(&common::healthy(&common::addrs(3)), Screen::Overview),
-    );
+    expect("overview", &watched(&common::healthy(&common::addrs(3)), Screen::Overview));
 }
 
 #[test]
@@ -103,26 +85,17 @@ fn overview_with_the_further_columns() {
 
 #[test]
 fn overview_while_a_node_joins() {
-    expect(
-        "overview-joining",
-        &watched(&common::joining(&common::addrs(4)), Screen::Overview),
-    );
+    expect("overview-joining", &watched(&common::joining(&common::addrs(4)), Screen::Overview));
 }
 
 #[test]
 fn overview_of_a_degraded_cluster() {
-    expect(
-        "overview-degraded",
-        &watched(&common::degraded(&common::addrs(3)), Screen::Overview),
-    );
+    expect("overview-degraded", &watched(&common::degraded(&common::addrs(3)), Screen::Overview));
 }
 
 #[test]
 fn overview_of_one_node() {
-    expect(
-        "overview-one",
-        &watched(&common::healthy(&common::addrs(1)), Screen::Overview),
-    );
+    expect("overview-one", &watched(&common::healthy(&common::addrs(1)), Screen::Overview));
 }
 
 #[test]
@@ -133,12 +106,7 @@ fn overview_before_the_first_answer() {
 #[test]
 fn overview_when_nobody_ever_answered() {
     let mut model = Model::new(1000, Screen::Overview);
-    poll(
-        &mut model,
-        1000,
-        None,
-        &[("127.0.0.1:7900", "connection refused")],
-    );
+    poll(&mut model, 1000, None, &[("127.0.0.1:7900", "connection refused")]);
     expect("overview-unreachable", &model);
 }
 
@@ -149,11 +117,7 @@ fn overview_of_a_node_that_has_nothing_to_say() {
     poll(
         &mut model,
         1000,
-        Some(Snapshot {
-            addr: "10.0.0.1:7900".into(),
-            missing,
-            ..Snapshot::default()
-        }),
+        Some(Snapshot { addr: "10.0.0.1:7900".into(), missing, ..Snapshot::default() }),
         &[],
     );
     expect("overview-empty", &model);
@@ -166,10 +130,7 @@ fn overview_when_all_nodes_fell_silent() {
         &mut model,
         75_000,
         None,
-        &[
-            ("10.0.0.1:7900", "connection refused"),
-            ("10.0.0.2:7900", "no answer in time"),
-        ],
+        &[("10.0.0.1:7900", "connection refused"), ("10.0.0.2:7900", "no answer in time")],
     );
     expect("overview-silent", &model);
 }
@@ -177,41 +138,24 @@ fn overview_when_all_nodes_fell_silent() {
 #[test]
 fn overview_after_the_asked_node_died() {
     let mut model = watched(&common::healthy(&common::addrs(3)), Screen::Overview);
-    let other = Snapshot {
-        addr: "10.0.0.2:7900".into(),
-        ..common::degraded(&common::addrs(3))
-    };
-    poll(
-        &mut model,
-        60_000,
-        Some(other),
-        &[("10.0.0.1:7900", "connection refused")],
-    );
+    let other = Snapshot { addr: "10.0.0.2:7900".into(), ..common::degraded(&common::addrs(3)) };
+    poll(&mut model, 60_000, Some(other), &[("10.0.0.1:7900", "connection refused")]);
     expect("overview-switched", &model);
 }
 
 #[test]
 fn ring_of_a_healthy_cluster() {
-    expect(
-        "ring",
-        &watched(&common::healthy(&common::addrs(3)), Screen::Ring),
-    );
+    expect("ring", &watched(&common::healthy(&common::addrs(3)), Screen::Ring));
 }
 
 #[test]
 fn ring_while_a_node_joins() {
-    expect(
-        "ring-joining",
-        &watched(&common::joining(&common::addrs(6)), Screen::Ring),
-    );
+    expect("ring-joining", &watched(&common::joining(&common::addrs(6)), Screen::Ring));
 }
 
 #[test]
 fn ring_of_a_degraded_cluster() {
-    expect(
-        "ring-degraded",
-        &watched(&common::degraded(&common::addrs(3)), Screen::Ring),
-    );
+    expect("ring-degraded", &watched(&common::degraded(&common::addrs(3)), Screen::Ring));
 }
 
 #[test]
@@ -223,10 +167,7 @@ fn tasks_while_a_node_joins() {
 
 #[test]
 fn tasks_when_there_are_none() {
-    expect(
-        "tasks-none",
-        &watched(&common::healthy(&common::addrs(3)), Screen::Tasks),
-    );
+    expect("tasks-none", &watched(&common::healthy(&common::addrs(3)), Screen::Tasks));
 }
 
 #[test]
@@ -265,9 +206,7 @@ fn no_screen_panics_at_any_size() {
             let mut model = watched(snapshot, screen);
             press(&mut model, KeyCode::End);
             for (width, height) in
-                (0..40)
-                    .map(|step| (step * 6, step * 2))
-                    .chain([(1, 60), (240, 1), (240, 3)])
+                (0..40).map(|step| (step * 6, step * 2)).chain([(1, 60), (240, 1), (240, 3)])
             {
                 view::buffer(&model, width, height);
                 model.help = !model.help;
@@ -283,9 +222,6 @@ fn what_nodes_say_cannot_write_to_the_terminal() {
     snapshot.nodes.nodes[0].build = "\u{1b}]0;x\u{7}".into();
     for screen in Screen::ALL {
         let text = shown(&watched(&snapshot, screen), 120, 40);
-        assert!(
-            text.chars().all(|letter| letter == '\n' || !letter.is_control()),
-            "{screen:?}"
-        );
+        assert!(text.chars().all(|letter| letter == '\n' || !letter.is_control()), "{screen:?}");
     }
 }

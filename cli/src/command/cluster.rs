@@ -20,10 +20,7 @@ pub(crate) async fn run(addr: &Addr, command: &ClusterCommand, out: &mut Output)
             ask(client, "CASK.NODES", out, |answer: &Nodes| nodes(answer, *wide)).await
         }
         ClusterCommand::Ring { partitions } => {
-            ask(client, "CASK.RING", out, |view: &RingView| {
-                ring(view, *partitions)
-            })
-            .await
+            ask(client, "CASK.RING", out, |view: &RingView| ring(view, *partitions)).await
         }
         ClusterCommand::Tasks => ask(client, "CASK.TASKS", out, |list: &Vec<Task>| tasks(list)).await,
     }
@@ -68,12 +65,7 @@ fn status(status: &Status) -> String {
         status.partitions_under_replicated,
         status.partitions_moving,
         status.partitions_unavailable,
-        status
-            .voters
-            .iter()
-            .map(|id| short(id))
-            .collect::<Vec<_>>()
-            .join(" "),
+        status.voters.iter().map(|id| short(id)).collect::<Vec<_>>().join(" "),
         status.tasks.len(),
     );
     for warning in &status.warnings {
@@ -95,15 +87,7 @@ fn status(status: &Status) -> String {
             member.incarnation.to_string(),
         ]
     };
-    let header = [
-        "NODE",
-        "STATE",
-        "CLIENTS",
-        "PEERS",
-        "ZONE",
-        ">WEIGHT",
-        ">INCARNATION",
-    ];
+    let header = ["NODE", "STATE", "CLIENTS", "PEERS", "ZONE", ">WEIGHT", ">INCARNATION"];
     text + &table(&header, status.members.iter().map(row)) + MARKS
 }
 
@@ -172,21 +156,8 @@ fn ring(view: &RingView, with_partitions: bool) -> String {
             share.syncing.to_string(),
         ]
     };
-    let header = [
-        "NODE",
-        "ZONE",
-        ">WEIGHT",
-        ">COPIES",
-        ">IDEAL",
-        ">PRIMARIES",
-        ">IN-SYNC",
-        ">SYNCING",
-    ];
-    let moving = view
-        .partitions
-        .iter()
-        .filter(|partition| !is_in_place(partition))
-        .count();
+    let header = ["NODE", "ZONE", ">WEIGHT", ">COPIES", ">IDEAL", ">PRIMARIES", ">IN-SYNC", ">SYNCING"];
+    let moving = view.partitions.iter().filter(|partition| !is_in_place(partition)).count();
     let mut text = format!(
         "epoch {}, ring {}, {} copies of {} partitions, {moving} not in place\n\n{}",
         view.epoch,
@@ -196,10 +167,7 @@ fn ring(view: &RingView, with_partitions: bool) -> String {
         table(&header, view.shares.iter().map(row)),
     );
     if with_partitions {
-        let rows = view
-            .partitions
-            .iter()
-            .map(|partition| partition_row(view, partition));
+        let rows = view.partitions.iter().map(|partition| partition_row(view, partition));
         text.push_str("\n\n");
         text.push_str(&table(&[">PARTITION", ">TERM", "REPLICAS", "RING"], rows));
     }
@@ -207,12 +175,7 @@ fn ring(view: &RingView, with_partitions: bool) -> String {
 }
 
 fn partition_row(view: &RingView, partition: &PartitionView) -> Vec<String> {
-    let name = |share: &usize| {
-        view.shares
-            .get(*share)
-            .map_or("?", |share| short(&share.id))
-            .to_owned()
-    };
+    let name = |share: &usize| view.shares.get(*share).map_or("?", |share| short(&share.id)).to_owned();
     let replica = |(share, role): &(usize, String)| match role.as_str() {
         "in-sync" => name(share),
         other => format!("{}({other})", name(share)),
@@ -220,12 +183,7 @@ fn partition_row(view: &RingView, partition: &PartitionView) -> Vec<String> {
     vec![
         partition.partition.to_string(),
         partition.term.to_string(),
-        partition
-            .replicas
-            .iter()
-            .map(replica)
-            .collect::<Vec<_>>()
-            .join(" "),
+        partition.replicas.iter().map(replica).collect::<Vec<_>>().join(" "),
         partition.target.iter().map(name).collect::<Vec<_>>().join(" "),
     ]
 }
@@ -242,49 +200,22 @@ fn tasks(tasks: &[Task]) -> String {
             task.phase.clone(),
             format!("{}/{}", task.partitions_done, task.partitions_total),
             format!("{}/{}", count(task.keys_done), count(task.keys_total)),
-            format!(
-                "{}/{}",
-                units::bytes(task.bytes_done as f64),
-                units::bytes(task.bytes_total as f64)
-            ),
+            format!("{}/{}", units::bytes(task.bytes_done as f64), units::bytes(task.bytes_total as f64)),
             units::bytes_per_s(task.bytes_per_s),
-            task.eta_s.map_or_else(
-                || "-".into(),
-                |seconds| units::seconds(seconds.max(0.0).ceil() as u64),
-            ),
+            task.eta_s.map_or_else(|| "-".into(), |seconds| units::seconds(seconds.max(0.0).ceil() as u64)),
             task.cause.clone(),
         ]
     };
-    let header = [
-        "KIND",
-        "FROM",
-        "TO",
-        "PHASE",
-        ">PARTITIONS",
-        ">KEYS",
-        ">BYTES",
-        ">RATE",
-        ">LEFT",
-        "CAUSE",
-    ];
+    let header = ["KIND", "FROM", "TO", "PHASE", ">PARTITIONS", ">KEYS", ">BYTES", ">RATE", ">LEFT", "CAUSE"];
     table(&header, tasks.iter().map(row))
 }
 
 fn marked(id: &str, coordinator: bool, asked: bool) -> String {
-    format!(
-        "{}{}{}",
-        short(id),
-        if coordinator { "*" } else { "" },
-        if asked { "<" } else { "" }
-    )
+    format!("{}{}{}", short(id), if coordinator { "*" } else { "" }, if asked { "<" } else { "" })
 }
 
 fn or_dash(text: &str) -> String {
-    if text.is_empty() {
-        "-".to_owned()
-    } else {
-        text.to_owned()
-    }
+    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
 }
 
 #[cfg(test)]
@@ -292,13 +223,7 @@ mod tests {
     use super::*;
 
     fn share(id: &str) -> RingShare {
-        RingShare {
-            id: id.into(),
-            weight: 100,
-            copies: 683,
-            copies_ideal: 682.666,
-            ..RingShare::default()
-        }
+        RingShare { id: id.into(), weight: 100, copies: 683, copies_ideal: 682.666, ..RingShare::default() }
     }
 
     #[test]
@@ -322,24 +247,13 @@ mod tests {
             text.contains("7 under-replicated") && text.contains("warning      bbbbbb is down"),
             "{text}"
         );
-        assert!(
-            text.contains("aaaaaa<  up") && text.contains("bbbbbb*  down"),
-            "{text}"
-        );
+        assert!(text.contains("aaaaaa<  up") && text.contains("bbbbbb*  down"), "{text}");
     }
 
     #[test]
     fn node_without_a_report_was_never_seen() {
-        let row = NodeRow {
-            id: "xyz".into(),
-            coordinator: true,
-            asked: true,
-            ..NodeRow::default()
-        };
-        let answer = Nodes {
-            now_ms: 0,
-            nodes: vec![row],
-        };
+        let row = NodeRow { id: "xyz".into(), coordinator: true, asked: true, ..NodeRow::default() };
+        let answer = Nodes { now_ms: 0, nodes: vec![row] };
         let text = nodes(&answer, false);
         let row = text.lines().nth(1).unwrap().trim_end();
         assert!(row.starts_with("xyz*<") && row.ends_with("never"), "{text}");
@@ -351,10 +265,7 @@ mod tests {
     #[test]
     fn ring_counts_partitions_that_are_not_where_they_should_be() {
         let at = |replicas: &[(usize, &str)], target: &[usize]| PartitionView {
-            replicas: replicas
-                .iter()
-                .map(|(share, role)| (*share, (*role).to_owned()))
-                .collect(),
+            replicas: replicas.iter().map(|(share, role)| (*share, (*role).to_owned())).collect(),
             target: target.to_vec(),
             ..PartitionView::default()
         };
@@ -369,10 +280,7 @@ mod tests {
         };
         let text = ring(&view, true);
         assert!(text.contains("3 partitions, 2 not in place"), "{text}");
-        assert!(
-            text.contains("aaaaaa bbbbbb(syncing)") && text.contains("?(away)"),
-            "{text}"
-        );
+        assert!(text.contains("aaaaaa bbbbbb(syncing)") && text.contains("?(away)"), "{text}");
         assert!(text.contains("682.7"), "{text}");
     }
 

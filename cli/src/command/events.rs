@@ -29,11 +29,7 @@ pub(crate) async fn run(addr: &Addr, args: &EventsArgs, out: &mut Output) -> any
             let answer: Vec<Value> = client.read(&json)?;
             let texts: Vec<String> = answer.iter().map(Value::to_string).collect();
             for text in texts.iter().filter(|text| !seen.contains(*text)) {
-                if out.json {
-                    out.line(text)?
-                } else {
-                    out.line(&line(&client.read(text)?))?
-                }
+                if out.json { out.line(text)? } else { out.line(&line(&client.read(text)?))? }
             }
             seen = texts.into_iter().collect();
         }
@@ -46,23 +42,9 @@ pub(crate) async fn run(addr: &Addr, args: &EventsArgs, out: &mut Output) -> any
 }
 
 fn line(event: &Event) -> String {
-    let Event {
-        time_ms,
-        epoch,
-        severity,
-        kind,
-        node,
-        message,
-    } = event;
-    let who = if node.is_empty() {
-        String::new()
-    } else {
-        format!("[{}] ", short(node))
-    };
-    format!(
-        "{}  epoch {epoch:<5} {severity:<7} {kind:<11} {who}{message}",
-        units::date_and_time(*time_ms)
-    )
+    let Event { time_ms, epoch, severity, kind, node, message } = event;
+    let who = if node.is_empty() { String::new() } else { format!("[{}] ", short(node)) };
+    format!("{}  epoch {epoch:<5} {severity:<7} {kind:<11} {who}{message}", units::date_and_time(*time_ms))
 }
 
 #[cfg(test)]

@@ -84,11 +84,7 @@ impl Request {
             Answer::Value => print_value(client.ask(command).await?, out),
             Answer::Written => {
                 let written: Option<String> = client.ask(command).await?;
-                let text = if written.is_some() {
-                    "OK"
-                } else {
-                    "not written: the condition does not hold"
-                };
+                let text = if written.is_some() { "OK" } else { "not written: the condition does not hold" };
                 out.either(text, &json!({ "written": written.is_some() }))?;
                 Ok(Exit::yes(written.is_some()))
             }
@@ -198,9 +194,7 @@ mod tests {
 
     fn sent(words: &[&str]) -> anyhow::Result<Vec<u8>> {
         let args = Args::try_parse_from([&["caskctl"], words].concat()).unwrap();
-        let Command::Keys(command) = args.command else {
-            panic!("not a command on keys")
-        };
+        let Command::Keys(command) = args.command else { panic!("not a command on keys") };
         Ok(Request::new(command)?.command.get_packed_command())
     }
 
@@ -214,14 +208,8 @@ mod tests {
     fn commands_reach_the_node_as_redis_spells_them() {
         let cases: [(&[&str], &[&str]); 6] = [
             (&["get", "k"], &["GET", "k"]),
-            (
-                &["set", "k", "v", "--ex", "5m", "--nx"],
-                &["SET", "k", "v", "PX", "300000", "NX"],
-            ),
-            (
-                &["set", "k", "", "--px", "7", "--xx"],
-                &["SET", "k", "", "PX", "7", "XX"],
-            ),
+            (&["set", "k", "v", "--ex", "5m", "--nx"], &["SET", "k", "v", "PX", "300000", "NX"]),
+            (&["set", "k", "", "--px", "7", "--xx"], &["SET", "k", "", "PX", "7", "XX"]),
             (&["incr", "k", "--by", "-3"], &["INCRBY", "k", "-3"]),
             (&["expire", "k", "2"], &["PEXPIRE", "k", "2000"]),
             (&["mset", "a", "1", "b", "2"], &["MSET", "a", "1", "b", "2"]),
@@ -233,11 +221,6 @@ mod tests {
 
     #[test]
     fn mset_without_a_last_value_is_refused_before_anything_is_sent() {
-        assert!(
-            sent(&["mset", "a", "1", "b"])
-                .unwrap_err()
-                .to_string()
-                .contains("nothing was written")
-        );
+        assert!(sent(&["mset", "a", "1", "b"]).unwrap_err().to_string().contains("nothing was written"));
     }
 }

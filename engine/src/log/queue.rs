@@ -57,10 +57,7 @@ impl Queue {
         if group.buffer.is_empty() {
             group.buffer.resize(MARK_LEN, 0);
         }
-        let encoder = Encoder {
-            salt: self.salt,
-            file_id_max: directory.highest_id() + 1,
-        };
+        let encoder = Encoder { salt: self.salt, file_id_max: directory.highest_id() + 1 };
         let appended = encoder.encode(&mut group.buffer, records);
         group.appends.push((appended, done));
         group.charged += charge;
@@ -83,11 +80,7 @@ impl Queue {
 
 /// The buffer, or a new one if it has grown large.
 pub(super) fn reusable(buffer: Vec<u8>) -> Vec<u8> {
-    if buffer.capacity() > KEPT_BYTES {
-        Vec::new()
-    } else {
-        buffer
-    }
+    if buffer.capacity() > KEPT_BYTES { Vec::new() } else { buffer }
 }
 
 /// Turns records into bytes.
@@ -103,28 +96,18 @@ impl Encoder {
     pub(super) fn encode(&self, buffer: &mut Vec<u8>, records: Vec<Prepared>) -> Appended {
         let count = records.len();
         if count < 2 {
-            let records = records
-                .into_iter()
-                .map(|record| self.encode_one(buffer, record, 0))
-                .collect();
+            let records = records.into_iter().map(|record| self.encode_one(buffer, record, 0)).collect();
             return Appended { records };
         }
         let start = begin_batch(buffer);
-        let members = records
-            .into_iter()
-            .map(|record| self.encode_one(buffer, record, FLAG_IN_BATCH))
-            .collect();
+        let members =
+            records.into_iter().map(|record| self.encode_one(buffer, record, FLAG_IN_BATCH)).collect();
         end_batch(buffer, self.salt, start, count);
         Appended { records: members }
     }
 
     fn encode_one(&self, buffer: &mut Vec<u8>, prepared: Prepared, flags: u8) -> AppendedRecord {
-        let Prepared {
-            record,
-            partition,
-            era,
-            position,
-        } = prepared;
+        let Prepared { record, partition, era, position } = prepared;
         let offset = buffer.len();
         let tombstone = record.value.is_none();
         let header = Header {
@@ -140,19 +123,7 @@ impl Encoder {
         let file_id_max = self.file_id_max.to_le_bytes();
         let value = record.value.as_deref().unwrap_or(&file_id_max);
         encode_record(buffer, self.salt, header, &record.key, value);
-        let at = Location {
-            file: 0,
-            offset: offset as u32,
-            len: (buffer.len() - offset) as u32,
-        };
-        AppendedRecord {
-            key: record.key,
-            partition,
-            era,
-            position,
-            version: record.version,
-            tombstone,
-            at,
-        }
+        let at = Location { file: 0, offset: offset as u32, len: (buffer.len() - offset) as u32 };
+        AppendedRecord { key: record.key, partition, era, position, version: record.version, tombstone, at }
     }
 }

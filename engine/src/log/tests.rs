@@ -7,10 +7,7 @@ use crate::format::FILE_HEADER_LEN;
 
 /// A log whose active file cannot be written: it is open for reading only.
 fn broken_log(path: &std::path::Path, sync: SyncPolicy) -> Log {
-    let options = Options {
-        sync,
-        ..Options::new(path)
-    };
+    let options = Options { sync, ..Options::new(path) };
     let (directory, _) = Directory::open(path).unwrap();
     let files = Arc::new(FileTable::new(1));
     let (active, _) = create_active(&directory, &files, random_salt()).unwrap();
@@ -29,17 +26,8 @@ fn append(log: &Log) -> Result<Appended, AppendError> {
         value: Some(Bytes::from_static(b"value")),
     };
     let (tell, told) = mpsc::channel();
-    let prepared = Prepared {
-        partition: 0,
-        era: 0,
-        position: 0,
-        record,
-    };
-    log.append(
-        vec![prepared],
-        Box::new(move |result| tell.send(result).unwrap()),
-        false,
-    );
+    let prepared = Prepared { partition: 0, era: 0, position: 0, record };
+    log.append(vec![prepared], Box::new(move |result| tell.send(result).unwrap()), false);
     told.recv().unwrap()
 }
 
@@ -61,13 +49,7 @@ fn failed_write_that_cannot_be_taken_back_stops_the_log() {
 fn callback_that_panics_stops_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let (engine, _) = crate::Engine::open(Options::new(directory.path())).unwrap();
-    let tombstone = Record {
-        key: Bytes::new(),
-        version: 1,
-        expiry_ms: 0,
-        user_flags: 0,
-        value: None,
-    };
+    let tombstone = Record { key: Bytes::new(), version: 1, expiry_ms: 0, user_flags: 0, value: None };
     engine.append(vec![tombstone], |_| panic!("in a callback, as the test wants"));
     engine.put(b"key", b"value").unwrap();
     assert!(engine.contains(b"key").unwrap());

@@ -63,9 +63,7 @@ pub(super) struct Unsynced {
 
 impl Unsynced {
     pub(super) fn sync(&self) -> Result<(), IoError> {
-        self.file
-            .sync_data()
-            .map_err(|e| IoError::new("sync", &self.active.path, e))
+        self.file.sync_data().map_err(|e| IoError::new("sync", &self.active.path, e))
     }
 }
 
@@ -81,20 +79,12 @@ pub(crate) fn create_active(
         let used_up = std::io::Error::other("file ids are used up: copy the data into a new directory");
         IoError::new("begin", &path, used_up)
     })?;
-    let file = directory
-        .create(
-            &path,
-            &FileHeader {
-                kind: FileKind::Log,
-                id,
-                salt,
-            }
-            .encode(),
-        )
-        .inspect_err(|_| {
+    let file = directory.create(&path, &FileHeader { kind: FileKind::Log, id, salt }.encode()).inspect_err(
+        |_| {
             // It must not make recovery take the file before it, which goes on being appended to, for complete.
             let _ = std::fs::remove_file(&path);
-        })?;
+        },
+    )?;
     let for_reads = file.try_clone().map_err(|e| IoError::new("open", &path, e))?;
     let active = Arc::new(DataFile::active(file_id, path, salt, for_reads));
     files.insert(active.clone());
@@ -166,18 +156,12 @@ impl Writer {
         let skipped = if self.durable > self.marked { 0 } else { MARK_LEN };
         self.write_at_end(&group[skipped..])?;
         self.marked = self.durable;
-        Ok(Location {
-            file: self.active.id,
-            offset: (at - skipped as u64) as u32,
-            len: 0,
-        })
+        Ok(Location { file: self.active.id, offset: (at - skipped as u64) as u32, len: 0 })
     }
 
     fn write_at_end(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
         let written = self.preallocate(bytes.len() as u64).and_then(|()| {
-            self.file
-                .write_all_at(bytes, self.end)
-                .map_err(|e| IoError::new("write", &self.active.path, e))
+            self.file.write_all_at(bytes, self.end).map_err(|e| IoError::new("write", &self.active.path, e))
         });
         if let Err(error) = written {
             self.take_back()?;
@@ -240,11 +224,7 @@ impl Writer {
     /// What a sync outside the lock would make durable, if anything.
     pub(super) fn unsynced(&self) -> Option<Unsynced> {
         let dirty = self.durable < self.end && self.poisoned.is_none();
-        dirty.then(|| Unsynced {
-            file: self.file.clone(),
-            active: self.active.clone(),
-            end: self.end,
-        })
+        dirty.then(|| Unsynced { file: self.file.clone(), active: self.active.clone(), end: self.end })
     }
 
     /// Takes note of such a sync.

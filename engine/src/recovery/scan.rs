@@ -63,13 +63,7 @@ pub(super) struct Scanner {
 impl Scanner {
     pub(super) fn new(file: File, path: &Path, salt: Salt, len: u64) -> Self {
         let start = FILE_HEADER_LEN as u64;
-        let window = Window {
-            file,
-            path: path.to_owned(),
-            len,
-            start: 0,
-            bytes: Vec::new(),
-        };
+        let window = Window { file, path: path.to_owned(), len, start: 0, bytes: Vec::new() };
         Self {
             window,
             salt,
@@ -105,29 +99,15 @@ impl Scanner {
                     }
                     self.ends_marked = false;
                     self.offset = self.next_whole(at + 1)?.unwrap_or(self.len);
-                    return Ok(Found::Bad {
-                        offset: at,
-                        bytes: self.offset - at,
-                        reason,
-                    });
+                    return Ok(Found::Bad { offset: at, bytes: self.offset - at, reason });
                 }
             }
         }
     }
 
     fn end(&self, cut_bytes: u64) -> Found<'_> {
-        let Self {
-            offset,
-            marked,
-            ends_marked,
-            ..
-        } = *self;
-        Found::End(End {
-            offset,
-            marked,
-            ends_marked,
-            cut_bytes,
-        })
+        let Self { offset, marked, ends_marked, .. } = *self;
+        Found::End(End { offset, marked, ends_marked, cut_bytes })
     }
 
     /// The record at `at`, which was checked and is still in the window.
@@ -135,11 +115,7 @@ impl Scanner {
         let bytes = self.window.bytes(at, header.record_len() as usize)?;
         Ok(match Parsed::split(bytes, *header) {
             Ok(record) => Found::Record { offset: at, record },
-            Err(reason) => Found::Bad {
-                offset: at,
-                bytes: header.record_len(),
-                reason,
-            },
+            Err(reason) => Found::Bad { offset: at, bytes: header.record_len(), reason },
         })
     }
 
@@ -218,12 +194,7 @@ impl Scanner {
 /// Offsets in the chunk at which a header seems to be for which this holds.
 fn candidates(chunk: &[u8], holds: impl Fn(&Header) -> bool) -> Vec<usize> {
     let is_one = |(_, bytes): &(usize, &[u8])| Header::decode(bytes).is_ok_and(|header| holds(&header));
-    chunk
-        .windows(RECORD_HEADER_LEN)
-        .enumerate()
-        .filter(is_one)
-        .map(|(at, _)| at)
-        .collect()
+    chunk.windows(RECORD_HEADER_LEN).enumerate().filter(is_one).map(|(at, _)| at).collect()
 }
 
 /// Chunks overlap, so that a header across their border is seen.

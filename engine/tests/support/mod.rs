@@ -9,30 +9,17 @@ use caskade_engine::{Engine, Options, Record, Recovery, SyncPolicy};
 /// A record with a value.
 pub(crate) fn value(key: &[u8], version: u64, value: &[u8]) -> Record {
     let value = Some(Bytes::copy_from_slice(value));
-    Record {
-        key: Bytes::copy_from_slice(key),
-        version,
-        expiry_ms: 0,
-        user_flags: 0,
-        value,
-    }
+    Record { key: Bytes::copy_from_slice(key), version, expiry_ms: 0, user_flags: 0, value }
 }
 
 /// A tombstone.
 pub(crate) fn tombstone(key: &[u8], version: u64) -> Record {
-    Record {
-        value: None,
-        ..value(key, version, b"")
-    }
+    Record { value: None, ..value(key, version, b"") }
 }
 
 /// Small files, so that rotation happens.
 pub(crate) fn small(path: &Path, sync: SyncPolicy) -> Options {
-    Options {
-        max_file_size: 64 << 10,
-        sync,
-        ..Options::new(path)
-    }
+    Options { max_file_size: 64 << 10, sync, ..Options::new(path) }
 }
 
 /// Opens a store that must be undamaged.
@@ -49,12 +36,9 @@ pub(crate) fn open_any(options: &Options) -> (Engine, Recovery) {
 
 /// The data files, oldest first.
 pub(crate) fn data_files(path: &Path) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(path)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let mut files: Vec<_> = entries
-        .filter(|path| path.extension().is_some_and(|end| end == "data"))
-        .collect();
+    let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
+    let mut files: Vec<_> =
+        entries.filter(|path| path.extension().is_some_and(|end| end == "data")).collect();
     files.sort();
     files
 }
@@ -71,12 +55,7 @@ pub(crate) fn copy_store(from: &Path, to: &Path) {
 /// A directory in memory where there is one: for tests that open a store thousands of times.
 pub(crate) fn fast_directory() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
-    if memory.is_dir() {
-        tempfile::tempdir_in(memory)
-    } else {
-        tempfile::tempdir()
-    }
-    .unwrap()
+    if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
 }
 
 /// Writes the file anew with this content.

@@ -44,35 +44,17 @@ impl ClusterState {
             return Err("the cluster is not founded".to_owned());
         }
         match change {
-            Change::Found {
-                cluster_id,
-                replication_factor,
-                lease_ms,
-                founder,
-            } => self.found(*cluster_id, *replication_factor, *lease_ms, founder, epoch),
+            Change::Found { cluster_id, replication_factor, lease_ms, founder } => {
+                self.found(*cluster_id, *replication_factor, *lease_ms, founder, epoch)
+            }
             Change::Register(announcement) => self.register(announcement, epoch),
             Change::DeclareDown { node, incarnation } => self.declare_down(*node, *incarnation, epoch),
-            Change::CaughtUp {
-                partition,
-                term,
-                primary_incarnation,
-                node,
-                incarnation,
-                syncing_since,
-            } => {
+            Change::CaughtUp { partition, term, primary_incarnation, node, incarnation, syncing_since } => {
                 self.check_primary(*partition, *term, *primary_incarnation)?;
-                let named = NamedReplica {
-                    node: *node,
-                    incarnation: *incarnation,
-                    since: *syncing_since,
-                };
+                let named = NamedReplica { node: *node, incarnation: *incarnation, since: *syncing_since };
                 self.caught_up(*partition, named)
             }
-            Change::HandOver {
-                partition,
-                term,
-                primary_incarnation,
-            } => {
+            Change::HandOver { partition, term, primary_incarnation } => {
                 self.check_primary(*partition, *term, *primary_incarnation)?;
                 self.hand_over(*partition);
                 Ok(())
@@ -86,24 +68,11 @@ impl ClusterState {
                 syncing_since,
             } => {
                 self.check_primary(*partition, *term, *primary_incarnation)?;
-                let named = NamedReplica {
-                    node: *node,
-                    incarnation: *incarnation,
-                    since: *syncing_since,
-                };
+                let named = NamedReplica { node: *node, incarnation: *incarnation, since: *syncing_since };
                 self.suspend(*partition, named)
             }
-            Change::ResumeReplica {
-                partition,
-                node,
-                incarnation,
-                syncing_since,
-            } => {
-                let named = NamedReplica {
-                    node: *node,
-                    incarnation: *incarnation,
-                    since: *syncing_since,
-                };
+            Change::ResumeReplica { partition, node, incarnation, syncing_since } => {
+                let named = NamedReplica { node: *node, incarnation: *incarnation, since: *syncing_since };
                 self.resume(*partition, named, epoch)
             }
         }
@@ -125,7 +94,7 @@ impl ClusterState {
         }
         if founder.weight == 0 {
             return Err(
-                "a node of weight 0 holds no data and cannot found a cluster: give it a weight".to_owned(),
+                "a node of weight 0 holds no data and cannot found a cluster: give it a weight".to_owned()
             );
         }
         self.cluster_id = cluster_id;
@@ -133,17 +102,9 @@ impl ClusterState {
         self.lease_ms = lease_ms;
         self.members.insert(founder.node, admitted(founder, epoch));
         self.ring = Ring::compute(&Ring::default(), &self.ring_members(), replication_factor);
-        let only = Replica {
-            node: founder.node,
-            role: ReplicaRole::InSync,
-            assigned: epoch,
-            syncing_since: epoch,
-        };
-        let partition = PartitionState {
-            term: 1,
-            settled: true,
-            replicas: vec![only],
-        };
+        let only =
+            Replica { node: founder.node, role: ReplicaRole::InSync, assigned: epoch, syncing_since: epoch };
+        let partition = PartitionState { term: 1, settled: true, replicas: vec![only] };
         self.partitions = vec![partition; usize::from(PARTITIONS)];
         Ok(())
     }
@@ -155,9 +116,7 @@ impl ClusterState {
             && announcement.incarnation <= former.incarnation
         {
             let (old, new) = (former.incarnation, announcement.incarnation);
-            return Err(format!(
-                "incarnation {new} is not newer than the registered {old}"
-            ));
+            return Err(format!("incarnation {new} is not newer than the registered {old}"));
         }
         self.members.insert(node, admitted(announcement, epoch));
         let Some(former) = former else {
@@ -166,26 +125,16 @@ impl ClusterState {
             }
             return Ok(());
         };
-        self.partitions
-            .iter_mut()
-            .for_each(|partition| partition.restart_of(node, epoch));
+        self.partitions.iter_mut().for_each(|partition| partition.restart_of(node, epoch));
         if former.weight != announcement.weight {
             let weight = announcement.weight;
             self.retarget(
-                format!(
-                    "node {} changed its weight from {} to {weight}",
-                    node.short(),
-                    former.weight
-                ),
+                format!("node {} changed its weight from {} to {weight}", node.short(), former.weight),
                 epoch,
             );
         } else if former.zone != announcement.zone {
             self.retarget(
-                format!(
-                    "node {} changed its zone to '{}'",
-                    node.short(),
-                    announcement.zone
-                ),
+                format!("node {} changed its zone to '{}'", node.short(), announcement.zone),
                 epoch,
             );
         }
@@ -198,9 +147,7 @@ impl ClusterState {
             member.status = MemberStatus::Down;
             member.since = epoch;
         }
-        self.partitions
-            .iter_mut()
-            .for_each(|partition| partition.loss_of(node));
+        self.partitions.iter_mut().for_each(|partition| partition.loss_of(node));
         Ok(())
     }
 
@@ -277,13 +224,7 @@ impl ClusterState {
         if added + carried > 0 {
             self.plans_total += 1;
             let (copies_total, copies_ideal) = (added + carried, ideal + carried);
-            self.plan = Some(Plan {
-                id: self.plans_total,
-                cause,
-                epoch,
-                copies_total,
-                copies_ideal,
-            });
+            self.plan = Some(Plan { id: self.plans_total, cause, epoch, copies_total, copies_ideal });
         }
     }
 
@@ -335,10 +276,7 @@ impl ClusterState {
         };
         let registered = member.announcement.incarnation;
         if registered != incarnation {
-            return Err(format!(
-                "node {} has incarnation {registered}, not {incarnation}",
-                node.short()
-            ));
+            return Err(format!("node {} has incarnation {registered}, not {incarnation}", node.short()));
         }
         if member.status == MemberStatus::Down {
             return Err(format!("node {} is down", node.short()));
@@ -348,18 +286,11 @@ impl ClusterState {
 
     /// Whether the primary that proposes a change is still the primary, in that term.
     fn check_primary(&self, partition: Partition, term: Term, incarnation: Incarnation) -> Result<(), Void> {
-        let state = self
-            .partition(partition)
-            .ok_or_else(|| format!("there is no partition {partition}"))?;
+        let state = self.partition(partition).ok_or_else(|| format!("there is no partition {partition}"))?;
         if state.term != term {
-            return Err(format!(
-                "partition {partition} is in term {}, not {term}",
-                state.term
-            ));
+            return Err(format!("partition {partition} is in term {}, not {term}", state.term));
         }
-        let primary = state
-            .primary()
-            .ok_or_else(|| format!("partition {partition} has no primary"))?;
+        let primary = state.primary().ok_or_else(|| format!("partition {partition} has no primary"))?;
         self.check_up(primary, incarnation)
     }
 }
@@ -372,17 +303,11 @@ struct NamedReplica {
 }
 
 fn admitted(announcement: &Announcement, epoch: Epoch) -> Member {
-    Member {
-        announcement: announcement.clone(),
-        status: MemberStatus::Up,
-        since: epoch,
-    }
+    Member { announcement: announcement.clone(), status: MemberStatus::Up, since: epoch }
 }
 
 fn is_up(members: &BTreeMap<NodeId, Member>, node: NodeId) -> bool {
-    members
-        .get(&node)
-        .is_some_and(|member| member.status == MemberStatus::Up)
+    members.get(&node).is_some_and(|member| member.status == MemberStatus::Up)
 }
 
 impl Replica {
@@ -397,10 +322,7 @@ impl Replica {
 impl PartitionState {
     /// The replica as it was named, if it is still the same assignment in the same role.
     fn named(&mut self, named: &NamedReplica) -> Result<&mut Replica, Void> {
-        let replica = self
-            .replicas
-            .iter_mut()
-            .find(|replica| replica.node == named.node);
+        let replica = self.replicas.iter_mut().find(|replica| replica.node == named.node);
         let replica = replica.ok_or_else(|| format!("node {} holds no replica of it", named.node.short()))?;
         if replica.syncing_since != named.since {
             let (is, was) = (replica.syncing_since, named.since);
@@ -443,10 +365,7 @@ impl PartitionState {
             return;
         };
         self.replicas[index].role = role;
-        let Some(primary) = self
-            .replicas
-            .iter()
-            .position(|replica| replica.role == ReplicaRole::InSync)
+        let Some(primary) = self.replicas.iter().position(|replica| replica.role == ReplicaRole::InSync)
         else {
             return;
         };
@@ -459,22 +378,12 @@ impl PartitionState {
     /// Assigns the copies the ring asks for and drops those it does not, in-sync ones excepted. Answers how
     /// many were assigned.
     fn retarget(&mut self, target: &[NodeId], members: &BTreeMap<NodeId, Member>, epoch: Epoch) -> u32 {
-        self.replicas
-            .retain(|replica| replica.role == ReplicaRole::InSync || target.contains(&replica.node));
+        self.replicas.retain(|replica| replica.role == ReplicaRole::InSync || target.contains(&replica.node));
         let mut added = 0;
         for &node in target {
             if !self.replicas.iter().any(|replica| replica.node == node) {
-                let role = if is_up(members, node) {
-                    ReplicaRole::Syncing
-                } else {
-                    ReplicaRole::Away
-                };
-                self.replicas.push(Replica {
-                    node,
-                    role,
-                    assigned: epoch,
-                    syncing_since: epoch,
-                });
+                let role = if is_up(members, node) { ReplicaRole::Syncing } else { ReplicaRole::Away };
+                self.replicas.push(Replica { node, role, assigned: epoch, syncing_since: epoch });
                 added += 1;
             }
         }
@@ -486,17 +395,10 @@ impl PartitionState {
     /// passing `None`.
     fn release_and_sort(&mut self, target: &[NodeId], primary: Option<NodeId>) {
         if !target.is_empty() && target.iter().all(|node| self.is_in_sync(*node)) {
-            self.replicas
-                .retain(|replica| Some(replica.node) == primary || target.contains(&replica.node));
+            self.replicas.retain(|replica| Some(replica.node) == primary || target.contains(&replica.node));
         }
-        let place = |node: NodeId| {
-            target
-                .iter()
-                .position(|named| *named == node)
-                .unwrap_or(target.len())
-        };
-        self.replicas
-            .sort_by_key(|replica| (Some(replica.node) != primary, place(replica.node)));
+        let place = |node: NodeId| target.iter().position(|named| *named == node).unwrap_or(target.len());
+        self.replicas.sort_by_key(|replica| (Some(replica.node) != primary, place(replica.node)));
     }
 }
 

@@ -15,12 +15,7 @@ use crate::id::NodeId;
 /// What happened between two committed states, causes before their consequences, as of `time_ms`
 /// (milliseconds since 1970).
 pub fn between(old: &ClusterState, new: &ClusterState, time_ms: u64) -> Vec<Event> {
-    let mut news = News {
-        old,
-        new,
-        time_ms,
-        events: Vec::new(),
-    };
+    let mut news = News { old, new, time_ms, events: Vec::new() };
     if new.epoch <= old.epoch {
         return news.events;
     }
@@ -129,13 +124,7 @@ impl News<'_> {
 
     fn fully_replicated(&mut self) {
         if self.old.under_replicated() > 0 && self.new.under_replicated() == 0 {
-            let copies = self
-                .new
-                .ring
-                .iter()
-                .map(|(_, nodes)| nodes.len())
-                .max()
-                .unwrap_or(0) as u32;
+            let copies = self.new.ring.iter().map(|(_, nodes)| nodes.len()).max().unwrap_or(0) as u32;
             let message = match copies {
                 1 => "every partition has its only copy".to_owned(),
                 _ => format!("every partition has its {copies} copies, all in sync"),

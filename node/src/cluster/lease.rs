@@ -40,33 +40,21 @@ struct Grant {
 
 impl Grant {
     fn until(incarnation: Incarnation, until_ms: u64) -> Self {
-        Self {
-            incarnation,
-            until_ms,
-            condemned: false,
-        }
+        Self { incarnation, until_ms, condemned: false }
     }
 }
 
 impl LeaseTable {
     /// The table of a coordinator elected now.
     pub fn new(lease_ms: u64, now_ms: u64) -> Self {
-        Self {
-            lease_ms,
-            since_ms: now_ms,
-            confirmed_ms: None,
-            granted: HashMap::new(),
-        }
+        Self { lease_ms, since_ms: now_ms, confirmed_ms: None, granted: HashMap::new() }
     }
 
     /// The table of the same node elected again, now: what it granted before says nothing of what others
     /// granted meanwhile, but those it condemned may still have an entry under way.
     pub fn elected_again(mut self, now_ms: u64) -> Self {
         self.granted.retain(|_, grant| grant.condemned);
-        Self {
-            granted: self.granted,
-            ..Self::new(self.lease_ms, now_ms)
-        }
+        Self { granted: self.granted, ..Self::new(self.lease_ms, now_ms) }
     }
 
     /// A majority of voters confirmed the coordinator when asked at `asked_ms`.
@@ -81,10 +69,8 @@ impl LeaseTable {
     pub fn grant(&mut self, node: NodeId, incarnation: Incarnation, now_ms: u64) -> Result<u64, NoLease> {
         let confirmed_ms = self.confirmed_ms.ok_or(NoLease::Unconfirmed)?;
         let until_ms = confirmed_ms + self.lease_ms;
-        let length_ms = until_ms
-            .checked_sub(now_ms)
-            .filter(|length| *length > 0)
-            .ok_or(NoLease::Unconfirmed)?;
+        let length_ms =
+            until_ms.checked_sub(now_ms).filter(|length| *length > 0).ok_or(NoLease::Unconfirmed)?;
         if self.granted.get(&node).is_some_and(|grant| {
             grant.incarnation > incarnation || (grant.incarnation == incarnation && grant.condemned)
         }) {
@@ -104,10 +90,7 @@ impl LeaseTable {
         let waited_out = self.since_ms + self.lease_ms;
         let mut overdue = Vec::new();
         for (node, incarnation) in up {
-            let grant = self
-                .granted
-                .entry(node)
-                .or_insert(Grant::until(incarnation, waited_out));
+            let grant = self.granted.entry(node).or_insert(Grant::until(incarnation, waited_out));
             if grant.incarnation != incarnation {
                 // Just registered: it has a lease's time to ask for its first one.
                 *grant = Grant::until(incarnation, now_ms + self.lease_ms);
@@ -123,8 +106,7 @@ impl LeaseTable {
 
     /// A node is being registered: it has two leases' time to ask for its first one.
     pub fn registered(&mut self, node: NodeId, incarnation: Incarnation, now_ms: u64) {
-        self.granted
-            .insert(node, Grant::until(incarnation, now_ms + 2 * self.lease_ms));
+        self.granted.insert(node, Grant::until(incarnation, now_ms + 2 * self.lease_ms));
     }
 }
 

@@ -22,9 +22,7 @@ impl PartitionState {
 
     /// The replicas that hold every acknowledged write, the primary first.
     pub fn in_sync(&self) -> impl Iterator<Item = &Replica> {
-        self.replicas
-            .iter()
-            .filter(|replica| replica.role == ReplicaRole::InSync)
+        self.replicas.iter().filter(|replica| replica.role == ReplicaRole::InSync)
     }
 
     /// The replica a node holds.
@@ -34,8 +32,7 @@ impl PartitionState {
 
     /// Whether the node holds every acknowledged write.
     pub fn is_in_sync(&self, node: NodeId) -> bool {
-        self.replica(node)
-            .is_some_and(|replica| replica.role == ReplicaRole::InSync)
+        self.replica(node).is_some_and(|replica| replica.role == ReplicaRole::InSync)
     }
 }
 
@@ -47,8 +44,7 @@ impl ClusterState {
 
     /// Whether the node is a member and has not been declared down.
     pub fn is_up(&self, node: NodeId) -> bool {
-        self.member(node)
-            .is_some_and(|member| member.status == MemberStatus::Up)
+        self.member(node).is_some_and(|member| member.status == MemberStatus::Up)
     }
 
     /// The state of a partition; none before the founding.
@@ -76,10 +72,7 @@ impl ClusterState {
         self.partition(partition).is_some_and(|state| {
             let target = self.ring.replicas(partition);
             state.replicas.iter().map(|replica| &replica.node).eq(target)
-                && state
-                    .replicas
-                    .iter()
-                    .all(|replica| replica.role == ReplicaRole::InSync)
+                && state.replicas.iter().all(|replica| replica.role == ReplicaRole::InSync)
         })
     }
 
@@ -133,13 +126,8 @@ impl ClusterState {
     /// Copies that a new write gets at least, whatever its key: in-sync and syncing replicas of members that are up.
     pub fn copies_now(&self) -> u8 {
         let receives = |replica: &&Replica| replica.role != ReplicaRole::Away && self.is_up(replica.node);
-        let copies = self
-            .partitions
-            .iter()
-            .map(|state| state.replicas.iter().filter(receives).count());
-        copies
-            .min()
-            .map_or(0, |copies| u8::try_from(copies).unwrap_or(u8::MAX))
+        let copies = self.partitions.iter().map(|state| state.replicas.iter().filter(receives).count());
+        copies.min().map_or(0, |copies| u8::try_from(copies).unwrap_or(u8::MAX))
     }
 
     /// Hash of the ring: equal states have equal ones.
@@ -149,17 +137,13 @@ impl ClusterState {
 
     /// The partitions a node holds a replica of, with that replica.
     pub fn replicas_on(&self, node: NodeId) -> impl Iterator<Item = (Partition, &Replica)> {
-        self.partitions()
-            .filter_map(move |(partition, state)| Some((partition, state.replica(node)?)))
+        self.partitions().filter_map(move |(partition, state)| Some((partition, state.replica(node)?)))
     }
 
     /// Copies in the making: syncing replicas, with the node each is copied from.
     pub fn copies_in_progress(&self) -> impl Iterator<Item = (Partition, NodeId, &Replica)> {
         self.partitions().flat_map(|(partition, state)| {
-            let syncing = state
-                .replicas
-                .iter()
-                .filter(|replica| replica.role == ReplicaRole::Syncing);
+            let syncing = state.replicas.iter().filter(|replica| replica.role == ReplicaRole::Syncing);
             state
                 .primary()
                 .into_iter()
@@ -171,15 +155,11 @@ impl ClusterState {
     pub fn plan_copies_made(&self) -> Option<u32> {
         let plan = self.plan.as_ref()?;
         let replicas = self.partitions.iter().flat_map(|state| &state.replicas);
-        let missing = replicas
-            .filter(|replica| replica.is_new_since(plan.epoch))
-            .count() as u32;
+        let missing = replicas.filter(|replica| replica.is_new_since(plan.epoch)).count() as u32;
         Some(plan.copies_total.saturating_sub(missing))
     }
 
     fn count(&self, holds: impl Fn(Partition) -> bool) -> u32 {
-        self.partitions()
-            .filter(|(partition, _)| holds(*partition))
-            .count() as u32
+        self.partitions().filter(|(partition, _)| holds(*partition)).count() as u32
     }
 }

@@ -97,11 +97,7 @@ impl Ring {
             allowed: None,
         });
         let stays_first = |(list, nodes): (&Vec<usize>, &Vec<usize>)| {
-            list.first()
-                .copied()
-                .filter(|node| nodes.contains(node))
-                .into_iter()
-                .collect()
+            list.first().copied().filter(|node| nodes.contains(node)).into_iter().collect()
         };
         let first = assign(&Problem {
             needs: 1,
@@ -112,18 +108,11 @@ impl Ring {
         });
         let ordered = |((mut nodes, first), present): ((Vec<usize>, Vec<usize>), Vec<usize>)| {
             // The first, then those that were there in their order, then the new ones.
-            let place = |node: &usize| {
-                present
-                    .iter()
-                    .position(|other| other == node)
-                    .unwrap_or(usize::MAX)
-            };
+            let place = |node: &usize| present.iter().position(|other| other == node).unwrap_or(usize::MAX);
             nodes.sort_by_key(|node| (!first.contains(node), place(node), *node));
             nodes.into_iter().map(|node| members[node].node).collect()
         };
-        Ring {
-            table: holders.into_iter().zip(first).zip(present).map(ordered).collect(),
-        }
+        Ring { table: holders.into_iter().zip(first).zip(present).map(ordered).collect() }
     }
 
     /// The replicas of a partition, the one that should be primary first; empty before the founding.
@@ -155,20 +144,12 @@ impl Ring {
     pub fn shares(&self, members: &[RingMember], replication_factor: u8) -> Vec<NodeShare> {
         let holders = holders(members);
         let copies = usize::from(replication_factor).min(holders.len());
-        let exact: BTreeMap<NodeId, Share> = holders
-            .iter()
-            .map(|member| member.node)
-            .zip(shares(&holders, copies))
-            .collect();
+        let exact: BTreeMap<NodeId, Share> =
+            holders.iter().map(|member| member.node).zip(shares(&holders, copies)).collect();
         let mut held: BTreeMap<NodeId, (u32, u32)> = BTreeMap::new();
         for nodes in &self.table {
-            nodes
-                .iter()
-                .for_each(|node| held.entry(*node).or_default().0 += 1);
-            nodes
-                .iter()
-                .take(1)
-                .for_each(|node| held.entry(*node).or_default().1 += 1);
+            nodes.iter().for_each(|node| held.entry(*node).or_default().0 += 1);
+            nodes.iter().take(1).for_each(|node| held.entry(*node).or_default().1 += 1);
         }
         let share = |member: &RingMember| {
             let (copies_held, primaries) = held.get(&member.node).copied().unwrap_or_default();
@@ -193,9 +174,8 @@ impl Ring {
         let wanted = usize::from(replication_factor);
         if members.len() < wanted {
             let nodes = members.len();
-            reasons.push(format!(
-                "{wanted} copies need {wanted} nodes that hold data, and there are {nodes}"
-            ));
+            reasons
+                .push(format!("{wanted} copies need {wanted} nodes that hold data, and there are {nodes}"));
         }
         let mut excess: BTreeMap<&str, u32> = BTreeMap::new();
         let mut sharing = 0;
@@ -208,9 +188,7 @@ impl Ring {
             let again = (1..zones.len()).filter(|at| zones[..*at].contains(&zones[*at]));
             let again: Vec<&str> = again.map(|at| zones[at]).collect();
             sharing += u32::from(!again.is_empty());
-            again
-                .into_iter()
-                .for_each(|zone| *excess.entry(zone).or_default() += 1);
+            again.into_iter().for_each(|zone| *excess.entry(zone).or_default() += 1);
         }
         reasons.extend(excess.into_iter().map(|(zone, copies)| {
             let held = u32::from(PARTITIONS) + copies;
@@ -219,10 +197,7 @@ impl Ring {
                  each of the {PARTITIONS} partitions: {copies} share it with another copy"
             )
         }));
-        Violations {
-            partitions_sharing_a_zone: sharing,
-            reasons,
-        }
+        Violations { partitions_sharing_a_zone: sharing, reasons }
     }
 }
 
@@ -230,13 +205,8 @@ impl Ring {
 pub fn moves(old: &Ring, new: &Ring) -> Vec<Move> {
     let mut moves = Vec::new();
     for (partition, nodes) in new.iter() {
-        let gained = nodes
-            .iter()
-            .filter(|node| !old.replicas(partition).contains(node));
-        moves.extend(gained.map(|node| Move {
-            partition,
-            node: *node,
-        }));
+        let gained = nodes.iter().filter(|node| !old.replicas(partition).contains(node));
+        moves.extend(gained.map(|node| Move { partition, node: *node }));
     }
     moves
 }
@@ -250,18 +220,10 @@ pub fn ideal_moves(previous: &Ring, members: &[RingMember], replication_factor: 
         return 0;
     }
     let mut held = vec![0; members.len()];
-    numbered(previous, &members)
-        .iter()
-        .flatten()
-        .for_each(|node| held[*node] += 1);
-    let bounds: Vec<Bounds> = shares(&members, copies)
-        .iter()
-        .map(|share| share.bounds())
-        .collect();
+    numbered(previous, &members).iter().flatten().for_each(|node| held[*node] += 1);
+    let bounds: Vec<Bounds> = shares(&members, copies).iter().map(|share| share.bounds()).collect();
     let pairs = || held.iter().zip(&bounds);
-    let lacking: usize = pairs()
-        .map(|(held, bounds)| bounds.least.saturating_sub(*held))
-        .sum();
+    let lacking: usize = pairs().map(|(held, bounds)| bounds.least.saturating_sub(*held)).sum();
     let staying: usize = pairs().map(|(held, bounds)| (*held).min(bounds.most)).sum();
     lacking.max((usize::from(PARTITIONS) * copies).saturating_sub(staying)) as u32
 }
@@ -277,28 +239,16 @@ fn holders(members: &[RingMember]) -> Vec<&RingMember> {
 /// The table of a ring with the members' numbers for their names; others are left out.
 fn numbered(ring: &Ring, members: &[&RingMember]) -> Vec<Vec<usize>> {
     let number = |node: &NodeId| members.binary_search_by_key(node, |member| member.node).ok();
-    (0..PARTITIONS)
-        .map(|partition| ring.replicas(partition).iter().filter_map(number).collect())
-        .collect()
+    (0..PARTITIONS).map(|partition| ring.replicas(partition).iter().filter_map(number).collect()).collect()
 }
 
 /// For each member the number of its zone, where it shares that with another.
 fn shared_zones(members: &[&RingMember]) -> Vec<Option<usize>> {
     let mut count: BTreeMap<&str, usize> = BTreeMap::new();
-    members
-        .iter()
-        .for_each(|member| *count.entry(&member.zone).or_default() += 1);
-    let shared = count
-        .into_iter()
-        .filter(|(zone, members)| *members > 1 && !zone.is_empty());
-    let numbers: BTreeMap<&str, usize> = shared
-        .zip(0..)
-        .map(|((zone, _), number)| (zone, number))
-        .collect();
-    members
-        .iter()
-        .map(|member| numbers.get(member.zone.as_str()).copied())
-        .collect()
+    members.iter().for_each(|member| *count.entry(&member.zone).or_default() += 1);
+    let shared = count.into_iter().filter(|(zone, members)| *members > 1 && !zone.is_empty());
+    let numbers: BTreeMap<&str, usize> = shared.zip(0..).map(|((zone, _), number)| (zone, number)).collect();
+    members.iter().map(|member| numbers.get(member.zone.as_str()).copied()).collect()
 }
 
 #[cfg(test)]

@@ -35,9 +35,7 @@ pub(super) fn announcement(number: u8, incarnation: Incarnation) -> Announcement
 
 /// Which start of a node is registered.
 pub(super) fn incarnation_of(state: &ClusterState, node: NodeId) -> Incarnation {
-    state
-        .member(node)
-        .map_or(0, |member| member.announcement.incarnation)
+    state.member(node).map_or(0, |member| member.announcement.incarnation)
 }
 
 /// What a primary proposes of a copy that is done.
@@ -56,11 +54,7 @@ pub(super) fn caught_up(state: &ClusterState, partition: Partition, replica: &Re
 /// What a primary proposes of a partition it should not keep.
 pub(super) fn hand_over(state: &ClusterState, partition: Partition) -> Change {
     let primary_incarnation = incarnation_of(state, state.primary(partition).unwrap());
-    Change::HandOver {
-        partition,
-        term: state.partition(partition).unwrap().term,
-        primary_incarnation,
-    }
+    Change::HandOver { partition, term: state.partition(partition).unwrap().term, primary_incarnation }
 }
 
 /// Every copy that is syncing gets done, every hand-over that is due is made.
@@ -71,10 +65,8 @@ pub(super) fn converge(state: &mut ClusterState) {
         .collect();
     state.apply(&caught);
     let due = |partition: &Partition| state.hand_over_due(*partition);
-    let handed: Vec<Change> = (0..PARTITIONS)
-        .filter(due)
-        .map(|partition| hand_over(state, partition))
-        .collect();
+    let handed: Vec<Change> =
+        (0..PARTITIONS).filter(due).map(|partition| hand_over(state, partition)).collect();
     state.apply(&handed);
 }
 
@@ -82,12 +74,7 @@ pub(super) fn converge(state: &mut ClusterState) {
 pub(super) fn founded(replication_factor: u8) -> ClusterState {
     let cluster_id = ClusterId::from_bytes([7; 16]);
     let founder = announcement(1, 1);
-    let found = Change::Found {
-        cluster_id,
-        replication_factor,
-        lease_ms: 2000,
-        founder,
-    };
+    let found = Change::Found { cluster_id, replication_factor, lease_ms: 2000, founder };
     after(&ClusterState::default(), [found])
 }
 
@@ -101,10 +88,7 @@ pub(super) fn after(state: &ClusterState, changes: impl IntoIterator<Item = Chan
     let changes: Vec<Change> = changes.into_iter().collect();
     let mut state = state.clone();
     let verdicts = state.apply(&changes);
-    assert!(
-        verdicts.iter().all(|verdict| *verdict == Verdict::Applied),
-        "{verdicts:?}"
-    );
+    assert!(verdicts.iter().all(|verdict| *verdict == Verdict::Applied), "{verdicts:?}");
     state
 }
 
@@ -115,13 +99,7 @@ pub(super) fn joined(state: &ClusterState, number: u8) -> ClusterState {
 /// The node is declared down.
 pub(super) fn without(state: &ClusterState, number: u8) -> ClusterState {
     let incarnation = incarnation_of(state, node(number));
-    after(
-        state,
-        [Change::DeclareDown {
-            node: node(number),
-            incarnation,
-        }],
-    )
+    after(state, [Change::DeclareDown { node: node(number), incarnation }])
 }
 
 /// The node registers its next incarnation.
@@ -133,10 +111,7 @@ pub(super) fn restarted(state: &ClusterState, number: u8) -> ClusterState {
 /// Every copy in the making is made.
 pub(super) fn copied(state: &ClusterState) -> ClusterState {
     let copies = state.copies_in_progress();
-    after(
-        state,
-        copies.map(|(partition, _, replica)| caught_up(state, partition, replica)),
-    )
+    after(state, copies.map(|(partition, _, replica)| caught_up(state, partition, replica)))
 }
 
 /// Every hand-over that is due is made.

@@ -120,27 +120,19 @@ fn warnings(state: &ClusterState) -> Vec<String> {
     if state.partitions.is_empty() {
         return Vec::new();
     }
-    let mut warnings: Vec<String> = [
-        unavailable(state),
-        one_copy_left(state),
-        one_copy_so_far(state),
-        down(state),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
+    let mut warnings: Vec<String> =
+        [unavailable(state), one_copy_left(state), one_copy_so_far(state), down(state)]
+            .into_iter()
+            .flatten()
+            .collect();
     warnings.extend(placement(state));
     warnings
 }
 
 fn unavailable(state: &ClusterState) -> Option<String> {
     let mut waited_for = BTreeSet::new();
-    let lost = state
-        .partitions()
-        .filter(|(partition, _)| !state.is_live_primary(*partition));
-    let count = lost
-        .map(|(_, placed)| waited_for.extend(placed.primary()))
-        .count() as u32;
+    let lost = state.partitions().filter(|(partition, _)| !state.is_live_primary(*partition));
+    let count = lost.map(|(_, placed)| waited_for.extend(placed.primary())).count() as u32;
     (count > 0).then(|| {
         format!(
             "{} unavailable: the last complete copy is on {}, which is down. Requests for their keys wait, then \
@@ -158,10 +150,7 @@ fn one_copy_left(state: &ClusterState) -> Option<String> {
     for (partition, placed) in state.partitions() {
         if has_one_copy(state, partition) && !is_copied(state, partition) {
             count += 1;
-            let away = placed
-                .replicas
-                .iter()
-                .filter(|replica| replica.role == ReplicaRole::Away);
+            let away = placed.replicas.iter().filter(|replica| replica.role == ReplicaRole::Away);
             waited_for.extend(away.map(|replica| replica.node));
         }
     }
@@ -191,37 +180,21 @@ fn one_copy_so_far(state: &ClusterState) -> Option<String> {
 
 /// Whether there is one live complete copy where the ring names more.
 fn has_one_copy(state: &ClusterState, partition: Partition) -> bool {
-    let live = |placed: &PartitionState| {
-        placed
-            .in_sync()
-            .filter(|replica| state.is_up(replica.node))
-            .count()
-    };
+    let live = |placed: &PartitionState| placed.in_sync().filter(|replica| state.is_up(replica.node)).count();
     state.ring.replicas(partition).len() > 1 && state.partition(partition).map(live) == Some(1)
 }
 
 fn is_copied(state: &ClusterState, partition: Partition) -> bool {
-    state.partition(partition).is_some_and(|placed| {
-        placed
-            .replicas
-            .iter()
-            .any(|replica| replica.role == ReplicaRole::Syncing)
-    })
+    state
+        .partition(partition)
+        .is_some_and(|placed| placed.replicas.iter().any(|replica| replica.role == ReplicaRole::Syncing))
 }
 
 fn down(state: &ClusterState) -> Option<String> {
-    let down: BTreeSet<NodeId> = state
-        .members
-        .keys()
-        .copied()
-        .filter(|node| !state.is_up(*node))
-        .collect();
+    let down: BTreeSet<NodeId> = state.members.keys().copied().filter(|node| !state.is_up(*node)).collect();
     let is = if down.len() == 1 { "is" } else { "are" };
     (!down.is_empty()).then(|| {
-        format!(
-            "{} {is} down: started again, it catches up with what it missed by itself",
-            named(&down)
-        )
+        format!("{} {is} down: started again, it catches up with what it missed by itself", named(&down))
     })
 }
 

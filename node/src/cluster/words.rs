@@ -35,26 +35,14 @@ mod tests {
 
     #[test]
     fn a_sentence_counts_and_names_a_few() {
-        let nodes = |count: u8| {
-            (0..count)
-                .map(|n| NodeId::from_bytes([n; 32]))
-                .collect::<BTreeSet<_>>()
-        };
+        let nodes = |count: u8| (0..count).map(|n| NodeId::from_bytes([n; 32])).collect::<BTreeSet<_>>();
         assert_eq!(
             (counted(1, "copy"), counted(2, "copy"), counted(0, "partition")),
-            (
-                "1 copy".to_owned(),
-                "2 copies".to_owned(),
-                "0 partitions".to_owned()
-            )
+            ("1 copy".to_owned(), "2 copies".to_owned(), "0 partitions".to_owned())
         );
         assert!(named(&nodes(1)).starts_with("node "));
         assert_eq!(named(&nodes(2)).matches(" and ").count(), 1);
-        assert!(
-            named(&nodes(200)).ends_with(" and 196 more"),
-            "{}",
-            named(&nodes(200))
-        );
+        assert!(named(&nodes(200)).ends_with(" and 196 more"), "{}", named(&nodes(200)));
         assert_eq!(named(&nodes(0)), "no node");
     }
 }

@@ -27,12 +27,8 @@ impl ServerArgs {
 }
 
 /// The flags without their dashes, in the order of the table; `clap` wants names that live as long as it does.
-static NAMES: LazyLock<Vec<String>> = LazyLock::new(|| {
-    SETTINGS
-        .iter()
-        .map(|setting| setting.key.replace('_', "-"))
-        .collect()
-});
+static NAMES: LazyLock<Vec<String>> =
+    LazyLock::new(|| SETTINGS.iter().map(|setting| setting.key.replace('_', "-")).collect());
 
 fn flag(setting: &'static Setting, name: &'static str, default: Option<toml::Value>) -> Arg {
     let default = default.map_or_else(|| "not set".to_owned(), |value| value.to_string());
@@ -51,11 +47,9 @@ fn flag(setting: &'static Setting, name: &'static str, default: Option<toml::Val
     match setting.shape() {
         Shape::One => arg.action(ArgAction::Set),
         Shape::List => arg.action(ArgAction::Append),
-        Shape::Switch => arg
-            .action(ArgAction::Set)
-            .num_args(0..=1)
-            .require_equals(true)
-            .default_missing_value("true"),
+        Shape::Switch => {
+            arg.action(ArgAction::Set).num_args(0..=1).require_equals(true).default_missing_value("true")
+        }
     }
 }
 

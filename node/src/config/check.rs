@@ -55,11 +55,7 @@ fn open_port(key: &str, address: SocketAddr) -> String {
 /// A data file must hold at least one record of the largest value.
 fn sizes(settings: &Settings, problems: &mut Vec<Problem>) {
     if settings.max_value_bytes > settings.max_file_size {
-        let key = if settings.is_explicit("max_value_bytes") {
-            "max_value_bytes"
-        } else {
-            "max_file_size"
-        };
+        let key = if settings.is_explicit("max_value_bytes") { "max_value_bytes" } else { "max_file_size" };
         let what = format!(
             "max_value_bytes ({}) must not exceed max_file_size ({}): a value is never split over files",
             settings.max_value_bytes, settings.max_file_size

@@ -48,10 +48,7 @@ impl Given {
     ) -> Read<T> {
         let found = row.and_then(|row| Some((row, self.entries.remove(row.key)?)));
         let Some((row, Entry { source, texts })) = found else {
-            return Read {
-                source: Source::Default,
-                value: None,
-            };
+            return Read { source: Source::Default, value: None };
         };
         let value = read(&texts);
         if value.is_none() {
@@ -66,11 +63,7 @@ impl Given {
 pub(super) fn gather(args: &ServerArgs, env: impl Iterator<Item = (String, String)>) -> Given {
     let mut given = Given::default();
     let env: HashMap<_, _> = env.filter(|(name, _)| name.starts_with("CASKADE_")).collect();
-    let from_env = || {
-        env.get(CONFIG_VARIABLE)
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from)
-    };
+    let from_env = || env.get(CONFIG_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
     let source = if args.config.is_some() {
         Source::Flag("--config".into())
     } else {
@@ -101,19 +94,14 @@ fn gather_env(given: &mut Given, mut env: HashMap<String, String>) {
             given.put(setting, Source::Variable(name), vec![text]);
         }
     }
-    let mut unknown: Vec<_> = env
-        .into_keys()
-        .filter(|name| !FOREIGN_VARIABLES.contains(&name.as_str()))
-        .collect();
+    let mut unknown: Vec<_> =
+        env.into_keys().filter(|name| !FOREIGN_VARIABLES.contains(&name.as_str())).collect();
     unknown.sort();
     for name in unknown {
         let key = name.trim_start_matches("CASKADE_").to_ascii_lowercase();
-        let hint = nearest(&key)
-            .map(|near| format!("; did you mean {}?", near.variable()))
-            .unwrap_or_default();
-        given
-            .warnings
-            .push(format!("variable {name} is no setting and was ignored{hint}"));
+        let hint =
+            nearest(&key).map(|near| format!("; did you mean {}?", near.variable())).unwrap_or_default();
+        given.warnings.push(format!("variable {name} is no setting and was ignored{hint}"));
     }
 }
 
@@ -127,25 +115,15 @@ fn gather_file(given: &mut Given, path: &Path, text: &str) {
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let offset = error.span().map_or(0, |span| span.start);
-        given.problems.push(Problem::new(
-            &at(offset, ""),
-            format!("not TOML: {}", error.message()),
-        ));
+        given.problems.push(Problem::new(&at(offset, ""), format!("not TOML: {}", error.message())));
     }
     for (key, value) in table.get_ref() {
         let name: &str = key.get_ref();
         let source = at(key.span().start, name);
-        match (
-            SETTINGS.iter().find(|setting| setting.key == name),
-            texts(value.get_ref()),
-        ) {
+        match (SETTINGS.iter().find(|setting| setting.key == name), texts(value.get_ref())) {
             (Some(setting), Some(texts)) => given.put(setting, source, texts),
             (Some(setting), None) => {
-                let what = format!(
-                    "{name}: a {} must be {}",
-                    value.get_ref().type_str(),
-                    setting.allowed()
-                );
+                let what = format!("{name}: a {} must be {}", value.get_ref().type_str(), setting.allowed());
                 given.problems.push(Problem::new(&source, what));
             }
             (None, _) => given.problems.push(Problem::new(&source, unknown_key(name))),
@@ -173,9 +151,9 @@ fn scalar(value: &DeValue<'_>) -> Option<String> {
     match value {
         DeValue::String(text) => Some(text.to_string()),
         DeValue::Boolean(truth) => Some(truth.to_string()),
-        DeValue::Integer(number) => i64::from_str_radix(number.as_str(), number.radix())
-            .ok()
-            .map(|number| number.to_string()),
+        DeValue::Integer(number) => {
+            i64::from_str_radix(number.as_str(), number.radix()).ok().map(|number| number.to_string())
+        }
         _ => None,
     }
 }

@@ -93,11 +93,7 @@ impl Describe for Int {
 
 impl<T: TryFrom<u64> + Copy + TryInto<i64>> Kind<T> for Int {
     fn read(&self, text: &str) -> Option<T> {
-        let number = text
-            .trim()
-            .parse()
-            .ok()
-            .filter(|number| self.0.contains(number))?;
+        let number = text.trim().parse().ok().filter(|number| self.0.contains(number))?;
         T::try_from(number).ok()
     }
 
@@ -114,10 +110,7 @@ const SUFFIXES: [(&str, u64); 3] = [("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 1
 /// Reads a number of bytes: `64`, `1K`, `4M`, `2G` (powers of 1024), with or without `B` or `iB` behind.
 pub fn read_size(text: &str) -> Option<u64> {
     let upper = text.trim().to_ascii_uppercase();
-    let bare = upper
-        .strip_suffix("IB")
-        .or_else(|| upper.strip_suffix('B'))
-        .unwrap_or(&upper);
+    let bare = upper.strip_suffix("IB").or_else(|| upper.strip_suffix('B')).unwrap_or(&upper);
     let (digits, unit) = SUFFIXES
         .iter()
         .find_map(|(suffix, unit)| bare.strip_suffix(suffix).map(|digits| (digits, *unit)))
@@ -130,10 +123,7 @@ pub(super) fn show_size(bytes: u64) -> String {
     SUFFIXES
         .iter()
         .find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit))
-        .map_or_else(
-            || bytes.to_string(),
-            |(suffix, unit)| format!("{}{suffix}", bytes / unit),
-        )
+        .map_or_else(|| bytes.to_string(), |(suffix, unit)| format!("{}{suffix}", bytes / unit))
 }
 
 impl Describe for Size {
@@ -253,9 +243,7 @@ impl Kind<Option<PathBuf>> for OptionalFile {
     }
 
     fn show(&self, value: &Option<PathBuf>) -> Option<Value> {
-        value
-            .as_ref()
-            .map(|path| Value::String(path.display().to_string()))
+        value.as_ref().map(|path| Value::String(path.display().to_string()))
     }
 }
 
@@ -435,9 +423,7 @@ impl Describe for Peers {
 impl Kind<Vec<String>> for Peers {
     fn read(&self, text: &str) -> Option<Vec<String>> {
         let peers = text.split(',').map(str::trim).filter(|peer| !peer.is_empty());
-        peers
-            .map(|peer| Self::is_peer(peer).then(|| peer.to_owned()))
-            .collect()
+        peers.map(|peer| Self::is_peer(peer).then(|| peer.to_owned())).collect()
     }
 
     fn show(&self, value: &Vec<String>) -> Option<Value> {

@@ -42,9 +42,5 @@ pub fn load(args: &ServerArgs, env: impl Iterator<Item = (String, String)>) -> R
     let (mut problems, mut warnings) = (given.problems, given.warnings);
     check::relations(&settings, &mut problems, &mut warnings);
     warnings.extend(settings.not_built_yet());
-    if problems.is_empty() {
-        Ok(Loaded { settings, warnings })
-    } else {
-        Err(problems)
-    }
+    if problems.is_empty() { Ok(Loaded { settings, warnings }) } else { Err(problems) }
 }

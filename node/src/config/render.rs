@@ -15,17 +15,8 @@ pub fn render(settings: &Settings) -> String {
         })
         .collect();
     // A long list of peers must not push every comment off the screen.
-    let width = lines
-        .iter()
-        .map(String::len)
-        .filter(|len| *len <= 48)
-        .max()
-        .unwrap_or(0);
-    lines
-        .iter()
-        .zip(&settings.sources)
-        .map(|(line, source)| format!("{line:width$}  # {source}\n"))
-        .collect()
+    let width = lines.iter().map(String::len).filter(|len| *len <= 48).max().unwrap_or(0);
+    lines.iter().zip(&settings.sources).map(|(line, source)| format!("{line:width$}  # {source}\n")).collect()
 }
 
 /// The same as one JSON object: `{"key": {"value": ..., "source": "..."}}`; a value that is not set is null.
@@ -35,10 +26,7 @@ pub fn render_json(settings: &Settings) -> serde_json::Value {
         .zip(settings.shown())
         .zip(&settings.sources)
         .map(|((setting, value), source)| {
-            (
-                setting.key.to_owned(),
-                json!({ "value": value, "source": source.to_string() }),
-            )
+            (setting.key.to_owned(), json!({ "value": value, "source": source.to_string() }))
         })
         .collect::<serde_json::Map<_, _>>()
         .into()
@@ -51,6 +39,5 @@ pub fn pairs(settings: &Settings) -> Vec<(String, String)> {
         other => other.to_string(),
     };
     let rows = SETTINGS.iter().zip(settings.shown());
-    rows.filter_map(|(setting, value)| Some((setting.key.to_owned(), text(value?))))
-        .collect()
+    rows.filter_map(|(setting, value)| Some((setting.key.to_owned(), text(value?)))).collect()
 }

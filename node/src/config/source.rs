@@ -47,9 +47,6 @@ pub struct Problem {
 
 impl Problem {
     pub(super) fn new(source_of: &Source, what: impl Into<String>) -> Self {
-        Self {
-            what: what.into(),
-            source_of: source_of.clone(),
-        }
+        Self { what: what.into(), source_of: source_of.clone() }
     }
 }

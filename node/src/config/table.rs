@@ -157,15 +157,12 @@ impl Settings {
 
     /// A line for the log for each front end that was asked for and is not in this build.
     pub fn not_built_yet(&self) -> Vec<String> {
-        [
-            ("memcached_listen", "memcached", self.memcached_listen),
-            ("http_listen", "HTTP", self.http_listen),
-        ]
-        .iter()
-        .filter(|(key, ..)| self.is_explicit(key))
-        .map(|(key, name, address)| {
-            format!("{key}: the {name} front end is not in this build; nothing listens on {address}")
-        })
-        .collect()
+        [("memcached_listen", "memcached", self.memcached_listen), ("http_listen", "HTTP", self.http_listen)]
+            .iter()
+            .filter(|(key, ..)| self.is_explicit(key))
+            .map(|(key, name, address)| {
+                format!("{key}: the {name} front end is not in this build; nothing listens on {address}")
+            })
+            .collect()
     }
 }

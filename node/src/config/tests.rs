@@ -18,17 +18,11 @@ enum Sub {
 }
 
 fn args(words: &[&str]) -> ServerArgs {
-    Caskd::try_parse_from(["caskd"].iter().chain(words))
-        .unwrap()
-        .server
+    Caskd::try_parse_from(["caskd"].iter().chain(words)).unwrap().server
 }
 
 fn load_with(words: &[&str], env: &[(&str, &str)]) -> Result<Loaded, Vec<Problem>> {
-    load(
-        &args(words),
-        env.iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
-    )
+    load(&args(words), env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())))
 }
 
 fn file(text: &str) -> tempfile::NamedTempFile {
@@ -52,16 +46,9 @@ fn every_default_is_within_its_own_bounds() {
 fn flags_win_over_variables_and_variables_over_the_file() {
     let file = file("replicas = 3\nzone = \"a\"\nweight = 7\n");
     let path = file.path().to_str().unwrap();
-    let env = [
-        ("CASKADE_ZONE", "b"),
-        ("CASKADE_WEIGHT", "8"),
-        ("CASKADE_CONFIG", path),
-    ];
+    let env = [("CASKADE_ZONE", "b"), ("CASKADE_WEIGHT", "8"), ("CASKADE_CONFIG", path)];
     let settings = load_with(&["--weight", "9"], &env).unwrap().settings;
-    assert_eq!(
-        (settings.replicas, settings.zone.as_str(), settings.weight),
-        (3, "b", 9)
-    );
+    assert_eq!((settings.replicas, settings.zone.as_str(), settings.weight), (3, "b", 9));
     let source = |key| settings.source(key).unwrap().to_string();
     assert_eq!(source("replicas"), format!("{path}:1 replicas"));
     assert_eq!(source("zone"), "CASKADE_ZONE");
@@ -74,15 +61,9 @@ fn all_problems_are_reported_at_once_with_range_and_source() {
     let file = file("replicas = 9\nreplica = 2\nlease_ms = 1.5\n");
     let path = file.path().to_str().unwrap();
     let problems = texts(
-        load_with(
-            &["--config", path, "--sync", "sometimes"],
-            &[("CASKADE_LISTEN", "here")],
-        )
-        .unwrap_err(),
+        load_with(&["--config", path, "--sync", "sometimes"], &[("CASKADE_LISTEN", "here")]).unwrap_err(),
     );
-    assert!(problems.contains(&format!(
-        "replicas: '9' must be 1 to 5 (copies) (from {path}:1 replicas)"
-    )));
+    assert!(problems.contains(&format!("replicas: '9' must be 1 to 5 (copies) (from {path}:1 replicas)")));
     assert!(problems.contains("'replica' is no setting; did you mean replicas?"));
     assert!(problems.contains("lease_ms: a float must be 300 to 60000 (milliseconds)"));
     assert!(problems.contains("sync: 'sometimes' must be always, interval:MS"));
@@ -95,10 +76,7 @@ fn all_problems_are_reported_at_once_with_range_and_source() {
 fn broken_toml_names_the_line() {
     let file = file("zone = \"a\"\nweight = = 1\n");
     let problems = texts(load_with(&["--config", file.path().to_str().unwrap()], &[]).unwrap_err());
-    assert!(
-        problems.contains("not TOML") && problems.contains(":2 "),
-        "{problems}"
-    );
+    assert!(problems.contains("not TOML") && problems.contains(":2 "), "{problems}");
 }
 
 #[test]
@@ -114,13 +92,7 @@ fn open_port_without_a_secret_is_refused_unless_insecure() {
     assert!(problems.contains("listen: 0.0.0.0:7900") && problems.contains("peer_listen: 10.0.0.1:7901"));
     assert!(problems.contains("--cluster-secret-file"));
     let insecure = [&open[..], &["--insecure"]].concat();
-    assert!(
-        load_with(&insecure, &[])
-            .unwrap()
-            .warnings
-            .iter()
-            .any(|line| line.contains("insecure"))
-    );
+    assert!(load_with(&insecure, &[]).unwrap().warnings.iter().any(|line| line.contains("insecure")));
     let secret = [&open[..], &["--cluster-secret-file", "s"]].concat();
     assert!(load_with(&secret, &[]).is_ok());
 }
@@ -143,14 +115,7 @@ fn bootstrap_is_repeatable_and_comma_separated_in_every_source() {
 #[test]
 fn sync_policies_read_back_as_written() {
     for text in ["always", "never", "interval:250"] {
-        assert_eq!(
-            load_with(&["--sync", text], &[])
-                .unwrap()
-                .settings
-                .sync
-                .to_string(),
-            text
-        );
+        assert_eq!(load_with(&["--sync", text], &[]).unwrap().settings.sync.to_string(), text);
     }
     for bad in ["interval", "interval:0", "interval:60001", "interval:1s"] {
         assert!(load_with(&["--sync", bad], &[]).is_err(), "{bad}");
@@ -159,16 +124,9 @@ fn sync_policies_read_back_as_written() {
 
 #[test]
 fn sizes_take_units_and_are_shown_with_them() {
-    let settings = load_with(
-        &["--migration-bytes-per-s", "4MiB", "--max-file-size", "64m"],
-        &[],
-    )
-    .unwrap()
-    .settings;
-    assert_eq!(
-        (settings.migration_bytes_per_s, settings.max_file_size),
-        (4 << 20, 64 << 20)
-    );
+    let settings =
+        load_with(&["--migration-bytes-per-s", "4MiB", "--max-file-size", "64m"], &[]).unwrap().settings;
+    assert_eq!((settings.migration_bytes_per_s, settings.max_file_size), (4 << 20, 64 << 20));
     assert!(render(&settings).contains("max_file_size = \"64M\""));
 }
 
@@ -181,18 +139,10 @@ fn value_larger_than_a_data_file_is_refused() {
 #[test]
 fn sizes_that_the_store_or_the_peers_cannot_take_are_refused_with_the_true_bounds() {
     let problems = texts(load_with(&["--max-value-bytes", "65M", "--max-file-size", "3G"], &[]).unwrap_err());
-    assert!(
-        problems.contains("max_value_bytes: '65M' must be 1K to 64M"),
-        "{problems}"
-    );
-    assert!(
-        problems.contains("max_file_size: '3G' must be 1M to 2G"),
-        "{problems}"
-    );
+    assert!(problems.contains("max_value_bytes: '65M' must be 1K to 64M"), "{problems}");
+    assert!(problems.contains("max_file_size: '3G' must be 1M to 2G"), "{problems}");
 
-    let settings = load_with(&["--max-value-bytes", "64M", "--max-file-size", "2G"], &[])
-        .unwrap()
-        .settings;
+    let settings = load_with(&["--max-value-bytes", "64M", "--max-file-size", "2G"], &[]).unwrap().settings;
     let mut store = caskade_engine::Options::new("store");
     store.max_file_size = settings.max_file_size;
     store.max_value_bytes = u32::try_from(settings.max_value_bytes).unwrap();
@@ -212,11 +162,7 @@ fn front_ends_of_a_later_build_are_accepted_with_a_warning() {
 
 #[test]
 fn unknown_variable_is_a_warning_with_the_nearest_name() {
-    let loaded = load_with(
-        &[],
-        &[("CASKADE_REPLICA", "3"), ("CASKADE_ADDR", "x"), ("PATH", "y")],
-    )
-    .unwrap();
+    let loaded = load_with(&[], &[("CASKADE_REPLICA", "3"), ("CASKADE_ADDR", "x"), ("PATH", "y")]).unwrap();
     assert_eq!(
         loaded.warnings,
         ["variable CASKADE_REPLICA is no setting and was ignored; did you mean CASKADE_REPLICAS?"]
@@ -239,23 +185,13 @@ fn log_filters_that_would_silence_everything_are_refused() {
 
 #[test]
 fn rendered_settings_name_the_source_of_each_value() {
-    let settings = load_with(&["--weight", "5"], &[("CASKADE_ZONE", "z")])
-        .unwrap()
-        .settings;
+    let settings = load_with(&["--weight", "5"], &[("CASKADE_ZONE", "z")]).unwrap().settings;
     let text = render(&settings);
-    let line = |key: &str| {
-        text.lines()
-            .find(|line| line.starts_with(key))
-            .unwrap()
-            .to_owned()
-    };
+    let line = |key: &str| text.lines().find(|line| line.starts_with(key)).unwrap().to_owned();
     assert!(line("weight = 5").ends_with("# --weight"));
     assert!(line("zone = \"z\"").ends_with("# CASKADE_ZONE"));
     assert!(line("# advertise is not set").ends_with("# default"));
     let json = render_json(&settings);
-    assert_eq!(
-        json["weight"],
-        serde_json::json!({ "value": 5, "source": "--weight" })
-    );
+    assert_eq!(json["weight"], serde_json::json!({ "value": 5, "source": "--weight" }));
     assert!(json["advertise"]["value"].is_null());
 }

@@ -77,18 +77,10 @@ impl Plane {
             if state.primary(partition) != Some(self.node) {
                 continue;
             }
-            let syncing = entry
-                .replicas
-                .iter()
-                .filter(|replica| replica.role == ReplicaRole::Syncing);
+            let syncing = entry.replicas.iter().filter(|replica| replica.role == ReplicaRole::Syncing);
             for replica in syncing {
                 let (node, syncing_since) = (replica.node, replica.syncing_since);
-                let job = Job::Copy {
-                    partition,
-                    term: entry.term,
-                    node,
-                    syncing_since,
-                };
+                let job = Job::Copy { partition, term: entry.term, node, syncing_since };
                 let due = state.is_up(node) && self.holds(partition, entry.term);
                 if due && self.tasks.begin(job) {
                     let stats = self.engine.partition_stats(partition);
@@ -98,10 +90,8 @@ impl Plane {
                         _ => format!("node {} returned", node.short()),
                     };
                     let kind = if migrates { "migration" } else { "return" };
-                    self.tasks
-                        .add(node, kind, &cause, stats.live_keys, stats.live_bytes);
-                    self.runtime
-                        .spawn(Arc::clone(self).copy(partition, entry.term, node, syncing_since));
+                    self.tasks.add(node, kind, &cause, stats.live_keys, stats.live_bytes);
+                    self.runtime.spawn(Arc::clone(self).copy(partition, entry.term, node, syncing_since));
                 }
             }
         }
@@ -114,9 +104,7 @@ impl Plane {
     /// Whether the copy is still asked for.
     fn is_due(self: &Arc<Self>, partition: Partition, term: Term, node: NodeId, since: Epoch) -> bool {
         let due = self.with_primary(partition, term, |primary| {
-            primary
-                .follower(node)
-                .is_some_and(|f| f.syncing_since == since && !f.in_sync)
+            primary.follower(node).is_some_and(|f| f.syncing_since == since && !f.in_sync)
         });
         due == Some(true)
     }
@@ -142,12 +130,7 @@ impl Plane {
             }
         }
         self.tasks.finish(node);
-        self.tasks.end(Job::Copy {
-            partition,
-            term,
-            node,
-            syncing_since,
-        });
+        self.tasks.end(Job::Copy { partition, term, node, syncing_since });
         // A copy that ended void may be due again in another form.
         self.schedule_copies();
     }
@@ -166,19 +149,10 @@ impl Plane {
         else {
             return;
         };
-        let change = Change::CaughtUp {
-            partition,
-            term,
-            primary_incarnation,
-            node,
-            incarnation,
-            syncing_since,
-        };
+        let change =
+            Change::CaughtUp { partition, term, primary_incarnation, node, incarnation, syncing_since };
         self.propose(change);
-        self.wait_until(COMMIT_TIMEOUT, || {
-            !self.is_due(partition, term, node, syncing_since)
-        })
-        .await;
+        self.wait_until(COMMIT_TIMEOUT, || !self.is_due(partition, term, node, syncing_since)).await;
     }
 
     /// Waits until `done`, at most `timeout`.
@@ -205,10 +179,7 @@ impl Plane {
             }
             loop {
                 let next = plane.with_primary(partition, term, |primary| {
-                    let next = primary
-                        .followers
-                        .iter()
-                        .find(|f| f.in_sync && !reconciled.contains(&f.node));
+                    let next = primary.followers.iter().find(|f| f.in_sync && !reconciled.contains(&f.node));
                     if next.is_none() && primary.phase == Phase::Recovering {
                         primary.phase = Phase::Serving;
                     }
@@ -251,10 +222,7 @@ impl Plane {
         // Both sides are asked under the lock: the frame takes its place in the order of the writes.
         let asked = self.with_primary(partition, term, |primary| {
             let last = primary.last();
-            let session = primary
-                .follower(node)
-                .filter(|follower| !follower.broken)?
-                .session;
+            let session = primary.follower(node).filter(|follower| !follower.broken)?.session;
             let mine = primary.digest_after(last, || self.engine.partition_stats(partition).digest);
             let frame = ReplicationFrame::digest(self.position(partition, term, session, last));
             Some((mine, self.network.call(node, Class::Replication, frame), session))
@@ -263,9 +231,7 @@ impl Plane {
             return Err(CopyError::Void);
         };
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, theirs).await;
-        let body = answer
-            .map_err(|_| unanswered())?
-            .map_err(|error| unreachable(&error))?;
+        let body = answer.map_err(|_| unanswered())?.map_err(|error| unreachable(&error))?;
         let theirs = match read_replication_answer(body) {
             Ok(Some(digest)) => digest,
             Ok(None) => return Err(CopyError::Refused("it named no digest".into())),
@@ -292,10 +258,7 @@ impl Plane {
             return;
         }
         self.with_primary(partition, term, |primary| {
-            if primary
-                .follower(node)
-                .is_some_and(|follower| follower.session == session)
-            {
+            if primary.follower(node).is_some_and(|follower| follower.session == session) {
                 self.open_session(partition, primary, node);
             }
         });
@@ -312,18 +275,14 @@ impl Plane {
             other => return Err(unexpected(&other)),
         };
         let differences = compare(&self.engine.inventory(partition), &theirs, term);
-        self.send_records(partition, term, node, &differences.send)
-            .await?;
+        self.send_records(partition, term, node, &differences.send).await?;
         let mut keys = Vec::new();
         for positions in differences.supersede.chunks(POSITIONS_PER_ASK) {
             let found = keys_at(&self.engine, partition, positions);
             keys.extend(found.map_err(|error| CopyError::Damaged(error.to_string()))?);
         }
         for positions in differences.supersede_unknown.chunks(POSITIONS_PER_ASK) {
-            match self
-                .bulk(node, partition, term, BulkAction::Keys(positions.to_vec()))
-                .await?
-            {
+            match self.bulk(node, partition, term, BulkAction::Keys(positions.to_vec())).await? {
                 BulkAnswer::Keys(found) => keys.extend(found),
                 other => return Err(unexpected(&other)),
             }
@@ -349,8 +308,7 @@ impl Plane {
                 bytes += record.key.len() + record.value.as_ref().map_or(0, Bytes::len);
                 batch.push(WireRecord::from(record));
                 if bytes >= MESSAGE_BYTES {
-                    self.send_batch(partition, term, node, std::mem::take(&mut batch), bytes)
-                        .await?;
+                    self.send_batch(partition, term, node, std::mem::take(&mut batch), bytes).await?;
                     bytes = 0;
                 }
             }
@@ -370,9 +328,7 @@ impl Plane {
         bytes: usize,
     ) -> Result<(), CopyError> {
         let keys = batch.len() as u64;
-        self.tasks
-            .pace(bytes as u64, self.limits.migration_bytes_per_s)
-            .await;
+        self.tasks.pace(bytes as u64, self.limits.migration_bytes_per_s).await;
         match self.bulk(node, partition, term, BulkAction::Store(batch)).await? {
             BulkAnswer::Stored => {
                 self.tasks.copied(node, keys, bytes as u64);
@@ -410,16 +366,9 @@ impl Plane {
         term: Term,
         action: BulkAction,
     ) -> Result<BulkAnswer, CopyError> {
-        let body = wire::encode(&Bulk {
-            partition,
-            term,
-            action,
-        })
-        .into();
+        let body = wire::encode(&Bulk { partition, term, action }).into();
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.network.call(node, Class::Bulk, body)).await;
-        let body = answer
-            .map_err(|_| unanswered())?
-            .map_err(|error| unreachable(&error))?;
+        let body = answer.map_err(|_| unanswered())?.map_err(|error| unreachable(&error))?;
         wire::decode::<BulkAnswer, ANSWER_BYTES_MAX>(&body)
             .map_err(|error| CopyError::Refused(format!("its answer cannot be read: {error}")))
     }
@@ -503,11 +452,7 @@ mod tests {
     use super::*;
 
     fn mine(position: u64, version: u64) -> InventoryEntry {
-        InventoryEntry {
-            position,
-            version,
-            tombstone: false,
-        }
+        InventoryEntry { position, version, tombstone: false }
     }
 
     #[test]
@@ -523,20 +468,14 @@ mod tests {
 
     #[test]
     fn records_of_the_present_term_are_under_way_and_left_alone() {
-        let differences = compare(
-            &[mine(1, version(1, 1))],
-            &[(1, version(2, 7), false), (2, version(2, 8), false)],
-            2,
-        );
+        let differences =
+            compare(&[mine(1, version(1, 1))], &[(1, version(2, 7), false), (2, version(2, 8), false)], 2);
         assert_eq!(differences, Differences::default());
     }
 
     #[test]
     fn equal_copies_do_not_differ() {
         let theirs = [(1, 5, false), (2, 6, false)];
-        assert_eq!(
-            compare(&[mine(1, 5), mine(2, 6)], &theirs, 1),
-            Differences::default()
-        );
+        assert_eq!(compare(&[mine(1, 5), mine(2, 6)], &theirs, 1), Differences::default());
     }
 }

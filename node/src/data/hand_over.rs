@@ -29,8 +29,7 @@ impl Plane {
             }
             let term = state.partitions[usize::from(partition)].term;
             if self.tasks.begin(Job::HandOver { partition, term }) {
-                self.runtime
-                    .spawn(Arc::clone(self).hand_over(partition, term, incarnation));
+                self.runtime.spawn(Arc::clone(self).hand_over(partition, term, incarnation));
             }
         }
     }
@@ -44,13 +43,8 @@ impl Plane {
             self.stop_serving(partition, term);
             self.settle(partition, term).await;
             while self.is_primary(partition, term) {
-                self.propose(Change::HandOver {
-                    partition,
-                    term,
-                    primary_incarnation,
-                });
-                self.wait_until(COMMIT_TIMEOUT, || !self.is_primary(partition, term))
-                    .await;
+                self.propose(Change::HandOver { partition, term, primary_incarnation });
+                self.wait_until(COMMIT_TIMEOUT, || !self.is_primary(partition, term)).await;
             }
         }
         self.tasks.end(Job::HandOver { partition, term });
@@ -69,11 +63,7 @@ impl Plane {
     }
 
     async fn settle(self: &Arc<Self>, partition: Partition, term: Term) {
-        while self
-            .with_primary(partition, term, |primary| primary.pending_len())
-            .unwrap_or(0)
-            > 0
-        {
+        while self.with_primary(partition, term, |primary| primary.pending_len()).unwrap_or(0) > 0 {
             tokio::time::sleep(SETTLE_PAUSE).await;
         }
     }

@@ -122,13 +122,7 @@ fn take_record(mut body: Bytes) -> Option<Record> {
     }
     let key = body.split_to(key_len);
     let value = (has_value == 1).then_some(body);
-    Some(Record {
-        key,
-        version,
-        expiry_ms,
-        user_flags,
-        value,
-    })
+    Some(Record { key, version, expiry_ms, user_flags, value })
 }
 
 /// The answer to a replication frame.
@@ -166,11 +160,7 @@ pub(super) enum Request {
     /// One operation on one key.
     Execute(Operation),
     /// Keys of a partition, from a position in key-hash space on.
-    KeysPage {
-        partition: Partition,
-        from: u64,
-        limit: u32,
-    },
+    KeysPage { partition: Partition, from: u64, limit: u32 },
     /// Live keys of all partitions this node is primary of.
     Count,
 }
@@ -211,35 +201,15 @@ pub(super) struct WireEntry {
 
 impl From<Entry> for WireEntry {
     fn from(entry: Entry) -> Self {
-        let Entry {
-            value,
-            user_flags,
-            expiry_ms,
-            version,
-        } = entry;
-        Self {
-            value,
-            user_flags,
-            expiry_ms,
-            version,
-        }
+        let Entry { value, user_flags, expiry_ms, version } = entry;
+        Self { value, user_flags, expiry_ms, version }
     }
 }
 
 impl From<WireEntry> for Entry {
     fn from(entry: WireEntry) -> Self {
-        let WireEntry {
-            value,
-            user_flags,
-            expiry_ms,
-            version,
-        } = entry;
-        Self {
-            value,
-            user_flags,
-            expiry_ms,
-            version,
-        }
+        let WireEntry { value, user_flags, expiry_ms, version } = entry;
+        Self { value, user_flags, expiry_ms, version }
     }
 }
 
@@ -248,10 +218,7 @@ impl From<Outcome> for WireOutcome {
         match outcome {
             Outcome::Entry(entry) => Self::Entry(entry.map(Into::into)),
             Outcome::Meta(meta) => Self::Meta(meta),
-            Outcome::Set { written, old } => Self::Set {
-                written,
-                old: old.map(Into::into),
-            },
+            Outcome::Set { written, old } => Self::Set { written, old: old.map(Into::into) },
             Outcome::Integer(n) => Self::Integer(n),
             Outcome::Changed(changed) => Self::Changed(changed),
         }
@@ -263,10 +230,7 @@ impl From<WireOutcome> for Outcome {
         match outcome {
             WireOutcome::Entry(entry) => Self::Entry(entry.map(Into::into)),
             WireOutcome::Meta(meta) => Self::Meta(meta),
-            WireOutcome::Set { written, old } => Self::Set {
-                written,
-                old: old.map(Into::into),
-            },
+            WireOutcome::Set { written, old } => Self::Set { written, old: old.map(Into::into) },
             WireOutcome::Integer(n) => Self::Integer(n),
             WireOutcome::Changed(changed) => Self::Changed(changed),
         }
@@ -316,39 +280,15 @@ pub(super) struct WireRecord {
 
 impl From<Record> for WireRecord {
     fn from(record: Record) -> Self {
-        let Record {
-            key,
-            version,
-            expiry_ms,
-            user_flags,
-            value,
-        } = record;
-        Self {
-            key,
-            version,
-            expiry_ms,
-            user_flags,
-            value,
-        }
+        let Record { key, version, expiry_ms, user_flags, value } = record;
+        Self { key, version, expiry_ms, user_flags, value }
     }
 }
 
 impl From<WireRecord> for Record {
     fn from(record: WireRecord) -> Self {
-        let WireRecord {
-            key,
-            version,
-            expiry_ms,
-            user_flags,
-            value,
-        } = record;
-        Self {
-            key,
-            version,
-            expiry_ms,
-            user_flags,
-            value,
-        }
+        let WireRecord { key, version, expiry_ms, user_flags, value } = record;
+        Self { key, version, expiry_ms, user_flags, value }
     }
 }
 

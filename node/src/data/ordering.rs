@@ -29,17 +29,10 @@ impl Plane {
     ) {
         let (term, sequence) = (primary.term, primary.last() + 1);
         record.version = version(term, sequence);
-        self.bytes_under_way
-            .fetch_add(record_bytes(&record), Ordering::AcqRel);
+        self.bytes_under_way.fetch_add(record_bytes(&record), Ordering::AcqRel);
         primary.push(record.clone(), monotonic_ms(), waiter);
         for follower in primary.followers.iter().filter(|follower| !follower.broken) {
-            self.send_record(
-                partition,
-                term,
-                (follower.node, follower.session),
-                sequence - 1,
-                &record,
-            );
+            self.send_record(partition, term, (follower.node, follower.session), sequence - 1, &record);
         }
         self.append_ordered(partition, term, sequence, record);
     }
@@ -47,14 +40,7 @@ impl Plane {
     fn append_ordered(self: &Arc<Self>, partition: Partition, term: Term, sequence: u64, record: Record) {
         let plane = Arc::clone(self);
         self.engine.append(vec![record], move |result| {
-            plane.complete(
-                partition,
-                Completion::Appended {
-                    term,
-                    sequence,
-                    result,
-                },
-            );
+            plane.complete(partition, Completion::Appended { term, sequence, result });
         });
     }
 
@@ -95,8 +81,7 @@ impl Plane {
     pub(super) fn publish_ready(&self, partition: Partition, role: &mut Role) {
         let Role::Primary(primary) = role else { return };
         while let Some(pending) = primary.next_published() {
-            self.bytes_under_way
-                .fetch_sub(record_bytes(&pending.record), Ordering::AcqRel);
+            self.bytes_under_way.fetch_sub(record_bytes(&pending.record), Ordering::AcqRel);
             if let Some(appended) = pending.appended {
                 self.engine.publish(appended);
             }
@@ -117,29 +102,15 @@ impl Plane {
     ) {
         let (plane, partition) = (Arc::clone(self), position.partition);
         let (term, session) = (position.term, position.session);
-        self.cells[usize::from(partition)]
-            .receiving
-            .fetch_add(1, Ordering::AcqRel);
+        self.cells[usize::from(partition)].receiving.fetch_add(1, Ordering::AcqRel);
         self.engine.append(vec![record], move |result| {
-            plane.complete(
-                partition,
-                Completion::Received {
-                    term,
-                    session,
-                    sequence,
-                    result,
-                    reply,
-                },
-            );
+            plane.complete(partition, Completion::Received { term, session, sequence, result, reply });
         });
     }
 
     /// Whether records taken from a primary, possibly of an earlier term, are still on their way to the disk.
     pub(super) fn is_receiving(&self, partition: Partition) -> bool {
-        self.cells[usize::from(partition)]
-            .receiving
-            .load(Ordering::Acquire)
-            > 0
+        self.cells[usize::from(partition)].receiving.load(Ordering::Acquire) > 0
     }
 
     pub(super) fn on_received(

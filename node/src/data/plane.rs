@@ -167,24 +167,13 @@ pub struct Plane {
 impl Plane {
     /// A data plane that holds no role yet. Must be called within the runtime that will drive it.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts {
-            node,
-            engine,
-            network,
-            proposals,
-            limits,
-        } = parts;
+        let Parts { node, engine, network, proposals, limits } = parts;
         let cell = || Cell {
-            role: Mutex::new(Role::Idle {
-                since_ms: monotonic_ms(),
-            }),
+            role: Mutex::new(Role::Idle { since_ms: monotonic_ms() }),
             inbox: Mutex::default(),
             receiving: AtomicUsize::new(0),
         };
-        let view = View {
-            state: Arc::default(),
-            primaries: vec![None; usize::from(PARTITIONS)],
-        };
+        let view = View { state: Arc::default(), primaries: vec![None; usize::from(PARTITIONS)] };
         Arc::new(Self {
             node,
             engine,
@@ -311,44 +300,25 @@ impl Plane {
 
     fn on_completion(self: &Arc<Self>, partition: Partition, role: &mut Role, completion: Completion) {
         match (completion, role) {
-            (
-                Completion::Appended {
-                    term,
-                    sequence,
-                    result,
-                },
-                Role::Primary(primary),
-            ) if primary.term == term => match result {
-                Ok(appended) => primary.appended(sequence, appended),
-                Err(AppendError::Overloaded { .. }) => self.append_later(partition, term, sequence),
-                Err(error) => self.on_append_error(partition, &error),
-            },
-            (
-                Completion::Acked {
-                    term,
-                    node,
-                    session,
-                    sequence,
-                    result,
-                },
-                Role::Primary(primary),
-            ) if primary.term == term => match result {
-                Ok(()) => primary.acked(node, session, sequence),
-                Err(rejection) => self.on_rejection(partition, primary, node, session, rejection),
-            },
-            (
-                Completion::Received {
-                    term,
-                    session,
-                    sequence,
-                    result,
-                    reply,
-                },
-                role,
-            ) => {
-                self.cells[usize::from(partition)]
-                    .receiving
-                    .fetch_sub(1, Ordering::AcqRel);
+            (Completion::Appended { term, sequence, result }, Role::Primary(primary))
+                if primary.term == term =>
+            {
+                match result {
+                    Ok(appended) => primary.appended(sequence, appended),
+                    Err(AppendError::Overloaded { .. }) => self.append_later(partition, term, sequence),
+                    Err(error) => self.on_append_error(partition, &error),
+                }
+            }
+            (Completion::Acked { term, node, session, sequence, result }, Role::Primary(primary))
+                if primary.term == term =>
+            {
+                match result {
+                    Ok(()) => primary.acked(node, session, sequence),
+                    Err(rejection) => self.on_rejection(partition, primary, node, session, rejection),
+                }
+            }
+            (Completion::Received { term, session, sequence, result, reply }, role) => {
+                self.cells[usize::from(partition)].receiving.fetch_sub(1, Ordering::AcqRel);
                 self.on_received(partition, role, (term, session, sequence), result, reply);
             }
             // The role changed meanwhile: what its former life had under way is void.

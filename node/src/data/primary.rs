@@ -75,14 +75,7 @@ impl<A, W> Primary<A, W> {
     /// A primary that has ordered nothing in `term` yet.
     pub(super) fn new(term: Term, phase: Phase) -> Self {
         let (followers, pending, digest_waiters) = (Vec::new(), VecDeque::new(), Vec::new());
-        Self {
-            term,
-            phase,
-            followers,
-            pending,
-            published: 0,
-            digest_waiters,
-        }
+        Self { term, phase, followers, pending, published: 0, digest_waiters }
     }
 
     /// The sequence of the newest ordered record.
@@ -107,21 +100,13 @@ impl<A, W> Primary<A, W> {
 
     /// The newest pending record of a key and whoever waits for it.
     pub(super) fn newest_pending(&mut self, key: &[u8]) -> Option<&mut Pending<A, W>> {
-        self.pending
-            .iter_mut()
-            .rev()
-            .find(|pending| pending.record.key == key)
+        self.pending.iter_mut().rev().find(|pending| pending.record.key == key)
     }
 
     /// Puts a record, which already carries its version, last in the order.
     pub(super) fn push(&mut self, record: Record, now_ms: u64, waiter: Option<W>) {
         let waiters = waiter.into_iter().collect();
-        self.pending.push_back(Pending {
-            record,
-            ordered_ms: now_ms,
-            appended: None,
-            waiters,
-        });
+        self.pending.push_back(Pending { record, ordered_ms: now_ms, appended: None, waiters });
     }
 
     /// The local append of `sequence` is durable.
@@ -148,11 +133,7 @@ impl<A, W> Primary<A, W> {
     /// What a follower lacks, oldest first, each with its sequence.
     pub(super) fn unacked(&self, acked: u64) -> impl Iterator<Item = (u64, &Record)> {
         let first = self.published + 1;
-        let records = self
-            .pending
-            .iter()
-            .enumerate()
-            .map(move |(i, p)| (first + i as u64, &p.record));
+        let records = self.pending.iter().enumerate().map(move |(i, p)| (first + i as u64, &p.record));
         records.filter(move |(sequence, _)| *sequence > acked)
     }
 
@@ -186,10 +167,7 @@ impl<A, W> Primary<A, W> {
     /// Answers those who wait for the digest of the present state. Called after each publication.
     pub(super) fn answer_digests(&mut self, now: impl Fn() -> u64) {
         let published = self.published;
-        for (_, answer) in self
-            .digest_waiters
-            .extract_if(.., |(sequence, _)| *sequence == published)
-        {
+        for (_, answer) in self.digest_waiters.extract_if(.., |(sequence, _)| *sequence == published) {
             let _ = answer.send(now());
         }
     }
@@ -273,10 +251,7 @@ mod tests {
         primary.push(record("a", 1), 0, Some(1));
         primary.push(record("b", 2), 0, Some(2));
         primary.appended(2, ());
-        assert!(
-            primary.next_published().is_none(),
-            "the second must wait for the first"
-        );
+        assert!(primary.next_published().is_none(), "the second must wait for the first");
         primary.appended(1, ());
         assert_eq!(primary.next_published().unwrap().waiters, vec![1]);
         assert_eq!(primary.next_published().unwrap().waiters, vec![2]);

@@ -34,14 +34,7 @@ pub(super) struct ReplicaLog<R> {
 impl<R> ReplicaLog<R> {
     /// A replica that has heard nothing in `term` yet.
     pub(super) fn new(term: Term, primary: NodeId) -> Self {
-        Self {
-            term,
-            primary,
-            session: 0,
-            received: 0,
-            stored: 0,
-            digest_waiters: Vec::new(),
-        }
+        Self { term, primary, session: 0, received: 0, stored: 0, digest_waiters: Vec::new() }
     }
 
     /// Whether nothing was taken in this term yet.
@@ -69,11 +62,7 @@ impl<R> ReplicaLog<R> {
             (self.session, self.received, self.stored) = (session, previous, previous);
             self.digest_waiters.clear();
         }
-        if previous == self.received {
-            Ok(())
-        } else {
-            Err(Rejection::Gap)
-        }
+        if previous == self.received { Ok(()) } else { Err(Rejection::Gap) }
     }
 
     /// Whether this sender is the primary of this term.
@@ -84,11 +73,7 @@ impl<R> ReplicaLog<R> {
         if term > self.term {
             return Err(Rejection::Behind);
         }
-        if term < self.term || from != self.primary {
-            Err(Rejection::Stale)
-        } else {
-            Ok(())
-        }
+        if term < self.term || from != self.primary { Err(Rejection::Stale) } else { Ok(()) }
     }
 
     /// A record was taken and its append is under way.
@@ -102,10 +87,7 @@ impl<R> ReplicaLog<R> {
             return Vec::new();
         }
         self.stored = sequence;
-        self.digest_waiters
-            .extract_if(.., |(due, _)| *due == sequence)
-            .map(|(_, waiter)| waiter)
-            .collect()
+        self.digest_waiters.extract_if(.., |(due, _)| *due == sequence).map(|(_, waiter)| waiter).collect()
     }
 
     /// Someone asks for the digest after everything received so far. Gives the asker back if that is now.
@@ -148,11 +130,7 @@ mod tests {
         log.received(1);
         assert_eq!(log.admit(PRIMARY, 1, 1, 2), Err(Rejection::Gap));
         assert_eq!(log.admit(PRIMARY, 1, 2, 1), Ok(()));
-        assert_eq!(
-            log.admit(PRIMARY, 1, 1, 1),
-            Err(Rejection::Stale),
-            "frames of a closed session are void"
-        );
+        assert_eq!(log.admit(PRIMARY, 1, 1, 1), Err(Rejection::Stale), "frames of a closed session are void");
     }
 
     #[test]

@@ -19,15 +19,8 @@ use crate::kv::Failure;
 enum Assignment {
     Idle,
     Away,
-    Replica {
-        term: Term,
-        primary: NodeId,
-    },
-    Primary {
-        term: Term,
-        settled: bool,
-        followers: Vec<Follower>,
-    },
+    Replica { term: Term, primary: NodeId },
+    Primary { term: Term, settled: bool, followers: Vec<Follower> },
 }
 
 impl Plane {
@@ -38,20 +31,12 @@ impl Plane {
             member.status == MemberStatus::Up && member.announcement.incarnation == incarnation
         });
         for partition in 0..PARTITIONS {
-            let assignment = if registered {
-                assignment(&state, self.node, partition)
-            } else {
-                Assignment::Idle
-            };
+            let assignment =
+                if registered { assignment(&state, self.node, partition) } else { Assignment::Idle };
             self.assume(partition, assignment);
         }
-        let primaries = (0..PARTITIONS)
-            .map(|partition| live_primary(&state, partition))
-            .collect();
-        let former = self.view.swap(Arc::new(View {
-            state: state.clone(),
-            primaries,
-        }));
+        let primaries = (0..PARTITIONS).map(|partition| live_primary(&state, partition)).collect();
+        let former = self.view.swap(Arc::new(View { state: state.clone(), primaries }));
         self.cut_off_the_dead(&former.state, &state);
         self.note_progress();
         self.schedule_copies();
@@ -62,12 +47,7 @@ impl Plane {
     /// and not when the connection itself is found dead.
     fn cut_off_the_dead(&self, former: &ClusterState, state: &ClusterState) {
         let died = |node: &&NodeId| former.is_up(**node) && !state.is_up(**node);
-        for node in state
-            .members
-            .keys()
-            .filter(died)
-            .filter(|node| **node != self.node)
-        {
+        for node in state.members.keys().filter(died).filter(|node| **node != self.node) {
             self.network.disconnect(*node);
         }
     }
@@ -77,9 +57,7 @@ impl Plane {
             Assignment::Idle => {
                 if !matches!(role, Role::Idle { .. }) {
                     self.retire(role);
-                    *role = Role::Idle {
-                        since_ms: monotonic_ms(),
-                    };
+                    *role = Role::Idle { since_ms: monotonic_ms() };
                 }
             }
             Assignment::Away => {
@@ -94,11 +72,7 @@ impl Plane {
                     *role = Role::Replica(ReplicaLog::new(term, primary));
                 }
             }
-            Assignment::Primary {
-                term,
-                settled,
-                followers,
-            } => {
+            Assignment::Primary { term, settled, followers } => {
                 self.assume_primary(partition, role, term, settled, followers);
             }
         });
@@ -117,11 +91,7 @@ impl Plane {
             // What it took from the primary before it must be here before anything is answered.
             let reconcile = self.is_receiving(partition)
                 || (!settled && followers.iter().any(|follower| follower.in_sync));
-            let phase = if reconcile {
-                Phase::Recovering
-            } else {
-                Phase::Serving
-            };
+            let phase = if reconcile { Phase::Recovering } else { Phase::Serving };
             *role = Role::Primary(Primary::new(term, phase));
             if reconcile {
                 self.spawn_recovery(partition, term);
@@ -149,10 +119,7 @@ impl Plane {
                     && (old.syncing_since == follower.syncing_since)
             });
             match kept {
-                Some(old) => primary.followers.push(Follower {
-                    in_sync: follower.in_sync,
-                    ..old.clone()
-                }),
+                Some(old) => primary.followers.push(Follower { in_sync: follower.in_sync, ..old.clone() }),
                 None => {
                     follower.acked = primary.published();
                     new.push(follower.node);
@@ -169,10 +136,7 @@ impl Plane {
     pub(super) fn retire(&self, role: &mut Role) {
         let Role::Primary(primary) = role else { return };
         let abandoned = primary.abandon();
-        let bytes: u64 = abandoned
-            .iter()
-            .map(|pending| record_bytes(&pending.record))
-            .sum();
+        let bytes: u64 = abandoned.iter().map(|pending| record_bytes(&pending.record)).sum();
         self.bytes_under_way.fetch_sub(bytes, Ordering::AcqRel);
         for waiter in abandoned.into_iter().flat_map(|pending| pending.waiters) {
             waiter.reply.send(Err(Failure::Unknown(
@@ -198,16 +162,9 @@ fn assignment(state: &ClusterState, node: NodeId, partition: Partition) -> Assig
     match state.primary(partition) {
         Some(primary) if primary == node => {
             let followers = followers(state, node, partition);
-            Assignment::Primary {
-                term: entry.term,
-                settled: entry.settled,
-                followers,
-            }
+            Assignment::Primary { term: entry.term, settled: entry.settled, followers }
         }
-        Some(primary) if held => Assignment::Replica {
-            term: entry.term,
-            primary,
-        },
+        Some(primary) if held => Assignment::Replica { term: entry.term, primary },
         _ if role == Some(ReplicaRole::Away) => Assignment::Away,
         _ => Assignment::Idle,
     }
@@ -217,10 +174,7 @@ fn assignment(state: &ClusterState, node: NodeId, partition: Partition) -> Assig
 fn followers(state: &ClusterState, primary: NodeId, partition: Partition) -> Vec<Follower> {
     let entry = &state.partitions[usize::from(partition)];
     let receives = |role| matches!(role, ReplicaRole::InSync | ReplicaRole::Syncing);
-    let others = entry
-        .replicas
-        .iter()
-        .filter(|r| r.node != primary && receives(r.role));
+    let others = entry.replicas.iter().filter(|r| r.node != primary && receives(r.role));
     others
         .filter_map(|replica| {
             let incarnation = state.members.get(&replica.node)?.announcement.incarnation;

@@ -60,21 +60,12 @@ impl Plane {
         let (sender, answer) = oneshot::channel();
         match self.execute(partition, &operation, Reply::Local(sender)) {
             Executed::Done(result, _) => Ticket::Ready(result),
-            Executed::Ordered => Ticket::Waiting {
-                answer,
-                ordered: true,
-            },
+            Executed::Ordered => Ticket::Waiting { answer, ordered: true },
             Executed::NotPrimary(Reply::Local(sender)) => {
                 self.route_later(operation, sender);
-                Ticket::Waiting {
-                    answer,
-                    ordered: false,
-                }
+                Ticket::Waiting { answer, ordered: false }
             }
-            Executed::NotPrimary(Reply::Remote(_)) => Ticket::Waiting {
-                answer,
-                ordered: false,
-            },
+            Executed::NotPrimary(Reply::Remote(_)) => Ticket::Waiting { answer, ordered: false },
         }
     }
 
@@ -116,9 +107,7 @@ impl Plane {
             Ok(found) => found,
             Err(error) => return Executed::Done(Err(damaged(&error)), reply),
         };
-        let expired = current
-            .as_ref()
-            .is_some_and(|e| e.expiry_ms != 0 && e.expiry_ms <= wall_ms());
+        let expired = current.as_ref().is_some_and(|e| e.expiry_ms != 0 && e.expiry_ms <= wall_ms());
         let (mut effect, outcome) = match evaluate(action, current.as_ref(), wall_ms()) {
             Ok((effect, outcome)) => (effect, Ok(outcome)),
             Err(error) => (Effect::Nothing, Err(Failure::Action(error))),
@@ -132,24 +121,13 @@ impl Plane {
                 _ => effect = Effect::Remove,
             }
         }
-        let waiter = Waiter {
-            result: outcome,
-            reply,
-        };
+        let waiter = Waiter { result: outcome, reply };
         let record = match effect {
             Effect::Nothing if waits => return wait_for_newest(primary, key, waiter),
             Effect::Nothing => return Executed::Done(waiter.result, waiter.reply),
-            Effect::Write {
-                value,
-                user_flags,
-                expiry_ms,
-            } => Record {
-                key: key.clone(),
-                version: 0,
-                expiry_ms,
-                user_flags,
-                value: Some(value),
-            },
+            Effect::Write { value, user_flags, expiry_ms } => {
+                Record { key: key.clone(), version: 0, expiry_ms, user_flags, value: Some(value) }
+            }
             Effect::Remove => tombstone(key.clone()),
         };
         self.order(partition, primary, record, Some(waiter));
@@ -183,17 +161,13 @@ impl Plane {
         let (sender, answer) = oneshot::channel();
         let (plane, writes) = (Arc::clone(self), operation.action.writes());
         let body = wire::encode(&Request::Execute(operation.clone())).into();
-        self.network
-            .call_with(node, Class::Requests, body, move |answer| {
-                match read_answer(answer, writes) {
-                    Attempt::Final(result) => drop(sender.send(result)),
-                    Attempt::Again => plane.route_later(operation, sender),
-                }
-            });
-        Ticket::Waiting {
-            answer,
-            ordered: false,
-        }
+        self.network.call_with(node, Class::Requests, body, move |answer| {
+            match read_answer(answer, writes) {
+                Attempt::Final(result) => drop(sender.send(result)),
+                Attempt::Again => plane.route_later(operation, sender),
+            }
+        });
+        Ticket::Waiting { answer, ordered: false }
     }
 
     /// Waits, off the caller's path, for a primary that serves the operation.
@@ -232,10 +206,7 @@ impl Plane {
                 return result;
             }
             if Instant::now() >= deadline {
-                return Err(no_primary(
-                    partition_of(&operation.key),
-                    self.limits.request_timeout_ms,
-                ));
+                return Err(no_primary(partition_of(&operation.key), self.limits.request_timeout_ms));
             }
             // Progress may be of another partition: the pause bounds how often that costs a try.
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
@@ -281,11 +252,7 @@ impl Plane {
         }
         let done = partition >= PARTITIONS;
         let place = from >> CURSOR_DROPPED_BITS;
-        let next = if done {
-            0
-        } else {
-            (u64::from(partition) << CURSOR_PLACE_BITS) | place
-        };
+        let next = if done { 0 } else { (u64::from(partition) << CURSOR_PLACE_BITS) | place };
         Ok(ScanPage { next, keys })
     }
 
@@ -302,17 +269,7 @@ impl Plane {
             let answer = match primary {
                 None => Answer::NotPrimary,
                 Some(node) if node == self.node => self.local_keys_page(partition, from, limit),
-                Some(node) => {
-                    self.ask(
-                        node,
-                        &Request::KeysPage {
-                            partition,
-                            from,
-                            limit,
-                        },
-                    )
-                    .await
-                }
+                Some(node) => self.ask(node, &Request::KeysPage { partition, from, limit }).await,
             };
             match answer {
                 Answer::Keys { keys, next } => return Ok((keys, next)),
@@ -354,9 +311,7 @@ impl Plane {
     }
 
     async fn ask(&self, node: NodeId, request: &Request) -> Answer {
-        let call = self
-            .network
-            .call(node, Class::Requests, wire::encode(request).into());
+        let call = self.network.call(node, Class::Requests, wire::encode(request).into());
         let timeout = Duration::from_millis(self.limits.request_timeout_ms);
         match tokio::time::timeout(timeout, call).await {
             Ok(Ok(body)) => wire::decode::<Answer, ANSWER_BYTES_MAX>(&body).unwrap_or(Answer::NotPrimary),
@@ -369,41 +324,19 @@ impl Plane {
 fn is_blind(action: &Action) -> bool {
     matches!(
         action,
-        Action::Set {
-            expiry: ExpiryPolicy::Clear,
-            condition: Condition::Always,
-            return_old: false,
-            ..
-        }
+        Action::Set { expiry: ExpiryPolicy::Clear, condition: Condition::Always, return_old: false, .. }
     )
 }
 
 /// The value a record stands for.
 pub(super) fn entry(record: Record) -> Option<Entry> {
-    let Record {
-        version,
-        expiry_ms,
-        user_flags,
-        value,
-        ..
-    } = record;
-    Some(Entry {
-        value: value?,
-        user_flags,
-        expiry_ms,
-        version,
-    })
+    let Record { version, expiry_ms, user_flags, value, .. } = record;
+    Some(Entry { value: value?, user_flags, expiry_ms, version })
 }
 
 /// The record of an absent key.
 pub(super) fn tombstone(key: Bytes) -> Record {
-    Record {
-        key,
-        version: 0,
-        expiry_ms: 0,
-        user_flags: 0,
-        value: None,
-    }
+    Record { key, version: 0, expiry_ms: 0, user_flags: 0, value: None }
 }
 
 fn wait_for_newest(primary: &mut PrimaryState, key: &[u8], waiter: Waiter) -> Executed {
@@ -465,9 +398,7 @@ fn operation_bytes(operation: &Operation) -> u64 {
 }
 
 pub(super) fn damaged(error: &ReadError) -> Failure {
-    Failure::Damaged(format!(
-        "the record of this key cannot be read on its primary: {error}"
-    ))
+    Failure::Damaged(format!("the record of this key cannot be read on its primary: {error}"))
 }
 
 fn stopped() -> Failure {

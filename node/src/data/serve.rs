@@ -45,11 +45,9 @@ impl Plane {
                 }
                 return;
             }
-            Ok(Request::KeysPage {
-                partition,
-                from,
-                limit,
-            }) if partition < PARTITIONS => self.local_keys_page(partition, from, limit),
+            Ok(Request::KeysPage { partition, from, limit }) if partition < PARTITIONS => {
+                self.local_keys_page(partition, from, limit)
+            }
             Ok(Request::Count) => Answer::Count(self.local_count()),
             Ok(Request::KeysPage { .. }) | Err(_) => Answer::NotPrimary,
         };
@@ -71,28 +69,16 @@ impl Plane {
             Err(error) => return Answer::Failed(damaged(&error)),
         };
         let now = wall_ms();
-        let live = page
-            .keys
-            .into_iter()
-            .filter(|key| key.expiry_ms == 0 || key.expiry_ms > now);
+        let live = page.keys.into_iter().filter(|key| key.expiry_ms == 0 || key.expiry_ms > now);
         let keys = live.map(|key| key.key).collect();
         // The partition may have moved, and its data gone, while the page was made.
-        if self.serves(partition) {
-            Answer::Keys {
-                keys,
-                next: page.next,
-            }
-        } else {
-            Answer::NotPrimary
-        }
+        if self.serves(partition) { Answer::Keys { keys, next: page.next } } else { Answer::NotPrimary }
     }
 
     pub(super) fn local_count(self: &Arc<Self>) -> u64 {
         let counted = (0..PARTITIONS)
             .filter(|partition| self.with_role(*partition, |role| matches!(role, Role::Primary(_))));
-        counted
-            .map(|partition| self.engine.partition_stats(partition).live_keys)
-            .sum()
+        counted.map(|partition| self.engine.partition_stats(partition).live_keys).sum()
     }
 
     fn on_replication(self: &Arc<Self>, from: NodeId, body: Bytes, reply: Responder) {
@@ -106,11 +92,7 @@ impl Plane {
         self.with_role(position.partition, |role| {
             let Role::Replica(log) = role else {
                 let behind = position.epoch > self.view.load().state.epoch;
-                let rejection = if behind {
-                    Rejection::Behind
-                } else {
-                    Rejection::Stale
-                };
+                let rejection = if behind { Rejection::Behind } else { Rejection::Stale };
                 return reply.send(replication_answer(Err(rejection)));
             };
             // Before the first frame of a term, what came under the former one must have come to its end: the
@@ -140,12 +122,7 @@ impl Plane {
         let refuse = |reply: Responder, text: &str| {
             reply.send(wire::encode(&BulkAnswer::Refused(text.to_owned())).into());
         };
-        let Ok(Bulk {
-            partition,
-            term,
-            action,
-        }) = wire::decode::<Bulk, MESSAGE_BYTES_MAX>(body)
-        else {
+        let Ok(Bulk { partition, term, action }) = wire::decode::<Bulk, MESSAGE_BYTES_MAX>(body) else {
             return refuse(reply, "not a message of this protocol");
         };
         if partition >= PARTITIONS {
@@ -169,12 +146,7 @@ impl Plane {
 
     fn inventory_answer(&self, partition: Partition) -> BulkAnswer {
         let entries = self.engine.inventory(partition);
-        BulkAnswer::Inventory(
-            entries
-                .iter()
-                .map(|e| (e.position, e.version, e.tombstone))
-                .collect(),
-        )
+        BulkAnswer::Inventory(entries.iter().map(|e| (e.position, e.version, e.tombstone)).collect())
     }
 
     fn keys_answer(&self, partition: Partition, positions: &[u64]) -> BulkAnswer {

@@ -13,13 +13,7 @@ use crate::net::{CallError, Class};
 
 impl Plane {
     pub(super) fn position(&self, partition: Partition, term: Term, session: u64, previous: u64) -> Position {
-        Position {
-            partition,
-            term,
-            epoch: self.view.load().state.epoch,
-            session,
-            previous,
-        }
+        Position { partition, term, epoch: self.view.load().state.epoch, session, previous }
     }
 
     pub(super) fn send_record(
@@ -34,23 +28,13 @@ impl Plane {
         let position = self.position(partition, term, session, previous);
         let frame = ReplicationFrame::replicate(position, sequence, record);
         let plane = Arc::clone(self);
-        self.network
-            .call_with(node, Class::Replication, frame, move |answer| {
-                let result = match answer {
-                    Ok(body) => read_replication_answer(body).map(|_| ()),
-                    Err(CallError::NotSent(_) | CallError::Lost(_)) => Err(Rejection::Gap),
-                };
-                plane.complete(
-                    partition,
-                    Completion::Acked {
-                        term,
-                        node,
-                        session,
-                        sequence,
-                        result,
-                    },
-                );
-            });
+        self.network.call_with(node, Class::Replication, frame, move |answer| {
+            let result = match answer {
+                Ok(body) => read_replication_answer(body).map(|_| ()),
+                Err(CallError::NotSent(_) | CallError::Lost(_)) => Err(Rejection::Gap),
+            };
+            plane.complete(partition, Completion::Acked { term, node, session, sequence, result });
+        });
     }
 
     /// Opens a new session to a follower and sends it everything it has not acknowledged.
@@ -93,10 +77,7 @@ impl Plane {
         self.runtime.spawn(async move {
             tokio::time::sleep(Duration::from_millis(delay_ms)).await;
             plane.with_primary(partition, term, |primary| {
-                if primary
-                    .follower(node)
-                    .is_some_and(|f| f.session == session && f.broken)
-                {
+                if primary.follower(node).is_some_and(|f| f.session == session && f.broken) {
                     plane.open_session(partition, primary, node);
                 }
             });

@@ -21,12 +21,7 @@ const RATE_WINDOW: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Job {
     /// Brings a replica, in this state of it, up to date.
-    Copy {
-        partition: Partition,
-        term: Term,
-        node: NodeId,
-        syncing_since: Epoch,
-    },
+    Copy { partition: Partition, term: Term, node: NodeId, syncing_since: Epoch },
     /// Gives a partition away.
     HandOver { partition: Partition, term: Term },
 }
@@ -139,9 +134,7 @@ impl TaskBoard {
     /// What the cluster's monitor is told.
     pub(super) fn report(&self, source: NodeId) -> Vec<Task> {
         let all = self.progress.lock();
-        all.iter()
-            .map(|(target, progress)| progress.report(source, *target))
-            .collect()
+        all.iter().map(|(target, progress)| progress.report(source, *target)).collect()
     }
 }
 
@@ -154,12 +147,7 @@ impl Progress {
             cause: self.cause.clone(),
             source: source.to_string(),
             target: target.to_string(),
-            phase: if self.bytes_done < self.bytes_total {
-                "copying"
-            } else {
-                "comparing"
-            }
-            .to_owned(),
+            phase: if self.bytes_done < self.bytes_total { "copying" } else { "comparing" }.to_owned(),
             partitions_done: self.partitions_done,
             partitions_total: self.partitions_total,
             keys_done: self.keys_done,

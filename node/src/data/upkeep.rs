@@ -30,10 +30,7 @@ impl Plane {
         let partitions: Vec<Partition> = held.keys().copied().collect();
         if !partitions.is_empty() {
             match self.engine.drop_partitions(&partitions) {
-                Ok(()) => tracing::info!(
-                    count = partitions.len(),
-                    "dropped the data of released partitions"
-                ),
+                Ok(()) => tracing::info!(count = partitions.len(), "dropped the data of released partitions"),
                 Err(error) => {
                     tracing::warn!(%error, "could not drop released partitions; trying again later")
                 }
@@ -48,10 +45,7 @@ impl Plane {
     /// Suspends replicas that have kept a write waiting for too long (rule R8).
     pub fn suspend_slow_replicas(self: &Arc<Self>) {
         let (now, state) = (monotonic_ms(), self.state());
-        let Some(incarnation) = state
-            .members
-            .get(&self.node)
-            .map(|member| member.announcement.incarnation)
+        let Some(incarnation) = state.members.get(&self.node).map(|member| member.announcement.incarnation)
         else {
             return;
         };
@@ -88,10 +82,7 @@ impl Plane {
             if entry.primary() != Some(self.node) {
                 continue;
             }
-            let away = entry
-                .replicas
-                .iter()
-                .filter(|replica| replica.role == ReplicaRole::Away);
+            let away = entry.replicas.iter().filter(|replica| replica.role == ReplicaRole::Away);
             for replica in away.filter(|replica| state.is_up(replica.node)) {
                 let Some(member) = state.member(replica.node) else {
                     continue;

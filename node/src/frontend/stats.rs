@@ -144,17 +144,8 @@ impl Stats {
 
     /// Takes over what a connection counted, and clears it.
     pub fn add(&self, tally: &mut Tally) {
-        let Tally {
-            commands,
-            gets,
-            sets,
-            deletes,
-            hits,
-            misses,
-            errors,
-            bytes_in,
-            bytes_out,
-        } = std::mem::take(tally);
+        let Tally { commands, gets, sets, deletes, hits, misses, errors, bytes_in, bytes_out } =
+            std::mem::take(tally);
         let to = &self.counters;
         let pairs = [
             (&to.commands, commands),
@@ -177,9 +168,7 @@ impl Stats {
     /// Records that `count` commands took from `since` to `now`.
     pub fn record_latency(&self, since: Instant, now: Instant, count: u64) {
         let micros = now.saturating_duration_since(since).as_micros();
-        let micros = u64::try_from(micros)
-            .unwrap_or(LATENCY_MAX_US)
-            .clamp(1, LATENCY_MAX_US);
+        let micros = u64::try_from(micros).unwrap_or(LATENCY_MAX_US).clamp(1, LATENCY_MAX_US);
         let mut latencies = self.latencies.lock();
         latencies.turn(now);
         latencies.record(micros, count);
@@ -232,11 +221,7 @@ impl Default for Latencies {
     fn default() -> Self {
         // Two digits tell 1.00 ms from 1.01 ms. The bounds are valid, so there always is a histogram.
         let empty = || Histogram::new_with_bounds(1, LATENCY_MAX_US, 2).ok();
-        Self {
-            since: Instant::now(),
-            running: empty(),
-            before: empty(),
-        }
+        Self { since: Instant::now(), running: empty(), before: empty() }
     }
 }
 
@@ -283,14 +268,7 @@ mod tests {
 
     #[test]
     fn a_tally_is_counted_once() {
-        let (stats, mut tally) = (
-            Stats::default(),
-            Tally {
-                gets: 3,
-                commands: 4,
-                ..Tally::default()
-            },
-        );
+        let (stats, mut tally) = (Stats::default(), Tally { gets: 3, commands: 4, ..Tally::default() });
         stats.add(&mut tally);
         stats.add(&mut tally);
         let snapshot = stats.snapshot();
@@ -303,10 +281,7 @@ mod tests {
         let guard = stats.connection_opened();
         assert_eq!(stats.snapshot().connections, 1);
         drop(guard);
-        assert_eq!(
-            (stats.snapshot().connections, stats.snapshot().connections_total),
-            (0, 1)
-        );
+        assert_eq!((stats.snapshot().connections, stats.snapshot().connections_total), (0, 1));
     }
 
     #[test]

@@ -22,23 +22,13 @@ pub fn evaluate(
     Ok(match action {
         Action::Read => (Effect::Nothing, Outcome::Entry(live.cloned())),
         Action::Inspect => (Effect::Nothing, Outcome::Meta(live.map(meta))),
-        Action::Set {
-            value,
-            user_flags,
-            expiry,
-            condition,
-            return_old,
-        } => {
+        Action::Set { value, user_flags, expiry, condition, return_old } => {
             let old = live.filter(|_| *return_old).cloned();
             if !holds(*condition, live) {
                 return Ok((Effect::Nothing, Outcome::Set { written: false, old }));
             }
             let effect = match expiry_of(*expiry, live, now_ms) {
-                Some(expiry_ms) => Effect::Write {
-                    value: value.clone(),
-                    user_flags: *user_flags,
-                    expiry_ms,
-                },
+                Some(expiry_ms) => Effect::Write { value: value.clone(), user_flags: *user_flags, expiry_ms },
                 None => remove(current),
             };
             (effect, Outcome::Set { written: true, old })
@@ -87,11 +77,7 @@ fn remove(current: Option<&Entry>) -> Effect {
 
 /// The same value and flags with another expiry.
 fn rewrite(entry: &Entry, expiry_ms: u64) -> Effect {
-    Effect::Write {
-        value: entry.value.clone(),
-        user_flags: entry.user_flags,
-        expiry_ms,
-    }
+    Effect::Write { value: entry.value.clone(), user_flags: entry.user_flags, expiry_ms }
 }
 
 fn expire(at_ms: u64, live: Option<&Entry>, now_ms: u64) -> (Effect, Outcome) {
@@ -112,14 +98,7 @@ fn add(delta: i64, live: Option<&Entry>) -> Result<(Effect, Outcome), ActionErro
     };
     let sum = before.checked_add(delta).ok_or(ActionError::Overflow)?;
     let value = Bytes::copy_from_slice(itoa::Buffer::new().format(sum).as_bytes());
-    Ok((
-        Effect::Write {
-            value,
-            user_flags,
-            expiry_ms,
-        },
-        Outcome::Integer(sum),
-    ))
+    Ok((Effect::Write { value, user_flags, expiry_ms }, Outcome::Integer(sum)))
 }
 
 /// Reads a decimal integer as Redis's `string2ll` does: only the one text an integer is printed as, so no

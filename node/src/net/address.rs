@@ -68,31 +68,22 @@ pub(super) async fn resolve(text: &str) -> Result<Vec<Multiaddr>, AddressError> 
     };
     let complete = |ip| {
         let addr = multiaddr(SocketAddr::new(ip, target.port));
-        target
-            .peer
-            .iter()
-            .fold(addr, |addr, peer| addr.with(peer.clone()))
+        target.peer.iter().fold(addr, |addr, peer| addr.with(peer.clone()))
     };
     Ok(ips.into_iter().take(ADDRESSES_MAX).map(complete).collect())
 }
 
 async fn look_up(name: &str, port: u16, only_v4: Option<bool>) -> Result<Vec<IpAddr>, AddressError> {
     let unresolved = |why: String| AddressError::Unresolved(format!("the name {name} has no address: {why}"));
-    let found = tokio::time::timeout(
-        Duration::from_millis(RESOLVE_MS_MAX),
-        tokio::net::lookup_host((name, port)),
-    );
+    let found =
+        tokio::time::timeout(Duration::from_millis(RESOLVE_MS_MAX), tokio::net::lookup_host((name, port)));
     let found = found
         .await
         .map_err(|_| unresolved(format!("no answer within {RESOLVE_MS_MAX} ms")))?
         .map_err(|error| unresolved(error.to_string()))?;
     let fits = |ip: &IpAddr| only_v4.is_none_or(|v4| ip.is_ipv4() == v4);
     let ips: Vec<IpAddr> = found.map(|addr| addr.ip()).filter(fits).collect();
-    if ips.is_empty() {
-        Err(unresolved("none of the asked kind".to_owned()))
-    } else {
-        Ok(ips)
-    }
+    if ips.is_empty() { Err(unresolved("none of the asked kind".to_owned())) } else { Ok(ips) }
 }
 
 fn parse(text: &str) -> Option<Target> {
@@ -100,21 +91,13 @@ fn parse(text: &str) -> Option<Target> {
         return parse_multiaddr(&text.parse().ok()?);
     }
     if let Ok(addr) = text.parse::<SocketAddr>() {
-        return Some(Target {
-            host: Host::Ip(addr.ip()),
-            port: addr.port(),
-            peer: None,
-        });
+        return Some(Target { host: Host::Ip(addr.ip()), port: addr.port(), peer: None });
     }
     let (name, port) = text.rsplit_once(':')?;
     let plausible = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
     let is_name = !name.is_empty() && name.chars().all(plausible);
     let host = is_name.then(|| Host::Name(name.to_owned(), None))?;
-    Some(Target {
-        host,
-        port: port.parse().ok()?,
-        peer: None,
-    })
+    Some(Target { host, port: port.parse().ok()?, peer: None })
 }
 
 fn parse_multiaddr(addr: &Multiaddr) -> Option<Target> {
@@ -144,12 +127,9 @@ mod tests {
 
     #[tokio::test]
     async fn hosts_with_ports_and_multiaddrs_are_addresses() {
-        for text in [
-            "127.0.0.1:7901",
-            "localhost:7901",
-            "/ip4/127.0.0.1/tcp/7901",
-            "/dns4/localhost/tcp/7901",
-        ] {
+        for text in
+            ["127.0.0.1:7901", "localhost:7901", "/ip4/127.0.0.1/tcp/7901", "/dns4/localhost/tcp/7901"]
+        {
             let resolved = resolve(text).await.unwrap();
             assert!(
                 resolved.iter().any(
@@ -158,9 +138,7 @@ mod tests {
                 "{text}: {resolved:?}"
             );
         }
-        let peer = libp2p::identity::Keypair::generate_ed25519()
-            .public()
-            .to_peer_id();
+        let peer = libp2p::identity::Keypair::generate_ed25519().public().to_peer_id();
         let text = format!("/ip6/::1/tcp/1/p2p/{peer}");
         assert_eq!(resolve(&text).await.unwrap()[0].to_string(), text);
     }

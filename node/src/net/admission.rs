@@ -113,11 +113,7 @@ impl Admission {
     }
 
     fn mode(&self) -> u8 {
-        if self.secret.is_some() {
-            WITH_SECRET
-        } else {
-            WITHOUT_SECRET
-        }
+        if self.secret.is_some() { WITH_SECRET } else { WITHOUT_SECRET }
     }
 
     fn check_mode(&self, theirs: u8) -> Result<(), AdmissionError> {
@@ -143,9 +139,7 @@ impl Admission {
             dialer_nonce: nonce,
             acceptor_nonce: peer_nonce,
         };
-        stream
-            .write_all(&transcript.proof(b'D', self.secret.as_deref()))
-            .await?;
+        stream.write_all(&transcript.proof(b'D', self.secret.as_deref())).await?;
         stream.flush().await?;
         let mut verdict = [REFUSED];
         stream.read_exact(&mut verdict).await?;
@@ -217,9 +211,7 @@ impl Transcript {
 
     /// Compares in constant time.
     fn verify(&self, role: u8, secret: Option<&ClusterSecret>, proof: &[u8]) -> Result<(), AdmissionError> {
-        self.mac(role, secret)
-            .verify_slice(proof)
-            .map_err(|_| AdmissionError::WrongSecret)
+        self.mac(role, secret).verify_slice(proof).map_err(|_| AdmissionError::WrongSecret)
     }
 }
 
@@ -258,9 +250,7 @@ async fn bounded<O>(
     refused: &AtomicU64,
 ) -> Result<O, AdmissionError> {
     let limit = Duration::from_millis(HANDSHAKE_MS_MAX);
-    let outcome = tokio::time::timeout(limit, upgrade)
-        .await
-        .unwrap_or(Err(AdmissionError::TimedOut));
+    let outcome = tokio::time::timeout(limit, upgrade).await.unwrap_or(Err(AdmissionError::TimedOut));
     if outcome.as_ref().is_err_and(AdmissionError::is_refusal) {
         refused.fetch_add(1, Ordering::Relaxed);
     }
@@ -327,9 +317,7 @@ mod tests {
     /// Both ends of a connection, the dialing one first.
     async fn connection() -> (TcpStream, TcpStream) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let dialed = tokio::net::TcpStream::connect(listener.local_addr().unwrap())
-            .await
-            .unwrap();
+        let dialed = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         (TcpStream(dialed), TcpStream(listener.accept().await.unwrap().0))
     }
 
@@ -347,17 +335,12 @@ mod tests {
         let refusals = Arc::clone(&node.refusals);
         let accepting = tokio::spawn(node.upgrade_inbound(accepted, PROTOCOL));
         let (_, mut channel) = stranger().upgrade_outbound(dialed, "/noise").await.unwrap();
-        send_hello(&mut channel, WITH_SECRET, &[0; NONCE_BYTES])
-            .await
-            .unwrap();
+        send_hello(&mut channel, WITH_SECRET, &[0; NONCE_BYTES]).await.unwrap();
         receive_hello(&mut channel).await.unwrap();
         channel.write_all(&[0; PROOF_BYTES]).await.unwrap();
         channel.flush().await.unwrap();
         assert_eq!(rest(channel).await, [REFUSED]);
-        assert!(matches!(
-            accepting.await.unwrap(),
-            Err(AdmissionError::WrongSecret)
-        ));
+        assert!(matches!(accepting.await.unwrap(), Err(AdmissionError::WrongSecret)));
         assert_eq!(refusals.inbound.load(Ordering::Relaxed), 1);
     }
 
@@ -382,10 +365,7 @@ mod tests {
         let (dialed, accepted) = connection().await;
         let (a, b) = (admission(), admission());
         let (name_a, name_b) = (a.local, b.local);
-        let both = tokio::join!(
-            a.upgrade_outbound(dialed, PROTOCOL),
-            b.upgrade_inbound(accepted, PROTOCOL)
-        );
+        let both = tokio::join!(a.upgrade_outbound(dialed, PROTOCOL), b.upgrade_inbound(accepted, PROTOCOL));
         assert_eq!((both.0.unwrap().0, both.1.unwrap().0), (name_b, name_a));
     }
 }

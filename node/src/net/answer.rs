@@ -36,11 +36,7 @@ impl Responder {
             self.answered = true;
             self.answers.push(self.id, self.call_bytes, Some(body));
         } else {
-            tracing::error!(
-                bytes = body.len(),
-                limit = BODY_BYTES_MAX,
-                "an answer is too long to be sent"
-            );
+            tracing::error!(bytes = body.len(), limit = BODY_BYTES_MAX, "an answer is too long to be sent");
         }
     }
 }
@@ -55,9 +51,7 @@ impl Drop for Responder {
 
 impl std::fmt::Debug for Responder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Responder")
-            .field("id", &self.id)
-            .finish_non_exhaustive()
+        f.debug_struct("Responder").field("id", &self.id).finish_non_exhaustive()
     }
 }
 
@@ -102,10 +96,7 @@ impl Answers {
         let mut state = self.state.lock();
         std::mem::swap(batch, &mut state.ready);
         state.calls -= batch.len();
-        state.bytes -= batch
-            .iter()
-            .map(|(_, body)| body.as_ref().map_or(0, Bytes::len))
-            .sum::<usize>();
+        state.bytes -= batch.iter().map(|(_, body)| body.as_ref().map_or(0, Bytes::len)).sum::<usize>();
         drop(state);
         if !batch.is_empty() {
             self.room.notify_one();
@@ -199,12 +190,7 @@ fn hand_over(
             state.calls += 1;
             state.bytes += call_bytes;
         }
-        let reply = Responder {
-            answers: Arc::clone(answers),
-            id: frame.id,
-            call_bytes,
-            answered: false,
-        };
+        let reply = Responder { answers: Arc::clone(answers), id: frame.id, call_bytes, answered: false };
         shared.handler.on_call(from, class, frame.body, reply);
         count += 1;
     }

@@ -57,9 +57,7 @@ impl Done {
 impl Drop for Done {
     fn drop(&mut self) {
         if let Some(callback) = self.0.take() {
-            callback(Err(CallError::Lost(
-                "the link ended before the answer came".to_owned(),
-            )));
+            callback(Err(CallError::Lost("the link ended before the answer came".to_owned())));
         }
     }
 }
@@ -147,10 +145,7 @@ impl Link {
 
     fn enqueue(&self, limits: &Limits, body: Bytes, done: Done) -> Result<Next, (Done, String)> {
         if body.len() > BODY_BYTES_MAX {
-            let why = format!(
-                "a call of {} bytes is above the limit of {BODY_BYTES_MAX} bytes",
-                body.len()
-            );
+            let why = format!("a call of {} bytes is above the limit of {BODY_BYTES_MAX} bytes", body.len());
             return Err((done, why));
         }
         let mut queue = self.queue.lock();
@@ -169,13 +164,11 @@ impl Link {
         queue.bytes += body.len();
         queue.calls.push_back(Queued { body, done });
         // The writer empties the queue before it sleeps, so only the first call has to wake it.
-        Ok(
-            match (std::mem::replace(&mut queue.running, true), queue.calls.len()) {
-                (false, _) => Next::Start,
-                (true, 1) => Next::Wake,
-                (true, _) => Next::Nothing,
-            },
-        )
+        Ok(match (std::mem::replace(&mut queue.running, true), queue.calls.len()) {
+            (false, _) => Next::Start,
+            (true, 1) => Next::Wake,
+            (true, _) => Next::Nothing,
+        })
     }
 
     async fn run(self: Arc<Self>, shared: Arc<Shared>) {
@@ -241,10 +234,7 @@ impl Link {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(why)) => last = why,
                 Err(_) => {
-                    return Err(format!(
-                        "{} did not accept a link within {OPEN_MS_MAX} ms",
-                        self.node
-                    ));
+                    return Err(format!("{} did not accept a link within {OPEN_MS_MAX} ms", self.node));
                 }
             }
         }
@@ -256,15 +246,9 @@ impl Link {
         let failed = |error: &dyn std::fmt::Display| format!("no link to {}: {error}", self.node);
         let mut control = shared.control.clone();
         let protocol = self.class.protocol();
-        let mut stream = control
-            .open_stream(self.peer, protocol)
-            .await
-            .map_err(|error| failed(&error))?;
+        let mut stream = control.open_stream(self.peer, protocol).await.map_err(|error| failed(&error))?;
         let mut bytes = [0; HEADER_BYTES];
-        stream
-            .read_exact(&mut bytes)
-            .await
-            .map_err(|error| failed(&error))?;
+        stream.read_exact(&mut bytes).await.map_err(|error| failed(&error))?;
         let mut frames = FrameReader::new(0);
         frames.feed(&bytes);
         match frames.next().map_err(|error| failed(&error))? {
@@ -388,14 +372,10 @@ fn take_answers(
     while let Some(frame) = frames.next().map_err(|error| error.to_string())? {
         let result = match frame.kind {
             Kind::Answer => Ok(frame.body),
-            Kind::Dropped => Err(CallError::Lost(
-                "the peer dropped the call without an answer".to_owned(),
-            )),
+            Kind::Dropped => Err(CallError::Lost("the peer dropped the call without an answer".to_owned())),
             Kind::Ready | Kind::Call => return Err("the peer sent a frame that is no answer".to_owned()),
         };
-        let done = waiting
-            .take(frame.id)
-            .ok_or("the peer answered a call that was not made")?;
+        let done = waiting.take(frame.id).ok_or("the peer answered a call that was not made")?;
         answered.push((done, result));
     }
     Ok(())
@@ -458,10 +438,7 @@ mod tests {
         assert!(waiting.take(ids[1]).is_none(), "a repeated answer");
         let reused = waiting.insert(Done::new(|_| {}));
         assert_eq!(reused as u32, ids[1] as u32);
-        assert!(
-            waiting.take(ids[1]).is_none(),
-            "a late answer to the slot's earlier call"
-        );
+        assert!(waiting.take(ids[1]).is_none(), "a late answer to the slot's earlier call");
         assert!(waiting.take(99).is_none());
         assert_eq!(waiting.into_calls().count(), 3);
     }

@@ -179,13 +179,7 @@ pub struct NetworkConfig {
 impl NetworkConfig {
     /// Settings with the default limits, listening beyond loopback only with a secret.
     pub fn new(keypair: Keypair, listen: Vec<SocketAddr>, secret: Option<ClusterSecret>) -> Self {
-        Self {
-            keypair,
-            listen,
-            secret,
-            insecure: false,
-            limits: Limits::default(),
-        }
+        Self { keypair, listen, secret, insecure: false, limits: Limits::default() }
     }
 }
 
@@ -258,9 +252,7 @@ struct Peer {
 impl Peer {
     fn new(node: NodeId) -> Option<Self> {
         let peer = node.peer_id()?;
-        Some(Self {
-            links: Class::ALL.map(|class| Link::new(node, peer, class)),
-        })
+        Some(Self { links: Class::ALL.map(|class| Link::new(node, peer, class)) })
     }
 }
 
@@ -321,14 +313,7 @@ impl Shared {
         }
         let (reply, connected) = oneshot::channel();
         let gone = |_| "this node's network is shut down".to_owned();
-        self.commands
-            .send(Command::Connect {
-                node,
-                addresses,
-                reply,
-            })
-            .await
-            .map_err(|_| gone(()))?;
+        self.commands.send(Command::Connect { node, addresses, reply }).await.map_err(|_| gone(()))?;
         connected.await.map_err(|_| gone(()))?
     }
 
@@ -341,30 +326,17 @@ impl Shared {
         if left.is_zero() {
             return Ok(());
         }
-        Err(format!(
-            "{} (tried again in {} ms)",
-            back_off.why,
-            left.as_millis()
-        ))
+        Err(format!("{} (tried again in {} ms)", back_off.why, left.as_millis()))
     }
 
     /// Notes that a peer could not be reached, and doubles the time until it is tried again.
     fn fail_connect(&self, node: NodeId, why: String) -> String {
         self.counters.dials_failed.add(1);
         let mut back_offs = self.back_offs.lock();
-        let delay = back_offs
-            .get(&node)
-            .map_or(Duration::from_millis(BACK_OFF_FIRST_MS), |last| {
-                (last.delay * 2).min(Duration::from_millis(BACK_OFF_MAX_MS))
-            });
-        back_offs.insert(
-            node,
-            BackOff {
-                until: Instant::now() + delay,
-                delay,
-                why: why.clone(),
-            },
-        );
+        let delay = back_offs.get(&node).map_or(Duration::from_millis(BACK_OFF_FIRST_MS), |last| {
+            (last.delay * 2).min(Duration::from_millis(BACK_OFF_MAX_MS))
+        });
+        back_offs.insert(node, BackOff { until: Instant::now() + delay, delay, why: why.clone() });
         why
     }
 
@@ -403,9 +375,7 @@ pub struct Network {
 
 impl std::fmt::Debug for Network {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Network")
-            .field("local", &self.shared.local)
-            .finish_non_exhaustive()
+        f.debug_struct("Network").field("local", &self.shared.local).finish_non_exhaustive()
     }
 }
 
@@ -442,11 +412,7 @@ impl Network {
         for address in addresses {
             let (reply, outcome) = oneshot::channel();
             let gone = || DialError::Unreachable("this node's network is shut down".to_owned());
-            self.shared
-                .commands
-                .send(Command::Dial { address, reply })
-                .await
-                .map_err(|_| gone())?;
+            self.shared.commands.send(Command::Dial { address, reply }).await.map_err(|_| gone())?;
             match outcome.await.map_err(|_| gone())? {
                 Ok(node) => return Ok(node),
                 Err(DialError::SecretRefused) => failure = DialError::SecretRefused,
@@ -522,9 +488,7 @@ impl Network {
             let _ = sender.send(result);
         });
         async move {
-            receiver
-                .await
-                .unwrap_or_else(|_| Err(CallError::Lost("the network was dropped".to_owned())))
+            receiver.await.unwrap_or_else(|_| Err(CallError::Lost("the network was dropped".to_owned())))
         }
     }
 
@@ -551,12 +515,8 @@ impl Network {
     /// What the network did and holds.
     pub fn stats(&self) -> NetStats {
         let shared = &self.shared;
-        let links: Vec<Arc<Link>> = shared
-            .peers
-            .read()
-            .values()
-            .flat_map(|peer| peer.links.iter().cloned())
-            .collect();
+        let links: Vec<Arc<Link>> =
+            shared.peers.read().values().flat_map(|peer| peer.links.iter().cloned()).collect();
         let counters = &shared.counters;
         NetStats {
             peers: shared.connected.read().len(),

@@ -50,16 +50,9 @@ const REFUSAL_LOG_MS: u64 = 5_000;
 /// What the swarm task is asked to do.
 pub(super) enum Command {
     /// Connect to whoever answers there.
-    Dial {
-        address: Multiaddr,
-        reply: oneshot::Sender<Result<NodeId, DialError>>,
-    },
+    Dial { address: Multiaddr, reply: oneshot::Sender<Result<NodeId, DialError>> },
     /// Connect to this peer at one of these addresses, unless it is connected.
-    Connect {
-        node: NodeId,
-        addresses: Vec<Multiaddr>,
-        reply: oneshot::Sender<Result<(), String>>,
-    },
+    Connect { node: NodeId, addresses: Vec<Multiaddr>, reply: oneshot::Sender<Result<(), String>> },
     /// Listen to a topic and publish to it.
     Subscribe(String),
     /// Gossip.
@@ -88,9 +81,7 @@ pub(super) async fn start(config: NetworkConfig, handler: Arc<dyn Handler>) -> R
     let mut control = swarm.behaviour().streams.new_control();
     let mut incoming = Vec::new();
     for class in Class::ALL {
-        let streams = control
-            .accept(class.protocol())
-            .map_err(|error| setup(error.to_string()))?;
+        let streams = control.accept(class.protocol()).map_err(|error| setup(error.to_string()))?;
         incoming.push((class, streams));
     }
     let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
@@ -112,19 +103,11 @@ pub(super) async fn start(config: NetworkConfig, handler: Arc<dyn Handler>) -> R
         connected: RwLock::default(),
         listening: RwLock::new(listening),
     });
-    let mut tasks = vec![tokio::spawn(
-        SwarmTask::new(swarm, Arc::clone(&shared)).run(receiver),
-    )];
+    let mut tasks = vec![tokio::spawn(SwarmTask::new(swarm, Arc::clone(&shared)).run(receiver))];
     for (class, streams) in incoming {
         tasks.push(tokio::spawn(accept(class, streams, Arc::clone(&shared))));
     }
-    Ok(Network {
-        shared,
-        stopper: Arc::new(Stopper {
-            stop,
-            tasks: Mutex::new(tasks),
-        }),
-    })
+    Ok(Network { shared, stopper: Arc::new(Stopper { stop, tasks: Mutex::new(tasks) }) })
 }
 
 fn check_exposure(config: &NetworkConfig) -> Result<(), NetError> {
@@ -164,12 +147,7 @@ fn build(config: &NetworkConfig, refusals: Arc<Refusals>) -> Result<Swarm<Behavi
     let settings = libp2p::swarm::Config::with_tokio_executor()
         .with_idle_connection_timeout(Duration::MAX)
         .with_max_negotiating_inbound_streams(SUBSTREAMS_OPENING_MAX);
-    Ok(Swarm::new(
-        transport,
-        behaviour,
-        keypair.public().to_peer_id(),
-        settings,
-    ))
+    Ok(Swarm::new(transport, behaviour, keypair.public().to_peer_id(), settings))
 }
 
 /// Listens on every address, and waits until each listener says where it is.
@@ -177,9 +155,8 @@ async fn listen(swarm: &mut Swarm<Behaviour>, addrs: &[SocketAddr]) -> Result<Ve
     let mut waiting: HashMap<ListenerId, SocketAddr> = HashMap::new();
     for &addr in addrs {
         probe(addr)?;
-        let listener = swarm
-            .listen_on(address::multiaddr(addr))
-            .map_err(|error| listen_error(addr, error))?;
+        let listener =
+            swarm.listen_on(address::multiaddr(addr)).map_err(|error| listen_error(addr, error))?;
         waiting.insert(listener, addr);
     }
     let mut bound = Vec::new();
@@ -199,16 +176,9 @@ async fn listen(swarm: &mut Swarm<Behaviour>, addrs: &[SocketAddr]) -> Result<Ve
                 bound.extend(address::socket_addr(&address));
             }
             SwarmEvent::ListenerError { listener_id, error }
-            | SwarmEvent::ListenerClosed {
-                listener_id,
-                reason: Err(error),
-                ..
-            } => {
+            | SwarmEvent::ListenerClosed { listener_id, reason: Err(error), .. } => {
                 if let Some(&address) = waiting.get(&listener_id) {
-                    return Err(NetError::Listen {
-                        address,
-                        reason: error.to_string(),
-                    });
+                    return Err(NetError::Listen { address, reason: error.to_string() });
                 }
             }
             _ => {}
@@ -225,10 +195,7 @@ fn probe(addr: SocketAddr) -> Result<(), NetError> {
     match try_bind(addr) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(NetError::AddressInUse(addr)),
-        Err(error) => Err(NetError::Listen {
-            address: addr,
-            reason: error.to_string(),
-        }),
+        Err(error) => Err(NetError::Listen { address: addr, reason: error.to_string() }),
     }
 }
 
@@ -244,10 +211,7 @@ fn try_bind(addr: SocketAddr) -> io::Result<()> {
 }
 
 fn listen_error(address: SocketAddr, error: TransportError<io::Error>) -> NetError {
-    NetError::Listen {
-        address,
-        reason: error_chain(&error),
-    }
+    NetError::Listen { address, reason: error_chain(&error) }
 }
 
 /// An error with what caused it.
@@ -355,11 +319,7 @@ impl SwarmTask {
     fn on_command(&mut self, command: Command) {
         match command {
             Command::Dial { address, reply } => self.dial(address, reply),
-            Command::Connect {
-                node,
-                addresses,
-                reply,
-            } => self.connect(node, addresses, reply),
+            Command::Connect { node, addresses, reply } => self.connect(node, addresses, reply),
             Command::Subscribe(topic) => self.subscribe(&topic),
             Command::Publish(data) => self.publish(&data),
             Command::Disconnect(node) => {
@@ -373,10 +333,7 @@ impl SwarmTask {
 
     fn dial(&mut self, address: Multiaddr, reply: oneshot::Sender<Result<NodeId, DialError>>) {
         // From the listening port, two nodes that dial each other could meet in one half-made connection.
-        let options = DialOpts::unknown_peer_id()
-            .address(address)
-            .allocate_new_port()
-            .build();
+        let options = DialOpts::unknown_peer_id().address(address).allocate_new_port().build();
         let id = options.connection_id();
         match self.swarm.dial(options) {
             Ok(()) => {
@@ -443,41 +400,21 @@ impl SwarmTask {
                 self.on_gossip(message);
             }
             SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(event),
-            SwarmEvent::ConnectionEstablished {
-                peer_id,
-                connection_id,
-                endpoint,
-                ..
-            } => {
+            SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 self.on_connected(peer_id, connection_id, &endpoint);
             }
-            SwarmEvent::ConnectionClosed {
-                peer_id,
-                connection_id,
-                num_established,
-                cause,
-                ..
-            } => {
+            SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, cause, .. } => {
                 let cause = cause.map_or("closed".to_owned(), |cause| error_chain(&cause));
                 self.on_disconnected(peer_id, connection_id, num_established, &cause);
             }
-            SwarmEvent::OutgoingConnectionError {
-                connection_id, error, ..
-            } => {
+            SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
                 self.on_dial_failed(connection_id, &error);
             }
-            SwarmEvent::IncomingConnectionError {
-                send_back_addr,
-                error,
-                ..
-            } => {
+            SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
                 self.on_admission_failed(&send_back_addr, &error);
             }
             SwarmEvent::NewListenAddr { address, .. } => {
-                self.shared
-                    .listening
-                    .write()
-                    .extend(address::socket_addr(&address));
+                self.shared.listening.write().extend(address::socket_addr(&address));
             }
             SwarmEvent::ExpiredListenAddr { address, .. } => {
                 let gone = address::socket_addr(&address);
@@ -486,9 +423,7 @@ impl SwarmTask {
             SwarmEvent::ListenerError { error, .. } => {
                 tracing::warn!(%error, "a connection of a peer could not be accepted");
             }
-            SwarmEvent::ListenerClosed {
-                addresses, reason, ..
-            } => {
+            SwarmEvent::ListenerClosed { addresses, reason, .. } => {
                 tracing::error!(?addresses, ?reason, "no longer listening for peers there");
             }
             _ => {}
@@ -586,11 +521,7 @@ impl SwarmTask {
         let due = |last: Instant| last.elapsed() >= Duration::from_millis(REFUSAL_LOG_MS);
         if self.refusal_logged.is_none_or(due) {
             self.refusal_logged = Some(Instant::now());
-            let total = self
-                .shared
-                .refusals
-                .inbound
-                .load(std::sync::atomic::Ordering::Relaxed);
+            let total = self.shared.refusals.inbound.load(std::sync::atomic::Ordering::Relaxed);
             tracing::warn!(%address, %refusal, total, "a node that wanted to connect was refused");
         }
     }

@@ -73,14 +73,8 @@ async fn node_with(keypair: Keypair, listen: SocketAddr, secret: Option<&[u8]>) 
     let echo = Arc::new(Echo::default());
     let secret = secret.map(|secret| ClusterSecret::from_bytes(secret).unwrap());
     let config = NetworkConfig::new(keypair.clone(), vec![listen], secret);
-    let network = Network::start(config, Arc::clone(&echo) as Arc<dyn Handler>)
-        .await
-        .unwrap();
-    Node {
-        network,
-        echo,
-        keypair,
-    }
+    let network = Network::start(config, Arc::clone(&echo) as Arc<dyn Handler>).await.unwrap();
+    Node { network, echo, keypair }
 }
 
 async fn node(secret: Option<&[u8]>) -> Node {
@@ -95,12 +89,7 @@ async fn pair() -> (Node, Node) {
 }
 
 fn know(node: &Node, others: &[&Node]) {
-    node.network.set_peers(
-        others
-            .iter()
-            .map(|other| (other.id(), vec![other.addr()]))
-            .collect(),
-    );
+    node.network.set_peers(others.iter().map(|other| (other.id(), vec![other.addr()])).collect());
 }
 
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -119,39 +108,23 @@ fn numbered(number: u64) -> Bytes {
 async fn dialing_tells_who_answers_and_both_sides_hear_of_it() {
     let (a, b) = pair().await;
     assert_eq!(a.network.dial(&b.addr()).await, Ok(b.id()));
-    until("both connected", || {
-        a.network.connected() == [b.id()] && b.network.connected() == [a.id()]
-    })
-    .await;
+    until("both connected", || a.network.connected() == [b.id()] && b.network.connected() == [a.id()]).await;
     assert_eq!(*b.echo.peers.lock(), [(a.id(), true)]);
     // Dialed again, it is still the same one connection.
     assert_eq!(a.network.dial(&b.addr()).await, Ok(b.id()));
     assert_eq!(a.network.dial(&a.addr()).await, Err(DialError::Itself));
     assert_eq!(a.network.dial("nonsense").await, Err(DialError::BadAddress));
-    let free = std::net::TcpListener::bind(loopback())
-        .unwrap()
-        .local_addr()
-        .unwrap();
-    assert!(matches!(
-        a.network.dial(&free.to_string()).await,
-        Err(DialError::Unreachable(_))
-    ));
+    let free = std::net::TcpListener::bind(loopback()).unwrap().local_addr().unwrap();
+    assert!(matches!(a.network.dial(&free.to_string()).await, Err(DialError::Unreachable(_))));
     a.network.disconnect(b.id());
-    until("both disconnected", || {
-        a.network.connected().is_empty() && b.network.connected().is_empty()
-    })
-    .await;
+    until("both disconnected", || a.network.connected().is_empty() && b.network.connected().is_empty()).await;
     assert_eq!(*a.echo.peers.lock(), [(b.id(), true), (b.id(), false)]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_secret_is_refused_on_both_sides() {
     let other: &[u8] = b"another secret of many bytes";
-    for (theirs, ours) in [
-        (Some(other), Some(SECRET)),
-        (None, Some(SECRET)),
-        (Some(SECRET), None),
-    ] {
+    for (theirs, ours) in [(Some(other), Some(SECRET)), (None, Some(SECRET)), (Some(SECRET), None)] {
         let (a, b) = (node(theirs).await, node(ours).await);
         assert_eq!(a.network.dial(&b.addr()).await, Err(DialError::SecretRefused));
         until("both counted", || {
@@ -171,9 +144,7 @@ async fn another_secret_is_refused_on_both_sides() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_are_handled_in_order_and_answered() {
     let (a, b) = pair().await;
-    let calls: Vec<_> = (0..20_000)
-        .map(|n| a.network.call(b.id(), Class::Requests, numbered(n)))
-        .collect();
+    let calls: Vec<_> = (0..20_000).map(|n| a.network.call(b.id(), Class::Requests, numbered(n))).collect();
     for (n, call) in calls.into_iter().enumerate() {
         assert_eq!(call.await, Ok(numbered(n as u64)));
     }
@@ -202,34 +173,23 @@ async fn big_bodies_arrive_whole() {
         assert!(answer == body, "{len} bytes came back changed");
     }
     let too_long = Bytes::from(vec![0; wire::BODY_BYTES_MAX + 1]);
-    assert!(matches!(
-        a.network.call(b.id(), Class::Bulk, too_long).await,
-        Err(CallError::NotSent(_))
-    ));
+    assert!(matches!(a.network.call(b.id(), Class::Bulk, too_long).await, Err(CallError::NotSent(_))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dropped_responder_loses_the_call_and_nothing_else() {
     let (a, b) = pair().await;
     b.echo.drop.store(true, Ordering::Relaxed);
-    assert!(matches!(
-        a.network.call(b.id(), Class::Control, numbered(1)).await,
-        Err(CallError::Lost(_))
-    ));
+    assert!(matches!(a.network.call(b.id(), Class::Control, numbered(1)).await, Err(CallError::Lost(_))));
     b.echo.drop.store(false, Ordering::Relaxed);
-    assert_eq!(
-        a.network.call(b.id(), Class::Control, numbered(2)).await,
-        Ok(numbered(2))
-    );
+    assert_eq!(a.network.call(b.id(), Class::Control, numbered(2)).await, Ok(numbered(2)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_come_in_any_order() {
     let (a, b) = pair().await;
     b.echo.hold.store(true, Ordering::Relaxed);
-    let calls: Vec<_> = (0..100)
-        .map(|n| a.network.call(b.id(), Class::Requests, numbered(n)))
-        .collect();
+    let calls: Vec<_> = (0..100).map(|n| a.network.call(b.id(), Class::Requests, numbered(n))).collect();
     until("all there", || b.echo.held.lock().len() == 100).await;
     let held = std::mem::take(&mut *b.echo.held.lock());
     for (n, reply) in held.into_iter().enumerate().rev() {
@@ -243,36 +203,26 @@ async fn answers_come_in_any_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_call_ends_once_when_the_peer_dies_and_calls_work_when_it_is_back() {
     let (a, b) = pair().await;
-    assert_eq!(
-        a.network.call(b.id(), Class::Requests, numbered(0)).await,
-        Ok(numbered(0))
-    );
+    assert_eq!(a.network.call(b.id(), Class::Requests, numbered(0)).await, Ok(numbered(0)));
     b.echo.hold.store(true, Ordering::Relaxed);
     let ends: Arc<Vec<AtomicUsize>> = Arc::new((0..5_000).map(|_| AtomicUsize::new(0)).collect());
     let answered = Arc::new(AtomicUsize::new(0));
     for n in 0..5_000 {
         let (ends, answered) = (Arc::clone(&ends), Arc::clone(&answered));
-        a.network
-            .call_with(b.id(), Class::Requests, numbered(n), move |result| {
-                ends[n as usize].fetch_add(1, Ordering::Relaxed);
-                answered.fetch_add(usize::from(result.is_ok()), Ordering::Relaxed);
-            });
+        a.network.call_with(b.id(), Class::Requests, numbered(n), move |result| {
+            ends[n as usize].fetch_add(1, Ordering::Relaxed);
+            answered.fetch_add(usize::from(result.is_ok()), Ordering::Relaxed);
+        });
     }
     until("some are there", || b.echo.held.lock().len() > 10).await;
     let (listen, keypair) = (b.network.listen_addrs()[0], b.keypair.clone());
     b.network.shutdown().await;
-    until("all have ended", || {
-        ends.iter().all(|end| end.load(Ordering::Relaxed) == 1)
-    })
-    .await;
+    until("all have ended", || ends.iter().all(|end| end.load(Ordering::Relaxed) == 1)).await;
     assert_eq!(answered.load(Ordering::Relaxed), 0);
     assert_eq!(a.network.stats().calls_open, 0);
     until("a sees it", || a.network.connected().is_empty()).await;
     // Nobody there: told as not sent, and soon again at once, by the back-off.
-    assert!(matches!(
-        a.network.call(b.id(), Class::Requests, numbered(1)).await,
-        Err(CallError::NotSent(_))
-    ));
+    assert!(matches!(a.network.call(b.id(), Class::Requests, numbered(1)).await, Err(CallError::NotSent(_))));
     drop(b);
     let b = node_with(keypair, listen, Some(SECRET)).await;
     let end = Instant::now() + Duration::from_secs(10);
@@ -291,10 +241,7 @@ async fn shutting_down_ends_the_own_calls() {
     until("it is there", || !b.echo.held.lock().is_empty()).await;
     a.network.shutdown().await;
     assert!(matches!(call.await, Err(CallError::Lost(_))));
-    assert!(matches!(
-        a.network.call(b.id(), Class::Requests, numbered(2)).await,
-        Err(CallError::NotSent(_))
-    ));
+    assert!(matches!(a.network.call(b.id(), Class::Requests, numbered(2)).await, Err(CallError::NotSent(_))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -333,11 +280,7 @@ async fn gossip_reaches_every_other_node_of_two_and_of_three() {
         let heard_by =
             |to: &Node, from: NodeId| to.echo.gossip.lock().iter().any(|(author, _)| *author == from);
         let all_heard = || {
-            nodes.iter().all(|to| {
-                nodes
-                    .iter()
-                    .all(|from| from.id() == to.id() || heard_by(to, from.id()))
-            })
+            nodes.iter().all(|to| nodes.iter().all(|from| from.id() == to.id() || heard_by(to, from.id())))
         };
         let end = Instant::now() + Duration::from_secs(20);
         while !all_heard() {
@@ -347,11 +290,7 @@ async fn gossip_reaches_every_other_node_of_two_and_of_three() {
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        assert!(
-            nodes
-                .iter()
-                .all(|node| node.echo.gossip.lock().iter().all(|(_, data)| data == b"report"))
-        );
+        assert!(nodes.iter().all(|node| node.echo.gossip.lock().iter().all(|(_, data)| data == b"report")));
     }
     let alone = node(Some(SECRET)).await;
     assert!(!alone.network.publish(vec![0; GOSSIP_BYTES_MAX + 1]));
@@ -366,33 +305,22 @@ async fn a_port_in_use_and_an_open_door_are_refused() {
     };
     let taken = a.network.listen_addrs()[0];
     assert!(matches!(start(taken).await, Err(NetError::AddressInUse(addr)) if addr == taken));
-    assert!(matches!(
-        start("0.0.0.0:0".parse().unwrap()).await,
-        Err(NetError::Insecure(_))
-    ));
+    assert!(matches!(start("0.0.0.0:0".parse().unwrap()).await, Err(NetError::Insecure(_))));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_queue_refuses_and_says_so() {
     let b = node(Some(SECRET)).await;
     let echo = Arc::new(Echo::default());
-    let mut config = NetworkConfig::new(
-        Keypair::generate_ed25519(),
-        vec![loopback()],
-        ClusterSecret::from_bytes(SECRET),
-    );
+    let mut config =
+        NetworkConfig::new(Keypair::generate_ed25519(), vec![loopback()], ClusterSecret::from_bytes(SECRET));
     config.limits.queue_calls_max = 10;
     let network = Network::start(config, echo).await.unwrap();
     network.set_peers(HashMap::from([(b.id(), vec![b.addr()])]));
     b.echo.hold.store(true, Ordering::Relaxed);
-    let mut calls: Vec<_> = (0..11)
-        .map(|n| network.call(b.id(), Class::Bulk, numbered(n)))
-        .collect();
+    let mut calls: Vec<_> = (0..11).map(|n| network.call(b.id(), Class::Bulk, numbered(n))).collect();
     let refused = calls.pop().unwrap().await;
-    assert!(
-        matches!(&refused, Err(CallError::NotSent(why)) if why.contains("full")),
-        "{refused:?}"
-    );
+    assert!(matches!(&refused, Err(CallError::NotSent(why)) if why.contains("full")), "{refused:?}");
     until("ten are there", || b.echo.held.lock().len() == 10).await;
 }
 
@@ -403,25 +331,14 @@ async fn a_frame_of_unbounded_length_ends_the_link_and_only_it() {
     a.network.dial(&b.addr()).await.unwrap();
     let mut control = a.network.shared.control.clone();
     let protocol = Class::Bulk.protocol();
-    let mut stream = control
-        .open_stream(b.id().peer_id().unwrap(), protocol)
-        .await
-        .unwrap();
-    stream
-        .write_all(&wire::header(wire::Kind::Call, 1, u32::MAX))
-        .await
-        .unwrap();
+    let mut stream = control.open_stream(b.id().peer_id().unwrap(), protocol).await.unwrap();
+    stream.write_all(&wire::header(wire::Kind::Call, 1, u32::MAX)).await.unwrap();
     stream.flush().await.unwrap();
     let mut received = Vec::new();
-    let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut received))
-        .await
-        .unwrap();
+    let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut received)).await.unwrap();
     assert_eq!(received, wire::header(wire::Kind::Ready, 0, 0));
     assert!(b.echo.calls.lock().is_empty());
-    assert_eq!(
-        a.network.call(b.id(), Class::Bulk, numbered(1)).await,
-        Ok(numbered(1))
-    );
+    assert_eq!(a.network.call(b.id(), Class::Bulk, numbered(1)).await, Ok(numbered(1)));
 }
 
 /// Speaks to a node as a stranger would; tells what came back until the node hung up.
@@ -440,9 +357,6 @@ async fn a_stranger_gets_no_protocol_byte_and_is_cut_off() {
     let answer = knock(a.network.listen_addrs()[0], &[0xff; 100_000]).await;
     assert!(answer.len() < 64, "{answer:?}");
     knock(a.network.listen_addrs()[0], b"").await;
-    assert!(
-        start.elapsed() < Duration::from_secs(9),
-        "silence must end by the admission's time limit"
-    );
+    assert!(start.elapsed() < Duration::from_secs(9), "silence must end by the admission's time limit");
     assert!(a.echo.peers.lock().is_empty());
 }

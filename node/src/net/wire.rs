@@ -54,10 +54,7 @@ pub enum WireError {
 ///
 /// # Panics
 /// When the type's own `Serialize` fails, which no message of this program does.
-#[expect(
-    clippy::expect_used,
-    reason = "derived Serialize into memory has no way to fail"
-)]
+#[expect(clippy::expect_used, reason = "derived Serialize into memory has no way to fail")]
 pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
     bincode::serde::encode_to_vec(message, bincode::config::standard()).expect("a plain message encodes")
 }
@@ -91,9 +88,7 @@ pub(super) enum Kind {
 
 impl Kind {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Self::Ready, Self::Call, Self::Answer, Self::Dropped]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        [Self::Ready, Self::Call, Self::Answer, Self::Dropped].into_iter().find(|kind| *kind as u8 == byte)
     }
 }
 
@@ -132,16 +127,11 @@ pub(super) struct FrameWriter<W> {
 
 impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     pub(super) fn new(stream: W) -> Self {
-        Self {
-            stream,
-            buffer: Vec::new(),
-            written: 0,
-        }
+        Self { stream, buffer: Vec::new(), written: 0 }
     }
 
     pub(super) async fn frame(&mut self, kind: Kind, id: u64, body: &[u8]) -> io::Result<()> {
-        self.buffer
-            .extend_from_slice(&header(kind, id, body.len() as u32));
+        self.buffer.extend_from_slice(&header(kind, id, body.len() as u32));
         if body.len() > BODY_COPIED_BYTES_MAX {
             self.write_buffer().await?;
             self.stream.write_all(body).await?;
@@ -149,11 +139,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
             return Ok(());
         }
         self.buffer.extend_from_slice(body);
-        if self.buffer.len() >= WRITE_BYTES {
-            self.write_buffer().await
-        } else {
-            Ok(())
-        }
+        if self.buffer.len() >= WRITE_BYTES { self.write_buffer().await } else { Ok(()) }
     }
 
     /// Sends what was gathered, and tells how many bytes went out since the last time.
@@ -179,10 +165,7 @@ pub(super) struct FrameReader {
 
 impl FrameReader {
     pub(super) fn new(body_bytes_max: usize) -> Self {
-        Self {
-            buffer: BytesMut::new(),
-            body_bytes_max,
-        }
+        Self { buffer: BytesMut::new(), body_bytes_max }
     }
 
     /// Takes what was received.
@@ -209,20 +192,13 @@ impl FrameReader {
         }
         let kind = Kind::from_byte(kind).ok_or(WireError::Kind(kind))?;
         if len > self.body_bytes_max {
-            return Err(WireError::TooLong {
-                found: len,
-                limit: self.body_bytes_max,
-            });
+            return Err(WireError::TooLong { found: len, limit: self.body_bytes_max });
         }
         if self.buffer.len() < HEADER_BYTES + len {
             return Ok(None);
         }
         self.buffer.advance(HEADER_BYTES);
-        Ok(Some(Frame {
-            kind,
-            id,
-            body: self.buffer.split_to(len).freeze(),
-        }))
+        Ok(Some(Frame { kind, id, body: self.buffer.split_to(len).freeze() }))
     }
 }
 
@@ -246,10 +222,7 @@ mod tests {
                     seen.push((frame.kind, frame.id, frame.body));
                 }
             }
-            let expected = [
-                (Kind::Call, 7, Bytes::from("first")),
-                (Kind::Answer, u64::MAX, Bytes::new()),
-            ];
+            let expected = [(Kind::Call, 7, Bytes::from("first")), (Kind::Answer, u64::MAX, Bytes::new())];
             assert_eq!(seen, expected);
         }
     }
@@ -262,13 +235,7 @@ mod tests {
             reader.next().unwrap_err()
         };
         let too_long = header(Kind::Call, 1, u32::MAX);
-        assert_eq!(
-            refuse(&too_long),
-            WireError::TooLong {
-                found: u32::MAX as usize,
-                limit: 1024
-            }
-        );
+        assert_eq!(refuse(&too_long), WireError::TooLong { found: u32::MAX as usize, limit: 1024 });
         let mut other = header(Kind::Call, 1, 0);
         other[4] = 9;
         assert_eq!(refuse(&other), WireError::Version(9));
@@ -280,21 +247,12 @@ mod tests {
     #[test]
     fn messages_are_decoded_exactly_and_within_their_limit() {
         let bytes = encode(&(7u32, "hello".to_owned()));
-        assert_eq!(
-            decode::<(u32, String), 64>(&bytes).unwrap(),
-            (7, "hello".to_owned())
-        );
+        assert_eq!(decode::<(u32, String), 64>(&bytes).unwrap(), (7, "hello".to_owned()));
         let longer = [&bytes[..], b"x"].concat();
         assert_eq!(decode::<(u32, String), 64>(&longer), Err(WireError::Trailing(1)));
-        assert!(matches!(
-            decode::<(u32, String), 4>(&bytes),
-            Err(WireError::Malformed(_))
-        ));
+        assert!(matches!(decode::<(u32, String), 4>(&bytes), Err(WireError::Malformed(_))));
         // A length of 2^63 must neither abort nor allocate.
         let hostile = [253, 255, 255, 255, 255, 255, 255, 255, 127];
-        assert!(matches!(
-            decode::<Vec<u8>, 1024>(&hostile),
-            Err(WireError::Malformed(_))
-        ));
+        assert!(matches!(decode::<Vec<u8>, 1024>(&hostile), Err(WireError::Malformed(_))));
     }
 }

@@ -62,11 +62,8 @@ impl Node {
     pub(super) fn nodes(&self) -> Nodes {
         let (state, heard) = (self.topology.state(), self.reports.all());
         let coordinator = self.topology.coordinator();
-        let mut nodes: Vec<NodeRow> = state
-            .members
-            .keys()
-            .map(|node| self.node_row(*node, &state, &heard))
-            .collect();
+        let mut nodes: Vec<NodeRow> =
+            state.members.keys().map(|node| self.node_row(*node, &state, &heard)).collect();
         let joining = heard.iter().filter(|(node, heard)| {
             !state.members.contains_key(*node) && heard.at_ms + REPORT_FRESH_MS > monotonic_ms()
         });
@@ -75,10 +72,7 @@ impl Node {
         for row in &mut nodes {
             row.coordinator = Some(&row.id) == coordinator.as_ref();
         }
-        Nodes {
-            now_ms: wall_ms(),
-            nodes,
-        }
+        Nodes { now_ms: wall_ms(), nodes }
     }
 
     fn node_row(&self, node: NodeId, state: &ClusterState, heard: &HashMap<NodeId, Heard>) -> NodeRow {
@@ -139,15 +133,9 @@ impl Node {
         let seconds = (now_ms.saturating_sub(*then_ms) as f64 / 1000.0).max(0.001);
         let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
         let held = state.replicas_on(self.id).count() as u32;
-        let primaries = (0..PARTITIONS)
-            .filter(|p| state.primary(*p) == Some(self.id))
-            .count() as u32;
+        let primaries = (0..PARTITIONS).filter(|p| state.primary(*p) == Some(self.id)).count() as u32;
         let named: usize = state.ring.iter().map(|(_, nodes)| nodes.len()).sum();
-        let mine: usize = state
-            .ring
-            .iter()
-            .filter(|(_, nodes)| nodes.contains(&self.id))
-            .count();
+        let mine: usize = state.ring.iter().filter(|(_, nodes)| nodes.contains(&self.id)).count();
         NodeRow {
             id: self.id.to_string(),
             client_addr: self.client_addr.clone(),

@@ -19,12 +19,7 @@ pub(super) enum Standing {
 /// How the node that announces itself stands. The protocol is compared when an incarnation is registered, so
 /// that one that was registered keeps its lease under a coordinator of the next version.
 pub(super) fn standing(state: &ClusterState, announcement: &Announcement) -> Standing {
-    let Announcement {
-        node,
-        incarnation,
-        protocol,
-        ..
-    } = announcement;
+    let Announcement { node, incarnation, protocol, .. } = announcement;
     if let Some(member) = state.members.get(node) {
         let registered = member.announcement.incarnation;
         if registered > *incarnation {
@@ -103,15 +98,8 @@ mod tests {
     #[test]
     fn node_of_another_protocol_is_refused_with_both_numbers_and_the_way_out() {
         let (theirs, ours) = (PROTOCOL + 1, PROTOCOL);
-        let joiner = Announcement {
-            node: NodeId::from_bytes([2; 32]),
-            protocol: theirs,
-            ..announcement(1)
-        };
-        let returning = Announcement {
-            protocol: theirs,
-            ..announcement(6)
-        };
+        let joiner = Announcement { node: NodeId::from_bytes([2; 32]), protocol: theirs, ..announcement(1) };
+        let returning = Announcement { protocol: theirs, ..announcement(6) };
         for announcement in [joiner, returning] {
             let reason = refusal(&announcement);
             for part in [
@@ -129,20 +117,14 @@ mod tests {
         assert_eq!(standing(&cluster(), &announcement(5)), Standing::Up);
         assert_eq!(standing(&cluster(), &announcement(6)), Standing::New);
         let mut down = cluster();
-        down.apply(&[Change::DeclareDown {
-            node: announcement(5).node,
-            incarnation: 5,
-        }]);
+        down.apply(&[Change::DeclareDown { node: announcement(5).node, incarnation: 5 }]);
         assert_eq!(standing(&down, &announcement(5)), Standing::Down);
     }
 
     #[test]
     fn copy_of_a_data_directory_is_refused_for_good() {
         assert!(refusal(&announcement(4)).contains("start 5 is registered, at 10.0.0.1:7900"));
-        let elsewhere = Announcement {
-            client_addr: "10.0.0.2:7900".into(),
-            ..announcement(5)
-        };
+        let elsewhere = Announcement { client_addr: "10.0.0.2:7900".into(), ..announcement(5) };
         assert!(refusal(&elsewhere).contains("by another process, at 10.0.0.1:7900"));
     }
 }

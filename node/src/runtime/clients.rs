@@ -28,18 +28,13 @@ impl Node {
             value_bytes_max: usize::try_from(self.settings.max_value_bytes).unwrap_or(usize::MAX),
         };
         let stats = self.stats.clone();
-        Server::new(Arc::new(Client(self)), stats, limits)
-            .run(listener, stopping)
-            .await;
+        Server::new(Arc::new(Client(self)), stats, limits).run(listener, stopping).await;
     }
 
     /// The line that says that the node serves, and where.
     pub fn ready_line(&self) -> String {
         let peer = self.peer_addrs.first().map_or("", String::as_str);
-        format!(
-            "ready node={} resp={} peer={peer} cluster={}",
-            self.id, self.client_addr, self.cluster_id
-        )
+        format!("ready node={} resp={} peer={peer} cluster={}", self.id, self.client_addr, self.cluster_id)
     }
 }
 
@@ -66,11 +61,7 @@ impl Keyspace for Client {
         Topology {
             node: self.0.id,
             epoch: state.epoch,
-            nodes: state
-                .members
-                .values()
-                .map(|member| topology_node(&state, member))
-                .collect(),
+            nodes: state.members.values().map(|member| topology_node(&state, member)).collect(),
             ranges: slot_ranges(&state, place),
         }
     }
@@ -98,10 +89,7 @@ impl Keyspace for Client {
 fn topology_node(state: &ClusterState, member: &crate::cluster::state::Member) -> TopologyNode {
     let announcement = &member.announcement;
     let (host, port) = host_and_port(&announcement.client_addr);
-    let peer_port = announcement
-        .peer_addrs
-        .first()
-        .and_then(|addr| addr.rsplit('/').next()?.parse().ok());
+    let peer_port = announcement.peer_addrs.first().and_then(|addr| addr.rsplit('/').next()?.parse().ok());
     TopologyNode {
         id: announcement.node,
         host,
@@ -125,16 +113,8 @@ fn slot_ranges(state: &ClusterState, place: impl Fn(crate::id::NodeId) -> Option
         let range = SlotRange {
             start: first_slot(partition),
             end: first_slot(partition) + SLOTS_PER_PARTITION - 1,
-            primary: copies
-                .primary()
-                .filter(|_| state.is_live_primary(partition))
-                .and_then(&place),
-            replicas: copies
-                .replicas
-                .iter()
-                .skip(1)
-                .filter_map(|replica| place(replica.node))
-                .collect(),
+            primary: copies.primary().filter(|_| state.is_live_primary(partition)).and_then(&place),
+            replicas: copies.replicas.iter().skip(1).filter_map(|replica| place(replica.node)).collect(),
         };
         match ranges.last_mut() {
             Some(last) if last.primary == range.primary && last.replicas == range.replicas => {

@@ -29,11 +29,7 @@ pub(super) enum Control {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum ControlAnswer {
     /// Of `Hello`; the id is `None` while the node belongs to no cluster.
-    Hello {
-        cluster_id: Option<ClusterId>,
-        coordinator: Option<NodeId>,
-        members: Vec<(NodeId, Vec<String>)>,
-    },
+    Hello { cluster_id: Option<ClusterId>, coordinator: Option<NodeId>, members: Vec<(NodeId, Vec<String>)> },
     /// Of `Raft`.
     Raft(Bytes),
     /// Of `Lease`: so many milliseconds from when it was asked for.
@@ -62,13 +58,7 @@ pub(super) async fn ask(
     let call = network.call(node, Class::Control, wire::encode(question).into());
     let answer = tokio::time::timeout(timeout, call).await;
     let body = answer
-        .map_err(|_| {
-            format!(
-                "node {} did not answer within {} ms",
-                node.short(),
-                timeout.as_millis()
-            )
-        })?
+        .map_err(|_| format!("node {} did not answer within {} ms", node.short(), timeout.as_millis()))?
         .map_err(|error| error.to_string())?;
     wire::decode::<ControlAnswer, CONTROL_BYTES_MAX>(&body)
         .map_err(|error| format!("the answer of node {} cannot be read: {error}", node.short()))

@@ -54,9 +54,8 @@ impl Node {
                 self.with_leases(|leases| leases.confirmed(asked_ms));
             }
             // Taken each time: a node that joins learns the cluster's lease only after its start.
-            let pause = self
-                .lease_ms()
-                .map(|lease_ms| Duration::from_millis(lease_ms / CONFIRMATIONS_PER_LEASE));
+            let pause =
+                self.lease_ms().map(|lease_ms| Duration::from_millis(lease_ms / CONFIRMATIONS_PER_LEASE));
             tokio::time::sleep(pause.unwrap_or(ROUND)).await;
         }
     }
@@ -127,11 +126,7 @@ impl Node {
         let node = Arc::clone(self);
         tokio::spawn(async move {
             node.with_leases(|leases| leases.registered(key.0, key.1, monotonic_ms()));
-            match node
-                .propose_here(vec![Change::Register(announcement)])
-                .await
-                .as_deref()
-            {
+            match node.propose_here(vec![Change::Register(announcement)]).await.as_deref() {
                 Ok([Verdict::Void(reason)]) => {
                     tracing::info!(node = %key.0, reason, "a node was not registered; it asks again");
                 }
@@ -146,14 +141,9 @@ impl Node {
 
     async fn declare_overdue(&self) {
         let state = self.topology.state();
-        let up = state
-            .members
-            .values()
-            .filter(|member| member.status == MemberStatus::Up);
+        let up = state.members.values().filter(|member| member.status == MemberStatus::Up);
         let up = up.map(|member| (member.announcement.node, member.announcement.incarnation));
-        let overdue = self
-            .with_leases(|leases| leases.overdue(up, monotonic_ms()))
-            .unwrap_or_default();
+        let overdue = self.with_leases(|leases| leases.overdue(up, monotonic_ms())).unwrap_or_default();
         let changes: Vec<_> = overdue
             .into_iter()
             .map(|(node, incarnation)| Change::DeclareDown { node, incarnation })
@@ -187,20 +177,13 @@ impl Node {
     fn down_longer_than(&self, length: Duration) -> BTreeSet<NodeId> {
         let (state, now) = (self.topology.state(), monotonic_ms());
         let mut seen = self.seen_down.lock();
-        seen.retain(|node, _| {
-            state
-                .members
-                .get(node)
-                .is_some_and(|m| m.status == MemberStatus::Down)
-        });
+        seen.retain(|node, _| state.members.get(node).is_some_and(|m| m.status == MemberStatus::Down));
         for (node, member) in &state.members {
             if member.status == MemberStatus::Down {
                 seen.entry(*node).or_insert(now);
             }
         }
-        let long = seen
-            .iter()
-            .filter(|(_, since)| now >= **since + length.as_millis() as u64);
+        let long = seen.iter().filter(|(_, since)| now >= **since + length.as_millis() as u64);
         long.map(|(node, _)| *node).collect()
     }
 
@@ -212,15 +195,9 @@ impl Node {
         }
         self.plane.end_lease();
         let incarnation = self.incarnation.load(Ordering::Acquire);
-        let goodbye = Change::DeclareDown {
-            node: self.id,
-            incarnation,
-        };
+        let goodbye = Change::DeclareDown { node: self.id, incarnation };
         if let Err(error) = self.propose(vec![goodbye]).await {
-            tracing::warn!(
-                error,
-                "could not say goodbye: the cluster notices when the lease has run out"
-            );
+            tracing::warn!(error, "could not say goodbye: the cluster notices when the lease has run out");
         }
     }
 }

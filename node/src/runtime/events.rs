@@ -31,10 +31,6 @@ impl EventLog {
     /// The newest `count` events, oldest first.
     pub(super) fn newest(&self, count: usize) -> Vec<Event> {
         let events = self.0.lock();
-        events
-            .iter()
-            .skip(events.len().saturating_sub(count))
-            .cloned()
-            .collect()
+        events.iter().skip(events.len().saturating_sub(count)).cloned().collect()
     }
 }

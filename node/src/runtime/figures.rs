@@ -60,9 +60,7 @@ pub(super) fn limits(settings: &Settings) -> Limits {
 pub(super) fn client_addr(settings: &Settings, listener: &TcpListener) -> anyhow::Result<String> {
     let local = listener.local_addr().context("the RESP port has no address")?;
     let advertised = settings.advertise.map(|addr| addr.ip());
-    let ip = advertised
-        .filter(|_| local.ip().is_unspecified())
-        .unwrap_or(local.ip());
+    let ip = advertised.filter(|_| local.ip().is_unspecified()).unwrap_or(local.ip());
     Ok(SocketAddr::new(ip, local.port()).to_string())
 }
 

@@ -36,18 +36,10 @@ impl Reports {
     fn note(&self, report: NodeReport) {
         let mut heard = self.0.lock();
         let node = report.announcement.node;
-        let known = heard
-            .get(&node)
-            .map(|heard| heard.report.announcement.incarnation);
+        let known = heard.get(&node).map(|heard| heard.report.announcement.incarnation);
         let stale = known.is_some_and(|known| known > report.announcement.incarnation);
         if !stale && (known.is_some() || heard.len() < HEARD_MAX) {
-            heard.insert(
-                node,
-                Heard {
-                    at_ms: monotonic_ms(),
-                    report,
-                },
-            );
+            heard.insert(node, Heard { at_ms: monotonic_ms(), report });
         }
     }
 
@@ -109,10 +101,7 @@ impl Node {
         }
         let state = self.topology.state();
         let announced = &report.announcement;
-        let known = state
-            .members
-            .get(&from)
-            .map(|member| member.announcement.incarnation);
+        let known = state.members.get(&from).map(|member| member.announcement.incarnation);
         if known.is_none_or(|known| known < announced.incarnation) {
             self.note_address(announced);
             if self.is_coordinator() && !self.stopping.has_begun() {

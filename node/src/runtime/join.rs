@@ -92,11 +92,9 @@ pub(super) async fn check_cluster(
     own: ClusterId,
 ) -> Result<Option<Introduction>, JoinError> {
     match ask_round(network, bootstrap).await? {
-        Round::Found(introduction, addr) if introduction.cluster_id != own => Err(JoinError::OtherCluster {
-            own,
-            addr,
-            other: introduction.cluster_id,
-        }),
+        Round::Found(introduction, addr) if introduction.cluster_id != own => {
+            Err(JoinError::OtherCluster { own, addr, other: introduction.cluster_id })
+        }
         Round::Found(introduction, _) => Ok(Some(introduction)),
         Round::Nobody { .. } => Ok(None),
     }
@@ -119,19 +117,8 @@ async fn ask_round(network: &Network, bootstrap: &[String]) -> Result<Round, Joi
             }
         };
         match ask(network, peer, &Control::Hello, HELLO_TIMEOUT).await {
-            Ok(ControlAnswer::Hello {
-                cluster_id: Some(cluster_id),
-                coordinator,
-                members,
-            }) => {
-                return Ok(Round::Found(
-                    Introduction {
-                        cluster_id,
-                        coordinator,
-                        members,
-                    },
-                    addr.clone(),
-                ));
+            Ok(ControlAnswer::Hello { cluster_id: Some(cluster_id), coordinator, members }) => {
+                return Ok(Round::Found(Introduction { cluster_id, coordinator, members }, addr.clone()));
             }
             Ok(_) => tracing::debug!(addr, "the bootstrap peer belongs to no cluster yet"),
             Err(error) => tracing::debug!(addr, error, "the bootstrap peer did not introduce itself"),

@@ -53,10 +53,7 @@ impl Node {
                 Err(_) => RETRY_PAUSE,
             };
             if let Some(reason) = complaints.due(renewed.err(), monotonic_ms()) {
-                tracing::error!(
-                    reason,
-                    "this node gets no lease and serves nothing; it goes on asking"
-                );
+                tracing::error!(reason, "this node gets no lease and serves nothing; it goes on asking");
             }
             tokio::time::sleep(pause).await;
         }
@@ -83,10 +80,7 @@ impl Node {
             }
             ControlAnswer::NotCoordinator(other) => {
                 *hint = other.filter(|node| *node != self.id).or(*hint);
-                Err(format!(
-                    "node {} is not the coordinator any more",
-                    coordinator.short()
-                ))
+                Err(format!("node {} is not the coordinator any more", coordinator.short()))
             }
             ControlAnswer::Refused(reason) => {
                 self.refuse(&reason);
@@ -104,8 +98,7 @@ impl Node {
         }
         let lease_ms = self.lease_ms();
         let timeout = lease_ms.map_or(FIRST_TIMEOUT, |lease_ms| Duration::from_millis(lease_ms / 2));
-        self.ask(coordinator, &Control::Lease(announcement), timeout)
-            .await
+        self.ask(coordinator, &Control::Lease(announcement), timeout).await
     }
 
     /// This process can never have a lease again: it serves nothing from now on, and should end.
@@ -143,10 +136,7 @@ impl Node {
         match self.identity.lock().bump_incarnation() {
             Ok(incarnation) => {
                 self.incarnation.store(incarnation, Ordering::Release);
-                tracing::warn!(
-                    incarnation,
-                    "this node was declared down; it returns as a new incarnation"
-                );
+                tracing::warn!(incarnation, "this node was declared down; it returns as a new incarnation");
                 self.returned.notify_one();
             }
             Err(error) => tracing::error!(%error, "cannot count the incarnation up; this node cannot return"),

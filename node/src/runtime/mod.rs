@@ -119,9 +119,7 @@ struct LogTransport(Network);
 
 impl RaftTransport for LogTransport {
     fn call(&self, to: NodeId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
-        let call = self
-            .0
-            .call(to, Class::Control, wire::encode(&Control::Raft(body)).into());
+        let call = self.0.call(to, Class::Control, wire::encode(&Control::Raft(body)).into());
         Box::pin(async move {
             let body = call.await.map_err(|error| error.to_string())?;
             match wire::decode::<ControlAnswer, CONTROL_BYTES_MAX>(&body) {
@@ -147,11 +145,7 @@ impl Node {
                 data_dir.display()
             )
         })?;
-        let secret = settings
-            .cluster_secret_file
-            .as_deref()
-            .map(ClusterSecret::load)
-            .transpose()?;
+        let secret = settings.cluster_secret_file.as_deref().map(ClusterSecret::load).transpose()?;
         let options = figures::engine_options(&settings);
         let engine = store::open(options.clone(), &data_dir)?;
         let identity = Identity::load_or_create(&data_dir)?;
@@ -163,15 +157,9 @@ impl Node {
 
         let client_addr = client_addr(&settings, listener)?;
         let peer_addrs = peer_addrs(&settings, &network);
-        let joined = join_cluster(
-            &settings,
-            &identity,
-            &store,
-            &network,
-            &topology,
-            (&client_addr, &peer_addrs),
-        )
-        .await?;
+        let joined =
+            join_cluster(&settings, &identity, &store, &network, &topology, (&client_addr, &peer_addrs))
+                .await?;
         let (proposals, proposed) = mpsc::channel(proposer::QUEUE_MAX);
         let (batches, batched) = mpsc::channel(proposer::QUEUE_MAX);
         let plane = Plane::new(data::Parts {
@@ -248,10 +236,7 @@ impl Node {
             self.plane.resume_replicas();
             let incarnation = self.incarnation.load(Ordering::Acquire);
             let state = self.plane.state();
-            let registered = state
-                .members
-                .get(&self.id)
-                .map(|member| member.announcement.incarnation);
+            let registered = state.members.get(&self.id).map(|member| member.announcement.incarnation);
             if registered == Some(incarnation) && self.plane.has_lease() {
                 self.plane.drop_released(RELEASE_GRACE_MS);
             }
@@ -284,10 +269,7 @@ impl Node {
     /// Whether this node is registered and holds a lease.
     pub fn is_serving(&self) -> bool {
         let state = self.plane.state();
-        let registered = state
-            .members
-            .get(&self.id)
-            .map(|member| member.announcement.incarnation);
+        let registered = state.members.get(&self.id).map(|member| member.announcement.incarnation);
         registered == Some(self.incarnation.load(Ordering::Acquire)) && self.plane.has_lease()
     }
 
@@ -319,9 +301,7 @@ impl Node {
     }
 
     fn note_address(&self, announcement: &Announcement) {
-        self.heard_addrs
-            .lock()
-            .insert(announcement.node, announcement.peer_addrs.clone());
+        self.heard_addrs.lock().insert(announcement.node, announcement.peer_addrs.clone());
         self.update_peers();
     }
 
@@ -372,9 +352,8 @@ impl Node {
     fn introduce(&self) -> ControlAnswer {
         let state = self.topology.state();
         let members = state.members.values();
-        let mut members: Vec<_> = members
-            .map(|m| (m.announcement.node, m.announcement.peer_addrs.clone()))
-            .collect();
+        let mut members: Vec<_> =
+            members.map(|m| (m.announcement.node, m.announcement.peer_addrs.clone())).collect();
         if !state.members.contains_key(&self.id) {
             members.push((self.id, self.peer_addrs.clone()));
         }
@@ -428,17 +407,6 @@ async fn join_cluster(
     };
     tracing::info!(cluster = %cluster_id, "founding a cluster");
     let (replication_factor, lease_ms) = (settings.replicas, settings.lease_ms);
-    topology
-        .found(Change::Found {
-            cluster_id,
-            replication_factor,
-            lease_ms,
-            founder,
-        })
-        .await?;
-    Ok(join::Introduction {
-        cluster_id,
-        coordinator: Some(identity.node),
-        members: Vec::new(),
-    })
+    topology.found(Change::Found { cluster_id, replication_factor, lease_ms, founder }).await?;
+    Ok(join::Introduction { cluster_id, coordinator: Some(identity.node), members: Vec::new() })
 }

@@ -32,15 +32,9 @@ impl Node {
             return Err("no coordinator is elected at present".into());
         };
         if coordinator == self.id {
-            return self
-                .propose_here(changes)
-                .await
-                .map_err(|error| error.to_string());
+            return self.propose_here(changes).await.map_err(|error| error.to_string());
         }
-        match self
-            .ask(coordinator, &Control::Propose(changes), PROPOSE_TIMEOUT)
-            .await?
-        {
+        match self.ask(coordinator, &Control::Propose(changes), PROPOSE_TIMEOUT).await? {
             ControlAnswer::Proposed(verdicts) => Ok(verdicts),
             other => Err(format!("the coordinator answered {other:?}")),
         }
@@ -49,10 +43,7 @@ impl Node {
     /// Commits changes through this node's own topology log.
     pub(super) async fn propose_here(&self, changes: Vec<Change>) -> Result<Vec<Verdict>, ProposeError> {
         let (sender, verdicts) = oneshot::channel();
-        self.batches
-            .send((changes, sender))
-            .await
-            .map_err(|_| ProposeError::Stopped)?;
+        self.batches.send((changes, sender)).await.map_err(|_| ProposeError::Stopped)?;
         verdicts.await.map_err(|_| ProposeError::Stopped)?
     }
 
@@ -70,10 +61,8 @@ impl Node {
                 changes.extend(more);
             }
             let result = self.topology.propose(changes).await;
-            let mut verdicts = result
-                .as_ref()
-                .map_or_else(|_| Vec::new(), |c| c.verdicts.clone())
-                .into_iter();
+            let mut verdicts =
+                result.as_ref().map_or_else(|_| Vec::new(), |c| c.verdicts.clone()).into_iter();
             for (count, sender) in askers {
                 let answer = match &result {
                     Ok(_) => Ok(verdicts.by_ref().take(count).collect()),

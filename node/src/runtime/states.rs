@@ -76,10 +76,7 @@ impl Node {
     fn note_coordinator(&self, coordinator: Option<NodeId>, epoch: Epoch) {
         let (severity, message) = match coordinator {
             Some(node) => ("info", format!("node {} is the coordinator", node.short())),
-            None => (
-                "warning",
-                "there is no coordinator; an election is under way".to_owned(),
-            ),
+            None => ("warning", "there is no coordinator; an election is under way".to_owned()),
         };
         self.events.add(crate::api::Event {
             time_ms: wall_ms(),
@@ -97,10 +94,7 @@ mod tests {
     use super::*;
 
     fn state(epoch: Epoch) -> Arc<ClusterState> {
-        Arc::new(ClusterState {
-            epoch,
-            ..ClusterState::default()
-        })
+        Arc::new(ClusterState { epoch, ..ClusterState::default() })
     }
 
     /// Epochs and incarnations in the order they are followed.
@@ -116,10 +110,7 @@ mod tests {
     #[test]
     fn new_incarnation_is_nothing_to_anybody_before_it_follows_the_state_that_registers_it() {
         let (old, new) = (state(7), state(8));
-        let mut followed = Followed {
-            state: old.clone(),
-            incarnation: 1,
-        };
+        let mut followed = Followed { state: old.clone(), incarnation: 1 };
         assert_eq!(steps(&mut followed, &old, 1), []);
         assert_eq!(steps(&mut followed, &new, 2), [(7, 2), (8, 2)]);
         assert_eq!(steps(&mut followed, &new, 2), []);

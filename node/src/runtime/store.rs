@@ -31,46 +31,28 @@ pub(super) enum StoreError {
          places in all. This node does not start: it could take lost keys for deleted ones. {}",
         first.path.display(), first.offset, first.bytes, first.reason, WayOut(data_dir)
     )]
-    Damaged {
-        first: Box<Quarantined>,
-        total: u64,
-        data_dir: PathBuf,
-    },
+    Damaged { first: Box<Quarantined>, total: u64, data_dir: PathBuf },
     /// The node is a member, and what it stored is not there.
     #[error(
         "the store of this node is gone: {} {what}, although {}. This node does not start: it would take every \
          key it held for deleted. {}",
         store.display(), because, WayOut(data_dir)
     )]
-    Vanished {
-        store: PathBuf,
-        what: &'static str,
-        because: String,
-        data_dir: PathBuf,
-    },
+    Vanished { store: PathBuf, what: &'static str, because: String, data_dir: PathBuf },
     /// The store is another's.
     #[error(
         "the store in {} belongs to {owner}, this is node {node} of cluster {cluster}: its records would be taken \
          for this cluster's. Give --data-dir the whole directory that the store is from, or start with an empty one",
         store.display()
     )]
-    Foreign {
-        store: PathBuf,
-        owner: String,
-        node: NodeId,
-        cluster: ClusterId,
-    },
+    Foreign { store: PathBuf, owner: String, node: NodeId, cluster: ClusterId },
     /// The store is this node's, what the node knew of its cluster is gone.
     #[error(
         "the store in {} holds this node's records of cluster {cluster}, but the topology log beside it is gone, \
          and with it what this node had agreed to. {}",
         store.display(), WayOut(data_dir)
     )]
-    TopologyGone {
-        store: PathBuf,
-        cluster: ClusterId,
-        data_dir: PathBuf,
-    },
+    TopologyGone { store: PathBuf, cluster: ClusterId, data_dir: PathBuf },
     /// The file system refused.
     #[error("cannot read {}: {source}; check that this user may read it", path.display())]
     Io { path: PathBuf, source: io::Error },
@@ -131,22 +113,14 @@ pub(super) fn open(options: Options, data_dir: &Path) -> anyhow::Result<Engine> 
     let total = recovery.quarantined_total;
     match recovery.quarantined.into_iter().next() {
         None => Ok(engine),
-        Some(first) => Err(StoreError::Damaged {
-            first: Box::new(first),
-            total,
-            data_dir: data_dir.to_owned(),
+        Some(first) => {
+            Err(StoreError::Damaged { first: Box::new(first), total, data_dir: data_dir.to_owned() }.into())
         }
-        .into()),
     }
 }
 
 fn vanished(store: &Path, data_dir: &Path, what: &'static str, because: String) -> StoreError {
-    StoreError::Vanished {
-        store: store.to_owned(),
-        what,
-        because,
-        data_dir: data_dir.to_owned(),
-    }
+    StoreError::Vanished { store: store.to_owned(), what, because, data_dir: data_dir.to_owned() }
 }
 
 impl Store {
@@ -197,12 +171,7 @@ impl Store {
             (None, ..) => format!("nobody: it holds records, and no file `{OWNER_FILE}`"),
             _ => format!("an unknown node: its file `{OWNER_FILE}` is damaged or of another version"),
         };
-        StoreError::Foreign {
-            store: self.dir.clone(),
-            owner,
-            node: self.node,
-            cluster,
-        }
+        StoreError::Foreign { store: self.dir.clone(), owner, node: self.node, cluster }
     }
 }
 
@@ -224,10 +193,7 @@ fn read_owner(dir: &Path) -> Result<Option<String>, StoreError> {
 }
 
 fn has_data_files(dir: &Path) -> Result<bool, StoreError> {
-    let failed = |source| StoreError::Io {
-        path: dir.to_owned(),
-        source,
-    };
+    let failed = |source| StoreError::Io { path: dir.to_owned(), source };
     for entry in fs::read_dir(dir).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
         if name.to_string_lossy().ends_with(DATA_SUFFIX) {
@@ -246,31 +212,20 @@ mod tests {
     const OTHER: ClusterId = ClusterId::from_bytes([8; 16]);
 
     fn store(dir: &Path, node: NodeId, holds_records: bool) -> Store {
-        Store {
-            dir: dir.to_owned(),
-            data_dir: dir.to_owned(),
-            node,
-            holds_records,
-        }
+        Store { dir: dir.to_owned(), data_dir: dir.to_owned(), node, holds_records }
     }
 
     #[test]
     fn store_without_records_becomes_its_node_s_and_stays_so() {
         let dir = tempfile::tempdir().unwrap();
         store(dir.path(), NODE, false).claim(CLUSTER, Past::None).unwrap();
-        store(dir.path(), NODE, true)
-            .claim(CLUSTER, Past::Member)
-            .unwrap();
+        store(dir.path(), NODE, true).claim(CLUSTER, Past::Member).unwrap();
         store(dir.path(), NODE, true).claim(CLUSTER, Past::Log).unwrap();
         // A founding or joining that came to nothing leaves no claim.
         let empty = tempfile::tempdir().unwrap();
-        store(empty.path(), NODE, false)
-            .claim(CLUSTER, Past::None)
-            .unwrap();
+        store(empty.path(), NODE, false).claim(CLUSTER, Past::None).unwrap();
         store(empty.path(), NODE, false).claim(OTHER, Past::Log).unwrap();
-        store(empty.path(), NODE, true)
-            .claim(OTHER, Past::Member)
-            .unwrap();
+        store(empty.path(), NODE, true).claim(OTHER, Past::Member).unwrap();
     }
 
     #[test]
@@ -278,15 +233,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let error = store(dir.path(), NODE, false).claim(CLUSTER, Past::Member);
         let said = error.unwrap_err().to_string();
-        assert!(
-            said.contains("is gone") && said.contains("empty --data-dir"),
-            "{said}"
-        );
-        assert_eq!(
-            fs::read_dir(dir.path()).unwrap().count(),
-            0,
-            "nothing was written"
-        );
+        assert!(said.contains("is gone") && said.contains("empty --data-dir"), "{said}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0, "nothing was written");
     }
 
     #[test]
@@ -298,20 +246,11 @@ mod tests {
         let other_node = NodeId::from_bytes([2; 32]);
         for (node, cluster) in [(other_node, CLUSTER), (NODE, OTHER)] {
             for past in [Past::None, Past::Log, Past::Member] {
-                let said = store(dir.path(), node, true)
-                    .claim(cluster, past)
-                    .unwrap_err()
-                    .to_string();
-                assert!(
-                    said.contains(&format!("belongs to node {NODE} of cluster {CLUSTER}")),
-                    "{said}"
-                );
+                let said = store(dir.path(), node, true).claim(cluster, past).unwrap_err().to_string();
+                assert!(said.contains(&format!("belongs to node {NODE} of cluster {CLUSTER}")), "{said}");
             }
         }
-        let said = store(dir.path(), NODE, true)
-            .claim(CLUSTER, Past::None)
-            .unwrap_err()
-            .to_string();
+        let said = store(dir.path(), NODE, true).claim(CLUSTER, Past::None).unwrap_err().to_string();
         assert!(said.contains("topology log beside it is gone"), "{said}");
     }
 }

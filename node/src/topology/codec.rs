@@ -22,10 +22,7 @@ pub(super) fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
     let (value, used) = bincode::serde::decode_from_slice(bytes, config())
         .map_err(|error| format!("cannot decode: {error}"))?;
     if used != bytes.len() {
-        return Err(format!(
-            "cannot decode: {} bytes left over after {used}",
-            bytes.len() - used
-        ));
+        return Err(format!("cannot decode: {} bytes left over after {used}", bytes.len() - used));
     }
     Ok(value)
 }

@@ -46,10 +46,7 @@ pub fn choose_voters(
     let mut chosen = Chosen::default();
     let wanted = voters_wanted(members.len());
     for rank in Rank::IN_ORDER {
-        chosen.take(
-            ranked(rank).map(|(id, member)| (*id, zone(member))).collect(),
-            wanted,
-        );
+        chosen.take(ranked(rank).map(|(id, member)| (*id, zone(member))).collect(), wanted);
     }
     if chosen.order.len() % 2 == 0 {
         // The last taken ranks lowest.
@@ -69,13 +66,8 @@ enum Rank {
 }
 
 impl Rank {
-    const IN_ORDER: [Self; 5] = [
-        Self::Coordinator,
-        Self::Voter,
-        Self::VoterDown,
-        Self::Candidate,
-        Self::VoterLongDown,
-    ];
+    const IN_ORDER: [Self; 5] =
+        [Self::Coordinator, Self::Voter, Self::VoterDown, Self::Candidate, Self::VoterLongDown];
 }
 
 fn zone(member: &Member) -> &str {
@@ -93,10 +85,7 @@ impl<'a> Chosen<'a> {
     fn take(&mut self, mut candidates: BTreeMap<NodeId, &'a str>, wanted: usize) {
         while self.order.len() < wanted {
             let load = |zone: &str| self.in_zone.get(zone).copied().unwrap_or(0);
-            let best = candidates
-                .iter()
-                .min_by_key(|(_, zone)| load(zone))
-                .map(|(id, zone)| (*id, *zone));
+            let best = candidates.iter().min_by_key(|(_, zone)| load(zone)).map(|(id, zone)| (*id, *zone));
             let Some((id, zone)) = best else { return };
             candidates.remove(&id);
             self.order.push(id);

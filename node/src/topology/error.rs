@@ -65,19 +65,11 @@ pub enum TopologyError {
 
 impl TopologyError {
     pub(super) fn io(doing: &'static str, path: &Path, source: io::Error) -> Self {
-        Self::Io {
-            doing,
-            path: path.to_owned(),
-            source,
-        }
+        Self::Io { doing, path: path.to_owned(), source }
     }
 
     pub(super) fn damaged(path: &Path, offset: u64, what: impl Into<String>) -> Self {
-        Self::Damaged {
-            path: path.to_owned(),
-            offset,
-            what: what.into(),
-        }
+        Self::Damaged { path: path.to_owned(), offset, what: what.into() }
     }
 }
 

@@ -85,29 +85,17 @@ fn check(path: &Path, kind: Kind, bytes: &[u8]) -> Result<(), TopologyError> {
     let (crc, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
     let (length, body) = rest.split_first_chunk::<8>().ok_or_else(short)?;
     if *magic != kind.magic {
-        return Err(TopologyError::damaged(
-            path,
-            0,
-            "it does not begin as such a file does",
-        ));
+        return Err(TopologyError::damaged(path, 0, "it does not begin as such a file does"));
     }
     if u64::from_le_bytes(*length) != body.len() as u64 {
-        return Err(TopologyError::damaged(
-            path,
-            16,
-            "its length is not the one it states",
-        ));
+        return Err(TopologyError::damaged(path, 16, "its length is not the one it states"));
     }
     let version = u32::from_le_bytes(*version);
     if u32::from_le_bytes(*crc) != checksum(version, body) {
         return Err(TopologyError::damaged(path, 12, "its checksum does not match"));
     }
     if version != kind.version {
-        return Err(TopologyError::Format {
-            path: path.to_owned(),
-            found: version,
-            expected: kind.version,
-        });
+        return Err(TopologyError::Format { path: path.to_owned(), found: version, expected: kind.version });
     }
     Ok(())
 }

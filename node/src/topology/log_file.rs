@@ -58,10 +58,7 @@ pub(super) struct Log {
 impl Log {
     /// The last entry's id, or that of the last purged one.
     pub(super) fn last(&self) -> Option<LogId> {
-        self.entries
-            .last_key_value()
-            .map(|(_, stored)| stored.entry.log_id)
-            .or(self.purged)
+        self.entries.last_key_value().map(|(_, stored)| stored.entry.log_id).or(self.purged)
     }
 
     /// Performs one record, whose body has `bytes` bytes. An entry that leaves a hole is refused; one that is
@@ -89,26 +86,15 @@ impl Log {
 
     /// Bytes of the entries that are still wanted.
     pub(super) fn live_bytes(&self) -> usize {
-        self.entries
-            .values()
-            .map(|stored| stored.bytes + RECORD_HEADER_BYTES)
-            .sum()
+        self.entries.values().map(|stored| stored.bytes + RECORD_HEADER_BYTES).sum()
     }
 
     /// The bodies of the shortest file that adds up to this log.
     pub(super) fn bodies(&self) -> Result<Vec<Vec<u8>>, String> {
         let purge = self.purged.map(Record::Purge);
-        let entries = self
-            .entries
-            .values()
-            .map(|stored| Record::Entry(stored.entry.clone()));
+        let entries = self.entries.values().map(|stored| Record::Entry(stored.entry.clone()));
         let committed = std::iter::once(Record::Committed(self.committed));
-        purge
-            .into_iter()
-            .chain(entries)
-            .chain(committed)
-            .map(|record| codec::encode(&record))
-            .collect()
+        purge.into_iter().chain(entries).chain(committed).map(|record| codec::encode(&record)).collect()
     }
 }
 
@@ -152,10 +138,7 @@ fn parse(bytes: &[u8]) -> Result<Frame<'_>, &'static str> {
     if record_checksum(length, durable, body) != u32::from_le_bytes(*crc) {
         return Err("a record's checksum does not match");
     }
-    Ok(Frame {
-        durable: u64::from_le_bytes(*durable),
-        body,
-    })
+    Ok(Frame { durable: u64::from_le_bytes(*durable), body })
 }
 
 /// The log in a file's bytes, and how many of them are whole records: the rest is a torn tail.
@@ -180,11 +163,7 @@ pub(super) fn replay(path: &Path, bytes: &[u8]) -> Result<(Log, usize), Topology
         offset += RECORD_HEADER_BYTES + frame.body.len();
     }
     if (offset as u64) < created {
-        return Err(TopologyError::damaged(
-            path,
-            offset as u64,
-            "the file is shorter than it was made",
-        ));
+        return Err(TopologyError::damaged(path, offset as u64, "the file is shorter than it was made"));
     }
     Ok((log, offset))
 }
@@ -199,18 +178,10 @@ fn check_file_header(path: &Path, bytes: &[u8]) -> Result<u64, TopologyError> {
     let (crc, _) = rest.split_first_chunk::<4>().ok_or_else(short)?;
     let (version, created) = (u32::from_le_bytes(*version), u64::from_le_bytes(*created));
     if *magic != FILE_MAGIC || u32::from_le_bytes(*crc) != header_checksum(version, created) {
-        return Err(TopologyError::damaged(
-            path,
-            0,
-            "the file's header does not match its checksum",
-        ));
+        return Err(TopologyError::damaged(path, 0, "the file's header does not match its checksum"));
     }
     if version != FORMAT {
-        return Err(TopologyError::Format {
-            path: path.to_owned(),
-            found: version,
-            expected: FORMAT,
-        });
+        return Err(TopologyError::Format { path: path.to_owned(), found: version, expected: FORMAT });
     }
     Ok(created)
 }
@@ -278,13 +249,7 @@ impl LogFile {
     }
 
     fn at_end(path: &Path, file: File, len: u64) -> Self {
-        Self {
-            path: path.to_owned(),
-            file,
-            len,
-            durable: len,
-            pending: Vec::new(),
-        }
+        Self { path: path.to_owned(), file, len, durable: len, pending: Vec::new() }
     }
 
     /// Reads a log, cutting off and reporting a torn tail.

@@ -28,10 +28,7 @@ use super::{codec, state_machine};
 const LOG_NAME: &str = "log";
 const VOTE_NAME: &str = "vote";
 const LOCK_NAME: &str = "LOCK";
-const VOTE: Kind = Kind {
-    magic: *b"CASKVOTE",
-    version: 1,
-};
+const VOTE: Kind = Kind { magic: *b"CASKVOTE", version: 1 };
 
 /// Jobs that may wait for the writing thread; openraft itself has only a few outstanding.
 const QUEUE_JOBS_MAX: usize = 256;
@@ -45,10 +42,7 @@ const REWRITE_BYTES_MIN: u64 = 1 << 20;
 /// Work for the writing thread.
 enum Job {
     /// Appends entries; reported when they are on disk.
-    Append {
-        bodies: Vec<Vec<u8>>,
-        flushed: LogFlushed<TypeConfig>,
-    },
+    Append { bodies: Vec<Vec<u8>>, flushed: LogFlushed<TypeConfig> },
     /// Appends a record that need not be on disk: after a crash it is derived again.
     Note { body: Vec<u8> },
     /// Appends a record; answered when it is on disk.
@@ -81,9 +75,8 @@ impl LogStore {
         let lock = lock(&dir.join(LOCK_NAME))?;
         let (log_path, vote_path) = (dir.join(LOG_NAME), dir.join(VOTE_NAME));
         let vote = read_vote(&vote_path)?;
-        let exists = log_path
-            .try_exists()
-            .map_err(|error| TopologyError::io("look for", &log_path, error))?;
+        let exists =
+            log_path.try_exists().map_err(|error| TopologyError::io("look for", &log_path, error))?;
         let (file, log) = match exists {
             true => LogFile::open(&log_path)?,
             // The log is made before anything else: without it, what else is there is a rest.
@@ -94,24 +87,13 @@ impl LogStore {
         };
         let file_bytes = Arc::new(AtomicU64::new(file.len()));
         let (jobs, queue) = mpsc::channel(QUEUE_JOBS_MAX);
-        let writer = Writer {
-            file,
-            vote_path,
-            file_bytes: Arc::clone(&file_bytes),
-            failed: None,
-            lock,
-        };
+        let writer = Writer { file, vote_path, file_bytes: Arc::clone(&file_bytes), failed: None, lock };
         std::thread::Builder::new()
             .name("topology-log".to_owned())
             .spawn(move || writer.run(queue))
             .map_err(|error| TopologyError::io("start the writing thread for", &log_path, error))?;
         let (log, vote) = (Arc::new(Mutex::new(log)), Arc::new(Mutex::new(vote)));
-        Ok(Self {
-            log,
-            vote,
-            jobs,
-            file_bytes,
-        })
+        Ok(Self { log, vote, jobs, file_bytes })
     }
 
     /// Writes what is queued and gives the directory free; the store refuses everything afterwards.
@@ -156,9 +138,7 @@ fn lock(path: &Path) -> Result<File, TopologyError> {
     let file = File::create(path).map_err(|error| TopologyError::io("create", path, error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(TopologyError::InUse {
-            path: path.to_owned(),
-        }),
+        Err(TryLockError::WouldBlock) => Err(TopologyError::InUse { path: path.to_owned() }),
         Err(TryLockError::Error(error)) => Err(TopologyError::io("lock", path, error)),
     }
 }
@@ -167,9 +147,7 @@ fn read_vote(path: &Path) -> Result<Option<Vote>, TopologyError> {
     let Some(body) = files::read(path, VOTE)? else {
         return Ok(None);
     };
-    codec::decode(&body)
-        .map(Some)
-        .map_err(|what| TopologyError::damaged(path, 0, what))
+    codec::decode(&body).map(Some).map_err(|what| TopologyError::damaged(path, 0, what))
 }
 
 /// The thread that does all writing.
@@ -205,11 +183,7 @@ impl Writer {
                 }
                 self.take(job, &mut waiting);
                 taken += 1;
-                next = if taken < BATCH_JOBS_MAX {
-                    queue.try_recv().ok()
-                } else {
-                    None
-                };
+                next = if taken < BATCH_JOBS_MAX { queue.try_recv().ok() } else { None };
             }
             self.settle(&mut waiting);
         }
@@ -267,9 +241,7 @@ impl Writer {
     fn outcome(&self) -> io::Result<()> {
         match &self.failed {
             None => Ok(()),
-            Some(why) => Err(io::Error::other(format!(
-                "the topology log cannot be written: {why}"
-            ))),
+            Some(why) => Err(io::Error::other(format!("the topology log cannot be written: {why}"))),
         }
     }
 }
@@ -285,10 +257,7 @@ fn write_error(error: impl ToString) -> StorageError {
     StorageIoError::write_logs(AnyError::error(error)).into()
 }
 
-#[expect(
-    clippy::result_large_err,
-    reason = "it is openraft's error type, and on no path that is hot"
-)]
+#[expect(clippy::result_large_err, reason = "it is openraft's error type, and on no path that is hot")]
 fn encode(record: &Record) -> Result<Vec<u8>, StorageError> {
     codec::encode(record).map_err(write_error)
 }
@@ -301,13 +270,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
         if is_empty(&range) {
             return Ok(Vec::new());
         }
-        Ok(self
-            .log
-            .lock()
-            .entries
-            .range(range)
-            .map(|(_, stored)| stored.entry.clone())
-            .collect())
+        Ok(self.log.lock().entries.range(range).map(|(_, stored)| stored.entry.clone()).collect())
     }
 
     async fn limited_get_log_entries(&mut self, start: u64, end: u64) -> Result<Vec<Entry>, StorageError> {
@@ -317,15 +280,8 @@ impl RaftLogReader<TypeConfig> for LogStore {
             bytes += stored.bytes;
             *at == 0 || bytes <= READ_BYTES_MAX
         };
-        let entries = log
-            .entries
-            .range(start..end.max(start))
-            .map(|(_, stored)| stored)
-            .enumerate();
-        Ok(entries
-            .take_while(within)
-            .map(|(_, stored)| stored.entry.clone())
-            .collect())
+        let entries = log.entries.range(start..end.max(start)).map(|(_, stored)| stored).enumerate();
+        Ok(entries.take_while(within).map(|(_, stored)| stored.entry.clone()).collect())
     }
 }
 
@@ -349,10 +305,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 
     async fn get_log_state(&mut self) -> Result<LogState<TypeConfig>, StorageError> {
         let log = self.log.lock();
-        Ok(LogState {
-            last_purged_log_id: log.purged,
-            last_log_id: log.last(),
-        })
+        Ok(LogState { last_purged_log_id: log.purged, last_log_id: log.last() })
     }
 
     async fn get_log_reader(&mut self) -> Self {
@@ -362,9 +315,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
     async fn save_vote(&mut self, vote: &Vote) -> Result<(), StorageError> {
         let error = |error: String| StorageIoError::write_vote(AnyError::error(error));
         let body = codec::encode(vote).map_err(error)?;
-        self.ask(|done| Job::Vote { body, done })
-            .await
-            .map_err(|failed| error(failed.to_string()))?;
+        self.ask(|done| Job::Vote { body, done }).await.map_err(|failed| error(failed.to_string()))?;
         *self.vote.lock() = Some(*vote);
         Ok(())
     }
@@ -398,18 +349,14 @@ impl RaftLogStorage<TypeConfig> for LogStore {
                 bodies.push(body);
             }
         }
-        self.send(Job::Append { bodies, flushed })
-            .await
-            .map_err(write_error)
+        self.send(Job::Append { bodies, flushed }).await.map_err(write_error)
     }
 
     async fn truncate(&mut self, log_id: LogId) -> Result<(), StorageError> {
         let record = Record::Truncate(log_id.index);
         let body = encode(&record)?;
         self.log.lock().perform(record, 0).map_err(write_error)?;
-        self.ask(|done| Job::Record { body, done })
-            .await
-            .map_err(write_error)
+        self.ask(|done| Job::Record { body, done }).await.map_err(write_error)
     }
 
     async fn purge(&mut self, log_id: LogId) -> Result<(), StorageError> {

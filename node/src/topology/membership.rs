@@ -15,26 +15,12 @@ const CATCH_UP_ENTRIES_MAX: u64 = 16;
 impl Topology {
     /// Who votes. While the voters are being exchanged, those of both sides.
     pub fn voters(&self) -> BTreeSet<NodeId> {
-        self.inner
-            .raft
-            .metrics()
-            .borrow()
-            .membership_config
-            .membership()
-            .voter_ids()
-            .collect()
+        self.inner.raft.metrics().borrow().membership_config.membership().voter_ids().collect()
     }
 
     /// Who gets every entry without voting.
     pub fn learners(&self) -> BTreeSet<NodeId> {
-        self.inner
-            .raft
-            .metrics()
-            .borrow()
-            .membership_config
-            .membership()
-            .learner_ids()
-            .collect()
+        self.inner.raft.metrics().borrow().membership_config.membership().learner_ids().collect()
     }
 
     /// Makes exactly `voters` vote and exactly the other `learners` learn. At the coordinator only; a node in
@@ -83,45 +69,25 @@ impl Topology {
     fn voters_differ(&self, wanted: &BTreeSet<NodeId>) -> bool {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow();
-        metrics
-            .membership_config
-            .membership()
-            .get_joint_config()
-            .as_slice()
-            != std::slice::from_ref(wanted)
+        metrics.membership_config.membership().get_joint_config().as_slice() != std::slice::from_ref(wanted)
     }
 
     async fn change(&self, change: ChangeMembers<NodeId, EmptyNode>) -> Result<(), ProposeError> {
         // Voters that no longer vote stay as learners; who should not take part at all is removed by name.
         let retain = true;
-        let log_id = self
-            .bounded(self.inner.raft.change_membership(change, retain))
-            .await?
-            .log_id;
+        let log_id = self.bounded(self.inner.raft.change_membership(change, retain)).await?.log_id;
         // The metrics are what the next step looks at.
         let patience = Some(Duration::from_millis(self.inner.config.propose_timeout_ms));
         let seen = |metrics: &Metrics| *metrics.membership_config.log_id() >= Some(log_id);
-        let waited = self
-            .inner
-            .raft
-            .wait(patience)
-            .metrics(seen, "the change of membership")
-            .await;
-        waited
-            .map(drop)
-            .map_err(|error| ProposeError::Unknown(error.to_string()))
+        let waited = self.inner.raft.wait(patience).metrics(seen, "the change of membership").await;
+        waited.map(drop).map_err(|error| ProposeError::Unknown(error.to_string()))
     }
 
     /// Waits until these learners have about all entries.
     async fn wait_caught_up(&self, nodes: BTreeSet<NodeId>) -> Result<(), ProposeError> {
         let patience = Duration::from_millis(self.inner.config.catch_up_timeout_ms);
         let over = |metrics: &Metrics| metrics.replication.is_none() || behind(metrics, &nodes).is_none();
-        let waited = self
-            .inner
-            .raft
-            .wait(Some(patience))
-            .metrics(over, "new voters to catch up")
-            .await;
+        let waited = self.inner.raft.wait(Some(patience)).metrics(over, "new voters to catch up").await;
         self.require_coordinator()?;
         if waited.is_ok() {
             return Ok(());
@@ -139,15 +105,7 @@ impl Topology {
 /// The first of `nodes` that lacks too many entries.
 fn behind(metrics: &Metrics, nodes: &BTreeSet<NodeId>) -> Option<NodeId> {
     let last = metrics.last_log_index.unwrap_or(0);
-    let has = |node: &NodeId| {
-        metrics
-            .replication
-            .as_ref()?
-            .get(node)
-            .copied()
-            .flatten()
-            .map(|id| id.index)
-    };
+    let has = |node: &NodeId| metrics.replication.as_ref()?.get(node).copied().flatten().map(|id| id.index);
     nodes
         .iter()
         .copied()

@@ -56,10 +56,7 @@ const SNAPSHOT_EVERY_ENTRIES: u64 = 500;
 const KEPT_ENTRIES: u64 = 300;
 /// Entries a node may be behind before it gets a snapshot instead.
 const LAG_ENTRIES_MAX: u64 = 1000;
-const _: () = assert!(
-    LAG_ENTRIES_MAX > SNAPSHOT_EVERY_ENTRIES,
-    "or a snapshot would not end the lag"
-);
+const _: () = assert!(LAG_ENTRIES_MAX > SNAPSHOT_EVERY_ENTRIES, "or a snapshot would not end the lag");
 
 /// How a node takes part in the topology log. All times in milliseconds.
 #[derive(Clone, Debug)]
@@ -114,9 +111,7 @@ impl TopologyConfig {
             purge_batch_size: 64,
             ..openraft::Config::default()
         };
-        config
-            .validate()
-            .map_err(|error| TopologyError::Config(error.to_string()))
+        config.validate().map_err(|error| TopologyError::Config(error.to_string()))
     }
 }
 
@@ -179,18 +174,8 @@ impl Topology {
         let (leader, coordinator) = watch::channel(None);
         let follower = tokio::spawn(follow_leader(raft.metrics(), leader)).abort_handle();
         let changing_membership = tokio::sync::Mutex::default();
-        let inner = Inner {
-            config,
-            raft,
-            log,
-            states,
-            coordinator,
-            follower,
-            changing_membership,
-        };
-        Ok(Self {
-            inner: Arc::new(inner),
-        })
+        let inner = Inner { config, raft, log, states, coordinator, follower, changing_membership };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// Whether the node belongs to a cluster: it founded one, or one made it a learner.
@@ -206,9 +191,7 @@ impl Topology {
     pub async fn found(&self, change: Change) -> Result<(), TopologyError> {
         let Inner { raft, config, .. } = self.inner.as_ref();
         if !matches!(change, Change::Found { .. }) {
-            return Err(TopologyError::NotFounded(
-                "only Change::Found founds a cluster".to_owned(),
-            ));
+            return Err(TopologyError::NotFounded("only Change::Found founds a cluster".to_owned()));
         }
         if self.state().epoch > 0 {
             return Err(TopologyError::AlreadyMember);
@@ -225,10 +208,8 @@ impl Topology {
             .state(ServerState::Leader, "to found the cluster")
             .await
             .map_err(|error| TopologyError::NotFounded(error.to_string()))?;
-        let committed = self
-            .propose(vec![change])
-            .await
-            .map_err(|error| TopologyError::NotFounded(error.to_string()))?;
+        let committed =
+            self.propose(vec![change]).await.map_err(|error| TopologyError::NotFounded(error.to_string()))?;
         match committed.verdicts.into_iter().next() {
             Some(Verdict::Applied) => Ok(()),
             Some(Verdict::Void(why)) => Err(TopologyError::NotFounded(why)),
@@ -283,10 +264,7 @@ impl Topology {
             return Err(ProposeError::Refused(why));
         }
         let written = self.bounded(self.inner.raft.client_write(changes)).await?;
-        Ok(Committed {
-            epoch: written.data.epoch,
-            verdicts: written.data.verdicts,
-        })
+        Ok(Committed { epoch: written.data.epoch, verdicts: written.data.verdicts })
     }
 
     /// Succeeds if a majority of the voters took this node for their leader at some moment after the call
@@ -304,9 +282,7 @@ impl Topology {
             }
             Ok(Err(RaftError::APIError(error))) => Err(ProposeError::Unknown(error.to_string())),
             Ok(Err(RaftError::Fatal(_))) => Err(ProposeError::Stopped),
-            Err(_) => Err(ProposeError::Unknown(format!(
-                "no majority of voters answered in {patience:?}"
-            ))),
+            Err(_) => Err(ProposeError::Unknown(format!("no majority of voters answered in {patience:?}"))),
         }
     }
 
@@ -330,9 +306,7 @@ impl Topology {
             ServerState::Shutdown => Err(ProposeError::Stopped),
             ServerState::Leader => Ok(()),
             _ => Err(ProposeError::NotCoordinator(
-                metrics
-                    .current_leader
-                    .filter(|leader| *leader != self.inner.config.node),
+                metrics.current_leader.filter(|leader| *leader != self.inner.config.node),
             )),
         }
     }
@@ -349,9 +323,7 @@ impl Topology {
                 Err(ProposeError::Refused(error.to_string()))
             }
             Ok(Err(error)) => Err(ProposeError::Unknown(error.to_string())),
-            Err(_) => Err(ProposeError::Unknown(format!(
-                "no majority of voters took it in {patience:?}"
-            ))),
+            Err(_) => Err(ProposeError::Unknown(format!("no majority of voters took it in {patience:?}"))),
         }
     }
 }

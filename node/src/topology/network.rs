@@ -58,10 +58,7 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     type Network = Peer;
 
     async fn new_client(&mut self, target: NodeId, _node: &EmptyNode) -> Peer {
-        Peer {
-            node: target,
-            transport: Arc::clone(&self.0),
-        }
+        Peer { node: target, transport: Arc::clone(&self.0) }
     }
 }
 
@@ -99,11 +96,7 @@ impl Failure {
 impl Peer {
     async fn exchange(&self, request: Request) -> Result<Response, Failure> {
         let body = codec::encode(&request).map_err(Failure::Garbled)?;
-        let answer = self
-            .transport
-            .call(self.node, body.into())
-            .await
-            .map_err(Failure::Unreachable)?;
+        let answer = self.transport.call(self.node, body.into()).await.map_err(Failure::Unreachable)?;
         codec::decode(&answer).map_err(Failure::Garbled)
     }
 }
@@ -117,11 +110,7 @@ impl RaftNetwork<TypeConfig> for Peer {
         rpc: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Answer<AppendEntriesResponse<NodeId>> {
-        match self
-            .exchange(Request::Append(rpc))
-            .await
-            .map_err(Failure::rpc_error)?
-        {
+        match self.exchange(Request::Append(rpc)).await.map_err(Failure::rpc_error)? {
             Response::Append(answer) => Ok(answer),
             other => Err(Failure::of(other).rpc_error()),
         }
@@ -132,11 +121,7 @@ impl RaftNetwork<TypeConfig> for Peer {
         rpc: InstallSnapshotRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Answer<InstallSnapshotResponse<NodeId>, InstallSnapshotError> {
-        match self
-            .exchange(Request::Snapshot(rpc))
-            .await
-            .map_err(Failure::rpc_error)?
-        {
+        match self.exchange(Request::Snapshot(rpc)).await.map_err(Failure::rpc_error)? {
             Response::Snapshot(answer) => Ok(answer),
             Response::Mismatch(mismatch) => {
                 let error = InstallSnapshotError::SnapshotMismatch(mismatch);
@@ -147,11 +132,7 @@ impl RaftNetwork<TypeConfig> for Peer {
     }
 
     async fn vote(&mut self, rpc: VoteRequest<NodeId>, _option: RPCOption) -> Answer<VoteResponse<NodeId>> {
-        match self
-            .exchange(Request::Vote(rpc))
-            .await
-            .map_err(Failure::rpc_error)?
-        {
+        match self.exchange(Request::Vote(rpc)).await.map_err(Failure::rpc_error)? {
             Response::Vote(answer) => Ok(answer),
             other => Err(Failure::of(other).rpc_error()),
         }
@@ -201,14 +182,10 @@ fn checked(request: Request) -> Result<Request, String> {
 
 async fn perform(raft: &Raft, request: Request) -> Response {
     match request {
-        Request::Append(rpc) => raft
-            .append_entries(rpc)
-            .await
-            .map_or_else(|error| refused(&error), Response::Append),
-        Request::Vote(rpc) => raft
-            .vote(rpc)
-            .await
-            .map_or_else(|error| refused(&error), Response::Vote),
+        Request::Append(rpc) => {
+            raft.append_entries(rpc).await.map_or_else(|error| refused(&error), Response::Append)
+        }
+        Request::Vote(rpc) => raft.vote(rpc).await.map_or_else(|error| refused(&error), Response::Vote),
         Request::Snapshot(rpc) => match raft.install_snapshot(rpc).await {
             Ok(answer) => Response::Snapshot(answer),
             Err(RaftError::APIError(InstallSnapshotError::SnapshotMismatch(mismatch))) => {

@@ -25,10 +25,7 @@ use crate::cluster::state::ClusterState;
 
 /// Name of the snapshot's file.
 pub(super) const SNAPSHOT_NAME: &str = "snapshot";
-const SNAPSHOT: Kind = Kind {
-    magic: *b"CASKSNAP",
-    version: 1,
-};
+const SNAPSHOT: Kind = Kind { magic: *b"CASKSNAP", version: 1 };
 
 /// Where the state machine stands; cheap to clone.
 #[derive(Clone, Default)]
@@ -49,18 +46,11 @@ struct StoredSnapshot {
 impl StoredSnapshot {
     fn view(&self) -> Result<View, String> {
         let state = Arc::new(codec::decode(&self.data)?);
-        Ok(View {
-            state,
-            applied: self.meta.last_log_id,
-            membership: self.meta.last_membership.clone(),
-        })
+        Ok(View { state, applied: self.meta.last_log_id, membership: self.meta.last_membership.clone() })
     }
 
     fn to_send(&self) -> Snapshot {
-        Snapshot {
-            meta: self.meta.clone(),
-            snapshot: Box::new(Cursor::new(self.data.clone())),
-        }
+        Snapshot { meta: self.meta.clone(), snapshot: Box::new(Cursor::new(self.data.clone())) }
     }
 }
 
@@ -88,12 +78,8 @@ impl StateMachine {
             Some(body) => Some(codec::decode(&body).map_err(damaged)?),
             None => None,
         };
-        let view = snapshot
-            .as_ref()
-            .map(StoredSnapshot::view)
-            .transpose()
-            .map_err(damaged)?
-            .unwrap_or_default();
+        let view =
+            snapshot.as_ref().map(StoredSnapshot::view).transpose().map_err(damaged)?.unwrap_or_default();
         let published = Arc::new(watch::Sender::new(Arc::clone(&view.state)));
         Ok(Self {
             path: Arc::new(path),
@@ -147,11 +133,7 @@ pub(crate) struct SnapshotBuilder {
 
 impl RaftSnapshotBuilder<TypeConfig> for SnapshotBuilder {
     async fn build_snapshot(&mut self) -> Result<Snapshot, StorageError> {
-        let View {
-            state,
-            applied,
-            membership,
-        } = &self.view;
+        let View { state, applied, membership } = &self.view;
         let data = codec::encode(state.as_ref())
             .map_err(|error| StorageIoError::read_state_machine(AnyError::error(error)))?;
         let built = self.machine.built.fetch_add(1, Ordering::Relaxed);
@@ -190,20 +172,14 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
                     Vec::new()
                 }
             };
-            results.push(Applied {
-                epoch: view.state.epoch,
-                verdicts,
-            });
+            results.push(Applied { epoch: view.state.epoch, verdicts });
         }
         self.publish(&view.state);
         Ok(results)
     }
 
     async fn get_snapshot_builder(&mut self) -> SnapshotBuilder {
-        SnapshotBuilder {
-            machine: self.clone(),
-            view: self.view.lock().clone(),
-        }
+        SnapshotBuilder { machine: self.clone(), view: self.view.lock().clone() }
     }
 
     async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, StorageError> {
@@ -215,10 +191,7 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
         meta: &SnapshotMeta,
         snapshot: Box<Cursor<Vec<u8>>>,
     ) -> Result<(), StorageError> {
-        let received = StoredSnapshot {
-            meta: meta.clone(),
-            data: snapshot.into_inner(),
-        };
+        let received = StoredSnapshot { meta: meta.clone(), data: snapshot.into_inner() };
         let view = received
             .view()
             .map_err(|error| StorageIoError::read_snapshot(Some(meta.signature()), AnyError::error(error)))?;

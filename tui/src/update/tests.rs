@@ -5,26 +5,15 @@ use crossterm::event::{KeyCode, KeyModifiers};
 
 fn press(model: &mut Model, code: KeyCode) -> Option<Effect> {
     let now_ms = model.now_ms;
-    update(
-        model,
-        now_ms,
-        Message::Key(KeyEvent::new(code, KeyModifiers::NONE)),
-    )
+    update(model, now_ms, Message::Key(KeyEvent::new(code, KeyModifiers::NONE)))
 }
 
 fn polled(model: &mut Model, now_ms: u64, answer: Option<Snapshot>, failures: &[(&str, &str)]) {
     let failures = failures
         .iter()
-        .map(|(addr, error)| Failure {
-            addr: (*addr).into(),
-            error: (*error).into(),
-        })
+        .map(|(addr, error)| Failure { addr: (*addr).into(), error: (*error).into() })
         .collect();
-    update(
-        model,
-        now_ms,
-        Message::Polled(Box::new(Round { answer, failures })),
-    );
+    update(model, now_ms, Message::Polled(Box::new(Round { answer, failures })));
 }
 
 fn row(id: &str, ops_per_s: f64, p50: u64, p99: u64) -> NodeRow {
@@ -39,21 +28,11 @@ fn row(id: &str, ops_per_s: f64, p50: u64, p99: u64) -> NodeRow {
 }
 
 fn answer(addr: &str, rows: Vec<NodeRow>) -> Snapshot {
-    Snapshot {
-        addr: addr.into(),
-        nodes: Nodes {
-            nodes: rows,
-            ..Nodes::default()
-        },
-        ..Snapshot::default()
-    }
+    Snapshot { addr: addr.into(), nodes: Nodes { nodes: rows, ..Nodes::default() }, ..Snapshot::default() }
 }
 
 fn event(message: &str) -> Event {
-    Event {
-        message: message.into(),
-        ..Event::default()
-    }
+    Event { message: message.into(), ..Event::default() }
 }
 
 #[test]
@@ -89,12 +68,7 @@ fn the_selection_stays_inside_the_list() {
     let mut model = Model::new(1000, Screen::Overview);
     press(&mut model, KeyCode::Down);
     assert_eq!(model.selection.node, 0, "an empty list");
-    polled(
-        &mut model,
-        1,
-        Some(answer("a:1", vec![row("x", 0.0, 0, 0), row("y", 0.0, 0, 0)])),
-        &[],
-    );
+    polled(&mut model, 1, Some(answer("a:1", vec![row("x", 0.0, 0, 0), row("y", 0.0, 0, 0)])), &[]);
     press(&mut model, KeyCode::PageDown);
     assert_eq!(model.selection.node, 1);
     press(&mut model, KeyCode::Home);
@@ -107,19 +81,9 @@ fn the_selection_stays_inside_the_list() {
 #[test]
 fn the_selected_node_stays_selected_when_rows_move_and_another_when_it_goes() {
     let mut model = Model::new(1000, Screen::Overview);
-    polled(
-        &mut model,
-        1,
-        Some(answer("a:1", vec![row("x", 0.0, 0, 0), row("y", 0.0, 0, 0)])),
-        &[],
-    );
+    polled(&mut model, 1, Some(answer("a:1", vec![row("x", 0.0, 0, 0), row("y", 0.0, 0, 0)])), &[]);
     press(&mut model, KeyCode::Down);
-    polled(
-        &mut model,
-        2,
-        Some(answer("a:1", vec![row("y", 0.0, 0, 0), row("x", 0.0, 0, 0)])),
-        &[],
-    );
+    polled(&mut model, 2, Some(answer("a:1", vec![row("y", 0.0, 0, 0), row("x", 0.0, 0, 0)])), &[]);
     assert_eq!(model.selection.node, 0);
     polled(&mut model, 3, Some(answer("a:1", vec![])), &[]);
     assert_eq!(model.selection.node, 0);
@@ -136,12 +100,7 @@ fn the_events_follow_at_the_top_and_stay_put_below_it() {
     polled(&mut model, 2, Some(with(&["first", "second", "third"])), &[]);
     assert_eq!(model.selection.event, 0, "the newest");
     press(&mut model, KeyCode::Down);
-    polled(
-        &mut model,
-        3,
-        Some(with(&["first", "second", "third", "fourth"])),
-        &[],
-    );
+    polled(&mut model, 3, Some(with(&["first", "second", "third", "fourth"])), &[]);
     assert_eq!(model.selection.event, 2, "still the second");
 }
 
@@ -150,17 +109,9 @@ fn another_node_that_answers_is_said_with_the_reason_for_a_while() {
     let mut model = Model::new(1000, Screen::Overview);
     polled(&mut model, 1000, Some(answer("a:1", vec![])), &[]);
     assert_eq!(model.shown_notice(), None);
-    polled(
-        &mut model,
-        2000,
-        Some(answer("b:1", vec![])),
-        &[("a:1", "connection refused")],
-    );
+    polled(&mut model, 2000, Some(answer("b:1", vec![])), &[("a:1", "connection refused")]);
     let said = model.shown_notice().map(|notice| notice.text.as_str());
-    assert_eq!(
-        said,
-        Some("a:1 does not answer (connection refused): asking b:1 now")
-    );
+    assert_eq!(said, Some("a:1 does not answer (connection refused): asking b:1 now"));
     update(&mut model, 2000 + NOTICE_MS, Message::Tick);
     assert_eq!(model.shown_notice(), None);
 }
@@ -168,28 +119,15 @@ fn another_node_that_answers_is_said_with_the_reason_for_a_while() {
 #[test]
 fn the_first_answer_of_a_second_address_is_said_too() {
     let mut model = Model::new(1000, Screen::Overview);
-    polled(
-        &mut model,
-        1000,
-        Some(answer("b:1", vec![])),
-        &[("a:1", "no answer in time")],
-    );
+    polled(&mut model, 1000, Some(answer("b:1", vec![])), &[("a:1", "no answer in time")]);
     let said = model.shown_notice().map(|notice| notice.text.as_str());
-    assert_eq!(
-        said,
-        Some("a:1 does not answer (no answer in time): asking b:1 now")
-    );
+    assert_eq!(said, Some("a:1 does not answer (no answer in time): asking b:1 now"));
 }
 
 #[test]
 fn without_an_answer_the_old_figures_stay_and_their_age_grows() {
     let mut model = Model::new(1000, Screen::Overview);
-    polled(
-        &mut model,
-        1000,
-        Some(answer("a:1", vec![row("x", 5.0, 1, 2)])),
-        &[],
-    );
+    polled(&mut model, 1000, Some(answer("a:1", vec![row("x", 5.0, 1, 2)])), &[]);
     assert_eq!(model.stale_ms(), None);
     polled(&mut model, 2000, None, &[("a:1", "connection lost")]);
     update(&mut model, 9000, Message::Tick);
@@ -211,17 +149,11 @@ fn a_node_that_hangs_makes_the_figures_stale_before_the_round_is_over() {
 #[test]
 fn the_clusters_load_leaves_out_nodes_that_are_down() {
     let mut model = Model::new(1000, Screen::Overview);
-    let down = NodeRow {
-        state: "down".into(),
-        ..row("z", 1e9, 9, 9_000_000)
-    };
+    let down = NodeRow { state: "down".into(), ..row("z", 1e9, 9, 9_000_000) };
     polled(
         &mut model,
         1,
-        Some(answer(
-            "a:1",
-            vec![row("x", 300.0, 100, 900), row("y", 100.0, 500, 700), down],
-        )),
+        Some(answer("a:1", vec![row("x", 300.0, 100, 900), row("y", 100.0, 500, 700), down])),
         &[],
     );
     let load = model.load().unwrap_or_default();
@@ -233,17 +165,9 @@ fn the_clusters_load_leaves_out_nodes_that_are_down() {
 fn histories_are_bounded_and_go_with_their_nodes() {
     let mut model = Model::new(1000, Screen::Overview);
     for now_ms in 0..2 * HISTORY_MAX as u64 {
-        polled(
-            &mut model,
-            now_ms,
-            Some(answer("a:1", vec![row("x", 1.0, 1, 1)])),
-            &[],
-        );
+        polled(&mut model, now_ms, Some(answer("a:1", vec![row("x", 1.0, 1, 1)])), &[]);
     }
-    assert_eq!(
-        (model.history.len(), model.node_history["x"].len()),
-        (HISTORY_MAX, HISTORY_MAX)
-    );
+    assert_eq!((model.history.len(), model.node_history["x"].len()), (HISTORY_MAX, HISTORY_MAX));
     polled(&mut model, 5000, Some(answer("a:1", vec![])), &[]);
     assert!(model.node_history.is_empty());
 }
@@ -251,19 +175,8 @@ fn histories_are_bounded_and_go_with_their_nodes() {
 #[test]
 fn the_ring_stays_while_answers_leave_it_out() {
     let mut model = Model::new(1000, Screen::Ring);
-    let ring = RingView {
-        epoch: 7,
-        ..RingView::default()
-    };
-    polled(
-        &mut model,
-        1,
-        Some(Snapshot {
-            ring: Some(ring),
-            ..answer("a:1", vec![])
-        }),
-        &[],
-    );
+    let ring = RingView { epoch: 7, ..RingView::default() };
+    polled(&mut model, 1, Some(Snapshot { ring: Some(ring), ..answer("a:1", vec![]) }), &[]);
     polled(&mut model, 2, Some(answer("a:1", vec![])), &[]);
     assert_eq!(model.ring.epoch, 7);
 }

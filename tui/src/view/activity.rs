@@ -73,11 +73,7 @@ pub(super) fn curves(
     let count = if area.width >= 140 { 4 } else { 3 };
     let share = (area.width.saturating_sub(4) / count as u16).saturating_sub(2);
     let seconds = (u64::from(share) * interval_ms / 1000).max(1);
-    let inner = panel(
-        title(name, format!("last {}", units::seconds(seconds))),
-        area,
-        buf,
-    );
+    let inner = panel(title(name, format!("last {}", units::seconds(seconds))), area, buf);
     let layout = Layout::horizontal(vec![Constraint::Fill(1); count]).spacing(Spacing::Space(2));
     for (curve, area) in CURVES.iter().zip(inner.layout_vec(&layout)) {
         draw_curve(curve, of_cluster && area.width >= 36, history, area, buf);
@@ -89,43 +85,21 @@ fn draw_curve(curve: &Curve, say_whose: bool, history: &History, area: Rect, buf
         return;
     }
     let width = usize::from(area.width);
-    let values: Vec<Option<f64>> = history
-        .iter()
-        .rev()
-        .take(width)
-        .map(|sample| sample.as_ref().map(curve.figure))
-        .collect();
-    let now = values
-        .first()
-        .copied()
-        .flatten()
-        .map_or("-".to_owned(), curve.shown);
+    let values: Vec<Option<f64>> =
+        history.iter().rev().take(width).map(|sample| sample.as_ref().map(curve.figure)).collect();
+    let now = values.first().copied().flatten().map_or("-".to_owned(), curve.shown);
     let max = values.iter().flatten().copied().fold(0.0, f64::max);
     let mut line = Line::from(vec![
-        Span::styled(
-            format!("{}{} ", curve.label, if say_whose { curve.whose } else { "" }),
-            theme::muted(),
-        ),
+        Span::styled(format!("{}{} ", curve.label, if say_whose { curve.whose } else { "" }), theme::muted()),
         Span::styled(now, Style::new().fg(curve.color).add_modifier(Modifier::BOLD)),
     ]);
-    let peak = format!(
-        "max {}",
-        if max > 0.0 {
-            (curve.shown)(max)
-        } else {
-            "-".to_owned()
-        }
-    );
+    let peak = format!("max {}", if max > 0.0 { (curve.shown)(max) } else { "-".to_owned() });
     let room = width.saturating_sub(line.width());
     if room > peak.chars().count() + 1 {
         line.push_span(Span::styled(format!("{peak:>room$}"), theme::muted()));
     }
     buf.set_line(area.x, area.y, &line, area.width);
-    let below = Rect {
-        y: area.y + 1,
-        height: area.height - 1,
-        ..area
-    };
+    let below = Rect { y: area.y + 1, height: area.height - 1, ..area };
     // A base line of faint dots shows how far the history reaches, even where it is zero.
     let steps = f64::from(below.height.max(1)) * 8.0;
     let bars: Vec<SparklineBar> = values.iter().map(|value| bar(*value, max, steps)).collect();
@@ -141,12 +115,6 @@ fn draw_curve(curve: &Curve, say_whose: bool, history: &History, area: Rect, buf
 
 /// A bar of at least one step, so that a low value is told from a moment without an answer.
 fn bar(value: Option<f64>, max: f64, steps: f64) -> SparklineBar {
-    let height = value.map(|value| {
-        if max > 0.0 {
-            (value / max * steps).round().max(1.0) as u64
-        } else {
-            1
-        }
-    });
+    let height = value.map(|value| if max > 0.0 { (value / max * steps).round().max(1.0) as u64 } else { 1 });
     SparklineBar::from(height)
 }

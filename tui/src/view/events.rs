@@ -27,10 +27,7 @@ fn none(model: &Model) -> Line<'static> {
 
 /// The clock of the node that answered.
 fn now_ms(model: &Model) -> u64 {
-    model
-        .snapshot
-        .as_ref()
-        .map_or(0, |snapshot| snapshot.nodes.now_ms)
+    model.snapshot.as_ref().map_or(0, |snapshot| snapshot.nodes.now_ms)
 }
 
 fn events(model: &Model) -> &[Event] {
@@ -39,16 +36,10 @@ fn events(model: &Model) -> &[Event] {
 
 fn line(event: &Event, now_ms: u64, width: usize) -> Line<'static> {
     let level = Level::of_severity(&event.severity);
-    let (symbol, color) = if level == Level::Good {
-        ("·", theme::MUTED)
-    } else {
-        (level.symbol(), level.color())
-    };
+    let (symbol, color) =
+        if level == Level::Good { ("·", theme::MUTED) } else { (level.symbol(), level.color()) };
     let mut line = Line::from(vec![
-        Span::styled(
-            format!("{:>11} ", units::clock_or_date(event.time_ms, now_ms)),
-            theme::muted(),
-        ),
+        Span::styled(format!("{:>11} ", units::clock_or_date(event.time_ms, now_ms)), theme::muted()),
         Span::styled(format!("{symbol} "), color),
         Span::styled(format!("{:<11} ", cut(&event.kind, 11)), theme::muted()),
     ]);
@@ -56,14 +47,7 @@ fn line(event: &Event, now_ms: u64, width: usize) -> Line<'static> {
         line.push_span(Span::styled(format!("epoch {:<7} ", event.epoch), theme::muted()));
     }
     let message = cut(&event.message, width.saturating_sub(line.width()));
-    line.push_span(Span::styled(
-        message,
-        if level == Level::Good {
-            theme::text()
-        } else {
-            color.into()
-        },
-    ));
+    line.push_span(Span::styled(message, if level == Level::Good { theme::text() } else { color.into() }));
     line
 }
 
@@ -82,10 +66,8 @@ fn list(model: &Model, title: Line<'_>, of: impl Fn(&Event) -> bool, area: Rect,
     let inner = panel(title, area, buf);
     let (now_ms, width) = (now_ms(model), usize::from(inner.width));
     let newest = events(model).iter().rev().filter(|event| of(event));
-    let mut shown: Vec<Line<'_>> = newest
-        .take(usize::from(inner.height))
-        .map(|event| line(event, now_ms, width))
-        .collect();
+    let mut shown: Vec<Line<'_>> =
+        newest.take(usize::from(inner.height)).map(|event| line(event, now_ms, width)).collect();
     if shown.is_empty() {
         shown.push(none(model));
     }
@@ -96,23 +78,14 @@ fn list(model: &Model, title: Line<'_>, of: impl Fn(&Event) -> bool, area: Rect,
 pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     let events = events(model);
     let [top, bottom] = area.layout(&Layout::vertical([Constraint::Min(3), Constraint::Length(5)]));
-    let inner = panel(
-        title("Events", format!("{} newest first, UTC", events.len())),
-        top,
-        buf,
-    );
+    let inner = panel(title("Events", format!("{} newest first, UTC", events.len())), top, buf);
     let height = usize::from(inner.height);
     let first = window(model.selection.event, height);
     if events.is_empty() {
         lines([none(model)], inner, buf);
     }
     for ((at, event), place) in events.iter().rev().enumerate().skip(first).zip(inner.rows()) {
-        buf.set_line(
-            place.x,
-            place.y,
-            &line(event, now_ms(model), usize::from(place.width)),
-            place.width,
-        );
+        buf.set_line(place.x, place.y, &line(event, now_ms(model), usize::from(place.width)), place.width);
         if at == model.selection.event {
             mark_selected(place, buf);
         }
@@ -120,17 +93,10 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     more(events.len(), first, height, top, buf);
     let selected = events.iter().rev().nth(model.selection.event);
     let figures = selected.map_or(String::new(), |event| {
-        let node = if event.node.is_empty() {
-            String::new()
-        } else {
-            format!(", node {}", event.node)
-        };
+        let node = if event.node.is_empty() { String::new() } else { format!(", node {}", event.node) };
         format!("epoch {}{node}", event.epoch)
     });
     let inner = panel(title("Selected", figures), bottom, buf);
     let message = selected.map_or("", |event| event.message.as_str());
-    Paragraph::new(message)
-        .style(theme::text())
-        .wrap(Wrap { trim: true })
-        .render(inner, buf);
+    Paragraph::new(message).style(theme::text()).wrap(Wrap { trim: true }).render(inner, buf);
 }

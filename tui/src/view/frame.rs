@@ -17,10 +17,7 @@ pub(super) fn tabs(model: &Model, area: Rect, buf: &mut Buffer) {
     for (number, screen) in (1..).zip(Screen::ALL) {
         let text = format!(" {number} {} ", screen.title());
         spans.push(if screen == model.screen {
-            let open = Style::new()
-                .fg(theme::ACCENT)
-                .bg(theme::SELECTED)
-                .add_modifier(Modifier::BOLD);
+            let open = Style::new().fg(theme::ACCENT).bg(theme::SELECTED).add_modifier(Modifier::BOLD);
             Span::styled(text, open)
         } else {
             Span::styled(text, theme::muted())
@@ -44,17 +41,10 @@ fn link(model: &Model, room: usize) -> Line<'static> {
         (Some(_), Some(age_ms)) => (Level::Bad, format!("{} old", units::age(age_ms / 1000))),
         (Some(_), None) => (Level::Good, "live".to_owned()),
     };
-    let addr = model
-        .snapshot
-        .as_ref()
-        .map_or("", |snapshot| snapshot.addr.as_str());
+    let addr = model.snapshot.as_ref().map_or("", |snapshot| snapshot.addr.as_str());
     let state = Span::styled(format!("{} {words}", level.symbol()), level.color());
     let addr = Span::styled(format!("{addr} "), theme::muted());
-    if addr.width() + state.width() <= room {
-        Line::from(vec![addr, state])
-    } else {
-        Line::from(state)
-    }
+    if addr.width() + state.width() <= room { Line::from(vec![addr, state]) } else { Line::from(state) }
 }
 
 /// A notice while there is one, else the keys.
@@ -62,10 +52,7 @@ pub(super) fn footer(model: &Model, area: Rect, buf: &mut Buffer) {
     let line = match model.shown_notice() {
         Some(notice) => Line::from(vec![
             Span::styled(format!(" {} ", notice.level.symbol()), notice.level.color()),
-            Span::styled(
-                cut(&notice.text, usize::from(area.width).saturating_sub(4)),
-                theme::text(),
-            ),
+            Span::styled(cut(&notice.text, usize::from(area.width).saturating_sub(4)), theme::text()),
         ]),
         None => keys(),
     };

@@ -25,11 +25,8 @@ use crate::theme;
 
 /// Draws the whole terminal.
 pub fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
-    let [top, body, bottom] = area.layout(&Layout::vertical([
-        Constraint::Length(1),
-        Constraint::Min(0),
-        Constraint::Length(1),
-    ]));
+    let [top, body, bottom] =
+        area.layout(&Layout::vertical([Constraint::Length(1), Constraint::Min(0), Constraint::Length(1)]));
     frame::tabs(model, top, buf);
     match model.screen {
         Screen::Overview => overview::draw(model, body, buf),
@@ -105,11 +102,7 @@ fn mark_selected(row: Rect, buf: &mut Buffer) {
 /// A bar of `width` columns, filled to `part` of 0..1 in steps of an eighth of a column.
 fn bar(part: f64, width: usize, style: Style) -> Vec<Span<'static>> {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
-    let part = if part.is_finite() {
-        part.clamp(0.0, 1.0)
-    } else {
-        0.0
-    };
+    let part = if part.is_finite() { part.clamp(0.0, 1.0) } else { 0.0 };
     let eighths = (part * width as f64 * 8.0).round() as usize;
     let (full, rest) = (eighths / 8, EIGHTHS[eighths % 8]);
     let empty = width - full - usize::from(!rest.is_empty());
@@ -130,11 +123,7 @@ fn cut(text: &str, width: usize) -> String {
 
 /// A node's short name, or a dash for none.
 fn name(id: &str) -> &str {
-    if id.is_empty() {
-        "-"
-    } else {
-        crate::units::short(id)
-    }
+    if id.is_empty() { "-" } else { crate::units::short(id) }
 }
 
 #[cfg(test)]
@@ -143,18 +132,7 @@ mod tests {
 
     #[test]
     fn a_bar_is_as_wide_as_asked_for_whatever_the_part() {
-        for part in [
-            -1.0,
-            0.0,
-            0.01,
-            0.37,
-            0.5,
-            0.999,
-            1.0,
-            7.0,
-            f64::NAN,
-            f64::INFINITY,
-        ] {
+        for part in [-1.0, 0.0, 0.01, 0.37, 0.5, 0.999, 1.0, 7.0, f64::NAN, f64::INFINITY] {
             for width in [0, 1, 7, 40] {
                 let line = Line::from(bar(part, width, Style::new()));
                 assert_eq!(line.width(), width, "part {part}");

@@ -15,31 +15,18 @@ use caskade_node::api::{MemberStatus, NodeRow};
 type Fact = (&'static str, String);
 
 pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
-    let rows = model
-        .snapshot
-        .as_ref()
-        .map_or(&[][..], |snapshot| &snapshot.nodes.nodes);
+    let rows = model.snapshot.as_ref().map_or(&[][..], |snapshot| &snapshot.nodes.nodes);
     let Some(row) = rows.get(model.selection.node) else {
         let inner = panel(title("Node", ""), area, buf);
-        lines(
-            [Line::from(Span::styled(
-                "no node has been heard of yet",
-                theme::muted(),
-            ))],
-            inner,
-            buf,
-        );
+        lines([Line::from(Span::styled("no node has been heard of yet", theme::muted()))], inner, buf);
         return;
     };
     let member = model
         .snapshot
         .as_ref()
         .and_then(|snapshot| snapshot.status.members.iter().find(|member| member.id == row.id));
-    let [top, middle, bottom] = area.layout(&Layout::vertical([
-        Constraint::Length(7),
-        Constraint::Length(9),
-        Constraint::Fill(1),
-    ]));
+    let [top, middle, bottom] =
+        area.layout(&Layout::vertical([Constraint::Length(7), Constraint::Length(9), Constraint::Fill(1)]));
     let position = format!("{} of {}", model.selection.node + 1, rows.len());
     identity(model, row, member, &position, top, buf);
     let columns = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1), Constraint::Fill(1)]);
@@ -73,11 +60,7 @@ fn identity(
     if row.coordinator {
         roles.push("★ coordinator");
     }
-    if model
-        .snapshot
-        .as_ref()
-        .is_some_and(|snapshot| snapshot.status.voters.contains(&row.id))
-    {
+    if model.snapshot.as_ref().is_some_and(|snapshot| snapshot.status.voters.contains(&row.id)) {
         roles.push("voter");
     }
     if row.asked {
@@ -85,20 +68,15 @@ fn identity(
     }
     let heard = match model.report_stale(row.report_age_ms) {
         ReportAge::NeverHeard => Span::styled("no report was heard from it", theme::WARN),
-        ReportAge::Fresh(age_ms) => Span::styled(
-            format!("heard {:.1} s ago", age_ms as f64 / 1000.0),
-            theme::text(),
-        ),
-        ReportAge::Stale(age_ms) => Span::styled(
-            format!("figures are {} old", units::seconds(age_ms / 1000)),
-            theme::WARN,
-        ),
+        ReportAge::Fresh(age_ms) => {
+            Span::styled(format!("heard {:.1} s ago", age_ms as f64 / 1000.0), theme::text())
+        }
+        ReportAge::Stale(age_ms) => {
+            Span::styled(format!("figures are {} old", units::seconds(age_ms / 1000)), theme::WARN)
+        }
     };
     let pair = |label: &str, value: String| {
-        vec![
-            Span::styled(format!("{label:<9}"), theme::muted()),
-            Span::styled(value, theme::text()),
-        ]
+        vec![Span::styled(format!("{label:<9}"), theme::muted()), Span::styled(value, theme::text())]
     };
     let peers = member.map_or(String::new(), |member| member.peer_addrs.join(", "));
     let zone = if row.zone.is_empty() { "-" } else { &row.zone };
@@ -177,11 +155,7 @@ fn facts(name: &str, facts: &[Fact], heard: bool, area: Rect, buf: &mut Buffer) 
     let rows = facts.iter().map(|(label, value)| {
         let room = width.saturating_sub(label.len());
         // A report that was never heard has no figures; the ring is known without one.
-        let value = if heard || OF_RING.contains(label) {
-            value
-        } else {
-            "-"
-        };
+        let value = if heard || OF_RING.contains(label) { value } else { "-" };
         Line::from(vec![
             Span::styled(*label, theme::muted()),
             Span::styled(format!("{value:>room$}"), theme::text()),

@@ -22,23 +22,11 @@ struct Column {
 }
 
 const fn column(title: &'static str, width: u16, rank: u8, cell: fn(&NodeRow) -> String) -> Column {
-    Column {
-        title,
-        width,
-        rank,
-        left: false,
-        cell,
-    }
+    Column { title, width, rank, left: false, cell }
 }
 
 const fn left(title: &'static str, width: u16, rank: u8, cell: fn(&NodeRow) -> String) -> Column {
-    Column {
-        title,
-        width,
-        rank,
-        left: true,
-        cell,
-    }
+    Column { title, width, rank, left: true, cell }
 }
 
 /// The columns behind NODE and STATE, which are always there.
@@ -107,24 +95,14 @@ fn gap(columns: &[&Column], width: u16) -> u16 {
 
 /// Rows the panel wants for all nodes.
 pub(super) fn height(model: &Model) -> u16 {
-    let nodes = model
-        .snapshot
-        .as_ref()
-        .map_or(0, |snapshot| snapshot.nodes.nodes.len());
+    let nodes = model.snapshot.as_ref().map_or(0, |snapshot| snapshot.nodes.nodes.len());
     3 + u16::try_from(nodes.max(1)).unwrap_or(u16::MAX - 3)
 }
 
 pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
-    let rows = model
-        .snapshot
-        .as_ref()
-        .map_or(&[][..], |snapshot| &snapshot.nodes.nodes);
+    let rows = model.snapshot.as_ref().map_or(&[][..], |snapshot| &snapshot.nodes.nodes);
     let up = rows.iter().filter(|row| row.state == "up").count();
-    let figures = if rows.is_empty() {
-        String::new()
-    } else {
-        format!("{up} of {} up", rows.len())
-    };
+    let figures = if rows.is_empty() { String::new() } else { format!("{up} of {} up", rows.len()) };
     let inner = panel(title("Nodes", figures), area, buf);
     if inner.height == 0 {
         return;
@@ -136,12 +114,7 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     if pages.len() > 1 {
         let text = format!(" columns {}/{}: c ", page + 1, pages.len());
         let width = text.len() as u16;
-        buf.set_string(
-            area.right().saturating_sub(width + 2),
-            area.y,
-            text,
-            theme::muted(),
-        );
+        buf.set_string(area.right().saturating_sub(width + 2), area.y, text, theme::muted());
     }
     buf.set_line(inner.x, inner.y, &header(columns, gap), inner.width);
     let height = usize::from(inner.height) - 1;
@@ -194,23 +167,14 @@ fn line(model: &Model, row: &NodeRow, columns: &[&Column], gap: u16) -> Line<'st
         Span::styled(format!("{star}{}", blank(gap)), theme::ACCENT),
         state(row, age),
     ]);
-    let odd_epoch = model
-        .snapshot
-        .as_ref()
-        .is_some_and(|snapshot| snapshot.status.epoch != row.epoch);
+    let odd_epoch = model.snapshot.as_ref().is_some_and(|snapshot| snapshot.status.epoch != row.epoch);
     for column in columns {
         // The ring is known from the committed state, the other figures only from a report.
         let told = known || matches!(column.title, "ADDRESS" | "ZONE" | "SHARE" | "COPIES" | "PRIM");
         let text = if told { (column.cell)(row) } else { "-".to_owned() };
-        let style = if column.title == "EPOCH" && known && odd_epoch {
-            Style::new().fg(theme::WARN)
-        } else {
-            style
-        };
-        line.push_span(Span::styled(
-            format!("{}{}", blank(gap), align(&text, column)),
-            style,
-        ));
+        let style =
+            if column.title == "EPOCH" && known && odd_epoch { Style::new().fg(theme::WARN) } else { style };
+        line.push_span(Span::styled(format!("{}{}", blank(gap), align(&text, column)), style));
     }
     line
 }
@@ -218,25 +182,17 @@ fn line(model: &Model, row: &NodeRow, columns: &[&Column], gap: u16) -> Line<'st
 /// The state, or how old the figures are if the node should be heard but is not.
 fn state(row: &NodeRow, age: ReportAge) -> Span<'static> {
     match age {
-        ReportAge::Stale(age_ms) if row.state == "up" => Span::styled(
-            format!("{:<7}", format!("{} old", units::age(age_ms / 1000))),
-            theme::WARN,
-        ),
-        _ => Span::styled(
-            format!("{:<7}", cut(&row.state, 7)),
-            Level::of_state(&row.state).color(),
-        ),
+        ReportAge::Stale(age_ms) if row.state == "up" => {
+            Span::styled(format!("{:<7}", format!("{} old", units::age(age_ms / 1000))), theme::WARN)
+        }
+        _ => Span::styled(format!("{:<7}", cut(&row.state, 7)), Level::of_state(&row.state).color()),
     }
 }
 
 fn align(text: &str, column: &Column) -> String {
     let width = usize::from(column.width);
     let text = cut(text, width);
-    if column.left {
-        format!("{text:<width$}")
-    } else {
-        format!("{text:>width$}")
-    }
+    if column.left { format!("{text:<width$}") } else { format!("{text:>width$}") }
 }
 
 fn blank(width: u16) -> String {
@@ -250,11 +206,7 @@ mod tests {
     #[test]
     fn every_column_has_its_own_rank() {
         for (at, column) in COLUMNS.iter().enumerate() {
-            assert!(
-                COLUMNS[..at].iter().all(|other| other.rank != column.rank),
-                "{}",
-                column.title
-            );
+            assert!(COLUMNS[..at].iter().all(|other| other.rank != column.rank), "{}", column.title);
         }
     }
 

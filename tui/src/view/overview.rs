@@ -45,38 +45,16 @@ fn heights(area: Rect, summary: u16, nodes_wanted: u16, tasks: u16) -> Heights {
     let tasks = match tasks {
         _ if beside => 0,
         _ if without_tasks => 0,
-        tasks => tasks
-            .max(1)
-            .saturating_add(2)
-            .min(rest.saturating_sub(3))
-            .min((rest / 2).max(4))
-            .min(rest),
+        tasks => tasks.max(1).saturating_add(2).min(rest.saturating_sub(3)).min((rest / 2).max(4)).min(rest),
     };
     let events = rest - tasks;
-    Heights {
-        summary,
-        nodes,
-        load,
-        tasks,
-        events,
-        beside,
-    }
+    Heights { summary, nodes, load, tasks, events, beside }
 }
 
 pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
-    let heights = heights(
-        area,
-        summary::height(model).min(area.height),
-        nodes::height(model),
-        tasks::count(model),
-    );
-    let order = [
-        heights.summary,
-        heights.nodes,
-        heights.load,
-        heights.tasks,
-        heights.events,
-    ];
+    let heights =
+        heights(area, summary::height(model).min(area.height), nodes::height(model), tasks::count(model));
+    let order = [heights.summary, heights.nodes, heights.load, heights.tasks, heights.events];
     let [top, table, load, work, log] = area.layout(&Layout::vertical(order.map(Constraint::Length)));
     summary::draw(model, top, buf);
     nodes::draw(model, table, buf);
@@ -86,15 +64,9 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     if heights.beside {
         let [work, log] = log.layout(&Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1)]));
         let wanted = tasks::count(model).max(1).saturating_add(2);
-        let tasks = if work.height >= wanted.saturating_add(5) {
-            wanted
-        } else {
-            work.height
-        };
-        let [work, balance] = work.layout(&Layout::vertical([
-            Constraint::Length(tasks),
-            Constraint::Fill(1),
-        ]));
+        let tasks = if work.height >= wanted.saturating_add(5) { wanted } else { work.height };
+        let [work, balance] =
+            work.layout(&Layout::vertical([Constraint::Length(tasks), Constraint::Fill(1)]));
         tasks::compact(model, work, buf);
         if balance.height > 0 {
             ring::draw_balance(model, balance, buf);
@@ -131,14 +103,7 @@ mod tests {
     #[test]
     fn a_small_terminal_shows_three_nodes_two_tasks_and_an_event() {
         let all = heights(Rect::new(0, 0, 80, 22), 4, 6, 3);
-        let wanted = Heights {
-            summary: 4,
-            nodes: 6,
-            load: 4,
-            tasks: 4,
-            events: 4,
-            beside: false,
-        };
+        let wanted = Heights { summary: 4, nodes: 6, load: 4, tasks: 4, events: 4, beside: false };
         assert_eq!(all, wanted);
     }
 

@@ -16,24 +16,15 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     let ring = &model.ring;
     if ring.shares.is_empty() {
         let inner = panel(title("Ring", ""), area, buf);
-        let missing = model
-            .snapshot
-            .as_ref()
-            .map_or(&[][..], |snapshot| &snapshot.missing);
-        let words = missing
-            .first()
-            .map_or("no ring has been answered yet", String::as_str);
+        let missing = model.snapshot.as_ref().map_or(&[][..], |snapshot| &snapshot.missing);
+        let words = missing.first().map_or("no ring has been answered yet", String::as_str);
         lines([Line::from(Span::styled(words, theme::muted()))], inner, buf);
         return;
     }
-    let wanted = u16::try_from(ring.shares.len())
-        .unwrap_or(u16::MAX - 3)
-        .saturating_add(3);
+    let wanted = u16::try_from(ring.shares.len()).unwrap_or(u16::MAX - 3).saturating_add(3);
     let map = ring_map::height(ring, area.width, area.height.saturating_sub(wanted));
     // The map keeps its rows as long as the balance keeps three nodes; a terminal too low for both cuts the map.
-    let balance = wanted
-        .min(area.height.saturating_sub(map).max(6))
-        .min(area.height);
+    let balance = wanted.min(area.height.saturating_sub(map).max(6)).min(area.height);
     let [top, middle, rest] = area.layout(&Layout::vertical([
         Constraint::Length(balance),
         Constraint::Length(map.min(area.height - balance)),
@@ -48,17 +39,11 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
 
 /// The partitions whose copies are not yet as they should be, where there is room for them.
 fn draw_unsettled(ring: &RingView, area: Rect, buf: &mut Buffer) {
-    let unsettled: Vec<&PartitionView> = ring
-        .partitions
-        .iter()
-        .filter(|partition| !is_in_place(partition))
-        .collect();
+    let unsettled: Vec<&PartitionView> =
+        ring.partitions.iter().filter(|partition| !is_in_place(partition)).collect();
     let inner = panel(title("Not in place", unsettled.len().to_string()), area, buf);
     let mut rows = vec![Line::from(Span::styled(
-        format!(
-            "{:>9}{:>7}  {:<44} RING",
-            "PARTITION", "TERM", "COPIES, PRIMARY FIRST"
-        ),
+        format!("{:>9}{:>7}  {:<44} RING", "PARTITION", "TERM", "COPIES, PRIMARY FIRST"),
         theme::muted().add_modifier(Modifier::BOLD),
     ))];
     if unsettled.is_empty() {
@@ -79,10 +64,7 @@ fn draw_unsettled(ring: &RingView, area: Rect, buf: &mut Buffer) {
         }
         let room = 45_usize.saturating_sub(row.width() - before);
         let target: Vec<&str> = partition.target.iter().map(|at| node(*at)).collect();
-        row.push_span(Span::styled(
-            format!("{}{}", " ".repeat(room), target.join(" ")),
-            theme::text(),
-        ));
+        row.push_span(Span::styled(format!("{}{}", " ".repeat(room), target.join(" ")), theme::text()));
         rows.push(row);
     }
     lines(rows, inner, buf);
@@ -94,38 +76,19 @@ fn draw_unsettled(ring: &RingView, area: Rect, buf: &mut Buffer) {
 pub(super) fn draw_balance(model: &Model, area: Rect, buf: &mut Buffer) {
     let ring = &model.ring;
     let hash: String = ring.ring_hash.chars().take(8).collect();
-    let figures = format!(
-        "epoch {}, hash {hash}, {} copies a key",
-        ring.epoch, ring.replication_factor
-    );
+    let figures = format!("epoch {}, hash {hash}, {} copies a key", ring.epoch, ring.replication_factor);
     let inner = panel(title("Balance", figures), area, buf);
     let width = usize::from(inner.width);
     let wide = width >= 110;
     let room = width.saturating_sub(if wide { TAIL_WIDE } else { TAIL } + HEAD);
-    let selected = model
-        .snapshot
-        .as_ref()
-        .and_then(|snapshot| snapshot.nodes.nodes.get(model.selection.node));
-    let selected = ring
-        .shares
-        .iter()
-        .position(|share| selected.is_some_and(|row| row.id == share.id));
+    let selected =
+        model.snapshot.as_ref().and_then(|snapshot| snapshot.nodes.nodes.get(model.selection.node));
+    let selected = ring.shares.iter().position(|share| selected.is_some_and(|row| row.id == share.id));
     let height = usize::from(inner.height).saturating_sub(1);
     let first = window(selected.unwrap_or(0), height);
     lines([header(room, wide)], inner, buf);
-    for ((at, share), place) in ring
-        .shares
-        .iter()
-        .enumerate()
-        .skip(first)
-        .zip(inner.rows().skip(1))
-    {
-        buf.set_line(
-            place.x,
-            place.y,
-            &share_line(at, share, ring, room, wide),
-            place.width,
-        );
+    for ((at, share), place) in ring.shares.iter().enumerate().skip(first).zip(inner.rows().skip(1)) {
+        buf.set_line(place.x, place.y, &share_line(at, share, ring, room, wide), place.width);
         if selected == Some(at) {
             mark_selected(place, buf);
         }
@@ -153,42 +116,25 @@ fn share_line(at: usize, share: &RingShare, ring: &RingView, room: usize, wide: 
     let color = Style::new().fg(theme::node(at));
     let held = |share: &RingShare| f64::from(share.in_sync) + f64::from(share.syncing);
     let all = ring.shares.iter();
-    let scale = all
-        .map(|share| held(share).max(share.copies_ideal))
-        .fold(1.0, f64::max)
-        * 1.02;
+    let scale = all.map(|share| held(share).max(share.copies_ideal)).fold(1.0, f64::max) * 1.02;
     let off = f64::from(share.copies) - share.copies_ideal;
     let warn_if = |odd: bool, color| {
-        if odd {
-            Style::new().fg(color)
-        } else {
-            theme::muted()
-        }
+        if odd { Style::new().fg(color) } else { theme::muted() }
     };
     let mut line = Line::from(vec![
-        Span::styled(
-            format!("{} ", theme::letter(at)),
-            color.add_modifier(Modifier::BOLD),
-        ),
+        Span::styled(format!("{} ", theme::letter(at)), color.add_modifier(Modifier::BOLD)),
         Span::styled(format!("{:<7}", name(&share.id)), theme::text()),
     ]);
     let parts = [f64::from(share.in_sync), held(share), share.copies_ideal].map(|copies| copies / scale);
     line.spans.extend(balance_bar(parts, room, color));
     let figures = [
-        (
-            format!("{:>7}{:>8.1}", share.copies, share.copies_ideal),
-            theme::text(),
-        ),
+        (format!("{:>7}{:>8.1}", share.copies, share.copies_ideal), theme::text()),
         (format!("{off:>+7.1}"), warn_if(off.abs() > 1.0, theme::WARN)),
         (format!("{:>8}", share.in_sync), theme::text()),
-        (
-            format!("{:>8}", share.syncing),
-            warn_if(share.syncing > 0, theme::BUSY),
-        ),
+        (format!("{:>8}", share.syncing), warn_if(share.syncing > 0, theme::BUSY)),
         (format!("{:>9}", share.primaries), theme::text()),
     ];
-    line.spans
-        .extend(figures.map(|(text, style)| Span::styled(text, style)));
+    line.spans.extend(figures.map(|(text, style)| Span::styled(text, style)));
     if wide {
         let zone = if share.zone.is_empty() { "-" } else { &share.zone };
         let text = format!("{:>8}  {:<8}", share.weight, super::cut(zone, 8));

@@ -42,11 +42,7 @@ fn copies(partition: &PartitionView, wanted: u8) -> Copies {
 
 /// The index of the primary in the shares.
 fn primary(partition: &PartitionView) -> Option<usize> {
-    partition
-        .replicas
-        .iter()
-        .find(|(_, role)| role == "in-sync")
-        .map(|(node, _)| *node)
+    partition.replicas.iter().find(|(_, role)| role == "in-sync").map(|(node, _)| *node)
 }
 
 fn cell(partition: &PartitionView, wanted: u8) -> (char, Style) {
@@ -55,10 +51,9 @@ fn cell(partition: &PartitionView, wanted: u8) -> (char, Style) {
     let style = Style::new().fg(color);
     match copies(partition, wanted) {
         Copies::Whole => (letter, style),
-        Copies::Syncing => (
-            letter.to_ascii_lowercase(),
-            style.add_modifier(Modifier::BOLD).bg(theme::SELECTED),
-        ),
+        Copies::Syncing => {
+            (letter.to_ascii_lowercase(), style.add_modifier(Modifier::BOLD).bg(theme::SELECTED))
+        }
         Copies::Away => ('!', style.add_modifier(Modifier::BOLD).bg(AWAY)),
         Copies::None => ('✖', Style::new().fg(theme::TEXT).bg(Color::Indexed(88))),
     }
@@ -80,14 +75,8 @@ fn letters(partition: &PartitionView, wanted: u8, room: u16) -> impl Iterator<It
     let lost = copies(partition, wanted) == Copies::None;
     let lost = lost.then(|| cell(partition, wanted));
     // Without a primary the copies that are left are no comfort.
-    let copies = if lost.is_some() {
-        &[][..]
-    } else {
-        &partition.replicas
-    };
-    lost.into_iter()
-        .chain(copies.iter().map(letter))
-        .take(usize::from(room))
+    let copies = if lost.is_some() { &[][..] } else { &partition.replicas };
+    lost.into_iter().chain(copies.iter().map(letter)).take(usize::from(room))
 }
 
 /// How the partitions are laid out in rows.
@@ -107,18 +96,10 @@ impl Rows {
     fn fitting(width: u16, height: u16, ring: &RingView) -> Self {
         let all_copies = u16::from(ring.replication_factor) + 1;
         let even = [(64, all_copies), (32, all_copies), (64, 1), (128, 1)];
-        let even = even.map(|(length, cell)| Self {
-            length,
-            label: LABEL,
-            cell,
-        });
+        let even = even.map(|(length, cell)| Self { length, label: LABEL, cell });
         let partitions = ring.partitions.len();
         let fits = |rows: &Self| rows.width() <= width && rows.count(partitions) <= height;
-        even.into_iter().find(fits).unwrap_or(Self {
-            length: width.max(1),
-            label: 0,
-            cell: 1,
-        })
+        even.into_iter().find(fits).unwrap_or(Self { length: width.max(1), label: 0, cell: 1 })
     }
 
     /// Columns of a row; the last cell needs no gap behind it.
@@ -140,12 +121,8 @@ pub(super) fn height(ring: &RingView, width: u16, height: u16) -> u16 {
 
 pub(super) fn draw(ring: &RingView, area: Rect, buf: &mut Buffer) {
     let wanted = ring.replication_factor;
-    let count = |what: Copies| {
-        ring.partitions
-            .iter()
-            .filter(|partition| copies(partition, wanted) == what)
-            .count()
-    };
+    let count =
+        |what: Copies| ring.partitions.iter().filter(|partition| copies(partition, wanted) == what).count();
     let (syncing, away, none) = (count(Copies::Syncing), count(Copies::Away), count(Copies::None));
     let figures = format!(
         "{}: {syncing} syncing, {away} with a copy away, {none} without primary",
@@ -200,37 +177,18 @@ mod tests {
     use super::*;
 
     fn partition(roles: &[&str]) -> PartitionView {
-        let replicas = roles
-            .iter()
-            .enumerate()
-            .map(|(node, role)| (node, (*role).to_owned()))
-            .collect();
-        PartitionView {
-            replicas,
-            ..PartitionView::default()
-        }
+        let replicas = roles.iter().enumerate().map(|(node, role)| (node, (*role).to_owned())).collect();
+        PartitionView { replicas, ..PartitionView::default() }
     }
 
     #[test]
     fn the_character_tells_the_state_without_colour() {
         let shown = |roles: &[&str]| cell(&partition(roles), 2).0;
         assert_eq!(shown(&["in-sync", "in-sync"]), 'A');
-        assert_eq!(
-            shown(&["syncing", "in-sync", "in-sync"]),
-            'b',
-            "the primary is the first in-sync one"
-        );
+        assert_eq!(shown(&["syncing", "in-sync", "in-sync"]), 'b', "the primary is the first in-sync one");
         assert_eq!(shown(&["in-sync", "away"]), '!');
-        assert_eq!(
-            shown(&["in-sync", "away", "syncing"]),
-            '!',
-            "a stand-in is no second copy yet"
-        );
-        assert_eq!(
-            shown(&["in-sync", "in-sync", "away"]),
-            'A',
-            "a stand-in that is in-sync is"
-        );
+        assert_eq!(shown(&["in-sync", "away", "syncing"]), '!', "a stand-in is no second copy yet");
+        assert_eq!(shown(&["in-sync", "in-sync", "away"]), 'A', "a stand-in that is in-sync is");
         assert_eq!(shown(&["away", "syncing"]), '✖');
         assert_eq!(shown(&[]), '✖');
     }
@@ -252,56 +210,18 @@ mod tests {
     #[test]
     fn rows_are_even_and_show_all_copies_where_there_is_room() {
         let rows = |width, height| Rows::fitting(width, height, &ring());
-        assert_eq!(
-            rows(196, 16),
-            Rows {
-                length: 64,
-                label: LABEL,
-                cell: 3
-            }
-        );
-        assert_eq!(
-            rows(116, 32),
-            Rows {
-                length: 32,
-                label: LABEL,
-                cell: 3
-            }
-        );
-        assert_eq!(
-            rows(76, 16),
-            Rows {
-                length: 64,
-                label: LABEL,
-                cell: 1
-            }
-        );
-        assert_eq!(
-            rows(196, 12),
-            Rows {
-                length: 128,
-                label: LABEL,
-                cell: 1
-            }
-        );
-        assert_eq!(
-            rows(76, 14),
-            Rows {
-                length: 76,
-                label: 0,
-                cell: 1
-            }
-        );
+        assert_eq!(rows(196, 16), Rows { length: 64, label: LABEL, cell: 3 });
+        assert_eq!(rows(116, 32), Rows { length: 32, label: LABEL, cell: 3 });
+        assert_eq!(rows(76, 16), Rows { length: 64, label: LABEL, cell: 1 });
+        assert_eq!(rows(196, 12), Rows { length: 128, label: LABEL, cell: 1 });
+        assert_eq!(rows(76, 14), Rows { length: 76, label: 0, cell: 1 });
         assert_eq!(rows(0, 0).length, 1);
     }
 
     #[test]
     fn every_copy_has_its_letter() {
-        let shown = |roles: &[&str]| {
-            letters(&partition(roles), 2, 3)
-                .map(|(letter, _)| letter)
-                .collect::<String>()
-        };
+        let shown =
+            |roles: &[&str]| letters(&partition(roles), 2, 3).map(|(letter, _)| letter).collect::<String>();
         assert_eq!(shown(&["in-sync", "in-sync", "syncing"]), "ABc");
         assert_eq!(shown(&["in-sync", "away"]), "A!");
         assert_eq!(shown(&["away", "syncing"]), "✖");

@@ -45,13 +45,8 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
 /// What the node wants the operator to know, and what it could not answer.
 fn warning(model: &Model) -> Option<String> {
     let snapshot = model.snapshot.as_ref()?;
-    let all: Vec<&str> = snapshot
-        .status
-        .warnings
-        .iter()
-        .chain(&snapshot.missing)
-        .map(String::as_str)
-        .collect();
+    let all: Vec<&str> =
+        snapshot.status.warnings.iter().chain(&snapshot.missing).map(String::as_str).collect();
     (!all.is_empty()).then(|| all.join("; "))
 }
 
@@ -61,11 +56,7 @@ fn facts(model: &Model, snapshot: &Snapshot, width: usize) -> Line<'static> {
     let count = keys(model).map_or("-".to_owned(), |(count, estimate)| {
         format!("{}{}", if estimate { "≈" } else { "" }, units::count(count))
     });
-    let up = status
-        .members
-        .iter()
-        .filter(|member| member.state == "up")
-        .count();
+    let up = status.members.iter().filter(|member| member.state == "up").count();
     let start = |text: &str, count: usize| text.chars().take(count).collect::<String>();
     let id_length = if width >= 150 { 32 } else { 8 };
     let facts = [
@@ -73,17 +64,11 @@ fn facts(model: &Model, snapshot: &Snapshot, width: usize) -> Line<'static> {
         ("nodes", format!("{up}/{} up", status.members.len())),
         (
             "coordinator",
-            status
-                .coordinator
-                .as_deref()
-                .map_or("none".to_owned(), |id| format!("★ {}", name(id))),
+            status.coordinator.as_deref().map_or("none".to_owned(), |id| format!("★ {}", name(id))),
         ),
         ("epoch", status.epoch.to_string()),
         ("ring", start(&status.ring_hash, 8)),
-        (
-            "copies",
-            format!("{}/{}", status.copies_now, status.replication_factor),
-        ),
+        ("copies", format!("{}/{}", status.copies_now, status.replication_factor)),
         ("cluster", start(&status.cluster_id, id_length)),
         ("voters", status.voters.len().to_string()),
         ("asked", format!("{} {}", name(&status.node_id), status.state)),

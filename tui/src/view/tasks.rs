@@ -40,11 +40,7 @@ fn figures(model: &Model) -> String {
     if tasks.is_empty() {
         return if model.snapshot.is_some() { "none" } else { "" }.to_owned();
     }
-    let rate: f64 = tasks
-        .iter()
-        .map(|task| task.bytes_per_s)
-        .filter(|rate| rate.is_finite())
-        .sum();
+    let rate: f64 = tasks.iter().map(|task| task.bytes_per_s).filter(|rate| rate.is_finite()).sum();
     format!("{} running, {}", tasks.len(), units::bytes_per_s(rate))
 }
 
@@ -55,11 +51,7 @@ pub(super) fn count(model: &Model) -> u16 {
 
 /// What an empty list says: nothing is claimed before the first answer.
 fn none(model: &Model) -> &'static str {
-    if model.snapshot.is_some() {
-        "no migration runs, no node is catching up"
-    } else {
-        "not known yet"
-    }
+    if model.snapshot.is_some() { "no migration runs, no node is catching up" } else { "not known yet" }
 }
 
 /// The overview's panel: a line a task.
@@ -67,20 +59,10 @@ pub(super) fn compact(model: &Model, area: Rect, buf: &mut Buffer) {
     let tasks = tasks(model);
     let inner = panel(title("Tasks", figures(model)), area, buf);
     if tasks.is_empty() {
-        lines(
-            [Line::from(Span::styled(none(model), theme::muted()))],
-            inner,
-            buf,
-        );
+        lines([Line::from(Span::styled(none(model), theme::muted()))], inner, buf);
         return;
     }
-    lines(
-        tasks
-            .iter()
-            .map(|task| short_line(task, usize::from(inner.width))),
-        inner,
-        buf,
-    );
+    lines(tasks.iter().map(|task| short_line(task, usize::from(inner.width))), inner, buf);
     more(tasks.len(), 0, usize::from(inner.height), area, buf);
 }
 
@@ -95,8 +77,7 @@ fn short_line(task: &Task, width: usize) -> Line<'static> {
     let room = width.saturating_sub(tail.chars().count() + who.width() + 1);
     let mut line = who;
     line.push_span(Span::raw(" "));
-    line.spans
-        .extend(bar(done(task), room, Style::new().fg(theme::BUSY)));
+    line.spans.extend(bar(done(task), room, Style::new().fg(theme::BUSY)));
     line.push_span(Span::styled(tail, theme::text()));
     line
 }
@@ -109,16 +90,10 @@ fn who(task: &Task, with_phase: bool) -> Line<'static> {
     let mut line = Line::from(vec![
         Span::styled("◐ ", theme::BUSY),
         Span::styled(format!("{:<9} ", cut(&task.kind, 9)), theme::text()),
-        Span::styled(
-            format!("{:>6} → {:<6}", name(&task.source), name(&task.target)),
-            theme::text(),
-        ),
+        Span::styled(format!("{:>6} → {:<6}", name(&task.source), name(&task.target)), theme::text()),
     ]);
     if with_phase {
-        line.push_span(Span::styled(
-            format!(" {:<9}", cut(&task.phase, 9)),
-            theme::muted(),
-        ));
+        line.push_span(Span::styled(format!(" {:<9}", cut(&task.phase, 9)), theme::muted()));
     }
     line
 }
@@ -145,12 +120,7 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     let fit = (usize::from(inner.height) + 1) / 4;
     let first = window(model.selection.task, fit);
     let layout = Layout::vertical(vec![Constraint::Length(3); fit]).spacing(1);
-    for ((at, task), place) in tasks
-        .iter()
-        .enumerate()
-        .skip(first)
-        .zip(inner.layout_vec(&layout))
-    {
+    for ((at, task), place) in tasks.iter().enumerate().skip(first).zip(inner.layout_vec(&layout)) {
         lines(long_lines(task, usize::from(place.width)), place, buf);
         if at == model.selection.task {
             mark_selected(Rect { height: 1, ..place }, buf);
@@ -165,11 +135,7 @@ fn long_lines(task: &Task, width: usize) -> [Line<'static>; 3] {
     head.push_span(Span::styled(format!(" {cause}"), theme::text()));
     let percent = format!(" {:>5}", units::percent(done(task)));
     let mut progress = Line::from("  ");
-    let tail = format!(
-        "  {:>10} {:>14}",
-        units::bytes_per_s(task.bytes_per_s),
-        left(task)
-    );
+    let tail = format!("  {:>10} {:>14}", units::bytes_per_s(task.bytes_per_s), left(task));
     progress.spans.extend(bar(
         done(task),
         width.saturating_sub(2 + percent.len() + tail.len()),
@@ -186,11 +152,7 @@ fn long_lines(task: &Task, width: usize) -> [Line<'static>; 3] {
         units::bytes(task.bytes_done as f64),
         units::bytes(task.bytes_total as f64),
     );
-    [
-        head,
-        progress,
-        Line::from(Span::styled(cut(&numbers, width), theme::muted())),
-    ]
+    [head, progress, Line::from(Span::styled(cut(&numbers, width), theme::muted()))]
 }
 
 #[cfg(test)]
@@ -199,43 +161,19 @@ mod tests {
 
     #[test]
     fn progress_is_by_the_best_figure_there_is() {
-        let task = Task {
-            partitions_done: 1,
-            partitions_total: 4,
-            ..Task::default()
-        };
+        let task = Task { partitions_done: 1, partitions_total: 4, ..Task::default() };
         assert_eq!(done(&task), 0.25);
-        let task = Task {
-            keys_done: 1,
-            keys_total: 2,
-            ..task
-        };
+        let task = Task { keys_done: 1, keys_total: 2, ..task };
         assert_eq!(done(&task), 0.5);
-        let task = Task {
-            bytes_done: 12,
-            bytes_total: 10,
-            ..task
-        };
+        let task = Task { bytes_done: 12, bytes_total: 10, ..task };
         assert_eq!(done(&task), 1.0, "an estimate that was too low is no 120 %");
         assert_eq!(done(&Task::default()), 0.0);
     }
 
     #[test]
     fn an_unknown_time_left_is_said() {
-        assert_eq!(
-            left(&Task {
-                eta_s: Some(11.2),
-                ..Task::default()
-            }),
-            "12 s left"
-        );
-        assert_eq!(
-            left(&Task {
-                eta_s: Some(f64::INFINITY),
-                ..Task::default()
-            }),
-            "no estimate"
-        );
+        assert_eq!(left(&Task { eta_s: Some(11.2), ..Task::default() }), "12 s left");
+        assert_eq!(left(&Task { eta_s: Some(f64::INFINITY), ..Task::default() }), "no estimate");
         assert_eq!(left(&Task::default()), "no estimate");
     }
 }

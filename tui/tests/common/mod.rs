@@ -16,10 +16,7 @@ const NAMES: [&str; 6] = ["fJ3kQa", "Wz81Lm", "p0RtYe", "hB6vNd", "Qx2cUs", "m9G
 
 /// The full name of node `at`.
 pub fn id(at: usize) -> String {
-    format!(
-        "12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2{at}{}",
-        NAMES[at % NAMES.len()]
-    )
+    format!("12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2{at}{}", NAMES[at % NAMES.len()])
 }
 
 fn short(at: usize) -> &'static str {
@@ -79,11 +76,7 @@ fn ring(nodes: usize) -> RingView {
     let partitions = (0..1024).map(|partition| {
         let first = (partition * 7 + partition / 13) % nodes;
         let second = (first + 1 + partition % (nodes - 1).max(1)) % nodes;
-        let target = if nodes == 1 {
-            vec![first]
-        } else {
-            vec![first, second]
-        };
+        let target = if nodes == 1 { vec![first] } else { vec![first, second] };
         PartitionView {
             partition: partition as u16,
             term: 4,
@@ -104,11 +97,7 @@ fn ring(nodes: usize) -> RingView {
 
 /// The shares that follow from the partitions.
 fn count_shares(ring: &mut RingView, nodes: usize) {
-    let copies: usize = ring
-        .partitions
-        .iter()
-        .map(|partition| partition.target.len())
-        .sum();
+    let copies: usize = ring.partitions.iter().map(|partition| partition.target.len()).sum();
     let held = |node: usize, role: &str| {
         let is = |(of, as_role): &&(usize, String)| *of == node && as_role == role;
         ring.partitions
@@ -118,27 +107,16 @@ fn count_shares(ring: &mut RingView, nodes: usize) {
     };
     let primary = |node: usize| {
         let first = |partition: &&PartitionView| {
-            partition
-                .replicas
-                .iter()
-                .find(|(_, role)| role == "in-sync")
-                .map(|(of, _)| *of)
+            partition.replicas.iter().find(|(_, role)| role == "in-sync").map(|(of, _)| *of)
         };
-        ring.partitions
-            .iter()
-            .filter(|partition| first(partition) == Some(node))
-            .count() as u32
+        ring.partitions.iter().filter(|partition| first(partition) == Some(node)).count() as u32
     };
     ring.shares = (0..nodes)
         .map(|at| RingShare {
             id: id(at),
             zone: ["rack-a", "rack-b", "rack-c"][at % 3].into(),
             weight: 100,
-            copies: ring
-                .partitions
-                .iter()
-                .filter(|partition| partition.target.contains(&at))
-                .count() as u32,
+            copies: ring.partitions.iter().filter(|partition| partition.target.contains(&at)).count() as u32,
             copies_ideal: copies as f64 / nodes as f64,
             primaries: primary(at),
             in_sync: held(at, "in-sync"),
@@ -160,42 +138,22 @@ fn event(seconds_ago: u64, severity: &str, kind: &str, message: &str) -> Event {
 
 fn events() -> Vec<Event> {
     vec![
-        event(
-            86_000,
-            "info",
-            "coordinator",
-            "node fJ3kQa is the coordinator of a new cluster",
-        ),
-        event(
-            85_900,
-            "info",
-            "member",
-            "node Wz81Lm joined (rack-b, weight 100)",
-        ),
+        event(86_000, "info", "coordinator", "node fJ3kQa is the coordinator of a new cluster"),
+        event(85_900, "info", "member", "node Wz81Lm joined (rack-b, weight 100)"),
         event(
             85_899,
             "info",
             "plan",
             "plan 1: 1024 copies to node Wz81Lm, ideal 1024, because node Wz81Lm joined",
         ),
-        event(
-            85_700,
-            "info",
-            "migration",
-            "plan 1 is done: 1024 copies, 1.2 GiB in 3 m 19 s",
-        ),
+        event(85_700, "info", "migration", "plan 1 is done: 1024 copies, 1.2 GiB in 3 m 19 s"),
         event(
             9_000,
             "warning",
             "failover",
             "node p0RtYe is down, its lease ran out: 341 partitions handed to their other copies",
         ),
-        event(
-            8_900,
-            "info",
-            "member",
-            "node p0RtYe is back (incarnation 5): 683 partitions are catching up",
-        ),
+        event(8_900, "info", "member", "node p0RtYe is back (incarnation 5): 683 partitions are catching up"),
         event(
             8_860,
             "error",
@@ -204,12 +162,7 @@ fn events() -> Vec<Event> {
         ),
         event(8_850, "info", "member", "node p0RtYe has caught up"),
         event(40, "info", "member", "node hB6vNd joined (rack-a, weight 100)"),
-        event(
-            39,
-            "info",
-            "plan",
-            "plan 4: 512 copies to node hB6vNd, ideal 512, because node hB6vNd joined",
-        ),
+        event(39, "info", "plan", "plan 4: 512 copies to node hB6vNd, ideal 512, because node hB6vNd joined"),
     ]
 }
 
@@ -240,10 +193,7 @@ pub fn healthy(addrs: &[String]) -> Snapshot {
     Snapshot {
         addr: addrs[0].clone(),
         status,
-        nodes: Nodes {
-            now_ms: NOW_MS,
-            nodes: rows,
-        },
+        nodes: Nodes { now_ms: NOW_MS, nodes: rows },
         ring: Some(ring),
         tasks: Vec::new(),
         events: events(),
@@ -258,24 +208,13 @@ pub fn joining(addrs: &[String]) -> Snapshot {
     snapshot.status.partitions_moving = 391;
     snapshot.nodes.nodes[new].records_live = 201_700;
     if let Some(ring) = &mut snapshot.ring {
-        for partition in ring
-            .partitions
-            .iter_mut()
-            .filter(|partition| partition.target.contains(&new))
-            .skip(121)
+        for partition in
+            ring.partitions.iter_mut().filter(|partition| partition.target.contains(&new)).skip(121)
         {
-            let other = partition
-                .target
-                .iter()
-                .copied()
-                .find(|node| *node != new)
-                .unwrap_or(0);
+            let other = partition.target.iter().copied().find(|node| *node != new).unwrap_or(0);
             let leaving = (other + 1) % new;
-            partition.replicas = vec![
-                (other, "in-sync".into()),
-                (leaving, "in-sync".into()),
-                (new, "syncing".into()),
-            ];
+            partition.replicas =
+                vec![(other, "in-sync".into()), (leaving, "in-sync".into()), (new, "syncing".into())];
         }
         count_shares(ring, addrs.len());
     }
@@ -296,9 +235,7 @@ pub fn joining(addrs: &[String]) -> Snapshot {
         eta_s: (part > 0.0).then(|| 402.0 * (1.0 - part) / 18.4),
     };
     let parts = [0.62, 0.973, 0.0, 0.31, 0.44];
-    snapshot.tasks = (0..new)
-        .map(|source| task(source, parts[source % parts.len()]))
-        .collect();
+    snapshot.tasks = (0..new).map(|source| task(source, parts[source % parts.len()])).collect();
     snapshot.status.tasks.clone_from(&snapshot.tasks);
     snapshot
 }
@@ -309,10 +246,8 @@ pub fn degraded(addrs: &[String]) -> Snapshot {
     let down = 1;
     snapshot.status.partitions_under_replicated = 683;
     snapshot.status.members[down].state = "down".into();
-    snapshot.status.warnings = vec![format!(
-        "node {} is down since 40 s; its copies are rebuilt in 4 m 20 s",
-        short(down)
-    )];
+    snapshot.status.warnings =
+        vec![format!("node {} is down since 40 s; its copies are rebuilt in 4 m 20 s", short(down))];
     let row = &mut snapshot.nodes.nodes[down];
     row.state = "down".into();
     row.report_age_ms = None;

@@ -53,12 +53,7 @@ impl Server {
         let answers = Arc::new(Mutex::new(Answers::default()));
         let asked = Arc::new(Mutex::new(Vec::new()));
         let serving = tokio::spawn(accept(listener, answers.clone(), asked.clone(), others));
-        Self {
-            addr,
-            answers,
-            asked,
-            serving,
-        }
+        Self { addr, answers, asked, serving }
     }
 
     /// Sets what the node knows.

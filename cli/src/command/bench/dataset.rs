@@ -22,12 +22,7 @@ impl Dataset {
     pub(super) fn new(seed: u64, size: usize, keyspace: u64) -> Self {
         let mut block = vec![0; size + SHIFTS as usize];
         SmallRng::seed_from_u64(seed).fill_bytes(&mut block);
-        Self {
-            seed,
-            size,
-            keyspace: keyspace.max(1),
-            block,
-        }
+        Self { seed, size, keyspace: keyspace.max(1), block }
     }
 
     /// A number that looks random, the same for the same request.
@@ -70,10 +65,7 @@ impl Dataset {
     pub(super) fn value(&self, number: u64) -> Vec<u8> {
         let (stamp, body) = self.parts(number);
         let mut value = body.to_vec();
-        value
-            .iter_mut()
-            .zip(stamp)
-            .for_each(|(byte, stamp)| *byte = stamp);
+        value.iter_mut().zip(stamp).for_each(|(byte, stamp)| *byte = stamp);
         value
     }
 

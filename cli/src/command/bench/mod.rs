@@ -74,9 +74,7 @@ fn phases(load: Load, requests: u64, keyspace: u64) -> Vec<(Mix, u64)> {
 }
 
 fn check_memory(args: &BenchArgs) -> anyhow::Result<()> {
-    let in_flight = args
-        .size
-        .saturating_mul(u64::from(args.connections) * u64::from(args.pipeline));
+    let in_flight = args.size.saturating_mul(u64::from(args.connections) * u64::from(args.pipeline));
     if in_flight > IN_FLIGHT_BYTES_MAX {
         bail!(
             "{} connections x pipeline {} x {} bytes would keep {in_flight} bytes on their way, more than {IN_FLIGHT_BYTES_MAX}; \
@@ -172,11 +170,6 @@ mod tests {
             seed: 1,
         };
         assert!(check_memory(&args(16)).is_ok());
-        assert!(
-            check_memory(&args(17))
-                .unwrap_err()
-                .to_string()
-                .contains("lower -c, -P or -s")
-        );
+        assert!(check_memory(&args(17)).unwrap_err().to_string().contains("lower -c, -P or -s"));
     }
 }

@@ -57,10 +57,7 @@ pub(super) struct Counters {
 
 impl Counters {
     pub(super) fn new() -> Arc<Self> {
-        Arc::new(Self {
-            taken: AtomicU64::new(0),
-            answered: AtomicU64::new(0),
-        })
+        Arc::new(Self { taken: AtomicU64::new(0), answered: AtomicU64::new(0) })
     }
 
     /// Requests that were answered, or failed.
@@ -161,28 +158,19 @@ impl Phase {
 
     /// The next requests, no more than a pipeline holds; empty when all are taken.
     fn take(&self, counters: &Counters) -> Vec<Request> {
-        let first = counters
-            .taken
-            .fetch_add(u64::from(self.pipeline), Ordering::Relaxed);
+        let first = counters.taken.fetch_add(u64::from(self.pipeline), Ordering::Relaxed);
         let end = (first + u64::from(self.pipeline)).min(self.requests);
         (first..end).map(|number| self.request(number)).collect()
     }
 
     fn request(&self, number: u64) -> Request {
         match self.mix {
-            Mix::Write => Request {
-                key: self.data.in_order(number),
-                reads: false,
-            },
-            Mix::Read => Request {
-                key: self.data.at_random(number),
-                reads: true,
-            },
+            Mix::Write => Request { key: self.data.in_order(number), reads: false },
+            Mix::Read => Request { key: self.data.at_random(number), reads: true },
             // The key takes the low bits of the draw.
-            Mix::Half => Request {
-                key: self.data.at_random(number),
-                reads: self.data.draw(number) >> 63 == 0,
-            },
+            Mix::Half => {
+                Request { key: self.data.at_random(number), reads: self.data.draw(number) >> 63 == 0 }
+            }
         }
     }
 
@@ -260,9 +248,7 @@ async fn connection(phase: Arc<Phase>, counters: Arc<Counters>) -> Outcome {
                 outcome.note(|| error.to_string());
             }
         }
-        counters
-            .answered
-            .fetch_add(requests.len() as u64, Ordering::Relaxed);
+        counters.answered.fetch_add(requests.len() as u64, Ordering::Relaxed);
     }
     outcome
 }
@@ -277,9 +263,7 @@ async fn pipeline(
     let start = Instant::now();
     let answers = client.ask_all(&commands).await?;
     let latency_us = start.elapsed().as_micros().min(u128::from(LATENCY_US_MAX)) as u64;
-    outcome
-        .latency_us
-        .saturating_record_n(latency_us, requests.len() as u64);
+    outcome.latency_us.saturating_record_n(latency_us, requests.len() as u64);
     for (request, answer) in requests.iter().zip(&answers) {
         phase.judge(*request, answer, outcome);
     }
@@ -328,13 +312,7 @@ mod tests {
         phase.judge(request, &Value::BulkString(phase.data.value(4)), &mut outcome);
         phase.judge(Request { key: 3, reads: false }, &Value::Nil, &mut outcome);
         assert_eq!((outcome.done, outcome.wrong), (1, 3));
-        assert!(
-            outcome
-                .first_error
-                .as_deref()
-                .unwrap()
-                .contains("though its write was acknowledged")
-        );
+        assert!(outcome.first_error.as_deref().unwrap().contains("though its write was acknowledged"));
     }
 
     #[tokio::test]
@@ -342,12 +320,7 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap().to_string().parse().unwrap();
         drop(listener);
-        let outcome = Phase {
-            addr,
-            ..phase(Mix::Write, 10)
-        }
-        .run(Counters::new())
-        .await;
+        let outcome = Phase { addr, ..phase(Mix::Write, 10) }.run(Counters::new()).await;
         assert_eq!((outcome.done, outcome.unsent), (0, 10));
         assert!(!outcome.is_good() && outcome.first_error.is_some());
     }

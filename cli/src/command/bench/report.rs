@@ -8,13 +8,8 @@ use crate::args::{BenchArgs, Load};
 use crate::output::count;
 
 /// Which latencies are told, in percent.
-const PERCENTILES: [(&str, f64); 5] = [
-    ("p50", 50.0),
-    ("p90", 90.0),
-    ("p95", 95.0),
-    ("p99", 99.0),
-    ("p99.9", 99.9),
-];
+const PERCENTILES: [(&str, f64); 5] =
+    [("p50", 50.0), ("p90", 90.0), ("p95", 95.0), ("p99", 99.0), ("p99.9", 99.9)];
 
 fn load_name(load: Load) -> &'static str {
     match load {
@@ -36,13 +31,7 @@ fn mb_per_s(outcome: &Outcome) -> f64 {
 
 /// For people.
 pub(super) fn text(args: &BenchArgs, keyspace: u64, mix: Mix, outcome: &Outcome) -> String {
-    let BenchArgs {
-        size,
-        connections,
-        pipeline,
-        seed,
-        ..
-    } = args;
+    let BenchArgs { size, connections, pipeline, seed, .. } = args;
     let ms = |us: u64| format!("{:.3}", us as f64 / 1000.0);
     let latency = &outcome.latency_us;
     let percentiles: String = PERCENTILES

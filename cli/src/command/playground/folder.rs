@@ -39,11 +39,7 @@ pub(super) struct Plan {
 impl Plan {
     /// Client addresses with commas between them.
     pub(super) fn addrs(&self) -> String {
-        self.nodes
-            .iter()
-            .map(|node| node.resp.as_str())
-            .collect::<Vec<_>>()
-            .join(",")
+        self.nodes.iter().map(|node| node.resp.as_str()).collect::<Vec<_>>().join(",")
     }
 
     /// Port of the first node's clients.
@@ -76,9 +72,7 @@ impl Plan {
     pub(super) fn join_command(&self, caskd: &Path, folder: &Path) -> anyhow::Result<String> {
         let more = self.extended(self.nodes.len() as u16 + 1)?;
         let node = more.nodes.last().context("a plan without nodes")?;
-        let words = [caskd.display().to_string()]
-            .into_iter()
-            .chain(more.flags(folder, node));
+        let words = [caskd.display().to_string()].into_iter().chain(more.flags(folder, node));
         Ok(words.map(|word| quoted(&word)).collect::<Vec<_>>().join(" "))
     }
 
@@ -104,10 +98,7 @@ fn free_address(usual: u16, held: &mut Vec<TcpListener>) -> anyhow::Result<Strin
     let listener = TcpListener::bind(("127.0.0.1", usual))
         .or_else(|_| TcpListener::bind("127.0.0.1:0"))
         .context("no free port on 127.0.0.1")?;
-    let address = listener
-        .local_addr()
-        .context("a port without a number")?
-        .to_string();
+    let address = listener.local_addr().context("a port without a number")?.to_string();
     held.push(listener);
     Ok(address)
 }
@@ -205,11 +196,7 @@ impl Folder {
         let mut secret = [0; 32];
         rand::rng().fill_bytes(&mut secret);
         let text: String = secret.iter().map(|byte| format!("{byte:02x}")).collect();
-        let file = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path);
+        let file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path);
         let written = match file {
             Ok(mut file) => writeln!(file, "{text}"),
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
@@ -235,23 +222,14 @@ mod tests {
         let grown = again.plan(Some(3)).unwrap();
         assert_eq!(grown.nodes[..2], first.nodes[..]);
         assert_eq!(fs::read(kept.join(SECRET_FILE)).unwrap(), secret);
-        assert!(
-            again
-                .plan(Some(2))
-                .unwrap_err()
-                .to_string()
-                .contains("cluster of 3 nodes")
-        );
+        assert!(again.plan(Some(2)).unwrap_err().to_string().contains("cluster of 3 nodes"));
     }
 
     #[test]
     fn secret_is_for_its_owner_only() {
         let dir = tempfile::tempdir().unwrap();
         Folder::open(Some(dir.path())).unwrap().plan(None).unwrap();
-        let mode = fs::metadata(dir.path().join(SECRET_FILE))
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = fs::metadata(dir.path().join(SECRET_FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
     }
 
@@ -259,42 +237,20 @@ mod tests {
     fn folder_of_something_else_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("thesis.txt"), "x").unwrap();
-        assert!(
-            Folder::open(Some(dir.path()))
-                .err()
-                .unwrap()
-                .to_string()
-                .contains("nothing was changed")
-        );
+        assert!(Folder::open(Some(dir.path())).err().unwrap().to_string().contains("nothing was changed"));
     }
 
     #[test]
     fn all_addresses_of_a_plan_differ_and_joiners_ask_the_first() {
         let plan = Plan::default().extended(8).unwrap();
-        let mut addresses: Vec<_> = plan
-            .nodes
-            .iter()
-            .flat_map(|node| [&node.resp, &node.peer])
-            .collect();
+        let mut addresses: Vec<_> = plan.nodes.iter().flat_map(|node| [&node.resp, &node.peer]).collect();
         addresses.sort();
         addresses.dedup();
         assert_eq!(addresses.len(), 16);
-        assert!(
-            !plan
-                .flags(Path::new("/p"), &plan.nodes[0])
-                .contains(&"--bootstrap".to_owned())
-        );
-        let join = plan
-            .join_command(Path::new("/bin/caskd"), Path::new("/a b"))
-            .unwrap();
-        assert!(
-            join.starts_with("/bin/caskd --data-dir '/a b/node9' --listen 127.0.0.1:"),
-            "{join}"
-        );
-        assert!(
-            join.ends_with(&format!("--bootstrap {}", plan.nodes[0].peer)),
-            "{join}"
-        );
+        assert!(!plan.flags(Path::new("/p"), &plan.nodes[0]).contains(&"--bootstrap".to_owned()));
+        let join = plan.join_command(Path::new("/bin/caskd"), Path::new("/a b")).unwrap();
+        assert!(join.starts_with("/bin/caskd --data-dir '/a b/node9' --listen 127.0.0.1:"), "{join}");
+        assert!(join.ends_with(&format!("--bootstrap {}", plan.nodes[0].peer)), "{join}");
     }
 
     #[test]

@@ -80,11 +80,8 @@ async fn play(
     stop.forget().await;
     tell_deaths(nodes)?;
     if !out.json {
-        let kept = if folder.is_kept() {
-            "stopping the nodes; the folder stays"
-        } else {
-            "stopping the nodes"
-        };
+        let kept =
+            if folder.is_kept() { "stopping the nodes; the folder stays" } else { "stopping the nodes" };
         out.line(kept)?;
     }
     out.flush()?;
@@ -95,9 +92,7 @@ async fn play(
 fn dashboard(plan: &Plan) -> Options {
     let port = plan.first_port();
     Options {
-        notice: Some(format!(
-            "redis-cli -p {port} reaches this cluster; q stops it and shows more to try"
-        )),
+        notice: Some(format!("redis-cli -p {port} reaches this cluster; q stops it and shows more to try")),
         ..Options::from(plan.addrs().as_str())
     }
 }
@@ -139,10 +134,7 @@ async fn all_serving(nodes: &mut [NodeProcess], plan: &Plan) -> anyhow::Result<(
         };
         if Instant::now() > deadline {
             let tails: String = nodes.iter().map(NodeProcess::tail).collect();
-            bail!(
-                "the cluster did not start within {} s: {waiting_for}\n{tails}",
-                START_MAX.as_secs()
-            );
+            bail!("the cluster did not start within {} s: {waiting_for}\n{tails}", START_MAX.as_secs());
         }
         tokio::time::sleep(LOOK_EVERY).await;
     }
@@ -156,11 +148,7 @@ async fn unlike(plan: &Plan) -> Option<String> {
             Ok(status) => status,
             Err(error) => return Some(error.to_string()),
         };
-        let up = status
-            .members
-            .iter()
-            .filter(|member| member.state == "up")
-            .count();
+        let up = status.members.iter().filter(|member| member.state == "up").count();
         if status.state != "serving" || status.partitions_unavailable > 0 || up < plan.nodes.len() {
             return Some(format!(
                 "{} is {}, sees {up} nodes up and {} partitions unavailable",

@@ -46,32 +46,16 @@ impl NodeProcess {
             .open(&log)
             .with_context(|| format!("the log {} cannot be written", log.display()))?;
         let mut command = Command::new(caskd);
-        command
-            .args(plan.flags(folder, node))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(file);
+        command.args(plan.flags(folder, node)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
         // Not in this terminal's group: Ctrl-C must reach the playground only, which stops the nodes in order.
         command.process_group(0).kill_on_drop(true);
-        let mut child = command
-            .spawn()
-            .with_context(|| format!("{} cannot be started", caskd.display()))?;
-        let pid = child
-            .id()
-            .with_context(|| format!("{} ended at once", node.name))?;
+        let mut child = command.spawn().with_context(|| format!("{} cannot be started", caskd.display()))?;
+        let pid = child.id().with_context(|| format!("{} ended at once", node.name))?;
         let ready = Arc::new(AtomicBool::new(false));
         if let Some(stdout) = child.stdout.take() {
             tokio::spawn(listen(stdout, Arc::clone(&ready)));
         }
-        Ok(Self {
-            name: node.name.clone(),
-            pid,
-            log,
-            child,
-            ready,
-            end: None,
-            end_was_told: false,
-        })
+        Ok(Self { name: node.name.clone(), pid, log, child, ready, end: None, end_was_told: false })
     }
 
     pub(super) fn name(&self) -> &str {
@@ -101,12 +85,7 @@ impl NodeProcess {
         }
         self.end_was_told = true;
         let how = self.end.map_or_else(String::new, |status| status.to_string());
-        Some(format!(
-            "{} (pid {}) has ended: {how}\n{}",
-            self.name,
-            self.pid,
-            self.tail()
-        ))
+        Some(format!("{} (pid {}) has ended: {how}\n{}", self.name, self.pid, self.tail()))
     }
 
     /// The last lines of its log.
@@ -120,11 +99,7 @@ impl NodeProcess {
                 }
             }
         }
-        format!(
-            "  the end of {}:\n{}",
-            self.log.display(),
-            lines.into_iter().collect::<String>()
-        )
+        format!("  the end of {}:\n{}", self.log.display(), lines.into_iter().collect::<String>())
     }
 
     /// Asks it to stop.
@@ -167,14 +142,9 @@ mod tests {
         let program = folder.join("script");
         std::fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o700)).unwrap();
-        let node = PlannedNode {
-            name: "node1".into(),
-            resp: "127.0.0.1:1".into(),
-            peer: "127.0.0.1:2".into(),
-        };
-        let plan = Plan {
-            nodes: vec![node.clone()],
-        };
+        let node =
+            PlannedNode { name: "node1".into(), resp: "127.0.0.1:1".into(), peer: "127.0.0.1:2".into() };
+        let plan = Plan { nodes: vec![node.clone()] };
         NodeProcess::start(&program, folder, &plan, &node).unwrap()
     }
 
@@ -192,10 +162,7 @@ mod tests {
         let mut node = start(folder.path(), "seq 100 >&2; echo 'no such folder' >&2; exit 3");
         until(|| !node.is_running()).await;
         let death = node.death().unwrap();
-        assert!(
-            death.contains("exit status: 3") && death.contains("no such folder"),
-            "{death}"
-        );
+        assert!(death.contains("exit status: 3") && death.contains("no such folder"), "{death}");
         assert!(death.contains("| 100\n") && !death.contains("| 86\n"), "{death}");
         assert!(node.death().is_none());
     }
@@ -203,10 +170,8 @@ mod tests {
     #[tokio::test]
     async fn node_is_ready_when_it_says_so_and_stops_when_asked() {
         let folder = tempfile::tempdir().unwrap();
-        let mut node = start(
-            folder.path(),
-            "trap 'exit 0' TERM; echo ready node=x; while :; do sleep 0.05; done",
-        );
+        let mut node =
+            start(folder.path(), "trap 'exit 0' TERM; echo ready node=x; while :; do sleep 0.05; done");
         until(|| node.is_ready()).await;
         assert!(node.is_running());
         node.terminate();

@@ -28,20 +28,9 @@ fn check(before: &ClusterState, after: &ClusterState) {
     assert_eq!(after.partitions.len(), usize::from(PARTITIONS));
     for (partition, state) in after.partitions() {
         let nodes: BTreeSet<NodeId> = state.replicas.iter().map(|replica| replica.node).collect();
-        assert_eq!(
-            nodes.len(),
-            state.replicas.len(),
-            "partition {partition}: a node twice"
-        );
-        assert_eq!(
-            state.primary(),
-            state.replicas.first().map(|r| r.node),
-            "the first replica is in-sync"
-        );
-        assert!(
-            state.primary().is_some(),
-            "partition {partition}: nobody is in-sync"
-        );
+        assert_eq!(nodes.len(), state.replicas.len(), "partition {partition}: a node twice");
+        assert_eq!(state.primary(), state.replicas.first().map(|r| r.node), "the first replica is in-sync");
+        assert!(state.primary().is_some(), "partition {partition}: nobody is in-sync");
         for replica in &state.replicas {
             assert!(replica.assigned <= replica.syncing_since && replica.syncing_since <= after.epoch);
             let up = after.is_up(replica.node);
@@ -54,19 +43,13 @@ fn check(before: &ClusterState, after: &ClusterState) {
         let Some(former) = before.partition(partition) else {
             continue;
         };
-        assert!(
-            state.term >= former.term,
-            "partition {partition}: the term went back"
-        );
+        assert!(state.term >= former.term, "partition {partition}: the term went back");
         let incarnation = |cluster: &ClusterState| {
             let primary = cluster.primary(partition)?;
             Some((primary, cluster.member(primary)?.announcement.incarnation))
         };
         let same_primary = incarnation(before) == incarnation(after);
-        assert!(
-            same_primary || state.term > former.term,
-            "partition {partition}: two primaries in one term"
-        );
+        assert!(same_primary || state.term > former.term, "partition {partition}: two primaries in one term");
     }
 }
 
@@ -74,16 +57,7 @@ fn founded() -> ClusterState {
     let mut state = ClusterState::default();
     let founder = announcement(1, 1);
     let cluster_id = ClusterId::from_bytes([7; 16]);
-    apply(
-        &mut state,
-        Change::Found {
-            cluster_id,
-            replication_factor: 2,
-            lease_ms: 2000,
-            founder,
-        },
-    )
-    .unwrap();
+    apply(&mut state, Change::Found { cluster_id, replication_factor: 2, lease_ms: 2000, founder }).unwrap();
     state
 }
 
@@ -92,35 +66,17 @@ fn register(state: &mut ClusterState, number: u8, incarnation: Incarnation) -> R
 }
 
 fn suspend(state: &ClusterState, partition: Partition, replica: &Replica) -> Change {
-    let Change::CaughtUp {
-        partition,
-        term,
-        primary_incarnation,
-        node,
-        incarnation,
-        syncing_since,
-    } = caught_up(state, partition, replica)
+    let Change::CaughtUp { partition, term, primary_incarnation, node, incarnation, syncing_since } =
+        caught_up(state, partition, replica)
     else {
         unreachable!()
     };
-    Change::SuspendReplica {
-        partition,
-        term,
-        primary_incarnation,
-        node,
-        incarnation,
-        syncing_since,
-    }
+    Change::SuspendReplica { partition, term, primary_incarnation, node, incarnation, syncing_since }
 }
 
 fn resume(state: &ClusterState, partition: Partition, replica: &Replica) -> Change {
     let incarnation = incarnation_of(state, replica.node);
-    Change::ResumeReplica {
-        partition,
-        node: replica.node,
-        incarnation,
-        syncing_since: replica.syncing_since,
-    }
+    Change::ResumeReplica { partition, node: replica.node, incarnation, syncing_since: replica.syncing_since }
 }
 
 fn cluster_of(count: u8) -> ClusterState {
@@ -129,31 +85,15 @@ fn cluster_of(count: u8) -> ClusterState {
         register(&mut state, number, 1).unwrap();
         converge(&mut state);
     }
-    assert!(
-        (0..PARTITIONS).all(|partition| state.converged(partition)),
-        "all is where it should be"
-    );
+    assert!((0..PARTITIONS).all(|partition| state.converged(partition)), "all is where it should be");
     state
 }
 
 #[test]
 fn a_founded_cluster_serves_every_partition_from_its_founder() {
     let mut state = founded();
-    assert_eq!(
-        (
-            state.epoch,
-            state.unavailable(),
-            state.under_replicated(),
-            state.moving()
-        ),
-        (1, 0, 0, 0)
-    );
-    assert!(
-        state
-            .partitions
-            .iter()
-            .all(|p| p.term == 1 && p.settled && p.primary() == Some(node(1)))
-    );
+    assert_eq!((state.epoch, state.unavailable(), state.under_replicated(), state.moving()), (1, 0, 0, 0));
+    assert!(state.partitions.iter().all(|p| p.term == 1 && p.settled && p.primary() == Some(node(1))));
     assert_eq!((state.copies_now(), state.plan.is_none()), (1, true));
     let again = Change::Found {
         cluster_id: ClusterId::default(),
@@ -176,16 +116,8 @@ fn nothing_applies_before_the_founding() {
         lease_ms: 2000,
         founder,
     };
-    assert!(
-        apply(&mut state, found(witness, 2))
-            .unwrap_err()
-            .contains("weight 0")
-    );
-    assert!(
-        apply(&mut state, found(announcement(1, 1), 0))
-            .unwrap_err()
-            .contains("factor")
-    );
+    assert!(apply(&mut state, found(witness, 2)).unwrap_err().contains("weight 0"));
+    assert!(apply(&mut state, found(announcement(1, 1), 0)).unwrap_err().contains("factor"));
     assert_eq!(state, ClusterState::default());
 }
 
@@ -197,10 +129,7 @@ fn a_batch_of_changes_is_one_epoch_and_a_void_one_is_none() {
         Change::Register(announcement(2, 1)),
         Change::Register(announcement(3, 1)),
     ]);
-    assert!(matches!(
-        verdicts[..],
-        [Verdict::Applied, Verdict::Void(_), Verdict::Applied]
-    ));
+    assert!(matches!(verdicts[..], [Verdict::Applied, Verdict::Void(_), Verdict::Applied]));
     assert_eq!(state.epoch, 2);
     state.apply(&[Change::Register(announcement(2, 1))]);
     state.apply(&[]);
@@ -212,27 +141,15 @@ fn a_join_is_a_plan_that_ends_when_its_copies_are_made_and_the_old_ones_released
     let mut state = cluster_of(3);
     register(&mut state, 4, 1).unwrap();
     let plan = state.plan.clone().unwrap();
-    assert_eq!(
-        (plan.copies_total, plan.copies_ideal, plan.epoch),
-        (512, 512, state.epoch)
-    );
+    assert_eq!((plan.copies_total, plan.copies_ideal, plan.epoch), (512, 512, state.epoch));
     assert_eq!(plan.cause, format!("node {} joined", node(4).short()));
-    assert_eq!(
-        (state.copies_in_progress().count(), state.plan_copies_made()),
-        (512, Some(0))
-    );
+    assert_eq!((state.copies_in_progress().count(), state.plan_copies_made()), (512, Some(0)));
     // The copies that are replaced serve until then; some partitions only change their first replica.
     let due = (0..PARTITIONS).filter(|partition| state.hand_over_due(*partition));
     let handed_over = due.count() as u32;
-    assert_eq!(
-        (state.under_replicated(), state.moving(), state.copies_now()),
-        (0, 512 + handed_over, 2)
-    );
+    assert_eq!((state.under_replicated(), state.moving(), state.copies_now()), (0, 512 + handed_over, 2));
     converge(&mut state);
-    assert_eq!(
-        (state.plan.clone(), state.moving(), state.under_replicated()),
-        (None, 0, 0)
-    );
+    assert_eq!((state.plan.clone(), state.moving(), state.under_replicated()), (None, 0, 0));
     assert!((0..PARTITIONS).all(|partition| state.converged(partition)));
     assert_eq!(state.replicas_on(node(4)).count(), 512);
 }
@@ -242,10 +159,7 @@ fn an_old_copy_serves_until_the_new_one_is_in_sync_and_primacy_moves_by_hand_ove
     let mut state = cluster_of(2);
     register(&mut state, 3, 1).unwrap();
     let leaves = |partition: &Partition| {
-        !state
-            .ring
-            .replicas(*partition)
-            .contains(&state.primary(*partition).unwrap())
+        !state.ring.replicas(*partition).contains(&state.primary(*partition).unwrap())
     };
     let partition = (0..PARTITIONS).find(leaves).unwrap();
     let (primary, term) = (state.primary(partition), state.partition(partition).unwrap().term);
@@ -259,10 +173,7 @@ fn an_old_copy_serves_until_the_new_one_is_in_sync_and_primacy_moves_by_hand_ove
     let after = state.partition(partition).unwrap();
     assert_eq!((after.term, after.settled), (term + 1, true));
     assert!(state.converged(partition) && after.primary() != primary);
-    assert!(
-        apply(&mut state, change).unwrap_err().contains("term"),
-        "it is void the second time"
-    );
+    assert!(apply(&mut state, change).unwrap_err().contains("term"), "it is void the second time");
 }
 
 #[test]
@@ -273,104 +184,47 @@ fn a_hand_over_that_is_not_possible_gives_the_same_primary_a_new_term() {
     let change = hand_over(&state, 5);
     apply(&mut state, change).unwrap();
     let after = state.partition(5).unwrap();
-    assert_eq!(
-        (after.primary(), after.term, after.settled),
-        (before.primary(), before.term + 1, true)
-    );
+    assert_eq!((after.primary(), after.term, after.settled), (before.primary(), before.term + 1, true));
 }
 
 #[test]
 fn a_node_that_goes_down_loses_its_primaries_and_keeps_its_place() {
     let mut state = cluster_of(3);
-    let down = apply(
-        &mut state,
-        Change::DeclareDown {
-            node: node(2),
-            incarnation: 1,
-        },
-    );
+    let down = apply(&mut state, Change::DeclareDown { node: node(2), incarnation: 1 });
     assert_eq!(down, Ok(()));
     assert_eq!(state.unavailable(), 0);
     assert!(state.under_replicated() > 600);
     for (partition, state) in state.partitions() {
         assert_ne!(state.primary(), Some(node(2)), "partition {partition}");
-        assert!(
-            state
-                .replica(node(2))
-                .is_none_or(|replica| replica.role == ReplicaRole::Away)
-        );
+        assert!(state.replica(node(2)).is_none_or(|replica| replica.role == ReplicaRole::Away));
     }
-    assert!(
-        apply(
-            &mut state,
-            Change::DeclareDown {
-                node: node(2),
-                incarnation: 1
-            }
-        )
-        .is_err(),
-        "it is down"
-    );
-    assert!(
-        register(&mut state, 2, 1).is_err(),
-        "the same incarnation does not return"
-    );
+    assert!(apply(&mut state, Change::DeclareDown { node: node(2), incarnation: 1 }).is_err(), "it is down");
+    assert!(register(&mut state, 2, 1).is_err(), "the same incarnation does not return");
     register(&mut state, 2, 2).unwrap();
     let epoch = state.epoch;
     assert!(
-        state
-            .replicas_on(node(2))
-            .all(|(_, r)| (r.role, r.syncing_since) == (ReplicaRole::Syncing, epoch))
+        state.replicas_on(node(2)).all(|(_, r)| (r.role, r.syncing_since) == (ReplicaRole::Syncing, epoch))
     );
-    assert!(
-        state
-            .replicas_on(node(2))
-            .all(|(_, replica)| replica.assigned < epoch),
-        "it keeps what it held"
-    );
+    assert!(state.replicas_on(node(2)).all(|(_, replica)| replica.assigned < epoch), "it keeps what it held");
     converge(&mut state);
-    assert!(
-        (0..PARTITIONS).all(|partition| state.converged(partition)),
-        "its primaries are balanced back"
-    );
+    assert!((0..PARTITIONS).all(|partition| state.converged(partition)), "its primaries are balanced back");
 }
 
 #[test]
 fn the_last_in_sync_replica_waits_for_its_node() {
     let mut state = cluster_of(2);
-    apply(
-        &mut state,
-        Change::DeclareDown {
-            node: node(1),
-            incarnation: 1,
-        },
-    )
-    .unwrap();
-    apply(
-        &mut state,
-        Change::DeclareDown {
-            node: node(2),
-            incarnation: 1,
-        },
-    )
-    .unwrap();
+    apply(&mut state, Change::DeclareDown { node: node(1), incarnation: 1 }).unwrap();
+    apply(&mut state, Change::DeclareDown { node: node(2), incarnation: 1 }).unwrap();
     assert_eq!(state.unavailable(), 1024);
     register(&mut state, 1, 2).unwrap();
     assert_eq!(state.unavailable(), 1024, "the first to go may lack writes");
     let (_, replica) = state.replicas_on(node(1)).next().map(|(p, r)| (p, *r)).unwrap();
     let change = caught_up(&state, 0, &replica);
-    assert!(
-        apply(&mut state, change).unwrap_err().contains("down"),
-        "nobody can vouch for it"
-    );
+    assert!(apply(&mut state, change).unwrap_err().contains("down"), "nobody can vouch for it");
     let terms: Vec<Term> = state.partitions.iter().map(|partition| partition.term).collect();
     register(&mut state, 2, 2).unwrap();
     assert_eq!(state.unavailable(), 0);
-    let newer = state
-        .partitions
-        .iter()
-        .zip(terms)
-        .all(|(partition, term)| partition.term == term + 1);
+    let newer = state.partitions.iter().zip(terms).all(|(partition, term)| partition.term == term + 1);
     assert!(newer, "a restart is a new primary");
     assert!(state.partitions.iter().all(|partition| !partition.settled));
 }
@@ -385,10 +239,7 @@ fn a_restart_unnoticed_makes_its_replicas_syncing_and_moves_its_primaries() {
         assert_eq!(after.replica(node(3)).map(|r| r.role), Some(ReplicaRole::Syncing));
         let was_primary = before.primary(partition) == Some(node(3));
         let former = before.partition(partition).unwrap();
-        assert_eq!(
-            (after.term - former.term, after.settled),
-            (u32::from(was_primary), !was_primary)
-        );
+        assert_eq!((after.term - former.term, after.settled), (u32::from(was_primary), !was_primary));
         let stale = caught_up(&before, partition, replica);
         assert!(matches!(state.clone().apply(&[stale])[0], Verdict::Void(_)));
     }
@@ -407,20 +258,11 @@ fn a_suspended_replica_is_away_until_it_is_resumed() {
     let change = resume(&state, 9, &backup);
     apply(&mut state, change.clone()).unwrap();
     let resumed = state.partition(9).unwrap().replicas[1];
-    assert_eq!(
-        (resumed.role, resumed.syncing_since),
-        (ReplicaRole::Syncing, state.epoch)
-    );
+    assert_eq!((resumed.role, resumed.syncing_since), (ReplicaRole::Syncing, state.epoch));
     assert!(apply(&mut state, change).is_err());
-    let stale = Replica {
-        syncing_since: backup.syncing_since,
-        ..resumed
-    };
+    let stale = Replica { syncing_since: backup.syncing_since, ..resumed };
     let change = caught_up(&state, 9, &stale);
-    assert!(
-        apply(&mut state, change).unwrap_err().contains("epoch"),
-        "what it was caught up with is old"
-    );
+    assert!(apply(&mut state, change).unwrap_err().contains("epoch"), "what it was caught up with is old");
     let change = caught_up(&state, 9, &resumed);
     apply(&mut state, change).unwrap();
     assert!(state.converged(9));
@@ -443,10 +285,7 @@ fn a_witness_joins_without_a_plan_and_a_new_weight_is_one() {
     let mut witness = announcement(3, 1);
     witness.weight = 0;
     apply(&mut state, Change::Register(witness.clone())).unwrap();
-    assert_eq!(
-        (state.plan.clone(), state.replicas_on(node(3)).count()),
-        (None, 0)
-    );
+    assert_eq!((state.plan.clone(), state.replicas_on(node(3)).count()), (None, 0));
     witness.weight = 50;
     witness.incarnation = 2;
     apply(&mut state, Change::Register(witness)).unwrap();
@@ -460,14 +299,8 @@ fn a_second_join_takes_over_what_the_first_plan_had_to_copy() {
     register(&mut state, 4, 1).unwrap();
     register(&mut state, 5, 1).unwrap();
     let plan = state.plan.clone().unwrap();
-    assert_eq!(
-        (plan.id, plan.copies_total),
-        (4, state.copies_in_progress().count() as u32)
-    );
-    assert_eq!(
-        plan.copies_total, 819,
-        "410 of the fifth, and what the fourth keeps of its 512"
-    );
+    assert_eq!((plan.id, plan.copies_total), (4, state.copies_in_progress().count() as u32));
+    assert_eq!(plan.copies_total, 819, "410 of the fifth, and what the fourth keeps of its 512");
     converge(&mut state);
     assert_eq!((state.plan.clone(), state.moving()), (None, 0));
 }
@@ -553,18 +386,14 @@ impl World {
                 let start = self.starts.entry(node(*number)).or_default();
                 *start += 1;
                 self.running.insert(node(*number), Some(*start));
-                self.proposed
-                    .push(Change::Register(announcement(*number, *start)));
+                self.proposed.push(Change::Register(announcement(*number, *start)));
             }
             Event::Kill(number) => drop(self.running.insert(node(*number), None)),
             Event::DeclareDown(number) => {
                 // Only after the lease has run out: a process that takes part holds one.
                 if !self.takes_part(node(*number)) {
                     let incarnation = incarnation_of(&self.state, node(*number));
-                    self.proposed.push(Change::DeclareDown {
-                        node: node(*number),
-                        incarnation,
-                    });
+                    self.proposed.push(Change::DeclareDown { node: node(*number), incarnation });
                 }
             }
             Event::Write(index) => self.write(watched(index)),
@@ -608,10 +437,7 @@ impl World {
         }
         // The strictest of disks: what is not assigned is gone, and so is what another assignment left.
         let (state, assigned) = (&self.state, |cluster: &ClusterState, partition, node| {
-            cluster
-                .partition(partition)
-                .and_then(|p| p.replica(node))
-                .map(|replica| replica.assigned)
+            cluster.partition(partition).and_then(|p| p.replica(node)).map(|replica| replica.assigned)
         });
         self.held.retain(|(node, partition), _| {
             let now = assigned(state, *partition, *node);
@@ -627,26 +453,17 @@ impl World {
             return;
         }
         self.writes += 1;
-        let receivers = state
-            .replicas
-            .iter()
-            .filter(|replica| replica.role != ReplicaRole::Away);
+        let receivers = state.replicas.iter().filter(|replica| replica.role != ReplicaRole::Away);
         let mut everywhere = true;
         for replica in receivers {
             if self.takes_part(replica.node) {
-                self.held
-                    .entry((replica.node, partition))
-                    .or_default()
-                    .insert(self.writes);
+                self.held.entry((replica.node, partition)).or_default().insert(self.writes);
             } else {
                 everywhere = false;
             }
         }
         if everywhere {
-            self.acknowledged
-                .entry(partition)
-                .or_default()
-                .insert(self.writes);
+            self.acknowledged.entry(partition).or_default().insert(self.writes);
         }
     }
 
@@ -658,10 +475,7 @@ impl World {
         let primary = self.state.primary(partition).unwrap();
         if self.takes_part(primary) && self.takes_part(replica.node) {
             let all = self.held.get(&(primary, partition)).cloned().unwrap_or_default();
-            self.held
-                .entry((replica.node, partition))
-                .or_default()
-                .extend(all);
+            self.held.entry((replica.node, partition)).or_default().extend(all);
             self.proposed.push(caught_up(&self.state, partition, &replica));
         }
     }
@@ -686,8 +500,7 @@ impl World {
 
     fn stop(&mut self, partition: Partition) {
         if self.takes_part(self.state.primary(partition).unwrap()) {
-            self.stopped
-                .insert((partition, self.state.partition(partition).unwrap().term));
+            self.stopped.insert((partition, self.state.partition(partition).unwrap().term));
             self.proposed.push(hand_over(&self.state, partition));
         }
     }
@@ -697,14 +510,8 @@ impl World {
         for (partition, writes) in &self.acknowledged {
             for replica in self.state.partition(*partition).unwrap().in_sync() {
                 let held = self.held.get(&(replica.node, *partition));
-                let missing = writes
-                    .iter()
-                    .find(|write| held.is_none_or(|held| !held.contains(write)));
-                assert_eq!(
-                    missing, None,
-                    "partition {partition}: {:?} lacks a write",
-                    replica.node
-                );
+                let missing = writes.iter().find(|write| held.is_none_or(|held| !held.contains(write)));
+                assert_eq!(missing, None, "partition {partition}: {:?} lacks a write", replica.node);
             }
         }
     }

@@ -19,21 +19,13 @@ impl News<'_> {
     }
 
     fn joined(&mut self) {
-        let joined = self
-            .new
-            .members
-            .keys()
-            .filter(|node| !self.old.members.contains_key(node))
-            .copied();
+        let joined = self.new.members.keys().filter(|node| !self.old.members.contains_key(node)).copied();
         self.each(Severity::Info, joined.collect(), "joined", |news, node| {
             let Some(Member { announcement, .. }) = news.new.member(node) else {
                 return String::new();
             };
-            let mut message = format!(
-                "node {} joined: clients at {}",
-                node.short(),
-                announcement.client_addr
-            );
+            let mut message =
+                format!("node {} joined: clients at {}", node.short(), announcement.client_addr);
             match announcement.weight {
                 0 => message.push_str(", a witness that holds no data"),
                 weight => message.push_str(&format!(", weight {weight}")),
@@ -62,60 +54,30 @@ impl News<'_> {
         };
         let returned = self.known(|old, new| newer(old, new) && !is_up(old));
         let restarted = self.known(|old, new| newer(old, new) && is_up(old));
-        for (nodes, what) in [
-            (returned, "returned"),
-            (restarted, "restarted before they were missed"),
-        ] {
+        for (nodes, what) in [(returned, "returned"), (restarted, "restarted before they were missed")] {
             self.each(Severity::Info, nodes, what, |news, node| {
-                let syncing = news
-                    .new
-                    .replicas_on(node)
-                    .filter(|(_, r)| r.role == ReplicaRole::Syncing);
+                let syncing = news.new.replicas_on(node).filter(|(_, r)| r.role == ReplicaRole::Syncing);
                 let behind = counted(syncing.count() as u32, "copy");
-                let incarnation = news
-                    .new
-                    .member(node)
-                    .map_or(0, |member| member.announcement.incarnation);
+                let incarnation = news.new.member(node).map_or(0, |member| member.announcement.incarnation);
                 let what = what.replace("they were", "it was");
-                format!(
-                    "node {} {what}: incarnation {incarnation}, {behind} to catch up",
-                    node.short()
-                )
+                format!("node {} {what}: incarnation {incarnation}, {behind} to catch up", node.short())
             });
         }
     }
 
     fn changed(&mut self) {
         let changed = self.known(|old, new| !differences(&old.announcement, &new.announcement).is_empty());
-        self.each(
-            Severity::Info,
-            changed,
-            "changed what they announce",
-            |news, node| {
-                let announced = |member: &Member| member.announcement.clone();
-                let (old, new) = (
-                    news.old.member(node).map(announced),
-                    news.new.member(node).map(announced),
-                );
-                let differences = old
-                    .zip(new)
-                    .map(|(old, new)| differences(&old, &new))
-                    .unwrap_or_default();
-                format!("node {} changed its {}", node.short(), differences.join(", its "))
-            },
-        );
+        self.each(Severity::Info, changed, "changed what they announce", |news, node| {
+            let announced = |member: &Member| member.announcement.clone();
+            let (old, new) = (news.old.member(node).map(announced), news.new.member(node).map(announced));
+            let differences = old.zip(new).map(|(old, new)| differences(&old, &new)).unwrap_or_default();
+            format!("node {} changed its {}", node.short(), differences.join(", its "))
+        });
     }
 
     fn left(&mut self) {
-        let left = self
-            .old
-            .members
-            .keys()
-            .filter(|node| !self.new.members.contains_key(node))
-            .copied();
-        self.each(Severity::Info, left.collect(), "left", |_, node| {
-            format!("node {} left", node.short())
-        });
+        let left = self.old.members.keys().filter(|node| !self.new.members.contains_key(node)).copied();
+        self.each(Severity::Info, left.collect(), "left", |_, node| format!("node {} left", node.short()));
     }
 
     /// Nodes that were members before, and of which this holds.
@@ -136,12 +98,7 @@ impl News<'_> {
         one: impl Fn(&Self, NodeId) -> String,
     ) {
         if nodes.len() > TOLD_MAX {
-            return self.tell(
-                severity,
-                Kind::Member,
-                None,
-                format!("{} {happened_to_many}", named(&nodes)),
-            );
+            return self.tell(severity, Kind::Member, None, format!("{} {happened_to_many}", named(&nodes)));
         }
         for node in nodes {
             let message = one(self, node);
@@ -165,11 +122,7 @@ fn differences(old: &Announcement, new: &Announcement) -> Vec<String> {
     compare("weight", &old.weight.to_string(), &new.weight.to_string());
     compare("zone", &old.zone, &new.zone);
     compare("client address", &old.client_addr, &new.client_addr);
-    compare(
-        "peer addresses",
-        &old.peer_addrs.join(" "),
-        &new.peer_addrs.join(" "),
-    );
+    compare("peer addresses", &old.peer_addrs.join(" "), &new.peer_addrs.join(" "));
     compare("build", &old.build, &new.build);
     differences
 }

@@ -98,16 +98,10 @@ impl News<'_> {
                 groups.entry(primary).or_default().partitions += 1;
             }
         }
-        self.grouped(
-            Severity::Info,
-            Kind::Failover,
-            groups,
-            "are available again",
-            |_, node, group| {
-                let partitions = counted(group.partitions, "partition");
-                format!("{partitions} available again, from node {}", node.short())
-            },
-        );
+        self.grouped(Severity::Info, Kind::Failover, groups, "are available again", |_, node, group| {
+            let partitions = counted(group.partitions, "partition");
+            format!("{partitions} available again, from node {}", node.short())
+        });
     }
 
     /// Replicas on nodes that are up and were taken out all the same, or taken back in.
@@ -130,18 +124,12 @@ impl News<'_> {
         let many = "lost a replica that could not acknowledge";
         self.grouped(Severity::Warning, Kind::Failover, out, many, |_, node, group| {
             let partitions = counted(group.partitions, "partition");
-            format!(
-                "node {} was taken out of {partitions}: it could not acknowledge in time",
-                node.short()
-            )
+            format!("node {} was taken out of {partitions}: it could not acknowledge in time", node.short())
         });
         let many = "took a replica back in";
         self.grouped(Severity::Info, Kind::Failover, back, many, |_, node, group| {
             let partitions = counted(group.partitions, "partition");
-            format!(
-                "node {} takes part in {partitions} again and catches up",
-                node.short()
-            )
+            format!("node {} takes part in {partitions} again and catches up", node.short())
         });
     }
 
@@ -185,24 +173,14 @@ impl News<'_> {
             return self.tell(Severity::Info, Kind::Migration, None, message);
         }
         for ((source, target), left) in steps {
-            let (to, from) = (
-                format!("node {}", target.short()),
-                format!("node {}", source.short()),
-            );
-            self.tell(
-                Severity::Info,
-                Kind::Migration,
-                Some(*target),
-                progress(to, from, *left),
-            );
+            let (to, from) = (format!("node {}", target.short()), format!("node {}", source.short()));
+            self.tell(Severity::Info, Kind::Migration, Some(*target), progress(to, from, *left));
         }
     }
 
     /// Every partition with its primary in both states.
     fn primaries(&self) -> impl Iterator<Item = (Partition, Option<NodeId>, Option<NodeId>)> {
-        self.new
-            .partitions()
-            .map(|(partition, new)| (partition, self.old.primary(partition), new.primary()))
+        self.new.partitions().map(|(partition, new)| (partition, self.old.primary(partition), new.primary()))
     }
 
     fn same_incarnation(&self, node: NodeId) -> bool {
@@ -222,12 +200,7 @@ impl News<'_> {
         if groups.len() > TOLD_MAX {
             let partitions = counted(groups.values().map(|group| group.partitions).sum(), "partition");
             let nodes = named(&groups.into_keys().collect());
-            return self.tell(
-                severity,
-                kind,
-                None,
-                format!("{partitions} of {nodes} {happened_to_many}"),
-            );
+            return self.tell(severity, kind, None, format!("{partitions} of {nodes} {happened_to_many}"));
         }
         for (node, group) in groups {
             let message = one(self, node, &group);

@@ -10,19 +10,9 @@ use super::*;
 /// Severity, kind and message of each event.
 fn told(old: &ClusterState, new: &ClusterState) -> Vec<(String, String, String)> {
     let events = between(old, new, 77);
-    assert!(
-        events
-            .iter()
-            .all(|event| event.time_ms == 77 && event.epoch == new.epoch)
-    );
-    assert!(
-        events.len() <= 12 && events.iter().all(|event| event.message.len() < 250),
-        "{events:#?}"
-    );
-    events
-        .into_iter()
-        .map(|event| (event.severity, event.kind, event.message))
-        .collect()
+    assert!(events.iter().all(|event| event.time_ms == 77 && event.epoch == new.epoch));
+    assert!(events.len() <= 12 && events.iter().all(|event| event.message.len() < 250), "{events:#?}");
+    events.into_iter().map(|event| (event.severity, event.kind, event.message)).collect()
 }
 
 /// That one event of this severity and kind says all of these words.
@@ -30,11 +20,7 @@ fn assert_told(events: &[(String, String, String)], severity: &str, kind: &str, 
     let fits = |(s, k, message): &&(String, String, String)| {
         s == severity && k == kind && words.iter().all(|word| message.contains(word))
     };
-    assert_eq!(
-        events.iter().filter(fits).count(),
-        1,
-        "{severity} {kind} {words:?} in {events:#?}"
-    );
+    assert_eq!(events.iter().filter(fits).count(), 1, "{severity} {kind} {words:?} in {events:#?}");
 }
 
 #[test]
@@ -48,12 +34,7 @@ fn nothing_changed_is_no_news_and_neither_is_an_older_state() {
 fn the_first_state_is_one_event() {
     let none = ClusterState::default();
     let events = told(&none, &founded(2));
-    assert_told(
-        &events,
-        "info",
-        "member",
-        &[&node(1).short(), "founded cluster 0707"],
-    );
+    assert_told(&events, "info", "member", &[&node(1).short(), "founded cluster 0707"]);
     let events = told(&none, &cluster_of(3));
     assert_eq!(events.len(), 1);
     assert_told(&events, "info", "member", &["3 members"]);
@@ -68,10 +49,7 @@ fn a_join_is_told_with_its_plan_and_what_moves_against_the_ideal() {
         &events,
         "info",
         "member",
-        &[
-            &format!("node {name} joined: clients at 127.0.0.1:4"),
-            "weight 100",
-        ],
+        &[&format!("node {name} joined: clients at 127.0.0.1:4"), "weight 100"],
     );
     let plan = format!("plan 3 starts (node {name} joined): 512 copies to make, 512 by the shares alone");
     assert_told(&events, "info", "plan", &[&plan]);
@@ -84,10 +62,7 @@ fn a_plan_is_done_when_its_copies_are_made_and_the_old_ones_released() {
     let made = copied(&start);
     let events = told(&start, &made);
     for source in [1, 2, 3] {
-        let source = format!(
-            "every copy made that was to come from node {}",
-            node(source).short()
-        );
+        let source = format!("every copy made that was to come from node {}", node(source).short());
         assert_told(&events, "info", "migration", &[&node(4).short(), &source]);
     }
     let events = told(&made, &handed_over(&made));
@@ -121,12 +96,7 @@ fn a_join_in_many_steps_gives_few_events() {
     assert_eq!(steps.len(), 8, "{steps:#?}");
     assert!(steps[0].contains("896 copies to come from node"), "{steps:#?}");
     assert!(steps[7].contains("every copy made"), "{steps:#?}");
-    assert_told(
-        &events,
-        "info",
-        "migration",
-        &["every partition has its 2 copies"],
-    );
+    assert_told(&events, "info", "migration", &["every partition has its 2 copies"]);
     assert_told(&events, "info", "plan", &["plan 1 is done"]);
 }
 
@@ -150,22 +120,11 @@ fn a_whole_plan_between_two_states_is_still_told() {
 fn a_node_that_goes_down_is_told_with_who_took_over() {
     let before = cluster_of(3);
     let events = told(&before, &without(&before, 2));
-    assert_told(
-        &events,
-        "warning",
-        "member",
-        &[&format!("node {} was declared down", node(2).short())],
-    );
-    let took_over = before
-        .partitions
-        .iter()
-        .filter(|partition| partition.primary() == Some(node(2)))
-        .count();
+    assert_told(&events, "warning", "member", &[&format!("node {} was declared down", node(2).short())]);
+    let took_over = before.partitions.iter().filter(|partition| partition.primary() == Some(node(2))).count();
     let (first, third) = (node(1).short(), node(3).short());
-    let message = format!(
-        "{took_over} partitions of node {}, which went down: now served by nodes",
-        node(2).short()
-    );
+    let message =
+        format!("{took_over} partitions of node {}, which went down: now served by nodes", node(2).short());
     assert_told(&events, "warning", "failover", &[&message, &first, &third]);
     assert_eq!(events.len(), 2);
 }
@@ -179,24 +138,14 @@ fn a_return_is_told_and_that_every_copy_is_in_sync_again() {
     assert_told(&events, "info", "member", &["returned: incarnation 2", &behind]);
     assert_eq!(events.len(), 1);
     let events = told(&back, &copied(&back));
-    assert_told(
-        &events,
-        "info",
-        "migration",
-        &["every partition has its 2 copies, all in sync"],
-    );
+    assert_told(&events, "info", "migration", &["every partition has its 2 copies, all in sync"]);
 }
 
 #[test]
 fn a_restart_that_nobody_missed_is_told_with_who_took_over() {
     let before = cluster_of(3);
     let events = told(&before, &restarted(&before, 3));
-    assert_told(
-        &events,
-        "info",
-        "member",
-        &["restarted before it was missed: incarnation 2"],
-    );
+    assert_told(&events, "info", "member", &["restarted before it was missed: incarnation 2"]);
     assert_told(&events, "warning", "failover", &["which restarted"]);
     assert_eq!(events.len(), 2);
 }
@@ -213,35 +162,18 @@ fn the_loss_of_the_last_copies_is_an_error_and_their_return_is_told() {
         &["1024 partitions unavailable", &node(2).short(), "Start it again"],
     );
     let events = told(&none, &restarted(&none, 2));
-    assert_told(
-        &events,
-        "info",
-        "failover",
-        &["1024 partitions available again", &node(2).short()],
-    );
+    assert_told(&events, "info", "failover", &["1024 partitions available again", &node(2).short()]);
 }
 
 #[test]
 fn a_replica_that_does_not_keep_up_is_told_of_and_when_it_takes_part_again() {
     let before = cluster_of(3);
     let slow = suspended(&before, 3, 5);
-    assert_told(
-        &told(&before, &slow),
-        "warning",
-        "failover",
-        &["was taken out of 5 partitions"],
-    );
-    let away = slow
-        .replicas_on(node(3))
-        .filter(|(_, replica)| replica.role == ReplicaRole::Away);
+    assert_told(&told(&before, &slow), "warning", "failover", &["was taken out of 5 partitions"]);
+    let away = slow.replicas_on(node(3)).filter(|(_, replica)| replica.role == ReplicaRole::Away);
     let resume = away.map(|(partition, replica)| {
         let syncing_since = replica.syncing_since;
-        Change::ResumeReplica {
-            partition,
-            node: node(3),
-            incarnation: 1,
-            syncing_since,
-        }
+        Change::ResumeReplica { partition, node: node(3), incarnation: 1, syncing_since }
     });
     let events = told(&slow, &after(&slow, resume));
     assert_told(&events, "info", "failover", &["takes part in 5 partitions again"]);
@@ -250,28 +182,16 @@ fn a_replica_that_does_not_keep_up_is_told_of_and_when_it_takes_part_again() {
 #[test]
 fn a_new_weight_or_zone_is_told_with_the_old_one() {
     let before = cluster_of(3);
-    let announcement = Announcement {
-        weight: 50,
-        zone: "b".to_owned(),
-        ..announcement(2, 2)
-    };
+    let announcement = Announcement { weight: 50, zone: "b".to_owned(), ..announcement(2, 2) };
     let events = told(&before, &after(&before, [Change::Register(announcement)]));
-    assert_told(
-        &events,
-        "info",
-        "member",
-        &["weight from '100' to '50', its zone from '' to 'b'"],
-    );
+    assert_told(&events, "info", "member", &["weight from '100' to '50', its zone from '' to 'b'"]);
     assert_told(&events, "info", "plan", &["changed its weight"]);
 }
 
 #[test]
 fn a_witness_that_joins_is_told_to_hold_no_data() {
     let before = cluster_of(2);
-    let witness = Announcement {
-        weight: 0,
-        ..announcement(3, 1)
-    };
+    let witness = Announcement { weight: 0, ..announcement(3, 1) };
     let events = told(&before, &after(&before, [Change::Register(witness)]));
     assert_told(&events, "info", "member", &["a witness that holds no data"]);
     assert_eq!(events.len(), 1);
@@ -282,26 +202,15 @@ fn a_witness_that_joins_is_told_to_hold_no_data() {
 fn what_happens_to_half_of_a_large_cluster_is_a_handful_of_events() {
     let all = (2..=60).map(|number| Change::Register(announcement(number, 1)));
     let joining = after(&founded(2), all);
-    assert_told(
-        &told(&founded(2), &joining),
-        "info",
-        "member",
-        &["and 55 more joined"],
-    );
+    assert_told(&told(&founded(2), &joining), "info", "member", &["and 55 more joined"]);
     let before = converged(&joining);
     told(&joining, &before);
-    let down = |number| Change::DeclareDown {
-        node: node(number),
-        incarnation: 1,
-    };
+    let down = |number| Change::DeclareDown { node: node(number), incarnation: 1 };
     let half = after(&before, (1..=30).map(down));
     let events = told(&before, &half);
     assert_told(&events, "warning", "member", &["and 26 more were declared down"]);
     assert_told(&events, "warning", "failover", &["changed their primary"]);
     assert_told(&events, "error", "failover", &["became unavailable"]);
-    let back = after(
-        &half,
-        (1..=30).map(|number| Change::Register(announcement(number, 2))),
-    );
+    let back = after(&half, (1..=30).map(|number| Change::Register(announcement(number, 2))));
     assert_told(&told(&half, &back), "info", "failover", &["are available again"]);
 }

@@ -110,9 +110,7 @@ impl<'a> Flow<'a> {
             let mut kept: Vec<usize> = Vec::with_capacity(problem.needs);
             for &node in present {
                 let zone = problem.zones[node];
-                let clash = kept
-                    .iter()
-                    .any(|k| *k == node || (zone.is_some() && problem.zones[*k] == zone));
+                let clash = kept.iter().any(|k| *k == node || (zone.is_some() && problem.zones[*k] == zone));
                 if !clash && kept.len() < problem.needs {
                     kept.push(node);
                     stays[node].push(partition);
@@ -124,20 +122,11 @@ impl<'a> Flow<'a> {
             // Which ones a node gives up is drawn by hash: so every pair of nodes keeps common partitions.
             partitions.sort_by_key(|partition| draw(*partition, node));
             partitions.truncate(problem.bounds[node].least);
-            partitions
-                .iter()
-                .for_each(|partition| nodes[*partition].push(node));
+            partitions.iter().for_each(|partition| nodes[*partition].push(node));
         }
         let vertices = partition_count + node_count + partition_count * zone_count;
         let search = Search::new(vertices);
-        Self {
-            problem,
-            groups,
-            nodes,
-            partitions: stays,
-            potential: vec![0; vertices],
-            search,
-        }
+        Self { problem, groups, nodes, partitions: stays, potential: vec![0; vertices], search }
     }
 
     fn node_vertex(&self, node: usize) -> Vertex {
@@ -159,25 +148,15 @@ impl<'a> Flow<'a> {
             return Place::Node(vertex - first_node);
         }
         let (index, zone_count) = (vertex - first_zone, self.groups.len() - 1);
-        Place::Zone {
-            partition: index / zone_count,
-            zone: index % zone_count,
-        }
+        Place::Zone { partition: index / zone_count, zone: index % zone_count }
     }
 
     fn cost(&self, partition: usize, node: usize) -> i64 {
-        if self.problem.present[partition].contains(&node) {
-            0
-        } else {
-            COST_OF_NEW
-        }
+        if self.problem.present[partition].contains(&node) { 0 } else { COST_OF_NEW }
     }
 
     fn count_in_zone(&self, partition: usize, zone: usize) -> usize {
-        self.nodes[partition]
-            .iter()
-            .filter(|node| self.problem.zones[**node] == Some(zone))
-            .count()
+        self.nodes[partition].iter().filter(|node| self.problem.zones[**node] == Some(zone)).count()
     }
 
     /// Cost of the arc from a node to the sink, if the node may have one partition more. The sink's
@@ -256,12 +235,7 @@ impl<'a> Flow<'a> {
             Place::Partition(partition) => {
                 for index in 0..self.nodes[partition].len() {
                     if let Some(zone) = self.problem.zones[self.nodes[partition][index]] {
-                        self.relax(
-                            vertex,
-                            self.zone_vertex(partition, zone),
-                            COST_OF_SHARED_ZONE,
-                            now,
-                        );
+                        self.relax(vertex, self.zone_vertex(partition, zone), COST_OF_SHARED_ZONE, now);
                     }
                 }
                 self.expand_group(vertex, partition, None, now);
@@ -269,12 +243,7 @@ impl<'a> Flow<'a> {
             Place::Zone { partition, zone } => {
                 self.expand_group(vertex, partition, Some(zone), now);
                 let alone = self.count_in_zone(partition, zone) == 1;
-                self.relax(
-                    vertex,
-                    partition,
-                    if alone { 0 } else { -COST_OF_SHARED_ZONE },
-                    now,
-                );
+                self.relax(vertex, partition, if alone { 0 } else { -COST_OF_SHARED_ZONE }, now);
             }
             // A node can give up what it has.
             Place::Node(node) => {
@@ -292,9 +261,7 @@ impl<'a> Flow<'a> {
     /// all those that it has none in.
     fn expand_group(&mut self, from: Vertex, partition: usize, zone: Option<usize>, now: i64) {
         if let Some(allowed) = &self.problem.allowed {
-            allowed[partition]
-                .iter()
-                .for_each(|node| self.try_node(from, partition, *node, now));
+            allowed[partition].iter().for_each(|node| self.try_node(from, partition, *node, now));
             return;
         }
         let group = zone.unwrap_or(self.groups.len() - 1);
@@ -382,10 +349,7 @@ impl Search {
         self.number += 1;
         self.reached.clear();
         self.open.resize(groups.len(), Vec::new());
-        self.open
-            .iter_mut()
-            .zip(groups)
-            .for_each(|(open, group)| open.clone_from(group));
+        self.open.iter_mut().zip(groups).for_each(|(open, group)| open.clone_from(group));
         self.near.clear();
         self.far.clear();
         self.sink = None;

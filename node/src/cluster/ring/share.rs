@@ -17,18 +17,12 @@ impl Share {
 
     /// The whole numbers next to the share, which are equal where it is whole.
     pub(super) fn bounds(self) -> Bounds {
-        Bounds {
-            least: (self.copies / self.of) as usize,
-            most: self.copies.div_ceil(self.of) as usize,
-        }
+        Bounds { least: (self.copies / self.of) as usize, most: self.copies.div_ceil(self.of) as usize }
     }
 
     /// One of `parts` equal parts of it.
     pub(super) fn part(self, parts: usize) -> Share {
-        Share {
-            copies: self.copies,
-            of: self.of * parts as u64,
-        }
+        Share { copies: self.copies, of: self.of * parts as u64 }
     }
 }
 
@@ -51,18 +45,12 @@ pub(super) fn shares(members: &[&RingMember], copies: usize) -> Vec<Share> {
     for index in by_weight {
         let weight = u64::from(members[index].weight);
         if weight * copies_left > partitions * weight_left {
-            shares[index] = Share {
-                copies: partitions,
-                of: 1,
-            };
+            shares[index] = Share { copies: partitions, of: 1 };
             copies_left -= partitions;
             weight_left -= weight;
         } else if weight_left > 0 {
             // From here on nobody is capped, so that both sums stay what they are.
-            shares[index] = Share {
-                copies: weight * copies_left,
-                of: weight_left,
-            };
+            shares[index] = Share { copies: weight * copies_left, of: weight_left };
         }
     }
     shares

@@ -15,11 +15,7 @@ fn node(number: u16) -> NodeId {
 }
 
 fn member(number: u16, weight: u32, zone: &str) -> RingMember {
-    RingMember {
-        node: node(number),
-        weight,
-        zone: zone.to_owned(),
-    }
+    RingMember { node: node(number), weight, zone: zone.to_owned() }
 }
 
 fn equal(count: u16) -> Vec<RingMember> {
@@ -27,20 +23,14 @@ fn equal(count: u16) -> Vec<RingMember> {
 }
 
 fn grow_to(members: &[RingMember], factor: u8) -> Ring {
-    (1..=members.len()).fold(Ring::default(), |ring, count| {
-        Ring::compute(&ring, &members[..count], factor)
-    })
+    (1..=members.len()).fold(Ring::default(), |ring, count| Ring::compute(&ring, &members[..count], factor))
 }
 
 /// Distinct nodes, as many as can be, and every share within one partition.
 fn check_balance(ring: &Ring, members: &[RingMember], factor: u8) {
     let holders = members.iter().filter(|member| member.weight > 0).count();
     for (partition, nodes) in ring.iter() {
-        assert_eq!(
-            nodes.len(),
-            holders.min(usize::from(factor)),
-            "copies of partition {partition}"
-        );
+        assert_eq!(nodes.len(), holders.min(usize::from(factor)), "copies of partition {partition}");
         assert_eq!(
             nodes.iter().collect::<BTreeSet<_>>().len(),
             nodes.len(),
@@ -51,14 +41,8 @@ fn check_balance(ring: &Ring, members: &[RingMember], factor: u8) {
     let copies: f64 = shares.iter().map(|share| share.copies_ideal).sum();
     assert!((copies - f64::from(PARTITIONS) * holders.min(usize::from(factor)) as f64).abs() < 1e-6);
     for share in shares {
-        assert!(
-            (f64::from(share.copies) - share.copies_ideal).abs() < 1.0,
-            "copies: {share:?}"
-        );
-        assert!(
-            (f64::from(share.primaries) - share.primaries_ideal).abs() < 1.0,
-            "primaries: {share:?}"
-        );
+        assert!((f64::from(share.copies) - share.copies_ideal).abs() < 1.0, "copies: {share:?}");
+        assert!((f64::from(share.primaries) - share.primaries_ideal).abs() < 1.0, "primaries: {share:?}");
     }
 }
 
@@ -66,9 +50,7 @@ fn check_balance(ring: &Ring, members: &[RingMember], factor: u8) {
 fn shared(ring: &Ring, members: &[RingMember]) -> usize {
     let zones: BTreeMap<NodeId, String> = members.iter().map(|m| (m.node, zone_or_node(m))).collect();
     let zone = |node: &NodeId| zones[node].as_str();
-    ring.iter()
-        .map(|(_, nodes)| nodes.len() - nodes.iter().map(zone).collect::<BTreeSet<_>>().len())
-        .sum()
+    ring.iter().map(|(_, nodes)| nodes.len() - nodes.iter().map(zone).collect::<BTreeSet<_>>().len()).sum()
 }
 
 /// The fewest copies that can share a zone: what zones must hold beyond one copy of each partition, when
@@ -84,21 +66,14 @@ fn fewest_shared(ring: &Ring, members: &[RingMember], factor: u8) -> usize {
     let all = usize::from(PARTITIONS);
     let forced: usize = bounds.values().map(|(least, _)| least.saturating_sub(all)).sum();
     let least: usize = bounds.values().map(|(least, _)| least).sum();
-    let room: usize = bounds
-        .values()
-        .map(|(least, most)| (*most).min(all).saturating_sub(*least))
-        .sum();
+    let room: usize = bounds.values().map(|(least, most)| (*most).min(all).saturating_sub(*least)).sum();
     let total: usize = ring.iter().map(|(_, nodes)| nodes.len()).sum();
     forced + (total - least).saturating_sub(room)
 }
 
 /// A node that names no zone is a zone of its own.
 fn zone_or_node(member: &RingMember) -> String {
-    if member.zone.is_empty() {
-        member.node.to_string()
-    } else {
-        member.zone.clone()
-    }
+    if member.zone.is_empty() { member.node.to_string() } else { member.zone.clone() }
 }
 
 /// Whether another placement with the same properties shares fewer zones or moves fewer copies: a cycle of
@@ -106,12 +81,7 @@ fn zone_or_node(member: &RingMember) -> String {
 /// the way the ring is computed: Bellman and Ford's search for a negative cycle in the residual network.
 fn improvable(old: &Ring, new: &Ring, members: &[RingMember], factor: u8) -> bool {
     const ZONE: i64 = 1 << 20;
-    let zones: Vec<String> = members
-        .iter()
-        .map(zone_or_node)
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .collect();
+    let zones: Vec<String> = members.iter().map(zone_or_node).collect::<BTreeSet<_>>().into_iter().collect();
     let (count, parts) = (members.len(), usize::from(PARTITIONS));
     let (first_zone, sink) = (parts + count, parts + count + parts * zones.len());
     let mut arcs: Vec<(usize, usize, i64)> = Vec::new();
@@ -119,11 +89,7 @@ fn improvable(old: &Ring, new: &Ring, members: &[RingMember], factor: u8) -> boo
         let p = usize::from(partition);
         for (z, zone) in zones.iter().enumerate() {
             let inside = |member: &&RingMember| zone_or_node(member) == *zone;
-            let held = members
-                .iter()
-                .filter(inside)
-                .filter(|m| nodes.contains(&m.node))
-                .count();
+            let held = members.iter().filter(inside).filter(|m| nodes.contains(&m.node)).count();
             let vertex = first_zone + p * zones.len() + z;
             arcs.push((p, vertex, if held > 0 { ZONE } else { 0 }));
             if held > 0 {
@@ -175,10 +141,7 @@ fn one_node_holds_every_partition_once() {
 fn without_members_that_hold_data_the_ring_stays() {
     let ring = grow_to(&equal(3), 2);
     assert_eq!(Ring::compute(&ring, &[], 2), ring);
-    assert_eq!(
-        Ring::compute(&ring, &[member(0, 0, ""), member(9, 0, "")], 2),
-        ring
-    );
+    assert_eq!(Ring::compute(&ring, &[member(0, 0, ""), member(9, 0, "")], 2), ring);
     assert!(Ring::compute(&Ring::default(), &[], 2).is_empty());
 }
 
@@ -186,11 +149,7 @@ fn without_members_that_hold_data_the_ring_stays() {
 fn the_same_members_in_any_order_give_the_same_ring_and_hash() {
     let mut members = equal(5);
     let ring = grow_to(&members, 2);
-    assert_eq!(
-        Ring::compute(&ring, &members, 2),
-        ring,
-        "nothing to do is nothing done"
-    );
+    assert_eq!(Ring::compute(&ring, &members, 2), ring, "nothing to do is nothing done");
     let joined = {
         members.push(member(9, 1, ""));
         Ring::compute(&ring, &members, 2)
@@ -212,18 +171,9 @@ fn a_node_of_weight_zero_holds_nothing() {
 
 #[test]
 fn a_heavy_node_holds_each_partition_once_and_the_others_share_the_rest() {
-    let members = [
-        member(0, 1_000_000, ""),
-        member(1, 1, ""),
-        member(2, 3, ""),
-        member(3, u32::MAX, ""),
-    ];
+    let members = [member(0, 1_000_000, ""), member(1, 1, ""), member(2, 3, ""), member(3, u32::MAX, "")];
     let ring = Ring::compute(&Ring::default(), &members, 3);
-    let copies: Vec<u32> = ring
-        .shares(&members, 3)
-        .iter()
-        .map(|share| share.copies)
-        .collect();
+    let copies: Vec<u32> = ring.shares(&members, 3).iter().map(|share| share.copies).collect();
     assert_eq!(copies, [1024, 256, 768, 1024]);
     check_balance(&ring, &members, 3);
 }
@@ -245,23 +195,15 @@ fn equal_nodes_join_and_leave_with_the_fewest_moves_the_shares_allow() {
         let members = equal(count);
         let next = Ring::compute(&ring, &members, 2);
         check_balance(&next, &members, 2);
-        let (moved, ideal) = (
-            moves(&ring, &next).len() as f64,
-            f64::from(ideal_moves(&ring, &members, 2)),
-        );
-        assert!(
-            moved <= ideal * 1.05,
-            "{count} nodes: {moved} moved, ideal {ideal}"
-        );
+        let (moved, ideal) = (moves(&ring, &next).len() as f64, f64::from(ideal_moves(&ring, &members, 2)));
+        assert!(moved <= ideal * 1.05, "{count} nodes: {moved} moved, ideal {ideal}");
         ring = next;
     }
 }
 
 #[test]
 fn two_zones_get_a_copy_each() {
-    let members: Vec<RingMember> = (0..6)
-        .map(|n| member(n, 1, ["a", "b"][usize::from(n % 2)]))
-        .collect();
+    let members: Vec<RingMember> = (0..6).map(|n| member(n, 1, ["a", "b"][usize::from(n % 2)])).collect();
     let ring = grow_to(&members, 2);
     assert_eq!(shared(&ring, &members), 0);
     assert_eq!(ring.violations(&members, 2), Violations::default());
@@ -269,25 +211,14 @@ fn two_zones_get_a_copy_each() {
 
 #[test]
 fn violations_say_which_zone_is_too_heavy() {
-    let members = [
-        member(0, 1, "a"),
-        member(1, 1, "a"),
-        member(2, 1, "a"),
-        member(3, 1, "b"),
-    ];
+    let members = [member(0, 1, "a"), member(1, 1, "a"), member(2, 1, "a"), member(3, 1, "b")];
     let ring = grow_to(&members, 2);
     let violations = ring.violations(&members, 2);
     assert_eq!(violations.partitions_sharing_a_zone, 512);
     assert_eq!(violations.reasons.len(), 1);
-    assert!(
-        violations.reasons[0].starts_with("zone 'a' has 1536 copies"),
-        "{violations:?}"
-    );
+    assert!(violations.reasons[0].starts_with("zone 'a' has 1536 copies"), "{violations:?}");
     let alone = Ring::compute(&Ring::default(), &members[..1], 2).violations(&members[..1], 2);
-    assert_eq!(
-        alone.reasons,
-        ["2 copies need 2 nodes that hold data, and there are 1"]
-    );
+    assert_eq!(alone.reasons, ["2 copies need 2 nodes that hold data, and there are 1"]);
 }
 
 #[test]
@@ -303,10 +234,7 @@ fn every_two_nodes_have_partitions_in_common() {
     let ring = grow_to(&members, 2);
     for a in &members {
         for b in members.iter().filter(|b| b.node > a.node) {
-            let both = ring
-                .iter()
-                .filter(|(_, n)| n.contains(&a.node) && n.contains(&b.node))
-                .count();
+            let both = ring.iter().filter(|(_, n)| n.contains(&a.node) && n.contains(&b.node)).count();
             // 1024 / 28 pairs = 36.6
             assert!((9..=90).contains(&both), "{both} partitions in common");
         }
@@ -318,15 +246,10 @@ fn every_two_nodes_have_partitions_in_common() {
 fn a_ring_of_many_nodes_follows_a_join_or_leave_quickly() {
     for (count, zones) in [(3, 1), (200, 1), (200, 3), (200, 100), (1000, 1), (1000, 5)] {
         let zone = |n: u16| {
-            if zones == 1 {
-                String::new()
-            } else {
-                (n % zones).to_string()
-            }
+            if zones == 1 { String::new() } else { (n % zones).to_string() }
         };
-        let mut members: Vec<RingMember> = (0..count)
-            .map(|n| member(n, 50 + u32::from(n * 7 % 100), &zone(n)))
-            .collect();
+        let mut members: Vec<RingMember> =
+            (0..count).map(|n| member(n, 50 + u32::from(n * 7 % 100), &zone(n))).collect();
         let ring = Ring::compute(&Ring::default(), &members, 2);
         members.push(member(count, 100, &zone(0)));
         let clock = Instant::now();
@@ -335,10 +258,7 @@ fn a_ring_of_many_nodes_follows_a_join_or_leave_quickly() {
         let clock = Instant::now();
         Ring::compute(&joined, &members[1..], 2);
         let leave_ms = clock.elapsed().as_millis();
-        assert!(
-            join_ms.max(leave_ms) < 1_000,
-            "{count} nodes: join {join_ms} ms, leave {leave_ms} ms"
-        );
+        assert!(join_ms.max(leave_ms) < 1_000, "{count} nodes: join {join_ms} ms, leave {leave_ms} ms");
     }
 }
 
@@ -372,11 +292,7 @@ fn take_step(members: &mut Vec<RingMember>, step: &Step, zones: u16, next: u16) 
 }
 
 fn zone_name(number: u16, zones: u16) -> String {
-    if zones == 0 {
-        String::new()
-    } else {
-        format!("zone{}", number % zones)
-    }
+    if zones == 0 { String::new() } else { format!("zone{}", number % zones) }
 }
 
 proptest! {

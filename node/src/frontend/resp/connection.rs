@@ -85,10 +85,7 @@ impl Connection {
         let client = Client {
             id,
             peer,
-            local: stream
-                .local_addr()
-                .map(|addr| addr.to_string())
-                .unwrap_or_default(),
+            local: stream.local_addr().map(|addr| addr.to_string()).unwrap_or_default(),
             since: Instant::now(),
             name: String::new(),
             library: String::new(),
@@ -133,8 +130,7 @@ impl Connection {
             }
             let may_read = all_started && !self.closing;
             if may_read {
-                self.input
-                    .reserve(self.parser.wanted(&self.input).max(READ_BYTES_MIN));
+                self.input.reserve(self.parser.wanted(&self.input).max(READ_BYTES_MIN));
             }
             tokio::select! {
                 biased;
@@ -232,10 +228,7 @@ impl Connection {
 
     fn is_barred(&self, command: &Command, args: Args<'_>) -> bool {
         let writes = command.writes();
-        command
-            .keys
-            .of(args)
-            .any(|index| self.claims.bar(KeyHash::of(args.get(index)), writes))
+        command.keys.of(args).any(|index| self.claims.bar(KeyHash::of(args.get(index)), writes))
     }
 
     /// Starts the current command, whose turn it is.
@@ -295,12 +288,7 @@ impl Connection {
             }
         };
         match what {
-            Some(what) => self.pending.push_back(Pending {
-                since: self.read_at,
-                claims,
-                commands: 1,
-                what,
-            }),
+            Some(what) => self.pending.push_back(Pending { since: self.read_at, claims, commands: 1, what }),
             None if aside => self.add_written(&scratch, 1),
             None => self.answered += 1,
         }
@@ -313,11 +301,7 @@ impl Connection {
                 self.output.extend_from_slice(bytes);
                 self.answered += commands;
             }
-            Some(Pending {
-                what: What::Encoded(before),
-                commands: counted,
-                ..
-            }) => {
+            Some(Pending { what: What::Encoded(before), commands: counted, .. }) => {
                 before.extend_from_slice(bytes);
                 *counted += commands;
             }

@@ -32,8 +32,7 @@ impl<'a> Encoder<'a> {
 
     fn header(&mut self, kind: u8, number: i64) {
         self.out.push(kind);
-        self.out
-            .extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+        self.out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
         self.out.extend_from_slice(b"\r\n");
     }
 
@@ -153,21 +152,12 @@ mod tests {
             e.text("hi");
             e.null_array();
         };
-        assert_eq!(
-            encoded(Protocol::Resp2, write),
-            "*2\r\n$1\r\nk\r\n$-1\r\n*0\r\n$2\r\nhi\r\n*-1\r\n"
-        );
-        assert_eq!(
-            encoded(Protocol::Resp3, write),
-            "%1\r\n$1\r\nk\r\n_\r\n~0\r\n=6\r\ntxt:hi\r\n_\r\n"
-        );
+        assert_eq!(encoded(Protocol::Resp2, write), "*2\r\n$1\r\nk\r\n$-1\r\n*0\r\n$2\r\nhi\r\n*-1\r\n");
+        assert_eq!(encoded(Protocol::Resp3, write), "%1\r\n$1\r\nk\r\n_\r\n~0\r\n=6\r\ntxt:hi\r\n_\r\n");
     }
 
     #[test]
     fn no_text_breaks_out_of_its_line() {
-        assert_eq!(
-            encoded(Protocol::Resp2, |e| e.error(b"ERR a\r\n+OK\r\n")),
-            "-ERR a  +OK  \r\n"
-        );
+        assert_eq!(encoded(Protocol::Resp2, |e| e.error(b"ERR a\r\n+OK\r\n")), "-ERR a  +OK  \r\n");
     }
 }

@@ -21,11 +21,7 @@ pub(super) fn matches(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
             return false;
         }
     }
-    pattern
-        .get(at..)
-        .unwrap_or_default()
-        .iter()
-        .all(|&byte| byte == b'*')
+    pattern.get(at..).unwrap_or_default().iter().all(|&byte| byte == b'*')
 }
 
 /// Matches one byte with the part of the pattern at `at`, and says where the next part begins.
@@ -48,11 +44,7 @@ fn one(pattern: &[u8], at: usize, byte: u8, ignore_case: bool) -> Option<usize> 
 /// Matches one byte with the class that begins at `at`, after its bracket. A class that is not closed ends with the pattern.
 fn class(pattern: &[u8], mut at: usize, byte: u8, ignore_case: bool) -> Option<usize> {
     let fold = |byte: u8| {
-        if ignore_case {
-            byte.to_ascii_lowercase()
-        } else {
-            byte
-        }
+        if ignore_case { byte.to_ascii_lowercase() } else { byte }
     };
     let negated = pattern.get(at) == Some(&b'^');
     at += usize::from(negated);
@@ -106,10 +98,7 @@ mod tests {
             ("user:*:name", "user:1:name"),
         ];
         for (pattern, text) in yes {
-            assert!(
-                matches(pattern.as_bytes(), text.as_bytes(), false),
-                "{pattern} {text}"
-            );
+            assert!(matches(pattern.as_bytes(), text.as_bytes(), false), "{pattern} {text}");
         }
         let no = [
             ("a", ""),
@@ -121,10 +110,7 @@ mod tests {
             ("[a", "b"),
         ];
         for (pattern, text) in no {
-            assert!(
-                !matches(pattern.as_bytes(), text.as_bytes(), false),
-                "{pattern} {text}"
-            );
+            assert!(!matches(pattern.as_bytes(), text.as_bytes(), false), "{pattern} {text}");
         }
         assert!(matches(b"MAX[A-M]emory", b"maxmemory", true));
     }

@@ -7,11 +7,7 @@ use super::parser::Span;
 
 /// Splits `line`, which begins at `offset` of the read buffer. Says whether all quotes were closed, and followed by a blank.
 pub(super) fn split(line: &mut [u8], offset: usize, spans: &mut Vec<Span>) -> bool {
-    let mut cursor = Cursor {
-        line,
-        read: 0,
-        write: 0,
-    };
+    let mut cursor = Cursor { line, read: 0, write: 0 };
     loop {
         while cursor.peek().is_some_and(is_blank) {
             cursor.read += 1;
@@ -144,10 +140,7 @@ mod tests {
     #[test]
     fn escapes_are_those_of_redis() {
         assert_eq!(args(r#"echo "\x41\n\t\\\"\q""#).unwrap(), ["echo", "A\n\t\\\"q"]);
-        assert_eq!(
-            args(r#"echo "\xZZ" 'it\'s' '\n'"#).unwrap(),
-            ["echo", "xZZ", "it's", "\\n"]
-        );
+        assert_eq!(args(r#"echo "\xZZ" 'it\'s' '\n'"#).unwrap(), ["echo", "xZZ", "it's", "\\n"]);
         assert_eq!(args(r#"a"b" c"#).unwrap(), ["ab", "c"]);
     }
 

@@ -40,18 +40,9 @@ mod tests {
         for number in [0, 1, -1, 10, 4096, i64::MAX, i64::MIN] {
             assert_eq!(parse_i64(number.to_string().as_bytes()), Some(number));
         }
-        for text in [
-            "",
-            "-",
-            "+1",
-            " 1",
-            "1 ",
-            "01",
-            "-0",
-            "1a",
-            "9223372036854775808",
-            "-9223372036854775809",
-        ] {
+        for text in
+            ["", "-", "+1", " 1", "1 ", "01", "-0", "1a", "9223372036854775808", "-9223372036854775809"]
+        {
             assert_eq!(parse_i64(text.as_bytes()), None, "{text}");
         }
     }
@@ -59,11 +50,6 @@ mod tests {
     #[test]
     fn cursors_are_unsigned() {
         assert_eq!(parse_u64(b"18446744073709551615"), Some(u64::MAX));
-        assert_eq!(
-            parse_u64(b"-1")
-                .or(parse_u64(b""))
-                .or(parse_u64(b"18446744073709551616")),
-            None
-        );
+        assert_eq!(parse_u64(b"-1").or(parse_u64(b"")).or(parse_u64(b"18446744073709551616")), None);
     }
 }

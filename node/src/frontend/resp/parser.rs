@@ -37,10 +37,7 @@ pub(super) struct Span {
 impl Span {
     /// Requests are bounded far below 4 GiB, so offsets fit.
     pub(super) fn new(start: usize, end: usize) -> Self {
-        Self {
-            start: start as u32,
-            end: end as u32,
-        }
+        Self { start: start as u32, end: end as u32 }
     }
 }
 
@@ -74,10 +71,7 @@ impl Batch {
             None => 0,
         };
         let spans = self.spans.get(start..end)?;
-        Some(Args {
-            block: &self.block,
-            spans,
-        })
+        Some(Args { block: &self.block, spans })
     }
 
     /// Goes on to the next command.
@@ -136,10 +130,7 @@ impl<'a> Args<'a> {
 
     /// The command that the arguments from `index` on are.
     pub(super) fn skip(self, index: usize) -> Self {
-        Self {
-            block: self.block,
-            spans: self.spans.get(index..).unwrap_or_default(),
-        }
+        Self { block: self.block, spans: self.spans.get(index..).unwrap_or_default() }
     }
 
     /// The arguments from `index` on.
@@ -271,15 +262,10 @@ impl Parser {
         };
         let first = buffer.get(self.at).copied().unwrap_or_default();
         if first != b'$' {
-            return Err(ProtocolError(format!(
-                "expected '$', got '{}'",
-                char::from(first)
-            )));
+            return Err(ProtocolError(format!("expected '$', got '{}'", char::from(first))));
         }
         let invalid = || ProtocolError::new("invalid bulk length");
-        let len = parse_i64(line)
-            .and_then(|len| usize::try_from(len).ok())
-            .ok_or_else(invalid)?;
+        let len = parse_i64(line).and_then(|len| usize::try_from(len).ok()).ok_or_else(invalid)?;
         self.after_line(line.len());
         self.enter_bulk(left, len)
     }
@@ -333,9 +319,7 @@ impl Parser {
         match memchr::memchr(b'\r', buffer.get(from..).unwrap_or_default()) {
             Some(offset) if from + offset + 1 < buffer.len() => {
                 self.searched = 0;
-                Ok(Step::Done(
-                    buffer.get(self.at + 1..from + offset).unwrap_or_default(),
-                ))
+                Ok(Step::Done(buffer.get(self.at + 1..from + offset).unwrap_or_default()))
             }
             Some(_) => Ok(Step::Incomplete),
             None => {

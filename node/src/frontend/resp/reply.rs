@@ -97,10 +97,7 @@ pub(super) enum Shape {
 impl Shape {
     /// Whether it is the reply to a command that writes.
     fn of_write(self) -> bool {
-        matches!(
-            self,
-            Self::Stored | Self::OldValue | Self::Inserted | Self::Number | Self::Changed
-        )
+        matches!(self, Self::Stored | Self::OldValue | Self::Inserted | Self::Number | Self::Changed)
     }
 }
 
@@ -241,10 +238,7 @@ fn failure_text(failure: &Failure, write: bool, text: &mut Vec<u8>) {
 
 /// The data plane broke its contract: a fault of the program, told as such.
 fn encode_mismatch(outcome: &Outcome, to: &mut Encoder<'_>, tally: &mut Tally) {
-    tracing::error!(
-        ?outcome,
-        "an operation was answered with an outcome of another one"
-    );
+    tracing::error!(?outcome, "an operation was answered with an outcome of another one");
     tally.errors += 1;
     to.error(b"ERR internal error: the node's answer does not fit the command; please report it with the node's log");
 }

@@ -56,12 +56,7 @@ pub struct Server {
 impl Server {
     /// A front end of `keyspace` that counts in `stats`.
     pub fn new(keyspace: Arc<dyn Keyspace>, stats: Arc<Stats>, limits: Limits) -> Arc<Self> {
-        Arc::new(Self {
-            keyspace,
-            stats,
-            limits,
-            clients: AtomicU64::new(1),
-        })
+        Arc::new(Self { keyspace, stats, limits, clients: AtomicU64::new(1) })
     }
 
     /// Serves `listener` until `stopping` says so, or its sender is gone; then waits for the connections to end.

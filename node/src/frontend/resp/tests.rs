@@ -30,20 +30,8 @@ impl Memory {
         let (effect, outcome) = evaluated;
         match effect {
             Effect::Nothing => {}
-            Effect::Write {
-                value,
-                user_flags,
-                expiry_ms,
-            } => {
-                entries.insert(
-                    operation.key.clone(),
-                    Entry {
-                        value,
-                        user_flags,
-                        expiry_ms,
-                        version: 1,
-                    },
-                );
+            Effect::Write { value, user_flags, expiry_ms } => {
+                entries.insert(operation.key.clone(), Entry { value, user_flags, expiry_ms, version: 1 });
             }
             Effect::Remove => drop(entries.remove(&operation.key)),
         }
@@ -68,10 +56,7 @@ impl Keyspace for Memory {
                 drop(sender.send(memory.execute(&operation)));
             }
         });
-        Ticket::Waiting {
-            answer,
-            ordered: false,
-        }
+        Ticket::Waiting { answer, ordered: false }
     }
 
     fn scan(&self, cursor: u64, limit: usize) -> BoxFuture<'_, Result<ScanPage, Failure>> {
@@ -89,12 +74,7 @@ impl Keyspace for Memory {
     }
 
     fn topology(&self) -> Topology {
-        Topology {
-            node: NodeId::from_bytes([1; 32]),
-            epoch: 1,
-            nodes: Vec::new(),
-            ranges: Vec::new(),
-        }
+        Topology { node: NodeId::from_bytes([1; 32]), epoch: 1, nodes: Vec::new(), ranges: Vec::new() }
     }
 
     fn admin(&self, _: AdminRequest) -> BoxFuture<'_, Result<String, String>> {
@@ -117,11 +97,7 @@ async fn serve(limits: Limits) -> (TcpStream, std::net::SocketAddr, watch::Sende
     (TcpStream::connect(addr).await.unwrap(), addr, stop)
 }
 
-const LIMITS: Limits = Limits {
-    connections_max: 10,
-    pipeline_max: 8,
-    value_bytes_max: 1 << 20,
-};
+const LIMITS: Limits = Limits { connections_max: 10, pipeline_max: 8, value_bytes_max: 1 << 20 };
 
 /// Sends all of `request` and reads as much as `expected` is long.
 async fn ask(stream: &mut TcpStream, request: &str, expected: &str) {
@@ -146,18 +122,9 @@ async fn commands_answer_as_in_redis() {
         ("SET k w XX NX\r\n", "-ERR syntax error\r\n"),
         ("SET k w EX 1 PX 1\r\n", "-ERR syntax error\r\n"),
         ("SET k w EX\r\n", "-ERR syntax error\r\n"),
-        (
-            "SET k w EX 0\r\n",
-            "-ERR invalid expire time in 'set' command\r\n",
-        ),
-        (
-            "SET k w EX 9223372036854775807\r\n",
-            "-ERR invalid expire time in 'set' command\r\n",
-        ),
-        (
-            "SET k w EX x\r\n",
-            "-ERR value is not an integer or out of range\r\n",
-        ),
+        ("SET k w EX 0\r\n", "-ERR invalid expire time in 'set' command\r\n"),
+        ("SET k w EX 9223372036854775807\r\n", "-ERR invalid expire time in 'set' command\r\n"),
+        ("SET k w EX x\r\n", "-ERR value is not an integer or out of range\r\n"),
         ("SET k w PX 100000\r\n", "+OK\r\n"),
         ("TTL k\r\n", ":100\r\n"),
         ("SET k w KEEPTTL\r\n", "+OK\r\n"),
@@ -170,41 +137,23 @@ async fn commands_answer_as_in_redis() {
         ("EXISTS k k none\r\n", ":0\r\n"),
         ("INCR n\r\n", ":1\r\n"),
         ("DECRBY n 3\r\n", ":-2\r\n"),
-        (
-            "DECRBY n -9223372036854775808\r\n",
-            "-ERR decrement would overflow\r\n",
-        ),
+        ("DECRBY n -9223372036854775808\r\n", "-ERR decrement would overflow\r\n"),
         ("SET s text\r\n", "+OK\r\n"),
         ("INCR s\r\n", "-ERR value is not an integer or out of range\r\n"),
         ("MSET a 1 a 2 b 3\r\n", "+OK\r\n"),
-        (
-            "MSET a 1 b\r\n",
-            "-ERR wrong number of arguments for 'mset' command\r\n",
-        ),
+        ("MSET a 1 b\r\n", "-ERR wrong number of arguments for 'mset' command\r\n"),
         ("MGET a none b\r\n", "*3\r\n$1\r\n2\r\n$-1\r\n$1\r\n3\r\n"),
         ("DEL a a b none\r\n", ":2\r\n"),
         ("TYPE s\r\n", "+string\r\n"),
         ("DBSIZE\r\n", ":2\r\n"),
-        (
-            "SCAN 0 COUNT 1 MATCH n*\r\n",
-            "*2\r\n$1\r\n1\r\n*1\r\n$1\r\nn\r\n",
-        ),
+        ("SCAN 0 COUNT 1 MATCH n*\r\n", "*2\r\n$1\r\n1\r\n*1\r\n$1\r\nn\r\n"),
         ("SCAN x\r\n", "-ERR invalid cursor\r\n"),
         ("SELECT 0\r\n", "+OK\r\n"),
         ("SELECT 1\r\n", "-ERR SELECT is not allowed in cluster mode\r\n"),
         ("GET\r\n", "-ERR wrong number of arguments for 'get' command\r\n"),
-        (
-            "FOO a b\r\n",
-            "-ERR unknown command 'FOO', with args beginning with: 'a' 'b' \r\n",
-        ),
-        (
-            "CLIENT FOO\r\n",
-            "-ERR unknown subcommand 'FOO'. Try CLIENT HELP.\r\n",
-        ),
-        (
-            "CLIENT SETNAME\r\n",
-            "-ERR wrong number of arguments for 'client|setname' command\r\n",
-        ),
+        ("FOO a b\r\n", "-ERR unknown command 'FOO', with args beginning with: 'a' 'b' \r\n"),
+        ("CLIENT FOO\r\n", "-ERR unknown subcommand 'FOO'. Try CLIENT HELP.\r\n"),
+        ("CLIENT SETNAME\r\n", "-ERR wrong number of arguments for 'client|setname' command\r\n"),
         ("CLIENT SETNAME me\r\n", "+OK\r\n"),
         ("CLIENT GETNAME\r\n", "$2\r\nme\r\n"),
         ("CLUSTER KEYSLOT {user1000}.following\r\n", ":3443\r\n"),
@@ -212,10 +161,7 @@ async fn commands_answer_as_in_redis() {
         ("COMMAND GETKEYS MSET a 1 b 2\r\n", "*2\r\n$1\r\na\r\n$1\r\nb\r\n"),
         ("HELLO 4\r\n", "-NOPROTO unsupported protocol version\r\n"),
         ("GET refused\r\n", "-TRYAGAIN no primary\r\n"),
-        (
-            "SET slow-lost 1\r\n",
-            "-UNKNOWN the outcome of this write is not known: ",
-        ),
+        ("SET slow-lost 1\r\n", "-UNKNOWN the outcome of this write is not known: "),
     ];
     for (request, expected) in cases {
         ask(&mut stream, request, expected).await;
@@ -237,22 +183,13 @@ async fn a_pipeline_keeps_the_order_of_its_commands_and_each_sees_those_before_i
     let (mut stream, _, _stop) = serve(LIMITS).await;
     let (mut request, mut expected) = (String::new(), String::new());
     for number in 1..=100 {
-        request.push_str(&format!(
-            "SET slow{} {number}\r\nGET slow{}\r\n",
-            number % 3,
-            number % 3
-        ));
+        request.push_str(&format!("SET slow{} {number}\r\nGET slow{}\r\n", number % 3, number % 3));
         request.push_str(&format!("INCR slow-n\r\nPING {number}\r\nEXISTS slow-n fast\r\n"));
         let text = number.to_string();
         let bulk = format!("${}\r\n{text}\r\n", text.len());
         expected.push_str(&format!("+OK\r\n{bulk}:{number}\r\n{bulk}:1\r\n"));
     }
-    ask(
-        &mut stream,
-        &format!("{request}DBSIZE\r\n"),
-        &format!("{expected}:4\r\n"),
-    )
-    .await;
+    ask(&mut stream, &format!("{request}DBSIZE\r\n"), &format!("{expected}:4\r\n")).await;
 }
 
 #[tokio::test]
@@ -261,32 +198,20 @@ async fn a_command_of_many_keys_is_worked_through_in_steps() {
     let keys: Vec<String> = (0..2000).map(|number| format!("slow{number}")).collect();
     let pairs: Vec<String> = keys.iter().map(|key| format!("{key} v")).collect();
     ask(&mut stream, &format!("MSET {}\r\n", pairs.join(" ")), "+OK\r\n").await;
-    ask(
-        &mut stream,
-        &format!("EXISTS {}\r\n", keys.join(" ")),
-        ":2000\r\n",
-    )
-    .await;
+    ask(&mut stream, &format!("EXISTS {}\r\n", keys.join(" ")), ":2000\r\n").await;
 }
 
 #[tokio::test]
 async fn what_is_not_resp_is_told_and_ends_the_connection() {
     let (mut stream, _, _stop) = serve(LIMITS).await;
-    ask(
-        &mut stream,
-        "SET slow 1\r\n*x\r\n",
-        "+OK\r\n-ERR Protocol error: invalid multibulk length\r\n",
-    )
-    .await;
+    ask(&mut stream, "SET slow 1\r\n*x\r\n", "+OK\r\n-ERR Protocol error: invalid multibulk length\r\n")
+        .await;
     assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
 }
 
 #[tokio::test]
 async fn one_connection_too_many_is_told_so() {
-    let limits = Limits {
-        connections_max: 1,
-        ..LIMITS
-    };
+    let limits = Limits { connections_max: 1, ..LIMITS };
     let (mut first, addr, _stop) = serve(limits).await;
     ask(&mut first, "PING\r\n", "+PONG\r\n").await;
     let mut second = TcpStream::connect(addr).await.unwrap();

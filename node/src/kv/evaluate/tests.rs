@@ -7,30 +7,15 @@ use super::*;
 const NOW: u64 = 1_000;
 
 fn entry(value: &'static str, expiry_ms: u64) -> Entry {
-    Entry {
-        value: Bytes::from_static(value.as_bytes()),
-        user_flags: 7,
-        expiry_ms,
-        version: 42,
-    }
+    Entry { value: Bytes::from_static(value.as_bytes()), user_flags: 7, expiry_ms, version: 42 }
 }
 
 fn set(expiry: ExpiryPolicy, condition: Condition, return_old: bool) -> Action {
-    Action::Set {
-        value: Bytes::from_static(b"new"),
-        user_flags: 9,
-        expiry,
-        condition,
-        return_old,
-    }
+    Action::Set { value: Bytes::from_static(b"new"), user_flags: 9, expiry, condition, return_old }
 }
 
 fn wrote(value: &'static str, user_flags: u32, expiry_ms: u64) -> Effect {
-    Effect::Write {
-        value: Bytes::from_static(value.as_bytes()),
-        user_flags,
-        expiry_ms,
-    }
+    Effect::Write { value: Bytes::from_static(value.as_bytes()), user_flags, expiry_ms }
 }
 
 fn run(action: &Action, current: Option<&Entry>) -> (Effect, Outcome) {
@@ -42,21 +27,10 @@ fn an_entry_is_absent_from_the_millisecond_it_expires() {
     for (expiry_ms, there) in [(0, true), (NOW - 1, false), (NOW, false), (NOW + 1, true)] {
         let current = entry("v", expiry_ms);
         let read = run(&Action::Read, Some(&current));
-        assert_eq!(
-            read,
-            (Effect::Nothing, Outcome::Entry(there.then(|| current.clone())))
-        );
+        assert_eq!(read, (Effect::Nothing, Outcome::Entry(there.then(|| current.clone()))));
         let (effect, outcome) = run(&Action::Inspect, Some(&current));
-        let expected = Meta {
-            value_len: 1,
-            user_flags: 7,
-            expiry_ms,
-            version: 42,
-        };
-        assert_eq!(
-            (effect, outcome),
-            (Effect::Nothing, Outcome::Meta(there.then_some(expected)))
-        );
+        let expected = Meta { value_len: 1, user_flags: 7, expiry_ms, version: 42 };
+        assert_eq!((effect, outcome), (Effect::Nothing, Outcome::Meta(there.then_some(expected))));
     }
 }
 
@@ -75,11 +49,7 @@ fn set_writes_only_when_its_condition_holds() {
         (Condition::Present, Some(&present), true),
     ];
     for (condition, current, written) in cases {
-        let effect = if written {
-            wrote("new", 9, 0)
-        } else {
-            Effect::Nothing
-        };
+        let effect = if written { wrote("new", 9, 0) } else { Effect::Nothing };
         assert_eq!(
             run(&set(ExpiryPolicy::Clear, condition, false), current),
             (effect, Outcome::Set { written, old: None }),
@@ -93,26 +63,10 @@ fn set_answers_the_former_value_whether_or_not_it_writes() {
     let present = entry("old", 0);
     for (condition, written) in [(Condition::Always, true), (Condition::Absent, false)] {
         let (_, outcome) = run(&set(ExpiryPolicy::Clear, condition, true), Some(&present));
-        assert_eq!(
-            outcome,
-            Outcome::Set {
-                written,
-                old: Some(present.clone())
-            }
-        );
+        assert_eq!(outcome, Outcome::Set { written, old: Some(present.clone()) });
     }
-    let (_, outcome) = run(
-        &set(ExpiryPolicy::Clear, Condition::Always, true),
-        Some(&entry("old", 1)),
-    );
-    assert_eq!(
-        outcome,
-        Outcome::Set {
-            written: true,
-            old: None
-        },
-        "an expired value is not told"
-    );
+    let (_, outcome) = run(&set(ExpiryPolicy::Clear, Condition::Always, true), Some(&entry("old", 1)));
+    assert_eq!(outcome, Outcome::Set { written: true, old: None }, "an expired value is not told");
 }
 
 #[test]
@@ -131,82 +85,38 @@ fn set_gives_the_expiry_its_policy_says() {
     ];
     for (policy, current, effect) in cases {
         let answer = run(&set(policy, Condition::Always, false), current);
-        assert_eq!(
-            answer,
-            (
-                effect,
-                Outcome::Set {
-                    written: true,
-                    old: None
-                }
-            ),
-            "{policy:?} on {current:?}"
-        );
+        assert_eq!(answer, (effect, Outcome::Set { written: true, old: None }), "{policy:?} on {current:?}");
     }
 }
 
 #[test]
 fn delete_of_an_expired_key_answers_that_nothing_was_there() {
-    assert_eq!(
-        run(&Action::Delete, None),
-        (Effect::Nothing, Outcome::Changed(false))
-    );
-    assert_eq!(
-        run(&Action::Delete, Some(&entry("v", 0))),
-        (Effect::Remove, Outcome::Changed(true))
-    );
-    assert_eq!(
-        run(&Action::Delete, Some(&entry("v", NOW))),
-        (Effect::Remove, Outcome::Changed(false))
-    );
+    assert_eq!(run(&Action::Delete, None), (Effect::Nothing, Outcome::Changed(false)));
+    assert_eq!(run(&Action::Delete, Some(&entry("v", 0))), (Effect::Remove, Outcome::Changed(true)));
+    assert_eq!(run(&Action::Delete, Some(&entry("v", NOW))), (Effect::Remove, Outcome::Changed(false)));
 }
 
 #[test]
 fn add_keeps_flags_and_expiry() {
-    assert_eq!(
-        run(&Action::Add(-3), None),
-        (wrote("-3", 0, 0), Outcome::Integer(-3))
-    );
+    assert_eq!(run(&Action::Add(-3), None), (wrote("-3", 0, 0), Outcome::Integer(-3)));
     let counter = entry("41", NOW + 9);
-    assert_eq!(
-        run(&Action::Add(1), Some(&counter)),
-        (wrote("42", 7, NOW + 9), Outcome::Integer(42))
-    );
+    assert_eq!(run(&Action::Add(1), Some(&counter)), (wrote("42", 7, NOW + 9), Outcome::Integer(42)));
     let expired = entry("41", NOW);
-    assert_eq!(
-        run(&Action::Add(1), Some(&expired)),
-        (wrote("1", 0, 0), Outcome::Integer(1))
-    );
+    assert_eq!(run(&Action::Add(1), Some(&expired)), (wrote("1", 0, 0), Outcome::Integer(1)));
 }
 
 #[test]
 fn add_refuses_what_does_not_fit_64_bits() {
     let (most, least) = (entry("9223372036854775807", 0), entry("-9223372036854775808", 0));
-    assert_eq!(
-        evaluate(&Action::Add(1), Some(&most), NOW),
-        Err(ActionError::Overflow)
-    );
-    assert_eq!(
-        evaluate(&Action::Add(-1), Some(&least), NOW),
-        Err(ActionError::Overflow)
-    );
-    assert_eq!(
-        run(&Action::Add(-1), Some(&most)).1,
-        Outcome::Integer(i64::MAX - 1)
-    );
+    assert_eq!(evaluate(&Action::Add(1), Some(&most), NOW), Err(ActionError::Overflow));
+    assert_eq!(evaluate(&Action::Add(-1), Some(&least), NOW), Err(ActionError::Overflow));
+    assert_eq!(run(&Action::Add(-1), Some(&most)).1, Outcome::Integer(i64::MAX - 1));
     assert_eq!(run(&Action::Add(i64::MAX), Some(&least)).1, Outcome::Integer(-1));
 }
 
 #[test]
 fn only_the_text_an_integer_is_printed_as_is_an_integer() {
-    for text in [
-        "0",
-        "1",
-        "-1",
-        "10",
-        "9223372036854775807",
-        "-9223372036854775808",
-    ] {
+    for text in ["0", "1", "-1", "10", "9223372036854775807", "-9223372036854775808"] {
         assert_eq!(parse_integer(text.as_bytes()), text.parse().ok(), "{text}");
     }
     let refused = [
@@ -240,28 +150,13 @@ fn expire_and_persist_change_only_what_is_there() {
     let (lasting, expired) = (entry("v", 0), entry("v", NOW));
     for action in [Action::Expire(NOW + 1), Action::Expire(0), Action::Persist] {
         assert_eq!(run(&action, None), (Effect::Nothing, Outcome::Changed(false)));
-        assert_eq!(
-            run(&action, Some(&expired)),
-            (Effect::Nothing, Outcome::Changed(false))
-        );
+        assert_eq!(run(&action, Some(&expired)), (Effect::Nothing, Outcome::Changed(false)));
     }
     let changed = Outcome::Changed(true);
-    assert_eq!(
-        run(&Action::Expire(NOW + 1), Some(&lasting)),
-        (wrote("v", 7, NOW + 1), changed.clone())
-    );
-    assert_eq!(
-        run(&Action::Expire(NOW), Some(&lasting)),
-        (Effect::Remove, changed.clone())
-    );
-    assert_eq!(
-        run(&Action::Persist, Some(&entry("v", NOW + 1))),
-        (wrote("v", 7, 0), changed)
-    );
-    assert_eq!(
-        run(&Action::Persist, Some(&lasting)),
-        (Effect::Nothing, Outcome::Changed(false))
-    );
+    assert_eq!(run(&Action::Expire(NOW + 1), Some(&lasting)), (wrote("v", 7, NOW + 1), changed.clone()));
+    assert_eq!(run(&Action::Expire(NOW), Some(&lasting)), (Effect::Remove, changed.clone()));
+    assert_eq!(run(&Action::Persist, Some(&entry("v", NOW + 1))), (wrote("v", 7, 0), changed));
+    assert_eq!(run(&Action::Persist, Some(&lasting)), (Effect::Nothing, Outcome::Changed(false)));
 }
 
 /// A key of a store that deletes what has expired before it does anything else.
@@ -270,8 +165,7 @@ struct Model(Option<(Vec<u8>, u32, u64)>);
 
 impl Model {
     fn purge(&mut self, now_ms: u64) {
-        self.0
-            .take_if(|(_, _, expiry_ms)| *expiry_ms != 0 && *expiry_ms <= now_ms);
+        self.0.take_if(|(_, _, expiry_ms)| *expiry_ms != 0 && *expiry_ms <= now_ms);
     }
 
     /// Does the action; answers the integer, or whether the key was written or changed.
@@ -280,13 +174,7 @@ impl Model {
         let there = self.0.is_some();
         match action {
             Action::Read | Action::Inspect => return Ok(there.into()),
-            Action::Set {
-                value,
-                user_flags,
-                expiry,
-                condition,
-                ..
-            } => {
+            Action::Set { value, user_flags, expiry, condition, .. } => {
                 if (*condition == Condition::Absent && there) || (*condition == Condition::Present && !there)
                 {
                     return Ok(0);
@@ -338,11 +226,7 @@ fn actions() -> impl Strategy<Value = Action> {
         Just(ExpiryPolicy::Keep),
         (0..200u64).prop_map(ExpiryPolicy::At)
     ];
-    let condition = prop_oneof![
-        Just(Condition::Always),
-        Just(Condition::Absent),
-        Just(Condition::Present)
-    ];
+    let condition = prop_oneof![Just(Condition::Always), Just(Condition::Absent), Just(Condition::Present)];
     let set = (value, any::<u32>(), expiry, condition, any::<bool>()).prop_map(
         |(value, user_flags, expiry, condition, return_old)| Action::Set {
             value: value.into(),

@@ -50,11 +50,7 @@ struct Cluster {
 
 impl Cluster {
     fn new() -> Self {
-        Self {
-            dir: tempfile::tempdir().unwrap(),
-            wires: Wires::default(),
-            nodes: BTreeMap::new(),
-        }
+        Self { dir: tempfile::tempdir().unwrap(), wires: Wires::default(), nodes: BTreeMap::new() }
     }
 
     fn config(dir: &Path, number: u64) -> TopologyConfig {
@@ -66,23 +62,15 @@ impl Cluster {
     }
 
     async fn start(&mut self, number: u64) -> Topology {
-        let end = End {
-            wires: self.wires.clone(),
-            from: node(number),
-        };
-        let topology = Topology::open(Self::config(self.dir.path(), number), Arc::new(end))
-            .await
-            .unwrap();
+        let end = End { wires: self.wires.clone(), from: node(number) };
+        let topology = Topology::open(Self::config(self.dir.path(), number), Arc::new(end)).await.unwrap();
         self.nodes.insert(number, topology.clone());
         self.plug(number);
         topology
     }
 
     fn plug(&self, number: u64) {
-        self.wires
-            .0
-            .lock()
-            .insert(node(number), self.nodes[&number].clone());
+        self.wires.0.lock().insert(node(number), self.nodes[&number].clone());
     }
 
     fn unplug(&self, number: u64) {
@@ -114,11 +102,7 @@ impl Cluster {
         let mut found = None;
         eventually("all nodes agree on a coordinator", || {
             let known: BTreeSet<_> = self.nodes.values().map(Topology::coordinator).collect();
-            found = self
-                .nodes
-                .keys()
-                .copied()
-                .find(|number| known == BTreeSet::from([Some(node(*number))]));
+            found = self.nodes.keys().copied().find(|number| known == BTreeSet::from([Some(node(*number))]));
             found.is_some()
         })
         .await;
@@ -154,10 +138,7 @@ fn register_change(number: u64, incarnation: u64) -> Change {
 }
 
 async fn register(topology: &Topology, number: u64, incarnation: u64) -> u64 {
-    let committed = topology
-        .propose(vec![register_change(number, incarnation)])
-        .await
-        .unwrap();
+    let committed = topology.propose(vec![register_change(number, incarnation)]).await.unwrap();
     assert_eq!(committed.verdicts, [Verdict::Applied]);
     committed.epoch
 }
@@ -167,19 +148,13 @@ async fn founder_is_coordinator_at_once_and_founds_only_once() {
     let mut cluster = Cluster::new();
     let first = cluster.start(1).await;
     assert!(!first.is_initialized().await);
-    assert_eq!(
-        first.propose(vec![found(1)]).await,
-        Err(ProposeError::NotCoordinator(None))
-    );
+    assert_eq!(first.propose(vec![found(1)]).await, Err(ProposeError::NotCoordinator(None)));
     first.found(found(1)).await.unwrap();
     assert!(first.is_initialized().await);
     assert_eq!(first.coordinator(), Some(node(1)));
     assert_eq!((first.state().epoch, first.voters()), (1, set(&[1])));
     first.confirm_leadership().await.unwrap();
-    assert!(matches!(
-        first.found(found(1)).await,
-        Err(TopologyError::AlreadyMember)
-    ));
+    assert!(matches!(first.found(found(1)).await, Err(TopologyError::AlreadyMember)));
     let void = first.propose(vec![found(1)]).await.unwrap();
     assert!(matches!(void.verdicts[..], [Verdict::Void(_)]));
     first.shutdown().await;
@@ -199,10 +174,7 @@ async fn state_survives_the_coordinator_and_its_return() {
 
     cluster.stop(1).await;
     eventually("another leads", || {
-        cluster
-            .nodes
-            .values()
-            .any(|topology| topology.coordinator().is_some_and(|id| id != node(1)))
+        cluster.nodes.values().any(|topology| topology.coordinator().is_some_and(|id| id != node(1)))
     })
     .await;
     let next = cluster.coordinator().await;
@@ -242,38 +214,23 @@ async fn coordinator_cut_off_confirms_and_commits_nothing() {
     assert_eq!(cluster.coordinator().await, 1);
     cluster.unplug(1);
     let first = cluster.nodes[&1].clone();
-    assert!(matches!(
-        first.confirm_leadership().await,
-        Err(ProposeError::Unknown(_))
-    ));
+    assert!(matches!(first.confirm_leadership().await, Err(ProposeError::Unknown(_))));
     let (lost, _) = tokio::join!(first.propose(vec![register_change(9, 1)]), async {
-        eventually("the others elect", || {
-            cluster.nodes[&2].coordinator() != Some(node(1))
-        })
-        .await;
+        eventually("the others elect", || cluster.nodes[&2].coordinator() != Some(node(1))).await;
     });
     assert!(matches!(lost, Err(ProposeError::Unknown(_))), "{lost:?}");
     assert!(!first.state().members.contains_key(&node(9)));
 
     eventually("one of the others leads", || {
-        [2, 3]
-            .iter()
-            .any(|number| cluster.nodes[number].coordinator() == Some(node(*number)))
+        [2, 3].iter().any(|number| cluster.nodes[number].coordinator() == Some(node(*number)))
     })
     .await;
-    let leading = if cluster.nodes[&2].coordinator() == Some(node(2)) {
-        2
-    } else {
-        3
-    };
+    let leading = if cluster.nodes[&2].coordinator() == Some(node(2)) { 2 } else { 3 };
     let epoch = register(&cluster.nodes[&leading], 8, 1).await;
     cluster.plug(1);
     cluster.all_reach_epoch(epoch).await;
     assert!(first.state().members.contains_key(&node(8)));
-    assert!(
-        !first.state().members.contains_key(&node(9)),
-        "what was never committed is gone"
-    );
+    assert!(!first.state().members.contains_key(&node(9)), "what was never committed is gone");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -288,15 +245,9 @@ async fn learner_far_behind_gets_the_snapshot_and_then_every_state() {
     let mut states = learner.watch();
     first.set_membership(set(&[1]), set(&[2])).await.unwrap();
     cluster.all_reach_epoch(epoch).await;
-    assert!(
-        cluster.dir.path().join("2/snapshot").exists(),
-        "the entries alone no longer reach back"
-    );
+    assert!(cluster.dir.path().join("2/snapshot").exists(), "the entries alone no longer reach back");
     assert!(learner.is_initialized().await);
-    assert_eq!(
-        (learner.learners(), learner.coordinator()),
-        (set(&[2]), Some(node(1)))
-    );
+    assert_eq!((learner.learners(), learner.coordinator()), (set(&[2]), Some(node(1))));
     let epoch = register(&first, 3, 1).await;
     states.wait_for(|state| state.epoch == epoch).await.unwrap();
     assert_eq!(*learner.state(), *first.state());
@@ -305,10 +256,7 @@ async fn learner_far_behind_gets_the_snapshot_and_then_every_state() {
 
     cluster.stop(1).await;
     let first = cluster.start(1).await;
-    eventually("the only voter leads again", || {
-        first.coordinator() == Some(node(1))
-    })
-    .await;
+    eventually("the only voter leads again", || first.coordinator() == Some(node(1))).await;
     assert_eq!(first.state().epoch, epoch);
 }
 
@@ -325,22 +273,10 @@ async fn membership_changes_never_wait_for_a_dead_node() {
     assert_eq!(first.voters(), set(&[1, 2, 3]));
     // Once it is there it takes the dead one's place.
     cluster.start(4).await;
-    eventually("the new node has caught up", || {
-        cluster.nodes[&4].state().epoch == first.state().epoch
-    })
-    .await;
-    first
-        .set_membership(set(&[1, 2, 4]), BTreeSet::new())
-        .await
-        .unwrap();
-    first
-        .set_membership(set(&[1, 2, 4]), BTreeSet::new())
-        .await
-        .unwrap();
-    assert_eq!(
-        (first.voters(), first.learners()),
-        (set(&[1, 2, 4]), BTreeSet::new())
-    );
+    eventually("the new node has caught up", || cluster.nodes[&4].state().epoch == first.state().epoch).await;
+    first.set_membership(set(&[1, 2, 4]), BTreeSet::new()).await.unwrap();
+    first.set_membership(set(&[1, 2, 4]), BTreeSet::new()).await.unwrap();
+    assert_eq!((first.voters(), first.learners()), (set(&[1, 2, 4]), BTreeSet::new()));
     // And now 2 may go.
     cluster.stop(2).await;
     let epoch = register(&first, 5, 1).await;

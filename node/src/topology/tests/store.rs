@@ -37,19 +37,11 @@ fn log_id(index: u64) -> LogId {
 
 fn entry(index: u64) -> Entry {
     let changes = vec![Change::Register(announcement(index))];
-    Entry {
-        log_id: log_id(index),
-        payload: EntryPayload::Normal(changes),
-    }
+    Entry { log_id: log_id(index), payload: EntryPayload::Normal(changes) }
 }
 
 async fn indices(log: &mut LogStore) -> Vec<u64> {
-    log.try_get_log_entries(..)
-        .await
-        .unwrap()
-        .iter()
-        .map(|entry| entry.log_id.index)
-        .collect()
+    log.try_get_log_entries(..).await.unwrap().iter().map(|entry| entry.log_id.index).collect()
 }
 
 fn open(dir: &Path) -> LogStore {
@@ -66,28 +58,16 @@ async fn what_was_flushed_is_there_after_reopening() {
     log.blocking_append([entry(8)]).await.unwrap();
     log.purge(log_id(2)).await.unwrap();
     log.save_committed(Some(log_id(5))).await.unwrap();
-    assert!(matches!(
-        LogStore::open(dir.path()),
-        Err(TopologyError::InUse { .. })
-    ));
+    assert!(matches!(LogStore::open(dir.path()), Err(TopologyError::InUse { .. })));
     log.close().await;
 
     let mut log = open(dir.path());
     assert_eq!(indices(&mut log).await, (3..9).collect::<Vec<_>>());
-    assert_eq!(
-        log.read_vote().await.unwrap(),
-        Some(Vote::new_committed(3, node(2)))
-    );
+    assert_eq!(log.read_vote().await.unwrap(), Some(Vote::new_committed(3, node(2))));
     assert_eq!(log.read_committed().await.unwrap(), Some(log_id(5)));
     let state = log.get_log_state().await.unwrap();
-    assert_eq!(
-        (state.last_purged_log_id, state.last_log_id),
-        (Some(log_id(2)), Some(log_id(8)))
-    );
-    assert_eq!(
-        log.try_get_log_entries(4..5).await.unwrap()[0].payload_changes(),
-        entry(4).payload_changes()
-    );
+    assert_eq!((state.last_purged_log_id, state.last_log_id), (Some(log_id(2)), Some(log_id(8))));
+    assert_eq!(log.try_get_log_entries(4..5).await.unwrap()[0].payload_changes(), entry(4).payload_changes());
 }
 
 trait Changes {
@@ -127,11 +107,7 @@ async fn log_cut_at_any_byte_gives_the_whole_records_before_it() {
             Ok((log, whole)) => {
                 let complete = lengths.iter().filter(|length| **length <= cut).count();
                 assert_eq!(log.entries.len(), complete, "cut at {cut}");
-                assert_eq!(
-                    whole,
-                    lengths[..complete].last().copied().unwrap_or(header),
-                    "cut at {cut}"
-                );
+                assert_eq!(whole, lengths[..complete].last().copied().unwrap_or(header), "cut at {cut}");
             }
             Err(TopologyError::Damaged { .. }) => assert!(cut < header, "cut at {cut} is a torn tail"),
             Err(other) => panic!("cut at {cut}: {other}"),
@@ -151,10 +127,7 @@ async fn no_flipped_byte_loses_an_entry_that_a_later_flush_vouches_for() {
                 assert_eq!(log.entries.len(), 4);
             }
             Err(error) => {
-                assert!(
-                    matches!(error, TopologyError::Damaged { .. }),
-                    "flip at {at}: {error}"
-                );
+                assert!(matches!(error, TopologyError::Damaged { .. }), "flip at {at}: {error}");
                 assert!(at < lengths[3], "flip at {at}: the last flush is a torn tail");
                 assert!(error.to_string().contains("'log' is damaged at byte"), "{error}");
             }
@@ -186,10 +159,7 @@ async fn purged_log_is_rewritten_short_and_keeps_its_meaning() {
     let large = |index| {
         let mut large = announcement(index);
         large.build = "x".repeat(64 << 10);
-        Entry {
-            log_id: log_id(index),
-            payload: EntryPayload::Normal(vec![Change::Register(large)]),
-        }
+        Entry { log_id: log_id(index), payload: EntryPayload::Normal(vec![Change::Register(large)]) }
     };
     log.blocking_append((0..40).map(large)).await.unwrap();
     log.save_committed(Some(log_id(39))).await.unwrap();
@@ -202,19 +172,13 @@ async fn purged_log_is_rewritten_short_and_keeps_its_meaning() {
     let mut log = open(dir.path());
     assert_eq!(indices(&mut log).await, [38, 39, 40]);
     assert_eq!(log.read_committed().await.unwrap(), Some(log_id(39)));
-    assert_eq!(
-        log.get_log_state().await.unwrap().last_purged_log_id,
-        Some(log_id(37))
-    );
+    assert_eq!(log.get_log_state().await.unwrap().last_purged_log_id, Some(log_id(37)));
     log.close().await;
 
     let bytes = std::fs::read(&path).unwrap();
     let mut flipped = bytes.clone();
     flipped[bytes.len() / 2] ^= 1;
-    assert!(
-        log_file::replay(&path, &flipped).is_err(),
-        "a rewritten file was whole when it got its name"
-    );
+    assert!(log_file::replay(&path, &flipped).is_err(), "a rewritten file was whole when it got its name");
 }
 
 #[tokio::test]
@@ -224,17 +188,11 @@ async fn one_replication_message_is_bounded_but_never_empty() {
     let large = |index| {
         let mut large = announcement(index);
         large.build = "x".repeat(700 << 10);
-        Entry {
-            log_id: log_id(index),
-            payload: EntryPayload::Normal(vec![Change::Register(large)]),
-        }
+        Entry { log_id: log_id(index), payload: EntryPayload::Normal(vec![Change::Register(large)]) }
     };
     log.blocking_append((0..4).map(large)).await.unwrap();
     assert_eq!(log.limited_get_log_entries(1, 4).await.unwrap().len(), 1);
-    assert!(
-        log.blocking_append([entry(9)]).await.is_err(),
-        "a hole is refused"
-    );
+    assert!(log.blocking_append([entry(9)]).await.is_err(), "a hole is refused");
 }
 
 #[tokio::test]
@@ -245,18 +203,10 @@ async fn damaged_vote_or_snapshot_or_a_missing_log_is_refused() {
     log.close().await;
     let mut machine = StateMachine::open(dir.path()).unwrap();
     machine
-        .apply([Entry {
-            log_id: log_id(1),
-            payload: EntryPayload::Normal(vec![found(1)]),
-        }])
+        .apply([Entry { log_id: log_id(1), payload: EntryPayload::Normal(vec![found(1)]) }])
         .await
         .unwrap();
-    machine
-        .get_snapshot_builder()
-        .await
-        .build_snapshot()
-        .await
-        .unwrap();
+    machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
     let reopened = StateMachine::open(dir.path()).unwrap();
     assert_eq!(*reopened.watch().borrow(), *machine.watch().borrow());
     assert_eq!(reopened.watch().borrow().epoch, 1);
@@ -268,16 +218,10 @@ async fn damaged_vote_or_snapshot_or_a_missing_log_is_refused() {
         std::fs::write(&path, &bytes).unwrap();
     };
     flip_last("snapshot");
-    assert!(matches!(
-        StateMachine::open(dir.path()),
-        Err(TopologyError::Damaged { .. })
-    ));
+    assert!(matches!(StateMachine::open(dir.path()), Err(TopologyError::Damaged { .. })));
     std::fs::remove_file(dir.path().join("log")).unwrap();
     let missing = LogStore::open(dir.path()).err().unwrap();
     assert!(missing.to_string().contains("the file is missing"), "{missing}");
     flip_last("vote");
-    assert!(matches!(
-        LogStore::open(dir.path()),
-        Err(TopologyError::Damaged { .. })
-    ));
+    assert!(matches!(LogStore::open(dir.path()), Err(TopologyError::Damaged { .. })));
 }

@@ -15,19 +15,8 @@ fn members(words: &str) -> BTreeMap<NodeId, Member> {
             let (number, zone) = word.trim_end_matches('!').split_at(1);
             let mut announcement = announcement(number.parse().unwrap());
             announcement.zone = zone.to_owned();
-            let status = if word.ends_with('!') {
-                MemberStatus::Down
-            } else {
-                MemberStatus::Up
-            };
-            (
-                announcement.node,
-                Member {
-                    announcement,
-                    status,
-                    since: 1,
-                },
-            )
+            let status = if word.ends_with('!') { MemberStatus::Down } else { MemberStatus::Up };
+            (announcement.node, Member { announcement, status, since: 1 })
         })
         .collect()
 }
@@ -39,98 +28,21 @@ fn set(numbers: &[u64]) -> BTreeSet<NodeId> {
 #[test]
 fn voters_are_few_odd_up_and_spread_over_zones() {
     // present voters, members, coordinator, long down -> voters, and why.
-    type Row = (
-        &'static [u64],
-        &'static str,
-        Option<u64>,
-        &'static [u64],
-        &'static [u64],
-        &'static str,
-    );
+    type Row = (&'static [u64], &'static str, Option<u64>, &'static [u64], &'static [u64], &'static str);
     let table: &[Row] = &[
         (&[], "", None, &[], &[], "no members"),
         (&[1], "1a", Some(1), &[], &[1], "one node votes"),
-        (
-            &[1],
-            "1a 2a",
-            Some(1),
-            &[],
-            &[1],
-            "of two nodes the founder votes",
-        ),
-        (
-            &[2],
-            "1a 2a",
-            Some(2),
-            &[],
-            &[2],
-            "of two nodes the founder votes, whatever its id",
-        ),
+        (&[1], "1a 2a", Some(1), &[], &[1], "of two nodes the founder votes"),
+        (&[2], "1a 2a", Some(2), &[], &[2], "of two nodes the founder votes, whatever its id"),
         (&[1], "1a 2a 3a", Some(1), &[], &[1, 2, 3], "three of three"),
-        (
-            &[1],
-            "1a 2a 3a!",
-            Some(1),
-            &[],
-            &[1],
-            "two voters would be worse than one",
-        ),
-        (
-            &[1, 2, 3],
-            "1a 2a 3a 4a",
-            Some(1),
-            &[],
-            &[1, 2, 3],
-            "three of four, the present ones stay",
-        ),
-        (
-            &[1, 2, 3],
-            "1a 2a 3a 4a 5a",
-            Some(1),
-            &[],
-            &[1, 2, 3, 4, 5],
-            "five of five",
-        ),
-        (
-            &[1, 2, 3],
-            "1a 2a 3a 4a 5a!",
-            Some(1),
-            &[],
-            &[1, 2, 3],
-            "no fifth is up: three stay",
-        ),
-        (
-            &[1, 2, 3],
-            "1a 2a 3a! 4a",
-            Some(1),
-            &[],
-            &[1, 2, 3],
-            "briefly down: stays",
-        ),
-        (
-            &[1, 2, 3],
-            "1a 2a 3a! 4a",
-            Some(1),
-            &[3],
-            &[1, 2, 4],
-            "long down: replaced",
-        ),
-        (
-            &[1, 2, 3],
-            "1a 2a 3a!",
-            Some(1),
-            &[3],
-            &[1, 2, 3],
-            "long down, nobody to replace it",
-        ),
-        (
-            &[1, 2, 3],
-            "1a 2a 3a! 4a!",
-            Some(1),
-            &[3],
-            &[1, 2, 3],
-            "a node that is down replaces nobody",
-        ),
+        (&[1], "1a 2a 3a!", Some(1), &[], &[1], "two voters would be worse than one"),
+        (&[1, 2, 3], "1a 2a 3a 4a", Some(1), &[], &[1, 2, 3], "three of four, the present ones stay"),
+        (&[1, 2, 3], "1a 2a 3a 4a 5a", Some(1), &[], &[1, 2, 3, 4, 5], "five of five"),
+        (&[1, 2, 3], "1a 2a 3a 4a 5a!", Some(1), &[], &[1, 2, 3], "no fifth is up: three stay"),
+        (&[1, 2, 3], "1a 2a 3a! 4a", Some(1), &[], &[1, 2, 3], "briefly down: stays"),
+        (&[1, 2, 3], "1a 2a 3a! 4a", Some(1), &[3], &[1, 2, 4], "long down: replaced"),
+        (&[1, 2, 3], "1a 2a 3a!", Some(1), &[3], &[1, 2, 3], "long down, nobody to replace it"),
+        (&[1, 2, 3], "1a 2a 3a! 4a!", Some(1), &[3], &[1, 2, 3], "a node that is down replaces nobody"),
         (&[1], "1a 2a 3b 4c", Some(1), &[], &[1, 3, 4], "one a zone"),
         (
             &[1, 2, 3],
@@ -140,43 +52,13 @@ fn voters_are_few_odd_up_and_spread_over_zones() {
             &[1, 2, 3, 4, 5],
             "the emptiest zones are filled, the lowest name first",
         ),
-        (
-            &[1, 2, 3],
-            "1a 2a",
-            Some(2),
-            &[],
-            &[2],
-            "shrunk to two: the coordinator",
-        ),
-        (
-            &[1, 2, 3, 4, 5],
-            "1a 2a! 3b 4c",
-            Some(4),
-            &[],
-            &[1, 3, 4],
-            "shrunk: those that are down go first",
-        ),
-        (
-            &[9],
-            "1a 2a 3a",
-            None,
-            &[],
-            &[1, 2, 3],
-            "no present voter is a member",
-        ),
+        (&[1, 2, 3], "1a 2a", Some(2), &[], &[2], "shrunk to two: the coordinator"),
+        (&[1, 2, 3, 4, 5], "1a 2a! 3b 4c", Some(4), &[], &[1, 3, 4], "shrunk: those that are down go first"),
+        (&[9], "1a 2a 3a", None, &[], &[1, 2, 3], "no present voter is a member"),
     ];
     for (present, words, coordinator, long_down, expected, why) in table {
-        let chosen = choose_voters(
-            &set(present),
-            &members(words),
-            coordinator.map(node),
-            &set(long_down),
-        );
-        assert_eq!(
-            chosen,
-            set(expected),
-            "{why}: voters {present:?}, members {words}"
-        );
+        let chosen = choose_voters(&set(present), &members(words), coordinator.map(node), &set(long_down));
+        assert_eq!(chosen, set(expected), "{why}: voters {present:?}, members {words}");
         let again = choose_voters(&chosen, &members(words), coordinator.map(node), &set(long_down));
         assert_eq!(again, chosen, "{why}: the choice is stable");
     }

@@ -41,11 +41,7 @@ pub(super) fn events(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 
 fn ask(context: &mut Context<'_>, request: AdminRequest) -> Handled {
     let keyspace = context.server.keyspace.clone();
-    let answer = async move {
-        keyspace
-            .admin(request)
-            .await
-            .map_err(|text| Refusal::from(format!("ERR {text}")))
-    };
+    let answer =
+        async move { keyspace.admin(request).await.map_err(|text| Refusal::from(format!("ERR {text}"))) };
     later(context, answer, |json, to| to.bulk(json.as_bytes()))
 }

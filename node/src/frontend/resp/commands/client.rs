@@ -37,11 +37,9 @@ pub(super) fn select(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 /// No password can be set in this build: every user but the default one is unknown.
 fn authenticate(user: Option<&[u8]>) -> Result<(), Refusal> {
     match user {
-        None => Err(
-            "ERR AUTH <password> called without any password configured for the default user. \
+        None => Err("ERR AUTH <password> called without any password configured for the default user. \
                      Are you sure your configuration is correct?"
-                .into(),
-        ),
+            .into()),
         Some(b"default") => Ok(()),
         Some(_) => Err("WRONGPASS invalid username-password pair or user is disabled.".into()),
     }
@@ -78,11 +76,9 @@ pub(super) fn hello(context: &mut Context<'_>, args: Args<'_>) -> Handled {
             name = Some(printable(args.get(index + 1), "Client names")?);
             index += 2;
         } else {
-            return Err(format!(
-                "ERR Syntax error in HELLO option '{}'",
-                String::from_utf8_lossy(option)
-            )
-            .into());
+            return Err(
+                format!("ERR Syntax error in HELLO option '{}'", String::from_utf8_lossy(option)).into()
+            );
         }
     }
     if let Some(name) = name {
@@ -122,9 +118,7 @@ pub(super) fn client(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     match name.as_slice() {
         b"id" => {
             fits(2, "id")?;
-            context
-                .to
-                .integer(i64::try_from(context.client.id).unwrap_or(i64::MAX));
+            context.to.integer(i64::try_from(context.client.id).unwrap_or(i64::MAX));
         }
         b"getname" => {
             fits(2, "getname")?;

@@ -59,20 +59,11 @@ pub(super) fn cluster(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 
 /// A node's name as Redis writes such: 40 hexadecimal digits, the first of its key.
 fn redis_id(node: NodeId) -> String {
-    node.as_bytes()
-        .iter()
-        .take(20)
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    node.as_bytes().iter().take(20).map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn slots(topology: &Topology, to: &mut Encoder<'_>) {
-    let served = || {
-        topology
-            .ranges
-            .iter()
-            .filter_map(|range| Some((range, range.primary?)))
-    };
+    let served = || topology.ranges.iter().filter_map(|range| Some((range, range.primary?)));
     to.array(served().count());
     for (range, primary) in served() {
         let nodes = || std::iter::once(primary).chain(range.replicas.iter().copied());
@@ -92,10 +83,7 @@ fn slots(topology: &Topology, to: &mut Encoder<'_>) {
 
 /// The ranges a node is primary of.
 fn ranges_of(topology: &Topology, index: usize) -> impl Iterator<Item = &SlotRange> {
-    topology
-        .ranges
-        .iter()
-        .filter(move |range| range.primary == Some(index))
+    topology.ranges.iter().filter(move |range| range.primary == Some(index))
 }
 
 fn shards(topology: &Topology, to: &mut Encoder<'_>) {
@@ -136,11 +124,7 @@ fn nodes(topology: &Topology) -> String {
     let mut text = String::new();
     for (index, node) in topology.nodes.iter().enumerate() {
         let myself = if node.id == topology.node { "myself," } else { "" };
-        let (fail, link) = if node.up {
-            ("", "connected")
-        } else {
-            (",fail", "disconnected")
-        };
+        let (fail, link) = if node.up { ("", "connected") } else { (",fail", "disconnected") };
         text.push_str(&format!(
             "{} {}:{}@{} {myself}master{fail} - 0 0 {} {link}",
             redis_id(node.id),

@@ -28,10 +28,7 @@ impl Unit {
             (b"exat", Self::UnixSeconds),
             (b"pxat", Self::UnixMillis),
         ];
-        options
-            .into_iter()
-            .find(|(name, _)| text.eq_ignore_ascii_case(name))
-            .map(|(_, unit)| unit)
+        options.into_iter().find(|(name, _)| text.eq_ignore_ascii_case(name)).map(|(_, unit)| unit)
     }
 
     /// The time a number means, milliseconds since 1970; it may be past. `None` if it cannot be told.
@@ -50,8 +47,7 @@ impl Unit {
     pub(super) fn positive(self, text: &[u8], command: &str) -> Result<u64, Refusal> {
         let number = integer(text)?;
         let time = self.time(number).filter(|time| number > 0 && *time > 0);
-        time.and_then(|time| u64::try_from(time).ok())
-            .ok_or_else(|| invalid(command))
+        time.and_then(|time| u64::try_from(time).ok()).ok_or_else(|| invalid(command))
     }
 }
 
@@ -83,17 +79,11 @@ fn expire_at(context: &mut Context<'_>, args: Args<'_>, unit: Unit, command: &st
     let time = unit.time(integer(args.get(2))?).ok_or_else(|| invalid(command))?;
     // A time that is past removes the key; the beginning of 1970 is past enough.
     let time = u64::try_from(time).unwrap_or(1).max(1);
-    Ok(Reply::One(
-        context.submit(args.bytes(1), Action::Expire(time)),
-        Shape::Changed,
-    ))
+    Ok(Reply::One(context.submit(args.bytes(1), Action::Expire(time)), Shape::Changed))
 }
 
 pub(super) fn persist(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    Ok(Reply::One(
-        context.submit(args.bytes(1), Action::Persist),
-        Shape::Changed,
-    ))
+    Ok(Reply::One(context.submit(args.bytes(1), Action::Persist), Shape::Changed))
 }
 
 pub(super) fn ttl(context: &mut Context<'_>, args: Args<'_>) -> Handled {

@@ -17,15 +17,11 @@ const SECTIONS: [&str; 6] = ["server", "clients", "memory", "stats", "cluster", 
 const ALL_SECTIONS: [&str; 3] = ["default", "all", "everything"];
 
 pub(super) fn info(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let asked: Vec<String> = args
-        .from(1)
-        .map(|name| String::from_utf8_lossy(name).to_ascii_lowercase())
-        .collect();
+    let asked: Vec<String> =
+        args.from(1).map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()).collect();
     let all = asked.is_empty() || asked.iter().any(|name| ALL_SECTIONS.contains(&name.as_str()));
-    let sections: Vec<&str> = SECTIONS
-        .into_iter()
-        .filter(|section| all || asked.iter().any(|name| name == section))
-        .collect();
+    let sections: Vec<&str> =
+        SECTIONS.into_iter().filter(|section| all || asked.iter().any(|name| name == section)).collect();
     let (keyspace, snapshot) = (context.server.keyspace.clone(), context.server.stats.snapshot());
     let limit = context.server.limits.connections_max;
     let text = async move {
@@ -117,8 +113,7 @@ pub(super) fn config(context: &mut Context<'_>, args: Args<'_>) -> Handled {
             let mut settings = redis_settings(context);
             settings.extend(context.server.keyspace.settings());
             settings.retain(|(name, _)| {
-                args.from(2)
-                    .any(|pattern| glob::matches(pattern, name.as_bytes(), true))
+                args.from(2).any(|pattern| glob::matches(pattern, name.as_bytes(), true))
             });
             context.to.map(settings.len());
             for (name, value) in settings {
@@ -152,10 +147,7 @@ fn redis_settings(context: &Context<'_>) -> Vec<(String, String)> {
         ("save", String::new()),
         ("timeout", "0".to_owned()),
     ];
-    pairs
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value))
-        .collect()
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
 }
 
 pub(super) fn command(context: &mut Context<'_>, args: Args<'_>) -> Handled {
@@ -167,9 +159,7 @@ pub(super) fn command(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         b"list" if args.len() > 2 => return Err(super::syntax_error()),
         b"list" => {
             context.to.array(COMMANDS.len());
-            COMMANDS
-                .iter()
-                .for_each(|command| context.to.bulk(command.name.as_bytes()));
+            COMMANDS.iter().for_each(|command| context.to.bulk(command.name.as_bytes()));
         }
         b"info" if args.len() == 2 => write_all(&mut context.to, COMMANDS.iter().map(Some)),
         b"info" => write_all(&mut context.to, named()),
@@ -251,7 +241,6 @@ fn get_keys(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         return Err("ERR The command has no key arguments".into());
     }
     context.to.array(keys.len());
-    keys.into_iter()
-        .for_each(|index| context.to.bulk(asked.get(index)));
+    keys.into_iter().for_each(|index| context.to.bulk(asked.get(index)));
     Ok(Reply::Written)
 }

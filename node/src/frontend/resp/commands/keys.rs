@@ -23,25 +23,18 @@ pub(super) fn exists(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 }
 
 pub(super) fn kind(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    Ok(Reply::One(
-        context.submit(args.bytes(1), Action::Inspect),
-        Shape::Type,
-    ))
+    Ok(Reply::One(context.submit(args.bytes(1), Action::Inspect), Shape::Type))
 }
 
 /// The same action on each of the arguments.
 pub(super) fn each(context: &mut Context<'_>, args: Args<'_>, action: Action, gather: Gather) -> Handled {
-    let operations = (1..args.len()).map(|index| Operation {
-        key: args.bytes(index),
-        action: action.clone(),
-    });
+    let operations =
+        (1..args.len()).map(|index| Operation { key: args.bytes(index), action: action.clone() });
     if args.len() > TOGETHER_MAX {
         let operations = operations.collect();
         return in_steps(context, operations, gather);
     }
-    let tickets = operations
-        .map(|operation| context.server.keyspace.submit(operation))
-        .collect();
+    let tickets = operations.map(|operation| context.server.keyspace.submit(operation)).collect();
     Ok(Reply::Many(tickets, gather))
 }
 
@@ -52,22 +45,14 @@ pub(super) fn in_steps(context: &Context<'_>, operations: Vec<Operation>, gather
         let mut answers = Vec::with_capacity(operations.len());
         let mut operations = operations.into_iter();
         while operations.len() > 0 {
-            let step: Vec<_> = operations
-                .by_ref()
-                .take(TOGETHER_MAX)
-                .map(|operation| keyspace.submit(operation))
-                .collect();
+            let step: Vec<_> =
+                operations.by_ref().take(TOGETHER_MAX).map(|operation| keyspace.submit(operation)).collect();
             for ticket in step {
                 answers.push(ticket.wait().await);
             }
         }
         let (mut out, mut tally) = Later::default();
-        encode_many(
-            answers.into_iter(),
-            gather,
-            &mut Encoder::new(&mut out, protocol),
-            &mut tally,
-        );
+        encode_many(answers.into_iter(), gather, &mut Encoder::new(&mut out, protocol), &mut tally);
         (out, tally)
     })))
 }
@@ -75,9 +60,7 @@ pub(super) fn in_steps(context: &Context<'_>, operations: Vec<Operation>, gather
 pub(super) fn dbsize(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     let keyspace = context.server.keyspace.clone();
     let count = async move { keyspace.count().await.map_err(Refusal::from) };
-    later(context, count, |count, to| {
-        to.integer(i64::try_from(count).unwrap_or(i64::MAX))
-    })
+    later(context, count, |count, to| to.integer(i64::try_from(count).unwrap_or(i64::MAX)))
 }
 
 /// What the arguments of SCAN say.
@@ -92,12 +75,7 @@ struct Scan {
 impl Scan {
     fn read(args: Args<'_>) -> Result<Self, Refusal> {
         let cursor = parse_u64(args.get(1)).ok_or_else(|| Refusal::from("ERR invalid cursor"))?;
-        let mut scan = Self {
-            cursor,
-            count: SCAN_COUNT,
-            pattern: None,
-            strings: true,
-        };
+        let mut scan = Self { cursor, count: SCAN_COUNT, pattern: None, strings: true };
         for index in (2..args.len()).step_by(2) {
             let (option, value) = (args.get(index), args.get(index + 1));
             let is = |name: &str| index + 1 < args.len() && option.eq_ignore_ascii_case(name.as_bytes());
@@ -116,11 +94,7 @@ impl Scan {
     }
 
     fn wants(&self, key: &[u8]) -> bool {
-        self.strings
-            && self
-                .pattern
-                .as_ref()
-                .is_none_or(|pattern| glob::matches(pattern, key, false))
+        self.strings && self.pattern.as_ref().is_none_or(|pattern| glob::matches(pattern, key, false))
     }
 }
 
@@ -128,10 +102,7 @@ pub(super) fn scan(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let scan = Scan::read(args)?;
     let keyspace = context.server.keyspace.clone();
     let page = async move {
-        let mut page = keyspace
-            .scan(scan.cursor, scan.count)
-            .await
-            .map_err(Refusal::from)?;
+        let mut page = keyspace.scan(scan.cursor, scan.count).await.map_err(Refusal::from)?;
         page.keys.retain(|key| scan.wants(key));
         Ok(page)
     };

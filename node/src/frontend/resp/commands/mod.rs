@@ -54,43 +54,17 @@ pub(super) struct Keys {
 }
 
 impl Keys {
-    pub(super) const NONE: Self = Self {
-        first: 0,
-        last: 0,
-        step: 0,
-    };
-    pub(super) const FIRST: Self = Self {
-        first: 1,
-        last: 1,
-        step: 1,
-    };
-    pub(super) const ALL: Self = Self {
-        first: 1,
-        last: -1,
-        step: 1,
-    };
-    pub(super) const PAIRS: Self = Self {
-        first: 1,
-        last: -1,
-        step: 2,
-    };
+    pub(super) const NONE: Self = Self { first: 0, last: 0, step: 0 };
+    pub(super) const FIRST: Self = Self { first: 1, last: 1, step: 1 };
+    pub(super) const ALL: Self = Self { first: 1, last: -1, step: 1 };
+    pub(super) const PAIRS: Self = Self { first: 1, last: -1, step: 2 };
 
     /// The places of the keys of a command.
     pub(super) fn of(&self, args: Args<'_>) -> impl Iterator<Item = usize> + use<> {
         let count = args.len() as i32;
-        let last = if self.last < 0 {
-            count + self.last
-        } else {
-            self.last
-        };
-        let range = if self.first > 0 {
-            self.first..last.min(count - 1) + 1
-        } else {
-            0..0
-        };
-        range
-            .step_by(self.step.max(1) as usize)
-            .map(|index| index as usize)
+        let last = if self.last < 0 { count + self.last } else { self.last };
+        let range = if self.first > 0 { self.first..last.min(count - 1) + 1 } else { 0..0 };
+        range.step_by(self.step.max(1) as usize).map(|index| index as usize)
     }
 }
 
@@ -125,11 +99,7 @@ impl Command {
 
     pub(super) fn arity_fits(&self, args: Args<'_>) -> bool {
         let count = args.len() as i32;
-        if self.arity < 0 {
-            count >= -self.arity
-        } else {
-            count == self.arity
-        }
+        if self.arity < 0 { count >= -self.arity } else { count == self.arity }
     }
 
     /// Redis's flags of it.
@@ -173,10 +143,7 @@ fn by_name(name: &[u8]) -> Option<&'static Command> {
         let lower = name.iter().map(u8::to_ascii_lowercase);
         command.name.bytes().cmp(lower)
     };
-    COMMANDS
-        .binary_search_by(order)
-        .ok()
-        .and_then(|index| COMMANDS.get(index))
+    COMMANDS.binary_search_by(order).ok().and_then(|index| COMMANDS.get(index))
 }
 
 /// Runs a command, or says why it cannot be run.
@@ -193,11 +160,8 @@ pub(super) fn handle(command: Option<&Command>, context: &mut Context<'_>, args:
         Kind::Delete => context.tally.deletes += 1,
         Kind::Other | Kind::Barrier => {}
     }
-    if let Some(long) = command
-        .keys
-        .of(args)
-        .map(|index| args.get(index).len())
-        .find(|len| *len > KEY_BYTES_MAX)
+    if let Some(long) =
+        command.keys.of(args).map(|index| args.get(index).len()).find(|len| *len > KEY_BYTES_MAX)
     {
         return Err(format!("ERR a key of {long} bytes is too long: the most is {KEY_BYTES_MAX}").into());
     }
@@ -215,11 +179,8 @@ fn unknown_command(args: Args<'_>) -> Refusal {
         }
         rest.push_str(&format!("'{}' ", shown(arg, SHOWN_MAX - rest.len())));
     }
-    format!(
-        "ERR unknown command '{}', with args beginning with: {rest}",
-        shown(args.get(0), SHOWN_MAX)
-    )
-    .into()
+    format!("ERR unknown command '{}', with args beginning with: {rest}", shown(args.get(0), SHOWN_MAX))
+        .into()
 }
 
 fn wrong_arity(name: &str) -> Refusal {
@@ -274,10 +235,7 @@ mod tests {
         assert!(COMMANDS.windows(2).all(|pair| pair[0].name < pair[1].name));
         for command in COMMANDS {
             let upper = command.name.to_ascii_uppercase();
-            assert_eq!(
-                by_name(upper.as_bytes()).map(|found| found.name),
-                Some(command.name)
-            );
+            assert_eq!(by_name(upper.as_bytes()).map(|found| found.name), Some(command.name));
         }
         assert!(by_name(b"").is_none() && by_name(b"getx").is_none());
     }

@@ -11,17 +11,11 @@ use crate::frontend::resp::reply::{Gather, Handled, Refusal, Reply, Shape};
 use crate::kv::{Action, Condition, ExpiryPolicy, Operation};
 
 pub(super) fn get(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    Ok(Reply::One(
-        context.submit(args.bytes(1), Action::Read),
-        Shape::Value,
-    ))
+    Ok(Reply::One(context.submit(args.bytes(1), Action::Read), Shape::Value))
 }
 
 pub(super) fn strlen(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    Ok(Reply::One(
-        context.submit(args.bytes(1), Action::Inspect),
-        Shape::Length,
-    ))
+    Ok(Reply::One(context.submit(args.bytes(1), Action::Inspect), Shape::Length))
 }
 
 /// A value with nothing said about how it is written.
@@ -44,11 +38,7 @@ struct SetOptions {
 
 impl SetOptions {
     fn read(args: Args<'_>) -> Result<Self, Refusal> {
-        let mut options = Self {
-            expiry: None,
-            condition: Condition::Always,
-            return_old: false,
-        };
+        let mut options = Self { expiry: None, condition: Condition::Always, return_old: false };
         let mut index = 3;
         while index < args.len() {
             let is = |name: &str| args.get(index).eq_ignore_ascii_case(name.as_bytes());
@@ -77,10 +67,7 @@ impl SetOptions {
 
 pub(super) fn set(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     if args.len() == 3 {
-        return Ok(Reply::One(
-            context.submit(args.bytes(1), plain(args.bytes(2))),
-            Shape::Stored,
-        ));
+        return Ok(Reply::One(context.submit(args.bytes(1), plain(args.bytes(2))), Shape::Stored));
     }
     let options = SetOptions::read(args)?;
     let action = Action::Set {
@@ -90,11 +77,7 @@ pub(super) fn set(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         condition: options.condition,
         return_old: options.return_old,
     };
-    let shape = if options.return_old {
-        Shape::OldValue
-    } else {
-        Shape::Stored
-    };
+    let shape = if options.return_old { Shape::OldValue } else { Shape::Stored };
     Ok(Reply::One(context.submit(args.bytes(1), action), shape))
 }
 
@@ -145,17 +128,12 @@ pub(super) fn incrby(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 
 pub(super) fn decrby(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let number = integer(args.get(2))?;
-    let negative = number
-        .checked_neg()
-        .ok_or_else(|| Refusal::from("ERR decrement would overflow"))?;
+    let negative = number.checked_neg().ok_or_else(|| Refusal::from("ERR decrement would overflow"))?;
     add(context, args, negative)
 }
 
 fn add(context: &mut Context<'_>, args: Args<'_>, number: i64) -> Handled {
-    Ok(Reply::One(
-        context.submit(args.bytes(1), Action::Add(number)),
-        Shape::Number,
-    ))
+    Ok(Reply::One(context.submit(args.bytes(1), Action::Add(number)), Shape::Number))
 }
 
 pub(super) fn mget(context: &mut Context<'_>, args: Args<'_>) -> Handled {
@@ -167,23 +145,16 @@ pub(super) fn mset(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         return Err(wrong_arity("mset"));
     }
     // Of a key that is given twice the last value counts, and only it is written: both would race.
-    let last: HashMap<&[u8], usize> = (1..args.len())
-        .step_by(2)
-        .map(|index| (args.get(index), index))
-        .collect();
+    let last: HashMap<&[u8], usize> =
+        (1..args.len()).step_by(2).map(|index| (args.get(index), index)).collect();
     let operations = (1..args.len())
         .step_by(2)
         .filter(|index| last.get(args.get(*index)) == Some(index))
-        .map(|index| Operation {
-            key: args.bytes(index),
-            action: plain(args.bytes(index + 1)),
-        });
+        .map(|index| Operation { key: args.bytes(index), action: plain(args.bytes(index + 1)) });
     if args.len() > TOGETHER_MAX {
         let operations: Vec<_> = operations.collect();
         return keys::in_steps(context, operations, Gather::Ok);
     }
-    let tickets = operations
-        .map(|operation| context.server.keyspace.submit(operation))
-        .collect();
+    let tickets = operations.map(|operation| context.server.keyspace.submit(operation)).collect();
     Ok(Reply::Many(tickets, Gather::Ok))
 }

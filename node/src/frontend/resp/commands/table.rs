@@ -10,15 +10,7 @@ const fn row(
     group: &'static str,
     (handler, summary): (Handler, &'static str),
 ) -> Command {
-    Command {
-        name,
-        arity,
-        kind,
-        keys,
-        group,
-        summary,
-        handler,
-    }
+    Command { name, arity, kind, keys, group, summary, handler }
 }
 
 const STRING: &str = "string";

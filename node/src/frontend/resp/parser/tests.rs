@@ -4,11 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const BOUNDS: Bounds = Bounds {
-    bulk_bytes_max: 1000,
-    args_max: 64,
-    request_bytes_max: 20_000,
-};
+const BOUNDS: Bounds = Bounds { bulk_bytes_max: 1000, args_max: 64, request_bytes_max: 20_000 };
 
 /// Feeds `pieces` one after the other. Answers the commands found and the error that ended it.
 fn parse_all<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Vec<Vec<u8>>>, Option<String>) {
@@ -51,11 +47,7 @@ fn error_of(bytes: &[u8]) -> Option<String> {
 
 fn texts(bytes: &[u8]) -> Vec<Vec<String>> {
     let lossy = |arg: Vec<u8>| String::from_utf8_lossy(&arg).into_owned();
-    parse_all([bytes])
-        .0
-        .into_iter()
-        .map(|command| command.into_iter().map(lossy).collect())
-        .collect()
+    parse_all([bytes]).0.into_iter().map(|command| command.into_iter().map(lossy).collect()).collect()
 }
 
 #[test]
@@ -84,12 +76,7 @@ fn what_is_no_request_is_refused_in_the_words_of_redis() {
         (b"GET \"a\"b\r\n", "Protocol error: unbalanced quotes in request"),
     ];
     for (bytes, text) in cases {
-        assert_eq!(
-            error_of(bytes).as_deref(),
-            Some(text),
-            "{}",
-            String::from_utf8_lossy(bytes)
-        );
+        assert_eq!(error_of(bytes).as_deref(), Some(text), "{}", String::from_utf8_lossy(bytes));
     }
 }
 
@@ -100,10 +87,7 @@ fn lines_and_requests_without_end_are_refused() {
         Some("Protocol error: too big inline request")
     );
     let long = [b"*1".to_vec(), vec![b'1'; LINE_BYTES_MAX]].concat();
-    assert_eq!(
-        error_of(&long).as_deref(),
-        Some("Protocol error: too big mbulk count string")
-    );
+    assert_eq!(error_of(&long).as_deref(), Some("Protocol error: too big mbulk count string"));
     let many = encoded(&vec![vec![0; 1000]; 30]);
     assert_eq!(
         error_of(&many[..25_000]).as_deref(),
