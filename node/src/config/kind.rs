@@ -1,37 +1,12 @@
 //! The kinds of values settings have: how each is read from text, what it allows, how it is shown.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use caskade_engine::SyncPolicy;
 use libp2p::Multiaddr;
 use toml::Value;
-
-/// When an append counts as done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SyncPolicy {
-    /// After `fdatasync`: an acknowledged write survives a power cut of every node at once.
-    Always,
-    /// After the write call; `fdatasync` follows within this many milliseconds. A power cut of all copies
-    /// at once loses what was written since.
-    Interval {
-        /// Milliseconds, 1 to 60000.
-        ms: u32,
-    },
-    /// After the write call; the operating system decides when it reaches the disk.
-    Never,
-}
-
-impl fmt::Display for SyncPolicy {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Always => f.write_str("always"),
-            Self::Interval { ms } => write!(f, "interval:{ms}"),
-            Self::Never => f.write_str("never"),
-        }
-    }
-}
 
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -317,14 +292,11 @@ impl Describe for Durability {
 
 impl Kind<SyncPolicy> for Durability {
     fn read(&self, text: &str) -> Option<SyncPolicy> {
-        match text.trim() {
-            "always" => Some(SyncPolicy::Always),
-            "never" => Some(SyncPolicy::Never),
-            other => {
-                let ms = other.strip_prefix("interval:")?.parse().ok()?;
-                (1..=60_000).contains(&ms).then_some(SyncPolicy::Interval { ms })
-            }
-        }
+        let allowed = |policy: &SyncPolicy| match policy {
+            SyncPolicy::Interval(ms) => (1..=60_000).contains(ms),
+            SyncPolicy::Always | SyncPolicy::Never => true,
+        };
+        text.trim().parse().ok().filter(allowed)
     }
 
     fn show(&self, value: &SyncPolicy) -> Option<Value> {

@@ -3,10 +3,12 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
+use caskade_engine::SyncPolicy;
+
 use super::given::Given;
 use super::kind::{
     Describe, Durability, Filter, Folder, Format, Int, Kind, Listen, LogFormat, Name, OptionalFile, Peers,
-    Reachable, Shape, Size, Switch, SyncPolicy,
+    Reachable, Shape, Size, Switch,
 };
 use super::source::Source;
 

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
-use caskade_engine::{Options, SyncPolicy};
+use caskade_engine::Options;
 use tokio::net::TcpListener;
 
-use crate::config::{self, Settings};
+use crate::config::Settings;
 use crate::data::Limits;
 use crate::identity::{ClusterSecret, Identity};
 use crate::net::{Network, NetworkConfig};
@@ -23,11 +23,7 @@ const REPLICA_TIMEOUT_MS: u64 = 3000;
 /// How the store is opened.
 pub(super) fn engine_options(settings: &Settings) -> Options {
     let mut options = Options::new(settings.data_dir.join("store"));
-    options.sync = match settings.sync {
-        config::SyncPolicy::Always => SyncPolicy::Always,
-        config::SyncPolicy::Interval { ms } => SyncPolicy::Interval(ms.into()),
-        config::SyncPolicy::Never => SyncPolicy::Never,
-    };
+    options.sync = settings.sync;
     options.max_file_size = settings.max_file_size;
     options.max_value_bytes = u32::try_from(settings.max_value_bytes).unwrap_or(u32::MAX);
     options
