@@ -74,8 +74,8 @@ enum Halt {
     OutOfInput,
     /// The next command has to wait for replies under way.
     MustWait,
-    /// The output should be written first.
-    OutputFull,
+    /// There may be more to start once the output is written.
+    GoOn,
     /// The next command is worked out before anything else happens.
     Barrier,
 }
@@ -125,7 +125,7 @@ impl Connection {
             if self.closing && self.pending.is_empty() {
                 break Ok(());
             }
-            if halt == Halt::OutputFull {
+            if halt == Halt::GoOn {
                 continue;
             }
             let may_read = all_started && !self.closing;
@@ -156,9 +156,14 @@ impl Connection {
         let mut halt = self.start_commands();
         if halt == Halt::Barrier {
             self.work_out_next().await;
-            halt = Halt::OutputFull;
+            halt = Halt::GoOn;
         }
+        let waiting = self.pending.len();
         self.encode_settled();
+        if halt == Halt::MustWait && self.pending.len() < waiting {
+            // What the next command had to wait for may be there already: nothing else would wake it.
+            halt = Halt::GoOn;
+        }
         self.write_output().await?;
         Ok(halt)
     }
@@ -169,7 +174,7 @@ impl Connection {
                 return Halt::OutOfInput;
             }
             if self.output.len() >= OUT_BYTES_MAX {
-                return Halt::OutputFull;
+                return Halt::GoOn;
             }
             if self.pending.len() >= self.server.limits.pipeline_max || self.much_waits() {
                 return Halt::MustWait;

@@ -50,6 +50,10 @@ impl Keyspace for Memory {
         let (sender, answer) = oneshot::channel();
         let memory = self.clone();
         let pause = Duration::from_millis(u64::from(rand::random::<u8>() % 8));
+        if operation.key.starts_with(b"slow-but-there") {
+            drop(sender.send(self.execute(&operation)));
+            return Ticket::Waiting { answer, ordered: false };
+        }
         tokio::spawn(async move {
             tokio::time::sleep(pause).await;
             if !operation.key.starts_with(b"slow-lost") {
@@ -190,6 +194,14 @@ async fn a_pipeline_keeps_the_order_of_its_commands_and_each_sees_those_before_i
         expected.push_str(&format!("+OK\r\n{bulk}:{number}\r\n{bulk}:1\r\n"));
     }
     ask(&mut stream, &format!("{request}DBSIZE\r\n"), &format!("{expected}:4\r\n")).await;
+}
+
+/// The answer that the next command waits for may come before the connection begins to wait for it.
+#[tokio::test]
+async fn a_pipeline_on_one_key_never_stalls() {
+    let (mut stream, _, _stop) = serve(LIMITS).await;
+    let request = "INCR slow-but-there\r\n".repeat(3);
+    ask(&mut stream, &request, ":1\r\n:2\r\n:3\r\n").await;
 }
 
 #[tokio::test]
