@@ -4,6 +4,8 @@
 //! The gate runs a short share. `CASKADE_CHAOS_ROUNDS=200 cargo test --workspace --test chaos -- --nocapture` runs
 //! more, and `CASKADE_CHAOS_SEED=N` draws the same faults again; their timing is the machine's.
 
+#![expect(clippy::print_stdout, reason = "whoever runs it for hours wants to see what happens, and the seed")]
+
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
