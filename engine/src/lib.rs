@@ -37,6 +37,7 @@ mod data_file;
 mod directory;
 mod engine;
 mod error;
+mod file_system;
 mod format;
 mod keydir;
 mod log;
@@ -49,6 +50,7 @@ use bytes::Bytes;
 
 pub use crate::engine::{Engine, EngineStats, Iter};
 pub use crate::error::{AppendError, IoError, OpenError, ReadError, StoreError};
+pub use crate::file_system::{FaultyFileSystem, FileHandle, FileSystem, Mapping, OpenMode, RealFileSystem};
 pub use crate::log::Appended;
 pub use crate::options::{BadSyncPolicy, Options, SyncPolicy};
 pub use crate::recovery::{Quarantined, Recovery};

@@ -1,0 +1,246 @@
+//! Sealed files as memory: the one module with unsafe code.
+//!
+//! Reading a mapped page that the file lost (someone truncated it) or that the disk cannot give (an I/O error)
+//! raises SIGBUS, which by default ends the process. Here a handler puts a page of zeros in that page's place and
+//! marks the mapping as broken; the copy that met it goes on, and fails when it is done. So what a mapping hands
+//! out is what the file holds, or an error; who gets that reads the file itself, to learn what is wrong with it.
+//! (Wayland's shared buffers are guarded in the same way: `wl_shm_buffer_begin_access`.)
+//!
+//! Invariants: a mapping's range is in the table as long as it is mapped, and no longer; nothing but
+//! [`Mapping::copy`] touches mapped memory. A fault outside of all mappings goes to the handler that was there before.
+
+#![expect(unsafe_code, reason = "memory mapping and its signal handler")]
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::ptr;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, compiler_fence};
+
+/// Mappings there can be at once in a process; [`Mapping::new`] refuses more.
+const MAPPINGS_MAX: usize = 4096;
+
+/// One mapping, as the signal handler finds it.
+struct Slot {
+    /// Address; 0 is a free slot, 1 one that is being filled.
+    start: AtomicUsize,
+    len: AtomicUsize,
+    broken: AtomicBool,
+}
+
+static SLOTS: [Slot; MAPPINGS_MAX] =
+    [const { Slot { start: AtomicUsize::new(0), len: AtomicUsize::new(0), broken: AtomicBool::new(false) } };
+        MAPPINGS_MAX];
+
+/// Where the search for a free slot begins.
+static NEXT_SLOT: AtomicUsize = AtomicUsize::new(0);
+
+const FREE: usize = 0;
+const TAKEN: usize = 1;
+
+/// The beginning of a file as memory.
+pub struct Mapping {
+    start: *const u8,
+    len: usize,
+    slot: &'static Slot,
+}
+
+// SAFETY: the memory is only read, by copying, and belongs to the mapping until it is dropped.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl std::fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mapping").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl Mapping {
+    /// Maps the first `len` bytes of a file; it should be that long and is not to be cut.
+    pub(super) fn new(file: &File, len: u64) -> io::Result<Self> {
+        install_handler()?;
+        let len = usize::try_from(len).ok().filter(|&len| len > 0).ok_or(io::ErrorKind::InvalidInput)?;
+        let slot = free_slot().ok_or_else(|| io::Error::other("too many mapped files"))?;
+        // SAFETY: a new mapping at an address of the system's choice; the descriptor is open.
+        let start = unsafe {
+            libc::mmap(ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0)
+        };
+        if start == libc::MAP_FAILED {
+            let error = io::Error::last_os_error();
+            slot.start.store(FREE, Ordering::Release);
+            return Err(error);
+        }
+        // Records are read here and there: reading ahead would fill the page cache with what nobody asked for.
+        // SAFETY: the range was just mapped; a refusal changes nothing.
+        unsafe { libc::madvise(start, len, libc::MADV_RANDOM) };
+        slot.broken.store(false, Ordering::Relaxed);
+        slot.len.store(len, Ordering::Relaxed);
+        slot.start.store(start as usize, Ordering::SeqCst);
+        Ok(Self { start: start.cast(), len, slot })
+    }
+
+    /// Appends `len` bytes from `offset` on to `buffer`, or nothing: if they are not all mapped, or a page was lost.
+    pub fn copy(&self, offset: u64, len: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
+        let offset = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
+        if offset.checked_add(len).is_none_or(|end| end > self.len) {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        buffer.reserve(len);
+        let before = buffer.len();
+        // SAFETY: the source is within the mapping, the target within the reserved room, and they are apart. If a
+        // page is lost, the handler puts zeros there.
+        unsafe {
+            ptr::copy_nonoverlapping(self.start.add(offset), buffer.as_mut_ptr().add(before), len);
+        }
+        compiler_fence(Ordering::SeqCst);
+        if self.slot.broken.load(Ordering::Relaxed) {
+            return Err(io::Error::other("a mapped page could not be read"));
+        }
+        // SAFETY: these bytes were written above.
+        unsafe { buffer.set_len(before + len) };
+        Ok(())
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // First the slot: the range may belong to another mapping as soon as it is unmapped.
+        self.slot.start.store(FREE, Ordering::SeqCst);
+        // SAFETY: mapped by `new`, and nobody can copy from it any more.
+        unsafe { libc::munmap(self.start.cast_mut().cast(), self.len) };
+    }
+}
+
+fn free_slot() -> Option<&'static Slot> {
+    let first = NEXT_SLOT.fetch_add(1, Ordering::Relaxed);
+    (0..MAPPINGS_MAX)
+        .map(|step| &SLOTS[first.wrapping_add(step) % MAPPINGS_MAX])
+        .find(|slot| slot.start.compare_exchange(FREE, TAKEN, Ordering::AcqRel, Ordering::Relaxed).is_ok())
+}
+
+/// What handled SIGBUS before.
+static FORMER: OnceLock<libc::sigaction> = OnceLock::new();
+
+/// Installs the handler, once in a process.
+fn install_handler() -> io::Result<()> {
+    static INSTALLED: OnceLock<Result<(), i32>> = OnceLock::new();
+    let installed = INSTALLED.get_or_init(|| {
+        // SAFETY: all zeros is a valid sigaction; the handler only does what a signal handler may.
+        unsafe {
+            let mut former: libc::sigaction = std::mem::zeroed();
+            if libc::sigaction(libc::SIGBUS, ptr::null(), &raw mut former) != 0 {
+                return Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL));
+            }
+            let _ = FORMER.set(former);
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = handle as *const () as usize;
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+            if libc::sigaction(libc::SIGBUS, &raw const action, ptr::null_mut()) != 0 {
+                return Err(io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL));
+            }
+        }
+        Ok(())
+    });
+    installed.map_err(io::Error::from_raw_os_error)
+}
+
+/// Reads atomics and makes system calls only: it may run at any instant.
+extern "C" fn handle(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    // SAFETY: the system gives a valid siginfo to a handler with SA_SIGINFO.
+    let address = unsafe { (*info).si_addr() } as usize;
+    let is_within = |slot: &&Slot| {
+        let start = slot.start.load(Ordering::SeqCst);
+        start > TAKEN && address.wrapping_sub(start) < slot.len.load(Ordering::Relaxed)
+    };
+    match SLOTS.iter().find(is_within) {
+        Some(slot) if put_zeros(address) => slot.broken.store(true, Ordering::SeqCst),
+        _ => pass_on(signal, info, context),
+    }
+}
+
+fn put_zeros(address: usize) -> bool {
+    // SAFETY: replaces one page of a mapping of ours by another; `errno` is left as the interrupted code had it.
+    unsafe {
+        let errno = *libc::__errno_location();
+        let page_len = libc::sysconf(libc::_SC_PAGESIZE) as usize;
+        let page = (address & !(page_len - 1)) as *mut libc::c_void;
+        let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
+        let put = libc::mmap(page, page_len, libc::PROT_READ, flags, -1, 0);
+        *libc::__errno_location() = errno;
+        put != libc::MAP_FAILED
+    }
+}
+
+/// Not ours: what was there before decides. The default ends the process when the instruction is tried again.
+fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
+    let former = FORMER.get();
+    // SAFETY: a former handler is called as it said it wants to be.
+    unsafe {
+        match former {
+            Some(former) if former.sa_sigaction != libc::SIG_DFL && former.sa_sigaction != libc::SIG_IGN => {
+                if former.sa_flags & libc::SA_SIGINFO != 0 {
+                    let handler: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void) =
+                        std::mem::transmute(former.sa_sigaction);
+                    handler(signal, info, context);
+                } else {
+                    let handler: extern "C" fn(libc::c_int) = std::mem::transmute(former.sa_sigaction);
+                    handler(signal);
+                }
+            }
+            _ => {
+                libc::signal(signal, libc::SIG_DFL);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file_of(bytes: &[u8]) -> (tempfile::TempDir, File) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        std::fs::write(&path, bytes).unwrap();
+        let file = File::options().read(true).write(true).open(path).unwrap();
+        (directory, file)
+    }
+
+    #[test]
+    fn mapping_reads_what_the_file_holds_and_nothing_beyond() {
+        let (_directory, file) = file_of(b"0123456789");
+        let mapping = Mapping::new(&file, 10).unwrap();
+        let mut bytes = b"x".to_vec();
+        mapping.copy(3, 4, &mut bytes).unwrap();
+        assert_eq!(bytes, b"x3456");
+        assert!(mapping.copy(7, 4, &mut bytes).is_err());
+        assert!(mapping.copy(u64::MAX, 4, &mut bytes).is_err());
+        assert_eq!(bytes, b"x3456");
+    }
+
+    #[test]
+    fn truncated_file_is_an_error_and_other_mappings_go_on() {
+        let (_directory, file) = file_of(&vec![7; 1 << 20]);
+        let (_other_directory, other) = file_of(&vec![8; 1 << 20]);
+        let (mapping, other) =
+            (Mapping::new(&file, 1 << 20).unwrap(), Mapping::new(&other, 1 << 20).unwrap());
+        file.set_len(4096).unwrap();
+        let mut bytes = Vec::new();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| assert!(mapping.copy(512 << 10, 5000, &mut Vec::new()).is_err()));
+            }
+        });
+        assert!(bytes.is_empty());
+        // A page that was lost taints the whole mapping.
+        assert!(mapping.copy(0, 10, &mut bytes).is_err());
+        other.copy(512 << 10, 10, &mut bytes).unwrap();
+        assert_eq!(bytes, [8; 10]);
+        // The slot serves again.
+        drop(mapping);
+        let again = Mapping::new(&file, 4096).unwrap();
+        again.copy(0, 1, &mut bytes).unwrap();
+    }
+}
