@@ -1,178 +1,402 @@
-//! Data files as readers see them: positioned, verified reads, and a cap on how many are open at once.
+//! Data files as readers see them: verified reads, and a cap on how many are open at once.
 //!
-//! Invariants: no byte is handed out whose record's checksum was not compared. The active file stays open; of
-//! the sealed ones at most `max_open_files` do, the longest unused being closed first. (How long a file was
-//! not used is counted in openings of other files, so that a read of an open file writes nothing shared.)
+//! A sealed file is read through a mapping where the file system can give one, else by positioned reads; so is
+//! the active file always. Invariants: no byte is handed out whose record's checksum was not compared, on a copy
+//! of its own. The active file stays open; of the sealed ones at most `max_open_files` do, the longest unused being
+//! closed first. (How long a file was not used is counted in openings of other files, so that a read of an open
+//! file writes nothing shared.) A file that unpublished records are in is not merged: see [`Pin`].
 
-use std::collections::HashMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
 use crate::Record;
 use crate::error::{IoError, ReadError};
-use crate::format::{Header, Kind, Parsed, RECORD_HEADER_LEN, Salt};
+use crate::file_system::{FileHandle, FileSystem, Mapping, OpenMode};
+use crate::format::{FileHeader, FileKind, Header, Kind, Parsed, RECORD_HEADER_LEN, Salt};
 
-/// A file's number in memory; 0 is none.
-pub(crate) type FileId = u32;
+/// A file's number in memory, given anew when the file is gone; 0 is none.
+pub(crate) type FileSlot = u16;
 
 /// Where a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Location {
-    pub(crate) file: FileId,
+    pub(crate) file: FileSlot,
     pub(crate) offset: u32,
-    /// Bytes of the whole record.
+    /// Bytes to read for the whole record; it may end before.
     pub(crate) len: u32,
 }
 
 /// One data file.
 #[derive(Debug)]
 pub(crate) struct DataFile {
-    pub(crate) id: FileId,
+    pub(crate) slot: FileSlot,
+    pub(crate) id: u64,
     pub(crate) path: PathBuf,
     pub(crate) salt: Salt,
-    handle: RwLock<Option<Arc<File>>>,
+    pub(crate) kind: FileKind,
+    /// Bytes of the file once it is sealed; before that 0.
+    len: AtomicU64,
+    content: ArcSwapOption<Content>,
     /// The count of openings when it was last used.
     last_used: AtomicU64,
     /// The active file is not closed.
-    pinned: AtomicBool,
+    is_active: AtomicBool,
+    /// Appends to this file that are not published yet.
+    pins: AtomicUsize,
+    /// Whether it has a hint file, or is not to get one.
+    hint: AtomicU8,
+    /// No tombstone of a lower bound than this has an older record of its key in this file: see `merge`.
+    reach: AtomicU64,
+}
+
+const NO_HINT: u8 = 0;
+const HAS_HINT: u8 = 1;
+const DAMAGED: u8 = 2;
+
+/// How an open file is read.
+#[derive(Debug)]
+enum Content {
+    Handle(Arc<dyn FileHandle>),
+    Mapped(Mapping),
 }
 
 impl DataFile {
+    fn new(slot: FileSlot, path: PathBuf, header: &FileHeader, content: Option<Content>) -> Self {
+        Self {
+            slot,
+            id: header.id,
+            path,
+            salt: header.salt,
+            kind: header.kind,
+            len: AtomicU64::new(0),
+            is_active: AtomicBool::new(content.is_some()),
+            content: ArcSwapOption::from(content.map(Arc::new)),
+            last_used: AtomicU64::new(0),
+            pins: AtomicUsize::new(0),
+            hint: AtomicU8::new(NO_HINT),
+            reach: AtomicU64::new(header.id),
+        }
+    }
+
     /// A file that is being appended to: it stays open until [`FileTable::seal`].
-    pub(crate) fn active(id: FileId, path: PathBuf, salt: Salt, file: File) -> Self {
-        let handle = RwLock::new(Some(Arc::new(file)));
-        Self { id, path, salt, handle, last_used: AtomicU64::new(0), pinned: AtomicBool::new(true) }
+    pub(crate) fn active(
+        slot: FileSlot,
+        path: PathBuf,
+        header: &FileHeader,
+        file: Arc<dyn FileHandle>,
+    ) -> Self {
+        Self::new(slot, path, header, Some(Content::Handle(file)))
     }
 
-    /// A file that is complete; opened when it is read.
-    pub(crate) fn sealed(id: FileId, path: PathBuf, salt: Salt) -> Self {
-        let handle = RwLock::new(None);
-        Self { id, path, salt, handle, last_used: AtomicU64::new(0), pinned: AtomicBool::new(false) }
+    /// A file that is complete and this long; opened when it is read.
+    pub(crate) fn sealed(slot: FileSlot, path: PathBuf, header: &FileHeader, len: u64) -> Self {
+        let file = Self::new(slot, path, header, None);
+        file.len.store(len, Ordering::Relaxed);
+        file
     }
 
-    fn damaged(&self, offset: u32, reason: impl ToString) -> ReadError {
+    pub(crate) fn is_active(&self) -> bool {
+        self.is_active.load(Ordering::Acquire)
+    }
+
+    /// Bytes of a sealed file.
+    pub(crate) fn len(&self) -> u64 {
+        self.len.load(Ordering::Relaxed)
+    }
+
+    /// Whether records of it may still be published.
+    pub(crate) fn is_pinned(&self) -> bool {
+        self.pins.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether it is complete and still without a hint file.
+    pub(crate) fn lacks_hint(&self) -> bool {
+        !self.is_active() && self.hint.load(Ordering::Acquire) == NO_HINT
+    }
+
+    pub(crate) fn set_has_hint(&self) {
+        self.hint.fetch_max(HAS_HINT, Ordering::AcqRel);
+    }
+
+    /// Whether something in it is not what was written: it is kept as it is until that is healed.
+    pub(crate) fn is_damaged(&self) -> bool {
+        self.hint.load(Ordering::Acquire) == DAMAGED
+    }
+
+    pub(crate) fn set_damaged(&self) {
+        self.hint.store(DAMAGED, Ordering::Release);
+    }
+
+    pub(crate) fn reach(&self) -> u64 {
+        self.reach.load(Ordering::Acquire)
+    }
+
+    /// Takes note that tombstones from this bound on may have older records here.
+    pub(crate) fn lower_reach(&self, bound: u64) {
+        self.reach.fetch_min(bound, Ordering::AcqRel);
+    }
+
+    pub(crate) fn damaged(&self, offset: u32, reason: impl ToString) -> ReadError {
         ReadError::Damaged { path: self.path.clone(), offset: offset.into(), reason: reason.to_string() }
+    }
+}
+
+/// Keeps a data file from being merged: an append that is not published yet is in it, which a merge would take
+/// for dead.
+#[derive(Debug)]
+pub(crate) struct Pin(Arc<DataFile>);
+
+impl Pin {
+    pub(crate) fn new(file: &Arc<DataFile>) -> Self {
+        file.pins.fetch_add(1, Ordering::AcqRel);
+        Self(file.clone())
+    }
+
+    pub(crate) fn file(&self) -> &Arc<DataFile> {
+        &self.0
+    }
+}
+
+impl Clone for Pin {
+    fn clone(&self) -> Self {
+        Self::new(&self.0)
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.0.pins.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 /// All data files.
 #[derive(Debug)]
 pub(crate) struct FileTable {
-    files: RwLock<HashMap<FileId, Arc<DataFile>>>,
+    file_system: Arc<dyn FileSystem>,
+    /// By slot.
+    files: ArcSwap<Vec<Option<Arc<DataFile>>>>,
     max_open: usize,
+    maps: bool,
     openings: AtomicU64,
-    /// Sealed files that are open; its lock also serialises opening and closing.
+    /// Sealed files that are open; its lock also serialises opening and closing, coming and going.
     open: Mutex<Vec<Arc<DataFile>>>,
+    last_slot: Mutex<FileSlot>,
 }
 
 impl FileTable {
-    pub(crate) fn new(max_open: usize) -> Self {
-        Self { files: RwLock::default(), max_open, openings: AtomicU64::new(0), open: Mutex::default() }
+    pub(crate) fn new(file_system: Arc<dyn FileSystem>, max_open: usize, maps: bool) -> Self {
+        Self {
+            file_system,
+            files: ArcSwap::from_pointee(vec![None]),
+            max_open,
+            maps,
+            openings: AtomicU64::new(0),
+            open: Mutex::default(),
+            last_slot: Mutex::new(0),
+        }
     }
 
-    pub(crate) fn insert(&self, file: Arc<DataFile>) {
-        self.files.write().insert(file.id, file);
+    /// Takes in one file, made with the slot it is given; `None` if there are too many.
+    pub(crate) fn insert(&self, make: impl Fn(FileSlot) -> DataFile) -> Option<Arc<DataFile>> {
+        self.insert_all(1, |_, slot| Some(Arc::new(make(slot))))?.pop()
+    }
+
+    /// Takes in so many files at once.
+    pub(crate) fn insert_all(
+        &self,
+        count: usize,
+        make: impl Fn(usize, FileSlot) -> Option<Arc<DataFile>>,
+    ) -> Option<Vec<Arc<DataFile>>> {
+        let mut last = self.last_slot.lock();
+        let mut files = Vec::clone(&self.files.load());
+        let mut inserted = Vec::with_capacity(count);
+        for index in 0..count {
+            // Slots are used again as late as possible.
+            let after = (*last..FileSlot::MAX).map(|slot| slot + 1);
+            let is_free = |&slot: &FileSlot| files.get(usize::from(slot)).is_none_or(Option::is_none);
+            let slot = after.chain(1..=*last).find(is_free)?;
+            let file = make(index, slot)?;
+            if files.len() <= usize::from(slot) {
+                files.resize(usize::from(slot) + 1, None);
+            }
+            if let Some(place) = files.get_mut(usize::from(slot)) {
+                *place = Some(file.clone());
+            }
+            inserted.push(file);
+            *last = slot;
+        }
+        self.files.store(Arc::new(files));
+        Some(inserted)
+    }
+
+    /// Takes out a file that the keydir does not point to any more, as far as who looks there from now on can see.
+    pub(crate) fn remove(&self, file: &DataFile) {
+        let _last = self.last_slot.lock();
+        let mut files = Vec::clone(&self.files.load());
+        if let Some(place) = files.get_mut(usize::from(file.slot)) {
+            *place = None;
+        }
+        self.files.store(Arc::new(files));
+        let mut open = self.open.lock();
+        open.retain(|other| other.slot != file.slot);
+        file.content.store(None);
+    }
+
+    /// All files, by id.
+    pub(crate) fn all(&self) -> Vec<Arc<DataFile>> {
+        let mut all: Vec<_> = self.files.load().iter().flatten().cloned().collect();
+        all.sort_unstable_by_key(|file| file.id);
+        all
+    }
+
+    /// The file in this slot.
+    pub(crate) fn get(&self, slot: FileSlot) -> Option<Arc<DataFile>> {
+        self.files.load().get(usize::from(slot)).cloned().flatten()
     }
 
     /// Files there are, and how many of them are open.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        let files = self.files.read();
-        let pinned = files.values().filter(|file| file.pinned.load(Ordering::Relaxed)).count();
-        (files.len(), pinned + self.open.lock().len())
+        let files = self.files.load();
+        let active = files.iter().flatten().filter(|file| file.is_active()).count();
+        (files.iter().flatten().count(), active + self.open.lock().len())
     }
 
-    /// The active file has become a sealed one, which may be closed.
-    pub(crate) fn seal(&self, file: &Arc<DataFile>) {
-        file.pinned.store(false, Ordering::Relaxed);
-        self.admit(&mut self.open.lock(), file.clone());
+    /// The active file has become a sealed one of this length, which may be closed.
+    pub(crate) fn seal(&self, file: &Arc<DataFile>, len: u64) {
+        file.len.store(len, Ordering::Relaxed);
+        file.is_active.store(false, Ordering::Release);
+        // It will be opened anew when it is read: by then it can be mapped.
+        file.content.store(None);
     }
 
     /// Reads and verifies the record at this place.
     pub(crate) fn read(&self, at: Location) -> Result<Stored, ReadError> {
-        let file = self.file(at)?;
-        let bytes = self.read_bytes(&file, at.offset, at.len)?;
-        let parsed = Parsed::parse(&bytes, file.salt).map_err(|bad| file.damaged(at.offset, bad))?;
-        if parsed.header.record_len() != u64::from(at.len)
-            || !matches!(parsed.header.kind, Kind::Value | Kind::Tombstone)
-        {
-            return Err(file.damaged(at.offset, "another record is there"));
-        }
-        let header = parsed.header;
-        Ok(Stored { header, bytes: Bytes::from(bytes) })
+        self.with_file(at, |file| {
+            let mut bytes = Vec::with_capacity(at.len as usize);
+            self.read_bytes(file, at.offset, at.len, &mut bytes)?;
+            let parsed = Parsed::parse(&bytes, file.salt).map_err(|bad| match bad {
+                crate::format::Bad::Short => file.damaged(at.offset, "the file ends within it"),
+                bad => file.damaged(at.offset, bad),
+            })?;
+            if !matches!(parsed.header.kind, Kind::Value | Kind::Tombstone) {
+                return Err(file.damaged(at.offset, "another record is there"));
+            }
+            let header = parsed.header;
+            bytes.truncate(header.record_len() as usize);
+            Ok(Stored { header, bytes: Bytes::from(bytes) })
+        })
     }
 
     /// The key at this place as it is on disk, whether or not the record's checksum holds.
     pub(crate) fn read_key_unverified(&self, at: Location) -> Result<Vec<u8>, ReadError> {
-        let file = self.file(at)?;
-        let longest = (RECORD_HEADER_LEN + usize::from(u16::MAX)) as u32;
-        // Most keys are short: one small read does.
-        for guess in [256, longest] {
-            let mut bytes = self.read_bytes(&file, at.offset, at.len.min(guess))?;
-            let header = Header::decode(&bytes).map_err(|bad| file.damaged(at.offset, bad))?;
-            let end = RECORD_HEADER_LEN + usize::from(header.key_len);
-            if end <= bytes.len() {
-                bytes.truncate(end);
-                bytes.drain(..RECORD_HEADER_LEN);
-                return Ok(bytes);
+        self.with_file(at, |file| {
+            let longest = (RECORD_HEADER_LEN + usize::from(u16::MAX)) as u32;
+            // Most keys are short: one small read does.
+            for guess in [256, longest] {
+                let mut bytes = Vec::new();
+                self.read_bytes(file, at.offset, at.len.min(guess), &mut bytes)?;
+                let header = Header::decode(&bytes).map_err(|bad| file.damaged(at.offset, bad))?;
+                let end = RECORD_HEADER_LEN + usize::from(header.key_len);
+                if end <= bytes.len() {
+                    bytes.truncate(end);
+                    bytes.drain(..RECORD_HEADER_LEN);
+                    return Ok(bytes);
+                }
             }
-        }
-        Err(file.damaged(at.offset, "its key is longer than the record"))
+            Err(file.damaged(at.offset, "its key is longer than the record"))
+        })
     }
 
     /// The error for a record that is whole but not the one that should be there.
     pub(crate) fn misplaced(&self, at: Location) -> ReadError {
-        match self.file(at) {
-            Ok(file) => file.damaged(at.offset, "the record of another key or version is there"),
-            Err(error) => error,
+        self.with_file(at, |file| Ok(file.damaged(at.offset, "the record of another key or version is there")))
+            .unwrap_or_else(|error| error)
+    }
+
+    /// Without counting a reference: that would be written to by all readers.
+    fn with_file<T>(
+        &self,
+        at: Location,
+        read: impl FnOnce(&Arc<DataFile>) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        let files = self.files.load();
+        match files.get(usize::from(at.file)) {
+            Some(Some(file)) => read(file),
+            _ => Err(ReadError::Damaged {
+                path: PathBuf::from(format!("data file in slot {}", at.file)),
+                offset: at.offset.into(),
+                reason: "the file is gone".to_owned(),
+            }),
         }
     }
 
-    fn file(&self, at: Location) -> Result<Arc<DataFile>, ReadError> {
-        self.files.read().get(&at.file).cloned().ok_or_else(|| ReadError::Damaged {
-            path: PathBuf::from(format!("data file {}", at.file)),
-            offset: at.offset.into(),
-            reason: "the file is gone".to_owned(),
-        })
-    }
-
-    fn read_bytes(&self, file: &Arc<DataFile>, offset: u32, len: u32) -> Result<Vec<u8>, ReadError> {
-        let handle = self.handle(file)?;
-        let len = len as usize;
-        let mut bytes = Vec::with_capacity(len);
-        while bytes.len() < len {
-            let at = u64::from(offset) + bytes.len() as u64;
-            match rustix::io::pread(&*handle, rustix::buffer::spare_capacity(&mut bytes), at) {
-                Ok(0) => return Err(file.damaged(offset, "the file ends within it")),
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(IoError::new("read", &file.path, errno.into()).into()),
+    /// Appends up to `len` bytes to `buffer`: fewer where the file ends.
+    fn read_bytes(
+        &self,
+        file: &Arc<DataFile>,
+        offset: u32,
+        len: u32,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), ReadError> {
+        let offset = u64::from(offset);
+        let mapped = self.with_content(file, |content| match content {
+            Content::Mapped(mapping) => {
+                let len = u64::from(len).min(file.len().saturating_sub(offset));
+                Ok(mapping.copy(offset, len as usize, buffer).is_ok())
             }
+            Content::Handle(handle) => {
+                read_through(&**handle, offset, len as usize, buffer)
+                    .map_err(|e| IoError::new("read", &file.path, e))?;
+                Ok(true)
+            }
+        })?;
+        if !mapped {
+            // What is wrong with the page, a read will tell; perhaps it succeeds.
+            let handle = self.open_handle(file)?;
+            read_through(&*handle, offset, len as usize, buffer)
+                .map_err(|e| IoError::new("read", &file.path, e))?;
+            file.content.store(Some(Arc::new(Content::Handle(handle))));
         }
-        // A Vec may have been given more room than asked for.
-        bytes.truncate(len);
-        Ok(bytes)
+        Ok(())
     }
 
-    fn handle(&self, file: &Arc<DataFile>) -> Result<Arc<File>, IoError> {
-        if let Some(handle) = &*file.handle.read() {
+    /// Opens the file if need be.
+    fn with_content<T>(
+        &self,
+        file: &Arc<DataFile>,
+        read: impl FnOnce(&Content) -> Result<T, IoError>,
+    ) -> Result<T, IoError> {
+        if let Some(content) = &*file.content.load() {
             let now = self.openings.load(Ordering::Relaxed);
             if file.last_used.load(Ordering::Relaxed) != now {
                 file.last_used.store(now, Ordering::Relaxed);
             }
-            return Ok(handle.clone());
+            return read(content);
         }
+        let content = self.open(file)?;
+        read(&content)
+    }
+
+    fn open(&self, file: &Arc<DataFile>) -> Result<Arc<Content>, IoError> {
         let mut open = self.open.lock();
-        if let Some(handle) = &*file.handle.read() {
-            return Ok(handle.clone());
+        if let Some(content) = file.content.load_full() {
+            return Ok(content);
         }
-        let handle = Arc::new(open_to_read(&file.path)?);
-        *file.handle.write() = Some(handle.clone());
+        let handle = self.open_handle(file)?;
+        let mapping = if self.maps && !file.is_active() { handle.map(file.len()).ok().flatten() } else { None };
+        let content = Arc::new(mapping.map_or(Content::Handle(handle), Content::Mapped));
+        file.content.store(Some(content.clone()));
         self.admit(&mut open, file.clone());
-        Ok(handle)
+        Ok(content)
+    }
+
+    fn open_handle(&self, file: &DataFile) -> Result<Arc<dyn FileHandle>, IoError> {
+        open_to_read(&*self.file_system, &file.path)
     }
 
     /// Counts a sealed file among the open ones and closes the longest unused one above the cap.
@@ -181,7 +405,7 @@ impl FileTable {
             let oldest =
                 open.iter().enumerate().min_by_key(|(_, file)| file.last_used.load(Ordering::Relaxed));
             let Some((index, _)) = oldest else { break };
-            *open.swap_remove(index).handle.write() = None;
+            open.swap_remove(index).content.store(None);
         }
         let now = self.openings.fetch_add(1, Ordering::Relaxed) + 1;
         file.last_used.store(now, Ordering::Relaxed);
@@ -189,8 +413,36 @@ impl FileTable {
     }
 }
 
-pub(crate) fn open_to_read(path: &Path) -> Result<File, IoError> {
-    File::open(path).map_err(|e| IoError::new("open", path, e))
+/// Appends up to `len` bytes to `buffer`: fewer where the file ends.
+fn read_through(
+    handle: &dyn FileHandle,
+    offset: u64,
+    len: usize,
+    buffer: &mut Vec<u8>,
+) -> std::io::Result<()> {
+    let before = buffer.len();
+    buffer.resize(before + len, 0);
+    let mut filled = before;
+    while let Some(room) = buffer.get_mut(filled..).filter(|room| !room.is_empty()) {
+        match handle.read_at(room, offset + (filled - before) as u64) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(e) => {
+                buffer.truncate(before);
+                return Err(e);
+            }
+        }
+    }
+    buffer.truncate(filled);
+    Ok(())
+}
+
+pub(crate) fn open_to_read(
+    file_system: &dyn FileSystem,
+    path: &std::path::Path,
+) -> Result<Arc<dyn FileHandle>, IoError> {
+    file_system.open(path, OpenMode::Read).map_err(|e| IoError::new("open", path, e))
 }
 
 /// A record as it was read: its bytes, verified.

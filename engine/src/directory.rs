@@ -1,46 +1,70 @@
 //! The store's directory: its lock, its files' names and numbers, and the eras file.
 //!
-//! Invariants: one engine at a time holds the lock; file ids only grow and are never used again; the eras file
-//! is replaced as a whole (written beside it, synced, renamed, directory synced), so that it is always one
-//! state or the next. A file under its own name always has a whole header, for the same reason.
+//! Invariants: one engine at a time holds the lock; file ids only grow and are never used again; a file is made
+//! as a whole (written beside its name, synced, renamed, directory synced), so that under its own name there is always
+//! one state or the next, and a data file always has a whole header.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read, Write};
+use std::fmt::Debug;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{IoError, OpenError};
-use crate::format::{Bad, Eras};
+use crate::file_system::{FileHandle, FileSystem, OpenMode};
+use crate::format::{Bad, ERAS_LEN, Eras};
 
 const LOCK_NAME: &str = "lock";
 const ERAS_NAME: &str = "eras";
 const DATA_SUFFIX: &str = ".data";
+const HINT_SUFFIX: &str = ".hint";
 const TEMPORARY_SUFFIX: &str = ".tmp";
 const ID_DIGITS: usize = 10;
+
+/// What an eras file, a lock file or the like may hold at most.
+const SMALL_FILE_MAX: u64 = 64 << 10;
+
+const _: () = assert!(ERAS_LEN as u64 <= SMALL_FILE_MAX);
 
 /// An opened and locked directory.
 #[derive(Debug)]
 pub(crate) struct Directory {
+    file_system: Arc<dyn FileSystem>,
     path: PathBuf,
-    /// Held open: the lock goes with it.
-    _lock: File,
+    /// The lock goes with it.
+    _lock: Box<dyn Debug + Send + Sync>,
     /// Highest file id given out so far.
     highest_id: AtomicU64,
 }
 
+/// The files of a directory, by id, ascending.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    pub(crate) data: Vec<u64>,
+    pub(crate) hints: Vec<u64>,
+}
+
 impl Directory {
-    /// Makes the directory if need be, locks it, removes leftovers and lists the data files by id.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<u64>), OpenError> {
-        if !path.is_dir() {
-            fs::create_dir_all(path).map_err(|e| IoError::new("make the directory", path, e))?;
-            if let Some(parent) = path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-                sync_directory(parent)?;
-            }
-        }
-        let lock = lock(path)?;
-        let ids = list(path)?;
-        let highest_id = AtomicU64::new(ids.last().copied().unwrap_or(0));
-        Ok((Self { path: path.to_owned(), _lock: lock, highest_id }, ids))
+    /// Makes the directory if need be, locks it, removes leftovers and lists the files.
+    pub(crate) fn open(
+        file_system: Arc<dyn FileSystem>,
+        path: &Path,
+    ) -> Result<(Self, Listing), OpenError> {
+        create_directory(&*file_system, path)?;
+        let lock = lock(&*file_system, path)?;
+        let mut directory =
+            Self { file_system, path: path.to_owned(), _lock: lock, highest_id: AtomicU64::new(0) };
+        let listing = directory.list()?;
+        *directory.highest_id.get_mut() = listing.data.last().copied().unwrap_or(0);
+        Ok((directory, listing))
+    }
+
+    pub(crate) fn file_system(&self) -> &Arc<dyn FileSystem> {
+        &self.file_system
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The next file id.
@@ -55,68 +79,103 @@ impl Directory {
 
     /// Where the data file of this id is.
     pub(crate) fn data_path(&self, id: u64) -> PathBuf {
-        self.path.join(format!("{id:0ID_DIGITS$}{DATA_SUFFIX}"))
+        self.path.join(data_name(id))
     }
 
-    /// Makes the file appear under its name with these first bytes, durably and all at once.
-    pub(crate) fn create(&self, path: &Path, bytes: &[u8]) -> Result<File, IoError> {
+    /// Where the hint file of the data file of this id is.
+    pub(crate) fn hint_path(&self, id: u64) -> PathBuf {
+        self.path.join(hint_name(id))
+    }
+
+    /// Makes the file appear under its name with these bytes, durably and all at once.
+    pub(crate) fn create(&self, path: &Path, bytes: &[u8]) -> Result<Arc<dyn FileHandle>, IoError> {
         let file = self.write_temporary(path, bytes)?;
         self.put_in_place(path)?;
         Ok(file)
     }
 
-    fn write_temporary(&self, path: &Path, bytes: &[u8]) -> Result<File, IoError> {
-        let temporary = temporary(path);
-        let written = (|| {
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(true);
-            let mut file = options.open(&temporary).map_err(|e| IoError::new("create", &temporary, e))?;
-            file.write_all(bytes).map_err(|e| IoError::new("write", &temporary, e))?;
-            file.sync_all().map_err(|e| IoError::new("sync", &temporary, e))?;
-            Ok(file)
-        })();
+    fn write_temporary(&self, path: &Path, bytes: &[u8]) -> Result<Arc<dyn FileHandle>, IoError> {
+        let file = self.create_temporary(path)?;
+        let written =
+            file.write_all_at(bytes, 0).map_err(|e| IoError::new("write", temporary(path), e)).and_then(
+                |()| file.sync_all().map_err(|e| IoError::new("sync", temporary(path), e)),
+            );
         if written.is_err() {
-            // Best effort: opening the store removes it as well.
-            let _ = fs::remove_file(&temporary);
+            self.remove_temporary(path);
         }
-        written
+        written.map(|()| file)
     }
 
-    fn put_in_place(&self, path: &Path) -> Result<(), IoError> {
-        fs::rename(temporary(path), path).map_err(|e| IoError::new("rename into place", path, e))?;
-        sync_directory(&self.path)
+    /// An empty file beside this path, to be filled, synced and put in its place.
+    pub(crate) fn create_temporary(&self, path: &Path) -> Result<Arc<dyn FileHandle>, IoError> {
+        let temporary = temporary(path);
+        self.file_system
+            .open(&temporary, OpenMode::Create)
+            .map_err(|e| IoError::new("create", &temporary, e))
+    }
+
+    /// Best effort: opening the store removes it as well.
+    pub(crate) fn remove_temporary(&self, path: &Path) {
+        let _ = self.file_system.remove(&temporary(path));
+    }
+
+    /// Renames what [`Directory::create_temporary`] made, durably.
+    pub(crate) fn put_in_place(&self, path: &Path) -> Result<(), IoError> {
+        self.file_system
+            .rename(&temporary(path), path)
+            .map_err(|e| IoError::new("rename into place", path, e))?;
+        self.sync()
+    }
+
+    /// Makes names that came or went durable.
+    pub(crate) fn sync(&self) -> Result<(), IoError> {
+        sync_directory(&*self.file_system, &self.path)
+    }
+
+    /// Removes a file.
+    pub(crate) fn remove(&self, path: &Path) -> Result<(), IoError> {
+        self.file_system.remove(path).map_err(|e| IoError::new("remove", path, e))
     }
 
     /// Reads the eras, or makes them for a store that has no data yet; raises the id floor to theirs.
     pub(crate) fn load_eras(&self, has_data: bool) -> Result<Eras, OpenError> {
-        let path = self.path.join(ERAS_NAME);
-        let damaged = |reason: String| OpenError::Eras { path: path.clone(), reason };
-        let bytes = match fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !has_data => {
+        let path = self.eras_path();
+        match read_eras(&*self.file_system, &self.path)? {
+            Some(eras) => {
+                self.highest_id.fetch_max(eras.file_id_floor, Ordering::SeqCst);
+                Ok(eras)
+            }
+            None if has_data => {
+                let reason = "it is missing, but there are data files".to_owned();
+                Err(OpenError::Eras { path, reason })
+            }
+            None => {
                 let eras = Eras::new();
                 self.store_eras(&eras).map_err(|error| error.error)?;
-                return Ok(eras);
+                Ok(eras)
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => {
-                return Err(damaged("it is missing, but there are data files".to_owned()));
-            }
-            Err(e) => return Err(IoError::new("read", &path, e).into()),
-        };
-        let eras = Eras::decode(&bytes).map_err(|bad| match bad {
-            Bad::FormatVersion(_) => OpenError::Format { path: path.clone(), reason: bad.to_string() },
-            bad => damaged(bad.to_string()),
-        })?;
-        self.highest_id.fetch_max(eras.file_id_floor, Ordering::SeqCst);
-        Ok(eras)
+        }
     }
 
     /// Replaces the eras file durably.
     pub(crate) fn store_eras(&self, eras: &Eras) -> Result<(), StoreErasError> {
-        let path = self.path.join(ERAS_NAME);
+        let path = self.eras_path();
         self.write_temporary(&path, &eras.encode())
             .map_err(|error| StoreErasError { error, settled: true })?;
         self.put_in_place(&path).map_err(|error| StoreErasError { error, settled: false })
+    }
+
+    pub(crate) fn eras_path(&self) -> PathBuf {
+        self.path.join(ERAS_NAME)
+    }
+
+    /// The store's files; removes temporary ones of ours.
+    fn list(&self) -> Result<Listing, OpenError> {
+        let (listing, leftovers) = list(&*self.file_system, &self.path)?;
+        for name in leftovers {
+            self.remove(&self.path.join(name))?;
+        }
+        Ok(listing)
     }
 }
 
@@ -127,62 +186,109 @@ pub(crate) struct StoreErasError {
     pub(crate) settled: bool,
 }
 
+/// Makes a directory if it is not there, durably.
+pub(crate) fn create_directory(file_system: &dyn FileSystem, path: &Path) -> Result<(), IoError> {
+    let failed = |e| IoError::new("make the directory", path, e);
+    if file_system.exists(path).map_err(failed)? {
+        return Ok(());
+    }
+    file_system.create_directory(path).map_err(failed)?;
+    match path.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+        Some(parent) => sync_directory(file_system, parent),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn sync_directory(file_system: &dyn FileSystem, path: &Path) -> Result<(), IoError> {
+    file_system.sync_directory(path).map_err(|e| IoError::new("sync the directory", path, e))
+}
+
+/// The store's files and its leftovers, in a directory that need not be locked.
+pub(crate) fn list(
+    file_system: &dyn FileSystem,
+    directory: &Path,
+) -> Result<(Listing, Vec<String>), OpenError> {
+    let names = file_system.list(directory).map_err(|e| IoError::new("list", directory, e))?;
+    let mut listing = Listing::default();
+    let mut leftovers = Vec::new();
+    for name in names {
+        if let Some(whole) = name.strip_suffix(TEMPORARY_SUFFIX) {
+            let ours = whole == ERAS_NAME || id_of(whole, DATA_SUFFIX).or(id_of(whole, HINT_SUFFIX)).is_some();
+            if ours {
+                leftovers.push(name);
+            }
+        } else if let Some(id) = id_of(&name, DATA_SUFFIX) {
+            listing.data.push(id);
+        } else if let Some(id) = id_of(&name, HINT_SUFFIX) {
+            listing.hints.push(id);
+        }
+    }
+    listing.data.sort_unstable();
+    listing.hints.sort_unstable();
+    leftovers.sort_unstable();
+    Ok((listing, leftovers))
+}
+
+/// Reads the eras file, if there is one.
+pub(crate) fn read_eras(
+    file_system: &dyn FileSystem,
+    directory: &Path,
+) -> Result<Option<Eras>, OpenError> {
+    let path = directory.join(ERAS_NAME);
+    let bytes = match read_small(file_system, &path) {
+        Ok(bytes) => bytes,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(IoError::new("read", &path, e).into()),
+    };
+    Eras::decode(&bytes).map(Some).map_err(|bad| match bad {
+        Bad::FormatVersion(_) => OpenError::Format { path, reason: bad.to_string() },
+        bad => OpenError::Eras { path, reason: bad.to_string() },
+    })
+}
+
+/// The whole of a file, if it is small.
+pub(crate) fn read_small(file_system: &dyn FileSystem, path: &Path) -> io::Result<Vec<u8>> {
+    let file = file_system.open(path, OpenMode::Read)?;
+    let len = file.len()?.min(SMALL_FILE_MAX);
+    let mut bytes = vec![0; len as usize];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+pub(crate) fn data_name(id: u64) -> String {
+    format!("{id:0ID_DIGITS$}{DATA_SUFFIX}")
+}
+
+pub(crate) fn hint_name(id: u64) -> String {
+    format!("{id:0ID_DIGITS$}{HINT_SUFFIX}")
+}
+
 fn temporary(path: &Path) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(TEMPORARY_SUFFIX);
     name.into()
 }
 
-fn sync_directory(path: &Path) -> Result<(), IoError> {
-    let synced = File::open(path).and_then(|directory| directory.sync_all());
-    synced.map_err(|e| IoError::new("sync the directory", path, e))
-}
-
-fn lock(directory: &Path) -> Result<File, OpenError> {
+/// Takes the directory's lock, or tells who has it.
+pub(crate) fn lock(
+    file_system: &dyn FileSystem,
+    directory: &Path,
+) -> Result<Box<dyn Debug + Send + Sync>, OpenError> {
     let path = directory.join(LOCK_NAME);
-    let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
-    let mut file = options.open(&path).map_err(|e| IoError::new("open", &path, e))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut pid = String::new();
-            // The owner may be just about to write it.
-            let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut pid);
-            let pid = if pid.trim().is_empty() { "?".to_owned() } else { pid.trim().to_owned() };
-            return Err(OpenError::Locked { path: directory.to_owned(), pid });
+    file_system.lock(&path, &format!("{}\n", std::process::id())).map_err(|e| {
+        if e.kind() != io::ErrorKind::WouldBlock {
+            return IoError::new("lock", &path, e).into();
         }
-        Err(TryLockError::Error(e)) => return Err(IoError::new("lock", &path, e).into()),
-    }
-    file.set_len(0)
-        .and_then(|()| file.write_all(format!("{}\n", std::process::id()).as_bytes()))
-        .map_err(|e| IoError::new("write", &path, e))?;
-    Ok(file)
+        // The owner may be just about to write it.
+        let pid = read_small(file_system, &path).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+        let pid = pid.map(|pid| pid.trim().to_owned()).filter(|pid| !pid.is_empty());
+        OpenError::Locked { path: directory.to_owned(), pid: pid.unwrap_or_else(|| "?".to_owned()) }
+    })
 }
 
-/// Ids of the data files, ascending; removes temporary files of ours.
-fn list(directory: &Path) -> Result<Vec<u64>, OpenError> {
-    let failed = |e| IoError::new("list", directory, e);
-    let mut ids = Vec::new();
-    for entry in fs::read_dir(directory).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
-        let Some(name) = name.to_str() else { continue };
-        if let Some(whole) = name.strip_suffix(TEMPORARY_SUFFIX) {
-            if whole == ERAS_NAME || data_id(whole).is_some() {
-                let path = directory.join(name);
-                fs::remove_file(&path).map_err(|e| IoError::new("remove", &path, e))?;
-            }
-        } else if let Some(id) = data_id(name) {
-            ids.push(id);
-        }
-    }
-    ids.sort_unstable();
-    Ok(ids)
-}
-
-/// The id in a data file's name; other names are not ours.
-fn data_id(name: &str) -> Option<u64> {
-    let digits = name.strip_suffix(DATA_SUFFIX)?;
+/// The id in the name of a file of ours; other names are not ours.
+fn id_of(name: &str, suffix: &str) -> Option<u64> {
+    let digits = name.strip_suffix(suffix)?;
     let ours = digits.len() >= ID_DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
     ours.then(|| digits.parse().ok()).flatten().filter(|&id| id > 0)
 }

@@ -79,13 +79,21 @@ impl Engine {
     /// Opens the store in `options.path`, or makes one. What was found is in the report: a damaged store opens
     /// too, and says so.
     pub fn open(options: Options) -> Result<(Self, Recovery), OpenError> {
+        Self::open_on(Arc::new(RealFileSystem), options)
+    }
+
+    /// Opens the store in `options.path` of this file system.
+    pub fn open_on(
+        file_system: Arc<dyn FileSystem>,
+        options: Options,
+    ) -> Result<(Self, Recovery), OpenError> {
         options.validate().map_err(OpenError::Options)?;
-        let (directory, ids) = Directory::open(&options.path)?;
-        let eras = directory.load_eras(!ids.is_empty())?;
-        let keydir = Keydir::new(&eras.eras);
-        let files = Arc::new(FileTable::new(options.max_open_files));
-        let Recovered { report, writer, sealed_bytes, highest_version } =
-            recover(&options, &directory, &ids, &files, &keydir)?;
+        let (directory, listing) = Directory::open(file_system.clone(), &options.path)?;
+        let eras = directory.load_eras(!listing.data.is_empty())?;
+        let keydir = Keydir::new(&eras.eras, options.index);
+        let files = Arc::new(FileTable::new(file_system, options.max_open_files, options.map_files));
+        let Recovered { report, writer, sealed_bytes, highest_version, unreadable } =
+            recover(&options, &directory, &listing, &files, &keydir)?;
         let directory = Arc::new(directory);
         let bytes_found = sealed_bytes + writer.end();
         let log = Log::start(&options, directory.clone(), writer)?;

@@ -11,7 +11,8 @@
 //! | crc 4 | kind 1 | flags 1 | key len 2 | value len 4 | user flags 4 | version 8 | expiry 8 | era 4 | key | value |
 //!
 //! kind 1 value      the key's value
-//!      2 tombstone  value = a file id (8): no file above it holds a record of the key appended earlier
+//!      2 tombstone  value = its bound, a file id (8); 0 stands for the id of the file it is in. A file may hold an
+//!                   older record of the key only if its own id, or its reach, is not above the bound: see `merge`
 //!      3 batch      no key; user flags = number of records, value = those records, whole, flagged IN_BATCH:
 //!                   all of them count or none; one can be read alone by its position
 //!      4 mark       no key, no value; version = offset below which this file was durable before the mark was
@@ -26,6 +27,8 @@
 //! A record's crc is the CRC-32 of everything after it, started from the low half of its file's salt. The salt
 //! is random, so that no value, whatever a client puts into it, can pose as a record or a mark when a damaged
 //! file is searched for the next whole record. Nothing here does I/O; whatever is not exactly as above is refused.
+
+pub(crate) mod hint;
 
 use std::fmt;
 
@@ -58,6 +61,9 @@ pub(crate) const RECORD_HEADER_LEN: usize = ERA_AT + size_of::<u32>();
 pub(crate) const MARK_LEN: usize = RECORD_HEADER_LEN;
 /// Bytes of a tombstone's value.
 pub(crate) const TOMBSTONE_VALUE_LEN: usize = size_of::<u64>();
+
+/// The value of a tombstone in a log file: its bound is the id of that file.
+pub(crate) const BOUND_OF_LOG_FILE: [u8; TOMBSTONE_VALUE_LEN] = [0; TOMBSTONE_VALUE_LEN];
 
 /// Bytes of the longest value's record: the keydir has 31 bits for it.
 const RECORD_LEN_MAX: u64 = (1 << 31) - 1;
@@ -416,5 +422,4 @@ impl Eras {
 }
 
 #[cfg(test)]
-#[path = "format_tests.rs"]
 mod tests;

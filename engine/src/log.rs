@@ -22,8 +22,8 @@ use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use self::queue::{Encoder, Queue};
-pub(crate) use self::writer::{Writer, create_active};
-use crate::data_file::Location;
+pub(crate) use self::writer::{Writer, create_active, too_many_files};
+use crate::data_file::{Location, Pin};
 use crate::directory::Directory;
 use crate::error::{AppendError, IoError, OpenError};
 use crate::format::{MARK_LEN, RECORD_HEADER_LEN, Salt, TOMBSTONE_VALUE_LEN};
@@ -47,6 +47,8 @@ pub(crate) type Done = Box<dyn FnOnce(Result<Appended, AppendError>) + Send>;
 #[must_use = "records become visible when this is published"]
 pub struct Appended {
     pub(crate) records: Vec<AppendedRecord>,
+    /// Of the file they are in; none until they are written.
+    pub(crate) pin: Option<Pin>,
 }
 
 impl Appended {
@@ -259,7 +261,7 @@ impl Shared {
             drop(queue);
             return done(Err(error));
         }
-        queue.push(&self.directory, records, charge, done);
+        queue.push(records, charge, done);
         if std::mem::take(&mut queue.thread_waits) {
             self.work.notify_one();
         }
@@ -282,7 +284,7 @@ impl Shared {
             let result = self.commit(&mut group.buffer);
             let charged = group.charged;
             for (appended, done) in group.appends.drain(..) {
-                let result = result.clone().map(|base| self.locate(appended, base));
+                let result = result.clone().map(|place| self.locate(appended, place));
                 run_callback(done, result);
             }
             let mut queue = self.queue.lock();
@@ -304,27 +306,28 @@ impl Shared {
     }
 
     /// Makes one group durable; returns where it begins.
-    fn commit(&self, buffer: &mut [u8]) -> Result<Location, AppendError> {
+    fn commit(&self, buffer: &mut [u8]) -> Result<(Location, Pin), AppendError> {
         let mut writer = self.writer.lock();
-        let base = self.write(&mut writer, buffer)?;
+        let place = self.write(&mut writer, buffer)?;
         self.counters.syncs.fetch_add(1, Ordering::Relaxed);
         writer.sync().map_err(AppendError::Poisoned)?;
-        Ok(base)
+        Ok(place)
     }
 
     /// Writes one group, whose first bytes are room for a mark.
-    fn write(&self, writer: &mut Writer, buffer: &mut [u8]) -> Result<Location, AppendError> {
+    fn write(&self, writer: &mut Writer, buffer: &mut [u8]) -> Result<(Location, Pin), AppendError> {
         let before = writer.files_begun();
         let base = writer.write(&self.directory, buffer)?;
         if writer.files_begun() != before {
             self.counters.syncs.fetch_add(1, Ordering::Relaxed);
         }
         self.counters.bytes.store(writer.bytes_written(), Ordering::Relaxed);
-        Ok(base)
+        Ok((base, writer.pin()))
     }
 
     /// Turns offsets within the group into places in the file.
-    fn locate(&self, mut appended: Appended, base: Location) -> Appended {
+    fn locate(&self, mut appended: Appended, (base, pin): (Location, Pin)) -> Appended {
+        appended.pin = Some(pin);
         for record in &mut appended.records {
             record.at.file = base.file;
             record.at.offset += base.offset;
@@ -340,11 +343,11 @@ impl Shared {
             return done(Err(AppendError::Overloaded { waiting: DELIVERIES_MAX, max: DELIVERIES_MAX }));
         }
         let mut buffer = std::mem::take(&mut writer.scratch);
-        let encoder = Encoder { salt: writer.salt(), file_id_max: self.directory.highest_id() + 1 };
+        let encoder = Encoder { salt: writer.salt() };
         buffer.clear();
         buffer.resize(MARK_LEN, 0);
         let appended = encoder.encode(&mut buffer, records);
-        let result = self.write(&mut writer, &mut buffer).map(|base| self.locate(appended, base));
+        let result = self.write(&mut writer, &mut buffer).map(|place| self.locate(appended, place));
         writer.scratch = queue::reusable(buffer);
         writer.deliveries.push_back((done, result));
         self.deliver(writer);

@@ -1,27 +1,35 @@
-//! Opening: reads all data files and rebuilds the keydir.
+//! Opening: reads what the data files hold and rebuilds the keydir.
+//!
+//! A sealed file is read through its hint file; where there is none, or it is not right, the data file itself is
+//! scanned, and given a new hint. Then the keydir is filled partition by partition, from all files at once, so that
+//! of each key only the newest record is ever looked up in it. Both steps use all cores and bounded memory.
 //!
 //! The newest log file is the active one: the only one that may end in a torn tail, which is cut. What a mark in
 //! it covers, and all of every other file, was synced: there each record must be whole, else the file is
 //! *damaged*, the bad stretch is quarantined (left as it is, reported, never served) and reading goes on at the
-//! next whole record. A record of another era than its partition's belongs to a dropped partition and is dead.
+//! next whole record. A hint file without its data file says that the data file was lost: that is damage, too. A
+//! record of another era than its partition's belongs to a dropped partition and is dead.
 //! Refuses files of another format version.
 
-mod scan;
+mod load;
 
-use std::fs::{File, OpenOptions};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use self::scan::{Bounds, End, Found, Scanner};
-use crate::data_file::{DataFile, FileId, FileTable, Location, open_to_read};
-use crate::directory::Directory;
+use parking_lot::Mutex;
+
+use self::load::load;
+use crate::data_file::{DataFile, FileTable, open_to_read};
+use crate::directory::{Directory, Listing};
 use crate::error::{IoError, OpenError};
-use crate::format::{Bad, FILE_HEADER_LEN, FileHeader, FileKind, Kind, Parsed};
-use crate::keydir::{Candidate, Keydir, position_of};
+use crate::file_scan::{Bounds, End};
+use crate::file_system::{FileHandle, OpenMode};
+use crate::format::{Bad, FILE_HEADER_LEN, FileHeader, FileKind};
+use crate::hint_file::{HintSource, Sections, Visited, entry_of, scanner_of, visit};
+use crate::keydir::Keydir;
 use crate::log::{Writer, random_salt};
 use crate::options::Options;
-use crate::slot::partition_of;
-use crate::table::Entry;
 
 /// Stretches listed in a report; more are counted only.
 const QUARANTINED_LISTED_MAX: usize = 10_000;
@@ -31,7 +39,9 @@ const QUARANTINED_LISTED_MAX: usize = 10_000;
 pub struct Recovery {
     /// Data files read.
     pub files: usize,
-    /// Records read, dead ones and tombstones included.
+    /// Those that were scanned, for want of a good hint file; the active one is always.
+    pub scanned_files: usize,
+    /// Records found, dead ones and tombstones included.
     pub records: u64,
     /// Keys with a live record.
     pub live_keys: u64,
@@ -83,6 +93,8 @@ pub(crate) struct Recovered {
     pub(crate) sealed_bytes: u64,
     /// Highest version of all records, whatever their era.
     pub(crate) highest_version: u64,
+    /// Ids of the files that cannot be read at all.
+    pub(crate) unreadable: Vec<u64>,
 }
 
 /// A data file whose header was read.
@@ -93,59 +105,100 @@ struct Known {
     len: u64,
 }
 
-/// Reads the files of these ids into the keydir and finds the end of the active one.
+impl Known {
+    fn quarantined(&self, offset: u64, bytes: u64, reason: impl ToString) -> Quarantined {
+        let (path, file_id) = (self.path.clone(), self.id);
+        Quarantined { path, file_id, offset, bytes, reason: reason.to_string() }
+    }
+
+    /// The header of a file that can be read; else what is wrong with it.
+    fn usable(&self) -> Result<FileHeader, Quarantined> {
+        match &self.header {
+            Ok(_) if self.len > u32::MAX.into() => {
+                Err(self.quarantined(0, self.len, "it is larger than any of ours"))
+            }
+            Ok(header) if header.id == self.id => Ok(*header),
+            Ok(header) => {
+                let reason = format!("its header says that it is data file {}", header.id);
+                Err(self.quarantined(0, self.len, reason))
+            }
+            Err(bad) => Err(self.quarantined(0, self.len, format!("the file's header: {bad}"))),
+        }
+    }
+}
+
+/// What is known of a file that can be read.
+struct Readable {
+    known: Known,
+    header: FileHeader,
+    file: Arc<DataFile>,
+    /// Where it is written, if it is the active one.
+    active: Option<Arc<dyn FileHandle>>,
+}
+
+/// A file and what it holds.
+struct Source {
+    file: Arc<DataFile>,
+    hint: HintSource,
+    /// Position in the list of readable files.
+    index: usize,
+}
+
+/// What reading one file gave.
+struct FileRead {
+    hint: HintSource,
+    scanned: bool,
+    quarantined: Vec<Quarantined>,
+    /// Of the active file: how its records end.
+    end: Option<End>,
+}
+
+/// Reads the listed files into the keydir and finds the end of the active one.
 pub(crate) fn recover(
     options: &Options,
     directory: &Directory,
-    ids: &[u64],
+    listing: &Listing,
     files: &Arc<FileTable>,
     keydir: &Keydir,
 ) -> Result<Recovered, OpenError> {
-    let known = ids.iter().map(|&id| look_at(directory, id)).collect::<Result<Vec<_>, _>>()?;
-    // A file whose header is damaged is never appended to, whatever it was.
-    let active_id = known
-        .iter()
-        .rfind(|file| file.header.as_ref().map_or(true, |header| header.kind == FileKind::Log))
-        .filter(|file| file.header.as_ref().is_ok_and(|header| header.id == file.id))
-        .map(|file| file.id);
-    let mut load = Load { files, keydir, report: Recovery::default(), highest_version: 0 };
-    let mut sealed_bytes = 0;
-    let mut active = None;
-    for file in &known {
-        load.report.files += 1;
-        let header = match &file.header {
-            Ok(_) if file.len > u32::MAX.into() || file.id > FileId::MAX.into() => {
-                load.quarantine(
-                    file,
-                    0,
-                    file.len,
-                    "it is larger, or its number higher, than any of ours".to_owned(),
-                );
-                continue;
-            }
-            Ok(header) if header.id == file.id => *header,
-            Ok(header) => {
-                let reason = format!("its header says that it is data file {}", header.id);
-                load.quarantine(file, 0, file.len, reason);
-                continue;
-            }
+    let mut report = Recovery { files: listing.data.len(), ..Recovery::default() };
+    lost_files(directory, listing, &mut report);
+    let (readable, unreadable) = open_files(directory, listing, files, &mut report)?;
+    let mut reads = in_parallel(readable.len(), |index| {
+        readable.get(index).map(|file| read_file(directory, file, listing, false)).transpose()
+    })?;
+    let (sources, highest_version) = loop {
+        let sources = sources_of(&readable, &mut reads);
+        match load(directory, keydir, &sources)? {
+            Ok(highest_version) => break (sources, highest_version),
             Err(bad) => {
-                load.quarantine(file, 0, file.len, format!("the file's header: {bad}"));
-                continue;
+                // Its data file serves instead; nothing was taken from it that is not overwritten now.
+                give_back(sources, &mut reads);
+                for index in bad {
+                    if let (Some(file), Some(read)) = (readable.get(index), reads.get_mut(index)) {
+                        *read = Some(read_file(directory, file, listing, true)?);
+                    }
+                }
             }
-        };
-        if Some(file.id) == active_id {
-            active = Some(load.active(file, &header)?);
-        } else {
-            load.sealed(file, &header)?;
-            sealed_bytes += file.len;
+        }
+    };
+    report.records = sources.iter().map(|source| source.hint.entries()).sum();
+    let mut active = None;
+    let mut sealed_bytes = 0;
+    give_back(sources, &mut reads);
+    for (file, read) in readable.iter().zip(reads.into_iter().flatten()) {
+        report.scanned_files += usize::from(read.scanned);
+        read.quarantined.into_iter().for_each(|stretch| report.quarantine(stretch));
+        match (read.end, &file.active) {
+            (Some(end), Some(handle)) => active = Some((file, handle.clone(), end)),
+            _ => sealed_bytes += file.known.len,
         }
     }
     let writer = match active {
-        Some(active) => {
-            let Active { data_file, file, end } = active;
+        Some((file, handle, end)) => {
+            report.cut_bytes = end.cut_bytes;
             let marks = (end.marked, end.ends_marked);
-            Writer::new(options, files.clone(), (data_file, file), end.offset, marks)
+            Writer::new(options, files.clone(), (file.file.clone(), handle), end.offset, marks)
         }
         None => {
             let created = crate::log::create_active(directory, files, random_salt())?;
@@ -153,115 +206,227 @@ pub(crate) fn recover(
             Writer::new(options, files.clone(), created, start, (start, false))
         }
     };
-    let Load { mut report, highest_version, .. } = load;
+    // What is appended from now on may overtake records in files of higher ids than the active one.
+    files.all().iter().for_each(|file| file.lower_reach(writer.active_id()));
     report.live_keys = keydir.totals().live_keys;
-    Ok(Recovered { report, writer, sealed_bytes, highest_version })
+    Ok(Recovered { report, writer, sealed_bytes, highest_version, unreadable })
+}
+
+/// Reports hint files whose data file is missing: a merge removes the hint first.
+fn lost_files(directory: &Directory, listing: &Listing, report: &mut Recovery) {
+    for &id in listing.hints.iter().filter(|id| listing.data.binary_search(id).is_err()) {
+        report.quarantine(Quarantined {
+            path: directory.data_path(id),
+            file_id: id,
+            offset: 0,
+            bytes: 0,
+            reason: "the file is missing, but its hint file is there; put it back, or remove the hint file if you \
+                     know that its records are not needed"
+                .to_owned(),
+        });
+    }
+}
+
+/// Opens what can be read; the rest is reported, and listed by id.
+fn open_files(
+    directory: &Directory,
+    listing: &Listing,
+    files: &FileTable,
+    report: &mut Recovery,
+) -> Result<(Vec<Readable>, Vec<u64>), OpenError> {
+    let known = in_parallel(listing.data.len(), |index| {
+        listing.data.get(index).map(|&id| look_at(directory, id)).transpose()
+    })?;
+    let known: Vec<Known> = known.into_iter().flatten().collect();
+    // A file whose header is damaged is never appended to, whatever it was.
+    let active_id = known
+        .iter()
+        .rfind(|file| file.header.as_ref().map_or(true, |header| header.kind == FileKind::Log))
+        .filter(|file| file.header.as_ref().is_ok_and(|header| header.id == file.id))
+        .map(|file| file.id);
+    let mut unreadable: Vec<u64> =
+        listing.hints.iter().filter(|id| listing.data.binary_search(id).is_err()).copied().collect();
+    let mut readable = Vec::with_capacity(known.len());
+    let mut inserted = Vec::with_capacity(known.len());
+    for known in known {
+        let header = match known.usable() {
+            Ok(header) => header,
+            Err(stretch) => {
+                report.quarantine(stretch);
+                unreadable.push(known.id);
+                continue;
+            }
+        };
+        let active = if Some(known.id) == active_id {
+            let opened = directory.file_system().open(&known.path, OpenMode::ReadWrite);
+            Some(opened.map_err(|e| IoError::new("open", &known.path, e))?)
+        } else {
+            None
+        };
+        inserted.push((known, header, active));
+    }
+    let placed = files.insert_all(inserted.len(), |index, slot| {
+        let (known, header, active) = inserted.get(index)?;
+        let path = known.path.clone();
+        Some(Arc::new(match active {
+            Some(handle) => DataFile::active(slot, path, header, handle.clone()),
+            None => DataFile::sealed(slot, path, header, known.len),
+        }))
+    });
+    let placed = placed.ok_or_else(|| crate::log::too_many_files(directory.path()))?;
+    for ((known, header, active), file) in inserted.into_iter().zip(placed) {
+        readable.push(Readable { known, header, file, active });
+    }
+    Ok((readable, unreadable))
 }
 
 fn look_at(directory: &Directory, id: u64) -> Result<Known, OpenError> {
-    use std::io::Read;
     let path = directory.data_path(id);
-    let file = open_to_read(&path)?;
-    let len = file.metadata().map_err(|e| IoError::new("look at", &path, e))?.len();
-    let mut bytes = Vec::new();
-    file.take(FILE_HEADER_LEN as u64).read_to_end(&mut bytes).map_err(|e| IoError::new("read", &path, e))?;
-    let header = FileHeader::decode(&bytes);
-    match header {
+    let file = open_to_read(&**directory.file_system(), &path)?;
+    let len = file.len().map_err(|e| IoError::new("look at", &path, e))?;
+    let mut bytes = vec![0; FILE_HEADER_LEN.min(len as usize)];
+    file.read_exact_at(&mut bytes, 0).map_err(|e| IoError::new("read", &path, e))?;
+    match FileHeader::decode(&bytes) {
         Err(bad @ Bad::FormatVersion(_)) => Err(OpenError::Format { path, reason: bad.to_string() }),
         header => Ok(Known { id, path, header, len }),
     }
 }
 
-/// Where the active file ends.
-struct Active {
-    data_file: Arc<DataFile>,
-    file: Arc<File>,
-    end: End,
-}
-
-/// The files read so far.
-struct Load<'a> {
-    files: &'a FileTable,
-    keydir: &'a Keydir,
-    report: Recovery,
-    highest_version: u64,
-}
-
-impl Load<'_> {
-    fn quarantine(&mut self, file: &Known, offset: u64, bytes: u64, reason: String) {
-        self.report.quarantine(Quarantined {
-            path: file.path.clone(),
-            file_id: file.id,
-            offset,
-            bytes,
-            reason,
-        });
+/// Finds out what a file holds.
+fn read_file(
+    directory: &Directory,
+    file: &Readable,
+    listing: &Listing,
+    hint_is_bad: bool,
+) -> Result<FileRead, OpenError> {
+    if file.active.is_some() {
+        return read_active(file);
     }
-
-    fn sealed(&mut self, file: &Known, header: &FileHeader) -> Result<(), OpenError> {
-        let id = file.id as FileId;
-        self.files.insert(Arc::new(DataFile::sealed(id, file.path.clone(), header.salt)));
-        let end = self.scan(file, id, header, Bounds::Sealed)?;
-        if !end.ends_marked {
-            let reason = "the mark that should close the file is missing: records before it may be, too";
-            self.quarantine(file, end.offset, 0, reason.to_owned());
-        }
-        Ok(())
-    }
-
-    /// Reads the active file, cuts its torn tail and makes durable what is left.
-    fn active(&mut self, file: &Known, header: &FileHeader) -> Result<Active, OpenError> {
-        let id = file.id as FileId;
-        let failed = |action| move |e| IoError::new(action, &file.path, e);
-        let open = OpenOptions::new().read(true).write(true).open(&file.path).map_err(failed("open"))?;
-        let for_reads = open.try_clone().map_err(failed("open"))?;
-        let data_file = Arc::new(DataFile::active(id, file.path.clone(), header.salt, for_reads));
-        self.files.insert(data_file.clone());
-        let end = self.scan(file, id, header, Bounds::Active)?;
-        self.report.cut_bytes += end.cut_bytes;
-        if end.offset < file.len {
-            open.set_len(end.offset).map_err(failed("cut the torn tail of"))?;
-        }
-        // A mark will say that all this is durable.
-        open.sync_all().map_err(failed("sync"))?;
-        Ok(Active { data_file, file: Arc::new(open), end })
-    }
-
-    /// Publishes all records of a file; returns how they end.
-    fn scan(
-        &mut self,
-        file: &Known,
-        id: FileId,
-        header: &FileHeader,
-        bounds: Bounds,
-    ) -> Result<End, OpenError> {
-        let mut scanner = Scanner::new(open_to_read(&file.path)?, &file.path, header.salt, file.len);
-        loop {
-            match scanner.next(bounds)? {
-                Found::Record { offset, record } if record.header.kind == Kind::Batch => {
-                    // The scanner has checked the members already.
-                    for (inner, member) in record.members(header.salt).unwrap_or_default() {
-                        self.publish(id, offset + inner as u64, &member);
-                    }
-                }
-                Found::Record { offset, record } => self.publish(id, offset, &record),
-                Found::Bad { offset, bytes, reason } => {
-                    self.quarantine(file, offset, bytes, reason.to_string())
-                }
-                Found::End(end) => return Ok(end),
+    let has_hint = listing.hints.binary_search(&file.known.id).is_ok();
+    if has_hint && !hint_is_bad {
+        let path = directory.hint_path(file.known.id);
+        match HintSource::open(&**directory.file_system(), &path, &file.header, file.known.len) {
+            Ok(hint) => {
+                file.file.set_has_hint();
+                return Ok(FileRead { hint, scanned: false, quarantined: Vec::new(), end: None });
+            }
+            Err(reason) => {
+                tracing::warn!(file = %path.display(), reason, "a hint file is not right; its data file is scanned");
             }
         }
     }
+    read_sealed(directory, file)
+}
 
-    fn publish(&mut self, file: FileId, offset: u64, record: &Parsed<'_>) {
-        let header = &record.header;
-        self.report.records += 1;
-        self.highest_version = self.highest_version.max(header.version);
-        let position = position_of(record.key);
-        // Both fit: files are below 4 GiB, records below 2.
-        let at = Location { file, offset: offset as u32, len: header.record_len() as u32 };
-        let entry = Entry::new(position, header.version, at, header.kind == Kind::Tombstone);
-        let partition = partition_of(record.key);
-        self.keydir.publish(self.files, &Candidate { partition, era: header.era, key: record.key, entry });
+/// Scans a sealed file; gives it a hint if all of it is whole.
+fn read_sealed(directory: &Directory, file: &Readable) -> Result<FileRead, OpenError> {
+    let handle = open_to_read(&**directory.file_system(), &file.known.path)?;
+    let (sections, mut quarantined, end) = scan(file, &handle, Bounds::Sealed)?;
+    if !end.ends_marked {
+        let reason = "the mark that should close the file is missing: records before it may be, too";
+        quarantined.push(file.known.quarantined(end.offset, 0, reason));
     }
+    let hint = if quarantined.is_empty() {
+        file.file.set_has_hint();
+        sections.write(directory, &file.header, file.known.len).unwrap_or_else(|error| {
+            tracing::warn!(%error, "a hint file could not be written; its data file will be scanned again");
+            HintSource::in_memory(sections)
+        })
+    } else {
+        file.file.set_damaged();
+        HintSource::in_memory(sections)
+    };
+    Ok(FileRead { hint, scanned: true, quarantined, end: None })
+}
+
+/// Scans the active file, cuts its torn tail and makes durable what is left.
+fn read_active(file: &Readable) -> Result<FileRead, OpenError> {
+    let Some(handle) = &file.active else { return Err(OpenError::Options(Vec::new())) };
+    let failed = |action| move |e| IoError::new(action, &file.known.path, e);
+    let (sections, quarantined, end) = scan(file, handle, Bounds::Active)?;
+    if !quarantined.is_empty() {
+        file.file.set_damaged();
+    }
+    if end.offset < file.known.len {
+        handle.set_len(end.offset).map_err(failed("cut the torn tail of"))?;
+    }
+    // A mark will say that all this is durable.
+    handle.sync_all().map_err(failed("sync"))?;
+    Ok(FileRead { hint: HintSource::in_memory(sections), scanned: true, quarantined, end: Some(end) })
+}
+
+fn scan(
+    file: &Readable,
+    handle: &Arc<dyn FileHandle>,
+    bounds: Bounds,
+) -> Result<(Sections, Vec<Quarantined>, End), IoError> {
+    let mut sections = Sections::new();
+    let mut quarantined = Vec::new();
+    let mut scanner = scanner_of(handle, &file.known.path, &file.header, file.known.len);
+    let end = visit(&mut scanner, &file.header, bounds, |visited| {
+        match visited {
+            Visited::Record(offset, record) => sections.push(&entry_of(file.known.id, offset, record)),
+            Visited::Bad { offset, bytes, reason } => {
+                quarantined.push(file.known.quarantined(offset, bytes, reason));
+            }
+        }
+        Ok::<_, IoError>(())
+    })?;
+    Ok((sections, quarantined, end))
+}
+
+/// Takes the hints out of what was read, with their files.
+fn sources_of(readable: &[Readable], reads: &mut [Option<FileRead>]) -> Vec<Source> {
+    let source = |(index, (file, read)): (usize, (&Readable, &mut Option<FileRead>))| {
+        let hint = std::mem::take(&mut read.as_mut()?.hint);
+        Some(Source { file: file.file.clone(), hint, index })
+    };
+    readable.iter().zip(reads).enumerate().filter_map(source).collect()
+}
+
+fn give_back(sources: Vec<Source>, reads: &mut [Option<FileRead>]) {
+    for source in sources {
+        if let Some(Some(read)) = reads.get_mut(source.index) {
+            read.hint = source.hint;
+        }
+    }
+}
+
+/// Threads that open a store.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).min(8)
+}
+
+/// Does the work of all indices below `count` on all cores; what comes back is in their order. The first error ends it.
+fn in_parallel<T: Send, E: Send>(
+    count: usize,
+    work: impl Fn(usize) -> Result<T, E> + Sync,
+) -> Result<Vec<T>, E> {
+    let next = AtomicUsize::new(0);
+    let done = Mutex::new(Vec::with_capacity(count));
+    let failed = Mutex::new(None);
+    let run = || {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= count || failed.lock().is_some() {
+                return;
+            }
+            match work(index) {
+                Ok(result) => done.lock().push((index, result)),
+                Err(error) => drop(failed.lock().get_or_insert(error)),
+            }
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 1..threads().min(count) {
+            scope.spawn(run);
+        }
+        run();
+    });
+    if let Some(error) = failed.into_inner() {
+        return Err(error);
+    }
+    let mut done = done.into_inner();
+    done.sort_unstable_by_key(|(index, _)| *index);
+    Ok(done.into_iter().map(|(_, result)| result).collect())
 }

@@ -1,9 +1,8 @@
 //! Appends on their way to the log's thread: one buffer that callers encode into, and who waits for it.
 
 use crate::data_file::Location;
-use crate::directory::Directory;
 use crate::error::IoError;
-use crate::format::{FLAG_IN_BATCH, Header, Kind, MARK_LEN, Salt, begin_batch, encode_record, end_batch};
+use crate::format::{BOUND_OF_LOG_FILE, FLAG_IN_BATCH, Header, Kind, MARK_LEN, Salt, begin_batch, encode_record, end_batch};
 use crate::log::{Appended, AppendedRecord, Done, Prepared};
 
 /// A buffer that grew beyond this is not kept.
@@ -52,12 +51,12 @@ impl Queue {
         !self.closed && self.poisoned.is_none()
     }
 
-    pub(super) fn push(&mut self, directory: &Directory, records: Vec<Prepared>, charge: usize, done: Done) {
+    pub(super) fn push(&mut self, records: Vec<Prepared>, charge: usize, done: Done) {
         let group = &mut self.filling;
         if group.buffer.is_empty() {
             group.buffer.resize(MARK_LEN, 0);
         }
-        let encoder = Encoder { salt: self.salt, file_id_max: directory.highest_id() + 1 };
+        let encoder = Encoder { salt: self.salt };
         let appended = encoder.encode(&mut group.buffer, records);
         group.appends.push((appended, done));
         group.charged += charge;
@@ -86,9 +85,6 @@ pub(super) fn reusable(buffer: Vec<u8>) -> Vec<u8> {
 /// Turns records into bytes.
 pub(super) struct Encoder {
     pub(super) salt: Salt,
-    /// No file that the records go to, nor any that holds older records of their keys, has a higher id:
-    /// the present highest and one more, since the log may begin a new file before it writes them.
-    pub(super) file_id_max: u64,
 }
 
 impl Encoder {
@@ -97,13 +93,13 @@ impl Encoder {
         let count = records.len();
         if count < 2 {
             let records = records.into_iter().map(|record| self.encode_one(buffer, record, 0)).collect();
-            return Appended { records };
+            return Appended { records, pin: None };
         }
         let start = begin_batch(buffer);
         let members =
             records.into_iter().map(|record| self.encode_one(buffer, record, FLAG_IN_BATCH)).collect();
         end_batch(buffer, self.salt, start, count);
-        Appended { records: members }
+        Appended { records: members, pin: None }
     }
 
     fn encode_one(&self, buffer: &mut Vec<u8>, prepared: Prepared, flags: u8) -> AppendedRecord {
@@ -120,8 +116,7 @@ impl Encoder {
             expiry_ms: record.expiry_ms,
             era,
         };
-        let file_id_max = self.file_id_max.to_le_bytes();
-        let value = record.value.as_deref().unwrap_or(&file_id_max);
+        let value = record.value.as_deref().unwrap_or(&BOUND_OF_LOG_FILE);
         encode_record(buffer, self.salt, header, &record.key, value);
         let at = Location { file: 0, offset: offset as u32, len: (buffer.len() - offset) as u32 };
         AppendedRecord { key: record.key, partition, era, position, version: record.version, tombstone, at }

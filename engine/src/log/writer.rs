@@ -5,16 +5,13 @@
 //! so that of all log files only the newest can have a torn tail.
 
 use std::collections::VecDeque;
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::io;
 use std::sync::Arc;
 
-use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
-
-use crate::data_file::{DataFile, FileId, FileTable, Location};
+use crate::data_file::{DataFile, FileTable, Location, Pin};
 use crate::directory::Directory;
 use crate::error::{AppendError, IoError};
+use crate::file_system::FileHandle;
 use crate::format::{FILE_HEADER_LEN, FileHeader, FileKind, MARK_LEN, Salt, encode_mark};
 use crate::log::{Appended, Done};
 use crate::options::{Options, SyncPolicy};
@@ -29,7 +26,7 @@ const _: () = assert!(FILE_HEADER_LEN >= MARK_LEN);
 pub(crate) struct Writer {
     files: Arc<FileTable>,
     active: Arc<DataFile>,
-    file: Arc<File>,
+    file: Arc<dyn FileHandle>,
     salt: Salt,
     max_file_size: u64,
     preallocates: bool,
@@ -46,6 +43,8 @@ pub(crate) struct Writer {
     /// Files begun and bytes written (headers and marks too) since the start.
     files_begun: u64,
     bytes_written: u64,
+    /// Sealed files that appends not published yet may be in.
+    unsettled: VecDeque<Arc<DataFile>>,
     poisoned: Option<IoError>,
     closed: bool,
     /// For policies that write inline: the encoder's buffer, and callbacks to run.
@@ -56,7 +55,7 @@ pub(crate) struct Writer {
 
 /// What a sync outside the writer's lock is about.
 pub(super) struct Unsynced {
-    file: Arc<File>,
+    file: Arc<dyn FileHandle>,
     active: Arc<DataFile>,
     end: u64,
 }
@@ -72,23 +71,27 @@ pub(crate) fn create_active(
     directory: &Directory,
     files: &FileTable,
     salt: Salt,
-) -> Result<(Arc<DataFile>, Arc<File>), IoError> {
+) -> Result<(Arc<DataFile>, Arc<dyn FileHandle>), IoError> {
     let id = directory.allocate_id();
     let path = directory.data_path(id);
-    let file_id = FileId::try_from(id).map_err(|_| {
-        let used_up = std::io::Error::other("file ids are used up: copy the data into a new directory");
-        IoError::new("begin", &path, used_up)
+    let header = FileHeader { kind: FileKind::Log, id, salt };
+    let file = directory.create(&path, &header.encode()).inspect_err(|_| {
+        // It must not make recovery take the file before it, which goes on being appended to, for complete.
+        let _ = directory.remove(&path);
     })?;
-    let file = directory.create(&path, &FileHeader { kind: FileKind::Log, id, salt }.encode()).inspect_err(
-        |_| {
-            // It must not make recovery take the file before it, which goes on being appended to, for complete.
-            let _ = std::fs::remove_file(&path);
-        },
-    )?;
-    let for_reads = file.try_clone().map_err(|e| IoError::new("open", &path, e))?;
-    let active = Arc::new(DataFile::active(file_id, path, salt, for_reads));
-    files.insert(active.clone());
-    Ok((active, Arc::new(file)))
+    let active = files
+        .insert(|slot| DataFile::active(slot, path.clone(), &header, file.clone()))
+        .ok_or_else(|| {
+            let _ = directory.remove(&path);
+            too_many_files(&path)
+        })?;
+    Ok((active, file))
+}
+
+/// What is wrong when no slot is left.
+pub(crate) fn too_many_files(path: &std::path::Path) -> IoError {
+    let full = "there are 65,535 data files, more cannot be told apart; merge them, and raise max_file_size";
+    IoError::new("begin", path, io::Error::other(full))
 }
 
 impl Writer {
@@ -97,7 +100,7 @@ impl Writer {
     pub(crate) fn new(
         options: &Options,
         files: Arc<FileTable>,
-        (active, file): (Arc<DataFile>, Arc<File>),
+        (active, file): (Arc<DataFile>, Arc<dyn FileHandle>),
         end: u64,
         (marked, ends_marked): (u64, bool),
     ) -> Self {
@@ -115,6 +118,7 @@ impl Writer {
             allocated: end,
             files_begun: 0,
             bytes_written: 0,
+            unsettled: VecDeque::new(),
             poisoned: None,
             closed: false,
             scratch: Vec::new(),
@@ -129,6 +133,23 @@ impl Writer {
 
     pub(crate) fn end(&self) -> u64 {
         self.end
+    }
+
+    /// Keeps the active file, which the last group went to, from being merged.
+    pub(super) fn pin(&self) -> Pin {
+        Pin::new(&self.active)
+    }
+
+    /// No append that is not published yet is, or will be, in a file of a lower id.
+    pub(crate) fn settled_below(&mut self) -> u64 {
+        while self.unsettled.front().is_some_and(|file| !file.is_pinned()) {
+            self.unsettled.pop_front();
+        }
+        self.unsettled.front().unwrap_or(&self.active).id
+    }
+
+    pub(crate) fn active_id(&self) -> u64 {
+        self.active.id
     }
 
     pub(super) fn files_begun(&self) -> u64 {
@@ -156,7 +177,7 @@ impl Writer {
         let skipped = if self.durable > self.marked { 0 } else { MARK_LEN };
         self.write_at_end(&group[skipped..])?;
         self.marked = self.durable;
-        Ok(Location { file: self.active.id, offset: (at - skipped as u64) as u32, len: 0 })
+        Ok(Location { file: self.active.slot, offset: (at - skipped as u64) as u32, len: 0 })
     }
 
     fn write_at_end(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
@@ -194,18 +215,13 @@ impl Writer {
         }
         let step = PREALLOCATION_STEP.min(self.max_file_size / 4);
         let target = (needed + step).min(self.max_file_size.max(needed));
-        match rustix::fs::fallocate(
-            &*self.file,
-            FallocateFlags::empty(),
-            self.allocated,
-            target - self.allocated,
-        ) {
+        match self.file.allocate(self.allocated, target - self.allocated) {
             Ok(()) => self.allocated = target,
             // This file system cannot: writes will extend the file.
-            Err(Errno::OPNOTSUPP | Errno::NOSYS) => self.preallocates = false,
+            Err(e) if e.kind() == io::ErrorKind::Unsupported => self.preallocates = false,
             // The last of the space may still do for this write.
-            Err(Errno::NOSPC) if target > needed => {}
-            Err(errno) => return Err(IoError::new("extend", &self.active.path, errno.into())),
+            Err(e) if e.kind() == io::ErrorKind::StorageFull && target > needed => {}
+            Err(e) => return Err(IoError::new("extend", &self.active.path, e)),
         }
         Ok(())
     }
@@ -241,7 +257,8 @@ impl Writer {
     fn rotate(&mut self, directory: &Directory) -> Result<(), AppendError> {
         self.complete()?;
         let (active, file) = create_active(directory, &self.files, self.salt)?;
-        self.files.seal(&self.active);
+        self.files.seal(&self.active, self.end);
+        self.unsettled.push_back(self.active.clone());
         self.active = active;
         self.file = file;
         self.end = FILE_HEADER_LEN as u64;

@@ -1,10 +1,10 @@
 //! Goes through one data file record by record, and finds its way past what is no record.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::error::IoError;
+use crate::file_system::FileHandle;
 use crate::format::{Bad, FILE_HEADER_LEN, Header, Kind, Parsed, RECORD_HEADER_LEN, Salt};
 
 const WINDOW_BYTES: usize = 1 << 20;
@@ -15,7 +15,7 @@ const SEARCH_BYTES_MAX: u64 = 1 << 30;
 
 /// Where damage may be told from a torn tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Bounds {
+pub(crate) enum Bounds {
     /// All of the file was synced.
     Sealed,
     /// What a mark covers was synced; what follows may be torn.
@@ -24,7 +24,7 @@ pub(super) enum Bounds {
 
 /// The next thing in a file.
 #[derive(Debug)]
-pub(super) enum Found<'a> {
+pub(crate) enum Found<'a> {
     /// A whole record, not a mark; of a batch the members were checked too.
     Record { offset: u64, record: Parsed<'a> },
     /// Bytes that should be records.
@@ -35,20 +35,20 @@ pub(super) enum Found<'a> {
 
 /// How a file's records end.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct End {
+pub(crate) struct End {
     /// Where.
-    pub(super) offset: u64,
+    pub(crate) offset: u64,
     /// The highest offset a mark says was durable.
-    pub(super) marked: u64,
+    pub(crate) marked: u64,
     /// Whether the last record is a mark of all before it.
-    pub(super) ends_marked: bool,
+    pub(crate) ends_marked: bool,
     /// Bytes of something that follow; zeros after it not counted.
-    pub(super) cut_bytes: u64,
+    pub(crate) cut_bytes: u64,
 }
 
 /// Reads one file from its first record on.
 #[derive(Debug)]
-pub(super) struct Scanner {
+pub(crate) struct Scanner {
     window: Window,
     salt: Salt,
     len: u64,
@@ -61,7 +61,7 @@ pub(super) struct Scanner {
 }
 
 impl Scanner {
-    pub(super) fn new(file: File, path: &Path, salt: Salt, len: u64) -> Self {
+    pub(crate) fn new(file: Arc<dyn FileHandle>, path: &Path, salt: Salt, len: u64) -> Self {
         let start = FILE_HEADER_LEN as u64;
         let window = Window { file, path: path.to_owned(), len, start: 0, bytes: Vec::new() };
         Self {
@@ -75,7 +75,7 @@ impl Scanner {
         }
     }
 
-    pub(super) fn next(&mut self, bounds: Bounds) -> Result<Found<'_>, IoError> {
+    pub(crate) fn next(&mut self, bounds: Bounds) -> Result<Found<'_>, IoError> {
         loop {
             let at = self.offset;
             if at >= self.len {
@@ -205,7 +205,7 @@ fn advance(chunk_len: usize) -> u64 {
 /// A part of the file in memory.
 #[derive(Debug)]
 struct Window {
-    file: File,
+    file: Arc<dyn FileHandle>,
     path: PathBuf,
     len: u64,
     start: u64,

@@ -1,0 +1,170 @@
+//! Fills the keydir from what all files hold, a block of partitions at a time.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::{Source, in_parallel};
+use crate::data_file::{DataFile, Location};
+use crate::directory::Directory;
+use crate::error::OpenError;
+use crate::format::hint::{HintEntry, SectionHead, section_entries};
+use crate::keydir::{Keydir, position_of};
+use crate::options::Index;
+use crate::table::Entry;
+use crate::{PARTITIONS, Partition};
+
+/// What a block's sections should take in memory, about.
+const BLOCK_BYTES: u64 = 32 << 20;
+
+/// A block's sections, by file.
+type Block = Vec<Vec<(SectionHead, Vec<u8>)>>;
+
+/// A record of a partition, and which source it is from.
+struct Found<'a> {
+    position: u64,
+    entry: HintEntry<'a>,
+    source: usize,
+}
+
+/// What one block gave.
+enum BlockLoaded {
+    /// The highest version in it.
+    Whole(u64),
+    /// Indices of the files whose hints are bad.
+    BadHints(Vec<usize>),
+}
+
+/// Loads all partitions. Returns the highest version of all records; or, inside, the indices of the files whose hint
+/// is bad: then nothing counts that was loaded.
+pub(super) fn load(
+    directory: &Directory,
+    keydir: &Keydir,
+    sources: &[Source],
+) -> Result<Result<u64, BTreeSet<usize>>, OpenError> {
+    let bytes: u64 = sources.iter().map(|source| source.hint.bytes()).sum();
+    let blocks = (bytes / BLOCK_BYTES + 1).next_power_of_two().clamp(16, PARTITIONS.into()) as usize;
+    let step = usize::from(PARTITIONS) / blocks;
+    let loaded = in_parallel(blocks, |block| {
+        load_block(directory, keydir, sources, block * step..(block + 1) * step)
+    })?;
+    let mut highest_version = 0;
+    let mut bad = BTreeSet::new();
+    for block in loaded {
+        match block {
+            BlockLoaded::Whole(version) => highest_version = highest_version.max(version),
+            BlockLoaded::BadHints(indices) => bad.extend(indices),
+        }
+    }
+    Ok(if bad.is_empty() { Ok(highest_version) } else { Err(bad) })
+}
+
+fn load_block(
+    directory: &Directory,
+    keydir: &Keydir,
+    sources: &[Source],
+    partitions: Range<usize>,
+) -> Result<BlockLoaded, OpenError> {
+    let mut block: Block = Vec::with_capacity(sources.len());
+    let mut bad = Vec::new();
+    for source in sources {
+        match source.hint.read(&**directory.file_system(), partitions.clone()) {
+            Ok(sections) => block.push(sections),
+            Err(error) => {
+                tracing::warn!(%error, "a hint file cannot be read; its data file is scanned");
+                bad.push(source.index);
+                block.push(Vec::new());
+            }
+        }
+    }
+    let mut highest_version = 0;
+    for (at, partition) in partitions.enumerate() {
+        match load_partition(keydir, sources, &block, at, partition as Partition) {
+            Ok(version) => highest_version = highest_version.max(version),
+            Err(indices) => bad.extend(indices),
+        }
+    }
+    Ok(if bad.is_empty() { BlockLoaded::Whole(highest_version) } else { BlockLoaded::BadHints(bad) })
+}
+
+/// Finds the newest record of each key and gives them to the keydir. Returns the highest version of any record.
+fn load_partition(
+    keydir: &Keydir,
+    sources: &[Source],
+    block: &Block,
+    at: usize,
+    partition: Partition,
+) -> Result<u64, Vec<usize>> {
+    let mut found = Vec::new();
+    let mut bad = Vec::new();
+    for (index, (source, sections)) in sources.iter().zip(block).enumerate() {
+        let Some((head, bytes)) = sections.get(at) else { continue };
+        if let Err(reason) = collect(head, bytes, index, &mut found) {
+            tracing::warn!(file = %source.file.path.display(), %reason, "a hint file is damaged; its data file is scanned");
+            bad.push(source.index);
+        }
+    }
+    if !bad.is_empty() {
+        return Err(bad);
+    }
+    let highest_version = found.iter().map(|found| found.entry.version).max().unwrap_or(0);
+    let era = keydir.era(partition);
+    found.retain(|found| found.entry.era == era);
+    let highest_of_era = found.iter().map(|found| found.entry.version).max().unwrap_or(0);
+    // Of equal versions, which are the same record, the one of the newest file: a merge may be removing the others.
+    found.sort_unstable_by(|a, b| {
+        let rank = |found: &Found<'_>| (found.entry.version, id_of(sources, found));
+        a.position
+            .cmp(&b.position)
+            .then_with(|| a.entry.key.cmp(b.entry.key))
+            .then_with(|| rank(b).cmp(&rank(a)))
+    });
+    let mut entries = Vec::with_capacity(found.len());
+    let mut keys = Vec::new();
+    for records in found.chunk_by(|a, b| a.entry.key == b.entry.key) {
+        let Some((newest, older)) = records.split_first() else { continue };
+        let Some(entry) = keydir_entry(sources, newest) else { continue };
+        match newest.entry.bound {
+            Some(bound) => older.iter().for_each(|older| lower_reach(sources, older, bound)),
+            None if keydir.index() == Index::Ordered => keys.push(newest.entry.key.into()),
+            None => {}
+        }
+        entries.push(entry);
+    }
+    keydir.load(partition, &entries, highest_of_era, keys);
+    Ok(highest_version)
+}
+
+fn collect<'a>(
+    head: &SectionHead,
+    bytes: &'a [u8],
+    source: usize,
+    found: &mut Vec<Found<'a>>,
+) -> Result<(), crate::format::Bad> {
+    for entry in section_entries(head, bytes)? {
+        let entry = entry?;
+        found.push(Found { position: position_of(entry.key), entry, source });
+    }
+    Ok(())
+}
+
+fn file_of<'a>(sources: &'a [Source], found: &Found<'_>) -> Option<&'a Arc<DataFile>> {
+    sources.get(found.source).map(|source| &source.file)
+}
+
+fn id_of(sources: &[Source], found: &Found<'_>) -> u64 {
+    file_of(sources, found).map_or(0, |file| file.id)
+}
+
+fn keydir_entry(sources: &[Source], found: &Found<'_>) -> Option<Entry> {
+    let HintEntry { version, offset, len, bound, .. } = found.entry;
+    let at = Location { file: file_of(sources, found)?.slot, offset, len };
+    Some(Entry::new(found.position, version, at, bound.is_some()))
+}
+
+/// A file of a higher id than a tombstone's bound has an older record of its key.
+fn lower_reach(sources: &[Source], older: &Found<'_>, bound: u64) {
+    if let Some(file) = file_of(sources, older).filter(|file| file.id > bound) {
+        file.lower_reach(bound);
+    }
+}
