@@ -16,23 +16,25 @@ use parking_lot::{Mutex, RwLock};
 use crate::Record;
 use crate::error::{IoError, ReadError};
 use crate::format::{Header, Kind, Parsed, RECORD_HEADER_LEN, Salt};
+use crate::length;
 
 /// A file's number in memory; 0 is none.
-pub(crate) type FileId = u32;
+pub(crate) type FileSlot = u16;
 
 /// Where a record is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Location {
-    pub(crate) file: FileId,
+    pub(crate) file: FileSlot,
     pub(crate) offset: u32,
-    /// Bytes of the whole record.
+    /// Bytes to read for the record: its length, or up to 0.1 % more if that comes from the keydir
+    /// ([`crate::length`]).
     pub(crate) len: u32,
 }
 
 /// One data file.
 #[derive(Debug)]
 pub(crate) struct DataFile {
-    pub(crate) id: FileId,
+    pub(crate) id: FileSlot,
     pub(crate) path: PathBuf,
     pub(crate) salt: Salt,
     handle: RwLock<Option<Arc<File>>>,
@@ -44,13 +46,13 @@ pub(crate) struct DataFile {
 
 impl DataFile {
     /// A file that is being appended to: it stays open until [`FileTable::seal`].
-    pub(crate) fn active(id: FileId, path: PathBuf, salt: Salt, file: File) -> Self {
+    pub(crate) fn active(id: FileSlot, path: PathBuf, salt: Salt, file: File) -> Self {
         let handle = RwLock::new(Some(Arc::new(file)));
         Self { id, path, salt, handle, last_used: AtomicU64::new(0), pinned: AtomicBool::new(true) }
     }
 
     /// A file that is complete; opened when it is read.
-    pub(crate) fn sealed(id: FileId, path: PathBuf, salt: Salt) -> Self {
+    pub(crate) fn sealed(id: FileSlot, path: PathBuf, salt: Salt) -> Self {
         let handle = RwLock::new(None);
         Self { id, path, salt, handle, last_used: AtomicU64::new(0), pinned: AtomicBool::new(false) }
     }
@@ -63,7 +65,7 @@ impl DataFile {
 /// All data files.
 #[derive(Debug)]
 pub(crate) struct FileTable {
-    files: RwLock<HashMap<FileId, Arc<DataFile>>>,
+    files: RwLock<HashMap<FileSlot, Arc<DataFile>>>,
     max_open: usize,
     openings: AtomicU64,
     /// Sealed files that are open; its lock also serialises opening and closing.
@@ -95,14 +97,16 @@ impl FileTable {
     /// Reads and verifies the record at this place.
     pub(crate) fn read(&self, at: Location) -> Result<Stored, ReadError> {
         let file = self.file(at)?;
-        let bytes = self.read_bytes(&file, at.offset, at.len)?;
-        let parsed = Parsed::parse(&bytes, file.salt).map_err(|bad| file.damaged(at.offset, bad))?;
-        if parsed.header.record_len() != u64::from(at.len)
-            || !matches!(parsed.header.kind, Kind::Value | Kind::Tombstone)
+        let mut bytes = self.read_bytes(&file, at.offset, at.len)?;
+        let header = Parsed::parse(&bytes, file.salt).map_err(|bad| file.damaged(at.offset, bad))?.header;
+        // It was parsed from no more bytes than asked for.
+        let len = header.record_len() as u32;
+        if length::code_of(len) != length::code_of(at.len)
+            || !matches!(header.kind, Kind::Value | Kind::Tombstone)
         {
             return Err(file.damaged(at.offset, "another record is there"));
         }
-        let header = parsed.header;
+        bytes.truncate(len as usize);
         Ok(Stored { header, bytes: Bytes::from(bytes) })
     }
 
@@ -140,6 +144,7 @@ impl FileTable {
         })
     }
 
+    /// Reads so many bytes, or fewer where the file ends.
     fn read_bytes(&self, file: &Arc<DataFile>, offset: u32, len: u32) -> Result<Vec<u8>, ReadError> {
         let handle = self.handle(file)?;
         let len = len as usize;
@@ -147,7 +152,7 @@ impl FileTable {
         while bytes.len() < len {
             let at = u64::from(offset) + bytes.len() as u64;
             match rustix::io::pread(&*handle, rustix::buffer::spare_capacity(&mut bytes), at) {
-                Ok(0) => return Err(file.damaged(offset, "the file ends within it")),
+                Ok(0) => break,
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(IoError::new("read", &file.path, errno.into()).into()),
             }

@@ -49,6 +49,43 @@ impl FromStr for SyncPolicy {
     }
 }
 
+/// What is kept in memory to find keys by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Index {
+    /// Where each key's record is, by a hash of the key: some 29 bytes a key, however long it is.
+    #[default]
+    Hash,
+    /// That, and the live keys themselves in order, for [`Engine::range`](crate::Engine::range) and
+    /// [`Engine::prefix`](crate::Engine::prefix): some 45 bytes and the key, for each key, more.
+    Ordered,
+}
+
+impl fmt::Display for Index {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hash => "hash",
+            Self::Ordered => "ordered",
+        })
+    }
+}
+
+/// The text names no index.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no index; give hash or ordered")]
+pub struct BadIndex(String);
+
+impl FromStr for Index {
+    type Err = BadIndex;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "hash" => Ok(Self::Hash),
+            "ordered" => Ok(Self::Ordered),
+            _ => Err(BadIndex(text.to_owned())),
+        }
+    }
+}
+
 /// How a store is opened. Make one with [`Options::new`] and change what should differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -66,6 +103,8 @@ pub struct Options {
     /// `max_value_bytes` + 1 MiB to 1 GiB.
     /// Above it [`Engine::append`](crate::Engine::append) refuses, and the calls that wait anyway wait for room.
     pub append_buffer_bytes: usize,
+    /// What is kept in memory to find keys by; may differ from one opening to the next. Default [`Index::Hash`].
+    pub index: Index,
 }
 
 const KIB: u64 = 1 << 10;
@@ -84,6 +123,7 @@ impl Options {
             max_value_bytes: 64 * MIB as u32,
             max_open_files: 256,
             append_buffer_bytes: 128 * MIB as usize,
+            index: Index::Hash,
         }
     }
 
@@ -137,5 +177,13 @@ mod tests {
             assert_eq!(policy.to_string().parse(), Ok(policy));
         }
         assert!("interval:".parse::<SyncPolicy>().is_err());
+    }
+
+    #[test]
+    fn index_reads_what_it_writes() {
+        for index in [Index::Hash, Index::Ordered] {
+            assert_eq!(index.to_string().parse(), Ok(index));
+        }
+        assert!("Ordered".parse::<Index>().is_err());
     }
 }

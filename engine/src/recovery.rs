@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use self::scan::{Bounds, End, Found, Scanner};
-use crate::data_file::{DataFile, FileId, FileTable, Location, open_to_read};
+use crate::data_file::{DataFile, FileSlot, FileTable, Location, open_to_read};
 use crate::directory::Directory;
 use crate::error::{IoError, OpenError};
 use crate::format::{Bad, FILE_HEADER_LEN, FileHeader, FileKind, Kind, Parsed};
@@ -114,7 +114,7 @@ pub(crate) fn recover(
     for file in &known {
         load.report.files += 1;
         let header = match &file.header {
-            Ok(_) if file.len > u32::MAX.into() || file.id > FileId::MAX.into() => {
+            Ok(_) if file.len > u32::MAX.into() || file.id > FileSlot::MAX.into() => {
                 load.quarantine(
                     file,
                     0,
@@ -199,7 +199,7 @@ impl Load<'_> {
     }
 
     fn sealed(&mut self, file: &Known, header: &FileHeader) -> Result<(), OpenError> {
-        let id = file.id as FileId;
+        let id = file.id as FileSlot;
         self.files.insert(Arc::new(DataFile::sealed(id, file.path.clone(), header.salt)));
         let end = self.scan(file, id, header, Bounds::Sealed)?;
         if !end.ends_marked {
@@ -211,7 +211,7 @@ impl Load<'_> {
 
     /// Reads the active file, cuts its torn tail and makes durable what is left.
     fn active(&mut self, file: &Known, header: &FileHeader) -> Result<Active, OpenError> {
-        let id = file.id as FileId;
+        let id = file.id as FileSlot;
         let failed = |action| move |e| IoError::new(action, &file.path, e);
         let open = OpenOptions::new().read(true).write(true).open(&file.path).map_err(failed("open"))?;
         let for_reads = open.try_clone().map_err(failed("open"))?;
@@ -231,7 +231,7 @@ impl Load<'_> {
     fn scan(
         &mut self,
         file: &Known,
-        id: FileId,
+        id: FileSlot,
         header: &FileHeader,
         bounds: Bounds,
     ) -> Result<End, OpenError> {
@@ -253,7 +253,7 @@ impl Load<'_> {
         }
     }
 
-    fn publish(&mut self, file: FileId, offset: u64, record: &Parsed<'_>) {
+    fn publish(&mut self, file: FileSlot, offset: u64, record: &Parsed<'_>) {
         let header = &record.header;
         self.report.records += 1;
         self.highest_version = self.highest_version.max(header.version);

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use crate::data_file::{DataFile, FileId, FileTable, Location};
+use crate::data_file::{DataFile, FileSlot, FileTable, Location};
 use crate::directory::Directory;
 use crate::error::{AppendError, IoError};
 use crate::format::{FILE_HEADER_LEN, FileHeader, FileKind, MARK_LEN, Salt, encode_mark};
@@ -75,7 +75,7 @@ pub(crate) fn create_active(
 ) -> Result<(Arc<DataFile>, Arc<File>), IoError> {
     let id = directory.allocate_id();
     let path = directory.data_path(id);
-    let file_id = FileId::try_from(id).map_err(|_| {
+    let slot = FileSlot::try_from(id).map_err(|_| {
         let used_up = std::io::Error::other("file ids are used up: copy the data into a new directory");
         IoError::new("begin", &path, used_up)
     })?;
@@ -86,7 +86,7 @@ pub(crate) fn create_active(
         },
     )?;
     let for_reads = file.try_clone().map_err(|e| IoError::new("open", &path, e))?;
-    let active = Arc::new(DataFile::active(file_id, path, salt, for_reads));
+    let active = Arc::new(DataFile::active(slot, path, salt, for_reads));
     files.insert(active.clone());
     Ok((active, Arc::new(file)))
 }
