@@ -33,7 +33,7 @@
 //!
 //! Module by module: `format` is the byte layout; `directory` the files' names, ids and lock; `data_file` reads;
 //! `log` appends and commits; `keydir` (of `table`s, with `length` codes, `file_figures` and `ordered` keys) finds;
-//! `recovery` opens; `slot` hashes keys to partitions.
+//! `scan` reads in key order; `recovery` opens; `slot` hashes keys to partitions.
 
 mod data_file;
 mod directory;
@@ -48,6 +48,7 @@ mod log;
 mod options;
 mod ordered;
 mod recovery;
+mod scan;
 mod slot;
 mod table;
 
@@ -59,6 +60,7 @@ pub use crate::file_system::{FaultyFileSystem, FileHandle, FileSystem, Mapping, 
 pub use crate::log::Appended;
 pub use crate::options::{BadIndex, BadSyncPolicy, Index, Options, SyncPolicy};
 pub use crate::recovery::{Quarantined, Recovery};
+pub use crate::scan::{RangePage, Scan};
 pub use crate::slot::{partition_of, slot_of};
 
 /// A partition's number, `0..1024`.
