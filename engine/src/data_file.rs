@@ -314,8 +314,11 @@ impl FileTable {
 
     /// The error for a record that is whole but not the one that should be there.
     pub(crate) fn misplaced(&self, at: Location) -> ReadError {
-        self.with_file(at, |file| Ok(file.damaged(at.offset, "the record of another key or version is there")))
-            .unwrap_or_else(|error| error)
+        self.with_file(
+            at,
+            |file| Ok(file.damaged(at.offset, "the record of another key or version is there")),
+        )
+        .unwrap_or_else(|error| error)
     }
 
     /// Without counting a reference: that would be written to by all readers.
@@ -388,7 +391,8 @@ impl FileTable {
             return Ok(content);
         }
         let handle = self.open_handle(file)?;
-        let mapping = if self.maps && !file.is_active() { handle.map(file.len()).ok().flatten() } else { None };
+        let mapping =
+            if self.maps && !file.is_active() { handle.map(file.len()).ok().flatten() } else { None };
         let content = Arc::new(mapping.map_or(Content::Handle(handle), Content::Mapped));
         file.content.store(Some(content.clone()));
         self.admit(&mut open, file.clone());

@@ -46,10 +46,7 @@ pub(crate) struct Listing {
 
 impl Directory {
     /// Makes the directory if need be, locks it, removes leftovers and lists the files.
-    pub(crate) fn open(
-        file_system: Arc<dyn FileSystem>,
-        path: &Path,
-    ) -> Result<(Self, Listing), OpenError> {
+    pub(crate) fn open(file_system: Arc<dyn FileSystem>, path: &Path) -> Result<(Self, Listing), OpenError> {
         create_directory(&*file_system, path)?;
         let lock = lock(&*file_system, path)?;
         let mut directory =
@@ -96,10 +93,10 @@ impl Directory {
 
     fn write_temporary(&self, path: &Path, bytes: &[u8]) -> Result<Arc<dyn FileHandle>, IoError> {
         let file = self.create_temporary(path)?;
-        let written =
-            file.write_all_at(bytes, 0).map_err(|e| IoError::new("write", temporary(path), e)).and_then(
-                |()| file.sync_all().map_err(|e| IoError::new("sync", temporary(path), e)),
-            );
+        let written = file
+            .write_all_at(bytes, 0)
+            .map_err(|e| IoError::new("write", temporary(path), e))
+            .and_then(|()| file.sync_all().map_err(|e| IoError::new("sync", temporary(path), e)));
         if written.is_err() {
             self.remove_temporary(path);
         }
@@ -109,9 +106,7 @@ impl Directory {
     /// An empty file beside this path, to be filled, synced and put in its place.
     pub(crate) fn create_temporary(&self, path: &Path) -> Result<Arc<dyn FileHandle>, IoError> {
         let temporary = temporary(path);
-        self.file_system
-            .open(&temporary, OpenMode::Create)
-            .map_err(|e| IoError::new("create", &temporary, e))
+        self.file_system.open(&temporary, OpenMode::Create).map_err(|e| IoError::new("create", &temporary, e))
     }
 
     /// Best effort: opening the store removes it as well.
@@ -213,7 +208,8 @@ pub(crate) fn list(
     let mut leftovers = Vec::new();
     for name in names {
         if let Some(whole) = name.strip_suffix(TEMPORARY_SUFFIX) {
-            let ours = whole == ERAS_NAME || id_of(whole, DATA_SUFFIX).or(id_of(whole, HINT_SUFFIX)).is_some();
+            let ours =
+                whole == ERAS_NAME || id_of(whole, DATA_SUFFIX).or(id_of(whole, HINT_SUFFIX)).is_some();
             if ours {
                 leftovers.push(name);
             }
@@ -230,10 +226,7 @@ pub(crate) fn list(
 }
 
 /// Reads the eras file, if there is one.
-pub(crate) fn read_eras(
-    file_system: &dyn FileSystem,
-    directory: &Path,
-) -> Result<Option<Eras>, OpenError> {
+pub(crate) fn read_eras(file_system: &dyn FileSystem, directory: &Path) -> Result<Option<Eras>, OpenError> {
     let path = directory.join(ERAS_NAME);
     let bytes = match read_small(file_system, &path) {
         Ok(bytes) => bytes,

@@ -13,6 +13,7 @@ use parking_lot::Mutex;
 use crate::data_file::{FileTable, Stored};
 use crate::directory::Directory;
 use crate::error::{AppendError, OpenError, ReadError, StoreError};
+use crate::file_system::{FileSystem, RealFileSystem};
 use crate::format::Eras;
 use crate::keydir::{Candidate, Keydir, position_of};
 use crate::log::{Appended, Log, Prepared};
@@ -26,6 +27,9 @@ use crate::{
 
 /// Positions that [`Iter`] reads at a time.
 const ITER_STEP: usize = 64;
+
+/// How often a read is tried again because its record was moved or replaced meanwhile.
+const READ_RETRIES_MAX: usize = 16;
 
 /// A store that is open. Clones are the same store, which is closed with the last of them.
 #[derive(Clone)]
@@ -112,14 +116,15 @@ impl Engine {
 
     /// The newest published record of the key; a tombstone has no value. `None` if there never was one.
     pub fn read(&self, key: &[u8]) -> Result<Option<Record>, ReadError> {
-        let found = self.0.keydir.entries_at(partition_of(key), position_of(key));
-        for entry in found.as_slice() {
-            let stored = self.0.read_entry(entry)?;
-            if stored.key() == key {
-                return Ok(Some(stored.into_record()));
+        self.0.read_at(partition_of(key), position_of(key), |entries| {
+            for entry in entries {
+                let stored = self.0.read_entry(entry)?;
+                if stored.key() == key {
+                    return Ok(Some(stored.into_record()));
+                }
             }
-        }
-        Ok(None)
+            Ok(None)
+        })
     }
 
     /// Queues records for the log and returns at once; several are one atomic batch.
@@ -233,9 +238,7 @@ impl Engine {
     pub fn read_positions(&self, partition: Partition, positions: &[u64]) -> Result<Vec<Record>, ReadError> {
         let mut records = Vec::with_capacity(positions.len());
         for &position in positions {
-            for entry in self.0.keydir.entries_at(partition, position).as_slice() {
-                records.push(self.0.read_entry(entry)?.into_record());
-            }
+            records.extend(self.0.read_position(partition, position)?);
         }
         Ok(records)
     }
@@ -245,11 +248,15 @@ impl Engine {
     pub fn keys_page(&self, partition: Partition, from: u64, limit: usize) -> Result<KeysPage, ReadError> {
         let (entries, next) = self.0.keydir.page(partition, from, limit, POSITION_STEP);
         let mut keys = Vec::with_capacity(entries.len());
-        for entry in &entries {
-            let record = self.0.read_entry(entry)?.into_record();
-            // Copied, so that listed keys do not keep their values in memory.
-            let key = Bytes::copy_from_slice(&record.key);
-            keys.push(KeyInfo { key, expiry_ms: record.expiry_ms, version: record.version });
+        // Keys that share a position are read together.
+        for same in entries.chunk_by(|a, b| a.position == b.position) {
+            let Some(first) = same.first() else { continue };
+            let records = self.0.read_position(partition, first.position)?;
+            for record in records.into_iter().filter(|record| record.value.is_some()) {
+                // Copied, so that listed keys do not keep their values in memory.
+                let key = Bytes::copy_from_slice(&record.key);
+                keys.push(KeyInfo { key, expiry_ms: record.expiry_ms, version: record.version });
+            }
         }
         Ok(KeysPage { keys, next })
     }
@@ -308,6 +315,10 @@ impl Engine {
         self.0.log.close()
     }
 
+    pub(crate) fn keydir(&self) -> &Keydir {
+        &self.0.keydir
+    }
+
     fn own_record(&self, key: &[u8], value: Option<Bytes>, expiry_ms: u64) -> Record {
         // Above what an owner's own versions may have reached.
         let highest = self.0.keydir.stats(partition_of(key)).highest_version;
@@ -318,6 +329,37 @@ impl Engine {
 }
 
 impl Inner {
+    /// Has `read` read what the keydir has of a position. If it fails, because a merge has moved a record and
+    /// removed its file, say, it is tried again with what the keydir has then, unless that is the same.
+    fn read_at<T>(
+        &self,
+        partition: Partition,
+        position: u64,
+        read: impl Fn(&[Entry]) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        let mut found = self.keydir.entries_at(partition, position);
+        let mut tries_left = READ_RETRIES_MAX;
+        loop {
+            let error = match read(found.as_slice()) {
+                Ok(done) => return Ok(done),
+                Err(error) => error,
+            };
+            let now = self.keydir.entries_at(partition, position);
+            if tries_left == 0 || now.as_slice() == found.as_slice() {
+                return Err(error);
+            }
+            tries_left -= 1;
+            found = now;
+        }
+    }
+
+    /// The records at a position, tombstones included.
+    fn read_position(&self, partition: Partition, position: u64) -> Result<Vec<Record>, ReadError> {
+        self.read_at(partition, position, |entries| {
+            entries.iter().map(|entry| Ok(self.read_entry(entry)?.into_record())).collect()
+        })
+    }
+
     /// Reads a record and checks that it is the one the keydir means. What is wrong otherwise is only damage
     /// that no checksum shows: a stale block, say.
     fn read_entry(&self, entry: &Entry) -> Result<Stored, ReadError> {
@@ -340,12 +382,12 @@ impl Inner {
     }
 }
 
-fn now_ms() -> u64 {
+pub(crate) fn now_ms() -> u64 {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     since_1970.as_millis() as u64
 }
 
-fn is_present(record: &Record, now_ms: u64) -> bool {
+pub(crate) fn is_present(record: &Record, now_ms: u64) -> bool {
     record.value.is_some() && (record.expiry_ms == 0 || record.expiry_ms > now_ms)
 }
 

@@ -146,6 +146,20 @@ pub enum ReadError {
     Io(#[from] IoError),
 }
 
+/// Why keys could not be scanned in order.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ScanError {
+    /// The store keeps no keys in order.
+    #[error(
+        "the store was opened without the ordered index; set index = \"ordered\" and open it anew, or scan in hash \
+         order with keys_page"
+    )]
+    NoOrderedIndex,
+    /// While reading.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
 /// Why an operation of the embedded interface failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {

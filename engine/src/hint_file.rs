@@ -87,8 +87,7 @@ impl Sections {
 
     pub(crate) fn push(&mut self, entry: &HintEntry<'_>) {
         let partition = usize::from(partition_of(entry.key));
-        if let (Some(bytes), Some(entries)) =
-            (self.bytes.get_mut(partition), self.entries.get_mut(partition))
+        if let (Some(bytes), Some(entries)) = (self.bytes.get_mut(partition), self.entries.get_mut(partition))
         {
             entry.encode(bytes);
             *entries += 1;
@@ -111,7 +110,8 @@ impl Sections {
         header: &FileHeader,
         data_len: u64,
     ) -> Result<HintSource, IoError> {
-        let hint = HintHeader { data_file_id: header.id, salt: header.salt, data_len, sections: self.heads() };
+        let hint =
+            HintHeader { data_file_id: header.id, salt: header.salt, data_len, sections: self.heads() };
         let path = directory.hint_path(header.id);
         let mut bytes = hint.encode();
         self.bytes.iter().for_each(|section| bytes.extend_from_slice(section));
@@ -223,7 +223,10 @@ impl HintSource {
 pub(crate) enum HintWritten {
     Done,
     /// The data file has a bad stretch there: it gets no hint, so that every start reports it.
-    DataDamaged { offset: u64, reason: String },
+    DataDamaged {
+        offset: u64,
+        reason: String,
+    },
     /// `stop` said so.
     Stopped,
 }

@@ -3,14 +3,20 @@
 //! Keys are not held in memory: an entry has the key's 64-bit position (a hash), and who finds an equal position
 //! compares the key in the record on disk. That is done outside the lock and settled again inside it, so that
 //! no lock is held across a disk access. Invariants: a key has at most one entry, that of the highest version
-//! published; the partition's figures are those of its entries, at every moment the lock is free.
+//! published; the partition's figures, its files' figures and its ordered keys are those of its entries, at every
+//! moment the lock is free.
+
+use std::ops::Bound;
 
 use parking_lot::Mutex;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
-use crate::data_file::{FileTable, Location};
+use crate::data_file::{FileSlot, FileTable, Location};
+use crate::file_figures::FileFigures;
+use crate::options::Index;
+use crate::ordered::{KeyRun, OrderedKeys};
 use crate::table::{Entry, Table};
-use crate::{Era, PARTITIONS, Partition, PartitionStats};
+use crate::{Era, PARTITIONS, Partition, PartitionStats, Version};
 
 /// Of [`position_of`]; a change of it would change the order in which all nodes list keys.
 const POSITION_SEED: u64 = 0x6361_736b_6164_6531;
@@ -54,9 +60,17 @@ struct Slice {
     era: Era,
     table: Table,
     stats: PartitionStats,
+    /// The live keys, if they are kept in order.
+    keys: Option<OrderedKeys>,
 }
 
 impl Slice {
+    fn empty(era: Era, index: Index) -> Self {
+        let keys = (index == Index::Ordered).then(OrderedKeys::default);
+        Self { era, keys, ..Self::default() }
+    }
+
+    /// Counts an entry that comes, or with -1 one that goes. Its bytes are those of its coded length both times.
     fn count(&mut self, entry: &Entry, sign: i64) {
         let stats = &mut self.stats;
         if entry.is_tombstone() {
@@ -69,19 +83,34 @@ impl Slice {
         stats.digest =
             if sign > 0 { stats.digest.wrapping_add(digest) } else { stats.digest.wrapping_sub(digest) };
     }
+
+    /// Keeps the ordered keys in step with an entry that was taken in.
+    fn note_key(&mut self, candidate: &Candidate<'_>) {
+        match &mut self.keys {
+            None => {}
+            Some(keys) if candidate.entry.is_tombstone() => keys.remove(candidate.key),
+            Some(keys) => keys.insert(candidate.key),
+        }
+    }
 }
 
 /// All partitions.
 #[derive(Debug)]
 pub(crate) struct Keydir {
+    index: Index,
     slices: Vec<Mutex<Slice>>,
+    figures: FileFigures,
 }
 
 impl Keydir {
-    pub(crate) fn new(eras: &[Era]) -> Self {
-        let slice = |&era| Mutex::new(Slice { era, ..Slice::default() });
+    pub(crate) fn new(eras: &[Era], index: Index) -> Self {
         debug_assert_eq!(eras.len(), usize::from(PARTITIONS));
-        Self { slices: eras.iter().map(slice).collect() }
+        let slices = eras.iter().map(|&era| Mutex::new(Slice::empty(era, index))).collect();
+        Self { index, slices, figures: FileFigures::new() }
+    }
+
+    pub(crate) fn index(&self) -> Index {
+        self.index
     }
 
     /// # Panics
@@ -157,34 +186,69 @@ impl Keydir {
 
     /// Empties a partition and gives it its new era.
     pub(crate) fn clear(&self, partition: Partition, era: Era) {
-        let emptied =
-            std::mem::replace(&mut *self.slice(partition).lock(), Slice { era, ..Slice::default() });
-        // Freed after the lock is.
-        drop(emptied);
+        self.exchange(partition, |_| Slice::empty(era, self.index));
+    }
+
+    /// Fills a partition anew, of this era, with entries sorted by position, one a key. `highest_version` may be
+    /// above theirs. `keys` are the live ones, in any order; they are needed only if they are kept in order.
+    #[cfg_attr(not(test), allow(dead_code, reason = "recovery from hints calls it"))]
+    pub(crate) fn load(
+        &self,
+        partition: Partition,
+        entries: &[Entry],
+        highest_version: Version,
+        keys: Vec<Box<[u8]>>,
+    ) {
+        let mut loaded = Slice { table: Table::from_sorted(entries), ..Slice::empty(0, self.index) };
+        for entry in entries {
+            loaded.count(entry, 1);
+            self.figures.add(entry);
+            loaded.stats.highest_version = loaded.stats.highest_version.max(entry.version);
+        }
+        loaded.stats.highest_version = loaded.stats.highest_version.max(highest_version);
+        loaded.keys = loaded.keys.map(|_| keys.into_iter().collect());
+        self.exchange(partition, |old| Slice { era: old.era, ..loaded });
+    }
+
+    /// Puts another slice in a partition's place; what was there is given back after the lock is.
+    fn exchange(&self, partition: Partition, new: impl FnOnce(&Slice) -> Slice) {
+        let mut slice = self.slice(partition).lock();
+        let new = new(&slice);
+        let old = std::mem::replace(&mut *slice, new);
+        drop(slice);
+        old.table.from(0).for_each(|entry| self.figures.subtract(entry));
+    }
+
+    /// Some live keys in this range, in order, from its beginning on; `None` if they are not kept in order.
+    pub(crate) fn keys_in(
+        &self,
+        partition: Partition,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+        keys_max: usize,
+    ) -> Option<KeyRun> {
+        self.slice(partition).lock().keys.as_ref().map(|keys| keys.run(start, end, keys_max))
     }
 
     /// Takes the candidate in if its era is the partition's and its version the key's highest.
     pub(crate) fn publish(&self, files: &FileTable, candidate: &Candidate<'_>) {
-        let mut known: Vec<(Entry, Relation)> = Vec::new();
-        while let Some(unknown) = self.try_publish(candidate, &known) {
-            known.push((unknown, relate(files, &unknown, candidate)));
-        }
+        settle(files, candidate, |known| self.try_publish(candidate, known));
     }
 
     /// Publishes, or returns an entry whose relation to the candidate's key must be known first.
-    fn try_publish(&self, candidate: &Candidate<'_>, known: &[(Entry, Relation)]) -> Option<Entry> {
+    fn try_publish(&self, candidate: &Candidate<'_>, known: &[(Entry, Relation)]) -> Result<(), Entry> {
         let new = candidate.entry;
         let mut slice = self.slice(candidate.partition).lock();
         if slice.era != candidate.era {
-            return None;
+            return Ok(());
         }
         let mut same = None;
         for old in slice.table.at(new.position) {
             if old.location() == new.location() {
-                return None;
+                return Ok(());
             }
             match known.iter().find(|(entry, _)| entry == old) {
-                None => return Some(*old),
+                None => return Err(*old),
                 Some((_, Relation::Other)) => {}
                 Some((entry, relation)) => same = Some((*entry, *relation)),
             }
@@ -195,16 +259,134 @@ impl Keydir {
             Some((old, relation)) if old.version == new.version && relation != Relation::Damaged => {}
             Some((old, _)) if old.version > new.version => {}
             Some((old, _)) => {
-                slice.table.replace(&old, new);
-                slice.count(&old, -1);
-                slice.count(&new, 1);
+                self.replace(&mut slice, &old, new);
+                slice.note_key(candidate);
             }
             None => {
                 slice.table.insert(new);
                 slice.count(&new, 1);
+                self.figures.add(&new);
+                slice.note_key(candidate);
             }
         }
-        None
+        Ok(())
+    }
+
+    fn replace(&self, slice: &mut Slice, old: &Entry, new: Entry) {
+        if slice.table.replace(old, new) {
+            slice.count(&new, 1);
+            slice.count(old, -1);
+            self.figures.add(&new);
+            self.figures.subtract(old);
+        }
+    }
+}
+
+/// What a merge needs.
+#[cfg_attr(not(test), allow(dead_code, reason = "the merge calls it"))]
+impl Keydir {
+    /// How many bytes of each file are live.
+    pub(crate) fn figures(&self) -> &FileFigures {
+        &self.figures
+    }
+
+    /// Points the entry of the copy's key and version to the copy, if the era is still the partition's and that
+    /// entry is in a file of which `may_move` holds (called under a lock: it must be short). Tells whether it did.
+    ///
+    /// Where keys share the position, the key on disk decides, as when it was published. One entry alone is the
+    /// copy's if position, version and length are: for it to be another's, the copy's key would have to have no
+    /// entry, while a record of it that nothing overtook is still there to be copied.
+    pub(crate) fn relocate(
+        &self,
+        files: &FileTable,
+        copy: &Candidate<'_>,
+        may_move: impl Fn(FileSlot) -> bool,
+    ) -> bool {
+        settle(files, copy, |known| self.try_relocate(copy, &may_move, known))
+    }
+
+    /// Relocates, or returns an entry whose relation to the copy's key must be known first.
+    fn try_relocate(
+        &self,
+        copy: &Candidate<'_>,
+        may_move: &impl Fn(FileSlot) -> bool,
+        known: &[(Entry, Relation)],
+    ) -> Result<bool, Entry> {
+        let mut slice = self.slice(copy.partition).lock();
+        if slice.era != copy.era {
+            return Ok(false);
+        }
+        let is_alone = slice.table.at(copy.entry.position).count() == 1;
+        let moves = |old: &&Entry| old.is_copy_of(&copy.entry) && may_move(old.location().file);
+        let mut moved = None;
+        for old in slice.table.at(copy.entry.position).filter(moves) {
+            match known.iter().find(|(entry, _)| entry == old) {
+                Some((_, Relation::Same)) => moved = Some(*old),
+                _ if is_alone => moved = Some(*old),
+                None => return Err(*old),
+                Some(_) => {}
+            }
+        }
+        let Some(old) = moved else { return Ok(false) };
+        self.replace(&mut slice, &old, copy.entry);
+        Ok(true)
+    }
+
+    /// Whether the keydir points to the record at this very place.
+    pub(crate) fn is_at(
+        &self,
+        partition: Partition,
+        era: Era,
+        position: u64,
+        (file, offset): (FileSlot, u32),
+    ) -> bool {
+        let slice = self.slice(partition).lock();
+        let here = |entry: &Entry| (entry.location().file, entry.location().offset) == (file, offset);
+        slice.era == era && slice.table.at(position).any(here)
+    }
+
+    /// Forgets a tombstone, if it is still exactly this entry; tells whether it did.
+    pub(crate) fn remove_tombstone(&self, partition: Partition, tombstone: &Entry) -> bool {
+        let mut slice = self.slice(partition).lock();
+        if !tombstone.is_tombstone() || !slice.table.remove(tombstone) {
+            return false;
+        }
+        slice.count(tombstone, -1);
+        self.figures.subtract(tombstone);
+        true
+    }
+
+    /// Tells the file and the bytes of each tombstone up to this version. Called under the partition's lock:
+    /// `tell` must be short.
+    pub(crate) fn collectable(
+        &self,
+        partition: Partition,
+        up_to: Version,
+        mut tell: impl FnMut(FileSlot, u32),
+    ) {
+        let slice = self.slice(partition).lock();
+        if slice.stats.tombstones == 0 {
+            return;
+        }
+        for entry in slice.table.from(0).filter(|entry| entry.is_tombstone() && entry.version <= up_to) {
+            tell(entry.location().file, entry.location().len);
+        }
+    }
+}
+
+/// Tries until it is known how all entries in the way relate to the candidate's key. They are compared on disk
+/// between two tries, while the lock is free; an entry that changed meanwhile is another one.
+fn settle<T>(
+    files: &FileTable,
+    candidate: &Candidate<'_>,
+    mut attempt: impl FnMut(&[(Entry, Relation)]) -> Result<T, Entry>,
+) -> T {
+    let mut known = Vec::new();
+    loop {
+        match attempt(&known) {
+            Ok(done) => return done,
+            Err(unknown) => known.push((unknown, relate(files, &unknown, candidate))),
+        }
     }
 }
 
@@ -243,3 +425,7 @@ fn relate(files: &FileTable, old: &Entry, candidate: &Candidate<'_>) -> Relation
         Err(_) => Relation::Damaged,
     }
 }
+
+#[cfg(test)]
+#[path = "keydir_tests.rs"]
+mod tests;

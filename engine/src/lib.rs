@@ -25,35 +25,46 @@
 //! - an append that was reported done under [`SyncPolicy::Always`] survives any crash;
 //! - a record whose checksum or key does not match is never handed out;
 //! - several records appended together are found together after a crash, or not at all;
-//! - memory per key is some 35 bytes, whatever the key's length; keys are not held in memory;
+//! - memory per key is some 29 bytes, whatever the key's length; keys are not held in memory, unless an ordered index
+//!   is asked for ([`Index`]);
 //! - one engine at a time has a directory.
 //!
 //! The engine knows nothing of networks, clusters or async runtimes; every call is synchronous.
 //!
 //! Module by module: `format` is the byte layout; `directory` the files' names, ids and lock; `data_file` reads;
-//! `log` appends and commits; `keydir` (of `table`s) finds; `recovery` opens; `slot` hashes keys to partitions.
+//! `log` appends and commits; `keydir` (of `table`s, with `length` codes, `file_figures` and `ordered` keys) finds;
+//! `scan` reads in key order; `recovery` opens; `slot` hashes keys to partitions.
 
+mod budget;
 mod data_file;
 mod directory;
 mod engine;
 mod error;
+mod file_figures;
+mod file_scan;
 mod file_system;
 mod format;
+mod hint_file;
 mod keydir;
+mod length;
 mod log;
 mod options;
+mod ordered;
 mod recovery;
+mod scan;
 mod slot;
 mod table;
 
 use bytes::Bytes;
 
+pub use crate::budget::Budget;
 pub use crate::engine::{Engine, EngineStats, Iter};
-pub use crate::error::{AppendError, IoError, OpenError, ReadError, StoreError};
+pub use crate::error::{AppendError, IoError, OpenError, ReadError, ScanError, StoreError};
 pub use crate::file_system::{FaultyFileSystem, FileHandle, FileSystem, Mapping, OpenMode, RealFileSystem};
 pub use crate::log::Appended;
-pub use crate::options::{BadSyncPolicy, Options, SyncPolicy};
+pub use crate::options::{BadIndex, BadMergeWindow, BadSyncPolicy, Index, MergeWindow, Options, SyncPolicy};
 pub use crate::recovery::{Quarantined, Recovery};
+pub use crate::scan::{RangePage, Scan};
 pub use crate::slot::{partition_of, slot_of};
 
 /// A partition's number, `0..1024`.

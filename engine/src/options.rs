@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use crate::budget::Budget;
+
 /// When an append counts as done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyncPolicy {
@@ -49,6 +51,43 @@ impl FromStr for SyncPolicy {
     }
 }
 
+/// What is kept in memory to find keys by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Index {
+    /// Where each key's record is, by a hash of the key: some 29 bytes a key, however long it is.
+    #[default]
+    Hash,
+    /// That, and the live keys themselves in order, for [`Engine::range`](crate::Engine::range) and
+    /// [`Engine::prefix`](crate::Engine::prefix): some 45 bytes and the key, for each key, more.
+    Ordered,
+}
+
+impl fmt::Display for Index {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hash => "hash",
+            Self::Ordered => "ordered",
+        })
+    }
+}
+
+/// The text names no index.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no index; give hash or ordered")]
+pub struct BadIndex(String);
+
+impl FromStr for Index {
+    type Err = BadIndex;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "hash" => Ok(Self::Hash),
+            "ordered" => Ok(Self::Ordered),
+            _ => Err(BadIndex(text.to_owned())),
+        }
+    }
+}
+
 /// How a store is opened. Make one with [`Options::new`] and change what should differ.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
@@ -66,6 +105,101 @@ pub struct Options {
     /// `max_value_bytes` + 1 MiB to 1 GiB.
     /// Above it [`Engine::append`](crate::Engine::append) refuses, and the calls that wait anyway wait for room.
     pub append_buffer_bytes: usize,
+    /// What is kept in memory to find keys by; may differ from one opening to the next. Default [`Index::Hash`].
+    pub index: Index,
+    /// Whether the data is replicated, or otherwise the business of an owner: versions, expiry and tombstones are
+    /// then the owner's, and the engine never makes a record of its own accord. Default false: the store is its own
+    /// owner, and a merge turns expired records into tombstones and drops tombstones that hide nothing.
+    ///
+    /// [`Engine::put`](crate::Engine::put) and the rest of the embedded interface go on working in a replicated
+    /// store, but its owner knows nothing of what they write, and their conditions nothing of what the owner has
+    /// under way.
+    pub replicated: bool,
+    /// Whether sealed files are read through memory mappings, where the file system can. Default true. Installs a
+    /// handler of SIGBUS, so that a file that is cut or cannot be read is an error; it passes on all other faults.
+    pub map_files: bool,
+    /// Whether a thread of the engine's writes hint files and merges. Default true. If not, that is done by
+    /// [`Engine::tend`](crate::Engine::tend) alone.
+    pub background: bool,
+    /// Percent of a sealed file's bytes that are dead, from which on it is merged. Default 20; 1 to 100.
+    pub merge_trigger: u8,
+    /// Dead bytes of a sealed file from which on it is merged, whatever their share. Default 128 MiB; from 1.
+    pub merge_trigger_bytes: u64,
+    /// Sealed files below this size are merged with one another. Default 8 MiB; from 0, which is never.
+    pub merge_small_file: u64,
+    /// When merges may run. Default [`MergeWindow::Always`].
+    pub merge_window: MergeWindow,
+    /// Bytes a second that merges may read and write: a handle that other background work can share, and that
+    /// can be changed at any time. Default without limit.
+    pub budget: Budget,
+}
+
+/// When merges may run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MergeWindow {
+    /// At any time.
+    #[default]
+    Always,
+    /// Only when [`Engine::merge`](crate::Engine::merge) is called.
+    Never,
+    /// From the first to before the second of these minutes of the day, in UTC; over midnight if the second is the
+    /// lower one.
+    Daily(u16, u16),
+}
+
+/// Minutes of a day.
+const DAY_MINUTES: u16 = 24 * 60;
+
+impl MergeWindow {
+    /// Whether this time, in milliseconds since 1970, is in it.
+    pub(crate) fn contains(self, now_ms: u64) -> bool {
+        match self {
+            Self::Always => true,
+            Self::Never => false,
+            Self::Daily(from, to) => {
+                let minute = (now_ms / 60_000 % u64::from(DAY_MINUTES)) as u16;
+                if from <= to { (from..to).contains(&minute) } else { !(to..from).contains(&minute) }
+            }
+        }
+    }
+}
+
+impl fmt::Display for MergeWindow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Always => f.write_str("always"),
+            Self::Never => f.write_str("never"),
+            Self::Daily(from, to) => {
+                write!(f, "{:02}:{:02}-{:02}:{:02}", from / 60, from % 60, to / 60, to % 60)
+            }
+        }
+    }
+}
+
+/// The text names no merge window.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no merge window; give always, never or two times of the day in UTC, as in 01:30-05:00")]
+pub struct BadMergeWindow(String);
+
+impl FromStr for MergeWindow {
+    type Err = BadMergeWindow;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let minute = |text: &str| {
+            let (hours, minutes) = text.split_once(':')?;
+            let (hours, minutes): (u16, u16) = (hours.parse().ok()?, minutes.parse().ok()?);
+            (hours < 24 && minutes < 60).then_some(hours * 60 + minutes)
+        };
+        let daily = || {
+            let (from, to) = text.split_once('-')?;
+            Some(Self::Daily(minute(from)?, minute(to)?)).filter(|window| *window != Self::Daily(0, 0))
+        };
+        match text {
+            "always" => Ok(Self::Always),
+            "never" => Ok(Self::Never),
+            _ => daily().ok_or_else(|| BadMergeWindow(text.to_owned())),
+        }
+    }
 }
 
 const KIB: u64 = 1 << 10;
@@ -84,6 +218,15 @@ impl Options {
             max_value_bytes: 64 * MIB as u32,
             max_open_files: 256,
             append_buffer_bytes: 128 * MIB as usize,
+            index: Index::Hash,
+            replicated: false,
+            map_files: true,
+            background: true,
+            merge_trigger: 20,
+            merge_trigger_bytes: 128 * MIB,
+            merge_small_file: 8 * MIB,
+            merge_window: MergeWindow::Always,
+            budget: Budget::default(),
         }
     }
 
@@ -97,11 +240,20 @@ impl Options {
         };
         bound("max_file_size", self.max_file_size, 64 * KIB, 2048 * MIB);
         bound("max_value_bytes", self.max_value_bytes.into(), 1, 512 * MIB);
+        bound("merge_trigger in percent", self.merge_trigger.into(), 1, 100);
+        bound("merge_trigger_bytes", self.merge_trigger_bytes, 1, u64::MAX);
         bound("max_open_files", self.max_open_files as u64, 1, 65_536);
         let buffer_min = u64::from(self.max_value_bytes) + BUFFER_ROOM;
         bound("append_buffer_bytes", self.append_buffer_bytes as u64, buffer_min, 1024 * MIB);
         if let SyncPolicy::Interval(ms) = self.sync {
             bound("sync interval in milliseconds", ms, 1, 60_000);
+        }
+        if let MergeWindow::Daily(from, to) = self.merge_window
+            && (from == to || from.max(to) >= DAY_MINUTES)
+        {
+            problems.push(format!(
+                "merge_window is from minute {from} to minute {to}; they must differ and be below {DAY_MINUTES}"
+            ));
         }
         if self.path.as_os_str().is_empty() {
             problems.push("path is empty; name the store's directory".to_owned());
@@ -126,9 +278,26 @@ mod tests {
             max_open_files: 0,
             sync: SyncPolicy::Interval(0),
             append_buffer_bytes: 5,
+            merge_trigger: 101,
+            merge_window: MergeWindow::Daily(7, 7),
             ..Options::new("")
         };
-        assert_eq!(options.validate().unwrap_err().len(), 5);
+        assert_eq!(options.validate().unwrap_err().len(), 7);
+    }
+
+    #[test]
+    fn merge_window_reads_what_it_writes_and_knows_its_times() {
+        for text in ["always", "never", "01:30-05:00", "22:00-04:05"] {
+            assert_eq!(text.parse::<MergeWindow>().unwrap().to_string(), text);
+        }
+        for text in ["", "1-2", "24:00-01:00", "01:60-02:00", "00:00-00:00", "01:00"] {
+            assert!(text.parse::<MergeWindow>().is_err(), "{text}");
+        }
+        let at = |hours: u64, minutes: u64| (100 * 24 * 60 + hours * 60 + minutes) * 60_000;
+        let night = MergeWindow::Daily(22 * 60, 4 * 60);
+        assert!(night.contains(at(23, 0)) && night.contains(at(3, 59)) && night.contains(at(22, 0)));
+        assert!(!night.contains(at(4, 0)) && !night.contains(at(12, 0)));
+        assert!(!MergeWindow::Daily(60, 120).contains(at(2, 0)));
     }
 
     #[test]
@@ -137,5 +306,13 @@ mod tests {
             assert_eq!(policy.to_string().parse(), Ok(policy));
         }
         assert!("interval:".parse::<SyncPolicy>().is_err());
+    }
+
+    #[test]
+    fn index_reads_what_it_writes() {
+        for index in [Index::Hash, Index::Ordered] {
+            assert_eq!(index.to_string().parse(), Ok(index));
+        }
+        assert!("Ordered".parse::<Index>().is_err());
     }
 }

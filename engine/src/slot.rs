@@ -20,6 +20,11 @@ pub fn partition_of(key: &[u8]) -> Partition {
     slot_of(key) / SLOTS_PER_PARTITION
 }
 
+/// The partition of all keys that begin so, if they have one in common: if a whole hash tag is in the prefix.
+pub(crate) fn partition_of_prefix(prefix: &[u8]) -> Option<Partition> {
+    (hash_tag(prefix).len() < prefix.len()).then(|| partition_of(prefix))
+}
+
 /// What is between the first `{` and the first `}` after it, unless that is nothing; else the key.
 fn hash_tag(key: &[u8]) -> &[u8] {
     let Some(open) = key.iter().position(|&byte| byte == b'{') else {
@@ -75,5 +80,13 @@ mod tests {
         assert_eq!(hash_tag(b"foo{bar}{zap}"), b"bar");
         assert_eq!(hash_tag(b"foo{bar"), b"foo{bar");
         assert_eq!(hash_tag(b"{"), b"{");
+    }
+
+    #[test]
+    fn prefix_with_a_whole_hash_tag_is_in_one_partition() {
+        assert_eq!(partition_of_prefix(b"user:{42}"), Some(partition_of(b"user:{42}:name")));
+        for prefix in [&b""[..], b"user:", b"user:{42", b"user:{}"] {
+            assert_eq!(partition_of_prefix(prefix), None);
+        }
     }
 }

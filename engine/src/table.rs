@@ -3,45 +3,63 @@
 //! A position's home slot is `position * homes / 2^64`, which grows with the position; within a run of occupied
 //! slots entries are sorted ("ordered hash tables", Amble and Knuth 1974). So the whole table is sorted by
 //! position: pages and inventories need no sorting, a miss ends at the first greater position, and it may
-//! grow by any factor. It grows by a quarter at nine tenths full: 28 bytes an entry become 31 to 39.
+//! grow by any factor. It grows by an eighth at nine tenths full: 24 bytes an entry become 27 to 31.
+//!
+//! Slots are in blocks of one size, and it grows in place: no copy is needed beside the old table, and what is
+//! freed fits whatever is asked for next, so that a thousand tables that grow alike leave no holes.
 
-/// What is known of one key: 28 bytes.
+use crate::data_file::{FileSlot, Location};
+use crate::length;
+
+/// What is known of one key: 24 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C, packed(4))]
+#[repr(C)]
 pub(crate) struct Entry {
     pub(crate) position: u64,
     pub(crate) version: u64,
-    /// 0 in an empty slot.
-    file: FileId,
     offset: u32,
-    /// Bytes of the record; its highest bit says that it is a tombstone.
-    len_and_kind: u32,
+    /// 0 in an empty slot.
+    file: FileSlot,
+    /// Code of the record's length; the highest bit says that it is a tombstone.
+    len_and_kind: u16,
 }
 
-use crate::data_file::{FileId, Location};
+const _: () = assert!(size_of::<Entry>() == 24);
 
-const _: () = assert!(size_of::<Entry>() == 28);
+const TOMBSTONE: u16 = 1 << length::CODE_BITS;
+const EMPTY: Entry = Entry { position: 0, version: 0, offset: 0, file: 0, len_and_kind: 0 };
 
-const TOMBSTONE: u32 = 1 << 31;
-const EMPTY: Entry = Entry { position: 0, version: 0, file: 0, offset: 0, len_and_kind: 0 };
-const HOMES_MIN: usize = 4;
-/// Slots added when a run of occupied slots reaches the end of the table.
-const OVERFLOW_STEP: usize = 8;
+/// Slots of a block: 3 KiB.
+const BLOCK_SLOTS: usize = 128;
+/// Slots after the last home, for the run that goes beyond it. A longer run, which is rare, gets another block.
+const SLOTS_BEYOND: usize = 32;
 
 impl Entry {
-    /// `at.len` must be below 2^31, `at.file` not 0.
+    /// `at.len` must be at most 2^31, `at.file` not 0.
     pub(crate) fn new(position: u64, version: u64, at: Location, tombstone: bool) -> Self {
-        debug_assert!(at.len < TOMBSTONE && at.file != 0);
+        debug_assert!(at.file != 0);
         let kind = if tombstone { TOMBSTONE } else { 0 };
-        Self { position, version, file: at.file, offset: at.offset, len_and_kind: at.len | kind }
+        let len_and_kind = length::code_of(at.len) | kind;
+        Self { position, version, offset: at.offset, file: at.file, len_and_kind }
     }
 
     pub(crate) fn is_tombstone(&self) -> bool {
         self.len_and_kind & TOMBSTONE != 0
     }
 
+    /// Where the record is, with the length to read.
     pub(crate) fn location(&self) -> Location {
-        Location { file: self.file, offset: self.offset, len: self.len_and_kind & !TOMBSTONE }
+        Location {
+            file: self.file,
+            offset: self.offset,
+            len: length::at_most(self.len_and_kind & !TOMBSTONE),
+        }
+    }
+
+    /// Whether the other is of a copy of the same record, as far as entries tell.
+    pub(crate) fn is_copy_of(&self, other: &Self) -> bool {
+        (self.position, self.version, self.len_and_kind)
+            == (other.position, other.version, other.len_and_kind)
     }
 
     fn is_empty(&self) -> bool {
@@ -49,29 +67,50 @@ impl Entry {
     }
 }
 
+type Block = [Entry; BLOCK_SLOTS];
+
 /// The entries of one partition, sorted by position.
 #[derive(Debug, Default)]
+#[expect(clippy::vec_box, reason = "blocks stay where they are when there are more of them")]
 pub(crate) struct Table {
     /// `homes` home slots and some more for runs that go beyond the last.
-    slots: Vec<Entry>,
+    blocks: Vec<Box<Block>>,
     homes: usize,
     len: usize,
 }
 
 impl Table {
+    /// A table of these entries, which are sorted by position, with some room to grow.
+    pub(crate) fn from_sorted(entries: &[Entry]) -> Self {
+        debug_assert!(entries.is_sorted_by_key(|entry| entry.position));
+        let mut table = Self::default();
+        table.set_homes(blocks_for(entries.len()));
+        let mut next = 0;
+        for entry in entries {
+            let at = table.home(entry.position).max(next);
+            table.make_slots(at + 1);
+            *table.slot_mut(at) = *entry;
+            next = at + 1;
+        }
+        table.len = entries.len();
+        table
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
     /// The entries of this position.
     pub(crate) fn at(&self, position: u64) -> impl Iterator<Item = &Entry> {
-        self.from(position).take_while(move |entry| entry.position == position)
+        self.slots(self.home(position))
+            .take_while(move |slot| !slot.is_empty() && slot.position <= position)
+            .filter(move |slot| slot.position == position)
     }
 
-    /// The entries of this position and above, ascending.
+    /// The entries of this position and above, ascending. Empty slots are passed over, of which there are few:
+    /// a table is 0.8 to 0.9 full.
     pub(crate) fn from(&self, position: u64) -> impl Iterator<Item = &Entry> {
-        let run = self.slots.get(self.home(position)..).unwrap_or_default();
-        Search { slots: run, position, seen: 0 }
+        self.slots(self.home(position)).filter(move |slot| !slot.is_empty() && slot.position >= position)
     }
 
     pub(crate) fn insert(&mut self, entry: Entry) {
@@ -81,109 +120,150 @@ impl Table {
         let goes_before = |slot: &Entry| slot.is_empty() || slot.position > entry.position;
         let at = self.find(self.home(entry.position), goes_before);
         let free = self.find(at, Entry::is_empty);
-        self.slots.copy_within(at..free, at + 1);
-        self.slots[at] = entry;
+        self.shift_in(at, free, entry);
         self.len += 1;
     }
 
-    /// Puts `new` in the place of `old`, which must be there and have the same position.
-    pub(crate) fn replace(&mut self, old: &Entry, new: Entry) {
-        debug_assert_eq!({ old.position }, { new.position });
-        let home = self.home(old.position);
-        if let Some(slot) = self.slots.iter_mut().skip(home).find(|slot| *slot == old) {
-            *slot = new;
+    /// Puts `new` in the place of `old`, which has the same position; tells whether that was there.
+    pub(crate) fn replace(&mut self, old: &Entry, new: Entry) -> bool {
+        debug_assert_eq!(old.position, new.position);
+        let Some(at) = self.index_of(old) else { return false };
+        *self.slot_mut(at) = new;
+        true
+    }
+
+    /// Removes this entry; tells whether it was there.
+    pub(crate) fn remove(&mut self, entry: &Entry) -> bool {
+        let Some(mut at) = self.index_of(entry) else { return false };
+        // What follows in the run moves up, until one is at its home.
+        while let Some(follower) = self.slot(at + 1).filter(|slot| !slot.is_empty()) {
+            if self.home(follower.position) > at {
+                break;
+            }
+            *self.slot_mut(at) = follower;
+            at += 1;
         }
+        *self.slot_mut(at) = EMPTY;
+        self.len -= 1;
+        self.shrink();
+        true
     }
 
     fn home(&self, position: u64) -> usize {
         ((u128::from(position) * self.homes as u128) >> 64) as usize
     }
 
+    fn slots(&self, start: usize) -> impl Iterator<Item = &Entry> {
+        let block = start / BLOCK_SLOTS;
+        let first = self.blocks.get(block).map_or(&[][..], |slots| &slots[start % BLOCK_SLOTS..]);
+        let rest = self.blocks.get(block + 1..).unwrap_or_default();
+        first.iter().chain(rest.iter().flat_map(|slots| slots.iter()))
+    }
+
+    fn slot(&self, at: usize) -> Option<Entry> {
+        self.blocks.get(at / BLOCK_SLOTS).map(|block| block[at % BLOCK_SLOTS])
+    }
+
+    /// The slot of this number, of which there must be one.
+    fn slot_mut(&mut self, at: usize) -> &mut Entry {
+        &mut self.blocks[at / BLOCK_SLOTS][at % BLOCK_SLOTS]
+    }
+
+    fn index_of(&self, entry: &Entry) -> Option<usize> {
+        let home = self.home(entry.position);
+        let run = self.slots(home).take_while(|slot| !slot.is_empty() && slot.position <= entry.position);
+        run.zip(home..).find_map(|(slot, at)| (slot == entry).then_some(at))
+    }
+
     /// The first slot from `start` on for which this holds; makes an empty one at the end if there is none.
     fn find(&mut self, start: usize, holds: impl Fn(&Entry) -> bool) -> usize {
-        if let Some(at) = self.slots[start..].iter().position(holds) {
-            return start + at;
+        if let Some(beyond) = self.slots(start).position(holds) {
+            return start + beyond;
         }
-        let end = self.slots.len();
-        self.slots.reserve_exact(OVERFLOW_STEP);
-        self.slots.resize(end + OVERFLOW_STEP, EMPTY);
+        let end = self.blocks.len() * BLOCK_SLOTS;
+        self.make_slots(end + 1);
         end
     }
 
+    /// Moves the slots from `at` on up to `free`, which is empty, by one, and puts the entry at `at`.
+    fn shift_in(&mut self, at: usize, free: usize, entry: Entry) {
+        let mut carried = entry;
+        let mut from = at % BLOCK_SLOTS;
+        for block in at / BLOCK_SLOTS..free / BLOCK_SLOTS {
+            let slots = &mut self.blocks[block];
+            let last = slots[BLOCK_SLOTS - 1];
+            slots.copy_within(from..BLOCK_SLOTS - 1, from + 1);
+            slots[from] = carried;
+            (carried, from) = (last, 0);
+        }
+        let slots = &mut self.blocks[free / BLOCK_SLOTS];
+        slots.copy_within(from..free % BLOCK_SLOTS, from + 1);
+        slots[from] = carried;
+    }
+
+    /// Has at least so many slots.
+    fn make_slots(&mut self, slots: usize) {
+        let missing = slots.div_ceil(BLOCK_SLOTS).saturating_sub(self.blocks.len());
+        self.blocks.reserve_exact(missing);
+        self.blocks.extend((0..missing).map(|_| Box::new([EMPTY; BLOCK_SLOTS])));
+    }
+
+    fn set_homes(&mut self, blocks: usize) {
+        self.make_slots(blocks * BLOCK_SLOTS);
+        self.homes = homes_of(blocks);
+    }
+
+    /// Adds slots and moves all entries to their new places.
     fn grow(&mut self) {
-        self.homes = (self.homes + self.homes / 4).max(self.homes + HOMES_MIN);
-        let old = std::mem::replace(&mut self.slots, vec![EMPTY; self.homes + OVERFLOW_STEP]);
+        let used = self.blocks.len();
+        self.set_homes(used + (used / 8).max(1));
+        let place = |next: usize, slot: &Entry| self.home(slot.position).max(next) + 1;
+        let end = self.slots(0).filter(|slot| !slot.is_empty()).fold(0, place);
+        self.make_slots(end);
+        // First all the way to the end: then each moves down or stays, and meets only places already left.
+        let slots = self.blocks.len() * BLOCK_SLOTS;
+        let mut first = slots;
+        for from in (0..used * BLOCK_SLOTS).rev() {
+            let entry = std::mem::replace(self.slot_mut(from), EMPTY);
+            if !entry.is_empty() {
+                first -= 1;
+                *self.slot_mut(first) = entry;
+            }
+        }
         let mut next = 0;
-        for entry in old.into_iter().filter(|entry| !entry.is_empty()) {
-            let at = self.find(next.max(self.home(entry.position)), |_| true);
-            self.slots[at] = entry;
+        for from in first..slots {
+            let entry = std::mem::replace(self.slot_mut(from), EMPTY);
+            let at = self.home(entry.position).max(next);
+            *self.slot_mut(at) = entry;
             next = at + 1;
         }
     }
-}
 
-/// Goes over the entries from a position on. The slots begin at that position's home, so that only the first
-/// run can hold lower ones; empty slots are passed over, of which there are few: a table is 0.7 to 0.9 full.
-struct Search<'a> {
-    slots: &'a [Entry],
-    position: u64,
-    seen: usize,
-}
-
-impl<'a> Iterator for Search<'a> {
-    type Item = &'a Entry;
-
-    fn next(&mut self) -> Option<&'a Entry> {
-        loop {
-            let slot = self.slots.get(self.seen)?;
-            self.seen += 1;
-            if !slot.is_empty() && slot.position >= self.position {
-                return Some(slot);
-            }
+    /// Builds the table anew where more than half of it is empty.
+    fn shrink(&mut self) {
+        if self.len * 10 < self.homes * 4 && homes_of(blocks_for(self.len)) < self.homes {
+            let entries: Vec<Entry> = self.from(0).copied().collect();
+            *self = Self::from_sorted(&entries);
         }
     }
+
+    /// Bytes allocated for the table.
+    #[cfg(test)]
+    fn allocated_bytes(&self) -> usize {
+        self.blocks.len() * size_of::<Block>() + self.blocks.capacity() * size_of::<Box<Block>>()
+    }
+}
+
+/// Home slots of a table of so many blocks.
+fn homes_of(blocks: usize) -> usize {
+    (blocks * BLOCK_SLOTS).saturating_sub(SLOTS_BEYOND)
+}
+
+/// Blocks of a table that is new: 0.85 full at most.
+fn blocks_for(entries: usize) -> usize {
+    if entries == 0 { 0 } else { ((entries * 20).div_ceil(17) + SLOTS_BEYOND).div_ceil(BLOCK_SLOTS) }
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn entry(position: u64, version: u64) -> Entry {
-        Entry::new(position, version, Location { file: 1, offset: version as u32, len: 40 }, false)
-    }
-
-    proptest! {
-        #[test]
-        fn table_is_a_sorted_list(positions in prop::collection::vec(prop_oneof![any::<u64>(), 0..9u64, Just(u64::MAX)], 0..400), from: u64) {
-            let mut table = Table::default();
-            let mut model = Vec::new();
-            for (version, &position) in positions.iter().enumerate() {
-                table.insert(entry(position, version as u64));
-                model.push(entry(position, version as u64));
-            }
-            model.sort_by_key(|entry| entry.position);
-            prop_assert_eq!(table.len(), model.len());
-            prop_assert!(table.from(0).eq(&model));
-            prop_assert!(table.from(from).eq(model.iter().filter(|entry| entry.position >= from)));
-            for position in positions {
-                prop_assert!(table.at(position).eq(model.iter().filter(|entry| entry.position == position)));
-            }
-        }
-    }
-
-    #[test]
-    fn entry_takes_at_most_40_bytes_at_any_count() {
-        let mut table = Table::default();
-        let mut position: u64 = 0;
-        for count in 1..40_000_u64 {
-            position = position.wrapping_add(0x9E37_79B9_7F4A_7C15);
-            table.insert(entry(position, count));
-            if count > 1000 {
-                let bytes = table.slots.capacity() * size_of::<Entry>();
-                assert!(bytes as f64 / count as f64 <= 40.0, "{bytes} bytes for {count}");
-            }
-        }
-    }
-}
+#[path = "table_tests.rs"]
+mod tests;

@@ -2,7 +2,9 @@
 
 use crate::data_file::Location;
 use crate::error::IoError;
-use crate::format::{BOUND_OF_LOG_FILE, FLAG_IN_BATCH, Header, Kind, MARK_LEN, Salt, begin_batch, encode_record, end_batch};
+use crate::format::{
+    BOUND_OF_LOG_FILE, FLAG_IN_BATCH, Header, Kind, MARK_LEN, Salt, begin_batch, encode_record, end_batch,
+};
 use crate::log::{Appended, AppendedRecord, Done, Prepared};
 
 /// A buffer that grew beyond this is not kept.

@@ -1,17 +1,18 @@
-use std::fs::File;
 use std::sync::mpsc;
 
 use super::*;
 use crate::data_file::FileTable;
+use crate::file_system::{FileSystem, OpenMode};
 use crate::format::FILE_HEADER_LEN;
 
 /// A log whose active file cannot be written: it is open for reading only.
 fn broken_log(path: &std::path::Path, sync: SyncPolicy) -> Log {
     let options = Options { sync, ..Options::new(path) };
-    let (directory, _) = Directory::open(path).unwrap();
-    let files = Arc::new(FileTable::new(1));
+    let file_system = Arc::new(crate::RealFileSystem);
+    let (directory, _) = Directory::open(file_system.clone(), path).unwrap();
+    let files = Arc::new(FileTable::new(file_system.clone(), 1, true));
     let (active, _) = create_active(&directory, &files, random_salt()).unwrap();
-    let read_only = Arc::new(File::open(&active.path).unwrap());
+    let read_only = file_system.open(&active.path, OpenMode::Read).unwrap();
     let start = FILE_HEADER_LEN as u64;
     let writer = Writer::new(&options, files, (active, read_only), start, (start, false));
     Log::start(&options, Arc::new(directory), writer).unwrap()

@@ -1,0 +1,185 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::*;
+use crate::data_file::DataFile;
+use crate::file_figures::FileFigure;
+use crate::format::{FileHeader, FileKind, Header, Kind, Salt, encode_record};
+
+const SALT: Salt = Salt(7);
+
+/// A data file with some records, and where each is.
+fn data_file(
+    directory: &std::path::Path,
+    files: &FileTable,
+    slot: FileSlot,
+    records: &[(&[u8], u64)],
+) -> Vec<Location> {
+    let path: PathBuf = directory.join(slot.to_string());
+    let header = FileHeader { kind: FileKind::Log, id: slot.into(), salt: SALT };
+    let mut bytes = header.encode().to_vec();
+    let locations = records.iter().map(|(key, version)| {
+        let offset = bytes.len();
+        let header = Header {
+            kind: Kind::Value,
+            flags: 0,
+            key_len: 0,
+            value_len: 0,
+            user_flags: 0,
+            version: *version,
+            expiry_ms: 0,
+            era: 0,
+        };
+        encode_record(&mut bytes, SALT, header, key, b"value");
+        Location { file: slot, offset: offset as u32, len: (bytes.len() - offset) as u32 }
+    });
+    let locations = locations.collect();
+    std::fs::write(&path, &bytes).unwrap();
+    let inserted =
+        files.insert(|_| DataFile::sealed(slot, path.clone(), &header, bytes.len() as u64)).unwrap();
+    assert_eq!(inserted.slot, slot, "slots are given in order");
+    locations
+}
+
+fn no_files() -> FileTable {
+    FileTable::new(Arc::new(crate::RealFileSystem), 4, true)
+}
+
+fn at(file: FileSlot, offset: u32, len: u32) -> Location {
+    Location { file, offset, len }
+}
+
+fn keydir(index: Index) -> Keydir {
+    Keydir::new(&[0; PARTITIONS as usize], index)
+}
+
+fn candidate<'a>(key: &'a [u8], position: u64, version: u64, at: Location) -> Candidate<'a> {
+    Candidate { partition: 1, era: 0, key, entry: Entry::new(position, version, at, false) }
+}
+
+fn figure(live_bytes: u64, tombstone_bytes: u64) -> FileFigure {
+    FileFigure { live_bytes, tombstone_bytes }
+}
+
+#[test]
+fn figures_follow_every_entry() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = no_files();
+    let places = data_file(directory.path(), &files, 3, &[(b"key", 1)]);
+    let keydir = keydir(Index::Hash);
+    keydir.publish(&files, &candidate(b"key", 5, 1, places[0]));
+    let len = u64::from(places[0].len);
+    assert_eq!(keydir.figures().of(3), figure(len, 0));
+    // A coded length that is longer than the real one is taken away as it was added.
+    let tombstone = Entry::new(5, 2, at(700, 40, 100_001), true);
+    keydir.publish(&files, &Candidate { entry: tombstone, ..candidate(b"key", 5, 2, places[0]) });
+    assert_eq!(keydir.figures().of(3), FileFigure::default());
+    assert_eq!(keydir.figures().of(700), figure(0, tombstone.location().len.into()));
+    let mut told = Vec::new();
+    keydir.collectable(1, 1, |file, bytes| told.push((file, bytes)));
+    assert_eq!(told, []);
+    keydir.collectable(1, 2, |file, bytes| told.push((file, bytes)));
+    assert_eq!(told, [(700, tombstone.location().len)]);
+    assert!(!keydir.remove_tombstone(1, &Entry::new(5, 2, at(700, 41, 100_001), true)));
+    assert!(keydir.remove_tombstone(1, &tombstone));
+    assert!(!keydir.remove_tombstone(1, &tombstone));
+    assert_eq!(keydir.figures().of(700), FileFigure::default());
+    assert_eq!(keydir.stats(1), PartitionStats { highest_version: 2, ..PartitionStats::default() });
+    keydir.publish(&files, &candidate(b"key", 5, 3, at(9, 40, 50)));
+    keydir.clear(1, 1);
+    assert_eq!(keydir.figures().of(9), FileFigure::default());
+    assert_eq!(keydir.stats(1), PartitionStats::default());
+}
+
+#[test]
+fn loading_is_publishing() {
+    let (published, loaded) = (keydir(Index::Ordered), keydir(Index::Ordered));
+    let entries: Vec<Entry> = (0..500_u64)
+        .map(|number| {
+            let place = at((number % 3 + 1) as u16, number as u32, 5000 + number as u32 * 40);
+            Entry::new(number << 50, number + 1, place, number % 7 == 0)
+        })
+        .collect();
+    let name = |entry: &Entry| Box::<[u8]>::from(entry.version.to_be_bytes());
+    for entry in &entries {
+        let key = name(entry);
+        published
+            .publish(&no_files(), &Candidate { entry: *entry, ..candidate(&key, 0, 0, entry.location()) });
+    }
+    // What was there goes.
+    loaded.publish(&no_files(), &candidate(b"gone", 77, 9, at(1, 1, 99)));
+    let keys = entries.iter().filter(|entry| !entry.is_tombstone()).map(name).collect();
+    loaded.load(1, &entries, 3, keys);
+    assert_eq!(loaded.stats(1), published.stats(1));
+    assert_eq!(loaded.entries(1), published.entries(1));
+    let run = |keydir: &Keydir| keydir.keys_in(1, Bound::Unbounded, Bound::Unbounded, 1000).unwrap().keys;
+    assert_eq!(run(&loaded), run(&published));
+    for file in 1..=3 {
+        assert_eq!(loaded.figures().of(file), published.figures().of(file));
+    }
+    loaded.load(1, &[], 800, Vec::new());
+    assert_eq!(loaded.stats(1), PartitionStats { highest_version: 800, ..PartitionStats::default() });
+    assert_eq!(loaded.figures().of(1), FileFigure::default());
+}
+
+#[test]
+fn copy_is_pointed_to_only_while_the_original_is_the_newest() {
+    let keydir = keydir(Index::Hash);
+    let files = no_files();
+    keydir.publish(&files, &candidate(b"key", 5, 2, at(1, 40, 90)));
+    assert!(keydir.is_at(1, 0, 5, (1, 40)));
+    assert!(!keydir.is_at(1, 1, 5, (1, 40)) && !keydir.is_at(1, 0, 5, (1, 41)));
+    let copy = candidate(b"key", 5, 2, at(8, 77, 90));
+    assert!(!keydir.relocate(&files, &copy, |file| file == 2));
+    assert!(!keydir.relocate(&files, &Candidate { era: 1, ..copy }, |_| true));
+    assert!(!keydir.relocate(&files, &candidate(b"key", 5, 1, at(8, 77, 90)), |_| true));
+    assert!(!keydir.relocate(&files, &candidate(b"key", 6, 2, at(8, 77, 90)), |_| true));
+    assert!(keydir.relocate(&files, &copy, |file| file == 1));
+    assert!(keydir.is_at(1, 0, 5, (8, 77)) && !keydir.is_at(1, 0, 5, (1, 40)));
+    assert_eq!((keydir.figures().of(1), keydir.figures().of(8)), (figure(0, 0), figure(90, 0)));
+    assert_eq!(keydir.stats(1).live_bytes, 90);
+}
+
+#[test]
+fn keys_that_share_a_position_and_a_version_are_told_apart_when_moved() {
+    let directory = tempfile::tempdir().unwrap();
+    let files = no_files();
+    let keydir = keydir(Index::Hash);
+    let records: [(&[u8], u64); 2] = [(b"key-a", 2), (b"key-b", 2)];
+    let old = data_file(directory.path(), &files, 1, &records);
+    let new = data_file(directory.path(), &files, 2, &records);
+    let position = position_of(b"key-a");
+    for ((key, version), place) in records.iter().zip(&old) {
+        keydir.publish(&files, &candidate(key, position, *version, *place));
+    }
+    let moved = |index: usize| keydir.is_at(1, 0, position, (2, new[index].offset));
+    assert!(keydir.relocate(&files, &candidate(b"key-b", position, 2, new[1]), |file| file == 1));
+    assert!(moved(1) && !moved(0));
+    // It is there already.
+    assert!(!keydir.relocate(&files, &candidate(b"key-b", position, 2, new[1]), |file| file == 1));
+    assert!(keydir.relocate(&files, &candidate(b"key-a", position, 2, new[0]), |file| file == 1));
+    assert!(moved(1) && moved(0));
+    assert_eq!(keydir.stats(1).live_keys, 2);
+}
+
+#[test]
+fn ordered_keys_are_the_live_ones() {
+    let keydir = keydir(Index::Ordered);
+    let files = no_files();
+    let keys = || {
+        let run = keydir.keys_in(1, Bound::Unbounded, Bound::Unbounded, 100).unwrap();
+        run.keys.concat()
+    };
+    for (key, position) in [(b"b", 1), (b"a", 2), (b"c", 3)] {
+        keydir.publish(&files, &candidate(key, position, 5, at(1, position as u32, 50)));
+    }
+    assert_eq!(keys(), b"abc");
+    let tombstone = |version, offset| Entry::new(2, version, at(1, offset, 50), true);
+    keydir.publish(&files, &Candidate { entry: tombstone(4, 10), ..candidate(b"a", 2, 4, at(1, 10, 50)) });
+    assert_eq!(keys(), b"abc");
+    keydir.publish(&files, &Candidate { entry: tombstone(6, 11), ..candidate(b"a", 2, 6, at(1, 11, 50)) });
+    assert_eq!(keys(), b"bc");
+    keydir.clear(1, 1);
+    assert_eq!(keys(), b"");
+    assert!(super::tests::keydir(Index::Hash).keys_in(1, Bound::Unbounded, Bound::Unbounded, 1).is_none());
+}

@@ -1,0 +1,108 @@
+//! The live keys of one partition in order, for scans: kept only if the ordered index is asked for.
+//!
+//! Held by the keydir beside the partition's table, under the same lock and in step with it. It says which keys there
+//! may be, not what they hold: who scans reads each key as any reader does, and passes over those that are gone.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+
+/// Bytes of keys that a run may have beyond its first key.
+const RUN_BYTES_MAX: usize = 16 << 10;
+
+/// A partition's live keys.
+#[derive(Debug, Default)]
+pub(crate) struct OrderedKeys(BTreeSet<Box<[u8]>>);
+
+/// Some keys that follow each other.
+#[derive(Debug, Default)]
+pub(crate) struct KeyRun {
+    pub(crate) keys: Vec<Box<[u8]>>,
+    /// Whether there were more in the range.
+    pub(crate) more: bool,
+}
+
+impl FromIterator<Box<[u8]>> for OrderedKeys {
+    fn from_iter<I: IntoIterator<Item = Box<[u8]>>>(keys: I) -> Self {
+        Self(keys.into_iter().collect())
+    }
+}
+
+impl OrderedKeys {
+    pub(crate) fn insert(&mut self, key: &[u8]) {
+        // Most writes are of keys that are there already: those cost no allocation.
+        if !self.0.contains(key) {
+            self.0.insert(key.into());
+        }
+    }
+
+    pub(crate) fn remove(&mut self, key: &[u8]) {
+        self.0.remove(key);
+    }
+
+    /// The first keys of a range: at most so many, and only one if it is very long.
+    pub(crate) fn run(&self, start: Bound<&[u8]>, end: Bound<&[u8]>, keys_max: usize) -> KeyRun {
+        let mut run = KeyRun::default();
+        if is_empty(start, end) {
+            return run;
+        }
+        let mut bytes = 0;
+        for key in self.0.range::<[u8], _>((start, end)) {
+            if run.keys.len() >= keys_max.max(1) || bytes > RUN_BYTES_MAX {
+                run.more = true;
+                break;
+            }
+            bytes += key.len();
+            run.keys.push(key.clone());
+        }
+        run
+    }
+}
+
+/// Whether no key can be in this range; a set's own `range` panics at some of these.
+fn is_empty(start: Bound<&[u8]>, end: Bound<&[u8]>) -> bool {
+    match (start, end) {
+        (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
+        (Bound::Included(start), Bound::Included(end)) => start > end,
+        (Bound::Included(start) | Bound::Excluded(start), Bound::Included(end) | Bound::Excluded(end)) => {
+            start >= end
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys() -> OrderedKeys {
+        [&b"a"[..], b"b", b"c", b"d"].into_iter().map(Box::from).collect()
+    }
+
+    fn run(start: Bound<&[u8]>, end: Bound<&[u8]>, keys_max: usize) -> (Vec<u8>, bool) {
+        let run = keys().run(start, end, keys_max);
+        (run.keys.concat(), run.more)
+    }
+
+    #[test]
+    fn run_is_the_beginning_of_its_range() {
+        assert_eq!(run(Bound::Unbounded, Bound::Unbounded, 9), (b"abcd".to_vec(), false));
+        assert_eq!(run(Bound::Excluded(b"a"), Bound::Unbounded, 2), (b"bc".to_vec(), true));
+        assert_eq!(run(Bound::Excluded(b"a"), Bound::Included(b"c"), 2), (b"bc".to_vec(), false));
+        assert_eq!(run(Bound::Unbounded, Bound::Excluded(b"b"), 0), (b"a".to_vec(), false));
+    }
+
+    #[test]
+    fn empty_and_reversed_ranges_have_no_keys() {
+        let nothing = (Vec::new(), false);
+        assert_eq!(run(Bound::Included(b"c"), Bound::Included(b"b"), 9), nothing);
+        assert_eq!(run(Bound::Included(b"b"), Bound::Excluded(b"b"), 9), nothing);
+        assert_eq!(run(Bound::Excluded(b"b"), Bound::Excluded(b"b"), 9), nothing);
+        assert_eq!(run(Bound::Included(b"b"), Bound::Included(b"b"), 9), (b"b".to_vec(), false));
+    }
+
+    #[test]
+    fn long_keys_make_short_runs() {
+        let long: OrderedKeys = (0..9).map(|number| vec![number; 60_000].into()).collect();
+        let run = long.run(Bound::Unbounded, Bound::Unbounded, 9);
+        assert_eq!((run.keys.len(), run.more), (1, true));
+    }
+}

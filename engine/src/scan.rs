@@ -1,0 +1,208 @@
+//! Scans in key order, over the ordered index.
+//!
+//! Keys are spread over the partitions by a hash, so that a range is in all of them: their runs of keys are merged.
+//! Of each partition a few keys are taken at a time, under its lock; records are read when no lock is held. A
+//! scan is no snapshot: a key that is there throughout is met exactly once, in its place; one that is written or
+//! deleted meanwhile is met with its newest record or not at all. Refuses to work without the ordered index.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::ops::Bound;
+
+use bytes::Bytes;
+
+use crate::engine::{is_present, now_ms};
+use crate::error::{ReadError, ScanError};
+use crate::options::Index;
+use crate::slot::partition_of_prefix;
+use crate::{Engine, KeyInfo, PARTITIONS, Partition, Record};
+
+/// Keys taken of a partition at once: few first, since a scan may be short, then twice as many each time.
+const STEP_MIN: usize = 4;
+const STEP_MAX: usize = 64;
+
+/// Keys of a page, whatever is asked for.
+const PAGE_KEYS_MAX: usize = 10_000;
+
+/// Some live keys in key order: [`Engine::range_page`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RangePage {
+    /// The keys, expired ones included.
+    pub keys: Vec<KeyInfo>,
+    /// The next page begins after this key (`Bound::Excluded`); `None` after the last page.
+    pub next: Option<Bytes>,
+}
+
+impl Engine {
+    /// The present keys between these bounds with their records, in the order of the keys' bytes. Expired ones
+    /// are passed over. A damaged record is an error in its place, after which the scan goes on.
+    ///
+    /// Needs [`Index::Ordered`]. Beginning a scan looks into every partition: some 0.5 ms.
+    pub fn range(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Result<Scan, ScanError> {
+        let keys = MergedKeys::begin(self, 0..PARTITIONS, start, end, STEP_MIN)?;
+        Ok(Scan { engine: self.clone(), keys })
+    }
+
+    /// The present keys that begin with these bytes: as [`Engine::range`]. If the prefix has a whole hash tag
+    /// (`user:{42}:`), only that tag's partition is looked into.
+    pub fn prefix(&self, prefix: &[u8]) -> Result<Scan, ScanError> {
+        let partitions = match partition_of_prefix(prefix) {
+            Some(partition) => partition..partition + 1,
+            None => 0..PARTITIONS,
+        };
+        let after = after_prefix(prefix);
+        let end = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let keys = MergedKeys::begin(self, partitions, Bound::Included(prefix), end, STEP_MIN)?;
+        Ok(Scan { engine: self.clone(), keys })
+    }
+
+    /// The first keys between these bounds, of some partitions or of all, in key order. Looks at `limit` keys (1
+    /// to 10,000): a page may have fewer, where keys were deleted meanwhile, and not be the last.
+    ///
+    /// For an owner that merges the pages of several stores. Needs [`Index::Ordered`].
+    pub fn range_page(
+        &self,
+        partitions: Option<&[Partition]>,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+        limit: usize,
+    ) -> Result<RangePage, ScanError> {
+        let mut chosen = partitions.map_or_else(|| (0..PARTITIONS).collect(), <[Partition]>::to_vec);
+        chosen.sort_unstable();
+        chosen.dedup();
+        let limit = limit.clamp(1, PAGE_KEYS_MAX);
+        let step = (limit / chosen.len().max(1) + STEP_MIN).min(STEP_MAX);
+        let mut merged = MergedKeys::begin(self, chosen, start, end, step)?;
+        let mut page = RangePage::default();
+        let mut last = None;
+        for _ in 0..limit {
+            let Some(key) = merged.next(self) else { return Ok(page) };
+            let record = self.read(&key)?.filter(|record| record.value.is_some());
+            let key = Bytes::from(key);
+            page.keys.extend(record.map(|record| KeyInfo {
+                key: key.clone(),
+                expiry_ms: record.expiry_ms,
+                version: record.version,
+            }));
+            last = Some(key);
+        }
+        page.next = last.filter(|_| !merged.is_empty());
+        Ok(page)
+    }
+}
+
+/// The first key after all that begin so, if there is one.
+fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+    let kept = prefix.iter().rposition(|&byte| byte < u8::MAX)?;
+    let mut after = prefix.get(..=kept)?.to_vec();
+    *after.last_mut()? += 1;
+    Some(after)
+}
+
+/// Goes over a range in key order: [`Engine::range`], [`Engine::prefix`].
+#[derive(Debug)]
+#[must_use = "a scan does nothing until it is iterated"]
+pub struct Scan {
+    engine: Engine,
+    keys: MergedKeys,
+}
+
+impl Iterator for Scan {
+    type Item = Result<Record, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let key = self.keys.next(&self.engine)?;
+            match self.engine.read(&key) {
+                Ok(Some(record)) if is_present(&record, now_ms()) => return Some(Ok(record)),
+                Ok(_) => {}
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+/// The keys of several partitions as one sequence.
+#[derive(Debug)]
+struct MergedKeys {
+    end: Bound<Vec<u8>>,
+    partitions: Vec<Cursor>,
+    /// The next key of each partition that has one, with the partition's index: the lowest on top.
+    heads: BinaryHeap<Reverse<(Box<[u8]>, usize)>>,
+}
+
+/// How far one partition was gone over.
+#[derive(Debug)]
+struct Cursor {
+    partition: Partition,
+    /// Keys taken and not handed out yet.
+    ready: std::vec::IntoIter<Box<[u8]>>,
+    /// Whether there were more than these.
+    more: bool,
+    /// How many to take next.
+    step: usize,
+}
+
+impl MergedKeys {
+    fn begin(
+        engine: &Engine,
+        partitions: impl IntoIterator<Item = Partition>,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+        step: usize,
+    ) -> Result<Self, ScanError> {
+        if engine.keydir().index() != Index::Ordered {
+            return Err(ScanError::NoOrderedIndex);
+        }
+        let mut merged =
+            Self { end: end.map(<[u8]>::to_vec), partitions: Vec::new(), heads: BinaryHeap::new() };
+        for (index, partition) in partitions.into_iter().enumerate() {
+            let mut cursor = Cursor { partition, ready: Vec::new().into_iter(), more: true, step };
+            if let Some(head) = cursor.next(engine, start, merged.end.as_ref().map(Vec::as_slice)) {
+                merged.heads.push(Reverse((head, index)));
+            }
+            merged.partitions.push(cursor);
+        }
+        Ok(merged)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.heads.is_empty()
+    }
+
+    fn next(&mut self, engine: &Engine) -> Option<Box<[u8]>> {
+        let Reverse((key, index)) = self.heads.pop()?;
+        let end = self.end.as_ref().map(Vec::as_slice);
+        let cursor = self.partitions.get_mut(index)?;
+        if let Some(head) = cursor.next(engine, Bound::Excluded(&key), end) {
+            self.heads.push(Reverse((head, index)));
+        }
+        Some(key)
+    }
+}
+
+impl Cursor {
+    /// The partition's next key; taken from `start` on if none is ready.
+    fn next(&mut self, engine: &Engine, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Option<Box<[u8]>> {
+        if self.ready.as_slice().is_empty() && self.more {
+            let run = engine.keydir().keys_in(self.partition, start, end, self.step).unwrap_or_default();
+            self.ready = run.keys.into_iter();
+            self.more = run.more;
+            self.step = (self.step * 2).min(STEP_MAX);
+        }
+        self.ready.next()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prefix_ends_before_the_next_one() {
+        assert_eq!(after_prefix(b"ab").as_deref(), Some(&b"ac"[..]));
+        assert_eq!(after_prefix(b"a\xff\xff").as_deref(), Some(&b"b"[..]));
+        assert_eq!(after_prefix(b"\xff"), None);
+        assert_eq!(after_prefix(b""), None);
+    }
+}
