@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{IoError, OpenError};
 use crate::file_system::{FileHandle, FileSystem, OpenMode};
-use crate::format::{Bad, ERAS_LEN, Eras};
+use crate::format::{Bad, ERAS_LEN_MAX, Eras};
 
 const LOCK_NAME: &str = "lock";
 const ERAS_NAME: &str = "eras";
@@ -24,7 +24,7 @@ const ID_DIGITS: usize = 10;
 /// What an eras file, a lock file or the like may hold at most.
 const SMALL_FILE_MAX: u64 = 64 << 10;
 
-const _: () = assert!(ERAS_LEN as u64 <= SMALL_FILE_MAX);
+const _: () = assert!(ERAS_LEN_MAX as u64 <= SMALL_FILE_MAX);
 
 /// An opened and locked directory.
 #[derive(Debug)]
@@ -132,15 +132,17 @@ impl Directory {
         self.file_system.remove(path).map_err(|e| IoError::new("remove", path, e))
     }
 
-    /// Reads the eras, or makes them for a store that has no data yet; raises the id floor to theirs.
-    pub(crate) fn load_eras(&self, has_data: bool) -> Result<Eras, OpenError> {
+    /// Reads the eras, or makes them for a store that has no data yet; raises the id floor to theirs, and removes
+    /// the files that a merge has done with, also from the listing.
+    pub(crate) fn load_eras(&self, listing: &mut Listing) -> Result<Eras, OpenError> {
         let path = self.eras_path();
         match read_eras(&*self.file_system, &self.path)? {
             Some(eras) => {
                 self.highest_id.fetch_max(eras.file_id_floor, Ordering::SeqCst);
+                self.remove_files(&eras.removed, listing)?;
                 Ok(eras)
             }
-            None if has_data => {
+            None if !listing.data.is_empty() => {
                 let reason = "it is missing, but there are data files".to_owned();
                 Err(OpenError::Eras { path, reason })
             }
@@ -150,6 +152,19 @@ impl Directory {
                 Ok(eras)
             }
         }
+    }
+
+    /// Removes what is left of these data files and their hints.
+    fn remove_files(&self, ids: &[u64], listing: &mut Listing) -> Result<(), IoError> {
+        let hints = listing.hints.extract_if(.., |id| ids.contains(id)).map(|id| self.hint_path(id));
+        for path in hints {
+            self.remove(&path)?;
+        }
+        let data = listing.data.extract_if(.., |id| ids.contains(id)).map(|id| self.data_path(id));
+        for path in data {
+            self.remove(&path)?;
+        }
+        Ok(())
     }
 
     /// Replaces the eras file durably.

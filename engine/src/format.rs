@@ -21,7 +21,7 @@
 //! flags bit 0       IN_BATCH: counts only within its batch
 //!
 //! eras file
-//! | magic 8 | format version 4 | file id floor 8 | era 4 x 1024 | crc 4 |
+//! | magic 8 | format version 4 | file id floor 8 | era 4 x 1024 | removed file id 8 x n | crc 4 |
 //! ```
 //!
 //! A record's crc is the CRC-32 of everything after it, started from the low half of its file's salt. The salt
@@ -35,7 +35,7 @@ use std::fmt;
 use crate::{Era, PARTITIONS};
 
 /// Version of the layout; a file of another one is refused.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 
 const FILE_MAGIC: [u8; 8] = *b"CASKDATA";
 const FILE_VERSION_AT: usize = FILE_MAGIC.len();
@@ -72,9 +72,12 @@ const ERAS_MAGIC: [u8; 8] = *b"CASKERAS";
 const ERAS_VERSION_AT: usize = ERAS_MAGIC.len();
 const ERAS_FLOOR_AT: usize = ERAS_VERSION_AT + size_of::<u32>();
 const ERAS_AT: usize = ERAS_FLOOR_AT + size_of::<u64>();
-const ERAS_CRC_AT: usize = ERAS_AT + PARTITIONS as usize * size_of::<Era>();
-/// Bytes of the eras file.
-pub(crate) const ERAS_LEN: usize = ERAS_CRC_AT + size_of::<u32>();
+const ERAS_REMOVED_AT: usize = ERAS_AT + PARTITIONS as usize * size_of::<Era>();
+/// Files that one eras file can list as removed.
+pub(crate) const ERAS_REMOVED_MAX: usize = 1024;
+/// Bytes of the longest eras file.
+pub(crate) const ERAS_LEN_MAX: usize =
+    ERAS_REMOVED_AT + ERAS_REMOVED_MAX * size_of::<u64>() + size_of::<u32>();
 
 /// The record counts only within its batch.
 pub(crate) const FLAG_IN_BATCH: u8 = 1;
@@ -379,21 +382,27 @@ pub(crate) struct Eras {
     pub(crate) file_id_floor: u64,
     /// One era a partition.
     pub(crate) eras: Vec<Era>,
+    /// Files that a merge has done with, all at once: whatever of them is still there is not read, but removed.
+    pub(crate) removed: Vec<u64>,
 }
 
 impl Eras {
     /// Those of an empty store.
     pub(crate) fn new() -> Self {
-        Self { file_id_floor: 0, eras: vec![0; PARTITIONS.into()] }
+        Self { file_id_floor: 0, eras: vec![0; PARTITIONS.into()], removed: Vec::new() }
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(ERAS_LEN);
+        debug_assert!(self.removed.len() <= ERAS_REMOVED_MAX);
+        let mut bytes = Vec::with_capacity(ERAS_LEN_MAX);
         bytes.extend_from_slice(&ERAS_MAGIC);
         bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         bytes.extend_from_slice(&self.file_id_floor.to_le_bytes());
         for era in &self.eras {
             bytes.extend_from_slice(&era.to_le_bytes());
+        }
+        for id in &self.removed {
+            bytes.extend_from_slice(&id.to_le_bytes());
         }
         let crc = crc32fast::hash(&bytes);
         bytes.extend_from_slice(&crc.to_le_bytes());
@@ -401,23 +410,31 @@ impl Eras {
     }
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Bad> {
-        if bytes.len() != ERAS_LEN {
-            return Err(Bad::Short);
+        if bytes.len() > ERAS_LEN_MAX {
+            return Err(Bad::Fields);
         }
         if !bytes.starts_with(&ERAS_MAGIC) {
             return Err(Bad::Magic);
         }
-        let body = bytes.get(..ERAS_CRC_AT).ok_or(Bad::Short)?;
-        if u32_at(bytes, ERAS_CRC_AT) != Some(crc32fast::hash(body)) {
+        let (body, crc) = bytes.split_last_chunk().ok_or(Bad::Short)?;
+        if u32::from_le_bytes(*crc) != crc32fast::hash(body) {
             return Err(Bad::Checksum);
         }
-        match u32_at(bytes, ERAS_VERSION_AT).ok_or(Bad::Short)? {
+        match u32_at(body, ERAS_VERSION_AT).ok_or(Bad::Short)? {
             FORMAT_VERSION => {}
             version => return Err(Bad::FormatVersion(version)),
         }
-        let file_id_floor = u64_at(bytes, ERAS_FLOOR_AT).ok_or(Bad::Short)?;
-        let (eras, _) = body.get(ERAS_AT..).ok_or(Bad::Short)?.as_chunks();
-        Ok(Self { file_id_floor, eras: eras.iter().map(|era| Era::from_le_bytes(*era)).collect() })
+        let file_id_floor = u64_at(body, ERAS_FLOOR_AT).ok_or(Bad::Short)?;
+        let (eras, _) = body.get(ERAS_AT..ERAS_REMOVED_AT).ok_or(Bad::Short)?.as_chunks();
+        let (removed, rest) = body.get(ERAS_REMOVED_AT..).ok_or(Bad::Short)?.as_chunks();
+        if !rest.is_empty() {
+            return Err(Bad::Fields);
+        }
+        Ok(Self {
+            file_id_floor,
+            eras: eras.iter().map(|era| Era::from_le_bytes(*era)).collect(),
+            removed: removed.iter().map(|id| u64::from_le_bytes(*id)).collect(),
+        })
     }
 }
 

@@ -205,6 +205,22 @@ impl Log {
         self.shared.writer.lock().finish()
     }
 
+    /// Completes the active file and begins the next, unless there is nothing in it. Returns the active file's id:
+    /// what was appended before is in lower log files, what is appended from now on in this or higher ones.
+    pub(crate) fn seal_active(&self) -> Result<u64, AppendError> {
+        self.shared.writer.lock().seal_active(&self.shared.directory)
+    }
+
+    /// No append that is not published yet is, or will be, in a file of a lower id.
+    pub(crate) fn settled_below(&self) -> u64 {
+        self.shared.writer.lock().settled_below()
+    }
+
+    /// Bytes of the active file.
+    pub(crate) fn active_bytes(&self) -> u64 {
+        self.shared.writer.lock().end()
+    }
+
     /// Stops the log because of a failure elsewhere in the directory that leaves open what is on disk.
     pub(crate) fn poison(&self, error: IoError) -> AppendError {
         let error = self.shared.writer.lock().poison(error);

@@ -253,6 +253,20 @@ impl Writer {
         }
     }
 
+    /// Completes the active file and begins the next, unless there is nothing in it; returns the active file's id.
+    pub(super) fn seal_active(&mut self, directory: &Directory) -> Result<u64, AppendError> {
+        if let Some(error) = &self.poisoned {
+            return Err(AppendError::Poisoned(error.clone()));
+        }
+        if self.closed {
+            return Err(AppendError::Closed);
+        }
+        if self.end > FILE_HEADER_LEN as u64 {
+            self.rotate(directory)?;
+        }
+        Ok(self.active.id)
+    }
+
     /// Completes the active file and begins the next.
     fn rotate(&mut self, directory: &Directory) -> Result<(), AppendError> {
         self.complete()?;

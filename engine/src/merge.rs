@@ -1,0 +1,510 @@
+//! Merge: copies what is live out of the worst data files into new ones, and removes the old.
+//!
+//! A run reads its inputs once, in order, and copies each record that the keydir points to. An output is complete,
+//! durable and under its name before the keydir is pointed to it, record by record, each under its partition's lock
+//! for that moment only. When nothing points to the inputs any more, one replacement of the eras file says so, for
+//! all of them at once; then they are removed. So after a crash at any instant there are the inputs, or the outputs,
+//! or both: the same records, which a start applies as ever.
+//!
+//! **Tombstones** go when two things hold (else they are copied):
+//! (a) the partition is clean up to the tombstone's version: nobody will bring an older record any more. In a
+//!     store that is its own owner that is always so: [`crate::embedded`] draws a tombstone's version while no put of
+//!     the key is under way. In a replicated one its owner says so: [`Engine::mark_clean`](crate::Engine::mark_clean).
+//! (b) no data file but the inputs can hold an older record of the key. A tombstone has a *bound*, the id of the log
+//!     file it was appended to: what is published before it is in files up to that id, except for files whose
+//!     *reach* is lower than their id. Those are:
+//!     - an output of a merge: what it copied may be overtaken by a tombstone that was under way when the output was
+//!       begun. Its reach is the lowest file that anything unpublished was in then;
+//!     - a file with a record that was overtaken before it was published (migration and repair bring old versions
+//!       late): its reach is the bound of the tombstone that is there, and at most the lowest file as above;
+//!     - at a start, a file in which there is an older record of a key that has a tombstone of a lower bound.
+//!
+//!     So (b) holds when every file but the inputs has a reach above the tombstone's bound.
+//!
+//! The inputs go all at once because one may hold the tombstone of an older record in the other.
+
+mod output;
+mod select;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use parking_lot::Mutex;
+
+use self::output::Output;
+pub(crate) use self::select::Due;
+use crate::data_file::{DataFile, FileSlot, Location, open_to_read};
+use crate::engine::Core;
+use crate::error::{IoError, MergeError};
+use crate::file_scan::Bounds;
+use crate::format::{FileHeader, Kind, Parsed};
+use crate::hint_file::{HintWritten, Visited, bound_of, scanner_of, visit, write_hint};
+use crate::keydir::{Candidate, position_of};
+use crate::slot::partition_of;
+use crate::table::Entry;
+use crate::task::{TaskKind, TaskState, TaskStatus};
+use crate::{PARTITIONS, Partition, Version};
+
+/// Files that one run may merge.
+const INPUTS_MAX: usize = 64;
+
+/// Bytes read between two looks at the budget.
+const STEP_BYTES: u64 = 256 << 10;
+
+/// Expired keys that one run notes for burial.
+const EXPIRED_MAX: usize = 10_000;
+
+/// What merging has to know from one run to the next.
+#[derive(Debug)]
+pub(crate) struct Merges {
+    /// Held during a run, and by what needs the files to stay: of data files only log files come meanwhile, none goes.
+    pub(crate) running: Mutex<()>,
+    stop: AtomicBool,
+    /// By partition: the version up to which it is clean, as its owner says.
+    clean: Vec<AtomicU64>,
+    status: Mutex<Option<TaskStatus>>,
+    /// Ids of files that could not be read at the start: whatever is in them is not known.
+    pub(crate) unreadable: Vec<u64>,
+}
+
+/// What [`Engine::merge`](crate::Engine::merge) and [`Engine::tend`](crate::Engine::tend) did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// Data files that were merged and are gone.
+    pub files: u64,
+    /// Data files that were written.
+    pub outputs: u64,
+    /// Live records and tombstones that were copied.
+    pub records_copied: u64,
+    /// Tombstones that were dropped.
+    pub tombstones_dropped: u64,
+    /// Expired records that were turned into tombstones.
+    pub records_expired: u64,
+    /// Bytes by which the data files are smaller now.
+    pub bytes_freed: u64,
+    /// Hint files that were written.
+    pub hints: u64,
+}
+
+impl Merged {
+    fn add(&mut self, other: &Self) {
+        self.files += other.files;
+        self.outputs += other.outputs;
+        self.records_copied += other.records_copied;
+        self.tombstones_dropped += other.tombstones_dropped;
+        self.records_expired += other.records_expired;
+        self.bytes_freed += other.bytes_freed;
+        self.hints += other.hints;
+    }
+}
+
+impl Merges {
+    pub(crate) fn new(unreadable: Vec<u64>) -> Self {
+        Self {
+            running: Mutex::new(()),
+            stop: AtomicBool::new(false),
+            clean: (0..PARTITIONS).map(|_| AtomicU64::new(0)).collect(),
+            status: Mutex::new(None),
+            unreadable,
+        }
+    }
+
+    pub(crate) fn status(&self) -> Option<TaskStatus> {
+        self.status.lock().clone()
+    }
+
+    /// Makes a run that is under way end soon; what it did not complete stays as it was.
+    pub(crate) fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn mark_clean(&self, partition: Partition, up_to: Version) {
+        if let Some(clean) = self.clean.get(usize::from(partition)) {
+            clean.fetch_max(up_to, Ordering::AcqRel);
+        }
+    }
+
+    /// What was said of a partition that is dropped counts no more.
+    pub(crate) fn forget_clean(&self, partition: Partition) {
+        if let Some(clean) = self.clean.get(usize::from(partition)) {
+            clean.store(0, Ordering::Release);
+        }
+    }
+
+    fn clean_up_to(&self, replicated: bool, partition: Partition) -> Version {
+        if !replicated {
+            return Version::MAX;
+        }
+        self.clean.get(usize::from(partition)).map_or(0, |clean| clean.load(Ordering::Acquire))
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+}
+
+impl Core {
+    /// Writes the hints that are missing and, if merging is allowed now, merges what is due.
+    pub(crate) fn tend(&self, merges: bool) -> Result<Merged, MergeError> {
+        let mut done = Merged { hints: self.write_hints()?, ..Merged::default() };
+        while merges && !self.merges.stopped() {
+            let merged = self.merge_due(Due::ByTriggers)?;
+            if merged.files == 0 {
+                break;
+            }
+            done.add(&merged);
+            done.hints += self.write_hints()?;
+        }
+        Ok(done)
+    }
+
+    /// Seals the active file and merges every file with something dead in it.
+    pub(crate) fn merge_all(&self) -> Result<Merged, MergeError> {
+        let mut done = Merged::default();
+        let below = self.log.seal_active()?;
+        // What was begun by this call itself is not merged again.
+        let highest = self.directory.highest_id();
+        loop {
+            let merged = self.merge_due(Due::AnyDead { below, up_to: highest })?;
+            done.add(&merged);
+            if merged.files == 0 {
+                break;
+            }
+        }
+        done.hints += self.write_hints()?;
+        Ok(done)
+    }
+
+    /// One run, if there is anything to do.
+    fn merge_due(&self, due: Due) -> Result<Merged, MergeError> {
+        let _running = self.merges.running.lock();
+        self.merges.stop.store(false, Ordering::Release);
+        let inputs = self.select(due)?;
+        if inputs.is_empty() {
+            return Ok(Merged::default());
+        }
+        let bytes_total = inputs.iter().map(|file| file.len()).sum();
+        *self.merges.status.lock() = Some(TaskStatus::begun(TaskKind::Merge, bytes_total));
+        let result = Run::new(self, &inputs).run();
+        self.finish_status(&result);
+        result
+    }
+
+    fn finish_status(&self, result: &Result<Merged, MergeError>) {
+        if let Some(status) = &mut *self.merges.status.lock() {
+            status.finished(match result {
+                Ok(_) => TaskState::Done,
+                Err(MergeError::Stopped) => TaskState::Stopped,
+                Err(error) => TaskState::Failed(error.to_string()),
+            });
+        }
+        match result {
+            Ok(merged) => tracing::info!(?merged, "data files were merged"),
+            Err(MergeError::Stopped) => tracing::info!("a merge was stopped"),
+            Err(error) => tracing::error!(%error, "a merge failed"),
+        }
+    }
+
+    /// Writes the hints of complete data files that have none. Returns how many it wrote.
+    fn write_hints(&self) -> Result<u64, MergeError> {
+        let _running = self.merges.running.lock();
+        let mut written = 0;
+        for file in self.files.all().into_iter().filter(|file| file.lacks_hint()) {
+            let header = header_of(&file);
+            let stop = || self.merges.stopped();
+            match write_hint(&self.directory, &header, file.len(), &stop)? {
+                HintWritten::Done => {
+                    file.set_has_hint();
+                    written += 1;
+                }
+                HintWritten::DataDamaged { offset, reason } => self.found_damaged(&file, offset, &reason),
+                HintWritten::Stopped => break,
+            }
+        }
+        Ok(written)
+    }
+
+    /// The file is left as it is, and found damaged again by whoever opens the store.
+    fn found_damaged(&self, file: &DataFile, offset: u64, reason: &str) {
+        tracing::error!(file = %file.path.display(), offset, reason,
+            "a data file is damaged: it is kept as it is; restore its keys from another copy");
+        file.set_damaged();
+        self.damaged_found.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+pub(crate) fn header_of(file: &DataFile) -> FileHeader {
+    FileHeader { kind: file.kind, id: file.id, salt: file.salt }
+}
+
+/// One run.
+struct Run<'a> {
+    core: &'a Core,
+    inputs: &'a [Arc<DataFile>],
+    /// Tombstones of bounds below this hide nothing outside of the inputs.
+    reach: u64,
+    /// By partition, as at the beginning of the run.
+    clean: Vec<Version>,
+    now_ms: u64,
+    output: Option<Output>,
+    merged: Merged,
+    input_records: u64,
+    expired: Vec<(Vec<u8>, Version)>,
+    bytes_done: u64,
+}
+
+impl<'a> Run<'a> {
+    fn new(core: &'a Core, inputs: &'a [Arc<DataFile>]) -> Self {
+        let clean_up_to = |partition| core.merges.clean_up_to(core.options.replicated, partition);
+        Self {
+            core,
+            inputs,
+            reach: core.reach_of_others(inputs),
+            clean: (0..PARTITIONS).map(clean_up_to).collect(),
+            now_ms: now_ms(),
+            output: None,
+            merged: Merged::default(),
+            input_records: 0,
+            expired: Vec::new(),
+            bytes_done: 0,
+        }
+    }
+
+    fn run(mut self) -> Result<Merged, MergeError> {
+        let copied = self.copy();
+        if copied.is_err()
+            && let Some(output) = self.output.take()
+        {
+            output.discard(&self.core.directory);
+        }
+        copied?;
+        let gone: Vec<_> = self.inputs.iter().filter(|file| !file.is_damaged()).cloned().collect();
+        self.check_nothing_live(&gone)?;
+        let freed: u64 = gone.iter().map(|file| file.len()).sum();
+        self.remove(&gone)?;
+        self.merged.files = gone.len() as u64;
+        self.merged.bytes_freed = freed.saturating_sub(self.merged.bytes_freed);
+        self.core.records.fetch_add(self.merged.records_copied, Ordering::Relaxed);
+        self.core.records.fetch_sub(self.input_records, Ordering::Relaxed);
+        self.bury_expired();
+        Ok(self.merged)
+    }
+
+    /// Copies what is live out of all inputs.
+    fn copy(&mut self) -> Result<(), MergeError> {
+        let inputs = self.inputs;
+        for input in inputs {
+            let header = header_of(input);
+            let handle = open_to_read(&**self.core.directory.file_system(), &input.path)?;
+            let mut scanner = scanner_of(&handle, &input.path, &header, input.len());
+            let mut records = 0;
+            let mut seen = 0;
+            let end = visit(&mut scanner, &header, Bounds::Sealed, |visited| match visited {
+                Visited::Record(offset, record) => {
+                    records += 1;
+                    if offset - seen >= STEP_BYTES {
+                        self.pace(offset - seen)?;
+                        seen = offset;
+                    }
+                    self.take(input, offset, record)
+                }
+                Visited::Bad { offset, reason, .. } => {
+                    self.core.found_damaged(input, offset, &reason.to_string());
+                    Ok(())
+                }
+            })?;
+            if !end.ends_marked && !input.is_damaged() {
+                self.core.found_damaged(input, end.offset, "the mark that should close the file is missing");
+            }
+            if !input.is_damaged() {
+                self.input_records += records;
+            }
+            self.pace(input.len().saturating_sub(seen))?;
+        }
+        self.complete_output()
+    }
+
+    /// Waits for the budget, and says how far the run is.
+    fn pace(&mut self, bytes: u64) -> Result<(), MergeError> {
+        self.bytes_done += bytes;
+        if let Some(status) = &mut *self.core.merges.status.lock() {
+            status.bytes_done = self.bytes_done;
+        }
+        self.core.options.budget.wait(bytes, &|| self.core.merges.stopped());
+        if self.core.merges.stopped() { Err(MergeError::Stopped) } else { Ok(()) }
+    }
+
+    /// Copies a record if it is live.
+    fn take(&mut self, input: &DataFile, offset: u64, record: &Parsed<'_>) -> Result<(), MergeError> {
+        let partition = partition_of(record.key);
+        let position = position_of(record.key);
+        // Files are below 4 GiB.
+        let here = (input.slot, offset as u32);
+        if !self.core.keydir.is_at(partition, record.header.era, position, here) {
+            return Ok(());
+        }
+        let bound = (record.header.kind == Kind::Tombstone).then(|| bound_of(input.id, record));
+        if self.is_dropped(partition, record.header.version, bound) {
+            return Ok(());
+        }
+        let expiry_ms = record.header.expiry_ms;
+        let is_expired = bound.is_none() && expiry_ms != 0 && expiry_ms <= self.now_ms;
+        if is_expired && !self.core.options.replicated && self.expired.len() < EXPIRED_MAX {
+            // Copied all the same: it goes when its tombstone is published.
+            self.expired.push((record.key.to_vec(), record.header.version));
+        }
+        let len = record.header.record_len();
+        if self.output.as_ref().is_some_and(|output| !output.has_room(len, self.core.options.max_file_size)) {
+            self.complete_output()?;
+        }
+        let output = match &mut self.output {
+            Some(output) => output,
+            none => none.insert(Output::begin(&self.core.directory, || self.core.log.settled_below())?),
+        };
+        output.push(record, bound)?;
+        self.merged.records_copied += 1;
+        self.core.options.budget.take(len);
+        Ok(())
+    }
+
+    /// Whether this is a tombstone that is not needed any more.
+    fn is_dropped(&self, partition: Partition, version: Version, bound: Option<u64>) -> bool {
+        let clean = self.clean.get(usize::from(partition)).copied().unwrap_or(0);
+        bound.is_some_and(|bound| version <= clean && bound < self.reach)
+    }
+
+    /// Makes the output durable and the keydir point to it.
+    fn complete_output(&mut self) -> Result<(), MergeError> {
+        let Some(output) = self.output.take() else { return Ok(()) };
+        let core = self.core;
+        let (file, handle) = output.complete(&core.directory, &core.files)?;
+        self.merged.outputs += 1;
+        // Netted at the end.
+        self.merged.bytes_freed += file.len();
+        let is_input = |slot: FileSlot| self.inputs.iter().any(|input| input.slot == slot);
+        let header = header_of(&file);
+        let mut scanner = scanner_of(&handle, &file.path, &header, file.len());
+        visit(&mut scanner, &header, Bounds::Sealed, |visited| match visited {
+            Visited::Record(offset, record) => {
+                relocate(core, &file, offset, record, is_input);
+                Ok(())
+            }
+            // What was just written cannot be read: the inputs are kept, as something points to them still.
+            Visited::Bad { offset, reason, .. } => {
+                core.found_damaged(&file, offset, &reason.to_string());
+                Err(MergeError::Unverified { path: file.path.clone() })
+            }
+        })?;
+        Ok(())
+    }
+
+    /// What was not copied was dead, or a tombstone to be dropped; if anything else is left the inputs stay.
+    fn check_nothing_live(&self, gone: &[Arc<DataFile>]) -> Result<(), MergeError> {
+        for file in gone {
+            if self.core.keydir.figures().of(file.slot).live_bytes > 0 {
+                return Err(MergeError::StillLive { path: file.path.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the inputs, all or none.
+    fn remove(&mut self, gone: &[Arc<DataFile>]) -> Result<(), MergeError> {
+        {
+            let mut eras = self.core.eras.lock();
+            let mut next = eras.clone();
+            // Those of the run before are gone, durably: so was every run's end.
+            next.removed = gone.iter().map(|file| file.id).collect();
+            let highest = next.removed.iter().max().copied().unwrap_or(0);
+            next.file_id_floor = next.file_id_floor.max(highest);
+            // If either may be on disk, it does not matter: nothing that counts is in the inputs any more.
+            self.core.directory.store_eras(&next).map_err(|failed| failed.error)?;
+            *eras = next;
+        }
+        for file in gone {
+            if self.core.keydir.figures().of(file.slot).tombstone_bytes > 0 {
+                self.drop_tombstones(file)?;
+            }
+        }
+        gone.iter().for_each(|file| self.core.files.remove(file));
+        // From here on whatever fails is done again by the next start.
+        let mut failed = None;
+        for file in gone {
+            for path in [self.core.directory.hint_path(file.id), self.core.directory.data_path(file.id)] {
+                match self.core.directory.remove(&path) {
+                    Err(error) if error.source.kind() != std::io::ErrorKind::NotFound => failed = Some(error),
+                    _ => {}
+                }
+            }
+        }
+        if let Some(error) = failed.or_else(|| self.core.directory.sync().err()) {
+            tracing::warn!(%error, "a merged data file could not be removed; the next start will");
+        }
+        Ok(())
+    }
+
+    /// Forgets the tombstones that the keydir still has in this input: those that were not copied.
+    fn drop_tombstones(&mut self, input: &DataFile) -> Result<(), MergeError> {
+        let header = header_of(input);
+        let handle = open_to_read(&**self.core.directory.file_system(), &input.path)?;
+        let mut scanner = scanner_of(&handle, &input.path, &header, input.len());
+        visit(&mut scanner, &header, Bounds::Sealed, |visited| {
+            let Visited::Record(offset, record) = visited else { return Ok::<_, MergeError>(()) };
+            if record.header.kind == Kind::Tombstone {
+                let partition = partition_of(record.key);
+                let entry = entry_at(input, offset, record);
+                let dropped = self.core.keydir.remove_tombstone(partition, &entry);
+                self.merged.tombstones_dropped += u64::from(dropped);
+            }
+            Ok(())
+        })?;
+        Ok(())
+    }
+
+    /// Turns the expired records that were met into tombstones, unless they have changed.
+    fn bury_expired(&mut self) {
+        for (key, version) in std::mem::take(&mut self.expired) {
+            match self.core.bury_expired(&key, version) {
+                Ok(buried) => self.merged.records_expired += u64::from(buried),
+                Err(error) => {
+                    tracing::warn!(%error, "expired records could not be deleted; the next merge will try again");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn entry_at(file: &DataFile, offset: u64, record: &Parsed<'_>) -> Entry {
+    let at = Location { file: file.slot, offset: offset as u32, len: record.header.record_len() as u32 };
+    let is_tombstone = record.header.kind == Kind::Tombstone;
+    Entry::new(position_of(record.key), record.header.version, at, is_tombstone)
+}
+
+fn relocate(
+    core: &Core,
+    output: &DataFile,
+    offset: u64,
+    record: &Parsed<'_>,
+    is_input: impl Fn(FileSlot) -> bool,
+) {
+    let copy = Candidate {
+        partition: partition_of(record.key),
+        era: record.header.era,
+        key: record.key,
+        entry: entry_at(output, offset, record),
+    };
+    core.keydir.relocate(&core.files, &copy, is_input);
+}
+
+pub(crate) fn now_ms() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since_1970.as_millis() as u64
+}
+
+impl From<IoError> for MergeError {
+    fn from(error: IoError) -> Self {
+        Self::Io(error)
+    }
+}

@@ -1,0 +1,145 @@
+//! Which files a merge takes: the worst first, as far as there is room for what is live in them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::INPUTS_MAX;
+use crate::data_file::{DataFile, FileSlot};
+use crate::engine::Core;
+use crate::error::{IoError, MergeError};
+use crate::format::{FILE_HEADER_LEN, FileKind, MARK_LEN};
+use crate::{PARTITIONS, Partition};
+
+/// Bytes that a merge leaves free on the file system.
+const SPARE_BYTES: u64 = 16 << 20;
+
+/// Live bytes that one run copies, in data files: so that what it removes is removed soon.
+const RUN_FILES: u64 = 4;
+
+/// Which files are due.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Due {
+    /// Those that the options' triggers say.
+    ByTriggers,
+    /// All with anything dead, of log files those with ids below the one, of all those up to the other.
+    AnyDead { below: u64, up_to: u64 },
+}
+
+/// A file that may be merged.
+struct Candidate {
+    file: Arc<DataFile>,
+    /// Bytes that would be copied.
+    kept: u64,
+    dead: u64,
+}
+
+impl Candidate {
+    fn dead_percent(&self) -> u64 {
+        self.dead * 100 / self.file.len().max(1)
+    }
+}
+
+impl Core {
+    /// The lowest reach of all files but these.
+    pub(super) fn reach_of_others(&self, inputs: &[Arc<DataFile>]) -> u64 {
+        let is_other = |file: &&Arc<DataFile>| !inputs.iter().any(|input| input.slot == file.slot);
+        let others = self.files.all();
+        let reaches = others.iter().filter(is_other).map(|file| file.reach());
+        reaches.chain(self.merges.unreadable.iter().copied()).min().unwrap_or(u64::MAX)
+    }
+
+    /// The inputs of the next run, by id; none if nothing is due.
+    pub(super) fn select(&self, due: Due) -> Result<Vec<Arc<DataFile>>, MergeError> {
+        let mut due_files = self.due_files(due);
+        if due_files.is_empty() {
+            return Ok(Vec::new());
+        }
+        due_files.sort_by_key(|candidate| (std::cmp::Reverse(candidate.dead_percent()), candidate.file.id));
+        let path = self.directory.path();
+        let free_bytes = self
+            .directory
+            .file_system()
+            .free_bytes(path)
+            .map_err(|e| IoError::new("look at the free space of", path, e))?;
+        let room = free_bytes.saturating_sub(SPARE_BYTES);
+        let most = self.options.max_file_size.saturating_mul(RUN_FILES);
+        let least = due_files.iter().map(|candidate| candidate.kept).min().unwrap_or(0);
+        let mut inputs = Vec::new();
+        let mut kept = 0;
+        for candidate in due_files {
+            let with = kept + candidate.kept;
+            if inputs.len() < INPUTS_MAX && with <= room && (with <= most || inputs.is_empty()) {
+                kept = with;
+                inputs.push(candidate.file);
+            }
+        }
+        if inputs.is_empty() {
+            return Err(MergeError::NoRoom { needed: least + SPARE_BYTES, free: free_bytes });
+        }
+        inputs.sort_unstable_by_key(|file| file.id);
+        Ok(inputs)
+    }
+
+    fn due_files(&self, due: Due) -> Vec<Candidate> {
+        let files = self.files.all();
+        let collectable = self.collectable_bytes(&files);
+        let is_free = |file: &&Arc<DataFile>| !file.is_active() && !file.is_pinned() && !file.is_damaged();
+        let candidate = |file: &Arc<DataFile>| {
+            let figures = self.keydir.figures().of(file.slot);
+            let dropped = collectable.get(&file.slot).copied().unwrap_or(0);
+            let kept = figures.live_bytes + figures.tombstone_bytes.saturating_sub(dropped);
+            let frame = (FILE_HEADER_LEN + MARK_LEN) as u64;
+            let dead = file.len().saturating_sub(kept + frame);
+            Candidate { file: file.clone(), kept, dead }
+        };
+        let all: Vec<Candidate> = files.iter().filter(is_free).map(candidate).collect();
+        match due {
+            Due::AnyDead { below, up_to } => all
+                .into_iter()
+                .filter(|candidate| {
+                    let file = &candidate.file;
+                    let limit = if file.kind == FileKind::Log { below } else { up_to + 1 };
+                    candidate.dead > 0 && file.id < limit
+                })
+                .collect(),
+            Due::ByTriggers => self.triggered(all),
+        }
+    }
+
+    fn triggered(&self, all: Vec<Candidate>) -> Vec<Candidate> {
+        let options = &self.options;
+        let is_small = |candidate: &Candidate| candidate.file.len() < options.merge_small_file;
+        // One alone would only be copied.
+        let several_small = all.iter().filter(|candidate| is_small(candidate)).count() > 1;
+        all.into_iter()
+            .filter(|candidate| {
+                candidate.dead > 0 && candidate.dead_percent() >= options.merge_trigger.into()
+                    || candidate.dead >= options.merge_trigger_bytes
+                    || several_small && is_small(candidate)
+            })
+            .collect()
+    }
+
+    /// Bytes of tombstones, by file, that would be dropped if that file alone were merged.
+    fn collectable_bytes(&self, files: &[Arc<DataFile>]) -> HashMap<FileSlot, u64> {
+        let mut bytes = HashMap::new();
+        if files.iter().all(|file| self.keydir.figures().of(file.slot).tombstone_bytes == 0) {
+            return bytes;
+        }
+        for partition in 0..PARTITIONS as Partition {
+            let clean = self.merges.clean_up_to(self.options.replicated, partition);
+            if clean > 0 {
+                self.keydir.collectable(partition, clean, |file, len| {
+                    *bytes.entry(file).or_insert(0) += u64::from(len);
+                });
+            }
+        }
+        // A tombstone's bound is at most its file's id.
+        for file in files {
+            if self.reach_of_others(std::slice::from_ref(file)) <= file.id {
+                bytes.remove(&file.slot);
+            }
+        }
+        bytes
+    }
+}
