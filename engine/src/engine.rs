@@ -1,48 +1,40 @@
 //! The engine: what its owner calls, put together from the other modules.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::data_file::{FileTable, Stored};
 use crate::directory::Directory;
-use crate::error::{AppendError, OpenError, ReadError, StoreError};
+use crate::embedded::Embedded;
+use crate::error::{AppendError, OpenError, ReadError};
 use crate::file_system::{FileSystem, RealFileSystem};
 use crate::format::Eras;
 use crate::keydir::{Candidate, Keydir, position_of};
-use crate::log::{Appended, Log, Prepared};
+use crate::log::{Appended, Log, Prepared, Unwritten};
 use crate::options::Options;
 use crate::recovery::{Recovered, Recovery, recover};
 use crate::slot::partition_of;
 use crate::table::Entry;
-use crate::{
-    InventoryEntry, KeyInfo, KeysPage, PARTITIONS, POSITION_STEP, Partition, PartitionStats, Record, Version,
-};
-
-/// Positions that [`Iter`] reads at a time.
-const ITER_STEP: usize = 64;
+use crate::{InventoryEntry, KeyInfo, KeysPage, POSITION_STEP, Partition, PartitionStats, Record};
 
 /// How often a read is tried again because its record was moved or replaced meanwhile.
 const READ_RETRIES_MAX: usize = 16;
 
 /// A store that is open. Clones are the same store, which is closed with the last of them.
 #[derive(Clone)]
-pub struct Engine(Arc<Inner>);
+pub struct Engine(pub(crate) Arc<Inner>);
 
-struct Inner {
+pub(crate) struct Inner {
     // Fields are dropped in this order: the log is stopped before the directory is unlocked.
-    log: Log,
-    keydir: Keydir,
+    pub(crate) log: Log,
+    pub(crate) keydir: Keydir,
     files: Arc<FileTable>,
     eras: Mutex<Eras>,
-    /// Of the embedded interface: the last version given.
-    last_version: AtomicU64,
+    pub(crate) embedded: Embedded,
     records_found: u64,
     bytes_found: u64,
     directory: Arc<Directory>,
@@ -106,7 +98,7 @@ impl Engine {
             keydir,
             files,
             eras: Mutex::new(eras),
-            last_version: AtomicU64::new(highest_version),
+            embedded: Embedded::new(highest_version),
             records_found: report.records,
             bytes_found,
             directory,
@@ -140,7 +132,7 @@ impl Engine {
     where
         F: FnOnce(Result<Appended, AppendError>) + Send + 'static,
     {
-        self.0.log.append(self.0.prepare(records), Box::new(done), false);
+        self.0.log.append(self.0.prepare(records), Box::new(done));
     }
 
     /// Makes appended records visible. Of several of one key the highest version stays, in whatever order, and
@@ -163,56 +155,9 @@ impl Engine {
     /// Appends, waits until the records are durable under the sync policy, and publishes. Waits for room if the
     /// append buffer is full. Not to be called from a callback of [`Engine::append`].
     pub fn apply(&self, records: Vec<Record>) -> Result<(), AppendError> {
-        let (tell, told) = mpsc::sync_channel(1);
-        let done = move |result| {
-            // Nobody may be listening any more; then nobody misses it.
-            let _ = tell.send(result);
-        };
-        self.0.log.append(self.0.prepare(records), Box::new(done), true);
-        let appended = told.recv().unwrap_or(Err(AppendError::Closed))?;
-        self.publish(appended);
-        Ok(())
-    }
-
-    /// The value of a key that has not expired by this machine's clock.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
-        Ok(self.read(key)?.filter(|record| is_present(record, now_ms())).and_then(|record| record.value))
-    }
-
-    /// Whether the key has a value that has not expired.
-    pub fn contains(&self, key: &[u8]) -> Result<bool, ReadError> {
-        self.get(key).map(|value| value.is_some())
-    }
-
-    /// Sets the key's value, for ever.
-    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<(), AppendError> {
-        self.put_with_expiry(key, value, 0)
-    }
-
-    /// Sets the key's value until this time, in milliseconds since 1970; 0 is for ever.
-    pub fn put_with_expiry(&self, key: &[u8], value: &[u8], expiry_ms: u64) -> Result<(), AppendError> {
-        self.apply(vec![self.own_record(key, Some(Bytes::copy_from_slice(value)), expiry_ms)])
-    }
-
-    /// Deletes the key; tells whether it was there.
-    pub fn delete(&self, key: &[u8]) -> Result<bool, StoreError> {
-        let present = self.contains(key)?;
-        if present {
-            self.apply(vec![self.own_record(key, None, 0)])?;
-        }
-        Ok(present)
-    }
-
-    /// All keys that are present, with their records, in no particular order. A key written or deleted
-    /// meanwhile may or may not be among them; every other is, once.
-    pub fn iterate(&self) -> Iter {
-        Iter {
-            engine: self.clone(),
-            partitions: 0..PARTITIONS,
-            partition: 0,
-            positions: VecDeque::new(),
-            ready: VecDeque::new(),
-        }
+        let prepared = self.0.prepare(records);
+        let mut unwritten: Vec<_> = prepared.iter().map(Prepared::unwritten).collect();
+        self.0.append_and_publish(&mut unwritten)
     }
 
     /// Figures of a partition, at no cost.
@@ -318,14 +263,6 @@ impl Engine {
     pub(crate) fn keydir(&self) -> &Keydir {
         &self.0.keydir
     }
-
-    fn own_record(&self, key: &[u8], value: Option<Bytes>, expiry_ms: u64) -> Record {
-        // Above what an owner's own versions may have reached.
-        let highest = self.0.keydir.stats(partition_of(key)).highest_version;
-        self.0.last_version.fetch_max(highest, Ordering::Relaxed);
-        let version: Version = self.0.last_version.fetch_add(1, Ordering::Relaxed) + 1;
-        Record { key: Bytes::copy_from_slice(key), version, expiry_ms, user_flags: 0, value }
-    }
 }
 
 impl Inner {
@@ -368,6 +305,16 @@ impl Inner {
         if meant { Ok(stored) } else { Err(self.files.misplaced(entry.location())) }
     }
 
+    /// Appends, waits, publishes: [`Engine::apply`], of records that need not be owned.
+    pub(crate) fn append_and_publish(&self, records: &mut [Unwritten<'_>]) -> Result<(), AppendError> {
+        let _pin = self.log.append_now(records)?;
+        for record in records {
+            let Unwritten { partition, era, key, .. } = *record;
+            self.keydir.publish(&self.files, &Candidate { partition, era, key, entry: record.entry() });
+        }
+        Ok(())
+    }
+
     fn prepare(&self, records: Vec<Record>) -> Vec<Prepared> {
         let prepare = |record: Record| {
             let partition = partition_of(&record.key);
@@ -379,54 +326,5 @@ impl Inner {
             }
         };
         records.into_iter().map(prepare).collect()
-    }
-}
-
-pub(crate) fn now_ms() -> u64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    since_1970.as_millis() as u64
-}
-
-pub(crate) fn is_present(record: &Record, now_ms: u64) -> bool {
-    record.value.is_some() && (record.expiry_ms == 0 || record.expiry_ms > now_ms)
-}
-
-/// Goes over the present keys of a store: [`Engine::iterate`].
-#[derive(Debug)]
-pub struct Iter {
-    engine: Engine,
-    partitions: std::ops::Range<Partition>,
-    partition: Partition,
-    positions: VecDeque<u64>,
-    ready: VecDeque<Record>,
-}
-
-impl Iterator for Iter {
-    type Item = Result<Record, ReadError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let now_ms = now_ms();
-            while let Some(record) = self.ready.pop_front() {
-                if is_present(&record, now_ms) {
-                    return Some(Ok(record));
-                }
-            }
-            if self.positions.is_empty() {
-                self.partition = self.partitions.next()?;
-                let entries = self.engine.inventory(self.partition);
-                let mut live: Vec<u64> =
-                    entries.iter().filter(|entry| !entry.tombstone).map(|entry| entry.position).collect();
-                // Keys that share a position are read together.
-                live.dedup();
-                self.positions = live.into();
-                continue;
-            }
-            let step: Vec<u64> = self.positions.drain(..ITER_STEP.min(self.positions.len())).collect();
-            match self.engine.read_positions(self.partition, &step) {
-                Ok(records) => self.ready.extend(records),
-                Err(error) => return Some(Err(error)),
-            }
-        }
     }
 }

@@ -122,6 +122,9 @@ pub enum AppendError {
         "partition {0} cannot be dropped again: its eras are used up; copy the data into a new directory"
     )]
     ErasUsedUp(crate::Partition),
+    /// A record has the highest version there is, so that none is left for a new one. Nothing was written.
+    #[error("versions are used up; nothing was written; copy the data into a new directory")]
+    VersionsUsedUp,
 }
 
 /// Why a record could not be read.

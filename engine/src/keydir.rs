@@ -124,6 +124,12 @@ impl Keydir {
         self.slice(partition).lock().era
     }
 
+    /// The partition's era and the highest version published in it.
+    pub(crate) fn era_and_highest(&self, partition: Partition) -> (Era, Version) {
+        let slice = self.slice(partition).lock();
+        (slice.era, slice.stats.highest_version)
+    }
+
     pub(crate) fn stats(&self, partition: Partition) -> PartitionStats {
         self.slice(partition).lock().stats
     }

@@ -5,7 +5,8 @@
 //! applied in any order and any number of times: the map is the same. So recovery, migration and repair
 //! are all the same operation. Versions come from the owner (in a cluster: `term << 40 | sequence`), who also
 //! judges expiry and drives [`Engine::append`] and [`Engine::publish`]; or, in a program that embeds the store,
-//! from a counter, with [`Engine::get`], [`Engine::put`] and [`Engine::delete`].
+//! from a counter, with [`Engine::get`], [`Engine::put`], [`Engine::delete`], [`Engine::write`] and
+//! [`Engine::put_if_version`].
 //!
 //! ```
 //! # let directory = tempfile::tempdir()?;
@@ -33,11 +34,13 @@
 //!
 //! Module by module: `format` is the byte layout; `directory` the files' names, ids and lock; `data_file` reads;
 //! `log` appends and commits; `keydir` (of `table`s, with `length` codes, `file_figures` and `ordered` keys) finds;
-//! `scan` reads in key order; `recovery` opens; `slot` hashes keys to partitions.
+//! `scan` reads in key order; `recovery` opens; `slot` hashes keys to partitions; `embedded` is the interface of a
+//! program that embeds the store.
 
 mod budget;
 mod data_file;
 mod directory;
+mod embedded;
 mod engine;
 mod error;
 mod file_figures;
@@ -58,7 +61,8 @@ mod table;
 use bytes::Bytes;
 
 pub use crate::budget::Budget;
-pub use crate::engine::{Engine, EngineStats, Iter};
+pub use crate::embedded::{Batch, Conditional, Iter};
+pub use crate::engine::{Engine, EngineStats};
 pub use crate::error::{AppendError, IoError, OpenError, ReadError, ScanError, StoreError};
 pub use crate::file_system::{FaultyFileSystem, FileHandle, FileSystem, Mapping, OpenMode, RealFileSystem};
 pub use crate::log::Appended;

@@ -1,7 +1,8 @@
 //! The log: takes appends, groups them, makes them durable, tells who waits.
 //!
 //! With `sync = always` callers encode into one buffer; the log's thread takes the whole buffer, writes it behind
-//! a mark with one call, syncs once, and runs all callbacks; meanwhile the next buffer fills (group commit).
+//! a mark with one call, syncs once, and tells all who wait; meanwhile the next buffer fills (group commit). A
+//! thread that is alone and would wait anyway commits its group itself, which saves two changes of threads.
 //! With weaker policies the caller writes at once, under the writer's lock.
 //!
 //! Invariants: callbacks of queued appends run in the order of the calls, each exactly once, none under a lock.
@@ -10,6 +11,7 @@
 //! so no later sync could be believed. Refuses what is too long, and appends above the buffer's bound.
 
 mod queue;
+mod ticket;
 mod writer;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -21,7 +23,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use self::queue::{Encoder, Queue};
+use self::queue::{Encoder, Group, Queue, Waiting};
+use self::ticket::Ticket;
 pub(crate) use self::writer::{Writer, create_active, too_many_files};
 use crate::data_file::{Location, Pin};
 use crate::directory::Directory;
@@ -29,7 +32,7 @@ use crate::error::{AppendError, IoError, OpenError};
 use crate::format::{MARK_LEN, RECORD_HEADER_LEN, Salt, TOMBSTONE_VALUE_LEN};
 use crate::options::{Options, SyncPolicy};
 use crate::table::Entry;
-use crate::{Era, Partition, Record};
+use crate::{Era, Partition, Record, Version};
 
 /// What an append is charged beyond its bytes: its callback and its place in the queue.
 const APPEND_OVERHEAD: usize = 256;
@@ -82,12 +85,53 @@ impl AppendedRecord {
     }
 }
 
-/// A record with what was computed of its key, before any lock is taken.
+/// A record with what was computed of its key, before any lock of the log is taken.
 pub(crate) struct Prepared {
     pub(crate) record: Record,
     pub(crate) partition: Partition,
     pub(crate) era: Era,
     pub(crate) position: u64,
+}
+
+impl Prepared {
+    pub(crate) fn unwritten(&self) -> Unwritten<'_> {
+        let Self { record, partition, era, position } = self;
+        Unwritten {
+            key: &record.key,
+            value: record.value.as_deref(),
+            version: record.version,
+            expiry_ms: record.expiry_ms,
+            user_flags: record.user_flags,
+            partition: *partition,
+            era: *era,
+            position: *position,
+            at: UNWRITTEN,
+        }
+    }
+}
+
+/// Where a record is that is not written yet.
+pub(crate) const UNWRITTEN: Location = Location { file: 0, offset: 0, len: 0 };
+
+/// The same of a record whose bytes are the caller's, who waits; and where it is once it is written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unwritten<'a> {
+    pub(crate) key: &'a [u8],
+    pub(crate) value: Option<&'a [u8]>,
+    pub(crate) version: Version,
+    pub(crate) expiry_ms: u64,
+    pub(crate) user_flags: u32,
+    pub(crate) partition: Partition,
+    pub(crate) era: Era,
+    pub(crate) position: u64,
+    pub(crate) at: Location,
+}
+
+impl Unwritten<'_> {
+    /// Its keydir entry, once it is written.
+    pub(crate) fn entry(&self) -> Entry {
+        Entry::new(self.position, self.version, self.at, self.value.is_none())
+    }
 }
 
 /// What the log counts.
@@ -164,20 +208,43 @@ impl Log {
     }
 
     /// Queues or writes the records; see [`Engine::append`](crate::Engine::append).
-    pub(crate) fn append(&self, records: Vec<Prepared>, done: Done, wait_for_room: bool) {
+    pub(crate) fn append(&self, records: Vec<Prepared>, done: Done) {
         let shared = &*self.shared;
-        let bytes = match shared.encoded_bytes(&records) {
+        let lens = records.iter().map(|prepared| lens(&prepared.unwritten()));
+        let bytes = match shared.encoded_bytes(lens) {
             Ok(bytes) => bytes,
             Err(error) => return done(Err(error)),
         };
         shared.counters.appends.fetch_add(1, Ordering::Relaxed);
         if shared.sync == SyncPolicy::Always {
-            // A callback that waited for room would wait for itself.
-            let wait_for_room = wait_for_room && self.thread_id != Some(thread::current().id());
-            shared.append_queued(records, bytes, done, wait_for_room);
+            shared.append_queued(records, bytes, done);
         } else {
             shared.append_inline(records, done);
         }
+    }
+
+    /// Appends the records and waits until they are durable under the sync policy; says in each where it is.
+    /// Waits for room if the append buffer is full. Not to be called from a callback.
+    ///
+    /// The pin is to be kept until they are published.
+    pub(crate) fn append_now(&self, records: &mut [Unwritten<'_>]) -> Result<Pin, AppendError> {
+        let shared = &*self.shared;
+        let bytes = shared.encoded_bytes(records.iter().map(lens))?;
+        shared.counters.appends.fetch_add(1, Ordering::Relaxed);
+        let (base, pin) = if shared.sync == SyncPolicy::Always {
+            // A callback that waited for room would wait for itself.
+            let wait_for_room = self.thread_id != Some(thread::current().id());
+            shared.append_and_wait(records, bytes, wait_for_room)?
+        } else {
+            shared
+                .write_inline(&mut shared.writer.lock(), |encoder, buffer| encoder.encode(buffer, records))?
+                .0
+        };
+        for record in &mut *records {
+            place(&mut record.at, base);
+        }
+        shared.counters.records.fetch_add(records.len() as u64, Ordering::Relaxed);
+        Ok(pin)
     }
 
     /// Flushes, syncs and stops the log; later appends are refused. Only the first call does anything.
@@ -188,6 +255,7 @@ impl Log {
                 return Ok(());
             }
             queue.closed = true;
+            // A caller that is committing wakes the thread when it is done; the other policy's waits for this.
             self.shared.work.notify_all();
             self.shared.room.notify_all();
         }
@@ -238,80 +306,134 @@ impl Drop for Log {
 }
 
 impl Shared {
-    /// Bytes these records will take in the file, if they may be appended at all.
-    fn encoded_bytes(&self, records: &[Prepared]) -> Result<usize, AppendError> {
+    /// Bytes that records of these lengths will take in the file, if they may be appended at all.
+    fn encoded_bytes(&self, lens: impl ExactSizeIterator<Item = Lens>) -> Result<usize, AppendError> {
         let too_large = |what, bytes: usize, max: usize| {
             Err(AppendError::TooLarge { what, bytes: bytes as u64, max: max as u64 })
         };
-        let mut total = if records.len() > 1 { RECORD_HEADER_LEN } else { 0 };
-        for Prepared { record, .. } in records {
-            if record.key.len() > usize::from(u16::MAX) {
-                return too_large("a key", record.key.len(), u16::MAX.into());
+        let mut total = if lens.len() > 1 { RECORD_HEADER_LEN } else { 0 };
+        for Lens { key, value } in lens {
+            if key > usize::from(u16::MAX) {
+                return too_large("a key", key, u16::MAX.into());
             }
-            let value_len = record.value.as_ref().map_or(TOMBSTONE_VALUE_LEN, Bytes::len);
-            if record.value.is_some() && value_len > self.value_bytes_max as usize {
+            let value_len = value.unwrap_or(TOMBSTONE_VALUE_LEN);
+            if value.is_some() && value_len > self.value_bytes_max as usize {
                 return too_large("a value", value_len, self.value_bytes_max as usize);
             }
-            total += RECORD_HEADER_LEN + record.key.len() + value_len;
+            total += RECORD_HEADER_LEN + key + value_len;
         }
         let max = self.buffer_bytes_max - MARK_LEN - APPEND_OVERHEAD;
         if total > max { too_large("a set of records", total, max) } else { Ok(total) }
     }
 
-    fn append_queued(&self, records: Vec<Prepared>, bytes: usize, done: Done, wait_for_room: bool) {
+    fn append_queued(&self, records: Vec<Prepared>, bytes: usize, done: Done) {
+        let charge = bytes + APPEND_OVERHEAD;
+        let mut queue = self.queue.lock();
+        if let Err(error) = self.admit(&queue, charge) {
+            drop(queue);
+            return done(Err(error));
+        }
+        queue.push(records, charge, done);
+        self.wake_thread(&mut queue);
+    }
+
+    /// Queues the records and waits, or commits them at once if there is nobody to share a sync with. Returns
+    /// where their group begins.
+    fn append_and_wait(
+        &self,
+        records: &mut [Unwritten<'_>],
+        bytes: usize,
+        wait_for_room: bool,
+    ) -> Result<(Location, Pin), AppendError> {
         let charge = bytes + APPEND_OVERHEAD;
         let mut queue = self.queue.lock();
         while wait_for_room && queue.is_open() && queue.charged + charge > self.buffer_bytes_max {
             self.room.wait(&mut queue);
         }
-        let refusal = if let Some(error) = &queue.poisoned {
-            Some(AppendError::Poisoned(error.clone()))
-        } else if queue.closed {
-            Some(AppendError::Closed)
-        } else if queue.charged + charge > self.buffer_bytes_max {
-            Some(AppendError::Overloaded { waiting: queue.charged, max: self.buffer_bytes_max })
-        } else {
-            None
-        };
-        if let Some(error) = refusal {
+        self.admit(&queue, charge)?;
+        let alone = queue.is_empty() && !queue.committing;
+        queue.add(records, charge);
+        if alone {
+            let mut group = queue.take_group();
             drop(queue);
-            return done(Err(error));
+            let result = self.commit(&mut group.buffer);
+            self.end_commit(group, &result);
+            return result;
         }
-        queue.push(records, charge, done);
-        if std::mem::take(&mut queue.thread_waits) {
+        let ticket = Ticket::own();
+        queue.push_caller(ticket.caller());
+        self.wake_thread(&mut queue);
+        drop(queue);
+        ticket.wait()
+    }
+
+    /// Why an append of this many bytes is not taken now.
+    fn admit(&self, queue: &Queue, charge: usize) -> Result<(), AppendError> {
+        if let Some(error) = &queue.poisoned {
+            Err(AppendError::Poisoned(error.clone()))
+        } else if queue.closed {
+            Err(AppendError::Closed)
+        } else if queue.charged + charge > self.buffer_bytes_max {
+            Err(AppendError::Overloaded { waiting: queue.charged, max: self.buffer_bytes_max })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whoever is committing looks for more when that is done, or wakes the thread then.
+    fn wake_thread(&self, queue: &mut Queue) {
+        if !queue.committing && std::mem::take(&mut queue.thread_waits) {
             self.work.notify_one();
         }
     }
 
     /// Until the log is closed and the queue empty: takes a group, writes it, syncs, tells.
     fn run_group_commit(&self) {
-        loop {
-            let mut queue = self.queue.lock();
-            while queue.is_empty() {
-                if queue.closed {
-                    drop(queue);
-                    return self.finish();
-                }
-                queue.thread_waits = true;
-                self.work.wait(&mut queue);
-            }
-            let mut group = queue.take_group();
-            drop(queue);
+        while let Some(mut group) = self.next_group() {
             let result = self.commit(&mut group.buffer);
-            let charged = group.charged;
-            for (appended, done) in group.appends.drain(..) {
-                let result = result.clone().map(|place| self.locate(appended, place));
-                run_callback(done, result);
+            for waiting in group.appends.drain(..) {
+                match waiting {
+                    Waiting::Caller(caller) => caller.tell(result.clone()),
+                    Waiting::Callback(appended, done) => {
+                        let result = result.clone().map(|place| self.locate(appended, place));
+                        run_callback(done, result);
+                    }
+                }
             }
-            let mut queue = self.queue.lock();
-            queue.give_back(group);
-            queue.charged -= charged;
-            if let Err(AppendError::Poisoned(error)) = result {
-                queue.poisoned = Some(error);
-            }
-            drop(queue);
-            self.room.notify_all();
+            self.end_commit(group, &result);
         }
+        self.finish();
+    }
+
+    /// Waits for a group; `None` once the log is closed and all is committed.
+    fn next_group(&self) -> Option<Group> {
+        let mut queue = self.queue.lock();
+        loop {
+            if !queue.committing {
+                if !queue.is_empty() {
+                    return Some(queue.take_group());
+                }
+                if queue.closed {
+                    return None;
+                }
+            }
+            queue.thread_waits = true;
+            self.work.wait(&mut queue);
+        }
+    }
+
+    /// Frees the group's room; passes on what came in meanwhile.
+    fn end_commit(&self, group: Group, result: &Result<(Location, Pin), AppendError>) {
+        let mut queue = self.queue.lock();
+        queue.give_back(group);
+        if let Err(AppendError::Poisoned(error)) = result {
+            queue.poisoned = Some(error.clone());
+        }
+        if !queue.is_empty() || queue.closed {
+            self.wake_thread(&mut queue);
+        }
+        drop(queue);
+        self.room.notify_all();
     }
 
     /// Closes the file, when nobody can be told how that went any more.
@@ -345,8 +467,7 @@ impl Shared {
     fn locate(&self, mut appended: Appended, (base, pin): (Location, Pin)) -> Appended {
         appended.pin = Some(pin);
         for record in &mut appended.records {
-            record.at.file = base.file;
-            record.at.offset += base.offset;
+            place(&mut record.at, base);
         }
         self.counters.records.fetch_add(appended.len() as u64, Ordering::Relaxed);
         appended
@@ -358,15 +479,27 @@ impl Shared {
             drop(writer);
             return done(Err(AppendError::Overloaded { waiting: DELIVERIES_MAX, max: DELIVERIES_MAX }));
         }
+        let encode = |encoder: Encoder, buffer: &mut Vec<u8>| encoder.encode_owned(buffer, records);
+        let result =
+            self.write_inline(&mut writer, encode).map(|(place, appended)| self.locate(appended, place));
+        writer.deliveries.push_back((done, result));
+        self.deliver(writer);
+    }
+
+    /// Writes what this encodes; returns where that begins, and what encoding it returned.
+    fn write_inline<T>(
+        &self,
+        writer: &mut Writer,
+        encode: impl FnOnce(Encoder, &mut Vec<u8>) -> T,
+    ) -> Result<((Location, Pin), T), AppendError> {
         let mut buffer = std::mem::take(&mut writer.scratch);
         let encoder = Encoder { salt: writer.salt() };
         buffer.clear();
         buffer.resize(MARK_LEN, 0);
-        let appended = encoder.encode(&mut buffer, records);
-        let result = self.write(&mut writer, &mut buffer).map(|place| self.locate(appended, place));
+        let encoded = encode(encoder, &mut buffer);
+        let result = self.write(writer, &mut buffer);
         writer.scratch = queue::reusable(buffer);
-        writer.deliveries.push_back((done, result));
-        self.deliver(writer);
+        Ok((result?, encoded))
     }
 
     /// Runs waiting callbacks in order. Who finds another thread at it leaves its own to that one.
@@ -408,6 +541,22 @@ impl Shared {
         let result = pending.sync();
         self.writer.lock().synced(&pending, result);
     }
+}
+
+/// How long the parts of a record are that its writer chooses.
+struct Lens {
+    key: usize,
+    value: Option<usize>,
+}
+
+fn lens(record: &Unwritten<'_>) -> Lens {
+    Lens { key: record.key.len(), value: record.value.map(<[u8]>::len) }
+}
+
+/// Turns an offset within a group that was written at `base` into a place in the file.
+fn place(at: &mut Location, base: Location) {
+    at.file = base.file;
+    at.offset += base.offset;
 }
 
 /// A callback that panics must not take the log's thread with it.

@@ -11,7 +11,7 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
-use crate::engine::{is_present, now_ms};
+use crate::embedded::{is_present, now_ms};
 use crate::error::{ReadError, ScanError};
 use crate::options::Index;
 use crate::slot::partition_of_prefix;

@@ -28,7 +28,7 @@ fn append(log: &Log) -> Result<Appended, AppendError> {
     };
     let (tell, told) = mpsc::channel();
     let prepared = Prepared { partition: 0, era: 0, position: 0, record };
-    log.append(vec![prepared], Box::new(move |result| tell.send(result).unwrap()), false);
+    log.append(vec![prepared], Box::new(move |result| tell.send(result).unwrap()));
     told.recv().unwrap()
 }
 

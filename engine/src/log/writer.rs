@@ -172,9 +172,12 @@ impl Writer {
             self.rotate(directory)?;
         }
         let at = self.end;
-        group[..MARK_LEN].copy_from_slice(&encode_mark(self.salt, at, self.durable));
+        let mut skipped = MARK_LEN;
         // A mark that says nothing new is left out.
-        let skipped = if self.durable > self.marked { 0 } else { MARK_LEN };
+        if self.durable > self.marked {
+            group[..MARK_LEN].copy_from_slice(&encode_mark(self.salt, at, self.durable));
+            skipped = 0;
+        }
         self.write_at_end(&group[skipped..])?;
         self.marked = self.durable;
         Ok(Location { file: self.active.slot, offset: (at - skipped as u64) as u32, len: 0 })

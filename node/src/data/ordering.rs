@@ -61,7 +61,8 @@ impl Plane {
             AppendError::Io(_)
             | AppendError::Poisoned(_)
             | AppendError::Closed
-            | AppendError::ErasUsedUp(_) => {}
+            | AppendError::ErasUsedUp(_)
+            | AppendError::VersionsUsedUp => {}
             AppendError::Overloaded { .. } => {
                 return tracing::debug!(partition, %error, "the disk is busy");
             }

@@ -26,6 +26,7 @@ pub(super) fn engine_options(settings: &Settings) -> Options {
     options.sync = settings.sync;
     options.max_file_size = settings.max_file_size;
     options.max_value_bytes = u32::try_from(settings.max_value_bytes).unwrap_or(u32::MAX);
+    options.replicated = true;
     options
 }
 

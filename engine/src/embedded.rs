@@ -1,0 +1,366 @@
+//! The interface of a program that embeds the store: it is its own owner, so versions come from a counter here,
+//! and an expired key is absent.
+//!
+//! Each key's position names one of [`STRIPES`] locks. A plain put takes its lock shared, from before its version is
+//! drawn until its record is published: puts of one key still share a sync, and the higher version wins.
+//! Everything that reads before it writes, or must come after all that was written before (conditional writes,
+//! deletes, batches), takes its locks exclusively, several in ascending order. Invariants: while a condition is judged
+//! and its write made no other embedded write of the key is under way; **a tombstone's version is drawn while no put of
+//! its key is in flight**, so that all older records of the key lie in files the tombstone knows of, which is what
+//! a merge goes by when it drops tombstones. Nothing here orders itself with [`Engine::append`].
+
+use std::collections::{HashMap, VecDeque};
+use std::slice;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use crate::engine::{Engine, Inner};
+use crate::error::{AppendError, ReadError, StoreError};
+use crate::keydir::position_of;
+use crate::log::{UNWRITTEN, Unwritten};
+use crate::slot::partition_of;
+use crate::{PARTITIONS, Partition, Record, Version};
+
+/// Locks that keys share. With few more writers than threads, two rarely meet in one without need.
+const STRIPES: usize = 1024;
+
+/// Positions that [`Iter`] reads at a time.
+const ITER_STEP: usize = 64;
+
+/// What a store has for this interface.
+#[derive(Debug)]
+pub(crate) struct Embedded {
+    /// The last version given.
+    last_version: AtomicU64,
+    stripes: Vec<RwLock<()>>,
+}
+
+impl Embedded {
+    /// Gives versions above this one.
+    pub(crate) fn new(highest_version: Version) -> Self {
+        let stripes = (0..STRIPES).map(|_| RwLock::new(())).collect();
+        Self { last_version: AtomicU64::new(highest_version), stripes }
+    }
+
+    fn shared(&self, place: Place) -> RwLockReadGuard<'_, ()> {
+        self.stripes[place.stripe()].read()
+    }
+
+    fn exclusive(&self, place: Place) -> RwLockWriteGuard<'_, ()> {
+        self.stripes[place.stripe()].write()
+    }
+
+    fn all_exclusive(&self, places: &[Place]) -> Vec<RwLockWriteGuard<'_, ()>> {
+        let mut stripes: Vec<usize> = places.iter().map(|place| place.stripe()).collect();
+        stripes.sort_unstable();
+        stripes.dedup();
+        stripes.into_iter().map(|stripe| self.stripes[stripe].write()).collect()
+    }
+
+    /// A version above all that were given, and above `highest`.
+    fn draw_version(&self, highest: Version) -> Result<Version, AppendError> {
+        // Looked at first: an owner's versions are seldom above, and a load is cheaper.
+        if self.last_version.load(Ordering::Relaxed) < highest {
+            self.last_version.fetch_max(highest, Ordering::Relaxed);
+        }
+        let last = self.last_version.fetch_add(1, Ordering::Relaxed);
+        last.checked_add(1).ok_or_else(|| {
+            // So that the next finds them used up, too.
+            self.last_version.fetch_max(Version::MAX, Ordering::Relaxed);
+            AppendError::VersionsUsedUp
+        })
+    }
+}
+
+/// Where a key belongs.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    partition: Partition,
+    position: u64,
+}
+
+impl Place {
+    fn of(key: &[u8]) -> Self {
+        Self { partition: partition_of(key), position: position_of(key) }
+    }
+
+    fn stripe(self) -> usize {
+        (self.position % STRIPES as u64) as usize
+    }
+}
+
+/// Puts and deletes that are made together: [`Engine::write`].
+#[derive(Clone, Debug, Default)]
+pub struct Batch {
+    operations: Vec<Operation>,
+}
+
+#[derive(Clone, Debug)]
+struct Operation {
+    key: Box<[u8]>,
+    /// `None` deletes.
+    value: Option<Box<[u8]>>,
+    expiry_ms: u64,
+}
+
+impl Batch {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets the key's value, for ever.
+    pub fn put(&mut self, key: &[u8], value: &[u8]) -> &mut Self {
+        self.put_with_expiry(key, value, 0)
+    }
+
+    /// Sets the key's value until this time, in milliseconds since 1970; 0 is for ever.
+    pub fn put_with_expiry(&mut self, key: &[u8], value: &[u8], expiry_ms: u64) -> &mut Self {
+        self.operations.push(Operation { key: key.into(), value: Some(value.into()), expiry_ms });
+        self
+    }
+
+    /// Deletes the key if it is there.
+    pub fn delete(&mut self, key: &[u8]) -> &mut Self {
+        self.operations.push(Operation { key: key.into(), value: None, expiry_ms: 0 });
+        self
+    }
+
+    /// How many operations it has.
+    pub fn len(&self) -> usize {
+        self.operations.len()
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.operations.is_empty()
+    }
+
+    /// Of each key the last operation: the only one that counts.
+    fn effective(&self) -> Vec<&Operation> {
+        let numbered = self.operations.iter().enumerate();
+        let last: HashMap<&[u8], usize> = numbered.clone().map(|(at, o)| (&*o.key, at)).collect();
+        numbered.filter(|(at, o)| last.get(&*o.key) == Some(at)).map(|(_, operation)| operation).collect()
+    }
+}
+
+/// What became of a conditional write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "the write was made only if its condition held"]
+pub enum Conditional {
+    /// The condition held and the write was made: the key's record (of a delete, its tombstone) has this version.
+    Done(Version),
+    /// The condition did not hold and nothing was written: the key has this version, or is absent.
+    Unmet(Option<Version>),
+}
+
+impl Engine {
+    /// The value of a key that has not expired by this machine's clock.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
+        Ok(self.get_with_version(key)?.map(|(value, _)| value))
+    }
+
+    /// The same, with its version: what [`Engine::put_if_version`] compares. Equal versions are the same write.
+    pub fn get_with_version(&self, key: &[u8]) -> Result<Option<(Bytes, Version)>, ReadError> {
+        let present = self.read(key)?.filter(|record| is_present(record, now_ms()));
+        Ok(present.and_then(|record| record.value.map(|value| (value, record.version))))
+    }
+
+    /// Whether the key has a value that has not expired.
+    pub fn contains(&self, key: &[u8]) -> Result<bool, ReadError> {
+        self.get(key).map(|value| value.is_some())
+    }
+
+    /// Sets the key's value, for ever.
+    pub fn put(&self, key: &[u8], value: &[u8]) -> Result<(), AppendError> {
+        self.put_with_expiry(key, value, 0)
+    }
+
+    /// Sets the key's value until this time, in milliseconds since 1970; 0 is for ever.
+    pub fn put_with_expiry(&self, key: &[u8], value: &[u8], expiry_ms: u64) -> Result<(), AppendError> {
+        let place = Place::of(key);
+        let _shared = self.0.embedded.shared(place);
+        let mut record = self.0.own_record(place, key, Some(value), expiry_ms)?;
+        self.0.append_and_publish(slice::from_mut(&mut record))
+    }
+
+    /// Deletes the key; tells whether it was there.
+    pub fn delete(&self, key: &[u8]) -> Result<bool, StoreError> {
+        let deleted = self.write_if(key, None, |present| present.is_some())?;
+        Ok(matches!(deleted, Conditional::Done(_)))
+    }
+
+    /// Sets the key's value if its version is `expected`; `None`: if it is absent. Atomic against all other
+    /// writes of this interface.
+    pub fn put_if_version(
+        &self,
+        key: &[u8],
+        value: &[u8],
+        expected: Option<Version>,
+    ) -> Result<Conditional, StoreError> {
+        self.write_if(key, Some(value), |present| present == expected)
+    }
+
+    /// Deletes the key if its version is `expected`; else like [`Engine::put_if_version`].
+    pub fn delete_if_version(&self, key: &[u8], expected: Version) -> Result<Conditional, StoreError> {
+        self.write_if(key, None, |present| present == Some(expected))
+    }
+
+    /// Makes all of the batch's operations, or, if this fails or the machine does, none. Of several of one key the
+    /// last counts. At most `append_buffer_bytes` together, else [`AppendError::TooLarge`].
+    ///
+    /// Other writes and conditions of this interface see the batch whole. Plain reads take no locks, so that they
+    /// cost nothing more: between the moment the batch is durable and this call's return a reader may find some of
+    /// its keys new and others still old, for as long as it takes to enter them all in memory. What a
+    /// reader once saw of it never goes back.
+    pub fn write(&self, batch: &Batch) -> Result<(), AppendError> {
+        let operations = batch.effective();
+        let places: Vec<Place> = operations.iter().map(|operation| Place::of(&operation.key)).collect();
+        let _exclusive = self.0.embedded.all_exclusive(&places);
+        let mut records = Vec::with_capacity(operations.len());
+        for (operation, &place) in operations.into_iter().zip(&places) {
+            // There is nothing to delete where nothing ever was.
+            if operation.value.is_some() || self.0.has_entry(place) {
+                let value = operation.value.as_deref();
+                records.push(self.0.own_record(place, &operation.key, value, operation.expiry_ms)?);
+            }
+        }
+        if records.is_empty() {
+            return Ok(());
+        }
+        self.0.append_and_publish(&mut records)
+    }
+
+    /// Turns the key's record into a tombstone if it is still that of this version and has expired; tells
+    /// whether it did. For whoever meets expired records in a store that is its own owner.
+    #[cfg_attr(not(test), expect(dead_code, reason = "for the merge"))]
+    pub(crate) fn bury_expired(&self, key: &[u8], version: Version) -> Result<bool, StoreError> {
+        let place = Place::of(key);
+        let _exclusive = self.0.embedded.exclusive(place);
+        let mut tombstone = self.0.own_record(place, key, None, 0)?;
+        let expired = |record: &Record| {
+            record.version == version && record.value.is_some() && !is_present(record, now_ms())
+        };
+        if !self.read(key)?.as_ref().is_some_and(expired) {
+            return Ok(false);
+        }
+        self.0.append_and_publish(slice::from_mut(&mut tombstone))?;
+        Ok(true)
+    }
+
+    /// Writes (no value: deletes) if the key's present version is one for which this holds.
+    fn write_if(
+        &self,
+        key: &[u8],
+        value: Option<&[u8]>,
+        holds: impl FnOnce(Option<Version>) -> bool,
+    ) -> Result<Conditional, StoreError> {
+        let place = Place::of(key);
+        let _exclusive = self.0.embedded.exclusive(place);
+        // Before the read: if the partition is dropped after it, this write is, too.
+        let mut record = self.0.own_record(place, key, value, 0)?;
+        let present = self.get_with_version(key)?.map(|(_, version)| version);
+        if !holds(present) {
+            return Ok(Conditional::Unmet(present));
+        }
+        self.0.append_and_publish(slice::from_mut(&mut record))?;
+        Ok(Conditional::Done(record.version))
+    }
+
+    /// All keys that are present, with their records, in no particular order. A key written or deleted
+    /// meanwhile may or may not be among them; every other is, once.
+    pub fn iterate(&self) -> Iter {
+        Iter {
+            engine: self.clone(),
+            partitions: 0..PARTITIONS,
+            partition: 0,
+            positions: VecDeque::new(),
+            ready: VecDeque::new(),
+        }
+    }
+}
+
+impl Inner {
+    /// A record with a new version, above what an owner's own versions may have reached. The key's lock must be held.
+    fn own_record<'a>(
+        &self,
+        place: Place,
+        key: &'a [u8],
+        value: Option<&'a [u8]>,
+        expiry_ms: u64,
+    ) -> Result<Unwritten<'a>, AppendError> {
+        let Place { partition, position } = place;
+        let (era, highest) = self.keydir.era_and_highest(partition);
+        let version = self.embedded.draw_version(highest)?;
+        Ok(Unwritten {
+            key,
+            value,
+            version,
+            expiry_ms,
+            user_flags: 0,
+            partition,
+            era,
+            position,
+            at: UNWRITTEN,
+        })
+    }
+
+    fn has_entry(&self, place: Place) -> bool {
+        !self.keydir.entries_at(place.partition, place.position).as_slice().is_empty()
+    }
+}
+
+pub(crate) fn now_ms() -> u64 {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    since_1970.as_millis() as u64
+}
+
+pub(crate) fn is_present(record: &Record, now_ms: u64) -> bool {
+    record.value.is_some() && (record.expiry_ms == 0 || record.expiry_ms > now_ms)
+}
+
+/// Goes over the present keys of a store: [`Engine::iterate`].
+#[derive(Debug)]
+pub struct Iter {
+    engine: Engine,
+    partitions: std::ops::Range<Partition>,
+    partition: Partition,
+    positions: VecDeque<u64>,
+    ready: VecDeque<Record>,
+}
+
+impl Iterator for Iter {
+    type Item = Result<Record, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let now_ms = now_ms();
+            while let Some(record) = self.ready.pop_front() {
+                if is_present(&record, now_ms) {
+                    return Some(Ok(record));
+                }
+            }
+            if self.positions.is_empty() {
+                self.partition = self.partitions.next()?;
+                let entries = self.engine.inventory(self.partition);
+                let mut live: Vec<u64> =
+                    entries.iter().filter(|entry| !entry.tombstone).map(|entry| entry.position).collect();
+                // Keys that share a position are read together.
+                live.dedup();
+                self.positions = live.into();
+                continue;
+            }
+            let step: Vec<u64> = self.positions.drain(..ITER_STEP.min(self.positions.len())).collect();
+            match self.engine.read_positions(self.partition, &step) {
+                Ok(records) => self.ready.extend(records),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
