@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use crate::Record;
 use crate::error::{IoError, ReadError};
 use crate::file_system::{FileHandle, FileSystem, Mapping, OpenMode};
-use crate::format::{FileHeader, FileKind, Header, Kind, Parsed, RECORD_HEADER_LEN, Salt};
+use crate::format::{FileHeader, FileKind, Header, Kind, Parsed, RECORD_HEADER_LEN, Salt, bound_of};
 
 /// A file's number in memory, given anew when the file is gone; 0 is none.
 pub(crate) type FileSlot = u16;
@@ -50,6 +50,8 @@ pub(crate) struct DataFile {
     pins: AtomicUsize,
     /// Whether it has a hint file, or is not to get one.
     hint: AtomicU8,
+    /// The highest bound of its tombstones, or above.
+    bound: AtomicU64,
     /// No tombstone of a lower bound than this has an older record of its key in this file: see `merge`.
     reach: AtomicU64,
 }
@@ -79,6 +81,7 @@ impl DataFile {
             last_used: AtomicU64::new(0),
             pins: AtomicUsize::new(0),
             hint: AtomicU8::new(NO_HINT),
+            bound: AtomicU64::new(if header.kind == FileKind::Log { header.id } else { 0 }),
             reach: AtomicU64::new(header.id),
         }
     }
@@ -130,6 +133,15 @@ impl DataFile {
 
     pub(crate) fn set_damaged(&self) {
         self.hint.store(DAMAGED, Ordering::Release);
+    }
+
+    pub(crate) fn bound(&self) -> u64 {
+        self.bound.load(Ordering::Acquire)
+    }
+
+    /// Takes note of a tombstone of this bound.
+    pub(crate) fn raise_bound(&self, bound: u64) {
+        self.bound.fetch_max(bound, Ordering::AcqRel);
     }
 
     pub(crate) fn reach(&self) -> u64 {
@@ -463,6 +475,11 @@ impl Stored {
 
     fn key_range(&self) -> std::ops::Range<usize> {
         RECORD_HEADER_LEN..RECORD_HEADER_LEN + usize::from(self.header.key_len)
+    }
+
+    /// The bound of a tombstone that was read from the file of this id.
+    pub(crate) fn bound(&self, file_id: u64) -> u64 {
+        bound_of(file_id, self.bytes.get(self.key_range().end..).unwrap_or_default())
     }
 
     pub(crate) fn into_record(self) -> Record {

@@ -137,9 +137,12 @@ impl Directory {
     pub(crate) fn load_eras(&self, listing: &mut Listing) -> Result<Eras, OpenError> {
         let path = self.eras_path();
         match read_eras(&*self.file_system, &self.path)? {
-            Some(eras) => {
+            Some(mut eras) => {
                 self.highest_id.fetch_max(eras.file_id_floor, Ordering::SeqCst);
-                self.remove_files(&eras.removed, listing)?;
+                self.remove_files(&eras.removed)?;
+                listing.data.retain(|id| !eras.removed.contains(id));
+                listing.hints.retain(|id| !eras.removed.contains(id));
+                eras.removed.clear();
                 Ok(eras)
             }
             None if !listing.data.is_empty() => {
@@ -154,17 +157,18 @@ impl Directory {
         }
     }
 
-    /// Removes what is left of these data files and their hints.
-    fn remove_files(&self, ids: &[u64], listing: &mut Listing) -> Result<(), IoError> {
-        let hints = listing.hints.extract_if(.., |id| ids.contains(id)).map(|id| self.hint_path(id));
-        for path in hints {
-            self.remove(&path)?;
+    /// Removes what is left of these data files and their hints, durably.
+    pub(crate) fn remove_files(&self, ids: &[u64]) -> Result<(), IoError> {
+        if ids.is_empty() {
+            return Ok(());
         }
-        let data = listing.data.extract_if(.., |id| ids.contains(id)).map(|id| self.data_path(id));
-        for path in data {
-            self.remove(&path)?;
+        for path in ids.iter().flat_map(|&id| [self.hint_path(id), self.data_path(id)]) {
+            match self.remove(&path) {
+                Err(error) if error.source.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
         }
-        Ok(())
+        self.sync()
     }
 
     /// Replaces the eras file durably.

@@ -17,7 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use crate::engine::{Engine, Inner};
+use crate::engine::{Core, Engine};
 use crate::error::{AppendError, ReadError, StoreError};
 use crate::keydir::position_of;
 use crate::log::{UNWRITTEN, Unwritten};
@@ -234,23 +234,6 @@ impl Engine {
         self.0.append_and_publish(&mut records)
     }
 
-    /// Turns the key's record into a tombstone if it is still that of this version and has expired; tells
-    /// whether it did. For whoever meets expired records in a store that is its own owner.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for the merge"))]
-    pub(crate) fn bury_expired(&self, key: &[u8], version: Version) -> Result<bool, StoreError> {
-        let place = Place::of(key);
-        let _exclusive = self.0.embedded.exclusive(place);
-        let mut tombstone = self.0.own_record(place, key, None, 0)?;
-        let expired = |record: &Record| {
-            record.version == version && record.value.is_some() && !is_present(record, now_ms())
-        };
-        if !self.read(key)?.as_ref().is_some_and(expired) {
-            return Ok(false);
-        }
-        self.0.append_and_publish(slice::from_mut(&mut tombstone))?;
-        Ok(true)
-    }
-
     /// Writes (no value: deletes) if the key's present version is one for which this holds.
     fn write_if(
         &self,
@@ -283,7 +266,7 @@ impl Engine {
     }
 }
 
-impl Inner {
+impl Core {
     /// A record with a new version, above what an owner's own versions may have reached. The key's lock must be held.
     fn own_record<'a>(
         &self,
@@ -306,6 +289,22 @@ impl Inner {
             position,
             at: UNWRITTEN,
         })
+    }
+
+    /// Turns the key's record into a tombstone if it is still that of this version and has expired; tells
+    /// whether it did. For whoever meets expired records in a store that is its own owner.
+    pub(crate) fn bury_expired(&self, key: &[u8], version: Version) -> Result<bool, StoreError> {
+        let place = Place::of(key);
+        let _exclusive = self.embedded.exclusive(place);
+        let mut tombstone = self.own_record(place, key, None, 0)?;
+        let expired = |record: &Record| {
+            record.version == version && record.value.is_some() && !is_present(record, now_ms())
+        };
+        if !self.read(key)?.as_ref().is_some_and(expired) {
+            return Ok(false);
+        }
+        self.append_and_publish(slice::from_mut(&mut tombstone))?;
+        Ok(true)
     }
 
     fn has_entry(&self, place: Place) -> bool {

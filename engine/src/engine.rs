@@ -1,43 +1,64 @@
 //! The engine: what its owner calls, put together from the other modules.
 
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 
-use crate::data_file::{FileTable, Stored};
+use crate::data_file::{FileTable, Location, Pin, Stored};
 use crate::directory::Directory;
 use crate::embedded::Embedded;
-use crate::error::{AppendError, OpenError, ReadError};
+use crate::error::{AppendError, MergeError, OpenError, ReadError};
 use crate::file_system::{FileSystem, RealFileSystem};
 use crate::format::Eras;
-use crate::keydir::{Candidate, Keydir, position_of};
+use crate::keydir::{Candidate, Keydir, Published, position_of};
 use crate::log::{Appended, Log, Prepared, Unwritten};
+use crate::merge::{Merged, Merges};
 use crate::options::Options;
 use crate::recovery::{Recovered, Recovery, recover};
 use crate::slot::partition_of;
 use crate::table::Entry;
-use crate::{InventoryEntry, KeyInfo, KeysPage, POSITION_STEP, Partition, PartitionStats, Record};
+use crate::task::TaskStatus;
+use crate::tender::Tender;
+use crate::{InventoryEntry, KeyInfo, KeysPage, POSITION_STEP, Partition, PartitionStats, Record, Version};
 
 /// How often a read is tried again because its record was moved or replaced meanwhile.
 const READ_RETRIES_MAX: usize = 16;
 
 /// A store that is open. Clones are the same store, which is closed with the last of them.
 #[derive(Clone)]
-pub struct Engine(pub(crate) Arc<Inner>);
+pub struct Engine(pub(crate) Arc<Shell>);
 
-pub(crate) struct Inner {
+/// The store and its thread; the thread ends first.
+pub(crate) struct Shell {
+    tender: Tender,
+    core: Arc<Core>,
+}
+
+impl Deref for Shell {
+    type Target = Core;
+
+    fn deref(&self) -> &Core {
+        &self.core
+    }
+}
+
+/// The store.
+pub(crate) struct Core {
     // Fields are dropped in this order: the log is stopped before the directory is unlocked.
     pub(crate) log: Log,
     pub(crate) keydir: Keydir,
-    files: Arc<FileTable>,
-    eras: Mutex<Eras>,
+    pub(crate) files: Arc<FileTable>,
+    pub(crate) eras: Mutex<Eras>,
     pub(crate) embedded: Embedded,
-    records_found: u64,
-    bytes_found: u64,
-    directory: Arc<Directory>,
+    pub(crate) merges: Merges,
+    pub(crate) options: Options,
+    /// Data files that were found damaged since the start.
+    pub(crate) damaged_found: AtomicU64,
+    pub(crate) directory: Arc<Directory>,
 }
 
 /// Figures of a store.
@@ -84,39 +105,33 @@ impl Engine {
         options: Options,
     ) -> Result<(Self, Recovery), OpenError> {
         options.validate().map_err(OpenError::Options)?;
-        let (directory, listing) = Directory::open(file_system.clone(), &options.path)?;
-        let eras = directory.load_eras(!listing.data.is_empty())?;
+        let (directory, mut listing) = Directory::open(file_system.clone(), &options.path)?;
+        let eras = directory.load_eras(&mut listing)?;
         let keydir = Keydir::new(&eras.eras, options.index);
         let files = Arc::new(FileTable::new(file_system, options.max_open_files, options.map_files));
-        let Recovered { report, writer, sealed_bytes, highest_version, unreadable } =
+        let Recovered { report, writer, highest_version, unreadable } =
             recover(&options, &directory, &listing, &files, &keydir)?;
         let directory = Arc::new(directory);
-        let bytes_found = sealed_bytes + writer.end();
         let log = Log::start(&options, directory.clone(), writer)?;
-        let inner = Inner {
+        log.counters().records.store(report.records, Ordering::Relaxed);
+        let core = Arc::new(Core {
             log,
             keydir,
             files,
             eras: Mutex::new(eras),
             embedded: Embedded::new(highest_version),
-            records_found: report.records,
-            bytes_found,
+            merges: Merges::new(unreadable),
+            damaged_found: AtomicU64::new(0),
+            options,
             directory,
-        };
-        Ok((Self(Arc::new(inner)), report))
+        });
+        let tender = Tender::start(&core)?;
+        Ok((Self(Arc::new(Shell { tender, core })), report))
     }
 
     /// The newest published record of the key; a tombstone has no value. `None` if there never was one.
     pub fn read(&self, key: &[u8]) -> Result<Option<Record>, ReadError> {
-        self.0.read_at(partition_of(key), position_of(key), |entries| {
-            for entry in entries {
-                let stored = self.0.read_entry(entry)?;
-                if stored.key() == key {
-                    return Ok(Some(stored.into_record()));
-                }
-            }
-            Ok(None)
-        })
+        self.0.read(key)
     }
 
     /// Queues records for the log and returns at once; several are one atomic batch.
@@ -141,6 +156,7 @@ impl Engine {
     /// Reads the disk only where the keydir has the key's position already, to compare the key. If the record
     /// there is damaged, the new one takes its place.
     pub fn publish(&self, appended: Appended) {
+        let Some(pin) = &appended.pin else { return };
         for record in &appended.records {
             let candidate = Candidate {
                 partition: record.partition,
@@ -148,7 +164,7 @@ impl Engine {
                 key: &record.key,
                 entry: record.entry(),
             };
-            self.0.keydir.publish(&self.0.files, &candidate);
+            self.0.publish(pin, &candidate);
         }
     }
 
@@ -230,6 +246,7 @@ impl Engine {
         for &partition in &dropped {
             if let Some(&era) = eras.eras.get(usize::from(partition)) {
                 self.0.keydir.clear(partition, era);
+                self.0.merges.forget_clean(partition);
             }
         }
         Ok(())
@@ -241,10 +258,11 @@ impl Engine {
         let counters = self.0.log.counters();
         let (data_files, open_files) = self.0.files.counts();
         EngineStats {
-            records_total: self.0.records_found + counters.records.load(Ordering::Relaxed),
+            records_total: counters.records.load(Ordering::Relaxed),
             live_keys: totals.live_keys,
             tombstones: totals.tombstones,
-            disk_bytes: self.0.bytes_found + counters.bytes.load(Ordering::Relaxed),
+            disk_bytes: self.0.files.all().iter().map(|file| file.len()).sum::<u64>()
+                + self.0.log.active_bytes(),
             live_bytes: totals.live_bytes,
             data_files: data_files as u64,
             open_files: open_files as u64,
@@ -257,7 +275,37 @@ impl Engine {
     /// Flushes, syncs and closes the log: all clones refuse further appends. They still read; the directory is
     /// free for another engine when the last one is dropped, which also closes (in a callback: when that returns).
     pub fn close(self) -> Result<(), AppendError> {
+        self.0.tender.stop();
         self.0.log.close()
+    }
+
+    /// Does what the engine's thread does (see [`Options::background`]), in this one: writes missing hint files and
+    /// merges what is due, at any time of the day. Under way elsewhere, it is waited for.
+    pub fn tend(&self) -> Result<Merged, MergeError> {
+        self.0.tend(true)
+    }
+
+    /// Completes the active file and merges every data file with dead bytes in it, whatever the triggers and the
+    /// window. Reads and writes go on meanwhile.
+    pub fn merge(&self) -> Result<Merged, MergeError> {
+        self.0.merge_all()
+    }
+
+    /// How the last merge stands, or the one under way; `None` before the first.
+    pub fn merge_status(&self) -> Option<TaskStatus> {
+        self.0.merges.status()
+    }
+
+    /// Makes a merge that is under way end soon, with nothing lost but its work since its last complete output.
+    pub fn stop_merge(&self) {
+        self.0.merges.stop();
+    }
+
+    /// Says that nobody will bring a record of this partition any more that is older than a tombstone up to this
+    /// version: merges may drop those then, if the store itself holds no such record either. For the owner of a
+    /// replicated store ([`Options::replicated`]); dropping the partition takes it back.
+    pub fn mark_clean(&self, partition: Partition, up_to: Version) {
+        self.0.merges.mark_clean(partition, up_to);
     }
 
     pub(crate) fn keydir(&self) -> &Keydir {
@@ -265,7 +313,20 @@ impl Engine {
     }
 }
 
-impl Inner {
+impl Core {
+    /// The newest published record of the key.
+    pub(crate) fn read(&self, key: &[u8]) -> Result<Option<Record>, ReadError> {
+        self.read_at(partition_of(key), position_of(key), |entries| {
+            for entry in entries {
+                let stored = self.read_entry(entry)?;
+                if stored.key() == key {
+                    return Ok(Some(stored.into_record()));
+                }
+            }
+            Ok(None)
+        })
+    }
+
     /// Has `read` read what the keydir has of a position. If it fails, because a merge has moved a record and
     /// removed its file, say, it is tried again with what the keydir has then, unless that is the same.
     fn read_at<T>(
@@ -307,12 +368,38 @@ impl Inner {
 
     /// Appends, waits, publishes: [`Engine::apply`], of records that need not be owned.
     pub(crate) fn append_and_publish(&self, records: &mut [Unwritten<'_>]) -> Result<(), AppendError> {
-        let _pin = self.log.append_now(records)?;
+        let pin = self.log.append_now(records)?;
         for record in records {
             let Unwritten { partition, era, key, .. } = *record;
-            self.keydir.publish(&self.files, &Candidate { partition, era, key, entry: record.entry() });
+            self.publish(&pin, &Candidate { partition, era, key, entry: record.entry() });
         }
         Ok(())
+    }
+
+    /// Publishes a record of the file that is pinned; takes note of what a merge must know of tombstones and
+    /// older records that meet out of their order (see [`crate::merge`]).
+    fn publish(&self, pin: &Pin, candidate: &Candidate<'_>) {
+        let file = pin.file();
+        match self.keydir.publish(&self.files, candidate) {
+            Published::Overtaken(winner) => {
+                let settled = self.log.settled_hint();
+                let bound = if winner.is_tombstone() { self.bound_at(winner.location()) } else { settled };
+                file.lower_reach(bound.min(settled));
+            }
+            Published::Replaced(old) if candidate.entry.is_tombstone() => {
+                let older = self.files.get(old.location().file);
+                if let Some(older) = older.filter(|older| older.id > file.id) {
+                    older.lower_reach(file.id);
+                }
+            }
+            Published::Replaced(_) | Published::New | Published::Void => {}
+        }
+    }
+
+    /// The bound of the tombstone at this place; 0, which is always safe, if it cannot be read.
+    fn bound_at(&self, at: Location) -> u64 {
+        let file_id = self.files.get(at.file).map_or(0, |file| file.id);
+        self.files.read(at).map_or(0, |stored| stored.bound(file_id))
     }
 
     fn prepare(&self, records: Vec<Record>) -> Vec<Prepared> {

@@ -163,6 +163,55 @@ pub enum ScanError {
     Read(#[from] ReadError),
 }
 
+/// Why data files were not merged, or not all of them. The store holds what it held, and goes on.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum MergeError {
+    /// It was told to stop.
+    #[error("the merge was stopped; what it had not completed is as it was")]
+    Stopped,
+    /// There is no room for what is live in the files.
+    #[error(
+        "a merge needs {needed} bytes of free space and there are {free}; free some on this file system, or let keys be \
+         deleted: files without live records are removed without any"
+    )]
+    NoRoom {
+        /// Bytes that the smallest merge that is due needs.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// What was written could not be read back.
+    #[error(
+        "{}: what a merge wrote there cannot be read back; the files it was copied from are kept; check the disk",
+        path.display()
+    )]
+    Unverified {
+        /// The file that was written.
+        path: PathBuf,
+    },
+    /// A record was not copied that is live: a fault of the engine, found before anything was removed.
+    #[error("{}: a merge missed a live record; the file is kept; please report this", path.display())]
+    StillLive {
+        /// The file that was to be removed.
+        path: PathBuf,
+    },
+    /// Too many files of earlier merges are still there.
+    #[error(
+        "{files} data files that were merged cannot be removed; nothing is lost, but no space is freed; see that this \
+         user may remove files there, then merge again"
+    )]
+    NotRemoved {
+        /// How many.
+        files: usize,
+    },
+    /// The log refuses to begin a new file.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The operating system said no.
+    #[error(transparent)]
+    Io(#[from] IoError),
+}
+
 /// Why an operation of the embedded interface failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {

@@ -65,6 +65,14 @@ pub(crate) const TOMBSTONE_VALUE_LEN: usize = size_of::<u64>();
 /// The value of a tombstone in a log file: its bound is the id of that file.
 pub(crate) const BOUND_OF_LOG_FILE: [u8; TOMBSTONE_VALUE_LEN] = [0; TOMBSTONE_VALUE_LEN];
 
+/// The bound that a tombstone with this value has in the file of this id.
+pub(crate) fn bound_of(file_id: u64, value: &[u8]) -> u64 {
+    match array_at(value, 0).map_or(0, u64::from_le_bytes) {
+        0 => file_id,
+        bound => bound,
+    }
+}
+
 /// Bytes of the longest value's record: the keydir has 31 bits for it.
 const RECORD_LEN_MAX: u64 = (1 << 31) - 1;
 

@@ -15,7 +15,7 @@ use crate::error::IoError;
 use crate::file_scan::{Bounds, End, Found, Scanner};
 use crate::file_system::{FileHandle, FileSystem};
 use crate::format::hint::{HINT_HEADER_LEN, HintEntry, HintHeader, SectionHead};
-use crate::format::{Bad, FileHeader, Kind, Parsed, TOMBSTONE_VALUE_LEN};
+use crate::format::{Bad, FileHeader, Kind, Parsed, bound_of};
 use crate::slot::partition_of;
 
 /// Bytes of one section that wait to be written.
@@ -29,17 +29,8 @@ pub(crate) fn entry_of<'a>(file_id: u64, offset: u64, record: &Parsed<'a>) -> Hi
         // Both fit: files are below 4 GiB, records below 2.
         offset: offset as u32,
         len: record.header.record_len() as u32,
-        bound: (record.header.kind == Kind::Tombstone).then(|| bound_of(file_id, record)),
+        bound: (record.header.kind == Kind::Tombstone).then(|| bound_of(file_id, record.value)),
         key: record.key,
-    }
-}
-
-/// The bound of a tombstone in this file.
-pub(crate) fn bound_of(file_id: u64, tombstone: &Parsed<'_>) -> u64 {
-    let stored = tombstone.value.first_chunk::<TOMBSTONE_VALUE_LEN>().copied().unwrap_or_default();
-    match u64::from_le_bytes(stored) {
-        0 => file_id,
-        bound => bound,
     }
 }
 

@@ -44,6 +44,19 @@ pub(crate) struct Candidate<'a> {
     pub(crate) entry: Entry,
 }
 
+/// What became of a candidate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Published {
+    /// It was of another era, or published before.
+    Void,
+    /// It is the first of its key.
+    New,
+    /// It took this one's place.
+    Replaced(Entry),
+    /// This one is as new or newer.
+    Overtaken(Entry),
+}
+
 /// How an entry of an equal position relates to a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Relation {
@@ -237,21 +250,25 @@ impl Keydir {
     }
 
     /// Takes the candidate in if its era is the partition's and its version the key's highest.
-    pub(crate) fn publish(&self, files: &FileTable, candidate: &Candidate<'_>) {
-        settle(files, candidate, |known| self.try_publish(candidate, known));
+    pub(crate) fn publish(&self, files: &FileTable, candidate: &Candidate<'_>) -> Published {
+        settle(files, candidate, |known| self.try_publish(candidate, known))
     }
 
     /// Publishes, or returns an entry whose relation to the candidate's key must be known first.
-    fn try_publish(&self, candidate: &Candidate<'_>, known: &[(Entry, Relation)]) -> Result<(), Entry> {
+    fn try_publish(
+        &self,
+        candidate: &Candidate<'_>,
+        known: &[(Entry, Relation)],
+    ) -> Result<Published, Entry> {
         let new = candidate.entry;
         let mut slice = self.slice(candidate.partition).lock();
         if slice.era != candidate.era {
-            return Ok(());
+            return Ok(Published::Void);
         }
         let mut same = None;
         for old in slice.table.at(new.position) {
             if old.location() == new.location() {
-                return Ok(());
+                return Ok(Published::Void);
             }
             match known.iter().find(|(entry, _)| entry == old) {
                 None => return Err(*old),
@@ -260,22 +277,25 @@ impl Keydir {
             }
         }
         slice.stats.highest_version = slice.stats.highest_version.max(new.version);
-        match same {
+        Ok(match same {
             // A copy of the same record: it serves if the one there is damaged.
-            Some((old, relation)) if old.version == new.version && relation != Relation::Damaged => {}
-            Some((old, _)) if old.version > new.version => {}
+            Some((old, relation)) if old.version == new.version && relation != Relation::Damaged => {
+                Published::Overtaken(old)
+            }
+            Some((old, _)) if old.version > new.version => Published::Overtaken(old),
             Some((old, _)) => {
                 self.replace(&mut slice, &old, new);
                 slice.note_key(candidate);
+                Published::Replaced(old)
             }
             None => {
                 slice.table.insert(new);
                 slice.count(&new, 1);
                 self.figures.add(&new);
                 slice.note_key(candidate);
+                Published::New
             }
-        }
-        Ok(())
+        })
     }
 
     fn replace(&self, slice: &mut Slice, old: &Entry, new: Entry) {

@@ -51,25 +51,30 @@ mod hint_file;
 mod keydir;
 mod length;
 mod log;
+mod merge;
 mod options;
 mod ordered;
 mod recovery;
 mod scan;
 mod slot;
 mod table;
+mod task;
+mod tender;
 
 use bytes::Bytes;
 
 pub use crate::budget::Budget;
 pub use crate::embedded::{Batch, Conditional, Iter};
 pub use crate::engine::{Engine, EngineStats};
-pub use crate::error::{AppendError, IoError, OpenError, ReadError, ScanError, StoreError};
+pub use crate::error::{AppendError, IoError, MergeError, OpenError, ReadError, ScanError, StoreError};
 pub use crate::file_system::{FaultyFileSystem, FileHandle, FileSystem, Mapping, OpenMode, RealFileSystem};
 pub use crate::log::Appended;
+pub use crate::merge::Merged;
 pub use crate::options::{BadIndex, BadMergeWindow, BadSyncPolicy, Index, MergeWindow, Options, SyncPolicy};
 pub use crate::recovery::{Quarantined, Recovery};
 pub use crate::scan::{RangePage, Scan};
 pub use crate::slot::{partition_of, slot_of};
+pub use crate::task::{TaskKind, TaskState, TaskStatus};
 
 /// A partition's number, `0..1024`.
 pub type Partition = u16;

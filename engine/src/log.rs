@@ -137,6 +137,7 @@ impl Unwritten<'_> {
 /// What the log counts.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
+    /// Records in the data files: with those found at the start, without those that a merge dropped.
     pub(crate) records: AtomicU64,
     pub(crate) appends: AtomicU64,
     pub(crate) bytes: AtomicU64,
@@ -148,6 +149,7 @@ pub(crate) struct Log {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
     thread_id: Option<ThreadId>,
+    settled_hint: Arc<AtomicU64>,
 }
 
 struct Shared {
@@ -171,6 +173,7 @@ impl Log {
         directory: Arc<Directory>,
         writer: Writer,
     ) -> Result<Self, OpenError> {
+        let settled_hint = writer.settled_hint().clone();
         let shared = Arc::new(Shared {
             sync: options.sync,
             value_bytes_max: options.max_value_bytes,
@@ -195,7 +198,11 @@ impl Log {
             thread = Some(handle);
         }
         let thread_id = thread.as_ref().map(|handle| handle.thread().id());
-        Ok(Self { shared, thread: Mutex::new(thread), thread_id })
+        Ok(Self { shared, thread: Mutex::new(thread), thread_id, settled_hint })
+    }
+
+    pub(crate) fn thread_id(&self) -> Option<ThreadId> {
+        self.thread_id
     }
 
     pub(crate) fn counters(&self) -> &Counters {
@@ -282,6 +289,11 @@ impl Log {
     /// No append that is not published yet is, or will be, in a file of a lower id.
     pub(crate) fn settled_below(&self) -> u64 {
         self.shared.writer.lock().settled_below()
+    }
+
+    /// The same, or lower, at no cost.
+    pub(crate) fn settled_hint(&self) -> u64 {
+        self.settled_hint.load(Ordering::Acquire)
     }
 
     /// Bytes of the active file.

@@ -7,19 +7,19 @@
 //! or both: the same records, which a start applies as ever.
 //!
 //! **Tombstones** go when two things hold (else they are copied):
-//! (a) the partition is clean up to the tombstone's version: nobody will bring an older record any more. In a
-//!     store that is its own owner that is always so: [`crate::embedded`] draws a tombstone's version while no put of
-//!     the key is under way. In a replicated one its owner says so: [`Engine::mark_clean`](crate::Engine::mark_clean).
-//! (b) no data file but the inputs can hold an older record of the key. A tombstone has a *bound*, the id of the log
-//!     file it was appended to: what is published before it is in files up to that id, except for files whose
-//!     *reach* is lower than their id. Those are:
-//!     - an output of a merge: what it copied may be overtaken by a tombstone that was under way when the output was
-//!       begun. Its reach is the lowest file that anything unpublished was in then;
-//!     - a file with a record that was overtaken before it was published (migration and repair bring old versions
-//!       late): its reach is the bound of the tombstone that is there, and at most the lowest file as above;
-//!     - at a start, a file in which there is an older record of a key that has a tombstone of a lower bound.
+//! - (a) The partition is clean up to the tombstone's version: nobody will bring an older record any more. In a
+//!   store that is its own owner that is always so: [`crate::embedded`] draws a tombstone's version while no put of
+//!   the key is under way. In a replicated one its owner says so: [`Engine::mark_clean`](crate::Engine::mark_clean).
+//! - (b) No data file but the inputs can hold an older record of the key. A tombstone has a *bound*, the id of the
+//!   log file it was appended to: what is published before it is in files up to that id, except for files whose
+//!   *reach* is lower than their id. So (b) holds when every file but the inputs has a reach above the bound.
 //!
-//!     So (b) holds when every file but the inputs has a reach above the tombstone's bound.
+//! Of lower reach than their id are:
+//! - an output of a merge: what it copied may be overtaken by a tombstone that was under way when the output was
+//!   begun. Its reach is the lowest file that anything unpublished was in then;
+//! - a file with a record that was overtaken before it was published (migration and repair bring old versions
+//!   late): its reach is the bound of the tombstone that is there, and at most the lowest file as above;
+//! - a file in which a start finds an older record of a key that has a tombstone of a lower bound.
 //!
 //! The inputs go all at once because one may hold the tombstone of an older record in the other.
 
@@ -28,18 +28,18 @@ mod select;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 
 use self::output::Output;
 pub(crate) use self::select::Due;
 use crate::data_file::{DataFile, FileSlot, Location, open_to_read};
+use crate::embedded::now_ms;
 use crate::engine::Core;
-use crate::error::{IoError, MergeError};
+use crate::error::MergeError;
 use crate::file_scan::Bounds;
-use crate::format::{FileHeader, Kind, Parsed};
-use crate::hint_file::{HintWritten, Visited, bound_of, scanner_of, visit, write_hint};
+use crate::format::{ERAS_REMOVED_MAX, FileHeader, Kind, Parsed, bound_of};
+use crate::hint_file::{HintWritten, Visited, scanner_of, visit, write_hint};
 use crate::keydir::{Candidate, position_of};
 use crate::slot::partition_of;
 use crate::table::Entry;
@@ -61,6 +61,8 @@ pub(crate) struct Merges {
     /// Held during a run, and by what needs the files to stay: of data files only log files come meanwhile, none goes.
     pub(crate) running: Mutex<()>,
     stop: AtomicBool,
+    /// The store is being closed: stop, and do not begin again.
+    closing: AtomicBool,
     /// By partition: the version up to which it is clean, as its owner says.
     clean: Vec<AtomicU64>,
     status: Mutex<Option<TaskStatus>>,
@@ -104,6 +106,7 @@ impl Merges {
         Self {
             running: Mutex::new(()),
             stop: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             clean: (0..PARTITIONS).map(|_| AtomicU64::new(0)).collect(),
             status: Mutex::new(None),
             unreadable,
@@ -139,8 +142,12 @@ impl Merges {
         self.clean.get(usize::from(partition)).map_or(0, |clean| clean.load(Ordering::Acquire))
     }
 
-    fn stopped(&self) -> bool {
-        self.stop.load(Ordering::Acquire)
+    pub(crate) fn stop_for_good(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Acquire) || self.closing.load(Ordering::Acquire)
     }
 }
 
@@ -285,8 +292,9 @@ impl<'a> Run<'a> {
         self.remove(&gone)?;
         self.merged.files = gone.len() as u64;
         self.merged.bytes_freed = freed.saturating_sub(self.merged.bytes_freed);
-        self.core.records.fetch_add(self.merged.records_copied, Ordering::Relaxed);
-        self.core.records.fetch_sub(self.input_records, Ordering::Relaxed);
+        let records = &self.core.log.counters().records;
+        records.fetch_add(self.merged.records_copied, Ordering::Relaxed);
+        records.fetch_sub(self.input_records, Ordering::Relaxed);
         self.bury_expired();
         Ok(self.merged)
     }
@@ -344,7 +352,7 @@ impl<'a> Run<'a> {
         if !self.core.keydir.is_at(partition, record.header.era, position, here) {
             return Ok(());
         }
-        let bound = (record.header.kind == Kind::Tombstone).then(|| bound_of(input.id, record));
+        let bound = (record.header.kind == Kind::Tombstone).then(|| bound_of(input.id, record.value));
         if self.is_dropped(partition, record.header.version, bound) {
             return Ok(());
         }
@@ -411,35 +419,29 @@ impl<'a> Run<'a> {
 
     /// Removes the inputs, all or none.
     fn remove(&mut self, gone: &[Arc<DataFile>]) -> Result<(), MergeError> {
-        {
-            let mut eras = self.core.eras.lock();
-            let mut next = eras.clone();
-            // Those of the run before are gone, durably: so was every run's end.
-            next.removed = gone.iter().map(|file| file.id).collect();
-            let highest = next.removed.iter().max().copied().unwrap_or(0);
-            next.file_id_floor = next.file_id_floor.max(highest);
-            // If either may be on disk, it does not matter: nothing that counts is in the inputs any more.
-            self.core.directory.store_eras(&next).map_err(|failed| failed.error)?;
-            *eras = next;
+        let mut eras = self.core.eras.lock();
+        let mut next = eras.clone();
+        // Among them may be some of an earlier run that could not be removed yet.
+        next.removed.extend(gone.iter().map(|file| file.id));
+        if next.removed.len() > ERAS_REMOVED_MAX {
+            return Err(MergeError::NotRemoved { files: eras.removed.len() });
         }
+        let highest = next.removed.iter().max().copied().unwrap_or(0);
+        next.file_id_floor = next.file_id_floor.max(highest);
+        // If either may be on disk, it does not matter: nothing that counts is in the inputs any more.
+        self.core.directory.store_eras(&next).map_err(|failed| failed.error)?;
+        *eras = next;
         for file in gone {
             if self.core.keydir.figures().of(file.slot).tombstone_bytes > 0 {
                 self.drop_tombstones(file)?;
             }
         }
         gone.iter().for_each(|file| self.core.files.remove(file));
-        // From here on whatever fails is done again by the next start.
-        let mut failed = None;
-        for file in gone {
-            for path in [self.core.directory.hint_path(file.id), self.core.directory.data_path(file.id)] {
-                match self.core.directory.remove(&path) {
-                    Err(error) if error.source.kind() != std::io::ErrorKind::NotFound => failed = Some(error),
-                    _ => {}
-                }
+        match self.core.directory.remove_files(&eras.removed) {
+            Ok(()) => eras.removed.clear(),
+            Err(error) => {
+                tracing::warn!(%error, "merged data files could not be removed; the next merge or start will");
             }
-        }
-        if let Some(error) = failed.or_else(|| self.core.directory.sync().err()) {
-            tracing::warn!(%error, "a merged data file could not be removed; the next start will");
         }
         Ok(())
     }
@@ -496,15 +498,4 @@ fn relocate(
         entry: entry_at(output, offset, record),
     };
     core.keydir.relocate(&core.files, &copy, is_input);
-}
-
-pub(crate) fn now_ms() -> u64 {
-    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    since_1970.as_millis() as u64
-}
-
-impl From<IoError> for MergeError {
-    fn from(error: IoError) -> Self {
-        Self::Io(error)
-    }
 }

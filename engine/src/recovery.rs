@@ -89,8 +89,6 @@ pub struct Quarantined {
 pub(crate) struct Recovered {
     pub(crate) report: Recovery,
     pub(crate) writer: Writer,
-    /// Bytes of the sealed files.
-    pub(crate) sealed_bytes: u64,
     /// Highest version of all records, whatever their era.
     pub(crate) highest_version: u64,
     /// Ids of the files that cannot be read at all.
@@ -184,14 +182,12 @@ pub(crate) fn recover(
     };
     report.records = sources.iter().map(|source| source.hint.entries()).sum();
     let mut active = None;
-    let mut sealed_bytes = 0;
     give_back(sources, &mut reads);
     for (file, read) in readable.iter().zip(reads.into_iter().flatten()) {
         report.scanned_files += usize::from(read.scanned);
         read.quarantined.into_iter().for_each(|stretch| report.quarantine(stretch));
-        match (read.end, &file.active) {
-            (Some(end), Some(handle)) => active = Some((file, handle.clone(), end)),
-            _ => sealed_bytes += file.known.len,
+        if let (Some(end), Some(handle)) = (read.end, &file.active) {
+            active = Some((file, handle.clone(), end));
         }
     }
     let writer = match active {
@@ -209,7 +205,7 @@ pub(crate) fn recover(
     // What is appended from now on may overtake records in files of higher ids than the active one.
     files.all().iter().for_each(|file| file.lower_reach(writer.active_id()));
     report.live_keys = keydir.totals().live_keys;
-    Ok(Recovered { report, writer, sealed_bytes, highest_version, unreadable })
+    Ok(Recovered { report, writer, highest_version, unreadable })
 }
 
 /// Reports hint files whose data file is missing: a merge removes the hint first.

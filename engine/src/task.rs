@@ -1,6 +1,6 @@
 //! How background work reports: one type for all of it.
 
-use crate::merge::now_ms;
+use crate::embedded::now_ms;
 
 /// What background work is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

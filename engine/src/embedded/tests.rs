@@ -11,12 +11,12 @@ fn only_the_expired_record_of_that_version_is_buried() {
     engine.put(b"ever", b"value").unwrap();
     let version = |key: &[u8]| engine.read(key).unwrap().unwrap().version;
     for key in [&b"future"[..], b"ever"] {
-        assert!(!engine.bury_expired(key, version(key)).unwrap());
+        assert!(!engine.0.bury_expired(key, version(key)).unwrap());
     }
-    assert!(!engine.bury_expired(b"past", version(b"past") - 1).unwrap());
-    assert!(!engine.bury_expired(b"never there", 1).unwrap());
-    assert!(engine.bury_expired(b"past", version(b"past")).unwrap());
-    assert!(!engine.bury_expired(b"past", version(b"past")).unwrap(), "it is a tombstone already");
+    assert!(!engine.0.bury_expired(b"past", version(b"past") - 1).unwrap());
+    assert!(!engine.0.bury_expired(b"never there", 1).unwrap());
+    assert!(engine.0.bury_expired(b"past", version(b"past")).unwrap());
+    assert!(!engine.0.bury_expired(b"past", version(b"past")).unwrap(), "it is a tombstone already");
     assert_eq!((engine.stats().live_keys, engine.stats().tombstones), (2, 1));
 }
 
@@ -28,6 +28,6 @@ fn record_written_anew_is_not_buried() {
     engine.put_with_expiry(b"key", b"old", 1).unwrap();
     let met = engine.read(b"key").unwrap().unwrap();
     engine.put(b"key", b"new").unwrap();
-    assert!(!engine.bury_expired(b"key", met.version).unwrap());
+    assert!(!engine.0.bury_expired(b"key", met.version).unwrap());
     assert_eq!(engine.get(b"key").unwrap().as_deref(), Some(&b"new"[..]));
 }

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::data_file::{DataFile, FileTable, Location, Pin};
 use crate::directory::Directory;
@@ -45,6 +46,8 @@ pub(crate) struct Writer {
     bytes_written: u64,
     /// Sealed files that appends not published yet may be in.
     unsettled: VecDeque<Arc<DataFile>>,
+    /// What [`Writer::settled_below`] said last.
+    settled_hint: Arc<AtomicU64>,
     poisoned: Option<IoError>,
     closed: bool,
     /// For policies that write inline: the encoder's buffer, and callbacks to run.
@@ -104,6 +107,7 @@ impl Writer {
         end: u64,
         (marked, ends_marked): (u64, bool),
     ) -> Self {
+        let settled_hint = Arc::new(AtomicU64::new(active.id));
         Self {
             files,
             salt: active.salt,
@@ -119,6 +123,7 @@ impl Writer {
             files_begun: 0,
             bytes_written: 0,
             unsettled: VecDeque::new(),
+            settled_hint,
             poisoned: None,
             closed: false,
             scratch: Vec::new(),
@@ -145,7 +150,13 @@ impl Writer {
         while self.unsettled.front().is_some_and(|file| !file.is_pinned()) {
             self.unsettled.pop_front();
         }
-        self.unsettled.front().unwrap_or(&self.active).id
+        let settled_below = self.unsettled.front().unwrap_or(&self.active).id;
+        self.settled_hint.store(settled_below, Ordering::Release);
+        settled_below
+    }
+
+    pub(super) fn settled_hint(&self) -> &Arc<AtomicU64> {
+        &self.settled_hint
     }
 
     pub(crate) fn active_id(&self) -> u64 {
@@ -278,6 +289,7 @@ impl Writer {
         self.unsettled.push_back(self.active.clone());
         self.active = active;
         self.file = file;
+        self.settled_below();
         self.end = FILE_HEADER_LEN as u64;
         self.durable = self.end;
         self.marked = self.end;

@@ -21,18 +21,17 @@ pub(super) struct Output {
     written: u64,
     buffer: Vec<u8>,
     reach: u64,
+    /// The highest of its tombstones' bounds.
+    bound: u64,
 }
 
 impl Output {
     /// `settled_below`: the lowest file that anything unpublished is in; asked for after the id was given.
-    pub(super) fn begin(
-        directory: &Directory,
-        settled_below: impl FnOnce() -> u64,
-    ) -> Result<Self, IoError> {
+    pub(super) fn begin(directory: &Directory, settled_below: impl FnOnce() -> u64) -> Result<Self, IoError> {
         let header = FileHeader { kind: FileKind::Merged, id: directory.allocate_id(), salt: random_salt() };
         let reach = settled_below().min(header.id);
         let handle = directory.create_temporary(&directory.data_path(header.id))?;
-        Ok(Self { header, handle, written: 0, buffer: header.encode().to_vec(), reach })
+        Ok(Self { header, handle, written: 0, buffer: header.encode().to_vec(), reach, bound: 0 })
     }
 
     /// Whether a record of this length fits a file of at most `max_file_size`; one always does.
@@ -45,6 +44,7 @@ impl Output {
     pub(super) fn push(&mut self, record: &Parsed<'_>, bound: Option<u64>) -> Result<(), IoError> {
         let header = Header { flags: 0, ..record.header };
         debug_assert_eq!(bound.is_some(), header.kind == Kind::Tombstone);
+        self.bound = self.bound.max(bound.unwrap_or(0));
         let bound = bound.map(u64::to_le_bytes);
         let value = bound.as_ref().map_or(record.value, |bound| bound);
         encode_record(&mut self.buffer, self.header.salt, header, record.key, value);
@@ -73,6 +73,7 @@ impl Output {
         match completed {
             Ok(file) => {
                 file.lower_reach(self.reach);
+                file.raise_bound(self.bound);
                 Ok((file, self.handle))
             }
             Err(error) => {

@@ -134,9 +134,13 @@ impl Core {
                 });
             }
         }
-        // A tombstone's bound is at most its file's id.
+        // The lowest reach and the next: of all files but one it is the one or the other.
+        let mut reaches: Vec<(u64, FileSlot)> = files.iter().map(|file| (file.reach(), file.slot)).collect();
+        reaches.extend(self.merges.unreadable.iter().map(|&id| (id, 0)));
+        reaches.sort_unstable();
         for file in files {
-            if self.reach_of_others(std::slice::from_ref(file)) <= file.id {
+            let of_others = reaches.iter().find(|(_, slot)| *slot != file.slot);
+            if of_others.is_some_and(|(reach, _)| *reach <= file.bound()) {
                 bytes.remove(&file.slot);
             }
         }

@@ -99,7 +99,11 @@ fn load_partition(
     let mut bad = Vec::new();
     for (index, (source, sections)) in sources.iter().zip(block).enumerate() {
         let Some((head, bytes)) = sections.get(at) else { continue };
-        if let Err(reason) = collect(head, bytes, index, &mut found) {
+        let before = found.len();
+        let collected = collect(head, bytes, index, &mut found);
+        let bounds = found.iter().skip(before).filter_map(|found| found.entry.bound);
+        source.file.raise_bound(bounds.max().unwrap_or(0));
+        if let Err(reason) = collected {
             tracing::warn!(file = %source.file.path.display(), %reason, "a hint file is damaged; its data file is scanned");
             bad.push(source.index);
         }

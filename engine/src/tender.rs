@@ -1,0 +1,93 @@
+//! The engine's thread: writes hint files and merges, when there is something to do.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle, ThreadId};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::embedded::now_ms;
+use crate::engine::Core;
+use crate::error::OpenError;
+
+/// How often it looks.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// After a failure, of a full disk say, this many looks are left out.
+const LOOKS_SKIPPED: u32 = 30;
+
+/// Ends the thread when it is dropped.
+pub(crate) struct Tender {
+    core: Arc<Core>,
+    signal: Arc<Signal>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// The log's: the last engine may go away in one of its callbacks, and what the thread waits for may be the log.
+    log_thread: Option<ThreadId>,
+}
+
+#[derive(Default)]
+struct Signal {
+    stopped: Mutex<bool>,
+    wake: Condvar,
+}
+
+impl Tender {
+    /// Starts the thread, if the options ask for one.
+    pub(crate) fn start(core: &Arc<Core>) -> Result<Self, OpenError> {
+        let signal = Arc::new(Signal::default());
+        let mut thread = None;
+        if core.options.background {
+            let (core, signal) = (core.clone(), signal.clone());
+            let builder = thread::Builder::new().name("cask-tend".to_owned());
+            let run = move || run(&core, &signal);
+            thread = Some(builder.spawn(run).map_err(|e| OpenError::Thread(Arc::new(e)))?);
+        }
+        let log_thread = core.log.thread_id();
+        Ok(Self { core: core.clone(), signal, thread: Mutex::new(thread), log_thread })
+    }
+
+    /// Ends what it does and waits for it.
+    pub(crate) fn stop(&self) {
+        self.core.merges.stop_for_good();
+        *self.signal.stopped.lock() = true;
+        self.signal.wake.notify_all();
+        if self.log_thread == Some(thread::current().id()) {
+            return;
+        }
+        if let Some(thread) = self.thread.lock().take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that merges panicked; the store itself is as it was");
+        }
+    }
+}
+
+impl Drop for Tender {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn run(core: &Core, signal: &Signal) {
+    let mut skip = 0;
+    loop {
+        {
+            let mut stopped = signal.stopped.lock();
+            if !*stopped {
+                signal.wake.wait_for(&mut stopped, LOOK_EVERY);
+            }
+            if *stopped {
+                return;
+            }
+        }
+        if skip > 0 {
+            skip -= 1;
+            continue;
+        }
+        let merges = core.options.merge_window.contains(now_ms());
+        if let Err(error) = core.tend(merges) {
+            tracing::warn!(%error, "hint files or merges have to wait");
+            skip = LOOKS_SKIPPED;
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! Merges free space, lose nothing, bring nothing back.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use caskade_engine::{Budget, Engine, MergeWindow, Options, SyncPolicy, TaskState, partition_of};
+use support::{data_files, fast_directory, open, small, tombstone, value};
+
+fn options(directory: &std::path::Path) -> Options {
+    Options { background: false, merge_small_file: 0, ..small(directory, SyncPolicy::Never) }
+}
+
+fn key(number: u32) -> Vec<u8> {
+    format!("key-{number}").into_bytes()
+}
+
+fn fill(engine: &Engine, round: u8, keys: u32) {
+    (0..keys).for_each(|number| engine.put(&key(number), &[round; 500]).unwrap());
+}
+
+fn disk_bytes(directory: &std::path::Path) -> u64 {
+    data_files(directory).iter().map(|file| file.metadata().unwrap().len()).sum()
+}
+
+fn contents(engine: &Engine) -> BTreeMap<Vec<u8>, Vec<u8>> {
+    engine
+        .iterate()
+        .map(|record| record.unwrap())
+        .map(|record| (record.key.to_vec(), record.value.unwrap().to_vec()))
+        .collect()
+}
+
+#[test]
+fn overwritten_records_are_freed_and_the_rest_is_kept() {
+    let directory = fast_directory();
+    let options = options(directory.path());
+    let engine = open(&options);
+    (0..5).for_each(|round| fill(&engine, round, 1000));
+    let before = contents(&engine);
+    let merged = engine.tend().unwrap();
+    assert!(merged.files > 10 && merged.bytes_freed > 1_500_000, "{merged:?}");
+    assert_eq!(contents(&engine), before);
+    let stats = engine.stats();
+    assert!(stats.disk_bytes * 10 <= stats.live_bytes * 13, "{stats:?}");
+    assert_eq!(stats.disk_bytes, disk_bytes(directory.path()));
+    assert!(matches!(engine.merge_status().unwrap().state, TaskState::Done));
+    drop(engine);
+    let (engine, recovery) = support::open_any(&options);
+    assert_eq!(contents(&engine), before);
+    assert_eq!((recovery.is_damaged(), recovery.scanned_files), (false, 1), "{recovery:?}");
+    assert_eq!(recovery.records, stats.records_total);
+}
+
+#[test]
+fn tombstone_goes_with_the_records_it_hides_and_not_before() {
+    let directory = fast_directory();
+    let options = options(directory.path());
+    let engine = open(&options);
+    fill(&engine, 1, 300);
+    (0..300).for_each(|number| assert!(engine.delete(&key(number)).unwrap()));
+    engine.put(b"kept", b"value").unwrap();
+    assert_eq!(engine.stats().tombstones, 300);
+    engine.merge().unwrap();
+    let stats = engine.stats();
+    assert_eq!((stats.tombstones, stats.live_keys), (0, 1), "{stats:?}");
+    assert!(disk_bytes(directory.path()) < 1000);
+    drop(engine);
+    let engine = open(&options);
+    assert_eq!(contents(&engine), BTreeMap::from([(b"kept".to_vec(), b"value".to_vec())]));
+}
+
+#[test]
+fn tombstone_of_a_replicated_store_waits_until_its_partition_is_clean() {
+    let directory = fast_directory();
+    let options = Options { replicated: true, ..options(directory.path()) };
+    let engine = open(&options);
+    engine.apply(vec![value(b"key", 1, b"old")]).unwrap();
+    engine.apply(vec![tombstone(b"key", 5)]).unwrap();
+    engine.merge().unwrap();
+    assert_eq!(engine.stats().tombstones, 1);
+    engine.mark_clean(partition_of(b"key"), 4);
+    engine.merge().unwrap();
+    assert_eq!(engine.stats().tombstones, 1);
+    engine.mark_clean(partition_of(b"key"), 5);
+    engine.merge().unwrap();
+    assert_eq!(engine.stats().tombstones, 0);
+    drop(engine);
+    assert_eq!(open(&options).read(b"key").unwrap(), None);
+}
+
+#[test]
+fn old_version_that_came_late_does_not_come_back_when_its_tombstone_goes() {
+    let directory = fast_directory();
+    let options = Options { replicated: true, ..options(directory.path()) };
+    let mut engine = open(&options);
+    engine.apply(vec![tombstone(b"key", 5)]).unwrap();
+    // Rotates: the old version gets to a later file, which is no input of the merge below.
+    let fill = |engine: &Engine, from: u64| {
+        (from..from + 200).for_each(|number| {
+            engine.apply(vec![value(format!("fill-{number}").as_bytes(), 1, &[1; 1000])]).unwrap();
+        });
+    };
+    fill(&engine, 0);
+    engine.apply(vec![value(b"key", 3, b"late")]).unwrap();
+    fill(&engine, 200);
+    for reopened in [false, true] {
+        if reopened {
+            drop(engine);
+            engine = open(&options);
+        }
+        engine.mark_clean(partition_of(b"key"), 5);
+        // Overwrites what is in the tombstone's file, so that it is due.
+        (0..60_u64).for_each(|number| {
+            let version = 2 + u64::from(reopened);
+            engine.apply(vec![value(format!("fill-{number}").as_bytes(), version, &[1; 1000])]).unwrap();
+        });
+        engine.tend().unwrap();
+        assert_eq!(engine.read(b"key").unwrap().map(|record| record.value), Some(None));
+    }
+    // With all files merged together both go.
+    engine.merge().unwrap();
+    engine.merge().unwrap();
+    drop(engine);
+    let engine = open(&options);
+    assert!(!engine.contains(b"key").unwrap());
+}
+
+#[test]
+fn record_appended_and_not_yet_published_survives_a_merge() {
+    let directory = fast_directory();
+    let options = options(directory.path());
+    let engine = open(&options);
+    let (tell, told) = std::sync::mpsc::channel();
+    engine.append(vec![value(b"pending", 1, b"value")], move |result| tell.send(result).unwrap());
+    let appended = told.recv().unwrap().unwrap();
+    (0..3).for_each(|round| fill(&engine, round, 300));
+    engine.merge().unwrap();
+    engine.publish(appended);
+    assert_eq!(engine.get(b"pending").unwrap().as_deref(), Some(&b"value"[..]));
+    drop(engine);
+    assert_eq!(open(&options).get(b"pending").unwrap().as_deref(), Some(&b"value"[..]));
+}
+
+#[test]
+fn expired_records_go_in_a_store_that_is_its_own_owner() {
+    for (replicated, left) in [(false, 0), (true, 100)] {
+        let directory = fast_directory();
+        let options = Options { replicated, ..options(directory.path()) };
+        let engine = open(&options);
+        let expired = |number: u32| format!("expired-{number}").into_bytes();
+        (0..100).for_each(|number| engine.put_with_expiry(&expired(number), b"value", 1).unwrap());
+        engine.put_with_expiry(b"later", b"value", u64::MAX).unwrap();
+        for _ in 0..3 {
+            fill(&engine, 1, 1);
+            fill(&engine, 2, 1);
+            engine.merge().unwrap();
+        }
+        let stats = engine.stats();
+        assert_eq!((stats.live_keys, stats.tombstones), (2 + left, 0), "{stats:?}");
+        assert!(engine.contains(b"later").unwrap());
+    }
+}
+
+#[test]
+fn dropped_partition_is_freed() {
+    let directory = fast_directory();
+    let options = options(directory.path());
+    let engine = open(&options);
+    let in_one = |number: u32| format!("{{tag}}{number}").into_bytes();
+    (0..200).for_each(|number| engine.put(&in_one(number), &[1; 1000]).unwrap());
+    engine.drop_partitions(&[partition_of(b"{tag}")]).unwrap();
+    engine.put(b"other", b"value").unwrap();
+    engine.merge().unwrap();
+    assert!(disk_bytes(directory.path()) < 1000);
+    drop(engine);
+    assert_eq!(contents(&open(&options)).len(), 1);
+}
+
+#[test]
+fn small_files_become_one() {
+    let directory = fast_directory();
+    let options = Options { merge_small_file: 32 << 10, ..options(directory.path()) };
+    for number in 0..6 {
+        // A snapshot would seal the file; so does a merge that finds nothing dead.
+        let engine = open(&options);
+        engine.put(&key(number), b"value").unwrap();
+        engine.merge().unwrap();
+    }
+    let engine = open(&options);
+    engine.tend().unwrap();
+    assert!(engine.stats().data_files <= 3, "{:?}", engine.stats());
+    assert_eq!(contents(&engine).len(), 6);
+    assert_eq!(engine.tend().unwrap().files, 0, "one small file alone is left alone");
+}
+
+#[test]
+fn merge_keeps_to_its_window_its_budget_and_the_free_space() {
+    let directory = fast_directory();
+    let closed = Options {
+        background: true,
+        merge_window: MergeWindow::Never,
+        budget: Budget::new(1 << 20),
+        ..options(directory.path())
+    };
+    let engine = open(&closed);
+    (0..4).for_each(|round| fill(&engine, round, 500));
+    let files = engine.stats().data_files;
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    assert_eq!(engine.stats().data_files, files, "the window is closed");
+    let began = std::time::Instant::now();
+    let merged = engine.merge().unwrap();
+    // A million bytes a second, of which some are made up for at once.
+    let least = merged.bytes_freed.saturating_sub(200 << 10) / (1 << 20);
+    assert!(began.elapsed().as_secs() + 1 >= least, "{merged:?} in {:?}", began.elapsed());
+    assert!(merged.files > 0);
+}
+
+#[test]
+fn merge_that_is_stopped_leaves_everything_as_it_was() {
+    let directory = fast_directory();
+    let options = Options { budget: Budget::new(64 << 10), ..options(directory.path()) };
+    let engine = open(&options);
+    (0..4).for_each(|round| fill(&engine, round, 500));
+    let before = contents(&engine);
+    std::thread::scope(|scope| {
+        let merging = scope.spawn(|| engine.merge());
+        while engine.merge_status().is_none() {
+            std::thread::yield_now();
+        }
+        engine.stop_merge();
+        assert!(merging.join().unwrap().is_err());
+    });
+    assert!(matches!(engine.merge_status().unwrap().state, TaskState::Stopped));
+    assert_eq!(contents(&engine), before);
+    options.budget.set_bytes_per_s(0);
+    assert!(engine.merge().unwrap().files > 0);
+    assert_eq!(contents(&engine), before);
+    drop(engine);
+    assert_eq!(contents(&open(&options)), before);
+}
+
+#[test]
+fn readers_and_writers_see_nothing_of_a_merge() {
+    let directory = fast_directory();
+    let options = Options { background: true, max_open_files: 2, ..options(directory.path()) };
+    let engine = open(&options);
+    fill(&engine, 0, 400);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for offset in 0..2_u32 {
+            let (engine, stop) = (&engine, &stop);
+            scope.spawn(move || {
+                let mut number = offset * 97;
+                while !stop.load(Ordering::Relaxed) {
+                    number = (number + 7) % 400;
+                    let value = engine.get(&key(number)).unwrap().expect("the key was never deleted");
+                    assert!(value.len() == 500 && value.iter().all(|&byte| byte == value[0]));
+                }
+            });
+        }
+        for round in 1..40 {
+            fill(&engine, round, 400);
+            if round % 4 == 0 {
+                engine.merge().unwrap();
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    let last = contents(&engine);
+    assert_eq!(last.len(), 400);
+    assert!(last.values().all(|value| value[0] == 39));
+    drop(engine);
+    assert_eq!(contents(&open(&options)), last);
+}
