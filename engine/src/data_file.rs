@@ -103,6 +103,10 @@ impl DataFile {
         file
     }
 
+    pub(crate) fn is_log(&self) -> bool {
+        self.kind == FileKind::Log
+    }
+
     pub(crate) fn is_active(&self) -> bool {
         self.is_active.load(Ordering::Acquire)
     }

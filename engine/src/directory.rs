@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::error::{IoError, OpenError};
 use crate::file_system::{FileHandle, FileSystem, OpenMode};
+use crate::format::marker::MARKER_LEN_MAX;
 use crate::format::{Bad, ERAS_LEN_MAX, Eras};
 
 const LOCK_NAME: &str = "lock";
@@ -21,10 +22,13 @@ const HINT_SUFFIX: &str = ".hint";
 const TEMPORARY_SUFFIX: &str = ".tmp";
 const ID_DIGITS: usize = 10;
 
-/// What an eras file, a lock file or the like may hold at most.
-const SMALL_FILE_MAX: u64 = 64 << 10;
+/// Marks a directory that is a snapshot, or is being restored to.
+pub(crate) const MARKER_NAME: &str = "snapshot";
 
-const _: () = assert!(ERAS_LEN_MAX as u64 <= SMALL_FILE_MAX);
+/// What an eras file, a marker or the like may hold at most.
+const SMALL_FILE_MAX: u64 = 2 << 20;
+
+const _: () = assert!(ERAS_LEN_MAX as u64 <= SMALL_FILE_MAX && MARKER_LEN_MAX <= SMALL_FILE_MAX);
 
 /// An opened and locked directory.
 #[derive(Debug)]
@@ -48,6 +52,10 @@ impl Directory {
     /// Makes the directory if need be, locks it, removes leftovers and lists the files.
     pub(crate) fn open(file_system: Arc<dyn FileSystem>, path: &Path) -> Result<(Self, Listing), OpenError> {
         create_directory(&*file_system, path)?;
+        let marker = path.join(MARKER_NAME);
+        if file_system.exists(&marker).map_err(|e| IoError::new("look for", &marker, e))? {
+            return Err(OpenError::IsSnapshot { path: path.to_owned() });
+        }
         let lock = lock(&*file_system, path)?;
         let mut directory =
             Self { file_system, path: path.to_owned(), _lock: lock, highest_id: AtomicU64::new(0) };
@@ -92,21 +100,12 @@ impl Directory {
     }
 
     fn write_temporary(&self, path: &Path, bytes: &[u8]) -> Result<Arc<dyn FileHandle>, IoError> {
-        let file = self.create_temporary(path)?;
-        let written = file
-            .write_all_at(bytes, 0)
-            .map_err(|e| IoError::new("write", temporary(path), e))
-            .and_then(|()| file.sync_all().map_err(|e| IoError::new("sync", temporary(path), e)));
-        if written.is_err() {
-            self.remove_temporary(path);
-        }
-        written.map(|()| file)
+        write_temporary(&*self.file_system, path, bytes)
     }
 
     /// An empty file beside this path, to be filled, synced and put in its place.
     pub(crate) fn create_temporary(&self, path: &Path) -> Result<Arc<dyn FileHandle>, IoError> {
-        let temporary = temporary(path);
-        self.file_system.open(&temporary, OpenMode::Create).map_err(|e| IoError::new("create", &temporary, e))
+        create_temporary(&*self.file_system, path)
     }
 
     /// Best effort: opening the store removes it as well.
@@ -116,10 +115,7 @@ impl Directory {
 
     /// Renames what [`Directory::create_temporary`] made, durably.
     pub(crate) fn put_in_place(&self, path: &Path) -> Result<(), IoError> {
-        self.file_system
-            .rename(&temporary(path), path)
-            .map_err(|e| IoError::new("rename into place", path, e))?;
-        self.sync()
+        put_in_place(&*self.file_system, path)
     }
 
     /// Makes names that came or went durable.
@@ -265,6 +261,47 @@ pub(crate) fn read_small(file_system: &dyn FileSystem, path: &Path) -> io::Resul
     let mut bytes = vec![0; len as usize];
     file.read_exact_at(&mut bytes, 0)?;
     Ok(bytes)
+}
+
+fn create_temporary(file_system: &dyn FileSystem, path: &Path) -> Result<Arc<dyn FileHandle>, IoError> {
+    let temporary = temporary(path);
+    file_system.open(&temporary, OpenMode::Create).map_err(|e| IoError::new("create", &temporary, e))
+}
+
+fn write_temporary(
+    file_system: &dyn FileSystem,
+    path: &Path,
+    bytes: &[u8],
+) -> Result<Arc<dyn FileHandle>, IoError> {
+    let file = create_temporary(file_system, path)?;
+    let failed = |action| move |e| IoError::new(action, temporary(path), e);
+    let written = file
+        .write_all_at(bytes, 0)
+        .map_err(failed("write"))
+        .and_then(|()| file.sync_all().map_err(failed("sync")));
+    if written.is_err() {
+        // Best effort: opening the store removes it as well.
+        let _ = file_system.remove(&temporary(path));
+    }
+    written.map(|()| file)
+}
+
+fn put_in_place(file_system: &dyn FileSystem, path: &Path) -> Result<(), IoError> {
+    file_system.rename(&temporary(path), path).map_err(|e| IoError::new("rename into place", path, e))?;
+    match path.parent() {
+        Some(directory) => sync_directory(file_system, directory),
+        None => Ok(()),
+    }
+}
+
+/// Makes a small file appear under its name, durably and all at once.
+pub(crate) fn write_whole(file_system: &dyn FileSystem, path: &Path, bytes: &[u8]) -> Result<(), IoError> {
+    write_temporary(file_system, path, bytes)?;
+    put_in_place(file_system, path)
+}
+
+pub(crate) fn eras_name() -> &'static str {
+    ERAS_NAME
 }
 
 pub(crate) fn data_name(id: u64) -> String {

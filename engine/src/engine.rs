@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ops::Deref;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -11,7 +12,7 @@ use parking_lot::Mutex;
 use crate::data_file::{FileTable, Location, Pin, Stored};
 use crate::directory::Directory;
 use crate::embedded::Embedded;
-use crate::error::{AppendError, MergeError, OpenError, ReadError};
+use crate::error::{AppendError, MergeError, OpenError, ReadError, SnapshotError};
 use crate::file_system::{FileSystem, RealFileSystem};
 use crate::format::Eras;
 use crate::keydir::{Candidate, Keydir, Published, position_of};
@@ -20,6 +21,7 @@ use crate::merge::{Merged, Merges};
 use crate::options::Options;
 use crate::recovery::{Recovered, Recovery, recover};
 use crate::slot::partition_of;
+use crate::snapshot::Snapshot;
 use crate::table::Entry;
 use crate::task::TaskStatus;
 use crate::tender::Tender;
@@ -289,6 +291,14 @@ impl Engine {
     /// window. Reads and writes go on meanwhile.
     pub fn merge(&self) -> Result<Merged, MergeError> {
         self.0.merge_all()
+    }
+
+    /// Makes a snapshot in a directory that is empty or not there, on the same file system: everything published
+    /// before this call and nothing appended after it. It shares the data files by hard links, so it costs next to
+    /// nothing until they are merged. Reads and writes go on; writes wait for at most one sync.
+    /// [`restore`](crate::restore) makes a store of it.
+    pub fn snapshot(&self, to: &Path) -> Result<Snapshot, SnapshotError> {
+        self.0.snapshot(to)
     }
 
     /// How the last merge stands, or the one under way; `None` before the first.

@@ -54,6 +54,16 @@ pub enum OpenError {
         /// The process that has it, as it wrote itself into the lock file ("?" if it has not yet).
         pid: String,
     },
+    /// A snapshot, or the beginning of one, or of a store that was being restored.
+    #[error(
+        "{} is a snapshot, or a store that was not restored to its end: to open a snapshot, restore it to another \
+         directory; to restore again, remove what is there",
+        path.display()
+    )]
+    IsSnapshot {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A file of another format version.
     #[error("{}: {reason}; open the store with the build that wrote it", path.display())]
     Format {
@@ -205,6 +215,56 @@ pub enum MergeError {
         files: usize,
     },
     /// The log refuses to begin a new file.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The operating system said no.
+    #[error(transparent)]
+    Io(#[from] IoError),
+}
+
+/// Why a snapshot was not made, or not restored. The store it was to be made of is as it was.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The directory to write to has something in it.
+    #[error("{} is not empty; name a directory that is, or is not there", path.display())]
+    NotEmpty {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// Some of the store's files cannot be read at all: a snapshot would not show that they are missing.
+    #[error("data files {files:?} of the store cannot be read; restore their keys from another copy first")]
+    Unreadable {
+        /// Their ids.
+        files: Vec<u64>,
+    },
+    /// Hard links do not reach there.
+    #[error(
+        "{} is on another file system than the store, where hard links do not reach; name a directory on the same one, \
+         and copy the snapshot from there",
+        path.display()
+    )]
+    OtherFileSystem {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// What should be a snapshot is none.
+    #[error("{} is no snapshot: it has no marker", path.display())]
+    NoSnapshot {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The snapshot cannot be relied on.
+    #[error("the snapshot {} is not whole: {reason}; take another one", path.display())]
+    NotWhole {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The directory to restore to cannot be had, or the snapshot's files not be read.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The log refuses to complete its file.
     #[error(transparent)]
     Append(#[from] AppendError),
     /// The operating system said no.

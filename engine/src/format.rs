@@ -29,6 +29,7 @@
 //! file is searched for the next whole record. Nothing here does I/O; whatever is not exactly as above is refused.
 
 pub(crate) mod hint;
+pub(crate) mod marker;
 
 use std::fmt;
 

@@ -57,6 +57,7 @@ mod ordered;
 mod recovery;
 mod scan;
 mod slot;
+mod snapshot;
 mod table;
 mod task;
 mod tender;
@@ -66,7 +67,9 @@ use bytes::Bytes;
 pub use crate::budget::Budget;
 pub use crate::embedded::{Batch, Conditional, Iter};
 pub use crate::engine::{Engine, EngineStats};
-pub use crate::error::{AppendError, IoError, MergeError, OpenError, ReadError, ScanError, StoreError};
+pub use crate::error::{
+    AppendError, IoError, MergeError, OpenError, ReadError, ScanError, SnapshotError, StoreError,
+};
 pub use crate::file_system::{FaultyFileSystem, FileHandle, FileSystem, Mapping, OpenMode, RealFileSystem};
 pub use crate::log::Appended;
 pub use crate::merge::Merged;
@@ -74,6 +77,7 @@ pub use crate::options::{BadIndex, BadMergeWindow, BadSyncPolicy, Index, MergeWi
 pub use crate::recovery::{Quarantined, Recovery};
 pub use crate::scan::{RangePage, Scan};
 pub use crate::slot::{partition_of, slot_of};
+pub use crate::snapshot::{Snapshot, restore, restore_on};
 pub use crate::task::{TaskKind, TaskState, TaskStatus};
 
 /// A partition's number, `0..1024`.

@@ -1,0 +1,115 @@
+//! A snapshot is the store at one instant, and stays that, whatever happens to the store.
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use caskade_engine::{Engine, OpenError, Options, SnapshotError, SyncPolicy, restore};
+use support::{fast_directory, open, overwrite, small, state_after, state_of};
+
+fn options(directory: &Path) -> Options {
+    Options { background: false, ..small(directory, SyncPolicy::Never) }
+}
+
+fn with_history(directory: &Path) -> Engine {
+    let engine = open(&options(directory));
+    support::history().into_iter().for_each(|records| engine.apply(records).unwrap());
+    engine
+}
+
+#[test]
+fn restored_snapshot_is_the_store_as_it_was() {
+    let directory = fast_directory();
+    let (store, snapshot) = (directory.path().join("store"), directory.path().join("snapshot"));
+    let engine = with_history(&store);
+    engine.snapshot(&snapshot).unwrap();
+    // Whatever the store does then is not in it, and takes nothing from it.
+    engine.put(b"a", b"later").unwrap();
+    engine.delete(b"d").unwrap();
+    engine.merge().unwrap();
+    drop(engine);
+    std::fs::remove_dir_all(&store).unwrap();
+    for name in ["one", "two"] {
+        let to = directory.path().join(name);
+        restore(&snapshot, &to).unwrap();
+        let engine = open(&options(&to));
+        assert_eq!(state_of(&engine), state_after(&support::history()));
+        // It shares nothing with the snapshot.
+        engine.put(b"a", b"in the copy").unwrap();
+        engine.merge().unwrap();
+    }
+}
+
+#[test]
+fn snapshot_under_load_has_what_was_acknowledged_before_it() {
+    let directory = fast_directory();
+    let engine = open(&Options { background: true, ..options(&directory.path().join("store")) });
+    let (stop, written) = (AtomicBool::new(false), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for number in 1..u64::MAX {
+                engine
+                    .put(&(number % 700).to_le_bytes(), &[&number.to_le_bytes()[..], &[7; 300]].concat())
+                    .unwrap();
+                written.store(number, Ordering::SeqCst);
+                if stop.load(Ordering::SeqCst) {
+                    break;
+                }
+            }
+        });
+        for round in 0..8 {
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            let before = written.load(Ordering::SeqCst);
+            let (snapshot, to) =
+                (directory.path().join(format!("s{round}")), directory.path().join(format!("r{round}")));
+            engine.snapshot(&snapshot).unwrap();
+            let after = written.load(Ordering::SeqCst) + 1;
+            restore(&snapshot, &to).unwrap();
+            let copy = open(&options(&to));
+            let newest = copy
+                .iterate()
+                .map(|record| u64::from_le_bytes(*record.unwrap().value.unwrap().first_chunk().unwrap()))
+                .max()
+                .unwrap_or(0);
+            assert!((before..=after).contains(&newest), "{before} {newest} {after}");
+            // Nothing before the newest is missing: one instant.
+            for number in newest.saturating_sub(600).max(1)..=newest {
+                let value = copy.get(&(number % 700).to_le_bytes()).unwrap().expect("it was written before");
+                assert!(value[..8] == number.to_le_bytes());
+            }
+            if round == 4 {
+                engine.merge().unwrap();
+            }
+        }
+        stop.store(true, Ordering::SeqCst);
+    });
+}
+
+#[test]
+fn what_is_no_whole_snapshot_is_refused() {
+    let directory = fast_directory();
+    let (store, snapshot) = (directory.path().join("store"), directory.path().join("snapshot"));
+    let to = directory.path().join("to");
+    let engine = with_history(&store);
+    engine.snapshot(&snapshot).unwrap();
+    assert!(matches!(engine.snapshot(&snapshot), Err(SnapshotError::NotEmpty { .. })));
+    assert!(matches!(restore(&snapshot, &store), Err(SnapshotError::NotEmpty { .. })));
+    assert!(matches!(restore(&store, &to), Err(SnapshotError::NoSnapshot { .. })));
+    let opened = Engine::open(options(&snapshot));
+    assert!(matches!(opened, Err(OpenError::IsSnapshot { .. })));
+    let data = support::data_files(&snapshot).pop().unwrap();
+    let bytes = std::fs::read(&data).unwrap();
+    // Not through the link: the store's own file is to stay.
+    std::fs::remove_file(&data).unwrap();
+    overwrite(&data, &bytes[..bytes.len() - 1]);
+    let error = restore(&snapshot, &to).unwrap_err();
+    assert!(matches!(error, SnapshotError::NotWhole { .. }), "{error}");
+    let marker = snapshot.join("snapshot");
+    let mut bytes = std::fs::read(&marker).unwrap();
+    bytes[12] ^= 1;
+    overwrite(&marker, &bytes);
+    assert!(matches!(restore(&snapshot, &to), Err(SnapshotError::NotWhole { .. })));
+    assert!(!to.exists());
+}
