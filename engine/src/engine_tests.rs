@@ -1,0 +1,59 @@
+use std::cell::Cell;
+
+use super::*;
+
+/// A store with one key, and where that is.
+fn engine_with_a_key(directory: &std::path::Path) -> (Engine, Partition, u64) {
+    let (engine, _) = Engine::open(Options::new(directory)).unwrap();
+    engine.put(b"key", b"value").unwrap();
+    (engine, partition_of(b"key"), position_of(b"key"))
+}
+
+fn gone() -> ReadError {
+    ReadError::Damaged { path: "x".into(), offset: 0, reason: "the file is gone".to_owned() }
+}
+
+#[test]
+fn read_whose_record_was_moved_finds_it_in_its_new_place() {
+    let directory = tempfile::tempdir().unwrap();
+    let (engine, partition, position) = engine_with_a_key(directory.path());
+    let tries = Cell::new(0);
+    let value = engine.0.read_at(partition, position, |entries| {
+        tries.set(tries.get() + 1);
+        if tries.get() == 1 {
+            // As a merge would, between the look-up and the read.
+            engine.put(b"key", b"elsewhere").unwrap();
+            return Err(gone());
+        }
+        Ok(engine.0.read_entry(&entries[0])?.into_record().value)
+    });
+    assert_eq!(value.unwrap().as_deref(), Some(&b"elsewhere"[..]));
+    assert_eq!(tries.get(), 2);
+}
+
+#[test]
+fn read_of_a_record_that_stays_unreadable_fails_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let (engine, partition, position) = engine_with_a_key(directory.path());
+    let tries = Cell::new(0);
+    let result: Result<(), ReadError> = engine.0.read_at(partition, position, |_| {
+        tries.set(tries.get() + 1);
+        Err(gone())
+    });
+    assert!(result.is_err());
+    assert_eq!(tries.get(), 1);
+}
+
+#[test]
+fn read_that_is_overtaken_for_ever_ends_with_an_error() {
+    let directory = tempfile::tempdir().unwrap();
+    let (engine, partition, position) = engine_with_a_key(directory.path());
+    let tries = Cell::new(0);
+    let result: Result<(), ReadError> = engine.0.read_at(partition, position, |_| {
+        tries.set(tries.get() + 1);
+        engine.put(b"key", b"again").unwrap();
+        Err(gone())
+    });
+    assert!(result.is_err());
+    assert_eq!(tries.get(), READ_RETRIES_MAX + 1);
+}
