@@ -425,3 +425,7 @@ impl Core {
         records.into_iter().map(prepare).collect()
     }
 }
+
+#[cfg(test)]
+#[path = "engine_tests.rs"]
+mod tests;

@@ -210,7 +210,6 @@ impl Keydir {
 
     /// Fills a partition anew, of this era, with entries sorted by position, one a key. `highest_version` may be
     /// above theirs. `keys` are the live ones, in any order; they are needed only if they are kept in order.
-    #[cfg_attr(not(test), allow(dead_code, reason = "recovery from hints calls it"))]
     pub(crate) fn load(
         &self,
         partition: Partition,

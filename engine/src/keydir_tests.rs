@@ -1,6 +1,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use proptest::prelude::*;
+
 use super::*;
 use crate::data_file::DataFile;
 use crate::file_figures::FileFigure;
@@ -182,4 +184,101 @@ fn ordered_keys_are_the_live_ones() {
     keydir.clear(1, 1);
     assert_eq!(keys(), b"");
     assert!(super::tests::keydir(Index::Hash).keys_in(1, Bound::Unbounded, Bound::Unbounded, 1).is_none());
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Publish {
+        key: u8,
+        version: u64,
+        tombstone: bool,
+        file: FileSlot,
+        len: u32,
+    },
+    /// The entry of this number, to this file, if it is in a lower one.
+    Relocate(prop::sample::Index, FileSlot),
+    RemoveTombstone(prop::sample::Index),
+    Clear,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let publish = (0..40u8, 1..90u64, any::<bool>(), 1..600u16, 40..3_000_000u32).prop_map(
+        |(key, version, tombstone, file, len)| Step::Publish { key, version, tombstone, file, len },
+    );
+    let step = prop_oneof![
+        12 => publish,
+        4 => (any::<prop::sample::Index>(), 1..600u16).prop_map(|(index, file)| Step::Relocate(index, file)),
+        4 => any::<prop::sample::Index>().prop_map(Step::RemoveTombstone),
+        1 => Just(Step::Clear),
+    ];
+    prop::collection::vec(step, 1..150)
+}
+
+/// The figures a keydir must have, from its entries alone.
+fn check_figures(keydir: &Keydir) {
+    let entries = keydir.entries(1);
+    let mut files = std::collections::BTreeMap::<FileSlot, FileFigure>::new();
+    let mut stats =
+        PartitionStats { highest_version: keydir.stats(1).highest_version, ..PartitionStats::default() };
+    for entry in &entries {
+        let bytes = u64::from(entry.location().len);
+        let figure = files.entry(entry.location().file).or_default();
+        if entry.is_tombstone() {
+            figure.tombstone_bytes += bytes;
+            stats.tombstones += 1;
+        } else {
+            figure.live_bytes += bytes;
+            stats.live_keys += 1;
+            stats.live_bytes += bytes;
+            stats.digest = stats.digest.wrapping_add(digest_of(entry.position, entry.version));
+        }
+    }
+    assert_eq!(keydir.stats(1), stats);
+    for file in 0..600 {
+        assert_eq!(keydir.figures().of(file), files.remove(&file).unwrap_or_default());
+    }
+    let keys = keydir.keys_in(1, Bound::Unbounded, Bound::Unbounded, 1000).unwrap().keys;
+    assert_eq!(keys.len() as u64, stats.live_keys);
+}
+
+proptest! {
+    #[test]
+    fn figures_are_those_of_the_entries_whatever_happens(steps in steps()) {
+        let (keydir, files) = (keydir(Index::Ordered), no_files());
+        let mut offset = 0;
+        let mut era = 0;
+        for step in steps {
+            let entries = keydir.entries(1);
+            let chosen = |index: prop::sample::Index| (!entries.is_empty()).then(|| entries[index.index(entries.len())]);
+            offset += 1;
+            match step {
+                Step::Publish { key, version, tombstone, file, len } => {
+                    let position = u64::from(key) << 50;
+                    let entry = Entry::new(position, version, at(file, offset, len), tombstone);
+                    // Its record cannot be read, so that it counts as this key's.
+                    keydir.publish(&files, &Candidate { partition: 1, era, key: &[key], entry });
+                    let newest = keydir.entries_at(1, position).as_slice()[0];
+                    prop_assert!(newest.version >= version);
+                }
+                Step::Relocate(index, file) => {
+                    let Some(old) = chosen(index) else { continue };
+                    let to = Location { file, offset, ..old.location() };
+                    let entry = Entry::new(old.position, old.version, to, old.is_tombstone());
+                    let copy = Candidate { partition: 1, era, key: &[(old.position >> 50) as u8], entry };
+                    let moved = keydir.relocate(&files, &copy, |from| from < file);
+                    prop_assert_eq!(moved, old.location().file < file);
+                    prop_assert_eq!(keydir.is_at(1, era, old.position, (file, offset)), moved);
+                }
+                Step::RemoveTombstone(index) => {
+                    let Some(old) = chosen(index) else { continue };
+                    prop_assert_eq!(keydir.remove_tombstone(1, &old), old.is_tombstone());
+                }
+                Step::Clear => {
+                    era += 1;
+                    keydir.clear(1, era);
+                }
+            }
+            check_figures(&keydir);
+        }
+    }
 }

@@ -58,7 +58,7 @@ pub enum Index {
     #[default]
     Hash,
     /// That, and the live keys themselves in order, for [`Engine::range`](crate::Engine::range) and
-    /// [`Engine::prefix`](crate::Engine::prefix): some 45 bytes and the key, for each key, more.
+    /// [`Engine::prefix`](crate::Engine::prefix): some 42 bytes and the key itself, for each key, more.
     Ordered,
 }
 

@@ -105,4 +105,28 @@ mod tests {
         let run = long.run(Bound::Unbounded, Bound::Unbounded, 9);
         assert_eq!((run.keys.len(), run.more), (1, true));
     }
+    /// `CASKADE_KEY_LEN=20 cargo test -p caskade-engine --lib memory_of_the_ordered_index -- --ignored --nocapture`
+    #[test]
+    #[ignore = "takes seconds and prints figures"]
+    #[expect(clippy::print_stdout, reason = "its figures are what it is for")]
+    fn memory_of_the_ordered_index() {
+        const KEYS: u64 = 1_000_000;
+        let resident = || {
+            let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+            let pages: usize = statm.split_whitespace().nth(1).unwrap().parse().unwrap();
+            (pages * rustix::param::page_size()) as f64
+        };
+        let key_len = std::env::var("CASKADE_KEY_LEN").map_or(20, |len| len.parse::<usize>().unwrap());
+        let before = resident();
+        let mut sets: Vec<OrderedKeys> = (0..crate::PARTITIONS).map(|_| OrderedKeys::default()).collect();
+        let mut key = vec![b'k'; key_len.max(8)];
+        for number in 0..KEYS {
+            let hash = xxhash_rust::xxh3::xxh3_64(&number.to_le_bytes());
+            *key.last_chunk_mut().unwrap() = hash.to_be_bytes();
+            sets[(hash % 1024) as usize].insert(&key);
+        }
+        let bytes = (resident() - before) / KEYS as f64;
+        println!("keys of {} bytes: {bytes:.1} bytes a key", key.len());
+        drop(sets);
+    }
 }

@@ -60,6 +60,9 @@ impl Engine {
     /// to 10,000): a page may have fewer, where keys were deleted meanwhile, and not be the last.
     ///
     /// For an owner that merges the pages of several stores. Needs [`Index::Ordered`].
+    ///
+    /// # Panics
+    /// If there is no such partition.
     pub fn range_page(
         &self,
         partitions: Option<&[Partition]>,
