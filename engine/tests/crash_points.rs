@@ -13,7 +13,7 @@
 mod support;
 
 use caskade_engine::{Engine, FaultyFileSystem, Moment, Options, SyncPolicy};
-use support::histories::{Run, generate, live_in};
+use support::histories::{Run, Step, generate, live, live_in, perform_on_model, try_to_perform};
 use support::{Draw, Model, describe, open_on, quiet, value};
 
 const STEPS: usize = 24;
@@ -79,7 +79,7 @@ fn check_crash(run: &Run, moment: &Moment, options: &Options, loss: Loss, seed: 
         (Loss::Power(_), SyncPolicy::Never | SyncPolicy::Interval(_)) => run.acceptable_prefixes(moment.call),
         _ => run.acceptable(moment.call),
     };
-    if seed % RECOVERY_CRASH_EVERY == 0 {
+    if seed.is_multiple_of(RECOVERY_CRASH_EVERY) {
         image.remember();
     }
     let (engine, state) = open_undamaged(&image, options, &acceptable)?;
@@ -163,4 +163,45 @@ fn acknowledged_write_survives_a_kill_at_every_call_whatever_the_sync_policy() {
 #[test]
 fn power_loss_without_sync_leaves_the_first_of_the_writes() {
     crash_everywhere("sync = never", 15, SyncPolicy::Never, &[Loss::Power(2)]);
+}
+
+#[test]
+fn process_that_dies_within_a_call_has_acknowledged_only_what_is_there() {
+    let mut deaths = 0;
+    for seed in 0..6 {
+        let sync = if seed % 3 == 0 { SyncPolicy::Never } else { SyncPolicy::Always };
+        let options = quiet(sync);
+        let steps = generate(seed, STEPS);
+        let calls = Run::new(steps.clone(), &options).file_system.calls();
+        for dies_at in (0..calls).step_by(7) {
+            let file_system = FaultyFileSystem::new();
+            file_system.crash_within(dies_at, seed);
+            let (acknowledged, acceptable) = run_until_death(&file_system, &options, &steps);
+            let what = format!("history {seed}, dead in call {dies_at}, after {acknowledged} steps");
+            assert!(file_system.is_dead(), "{what}");
+            let mut images = vec![file_system.killed()];
+            if sync == SyncPolicy::Always {
+                images.extend((0..3).map(|seed| file_system.crashed(seed)));
+            }
+            for image in images {
+                deaths += 1;
+                open_undamaged(&image, &options, &acceptable)
+                    .unwrap_or_else(|error| panic!("{what}: {error}"));
+            }
+        }
+    }
+    eprintln!("died within a call: {deaths} images");
+}
+
+/// Goes through the steps until one fails; tells how many did not, and what there may be then.
+fn run_until_death(file_system: &FaultyFileSystem, options: &Options, steps: &[Step]) -> (usize, [Model; 2]) {
+    let (mut engine, mut model) = (None, Model::new());
+    for (done, step) in steps.iter().enumerate() {
+        let before = live(&model);
+        perform_on_model(&mut model, step);
+        if try_to_perform(file_system, options, &mut engine, step).is_err() {
+            return (done, [before, live(&model)]);
+        }
+    }
+    (steps.len(), [live(&model), live(&model)])
 }

@@ -81,27 +81,48 @@ fn record(draw: &mut Draw, versions: &mut Versions) -> Record {
     value(&key, version, &fill(version, len as usize))
 }
 
-/// Does a step, as a whole or with an error.
+/// Does a step, as a whole or with an error. A store that is opened must open, and be undamaged.
 pub(crate) fn perform(
     file_system: &FaultyFileSystem,
     options: &Options,
     engine: &mut Option<Engine>,
     step: &Step,
 ) -> Result<(), AppendError> {
+    try_to_perform(file_system, options, engine, step).map_err(|error| match error {
+        StepError::Append(error) => error,
+        StepError::Open(error) => panic!("the store does not open: {error}"),
+    })
+}
+
+/// Why a step was not done.
+#[derive(Debug)]
+pub(crate) enum StepError {
+    Open(OpenError),
+    Append(AppendError),
+}
+
+/// Does a step, as a whole or with an error.
+pub(crate) fn try_to_perform(
+    file_system: &FaultyFileSystem,
+    options: &Options,
+    engine: &mut Option<Engine>,
+    step: &Step,
+) -> Result<(), StepError> {
     let open = engine.as_ref();
-    match step {
+    let done = match step {
         Step::Reopen => {
             if let Some(engine) = engine.take() {
-                engine.close()?;
+                engine.close().map_err(StepError::Append)?;
             }
-            let (opened, recovery) = open_on(file_system, options).expect("the store opens");
+            let (opened, recovery) = open_on(file_system, options).map_err(StepError::Open)?;
             assert!(!recovery.is_damaged() && recovery.cut_bytes == 0, "{recovery:?}");
             *engine = Some(opened);
             Ok(())
         }
         Step::Apply(records) => open.expect("it is open").apply(records.clone()),
         Step::Drop(partition) => open.expect("it is open").drop_partitions(&[*partition]),
-    }
+    };
+    done.map_err(StepError::Append)
 }
 
 /// Does to a model what the step does to a store.
