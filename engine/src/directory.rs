@@ -60,6 +60,8 @@ impl Directory {
         let mut directory =
             Self { file_system, path: path.to_owned(), _lock: lock, highest_id: AtomicU64::new(0) };
         let listing = directory.list()?;
+        // A killed process may have left names that are not durable: what is written to such a file would go with it.
+        directory.sync()?;
         *directory.highest_id.get_mut() = listing.data.last().copied().unwrap_or(0);
         Ok((directory, listing))
     }
@@ -199,7 +201,8 @@ pub(crate) struct StoreErasError {
 /// Makes a directory if it is not there, durably.
 pub(crate) fn create_directory(file_system: &dyn FileSystem, path: &Path) -> Result<(), IoError> {
     let failed = |e| IoError::new("make the directory", path, e);
-    if file_system.exists(path).map_err(failed)? {
+    // An empty one may be what a killed process left, which had not made its name durable yet.
+    if file_system.exists(path).map_err(failed)? && !file_system.list(path).map_err(failed)?.is_empty() {
         return Ok(());
     }
     file_system.create_directory(path).map_err(failed)?;

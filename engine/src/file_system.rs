@@ -15,7 +15,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-pub use self::faulty::FaultyFileSystem;
+pub use self::faulty::{Fault, FaultyFileSystem, FileCall, Moment};
 pub use self::mapping::Mapping;
 pub use self::real::RealFileSystem;
 

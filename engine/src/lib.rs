@@ -70,7 +70,9 @@ pub use crate::engine::{Engine, EngineStats};
 pub use crate::error::{
     AppendError, IoError, MergeError, OpenError, ReadError, ScanError, SnapshotError, StoreError,
 };
-pub use crate::file_system::{FaultyFileSystem, FileHandle, FileSystem, Mapping, OpenMode, RealFileSystem};
+pub use crate::file_system::{
+    Fault, FaultyFileSystem, FileCall, FileHandle, FileSystem, Mapping, Moment, OpenMode, RealFileSystem,
+};
 pub use crate::log::Appended;
 pub use crate::merge::Merged;
 pub use crate::options::{BadIndex, BadMergeWindow, BadSyncPolicy, Index, MergeWindow, Options, SyncPolicy};

@@ -13,6 +13,7 @@
 
 mod load;
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -33,6 +34,9 @@ use crate::options::Options;
 
 /// Stretches listed in a report; more are counted only.
 const QUARANTINED_LISTED_MAX: usize = 10_000;
+
+/// Bytes that are written again at a time.
+const WRITE_AGAIN_STEP: u64 = 1 << 20;
 
 /// What was found when a store was opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -346,9 +350,24 @@ fn read_active(file: &Readable) -> Result<FileRead, OpenError> {
     if end.offset < file.known.len {
         handle.set_len(end.offset).map_err(failed("cut the torn tail of"))?;
     }
+    write_again(&**handle, end.marked, end.offset).map_err(failed("write again the end of"))?;
     // A mark will say that all this is durable.
     handle.sync_all().map_err(failed("sync"))?;
     Ok(FileRead { hint: HintSource::in_memory(sections), scanned: true, quarantined, end: Some(end) })
+}
+
+/// Writes bytes as they are. After a failed sync the operating system may take them for synced that never reached the
+/// disk, and say so of every later sync (Rebello et al., "Can applications recover from fsync failures?", 2020): only
+/// what is written anew is synced in truth.
+fn write_again(handle: &dyn FileHandle, mut from: u64, to: u64) -> io::Result<()> {
+    let mut bytes = vec![0; to.saturating_sub(from).min(WRITE_AGAIN_STEP) as usize];
+    while from < to {
+        bytes.truncate((to - from) as usize);
+        handle.read_exact_at(&mut bytes, from)?;
+        handle.write_all_at(&bytes, from)?;
+        from += bytes.len() as u64;
+    }
+    Ok(())
 }
 
 fn scan(

@@ -5,9 +5,10 @@ mod support;
 
 use std::path::Path;
 
-use caskade_engine::{Engine, OpenError, ReadError, SyncPolicy};
+use caskade_engine::{FaultyFileSystem, FileSystem, OpenError, ReadError, Record, SyncPolicy};
 use support::{
-    data_files, fast_directory, history, open, open_any, overwrite, small, state_after, state_of, value,
+    data_files, fast_directory, history, open, open_any, open_on, overwrite, quiet, small, state_after,
+    state_of, value,
 };
 
 /// A store with the history, closed cleanly.
@@ -18,78 +19,184 @@ fn closed_store(directory: &Path) -> Vec<u8> {
     std::fs::read(data_files(directory).pop().unwrap()).unwrap()
 }
 
-/// Opens the store and checks that whatever it serves was written.
-fn check_nothing_false(directory: &Path, what: &str) {
-    let (engine, recovery) = match Engine::open(small(directory, SyncPolicy::Never)) {
+const DATA: &str = "/store/0000000001.data";
+const HINT: &str = "/store/0000000001.hint";
+const ERAS: &str = "/store/eras";
+
+/// A store on a file system in memory: one small sealed file with the history and a hint file beside it, then an
+/// active file with one long record.
+fn sealed_store() -> FaultyFileSystem {
+    let file_system = FaultyFileSystem::new();
+    let options = quiet(SyncPolicy::Never);
+    let (engine, _) = open_on(&file_system, &options).unwrap();
+    history().into_iter().for_each(|records| engine.apply(records).unwrap());
+    engine.apply(vec![long_record()]).unwrap();
+    engine.close().unwrap();
+    // A start writes the hint that is missing.
+    drop(open_on(&file_system, &options).unwrap());
+    let files = file_system.files();
+    assert!([DATA, HINT, ERAS].iter().all(|path| files.contains(&path.into())), "{files:?}");
+    file_system
+}
+
+fn long_record() -> Record {
+    value(b"long", 50, &[1; 70 << 10])
+}
+
+/// A store whose only data file was closed cleanly.
+fn store_of_one_file() -> FaultyFileSystem {
+    let file_system = FaultyFileSystem::new();
+    let (engine, _) = open_on(&file_system, &quiet(SyncPolicy::Never)).unwrap();
+    history().into_iter().for_each(|records| engine.apply(records).unwrap());
+    engine.close().unwrap();
+    file_system
+}
+
+fn without_hint(file_system: &FaultyFileSystem) -> FaultyFileSystem {
+    let image = file_system.killed();
+    image.remove(Path::new(HINT)).unwrap();
+    image
+}
+
+/// What a store with a damaged file did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    /// It opened as if nothing was wrong, and served everything.
+    Whole,
+    /// It refused to open, said that it is damaged, or refused to read something.
+    Told,
+}
+
+/// Opens the store and checks that whatever it serves was written, and is the newest unless something was told.
+fn check_nothing_false(image: &FaultyFileSystem, what: &str) -> Outcome {
+    let (engine, recovery) = match open_on(image, &quiet(SyncPolicy::Never)) {
         Ok(opened) => opened,
         // Refusing is right too, for the eras and for a format version.
-        Err(OpenError::Eras { .. } | OpenError::Format { .. }) => return,
+        Err(OpenError::Eras { .. } | OpenError::Format { .. }) => return Outcome::Told,
         Err(error) => panic!("{what}: {error}"),
     };
-    let state = state_of(&engine);
-    for record in state.values() {
-        assert!(history().iter().flatten().any(|written| written == record), "{what}: {record:?}");
-    }
-    if !recovery.is_damaged() {
-        assert_eq!(state, state_after(&history()), "{what}: loss without a report");
-    }
-}
-
-#[test]
-fn any_flipped_byte_of_a_closed_store_is_found() {
-    let directory = fast_directory();
-    closed_store(directory.path());
-    for name in ["0000000001.data", "eras"] {
-        let path = directory.path().join(name);
-        let bytes = std::fs::read(&path).unwrap();
-        // The eras file is long and uniform.
-        let step = if name == "eras" { 61 } else { 1 };
-        for at in (0..bytes.len()).step_by(step) {
-            for pattern in [0x01, 0xff] {
-                let mut damaged = bytes.clone();
-                damaged[at] ^= pattern;
-                overwrite(&path, &damaged);
-                check_nothing_false(directory.path(), &format!("{name}: byte {at} ^ {pattern:#x}"));
-                data_files(directory.path()).iter().for_each(|file| std::fs::remove_file(file).unwrap());
-                overwrite(&path, &bytes);
-                if name == "eras" {
-                    closed_copy(directory.path());
-                }
+    let newest = state_after(&history());
+    let mut told = recovery.is_damaged();
+    for key in [&b"a"[..], b"b", b"c", b"d", b"e"] {
+        match engine.read(key) {
+            Ok(found) if recovery.is_damaged() => {
+                let mut written = history().into_iter().flatten();
+                assert!(
+                    found.is_none_or(|found| written.any(|record| record == found)),
+                    "{what}: not written"
+                );
             }
+            Ok(found) => {
+                assert_eq!(found.as_ref(), newest.get(key), "{what}: served though it is not the newest")
+            }
+            Err(ReadError::Damaged { .. }) => told = true,
+            Err(error) => panic!("{what}: {error}"),
         }
     }
+    // The newest versions heal it.
+    let records: Vec<Record> = newest.into_values().collect();
+    engine.apply(records.clone()).unwrap();
+    for record in records {
+        assert_eq!(engine.read(&record.key).unwrap(), Some(record), "{what}: not healed");
+    }
+    if told { Outcome::Told } else { Outcome::Whole }
 }
 
-/// Puts the data file back after a case that damaged another file.
-fn closed_copy(directory: &Path) {
-    let fresh = fast_directory();
-    let bytes = closed_store(fresh.path());
-    overwrite(&directory.join("0000000001.data"), &bytes);
+/// Damages a file in all the ways; `check` gets each image and what was done to it.
+fn damage_everywhere(store: &FaultyFileSystem, path: &str, check: impl Fn(&FaultyFileSystem, &str)) {
+    let bytes = store.read_file(path).unwrap();
+    let try_with = |damaged: &[u8], what: String| {
+        let image = store.killed();
+        image.write_file(path, damaged).unwrap();
+        check(&image, &format!("{path}: {what}"));
+    };
+    for at in 0..bytes.len() {
+        // Each byte in one way, short files in several.
+        let patterns = [1 << (at % 8), 0xff, 0x80];
+        for pattern in patterns.into_iter().take(if bytes.len() < 2000 { 3 } else { 1 }) {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= pattern;
+            try_with(&damaged, format!("byte {at} ^ {pattern:#x}"));
+        }
+    }
+    // Of long and uniform files not every length.
+    let step = bytes.len() / 1000 + 1;
+    for len in (0..bytes.len()).step_by(step).chain(bytes.len().saturating_sub(100)..bytes.len()) {
+        try_with(&bytes[..len], format!("cut to {len}"));
+        let zeroed = [&bytes[..len], &vec![0; bytes.len() - len]].concat();
+        if zeroed != bytes {
+            try_with(&zeroed, format!("zeros from {len} on"));
+        }
+    }
+    for extra in [&[0][..], &[0; 50], &[0xff; 50], &bytes[36.min(bytes.len())..], &bytes] {
+        try_with(&[&bytes, extra].concat(), format!("lengthened by {} bytes", extra.len()));
+    }
 }
 
 #[test]
-fn any_cut_or_lengthened_sealed_file_is_found() {
-    let directory = fast_directory();
-    let bytes = closed_store(directory.path());
-    let path = directory.path().join("0000000001.data");
-    // A newer log file makes the first a sealed one.
-    let newer = fast_directory();
-    closed_store(newer.path());
-    let second = {
-        let engine = open(&small(newer.path(), SyncPolicy::Never));
-        (0..100).for_each(|version| engine.apply(vec![value(b"z", version, &[1; 1000])]).unwrap());
-        drop(engine);
-        std::fs::read(newer.path().join("0000000002.data")).unwrap()
-    };
-    overwrite(&directory.path().join("0000000002.data"), &second);
-    for len in (0..bytes.len()).step_by(3) {
-        overwrite(&path, &bytes[..len]);
-        check_nothing_false(directory.path(), &format!("cut to {len}"));
+fn any_damage_to_a_sealed_file_without_a_hint_is_told() {
+    damage_everywhere(&without_hint(&sealed_store()), DATA, |image, what| {
+        assert_eq!(check_nothing_false(image, what), Outcome::Told, "{what}");
+    });
+}
+
+#[test]
+fn any_damage_to_a_sealed_file_with_a_hint_is_told_when_it_is_read() {
+    damage_everywhere(&sealed_store(), DATA, |image, what| {
+        // What is damaged may be dead.
+        check_nothing_false(image, what);
+    });
+}
+
+#[test]
+fn any_damage_to_a_cleanly_closed_file_is_told() {
+    damage_everywhere(&store_of_one_file(), DATA, |image, what| {
+        // A file that ends early is what a crash leaves of the one that was appended to.
+        if what.contains(" cut to ") || what.contains(" zeros from ") {
+            check_first_appends(image, what);
+        } else {
+            check_nothing_false(image, what);
+        }
+    });
+}
+
+/// The store holds the first few appends of the history, or says that it is damaged.
+fn check_first_appends(image: &FaultyFileSystem, what: &str) {
+    let (engine, recovery) = open_on(image, &quiet(SyncPolicy::Never)).unwrap();
+    let (state, appends) = (state_of(&engine), history());
+    let first = (0..=appends.len()).any(|count| state == state_after(&appends[..count]));
+    assert!(first || recovery.is_damaged(), "{what}: {state:?}");
+}
+
+#[test]
+fn bad_hint_file_falls_back_to_its_data_file() {
+    damage_everywhere(&sealed_store(), HINT, |image, what| {
+        assert_eq!(check_nothing_false(image, what), Outcome::Whole, "{what}");
+    });
+}
+
+#[test]
+fn hint_file_of_another_store_is_not_believed() {
+    let (store, other) = (sealed_store(), sealed_store());
+    store.write_file(HINT, &other.read_file(HINT).unwrap()).unwrap();
+    assert_eq!(check_nothing_false(&store, "a foreign hint"), Outcome::Whole);
+}
+
+#[test]
+fn any_damage_to_the_eras_keeps_the_store_shut() {
+    damage_everywhere(&sealed_store(), ERAS, |image, what| {
+        assert_eq!(check_nothing_false(image, what), Outcome::Told, "{what}");
+    });
+}
+
+#[test]
+fn missing_file_is_told() {
+    for path in [DATA, ERAS] {
+        let image = sealed_store();
+        image.remove(Path::new(path)).unwrap();
+        assert_eq!(check_nothing_false(&image, path), Outcome::Told, "{path}");
     }
-    for extra in [&[0; 50][..], &[0xff; 50], &bytes[36..120]] {
-        overwrite(&path, &[&bytes, extra].concat());
-        check_nothing_false(directory.path(), "lengthened");
-    }
+    assert_eq!(check_nothing_false(&without_hint(&sealed_store()), HINT), Outcome::Whole);
 }
 
 #[test]

@@ -1,5 +1,458 @@
-//! A file system in memory that loses what was not synced.
+//! A file system in memory that loses at a crash what was not synced, and fails when told to.
+//!
+//! It promises what POSIX promises and no more. After a power loss ([`FaultyFileSystem::crashed`]) the bytes written
+//! to a file since its last sync are there, are not, are there up to a byte, or are there in some sectors, whatever
+//! became of other files; of a directory's unsynced names the first few are as they were changed, the others as before.
+//! A file whose name is gone stays readable through its open handles; two names of one file share its content.
+//!
+//! Invariants: everything that happens follows from the calls and the seeds given; clones are the same file system;
+//! an image ([`FaultyFileSystem::crashed`], [`FaultyFileSystem::killed`], a [`Moment`]) shares nothing with its original.
+//! Refuses paths with `..`, and renaming from one directory into another.
 
-/// To be written.
+mod crash;
+mod faults;
+mod tree;
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Debug};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use self::crash::after_power_loss;
+use self::faults::{Control, Verdict};
+pub use self::faults::{Fault, FileCall};
+use self::tree::{Content, NodeId, Tree};
+use super::{FileHandle, FileSystem, OpenMode};
+
+/// What [`FileSystem::free_bytes`] says where neither a capacity nor a figure was set.
+const FREE_BYTES_DEFAULT: u64 = 1 << 40;
+
+/// A file system in memory, for tests. Clones are the same file system.
+#[derive(Clone, Default)]
+pub struct FaultyFileSystem(Arc<Mutex<State>>);
+
+#[derive(Default)]
+struct State {
+    tree: Tree,
+    control: Control,
+    /// How many handles each open file has.
+    open: BTreeMap<NodeId, usize>,
+    locked: Vec<NodeId>,
+    moments: Option<Vec<Moment>>,
+}
+
+/// An instant of a file system's life: just before a call that changes something.
+#[derive(Clone, Debug)]
+pub struct Moment {
+    /// The call's number, from 0 on.
+    pub call: u64,
+    /// What the call is.
+    pub kind: FileCall,
+    /// On which file or directory.
+    pub path: PathBuf,
+    /// All files and names as they were, what was not synced being still unsynced.
+    pub before: FaultyFileSystem,
+}
+
+impl Debug for FaultyFileSystem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.0.lock();
+        f.debug_struct("FaultyFileSystem")
+            .field("calls", &state.control.calls)
+            .field("files", &state.tree.files().len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Making images, and looking at what is there.
+impl FaultyFileSystem {
+    /// An empty file system of unlimited capacity that does not fail.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn of(tree: Tree) -> Self {
+        Self(Arc::new(Mutex::new(State { tree, ..State::default() })))
+    }
+
+    /// What a power loss at this moment leaves, one of the many possibilities for each seed. All of it is durable,
+    /// nothing is open or locked, and no fault carries over.
+    pub fn crashed(&self, seed: u64) -> Self {
+        Self::of(after_power_loss(&self.0.lock().tree, seed))
+    }
+
+    /// What `kill -9` at this moment leaves: all that was written, what is unsynced being still unsynced. Nothing is
+    /// open or locked, and no fault carries over.
+    pub fn killed(&self) -> Self {
+        Self::of(self.0.lock().tree.clone())
+    }
+
+    /// From now on keeps how everything was before each call that changes something: for [`FaultyFileSystem::moments`].
+    pub fn remember(&self) {
+        self.0.lock().moments.get_or_insert_default();
+    }
+
+    /// What was kept since [`FaultyFileSystem::remember`], oldest first.
+    pub fn moments(&self) -> Vec<Moment> {
+        self.0.lock().moments.clone().unwrap_or_default()
+    }
+
+    /// All files that have a name, sorted.
+    pub fn files(&self) -> Vec<PathBuf> {
+        self.0.lock().tree.files()
+    }
+
+    /// A file's bytes as a process would read them now. No call is counted.
+    pub fn read_file(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
+        let state = self.0.lock();
+        let node = state.tree.file(path.as_ref())?;
+        Ok(state.tree.content(node)?.bytes().to_vec())
+    }
+
+    /// Replaces a file's bytes, or makes the file: durable at once, under open handles too. For tests that damage
+    /// files. Its directory must be there. No call is counted.
+    pub fn write_file(&self, path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
+        let mut state = self.0.lock();
+        let node = match state.tree.file(path.as_ref()) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let node = state.tree.create(path.as_ref())?;
+                state.tree.sync_parent(path.as_ref())?;
+                node
+            }
+            found => found?,
+        };
+        *state.tree.content_mut(node)? = Content::durable(bytes.to_vec());
+        Ok(())
+    }
+}
+
+/// Making it fail.
+impl FaultyFileSystem {
+    /// Calls made so far, those that failed included.
+    pub fn calls(&self) -> u64 {
+        self.0.lock().control.calls
+    }
+
+    /// Makes later calls fail.
+    pub fn inject(&self, fault: Fault) {
+        self.0.lock().control.faults.push(fault);
+    }
+
+    /// Ends all faults of [`FaultyFileSystem::inject`]; tells how many calls they made fail.
+    pub fn clear_faults(&self) -> u64 {
+        let control = &mut self.0.lock().control;
+        control.faults.clear();
+        std::mem::take(&mut control.failed)
+    }
+
+    /// As if the process died after this many calls, counted from the beginning: every further one fails, and
+    /// changes nothing.
+    pub fn crash_after(&self, calls: u64) {
+        self.0.lock().control.crash(calls, None);
+    }
+
+    /// The same, but the first of the failing calls may be half done: a write writes a prefix drawn from the seed,
+    /// another call is done or not.
+    pub fn crash_within(&self, calls: u64, seed: u64) {
+        self.0.lock().control.crash(calls, Some(seed));
+    }
+
+    /// Whether calls fail because of [`FaultyFileSystem::crash_after`].
+    pub fn is_dead(&self) -> bool {
+        self.0.lock().control.is_dead()
+    }
+
+    /// With a seed, each read and write transfers a part of what was asked, drawn from it, at least a byte.
+    pub fn set_short_transfers(&self, seed: Option<u64>) {
+        self.0.lock().control.set_short_transfers(seed);
+    }
+
+    /// Bytes that all files together may have. A write beyond writes what fits, and fails if that is nothing.
+    pub fn set_capacity(&self, bytes: Option<u64>) {
+        self.0.lock().control.capacity = bytes;
+    }
+
+    /// What [`FileSystem::free_bytes`] is to say, whatever is true.
+    pub fn set_free_bytes(&self, bytes: Option<u64>) {
+        self.0.lock().control.free_bytes = bytes;
+    }
+}
+
+impl State {
+    /// Counts a call, and does it unless it is to fail.
+    fn call<T>(
+        &mut self,
+        kind: FileCall,
+        path: &Path,
+        act: impl FnOnce(&mut Self) -> io::Result<T>,
+    ) -> io::Result<T> {
+        match self.enter(kind, path) {
+            Verdict::Proceed => act(self),
+            Verdict::Fail { error, part } => {
+                // Half of what a call can be is done: this call is or is not.
+                if part.is_some_and(|mut draw| draw.coin()) {
+                    let _ = act(self);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn enter(&mut self, kind: FileCall, path: &Path) -> Verdict {
+        if kind.changes()
+            && !self.control.is_dead()
+            && let Some(moments) = &mut self.moments
+        {
+            let before = FaultyFileSystem::of(self.tree.clone());
+            moments.push(Moment { call: self.control.calls, kind, path: path.to_owned(), before });
+        }
+        self.control.enter(kind, path)
+    }
+
+    /// How many of `wanted` further bytes there is room for.
+    fn room(&self, wanted: u64) -> u64 {
+        match self.control.capacity {
+            Some(capacity) => capacity.saturating_sub(self.tree.used(&self.open)).min(wanted),
+            None => wanted,
+        }
+    }
+
+    fn close(&mut self, node: NodeId) {
+        if let Some(count) = self.open.get_mut(&node) {
+            *count -= 1;
+            if *count == 0 {
+                self.open.remove(&node);
+                self.tree.collect(&self.open);
+            }
+        }
+    }
+}
+
+impl FileSystem for FaultyFileSystem {
+    fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn FileHandle>> {
+        let kind = if mode == OpenMode::Create { FileCall::Create } else { FileCall::Open };
+        let node = self.0.lock().call(kind, path, |state| {
+            let node = match state.tree.file(path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound && mode == OpenMode::Create => {
+                    state.tree.create(path)?
+                }
+                found => found?,
+            };
+            if mode == OpenMode::Create {
+                state.tree.content_mut(node)?.set_len(0);
+            }
+            *state.open.entry(node).or_default() += 1;
+            Ok(node)
+        })?;
+        let writable = mode != OpenMode::Read;
+        Ok(Arc::new(Handle { file_system: self.clone(), node, path: path.to_owned(), writable }))
+    }
+
+    fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
+        self.0.lock().call(FileCall::List, directory, |state| state.tree.list(directory))
+    }
+
+    fn exists(&self, path: &Path) -> io::Result<bool> {
+        self.0.lock().call(FileCall::Exists, path, |state| state.tree.exists(path))
+    }
+
+    fn create_directory(&self, path: &Path) -> io::Result<()> {
+        self.0.lock().call(FileCall::CreateDirectory, path, |state| state.tree.create_directory(path))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.lock().call(FileCall::Rename, to, |state| {
+            state.tree.rename(from, to)?;
+            state.tree.collect(&state.open);
+            Ok(())
+        })
+    }
+
+    fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.0.lock().call(FileCall::Link, to, |state| state.tree.link(from, to))
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        self.0.lock().call(FileCall::Remove, path, |state| {
+            state.tree.remove(path)?;
+            state.tree.collect(&state.open);
+            Ok(())
+        })
+    }
+
+    fn sync_directory(&self, path: &Path) -> io::Result<()> {
+        self.0.lock().call(FileCall::SyncDirectory, path, |state| {
+            state.tree.sync_directory(path)?;
+            state.tree.collect(&state.open);
+            Ok(())
+        })
+    }
+
+    fn lock(&self, path: &Path, text: &str) -> io::Result<Box<dyn Debug + Send + Sync>> {
+        let node = self.0.lock().call(FileCall::Lock, path, |state| {
+            let node = match state.tree.file(path) {
+                Err(e) if e.kind() == io::ErrorKind::NotFound => state.tree.create(path)?,
+                found => found?,
+            };
+            if state.locked.contains(&node) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            let content = state.tree.content_mut(node)?;
+            content.set_len(0);
+            content.write(0, text.as_bytes());
+            state.locked.push(node);
+            *state.open.entry(node).or_default() += 1;
+            Ok(node)
+        })?;
+        Ok(Box::new(Lock { file_system: self.clone(), node }))
+    }
+
+    fn free_bytes(&self, directory: &Path) -> io::Result<u64> {
+        self.0.lock().call(FileCall::FreeBytes, directory, |state| {
+            let free = state.control.free_bytes;
+            Ok(free.unwrap_or_else(|| state.room(FREE_BYTES_DEFAULT)))
+        })
+    }
+}
+
+/// A lock that is held.
 #[derive(Debug)]
-pub struct FaultyFileSystem;
+struct Lock {
+    file_system: FaultyFileSystem,
+    node: NodeId,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        let mut state = self.file_system.0.lock();
+        state.locked.retain(|&node| node != self.node);
+        state.close(self.node);
+    }
+}
+
+/// An open file.
+#[derive(Debug)]
+struct Handle {
+    file_system: FaultyFileSystem,
+    node: NodeId,
+    path: PathBuf,
+    writable: bool,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.file_system.0.lock().close(self.node);
+    }
+}
+
+impl Handle {
+    fn call<T>(&self, kind: FileCall, act: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
+        let mut state = self.file_system.0.lock();
+        if kind.changes() && !self.writable && !matches!(kind, FileCall::Sync) {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
+        state.call(kind, &self.path, act)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        let mut state = self.file_system.0.lock();
+        match state.enter(FileCall::Sync, &self.path) {
+            Verdict::Proceed => {
+                state.tree.content_mut(self.node)?.sync();
+                Ok(())
+            }
+            Verdict::Fail { error, .. } => {
+                // As Linux does: the bytes stay readable, and no later sync takes them for unsynced. A process that
+                // is dead has synced nothing.
+                if !state.control.is_dead() {
+                    state.tree.content_mut(self.node)?.lose_unsynced();
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn lengthen(&self, state: &mut State, len: u64) -> io::Result<()> {
+        let old = state.tree.content(self.node)?.len();
+        let more = len.saturating_sub(old);
+        if state.room(more) < more {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        if len > old {
+            state.tree.content_mut(self.node)?.set_len(len);
+        }
+        Ok(())
+    }
+}
+
+impl FileHandle for Handle {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.call(FileCall::Read, |state| {
+            let wanted = state.control.transfer(buffer.len());
+            let content = state.tree.content(self.node)?;
+            let bytes =
+                usize::try_from(offset).ok().and_then(|at| content.bytes().get(at..)).unwrap_or_default();
+            let read = bytes.len().min(wanted);
+            buffer[..read].copy_from_slice(&bytes[..read]);
+            Ok(read)
+        })
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
+        let mut state = self.file_system.0.lock();
+        if !self.writable {
+            return Err(io::Error::from_raw_os_error(libc::EBADF));
+        }
+        let (wanted, error) = match state.enter(FileCall::Write, &self.path) {
+            Verdict::Proceed => (state.control.transfer(bytes.len()), None),
+            Verdict::Fail { error, part } => {
+                let part = part.map_or(0, |mut draw| draw.below(bytes.len() as u64 + 1));
+                (part as usize, Some(error))
+            }
+        };
+        let len = state.tree.content(self.node)?.len();
+        let inside = len.saturating_sub(offset).min(wanted as u64);
+        let gap = offset.saturating_sub(len);
+        let more = wanted as u64 - inside;
+        let fits = inside + state.room(gap + more).saturating_sub(gap);
+        if fits > 0 {
+            state.tree.content_mut(self.node)?.write(offset, &bytes[..fits as usize]);
+        }
+        match error {
+            Some(error) => Err(error),
+            None if fits == 0 && wanted > 0 => Err(io::ErrorKind::StorageFull.into()),
+            None => Ok(fits as usize),
+        }
+    }
+
+    fn len(&self) -> io::Result<u64> {
+        self.call(FileCall::Len, |state| Ok(state.tree.content(self.node)?.len()))
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.call(FileCall::SetLen, |state| {
+            self.lengthen(state, len)?;
+            state.tree.content_mut(self.node)?.set_len(len);
+            Ok(())
+        })
+    }
+
+    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
+        let end = offset.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
+        self.call(FileCall::Allocate, |state| self.lengthen(state, end))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.sync()
+    }
+
+    fn sync_all(&self) -> io::Result<()> {
+        self.sync()
+    }
+}
+
+#[cfg(test)]
+mod tests;

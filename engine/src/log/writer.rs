@@ -209,9 +209,9 @@ impl Writer {
         Ok(())
     }
 
-    /// Removes what a failed write may have left, so that recovery will not find it.
+    /// Removes what a failed write may have left, durably, so that recovery will not find it.
     fn take_back(&mut self) -> Result<(), AppendError> {
-        let cut = self.file.set_len(self.end);
+        let cut = self.file.set_len(self.end).and_then(|()| self.file.sync_data());
         self.allocated = self.end;
         cut.map_err(|e| {
             AppendError::Poisoned(self.poison(IoError::new(

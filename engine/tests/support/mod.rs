@@ -1,10 +1,14 @@
 //! What the engine's tests share.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+pub(crate) mod histories;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use caskade_engine::{Engine, Options, Record, Recovery, SyncPolicy};
+use caskade_engine::{Engine, FaultyFileSystem, OpenError, Options, ReadError, Record, Recovery, SyncPolicy};
 
 /// A record with a value.
 pub(crate) fn value(key: &[u8], version: u64, value: &[u8]) -> Record {
@@ -80,8 +84,8 @@ pub(crate) fn history() -> Vec<Vec<Record>> {
 }
 
 /// The newest record of each key after these appends.
-pub(crate) fn state_after(appends: &[Vec<Record>]) -> std::collections::BTreeMap<Bytes, Record> {
-    let mut state = std::collections::BTreeMap::<Bytes, Record>::new();
+pub(crate) fn state_after(appends: &[Vec<Record>]) -> BTreeMap<Bytes, Record> {
+    let mut state = BTreeMap::<Bytes, Record>::new();
     for record in appends.iter().flatten() {
         let old = state.get(&record.key);
         if old.is_none_or(|old| old.version < record.version) {
@@ -92,10 +96,57 @@ pub(crate) fn state_after(appends: &[Vec<Record>]) -> std::collections::BTreeMap
 }
 
 /// What a store holds of the keys of [`history`].
-pub(crate) fn state_of(engine: &Engine) -> std::collections::BTreeMap<Bytes, Record> {
+pub(crate) fn state_of(engine: &Engine) -> BTreeMap<Bytes, Record> {
     let keys = [&b"a"[..], b"b", b"c", b"d", b"e"];
     keys.iter()
         .filter_map(|key| engine.read(key).unwrap())
         .map(|record| (record.key.clone(), record))
         .collect()
+}
+
+/// Where stores are on a [`FaultyFileSystem`].
+pub(crate) const STORE: &str = "/store";
+
+/// Small files, and nothing that happens by itself.
+pub(crate) fn quiet(sync: SyncPolicy) -> Options {
+    Options { background: false, ..small(Path::new(STORE), sync) }
+}
+
+/// Opens a store on a file system of a test.
+pub(crate) fn open_on(
+    file_system: &FaultyFileSystem,
+    options: &Options,
+) -> Result<(Engine, Recovery), OpenError> {
+    Engine::open_on(Arc::new(file_system.clone()), options.clone())
+}
+
+/// Draws numbers from a seed (SplitMix64).
+#[derive(Clone, Debug)]
+pub(crate) struct Draw(pub(crate) u64);
+
+impl Draw {
+    /// One of `0..bound`.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+}
+
+/// The live records of a store's keys: what a tombstone and an absent key have in common is left out.
+pub(crate) type Model = BTreeMap<Bytes, Record>;
+
+/// A value that no other version has.
+pub(crate) fn fill(version: u64, len: usize) -> Vec<u8> {
+    let mut bytes = version.to_le_bytes().repeat(len / 8 + 1);
+    bytes.truncate(len);
+    bytes
+}
+
+/// Keys and versions of a model, for messages.
+pub(crate) fn describe(state: &Model) -> String {
+    let each = state.values().map(|record| format!("{} v{}", record.key.escape_ascii(), record.version));
+    format!("[{}]", each.collect::<Vec<_>>().join(", "))
 }

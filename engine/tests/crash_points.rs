@@ -1,0 +1,207 @@
+//! A crash at every file-system call of generated histories, with everything a power loss may do to what was not
+//! synced: nothing acknowledged is missing, nothing deleted or dropped is back, no batch is half there, nothing is
+//! served that was never written.
+//!
+//! More histories: `CASKADE_CRASH_HISTORIES=1000`. One that failed again: `CASKADE_CRASH_SEED=` what it printed.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test fails by panicking"
+)]
+
+mod support;
+
+use caskade_engine::{Engine, FaultyFileSystem, Moment, Options, SyncPolicy};
+use support::histories::{Run, Step, generate, live, live_in, perform_on_model, try_to_perform};
+use support::{Draw, Model, describe, open_on, quiet, value};
+
+const STEPS: usize = 24;
+
+/// Of the images, every how manieth is also crashed while it is recovered.
+const RECOVERY_CRASH_EVERY: u64 = 16;
+
+/// What becomes of unsynced data.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Loss {
+    /// A power loss: as many images as this of each moment.
+    Power(u64),
+    /// `kill -9`: nothing.
+    Kill,
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().map(|text| text.parse().expect("a number"))
+}
+
+/// Runs histories and crashes them at every call.
+fn crash_everywhere(name: &str, histories: u64, sync: SyncPolicy, losses: &[Loss]) {
+    let histories = number("CASKADE_CRASH_HISTORIES").unwrap_or(histories);
+    let only = number("CASKADE_CRASH_SEED");
+    let seeds = only.map_or(0..histories, |seed| seed..seed + 1);
+    let (mut points, mut images) = (0, 0);
+    for seed in seeds {
+        let options = quiet(sync);
+        let run = Run::new(generate(seed, STEPS), &options);
+        let end = run.moments.last().unwrap().clone();
+        let end = Moment { call: run.file_system.calls(), before: run.file_system.killed(), ..end };
+        for moment in run.moments.iter().chain([&end]) {
+            points += 1;
+            for &loss in losses {
+                let count = if let Loss::Power(count) = loss { count } else { 1 };
+                for image_seed in 0..count {
+                    images += 1;
+                    let image_seed = image_seed + moment.call * count;
+                    if let Err(what) = check_crash(&run, moment, &options, loss, image_seed) {
+                        panic!(
+                            "{what}\nafter a crash ({loss:?}, image {image_seed}) before call {} ({:?} of {}), in or \
+                             before step {:?};\nCASKADE_CRASH_SEED={seed} repeats it",
+                            moment.call,
+                            moment.kind,
+                            moment.path.display(),
+                            run.steps.get(run.done_before(moment.call)),
+                        );
+                    }
+                }
+            }
+        }
+    }
+    eprintln!("{name}: {points} crash points, {images} images");
+}
+
+/// Opens what a crash leaves, checks it, goes on with it, and crashes again.
+fn check_crash(run: &Run, moment: &Moment, options: &Options, loss: Loss, seed: u64) -> Result<(), String> {
+    let image = match loss {
+        Loss::Power(_) => moment.before.crashed(seed),
+        Loss::Kill => moment.before.killed(),
+    };
+    let acceptable = match (loss, options.sync) {
+        (Loss::Power(_), SyncPolicy::Never | SyncPolicy::Interval(_)) => run.acceptable_prefixes(moment.call),
+        _ => run.acceptable(moment.call),
+    };
+    if seed.is_multiple_of(RECOVERY_CRASH_EVERY) {
+        image.remember();
+    }
+    let (engine, state) = open_undamaged(&image, options, &acceptable)?;
+    for recovering in image.moments() {
+        let again = match loss {
+            Loss::Kill if options.sync != SyncPolicy::Always => recovering.before.killed(),
+            _ => recovering.before.crashed(seed),
+        };
+        open_undamaged(&again, options, &acceptable).map_err(|what| {
+            format!("{what}\nafter another crash before {:?} of its recovery", recovering.kind)
+        })?;
+    }
+    go_on(&image, engine, options, &state, seed)
+}
+
+/// Opens a store that must hold one of these; tells which.
+fn open_undamaged(
+    image: &FaultyFileSystem,
+    options: &Options,
+    acceptable: &[Model],
+) -> Result<(Engine, Model), String> {
+    let (engine, recovery) = open_on(image, options).map_err(|e| format!("the store does not open: {e}"))?;
+    if recovery.is_damaged() {
+        return Err(format!("the store is said to be damaged: {recovery:?}"));
+    }
+    let state = live_in(&engine).map_err(|e| format!("a key cannot be read: {e}"))?;
+    if !acceptable.contains(&state) {
+        return Err(format!("it holds {}\nand not {}", describe(&state), all(acceptable)));
+    }
+    let counted = engine.stats().live_keys;
+    if counted != state.len() as u64 {
+        return Err(format!("it counts {counted} live keys, and holds {}", state.len()));
+    }
+    Ok((engine, state))
+}
+
+/// Writes to a store after a crash, and opens it again, after a clean end and after another power loss.
+fn go_on(
+    image: &FaultyFileSystem,
+    engine: Engine,
+    options: &Options,
+    state: &Model,
+    seed: u64,
+) -> Result<(), String> {
+    // Long enough, at times, for a new file.
+    let len = Draw(seed).below(4) as usize * 20_000;
+    let after = value(b"after", 1 << 40, &vec![0x5a; len]);
+    engine.apply(vec![after.clone()]).map_err(|e| format!("it takes no write: {e}"))?;
+    let mut images = vec![image.clone()];
+    if options.sync == SyncPolicy::Always {
+        images.push(image.crashed(seed));
+    }
+    drop(engine);
+    for (image, how) in images.iter().zip(["a clean end", "another crash"]) {
+        let failed = |what| format!("{what}\nafter going on, and {how}");
+        let (engine, recovery) = open_on(image, options).map_err(|e| failed(e.to_string()))?;
+        let now = live_in(&engine).map_err(|e| failed(e.to_string()))?;
+        let is_there = engine.read(b"after").map_err(|e| failed(e.to_string()))? == Some(after.clone());
+        if recovery.is_damaged() || !is_there || now != *state {
+            return Err(failed(format!("{} (the write: {is_there}) {recovery:?}", describe(&now))));
+        }
+    }
+    Ok(())
+}
+
+fn all(states: &[Model]) -> String {
+    states.iter().map(describe).collect::<Vec<_>>().join("\nnor  ")
+}
+
+#[test]
+fn acknowledged_write_survives_a_power_loss_at_every_call() {
+    crash_everywhere("sync = always", 20, SyncPolicy::Always, &[Loss::Power(3), Loss::Kill]);
+}
+
+#[test]
+fn acknowledged_write_survives_a_kill_at_every_call_whatever_the_sync_policy() {
+    crash_everywhere("sync = interval", 15, SyncPolicy::Interval(60_000), &[Loss::Kill]);
+    crash_everywhere("sync = never", 15, SyncPolicy::Never, &[Loss::Kill]);
+}
+
+#[test]
+fn power_loss_without_sync_leaves_the_first_of_the_writes() {
+    crash_everywhere("sync = never", 15, SyncPolicy::Never, &[Loss::Power(2)]);
+}
+
+#[test]
+fn process_that_dies_within_a_call_has_acknowledged_only_what_is_there() {
+    let mut deaths = 0;
+    for seed in 0..6 {
+        let sync = if seed % 3 == 0 { SyncPolicy::Never } else { SyncPolicy::Always };
+        let options = quiet(sync);
+        let steps = generate(seed, STEPS);
+        let calls = Run::new(steps.clone(), &options).file_system.calls();
+        for dies_at in (0..calls).step_by(7) {
+            let file_system = FaultyFileSystem::new();
+            file_system.crash_within(dies_at, seed);
+            let (acknowledged, acceptable) = run_until_death(&file_system, &options, &steps);
+            let what = format!("history {seed}, dead in call {dies_at}, after {acknowledged} steps");
+            assert!(file_system.is_dead(), "{what}");
+            let mut images = vec![file_system.killed()];
+            if sync == SyncPolicy::Always {
+                images.extend((0..3).map(|seed| file_system.crashed(seed)));
+            }
+            for image in images {
+                deaths += 1;
+                open_undamaged(&image, &options, &acceptable)
+                    .unwrap_or_else(|error| panic!("{what}: {error}"));
+            }
+        }
+    }
+    eprintln!("died within a call: {deaths} images");
+}
+
+/// Goes through the steps until one fails; tells how many did not, and what there may be then.
+fn run_until_death(file_system: &FaultyFileSystem, options: &Options, steps: &[Step]) -> (usize, [Model; 2]) {
+    let (mut engine, mut model) = (None, Model::new());
+    for (done, step) in steps.iter().enumerate() {
+        let before = live(&model);
+        perform_on_model(&mut model, step);
+        if try_to_perform(file_system, options, &mut engine, step).is_err() {
+            return (done, [before, live(&model)]);
+        }
+    }
+    (steps.len(), [live(&model), live(&model)])
+}
