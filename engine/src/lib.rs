@@ -67,7 +67,10 @@ pub use crate::budget::Budget;
 pub use crate::embedded::{Batch, Conditional, Iter};
 pub use crate::engine::{Engine, EngineStats};
 pub use crate::error::{AppendError, IoError, MergeError, OpenError, ReadError, ScanError, StoreError};
-pub use crate::file_system::{FaultyFileSystem, FileHandle, FileSystem, Mapping, OpenMode, RealFileSystem};
+pub use crate::file_system::{
+    FaultyFileSystem, FileHandle, FileSystem, MAPPING_STEP, Mapping, OpenMode, RealFileSystem,
+    WritableMapping,
+};
 pub use crate::log::Appended;
 pub use crate::merge::Merged;
 pub use crate::options::{BadIndex, BadMergeWindow, BadSyncPolicy, Index, MergeWindow, Options, SyncPolicy};
