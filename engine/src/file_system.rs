@@ -16,8 +16,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub use self::faulty::{Fault, FaultyFileSystem, FileCall, Moment};
-pub use self::mapping::Mapping;
+pub use self::mapping::{Mapping, WritableMapping};
 pub use self::real::RealFileSystem;
+
+/// A multiple of any machine's page size: where a stretch to be mapped may begin.
+pub const MAPPING_STEP: u64 = 64 << 10;
 
 /// How a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +98,14 @@ pub trait FileHandle: Debug + Send + Sync {
     /// The first `len` bytes as memory, where the file system can; never to be written after.
     fn map(&self, len: u64) -> io::Result<Option<Mapping>> {
         let _ = len;
+        Ok(None)
+    }
+
+    /// A stretch of the file as memory that can be written, where the file system can. Its space was reserved with
+    /// [`FileHandle::allocate`]; the offset is a multiple of [`MAPPING_STEP`]; the file is not cut as long as it is mapped.
+    /// What is written counts as written by [`FileHandle::write_at`].
+    fn map_to_write(&self, offset: u64, len: u64) -> io::Result<Option<WritableMapping>> {
+        let _ = (offset, len);
         Ok(None)
     }
 

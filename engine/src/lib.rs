@@ -71,7 +71,8 @@ pub use crate::error::{
     AppendError, IoError, MergeError, OpenError, ReadError, ScanError, SnapshotError, StoreError,
 };
 pub use crate::file_system::{
-    Fault, FaultyFileSystem, FileCall, FileHandle, FileSystem, Mapping, Moment, OpenMode, RealFileSystem,
+    Fault, FaultyFileSystem, FileCall, FileHandle, FileSystem, MAPPING_STEP, Mapping, Moment, OpenMode,
+    RealFileSystem, WritableMapping,
 };
 pub use crate::log::Appended;
 pub use crate::merge::Merged;

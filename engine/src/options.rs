@@ -115,8 +115,8 @@ pub struct Options {
     /// store, but its owner knows nothing of what they write, and their conditions nothing of what the owner has
     /// under way.
     pub replicated: bool,
-    /// Whether sealed files are read through memory mappings, where the file system can. Default true. Installs a
-    /// handler of SIGBUS, so that a file that is cut or cannot be read is an error; it passes on all other faults.
+    /// Whether sealed files are read, and the active one, unless `sync` is always, is written through memory mappings,
+    /// where the file system can. Default true. Installs a handler of SIGBUS, so that a file that is cut or cannot be read is an error; it passes on all other faults.
     pub map_files: bool,
     /// Whether a thread of the engine's writes hint files and merges. Default true. If not, that is done by
     /// [`Engine::tend`](crate::Engine::tend) alone.

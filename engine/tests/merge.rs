@@ -45,7 +45,8 @@ fn overwritten_records_are_freed_and_the_rest_is_kept() {
     assert_eq!(contents(&engine), before);
     let stats = engine.stats();
     assert!(stats.disk_bytes * 10 <= stats.live_bytes * 13, "{stats:?}");
-    assert_eq!(stats.disk_bytes, disk_bytes(directory.path()));
+    // The active file is preallocated.
+    assert!(stats.disk_bytes <= disk_bytes(directory.path()));
     assert!(matches!(engine.merge_status().unwrap().state, TaskState::Done));
     drop(engine);
     let (engine, recovery) = support::open_any(&options);

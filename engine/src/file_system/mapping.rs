@@ -1,13 +1,14 @@
-//! Sealed files as memory: the one module with unsafe code.
+//! Files as memory: sealed ones to be read, the end of the active one to be written. The one module with unsafe code.
 //!
-//! Reading a mapped page that the file lost (someone truncated it) or that the disk cannot give (an I/O error)
+//! Touching a mapped page that the file lost (someone truncated it) or that the disk cannot give (an I/O error)
 //! raises SIGBUS, which by default ends the process. Here a handler puts a page of zeros in that page's place and
 //! marks the mapping as broken; the copy that met it goes on, and fails when it is done. So what a mapping hands
 //! out is what the file holds, or an error; who gets that reads the file itself, to learn what is wrong with it.
+//! What a [`WritableMapping`] took is in the page cache, as after a write, or it said so.
 //! (Wayland's shared buffers are guarded in the same way: `wl_shm_buffer_begin_access`.)
 //!
 //! Invariants: a mapping's range is in the table as long as it is mapped, and no longer; nothing but
-//! [`Mapping::copy`] touches mapped memory. A fault outside of all mappings goes to the handler that was there before.
+//! [`Mapping::copy`] and [`WritableMapping::write`] touches mapped memory. A fault outside of all mappings goes to the handler that was there before.
 
 #![expect(unsafe_code, reason = "memory mapping and its signal handler")]
 
@@ -39,52 +40,83 @@ static NEXT_SLOT: AtomicUsize = AtomicUsize::new(0);
 const FREE: usize = 0;
 const TAKEN: usize = 1;
 
-/// The beginning of a file as memory.
-pub struct Mapping {
-    start: *const u8,
+/// Mapped memory, found by the signal handler as long as it is mapped.
+struct Region {
+    start: *mut u8,
     len: usize,
     slot: &'static Slot,
 }
 
-// SAFETY: the memory is only read, by copying, and belongs to the mapping until it is dropped.
-unsafe impl Send for Mapping {}
+// SAFETY: the memory belongs to the region until it is dropped, and is only touched by copying; who writes to it
+// has it to himself.
+unsafe impl Send for Region {}
 // SAFETY: as above.
-unsafe impl Sync for Mapping {}
+unsafe impl Sync for Region {}
 
-impl std::fmt::Debug for Mapping {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Mapping").field("len", &self.len).finish_non_exhaustive()
-    }
-}
-
-impl Mapping {
-    /// Maps the first `len` bytes of a file; it should be that long and is not to be cut.
-    pub(super) fn new(file: &File, len: u64) -> io::Result<Self> {
+impl Region {
+    fn new(file: &File, offset: u64, len: u64, protection: libc::c_int) -> io::Result<Self> {
         install_handler()?;
         let len = usize::try_from(len).ok().filter(|&len| len > 0).ok_or(io::ErrorKind::InvalidInput)?;
+        let offset = libc::off_t::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
         let slot = free_slot().ok_or_else(|| io::Error::other("too many mapped files"))?;
         // SAFETY: a new mapping at an address of the system's choice; the descriptor is open.
         let start = unsafe {
-            libc::mmap(ptr::null_mut(), len, libc::PROT_READ, libc::MAP_SHARED, file.as_raw_fd(), 0)
+            libc::mmap(ptr::null_mut(), len, protection, libc::MAP_SHARED, file.as_raw_fd(), offset)
         };
         if start == libc::MAP_FAILED {
             let error = io::Error::last_os_error();
             slot.start.store(FREE, Ordering::Release);
             return Err(error);
         }
-        // Records are read here and there: reading ahead would fill the page cache with what nobody asked for.
-        // SAFETY: the range was just mapped; a refusal changes nothing.
-        unsafe { libc::madvise(start, len, libc::MADV_RANDOM) };
         slot.broken.store(false, Ordering::Relaxed);
         slot.len.store(len, Ordering::Relaxed);
         slot.start.store(start as usize, Ordering::SeqCst);
         Ok(Self { start: start.cast(), len, slot })
     }
 
+    fn contains(&self, offset: usize, len: usize) -> bool {
+        offset.checked_add(len).is_some_and(|end| end <= self.len)
+    }
+
+    /// Whether a page was lost, now or before.
+    fn is_broken(&self) -> bool {
+        compiler_fence(Ordering::SeqCst);
+        self.slot.broken.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Region {
+    fn drop(&mut self) {
+        // First the slot: the range may belong to another mapping as soon as it is unmapped.
+        self.slot.start.store(FREE, Ordering::SeqCst);
+        // SAFETY: mapped by `new`, and nobody can touch it any more.
+        unsafe { libc::munmap(self.start.cast(), self.len) };
+    }
+}
+
+/// The beginning of a file as memory.
+pub struct Mapping(Region);
+
+impl std::fmt::Debug for Mapping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mapping").field("len", &self.0.len).finish_non_exhaustive()
+    }
+}
+
+impl Mapping {
+    /// Maps the first `len` bytes of a file; it should be that long and is not to be cut.
+    pub(super) fn new(file: &File, len: u64) -> io::Result<Self> {
+        let region = Region::new(file, 0, len, libc::PROT_READ)?;
+        // Records are read here and there: reading ahead would fill the page cache with what nobody asked for.
+        // SAFETY: the range was just mapped; a refusal changes nothing.
+        unsafe { libc::madvise(region.start.cast(), region.len, libc::MADV_RANDOM) };
+        Ok(Self(region))
+    }
+
     /// Appends `len` bytes from `offset` on to `buffer`, or nothing: if they are not all mapped, or a page was lost.
     pub fn copy(&self, offset: u64, len: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
         let offset = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
-        if offset.checked_add(len).is_none_or(|end| end > self.len) {
+        if !self.0.contains(offset, len) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         buffer.reserve(len);
@@ -92,10 +124,9 @@ impl Mapping {
         // SAFETY: the source is within the mapping, the target within the reserved room, and they are apart. If a
         // page is lost, the handler puts zeros there.
         unsafe {
-            ptr::copy_nonoverlapping(self.start.add(offset), buffer.as_mut_ptr().add(before), len);
+            ptr::copy_nonoverlapping(self.0.start.add(offset), buffer.as_mut_ptr().add(before), len);
         }
-        compiler_fence(Ordering::SeqCst);
-        if self.slot.broken.load(Ordering::Relaxed) {
+        if self.0.is_broken() {
             return Err(io::Error::other("a mapped page could not be read"));
         }
         // SAFETY: these bytes were written above.
@@ -104,12 +135,52 @@ impl Mapping {
     }
 }
 
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        // First the slot: the range may belong to another mapping as soon as it is unmapped.
-        self.slot.start.store(FREE, Ordering::SeqCst);
-        // SAFETY: mapped by `new`, and nobody can copy from it any more.
-        unsafe { libc::munmap(self.start.cast_mut().cast(), self.len) };
+/// A stretch of a file as memory that is written to.
+pub struct WritableMapping {
+    region: Region,
+    /// Of the stretch in the file.
+    offset: u64,
+}
+
+impl std::fmt::Debug for WritableMapping {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { region, offset } = self;
+        f.debug_struct("WritableMapping")
+            .field("offset", offset)
+            .field("len", &region.len)
+            .finish_non_exhaustive()
+    }
+}
+
+impl WritableMapping {
+    /// Maps a stretch of a file, which must be that long, with its space reserved, and not be cut as long as this
+    /// is there. The offset must be a multiple of [`MAPPING_STEP`](super::MAPPING_STEP).
+    pub(super) fn new(file: &File, offset: u64, len: u64) -> io::Result<Self> {
+        let region = Region::new(file, offset, len, libc::PROT_READ | libc::PROT_WRITE)?;
+        Ok(Self { region, offset })
+    }
+
+    /// Whether these bytes of the file are in it.
+    pub fn contains(&self, offset: u64, len: usize) -> bool {
+        self.within(offset, len).is_some()
+    }
+
+    fn within(&self, offset: u64, len: usize) -> Option<usize> {
+        let at = usize::try_from(offset.checked_sub(self.offset)?).ok()?;
+        self.region.contains(at, len).then_some(at)
+    }
+
+    /// Writes the bytes at this offset of the file. After an error some of them may be there.
+    pub fn write(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let at = self.within(offset, bytes.len()).ok_or(io::ErrorKind::InvalidInput)?;
+        // SAFETY: the target is within the mapping, which is writable, and nobody else's as long as this has it;
+        // the source is not, since nobody is given a reference into it. If a page is lost, the handler puts
+        // another there.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.region.start.add(at), bytes.len()) };
+        if self.region.is_broken() {
+            return Err(io::Error::other("a mapped page could not be written"));
+        }
+        Ok(())
     }
 }
 
@@ -167,7 +238,8 @@ fn put_zeros(address: usize) -> bool {
         let page_len = libc::sysconf(libc::_SC_PAGESIZE) as usize;
         let page = (address & !(page_len - 1)) as *mut libc::c_void;
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED;
-        let put = libc::mmap(page, page_len, libc::PROT_READ, flags, -1, 0);
+        let protection = libc::PROT_READ | libc::PROT_WRITE;
+        let put = libc::mmap(page, page_len, protection, flags, -1, 0);
         *libc::__errno_location() = errno;
         put != libc::MAP_FAILED
     }
@@ -242,5 +314,33 @@ mod tests {
         drop(mapping);
         let again = Mapping::new(&file, 4096).unwrap();
         again.copy(0, 1, &mut bytes).unwrap();
+    }
+
+    #[test]
+    fn writable_mapping_writes_its_stretch_of_the_file_and_nothing_beyond() {
+        let (_directory, file) = file_of(&vec![7; 64 << 10]);
+        let mut mapping = WritableMapping::new(&file, 16 << 10, 16 << 10).unwrap();
+        mapping.write(b"first", 16 << 10).unwrap();
+        mapping.write(b"last", (32 << 10) - 4).unwrap();
+        for (offset, len) in [(0, 1), ((16 << 10) - 1, 2), ((32 << 10) - 3, 4), (u64::MAX, 1)] {
+            assert!(!mapping.contains(offset, len));
+            assert!(mapping.write(&vec![1; len], offset).is_err());
+        }
+        let mut expected = vec![7; 64 << 10];
+        expected[16 << 10..][..5].copy_from_slice(b"first");
+        expected[(32 << 10) - 4..32 << 10].copy_from_slice(b"last");
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut &file, &mut bytes).unwrap();
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn write_to_a_truncated_file_is_an_error() {
+        let (_directory, file) = file_of(&vec![7; 64 << 10]);
+        let mut mapping = WritableMapping::new(&file, 0, 64 << 10).unwrap();
+        mapping.write(b"fine", 0).unwrap();
+        file.set_len(4096).unwrap();
+        assert!(mapping.write(b"lost", 32 << 10).is_err());
+        assert!(mapping.write(b"not believed", 4).is_err());
     }
 }

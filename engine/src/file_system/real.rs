@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use super::{FileHandle, FileSystem, Mapping, OpenMode};
+use super::{FileHandle, FileSystem, Mapping, OpenMode, WritableMapping};
 
 /// The operating system's file system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -111,5 +111,9 @@ impl FileHandle for File {
 
     fn map(&self, len: u64) -> io::Result<Option<Mapping>> {
         Mapping::new(self, len).map(Some)
+    }
+
+    fn map_to_write(&self, offset: u64, len: u64) -> io::Result<Option<WritableMapping>> {
+        WritableMapping::new(self, offset, len).map(Some)
     }
 }

@@ -12,13 +12,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::data_file::{DataFile, FileTable, Location, Pin};
 use crate::directory::Directory;
 use crate::error::{AppendError, IoError};
-use crate::file_system::FileHandle;
+use crate::file_system::{FileHandle, MAPPING_STEP, WritableMapping};
 use crate::format::{FILE_HEADER_LEN, FileHeader, FileKind, MARK_LEN, Salt, encode_mark};
 use crate::log::{Appended, Done};
 use crate::options::{Options, SyncPolicy};
 
 /// The file is preallocated in steps of at most this: a sync of preallocated bytes need not sync a new length.
 const PREALLOCATION_STEP: u64 = 16 << 20;
+
+/// Bytes of the active file that are mapped at once. More would show as memory of this process.
+const WINDOW_BYTES: u64 = 4 << 20;
+
+/// What is longer is written with a call: that costs less than to touch as many pages.
+const MAPPED_WRITE_MAX: usize = 64 << 10;
+
+const _: () = assert!(WINDOW_BYTES >= MAPPING_STEP + MAPPED_WRITE_MAX as u64);
 
 // Offsets count from the room for a mark, also in a group that is written without it.
 const _: () = assert!(FILE_HEADER_LEN >= MARK_LEN);
@@ -31,6 +39,10 @@ pub(crate) struct Writer {
     salt: Salt,
     max_file_size: u64,
     preallocates: bool,
+    /// Whether short writes go through the window, which saves a system call each. Of no use where each group is synced.
+    maps: bool,
+    /// The stretch of the file's preallocated part that is mapped. There is none while the file is cut.
+    window: Option<WritableMapping>,
     /// Where the next record goes.
     end: u64,
     /// Below this everything was synced.
@@ -114,7 +126,9 @@ impl Writer {
             active,
             file,
             max_file_size: options.max_file_size,
-            preallocates: options.sync == SyncPolicy::Always,
+            preallocates: true,
+            maps: options.map_files && options.sync != SyncPolicy::Always,
+            window: None,
             end,
             durable: end,
             marked,
@@ -195,9 +209,9 @@ impl Writer {
     }
 
     fn write_at_end(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
-        let written = self.preallocate(bytes.len() as u64).and_then(|()| {
-            self.file.write_all_at(bytes, self.end).map_err(|e| IoError::new("write", &self.active.path, e))
-        });
+        let written = self
+            .preallocate(bytes.len() as u64)
+            .and_then(|()| self.put(bytes).map_err(|e| IoError::new("write", &self.active.path, e)));
         if let Err(error) = written {
             self.take_back()?;
             return Err(error.into());
@@ -209,8 +223,41 @@ impl Writer {
         Ok(())
     }
 
+    /// Writes at the end of the records, into preallocated space or, if there is none, beyond it.
+    fn put(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let end = self.end;
+        match self.window_for(bytes.len()) {
+            Some(window) => window.write(bytes, end),
+            None => self.file.write_all_at(bytes, end),
+        }
+    }
+
+    /// The window, moved to where so many bytes are to go; none if they are not to go through one.
+    fn window_for(&mut self, len: usize) -> Option<&mut WritableMapping> {
+        let needed = self.end + len as u64;
+        if !self.maps || len > MAPPED_WRITE_MAX || needed > self.allocated {
+            return None;
+        }
+        let end = self.end;
+        if !self.window.as_ref().is_some_and(|window| window.contains(end, len)) {
+            let start = end / MAPPING_STEP * MAPPING_STEP;
+            let window_end = (start + WINDOW_BYTES).min(self.allocated);
+            self.window = None;
+            match self.file.map_to_write(start, window_end - start) {
+                Ok(Some(window)) => self.window = Some(window),
+                Ok(None) => self.maps = false,
+                Err(error) => {
+                    tracing::warn!(%error, "the active file cannot be mapped: each append takes a system call");
+                    self.maps = false;
+                }
+            }
+        }
+        self.window.as_mut()
+    }
+
     /// Removes what a failed write may have left, durably, so that recovery will not find it.
     fn take_back(&mut self) -> Result<(), AppendError> {
+        self.window = None;
         let cut = self.file.set_len(self.end).and_then(|()| self.file.sync_data());
         self.allocated = self.end;
         cut.map_err(|e| {
@@ -317,6 +364,7 @@ impl Writer {
     }
 
     fn cut_and_sync(&mut self) -> Result<(), AppendError> {
+        self.window = None;
         let done = self.file.set_len(self.end).and_then(|()| self.file.sync_all());
         done.map_err(|e| AppendError::Poisoned(self.poison(IoError::new("complete", &self.active.path, e))))?;
         self.allocated = self.end;

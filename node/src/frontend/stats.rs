@@ -21,24 +21,11 @@ pub struct Stats {
     connections: AtomicU64,
     connections_total: AtomicU64,
     connections_refused: AtomicU64,
-    counters: Counters,
+    counted: Mutex<Tally>,
     latencies: Mutex<Latencies>,
 }
 
-#[derive(Debug, Default)]
-struct Counters {
-    commands: AtomicU64,
-    gets: AtomicU64,
-    sets: AtomicU64,
-    deletes: AtomicU64,
-    hits: AtomicU64,
-    misses: AtomicU64,
-    errors: AtomicU64,
-    bytes_in: AtomicU64,
-    bytes_out: AtomicU64,
-}
-
-/// What one connection has counted since it last handed its counts over.
+/// What was counted: by one connection since it last handed its counts over, or by all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Commands answered.
@@ -87,24 +74,8 @@ pub struct Snapshot {
     pub connections_total: u64,
     /// Connections turned away since the start, for the limit on open ones.
     pub connections_refused: u64,
-    /// Commands answered.
-    pub commands: u64,
-    /// Commands that read keys.
-    pub gets: u64,
-    /// Commands that wrote keys.
-    pub sets: u64,
-    /// Commands that deleted keys.
-    pub deletes: u64,
-    /// Reads that found their key.
-    pub hits: u64,
-    /// Reads that did not.
-    pub misses: u64,
-    /// Error replies.
-    pub errors: u64,
-    /// Bytes read.
-    pub bytes_in: u64,
-    /// Bytes written.
-    pub bytes_out: u64,
+    /// What the connections have handed over.
+    pub tally: Tally,
     /// Median latency of the last one to two seconds' commands, microseconds; 0 if there were none.
     pub latency_p50_us: u64,
     /// 99th percentile of the same.
@@ -118,7 +89,7 @@ impl Default for Stats {
             connections: AtomicU64::default(),
             connections_total: AtomicU64::default(),
             connections_refused: AtomicU64::default(),
-            counters: Counters::default(),
+            counted: Mutex::default(),
             latencies: Mutex::default(),
         }
     }
@@ -144,25 +115,7 @@ impl Stats {
 
     /// Takes over what a connection counted, and clears it.
     pub fn add(&self, tally: &mut Tally) {
-        let Tally { commands, gets, sets, deletes, hits, misses, errors, bytes_in, bytes_out } =
-            std::mem::take(tally);
-        let to = &self.counters;
-        let pairs = [
-            (&to.commands, commands),
-            (&to.gets, gets),
-            (&to.sets, sets),
-            (&to.deletes, deletes),
-            (&to.hits, hits),
-            (&to.misses, misses),
-            (&to.errors, errors),
-            (&to.bytes_in, bytes_in),
-            (&to.bytes_out, bytes_out),
-        ];
-        for (counter, count) in pairs {
-            if count != 0 {
-                counter.fetch_add(count, Ordering::Relaxed);
-            }
-        }
+        self.counted.lock().merge(std::mem::take(tally));
     }
 
     /// Records that `count` commands took from `since` to `now`.
@@ -177,22 +130,13 @@ impl Stats {
     /// The counters now.
     pub fn snapshot(&self) -> Snapshot {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let from = &self.counters;
         let (latency_p50_us, latency_p99_us) = self.latencies.lock().percentiles(Instant::now());
         Snapshot {
             uptime_s: self.started.elapsed().as_secs(),
             connections: read(&self.connections),
             connections_total: read(&self.connections_total),
             connections_refused: read(&self.connections_refused),
-            commands: read(&from.commands),
-            gets: read(&from.gets),
-            sets: read(&from.sets),
-            deletes: read(&from.deletes),
-            hits: read(&from.hits),
-            misses: read(&from.misses),
-            errors: read(&from.errors),
-            bytes_in: read(&from.bytes_in),
-            bytes_out: read(&from.bytes_out),
+            tally: *self.counted.lock(),
             latency_p50_us,
             latency_p99_us,
         }
@@ -271,8 +215,8 @@ mod tests {
         let (stats, mut tally) = (Stats::default(), Tally { gets: 3, commands: 4, ..Tally::default() });
         stats.add(&mut tally);
         stats.add(&mut tally);
-        let snapshot = stats.snapshot();
-        assert_eq!((snapshot.gets, snapshot.commands, snapshot.sets), (3, 4, 0));
+        let counted = stats.snapshot().tally;
+        assert_eq!((counted.gets, counted.commands, counted.sets), (3, 4, 0));
     }
 
     #[test]

@@ -103,7 +103,7 @@ fn add(delta: i64, live: Option<&Entry>) -> Result<(Effect, Outcome), ActionErro
 
 /// Reads a decimal integer as Redis's `string2ll` does: only the one text an integer is printed as, so no
 /// `+`, no blanks, no leading zeros, no `-0`.
-fn parse_integer(text: &[u8]) -> Option<i64> {
+pub(crate) fn parse_integer(text: &[u8]) -> Option<i64> {
     let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
         digits => (false, digits),

@@ -5,6 +5,7 @@ mod ticket;
 
 use bytes::Bytes;
 pub use evaluate::evaluate;
+pub(crate) use evaluate::parse_integer;
 use serde::{Deserialize, Serialize};
 pub(crate) use ticket::abandoned;
 pub use ticket::{Answer, ScanPage, Ticket};

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use caskade_engine::PARTITIONS;
+use caskade_engine::{PARTITIONS, SLOTS};
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -17,7 +17,7 @@ use crate::id::Partition;
 use crate::kv::{Failure, Operation, ScanPage, Ticket};
 
 /// Slots of one partition.
-const SLOTS_PER_PARTITION: u16 = 16_384 / PARTITIONS;
+const SLOTS_PER_PARTITION: u16 = SLOTS / PARTITIONS;
 
 impl Node {
     /// Serves Redis clients on `listener` until `stopping` says so, then answers what they had asked.

@@ -49,6 +49,11 @@ use crate::kv::Ticket;
 use crate::net::{Class, Handler, Network, Responder, wire};
 use crate::topology::{RaftTransport, Topology, TopologyConfig};
 
+/// Nodes whose addresses are kept before they are members.
+const HEARD_ADDRS_MAX: usize = 1024;
+/// Addresses kept of one of them, and bytes of each: what a member may announce is bounded by the message only.
+const ADDRS_PER_NODE_MAX: usize = 16;
+const ADDR_BYTES_MAX: usize = 512;
 /// Version of this build.
 pub const BUILD: &str = env!("CARGO_PKG_VERSION");
 /// How long the copy of a partition that left this node is kept.
@@ -80,7 +85,7 @@ pub struct Node {
     leases: Mutex<Option<(u64, LeaseTable)>>,
     registering: Mutex<HashSet<(NodeId, Incarnation)>>,
     seen_down: Mutex<HashMap<NodeId, u64>>,
-    /// Addresses heard in announcements of nodes that are not members yet.
+    /// Addresses heard in announcements of nodes that are not members yet, [`HEARD_ADDRS_MAX`] at most.
     heard_addrs: Mutex<HashMap<NodeId, Vec<String>>>,
     coordinator_hint: Option<NodeId>,
     started_ms: u64,
@@ -88,6 +93,16 @@ pub struct Node {
     /// Why this process can never have a lease again, once that is known.
     refusal: watch::Sender<Option<String>>,
     tasks: Mutex<JoinSet<()>>,
+}
+
+/// Keeps the announced addresses, unless there are those of too many other nodes; tells whether it did.
+fn note_within_bounds(heard: &mut HashMap<NodeId, Vec<String>>, announcement: &Announcement) -> bool {
+    if heard.len() >= HEARD_ADDRS_MAX && !heard.contains_key(&announcement.node) {
+        return false;
+    }
+    let short = announcement.peer_addrs.iter().filter(|addr| addr.len() <= ADDR_BYTES_MAX);
+    heard.insert(announcement.node, short.take(ADDRS_PER_NODE_MAX).cloned().collect());
+    true
 }
 
 /// What the network calls: the node, once there is one. Before that, peers' calls go unanswered.
@@ -301,8 +316,20 @@ impl Node {
     }
 
     fn note_address(&self, announcement: &Announcement) {
-        self.heard_addrs.lock().insert(announcement.node, announcement.peer_addrs.clone());
-        self.update_peers();
+        let noted = {
+            let mut heard = self.heard_addrs.lock();
+            if heard.len() >= HEARD_ADDRS_MAX {
+                // Members' addresses are in the state.
+                let state = self.topology.state();
+                heard.retain(|node, _| !state.members.contains_key(node));
+            }
+            note_within_bounds(&mut heard, announcement)
+        };
+        if noted {
+            self.update_peers();
+        } else {
+            tracing::debug!(node = %announcement.node, "an address was not noted: too many nodes want to join");
+        }
     }
 
     /// Tells the network where members, and nodes about to be, are reached.
@@ -409,4 +436,40 @@ async fn join_cluster(
     let (replication_factor, lease_ms) = (settings.replicas, settings.lease_ms);
     topology.found(Change::Found { cluster_id, replication_factor, lease_ms, founder }).await?;
     Ok(join::Introduction { cluster_id, coordinator: Some(identity.node), members: Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn announcement(node: u16, peer_addrs: Vec<String>) -> Announcement {
+        let mut id = [0; 32];
+        id[..2].copy_from_slice(&node.to_le_bytes());
+        Announcement {
+            node: NodeId::from_bytes(id),
+            incarnation: Incarnation::default(),
+            peer_addrs,
+            client_addr: String::new(),
+            zone: String::new(),
+            weight: 1,
+            build: String::new(),
+            protocol: PROTOCOL,
+        }
+    }
+
+    #[test]
+    fn addresses_of_so_many_nodes_are_kept_and_so_many_of_each() {
+        let mut heard = HashMap::new();
+        let nodes = HEARD_ADDRS_MAX as u16;
+        for node in 0..nodes {
+            assert!(note_within_bounds(&mut heard, &announcement(node, vec!["/dns/a".to_owned()])));
+        }
+        assert!(!note_within_bounds(&mut heard, &announcement(nodes, Vec::new())));
+        let mut many = vec!["x".repeat(ADDR_BYTES_MAX + 1)];
+        many.extend((0..100).map(|number| number.to_string()));
+        let known = announcement(0, many);
+        assert!(note_within_bounds(&mut heard, &known), "a node that is noted may move");
+        assert_eq!(heard[&known.node].len(), ADDRS_PER_NODE_MAX);
+        assert_eq!(heard[&known.node][0], "0");
+    }
 }

@@ -1,27 +1,4 @@
-//! Decimal integers as Redis reads them.
-
-/// Reads an integer as Redis's `string2ll` does: only the one text an integer is printed as, so no `+`, no blanks,
-/// no leading zeros, no `-0`.
-pub(super) fn parse_i64(text: &[u8]) -> Option<i64> {
-    let (negative, digits) = match text {
-        [b'-', digits @ ..] => (true, digits),
-        digits => (false, digits),
-    };
-    match digits {
-        [b'0'] if !negative => return Some(0),
-        [b'1'..=b'9', ..] => {}
-        _ => return None,
-    }
-    // Summed on the negative side, which reaches one further than the positive.
-    let mut sum: i64 = 0;
-    for byte in digits {
-        if !byte.is_ascii_digit() {
-            return None;
-        }
-        sum = sum.checked_mul(10)?.checked_sub(i64::from(byte - b'0'))?;
-    }
-    if negative { Some(sum) } else { sum.checked_neg() }
-}
+//! Unsigned decimal integers; the signed ones are read by [`parse_integer`](crate::kv::parse_integer).
 
 /// Reads a SCAN cursor: decimal digits that fit 64 bits.
 pub(super) fn parse_u64(text: &[u8]) -> Option<u64> {
@@ -34,18 +11,6 @@ pub(super) fn parse_u64(text: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn integers_have_one_text_each() {
-        for number in [0, 1, -1, 10, 4096, i64::MAX, i64::MIN] {
-            assert_eq!(parse_i64(number.to_string().as_bytes()), Some(number));
-        }
-        for text in
-            ["", "-", "+1", " 1", "1 ", "01", "-0", "1a", "9223372036854775808", "-9223372036854775809"]
-        {
-            assert_eq!(parse_i64(text.as_bytes()), None, "{text}");
-        }
-    }
 
     #[test]
     fn cursors_are_unsigned() {

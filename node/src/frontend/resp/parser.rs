@@ -7,7 +7,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::inline;
-use super::number::parse_i64;
+use crate::kv::parse_integer;
 
 /// Longest line, inline command or length, in bytes (Redis's `PROTO_INLINE_MAX_SIZE`).
 pub(super) const LINE_BYTES_MAX: usize = 64 * 1024;
@@ -231,7 +231,7 @@ impl Parser {
             return Ok(Step::Incomplete);
         };
         let invalid = || ProtocolError::new("invalid multibulk length");
-        let count = parse_i64(line).ok_or_else(invalid)?;
+        let count = parse_integer(line).ok_or_else(invalid)?;
         // A count that is not positive is a command of nothing: it is skipped, as Redis does.
         let count = usize::try_from(count).unwrap_or(0);
         if count > self.bounds.args_max {
@@ -265,7 +265,7 @@ impl Parser {
             return Err(ProtocolError(format!("expected '$', got '{}'", char::from(first))));
         }
         let invalid = || ProtocolError::new("invalid bulk length");
-        let len = parse_i64(line).and_then(|len| usize::try_from(len).ok()).ok_or_else(invalid)?;
+        let len = parse_integer(line).and_then(|len| usize::try_from(len).ok()).ok_or_else(invalid)?;
         self.after_line(line.len());
         self.enter_bulk(left, len)
     }

@@ -115,6 +115,16 @@ fn add_refuses_what_does_not_fit_64_bits() {
 }
 
 #[test]
+fn integers_have_one_text_each() {
+    for number in [0, 1, -1, 10, 4096, i64::MAX, i64::MIN] {
+        assert_eq!(parse_integer(number.to_string().as_bytes()), Some(number));
+    }
+    for text in ["", "-", "+1", " 1", "1 ", "01", "-0", "1a", "9223372036854775808", "-9223372036854775809"] {
+        assert_eq!(parse_integer(text.as_bytes()), None, "{text}");
+    }
+}
+
+#[test]
 fn only_the_text_an_integer_is_printed_as_is_an_integer() {
     for text in ["0", "1", "-1", "10", "9223372036854775807", "-9223372036854775808"] {
         assert_eq!(parse_integer(text.as_bytes()), text.parse().ok(), "{text}");

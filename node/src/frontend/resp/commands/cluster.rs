@@ -4,7 +4,7 @@
 //! save a hop. Every node is primary of some slots and replica of others; Redis knows no such nodes, so in
 //! NODES each is a master of the slots it is primary of.
 
-use caskade_engine::slot_of;
+use caskade_engine::{SLOTS, slot_of};
 
 use super::client::help;
 use super::{Context, unknown_subcommand, wrong_arity};
@@ -13,8 +13,6 @@ use crate::frontend::resp::encoder::Encoder;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Reply};
 use crate::id::NodeId;
-
-const SLOTS: u32 = 16_384;
 
 pub(super) fn cluster(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let name = String::from_utf8_lossy(args.get(1)).to_ascii_lowercase();
@@ -147,8 +145,9 @@ fn nodes(topology: &Topology) -> String {
 fn info(topology: &Topology) -> String {
     let served = topology.ranges.iter().filter(|range| range.primary.is_some());
     let served: u32 = served.map(|range| u32::from(range.end - range.start) + 1).sum();
-    let state = if served == SLOTS { "ok" } else { "fail" };
-    let (failed, known) = (SLOTS - served, topology.nodes.len());
+    let all = u32::from(SLOTS);
+    let state = if served == all { "ok" } else { "fail" };
+    let (failed, known) = (all - served, topology.nodes.len());
     let size = topology.nodes.iter().filter(|node| node.up).count();
     let epoch = topology.epoch;
     format!(

@@ -74,15 +74,15 @@ fn write_section(
         "stats" => {
             field("# Stats\r\ntotal_connections_received", &now.connections_total);
             field("rejected_connections", &now.connections_refused);
-            field("total_commands_processed", &now.commands);
-            field("total_net_input_bytes", &now.bytes_in);
-            field("total_net_output_bytes", &now.bytes_out);
-            field("keyspace_hits", &now.hits);
-            field("keyspace_misses", &now.misses);
-            field("total_error_replies", &now.errors);
-            field("caskade_gets", &now.gets);
-            field("caskade_sets", &now.sets);
-            field("caskade_deletes", &now.deletes);
+            field("total_commands_processed", &now.tally.commands);
+            field("total_net_input_bytes", &now.tally.bytes_in);
+            field("total_net_output_bytes", &now.tally.bytes_out);
+            field("keyspace_hits", &now.tally.hits);
+            field("keyspace_misses", &now.tally.misses);
+            field("total_error_replies", &now.tally.errors);
+            field("caskade_gets", &now.tally.gets);
+            field("caskade_sets", &now.tally.sets);
+            field("caskade_deletes", &now.tally.deletes);
             field("caskade_latency_p50_us", &now.latency_p50_us);
             field("caskade_latency_p99_us", &now.latency_p99_us);
         }

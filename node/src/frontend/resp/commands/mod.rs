@@ -15,13 +15,12 @@ use std::sync::Arc;
 
 use super::connection::Client;
 use super::encoder::Encoder;
-use super::number::parse_i64;
 use super::parser::Args;
 use super::reply::{Handled, Later, Refusal, Reply};
 use super::server::Server;
 use crate::frontend::stats::Tally;
 use crate::kv::Ticket;
-use crate::kv::{Action, Operation};
+use crate::kv::{Action, Operation, parse_integer};
 
 pub(super) use self::table::COMMANDS;
 
@@ -163,7 +162,10 @@ pub(super) fn handle(command: Option<&Command>, context: &mut Context<'_>, args:
     if let Some(long) =
         command.keys.of(args).map(|index| args.get(index).len()).find(|len| *len > KEY_BYTES_MAX)
     {
-        return Err(format!("ERR a key of {long} bytes is too long: the most is {KEY_BYTES_MAX}").into());
+        let reason = format!(
+            "ERR a key of {long} bytes is too long: the most is {KEY_BYTES_MAX}; nothing was changed"
+        );
+        return Err(reason.into());
     }
     (command.handler)(context, args)
 }
@@ -202,7 +204,7 @@ fn not_an_integer() -> Refusal {
 }
 
 fn integer(text: &[u8]) -> Result<i64, Refusal> {
-    parse_i64(text).ok_or_else(not_an_integer)
+    parse_integer(text).ok_or_else(not_an_integer)
 }
 
 /// A reply that is worked out on the side: `write` gets what `future` came to.
