@@ -15,7 +15,6 @@ const CHUNK_SLOTS: usize = 256;
 const CHUNKS: usize = (FileSlot::MAX as usize + 1) / CHUNK_SLOTS;
 
 /// What of one data file is live.
-#[cfg_attr(not(test), allow(dead_code, reason = "the merge reads it"))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FileFigure {
     /// Bytes of the records of live keys.
@@ -44,7 +43,6 @@ impl FileFigures {
     }
 
     /// What the keydir has of this file.
-    #[cfg_attr(not(test), allow(dead_code, reason = "the merge reads it"))]
     pub(crate) fn of(&self, file: FileSlot) -> FileFigure {
         let (chunk, index) = (usize::from(file) / CHUNK_SLOTS, usize::from(file) % CHUNK_SLOTS);
         let Some(counters) = self.chunks[chunk].get().map(|chunk| &chunk[index]) else {

@@ -308,7 +308,6 @@ impl Keydir {
 }
 
 /// What a merge needs.
-#[cfg_attr(not(test), allow(dead_code, reason = "the merge calls it"))]
 impl Keydir {
     /// How many bytes of each file are live.
     pub(crate) fn figures(&self) -> &FileFigures {

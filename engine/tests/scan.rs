@@ -90,14 +90,24 @@ proptest! {
     }
 }
 
+/// Stops the other threads, also when this one panics.
+struct StopAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
-fn keys_present_throughout_are_met_once_in_order_while_others_come_and_go() {
+fn keys_present_throughout_are_met_once_in_order_while_others_come_and_go_and_merges_run() {
     let directory = fast_directory();
     let engine = open(&ordered(directory.path()));
     let steady: Vec<Vec<u8>> = (0..3000).map(|number| format!("key-{number:05}").into_bytes()).collect();
     steady.iter().for_each(|key| engine.put(key, b"first").unwrap());
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stop = StopAtEnd(&stop);
         scope.spawn(|| {
             for round in 0_usize.. {
                 for (number, key) in steady.iter().enumerate().skip(round % 7).step_by(7) {
@@ -111,6 +121,12 @@ fn keys_present_throughout_are_met_once_in_order_while_others_come_and_go() {
                 }
             }
         });
+        scope.spawn(|| {
+            // Records are moved under the scans, and their files removed.
+            while !stop.load(Ordering::Relaxed) {
+                engine.merge().unwrap();
+            }
+        });
         for _ in 0..4 {
             let scanned = keys(engine.prefix(b"key-").unwrap());
             let mut pages = paged(&engine, Bound::Unbounded, Bound::Unbounded, 100);
@@ -120,7 +136,6 @@ fn keys_present_throughout_are_met_once_in_order_while_others_come_and_go() {
                 assert!(kept.eq(steady.iter()));
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
 }
 
