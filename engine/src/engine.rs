@@ -281,6 +281,11 @@ impl Engine {
         self.0.log.close()
     }
 
+    /// Makes everything durable that was appended before this call, whatever the sync policy.
+    pub fn sync(&self) -> Result<(), AppendError> {
+        self.0.log.sync()
+    }
+
     /// Does what the engine's thread does (see [`Options::background`]), in this one: writes missing hint files and
     /// merges what is due, at any time of the day. Under way elsewhere, it is waited for.
     pub fn tend(&self) -> Result<Merged, MergeError> {

@@ -280,6 +280,11 @@ impl Log {
         self.shared.writer.lock().finish()
     }
 
+    /// Makes everything durable whose append has returned.
+    pub(crate) fn sync(&self) -> Result<(), AppendError> {
+        self.shared.sync_outside_lock()
+    }
+
     /// Completes the active file and begins the next, unless there is nothing in it. Returns the active file's id:
     /// what was appended before is in lower log files, what is appended from now on in this or higher ones.
     pub(crate) fn seal_active(&self) -> Result<u64, AppendError> {
@@ -541,17 +546,19 @@ impl Shared {
             }
             drop(queue);
             next = Instant::now() + interval;
-            self.sync_outside_lock();
+            // A failure poisons the log, which tells every later append.
+            let _ = self.sync_outside_lock();
         }
     }
 
-    fn sync_outside_lock(&self) {
-        let Some(pending) = self.writer.lock().unsynced() else {
-            return;
+    /// Syncs what was written up to now, while writes go on.
+    fn sync_outside_lock(&self) -> Result<(), AppendError> {
+        let Some(pending) = self.writer.lock().unsynced()? else {
+            return Ok(());
         };
         self.counters.syncs.fetch_add(1, Ordering::Relaxed);
         let result = pending.sync();
-        self.writer.lock().synced(&pending, result);
+        self.writer.lock().synced(&pending, result)
     }
 }
 

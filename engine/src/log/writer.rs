@@ -299,18 +299,28 @@ impl Writer {
     }
 
     /// What a sync outside the lock would make durable, if anything.
-    pub(super) fn unsynced(&self) -> Option<Unsynced> {
-        let dirty = self.durable < self.end && self.poisoned.is_none();
-        dirty.then(|| Unsynced { file: self.file.clone(), active: self.active.clone(), end: self.end })
+    pub(super) fn unsynced(&self) -> Result<Option<Unsynced>, AppendError> {
+        if let Some(error) = &self.poisoned {
+            return Err(AppendError::Poisoned(error.clone()));
+        }
+        let unsynced = || Unsynced { file: self.file.clone(), active: self.active.clone(), end: self.end };
+        Ok((self.durable < self.end).then(unsynced))
     }
 
     /// Takes note of such a sync.
-    pub(super) fn synced(&mut self, what: &Unsynced, result: Result<(), IoError>) {
+    pub(super) fn synced(
+        &mut self,
+        what: &Unsynced,
+        result: Result<(), IoError>,
+    ) -> Result<(), AppendError> {
         match result {
-            Err(error) => drop(self.poison(error)),
-            Ok(()) if what.active.id == self.active.id => self.durable = self.durable.max(what.end),
+            Err(error) => Err(AppendError::Poisoned(self.poison(error))),
+            Ok(()) if what.active.id == self.active.id => {
+                self.durable = self.durable.max(what.end);
+                Ok(())
+            }
             // A newer file was begun meanwhile, for which this one was synced whole.
-            Ok(()) => {}
+            Ok(()) => Ok(()),
         }
     }
 
