@@ -1,7 +1,7 @@
 //! Data files as readers see them: verified reads, and a cap on how many are open at once.
 //!
-//! A sealed file is read through a mapping where the file system can give one, else by positioned reads; so is
-//! the active file always. Invariants: no byte is handed out whose record's checksum was not compared, on a copy
+//! A file is read through a mapping where the file system can give one, else by positioned reads. The active file is
+//! mapped as long as it may become, and read as far as it was written. Invariants: no byte is handed out whose record's checksum was not compared, on a copy
 //! of its own. The active file stays open; of the sealed ones at most `max_open_files` do, the longest unused being
 //! closed first. (How long a file was not used is counted in openings of other files, so that a read of an open
 //! file writes nothing shared.) A file that unpublished records are in is not merged: see [`Pin`].
@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 
 use crate::Record;
 use crate::error::{IoError, ReadError};
 use crate::file_system::{FileHandle, FileSystem, Mapping, OpenMode};
 use crate::format::{FileHeader, FileKind, Header, Kind, Parsed, RECORD_HEADER_LEN, Salt, bound_of};
+use crate::options::Options;
 
 /// A file's number in memory, given anew when the file is gone; 0 is none.
 pub(crate) type FileSlot = u16;
@@ -39,7 +40,7 @@ pub(crate) struct DataFile {
     pub(crate) path: PathBuf,
     pub(crate) salt: Salt,
     pub(crate) kind: FileKind,
-    /// Bytes of the file once it is sealed; before that 0.
+    /// Bytes of the file; of the active one those written, without what is preallocated.
     len: AtomicU64,
     content: ArcSwapOption<Content>,
     /// The count of openings when it was last used.
@@ -60,11 +61,11 @@ const NO_HINT: u8 = 0;
 const HAS_HINT: u8 = 1;
 const DAMAGED: u8 = 2;
 
-/// How an open file is read.
+/// How an open file is read: one of these at least.
 #[derive(Debug)]
-enum Content {
-    Handle(Arc<dyn FileHandle>),
-    Mapped(Mapping),
+struct Content {
+    mapping: Option<Mapping>,
+    handle: Option<Arc<dyn FileHandle>>,
 }
 
 impl DataFile {
@@ -86,14 +87,19 @@ impl DataFile {
         }
     }
 
-    /// A file that is being appended to: it stays open until [`FileTable::seal`].
+    /// A file that is being appended to, with so many bytes, mapped for so many if at all: it stays open until
+    /// [`FileTable::seal`].
     pub(crate) fn active(
         slot: FileSlot,
         path: PathBuf,
         header: &FileHeader,
         file: Arc<dyn FileHandle>,
+        (len, map_len): (u64, Option<u64>),
     ) -> Self {
-        Self::new(slot, path, header, Some(Content::Handle(file)))
+        let mapping = map_len.and_then(|len| file.map(len).ok().flatten());
+        let active = Self::new(slot, path, header, Some(Content { mapping, handle: Some(file) }));
+        active.grown_to(len);
+        active
     }
 
     /// A file that is complete and this long; opened when it is read.
@@ -111,9 +117,14 @@ impl DataFile {
         self.is_active.load(Ordering::Acquire)
     }
 
-    /// Bytes of a sealed file.
+    /// Bytes of the file, without what is preallocated.
     pub(crate) fn len(&self) -> u64 {
-        self.len.load(Ordering::Relaxed)
+        self.len.load(Ordering::Acquire)
+    }
+
+    /// The active file has so many bytes now.
+    pub(crate) fn grown_to(&self, len: u64) {
+        self.len.store(len, Ordering::Release);
     }
 
     /// Whether records of it may still be published.
@@ -198,6 +209,8 @@ pub(crate) struct FileTable {
     files: ArcSwap<Vec<Option<Arc<DataFile>>>>,
     max_open: usize,
     maps: bool,
+    /// How long a file may become, but for a record that is longer alone.
+    max_file_size: u64,
     openings: AtomicU64,
     /// Sealed files that are open; its lock also serialises opening and closing, coming and going.
     open: Mutex<Vec<Arc<DataFile>>>,
@@ -205,16 +218,22 @@ pub(crate) struct FileTable {
 }
 
 impl FileTable {
-    pub(crate) fn new(file_system: Arc<dyn FileSystem>, max_open: usize, maps: bool) -> Self {
+    pub(crate) fn new(file_system: Arc<dyn FileSystem>, options: &Options) -> Self {
         Self {
             file_system,
             files: ArcSwap::from_pointee(vec![None]),
-            max_open,
-            maps,
+            max_open: options.max_open_files,
+            maps: options.map_files,
+            max_file_size: options.max_file_size,
             openings: AtomicU64::new(0),
             open: Mutex::default(),
             last_slot: Mutex::new(0),
         }
+    }
+
+    /// How much of an active file is mapped, if it is.
+    pub(crate) fn active_map_len(&self) -> Option<u64> {
+        self.maps.then_some(self.max_file_size)
     }
 
     /// Takes in one file, made with the slot it is given; `None` if there are too many.
@@ -284,7 +303,7 @@ impl FileTable {
 
     /// The active file has become a sealed one of this length, which may be closed.
     pub(crate) fn seal(&self, file: &Arc<DataFile>, len: u64) {
-        file.len.store(len, Ordering::Relaxed);
+        file.grown_to(len);
         file.is_active.store(false, Ordering::Release);
         // It will be opened anew when it is read: by then it can be mapped.
         file.content.store(None);
@@ -363,23 +382,27 @@ impl FileTable {
         buffer: &mut Vec<u8>,
     ) -> Result<(), ReadError> {
         let offset = u64::from(offset);
-        let mapped = self.with_content(file, |content| match content {
-            Content::Mapped(mapping) => {
+        let failed = |e| IoError::new("read", &file.path, e);
+        let done = self.with_content(file, |content| {
+            if let Some(mapping) = &content.mapping {
+                // Never beyond what was written: there may be no file.
                 let len = u64::from(len).min(file.len().saturating_sub(offset));
-                Ok(mapping.copy(offset, len as usize, buffer).is_ok())
+                if mapping.copy(offset, len as usize, buffer).is_ok() {
+                    return Ok(true);
+                }
             }
-            Content::Handle(handle) => {
-                read_through(&**handle, offset, len as usize, buffer)
-                    .map_err(|e| IoError::new("read", &file.path, e))?;
-                Ok(true)
+            match &content.handle {
+                Some(handle) => {
+                    read_through(&**handle, offset, len as usize, buffer).map_err(failed).map(|()| true)
+                }
+                None => Ok(false),
             }
         })?;
-        if !mapped {
+        if !done {
             // What is wrong with the page, a read will tell; perhaps it succeeds.
             let handle = self.open_handle(file)?;
-            read_through(&*handle, offset, len as usize, buffer)
-                .map_err(|e| IoError::new("read", &file.path, e))?;
-            file.content.store(Some(Arc::new(Content::Handle(handle))));
+            read_through(&*handle, offset, len as usize, buffer).map_err(failed)?;
+            file.content.store(Some(Arc::new(Content { mapping: None, handle: Some(handle) })));
         }
         Ok(())
     }
@@ -407,9 +430,10 @@ impl FileTable {
             return Ok(content);
         }
         let handle = self.open_handle(file)?;
-        let mapping =
-            if self.maps && !file.is_active() { handle.map(file.len()).ok().flatten() } else { None };
-        let content = Arc::new(mapping.map_or(Content::Handle(handle), Content::Mapped));
+        let mapping = if self.maps { handle.map(file.len()).ok().flatten() } else { None };
+        // A mapping needs no descriptor.
+        let handle = mapping.is_none().then_some(handle);
+        let content = Arc::new(Content { mapping, handle });
         file.content.store(Some(content.clone()));
         self.admit(&mut open, file.clone());
         Ok(content)
@@ -484,6 +508,15 @@ impl Stored {
     /// The bound of a tombstone that was read from the file of this id.
     pub(crate) fn bound(&self, file_id: u64) -> u64 {
         bound_of(file_id, self.bytes.get(self.key_range().end..).unwrap_or_default())
+    }
+
+    /// The value alone, for which nothing is allocated; none of a tombstone.
+    pub(crate) fn into_value(mut self) -> Option<Bytes> {
+        let start = self.key_range().end;
+        (self.header.kind == Kind::Value).then(|| {
+            self.bytes.advance(start.min(self.bytes.len()));
+            self.bytes
+        })
     }
 
     pub(crate) fn into_record(self) -> Record {

@@ -110,7 +110,7 @@ impl Engine {
         let (directory, mut listing) = Directory::open(file_system.clone(), &options.path)?;
         let eras = directory.load_eras(&mut listing)?;
         let keydir = Keydir::new(&eras.eras, options.index);
-        let files = Arc::new(FileTable::new(file_system, options.max_open_files, options.map_files));
+        let files = Arc::new(FileTable::new(file_system, &options));
         let Recovered { report, writer, highest_version, unreadable } =
             recover(&options, &directory, &listing, &files, &keydir)?;
         let directory = Arc::new(directory);
@@ -263,8 +263,7 @@ impl Engine {
             records_total: counters.records.load(Ordering::Relaxed),
             live_keys: totals.live_keys,
             tombstones: totals.tombstones,
-            disk_bytes: self.0.files.all().iter().map(|file| file.len()).sum::<u64>()
-                + self.0.log.active_bytes(),
+            disk_bytes: self.0.files.all().iter().map(|file| file.len()).sum(),
             live_bytes: totals.live_bytes,
             data_files: data_files as u64,
             open_files: open_files as u64,
@@ -331,11 +330,16 @@ impl Engine {
 impl Core {
     /// The newest published record of the key.
     pub(crate) fn read(&self, key: &[u8]) -> Result<Option<Record>, ReadError> {
+        Ok(self.find(key)?.map(Stored::into_record))
+    }
+
+    /// The same, as it was read.
+    pub(crate) fn find(&self, key: &[u8]) -> Result<Option<Stored>, ReadError> {
         self.read_at(partition_of(key), position_of(key), |entries| {
             for entry in entries {
                 let stored = self.read_entry(entry)?;
                 if stored.key() == key {
-                    return Ok(Some(stored.into_record()));
+                    return Ok(Some(stored));
                 }
             }
             Ok(None)

@@ -44,7 +44,7 @@ fn data_file(
 }
 
 fn no_files() -> FileTable {
-    FileTable::new(Arc::new(crate::RealFileSystem), 4, true)
+    FileTable::new(Arc::new(crate::RealFileSystem), &crate::Options::new("unused"))
 }
 
 fn at(file: FileSlot, offset: u32, len: u32) -> Location {

@@ -301,11 +301,6 @@ impl Log {
         self.settled_hint.load(Ordering::Acquire)
     }
 
-    /// Bytes of the active file.
-    pub(crate) fn active_bytes(&self) -> u64 {
-        self.shared.writer.lock().end()
-    }
-
     /// Stops the log because of a failure elsewhere in the directory that leaves open what is on disk.
     pub(crate) fn poison(&self, error: IoError) -> AppendError {
         let error = self.shared.writer.lock().poison(error);

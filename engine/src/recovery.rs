@@ -269,7 +269,10 @@ fn open_files(
         let (known, header, active) = inserted.get(index)?;
         let path = known.path.clone();
         Some(Arc::new(match active {
-            Some(handle) => DataFile::active(slot, path, header, handle.clone()),
+            Some(handle) => {
+                let lens = (known.len, files.active_map_len());
+                DataFile::active(slot, path, header, handle.clone(), lens)
+            }
             None => DataFile::sealed(slot, path, header, known.len),
         }))
     });

@@ -102,9 +102,8 @@ impl Table {
 
     /// The entries of this position.
     pub(crate) fn at(&self, position: u64) -> impl Iterator<Item = &Entry> {
-        self.slots(self.home(position))
-            .take_while(move |slot| !slot.is_empty() && slot.position <= position)
-            .filter(move |slot| slot.position == position)
+        let home = self.home(position);
+        Run { blocks: &self.blocks, block: home / BLOCK_SLOTS, slot: home % BLOCK_SLOTS, position }
     }
 
     /// The entries of this position and above, ascending. Empty slots are passed over, of which there are few:
@@ -251,6 +250,34 @@ impl Table {
     #[cfg(test)]
     fn allocated_bytes(&self) -> usize {
         self.blocks.len() * size_of::<Block>() + self.blocks.capacity() * size_of::<Box<Block>>()
+    }
+}
+
+/// Goes over the entries of one position, from its home on: the way of every read, hence no chain of adapters.
+struct Run<'a> {
+    blocks: &'a [Box<Block>],
+    block: usize,
+    slot: usize,
+    position: u64,
+}
+
+impl<'a> Iterator for Run<'a> {
+    type Item = &'a Entry;
+
+    fn next(&mut self) -> Option<&'a Entry> {
+        loop {
+            let Some(entry) = self.blocks.get(self.block)?.get(self.slot) else {
+                (self.block, self.slot) = (self.block + 1, 0);
+                continue;
+            };
+            if entry.is_empty() || entry.position > self.position {
+                return None;
+            }
+            self.slot += 1;
+            if entry.position == self.position {
+                return Some(entry);
+            }
+        }
     }
 }
 

@@ -94,8 +94,9 @@ pub(crate) fn create_active(
         // It must not make recovery take the file before it, which goes on being appended to, for complete.
         let _ = directory.remove(&path);
     })?;
+    let lens = (FILE_HEADER_LEN as u64, files.active_map_len());
     let active = files
-        .insert(|slot| DataFile::active(slot, path.clone(), &header, file.clone()))
+        .insert(|slot| DataFile::active(slot, path.clone(), &header, file.clone(), lens))
         .ok_or_else(|| {
             let _ = directory.remove(&path);
             too_many_files(&path)
@@ -120,6 +121,7 @@ impl Writer {
         (marked, ends_marked): (u64, bool),
     ) -> Self {
         let settled_hint = Arc::new(AtomicU64::new(active.id));
+        active.grown_to(end);
         Self {
             files,
             salt: active.salt,
@@ -148,10 +150,6 @@ impl Writer {
 
     pub(crate) fn salt(&self) -> Salt {
         self.salt
-    }
-
-    pub(crate) fn end(&self) -> u64 {
-        self.end
     }
 
     /// Keeps the active file, which the last group went to, from being merged.
@@ -217,6 +215,7 @@ impl Writer {
             return Err(error.into());
         }
         self.end += bytes.len() as u64;
+        self.active.grown_to(self.end);
         self.bytes_written += bytes.len() as u64;
         self.ends_marked = false;
         self.allocated = self.allocated.max(self.end);
@@ -308,11 +307,7 @@ impl Writer {
     }
 
     /// Takes note of such a sync.
-    pub(super) fn synced(
-        &mut self,
-        what: &Unsynced,
-        result: Result<(), IoError>,
-    ) -> Result<(), AppendError> {
+    pub(super) fn synced(&mut self, what: &Unsynced, result: Result<(), IoError>) -> Result<(), AppendError> {
         match result {
             Err(error) => Err(AppendError::Poisoned(self.poison(error))),
             Ok(()) if what.active.id == self.active.id => {
