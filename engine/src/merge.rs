@@ -288,6 +288,9 @@ impl<'a> Run<'a> {
         copied?;
         let gone: Vec<_> = self.inputs.iter().filter(|file| !file.is_damaged()).cloned().collect();
         self.check_nothing_live(&gone)?;
+        // What overtook the records that were not copied may not be durable yet, where appends are not synced at once:
+        // a power loss must not take both.
+        self.core.log.sync()?;
         let freed: u64 = gone.iter().map(|file| file.len()).sum();
         self.remove(&gone)?;
         self.merged.files = gone.len() as u64;
