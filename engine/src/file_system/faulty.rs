@@ -38,10 +38,16 @@ pub struct FaultyFileSystem(Arc<Mutex<State>>);
 struct State {
     tree: Tree,
     control: Control,
-    /// How many handles each open file has.
-    open: BTreeMap<NodeId, usize>,
+    open: BTreeMap<NodeId, Open>,
     locked: Vec<NodeId>,
     moments: Option<Vec<Moment>>,
+}
+
+/// A file that is open.
+struct Open {
+    handles: usize,
+    /// Its name, the last one it had or got.
+    path: PathBuf,
 }
 
 /// An instant of a file system's life: just before a call that changes something.
@@ -220,10 +226,19 @@ impl State {
         }
     }
 
+    fn opened(&mut self, node: NodeId, path: &Path) {
+        self.open.entry(node).or_insert_with(|| Open { handles: 0, path: path.to_owned() }).handles += 1;
+    }
+
+    /// The name that calls on an open file go by.
+    fn name(&self, node: NodeId) -> PathBuf {
+        self.open.get(&node).map(|open| open.path.clone()).unwrap_or_default()
+    }
+
     fn close(&mut self, node: NodeId) {
-        if let Some(count) = self.open.get_mut(&node) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(open) = self.open.get_mut(&node) {
+            open.handles -= 1;
+            if open.handles == 0 {
                 self.open.remove(&node);
                 self.tree.collect(&self.open);
             }
@@ -244,11 +259,11 @@ impl FileSystem for FaultyFileSystem {
             if mode == OpenMode::Create {
                 state.tree.content_mut(node)?.set_len(0);
             }
-            *state.open.entry(node).or_default() += 1;
+            state.opened(node, path);
             Ok(node)
         })?;
         let writable = mode != OpenMode::Read;
-        Ok(Arc::new(Handle { file_system: self.clone(), node, path: path.to_owned(), writable }))
+        Ok(Arc::new(Handle { file_system: self.clone(), node, writable }))
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
@@ -265,7 +280,8 @@ impl FileSystem for FaultyFileSystem {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.0.lock().call(FileCall::Rename, to, |state| {
-            state.tree.rename(from, to)?;
+            let node = state.tree.rename(from, to)?;
+            state.open.entry(node).and_modify(|open| open.path = to.to_owned());
             state.tree.collect(&state.open);
             Ok(())
         })
@@ -304,7 +320,7 @@ impl FileSystem for FaultyFileSystem {
             content.set_len(0);
             content.write(0, text.as_bytes());
             state.locked.push(node);
-            *state.open.entry(node).or_default() += 1;
+            state.opened(node, path);
             Ok(node)
         })?;
         Ok(Box::new(Lock { file_system: self.clone(), node }))
@@ -338,7 +354,6 @@ impl Drop for Lock {
 struct Handle {
     file_system: FaultyFileSystem,
     node: NodeId,
-    path: PathBuf,
     writable: bool,
 }
 
@@ -354,12 +369,14 @@ impl Handle {
         if kind.changes() && !self.writable && !matches!(kind, FileCall::Sync) {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         }
-        state.call(kind, &self.path, act)
+        let name = state.name(self.node);
+        state.call(kind, &name, act)
     }
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.file_system.0.lock();
-        match state.enter(FileCall::Sync, &self.path) {
+        let name = state.name(self.node);
+        match state.enter(FileCall::Sync, &name) {
             Verdict::Proceed => {
                 state.tree.content_mut(self.node)?.sync();
                 Ok(())
@@ -406,7 +423,8 @@ impl FileHandle for Handle {
         if !self.writable {
             return Err(io::Error::from_raw_os_error(libc::EBADF));
         }
-        let (wanted, error) = match state.enter(FileCall::Write, &self.path) {
+        let name = state.name(self.node);
+        let (wanted, error) = match state.enter(FileCall::Write, &name) {
             Verdict::Proceed => (state.control.transfer(bytes.len()), None),
             Verdict::Fail { error, part } => {
                 let part = part.map_or(0, |mut draw| draw.below(bytes.len() as u64 + 1));
