@@ -15,7 +15,9 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use caskade_engine::{Engine, FaultyFileSystem, FileSystem, Moment, Options, SyncPolicy, restore_on};
+use caskade_engine::{
+    Engine, FaultyFileSystem, FileSystem, Moment, OpenError, Options, SyncPolicy, restore_on,
+};
 use support::histories::{Run, Step, generate, live, live_in, options_for, perform, perform_on_model};
 use support::{Draw, Model, describe, open_on, value};
 
@@ -253,4 +255,39 @@ fn run_until_death(file_system: &FaultyFileSystem, options: &Options, steps: &[S
         }
     }
     (steps.len(), [live(&model), live(&model)])
+}
+
+#[test]
+fn restore_that_crashed_is_whole_or_refused() {
+    let mut points = 0;
+    for seed in 0..6 {
+        let options = options_for(seed, SyncPolicy::Always);
+        let run = Run::new(generate(seed, STEPS), &options);
+        let end = run.file_system.calls();
+        let Some((path, true, held)) = run.snapshot_before(end) else { continue };
+        let image = run.file_system.killed();
+        image.remember();
+        let restored = Options { path: RESTORED.into(), ..options };
+        restore_on(&(Arc::new(image.clone()) as Arc<dyn FileSystem>), path, &restored.path).unwrap();
+        for moment in image.moments() {
+            points += 1;
+            let what =
+                format!("history {seed}, a crash before {:?} of {}", moment.kind, moment.path.display());
+            for image in [moment.before.killed(), moment.before.crashed(1), moment.before.crashed(2)] {
+                // Before anything of the snapshot is there, a new store is made.
+                let names = image.list(&restored.path).unwrap_or_default();
+                let is_new = names.iter().all(|name| name == "lock" || name.ends_with(".tmp"));
+                match open_on(&image, &restored) {
+                    Ok((engine, recovery)) => {
+                        let state = live_in(&engine).unwrap();
+                        assert!(!recovery.is_damaged(), "{what}: {recovery:?}");
+                        assert!(state == *held || is_new, "{what}: {}", describe(&state));
+                    }
+                    Err(OpenError::Io(error)) => panic!("{what}: {error}"),
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+    eprintln!("restore: {points} crash points, {} images", points * 3);
 }
