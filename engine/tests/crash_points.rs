@@ -179,12 +179,12 @@ fn go_on(
     // Its key is as long as all others: nothing of a torn tail may begin where this record ends.
     let after = value(b"after-{9}", 1 << 40, &vec![0x5a; len]);
     engine.apply(vec![after.clone()]).map_err(|e| format!("it takes no write: {e}"))?;
-    let mut images = vec![image.clone()];
+    let mut images = vec![("a clean end", image.clone()), ("kill -9", image.killed())];
     if options.sync == SyncPolicy::Always {
-        images.push(image.crashed(seed));
+        images.push(("another crash", image.crashed(seed)));
     }
     drop(engine);
-    for (image, how) in images.iter().zip(["a clean end", "another crash"]) {
+    for (how, image) in &images {
         let failed = |what| format!("{what}\nafter going on, and {how}");
         let (engine, recovery) = open_on(image, options).map_err(|e| failed(e.to_string()))?;
         let now = live_in(&engine).map_err(|e| failed(e.to_string()))?;
