@@ -125,6 +125,14 @@ impl Directory {
         sync_directory(&*self.file_system, &self.path)
     }
 
+    /// Removes a file that may be there; tells whether it is durably gone.
+    pub(crate) fn take_away(&self, path: &Path) -> bool {
+        match self.remove(path) {
+            Ok(()) => self.sync().is_ok(),
+            Err(error) => error.source.kind() == io::ErrorKind::NotFound,
+        }
+    }
+
     /// Removes a file.
     pub(crate) fn remove(&self, path: &Path) -> Result<(), IoError> {
         self.file_system.remove(path).map_err(|e| IoError::new("remove", path, e))

@@ -187,15 +187,22 @@ impl Core {
     fn merge_due(&self, due: Due) -> Result<Merged, MergeError> {
         let _running = self.merges.running.lock();
         self.merges.stop.store(false, Ordering::Release);
-        let inputs = self.select(due)?;
-        if inputs.is_empty() {
-            return Ok(Merged::default());
+        let mut done = Merged::default();
+        loop {
+            let inputs = self.select(due)?;
+            if inputs.is_empty() {
+                return Ok(done);
+            }
+            let bytes_total = inputs.iter().map(|file| file.len()).sum();
+            *self.merges.status.lock() = Some(TaskStatus::begun(TaskKind::Merge, bytes_total));
+            let result = Run::new(self, &inputs).run();
+            self.finish_status(&result);
+            done.add(&result?);
+            // Damaged files are not selected again: the others are merged without them.
+            if !inputs.iter().any(|file| file.is_damaged()) {
+                return Ok(done);
+            }
         }
-        let bytes_total = inputs.iter().map(|file| file.len()).sum();
-        *self.merges.status.lock() = Some(TaskStatus::begun(TaskKind::Merge, bytes_total));
-        let result = Run::new(self, &inputs).run();
-        self.finish_status(&result);
-        result
     }
 
     fn finish_status(&self, result: &Result<Merged, MergeError>) {
@@ -286,14 +293,21 @@ impl<'a> Run<'a> {
             output.discard(&self.core.directory);
         }
         copied?;
-        let gone: Vec<_> = self.inputs.iter().filter(|file| !file.is_damaged()).cloned().collect();
-        self.check_nothing_live(&gone)?;
-        let freed: u64 = gone.iter().map(|file| file.len()).sum();
-        self.remove(&gone)?;
-        self.merged.files = gone.len() as u64;
-        self.merged.bytes_freed = freed.saturating_sub(self.merged.bytes_freed);
         let records = &self.core.log.counters().records;
         records.fetch_add(self.merged.records_copied, Ordering::Relaxed);
+        if self.inputs.iter().any(|file| file.is_damaged()) {
+            // That one stays, with older records in it of keys whose tombstones were not copied: so all of them stay.
+            return Ok(Merged { bytes_freed: 0, ..self.merged });
+        }
+        let gone = self.inputs;
+        self.check_nothing_live(gone)?;
+        // What overtook the records that were not copied may not be durable yet, where appends are not synced at once:
+        // a power loss must not take both.
+        self.core.log.sync()?;
+        let freed: u64 = gone.iter().map(|file| file.len()).sum();
+        self.remove(gone)?;
+        self.merged.files = gone.len() as u64;
+        self.merged.bytes_freed = freed.saturating_sub(self.merged.bytes_freed);
         records.fetch_sub(self.input_records, Ordering::Relaxed);
         self.bury_expired();
         Ok(self.merged)

@@ -201,7 +201,8 @@ pub(crate) fn recover(
             Writer::new(options, files.clone(), (file.file.clone(), handle), end.offset, marks)
         }
         None => {
-            let created = crate::log::create_active(directory, files, random_salt())?;
+            let created = crate::log::create_active(directory, files, random_salt());
+            let created = created.map_err(|not_begun| not_begun.error)?;
             let start = FILE_HEADER_LEN as u64;
             Writer::new(options, files.clone(), created, start, (start, false))
         }

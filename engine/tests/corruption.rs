@@ -5,7 +5,9 @@ mod support;
 
 use std::path::Path;
 
-use caskade_engine::{FaultyFileSystem, FileSystem, OpenError, ReadError, Record, SyncPolicy};
+use caskade_engine::{
+    Engine, FaultyFileSystem, FileSystem, OpenError, Options, ReadError, Record, SyncPolicy,
+};
 use support::{
     data_files, fast_directory, history, open, open_any, open_on, overwrite, quiet, small, state_after,
     state_of, value,
@@ -20,6 +22,7 @@ fn closed_store(directory: &Path) -> Vec<u8> {
 }
 
 const DATA: &str = "/store/0000000001.data";
+const SECOND_DATA: &str = "/store/0000000003.data";
 const HINT: &str = "/store/0000000001.hint";
 const ERAS: &str = "/store/eras";
 
@@ -69,12 +72,19 @@ enum Outcome {
 
 /// Opens the store and checks that whatever it serves was written, and is the newest unless something was told.
 fn check_nothing_false(image: &FaultyFileSystem, what: &str) -> Outcome {
+    check_after(image, what, |_| ())
+}
+
+/// The same, after doing something with it.
+fn check_after(image: &FaultyFileSystem, what: &str, act: impl FnOnce(&Engine)) -> Outcome {
     let (engine, recovery) = match open_on(image, &quiet(SyncPolicy::Never)) {
         Ok(opened) => opened,
         // Refusing is right too, for the eras and for a format version.
         Err(OpenError::Eras { .. } | OpenError::Format { .. }) => return Outcome::Told,
         Err(error) => panic!("{what}: {error}"),
     };
+    act(&engine);
+    let is_live = |record: &&Record| record.value.is_some();
     let newest = state_after(&history());
     let mut told = recovery.is_damaged();
     for key in [&b"a"[..], b"b", b"c", b"d", b"e"] {
@@ -87,7 +97,9 @@ fn check_nothing_false(image: &FaultyFileSystem, what: &str) -> Outcome {
                 );
             }
             Ok(found) => {
-                assert_eq!(found.as_ref(), newest.get(key), "{what}: served though it is not the newest")
+                // A tombstone and no record are the same.
+                let (found, newest) = (found.as_ref().filter(is_live), newest.get(key).filter(is_live));
+                assert_eq!(found, newest, "{what}: served though it is not the newest");
             }
             Err(ReadError::Damaged { .. }) => told = true,
             Err(error) => panic!("{what}: {error}"),
@@ -104,13 +116,23 @@ fn check_nothing_false(image: &FaultyFileSystem, what: &str) -> Outcome {
 
 /// Damages a file in all the ways; `check` gets each image and what was done to it.
 fn damage_everywhere(store: &FaultyFileSystem, path: &str, check: impl Fn(&FaultyFileSystem, &str)) {
+    damage_by_steps(store, path, 1, check);
+}
+
+/// The same at every so manieth byte.
+fn damage_by_steps(
+    store: &FaultyFileSystem,
+    path: &str,
+    step: usize,
+    check: impl Fn(&FaultyFileSystem, &str),
+) {
     let bytes = store.read_file(path).unwrap();
     let try_with = |damaged: &[u8], what: String| {
         let image = store.killed();
         image.write_file(path, damaged).unwrap();
         check(&image, &format!("{path}: {what}"));
     };
-    for at in 0..bytes.len() {
+    for at in (0..bytes.len()).step_by(step) {
         // Each byte in one way, short files in several.
         let patterns = [1 << (at % 8), 0xff, 0x80];
         for pattern in patterns.into_iter().take(if bytes.len() < 2000 { 3 } else { 1 }) {
@@ -120,8 +142,10 @@ fn damage_everywhere(store: &FaultyFileSystem, path: &str, check: impl Fn(&Fault
         }
     }
     // Of long and uniform files not every length.
-    let step = bytes.len() / 1000 + 1;
-    for len in (0..bytes.len()).step_by(step).chain(bytes.len().saturating_sub(100)..bytes.len()) {
+    let step = step.max(bytes.len() / 1000 + 1);
+    for len in
+        (0..bytes.len()).step_by(step).chain((bytes.len().saturating_sub(100)..bytes.len()).step_by(step))
+    {
         try_with(&bytes[..len], format!("cut to {len}"));
         let zeroed = [&bytes[..len], &vec![0; bytes.len() - len]].concat();
         if zeroed != bytes {
@@ -173,6 +197,41 @@ fn bad_hint_file_falls_back_to_its_data_file() {
     damage_everywhere(&sealed_store(), HINT, |image, what| {
         assert_eq!(check_nothing_false(image, what), Outcome::Whole, "{what}");
     });
+}
+
+/// A store whose history is in two small sealed files, so that what one overtakes is in the other.
+fn store_of_two_sealed_files() -> FaultyFileSystem {
+    let file_system = FaultyFileSystem::new();
+    // Hint files are written, and nothing is merged.
+    let options = Options { merge_small_file: 0, merge_trigger: 100, ..quiet(SyncPolicy::Never) };
+    let (engine, _) = open_on(&file_system, &options).unwrap();
+    for records in history().into_iter().take(3).chain([vec![long_record()]]) {
+        engine.apply(records).unwrap();
+    }
+    for records in history().into_iter().skip(3).chain([vec![value(b"long", 51, &[2; 70 << 10])]]) {
+        engine.apply(records).unwrap();
+    }
+    engine.tend().unwrap();
+    engine.close().unwrap();
+    file_system
+}
+
+#[test]
+fn merge_of_a_damaged_file_hides_nothing() {
+    let store = store_of_two_sealed_files();
+    for (path, with_hint) in [(DATA, true), (DATA, false), (SECOND_DATA, true), (SECOND_DATA, false)] {
+        if !with_hint {
+            store.remove(&Path::new(path).with_extension("hint")).unwrap();
+        }
+        damage_by_steps(&store, path, 7, |image, what| {
+            // It may well fail, and must not take the last copy of anything with it.
+            check_after(&image.killed(), what, |engine| drop(engine.merge()));
+            if let Ok((engine, _)) = open_on(image, &quiet(SyncPolicy::Never)) {
+                let _ = engine.merge();
+            }
+            check_nothing_false(image, &format!("{what}, after a merge"));
+        });
+    }
 }
 
 #[test]

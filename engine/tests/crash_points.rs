@@ -12,14 +12,25 @@
 
 mod support;
 
-use caskade_engine::{Engine, FaultyFileSystem, Moment, Options, SyncPolicy};
-use support::histories::{Run, Step, generate, live, live_in, perform_on_model, try_to_perform};
-use support::{Draw, Model, describe, open_on, quiet, value};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use caskade_engine::{
+    Engine, FaultyFileSystem, FileSystem, Moment, OpenError, Options, SyncPolicy, restore_on,
+};
+use support::histories::{Run, Step, generate, live, live_in, options_for, perform, perform_on_model};
+use support::{Draw, Model, describe, open_on, value};
 
 const STEPS: usize = 24;
 
+/// Histories that are run at once.
+const THREADS: usize = 4;
+
 /// Of the images, every how manieth is also crashed while it is recovered.
 const RECOVERY_CRASH_EVERY: u64 = 16;
+
+/// Where snapshots are restored to.
+const RESTORED: &str = "/restored";
 
 /// What becomes of unsynced data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,34 +50,52 @@ fn crash_everywhere(name: &str, histories: u64, sync: SyncPolicy, losses: &[Loss
     let histories = number("CASKADE_CRASH_HISTORIES").unwrap_or(histories);
     let only = number("CASKADE_CRASH_SEED");
     let seeds = only.map_or(0..histories, |seed| seed..seed + 1);
-    let (mut points, mut images) = (0, 0);
-    for seed in seeds {
-        let options = quiet(sync);
-        let run = Run::new(generate(seed, STEPS), &options);
-        let end = run.moments.last().unwrap().clone();
-        let end = Moment { call: run.file_system.calls(), before: run.file_system.killed(), ..end };
-        for moment in run.moments.iter().chain([&end]) {
-            points += 1;
-            for &loss in losses {
-                let count = if let Loss::Power(count) = loss { count } else { 1 };
-                for image_seed in 0..count {
-                    images += 1;
-                    let image_seed = image_seed + moment.call * count;
-                    if let Err(what) = check_crash(&run, moment, &options, loss, image_seed) {
-                        panic!(
-                            "{what}\nafter a crash ({loss:?}, image {image_seed}) before call {} ({:?} of {}), in or \
-                             before step {:?};\nCASKADE_CRASH_SEED={seed} repeats it",
-                            moment.call,
-                            moment.kind,
-                            moment.path.display(),
-                            run.steps.get(run.done_before(moment.call)),
-                        );
-                    }
+    let next = AtomicU64::new(seeds.start);
+    let (points, images) = (AtomicU64::new(0), AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        // More than cores: an engine that opens or appends waits for its own threads.
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                while let Some(seed) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).filter(|seed| *seed < seeds.end)
+                {
+                    let (more_points, more_images) = crash_one(seed, sync, losses);
+                    points.fetch_add(more_points, Ordering::Relaxed);
+                    images.fetch_add(more_images, Ordering::Relaxed);
                 }
+            });
+        }
+    });
+    eprintln!("{name}: {} crash points, {} images", points.into_inner(), images.into_inner());
+}
+
+/// Runs one history and crashes it at every call; tells how many crash points and images there were.
+fn crash_one(seed: u64, sync: SyncPolicy, losses: &[Loss]) -> (u64, u64) {
+    let options = options_for(seed, sync);
+    let run = Run::new(generate(seed, STEPS), &options);
+    let end = run.moments.last().unwrap().clone();
+    let end = Moment { call: run.file_system.calls(), before: run.file_system.killed(), ..end };
+    let (mut points, mut images) = (0, 0);
+    for moment in run.moments.iter().chain([&end]) {
+        points += 1;
+        for &loss in losses {
+            let count = if let Loss::Power(count) = loss { count } else { 1 };
+            for image_seed in moment.call * count..(moment.call + 1) * count {
+                images += 1;
+                check_crash(&run, moment, &options, loss, image_seed).unwrap_or_else(|what| {
+                    panic!(
+                        "{what}\nafter a crash ({loss:?}, image {image_seed}) before call {} ({:?} of {}), in or \
+                         before step {:?};\nCASKADE_CRASH_SEED={seed} repeats it",
+                        moment.call,
+                        moment.kind,
+                        moment.path.display(),
+                        run.steps.get(run.done_before(moment.call)),
+                    )
+                });
             }
         }
     }
-    eprintln!("{name}: {points} crash points, {images} images");
+    (points, images)
 }
 
 /// Opens what a crash leaves, checks it, goes on with it, and crashes again.
@@ -92,7 +121,30 @@ fn check_crash(run: &Run, moment: &Moment, options: &Options, loss: Loss, seed: 
             format!("{what}\nafter another crash before {:?} of its recovery", recovering.kind)
         })?;
     }
-    go_on(&image, engine, options, &state, seed)
+    let lost_len = run.first_lost_len(moment.call, &state);
+    // As long as what was lost, or long enough for a new file, at times.
+    let len = lost_len.filter(|_| seed.is_multiple_of(2)).unwrap_or(Draw(seed).below(4) as usize * 20_000);
+    go_on(&image, engine, options, &state, (seed, len))?;
+    check_snapshot(run, moment, &image, options)
+}
+
+/// A snapshot that was made is whole, and one that was being made is whole or none.
+fn check_snapshot(
+    run: &Run,
+    moment: &Moment,
+    image: &FaultyFileSystem,
+    options: &Options,
+) -> Result<(), String> {
+    let Some((path, was_made, held)) = run.snapshot_before(moment.call) else { return Ok(()) };
+    let restored = Options { path: RESTORED.into(), ..options.clone() };
+    let file_system: Arc<dyn FileSystem> = Arc::new(image.clone());
+    match restore_on(&file_system, path, &restored.path) {
+        Ok(_) => open_undamaged(image, &restored, std::slice::from_ref(held))
+            .map(drop)
+            .map_err(|what| format!("{what}\nin the store restored from {}", path.display())),
+        Err(_) if !was_made => Ok(()),
+        Err(error) => Err(format!("the snapshot {} is not restored: {error}", path.display())),
+    }
 }
 
 /// Opens a store that must hold one of these; tells which.
@@ -122,22 +174,21 @@ fn go_on(
     engine: Engine,
     options: &Options,
     state: &Model,
-    seed: u64,
+    (seed, len): (u64, usize),
 ) -> Result<(), String> {
-    // Long enough, at times, for a new file.
-    let len = Draw(seed).below(4) as usize * 20_000;
-    let after = value(b"after", 1 << 40, &vec![0x5a; len]);
+    // Its key is as long as all others: nothing of a torn tail may begin where this record ends.
+    let after = value(b"after-{9}", 1 << 40, &vec![0x5a; len]);
     engine.apply(vec![after.clone()]).map_err(|e| format!("it takes no write: {e}"))?;
-    let mut images = vec![image.clone()];
+    let mut images = vec![("a clean end", image.clone()), ("kill -9", image.killed())];
     if options.sync == SyncPolicy::Always {
-        images.push(image.crashed(seed));
+        images.push(("another crash", image.crashed(seed)));
     }
     drop(engine);
-    for (image, how) in images.iter().zip(["a clean end", "another crash"]) {
+    for (how, image) in &images {
         let failed = |what| format!("{what}\nafter going on, and {how}");
         let (engine, recovery) = open_on(image, options).map_err(|e| failed(e.to_string()))?;
         let now = live_in(&engine).map_err(|e| failed(e.to_string()))?;
-        let is_there = engine.read(b"after").map_err(|e| failed(e.to_string()))? == Some(after.clone());
+        let is_there = engine.read(b"after-{9}").map_err(|e| failed(e.to_string()))? == Some(after.clone());
         if recovery.is_damaged() || !is_there || now != *state {
             return Err(failed(format!("{} (the write: {is_there}) {recovery:?}", describe(&now))));
         }
@@ -151,18 +202,18 @@ fn all(states: &[Model]) -> String {
 
 #[test]
 fn acknowledged_write_survives_a_power_loss_at_every_call() {
-    crash_everywhere("sync = always", 20, SyncPolicy::Always, &[Loss::Power(3), Loss::Kill]);
+    crash_everywhere("sync = always", 12, SyncPolicy::Always, &[Loss::Power(3), Loss::Kill]);
 }
 
 #[test]
 fn acknowledged_write_survives_a_kill_at_every_call_whatever_the_sync_policy() {
-    crash_everywhere("sync = interval", 15, SyncPolicy::Interval(60_000), &[Loss::Kill]);
-    crash_everywhere("sync = never", 15, SyncPolicy::Never, &[Loss::Kill]);
+    crash_everywhere("sync = interval", 8, SyncPolicy::Interval(60_000), &[Loss::Kill]);
+    crash_everywhere("sync = never", 8, SyncPolicy::Never, &[Loss::Kill]);
 }
 
 #[test]
 fn power_loss_without_sync_leaves_the_first_of_the_writes() {
-    crash_everywhere("sync = never", 15, SyncPolicy::Never, &[Loss::Power(2)]);
+    crash_everywhere("sync = never", 8, SyncPolicy::Never, &[Loss::Power(2)]);
 }
 
 #[test]
@@ -170,7 +221,7 @@ fn process_that_dies_within_a_call_has_acknowledged_only_what_is_there() {
     let mut deaths = 0;
     for seed in 0..6 {
         let sync = if seed % 3 == 0 { SyncPolicy::Never } else { SyncPolicy::Always };
-        let options = quiet(sync);
+        let options = options_for(seed, sync);
         let steps = generate(seed, STEPS);
         let calls = Run::new(steps.clone(), &options).file_system.calls();
         for dies_at in (0..calls).step_by(7) {
@@ -199,9 +250,44 @@ fn run_until_death(file_system: &FaultyFileSystem, options: &Options, steps: &[S
     for (done, step) in steps.iter().enumerate() {
         let before = live(&model);
         perform_on_model(&mut model, step);
-        if try_to_perform(file_system, options, &mut engine, step).is_err() {
+        if perform(file_system, options, &mut engine, step).is_err() {
             return (done, [before, live(&model)]);
         }
     }
     (steps.len(), [live(&model), live(&model)])
+}
+
+#[test]
+fn restore_that_crashed_is_whole_or_refused() {
+    let mut points = 0;
+    for seed in 0..6 {
+        let options = options_for(seed, SyncPolicy::Always);
+        let run = Run::new(generate(seed, STEPS), &options);
+        let end = run.file_system.calls();
+        let Some((path, true, held)) = run.snapshot_before(end) else { continue };
+        let image = run.file_system.killed();
+        image.remember();
+        let restored = Options { path: RESTORED.into(), ..options };
+        restore_on(&(Arc::new(image.clone()) as Arc<dyn FileSystem>), path, &restored.path).unwrap();
+        for moment in image.moments() {
+            points += 1;
+            let what =
+                format!("history {seed}, a crash before {:?} of {}", moment.kind, moment.path.display());
+            for image in [moment.before.killed(), moment.before.crashed(1), moment.before.crashed(2)] {
+                // Before anything of the snapshot is there, a new store is made.
+                let names = image.list(&restored.path).unwrap_or_default();
+                let is_new = names.iter().all(|name| name == "lock" || name.ends_with(".tmp"));
+                match open_on(&image, &restored) {
+                    Ok((engine, recovery)) => {
+                        let state = live_in(&engine).unwrap();
+                        assert!(!recovery.is_damaged(), "{what}: {recovery:?}");
+                        assert!(state == *held || is_new, "{what}: {}", describe(&state));
+                    }
+                    Err(OpenError::Io(error)) => panic!("{what}: {error}"),
+                    Err(_) => {}
+                }
+            }
+        }
+    }
+    eprintln!("restore: {points} crash points, {} images", points * 3);
 }

@@ -11,6 +11,7 @@
 
 mod crash;
 mod faults;
+mod handle;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -24,6 +25,7 @@ use parking_lot::Mutex;
 use self::crash::after_power_loss;
 use self::faults::{Control, Verdict};
 pub use self::faults::{Fault, FileCall};
+use self::handle::{Handle, Lock};
 use self::tree::{Content, NodeId, Tree};
 use super::{FileHandle, FileSystem, OpenMode};
 
@@ -38,10 +40,16 @@ pub struct FaultyFileSystem(Arc<Mutex<State>>);
 struct State {
     tree: Tree,
     control: Control,
-    /// How many handles each open file has.
-    open: BTreeMap<NodeId, usize>,
+    open: BTreeMap<NodeId, Open>,
     locked: Vec<NodeId>,
     moments: Option<Vec<Moment>>,
+}
+
+/// A file that is open.
+struct Open {
+    handles: usize,
+    /// Its name, the last one it had or got.
+    path: PathBuf,
 }
 
 /// An instant of a file system's life: just before a call that changes something.
@@ -220,10 +228,19 @@ impl State {
         }
     }
 
+    fn opened(&mut self, node: NodeId, path: &Path) {
+        self.open.entry(node).or_insert_with(|| Open { handles: 0, path: path.to_owned() }).handles += 1;
+    }
+
+    /// The name that calls on an open file go by.
+    fn name(&self, node: NodeId) -> PathBuf {
+        self.open.get(&node).map(|open| open.path.clone()).unwrap_or_default()
+    }
+
     fn close(&mut self, node: NodeId) {
-        if let Some(count) = self.open.get_mut(&node) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(open) = self.open.get_mut(&node) {
+            open.handles -= 1;
+            if open.handles == 0 {
                 self.open.remove(&node);
                 self.tree.collect(&self.open);
             }
@@ -244,11 +261,11 @@ impl FileSystem for FaultyFileSystem {
             if mode == OpenMode::Create {
                 state.tree.content_mut(node)?.set_len(0);
             }
-            *state.open.entry(node).or_default() += 1;
+            state.opened(node, path);
             Ok(node)
         })?;
         let writable = mode != OpenMode::Read;
-        Ok(Arc::new(Handle { file_system: self.clone(), node, path: path.to_owned(), writable }))
+        Ok(Arc::new(Handle { file_system: self.clone(), node, writable }))
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
@@ -265,7 +282,8 @@ impl FileSystem for FaultyFileSystem {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         self.0.lock().call(FileCall::Rename, to, |state| {
-            state.tree.rename(from, to)?;
+            let node = state.tree.rename(from, to)?;
+            state.open.entry(node).and_modify(|open| open.path = to.to_owned());
             state.tree.collect(&state.open);
             Ok(())
         })
@@ -304,7 +322,7 @@ impl FileSystem for FaultyFileSystem {
             content.set_len(0);
             content.write(0, text.as_bytes());
             state.locked.push(node);
-            *state.open.entry(node).or_default() += 1;
+            state.opened(node, path);
             Ok(node)
         })?;
         Ok(Box::new(Lock { file_system: self.clone(), node }))
@@ -315,142 +333,6 @@ impl FileSystem for FaultyFileSystem {
             let free = state.control.free_bytes;
             Ok(free.unwrap_or_else(|| state.room(FREE_BYTES_DEFAULT)))
         })
-    }
-}
-
-/// A lock that is held.
-#[derive(Debug)]
-struct Lock {
-    file_system: FaultyFileSystem,
-    node: NodeId,
-}
-
-impl Drop for Lock {
-    fn drop(&mut self) {
-        let mut state = self.file_system.0.lock();
-        state.locked.retain(|&node| node != self.node);
-        state.close(self.node);
-    }
-}
-
-/// An open file.
-#[derive(Debug)]
-struct Handle {
-    file_system: FaultyFileSystem,
-    node: NodeId,
-    path: PathBuf,
-    writable: bool,
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        self.file_system.0.lock().close(self.node);
-    }
-}
-
-impl Handle {
-    fn call<T>(&self, kind: FileCall, act: impl FnOnce(&mut State) -> io::Result<T>) -> io::Result<T> {
-        let mut state = self.file_system.0.lock();
-        if kind.changes() && !self.writable && !matches!(kind, FileCall::Sync) {
-            return Err(io::Error::from_raw_os_error(libc::EBADF));
-        }
-        state.call(kind, &self.path, act)
-    }
-
-    fn sync(&self) -> io::Result<()> {
-        let mut state = self.file_system.0.lock();
-        match state.enter(FileCall::Sync, &self.path) {
-            Verdict::Proceed => {
-                state.tree.content_mut(self.node)?.sync();
-                Ok(())
-            }
-            Verdict::Fail { error, .. } => {
-                // As Linux does: the bytes stay readable, and no later sync takes them for unsynced. A process that
-                // is dead has synced nothing.
-                if !state.control.is_dead() {
-                    state.tree.content_mut(self.node)?.lose_unsynced();
-                }
-                Err(error)
-            }
-        }
-    }
-
-    fn lengthen(&self, state: &mut State, len: u64) -> io::Result<()> {
-        let old = state.tree.content(self.node)?.len();
-        let more = len.saturating_sub(old);
-        if state.room(more) < more {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        if len > old {
-            state.tree.content_mut(self.node)?.set_len(len);
-        }
-        Ok(())
-    }
-}
-
-impl FileHandle for Handle {
-    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.call(FileCall::Read, |state| {
-            let wanted = state.control.transfer(buffer.len());
-            let content = state.tree.content(self.node)?;
-            let bytes =
-                usize::try_from(offset).ok().and_then(|at| content.bytes().get(at..)).unwrap_or_default();
-            let read = bytes.len().min(wanted);
-            buffer[..read].copy_from_slice(&bytes[..read]);
-            Ok(read)
-        })
-    }
-
-    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize> {
-        let mut state = self.file_system.0.lock();
-        if !self.writable {
-            return Err(io::Error::from_raw_os_error(libc::EBADF));
-        }
-        let (wanted, error) = match state.enter(FileCall::Write, &self.path) {
-            Verdict::Proceed => (state.control.transfer(bytes.len()), None),
-            Verdict::Fail { error, part } => {
-                let part = part.map_or(0, |mut draw| draw.below(bytes.len() as u64 + 1));
-                (part as usize, Some(error))
-            }
-        };
-        let len = state.tree.content(self.node)?.len();
-        let inside = len.saturating_sub(offset).min(wanted as u64);
-        let gap = offset.saturating_sub(len);
-        let more = wanted as u64 - inside;
-        let fits = inside + state.room(gap + more).saturating_sub(gap);
-        if fits > 0 {
-            state.tree.content_mut(self.node)?.write(offset, &bytes[..fits as usize]);
-        }
-        match error {
-            Some(error) => Err(error),
-            None if fits == 0 && wanted > 0 => Err(io::ErrorKind::StorageFull.into()),
-            None => Ok(fits as usize),
-        }
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.call(FileCall::Len, |state| Ok(state.tree.content(self.node)?.len()))
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.call(FileCall::SetLen, |state| {
-            self.lengthen(state, len)?;
-            state.tree.content_mut(self.node)?.set_len(len);
-            Ok(())
-        })
-    }
-
-    fn allocate(&self, offset: u64, len: u64) -> io::Result<()> {
-        let end = offset.checked_add(len).ok_or(io::ErrorKind::InvalidInput)?;
-        self.call(FileCall::Allocate, |state| self.lengthen(state, end))
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.sync()
-    }
-
-    fn sync_all(&self) -> io::Result<()> {
-        self.sync()
     }
 }
 

@@ -86,22 +86,30 @@ pub(crate) fn create_active(
     directory: &Directory,
     files: &FileTable,
     salt: Salt,
-) -> Result<(Arc<DataFile>, Arc<dyn FileHandle>), IoError> {
+) -> Result<(Arc<DataFile>, Arc<dyn FileHandle>), NotBegun> {
     let id = directory.allocate_id();
     let path = directory.data_path(id);
     let header = FileHeader { kind: FileKind::Log, id, salt };
-    let file = directory.create(&path, &header.encode()).inspect_err(|_| {
-        // It must not make recovery take the file before it, which goes on being appended to, for complete.
-        let _ = directory.remove(&path);
-    })?;
+    let file = directory
+        .create(&path, &header.encode())
+        .map_err(|error| NotBegun { error, gone: directory.take_away(&path) })?;
     let lens = (FILE_HEADER_LEN as u64, files.active_map_len());
     let active = files
         .insert(|slot| DataFile::active(slot, path.clone(), &header, file.clone(), lens))
         .ok_or_else(|| {
-            let _ = directory.remove(&path);
-            too_many_files(&path)
+            let gone = directory.take_away(&path);
+            NotBegun { error: too_many_files(&path), gone }
         })?;
     Ok((active, file))
+}
+
+/// Why a log file was not begun.
+#[derive(Debug)]
+pub(crate) struct NotBegun {
+    pub(crate) error: IoError,
+    /// Whether it will not be there after a crash either. If it may be, the file before it must not be appended to:
+    /// a start would take that one for complete.
+    gone: bool,
 }
 
 /// What is wrong when no slot is left.
@@ -185,9 +193,7 @@ impl Writer {
 
     /// Writes a group, whose first [`MARK_LEN`] bytes are room for a mark; tells where it begins.
     pub(super) fn write(&mut self, directory: &Directory, group: &mut [u8]) -> Result<Location, AppendError> {
-        if let Some(error) = &self.poisoned {
-            return Err(AppendError::Poisoned(error.clone()));
-        }
+        self.check_sound()?;
         if self.closed {
             return Err(AppendError::Closed);
         }
@@ -299,11 +305,17 @@ impl Writer {
 
     /// What a sync outside the lock would make durable, if anything.
     pub(super) fn unsynced(&self) -> Result<Option<Unsynced>, AppendError> {
-        if let Some(error) = &self.poisoned {
-            return Err(AppendError::Poisoned(error.clone()));
-        }
+        self.check_sound()?;
         let unsynced = || Unsynced { file: self.file.clone(), active: self.active.clone(), end: self.end };
         Ok((self.durable < self.end).then(unsynced))
+    }
+
+    /// An error if the log is stopped.
+    pub(super) fn check_sound(&self) -> Result<(), AppendError> {
+        match &self.poisoned {
+            Some(error) => Err(AppendError::Poisoned(error.clone())),
+            None => Ok(()),
+        }
     }
 
     /// Takes note of such a sync.
@@ -321,9 +333,7 @@ impl Writer {
 
     /// Completes the active file and begins the next, unless there is nothing in it; returns the active file's id.
     pub(super) fn seal_active(&mut self, directory: &Directory) -> Result<u64, AppendError> {
-        if let Some(error) = &self.poisoned {
-            return Err(AppendError::Poisoned(error.clone()));
-        }
+        self.check_sound()?;
         if self.closed {
             return Err(AppendError::Closed);
         }
@@ -336,7 +346,11 @@ impl Writer {
     /// Completes the active file and begins the next.
     fn rotate(&mut self, directory: &Directory) -> Result<(), AppendError> {
         self.complete()?;
-        let (active, file) = create_active(directory, &self.files, self.salt)?;
+        let begun = create_active(directory, &self.files, self.salt);
+        let (active, file) = begun.map_err(|NotBegun { error, gone }| match gone {
+            true => AppendError::Io(error),
+            false => AppendError::Poisoned(self.poison(error)),
+        })?;
         self.files.seal(&self.active, self.end);
         self.unsettled.push_back(self.active.clone());
         self.active = active;
@@ -380,9 +394,7 @@ impl Writer {
     /// Leaves the active file as a clean stop does, so that damage to its end will be told from a torn tail.
     /// Nothing can be written after it.
     pub(super) fn finish(&mut self) -> Result<(), AppendError> {
-        if let Some(error) = &self.poisoned {
-            return Err(AppendError::Poisoned(error.clone()));
-        }
+        self.check_sound()?;
         if std::mem::replace(&mut self.closed, true) {
             return Ok(());
         }

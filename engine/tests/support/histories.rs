@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use caskade_engine::{AppendError, Moment, Partition, partition_of};
+use caskade_engine::{AppendError, MergeError, Moment, Partition, SnapshotError, Version, partition_of};
 
 use super::*;
 
@@ -17,6 +17,14 @@ pub(crate) enum Step {
     Apply(Vec<Record>),
     /// This partition emptied.
     Drop(Partition),
+    /// All partitions said to be clean up to this version: no record up to it comes any more.
+    Clean(Version),
+    /// What is due of hint files and merges.
+    Tend,
+    /// Everything merged that has dead bytes.
+    Merge,
+    /// A snapshot made in this directory.
+    Snapshot(PathBuf),
 }
 
 /// The keys of all histories; some share a partition.
@@ -28,16 +36,29 @@ fn key(number: u64) -> Vec<u8> {
     keys().nth(number as usize).unwrap()
 }
 
+/// Whether the stores of this history are replicated: only then do versions come out of order, and tombstones stay
+/// until partitions are said to be clean.
+pub(crate) fn is_replicated(seed: u64) -> bool {
+    !seed.is_multiple_of(3)
+}
+
 /// The steps that follow from a seed; the first opens the store, the last closes and opens it.
 pub(crate) fn generate(seed: u64, len: usize) -> Vec<Step> {
     let mut draw = Draw(seed);
-    let mut versions = Versions::default();
+    let mut versions = Versions { some_late: is_replicated(seed), ..Versions::default() };
     let mut steps = vec![Step::Reopen];
-    steps.extend((0..len).map(|_| match draw.below(20) {
+    steps.extend((0..len).map(|number| match draw.below(28) {
         0 => Step::Reopen,
         1 => Step::Drop(partition_of(&key(draw.below(KEYS)))),
+        2 => {
+            versions.clean = versions.highest;
+            Step::Clean(versions.clean)
+        }
+        3..=4 => Step::Tend,
+        5..=6 => Step::Merge,
+        7 => Step::Snapshot(format!("/snapshot-{number}").into()),
         kind => {
-            let count = if kind < 8 { 2 + draw.below(4) } else { 1 };
+            let count = if kind < 14 { 2 + draw.below(4) } else { 1 };
             Step::Apply((0..count).map(|_| record(&mut draw, &mut versions)).collect())
         }
     }));
@@ -48,19 +69,19 @@ pub(crate) fn generate(seed: u64, len: usize) -> Vec<Step> {
 /// Gives each version once.
 #[derive(Default)]
 struct Versions {
-    given: BTreeSet<u64>,
-    highest: u64,
+    given: BTreeSet<Version>,
+    highest: Version,
+    /// Nothing comes later than this.
+    clean: Version,
+    some_late: bool,
 }
 
 impl Versions {
     /// Mostly ascending; some come late, as those of a repair do.
-    fn next(&mut self, draw: &mut Draw) -> u64 {
+    fn next(&mut self, draw: &mut Draw) -> Version {
         let late = self.highest.saturating_sub(draw.below(20));
-        let version = if draw.below(6) == 0 && late > 0 && !self.given.contains(&late) {
-            late
-        } else {
-            self.highest + 1 + draw.below(3)
-        };
+        let may_be_late = self.some_late && late > self.clean && !self.given.contains(&late);
+        let version = if draw.below(6) == 0 && may_be_late { late } else { self.highest + 1 + draw.below(3) };
         self.given.insert(version);
         self.highest = self.highest.max(version);
         version
@@ -81,54 +102,55 @@ fn record(draw: &mut Draw, versions: &mut Versions) -> Record {
     value(&key, version, &fill(version, len as usize))
 }
 
-/// Does a step, as a whole or with an error. A store that is opened must open, and be undamaged.
-pub(crate) fn perform(
-    file_system: &FaultyFileSystem,
-    options: &Options,
-    engine: &mut Option<Engine>,
-    step: &Step,
-) -> Result<(), AppendError> {
-    try_to_perform(file_system, options, engine, step).map_err(|error| match error {
-        StepError::Append(error) => error,
-        StepError::Open(error) => panic!("the store does not open: {error}"),
-    })
-}
-
 /// Why a step was not done.
 #[derive(Debug)]
 pub(crate) enum StepError {
     Open(OpenError),
     Append(AppendError),
+    Merge(MergeError),
+    Snapshot(SnapshotError),
+}
+
+/// How the stores of a history are opened.
+pub(crate) fn options_for(seed: u64, sync: SyncPolicy) -> Options {
+    Options { replicated: is_replicated(seed), ..quiet(sync) }
 }
 
 /// Does a step, as a whole or with an error.
-pub(crate) fn try_to_perform(
+pub(crate) fn perform(
     file_system: &FaultyFileSystem,
     options: &Options,
     engine: &mut Option<Engine>,
     step: &Step,
 ) -> Result<(), StepError> {
-    let open = engine.as_ref();
-    let done = match step {
-        Step::Reopen => {
-            if let Some(engine) = engine.take() {
-                engine.close().map_err(StepError::Append)?;
-            }
-            let (opened, recovery) = open_on(file_system, options).map_err(StepError::Open)?;
-            assert!(!recovery.is_damaged() && recovery.cut_bytes == 0, "{recovery:?}");
-            *engine = Some(opened);
+    if let Step::Reopen = step {
+        if let Some(engine) = engine.take() {
+            engine.close().map_err(StepError::Append)?;
+        }
+        let (opened, recovery) = open_on(file_system, options).map_err(StepError::Open)?;
+        assert!(!recovery.is_damaged() && recovery.cut_bytes == 0, "{recovery:?}");
+        *engine = Some(opened);
+        return Ok(());
+    }
+    let engine = engine.as_ref().expect("it is open");
+    match step {
+        Step::Reopen => Ok(()),
+        Step::Apply(records) => engine.apply(records.clone()).map_err(StepError::Append),
+        Step::Drop(partition) => engine.drop_partitions(&[*partition]).map_err(StepError::Append),
+        Step::Clean(up_to) => {
+            keys().for_each(|key| engine.mark_clean(partition_of(&key), *up_to));
             Ok(())
         }
-        Step::Apply(records) => open.expect("it is open").apply(records.clone()),
-        Step::Drop(partition) => open.expect("it is open").drop_partitions(&[*partition]),
-    };
-    done.map_err(StepError::Append)
+        Step::Tend => engine.tend().map(drop).map_err(StepError::Merge),
+        Step::Merge => engine.merge().map(drop).map_err(StepError::Merge),
+        Step::Snapshot(path) => engine.snapshot(path).map(drop).map_err(StepError::Snapshot),
+    }
 }
 
 /// Does to a model what the step does to a store.
 pub(crate) fn perform_on_model(model: &mut Model, step: &Step) {
     match step {
-        Step::Reopen => {}
+        Step::Reopen | Step::Clean(_) | Step::Tend | Step::Merge | Step::Snapshot(_) => {}
         Step::Apply(records) => {
             for record in records {
                 let old = model.get(&record.key);
@@ -215,5 +237,26 @@ impl Run {
             }
         }
         acceptable
+    }
+
+    /// The newest snapshot that was made or being made before this call: where, whether it was made, and what the
+    /// store held then.
+    pub(crate) fn snapshot_before(&self, call: u64) -> Option<(&Path, bool, &Model)> {
+        let done = self.done_before(call);
+        (0..=done).rev().find_map(|index| match self.steps.get(index)? {
+            Step::Snapshot(path) => Some((&**path, index < done, &self.states[index])),
+            _ => None,
+        })
+    }
+
+    /// Where a store holds the first few of the steps: how long the value is that comes next and is lost, if it was
+    /// written alone.
+    pub(crate) fn first_lost_len(&self, call: u64, held: &Model) -> Option<usize> {
+        let done = self.done_before(call);
+        let kept = (0..=done).rev().find(|&kept| self.states.get(kept) == Some(held))?;
+        match self.steps.get(kept)? {
+            Step::Apply(records) if records.len() == 1 => records.first()?.value.as_ref().map(Bytes::len),
+            _ => None,
+        }
     }
 }

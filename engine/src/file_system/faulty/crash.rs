@@ -16,7 +16,7 @@ pub(super) fn after_power_loss(tree: &Tree, seed: u64) -> Tree {
         Node::Directory(directory) => Node::directory(surviving_names(directory, &mut draw)),
     };
     let mut after = tree.map(survive);
-    after.collect(&BTreeMap::new());
+    after.collect::<()>(&BTreeMap::new());
     after
 }
 

@@ -79,7 +79,7 @@ impl FileCall {
 pub struct Fault {
     /// Of this kind only; `None` is of any.
     pub call: Option<FileCall>,
-    /// Only on paths that end so; an empty one is any.
+    /// Only on paths that end so; an empty one is any. An open file goes by the name it was opened or renamed to last.
     pub path_ends: String,
     /// As many of them succeed first.
     pub skip: u64,

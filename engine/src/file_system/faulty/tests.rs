@@ -155,6 +155,9 @@ fn faults_hit_the_calls_they_name() {
     assert_eq!(file_system.clear_faults(), 4);
     file_system.rename(Path::new("/d/file"), Path::new("/d/other")).unwrap();
     assert_eq!(file_system.read_file("/d/other").unwrap(), b"ac");
+    // An open file goes by its new name.
+    file_system.inject(Fault::io_error(FileCall::Sync, 0).on("other"));
+    assert!(file.sync_data().is_err());
 }
 
 #[test]

@@ -344,7 +344,8 @@ impl Tree {
         }
     }
 
-    pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<()> {
+    /// Tells which node it was.
+    pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<NodeId> {
         let node = self.node(from)?;
         let ((directory, old), (other, new)) = (self.parent(from)?, self.parent(to)?);
         if directory != other {
@@ -352,12 +353,12 @@ impl Tree {
         }
         if let Some(&replaced) = self.names_of(directory)?.get(new) {
             if replaced == node {
-                return Ok(());
+                return Ok(node);
             }
             self.check_replaceable(node, replaced)?;
         }
         self.directory_mut(directory)?.change(NameChange::Rename(old.to_owned(), new.to_owned()));
-        Ok(())
+        Ok(node)
     }
 
     fn check_replaceable(&self, node: NodeId, replaced: NodeId) -> io::Result<()> {
@@ -401,7 +402,7 @@ impl Tree {
     }
 
     /// Forgets what has no name, not even one that a crash may bring back, and is not open.
-    pub(super) fn collect(&mut self, open: &BTreeMap<NodeId, usize>) {
+    pub(super) fn collect<T>(&mut self, open: &BTreeMap<NodeId, T>) {
         let mut kept = BTreeSet::from([ROOT]);
         let mut directories = vec![ROOT];
         while let Some(id) = directories.pop() {
@@ -413,7 +414,7 @@ impl Tree {
     }
 
     /// Bytes of all files that have a name or are open.
-    pub(super) fn used(&self, open: &BTreeMap<NodeId, usize>) -> u64 {
+    pub(super) fn used<T>(&self, open: &BTreeMap<NodeId, T>) -> u64 {
         let mut counted = BTreeSet::new();
         self.for_each_file(&mut |_, node| counted.extend([node]));
         counted.extend(open.keys());
