@@ -45,6 +45,10 @@ impl Embedded {
         Self { last_version: AtomicU64::new(highest_version), stripes }
     }
 
+    pub(crate) fn last_version(&self) -> Version {
+        self.last_version.load(Ordering::Relaxed)
+    }
+
     fn shared(&self, place: Place) -> RwLockReadGuard<'_, ()> {
         self.stripes[place.stripe()].read()
     }

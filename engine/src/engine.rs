@@ -120,8 +120,8 @@ impl Engine {
             log,
             keydir,
             files,
+            embedded: Embedded::new(highest_version.max(eras.version_floor)),
             eras: Mutex::new(eras),
-            embedded: Embedded::new(highest_version),
             merges: Merges::new(unreadable),
             damaged_found: AtomicU64::new(0),
             options,
@@ -229,6 +229,7 @@ impl Engine {
     pub fn drop_partitions(&self, partitions: &[Partition]) -> Result<(), AppendError> {
         let mut eras = self.0.eras.lock();
         let mut raised = eras.clone();
+        raised.version_floor = raised.version_floor.max(self.0.highest_version());
         let mut dropped = partitions.to_vec();
         dropped.sort_unstable();
         dropped.dedup();
@@ -383,6 +384,11 @@ impl Core {
         let stored = self.files.read(entry.location())?;
         let meant = stored.header.version == entry.version && position_of(stored.key()) == entry.position;
         if meant { Ok(stored) } else { Err(self.files.misplaced(entry.location())) }
+    }
+
+    /// No record of the store has a higher version, nor had before it was overwritten.
+    pub(crate) fn highest_version(&self) -> Version {
+        self.embedded.last_version().max(self.keydir.totals().highest_version)
     }
 
     /// Appends, waits, publishes: [`Engine::apply`], of records that need not be owned.

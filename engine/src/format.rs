@@ -21,7 +21,7 @@
 //! flags bit 0       IN_BATCH: counts only within its batch
 //!
 //! eras file
-//! | magic 8 | format version 4 | file id floor 8 | era 4 x 1024 | removed file id 8 x n | crc 4 |
+//! | magic 8 | format version 4 | file id floor 8 | version floor 8 | era 4 x 1024 | removed file id 8 x n | crc 4 |
 //! ```
 //!
 //! A record's crc is the CRC-32 of everything after it, started from the low half of its file's salt. The salt
@@ -80,7 +80,8 @@ const RECORD_LEN_MAX: u64 = (1 << 31) - 1;
 const ERAS_MAGIC: [u8; 8] = *b"CASKERAS";
 const ERAS_VERSION_AT: usize = ERAS_MAGIC.len();
 const ERAS_FLOOR_AT: usize = ERAS_VERSION_AT + size_of::<u32>();
-const ERAS_AT: usize = ERAS_FLOOR_AT + size_of::<u64>();
+const ERAS_VERSION_FLOOR_AT: usize = ERAS_FLOOR_AT + size_of::<u64>();
+const ERAS_AT: usize = ERAS_VERSION_FLOOR_AT + size_of::<u64>();
 const ERAS_REMOVED_AT: usize = ERAS_AT + PARTITIONS as usize * size_of::<Era>();
 /// Files that one eras file can list as removed.
 pub(crate) const ERAS_REMOVED_MAX: usize = 1024;
@@ -389,6 +390,8 @@ fn seal(record: &mut [u8], salt: Salt) {
 pub(crate) struct Eras {
     /// Highest file id that may have been used by a file that is gone.
     pub(crate) file_id_floor: u64,
+    /// No record that is gone had a higher version: the store gives none of those again.
+    pub(crate) version_floor: u64,
     /// One era a partition.
     pub(crate) eras: Vec<Era>,
     /// Files that a merge has done with, all at once: whatever of them is still there is not read, but removed.
@@ -398,7 +401,7 @@ pub(crate) struct Eras {
 impl Eras {
     /// Those of an empty store.
     pub(crate) fn new() -> Self {
-        Self { file_id_floor: 0, eras: vec![0; PARTITIONS.into()], removed: Vec::new() }
+        Self { file_id_floor: 0, version_floor: 0, eras: vec![0; PARTITIONS.into()], removed: Vec::new() }
     }
 
     pub(crate) fn encode(&self) -> Vec<u8> {
@@ -407,6 +410,7 @@ impl Eras {
         bytes.extend_from_slice(&ERAS_MAGIC);
         bytes.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         bytes.extend_from_slice(&self.file_id_floor.to_le_bytes());
+        bytes.extend_from_slice(&self.version_floor.to_le_bytes());
         for era in &self.eras {
             bytes.extend_from_slice(&era.to_le_bytes());
         }
@@ -434,6 +438,7 @@ impl Eras {
             version => return Err(Bad::FormatVersion(version)),
         }
         let file_id_floor = u64_at(body, ERAS_FLOOR_AT).ok_or(Bad::Short)?;
+        let version_floor = u64_at(body, ERAS_VERSION_FLOOR_AT).ok_or(Bad::Short)?;
         let (eras, _) = body.get(ERAS_AT..ERAS_REMOVED_AT).ok_or(Bad::Short)?.as_chunks();
         let (removed, rest) = body.get(ERAS_REMOVED_AT..).ok_or(Bad::Short)?.as_chunks();
         if !rest.is_empty() {
@@ -441,6 +446,7 @@ impl Eras {
         }
         Ok(Self {
             file_id_floor,
+            version_floor,
             eras: eras.iter().map(|era| Era::from_le_bytes(*era)).collect(),
             removed: removed.iter().map(|id| u64::from_le_bytes(*id)).collect(),
         })

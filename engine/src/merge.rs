@@ -442,6 +442,7 @@ impl<'a> Run<'a> {
         }
         let highest = next.removed.iter().max().copied().unwrap_or(0);
         next.file_id_floor = next.file_id_floor.max(highest);
+        next.version_floor = next.version_floor.max(self.core.highest_version());
         // If either may be on disk, it does not matter: nothing that counts is in the inputs any more.
         self.core.directory.store_eras(&next).map_err(|failed| failed.error)?;
         *eras = next;

@@ -245,3 +245,28 @@ fn dropped_partition_is_absent_to_conditions() {
     assert_eq!(engine.put_if_version(b"key", b"new", Some(1)).unwrap(), Conditional::Unmet(None));
     assert!(matches!(engine.put_if_version(b"key", b"new", None).unwrap(), Conditional::Done(_)));
 }
+
+#[test]
+fn version_is_never_given_again_even_if_its_record_is_gone() {
+    let directory = fast_directory();
+    let options = Options { background: false, ..small(directory.path(), SyncPolicy::Never) };
+    let engine = open(&options);
+    (0..200_u32).for_each(|_| engine.put(b"key", &[1; 1000]).unwrap());
+    let (_, seen) = engine.get_with_version(b"key").unwrap().unwrap();
+    assert!(engine.delete(b"key").unwrap());
+    engine.merge().unwrap();
+    assert_eq!(engine.stats().tombstones, 0, "nothing is left that has the version");
+    drop(engine);
+    let engine = open(&options);
+    engine.put(b"key", b"another").unwrap();
+    let (_, version) = engine.get_with_version(b"key").unwrap().unwrap();
+    assert!(version > seen + 1);
+    engine.drop_partitions(&[caskade_engine::partition_of(b"key")]).unwrap();
+    engine.merge().unwrap();
+    drop(engine);
+    let engine = open(&options);
+    let Conditional::Done(next) = engine.put_if_version(b"key", b"a third", None).unwrap() else {
+        panic!("the partition was dropped");
+    };
+    assert!(next > version);
+}

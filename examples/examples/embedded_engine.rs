@@ -1,32 +1,36 @@
-//! The storage engine inside a program, without any node: write, read, delete, and find it all again.
+//! The storage engine inside a program, without any node: put, batch, scan, snapshot, and back again.
 
 use anyhow::Result;
-use caskade_engine::{Engine, Options};
+use caskade_engine::{Batch, Engine, Index, Options, restore};
 
 fn main() -> Result<()> {
     let directory = tempfile::tempdir()?;
+    let options = |name: &str| Options { index: Index::Ordered, ..Options::new(directory.path().join(name)) };
 
-    let (engine, _) = Engine::open(Options::new(directory.path()))?;
-    // Each put returns when the record is on disk (`SyncPolicy::Always`, the default).
-    engine.put(b"city", b"Ljubljana")?;
-    engine.put(b"river", b"Sava")?;
-    engine.put(b"river", b"Ljubljanica")?;
-    engine.delete(b"city")?;
+    // Each call returns when its records are on disk (`SyncPolicy::Always`, the default).
+    let (engine, _) = Engine::open(options("store"))?;
+    engine.put(b"city:1", b"Ljubljana")?;
+    engine.put(b"river:1", b"Sava")?;
+
+    // All of a batch, or after a crash none of it.
+    let mut batch = Batch::new();
+    batch.put(b"river:1", b"Ljubljanica").put(b"river:2", b"Sava").delete(b"city:1");
+    engine.write(&batch)?;
+
+    // A snapshot takes no copy: it shares the files, which are never written to again.
+    engine.snapshot(&directory.path().join("snapshot"))?;
+    engine.delete(b"river:2")?;
     engine.close()?;
 
-    // A second start reads the data files: the newest record of each key counts.
-    let (engine, recovery) = Engine::open(Options::new(directory.path()))?;
-    assert!(!recovery.is_damaged());
-    assert_eq!(engine.get(b"river")?.as_deref(), Some(&b"Ljubljanica"[..]));
-    assert!(!engine.contains(b"city")?);
-
-    // One program at a time has a directory.
-    let second = Engine::open(Options::new(directory.path()));
-    assert!(second.is_err());
-
-    say("after reopening: the river is the Ljubljanica, the deleted city is gone");
-    engine.close()?;
-    Ok(())
+    restore(&directory.path().join("snapshot"), &directory.path().join("restored"))?;
+    let (engine, recovery) = Engine::open(options("restored"))?;
+    assert!(!recovery.is_damaged() && !engine.contains(b"city:1")?);
+    let mut rivers = Vec::new();
+    for record in engine.prefix(b"river:")? {
+        rivers.push(String::from_utf8(record?.value.unwrap_or_default().into())?);
+    }
+    say(&format!("rivers in the snapshot: {}", rivers.join(", ")));
+    Ok(engine.close()?)
 }
 
 #[expect(clippy::print_stdout, reason = "an example shows what it does")]

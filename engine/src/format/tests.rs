@@ -75,6 +75,7 @@ fn eras_read_back_and_any_flipped_byte_is_refused() {
     let mut eras = Eras::new();
     eras.eras[1023] = 7;
     eras.file_id_floor = 12;
+    eras.version_floor = 13;
     eras.removed = vec![3, 9];
     let bytes = eras.encode();
     assert_eq!(Eras::decode(&bytes), Ok(eras));

@@ -136,7 +136,7 @@ impl Writer {
             active,
             file,
             max_file_size: options.max_file_size,
-            preallocates: true,
+            preallocates: options.sync == SyncPolicy::Always || options.map_files,
             maps: options.map_files && options.sync != SyncPolicy::Always,
             window: None,
             end,
