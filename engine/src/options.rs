@@ -121,7 +121,7 @@ pub struct Options {
     /// Whether a thread of the engine's writes hint files and merges. Default true. If not, that is done by
     /// [`Engine::tend`](crate::Engine::tend) alone.
     pub background: bool,
-    /// Percent of a sealed file's bytes that are dead, from which on it is merged. Default 20; 1 to 100.
+    /// Percent of a sealed file's bytes that are dead, from which on it is merged. Default 25; 1 to 100.
     pub merge_trigger: u8,
     /// Dead bytes of a sealed file from which on it is merged, whatever their share. Default 128 MiB; from 1.
     pub merge_trigger_bytes: u64,
@@ -222,7 +222,7 @@ impl Options {
             replicated: false,
             map_files: true,
             background: true,
-            merge_trigger: 20,
+            merge_trigger: 25,
             merge_trigger_bytes: 128 * MIB,
             merge_small_file: 8 * MIB,
             merge_window: MergeWindow::Always,
