@@ -16,7 +16,7 @@ use crate::error::{AppendError, MergeError, OpenError, ReadError, SnapshotError}
 use crate::file_system::{FileSystem, RealFileSystem};
 use crate::format::Eras;
 use crate::keydir::{Candidate, Keydir, Published, position_of};
-use crate::log::{Appended, Log, Prepared, Unwritten};
+use crate::log::{Appended, AppendedRecord, Log, Prepared, Unwritten};
 use crate::merge::{Merged, Merges};
 use crate::options::Options;
 use crate::recovery::{Recovered, Recovery, recover};
@@ -159,14 +159,11 @@ impl Engine {
     /// there is damaged, the new one takes its place.
     pub fn publish(&self, appended: Appended) {
         let Some(pin) = &appended.pin else { return };
-        for record in &appended.records {
-            let candidate = Candidate {
-                partition: record.partition,
-                era: record.era,
-                key: &record.key,
-                entry: record.entry(),
-            };
-            self.0.publish(pin, &candidate);
+        if let [alone] = &appended.records[..] {
+            self.0.publish(pin, &[alone.candidate()]);
+        } else {
+            let candidates: Vec<_> = appended.records.iter().map(AppendedRecord::candidate).collect();
+            self.0.publish(pin, &candidates);
         }
     }
 
@@ -394,18 +391,20 @@ impl Core {
     /// Appends, waits, publishes: [`Engine::apply`], of records that need not be owned.
     pub(crate) fn append_and_publish(&self, records: &mut [Unwritten<'_>]) -> Result<(), AppendError> {
         let pin = self.log.append_now(records)?;
-        for record in records {
-            let Unwritten { partition, era, key, .. } = *record;
-            self.publish(&pin, &Candidate { partition, era, key, entry: record.entry() });
+        if let [alone] = records {
+            self.publish(&pin, &[alone.candidate()]);
+        } else {
+            let candidates: Vec<_> = records.iter().map(|record| record.candidate()).collect();
+            self.publish(&pin, &candidates);
         }
         Ok(())
     }
 
-    /// Publishes a record of the file that is pinned; takes note of what a merge must know of tombstones and
-    /// older records that meet out of their order (see [`crate::merge`]).
-    fn publish(&self, pin: &Pin, candidate: &Candidate<'_>) {
+    /// Publishes records of the file that is pinned, all at once; takes note of what a merge must know of
+    /// tombstones and older records that meet out of their order (see [`crate::merge`]).
+    fn publish(&self, pin: &Pin, candidates: &[Candidate<'_>]) {
         let file = pin.file();
-        match self.keydir.publish(&self.files, candidate) {
+        self.keydir.publish_all(&self.files, candidates, |candidate, published| match published {
             Published::Overtaken(winner) => {
                 let settled = self.log.settled_hint();
                 let bound = if winner.is_tombstone() { self.bound_at(winner.location()) } else { settled };
@@ -418,7 +417,7 @@ impl Core {
                 }
             }
             Published::Replaced(_) | Published::New | Published::Void => {}
-        }
+        });
     }
 
     /// The bound of the tombstone at this place; 0, which is always safe, if it cannot be read.

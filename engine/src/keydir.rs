@@ -6,9 +6,10 @@
 //! published; the partition's figures, its files' figures and its ordered keys are those of its entries, at every
 //! moment the lock is free.
 
+use std::collections::HashMap;
 use std::ops::Bound;
 
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::data_file::{FileSlot, FileTable, Location};
@@ -250,17 +251,84 @@ impl Keydir {
 
     /// Takes the candidate in if its era is the partition's and its version the key's highest.
     pub(crate) fn publish(&self, files: &FileTable, candidate: &Candidate<'_>) -> Published {
-        settle(files, candidate, |known| self.try_publish(candidate, known))
+        settle(files, candidate, |known| {
+            self.try_publish(&mut self.slice(candidate.partition).lock(), candidate, known)
+        })
+    }
+
+    /// Publishes several at once, under the locks of all their partitions: who reads one of them, reads all. Tells
+    /// what became of each when the locks are free.
+    pub(crate) fn publish_all(
+        &self,
+        files: &FileTable,
+        candidates: &[Candidate<'_>],
+        mut tell: impl FnMut(&Candidate<'_>, Published),
+    ) {
+        if let [alone] = candidates {
+            return tell(alone, self.publish(files, alone));
+        }
+        let mut partitions: Vec<Partition> = candidates.iter().map(|candidate| candidate.partition).collect();
+        partitions.sort_unstable();
+        partitions.dedup();
+        let mut known: Vec<Vec<(Entry, Relation)>> = vec![Vec::new(); candidates.len()];
+        let published = loop {
+            // Ascending, as by all who take several.
+            let mut slices: Vec<_> =
+                partitions.iter().map(|&partition| self.slice(partition).lock()).collect();
+            let place = |candidate: &Candidate<'_>| partitions.binary_search(&candidate.partition).ok();
+            let mut unknown = Vec::new();
+            for (index, (candidate, known)) in candidates.iter().zip(&known).enumerate() {
+                let Some(slice) = place(candidate).and_then(|at| slices.get(at)) else { continue };
+                let in_the_way = slice.table.at(candidate.entry.position);
+                let is_unknown = |old: &&Entry| !known.iter().any(|(entry, _)| entry == *old);
+                unknown.extend(in_the_way.filter(is_unknown).map(|old| (index, *old)));
+            }
+            if unknown.is_empty() {
+                break self.publish_under(&mut slices, place, candidates, &mut known);
+            }
+            drop(slices);
+            for (index, old) in unknown {
+                if let (Some(known), Some(candidate)) = (known.get_mut(index), candidates.get(index)) {
+                    known.push((old, relate(files, &old, candidate)));
+                }
+            }
+        };
+        candidates.iter().zip(published).for_each(|(candidate, published)| tell(candidate, published));
+    }
+
+    /// Of each candidate it is known how it relates to what is there; to those before it, its key tells.
+    fn publish_under(
+        &self,
+        slices: &mut [MutexGuard<'_, Slice>],
+        place: impl Fn(&Candidate<'_>) -> Option<usize>,
+        candidates: &[Candidate<'_>],
+        known: &mut [Vec<(Entry, Relation)>],
+    ) -> Vec<Published> {
+        let mut at_position: HashMap<(Partition, u64), Vec<usize>> = HashMap::new();
+        let mut published = Vec::with_capacity(candidates.len());
+        for (index, (candidate, known)) in candidates.iter().zip(known).enumerate() {
+            let before = at_position.entry((candidate.partition, candidate.entry.position)).or_default();
+            for other in before.iter().filter_map(|&other| candidates.get(other)) {
+                let relation = if other.key == candidate.key { Relation::Same } else { Relation::Other };
+                known.push((other.entry, relation));
+            }
+            before.push(index);
+            let slice = place(candidate).and_then(|at| slices.get_mut(at));
+            let done = slice.and_then(|slice| self.try_publish(slice, candidate, known).ok());
+            debug_assert!(done.is_some(), "all that is in the way is known");
+            published.push(done.unwrap_or(Published::Void));
+        }
+        published
     }
 
     /// Publishes, or returns an entry whose relation to the candidate's key must be known first.
     fn try_publish(
         &self,
+        slice: &mut Slice,
         candidate: &Candidate<'_>,
         known: &[(Entry, Relation)],
     ) -> Result<Published, Entry> {
         let new = candidate.entry;
-        let mut slice = self.slice(candidate.partition).lock();
         if slice.era != candidate.era {
             return Ok(Published::Void);
         }
@@ -283,7 +351,7 @@ impl Keydir {
             }
             Some((old, _)) if old.version > new.version => Published::Overtaken(old),
             Some((old, _)) => {
-                self.replace(&mut slice, &old, new);
+                self.replace(slice, &old, new);
                 slice.note_key(candidate);
                 Published::Replaced(old)
             }

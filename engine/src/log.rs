@@ -30,6 +30,7 @@ use crate::data_file::{Location, Pin};
 use crate::directory::Directory;
 use crate::error::{AppendError, IoError, OpenError};
 use crate::format::{MARK_LEN, RECORD_HEADER_LEN, Salt, TOMBSTONE_VALUE_LEN};
+use crate::keydir::Candidate;
 use crate::options::{Options, SyncPolicy};
 use crate::table::Entry;
 use crate::{Era, Partition, Record, Version};
@@ -80,8 +81,9 @@ pub(crate) struct AppendedRecord {
 }
 
 impl AppendedRecord {
-    pub(crate) fn entry(&self) -> Entry {
-        Entry::new(self.position, self.version, self.at, self.tombstone)
+    pub(crate) fn candidate(&self) -> Candidate<'_> {
+        let entry = Entry::new(self.position, self.version, self.at, self.tombstone);
+        Candidate { partition: self.partition, era: self.era, key: &self.key, entry }
     }
 }
 
@@ -127,10 +129,11 @@ pub(crate) struct Unwritten<'a> {
     pub(crate) at: Location,
 }
 
-impl Unwritten<'_> {
-    /// Its keydir entry, once it is written.
-    pub(crate) fn entry(&self) -> Entry {
-        Entry::new(self.position, self.version, self.at, self.value.is_none())
+impl<'a> Unwritten<'a> {
+    /// What is to be published, once it is written.
+    pub(crate) fn candidate(&self) -> Candidate<'a> {
+        let entry = Entry::new(self.position, self.version, self.at, self.value.is_none());
+        Candidate { partition: self.partition, era: self.era, key: self.key, entry }
     }
 }
 

@@ -270,3 +270,39 @@ fn version_is_never_given_again_even_if_its_record_is_gone() {
     };
     assert!(next > version);
 }
+
+#[test]
+fn who_has_seen_one_key_of_a_batch_sees_all() {
+    let directory = support::fast_directory();
+    let (engine, _) =
+        Engine::open(Options { sync: caskade_engine::SyncPolicy::Never, ..Options::new(directory.path()) })
+            .unwrap();
+    let key = |number: u32| format!("key-{number}").into_bytes();
+    let stop = AtomicBool::new(false);
+    let write = |round: u64| {
+        let mut batch = Batch::new();
+        for number in 0..40 {
+            batch.put(&key(number), &round.to_le_bytes());
+        }
+        engine.write(&batch).unwrap();
+    };
+    write(0);
+    std::thread::scope(|scope| {
+        for first in 0..2 {
+            let (engine, stop) = (&engine, &stop);
+            scope.spawn(move || {
+                let mut at_least = 0;
+                let mut number = first;
+                while !stop.load(Ordering::Relaxed) {
+                    number = (number + 17) % 40;
+                    let value = engine.get(&key(number)).unwrap().unwrap();
+                    let round = u64::from_le_bytes(value[..].try_into().unwrap());
+                    assert!(round >= at_least, "{round} after {at_least}");
+                    at_least = round;
+                }
+            });
+        }
+        (1..3000).for_each(write);
+        stop.store(true, Ordering::Relaxed);
+    });
+}
