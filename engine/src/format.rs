@@ -30,6 +30,8 @@
 
 pub(crate) mod hint;
 pub(crate) mod marker;
+#[cfg(any(test, feature = "internals"))]
+pub(crate) mod mend;
 
 use std::fmt;
 
@@ -47,7 +49,8 @@ const FILE_CRC_AT: usize = FILE_SALT_AT + size_of::<u64>();
 /// Bytes of a data file's header; the offset of its first record.
 pub(crate) const FILE_HEADER_LEN: usize = FILE_CRC_AT + size_of::<u32>();
 
-const CRC_LEN: usize = size_of::<u32>();
+/// Bytes of a record's checksum, which it begins with.
+pub(crate) const CRC_LEN: usize = size_of::<u32>();
 const KIND_AT: usize = CRC_LEN;
 const FLAGS_AT: usize = KIND_AT + size_of::<u8>();
 const KEY_LEN_AT: usize = FLAGS_AT + size_of::<u8>();
@@ -77,7 +80,8 @@ pub(crate) fn bound_of(file_id: u64, value: &[u8]) -> u64 {
 /// Bytes of the longest value's record: the keydir has 31 bits for it.
 const RECORD_LEN_MAX: u64 = (1 << 31) - 1;
 
-const ERAS_MAGIC: [u8; 8] = *b"CASKERAS";
+/// What an eras file begins with.
+pub(crate) const ERAS_MAGIC: [u8; 8] = *b"CASKERAS";
 const ERAS_VERSION_AT: usize = ERAS_MAGIC.len();
 const ERAS_FLOOR_AT: usize = ERAS_VERSION_AT + size_of::<u32>();
 const ERAS_VERSION_FLOOR_AT: usize = ERAS_FLOOR_AT + size_of::<u64>();
@@ -238,7 +242,7 @@ impl Header {
         self.flags & FLAG_IN_BATCH != 0
     }
 
-    fn encode(&self) -> [u8; RECORD_HEADER_LEN] {
+    pub(crate) fn encode(&self) -> [u8; RECORD_HEADER_LEN] {
         let mut bytes = [0; RECORD_HEADER_LEN];
         bytes[KIND_AT] = self.kind as u8;
         bytes[FLAGS_AT] = self.flags;

@@ -47,6 +47,9 @@ mod file_figures;
 mod file_scan;
 mod file_system;
 mod format;
+#[cfg(any(test, feature = "internals"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod hint_file;
 mod keydir;
 mod length;

@@ -7,7 +7,8 @@
 
 use super::{Bad, FORMAT_VERSION, u32_at, u64_at};
 
-const MAGIC: [u8; 8] = *b"CASKSNAP";
+/// What a marker begins with.
+pub(crate) const MAGIC: [u8; 8] = *b"CASKSNAP";
 const VERSION_AT: usize = MAGIC.len();
 const STATE_AT: usize = VERSION_AT + size_of::<u32>();
 const FILES_AT: usize = STATE_AT + size_of::<u32>();
