@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::error::{IoError, OpenError};
 use crate::file_system::{FileHandle, FileSystem, OpenMode};
 use crate::format::marker::MARKER_LEN_MAX;
-use crate::format::{Bad, ERAS_LEN_MAX, Eras};
+use crate::format::{Bad, ERAS_LEN_MAX, Eras, FILE_ID_MAX};
 
 const LOCK_NAME: &str = "lock";
 const ERAS_NAME: &str = "eras";
@@ -350,5 +350,5 @@ pub(crate) fn lock(
 fn id_of(name: &str, suffix: &str) -> Option<u64> {
     let digits = name.strip_suffix(suffix)?;
     let ours = digits.len() >= ID_DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());
-    ours.then(|| digits.parse().ok()).flatten().filter(|&id| id > 0)
+    ours.then(|| digits.parse().ok()).flatten().filter(|id| (1..=FILE_ID_MAX).contains(id))
 }

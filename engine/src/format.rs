@@ -80,6 +80,9 @@ pub(crate) fn bound_of(file_id: u64, value: &[u8]) -> u64 {
 /// Bytes of the longest value's record: the keydir has 31 bits for it.
 const RECORD_LEN_MAX: u64 = (1 << 31) - 1;
 
+/// Highest id that a file may have; far below where counting on would overflow.
+pub(crate) const FILE_ID_MAX: u64 = 1 << 62;
+
 /// What an eras file begins with.
 pub(crate) const ERAS_MAGIC: [u8; 8] = *b"CASKERAS";
 const ERAS_VERSION_AT: usize = ERAS_MAGIC.len();
@@ -445,7 +448,7 @@ impl Eras {
         let version_floor = u64_at(body, ERAS_VERSION_FLOOR_AT).ok_or(Bad::Short)?;
         let (eras, _) = body.get(ERAS_AT..ERAS_REMOVED_AT).ok_or(Bad::Short)?.as_chunks();
         let (removed, rest) = body.get(ERAS_REMOVED_AT..).ok_or(Bad::Short)?.as_chunks();
-        if !rest.is_empty() {
+        if !rest.is_empty() || file_id_floor > FILE_ID_MAX {
             return Err(Bad::Fields);
         }
         Ok(Self {

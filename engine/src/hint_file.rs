@@ -15,7 +15,7 @@ use crate::error::IoError;
 use crate::file_scan::{Bounds, End, Found, Scanner};
 use crate::file_system::{FileHandle, FileSystem};
 use crate::format::hint::{HINT_HEADER_LEN, HintEntry, HintHeader, SectionHead};
-use crate::format::{Bad, FileHeader, Kind, Parsed, bound_of};
+use crate::format::{Bad, FILE_HEADER_LEN, FileHeader, Kind, Parsed, RECORD_HEADER_LEN, bound_of};
 use crate::slot::partition_of;
 
 /// Bytes of one section that wait to be written.
@@ -118,9 +118,16 @@ pub(crate) struct HintSource {
     place: Place,
 }
 
+/// Whether an entry can be true of a data file of this length: a reader allocates as much as it says.
+fn is_within(entry: &HintEntry<'_>, data_len: u64) -> bool {
+    let (start, len) = (u64::from(entry.offset), u64::from(entry.len));
+    let shortest = (RECORD_HEADER_LEN + entry.key.len()) as u64;
+    start >= FILE_HEADER_LEN as u64 && len >= shortest && start + len <= data_len
+}
+
 #[derive(Debug)]
 enum Place {
-    File { path: PathBuf, starts: Vec<u64> },
+    File { path: PathBuf, starts: Vec<u64>, data_len: u64 },
     Memory(Sections),
 }
 
@@ -139,7 +146,10 @@ impl HintSource {
             start += u64::from(head.bytes);
         }
         starts.push(start);
-        Self { heads: header.sections.clone(), place: Place::File { path, starts } }
+        Self {
+            heads: header.sections.clone(),
+            place: Place::File { path, starts, data_len: header.data_len },
+        }
     }
 
     pub(crate) fn in_memory(sections: Sections) -> Self {
@@ -168,6 +178,14 @@ impl HintSource {
         Ok(Self::in_file(path.to_owned(), &header))
     }
 
+    /// Whether an entry of it can be true.
+    pub(crate) fn allows(&self, entry: &HintEntry<'_>) -> bool {
+        match self.place {
+            Place::File { data_len, .. } => is_within(entry, data_len),
+            Place::Memory(_) => true,
+        }
+    }
+
     /// How many records the data file has.
     pub(crate) fn entries(&self) -> u64 {
         self.heads.iter().map(|head| u64::from(head.entries)).sum()
@@ -190,7 +208,7 @@ impl HintSource {
                 let bytes = sections.bytes.get(partitions).unwrap_or_default();
                 return Ok(heads.iter().copied().zip(bytes.iter().cloned()).collect());
             }
-            Place::File { path, starts } => (path, starts),
+            Place::File { path, starts, .. } => (path, starts),
         };
         let start = starts.get(partitions.start).copied().unwrap_or_default();
         let len = heads.iter().map(|head| head.bytes as usize).sum();

@@ -57,6 +57,9 @@ mod log;
 mod merge;
 mod options;
 mod ordered;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod parts;
 mod recovery;
 mod scan;
 mod slot;

@@ -10,7 +10,9 @@
 //! that cannot be taken back, poisons the log: the operating system may have dropped what it did not sync,
 //! so no later sync could be believed. Refuses what is too long, and appends above the buffer's bound.
 
+mod encoder;
 mod queue;
+mod sync;
 mod ticket;
 mod writer;
 
@@ -21,10 +23,10 @@ use std::thread::{self, JoinHandle, ThreadId};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 
-use self::queue::{Encoder, Group, Queue, Waiting};
-use self::ticket::Ticket;
+use self::encoder::Encoder;
+use self::queue::{Queue, Sink, reusable};
 pub(crate) use self::writer::{Writer, create_active, too_many_files};
 use crate::data_file::{Location, Pin};
 use crate::directory::Directory;
@@ -43,6 +45,12 @@ const DELIVERIES_MAX: usize = 1 << 16;
 
 /// Called once, with what became of the append.
 pub(crate) type Done = Box<dyn FnOnce(Result<Appended, AppendError>) + Send>;
+
+/// Where a group of appends begins, and that its file is to be kept.
+type Place = (Location, Pin);
+
+/// Who is told of a queued append, and its records as they are in their group.
+type Callback = (Appended, Done);
 
 /// Records that are in the log and not yet visible: give it to [`Engine::publish`](crate::Engine::publish).
 ///
@@ -161,11 +169,8 @@ struct Shared {
     buffer_bytes_max: usize,
     directory: Arc<Directory>,
     counters: Counters,
-    queue: Mutex<Queue>,
-    /// The log's thread waits here for work.
-    work: Condvar,
-    /// Blocking callers wait here for room.
-    room: Condvar,
+    salt: Salt,
+    queue: Queue,
     writer: Mutex<Writer>,
 }
 
@@ -183,9 +188,8 @@ impl Log {
             buffer_bytes_max: options.append_buffer_bytes,
             directory,
             counters: Counters::default(),
-            queue: Mutex::new(Queue::new(writer.salt())),
-            work: Condvar::new(),
-            room: Condvar::new(),
+            salt: writer.salt(),
+            queue: Queue::new(options.append_buffer_bytes),
             writer: Mutex::new(writer),
         });
         let run: Option<fn(&Shared)> = match options.sync {
@@ -214,7 +218,7 @@ impl Log {
 
     /// Bytes that wait for the disk.
     pub(crate) fn waiting_bytes(&self) -> usize {
-        self.shared.queue.lock().charged
+        self.shared.queue.charged()
     }
 
     /// Queues or writes the records; see [`Engine::append`](crate::Engine::append).
@@ -244,7 +248,8 @@ impl Log {
         let (base, pin) = if shared.sync == SyncPolicy::Always {
             // A callback that waited for room would wait for itself.
             let wait_for_room = self.thread_id != Some(thread::current().id());
-            shared.append_and_wait(records, bytes, wait_for_room)?
+            let encode = |buffer: &mut Vec<u8>| shared.encoder().encode(buffer, records);
+            shared.queue.append_and_wait(shared, bytes + APPEND_OVERHEAD, wait_for_room, encode)?
         } else {
             shared
                 .write_inline(&mut shared.writer.lock(), |encoder, buffer| encoder.encode(buffer, records))?
@@ -259,15 +264,8 @@ impl Log {
 
     /// Flushes, syncs and stops the log; later appends are refused. Only the first call does anything.
     pub(crate) fn close(&self) -> Result<(), AppendError> {
-        {
-            let mut queue = self.shared.queue.lock();
-            if queue.closed {
-                return Ok(());
-            }
-            queue.closed = true;
-            // A caller that is committing wakes the thread when it is done; the other policy's waits for this.
-            self.shared.work.notify_all();
-            self.shared.room.notify_all();
+        if !self.shared.queue.close() {
+            return Ok(());
         }
         // The last engine may go away in a callback: then the log's thread empties the queue and closes the file
         // when that callback has returned.
@@ -307,7 +305,7 @@ impl Log {
     /// Stops the log because of a failure elsewhere in the directory that leaves open what is on disk.
     pub(crate) fn poison(&self, error: IoError) -> AppendError {
         let error = self.shared.writer.lock().poison(error);
-        self.shared.queue.lock().poisoned = Some(error.clone());
+        self.shared.queue.poison(error.clone());
         AppendError::Poisoned(error)
     }
 }
@@ -342,113 +340,21 @@ impl Shared {
     }
 
     fn append_queued(&self, records: Vec<Prepared>, bytes: usize, done: Done) {
-        let charge = bytes + APPEND_OVERHEAD;
-        let mut queue = self.queue.lock();
-        if let Err(error) = self.admit(&queue, charge) {
-            drop(queue);
-            return done(Err(error));
-        }
-        queue.push(records, charge, done);
-        self.wake_thread(&mut queue);
-    }
-
-    /// Queues the records and waits, or commits them at once if there is nobody to share a sync with. Returns
-    /// where their group begins.
-    fn append_and_wait(
-        &self,
-        records: &mut [Unwritten<'_>],
-        bytes: usize,
-        wait_for_room: bool,
-    ) -> Result<(Location, Pin), AppendError> {
-        let charge = bytes + APPEND_OVERHEAD;
-        let mut queue = self.queue.lock();
-        while wait_for_room && queue.is_open() && queue.charged + charge > self.buffer_bytes_max {
-            self.room.wait(&mut queue);
-        }
-        self.admit(&queue, charge)?;
-        let alone = queue.is_empty() && !queue.committing;
-        queue.add(records, charge);
-        if alone {
-            let mut group = queue.take_group();
-            drop(queue);
-            let result = self.commit(&mut group.buffer);
-            self.end_commit(group, &result);
-            return result;
-        }
-        let ticket = Ticket::own();
-        queue.push_caller(ticket.caller());
-        self.wake_thread(&mut queue);
-        drop(queue);
-        ticket.wait()
-    }
-
-    /// Why an append of this many bytes is not taken now.
-    fn admit(&self, queue: &Queue, charge: usize) -> Result<(), AppendError> {
-        if let Some(error) = &queue.poisoned {
-            Err(AppendError::Poisoned(error.clone()))
-        } else if queue.closed {
-            Err(AppendError::Closed)
-        } else if queue.charged + charge > self.buffer_bytes_max {
-            Err(AppendError::Overloaded { waiting: queue.charged, max: self.buffer_bytes_max })
-        } else {
-            Ok(())
+        let encode =
+            |(records, done), buffer: &mut Vec<u8>| (self.encoder().encode_owned(buffer, records), done);
+        if let Err((error, (_, done))) = self.queue.push(bytes + APPEND_OVERHEAD, (records, done), encode) {
+            done(Err(error));
         }
     }
 
-    /// Whoever is committing looks for more when that is done, or wakes the thread then.
-    fn wake_thread(&self, queue: &mut Queue) {
-        if !queue.committing && std::mem::take(&mut queue.thread_waits) {
-            self.work.notify_one();
-        }
+    fn encoder(&self) -> Encoder {
+        Encoder { salt: self.salt }
     }
 
-    /// Until the log is closed and the queue empty: takes a group, writes it, syncs, tells.
+    /// Until the log is closed and the queue empty.
     fn run_group_commit(&self) {
-        while let Some(mut group) = self.next_group() {
-            let result = self.commit(&mut group.buffer);
-            for waiting in group.appends.drain(..) {
-                match waiting {
-                    Waiting::Caller(caller) => caller.tell(result.clone()),
-                    Waiting::Callback(appended, done) => {
-                        let result = result.clone().map(|place| self.locate(appended, place));
-                        run_callback(done, result);
-                    }
-                }
-            }
-            self.end_commit(group, &result);
-        }
+        self.queue.run(self);
         self.finish();
-    }
-
-    /// Waits for a group; `None` once the log is closed and all is committed.
-    fn next_group(&self) -> Option<Group> {
-        let mut queue = self.queue.lock();
-        loop {
-            if !queue.committing {
-                if !queue.is_empty() {
-                    return Some(queue.take_group());
-                }
-                if queue.closed {
-                    return None;
-                }
-            }
-            queue.thread_waits = true;
-            self.work.wait(&mut queue);
-        }
-    }
-
-    /// Frees the group's room; passes on what came in meanwhile.
-    fn end_commit(&self, group: Group, result: &Result<(Location, Pin), AppendError>) {
-        let mut queue = self.queue.lock();
-        queue.give_back(group);
-        if let Err(AppendError::Poisoned(error)) = result {
-            queue.poisoned = Some(error.clone());
-        }
-        if !queue.is_empty() || queue.closed {
-            self.wake_thread(&mut queue);
-        }
-        drop(queue);
-        self.room.notify_all();
     }
 
     /// Closes the file, when nobody can be told how that went any more.
@@ -458,17 +364,8 @@ impl Shared {
         }
     }
 
-    /// Makes one group durable; returns where it begins.
-    fn commit(&self, buffer: &mut [u8]) -> Result<(Location, Pin), AppendError> {
-        let mut writer = self.writer.lock();
-        let place = self.write(&mut writer, buffer)?;
-        self.counters.syncs.fetch_add(1, Ordering::Relaxed);
-        writer.sync().map_err(AppendError::Poisoned)?;
-        Ok(place)
-    }
-
     /// Writes one group, whose first bytes are room for a mark.
-    fn write(&self, writer: &mut Writer, buffer: &mut [u8]) -> Result<(Location, Pin), AppendError> {
+    fn write(&self, writer: &mut Writer, buffer: &mut [u8]) -> Result<Place, AppendError> {
         let before = writer.files_begun();
         let base = writer.write(&self.directory, buffer)?;
         if writer.files_begun() != before {
@@ -479,7 +376,7 @@ impl Shared {
     }
 
     /// Turns offsets within the group into places in the file.
-    fn locate(&self, mut appended: Appended, (base, pin): (Location, Pin)) -> Appended {
+    fn locate(&self, mut appended: Appended, (base, pin): Place) -> Appended {
         appended.pin = Some(pin);
         for record in &mut appended.records {
             place(&mut record.at, base);
@@ -506,14 +403,14 @@ impl Shared {
         &self,
         writer: &mut Writer,
         encode: impl FnOnce(Encoder, &mut Vec<u8>) -> T,
-    ) -> Result<((Location, Pin), T), AppendError> {
+    ) -> Result<(Place, T), AppendError> {
         let mut buffer = std::mem::take(&mut writer.scratch);
-        let encoder = Encoder { salt: writer.salt() };
+        let encoder = self.encoder();
         buffer.clear();
         buffer.resize(MARK_LEN, 0);
         let encoded = encode(encoder, &mut buffer);
         let result = self.write(writer, &mut buffer);
-        writer.scratch = queue::reusable(buffer);
+        writer.scratch = reusable(buffer);
         Ok((result?, encoded))
     }
 
@@ -536,13 +433,7 @@ impl Shared {
         };
         let interval = Duration::from_millis(ms);
         let mut next = Instant::now() + interval;
-        loop {
-            let mut queue = self.queue.lock();
-            while !queue.closed && !self.work.wait_until(&mut queue, next).timed_out() {}
-            if queue.closed {
-                return;
-            }
-            drop(queue);
+        while !self.queue.wait_closed(next) {
             next = Instant::now() + interval;
             // A failure poisons the log, which tells every later append.
             let _ = self.sync_outside_lock();
@@ -557,6 +448,20 @@ impl Shared {
         self.counters.syncs.fetch_add(1, Ordering::Relaxed);
         let result = pending.sync();
         self.writer.lock().synced(&pending, result)
+    }
+}
+
+impl Sink for Shared {
+    fn commit(&self, group: &mut [u8]) -> Result<Place, AppendError> {
+        let mut writer = self.writer.lock();
+        let place = self.write(&mut writer, group)?;
+        self.counters.syncs.fetch_add(1, Ordering::Relaxed);
+        writer.sync().map_err(AppendError::Poisoned)?;
+        Ok(place)
+    }
+
+    fn tell(&self, (appended, done): Callback, outcome: Result<Place, AppendError>) {
+        run_callback(done, outcome.map(|place| self.locate(appended, place)));
     }
 }
 
@@ -590,5 +495,7 @@ pub(crate) fn random_salt() -> Salt {
     Salt(RandomState::new().build_hasher().finish())
 }
 
+#[cfg(test)]
+mod schedules;
 #[cfg(test)]
 mod tests;

@@ -85,3 +85,10 @@ fn eras_read_back_and_any_flipped_byte_is_refused() {
         assert!(Eras::decode(&flipped).is_err(), "byte {at}");
     }
 }
+
+#[test]
+fn id_floor_that_counting_on_would_overflow_is_refused() {
+    let with_floor = |file_id_floor| Eras::decode(&Eras { file_id_floor, ..Eras::new() }.encode());
+    assert!(with_floor(FILE_ID_MAX).is_ok());
+    assert_eq!(with_floor(FILE_ID_MAX + 1), Err(Bad::Fields));
+}

@@ -1,92 +1,233 @@
-//! Appends on their way to the log's thread: one buffer that callers encode into, and who waits for it.
+//! The queue of appends (group commit): a buffer that callers encode into, who commits it, and who is told.
+//!
+//! It knows neither records nor files: a [`Sink`] makes groups durable. The module that it is in says what a place and a
+//! callback are, and what to lock with: so its tests run this very code under a scheduler.
+//!
+//! Invariants: one group at a time is being committed, in the order of the appends in it and before it; everyone who
+//! was admitted is told exactly once, callbacks in the order of the calls and none under a lock, after their group's commit
+//! and never before. Refuses what would go beyond its bound, and everything once it is closed or poisoned.
 
-use crate::data_file::Location;
-use crate::error::IoError;
-use crate::format::{
-    BOUND_OF_LOG_FILE, FLAG_IN_BATCH, Header, Kind, MARK_LEN, Salt, begin_batch, encode_record, end_batch,
-};
-use crate::log::ticket::Caller;
-use crate::log::{Appended, AppendedRecord, Done, Prepared, Unwritten};
+use std::time::Instant;
+
+use super::sync::{Condvar, Mutex};
+use super::ticket::{Caller, Ticket};
+use super::{Callback, Place};
+use crate::error::{AppendError, IoError};
+use crate::format::MARK_LEN;
 
 /// A buffer that grew beyond this is not kept.
 const KEPT_BYTES: usize = 4 << 20;
 
-/// What waits for the log's thread.
+/// Where the groups go.
+pub(super) trait Sink {
+    /// Makes a group durable, whose first bytes are room for a mark; returns where it begins.
+    fn commit(&self, group: &mut [u8]) -> Result<Place, AppendError>;
+
+    /// Tells what became of an append. Must not panic.
+    fn tell(&self, callback: Callback, outcome: Result<Place, AppendError>);
+}
+
+/// Appends on their way to a sink.
 pub(super) struct Queue {
-    salt: Salt,
+    state: Mutex<State>,
+    /// The log's thread waits here for work.
+    work: Condvar,
+    /// Blocking callers wait here for room.
+    room: Condvar,
+    charged_max: usize,
+}
+
+#[derive(Default)]
+struct State {
     filling: Group,
     /// The last group's buffers, to be used again.
     spare: Option<Group>,
     /// Bytes charged for all appends that were not told their result yet.
-    pub(super) charged: usize,
+    charged: usize,
     /// Somebody has taken a group and is writing it: the log's thread, or a caller that was alone.
-    pub(super) committing: bool,
-    pub(super) thread_waits: bool,
-    pub(super) closed: bool,
-    pub(super) poisoned: Option<IoError>,
+    committing: bool,
+    thread_waits: bool,
+    closed: bool,
+    poisoned: Option<IoError>,
 }
 
 /// Appends that are written and synced together.
 #[derive(Default)]
-pub(super) struct Group {
+struct Group {
     /// Room for a mark, then the records.
-    pub(super) buffer: Vec<u8>,
-    pub(super) appends: Vec<Waiting>,
-    pub(super) charged: usize,
+    buffer: Vec<u8>,
+    appends: Vec<Waiting>,
+    charged: usize,
 }
 
 /// Who is told what became of an append.
-pub(super) enum Waiting {
-    /// A callback, with the records as they are in the group.
-    Callback(Appended, Done),
-    /// A thread that waits, and has the records itself.
+enum Waiting {
+    Callback(Callback),
+    /// A thread that waits.
     Caller(Caller),
 }
 
 impl Queue {
-    pub(super) fn new(salt: Salt) -> Self {
-        Self {
-            salt,
-            filling: Group::default(),
-            spare: None,
-            charged: 0,
-            committing: false,
-            thread_waits: false,
-            closed: false,
-            poisoned: None,
+    /// An empty one that takes appends up to this charge in all.
+    pub(super) fn new(charged_max: usize) -> Self {
+        Self { state: Mutex::default(), work: Condvar::new(), room: Condvar::new(), charged_max }
+    }
+
+    /// What is charged for all appends that were not told their result yet.
+    pub(super) fn charged(&self) -> usize {
+        self.state.lock().charged
+    }
+
+    /// Queues an append whose callback is told; gives back with the reason what it does not take.
+    pub(super) fn push<T>(
+        &self,
+        charge: usize,
+        append: T,
+        encode: impl FnOnce(T, &mut Vec<u8>) -> Callback,
+    ) -> Result<(), (AppendError, T)> {
+        let mut state = self.state.lock();
+        if let Err(error) = self.admit(&state, charge) {
+            return Err((error, append));
+        }
+        let callback = encode(append, state.buffer());
+        state.filling.appends.push(Waiting::Callback(callback));
+        state.charge(charge);
+        self.wake_thread(&mut state);
+        Ok(())
+    }
+
+    /// Queues an append and waits, or commits it at once if there is nobody to share a sync with. Returns where its
+    /// group begins.
+    pub(super) fn append_and_wait(
+        &self,
+        sink: &impl Sink,
+        charge: usize,
+        wait_for_room: bool,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<Place, AppendError> {
+        let mut state = self.state.lock();
+        while wait_for_room && state.is_open() && state.charged + charge > self.charged_max {
+            self.room.wait(&mut state);
+        }
+        self.admit(&state, charge)?;
+        let alone = state.is_empty() && !state.committing;
+        encode(state.buffer());
+        state.charge(charge);
+        if alone {
+            let mut group = state.take_group();
+            drop(state);
+            let outcome = sink.commit(&mut group.buffer);
+            self.end_commit(group, &outcome);
+            return outcome;
+        }
+        let ticket = Ticket::own();
+        state.filling.appends.push(Waiting::Caller(ticket.caller()));
+        self.wake_thread(&mut state);
+        drop(state);
+        ticket.wait()
+    }
+
+    /// The log's thread: until the queue is closed and empty takes a group, commits it, tells.
+    pub(super) fn run(&self, sink: &impl Sink) {
+        while let Some(mut group) = self.next_group() {
+            let outcome = sink.commit(&mut group.buffer);
+            for waiting in group.appends.drain(..) {
+                match waiting {
+                    Waiting::Caller(caller) => caller.tell(outcome.clone()),
+                    Waiting::Callback(callback) => sink.tell(callback, outcome.clone()),
+                }
+            }
+            self.end_commit(group, &outcome);
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Refuses everything from now on; what was taken is still committed. Returns whether it was open.
+    pub(super) fn close(&self) -> bool {
+        let mut state = self.state.lock();
+        if std::mem::replace(&mut state.closed, true) {
+            return false;
+        }
+        // A caller that is committing wakes the thread when it is done; the other policy's waits for this.
+        self.work.notify_all();
+        self.room.notify_all();
+        true
+    }
+
+    /// Waits until this instant, or until it is closed: returns whether it is.
+    pub(super) fn wait_closed(&self, until: Instant) -> bool {
+        let mut state = self.state.lock();
+        while !state.closed && !self.work.wait_until(&mut state, until).timed_out() {}
+        state.closed
+    }
+
+    /// Refuses everything from now on because of a failure.
+    pub(super) fn poison(&self, error: IoError) {
+        self.state.lock().poisoned = Some(error);
+        self.room.notify_all();
+    }
+
+    /// Why an append of this charge is not taken now.
+    fn admit(&self, state: &State, charge: usize) -> Result<(), AppendError> {
+        if let Some(error) = &state.poisoned {
+            Err(AppendError::Poisoned(error.clone()))
+        } else if state.closed {
+            Err(AppendError::Closed)
+        } else if state.charged + charge > self.charged_max {
+            Err(AppendError::Overloaded { waiting: state.charged, max: self.charged_max })
+        } else {
+            Ok(())
+        }
+    }
+
+    /// Whoever is committing looks for more when that is done, or wakes the thread then.
+    fn wake_thread(&self, state: &mut State) {
+        if !state.committing && std::mem::take(&mut state.thread_waits) {
+            self.work.notify_one();
+        }
+    }
+
+    /// Waits for a group; `None` once the queue is closed and all is committed.
+    fn next_group(&self) -> Option<Group> {
+        let mut state = self.state.lock();
+        loop {
+            if !state.committing {
+                if !state.is_empty() {
+                    return Some(state.take_group());
+                }
+                if state.closed {
+                    return None;
+                }
+            }
+            state.thread_waits = true;
+            self.work.wait(&mut state);
+        }
+    }
+
+    /// Frees the group's room; passes on what came in meanwhile.
+    fn end_commit(&self, group: Group, outcome: &Result<Place, AppendError>) {
+        let mut state = self.state.lock();
+        state.give_back(group);
+        if let Err(AppendError::Poisoned(error)) = outcome {
+            state.poisoned = Some(error.clone());
+        }
+        if !state.is_empty() || state.closed {
+            self.wake_thread(&mut state);
+        }
+        drop(state);
+        self.room.notify_all();
+    }
+}
+
+impl State {
+    fn is_empty(&self) -> bool {
         self.filling.appends.is_empty()
     }
 
-    pub(super) fn is_open(&self) -> bool {
+    fn is_open(&self) -> bool {
         !self.closed && self.poisoned.is_none()
     }
 
-    /// Queues records whose callback is told.
-    pub(super) fn push(&mut self, records: Vec<Prepared>, charge: usize, done: Done) {
-        let appended = self.encoder().encode_owned(self.buffer(), records);
-        self.filling.appends.push(Waiting::Callback(appended, done));
-        self.charge(charge);
-    }
-
-    /// Adds records to the group that is filling; who waits for them is not among its appends yet.
-    pub(super) fn add(&mut self, records: &mut [Unwritten<'_>], charge: usize) {
-        self.encoder().encode(self.buffer(), records);
-        self.charge(charge);
-    }
-
-    /// Queues the thread that waits for what it has just added.
-    pub(super) fn push_caller(&mut self, caller: Caller) {
-        self.filling.appends.push(Waiting::Caller(caller));
-    }
-
-    fn encoder(&self) -> Encoder {
-        Encoder { salt: self.salt }
-    }
-
+    /// What the group that is filling holds so far.
     fn buffer(&mut self) -> &mut Vec<u8> {
         let buffer = &mut self.filling.buffer;
         if buffer.is_empty() {
@@ -100,15 +241,15 @@ impl Queue {
         self.charged += charge;
     }
 
-    /// Hands out the group to whom it is to be committed by, who then calls [`Queue::give_back`].
-    pub(super) fn take_group(&mut self) -> Group {
+    /// Hands out the group to whom it is to be committed by, who then ends that with [`State::give_back`].
+    fn take_group(&mut self) -> Group {
         self.committing = true;
         let next = self.spare.take().unwrap_or_default();
         std::mem::replace(&mut self.filling, next)
     }
 
     /// Ends the commit of a group whose appends were told; keeps its buffers for the next but one.
-    pub(super) fn give_back(&mut self, mut group: Group) {
+    fn give_back(&mut self, mut group: Group) {
         self.committing = false;
         self.charged -= group.charged;
         group.appends.clear();
@@ -122,70 +263,4 @@ impl Queue {
 /// The buffer, or a new one if it has grown large.
 pub(super) fn reusable(buffer: Vec<u8>) -> Vec<u8> {
     if buffer.capacity() > KEPT_BYTES { Vec::new() } else { buffer }
-}
-
-/// Turns records into bytes.
-pub(super) struct Encoder {
-    pub(super) salt: Salt,
-}
-
-impl Encoder {
-    /// Appends the records to the buffer, as one batch if there are several; notes their offsets in it.
-    pub(super) fn encode(&self, buffer: &mut Vec<u8>, records: &mut [Unwritten<'_>]) {
-        let count = records.len();
-        let batch = self.begin(buffer, count);
-        for record in records {
-            record.at = self.encode_one(buffer, record, batch.is_some());
-        }
-        self.end(buffer, batch, count);
-    }
-
-    /// The same of records that a callback will be told of.
-    pub(super) fn encode_owned(&self, buffer: &mut Vec<u8>, records: Vec<Prepared>) -> Appended {
-        let count = records.len();
-        let batch = self.begin(buffer, count);
-        let encode = |prepared: Prepared| {
-            let at = self.encode_one(buffer, &prepared.unwritten(), batch.is_some());
-            let Prepared { record, partition, era, position } = prepared;
-            let tombstone = record.value.is_none();
-            AppendedRecord {
-                key: record.key,
-                partition,
-                era,
-                position,
-                version: record.version,
-                tombstone,
-                at,
-            }
-        };
-        let records = records.into_iter().map(encode).collect();
-        self.end(buffer, batch, count);
-        Appended { records, pin: None }
-    }
-
-    fn begin(&self, buffer: &mut Vec<u8>, count: usize) -> Option<usize> {
-        (count > 1).then(|| begin_batch(buffer))
-    }
-
-    fn end(&self, buffer: &mut [u8], batch: Option<usize>, count: usize) {
-        if let Some(start) = batch {
-            end_batch(buffer, self.salt, start, count);
-        }
-    }
-
-    fn encode_one(&self, buffer: &mut Vec<u8>, record: &Unwritten<'_>, in_batch: bool) -> Location {
-        let offset = buffer.len();
-        let header = Header {
-            kind: if record.value.is_none() { Kind::Tombstone } else { Kind::Value },
-            flags: if in_batch { FLAG_IN_BATCH } else { 0 },
-            key_len: 0,
-            value_len: 0,
-            user_flags: record.user_flags,
-            version: record.version,
-            expiry_ms: record.expiry_ms,
-            era: record.era,
-        };
-        encode_record(buffer, self.salt, header, record.key, record.value.unwrap_or(&BOUND_OF_LOG_FILE));
-        Location { file: 0, offset: offset as u32, len: (buffer.len() - offset) as u32 }
-    }
 }

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use parking_lot::{Condvar, Mutex};
-
-use crate::data_file::{Location, Pin};
+use super::Place;
+use super::sync::{Condvar, Mutex, thread_local};
 use crate::error::AppendError;
 
-/// Where the group begins and in which file, or why it was not written.
-type Outcome = Result<(Location, Pin), AppendError>;
+/// Where the group begins, or why it was not written.
+type Outcome = Result<Place, AppendError>;
 
 #[derive(Default)]
 struct Shared {

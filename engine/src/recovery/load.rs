@@ -8,7 +8,9 @@ use super::{Source, in_parallel};
 use crate::data_file::{DataFile, Location};
 use crate::directory::Directory;
 use crate::error::OpenError;
+use crate::format::Bad;
 use crate::format::hint::{HintEntry, SectionHead, section_entries};
+use crate::hint_file::HintSource;
 use crate::keydir::{Keydir, position_of};
 use crate::options::Index;
 use crate::table::Entry;
@@ -100,7 +102,7 @@ fn load_partition(
     for (index, (source, sections)) in sources.iter().zip(block).enumerate() {
         let Some((head, bytes)) = sections.get(at) else { continue };
         let before = found.len();
-        let collected = collect(head, bytes, index, &mut found);
+        let collected = collect(&source.hint, head, bytes, index, &mut found);
         let bounds = found.iter().skip(before).filter_map(|found| found.entry.bound);
         source.file.raise_bound(bounds.max().unwrap_or(0));
         if let Err(reason) = collected {
@@ -140,13 +142,17 @@ fn load_partition(
 }
 
 fn collect<'a>(
+    hint: &HintSource,
     head: &SectionHead,
     bytes: &'a [u8],
     source: usize,
     found: &mut Vec<Found<'a>>,
-) -> Result<(), crate::format::Bad> {
+) -> Result<(), Bad> {
     for entry in section_entries(head, bytes)? {
         let entry = entry?;
+        if !hint.allows(&entry) {
+            return Err(Bad::Fields);
+        }
         found.push(Found { position: position_of(entry.key), entry, source });
     }
     Ok(())

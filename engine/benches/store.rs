@@ -1,0 +1,141 @@
+//! What single calls of a store cost: `cargo bench -p caskade-engine --bench store`. On the file system of the
+//! folder for temporary files (`TMPDIR`), without waiting for syncs, and with nothing going on beside.
+#![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
+
+use caskade_engine::{Appended, Batch, Engine, Options, Record, SyncPolicy};
+use divan::Bencher;
+use divan::counter::{BytesCount, ItemsCount};
+use tempfile::TempDir;
+
+const VALUE_BYTES: [usize; 3] = [100, 1 << 10, 64 << 10];
+
+/// Keys that are written over and over, and those of a store that is read.
+const KEYS: u64 = 100_000;
+
+fn main() {
+    divan::main();
+}
+
+/// A store in a folder that goes with it.
+struct Store {
+    engine: Engine,
+    options: Options,
+    _directory: TempDir,
+}
+
+impl Store {
+    fn empty() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options {
+            sync: SyncPolicy::Never,
+            max_file_size: 64 << 20,
+            background: false,
+            ..Options::new(directory.path())
+        };
+        Self { engine: Engine::open(options.clone()).unwrap().0, options, _directory: directory }
+    }
+
+    /// With a value of 100 bytes for each key, in files small enough that nearly all are sealed.
+    fn filled() -> Self {
+        let mut store = Self::empty();
+        store.options.max_file_size = 1 << 20;
+        store.reopen();
+        for first in (0..KEYS).step_by(1000) {
+            let mut batch = Batch::new();
+            for number in first..first + 1000 {
+                batch.put(&key(number), &[7; 100]);
+            }
+            store.engine.write(&batch).unwrap();
+        }
+        // The first opening writes the hints.
+        store.reopen();
+        store
+    }
+
+    fn reopen(&mut self) {
+        self.engine.clone().close().unwrap();
+        self.engine = Engine::open(self.options.clone()).unwrap().0;
+    }
+}
+
+fn key(number: u64) -> Vec<u8> {
+    format!("key-{number:016}").into_bytes()
+}
+
+/// Numbers below [`KEYS`] in an order that caches do not like.
+fn numbers() -> impl FnMut() -> u64 {
+    let mut last = 0_u64;
+    move || {
+        last = last.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        last % KEYS
+    }
+}
+
+#[divan::bench(args = VALUE_BYTES, max_time = 1)]
+fn put(bencher: Bencher<'_, '_>, value_bytes: usize) {
+    let store = Store::empty();
+    let value = vec![7; value_bytes];
+    let mut next = numbers();
+    let bencher = bencher.counter(BytesCount::new(value_bytes)).with_inputs(|| key(next()));
+    bencher.bench_local_refs(|key| store.engine.put(key, &value).unwrap());
+}
+
+#[divan::bench(args = [10, 100])]
+fn batch_of(bencher: Bencher<'_, '_>, records: u64) {
+    let store = Store::empty();
+    let mut next = numbers();
+    let batch = || {
+        let mut batch = Batch::new();
+        (0..records).for_each(|_| drop(batch.put(&key(next()), &[7; 100])));
+        batch
+    };
+    let bencher = bencher.counter(ItemsCount::new(records)).with_inputs(batch);
+    bencher.bench_local_refs(|batch| store.engine.write(batch).unwrap());
+}
+
+#[divan::bench]
+fn get_hit(bencher: Bencher<'_, '_>) {
+    let store = Store::filled();
+    let mut next = numbers();
+    bencher.with_inputs(|| key(next())).bench_local_refs(|key| store.engine.get(key).unwrap().unwrap());
+}
+
+#[divan::bench]
+fn get_miss(bencher: Bencher<'_, '_>) {
+    let store = Store::filled();
+    let mut next = numbers();
+    bencher.with_inputs(|| key(KEYS + next())).bench_local_refs(|key| store.engine.get(key).unwrap());
+}
+
+/// Making records visible that are in the log: the work of the map of keys alone.
+#[divan::bench]
+fn publish(bencher: Bencher<'_, '_>) {
+    let store = Store::empty();
+    let mut next = numbers();
+    let mut version = 0;
+    let appended = || {
+        version += 1;
+        appended(&store.engine, next(), version)
+    };
+    bencher.with_inputs(appended).bench_local_values(|appended| store.engine.publish(appended));
+}
+
+fn appended(engine: &Engine, number: u64, version: u64) -> Appended {
+    let value = Some(vec![7; 100].into());
+    let record = Record { key: key(number).into(), version, expiry_ms: 0, user_flags: 0, value };
+    let (tell, told) = std::sync::mpsc::sync_channel(1);
+    engine.append(vec![record], move |result| tell.send(result).unwrap());
+    told.recv().unwrap().unwrap()
+}
+
+/// Opening a store whose files have hints: one open at a time.
+#[divan::bench(sample_size = 1, sample_count = 20)]
+fn reopen(bencher: Bencher<'_, '_>) {
+    let mut store = Store::filled();
+    store.engine.clone().close().unwrap();
+    let options = store.options.clone();
+    // So that its lock is free.
+    store.engine = Store::empty().engine;
+    let bencher = bencher.counter(ItemsCount::new(KEYS)).with_inputs(|| options.clone());
+    bencher.bench_local_values(|options| Engine::open(options).unwrap());
+}
