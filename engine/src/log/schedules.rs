@@ -243,6 +243,12 @@ fn failed_sync_tells_everyone_and_nothing_succeeds_after_it() {
             run(&store, false);
             let succeeded = outcomes(&store).into_iter().filter(|(_, outcome)| outcome.is_ok()).count();
             assert_eq!(succeeded, store.disk.0.lock().durable);
+            // The queue itself refuses from then on, for that reason.
+            let is_poisoned =
+                |outcome: &Result<Place, AppendError>| matches!(outcome, Err(AppendError::Poisoned(_)));
+            let failed = outcomes(&store).iter().any(|(_, outcome)| is_poisoned(outcome));
+            let late = store.queue.append_and_wait(&*store.disk, 1, true, |_| unreachable!("it is closed"));
+            assert_eq!(is_poisoned(&late), failed);
         });
     }
 }
