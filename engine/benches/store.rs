@@ -86,7 +86,9 @@ fn batch_of(bencher: Bencher<'_, '_>, records: u64) {
     let mut next = numbers();
     let batch = || {
         let mut batch = Batch::new();
-        (0..records).for_each(|_| drop(batch.put(&key(next()), &[7; 100])));
+        for _ in 0..records {
+            batch.put(&key(next()), &[7; 100]);
+        }
         batch
     };
     let bencher = bencher.counter(ItemsCount::new(records)).with_inputs(batch);

@@ -6,10 +6,12 @@
 //! disk that is a list of numbers. `CASKADE_SCHEDULES=N` tries so many schedules of each case.
 
 #[path = "queue.rs"]
-#[allow(dead_code, reason = "not all of it runs here")]
+#[expect(clippy::duplicate_mod, reason = "the same code, with the scheduler's locks")]
+#[expect(dead_code, reason = "not all of it runs here")]
 mod queue;
 mod sync;
 #[path = "ticket.rs"]
+#[expect(clippy::duplicate_mod, reason = "the same code, with the scheduler's locks")]
 mod ticket;
 
 use std::collections::BTreeMap;
