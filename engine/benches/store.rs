@@ -19,43 +19,44 @@ fn main() {
 /// A store in a folder that goes with it.
 struct Store {
     engine: Engine,
-    options: Options,
     _directory: TempDir,
 }
 
 impl Store {
     fn empty() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let options = Options {
-            sync: SyncPolicy::Never,
-            max_file_size: 64 << 20,
-            background: false,
-            ..Options::new(directory.path())
-        };
-        Self { engine: Engine::open(options.clone()).unwrap().0, options, _directory: directory }
+        let (engine, _) = Engine::open(options(&directory, 64 << 20)).unwrap();
+        Self { engine, _directory: directory }
     }
 
-    /// With a value of 100 bytes for each key, in files small enough that nearly all are sealed.
     fn filled() -> Self {
-        let mut store = Self::empty();
-        store.options.max_file_size = 1 << 20;
-        store.reopen();
-        for first in (0..KEYS).step_by(1000) {
-            let mut batch = Batch::new();
-            for number in first..first + 1000 {
-                batch.put(&key(number), &[7; 100]);
-            }
-            store.engine.write(&batch).unwrap();
-        }
-        // The first opening writes the hints.
-        store.reopen();
-        store
+        let (directory, options) = filled_directory();
+        let (engine, _) = Engine::open(options).unwrap();
+        Self { engine, _directory: directory }
     }
+}
 
-    fn reopen(&mut self) {
-        self.engine.clone().close().unwrap();
-        self.engine = Engine::open(self.options.clone()).unwrap().0;
+fn options(directory: &TempDir, max_file_size: u64) -> Options {
+    let sync = SyncPolicy::Never;
+    Options { sync, max_file_size, background: false, ..Options::new(directory.path()) }
+}
+
+/// A closed store with a value of 100 bytes for each key, in files so small that nearly all are sealed and have a hint.
+fn filled_directory() -> (TempDir, Options) {
+    let directory = tempfile::tempdir().unwrap();
+    let options = options(&directory, 1 << 20);
+    let (engine, _) = Engine::open(options.clone()).unwrap();
+    for first in (0..KEYS).step_by(1000) {
+        let mut batch = Batch::new();
+        for number in first..first + 1000 {
+            batch.put(&key(number), &[7; 100]);
+        }
+        engine.write(&batch).unwrap();
     }
+    engine.close().unwrap();
+    // The first opening writes the hints.
+    Engine::open(options.clone()).unwrap().0.close().unwrap();
+    (directory, options)
 }
 
 fn key(number: u64) -> Vec<u8> {
@@ -71,7 +72,7 @@ fn numbers() -> impl FnMut() -> u64 {
     }
 }
 
-#[divan::bench(args = VALUE_BYTES, max_time = 1)]
+#[divan::bench(args = VALUE_BYTES, sample_size = 100)]
 fn put(bencher: Bencher<'_, '_>, value_bytes: usize) {
     let store = Store::empty();
     let value = vec![7; value_bytes];
@@ -80,7 +81,7 @@ fn put(bencher: Bencher<'_, '_>, value_bytes: usize) {
     bencher.bench_local_refs(|key| store.engine.put(key, &value).unwrap());
 }
 
-#[divan::bench(args = [10, 100])]
+#[divan::bench(args = [10, 100], sample_size = 10)]
 fn batch_of(bencher: Bencher<'_, '_>, records: u64) {
     let store = Store::empty();
     let mut next = numbers();
@@ -95,14 +96,14 @@ fn batch_of(bencher: Bencher<'_, '_>, records: u64) {
     bencher.bench_local_refs(|batch| store.engine.write(batch).unwrap());
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 1000)]
 fn get_hit(bencher: Bencher<'_, '_>) {
     let store = Store::filled();
     let mut next = numbers();
     bencher.with_inputs(|| key(next())).bench_local_refs(|key| store.engine.get(key).unwrap().unwrap());
 }
 
-#[divan::bench]
+#[divan::bench(sample_size = 1000)]
 fn get_miss(bencher: Bencher<'_, '_>) {
     let store = Store::filled();
     let mut next = numbers();
@@ -110,7 +111,7 @@ fn get_miss(bencher: Bencher<'_, '_>) {
 }
 
 /// Making records visible that are in the log: the work of the map of keys alone.
-#[divan::bench]
+#[divan::bench(sample_size = 1000)]
 fn publish(bencher: Bencher<'_, '_>) {
     let store = Store::empty();
     let mut next = numbers();
@@ -133,11 +134,7 @@ fn appended(engine: &Engine, number: u64, version: u64) -> Appended {
 /// Opening a store whose files have hints: one open at a time.
 #[divan::bench(sample_size = 1, sample_count = 20)]
 fn reopen(bencher: Bencher<'_, '_>) {
-    let mut store = Store::filled();
-    store.engine.clone().close().unwrap();
-    let options = store.options.clone();
-    // So that its lock is free.
-    store.engine = Store::empty().engine;
+    let (_directory, options) = filled_directory();
     let bencher = bencher.counter(ItemsCount::new(KEYS)).with_inputs(|| options.clone());
     bencher.bench_local_values(|options| Engine::open(options).unwrap());
 }
