@@ -10,7 +10,7 @@ use crate::client::Addr;
 
 /// Commands for a Caskade cluster.
 ///
-/// Exit codes: 0 done, 1 the answer is no (absent key, condition not met), 2 failed.
+/// Exit codes: 0 done, 1 the answer is no (absent key, condition not met, damaged store), 2 failed.
 #[derive(Debug, Parser)]
 #[command(name = "caskctl", version)]
 pub(crate) struct Args {
@@ -40,6 +40,13 @@ pub(crate) enum Command {
     Scan(ScanArgs),
     /// Print what happened in the cluster, oldest first.
     Events(EventsArgs),
+    /// Make a snapshot of the store of a running node, by hard links: what this node holds at this instant.
+    Snapshot(SnapshotArgs),
+    /// Look into a store that no program has open, or into a snapshot. No node is asked.
+    Store {
+        #[command(subcommand)]
+        command: StoreCommand,
+    },
     /// Measure throughput and latency.
     Bench(BenchArgs),
     /// Start a local cluster of real nodes, and stop it at the end.
@@ -161,6 +168,46 @@ pub(crate) struct ScanArgs {
     /// Stop after this many keys.
     #[arg(long)]
     pub(crate) limit: Option<u64>,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct SnapshotArgs {
+    /// Where the node is to put it: a directory on its machine and on the file system of its store, which is not
+    /// there or empty. Relative to the node's data directory.
+    #[arg(value_name = "DIR")]
+    pub(crate) directory: OsString,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StoreCommand {
+    /// Tell what is in the data files, how much of it is dead, and what is damaged. Nothing is changed.
+    Inspect {
+        /// The data directory of a node that does not run, a store of an embedded engine, or a snapshot.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// Read all data files, compare every checksum, and every hint file with its data file.
+        #[arg(long)]
+        verify: bool,
+    },
+    /// Print the records of one data file as lines of JSON, damaged stretches included. Keys and values are text
+    /// where they are UTF-8, else {"hex": ...}.
+    Dump {
+        /// As for inspect.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+        /// The number of the data file.
+        #[arg(value_name = "FILE_ID")]
+        file_id: u64,
+    },
+    /// Make a store out of a snapshot: a copy, which can be opened.
+    Restore {
+        /// The snapshot's directory.
+        #[arg(value_name = "SNAPSHOT")]
+        snapshot: PathBuf,
+        /// Where the store is to be: a directory that is not there, or empty.
+        #[arg(value_name = "DIR")]
+        directory: PathBuf,
+    },
 }
 
 #[derive(Debug, ClapArgs)]

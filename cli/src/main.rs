@@ -1,8 +1,8 @@
 //! `caskctl`: commands for keys and for the cluster, a benchmark, and a cluster to play with.
 //!
 //! Arguments become a validated request, the request runs, and what it found becomes an exit code:
-//! 0 done, 1 the answer is no (absent key, condition not met), 2 failed. It talks to one node, over the
-//! port Redis clients use, and keeps nothing between runs.
+//! 0 done, 1 the answer is no (absent key, condition not met, damaged store), 2 failed. It talks to one
+//! node, over the port Redis clients use, and keeps nothing between runs; `caskctl store` reads files instead.
 
 mod args;
 mod client;
@@ -37,6 +37,12 @@ async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Scan(scan) => command::scan::run(&args.addr, &scan, out).await,
         Command::Events(events) => command::events::run(&args.addr, &events, out).await,
         Command::Bench(bench) => command::bench::run(&args.addr, &bench, out).await,
+        Command::Snapshot(snapshot) => command::store::snapshot(&args.addr, &snapshot, out).await,
+        Command::Store { command } => {
+            tokio::task::spawn_blocking(move || command::store::run(&command, &mut Output::new(args.json)))
+                .await
+                .context("the command ended before its time")?
+        }
         Command::Playground(playground) => command::playground::run(&playground, out).await,
         Command::Top => command::top::run(&args.addr).await,
     }

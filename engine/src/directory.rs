@@ -141,7 +141,6 @@ impl Directory {
     /// Reads the eras, or makes them for a store that has no data yet; raises the id floor to theirs, and removes
     /// the files that a merge has done with, also from the listing.
     pub(crate) fn load_eras(&self, listing: &mut Listing) -> Result<Eras, OpenError> {
-        let path = self.eras_path();
         match read_eras(&*self.file_system, &self.path)? {
             Some(mut eras) => {
                 self.highest_id.fetch_max(eras.file_id_floor, Ordering::SeqCst);
@@ -151,10 +150,7 @@ impl Directory {
                 eras.removed.clear();
                 Ok(eras)
             }
-            None if !listing.data.is_empty() => {
-                let reason = "it is missing, but there are data files".to_owned();
-                Err(OpenError::Eras { path, reason })
-            }
+            None if !listing.data.is_empty() => Err(eras_missing(&self.path)),
             None => {
                 let eras = Eras::new();
                 self.store_eras(&eras).map_err(|error| error.error)?;
@@ -263,6 +259,12 @@ pub(crate) fn read_eras(file_system: &dyn FileSystem, directory: &Path) -> Resul
         Bad::FormatVersion(_) => OpenError::Format { path, reason: bad.to_string() },
         bad => OpenError::Eras { path, reason: bad.to_string() },
     })
+}
+
+/// The error of a store that has data files and no eras.
+pub(crate) fn eras_missing(directory: &Path) -> OpenError {
+    let reason = "it is missing, but there are data files".to_owned();
+    OpenError::Eras { path: directory.join(ERAS_NAME), reason }
 }
 
 /// The whole of a file, if it is small.

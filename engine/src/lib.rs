@@ -34,7 +34,7 @@
 //!
 //! Module by module: `format` is the byte layout; `directory` the files' names, ids and lock; `data_file` reads;
 //! `log` appends and commits; `keydir` (of `table`s, with `length` codes, `file_figures` and `ordered` keys) finds;
-//! `scan` reads in key order; `recovery` opens; `slot` hashes keys to partitions; `embedded` is the interface of a
+//! `scan` reads in key order; `recovery` opens; `inspect` looks at a store that is not open; `slot` hashes keys to partitions; `embedded` is the interface of a
 //! program that embeds the store.
 
 mod budget;
@@ -51,6 +51,7 @@ mod format;
 #[doc(hidden)]
 pub mod fuzz;
 mod hint_file;
+mod inspect;
 mod keydir;
 mod length;
 mod log;
@@ -60,6 +61,7 @@ mod ordered;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod parts;
+mod progress;
 mod recovery;
 mod scan;
 mod slot;
@@ -80,13 +82,18 @@ pub use crate::file_system::{
     Fault, FaultyFileSystem, FileCall, FileHandle, FileSystem, MAPPING_STEP, Mapping, Moment, OpenMode,
     RealFileSystem, WritableMapping,
 };
+pub use crate::inspect::{
+    Damage, DamagedKey, DataFileKind, Dumped, DumpedRecord, FileInspection, HintState, InspectError,
+    InspectOptions, Inspection, RecordFigures, dump, dump_on, inspect, inspect_on,
+};
 pub use crate::log::Appended;
 pub use crate::merge::Merged;
 pub use crate::options::{BadIndex, BadMergeWindow, BadSyncPolicy, Index, MergeWindow, Options, SyncPolicy};
+pub use crate::progress::Progress;
 pub use crate::recovery::{Quarantined, Recovery};
 pub use crate::scan::{RangePage, Scan};
 pub use crate::slot::{partition_of, slot_of};
-pub use crate::snapshot::{Snapshot, restore, restore_on};
+pub use crate::snapshot::{Snapshot, restore, restore_on, restore_watched};
 pub use crate::task::{TaskKind, TaskState, TaskStatus};
 
 /// A partition's number, `0..1024`.

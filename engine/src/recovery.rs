@@ -11,7 +11,7 @@
 //! record of another era than its partition's belongs to a dropped partition and is dead.
 //! Refuses files of another format version.
 
-mod load;
+pub(crate) mod load;
 
 use std::io;
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ use crate::data_file::{DataFile, FileTable, open_to_read};
 use crate::directory::{Directory, Listing};
 use crate::error::{IoError, OpenError};
 use crate::file_scan::{Bounds, End};
-use crate::file_system::{FileHandle, OpenMode};
+use crate::file_system::{FileHandle, FileSystem, OpenMode};
 use crate::format::{Bad, FILE_HEADER_LEN, FileHeader, FileKind};
 use crate::hint_file::{HintSource, Sections, Visited, entry_of, scanner_of, visit};
 use crate::keydir::Keydir;
@@ -33,7 +33,11 @@ use crate::log::{Writer, random_salt};
 use crate::options::Options;
 
 /// Stretches listed in a report; more are counted only.
-const QUARANTINED_LISTED_MAX: usize = 10_000;
+pub(crate) const QUARANTINED_LISTED_MAX: usize = 10_000;
+
+/// What is wrong with a complete file that does not end as one.
+pub(crate) const MARK_MISSING: &str =
+    "the mark that should close the file is missing: records before it may be, too";
 
 /// Bytes that are written again at a time.
 const WRITE_AGAIN_STEP: u64 = 1 << 20;
@@ -100,21 +104,22 @@ pub(crate) struct Recovered {
 }
 
 /// A data file whose header was read.
-struct Known {
-    id: u64,
-    path: PathBuf,
+#[derive(Clone)]
+pub(crate) struct Known {
+    pub(crate) id: u64,
+    pub(crate) path: PathBuf,
     header: Result<FileHeader, Bad>,
-    len: u64,
+    pub(crate) len: u64,
 }
 
 impl Known {
-    fn quarantined(&self, offset: u64, bytes: u64, reason: impl ToString) -> Quarantined {
+    pub(crate) fn quarantined(&self, offset: u64, bytes: u64, reason: impl ToString) -> Quarantined {
         let (path, file_id) = (self.path.clone(), self.id);
         Quarantined { path, file_id, offset, bytes, reason: reason.to_string() }
     }
 
     /// The header of a file that can be read; else what is wrong with it.
-    fn usable(&self) -> Result<FileHeader, Quarantined> {
+    pub(crate) fn usable(&self) -> Result<FileHeader, Quarantined> {
         match &self.header {
             Ok(_) if self.len > u32::MAX.into() => {
                 Err(self.quarantined(0, self.len, "it is larger than any of ours"))
@@ -215,17 +220,19 @@ pub(crate) fn recover(
 
 /// Reports hint files whose data file is missing: a merge removes the hint first.
 fn lost_files(directory: &Directory, listing: &Listing, report: &mut Recovery) {
-    for &id in listing.hints.iter().filter(|id| listing.data.binary_search(id).is_err()) {
-        report.quarantine(Quarantined {
-            path: directory.data_path(id),
-            file_id: id,
-            offset: 0,
-            bytes: 0,
-            reason: "the file is missing, but its hint file is there; put it back, or remove the hint file if you \
-                     know that its records are not needed"
-                .to_owned(),
-        });
-    }
+    lost(listing).for_each(|id| report.quarantine(lost_file(directory.data_path(id), id)));
+}
+
+/// Ids of the data files that are gone, as their hint files tell.
+pub(crate) fn lost(listing: &Listing) -> impl Iterator<Item = u64> {
+    listing.hints.iter().filter(|id| listing.data.binary_search(id).is_err()).copied()
+}
+
+/// What is said of a data file that is gone.
+pub(crate) fn lost_file(path: PathBuf, file_id: u64) -> Quarantined {
+    let reason = "the file is missing, but its hint file is there; put it back, or remove the hint file if you know \
+                  that its records are not needed";
+    Quarantined { path, file_id, offset: 0, bytes: 0, reason: reason.to_owned() }
 }
 
 /// Opens what can be read; the rest is reported, and listed by id.
@@ -236,17 +243,12 @@ fn open_files(
     report: &mut Recovery,
 ) -> Result<(Vec<Readable>, Vec<u64>), OpenError> {
     let known = in_parallel(listing.data.len(), |index| {
-        listing.data.get(index).map(|&id| look_at(directory, id)).transpose()
+        let id = listing.data.get(index).copied();
+        id.map(|id| look_at(&**directory.file_system(), directory.data_path(id), id)).transpose()
     })?;
     let known: Vec<Known> = known.into_iter().flatten().collect();
-    // A file whose header is damaged is never appended to, whatever it was.
-    let active_id = known
-        .iter()
-        .rfind(|file| file.header.as_ref().map_or(true, |header| header.kind == FileKind::Log))
-        .filter(|file| file.header.as_ref().is_ok_and(|header| header.id == file.id))
-        .map(|file| file.id);
-    let mut unreadable: Vec<u64> =
-        listing.hints.iter().filter(|id| listing.data.binary_search(id).is_err()).copied().collect();
+    let active_id = active_of(&known);
+    let mut unreadable: Vec<u64> = lost(listing).collect();
     let mut readable = Vec::with_capacity(known.len());
     let mut inserted = Vec::with_capacity(known.len());
     for known in known {
@@ -284,9 +286,18 @@ fn open_files(
     Ok((readable, unreadable))
 }
 
-fn look_at(directory: &Directory, id: u64) -> Result<Known, OpenError> {
-    let path = directory.data_path(id);
-    let file = open_to_read(&**directory.file_system(), &path)?;
+/// The active one of these files, by id ascending. A file whose header is damaged is never appended to, whatever it was.
+pub(crate) fn active_of(known: &[Known]) -> Option<u64> {
+    known
+        .iter()
+        .rfind(|file| file.header.as_ref().map_or(true, |header| header.kind == FileKind::Log))
+        .filter(|file| file.header.as_ref().is_ok_and(|header| header.id == file.id))
+        .map(|file| file.id)
+}
+
+/// Reads the header of a data file.
+pub(crate) fn look_at(file_system: &dyn FileSystem, path: PathBuf, id: u64) -> Result<Known, OpenError> {
+    let file = open_to_read(file_system, &path)?;
     let len = file.len().map_err(|e| IoError::new("look at", &path, e))?;
     let mut bytes = vec![0; FILE_HEADER_LEN.min(len as usize)];
     file.read_exact_at(&mut bytes, 0).map_err(|e| IoError::new("read", &path, e))?;
@@ -327,8 +338,7 @@ fn read_sealed(directory: &Directory, file: &Readable) -> Result<FileRead, OpenE
     let handle = open_to_read(&**directory.file_system(), &file.known.path)?;
     let (sections, mut quarantined, end) = scan(file, &handle, Bounds::Sealed)?;
     if !end.ends_marked {
-        let reason = "the mark that should close the file is missing: records before it may be, too";
-        quarantined.push(file.known.quarantined(end.offset, 0, reason));
+        quarantined.push(file.known.quarantined(end.offset, 0, MARK_MISSING));
     }
     let hint = if quarantined.is_empty() {
         file.file.set_has_hint();
@@ -417,7 +427,7 @@ fn threads() -> usize {
 }
 
 /// Does the work of all indices below `count` on all cores; what comes back is in their order. The first error ends it.
-fn in_parallel<T: Send, E: Send>(
+pub(crate) fn in_parallel<T: Send, E: Send>(
     count: usize,
     work: impl Fn(usize) -> Result<T, E> + Sync,
 ) -> Result<Vec<T>, E> {

@@ -18,6 +18,7 @@ use crate::engine::Core;
 use crate::error::{IoError, SnapshotError};
 use crate::file_system::{FileSystem, OpenMode, RealFileSystem};
 use crate::format::marker::{Listed, Marker};
+use crate::progress::Progress;
 
 /// Bytes copied at a time.
 const COPY_BYTES: usize = 1 << 20;
@@ -72,13 +73,26 @@ pub fn restore(snapshot: &Path, to: &Path) -> Result<Snapshot, SnapshotError> {
     restore_on(&(Arc::new(RealFileSystem) as Arc<dyn FileSystem>), snapshot, to)
 }
 
+/// The same; the progress counts the bytes of data files.
+pub fn restore_watched(snapshot: &Path, to: &Path, progress: &Progress) -> Result<Snapshot, SnapshotError> {
+    restore_to(&RealFileSystem, snapshot, to, progress)
+}
+
 /// The same on another file system.
 pub fn restore_on(
     file_system: &Arc<dyn FileSystem>,
     snapshot: &Path,
     to: &Path,
 ) -> Result<Snapshot, SnapshotError> {
-    let file_system = &**file_system;
+    restore_to(&**file_system, snapshot, to, &Progress::default())
+}
+
+fn restore_to(
+    file_system: &dyn FileSystem,
+    snapshot: &Path,
+    to: &Path,
+    progress: &Progress,
+) -> Result<Snapshot, SnapshotError> {
     let listed = match read_marker(file_system, snapshot)? {
         Some(Marker::Complete(listed)) => listed,
         Some(Marker::Partial) => {
@@ -90,23 +104,24 @@ pub fn restore_on(
         None => return Err(SnapshotError::NoSnapshot { path: snapshot.to_owned() }),
     };
     check(file_system, snapshot, &listed)?;
+    let data_bytes = listed.iter().map(|file| file.len).sum();
+    progress.expect(data_bytes);
     make_empty(file_system, to)?;
     let lock = lock(file_system, to)?;
     write_marker(file_system, to, &Marker::Partial)?;
     let (listing, _) = list(file_system, snapshot)?;
     for file in &listed {
-        copy(file_system, snapshot, to, &data_name(file.id))?;
+        copy(file_system, snapshot, to, &data_name(file.id), progress)?;
         if listing.hints.binary_search(&file.id).is_ok() {
-            copy(file_system, snapshot, to, &hint_name(file.id))?;
+            copy(file_system, snapshot, to, &hint_name(file.id), &Progress::default())?;
         }
     }
-    copy(file_system, snapshot, to, eras_name())?;
+    copy(file_system, snapshot, to, eras_name(), &Progress::default())?;
     sync_directory(file_system, to)?;
     let marker = to.join(MARKER_NAME);
     file_system.remove(&marker).map_err(|e| IoError::new("remove", &marker, e))?;
     sync_directory(file_system, to)?;
     drop(lock);
-    let data_bytes = listed.iter().map(|file| file.len).sum();
     Ok(Snapshot { data_files: listed.len(), data_bytes })
 }
 
@@ -142,7 +157,13 @@ fn link(file_system: &dyn FileSystem, from: &Path, to: &Path, name: &str) -> Res
     })
 }
 
-fn copy(file_system: &dyn FileSystem, from: &Path, to: &Path, name: &str) -> Result<(), IoError> {
+fn copy(
+    file_system: &dyn FileSystem,
+    from: &Path,
+    to: &Path,
+    name: &str,
+    progress: &Progress,
+) -> Result<(), IoError> {
     let (source_path, target_path) = (from.join(name), to.join(name));
     let source = open_to_read(file_system, &source_path)?;
     let target = file_system
@@ -155,6 +176,7 @@ fn copy(file_system: &dyn FileSystem, from: &Path, to: &Path, name: &str) -> Res
         let Some(bytes) = buffer.get(..read).filter(|bytes| !bytes.is_empty()) else { break };
         target.write_all_at(bytes, offset).map_err(|e| IoError::new("write", &target_path, e))?;
         offset += read as u64;
+        progress.advance(read as u64);
     }
     target.sync_all().map_err(|e| IoError::new("sync", &target_path, e))
 }

@@ -198,7 +198,8 @@ pub struct PartitionView {
 pub struct Task {
     /// Name, unique in the cluster while it runs: `migration/7/12D3.../12D3...`.
     pub id: String,
-    /// `migration` (a copy for the ring) or `return` (a node catching up).
+    /// `migration` (a copy for the ring), `return` (a node catching up) or `merge` (a node's data files are rewritten
+    /// without what is dead; it has neither partitions nor keys).
     pub kind: String,
     /// Why it runs.
     pub cause: String,
@@ -206,7 +207,7 @@ pub struct Task {
     pub source: String,
     /// PeerId of the node it copies to.
     pub target: String,
-    /// `waiting`, `copying`, `comparing`.
+    /// `waiting`, `copying`, `comparing`, `merging`.
     pub phase: String,
     /// Partitions done.
     pub partitions_done: u32,
@@ -224,6 +225,18 @@ pub struct Task {
     pub bytes_per_s: f64,
     /// Seconds left at that rate, if known.
     pub eta_s: Option<f64>,
+}
+
+/// `CASK.SNAPSHOT`: a snapshot of the answering node's store.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SnapshotMade {
+    /// Its directory on that node's machine.
+    pub path: String,
+    /// Data files in it.
+    pub data_files: u64,
+    /// Bytes of them.
+    pub data_bytes: u64,
 }
 
 /// `CASK.EVENTS`: what happened, oldest first.

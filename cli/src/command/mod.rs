@@ -6,4 +6,5 @@ pub(crate) mod events;
 pub(crate) mod keys;
 pub(crate) mod playground;
 pub(crate) mod scan;
+pub(crate) mod store;
 pub(crate) mod top;

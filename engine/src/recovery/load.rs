@@ -23,10 +23,10 @@ const BLOCK_BYTES: u64 = 32 << 20;
 type Block = Vec<Vec<(SectionHead, Vec<u8>)>>;
 
 /// A record of a partition, and which source it is from.
-struct Found<'a> {
+pub(crate) struct Found<'a> {
     position: u64,
-    entry: HintEntry<'a>,
-    source: usize,
+    pub(crate) entry: HintEntry<'a>,
+    pub(crate) source: usize,
 }
 
 /// What one block gave.
@@ -45,10 +45,9 @@ pub(super) fn load(
     sources: &[Source],
 ) -> Result<Result<u64, BTreeSet<usize>>, OpenError> {
     let bytes: u64 = sources.iter().map(|source| source.hint.bytes()).sum();
-    let blocks = (bytes / BLOCK_BYTES + 1).next_power_of_two().clamp(16, PARTITIONS.into()) as usize;
-    let step = usize::from(PARTITIONS) / blocks;
-    let loaded = in_parallel(blocks, |block| {
-        load_block(directory, keydir, sources, block * step..(block + 1) * step)
+    let blocks = blocks_of(bytes);
+    let loaded = in_parallel(blocks.len(), |block| {
+        load_block(directory, keydir, sources, blocks.get(block).cloned().unwrap_or_default())
     })?;
     let mut highest_version = 0;
     let mut bad = BTreeSet::new();
@@ -59,6 +58,13 @@ pub(super) fn load(
         }
     }
     Ok(if bad.is_empty() { Ok(highest_version) } else { Err(bad) })
+}
+
+/// The partitions in blocks, for so many bytes of sections in all.
+pub(crate) fn blocks_of(bytes: u64) -> Vec<Range<usize>> {
+    let blocks = (bytes / BLOCK_BYTES + 1).next_power_of_two().clamp(16, PARTITIONS.into()) as usize;
+    let step = usize::from(PARTITIONS) / blocks;
+    (0..blocks).map(|block| block * step..(block + 1) * step).collect()
 }
 
 fn load_block(
@@ -117,18 +123,9 @@ fn load_partition(
     let era = keydir.era(partition);
     found.retain(|found| found.entry.era == era);
     let highest_of_era = found.iter().map(|found| found.entry.version).max().unwrap_or(0);
-    // Of equal versions, which are the same record, the one of the newest file: a merge may be removing the others.
-    found.sort_unstable_by(|a, b| {
-        let rank = |found: &Found<'_>| (found.entry.version, id_of(sources, found));
-        a.position
-            .cmp(&b.position)
-            .then_with(|| a.entry.key.cmp(b.entry.key))
-            .then_with(|| rank(b).cmp(&rank(a)))
-    });
     let mut entries = Vec::with_capacity(found.len());
     let mut keys = Vec::new();
-    for records in found.chunk_by(|a, b| a.entry.key == b.entry.key) {
-        let Some((newest, older)) = records.split_first() else { continue };
+    for (newest, older) in newest_of_each_key(&mut found, |found| id_of(sources, found)) {
         let Some(entry) = keydir_entry(sources, newest) else { continue };
         match newest.entry.bound {
             Some(bound) => older.iter().for_each(|older| lower_reach(sources, older, bound)),
@@ -141,7 +138,24 @@ fn load_partition(
     Ok(highest_version)
 }
 
-fn collect<'a>(
+/// For each key its newest record, and the others. Of equal versions, which are the same record, the one of the file of
+/// the highest id is taken: a merge may be removing the others.
+pub(crate) fn newest_of_each_key<'f, 'a>(
+    found: &'f mut [Found<'a>],
+    file_id_of: impl Fn(&Found<'a>) -> u64,
+) -> impl Iterator<Item = (&'f Found<'a>, &'f [Found<'a>])> {
+    found.sort_unstable_by(|a, b| {
+        let rank = |found: &Found<'a>| (found.entry.version, file_id_of(found));
+        a.position
+            .cmp(&b.position)
+            .then_with(|| a.entry.key.cmp(b.entry.key))
+            .then_with(|| rank(b).cmp(&rank(a)))
+    });
+    found.chunk_by(|a, b| a.entry.key == b.entry.key).filter_map(<[_]>::split_first)
+}
+
+/// Adds the records of a section.
+pub(crate) fn collect<'a>(
     hint: &HintSource,
     head: &SectionHead,
     bytes: &'a [u8],

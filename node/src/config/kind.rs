@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
-use caskade_engine::SyncPolicy;
+use caskade_engine::{Index, MergeWindow, SyncPolicy};
 use libp2p::Multiaddr;
 use toml::Value;
 
@@ -300,6 +300,54 @@ impl Kind<SyncPolicy> for Durability {
     }
 
     fn show(&self, value: &SyncPolicy) -> Option<Value> {
+        Some(Value::String(value.to_string()))
+    }
+}
+
+/// A [`MergeWindow`].
+pub(super) struct Window;
+
+impl Describe for Window {
+    fn value_name(&self) -> &'static str {
+        "WINDOW"
+    }
+
+    fn allowed(&self) -> String {
+        "always, never, or two times of the day in UTC such as 01:30-05:00".into()
+    }
+}
+
+impl Kind<MergeWindow> for Window {
+    fn read(&self, text: &str) -> Option<MergeWindow> {
+        // What the engine would refuse: a window that is empty.
+        let allowed = |window: &MergeWindow| !matches!(window, MergeWindow::Daily(from, to) if from == to);
+        text.trim().parse().ok().filter(allowed)
+    }
+
+    fn show(&self, value: &MergeWindow) -> Option<Value> {
+        Some(Value::String(value.to_string()))
+    }
+}
+
+/// An [`Index`].
+pub(super) struct Keys;
+
+impl Describe for Keys {
+    fn value_name(&self) -> &'static str {
+        "INDEX"
+    }
+
+    fn allowed(&self) -> String {
+        "hash or ordered".into()
+    }
+}
+
+impl Kind<Index> for Keys {
+    fn read(&self, text: &str) -> Option<Index> {
+        text.trim().parse().ok()
+    }
+
+    fn show(&self, value: &Index) -> Option<Value> {
         Some(Value::String(value.to_string()))
     }
 }

@@ -21,6 +21,9 @@ pub use render::{pairs, render, render_json};
 pub use source::{Problem, Source};
 pub use table::{SETTINGS, Setting, Settings};
 
+/// Folder of the data directory that the store is in.
+pub const STORE_FOLDER: &str = "store";
+
 /// What [`load`] found.
 #[derive(Clone, Debug)]
 pub struct Loaded {

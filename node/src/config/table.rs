@@ -3,12 +3,12 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use caskade_engine::SyncPolicy;
+use caskade_engine::{Index, MergeWindow, SyncPolicy};
 
 use super::given::Given;
 use super::kind::{
-    Describe, Durability, Filter, Folder, Format, Int, Kind, Listen, LogFormat, Name, OptionalFile, Peers,
-    Reachable, Shape, Size, Switch,
+    Describe, Durability, Filter, Folder, Format, Int, Keys, Kind, Listen, LogFormat, Name, OptionalFile,
+    Peers, Reachable, Shape, Size, Switch, Window,
 };
 use super::source::Source;
 
@@ -131,6 +131,22 @@ settings! {
     migration_bytes_per_s: u64, Size(64 << 10..=64 << 30, "bytes a second"), 64 << 20;
     /// Size at which a data file is closed and a new one begun.
     max_file_size: u64, Size(1 << 20..=2 << 30, "bytes"), 1 << 30;
+    /// Data files kept open at one time; the longest unused is closed.
+    max_open_files: u64, Int(1..=65_536, "files"), 256;
+    /// Read data files through memory mappings; false reads each record with a call of its own.
+    map_files: bool, Switch, true;
+    /// What is kept in memory to find keys by: hash, some 29 bytes a key; or ordered, some 42 bytes and the key more, for scans in key order by programs that embed the store. No command of this build scans in key order.
+    index: Index, Keys, Index::Hash;
+    /// Share of a complete data file's bytes that is dead from which on it is merged.
+    merge_trigger: u8, Int(1..=100, "percent"), 20;
+    /// Dead bytes of a complete data file from which on it is merged, whatever their share.
+    merge_trigger_bytes: u64, Size(1 << 10..=1 << 40, "bytes"), 128 << 20;
+    /// Complete data files below this size are merged with one another; 0 is never.
+    merge_small_file: u64, Size(0..=2 << 30, "bytes"), 8 << 20;
+    /// When merges may run.
+    merge_window: MergeWindow, Window, MergeWindow::Always;
+    /// How fast merges read and write; 0 is without limit.
+    merge_bytes_per_s: u64, Size(0..=64 << 30, "bytes a second"), 0;
     /// Largest value a client may store.
     max_value_bytes: u64, Size(1 << 10..=64 << 20, "bytes"), 64 << 20;
     /// Client connections at one time; further ones are told so and closed.

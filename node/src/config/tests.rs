@@ -123,6 +123,42 @@ fn sync_policies_read_back_as_written() {
 }
 
 #[test]
+fn merge_settings_read_back_as_written() {
+    let words = [
+        "--merge-window",
+        "22:00-04:30",
+        "--index",
+        "ordered",
+        "--merge-bytes-per-s",
+        "20M",
+        "--map-files=false",
+    ];
+    let shown = render(&load_with(&words, &[]).unwrap().settings);
+    for line in [
+        "merge_window = \"22:00-04:30\"",
+        "index = \"ordered\"",
+        "merge_bytes_per_s = \"20M\"",
+        "map_files = false",
+    ] {
+        assert!(shown.contains(line), "{line} is not in:\n{shown}");
+    }
+    let bad =
+        ["--merge-window", "5-6", "--index", "btree", "--merge-trigger", "0", "--merge-small-file", "3G"];
+    let problems = texts(load_with(&bad, &[]).unwrap_err());
+    for problem in [
+        "merge_window: '5-6' must be always, never",
+        "index: 'btree' must be hash or ordered",
+        "1 to 100 (percent)",
+        "0 to 2G (bytes",
+    ] {
+        assert!(problems.contains(problem), "{problem} is not in:\n{problems}");
+    }
+    for window in ["03:00-03:00", "00:00-00:00", "24:00-01:00"] {
+        assert!(load_with(&["--merge-window", window], &[]).is_err(), "{window}");
+    }
+}
+
+#[test]
 fn sizes_take_units_and_are_shown_with_them() {
     let settings =
         load_with(&["--migration-bytes-per-s", "4MiB", "--max-file-size", "64m"], &[]).unwrap().settings;

@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use caskade_engine::PARTITIONS;
+use caskade_engine::{PARTITIONS, TaskState, TaskStatus};
 
 use super::plane::{Plane, Role};
 use super::primary::Phase;
+use crate::api::Task;
 use crate::clock::monotonic_ms;
 use crate::cluster::state::{Change, ReplicaRole};
-use crate::id::Partition;
+use crate::id::{NodeId, Partition};
 
 /// How long a replica that was taken out is left alone before it is taken back.
 const RESUME_PAUSE_MS: u64 = 5_000;
@@ -115,8 +116,52 @@ impl Plane {
         Some((role, stats.live_keys, stats.digest))
     }
 
-    /// What this node copies at present.
-    pub fn report_tasks(&self) -> Vec<crate::api::Task> {
-        self.tasks.report(self.node)
+    /// What this node copies at present, and the merge of its store.
+    pub fn report_tasks(&self) -> Vec<Task> {
+        let mut tasks = self.tasks.report(self.node);
+        let merge = self.engine.merge_status().filter(|merge| merge.state == TaskState::Running);
+        tasks.extend(merge.map(|merge| merge_task(self.node, &merge)));
+        tasks
+    }
+}
+
+/// A merge of a node's store, as the dashboard is told of it.
+fn merge_task(node: NodeId, merge: &TaskStatus) -> Task {
+    let bytes_per_s = merge.bytes_per_s() as f64;
+    let left = merge.bytes_total.saturating_sub(merge.bytes_done) as f64;
+    Task {
+        id: format!("merge/{node}"),
+        kind: "merge".to_owned(),
+        cause: "dead records in data files".to_owned(),
+        source: node.to_string(),
+        target: node.to_string(),
+        phase: "merging".to_owned(),
+        bytes_done: merge.bytes_done,
+        bytes_total: merge.bytes_total,
+        bytes_per_s,
+        eta_s: (bytes_per_s > 0.0).then(|| left / bytes_per_s),
+        ..Task::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use caskade_engine::TaskKind;
+
+    use super::*;
+
+    #[test]
+    fn merge_is_a_task_of_its_node_with_its_bytes() {
+        let merge = TaskStatus {
+            kind: TaskKind::Merge,
+            state: TaskState::Running,
+            begun_ms: 1000,
+            ended_ms: 3000,
+            bytes_done: 400,
+            bytes_total: 1000,
+        };
+        let task = merge_task(NodeId::from_bytes([1; 32]), &merge);
+        assert_eq!((task.kind.as_str(), task.bytes_done, task.bytes_total), ("merge", 400, 1000));
+        assert_eq!((task.source.clone(), task.bytes_per_s, task.eta_s), (task.target, 200.0, Some(3.0)));
     }
 }

@@ -4,6 +4,9 @@
 //! Invariants a front end relies on: [`Keyspace::submit`] never blocks; an operation that is answered later has
 //! its answer sent exactly once, or its sender dropped, which means that the outcome is not known.
 
+use std::path::PathBuf;
+
+use caskade_engine::{EngineStats, TaskStatus};
 use futures::future::BoxFuture;
 
 use crate::id::{Epoch, Incarnation, NodeId};
@@ -53,7 +56,7 @@ pub struct SlotRange {
 }
 
 /// What `CASK.*` commands ask; the answer is JSON of a type of [`crate::api`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminRequest {
     /// [`crate::api::Status`].
     Status,
@@ -69,6 +72,11 @@ pub enum AdminRequest {
     Events {
         /// How many at most, the newest ones.
         limit: usize,
+    },
+    /// Makes a snapshot of the node's store; [`crate::api::SnapshotMade`].
+    Snapshot {
+        /// Where; relative to the data directory.
+        directory: PathBuf,
     },
 }
 
@@ -98,6 +106,9 @@ pub trait Keyspace: Send + Sync + 'static {
     /// # Errors
     /// Why there is no answer, in words for an operator.
     fn admin(&self, request: AdminRequest) -> BoxFuture<'_, Result<String, String>>;
+
+    /// Figures of the node's own store, and its merge that runs, or ran last.
+    fn store(&self) -> (EngineStats, Option<TaskStatus>);
 
     /// The node's settings by name, for `CONFIG GET` and `INFO`.
     fn settings(&self) -> Vec<(String, String)>;

@@ -1,16 +1,18 @@
 //! What the monitor's questions are answered with: from what this node has, saying how old that is.
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use caskade_engine::PARTITIONS;
 
 use super::gossip::Heard;
 use super::{BUILD, Node};
-use crate::api::{Event, NodeRow, Nodes, Status, Task};
+use crate::api::{Event, NodeRow, Nodes, SnapshotMade, Status, Task};
 use crate::clock::{monotonic_ms, wall_ms};
 use crate::cluster::state::{ClusterState, MemberStatus};
 use crate::cluster::view;
+use crate::config::STORE_FOLDER;
 use crate::frontend::stats::Snapshot;
 use crate::id::NodeId;
 
@@ -115,6 +117,26 @@ impl Node {
     /// `CASK.EVENTS`.
     pub(super) fn newest_events(&self, count: usize) -> Vec<Event> {
         self.events.newest(count)
+    }
+
+    /// `CASK.SNAPSHOT`: of this node's store, in a directory that is not there or empty.
+    pub(super) async fn snapshot_store(&self, directory: PathBuf) -> Result<SnapshotMade, String> {
+        let path = self.settings.data_dir.join(&directory);
+        if directory.as_os_str().is_empty() || path.starts_with(self.settings.data_dir.join(STORE_FOLDER)) {
+            return Err(
+                "name a directory for the snapshot, outside of the store's own; nothing was made".into()
+            );
+        }
+        let Ok(_one_at_a_time) = self.snapshots.try_lock() else {
+            return Err("another snapshot is being made; nothing was made; try again".into());
+        };
+        let engine = self.plane.engine().clone();
+        let to = path.clone();
+        let made = tokio::task::spawn_blocking(move || engine.snapshot(&to)).await;
+        let made = made.map_err(|error| format!("the snapshot was not completed: {error}"))?;
+        let made = made.map_err(|error| error.to_string())?;
+        let path = std::path::absolute(&path).unwrap_or(path).display().to_string();
+        Ok(SnapshotMade { path, data_files: made.data_files as u64, data_bytes: made.data_bytes })
     }
 
     /// `CASK.DIGESTS`: of every partition this node holds a copy of, what it is to it, its keys and its digest.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use caskade_engine::{PARTITIONS, SLOTS};
+use caskade_engine::{EngineStats, PARTITIONS, SLOTS, TaskStatus};
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -76,9 +76,17 @@ impl Keyspace for Client {
                 AdminRequest::Tasks => serde_json::to_string(&node.cluster_tasks()),
                 AdminRequest::Digests => serde_json::to_string(&node.digests()),
                 AdminRequest::Events { limit } => serde_json::to_string(&node.newest_events(limit)),
+                AdminRequest::Snapshot { directory } => {
+                    serde_json::to_string(&node.snapshot_store(directory).await?)
+                }
             };
             json.map_err(|error| format!("the answer cannot be told as JSON: {error}"))
         })
+    }
+
+    fn store(&self) -> (EngineStats, Option<TaskStatus>) {
+        let engine = self.0.plane.engine();
+        (engine.stats(), engine.merge_status())
     }
 
     fn settings(&self) -> Vec<(String, String)> {

@@ -3,10 +3,10 @@
 use std::net::SocketAddr;
 
 use anyhow::Context as _;
-use caskade_engine::Options;
+use caskade_engine::{Budget, Options};
 use tokio::net::TcpListener;
 
-use crate::config::Settings;
+use crate::config::{STORE_FOLDER, Settings};
 use crate::data::Limits;
 use crate::identity::{ClusterSecret, Identity};
 use crate::net::{Network, NetworkConfig};
@@ -22,10 +22,19 @@ const REPLICA_TIMEOUT_MS: u64 = 3000;
 
 /// How the store is opened.
 pub(super) fn engine_options(settings: &Settings) -> Options {
-    let mut options = Options::new(settings.data_dir.join("store"));
+    let mut options = Options::new(settings.data_dir.join(STORE_FOLDER));
     options.sync = settings.sync;
     options.max_file_size = settings.max_file_size;
     options.max_value_bytes = u32::try_from(settings.max_value_bytes).unwrap_or(u32::MAX);
+    options.max_open_files = usize::try_from(settings.max_open_files).unwrap_or(usize::MAX);
+    options.map_files = settings.map_files;
+    options.index = settings.index;
+    options.merge_trigger = settings.merge_trigger;
+    options.merge_trigger_bytes = settings.merge_trigger_bytes;
+    options.merge_small_file = settings.merge_small_file;
+    options.merge_window = settings.merge_window;
+    options.budget = Budget::new(settings.merge_bytes_per_s);
+    // Tombstones and expiry are the cluster's business.
     options.replicated = true;
     options
 }
@@ -75,5 +84,23 @@ fn multiaddr(addr: SocketAddr) -> String {
     match addr {
         SocketAddr::V4(addr) => format!("/ip4/{}/tcp/{}", addr.ip(), addr.port()),
         SocketAddr::V6(addr) => format!("/ip6/{}/tcp/{}", addr.ip(), addr.port()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn store_settings_default_to_those_of_the_engine_and_reach_it() {
+        let settings = Settings::default();
+        let (ours, theirs) = (engine_options(&settings), Options::new(settings.data_dir.join(STORE_FOLDER)));
+        assert_eq!(ours.validate(), Ok(()));
+        // A node has larger files, and what is written is its cluster's business.
+        let (max_file_size, replicated) = (ours.max_file_size, true);
+        assert_eq!(ours, Options { max_file_size, replicated, budget: ours.budget.clone(), ..theirs });
+        let settings = Settings { merge_bytes_per_s: 5, merge_trigger: 7, max_open_files: 9, ..settings };
+        let options = engine_options(&settings);
+        assert_eq!((options.budget.bytes_per_s(), options.merge_trigger, options.max_open_files), (5, 7, 9));
     }
 }

@@ -93,6 +93,8 @@ pub struct Node {
     /// Why this process can never have a lease again, once that is known.
     refusal: watch::Sender<Option<String>>,
     tasks: Mutex<JoinSet<()>>,
+    /// Held while a snapshot of the store is made: one at a time.
+    snapshots: tokio::sync::Mutex<()>,
 }
 
 /// Keeps the announced addresses, unless there are those of too many other nodes; tells whether it did.
@@ -210,6 +212,7 @@ impl Node {
             stopping: Stopping::default(),
             refusal: watch::Sender::default(),
             tasks: Mutex::default(),
+            snapshots: tokio::sync::Mutex::default(),
         });
         node.update_peers();
         node.network.subscribe(&format!("caskade/1/{}", node.cluster_id));

@@ -85,6 +85,10 @@ impl Keyspace for Memory {
         Box::pin(async { Err("not in this test".to_owned()) })
     }
 
+    fn store(&self) -> (caskade_engine::EngineStats, Option<caskade_engine::TaskStatus>) {
+        Default::default()
+    }
+
     fn settings(&self) -> Vec<(String, String)> {
         vec![("sync".to_owned(), "always".to_owned())]
     }

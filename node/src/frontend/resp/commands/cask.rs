@@ -1,5 +1,8 @@
 //! `CASK.*`: what Redis has no command for, answered as JSON of the types in [`crate::api`].
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+
 use super::{Context, integer, later};
 use crate::frontend::keyspace::AdminRequest;
 use crate::frontend::resp::parser::Args;
@@ -37,6 +40,12 @@ pub(super) fn events(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         _ => return Err(super::wrong_arity("cask.events")),
     };
     ask(context, AdminRequest::Events { limit })
+}
+
+/// `CASK.SNAPSHOT directory`
+pub(super) fn snapshot(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let directory = OsStr::from_bytes(args.get(1)).into();
+    ask(context, AdminRequest::Snapshot { directory })
 }
 
 fn ask(context: &mut Context<'_>, request: AdminRequest) -> Handled {

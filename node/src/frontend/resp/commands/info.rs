@@ -2,6 +2,8 @@
 
 use std::fmt::Write as _;
 
+use caskade_engine::TaskState;
+
 use super::client::{REDIS_VERSION, help};
 use super::{COMMANDS, Command, Context, by_name, later, unknown_subcommand, wrong_arity};
 use crate::frontend::keyspace::Keyspace;
@@ -12,7 +14,7 @@ use crate::frontend::resp::reply::{Handled, Reply};
 use crate::frontend::stats::Snapshot;
 
 /// Sections of INFO, in their order.
-const SECTIONS: [&str; 6] = ["server", "clients", "memory", "stats", "cluster", "keyspace"];
+const SECTIONS: [&str; 7] = ["server", "clients", "memory", "persistence", "stats", "cluster", "keyspace"];
 /// Names under which INFO answers every section.
 const ALL_SECTIONS: [&str; 3] = ["default", "all", "everything"];
 
@@ -70,6 +72,21 @@ fn write_section(
             field("# Memory\r\nused_memory", &crate::memory::resident_bytes());
             field("used_memory_rss", &crate::memory::resident_bytes());
             field("maxmemory", &0);
+        }
+        "persistence" => {
+            let (store, merge) = keyspace.store();
+            let merge = merge.filter(|merge| merge.state == TaskState::Running);
+            let (done, total) = merge.as_ref().map_or((0, 0), |merge| (merge.bytes_done, merge.bytes_total));
+            field("# Persistence\r\nloading", &0);
+            field("caskade_data_files", &store.data_files);
+            field("caskade_open_files", &store.open_files);
+            field("caskade_disk_bytes", &store.disk_bytes);
+            field("caskade_live_bytes", &store.live_bytes);
+            field("caskade_records", &store.records_total);
+            field("caskade_tombstones", &store.tombstones);
+            field("caskade_merge_in_progress", &u8::from(merge.is_some()));
+            field("caskade_merge_bytes_done", &done);
+            field("caskade_merge_bytes_total", &total);
         }
         "stats" => {
             field("# Stats\r\ntotal_connections_received", &now.connections_total);
