@@ -99,8 +99,11 @@ mod tests {
         // A node has larger files, and what is written is its cluster's business.
         let (max_file_size, replicated) = (ours.max_file_size, true);
         assert_eq!(ours, Options { max_file_size, replicated, budget: ours.budget.clone(), ..theirs });
-        let settings = Settings { merge_bytes_per_s: 5, merge_trigger: 7, max_open_files: 9, ..settings };
-        let options = engine_options(&settings);
+        let mut changed = settings;
+        changed.merge_bytes_per_s = 5;
+        changed.merge_trigger = 7;
+        changed.max_open_files = 9;
+        let options = engine_options(&changed);
         assert_eq!((options.budget.bytes_per_s(), options.merge_trigger, options.max_open_files), (5, 7, 9));
     }
 }
