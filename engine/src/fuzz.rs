@@ -3,7 +3,7 @@
 //!
 //! The promises: no input makes the engine panic, or allocate more than a small multiple of the files' bytes; what decodes encodes
 //! to the same bytes; a store serves only what a valid record of its data files says; whole records before the
-//! first bad byte are found; opening a store, through hints too, and merging it change nothing that it serves.
+//! first bad byte are found, and bytes that are none are told; opening a store, through hints too, and merging it change nothing that it serves.
 //!
 //! The first byte of an input says whether its checksums are made right before ([`MEND`]): so both what checksums
 //! keep out and what lies behind them is tried. Inputs above [`INPUT_MAX`] are ignored.
@@ -87,7 +87,7 @@ pub fn data_file(bytes: &[u8]) {
     }
     let salt = header.map_or(SALT, |header| header.salt);
     let mut valid = stores::whole_records(&bytes, salt);
-    let leading = stores::leading_records(&bytes, salt);
+    let (leading, whole_end) = stores::leading_records(&bytes, salt);
     let disk = stores::with_data_file(&bytes, mode & SEALED != 0, &mut valid);
     let (engine, found) = match open(&disk, STORE) {
         Ok(opened) => opened,
@@ -99,6 +99,10 @@ pub fn data_file(bytes: &[u8]) {
         for (key, version) in newest(&leading) {
             assert!(served.get(&key).is_some_and(|&served| served >= version), "a whole record is not found");
         }
+        let whole = whole_end == bytes.len();
+        assert!(whole || mode & SEALED == 0 || found.is_damaged(), "damage from {whole_end} on is not told");
+    } else {
+        assert!(found.is_damaged(), "damage to the header is not told");
     }
     engine.close().expect("it closes");
     let (engine, again) = open(&disk, STORE).expect("it opens again");

@@ -64,15 +64,15 @@ pub(super) fn whole_records(bytes: &[u8], salt: Salt) -> Vec<Record> {
     (FILE_HEADER_LEN..bytes.len()).filter_map(whole).flat_map(|(_, records)| records).collect()
 }
 
-/// Those before the first byte that is none of a whole record.
-pub(super) fn leading_records(bytes: &[u8], salt: Salt) -> Vec<Record> {
+/// Those before the first byte that is none of a whole record, and where that is.
+pub(super) fn leading_records(bytes: &[u8], salt: Salt) -> (Vec<Record>, usize) {
     let mut offset = FILE_HEADER_LEN;
     let mut leading = Vec::new();
     while let Some((len, records)) = whole_at(bytes, offset, salt) {
         leading.extend(records);
         offset += len as usize;
     }
-    leading
+    (leading, offset)
 }
 
 /// What a store of these records has.
@@ -92,7 +92,7 @@ pub(super) fn serves_only(engine: &Engine, valid: &[Record]) -> State {
     for &key in &keys {
         match engine.read(key) {
             Ok(Some(record)) => {
-                assert!(valid.contains(&record), "not in the file: {record:?}");
+                assert!(record.key == key && valid.contains(&record), "not in the file: {key:?} {record:?}");
                 served.insert(record.key, record.version);
             }
             // A hint may point anywhere; then it is told that nothing valid is there.

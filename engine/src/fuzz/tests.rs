@@ -6,20 +6,31 @@ use proptest::sample::Index;
 use super::stores::{appends, data_file_of};
 use super::*;
 
+/// Somewhere in a file, or in its last bytes: a hint is little but its header.
+#[derive(Clone, Debug)]
+struct Place(bool, Index);
+
+impl Place {
+    fn index(&self, len: usize) -> usize {
+        let window = if self.0 { len.min(400) } else { len };
+        len - window + self.1.index(window)
+    }
+}
+
 /// One way to damage a file.
 #[derive(Clone, Debug)]
 enum Damage {
-    Flip(Index, u8),
-    Set(Index, u8),
-    Cut(Index),
-    Remove(Index, usize),
+    Flip(Place, u8),
+    Set(Place, u8),
+    Cut(Place),
+    Remove(Place, usize),
     /// A part of the file again, elsewhere.
-    Splice(Index, usize, Index),
-    Insert(Index, Vec<u8>),
+    Splice(Place, usize, Place),
+    Insert(Place, Vec<u8>),
 }
 
 fn damage() -> impl Strategy<Value = Damage> {
-    let at = any::<Index>;
+    let at = || any::<(bool, Index)>().prop_map(|(at_the_end, index)| Place(at_the_end, index));
     prop_oneof![
         (at(), 0..8_u8).prop_map(|(place, bit)| Damage::Flip(place, 1 << bit)),
         (at(), prop_oneof![Just(0), Just(0xff), any::<u8>()])
@@ -38,7 +49,7 @@ impl Damage {
             return;
         }
         let len = bytes.len();
-        let range = |from: &Index, wanted: usize| from.index(len)..(from.index(len) + wanted).min(len);
+        let range = |from: &Place, wanted: usize| from.index(len)..(from.index(len) + wanted).min(len);
         match self {
             Self::Flip(at, mask) => bytes[at.index(len)] ^= mask,
             Self::Set(at, byte) => bytes[at.index(len)] = *byte,
