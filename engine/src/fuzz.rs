@@ -173,6 +173,7 @@ fn believed(bytes: &[u8]) -> bool {
     for head in &header.sections {
         let Some((section, after)) = rest.split_at_checked(head.bytes as usize) else { return false };
         rest = after;
+        whole &= crc32fast::hash(section) == head.crc;
         let Ok(entries) = section_entries(head, section) else {
             whole = false;
             continue;
