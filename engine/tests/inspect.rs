@@ -66,11 +66,13 @@ fn dumped(file_system: &FaultyFileSystem, file_id: u64) -> Vec<Dumped> {
 }
 
 fn records(dumped: &[Dumped]) -> Vec<&DumpedRecord> {
-    let record = |dumped| match dumped {
-        &Dumped::Record(ref record) => Some(record),
-        _ => None,
-    };
-    dumped.iter().filter_map(record).collect()
+    let mut records = Vec::new();
+    for dumped in dumped {
+        if let Dumped::Record(record) = dumped {
+            records.push(record);
+        }
+    }
+    records
 }
 
 fn keys(damage: &Damage) -> Vec<(&[u8], bool)> {

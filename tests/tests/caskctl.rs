@@ -154,3 +154,48 @@ async fn caskctl(addr: &str, args: &[&str]) -> Result<Finished> {
     command.args(["--addr", addr]).args(args);
     run(command).await
 }
+
+#[test]
+fn store_of_a_node_is_snapshotted_inspected_dumped_and_restored() {
+    with_cluster(Builder::new(1), LIMIT, async |cluster| {
+        for key in ["a", "b", "c"] {
+            ctl(cluster, &["set", key, "one"]).await?.success()?;
+        }
+        let (addr, data_dir) = (cluster.node(0)?.addr(), cluster.node(0)?.data_dir());
+        let made = caskctl(&addr, &["--json", "snapshot", "backup"]).await?.success()?;
+        let made: serde_json::Value = serde_json::from_str(&made)?;
+        let path = made["path"].as_str().context("the path is told")?.to_owned();
+        ensure!(std::path::Path::new(&path).is_absolute() && made["data_files"] == 1, "{made}");
+        let again = caskctl(&addr, &["snapshot", "backup"]).await?;
+        ensure!(again.code == Some(2) && again.stderr.contains("is not empty"), "{again:?}");
+        let within = caskctl(&addr, &["snapshot", "store/inner"]).await?;
+        ensure!(within.code == Some(2) && within.stderr.contains("nothing was made"), "{within:?}");
+
+        // Its store is in use; the snapshot is not.
+        let dir = data_dir.to_string_lossy().into_owned();
+        let running = caskctl(&addr, &["store", "inspect", &dir]).await?;
+        ensure!(running.code == Some(2) && running.stderr.contains("in use by process"), "{running:?}");
+        let found = caskctl(&addr, &["--json", "store", "inspect", "--verify", &path]).await?.success()?;
+        let found: serde_json::Value = serde_json::from_str(&found)?;
+        ensure!(found["totals"]["live_records"] == 3 && found["damaged"] == false, "{found}");
+        let lines = caskctl(&addr, &["store", "dump", &path, "1"]).await?.success()?;
+        let lines: Vec<serde_json::Value> =
+            lines.lines().map(serde_json::from_str).collect::<Result<_, _>>()?;
+        ensure!(lines.iter().any(|line| line["key"] == "b" && line["type"] == "value"), "{lines:?}");
+        let restored = data_dir.join("restored").to_string_lossy().into_owned();
+        let told = caskctl(&addr, &["store", "restore", &path, &restored]).await?.success()?;
+        ensure!(told.contains("1 data files"), "{told}");
+
+        // A damaged byte is told, and so in the exit code.
+        cluster.node_mut(0)?.stop().await?;
+        let whole = caskctl(&addr, &["store", "inspect", "--verify", &dir]).await?.success()?;
+        ensure!(whole.contains("every checksum was compared"), "{whole}");
+        let file = data_dir.join("store").join("0000000001.data");
+        let mut bytes = std::fs::read(&file)?;
+        *bytes.get_mut(100).context("the data file holds records")? ^= 0x10;
+        std::fs::write(&file, &bytes)?;
+        let damaged = caskctl(&addr, &["store", "inspect", "--verify", &dir]).await?;
+        ensure!(damaged.code == Some(1) && damaged.stdout.contains("at byte"), "{damaged:?}");
+        Ok(())
+    });
+}

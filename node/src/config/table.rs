@@ -138,10 +138,10 @@ settings! {
     /// What is kept in memory to find keys by: hash, some 29 bytes a key; or ordered, some 42 bytes and the key more, for scans in key order by programs that embed the store. No command of this build scans in key order.
     index: Index, Keys, Index::Hash;
     /// Share of a complete data file's bytes that is dead from which on it is merged.
-    merge_trigger: u8, Int(1..=100, "percent"), 20;
+    merge_trigger: u8, Int(1..=100, "percent"), 25;
     /// Dead bytes of a complete data file from which on it is merged, whatever their share.
     merge_trigger_bytes: u64, Size(1 << 10..=1 << 40, "bytes"), 128 << 20;
-    /// Complete data files below this size are merged with one another; 0 is never.
+    /// Complete data files below this size, at most half of max_file_size, are merged with one another; 0 is never.
     merge_small_file: u64, Size(0..=2 << 30, "bytes"), 8 << 20;
     /// When merges may run.
     merge_window: MergeWindow, Window, MergeWindow::Always;
