@@ -125,7 +125,8 @@ pub struct Options {
     pub merge_trigger: u8,
     /// Dead bytes of a sealed file from which on it is merged, whatever their share. Default 128 MiB; from 1.
     pub merge_trigger_bytes: u64,
-    /// Sealed files below this size are merged with one another. Default 8 MiB; from 0, which is never.
+    /// Sealed files below this size, and below half of `max_file_size`, are merged with one another. Default 8 MiB; from
+    /// 0, which is never.
     pub merge_small_file: u64,
     /// When merges may run. Default [`MergeWindow::Always`].
     pub merge_window: MergeWindow,

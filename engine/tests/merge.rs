@@ -276,3 +276,14 @@ fn readers_and_writers_see_nothing_of_a_merge() {
     drop(engine);
     assert_eq!(contents(&open(&options)), last);
 }
+
+#[test]
+fn files_that_do_not_fit_together_are_left_alone() {
+    let directory = fast_directory();
+    let options = Options { merge_small_file: 8 << 20, ..options(directory.path()) };
+    let engine = open(&options);
+    // Three files of one record each, of which no two fit into one.
+    (0..4).for_each(|number| engine.put(&key(number), &vec![1; 50 << 10]).unwrap());
+    assert_eq!(engine.tend().unwrap().files, 0);
+    assert_eq!(contents(&engine).len(), 4);
+}

@@ -108,7 +108,9 @@ impl Core {
 
     fn triggered(&self, all: Vec<Candidate>) -> Vec<Candidate> {
         let options = &self.options;
-        let is_small = |candidate: &Candidate| candidate.file.len() < options.merge_small_file;
+        // Any two of them fit into one file: so each such merge leaves fewer files, and they come to an end.
+        let small = options.merge_small_file.min(options.max_file_size / 2);
+        let is_small = |candidate: &Candidate| candidate.file.len() < small;
         // One alone would only be copied.
         let several_small = all.iter().filter(|candidate| is_small(candidate)).count() > 1;
         all.into_iter()

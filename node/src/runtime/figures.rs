@@ -31,8 +31,7 @@ pub(super) fn engine_options(settings: &Settings) -> Options {
     options.index = settings.index;
     options.merge_trigger = settings.merge_trigger;
     options.merge_trigger_bytes = settings.merge_trigger_bytes;
-    // Of two outputs of one merge, side by side, the second is never below half a file: so merging ends.
-    options.merge_small_file = settings.merge_small_file.min(settings.max_file_size / 2);
+    options.merge_small_file = settings.merge_small_file;
     options.merge_window = settings.merge_window;
     options.budget = Budget::new(settings.merge_bytes_per_s);
     // Tombstones and expiry are the cluster's business.
@@ -104,9 +103,7 @@ mod tests {
         changed.merge_bytes_per_s = 5;
         changed.merge_trigger = 7;
         changed.max_open_files = 9;
-        changed.max_file_size = 2 << 20;
         let options = engine_options(&changed);
         assert_eq!((options.budget.bytes_per_s(), options.merge_trigger, options.max_open_files), (5, 7, 9));
-        assert_eq!(options.merge_small_file, 1 << 20, "files that a merge cannot make larger are left alone");
     }
 }
