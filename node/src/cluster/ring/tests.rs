@@ -344,7 +344,9 @@ proptest! {
 proptest! {
     #![proptest_config(cases(40))]
 
-    /// Without zones in play, a join or leave moves what the shares say.
+    /// Without zones in play, a join or leave moves what the shares say. More only where nothing less is possible: a
+    /// node whose share is a copy of every partition, or hardly more nodes than copies, say which nodes share how
+    /// many partitions, so that keeping copies apart takes moves that no share asks for.
     #[test]
     fn a_join_or_leave_moves_at_most_a_twentieth_more_than_the_shares_say(
         start in 1..=200u16, weights in prop::collection::vec(1..300u32, 210), factor in 1..=3u8,
@@ -363,7 +365,11 @@ proptest! {
                 let new = Ring::compute(&ring, &members, factor);
                 let moved = moves(&ring, &new).len() as f64;
                 let ideal = f64::from(ideal_moves(&ring, &members, factor));
-                prop_assert!(moved <= ideal * 1.05, "{} nodes: {moved} moved, ideal {ideal}", members.len());
+                prop_assert!(
+                    moved <= ideal * 1.05 || !improvable(&ring, &new, &members, factor),
+                    "{} nodes: {moved} moved, ideal {ideal}",
+                    members.len()
+                );
                 ring = new;
             }
         }
