@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -58,8 +58,6 @@ pub(crate) struct Core {
     pub(crate) embedded: Embedded,
     pub(crate) merges: Merges,
     pub(crate) options: Options,
-    /// Data files that were found damaged since the start.
-    pub(crate) damaged_found: AtomicU64,
     pub(crate) directory: Arc<Directory>,
 }
 
@@ -123,7 +121,6 @@ impl Engine {
             embedded: Embedded::new(highest_version.max(eras.version_floor)),
             eras: Mutex::new(eras),
             merges: Merges::new(unreadable),
-            damaged_found: AtomicU64::new(0),
             options,
             directory,
         });

@@ -244,7 +244,6 @@ impl Core {
         tracing::error!(file = %file.path.display(), offset, reason,
             "a data file is damaged: it is kept as it is; restore its keys from another copy");
         file.set_damaged();
-        self.damaged_found.fetch_add(1, Ordering::Relaxed);
     }
 }
 
