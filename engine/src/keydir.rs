@@ -448,6 +448,16 @@ impl Keydir {
         true
     }
 
+    /// The tombstones whose records are in files of which this holds.
+    pub(crate) fn tombstones_in(&self, partition: Partition, is_in: impl Fn(FileSlot) -> bool) -> Vec<Entry> {
+        let slice = self.slice(partition).lock();
+        if slice.stats.tombstones == 0 {
+            return Vec::new();
+        }
+        let is_one = |entry: &&Entry| entry.is_tombstone() && is_in(entry.location().file);
+        slice.table.from(0).filter(is_one).copied().collect()
+    }
+
     /// Tells the file and the bytes of each tombstone up to this version. Called under the partition's lock:
     /// `tell` must be short.
     pub(crate) fn collectable(

@@ -445,11 +445,7 @@ impl<'a> Run<'a> {
         // If either may be on disk, it does not matter: nothing that counts is in the inputs any more.
         self.core.directory.store_eras(&next).map_err(|failed| failed.error)?;
         *eras = next;
-        for file in gone {
-            if self.core.keydir.figures().of(file.slot).tombstone_bytes > 0 {
-                self.drop_tombstones(file)?;
-            }
-        }
+        self.drop_tombstones(gone);
         gone.iter().for_each(|file| self.core.files.remove(file));
         match self.core.directory.remove_files(&eras.removed) {
             Ok(()) => eras.removed.clear(),
@@ -460,22 +456,20 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Forgets the tombstones that the keydir still has in this input: those that were not copied.
-    fn drop_tombstones(&mut self, input: &DataFile) -> Result<(), MergeError> {
-        let header = header_of(input);
-        let handle = open_to_read(&**self.core.directory.file_system(), &input.path)?;
-        let mut scanner = scanner_of(&handle, &input.path, &header, input.len());
-        visit(&mut scanner, &header, Bounds::Sealed, |visited| {
-            let Visited::Record(offset, record) = visited else { return Ok::<_, MergeError>(()) };
-            if record.header.kind == Kind::Tombstone {
-                let partition = partition_of(record.key);
-                let entry = entry_at(input, offset, record);
-                let dropped = self.core.keydir.remove_tombstone(partition, &entry);
+    /// Forgets the tombstones that the keydir still has in the inputs: those that were not copied. It cannot fail:
+    /// the inputs are given up already, and nothing may point to them.
+    fn drop_tombstones(&mut self, gone: &[Arc<DataFile>]) {
+        let keydir = &self.core.keydir;
+        if gone.iter().all(|file| keydir.figures().of(file.slot).tombstone_bytes == 0) {
+            return;
+        }
+        let is_gone = |slot: FileSlot| gone.iter().any(|file| file.slot == slot);
+        for partition in 0..PARTITIONS {
+            for tombstone in keydir.tombstones_in(partition, is_gone) {
+                let dropped = keydir.remove_tombstone(partition, &tombstone);
                 self.merged.tombstones_dropped += u64::from(dropped);
             }
-            Ok(())
-        })?;
-        Ok(())
+        }
     }
 
     /// Turns the expired records that were met into tombstones, unless they have changed.
