@@ -280,6 +280,12 @@ impl Engine {
         self.0.log.sync()
     }
 
+    /// Does what the log's thread does (see [`Options::log_thread`]), in this one: commits the appends that wait, and runs
+    /// their callbacks. False if none waits.
+    pub fn commit_appends(&self) -> bool {
+        self.0.log.commit_waiting()
+    }
+
     /// Does what the engine's thread does (see [`Options::background`]), in this one: writes missing hint files and
     /// merges what is due, at any time of the day. Under way elsewhere, it is waited for.
     pub fn tend(&self) -> Result<Merged, MergeError> {

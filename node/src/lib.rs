@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod config;
 pub mod data;
 pub mod frontend;
+pub mod host;
 pub mod id;
 pub mod identity;
 pub mod kv;

@@ -91,7 +91,7 @@ impl Plane {
                     };
                     let kind = if migrates { "migration" } else { "return" };
                     self.tasks.add(node, kind, &cause, stats.live_keys, stats.live_bytes);
-                    self.runtime.spawn(Arc::clone(self).copy(partition, entry.term, node, syncing_since));
+                    self.host.spawn(Arc::clone(self).copy(partition, entry.term, node, syncing_since));
                 }
             }
         }
@@ -172,7 +172,7 @@ impl Plane {
     /// After a failover: reconciles with the other in-sync replicas, then serves.
     pub(super) fn spawn_recovery(self: &Arc<Self>, partition: Partition, term: Term) {
         let plane = Arc::clone(self);
-        self.runtime.spawn(async move {
+        self.host.spawn(async move {
             let mut reconciled: Vec<NodeId> = Vec::new();
             while plane.is_receiving(partition) {
                 tokio::time::sleep(RECEIVING_PAUSE).await;
@@ -225,7 +225,7 @@ impl Plane {
             let session = primary.follower(node).filter(|follower| !follower.broken)?.session;
             let mine = primary.digest_after(last, || self.engine.partition_stats(partition).digest);
             let frame = ReplicationFrame::digest(self.position(partition, term, session, last));
-            Some((mine, self.network.call(node, Class::Replication, frame), session))
+            Some((mine, self.peers.call(node, Class::Replication, frame), session))
         });
         let Some(Some((mine, theirs, session))) = asked else {
             return Err(CopyError::Void);
@@ -367,7 +367,7 @@ impl Plane {
         action: BulkAction,
     ) -> Result<BulkAnswer, CopyError> {
         let body = wire::encode(&Bulk { partition, term, action }).into();
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.network.call(node, Class::Bulk, body)).await;
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.peers.call(node, Class::Bulk, body)).await;
         let body = answer.map_err(|_| unanswered())?.map_err(|error| unreachable(&error))?;
         wire::decode::<BulkAnswer, ANSWER_BYTES_MAX>(&body)
             .map_err(|error| CopyError::Refused(format!("its answer cannot be read: {error}")))

@@ -29,7 +29,7 @@ impl Plane {
             }
             let term = state.partitions[usize::from(partition)].term;
             if self.tasks.begin(Job::HandOver { partition, term }) {
-                self.runtime.spawn(Arc::clone(self).hand_over(partition, term, incarnation));
+                self.host.spawn(Arc::clone(self).hand_over(partition, term, incarnation));
             }
         }
     }

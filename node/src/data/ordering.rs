@@ -11,7 +11,6 @@ use super::message::{Position, replication_answer};
 use super::plane::{Completion, Plane, PrimaryState, Role, Waiter};
 use super::replica::Rejection;
 use super::version::version;
-use crate::clock::monotonic_ms;
 use crate::id::{Partition, Term};
 use crate::net::Responder;
 
@@ -30,7 +29,7 @@ impl Plane {
         let (term, sequence) = (primary.term, primary.last() + 1);
         record.version = version(term, sequence);
         self.bytes_under_way.fetch_add(record_bytes(&record), Ordering::AcqRel);
-        primary.push(record.clone(), monotonic_ms(), waiter);
+        primary.push(record.clone(), self.host.monotonic_ms(), waiter);
         for follower in primary.followers.iter().filter(|follower| !follower.broken) {
             self.send_record(partition, term, (follower.node, follower.session), sequence - 1, &record);
         }
@@ -47,7 +46,7 @@ impl Plane {
     /// An append that a busy disk had no room for is made again: the record has its place in the order.
     pub(super) fn append_later(self: &Arc<Self>, partition: Partition, term: Term, sequence: u64) {
         let plane = Arc::clone(self);
-        self.runtime.spawn(async move {
+        self.host.spawn(async move {
             tokio::time::sleep(OVERLOAD_PAUSE).await;
             let record = plane.with_primary(partition, term, |primary| primary.record(sequence).cloned());
             if let Some(Some(record)) = record {

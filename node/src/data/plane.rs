@@ -17,11 +17,11 @@ use super::message::Answer;
 use super::primary::Primary;
 use super::replica::{Rejection, ReplicaLog};
 use super::tasks::TaskBoard;
-use crate::clock::monotonic_ms;
 use crate::cluster::state::{Change, ClusterState};
+use crate::host::Host;
 use crate::id::{NodeId, Partition, Term};
 use crate::kv::{Failure, Outcome};
-use crate::net::{Network, Responder, wire};
+use crate::net::{Peers, Responder, wire};
 
 /// Bounds and times of the data plane.
 #[derive(Clone, Copy, Debug)]
@@ -51,11 +51,13 @@ pub struct Parts {
     /// Its store.
     pub engine: Engine,
     /// Its peers.
-    pub network: Network,
+    pub peers: Peers,
     /// Takes its proposals.
     pub proposals: Proposals,
     /// Bounds.
     pub limits: Limits,
+    /// Its clocks and tasks.
+    pub host: Host,
 }
 
 /// A committed state, and what of it every request needs.
@@ -145,10 +147,10 @@ pub(super) struct Cell {
 pub struct Plane {
     pub(super) node: NodeId,
     pub(super) engine: Engine,
-    pub(super) network: Network,
+    pub(super) peers: Peers,
     pub(super) limits: Limits,
     pub(super) view: ArcSwap<View>,
-    pub(super) runtime: tokio::runtime::Handle,
+    pub(super) host: Host,
     pub(super) tasks: TaskBoard,
     pub(super) waiting: AtomicUsize,
     /// Bytes of keys and values of all operations under way here: pending writes and waiting requests.
@@ -165,11 +167,12 @@ pub struct Plane {
 }
 
 impl Plane {
-    /// A data plane that holds no role yet. Must be called within the runtime that will drive it.
+    /// A data plane that holds no role yet.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { node, engine, network, proposals, limits } = parts;
+        let Parts { node, engine, peers, proposals, limits, host } = parts;
+        let now_ms = host.monotonic_ms();
         let cell = || Cell {
-            role: Mutex::new(Role::Idle { since_ms: monotonic_ms() }),
+            role: Mutex::new(Role::Idle { since_ms: now_ms }),
             inbox: Mutex::default(),
             receiving: AtomicUsize::new(0),
         };
@@ -177,10 +180,10 @@ impl Plane {
         Arc::new(Self {
             node,
             engine,
-            network,
+            peers,
             limits,
             view: ArcSwap::from_pointee(view),
-            runtime: tokio::runtime::Handle::current(),
+            host,
             tasks: TaskBoard::default(),
             waiting: AtomicUsize::new(0),
             bytes_under_way: AtomicU64::new(0),
@@ -217,7 +220,7 @@ impl Plane {
 
     /// Whether this node may answer as a primary now.
     pub fn has_lease(&self) -> bool {
-        monotonic_ms() < self.lease_until_ms.load(Ordering::Acquire)
+        self.host.monotonic_ms() < self.lease_until_ms.load(Ordering::Acquire)
     }
 
     /// Whether the store refused a write: the node must not stay in any in-sync set (rule R8).

@@ -10,7 +10,6 @@ use super::ordering::record_bytes;
 use super::plane::{Plane, PrimaryState, Role, View};
 use super::primary::{Follower, Phase, Primary};
 use super::replica::ReplicaLog;
-use crate::clock::monotonic_ms;
 use crate::cluster::state::{ClusterState, MemberStatus, ReplicaRole};
 use crate::id::{Incarnation, NodeId, Partition, Term};
 use crate::kv::Failure;
@@ -48,7 +47,7 @@ impl Plane {
     fn cut_off_the_dead(&self, former: &ClusterState, state: &ClusterState) {
         let died = |node: &&NodeId| former.is_up(**node) && !state.is_up(**node);
         for node in state.members.keys().filter(died).filter(|node| **node != self.node) {
-            self.network.disconnect(*node);
+            self.peers.disconnect(*node);
         }
     }
 
@@ -57,7 +56,7 @@ impl Plane {
             Assignment::Idle => {
                 if !matches!(role, Role::Idle { .. }) {
                     self.retire(role);
-                    *role = Role::Idle { since_ms: monotonic_ms() };
+                    *role = Role::Idle { since_ms: self.host.monotonic_ms() };
                 }
             }
             Assignment::Away => {

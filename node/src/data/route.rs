@@ -16,7 +16,6 @@ use super::message::{Answer, Request};
 use super::plane::{Plane, PrimaryState, Reply, Role, Waiter};
 use super::primary::Phase;
 use super::version::SEQUENCE_MAX;
-use crate::clock::wall_ms;
 use crate::id::{NodeId, Partition};
 use crate::kv::{Action, Condition, Effect, Entry, ExpiryPolicy, Failure, Operation, Outcome, evaluate};
 use crate::kv::{ScanPage, Ticket};
@@ -107,8 +106,9 @@ impl Plane {
             Ok(found) => found,
             Err(error) => return Executed::Done(Err(damaged(&error)), reply),
         };
-        let expired = current.as_ref().is_some_and(|e| e.expiry_ms != 0 && e.expiry_ms <= wall_ms());
-        let (mut effect, outcome) = match evaluate(action, current.as_ref(), wall_ms()) {
+        let expired =
+            current.as_ref().is_some_and(|e| e.expiry_ms != 0 && e.expiry_ms <= self.host.wall_ms());
+        let (mut effect, outcome) = match evaluate(action, current.as_ref(), self.host.wall_ms()) {
             Ok((effect, outcome)) => (effect, Ok(outcome)),
             Err(error) => (Effect::Nothing, Err(Failure::Action(error))),
         };
@@ -161,11 +161,9 @@ impl Plane {
         let (sender, answer) = oneshot::channel();
         let (plane, writes) = (Arc::clone(self), operation.action.writes());
         let body = wire::encode(&Request::Execute(operation.clone())).into();
-        self.network.call_with(node, Class::Requests, body, move |answer| {
-            match read_answer(answer, writes) {
-                Attempt::Final(result) => drop(sender.send(result)),
-                Attempt::Again => plane.route_later(operation, sender),
-            }
+        self.peers.call_with(node, Class::Requests, body, move |answer| match read_answer(answer, writes) {
+            Attempt::Final(result) => drop(sender.send(result)),
+            Attempt::Again => plane.route_later(operation, sender),
         });
         Ticket::Waiting { answer, ordered: false }
     }
@@ -188,7 +186,7 @@ impl Plane {
         let bytes = operation_bytes(&operation);
         self.bytes_under_way.fetch_add(bytes, Ordering::AcqRel);
         let plane = Arc::clone(self);
-        self.runtime.spawn(async move {
+        self.host.spawn(async move {
             let result = plane.route_until_answered(operation).await;
             plane.waiting.fetch_sub(1, Ordering::AcqRel);
             plane.bytes_under_way.fetch_sub(bytes, Ordering::AcqRel);
@@ -230,7 +228,7 @@ impl Plane {
             }
             Some(node) => {
                 let body = wire::encode(&Request::Execute(operation.clone())).into();
-                let answer = self.network.call(node, Class::Requests, body).await;
+                let answer = self.peers.call(node, Class::Requests, body).await;
                 read_answer(answer, operation.action.writes())
             }
         }
@@ -311,7 +309,7 @@ impl Plane {
     }
 
     async fn ask(&self, node: NodeId, request: &Request) -> Answer {
-        let call = self.network.call(node, Class::Requests, wire::encode(request).into());
+        let call = self.peers.call(node, Class::Requests, wire::encode(request).into());
         let timeout = Duration::from_millis(self.limits.request_timeout_ms);
         match tokio::time::timeout(timeout, call).await {
             Ok(Ok(body)) => wire::decode::<Answer, ANSWER_BYTES_MAX>(&body).unwrap_or(Answer::NotPrimary),

@@ -13,7 +13,6 @@ use super::plane::{Plane, Reply, Role};
 use super::primary::Phase;
 use super::replica::Rejection;
 use super::route::{Executed, damaged};
-use crate::clock::wall_ms;
 use crate::id::{NodeId, Partition};
 use crate::net::{Class, Responder, wire};
 
@@ -68,7 +67,7 @@ impl Plane {
             Ok(page) => page,
             Err(error) => return Answer::Failed(damaged(&error)),
         };
-        let now = wall_ms();
+        let now = self.host.wall_ms();
         let live = page.keys.into_iter().filter(|key| key.expiry_ms == 0 || key.expiry_ms > now);
         let keys = live.map(|key| key.key).collect();
         // The partition may have moved, and its data gone, while the page was made.

@@ -28,7 +28,7 @@ impl Plane {
         let position = self.position(partition, term, session, previous);
         let frame = ReplicationFrame::replicate(position, sequence, record);
         let plane = Arc::clone(self);
-        self.network.call_with(node, Class::Replication, frame, move |answer| {
+        self.peers.call_with(node, Class::Replication, frame, move |answer| {
             let result = match answer {
                 Ok(body) => read_replication_answer(body).map(|_| ()),
                 Err(CallError::NotSent(_) | CallError::Lost(_)) => Err(Rejection::Gap),
@@ -74,7 +74,7 @@ impl Plane {
         // A replica that is behind needs the time of one log entry; a stale primary waits for its own news.
         let delay_ms = if rejection == Rejection::Behind { 3 } else { 50 };
         let plane = Arc::clone(self);
-        self.runtime.spawn(async move {
+        self.host.spawn(async move {
             tokio::time::sleep(Duration::from_millis(delay_ms)).await;
             plane.with_primary(partition, term, |primary| {
                 if primary.follower(node).is_some_and(|f| f.session == session && f.broken) {

@@ -8,7 +8,6 @@ use caskade_engine::{PARTITIONS, TaskState, TaskStatus};
 use super::plane::{Plane, Role};
 use super::primary::Phase;
 use crate::api::Task;
-use crate::clock::monotonic_ms;
 use crate::cluster::state::{Change, ReplicaRole};
 use crate::id::{NodeId, Partition};
 
@@ -18,7 +17,7 @@ const RESUME_PAUSE_MS: u64 = 5_000;
 impl Plane {
     /// Drops the data of partitions this node has had no part in for `grace_ms`.
     pub fn drop_released(self: &Arc<Self>, grace_ms: u64) {
-        let now = monotonic_ms();
+        let now = self.host.monotonic_ms();
         let idle_long = |role: &Role| matches!(role, Role::Idle { since_ms } if now >= since_ms + grace_ms);
         let mut held = HashMap::new();
         for partition in 0..PARTITIONS {
@@ -45,7 +44,7 @@ impl Plane {
 
     /// Suspends replicas that have kept a write waiting for too long (rule R8).
     pub fn suspend_slow_replicas(self: &Arc<Self>) {
-        let (now, state) = (monotonic_ms(), self.state());
+        let (now, state) = (self.host.monotonic_ms(), self.state());
         let Some(incarnation) = state.members.get(&self.node).map(|member| member.announcement.incarnation)
         else {
             return;
@@ -76,7 +75,7 @@ impl Plane {
 
     /// Takes replicas back that were taken out for being slow, some time after, while their nodes are up.
     pub fn resume_replicas(self: &Arc<Self>) {
-        let (now, state) = (monotonic_ms(), self.state());
+        let (now, state) = (self.host.monotonic_ms(), self.state());
         let mut away_since = self.away_since.lock();
         let mut seen = HashMap::new();
         for (partition, entry) in state.partitions() {

@@ -9,7 +9,6 @@ use caskade_engine::PARTITIONS;
 use super::gossip::Heard;
 use super::{BUILD, Node};
 use crate::api::{Event, NodeRow, Nodes, SnapshotMade, Status, Task};
-use crate::clock::{monotonic_ms, wall_ms};
 use crate::cluster::state::{ClusterState, MemberStatus};
 use crate::cluster::view;
 use crate::config::STORE_FOLDER;
@@ -67,20 +66,20 @@ impl Node {
         let mut nodes: Vec<NodeRow> =
             state.members.keys().map(|node| self.node_row(*node, &state, &heard)).collect();
         let joining = heard.iter().filter(|(node, heard)| {
-            !state.members.contains_key(*node) && heard.at_ms + REPORT_FRESH_MS > monotonic_ms()
+            !state.members.contains_key(*node) && heard.at_ms + REPORT_FRESH_MS > self.host.monotonic_ms()
         });
         nodes.extend(joining.map(|(node, _)| self.node_row(*node, &state, &heard)));
         let coordinator = coordinator.map(|node| node.to_string());
         for row in &mut nodes {
             row.coordinator = Some(&row.id) == coordinator.as_ref();
         }
-        Nodes { now_ms: wall_ms(), nodes }
+        Nodes { now_ms: self.host.wall_ms(), nodes }
     }
 
     fn node_row(&self, node: NodeId, state: &ClusterState, heard: &HashMap<NodeId, Heard>) -> NodeRow {
         let mut row = match heard.get(&node) {
             Some(heard) => NodeRow {
-                report_age_ms: Some(monotonic_ms().saturating_sub(heard.at_ms)),
+                report_age_ms: Some(self.host.monotonic_ms().saturating_sub(heard.at_ms)),
                 ..heard.report.row.clone()
             },
             None => NodeRow::default(),
@@ -103,7 +102,7 @@ impl Node {
 
     /// `CASK.TASKS`: what all nodes said lately that they copy.
     pub(super) fn cluster_tasks(&self) -> Vec<Task> {
-        let now = monotonic_ms();
+        let now = self.host.monotonic_ms();
         let mut tasks = self.plane.report_tasks();
         for (node, heard) in self.reports.all() {
             if node != self.id && heard.at_ms + REPORT_FRESH_MS > now {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::state::{Announcement, Change, Verdict};
 use crate::id::{ClusterId, NodeId};
-use crate::net::{Class, Network, wire};
+use crate::net::{Class, Peers, wire};
 
 /// Largest control message that is read, in bytes; a snapshot of the topology fits.
 pub(super) const CONTROL_BYTES_MAX: usize = 64 << 20;
@@ -50,12 +50,12 @@ pub(super) enum ControlAnswer {
 
 /// Asks a peer, and waits for its answer no longer than `timeout`.
 pub(super) async fn ask(
-    network: &Network,
+    peers: &Peers,
     node: NodeId,
     question: &Control,
     timeout: Duration,
 ) -> Result<ControlAnswer, String> {
-    let call = network.call(node, Class::Control, wire::encode(question).into());
+    let call = peers.call(node, Class::Control, wire::encode(question).into());
     let answer = tokio::time::timeout(timeout, call).await;
     let body = answer
         .map_err(|_| format!("node {} did not answer within {} ms", node.short(), timeout.as_millis()))?

@@ -9,7 +9,6 @@ use std::time::Duration;
 use super::Node;
 use super::admission::{Standing, standing};
 use super::control::ControlAnswer;
-use crate::clock::monotonic_ms;
 use crate::cluster::lease::{LeaseTable, NoLease};
 use crate::cluster::state::{Announcement, Change, MemberStatus, Verdict};
 use crate::id::{Incarnation, NodeId};
@@ -44,7 +43,7 @@ impl Node {
     /// Keeps asking the voters to confirm the coordinator: leases are granted up to the last confirmation.
     pub(super) async fn run_confirmations(self: Arc<Self>) {
         loop {
-            let asked_ms = monotonic_ms();
+            let asked_ms = self.host.monotonic_ms();
             let elected = self.with_leases(|_| ()).and(self.topology.leading());
             if elected.is_some()
                 && self.topology.confirm_leadership().await.is_ok()
@@ -64,7 +63,7 @@ impl Node {
     fn with_leases<T>(&self, f: impl FnOnce(&mut LeaseTable) -> T) -> Option<T> {
         let mut leases = self.leases.lock();
         let (term, lease_ms) = (self.topology.leading()?, self.lease_ms()?);
-        let now_ms = monotonic_ms();
+        let now_ms = self.host.monotonic_ms();
         let table = match leases.take() {
             Some((elected, table)) if elected == term => table,
             Some((_, former)) => former.elected_again(now_ms),
@@ -95,7 +94,7 @@ impl Node {
         let granted = self.with_leases(|leases| {
             // Read once more: an entry of a former coordinator is applied here before a majority confirms this one.
             let up = self.topology.state().is_up(node);
-            up.then(|| leases.grant(node, incarnation, monotonic_ms()))
+            up.then(|| leases.grant(node, incarnation, self.host.monotonic_ms()))
         });
         match granted.flatten() {
             Some(Ok(length_ms)) => ControlAnswer::Granted(length_ms),
@@ -124,8 +123,9 @@ impl Node {
             return;
         }
         let node = Arc::clone(self);
-        tokio::spawn(async move {
-            node.with_leases(|leases| leases.registered(key.0, key.1, monotonic_ms()));
+        self.host.spawn(async move {
+            let now_ms = node.host.monotonic_ms();
+            node.with_leases(|leases| leases.registered(key.0, key.1, now_ms));
             match node.propose_here(vec![Change::Register(announcement)]).await.as_deref() {
                 Ok([Verdict::Void(reason)]) => {
                     tracing::info!(node = %key.0, reason, "a node was not registered; it asks again");
@@ -143,7 +143,8 @@ impl Node {
         let state = self.topology.state();
         let up = state.members.values().filter(|member| member.status == MemberStatus::Up);
         let up = up.map(|member| (member.announcement.node, member.announcement.incarnation));
-        let overdue = self.with_leases(|leases| leases.overdue(up, monotonic_ms())).unwrap_or_default();
+        let overdue =
+            self.with_leases(|leases| leases.overdue(up, self.host.monotonic_ms())).unwrap_or_default();
         let changes: Vec<_> = overdue
             .into_iter()
             .map(|(node, incarnation)| Change::DeclareDown { node, incarnation })
@@ -175,7 +176,7 @@ impl Node {
 
     /// Members that this node has seen down for `length` at least.
     fn down_longer_than(&self, length: Duration) -> BTreeSet<NodeId> {
-        let (state, now) = (self.topology.state(), monotonic_ms());
+        let (state, now) = (self.topology.state(), self.host.monotonic_ms());
         let mut seen = self.seen_down.lock();
         seen.retain(|node, _| state.members.get(node).is_some_and(|m| m.status == MemberStatus::Down));
         for (node, member) in &state.members {

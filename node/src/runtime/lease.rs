@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use super::Node;
 use super::control::{Control, ControlAnswer};
-use crate::clock::monotonic_ms;
 use crate::id::NodeId;
 
 /// Pause before a question that brought no lease is asked again.
@@ -52,7 +51,7 @@ impl Node {
                 Ok(length_ms) => Duration::from_millis(length_ms / 4),
                 Err(_) => RETRY_PAUSE,
             };
-            if let Some(reason) = complaints.due(renewed.err(), monotonic_ms()) {
+            if let Some(reason) = complaints.due(renewed.err(), self.host.monotonic_ms()) {
                 tracing::error!(reason, "this node gets no lease and serves nothing; it goes on asking");
             }
             tokio::time::sleep(pause).await;
@@ -70,7 +69,7 @@ impl Node {
         let known = self.topology.coordinator().or(*hint);
         let coordinator = known.ok_or("no coordinator is known: too few voters are reached to elect one")?;
         // The holder counts from when it asked (rule R9).
-        let asked_ms = monotonic_ms();
+        let asked_ms = self.host.monotonic_ms();
         match self.ask_for_lease(coordinator).await? {
             ControlAnswer::Granted(length_ms) if self.extend(asked_ms + length_ms) => Ok(length_ms),
             ControlAnswer::Granted(_) => Err("the node is stopping".into()),
@@ -133,7 +132,7 @@ impl Node {
     /// nothing (rule R2).
     fn return_anew(self: &Arc<Self>) {
         self.plane.end_lease();
-        match self.identity.lock().bump_incarnation() {
+        match (*self.incarnations.lock())() {
             Ok(incarnation) => {
                 self.incarnation.store(incarnation, Ordering::Release);
                 tracing::warn!(incarnation, "this node was declared down; it returns as a new incarnation");

@@ -22,11 +22,12 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use caskade_engine::Engine;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::AbortHandle;
 
 use self::control::{CONTROL_BYTES_MAX, Control, ControlAnswer};
 use self::events::EventLog;
@@ -36,18 +37,18 @@ pub use self::join::JoinError;
 use self::proposer::Batch;
 use self::stopping::Stopping;
 use self::store::{Past, Store};
-use crate::clock::monotonic_ms;
 use crate::cluster::lease::LeaseTable;
 use crate::cluster::state::{Announcement, Change};
 use crate::config::Settings;
 use crate::data::{self, PROTOCOL, Plane};
 use crate::frontend::stats::Stats;
+use crate::host::Host;
 use crate::id::{ClusterId, Incarnation, NodeId};
 use crate::identity::{ClusterSecret, Identity};
 use crate::kv::Operation;
 use crate::kv::Ticket;
-use crate::net::{Class, Handler, Network, Responder, wire};
-use crate::topology::{RaftTransport, Topology, TopologyConfig};
+use crate::net::{Class, Handler, Network, Peers, Responder, wire};
+use crate::topology::{Agreement, RaftTransport, Topology, TopologyConfig};
 
 /// Nodes whose addresses are kept before they are members.
 const HEARD_ADDRS_MAX: usize = 1024;
@@ -63,19 +64,53 @@ const MAINTENANCE_PAUSE: Duration = Duration::from_millis(500);
 /// How long a planned stop waits for pending writes.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// Starts a new incarnation: counted up, durably, before it returns.
+pub type NextIncarnation = Box<dyn FnMut() -> anyhow::Result<Incarnation> + Send>;
+
+/// What a node is put together from: what [`Node::start`] opens, or a simulation makes.
+pub struct Parts {
+    /// Clocks and tasks.
+    pub host: Host,
+    /// Who it is.
+    pub id: NodeId,
+    /// Which start of it this is.
+    pub incarnation: Incarnation,
+    /// Starts the next one, when this one was declared down.
+    pub next_incarnation: NextIncarnation,
+    /// Which cluster it belongs to.
+    pub cluster_id: ClusterId,
+    /// Who may be the coordinator, until the topology log tells.
+    pub coordinator_hint: Option<NodeId>,
+    /// Where members are reached, until the topology log tells.
+    pub heard_addrs: HashMap<NodeId, Vec<String>>,
+    /// Its settings.
+    pub settings: Settings,
+    /// Where peers reach it.
+    pub peer_addrs: Vec<String>,
+    /// Where clients reach it.
+    pub client_addr: String,
+    /// Its way to the others.
+    pub peers: Peers,
+    /// Its part in the topology log.
+    pub topology: Arc<dyn Agreement>,
+    /// Its store.
+    pub engine: Engine,
+}
+
 /// A running node.
 pub struct Node {
     id: NodeId,
     cluster_id: ClusterId,
     settings: Settings,
-    identity: Mutex<Identity>,
+    host: Host,
+    incarnations: Mutex<NextIncarnation>,
     incarnation: AtomicU64,
     /// Told whenever `incarnation` has grown; the task that follows the committed states listens.
     returned: Notify,
     peer_addrs: Vec<String>,
     client_addr: String,
-    network: Network,
-    topology: Topology,
+    peers: Peers,
+    topology: Arc<dyn Agreement>,
     plane: Arc<Plane>,
     stats: Arc<Stats>,
     reports: Reports,
@@ -92,7 +127,7 @@ pub struct Node {
     stopping: Stopping,
     /// Why this process can never have a lease again, once that is known.
     refusal: watch::Sender<Option<String>>,
-    tasks: Mutex<JoinSet<()>>,
+    tasks: Mutex<Vec<AbortHandle>>,
     /// Held while a snapshot of the store is made: one at a time.
     snapshots: tokio::sync::Mutex<()>,
 }
@@ -113,16 +148,14 @@ struct Inbound(OnceLock<Arc<Node>>);
 
 impl Handler for Inbound {
     fn on_call(&self, from: NodeId, class: Class, body: Bytes, reply: Responder) {
-        match self.0.get() {
-            Some(node) if class == Class::Control => node.on_control(from, &body, reply),
-            Some(node) => node.plane.on_call(from, class, body, reply),
-            None => {}
+        if let Some(node) = self.0.get() {
+            node.on_call(from, class, body, reply);
         }
     }
 
     fn on_gossip(&self, from: NodeId, data: Vec<u8>) {
         if let Some(node) = self.0.get() {
-            node.on_report(from, &data);
+            node.on_gossip(from, &data);
         }
     }
 
@@ -132,7 +165,7 @@ impl Handler for Inbound {
 }
 
 /// The topology log's way to its peers.
-struct LogTransport(Network);
+struct LogTransport(Peers);
 
 impl RaftTransport for LogTransport {
     fn call(&self, to: NodeId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
@@ -165,39 +198,72 @@ impl Node {
         let secret = settings.cluster_secret_file.as_deref().map(ClusterSecret::load).transpose()?;
         let options = figures::engine_options(&settings);
         let engine = store::open(options.clone(), &data_dir)?;
-        let identity = Identity::load_or_create(&data_dir)?;
+        let mut identity = Identity::load_or_create(&data_dir)?;
         let store = Store::new(&options, &data_dir, identity.node, &engine);
         let inbound = Arc::new(Inbound::default());
         let network = Network::start(network_config(&settings, &identity, secret), inbound.clone()).await?;
         let topology_config = TopologyConfig::new(data_dir.join("topology"), identity.node);
-        let topology = Topology::open(topology_config, Arc::new(LogTransport(network.clone()))).await?;
+        let topology = Topology::open(topology_config, Arc::new(LogTransport(network.peers()))).await?;
 
         let client_addr = client_addr(&settings, listener)?;
         let peer_addrs = peer_addrs(&settings, &network);
         let joined =
             join_cluster(&settings, &identity, &store, &network, &topology, (&client_addr, &peer_addrs))
                 .await?;
-        let (proposals, proposed) = mpsc::channel(proposer::QUEUE_MAX);
-        let (batches, batched) = mpsc::channel(proposer::QUEUE_MAX);
-        let plane = Plane::new(data::Parts {
-            node: identity.node,
-            engine,
-            network: network.clone(),
-            proposals,
-            limits: limits(&settings),
-        });
         let id = identity.node;
-        let node = Arc::new(Self {
+        network.subscribe(&format!("caskade/1/{}", joined.cluster_id));
+        let parts = Parts {
+            host: Host::real(),
             id,
+            incarnation: identity.incarnation,
+            next_incarnation: Box::new(move || Ok(identity.bump_incarnation()?)),
             cluster_id: joined.cluster_id,
-            incarnation: AtomicU64::new(identity.incarnation),
-            returned: Notify::new(),
-            identity: Mutex::new(identity),
+            coordinator_hint: joined.coordinator.filter(|node| *node != id),
+            heard_addrs: joined.members.into_iter().collect(),
             settings,
             peer_addrs,
             client_addr,
-            network,
-            topology,
+            peers: network.peers(),
+            topology: Arc::new(topology),
+            engine,
+        };
+        let node = Self::assemble(parts, |node| drop(inbound.0.set(node)));
+        let refusal = tokio::select! {
+            biased;
+            () = node.wait_until_serving() => return Ok(node),
+            reason = node.refused() => reason,
+        };
+        node.stop().await;
+        Err(anyhow::anyhow!(refusal))
+    }
+
+    /// Puts a node together and starts its loops. `wire` is given the node before they run: peers' calls and
+    /// gossip are to reach it through [`Node::on_call`] and [`Node::on_gossip`] from then on.
+    pub fn assemble(parts: Parts, wire: impl FnOnce(Arc<Self>)) -> Arc<Self> {
+        let (proposals, proposed) = mpsc::channel(proposer::QUEUE_MAX);
+        let (batches, batched) = mpsc::channel(proposer::QUEUE_MAX);
+        let Parts { host, id, settings, peers, .. } = parts;
+        let plane = Plane::new(data::Parts {
+            node: id,
+            engine: parts.engine,
+            peers: peers.clone(),
+            proposals,
+            limits: limits(&settings),
+            host: host.clone(),
+        });
+        let node = Arc::new(Self {
+            id,
+            cluster_id: parts.cluster_id,
+            started_ms: host.monotonic_ms(),
+            host,
+            incarnation: AtomicU64::new(parts.incarnation),
+            returned: Notify::new(),
+            incarnations: Mutex::new(parts.next_incarnation),
+            settings,
+            peer_addrs: parts.peer_addrs,
+            client_addr: parts.client_addr,
+            peers,
+            topology: parts.topology,
             plane,
             stats: Arc::default(),
             reports: Reports::default(),
@@ -206,36 +272,45 @@ impl Node {
             leases: Mutex::default(),
             registering: Mutex::default(),
             seen_down: Mutex::default(),
-            heard_addrs: Mutex::new(joined.members.into_iter().collect()),
-            coordinator_hint: joined.coordinator.filter(|node| *node != id),
-            started_ms: monotonic_ms(),
+            heard_addrs: Mutex::new(parts.heard_addrs),
+            coordinator_hint: parts.coordinator_hint,
             stopping: Stopping::default(),
             refusal: watch::Sender::default(),
             tasks: Mutex::default(),
             snapshots: tokio::sync::Mutex::default(),
         });
         node.update_peers();
-        node.network.subscribe(&format!("caskade/1/{}", node.cluster_id));
-        drop(inbound.0.set(node.clone()));
+        wire(node.clone());
         node.spawn_loops(proposed, batched);
-        let refusal = tokio::select! {
-            () = node.wait_until_serving() => return Ok(node),
-            reason = node.refused() => reason,
-        };
-        node.stop().await;
-        Err(anyhow::anyhow!(refusal))
+        node
+    }
+
+    /// A peer's call.
+    pub fn on_call(self: &Arc<Self>, from: NodeId, class: Class, body: Bytes, reply: Responder) {
+        if class == Class::Control {
+            self.on_control(from, &body, reply);
+        } else {
+            self.plane.on_call(from, class, body, reply);
+        }
+    }
+
+    /// A peer's gossip.
+    pub fn on_gossip(self: &Arc<Self>, from: NodeId, data: &[u8]) {
+        self.on_report(from, data);
     }
 
     fn spawn_loops(self: &Arc<Self>, proposed: mpsc::Receiver<Change>, batched: mpsc::Receiver<Batch>) {
-        let mut tasks = self.tasks.lock();
-        tasks.spawn(self.clone().run_states());
-        tasks.spawn(self.clone().run_lease());
-        tasks.spawn(self.clone().run_duties());
-        tasks.spawn(self.clone().run_confirmations());
-        tasks.spawn(self.clone().run_reports());
-        tasks.spawn(self.clone().run_batches(batched));
-        tasks.spawn(self.clone().run_proposals(proposed));
-        tasks.spawn(self.clone().run_maintenance());
+        let tasks = [
+            self.host.spawn(self.clone().run_states()),
+            self.host.spawn(self.clone().run_lease()),
+            self.host.spawn(self.clone().run_duties()),
+            self.host.spawn(self.clone().run_confirmations()),
+            self.host.spawn(self.clone().run_reports()),
+            self.host.spawn(self.clone().run_batches(batched)),
+            self.host.spawn(self.clone().run_proposals(proposed)),
+            self.host.spawn(self.clone().run_maintenance()),
+        ];
+        self.tasks.lock().extend(tasks);
     }
 
     async fn run_maintenance(self: Arc<Self>) {
@@ -296,9 +371,9 @@ impl Node {
         self.stopping.begin();
         self.plane.stop_all(SETTLE_TIMEOUT).await;
         self.say_goodbye().await;
-        self.tasks.lock().abort_all();
+        self.tasks.lock().drain(..).for_each(|task| task.abort());
         self.topology.shutdown().await;
-        self.network.shutdown().await;
+        self.peers.shutdown().await;
         if let Err(error) = self.plane.engine().clone().close() {
             tracing::error!(%error, "the store was not closed cleanly; what was acknowledged is durable");
         }
@@ -343,7 +418,7 @@ impl Node {
             peers.insert(*node, member.announcement.peer_addrs.clone());
         }
         peers.remove(&self.id);
-        self.network.set_peers(peers);
+        self.peers.set_peers(peers);
     }
 
     fn on_control(self: &Arc<Self>, from: NodeId, body: &[u8], reply: Responder) {
@@ -352,7 +427,7 @@ impl Node {
             return;
         };
         let node = Arc::clone(self);
-        tokio::spawn(async move {
+        self.host.spawn(async move {
             let answer = node.answer_control(from, question).await;
             reply.send(wire::encode(&answer).into());
         });

@@ -92,6 +92,6 @@ impl Node {
         question: &Control,
         timeout: Duration,
     ) -> Result<ControlAnswer, String> {
-        super::control::ask(&self.network, node, question, timeout).await
+        super::control::ask(&self.peers, node, question, timeout).await
     }
 }

@@ -11,6 +11,7 @@
 //! a majority of voters; a damaged file is refused, never repaired by guessing. What is *not* here: failure
 //! detection of nodes (leases), and anything a key's owner decides.
 
+mod agreement;
 mod codec;
 mod driver;
 mod error;
@@ -37,6 +38,7 @@ use openraft::{EmptyNode, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_blocking};
 
+pub use self::agreement::Agreement;
 pub use self::driver::{choose_voters, voters_wanted};
 pub use self::error::{ProposeError, TopologyError};
 pub use self::network::RaftTransport;
