@@ -228,6 +228,16 @@ impl Plane {
         self.store_failed.load(Ordering::Acquire)
     }
 
+    /// What is under way here: bytes of pending writes and waiting requests, and how many requests wait.
+    pub fn under_way(&self) -> (u64, usize) {
+        (self.bytes_under_way.load(Ordering::Acquire), self.waiting.load(Ordering::Acquire))
+    }
+
+    /// Its bounds.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     pub(super) fn next_session(&self) -> u64 {
         self.sessions.fetch_add(1, Ordering::Relaxed) + 1
     }

@@ -53,8 +53,8 @@ impl Plane {
         reply.send(wire::encode(&answer).into());
     }
 
-    /// Whether this node serves a partition now.
-    fn serves(self: &Arc<Self>, partition: Partition) -> bool {
+    /// Whether this node serves a partition now, as its primary with a lease.
+    pub fn serves(self: &Arc<Self>, partition: Partition) -> bool {
         let serving = |role: &mut Role| matches!(role, Role::Primary(p) if p.phase == Phase::Serving);
         self.has_lease() && self.with_role(partition, serving)
     }

@@ -354,6 +354,21 @@ impl Node {
         self.plane.submit(operation)
     }
 
+    /// Which start of it this is.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation.load(Ordering::Acquire)
+    }
+
+    /// Whether it was asked to stop, or can never have a lease again.
+    pub fn is_stopping(&self) -> bool {
+        self.stopping.has_begun() || self.refusal.borrow().is_some()
+    }
+
+    /// Its data plane.
+    pub fn plane(&self) -> &Arc<Plane> {
+        &self.plane
+    }
+
     /// Where this node listens for peers, as a bootstrap address for others.
     pub fn peer_listen_addr(&self) -> String {
         self.peer_addrs.first().cloned().unwrap_or_default()
