@@ -8,6 +8,8 @@ use super::Node;
 use super::control::{Control, ControlAnswer};
 use crate::id::NodeId;
 
+/// Shortest pause between two renewals: what a coordinator grants that is not confirmed any more gets short.
+const RENEW_PAUSE_MIN: Duration = Duration::from_millis(10);
 /// Pause before a question that brought no lease is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// How long the coordinator may take to answer a node that does not know the cluster's lease yet.
@@ -48,7 +50,7 @@ impl Node {
         while self.refusal.borrow().is_none() {
             let renewed = self.try_renew(&mut hint).await;
             let pause = match &renewed {
-                Ok(length_ms) => Duration::from_millis(length_ms / 4),
+                Ok(length_ms) => Duration::from_millis(length_ms / 4).max(RENEW_PAUSE_MIN),
                 Err(_) => RETRY_PAUSE,
             };
             if let Some(reason) = complaints.due(renewed.err(), self.host.monotonic_ms()) {

@@ -13,7 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use caskade_node::cluster::state::{Change, ClusterState, Verdict};
 use caskade_node::id::NodeId;
-use caskade_node::topology::{Agreement, Committed, ProposeError};
+use caskade_node::topology::{Agreement, Committed, ProposeError, choose_voters};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -93,11 +93,14 @@ impl ModelLog {
         log
     }
 
-    /// Founds the cluster with its first voter.
-    pub fn found(&self, founder: NodeId, change: Change) {
+    /// Founds the cluster with these members, the state being committed and known to all of them.
+    pub fn found(&self, members: Vec<NodeId>, state: ClusterState) {
         let mut log = self.log.lock();
-        log.voters.insert(founder);
-        log.commit(&[change]);
+        let voters = choose_voters(&BTreeSet::new(), &state.members, None, &BTreeSet::new());
+        log.learners = members.iter().copied().filter(|id| !voters.contains(id)).collect();
+        log.voters = voters;
+        log.states = BTreeMap::from([(1, Arc::new(state))]);
+        log.applied = members.into_iter().map(|id| (id, 1)).collect();
     }
 
     /// A node's process begins to take part.

@@ -65,7 +65,7 @@ pub fn run(seed: u64, profile: Profile) -> Result<Report, Failed> {
 async fn simulate(seed: u64, profile: Profile) -> Result<Report, Failed> {
     let mut rng = StdRng::seed_from_u64(seed);
     let nodes = *[3, 3, 3, 4, 4, 5].get(rng.random_range(0..6)).unwrap_or(&3);
-    let shape = Shape { nodes, replicas: if rng.random_ratio(1, 6) { 3 } else { 2 } };
+    let shape = Shape { nodes, replicas: if rng.random_ratio(1, 6) { 3 } else { 2 }, formed: rng.random_ratio(7, 8) };
     let world = Arc::new(Mutex::new(World::new(rng.random(), &shape)));
     let trace = world.lock().trace();
     let result = phases(&mut rng, profile, &shape, &world).await;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use caskade_engine::{Engine, FaultyFileSystem, Options};
-use caskade_node::cluster::state::{Announcement, Change};
+use caskade_node::cluster::state::{Announcement, Change, ClusterState, ReplicaRole};
 use caskade_node::config::Settings;
 use caskade_node::data::PROTOCOL;
 use caskade_node::host::Host;
@@ -36,6 +36,8 @@ pub struct Shape {
     pub nodes: usize,
     /// Copies of each key.
     pub replicas: u8,
+    /// Whether all nodes are members from the beginning; if not, all but the first join.
+    pub formed: bool,
 }
 
 /// A process that runs.
@@ -117,19 +119,34 @@ impl World {
             settings,
             trace: Arc::default(),
         };
-        world.add_node();
-        let founder = world.announcement(0, 1);
-        let (replication_factor, lease_ms) = (shape.replicas, world.settings.lease_ms);
-        world.log.found(
-            world.nodes[0].id,
-            Change::Found { cluster_id: CLUSTER, replication_factor, lease_ms, founder },
-        );
-        world.start(0);
-        for _ in 1..shape.nodes {
-            let node = world.add_node();
-            world.start(node);
+        for _ in 0..shape.nodes {
+            world.add_node();
+        }
+        world.found(shape);
+        for number in 0..shape.nodes {
+            world.start(number);
         }
         world
+    }
+
+    /// Founds the cluster: with its first node alone, or with all of them, each holding its empty share already.
+    fn found(&self, shape: &Shape) {
+        let (replication_factor, lease_ms) = (shape.replicas, self.settings.lease_ms);
+        let founder = self.announcement(0, 1);
+        let found = Change::Found { cluster_id: CLUSTER, replication_factor, lease_ms, founder };
+        let mut state = ClusterState::default();
+        state.apply(&[found]);
+        let members = if shape.formed { shape.nodes } else { 1 };
+        (1..members).for_each(|number| drop(state.apply(&[Change::Register(self.announcement(number, 1))])));
+        loop {
+            let due = settling(&state);
+            if due.is_empty() {
+                break;
+            }
+            state.apply(&due);
+        }
+        let nodes = self.nodes.iter().take(members).map(|node| node.id);
+        self.log.found(nodes.collect(), state);
     }
 
     /// What happened so far.
@@ -269,6 +286,27 @@ impl World {
         options.log_thread = false;
         options
     }
+}
+
+/// What the nodes would propose next to bring an empty cluster's copies where the ring wants them.
+fn settling(state: &ClusterState) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for (partition, entry) in state.partitions() {
+        let primary_incarnation = 1;
+        let syncing = entry.replicas.iter().filter(|replica| replica.role == ReplicaRole::Syncing);
+        changes.extend(syncing.map(|replica| Change::CaughtUp {
+            partition,
+            term: entry.term,
+            primary_incarnation,
+            node: replica.node,
+            incarnation: 1,
+            syncing_since: replica.syncing_since,
+        }));
+        if state.hand_over_due(partition) {
+            changes.push(Change::HandOver { partition, term: entry.term, primary_incarnation });
+        }
+    }
+    changes
 }
 
 /// What the threads of an engine do: commits what waits, and merges from time to time.
