@@ -65,6 +65,7 @@ impl Node {
                 self.note_coordinator(leader, followed.state.epoch);
             }
             tokio::select! {
+                biased;
                 changed = states.changed() => if changed.is_err() { return },
                 changed = coordinators.changed() => if changed.is_err() { return },
                 () = self.returned.notified() => {}

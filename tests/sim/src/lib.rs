@@ -12,5 +12,6 @@ pub mod history;
 pub mod invariants;
 pub mod machine;
 pub mod network;
+pub mod randomness;
 pub mod run;
 pub mod world;

@@ -1,12 +1,13 @@
 //! Runs seeds, on all cores, until one fails or all are done.
 
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use caskade_sim::faults::Profile;
 use caskade_sim::run::{Failed, Report, run};
 use clap::{Parser, ValueEnum};
+use parking_lot::Mutex;
 use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::time::FormatTime;
 
@@ -28,6 +29,9 @@ struct Args {
     /// Runs one seed, and tells what every node does (RUST_LOG says how much).
     #[arg(long)]
     replay: Option<u64>,
+    /// Runs one seed in this process, as every seed is run.
+    #[arg(long, hide = true)]
+    one: Option<u64>,
     /// Goes on after a failure, and tells all seeds that failed.
     #[arg(long)]
     keep_going: bool,
@@ -57,6 +61,9 @@ fn main() -> ExitCode {
         Faults::Mixed => Profile::Mixed,
         Faults::Membership => Profile::Membership,
     };
+    if let Some(seed) = args.one {
+        return tell(seed, args.faults, run(seed, profile));
+    }
     if let Some(seed) = args.replay {
         let filter = tracing_subscriber::EnvFilter::try_from_default_env();
         let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("debug"));
@@ -64,9 +71,16 @@ fn main() -> ExitCode {
         return tell(seed, args.faults, run(seed, profile));
     }
     let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
-    let (next, failed) = (AtomicU64::new(args.from), AtomicBool::new(false));
     let began = Instant::now();
-    let totals = parking_lot::Mutex::new((0_u64, Report::default()));
+    let (total, failed) = run_all(&args, jobs);
+    println!("{total} in {:.0} s", began.elapsed().as_secs_f64());
+    if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+}
+
+/// Runs every seed in a process of its own; answers what they came to together, and whether one failed.
+fn run_all(args: &Args, jobs: usize) -> (Totals, bool) {
+    let (next, failed) = (AtomicU64::new(args.from), AtomicBool::new(false));
+    let totals = Mutex::new(Totals::default());
     std::thread::scope(|scope| {
         for _ in 0..jobs {
             scope.spawn(|| {
@@ -75,54 +89,87 @@ fn main() -> ExitCode {
                     if seed >= args.from + args.seeds {
                         return;
                     }
-                    let result = run(seed, profile);
-                    match &result {
-                        Ok(report) => add(&mut totals.lock(), report),
-                        Err(_) => {
+                    match run_apart(args, seed) {
+                        Ok(report) => totals.lock().add(&report),
+                        Err(text) => {
                             failed.store(true, Ordering::SeqCst);
-                            tell(seed, args.faults, result);
+                            println!("{text}");
                         }
                     }
                 }
             });
         }
     });
-    let (seeds, total) = totals.into_inner();
-    println!(
-        "{seeds} seeds clean: {} faults, {} operations ({} of unknown outcome), {} writes acknowledged, {} elections, \
-         {:.1} h simulated in {:.0} s",
-        total.faults,
-        total.operations,
-        total.unknown,
-        total.acknowledged,
-        total.elections,
-        total.simulated_ms as f64 / 3_600_000.0,
-        began.elapsed().as_secs_f64(),
-    );
-    if failed.load(Ordering::SeqCst) { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    (totals.into_inner(), failed.load(Ordering::SeqCst))
 }
 
-fn add((seeds, total): &mut (u64, Report), report: &Report) {
-    *seeds += 1;
-    total.operations += report.operations;
-    total.unknown += report.unknown;
-    total.acknowledged += report.acknowledged;
-    total.faults += report.faults;
-    total.simulated_ms += report.simulated_ms;
-    total.elections += report.elections;
+/// Runs a seed in another process; gives what that printed if it failed.
+fn run_apart(args: &Args, seed: u64) -> Result<Report, String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let output = Command::new(program)
+        .args(["--one", &seed.to_string(), "--faults", &name(args.faults)])
+        .env_remove("RUST_LOG")
+        .output()
+        .map_err(|error| format!("seed {seed} was not run: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let report = text.lines().find_map(Report::parse).filter(|_| output.status.success());
+    report.ok_or_else(|| {
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let tail: Vec<&str> = errors.lines().rev().take(30).collect();
+        let tail: Vec<&str> = tail.into_iter().rev().collect();
+        format!("{text}{}\nseed {seed}: {}", tail.join("\n"), output.status)
+    })
+}
+
+fn name(faults: Faults) -> String {
+    faults.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+/// What all seeds came to.
+#[derive(Default)]
+struct Totals {
+    seeds: u64,
+    sum: Report,
+}
+
+impl Totals {
+    fn add(&mut self, report: &Report) {
+        self.seeds += 1;
+        self.sum.operations += report.operations;
+        self.sum.unknown += report.unknown;
+        self.sum.acknowledged += report.acknowledged;
+        self.sum.faults += report.faults;
+        self.sum.simulated_ms += report.simulated_ms;
+        self.sum.elections += report.elections;
+    }
+}
+
+impl std::fmt::Display for Totals {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { seeds, sum } = self;
+        write!(
+            f,
+            "{seeds} seeds clean: {} faults, {} operations ({} of unknown outcome), {} writes acknowledged, {} \
+             elections, {:.2} hours simulated",
+            sum.faults,
+            sum.operations,
+            sum.unknown,
+            sum.acknowledged,
+            sum.elections,
+            sum.simulated_ms as f64 / 3_600_000.0,
+        )
+    }
 }
 
 fn tell(seed: u64, faults: Faults, result: Result<Report, Failed>) -> ExitCode {
     match result {
         Ok(report) => {
-            println!("seed {seed} is clean: {report:?}");
+            println!("{report}");
             ExitCode::SUCCESS
         }
         Err(Failed { why, trace }) => {
             println!("\nseed {seed} FAILED\n{}\n\n{why}", trace.join("\n"));
-            let faults =
-                faults.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default();
-            println!("\nreplay it: cargo run -p caskade-sim -- --faults {faults} --replay {seed}\n");
+            println!("\nreplay it: cargo run -p caskade-sim -- --faults {} --replay {seed}\n", name(faults));
             ExitCode::FAILURE
         }
     }

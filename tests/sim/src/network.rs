@@ -6,7 +6,6 @@
 //! delayed by times drawn from the seed.
 
 use std::collections::{BTreeMap, HashMap};
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,9 +52,9 @@ struct State {
     rng: StdRng,
     endpoints: BTreeMap<NodeId, Endpoint>,
     /// One for each direction, class, and calls or answers.
-    lanes: HashMap<(NodeId, NodeId, Class, bool), mpsc::UnboundedSender<Parcel>>,
+    lanes: BTreeMap<(NodeId, NodeId, u8, bool), mpsc::UnboundedSender<Parcel>>,
     /// Which connection a pair has now; a broken one is replaced by the next call.
-    connections: HashMap<Pair, u64>,
+    connections: BTreeMap<Pair, u64>,
     calls: BTreeMap<u64, OpenCall>,
     next: u64,
     /// Directions nothing passes in.
@@ -79,8 +78,8 @@ impl SimNetwork {
         let state = State {
             rng: StdRng::seed_from_u64(seed),
             endpoints: BTreeMap::new(),
-            lanes: HashMap::new(),
-            connections: HashMap::new(),
+            lanes: BTreeMap::new(),
+            connections: BTreeMap::new(),
             calls: BTreeMap::new(),
             next: 0,
             blocked: BTreeMap::new(),
@@ -223,7 +222,7 @@ impl SimNetwork {
                 node.on_call(from, class, body, reply);
             }
         });
-        self.send(&mut state, (from, to, class, false), connection, deliver);
+        self.send(&mut state, (from, to, class as u8, false), connection, deliver);
     }
 
     /// Sends the answer of a call back; `None` for a call that was dropped.
@@ -241,13 +240,13 @@ impl SimNetwork {
                 call.done.finish(result);
             }
         });
-        self.send(&mut state, (to, from, class, true), connection, deliver);
+        self.send(&mut state, (to, from, class as u8, true), connection, deliver);
     }
 
     fn send(
         &self,
         state: &mut State,
-        lane: (NodeId, NodeId, Class, bool),
+        lane: (NodeId, NodeId, u8, bool),
         connection: u64,
         deliver: Box<dyn FnOnce(&Endpoint) + Send>,
     ) {
@@ -326,17 +325,11 @@ fn ordered(a: NodeId, b: NodeId) -> Pair {
 }
 
 /// Tells a caller how its call ended, once its machine runs; never, if that is dead.
-fn finish(
-    machine: Option<Arc<SimMachine>>,
-    done: Done,
-    result: Result<Bytes, CallError>,
-) -> impl Future<Output = ()> {
-    async move {
-        if let Some(machine) = machine
-            && machine.running().await
-        {
-            machine.step(|| done.finish(result));
-        }
+async fn finish(machine: Option<Arc<SimMachine>>, done: Done, result: Result<Bytes, CallError>) {
+    if let Some(machine) = machine
+        && machine.running().await
+    {
+        machine.step(|| done.finish(result));
     }
 }
 

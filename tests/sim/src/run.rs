@@ -1,5 +1,6 @@
 //! One simulation: a cluster is formed, attacked while clients use it, healed, and judged.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,22 +26,53 @@ const HEAL_PAUSE: Duration = Duration::from_millis(250);
 const FINAL_TRIES: usize = 20;
 
 /// What a simulation came to.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
     /// Operations of clients; how many of them had an unknown outcome.
-    pub operations: usize,
+    pub operations: u64,
     /// Of these.
-    pub unknown: usize,
+    pub unknown: u64,
     /// Writes that were acknowledged.
     pub acknowledged: u64,
     /// Faults done.
-    pub faults: usize,
+    pub faults: u64,
     /// Simulated milliseconds.
     pub simulated_ms: u64,
     /// The epoch in the end.
     pub epoch: u64,
     /// Elections of a coordinator.
     pub elections: u64,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { operations, unknown, acknowledged, faults, simulated_ms, epoch, elections } = self;
+        write!(
+            f,
+            "clean operations={operations} unknown={unknown} acknowledged={acknowledged} faults={faults} \
+             simulated_ms={simulated_ms} epoch={epoch} elections={elections}"
+        )
+    }
+}
+
+impl Report {
+    /// Reads what was displayed; `None` for any other line.
+    pub fn parse(line: &str) -> Option<Self> {
+        let figures = line.strip_prefix("clean ")?;
+        let figure = |name: &str| -> Option<u64> {
+            let found = figures.split(' ').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+            found?.parse().ok()
+        };
+        Some(Self {
+            operations: figure("operations")?,
+            unknown: figure("unknown")?,
+            acknowledged: figure("acknowledged")?,
+            faults: figure("faults")?,
+            simulated_ms: figure("simulated_ms")?,
+            epoch: figure("epoch")?,
+            elections: figure("elections")?,
+        })
+    }
 }
 
 /// Why a seed failed, and what happened before.
@@ -52,11 +84,12 @@ pub struct Failed {
     pub trace: Vec<String>,
 }
 
-/// Runs one seed, on virtual time, on this thread.
+/// Runs one seed, on virtual time, on this thread. The same in every process of which this is the first simulation.
 ///
 /// # Errors
 /// An invariant does not hold.
 pub fn run(seed: u64, profile: Profile) -> Result<Report, Failed> {
+    crate::randomness::seed(seed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.map_err(|error| Failed { why: error.to_string(), trace: Vec::new() })?;
     runtime.block_on(simulate(seed, profile))
@@ -65,7 +98,8 @@ pub fn run(seed: u64, profile: Profile) -> Result<Report, Failed> {
 async fn simulate(seed: u64, profile: Profile) -> Result<Report, Failed> {
     let mut rng = StdRng::seed_from_u64(seed);
     let nodes = *[3, 3, 3, 4, 4, 5].get(rng.random_range(0..6)).unwrap_or(&3);
-    let shape = Shape { nodes, replicas: if rng.random_ratio(1, 6) { 3 } else { 2 }, formed: rng.random_ratio(7, 8) };
+    let shape =
+        Shape { nodes, replicas: if rng.random_ratio(1, 6) { 3 } else { 2 }, formed: rng.random_ratio(7, 8) };
     let world = Arc::new(Mutex::new(World::new(rng.random(), &shape)));
     let trace = world.lock().trace();
     let result = phases(&mut rng, profile, &shape, &world).await;
@@ -103,10 +137,10 @@ async fn phases(
     let world = world.lock();
     let (operations, unknown) = history.count();
     Ok(Report {
-        operations,
-        unknown,
+        operations: operations as u64,
+        unknown: unknown as u64,
         acknowledged: clients.acknowledged(),
-        faults: schedule.len(),
+        faults: schedule.len() as u64,
         simulated_ms: world.began.elapsed().as_millis() as u64,
         epoch: world.log.state().epoch,
         elections: world.log.elections(),
