@@ -129,6 +129,13 @@ pub struct Record {
     pub value: Option<Bytes>,
 }
 
+impl Record {
+    /// Bytes it has in a data file, as [`PartitionStats::live_bytes`] counts them.
+    pub fn stored_bytes(&self) -> u64 {
+        (format::RECORD_HEADER_LEN + self.key.len() + self.value.as_ref().map_or(0, bytes::Bytes::len)) as u64
+    }
+}
+
 /// Figures of one partition, kept up to date by every publish.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PartitionStats {

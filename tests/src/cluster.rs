@@ -19,6 +19,7 @@ pub struct Builder {
     nodes: usize,
     args: Vec<OsString>,
     zones: Vec<String>,
+    variables: Vec<(String, String)>,
 }
 
 impl Builder {
@@ -49,6 +50,12 @@ impl Builder {
         self
     }
 
+    /// An environment variable of every node.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Makes the folder and the secret; starts nothing.
     ///
     /// # Errors
@@ -61,7 +68,7 @@ impl Builder {
             tempfile::Builder::new().prefix("caskade-").tempdir().context("making a temporary folder")?;
         let secret = folder.path().join("secret");
         write_secret(&secret, &format!("{:032x}", rand::random::<u128>()))?;
-        let mut cluster = Cluster { builder: self, secret, nodes: Vec::new(), folder: Some(folder) };
+        let mut cluster = Cluster { builder: self, secret, nodes: Vec::new(), made: 0, folder: Some(folder) };
         for _ in 0..cluster.builder.nodes {
             cluster.prepare_node()?;
         }
@@ -91,6 +98,8 @@ pub struct Cluster {
     builder: Builder,
     secret: PathBuf,
     nodes: Vec<Node>,
+    /// Nodes made so far, those included that were taken out.
+    made: usize,
     folder: Option<TempDir>,
 }
 
@@ -161,6 +170,20 @@ impl Cluster {
         Ok(index)
     }
 
+    /// Takes a node out of what is watched and waited for: it left, or is to be. The others' indices close up.
+    ///
+    /// # Errors
+    /// If there are not so many.
+    pub fn take_node(&mut self, index: usize) -> Result<Node> {
+        self.node(index)?;
+        Ok(self.nodes.remove(index))
+    }
+
+    /// Puts a node back that was taken out, as the last one.
+    pub fn put_node(&mut self, node: Node) {
+        self.nodes.push(node);
+    }
+
     /// Kills every node with -9, as close together as one process can.
     ///
     /// # Errors
@@ -202,8 +225,12 @@ impl Cluster {
             args.extend(["--zone".into(), zone.into()]);
         }
         let bootstrap = self.nodes.first().map(Node::peer_addr);
-        let node = Node::new(folder.join(format!("node-{index}")), args, bootstrap)?;
+        let mut node = Node::new(folder.join(format!("node-{}", self.made)), args, bootstrap)?;
+        for (name, value) in &self.builder.variables {
+            node.set_variable(name, Some(value));
+        }
         self.nodes.push(node);
+        self.made += 1;
         Ok(index)
     }
 

@@ -1,5 +1,6 @@
 //! One node of a test's cluster: its folder, its ports, its process.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -39,6 +40,8 @@ pub struct Node {
     name: String,
     folder: PathBuf,
     args: Vec<OsString>,
+    /// Variables of its next starts.
+    variables: BTreeMap<String, String>,
     bootstrap: Option<String>,
     ports: Ports,
     program: Option<Program>,
@@ -52,7 +55,8 @@ impl Node {
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let ports = Ports::free()?;
-        Ok(Self { name, folder, args, bootstrap, ports, program: None, starts: 0, paused: false })
+        let variables = BTreeMap::new();
+        Ok(Self { name, folder, args, variables, bootstrap, ports, program: None, starts: 0, paused: false })
     }
 
     /// Its data directory.
@@ -105,19 +109,30 @@ impl Node {
     }
 
     /// Gives its next starts these flags, too.
-    pub(crate) fn add_flags(&mut self, flags: &[(&str, &str)]) {
+    pub fn add_flags(&mut self, flags: &[(&str, &str)]) {
         let flags = flags.iter().flat_map(|(flag, value)| [flag, value]);
         self.args.extend(flags.map(OsString::from));
     }
 
+    /// Gives its next starts this environment variable, or takes it from them.
+    pub fn set_variable(&mut self, name: &str, value: Option<&str>) {
+        match value {
+            Some(value) => drop(self.variables.insert(name.to_owned(), value.to_owned())),
+            None => drop(self.variables.remove(name)),
+        }
+    }
+
     /// Starts its process; does not wait for it.
-    pub(crate) fn spawn(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// If it runs already or cannot be started.
+    pub fn spawn(&mut self) -> Result<()> {
         if self.is_running() {
             bail!("{} runs already", self.name);
         }
         self.starts += 1;
         let mut command = own_command("caskd", self.command_line())?;
-        command.env("RUST_BACKTRACE", "1");
+        command.env("RUST_BACKTRACE", "1").envs(&self.variables);
         let prefix = self.folder.join(format!("start-{}", self.starts));
         self.program = Some(Program::start(command, &prefix)?);
         Ok(())

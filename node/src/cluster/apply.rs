@@ -9,6 +9,8 @@
 
 use std::collections::BTreeMap;
 
+use super::operations::Flip;
+use super::protocol::Speech;
 use super::ring::{self, PARTITIONS, Ring, RingMember};
 use super::state::{
     Announcement, Change, ClusterState, Member, MemberStatus, PartitionState, Plan, Replica, ReplicaRole,
@@ -17,7 +19,7 @@ use super::state::{
 use crate::id::{ClusterId, Epoch, Incarnation, NodeId, Partition, Term};
 
 /// Why a change is void.
-type Void = String;
+pub(super) type Void = String;
 
 impl ClusterState {
     /// Applies the changes in order. If any of them applies, the epoch grows by one.
@@ -50,6 +52,9 @@ impl ClusterState {
             Change::Register(announcement) => self.register(announcement, epoch),
             Change::DeclareDown { node, incarnation } => self.declare_down(*node, *incarnation, epoch),
             Change::CaughtUp { partition, term, primary_incarnation, node, incarnation, syncing_since } => {
+                if self.asks_for_digests() {
+                    return Err("the digests of both copies are not named".to_owned());
+                }
                 self.check_primary(*partition, *term, *primary_incarnation)?;
                 let named = NamedReplica { node: *node, incarnation: *incarnation, since: *syncing_since };
                 self.caught_up(*partition, named)
@@ -75,6 +80,31 @@ impl ClusterState {
                 let named = NamedReplica { node: *node, incarnation: *incarnation, since: *syncing_since };
                 self.resume(*partition, named, epoch)
             }
+            // Operations
+            Change::CaughtUpEqual {
+                partition,
+                term,
+                primary_incarnation,
+                node,
+                incarnation,
+                syncing_since,
+                source_digest,
+                target_digest,
+            } => {
+                self.check_primary(*partition, *term, *primary_incarnation)?;
+                let named = NamedReplica { node: *node, incarnation: *incarnation, since: *syncing_since };
+                let flip =
+                    Flip { epoch, node: *node, source_digest: *source_digest, target_digest: *target_digest };
+                self.flip(*partition, named, flip)
+            }
+            Change::RaiseSpeech(speech) => self.raise_speech(*speech),
+            Change::Operate { .. }
+            | Change::Retire { .. }
+            | Change::PausePlan { .. }
+            | Change::ResumePlan { .. }
+            | Change::AbortPlan { .. }
+            | Change::SetThrottle { .. }
+            | Change::SetAutoRebalance { .. } => self.apply_operation(change, epoch),
         }
     }
 
@@ -100,6 +130,7 @@ impl ClusterState {
         self.cluster_id = cluster_id;
         self.replication_factor = replication_factor;
         self.lease_ms = lease_ms;
+        self.operations.speech = Speech { protocol: founder.protocol, features: founder.features };
         self.members.insert(founder.node, admitted(founder, epoch));
         self.ring = Ring::compute(&Ring::default(), &self.ring_members(), replication_factor);
         let only =
@@ -118,14 +149,43 @@ impl ClusterState {
             let (old, new) = (former.incarnation, announcement.incarnation);
             return Err(format!("incarnation {new} is not newer than the registered {old}"));
         }
+        if let Some(removed) = self.removed_in(node) {
+            return Err(format!("node {} was removed in epoch {removed}: it must join afresh", node.short()));
+        }
+        self.check_speech(announcement)?;
+        let (before, had_plan) = (self.before(), self.plan.is_some());
         self.members.insert(node, admitted(announcement, epoch));
-        let Some(former) = former else {
-            if announcement.weight > 0 {
-                self.retarget(format!("node {} joined", node.short()), epoch);
+        match former {
+            None => self.place_new(announcement, epoch),
+            Some(former) => {
+                self.partitions.iter_mut().for_each(|partition| partition.restart_of(node, epoch));
+                self.follow_announced(&former, announcement, epoch);
             }
-            return Ok(());
-        };
-        self.partitions.iter_mut().for_each(|partition| partition.restart_of(node, epoch));
+        }
+        self.note_before(before, had_plan);
+        Ok(())
+    }
+
+    /// Gives a new member its share, at once or after a rebalance.
+    fn place_new(&mut self, announcement: &Announcement, epoch: Epoch) {
+        let node = announcement.node;
+        if announcement.weight == 0 {
+            return;
+        }
+        if self.operations.manual_rebalance {
+            self.operations.placement.waiting.insert(node);
+        } else {
+            self.retarget(format!("node {} joined", node.short()), epoch);
+        }
+    }
+
+    /// A member that announces another weight or zone than before is placed by that, whatever was set for it.
+    fn follow_announced(&mut self, former: &Announcement, announcement: &Announcement, epoch: Epoch) {
+        let node = announcement.node;
+        if let Some(set) = self.operations.placement.overrides.get_mut(&node) {
+            set.weight = set.weight.filter(|_| former.weight == announcement.weight);
+            set.zone = set.zone.take().filter(|_| former.zone == announcement.zone);
+        }
         if former.weight != announcement.weight {
             let weight = announcement.weight;
             self.retarget(
@@ -138,7 +198,6 @@ impl ClusterState {
                 epoch,
             );
         }
-        Ok(())
     }
 
     fn declare_down(&mut self, node: NodeId, incarnation: Incarnation, epoch: Epoch) -> Result<(), Void> {
@@ -160,6 +219,21 @@ impl ClusterState {
         }
         replica.role = ReplicaRole::InSync;
         self.arrange(partition);
+        Ok(())
+    }
+
+    /// A copy that was compared: as equal as the digests named.
+    fn flip(&mut self, partition: Partition, named: NamedReplica, flip: Flip) -> Result<(), Void> {
+        if flip.source_digest != flip.target_digest {
+            return Err(format!(
+                "the copies differ: {:016x} on the primary, {:016x} on node {}",
+                flip.source_digest,
+                flip.target_digest,
+                flip.node.short()
+            ));
+        }
+        self.caught_up(partition, named)?;
+        self.operations.flips.insert(partition, flip);
         Ok(())
     }
 
@@ -202,7 +276,7 @@ impl ClusterState {
     }
 
     /// Releases the copies nobody needs and puts the rest in order; the primary stays where it is.
-    fn arrange(&mut self, partition: Partition) {
+    pub(super) fn arrange(&mut self, partition: Partition) {
         if let Some(state) = self.partitions.get_mut(usize::from(partition)) {
             let primary = state.replicas.first().map(|replica| replica.node);
             state.release_and_sort(self.ring.replicas(partition), primary);
@@ -210,8 +284,13 @@ impl ClusterState {
     }
 
     /// Computes the ring anew and assigns the copies it asks for.
-    fn retarget(&mut self, cause: String, epoch: Epoch) {
+    pub(super) fn retarget(&mut self, cause: String, epoch: Epoch) {
         let ring = Ring::compute(&self.ring, &self.ring_members(), self.replication_factor);
+        self.adopt(ring, cause, epoch);
+    }
+
+    /// Takes on a ring and assigns the copies it asks for.
+    pub(super) fn adopt(&mut self, ring: Ring, cause: String, epoch: Epoch) {
         let ideal = ring::ideal_moves(&self.ring, &self.ring_members(), self.replication_factor);
         // What an unfinished plan still had to copy is the new plan's to finish.
         let carried = self.copies_in_the_making(&ring);
@@ -252,6 +331,8 @@ impl ClusterState {
         };
         if (0..).zip(&self.partitions).all(done) {
             self.plan = None;
+            self.operations.before = None;
+            self.operations.paused = false;
         }
     }
 
@@ -259,8 +340,8 @@ impl ClusterState {
     pub(super) fn ring_members(&self) -> Vec<RingMember> {
         let member = |member: &Member| RingMember {
             node: member.announcement.node,
-            weight: member.announcement.weight,
-            zone: member.announcement.zone.clone(),
+            weight: self.share_of(member),
+            zone: self.zone_of(member).to_owned(),
         };
         self.members.values().map(member).collect()
     }
@@ -313,7 +394,7 @@ fn is_up(members: &BTreeMap<NodeId, Member>, node: NodeId) -> bool {
 impl Replica {
     /// Whether it is a copy that was assigned in this epoch or later and is not made yet. One that is
     /// syncing since it was assigned has never been anything else, and counts whenever that was.
-    pub(super) fn is_new_since(&self, epoch: Epoch) -> bool {
+    pub(crate) fn is_new_since(&self, epoch: Epoch) -> bool {
         let never_made = self.role == ReplicaRole::Syncing && self.assigned == self.syncing_since;
         self.role != ReplicaRole::InSync && (self.assigned >= epoch || never_made)
     }
@@ -331,12 +412,12 @@ impl PartitionState {
         Ok(replica)
     }
 
-    fn begin_term(&mut self, settled: bool) {
+    pub(super) fn begin_term(&mut self, settled: bool) {
         self.term += 1;
         self.settled = settled;
     }
 
-    fn is_last_in_sync(&self, node: NodeId) -> bool {
+    pub(super) fn is_last_in_sync(&self, node: NodeId) -> bool {
         self.is_in_sync(node) && self.in_sync().count() == 1
     }
 

@@ -3,6 +3,9 @@
 mod apply;
 pub mod events;
 pub mod lease;
+pub mod operations;
+pub mod plan;
+pub mod protocol;
 mod query;
 pub mod report;
 pub mod ring;

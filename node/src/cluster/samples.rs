@@ -30,6 +30,8 @@ pub(super) fn announcement(number: u8, incarnation: Incarnation) -> Announcement
         weight: 100,
         build: "0.1.0".to_owned(),
         protocol: 1,
+        protocol_min: 1,
+        features: 0,
     }
 }
 

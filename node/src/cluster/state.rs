@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::operations::{Basis, Operation, Operations};
+use super::protocol::Speech;
 use super::ring::Ring;
 use crate::id::{ClusterId, Epoch, Incarnation, NodeId, Partition, Term};
 
@@ -28,8 +30,12 @@ pub struct Announcement {
     pub weight: u32,
     /// Version of the build.
     pub build: String,
-    /// Version of the peer protocol it speaks.
+    /// Highest version of the peer protocol it speaks.
     pub protocol: u16,
+    /// Lowest version of the peer protocol it speaks.
+    pub protocol_min: u16,
+    /// What else it can do, one bit each: see [`super::protocol`].
+    pub features: u64,
 }
 
 /// Whether a member takes part.
@@ -126,6 +132,8 @@ pub struct ClusterState {
     pub plan: Option<Plan>,
     /// How many plans there have been.
     pub plans_total: u64,
+    /// What operators have set and started, and what the members speak.
+    pub operations: Operations,
 }
 
 /// One proposal to change the state. Each names what it was decided on, so that it is void when that has changed.
@@ -206,12 +214,71 @@ pub enum Change {
         /// Its [`Replica::syncing_since`].
         syncing_since: Epoch,
     },
+    // Operations
+    /// An operator changes where the copies should be. Void if the state is not the one it was planned on.
+    Operate {
+        /// What is to be done.
+        operation: Operation,
+        /// What it was planned on; without, it is done on whatever there is.
+        basis: Option<Basis>,
+    },
+    /// A leaving node is no member any more. Void while it holds a replica.
+    Retire {
+        /// Which node.
+        node: NodeId,
+    },
+    /// The running plan copies nothing until it is resumed. Void if another plan runs.
+    PausePlan {
+        /// [`Plan::id`].
+        plan: u64,
+    },
+    /// The running plan copies again.
+    ResumePlan {
+        /// [`Plan::id`].
+        plan: u64,
+    },
+    /// The ring goes back to the one before the plan; copies made for it are dropped.
+    AbortPlan {
+        /// [`Plan::id`].
+        plan: u64,
+    },
+    /// Sets the pace of copying on every node.
+    SetThrottle {
+        /// Bytes a second; `None` for each node's own setting.
+        bytes_per_s: Option<u64>,
+    },
+    /// Sets whether a node that joins is given data at once.
+    SetAutoRebalance {
+        /// Whether it is.
+        enabled: bool,
+    },
+    /// All members speak more than what is in use: it is in use from now on.
+    RaiseSpeech(Speech),
+    /// As `CaughtUp`, and names the digests of both copies after the same write. Void if they differ.
+    CaughtUpEqual {
+        /// Which partition.
+        partition: Partition,
+        /// The term in which the primary saw it.
+        term: Term,
+        /// The primary's incarnation.
+        primary_incarnation: Incarnation,
+        /// The syncing replica.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+        /// Its [`Replica::syncing_since`].
+        syncing_since: Epoch,
+        /// Digest of the primary's copy.
+        source_digest: u64,
+        /// Digest of the replica's.
+        target_digest: u64,
+    },
 }
 
 impl Change {
     /// Whether nobody waits for it: it may be committed a little later, together with others.
     pub fn can_wait(&self) -> bool {
-        matches!(self, Self::CaughtUp { .. } | Self::ResumeReplica { .. })
+        matches!(self, Self::CaughtUp { .. } | Self::CaughtUpEqual { .. } | Self::ResumeReplica { .. })
     }
 }
 

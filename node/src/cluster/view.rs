@@ -20,7 +20,9 @@ pub fn status(state: &ClusterState) -> api::Status {
         ring_hash: ring_hash(state),
         replication_factor: state.replication_factor,
         copies_now: state.copies_now(),
-        members: state.members.values().map(member).collect(),
+        members: state.members.values().map(|one| member(state, one)).collect(),
+        auto_rebalance: !state.operations.manual_rebalance,
+        protocol: state.speech().protocol,
         partitions_under_replicated: state.under_replicated(),
         partitions_moving: state.moving(),
         partitions_unavailable: state.unavailable(),
@@ -57,7 +59,18 @@ fn ring_hash(state: &ClusterState) -> String {
     format!("{:016x}", state.ring_hash())
 }
 
-fn member(member: &Member) -> api::MemberStatus {
+/// One word for what a member is at.
+pub(super) fn member_state(state: &ClusterState, member: &Member) -> &'static str {
+    let placement = &state.operations.placement;
+    match member.status {
+        MemberStatus::Down => "down",
+        _ if placement.leaving.contains(&member.announcement.node) => "leaving",
+        _ if placement.waiting.contains(&member.announcement.node) => "waiting",
+        _ => "up",
+    }
+}
+
+fn member(state: &ClusterState, member: &Member) -> api::MemberStatus {
     let announced = &member.announcement;
     api::MemberStatus {
         id: announced.node.to_string(),
@@ -68,9 +81,13 @@ fn member(member: &Member) -> api::MemberStatus {
         .to_owned(),
         client_addr: announced.client_addr.clone(),
         peer_addrs: announced.peer_addrs.clone(),
-        zone: announced.zone.clone(),
-        weight: announced.weight,
+        zone: state.zone_of(member).to_owned(),
+        weight: state.weight_of(member),
         incarnation: announced.incarnation,
+        leaving: state.operations.placement.leaving.contains(&announced.node),
+        waiting: state.operations.placement.waiting.contains(&announced.node),
+        protocol_min: announced.protocol_min,
+        protocol_max: announced.protocol,
     }
 }
 
@@ -95,8 +112,8 @@ fn shares(state: &ClusterState) -> Vec<api::RingShare> {
         let held = held.get(&share.node).copied().unwrap_or_default();
         api::RingShare {
             id: share.node.to_string(),
-            zone: member.announcement.zone.clone(),
-            weight: member.announcement.weight,
+            zone: state.zone_of(member).to_owned(),
+            weight: state.weight_of(member),
             copies: share.copies,
             copies_ideal: share.copies_ideal,
             primaries: held.primaries,
@@ -126,6 +143,24 @@ fn warnings(state: &ClusterState) -> Vec<String> {
             .flatten()
             .collect();
     warnings.extend(placement(state));
+    warnings.extend(held_back(state));
+    warnings
+}
+
+/// What an operator has stopped, or has still to start.
+fn held_back(state: &ClusterState) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(plan) = state.plan.as_ref().filter(|_| state.operations.paused) {
+        warnings.push(format!(
+            "plan {} ({}) is paused: its copies are not made until `caskctl plan resume`",
+            plan.id, plan.cause
+        ));
+    }
+    let waiting = &state.operations.placement.waiting;
+    if !waiting.is_empty() {
+        let (hold, is) = (if waiting.len() == 1 { "holds" } else { "hold" }, named(waiting));
+        warnings.push(format!("{is} {hold} no data yet: `caskctl plan rebalance` shows and gives its share"));
+    }
     warnings
 }
 

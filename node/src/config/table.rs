@@ -127,6 +127,10 @@ settings! {
     lease_ms: u32, Int(300..=60_000, "milliseconds"), 2000;
     /// How long a request waits for a partition without a primary before it fails.
     request_timeout_ms: u64, Int(100..=600_000, "milliseconds"), 5000;
+    /// Give a node that joins its share of the data at once; false admits it without data until `caskctl plan rebalance`. Used when a cluster is founded; later `caskctl plan auto`.
+    auto_rebalance: bool, Switch, true;
+    /// Start as a new node if this one was removed from its cluster: what it held is moved aside, not deleted. Does nothing for a node that was not removed.
+    join_afresh: bool, Switch, false;
     /// How fast this node sends copies of partitions to others, all of them together.
     migration_bytes_per_s: u64, Size(64 << 10..=64 << 30, "bytes a second"), 64 << 20;
     /// Size at which a data file is closed and a new one begun.

@@ -40,6 +40,11 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const RECEIVING_PAUSE: Duration = Duration::from_millis(1);
 /// Pause before a copy is tried again of which a record is damaged here.
 const DAMAGED_PAUSE: Duration = Duration::from_secs(10);
+/// How often a paused copy looks whether it goes on, if nothing tells it before.
+const PAUSED_PAUSE: Duration = Duration::from_secs(1);
+/// Into so many parts a second's worth of bytes is cut while the pace is kept; [`COPIES_MAX`](super::tasks) copies wait
+/// for one another.
+const PACE_PARTS_PER_S: u64 = 16;
 /// How long a proposal may take to be committed before it is made again.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -56,6 +61,15 @@ enum CopyError {
     Damaged(String),
     #[error("the copies still differ after {ROUNDS_MAX} rounds")]
     Differ,
+    #[error("the plan is paused")]
+    Paused,
+}
+
+/// Digests of the two copies after the same write, found equal.
+#[derive(Clone, Copy, Debug)]
+struct Compared {
+    mine: u64,
+    theirs: u64,
 }
 
 /// What two copies of a partition differ in.
@@ -111,13 +125,19 @@ impl Plane {
 
     async fn copy(self: Arc<Self>, partition: Partition, term: Term, node: NodeId, syncing_since: Epoch) {
         while self.is_due(partition, term, node, syncing_since) {
+            if self.is_paused(partition, node) {
+                // Without a permit: a node that returns is not kept waiting by a plan that is paused.
+                self.wait_until(PAUSED_PAUSE, || !self.is_paused(partition, node)).await;
+                continue;
+            }
             let Ok(permit) = self.tasks.copies.acquire().await else {
                 break;
             };
             let result = self.catch_up(partition, term, node).await;
             drop(permit);
             match result {
-                Ok(()) => self.propose_caught_up(partition, term, node, syncing_since).await,
+                Ok(digests) => self.propose_caught_up(partition, term, node, syncing_since, digests).await,
+                Err(CopyError::Paused) => {}
                 Err(error @ CopyError::Damaged(_)) => {
                     tracing::error!(partition, %node, %error, "this partition cannot be copied; writing the \
                         damaged keys anew, or removing them, mends it");
@@ -141,6 +161,7 @@ impl Plane {
         term: Term,
         node: NodeId,
         syncing_since: Epoch,
+        digests: Compared,
     ) {
         let state = self.state();
         let incarnation_of = |node| state.members.get(&node).map(|m| m.announcement.incarnation);
@@ -149,9 +170,29 @@ impl Plane {
         else {
             return;
         };
-        let change =
-            Change::CaughtUp { partition, term, primary_incarnation, node, incarnation, syncing_since };
-        self.propose(change);
+        let (source_digest, target_digest) = (digests.mine, digests.theirs);
+        tracing::debug!(
+            partition,
+            %node,
+            source_digest = format!("{source_digest:016x}"),
+            target_digest = format!("{target_digest:016x}"),
+            "a copy is made"
+        );
+        self.propose(match state.asks_for_digests() {
+            true => Change::CaughtUpEqual {
+                partition,
+                term,
+                primary_incarnation,
+                node,
+                incarnation,
+                syncing_since,
+                source_digest,
+                target_digest,
+            },
+            false => {
+                Change::CaughtUp { partition, term, primary_incarnation, node, incarnation, syncing_since }
+            }
+        });
         self.wait_until(COMMIT_TIMEOUT, || !self.is_due(partition, term, node, syncing_since)).await;
     }
 
@@ -187,7 +228,7 @@ impl Plane {
                 });
                 let Some(Some(node)) = next else { break };
                 match plane.catch_up(partition, term, node).await {
-                    Ok(()) => reconciled.push(node),
+                    Ok(_) => reconciled.push(node),
                     Err(error) => {
                         tracing::debug!(partition, %node, %error, "not reconciled yet; trying again");
                         tokio::time::sleep(RETRY_PAUSE).await;
@@ -203,22 +244,23 @@ impl Plane {
         partition: Partition,
         term: Term,
         node: NodeId,
-    ) -> Result<(), CopyError> {
+    ) -> Result<Compared, CopyError> {
         for _ in 0..ROUNDS_MAX {
-            if self.digests_equal(partition, term, node).await? {
-                return Ok(());
+            let compared = self.compare_digests(partition, term, node).await?;
+            if compared.mine == compared.theirs {
+                return Ok(compared);
             }
             self.send_differences(partition, term, node).await?;
         }
         Err(CopyError::Differ)
     }
 
-    async fn digests_equal(
+    async fn compare_digests(
         self: &Arc<Self>,
         partition: Partition,
         term: Term,
         node: NodeId,
-    ) -> Result<bool, CopyError> {
+    ) -> Result<Compared, CopyError> {
         // Both sides are asked under the lock: the frame takes its place in the order of the writes.
         let asked = self.with_primary(partition, term, |primary| {
             let last = primary.last();
@@ -242,7 +284,7 @@ impl Plane {
         };
         let mine = await_digest(mine).await?;
         tracing::trace!(partition, %node, mine, theirs, "compared digests");
-        Ok(mine == theirs)
+        Ok(Compared { mine, theirs })
     }
 
     /// A session the replica does not accept is opened anew.
@@ -305,7 +347,8 @@ impl Plane {
         for position in positions {
             let records = self.engine.read_positions(partition, &[*position]);
             for record in records.map_err(|error| CopyError::Damaged(error.to_string()))? {
-                bytes += record.key.len() + record.value.as_ref().map_or(0, Bytes::len);
+                // As a plan's figures count them, so that the two can be compared.
+                bytes += record.stored_bytes() as usize;
                 batch.push(WireRecord::from(record));
                 if bytes >= MESSAGE_BYTES {
                     self.send_batch(partition, term, node, std::mem::take(&mut batch), bytes).await?;
@@ -328,7 +371,7 @@ impl Plane {
         bytes: usize,
     ) -> Result<(), CopyError> {
         let keys = batch.len() as u64;
-        self.tasks.pace(bytes as u64, self.limits.migration_bytes_per_s).await;
+        self.pace(partition, node, bytes as u64).await?;
         match self.bulk(node, partition, term, BulkAction::Store(batch)).await? {
             BulkAnswer::Stored => {
                 self.tasks.copied(node, keys, bytes as u64);
@@ -336,6 +379,38 @@ impl Plane {
             }
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Whether this copy belongs to a plan that is paused. A node that returns, or that a failure made a copy
+    /// necessary on, is not held up.
+    fn is_paused(&self, partition: Partition, node: NodeId) -> bool {
+        let state = self.state();
+        let Some(plan) = state.plan.as_ref().filter(|_| state.operations.paused) else {
+            return false;
+        };
+        let replica = state.partition(partition).and_then(|placed| placed.replica(node));
+        let planned = state.ring.replicas(partition).contains(&node);
+        planned && replica.is_some_and(|replica| replica.is_new_since(plan.epoch))
+    }
+
+    /// Bytes a second that all copying from this node may use at present.
+    pub fn pace_bytes_per_s(&self) -> u64 {
+        self.state().operations.throttle_bytes_per_s.unwrap_or(self.limits.migration_bytes_per_s)
+    }
+
+    /// Waits until so many bytes may be sent. Paid in small parts, so that a new pace or a pause is heeded at once.
+    async fn pace(&self, partition: Partition, node: NodeId, bytes: u64) -> Result<(), CopyError> {
+        let mut left = bytes;
+        while left > 0 {
+            if self.is_paused(partition, node) {
+                return Err(CopyError::Paused);
+            }
+            let bytes_per_s = self.pace_bytes_per_s();
+            let part = left.min(bytes_per_s / PACE_PARTS_PER_S + 1);
+            self.tasks.pace(part, bytes_per_s).await;
+            left -= part;
+        }
+        Ok(())
     }
 
     /// Orders this node's own state of a key again, under its own term.

@@ -8,7 +8,8 @@
 //! digest:     kind=2 | partition u16 | term u32 | epoch u64 | session u64 | previous u64
 //! answer:     status u8 | digest u64, of a digest frame only
 //! ```
-//! Integers are little-endian. Whoever changes this raises [`PROTOCOL`].
+//! Integers are little-endian. Whoever changes this adds a version to
+//! [`crate::cluster::protocol`], and sends the old form while that one is in use.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use caskade_engine::Record;
@@ -17,9 +18,6 @@ use serde::{Deserialize, Serialize};
 use super::replica::Rejection;
 use crate::id::{Epoch, Partition, Term};
 use crate::kv::{Entry, Failure, Meta, Operation, Outcome};
-
-/// Version of the protocol between peers.
-pub const PROTOCOL: u16 = 1;
 
 const KIND_REPLICATE: u8 = 1;
 const KIND_DIGEST: u8 = 2;
@@ -163,6 +161,8 @@ pub(super) enum Request {
     KeysPage { partition: Partition, from: u64, limit: u32 },
     /// Live keys of all partitions this node is primary of.
     Count,
+    /// Live keys and bytes of each partition this node is primary of. From version 2 on.
+    Figures,
 }
 
 /// What a request is answered with.
@@ -178,6 +178,8 @@ pub(super) enum Answer {
     Keys { keys: Vec<Bytes>, next: Option<u64> },
     /// Of `Count`.
     Count(u64),
+    /// Of `Figures`: partition, keys, bytes.
+    Figures(Vec<(Partition, u64, u64)>),
 }
 
 /// [`Outcome`] as it travels.

@@ -3,10 +3,11 @@
 //! [`primary`] and [`replica`] decide (pure); [`plane`] holds the partitions behind a lock each;
 //! [`ordering`] takes a record from its place in the order to its publication, [`sessions`] to the followers;
 //! [`roles`] follows the committed state; [`serve`] answers peers; [`route`] sends requests to primaries;
-//! [`catch_up`] brings replicas up to date; [`hand_over`] gives partitions away; [`upkeep`] does what is due
+//! [`catch_up`] brings replicas up to date; [`figures`] counts partitions; [`hand_over`] gives partitions away; [`upkeep`] does what is due
 //! from time to time.
 
 mod catch_up;
+mod figures;
 mod hand_over;
 mod message;
 mod ordering;
@@ -21,5 +22,4 @@ mod tasks;
 mod upkeep;
 mod version;
 
-pub use message::PROTOCOL;
 pub use plane::{Limits, Parts, Plane, Proposals};

@@ -308,7 +308,7 @@ impl Plane {
         Ok(total)
     }
 
-    async fn ask(&self, node: NodeId, request: &Request) -> Answer {
+    pub(super) async fn ask(&self, node: NodeId, request: &Request) -> Answer {
         let call = self.peers.call(node, Class::Requests, wire::encode(request).into());
         let timeout = Duration::from_millis(self.limits.request_timeout_ms);
         match tokio::time::timeout(timeout, call).await {

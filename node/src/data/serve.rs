@@ -48,6 +48,7 @@ impl Plane {
                 self.local_keys_page(partition, from, limit)
             }
             Ok(Request::Count) => Answer::Count(self.local_count()),
+            Ok(Request::Figures) => Answer::Figures(self.local_figures()),
             Ok(Request::KeysPage { .. }) | Err(_) => Answer::NotPrimary,
         };
         reply.send(wire::encode(&answer).into());

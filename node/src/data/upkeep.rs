@@ -118,6 +118,11 @@ impl Plane {
     /// What this node copies at present, and the merge of its store.
     pub fn report_tasks(&self) -> Vec<Task> {
         let mut tasks = self.tasks.report(self.node);
+        if self.state().operations.paused {
+            for task in tasks.iter_mut().filter(|task| task.kind == "migration") {
+                (task.phase, task.bytes_per_s, task.eta_s) = ("paused".to_owned(), 0.0, None);
+            }
+        }
         let merge = self.engine.merge_status().filter(|merge| merge.state == TaskState::Running);
         tasks.extend(merge.map(|merge| merge_task(self.node, &merge)));
         tasks

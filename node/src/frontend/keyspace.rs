@@ -78,6 +78,17 @@ pub enum AdminRequest {
         /// Where; relative to the data directory.
         directory: PathBuf,
     },
+    /// Previews an operation of the topology ([`crate::api::PlanPreview`]), or tells of the running plan or controls it
+    /// ([`crate::api::PlanAnswer`]).
+    Plan {
+        /// What is asked, after the command's name.
+        words: Vec<String>,
+    },
+    /// Does what was planned; [`crate::api::PlanAnswer`].
+    Commit {
+        /// The operation, then the plan's token.
+        words: Vec<String>,
+    },
 }
 
 /// The node, as front ends see it.

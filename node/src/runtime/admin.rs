@@ -10,7 +10,7 @@ use super::gossip::Heard;
 use super::{BUILD, Node};
 use crate::api::{Event, NodeRow, Nodes, SnapshotMade, Status, Task};
 use crate::cluster::state::{ClusterState, MemberStatus};
-use crate::cluster::view;
+use crate::cluster::{plan, view};
 use crate::config::STORE_FOLDER;
 use crate::frontend::stats::Snapshot;
 use crate::id::NodeId;
@@ -30,6 +30,7 @@ impl Node {
         status.coordinator = self.topology.coordinator().map(|node| node.to_string());
         status.voters = self.topology.voters().iter().map(ToString::to_string).collect();
         status.tasks = self.cluster_tasks();
+        status.plan = plan::status(&state, &status.tasks);
         if self.settings.cluster_secret_file.is_none() {
             status
                 .warnings
@@ -91,8 +92,8 @@ impl Node {
                 let up = member.status == MemberStatus::Up;
                 row.state = if up { "up" } else { "down" }.to_owned();
                 row.client_addr.clone_from(&member.announcement.client_addr);
-                row.zone.clone_from(&member.announcement.zone);
-                row.weight = member.announcement.weight;
+                state.zone_of(member).clone_into(&mut row.zone);
+                row.weight = state.weight_of(member);
                 row.build.clone_from(&member.announcement.build);
             }
             None => row.state = "joining".to_owned(),

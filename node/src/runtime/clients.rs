@@ -76,6 +76,8 @@ impl Keyspace for Client {
                 AdminRequest::Tasks => serde_json::to_string(&node.cluster_tasks()),
                 AdminRequest::Digests => serde_json::to_string(&node.digests()),
                 AdminRequest::Events { limit } => serde_json::to_string(&node.newest_events(limit)),
+                AdminRequest::Plan { words } => return node.plan(&words).await,
+                AdminRequest::Commit { words } => return node.commit(&words).await,
                 AdminRequest::Snapshot { directory } => {
                     serde_json::to_string(&node.snapshot_store(directory).await?)
                 }

@@ -46,6 +46,8 @@ pub(super) enum ControlAnswer {
     Failed(String),
     /// Of `Lease`: this node can never get one as it is, for this reason; it should end.
     Refused(String),
+    /// Of `Lease`: as `Refused`, since the node is no member any more. From version 2 of the protocol on.
+    Removed(String),
 }
 
 /// Asks a peer, and waits for its answer no longer than `timeout`.

@@ -1,7 +1,7 @@
 //! The coordinator's duties, done by whichever node leads the topology log: it admits nodes, grants leases,
 //! declares nodes down, and picks the voters. The ring and what moves follow from the committed changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use super::Node;
 use super::admission::{Standing, standing};
 use super::control::ControlAnswer;
 use crate::cluster::lease::{LeaseTable, NoLease};
-use crate::cluster::state::{Announcement, Change, MemberStatus, Verdict};
+use crate::cluster::state::{Announcement, Change, ClusterState, Member, MemberStatus, Verdict};
 use crate::id::{Incarnation, NodeId};
 use crate::topology::choose_voters;
 
@@ -20,6 +20,25 @@ const ROUND: Duration = Duration::from_millis(100);
 const CONFIRMATIONS_PER_LEASE: u64 = 8;
 /// A voter is replaced only after it has been down for this long.
 const VOTER_DOWN_MAX: Duration = Duration::from_secs(300);
+
+/// The members that may vote: those that leave do not, unless nobody else is there. Zones are those in use.
+fn may_vote(state: &ClusterState) -> BTreeMap<NodeId, Member> {
+    let leaving = &state.operations.placement.leaving;
+    let staying = state.members.iter().filter(|(node, _)| !leaving.contains(node));
+    let with_zone = |(node, member): (&NodeId, &Member)| {
+        let mut member = member.clone();
+        member.announcement.zone = state.zone_of(&member).to_owned();
+        (*node, member)
+    };
+    let staying: BTreeMap<NodeId, Member> = staying.map(with_zone).collect();
+    if staying.is_empty() { state.members.clone() } else { staying }
+}
+
+/// Members that left and hold nothing any more; none that still votes, so that the log never loses a voter unasked.
+pub(super) fn retirable(state: &ClusterState, voters: &BTreeSet<NodeId>) -> Vec<Change> {
+    let gone = state.retirable().into_iter().filter(|node| !voters.contains(node));
+    gone.map(|node| Change::Retire { node }).collect()
+}
 
 impl Node {
     /// Whether this node is the coordinator, as far as it knows.
@@ -37,6 +56,8 @@ impl Node {
             }
             self.declare_overdue().await;
             self.choose_members().await;
+            self.retire_left().await;
+            self.raise_speech().await;
         }
     }
 
@@ -83,6 +104,7 @@ impl Node {
             Standing::Up => self.grant(node, incarnation),
             Standing::Down => ControlAnswer::DeclaredDown,
             Standing::Refused(reason) => ControlAnswer::Refused(reason),
+            Standing::Removed(reason) => ControlAnswer::Removed(reason),
             Standing::New => {
                 self.register(announcement);
                 ControlAnswer::NotYet("the node is being registered".into())
@@ -163,7 +185,7 @@ impl Node {
     async fn choose_members(&self) {
         let state = self.topology.state();
         let down_long = self.down_longer_than(VOTER_DOWN_MAX);
-        let voters = choose_voters(&self.topology.voters(), &state.members, Some(self.id), &down_long);
+        let voters = choose_voters(&self.topology.voters(), &may_vote(&state), Some(self.id), &down_long);
         let everyone: BTreeSet<NodeId> = state.members.keys().copied().collect();
         let learners: BTreeSet<NodeId> = everyone.difference(&voters).copied().collect();
         if voters == self.topology.voters() && learners == self.topology.learners() {
@@ -200,5 +222,75 @@ impl Node {
         if let Err(error) = self.propose(vec![goodbye]).await {
             tracing::warn!(error, "could not say goodbye: the cluster notices when the lease has run out");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::operations::Operation;
+    use crate::cluster::protocol::{PROTOCOL_MAX, PROTOCOL_MIN};
+    use crate::id::ClusterId;
+
+    fn announcement(number: u8, weight: u32) -> Announcement {
+        Announcement {
+            node: NodeId::from_bytes([number; 32]),
+            incarnation: 1,
+            peer_addrs: Vec::new(),
+            client_addr: String::new(),
+            zone: String::new(),
+            weight,
+            build: String::new(),
+            protocol: PROTOCOL_MAX,
+            protocol_min: PROTOCOL_MIN,
+            features: 0,
+        }
+    }
+
+    /// Nodes 1, 2, and a witness.
+    fn cluster() -> ClusterState {
+        let mut state = ClusterState::default();
+        let found = Change::Found {
+            cluster_id: ClusterId::default(),
+            replication_factor: 2,
+            lease_ms: 2000,
+            founder: announcement(1, 100),
+        };
+        state.apply(&[found]);
+        state.apply(&[Change::Register(announcement(2, 100)), Change::Register(announcement(3, 0))]);
+        state
+    }
+
+    fn voters(state: &ClusterState, present: &[u8], coordinator: u8) -> Vec<u8> {
+        let node = |number: u8| NodeId::from_bytes([number; 32]);
+        let present = present.iter().map(|number| node(*number)).collect();
+        let chosen = choose_voters(&present, &may_vote(state), Some(node(coordinator)), &BTreeSet::new());
+        chosen.iter().map(|node| node.as_bytes()[0]).collect()
+    }
+
+    #[test]
+    fn witness_votes_like_any_other() {
+        assert_eq!(voters(&cluster(), &[1], 1), [1, 2, 3]);
+    }
+
+    #[test]
+    fn node_that_leaves_does_not_vote_be_it_founder_and_coordinator() {
+        let mut state = cluster();
+        let operation = Operation::Leave { node: NodeId::from_bytes([1; 32]) };
+        assert_eq!(state.apply(&[Change::Operate { operation, basis: None }]), [Verdict::Applied]);
+        assert_eq!(voters(&state, &[1, 2, 3], 1), [2], "two voters would be worse than one");
+        state.apply(&[Change::Register(announcement(4, 100))]);
+        assert_eq!(voters(&state, &[1, 2, 3], 1), [2, 3, 4]);
+    }
+
+    #[test]
+    fn removed_node_votes_no_more_at_once() {
+        let mut state = cluster();
+        let node = NodeId::from_bytes([2; 32]);
+        state.apply(&[Change::Register(announcement(4, 100)), Change::DeclareDown { node, incarnation: 1 }]);
+        assert_eq!(voters(&state, &[1, 2, 3], 1), [1, 2, 3], "it may come back");
+        let operation = Operation::Remove { node, incarnation: 1, accept_loss: true };
+        assert_eq!(state.apply(&[Change::Operate { operation, basis: None }]), [Verdict::Applied]);
+        assert_eq!(voters(&state, &[1, 2, 3], 1), [1, 3, 4]);
     }
 }

@@ -87,6 +87,11 @@ impl Node {
                 self.refuse(&reason);
                 Err(reason)
             }
+            ControlAnswer::Removed(reason) => {
+                self.note_removed();
+                self.refuse(&reason);
+                Err(reason)
+            }
             ControlAnswer::NotYet(reason) | ControlAnswer::Failed(reason) => Err(reason),
             other => Err(format!("the coordinator answered something else: {other:?}")),
         }

@@ -2,6 +2,7 @@
 
 mod admin;
 mod admission;
+mod afresh;
 mod clients;
 mod control;
 mod duties;
@@ -10,7 +11,9 @@ mod figures;
 mod gossip;
 mod join;
 mod lease;
+mod operations;
 mod proposer;
+mod speech;
 mod states;
 mod stopping;
 mod store;
@@ -35,12 +38,14 @@ use self::figures::{client_addr, limits, network_config, peer_addrs};
 use self::gossip::Reports;
 pub use self::join::JoinError;
 use self::proposer::Batch;
+pub use self::speech::spoken;
 use self::stopping::Stopping;
 use self::store::{Past, Store};
 use crate::cluster::lease::LeaseTable;
+use crate::cluster::protocol::PROTOCOL_OPERATIONS;
 use crate::cluster::state::{Announcement, Change};
 use crate::config::Settings;
-use crate::data::{self, PROTOCOL, Plane};
+use crate::data::{self, Plane};
 use crate::frontend::stats::Stats;
 use crate::host::Host;
 use crate::id::{ClusterId, Incarnation, NodeId};
@@ -188,6 +193,22 @@ impl Node {
     /// # Errors
     /// What keeps it from starting, and the way out.
     pub async fn start(settings: Settings, listener: &TcpListener) -> anyhow::Result<Arc<Self>> {
+        if !settings.join_afresh {
+            return Self::start_once(settings, listener).await;
+        }
+        let (data_dir, bootstrap) = (settings.data_dir.clone(), settings.bootstrap.clone());
+        afresh::move_aside(&data_dir, &bootstrap)?;
+        match Self::start_once(settings.clone(), listener).await {
+            // It has only just been told.
+            Err(_) if afresh::was_removed(&data_dir) => {
+                afresh::move_aside(&data_dir, &bootstrap)?;
+                Self::start_once(settings, listener).await
+            }
+            started => started,
+        }
+    }
+
+    async fn start_once(settings: Settings, listener: &TcpListener) -> anyhow::Result<Arc<Self>> {
         let data_dir = settings.data_dir.clone();
         std::fs::create_dir_all(&data_dir).with_context(|| {
             format!(
@@ -396,6 +417,7 @@ impl Node {
 
     /// What the node says of itself.
     fn announcement(&self) -> Announcement {
+        let (protocol_min, protocol, features) = spoken();
         Announcement {
             node: self.id,
             incarnation: self.incarnation.load(Ordering::Acquire),
@@ -404,7 +426,9 @@ impl Node {
             zone: self.settings.zone.clone(),
             weight: self.settings.weight,
             build: BUILD.to_owned(),
-            protocol: PROTOCOL,
+            protocol,
+            protocol_min,
+            features,
         }
     }
 
@@ -515,6 +539,7 @@ async fn join_cluster(
     }
     let cluster_id = ClusterId::from_bytes(rand::random());
     store.claim(cluster_id, past)?;
+    let (protocol_min, protocol, features) = spoken();
     let founder = Announcement {
         node: identity.node,
         incarnation: identity.incarnation,
@@ -523,11 +548,16 @@ async fn join_cluster(
         zone: settings.zone.clone(),
         weight: settings.weight,
         build: BUILD.to_owned(),
-        protocol: PROTOCOL,
+        protocol,
+        protocol_min,
+        features,
     };
     tracing::info!(cluster = %cluster_id, "founding a cluster");
     let (replication_factor, lease_ms) = (settings.replicas, settings.lease_ms);
-    topology.found(Change::Found { cluster_id, replication_factor, lease_ms, founder }).await?;
+    // The founder speaks what is in use from now on.
+    let set = !settings.auto_rebalance && protocol >= PROTOCOL_OPERATIONS;
+    let more = Vec::from_iter(set.then_some(Change::SetAutoRebalance { enabled: false }));
+    topology.found(Change::Found { cluster_id, replication_factor, lease_ms, founder }, more).await?;
     Ok(join::Introduction { cluster_id, coordinator: Some(identity.node), members: Vec::new() })
 }
 
@@ -546,7 +576,9 @@ mod tests {
             zone: String::new(),
             weight: 1,
             build: String::new(),
-            protocol: PROTOCOL,
+            protocol: 1,
+            protocol_min: 1,
+            features: 0,
         }
     }
 

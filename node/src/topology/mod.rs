@@ -190,7 +190,7 @@ impl Topology {
     ///
     /// # Errors
     /// [`TopologyError::AlreadyMember`], [`TopologyError::NotFounded`].
-    pub async fn found(&self, change: Change) -> Result<(), TopologyError> {
+    pub async fn found(&self, change: Change, more: Vec<Change>) -> Result<(), TopologyError> {
         let Inner { raft, config, .. } = self.inner.as_ref();
         if !matches!(change, Change::Found { .. }) {
             return Err(TopologyError::NotFounded("only Change::Found founds a cluster".to_owned()));
@@ -198,6 +198,7 @@ impl Topology {
         if self.state().epoch > 0 {
             return Err(TopologyError::AlreadyMember);
         }
+        let changes = std::iter::once(change).chain(more).collect();
         let alone = BTreeSet::from([config.node]);
         if !self.is_initialized().await {
             let not = |error: &dyn std::fmt::Display| TopologyError::NotFounded(error.to_string());
@@ -211,7 +212,7 @@ impl Topology {
             .await
             .map_err(|error| TopologyError::NotFounded(error.to_string()))?;
         let committed =
-            self.propose(vec![change]).await.map_err(|error| TopologyError::NotFounded(error.to_string()))?;
+            self.propose(changes).await.map_err(|error| TopologyError::NotFounded(error.to_string()))?;
         match committed.verdicts.into_iter().next() {
             Some(Verdict::Applied) => Ok(()),
             Some(Verdict::Void(why)) => Err(TopologyError::NotFounded(why)),

@@ -8,11 +8,10 @@ use std::time::Duration;
 use caskade_engine::{Engine, FaultyFileSystem, Options};
 use caskade_node::cluster::state::{Announcement, Change, ClusterState, ReplicaRole};
 use caskade_node::config::Settings;
-use caskade_node::data::PROTOCOL;
 use caskade_node::host::Host;
 use caskade_node::id::{ClusterId, Incarnation, NodeId};
 use caskade_node::net::Peers;
-use caskade_node::runtime::{BUILD, Node, Parts};
+use caskade_node::runtime::{BUILD, Node, Parts, spoken};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -261,6 +260,7 @@ impl World {
     }
 
     fn announcement(&self, number: usize, incarnation: Incarnation) -> Announcement {
+        let (protocol_min, protocol, features) = spoken();
         Announcement {
             node: self.nodes[number].id,
             incarnation,
@@ -269,7 +269,9 @@ impl World {
             zone: self.settings.zone.clone(),
             weight: self.settings.weight,
             build: BUILD.to_owned(),
-            protocol: PROTOCOL,
+            protocol,
+            protocol_min,
+            features,
         }
     }
 

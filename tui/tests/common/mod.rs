@@ -32,6 +32,7 @@ fn member(at: usize, addrs: &[String]) -> MemberStatus {
         zone: ["rack-a", "rack-b", "rack-c"][at % 3].into(),
         weight: 100,
         incarnation: 3 + at as u64,
+        ..MemberStatus::default()
     }
 }
 

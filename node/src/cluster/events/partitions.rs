@@ -9,7 +9,7 @@ use crate::id::{NodeId, Partition};
 /// Events of one sort that one change of state gives at most; what is more is told in one.
 const TOLD_MAX: usize = 4;
 /// Between two nodes, copying is told of whenever so many partitions less are to go, and when it is done.
-const STEP: u32 = 128;
+pub(super) const STEP: u32 = 128;
 
 /// Partitions of which the same is true, and the nodes they have to do with.
 #[derive(Default)]

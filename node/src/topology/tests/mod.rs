@@ -30,6 +30,8 @@ fn announcement(number: u64) -> Announcement {
         weight: 100,
         build: "test".to_owned(),
         protocol: 1,
+        protocol_min: 1,
+        features: 0,
     }
 }
 

@@ -48,6 +48,21 @@ pub(super) fn snapshot(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     ask(context, AdminRequest::Snapshot { directory })
 }
 
+/// `CASK.PLAN what ...`
+pub(super) fn plan(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    ask(context, AdminRequest::Plan { words: words(args) })
+}
+
+/// `CASK.COMMIT operation ... token`
+pub(super) fn commit(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    ask(context, AdminRequest::Commit { words: words(args) })
+}
+
+/// The arguments after the command's name, as text.
+fn words(args: Args<'_>) -> Vec<String> {
+    (1..args.len()).map(|at| String::from_utf8_lossy(args.get(at)).into_owned()).collect()
+}
+
 fn ask(context: &mut Context<'_>, request: AdminRequest) -> Handled {
     let keyspace = context.server.keyspace.clone();
     let answer =

@@ -28,9 +28,11 @@ use Kind::{Barrier, Delete, Other, Read, Write};
 #[rustfmt::skip]
 pub(in super::super) static COMMANDS: &[Command] = &[
     row("auth", -2, Barrier, K::NONE, CONNECTION, (client::auth, "Authenticates the connection.")),
+    row("cask.commit", -3, Barrier, K::NONE, OWN, (cask::commit, "Does what was planned with the token, and tells of the plan as JSON.")),
     row("cask.digests", 1, Barrier, K::NONE, OWN, (cask::digests, "Role, keys and digest of every partition this node has a copy of, as JSON.")),
     row("cask.events", -1, Barrier, K::NONE, OWN, (cask::events, "What this node saw happen lately, as JSON.")),
     row("cask.nodes", 1, Barrier, K::NONE, OWN, (cask::nodes, "The figures of every node, as JSON.")),
+    row("cask.plan", -2, Barrier, K::NONE, OWN, (cask::plan, "Tells what an operation of the topology would do, or of the running plan, or controls that, as JSON.")),
     row("cask.ring", 1, Barrier, K::NONE, OWN, (cask::ring, "Placement and its balance, as JSON.")),
     row("cask.snapshot", 2, Barrier, K::NONE, OWN, (cask::snapshot, "Makes a snapshot of this node's store in a directory, and tells its size as JSON.")),
     row("cask.status", 1, Barrier, K::NONE, OWN, (cask::status, "The cluster as this node sees it, as JSON.")),
