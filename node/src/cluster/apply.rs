@@ -3,7 +3,8 @@
 //! Invariants, after the founding: the first replica of every partition is in-sync and is its primary; no
 //! node is named twice in a partition; epochs and terms only grow; a replica on a down member is away,
 //! unless it is the last in-sync one, which is never given up; a copy is released only when all the
-//! replicas the ring names are in-sync.
+//! replicas the ring names are in-sync. A partition that lacks a copy gets a stand-in in the same entry
+//! (`stand_in.rs`).
 //!
 //! A change is void, and changes nothing, when what it was decided on no longer holds.
 
@@ -34,6 +35,7 @@ impl ClusterState {
             .collect();
         if verdicts.contains(&Verdict::Applied) {
             self.epoch = epoch;
+            self.name_stand_ins(epoch);
             self.finish_plan();
         }
         verdicts
@@ -44,8 +46,10 @@ impl ClusterState {
             return Err("the cluster is not founded".to_owned());
         }
         match change {
-            Change::Found { cluster_id, replication_factor, lease_ms, founder } => {
-                self.found(*cluster_id, *replication_factor, *lease_ms, founder, epoch)
+            Change::Found { cluster_id, replication_factor, lease_ms, rebuild_delay_ms, founder } => {
+                self.found(*cluster_id, *replication_factor, founder, epoch)?;
+                (self.lease_ms, self.rebuild_delay_ms) = (*lease_ms, *rebuild_delay_ms);
+                Ok(())
             }
             Change::Register(announcement) => self.register(announcement, epoch),
             Change::DeclareDown { node, incarnation } => self.declare_down(*node, *incarnation, epoch),
@@ -75,6 +79,7 @@ impl ClusterState {
                 let named = NamedReplica { node: *node, incarnation: *incarnation, since: *syncing_since };
                 self.resume(*partition, named, epoch)
             }
+            Change::Rebuild { node, incarnation } => self.rebuild(*node, *incarnation),
         }
     }
 
@@ -82,7 +87,6 @@ impl ClusterState {
         &mut self,
         cluster_id: ClusterId,
         replication_factor: u8,
-        lease_ms: u32,
         founder: &Announcement,
         epoch: Epoch,
     ) -> Result<(), Void> {
@@ -99,11 +103,9 @@ impl ClusterState {
         }
         self.cluster_id = cluster_id;
         self.replication_factor = replication_factor;
-        self.lease_ms = lease_ms;
         self.members.insert(founder.node, admitted(founder, epoch));
         self.ring = Ring::compute(&Ring::default(), &self.ring_members(), replication_factor);
-        let only =
-            Replica { node: founder.node, role: ReplicaRole::InSync, assigned: epoch, syncing_since: epoch };
+        let only = Replica::assigned(founder.node, ReplicaRole::InSync, epoch);
         let partition = PartitionState { term: 1, settled: true, replicas: vec![only] };
         self.partitions = vec![partition; usize::from(PARTITIONS)];
         Ok(())
@@ -245,7 +247,7 @@ impl ClusterState {
         let Some(plan) = &self.plan else { return };
         let done = |(partition, state): (Partition, &PartitionState)| {
             let target = self.ring.replicas(partition);
-            state.replicas.iter().all(|replica| {
+            state.replicas.iter().filter(|replica| replica.stand_in.is_none()).all(|replica| {
                 target.contains(&replica.node)
                     && !(replica.role == ReplicaRole::Syncing && replica.is_new_since(plan.epoch))
             })
@@ -311,11 +313,17 @@ fn is_up(members: &BTreeMap<NodeId, Member>, node: NodeId) -> bool {
 }
 
 impl Replica {
+    /// A copy that the node is given in this epoch.
+    pub(super) fn assigned(node: NodeId, role: ReplicaRole, epoch: Epoch) -> Self {
+        Self { node, role, assigned: epoch, syncing_since: epoch, stand_in: None }
+    }
+
     /// Whether it is a copy that was assigned in this epoch or later and is not made yet. One that is
     /// syncing since it was assigned has never been anything else, and counts whenever that was.
     pub(super) fn is_new_since(&self, epoch: Epoch) -> bool {
         let never_made = self.role == ReplicaRole::Syncing && self.assigned == self.syncing_since;
-        self.role != ReplicaRole::InSync && (self.assigned >= epoch || never_made)
+        let unmade = self.role != ReplicaRole::InSync && self.stand_in.is_none();
+        unmade && (self.assigned >= epoch || never_made)
     }
 }
 
@@ -355,6 +363,8 @@ impl PartitionState {
     fn loss_of(&mut self, node: NodeId) {
         if !self.is_last_in_sync(node) {
             self.demote(node, ReplicaRole::Away);
+            // A stand-in does not wait for its return: another one takes its place.
+            self.replicas.retain(|replica| replica.node != node || replica.stand_in.is_none());
         }
     }
 
@@ -375,15 +385,19 @@ impl PartitionState {
         }
     }
 
-    /// Assigns the copies the ring asks for and drops those it does not, in-sync ones excepted. Answers how
-    /// many were assigned.
+    /// Assigns the copies the ring asks for and drops those it does not, in-sync ones and stand-ins excepted.
+    /// Answers how many were assigned.
     fn retarget(&mut self, target: &[NodeId], members: &BTreeMap<NodeId, Member>, epoch: Epoch) -> u32 {
-        self.replicas.retain(|replica| replica.role == ReplicaRole::InSync || target.contains(&replica.node));
+        self.adopt_stand_ins(target);
+        self.replicas.retain(|replica| {
+            let stays = replica.role == ReplicaRole::InSync || replica.stand_in.is_some();
+            stays || target.contains(&replica.node)
+        });
         let mut added = 0;
         for &node in target {
             if !self.replicas.iter().any(|replica| replica.node == node) {
                 let role = if is_up(members, node) { ReplicaRole::Syncing } else { ReplicaRole::Away };
-                self.replicas.push(Replica { node, role, assigned: epoch, syncing_since: epoch });
+                self.replicas.push(Replica::assigned(node, role, epoch));
                 added += 1;
             }
         }

@@ -8,6 +8,7 @@ pub mod report;
 pub mod ring;
 #[cfg(test)]
 mod samples;
+mod stand_in;
 pub mod state;
 pub mod view;
 mod words;

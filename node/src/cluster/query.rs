@@ -99,11 +99,13 @@ impl ClusterState {
     }
 
     /// Whether something is on its way: a copy is being made, one is to be released, or the primary is to
-    /// hand over. An away replica alone is not on its way.
+    /// hand over. An away replica alone is not on its way, and neither is a stand-in: it is where it should be.
     pub fn is_moving(&self, partition: Partition) -> bool {
         let target = self.ring.replicas(partition);
-        let on_its_way =
-            |replica: &Replica| replica.role == ReplicaRole::Syncing || !target.contains(&replica.node);
+        let on_its_way = |replica: &Replica| {
+            let moves = replica.role == ReplicaRole::Syncing || !target.contains(&replica.node);
+            moves && replica.stand_in.is_none()
+        };
         let state = self.partition(partition);
         state.is_some_and(|state| state.replicas.iter().any(on_its_way)) || self.hand_over_due(partition)
     }
@@ -140,10 +142,11 @@ impl ClusterState {
         self.partitions().filter_map(move |(partition, state)| Some((partition, state.replica(node)?)))
     }
 
-    /// Copies in the making: syncing replicas, with the node each is copied from.
+    /// Copies in the making: syncing replicas, with the node each is copied from. Stand-ins that wait are none.
     pub fn copies_in_progress(&self) -> impl Iterator<Item = (Partition, NodeId, &Replica)> {
         self.partitions().flat_map(|(partition, state)| {
             let syncing = state.replicas.iter().filter(|replica| replica.role == ReplicaRole::Syncing);
+            let syncing = syncing.filter(|replica| !replica.is_waiting_stand_in());
             state
                 .primary()
                 .into_iter()

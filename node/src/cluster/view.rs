@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ring::NodeShare;
-use super::state::{ClusterState, Member, MemberStatus, PartitionState, ReplicaRole};
+use super::state::{ClusterState, Member, MemberStatus, PartitionState, Replica, ReplicaRole};
 use super::words::{counted, named};
 use crate::api;
 use crate::id::{NodeId, Partition};
@@ -24,6 +24,8 @@ pub fn status(state: &ClusterState) -> api::Status {
         partitions_under_replicated: state.under_replicated(),
         partitions_moving: state.moving(),
         partitions_unavailable: state.unavailable(),
+        partitions_with_stand_in: state.with_stand_in(),
+        partitions_being_rebuilt: state.being_rebuilt(),
         warnings: warnings(state),
         ..api::Status::default()
     }
@@ -121,7 +123,7 @@ fn warnings(state: &ClusterState) -> Vec<String> {
         return Vec::new();
     }
     let mut warnings: Vec<String> =
-        [unavailable(state), one_copy_left(state), one_copy_so_far(state), down(state)]
+        [unavailable(state), one_copy_left(state), stood_in_for(state), one_copy_so_far(state), down(state)]
             .into_iter()
             .flatten()
             .collect();
@@ -148,7 +150,7 @@ fn one_copy_left(state: &ClusterState) -> Option<String> {
     let mut waited_for = BTreeSet::new();
     let mut count = 0;
     for (partition, placed) in state.partitions() {
-        if has_one_copy(state, partition) && !is_copied(state, partition) {
+        if has_one_copy(state, partition) && !is_copied(state, partition) && !is_stood_in_for(placed) {
             count += 1;
             let away = placed.replicas.iter().filter(|replica| replica.role == ReplicaRole::Away);
             waited_for.extend(away.map(|replica| replica.node));
@@ -162,6 +164,30 @@ fn one_copy_left(state: &ClusterState) -> Option<String> {
             named(&waited_for),
         )
     })
+}
+
+/// Partitions whose older records have one copy, while new ones have more.
+fn stood_in_for(state: &ClusterState) -> Option<String> {
+    let mut waited_for = BTreeSet::new();
+    let mut count = 0;
+    for (partition, placed) in state.partitions() {
+        if has_one_copy(state, partition) && !is_copied(state, partition) && is_stood_in_for(placed) {
+            count += 1;
+            waited_for.extend(placed.stand_ins().map(|(_, stand_in)| stand_in.of));
+        }
+    }
+    (count > 0).then(|| {
+        format!(
+            "{} with one copy of the older records; new writes go to a stand-in too. The rest is copied to it when              its node has been down for {} s, or at once by `caskctl node rebuild`: it waits for {}",
+            counted(count, "partition"),
+            state.rebuild_delay_ms / 1000,
+            named(&waited_for),
+        )
+    })
+}
+
+fn is_stood_in_for(placed: &PartitionState) -> bool {
+    placed.replicas.iter().any(Replica::is_waiting_stand_in)
 }
 
 /// Partitions whose second copy is on its way.
@@ -185,9 +211,8 @@ fn has_one_copy(state: &ClusterState, partition: Partition) -> bool {
 }
 
 fn is_copied(state: &ClusterState, partition: Partition) -> bool {
-    state
-        .partition(partition)
-        .is_some_and(|placed| placed.replicas.iter().any(|replica| replica.role == ReplicaRole::Syncing))
+    let copied = |replica: &Replica| replica.role == ReplicaRole::Syncing && !replica.is_waiting_stand_in();
+    state.partition(partition).is_some_and(|placed| placed.replicas.iter().any(copied))
 }
 
 fn down(state: &ClusterState) -> Option<String> {

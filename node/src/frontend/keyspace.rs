@@ -73,6 +73,11 @@ pub enum AdminRequest {
         /// How many at most, the newest ones.
         limit: usize,
     },
+    /// Has the copies of a node that is away made anew; [`crate::api::Accepted`].
+    Rebuild {
+        /// The id of the node, or the end of it.
+        node: String,
+    },
     /// Makes a snapshot of the node's store; [`crate::api::SnapshotMade`].
     Snapshot {
         /// Where; relative to the data directory.

@@ -10,7 +10,7 @@ use super::Node;
 use super::admission::{Standing, standing};
 use super::control::ControlAnswer;
 use crate::cluster::lease::{LeaseTable, NoLease};
-use crate::cluster::state::{Announcement, Change, MemberStatus, Verdict};
+use crate::cluster::state::{Announcement, Change, Member, MemberStatus, Verdict};
 use crate::id::{Incarnation, NodeId};
 use crate::topology::choose_voters;
 
@@ -31,11 +31,14 @@ impl Node {
     pub(super) async fn run_duties(self: Arc<Self>) {
         loop {
             tokio::time::sleep(ROUND).await;
+            // By every node: a new coordinator knows how long others have been down.
+            self.note_down();
             if !self.is_coordinator() {
                 *self.leases.lock() = None;
                 continue;
             }
             self.declare_overdue().await;
+            self.rebuild_long_down().await;
             self.choose_members().await;
         }
     }
@@ -124,7 +127,7 @@ impl Node {
         }
         let node = Arc::clone(self);
         self.host.spawn(async move {
-            let now_ms = node.host.monotonic_ms();
+            let now_ms = node.host.self.host.monotonic_ms();
             node.with_leases(|leases| leases.registered(key.0, key.1, now_ms));
             match node.propose_here(vec![Change::Register(announcement)]).await.as_deref() {
                 Ok([Verdict::Void(reason)]) => {
@@ -174,17 +177,41 @@ impl Node {
         }
     }
 
+    /// Has the copies of nodes that stay away made anew.
+    async fn rebuild_long_down(&self) {
+        let state = self.topology.state();
+        let long = self.down_longer_than(Duration::from_millis(state.rebuild_delay_ms.into()));
+        let due = long.into_iter().filter(|node| state.awaits_rebuild(*node));
+        let due = due.filter_map(|node| state.member(node));
+        let rebuild = |member: &Member| {
+            let Announcement { node, incarnation, .. } = member.announcement;
+            Change::Rebuild { node, incarnation }
+        };
+        let changes: Vec<_> = due.map(rebuild).collect();
+        if changes.is_empty() {
+            return;
+        }
+        if let Err(error) = self.propose_here(changes).await {
+            tracing::warn!(%error, "the rebuilding of copies could not be committed; trying again");
+        }
+    }
+
+    /// Notes since when members are down, and forgets it of those that are not any more.
+    fn note_down(&self) {
+        let (state, now) = (self.topology.state(), self.host.monotonic_ms());
+        let down = state.members.iter().filter(|(_, member)| member.status == MemberStatus::Down);
+        let mut seen = self.seen_down.lock();
+        let since = |node: &NodeId, epoch| match seen.get(node) {
+            Some((known, since_ms)) if *known == epoch => *since_ms,
+            _ => now,
+        };
+        *seen = down.map(|(node, m)| (*node, (m.since, since(node, m.since)))).collect();
+    }
+
     /// Members that this node has seen down for `length` at least.
     fn down_longer_than(&self, length: Duration) -> BTreeSet<NodeId> {
-        let (state, now) = (self.topology.state(), self.host.monotonic_ms());
-        let mut seen = self.seen_down.lock();
-        seen.retain(|node, _| state.members.get(node).is_some_and(|m| m.status == MemberStatus::Down));
-        for (node, member) in &state.members {
-            if member.status == MemberStatus::Down {
-                seen.entry(*node).or_insert(now);
-            }
-        }
-        let long = seen.iter().filter(|(_, since)| now >= **since + length.as_millis() as u64);
+        let (seen, now) = (self.seen_down.lock(), self.host.monotonic_ms());
+        let long = seen.iter().filter(|(_, (_, since_ms))| now >= since_ms + length.as_millis() as u64);
         long.map(|(node, _)| *node).collect()
     }
 

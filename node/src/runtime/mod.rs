@@ -10,12 +10,13 @@ mod figures;
 mod gossip;
 mod join;
 mod lease;
+mod operations;
 mod proposer;
 mod states;
 mod stopping;
 mod store;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -43,7 +44,7 @@ use crate::config::Settings;
 use crate::data::{self, PROTOCOL, Plane};
 use crate::frontend::stats::Stats;
 use crate::host::Host;
-use crate::id::{ClusterId, Incarnation, NodeId};
+use crate::id::{ClusterId, Epoch, Incarnation, NodeId};
 use crate::identity::{ClusterSecret, Identity};
 use crate::kv::Operation;
 use crate::kv::Ticket;
@@ -119,7 +120,8 @@ pub struct Node {
     /// As coordinator: the term it was elected for, and what it granted in it.
     leases: Mutex<Option<(u64, LeaseTable)>>,
     registering: Mutex<HashSet<(NodeId, Incarnation)>>,
-    seen_down: Mutex<HashMap<NodeId, u64>>,
+    /// Members that are down: the epoch of that, and when this node learnt of it.
+    seen_down: Mutex<BTreeMap<NodeId, (Epoch, u64)>>,
     /// Addresses heard in announcements of nodes that are not members yet, [`HEARD_ADDRS_MAX`] at most.
     heard_addrs: Mutex<HashMap<NodeId, Vec<String>>>,
     coordinator_hint: Option<NodeId>,
@@ -527,7 +529,9 @@ async fn join_cluster(
     };
     tracing::info!(cluster = %cluster_id, "founding a cluster");
     let (replication_factor, lease_ms) = (settings.replicas, settings.lease_ms);
-    topology.found(Change::Found { cluster_id, replication_factor, lease_ms, founder }).await?;
+    let rebuild_delay_ms = settings.rebuild_delay_ms;
+    let found = Change::Found { cluster_id, replication_factor, lease_ms, rebuild_delay_ms, founder };
+    topology.found(found).await?;
     Ok(join::Introduction { cluster_id, coordinator: Some(identity.node), members: Vec::new() })
 }
 

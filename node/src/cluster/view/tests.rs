@@ -61,11 +61,16 @@ fn a_joining_second_node_is_announced_as_copies_being_made() {
 fn a_down_node_is_named_with_what_its_partitions_wait_for() {
     let state = without(&cluster_of(3), 2);
     let shown = status(&state);
-    assert_eq!((shown.copies_now, shown.partitions_unavailable), (1, 0));
+    assert_eq!((shown.copies_now, shown.partitions_unavailable), (2, 0));
     assert_eq!(shown.members[1].state, "down");
-    let under_replicated = format!("{} partitions with one copy left", shown.partitions_under_replicated);
+    assert_eq!(
+        (shown.partitions_with_stand_in, shown.partitions_being_rebuilt),
+        (shown.partitions_under_replicated, 0)
+    );
+    let under_replicated =
+        format!("{} partitions with one copy of the older records", shown.partitions_under_replicated);
     assert!(shown.warnings[0].starts_with(&under_replicated), "{:?}", shown.warnings);
-    assert!(shown.warnings[0].contains(&format!("waits for node {}", node(2).short())));
+    assert!(shown.warnings[0].ends_with(&format!("waits for node {}", node(2).short())));
     assert!(shown.warnings[1].starts_with(&format!("node {} is down", node(2).short())));
     assert_eq!(shown.warnings.len(), 2);
 }
@@ -85,8 +90,17 @@ fn unavailable_partitions_come_first_and_say_which_node_to_start() {
 fn a_replica_that_does_not_keep_up_is_named_though_its_node_is_up() {
     let state = suspended(&cluster_of(3), 3, 5);
     let warning = warning(&state);
-    assert!(warning.starts_with("5 partitions with one copy left"), "{warning}");
+    assert!(warning.starts_with("5 partitions with one copy of the older records"), "{warning}");
     assert!(warning.contains(&node(3).short()), "{warning}");
+}
+
+#[test]
+fn two_nodes_of_which_one_is_down_have_one_copy_left_and_none_being_made() {
+    let state = without(&cluster_of(2), 2);
+    let shown = status(&state);
+    assert_eq!((shown.copies_now, shown.partitions_with_stand_in), (1, 0));
+    assert!(shown.warnings[0].starts_with("1024 partitions with one copy left"), "{:?}", shown.warnings);
+    assert!(shown.warnings[0].contains(&format!("waits for node {}", node(2).short())));
 }
 
 #[test]

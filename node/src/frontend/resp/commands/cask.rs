@@ -48,6 +48,15 @@ pub(super) fn snapshot(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     ask(context, AdminRequest::Snapshot { directory })
 }
 
+/// `CASK.REBUILD node`
+pub(super) fn rebuild(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    ask(context, AdminRequest::Rebuild { node: text(args.get(1)) })
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
 fn ask(context: &mut Context<'_>, request: AdminRequest) -> Handled {
     let keyspace = context.server.keyspace.clone();
     let answer =

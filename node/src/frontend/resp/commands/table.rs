@@ -31,6 +31,7 @@ pub(in super::super) static COMMANDS: &[Command] = &[
     row("cask.digests", 1, Barrier, K::NONE, OWN, (cask::digests, "Role, keys and digest of every partition this node has a copy of, as JSON.")),
     row("cask.events", -1, Barrier, K::NONE, OWN, (cask::events, "What this node saw happen lately, as JSON.")),
     row("cask.nodes", 1, Barrier, K::NONE, OWN, (cask::nodes, "The figures of every node, as JSON.")),
+    row("cask.rebuild", 2, Barrier, K::NONE, OWN, (cask::rebuild, "Makes the copies of a node that is away anew on others.")),
     row("cask.ring", 1, Barrier, K::NONE, OWN, (cask::ring, "Placement and its balance, as JSON.")),
     row("cask.snapshot", 2, Barrier, K::NONE, OWN, (cask::snapshot, "Makes a snapshot of this node's store in a directory, and tells its size as JSON.")),
     row("cask.status", 1, Barrier, K::NONE, OWN, (cask::status, "The cluster as this node sees it, as JSON.")),
