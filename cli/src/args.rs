@@ -169,6 +169,16 @@ pub(crate) enum NodeCommand {
         /// The node's id, or the end of it that tables show.
         node: String,
     },
+    /// Let the node hand over all it is primary of. It stays up and keeps its copies, until undrain or a restart.
+    Drain {
+        /// The node's id, or the end of it that tables show.
+        node: String,
+    },
+    /// Let a drained node be primary again.
+    Undrain {
+        /// The node's id, or the end of it that tables show.
+        node: String,
+    },
 }
 
 #[derive(Debug, ClapArgs)]

@@ -54,6 +54,8 @@ pub struct MemberStatus {
     pub id: String,
     /// `up` or `down`.
     pub state: String,
+    /// Whether it is drained: it keeps its copies and is primary of nothing.
+    pub draining: bool,
     /// Where clients reach it.
     pub client_addr: String,
     /// Where peers reach it.
@@ -231,7 +233,7 @@ pub struct Task {
     pub eta_s: Option<f64>,
 }
 
-/// What an operator asked for is committed: `CASK.REBUILD`.
+/// What an operator asked for is committed: `CASK.REBUILD`, `CASK.DRAIN`, `CASK.UNDRAIN`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Accepted {

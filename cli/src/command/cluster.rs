@@ -26,6 +26,8 @@ pub(crate) async fn run(addr: &Addr, command: &ClusterCommand, out: &mut Output)
         ClusterCommand::Node { command } => {
             let (name, node) = match command {
                 NodeCommand::Rebuild { node } => ("CASK.REBUILD", node),
+                NodeCommand::Drain { node } => ("CASK.DRAIN", node),
+                NodeCommand::Undrain { node } => ("CASK.UNDRAIN", node),
             };
             let command = redis::cmd(name).arg(node).to_owned();
             send(client, &command, out, |accepted: &Accepted| accepted.message.clone()).await
@@ -98,7 +100,7 @@ fn status(status: &Status) -> String {
                 status.coordinator.as_deref() == Some(&member.id),
                 member.id == status.node_id,
             ),
-            member.state.clone(),
+            if member.draining { "drained".to_owned() } else { member.state.clone() },
             member.client_addr.clone(),
             member.peer_addrs.join(" "),
             or_dash(&member.zone),

@@ -80,6 +80,8 @@ impl ClusterState {
                 self.resume(*partition, named, epoch)
             }
             Change::Rebuild { node, incarnation } => self.rebuild(*node, *incarnation),
+            Change::Drain { node, incarnation } => self.set_draining(*node, *incarnation, true),
+            Change::Undrain { node, incarnation } => self.set_draining(*node, *incarnation, false),
         }
     }
 
@@ -189,20 +191,6 @@ impl ClusterState {
         Ok(())
     }
 
-    /// Ends the primary's term. The ring's first node gets the next one if all the ring's replicas are
-    /// in-sync; else the same primary does.
-    fn hand_over(&mut self, partition: Partition) {
-        let Some(state) = self.partitions.get_mut(usize::from(partition)) else {
-            return;
-        };
-        let target = self.ring.replicas(partition);
-        let first_is_up = target.first().is_some_and(|node| is_up(&self.members, *node));
-        if first_is_up && target.iter().all(|node| state.is_in_sync(*node)) {
-            state.release_and_sort(target, None);
-        }
-        state.begin_term(true);
-    }
-
     /// Releases the copies nobody needs and puts the rest in order; the primary stays where it is.
     fn arrange(&mut self, partition: Partition) {
         if let Some(state) = self.partitions.get_mut(usize::from(partition)) {
@@ -305,7 +293,7 @@ struct NamedReplica {
 }
 
 fn admitted(announcement: &Announcement, epoch: Epoch) -> Member {
-    Member { announcement: announcement.clone(), status: MemberStatus::Up, since: epoch }
+    Member { announcement: announcement.clone(), status: MemberStatus::Up, draining: false, since: epoch }
 }
 
 fn is_up(members: &BTreeMap<NodeId, Member>, node: NodeId) -> bool {
@@ -339,7 +327,7 @@ impl PartitionState {
         Ok(replica)
     }
 
-    fn begin_term(&mut self, settled: bool) {
+    pub(super) fn begin_term(&mut self, settled: bool) {
         self.term += 1;
         self.settled = settled;
     }
@@ -407,7 +395,7 @@ impl PartitionState {
     /// Releases the copies outside `target` if all of `target` is in-sync, then orders the rest: the
     /// primary that stays, the target, the others. A primary outside the target is released only by
     /// passing `None`.
-    fn release_and_sort(&mut self, target: &[NodeId], primary: Option<NodeId>) {
+    pub(super) fn release_and_sort(&mut self, target: &[NodeId], primary: Option<NodeId>) {
         if !target.is_empty() && target.iter().all(|node| self.is_in_sync(*node)) {
             self.replicas.retain(|replica| Some(replica.node) == primary || target.contains(&replica.node));
         }

@@ -1,6 +1,7 @@
 //! What is decided, apart from how it is done: pure functions and state machines, no I/O, no clock.
 
 mod apply;
+mod drain;
 pub mod events;
 pub mod lease;
 mod query;

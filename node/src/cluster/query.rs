@@ -76,17 +76,9 @@ impl ClusterState {
         })
     }
 
-    /// Whether the primary should hand the partition over: all the ring's replicas are in-sync, and the
-    /// first of them is another node, which is up.
+    /// Whether the primary should hand the partition over: see [`Self::successor`].
     pub fn hand_over_due(&self, partition: Partition) -> bool {
-        let target = self.ring.replicas(partition);
-        let Some((state, first)) = self.partition(partition).zip(target.first()) else {
-            return false;
-        };
-        state.primary() != Some(*first)
-            && self.is_up(*first)
-            && self.is_live_primary(partition)
-            && target.iter().all(|node| state.is_in_sync(*node))
+        self.successor(partition).is_some()
     }
 
     /// Whether the partition has fewer in-sync replicas on members that are up than the ring names. In a

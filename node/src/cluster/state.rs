@@ -48,6 +48,8 @@ pub struct Member {
     pub announcement: Announcement,
     /// Whether it takes part.
     pub status: MemberStatus,
+    /// Whether it is to be primary of nothing; a restart ends that.
+    pub draining: bool,
     /// The epoch of its last change of status or incarnation.
     pub since: Epoch,
 }
@@ -227,6 +229,21 @@ pub enum Change {
         /// The node that is away.
         node: NodeId,
         /// Its last registered incarnation.
+        incarnation: Incarnation,
+    },
+    /// The node is to be primary of nothing: it hands its partitions over. Void unless it is up with this
+    /// incarnation, and not drained.
+    Drain {
+        /// Which node.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+    },
+    /// Ends [`Change::Drain`]. Void unless the node is up with this incarnation, and drained.
+    Undrain {
+        /// Which node.
+        node: NodeId,
+        /// Its incarnation.
         incarnation: Incarnation,
     },
 }

@@ -68,6 +68,7 @@ fn member(member: &Member) -> api::MemberStatus {
             MemberStatus::Down => "down",
         }
         .to_owned(),
+        draining: member.draining,
         client_addr: announced.client_addr.clone(),
         peer_addrs: announced.peer_addrs.clone(),
         zone: announced.zone.clone(),
@@ -123,7 +124,7 @@ fn warnings(state: &ClusterState) -> Vec<String> {
         return Vec::new();
     }
     let mut warnings: Vec<String> =
-        [unavailable(state), one_copy_left(state), stood_in_for(state), one_copy_so_far(state), down(state)]
+        [unavailable(state), one_copy_left(state), stood_in_for(state), one_copy_so_far(state), down(state), drained(state)]
             .into_iter()
             .flatten()
             .collect();
@@ -221,6 +222,14 @@ fn down(state: &ClusterState) -> Option<String> {
     (!down.is_empty()).then(|| {
         format!("{} {is} down: started again, it catches up with what it missed by itself", named(&down))
     })
+}
+
+fn drained(state: &ClusterState) -> Option<String> {
+    let up = state.members.keys().copied().filter(|node| state.is_up(*node));
+    let drained: BTreeSet<NodeId> = up.filter(|node| state.is_draining(*node)).collect();
+    let is = if drained.len() == 1 { "is" } else { "are" };
+    let text = "drained: other nodes order the writes of the partitions; `caskctl node undrain` ends that";
+    (!drained.is_empty()).then(|| format!("{} {is} {text}", named(&drained)))
 }
 
 /// Why the copies of a key are not as many, or not as far apart, as they should be.

@@ -78,6 +78,16 @@ pub enum AdminRequest {
         /// The id of the node, or the end of it.
         node: String,
     },
+    /// Has a node hand over all it is primary of; [`crate::api::Accepted`].
+    Drain {
+        /// The id of the node, or the end of it.
+        node: String,
+    },
+    /// Ends that; [`crate::api::Accepted`].
+    Undrain {
+        /// The id of the node, or the end of it.
+        node: String,
+    },
     /// Makes a snapshot of the node's store; [`crate::api::SnapshotMade`].
     Snapshot {
         /// Where; relative to the data directory.

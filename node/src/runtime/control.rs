@@ -23,6 +23,8 @@ pub(super) enum Control {
     Lease(Announcement),
     /// Asks the coordinator to commit changes.
     Propose(Vec<Change>),
+    /// The coordinator is about to go: stand for election in its place.
+    Stand,
 }
 
 /// What it is answered.
@@ -46,6 +48,8 @@ pub(super) enum ControlAnswer {
     Failed(String),
     /// Of `Lease`: this node can never get one as it is, for this reason; it should end.
     Refused(String),
+    /// Of `Stand`: the election is under way.
+    Standing,
 }
 
 /// Asks a peer, and waits for its answer no longer than `timeout`.

@@ -39,7 +39,10 @@ impl Node {
             }
             self.declare_overdue().await;
             self.rebuild_long_down().await;
-            self.choose_members().await;
+            // Who is about to go has chosen already.
+            if !self.leaving.load(Ordering::Acquire) {
+                self.choose_members().await;
+            }
         }
     }
 
@@ -224,8 +227,12 @@ impl Node {
         self.plane.end_lease();
         let incarnation = self.incarnation.load(Ordering::Acquire);
         let goodbye = Change::DeclareDown { node: self.id, incarnation };
-        if let Err(error) = self.propose(vec![goodbye]).await {
-            tracing::warn!(error, "could not say goodbye: the cluster notices when the lease has run out");
+        match self.propose(vec![goodbye]).await {
+            // Until all know, requests and records still come here and must be told to go elsewhere.
+            Ok(_) => self.wait_until_followed(self.topology.state().epoch).await,
+            Err(error) => {
+                tracing::warn!(error, "could not say goodbye: the cluster notices when the lease has run out");
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ mod figures;
 mod gossip;
 mod join;
 mod lease;
+mod leaving;
 mod operations;
 mod proposer;
 mod states;
@@ -17,7 +18,7 @@ mod stopping;
 mod store;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -127,6 +128,8 @@ pub struct Node {
     coordinator_hint: Option<NodeId>,
     started_ms: u64,
     stopping: Stopping,
+    /// Whether what others can take has been, or is being, given away for a planned stop.
+    leaving: AtomicBool,
     /// Why this process can never have a lease again, once that is known.
     refusal: watch::Sender<Option<String>>,
     tasks: Mutex<Vec<AbortHandle>>,
@@ -277,6 +280,7 @@ impl Node {
             heard_addrs: Mutex::new(parts.heard_addrs),
             coordinator_hint: parts.coordinator_hint,
             stopping: Stopping::default(),
+            leaving: AtomicBool::default(),
             refusal: watch::Sender::default(),
             tasks: Mutex::default(),
             snapshots: tokio::sync::Mutex::default(),
@@ -383,8 +387,10 @@ impl Node {
         registered == Some(self.incarnation.load(Ordering::Acquire)) && self.plane.has_lease()
     }
 
-    /// Stops in order: takes no more requests, settles what is pending, says goodbye, closes the store.
+    /// Stops in order: gives away what others can take, takes no more requests, settles what is pending, says
+    /// goodbye, closes the store.
     pub async fn stop(self: &Arc<Self>) {
+        self.leave().await;
         self.stopping.begin();
         self.plane.stop_all(SETTLE_TIMEOUT).await;
         self.say_goodbye().await;
@@ -464,6 +470,7 @@ impl Node {
             Control::Propose(_) if !self.is_coordinator() => {
                 ControlAnswer::NotCoordinator(self.topology.coordinator())
             }
+            Control::Stand => self.stand_for_election(from).await,
             Control::Propose(changes) => match self.propose_here(changes).await {
                 Ok(verdicts) => ControlAnswer::Proposed(verdicts),
                 Err(error) => ControlAnswer::Failed(error.to_string()),

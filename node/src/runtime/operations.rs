@@ -1,6 +1,7 @@
 //! What an operator has done to one node, by `caskctl node`: each is a change that this node proposes.
 
 use super::Node;
+use super::leaving::{HAND_OVER_TIMEOUT, has_successors};
 use crate::api::Accepted;
 use crate::cluster::state::{Announcement, Change, ClusterState, Verdict};
 use crate::id::NodeId;
@@ -14,6 +15,35 @@ impl Node {
             "what node {} holds is copied to its stand-ins; `caskctl tasks` shows how far that is",
             node.short()
         );
+        Ok(Accepted { message })
+    }
+
+    /// `CASK.DRAIN`: the node hands over all it is primary of; answers when that is done, or can go no further.
+    pub(super) async fn drain_node(&self, name: &str) -> Result<Accepted, String> {
+        let Announcement { node, incarnation, .. } = named_member(&self.topology.state(), name)?;
+        self.commit(Change::Drain { node, incarnation }).await?;
+        let mut states = self.topology.watch();
+        let drained = states.wait_for(|state| state.is_draining(node) && !has_successors(state, node));
+        let left = match tokio::time::timeout(HAND_OVER_TIMEOUT, drained).await {
+            Ok(Ok(state)) => state.primaries_of(node),
+            _ => self.topology.state().primaries_of(node),
+        };
+        let name = node.short();
+        let message = match left {
+            0 => format!("node {name} is drained: it is primary of nothing, and keeps its copies"),
+            _ => format!(
+                "node {name} is being drained: it is still primary of {left} partitions, of which no other node has \
+                 a complete copy yet; each goes as soon as one has"
+            ),
+        };
+        Ok(Accepted { message })
+    }
+
+    /// `CASK.UNDRAIN`: the node takes its part again.
+    pub(super) async fn undrain_node(&self, name: &str) -> Result<Accepted, String> {
+        let Announcement { node, incarnation, .. } = named_member(&self.topology.state(), name)?;
+        self.commit(Change::Undrain { node, incarnation }).await?;
+        let message = format!("node {} is given the partitions back that the ring wants it first for", node.short());
         Ok(Accepted { message })
     }
 
