@@ -24,7 +24,8 @@ fn acknowledged_write_survives_the_loss_of_a_second_node_once_the_first_is_rebui
             cluster.node_mut(victim)?.kill9()?;
             // Writes go on meanwhile: the stand-ins get them while they are filled.
             load.wait_for(100, Duration::from_secs(40)).await?;
-            let status = rebuilt(cluster).await.with_context(|| format!("after the loss of node {victim}"))?;
+            let status =
+                rebuilt(cluster).await.with_context(|| format!("after the loss of node {victim}"))?;
             ensure!(status.partitions_unavailable == 0, "{status:#?}");
         }
         let history = load.stop().await?;

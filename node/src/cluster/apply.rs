@@ -45,6 +45,7 @@ impl ClusterState {
         if self.partitions.is_empty() && !matches!(change, Change::Found { .. }) {
             return Err("the cluster is not founded".to_owned());
         }
+        self.check_terms_left(change)?;
         match change {
             Change::Found { cluster_id, replication_factor, lease_ms, rebuild_delay_ms, founder } => {
                 self.found(*cluster_id, *replication_factor, founder, epoch)?;

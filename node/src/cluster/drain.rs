@@ -19,7 +19,7 @@ impl ClusterState {
     /// in-sync one that is.
     pub fn successor(&self, partition: Partition) -> Option<NodeId> {
         let state = self.partition(partition)?;
-        let primary = state.primary().filter(|node| self.is_up(*node))?;
+        let primary = state.primary().filter(|node| self.is_up(*node) && !state.has_used_its_terms())?;
         let takes = |node: &NodeId| self.is_up(*node) && !self.is_draining(*node);
         let target = self.ring.replicas(partition);
         if target.iter().all(|node| state.is_in_sync(*node))
@@ -53,7 +53,10 @@ impl ClusterState {
             return Err(format!("node {name} is down"));
         }
         if member.draining == draining {
-            return Err(format!("node {name} is {} already", if draining { "drained" } else { "not drained" }));
+            return Err(format!(
+                "node {name} is {} already",
+                if draining { "drained" } else { "not drained" }
+            ));
         }
         member.draining = draining;
         Ok(())

@@ -11,5 +11,6 @@ pub mod ring;
 mod samples;
 mod stand_in;
 pub mod state;
+pub mod terms;
 pub mod view;
 mod words;

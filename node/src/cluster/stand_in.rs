@@ -161,13 +161,11 @@ impl ClusterState {
         let zone = |node: NodeId| self.member(node).map_or("", |member| &member.announcement.zone);
         let taken: Vec<&str> = self.receiving(partition).map(|replica| zone(replica.node)).collect();
         // A node that names no zone is a zone of its own.
-        let shares_zone = |candidate: &Candidate| {
-            !candidate.zone.is_empty() && taken.contains(&candidate.zone.as_str())
-        };
+        let shares_zone =
+            |candidate: &Candidate| !candidate.zone.is_empty() && taken.contains(&candidate.zone.as_str());
         let free = (0..).zip(candidates).filter(|(_, candidate)| state.replica(candidate.node).is_none());
-        let best = free.min_by(|(_, a), (_, b)| {
-            shares_zone(a).cmp(&shares_zone(b)).then_with(|| a.compare(b))
-        });
+        let best =
+            free.min_by(|(_, a), (_, b)| shares_zone(a).cmp(&shares_zone(b)).then_with(|| a.compare(b)));
         best.map(|(at, _)| (at, of))
     }
 }

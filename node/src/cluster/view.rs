@@ -123,11 +123,17 @@ fn warnings(state: &ClusterState) -> Vec<String> {
     if state.partitions.is_empty() {
         return Vec::new();
     }
-    let mut warnings: Vec<String> =
-        [unavailable(state), one_copy_left(state), stood_in_for(state), one_copy_so_far(state), down(state), drained(state)]
-            .into_iter()
-            .flatten()
-            .collect();
+    let mut warnings: Vec<String> = [
+        unavailable(state),
+        one_copy_left(state),
+        stood_in_for(state),
+        one_copy_so_far(state),
+        down(state),
+        drained(state),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     warnings.extend(placement(state));
     warnings
 }

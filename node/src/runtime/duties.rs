@@ -130,7 +130,7 @@ impl Node {
         }
         let node = Arc::clone(self);
         self.host.spawn(async move {
-            let now_ms = node.host.self.host.monotonic_ms();
+            let now_ms = node.host.monotonic_ms();
             node.with_leases(|leases| leases.registered(key.0, key.1, now_ms));
             match node.propose_here(vec![Change::Register(announcement)]).await.as_deref() {
                 Ok([Verdict::Void(reason)]) => {
@@ -160,8 +160,11 @@ impl Node {
         }
         // They are condemned: whatever the outcome, none is granted a lease, and those still up are declared
         // down again in the next round.
-        if let Err(error) = self.propose_here(changes).await {
-            tracing::warn!(%error, "nodes whose lease has run out could not be declared down; trying again");
+        match self.propose_here(changes).await {
+            Ok(verdicts) => tracing::debug!(?verdicts, "nodes whose lease has run out"),
+            Err(error) => {
+                tracing::warn!(%error, "nodes whose lease has run out could not be declared down; trying again");
+            }
         }
     }
 
@@ -231,7 +234,10 @@ impl Node {
             // Until all know, requests and records still come here and must be told to go elsewhere.
             Ok(_) => self.wait_until_followed(self.topology.state().epoch).await,
             Err(error) => {
-                tracing::warn!(error, "could not say goodbye: the cluster notices when the lease has run out");
+                tracing::warn!(
+                    error,
+                    "could not say goodbye: the cluster notices when the lease has run out"
+                );
             }
         }
     }

@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use super::Node;
 use super::control::{Control, ControlAnswer};
-use crate::clock::monotonic_ms;
 use crate::cluster::state::{Change, ClusterState, Verdict};
 use crate::id::{Epoch, NodeId};
 use crate::topology::voters_wanted;
@@ -36,13 +35,13 @@ impl Node {
         if self.leaving.swap(true, Ordering::AcqRel) || self.others_up().is_empty() || !self.is_serving() {
             return;
         }
-        let began_ms = monotonic_ms();
+        let began_ms = self.host.monotonic_ms();
         self.give_partitions_away().await;
         if self.is_coordinator() {
             self.give_coordination_away().await;
         }
         self.wait_until_followed(self.topology.state().epoch).await;
-        tracing::info!(took_ms = monotonic_ms() - began_ms, "handed over what others can take");
+        tracing::info!(took_ms = self.host.monotonic_ms() - began_ms, "handed over what others can take");
     }
 
     async fn give_partitions_away(self: &Arc<Self>) {
@@ -52,8 +51,11 @@ impl Node {
             match self.propose(vec![Change::Drain { node: self.id, incarnation }]).await.as_deref() {
                 Ok([Verdict::Applied]) => {}
                 other => {
-                    return tracing::warn!(?other, "the partitions could not be handed over: they wait for this \
-                        node to be declared down");
+                    return tracing::warn!(
+                        ?other,
+                        "the partitions could not be handed over: they wait for this \
+                        node to be declared down"
+                    );
                 }
             }
         }
@@ -62,24 +64,29 @@ impl Node {
         self.wait_for(HAND_OVER_TIMEOUT, done).await;
         let kept = self.topology.state().primaries_of(self.id);
         if kept > 0 {
-            tracing::warn!(partitions = kept, "no other node has a complete copy of these partitions, or takes \
-                them in time: where there is none they are unavailable until this node is back");
+            tracing::warn!(
+                partitions = kept,
+                "no other node has a complete copy of these partitions, or takes \
+                them in time: where there is none they are unavailable until this node is back"
+            );
         }
     }
 
     /// Has another voter elected. Leases are good for longer than that takes.
     async fn give_coordination_away(self: &Arc<Self>) {
         let led = || self.topology.coordinator().is_some_and(|node| node != self.id);
-        let deadline_ms = monotonic_ms() + ELECTION_TIMEOUT.as_millis() as u64;
+        let deadline_ms = self.host.monotonic_ms() + ELECTION_TIMEOUT.as_millis() as u64;
         // Without a lease there is nothing left to spare clients of.
-        while !led() && self.plane.has_lease() && monotonic_ms() < deadline_ms {
+        while !led() && self.plane.has_lease() && self.host.monotonic_ms() < deadline_ms {
             if let Err(reason) = self.nominate(&led).await {
                 tracing::debug!(reason, "no other coordinator yet");
                 tokio::time::sleep(PAUSE).await;
             }
         }
         if !led() {
-            tracing::warn!("no other node became the coordinator in time: an election follows when this one is gone");
+            tracing::warn!(
+                "no other node became the coordinator in time: an election follows when this one is gone"
+            );
         }
     }
 
@@ -129,9 +136,9 @@ impl Node {
     pub(super) async fn wait_until_followed(&self, epoch: Epoch) {
         let follows = || {
             let heard = self.reports.all();
-            self.others_up().iter().all(|node| {
-                heard.get(node).is_some_and(|heard| heard.report.row.epoch >= epoch)
-            })
+            self.others_up()
+                .iter()
+                .all(|node| heard.get(node).is_some_and(|heard| heard.report.row.epoch >= epoch))
         };
         self.wait_for(FOLLOW_TIMEOUT, follows).await;
     }

@@ -43,7 +43,8 @@ impl Node {
     pub(super) async fn undrain_node(&self, name: &str) -> Result<Accepted, String> {
         let Announcement { node, incarnation, .. } = named_member(&self.topology.state(), name)?;
         self.commit(Change::Undrain { node, incarnation }).await?;
-        let message = format!("node {} is given the partitions back that the ring wants it first for", node.short());
+        let message =
+            format!("node {} is given the partitions back that the ring wants it first for", node.short());
         Ok(Accepted { message })
     }
 

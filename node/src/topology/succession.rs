@@ -28,9 +28,8 @@ impl Topology {
             let matched = metrics.replication.as_ref().and_then(|nodes| nodes.get(node).copied().flatten());
             matched.map(|id| id.index) >= metrics.last_log_index
         };
-        let all = |metrics: &Metrics| {
-            metrics.replication.is_none() || nodes.iter().all(|node| has(metrics, node))
-        };
+        let all =
+            |metrics: &Metrics| metrics.replication.is_none() || nodes.iter().all(|node| has(metrics, node));
         // If it is not so in time, the election tells.
         drop(self.inner.raft.wait(Some(patience)).metrics(all, "every entry on every voter").await);
     }

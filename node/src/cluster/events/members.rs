@@ -67,8 +67,8 @@ impl News<'_> {
     }
 
     fn drained(&mut self) {
-        let goes = |from: bool| move |old: &Member, new: &Member| {
-            is_up(new) && old.draining == from && new.draining != from
+        let goes = |from: bool| {
+            move |old: &Member, new: &Member| is_up(new) && old.draining == from && new.draining != from
         };
         let (begun, ended) = (self.known(goes(false)), self.known(goes(true)));
         self.each(Severity::Info, begun, "are drained", |_, node| {

@@ -30,7 +30,11 @@ impl News<'_> {
         let many = "are being rebuilt on stand-ins";
         self.grouped(Severity::Info, Kind::Migration, filled_for, many, |_, of, group| {
             let partitions = counted(group.partitions, "partition");
-            format!("{partitions} of node {}, which stays away, are copied to {}", of.short(), named(&group.nodes))
+            format!(
+                "{partitions} of node {}, which stays away, are copied to {}",
+                of.short(),
+                named(&group.nodes)
+            )
         });
     }
 }

@@ -138,7 +138,12 @@ fn rebuilding_is_told_with_its_node_and_its_targets_and_so_is_its_end() {
     let told_to = after(&before, [Change::Rebuild { node: node(2), incarnation }]);
     let events = told(&before, &told_to);
     let (name, first, third) = (node(2).short(), node(1).short(), node(3).short());
-    assert_told(&events, "info", "migration", &[&format!("of node {name}, which stays away"), &first, &third]);
+    assert_told(
+        &events,
+        "info",
+        "migration",
+        &[&format!("of node {name}, which stays away"), &first, &third],
+    );
     assert_eq!(events.len(), 1);
     let events = told(&told_to, &copied(&told_to));
     assert_told(&events, "info", "migration", &["every partition has its 2 copies, all in sync"]);

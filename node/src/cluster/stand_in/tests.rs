@@ -129,9 +129,11 @@ fn two_nodes_have_no_stand_in_until_a_third_joins() {
     assert_eq!((one.with_stand_in(), one.copies_now(), one.under_replicated()), (0, 1, 1024));
     let two = joined(&one, 3);
     assert_eq!(two.copies_now(), 2, "where the ring does not name the new node, it stands in");
-    assert!(stand_ins(&two).iter().all(|(_, replica, stand_in)| {
-        (replica.node, stand_in.of) == (node(3), node(2))
-    }));
+    assert!(
+        stand_ins(&two)
+            .iter()
+            .all(|(_, replica, stand_in)| { (replica.node, stand_in.of) == (node(3), node(2)) })
+    );
     assert_eq!(converged(&copied(&restarted(&two, 2))).with_stand_in(), 0);
 }
 
