@@ -230,6 +230,17 @@ fn down(state: &ClusterState) -> Option<String> {
     })
 }
 
+/// What it means, and what to do, where no coordinator is known although these nodes vote for one.
+pub fn no_coordinator(voters: &BTreeSet<NodeId>) -> String {
+    let majority = voters.len() / 2 + 1;
+    format!(
+        "no coordinator is known: {majority} of the voters ({}) must run and reach each other to elect one. Until \
+         then leases run out and requests are refused; nothing is lost. Start those that are down with their data \
+         directories",
+        named(voters)
+    )
+}
+
 fn drained(state: &ClusterState) -> Option<String> {
     let up = state.members.keys().copied().filter(|node| state.is_up(*node));
     let drained: BTreeSet<NodeId> = up.filter(|node| state.is_draining(*node)).collect();

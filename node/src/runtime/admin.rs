@@ -30,6 +30,9 @@ impl Node {
         status.coordinator = self.topology.coordinator().map(|node| node.to_string());
         status.voters = self.topology.voters().iter().map(ToString::to_string).collect();
         status.tasks = self.cluster_tasks();
+        if status.coordinator.is_none() && state.epoch > 0 {
+            status.warnings.insert(0, view::no_coordinator(&self.topology.voters()));
+        }
         if self.settings.cluster_secret_file.is_none() {
             status
                 .warnings

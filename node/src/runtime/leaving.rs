@@ -23,6 +23,8 @@ pub(super) const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(10);
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long one voter may take from being asked to lead to leading, before the next is asked.
 const CANDIDACY_TIMEOUT: Duration = Duration::from_millis(150);
+/// The same of those that are asked first, and need not win.
+const FIRST_CANDIDACY_TIMEOUT: Duration = Duration::from_millis(50);
 /// How long others may take to learn of what was committed.
 const FOLLOW_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often it is looked whether a step is done.
@@ -107,6 +109,8 @@ impl Node {
         let heir = candidates.pop_last().ok_or("no other voter is up")?;
         let asked = candidates.into_iter().map(|voter| self.ask_to_stand(voter));
         futures::future::join_all(asked).await;
+        // One of them may win, with this node's vote: the heir must not stand against it.
+        self.wait_for(FIRST_CANDIDACY_TIMEOUT, led).await;
         if !led() {
             self.ask_to_stand(heir).await;
         }

@@ -22,6 +22,12 @@ fn before_the_founding_there_is_nothing_to_show() {
 }
 
 #[test]
+fn without_a_coordinator_it_is_said_who_must_run_to_elect_one() {
+    let text = no_coordinator(&[1, 2, 3].map(node).into());
+    assert!(text.contains("2 of the voters (nodes") && text.contains(&node(2).short()), "{text}");
+}
+
+#[test]
 fn one_node_is_warned_to_have_one_copy_of_everything() {
     let state = founded(2);
     let shown = status(&state);
@@ -172,6 +178,9 @@ fn the_ring_shows_where_copies_are_and_where_they_should_be() {
         let target: Vec<_> = shown.target.iter().map(named).collect();
         assert_eq!(target, state.ring.replicas(partition).iter().map(NodeId::to_string).collect::<Vec<_>>());
     }
-    assert_eq!(view.shares[3].syncing, 512);
+    let stands_in =
+        state.replicas_on(node(4)).filter(|(_, replica)| replica.stand_in.is_some()).count() as u32;
+    assert!(stands_in > 0, "it stands in for node 1, too");
+    assert_eq!(view.shares[3].syncing, 512 + stands_in);
     assert!(view.partitions.iter().flat_map(|p| &p.replicas).any(|(_, role)| role == "away"));
 }
