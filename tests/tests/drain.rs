@@ -17,7 +17,7 @@ const KEYS: u64 = 5000;
 /// More than a lease, an election and what a new coordinator waits after that.
 const AFTERWARDS: Duration = Duration::from_secs(7);
 /// Far below what a failover takes, and above what a busy machine makes of the 100 ms that are promised.
-const WAIT_MAX: Duration = Duration::from_millis(1000);
+const WAIT_MAX: Duration = Duration::from_millis(500);
 const WHOLE_MAX: Duration = Duration::from_secs(60);
 
 #[test]
