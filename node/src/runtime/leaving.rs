@@ -13,12 +13,14 @@ use std::time::Duration;
 
 use super::Node;
 use super::control::{Control, ControlAnswer};
-use crate::cluster::state::{Change, ClusterState, Verdict};
+use crate::cluster::state::{Change, ClusterState};
 use crate::id::{Epoch, NodeId};
 use crate::topology::voters_wanted;
 
 /// How long the partitions may take to be handed over.
 pub(super) const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How often it is tried to commit that this node is drained.
+const DRAIN_TRIES: usize = 3;
 /// How long another coordinator may take to be there.
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long one voter may take from being asked to lead to leading, before the next is asked.
@@ -47,19 +49,10 @@ impl Node {
     }
 
     async fn give_partitions_away(self: &Arc<Self>) {
-        let state = self.topology.state();
-        if !state.is_draining(self.id) {
-            let incarnation = self.incarnation.load(Ordering::Acquire);
-            match self.propose(vec![Change::Drain { node: self.id, incarnation }]).await.as_deref() {
-                Ok([Verdict::Applied]) => {}
-                other => {
-                    return tracing::warn!(
-                        ?other,
-                        "the partitions could not be handed over: they wait for this \
-                        node to be declared down"
-                    );
-                }
-            }
+        if !self.drain_itself().await {
+            return tracing::warn!(
+                "the partitions could not be handed over: they wait for this node to be declared down"
+            );
         }
         let drained = |state: &ClusterState| state.is_draining(self.id) && !has_successors(state, self.id);
         let done = || drained(&self.topology.state()) || !self.plane.has_lease();
@@ -72,6 +65,23 @@ impl Node {
                 them in time: where there is none they are unavailable until this node is back"
             );
         }
+    }
+
+    /// Commits that this node is to be primary of nothing; tells whether that came about.
+    async fn drain_itself(self: &Arc<Self>) -> bool {
+        let drained = || self.topology.state().is_draining(self.id);
+        for _ in 0..DRAIN_TRIES {
+            if drained() || !self.plane.has_lease() {
+                break;
+            }
+            let incarnation = self.incarnation.load(Ordering::Acquire);
+            // An answer that is lost says nothing: the state does.
+            if let Err(error) = self.propose(vec![Change::Drain { node: self.id, incarnation }]).await {
+                tracing::debug!(error, "this node could not be drained; trying again");
+            }
+            self.wait_for(FOLLOW_TIMEOUT, drained).await;
+        }
+        drained()
     }
 
     /// Has another voter elected. Leases are good for longer than that takes.

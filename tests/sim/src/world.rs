@@ -108,6 +108,8 @@ impl World {
         let log = ModelLog::new(rng.random(), network.clone());
         let mut settings = Settings::default();
         settings.replicas = shape.replicas;
+        // Short enough that stand-ins are filled while other things happen.
+        settings.rebuild_delay_ms = 3000;
         let mut world = Self {
             began: Instant::now(),
             rng,
@@ -120,9 +122,10 @@ impl World {
         world.add_node();
         let founder = world.announcement(0, 1);
         let (replication_factor, lease_ms) = (shape.replicas, world.settings.lease_ms);
+        let rebuild_delay_ms = world.settings.rebuild_delay_ms;
         world.log.found(
             world.nodes[0].id,
-            Change::Found { cluster_id: CLUSTER, replication_factor, lease_ms, founder },
+            Change::Found { cluster_id: CLUSTER, replication_factor, lease_ms, rebuild_delay_ms, founder },
         );
         world.start(0);
         for _ in 1..shape.nodes {
