@@ -367,7 +367,8 @@ impl Node {
 
     /// Whether it was asked to stop, or can never have a lease again.
     pub fn is_stopping(&self) -> bool {
-        self.stopping.has_begun() || self.refusal.borrow().is_some()
+        let asked = self.leaving.load(Ordering::Acquire) || self.stopping.has_begun();
+        asked || self.refusal.borrow().is_some()
     }
 
     /// Its data plane.
