@@ -157,6 +157,30 @@ pub(crate) enum ClusterCommand {
     },
     /// What runs in the background.
     Tasks,
+    /// Have something done to one node.
+    Node {
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Make the copies of a node that is away anew on others at once, not only after rebuild_delay_ms.
+    Rebuild {
+        /// The node's id, or the end of it that tables show.
+        node: String,
+    },
+    /// Let the node hand over all it is primary of. It stays up and keeps its copies, until undrain or a restart.
+    Drain {
+        /// The node's id, or the end of it that tables show.
+        node: String,
+    },
+    /// Let a drained node be primary again.
+    Undrain {
+        /// The node's id, or the end of it that tables show.
+        node: String,
+    },
 }
 
 #[derive(Debug, ClapArgs)]

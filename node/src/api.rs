@@ -36,6 +36,10 @@ pub struct Status {
     pub partitions_moving: u32,
     /// Partitions without a live primary: their requests wait, then fail.
     pub partitions_unavailable: u32,
+    /// Partitions of which a copy is away and another node receives the new writes in its place.
+    pub partitions_with_stand_in: u32,
+    /// Those of them whose older records are being copied to it.
+    pub partitions_being_rebuilt: u32,
     /// What runs in the background, all nodes' tasks together.
     pub tasks: Vec<Task>,
     /// What an operator should know: a cluster of one node, no secret, a node that is down.
@@ -56,6 +60,8 @@ pub struct MemberStatus {
     pub id: String,
     /// `up` or `down`.
     pub state: String,
+    /// Whether it is drained: it keeps its copies and is primary of nothing.
+    pub draining: bool,
     /// Where clients reach it.
     pub client_addr: String,
     /// Where peers reach it.
@@ -212,7 +218,7 @@ pub struct PartitionView {
 pub struct Task {
     /// Name, unique in the cluster while it runs: `migration/7/12D3.../12D3...`.
     pub id: String,
-    /// `migration` (a copy for the ring), `return` (a node catching up) or `merge` (a node's data files are rewritten
+    /// `migration` (a copy for the ring), `return` (a node catching up), `rebuild` (a stand-in is filled) or `merge` (a node's data files are rewritten
     /// without what is dead; it has neither partitions nor keys).
     pub kind: String,
     /// Why it runs.
@@ -239,6 +245,14 @@ pub struct Task {
     pub bytes_per_s: f64,
     /// Seconds left at that rate, if known.
     pub eta_s: Option<f64>,
+}
+
+/// What an operator asked for is committed: `CASK.REBUILD`, `CASK.DRAIN`, `CASK.UNDRAIN`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Accepted {
+    /// What happens now, in words.
+    pub message: String,
 }
 
 /// `CASK.SNAPSHOT`: a snapshot of the answering node's store.

@@ -3,7 +3,8 @@
 //! Invariants, after the founding: the first replica of every partition is in-sync and is its primary; no
 //! node is named twice in a partition; epochs and terms only grow; a replica on a down member is away,
 //! unless it is the last in-sync one, which is never given up; a copy is released only when all the
-//! replicas the ring names are in-sync.
+//! replicas the ring names are in-sync. A partition that lacks a copy gets a stand-in in the same entry
+//! (`stand_in.rs`).
 //!
 //! A change is void, and changes nothing, when what it was decided on no longer holds.
 
@@ -36,6 +37,7 @@ impl ClusterState {
             .collect();
         if verdicts.contains(&Verdict::Applied) {
             self.epoch = epoch;
+            self.name_stand_ins(epoch);
             self.finish_plan();
         }
         verdicts
@@ -45,9 +47,12 @@ impl ClusterState {
         if self.partitions.is_empty() && !matches!(change, Change::Found { .. }) {
             return Err("the cluster is not founded".to_owned());
         }
+        self.check_terms_left(change)?;
         match change {
-            Change::Found { cluster_id, replication_factor, lease_ms, founder } => {
-                self.found(*cluster_id, *replication_factor, *lease_ms, founder, epoch)
+            Change::Found { cluster_id, replication_factor, lease_ms, rebuild_delay_ms, founder } => {
+                self.found(*cluster_id, *replication_factor, founder, epoch)?;
+                (self.lease_ms, self.rebuild_delay_ms) = (*lease_ms, *rebuild_delay_ms);
+                Ok(())
             }
             Change::Register(announcement) => self.register(announcement, epoch),
             Change::DeclareDown { node, incarnation } => self.declare_down(*node, *incarnation, epoch),
@@ -80,6 +85,9 @@ impl ClusterState {
                 let named = NamedReplica { node: *node, incarnation: *incarnation, since: *syncing_since };
                 self.resume(*partition, named, epoch)
             }
+            Change::Rebuild { node, incarnation } => self.rebuild(*node, *incarnation),
+            Change::Drain { node, incarnation } => self.set_draining(*node, *incarnation, true),
+            Change::Undrain { node, incarnation } => self.set_draining(*node, *incarnation, false),
             // Operations
             Change::CaughtUpEqual {
                 partition,
@@ -112,7 +120,6 @@ impl ClusterState {
         &mut self,
         cluster_id: ClusterId,
         replication_factor: u8,
-        lease_ms: u32,
         founder: &Announcement,
         epoch: Epoch,
     ) -> Result<(), Void> {
@@ -129,12 +136,10 @@ impl ClusterState {
         }
         self.cluster_id = cluster_id;
         self.replication_factor = replication_factor;
-        self.lease_ms = lease_ms;
         self.operations.speech = Speech { protocol: founder.protocol, features: founder.features };
         self.members.insert(founder.node, admitted(founder, epoch));
         self.ring = Ring::compute(&Ring::default(), &self.ring_members(), replication_factor);
-        let only =
-            Replica { node: founder.node, role: ReplicaRole::InSync, assigned: epoch, syncing_since: epoch };
+        let only = Replica::assigned(founder.node, ReplicaRole::InSync, epoch);
         let partition = PartitionState { term: 1, settled: true, replicas: vec![only] };
         self.partitions = vec![partition; usize::from(PARTITIONS)];
         Ok(())
@@ -261,20 +266,6 @@ impl ClusterState {
         Ok(())
     }
 
-    /// Ends the primary's term. The ring's first node gets the next one if all the ring's replicas are
-    /// in-sync; else the same primary does.
-    fn hand_over(&mut self, partition: Partition) {
-        let Some(state) = self.partitions.get_mut(usize::from(partition)) else {
-            return;
-        };
-        let target = self.ring.replicas(partition);
-        let first_is_up = target.first().is_some_and(|node| is_up(&self.members, *node));
-        if first_is_up && target.iter().all(|node| state.is_in_sync(*node)) {
-            state.release_and_sort(target, None);
-        }
-        state.begin_term(true);
-    }
-
     /// Releases the copies nobody needs and puts the rest in order; the primary stays where it is.
     pub(super) fn arrange(&mut self, partition: Partition) {
         if let Some(state) = self.partitions.get_mut(usize::from(partition)) {
@@ -324,7 +315,7 @@ impl ClusterState {
         let Some(plan) = &self.plan else { return };
         let done = |(partition, state): (Partition, &PartitionState)| {
             let target = self.ring.replicas(partition);
-            state.replicas.iter().all(|replica| {
+            state.replicas.iter().filter(|replica| replica.stand_in.is_none()).all(|replica| {
                 target.contains(&replica.node)
                     && !(replica.role == ReplicaRole::Syncing && replica.is_new_since(plan.epoch))
             })
@@ -384,7 +375,7 @@ struct NamedReplica {
 }
 
 fn admitted(announcement: &Announcement, epoch: Epoch) -> Member {
-    Member { announcement: announcement.clone(), status: MemberStatus::Up, since: epoch }
+    Member { announcement: announcement.clone(), status: MemberStatus::Up, draining: false, since: epoch }
 }
 
 fn is_up(members: &BTreeMap<NodeId, Member>, node: NodeId) -> bool {
@@ -392,11 +383,17 @@ fn is_up(members: &BTreeMap<NodeId, Member>, node: NodeId) -> bool {
 }
 
 impl Replica {
+    /// A copy that the node is given in this epoch.
+    pub(super) fn assigned(node: NodeId, role: ReplicaRole, epoch: Epoch) -> Self {
+        Self { node, role, assigned: epoch, syncing_since: epoch, stand_in: None }
+    }
+
     /// Whether it is a copy that was assigned in this epoch or later and is not made yet. One that is
     /// syncing since it was assigned has never been anything else, and counts whenever that was.
     pub(crate) fn is_new_since(&self, epoch: Epoch) -> bool {
         let never_made = self.role == ReplicaRole::Syncing && self.assigned == self.syncing_since;
-        self.role != ReplicaRole::InSync && (self.assigned >= epoch || never_made)
+        let unmade = self.role != ReplicaRole::InSync && self.stand_in.is_none();
+        unmade && (self.assigned >= epoch || never_made)
     }
 }
 
@@ -436,6 +433,8 @@ impl PartitionState {
     fn loss_of(&mut self, node: NodeId) {
         if !self.is_last_in_sync(node) {
             self.demote(node, ReplicaRole::Away);
+            // A stand-in does not wait for its return: another one takes its place.
+            self.replicas.retain(|replica| replica.node != node || replica.stand_in.is_none());
         }
     }
 
@@ -456,15 +455,19 @@ impl PartitionState {
         }
     }
 
-    /// Assigns the copies the ring asks for and drops those it does not, in-sync ones excepted. Answers how
-    /// many were assigned.
+    /// Assigns the copies the ring asks for and drops those it does not, in-sync ones and stand-ins excepted.
+    /// Answers how many were assigned.
     fn retarget(&mut self, target: &[NodeId], members: &BTreeMap<NodeId, Member>, epoch: Epoch) -> u32 {
-        self.replicas.retain(|replica| replica.role == ReplicaRole::InSync || target.contains(&replica.node));
+        self.adopt_stand_ins(target);
+        self.replicas.retain(|replica| {
+            let stays = replica.role == ReplicaRole::InSync || replica.stand_in.is_some();
+            stays || target.contains(&replica.node)
+        });
         let mut added = 0;
         for &node in target {
             if !self.replicas.iter().any(|replica| replica.node == node) {
                 let role = if is_up(members, node) { ReplicaRole::Syncing } else { ReplicaRole::Away };
-                self.replicas.push(Replica { node, role, assigned: epoch, syncing_since: epoch });
+                self.replicas.push(Replica::assigned(node, role, epoch));
                 added += 1;
             }
         }
@@ -474,7 +477,7 @@ impl PartitionState {
     /// Releases the copies outside `target` if all of `target` is in-sync, then orders the rest: the
     /// primary that stays, the target, the others. A primary outside the target is released only by
     /// passing `None`.
-    fn release_and_sort(&mut self, target: &[NodeId], primary: Option<NodeId>) {
+    pub(super) fn release_and_sort(&mut self, target: &[NodeId], primary: Option<NodeId>) {
         if !target.is_empty() && target.iter().all(|node| self.is_in_sync(*node)) {
             self.replicas.retain(|replica| Some(replica.node) == primary || target.contains(&replica.node));
         }

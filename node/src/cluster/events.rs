@@ -7,6 +7,7 @@
 mod members;
 mod operations;
 mod partitions;
+mod stand_ins;
 
 use super::state::{ClusterState, Plan};
 use super::words::{counted, named};
@@ -27,6 +28,7 @@ pub fn between(old: &ClusterState, new: &ClusterState, time_ms: u64) -> Vec<Even
     news.members();
     news.partitions();
     news.operations();
+    news.stand_ins();
     news.plan();
     news.fully_replicated();
     news.events

@@ -1,6 +1,7 @@
 //! What is decided, apart from how it is done: pure functions and state machines, no I/O, no clock.
 
 mod apply;
+mod drain;
 pub mod events;
 pub mod lease;
 pub mod operations;
@@ -11,6 +12,8 @@ pub mod report;
 pub mod ring;
 #[cfg(test)]
 mod samples;
+mod stand_in;
 pub mod state;
+pub mod terms;
 pub mod view;
 mod words;

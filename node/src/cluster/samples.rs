@@ -76,7 +76,8 @@ pub(super) fn converge(state: &mut ClusterState) {
 pub(super) fn founded(replication_factor: u8) -> ClusterState {
     let cluster_id = ClusterId::from_bytes([7; 16]);
     let founder = announcement(1, 1);
-    let found = Change::Found { cluster_id, replication_factor, lease_ms: 2000, founder };
+    let (lease_ms, rebuild_delay_ms) = (2000, 300_000);
+    let found = Change::Found { cluster_id, replication_factor, lease_ms, rebuild_delay_ms, founder };
     after(&ClusterState::default(), [found])
 }
 

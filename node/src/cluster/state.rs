@@ -54,6 +54,8 @@ pub struct Member {
     pub announcement: Announcement,
     /// Whether it takes part.
     pub status: MemberStatus,
+    /// Whether it is to be primary of nothing; a restart ends that.
+    pub draining: bool,
     /// The epoch of its last change of status or incarnation.
     pub since: Epoch,
 }
@@ -80,6 +82,17 @@ pub struct Replica {
     pub assigned: Epoch,
     /// Epoch of the entry that last made it syncing (or in-sync at once, for a new partition).
     pub syncing_since: Epoch,
+    /// Set where the ring does not ask for the copy: it stands in for one that is away.
+    pub stand_in: Option<StandIn>,
+}
+
+/// What a stand-in is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandIn {
+    /// The node whose copy is away.
+    pub of: NodeId,
+    /// Whether older records are copied to it, too. Until then it only receives new writes.
+    pub rebuild: bool,
 }
 
 /// The state of one partition.
@@ -122,6 +135,8 @@ pub struct ClusterState {
     pub replication_factor: u8,
     /// Length of a node's lease, in milliseconds.
     pub lease_ms: u32,
+    /// How long a node is away before its copies are made anew on its stand-ins, in milliseconds.
+    pub rebuild_delay_ms: u32,
     /// The nodes that were admitted.
     pub members: BTreeMap<NodeId, Member>,
     /// Where the copies should be.
@@ -147,6 +162,8 @@ pub enum Change {
         replication_factor: u8,
         /// Length of a lease, in milliseconds.
         lease_ms: u32,
+        /// How long a node is away before its copies are made anew, in milliseconds.
+        rebuild_delay_ms: u32,
         /// The founding node.
         founder: Announcement,
     },
@@ -213,6 +230,29 @@ pub enum Change {
         incarnation: Incarnation,
         /// Its [`Replica::syncing_since`].
         syncing_since: Epoch,
+    },
+    /// The copies of a node that is away are made anew on its stand-ins. Void unless it is a member with this
+    /// incarnation and a stand-in waits for this.
+    Rebuild {
+        /// The node that is away.
+        node: NodeId,
+        /// Its last registered incarnation.
+        incarnation: Incarnation,
+    },
+    /// The node is to be primary of nothing: it hands its partitions over. Void unless it is up with this
+    /// incarnation, and not drained.
+    Drain {
+        /// Which node.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+    },
+    /// Ends [`Change::Drain`]. Void unless the node is up with this incarnation, and drained.
+    Undrain {
+        /// Which node.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
     },
     // Operations
     /// An operator changes where the copies should be. Void if the state is not the one it was planned on.

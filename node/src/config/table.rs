@@ -125,6 +125,8 @@ settings! {
     insecure: bool, Switch, false;
     /// Length of a lease: how long a dead node's partitions wait at least for their next primary. Used when a cluster is founded.
     lease_ms: u32, Int(300..=60_000, "milliseconds"), 2000;
+    /// How long a node may be away before its copies are made anew on others. Used when a cluster is founded.
+    rebuild_delay_ms: u32, Int(0..=604_800_000, "milliseconds"), 300_000;
     /// How long a request waits for a partition without a primary before it fails.
     request_timeout_ms: u64, Int(100..=600_000, "milliseconds"), 5000;
     /// Give a node that joins its share of the data at once; false admits it without data until `caskctl plan rebalance`. Used when a cluster is founded; later `caskctl plan auto`.

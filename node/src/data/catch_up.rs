@@ -20,7 +20,7 @@ use super::replica::Rejection;
 use super::route::tombstone;
 use super::tasks::Job;
 use super::version::term_of;
-use crate::cluster::state::{Change, ReplicaRole};
+use crate::cluster::state::{Change, ClusterState, Replica, ReplicaRole};
 use crate::id::{Epoch, NodeId, Partition, Term};
 use crate::net::{Class, wire};
 
@@ -92,18 +92,14 @@ impl Plane {
                 continue;
             }
             let syncing = entry.replicas.iter().filter(|replica| replica.role == ReplicaRole::Syncing);
-            for replica in syncing {
+            // A node that is away for a moment only needs no copy made anew.
+            for replica in syncing.filter(|replica| !replica.is_waiting_stand_in()) {
                 let (node, syncing_since) = (replica.node, replica.syncing_since);
                 let job = Job::Copy { partition, term: entry.term, node, syncing_since };
                 let due = state.is_up(node) && self.holds(partition, entry.term);
                 if due && self.tasks.begin(job) {
                     let stats = self.engine.partition_stats(partition);
-                    let migrates = replica.assigned == syncing_since;
-                    let cause = match &state.plan {
-                        Some(plan) if migrates => plan.cause.clone(),
-                        _ => format!("node {} returned", node.short()),
-                    };
-                    let kind = if migrates { "migration" } else { "return" };
+                    let (kind, cause) = why_copied(&state, replica);
                     self.tasks.add(node, kind, &cause, stats.live_keys, stats.live_bytes);
                     self.host.spawn(Arc::clone(self).copy(partition, entry.term, node, syncing_since));
                 }
@@ -446,6 +442,20 @@ impl Plane {
         let body = answer.map_err(|_| unanswered())?.map_err(|error| unreachable(&error))?;
         wire::decode::<BulkAnswer, ANSWER_BYTES_MAX>(&body)
             .map_err(|error| CopyError::Refused(format!("its answer cannot be read: {error}")))
+    }
+}
+
+/// The kind of a copy as a task, and its cause in words.
+fn why_copied(state: &ClusterState, replica: &Replica) -> (&'static str, String) {
+    if let Some(stand_in) = replica.stand_in {
+        return ("rebuild", format!("node {} is away", stand_in.of.short()));
+    }
+    match &state.plan {
+        Some(plan) if replica.assigned == replica.syncing_since => ("migration", plan.cause.clone()),
+        _ if replica.assigned == replica.syncing_since => {
+            ("migration", format!("node {} returned", replica.node.short()))
+        }
+        _ => ("return", format!("node {} returned", replica.node.short())),
     }
 }
 

@@ -73,6 +73,21 @@ pub enum AdminRequest {
         /// How many at most, the newest ones.
         limit: usize,
     },
+    /// Has the copies of a node that is away made anew; [`crate::api::Accepted`].
+    Rebuild {
+        /// The id of the node, or the end of it.
+        node: String,
+    },
+    /// Has a node hand over all it is primary of; [`crate::api::Accepted`].
+    Drain {
+        /// The id of the node, or the end of it.
+        node: String,
+    },
+    /// Ends that; [`crate::api::Accepted`].
+    Undrain {
+        /// The id of the node, or the end of it.
+        node: String,
+    },
     /// Makes a snapshot of the node's store; [`crate::api::SnapshotMade`].
     Snapshot {
         /// Where; relative to the data directory.

@@ -31,6 +31,9 @@ impl Node {
         status.voters = self.topology.voters().iter().map(ToString::to_string).collect();
         status.tasks = self.cluster_tasks();
         status.plan = plan::status(&state, &status.tasks);
+        if status.coordinator.is_none() && state.epoch > 0 {
+            status.warnings.insert(0, view::no_coordinator(&self.topology.voters()));
+        }
         if self.settings.cluster_secret_file.is_none() {
             status
                 .warnings

@@ -88,6 +88,7 @@ mod tests {
             cluster_id: ClusterId::default(),
             replication_factor: 1,
             lease_ms: 2000,
+            rebuild_delay_ms: 300_000,
             founder: announcement(5),
         }]);
         assert_eq!(verdicts.len(), 1);

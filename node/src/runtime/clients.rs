@@ -78,6 +78,13 @@ impl Keyspace for Client {
                 AdminRequest::Events { limit } => serde_json::to_string(&node.newest_events(limit)),
                 AdminRequest::Plan { words } => return node.plan(&words).await,
                 AdminRequest::Commit { words } => return node.commit(&words).await,
+                AdminRequest::Rebuild { node: name } => {
+                    serde_json::to_string(&node.rebuild_node(&name).await?)
+                }
+                AdminRequest::Drain { node: name } => serde_json::to_string(&node.drain_node(&name).await?),
+                AdminRequest::Undrain { node: name } => {
+                    serde_json::to_string(&node.undrain_node(&name).await?)
+                }
                 AdminRequest::Snapshot { directory } => {
                     serde_json::to_string(&node.snapshot_store(directory).await?)
                 }

@@ -23,6 +23,8 @@ pub(super) enum Control {
     Lease(Announcement),
     /// Asks the coordinator to commit changes.
     Propose(Vec<Change>),
+    /// The coordinator is about to go: stand for election in its place.
+    Stand,
 }
 
 /// What it is answered.
@@ -48,6 +50,8 @@ pub(super) enum ControlAnswer {
     Refused(String),
     /// Of `Lease`: as `Refused`, since the node is no member any more. From version 2 of the protocol on.
     Removed(String),
+    /// Of `Stand`: the election is under way.
+    Standing,
 }
 
 /// Asks a peer, and waits for its answer no longer than `timeout`.

@@ -50,12 +50,18 @@ impl Node {
     pub(super) async fn run_duties(self: Arc<Self>) {
         loop {
             tokio::time::sleep(ROUND).await;
+            // By every node: a new coordinator knows how long others have been down.
+            self.note_down();
             if !self.is_coordinator() {
                 *self.leases.lock() = None;
                 continue;
             }
             self.declare_overdue().await;
-            self.choose_members().await;
+            self.rebuild_long_down().await;
+            // Who is about to go has chosen already.
+            if !self.leaving.load(Ordering::Acquire) {
+                self.choose_members().await;
+            }
             self.retire_left().await;
             self.raise_speech().await;
         }
@@ -176,8 +182,11 @@ impl Node {
         }
         // They are condemned: whatever the outcome, none is granted a lease, and those still up are declared
         // down again in the next round.
-        if let Err(error) = self.propose_here(changes).await {
-            tracing::warn!(%error, "nodes whose lease has run out could not be declared down; trying again");
+        match self.propose_here(changes).await {
+            Ok(verdicts) => tracing::debug!(?verdicts, "nodes whose lease has run out"),
+            Err(error) => {
+                tracing::warn!(%error, "nodes whose lease has run out could not be declared down; trying again");
+            }
         }
     }
 
@@ -196,17 +205,41 @@ impl Node {
         }
     }
 
+    /// Has the copies of nodes that stay away made anew.
+    async fn rebuild_long_down(&self) {
+        let state = self.topology.state();
+        let long = self.down_longer_than(Duration::from_millis(state.rebuild_delay_ms.into()));
+        let due = long.into_iter().filter(|node| state.awaits_rebuild(*node));
+        let due = due.filter_map(|node| state.member(node));
+        let rebuild = |member: &Member| {
+            let Announcement { node, incarnation, .. } = member.announcement;
+            Change::Rebuild { node, incarnation }
+        };
+        let changes: Vec<_> = due.map(rebuild).collect();
+        if changes.is_empty() {
+            return;
+        }
+        if let Err(error) = self.propose_here(changes).await {
+            tracing::warn!(%error, "the rebuilding of copies could not be committed; trying again");
+        }
+    }
+
+    /// Notes since when members are down, and forgets it of those that are not any more.
+    fn note_down(&self) {
+        let (state, now) = (self.topology.state(), self.host.monotonic_ms());
+        let down = state.members.iter().filter(|(_, member)| member.status == MemberStatus::Down);
+        let mut seen = self.seen_down.lock();
+        let since = |node: &NodeId, epoch| match seen.get(node) {
+            Some((known, since_ms)) if *known == epoch => *since_ms,
+            _ => now,
+        };
+        *seen = down.map(|(node, m)| (*node, (m.since, since(node, m.since)))).collect();
+    }
+
     /// Members that this node has seen down for `length` at least.
     fn down_longer_than(&self, length: Duration) -> BTreeSet<NodeId> {
-        let (state, now) = (self.topology.state(), self.host.monotonic_ms());
-        let mut seen = self.seen_down.lock();
-        seen.retain(|node, _| state.members.get(node).is_some_and(|m| m.status == MemberStatus::Down));
-        for (node, member) in &state.members {
-            if member.status == MemberStatus::Down {
-                seen.entry(*node).or_insert(now);
-            }
-        }
-        let long = seen.iter().filter(|(_, since)| now >= **since + length.as_millis() as u64);
+        let (seen, now) = (self.seen_down.lock(), self.host.monotonic_ms());
+        let long = seen.iter().filter(|(_, (_, since_ms))| now >= since_ms + length.as_millis() as u64);
         long.map(|(node, _)| *node).collect()
     }
 
@@ -219,8 +252,15 @@ impl Node {
         self.plane.end_lease();
         let incarnation = self.incarnation.load(Ordering::Acquire);
         let goodbye = Change::DeclareDown { node: self.id, incarnation };
-        if let Err(error) = self.propose(vec![goodbye]).await {
-            tracing::warn!(error, "could not say goodbye: the cluster notices when the lease has run out");
+        match self.propose(vec![goodbye]).await {
+            // Until all know, requests and records still come here and must be told to go elsewhere.
+            Ok(_) => self.wait_until_followed(self.topology.state().epoch).await,
+            Err(error) => {
+                tracing::warn!(
+                    error,
+                    "could not say goodbye: the cluster notices when the lease has run out"
+                );
+            }
         }
     }
 }
@@ -254,6 +294,7 @@ mod tests {
             cluster_id: ClusterId::default(),
             replication_factor: 2,
             lease_ms: 2000,
+            rebuild_delay_ms: 1000,
             founder: announcement(1, 100),
         };
         state.apply(&[found]);

@@ -54,7 +54,8 @@ impl Node {
         let mut states = self.topology.watch();
         let mut previous = (self.host.monotonic_ms(), self.stats.snapshot());
         loop {
-            let members = states.borrow_and_update().members.len() as u64;
+            // Not marked as seen here: a state that came while the last report was made is to be told at once.
+            let members = states.borrow().members.len() as u64;
             let interval = INTERVAL_MS.max(members * 1000 / HEARD_PER_S_MAX);
             let changed = tokio::time::timeout(Duration::from_millis(interval), states.changed()).await;
             if matches!(changed, Ok(Err(_))) {

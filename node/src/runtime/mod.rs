@@ -11,6 +11,8 @@ mod figures;
 mod gossip;
 mod join;
 mod lease;
+mod leaving;
+mod node_operations;
 mod operations;
 mod proposer;
 mod speech;
@@ -18,8 +20,8 @@ mod states;
 mod stopping;
 mod store;
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -48,7 +50,7 @@ use crate::config::Settings;
 use crate::data::{self, Plane};
 use crate::frontend::stats::Stats;
 use crate::host::Host;
-use crate::id::{ClusterId, Incarnation, NodeId};
+use crate::id::{ClusterId, Epoch, Incarnation, NodeId};
 use crate::identity::{ClusterSecret, Identity};
 use crate::kv::Operation;
 use crate::kv::Ticket;
@@ -124,12 +126,15 @@ pub struct Node {
     /// As coordinator: the term it was elected for, and what it granted in it.
     leases: Mutex<Option<(u64, LeaseTable)>>,
     registering: Mutex<HashSet<(NodeId, Incarnation)>>,
-    seen_down: Mutex<HashMap<NodeId, u64>>,
+    /// Members that are down: the epoch of that, and when this node learnt of it.
+    seen_down: Mutex<BTreeMap<NodeId, (Epoch, u64)>>,
     /// Addresses heard in announcements of nodes that are not members yet, [`HEARD_ADDRS_MAX`] at most.
     heard_addrs: Mutex<HashMap<NodeId, Vec<String>>>,
     coordinator_hint: Option<NodeId>,
     started_ms: u64,
     stopping: Stopping,
+    /// Whether what others can take has been, or is being, given away for a planned stop.
+    leaving: AtomicBool,
     /// Why this process can never have a lease again, once that is known.
     refusal: watch::Sender<Option<String>>,
     tasks: Mutex<Vec<AbortHandle>>,
@@ -296,6 +301,7 @@ impl Node {
             heard_addrs: Mutex::new(parts.heard_addrs),
             coordinator_hint: parts.coordinator_hint,
             stopping: Stopping::default(),
+            leaving: AtomicBool::default(),
             refusal: watch::Sender::default(),
             tasks: Mutex::default(),
             snapshots: tokio::sync::Mutex::default(),
@@ -382,7 +388,8 @@ impl Node {
 
     /// Whether it was asked to stop, or can never have a lease again.
     pub fn is_stopping(&self) -> bool {
-        self.stopping.has_begun() || self.refusal.borrow().is_some()
+        let asked = self.leaving.load(Ordering::Acquire) || self.stopping.has_begun();
+        asked || self.refusal.borrow().is_some()
     }
 
     /// Its data plane.
@@ -402,8 +409,10 @@ impl Node {
         registered == Some(self.incarnation.load(Ordering::Acquire)) && self.plane.has_lease()
     }
 
-    /// Stops in order: takes no more requests, settles what is pending, says goodbye, closes the store.
+    /// Stops in order: gives away what others can take, takes no more requests, settles what is pending, says
+    /// goodbye, closes the store.
     pub async fn stop(self: &Arc<Self>) {
+        self.leave().await;
         self.stopping.begin();
         self.plane.stop_all(SETTLE_TIMEOUT).await;
         self.say_goodbye().await;
@@ -486,6 +495,7 @@ impl Node {
             Control::Propose(_) if !self.is_coordinator() => {
                 ControlAnswer::NotCoordinator(self.topology.coordinator())
             }
+            Control::Stand => self.stand_for_election(from).await,
             Control::Propose(changes) => match self.propose_here(changes).await {
                 Ok(verdicts) => ControlAnswer::Proposed(verdicts),
                 Err(error) => ControlAnswer::Failed(error.to_string()),
@@ -557,7 +567,9 @@ async fn join_cluster(
     // The founder speaks what is in use from now on.
     let set = !settings.auto_rebalance && protocol >= PROTOCOL_OPERATIONS;
     let more = Vec::from_iter(set.then_some(Change::SetAutoRebalance { enabled: false }));
-    topology.found(Change::Found { cluster_id, replication_factor, lease_ms, founder }, more).await?;
+    let rebuild_delay_ms = settings.rebuild_delay_ms;
+    let found = Change::Found { cluster_id, replication_factor, lease_ms, rebuild_delay_ms, founder };
+    topology.found(found, more).await?;
     Ok(join::Introduction { cluster_id, coordinator: Some(identity.node), members: Vec::new() })
 }
 

@@ -252,6 +252,7 @@ mod tests {
             cluster_id,
             replication_factor: 2,
             lease_ms: 2000,
+            rebuild_delay_ms: 1000,
             founder: founder.clone(),
         }]);
         state.apply(&[Change::Register(Announcement { node: NodeId::from_bytes([2; 32]), ..founder })]);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -35,6 +36,10 @@ pub trait Agreement: Send + Sync + 'static {
         voters: BTreeSet<NodeId>,
         learners: BTreeSet<NodeId>,
     ) -> BoxFuture<'_, Result<(), ProposeError>>;
+    /// See [`Topology::stand_for_election`].
+    fn stand_for_election(&self) -> BoxFuture<'_, Result<(), ProposeError>>;
+    /// See [`Topology::wait_replicated`].
+    fn wait_replicated<'a>(&'a self, nodes: &'a BTreeSet<NodeId>, patience: Duration) -> BoxFuture<'a, ()>;
     /// See [`Topology::handle`].
     fn handle(&self, body: Bytes) -> BoxFuture<'_, Bytes>;
     /// See [`Topology::shutdown`].
@@ -90,6 +95,14 @@ impl Agreement for Topology {
         learners: BTreeSet<NodeId>,
     ) -> BoxFuture<'_, Result<(), ProposeError>> {
         Box::pin(self.set_membership(voters, learners))
+    }
+
+    fn stand_for_election(&self) -> BoxFuture<'_, Result<(), ProposeError>> {
+        Box::pin(self.stand_for_election())
+    }
+
+    fn wait_replicated<'a>(&'a self, nodes: &'a BTreeSet<NodeId>, patience: Duration) -> BoxFuture<'a, ()> {
+        Box::pin(self.wait_replicated(nodes, patience))
     }
 
     fn handle(&self, body: Bytes) -> BoxFuture<'_, Bytes> {

@@ -21,6 +21,7 @@ mod log_store;
 mod membership;
 mod network;
 mod state_machine;
+mod succession;
 mod types;
 
 #[cfg(test)]

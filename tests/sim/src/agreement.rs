@@ -153,6 +153,25 @@ impl ModelLog {
         let candidates: Vec<NodeId> =
             log.voters.iter().copied().filter(|id| self.majority(&log, *id, u64::MAX)).collect();
         let Some(elected) = candidates.choose(&mut log.rng).copied() else { return };
+        self.begin_term(&mut log, elected);
+        drop(log);
+        self.grown.send_modify(|count| *count += 1);
+    }
+
+    /// A voter stands for election because it is asked to. It wins if a majority hears it, and may be beaten to it.
+    fn stand(&self, id: NodeId) {
+        let mut log = self.log.lock();
+        let elects = log.voters.contains(&id) && log.leader != Some(id) && self.majority(&log, id, u64::MAX);
+        if !elects || log.rng.random_ratio(1, 10) {
+            return;
+        }
+        self.begin_term(&mut log, id);
+        drop(log);
+        self.grown.send_modify(|count| *count += 1);
+    }
+
+    /// The node leads from now on; who can be reached knows.
+    fn begin_term(&self, log: &mut Log, elected: NodeId) {
         log.term += 1;
         log.elections += 1;
         let (term, voters) = (log.term, log.voters.clone());
@@ -173,8 +192,6 @@ impl ModelLog {
             part.leads = Some(term);
             part.coordinator.send_replace(Some(elected));
         }
-        drop(log);
-        self.grown.send_modify(|count| *count += 1);
     }
 
     async fn elect_when_due(self) {
@@ -439,6 +456,16 @@ impl Agreement for Member {
         learners: BTreeSet<NodeId>,
     ) -> BoxFuture<'_, Result<(), ProposeError>> {
         Box::pin(self.log.set_members(self.id, voters, learners))
+    }
+
+    fn stand_for_election(&self) -> BoxFuture<'_, Result<(), ProposeError>> {
+        self.log.stand(self.id);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn wait_replicated<'a>(&'a self, _nodes: &'a BTreeSet<NodeId>, _patience: Duration) -> BoxFuture<'a, ()> {
+        // A voter that is elected is brought up to date here.
+        Box::pin(std::future::ready(()))
     }
 
     fn handle(&self, _body: Bytes) -> BoxFuture<'_, Bytes> {

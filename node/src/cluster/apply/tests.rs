@@ -32,6 +32,8 @@ fn check(before: &ClusterState, after: &ClusterState) {
         assert_eq!(state.primary(), state.replicas.first().map(|r| r.node), "the first replica is in-sync");
         assert!(state.primary().is_some(), "partition {partition}: nobody is in-sync");
         for replica in &state.replicas {
+            let asked_for = after.ring.replicas(partition).contains(&replica.node);
+            assert!(replica.stand_in.is_none() || !asked_for, "a stand-in where the ring wants a copy");
             assert!(replica.assigned <= replica.syncing_since && replica.syncing_since <= after.epoch);
             let up = after.is_up(replica.node);
             match replica.role {
@@ -40,6 +42,10 @@ fn check(before: &ClusterState, after: &ClusterState) {
                 ReplicaRole::Away => {}
             }
         }
+        let receives = |replica: &&Replica| replica.role != ReplicaRole::Away && after.is_up(replica.node);
+        let lacking = after.is_live_primary(partition) && state.replicas.iter().filter(receives).count() < 2;
+        let free = after.members.keys().any(|node| after.is_up(*node) && !nodes.contains(node));
+        assert!(!lacking || !free, "partition {partition} has no stand-in");
         let Some(former) = before.partition(partition) else {
             continue;
         };
@@ -57,7 +63,9 @@ fn founded() -> ClusterState {
     let mut state = ClusterState::default();
     let founder = announcement(1, 1);
     let cluster_id = ClusterId::from_bytes([7; 16]);
-    apply(&mut state, Change::Found { cluster_id, replication_factor: 2, lease_ms: 2000, founder }).unwrap();
+    let (lease_ms, rebuild_delay_ms) = (2000, 300_000);
+    let found = Change::Found { cluster_id, replication_factor: 2, lease_ms, rebuild_delay_ms, founder };
+    apply(&mut state, found).unwrap();
     state
 }
 
@@ -99,6 +107,7 @@ fn a_founded_cluster_serves_every_partition_from_its_founder() {
         cluster_id: ClusterId::default(),
         replication_factor: 2,
         lease_ms: 1,
+        rebuild_delay_ms: 1,
         founder: announcement(2, 1),
     };
     assert!(apply(&mut state, again).unwrap_err().contains("founded already"));
@@ -114,6 +123,7 @@ fn nothing_applies_before_the_founding() {
         cluster_id: ClusterId::default(),
         replication_factor,
         lease_ms: 2000,
+        rebuild_delay_ms: 300_000,
         founder,
     };
     assert!(apply(&mut state, found(witness, 2)).unwrap_err().contains("weight 0"));
@@ -332,6 +342,7 @@ enum Event {
     Write(Index),
     Copy(Index, Index),
     Suspend(Index, Index),
+    Rebuild(u8),
     Resume(Index, Index),
     HandOver(Index),
     Deliver(Index),
@@ -349,6 +360,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
         8 => (at(), at()).prop_map(|(p, r)| Event::Copy(p, r)),
         2 => (at(), at()).prop_map(|(p, r)| Event::Suspend(p, r)),
         2 => (at(), at()).prop_map(|(p, r)| Event::Resume(p, r)),
+        1 => (1..=5u8).prop_map(Event::Rebuild),
         3 => at().prop_map(Event::HandOver),
         6 => at().prop_map(Event::Deliver),
         2 => at().prop_map(Event::DeliverAgain),
@@ -402,6 +414,10 @@ impl World {
                 self.propose(watched(index), replica, ReplicaRole::InSync, suspend);
             }
             Event::Resume(index, replica) => self.propose(watched(index), replica, ReplicaRole::Away, resume),
+            Event::Rebuild(number) => {
+                let incarnation = incarnation_of(&self.state, node(*number));
+                self.proposed.push(Change::Rebuild { node: node(*number), incarnation });
+            }
             Event::HandOver(index) => self.stop(watched(index)),
             Event::Deliver(index) if !self.proposed.is_empty() => {
                 let change = self.proposed.remove(index.index(self.proposed.len()));

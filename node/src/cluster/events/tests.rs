@@ -127,7 +127,27 @@ fn a_node_that_goes_down_is_told_with_who_took_over() {
     let message =
         format!("{took_over} partitions of node {}, which went down: now served by nodes", node(2).short());
     assert_told(&events, "warning", "failover", &[&message, &first, &third]);
-    assert_eq!(events.len(), 2);
+    let stand_ins = format!("new writes in place of node {}", node(2).short());
+    assert_told(&events, "info", "failover", &[&stand_ins, &first, &third]);
+    assert_eq!(events.len(), 3);
+}
+
+#[test]
+fn rebuilding_is_told_with_its_node_and_its_targets_and_so_is_its_end() {
+    let before = without(&cluster_of(3), 2);
+    let incarnation = 1;
+    let told_to = after(&before, [Change::Rebuild { node: node(2), incarnation }]);
+    let events = told(&before, &told_to);
+    let (name, first, third) = (node(2).short(), node(1).short(), node(3).short());
+    assert_told(
+        &events,
+        "info",
+        "migration",
+        &[&format!("of node {name}, which stays away"), &first, &third],
+    );
+    assert_eq!(events.len(), 1);
+    let events = told(&told_to, &copied(&told_to));
+    assert_told(&events, "info", "migration", &["every partition has its 2 copies, all in sync"]);
 }
 
 #[test]

@@ -40,6 +40,7 @@ fn found(number: u64) -> Change {
         cluster_id: ClusterId::from_bytes([7; 16]),
         replication_factor: 2,
         lease_ms: 2000,
+        rebuild_delay_ms: 300_000,
         founder: announcement(number),
     }
 }
