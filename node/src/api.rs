@@ -198,7 +198,7 @@ pub struct PartitionView {
 pub struct Task {
     /// Name, unique in the cluster while it runs: `migration/7/12D3.../12D3...`.
     pub id: String,
-    /// `migration` (a copy for the ring), `return` (a node catching up) or `merge` (a node's data files are rewritten
+    /// `migration` (a copy for the ring), `return` (a node catching up), `repair` (copies differ) or `merge` (a node's data files are rewritten
     /// without what is dead; it has neither partitions nor keys).
     pub kind: String,
     /// Why it runs.
@@ -255,4 +255,17 @@ pub struct Event {
     pub node: String,
     /// In words.
     pub message: String,
+}
+
+/// What a node has found damaged in its store, and what became of it, since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HealFigures {
+    /// Bytes of data files that were verified in the background.
+    pub scrubbed_bytes: u64,
+    /// Damaged stretches that were found by that.
+    pub damaged_stretches: u64,
+    /// Damaged records that were restored from another copy.
+    pub restored_records: u64,
+    /// Times a damaged record was looked for and no other copy had it.
+    pub missing_records: u64,
 }
