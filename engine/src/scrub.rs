@@ -28,7 +28,7 @@ use crate::{InventoryEntry, PARTITIONS, Partition, Record, Version};
 /// How often a merge looks whether the restores under way have ended.
 const RESTORES_NAP: Duration = Duration::from_millis(1);
 /// After so many looks it goes without them: it is tried again later.
-const RESTORES_NAPS_MAX: u32 = 10_000;
+const RESTORES_NAPS_MAX: u32 = 1000;
 
 /// Bytes of a data file that do not hold what was written there.
 #[derive(Clone, Debug, PartialEq, Eq)]
