@@ -16,7 +16,10 @@ const NODE: usize = 1;
 
 #[test]
 fn flipped_bits_are_healed_when_their_records_are_read() {
-    let builder = Builder::new(3).arg("--max-file-size", "1MiB").arg("--scrub-bytes-per-s", "0");
+    let builder = Builder::new(3)
+        .arg("--max-file-size", "1MiB")
+        .arg("--max-value-bytes", "64KiB")
+        .arg("--scrub-bytes-per-s", "0");
     with_cluster(builder, LIMIT, async |cluster| {
         write_all(cluster).await?;
         ensure!(flip_bits(cluster)? > 0, "the node has complete data files");
@@ -32,7 +35,10 @@ fn flipped_bits_are_healed_when_their_records_are_read() {
 
 #[test]
 fn flipped_bits_that_nobody_reads_are_healed_by_the_scrubber() {
-    let builder = Builder::new(3).arg("--max-file-size", "1MiB").arg("--scrub-bytes-per-s", "64MiB");
+    let builder = Builder::new(3)
+        .arg("--max-file-size", "1MiB")
+        .arg("--max-value-bytes", "64KiB")
+        .arg("--scrub-bytes-per-s", "64MiB");
     with_cluster(builder, LIMIT, async |cluster| {
         write_all(cluster).await?;
         ensure!(flip_bits(cluster)? > 0, "the node has complete data files");
