@@ -148,7 +148,8 @@ async fn damaged_record_is_answered_right_and_healed_when_it_is_read() {
     eventually("both copies are whole", || copies_are_equal(a.node.engine(), b.node.engine())).await;
     eventually("the operator is told", || told_of(&a, "was restored from node")).await;
     assert_all_read(&a).await;
-    (a.node.stop().await, b.node.stop().await);
+    a.node.stop().await;
+    b.node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -163,7 +164,8 @@ async fn damage_that_nobody_reads_is_found_by_the_scrubber_and_healed() {
     })
     .await;
     assert_all_read(&a).await;
-    (a.node.stop().await, b.node.stop().await);
+    a.node.stop().await;
+    b.node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,7 +191,8 @@ async fn copies_that_differ_though_in_sync_are_told_and_made_equal() {
     })
     .await;
     assert_all_read(&b).await;
-    (a.node.stop().await, b.node.stop().await);
+    a.node.stop().await;
+    b.node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(primary.newest_pending(b"b").unwrap().0.version, 4);
         let unacked: Vec<_> = primary.unacked(1).map(|(last, records)| (last, records.len())).collect();
         assert_eq!(unacked, vec![(3, 2), (4, 1)]);
-        (primary.appended(1, ()), primary.appended(3, ()), primary.appended(4, ()));
+        [1, 3, 4].into_iter().for_each(|sequence| primary.appended(sequence, ()));
         let node = NodeId::from_bytes([1; 32]);
         primary.acked(node, 1, 1);
         primary.next_published().unwrap();
