@@ -41,6 +41,7 @@ use crate::file_scan::Bounds;
 use crate::format::{ERAS_REMOVED_MAX, FileHeader, Kind, Parsed, bound_of};
 use crate::hint_file::{HintWritten, Visited, scanner_of, visit, write_hint};
 use crate::keydir::{Candidate, position_of};
+use crate::scrub::Restores;
 use crate::slot::partition_of;
 use crate::table::Entry;
 use crate::task::{TaskKind, TaskState, TaskStatus};
@@ -66,6 +67,7 @@ pub(crate) struct Merges {
     /// By partition: the version up to which it is clean, as its owner says.
     clean: Vec<AtomicU64>,
     status: Mutex<Option<TaskStatus>>,
+    pub(crate) restores: Restores,
     /// Ids of files that could not be read at the start: whatever is in them is not known.
     pub(crate) unreadable: Vec<u64>,
 }
@@ -109,6 +111,7 @@ impl Merges {
             closing: AtomicBool::new(false),
             clean: (0..PARTITIONS).map(|_| AtomicU64::new(0)).collect(),
             status: Mutex::new(None),
+            restores: Restores::default(),
             unreadable,
         }
     }
@@ -190,7 +193,8 @@ impl Core {
         let mut done = Merged::default();
         loop {
             let inputs = self.select(due)?;
-            if inputs.is_empty() {
+            // A record that is restored now may be older than a tombstone in the inputs: it must be seen.
+            if inputs.is_empty() || !self.merges.restores.wait() {
                 return Ok(done);
             }
             let bytes_total = inputs.iter().map(|file| file.len()).sum();
@@ -240,7 +244,7 @@ impl Core {
     }
 
     /// The file is left as it is, and found damaged again by whoever opens the store.
-    fn found_damaged(&self, file: &DataFile, offset: u64, reason: &str) {
+    pub(crate) fn found_damaged(&self, file: &DataFile, offset: u64, reason: &str) {
         tracing::error!(file = %file.path.display(), offset, reason,
             "a data file is damaged: it is kept as it is; restore its keys from another copy");
         file.set_damaged();
@@ -330,12 +334,15 @@ impl<'a> Run<'a> {
                     }
                     self.take(input, offset, record)
                 }
-                Visited::Bad { offset, reason, .. } => {
-                    self.core.found_damaged(input, offset, &reason.to_string());
+                Visited::Bad { offset, bytes, reason } => {
+                    // More of it may have been damaged since it was healed.
+                    if !input.is_healed() || !self.core.records_within(input, offset, bytes).is_empty() {
+                        self.core.found_damaged(input, offset, &reason.to_string());
+                    }
                     Ok(())
                 }
             })?;
-            if !end.ends_marked && !input.is_damaged() {
+            if !end.ends_marked && !input.is_damaged() && !input.is_healed() {
                 self.core.found_damaged(input, end.offset, "the mark that should close the file is missing");
             }
             if !input.is_damaged() {

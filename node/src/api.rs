@@ -218,7 +218,7 @@ pub struct PartitionView {
 pub struct Task {
     /// Name, unique in the cluster while it runs: `migration/7/12D3.../12D3...`.
     pub id: String,
-    /// `migration` (a copy for the ring), `return` (a node catching up), `rebuild` (a stand-in is filled) or `merge` (a node's data files are rewritten
+    /// `migration` (a copy for the ring), `return` (a node catching up), `rebuild` (a stand-in is filled), `repair` (copies differ) or `merge` (a node's data files are rewritten
     /// without what is dead; it has neither partitions nor keys).
     pub kind: String,
     /// Why it runs.
@@ -417,4 +417,17 @@ pub struct PlanAnswer {
     pub auto_rebalance: bool,
     /// The pace that was set for every node, bytes a second; absent where each node's own setting holds.
     pub throttle_bytes_per_s: Option<u64>,
+}
+
+/// What a node has found damaged in its store, and what became of it, since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HealFigures {
+    /// Bytes of data files that were verified in the background.
+    pub scrubbed_bytes: u64,
+    /// Damaged stretches that were found by that.
+    pub damaged_stretches: u64,
+    /// Damaged records that were restored from another copy.
+    pub restored_records: u64,
+    /// Times a damaged record was looked for and no other copy had it.
+    pub missing_records: u64,
 }

@@ -115,7 +115,8 @@ impl Core {
         let several_small = all.iter().filter(|candidate| is_small(candidate)).count() > 1;
         all.into_iter()
             .filter(|candidate| {
-                candidate.dead > 0 && candidate.dead_percent() >= options.merge_trigger.into()
+                candidate.file.is_healed()
+                    || candidate.dead > 0 && candidate.dead_percent() >= options.merge_trigger.into()
                     || candidate.dead >= options.merge_trigger_bytes
                     || several_small && is_small(candidate)
             })

@@ -135,6 +135,10 @@ settings! {
     join_afresh: bool, Switch, false;
     /// How fast this node sends copies of partitions to others, all of them together.
     migration_bytes_per_s: u64, Size(64 << 10..=64 << 30, "bytes a second"), 64 << 20;
+    /// How fast complete data files are verified in the background; 0 is never. What is found damaged is restored from another copy.
+    scrub_bytes_per_s: u64, Size(0..=64 << 30, "bytes a second"), 4 << 20;
+    /// In which time the copies of all partitions are compared once, and made equal where they differ.
+    repair_interval_ms: u64, Int(1_000..=2_592_000_000, "milliseconds"), 3_600_000;
     /// Size at which a data file is closed and a new one begun.
     max_file_size: u64, Size(1 << 20..=2 << 30, "bytes"), 1 << 30;
     /// Data files kept open at one time; the longest unused is closed.

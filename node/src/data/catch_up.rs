@@ -4,6 +4,7 @@
 //! Digests are compared at an exact place in the order of writes. While they differ, the lists of positions
 //! and versions are: what the replica lacks is sent; what it has newer, of an earlier term, was never
 //! acknowledged and is superseded by ordering the primary's own state of that key again. Writes go on meanwhile.
+//! Towards an in-sync replica: see [`reconcile`](super::reconcile).
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -17,9 +18,8 @@ use super::message::{Bulk, BulkAction, BulkAnswer, ReplicationFrame, WireRecord,
 use super::plane::Plane;
 use super::primary::Phase;
 use super::replica::Rejection;
-use super::route::tombstone;
 use super::tasks::Job;
-use super::version::term_of;
+use super::version::version;
 use crate::cluster::state::{Change, ClusterState, Replica, ReplicaRole};
 use crate::id::{Epoch, NodeId, Partition, Term};
 use crate::net::{Class, wire};
@@ -27,7 +27,7 @@ use crate::net::{Class, wire};
 /// Times the lists are compared before the copy is begun anew.
 const ROUNDS_MAX: usize = 8;
 /// Positions whose keys are asked for at once.
-const POSITIONS_PER_ASK: usize = 64;
+pub(super) const POSITIONS_PER_ASK: usize = 64;
 /// Bytes of records in one message, unless a single record is larger.
 const MESSAGE_BYTES: usize = 256 << 10;
 /// Largest answer that is read.
@@ -50,7 +50,7 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why a copy did not come to its end; it is begun anew while it is due.
 #[derive(Debug, thiserror::Error)]
-enum CopyError {
+pub(super) enum CopyError {
     #[error("this node is no longer the primary of that term, or the replica no longer its follower")]
     Void,
     #[error("the replica did not answer: {0}")]
@@ -63,24 +63,39 @@ enum CopyError {
     Differ,
     #[error("the plan is paused")]
     Paused,
+    #[error("they differ in more than one write can carry")]
+    TooMuch,
 }
 
 /// Digests of the two copies after the same write, found equal.
 #[derive(Clone, Copy, Debug)]
-struct Compared {
-    mine: u64,
-    theirs: u64,
+pub(super) struct Compared {
+    pub(super) mine: u64,
+    pub(super) theirs: u64,
+}
+
+/// One try to bring a replica up to date.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Transfer {
+    pub(super) partition: Partition,
+    pub(super) term: Term,
+    /// The replica's.
+    pub(super) node: NodeId,
+    /// Names it, so that it can be closed.
+    session: u64,
 }
 
 /// What two copies of a partition differ in.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Differences {
-    /// Positions of records the replica lacks.
-    send: Vec<u64>,
+pub(super) struct Differences {
+    /// Positions of records the replica lacks, or has older.
+    pub(super) send: Vec<u64>,
+    /// Positions of tombstones of which the replica has nothing at all: its state of these keys is right.
+    tombstones: Vec<u64>,
     /// Positions of records it has newer, both sides knowing the key.
-    supersede: Vec<u64>,
+    pub(super) supersede: Vec<u64>,
     /// Positions of records only it has.
-    supersede_unknown: Vec<u64>,
+    pub(super) supersede_unknown: Vec<u64>,
 }
 
 impl Plane {
@@ -225,6 +240,10 @@ impl Plane {
                 let Some(Some(node)) = next else { break };
                 match plane.catch_up(partition, term, node).await {
                     Ok(_) => reconciled.push(node),
+                    Err(CopyError::TooMuch) => {
+                        plane.give_up_in_sync(partition, term, node);
+                        tokio::time::sleep(RETRY_PAUSE).await;
+                    }
                     Err(error) => {
                         tracing::debug!(partition, %node, %error, "not reconciled yet; trying again");
                         tokio::time::sleep(RETRY_PAUSE).await;
@@ -235,23 +254,25 @@ impl Plane {
         });
     }
 
-    async fn catch_up(
+    pub(super) async fn catch_up(
         self: &Arc<Self>,
         partition: Partition,
         term: Term,
         node: NodeId,
     ) -> Result<Compared, CopyError> {
+        // What this sends late, after it was given up and the partition declared clean, is void.
+        let session = self.next_session();
         for _ in 0..ROUNDS_MAX {
             let compared = self.compare_digests(partition, term, node).await?;
             if compared.mine == compared.theirs {
                 return Ok(compared);
             }
-            self.send_differences(partition, term, node).await?;
+            self.send_differences(Transfer { partition, term, node, session }).await?;
         }
         Err(CopyError::Differ)
     }
 
-    async fn compare_digests(
+    pub(super) async fn compare_digests(
         self: &Arc<Self>,
         partition: Partition,
         term: Term,
@@ -302,25 +323,27 @@ impl Plane {
         });
     }
 
-    async fn send_differences(
-        self: &Arc<Self>,
-        partition: Partition,
-        term: Term,
-        node: NodeId,
-    ) -> Result<(), CopyError> {
-        let theirs = match self.bulk(node, partition, term, BulkAction::Inventory).await? {
+    async fn send_differences(self: &Arc<Self>, transfer: Transfer) -> Result<(), CopyError> {
+        let Transfer { partition, term, node, .. } = transfer;
+        let settled = self.with_primary(partition, term, |primary| version(term, primary.published()));
+        let settled = settled.ok_or(CopyError::Void)?;
+        let theirs = match self.bulk(transfer, BulkAction::Inventory).await? {
             BulkAnswer::Inventory(entries) => entries,
             other => return Err(unexpected(&other)),
         };
-        let differences = compare(&self.engine.inventory(partition), &theirs, term);
-        self.send_records(partition, term, node, &differences.send).await?;
+        let differences = compare(&self.engine.inventory(partition), &theirs, settled);
+        if self.with_primary(partition, term, |p| p.follower(node).is_some_and(|f| f.in_sync)) == Some(true) {
+            return self.settle_differences(transfer, &differences).await;
+        }
+        self.send_records(transfer, &differences.send).await?;
+        self.send_records(transfer, &differences.tombstones).await?;
         let mut keys = Vec::new();
         for positions in differences.supersede.chunks(POSITIONS_PER_ASK) {
             let found = keys_at(&self.engine, partition, positions);
             keys.extend(found.map_err(|error| CopyError::Damaged(error.to_string()))?);
         }
         for positions in differences.supersede_unknown.chunks(POSITIONS_PER_ASK) {
-            match self.bulk(node, partition, term, BulkAction::Keys(positions.to_vec())).await? {
+            match self.bulk(transfer, BulkAction::Keys(positions.to_vec())).await? {
                 BulkAnswer::Keys(found) => keys.extend(found),
                 other => return Err(unexpected(&other)),
             }
@@ -331,23 +354,17 @@ impl Plane {
         Ok(())
     }
 
-    async fn send_records(
-        self: &Arc<Self>,
-        partition: Partition,
-        term: Term,
-        node: NodeId,
-        positions: &[u64],
-    ) -> Result<(), CopyError> {
+    async fn send_records(self: &Arc<Self>, transfer: Transfer, positions: &[u64]) -> Result<(), CopyError> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         // One at a time: a record may have a large value.
         for position in positions {
-            let records = self.engine.read_positions(partition, &[*position]);
+            let records = self.engine.read_positions(transfer.partition, &[*position]);
             for record in records.map_err(|error| CopyError::Damaged(error.to_string()))? {
                 // As a plan's figures count them, so that the two can be compared.
                 bytes += record.stored_bytes() as usize;
                 batch.push(WireRecord::from(record));
                 if bytes >= MESSAGE_BYTES {
-                    self.send_batch(partition, term, node, std::mem::take(&mut batch), bytes).await?;
+                    self.send_batch(transfer, std::mem::take(&mut batch), bytes).await?;
                     bytes = 0;
                 }
             }
@@ -355,22 +372,20 @@ impl Plane {
         if batch.is_empty() {
             return Ok(());
         }
-        self.send_batch(partition, term, node, batch, bytes).await
+        self.send_batch(transfer, batch, bytes).await
     }
 
     async fn send_batch(
         self: &Arc<Self>,
-        partition: Partition,
-        term: Term,
-        node: NodeId,
+        transfer: Transfer,
         batch: Vec<WireRecord>,
         bytes: usize,
     ) -> Result<(), CopyError> {
         let keys = batch.len() as u64;
-        self.pace(partition, node, bytes as u64).await?;
-        match self.bulk(node, partition, term, BulkAction::Store(batch)).await? {
+        self.pace(transfer.partition, transfer.node, bytes as u64).await?;
+        match self.bulk(transfer, BulkAction::Store(batch)).await? {
             BulkAnswer::Stored => {
-                self.tasks.copied(node, keys, bytes as u64);
+                self.tasks.copied(transfer.node, keys, bytes as u64);
                 Ok(())
             }
             other => Err(unexpected(&other)),
@@ -416,28 +431,16 @@ impl Plane {
             if primary.phase == Phase::Stopped {
                 return Err(CopyError::Void);
             }
-            let newest = primary.newest_pending(&key).map(|pending| pending.record.clone());
-            let record = match newest {
-                Some(record) => record,
-                None => match self.engine.read(&key) {
-                    Ok(found) => found.unwrap_or_else(|| tombstone(key.clone())),
-                    Err(error) => return Err(CopyError::Damaged(error.to_string())),
-                },
-            };
+            let record = self.newest_state(primary, &key)?;
             self.order(partition, primary, record, None);
             Ok(())
         });
         done.unwrap_or(Err(CopyError::Void))
     }
 
-    async fn bulk(
-        &self,
-        node: NodeId,
-        partition: Partition,
-        term: Term,
-        action: BulkAction,
-    ) -> Result<BulkAnswer, CopyError> {
-        let body = wire::encode(&Bulk { partition, term, action }).into();
+    pub(super) async fn bulk(&self, transfer: Transfer, action: BulkAction) -> Result<BulkAnswer, CopyError> {
+        let Transfer { partition, term, node, session } = transfer;
+        let body = wire::encode(&Bulk { partition, term, session, action }).into();
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.peers.call(node, Class::Bulk, body)).await;
         let body = answer.map_err(|_| unanswered())?.map_err(|error| unreachable(&error))?;
         wire::decode::<BulkAnswer, ANSWER_BYTES_MAX>(&body)
@@ -472,7 +475,7 @@ fn unreachable(error: &crate::net::CallError) -> CopyError {
     CopyError::Unreachable(format!("{error:?}"))
 }
 
-fn unexpected(answer: &BulkAnswer) -> CopyError {
+pub(super) fn unexpected(answer: &BulkAnswer) -> CopyError {
     match answer {
         BulkAnswer::Refused(reason) => CopyError::Refused(reason.clone()),
         _ => CopyError::Refused("an answer to another question".into()),
@@ -495,8 +498,9 @@ pub(super) fn keys_at(
 }
 
 /// Compares two lists that ascend by position. `theirs` holds position, version and whether it is a tombstone.
-/// Records of the present term are left alone where the replica has them newer: those are under way.
-fn compare(mine: &[InventoryEntry], theirs: &[(u64, u64, bool)], term: Term) -> Differences {
+/// What was published before `theirs` was asked for has versions up to `settled`, and is in `mine`, unless it is superseded.
+/// Where the replica has a newer record than that, it is left alone: it is under way.
+fn compare(mine: &[InventoryEntry], theirs: &[(u64, u64, bool)], settled: u64) -> Differences {
     let mut differences = Differences::default();
     let (mut i, mut j) = (0, 0);
     while i < mine.len() || j < theirs.len() {
@@ -507,12 +511,14 @@ fn compare(mine: &[InventoryEntry], theirs: &[(u64, u64, bool)], term: Term) -> 
         };
         match order {
             Ordering::Less => {
-                differences.send.push(mine[i].position);
+                let list =
+                    if mine[i].tombstone { &mut differences.tombstones } else { &mut differences.send };
+                list.push(mine[i].position);
                 i += 1;
             }
             Ordering::Greater => {
                 let (position, version, tombstone) = theirs[j];
-                if !tombstone && term_of(version) < term {
+                if !tombstone && version <= settled {
                     differences.supersede_unknown.push(position);
                 }
                 j += 1;
@@ -521,7 +527,7 @@ fn compare(mine: &[InventoryEntry], theirs: &[(u64, u64, bool)], term: Term) -> 
                 let (position, version, _) = theirs[j];
                 match mine[i].version.cmp(&version) {
                     Ordering::Greater => differences.send.push(position),
-                    Ordering::Less if term_of(version) < term => differences.supersede.push(position),
+                    Ordering::Less if version <= settled => differences.supersede.push(position),
                     _ => {}
                 }
                 (i, j) = (i + 1, j + 1);
@@ -533,7 +539,6 @@ fn compare(mine: &[InventoryEntry], theirs: &[(u64, u64, bool)], term: Term) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::version::version;
     use super::*;
 
     fn mine(position: u64, version: u64) -> InventoryEntry {
@@ -545,22 +550,28 @@ mod tests {
         let (v1, v2, v9) = (version(1, 1), version(1, 2), version(1, 9));
         let mine = [mine(1, v1), mine(2, v2), mine(4, v1)];
         let theirs = [(2, v1, false), (3, v9, false), (4, v9, false), (5, v9, true)];
-        let differences = compare(&mine, &theirs, 2);
+        let differences = compare(&mine, &theirs, version(2, 0));
         assert_eq!(differences.send, vec![1, 2]);
         assert_eq!(differences.supersede, vec![4]);
         assert_eq!(differences.supersede_unknown, vec![3]);
     }
 
     #[test]
-    fn records_of_the_present_term_are_under_way_and_left_alone() {
-        let differences =
-            compare(&[mine(1, version(1, 1))], &[(1, version(2, 7), false), (2, version(2, 8), false)], 2);
+    fn records_that_are_not_published_yet_are_under_way_and_left_alone() {
+        let theirs = [(1, version(2, 7), false), (2, version(2, 8), false)];
+        let differences = compare(&[mine(1, version(1, 1))], &theirs, version(2, 6));
         assert_eq!(differences, Differences::default());
+    }
+
+    #[test]
+    fn a_published_record_that_the_primary_has_no_more_was_deleted_and_is_superseded() {
+        let differences = compare(&[], &[(1, version(2, 7), false)], version(2, 7));
+        assert_eq!(differences.supersede_unknown, vec![1]);
     }
 
     #[test]
     fn equal_copies_do_not_differ() {
         let theirs = [(1, 5, false), (2, 6, false)];
-        assert_eq!(compare(&[mine(1, 5), mine(2, 6)], &theirs, 1), Differences::default());
+        assert_eq!(compare(&[mine(1, 5), mine(2, 6)], &theirs, version(1, 0)), Differences::default());
     }
 }

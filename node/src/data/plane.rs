@@ -13,7 +13,11 @@ use caskade_engine::{AppendError, Appended, Engine, PARTITIONS};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::assignments::Assignments;
+use super::forwards::Forwards;
+use super::heal::HealCounters;
 use super::message::Answer;
+use super::notices::Notices;
 use super::primary::Primary;
 use super::replica::{Rejection, ReplicaLog};
 use super::tasks::TaskBoard;
@@ -38,6 +42,10 @@ pub struct Limits {
     pub bytes_under_way_max: u64,
     /// Bytes a second all copying of partitions from this node may use.
     pub migration_bytes_per_s: u64,
+    /// Bytes of complete data files that are verified a second; 0 verifies none.
+    pub scrub_bytes_per_s: u64,
+    /// In which time each partition's copies are compared once, in milliseconds.
+    pub repair_interval_ms: u64,
 }
 
 /// Where the data plane's proposals go: whoever brings them to the coordinator. One that finds the queue full
@@ -141,6 +149,8 @@ pub(super) struct Cell {
     inbox: Mutex<Vec<Completion>>,
     /// Records taken from a primary whose appends have not ended.
     pub(super) receiving: AtomicUsize,
+    /// Bulk messages whose records' appends have not ended.
+    pub(super) storing: AtomicUsize,
 }
 
 /// The data plane of one node.
@@ -152,10 +162,15 @@ pub struct Plane {
     pub(super) view: ArcSwap<View>,
     pub(super) host: Host,
     pub(super) tasks: TaskBoard,
+    pub(super) notices: Notices,
+    pub(super) healing: HealCounters,
+    /// Requests that wait for another node's answer.
+    pub(super) forwards: Forwards,
     pub(super) waiting: AtomicUsize,
     /// Bytes of keys and values of all operations under way here: pending writes and waiting requests.
     pub(super) bytes_under_way: AtomicU64,
     proposals: Proposals,
+    pub(super) assignments: Assignments,
     pub(super) cells: Vec<Cell>,
     lease_until_ms: AtomicU64,
     sessions: AtomicU64,
@@ -175,16 +190,21 @@ impl Plane {
             role: Mutex::new(Role::Idle { since_ms: now_ms }),
             inbox: Mutex::default(),
             receiving: AtomicUsize::new(0),
+            storing: AtomicUsize::new(0),
         };
         let view = View { state: Arc::default(), primaries: vec![None; usize::from(PARTITIONS)] };
         Arc::new(Self {
             node,
+            assignments: Assignments::load(&engine),
             engine,
             peers,
             limits,
             view: ArcSwap::from_pointee(view),
             host,
             tasks: TaskBoard::default(),
+            notices: Notices::default(),
+            healing: HealCounters::default(),
+            forwards: Forwards::default(),
             waiting: AtomicUsize::new(0),
             bytes_under_way: AtomicU64::new(0),
             proposals,

@@ -28,13 +28,23 @@ pub(super) struct ReplicaLog<R> {
     session: u64,
     received: u64,
     stored: u64,
+    /// The first session whose transfers are taken.
+    transfers_from: u64,
     digest_waiters: Vec<(u64, R)>,
 }
 
 impl<R> ReplicaLog<R> {
     /// A replica that has heard nothing in `term` yet.
     pub(super) fn new(term: Term, primary: NodeId) -> Self {
-        Self { term, primary, session: 0, received: 0, stored: 0, digest_waiters: Vec::new() }
+        Self {
+            term,
+            primary,
+            session: 0,
+            received: 0,
+            stored: 0,
+            transfers_from: 0,
+            digest_waiters: Vec::new(),
+        }
     }
 
     /// Whether nothing was taken in this term yet.
@@ -74,6 +84,16 @@ impl<R> ReplicaLog<R> {
             return Err(Rejection::Behind);
         }
         if term < self.term || from != self.primary { Err(Rejection::Stale) } else { Ok(()) }
+    }
+
+    /// Transfers begun before this session are closed: what they still bring is void (rule R12).
+    pub(super) fn close_transfers(&mut self, before: u64) {
+        self.transfers_from = self.transfers_from.max(before);
+    }
+
+    /// Whether records of a transfer of this session are taken.
+    pub(super) fn takes_transfer(&self, session: u64) -> bool {
+        session >= self.transfers_from
     }
 
     /// A record was taken and its append is under way.
@@ -144,6 +164,15 @@ mod tests {
         assert_eq!(log.stored(1, 1), vec!["asker"]);
         assert!(log.stored(1, 2).is_empty());
         assert_eq!(log.digest_after_received("now"), Some("now"));
+    }
+
+    #[test]
+    fn what_a_closed_transfer_still_brings_is_void() {
+        let mut log: ReplicaLog<()> = ReplicaLog::new(1, PRIMARY);
+        assert!(log.takes_transfer(3));
+        log.close_transfers(5);
+        log.close_transfers(4);
+        assert!(!log.takes_transfer(3) && !log.takes_transfer(4) && log.takes_transfer(5));
     }
 
     #[test]

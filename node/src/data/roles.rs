@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 
 use caskade_engine::PARTITIONS;
 
-use super::ordering::record_bytes;
+use super::ordering::records_bytes;
 use super::plane::{Plane, PrimaryState, Role, View};
 use super::primary::{Follower, Phase, Primary};
 use super::replica::ReplicaLog;
@@ -29,9 +29,10 @@ impl Plane {
         let registered = state.member(self.node).is_some_and(|member| {
             member.status == MemberStatus::Up && member.announcement.incarnation == incarnation
         });
+        let takes_part = registered && self.adopt_assignments(&state);
         for partition in 0..PARTITIONS {
             let assignment =
-                if registered { assignment(&state, self.node, partition) } else { Assignment::Idle };
+                if takes_part { assignment(&state, self.node, partition) } else { Assignment::Idle };
             self.assume(partition, assignment);
         }
         let primaries = (0..PARTITIONS).map(|partition| live_primary(&state, partition)).collect();
@@ -135,7 +136,7 @@ impl Plane {
     pub(super) fn retire(&self, role: &mut Role) {
         let Role::Primary(primary) = role else { return };
         let abandoned = primary.abandon();
-        let bytes: u64 = abandoned.iter().map(|pending| record_bytes(&pending.record)).sum();
+        let bytes: u64 = abandoned.iter().map(|pending| records_bytes(&pending.records)).sum();
         self.bytes_under_way.fetch_sub(bytes, Ordering::AcqRel);
         for waiter in abandoned.into_iter().flat_map(|pending| pending.waiters) {
             waiter.reply.send(Err(Failure::Unknown(
@@ -185,6 +186,7 @@ fn followers(state: &ClusterState, primary: NodeId, partition: Partition) -> Vec
                 session: 0,
                 acked: 0,
                 broken: false,
+                clean: None,
             })
         })
         .collect()

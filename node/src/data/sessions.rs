@@ -16,17 +16,17 @@ impl Plane {
         Position { partition, term, epoch: self.view.load().state.epoch, session, previous }
     }
 
-    pub(super) fn send_record(
+    pub(super) fn send_write(
         self: &Arc<Self>,
         partition: Partition,
         term: Term,
         (node, session): (NodeId, u64),
         previous: u64,
-        record: &Record,
+        records: &[Record],
     ) {
-        let sequence = previous + 1;
+        let sequence = previous + records.len() as u64;
         let position = self.position(partition, term, session, previous);
-        let frame = ReplicationFrame::replicate(position, sequence, record);
+        let frame = ReplicationFrame::replicate(position, records);
         let plane = Arc::clone(self);
         self.peers.call_with(node, Class::Replication, frame, move |answer| {
             let result = match answer {
@@ -50,8 +50,9 @@ impl Plane {
         };
         (follower.session, follower.broken) = (session, false);
         let acked = follower.acked;
-        for (sequence, record) in primary.unacked(acked) {
-            self.send_record(partition, term, (node, session), sequence - 1, record);
+        for (sequence, records) in primary.unacked(acked) {
+            let previous = sequence - records.len() as u64;
+            self.send_write(partition, term, (node, session), previous, records);
         }
     }
 

@@ -58,7 +58,7 @@ impl Plane {
                 if now < oldest_ms + self.limits.replica_timeout_ms {
                     return;
                 }
-                let (due, term) = (primary.published() + 1, primary.term);
+                let (due, term) = (primary.oldest_pending().unwrap_or(0), primary.term);
                 for follower in primary.followers.iter().filter(|follower| follower.acked < due) {
                     self.propose(Change::SuspendReplica {
                         partition,

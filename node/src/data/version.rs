@@ -21,7 +21,8 @@ pub(super) fn version(term: Term, sequence: u64) -> u64 {
 }
 
 /// The term in which a version was given.
-pub(super) fn term_of(version: u64) -> Term {
+#[cfg(test)]
+fn term_of(version: u64) -> Term {
     (version >> SEQUENCE_BITS) as Term
 }
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use caskade_engine::{EngineStats, TaskStatus};
 use futures::future::BoxFuture;
 
+use crate::api::HealFigures;
 use crate::id::{Epoch, Incarnation, NodeId};
 use crate::kv::{Failure, Operation, ScanPage, Ticket};
 
@@ -135,6 +136,9 @@ pub trait Keyspace: Send + Sync + 'static {
 
     /// Figures of the node's own store, and its merge that runs, or ran last.
     fn store(&self) -> (EngineStats, Option<TaskStatus>);
+
+    /// What the node has found damaged in its store, and restored.
+    fn healing(&self) -> HealFigures;
 
     /// The node's settings by name, for `CONFIG GET` and `INFO`.
     fn settings(&self) -> Vec<(String, String)>;

@@ -118,7 +118,7 @@ impl Node {
     }
 
     /// `CASK.EVENTS`.
-    pub(super) fn newest_events(&self, count: usize) -> Vec<Event> {
+    pub fn newest_events(&self, count: usize) -> Vec<Event> {
         self.events.newest(count)
     }
 

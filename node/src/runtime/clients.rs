@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::Node;
+use crate::api::HealFigures;
 use crate::cluster::state::ClusterState;
 use crate::cluster::view;
 use crate::config;
@@ -96,6 +97,10 @@ impl Keyspace for Client {
     fn store(&self) -> (EngineStats, Option<TaskStatus>) {
         let engine = self.0.plane.engine();
         (engine.stats(), engine.merge_status())
+    }
+
+    fn healing(&self) -> HealFigures {
+        self.0.plane.heal_figures()
     }
 
     fn settings(&self) -> Vec<(String, String)> {

@@ -68,6 +68,8 @@ pub const BUILD: &str = env!("CARGO_PKG_VERSION");
 const RELEASE_GRACE_MS: u64 = 5_000;
 /// How often slow replicas and released partitions are looked for.
 const MAINTENANCE_PAUSE: Duration = Duration::from_millis(500);
+/// Every how many of those rounds the copies are told which tombstones may go.
+const CLEAN_ROUNDS: u32 = 4;
 /// How long a planned stop waits for pending writes.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -336,13 +338,17 @@ impl Node {
             self.host.spawn(self.clone().run_batches(batched)),
             self.host.spawn(self.clone().run_proposals(proposed)),
             self.host.spawn(self.clone().run_maintenance()),
+            self.host.spawn(self.plane.clone().run_scrub()),
+            self.host.spawn(self.plane.clone().run_repair()),
         ];
         self.tasks.lock().extend(tasks);
     }
 
     async fn run_maintenance(self: Arc<Self>) {
+        let mut rounds = 0_u32;
         loop {
             tokio::time::sleep(MAINTENANCE_PAUSE).await;
+            rounds = rounds.wrapping_add(1);
             if let Some(reason) = self.topology.stopped()
                 && !self.stopping.has_begun()
             {
@@ -351,6 +357,10 @@ impl Node {
                      was acknowledged is in its data directory; restart the node"
                 );
                 return self.refuse(&text);
+            }
+            self.tell_notices();
+            if rounds.is_multiple_of(CLEAN_ROUNDS) {
+                self.plane.mark_clean_partitions();
             }
             self.plane.suspend_slow_replicas();
             self.plane.resume_replicas();
@@ -400,6 +410,11 @@ impl Node {
     /// Where this node listens for peers, as a bootstrap address for others.
     pub fn peer_listen_addr(&self) -> String {
         self.peer_addrs.first().cloned().unwrap_or_default()
+    }
+
+    /// This node's store, for programs that run a node in their own process.
+    pub fn engine(&self) -> &Engine {
+        self.plane.engine()
     }
 
     /// Whether this node is registered and holds a lease.

@@ -133,7 +133,8 @@ impl World {
         let (replication_factor, lease_ms) = (shape.replicas, self.settings.lease_ms);
         let founder = self.announcement(0, 1);
         let rebuild_delay_ms = self.settings.rebuild_delay_ms;
-        let found = Change::Found { cluster_id: CLUSTER, replication_factor, lease_ms, rebuild_delay_ms, founder };
+        let found =
+            Change::Found { cluster_id: CLUSTER, replication_factor, lease_ms, rebuild_delay_ms, founder };
         let mut state = ClusterState::default();
         state.apply(&[found]);
         let members = if shape.formed { shape.nodes } else { 1 };
