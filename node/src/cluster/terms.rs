@@ -3,8 +3,9 @@
 //! An entry that would begin a term beyond the last is void, so that no term is used twice (rule R1). Until then a
 //! partition has changed its primary 16 million times.
 
+use super::ring::PARTITIONS;
 use super::state::{Change, ClusterState, PartitionState};
-use crate::id::{NodeId, Partition, Term};
+use crate::id::{NodeId, Term};
 
 /// The last term of a partition.
 pub const TERM_MAX: Term = (1 << 24) - 1;
@@ -19,17 +20,23 @@ impl PartitionState {
 impl ClusterState {
     /// Refuses a change that would begin a term for which there is no number.
     pub(super) fn check_terms_left(&self, change: &Change) -> Result<(), String> {
-        let ends = |partition: Partition, state: &PartitionState| match change {
+        let ends = |state: &PartitionState| match change {
             Change::Register(announcement) => leads(state, announcement.node),
             Change::DeclareDown { node, .. } => leads(state, *node) && state.in_sync().count() > 1,
-            Change::HandOver { partition: named, .. } => *named == partition,
-            Change::SuspendReplica { partition: named, node, .. } => {
-                *named == partition && leads(state, *node)
-            }
-            _ => false,
+            Change::SuspendReplica { node, .. } => leads(state, *node),
+            _ => true,
         };
-        let mut used_up = self.partitions().filter(|(_, state)| state.has_used_its_terms());
-        match used_up.find(|(partition, state)| ends(*partition, state)) {
+        // What is about one partition looks at that one only: there are many of these in an entry.
+        let looked_at = match change {
+            Change::Register(_) | Change::DeclareDown { .. } => 0..PARTITIONS,
+            Change::HandOver { partition, .. } | Change::SuspendReplica { partition, .. } => {
+                *partition..partition.saturating_add(1)
+            }
+            _ => 0..0,
+        };
+        let state_of = |partition| Some((partition, self.partition(partition)?));
+        let mut used_up = looked_at.filter_map(state_of).filter(|(_, state)| state.has_used_its_terms());
+        match used_up.find(|(_, state)| ends(state)) {
             None => Ok(()),
             Some((partition, _)) => Err(format!(
                 "partition {partition} has used all its {TERM_MAX} terms: its primary can neither change nor \

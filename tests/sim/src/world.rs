@@ -298,13 +298,15 @@ fn settling(state: &ClusterState) -> Vec<Change> {
     for (partition, entry) in state.partitions() {
         let primary_incarnation = 1;
         let syncing = entry.replicas.iter().filter(|replica| replica.role == ReplicaRole::Syncing);
-        changes.extend(syncing.map(|replica| Change::CaughtUp {
+        changes.extend(syncing.map(|replica| Change::CaughtUpEqual {
             partition,
             term: entry.term,
             primary_incarnation,
             node: replica.node,
             incarnation: 1,
             syncing_since: replica.syncing_since,
+            source_digest: 0,
+            target_digest: 0,
         }));
         if state.hand_over_due(partition) {
             changes.push(Change::HandOver { partition, term: entry.term, primary_incarnation });
