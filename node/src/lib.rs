@@ -15,6 +15,7 @@ pub mod id;
 pub mod identity;
 pub mod kv;
 pub mod memory;
+pub mod mutation;
 pub mod net;
 pub mod runtime;
 pub mod topology;

@@ -18,6 +18,7 @@ use super::state::{
     Verdict,
 };
 use crate::id::{ClusterId, Epoch, Incarnation, NodeId, Partition, Term};
+use crate::mutation::{Mutation, planted};
 
 /// Why a change is void.
 pub(super) type Void = String;
@@ -421,6 +422,9 @@ impl PartitionState {
     /// A new incarnation of the node trusts nothing it held, unless nobody else holds it (rules R1, R2).
     fn restart_of(&mut self, node: NodeId, epoch: Epoch) {
         if self.is_last_in_sync(node) {
+            if planted(Mutation::OldTermAfterRestart) {
+                return;
+            }
             return self.begin_term(false);
         }
         self.demote(node, ReplicaRole::Syncing);
@@ -431,6 +435,12 @@ impl PartitionState {
 
     /// The node is down. The last in-sync replica waits for its return: no other copy has every write.
     fn loss_of(&mut self, node: NodeId) {
+        if planted(Mutation::PromoteSyncing)
+            && self.is_last_in_sync(node)
+            && let Some(other) = self.replicas.iter_mut().find(|replica| replica.role == ReplicaRole::Syncing)
+        {
+            other.role = ReplicaRole::InSync;
+        }
         if !self.is_last_in_sync(node) {
             self.demote(node, ReplicaRole::Away);
             // A stand-in does not wait for its return: another one takes its place.
@@ -478,7 +488,8 @@ impl PartitionState {
     /// primary that stays, the target, the others. A primary outside the target is released only by
     /// passing `None`.
     pub(super) fn release_and_sort(&mut self, target: &[NodeId], primary: Option<NodeId>) {
-        if !target.is_empty() && target.iter().all(|node| self.is_in_sync(*node)) {
+        let whole = target.iter().all(|node| self.is_in_sync(*node)) || planted(Mutation::EarlyRelease);
+        if !target.is_empty() && whole {
             self.replicas.retain(|replica| Some(replica.node) == primary || target.contains(&replica.node));
         }
         let place = |node: NodeId| target.iter().position(|named| *named == node).unwrap_or(target.len());

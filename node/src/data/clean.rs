@@ -19,6 +19,7 @@ use super::primary::Phase;
 use super::version::version;
 use crate::cluster::state::{ClusterState, ReplicaRole};
 use crate::id::{NodeId, Partition, Term};
+use crate::mutation::{Mutation, planted};
 use crate::net::Class;
 
 impl Plane {
@@ -29,6 +30,9 @@ impl Plane {
         }
         let state = self.state();
         for partition in 0..PARTITIONS {
+            if planted(Mutation::AgedTombstones) {
+                self.engine.mark_clean(partition, u64::MAX);
+            }
             let Some(copies) = whole_copies(&state, partition) else { continue };
             self.with_role(partition, |role| {
                 if let Role::Primary(primary) = role {
@@ -80,6 +84,9 @@ impl Plane {
 /// How many copies a partition has, if those are in-sync, on nodes that are up, and just those the ring wants.
 fn whole_copies(state: &ClusterState, partition: Partition) -> Option<usize> {
     let replicas = &state.partitions.get(usize::from(partition))?.replicas;
+    if planted(Mutation::CleanWhileAway) {
+        return Some(replicas.iter().filter(|replica| replica.role == ReplicaRole::InSync).count());
+    }
     let target = state.ring.replicas(partition);
     let is_right = |node: NodeId| target.contains(&node) && state.is_up(node);
     let whole = replicas.iter().all(|r| r.role == ReplicaRole::InSync && is_right(r.node));

@@ -4,6 +4,7 @@
 //! sequence before it (replication is gapless, rule R2). Digests are answered at an exact place in the order.
 
 use crate::id::{NodeId, Term};
+use crate::mutation::{Mutation, planted};
 
 /// Why a frame is not taken. The primary acts on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,7 +73,7 @@ impl<R> ReplicaLog<R> {
             (self.session, self.received, self.stored) = (session, previous, previous);
             self.digest_waiters.clear();
         }
-        if previous == self.received { Ok(()) } else { Err(Rejection::Gap) }
+        if previous == self.received || planted(Mutation::Gaps) { Ok(()) } else { Err(Rejection::Gap) }
     }
 
     /// Whether this sender is the primary of this term.
@@ -82,6 +83,9 @@ impl<R> ReplicaLog<R> {
     pub(super) fn check_sender(&self, from: NodeId, term: Term) -> Result<(), Rejection> {
         if term > self.term {
             return Err(Rejection::Behind);
+        }
+        if planted(Mutation::NoFencing) {
+            return Ok(());
         }
         if term < self.term || from != self.primary { Err(Rejection::Stale) } else { Ok(()) }
     }

@@ -13,6 +13,7 @@ use super::replica::ReplicaLog;
 use crate::cluster::state::{ClusterState, MemberStatus, ReplicaRole};
 use crate::id::{Incarnation, NodeId, Partition, Term};
 use crate::kv::Failure;
+use crate::mutation::{Mutation, planted};
 
 /// What the committed state says this node is to a partition.
 enum Assignment {
@@ -27,7 +28,8 @@ impl Plane {
     /// names another one, this node is nothing to anybody (rule R2).
     pub fn follow(self: &Arc<Self>, state: Arc<ClusterState>, incarnation: Incarnation) {
         let registered = state.member(self.node).is_some_and(|member| {
-            member.status == MemberStatus::Up && member.announcement.incarnation == incarnation
+            let present = member.announcement.incarnation == incarnation;
+            member.status == MemberStatus::Up && (present || planted(Mutation::OtherIncarnation))
         });
         let takes_part = registered && self.adopt_assignments(&state);
         for partition in 0..PARTITIONS {

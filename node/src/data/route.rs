@@ -20,6 +20,7 @@ use super::version::SEQUENCE_MAX;
 use crate::id::{NodeId, Partition};
 use crate::kv::{Action, Condition, Effect, Entry, ExpiryPolicy, Failure, Operation, Outcome, evaluate};
 use crate::kv::{ScanPage, Ticket};
+use crate::mutation::{Mutation, planted};
 use crate::net::{CallError, Class, wire};
 
 /// Largest answer to a request that is read.
@@ -89,6 +90,12 @@ impl Plane {
         self.with_role(partition, |role| match role {
             Role::Primary(primary) if primary.phase == Phase::Serving && self.has_lease() => {
                 self.execute_as_primary(partition, primary, operation, reply)
+            }
+            Role::Primary(_) | Role::Replica(_)
+                if planted(Mutation::StaleReads) && operation.action == Action::Read =>
+            {
+                let found = self.engine.read(&operation.key).map(|found| found.and_then(entry));
+                Executed::Done(found.map(Outcome::Entry).map_err(|error| damaged(&error)), reply)
             }
             _ => Executed::NotPrimary(reply),
         })
@@ -390,11 +397,11 @@ pub(super) fn tombstone(key: Bytes) -> Record {
 
 fn wait_for_newest(primary: &mut PrimaryState, key: &[u8], waiter: Waiter) -> Executed {
     match primary.newest_pending(key) {
-        Some((_, waiters)) => {
+        Some((_, waiters)) if !planted(Mutation::RevealUnpublished) => {
             waiters.push(waiter);
             Executed::Ordered
         }
-        None => Executed::Done(waiter.result, waiter.reply),
+        _ => Executed::Done(waiter.result, waiter.reply),
     }
 }
 
@@ -403,7 +410,7 @@ fn read_answer(answer: Result<Bytes, CallError>, writes: bool) -> Attempt {
         Ok(Ok(Answer::Outcome(outcome))) => Attempt::Final(Ok(outcome.into())),
         Ok(Ok(Answer::Failed(failure))) => Attempt::Final(Err(failure)),
         Ok(Ok(Answer::NotPrimary)) | Err(CallError::NotSent(_)) => Attempt::Again,
-        Err(CallError::Lost(_)) if !writes => Attempt::Again,
+        Err(CallError::Lost(_)) if !writes || planted(Mutation::SecondTry) => Attempt::Again,
         Err(CallError::Lost(reason)) => Attempt::Final(Err(Failure::Unknown(format!(
             "the node that orders this key's writes went away before it answered ({reason}): the write may or \
              may not have been done; read the key to know"

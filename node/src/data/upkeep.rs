@@ -10,6 +10,7 @@ use super::primary::Phase;
 use crate::api::Task;
 use crate::cluster::state::{Change, ReplicaRole};
 use crate::id::{NodeId, Partition};
+use crate::mutation::{Mutation, planted};
 
 /// How long a replica that was taken out is left alone before it is taken back.
 const RESUME_PAUSE_MS: u64 = 5_000;
@@ -59,6 +60,9 @@ impl Plane {
                     return;
                 }
                 let (due, term) = (primary.oldest_pending().unwrap_or(0), primary.term);
+                if planted(Mutation::OwnSuspension) {
+                    return primary.followers.retain(|follower| follower.acked >= due);
+                }
                 for follower in primary.followers.iter().filter(|follower| follower.acked < due) {
                     self.propose(Change::SuspendReplica {
                         partition,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Node;
 use super::control::{Control, ControlAnswer};
 use crate::id::NodeId;
+use crate::mutation::{Mutation, planted};
 
 /// Shortest pause between two renewals: what a coordinator grants that is not confirmed any more gets short.
 const RENEW_PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -73,6 +74,12 @@ impl Node {
         // The holder counts from when it asked (rule R9).
         let asked_ms = self.host.monotonic_ms();
         match self.ask_for_lease(coordinator).await? {
+            ControlAnswer::Granted(length_ms)
+                if planted(Mutation::LeaseFromAnswer)
+                    && self.extend(self.host.monotonic_ms() + length_ms) =>
+            {
+                Ok(length_ms)
+            }
             ControlAnswer::Granted(length_ms) if self.extend(asked_ms + length_ms) => Ok(length_ms),
             ControlAnswer::Granted(_) => Err("the node is stopping".into()),
             ControlAnswer::DeclaredDown => {

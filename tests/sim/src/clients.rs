@@ -77,8 +77,11 @@ impl Clients {
     }
 
     async fn work(self: Arc<Self>, mut rng: StdRng) {
-        while !self.stopped.load(Ordering::SeqCst) {
+        loop {
             tokio::time::sleep(Duration::from_millis(rng.random_range(1..60))).await;
+            if self.stopped.load(Ordering::SeqCst) {
+                return;
+            }
             let (key, ask) = self.choose(&mut rng);
             let node = {
                 let running = self.world.lock().running();
@@ -101,7 +104,10 @@ impl Clients {
             return (key.into(), ask);
         }
         let key = format!("key-{}", rng.random_range(0..REGISTERS));
-        let value = || Bytes::from(format!("v{}", self.values.fetch_add(1, Ordering::SeqCst)));
+        // Some values are long, so that data files are sealed and merged.
+        let pad = if rng.random_ratio(1, 8) { 4096 } else { 1 };
+        let value =
+            || Bytes::from(format!("v{:<width$}", self.values.fetch_add(1, Ordering::SeqCst), width = pad));
         let ask = match rng.random_range(0..20) {
             0..7 => Ask::Read,
             7..14 => Ask::Set(value(), When::Always),

@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use caskade_engine::{Fault as DiskFault, FileCall};
+use caskade_node::cluster::operations::Operation;
+use caskade_node::cluster::state::Change;
+use caskade_node::id::Incarnation;
 use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -54,6 +57,14 @@ pub enum Fault {
     Election,
     /// A new node joins.
     Join,
+    /// An operator has a node leave, its copies going to the others.
+    Leave(usize),
+    /// An operator has a node that is down removed.
+    Remove(usize),
+    /// An operator drains a node, or ends that.
+    Drain(usize, bool),
+    /// An operator changes a node's weight.
+    Weight(usize, u32),
 }
 
 /// Faults and when they are due, in milliseconds from the beginning of the attack.
@@ -71,7 +82,7 @@ pub fn draw(rng: &mut StdRng, profile: Profile, nodes: usize, length_ms: u64) ->
         let kind = match profile {
             Profile::Mixed => rng.random_range(0..100),
             // Crashes, planned stops, elections and joins only.
-            Profile::Membership => *[0, 10, 20, 80, 90, 95].choose(rng).unwrap_or(&95),
+            Profile::Membership => *[0, 10, 20, 80, 90, 90, 96, 97, 98, 99].choose(rng).unwrap_or(&99),
         };
         let mut both = |begin, end| {
             schedule.push((now, begin));
@@ -98,6 +109,10 @@ pub fn draw(rng: &mut StdRng, profile: Profile, nodes: usize, length_ms: u64) ->
                 schedule.push((now, Fault::Join));
                 joins += 1;
             }
+            96 => schedule.push((now, Fault::Leave(node))),
+            97 => schedule.push((now, Fault::Remove(node))),
+            98 => both(Fault::Drain(node, true), Fault::Drain(node, false)),
+            99 => schedule.push((now, Fault::Weight(node, rng.random_range(20..300)))),
             _ => {}
         }
         now += rng.random_range(20..2_500);
@@ -166,7 +181,58 @@ impl World {
                 self.note(&format!("node {node} joins"));
                 self.start(node);
             }
+            Fault::Leave(node) => {
+                let leaves = Operation::Leave { node: self.nodes[node].id };
+                self.operate(&format!("node {node} is to leave"), |_| Change::Operate {
+                    operation: leaves,
+                    basis: None,
+                });
+            }
+            Fault::Remove(node) => {
+                let id = self.nodes[node].id;
+                self.operate(&format!("node {node} is to be removed"), |incarnation_of| {
+                    let removes =
+                        Operation::Remove { node: id, incarnation: incarnation_of(node), accept_loss: false };
+                    Change::Operate { operation: removes, basis: None }
+                });
+            }
+            Fault::Drain(node, drained) => {
+                let id = self.nodes[node].id;
+                let what = if drained { "to be drained" } else { "drained no more" };
+                self.operate(&format!("node {node} is {what}"), |incarnation_of| {
+                    let (node, incarnation) = (id, incarnation_of(node));
+                    if drained {
+                        Change::Drain { node, incarnation }
+                    } else {
+                        Change::Undrain { node, incarnation }
+                    }
+                });
+            }
+            Fault::Weight(node, weight) => {
+                let sets = Operation::SetWeight { node: self.nodes[node].id, weight };
+                self.operate(&format!("node {node} is to weigh {weight}"), |_| Change::Operate {
+                    operation: sets,
+                    basis: None,
+                });
+            }
         }
+    }
+
+    /// Proposes what an operator wants, through some node that runs.
+    fn operate(&mut self, what: &str, change: impl FnOnce(&dyn Fn(usize) -> Incarnation) -> Change) {
+        self.note(what);
+        let state = self.log.state();
+        let incarnation_of =
+            |node: usize| state.members.get(&self.nodes[node].id).map_or(0, |m| m.announcement.incarnation);
+        let change = change(&incarnation_of);
+        let running = self.running();
+        let Some(through) = running.choose(&mut self.rng).copied() else { return };
+        let Some(process) = &self.nodes[through].process else { return };
+        let (node, trace, began, what) = (process.node.clone(), self.trace(), self.began, what.to_owned());
+        process.host.spawn(async move {
+            let answer = node.propose(vec![change]).await;
+            trace.note(began, &format!("{what}: {answer:?}"));
+        });
     }
 
     /// Starts a process anew: whatever was left of the one before is ended first.
@@ -192,7 +258,17 @@ impl World {
 
     /// Starts the nodes that do not run, and those whose store or log has refused to go on.
     pub fn restart_the_fallen(&mut self) {
+        let state = self.log.state();
         for number in 0..self.nodes.len() {
+            let id = self.nodes[number].id;
+            if state.removed_in(id).is_some() {
+                // Its process ends by itself when it hears of it; nobody starts it again.
+                self.crash(number, false);
+                continue;
+            }
+            if state.is_draining(id) && self.nodes[number].process.is_some() {
+                self.suffer(&Fault::Drain(number, false));
+            }
             let fallen = match &self.nodes[number].process {
                 None => true,
                 Some(process) => process.node.plane().store_failed() || process.node.is_stopping(),

@@ -7,6 +7,7 @@ mod copies_equal;
 mod forward;
 mod one_primary;
 mod placement;
+mod receiving;
 
 use crate::world::World;
 
@@ -34,6 +35,7 @@ pub fn watched() -> Vec<Box<dyn Watch>> {
         Box::<one_primary::OnePrimary>::default(),
         Box::<forward::Forward>::default(),
         Box::<placement::Placement>::default(),
+        Box::<receiving::Receiving>::default(),
         Box::<bounds::Bounds>::default(),
     ]
 }

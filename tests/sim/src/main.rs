@@ -4,6 +4,7 @@ use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
+use caskade_node::mutation::{Mutation, plant};
 use caskade_sim::faults::Profile;
 use caskade_sim::run::{Failed, Report, run};
 use clap::{Parser, ValueEnum};
@@ -29,6 +30,12 @@ struct Args {
     /// Runs one seed, and tells what every node does (RUST_LOG says how much).
     #[arg(long)]
     replay: Option<u64>,
+    /// Plants a bug: a name as `--list` tells.
+    #[arg(long)]
+    plant: Option<String>,
+    /// Tells the bugs that can be planted.
+    #[arg(long)]
+    list: bool,
     /// Runs one seed in this process, as every seed is run.
     #[arg(long, hide = true)]
     one: Option<u64>,
@@ -61,6 +68,18 @@ fn main() -> ExitCode {
         Faults::Mixed => Profile::Mixed,
         Faults::Membership => Profile::Membership,
     };
+    if args.list {
+        Mutation::ALL.iter().for_each(|mutation| println!("{mutation:?}"));
+        return ExitCode::SUCCESS;
+    }
+    if let Some(name) = &args.plant {
+        let Some(mutation) = Mutation::ALL.into_iter().find(|mutation| format!("{mutation:?}") == *name)
+        else {
+            println!("there is no bug of the name {name}: --list tells them");
+            return ExitCode::FAILURE;
+        };
+        plant(mutation);
+    }
     if let Some(seed) = args.one {
         return tell(seed, args.faults, run(seed, profile));
     }
@@ -108,6 +127,7 @@ fn run_apart(args: &Args, seed: u64) -> Result<Report, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let output = Command::new(program)
         .args(["--one", &seed.to_string(), "--faults", &name(args.faults)])
+        .args(args.plant.iter().flat_map(|name| ["--plant", name]))
         .env_remove("RUST_LOG")
         .output()
         .map_err(|error| format!("seed {seed} was not run: {error}"))?;

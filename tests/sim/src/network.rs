@@ -230,7 +230,7 @@ impl SimNetwork {
         let network = self.clone();
         let mut state = self.state.lock();
         // A process that is dead says nothing.
-        if !state.endpoints.get(&to).is_some_and(|endpoint| !endpoint.machine.is_dead()) {
+        if state.endpoints.get(&to).is_none_or(|endpoint| endpoint.machine.is_dead()) {
             return;
         }
         let result = answer.ok_or_else(|| CallError::Lost("the peer dropped the call".into()));

@@ -84,12 +84,18 @@ pub struct Failed {
     pub trace: Vec<String>,
 }
 
-/// Runs one seed, on virtual time, on this thread. The same in every process of which this is the first simulation.
+/// Runs one seed, on virtual time. The same in every process of which this is the first simulation.
 ///
 /// # Errors
 /// An invariant does not hold.
 pub fn run(seed: u64, profile: Profile) -> Result<Report, Failed> {
     crate::randomness::seed(seed);
+    // On a thread of its own: what this one has drawn before, for a log say, makes no difference.
+    let simulation = std::thread::spawn(move || run_here(seed, profile));
+    simulation.join().unwrap_or_else(|_| Err(Failed { why: "it panicked".into(), trace: Vec::new() }))
+}
+
+fn run_here(seed: u64, profile: Profile) -> Result<Report, Failed> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.map_err(|error| Failed { why: error.to_string(), trace: Vec::new() })?;
     runtime.block_on(simulate(seed, profile))
@@ -201,6 +207,9 @@ async fn wait_healed(
 fn missing(world: &World) -> Option<String> {
     let state = world.log.state();
     for (number, node) in world.nodes.iter().enumerate() {
+        if state.removed_in(node.id).is_some() {
+            continue;
+        }
         let Some(process) = &node.process else { return Some(format!("node {number} does not run")) };
         if !process.node.is_serving() {
             return Some(format!("node {number} does not serve"));

@@ -24,7 +24,7 @@ use crate::network::SimNetwork;
 /// Which cluster all simulations simulate.
 const CLUSTER: ClusterId = ClusterId::from_bytes([0xca; 16]);
 /// Bytes after which a data file is sealed: a few hundred records.
-const MAX_FILE_SIZE: u64 = 1 << 20;
+const MAX_FILE_SIZE: u64 = 64 << 10;
 /// How often merges and hint files are looked for.
 const TEND_PAUSE: Duration = Duration::from_secs(3);
 

@@ -20,11 +20,11 @@ impl Healed for CopiesEqual {
                 let process = node.and_then(|number| Some((number, world.nodes[number].process.as_ref()?)));
                 let Some((number, process)) = process else { continue };
                 let stats = process.engine.partition_stats(partition);
-                copies.push((number, stats.digest, stats.live_keys));
+                copies.push((number, stats.digest, stats.live_keys, process.engine.inventory(partition)));
             }
             if copies.iter().any(|copy| (copy.1, copy.2) != (copies[0].1, copies[0].2)) {
                 return Err(format!(
-                    "the copies of partition {partition} differ (node, digest, keys): {copies:?}"
+                    "the copies of partition {partition} differ (node, digest, keys, records): {copies:?}"
                 ));
             }
         }
