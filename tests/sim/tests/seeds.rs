@@ -14,14 +14,8 @@ const MEMBERSHIP: u64 = 200;
 const BUG_SEEDS_MAX: u64 = 2_000;
 
 /// Bugs that a handful of seeds finds.
-const SOON_FOUND: [&str; 6] = [
-    "OldTermAfterRestart",
-    "NoConsent",
-    "SecondTry",
-    "EarlyAcknowledgement",
-    "PromoteSyncing",
-    "BlindFlip",
-];
+const SOON_FOUND: [&str; 6] =
+    ["OldTermAfterRestart", "NoConsent", "SecondTry", "EarlyAcknowledgement", "PromoteSyncing", "BlindFlip"];
 
 fn simulate(args: &[&str]) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_caskade-sim")).args(args).output();
@@ -39,7 +33,9 @@ fn must_be_clean(faults: &str, seeds: u64) {
     let from = number("CASKADE_SIM_FROM").unwrap_or(1).to_string();
     let (clean, said) = simulate(&["--faults", faults, "--from", &from, "--seeds", &seeds]);
     assert!(clean, "{said}");
-    println!("{faults}: {said}more of them: cargo run -p caskade-sim -- --faults {faults} --from 10000 --seeds 20000");
+    println!(
+        "{faults}: {said}more of them: cargo run -p caskade-sim -- --faults {faults} --from 10000 --seeds 20000"
+    );
 }
 
 #[test]
