@@ -32,7 +32,7 @@ const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a leader waits for its confirmation.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 /// States kept; a restarted node begins with one of them.
-const STATES_KEPT: u64 = 8;
+const STATES_KEPT: u64 = 64;
 
 /// A node's part.
 struct Part {
@@ -135,6 +135,12 @@ impl ModelLog {
     /// The newest committed state.
     pub fn state(&self) -> Arc<ClusterState> {
         self.log.lock().newest().1
+    }
+
+    /// The committed states after the one of this number, each with its own; older ones that are not kept are left out.
+    pub fn states_after(&self, number: u64) -> Vec<(u64, Arc<ClusterState>)> {
+        let log = self.log.lock();
+        log.states.range(number + 1..).map(|(number, state)| (*number, Arc::clone(state))).collect()
     }
 
     /// Who leads, by the latest election.

@@ -142,7 +142,9 @@ impl SimNetwork {
 
     /// Breaks the connections between two nodes.
     pub fn break_connection(&self, a: NodeId, b: NodeId) {
-        self.break_connections(|pair| *pair == ordered(a, b), Duration::from_millis(1));
+        // One side may go on over a new connection before it hears what became of the old one.
+        let millis = self.state.lock().rng.random_range(1..300);
+        self.break_connections(|pair| *pair == ordered(a, b), Duration::from_millis(millis));
     }
 
     /// Whether messages pass in both directions, and both processes run.

@@ -1,7 +1,6 @@
 //! The copies of a partition are on distinct nodes, and one of them, the first, is in-sync: the last is never given up.
 
-use caskade_node::cluster::state::ReplicaRole;
-use caskade_node::id::Epoch;
+use caskade_node::cluster::state::{ClusterState, ReplicaRole};
 
 use super::Watch;
 use crate::world::World;
@@ -9,16 +8,21 @@ use crate::world::World;
 /// See the module.
 #[derive(Default)]
 pub(super) struct Placement {
-    checked: Epoch,
+    checked: u64,
 }
 
 impl Watch for Placement {
     fn check(&mut self, world: &World) -> Result<(), String> {
-        let state = world.log.state();
-        if state.epoch == self.checked {
-            return Ok(());
+        for (number, state) in world.log.states_after(self.checked) {
+            self.checked = number;
+            self.check_state(&state)?;
         }
-        self.checked = state.epoch;
+        Ok(())
+    }
+}
+
+impl Placement {
+    fn check_state(&self, state: &ClusterState) -> Result<(), String> {
         for (number, partition) in state.partitions.iter().enumerate() {
             let mut nodes: Vec<_> = partition.replicas.iter().map(|replica| replica.node).collect();
             if partition.replicas.first().is_none_or(|first| first.role != ReplicaRole::InSync) {
