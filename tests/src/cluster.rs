@@ -58,8 +58,8 @@ impl Builder {
         self
     }
 
-    /// Puts each node in a place of its own on a network that can be cut; see [`Network::available`].
-    pub fn own_network(mut self) -> Self {
+    /// Puts each node in a place of its own on a network that can be cut; see [`Network`].
+    pub(crate) fn own_network(mut self) -> Self {
         self.own_network = true;
         self
     }
@@ -158,7 +158,7 @@ impl Cluster {
     /// which these were made.
     ///
     /// # Errors
-    /// If the cluster is on loopback; see [`Builder::own_network`].
+    /// If the cluster is on loopback; see [`crate::with_own_network`].
     pub fn network_mut(&mut self) -> Result<&mut Network> {
         self.network.as_mut().context("the cluster has no network of its own")
     }

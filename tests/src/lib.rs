@@ -2,7 +2,7 @@
 //!
 //! [`with_cluster`] starts nodes on free loopback ports, runs a test against them within a time limit and, if
 //! it fails, prints the end of each node's log. [`Cluster`] kills, stops, pauses, restarts and adds nodes.
-//! [`Builder::own_network`] gives each node a place of its own, so that the network between them can be cut.
+//! [`with_own_network`] gives each node a place of its own, so that the network between them can be cut.
 //! [`oracle`] keeps what clients were told and checks it against what the cluster answers afterwards.
 //! Nothing here reaches into a node: all that is known comes through its command line, signals and client port.
 
@@ -59,6 +59,24 @@ pub fn with_cluster(builder: Builder, limit: Duration, test: impl AsyncFnOnce(&m
         }
         outcome
     });
+}
+
+/// As [`with_cluster`], on a network between the nodes that can be cut ([`Cluster::network_mut`]). Where the machine allows
+/// none, this says `SKIPPED` and why, and runs nothing.
+///
+/// # Panics
+/// As [`with_cluster`]; also if `ip` is missing where tools are required.
+#[expect(clippy::panic, reason = "a panic is how a test fails; the caller is a #[test]")]
+pub fn with_own_network(
+    builder: Builder,
+    limit: Duration,
+    test: impl AsyncFnOnce(&mut Cluster) -> Result<()>,
+) {
+    match Network::available() {
+        Ok(true) => with_cluster(builder.own_network(), limit, test),
+        Ok(false) => {}
+        Err(error) => panic!("{error:?}"),
+    }
 }
 
 /// Runs a test that needs no cluster, or brings its own, within `limit`.

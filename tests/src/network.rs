@@ -66,7 +66,7 @@ impl Network {
     ///
     /// # Errors
     /// If `ip` is not installed although `CASKADE_REQUIRE_TOOLS` is set.
-    pub fn available() -> Result<bool> {
+    pub(crate) fn available() -> Result<bool> {
         let installed = match Command::new("ip").arg("-V").output() {
             Err(error) if error.kind() == ErrorKind::NotFound => false,
             other => other.context("running ip")?.status.success(),

@@ -14,8 +14,8 @@ use caskade_tests::{Builder, Client, Cluster, SteadyLoad, Workload, keys_led_by,
 use tokio::task::JoinSet;
 
 const NODES: usize = 3;
-const KILLS: usize = 5;
-const STOPS: usize = 3;
+const KILLS: u32 = 5;
+const STOPS: u32 = 3;
 /// Partitions of the killed node that are waited for.
 const KEYS: usize = 8;
 const SOON: Duration = Duration::from_secs(30);
@@ -28,26 +28,26 @@ const BEFORE: Duration = Duration::from_millis(1500);
 /// More than a lease, an election and what a new coordinator waits after that.
 const AFTERWARDS: Duration = Duration::from_secs(5);
 
-fn rounds(default: usize) -> usize {
-    std::env::var("CASKADE_FAILOVER_ROUNDS").map_or(default, |text| text.parse().expect("a number"))
+fn rounds(default: u32) -> Result<u32> {
+    std::env::var("CASKADE_FAILOVER_ROUNDS").map_or(Ok(default), |text| Ok(text.parse()?))
 }
 
 fn builder() -> Builder {
     Builder::new(NODES).arg("--request-timeout-ms", &REQUEST_TIMEOUT.as_millis().to_string())
 }
 
-fn limit(rounds: usize) -> Duration {
-    ROUND_MAX * u32::try_from(rounds + 1).expect("a number of rounds")
+fn limit(rounds: u32) -> Duration {
+    ROUND_MAX * (rounds + 1)
 }
 
 #[test]
 fn keys_of_a_killed_node_are_written_again_within_the_request_time_out() {
-    let rounds = rounds(KILLS);
+    let rounds = rounds(KILLS).expect("a number of rounds");
     with_cluster(builder(), limit(rounds), async |cluster| {
         let (mut told, mut times) = (History::default(), Times::default());
         for round in 0..rounds {
-            let (victim, role) = victim(cluster, round).await?;
-            let wait = one_kill(cluster, victim, round as u64 + 1, &mut told).await;
+            let (victim, role) = victim(cluster, round as usize).await?;
+            let wait = one_kill(cluster, victim, u64::from(round) + 1, &mut told).await;
             let wait = wait.with_context(|| format!("round {round}, {role:?} killed"))?;
             println!("kill -9 of {role:?}: all of {KEYS} keys written again after {} ms", wait.as_millis());
             times.add(role, wait);
@@ -59,12 +59,12 @@ fn keys_of_a_killed_node_are_written_again_within_the_request_time_out() {
 
 #[test]
 fn stop_of_a_node_fails_no_request_however_often_it_is_done() {
-    let rounds = rounds(STOPS);
+    let rounds = rounds(STOPS).expect("a number of rounds");
     with_cluster(builder(), limit(rounds), async |cluster| {
         let (mut told, mut times) = (History::default(), Times::default());
         for round in 0..rounds {
-            let (victim, role) = victim(cluster, round).await?;
-            let (wait, quiet) = one_stop(cluster, victim, round as u64 + 1, &mut told)
+            let (victim, role) = victim(cluster, round as usize).await?;
+            let (wait, quiet) = one_stop(cluster, victim, u64::from(round) + 1, &mut told)
                 .await
                 .with_context(|| format!("round {round}, {role:?} stopped"))?;
             println!(

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use caskade_tests::oracle::{History, Outcome};
-use caskade_tests::{Builder, Client, Cluster, Network, Workload, with_cluster};
+use caskade_tests::{Builder, Client, Cluster, Workload, with_own_network};
 use redis::{RedisError, RedisResult, Value};
 use tokio::task::JoinSet;
 
@@ -33,16 +33,9 @@ enum Cut {
     WhatItSays,
 }
 
-/// Runs `test` on three nodes with a network of their own, if the machine allows one.
-fn on_own_network(test: impl AsyncFnOnce(&mut Cluster) -> Result<()>) {
-    if Network::available().expect("ip is installed where it is required") {
-        with_cluster(Builder::new(NODES).own_network(), LIMIT, test);
-    }
-}
-
 #[test]
 fn node_that_is_cut_off_answers_nothing_stale_and_returns() {
-    on_own_network(async |cluster| {
+    with_own_network(Builder::new(NODES), LIMIT, async |cluster| {
         let victim = (cluster.coordinator().await? + 1) % NODES;
         cut_off_under_load(cluster, victim, Cut::All, 1).await
     });
@@ -50,7 +43,7 @@ fn node_that_is_cut_off_answers_nothing_stale_and_returns() {
 
 #[test]
 fn coordinator_that_is_cut_off_answers_nothing_stale_and_returns() {
-    on_own_network(async |cluster| {
+    with_own_network(Builder::new(NODES), LIMIT, async |cluster| {
         let victim = cluster.coordinator().await?;
         cut_off_under_load(cluster, victim, Cut::All, 1).await
     });
@@ -58,7 +51,7 @@ fn coordinator_that_is_cut_off_answers_nothing_stale_and_returns() {
 
 #[test]
 fn node_that_is_cut_off_in_one_direction_answers_nothing_stale_and_returns() {
-    on_own_network(async |cluster| {
+    with_own_network(Builder::new(NODES), LIMIT, async |cluster| {
         let victim = (cluster.coordinator().await? + 1) % NODES;
         cut_off_under_load(cluster, victim, Cut::WhatItHears, 1).await.context("a node that hears nobody")?;
         let victim = cluster.coordinator().await?;
@@ -72,7 +65,7 @@ fn node_that_is_cut_off_in_one_direction_answers_nothing_stale_and_returns() {
 fn node_that_reaches_all_but_the_coordinator_shows_nobody_two_copies_of_a_key() {
     // The third node hears both. Whether it or the coordinator is listened to is not this test's business: that clients
     // of all three see one copy of each key, and that somebody goes on, is.
-    on_own_network(async |cluster| {
+    with_own_network(Builder::new(NODES), LIMIT, async |cluster| {
         let coordinator = cluster.coordinator().await?;
         let victim = (coordinator + 1) % NODES;
         let load = Workload::new(cluster.addrs(), 9).start();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, ensure};
 use caskade_tests::{Builder, keys_led_by, with_cluster};
 
 const LIMIT: Duration = Duration::from_secs(60);
