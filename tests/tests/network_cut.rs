@@ -102,8 +102,8 @@ async fn cut_off_under_load(cluster: &mut Cluster, victim: usize, cut: Cut, seed
     others_load.wait_for(300, GO_ON_MAX).await.context("the others go on")?;
     write_all(&mut client, &overwritten, "during", &mut told).await?;
     tokio::time::sleep(LEASE_GONE.saturating_sub(began.elapsed())).await;
-    ensure!(cluster.node(victim)?.status().await?.state == "no-lease", "it says that it has no lease");
     answers_nothing(cluster.node(victim)?.client().await?, &overwritten, seed, &mut told).await?;
+    ensure!(cluster.node(victim)?.status().await?.state == "no-lease", "it says that it has no lease");
     others_load.wait_for(300, GO_ON_MAX).await.context("the others still go on")?;
 
     cluster.network_mut()?.mend()?;
