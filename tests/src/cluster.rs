@@ -1,4 +1,4 @@
-//! A cluster of real processes on loopback, with its own secret, in its own temporary folder.
+//! A cluster of real processes, on loopback or on a network of its own, with its own secret, in its own temporary folder.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
+use crate::network::Network;
 use crate::node::Node;
 
 const CONVERGE_MAX: Duration = Duration::from_secs(30);
@@ -20,6 +21,7 @@ pub struct Builder {
     args: Vec<OsString>,
     zones: Vec<String>,
     variables: Vec<(String, String)>,
+    own_network: bool,
 }
 
 impl Builder {
@@ -56,7 +58,13 @@ impl Builder {
         self
     }
 
-    /// Makes the folder and the secret; starts nothing.
+    /// Puts each node in a place of its own on a network that can be cut; see [`Network`].
+    pub(crate) fn own_network(mut self) -> Self {
+        self.own_network = true;
+        self
+    }
+
+    /// Makes the folder, the secret and the network; starts nothing.
     ///
     /// # Errors
     /// If they cannot be made or ports are short.
@@ -68,7 +76,9 @@ impl Builder {
             tempfile::Builder::new().prefix("caskade-").tempdir().context("making a temporary folder")?;
         let secret = folder.path().join("secret");
         write_secret(&secret, &format!("{:032x}", rand::random::<u128>()))?;
-        let mut cluster = Cluster { builder: self, secret, nodes: Vec::new(), made: 0, folder: Some(folder) };
+        let network = if self.own_network { Some(Network::new()?) } else { None };
+        let mut cluster =
+            Cluster { builder: self, secret, nodes: Vec::new(), made: 0, network, folder: Some(folder) };
         for _ in 0..cluster.builder.nodes {
             cluster.prepare_node()?;
         }
@@ -100,6 +110,7 @@ pub struct Cluster {
     nodes: Vec<Node>,
     /// Nodes made so far, those included that were taken out.
     made: usize,
+    network: Option<Network>,
     folder: Option<TempDir>,
 }
 
@@ -141,6 +152,15 @@ impl Cluster {
     /// If there are not so many.
     pub fn node_mut(&mut self, index: usize) -> Result<&mut Node> {
         self.nodes.get_mut(index).with_context(|| format!("the cluster has no node {index}"))
+    }
+
+    /// The network between the nodes, to be cut and mended. Its places have the numbers of the nodes, in the order in
+    /// which these were made.
+    ///
+    /// # Errors
+    /// If the cluster is on loopback; see [`crate::with_own_network`].
+    pub fn network_mut(&mut self) -> Result<&mut Network> {
+        self.network.as_mut().context("the cluster has no network of its own")
     }
 
     /// Client addresses of all nodes, running or not.
@@ -225,7 +245,8 @@ impl Cluster {
             args.extend(["--zone".into(), zone.into()]);
         }
         let bootstrap = self.nodes.first().map(Node::peer_addr);
-        let mut node = Node::new(folder.join(format!("node-{}", self.made)), args, bootstrap)?;
+        let place = self.network.as_mut().map(Network::add_place).transpose()?;
+        let mut node = Node::new(folder.join(format!("node-{}", self.made)), args, bootstrap, place)?;
         for (name, value) in &self.builder.variables {
             node.set_variable(name, Some(value));
         }

@@ -3,17 +3,13 @@
 #![expect(clippy::print_stdout, reason = "the longest wait is what the test is about")]
 
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use caskade_tests::{Builder, Client, Cluster, binary, eventually, run, with_cluster};
-use tokio::task::JoinSet;
+use caskade_tests::{Builder, Cluster, SteadyLoad, binary, eventually, run, with_cluster};
 
 const LIMIT: Duration = Duration::from_secs(150);
 const CLIENTS: usize = 6;
-const KEYS: u64 = 5000;
 /// More than a lease, an election and what a new coordinator waits after that.
 const AFTERWARDS: Duration = Duration::from_secs(7);
 /// Far below what a failover takes, and above what a busy machine makes of the 100 ms that are promised.
@@ -26,7 +22,7 @@ fn planned_stop_of_any_node_fails_no_request_and_keeps_none_waiting() {
         let coordinator = cluster.coordinator().await?;
         for victim in [(coordinator + 1) % 3, coordinator] {
             let is_coordinator = victim == cluster.coordinator().await?;
-            let load = Load::start(&others(cluster, victim)).await?;
+            let load = SteadyLoad::start(&others(cluster, victim), CLIENTS).await?;
             tokio::time::sleep(Duration::from_secs(2)).await;
             let quiet = load.longest_wait();
             load.forget();
@@ -51,7 +47,7 @@ fn planned_stop_of_any_node_fails_no_request_and_keeps_none_waiting() {
 #[test]
 fn founder_of_two_nodes_can_be_stopped_and_the_other_goes_on() {
     with_cluster(Builder::new(2), LIMIT, async |cluster| {
-        let load = Load::start(&others(cluster, 0)).await?;
+        let load = SteadyLoad::start(&others(cluster, 0), CLIENTS).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
         load.forget();
         cluster.node_mut(0)?.stop().await?;
@@ -70,7 +66,7 @@ fn founder_of_two_nodes_can_be_stopped_and_the_other_goes_on() {
 fn drained_node_stays_up_as_a_copy_and_takes_its_part_again_when_told() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         let id = cluster.node(1)?.status().await?.node_id;
-        let load = Load::start(&cluster.addrs()).await?;
+        let load = SteadyLoad::start(&cluster.addrs(), CLIENTS).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
         load.forget();
         let told = caskctl(cluster, &["node", "drain", &id]).await?;
@@ -111,64 +107,4 @@ async fn caskctl(cluster: &Cluster, args: &[&str]) -> Result<String> {
     let mut command = Command::new(binary("caskctl")?);
     command.args(["--addr", &cluster.node(0)?.addr()]).args(args);
     run(command).await?.success()
-}
-
-/// Clients that write and read one key at a time, each its own, and measure how long each answer takes.
-struct Load {
-    stop: Arc<AtomicBool>,
-    longest_us: Arc<AtomicU64>,
-    clients: JoinSet<Result<u64>>,
-}
-
-impl Load {
-    async fn start(addrs: &[String]) -> Result<Self> {
-        let (stop, longest_us) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let mut clients = JoinSet::new();
-        for number in 0..CLIENTS {
-            let addr = addrs.get(number % addrs.len()).context("no node to talk to")?;
-            let client = Client::connect(addr).await?;
-            clients.spawn(one_client(client, number, stop.clone(), longest_us.clone()));
-        }
-        Ok(Self { stop, longest_us, clients })
-    }
-
-    fn longest_wait(&self) -> Duration {
-        Duration::from_micros(self.longest_us.load(Ordering::Relaxed))
-    }
-
-    fn forget(&self) {
-        self.longest_us.store(0, Ordering::Relaxed);
-    }
-
-    /// The longest wait, and how many operations were done. A single failure fails.
-    async fn stop(mut self) -> Result<(Duration, u64)> {
-        self.stop.store(true, Ordering::Relaxed);
-        let mut operations = 0;
-        while let Some(done) = self.clients.join_next().await {
-            operations += done.context("a client of the load")??;
-        }
-        Ok((self.longest_wait(), operations))
-    }
-}
-
-async fn one_client(
-    mut client: Client,
-    number: usize,
-    stop: Arc<AtomicBool>,
-    longest_us: Arc<AtomicU64>,
-) -> Result<u64> {
-    let mut operations = 0;
-    while !stop.load(Ordering::Relaxed) {
-        let (key, value) = (format!("{number}:{}", operations % KEYS), operations.to_string());
-        let asked = Instant::now();
-        client.set(&key, &value).await?;
-        let written = asked.elapsed();
-        let asked = Instant::now();
-        let found = client.get(&key).await?;
-        ensure!(found.as_deref() == Some(&value), "{key} was read as {found:?} after {value} was written");
-        let longest = written.max(asked.elapsed());
-        longest_us.fetch_max(longest.as_micros() as u64, Ordering::Relaxed);
-        operations += 1;
-    }
-    Ok(operations * 2)
 }

@@ -2,14 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use caskade_node::api::RingView;
-use caskade_tests::{Builder, Client, with_cluster};
+use anyhow::{Context, ensure};
+use caskade_tests::{Builder, keys_led_by, with_cluster};
 
 const LIMIT: Duration = Duration::from_secs(60);
 /// The time-out that is set, and time for a slow machine.
 const TOLD_MAX: Duration = Duration::from_secs(4);
-const SLOTS_PER_PARTITION: usize = 16;
 
 #[test]
 fn request_to_a_silent_primary_ends_with_the_request_time_out() {
@@ -22,7 +20,7 @@ fn request_to_a_silent_primary_ends_with_the_request_time_out() {
         let ring = cluster.ring(other).await?;
         cluster.node_mut(victim)?.pause()?;
         let mut client = cluster.node(other)?.client().await?;
-        let key = key_of(&mut client, &ring, &victims_id).await?;
+        let key = keys_led_by(&mut client, &ring, &victims_id, 1).await?.pop().context("a key")?;
         let (mut get, mut set) = (redis::cmd("GET"), redis::cmd("SET"));
         get.arg(&key);
         set.arg(&key).arg("value");
@@ -35,18 +33,4 @@ fn request_to_a_silent_primary_ends_with_the_request_time_out() {
         }
         cluster.node_mut(victim)?.resume()
     });
-}
-
-/// A key whose partition the node is primary of.
-async fn key_of(client: &mut Client, ring: &RingView, node: &str) -> Result<String> {
-    for number in 0..1000 {
-        let key = format!("key:{number}");
-        let slot: usize = client.ask(redis::cmd("CLUSTER").arg("KEYSLOT").arg(&key)).await?;
-        let first = ring.partitions.get(slot / SLOTS_PER_PARTITION).and_then(|p| p.replicas.first());
-        let share = first.and_then(|(index, _)| ring.shares.get(*index));
-        if share.is_some_and(|share| share.id == node) {
-            return Ok(key);
-        }
-    }
-    anyhow::bail!("the node is primary of nothing")
 }
