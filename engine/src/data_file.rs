@@ -177,6 +177,16 @@ impl DataFile {
         exchanged.is_ok() || self.is_healed()
     }
 
+    /// Whether it was damaged when the store was opened, and what was in it counts still.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.hint.load(Ordering::Acquire) == LOST
+    }
+
+    /// What was in it when the store was opened, and is not known, is of no account any more.
+    pub(crate) fn give_up_lost(&self) {
+        let _ = self.hint.compare_exchange(LOST, HEALED, Ordering::AcqRel, Ordering::Acquire);
+    }
+
     pub(crate) fn bound(&self) -> u64 {
         self.bound.load(Ordering::Acquire)
     }

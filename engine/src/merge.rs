@@ -69,7 +69,7 @@ pub(crate) struct Merges {
     status: Mutex<Option<TaskStatus>>,
     pub(crate) restores: Restores,
     /// Ids of files that could not be read at the start: whatever is in them is not known.
-    pub(crate) unreadable: Vec<u64>,
+    pub(crate) unreadable: Mutex<Vec<u64>>,
 }
 
 /// What [`Engine::merge`](crate::Engine::merge) and [`Engine::tend`](crate::Engine::tend) did.
@@ -112,7 +112,7 @@ impl Merges {
             clean: (0..PARTITIONS).map(|_| AtomicU64::new(0)).collect(),
             status: Mutex::new(None),
             restores: Restores::default(),
-            unreadable,
+            unreadable: Mutex::new(unreadable),
         }
     }
 
@@ -241,6 +241,31 @@ impl Core {
             }
         }
         Ok(written)
+    }
+
+    /// Says durably that these data files are not needed, does what follows from that, and removes them.
+    pub(crate) fn remove_files(&self, ids: Vec<u64>, gone: impl FnOnce()) -> Result<(), MergeError> {
+        let mut eras = self.eras.lock();
+        let mut next = eras.clone();
+        // Among them may be some of an earlier run that could not be removed yet.
+        next.removed.extend(ids);
+        if next.removed.len() > ERAS_REMOVED_MAX {
+            return Err(MergeError::NotRemoved { files: eras.removed.len() });
+        }
+        let highest = next.removed.iter().max().copied().unwrap_or(0);
+        next.file_id_floor = next.file_id_floor.max(highest);
+        next.version_floor = next.version_floor.max(self.highest_version());
+        // If either may be on disk, it does not matter: nothing that counts is in these files any more.
+        self.directory.store_eras(&next).map_err(|failed| failed.error)?;
+        *eras = next;
+        gone();
+        match self.directory.remove_files(&eras.removed) {
+            Ok(()) => eras.removed.clear(),
+            Err(error) => {
+                tracing::warn!(%error, "data files could not be removed; the next merge or start will");
+            }
+        }
+        Ok(())
     }
 
     /// The file is left as it is, and found damaged again by whoever opens the store.
@@ -439,28 +464,11 @@ impl<'a> Run<'a> {
 
     /// Removes the inputs, all or none.
     fn remove(&mut self, gone: &[Arc<DataFile>]) -> Result<(), MergeError> {
-        let mut eras = self.core.eras.lock();
-        let mut next = eras.clone();
-        // Among them may be some of an earlier run that could not be removed yet.
-        next.removed.extend(gone.iter().map(|file| file.id));
-        if next.removed.len() > ERAS_REMOVED_MAX {
-            return Err(MergeError::NotRemoved { files: eras.removed.len() });
-        }
-        let highest = next.removed.iter().max().copied().unwrap_or(0);
-        next.file_id_floor = next.file_id_floor.max(highest);
-        next.version_floor = next.version_floor.max(self.core.highest_version());
-        // If either may be on disk, it does not matter: nothing that counts is in the inputs any more.
-        self.core.directory.store_eras(&next).map_err(|failed| failed.error)?;
-        *eras = next;
-        self.drop_tombstones(gone);
-        gone.iter().for_each(|file| self.core.files.remove(file));
-        match self.core.directory.remove_files(&eras.removed) {
-            Ok(()) => eras.removed.clear(),
-            Err(error) => {
-                tracing::warn!(%error, "merged data files could not be removed; the next merge or start will");
-            }
-        }
-        Ok(())
+        let ids = gone.iter().map(|file| file.id).collect();
+        self.core.remove_files(ids, || {
+            self.drop_tombstones(gone);
+            gone.iter().for_each(|file| self.core.files.remove(file));
+        })
     }
 
     /// Forgets the tombstones that the keydir still has in the inputs: those that were not copied. It cannot fail:

@@ -4,8 +4,8 @@
 //! So healing is: find the stretches ([`Engine::scrub`]); ask what should be in them ([`Engine::records_within`]); put
 //! each of those records, from another copy, into the log again at its own version ([`Engine::restore`]); then say that
 //! nothing in the file is missed ([`Engine::retire`]), and the next merge copies what is left and removes it. Until then
-//! merges leave the file alone. A file that was damaged when the store was opened is never retired: what it held is not
-//! known.
+//! merges leave the file alone. What a file held that was damaged when the store was opened is not known: such files are
+//! given up all at once ([`Engine::give_up_lost`]), when their owner has compared all of the store with another copy.
 //!
 //! A restored record must not come back after its key's tombstone was collected: a merge that has chosen its inputs
 //! waits for restores under way, and a restore goes on only while the keydir still has the very version.
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use crate::data_file::{DataFile, open_to_read};
 use crate::engine::{Core, Engine};
-use crate::error::{AppendError, ReadError};
+use crate::error::{AppendError, MergeError, ReadError};
 use crate::file_scan::{Bounds, Found};
 use crate::hint_file::scanner_of;
 use crate::keydir::position_of;
@@ -173,6 +173,35 @@ impl Engine {
         };
         !stretches.iter().any(is_missed) && file.set_healed()
     }
+
+    /// Ids of the files that were damaged, or missing, when the store was opened, and are not given up.
+    pub fn lost_files(&self) -> Vec<u64> {
+        let all = self.0.files.all();
+        let mut ids: Vec<u64> = all.iter().filter(|file| file.is_lost()).map(|file| file.id).collect();
+        ids.extend(self.0.merges.unreadable.lock().iter());
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Says that whatever was in the files of [`Engine::lost_files`] is here again, or not needed: those that cannot
+    /// be read at all are removed, the next merge copies what is live out of the others and removes them. The next
+    /// opening finds no damage then. Completes the active file if that is one of them.
+    ///
+    /// # Errors
+    /// The disk refuses. What was given up stays so; the call may be made again.
+    pub fn give_up_lost(&self) -> Result<(), MergeError> {
+        if self.0.files.all().iter().any(|file| file.is_active() && file.is_lost()) {
+            self.0.log.seal_active()?;
+        }
+        let _running = self.0.merges.running.lock();
+        let unreadable = self.0.merges.unreadable.lock().clone();
+        if !unreadable.is_empty() {
+            // Not held meanwhile: whoever asks for a snapshot or a merge waits for the run that is under way.
+            self.0.remove_files(unreadable, || self.0.merges.unreadable.lock().clear())?;
+        }
+        self.0.files.all().iter().for_each(|file| file.give_up_lost());
+        Ok(())
+    }
 }
 
 impl Core {
@@ -266,9 +295,34 @@ mod tests {
     }
 
     fn open(path: &Path) -> Engine {
+        reopen(path).0
+    }
+
+    /// Tells also how many damaged places were found.
+    fn reopen(path: &Path) -> (Engine, u64) {
         let mut options = Options::new(path);
         (options.background, options.replicated) = (false, true);
-        Engine::open(options).unwrap().0
+        let (engine, recovery) = Engine::open(options).unwrap();
+        (engine, recovery.quarantined_total)
+    }
+
+    fn flip_on_disk(path: &Path, at: &[u8]) {
+        let mut bytes = fs::read(path).unwrap();
+        let place = bytes.windows(at.len()).position(|window| window == at).unwrap();
+        bytes[place] ^= 1;
+        fs::write(path, bytes).unwrap();
+    }
+
+    /// Gives up what is lost; the next opening finds no damage, and these many records.
+    fn gives_up(engine: Engine, path: &Path, lost: &[u64], live: u64) {
+        assert_eq!(engine.lost_files(), lost);
+        assert!(lost.iter().all(|file| !engine.damaged_files().contains(file)), "nothing can be restored");
+        engine.give_up_lost().unwrap();
+        assert_eq!(engine.lost_files(), [0; 0]);
+        engine.tend().unwrap();
+        engine.close().unwrap();
+        let (engine, found) = reopen(path);
+        assert_eq!((found, engine.stats().live_keys), (0, live));
     }
 
     /// A store with some records in its first data file, which is complete.
@@ -364,6 +418,61 @@ mod tests {
         let value = |key: &[u8]| engine.read(key).unwrap().unwrap().value;
         assert_eq!((value(b"{a}1").unwrap(), value(b"{a}2").unwrap()), ("first".into(), "other".into()));
         assert_eq!(value(b"{a}3"), None);
+    }
+
+    #[test]
+    fn files_damaged_before_the_opening_go_when_they_are_given_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let (engine, file) = sealed(directory.path());
+        let live = engine.stats().live_keys;
+        let (data, hint) = (engine.0.directory.data_path(file), engine.0.directory.hint_path(file));
+        engine.close().unwrap();
+        flip_on_disk(&data, b"{a}7");
+        fs::remove_file(&hint).unwrap();
+        let (engine, found) = reopen(directory.path());
+        assert_eq!(found, 1);
+        assert!(engine.read(b"{a}7").unwrap().is_none());
+        assert_eq!(engine.tend().unwrap().files, 0, "it is kept as long as what it held may be needed");
+        engine.apply(vec![record("{a}7", 7, Some("the value"))]).unwrap();
+        gives_up(engine, directory.path(), &[file], live);
+        assert!(!data.exists());
+    }
+
+    #[test]
+    fn damaged_active_file_is_completed_to_be_given_up() {
+        let directory = tempfile::tempdir().unwrap();
+        let engine = open(directory.path());
+        for number in 1..=3 {
+            engine.apply(vec![record(&format!("{{a}}{number}"), number, Some("x"))]).unwrap();
+        }
+        let file = engine.0.directory.highest_id();
+        let data = engine.0.directory.data_path(file);
+        engine.close().unwrap();
+        flip_on_disk(&data, b"{a}2");
+        let (engine, found) = reopen(directory.path());
+        assert_eq!(found, 1);
+        engine.apply(vec![record("{a}4", 4, Some("new"))]).unwrap();
+        gives_up(engine, directory.path(), &[file], 3);
+        assert!(!data.exists());
+    }
+
+    #[test]
+    fn missing_and_unreadable_files_are_forgotten_when_they_are_given_up() {
+        for cut in [None, Some(5)] {
+            let directory = tempfile::tempdir().unwrap();
+            let (engine, file) = sealed(directory.path());
+            engine.apply(vec![record("{a}30", 30, Some("more"))]).unwrap();
+            let (data, hint) = (engine.0.directory.data_path(file), engine.0.directory.hint_path(file));
+            engine.close().unwrap();
+            match cut {
+                None => fs::remove_file(&data).unwrap(),
+                Some(len) => fs::OpenOptions::new().write(true).open(&data).unwrap().set_len(len).unwrap(),
+            }
+            let (engine, found) = reopen(directory.path());
+            assert_eq!((found, engine.stats().live_keys), (1, 1));
+            gives_up(engine, directory.path(), &[file], 1);
+            assert!(!data.exists() && !hint.exists());
+        }
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::protocol::Speech;
 use super::ring::{self, PARTITIONS, Ring, RingMember};
 use super::state::{
     Announcement, Change, ClusterState, Member, MemberStatus, PartitionState, Plan, Replica, ReplicaRole,
-    Verdict,
+    StoreCondition, Verdict,
 };
 use crate::id::{ClusterId, Epoch, Incarnation, NodeId, Partition, Term};
 use crate::mutation::{Mutation, planted};
@@ -164,7 +164,11 @@ impl ClusterState {
         match former {
             None => self.place_new(announcement, epoch),
             Some(former) => {
-                self.partitions.iter_mut().for_each(|partition| partition.restart_of(node, epoch));
+                let stores = (former.store, announcement.store);
+                let (members, partitions) = (&self.members, &mut self.partitions);
+                partitions
+                    .iter_mut()
+                    .for_each(|partition| partition.restart_of(node, stores, members, epoch));
                 self.follow_announced(&former, announcement, epoch);
             }
         }
@@ -223,7 +227,7 @@ impl ClusterState {
         if replica.role != ReplicaRole::Syncing {
             return Err(format!("the replica is {}, not syncing", replica.role.word()));
         }
-        replica.role = ReplicaRole::InSync;
+        (replica.role, replica.complete) = (ReplicaRole::InSync, false);
         self.arrange(partition);
         Ok(())
     }
@@ -386,7 +390,7 @@ fn is_up(members: &BTreeMap<NodeId, Member>, node: NodeId) -> bool {
 impl Replica {
     /// A copy that the node is given in this epoch.
     pub(super) fn assigned(node: NodeId, role: ReplicaRole, epoch: Epoch) -> Self {
-        Self { node, role, assigned: epoch, syncing_since: epoch, stand_in: None }
+        Self { node, role, assigned: epoch, syncing_since: epoch, stand_in: None, complete: false }
     }
 
     /// Whether it is a copy that was assigned in this epoch or later and is not made yet. One that is
@@ -419,18 +423,43 @@ impl PartitionState {
         self.is_in_sync(node) && self.in_sync().count() == 1
     }
 
-    /// A new incarnation of the node trusts nothing it held, unless nobody else holds it (rules R1, R2).
-    fn restart_of(&mut self, node: NodeId, epoch: Epoch) {
-        if self.is_last_in_sync(node) {
+    /// A new incarnation of the node trusts nothing it held, unless nobody else holds it (rules R1, R2). `stores` is
+    /// what it announced of its store before, and now.
+    fn restart_of(
+        &mut self,
+        node: NodeId,
+        stores: (StoreCondition, StoreCondition),
+        members: &BTreeMap<NodeId, Member>,
+        epoch: Epoch,
+    ) {
+        let replaced = stores.1 == StoreCondition::Damaged && self.replace_damaged(node, members);
+        if self.is_last_in_sync(node) && !replaced {
             if planted(Mutation::OldTermAfterRestart) {
                 return;
             }
             return self.begin_term(false);
         }
+        let held_all = |replica: &Replica| replica.role == ReplicaRole::InSync || replica.complete;
+        let complete = stores == (StoreCondition::Whole, StoreCondition::Whole)
+            && self.replica(node).is_some_and(held_all);
         self.demote(node, ReplicaRole::Syncing);
         if let Some(replica) = self.replicas.iter_mut().find(|replica| replica.node == node) {
-            replica.syncing_since = epoch;
+            (replica.syncing_since, replica.complete) = (epoch, complete);
         }
+    }
+
+    /// The last in-sync replica is on a damaged store: another one that lacks nothing becomes in-sync, if there is
+    /// one (rule R4). Tells whether.
+    fn replace_damaged(&mut self, node: NodeId, members: &BTreeMap<NodeId, Member>) -> bool {
+        if !self.is_last_in_sync(node) {
+            return false;
+        }
+        let is_heir = |replica: &&mut Replica| {
+            replica.role == ReplicaRole::Syncing && replica.complete && is_up(members, replica.node)
+        };
+        let Some(heir) = self.replicas.iter_mut().find(is_heir) else { return false };
+        (heir.role, heir.complete) = (ReplicaRole::InSync, false);
+        true
     }
 
     /// The node is down. The last in-sync replica waits for its return: no other copy has every write.
@@ -454,7 +483,7 @@ impl PartitionState {
         let Some(index) = self.replicas.iter().position(|replica| replica.node == node) else {
             return;
         };
-        self.replicas[index].role = role;
+        (self.replicas[index].role, self.replicas[index].complete) = (role, false);
         let Some(primary) = self.replicas.iter().position(|replica| replica.role == ReplicaRole::InSync)
         else {
             return;

@@ -556,7 +556,7 @@ impl PartitionState {
             (!up(replica.node), replica.assigned, replica.role != ReplicaRole::Syncing)
         };
         let Some(best) = (0..self.replicas.len()).min_by_key(rank) else { return };
-        self.replicas[best].role = ReplicaRole::InSync;
+        (self.replicas[best].role, self.replicas[best].complete) = (ReplicaRole::InSync, false);
         self.replicas[best].syncing_since = epoch;
         self.replicas[..=best].rotate_right(1);
         self.begin_term(false);

@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use super::operations::{Basis, Operation};
 use super::ring;
-use super::state::{Announcement, Change, ClusterState, Verdict};
+use super::state::{Announcement, Change, ClusterState, StoreCondition, Verdict};
 use super::view;
 use crate::api::{PlanMove, PlanPreview, PlanShare, PlanStatus, Task};
 use crate::id::{NodeId, Partition};
@@ -125,6 +125,7 @@ fn newcomer(state: &ClusterState, weight: u32, zone: &str) -> Announcement {
         protocol: speech.protocol,
         protocol_min: speech.protocol,
         features: speech.features,
+        store: StoreCondition::Whole,
     }
 }
 

@@ -3,7 +3,7 @@
 use caskade_engine::PARTITIONS;
 use proptest::prelude::ProptestConfig;
 
-use super::state::{Announcement, Change, ClusterState, Replica, ReplicaRole, Verdict};
+use super::state::{Announcement, Change, ClusterState, Replica, ReplicaRole, StoreCondition, Verdict};
 use crate::id::{ClusterId, Incarnation, NodeId, Partition};
 
 /// As many cases of a property as `PROPTEST_CASES` says; without it so many that a build is not held up.
@@ -32,6 +32,7 @@ pub(super) fn announcement(number: u8, incarnation: Incarnation) -> Announcement
         protocol: 1,
         protocol_min: 1,
         features: 0,
+        store: StoreCondition::Whole,
     }
 }
 

@@ -36,6 +36,20 @@ pub struct Announcement {
     pub protocol_min: u16,
     /// What else it can do, one bit each: see [`super::protocol`].
     pub features: u64,
+    /// What its store holds of what it acknowledged before this start.
+    pub store: StoreCondition,
+}
+
+/// What a store holds of what its node acknowledged, when it is opened again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StoreCondition {
+    /// All of it: nothing is damaged, and what is acknowledged is synced.
+    Whole,
+    /// Nothing is damaged, but what is acknowledged is not synced at once: the last of it may be missing after a
+    /// power loss.
+    Unsynced,
+    /// Damage was found in it that is not healed: anything may be missing, or older than it should be (rule R4).
+    Damaged,
 }
 
 /// Whether a member takes part.
@@ -84,6 +98,9 @@ pub struct Replica {
     pub syncing_since: Epoch,
     /// Set where the ring does not ask for the copy: it stands in for one that is away.
     pub stand_in: Option<StandIn>,
+    /// Of a syncing replica: it was in-sync when its node restarted on a whole store, and has received every write
+    /// since. So it holds every acknowledged write, besides others.
+    pub complete: bool,
 }
 
 /// What a stand-in is there for.

@@ -62,6 +62,8 @@ pub(super) enum CopyError {
     Damaged(String),
     #[error("the copies still differ after {ROUNDS_MAX} rounds")]
     Differ,
+    #[error("the store of this node was found damaged: its state of a key may not be the newest")]
+    Lost,
     #[error("the plan is paused")]
     Paused,
     #[error("they differ in more than one write can carry")]
@@ -104,7 +106,8 @@ impl Plane {
     pub(super) fn schedule_copies(self: &Arc<Self>) {
         let state = self.state();
         for (partition, entry) in (0..).zip(&state.partitions) {
-            if state.primary(partition) != Some(self.node) {
+            // A damaged copy is nobody's source.
+            if state.primary(partition) != Some(self.node) || self.damage.is_in(partition) {
                 continue;
             }
             let syncing = entry.replicas.iter().filter(|replica| replica.role == ReplicaRole::Syncing);
@@ -261,6 +264,9 @@ impl Plane {
         term: Term,
         node: NodeId,
     ) -> Result<Compared, CopyError> {
+        if self.damage.is_in(partition) {
+            return Err(CopyError::Lost);
+        }
         // What this sends late, after it was given up and the partition declared clean, is void.
         let session = self.next_session();
         for _ in 0..ROUNDS_MAX {

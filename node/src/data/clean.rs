@@ -33,7 +33,10 @@ impl Plane {
             if planted(Mutation::AgedTombstones) {
                 self.engine.mark_clean(partition, u64::MAX);
             }
-            let Some(copies) = whole_copies(&state, partition) else { continue };
+            let Some(copies) = whole_copies(&state, partition).filter(|_| !self.damage.is_in(partition))
+            else {
+                continue;
+            };
             self.with_role(partition, |role| {
                 if let Role::Primary(primary) = role {
                     self.mark_clean(partition, primary, copies);

@@ -6,11 +6,13 @@
 //! [`forwards`] bounds how long their answers are waited for;
 //! [`catch_up`] brings replicas up to date, [`reconcile`] those that are in-sync, which
 //! [`repair`] compares; [`figures`] counts partitions; [`hand_over`] gives partitions away; [`upkeep`] does what is due
-//! from time to time; [`clean`] says which tombstones may go, [`scrub`] looks for damage and [`heal`] mends it; [`notices`] tells the operator.
+//! from time to time; [`clean`] says which tombstones may go, [`scrub`] looks for damage and [`heal`] mends it;
+//! [`damage`] is what a store lacks that was opened damaged; [`notices`] tells the operator.
 
 mod assignments;
 mod catch_up;
 mod clean;
+mod damage;
 mod figures;
 mod forwards;
 mod hand_over;

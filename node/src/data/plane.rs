@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::assignments::Assignments;
+use super::damage::Damage;
 use super::forwards::Forwards;
 use super::heal::HealCounters;
 use super::message::Answer;
@@ -59,6 +60,8 @@ pub struct Parts {
     pub node: NodeId,
     /// Its store.
     pub engine: Engine,
+    /// What of that was found damaged when it was opened, in words.
+    pub damage: Option<String>,
     /// Its peers.
     pub peers: Peers,
     /// Takes its proposals.
@@ -165,6 +168,7 @@ pub struct Plane {
     pub(super) tasks: TaskBoard,
     pub(super) notices: Notices,
     pub(super) healing: HealCounters,
+    pub(super) damage: Damage,
     /// Requests that wait for another node's answer.
     pub(super) forwards: Forwards,
     pub(super) waiting: AtomicUsize,
@@ -185,7 +189,7 @@ pub struct Plane {
 impl Plane {
     /// A data plane that holds no role yet.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { node, engine, peers, proposals, limits, host } = parts;
+        let Parts { node, engine, damage, peers, proposals, limits, host } = parts;
         let now_ms = host.monotonic_ms();
         let cell = || Cell {
             role: Mutex::new(Role::Idle { since_ms: now_ms }),
@@ -194,8 +198,9 @@ impl Plane {
             storing: AtomicUsize::new(0),
         };
         let view = View { state: Arc::default(), primaries: vec![None; usize::from(PARTITIONS)] };
-        Arc::new(Self {
+        let plane = Arc::new(Self {
             node,
+            damage: Damage::new(damage.is_some()),
             assignments: Assignments::load(&engine),
             engine,
             peers,
@@ -215,7 +220,11 @@ impl Plane {
             store_failed: AtomicBool::new(false),
             away_since: Mutex::default(),
             progress: watch::Sender::new(0),
-        })
+        });
+        if let Some(found) = damage {
+            plane.tell_damage(&found);
+        }
+        plane
     }
 
     /// The committed state this node acts on.

@@ -32,6 +32,9 @@ impl Plane {
             member.status == MemberStatus::Up && (present || planted(Mutation::OtherIncarnation))
         });
         let takes_part = registered && self.adopt_assignments(&state);
+        if takes_part {
+            self.note_healed(&state);
+        }
         for partition in 0..PARTITIONS {
             let assignment =
                 if takes_part { assignment(&state, self.node, partition) } else { Assignment::Idle };
@@ -95,6 +98,7 @@ impl Plane {
                 || (!settled && followers.iter().any(|follower| follower.in_sync));
             let phase = if reconcile { Phase::Recovering } else { Phase::Serving };
             *role = Role::Primary(Primary::new(term, phase));
+            self.damage.begin_term(partition, term);
             if reconcile {
                 self.spawn_recovery(partition, term);
             }

@@ -48,6 +48,14 @@ pub(super) enum Executed {
     NotPrimary(Reply),
 }
 
+/// Why the state of a key cannot be told.
+enum Unknown {
+    /// Its record is damaged: another copy may have it.
+    Damaged(ReadError),
+    /// A newer record than what is found may have been lost.
+    Lost,
+}
+
 /// What became of one try to reach the primary.
 enum Attempt {
     Final(Result<Outcome, Failure>),
@@ -120,9 +128,10 @@ impl Plane {
             let text = "this partition's sequence has run out: restart its primary; nothing was done";
             return Executed::Done(Err(Failure::Refused(text.into())), reply);
         }
-        let (current, unpublished) = match self.current(primary, key, action) {
+        let (current, unpublished) = match self.current(partition, primary, key, action) {
             Ok(found) => found,
-            Err(error) => return Executed::Damaged(error, reply),
+            Err(Unknown::Damaged(error)) => return Executed::Damaged(error, reply),
+            Err(Unknown::Lost) => return Executed::Done(Err(self.lost(partition)), reply),
         };
         let expired =
             current.as_ref().is_some_and(|e| e.expiry_ms != 0 && e.expiry_ms <= self.host.wall_ms());
@@ -160,10 +169,11 @@ impl Plane {
     /// The state an action is to see, and whether it is still unpublished.
     fn current(
         &self,
+        partition: Partition,
         primary: &mut PrimaryState,
         key: &[u8],
         action: &Action,
-    ) -> Result<(Option<Entry>, bool), ReadError> {
+    ) -> Result<(Option<Entry>, bool), Unknown> {
         if is_blind(action) {
             return Ok((None, false));
         }
@@ -172,7 +182,11 @@ impl Plane {
         {
             return Ok((entry(pending.clone()), true));
         }
-        Ok((self.engine.read(key)?.and_then(entry), false))
+        let found = self.engine.read(key).map_err(Unknown::Damaged)?;
+        if !self.damage.proves(partition, found.as_ref().map(|record| record.version)) {
+            return Err(Unknown::Lost);
+        }
+        Ok((found.and_then(entry), false))
     }
 
     fn forward(self: &Arc<Self>, node: NodeId, operation: Operation) -> Ticket {

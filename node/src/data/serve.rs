@@ -67,6 +67,9 @@ impl Plane {
         if !self.serves(partition) {
             return Answer::NotPrimary;
         }
+        if self.damage.is_in(partition) {
+            return Answer::Failed(self.lost(partition));
+        }
         let page = match self.engine.keys_page(partition, from, limit as usize) {
             Ok(page) => page,
             Err(error) => return Answer::Failed(damaged(&error)),

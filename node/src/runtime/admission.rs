@@ -63,7 +63,7 @@ mod tests {
     use super::*;
     use crate::cluster::operations::Operation;
     use crate::cluster::protocol::{PROTOCOL_MAX, PROTOCOL_MIN};
-    use crate::cluster::state::{Change, Verdict};
+    use crate::cluster::state::{Change, StoreCondition, Verdict};
     use crate::id::{ClusterId, NodeId};
 
     fn announcement(incarnation: u64) -> Announcement {
@@ -78,6 +78,7 @@ mod tests {
             protocol: PROTOCOL_MAX,
             protocol_min: PROTOCOL_MIN,
             features: u64::MAX,
+            store: StoreCondition::Whole,
         }
     }
 

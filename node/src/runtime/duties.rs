@@ -270,6 +270,7 @@ mod tests {
     use super::*;
     use crate::cluster::operations::Operation;
     use crate::cluster::protocol::{PROTOCOL_MAX, PROTOCOL_MIN};
+    use crate::cluster::state::StoreCondition;
     use crate::id::ClusterId;
 
     fn announcement(number: u8, weight: u32) -> Announcement {
@@ -284,6 +285,7 @@ mod tests {
             protocol: PROTOCOL_MAX,
             protocol_min: PROTOCOL_MIN,
             features: 0,
+            store: StoreCondition::Whole,
         }
     }
 

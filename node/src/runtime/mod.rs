@@ -42,7 +42,7 @@ pub use self::join::JoinError;
 use self::proposer::Batch;
 pub use self::speech::spoken;
 use self::stopping::Stopping;
-use self::store::{Past, Store};
+use self::store::{Past, Store, condition as store_condition};
 use crate::cluster::lease::LeaseTable;
 use crate::cluster::protocol::PROTOCOL_OPERATIONS;
 use crate::cluster::state::{Announcement, Change};
@@ -104,6 +104,8 @@ pub struct Parts {
     pub topology: Arc<dyn Agreement>,
     /// Its store.
     pub engine: Engine,
+    /// What of that was found damaged when it was opened, in words; `None` if nothing.
+    pub damage: Option<String>,
 }
 
 /// A running node.
@@ -225,7 +227,7 @@ impl Node {
         })?;
         let secret = settings.cluster_secret_file.as_deref().map(ClusterSecret::load).transpose()?;
         let options = figures::engine_options(&settings);
-        let engine = store::open(options.clone(), &data_dir)?;
+        let (engine, damage) = store::open(options.clone(), &data_dir)?;
         let mut identity = Identity::load_or_create(&data_dir)?;
         let store = Store::new(&options, &data_dir, identity.node, &engine);
         let inbound = Arc::new(Inbound::default());
@@ -254,6 +256,7 @@ impl Node {
             peers: network.peers(),
             topology: Arc::new(topology),
             engine,
+            damage,
         };
         let node = Self::assemble(parts, |node| drop(inbound.0.set(node)));
         let refusal = tokio::select! {
@@ -274,6 +277,7 @@ impl Node {
         let plane = Plane::new(data::Parts {
             node: id,
             engine: parts.engine,
+            damage: parts.damage,
             peers: peers.clone(),
             proposals,
             limits: limits(&settings),
@@ -364,6 +368,7 @@ impl Node {
             }
             self.plane.suspend_slow_replicas();
             self.plane.resume_replicas();
+            self.plane.give_up_lost_files();
             let incarnation = self.incarnation.load(Ordering::Acquire);
             let state = self.plane.state();
             let registered = state.members.get(&self.id).map(|member| member.announcement.incarnation);
@@ -453,6 +458,7 @@ impl Node {
             protocol,
             protocol_min,
             features,
+            store: store_condition(&self.settings, self.plane.is_damaged()),
         }
     }
 
@@ -576,6 +582,8 @@ async fn join_cluster(
         protocol,
         protocol_min,
         features,
+        // It holds nothing yet.
+        store: store_condition(settings, false),
     };
     tracing::info!(cluster = %cluster_id, "founding a cluster");
     let (replication_factor, lease_ms) = (settings.replicas, settings.lease_ms);
@@ -591,6 +599,7 @@ async fn join_cluster(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::state::StoreCondition;
 
     fn announcement(node: u16, peer_addrs: Vec<String>) -> Announcement {
         let mut id = [0; 32];
@@ -606,6 +615,7 @@ mod tests {
             protocol: 1,
             protocol_min: 1,
             features: 0,
+            store: StoreCondition::Whole,
         }
     }
 

@@ -87,6 +87,7 @@ mod tests {
             protocol: 1,
             protocol_min: 1,
             features: 0,
+            store: crate::cluster::state::StoreCondition::Whole,
         };
         let mut state = ClusterState::default();
         let founder = announcement(1);

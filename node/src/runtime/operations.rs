@@ -230,7 +230,7 @@ fn member(state: &ClusterState, name: &str) -> Result<NodeId, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::state::Announcement;
+    use crate::cluster::state::{Announcement, StoreCondition};
     use crate::id::ClusterId;
 
     fn cluster() -> ClusterState {
@@ -245,6 +245,7 @@ mod tests {
             protocol: 2,
             protocol_min: 1,
             features: 0,
+            store: StoreCondition::Whole,
         };
         let mut state = ClusterState::default();
         let cluster_id = ClusterId::default();

@@ -1,14 +1,15 @@
 //! What goes wrong in a simulation: a plan of faults drawn from the seed, and how each is done to the world.
 
+use std::path::Path;
 use std::time::Duration;
 
-use caskade_engine::{Fault as DiskFault, FileCall};
+use caskade_engine::{Fault as DiskFault, FaultyFileSystem, FileCall};
 use caskade_node::cluster::operations::Operation;
-use caskade_node::cluster::state::Change;
+use caskade_node::cluster::state::{Change, PartitionState};
 use caskade_node::id::Incarnation;
-use rand::Rng;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
 
 use crate::world::World;
 
@@ -53,6 +54,9 @@ pub enum Fault {
     DiskFull(usize, bool),
     /// The next sync of a node's disk fails.
     SyncFails(usize),
+    /// A bit of a complete data file flips on a node's disk, and one of its hint file, perhaps. Not where anything has
+    /// no other in-sync copy, or another node's disk did so before. The second number is what the place is drawn from.
+    BitFlip(usize, u64),
     /// The voters elect a leader, though there may be one.
     Election,
     /// A new node joins.
@@ -117,8 +121,25 @@ pub fn draw(rng: &mut StdRng, profile: Profile, nodes: usize, length_ms: u64) ->
         }
         now += rng.random_range(20..2_500);
     }
+    if profile == Profile::Mixed {
+        // From random numbers of their own: the other faults are what they were without.
+        flips(&mut schedule, &mut rng.clone(), nodes, length_ms);
+    }
     schedule.sort_by_key(|(due, _)| *due);
     schedule
+}
+
+/// Bits that flip on one disk; often its node starts anew before its scrubber has found them.
+fn flips(schedule: &mut Schedule, rng: &mut StdRng, nodes: usize, length_ms: u64) {
+    let node = rng.random_range(0..nodes);
+    for _ in 0..rng.random_range(0..4) {
+        let due = rng.random_range(0..length_ms.max(1));
+        schedule.push((due, Fault::BitFlip(node, rng.random())));
+        if rng.random_bool(0.5) {
+            schedule.push((due + 1, Fault::Kill(node)));
+            schedule.push((due + 1 + rng.random_range(10..3_000), Fault::Restart(node)));
+        }
+    }
 }
 
 /// Nothing passes between a node and all others.
@@ -172,6 +193,7 @@ impl World {
                 self.note(&format!("the next sync of node {node} fails"));
                 self.nodes[node].disk.inject(DiskFault::io_error(FileCall::Sync, 0));
             }
+            Fault::BitFlip(node, seed) => self.flip_bit(node, seed),
             Fault::Election => {
                 self.note("an election");
                 self.log.elect();
@@ -235,6 +257,33 @@ impl World {
         });
     }
 
+    fn flip_bit(&mut self, node: usize, seed: u64) {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let id = self.nodes[node].id;
+        let state = self.log.state();
+        let elsewhere = |entry: &PartitionState| entry.in_sync().any(|other| other.node != id);
+        let is_safe = state.partitions().all(|(_, entry)| elsewhere(entry));
+        if !is_safe || self.flipping.is_some_and(|flipping| flipping != node) {
+            return;
+        }
+        let disk = self.nodes[node].disk.clone();
+        let mut files = disk.files();
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "data"));
+        files.sort();
+        // The last one is being written to.
+        files.pop();
+        let Some(path) = files.choose(&mut rng).cloned() else { return };
+        let Some(at) = flip_in(&disk, &path, &mut rng) else { return };
+        self.flipping = Some(node);
+        let hint = path.with_extension("hint");
+        let hint_too = rng.random_bool(0.5) && flip_in(&disk, &hint, &mut rng).is_some();
+        self.note(&format!(
+            "a bit flips on the disk of node {node}: {} at byte {at}{}",
+            path.display(),
+            if hint_too { ", and in its hint file" } else { "" }
+        ));
+    }
+
     /// Starts a process anew: whatever was left of the one before is ended first.
     fn restart(&mut self, node: usize) {
         if self.nodes[node].process.is_some() {
@@ -278,4 +327,13 @@ impl World {
             }
         }
     }
+}
+
+/// Flips a bit somewhere in a file; tells where.
+fn flip_in(disk: &FaultyFileSystem, path: &Path, rng: &mut StdRng) -> Option<usize> {
+    let mut bytes = disk.read_file(path).ok().filter(|bytes| !bytes.is_empty())?;
+    let at = rng.random_range(0..bytes.len());
+    *bytes.get_mut(at)? ^= 1 << rng.random_range(0..8);
+    disk.write_file(path, &bytes).ok()?;
+    Some(at)
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use caskade_engine::{Engine, FaultyFileSystem, Options};
-use caskade_node::cluster::state::{Announcement, Change, ClusterState, ReplicaRole};
+use caskade_node::cluster::state::{Announcement, Change, ClusterState, ReplicaRole, StoreCondition};
 use caskade_node::config::Settings;
 use caskade_node::host::Host;
 use caskade_node::id::{ClusterId, Incarnation, NodeId};
@@ -78,6 +78,8 @@ pub struct World {
     pub log: ModelLog,
     /// The nodes.
     pub nodes: Vec<SimNode>,
+    /// The node whose disk flips bits, if one does: never two, so that one whole copy is left.
+    pub flipping: Option<usize>,
     settings: Settings,
     trace: Arc<Trace>,
 }
@@ -115,6 +117,7 @@ impl World {
             network,
             log,
             nodes: Vec::new(),
+            flipping: None,
             settings,
             trace: Arc::default(),
         };
@@ -180,17 +183,18 @@ impl World {
 
     /// Starts a node's process on what is on its disk; false if it cannot start now.
     pub fn start(&mut self, number: usize) -> bool {
-        let engine = match Engine::open_on(Arc::new(self.nodes[number].disk.clone()), self.options()) {
-            Ok((engine, recovery)) if recovery.quarantined_total == 0 => engine,
-            Ok((_, recovery)) => {
-                self.note(&format!("node {number} does not start: {:?}", recovery.quarantined));
-                return false;
-            }
-            Err(error) => {
-                self.note(&format!("node {number} does not start: {error}"));
-                return false;
-            }
-        };
+        let (engine, recovery) =
+            match Engine::open_on(Arc::new(self.nodes[number].disk.clone()), self.options()) {
+                Ok(opened) => opened,
+                Err(error) => {
+                    self.note(&format!("node {number} does not start: {error}"));
+                    return false;
+                }
+            };
+        let damage = recovery.quarantined.first().map(|first| format!("{first:?}"));
+        if let Some(damage) = &damage {
+            self.note(&format!("the store of node {number} is damaged: {damage}"));
+        }
         let offset_ms = self.rng.random_range(1_000..1_000_000);
         let seed = self.rng.random();
         let node = &self.nodes[number];
@@ -213,6 +217,7 @@ impl World {
             peers: Peers::new(self.network.attach(node.id, machine.clone())),
             topology: self.log.join(node.id, machine.clone()),
             engine: engine.clone(),
+            damage,
         };
         let (network, id) = (self.network.clone(), node.id);
         let running = machine.step(|| Node::assemble(parts, |node| network.serve(id, node)));
@@ -274,6 +279,7 @@ impl World {
             protocol,
             protocol_min,
             features,
+            store: StoreCondition::Whole,
         }
     }
 

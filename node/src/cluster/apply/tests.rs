@@ -256,6 +256,40 @@ fn a_restart_unnoticed_makes_its_replicas_syncing_and_moves_its_primaries() {
 }
 
 #[test]
+fn a_damaged_store_leaves_the_last_in_sync_place_to_a_copy_that_lacks_nothing() {
+    let damaged = |state: &ClusterState, number| {
+        let incarnation = incarnation_of(state, node(number)) + 1;
+        Change::Register(Announcement { store: StoreCondition::Damaged, ..announcement(number, incarnation) })
+    };
+    let mut state = cluster_of(2);
+    let undamaged = state.clone();
+    register(&mut state, 1, 2).unwrap();
+    let change = damaged(&state, 2);
+    let before = state.clone();
+    apply(&mut state, change).unwrap();
+    for (partition, after) in state.partitions() {
+        assert_eq!((after.primary(), after.settled), (Some(node(1)), false));
+        assert!(after.term > before.partition(partition).unwrap().term);
+        assert_eq!(after.replica(node(2)).unwrap().role, ReplicaRole::Syncing);
+    }
+    // One that was away may lack what was written meanwhile; so may one whose own store is damaged, or not synced.
+    let mut away = undamaged.clone();
+    apply(&mut away, Change::DeclareDown { node: node(1), incarnation: 1 }).unwrap();
+    register(&mut away, 1, 2).unwrap();
+    let mut twice = undamaged.clone();
+    let change = damaged(&twice, 1);
+    apply(&mut twice, change).unwrap();
+    let mut unsynced = undamaged;
+    let store = StoreCondition::Unsynced;
+    apply(&mut unsynced, Change::Register(Announcement { store, ..announcement(1, 2) })).unwrap();
+    for mut state in [away, twice, unsynced] {
+        let change = damaged(&state, 2);
+        apply(&mut state, change).unwrap();
+        assert!(state.partitions().all(|(_, partition)| partition.primary() == Some(node(2))));
+    }
+}
+
+#[test]
 fn a_suspended_replica_is_away_until_it_is_resumed() {
     let mut state = cluster_of(3);
     let backup = state.partition(9).unwrap().replicas[1];
@@ -321,6 +355,8 @@ struct World {
     /// Incarnation of each node's process; none where it is dead.
     running: BTreeMap<NodeId, Option<Incarnation>>,
     starts: BTreeMap<NodeId, Incarnation>,
+    /// Nodes whose store was damaged: the start that noticed.
+    damaged: BTreeMap<NodeId, Incarnation>,
     /// The writes each node holds, by partition.
     held: BTreeMap<(NodeId, Partition), BTreeSet<u32>>,
     acknowledged: BTreeMap<Partition, BTreeSet<u32>>,
@@ -337,6 +373,8 @@ const WATCHED: [Partition; 6] = [0, 1, 2, 300, 777, 1023];
 #[derive(Clone, Debug)]
 enum Event {
     Start(u8),
+    /// All that its store held is gone, and it notices.
+    StartDamaged(u8),
     Kill(u8),
     DeclareDown(u8),
     Write(Index),
@@ -354,6 +392,7 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     let at = || any::<Index>();
     let event = prop_oneof![
         3 => (1..=5u8).prop_map(Event::Start),
+        1 => (1..=5u8).prop_map(Event::StartDamaged),
         2 => (1..=5u8).prop_map(Event::Kill),
         2 => (1..=5u8).prop_map(Event::DeclareDown),
         8 => at().prop_map(Event::Write),
@@ -377,6 +416,7 @@ impl World {
             state,
             running,
             starts: BTreeMap::from([(node(1), 1)]),
+            damaged: BTreeMap::new(),
             held: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
             writes: 0,
@@ -394,11 +434,12 @@ impl World {
     fn happen(&mut self, event: &Event) {
         let watched = |index: &Index| WATCHED[index.index(WATCHED.len())];
         match event {
-            Event::Start(number) => {
-                let start = self.starts.entry(node(*number)).or_default();
-                *start += 1;
-                self.running.insert(node(*number), Some(*start));
-                self.proposed.push(Change::Register(announcement(*number, *start)));
+            Event::Start(number) => self.start(*number),
+            Event::StartDamaged(number) => {
+                let next = self.starts.get(&node(*number)).copied().unwrap_or_default() + 1;
+                self.damaged.insert(node(*number), next);
+                self.held.retain(|(holder, _), _| *holder != node(*number));
+                self.start(*number);
             }
             Event::Kill(number) => drop(self.running.insert(node(*number), None)),
             Event::DeclareDown(number) => {
@@ -433,6 +474,32 @@ impl World {
             }
             Event::Deliver(_) | Event::DeliverAgain(_) => {}
         }
+    }
+
+    fn start(&mut self, number: u8) {
+        let node = node(number);
+        let start = self.starts.entry(node).or_default();
+        *start += 1;
+        let mut announcement = announcement(number, *start);
+        self.running.insert(node, Some(*start));
+        if (0..PARTITIONS).all(|partition| !self.may_lack(node, partition)) {
+            self.damaged.remove(&node);
+        } else {
+            announcement.store = StoreCondition::Damaged;
+        }
+        self.proposed.push(Change::Register(announcement));
+    }
+
+    /// Whether a node that was damaged has not been made equal to another copy since.
+    fn may_lack(&self, node: NodeId, partition: Partition) -> bool {
+        let Some(damaged) = self.damaged.get(&node) else { return false };
+        let (Some(member), Some(state)) = (self.state.member(node), self.state.partition(partition)) else {
+            return false;
+        };
+        let registered = member.announcement.incarnation >= *damaged;
+        state.replica(node).is_some_and(|replica| {
+            !registered || replica.role != ReplicaRole::InSync || replica.syncing_since < member.since
+        })
     }
 
     fn deliver(&mut self, changes: &[Change]) {
@@ -489,7 +556,7 @@ impl World {
             return;
         };
         let primary = self.state.primary(partition).unwrap();
-        if self.takes_part(primary) && self.takes_part(replica.node) {
+        if self.takes_part(primary) && self.takes_part(replica.node) && !self.may_lack(primary, partition) {
             let all = self.held.get(&(primary, partition)).cloned().unwrap_or_default();
             self.held.entry((replica.node, partition)).or_default().extend(all);
             self.proposed.push(caught_up(&self.state, partition, &replica));
@@ -521,10 +588,16 @@ impl World {
         }
     }
 
-    /// Every in-sync replica holds every acknowledged write.
+    /// Every in-sync replica holds every acknowledged write, and every one that is said to be complete does; but for
+    /// those on a store that was damaged.
     fn check(&self) {
         for (partition, writes) in &self.acknowledged {
-            for replica in self.state.partition(*partition).unwrap().in_sync() {
+            let replicas = &self.state.partition(*partition).unwrap().replicas;
+            let holds_all = |replica: &&Replica| {
+                let said = replica.role == ReplicaRole::InSync || replica.complete;
+                said && !self.may_lack(replica.node, *partition)
+            };
+            for replica in replicas.iter().filter(holds_all) {
                 let held = self.held.get(&(replica.node, *partition));
                 let missing = writes.iter().find(|write| held.is_none_or(|held| !held.contains(write)));
                 assert_eq!(missing, None, "partition {partition}: {:?} lacks a write", replica.node);

@@ -4,7 +4,7 @@ mod nodes;
 mod store;
 mod voters;
 
-use crate::cluster::state::{Announcement, Change};
+use crate::cluster::state::{Announcement, Change, StoreCondition};
 use crate::id::{ClusterId, NodeId};
 
 /// openraft's storage suite makes node ids of numbers.
@@ -32,6 +32,7 @@ fn announcement(number: u64) -> Announcement {
         protocol: 1,
         protocol_min: 1,
         features: 0,
+        store: StoreCondition::Whole,
     }
 }
 
