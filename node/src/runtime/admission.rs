@@ -33,8 +33,10 @@ pub(super) fn standing(state: &ClusterState, announcement: &Announcement) -> Sta
             ));
         }
         if registered == *incarnation {
+            // A store that was found damaged is whole again once it is healed: that makes no other process of it.
+            let same = Announcement { store: member.announcement.store, ..announcement.clone() };
             return match member.status {
-                _ if member.announcement != *announcement => Standing::Refused(format!(
+                _ if member.announcement != same => Standing::Refused(format!(
                     "start {incarnation} of node {node} is registered by another process, at {}: a copy of this \
                      data directory is in use there. No data was changed. Keep one process of the node; start \
                      the other with an empty --data-dir: it joins as a new node and is sent its share",
@@ -144,6 +146,12 @@ mod tests {
         let mut down = cluster();
         down.apply(&[Change::DeclareDown { node: announcement(5).node, incarnation: 5 }]);
         assert_eq!(standing(&down, &announcement(5)), Standing::Down);
+    }
+
+    #[test]
+    fn node_whose_store_was_healed_is_no_other_process() {
+        let damaged = Announcement { store: StoreCondition::Damaged, ..announcement(5) };
+        assert_eq!(standing(&cluster(), &damaged), Standing::Up);
     }
 
     #[test]
