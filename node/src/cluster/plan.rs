@@ -10,7 +10,7 @@ use std::str::FromStr;
 
 use super::operations::{Basis, Operation};
 use super::ring;
-use super::state::{Announcement, Change, ClusterState, StoreCondition, Verdict};
+use super::state::{Announcement, Change, ClusterState, Replica, ReplicaRole, StoreCondition, Verdict};
 use super::view;
 use crate::api::{PlanMove, PlanPreview, PlanShare, PlanStatus, Task};
 use crate::id::{NodeId, Partition};
@@ -145,7 +145,13 @@ impl Copies {
         for (partition, placed) in after.partitions() {
             let Some(former) = before.partition(partition) else { continue };
             let source = after.primary(partition).filter(|node| after.is_up(*node));
-            for replica in placed.replicas.iter().filter(|replica| former.replica(replica.node).is_none()) {
+            // Also one that stood in, with the new writes only, and is now a copy to be made.
+            let is_new = |replica: &&Replica| {
+                former.replica(replica.node).is_none_or(|old| {
+                    old.stand_in.is_some() && old.role != ReplicaRole::InSync && replica.stand_in.is_none()
+                })
+            };
+            for replica in placed.replicas.iter().filter(is_new) {
                 let figure = figures.get(&partition);
                 copies.made += 1;
                 copies.unknown += u32::from(figure.is_none());

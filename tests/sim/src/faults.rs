@@ -23,6 +23,9 @@ pub enum Profile {
     Mixed,
     /// Joins, planned stops and crashes during them.
     Membership,
+    /// Bits that flip on one disk, and restarts of its node. With another fault beside it the last whole copy may be out of
+    /// reach, and nothing can be healed.
+    Damage,
 }
 
 /// One fault, or the end of one.
@@ -79,12 +82,12 @@ pub fn draw(rng: &mut StdRng, profile: Profile, nodes: usize, length_ms: u64) ->
     let mut schedule = Schedule::new();
     let mut joins = 0;
     let mut now = rng.random_range(200..2_000);
-    while now < length_ms {
+    while profile != Profile::Damage && now < length_ms {
         let node = rng.random_range(0..nodes + joins);
         let other = (node + rng.random_range(1..(nodes + joins).max(2))) % (nodes + joins);
         let lasts = rng.random_range(50..6_000);
         let kind = match profile {
-            Profile::Mixed => rng.random_range(0..100),
+            Profile::Mixed | Profile::Damage => rng.random_range(0..100),
             // Crashes, planned stops, elections and joins only.
             Profile::Membership => *[0, 10, 20, 80, 90, 90, 96, 97, 98, 99].choose(rng).unwrap_or(&99),
         };
@@ -121,9 +124,8 @@ pub fn draw(rng: &mut StdRng, profile: Profile, nodes: usize, length_ms: u64) ->
         }
         now += rng.random_range(20..2_500);
     }
-    if profile == Profile::Mixed {
-        // From random numbers of their own: the other faults are what they were without.
-        flips(&mut schedule, &mut rng.clone(), nodes, length_ms);
+    if profile == Profile::Damage {
+        flips(&mut schedule, rng, nodes, length_ms);
     }
     schedule.sort_by_key(|(due, _)| *due);
     schedule

@@ -52,6 +52,8 @@ enum Faults {
     Mixed,
     /// Joins, stops and crashes.
     Membership,
+    /// Bits that flip on one disk.
+    Damage,
 }
 
 /// Virtual time, and whose task it is.
@@ -69,6 +71,7 @@ fn main() -> ExitCode {
     let profile = match args.faults {
         Faults::Mixed => Profile::Mixed,
         Faults::Membership => Profile::Membership,
+        Faults::Damage => Profile::Damage,
     };
     if args.list {
         Mutation::ALL.iter().for_each(|mutation| println!("{mutation:?}"));

@@ -10,6 +10,7 @@ use std::process::Command;
 /// Seeds of all kinds of faults, and of faults of the membership alone.
 const MIXED: u64 = 500;
 const MEMBERSHIP: u64 = 200;
+const DAMAGE: u64 = 60;
 /// Seeds within which every planted bug must be found.
 const BUG_SEEDS_MAX: u64 = 2_000;
 
@@ -46,6 +47,11 @@ fn nothing_is_lost_or_split_whatever_goes_wrong() {
 #[test]
 fn nothing_is_lost_or_split_while_nodes_come_and_go() {
     must_be_clean("membership", MEMBERSHIP);
+}
+
+#[test]
+fn damage_on_one_disk_is_healed_and_never_shown() {
+    must_be_clean("damage", DAMAGE);
 }
 
 #[test]
