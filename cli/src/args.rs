@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Keys(KeysCommand),
     #[command(flatten)]
     Cluster(ClusterCommand),
+    /// Change which nodes hold the data: show what would be done, and do it with --commit.
+    Plan(PlanArgs),
     /// Print all keys, one a line, as they are found.
     Scan(ScanArgs),
     /// Print what happened in the cluster, oldest first.
@@ -155,7 +157,123 @@ pub(crate) enum ClusterCommand {
     },
     /// What runs in the background.
     Tasks,
+    /// Have something done to one node.
+    Node {
+        #[command(subcommand)]
+        command: NodeCommand,
+    },
 }
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// Make the copies of a node that is away anew on others at once, not only after rebuild_delay_ms.
+    Rebuild {
+        /// The node's id, or the end of it that tables show.
+        node: String,
+    },
+    /// Let the node hand over all it is primary of. It stays up and keeps its copies, until undrain or a restart.
+    Drain {
+        /// The node's id, or the end of it that tables show.
+        node: String,
+    },
+    /// Let a drained node be primary again.
+    Undrain {
+        /// The node's id, or the end of it that tables show.
+        node: String,
+    },
+}
+
+#[derive(Debug, ClapArgs)]
+pub(crate) struct PlanArgs {
+    #[command(subcommand)]
+    pub(crate) command: PlanCommand,
+    /// Do it, and not only show it.
+    #[arg(long, global = true, visible_alias = "yes")]
+    pub(crate) commit: bool,
+}
+
+/// Nodes are named by their id or the end of it, as `caskctl nodes` shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
+pub(crate) enum PlanCommand {
+    /// The running plan: how far it is, how fast, how long it takes.
+    Status,
+    /// Show what the joining of another node would move. It joins when its caskd is started with --bootstrap.
+    Join {
+        /// Its weight.
+        #[arg(long, default_value_t = 100)]
+        weight: u32,
+        /// Its zone.
+        #[arg(long, default_value = "")]
+        zone: String,
+    },
+    /// A live node gives its copies to the others and is then no member any more.
+    Leave {
+        /// Which node.
+        node: String,
+    },
+    /// A node that is down is no member any more; its copies are made on the others.
+    Remove {
+        /// Which node.
+        node: String,
+        /// Even if what only it holds is lost.
+        #[arg(long)]
+        accept_loss: bool,
+    },
+    /// A node without data takes exactly the places of another, dead or alive.
+    Replace {
+        /// The node that goes.
+        old: String,
+        /// The node that takes its places: started with --weight 0, or while `plan auto off` holds.
+        new: String,
+        /// If OLD is down: even if what only it holds is lost.
+        #[arg(long)]
+        accept_loss: bool,
+    },
+    /// Set a node's share of the data relative to the others'.
+    Weight {
+        /// Which node.
+        node: String,
+        /// Its weight; 0 holds nothing.
+        weight: u32,
+    },
+    /// Set a node's failure zone.
+    Zone {
+        /// Which node.
+        node: String,
+        /// Its zone; empty for none.
+        zone: String,
+    },
+    /// Set how many copies each key has.
+    Replicas {
+        /// 1 to 5.
+        #[arg(value_parser = clap::value_parser!(u8).range(1..=5))]
+        copies: u8,
+    },
+    /// Give nodes that were admitted without data their share.
+    Rebalance,
+    /// Copy nothing for the running plan until it is resumed.
+    Pause,
+    /// Go on with the paused plan.
+    Resume,
+    /// Go back to where the copies were before the running plan.
+    Abort,
+    /// Set how fast each node sends copies, from now on: 64K to 64G bytes a second.
+    Throttle {
+        /// Such as 10M; `default` for each node's own setting.
+        #[arg(value_name = "BYTES", value_parser = parse_throttle)]
+        bytes_per_s: Throttle,
+    },
+    /// Set whether nodes that join are given data at once.
+    Auto {
+        /// on or off.
+        #[arg(value_parser = ["on", "off"])]
+        switch: String,
+    },
+}
+
+/// Bytes a second, or none for each node's own setting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Throttle(pub(crate) Option<u64>);
 
 #[derive(Debug, ClapArgs)]
 pub(crate) struct ScanArgs {
@@ -277,6 +395,16 @@ fn parse_size(text: &str) -> Result<u64, String> {
     let wrong = || format!("'{text}' is no size; write 64, 1K, 4M (powers of 1024, at most 512M)");
     // What a node may be told to accept at most.
     read_size(text).filter(|bytes| *bytes <= 512 << 20).ok_or_else(wrong)
+}
+
+/// Reads `10M` or `default`.
+fn parse_throttle(text: &str) -> Result<Throttle, String> {
+    match text {
+        "default" => Ok(Throttle(None)),
+        _ => read_size(text)
+            .map(|bytes| Throttle(Some(bytes)))
+            .ok_or_else(|| format!("'{text}' is no pace; write 64K, 10M (bytes a second), or default")),
+    }
 }
 
 /// Reads a time: a number alone is seconds. Answers milliseconds, never 0.

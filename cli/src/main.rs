@@ -34,6 +34,7 @@ async fn run(args: Args) -> anyhow::Result<Exit> {
     match args.command {
         Command::Keys(command) => command::keys::run(&args.addr, command, out).await,
         Command::Cluster(command) => command::cluster::run(&args.addr, &command, out).await,
+        Command::Plan(plan) => command::plan::run(&args.addr, &plan, out).await,
         Command::Scan(scan) => command::scan::run(&args.addr, &scan, out).await,
         Command::Events(events) => command::events::run(&args.addr, &events, out).await,
         Command::Bench(bench) => command::bench::run(&args.addr, &bench, out).await,

@@ -57,9 +57,15 @@ pub(crate) struct DataFile {
     reach: AtomicU64,
 }
 
+// In the order in which one overrides another.
 const NO_HINT: u8 = 0;
 const HAS_HINT: u8 = 1;
-const DAMAGED: u8 = 2;
+/// It was damaged, and nothing that counts is in what is damaged any more.
+const HEALED: u8 = 2;
+/// Damage was found while the store was open: what counts in it is known.
+const DAMAGED: u8 = 3;
+/// It was damaged when the store was opened: what was in it is not known.
+const LOST: u8 = 4;
 
 /// How an open file is read: one of these at least.
 #[derive(Debug)]
@@ -143,11 +149,42 @@ impl DataFile {
 
     /// Whether something in it is not what was written: it is kept as it is until that is healed.
     pub(crate) fn is_damaged(&self) -> bool {
-        self.hint.load(Ordering::Acquire) == DAMAGED
+        self.hint.load(Ordering::Acquire) >= DAMAGED
     }
 
     pub(crate) fn set_damaged(&self) {
-        self.hint.store(DAMAGED, Ordering::Release);
+        self.hint.fetch_max(DAMAGED, Ordering::AcqRel);
+    }
+
+    /// It was found damaged when the store was opened.
+    pub(crate) fn set_lost(&self) {
+        self.hint.store(LOST, Ordering::Release);
+    }
+
+    /// Whether it is damaged and all that counts in it is known.
+    pub(crate) fn is_healable(&self) -> bool {
+        self.hint.load(Ordering::Acquire) == DAMAGED
+    }
+
+    /// Whether it is to be removed, what is damaged in it being of no account.
+    pub(crate) fn is_healed(&self) -> bool {
+        self.hint.load(Ordering::Acquire) == HEALED
+    }
+
+    /// What is damaged in it is of no account any more; tells whether that can be said.
+    pub(crate) fn set_healed(&self) -> bool {
+        let exchanged = self.hint.compare_exchange(DAMAGED, HEALED, Ordering::AcqRel, Ordering::Acquire);
+        exchanged.is_ok() || self.is_healed()
+    }
+
+    /// Whether it was damaged when the store was opened, and what was in it counts still.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.hint.load(Ordering::Acquire) == LOST
+    }
+
+    /// What was in it when the store was opened, and is not known, is of no account any more.
+    pub(crate) fn give_up_lost(&self) {
+        let _ = self.hint.compare_exchange(LOST, HEALED, Ordering::AcqRel, Ordering::Acquire);
     }
 
     pub(crate) fn bound(&self) -> u64 {

@@ -37,7 +37,7 @@ pub struct Engine(pub(crate) Arc<Shell>);
 /// The store and its thread; the thread ends first.
 pub(crate) struct Shell {
     tender: Tender,
-    core: Arc<Core>,
+    pub(crate) core: Arc<Core>,
 }
 
 impl Deref for Shell {
@@ -182,12 +182,7 @@ impl Engine {
 
     /// Everything published in a partition, tombstones included, by position.
     pub fn inventory(&self, partition: Partition) -> Vec<InventoryEntry> {
-        let describe = |entry: &Entry| InventoryEntry {
-            position: entry.position,
-            version: entry.version,
-            tombstone: entry.is_tombstone(),
-        };
-        self.0.keydir.entries(partition).iter().map(describe).collect()
+        self.0.keydir.entries(partition).iter().map(InventoryEntry::from).collect()
     }
 
     /// The records at these positions, tombstones included; a position may have none, or several.
@@ -280,6 +275,12 @@ impl Engine {
         self.0.log.sync()
     }
 
+    /// Does what the log's thread does (see [`Options::log_thread`]), in this one: commits the appends that wait, and runs
+    /// their callbacks. False if none waits.
+    pub fn commit_appends(&self) -> bool {
+        self.0.log.commit_waiting()
+    }
+
     /// Does what the engine's thread does (see [`Options::background`]), in this one: writes missing hint files and
     /// merges what is due, at any time of the day. Under way elsewhere, it is waited for.
     pub fn tend(&self) -> Result<Merged, MergeError> {
@@ -343,7 +344,7 @@ impl Core {
 
     /// Has `read` read what the keydir has of a position. If it fails, because a merge has moved a record and
     /// removed its file, say, it is tried again with what the keydir has then, unless that is the same.
-    fn read_at<T>(
+    pub(crate) fn read_at<T>(
         &self,
         partition: Partition,
         position: u64,
@@ -358,10 +359,19 @@ impl Core {
             };
             let now = self.keydir.entries_at(partition, position);
             if tries_left == 0 || now.as_slice() == found.as_slice() {
+                self.note_damage(&error);
                 return Err(error);
             }
             tries_left -= 1;
             found = now;
+        }
+    }
+
+    /// Flags the file in which a read found damage.
+    fn note_damage(&self, error: &ReadError) {
+        let ReadError::Damaged { path, offset, reason } = error else { return };
+        if let Some(file) = self.files.all().iter().find(|file| file.path == *path) {
+            self.flag_damaged(file, *offset, reason);
         }
     }
 
@@ -374,7 +384,7 @@ impl Core {
 
     /// Reads a record and checks that it is the one the keydir means. What is wrong otherwise is only damage
     /// that no checksum shows: a stale block, say.
-    fn read_entry(&self, entry: &Entry) -> Result<Stored, ReadError> {
+    pub(crate) fn read_entry(&self, entry: &Entry) -> Result<Stored, ReadError> {
         let stored = self.files.read(entry.location())?;
         let meant = stored.header.version == entry.version && position_of(stored.key()) == entry.position;
         if meant { Ok(stored) } else { Err(self.files.misplaced(entry.location())) }
@@ -399,7 +409,7 @@ impl Core {
 
     /// Publishes records of the file that is pinned, all at once; takes note of what a merge must know of
     /// tombstones and older records that meet out of their order (see [`crate::merge`]).
-    fn publish(&self, pin: &Pin, candidates: &[Candidate<'_>]) {
+    pub(crate) fn publish(&self, pin: &Pin, candidates: &[Candidate<'_>]) {
         let file = pin.file();
         self.keydir.publish_all(&self.files, candidates, |candidate, published| match published {
             Published::Overtaken(winner) => {
@@ -434,6 +444,12 @@ impl Core {
             }
         };
         records.into_iter().map(prepare).collect()
+    }
+}
+
+impl From<&Entry> for InventoryEntry {
+    fn from(entry: &Entry) -> Self {
+        Self { position: entry.position, version: entry.version, tombstone: entry.is_tombstone() }
     }
 }
 

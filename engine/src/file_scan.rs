@@ -75,6 +75,16 @@ impl Scanner {
         }
     }
 
+    /// Goes on at this offset, at which a record begins, or at the first record.
+    pub(crate) fn go_to(&mut self, offset: u64) {
+        self.offset = offset.max(FILE_HEADER_LEN as u64);
+    }
+
+    /// Where the next record begins.
+    pub(crate) fn offset(&self) -> u64 {
+        self.offset
+    }
+
     pub(crate) fn next(&mut self, bounds: Bounds) -> Result<Found<'_>, IoError> {
         loop {
             let at = self.offset;

@@ -175,6 +175,23 @@ impl Keydir {
         }
     }
 
+    /// The partition's highest version, and its entry of this position and version, if there is one.
+    pub(crate) fn version_at(
+        &self,
+        partition: Partition,
+        position: u64,
+        version: Version,
+    ) -> (Version, Option<Entry>) {
+        let slice = self.slice(partition).lock();
+        let entry = slice.table.at(position).find(|entry| entry.version == version).copied();
+        (slice.stats.highest_version, entry)
+    }
+
+    /// Shows all entries, by position. Called under the partition's lock: `show` must be short.
+    pub(crate) fn visit(&self, partition: Partition, show: impl FnMut(&Entry)) {
+        self.slice(partition).lock().table.from(0).for_each(show);
+    }
+
     /// All entries, by position.
     pub(crate) fn entries(&self, partition: Partition) -> Vec<Entry> {
         let slice = self.slice(partition).lock();

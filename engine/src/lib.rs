@@ -34,10 +34,12 @@
 //!
 //! Module by module: `format` is the byte layout; `directory` the files' names, ids and lock; `data_file` reads;
 //! `log` appends and commits; `keydir` (of `table`s, with `length` codes, `file_figures` and `ordered` keys) finds;
-//! `scan` reads in key order; `recovery` opens; `inspect` looks at a store that is not open; `slot` hashes keys to partitions; `embedded` is the interface of a
+//! `scan` reads in key order; `recovery` opens; `scrub` finds damage while the store is open, `conflict` what contradicts
+//! it; `inspect` looks at a store that is not open; `slot` hashes keys to partitions; `embedded` is the interface of a
 //! program that embeds the store.
 
 mod budget;
+mod conflict;
 mod data_file;
 mod directory;
 mod embedded;
@@ -52,6 +54,7 @@ mod format;
 pub mod fuzz;
 mod hint_file;
 mod inspect;
+mod kept;
 mod keydir;
 mod length;
 mod log;
@@ -64,6 +67,7 @@ pub mod parts;
 mod progress;
 mod recovery;
 mod scan;
+mod scrub;
 mod slot;
 mod snapshot;
 mod table;
@@ -73,6 +77,7 @@ mod tender;
 use bytes::Bytes;
 
 pub use crate::budget::Budget;
+pub use crate::conflict::Conflict;
 pub use crate::embedded::{Batch, Conditional, Iter};
 pub use crate::engine::{Engine, EngineStats};
 pub use crate::error::{
@@ -92,6 +97,7 @@ pub use crate::options::{BadIndex, BadMergeWindow, BadSyncPolicy, Index, MergeWi
 pub use crate::progress::Progress;
 pub use crate::recovery::{Quarantined, Recovery};
 pub use crate::scan::{RangePage, Scan};
+pub use crate::scrub::{DamagedStretch, Scrubbed};
 pub use crate::slot::{partition_of, slot_of};
 pub use crate::snapshot::{Snapshot, restore, restore_on, restore_watched};
 pub use crate::task::{TaskKind, TaskState, TaskStatus};
@@ -127,6 +133,13 @@ pub struct Record {
     pub user_flags: u32,
     /// The value; `None` is a tombstone: the key was deleted.
     pub value: Option<Bytes>,
+}
+
+impl Record {
+    /// Bytes it has in a data file, as [`PartitionStats::live_bytes`] counts them.
+    pub fn stored_bytes(&self) -> u64 {
+        (format::RECORD_HEADER_LEN + self.key.len() + self.value.as_ref().map_or(0, bytes::Bytes::len)) as u64
+    }
 }
 
 /// Figures of one partition, kept up to date by every publish.

@@ -193,6 +193,7 @@ impl Log {
             writer: Mutex::new(writer),
         });
         let run: Option<fn(&Shared)> = match options.sync {
+            _ if !options.log_thread => None,
             SyncPolicy::Always => Some(Shared::run_group_commit),
             SyncPolicy::Interval(_) => Some(Shared::run_interval),
             SyncPolicy::Never => None,
@@ -249,6 +250,9 @@ impl Log {
             // A callback that waited for room would wait for itself.
             let wait_for_room = self.thread_id != Some(thread::current().id());
             let encode = |buffer: &mut Vec<u8>| shared.encoder().encode(buffer, records);
+            if self.thread_id.is_none() {
+                self.commit_waiting();
+            }
             shared.queue.append_and_wait(shared, bytes + APPEND_OVERHEAD, wait_for_room, encode)?
         } else {
             shared
@@ -277,8 +281,14 @@ impl Log {
         {
             tracing::error!("the log's thread panicked; what it had not synced may be lost");
         }
+        while self.thread_id.is_none() && self.commit_waiting() {}
         self.shared.counters.syncs.fetch_add(1, Ordering::Relaxed);
         self.shared.writer.lock().finish()
+    }
+
+    /// Where there is no thread: commits the appends that wait, and tells; false if there are none.
+    pub(crate) fn commit_waiting(&self) -> bool {
+        self.shared.queue.commit_waiting(&*self.shared)
     }
 
     /// Makes everything durable whose append has returned.

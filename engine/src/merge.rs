@@ -41,6 +41,7 @@ use crate::file_scan::Bounds;
 use crate::format::{ERAS_REMOVED_MAX, FileHeader, Kind, Parsed, bound_of};
 use crate::hint_file::{HintWritten, Visited, scanner_of, visit, write_hint};
 use crate::keydir::{Candidate, position_of};
+use crate::scrub::Restores;
 use crate::slot::partition_of;
 use crate::table::Entry;
 use crate::task::{TaskKind, TaskState, TaskStatus};
@@ -66,8 +67,9 @@ pub(crate) struct Merges {
     /// By partition: the version up to which it is clean, as its owner says.
     clean: Vec<AtomicU64>,
     status: Mutex<Option<TaskStatus>>,
+    pub(crate) restores: Restores,
     /// Ids of files that could not be read at the start: whatever is in them is not known.
-    pub(crate) unreadable: Vec<u64>,
+    pub(crate) unreadable: Mutex<Vec<u64>>,
 }
 
 /// What [`Engine::merge`](crate::Engine::merge) and [`Engine::tend`](crate::Engine::tend) did.
@@ -109,7 +111,8 @@ impl Merges {
             closing: AtomicBool::new(false),
             clean: (0..PARTITIONS).map(|_| AtomicU64::new(0)).collect(),
             status: Mutex::new(None),
-            unreadable,
+            restores: Restores::default(),
+            unreadable: Mutex::new(unreadable),
         }
     }
 
@@ -190,7 +193,8 @@ impl Core {
         let mut done = Merged::default();
         loop {
             let inputs = self.select(due)?;
-            if inputs.is_empty() {
+            // A record that is restored now may be older than a tombstone in the inputs: it must be seen.
+            if inputs.is_empty() || !self.merges.restores.wait() {
                 return Ok(done);
             }
             let bytes_total = inputs.iter().map(|file| file.len()).sum();
@@ -239,8 +243,33 @@ impl Core {
         Ok(written)
     }
 
+    /// Says durably that these data files are not needed, does what follows from that, and removes them.
+    pub(crate) fn remove_files(&self, ids: Vec<u64>, gone: impl FnOnce()) -> Result<(), MergeError> {
+        let mut eras = self.eras.lock();
+        let mut next = eras.clone();
+        // Among them may be some of an earlier run that could not be removed yet.
+        next.removed.extend(ids);
+        if next.removed.len() > ERAS_REMOVED_MAX {
+            return Err(MergeError::NotRemoved { files: eras.removed.len() });
+        }
+        let highest = next.removed.iter().max().copied().unwrap_or(0);
+        next.file_id_floor = next.file_id_floor.max(highest);
+        next.version_floor = next.version_floor.max(self.highest_version());
+        // If either may be on disk, it does not matter: nothing that counts is in these files any more.
+        self.directory.store_eras(&next).map_err(|failed| failed.error)?;
+        *eras = next;
+        gone();
+        match self.directory.remove_files(&eras.removed) {
+            Ok(()) => eras.removed.clear(),
+            Err(error) => {
+                tracing::warn!(%error, "data files could not be removed; the next merge or start will");
+            }
+        }
+        Ok(())
+    }
+
     /// The file is left as it is, and found damaged again by whoever opens the store.
-    fn found_damaged(&self, file: &DataFile, offset: u64, reason: &str) {
+    pub(crate) fn found_damaged(&self, file: &DataFile, offset: u64, reason: &str) {
         tracing::error!(file = %file.path.display(), offset, reason,
             "a data file is damaged: it is kept as it is; restore its keys from another copy");
         file.set_damaged();
@@ -330,12 +359,15 @@ impl<'a> Run<'a> {
                     }
                     self.take(input, offset, record)
                 }
-                Visited::Bad { offset, reason, .. } => {
-                    self.core.found_damaged(input, offset, &reason.to_string());
+                Visited::Bad { offset, bytes, reason } => {
+                    // More of it may have been damaged since it was healed.
+                    if !input.is_healed() || !self.core.records_within(input, offset, bytes).is_empty() {
+                        self.core.found_damaged(input, offset, &reason.to_string());
+                    }
                     Ok(())
                 }
             })?;
-            if !end.ends_marked && !input.is_damaged() {
+            if !end.ends_marked && !input.is_damaged() && !input.is_healed() {
                 self.core.found_damaged(input, end.offset, "the mark that should close the file is missing");
             }
             if !input.is_damaged() {
@@ -432,28 +464,11 @@ impl<'a> Run<'a> {
 
     /// Removes the inputs, all or none.
     fn remove(&mut self, gone: &[Arc<DataFile>]) -> Result<(), MergeError> {
-        let mut eras = self.core.eras.lock();
-        let mut next = eras.clone();
-        // Among them may be some of an earlier run that could not be removed yet.
-        next.removed.extend(gone.iter().map(|file| file.id));
-        if next.removed.len() > ERAS_REMOVED_MAX {
-            return Err(MergeError::NotRemoved { files: eras.removed.len() });
-        }
-        let highest = next.removed.iter().max().copied().unwrap_or(0);
-        next.file_id_floor = next.file_id_floor.max(highest);
-        next.version_floor = next.version_floor.max(self.core.highest_version());
-        // If either may be on disk, it does not matter: nothing that counts is in the inputs any more.
-        self.core.directory.store_eras(&next).map_err(|failed| failed.error)?;
-        *eras = next;
-        self.drop_tombstones(gone);
-        gone.iter().for_each(|file| self.core.files.remove(file));
-        match self.core.directory.remove_files(&eras.removed) {
-            Ok(()) => eras.removed.clear(),
-            Err(error) => {
-                tracing::warn!(%error, "merged data files could not be removed; the next merge or start will");
-            }
-        }
-        Ok(())
+        let ids = gone.iter().map(|file| file.id).collect();
+        self.core.remove_files(ids, || {
+            self.drop_tombstones(gone);
+            gone.iter().for_each(|file| self.core.files.remove(file));
+        })
     }
 
     /// Forgets the tombstones that the keydir still has in the inputs: those that were not copied. It cannot fail:

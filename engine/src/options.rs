@@ -121,6 +121,10 @@ pub struct Options {
     /// Whether a thread of the engine's writes hint files and merges. Default true. If not, that is done by
     /// [`Engine::tend`](crate::Engine::tend) alone.
     pub background: bool,
+    /// Whether a thread of the engine's commits queued appends, or syncs at the interval. Default true. If not, that is
+    /// done by [`Engine::commit_appends`](crate::Engine::commit_appends) or [`Engine::sync`](crate::Engine::sync) alone:
+    /// for owners that decide the order of everything themselves, such as a simulation.
+    pub log_thread: bool,
     /// Percent of a sealed file's bytes that are dead, from which on it is merged. Default 25; 1 to 100.
     pub merge_trigger: u8,
     /// Dead bytes of a sealed file from which on it is merged, whatever their share. Default 128 MiB; from 1.
@@ -223,6 +227,7 @@ impl Options {
             replicated: false,
             map_files: true,
             background: true,
+            log_thread: true,
             merge_trigger: 25,
             merge_trigger_bytes: 128 * MIB,
             merge_small_file: 8 * MIB,

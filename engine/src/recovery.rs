@@ -347,7 +347,7 @@ fn read_sealed(directory: &Directory, file: &Readable) -> Result<FileRead, OpenE
             HintSource::in_memory(sections)
         })
     } else {
-        file.file.set_damaged();
+        file.file.set_lost();
         HintSource::in_memory(sections)
     };
     Ok(FileRead { hint, scanned: true, quarantined, end: None })
@@ -359,7 +359,7 @@ fn read_active(file: &Readable) -> Result<FileRead, OpenError> {
     let failed = |action| move |e| IoError::new(action, &file.known.path, e);
     let (sections, quarantined, end) = scan(file, handle, Bounds::Active)?;
     if !quarantined.is_empty() {
-        file.file.set_damaged();
+        file.file.set_lost();
     }
     if end.offset < file.known.len {
         handle.set_len(end.offset).map_err(failed("cut the torn tail of"))?;

@@ -35,8 +35,9 @@ pub struct Snapshot {
 impl Core {
     pub(crate) fn snapshot(&self, to: &Path) -> Result<Snapshot, SnapshotError> {
         let file_system = &**self.directory.file_system();
-        if !self.merges.unreadable.is_empty() {
-            return Err(SnapshotError::Unreadable { files: self.merges.unreadable.clone() });
+        let unreadable = self.merges.unreadable.lock().clone();
+        if !unreadable.is_empty() {
+            return Err(SnapshotError::Unreadable { files: unreadable });
         }
         make_empty(file_system, to)?;
         write_marker(file_system, to, &Marker::Partial)?;

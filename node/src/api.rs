@@ -36,10 +36,20 @@ pub struct Status {
     pub partitions_moving: u32,
     /// Partitions without a live primary: their requests wait, then fail.
     pub partitions_unavailable: u32,
+    /// Partitions of which a copy is away and another node receives the new writes in its place.
+    pub partitions_with_stand_in: u32,
+    /// Those of them whose older records are being copied to it.
+    pub partitions_being_rebuilt: u32,
     /// What runs in the background, all nodes' tasks together.
     pub tasks: Vec<Task>,
     /// What an operator should know: a cluster of one node, no secret, a node that is down.
     pub warnings: Vec<String>,
+    /// The running plan, if there is one.
+    pub plan: Option<PlanStatus>,
+    /// Whether a node that joins is given data at once.
+    pub auto_rebalance: bool,
+    /// Version of the peer protocol in use.
+    pub protocol: u16,
 }
 
 /// One member in [`Status`].
@@ -50,6 +60,8 @@ pub struct MemberStatus {
     pub id: String,
     /// `up` or `down`.
     pub state: String,
+    /// Whether it is drained: it keeps its copies and is primary of nothing.
+    pub draining: bool,
     /// Where clients reach it.
     pub client_addr: String,
     /// Where peers reach it.
@@ -60,6 +72,14 @@ pub struct MemberStatus {
     pub weight: u32,
     /// Which start of it is registered.
     pub incarnation: u64,
+    /// Whether it gives up its copies and then goes.
+    pub leaving: bool,
+    /// Whether it was admitted without data, until a rebalance.
+    pub waiting: bool,
+    /// Lowest version of the peer protocol it speaks.
+    pub protocol_min: u16,
+    /// Highest version of the peer protocol it speaks.
+    pub protocol_max: u16,
 }
 
 /// `CASK.NODES`: one row a member, from its last gossiped report.
@@ -198,7 +218,7 @@ pub struct PartitionView {
 pub struct Task {
     /// Name, unique in the cluster while it runs: `migration/7/12D3.../12D3...`.
     pub id: String,
-    /// `migration` (a copy for the ring), `return` (a node catching up) or `merge` (a node's data files are rewritten
+    /// `migration` (a copy for the ring), `return` (a node catching up), `rebuild` (a stand-in is filled), `repair` (copies differ) or `merge` (a node's data files are rewritten
     /// without what is dead; it has neither partitions nor keys).
     pub kind: String,
     /// Why it runs.
@@ -207,7 +227,7 @@ pub struct Task {
     pub source: String,
     /// PeerId of the node it copies to.
     pub target: String,
-    /// `waiting`, `copying`, `comparing`, `merging`.
+    /// `waiting`, `copying`, `comparing`, `paused`, `merging`.
     pub phase: String,
     /// Partitions done.
     pub partitions_done: u32,
@@ -225,6 +245,14 @@ pub struct Task {
     pub bytes_per_s: f64,
     /// Seconds left at that rate, if known.
     pub eta_s: Option<f64>,
+}
+
+/// What an operator asked for is committed: `CASK.REBUILD`, `CASK.DRAIN`, `CASK.UNDRAIN`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Accepted {
+    /// What happens now, in words.
+    pub message: String,
 }
 
 /// `CASK.SNAPSHOT`: a snapshot of the answering node's store.
@@ -255,4 +283,151 @@ pub struct Event {
     pub node: String,
     /// In words.
     pub message: String,
+}
+
+/// `CASK.PLAN` with an operation: what committing it would do. Nothing is changed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlanPreview {
+    /// The operation, as `CASK.COMMIT` takes it.
+    pub operation: String,
+    /// Epoch of the state it was planned on.
+    pub epoch: u64,
+    /// What `CASK.COMMIT` is given to do exactly this; empty where it is committed in another way.
+    pub token: String,
+    /// Hash of the present ring, hexadecimal.
+    pub ring_hash_before: String,
+    /// Hash of the ring that it leads to.
+    pub ring_hash_after: String,
+    /// What is copied, from where to where.
+    pub moves: Vec<PlanMove>,
+    /// Copies to be made.
+    pub copies_to_make: u32,
+    /// The fewest copies that the shares alone ask for.
+    pub copies_ideal: u32,
+    /// Copies that are dropped once those are made.
+    pub copies_to_release: u32,
+    /// Partitions that change their primary.
+    pub primaries_to_move: u32,
+    /// Keys copied, each as often as it is.
+    pub keys: u64,
+    /// Bytes copied.
+    pub bytes: u64,
+    /// Of the copies, those of partitions nobody told the figures of: keys and bytes are without them.
+    pub partitions_unknown: u32,
+    /// Bytes a second that each node sends at most.
+    pub bytes_per_s: u64,
+    /// Seconds it takes at that pace.
+    pub eta_s: f64,
+    /// The balance of the present ring.
+    pub before: Vec<PlanShare>,
+    /// The balance of the ring that it leads to.
+    pub after: Vec<PlanShare>,
+    /// Why copies would not be as many or not as far apart as they should be.
+    pub violations: Vec<String>,
+    /// Whether a plan is running already, which this would be made a part of.
+    pub joins_a_running_plan: bool,
+    /// How it comes about, in words.
+    pub next: String,
+}
+
+/// What one node copies to another in a plan.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlanMove {
+    /// PeerId of the node it is copied from; empty where no complete copy is on a node that is up.
+    pub source: String,
+    /// PeerId of the node it is copied to.
+    pub target: String,
+    /// Partitions.
+    pub partitions: u32,
+    /// Keys.
+    pub keys: u64,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// One node's part of a ring in a plan.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlanShare {
+    /// PeerId.
+    pub id: String,
+    /// `up`, `down`, `leaving`, or `waiting` (for a rebalance).
+    pub state: String,
+    /// Zone.
+    pub zone: String,
+    /// Weight.
+    pub weight: u32,
+    /// Copies the ring names it for.
+    pub copies: u32,
+    /// Copies an exact share would be.
+    pub copies_ideal: f64,
+    /// Partitions the ring names it first for.
+    pub primaries: u32,
+    /// Partitions an exact share would be.
+    pub primaries_ideal: f64,
+}
+
+/// The running plan.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlanStatus {
+    /// Counts the cluster's plans.
+    pub id: u64,
+    /// Why it runs.
+    pub cause: String,
+    /// Epoch in which it began.
+    pub epoch: u64,
+    /// Copies to be made in all.
+    pub copies_total: u32,
+    /// The fewest that could have been.
+    pub copies_ideal: u32,
+    /// Copies made.
+    pub copies_made: u32,
+    /// Partitions whose replicas are not yet those the ring names.
+    pub partitions_moving: u32,
+    /// Whether it copies nothing for now.
+    pub paused: bool,
+    /// The pace that was set for every node, bytes a second; absent where each node's own setting holds.
+    pub throttle_bytes_per_s: Option<u64>,
+    /// Whether an abort can lead back to before it.
+    pub can_abort: bool,
+    /// Bytes copied by the tasks under way.
+    pub bytes_done: u64,
+    /// Bytes of the tasks under way.
+    pub bytes_total: u64,
+    /// Bytes a second, all nodes together.
+    pub bytes_per_s: f64,
+    /// Seconds left at that rate, if known.
+    pub eta_s: Option<f64>,
+}
+
+/// `CASK.PLAN STATUS`, and the answer to whatever changes a plan.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlanAnswer {
+    /// What was done, or how it is.
+    pub message: String,
+    /// Epoch of the state the asked node holds.
+    pub epoch: u64,
+    /// The running plan, as that node knows it.
+    pub plan: Option<PlanStatus>,
+    /// Whether a node that joins is given data at once.
+    pub auto_rebalance: bool,
+    /// The pace that was set for every node, bytes a second; absent where each node's own setting holds.
+    pub throttle_bytes_per_s: Option<u64>,
+}
+
+/// What a node has found damaged in its store, and what became of it, since its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HealFigures {
+    /// Bytes of data files that were verified in the background.
+    pub scrubbed_bytes: u64,
+    /// Damaged stretches that were found by that.
+    pub damaged_stretches: u64,
+    /// Damaged records that were restored from another copy.
+    pub restored_records: u64,
+    /// Times a damaged record was looked for and no other copy had it.
+    pub missing_records: u64,
 }

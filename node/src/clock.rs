@@ -1,4 +1,4 @@
-//! The two clocks of a node. Leases count on the first, expiry and what people read on the second.
+//! The two clocks of this machine. Nodes read them through [`Host`](crate::host::Host).
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -115,9 +115,11 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         }
         reason = node.refused() => Some(reason),
     };
-    node.stop().await;
+    // Clients are answered as long as the node can ask others for what it handed over.
+    node.leave().await;
     stop.send_replace(true);
     front_end.await.context("the front end ended abnormally")?;
+    node.stop().await;
     tracing::info!("stopped");
     refusal.map_or(Ok(()), |reason| Err(anyhow::anyhow!(reason)))
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use caskade_node::api::{Event, Nodes, RingView, Status, Task};
+use caskade_node::api::{Event, Nodes, PlanAnswer, PlanPreview, RingView, Status, Task};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisResult};
 use serde::de::DeserializeOwned;
@@ -154,10 +154,41 @@ impl Client {
         self.json("CASK.EVENTS").await
     }
 
-    /// A `CASK.*` command without arguments, its JSON read.
+    /// `CASK.PLAN` with an operation: what it would do.
+    ///
+    /// # Errors
+    /// Also why it would be void.
+    pub async fn preview(&mut self, operation: &[&str]) -> Result<PlanPreview> {
+        self.json(&[&["CASK.PLAN"], operation].concat().join(" ")).await
+    }
+
+    /// `CASK.PLAN STATUS`, or what controls the running plan.
+    ///
+    /// # Errors
+    /// Also why it was refused.
+    pub async fn plan(&mut self, words: &[&str]) -> Result<PlanAnswer> {
+        self.json(&[&["CASK.PLAN"], words].concat().join(" ")).await
+    }
+
+    /// Plans an operation and commits exactly that; answers what was planned.
+    ///
+    /// # Errors
+    /// Why it is void.
+    pub async fn plan_and_commit(&mut self, operation: &[&str]) -> Result<PlanPreview> {
+        let preview = self.preview(operation).await?;
+        let commit = [&["CASK.COMMIT"], operation, &[preview.token.as_str()]].concat().join(" ");
+        self.json::<PlanAnswer>(&commit).await?;
+        Ok(preview)
+    }
+
+    /// A `CASK.*` command and its arguments, words without spaces; its JSON read.
     pub(crate) async fn json<T: DeserializeOwned>(&mut self, command: &str) -> Result<T> {
-        let answer: String =
-            self.ask(&redis::cmd(command)).await.with_context(|| format!("{command} to {}", self.addr))?;
+        let mut words = command.split(' ');
+        let mut cmd = redis::cmd(words.next().unwrap_or_default());
+        for word in words {
+            cmd.arg(word);
+        }
+        let answer: String = self.ask(&cmd).await.with_context(|| format!("{command} to {}", self.addr))?;
         serde_json::from_str(&answer).with_context(|| format!("{command} of {} answered {answer}", self.addr))
     }
 }

@@ -1,4 +1,4 @@
-//! A cluster of real processes on loopback, with its own secret, in its own temporary folder.
+//! A cluster of real processes, on loopback or on a network of its own, with its own secret, in its own temporary folder.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
+use crate::network::Network;
 use crate::node::Node;
 
 const CONVERGE_MAX: Duration = Duration::from_secs(30);
@@ -19,6 +20,8 @@ pub struct Builder {
     nodes: usize,
     args: Vec<OsString>,
     zones: Vec<String>,
+    variables: Vec<(String, String)>,
+    own_network: bool,
 }
 
 impl Builder {
@@ -49,7 +52,19 @@ impl Builder {
         self
     }
 
-    /// Makes the folder and the secret; starts nothing.
+    /// An environment variable of every node.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Puts each node in a place of its own on a network that can be cut; see [`Network`].
+    pub(crate) fn own_network(mut self) -> Self {
+        self.own_network = true;
+        self
+    }
+
+    /// Makes the folder, the secret and the network; starts nothing.
     ///
     /// # Errors
     /// If they cannot be made or ports are short.
@@ -61,7 +76,9 @@ impl Builder {
             tempfile::Builder::new().prefix("caskade-").tempdir().context("making a temporary folder")?;
         let secret = folder.path().join("secret");
         write_secret(&secret, &format!("{:032x}", rand::random::<u128>()))?;
-        let mut cluster = Cluster { builder: self, secret, nodes: Vec::new(), folder: Some(folder) };
+        let network = if self.own_network { Some(Network::new()?) } else { None };
+        let mut cluster =
+            Cluster { builder: self, secret, nodes: Vec::new(), made: 0, network, folder: Some(folder) };
         for _ in 0..cluster.builder.nodes {
             cluster.prepare_node()?;
         }
@@ -91,6 +108,9 @@ pub struct Cluster {
     builder: Builder,
     secret: PathBuf,
     nodes: Vec<Node>,
+    /// Nodes made so far, those included that were taken out.
+    made: usize,
+    network: Option<Network>,
     folder: Option<TempDir>,
 }
 
@@ -134,6 +154,15 @@ impl Cluster {
         self.nodes.get_mut(index).with_context(|| format!("the cluster has no node {index}"))
     }
 
+    /// The network between the nodes, to be cut and mended. Its places have the numbers of the nodes, in the order in
+    /// which these were made.
+    ///
+    /// # Errors
+    /// If the cluster is on loopback; see [`crate::with_own_network`].
+    pub fn network_mut(&mut self) -> Result<&mut Network> {
+        self.network.as_mut().context("the cluster has no network of its own")
+    }
+
     /// Client addresses of all nodes, running or not.
     pub fn addrs(&self) -> Vec<String> {
         self.nodes.iter().map(Node::addr).collect()
@@ -159,6 +188,20 @@ impl Cluster {
         node.spawn()?;
         node.wait_ready().await?;
         Ok(index)
+    }
+
+    /// Takes a node out of what is watched and waited for: it left, or is to be. The others' indices close up.
+    ///
+    /// # Errors
+    /// If there are not so many.
+    pub fn take_node(&mut self, index: usize) -> Result<Node> {
+        self.node(index)?;
+        Ok(self.nodes.remove(index))
+    }
+
+    /// Puts a node back that was taken out, as the last one.
+    pub fn put_node(&mut self, node: Node) {
+        self.nodes.push(node);
     }
 
     /// Kills every node with -9, as close together as one process can.
@@ -202,8 +245,13 @@ impl Cluster {
             args.extend(["--zone".into(), zone.into()]);
         }
         let bootstrap = self.nodes.first().map(Node::peer_addr);
-        let node = Node::new(folder.join(format!("node-{index}")), args, bootstrap)?;
+        let place = self.network.as_mut().map(Network::add_place).transpose()?;
+        let mut node = Node::new(folder.join(format!("node-{}", self.made)), args, bootstrap, place)?;
+        for (name, value) in &self.builder.variables {
+            node.set_variable(name, Some(value));
+        }
         self.nodes.push(node);
+        self.made += 1;
         Ok(index)
     }
 

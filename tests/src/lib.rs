@@ -2,18 +2,21 @@
 //!
 //! [`with_cluster`] starts nodes on free loopback ports, runs a test against them within a time limit and, if
 //! it fails, prints the end of each node's log. [`Cluster`] kills, stops, pauses, restarts and adds nodes.
+//! [`with_own_network`] gives each node a place of its own, so that the network between them can be cut.
 //! [`oracle`] keeps what clients were told and checks it against what the cluster answers afterwards.
 //! Nothing here reaches into a node: all that is known comes through its command line, signals and client port.
 
 mod binaries;
 mod client;
 mod cluster;
+mod network;
 mod node;
 mod observe;
 pub mod oracle;
 mod permit;
 mod ports;
 mod program;
+mod steady;
 pub mod text;
 mod workload;
 
@@ -25,11 +28,13 @@ use anyhow::{Context, Result, bail};
 pub use binaries::binary;
 pub use client::Client;
 pub use cluster::{Builder, Cluster};
+pub use network::Network;
 pub use node::Node;
-pub use observe::{Digest, copies_moved};
+pub use observe::{Digest, copies_moved, keys_led_by};
 pub use permit::Permit;
 pub use ports::free_port;
 pub use program::{Finished, Program, run, run_for};
+pub use steady::SteadyLoad;
 pub use workload::{Load, Workload};
 
 /// Runs `test` against the cluster `builder` describes, started and converged; both within `limit`, which
@@ -54,6 +59,24 @@ pub fn with_cluster(builder: Builder, limit: Duration, test: impl AsyncFnOnce(&m
         }
         outcome
     });
+}
+
+/// As [`with_cluster`], on a network between the nodes that can be cut ([`Cluster::network_mut`]). Where the machine allows
+/// none, this says `SKIPPED` and why, and runs nothing.
+///
+/// # Panics
+/// As [`with_cluster`]; also if `ip` is missing where tools are required.
+#[expect(clippy::panic, reason = "a panic is how a test fails; the caller is a #[test]")]
+pub fn with_own_network(
+    builder: Builder,
+    limit: Duration,
+    test: impl AsyncFnOnce(&mut Cluster) -> Result<()>,
+) {
+    match Network::available() {
+        Ok(true) => with_cluster(builder.own_network(), limit, test),
+        Ok(false) => {}
+        Err(error) => panic!("{error:?}"),
+    }
 }
 
 /// Runs a test that needs no cluster, or brings its own, within `limit`.

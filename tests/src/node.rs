@@ -1,6 +1,8 @@
 //! One node of a test's cluster: its folder, its ports, its process.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use caskade_node::api::Status;
 use rustix::process::Signal;
 
 use crate::client::Client;
+use crate::network::Place;
 use crate::ports::free_port;
 use crate::program::{Finished, Program, own_command};
 
@@ -18,7 +21,7 @@ const STOP_MAX: Duration = Duration::from_secs(20);
 const PORT_TRIES: usize = 3;
 const LOG_TAIL_LINES: usize = 60;
 
-/// The ports of one node, all on loopback.
+/// The ports of one node, all on loopback or in its own place.
 #[derive(Clone, Copy, Debug)]
 struct Ports {
     client: u16,
@@ -39,7 +42,10 @@ pub struct Node {
     name: String,
     folder: PathBuf,
     args: Vec<OsString>,
+    /// Variables of its next starts.
+    variables: BTreeMap<String, String>,
     bootstrap: Option<String>,
+    place: Option<Place>,
     ports: Ports,
     program: Option<Program>,
     starts: u32,
@@ -47,12 +53,30 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node whose files are in `folder`, not started. `args` are those it does not choose itself.
-    pub(crate) fn new(folder: PathBuf, args: Vec<OsString>, bootstrap: Option<String>) -> Result<Self> {
+    /// A node whose files are in `folder`, not started. `args` are those it does not choose itself. Without a place it
+    /// is on loopback.
+    pub(crate) fn new(
+        folder: PathBuf,
+        args: Vec<OsString>,
+        bootstrap: Option<String>,
+        place: Option<Place>,
+    ) -> Result<Self> {
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         let name = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let ports = Ports::free()?;
-        Ok(Self { name, folder, args, bootstrap, ports, program: None, starts: 0, paused: false })
+        let variables = BTreeMap::new();
+        Ok(Self {
+            name,
+            folder,
+            args,
+            variables,
+            bootstrap,
+            place,
+            ports,
+            program: None,
+            starts: 0,
+            paused: false,
+        })
     }
 
     /// Its data directory.
@@ -60,9 +84,13 @@ impl Node {
         self.folder.join("data")
     }
 
-    /// Where clients reach it, `127.0.0.1:PORT`.
+    /// Where clients reach it, `IP:PORT`.
     pub fn addr(&self) -> String {
-        loopback(self.ports.client)
+        self.at(self.ports.client)
+    }
+
+    fn at(&self, port: u16) -> String {
+        format!("{}:{port}", self.place.as_ref().map_or(Ipv4Addr::LOCALHOST, Place::address))
     }
 
     /// The port for clients.
@@ -70,9 +98,9 @@ impl Node {
         self.ports.client
     }
 
-    /// Where peers reach it, `127.0.0.1:PORT`.
+    /// Where peers reach it, `IP:PORT`.
     pub fn peer_addr(&self) -> String {
-        loopback(self.ports.peer)
+        self.at(self.ports.peer)
     }
 
     /// Whether its process was started and not yet ended by this harness.
@@ -91,8 +119,8 @@ impl Node {
         let addresses = [
             ("--listen", self.addr()),
             ("--peer-listen", self.peer_addr()),
-            ("--http-listen", loopback(self.ports.http)),
-            ("--memcached-listen", loopback(self.ports.memcached)),
+            ("--http-listen", self.at(self.ports.http)),
+            ("--memcached-listen", self.at(self.ports.memcached)),
         ];
         for (flag, address) in addresses {
             args.extend([flag.into(), address.into()]);
@@ -105,19 +133,33 @@ impl Node {
     }
 
     /// Gives its next starts these flags, too.
-    pub(crate) fn add_flags(&mut self, flags: &[(&str, &str)]) {
+    pub fn add_flags(&mut self, flags: &[(&str, &str)]) {
         let flags = flags.iter().flat_map(|(flag, value)| [flag, value]);
         self.args.extend(flags.map(OsString::from));
     }
 
+    /// Gives its next starts this environment variable, or takes it from them.
+    pub fn set_variable(&mut self, name: &str, value: Option<&str>) {
+        match value {
+            Some(value) => drop(self.variables.insert(name.to_owned(), value.to_owned())),
+            None => drop(self.variables.remove(name)),
+        }
+    }
+
     /// Starts its process; does not wait for it.
-    pub(crate) fn spawn(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// If it runs already or cannot be started.
+    pub fn spawn(&mut self) -> Result<()> {
         if self.is_running() {
             bail!("{} runs already", self.name);
         }
         self.starts += 1;
         let mut command = own_command("caskd", self.command_line())?;
-        command.env("RUST_BACKTRACE", "1");
+        command.env("RUST_BACKTRACE", "1").envs(&self.variables);
+        if let Some(place) = &self.place {
+            command = place.command(&command);
+        }
         let prefix = self.folder.join(format!("start-{}", self.starts));
         self.program = Some(Program::start(command, &prefix)?);
         Ok(())
@@ -241,10 +283,6 @@ impl Node {
         }
         tail
     }
-}
-
-fn loopback(port: u16) -> String {
-    format!("127.0.0.1:{port}")
 }
 
 fn last_lines(path: &Path) -> String {

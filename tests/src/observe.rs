@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use caskade_node::api::{RingView, Status};
 
+use crate::client::Client;
 use crate::cluster::Cluster;
 use crate::eventually;
 use crate::node::Node;
@@ -14,6 +15,7 @@ use crate::node::Node;
 pub type Digest = (String, u64, String);
 
 const PARTITIONS: usize = 1024;
+const SLOTS_PER_PARTITION: usize = 16;
 const DIGESTS_EQUAL_MAX: Duration = Duration::from_secs(10);
 
 impl Cluster {
@@ -162,6 +164,34 @@ fn in_sync(ring: &RingView) -> Result<Vec<BTreeSet<&str>>> {
         in_sync.filter_map(|&(index, _)| ring.shares.get(index)).map(|share| share.id.as_str()).collect()
     };
     Ok(ring.partitions.iter().map(|partition| holders(&partition.replicas)).collect())
+}
+
+/// So many keys, each of another partition that this node is primary of by this ring.
+///
+/// # Errors
+/// If the node is primary of too little, or cannot be asked for the slot of a key.
+pub async fn keys_led_by(
+    client: &mut Client,
+    ring: &RingView,
+    node: &str,
+    count: usize,
+) -> Result<Vec<String>> {
+    let mut keys = BTreeMap::new();
+    for number in 0..PARTITIONS {
+        if keys.len() == count {
+            break;
+        }
+        let key = format!("key:{number}");
+        let slot: usize = client.ask(redis::cmd("CLUSTER").arg("KEYSLOT").arg(&key)).await?;
+        let partition = slot / SLOTS_PER_PARTITION;
+        let first = ring.partitions.get(partition).and_then(|partition| partition.replicas.first());
+        let primary = first.and_then(|(index, _)| ring.shares.get(*index));
+        if primary.is_some_and(|share| share.id == node) {
+            keys.entry(partition).or_insert(key);
+        }
+    }
+    ensure!(keys.len() == count, "{node} is primary of {} partitions that were found", keys.len());
+    Ok(keys.into_values().collect())
 }
 
 /// How many copies are in `after` on a node that had none of that partition in `before`.

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use caskade_tests::oracle::History;
-use caskade_tests::{Builder, Cluster, Workload, with_cluster};
+use caskade_tests::{Builder, Cluster, Workload, eventually, with_cluster};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -18,10 +18,12 @@ const ROUNDS: u64 = 6;
 const NODES: usize = 4;
 const CLIENTS: usize = 8;
 /// For a round, at its slowest.
-const ROUND_MAX: Duration = Duration::from_secs(90);
+const ROUND_MAX: Duration = Duration::from_secs(150);
+/// Until a change of the members is committed.
+const STEP_MAX: Duration = Duration::from_secs(30);
 const WHOLE_MAX: Duration = Duration::from_secs(60);
 
-/// What is done to one node. The cluster has to bear one at a time.
+/// What is done to one node, or to the members. The cluster has to bear one at a time.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     /// SIGKILL, and started again after so many milliseconds.
@@ -32,15 +34,19 @@ enum Fault {
     Pause { ms: u64 },
     /// SIGKILL, started again, and killed once more while it catches up.
     KillTwice,
+    /// A node joins, and this one leaves before that one has all its data. The new one may be killed and started again
+    /// meanwhile.
+    Exchange { kill: bool },
 }
 
 impl Fault {
     fn draw(rng: &mut StdRng) -> Self {
-        match rng.random_range(0..4) {
+        match rng.random_range(0..6) {
             0 => Self::Kill { down_ms: rng.random_range(0..4000) },
             1 => Self::Restart,
             2 => Self::Pause { ms: rng.random_range(200..4000) },
-            _ => Self::KillTwice,
+            3 => Self::KillTwice,
+            kind => Self::Exchange { kill: kind == 4 },
         }
     }
 
@@ -65,8 +71,29 @@ impl Fault {
                 node.kill9()?;
                 node.restart().await
             }
+            Self::Exchange { kill } => exchange(cluster, victim, kill).await,
         }
     }
+}
+
+/// The cluster has as many nodes afterwards, of which one is new.
+async fn exchange(cluster: &mut Cluster, victim: usize, kill: bool) -> Result<()> {
+    let id = cluster.node(victim)?.status().await?.node_id;
+    let joined = cluster.add_node().await?;
+    // What is planned is void if the ring changes before it is committed, as it may while a node joins.
+    eventually("the leave is committed", STEP_MAX, async || {
+        let mut client = cluster.node((victim + 1) % NODES)?.client().await?;
+        client.plan_and_commit(&["LEAVE", &id]).await
+    })
+    .await?;
+    if kill {
+        cluster.node_mut(joined)?.kill9()?;
+        cluster.node_mut(joined)?.restart().await?;
+    }
+    let mut leaving = cluster.take_node(victim)?;
+    let ended = leaving.wait_end(WHOLE_MAX).await.context("the node leaves")?;
+    ensure!(ended.stderr.contains("--join-afresh"), "it ended for another reason: {}", ended.stderr);
+    Ok(())
 }
 
 #[test]

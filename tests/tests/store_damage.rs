@@ -1,40 +1,67 @@
-//! A store that is damaged, emptied or another's decides nothing: the node says so and does not start.
+//! A store that is damaged decides nothing: it is healed from other copies, or says what it cannot know. One that is
+//! emptied or another's keeps its node from starting.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use caskade_tests::{Builder, Cluster, binary, run_for, with_cluster};
+use caskade_tests::{Builder, Cluster, binary, eventually, run_for, with_cluster};
 
 const LIMIT: Duration = Duration::from_secs(90);
 /// How long a node that is refused may take to say so.
 const REFUSED_MAX: Duration = Duration::from_secs(20);
+/// How long healing may take.
+const HEALED_MAX: Duration = Duration::from_secs(40);
 const NODE: usize = 2;
 
 #[test]
-fn store_with_one_damaged_byte_is_refused_with_file_place_and_way_out() {
+fn damaged_store_is_healed_by_the_other_copies_and_whole_at_the_next_start() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         write_and_stop(cluster).await?;
-        let file = data_files(cluster)?.into_iter().next().context("a data file")?;
-        let mut bytes = std::fs::read(&file)?;
-        // In the first records; a store that was closed has synced all of its bytes.
-        let at = bytes.get_mut(100).context("the data file holds records")?;
-        *at ^= 0x10;
-        std::fs::write(&file, &bytes)?;
-        let said = refused(cluster).await?;
-        let place = format!("{}, at byte ", file.display());
-        for part in ["the store is damaged", &place, "empty --data-dir", "caskctl status"] {
-            ensure!(said.contains(part), "'{part}' is not in: {said}");
-        }
-        // The same once more: starting did not paint it over.
-        ensure!(refused(cluster).await?.contains("the store is damaged"));
-        others_serve(cluster).await?;
-
-        // The way out that was named.
-        std::fs::rename(data_dir(cluster)?, data_dir(cluster)?.with_extension("away"))?;
+        let damaged = damage(cluster, NODE)?;
         cluster.node_mut(NODE)?.restart().await?;
-        cluster.node(NODE)?.client().await?.set("after", "all").await
+        tells(cluster, NODE, "is damaged").await?;
+        cluster.wait_converged(HEALED_MAX).await?;
+        cluster.assert_copies_equal(2).await?;
+        holds_all(cluster, NODE).await?;
+        tells(cluster, NODE, "all its partitions were restored from other copies").await?;
+        // The damaged file was replaced.
+        eventually("the damaged file is gone", HEALED_MAX, async || {
+            ensure!(!damaged.exists(), "it is still there");
+            Ok(())
+        })
+        .await?;
+        cluster.node_mut(NODE)?.restart().await?;
+        cluster.wait_converged(HEALED_MAX).await?;
+        let events = cluster.node(NODE)?.client().await?.events().await?;
+        ensure!(!events.iter().any(|event| event.message.contains("is damaged")), "{events:#?}");
+        // What it has now is all there is.
+        cluster.node_mut(0)?.stop().await?;
+        holds_all(cluster, NODE).await
+    });
+}
+
+#[test]
+fn last_copy_on_a_damaged_store_answers_an_error_and_never_absent_or_old() {
+    with_cluster(Builder::new(1), LIMIT, async |cluster| {
+        let mut client = cluster.node(0)?.client().await?;
+        client.set("key:1", "old").await?;
+        client.set("key:1", "new").await?;
+        client.set("key:2", "a value").await?;
+        cluster.node_mut(0)?.stop().await?;
+        damage(cluster, 0)?;
+        cluster.node_mut(0)?.restart().await?;
+        tells(cluster, 0, "is damaged").await?;
+        let mut client = cluster.node(0)?.client().await?;
+        for key in ["key:1", "key:2", "never written"] {
+            let error = client.get(key).await.err().context("it cannot be known")?;
+            ensure!(format!("{error:#}").contains("DAMAGED"), "{error:#}");
+        }
+        // A write that need not know the key goes on, and makes it known.
+        client.set("key:2", "another").await?;
+        ensure!(client.get("key:2").await?.as_deref() == Some("another"));
+        Ok(())
     });
 }
 
@@ -43,7 +70,7 @@ fn emptied_store_is_refused_however_it_was_emptied() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         write_and_stop(cluster).await?;
         let store = data_dir(cluster)?.join("store");
-        for file in data_files(cluster)? {
+        for file in data_files(cluster, NODE)? {
             std::fs::remove_file(file)?;
         }
         let said = refused(cluster).await?;
@@ -97,6 +124,25 @@ async fn write_and_stop(cluster: &mut Cluster) -> Result<()> {
     cluster.node_mut(NODE)?.stop().await
 }
 
+/// Flips a bit in the first records of a node that is stopped: its store has synced all of its bytes.
+fn damage(cluster: &Cluster, node: usize) -> Result<PathBuf> {
+    let file = data_files(cluster, node)?.into_iter().next().context("a data file")?;
+    let mut bytes = std::fs::read(&file)?;
+    *bytes.get_mut(100).context("the data file holds records")? ^= 0x10;
+    std::fs::write(&file, &bytes)?;
+    Ok(file)
+}
+
+/// Waits until a node's events say so.
+async fn tells(cluster: &Cluster, node: usize, what: &str) -> Result<()> {
+    eventually("the node tells of its store", HEALED_MAX, async || {
+        let events = cluster.node(node)?.client().await?.events().await?;
+        ensure!(events.iter().any(|event| event.message.contains(what)), "no '{what}' in {events:#?}");
+        Ok(())
+    })
+    .await
+}
+
 /// What the node says when it is started and refuses.
 async fn refused(cluster: &Cluster) -> Result<String> {
     let mut command = Command::new(binary("caskd")?);
@@ -105,8 +151,12 @@ async fn refused(cluster: &Cluster) -> Result<String> {
 }
 
 async fn others_serve(cluster: &Cluster) -> Result<()> {
+    holds_all(cluster, 0).await
+}
+
+async fn holds_all(cluster: &Cluster, node: usize) -> Result<()> {
     let keys: Vec<String> = (0..1000).map(|number| format!("key:{number}")).collect();
-    let found = cluster.node(0)?.client().await?.get_all(&keys).await?;
+    let found = cluster.node(node)?.client().await?.get_all(&keys).await?;
     ensure!(
         found.iter().all(|value| value.as_deref() == Some(b"a value".as_slice())),
         "the other copies are whole"
@@ -118,10 +168,10 @@ fn data_dir(cluster: &Cluster) -> Result<PathBuf> {
     Ok(cluster.node(NODE)?.data_dir())
 }
 
-fn data_files(cluster: &Cluster) -> Result<Vec<PathBuf>> {
+fn data_files(cluster: &Cluster, node: usize) -> Result<Vec<PathBuf>> {
     let is_data = |path: &Path| path.extension().is_some_and(|extension| extension == "data");
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(data_dir(cluster)?.join("store"))? {
+    for entry in std::fs::read_dir(cluster.node(node)?.data_dir().join("store"))? {
         files.extend(Some(entry?.path()).filter(|path| is_data(path)));
     }
     files.sort();

@@ -1,11 +1,13 @@
 //! Questions about the cluster: tables for people, or the node's JSON as it is.
 
-use caskade_node::api::{MemberStatus, NodeRow, Nodes, PartitionView, RingShare, RingView, Status, Task};
+use caskade_node::api::{
+    Accepted, MemberStatus, NodeRow, Nodes, PartitionView, RingShare, RingView, Status, Task,
+};
 use caskade_tui::health::is_in_place;
 use caskade_tui::units::{self, short};
 use serde::de::DeserializeOwned;
 
-use crate::args::ClusterCommand;
+use crate::args::{ClusterCommand, NodeCommand};
 use crate::client::{Addr, Client};
 use crate::exit::Exit;
 use crate::output::{Output, count, table};
@@ -23,6 +25,15 @@ pub(crate) async fn run(addr: &Addr, command: &ClusterCommand, out: &mut Output)
             ask(client, "CASK.RING", out, |view: &RingView| ring(view, *partitions)).await
         }
         ClusterCommand::Tasks => ask(client, "CASK.TASKS", out, |list: &Vec<Task>| tasks(list)).await,
+        ClusterCommand::Node { command } => {
+            let (name, node) = match command {
+                NodeCommand::Rebuild { node } => ("CASK.REBUILD", node),
+                NodeCommand::Drain { node } => ("CASK.DRAIN", node),
+                NodeCommand::Undrain { node } => ("CASK.UNDRAIN", node),
+            };
+            let command = redis::cmd(name).arg(node).to_owned();
+            send(client, &command, out, |accepted: &Accepted| accepted.message.clone()).await
+        }
     }
 }
 
@@ -32,7 +43,16 @@ async fn ask<T: DeserializeOwned>(
     out: &mut Output,
     draw: impl FnOnce(&T) -> String,
 ) -> anyhow::Result<Exit> {
-    let json = client.question(&redis::cmd(name)).await?;
+    send(client, &redis::cmd(name), out, draw).await
+}
+
+async fn send<T: DeserializeOwned>(
+    client: &mut Client,
+    command: &redis::Cmd,
+    out: &mut Output,
+    draw: impl FnOnce(&T) -> String,
+) -> anyhow::Result<Exit> {
+    let json = client.question(command).await?;
     if out.json {
         out.line(&json)?;
     } else {
@@ -52,6 +72,7 @@ fn status(status: &Status) -> String {
          epoch        {}, ring {}\n\
          copies       {} of {}\n\
          partitions   {} under-replicated, {} moving, {} unavailable\n\
+         stand-ins    {} partitions have one, {} are being rebuilt\n\
          voters       {}\n\
          tasks        {} running\n",
         status.node_id,
@@ -65,6 +86,8 @@ fn status(status: &Status) -> String {
         status.partitions_under_replicated,
         status.partitions_moving,
         status.partitions_unavailable,
+        status.partitions_with_stand_in,
+        status.partitions_being_rebuilt,
         status.voters.iter().map(|id| short(id)).collect::<Vec<_>>().join(" "),
         status.tasks.len(),
     );
@@ -79,7 +102,7 @@ fn status(status: &Status) -> String {
                 status.coordinator.as_deref() == Some(&member.id),
                 member.id == status.node_id,
             ),
-            member.state.clone(),
+            if member.draining { "drained".to_owned() } else { member.state.clone() },
             member.client_addr.clone(),
             member.peer_addrs.join(" "),
             or_dash(&member.zone),

@@ -4,6 +4,7 @@ pub(crate) mod bench;
 pub(crate) mod cluster;
 pub(crate) mod events;
 pub(crate) mod keys;
+pub(crate) mod plan;
 pub(crate) mod playground;
 pub(crate) mod scan;
 pub(crate) mod store;

@@ -129,16 +129,33 @@ impl Queue {
 
     /// The log's thread: until the queue is closed and empty takes a group, commits it, tells.
     pub(super) fn run(&self, sink: &impl Sink) {
-        while let Some(mut group) = self.next_group() {
-            let outcome = sink.commit(&mut group.buffer);
-            for waiting in group.appends.drain(..) {
-                match waiting {
-                    Waiting::Caller(caller) => caller.tell(outcome.clone()),
-                    Waiting::Callback(callback) => sink.tell(callback, outcome.clone()),
-                }
-            }
-            self.end_commit(group, &outcome);
+        while let Some(group) = self.next_group() {
+            self.commit(sink, group);
         }
+    }
+
+    /// Where there is no thread: commits what waits, and tells; false if nothing does, or another is at it.
+    pub(super) fn commit_waiting(&self, sink: &impl Sink) -> bool {
+        let group = {
+            let mut state = self.state.lock();
+            (!state.committing && !state.is_empty()).then(|| state.take_group())
+        };
+        let found = group.is_some();
+        if let Some(group) = group {
+            self.commit(sink, group);
+        }
+        found
+    }
+
+    fn commit(&self, sink: &impl Sink, mut group: Group) {
+        let outcome = sink.commit(&mut group.buffer);
+        for waiting in group.appends.drain(..) {
+            match waiting {
+                Waiting::Caller(caller) => caller.tell(outcome.clone()),
+                Waiting::Callback(callback) => sink.tell(callback, outcome.clone()),
+            }
+        }
+        self.end_commit(group, &outcome);
     }
 
     /// Refuses everything from now on; what was taken is still committed. Returns whether it was open.

@@ -45,7 +45,7 @@ impl Core {
         let is_other = |file: &&Arc<DataFile>| !inputs.iter().any(|input| input.slot == file.slot);
         let others = self.files.all();
         let reaches = others.iter().filter(is_other).map(|file| file.reach());
-        reaches.chain(self.merges.unreadable.iter().copied()).min().unwrap_or(u64::MAX)
+        reaches.chain(self.merges.unreadable.lock().iter().copied()).min().unwrap_or(u64::MAX)
     }
 
     /// The inputs of the next run, by id; none if nothing is due.
@@ -115,7 +115,8 @@ impl Core {
         let several_small = all.iter().filter(|candidate| is_small(candidate)).count() > 1;
         all.into_iter()
             .filter(|candidate| {
-                candidate.dead > 0 && candidate.dead_percent() >= options.merge_trigger.into()
+                candidate.file.is_healed()
+                    || candidate.dead > 0 && candidate.dead_percent() >= options.merge_trigger.into()
                     || candidate.dead >= options.merge_trigger_bytes
                     || several_small && is_small(candidate)
             })
@@ -138,7 +139,7 @@ impl Core {
         }
         // The lowest reach and the next: of all files but one it is the one or the other.
         let mut reaches: Vec<(u64, FileSlot)> = files.iter().map(|file| (file.reach(), file.slot)).collect();
-        reaches.extend(self.merges.unreadable.iter().map(|&id| (id, 0)));
+        reaches.extend(self.merges.unreadable.lock().iter().map(|&id| (id, 0)));
         reaches.sort_unstable();
         for file in files {
             let of_others = reaches.iter().find(|(_, slot)| *slot != file.slot);

@@ -3,21 +3,25 @@
 //! Invariants, after the founding: the first replica of every partition is in-sync and is its primary; no
 //! node is named twice in a partition; epochs and terms only grow; a replica on a down member is away,
 //! unless it is the last in-sync one, which is never given up; a copy is released only when all the
-//! replicas the ring names are in-sync.
+//! replicas the ring names are in-sync. A partition that lacks a copy gets a stand-in in the same entry
+//! (`stand_in.rs`).
 //!
 //! A change is void, and changes nothing, when what it was decided on no longer holds.
 
 use std::collections::BTreeMap;
 
+use super::operations::Flip;
+use super::protocol::Speech;
 use super::ring::{self, PARTITIONS, Ring, RingMember};
 use super::state::{
     Announcement, Change, ClusterState, Member, MemberStatus, PartitionState, Plan, Replica, ReplicaRole,
-    Verdict,
+    StoreCondition, Verdict,
 };
 use crate::id::{ClusterId, Epoch, Incarnation, NodeId, Partition, Term};
+use crate::mutation::{Mutation, planted};
 
 /// Why a change is void.
-type Void = String;
+pub(super) type Void = String;
 
 impl ClusterState {
     /// Applies the changes in order. If any of them applies, the epoch grows by one.
@@ -34,6 +38,7 @@ impl ClusterState {
             .collect();
         if verdicts.contains(&Verdict::Applied) {
             self.epoch = epoch;
+            self.name_stand_ins(epoch);
             self.finish_plan();
         }
         verdicts
@@ -43,13 +48,19 @@ impl ClusterState {
         if self.partitions.is_empty() && !matches!(change, Change::Found { .. }) {
             return Err("the cluster is not founded".to_owned());
         }
+        self.check_terms_left(change)?;
         match change {
-            Change::Found { cluster_id, replication_factor, lease_ms, founder } => {
-                self.found(*cluster_id, *replication_factor, *lease_ms, founder, epoch)
+            Change::Found { cluster_id, replication_factor, lease_ms, rebuild_delay_ms, founder } => {
+                self.found(*cluster_id, *replication_factor, founder, epoch)?;
+                (self.lease_ms, self.rebuild_delay_ms) = (*lease_ms, *rebuild_delay_ms);
+                Ok(())
             }
             Change::Register(announcement) => self.register(announcement, epoch),
             Change::DeclareDown { node, incarnation } => self.declare_down(*node, *incarnation, epoch),
             Change::CaughtUp { partition, term, primary_incarnation, node, incarnation, syncing_since } => {
+                if self.asks_for_digests() {
+                    return Err("the digests of both copies are not named".to_owned());
+                }
                 self.check_primary(*partition, *term, *primary_incarnation)?;
                 let named = NamedReplica { node: *node, incarnation: *incarnation, since: *syncing_since };
                 self.caught_up(*partition, named)
@@ -75,6 +86,34 @@ impl ClusterState {
                 let named = NamedReplica { node: *node, incarnation: *incarnation, since: *syncing_since };
                 self.resume(*partition, named, epoch)
             }
+            Change::Rebuild { node, incarnation } => self.rebuild(*node, *incarnation),
+            Change::Drain { node, incarnation } => self.set_draining(*node, *incarnation, true),
+            Change::Undrain { node, incarnation } => self.set_draining(*node, *incarnation, false),
+            // Operations
+            Change::CaughtUpEqual {
+                partition,
+                term,
+                primary_incarnation,
+                node,
+                incarnation,
+                syncing_since,
+                source_digest,
+                target_digest,
+            } => {
+                self.check_primary(*partition, *term, *primary_incarnation)?;
+                let named = NamedReplica { node: *node, incarnation: *incarnation, since: *syncing_since };
+                let flip =
+                    Flip { epoch, node: *node, source_digest: *source_digest, target_digest: *target_digest };
+                self.flip(*partition, named, flip)
+            }
+            Change::RaiseSpeech(speech) => self.raise_speech(*speech),
+            Change::Operate { .. }
+            | Change::Retire { .. }
+            | Change::PausePlan { .. }
+            | Change::ResumePlan { .. }
+            | Change::AbortPlan { .. }
+            | Change::SetThrottle { .. }
+            | Change::SetAutoRebalance { .. } => self.apply_operation(change, epoch),
         }
     }
 
@@ -82,7 +121,6 @@ impl ClusterState {
         &mut self,
         cluster_id: ClusterId,
         replication_factor: u8,
-        lease_ms: u32,
         founder: &Announcement,
         epoch: Epoch,
     ) -> Result<(), Void> {
@@ -99,11 +137,10 @@ impl ClusterState {
         }
         self.cluster_id = cluster_id;
         self.replication_factor = replication_factor;
-        self.lease_ms = lease_ms;
+        self.operations.speech = Speech { protocol: founder.protocol, features: founder.features };
         self.members.insert(founder.node, admitted(founder, epoch));
         self.ring = Ring::compute(&Ring::default(), &self.ring_members(), replication_factor);
-        let only =
-            Replica { node: founder.node, role: ReplicaRole::InSync, assigned: epoch, syncing_since: epoch };
+        let only = Replica::assigned(founder.node, ReplicaRole::InSync, epoch);
         let partition = PartitionState { term: 1, settled: true, replicas: vec![only] };
         self.partitions = vec![partition; usize::from(PARTITIONS)];
         Ok(())
@@ -118,14 +155,47 @@ impl ClusterState {
             let (old, new) = (former.incarnation, announcement.incarnation);
             return Err(format!("incarnation {new} is not newer than the registered {old}"));
         }
+        if let Some(removed) = self.removed_in(node) {
+            return Err(format!("node {} was removed in epoch {removed}: it must join afresh", node.short()));
+        }
+        self.check_speech(announcement)?;
+        let (before, had_plan) = (self.before(), self.plan.is_some());
         self.members.insert(node, admitted(announcement, epoch));
-        let Some(former) = former else {
-            if announcement.weight > 0 {
-                self.retarget(format!("node {} joined", node.short()), epoch);
+        match former {
+            None => self.place_new(announcement, epoch),
+            Some(former) => {
+                let stores = (former.store, announcement.store);
+                let (members, partitions) = (&self.members, &mut self.partitions);
+                partitions
+                    .iter_mut()
+                    .for_each(|partition| partition.restart_of(node, stores, members, epoch));
+                self.follow_announced(&former, announcement, epoch);
             }
-            return Ok(());
-        };
-        self.partitions.iter_mut().for_each(|partition| partition.restart_of(node, epoch));
+        }
+        self.note_before(before, had_plan);
+        Ok(())
+    }
+
+    /// Gives a new member its share, at once or after a rebalance.
+    fn place_new(&mut self, announcement: &Announcement, epoch: Epoch) {
+        let node = announcement.node;
+        if announcement.weight == 0 {
+            return;
+        }
+        if self.operations.manual_rebalance {
+            self.operations.placement.waiting.insert(node);
+        } else {
+            self.retarget(format!("node {} joined", node.short()), epoch);
+        }
+    }
+
+    /// A member that announces another weight or zone than before is placed by that, whatever was set for it.
+    fn follow_announced(&mut self, former: &Announcement, announcement: &Announcement, epoch: Epoch) {
+        let node = announcement.node;
+        if let Some(set) = self.operations.placement.overrides.get_mut(&node) {
+            set.weight = set.weight.filter(|_| former.weight == announcement.weight);
+            set.zone = set.zone.take().filter(|_| former.zone == announcement.zone);
+        }
         if former.weight != announcement.weight {
             let weight = announcement.weight;
             self.retarget(
@@ -138,7 +208,6 @@ impl ClusterState {
                 epoch,
             );
         }
-        Ok(())
     }
 
     fn declare_down(&mut self, node: NodeId, incarnation: Incarnation, epoch: Epoch) -> Result<(), Void> {
@@ -158,8 +227,23 @@ impl ClusterState {
         if replica.role != ReplicaRole::Syncing {
             return Err(format!("the replica is {}, not syncing", replica.role.word()));
         }
-        replica.role = ReplicaRole::InSync;
+        (replica.role, replica.complete) = (ReplicaRole::InSync, false);
         self.arrange(partition);
+        Ok(())
+    }
+
+    /// A copy that was compared: as equal as the digests named.
+    fn flip(&mut self, partition: Partition, named: NamedReplica, flip: Flip) -> Result<(), Void> {
+        if flip.source_digest != flip.target_digest {
+            return Err(format!(
+                "the copies differ: {:016x} on the primary, {:016x} on node {}",
+                flip.source_digest,
+                flip.target_digest,
+                flip.node.short()
+            ));
+        }
+        self.caught_up(partition, named)?;
+        self.operations.flips.insert(partition, flip);
         Ok(())
     }
 
@@ -187,22 +271,8 @@ impl ClusterState {
         Ok(())
     }
 
-    /// Ends the primary's term. The ring's first node gets the next one if all the ring's replicas are
-    /// in-sync; else the same primary does.
-    fn hand_over(&mut self, partition: Partition) {
-        let Some(state) = self.partitions.get_mut(usize::from(partition)) else {
-            return;
-        };
-        let target = self.ring.replicas(partition);
-        let first_is_up = target.first().is_some_and(|node| is_up(&self.members, *node));
-        if first_is_up && target.iter().all(|node| state.is_in_sync(*node)) {
-            state.release_and_sort(target, None);
-        }
-        state.begin_term(true);
-    }
-
     /// Releases the copies nobody needs and puts the rest in order; the primary stays where it is.
-    fn arrange(&mut self, partition: Partition) {
+    pub(super) fn arrange(&mut self, partition: Partition) {
         if let Some(state) = self.partitions.get_mut(usize::from(partition)) {
             let primary = state.replicas.first().map(|replica| replica.node);
             state.release_and_sort(self.ring.replicas(partition), primary);
@@ -210,8 +280,13 @@ impl ClusterState {
     }
 
     /// Computes the ring anew and assigns the copies it asks for.
-    fn retarget(&mut self, cause: String, epoch: Epoch) {
+    pub(super) fn retarget(&mut self, cause: String, epoch: Epoch) {
         let ring = Ring::compute(&self.ring, &self.ring_members(), self.replication_factor);
+        self.adopt(ring, cause, epoch);
+    }
+
+    /// Takes on a ring and assigns the copies it asks for.
+    pub(super) fn adopt(&mut self, ring: Ring, cause: String, epoch: Epoch) {
         let ideal = ring::ideal_moves(&self.ring, &self.ring_members(), self.replication_factor);
         // What an unfinished plan still had to copy is the new plan's to finish.
         let carried = self.copies_in_the_making(&ring);
@@ -245,13 +320,15 @@ impl ClusterState {
         let Some(plan) = &self.plan else { return };
         let done = |(partition, state): (Partition, &PartitionState)| {
             let target = self.ring.replicas(partition);
-            state.replicas.iter().all(|replica| {
+            state.replicas.iter().filter(|replica| replica.stand_in.is_none()).all(|replica| {
                 target.contains(&replica.node)
                     && !(replica.role == ReplicaRole::Syncing && replica.is_new_since(plan.epoch))
             })
         };
         if (0..).zip(&self.partitions).all(done) {
             self.plan = None;
+            self.operations.before = None;
+            self.operations.paused = false;
         }
     }
 
@@ -259,8 +336,8 @@ impl ClusterState {
     pub(super) fn ring_members(&self) -> Vec<RingMember> {
         let member = |member: &Member| RingMember {
             node: member.announcement.node,
-            weight: member.announcement.weight,
-            zone: member.announcement.zone.clone(),
+            weight: self.share_of(member),
+            zone: self.zone_of(member).to_owned(),
         };
         self.members.values().map(member).collect()
     }
@@ -303,7 +380,7 @@ struct NamedReplica {
 }
 
 fn admitted(announcement: &Announcement, epoch: Epoch) -> Member {
-    Member { announcement: announcement.clone(), status: MemberStatus::Up, since: epoch }
+    Member { announcement: announcement.clone(), status: MemberStatus::Up, draining: false, since: epoch }
 }
 
 fn is_up(members: &BTreeMap<NodeId, Member>, node: NodeId) -> bool {
@@ -311,11 +388,17 @@ fn is_up(members: &BTreeMap<NodeId, Member>, node: NodeId) -> bool {
 }
 
 impl Replica {
+    /// A copy that the node is given in this epoch.
+    pub(super) fn assigned(node: NodeId, role: ReplicaRole, epoch: Epoch) -> Self {
+        Self { node, role, assigned: epoch, syncing_since: epoch, stand_in: None, complete: false }
+    }
+
     /// Whether it is a copy that was assigned in this epoch or later and is not made yet. One that is
     /// syncing since it was assigned has never been anything else, and counts whenever that was.
-    pub(super) fn is_new_since(&self, epoch: Epoch) -> bool {
+    pub(crate) fn is_new_since(&self, epoch: Epoch) -> bool {
         let never_made = self.role == ReplicaRole::Syncing && self.assigned == self.syncing_since;
-        self.role != ReplicaRole::InSync && (self.assigned >= epoch || never_made)
+        let unmade = self.role != ReplicaRole::InSync && self.stand_in.is_none();
+        unmade && (self.assigned >= epoch || never_made)
     }
 }
 
@@ -331,30 +414,66 @@ impl PartitionState {
         Ok(replica)
     }
 
-    fn begin_term(&mut self, settled: bool) {
+    pub(super) fn begin_term(&mut self, settled: bool) {
         self.term += 1;
         self.settled = settled;
     }
 
-    fn is_last_in_sync(&self, node: NodeId) -> bool {
+    pub(super) fn is_last_in_sync(&self, node: NodeId) -> bool {
         self.is_in_sync(node) && self.in_sync().count() == 1
     }
 
-    /// A new incarnation of the node trusts nothing it held, unless nobody else holds it (rules R1, R2).
-    fn restart_of(&mut self, node: NodeId, epoch: Epoch) {
-        if self.is_last_in_sync(node) {
+    /// A new incarnation of the node trusts nothing it held, unless nobody else holds it (rules R1, R2). `stores` is
+    /// what it announced of its store before, and now.
+    fn restart_of(
+        &mut self,
+        node: NodeId,
+        stores: (StoreCondition, StoreCondition),
+        members: &BTreeMap<NodeId, Member>,
+        epoch: Epoch,
+    ) {
+        let replaced = stores.1 == StoreCondition::Damaged && self.replace_damaged(node, members);
+        if self.is_last_in_sync(node) && !replaced {
+            if planted(Mutation::OldTermAfterRestart) {
+                return;
+            }
             return self.begin_term(false);
         }
+        let held_all = |replica: &Replica| replica.role == ReplicaRole::InSync || replica.complete;
+        let complete = stores == (StoreCondition::Whole, StoreCondition::Whole)
+            && self.replica(node).is_some_and(held_all);
         self.demote(node, ReplicaRole::Syncing);
         if let Some(replica) = self.replicas.iter_mut().find(|replica| replica.node == node) {
-            replica.syncing_since = epoch;
+            (replica.syncing_since, replica.complete) = (epoch, complete);
         }
+    }
+
+    /// The last in-sync replica is on a damaged store: another one that lacks nothing becomes in-sync, if there is
+    /// one (rule R4). Tells whether.
+    fn replace_damaged(&mut self, node: NodeId, members: &BTreeMap<NodeId, Member>) -> bool {
+        if !self.is_last_in_sync(node) {
+            return false;
+        }
+        let is_heir = |replica: &&mut Replica| {
+            replica.role == ReplicaRole::Syncing && replica.complete && is_up(members, replica.node)
+        };
+        let Some(heir) = self.replicas.iter_mut().find(is_heir) else { return false };
+        (heir.role, heir.complete) = (ReplicaRole::InSync, false);
+        true
     }
 
     /// The node is down. The last in-sync replica waits for its return: no other copy has every write.
     fn loss_of(&mut self, node: NodeId) {
+        if planted(Mutation::PromoteSyncing)
+            && self.is_last_in_sync(node)
+            && let Some(other) = self.replicas.iter_mut().find(|replica| replica.role == ReplicaRole::Syncing)
+        {
+            other.role = ReplicaRole::InSync;
+        }
         if !self.is_last_in_sync(node) {
             self.demote(node, ReplicaRole::Away);
+            // A stand-in does not wait for its return: another one takes its place.
+            self.replicas.retain(|replica| replica.node != node || replica.stand_in.is_none());
         }
     }
 
@@ -364,7 +483,7 @@ impl PartitionState {
         let Some(index) = self.replicas.iter().position(|replica| replica.node == node) else {
             return;
         };
-        self.replicas[index].role = role;
+        (self.replicas[index].role, self.replicas[index].complete) = (role, false);
         let Some(primary) = self.replicas.iter().position(|replica| replica.role == ReplicaRole::InSync)
         else {
             return;
@@ -375,15 +494,19 @@ impl PartitionState {
         }
     }
 
-    /// Assigns the copies the ring asks for and drops those it does not, in-sync ones excepted. Answers how
-    /// many were assigned.
+    /// Assigns the copies the ring asks for and drops those it does not, in-sync ones and stand-ins excepted.
+    /// Answers how many were assigned.
     fn retarget(&mut self, target: &[NodeId], members: &BTreeMap<NodeId, Member>, epoch: Epoch) -> u32 {
-        self.replicas.retain(|replica| replica.role == ReplicaRole::InSync || target.contains(&replica.node));
+        self.adopt_stand_ins(target);
+        self.replicas.retain(|replica| {
+            let stays = replica.role == ReplicaRole::InSync || replica.stand_in.is_some();
+            stays || target.contains(&replica.node)
+        });
         let mut added = 0;
         for &node in target {
             if !self.replicas.iter().any(|replica| replica.node == node) {
                 let role = if is_up(members, node) { ReplicaRole::Syncing } else { ReplicaRole::Away };
-                self.replicas.push(Replica { node, role, assigned: epoch, syncing_since: epoch });
+                self.replicas.push(Replica::assigned(node, role, epoch));
                 added += 1;
             }
         }
@@ -393,8 +516,9 @@ impl PartitionState {
     /// Releases the copies outside `target` if all of `target` is in-sync, then orders the rest: the
     /// primary that stays, the target, the others. A primary outside the target is released only by
     /// passing `None`.
-    fn release_and_sort(&mut self, target: &[NodeId], primary: Option<NodeId>) {
-        if !target.is_empty() && target.iter().all(|node| self.is_in_sync(*node)) {
+    pub(super) fn release_and_sort(&mut self, target: &[NodeId], primary: Option<NodeId>) {
+        let whole = target.iter().all(|node| self.is_in_sync(*node)) || planted(Mutation::EarlyRelease);
+        if !target.is_empty() && whole {
             self.replicas.retain(|replica| Some(replica.node) == primary || target.contains(&replica.node));
         }
         let place = |node: NodeId| target.iter().position(|named| *named == node).unwrap_or(target.len());

@@ -5,7 +5,9 @@
 //! A copying that goes on over many states is told in steps, not at each partition.
 
 mod members;
+mod operations;
 mod partitions;
+mod stand_ins;
 
 use super::state::{ClusterState, Plan};
 use super::words::{counted, named};
@@ -25,6 +27,8 @@ pub fn between(old: &ClusterState, new: &ClusterState, time_ms: u64) -> Vec<Even
     }
     news.members();
     news.partitions();
+    news.operations();
+    news.stand_ins();
     news.plan();
     news.fully_replicated();
     news.events
@@ -99,6 +103,12 @@ impl News<'_> {
         let running = |plan: &&Plan| old.is_some_and(|old| old.id == plan.id);
         if let Some(ended) = old.filter(|plan| new.is_none_or(|new| new.id != plan.id)) {
             let message = match new {
+                _ if self.went_back() => {
+                    format!(
+                        "plan {} was aborted ({}): the copies go back to where they were",
+                        ended.id, ended.cause
+                    )
+                }
                 None if self.new.plans_total == ended.id => format!(
                     "plan {} is done ({}): its copies are made and those they replace released",
                     ended.id, ended.cause
@@ -120,6 +130,12 @@ impl News<'_> {
             let message = format!("plan {} started and is done already", self.new.plans_total);
             self.tell(Severity::Info, Kind::Plan, None, message);
         }
+    }
+
+    /// Whether the ring is again the one from before the plan that was running.
+    fn went_back(&self) -> bool {
+        let before = self.old.operations.before.as_ref();
+        self.old.ring != self.new.ring && before.is_some_and(|before| *before.ring() == self.new.ring)
     }
 
     fn fully_replicated(&mut self) {

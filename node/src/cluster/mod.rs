@@ -1,13 +1,19 @@
 //! What is decided, apart from how it is done: pure functions and state machines, no I/O, no clock.
 
 mod apply;
+mod drain;
 pub mod events;
 pub mod lease;
+pub mod operations;
+pub mod plan;
+pub mod protocol;
 mod query;
 pub mod report;
 pub mod ring;
 #[cfg(test)]
 mod samples;
+mod stand_in;
 pub mod state;
+pub mod terms;
 pub mod view;
 mod words;

@@ -76,17 +76,9 @@ impl ClusterState {
         })
     }
 
-    /// Whether the primary should hand the partition over: all the ring's replicas are in-sync, and the
-    /// first of them is another node, which is up.
+    /// Whether the primary should hand the partition over: see [`Self::successor`].
     pub fn hand_over_due(&self, partition: Partition) -> bool {
-        let target = self.ring.replicas(partition);
-        let Some((state, first)) = self.partition(partition).zip(target.first()) else {
-            return false;
-        };
-        state.primary() != Some(*first)
-            && self.is_up(*first)
-            && self.is_live_primary(partition)
-            && target.iter().all(|node| state.is_in_sync(*node))
+        self.successor(partition).is_some()
     }
 
     /// Whether the partition has fewer in-sync replicas on members that are up than the ring names. In a
@@ -99,11 +91,13 @@ impl ClusterState {
     }
 
     /// Whether something is on its way: a copy is being made, one is to be released, or the primary is to
-    /// hand over. An away replica alone is not on its way.
+    /// hand over. An away replica alone is not on its way, and neither is a stand-in: it is where it should be.
     pub fn is_moving(&self, partition: Partition) -> bool {
         let target = self.ring.replicas(partition);
-        let on_its_way =
-            |replica: &Replica| replica.role == ReplicaRole::Syncing || !target.contains(&replica.node);
+        let on_its_way = |replica: &Replica| {
+            let moves = replica.role == ReplicaRole::Syncing || !target.contains(&replica.node);
+            moves && replica.stand_in.is_none()
+        };
         let state = self.partition(partition);
         state.is_some_and(|state| state.replicas.iter().any(on_its_way)) || self.hand_over_due(partition)
     }
@@ -140,10 +134,11 @@ impl ClusterState {
         self.partitions().filter_map(move |(partition, state)| Some((partition, state.replica(node)?)))
     }
 
-    /// Copies in the making: syncing replicas, with the node each is copied from.
+    /// Copies in the making: syncing replicas, with the node each is copied from. Stand-ins that wait are none.
     pub fn copies_in_progress(&self) -> impl Iterator<Item = (Partition, NodeId, &Replica)> {
         self.partitions().flat_map(|(partition, state)| {
             let syncing = state.replicas.iter().filter(|replica| replica.role == ReplicaRole::Syncing);
+            let syncing = syncing.filter(|replica| !replica.is_waiting_stand_in());
             state
                 .primary()
                 .into_iter()

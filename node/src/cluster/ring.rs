@@ -16,7 +16,7 @@
 mod assign;
 mod share;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
@@ -118,6 +118,22 @@ impl Ring {
     /// The replicas of a partition, the one that should be primary first; empty before the founding.
     pub fn replicas(&self, partition: Partition) -> &[NodeId] {
         self.table.get(usize::from(partition)).map_or(&[], Vec::as_slice)
+    }
+
+    /// The same ring with `new` in every place of `old`.
+    pub fn substituted(&self, old: NodeId, new: NodeId) -> Ring {
+        let place = |node: &NodeId| if *node == old { new } else { *node };
+        Ring { table: self.table.iter().map(|nodes| nodes.iter().map(place).collect()).collect() }
+    }
+
+    /// Whether the node has any place in it.
+    pub fn names(&self, node: NodeId) -> bool {
+        self.table.iter().any(|nodes| nodes.contains(&node))
+    }
+
+    /// All nodes that have a place in it.
+    pub fn nodes(&self) -> BTreeSet<NodeId> {
+        self.table.iter().flatten().copied().collect()
     }
 
     /// Whether no partition is placed.

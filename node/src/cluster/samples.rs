@@ -3,7 +3,7 @@
 use caskade_engine::PARTITIONS;
 use proptest::prelude::ProptestConfig;
 
-use super::state::{Announcement, Change, ClusterState, Replica, ReplicaRole, Verdict};
+use super::state::{Announcement, Change, ClusterState, Replica, ReplicaRole, StoreCondition, Verdict};
 use crate::id::{ClusterId, Incarnation, NodeId, Partition};
 
 /// As many cases of a property as `PROPTEST_CASES` says; without it so many that a build is not held up.
@@ -30,6 +30,9 @@ pub(super) fn announcement(number: u8, incarnation: Incarnation) -> Announcement
         weight: 100,
         build: "0.1.0".to_owned(),
         protocol: 1,
+        protocol_min: 1,
+        features: 0,
+        store: StoreCondition::Whole,
     }
 }
 
@@ -74,7 +77,8 @@ pub(super) fn converge(state: &mut ClusterState) {
 pub(super) fn founded(replication_factor: u8) -> ClusterState {
     let cluster_id = ClusterId::from_bytes([7; 16]);
     let founder = announcement(1, 1);
-    let found = Change::Found { cluster_id, replication_factor, lease_ms: 2000, founder };
+    let (lease_ms, rebuild_delay_ms) = (2000, 300_000);
+    let found = Change::Found { cluster_id, replication_factor, lease_ms, rebuild_delay_ms, founder };
     after(&ClusterState::default(), [found])
 }
 

@@ -8,6 +8,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::operations::{Basis, Operation, Operations};
+use super::protocol::Speech;
 use super::ring::Ring;
 use crate::id::{ClusterId, Epoch, Incarnation, NodeId, Partition, Term};
 
@@ -28,8 +30,26 @@ pub struct Announcement {
     pub weight: u32,
     /// Version of the build.
     pub build: String,
-    /// Version of the peer protocol it speaks.
+    /// Highest version of the peer protocol it speaks.
     pub protocol: u16,
+    /// Lowest version of the peer protocol it speaks.
+    pub protocol_min: u16,
+    /// What else it can do, one bit each: see [`super::protocol`].
+    pub features: u64,
+    /// What its store holds of what it acknowledged before this start.
+    pub store: StoreCondition,
+}
+
+/// What a store holds of what its node acknowledged, when it is opened again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StoreCondition {
+    /// All of it: nothing is damaged, and what is acknowledged is synced.
+    Whole,
+    /// Nothing is damaged, but what is acknowledged is not synced at once: the last of it may be missing after a
+    /// power loss.
+    Unsynced,
+    /// Damage was found in it that is not healed: anything may be missing, or older than it should be (rule R4).
+    Damaged,
 }
 
 /// Whether a member takes part.
@@ -48,6 +68,8 @@ pub struct Member {
     pub announcement: Announcement,
     /// Whether it takes part.
     pub status: MemberStatus,
+    /// Whether it is to be primary of nothing; a restart ends that.
+    pub draining: bool,
     /// The epoch of its last change of status or incarnation.
     pub since: Epoch,
 }
@@ -74,6 +96,20 @@ pub struct Replica {
     pub assigned: Epoch,
     /// Epoch of the entry that last made it syncing (or in-sync at once, for a new partition).
     pub syncing_since: Epoch,
+    /// Set where the ring does not ask for the copy: it stands in for one that is away.
+    pub stand_in: Option<StandIn>,
+    /// Of a syncing replica: it was in-sync when its node restarted on a whole store, and has received every write
+    /// since. So it holds every acknowledged write, besides others.
+    pub complete: bool,
+}
+
+/// What a stand-in is there for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StandIn {
+    /// The node whose copy is away.
+    pub of: NodeId,
+    /// Whether older records are copied to it, too. Until then it only receives new writes.
+    pub rebuild: bool,
 }
 
 /// The state of one partition.
@@ -116,6 +152,8 @@ pub struct ClusterState {
     pub replication_factor: u8,
     /// Length of a node's lease, in milliseconds.
     pub lease_ms: u32,
+    /// How long a node is away before its copies are made anew on its stand-ins, in milliseconds.
+    pub rebuild_delay_ms: u32,
     /// The nodes that were admitted.
     pub members: BTreeMap<NodeId, Member>,
     /// Where the copies should be.
@@ -126,6 +164,8 @@ pub struct ClusterState {
     pub plan: Option<Plan>,
     /// How many plans there have been.
     pub plans_total: u64,
+    /// What operators have set and started, and what the members speak.
+    pub operations: Operations,
 }
 
 /// One proposal to change the state. Each names what it was decided on, so that it is void when that has changed.
@@ -139,6 +179,8 @@ pub enum Change {
         replication_factor: u8,
         /// Length of a lease, in milliseconds.
         lease_ms: u32,
+        /// How long a node is away before its copies are made anew, in milliseconds.
+        rebuild_delay_ms: u32,
         /// The founding node.
         founder: Announcement,
     },
@@ -206,12 +248,94 @@ pub enum Change {
         /// Its [`Replica::syncing_since`].
         syncing_since: Epoch,
     },
+    /// The copies of a node that is away are made anew on its stand-ins. Void unless it is a member with this
+    /// incarnation and a stand-in waits for this.
+    Rebuild {
+        /// The node that is away.
+        node: NodeId,
+        /// Its last registered incarnation.
+        incarnation: Incarnation,
+    },
+    /// The node is to be primary of nothing: it hands its partitions over. Void unless it is up with this
+    /// incarnation, and not drained.
+    Drain {
+        /// Which node.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+    },
+    /// Ends [`Change::Drain`]. Void unless the node is up with this incarnation, and drained.
+    Undrain {
+        /// Which node.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+    },
+    // Operations
+    /// An operator changes where the copies should be. Void if the state is not the one it was planned on.
+    Operate {
+        /// What is to be done.
+        operation: Operation,
+        /// What it was planned on; without, it is done on whatever there is.
+        basis: Option<Basis>,
+    },
+    /// A leaving node is no member any more. Void while it holds a replica.
+    Retire {
+        /// Which node.
+        node: NodeId,
+    },
+    /// The running plan copies nothing until it is resumed. Void if another plan runs.
+    PausePlan {
+        /// [`Plan::id`].
+        plan: u64,
+    },
+    /// The running plan copies again.
+    ResumePlan {
+        /// [`Plan::id`].
+        plan: u64,
+    },
+    /// The ring goes back to the one before the plan; copies made for it are dropped.
+    AbortPlan {
+        /// [`Plan::id`].
+        plan: u64,
+    },
+    /// Sets the pace of copying on every node.
+    SetThrottle {
+        /// Bytes a second; `None` for each node's own setting.
+        bytes_per_s: Option<u64>,
+    },
+    /// Sets whether a node that joins is given data at once.
+    SetAutoRebalance {
+        /// Whether it is.
+        enabled: bool,
+    },
+    /// All members speak more than what is in use: it is in use from now on.
+    RaiseSpeech(Speech),
+    /// As `CaughtUp`, and names the digests of both copies after the same write. Void if they differ.
+    CaughtUpEqual {
+        /// Which partition.
+        partition: Partition,
+        /// The term in which the primary saw it.
+        term: Term,
+        /// The primary's incarnation.
+        primary_incarnation: Incarnation,
+        /// The syncing replica.
+        node: NodeId,
+        /// Its incarnation.
+        incarnation: Incarnation,
+        /// Its [`Replica::syncing_since`].
+        syncing_since: Epoch,
+        /// Digest of the primary's copy.
+        source_digest: u64,
+        /// Digest of the replica's.
+        target_digest: u64,
+    },
 }
 
 impl Change {
     /// Whether nobody waits for it: it may be committed a little later, together with others.
     pub fn can_wait(&self) -> bool {
-        matches!(self, Self::CaughtUp { .. } | Self::ResumeReplica { .. })
+        matches!(self, Self::CaughtUp { .. } | Self::CaughtUpEqual { .. } | Self::ResumeReplica { .. })
     }
 }
 

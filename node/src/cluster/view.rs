@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::ring::NodeShare;
-use super::state::{ClusterState, Member, MemberStatus, PartitionState, ReplicaRole};
+use super::state::{ClusterState, Member, MemberStatus, PartitionState, Replica, ReplicaRole};
 use super::words::{counted, named};
 use crate::api;
 use crate::id::{NodeId, Partition};
@@ -20,10 +20,14 @@ pub fn status(state: &ClusterState) -> api::Status {
         ring_hash: ring_hash(state),
         replication_factor: state.replication_factor,
         copies_now: state.copies_now(),
-        members: state.members.values().map(member).collect(),
+        members: state.members.values().map(|one| member(state, one)).collect(),
+        auto_rebalance: !state.operations.manual_rebalance,
+        protocol: state.speech().protocol,
         partitions_under_replicated: state.under_replicated(),
         partitions_moving: state.moving(),
         partitions_unavailable: state.unavailable(),
+        partitions_with_stand_in: state.with_stand_in(),
+        partitions_being_rebuilt: state.being_rebuilt(),
         warnings: warnings(state),
         ..api::Status::default()
     }
@@ -57,7 +61,18 @@ fn ring_hash(state: &ClusterState) -> String {
     format!("{:016x}", state.ring_hash())
 }
 
-fn member(member: &Member) -> api::MemberStatus {
+/// One word for what a member is at.
+pub(super) fn member_state(state: &ClusterState, member: &Member) -> &'static str {
+    let placement = &state.operations.placement;
+    match member.status {
+        MemberStatus::Down => "down",
+        _ if placement.leaving.contains(&member.announcement.node) => "leaving",
+        _ if placement.waiting.contains(&member.announcement.node) => "waiting",
+        _ => "up",
+    }
+}
+
+fn member(state: &ClusterState, member: &Member) -> api::MemberStatus {
     let announced = &member.announcement;
     api::MemberStatus {
         id: announced.node.to_string(),
@@ -66,11 +81,16 @@ fn member(member: &Member) -> api::MemberStatus {
             MemberStatus::Down => "down",
         }
         .to_owned(),
+        draining: member.draining,
         client_addr: announced.client_addr.clone(),
         peer_addrs: announced.peer_addrs.clone(),
-        zone: announced.zone.clone(),
-        weight: announced.weight,
+        zone: state.zone_of(member).to_owned(),
+        weight: state.weight_of(member),
         incarnation: announced.incarnation,
+        leaving: state.operations.placement.leaving.contains(&announced.node),
+        waiting: state.operations.placement.waiting.contains(&announced.node),
+        protocol_min: announced.protocol_min,
+        protocol_max: announced.protocol,
     }
 }
 
@@ -95,8 +115,8 @@ fn shares(state: &ClusterState) -> Vec<api::RingShare> {
         let held = held.get(&share.node).copied().unwrap_or_default();
         api::RingShare {
             id: share.node.to_string(),
-            zone: member.announcement.zone.clone(),
-            weight: member.announcement.weight,
+            zone: state.zone_of(member).to_owned(),
+            weight: state.weight_of(member),
             copies: share.copies,
             copies_ideal: share.copies_ideal,
             primaries: held.primaries,
@@ -120,12 +140,36 @@ fn warnings(state: &ClusterState) -> Vec<String> {
     if state.partitions.is_empty() {
         return Vec::new();
     }
-    let mut warnings: Vec<String> =
-        [unavailable(state), one_copy_left(state), one_copy_so_far(state), down(state)]
-            .into_iter()
-            .flatten()
-            .collect();
+    let mut warnings: Vec<String> = [
+        unavailable(state),
+        one_copy_left(state),
+        stood_in_for(state),
+        one_copy_so_far(state),
+        down(state),
+        drained(state),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     warnings.extend(placement(state));
+    warnings.extend(held_back(state));
+    warnings
+}
+
+/// What an operator has stopped, or has still to start.
+fn held_back(state: &ClusterState) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(plan) = state.plan.as_ref().filter(|_| state.operations.paused) {
+        warnings.push(format!(
+            "plan {} ({}) is paused: its copies are not made until `caskctl plan resume`",
+            plan.id, plan.cause
+        ));
+    }
+    let waiting = &state.operations.placement.waiting;
+    if !waiting.is_empty() {
+        let (hold, is) = (if waiting.len() == 1 { "holds" } else { "hold" }, named(waiting));
+        warnings.push(format!("{is} {hold} no data yet: `caskctl plan rebalance` shows and gives its share"));
+    }
     warnings
 }
 
@@ -148,7 +192,7 @@ fn one_copy_left(state: &ClusterState) -> Option<String> {
     let mut waited_for = BTreeSet::new();
     let mut count = 0;
     for (partition, placed) in state.partitions() {
-        if has_one_copy(state, partition) && !is_copied(state, partition) {
+        if has_one_copy(state, partition) && !is_copied(state, partition) && !is_stood_in_for(placed) {
             count += 1;
             let away = placed.replicas.iter().filter(|replica| replica.role == ReplicaRole::Away);
             waited_for.extend(away.map(|replica| replica.node));
@@ -162,6 +206,30 @@ fn one_copy_left(state: &ClusterState) -> Option<String> {
             named(&waited_for),
         )
     })
+}
+
+/// Partitions whose older records have one copy, while new ones have more.
+fn stood_in_for(state: &ClusterState) -> Option<String> {
+    let mut waited_for = BTreeSet::new();
+    let mut count = 0;
+    for (partition, placed) in state.partitions() {
+        if has_one_copy(state, partition) && !is_copied(state, partition) && is_stood_in_for(placed) {
+            count += 1;
+            waited_for.extend(placed.stand_ins().map(|(_, stand_in)| stand_in.of));
+        }
+    }
+    (count > 0).then(|| {
+        format!(
+            "{} with one copy of the older records; new writes go to a stand-in too. The rest is copied to it when              its node has been down for {} s, or at once by `caskctl node rebuild`: it waits for {}",
+            counted(count, "partition"),
+            state.rebuild_delay_ms / 1000,
+            named(&waited_for),
+        )
+    })
+}
+
+fn is_stood_in_for(placed: &PartitionState) -> bool {
+    placed.replicas.iter().any(Replica::is_waiting_stand_in)
 }
 
 /// Partitions whose second copy is on its way.
@@ -185,9 +253,8 @@ fn has_one_copy(state: &ClusterState, partition: Partition) -> bool {
 }
 
 fn is_copied(state: &ClusterState, partition: Partition) -> bool {
-    state
-        .partition(partition)
-        .is_some_and(|placed| placed.replicas.iter().any(|replica| replica.role == ReplicaRole::Syncing))
+    let copied = |replica: &Replica| replica.role == ReplicaRole::Syncing && !replica.is_waiting_stand_in();
+    state.partition(partition).is_some_and(|placed| placed.replicas.iter().any(copied))
 }
 
 fn down(state: &ClusterState) -> Option<String> {
@@ -196,6 +263,25 @@ fn down(state: &ClusterState) -> Option<String> {
     (!down.is_empty()).then(|| {
         format!("{} {is} down: started again, it catches up with what it missed by itself", named(&down))
     })
+}
+
+/// What it means, and what to do, where no coordinator is known although these nodes vote for one.
+pub fn no_coordinator(voters: &BTreeSet<NodeId>) -> String {
+    let majority = voters.len() / 2 + 1;
+    format!(
+        "no coordinator is known: {majority} of the voters ({}) must run and reach each other to elect one. Until \
+         then leases run out and requests are refused; nothing is lost. Start those that are down with their data \
+         directories",
+        named(voters)
+    )
+}
+
+fn drained(state: &ClusterState) -> Option<String> {
+    let up = state.members.keys().copied().filter(|node| state.is_up(*node));
+    let drained: BTreeSet<NodeId> = up.filter(|node| state.is_draining(*node)).collect();
+    let is = if drained.len() == 1 { "is" } else { "are" };
+    let text = "drained: other nodes order the writes of the partitions; `caskctl node undrain` ends that";
+    (!drained.is_empty()).then(|| format!("{} {is} {text}", named(&drained)))
 }
 
 /// Why the copies of a key are not as many, or not as far apart, as they should be.

@@ -12,7 +12,7 @@ use super::table::{SETTINGS, Setting};
 /// The variable that names the settings file.
 const CONFIG_VARIABLE: &str = "CASKADE_CONFIG";
 /// Variables that belong to the other programs.
-const FOREIGN_VARIABLES: [&str; 2] = ["CASKADE_ADDR", CONFIG_VARIABLE];
+const FOREIGN_VARIABLES: [&str; 3] = ["CASKADE_ADDR", CONFIG_VARIABLE, "CASKADE_TEST_PROTOCOL_MAX"];
 
 /// Texts for one setting, and who gave them.
 struct Entry {

@@ -125,10 +125,20 @@ settings! {
     insecure: bool, Switch, false;
     /// Length of a lease: how long a dead node's partitions wait at least for their next primary. Used when a cluster is founded.
     lease_ms: u32, Int(300..=60_000, "milliseconds"), 2000;
+    /// How long a node may be away before its copies are made anew on others. Used when a cluster is founded.
+    rebuild_delay_ms: u32, Int(0..=604_800_000, "milliseconds"), 300_000;
     /// How long a request waits for a partition without a primary before it fails.
     request_timeout_ms: u64, Int(100..=600_000, "milliseconds"), 5000;
+    /// Give a node that joins its share of the data at once; false admits it without data until `caskctl plan rebalance`. Used when a cluster is founded; later `caskctl plan auto`.
+    auto_rebalance: bool, Switch, true;
+    /// Start as a new node if this one was removed from its cluster: what it held is moved aside, not deleted. Does nothing for a node that was not removed.
+    join_afresh: bool, Switch, false;
     /// How fast this node sends copies of partitions to others, all of them together.
     migration_bytes_per_s: u64, Size(64 << 10..=64 << 30, "bytes a second"), 64 << 20;
+    /// How fast complete data files are verified in the background; 0 is never. What is found damaged is restored from another copy.
+    scrub_bytes_per_s: u64, Size(0..=64 << 30, "bytes a second"), 4 << 20;
+    /// In which time the copies of all partitions are compared once, and made equal where they differ.
+    repair_interval_ms: u64, Int(1_000..=2_592_000_000, "milliseconds"), 3_600_000;
     /// Size at which a data file is closed and a new one begun.
     max_file_size: u64, Size(1 << 20..=2 << 30, "bytes"), 1 << 30;
     /// Data files kept open at one time; the longest unused is closed.

@@ -4,6 +4,7 @@
 //! Digests are compared at an exact place in the order of writes. While they differ, the lists of positions
 //! and versions are: what the replica lacks is sent; what it has newer, of an earlier term, was never
 //! acknowledged and is superseded by ordering the primary's own state of that key again. Writes go on meanwhile.
+//! Towards an in-sync replica: see [`reconcile`](super::reconcile).
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -17,17 +18,17 @@ use super::message::{Bulk, BulkAction, BulkAnswer, ReplicationFrame, WireRecord,
 use super::plane::Plane;
 use super::primary::Phase;
 use super::replica::Rejection;
-use super::route::tombstone;
 use super::tasks::Job;
-use super::version::term_of;
-use crate::cluster::state::{Change, ReplicaRole};
+use super::version::version;
+use crate::cluster::state::{Change, ClusterState, Replica, ReplicaRole};
 use crate::id::{Epoch, NodeId, Partition, Term};
+use crate::mutation::{Mutation, planted};
 use crate::net::{Class, wire};
 
 /// Times the lists are compared before the copy is begun anew.
 const ROUNDS_MAX: usize = 8;
 /// Positions whose keys are asked for at once.
-const POSITIONS_PER_ASK: usize = 64;
+pub(super) const POSITIONS_PER_ASK: usize = 64;
 /// Bytes of records in one message, unless a single record is larger.
 const MESSAGE_BYTES: usize = 256 << 10;
 /// Largest answer that is read.
@@ -40,12 +41,17 @@ const RETRY_PAUSE: Duration = Duration::from_millis(200);
 const RECEIVING_PAUSE: Duration = Duration::from_millis(1);
 /// Pause before a copy is tried again of which a record is damaged here.
 const DAMAGED_PAUSE: Duration = Duration::from_secs(10);
+/// How often a paused copy looks whether it goes on, if nothing tells it before.
+const PAUSED_PAUSE: Duration = Duration::from_secs(1);
+/// Into so many parts a second's worth of bytes is cut while the pace is kept; [`COPIES_MAX`](super::tasks) copies wait
+/// for one another.
+const PACE_PARTS_PER_S: u64 = 16;
 /// How long a proposal may take to be committed before it is made again.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why a copy did not come to its end; it is begun anew while it is due.
 #[derive(Debug, thiserror::Error)]
-enum CopyError {
+pub(super) enum CopyError {
     #[error("this node is no longer the primary of that term, or the replica no longer its follower")]
     Void,
     #[error("the replica did not answer: {0}")]
@@ -56,17 +62,43 @@ enum CopyError {
     Damaged(String),
     #[error("the copies still differ after {ROUNDS_MAX} rounds")]
     Differ,
+    #[error("the store of this node was found damaged: its state of a key may not be the newest")]
+    Lost,
+    #[error("the plan is paused")]
+    Paused,
+    #[error("they differ in more than one write can carry")]
+    TooMuch,
+}
+
+/// Digests of the two copies after the same write, found equal.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Compared {
+    pub(super) mine: u64,
+    pub(super) theirs: u64,
+}
+
+/// One try to bring a replica up to date.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Transfer {
+    pub(super) partition: Partition,
+    pub(super) term: Term,
+    /// The replica's.
+    pub(super) node: NodeId,
+    /// Names it, so that it can be closed.
+    session: u64,
 }
 
 /// What two copies of a partition differ in.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct Differences {
-    /// Positions of records the replica lacks.
-    send: Vec<u64>,
+pub(super) struct Differences {
+    /// Positions of records the replica lacks, or has older.
+    pub(super) send: Vec<u64>,
+    /// Positions of tombstones of which the replica has nothing at all: its state of these keys is right.
+    tombstones: Vec<u64>,
     /// Positions of records it has newer, both sides knowing the key.
-    supersede: Vec<u64>,
+    pub(super) supersede: Vec<u64>,
     /// Positions of records only it has.
-    supersede_unknown: Vec<u64>,
+    pub(super) supersede_unknown: Vec<u64>,
 }
 
 impl Plane {
@@ -74,24 +106,21 @@ impl Plane {
     pub(super) fn schedule_copies(self: &Arc<Self>) {
         let state = self.state();
         for (partition, entry) in (0..).zip(&state.partitions) {
-            if state.primary(partition) != Some(self.node) {
+            // A damaged copy is nobody's source.
+            if state.primary(partition) != Some(self.node) || self.damage.is_in(partition) {
                 continue;
             }
             let syncing = entry.replicas.iter().filter(|replica| replica.role == ReplicaRole::Syncing);
-            for replica in syncing {
+            // A node that is away for a moment only needs no copy made anew.
+            for replica in syncing.filter(|replica| !replica.is_waiting_stand_in()) {
                 let (node, syncing_since) = (replica.node, replica.syncing_since);
                 let job = Job::Copy { partition, term: entry.term, node, syncing_since };
                 let due = state.is_up(node) && self.holds(partition, entry.term);
                 if due && self.tasks.begin(job) {
                     let stats = self.engine.partition_stats(partition);
-                    let migrates = replica.assigned == syncing_since;
-                    let cause = match &state.plan {
-                        Some(plan) if migrates => plan.cause.clone(),
-                        _ => format!("node {} returned", node.short()),
-                    };
-                    let kind = if migrates { "migration" } else { "return" };
+                    let (kind, cause) = why_copied(&state, replica);
                     self.tasks.add(node, kind, &cause, stats.live_keys, stats.live_bytes);
-                    self.runtime.spawn(Arc::clone(self).copy(partition, entry.term, node, syncing_since));
+                    self.host.spawn(Arc::clone(self).copy(partition, entry.term, node, syncing_since));
                 }
             }
         }
@@ -111,13 +140,19 @@ impl Plane {
 
     async fn copy(self: Arc<Self>, partition: Partition, term: Term, node: NodeId, syncing_since: Epoch) {
         while self.is_due(partition, term, node, syncing_since) {
+            if self.is_paused(partition, node) {
+                // Without a permit: a node that returns is not kept waiting by a plan that is paused.
+                self.wait_until(PAUSED_PAUSE, || !self.is_paused(partition, node)).await;
+                continue;
+            }
             let Ok(permit) = self.tasks.copies.acquire().await else {
                 break;
             };
             let result = self.catch_up(partition, term, node).await;
             drop(permit);
             match result {
-                Ok(()) => self.propose_caught_up(partition, term, node, syncing_since).await,
+                Ok(digests) => self.propose_caught_up(partition, term, node, syncing_since, digests).await,
+                Err(CopyError::Paused) => {}
                 Err(error @ CopyError::Damaged(_)) => {
                     tracing::error!(partition, %node, %error, "this partition cannot be copied; writing the \
                         damaged keys anew, or removing them, mends it");
@@ -141,6 +176,7 @@ impl Plane {
         term: Term,
         node: NodeId,
         syncing_since: Epoch,
+        digests: Compared,
     ) {
         let state = self.state();
         let incarnation_of = |node| state.members.get(&node).map(|m| m.announcement.incarnation);
@@ -149,9 +185,29 @@ impl Plane {
         else {
             return;
         };
-        let change =
-            Change::CaughtUp { partition, term, primary_incarnation, node, incarnation, syncing_since };
-        self.propose(change);
+        let (source_digest, target_digest) = (digests.mine, digests.theirs);
+        tracing::debug!(
+            partition,
+            %node,
+            source_digest = format!("{source_digest:016x}"),
+            target_digest = format!("{target_digest:016x}"),
+            "a copy is made"
+        );
+        self.propose(match state.asks_for_digests() {
+            true => Change::CaughtUpEqual {
+                partition,
+                term,
+                primary_incarnation,
+                node,
+                incarnation,
+                syncing_since,
+                source_digest,
+                target_digest,
+            },
+            false => {
+                Change::CaughtUp { partition, term, primary_incarnation, node, incarnation, syncing_since }
+            }
+        });
         self.wait_until(COMMIT_TIMEOUT, || !self.is_due(partition, term, node, syncing_since)).await;
     }
 
@@ -172,7 +228,7 @@ impl Plane {
     /// After a failover: reconciles with the other in-sync replicas, then serves.
     pub(super) fn spawn_recovery(self: &Arc<Self>, partition: Partition, term: Term) {
         let plane = Arc::clone(self);
-        self.runtime.spawn(async move {
+        self.host.spawn(async move {
             let mut reconciled: Vec<NodeId> = Vec::new();
             while plane.is_receiving(partition) {
                 tokio::time::sleep(RECEIVING_PAUSE).await;
@@ -187,7 +243,11 @@ impl Plane {
                 });
                 let Some(Some(node)) = next else { break };
                 match plane.catch_up(partition, term, node).await {
-                    Ok(()) => reconciled.push(node),
+                    Ok(_) => reconciled.push(node),
+                    Err(CopyError::TooMuch) => {
+                        plane.give_up_in_sync(partition, term, node);
+                        tokio::time::sleep(RETRY_PAUSE).await;
+                    }
                     Err(error) => {
                         tracing::debug!(partition, %node, %error, "not reconciled yet; trying again");
                         tokio::time::sleep(RETRY_PAUSE).await;
@@ -198,34 +258,43 @@ impl Plane {
         });
     }
 
-    async fn catch_up(
+    pub(super) async fn catch_up(
         self: &Arc<Self>,
         partition: Partition,
         term: Term,
         node: NodeId,
-    ) -> Result<(), CopyError> {
+    ) -> Result<Compared, CopyError> {
+        if self.damage.is_in(partition) {
+            return Err(CopyError::Lost);
+        }
+        // What this sends late, after it was given up and the partition declared clean, is void.
+        let session = self.next_session();
         for _ in 0..ROUNDS_MAX {
-            if self.digests_equal(partition, term, node).await? {
-                return Ok(());
+            let compared = self.compare_digests(partition, term, node).await?;
+            if planted(Mutation::BlindFlip) {
+                return Ok(Compared { mine: compared.mine, theirs: compared.mine });
             }
-            self.send_differences(partition, term, node).await?;
+            if compared.mine == compared.theirs {
+                return Ok(compared);
+            }
+            self.send_differences(Transfer { partition, term, node, session }).await?;
         }
         Err(CopyError::Differ)
     }
 
-    async fn digests_equal(
+    pub(super) async fn compare_digests(
         self: &Arc<Self>,
         partition: Partition,
         term: Term,
         node: NodeId,
-    ) -> Result<bool, CopyError> {
+    ) -> Result<Compared, CopyError> {
         // Both sides are asked under the lock: the frame takes its place in the order of the writes.
         let asked = self.with_primary(partition, term, |primary| {
             let last = primary.last();
             let session = primary.follower(node).filter(|follower| !follower.broken)?.session;
             let mine = primary.digest_after(last, || self.engine.partition_stats(partition).digest);
             let frame = ReplicationFrame::digest(self.position(partition, term, session, last));
-            Some((mine, self.network.call(node, Class::Replication, frame), session))
+            Some((mine, self.peers.call(node, Class::Replication, frame), session))
         });
         let Some(Some((mine, theirs, session))) = asked else {
             return Err(CopyError::Void);
@@ -242,7 +311,7 @@ impl Plane {
         };
         let mine = await_digest(mine).await?;
         tracing::trace!(partition, %node, mine, theirs, "compared digests");
-        Ok(mine == theirs)
+        Ok(Compared { mine, theirs })
     }
 
     /// A session the replica does not accept is opened anew.
@@ -264,25 +333,27 @@ impl Plane {
         });
     }
 
-    async fn send_differences(
-        self: &Arc<Self>,
-        partition: Partition,
-        term: Term,
-        node: NodeId,
-    ) -> Result<(), CopyError> {
-        let theirs = match self.bulk(node, partition, term, BulkAction::Inventory).await? {
+    async fn send_differences(self: &Arc<Self>, transfer: Transfer) -> Result<(), CopyError> {
+        let Transfer { partition, term, node, .. } = transfer;
+        let settled = self.with_primary(partition, term, |primary| version(term, primary.published()));
+        let settled = settled.ok_or(CopyError::Void)?;
+        let theirs = match self.bulk(transfer, BulkAction::Inventory).await? {
             BulkAnswer::Inventory(entries) => entries,
             other => return Err(unexpected(&other)),
         };
-        let differences = compare(&self.engine.inventory(partition), &theirs, term);
-        self.send_records(partition, term, node, &differences.send).await?;
+        let differences = compare(&self.engine.inventory(partition), &theirs, settled);
+        if self.with_primary(partition, term, |p| p.follower(node).is_some_and(|f| f.in_sync)) == Some(true) {
+            return self.settle_differences(transfer, &differences).await;
+        }
+        self.send_records(transfer, &differences.send).await?;
+        self.send_records(transfer, &differences.tombstones).await?;
         let mut keys = Vec::new();
         for positions in differences.supersede.chunks(POSITIONS_PER_ASK) {
             let found = keys_at(&self.engine, partition, positions);
             keys.extend(found.map_err(|error| CopyError::Damaged(error.to_string()))?);
         }
         for positions in differences.supersede_unknown.chunks(POSITIONS_PER_ASK) {
-            match self.bulk(node, partition, term, BulkAction::Keys(positions.to_vec())).await? {
+            match self.bulk(transfer, BulkAction::Keys(positions.to_vec())).await? {
                 BulkAnswer::Keys(found) => keys.extend(found),
                 other => return Err(unexpected(&other)),
             }
@@ -293,22 +364,17 @@ impl Plane {
         Ok(())
     }
 
-    async fn send_records(
-        self: &Arc<Self>,
-        partition: Partition,
-        term: Term,
-        node: NodeId,
-        positions: &[u64],
-    ) -> Result<(), CopyError> {
+    async fn send_records(self: &Arc<Self>, transfer: Transfer, positions: &[u64]) -> Result<(), CopyError> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         // One at a time: a record may have a large value.
         for position in positions {
-            let records = self.engine.read_positions(partition, &[*position]);
+            let records = self.engine.read_positions(transfer.partition, &[*position]);
             for record in records.map_err(|error| CopyError::Damaged(error.to_string()))? {
-                bytes += record.key.len() + record.value.as_ref().map_or(0, Bytes::len);
+                // As a plan's figures count them, so that the two can be compared.
+                bytes += record.stored_bytes() as usize;
                 batch.push(WireRecord::from(record));
                 if bytes >= MESSAGE_BYTES {
-                    self.send_batch(partition, term, node, std::mem::take(&mut batch), bytes).await?;
+                    self.send_batch(transfer, std::mem::take(&mut batch), bytes).await?;
                     bytes = 0;
                 }
             }
@@ -316,26 +382,56 @@ impl Plane {
         if batch.is_empty() {
             return Ok(());
         }
-        self.send_batch(partition, term, node, batch, bytes).await
+        self.send_batch(transfer, batch, bytes).await
     }
 
     async fn send_batch(
         self: &Arc<Self>,
-        partition: Partition,
-        term: Term,
-        node: NodeId,
+        transfer: Transfer,
         batch: Vec<WireRecord>,
         bytes: usize,
     ) -> Result<(), CopyError> {
         let keys = batch.len() as u64;
-        self.tasks.pace(bytes as u64, self.limits.migration_bytes_per_s).await;
-        match self.bulk(node, partition, term, BulkAction::Store(batch)).await? {
+        self.pace(transfer.partition, transfer.node, bytes as u64).await?;
+        match self.bulk(transfer, BulkAction::Store(batch)).await? {
             BulkAnswer::Stored => {
-                self.tasks.copied(node, keys, bytes as u64);
+                self.tasks.copied(transfer.node, keys, bytes as u64);
                 Ok(())
             }
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Whether this copy belongs to a plan that is paused. A node that returns, or that a failure made a copy
+    /// necessary on, is not held up.
+    fn is_paused(&self, partition: Partition, node: NodeId) -> bool {
+        let state = self.state();
+        let Some(plan) = state.plan.as_ref().filter(|_| state.operations.paused) else {
+            return false;
+        };
+        let replica = state.partition(partition).and_then(|placed| placed.replica(node));
+        let planned = state.ring.replicas(partition).contains(&node);
+        planned && replica.is_some_and(|replica| replica.is_new_since(plan.epoch))
+    }
+
+    /// Bytes a second that all copying from this node may use at present.
+    pub fn pace_bytes_per_s(&self) -> u64 {
+        self.state().operations.throttle_bytes_per_s.unwrap_or(self.limits.migration_bytes_per_s)
+    }
+
+    /// Waits until so many bytes may be sent. Paid in small parts, so that a new pace or a pause is heeded at once.
+    async fn pace(&self, partition: Partition, node: NodeId, bytes: u64) -> Result<(), CopyError> {
+        let mut left = bytes;
+        while left > 0 {
+            if self.is_paused(partition, node) {
+                return Err(CopyError::Paused);
+            }
+            let bytes_per_s = self.pace_bytes_per_s();
+            let part = left.min(bytes_per_s / PACE_PARTS_PER_S + 1);
+            self.tasks.pace(part, bytes_per_s).await;
+            left -= part;
+        }
+        Ok(())
     }
 
     /// Orders this node's own state of a key again, under its own term.
@@ -345,32 +441,34 @@ impl Plane {
             if primary.phase == Phase::Stopped {
                 return Err(CopyError::Void);
             }
-            let newest = primary.newest_pending(&key).map(|pending| pending.record.clone());
-            let record = match newest {
-                Some(record) => record,
-                None => match self.engine.read(&key) {
-                    Ok(found) => found.unwrap_or_else(|| tombstone(key.clone())),
-                    Err(error) => return Err(CopyError::Damaged(error.to_string())),
-                },
-            };
+            let record = self.newest_state(primary, &key)?;
             self.order(partition, primary, record, None);
             Ok(())
         });
         done.unwrap_or(Err(CopyError::Void))
     }
 
-    async fn bulk(
-        &self,
-        node: NodeId,
-        partition: Partition,
-        term: Term,
-        action: BulkAction,
-    ) -> Result<BulkAnswer, CopyError> {
-        let body = wire::encode(&Bulk { partition, term, action }).into();
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.network.call(node, Class::Bulk, body)).await;
+    pub(super) async fn bulk(&self, transfer: Transfer, action: BulkAction) -> Result<BulkAnswer, CopyError> {
+        let Transfer { partition, term, node, session } = transfer;
+        let body = wire::encode(&Bulk { partition, term, session, action }).into();
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.peers.call(node, Class::Bulk, body)).await;
         let body = answer.map_err(|_| unanswered())?.map_err(|error| unreachable(&error))?;
         wire::decode::<BulkAnswer, ANSWER_BYTES_MAX>(&body)
             .map_err(|error| CopyError::Refused(format!("its answer cannot be read: {error}")))
+    }
+}
+
+/// The kind of a copy as a task, and its cause in words.
+fn why_copied(state: &ClusterState, replica: &Replica) -> (&'static str, String) {
+    if let Some(stand_in) = replica.stand_in {
+        return ("rebuild", format!("node {} is away", stand_in.of.short()));
+    }
+    match &state.plan {
+        Some(plan) if replica.assigned == replica.syncing_since => ("migration", plan.cause.clone()),
+        _ if replica.assigned == replica.syncing_since => {
+            ("migration", format!("node {} returned", replica.node.short()))
+        }
+        _ => ("return", format!("node {} returned", replica.node.short())),
     }
 }
 
@@ -387,7 +485,7 @@ fn unreachable(error: &crate::net::CallError) -> CopyError {
     CopyError::Unreachable(format!("{error:?}"))
 }
 
-fn unexpected(answer: &BulkAnswer) -> CopyError {
+pub(super) fn unexpected(answer: &BulkAnswer) -> CopyError {
     match answer {
         BulkAnswer::Refused(reason) => CopyError::Refused(reason.clone()),
         _ => CopyError::Refused("an answer to another question".into()),
@@ -410,8 +508,9 @@ pub(super) fn keys_at(
 }
 
 /// Compares two lists that ascend by position. `theirs` holds position, version and whether it is a tombstone.
-/// Records of the present term are left alone where the replica has them newer: those are under way.
-fn compare(mine: &[InventoryEntry], theirs: &[(u64, u64, bool)], term: Term) -> Differences {
+/// What was published before `theirs` was asked for has versions up to `settled`, and is in `mine`, unless it is superseded.
+/// Where the replica has a newer record than that, it is left alone: it is under way.
+fn compare(mine: &[InventoryEntry], theirs: &[(u64, u64, bool)], settled: u64) -> Differences {
     let mut differences = Differences::default();
     let (mut i, mut j) = (0, 0);
     while i < mine.len() || j < theirs.len() {
@@ -422,12 +521,14 @@ fn compare(mine: &[InventoryEntry], theirs: &[(u64, u64, bool)], term: Term) -> 
         };
         match order {
             Ordering::Less => {
-                differences.send.push(mine[i].position);
+                let list =
+                    if mine[i].tombstone { &mut differences.tombstones } else { &mut differences.send };
+                list.push(mine[i].position);
                 i += 1;
             }
             Ordering::Greater => {
                 let (position, version, tombstone) = theirs[j];
-                if !tombstone && term_of(version) < term {
+                if !tombstone && version <= settled {
                     differences.supersede_unknown.push(position);
                 }
                 j += 1;
@@ -436,7 +537,7 @@ fn compare(mine: &[InventoryEntry], theirs: &[(u64, u64, bool)], term: Term) -> 
                 let (position, version, _) = theirs[j];
                 match mine[i].version.cmp(&version) {
                     Ordering::Greater => differences.send.push(position),
-                    Ordering::Less if term_of(version) < term => differences.supersede.push(position),
+                    Ordering::Less if version <= settled => differences.supersede.push(position),
                     _ => {}
                 }
                 (i, j) = (i + 1, j + 1);
@@ -448,7 +549,6 @@ fn compare(mine: &[InventoryEntry], theirs: &[(u64, u64, bool)], term: Term) -> 
 
 #[cfg(test)]
 mod tests {
-    use super::super::version::version;
     use super::*;
 
     fn mine(position: u64, version: u64) -> InventoryEntry {
@@ -460,22 +560,28 @@ mod tests {
         let (v1, v2, v9) = (version(1, 1), version(1, 2), version(1, 9));
         let mine = [mine(1, v1), mine(2, v2), mine(4, v1)];
         let theirs = [(2, v1, false), (3, v9, false), (4, v9, false), (5, v9, true)];
-        let differences = compare(&mine, &theirs, 2);
+        let differences = compare(&mine, &theirs, version(2, 0));
         assert_eq!(differences.send, vec![1, 2]);
         assert_eq!(differences.supersede, vec![4]);
         assert_eq!(differences.supersede_unknown, vec![3]);
     }
 
     #[test]
-    fn records_of_the_present_term_are_under_way_and_left_alone() {
-        let differences =
-            compare(&[mine(1, version(1, 1))], &[(1, version(2, 7), false), (2, version(2, 8), false)], 2);
+    fn records_that_are_not_published_yet_are_under_way_and_left_alone() {
+        let theirs = [(1, version(2, 7), false), (2, version(2, 8), false)];
+        let differences = compare(&[mine(1, version(1, 1))], &theirs, version(2, 6));
         assert_eq!(differences, Differences::default());
+    }
+
+    #[test]
+    fn a_published_record_that_the_primary_has_no_more_was_deleted_and_is_superseded() {
+        let differences = compare(&[], &[(1, version(2, 7), false)], version(2, 7));
+        assert_eq!(differences.supersede_unknown, vec![1]);
     }
 
     #[test]
     fn equal_copies_do_not_differ() {
         let theirs = [(1, 5, false), (2, 6, false)];
-        assert_eq!(compare(&[mine(1, 5), mine(2, 6)], &theirs, 1), Differences::default());
+        assert_eq!(compare(&[mine(1, 5), mine(2, 6)], &theirs, version(1, 0)), Differences::default());
     }
 }

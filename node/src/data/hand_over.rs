@@ -11,6 +11,7 @@ use super::primary::Phase;
 use super::tasks::Job;
 use crate::cluster::state::Change;
 use crate::id::{Incarnation, Partition, Term};
+use crate::mutation::{Mutation, planted};
 
 /// How long a proposal may take to be committed before it is made again.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -29,7 +30,7 @@ impl Plane {
             }
             let term = state.partitions[usize::from(partition)].term;
             if self.tasks.begin(Job::HandOver { partition, term }) {
-                self.runtime.spawn(Arc::clone(self).hand_over(partition, term, incarnation));
+                self.host.spawn(Arc::clone(self).hand_over(partition, term, incarnation));
             }
         }
     }
@@ -40,8 +41,10 @@ impl Plane {
             while self.is_recovering(partition, term) {
                 tokio::time::sleep(RECOVERY_PAUSE).await;
             }
-            self.stop_serving(partition, term);
-            self.settle(partition, term).await;
+            if !planted(Mutation::NoConsent) {
+                self.stop_serving(partition, term);
+                self.settle(partition, term).await;
+            }
             while self.is_primary(partition, term) {
                 self.propose(Change::HandOver { partition, term, primary_incarnation });
                 self.wait_until(COMMIT_TIMEOUT, || !self.is_primary(partition, term)).await;

@@ -3,12 +3,16 @@
 //! Replication frames are written by hand, since every write passes here; the rest is bincode.
 //!
 //! ```text
-//! replicate:  kind=1 | partition u16 | term u32 | epoch u64 | session u64 | previous u64 | sequence u64
-//!             | expiry u64 | user flags u32 | has value u8 | key length u16 | key | value
+//! replicate:  kind=1 | partition u16 | term u32 | epoch u64 | session u64 | previous u64 | record ...
+//! record:     version u64 | expiry u64 | user flags u32 | has value u8 | key length u16 | value length u32
+//!             | key | value
 //! digest:     kind=2 | partition u16 | term u32 | epoch u64 | session u64 | previous u64
+//! clean:      kind=3 | partition u16 | term u32 | epoch u64 | session u64 | previous u64 | up to u64
+//!             | transfers from u64
 //! answer:     status u8 | digest u64, of a digest frame only
 //! ```
-//! Integers are little-endian. Whoever changes this raises [`PROTOCOL`].
+//! Integers are little-endian. Whoever changes this adds a version to
+//! [`crate::cluster::protocol`], and sends the old form while that one is in use.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use caskade_engine::Record;
@@ -18,13 +22,11 @@ use super::replica::Rejection;
 use crate::id::{Epoch, Partition, Term};
 use crate::kv::{Entry, Failure, Meta, Operation, Outcome};
 
-/// Version of the protocol between peers.
-pub const PROTOCOL: u16 = 1;
-
 const KIND_REPLICATE: u8 = 1;
 const KIND_DIGEST: u8 = 2;
+const KIND_CLEAN: u8 = 3;
 const POSITION_LEN: usize = 2 + 4 + 8 + 8 + 8;
-const RECORD_HEADER_LEN: usize = 8 + 8 + 4 + 1 + 2;
+const RECORD_HEADER_LEN: usize = 8 + 8 + 4 + 1 + 2 + 4;
 
 /// Where in the order of a partition's writes a frame belongs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,28 +43,24 @@ pub(super) struct Position {
 /// A frame of the replication stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ReplicationFrame {
-    /// The next record; its sequence is in its version.
-    Replicate(Position, u64, Record),
+    /// The next write: its records, one at least, whose sequences follow `previous`.
+    Replicate(Position, Vec<Record>),
     /// Asks for the digest after everything before it.
     Digest(Position),
+    /// The partition is clean up to a version; of transfers, only those of this session and later ones count on.
+    Clean(Position, u64, u64),
 }
 
 impl ReplicationFrame {
-    /// The bytes of a record's frame.
-    pub(super) fn replicate(position: Position, sequence: u64, record: &Record) -> Bytes {
-        let value = record.value.as_deref().unwrap_or_default();
-        let len = 1 + POSITION_LEN + RECORD_HEADER_LEN + record.key.len() + value.len() + 8;
-        let mut out = BytesMut::with_capacity(len);
+    /// The bytes of a write's frame.
+    pub(super) fn replicate(position: Position, records: &[Record]) -> Bytes {
+        let len = |record: &Record| {
+            RECORD_HEADER_LEN + record.key.len() + record.value.as_ref().map_or(0, Bytes::len)
+        };
+        let mut out = BytesMut::with_capacity(1 + POSITION_LEN + records.iter().map(len).sum::<usize>());
         out.put_u8(KIND_REPLICATE);
         put_position(&mut out, position);
-        out.put_u64_le(sequence);
-        out.put_u64_le(record.version);
-        out.put_u64_le(record.expiry_ms);
-        out.put_u32_le(record.user_flags);
-        out.put_u8(u8::from(record.value.is_some()));
-        out.put_u16_le(record.key.len() as u16);
-        out.put_slice(&record.key);
-        out.put_slice(value);
+        records.iter().for_each(|record| put_record(&mut out, record));
         out.freeze()
     }
 
@@ -74,14 +72,31 @@ impl ReplicationFrame {
         out.freeze()
     }
 
+    /// The bytes that say up to which version the partition is clean, and from which session on transfers are taken.
+    pub(super) fn clean(position: Position, up_to: u64, transfers_from: u64) -> Bytes {
+        let mut out = BytesMut::with_capacity(1 + POSITION_LEN + 16);
+        out.put_u8(KIND_CLEAN);
+        put_position(&mut out, position);
+        out.put_u64_le(up_to);
+        out.put_u64_le(transfers_from);
+        out.freeze()
+    }
+
     /// Reads a frame; `None` if it is none of this protocol.
     pub(super) fn decode(mut body: Bytes) -> Option<Self> {
         let kind = body.try_get_u8().ok()?;
         let position = take_position(&mut body)?;
         match kind {
             KIND_REPLICATE => {
-                let sequence = body.try_get_u64_le().ok()?;
-                Some(Self::Replicate(position, sequence, take_record(body)?))
+                let mut records = vec![take_record(&mut body)?];
+                while !body.is_empty() {
+                    records.push(take_record(&mut body)?);
+                }
+                Some(Self::Replicate(position, records))
+            }
+            KIND_CLEAN if body.len() == 16 => {
+                let up_to = body.try_get_u64_le().ok()?;
+                Some(Self::Clean(position, up_to, body.try_get_u64_le().ok()?))
             }
             KIND_DIGEST if body.is_empty() => Some(Self::Digest(position)),
             _ => None,
@@ -111,18 +126,31 @@ fn take_position(body: &mut Bytes) -> Option<Position> {
     })
 }
 
-fn take_record(mut body: Bytes) -> Option<Record> {
+fn put_record(out: &mut BytesMut, record: &Record) {
+    let value = record.value.as_deref().unwrap_or_default();
+    out.put_u64_le(record.version);
+    out.put_u64_le(record.expiry_ms);
+    out.put_u32_le(record.user_flags);
+    out.put_u8(u8::from(record.value.is_some()));
+    out.put_u16_le(record.key.len() as u16);
+    out.put_u32_le(value.len() as u32);
+    out.put_slice(&record.key);
+    out.put_slice(value);
+}
+
+fn take_record(body: &mut Bytes) -> Option<Record> {
     let version = body.try_get_u64_le().ok()?;
     let expiry_ms = body.try_get_u64_le().ok()?;
     let user_flags = body.try_get_u32_le().ok()?;
     let has_value = body.try_get_u8().ok()?;
     let key_len = usize::from(body.try_get_u16_le().ok()?);
-    if body.len() < key_len || (has_value == 0 && body.len() != key_len) {
+    let value_len = body.try_get_u32_le().ok()? as usize;
+    if has_value > 1 || body.len() < key_len + value_len || (has_value == 0 && value_len > 0) {
         return None;
     }
     let key = body.split_to(key_len);
-    let value = (has_value == 1).then_some(body);
-    Some(Record { key, version, expiry_ms, user_flags, value })
+    let value = body.split_to(value_len);
+    Some(Record { key, version, expiry_ms, user_flags, value: (has_value == 1).then_some(value) })
 }
 
 /// The answer to a replication frame.
@@ -163,6 +191,10 @@ pub(super) enum Request {
     KeysPage { partition: Partition, from: u64, limit: u32 },
     /// Live keys of all partitions this node is primary of.
     Count,
+    /// Live keys and bytes of each partition this node is primary of. From version 2 on.
+    Figures,
+    /// The record of this position and version, for a copy where it is damaged.
+    Fetch { partition: Partition, position: u64, version: u64 },
 }
 
 /// What a request is answered with.
@@ -178,6 +210,10 @@ pub(super) enum Answer {
     Keys { keys: Vec<Bytes>, next: Option<u64> },
     /// Of `Count`.
     Count(u64),
+    /// Of `Figures`: partition, keys, bytes.
+    Figures(Vec<(Partition, u64, u64)>),
+    /// Of `Fetch`: nothing where the record is damaged, too, or not there.
+    Record(Option<WireRecord>),
 }
 
 /// [`Outcome`] as it travels.
@@ -242,6 +278,8 @@ impl From<WireOutcome> for Outcome {
 pub(super) struct Bulk {
     pub(super) partition: Partition,
     pub(super) term: Term,
+    /// Of the transfer it is part of.
+    pub(super) session: u64,
     pub(super) action: BulkAction,
 }
 
@@ -252,7 +290,7 @@ pub(super) enum BulkAction {
     Inventory,
     /// The keys of the records at these positions.
     Keys(Vec<u64>),
-    /// Store these records; highest version wins.
+    /// Store these records; highest version wins. Void in a transfer that is closed.
     Store(Vec<WireRecord>),
 }
 
@@ -304,14 +342,20 @@ mod tests {
             partition in 0..1024_u16, term: u32, epoch: u64, session: u64, previous: u64, version: u64,
             key in proptest::collection::vec(any::<u8>(), 0..40),
             value in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200)),
+            count in 1..4_usize,
         ) {
             let position = Position { partition, term, epoch, session, previous };
             let record = Record {
                 key: key.into(), version, expiry_ms: 5, user_flags: 9, value: value.map(Bytes::from),
             };
-            let bytes = ReplicationFrame::replicate(position, 77, &record);
+            let records = vec![record; count];
+            let bytes = ReplicationFrame::replicate(position, &records);
             prop_assert_eq!(
-                ReplicationFrame::decode(bytes), Some(ReplicationFrame::Replicate(position, 77, record))
+                ReplicationFrame::decode(bytes), Some(ReplicationFrame::Replicate(position, records))
+            );
+            prop_assert_eq!(
+                ReplicationFrame::decode(ReplicationFrame::clean(position, version, session)),
+                Some(ReplicationFrame::Clean(position, version, session))
             );
             prop_assert_eq!(
                 ReplicationFrame::decode(ReplicationFrame::digest(position)),

@@ -2,24 +2,37 @@
 //!
 //! [`primary`] and [`replica`] decide (pure); [`plane`] holds the partitions behind a lock each;
 //! [`ordering`] takes a record from its place in the order to its publication, [`sessions`] to the followers;
-//! [`roles`] follows the committed state; [`serve`] answers peers; [`route`] sends requests to primaries;
-//! [`catch_up`] brings replicas up to date; [`hand_over`] gives partitions away; [`upkeep`] does what is due
-//! from time to time.
+//! [`roles`] follows the committed state, [`assignments`] sees that data are of the present assignment; [`serve`] answers peers; [`route`] sends requests to primaries,
+//! [`forwards`] bounds how long their answers are waited for;
+//! [`catch_up`] brings replicas up to date, [`reconcile`] those that are in-sync, which
+//! [`repair`] compares; [`figures`] counts partitions; [`hand_over`] gives partitions away; [`upkeep`] does what is due
+//! from time to time; [`clean`] says which tombstones may go, [`scrub`] looks for damage and [`heal`] mends it;
+//! [`damage`] is what a store lacks that was opened damaged; [`notices`] tells the operator.
 
+mod assignments;
 mod catch_up;
+mod clean;
+mod damage;
+mod figures;
+mod forwards;
 mod hand_over;
+mod heal;
 mod message;
+mod notices;
 mod ordering;
 mod plane;
 mod primary;
+mod reconcile;
+mod repair;
 mod replica;
 mod roles;
 mod route;
+mod scrub;
 mod serve;
 mod sessions;
 mod tasks;
 mod upkeep;
 mod version;
 
-pub use message::PROTOCOL;
+pub use notices::{Notice, Weight};
 pub use plane::{Limits, Parts, Plane, Proposals};

@@ -1,4 +1,4 @@
-//! A record's way through a partition: ordered, appended here and on the followers, published.
+//! A write's way through a partition: ordered, appended here and on the followers, published.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,13 +8,18 @@ use bytes::Bytes;
 use caskade_engine::{AppendError, Appended, Record};
 
 use super::message::{Position, replication_answer};
+use super::notices::Weight;
 use super::plane::{Completion, Plane, PrimaryState, Role, Waiter};
 use super::replica::Rejection;
 use super::version::version;
-use crate::clock::monotonic_ms;
+
 use crate::id::{Partition, Term};
 use crate::net::Responder;
 
+/// Most of [`batch_bytes`] that records of one write may have together: below what a frame and the log take.
+pub(super) const BATCH_BYTES_MAX: u64 = 48 << 20;
+/// More than a record's header takes in a frame or a data file.
+const BATCH_RECORD_OVERHEAD: u64 = 64;
 /// Pause before an append is made again that the disk had no room for.
 const OVERLOAD_PAUSE: Duration = Duration::from_millis(5);
 
@@ -24,22 +29,46 @@ impl Plane {
         self: &Arc<Self>,
         partition: Partition,
         primary: &mut PrimaryState,
-        mut record: Record,
+        record: Record,
         waiter: Option<Waiter>,
     ) {
-        let (term, sequence) = (primary.term, primary.last() + 1);
-        record.version = version(term, sequence);
-        self.bytes_under_way.fetch_add(record_bytes(&record), Ordering::AcqRel);
-        primary.push(record.clone(), monotonic_ms(), waiter);
-        for follower in primary.followers.iter().filter(|follower| !follower.broken) {
-            self.send_record(partition, term, (follower.node, follower.session), sequence - 1, &record);
-        }
-        self.append_ordered(partition, term, sequence, record);
+        self.order_batch(partition, primary, vec![record], waiter);
     }
 
-    fn append_ordered(self: &Arc<Self>, partition: Partition, term: Term, sequence: u64, record: Record) {
+    /// Orders several records of one partition as one write: on every copy they are one frame and one engine batch,
+    /// appended, published and found after a crash together or not at all (rule R14). Their versions are consecutive.
+    ///
+    /// There must be one at least, of which each key once, together at most [`BATCH_BYTES_MAX`] of [`batch_bytes`]
+    /// unless it is a single one; and the sequence must have room for them.
+    pub(super) fn order_batch(
+        self: &Arc<Self>,
+        partition: Partition,
+        primary: &mut PrimaryState,
+        mut records: Vec<Record>,
+        waiter: Option<Waiter>,
+    ) {
+        let (term, previous) = (primary.term, primary.last());
+        for (record, sequence) in records.iter_mut().zip(previous + 1..) {
+            record.version = version(term, sequence);
+        }
+        let sequence = previous + records.len() as u64;
+        self.bytes_under_way.fetch_add(records_bytes(&records), Ordering::AcqRel);
+        primary.push(records.clone(), self.host.monotonic_ms(), waiter);
+        for follower in primary.followers.iter().filter(|follower| !follower.broken) {
+            self.send_write(partition, term, (follower.node, follower.session), previous, &records);
+        }
+        self.append_ordered(partition, term, sequence, records);
+    }
+
+    fn append_ordered(
+        self: &Arc<Self>,
+        partition: Partition,
+        term: Term,
+        sequence: u64,
+        records: Vec<Record>,
+    ) {
         let plane = Arc::clone(self);
-        self.engine.append(vec![record], move |result| {
+        self.engine.append(records, move |result| {
             plane.complete(partition, Completion::Appended { term, sequence, result });
         });
     }
@@ -47,11 +76,12 @@ impl Plane {
     /// An append that a busy disk had no room for is made again: the record has its place in the order.
     pub(super) fn append_later(self: &Arc<Self>, partition: Partition, term: Term, sequence: u64) {
         let plane = Arc::clone(self);
-        self.runtime.spawn(async move {
+        self.host.spawn(async move {
             tokio::time::sleep(OVERLOAD_PAUSE).await;
-            let record = plane.with_primary(partition, term, |primary| primary.record(sequence).cloned());
-            if let Some(Some(record)) = record {
-                plane.append_ordered(partition, term, sequence, record);
+            let records = plane
+                .with_primary(partition, term, |primary| primary.records(sequence).map(<[Record]>::to_vec));
+            if let Some(Some(records)) = records {
+                plane.append_ordered(partition, term, sequence, records);
             }
         });
     }
@@ -82,7 +112,7 @@ impl Plane {
     pub(super) fn publish_ready(&self, partition: Partition, role: &mut Role) {
         let Role::Primary(primary) = role else { return };
         while let Some(pending) = primary.next_published() {
-            self.bytes_under_way.fetch_sub(record_bytes(&pending.record), Ordering::AcqRel);
+            self.bytes_under_way.fetch_sub(records_bytes(&pending.records), Ordering::AcqRel);
             if let Some(appended) = pending.appended {
                 self.engine.publish(appended);
             }
@@ -93,25 +123,42 @@ impl Plane {
         }
     }
 
-    /// Takes a record from the primary: appends it, and answers once it is durable and published.
+    /// Takes a write from the primary: appends it, and answers once it is durable and published.
     pub(super) fn store_replicated(
         self: &Arc<Self>,
         position: Position,
         sequence: u64,
-        record: Record,
+        records: Vec<Record>,
         reply: Responder,
     ) {
         let (plane, partition) = (Arc::clone(self), position.partition);
         let (term, session) = (position.term, position.session);
         self.cells[usize::from(partition)].receiving.fetch_add(1, Ordering::AcqRel);
-        self.engine.append(vec![record], move |result| {
+        self.engine.append(records, move |result| {
             plane.complete(partition, Completion::Received { term, session, sequence, result, reply });
         });
     }
 
+    /// Whether a primary sent a record whose version is held here with other content (rule R1): then one of the two
+    /// gave a version twice. Neither is believed: nothing is acknowledged, and the operator is told.
+    pub(super) fn contradicts(&self, records: &[Record]) -> bool {
+        let Some(conflict) = self.engine.find_conflict(records) else { return false };
+        let message = format!(
+            "two records have one version: {conflict} here on node {}, and the partition's primary sent another              record under it. This copy takes neither, so it will be taken out of the in-sync set. Please report this;              an empty data directory on one of the two nodes mends it",
+            self.node.short()
+        );
+        self.tell(Weight::Error, self.node, message);
+        true
+    }
+
     /// Whether records taken from a primary, possibly of an earlier term, are still on their way to the disk.
     pub(super) fn is_receiving(&self, partition: Partition) -> bool {
-        self.cells[usize::from(partition)].receiving.load(Ordering::Acquire) > 0
+        self.cells[usize::from(partition)].receiving.load(Ordering::Acquire) > 0 || self.is_storing(partition)
+    }
+
+    /// Whether records of a transfer are still on their way to the disk.
+    pub(super) fn is_storing(&self, partition: Partition) -> bool {
+        self.cells[usize::from(partition)].storing.load(Ordering::Acquire) > 0
     }
 
     pub(super) fn on_received(
@@ -151,7 +198,12 @@ impl Plane {
     }
 }
 
-/// What a record counts for in the bound on bytes under way.
-pub(super) fn record_bytes(record: &Record) -> u64 {
-    (record.key.len() + record.value.as_ref().map_or(0, Bytes::len)) as u64
+/// What records count for in the bound on bytes under way.
+pub(super) fn records_bytes(records: &[Record]) -> u64 {
+    records.iter().map(|record| (record.key.len() + record.value.as_ref().map_or(0, Bytes::len)) as u64).sum()
+}
+
+/// What a record counts for in [`BATCH_BYTES_MAX`]: its bytes, and room for what is written around them.
+pub(super) fn batch_bytes(record: &Record) -> u64 {
+    records_bytes(std::slice::from_ref(record)) + BATCH_RECORD_OVERHEAD
 }

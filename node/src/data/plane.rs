@@ -13,15 +13,21 @@ use caskade_engine::{AppendError, Appended, Engine, PARTITIONS};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use super::assignments::Assignments;
+use super::damage::Damage;
+use super::forwards::Forwards;
+use super::heal::HealCounters;
 use super::message::Answer;
+use super::notices::Notices;
 use super::primary::Primary;
 use super::replica::{Rejection, ReplicaLog};
 use super::tasks::TaskBoard;
-use crate::clock::monotonic_ms;
 use crate::cluster::state::{Change, ClusterState};
+use crate::host::Host;
 use crate::id::{NodeId, Partition, Term};
 use crate::kv::{Failure, Outcome};
-use crate::net::{Network, Responder, wire};
+use crate::mutation::{Mutation, planted};
+use crate::net::{Peers, Responder, wire};
 
 /// Bounds and times of the data plane.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +44,10 @@ pub struct Limits {
     pub bytes_under_way_max: u64,
     /// Bytes a second all copying of partitions from this node may use.
     pub migration_bytes_per_s: u64,
+    /// Bytes of complete data files that are verified a second; 0 verifies none.
+    pub scrub_bytes_per_s: u64,
+    /// In which time each partition's copies are compared once, in milliseconds.
+    pub repair_interval_ms: u64,
 }
 
 /// Where the data plane's proposals go: whoever brings them to the coordinator. One that finds the queue full
@@ -50,12 +60,16 @@ pub struct Parts {
     pub node: NodeId,
     /// Its store.
     pub engine: Engine,
+    /// What of that was found damaged when it was opened, in words.
+    pub damage: Option<String>,
     /// Its peers.
-    pub network: Network,
+    pub peers: Peers,
     /// Takes its proposals.
     pub proposals: Proposals,
     /// Bounds.
     pub limits: Limits,
+    /// Its clocks and tasks.
+    pub host: Host,
 }
 
 /// A committed state, and what of it every request needs.
@@ -139,21 +153,29 @@ pub(super) struct Cell {
     inbox: Mutex<Vec<Completion>>,
     /// Records taken from a primary whose appends have not ended.
     pub(super) receiving: AtomicUsize,
+    /// Bulk messages whose records' appends have not ended.
+    pub(super) storing: AtomicUsize,
 }
 
 /// The data plane of one node.
 pub struct Plane {
     pub(super) node: NodeId,
     pub(super) engine: Engine,
-    pub(super) network: Network,
+    pub(super) peers: Peers,
     pub(super) limits: Limits,
     pub(super) view: ArcSwap<View>,
-    pub(super) runtime: tokio::runtime::Handle,
+    pub(super) host: Host,
     pub(super) tasks: TaskBoard,
+    pub(super) notices: Notices,
+    pub(super) healing: HealCounters,
+    pub(super) damage: Damage,
+    /// Requests that wait for another node's answer.
+    pub(super) forwards: Forwards,
     pub(super) waiting: AtomicUsize,
     /// Bytes of keys and values of all operations under way here: pending writes and waiting requests.
     pub(super) bytes_under_way: AtomicU64,
     proposals: Proposals,
+    pub(super) assignments: Assignments,
     pub(super) cells: Vec<Cell>,
     lease_until_ms: AtomicU64,
     sessions: AtomicU64,
@@ -165,23 +187,30 @@ pub struct Plane {
 }
 
 impl Plane {
-    /// A data plane that holds no role yet. Must be called within the runtime that will drive it.
+    /// A data plane that holds no role yet.
     pub fn new(parts: Parts) -> Arc<Self> {
-        let Parts { node, engine, network, proposals, limits } = parts;
+        let Parts { node, engine, damage, peers, proposals, limits, host } = parts;
+        let now_ms = host.monotonic_ms();
         let cell = || Cell {
-            role: Mutex::new(Role::Idle { since_ms: monotonic_ms() }),
+            role: Mutex::new(Role::Idle { since_ms: now_ms }),
             inbox: Mutex::default(),
             receiving: AtomicUsize::new(0),
+            storing: AtomicUsize::new(0),
         };
         let view = View { state: Arc::default(), primaries: vec![None; usize::from(PARTITIONS)] };
-        Arc::new(Self {
+        let plane = Arc::new(Self {
             node,
+            damage: Damage::new(damage.is_some()),
+            assignments: Assignments::load(&engine),
             engine,
-            network,
+            peers,
             limits,
             view: ArcSwap::from_pointee(view),
-            runtime: tokio::runtime::Handle::current(),
+            host,
             tasks: TaskBoard::default(),
+            notices: Notices::default(),
+            healing: HealCounters::default(),
+            forwards: Forwards::default(),
             waiting: AtomicUsize::new(0),
             bytes_under_way: AtomicU64::new(0),
             proposals,
@@ -191,7 +220,11 @@ impl Plane {
             store_failed: AtomicBool::new(false),
             away_since: Mutex::default(),
             progress: watch::Sender::new(0),
-        })
+        });
+        if let Some(found) = damage {
+            plane.tell_damage(&found);
+        }
+        plane
     }
 
     /// The committed state this node acts on.
@@ -217,12 +250,25 @@ impl Plane {
 
     /// Whether this node may answer as a primary now.
     pub fn has_lease(&self) -> bool {
-        monotonic_ms() < self.lease_until_ms.load(Ordering::Acquire)
+        if planted(Mutation::NoLease) {
+            return true;
+        }
+        self.host.monotonic_ms() < self.lease_until_ms.load(Ordering::Acquire)
     }
 
     /// Whether the store refused a write: the node must not stay in any in-sync set (rule R8).
     pub fn store_failed(&self) -> bool {
         self.store_failed.load(Ordering::Acquire)
+    }
+
+    /// What is under way here: bytes of pending writes and waiting requests, and how many requests wait.
+    pub fn under_way(&self) -> (u64, usize) {
+        (self.bytes_under_way.load(Ordering::Acquire), self.waiting.load(Ordering::Acquire))
+    }
+
+    /// Its bounds.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     pub(super) fn next_session(&self) -> u64 {

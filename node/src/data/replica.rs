@@ -4,6 +4,7 @@
 //! sequence before it (replication is gapless, rule R2). Digests are answered at an exact place in the order.
 
 use crate::id::{NodeId, Term};
+use crate::mutation::{Mutation, planted};
 
 /// Why a frame is not taken. The primary acts on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,13 +29,23 @@ pub(super) struct ReplicaLog<R> {
     session: u64,
     received: u64,
     stored: u64,
+    /// The first session whose transfers are taken.
+    transfers_from: u64,
     digest_waiters: Vec<(u64, R)>,
 }
 
 impl<R> ReplicaLog<R> {
     /// A replica that has heard nothing in `term` yet.
     pub(super) fn new(term: Term, primary: NodeId) -> Self {
-        Self { term, primary, session: 0, received: 0, stored: 0, digest_waiters: Vec::new() }
+        Self {
+            term,
+            primary,
+            session: 0,
+            received: 0,
+            stored: 0,
+            transfers_from: 0,
+            digest_waiters: Vec::new(),
+        }
     }
 
     /// Whether nothing was taken in this term yet.
@@ -62,7 +73,7 @@ impl<R> ReplicaLog<R> {
             (self.session, self.received, self.stored) = (session, previous, previous);
             self.digest_waiters.clear();
         }
-        if previous == self.received { Ok(()) } else { Err(Rejection::Gap) }
+        if previous == self.received || planted(Mutation::Gaps) { Ok(()) } else { Err(Rejection::Gap) }
     }
 
     /// Whether this sender is the primary of this term.
@@ -73,7 +84,20 @@ impl<R> ReplicaLog<R> {
         if term > self.term {
             return Err(Rejection::Behind);
         }
+        if planted(Mutation::NoFencing) {
+            return Ok(());
+        }
         if term < self.term || from != self.primary { Err(Rejection::Stale) } else { Ok(()) }
+    }
+
+    /// Transfers begun before this session are closed: what they still bring is void (rule R12).
+    pub(super) fn close_transfers(&mut self, before: u64) {
+        self.transfers_from = self.transfers_from.max(before);
+    }
+
+    /// Whether records of a transfer of this session are taken.
+    pub(super) fn takes_transfer(&self, session: u64) -> bool {
+        session >= self.transfers_from
     }
 
     /// A record was taken and its append is under way.
@@ -144,6 +168,15 @@ mod tests {
         assert_eq!(log.stored(1, 1), vec!["asker"]);
         assert!(log.stored(1, 2).is_empty());
         assert_eq!(log.digest_after_received("now"), Some("now"));
+    }
+
+    #[test]
+    fn what_a_closed_transfer_still_brings_is_void() {
+        let mut log: ReplicaLog<()> = ReplicaLog::new(1, PRIMARY);
+        assert!(log.takes_transfer(3));
+        log.close_transfers(5);
+        log.close_transfers(4);
+        assert!(!log.takes_transfer(3) && !log.takes_transfer(4) && log.takes_transfer(5));
     }
 
     #[test]

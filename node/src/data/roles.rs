@@ -6,14 +6,14 @@ use std::sync::atomic::Ordering;
 
 use caskade_engine::PARTITIONS;
 
-use super::ordering::record_bytes;
+use super::ordering::records_bytes;
 use super::plane::{Plane, PrimaryState, Role, View};
 use super::primary::{Follower, Phase, Primary};
 use super::replica::ReplicaLog;
-use crate::clock::monotonic_ms;
 use crate::cluster::state::{ClusterState, MemberStatus, ReplicaRole};
 use crate::id::{Incarnation, NodeId, Partition, Term};
 use crate::kv::Failure;
+use crate::mutation::{Mutation, planted};
 
 /// What the committed state says this node is to a partition.
 enum Assignment {
@@ -28,11 +28,16 @@ impl Plane {
     /// names another one, this node is nothing to anybody (rule R2).
     pub fn follow(self: &Arc<Self>, state: Arc<ClusterState>, incarnation: Incarnation) {
         let registered = state.member(self.node).is_some_and(|member| {
-            member.status == MemberStatus::Up && member.announcement.incarnation == incarnation
+            let present = member.announcement.incarnation == incarnation;
+            member.status == MemberStatus::Up && (present || planted(Mutation::OtherIncarnation))
         });
+        let takes_part = registered && self.adopt_assignments(&state);
+        if takes_part {
+            self.note_healed(&state);
+        }
         for partition in 0..PARTITIONS {
             let assignment =
-                if registered { assignment(&state, self.node, partition) } else { Assignment::Idle };
+                if takes_part { assignment(&state, self.node, partition) } else { Assignment::Idle };
             self.assume(partition, assignment);
         }
         let primaries = (0..PARTITIONS).map(|partition| live_primary(&state, partition)).collect();
@@ -48,7 +53,7 @@ impl Plane {
     fn cut_off_the_dead(&self, former: &ClusterState, state: &ClusterState) {
         let died = |node: &&NodeId| former.is_up(**node) && !state.is_up(**node);
         for node in state.members.keys().filter(died).filter(|node| **node != self.node) {
-            self.network.disconnect(*node);
+            self.peers.disconnect(*node);
         }
     }
 
@@ -57,7 +62,7 @@ impl Plane {
             Assignment::Idle => {
                 if !matches!(role, Role::Idle { .. }) {
                     self.retire(role);
-                    *role = Role::Idle { since_ms: monotonic_ms() };
+                    *role = Role::Idle { since_ms: self.host.monotonic_ms() };
                 }
             }
             Assignment::Away => {
@@ -93,6 +98,7 @@ impl Plane {
                 || (!settled && followers.iter().any(|follower| follower.in_sync));
             let phase = if reconcile { Phase::Recovering } else { Phase::Serving };
             *role = Role::Primary(Primary::new(term, phase));
+            self.damage.begin_term(partition, term);
             if reconcile {
                 self.spawn_recovery(partition, term);
             }
@@ -136,7 +142,7 @@ impl Plane {
     pub(super) fn retire(&self, role: &mut Role) {
         let Role::Primary(primary) = role else { return };
         let abandoned = primary.abandon();
-        let bytes: u64 = abandoned.iter().map(|pending| record_bytes(&pending.record)).sum();
+        let bytes: u64 = abandoned.iter().map(|pending| records_bytes(&pending.records)).sum();
         self.bytes_under_way.fetch_sub(bytes, Ordering::AcqRel);
         for waiter in abandoned.into_iter().flat_map(|pending| pending.waiters) {
             waiter.reply.send(Err(Failure::Unknown(
@@ -186,6 +192,7 @@ fn followers(state: &ClusterState, primary: NodeId, partition: Partition) -> Vec
                 session: 0,
                 acked: 0,
                 broken: false,
+                clean: None,
             })
         })
         .collect()

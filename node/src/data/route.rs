@@ -1,6 +1,6 @@
 //! The way of a request: to the partition's primary, which may be this node.
 //!
-//! A request that finds no serving primary waits for one, up to the request time-out, instead of failing.
+//! A request that finds no serving primary, or whose primary does not answer, waits up to the request time-out.
 //! One that writes is sent again only after an explicit refusal given before it got a version (rule R7).
 
 use std::sync::Arc;
@@ -12,18 +12,23 @@ use caskade_engine::{PARTITIONS, ReadError, Record, partition_of};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use super::forwards::{Sender, unanswered};
 use super::message::{Answer, Request};
 use super::plane::{Plane, PrimaryState, Reply, Role, Waiter};
 use super::primary::Phase;
 use super::version::SEQUENCE_MAX;
-use crate::clock::wall_ms;
 use crate::id::{NodeId, Partition};
 use crate::kv::{Action, Condition, Effect, Entry, ExpiryPolicy, Failure, Operation, Outcome, evaluate};
 use crate::kv::{ScanPage, Ticket};
+use crate::mutation::{Mutation, planted};
 use crate::net::{CallError, Class, wire};
 
 /// Largest answer to a request that is read.
 const ANSWER_BYTES_MAX: usize = 80 << 20;
+/// Pause before a page of keys is asked for again of which one is damaged.
+const DAMAGED_PAUSE: Duration = Duration::from_millis(200);
+/// How long an answer is waited for at least.
+const ANSWER_MIN: Duration = Duration::from_millis(100);
 /// Bits of a SCAN cursor that hold the place within a partition.
 const CURSOR_PLACE_BITS: u32 = 54;
 /// Low bits of a place in key-hash space that a cursor leaves out: pages end at multiples of 2^10.
@@ -37,8 +42,18 @@ pub(super) enum Executed {
     Done(Result<Outcome, Failure>, Reply),
     /// Its answer follows when its record is published.
     Ordered,
+    /// A record it needs is damaged here: nothing was done.
+    Damaged(ReadError, Reply),
     /// This node does not serve the partition: nothing was done.
     NotPrimary(Reply),
+}
+
+/// Why the state of a key cannot be told.
+enum Unknown {
+    /// Its record is damaged: another copy may have it.
+    Damaged(ReadError),
+    /// A newer record than what is found may have been lost.
+    Lost,
 }
 
 /// What became of one try to reach the primary.
@@ -58,19 +73,23 @@ impl Plane {
             return self.forward(node, operation);
         }
         let (sender, answer) = oneshot::channel();
-        match self.execute(partition, &operation, Reply::Local(sender)) {
+        match self.execute_once(partition, &operation, Reply::Local(sender)) {
             Executed::Done(result, _) => Ticket::Ready(result),
             Executed::Ordered => Ticket::Waiting { answer, ordered: true },
             Executed::NotPrimary(Reply::Local(sender)) => {
-                self.route_later(operation, sender);
+                self.route_later(operation, sender, self.request_deadline());
                 Ticket::Waiting { answer, ordered: false }
             }
             Executed::NotPrimary(Reply::Remote(_)) => Ticket::Waiting { answer, ordered: false },
+            Executed::Damaged(_, reply) => {
+                self.execute_healed(partition, operation, reply);
+                Ticket::Waiting { answer, ordered: false }
+            }
         }
     }
 
-    /// Executes an operation if this node serves its partition.
-    pub(super) fn execute(
+    /// Executes an operation if this node serves its partition, as far as that goes without restoring a record.
+    pub(super) fn execute_once(
         self: &Arc<Self>,
         partition: Partition,
         operation: &Operation,
@@ -79,6 +98,12 @@ impl Plane {
         self.with_role(partition, |role| match role {
             Role::Primary(primary) if primary.phase == Phase::Serving && self.has_lease() => {
                 self.execute_as_primary(partition, primary, operation, reply)
+            }
+            Role::Primary(_) | Role::Replica(_)
+                if planted(Mutation::StaleReads) && operation.action == Action::Read =>
+            {
+                let found = self.engine.read(&operation.key).map(|found| found.and_then(entry));
+                Executed::Done(found.map(Outcome::Entry).map_err(|error| damaged(&error)), reply)
             }
             _ => Executed::NotPrimary(reply),
         })
@@ -103,12 +128,14 @@ impl Plane {
             let text = "this partition's sequence has run out: restart its primary; nothing was done";
             return Executed::Done(Err(Failure::Refused(text.into())), reply);
         }
-        let (current, unpublished) = match self.current(primary, key, action) {
+        let (current, unpublished) = match self.current(partition, primary, key, action) {
             Ok(found) => found,
-            Err(error) => return Executed::Done(Err(damaged(&error)), reply),
+            Err(Unknown::Damaged(error)) => return Executed::Damaged(error, reply),
+            Err(Unknown::Lost) => return Executed::Done(Err(self.lost(partition)), reply),
         };
-        let expired = current.as_ref().is_some_and(|e| e.expiry_ms != 0 && e.expiry_ms <= wall_ms());
-        let (mut effect, outcome) = match evaluate(action, current.as_ref(), wall_ms()) {
+        let expired =
+            current.as_ref().is_some_and(|e| e.expiry_ms != 0 && e.expiry_ms <= self.host.wall_ms());
+        let (mut effect, outcome) = match evaluate(action, current.as_ref(), self.host.wall_ms()) {
             Ok((effect, outcome)) => (effect, Ok(outcome)),
             Err(error) => (Effect::Nothing, Err(Failure::Action(error))),
         };
@@ -135,74 +162,91 @@ impl Plane {
     }
 
     /// Whether the operations under way have as many bytes as they may.
-    fn is_full(&self) -> bool {
+    pub(super) fn is_full(&self) -> bool {
         self.bytes_under_way.load(Ordering::Acquire) >= self.limits.bytes_under_way_max
     }
 
     /// The state an action is to see, and whether it is still unpublished.
     fn current(
         &self,
+        partition: Partition,
         primary: &mut PrimaryState,
         key: &[u8],
         action: &Action,
-    ) -> Result<(Option<Entry>, bool), ReadError> {
+    ) -> Result<(Option<Entry>, bool), Unknown> {
         if is_blind(action) {
             return Ok((None, false));
         }
         if action.writes()
-            && let Some(pending) = primary.newest_pending(key)
+            && let Some((pending, _)) = primary.newest_pending(key)
         {
-            return Ok((entry(pending.record.clone()), true));
+            return Ok((entry(pending.clone()), true));
         }
-        Ok((self.engine.read(key)?.and_then(entry), false))
+        let found = self.engine.read(key).map_err(Unknown::Damaged)?;
+        if !self.damage.proves(partition, found.as_ref().map(|record| record.version)) {
+            return Err(Unknown::Lost);
+        }
+        Ok((found.and_then(entry), false))
     }
 
     fn forward(self: &Arc<Self>, node: NodeId, operation: Operation) -> Ticket {
         let (sender, answer) = oneshot::channel();
         let (plane, writes) = (Arc::clone(self), operation.action.writes());
         let body = wire::encode(&Request::Execute(operation.clone())).into();
-        self.network.call_with(node, Class::Requests, body, move |answer| {
+        let waiting = self.wait_for_answer(writes, sender);
+        self.peers.call_with(node, Class::Requests, body, move |answer| {
+            // A late answer finds nobody who waits: its client was told that the outcome is unknown.
+            let Some((sender, deadline)) = plane.forwards.take(waiting) else { return };
             match read_answer(answer, writes) {
                 Attempt::Final(result) => drop(sender.send(result)),
-                Attempt::Again => plane.route_later(operation, sender),
+                Attempt::Again => plane.route_later(operation, sender, deadline),
             }
         });
         Ticket::Waiting { answer, ordered: false }
     }
 
     /// Waits, off the caller's path, for a primary that serves the operation.
-    fn route_later(
-        self: &Arc<Self>,
-        operation: Operation,
-        sender: oneshot::Sender<Result<Outcome, Failure>>,
-    ) {
-        if self.is_full() {
+    fn route_later(self: &Arc<Self>, operation: Operation, sender: Sender, deadline: Instant) {
+        let Some(waiting) = self.begin_waiting(&operation) else {
             return drop(sender.send(Err(full())));
-        }
-        if self.waiting.fetch_add(1, Ordering::AcqRel) >= self.limits.waiting_max {
-            self.waiting.fetch_sub(1, Ordering::AcqRel);
-            let text = "too many requests wait for a primary already; nothing was done, try again later";
-            drop(sender.send(Err(Failure::Refused(text.into()))));
-            return;
-        }
-        let bytes = operation_bytes(&operation);
-        self.bytes_under_way.fetch_add(bytes, Ordering::AcqRel);
+        };
         let plane = Arc::clone(self);
-        self.runtime.spawn(async move {
-            let result = plane.route_until_answered(operation).await;
-            plane.waiting.fetch_sub(1, Ordering::AcqRel);
-            plane.bytes_under_way.fetch_sub(bytes, Ordering::AcqRel);
+        self.host.spawn(async move {
+            let result = plane.route_until_answered(operation, deadline).await;
+            drop(waiting);
             drop(sender.send(result));
         });
     }
 
-    async fn route_until_answered(self: &Arc<Self>, operation: Operation) -> Result<Outcome, Failure> {
-        let deadline = Instant::now() + Duration::from_millis(self.limits.request_timeout_ms);
+    /// Counts a request that waits here until the guard is dropped; `None` if there are as many as may.
+    pub(super) fn begin_waiting(self: &Arc<Self>, operation: &Operation) -> Option<Waiting> {
+        if self.is_full() {
+            return None;
+        }
+        let waiting = Waiting { plane: Arc::clone(self), bytes: operation_bytes(operation) };
+        self.bytes_under_way.fetch_add(waiting.bytes, Ordering::AcqRel);
+        // Beyond the bound the guard takes it back.
+        (self.waiting.fetch_add(1, Ordering::AcqRel) < self.limits.waiting_max).then_some(waiting)
+    }
+
+    /// For a request that this node does not serve after all.
+    pub(super) fn route_elsewhere(self: &Arc<Self>, operation: Operation, reply: Reply) {
+        match reply {
+            Reply::Local(sender) => self.route_later(operation, sender, self.request_deadline()),
+            Reply::Remote(responder) => responder.send(wire::encode(&Answer::NotPrimary).into()),
+        }
+    }
+
+    async fn route_until_answered(
+        self: &Arc<Self>,
+        operation: Operation,
+        deadline: Instant,
+    ) -> Result<Outcome, Failure> {
         let mut progress = self.watch_progress();
         let mut pause_ms = 2;
         loop {
             progress.mark_unchanged();
-            if let Attempt::Final(result) = self.attempt(&operation).await {
+            if let Attempt::Final(result) = self.attempt(&operation, deadline).await {
                 return result;
             }
             if Instant::now() >= deadline {
@@ -215,23 +259,32 @@ impl Plane {
         }
     }
 
-    async fn attempt(self: &Arc<Self>, operation: &Operation) -> Attempt {
+    async fn attempt(self: &Arc<Self>, operation: &Operation, deadline: Instant) -> Attempt {
         let partition = partition_of(&operation.key);
         let primary = self.view.load().primaries[usize::from(partition)];
         match primary {
             None => Attempt::Again,
             Some(node) if node == self.node => {
                 let (sender, answer) = oneshot::channel();
-                match self.execute(partition, operation, Reply::Local(sender)) {
+                match self.execute_once(partition, operation, Reply::Local(sender)) {
                     Executed::Done(result, _) => Attempt::Final(result),
+                    Executed::Damaged(_, reply) => {
+                        self.execute_healed(partition, operation.clone(), reply);
+                        Attempt::Final(answer.await.unwrap_or_else(|_| Err(stopped())))
+                    }
                     Executed::Ordered => Attempt::Final(answer.await.unwrap_or_else(|_| Err(stopped()))),
                     Executed::NotPrimary(_) => Attempt::Again,
                 }
             }
             Some(node) => {
                 let body = wire::encode(&Request::Execute(operation.clone())).into();
-                let answer = self.network.call(node, Class::Requests, body).await;
-                read_answer(answer, operation.action.writes())
+                let (call, writes) =
+                    (self.peers.call(node, Class::Requests, body), operation.action.writes());
+                // Sent shortly before the time is up, a request still gets the time of an answer.
+                match tokio::time::timeout_at(deadline.max(Instant::now() + ANSWER_MIN), call).await {
+                    Ok(answer) => read_answer(answer, writes),
+                    Err(_) => Attempt::Final(Err(unanswered(writes, self.limits.request_timeout_ms))),
+                }
             }
         }
     }
@@ -273,6 +326,10 @@ impl Plane {
             };
             match answer {
                 Answer::Keys { keys, next } => return Ok((keys, next)),
+                // It is being restored.
+                Answer::Failed(Failure::Damaged(_)) if Instant::now() < deadline => {
+                    tokio::time::sleep(DAMAGED_PAUSE).await;
+                }
                 Answer::Failed(failure) => return Err(failure),
                 _ if Instant::now() >= deadline => {
                     return Err(no_primary(partition, self.limits.request_timeout_ms));
@@ -310,13 +367,26 @@ impl Plane {
         Ok(total)
     }
 
-    async fn ask(&self, node: NodeId, request: &Request) -> Answer {
-        let call = self.network.call(node, Class::Requests, wire::encode(request).into());
+    pub(super) async fn ask(&self, node: NodeId, request: &Request) -> Answer {
+        let call = self.peers.call(node, Class::Requests, wire::encode(request).into());
         let timeout = Duration::from_millis(self.limits.request_timeout_ms);
         match tokio::time::timeout(timeout, call).await {
             Ok(Ok(body)) => wire::decode::<Answer, ANSWER_BYTES_MAX>(&body).unwrap_or(Answer::NotPrimary),
             _ => Answer::NotPrimary,
         }
+    }
+}
+
+/// A request that waits, as the bounds count it.
+pub(super) struct Waiting {
+    plane: Arc<Plane>,
+    bytes: u64,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.plane.waiting.fetch_sub(1, Ordering::AcqRel);
+        self.plane.bytes_under_way.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }
 
@@ -341,11 +411,11 @@ pub(super) fn tombstone(key: Bytes) -> Record {
 
 fn wait_for_newest(primary: &mut PrimaryState, key: &[u8], waiter: Waiter) -> Executed {
     match primary.newest_pending(key) {
-        Some(pending) => {
-            pending.waiters.push(waiter);
+        Some((_, waiters)) if !planted(Mutation::RevealUnpublished) => {
+            waiters.push(waiter);
             Executed::Ordered
         }
-        None => Executed::Done(waiter.result, waiter.reply),
+        _ => Executed::Done(waiter.result, waiter.reply),
     }
 }
 
@@ -354,7 +424,7 @@ fn read_answer(answer: Result<Bytes, CallError>, writes: bool) -> Attempt {
         Ok(Ok(Answer::Outcome(outcome))) => Attempt::Final(Ok(outcome.into())),
         Ok(Ok(Answer::Failed(failure))) => Attempt::Final(Err(failure)),
         Ok(Ok(Answer::NotPrimary)) | Err(CallError::NotSent(_)) => Attempt::Again,
-        Err(CallError::Lost(_)) if !writes => Attempt::Again,
+        Err(CallError::Lost(_)) if !writes || planted(Mutation::SecondTry) => Attempt::Again,
         Err(CallError::Lost(reason)) => Attempt::Final(Err(Failure::Unknown(format!(
             "the node that orders this key's writes went away before it answered ({reason}): the write may or \
              may not have been done; read the key to know"
@@ -380,10 +450,10 @@ fn overloaded(pending: usize) -> Failure {
     ))
 }
 
-fn full() -> Failure {
+pub(super) fn full() -> Failure {
     Failure::Refused(
-        "the writes and requests under way on this node have as many bytes as they may; nothing was done, try \
-         again later"
+        "the writes and requests under way on this node are as many, or have as many bytes, as they may; nothing was \
+         done, try again later"
             .into(),
     )
 }

@@ -1,9 +1,10 @@
 //! What this node answers its peers on the data plane.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use caskade_engine::PARTITIONS;
+use caskade_engine::{PARTITIONS, Record};
 
 use super::catch_up::keys_at;
 use super::message::{
@@ -13,7 +14,6 @@ use super::plane::{Plane, Reply, Role};
 use super::primary::Phase;
 use super::replica::Rejection;
 use super::route::{Executed, damaged};
-use crate::clock::wall_ms;
 use crate::id::{NodeId, Partition};
 use crate::net::{Class, Responder, wire};
 
@@ -36,12 +36,11 @@ impl Plane {
         let answer = match wire::decode::<Request, MESSAGE_BYTES_MAX>(body) {
             Ok(Request::Execute(operation)) => {
                 let partition = caskade_engine::partition_of(&operation.key);
-                match self.execute(partition, &operation, Reply::Remote(reply)) {
+                match self.execute_once(partition, &operation, Reply::Remote(reply)) {
                     Executed::Done(result, reply) => reply.send(result),
-                    Executed::NotPrimary(Reply::Remote(reply)) => {
-                        reply.send(wire::encode(&Answer::NotPrimary).into());
-                    }
-                    Executed::Ordered | Executed::NotPrimary(Reply::Local(_)) => {}
+                    Executed::NotPrimary(reply) => self.route_elsewhere(operation, reply),
+                    Executed::Damaged(_, reply) => self.execute_healed(partition, operation, reply),
+                    Executed::Ordered => {}
                 }
                 return;
             }
@@ -49,13 +48,17 @@ impl Plane {
                 self.local_keys_page(partition, from, limit)
             }
             Ok(Request::Count) => Answer::Count(self.local_count()),
-            Ok(Request::KeysPage { .. }) | Err(_) => Answer::NotPrimary,
+            Ok(Request::Figures) => Answer::Figures(self.local_figures()),
+            Ok(Request::Fetch { partition, position, version }) if partition < PARTITIONS => {
+                self.fetch_answer(partition, position, version)
+            }
+            Ok(Request::KeysPage { .. } | Request::Fetch { .. }) | Err(_) => Answer::NotPrimary,
         };
         reply.send(wire::encode(&answer).into());
     }
 
-    /// Whether this node serves a partition now.
-    fn serves(self: &Arc<Self>, partition: Partition) -> bool {
+    /// Whether this node serves a partition now, as its primary with a lease.
+    pub fn serves(self: &Arc<Self>, partition: Partition) -> bool {
         let serving = |role: &mut Role| matches!(role, Role::Primary(p) if p.phase == Phase::Serving);
         self.has_lease() && self.with_role(partition, serving)
     }
@@ -64,11 +67,14 @@ impl Plane {
         if !self.serves(partition) {
             return Answer::NotPrimary;
         }
+        if self.damage.is_in(partition) {
+            return Answer::Failed(self.lost(partition));
+        }
         let page = match self.engine.keys_page(partition, from, limit as usize) {
             Ok(page) => page,
             Err(error) => return Answer::Failed(damaged(&error)),
         };
-        let now = wall_ms();
+        let now = self.host.wall_ms();
         let live = page.keys.into_iter().filter(|key| key.expiry_ms == 0 || key.expiry_ms > now);
         let keys = live.map(|key| key.key).collect();
         // The partition may have moved, and its data gone, while the page was made.
@@ -87,7 +93,9 @@ impl Plane {
             return reply.send(replication_answer(Err(Rejection::Failed)));
         };
         let position = match &frame {
-            ReplicationFrame::Replicate(position, ..) | ReplicationFrame::Digest(position) => *position,
+            ReplicationFrame::Replicate(position, ..)
+            | ReplicationFrame::Digest(position)
+            | ReplicationFrame::Clean(position, ..) => *position,
         };
         self.with_role(position.partition, |role| {
             let Role::Replica(log) = role else {
@@ -104,9 +112,24 @@ impl Plane {
                 return reply.send(replication_answer(Err(rejection)));
             }
             match frame {
-                ReplicationFrame::Replicate(position, sequence, record) => {
+                ReplicationFrame::Replicate(position, records) => {
+                    if self.contradicts(&records) {
+                        // Nothing after it may be acknowledged either.
+                        log.failed(position.session);
+                        return reply.send(replication_answer(Err(Rejection::Failed)));
+                    }
+                    let sequence = position.previous.saturating_add(records.len() as u64);
                     log.received(sequence);
-                    self.store_replicated(position, sequence, record, reply);
+                    self.store_replicated(position, sequence, records, reply);
+                }
+                ReplicationFrame::Clean(position, up_to, transfers_from) => {
+                    // What is being stored may be older than a tombstone that would go: it is told again later.
+                    if self.is_storing(position.partition) {
+                        return reply.send(replication_answer(Err(Rejection::Behind)));
+                    }
+                    log.close_transfers(transfers_from);
+                    self.engine.mark_clean(position.partition, up_to);
+                    reply.send(replication_answer(Ok(None)));
                 }
                 ReplicationFrame::Digest(position) => {
                     if let Some(reply) = log.digest_after_received(reply) {
@@ -122,25 +145,37 @@ impl Plane {
         let refuse = |reply: Responder, text: &str| {
             reply.send(wire::encode(&BulkAnswer::Refused(text.to_owned())).into());
         };
-        let Ok(Bulk { partition, term, action }) = wire::decode::<Bulk, MESSAGE_BYTES_MAX>(body) else {
+        let Ok(Bulk { partition, term, session, action }) = wire::decode::<Bulk, MESSAGE_BYTES_MAX>(body)
+        else {
             return refuse(reply, "not a message of this protocol");
         };
         if partition >= PARTITIONS {
             return refuse(reply, "there is no such partition");
         }
+        let stores = matches!(action, BulkAction::Store(_));
         let admitted = self.with_role(partition, |role| match role {
-            Role::Replica(log) => log.check_sender(from, term).is_ok(),
+            Role::Replica(log) if log.check_sender(from, term).is_ok() => {
+                let taken = !stores || log.takes_transfer(session);
+                if taken && stores {
+                    // Counted under the lock: whoever holds it next sees that records are on their way.
+                    self.cells[usize::from(partition)].storing.fetch_add(1, Ordering::AcqRel);
+                }
+                taken
+            }
             _ => false,
         });
         if !admitted {
-            return refuse(reply, "this node does not follow that primary in that term");
+            return refuse(
+                reply,
+                "this node does not follow that primary in that term, or the transfer is closed",
+            );
         }
         match action {
             BulkAction::Inventory => reply.send(wire::encode(&self.inventory_answer(partition)).into()),
             BulkAction::Keys(positions) => {
                 reply.send(wire::encode(&self.keys_answer(partition, &positions)).into());
             }
-            BulkAction::Store(records) => self.store_bulk(records, reply),
+            BulkAction::Store(records) => self.store_bulk(partition, records, reply),
         }
     }
 
@@ -156,9 +191,17 @@ impl Plane {
         }
     }
 
-    fn store_bulk(self: &Arc<Self>, records: Vec<WireRecord>, reply: Responder) {
+    /// Takes records of a transfer, which was counted as under way.
+    fn store_bulk(self: &Arc<Self>, partition: Partition, records: Vec<WireRecord>, reply: Responder) {
+        let plane = Arc::clone(self);
+        let stored = move || plane.cells[usize::from(partition)].storing.fetch_sub(1, Ordering::AcqRel);
         let engine = self.engine.clone();
-        let records = records.into_iter().map(Into::into).collect();
+        let records: Vec<Record> = records.into_iter().map(Into::into).collect();
+        if self.contradicts(&records) {
+            stored();
+            let text = "a record is held here with other content under the same version".to_owned();
+            return reply.send(wire::encode(&BulkAnswer::Refused(text)).into());
+        }
         self.engine.append(records, move |result| {
             let answer = match result {
                 Ok(appended) => {
@@ -167,6 +210,7 @@ impl Plane {
                 }
                 Err(error) => BulkAnswer::Refused(error.to_string()),
             };
+            stored();
             reply.send(wire::encode(&answer).into());
         });
     }

@@ -16,19 +16,19 @@ impl Plane {
         Position { partition, term, epoch: self.view.load().state.epoch, session, previous }
     }
 
-    pub(super) fn send_record(
+    pub(super) fn send_write(
         self: &Arc<Self>,
         partition: Partition,
         term: Term,
         (node, session): (NodeId, u64),
         previous: u64,
-        record: &Record,
+        records: &[Record],
     ) {
-        let sequence = previous + 1;
+        let sequence = previous + records.len() as u64;
         let position = self.position(partition, term, session, previous);
-        let frame = ReplicationFrame::replicate(position, sequence, record);
+        let frame = ReplicationFrame::replicate(position, records);
         let plane = Arc::clone(self);
-        self.network.call_with(node, Class::Replication, frame, move |answer| {
+        self.peers.call_with(node, Class::Replication, frame, move |answer| {
             let result = match answer {
                 Ok(body) => read_replication_answer(body).map(|_| ()),
                 Err(CallError::NotSent(_) | CallError::Lost(_)) => Err(Rejection::Gap),
@@ -50,8 +50,9 @@ impl Plane {
         };
         (follower.session, follower.broken) = (session, false);
         let acked = follower.acked;
-        for (sequence, record) in primary.unacked(acked) {
-            self.send_record(partition, term, (node, session), sequence - 1, record);
+        for (sequence, records) in primary.unacked(acked) {
+            let previous = sequence - records.len() as u64;
+            self.send_write(partition, term, (node, session), previous, records);
         }
     }
 
@@ -74,7 +75,7 @@ impl Plane {
         // A replica that is behind needs the time of one log entry; a stale primary waits for its own news.
         let delay_ms = if rejection == Rejection::Behind { 3 } else { 50 };
         let plane = Arc::clone(self);
-        self.runtime.spawn(async move {
+        self.host.spawn(async move {
             tokio::time::sleep(Duration::from_millis(delay_ms)).await;
             plane.with_primary(partition, term, |primary| {
                 if primary.follower(node).is_some_and(|f| f.session == session && f.broken) {

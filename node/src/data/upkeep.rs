@@ -8,9 +8,9 @@ use caskade_engine::{PARTITIONS, TaskState, TaskStatus};
 use super::plane::{Plane, Role};
 use super::primary::Phase;
 use crate::api::Task;
-use crate::clock::monotonic_ms;
 use crate::cluster::state::{Change, ReplicaRole};
 use crate::id::{NodeId, Partition};
+use crate::mutation::{Mutation, planted};
 
 /// How long a replica that was taken out is left alone before it is taken back.
 const RESUME_PAUSE_MS: u64 = 5_000;
@@ -18,7 +18,7 @@ const RESUME_PAUSE_MS: u64 = 5_000;
 impl Plane {
     /// Drops the data of partitions this node has had no part in for `grace_ms`.
     pub fn drop_released(self: &Arc<Self>, grace_ms: u64) {
-        let now = monotonic_ms();
+        let now = self.host.monotonic_ms();
         let idle_long = |role: &Role| matches!(role, Role::Idle { since_ms } if now >= since_ms + grace_ms);
         let mut held = HashMap::new();
         for partition in 0..PARTITIONS {
@@ -45,7 +45,7 @@ impl Plane {
 
     /// Suspends replicas that have kept a write waiting for too long (rule R8).
     pub fn suspend_slow_replicas(self: &Arc<Self>) {
-        let (now, state) = (monotonic_ms(), self.state());
+        let (now, state) = (self.host.monotonic_ms(), self.state());
         let Some(incarnation) = state.members.get(&self.node).map(|member| member.announcement.incarnation)
         else {
             return;
@@ -59,7 +59,10 @@ impl Plane {
                 if now < oldest_ms + self.limits.replica_timeout_ms {
                     return;
                 }
-                let (due, term) = (primary.published() + 1, primary.term);
+                let (due, term) = (primary.oldest_pending().unwrap_or(0), primary.term);
+                if planted(Mutation::OwnSuspension) {
+                    return primary.followers.retain(|follower| follower.acked >= due);
+                }
                 for follower in primary.followers.iter().filter(|follower| follower.acked < due) {
                     self.propose(Change::SuspendReplica {
                         partition,
@@ -76,7 +79,7 @@ impl Plane {
 
     /// Takes replicas back that were taken out for being slow, some time after, while their nodes are up.
     pub fn resume_replicas(self: &Arc<Self>) {
-        let (now, state) = (monotonic_ms(), self.state());
+        let (now, state) = (self.host.monotonic_ms(), self.state());
         let mut away_since = self.away_since.lock();
         let mut seen = HashMap::new();
         for (partition, entry) in state.partitions() {
@@ -119,6 +122,11 @@ impl Plane {
     /// What this node copies at present, and the merge of its store.
     pub fn report_tasks(&self) -> Vec<Task> {
         let mut tasks = self.tasks.report(self.node);
+        if self.state().operations.paused {
+            for task in tasks.iter_mut().filter(|task| task.kind == "migration") {
+                (task.phase, task.bytes_per_s, task.eta_s) = ("paused".to_owned(), 0.0, None);
+            }
+        }
         let merge = self.engine.merge_status().filter(|merge| merge.state == TaskState::Running);
         tasks.extend(merge.map(|merge| merge_task(self.node, &merge)));
         tasks

@@ -5,6 +5,7 @@
 //! | term (24) | sequence (40)         |
 //! ```
 
+use crate::cluster::terms::TERM_MAX;
 use crate::id::Term;
 
 /// Bits of a version that hold the sequence.
@@ -12,13 +13,16 @@ const SEQUENCE_BITS: u32 = 40;
 /// The last sequence of a term: a primary that reaches it needs a new term.
 pub(super) const SEQUENCE_MAX: u64 = (1 << SEQUENCE_BITS) - 1;
 
+const _: () = assert!(TERM_MAX as u64 == u64::MAX >> SEQUENCE_BITS, "every term has its versions");
+
 /// The version of the record number `sequence` of `term`.
 pub(super) fn version(term: Term, sequence: u64) -> u64 {
     (u64::from(term) << SEQUENCE_BITS) | sequence
 }
 
 /// The term in which a version was given.
-pub(super) fn term_of(version: u64) -> Term {
+#[cfg(test)]
+fn term_of(version: u64) -> Term {
     (version >> SEQUENCE_BITS) as Term
 }
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use caskade_engine::{EngineStats, TaskStatus};
 use futures::future::BoxFuture;
 
+use crate::api::HealFigures;
 use crate::id::{Epoch, Incarnation, NodeId};
 use crate::kv::{Failure, Operation, ScanPage, Ticket};
 
@@ -73,10 +74,36 @@ pub enum AdminRequest {
         /// How many at most, the newest ones.
         limit: usize,
     },
+    /// Has the copies of a node that is away made anew; [`crate::api::Accepted`].
+    Rebuild {
+        /// The id of the node, or the end of it.
+        node: String,
+    },
+    /// Has a node hand over all it is primary of; [`crate::api::Accepted`].
+    Drain {
+        /// The id of the node, or the end of it.
+        node: String,
+    },
+    /// Ends that; [`crate::api::Accepted`].
+    Undrain {
+        /// The id of the node, or the end of it.
+        node: String,
+    },
     /// Makes a snapshot of the node's store; [`crate::api::SnapshotMade`].
     Snapshot {
         /// Where; relative to the data directory.
         directory: PathBuf,
+    },
+    /// Previews an operation of the topology ([`crate::api::PlanPreview`]), or tells of the running plan or controls it
+    /// ([`crate::api::PlanAnswer`]).
+    Plan {
+        /// What is asked, after the command's name.
+        words: Vec<String>,
+    },
+    /// Does what was planned; [`crate::api::PlanAnswer`].
+    Commit {
+        /// The operation, then the plan's token.
+        words: Vec<String>,
     },
 }
 
@@ -109,6 +136,9 @@ pub trait Keyspace: Send + Sync + 'static {
 
     /// Figures of the node's own store, and its merge that runs, or ran last.
     fn store(&self) -> (EngineStats, Option<TaskStatus>);
+
+    /// What the node has found damaged in its store, and restored.
+    fn healing(&self) -> HealFigures;
 
     /// The node's settings by name, for `CONFIG GET` and `INFO`.
     fn settings(&self) -> Vec<(String, String)>;

@@ -20,38 +20,51 @@ use super::{Class, Limits, Shared};
 use crate::id::NodeId;
 
 /// Where the answer to one call goes. Dropped without an answer, it tells the caller that the call was lost.
-pub struct Responder {
-    answers: Arc<Answers>,
-    id: u64,
-    call_bytes: usize,
-    answered: bool,
+pub struct Responder(Option<Way>);
+
+/// How an answer travels.
+enum Way {
+    /// Over the substream the call came on.
+    Substream { answers: Arc<Answers>, id: u64, call_bytes: usize },
+    /// To another network's code; `None` for a dropped call.
+    Function(Box<dyn FnOnce(Option<Bytes>) + Send>),
 }
 
 impl Responder {
+    /// One that calls `answered`, once, with the answer or, if there is none, with `None`.
+    pub fn new(answered: impl FnOnce(Option<Bytes>) + Send + 'static) -> Self {
+        Self(Some(Way::Function(Box::new(answered))))
+    }
+
     /// Answers the call. A caller that is gone is not told apart: it knows only that the call was lost.
     ///
     /// A body above [`BODY_BYTES_MAX`] cannot be sent and counts as dropped.
     pub fn send(mut self, body: Bytes) {
         if body.len() <= BODY_BYTES_MAX {
-            self.answered = true;
-            self.answers.push(self.id, self.call_bytes, Some(body));
+            self.finish(Some(body));
         } else {
             tracing::error!(bytes = body.len(), limit = BODY_BYTES_MAX, "an answer is too long to be sent");
+        }
+    }
+
+    fn finish(&mut self, body: Option<Bytes>) {
+        match self.0.take() {
+            Some(Way::Substream { answers, id, call_bytes }) => answers.push(id, call_bytes, body),
+            Some(Way::Function(answered)) => answered(body),
+            None => {}
         }
     }
 }
 
 impl Drop for Responder {
     fn drop(&mut self) {
-        if !self.answered {
-            self.answers.push(self.id, self.call_bytes, None);
-        }
+        self.finish(None);
     }
 }
 
 impl std::fmt::Debug for Responder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Responder").field("id", &self.id).finish_non_exhaustive()
+        f.debug_struct("Responder").field("answered", &self.0.is_none()).finish_non_exhaustive()
     }
 }
 
@@ -190,7 +203,8 @@ fn hand_over(
             state.calls += 1;
             state.bytes += call_bytes;
         }
-        let reply = Responder { answers: Arc::clone(answers), id: frame.id, call_bytes, answered: false };
+        let answers = Arc::clone(answers);
+        let reply = Responder(Some(Way::Substream { answers, id: frame.id, call_bytes }));
         shared.handler.on_call(from, class, frame.body, reply);
         count += 1;
     }

@@ -40,14 +40,16 @@ const PAUSE_AFTER_FAILURE_MS: u64 = 5;
 type Callback = Box<dyn FnOnce(Result<Bytes, CallError>) + Send>;
 
 /// What to do when a call ends; dropped unanswered, it ends as `Lost`.
-pub(super) struct Done(Option<Callback>);
+pub struct Done(Option<Callback>);
 
 impl Done {
-    pub(super) fn new(callback: impl FnOnce(Result<Bytes, CallError>) + Send + 'static) -> Self {
+    /// Tells this callback.
+    pub fn new(callback: impl FnOnce(Result<Bytes, CallError>) + Send + 'static) -> Self {
         Self(Some(Box::new(callback)))
     }
 
-    pub(super) fn finish(mut self, result: Result<Bytes, CallError>) {
+    /// Tells it how the call ended.
+    pub fn finish(mut self, result: Result<Bytes, CallError>) {
         if let Some(callback) = self.0.take() {
             callback(result);
         }

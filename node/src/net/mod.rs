@@ -13,6 +13,7 @@ mod admission;
 mod answer;
 mod gossip;
 mod link;
+mod peers;
 mod swarm;
 pub mod wire;
 
@@ -20,13 +21,13 @@ pub mod wire;
 mod tests;
 
 use std::collections::{HashMap, HashSet};
-use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use libp2p::identity::Keypair;
 use libp2p::{PeerId, StreamProtocol};
 use parking_lot::{Mutex, RwLock};
@@ -36,7 +37,8 @@ use tokio::task::JoinHandle;
 pub use self::address::is_address;
 pub use self::answer::Responder;
 pub use self::gossip::GOSSIP_BYTES_MAX;
-use self::link::{Done, Link};
+use self::link::Link;
+pub use self::peers::{Done, Peers, Transport};
 use self::swarm::Command;
 use crate::id::NodeId;
 use crate::identity::ClusterSecret;
@@ -388,6 +390,11 @@ impl Network {
         swarm::start(config, handler).await
     }
 
+    /// The peers that it reaches.
+    pub fn peers(&self) -> Peers {
+        Peers::new(Arc::new(self.clone()))
+    }
+
     /// This node.
     pub fn local(&self) -> NodeId {
         self.shared.local
@@ -423,93 +430,14 @@ impl Network {
         Err(failure)
     }
 
-    /// Replaces the address book: where each peer is reached (multiaddrs or `HOST:PORT`). Peers with new
-    /// addresses are tried at once by the next call.
-    pub fn set_peers(&self, peers: HashMap<NodeId, Vec<String>>) {
-        let mut book = self.shared.book.lock();
-        if *book == peers {
-            return;
-        }
-        self.shared
-            .back_offs
-            .lock()
-            .retain(|node, _| peers.contains_key(node) && peers.get(node) == book.get(node));
-        self.shared
-            .peers
-            .write()
-            .retain(|node, peer| peers.contains_key(node) || peer.links.iter().any(|link| !link.is_idle()));
-        *book = peers;
-    }
-
-    /// Calls a peer. The call is queued before this returns: calls to one peer and class go out in the order
-    /// they were made. `done` runs exactly once, on a task of the network or, if the call cannot be queued,
-    /// before this returns; it must be quick.
-    pub fn call_with(
-        &self,
-        to: NodeId,
-        class: Class,
-        body: Bytes,
-        done: impl FnOnce(Result<Bytes, CallError>) + Send + 'static,
-    ) {
-        let refuse = |done: Done, why: &str| done.finish(Err(CallError::NotSent(why.to_owned())));
-        let done = Done::new(done);
-        if self.shared.stopped.load(Ordering::Relaxed) {
-            return refuse(done, "this node's network is shut down");
-        }
-        if to == self.shared.local {
-            return refuse(done, "a node does not call itself");
-        }
-        match self.shared.peer(to) {
-            Some(peer) => {
-                let [control, requests, replication, bulk] = &peer.links;
-                let link = match class {
-                    Class::Control => control,
-                    Class::Requests => requests,
-                    Class::Replication => replication,
-                    Class::Bulk => bulk,
-                };
-                link.push(&self.shared, body, done);
-            }
-            None => refuse(done, "the peer's name is not a valid key"),
-        }
-    }
-
-    /// As [`Network::call_with`], as a future. Queued by this call, not by the first poll; dropping the future
-    /// does not take the call back.
-    pub fn call(
-        &self,
-        to: NodeId,
-        class: Class,
-        body: Bytes,
-    ) -> impl Future<Output = Result<Bytes, CallError>> + Send + 'static {
-        let (sender, receiver) = oneshot::channel();
-        self.call_with(to, class, body, move |result| {
-            // A caller that no longer waits has dropped the receiver.
-            let _ = sender.send(result);
-        });
-        async move {
-            receiver.await.unwrap_or_else(|_| Err(CallError::Lost("the network was dropped".to_owned())))
-        }
-    }
-
     /// Listens to a gossip topic, and publishes to it.
     pub fn subscribe(&self, topic: &str) {
         self.command(Command::Subscribe(topic.to_owned()));
     }
 
-    /// Publishes to the subscribed topics; false if it is too long, or the network too busy to take it.
-    pub fn publish(&self, data: Vec<u8>) -> bool {
-        data.len() <= GOSSIP_BYTES_MAX && self.command(Command::Publish(data))
-    }
-
     /// The peers connected now.
     pub fn connected(&self) -> Vec<NodeId> {
         self.shared.connected.read().iter().copied().collect()
-    }
-
-    /// Closes the connections to a peer; the next call opens one again.
-    pub fn disconnect(&self, peer: NodeId) {
-        self.command(Command::Disconnect(peer));
     }
 
     /// What the network did and holds.
@@ -536,23 +464,74 @@ impl Network {
         }
     }
 
-    /// Closes every connection and listener, and ends every open call; resolves when the ports are free.
-    pub async fn shutdown(&self) {
-        self.shared.stopped.store(true, Ordering::Relaxed);
-        self.stopper.stop.send_replace(true);
-        let tasks = std::mem::take(&mut *self.stopper.tasks.lock());
-        for task in tasks {
-            // A task that panicked is over too.
-            let _ = task.await;
-        }
-    }
-
     fn command(&self, command: Command) -> bool {
         let taken = self.shared.commands.try_send(command);
         if let Err(error) = &taken {
             tracing::warn!(%error, "the peer network does not take a command");
         }
         taken.is_ok()
+    }
+}
+
+impl Transport for Network {
+    fn push_call(&self, to: NodeId, class: Class, body: Bytes, done: Done) {
+        let refuse = |done: Done, why: &str| done.finish(Err(CallError::NotSent(why.to_owned())));
+        if self.shared.stopped.load(Ordering::Relaxed) {
+            return refuse(done, "this node's network is shut down");
+        }
+        if to == self.shared.local {
+            return refuse(done, "a node does not call itself");
+        }
+        match self.shared.peer(to) {
+            Some(peer) => {
+                let [control, requests, replication, bulk] = &peer.links;
+                let link = match class {
+                    Class::Control => control,
+                    Class::Requests => requests,
+                    Class::Replication => replication,
+                    Class::Bulk => bulk,
+                };
+                link.push(&self.shared, body, done);
+            }
+            None => refuse(done, "the peer's name is not a valid key"),
+        }
+    }
+
+    fn set_peers(&self, peers: HashMap<NodeId, Vec<String>>) {
+        let mut book = self.shared.book.lock();
+        if *book == peers {
+            return;
+        }
+        self.shared
+            .back_offs
+            .lock()
+            .retain(|node, _| peers.contains_key(node) && peers.get(node) == book.get(node));
+        self.shared
+            .peers
+            .write()
+            .retain(|node, peer| peers.contains_key(node) || peer.links.iter().any(|link| !link.is_idle()));
+        *book = peers;
+    }
+
+    fn publish(&self, data: Vec<u8>) -> bool {
+        data.len() <= GOSSIP_BYTES_MAX && self.command(Command::Publish(data))
+    }
+
+    fn disconnect(&self, peer: NodeId) {
+        self.command(Command::Disconnect(peer));
+    }
+
+    fn shutdown(&self) -> BoxFuture<'static, ()> {
+        let network = self.clone();
+        Box::pin(async move {
+            network.shared.stopped.store(true, Ordering::Relaxed);
+            network.stopper.stop.send_replace(true);
+            let tasks = std::mem::take(&mut *network.stopper.tasks.lock());
+            for task in tasks {
+                // A task that panicked is over too.
+                let _ = task.await;
+            }
+        })
     }
 }
 

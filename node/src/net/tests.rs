@@ -132,7 +132,7 @@ async fn another_secret_is_refused_on_both_sides() {
         })
         .await;
         know(&a, &[&b]);
-        let refused = a.network.call(b.id(), Class::Control, Bytes::new()).await;
+        let refused = a.network.peers().call(b.id(), Class::Control, Bytes::new()).await;
         assert!(matches!(refused, Err(CallError::NotSent(_))), "{refused:?}");
         assert!(a.network.connected().is_empty() && b.network.connected().is_empty());
         assert!(a.echo.peers.lock().is_empty() && b.echo.peers.lock().is_empty());
@@ -144,7 +144,8 @@ async fn another_secret_is_refused_on_both_sides() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn calls_are_handled_in_order_and_answered() {
     let (a, b) = pair().await;
-    let calls: Vec<_> = (0..20_000).map(|n| a.network.call(b.id(), Class::Requests, numbered(n))).collect();
+    let calls: Vec<_> =
+        (0..20_000).map(|n| a.network.peers().call(b.id(), Class::Requests, numbered(n))).collect();
     for (n, call) in calls.into_iter().enumerate() {
         assert_eq!(call.await, Ok(numbered(n as u64)));
     }
@@ -159,8 +160,8 @@ async fn every_class_and_both_directions_work_over_one_connection() {
     // b does not know a's address; it calls back over the connection there is.
     until("b sees a", || b.network.connected() == [a.id()]).await;
     for class in Class::ALL {
-        assert_eq!(a.network.call(b.id(), class, numbered(1)).await, Ok(numbered(1)));
-        assert_eq!(b.network.call(a.id(), class, numbered(2)).await, Ok(numbered(2)));
+        assert_eq!(a.network.peers().call(b.id(), class, numbered(1)).await, Ok(numbered(1)));
+        assert_eq!(b.network.peers().call(a.id(), class, numbered(2)).await, Ok(numbered(2)));
     }
 }
 
@@ -169,27 +170,34 @@ async fn big_bodies_arrive_whole() {
     let (a, b) = pair().await;
     for len in [0, 1, 16 * 1024, 64 * 1024, 1 << 20, 20 << 20] {
         let body: Bytes = (0..len).map(|i: usize| (i / 7) as u8).collect();
-        let answer = a.network.call(b.id(), Class::Bulk, body.clone()).await.unwrap();
+        let answer = a.network.peers().call(b.id(), Class::Bulk, body.clone()).await.unwrap();
         assert!(answer == body, "{len} bytes came back changed");
     }
     let too_long = Bytes::from(vec![0; wire::BODY_BYTES_MAX + 1]);
-    assert!(matches!(a.network.call(b.id(), Class::Bulk, too_long).await, Err(CallError::NotSent(_))));
+    assert!(matches!(
+        a.network.peers().call(b.id(), Class::Bulk, too_long).await,
+        Err(CallError::NotSent(_))
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dropped_responder_loses_the_call_and_nothing_else() {
     let (a, b) = pair().await;
     b.echo.drop.store(true, Ordering::Relaxed);
-    assert!(matches!(a.network.call(b.id(), Class::Control, numbered(1)).await, Err(CallError::Lost(_))));
+    assert!(matches!(
+        a.network.peers().call(b.id(), Class::Control, numbered(1)).await,
+        Err(CallError::Lost(_))
+    ));
     b.echo.drop.store(false, Ordering::Relaxed);
-    assert_eq!(a.network.call(b.id(), Class::Control, numbered(2)).await, Ok(numbered(2)));
+    assert_eq!(a.network.peers().call(b.id(), Class::Control, numbered(2)).await, Ok(numbered(2)));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn answers_come_in_any_order() {
     let (a, b) = pair().await;
     b.echo.hold.store(true, Ordering::Relaxed);
-    let calls: Vec<_> = (0..100).map(|n| a.network.call(b.id(), Class::Requests, numbered(n))).collect();
+    let calls: Vec<_> =
+        (0..100).map(|n| a.network.peers().call(b.id(), Class::Requests, numbered(n))).collect();
     until("all there", || b.echo.held.lock().len() == 100).await;
     let held = std::mem::take(&mut *b.echo.held.lock());
     for (n, reply) in held.into_iter().enumerate().rev() {
@@ -203,13 +211,13 @@ async fn answers_come_in_any_order() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_call_ends_once_when_the_peer_dies_and_calls_work_when_it_is_back() {
     let (a, b) = pair().await;
-    assert_eq!(a.network.call(b.id(), Class::Requests, numbered(0)).await, Ok(numbered(0)));
+    assert_eq!(a.network.peers().call(b.id(), Class::Requests, numbered(0)).await, Ok(numbered(0)));
     b.echo.hold.store(true, Ordering::Relaxed);
     let ends: Arc<Vec<AtomicUsize>> = Arc::new((0..5_000).map(|_| AtomicUsize::new(0)).collect());
     let answered = Arc::new(AtomicUsize::new(0));
     for n in 0..5_000 {
         let (ends, answered) = (Arc::clone(&ends), Arc::clone(&answered));
-        a.network.call_with(b.id(), Class::Requests, numbered(n), move |result| {
+        a.network.peers().call_with(b.id(), Class::Requests, numbered(n), move |result| {
             ends[n as usize].fetch_add(1, Ordering::Relaxed);
             answered.fetch_add(usize::from(result.is_ok()), Ordering::Relaxed);
         });
@@ -222,11 +230,14 @@ async fn every_call_ends_once_when_the_peer_dies_and_calls_work_when_it_is_back(
     assert_eq!(a.network.stats().calls_open, 0);
     until("a sees it", || a.network.connected().is_empty()).await;
     // Nobody there: told as not sent, and soon again at once, by the back-off.
-    assert!(matches!(a.network.call(b.id(), Class::Requests, numbered(1)).await, Err(CallError::NotSent(_))));
+    assert!(matches!(
+        a.network.peers().call(b.id(), Class::Requests, numbered(1)).await,
+        Err(CallError::NotSent(_))
+    ));
     drop(b);
     let b = node_with(keypair, listen, Some(SECRET)).await;
     let end = Instant::now() + Duration::from_secs(10);
-    while a.network.call(b.id(), Class::Requests, numbered(2)).await != Ok(numbered(2)) {
+    while a.network.peers().call(b.id(), Class::Requests, numbered(2)).await != Ok(numbered(2)) {
         assert!(Instant::now() < end, "no call works after the restart");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -237,11 +248,14 @@ async fn every_call_ends_once_when_the_peer_dies_and_calls_work_when_it_is_back(
 async fn shutting_down_ends_the_own_calls() {
     let (a, b) = pair().await;
     b.echo.hold.store(true, Ordering::Relaxed);
-    let call = a.network.call(b.id(), Class::Requests, numbered(1));
+    let call = a.network.peers().call(b.id(), Class::Requests, numbered(1));
     until("it is there", || !b.echo.held.lock().is_empty()).await;
     a.network.shutdown().await;
     assert!(matches!(call.await, Err(CallError::Lost(_))));
-    assert!(matches!(a.network.call(b.id(), Class::Requests, numbered(2)).await, Err(CallError::NotSent(_))));
+    assert!(matches!(
+        a.network.peers().call(b.id(), Class::Requests, numbered(2)).await,
+        Err(CallError::NotSent(_))
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -253,8 +267,8 @@ async fn nodes_that_dial_each_other_at_once_settle_on_working_links() {
         let both = tokio::join!(a.network.dial(&addr_b), b.network.dial(&addr_a));
         assert_eq!(both, (Ok(b.id()), Ok(a.id())));
         let calls = (0..50).map(|n| {
-            let one = a.network.call(b.id(), Class::Requests, numbered(n));
-            let two = b.network.call(a.id(), Class::Requests, numbered(n));
+            let one = a.network.peers().call(b.id(), Class::Requests, numbered(n));
+            let two = b.network.peers().call(a.id(), Class::Requests, numbered(n));
             async move { (one.await, two.await) }
         });
         for (n, both) in futures::future::join_all(calls).await.into_iter().enumerate() {
@@ -318,7 +332,7 @@ async fn a_full_queue_refuses_and_says_so() {
     let network = Network::start(config, echo).await.unwrap();
     network.set_peers(HashMap::from([(b.id(), vec![b.addr()])]));
     b.echo.hold.store(true, Ordering::Relaxed);
-    let mut calls: Vec<_> = (0..11).map(|n| network.call(b.id(), Class::Bulk, numbered(n))).collect();
+    let mut calls: Vec<_> = (0..11).map(|n| network.peers().call(b.id(), Class::Bulk, numbered(n))).collect();
     let refused = calls.pop().unwrap().await;
     assert!(matches!(&refused, Err(CallError::NotSent(why)) if why.contains("full")), "{refused:?}");
     until("ten are there", || b.echo.held.lock().len() == 10).await;
@@ -338,7 +352,7 @@ async fn a_frame_of_unbounded_length_ends_the_link_and_only_it() {
     let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut received)).await.unwrap();
     assert_eq!(received, wire::header(wire::Kind::Ready, 0, 0));
     assert!(b.echo.calls.lock().is_empty());
-    assert_eq!(a.network.call(b.id(), Class::Bulk, numbered(1)).await, Ok(numbered(1)));
+    assert_eq!(a.network.peers().call(b.id(), Class::Bulk, numbered(1)).await, Ok(numbered(1)));
 }
 
 /// Speaks to a node as a stranger would; tells what came back until the node hung up.

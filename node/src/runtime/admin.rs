@@ -9,9 +9,8 @@ use caskade_engine::PARTITIONS;
 use super::gossip::Heard;
 use super::{BUILD, Node};
 use crate::api::{Event, NodeRow, Nodes, SnapshotMade, Status, Task};
-use crate::clock::{monotonic_ms, wall_ms};
 use crate::cluster::state::{ClusterState, MemberStatus};
-use crate::cluster::view;
+use crate::cluster::{plan, view};
 use crate::config::STORE_FOLDER;
 use crate::frontend::stats::Snapshot;
 use crate::id::NodeId;
@@ -31,6 +30,10 @@ impl Node {
         status.coordinator = self.topology.coordinator().map(|node| node.to_string());
         status.voters = self.topology.voters().iter().map(ToString::to_string).collect();
         status.tasks = self.cluster_tasks();
+        status.plan = plan::status(&state, &status.tasks);
+        if status.coordinator.is_none() && state.epoch > 0 {
+            status.warnings.insert(0, view::no_coordinator(&self.topology.voters()));
+        }
         if self.settings.cluster_secret_file.is_none() {
             status
                 .warnings
@@ -67,20 +70,20 @@ impl Node {
         let mut nodes: Vec<NodeRow> =
             state.members.keys().map(|node| self.node_row(*node, &state, &heard)).collect();
         let joining = heard.iter().filter(|(node, heard)| {
-            !state.members.contains_key(*node) && heard.at_ms + REPORT_FRESH_MS > monotonic_ms()
+            !state.members.contains_key(*node) && heard.at_ms + REPORT_FRESH_MS > self.host.monotonic_ms()
         });
         nodes.extend(joining.map(|(node, _)| self.node_row(*node, &state, &heard)));
         let coordinator = coordinator.map(|node| node.to_string());
         for row in &mut nodes {
             row.coordinator = Some(&row.id) == coordinator.as_ref();
         }
-        Nodes { now_ms: wall_ms(), nodes }
+        Nodes { now_ms: self.host.wall_ms(), nodes }
     }
 
     fn node_row(&self, node: NodeId, state: &ClusterState, heard: &HashMap<NodeId, Heard>) -> NodeRow {
         let mut row = match heard.get(&node) {
             Some(heard) => NodeRow {
-                report_age_ms: Some(monotonic_ms().saturating_sub(heard.at_ms)),
+                report_age_ms: Some(self.host.monotonic_ms().saturating_sub(heard.at_ms)),
                 ..heard.report.row.clone()
             },
             None => NodeRow::default(),
@@ -92,8 +95,8 @@ impl Node {
                 let up = member.status == MemberStatus::Up;
                 row.state = if up { "up" } else { "down" }.to_owned();
                 row.client_addr.clone_from(&member.announcement.client_addr);
-                row.zone.clone_from(&member.announcement.zone);
-                row.weight = member.announcement.weight;
+                state.zone_of(member).clone_into(&mut row.zone);
+                row.weight = state.weight_of(member);
                 row.build.clone_from(&member.announcement.build);
             }
             None => row.state = "joining".to_owned(),
@@ -103,7 +106,7 @@ impl Node {
 
     /// `CASK.TASKS`: what all nodes said lately that they copy.
     pub(super) fn cluster_tasks(&self) -> Vec<Task> {
-        let now = monotonic_ms();
+        let now = self.host.monotonic_ms();
         let mut tasks = self.plane.report_tasks();
         for (node, heard) in self.reports.all() {
             if node != self.id && heard.at_ms + REPORT_FRESH_MS > now {
@@ -115,7 +118,7 @@ impl Node {
     }
 
     /// `CASK.EVENTS`.
-    pub(super) fn newest_events(&self, count: usize) -> Vec<Event> {
+    pub fn newest_events(&self, count: usize) -> Vec<Event> {
         self.events.newest(count)
     }
 

@@ -1,7 +1,6 @@
 //! What the coordinator makes of a node that announces itself. Pure.
 
 use crate::cluster::state::{Announcement, ClusterState, MemberStatus};
-use crate::data::PROTOCOL;
 
 /// What an announced incarnation is to the committed state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,12 +13,14 @@ pub(super) enum Standing {
     New,
     /// It can never be what it announces, for this reason.
     Refused(String),
+    /// It was a member and ceased to be: what it holds is not taken back.
+    Removed(String),
 }
 
-/// How the node that announces itself stands. The protocol is compared when an incarnation is registered, so
+/// How the node that announces itself stands. What it speaks is compared when an incarnation is registered, so
 /// that one that was registered keeps its lease under a coordinator of the next version.
 pub(super) fn standing(state: &ClusterState, announcement: &Announcement) -> Standing {
-    let Announcement { node, incarnation, protocol, .. } = announcement;
+    let Announcement { node, incarnation, .. } = announcement;
     if let Some(member) = state.members.get(node) {
         let registered = member.announcement.incarnation;
         if registered > *incarnation {
@@ -32,8 +33,10 @@ pub(super) fn standing(state: &ClusterState, announcement: &Announcement) -> Sta
             ));
         }
         if registered == *incarnation {
+            // A store that was found damaged is whole again once it is healed: that makes no other process of it.
+            let same = Announcement { store: member.announcement.store, ..announcement.clone() };
             return match member.status {
-                _ if member.announcement != *announcement => Standing::Refused(format!(
+                _ if member.announcement != same => Standing::Refused(format!(
                     "start {incarnation} of node {node} is registered by another process, at {}: a copy of this \
                      data directory is in use there. No data was changed. Keep one process of the node; start \
                      the other with an empty --data-dir: it joins as a new node and is sent its share",
@@ -44,14 +47,15 @@ pub(super) fn standing(state: &ClusterState, announcement: &Announcement) -> Sta
             };
         }
     }
-    if *protocol != PROTOCOL {
-        return Standing::Refused(format!(
-            "this node speaks version {protocol} of the peer protocol (caskd {}), the cluster's coordinator \
-             version {PROTOCOL} (caskd {}): nothing was joined and no data was changed. Start this node with \
-             the caskd that the cluster runs",
-            announcement.build,
-            super::BUILD
+    if let Some(epoch) = state.removed_in(*node) {
+        return Standing::Removed(format!(
+            "node {node} is no member of this cluster since epoch {epoch}: it left, was removed or was replaced. What \
+             its data directory holds is not taken back, and was not changed. To use this machine again, start caskd \
+             with --join-afresh: it moves the old data aside and joins as a new node"
         ));
+    }
+    if let Err(reason) = state.check_speech(announcement) {
+        return Standing::Refused(reason);
     }
     Standing::New
 }
@@ -59,7 +63,9 @@ pub(super) fn standing(state: &ClusterState, announcement: &Announcement) -> Sta
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::state::Change;
+    use crate::cluster::operations::Operation;
+    use crate::cluster::protocol::{PROTOCOL_MAX, PROTOCOL_MIN};
+    use crate::cluster::state::{Change, StoreCondition, Verdict};
     use crate::id::{ClusterId, NodeId};
 
     fn announcement(incarnation: u64) -> Announcement {
@@ -71,7 +77,10 @@ mod tests {
             zone: String::new(),
             weight: 100,
             build: "9.8.7".into(),
-            protocol: PROTOCOL,
+            protocol: PROTOCOL_MAX,
+            protocol_min: PROTOCOL_MIN,
+            features: u64::MAX,
+            store: StoreCondition::Whole,
         }
     }
 
@@ -82,6 +91,7 @@ mod tests {
             cluster_id: ClusterId::default(),
             replication_factor: 1,
             lease_ms: 2000,
+            rebuild_delay_ms: 300_000,
             founder: announcement(5),
         }]);
         assert_eq!(verdicts.len(), 1);
@@ -96,19 +106,36 @@ mod tests {
     }
 
     #[test]
-    fn node_of_another_protocol_is_refused_with_both_numbers_and_the_way_out() {
-        let (theirs, ours) = (PROTOCOL + 1, PROTOCOL);
-        let joiner = Announcement { node: NodeId::from_bytes([2; 32]), protocol: theirs, ..announcement(1) };
-        let returning = Announcement { protocol: theirs, ..announcement(6) };
-        for announcement in [joiner, returning] {
+    fn node_that_does_not_speak_the_version_in_use_is_refused_with_both_ranges_and_the_way_out() {
+        let (lowest, used) = (PROTOCOL_MAX + 1, PROTOCOL_MAX);
+        let newer = Announcement { protocol_min: lowest, protocol: lowest + 1, ..announcement(6) };
+        let joiner = Announcement { node: NodeId::from_bytes([2; 32]), ..newer.clone() };
+        let older = Announcement { protocol: PROTOCOL_MAX - 1, ..announcement(6) };
+        for announcement in [newer, joiner, older] {
             let reason = refusal(&announcement);
+            let (from, to) = (announcement.protocol_min, announcement.protocol);
             for part in [
-                format!("version {theirs} of the peer protocol (caskd 9.8.7)"),
-                format!("version {ours} (caskd {})", super::super::BUILD),
+                format!("versions {from} to {to} of the peer protocol (caskd 9.8.7)"),
+                format!("uses version {used} and its members speak {PROTOCOL_MIN} to {used} in common"),
                 "Start this node with".to_owned(),
             ] {
                 assert!(reason.contains(&part), "{part} is not in: {reason}");
             }
+        }
+    }
+
+    #[test]
+    fn removed_node_is_refused_until_it_joins_afresh() {
+        let mut state = cluster();
+        let second = Announcement { node: NodeId::from_bytes([2; 32]), ..announcement(1) };
+        state.apply(&[Change::Register(second.clone())]);
+        state.apply(&[Change::DeclareDown { node: second.node, incarnation: 1 }]);
+        let operation = Operation::Remove { node: second.node, incarnation: 1, accept_loss: false };
+        let verdicts = state.apply(&[Change::Operate { operation, basis: None }]);
+        assert_eq!(verdicts, [Verdict::Applied]);
+        match standing(&state, &Announcement { incarnation: 2, ..second }) {
+            Standing::Removed(reason) => assert!(reason.contains("--join-afresh"), "{reason}"),
+            other => panic!("not refused: {other:?}"),
         }
     }
 
@@ -119,6 +146,12 @@ mod tests {
         let mut down = cluster();
         down.apply(&[Change::DeclareDown { node: announcement(5).node, incarnation: 5 }]);
         assert_eq!(standing(&down, &announcement(5)), Standing::Down);
+    }
+
+    #[test]
+    fn node_whose_store_was_healed_is_no_other_process() {
+        let damaged = Announcement { store: StoreCondition::Damaged, ..announcement(5) };
+        assert_eq!(standing(&cluster(), &damaged), Standing::Up);
     }
 
     #[test]

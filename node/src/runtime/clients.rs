@@ -8,6 +8,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::Node;
+use crate::api::HealFigures;
 use crate::cluster::state::ClusterState;
 use crate::cluster::view;
 use crate::config;
@@ -76,6 +77,15 @@ impl Keyspace for Client {
                 AdminRequest::Tasks => serde_json::to_string(&node.cluster_tasks()),
                 AdminRequest::Digests => serde_json::to_string(&node.digests()),
                 AdminRequest::Events { limit } => serde_json::to_string(&node.newest_events(limit)),
+                AdminRequest::Plan { words } => return node.plan(&words).await,
+                AdminRequest::Commit { words } => return node.commit(&words).await,
+                AdminRequest::Rebuild { node: name } => {
+                    serde_json::to_string(&node.rebuild_node(&name).await?)
+                }
+                AdminRequest::Drain { node: name } => serde_json::to_string(&node.drain_node(&name).await?),
+                AdminRequest::Undrain { node: name } => {
+                    serde_json::to_string(&node.undrain_node(&name).await?)
+                }
                 AdminRequest::Snapshot { directory } => {
                     serde_json::to_string(&node.snapshot_store(directory).await?)
                 }
@@ -87,6 +97,10 @@ impl Keyspace for Client {
     fn store(&self) -> (EngineStats, Option<TaskStatus>) {
         let engine = self.0.plane.engine();
         (engine.stats(), engine.merge_status())
+    }
+
+    fn healing(&self) -> HealFigures {
+        self.0.plane.heal_figures()
     }
 
     fn settings(&self) -> Vec<(String, String)> {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::state::{Announcement, Change, Verdict};
 use crate::id::{ClusterId, NodeId};
-use crate::net::{Class, Network, wire};
+use crate::net::{Class, Peers, wire};
 
 /// Largest control message that is read, in bytes; a snapshot of the topology fits.
 pub(super) const CONTROL_BYTES_MAX: usize = 64 << 20;
@@ -23,6 +23,8 @@ pub(super) enum Control {
     Lease(Announcement),
     /// Asks the coordinator to commit changes.
     Propose(Vec<Change>),
+    /// The coordinator is about to go: stand for election in its place.
+    Stand,
 }
 
 /// What it is answered.
@@ -46,16 +48,20 @@ pub(super) enum ControlAnswer {
     Failed(String),
     /// Of `Lease`: this node can never get one as it is, for this reason; it should end.
     Refused(String),
+    /// Of `Lease`: as `Refused`, since the node is no member any more. From version 2 of the protocol on.
+    Removed(String),
+    /// Of `Stand`: the election is under way.
+    Standing,
 }
 
 /// Asks a peer, and waits for its answer no longer than `timeout`.
 pub(super) async fn ask(
-    network: &Network,
+    peers: &Peers,
     node: NodeId,
     question: &Control,
     timeout: Duration,
 ) -> Result<ControlAnswer, String> {
-    let call = network.call(node, Class::Control, wire::encode(question).into());
+    let call = peers.call(node, Class::Control, wire::encode(question).into());
     let answer = tokio::time::timeout(timeout, call).await;
     let body = answer
         .map_err(|_| format!("node {} did not answer within {} ms", node.short(), timeout.as_millis()))?

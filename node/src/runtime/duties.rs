@@ -1,7 +1,7 @@
 //! The coordinator's duties, done by whichever node leads the topology log: it admits nodes, grants leases,
 //! declares nodes down, and picks the voters. The ring and what moves follow from the committed changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -9,9 +9,8 @@ use std::time::Duration;
 use super::Node;
 use super::admission::{Standing, standing};
 use super::control::ControlAnswer;
-use crate::clock::monotonic_ms;
 use crate::cluster::lease::{LeaseTable, NoLease};
-use crate::cluster::state::{Announcement, Change, MemberStatus, Verdict};
+use crate::cluster::state::{Announcement, Change, ClusterState, Member, MemberStatus, Verdict};
 use crate::id::{Incarnation, NodeId};
 use crate::topology::choose_voters;
 
@@ -21,6 +20,25 @@ const ROUND: Duration = Duration::from_millis(100);
 const CONFIRMATIONS_PER_LEASE: u64 = 8;
 /// A voter is replaced only after it has been down for this long.
 const VOTER_DOWN_MAX: Duration = Duration::from_secs(300);
+
+/// The members that may vote: those that leave do not, unless nobody else is there. Zones are those in use.
+fn may_vote(state: &ClusterState) -> BTreeMap<NodeId, Member> {
+    let leaving = &state.operations.placement.leaving;
+    let staying = state.members.iter().filter(|(node, _)| !leaving.contains(node));
+    let with_zone = |(node, member): (&NodeId, &Member)| {
+        let mut member = member.clone();
+        member.announcement.zone = state.zone_of(&member).to_owned();
+        (*node, member)
+    };
+    let staying: BTreeMap<NodeId, Member> = staying.map(with_zone).collect();
+    if staying.is_empty() { state.members.clone() } else { staying }
+}
+
+/// Members that left and hold nothing any more; none that still votes, so that the log never loses a voter unasked.
+pub(super) fn retirable(state: &ClusterState, voters: &BTreeSet<NodeId>) -> Vec<Change> {
+    let gone = state.retirable().into_iter().filter(|node| !voters.contains(node));
+    gone.map(|node| Change::Retire { node }).collect()
+}
 
 impl Node {
     /// Whether this node is the coordinator, as far as it knows.
@@ -32,19 +50,27 @@ impl Node {
     pub(super) async fn run_duties(self: Arc<Self>) {
         loop {
             tokio::time::sleep(ROUND).await;
+            // By every node: a new coordinator knows how long others have been down.
+            self.note_down();
             if !self.is_coordinator() {
                 *self.leases.lock() = None;
                 continue;
             }
             self.declare_overdue().await;
-            self.choose_members().await;
+            self.rebuild_long_down().await;
+            // Who is about to go has chosen already.
+            if !self.leaving.load(Ordering::Acquire) {
+                self.choose_members().await;
+            }
+            self.retire_left().await;
+            self.raise_speech().await;
         }
     }
 
     /// Keeps asking the voters to confirm the coordinator: leases are granted up to the last confirmation.
     pub(super) async fn run_confirmations(self: Arc<Self>) {
         loop {
-            let asked_ms = monotonic_ms();
+            let asked_ms = self.host.monotonic_ms();
             let elected = self.with_leases(|_| ()).and(self.topology.leading());
             if elected.is_some()
                 && self.topology.confirm_leadership().await.is_ok()
@@ -64,7 +90,7 @@ impl Node {
     fn with_leases<T>(&self, f: impl FnOnce(&mut LeaseTable) -> T) -> Option<T> {
         let mut leases = self.leases.lock();
         let (term, lease_ms) = (self.topology.leading()?, self.lease_ms()?);
-        let now_ms = monotonic_ms();
+        let now_ms = self.host.monotonic_ms();
         let table = match leases.take() {
             Some((elected, table)) if elected == term => table,
             Some((_, former)) => former.elected_again(now_ms),
@@ -84,6 +110,7 @@ impl Node {
             Standing::Up => self.grant(node, incarnation),
             Standing::Down => ControlAnswer::DeclaredDown,
             Standing::Refused(reason) => ControlAnswer::Refused(reason),
+            Standing::Removed(reason) => ControlAnswer::Removed(reason),
             Standing::New => {
                 self.register(announcement);
                 ControlAnswer::NotYet("the node is being registered".into())
@@ -95,7 +122,7 @@ impl Node {
         let granted = self.with_leases(|leases| {
             // Read once more: an entry of a former coordinator is applied here before a majority confirms this one.
             let up = self.topology.state().is_up(node);
-            up.then(|| leases.grant(node, incarnation, monotonic_ms()))
+            up.then(|| leases.grant(node, incarnation, self.host.monotonic_ms()))
         });
         match granted.flatten() {
             Some(Ok(length_ms)) => ControlAnswer::Granted(length_ms),
@@ -124,8 +151,9 @@ impl Node {
             return;
         }
         let node = Arc::clone(self);
-        tokio::spawn(async move {
-            node.with_leases(|leases| leases.registered(key.0, key.1, monotonic_ms()));
+        self.host.spawn(async move {
+            let now_ms = node.host.monotonic_ms();
+            node.with_leases(|leases| leases.registered(key.0, key.1, now_ms));
             match node.propose_here(vec![Change::Register(announcement)]).await.as_deref() {
                 Ok([Verdict::Void(reason)]) => {
                     tracing::info!(node = %key.0, reason, "a node was not registered; it asks again");
@@ -143,7 +171,8 @@ impl Node {
         let state = self.topology.state();
         let up = state.members.values().filter(|member| member.status == MemberStatus::Up);
         let up = up.map(|member| (member.announcement.node, member.announcement.incarnation));
-        let overdue = self.with_leases(|leases| leases.overdue(up, monotonic_ms())).unwrap_or_default();
+        let overdue =
+            self.with_leases(|leases| leases.overdue(up, self.host.monotonic_ms())).unwrap_or_default();
         let changes: Vec<_> = overdue
             .into_iter()
             .map(|(node, incarnation)| Change::DeclareDown { node, incarnation })
@@ -153,8 +182,11 @@ impl Node {
         }
         // They are condemned: whatever the outcome, none is granted a lease, and those still up are declared
         // down again in the next round.
-        if let Err(error) = self.propose_here(changes).await {
-            tracing::warn!(%error, "nodes whose lease has run out could not be declared down; trying again");
+        match self.propose_here(changes).await {
+            Ok(verdicts) => tracing::debug!(?verdicts, "nodes whose lease has run out"),
+            Err(error) => {
+                tracing::warn!(%error, "nodes whose lease has run out could not be declared down; trying again");
+            }
         }
     }
 
@@ -162,7 +194,7 @@ impl Node {
     async fn choose_members(&self) {
         let state = self.topology.state();
         let down_long = self.down_longer_than(VOTER_DOWN_MAX);
-        let voters = choose_voters(&self.topology.voters(), &state.members, Some(self.id), &down_long);
+        let voters = choose_voters(&self.topology.voters(), &may_vote(&state), Some(self.id), &down_long);
         let everyone: BTreeSet<NodeId> = state.members.keys().copied().collect();
         let learners: BTreeSet<NodeId> = everyone.difference(&voters).copied().collect();
         if voters == self.topology.voters() && learners == self.topology.learners() {
@@ -173,17 +205,41 @@ impl Node {
         }
     }
 
+    /// Has the copies of nodes that stay away made anew.
+    async fn rebuild_long_down(&self) {
+        let state = self.topology.state();
+        let long = self.down_longer_than(Duration::from_millis(state.rebuild_delay_ms.into()));
+        let due = long.into_iter().filter(|node| state.awaits_rebuild(*node));
+        let due = due.filter_map(|node| state.member(node));
+        let rebuild = |member: &Member| {
+            let Announcement { node, incarnation, .. } = member.announcement;
+            Change::Rebuild { node, incarnation }
+        };
+        let changes: Vec<_> = due.map(rebuild).collect();
+        if changes.is_empty() {
+            return;
+        }
+        if let Err(error) = self.propose_here(changes).await {
+            tracing::warn!(%error, "the rebuilding of copies could not be committed; trying again");
+        }
+    }
+
+    /// Notes since when members are down, and forgets it of those that are not any more.
+    fn note_down(&self) {
+        let (state, now) = (self.topology.state(), self.host.monotonic_ms());
+        let down = state.members.iter().filter(|(_, member)| member.status == MemberStatus::Down);
+        let mut seen = self.seen_down.lock();
+        let since = |node: &NodeId, epoch| match seen.get(node) {
+            Some((known, since_ms)) if *known == epoch => *since_ms,
+            _ => now,
+        };
+        *seen = down.map(|(node, m)| (*node, (m.since, since(node, m.since)))).collect();
+    }
+
     /// Members that this node has seen down for `length` at least.
     fn down_longer_than(&self, length: Duration) -> BTreeSet<NodeId> {
-        let (state, now) = (self.topology.state(), monotonic_ms());
-        let mut seen = self.seen_down.lock();
-        seen.retain(|node, _| state.members.get(node).is_some_and(|m| m.status == MemberStatus::Down));
-        for (node, member) in &state.members {
-            if member.status == MemberStatus::Down {
-                seen.entry(*node).or_insert(now);
-            }
-        }
-        let long = seen.iter().filter(|(_, since)| now >= **since + length.as_millis() as u64);
+        let (seen, now) = (self.seen_down.lock(), self.host.monotonic_ms());
+        let long = seen.iter().filter(|(_, (_, since_ms))| now >= since_ms + length.as_millis() as u64);
         long.map(|(node, _)| *node).collect()
     }
 
@@ -196,8 +252,88 @@ impl Node {
         self.plane.end_lease();
         let incarnation = self.incarnation.load(Ordering::Acquire);
         let goodbye = Change::DeclareDown { node: self.id, incarnation };
-        if let Err(error) = self.propose(vec![goodbye]).await {
-            tracing::warn!(error, "could not say goodbye: the cluster notices when the lease has run out");
+        match self.propose(vec![goodbye]).await {
+            // Until all know, requests and records still come here and must be told to go elsewhere.
+            Ok(_) => self.wait_until_followed(self.topology.state().epoch).await,
+            Err(error) => {
+                tracing::warn!(
+                    error,
+                    "could not say goodbye: the cluster notices when the lease has run out"
+                );
+            }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::operations::Operation;
+    use crate::cluster::protocol::{PROTOCOL_MAX, PROTOCOL_MIN};
+    use crate::cluster::state::StoreCondition;
+    use crate::id::ClusterId;
+
+    fn announcement(number: u8, weight: u32) -> Announcement {
+        Announcement {
+            node: NodeId::from_bytes([number; 32]),
+            incarnation: 1,
+            peer_addrs: Vec::new(),
+            client_addr: String::new(),
+            zone: String::new(),
+            weight,
+            build: String::new(),
+            protocol: PROTOCOL_MAX,
+            protocol_min: PROTOCOL_MIN,
+            features: 0,
+            store: StoreCondition::Whole,
+        }
+    }
+
+    /// Nodes 1, 2, and a witness.
+    fn cluster() -> ClusterState {
+        let mut state = ClusterState::default();
+        let found = Change::Found {
+            cluster_id: ClusterId::default(),
+            replication_factor: 2,
+            lease_ms: 2000,
+            rebuild_delay_ms: 1000,
+            founder: announcement(1, 100),
+        };
+        state.apply(&[found]);
+        state.apply(&[Change::Register(announcement(2, 100)), Change::Register(announcement(3, 0))]);
+        state
+    }
+
+    fn voters(state: &ClusterState, present: &[u8], coordinator: u8) -> Vec<u8> {
+        let node = |number: u8| NodeId::from_bytes([number; 32]);
+        let present = present.iter().map(|number| node(*number)).collect();
+        let chosen = choose_voters(&present, &may_vote(state), Some(node(coordinator)), &BTreeSet::new());
+        chosen.iter().map(|node| node.as_bytes()[0]).collect()
+    }
+
+    #[test]
+    fn witness_votes_like_any_other() {
+        assert_eq!(voters(&cluster(), &[1], 1), [1, 2, 3]);
+    }
+
+    #[test]
+    fn node_that_leaves_does_not_vote_be_it_founder_and_coordinator() {
+        let mut state = cluster();
+        let operation = Operation::Leave { node: NodeId::from_bytes([1; 32]) };
+        assert_eq!(state.apply(&[Change::Operate { operation, basis: None }]), [Verdict::Applied]);
+        assert_eq!(voters(&state, &[1, 2, 3], 1), [2], "two voters would be worse than one");
+        state.apply(&[Change::Register(announcement(4, 100))]);
+        assert_eq!(voters(&state, &[1, 2, 3], 1), [2, 3, 4]);
+    }
+
+    #[test]
+    fn removed_node_votes_no_more_at_once() {
+        let mut state = cluster();
+        let node = NodeId::from_bytes([2; 32]);
+        state.apply(&[Change::Register(announcement(4, 100)), Change::DeclareDown { node, incarnation: 1 }]);
+        assert_eq!(voters(&state, &[1, 2, 3], 1), [1, 2, 3], "it may come back");
+        let operation = Operation::Remove { node, incarnation: 1, accept_loss: true };
+        assert_eq!(state.apply(&[Change::Operate { operation, basis: None }]), [Verdict::Applied]);
+        assert_eq!(voters(&state, &[1, 2, 3], 1), [1, 3, 4]);
     }
 }

@@ -4,10 +4,27 @@ use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 
+use super::Node;
 use crate::api::Event;
 
 /// Events kept.
 const EVENTS_MAX: usize = 1000;
+
+impl Node {
+    /// Takes over what the data plane has to tell.
+    pub(super) fn tell_notices(&self) {
+        for notice in self.plane.take_notices() {
+            self.events.add(Event {
+                time_ms: self.host.wall_ms(),
+                epoch: self.plane.state().epoch,
+                severity: notice.weight.word().to_owned(),
+                kind: "store".to_owned(),
+                node: notice.node.to_string(),
+                message: notice.message,
+            });
+        }
+    }
+}
 
 /// The last events, oldest first.
 #[derive(Debug, Default)]

@@ -8,7 +8,6 @@ use parking_lot::Mutex;
 
 use super::Node;
 use crate::api::NodeRow;
-use crate::clock::monotonic_ms;
 use crate::cluster::report::{NodeReport, REPORT_BYTES_MAX};
 use crate::id::NodeId;
 use crate::net::wire;
@@ -33,13 +32,13 @@ pub(super) struct Reports(Mutex<HashMap<NodeId, Heard>>);
 
 impl Reports {
     /// Keeps a report unless a newer incarnation was heard of.
-    fn note(&self, report: NodeReport) {
+    fn note(&self, report: NodeReport, now_ms: u64) {
         let mut heard = self.0.lock();
         let node = report.announcement.node;
         let known = heard.get(&node).map(|heard| heard.report.announcement.incarnation);
         let stale = known.is_some_and(|known| known > report.announcement.incarnation);
         if !stale && (known.is_some() || heard.len() < HEARD_MAX) {
-            heard.insert(node, Heard { at_ms: monotonic_ms(), report });
+            heard.insert(node, Heard { at_ms: now_ms, report });
         }
     }
 
@@ -53,28 +52,29 @@ impl Node {
     /// Publishes a report every second, less often in a large cluster, and at once when something changed.
     pub(super) async fn run_reports(self: Arc<Self>) {
         let mut states = self.topology.watch();
-        let mut previous = (monotonic_ms(), self.stats.snapshot());
+        let mut previous = (self.host.monotonic_ms(), self.stats.snapshot());
         loop {
-            let members = states.borrow_and_update().members.len() as u64;
+            // Not marked as seen here: a state that came while the last report was made is to be told at once.
+            let members = states.borrow().members.len() as u64;
             let interval = INTERVAL_MS.max(members * 1000 / HEARD_PER_S_MAX);
             let changed = tokio::time::timeout(Duration::from_millis(interval), states.changed()).await;
             if matches!(changed, Ok(Err(_))) {
                 // The topology log has stopped: there is nothing to tell any more.
                 return;
             }
-            let now = monotonic_ms();
+            let now = self.host.monotonic_ms();
             if now < previous.0 + 100 {
                 // Many states in a row, as in a migration: the figures need no finer grain.
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
             let snapshot = self.stats.snapshot();
-            let row = self.row(&previous, (monotonic_ms(), &snapshot));
-            if monotonic_ms() >= previous.0 + INTERVAL_MS {
-                previous = (monotonic_ms(), snapshot);
+            let row = self.row(&previous, (self.host.monotonic_ms(), &snapshot));
+            if self.host.monotonic_ms() >= previous.0 + INTERVAL_MS {
+                previous = (self.host.monotonic_ms(), snapshot);
             }
             let report = self.report(row);
-            self.network.publish(wire::encode(&report));
-            self.reports.note(report);
+            self.peers.publish(wire::encode(&report));
+            self.reports.note(report, self.host.monotonic_ms());
         }
     }
 
@@ -108,6 +108,6 @@ impl Node {
                 self.register_heard(announced);
             }
         }
-        self.reports.note(report);
+        self.reports.note(report, self.host.monotonic_ms());
     }
 }

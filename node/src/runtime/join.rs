@@ -116,7 +116,7 @@ async fn ask_round(network: &Network, bootstrap: &[String]) -> Result<Round, Joi
                 continue;
             }
         };
-        match ask(network, peer, &Control::Hello, HELLO_TIMEOUT).await {
+        match ask(&network.peers(), peer, &Control::Hello, HELLO_TIMEOUT).await {
             Ok(ControlAnswer::Hello { cluster_id: Some(cluster_id), coordinator, members }) => {
                 return Ok(Round::Found(Introduction { cluster_id, coordinator, members }, addr.clone()));
             }

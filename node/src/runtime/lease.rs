@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use super::Node;
 use super::control::{Control, ControlAnswer};
-use crate::clock::monotonic_ms;
 use crate::id::NodeId;
+use crate::mutation::{Mutation, planted};
 
+/// Shortest pause between two renewals: what a coordinator grants that is not confirmed any more gets short.
+const RENEW_PAUSE_MIN: Duration = Duration::from_millis(10);
 /// Pause before a question that brought no lease is asked again.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 /// How long the coordinator may take to answer a node that does not know the cluster's lease yet.
@@ -49,10 +51,10 @@ impl Node {
         while self.refusal.borrow().is_none() {
             let renewed = self.try_renew(&mut hint).await;
             let pause = match &renewed {
-                Ok(length_ms) => Duration::from_millis(length_ms / 4),
+                Ok(length_ms) => Duration::from_millis(length_ms / 4).max(RENEW_PAUSE_MIN),
                 Err(_) => RETRY_PAUSE,
             };
-            if let Some(reason) = complaints.due(renewed.err(), monotonic_ms()) {
+            if let Some(reason) = complaints.due(renewed.err(), self.host.monotonic_ms()) {
                 tracing::error!(reason, "this node gets no lease and serves nothing; it goes on asking");
             }
             tokio::time::sleep(pause).await;
@@ -70,8 +72,14 @@ impl Node {
         let known = self.topology.coordinator().or(*hint);
         let coordinator = known.ok_or("no coordinator is known: too few voters are reached to elect one")?;
         // The holder counts from when it asked (rule R9).
-        let asked_ms = monotonic_ms();
+        let asked_ms = self.host.monotonic_ms();
         match self.ask_for_lease(coordinator).await? {
+            ControlAnswer::Granted(length_ms)
+                if planted(Mutation::LeaseFromAnswer)
+                    && self.extend(self.host.monotonic_ms() + length_ms) =>
+            {
+                Ok(length_ms)
+            }
             ControlAnswer::Granted(length_ms) if self.extend(asked_ms + length_ms) => Ok(length_ms),
             ControlAnswer::Granted(_) => Err("the node is stopping".into()),
             ControlAnswer::DeclaredDown => {
@@ -83,6 +91,11 @@ impl Node {
                 Err(format!("node {} is not the coordinator any more", coordinator.short()))
             }
             ControlAnswer::Refused(reason) => {
+                self.refuse(&reason);
+                Err(reason)
+            }
+            ControlAnswer::Removed(reason) => {
+                self.note_removed();
                 self.refuse(&reason);
                 Err(reason)
             }
@@ -133,7 +146,7 @@ impl Node {
     /// nothing (rule R2).
     fn return_anew(self: &Arc<Self>) {
         self.plane.end_lease();
-        match self.identity.lock().bump_incarnation() {
+        match (*self.incarnations.lock())() {
             Ok(incarnation) => {
                 self.incarnation.store(incarnation, Ordering::Release);
                 tracing::warn!(incarnation, "this node was declared down; it returns as a new incarnation");

@@ -2,6 +2,7 @@
 
 mod admin;
 mod admission;
+mod afresh;
 mod clients;
 mod control;
 mod duties;
@@ -10,23 +11,28 @@ mod figures;
 mod gossip;
 mod join;
 mod lease;
+mod leaving;
+mod node_operations;
+mod operations;
 mod proposer;
+mod speech;
 mod states;
 mod stopping;
 mod store;
 
-use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use caskade_engine::Engine;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::AbortHandle;
 
 use self::control::{CONTROL_BYTES_MAX, Control, ControlAnswer};
 use self::events::EventLog;
@@ -34,20 +40,22 @@ use self::figures::{client_addr, limits, network_config, peer_addrs};
 use self::gossip::Reports;
 pub use self::join::JoinError;
 use self::proposer::Batch;
+pub use self::speech::spoken;
 use self::stopping::Stopping;
-use self::store::{Past, Store};
-use crate::clock::monotonic_ms;
+use self::store::{Past, Store, condition as store_condition};
 use crate::cluster::lease::LeaseTable;
+use crate::cluster::protocol::PROTOCOL_OPERATIONS;
 use crate::cluster::state::{Announcement, Change};
 use crate::config::Settings;
-use crate::data::{self, PROTOCOL, Plane};
+use crate::data::{self, Plane};
 use crate::frontend::stats::Stats;
-use crate::id::{ClusterId, Incarnation, NodeId};
+use crate::host::Host;
+use crate::id::{ClusterId, Epoch, Incarnation, NodeId};
 use crate::identity::{ClusterSecret, Identity};
 use crate::kv::Operation;
 use crate::kv::Ticket;
-use crate::net::{Class, Handler, Network, Responder, wire};
-use crate::topology::{RaftTransport, Topology, TopologyConfig};
+use crate::net::{Class, Handler, Network, Peers, Responder, wire};
+use crate::topology::{Agreement, RaftTransport, Topology, TopologyConfig};
 
 /// Nodes whose addresses are kept before they are members.
 const HEARD_ADDRS_MAX: usize = 1024;
@@ -60,22 +68,60 @@ pub const BUILD: &str = env!("CARGO_PKG_VERSION");
 const RELEASE_GRACE_MS: u64 = 5_000;
 /// How often slow replicas and released partitions are looked for.
 const MAINTENANCE_PAUSE: Duration = Duration::from_millis(500);
+/// Every how many of those rounds the copies are told which tombstones may go.
+const CLEAN_ROUNDS: u32 = 4;
 /// How long a planned stop waits for pending writes.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Starts a new incarnation: counted up, durably, before it returns.
+pub type NextIncarnation = Box<dyn FnMut() -> anyhow::Result<Incarnation> + Send>;
+
+/// What a node is put together from: what [`Node::start`] opens, or a simulation makes.
+pub struct Parts {
+    /// Clocks and tasks.
+    pub host: Host,
+    /// Who it is.
+    pub id: NodeId,
+    /// Which start of it this is.
+    pub incarnation: Incarnation,
+    /// Starts the next one, when this one was declared down.
+    pub next_incarnation: NextIncarnation,
+    /// Which cluster it belongs to.
+    pub cluster_id: ClusterId,
+    /// Who may be the coordinator, until the topology log tells.
+    pub coordinator_hint: Option<NodeId>,
+    /// Where members are reached, until the topology log tells.
+    pub heard_addrs: HashMap<NodeId, Vec<String>>,
+    /// Its settings.
+    pub settings: Settings,
+    /// Where peers reach it.
+    pub peer_addrs: Vec<String>,
+    /// Where clients reach it.
+    pub client_addr: String,
+    /// Its way to the others.
+    pub peers: Peers,
+    /// Its part in the topology log.
+    pub topology: Arc<dyn Agreement>,
+    /// Its store.
+    pub engine: Engine,
+    /// What of that was found damaged when it was opened, in words; `None` if nothing.
+    pub damage: Option<String>,
+}
 
 /// A running node.
 pub struct Node {
     id: NodeId,
     cluster_id: ClusterId,
     settings: Settings,
-    identity: Mutex<Identity>,
+    host: Host,
+    incarnations: Mutex<NextIncarnation>,
     incarnation: AtomicU64,
     /// Told whenever `incarnation` has grown; the task that follows the committed states listens.
     returned: Notify,
     peer_addrs: Vec<String>,
     client_addr: String,
-    network: Network,
-    topology: Topology,
+    peers: Peers,
+    topology: Arc<dyn Agreement>,
     plane: Arc<Plane>,
     stats: Arc<Stats>,
     reports: Reports,
@@ -84,15 +130,18 @@ pub struct Node {
     /// As coordinator: the term it was elected for, and what it granted in it.
     leases: Mutex<Option<(u64, LeaseTable)>>,
     registering: Mutex<HashSet<(NodeId, Incarnation)>>,
-    seen_down: Mutex<HashMap<NodeId, u64>>,
+    /// Members that are down: the epoch of that, and when this node learnt of it.
+    seen_down: Mutex<BTreeMap<NodeId, (Epoch, u64)>>,
     /// Addresses heard in announcements of nodes that are not members yet, [`HEARD_ADDRS_MAX`] at most.
     heard_addrs: Mutex<HashMap<NodeId, Vec<String>>>,
     coordinator_hint: Option<NodeId>,
     started_ms: u64,
     stopping: Stopping,
+    /// Whether what others can take has been, or is being, given away for a planned stop.
+    leaving: AtomicBool,
     /// Why this process can never have a lease again, once that is known.
     refusal: watch::Sender<Option<String>>,
-    tasks: Mutex<JoinSet<()>>,
+    tasks: Mutex<Vec<AbortHandle>>,
     /// Held while a snapshot of the store is made: one at a time.
     snapshots: tokio::sync::Mutex<()>,
 }
@@ -113,16 +162,14 @@ struct Inbound(OnceLock<Arc<Node>>);
 
 impl Handler for Inbound {
     fn on_call(&self, from: NodeId, class: Class, body: Bytes, reply: Responder) {
-        match self.0.get() {
-            Some(node) if class == Class::Control => node.on_control(from, &body, reply),
-            Some(node) => node.plane.on_call(from, class, body, reply),
-            None => {}
+        if let Some(node) = self.0.get() {
+            node.on_call(from, class, body, reply);
         }
     }
 
     fn on_gossip(&self, from: NodeId, data: Vec<u8>) {
         if let Some(node) = self.0.get() {
-            node.on_report(from, &data);
+            node.on_gossip(from, &data);
         }
     }
 
@@ -132,7 +179,7 @@ impl Handler for Inbound {
 }
 
 /// The topology log's way to its peers.
-struct LogTransport(Network);
+struct LogTransport(Peers);
 
 impl RaftTransport for LogTransport {
     fn call(&self, to: NodeId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
@@ -155,6 +202,22 @@ impl Node {
     /// # Errors
     /// What keeps it from starting, and the way out.
     pub async fn start(settings: Settings, listener: &TcpListener) -> anyhow::Result<Arc<Self>> {
+        if !settings.join_afresh {
+            return Self::start_once(settings, listener).await;
+        }
+        let (data_dir, bootstrap) = (settings.data_dir.clone(), settings.bootstrap.clone());
+        afresh::move_aside(&data_dir, &bootstrap)?;
+        match Self::start_once(settings.clone(), listener).await {
+            // It has only just been told.
+            Err(_) if afresh::was_removed(&data_dir) => {
+                afresh::move_aside(&data_dir, &bootstrap)?;
+                Self::start_once(settings, listener).await
+            }
+            started => started,
+        }
+    }
+
+    async fn start_once(settings: Settings, listener: &TcpListener) -> anyhow::Result<Arc<Self>> {
         let data_dir = settings.data_dir.clone();
         std::fs::create_dir_all(&data_dir).with_context(|| {
             format!(
@@ -164,40 +227,75 @@ impl Node {
         })?;
         let secret = settings.cluster_secret_file.as_deref().map(ClusterSecret::load).transpose()?;
         let options = figures::engine_options(&settings);
-        let engine = store::open(options.clone(), &data_dir)?;
-        let identity = Identity::load_or_create(&data_dir)?;
+        let (engine, damage) = store::open(options.clone(), &data_dir)?;
+        let mut identity = Identity::load_or_create(&data_dir)?;
         let store = Store::new(&options, &data_dir, identity.node, &engine);
         let inbound = Arc::new(Inbound::default());
         let network = Network::start(network_config(&settings, &identity, secret), inbound.clone()).await?;
         let topology_config = TopologyConfig::new(data_dir.join("topology"), identity.node);
-        let topology = Topology::open(topology_config, Arc::new(LogTransport(network.clone()))).await?;
+        let topology = Topology::open(topology_config, Arc::new(LogTransport(network.peers()))).await?;
 
         let client_addr = client_addr(&settings, listener)?;
         let peer_addrs = peer_addrs(&settings, &network);
         let joined =
             join_cluster(&settings, &identity, &store, &network, &topology, (&client_addr, &peer_addrs))
                 .await?;
-        let (proposals, proposed) = mpsc::channel(proposer::QUEUE_MAX);
-        let (batches, batched) = mpsc::channel(proposer::QUEUE_MAX);
-        let plane = Plane::new(data::Parts {
-            node: identity.node,
-            engine,
-            network: network.clone(),
-            proposals,
-            limits: limits(&settings),
-        });
         let id = identity.node;
-        let node = Arc::new(Self {
+        network.subscribe(&format!("caskade/1/{}", joined.cluster_id));
+        let parts = Parts {
+            host: Host::real(),
             id,
+            incarnation: identity.incarnation,
+            next_incarnation: Box::new(move || Ok(identity.bump_incarnation()?)),
             cluster_id: joined.cluster_id,
-            incarnation: AtomicU64::new(identity.incarnation),
-            returned: Notify::new(),
-            identity: Mutex::new(identity),
+            coordinator_hint: joined.coordinator.filter(|node| *node != id),
+            heard_addrs: joined.members.into_iter().collect(),
             settings,
             peer_addrs,
             client_addr,
-            network,
-            topology,
+            peers: network.peers(),
+            topology: Arc::new(topology),
+            engine,
+            damage,
+        };
+        let node = Self::assemble(parts, |node| drop(inbound.0.set(node)));
+        let refusal = tokio::select! {
+            biased;
+            () = node.wait_until_serving() => return Ok(node),
+            reason = node.refused() => reason,
+        };
+        node.stop().await;
+        Err(anyhow::anyhow!(refusal))
+    }
+
+    /// Puts a node together and starts its loops. `wire` is given the node before they run: peers' calls and
+    /// gossip are to reach it through [`Node::on_call`] and [`Node::on_gossip`] from then on.
+    pub fn assemble(parts: Parts, wire: impl FnOnce(Arc<Self>)) -> Arc<Self> {
+        let (proposals, proposed) = mpsc::channel(proposer::QUEUE_MAX);
+        let (batches, batched) = mpsc::channel(proposer::QUEUE_MAX);
+        let Parts { host, id, settings, peers, .. } = parts;
+        let plane = Plane::new(data::Parts {
+            node: id,
+            engine: parts.engine,
+            damage: parts.damage,
+            peers: peers.clone(),
+            proposals,
+            limits: limits(&settings),
+            host: host.clone(),
+        });
+        let node = Arc::new(Self {
+            id,
+            cluster_id: parts.cluster_id,
+            started_ms: host.monotonic_ms(),
+            host,
+            incarnation: AtomicU64::new(parts.incarnation),
+            returned: Notify::new(),
+            incarnations: Mutex::new(parts.next_incarnation),
+            settings,
+            peer_addrs: parts.peer_addrs,
+            client_addr: parts.client_addr,
+            peers,
+            topology: parts.topology,
             plane,
             stats: Arc::default(),
             reports: Reports::default(),
@@ -206,41 +304,55 @@ impl Node {
             leases: Mutex::default(),
             registering: Mutex::default(),
             seen_down: Mutex::default(),
-            heard_addrs: Mutex::new(joined.members.into_iter().collect()),
-            coordinator_hint: joined.coordinator.filter(|node| *node != id),
-            started_ms: monotonic_ms(),
+            heard_addrs: Mutex::new(parts.heard_addrs),
+            coordinator_hint: parts.coordinator_hint,
             stopping: Stopping::default(),
+            leaving: AtomicBool::default(),
             refusal: watch::Sender::default(),
             tasks: Mutex::default(),
             snapshots: tokio::sync::Mutex::default(),
         });
         node.update_peers();
-        node.network.subscribe(&format!("caskade/1/{}", node.cluster_id));
-        drop(inbound.0.set(node.clone()));
+        wire(node.clone());
         node.spawn_loops(proposed, batched);
-        let refusal = tokio::select! {
-            () = node.wait_until_serving() => return Ok(node),
-            reason = node.refused() => reason,
-        };
-        node.stop().await;
-        Err(anyhow::anyhow!(refusal))
+        node
+    }
+
+    /// A peer's call.
+    pub fn on_call(self: &Arc<Self>, from: NodeId, class: Class, body: Bytes, reply: Responder) {
+        if class == Class::Control {
+            self.on_control(from, &body, reply);
+        } else {
+            self.plane.on_call(from, class, body, reply);
+        }
+    }
+
+    /// A peer's gossip.
+    pub fn on_gossip(self: &Arc<Self>, from: NodeId, data: &[u8]) {
+        self.on_report(from, data);
     }
 
     fn spawn_loops(self: &Arc<Self>, proposed: mpsc::Receiver<Change>, batched: mpsc::Receiver<Batch>) {
-        let mut tasks = self.tasks.lock();
-        tasks.spawn(self.clone().run_states());
-        tasks.spawn(self.clone().run_lease());
-        tasks.spawn(self.clone().run_duties());
-        tasks.spawn(self.clone().run_confirmations());
-        tasks.spawn(self.clone().run_reports());
-        tasks.spawn(self.clone().run_batches(batched));
-        tasks.spawn(self.clone().run_proposals(proposed));
-        tasks.spawn(self.clone().run_maintenance());
+        let tasks = [
+            self.host.spawn(self.clone().run_states()),
+            self.host.spawn(self.clone().run_lease()),
+            self.host.spawn(self.clone().run_duties()),
+            self.host.spawn(self.clone().run_confirmations()),
+            self.host.spawn(self.clone().run_reports()),
+            self.host.spawn(self.clone().run_batches(batched)),
+            self.host.spawn(self.clone().run_proposals(proposed)),
+            self.host.spawn(self.clone().run_maintenance()),
+            self.host.spawn(self.plane.clone().run_scrub()),
+            self.host.spawn(self.plane.clone().run_repair()),
+        ];
+        self.tasks.lock().extend(tasks);
     }
 
     async fn run_maintenance(self: Arc<Self>) {
+        let mut rounds = 0_u32;
         loop {
             tokio::time::sleep(MAINTENANCE_PAUSE).await;
+            rounds = rounds.wrapping_add(1);
             if let Some(reason) = self.topology.stopped()
                 && !self.stopping.has_begun()
             {
@@ -250,8 +362,13 @@ impl Node {
                 );
                 return self.refuse(&text);
             }
+            self.tell_notices();
+            if rounds.is_multiple_of(CLEAN_ROUNDS) {
+                self.plane.mark_clean_partitions();
+            }
             self.plane.suspend_slow_replicas();
             self.plane.resume_replicas();
+            self.plane.give_up_lost_files();
             let incarnation = self.incarnation.load(Ordering::Acquire);
             let state = self.plane.state();
             let registered = state.members.get(&self.id).map(|member| member.announcement.incarnation);
@@ -279,9 +396,30 @@ impl Node {
         self.plane.submit(operation)
     }
 
+    /// Which start of it this is.
+    pub fn incarnation(&self) -> Incarnation {
+        self.incarnation.load(Ordering::Acquire)
+    }
+
+    /// Whether it was asked to stop, or can never have a lease again.
+    pub fn is_stopping(&self) -> bool {
+        let asked = self.leaving.load(Ordering::Acquire) || self.stopping.has_begun();
+        asked || self.refusal.borrow().is_some()
+    }
+
+    /// Its data plane.
+    pub fn plane(&self) -> &Arc<Plane> {
+        &self.plane
+    }
+
     /// Where this node listens for peers, as a bootstrap address for others.
     pub fn peer_listen_addr(&self) -> String {
         self.peer_addrs.first().cloned().unwrap_or_default()
+    }
+
+    /// This node's store, for programs that run a node in their own process.
+    pub fn engine(&self) -> &Engine {
+        self.plane.engine()
     }
 
     /// Whether this node is registered and holds a lease.
@@ -291,14 +429,16 @@ impl Node {
         registered == Some(self.incarnation.load(Ordering::Acquire)) && self.plane.has_lease()
     }
 
-    /// Stops in order: takes no more requests, settles what is pending, says goodbye, closes the store.
+    /// Stops in order: gives away what others can take, takes no more requests, settles what is pending, says
+    /// goodbye, closes the store.
     pub async fn stop(self: &Arc<Self>) {
+        self.leave().await;
         self.stopping.begin();
         self.plane.stop_all(SETTLE_TIMEOUT).await;
         self.say_goodbye().await;
-        self.tasks.lock().abort_all();
+        self.tasks.lock().drain(..).for_each(|task| task.abort());
         self.topology.shutdown().await;
-        self.network.shutdown().await;
+        self.peers.shutdown().await;
         if let Err(error) = self.plane.engine().clone().close() {
             tracing::error!(%error, "the store was not closed cleanly; what was acknowledged is durable");
         }
@@ -306,6 +446,7 @@ impl Node {
 
     /// What the node says of itself.
     fn announcement(&self) -> Announcement {
+        let (protocol_min, protocol, features) = spoken();
         Announcement {
             node: self.id,
             incarnation: self.incarnation.load(Ordering::Acquire),
@@ -314,7 +455,10 @@ impl Node {
             zone: self.settings.zone.clone(),
             weight: self.settings.weight,
             build: BUILD.to_owned(),
-            protocol: PROTOCOL,
+            protocol,
+            protocol_min,
+            features,
+            store: store_condition(&self.settings, self.plane.is_damaged()),
         }
     }
 
@@ -343,7 +487,7 @@ impl Node {
             peers.insert(*node, member.announcement.peer_addrs.clone());
         }
         peers.remove(&self.id);
-        self.network.set_peers(peers);
+        self.peers.set_peers(peers);
     }
 
     fn on_control(self: &Arc<Self>, from: NodeId, body: &[u8], reply: Responder) {
@@ -352,7 +496,7 @@ impl Node {
             return;
         };
         let node = Arc::clone(self);
-        tokio::spawn(async move {
+        self.host.spawn(async move {
             let answer = node.answer_control(from, question).await;
             reply.send(wire::encode(&answer).into());
         });
@@ -372,6 +516,7 @@ impl Node {
             Control::Propose(_) if !self.is_coordinator() => {
                 ControlAnswer::NotCoordinator(self.topology.coordinator())
             }
+            Control::Stand => self.stand_for_election(from).await,
             Control::Propose(changes) => match self.propose_here(changes).await {
                 Ok(verdicts) => ControlAnswer::Proposed(verdicts),
                 Err(error) => ControlAnswer::Failed(error.to_string()),
@@ -425,6 +570,7 @@ async fn join_cluster(
     }
     let cluster_id = ClusterId::from_bytes(rand::random());
     store.claim(cluster_id, past)?;
+    let (protocol_min, protocol, features) = spoken();
     let founder = Announcement {
         node: identity.node,
         incarnation: identity.incarnation,
@@ -433,17 +579,27 @@ async fn join_cluster(
         zone: settings.zone.clone(),
         weight: settings.weight,
         build: BUILD.to_owned(),
-        protocol: PROTOCOL,
+        protocol,
+        protocol_min,
+        features,
+        // It holds nothing yet.
+        store: store_condition(settings, false),
     };
     tracing::info!(cluster = %cluster_id, "founding a cluster");
     let (replication_factor, lease_ms) = (settings.replicas, settings.lease_ms);
-    topology.found(Change::Found { cluster_id, replication_factor, lease_ms, founder }).await?;
+    // The founder speaks what is in use from now on.
+    let set = !settings.auto_rebalance && protocol >= PROTOCOL_OPERATIONS;
+    let more = Vec::from_iter(set.then_some(Change::SetAutoRebalance { enabled: false }));
+    let rebuild_delay_ms = settings.rebuild_delay_ms;
+    let found = Change::Found { cluster_id, replication_factor, lease_ms, rebuild_delay_ms, founder };
+    topology.found(found, more).await?;
     Ok(join::Introduction { cluster_id, coordinator: Some(identity.node), members: Vec::new() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cluster::state::StoreCondition;
 
     fn announcement(node: u16, peer_addrs: Vec<String>) -> Announcement {
         let mut id = [0; 32];
@@ -456,7 +612,10 @@ mod tests {
             zone: String::new(),
             weight: 1,
             build: String::new(),
-            protocol: PROTOCOL,
+            protocol: 1,
+            protocol_min: 1,
+            features: 0,
+            store: StoreCondition::Whole,
         }
     }
 

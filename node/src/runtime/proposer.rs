@@ -27,7 +27,10 @@ pub(super) type Batch = (Vec<Change>, oneshot::Sender<Result<Vec<Verdict>, Propo
 
 impl Node {
     /// Commits changes, wherever the coordinator is.
-    pub(super) async fn propose(&self, changes: Vec<Change>) -> Result<Vec<Verdict>, String> {
+    ///
+    /// # Errors
+    /// Why it is not known that they were committed; they may have been.
+    pub async fn propose(&self, changes: Vec<Change>) -> Result<Vec<Verdict>, String> {
         let Some(coordinator) = self.topology.coordinator() else {
             return Err("no coordinator is elected at present".into());
         };
@@ -92,6 +95,6 @@ impl Node {
         question: &Control,
         timeout: Duration,
     ) -> Result<ControlAnswer, String> {
-        super::control::ask(&self.network, node, question, timeout).await
+        super::control::ask(&self.peers, node, question, timeout).await
     }
 }

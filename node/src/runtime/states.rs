@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Node;
-use crate::clock::wall_ms;
 use crate::cluster::state::ClusterState;
 use crate::id::{Epoch, Incarnation, NodeId};
 
@@ -52,7 +51,7 @@ impl Node {
             let state = states.borrow_and_update().clone();
             let incarnation = self.incarnation.load(Ordering::Acquire);
             if !Arc::ptr_eq(&followed.state, &state) {
-                for event in crate::cluster::events::between(&followed.state, &state, wall_ms()) {
+                for event in crate::cluster::events::between(&followed.state, &state, self.host.wall_ms()) {
                     self.events.add(event);
                 }
                 self.update_peers();
@@ -66,6 +65,7 @@ impl Node {
                 self.note_coordinator(leader, followed.state.epoch);
             }
             tokio::select! {
+                biased;
                 changed = states.changed() => if changed.is_err() { return },
                 changed = coordinators.changed() => if changed.is_err() { return },
                 () = self.returned.notified() => {}
@@ -79,7 +79,7 @@ impl Node {
             None => ("warning", "there is no coordinator; an election is under way".to_owned()),
         };
         self.events.add(crate::api::Event {
-            time_ms: wall_ms(),
+            time_ms: self.host.wall_ms(),
             epoch,
             severity: severity.to_owned(),
             kind: "coordinator".to_owned(),

@@ -1,5 +1,5 @@
-//! Whose store this is, and whether it may take part (rule R4): a store that is damaged, emptied, or another's is
-//! refused before it can decide anything.
+//! Whose store this is, and whether it may take part (rule R4): a store that is emptied or another's is refused before
+//! it can decide anything. One of which a part is damaged takes part and says so: see [`crate::data`].
 //!
 //! `store/owner` names the node and the cluster the store belongs to. It is written before the node is told
 //! anything of its cluster, so a member without it has lost its store; and a store that holds records without
@@ -10,8 +10,10 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use caskade_engine::{Engine, Options, Quarantined};
+use caskade_engine::{Engine, Options, Recovery, SyncPolicy};
 
+use crate::cluster::state::StoreCondition;
+use crate::config::Settings;
 use crate::id::{ClusterId, NodeId};
 use crate::identity::{IdentityError, replace_file};
 
@@ -25,13 +27,6 @@ const OWNER_BYTES_MAX: usize = 1024;
 /// Why a store may not be used. None of these changed it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreError {
-    /// Synced data does not read back.
-    #[error(
-        "the store is damaged: {}, at byte {}: {} bytes do not hold what was written there ({}); {total} such \
-         places in all. This node does not start: it could take lost keys for deleted ones. {}",
-        first.path.display(), first.offset, first.bytes, first.reason, WayOut(data_dir)
-    )]
-    Damaged { first: Box<Quarantined>, total: u64, data_dir: PathBuf },
     /// The node is a member, and what it stored is not there.
     #[error(
         "the store of this node is gone: {} {what}, although {}. This node does not start: it would take every \
@@ -87,7 +82,7 @@ pub(super) enum Past {
     None,
 }
 
-/// An open store, undamaged, whose owner is still to be checked.
+/// An open store, whose owner is still to be checked.
 pub(super) struct Store {
     dir: PathBuf,
     data_dir: PathBuf,
@@ -95,8 +90,17 @@ pub(super) struct Store {
     holds_records: bool,
 }
 
-/// Opens the store, unless what it should hold is damaged or gone.
-pub(super) fn open(options: Options, data_dir: &Path) -> anyhow::Result<Engine> {
+/// What a node announces of its store.
+pub(super) fn condition(settings: &Settings, damaged: bool) -> StoreCondition {
+    match settings.sync {
+        _ if damaged => StoreCondition::Damaged,
+        SyncPolicy::Always => StoreCondition::Whole,
+        _ => StoreCondition::Unsynced,
+    }
+}
+
+/// Opens the store, unless all that it should hold is gone; tells what of it is damaged.
+pub(super) fn open(options: Options, data_dir: &Path) -> anyhow::Result<(Engine, Option<String>)> {
     let dir = options.path.clone();
     if read_owner(&dir)?.is_some() && !has_data_files(&dir)? {
         let (what, because) = ("has no data files", format!("its file `{OWNER_FILE}` is there"));
@@ -110,13 +114,24 @@ pub(super) fn open(options: Options, data_dir: &Path) -> anyhow::Result<Engine> 
         cut_bytes = recovery.cut_bytes,
         "the store is open"
     );
-    let total = recovery.quarantined_total;
-    match recovery.quarantined.into_iter().next() {
-        None => Ok(engine),
-        Some(first) => {
-            Err(StoreError::Damaged { first: Box::new(first), total, data_dir: data_dir.to_owned() }.into())
-        }
+    let damage = damage(&recovery);
+    if let Some(damage) = &damage {
+        tracing::error!(damage, "the store is damaged: other copies decide, where there are any");
     }
+    Ok((engine, damage))
+}
+
+/// What was found damaged, in words.
+fn damage(recovery: &Recovery) -> Option<String> {
+    let first = recovery.quarantined.first()?;
+    Some(format!(
+        "{}, at byte {}: {} bytes do not hold what was written there ({}); {} such places in all",
+        first.path.display(),
+        first.offset,
+        first.bytes,
+        first.reason,
+        recovery.quarantined_total
+    ))
 }
 
 fn vanished(store: &Path, data_dir: &Path, what: &'static str, because: String) -> StoreError {

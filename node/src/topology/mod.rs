@@ -11,6 +11,7 @@
 //! a majority of voters; a damaged file is refused, never repaired by guessing. What is *not* here: failure
 //! detection of nodes (leases), and anything a key's owner decides.
 
+mod agreement;
 mod codec;
 mod driver;
 mod error;
@@ -20,6 +21,7 @@ mod log_store;
 mod membership;
 mod network;
 mod state_machine;
+mod succession;
 mod types;
 
 #[cfg(test)]
@@ -37,6 +39,7 @@ use openraft::{EmptyNode, ServerState, SnapshotPolicy};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_blocking};
 
+pub use self::agreement::Agreement;
 pub use self::driver::{choose_voters, voters_wanted};
 pub use self::error::{ProposeError, TopologyError};
 pub use self::network::RaftTransport;
@@ -188,7 +191,7 @@ impl Topology {
     ///
     /// # Errors
     /// [`TopologyError::AlreadyMember`], [`TopologyError::NotFounded`].
-    pub async fn found(&self, change: Change) -> Result<(), TopologyError> {
+    pub async fn found(&self, change: Change, more: Vec<Change>) -> Result<(), TopologyError> {
         let Inner { raft, config, .. } = self.inner.as_ref();
         if !matches!(change, Change::Found { .. }) {
             return Err(TopologyError::NotFounded("only Change::Found founds a cluster".to_owned()));
@@ -196,6 +199,7 @@ impl Topology {
         if self.state().epoch > 0 {
             return Err(TopologyError::AlreadyMember);
         }
+        let changes = std::iter::once(change).chain(more).collect();
         let alone = BTreeSet::from([config.node]);
         if !self.is_initialized().await {
             let not = |error: &dyn std::fmt::Display| TopologyError::NotFounded(error.to_string());
@@ -209,7 +213,7 @@ impl Topology {
             .await
             .map_err(|error| TopologyError::NotFounded(error.to_string()))?;
         let committed =
-            self.propose(vec![change]).await.map_err(|error| TopologyError::NotFounded(error.to_string()))?;
+            self.propose(changes).await.map_err(|error| TopologyError::NotFounded(error.to_string()))?;
         match committed.verdicts.into_iter().next() {
             Some(Verdict::Applied) => Ok(()),
             Some(Verdict::Void(why)) => Err(TopologyError::NotFounded(why)),

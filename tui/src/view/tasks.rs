@@ -41,7 +41,18 @@ fn figures(model: &Model) -> String {
         return if model.snapshot.is_some() { "none" } else { "" }.to_owned();
     }
     let rate: f64 = tasks.iter().map(|task| task.bytes_per_s).filter(|rate| rate.is_finite()).sum();
-    format!("{} running, {}", tasks.len(), units::bytes_per_s(rate))
+    format!("{} running, {}{}", tasks.len(), units::bytes_per_s(rate), held_back(model))
+}
+
+/// What an operator did to the running plan: paused it, or set its pace.
+fn held_back(model: &Model) -> String {
+    match model.snapshot.as_ref().and_then(|snapshot| snapshot.status.plan.as_ref()) {
+        Some(plan) if plan.paused => format!(", plan {} PAUSED", plan.id),
+        Some(plan) => plan
+            .throttle_bytes_per_s
+            .map_or_else(String::new, |rate| format!(", at most {}", units::bytes_per_s(rate as f64))),
+        None => String::new(),
+    }
 }
 
 /// How many tasks are running.

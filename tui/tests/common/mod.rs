@@ -27,11 +27,13 @@ fn member(at: usize, addrs: &[String]) -> MemberStatus {
     MemberStatus {
         id: id(at),
         state: "up".into(),
+        draining: false,
         client_addr: addrs[at].clone(),
         peer_addrs: vec![format!("/ip4/10.0.0.{}/tcp/7901", at + 1)],
         zone: ["rack-a", "rack-b", "rack-c"][at % 3].into(),
         weight: 100,
         incarnation: 3 + at as u64,
+        ..MemberStatus::default()
     }
 }
 

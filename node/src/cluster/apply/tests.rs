@@ -32,6 +32,8 @@ fn check(before: &ClusterState, after: &ClusterState) {
         assert_eq!(state.primary(), state.replicas.first().map(|r| r.node), "the first replica is in-sync");
         assert!(state.primary().is_some(), "partition {partition}: nobody is in-sync");
         for replica in &state.replicas {
+            let asked_for = after.ring.replicas(partition).contains(&replica.node);
+            assert!(replica.stand_in.is_none() || !asked_for, "a stand-in where the ring wants a copy");
             assert!(replica.assigned <= replica.syncing_since && replica.syncing_since <= after.epoch);
             let up = after.is_up(replica.node);
             match replica.role {
@@ -40,6 +42,10 @@ fn check(before: &ClusterState, after: &ClusterState) {
                 ReplicaRole::Away => {}
             }
         }
+        let receives = |replica: &&Replica| replica.role != ReplicaRole::Away && after.is_up(replica.node);
+        let lacking = after.is_live_primary(partition) && state.replicas.iter().filter(receives).count() < 2;
+        let free = after.members.keys().any(|node| after.is_up(*node) && !nodes.contains(node));
+        assert!(!lacking || !free, "partition {partition} has no stand-in");
         let Some(former) = before.partition(partition) else {
             continue;
         };
@@ -57,7 +63,9 @@ fn founded() -> ClusterState {
     let mut state = ClusterState::default();
     let founder = announcement(1, 1);
     let cluster_id = ClusterId::from_bytes([7; 16]);
-    apply(&mut state, Change::Found { cluster_id, replication_factor: 2, lease_ms: 2000, founder }).unwrap();
+    let (lease_ms, rebuild_delay_ms) = (2000, 300_000);
+    let found = Change::Found { cluster_id, replication_factor: 2, lease_ms, rebuild_delay_ms, founder };
+    apply(&mut state, found).unwrap();
     state
 }
 
@@ -99,6 +107,7 @@ fn a_founded_cluster_serves_every_partition_from_its_founder() {
         cluster_id: ClusterId::default(),
         replication_factor: 2,
         lease_ms: 1,
+        rebuild_delay_ms: 1,
         founder: announcement(2, 1),
     };
     assert!(apply(&mut state, again).unwrap_err().contains("founded already"));
@@ -114,6 +123,7 @@ fn nothing_applies_before_the_founding() {
         cluster_id: ClusterId::default(),
         replication_factor,
         lease_ms: 2000,
+        rebuild_delay_ms: 300_000,
         founder,
     };
     assert!(apply(&mut state, found(witness, 2)).unwrap_err().contains("weight 0"));
@@ -246,6 +256,40 @@ fn a_restart_unnoticed_makes_its_replicas_syncing_and_moves_its_primaries() {
 }
 
 #[test]
+fn a_damaged_store_leaves_the_last_in_sync_place_to_a_copy_that_lacks_nothing() {
+    let damaged = |state: &ClusterState, number| {
+        let incarnation = incarnation_of(state, node(number)) + 1;
+        Change::Register(Announcement { store: StoreCondition::Damaged, ..announcement(number, incarnation) })
+    };
+    let mut state = cluster_of(2);
+    let undamaged = state.clone();
+    register(&mut state, 1, 2).unwrap();
+    let change = damaged(&state, 2);
+    let before = state.clone();
+    apply(&mut state, change).unwrap();
+    for (partition, after) in state.partitions() {
+        assert_eq!((after.primary(), after.settled), (Some(node(1)), false));
+        assert!(after.term > before.partition(partition).unwrap().term);
+        assert_eq!(after.replica(node(2)).unwrap().role, ReplicaRole::Syncing);
+    }
+    // One that was away may lack what was written meanwhile; so may one whose own store is damaged, or not synced.
+    let mut away = undamaged.clone();
+    apply(&mut away, Change::DeclareDown { node: node(1), incarnation: 1 }).unwrap();
+    register(&mut away, 1, 2).unwrap();
+    let mut twice = undamaged.clone();
+    let change = damaged(&twice, 1);
+    apply(&mut twice, change).unwrap();
+    let mut unsynced = undamaged;
+    let store = StoreCondition::Unsynced;
+    apply(&mut unsynced, Change::Register(Announcement { store, ..announcement(1, 2) })).unwrap();
+    for mut state in [away, twice, unsynced] {
+        let change = damaged(&state, 2);
+        apply(&mut state, change).unwrap();
+        assert!(state.partitions().all(|(_, partition)| partition.primary() == Some(node(2))));
+    }
+}
+
+#[test]
 fn a_suspended_replica_is_away_until_it_is_resumed() {
     let mut state = cluster_of(3);
     let backup = state.partition(9).unwrap().replicas[1];
@@ -311,6 +355,8 @@ struct World {
     /// Incarnation of each node's process; none where it is dead.
     running: BTreeMap<NodeId, Option<Incarnation>>,
     starts: BTreeMap<NodeId, Incarnation>,
+    /// Nodes whose store was damaged: the start that noticed.
+    damaged: BTreeMap<NodeId, Incarnation>,
     /// The writes each node holds, by partition.
     held: BTreeMap<(NodeId, Partition), BTreeSet<u32>>,
     acknowledged: BTreeMap<Partition, BTreeSet<u32>>,
@@ -327,11 +373,14 @@ const WATCHED: [Partition; 6] = [0, 1, 2, 300, 777, 1023];
 #[derive(Clone, Debug)]
 enum Event {
     Start(u8),
+    /// All that its store held is gone, and it notices.
+    StartDamaged(u8),
     Kill(u8),
     DeclareDown(u8),
     Write(Index),
     Copy(Index, Index),
     Suspend(Index, Index),
+    Rebuild(u8),
     Resume(Index, Index),
     HandOver(Index),
     Deliver(Index),
@@ -343,12 +392,14 @@ fn events() -> impl Strategy<Value = Vec<Event>> {
     let at = || any::<Index>();
     let event = prop_oneof![
         3 => (1..=5u8).prop_map(Event::Start),
+        1 => (1..=5u8).prop_map(Event::StartDamaged),
         2 => (1..=5u8).prop_map(Event::Kill),
         2 => (1..=5u8).prop_map(Event::DeclareDown),
         8 => at().prop_map(Event::Write),
         8 => (at(), at()).prop_map(|(p, r)| Event::Copy(p, r)),
         2 => (at(), at()).prop_map(|(p, r)| Event::Suspend(p, r)),
         2 => (at(), at()).prop_map(|(p, r)| Event::Resume(p, r)),
+        1 => (1..=5u8).prop_map(Event::Rebuild),
         3 => at().prop_map(Event::HandOver),
         6 => at().prop_map(Event::Deliver),
         2 => at().prop_map(Event::DeliverAgain),
@@ -365,6 +416,7 @@ impl World {
             state,
             running,
             starts: BTreeMap::from([(node(1), 1)]),
+            damaged: BTreeMap::new(),
             held: BTreeMap::new(),
             acknowledged: BTreeMap::new(),
             writes: 0,
@@ -382,11 +434,12 @@ impl World {
     fn happen(&mut self, event: &Event) {
         let watched = |index: &Index| WATCHED[index.index(WATCHED.len())];
         match event {
-            Event::Start(number) => {
-                let start = self.starts.entry(node(*number)).or_default();
-                *start += 1;
-                self.running.insert(node(*number), Some(*start));
-                self.proposed.push(Change::Register(announcement(*number, *start)));
+            Event::Start(number) => self.start(*number),
+            Event::StartDamaged(number) => {
+                let next = self.starts.get(&node(*number)).copied().unwrap_or_default() + 1;
+                self.damaged.insert(node(*number), next);
+                self.held.retain(|(holder, _), _| *holder != node(*number));
+                self.start(*number);
             }
             Event::Kill(number) => drop(self.running.insert(node(*number), None)),
             Event::DeclareDown(number) => {
@@ -402,6 +455,10 @@ impl World {
                 self.propose(watched(index), replica, ReplicaRole::InSync, suspend);
             }
             Event::Resume(index, replica) => self.propose(watched(index), replica, ReplicaRole::Away, resume),
+            Event::Rebuild(number) => {
+                let incarnation = incarnation_of(&self.state, node(*number));
+                self.proposed.push(Change::Rebuild { node: node(*number), incarnation });
+            }
             Event::HandOver(index) => self.stop(watched(index)),
             Event::Deliver(index) if !self.proposed.is_empty() => {
                 let change = self.proposed.remove(index.index(self.proposed.len()));
@@ -417,6 +474,32 @@ impl World {
             }
             Event::Deliver(_) | Event::DeliverAgain(_) => {}
         }
+    }
+
+    fn start(&mut self, number: u8) {
+        let node = node(number);
+        let start = self.starts.entry(node).or_default();
+        *start += 1;
+        let mut announcement = announcement(number, *start);
+        self.running.insert(node, Some(*start));
+        if (0..PARTITIONS).all(|partition| !self.may_lack(node, partition)) {
+            self.damaged.remove(&node);
+        } else {
+            announcement.store = StoreCondition::Damaged;
+        }
+        self.proposed.push(Change::Register(announcement));
+    }
+
+    /// Whether a node that was damaged has not been made equal to another copy since.
+    fn may_lack(&self, node: NodeId, partition: Partition) -> bool {
+        let Some(damaged) = self.damaged.get(&node) else { return false };
+        let (Some(member), Some(state)) = (self.state.member(node), self.state.partition(partition)) else {
+            return false;
+        };
+        let registered = member.announcement.incarnation >= *damaged;
+        state.replica(node).is_some_and(|replica| {
+            !registered || replica.role != ReplicaRole::InSync || replica.syncing_since < member.since
+        })
     }
 
     fn deliver(&mut self, changes: &[Change]) {
@@ -473,7 +556,7 @@ impl World {
             return;
         };
         let primary = self.state.primary(partition).unwrap();
-        if self.takes_part(primary) && self.takes_part(replica.node) {
+        if self.takes_part(primary) && self.takes_part(replica.node) && !self.may_lack(primary, partition) {
             let all = self.held.get(&(primary, partition)).cloned().unwrap_or_default();
             self.held.entry((replica.node, partition)).or_default().extend(all);
             self.proposed.push(caught_up(&self.state, partition, &replica));
@@ -505,10 +588,16 @@ impl World {
         }
     }
 
-    /// Every in-sync replica holds every acknowledged write.
+    /// Every in-sync replica holds every acknowledged write, and every one that is said to be complete does; but for
+    /// those on a store that was damaged.
     fn check(&self) {
         for (partition, writes) in &self.acknowledged {
-            for replica in self.state.partition(*partition).unwrap().in_sync() {
+            let replicas = &self.state.partition(*partition).unwrap().replicas;
+            let holds_all = |replica: &&Replica| {
+                let said = replica.role == ReplicaRole::InSync || replica.complete;
+                said && !self.may_lack(replica.node, *partition)
+            };
+            for replica in replicas.iter().filter(holds_all) {
                 let held = self.held.get(&(replica.node, *partition));
                 let missing = writes.iter().find(|write| held.is_none_or(|held| !held.contains(write)));
                 assert_eq!(missing, None, "partition {partition}: {:?} lacks a write", replica.node);

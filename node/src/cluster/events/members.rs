@@ -14,6 +14,7 @@ impl News<'_> {
         self.joined();
         self.declared_down();
         self.came_back();
+        self.drained();
         self.changed();
         self.left();
     }
@@ -63,6 +64,19 @@ impl News<'_> {
                 format!("node {} {what}: incarnation {incarnation}, {behind} to catch up", node.short())
             });
         }
+    }
+
+    fn drained(&mut self) {
+        let goes = |from: bool| {
+            move |old: &Member, new: &Member| is_up(new) && old.draining == from && new.draining != from
+        };
+        let (begun, ended) = (self.known(goes(false)), self.known(goes(true)));
+        self.each(Severity::Info, begun, "are drained", |_, node| {
+            format!("node {} is drained: it hands its partitions over and keeps its copies", node.short())
+        });
+        self.each(Severity::Info, ended, "are not drained any more", |_, node| {
+            format!("node {} is not drained any more", node.short())
+        });
     }
 
     fn changed(&mut self) {

@@ -9,13 +9,13 @@ use crate::id::{NodeId, Partition};
 /// Events of one sort that one change of state gives at most; what is more is told in one.
 const TOLD_MAX: usize = 4;
 /// Between two nodes, copying is told of whenever so many partitions less are to go, and when it is done.
-const STEP: u32 = 128;
+pub(super) const STEP: u32 = 128;
 
 /// Partitions of which the same is true, and the nodes they have to do with.
 #[derive(Default)]
-struct Group {
-    partitions: u32,
-    nodes: BTreeSet<NodeId>,
+pub(super) struct Group {
+    pub(super) partitions: u32,
+    pub(super) nodes: BTreeSet<NodeId>,
 }
 
 impl News<'_> {
@@ -189,7 +189,7 @@ impl News<'_> {
     }
 
     /// One event a node, or one for all if they are many.
-    fn grouped(
+    pub(super) fn grouped(
         &mut self,
         severity: Severity,
         kind: Kind,

@@ -1,8 +1,9 @@
 //! What is told of each sort of change, and that it stays little.
 
+use super::super::operations::Operation;
 use super::super::samples::{
-    after, announcement, cluster_of, converged, copied, founded, handed_over, joined, node, restarted,
-    suspended, without,
+    after, announcement, caught_up, cluster_of, converged, copied, founded, handed_over, joined, node,
+    restarted, suspended, without,
 };
 use super::super::state::{Announcement, Change, ReplicaRole};
 use super::*;
@@ -126,7 +127,27 @@ fn a_node_that_goes_down_is_told_with_who_took_over() {
     let message =
         format!("{took_over} partitions of node {}, which went down: now served by nodes", node(2).short());
     assert_told(&events, "warning", "failover", &[&message, &first, &third]);
-    assert_eq!(events.len(), 2);
+    let stand_ins = format!("new writes in place of node {}", node(2).short());
+    assert_told(&events, "info", "failover", &[&stand_ins, &first, &third]);
+    assert_eq!(events.len(), 3);
+}
+
+#[test]
+fn rebuilding_is_told_with_its_node_and_its_targets_and_so_is_its_end() {
+    let before = without(&cluster_of(3), 2);
+    let incarnation = 1;
+    let told_to = after(&before, [Change::Rebuild { node: node(2), incarnation }]);
+    let events = told(&before, &told_to);
+    let (name, first, third) = (node(2).short(), node(1).short(), node(3).short());
+    assert_told(
+        &events,
+        "info",
+        "migration",
+        &[&format!("of node {name}, which stays away"), &first, &third],
+    );
+    assert_eq!(events.len(), 1);
+    let events = told(&told_to, &copied(&told_to));
+    assert_told(&events, "info", "migration", &["every partition has its 2 copies, all in sync"]);
 }
 
 #[test]
@@ -213,4 +234,81 @@ fn what_happens_to_half_of_a_large_cluster_is_a_handful_of_events() {
     assert_told(&events, "error", "failover", &["became unavailable"]);
     let back = after(&half, (1..=30).map(|number| Change::Register(announcement(number, 2))));
     assert_told(&told(&half, &back), "info", "failover", &["are available again"]);
+}
+
+/// The first `count` copies in the making are made, with this digest on both sides.
+fn flipped(state: &ClusterState, count: usize, digest: u64) -> ClusterState {
+    let changes = state.copies_in_progress().take(count).map(|(partition, _, replica)| {
+        let Change::CaughtUp { partition, term, primary_incarnation, node, incarnation, syncing_since } =
+            caught_up(state, partition, replica)
+        else {
+            unreachable!()
+        };
+        let (source_digest, target_digest) = (digest, digest);
+        Change::CaughtUpEqual {
+            partition,
+            term,
+            primary_incarnation,
+            node,
+            incarnation,
+            syncing_since,
+            source_digest,
+            target_digest,
+        }
+    });
+    after(state, changes)
+}
+
+#[test]
+fn digests_of_a_flip_are_told_of_one_by_itself_and_of_many_in_steps_by_their_sums() {
+    let state = cluster_of(3);
+    let away = suspended(&state, 2, 1);
+    let (partition, replica) = away.replicas_on(node(2)).find(|(_, r)| r.role == ReplicaRole::Away).unwrap();
+    let resume = Change::ResumeReplica {
+        partition,
+        node: node(2),
+        incarnation: 1,
+        syncing_since: replica.syncing_since,
+    };
+    let syncing = after(&away, [resume]);
+    let digests = format!(
+        "partition {partition} is in-sync on node {}: digest 00000000000000ab on its primary, \
+        00000000000000ab there",
+        node(2).short()
+    );
+    assert_told(&told(&syncing, &flipped(&syncing, 1, 0xab)), "info", "migration", &[&digests]);
+    let running = joined(&state, 4);
+    let few = flipped(&running, 20, 1);
+    assert!(
+        told(&running, &few).iter().all(|event| !event.2.contains("digests")),
+        "steps, not each partition"
+    );
+    let rest = told(&few, &flipped(&few, 512, 1));
+    let sum = format!(
+        "512 partitions became in-sync, digests in sum {:016x} on their primaries, {:016x} there",
+        512, 512
+    );
+    assert_told(&rest, "info", "migration", &[&sum]);
+}
+
+#[test]
+fn what_an_operator_does_is_told() {
+    let state = cluster_of(4);
+    let operate = |operation| Change::Operate { operation, basis: None };
+    let leaving = after(&state, [operate(Operation::Leave { node: node(2) })]);
+    let events = told(&state, &leaving);
+    assert_told(&events, "info", "member", &[&node(2).short(), "leaves", "no member any more"]);
+    assert_told(&events, "info", "plan", &["leaves", "512 copies to make"]);
+    let plan = leaving.plan.as_ref().unwrap().id;
+    let paused =
+        after(&leaving, [Change::PausePlan { plan }, Change::SetThrottle { bytes_per_s: Some(1 << 20) }]);
+    let events = told(&leaving, &paused);
+    assert_told(&events, "info", "plan", &["is paused"]);
+    assert_told(&events, "info", "plan", &["1048576 bytes a second"]);
+    let events = told(&paused, &after(&paused, [Change::AbortPlan { plan }]));
+    assert_told(&events, "info", "plan", &["was aborted", "back to where they were"]);
+    assert_told(&events, "info", "member", &["stays after all"]);
+    let empty = converged(&leaving);
+    let events = told(&empty, &after(&empty, [Change::Retire { node: node(2) }]));
+    assert_told(&events, "info", "member", &[&node(2).short(), "left"]);
 }

@@ -22,6 +22,12 @@ fn before_the_founding_there_is_nothing_to_show() {
 }
 
 #[test]
+fn without_a_coordinator_it_is_said_who_must_run_to_elect_one() {
+    let text = no_coordinator(&[1, 2, 3].map(node).into());
+    assert!(text.contains("2 of the voters (nodes") && text.contains(&node(2).short()), "{text}");
+}
+
+#[test]
 fn one_node_is_warned_to_have_one_copy_of_everything() {
     let state = founded(2);
     let shown = status(&state);
@@ -61,11 +67,16 @@ fn a_joining_second_node_is_announced_as_copies_being_made() {
 fn a_down_node_is_named_with_what_its_partitions_wait_for() {
     let state = without(&cluster_of(3), 2);
     let shown = status(&state);
-    assert_eq!((shown.copies_now, shown.partitions_unavailable), (1, 0));
+    assert_eq!((shown.copies_now, shown.partitions_unavailable), (2, 0));
     assert_eq!(shown.members[1].state, "down");
-    let under_replicated = format!("{} partitions with one copy left", shown.partitions_under_replicated);
+    assert_eq!(
+        (shown.partitions_with_stand_in, shown.partitions_being_rebuilt),
+        (shown.partitions_under_replicated, 0)
+    );
+    let under_replicated =
+        format!("{} partitions with one copy of the older records", shown.partitions_under_replicated);
     assert!(shown.warnings[0].starts_with(&under_replicated), "{:?}", shown.warnings);
-    assert!(shown.warnings[0].contains(&format!("waits for node {}", node(2).short())));
+    assert!(shown.warnings[0].ends_with(&format!("waits for node {}", node(2).short())));
     assert!(shown.warnings[1].starts_with(&format!("node {} is down", node(2).short())));
     assert_eq!(shown.warnings.len(), 2);
 }
@@ -85,8 +96,17 @@ fn unavailable_partitions_come_first_and_say_which_node_to_start() {
 fn a_replica_that_does_not_keep_up_is_named_though_its_node_is_up() {
     let state = suspended(&cluster_of(3), 3, 5);
     let warning = warning(&state);
-    assert!(warning.starts_with("5 partitions with one copy left"), "{warning}");
+    assert!(warning.starts_with("5 partitions with one copy of the older records"), "{warning}");
     assert!(warning.contains(&node(3).short()), "{warning}");
+}
+
+#[test]
+fn two_nodes_of_which_one_is_down_have_one_copy_left_and_none_being_made() {
+    let state = without(&cluster_of(2), 2);
+    let shown = status(&state);
+    assert_eq!((shown.copies_now, shown.partitions_with_stand_in), (1, 0));
+    assert!(shown.warnings[0].starts_with("1024 partitions with one copy left"), "{:?}", shown.warnings);
+    assert!(shown.warnings[0].contains(&format!("waits for node {}", node(2).short())));
 }
 
 #[test]
@@ -158,6 +178,9 @@ fn the_ring_shows_where_copies_are_and_where_they_should_be() {
         let target: Vec<_> = shown.target.iter().map(named).collect();
         assert_eq!(target, state.ring.replicas(partition).iter().map(NodeId::to_string).collect::<Vec<_>>());
     }
-    assert_eq!(view.shares[3].syncing, 512);
+    let stands_in =
+        state.replicas_on(node(4)).filter(|(_, replica)| replica.stand_in.is_some()).count() as u32;
+    assert!(stands_in > 0, "it stands in for node 1, too");
+    assert_eq!(view.shares[3].syncing, 512 + stands_in);
     assert!(view.partitions.iter().flat_map(|p| &p.replicas).any(|(_, role)| role == "away"));
 }

@@ -85,6 +85,10 @@ impl Keyspace for Memory {
         Box::pin(async { Err("not in this test".to_owned()) })
     }
 
+    fn healing(&self) -> crate::api::HealFigures {
+        crate::api::HealFigures::default()
+    }
+
     fn store(&self) -> (caskade_engine::EngineStats, Option<caskade_engine::TaskStatus>) {
         Default::default()
     }

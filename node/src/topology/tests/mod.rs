@@ -4,7 +4,7 @@ mod nodes;
 mod store;
 mod voters;
 
-use crate::cluster::state::{Announcement, Change};
+use crate::cluster::state::{Announcement, Change, StoreCondition};
 use crate::id::{ClusterId, NodeId};
 
 /// openraft's storage suite makes node ids of numbers.
@@ -30,6 +30,9 @@ fn announcement(number: u64) -> Announcement {
         weight: 100,
         build: "test".to_owned(),
         protocol: 1,
+        protocol_min: 1,
+        features: 0,
+        store: StoreCondition::Whole,
     }
 }
 
@@ -38,6 +41,7 @@ fn found(number: u64) -> Change {
         cluster_id: ClusterId::from_bytes([7; 16]),
         replication_factor: 2,
         lease_ms: 2000,
+        rebuild_delay_ms: 300_000,
         founder: announcement(number),
     }
 }

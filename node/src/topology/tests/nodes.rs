@@ -89,7 +89,7 @@ impl Cluster {
             cluster.start(*number).await;
         }
         let first = &cluster.nodes[&1];
-        first.found(found(1)).await.unwrap();
+        first.found(found(1), Vec::new()).await.unwrap();
         for number in &voters[1..] {
             register(first, *number, 1).await;
         }
@@ -149,12 +149,12 @@ async fn founder_is_coordinator_at_once_and_founds_only_once() {
     let first = cluster.start(1).await;
     assert!(!first.is_initialized().await);
     assert_eq!(first.propose(vec![found(1)]).await, Err(ProposeError::NotCoordinator(None)));
-    first.found(found(1)).await.unwrap();
+    first.found(found(1), Vec::new()).await.unwrap();
     assert!(first.is_initialized().await);
     assert_eq!(first.coordinator(), Some(node(1)));
     assert_eq!((first.state().epoch, first.voters()), (1, set(&[1])));
     first.confirm_leadership().await.unwrap();
-    assert!(matches!(first.found(found(1)).await, Err(TopologyError::AlreadyMember)));
+    assert!(matches!(first.found(found(1), Vec::new()).await, Err(TopologyError::AlreadyMember)));
     let void = first.propose(vec![found(1)]).await.unwrap();
     assert!(matches!(void.verdicts[..], [Verdict::Void(_)]));
     first.shutdown().await;

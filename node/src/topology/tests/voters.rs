@@ -16,7 +16,7 @@ fn members(words: &str) -> BTreeMap<NodeId, Member> {
             let mut announcement = announcement(number.parse().unwrap());
             announcement.zone = zone.to_owned();
             let status = if word.ends_with('!') { MemberStatus::Down } else { MemberStatus::Up };
-            (announcement.node, Member { announcement, status, since: 1 })
+            (announcement.node, Member { announcement, status, draining: false, since: 1 })
         })
         .collect()
 }

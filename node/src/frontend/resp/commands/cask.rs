@@ -48,6 +48,40 @@ pub(super) fn snapshot(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     ask(context, AdminRequest::Snapshot { directory })
 }
 
+/// `CASK.REBUILD node`
+pub(super) fn rebuild(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    ask(context, AdminRequest::Rebuild { node: text(args.get(1)) })
+}
+
+/// `CASK.DRAIN node`
+pub(super) fn drain(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    ask(context, AdminRequest::Drain { node: text(args.get(1)) })
+}
+
+/// `CASK.UNDRAIN node`
+pub(super) fn undrain(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    ask(context, AdminRequest::Undrain { node: text(args.get(1)) })
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// `CASK.PLAN what ...`
+pub(super) fn plan(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    ask(context, AdminRequest::Plan { words: words(args) })
+}
+
+/// `CASK.COMMIT operation ... token`
+pub(super) fn commit(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    ask(context, AdminRequest::Commit { words: words(args) })
+}
+
+/// The arguments after the command's name, as text.
+fn words(args: Args<'_>) -> Vec<String> {
+    (1..args.len()).map(|at| String::from_utf8_lossy(args.get(at)).into_owned()).collect()
+}
+
 fn ask(context: &mut Context<'_>, request: AdminRequest) -> Handled {
     let keyspace = context.server.keyspace.clone();
     let answer =

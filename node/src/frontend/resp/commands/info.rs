@@ -87,6 +87,11 @@ fn write_section(
             field("caskade_merge_in_progress", &u8::from(merge.is_some()));
             field("caskade_merge_bytes_done", &done);
             field("caskade_merge_bytes_total", &total);
+            let healing = keyspace.healing();
+            field("caskade_scrubbed_bytes", &healing.scrubbed_bytes);
+            field("caskade_damaged_stretches", &healing.damaged_stretches);
+            field("caskade_damaged_records_restored", &healing.restored_records);
+            field("caskade_damaged_records_missing", &healing.missing_records);
         }
         "stats" => {
             field("# Stats\r\ntotal_connections_received", &now.connections_total);

@@ -28,13 +28,18 @@ use Kind::{Barrier, Delete, Other, Read, Write};
 #[rustfmt::skip]
 pub(in super::super) static COMMANDS: &[Command] = &[
     row("auth", -2, Barrier, K::NONE, CONNECTION, (client::auth, "Authenticates the connection.")),
+    row("cask.commit", -3, Barrier, K::NONE, OWN, (cask::commit, "Does what was planned with the token, and tells of the plan as JSON.")),
     row("cask.digests", 1, Barrier, K::NONE, OWN, (cask::digests, "Role, keys and digest of every partition this node has a copy of, as JSON.")),
+    row("cask.drain", 2, Barrier, K::NONE, OWN, (cask::drain, "Has a node hand over all it is primary of.")),
     row("cask.events", -1, Barrier, K::NONE, OWN, (cask::events, "What this node saw happen lately, as JSON.")),
     row("cask.nodes", 1, Barrier, K::NONE, OWN, (cask::nodes, "The figures of every node, as JSON.")),
+    row("cask.plan", -2, Barrier, K::NONE, OWN, (cask::plan, "Tells what an operation of the topology would do, or of the running plan, or controls that, as JSON.")),
+    row("cask.rebuild", 2, Barrier, K::NONE, OWN, (cask::rebuild, "Makes the copies of a node that is away anew on others.")),
     row("cask.ring", 1, Barrier, K::NONE, OWN, (cask::ring, "Placement and its balance, as JSON.")),
     row("cask.snapshot", 2, Barrier, K::NONE, OWN, (cask::snapshot, "Makes a snapshot of this node's store in a directory, and tells its size as JSON.")),
     row("cask.status", 1, Barrier, K::NONE, OWN, (cask::status, "The cluster as this node sees it, as JSON.")),
     row("cask.tasks", 1, Barrier, K::NONE, OWN, (cask::tasks, "Background work of all nodes, as JSON.")),
+    row("cask.undrain", 2, Barrier, K::NONE, OWN, (cask::undrain, "Ends the draining of a node.")),
     row("client", -2, Barrier, K::NONE, CONNECTION, (client::client, "Asks about connections and names them.")),
     row("cluster", -2, Barrier, K::NONE, CLUSTER, (cluster::cluster, "Tells which node serves which slots.")),
     row("command", -1, Barrier, K::NONE, SERVER, (info::command, "Tells about commands.")),

@@ -1,0 +1,54 @@
+//! Small files that the owner of a store keeps beside the data: whole and durable under their names, or as before.
+
+use std::io;
+
+use crate::directory::{read_small, write_whole};
+use crate::engine::Engine;
+use crate::error::IoError;
+
+/// Suffix of the names of these files, which no file of the engine's own has.
+const SUFFIX: &str = ".kept";
+
+impl Engine {
+    /// Keeps these bytes under this name, durably, in the place of what was kept under it. For a few KiB; the name is
+    /// to be of letters, digits and dashes. Not part of snapshots.
+    ///
+    /// # Errors
+    /// The file system refused: what was kept before is kept still, or these bytes are.
+    pub fn keep(&self, name: &str, bytes: &[u8]) -> Result<(), IoError> {
+        let directory = &self.0.directory;
+        write_whole(&**directory.file_system(), &directory.path().join(format!("{name}{SUFFIX}")), bytes)
+    }
+
+    /// What was last kept under this name.
+    ///
+    /// # Errors
+    /// The file system refused to read it.
+    pub fn kept(&self, name: &str) -> Result<Option<Vec<u8>>, IoError> {
+        let directory = &self.0.directory;
+        let path = directory.path().join(format!("{name}{SUFFIX}"));
+        match read_small(&**directory.file_system(), &path) {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(IoError::new("read", path, error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Engine, Options};
+
+    #[test]
+    fn what_was_kept_last_is_found_by_the_next_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let (engine, _) = Engine::open(Options::new(directory.path())).unwrap();
+        assert_eq!(engine.kept("note").unwrap(), None);
+        engine.keep("note", b"one").unwrap();
+        engine.keep("note", b"two").unwrap();
+        engine.close().unwrap();
+        let (engine, recovery) = Engine::open(Options::new(directory.path())).unwrap();
+        assert!(!recovery.is_damaged());
+        assert_eq!(engine.kept("note").unwrap().as_deref(), Some(&b"two"[..]));
+    }
+}

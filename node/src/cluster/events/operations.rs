@@ -1,0 +1,125 @@
+//! What operators set, started and stopped; and with which digests copies became in-sync.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::partitions::STEP;
+use super::{Kind, News, Severity, counted, named};
+use crate::cluster::operations::Flip;
+use crate::id::{Epoch, NodeId, Partition};
+
+/// Nodes of which it is told one by one.
+const TOLD_MAX: usize = 4;
+
+impl News<'_> {
+    pub(super) fn operations(&mut self) {
+        self.leaving();
+        self.controlled();
+        self.flipped();
+        let (old, new) = (self.old.speech(), self.new.speech());
+        if old != new {
+            let message = format!(
+                "the members speak version {} of the peer protocol from now on (before: {}), features {:#x}",
+                new.protocol, old.protocol, new.features
+            );
+            self.tell(Severity::Info, Kind::Member, None, message);
+        }
+    }
+
+    fn leaving(&mut self) {
+        let (old, new) = (&self.old.operations.placement, &self.new.operations.placement);
+        let begun: BTreeSet<NodeId> = new.leaving.difference(&old.leaving).copied().collect();
+        let stays = |node: &&NodeId| self.new.members.contains_key(node);
+        let ended: BTreeSet<NodeId> = old.leaving.difference(&new.leaving).filter(stays).copied().collect();
+        let waits: BTreeSet<NodeId> = new.waiting.difference(&old.waiting).copied().collect();
+        for (nodes, what) in [
+            (begun, "leaves: its copies are made elsewhere, then it is no member any more"),
+            (ended, "stays after all"),
+            (waits, "holds no data until a rebalance"),
+        ] {
+            if nodes.len() > TOLD_MAX {
+                self.tell(Severity::Info, Kind::Member, None, format!("each of {} {what}", named(&nodes)));
+                continue;
+            }
+            for node in nodes {
+                self.tell(Severity::Info, Kind::Member, Some(node), format!("node {} {what}", node.short()));
+            }
+        }
+    }
+
+    fn controlled(&mut self) {
+        let (old, new) = (&self.old.operations, &self.new.operations);
+        if let Some(plan) = self.new.plan.as_ref().filter(|_| old.paused != new.paused) {
+            let what = if new.paused { "is paused" } else { "goes on" };
+            self.tell(Severity::Info, Kind::Plan, None, format!("plan {} {what}", plan.id));
+        }
+        if old.throttle_bytes_per_s != new.throttle_bytes_per_s {
+            let message = match new.throttle_bytes_per_s {
+                Some(rate) => format!("every node copies at {rate} bytes a second at most"),
+                None => "every node copies at the pace of its own setting".to_owned(),
+            };
+            self.tell(Severity::Info, Kind::Plan, None, message);
+        }
+        if old.manual_rebalance != new.manual_rebalance {
+            let what = if new.manual_rebalance { "wait for a rebalance" } else { "are given data at once" };
+            self.tell(Severity::Info, Kind::Plan, None, format!("nodes that join {what}"));
+        }
+    }
+
+    /// The digests of copies that became in-sync, told in the steps copying is told in: of one by itself, of many their
+    /// sums (mod 2^64) on both sides, since the node returned or the plan began.
+    fn flipped(&mut self) {
+        let mut by_node: BTreeMap<NodeId, Vec<(Partition, Flip)>> = BTreeMap::new();
+        for (partition, flip) in &self.new.operations.flips {
+            by_node.entry(flip.node).or_default().push((*partition, *flip));
+        }
+        let mut to_go: BTreeMap<NodeId, u32> = BTreeMap::new();
+        for (_, _, replica) in self.new.copies_in_progress() {
+            *to_go.entry(replica.node).or_default() += 1;
+        }
+        let mut due: Vec<(NodeId, Vec<(Partition, Flip)>)> = Vec::new();
+        for (node, mut flips) in by_node {
+            let made = flips.iter().filter(|(_, flip)| flip.epoch > self.old.epoch).count() as u32;
+            let left = to_go.get(&node).copied().unwrap_or(0);
+            if left.div_ceil(STEP) == (left + made).div_ceil(STEP) {
+                continue;
+            }
+            let since = self.copying_since(node);
+            flips.retain(|(_, flip)| flip.epoch > since);
+            due.push((node, flips));
+        }
+        if due.len() > TOLD_MAX {
+            let nodes = named(&due.iter().map(|(node, _)| *node).collect());
+            let all: Vec<(Partition, Flip)> = due.into_iter().flat_map(|(_, flips)| flips).collect();
+            return self.tell(Severity::Info, Kind::Migration, None, format!("{nodes}: {}", sums(&all)));
+        }
+        for (node, flips) in due {
+            let message = match flips[..] {
+                [(partition, flip)] => format!(
+                    "partition {partition} is in-sync on node {}: digest {:016x} on its primary, {:016x} there",
+                    node.short(),
+                    flip.source_digest,
+                    flip.target_digest
+                ),
+                _ => format!("node {}: {}", node.short(), sums(&flips)),
+            };
+            self.tell(Severity::Info, Kind::Migration, Some(node), message);
+        }
+    }
+
+    /// The epoch in which the copying to a node began, as far as the states tell.
+    fn copying_since(&self, node: NodeId) -> Epoch {
+        let plan = self.new.plan.as_ref().or(self.old.plan.as_ref()).map_or(0, |plan| plan.epoch);
+        plan.max(self.new.member(node).map_or(0, |member| member.since))
+    }
+}
+
+fn sums(flips: &[(Partition, Flip)]) -> String {
+    let sum =
+        |digest: fn(&Flip) -> u64| flips.iter().fold(0_u64, |sum, (_, flip)| sum.wrapping_add(digest(flip)));
+    format!(
+        "{} became in-sync, digests in sum {:016x} on their primaries, {:016x} there",
+        counted(flips.len() as u32, "partition"),
+        sum(|flip| flip.source_digest),
+        sum(|flip| flip.target_digest)
+    )
+}

@@ -1,0 +1,372 @@
+//! What operators' changes do, and what they refuse.
+
+use super::*;
+use crate::cluster::ring;
+use crate::cluster::samples::{
+    after, announcement, caught_up, cluster_of, converged, copied, founded, handed_over, incarnation_of,
+    joined, node, restarted, without,
+};
+use crate::cluster::state::Verdict;
+
+fn operate(operation: Operation) -> Change {
+    Change::Operate { operation, basis: None }
+}
+
+fn leave(number: u8) -> Change {
+    operate(Operation::Leave { node: node(number) })
+}
+
+fn remove(state: &ClusterState, number: u8, accept_loss: bool) -> Change {
+    let incarnation = incarnation_of(state, node(number));
+    operate(Operation::Remove { node: node(number), incarnation, accept_loss })
+}
+
+fn replace(old: u8, new: u8) -> Change {
+    operate(Operation::Replace { old: node(old), new: node(new), accept_loss: false })
+}
+
+/// Why the change is void; it must change nothing.
+fn refusal(state: &ClusterState, change: Change) -> String {
+    let mut after = state.clone();
+    match after.apply(&[change]).remove(0) {
+        Verdict::Void(reason) => {
+            assert!(after == *state, "a void change changed something");
+            reason
+        }
+        Verdict::Applied => panic!("it was applied"),
+    }
+}
+
+/// Every partition has a primary, first in its list, and as many distinct holders as the ring names at least.
+fn check(state: &ClusterState) {
+    for (partition, placed) in state.partitions() {
+        let nodes: BTreeSet<NodeId> = placed.replicas.iter().map(|replica| replica.node).collect();
+        assert_eq!(nodes.len(), placed.replicas.len(), "partition {partition}: a node twice");
+        assert_eq!(placed.primary(), placed.replicas.first().map(|replica| replica.node));
+        assert!(
+            nodes.iter().all(|node| state.members.contains_key(node)),
+            "partition {partition}: no member"
+        );
+    }
+}
+
+/// A member without data: it joined with weight 0.
+fn witness(state: &ClusterState, number: u8) -> ClusterState {
+    let mut announcement = announcement(number, 1);
+    announcement.weight = 0;
+    after(state, [Change::Register(announcement)])
+}
+
+fn plan_id(state: &ClusterState) -> u64 {
+    state.plan.as_ref().unwrap().id
+}
+
+#[test]
+fn node_that_leaves_serves_until_its_copies_are_elsewhere_and_then_goes() {
+    let state = cluster_of(4);
+    let leaving = after(&state, [leave(2)]);
+    let plan = leaving.plan.clone().unwrap();
+    assert_eq!((plan.copies_total, plan.copies_ideal), (512, 512), "what it held, and no more");
+    assert!(!leaving.ring.names(node(2)));
+    assert_eq!(leaving.replicas_on(node(2)).count(), 512, "it gives up nothing before it is held elsewhere");
+    assert_eq!(leaving.under_replicated(), 0);
+    assert!(refusal(&leaving, Change::Retire { node: node(2) }).contains("still holds 512 copies"));
+    assert!(refusal(&leaving, leave(2)).contains("leaving already"));
+    assert_eq!(leaving.retirable(), []);
+    let empty = converged(&leaving);
+    assert_eq!(empty.retirable(), [node(2)]);
+    let gone = after(&empty, [Change::Retire { node: node(2) }]);
+    check(&gone);
+    assert_eq!(
+        (gone.members.len(), gone.plan.clone(), gone.removed_in(node(2))),
+        (3, None, Some(gone.epoch))
+    );
+    let returns = Change::Register(announcement(2, 2));
+    assert!(refusal(&gone, returns).contains("was removed"));
+}
+
+#[test]
+fn last_holder_of_data_cannot_leave_nor_be_given_no_weight() {
+    let alone = founded(2);
+    assert!(refusal(&alone, leave(1)).contains("no other node could hold the data"));
+    let state = witness(&alone, 2);
+    assert!(
+        refusal(&state, operate(Operation::SetWeight { node: node(1), weight: 0 })).contains("no other node")
+    );
+    assert!(refusal(&state, leave(9)).contains("no member"));
+}
+
+#[test]
+fn dead_node_is_removed_and_its_copies_are_made_elsewhere() {
+    let state = cluster_of(3);
+    assert!(refusal(&state, remove(&state, 2, false)).contains("is up"));
+    let down = without(&state, 2);
+    assert!(refusal(&down, leave(2)).contains("is down"));
+    let stale = operate(Operation::Remove { node: node(2), incarnation: 7, accept_loss: false });
+    assert!(refusal(&down, stale).contains("started again"));
+    let gone = after(&down, [remove(&down, 2, false)]);
+    check(&gone);
+    assert_eq!((gone.unavailable(), gone.removed_in(node(2))), (0, Some(gone.epoch)));
+    let done = converged(&gone);
+    assert_eq!((done.under_replicated(), done.plan.clone()), (0, None));
+    assert!(done.partitions().all(|(_, placed)| placed.in_sync().count() == 2));
+}
+
+#[test]
+fn last_complete_copy_is_given_up_only_in_words_and_then_the_best_of_the_others_serves() {
+    let state = cluster_of(2);
+    let both_down = without(&without(&state, 1), 2);
+    let back = restarted(&both_down, 1);
+    assert_eq!(back.unavailable(), 1024, "node 2 was the last to go");
+    let reason = refusal(&back, remove(&back, 2, false));
+    assert!(
+        reason.contains("last complete copy of 1024 partitions") && reason.contains("--accept-loss"),
+        "{reason}"
+    );
+    let terms: Vec<u32> = back.partitions.iter().map(|placed| placed.term).collect();
+    let gone = after(&back, [remove(&back, 2, true)]);
+    check(&gone);
+    assert_eq!(gone.unavailable(), 0);
+    assert!(
+        gone.partitions.iter().zip(terms).all(|(placed, term)| placed.term == term + 1 && !placed.settled)
+    );
+    assert!(gone.partitions.iter().all(|placed| placed.primary() == Some(node(1))));
+}
+
+#[test]
+fn replacement_takes_exactly_the_places_of_the_dead_one() {
+    let state = witness(&cluster_of(4), 5);
+    assert!(refusal(&state, replace(2, 3)).contains("holds data already"));
+    assert!(refusal(&state, replace(5, 5)).contains("its own place"));
+    let down = without(&state, 2);
+    let replaced = after(&down, [replace(2, 5)]);
+    check(&replaced);
+    assert_eq!(replaced.ring, state.ring.substituted(node(2), node(5)));
+    let moved = ring::moves(&state.ring, &replaced.ring);
+    assert!(moved.len() == 512 && moved.iter().all(|copy| copy.node == node(5)), "no other copy moves");
+    assert_eq!(replaced.plan.as_ref().unwrap().copies_ideal, 512);
+    let done = converged(&replaced);
+    assert_eq!((done.plan.clone(), done.under_replicated(), done.members.len()), (None, 0, 4));
+    // What is computed next starts from there.
+    assert!(refusal(&done, operate(Operation::Rebalance)).contains("nothing is to be done"));
+    assert_eq!(done.weight_of(done.member(node(5)).unwrap()), 100);
+}
+
+#[test]
+fn live_node_that_is_replaced_serves_until_then_and_leaves() {
+    let state = witness(&cluster_of(3), 4);
+    let replaced = after(&state, [replace(1, 4)]);
+    assert_eq!((replaced.under_replicated(), replaced.unavailable()), (0, 0));
+    let done = converged(&replaced);
+    assert_eq!(done.retirable(), [node(1)]);
+    assert_eq!(done.ring, state.ring.substituted(node(1), node(4)));
+    assert!(refusal(&done, replace(1, 4)).contains("no place of node"));
+}
+
+#[test]
+fn weight_and_zone_that_were_set_survive_a_restart_until_another_is_announced() {
+    let set = after(&cluster_of(3), [operate(Operation::SetWeight { node: node(2), weight: 50 })]);
+    assert!(set.plan.as_ref().unwrap().cause.contains("from 100 to 50"));
+    assert!(refusal(&set, operate(Operation::SetWeight { node: node(2), weight: 50 })).contains("already"));
+    let weight = |state: &ClusterState| state.weight_of(state.member(node(2)).unwrap());
+    let again = restarted(&converged(&set), 2);
+    assert_eq!((weight(&again), again.ring == set.ring), (50, true));
+    let mut announced = announcement(2, 3);
+    announced.weight = 100;
+    assert_eq!(weight(&after(&again, [Change::Register(announced.clone())])), 50, "it announces what it did");
+    announced.incarnation = 4;
+    announced.weight = 70;
+    assert_eq!(weight(&after(&again, [Change::Register(announced)])), 70);
+    let zoned = after(&set, [operate(Operation::SetZone { node: node(2), zone: "b".to_owned() })]);
+    assert_eq!(zoned.zone_of(zoned.member(node(2)).unwrap()), "b");
+    assert!(
+        refusal(&set, operate(Operation::SetZone { node: node(2), zone: "z".repeat(65) })).contains("64")
+    );
+}
+
+#[test]
+fn copies_of_each_key_become_more_and_fewer() {
+    let state = cluster_of(4);
+    let set = |copies| operate(Operation::SetReplicas { copies });
+    for copies in [0, 6, 2] {
+        refusal(&state, set(copies));
+    }
+    let more = after(&state, [set(3)]);
+    assert_eq!(more.plan.as_ref().unwrap().copies_total, 1024);
+    let more = converged(&more);
+    assert!(more.partitions().all(|(_, placed)| placed.in_sync().count() == 3));
+    let fewer = converged(&after(&more, [set(2)]));
+    assert!(fewer.partitions().all(|(_, placed)| placed.in_sync().count() == 2));
+    check(&fewer);
+}
+
+#[test]
+fn what_was_planned_on_another_state_is_void() {
+    let state = cluster_of(3);
+    let operation = Operation::Leave { node: node(3) };
+    let planned = after(&state, [operate(operation.clone())]);
+    let basis = Basis { members: state.basis_hash(), ring: planned.ring.hash() };
+    let change = |basis| Change::Operate { operation: operation.clone(), basis: Some(basis) };
+    assert_eq!(after(&state, [change(basis)]).ring, planned.ring);
+    assert!(refusal(&joined(&state, 4), change(basis)).contains("plan it again"));
+    assert!(refusal(&without(&state, 1), change(basis)).contains("have changed"));
+    assert!(refusal(&state, change(Basis { ring: 1, ..basis })).contains("another ring"));
+    // A restart changes neither ring nor members.
+    let restarted = restarted(&state, 1);
+    assert_eq!(restarted.basis_hash(), state.basis_hash());
+}
+
+#[test]
+fn joins_wait_for_a_rebalance_if_they_are_told_to() {
+    let state = after(&cluster_of(2), [Change::SetAutoRebalance { enabled: false }]);
+    let waiting = joined(&joined(&state, 3), 4);
+    assert_eq!((waiting.plan.clone(), waiting.ring == state.ring), (None, true));
+    assert_eq!(waiting.members.len(), 4);
+    let rebalanced = after(&waiting, [operate(Operation::Rebalance)]);
+    assert_eq!(rebalanced.plan.as_ref().unwrap().copies_total, 1024, "both at once, as one plan");
+    assert_eq!(converged(&rebalanced).plan, None);
+}
+
+#[test]
+fn aborted_plan_leads_back_to_where_the_copies_were() {
+    let state = cluster_of(3);
+    let running = joined(&state, 4);
+    assert!(refusal(&running, Change::AbortPlan { plan: plan_id(&running) + 1 }).contains("is running"));
+    // At any time: before a copy is made, after all are, and after the partitions were handed over.
+    let all_made = copied(&running);
+    let mut half = running.clone();
+    let made = running.copies_in_progress().take(200);
+    let changes: Vec<Change> =
+        made.map(|(partition, _, replica)| caught_up(&running, partition, replica)).collect();
+    half.apply(&changes);
+    for state_of_work in [running.clone(), half.clone(), handed_over(&half)] {
+        let aborted = after(&state_of_work, [Change::AbortPlan { plan: plan_id(&state_of_work) }]);
+        check(&aborted);
+        assert_eq!((&aborted.ring, aborted.unavailable()), (&state.ring, 0));
+        let done = converged(&aborted);
+        assert_eq!(
+            (done.plan.clone(), done.replicas_on(node(4)).count(), done.under_replicated()),
+            (None, 0, 0)
+        );
+        assert!(done.operations.placement.waiting.contains(&node(4)), "it stays a member, without data");
+        let again = after(&done, [operate(Operation::Rebalance)]);
+        assert_eq!(again.ring, running.ring);
+    }
+    assert!(all_made.plan.is_some());
+}
+
+#[test]
+fn aborted_leave_keeps_the_node_and_a_removal_cannot_be_aborted() {
+    let state = cluster_of(4);
+    let leaving = after(&state, [leave(2)]);
+    let aborted = after(&leaving, [Change::AbortPlan { plan: plan_id(&leaving) }]);
+    assert_eq!((&aborted.ring, aborted.operations.placement.leaving.len()), (&state.ring, 0));
+    assert_eq!(aborted.plan, None, "nothing was moved yet");
+    let down = without(&state, 2);
+    let removed = after(&down, [remove(&down, 2, false)]);
+    let reason = refusal(&removed, Change::AbortPlan { plan: plan_id(&removed) });
+    assert!(reason.contains("no member any more"), "{reason}");
+}
+
+#[test]
+fn plan_is_paused_and_resumed_and_a_pause_ends_with_it() {
+    let running = joined(&cluster_of(3), 4);
+    let plan = plan_id(&running);
+    assert!(refusal(&running, Change::ResumePlan { plan }).contains("not paused"));
+    let paused = after(&running, [Change::PausePlan { plan }]);
+    assert!(paused.operations.paused && refusal(&paused, Change::PausePlan { plan }).contains("already"));
+    assert!(!after(&paused, [Change::ResumePlan { plan }]).operations.paused);
+    assert!(!converged(&paused).operations.paused);
+    assert!(refusal(&cluster_of(2), Change::PausePlan { plan: 1 }).contains("no plan"));
+}
+
+#[test]
+fn pace_is_set_within_bounds_and_given_back_to_the_nodes() {
+    let state = cluster_of(2);
+    let set = |bytes_per_s| Change::SetThrottle { bytes_per_s };
+    let slow = after(&state, [set(Some(1 << 20))]);
+    assert_eq!(slow.operations.throttle_bytes_per_s, Some(1 << 20));
+    assert_eq!(after(&slow, [set(None)]).operations.throttle_bytes_per_s, None);
+    assert!(refusal(&state, set(Some(1))).contains("bytes a second"));
+}
+
+#[test]
+fn removed_members_are_remembered_within_bounds() {
+    let mut state = cluster_of(2);
+    for _ in 0..3 {
+        for number in 3..=200 {
+            state.forget(node(number), 9);
+        }
+    }
+    assert_eq!(state.operations.removed.len(), 198, "each once");
+    for number in 0..=u8::MAX {
+        state.forget(NodeId::from_bytes([number; 32]), 9);
+        let mut bytes = [number; 32];
+        bytes[0] = number.wrapping_add(1);
+        state.forget(NodeId::from_bytes(bytes), 9);
+    }
+    assert_eq!(state.operations.removed.len(), REMOVED_MAX);
+}
+
+/// A cluster whose members all speak the newest version.
+fn modern(count: u8) -> ClusterState {
+    let mut state = cluster_of(count);
+    for member in state.members.values_mut() {
+        member.announcement.protocol = super::super::protocol::PROTOCOL_MAX;
+        member.announcement.features = super::super::protocol::FEATURE_FLIP_DIGESTS;
+    }
+    state
+}
+
+#[test]
+fn more_is_spoken_once_all_members_can_and_never_less() {
+    let state = modern(3);
+    let wanted = state.speech_to_raise().unwrap();
+    let mut one_older = state.clone();
+    one_older.members.get_mut(&node(2)).unwrap().announcement.protocol = 1;
+    one_older.members.get_mut(&node(2)).unwrap().announcement.features = 0;
+    assert_eq!(one_older.speech_to_raise(), None);
+    assert!(refusal(&one_older, Change::RaiseSpeech(wanted)).contains("nothing more"));
+    let raised = after(&state, [Change::RaiseSpeech(wanted)]);
+    assert_eq!(
+        (raised.speech().protocol, raised.asks_for_digests(), raised.speech_to_raise()),
+        (2, true, None)
+    );
+    let older = Change::Register(announcement(2, 2));
+    assert!(
+        refusal(&raised, older).contains("speaks versions 1 to 1"),
+        "it was upgraded, and may not go back"
+    );
+}
+
+#[test]
+fn replica_becomes_in_sync_only_with_equal_digests_once_all_name_them() {
+    let state = modern(2);
+    let raised = after(&state, [Change::RaiseSpeech(state.speech_to_raise().unwrap())]);
+    let mut third = announcement(3, 1);
+    (third.protocol, third.features) = (2, 1);
+    let running = after(&raised, [Change::Register(third)]);
+    let (partition, _, replica) = running.copies_in_progress().next().unwrap();
+    let without_digests = caught_up(&running, partition, replica);
+    assert!(refusal(&running, without_digests.clone()).contains("digests"));
+    let Change::CaughtUp { partition, term, primary_incarnation, node, incarnation, syncing_since } =
+        without_digests
+    else {
+        unreachable!()
+    };
+    let equal = |source_digest, target_digest| Change::CaughtUpEqual {
+        partition,
+        term,
+        primary_incarnation,
+        node,
+        incarnation,
+        syncing_since,
+        source_digest,
+        target_digest,
+    };
+    assert!(refusal(&running, equal(7, 8)).contains("0000000000000007 on the primary"));
+    let flipped = after(&running, [equal(7, 7)]);
+    assert!(flipped.partition(partition).unwrap().is_in_sync(node));
+    let flip = Flip { epoch: flipped.epoch, node, source_digest: 7, target_digest: 7 };
+    assert_eq!(flipped.operations.flips.get(&partition), Some(&flip));
+}

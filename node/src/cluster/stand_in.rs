@@ -1,0 +1,178 @@
+//! Stand-ins: copies beside the ring's, for partitions of which one is away (rules R8, R15).
+//!
+//! The entry that takes a copy away names a stand-in for it: a syncing replica that receives all new writes from
+//! then on, so that what is acknowledged is on as many nodes as before. The records from before are copied to
+//! it only when the node has been away for a while, or when told to ([`Change::Rebuild`]): a node that
+//! returns before needs only what it missed. A stand-in that has everything is in-sync like any other, and may
+//! become primary. It stays until all the replicas the ring names are in-sync.
+//!
+//! Invariants: a stand-in is on a node that was up and of weight above 0 when it was named, and is the
+//! partition's only replica there; a partition without a live primary gets none. Deterministic.
+//!
+//! [`Change::Rebuild`]: super::state::Change::Rebuild
+
+use std::cmp::Ordering;
+use std::collections::BTreeMap;
+
+use super::ring::PARTITIONS;
+use super::state::{ClusterState, Member, PartitionState, Replica, ReplicaRole, StandIn};
+use crate::id::{Epoch, Incarnation, NodeId, Partition};
+
+/// A node that could take one more copy.
+struct Candidate {
+    node: NodeId,
+    zone: String,
+    weight: u64,
+    copies: u64,
+}
+
+impl Candidate {
+    /// Who has less to hold for its weight comes first, then the lower id.
+    fn compare(&self, other: &Self) -> Ordering {
+        let (mine, theirs) = (self.copies * other.weight, other.copies * self.weight);
+        mine.cmp(&theirs).then(self.node.cmp(&other.node))
+    }
+}
+
+impl Replica {
+    /// Whether it is a stand-in that receives new writes only: nothing is copied to it yet.
+    pub fn is_waiting_stand_in(&self) -> bool {
+        self.role == ReplicaRole::Syncing && self.stand_in.is_some_and(|stand_in| !stand_in.rebuild)
+    }
+
+    /// Whether it is a stand-in that older records are being copied to.
+    pub fn is_being_rebuilt(&self) -> bool {
+        self.role == ReplicaRole::Syncing && self.stand_in.is_some_and(|stand_in| stand_in.rebuild)
+    }
+}
+
+impl PartitionState {
+    /// The stand-ins among the replicas.
+    pub fn stand_ins(&self) -> impl Iterator<Item = (&Replica, StandIn)> {
+        self.replicas.iter().filter_map(|replica| Some((replica, replica.stand_in?)))
+    }
+
+    /// A stand-in that a new ring names is a copy like any other, made like any other.
+    pub(super) fn adopt_stand_ins(&mut self, target: &[NodeId]) {
+        let adopted = |replica: &Replica| replica.stand_in.is_some() && target.contains(&replica.node);
+        self.replicas.retain(|replica| !adopted(replica) || replica.role == ReplicaRole::InSync);
+        let in_sync = self.replicas.iter_mut().filter(|replica| adopted(replica));
+        in_sync.for_each(|replica| replica.stand_in = None);
+    }
+
+    /// The node whose copy a further stand-in is for: one that is away and has none yet, before others.
+    fn lacking(&self) -> Option<NodeId> {
+        let away = || {
+            let away = self.replicas.iter().filter(|replica| replica.role == ReplicaRole::Away);
+            away.filter(|replica| replica.stand_in.is_none()).map(|replica| replica.node)
+        };
+        let has_one = |node: &NodeId| self.stand_ins().any(|(_, stand_in)| stand_in.of == *node);
+        away().find(|node| !has_one(node)).or_else(|| away().next())
+    }
+}
+
+impl ClusterState {
+    /// How many partitions have a stand-in.
+    pub fn with_stand_in(&self) -> u32 {
+        self.partitions.iter().filter(|state| state.stand_ins().next().is_some()).count() as u32
+    }
+
+    /// How many partitions have a stand-in that older records are being copied to.
+    pub fn being_rebuilt(&self) -> u32 {
+        let rebuilt = |state: &&PartitionState| state.replicas.iter().any(Replica::is_being_rebuilt);
+        self.partitions.iter().filter(rebuilt).count() as u32
+    }
+
+    /// Whether a stand-in for this node's copies waits to be told that they are made anew.
+    pub fn awaits_rebuild(&self, node: NodeId) -> bool {
+        self.partitions.iter().flat_map(|state| state.stand_ins()).any(|(_, stand_in)| waits(&stand_in, node))
+    }
+
+    /// From now on the stand-ins for the node's copies are filled.
+    pub(super) fn rebuild(&mut self, node: NodeId, incarnation: Incarnation) -> Result<(), String> {
+        let name = node.short();
+        let member = self.member(node).ok_or_else(|| format!("node {name} is no member"))?;
+        let registered = member.announcement.incarnation;
+        if registered != incarnation {
+            return Err(format!("node {name} has incarnation {registered}, not {incarnation}"));
+        }
+        let mut waited = false;
+        for replica in self.partitions.iter_mut().flat_map(|state| &mut state.replicas) {
+            if let Some(stand_in) = replica.stand_in.as_mut().filter(|stand_in| waits(stand_in, node)) {
+                stand_in.rebuild = true;
+                waited = true;
+            }
+        }
+        if waited { Ok(()) } else { Err(format!("no stand-in for a copy of node {name} waits to be filled")) }
+    }
+
+    /// Names a stand-in wherever fewer copies receive writes than could.
+    pub(super) fn name_stand_ins(&mut self, epoch: Epoch) {
+        let holds_data = |member: &&Member| self.share_of(member) > 0;
+        let up = self.members.values().filter(holds_data).filter(|m| self.is_up(m.announcement.node)).count();
+        let wanted = usize::from(self.replication_factor).min(up);
+        let lacks = |partition: &Partition| {
+            self.is_live_primary(*partition) && self.receiving(*partition).count() < wanted
+        };
+        let lacking: Vec<Partition> = (0..PARTITIONS).filter(lacks).collect();
+        if lacking.is_empty() {
+            return;
+        }
+        let mut candidates = self.candidates();
+        for partition in lacking {
+            while self.receiving(partition).count() < wanted
+                && let Some((at, of)) = self.choose(partition, &candidates)
+            {
+                candidates[at].copies += 1;
+                let stand_in = Some(StandIn { of, rebuild: false });
+                let replica = Replica::assigned(candidates[at].node, ReplicaRole::Syncing, epoch);
+                self.partitions[usize::from(partition)].replicas.push(Replica { stand_in, ..replica });
+            }
+        }
+    }
+
+    /// The replicas that receive new writes.
+    fn receiving(&self, partition: Partition) -> impl Iterator<Item = &Replica> {
+        let replicas = self.partition(partition).into_iter().flat_map(|state| &state.replicas);
+        replicas.filter(|replica| replica.role != ReplicaRole::Away && self.is_up(replica.node))
+    }
+
+    /// The nodes that can take copies, in the order of their ids.
+    fn candidates(&self) -> Vec<Candidate> {
+        let mut copies: BTreeMap<NodeId, u64> = BTreeMap::new();
+        for replica in self.partitions.iter().flat_map(|state| &state.replicas) {
+            *copies.entry(replica.node).or_default() += 1;
+        }
+        let takes = |member: &&Member| self.share_of(member) > 0 && self.is_up(member.announcement.node);
+        let candidate = |member: &Member| Candidate {
+            node: member.announcement.node,
+            zone: self.zone_of(member).to_owned(),
+            weight: self.share_of(member).into(),
+            copies: copies.get(&member.announcement.node).copied().unwrap_or(0),
+        };
+        self.members.values().filter(takes).map(candidate).collect()
+    }
+
+    /// Which candidate is to hold a copy of the partition, and whose place it takes: in a zone without a copy
+    /// if there is one, then the one with the least to hold.
+    fn choose(&self, partition: Partition, candidates: &[Candidate]) -> Option<(usize, NodeId)> {
+        let state = self.partition(partition)?;
+        let of = state.lacking()?;
+        let zone = |node: NodeId| self.member(node).map_or("", |member| self.zone_of(member));
+        let taken: Vec<&str> = self.receiving(partition).map(|replica| zone(replica.node)).collect();
+        // A node that names no zone is a zone of its own.
+        let shares_zone =
+            |candidate: &Candidate| !candidate.zone.is_empty() && taken.contains(&candidate.zone.as_str());
+        let free = (0..).zip(candidates).filter(|(_, candidate)| state.replica(candidate.node).is_none());
+        let best =
+            free.min_by(|(_, a), (_, b)| shares_zone(a).cmp(&shares_zone(b)).then_with(|| a.compare(b)));
+        best.map(|(at, _)| (at, of))
+    }
+}
+
+fn waits(stand_in: &StandIn, node: NodeId) -> bool {
+    stand_in.of == node && !stand_in.rebuild
+}
+
+#[cfg(test)]
+mod tests;

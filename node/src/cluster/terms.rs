@@ -1,0 +1,91 @@
+//! Terms run out: a record's version has 24 bits for them (`data/version.rs`).
+//!
+//! An entry that would begin a term beyond the last is void, so that no term is used twice (rule R1). Until then a
+//! partition has changed its primary 16 million times.
+
+use super::ring::PARTITIONS;
+use super::state::{Change, ClusterState, PartitionState};
+use crate::id::{NodeId, Term};
+
+/// The last term of a partition.
+pub const TERM_MAX: Term = (1 << 24) - 1;
+
+impl PartitionState {
+    /// Whether no term can follow the present one.
+    pub(super) fn has_used_its_terms(&self) -> bool {
+        self.term >= TERM_MAX
+    }
+}
+
+impl ClusterState {
+    /// Refuses a change that would begin a term for which there is no number.
+    pub(super) fn check_terms_left(&self, change: &Change) -> Result<(), String> {
+        let ends = |state: &PartitionState| match change {
+            Change::Register(announcement) => leads(state, announcement.node),
+            Change::DeclareDown { node, .. } => leads(state, *node) && state.in_sync().count() > 1,
+            Change::SuspendReplica { node, .. } => leads(state, *node),
+            _ => true,
+        };
+        // What is about one partition looks at that one only: there are many of these in an entry.
+        let looked_at = match change {
+            Change::Register(_) | Change::DeclareDown { .. } => 0..PARTITIONS,
+            Change::HandOver { partition, .. } | Change::SuspendReplica { partition, .. } => {
+                *partition..partition.saturating_add(1)
+            }
+            _ => 0..0,
+        };
+        let state_of = |partition| Some((partition, self.partition(partition)?));
+        let mut used_up = looked_at.filter_map(state_of).filter(|(_, state)| state.has_used_its_terms());
+        match used_up.find(|(_, state)| ends(state)) {
+            None => Ok(()),
+            Some((partition, _)) => Err(format!(
+                "partition {partition} has used all its {TERM_MAX} terms: its primary can neither change nor \
+                 restart. What it acknowledged is on its copies; copy the keys into a new cluster"
+            )),
+        }
+    }
+}
+
+fn leads(state: &PartitionState, node: NodeId) -> bool {
+    state.primary() == Some(node)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::samples::{after, announcement, cluster_of, hand_over, joined, node};
+    use super::super::state::Verdict;
+    use super::*;
+
+    fn reason(state: &ClusterState, change: Change) -> String {
+        let mut after = state.clone();
+        let verdict = after.apply(&[change]).remove(0);
+        assert_eq!(after, *state, "a void change changed something");
+        match verdict {
+            Verdict::Void(reason) => reason,
+            Verdict::Applied => panic!("it was applied"),
+        }
+    }
+
+    #[test]
+    fn change_that_needs_a_term_after_the_last_is_void_and_says_why() {
+        let mut state = cluster_of(2);
+        let primary = state.primary(7).unwrap();
+        state.partitions[7].term = TERM_MAX - 1;
+        let mut state = after(&state, [hand_over(&state, 7)]);
+        assert_eq!(state.partition(7).unwrap().term, TERM_MAX, "the last one is used");
+        let number = if primary == node(1) { 1 } else { 2 };
+        for change in [
+            hand_over(&state, 7),
+            Change::DeclareDown { node: primary, incarnation: 1 },
+            Change::Register(announcement(number, 2)),
+        ] {
+            let reason = reason(&state, change);
+            assert!(reason.contains("partition 7 has used all its 16777215 terms"), "{reason}");
+        }
+        // Nothing else is held up, and nobody stops serving for a hand-over that cannot be.
+        state = joined(&state, 3);
+        assert!(!state.hand_over_due(7));
+        let other = if number == 1 { 2 } else { 1 };
+        after(&state, [Change::Register(announcement(other, 2))]);
+    }
+}

@@ -1,0 +1,160 @@
+//! Which assignment the data of each partition belong to (rule R16).
+//!
+//! A copy that was released is not kept up: what is written, deleted and collected after that passes it by. So when
+//! the partition is assigned to this node again, by an entry of another epoch, it starts empty. A copy that was kept for
+//! a return keeps its assignment. The epochs are on disk, so that it does not matter which committed states this node
+//! did not see, being down, or where a crash fell: a partition is emptied first, then its new epoch is written, and
+//! only then is any record of it taken.
+
+use std::sync::Arc;
+
+use caskade_engine::{Engine, PARTITIONS};
+use parking_lot::Mutex;
+
+use super::plane::{Plane, Role};
+
+use crate::cluster::state::{ClusterState, ReplicaRole};
+use crate::id::{Epoch, Partition};
+
+/// Under which the engine keeps them.
+const NAME: &str = "assignments";
+/// The file: this, an epoch a partition, little-endian, then the CRC32 of all before it.
+const MAGIC: [u8; 8] = *b"CASKASN1";
+
+/// The epoch of the assignment that each partition's data belong to; 0 is none.
+#[derive(Debug)]
+pub(super) struct Assignments(Mutex<Vec<Epoch>>);
+
+impl Assignments {
+    /// Those that were written last. Where they cannot be read, no data belong to any assignment: copies that are not
+    /// in-sync are made anew, which is always safe.
+    pub(super) fn load(engine: &Engine) -> Self {
+        let epochs = match engine.kept(NAME) {
+            Ok(bytes) => bytes.and_then(|bytes| decode(&bytes)),
+            Err(error) => {
+                tracing::warn!(%error, "which assignments the data belong to cannot be read");
+                None
+            }
+        };
+        Self(Mutex::new(epochs.unwrap_or_else(|| vec![0; usize::from(PARTITIONS)])))
+    }
+}
+
+fn encode(epochs: &[Epoch]) -> Vec<u8> {
+    let mut bytes = MAGIC.to_vec();
+    epochs.iter().for_each(|epoch| bytes.extend_from_slice(&epoch.to_le_bytes()));
+    let crc = crc32fast::hash(&bytes);
+    bytes.extend_from_slice(&crc.to_le_bytes());
+    bytes
+}
+
+fn decode(bytes: &[u8]) -> Option<Vec<Epoch>> {
+    let (bytes, crc) = bytes.split_last_chunk::<4>()?;
+    let epochs = bytes.strip_prefix(&MAGIC)?;
+    if crc32fast::hash(bytes) != u32::from_le_bytes(*crc) || epochs.len() != usize::from(PARTITIONS) * 8 {
+        return None;
+    }
+    let epochs = epochs.chunks_exact(8).map(|epoch| epoch.try_into().map(Epoch::from_le_bytes));
+    epochs.collect::<Result<_, _>>().ok()
+}
+
+/// What a newly committed state changes.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct News {
+    /// Partitions whose data belong to an earlier assignment, or to none.
+    empty: Vec<Partition>,
+    /// All epochs, as they are to be from now on.
+    epochs: Vec<Epoch>,
+}
+
+/// Compares what a node's data belong to with what it is assigned; `held` tells whether the store has anything of a
+/// partition. `None` if nothing changes.
+fn compare(
+    epochs: &[Epoch],
+    assigned: impl Fn(Partition) -> Option<(ReplicaRole, Epoch)>,
+    held: impl Fn(Partition) -> bool,
+) -> Option<News> {
+    let mut news = News { empty: Vec::new(), epochs: epochs.to_vec() };
+    for (partition, epoch) in (0..).zip(&mut news.epochs) {
+        let Some((role, assigned)) = assigned(partition) else { continue };
+        if *epoch == assigned {
+            continue;
+        }
+        // An in-sync replica got where it is under this very assignment, or was founded with it: whatever the file
+        // says, it may hold what nobody else does.
+        if role != ReplicaRole::InSync && (*epoch != 0 || held(partition)) {
+            news.empty.push(partition);
+        }
+        *epoch = assigned;
+    }
+    (news.epochs != epochs).then_some(news)
+}
+
+impl Plane {
+    /// Makes the data of all partitions belong to the assignments of this state, before any of them is taken on.
+    /// Tells whether they do; if not, the store has failed, and none may be.
+    pub(super) fn adopt_assignments(self: &Arc<Self>, state: &ClusterState) -> bool {
+        let mut epochs = self.assignments.0.lock();
+        let assigned = |partition: Partition| {
+            let replica = state.partitions.get(usize::from(partition))?.replica(self.node)?;
+            Some((replica.role, replica.assigned))
+        };
+        let held = |partition| self.engine.partition_stats(partition).highest_version > 0;
+        let Some(news) = compare(&epochs, assigned, held) else { return true };
+        for &partition in &news.empty {
+            self.with_role(partition, |role| {
+                self.retire(role);
+                *role = Role::Idle { since_ms: self.host.monotonic_ms() };
+            });
+        }
+        let emptied = match news.empty.is_empty() {
+            true => Ok(()),
+            false => self.engine.drop_partitions(&news.empty),
+        };
+        if let Err(error) = emptied {
+            self.on_append_error(news.empty.first().copied().unwrap_or(0), &error);
+            return false;
+        }
+        if let Err(error) = self.engine.keep(NAME, &encode(&news.epochs)) {
+            self.on_append_error(0, &error.into());
+            return false;
+        }
+        if !news.empty.is_empty() {
+            tracing::info!(count = news.empty.len(), "partitions assigned anew start empty");
+        }
+        *epochs = news.epochs;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn epochs_are_read_as_they_were_written_and_damaged_ones_not_at_all() {
+        let epochs: Vec<Epoch> = (0..u64::from(PARTITIONS)).map(|number| number * 7).collect();
+        let mut bytes = encode(&epochs);
+        assert_eq!(decode(&bytes), Some(epochs));
+        bytes[100] ^= 1;
+        assert_eq!(decode(&bytes), None);
+        assert_eq!(decode(b"short"), None);
+    }
+
+    #[test]
+    fn data_of_an_earlier_assignment_go_and_those_kept_for_a_return_stay() {
+        let epochs = [5, 5, 5, 0, 0, 0];
+        let assigned = [
+            Some((ReplicaRole::Syncing, 5)),
+            Some((ReplicaRole::Syncing, 9)),
+            None,
+            Some((ReplicaRole::InSync, 1)),
+            Some((ReplicaRole::Syncing, 9)),
+            Some((ReplicaRole::Away, 9)),
+        ];
+        let news = compare(&epochs, |p| assigned[usize::from(p)], |p| p == 3 || p == 5).unwrap();
+        assert_eq!(news.empty, [1, 5], "what is in-sync is never emptied, nor what holds nothing");
+        assert_eq!(news.epochs, [5, 9, 5, 1, 9, 9]);
+        assert_eq!(compare(&news.epochs, |p| assigned[usize::from(p)], |_| true), None);
+    }
+}

@@ -1,0 +1,97 @@
+//! Says up to which version a partition is clean, so that merges may drop tombstones (rule R12).
+//!
+//! A partition is clean up to V when all copies the ring wants are in-sync, none is away and no other is in the making;
+//! all of them acknowledged everything up to V; and no transfer begun before that can bring an older record any more.
+//! The primary decides, and tells its followers in the order of the replication stream, under its term and session; each
+//! marks its own store. A follower that is told so takes no more records of transfers that were begun before, and does
+//! not believe it while such records are on their way to its disk.
+//!
+//! It is a statement of what the copies hold, which no later change of the committed state makes untrue: who held
+//! everything up to V holds it on return, and a copy that is assigned anew starts empty (rule R16).
+
+use std::sync::Arc;
+
+use caskade_engine::PARTITIONS;
+
+use super::message::{ReplicationFrame, read_replication_answer};
+use super::plane::{Plane, PrimaryState, Role};
+use super::primary::Phase;
+use super::version::version;
+use crate::cluster::state::{ClusterState, ReplicaRole};
+use crate::id::{NodeId, Partition, Term};
+use crate::mutation::{Mutation, planted};
+use crate::net::Class;
+
+impl Plane {
+    /// Marks every partition that is whole and whose primary this node is.
+    pub fn mark_clean_partitions(self: &Arc<Self>) {
+        if !self.has_lease() {
+            return;
+        }
+        let state = self.state();
+        for partition in 0..PARTITIONS {
+            if planted(Mutation::AgedTombstones) {
+                self.engine.mark_clean(partition, u64::MAX);
+            }
+            let Some(copies) = whole_copies(&state, partition).filter(|_| !self.damage.is_in(partition))
+            else {
+                continue;
+            };
+            self.with_role(partition, |role| {
+                if let Role::Primary(primary) = role {
+                    self.mark_clean(partition, primary, copies);
+                }
+            });
+        }
+    }
+
+    fn mark_clean(self: &Arc<Self>, partition: Partition, primary: &mut PrimaryState, copies: usize) {
+        let in_sync = |primary: &PrimaryState| primary.followers.iter().all(|f| f.in_sync && !f.broken);
+        // The roles may be of a newer state than the view: both must say the same.
+        let whole = primary.followers.len() + 1 == copies && in_sync(primary);
+        if !whole || primary.phase != Phase::Serving || self.is_storing(partition) {
+            return;
+        }
+        let (term, published, last) = (primary.term, primary.published(), primary.last());
+        let up_to = version(term, published);
+        self.engine.mark_clean(partition, up_to);
+        let untold = primary.followers.iter().filter(|follower| follower.clean != Some(published));
+        for (node, session) in untold.map(|follower| (follower.node, follower.session)) {
+            let position = self.position(partition, term, session, last);
+            let frame = ReplicationFrame::clean(position, up_to, self.next_session());
+            let plane = Arc::clone(self);
+            self.peers.call_with(node, Class::Replication, frame, move |answer| {
+                if answer.is_ok_and(|body| read_replication_answer(body).is_ok()) {
+                    plane.told_clean(partition, term, (node, session), published);
+                }
+            });
+        }
+    }
+
+    /// A follower has marked its store. One that refused is told again in the next round.
+    fn told_clean(
+        self: &Arc<Self>,
+        partition: Partition,
+        term: Term,
+        (node, session): (NodeId, u64),
+        published: u64,
+    ) {
+        self.with_primary(partition, term, |primary| {
+            if let Some(follower) = primary.follower(node).filter(|follower| follower.session == session) {
+                follower.clean = follower.clean.max(Some(published));
+            }
+        });
+    }
+}
+
+/// How many copies a partition has, if those are in-sync, on nodes that are up, and just those the ring wants.
+fn whole_copies(state: &ClusterState, partition: Partition) -> Option<usize> {
+    let replicas = &state.partitions.get(usize::from(partition))?.replicas;
+    if planted(Mutation::CleanWhileAway) {
+        return Some(replicas.iter().filter(|replica| replica.role == ReplicaRole::InSync).count());
+    }
+    let target = state.ring.replicas(partition);
+    let is_right = |node: NodeId| target.contains(&node) && state.is_up(node);
+    let whole = replicas.iter().all(|r| r.role == ReplicaRole::InSync && is_right(r.node));
+    (whole && replicas.len() == target.len()).then_some(replicas.len())
+}

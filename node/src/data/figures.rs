@@ -1,0 +1,47 @@
+//! How much is in each partition, as their primaries count it: what a plan's figures are made from.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use caskade_engine::PARTITIONS;
+
+use super::message::{Answer, Request};
+use super::plane::{Plane, Role};
+use crate::cluster::plan::{Figures, FiguresByPartition};
+use crate::cluster::protocol::PROTOCOL_OPERATIONS;
+use crate::id::{NodeId, Partition};
+
+impl Plane {
+    /// Live keys and bytes of every partition whose primary answers. Nodes are asked one after the other, each
+    /// once; those that speak too old a version are not asked.
+    pub async fn figures(self: &Arc<Self>) -> FiguresByPartition {
+        let view = self.view.load_full();
+        let mut figures = FiguresByPartition::new();
+        if view.state.speech().protocol < PROTOCOL_OPERATIONS {
+            return figures;
+        }
+        let nodes: BTreeSet<NodeId> = view.primaries.iter().flatten().copied().collect();
+        for node in nodes {
+            let answer = match node == self.node {
+                true => Answer::Figures(self.local_figures()),
+                false => self.ask(node, &Request::Figures).await,
+            };
+            if let Answer::Figures(told) = answer {
+                figures.extend(
+                    told.into_iter().map(|(partition, keys, bytes)| (partition, Figures { keys, bytes })),
+                );
+            }
+        }
+        figures
+    }
+
+    pub(super) fn local_figures(self: &Arc<Self>) -> Vec<(Partition, u64, u64)> {
+        let mine =
+            |partition: &Partition| self.with_role(*partition, |role| matches!(role, Role::Primary(_)));
+        let figure = |partition| {
+            let stats = self.engine.partition_stats(partition);
+            (partition, stats.live_keys, stats.live_bytes)
+        };
+        (0..PARTITIONS).filter(mine).map(figure).collect()
+    }
+}

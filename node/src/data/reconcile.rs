@@ -1,0 +1,133 @@
+//! Reconciling with an in-sync replica: after a failover, and when repair finds that two copies differ.
+//!
+//! Such a replica may become the primary at any moment, so it must not hold half of anything that was written as a
+//! whole: all differences of a slot, to which every client's batch is confined, are settled by one ordered write of
+//! several records (rule R14). It carries the primary's own state of each key under the primary's term, which is a
+//! tombstone where there is none. (A syncing replica is never a primary before its digests are equal; to it records
+//! are sent as they are.)
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use caskade_engine::{Record, slot_of};
+
+use super::catch_up::{CopyError, Differences, POSITIONS_PER_ASK, Transfer, keys_at, unexpected};
+use super::message::{BulkAction, BulkAnswer};
+use super::ordering::{BATCH_BYTES_MAX, batch_bytes};
+use super::plane::{Plane, PrimaryState};
+use super::primary::Phase;
+use super::route::tombstone;
+use super::version::SEQUENCE_MAX;
+use crate::cluster::state::Change;
+use crate::id::{NodeId, Partition, Term};
+
+/// How often room for more writes under way is looked for.
+const ROOM_PAUSE: Duration = Duration::from_millis(5);
+
+impl Plane {
+    /// Settles what this primary and an in-sync replica differ in, slot by slot.
+    pub(super) async fn settle_differences(
+        self: &Arc<Self>,
+        transfer: Transfer,
+        differences: &Differences,
+    ) -> Result<(), CopyError> {
+        let Transfer { partition, term, .. } = transfer;
+        let keys = self.differing_keys(transfer, differences).await?;
+        for keys in keys.into_values() {
+            while self.is_full() {
+                tokio::time::sleep(ROOM_PAUSE).await;
+            }
+            self.settle_slot(partition, term, &keys)?;
+        }
+        Ok(())
+    }
+
+    /// The keys the two copies differ in, by slot.
+    async fn differing_keys(
+        &self,
+        transfer: Transfer,
+        differences: &Differences,
+    ) -> Result<BTreeMap<u16, Vec<Bytes>>, CopyError> {
+        let mut keys = Vec::new();
+        for positions in [&differences.send, &differences.supersede] {
+            for positions in positions.chunks(POSITIONS_PER_ASK) {
+                let found = keys_at(&self.engine, transfer.partition, positions);
+                keys.extend(found.map_err(|error| CopyError::Damaged(error.to_string()))?);
+            }
+        }
+        for positions in differences.supersede_unknown.chunks(POSITIONS_PER_ASK) {
+            match self.bulk(transfer, BulkAction::Keys(positions.to_vec())).await? {
+                BulkAnswer::Keys(found) => keys.extend(found),
+                other => return Err(unexpected(&other)),
+            }
+        }
+        // Two keys at one position are found at each of its differences.
+        keys.sort_unstable();
+        keys.dedup();
+        let mut by_slot: BTreeMap<u16, Vec<Bytes>> = BTreeMap::new();
+        for key in keys {
+            by_slot.entry(slot_of(&key)).or_default().push(key);
+        }
+        Ok(by_slot)
+    }
+
+    fn settle_slot(
+        self: &Arc<Self>,
+        partition: Partition,
+        term: Term,
+        keys: &[Bytes],
+    ) -> Result<(), CopyError> {
+        let done = self.with_primary(partition, term, |primary| {
+            // The partition is being given away: what is ordered now would come after its settlement.
+            if primary.phase == Phase::Stopped || primary.last() + keys.len() as u64 > SEQUENCE_MAX {
+                return Err(CopyError::Void);
+            }
+            let (mut records, mut bytes) = (Vec::with_capacity(keys.len()), 0);
+            for key in keys {
+                let record = self.newest_state(primary, key)?;
+                bytes += batch_bytes(&record);
+                records.push(record);
+                if bytes > BATCH_BYTES_MAX && records.len() > 1 {
+                    return Err(CopyError::TooMuch);
+                }
+            }
+            if !records.is_empty() {
+                self.order_batch(partition, primary, records, None);
+            }
+            Ok(())
+        });
+        done.unwrap_or(Err(CopyError::Void))
+    }
+
+    /// What this primary has of a key, pending or published; a tombstone where that is nothing.
+    pub(super) fn newest_state(&self, primary: &mut PrimaryState, key: &Bytes) -> Result<Record, CopyError> {
+        if let Some((pending, _)) = primary.newest_pending(key) {
+            return Ok(pending.clone());
+        }
+        match self.engine.read(key) {
+            Ok(found) => Ok(found.unwrap_or_else(|| tombstone(key.clone()))),
+            Err(error) => Err(CopyError::Damaged(error.to_string())),
+        }
+    }
+
+    /// An in-sync replica that differs in more than one write can carry is taken out of the in-sync set: as a syncing
+    /// one it is copied to piece by piece.
+    pub(super) fn give_up_in_sync(self: &Arc<Self>, partition: Partition, term: Term, node: NodeId) {
+        let state = self.state();
+        let Some(member) = state.members.get(&self.node) else { return };
+        let primary_incarnation = member.announcement.incarnation;
+        self.with_primary(partition, term, |primary| {
+            let Some(follower) = primary.follower(node) else { return };
+            self.propose(Change::SuspendReplica {
+                partition,
+                term,
+                primary_incarnation,
+                node,
+                incarnation: follower.incarnation,
+                syncing_since: follower.syncing_since,
+            });
+        });
+    }
+}

@@ -1,0 +1,77 @@
+//! Compares the in-sync copies of each partition from time to time, and makes them equal where they differ.
+//!
+//! They never should: what finds a difference is a fault of a disk, or of this program, that nothing else noticed. So it
+//! is told as an error, with both nodes, before anything is changed. The comparison is exact while writes go on
+//! (`Plane::digests_equal`). The primary's state counts, as in every reconciliation.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use caskade_engine::PARTITIONS;
+
+use super::notices::Weight;
+use super::plane::{Plane, Role};
+use super::primary::Phase;
+use crate::id::{NodeId, Partition, Term};
+
+impl Plane {
+    /// Compares for ever, each partition once in `repair_interval_ms`.
+    pub async fn run_repair(self: Arc<Self>) {
+        let pause = Duration::from_millis(self.limits.repair_interval_ms) / u32::from(PARTITIONS);
+        loop {
+            for partition in 0..PARTITIONS {
+                tokio::time::sleep(pause).await;
+                self.repair(partition).await;
+            }
+        }
+    }
+
+    /// Compares one partition with its in-sync followers, if this node serves it.
+    async fn repair(self: &Arc<Self>, partition: Partition) {
+        let due = self.with_role(partition, |role| match role {
+            Role::Primary(primary) if primary.phase == Phase::Serving => {
+                let in_sync =
+                    primary.followers.iter().filter(|follower| follower.in_sync && !follower.broken);
+                Some((primary.term, in_sync.map(|follower| follower.node).collect::<Vec<_>>()))
+            }
+            _ => None,
+        });
+        let Some((term, followers)) = due.filter(|_| self.has_lease()) else { return };
+        for node in followers {
+            match self.compare_digests(partition, term, node).await {
+                Ok(compared) if compared.mine == compared.theirs => {}
+                Ok(_) => self.repair_copy(partition, term, node).await,
+                // It has no copy any more, or is taken out by others if it does not answer.
+                Err(error) => tracing::debug!(partition, %node, %error, "copies were not compared"),
+            }
+        }
+    }
+
+    async fn repair_copy(self: &Arc<Self>, partition: Partition, term: Term, node: NodeId) {
+        let (here, there) = (self.node.short(), node.short());
+        self.tell(
+            Weight::Error,
+            node,
+            format!(
+                "the copies of partition {partition} (term {term}) on nodes {here} and {there} differ though both are \
+                 in-sync: the primary, {here}, makes them equal. Please report this"
+            ),
+        );
+        let stats = self.engine.partition_stats(partition);
+        self.tasks.add(node, "repair", "copies differ", stats.live_keys, stats.live_bytes);
+        let result = self.catch_up(partition, term, node).await;
+        self.tasks.finish(node);
+        match result {
+            Ok(_) => self.tell(
+                Weight::Warning,
+                node,
+                format!("the copies of partition {partition} (term {term}) on nodes {here} and {there} are equal again"),
+            ),
+            Err(error) => self.tell(
+                Weight::Error,
+                node,
+                format!("the copies of partition {partition} on nodes {here} and {there} still differ: {error}"),
+            ),
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! Planted bugs, which the simulator must find: each takes one rule out of the code that it holds.
+//!
+//! They are there in builds with the feature `mutations` only, which nothing but the simulator asks for; and
+//! there, too, none acts before [`plant`] names it. In all other builds [`planted`] is the constant `false`.
+
+/// One rule not kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Mutation {
+    /// R1: the last in-sync replica restarts in the term it ordered in before.
+    OldTermAfterRestart = 1,
+    /// R2: a replica takes a record although one before it is missing.
+    Gaps,
+    /// R3: a primary proposes to hand over while it goes on serving.
+    NoConsent,
+    /// R6: what saw a pending write answers before that is published.
+    RevealUnpublished,
+    /// R7: a forwarded write whose answer was lost is sent again.
+    SecondTry,
+    /// R8: a primary goes on without a slow replica before that is committed.
+    OwnSuspension,
+    /// R9: the holder of a lease counts from when it was answered.
+    LeaseFromAnswer,
+    /// R11: reads are answered without a lease, whatever the role.
+    StaleReads,
+    /// R12: a partition is called clean while a copy is away.
+    CleanWhileAway,
+    /// R15: a stand-in is released before the in-sync set has its full size.
+    EarlyRelease,
+    /// R16: a node acts on a state that names another incarnation of it.
+    OtherIncarnation,
+    /// A replica takes records of a primary whose term is over.
+    NoFencing,
+    /// A write is acknowledged before the replicas have it.
+    EarlyAcknowledgement,
+    /// A syncing replica becomes primary where no in-sync one is up.
+    PromoteSyncing,
+    /// A copy is called complete without comparing digests.
+    BlindFlip,
+    /// Tombstones are dropped whatever the copies hold.
+    AgedTombstones,
+    /// A primary serves without a lease.
+    NoLease,
+}
+
+impl Mutation {
+    /// Every one.
+    pub const ALL: [Self; 17] = [
+        Self::OldTermAfterRestart,
+        Self::Gaps,
+        Self::NoConsent,
+        Self::RevealUnpublished,
+        Self::SecondTry,
+        Self::OwnSuspension,
+        Self::LeaseFromAnswer,
+        Self::StaleReads,
+        Self::CleanWhileAway,
+        Self::EarlyRelease,
+        Self::OtherIncarnation,
+        Self::NoFencing,
+        Self::EarlyAcknowledgement,
+        Self::PromoteSyncing,
+        Self::BlindFlip,
+        Self::AgedTombstones,
+        Self::NoLease,
+    ];
+}
+
+#[cfg(feature = "mutations")]
+static PLANTED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
+
+/// From now on this process does not keep that rule.
+#[cfg(feature = "mutations")]
+pub fn plant(mutation: Mutation) {
+    PLANTED.store(mutation as u8, std::sync::atomic::Ordering::Relaxed);
+}
+
+/// Whether this process is to do without the rule.
+#[cfg(feature = "mutations")]
+pub(crate) fn planted(mutation: Mutation) -> bool {
+    PLANTED.load(std::sync::atomic::Ordering::Relaxed) == mutation as u8
+}
+
+/// Whether this process is to do without the rule: never.
+#[cfg(not(feature = "mutations"))]
+pub(crate) const fn planted(_: Mutation) -> bool {
+    false
+}

@@ -1,0 +1,115 @@
+//! What a node asks of the topology log: openraft's, or a simulation's model of one.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+
+use super::{Committed, ProposeError, Topology};
+use crate::cluster::state::{Change, ClusterState};
+use crate::id::NodeId;
+
+/// A node's part in the topology log; [`Topology`] says what each method promises.
+pub trait Agreement: Send + Sync + 'static {
+    /// See [`Topology::watch`].
+    fn watch(&self) -> watch::Receiver<Arc<ClusterState>>;
+    /// See [`Topology::watch_coordinator`].
+    fn watch_coordinator(&self) -> watch::Receiver<Option<NodeId>>;
+    /// See [`Topology::leading`].
+    fn leading(&self) -> Option<u64>;
+    /// See [`Topology::stopped`].
+    fn stopped(&self) -> Option<String>;
+    /// See [`Topology::voters`].
+    fn voters(&self) -> BTreeSet<NodeId>;
+    /// See [`Topology::learners`].
+    fn learners(&self) -> BTreeSet<NodeId>;
+    /// See [`Topology::propose`].
+    fn propose(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<Committed, ProposeError>>;
+    /// See [`Topology::confirm_leadership`].
+    fn confirm_leadership(&self) -> BoxFuture<'_, Result<(), ProposeError>>;
+    /// See [`Topology::set_membership`].
+    fn set_membership(
+        &self,
+        voters: BTreeSet<NodeId>,
+        learners: BTreeSet<NodeId>,
+    ) -> BoxFuture<'_, Result<(), ProposeError>>;
+    /// See [`Topology::stand_for_election`].
+    fn stand_for_election(&self) -> BoxFuture<'_, Result<(), ProposeError>>;
+    /// See [`Topology::wait_replicated`].
+    fn wait_replicated<'a>(&'a self, nodes: &'a BTreeSet<NodeId>, patience: Duration) -> BoxFuture<'a, ()>;
+    /// See [`Topology::handle`].
+    fn handle(&self, body: Bytes) -> BoxFuture<'_, Bytes>;
+    /// See [`Topology::shutdown`].
+    fn shutdown(&self) -> BoxFuture<'_, ()>;
+
+    /// The last state applied here; older than the committed one by what has not arrived yet.
+    fn state(&self) -> Arc<ClusterState> {
+        Arc::clone(&self.watch().borrow())
+    }
+
+    /// The leader of the log, as far as this node knows; it may have been replaced since.
+    fn coordinator(&self) -> Option<NodeId> {
+        *self.watch_coordinator().borrow()
+    }
+}
+
+impl Agreement for Topology {
+    fn watch(&self) -> watch::Receiver<Arc<ClusterState>> {
+        self.watch()
+    }
+
+    fn watch_coordinator(&self) -> watch::Receiver<Option<NodeId>> {
+        self.watch_coordinator()
+    }
+
+    fn leading(&self) -> Option<u64> {
+        self.leading()
+    }
+
+    fn stopped(&self) -> Option<String> {
+        self.stopped()
+    }
+
+    fn voters(&self) -> BTreeSet<NodeId> {
+        self.voters()
+    }
+
+    fn learners(&self) -> BTreeSet<NodeId> {
+        self.learners()
+    }
+
+    fn propose(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<Committed, ProposeError>> {
+        Box::pin(self.propose(changes))
+    }
+
+    fn confirm_leadership(&self) -> BoxFuture<'_, Result<(), ProposeError>> {
+        Box::pin(self.confirm_leadership())
+    }
+
+    fn set_membership(
+        &self,
+        voters: BTreeSet<NodeId>,
+        learners: BTreeSet<NodeId>,
+    ) -> BoxFuture<'_, Result<(), ProposeError>> {
+        Box::pin(self.set_membership(voters, learners))
+    }
+
+    fn stand_for_election(&self) -> BoxFuture<'_, Result<(), ProposeError>> {
+        Box::pin(self.stand_for_election())
+    }
+
+    fn wait_replicated<'a>(&'a self, nodes: &'a BTreeSet<NodeId>, patience: Duration) -> BoxFuture<'a, ()> {
+        Box::pin(self.wait_replicated(nodes, patience))
+    }
+
+    fn handle(&self, body: Bytes) -> BoxFuture<'_, Bytes> {
+        Box::pin(self.handle(body))
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.shutdown())
+    }
+}

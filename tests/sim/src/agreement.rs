@@ -1,0 +1,485 @@
+//! A model of the topology log: what a correct consensus does, with the delays and the bad luck it may have.
+//!
+//! There is one list of committed states. A leader commits, and is confirmed, only at an instant at which it can talk
+//! with a majority of the voters, none of that majority having promised itself to a later term. A former leader goes on
+//! believing that it leads until it hears otherwise. Proposals are delayed, repeated, committed without their
+//! proposer learning of it, or left behind for a later leader to commit or to forget. States reach a node late, and
+//! several at once; after a restart a node may begin with an older one.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use caskade_node::cluster::state::{Change, ClusterState, Verdict};
+use caskade_node::id::NodeId;
+use caskade_node::topology::{Agreement, Committed, ProposeError, choose_voters};
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::machine::SimMachine;
+use crate::network::SimNetwork;
+
+/// Time until voters that hear of no leader elect one.
+const ELECTION_MS: std::ops::Range<u64> = 1800..2400;
+/// How long a proposal waits for a majority.
+const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a leader waits for its confirmation.
+const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
+/// States kept; a restarted node begins with one of them.
+const STATES_KEPT: u64 = 64;
+
+/// A node's part.
+struct Part {
+    states: watch::Sender<Arc<ClusterState>>,
+    coordinator: watch::Sender<Option<NodeId>>,
+    /// The term it believes to lead.
+    leads: Option<u64>,
+}
+
+struct Log {
+    rng: StdRng,
+    /// The newest committed states, by number.
+    states: BTreeMap<u64, Arc<ClusterState>>,
+    term: u64,
+    leader: Option<NodeId>,
+    led_at: Instant,
+    election_ms: u64,
+    /// The last term each voter promised itself to.
+    promised: BTreeMap<NodeId, u64>,
+    voters: BTreeSet<NodeId>,
+    learners: BTreeSet<NodeId>,
+    parts: BTreeMap<NodeId, Part>,
+    /// The newest state each node has on its disk.
+    applied: BTreeMap<NodeId, u64>,
+    /// Proposals that found no majority and may be committed yet.
+    left_behind: Vec<Vec<Change>>,
+    elections: u64,
+}
+
+/// The log; a clone is the same one.
+#[derive(Clone)]
+pub struct ModelLog {
+    log: Arc<Mutex<Log>>,
+    network: SimNetwork,
+    grown: Arc<watch::Sender<u64>>,
+}
+
+impl ModelLog {
+    /// A log that holds nothing, and the task that elects its leaders.
+    pub fn new(seed: u64, network: SimNetwork) -> Self {
+        let log = Log {
+            rng: StdRng::seed_from_u64(seed),
+            states: BTreeMap::from([(0, Arc::default())]),
+            term: 0,
+            leader: None,
+            led_at: Instant::now(),
+            election_ms: ELECTION_MS.start,
+            promised: BTreeMap::new(),
+            voters: BTreeSet::new(),
+            learners: BTreeSet::new(),
+            parts: BTreeMap::new(),
+            applied: BTreeMap::new(),
+            left_behind: Vec::new(),
+            elections: 0,
+        };
+        let log = Self { log: Arc::new(Mutex::new(log)), network, grown: Arc::new(watch::Sender::new(0)) };
+        tokio::spawn(log.clone().elect_when_due());
+        log
+    }
+
+    /// Founds the cluster with these members, the state being committed and known to all of them.
+    pub fn found(&self, members: Vec<NodeId>, state: ClusterState) {
+        let mut log = self.log.lock();
+        let voters = choose_voters(&BTreeSet::new(), &state.members, None, &BTreeSet::new());
+        log.learners = members.iter().copied().filter(|id| !voters.contains(id)).collect();
+        log.voters = voters;
+        log.states = BTreeMap::from([(1, Arc::new(state))]);
+        log.applied = members.into_iter().map(|id| (id, 1)).collect();
+    }
+
+    /// A node's process begins to take part.
+    pub fn join(&self, id: NodeId, machine: Arc<SimMachine>) -> Arc<dyn Agreement> {
+        let mut log = self.log.lock();
+        let applied = log.applied.get(&id).copied().unwrap_or(0);
+        // What was applied last may not have been on the disk yet.
+        let first = applied.saturating_sub(log.rng.random_range(0..3));
+        let first = *log
+            .states
+            .range(first..)
+            .next()
+            .or(log.states.last_key_value())
+            .unwrap_or((&0, &Arc::default()))
+            .0;
+        let first = if applied == 0 { 0 } else { first };
+        let state = log.states.get(&first).cloned().unwrap_or_default();
+        let part =
+            Part { states: watch::Sender::new(state), coordinator: watch::Sender::new(None), leads: None };
+        log.parts.insert(id, part);
+        log.applied.insert(id, first);
+        drop(log);
+        tokio::spawn(self.clone().deliver(id, machine));
+        Arc::new(Member { log: self.clone(), id })
+    }
+
+    /// A node's process is gone.
+    pub fn leave(&self, id: NodeId) {
+        self.log.lock().parts.remove(&id);
+    }
+
+    /// The newest committed state.
+    pub fn state(&self) -> Arc<ClusterState> {
+        self.log.lock().newest().1
+    }
+
+    /// The committed states after the one of this number, each with its own; older ones that are not kept are left out.
+    pub fn states_after(&self, number: u64) -> Vec<(u64, Arc<ClusterState>)> {
+        let log = self.log.lock();
+        log.states.range(number + 1..).map(|(number, state)| (*number, Arc::clone(state))).collect()
+    }
+
+    /// Who leads, by the latest election.
+    pub fn leader(&self) -> Option<NodeId> {
+        self.log.lock().leader
+    }
+
+    /// How many elections there were.
+    pub fn elections(&self) -> u64 {
+        self.log.lock().elections
+    }
+
+    /// Makes the voters elect a leader now, whatever the present one does.
+    pub fn elect(&self) {
+        let mut log = self.log.lock();
+        let candidates: Vec<NodeId> =
+            log.voters.iter().copied().filter(|id| self.majority(&log, *id, u64::MAX)).collect();
+        let Some(elected) = candidates.choose(&mut log.rng).copied() else { return };
+        self.begin_term(&mut log, elected);
+        drop(log);
+        self.grown.send_modify(|count| *count += 1);
+    }
+
+    /// A voter stands for election because it is asked to. It wins if a majority hears it, and may be beaten to it.
+    fn stand(&self, id: NodeId) {
+        let mut log = self.log.lock();
+        let elects = log.voters.contains(&id) && log.leader != Some(id) && self.majority(&log, id, u64::MAX);
+        if !elects || log.rng.random_ratio(1, 10) {
+            return;
+        }
+        self.begin_term(&mut log, id);
+        drop(log);
+        self.grown.send_modify(|count| *count += 1);
+    }
+
+    /// The node leads from now on; who can be reached knows.
+    fn begin_term(&self, log: &mut Log, elected: NodeId) {
+        log.term += 1;
+        log.elections += 1;
+        let (term, voters) = (log.term, log.voters.clone());
+        for voter in voters.into_iter().filter(|voter| self.network.can_talk(elected, *voter)) {
+            log.promised.insert(voter, term);
+        }
+        log.leader = Some(elected);
+        log.led_at = Instant::now();
+        log.election_ms = log.rng.random_range(ELECTION_MS);
+        if log.rng.random_bool(0.5) {
+            // What its predecessor could not commit may have reached it.
+            let left = std::mem::take(&mut log.left_behind);
+            left.iter().for_each(|changes| drop(log.commit(changes)));
+        }
+        log.left_behind.clear();
+        log.bring_up_to_date(elected);
+        if let Some(part) = log.parts.get_mut(&elected) {
+            part.leads = Some(term);
+            part.coordinator.send_replace(Some(elected));
+        }
+    }
+
+    async fn elect_when_due(self) {
+        loop {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            let due = {
+                let mut log = self.log.lock();
+                let leads = |id| log.parts.get(&id).is_some_and(|part| part.leads == Some(log.term));
+                if log.leader.is_some_and(|leader| leads(leader) && self.majority(&log, leader, log.term)) {
+                    log.led_at = Instant::now();
+                }
+                !log.voters.is_empty() && log.led_at.elapsed() > Duration::from_millis(log.election_ms)
+            };
+            if due {
+                self.elect();
+            }
+        }
+    }
+
+    /// Whether a node can talk with a majority of the voters that are promised to no later term.
+    fn majority(&self, log: &Log, id: NodeId, term: u64) -> bool {
+        let agrees = |voter: &&NodeId| {
+            self.network.can_talk(id, **voter) && log.promised.get(*voter).copied().unwrap_or(0) <= term
+        };
+        log.voters.iter().filter(agrees).count() * 2 > log.voters.len()
+    }
+
+    /// Brings the committed states to a node, late.
+    async fn deliver(self, id: NodeId, machine: Arc<SimMachine>) {
+        let mut grown = self.grown.subscribe();
+        loop {
+            let newest = self.log.lock().newest().0;
+            let delay = {
+                let rng = &mut self.log.lock().rng;
+                let micros = if rng.random_ratio(1, 40) { 20_000..400_000 } else { 200..6_000 };
+                rng.random_range(micros)
+            };
+            tokio::time::sleep(Duration::from_micros(delay)).await;
+            if machine.is_dead() || !machine.running().await {
+                return;
+            }
+            machine.step(|| self.hand_out(id, newest));
+            let _ = tokio::time::timeout(Duration::from_millis(200), grown.changed()).await;
+        }
+    }
+
+    /// A node hears of the states up to this one, and of who leads, if it can talk with the leader.
+    fn hand_out(&self, id: NodeId, newest: u64) {
+        let mut log = self.log.lock();
+        let Some(leader) = log.leader else { return };
+        let takes_part = log.voters.contains(&id) || log.learners.contains(&id);
+        if !takes_part || !self.network.can_talk(leader, id) {
+            return;
+        }
+        if log.applied.get(&id).is_none_or(|applied| *applied < newest) {
+            let Some(state) = log.states.get(&newest).cloned() else { return };
+            log.applied.insert(id, newest);
+            if let Some(part) = log.parts.get(&id) {
+                part.states.send_replace(state);
+            }
+        }
+        let term = log.term;
+        if let Some(part) = log.parts.get_mut(&id) {
+            part.leads = part.leads.filter(|led| *led == term);
+            part.coordinator.send_if_modified(|known| known.replace(leader) != Some(leader));
+        }
+    }
+
+    /// Commits the changes once a majority takes them.
+    async fn propose(&self, id: NodeId, changes: Vec<Change>) -> Result<Committed, ProposeError> {
+        let Some(term) = self.leads(id) else {
+            return Err(ProposeError::NotCoordinator(None));
+        };
+        self.pause(300..4_000).await;
+        let began = Instant::now();
+        loop {
+            if let Some(committed) = self.try_commit(id, term, &changes)? {
+                self.grown.send_modify(|count| *count += 1);
+                self.pause(100..1_000).await;
+                if self.log.lock().rng.random_ratio(1, 50) {
+                    return Err(ProposeError::Unknown("the answer was lost".into()));
+                }
+                return Ok(committed);
+            }
+            if began.elapsed() > PROPOSE_TIMEOUT {
+                let mut log = self.log.lock();
+                if log.leader == Some(id) && log.term == term {
+                    log.left_behind.push(changes);
+                }
+                return Err(ProposeError::Unknown("no majority took it in time".into()));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn try_commit(
+        &self,
+        id: NodeId,
+        term: u64,
+        changes: &[Change],
+    ) -> Result<Option<Committed>, ProposeError> {
+        let mut log = self.log.lock();
+        if log.parts.get(&id).and_then(|part| part.leads) != Some(term) {
+            return Err(ProposeError::Unknown("the leadership was lost".into()));
+        }
+        if !self.majority(&log, id, term) {
+            return Ok(None);
+        }
+        let verdicts = log.commit(changes);
+        let committed = Committed { epoch: log.newest().1.epoch, verdicts };
+        if log.rng.random_ratio(1, 100) {
+            // A proposal that was sent twice.
+            log.commit(changes);
+        }
+        log.bring_up_to_date(id);
+        Ok(Some(committed))
+    }
+
+    async fn confirm(&self, id: NodeId) -> Result<(), ProposeError> {
+        let Some(term) = self.leads(id) else {
+            return Err(ProposeError::NotCoordinator(None));
+        };
+        let began = Instant::now();
+        while began.elapsed() < CONFIRM_TIMEOUT {
+            self.pause(200..3_000).await;
+            if self.leads(id) != Some(term) {
+                return Err(ProposeError::NotCoordinator(None));
+            }
+            if self.is_confirmed(id, term) {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        Err(ProposeError::Unknown("no majority answered in time".into()))
+    }
+
+    /// Whether a majority takes the node for the leader of that term now; it has applied everything then.
+    fn is_confirmed(&self, id: NodeId, term: u64) -> bool {
+        let mut log = self.log.lock();
+        let confirmed = self.majority(&log, id, term);
+        if confirmed {
+            log.bring_up_to_date(id);
+        }
+        confirmed
+    }
+
+    async fn set_members(
+        &self,
+        id: NodeId,
+        voters: BTreeSet<NodeId>,
+        learners: BTreeSet<NodeId>,
+    ) -> Result<(), ProposeError> {
+        let Some(term) = self.leads(id) else {
+            return Err(ProposeError::NotCoordinator(None));
+        };
+        self.pause(1_000..10_000).await;
+        let mut log = self.log.lock();
+        let former = std::mem::replace(&mut log.voters, voters.clone());
+        if log.leader != Some(id) || log.term != term || !self.majority(&log, id, term) {
+            log.voters = former;
+            return Err(ProposeError::Unknown("no majority took it".into()));
+        }
+        log.voters = former;
+        if !self.majority(&log, id, term) {
+            return Err(ProposeError::Unknown("no majority took it".into()));
+        }
+        log.learners = learners.difference(&voters).copied().collect();
+        for voter in &voters {
+            let promised = log.promised.get(voter).copied().unwrap_or(0).max(term);
+            log.promised.insert(*voter, promised);
+        }
+        log.voters = voters;
+        drop(log);
+        self.grown.send_modify(|count| *count += 1);
+        Ok(())
+    }
+
+    fn leads(&self, id: NodeId) -> Option<u64> {
+        self.log.lock().parts.get(&id)?.leads
+    }
+
+    async fn pause(&self, micros: std::ops::Range<u64>) {
+        let micros = self.log.lock().rng.random_range(micros);
+        tokio::time::sleep(Duration::from_micros(micros)).await;
+    }
+}
+
+impl Log {
+    fn newest(&self) -> (u64, Arc<ClusterState>) {
+        self.states.last_key_value().map(|(number, state)| (*number, Arc::clone(state))).unwrap_or_default()
+    }
+
+    fn commit(&mut self, changes: &[Change]) -> Vec<Verdict> {
+        let (number, state) = self.newest();
+        let mut state = ClusterState::clone(&state);
+        let verdicts = state.apply(changes);
+        self.states.insert(number + 1, Arc::new(state));
+        self.states = self.states.split_off(&(number + 1).saturating_sub(STATES_KEPT));
+        verdicts
+    }
+
+    /// The node has applied everything.
+    fn bring_up_to_date(&mut self, id: NodeId) {
+        let (number, state) = self.newest();
+        if self.applied.insert(id, number) != Some(number)
+            && let Some(part) = self.parts.get(&id)
+        {
+            part.states.send_replace(state);
+        }
+    }
+}
+
+/// One node's part in the log, as the node sees it.
+struct Member {
+    log: ModelLog,
+    id: NodeId,
+}
+
+impl Member {
+    /// A process whose part has ended hears nothing more.
+    fn part<T>(&self, f: impl FnOnce(&Part) -> T) -> Option<T> {
+        self.log.log.lock().parts.get(&self.id).map(f)
+    }
+}
+
+impl Agreement for Member {
+    fn watch(&self) -> watch::Receiver<Arc<ClusterState>> {
+        self.part(|part| part.states.subscribe()).unwrap_or_else(|| watch::channel(Arc::default()).1)
+    }
+
+    fn watch_coordinator(&self) -> watch::Receiver<Option<NodeId>> {
+        self.part(|part| part.coordinator.subscribe()).unwrap_or_else(|| watch::channel(None).1)
+    }
+
+    fn leading(&self) -> Option<u64> {
+        self.log.leads(self.id)
+    }
+
+    fn stopped(&self) -> Option<String> {
+        None
+    }
+
+    fn voters(&self) -> BTreeSet<NodeId> {
+        self.log.log.lock().voters.clone()
+    }
+
+    fn learners(&self) -> BTreeSet<NodeId> {
+        self.log.log.lock().learners.clone()
+    }
+
+    fn propose(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<Committed, ProposeError>> {
+        Box::pin(self.log.propose(self.id, changes))
+    }
+
+    fn confirm_leadership(&self) -> BoxFuture<'_, Result<(), ProposeError>> {
+        Box::pin(self.log.confirm(self.id))
+    }
+
+    fn set_membership(
+        &self,
+        voters: BTreeSet<NodeId>,
+        learners: BTreeSet<NodeId>,
+    ) -> BoxFuture<'_, Result<(), ProposeError>> {
+        Box::pin(self.log.set_members(self.id, voters, learners))
+    }
+
+    fn stand_for_election(&self) -> BoxFuture<'_, Result<(), ProposeError>> {
+        self.log.stand(self.id);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn wait_replicated<'a>(&'a self, _nodes: &'a BTreeSet<NodeId>, _patience: Duration) -> BoxFuture<'a, ()> {
+        // A voter that is elected is brought up to date here.
+        Box::pin(std::future::ready(()))
+    }
+
+    fn handle(&self, _body: Bytes) -> BoxFuture<'_, Bytes> {
+        Box::pin(std::future::ready(Bytes::new()))
+    }
+
+    fn shutdown(&self) -> BoxFuture<'_, ()> {
+        self.log.leave(self.id);
+        Box::pin(std::future::ready(()))
+    }
+}

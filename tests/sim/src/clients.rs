@@ -1,0 +1,185 @@
+//! The clients: they read, write, delete and count a few keys through any node, and note what they were told.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use caskade_node::kv::{Action, Condition, ExpiryPolicy, Failure, Operation, Outcome};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::history::{Ask, Event, History, Told, When};
+use crate::world::World;
+
+/// Keys that hold values, and keys that hold sums.
+const REGISTERS: u64 = 10;
+const COUNTERS: u64 = 3;
+/// How long a client waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// What the clients of one simulation share.
+pub struct Clients {
+    world: Arc<Mutex<World>>,
+    began: Instant,
+    history: Mutex<History>,
+    stopped: AtomicBool,
+    values: AtomicU64,
+    stamp: AtomicU64,
+    /// Operations under way.
+    open: AtomicU64,
+    acknowledged: AtomicU64,
+}
+
+impl Clients {
+    /// No clients yet.
+    pub fn new(world: Arc<Mutex<World>>) -> Arc<Self> {
+        let began = world.lock().began;
+        Arc::new(Self {
+            world,
+            began,
+            history: Mutex::default(),
+            stopped: AtomicBool::new(false),
+            values: AtomicU64::new(0),
+            stamp: AtomicU64::new(0),
+            open: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
+        })
+    }
+
+    /// Starts so many.
+    pub fn start(self: &Arc<Self>, seed: u64, count: u64) {
+        for client in 0..count {
+            tokio::spawn(Arc::clone(self).work(StdRng::seed_from_u64(seed ^ (client + 1))));
+        }
+    }
+
+    /// Lets them end what they are at.
+    pub async fn stop(&self) {
+        self.stopped.store(true, Ordering::SeqCst);
+        while self.open.load(Ordering::SeqCst) > 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// What they were told so far.
+    pub fn history(&self) -> History {
+        self.history.lock().clone()
+    }
+
+    /// Writes that were acknowledged.
+    pub fn acknowledged(&self) -> u64 {
+        self.acknowledged.load(Ordering::SeqCst)
+    }
+
+    async fn work(self: Arc<Self>, mut rng: StdRng) {
+        loop {
+            tokio::time::sleep(Duration::from_millis(rng.random_range(1..60))).await;
+            if self.stopped.load(Ordering::SeqCst) {
+                return;
+            }
+            let (key, ask) = self.choose(&mut rng);
+            let node = {
+                let running = self.world.lock().running();
+                running.choose(&mut rng).copied()
+            };
+            if let Some(node) = node {
+                self.ask(node, key, ask).await;
+            }
+        }
+    }
+
+    fn choose(&self, rng: &mut StdRng) -> (Bytes, Ask) {
+        if rng.random_ratio(1, 4) {
+            let key = format!("sum-{}", rng.random_range(0..COUNTERS));
+            let ask = match rng.random_range(0..10) {
+                0..3 => Ask::Read,
+                3 => Ask::Delete,
+                _ => Ask::Add(rng.random_range(1..5)),
+            };
+            return (key.into(), ask);
+        }
+        let key = format!("key-{}", rng.random_range(0..REGISTERS));
+        // Some values are long, so that data files are sealed and merged.
+        let pad = if rng.random_ratio(1, 8) { 4096 } else { 1 };
+        let value =
+            || Bytes::from(format!("v{:<width$}", self.values.fetch_add(1, Ordering::SeqCst), width = pad));
+        let ask = match rng.random_range(0..20) {
+            0..7 => Ask::Read,
+            7..14 => Ask::Set(value(), When::Always),
+            14..16 => Ask::Set(value(), When::Absent),
+            16 => Ask::Set(value(), When::Present),
+            _ => Ask::Delete,
+        };
+        (key.into(), ask)
+    }
+
+    /// Asks a node, and notes what it answers.
+    pub async fn ask(&self, number: usize, key: Bytes, ask: Ask) -> Told {
+        let process = {
+            let world = self.world.lock();
+            world.nodes[number].process.as_ref().map(|process| (process.node.clone(), process.host.clone()))
+        };
+        let Some((node, host)) = process else { return Told::Refused };
+        self.open.fetch_add(1, Ordering::SeqCst);
+        let called = self.stamp();
+        let operation = Operation { key: key.clone(), action: action(&ask) };
+        let (sender, answer) = oneshot::channel();
+        host.spawn(async move { drop(sender.send(node.submit(operation).wait().await)) });
+        let told = match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(Ok(outcome))) => told(&ask, outcome),
+            Ok(Ok(Err(Failure::Refused(_) | Failure::Action(_)))) => Told::Refused,
+            _ => Told::Unknown,
+        };
+        if !matches!(told, Told::Refused | Told::Unknown) && ask != Ask::Read {
+            self.acknowledged.fetch_add(1, Ordering::SeqCst);
+        }
+        tracing::info!("client: node {number} {:?} {ask:?} -> {told:?}", key);
+        let event = Event { ask, called, answered: self.stamp(), told: told.clone(), node: number };
+        self.history.lock().add(key, event);
+        self.open.fetch_sub(1, Ordering::SeqCst);
+        told
+    }
+
+    /// A moment: all that happens has different ones, in thousandths of a microsecond.
+    fn stamp(&self) -> u64 {
+        let now = self.began.elapsed().as_micros() as u64 * 1000;
+        let last = self.stamp.load(Ordering::SeqCst);
+        self.stamp.store(now.max(last + 1), Ordering::SeqCst);
+        now.max(last + 1)
+    }
+}
+
+fn action(ask: &Ask) -> Action {
+    match ask {
+        Ask::Read => Action::Read,
+        Ask::Delete => Action::Delete,
+        Ask::Add(n) => Action::Add(*n),
+        Ask::Set(value, when) => Action::Set {
+            value: value.clone(),
+            user_flags: 0,
+            expiry: ExpiryPolicy::Clear,
+            condition: match when {
+                When::Always => Condition::Always,
+                When::Absent => Condition::Absent,
+                When::Present => Condition::Present,
+            },
+            return_old: false,
+        },
+    }
+}
+
+fn told(ask: &Ask, outcome: Outcome) -> Told {
+    match (ask, outcome) {
+        (Ask::Read, Outcome::Entry(entry)) => Told::Value(entry.map(|entry| entry.value)),
+        (Ask::Set(..), Outcome::Set { written, .. }) => Told::Set(written),
+        (Ask::Delete, Outcome::Changed(changed)) => Told::Deleted(changed),
+        (Ask::Add(_), Outcome::Integer(sum)) => Told::Sum(sum),
+        // An answer to another question explains nothing: the check fails on it.
+        (_, outcome) => Told::Value(Some(Bytes::from(format!("{outcome:?}")))),
+    }
+}

@@ -1,0 +1,341 @@
+//! What goes wrong in a simulation: a plan of faults drawn from the seed, and how each is done to the world.
+
+use std::path::Path;
+use std::time::Duration;
+
+use caskade_engine::{Fault as DiskFault, FaultyFileSystem, FileCall};
+use caskade_node::cluster::operations::Operation;
+use caskade_node::cluster::state::{Change, PartitionState};
+use caskade_node::id::Incarnation;
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+
+use crate::world::World;
+
+/// Disks of this many bytes are full at once.
+const NO_ROOM: u64 = 1;
+
+/// Which faults are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// All of them.
+    Mixed,
+    /// Joins, planned stops and crashes during them.
+    Membership,
+    /// Bits that flip on one disk, and restarts of its node. With another fault beside it the last whole copy may be out of
+    /// reach, and nothing can be healed.
+    Damage,
+}
+
+/// One fault, or the end of one.
+#[derive(Clone, Debug)]
+pub enum Fault {
+    /// A process is killed; what it wrote stays.
+    Kill(usize),
+    /// A machine loses power: what was not synced may be gone.
+    PowerLoss(usize),
+    /// A process is asked to stop in order.
+    PlannedStop(usize),
+    /// A process is started again.
+    Restart(usize),
+    /// A process is stopped where it is (SIGSTOP), and let go on.
+    Pause(usize),
+    /// The end of a pause.
+    Resume(usize),
+    /// Nothing passes from the first to the second.
+    Block(usize, usize),
+    /// The end of that.
+    Open(usize, usize),
+    /// The connections between two nodes break.
+    Break(usize, usize),
+    /// A node's messages take so many times longer.
+    Slow(usize, u32),
+    /// A node's disk takes as many milliseconds for a sync.
+    SlowDisk(usize, u64),
+    /// A node's disk is full, or has room again.
+    DiskFull(usize, bool),
+    /// The next sync of a node's disk fails.
+    SyncFails(usize),
+    /// A bit of a complete data file flips on a node's disk, and one of its hint file, perhaps. Not where anything has
+    /// no other in-sync copy, or another node's disk did so before. The second number is what the place is drawn from.
+    BitFlip(usize, u64),
+    /// The voters elect a leader, though there may be one.
+    Election,
+    /// A new node joins.
+    Join,
+    /// An operator has a node leave, its copies going to the others.
+    Leave(usize),
+    /// An operator has a node that is down removed.
+    Remove(usize),
+    /// An operator drains a node, or ends that.
+    Drain(usize, bool),
+    /// An operator changes a node's weight.
+    Weight(usize, u32),
+}
+
+/// Faults and when they are due, in milliseconds from the beginning of the attack.
+pub type Schedule = Vec<(u64, Fault)>;
+
+/// Draws a schedule for so many nodes and milliseconds.
+pub fn draw(rng: &mut StdRng, profile: Profile, nodes: usize, length_ms: u64) -> Schedule {
+    let mut schedule = Schedule::new();
+    let mut joins = 0;
+    let mut now = rng.random_range(200..2_000);
+    while profile != Profile::Damage && now < length_ms {
+        let node = rng.random_range(0..nodes + joins);
+        let other = (node + rng.random_range(1..(nodes + joins).max(2))) % (nodes + joins);
+        let lasts = rng.random_range(50..6_000);
+        let kind = match profile {
+            Profile::Mixed | Profile::Damage => rng.random_range(0..100),
+            // Crashes, planned stops, elections and joins only.
+            Profile::Membership => *[0, 10, 20, 80, 90, 90, 96, 97, 98, 99].choose(rng).unwrap_or(&99),
+        };
+        let mut both = |begin, end| {
+            schedule.push((now, begin));
+            schedule.push((now + lasts, end));
+        };
+        match kind {
+            0..10 => both(Fault::Kill(node), Fault::Restart(node)),
+            10..20 => both(Fault::PowerLoss(node), Fault::Restart(node)),
+            20..27 => both(Fault::PlannedStop(node), Fault::Restart(node)),
+            27..40 => both(Fault::Pause(node), Fault::Resume(node)),
+            40..52 if node != other => both(Fault::Block(node, other), Fault::Open(node, other)),
+            52..58 if node != other => {
+                both(Fault::Block(node, other), Fault::Open(node, other));
+                both(Fault::Block(other, node), Fault::Open(other, node));
+            }
+            58..64 => cut_off(&mut schedule, node, nodes + joins, (now, now + lasts)),
+            64..70 if node != other => schedule.push((now, Fault::Break(node, other))),
+            70..76 => both(Fault::Slow(node, rng.random_range(5..60)), Fault::Slow(node, 1)),
+            76..80 => both(Fault::SlowDisk(node, rng.random_range(20..400)), Fault::SlowDisk(node, 2)),
+            80..86 => schedule.push((now, Fault::Election)),
+            86..88 => both(Fault::DiskFull(node, true), Fault::DiskFull(node, false)),
+            88..90 => both(Fault::SyncFails(node), Fault::Restart(node)),
+            90..96 if joins < 2 => {
+                schedule.push((now, Fault::Join));
+                joins += 1;
+            }
+            96 => schedule.push((now, Fault::Leave(node))),
+            97 => schedule.push((now, Fault::Remove(node))),
+            98 => both(Fault::Drain(node, true), Fault::Drain(node, false)),
+            99 => schedule.push((now, Fault::Weight(node, rng.random_range(20..300)))),
+            _ => {}
+        }
+        now += rng.random_range(20..2_500);
+    }
+    if profile == Profile::Damage {
+        flips(&mut schedule, rng, nodes, length_ms);
+    }
+    schedule.sort_by_key(|(due, _)| *due);
+    schedule
+}
+
+/// Bits that flip on one disk; often its node starts anew before its scrubber has found them.
+fn flips(schedule: &mut Schedule, rng: &mut StdRng, nodes: usize, length_ms: u64) {
+    let node = rng.random_range(0..nodes);
+    for _ in 0..rng.random_range(0..4) {
+        let due = rng.random_range(0..length_ms.max(1));
+        schedule.push((due, Fault::BitFlip(node, rng.random())));
+        if rng.random_bool(0.5) {
+            schedule.push((due + 1, Fault::Kill(node)));
+            schedule.push((due + 1 + rng.random_range(10..3_000), Fault::Restart(node)));
+        }
+    }
+}
+
+/// Nothing passes between a node and all others.
+fn cut_off(schedule: &mut Schedule, node: usize, nodes: usize, (begin, end): (u64, u64)) {
+    for other in (0..nodes).filter(|other| *other != node) {
+        for (from, to) in [(node, other), (other, node)] {
+            schedule.push((begin, Fault::Block(from, to)));
+            schedule.push((end, Fault::Open(from, to)));
+        }
+    }
+}
+
+impl World {
+    /// Does a fault, if it can be done to the world as it is.
+    pub fn suffer(&mut self, fault: &Fault) {
+        match *fault {
+            Fault::Kill(node) => self.crash(node, false),
+            Fault::PowerLoss(node) => self.crash(node, true),
+            Fault::PlannedStop(node) => self.stop(node),
+            Fault::Restart(node) => self.restart(node),
+            Fault::Pause(node) => self.pause(node, true),
+            Fault::Resume(node) => self.pause(node, false),
+            Fault::Block(from, to) => {
+                self.note(&format!("nothing passes from node {from} to node {to}"));
+                self.network.block(self.nodes[from].id, self.nodes[to].id);
+                if self.rng.random_bool(0.3) {
+                    self.network.break_connection(self.nodes[from].id, self.nodes[to].id);
+                }
+            }
+            Fault::Open(from, to) => {
+                self.note(&format!("messages pass from node {from} to node {to}"));
+                self.network.open(self.nodes[from].id, self.nodes[to].id);
+            }
+            Fault::Break(a, b) => {
+                self.note(&format!("the connection of nodes {a} and {b} breaks"));
+                self.network.break_connection(self.nodes[a].id, self.nodes[b].id);
+            }
+            Fault::Slow(node, factor) => {
+                self.note(&format!("messages of node {node} take {factor} times as long"));
+                self.network.slow_down(self.nodes[node].id, factor);
+            }
+            Fault::SlowDisk(node, ms) => {
+                self.note(&format!("a sync of node {node} takes up to {ms} ms"));
+                self.set_sync_pause(node, Duration::from_millis(ms));
+            }
+            Fault::DiskFull(node, full) => {
+                self.note(&format!("the disk of node {node} {}", if full { "is full" } else { "has room" }));
+                self.nodes[node].disk.set_capacity(full.then_some(NO_ROOM));
+            }
+            Fault::SyncFails(node) => {
+                self.note(&format!("the next sync of node {node} fails"));
+                self.nodes[node].disk.inject(DiskFault::io_error(FileCall::Sync, 0));
+            }
+            Fault::BitFlip(node, seed) => self.flip_bit(node, seed),
+            Fault::Election => {
+                self.note("an election");
+                self.log.elect();
+            }
+            Fault::Join => {
+                let node = self.add_node();
+                self.note(&format!("node {node} joins"));
+                self.start(node);
+            }
+            Fault::Leave(node) => {
+                let leaves = Operation::Leave { node: self.nodes[node].id };
+                self.operate(&format!("node {node} is to leave"), |_| Change::Operate {
+                    operation: leaves,
+                    basis: None,
+                });
+            }
+            Fault::Remove(node) => {
+                let id = self.nodes[node].id;
+                self.operate(&format!("node {node} is to be removed"), |incarnation_of| {
+                    let removes =
+                        Operation::Remove { node: id, incarnation: incarnation_of(node), accept_loss: false };
+                    Change::Operate { operation: removes, basis: None }
+                });
+            }
+            Fault::Drain(node, drained) => {
+                let id = self.nodes[node].id;
+                let what = if drained { "to be drained" } else { "drained no more" };
+                self.operate(&format!("node {node} is {what}"), |incarnation_of| {
+                    let (node, incarnation) = (id, incarnation_of(node));
+                    if drained {
+                        Change::Drain { node, incarnation }
+                    } else {
+                        Change::Undrain { node, incarnation }
+                    }
+                });
+            }
+            Fault::Weight(node, weight) => {
+                let sets = Operation::SetWeight { node: self.nodes[node].id, weight };
+                self.operate(&format!("node {node} is to weigh {weight}"), |_| Change::Operate {
+                    operation: sets,
+                    basis: None,
+                });
+            }
+        }
+    }
+
+    /// Proposes what an operator wants, through some node that runs.
+    fn operate(&mut self, what: &str, change: impl FnOnce(&dyn Fn(usize) -> Incarnation) -> Change) {
+        self.note(what);
+        let state = self.log.state();
+        let incarnation_of =
+            |node: usize| state.members.get(&self.nodes[node].id).map_or(0, |m| m.announcement.incarnation);
+        let change = change(&incarnation_of);
+        let running = self.running();
+        let Some(through) = running.choose(&mut self.rng).copied() else { return };
+        let Some(process) = &self.nodes[through].process else { return };
+        let (node, trace, began, what) = (process.node.clone(), self.trace(), self.began, what.to_owned());
+        process.host.spawn(async move {
+            let answer = node.propose(vec![change]).await;
+            trace.note(began, &format!("{what}: {answer:?}"));
+        });
+    }
+
+    fn flip_bit(&mut self, node: usize, seed: u64) {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let id = self.nodes[node].id;
+        let state = self.log.state();
+        let elsewhere = |entry: &PartitionState| entry.in_sync().any(|other| other.node != id);
+        let is_safe = state.partitions().all(|(_, entry)| elsewhere(entry));
+        if !is_safe || self.flipping.is_some_and(|flipping| flipping != node) {
+            return;
+        }
+        let disk = self.nodes[node].disk.clone();
+        let mut files = disk.files();
+        files.retain(|path| path.extension().is_some_and(|extension| extension == "data"));
+        files.sort();
+        // The last one is being written to.
+        files.pop();
+        let Some(path) = files.choose(&mut rng).cloned() else { return };
+        let Some(at) = flip_in(&disk, &path, &mut rng) else { return };
+        self.flipping = Some(node);
+        let hint = path.with_extension("hint");
+        let hint_too = rng.random_bool(0.5) && flip_in(&disk, &hint, &mut rng).is_some();
+        self.note(&format!(
+            "a bit flips on the disk of node {node}: {} at byte {at}{}",
+            path.display(),
+            if hint_too { ", and in its hint file" } else { "" }
+        ));
+    }
+
+    /// Starts a process anew: whatever was left of the one before is ended first.
+    fn restart(&mut self, node: usize) {
+        if self.nodes[node].process.is_some() {
+            self.crash(node, false);
+        }
+        self.nodes[node].disk.clear_faults();
+        self.start(node);
+    }
+
+    /// Ends everything that is wrong, and starts what does not run or has given up.
+    pub fn heal(&mut self) {
+        self.note("everything heals");
+        self.network.heal();
+        for number in 0..self.nodes.len() {
+            self.nodes[number].disk.clear_faults();
+            self.nodes[number].disk.set_capacity(None);
+            self.set_sync_pause(number, Duration::from_millis(2));
+            self.pause(number, false);
+        }
+    }
+
+    /// Starts the nodes that do not run, and those whose store or log has refused to go on.
+    pub fn restart_the_fallen(&mut self) {
+        let state = self.log.state();
+        for number in 0..self.nodes.len() {
+            let id = self.nodes[number].id;
+            if state.removed_in(id).is_some() {
+                // Its process ends by itself when it hears of it; nobody starts it again.
+                self.crash(number, false);
+                continue;
+            }
+            if state.is_draining(id) && self.nodes[number].process.is_some() {
+                self.suffer(&Fault::Drain(number, false));
+            }
+            let fallen = match &self.nodes[number].process {
+                None => true,
+                Some(process) => process.node.plane().store_failed() || process.node.is_stopping(),
+            };
+            if fallen {
+                self.restart(number);
+            }
+        }
+    }
+}
+
+/// Flips a bit somewhere in a file; tells where.
+fn flip_in(disk: &FaultyFileSystem, path: &Path, rng: &mut StdRng) -> Option<usize> {
+    let mut bytes = disk.read_file(path).ok().filter(|bytes| !bytes.is_empty())?;
+    let at = rng.random_range(0..bytes.len());
+    *bytes.get_mut(at)? ^= 1 << rng.random_range(0..8);
+    disk.write_file(path, &bytes).ok()?;
+    Some(at)
+}

@@ -1,0 +1,297 @@
+//! What clients asked and were told, and whether one copy of each key could have told it (linearizability).
+//!
+//! The check is Wing and Gong's search with Lowe's memory of states seen ("Testing for linearizability", 2017): an
+//! operation that was answered took effect between its call and its answer; one whose outcome is unknown took effect at
+//! some time after its call, or never; one that was refused never did. Keys are independent of each other.
+
+use std::collections::{BTreeMap, HashSet};
+use std::fmt;
+
+use bytes::Bytes;
+
+/// What a client asks of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// Its value.
+    Read,
+    /// To be this value, if the condition holds.
+    Set(Bytes, When),
+    /// To be gone.
+    Delete,
+    /// To be so much more.
+    Add(i64),
+}
+
+/// When a value is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// In any case.
+    Always,
+    /// If there is none.
+    Absent,
+    /// If there is one.
+    Present,
+}
+
+/// What a client was told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// The value.
+    Value(Option<Bytes>),
+    /// Whether it was set.
+    Set(bool),
+    /// Whether there was something to delete.
+    Deleted(bool),
+    /// The sum.
+    Sum(i64),
+    /// It was not done.
+    Refused,
+    /// Nothing: it may have been done.
+    Unknown,
+}
+
+/// One operation.
+#[derive(Clone, Debug)]
+pub struct Event {
+    /// What.
+    pub ask: Ask,
+    /// When it was asked, in order of everything.
+    pub called: u64,
+    /// When it was answered.
+    pub answered: u64,
+    /// What.
+    pub told: Told,
+    /// By which node, for the trace.
+    pub node: usize,
+}
+
+/// All operations, by key.
+#[derive(Clone, Debug, Default)]
+pub struct History(BTreeMap<Bytes, Vec<Event>>);
+
+/// No order of the operations explains what was told.
+#[derive(Debug)]
+pub struct NotLinearizable {
+    /// Of which key.
+    pub key: Bytes,
+    /// Its operations.
+    pub events: Vec<Event>,
+    /// The longest explanation found ends before one of these.
+    pub stuck: Vec<usize>,
+}
+
+impl fmt::Display for NotLinearizable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "no order of the operations on {:?} explains what was told:", self.key)?;
+        for (i, event) in self.events.iter().enumerate() {
+            let mark = if self.stuck.contains(&i) { ">" } else { " " };
+            let Event { ask, called, answered, told, node } = event;
+            let until = if *told == Told::Unknown { "...".to_owned() } else { (answered / 1000).to_string() };
+            writeln!(f, "{mark} {:>9}..{until:<9} node {node}: {ask:?} -> {told:?}", called / 1000)?;
+        }
+        Ok(())
+    }
+}
+
+impl History {
+    /// Notes an operation that has ended.
+    pub fn add(&mut self, key: Bytes, event: Event) {
+        self.0.entry(key).or_default().push(event);
+    }
+
+    /// How many operations there are, and how many of them have an unknown outcome.
+    pub fn count(&self) -> (usize, usize) {
+        let all = || self.0.values().flatten();
+        (all().count(), all().filter(|event| event.told == Told::Unknown).count())
+    }
+
+    /// The keys.
+    pub fn keys(&self) -> impl Iterator<Item = &Bytes> {
+        self.0.keys()
+    }
+
+    /// Whether an order of each key's operations explains everything that was told.
+    ///
+    /// # Errors
+    /// The first key for which there is none.
+    pub fn check(&self) -> Result<(), Box<NotLinearizable>> {
+        for (key, events) in &self.0 {
+            check(events)
+                .map_err(|(events, stuck)| Box::new(NotLinearizable { key: key.clone(), events, stuck }))?;
+        }
+        Ok(())
+    }
+}
+
+type Value = Option<Bytes>;
+
+/// The value after an operation, if what was told is what it would have told.
+fn apply(value: &Value, ask: &Ask, told: &Told) -> Option<Value> {
+    let fits = |answer: Told| *told == Told::Unknown || *told == answer;
+    match ask {
+        Ask::Read => fits(Told::Value(value.clone())).then(|| value.clone()),
+        Ask::Set(new, when) => {
+            let holds = match when {
+                When::Always => true,
+                When::Absent => value.is_none(),
+                When::Present => value.is_some(),
+            };
+            fits(Told::Set(holds)).then(|| if holds { Some(new.clone()) } else { value.clone() })
+        }
+        Ask::Delete => fits(Told::Deleted(value.is_some())).then_some(None),
+        Ask::Add(n) => {
+            let before = match value {
+                None => 0,
+                Some(text) => std::str::from_utf8(text).ok()?.parse::<i64>().ok()?,
+            };
+            let sum = before + n;
+            fits(Told::Sum(sum)).then(|| Some(Bytes::from(sum.to_string())))
+        }
+    }
+}
+
+/// A set of operations, as bits.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn has(&self, i: usize) -> bool {
+        self.0[i / 64] & (1 << (i % 64)) != 0
+    }
+
+    fn flip(&mut self, i: usize) {
+        self.0[i / 64] ^= 1 << (i % 64);
+    }
+}
+
+/// The operations that count, and which of them the longest explanation cannot go on with.
+type Stuck = (Vec<Event>, Vec<usize>);
+
+fn check(events: &[Event]) -> Result<(), Stuck> {
+    // A read of unknown outcome says nothing; what was refused did nothing.
+    let says = |event: &&Event| {
+        event.told != Told::Refused && !(event.ask == Ask::Read && event.told == Told::Unknown)
+    };
+    let mut events: Vec<Event> = events.iter().filter(says).cloned().collect();
+    for event in &mut events {
+        if event.told == Told::Unknown {
+            event.answered = u64::MAX;
+        }
+    }
+    events.sort_by_key(|event| event.called);
+    let certain = events.iter().filter(|event| event.told != Told::Unknown).count();
+    let mut done = Bits(vec![0; events.len() / 64 + 1]);
+    let mut seen: HashSet<(Bits, Value)> = HashSet::new();
+    let mut value: Value = None;
+    // What was taken, what the value was before, and from where to go on when that leads nowhere.
+    let mut path: Vec<(usize, Value)> = Vec::new();
+    let (mut from, mut taken_certain, mut best) = (0, 0, (0, Vec::new()));
+    loop {
+        if taken_certain == certain {
+            return Ok(());
+        }
+        match next(&events, &done, from, &value) {
+            Some((i, after)) => {
+                done.flip(i);
+                if seen.insert((done.clone(), after.clone())) {
+                    path.push((i, std::mem::replace(&mut value, after)));
+                    taken_certain += usize::from(events[i].told != Told::Unknown);
+                    from = 0;
+                } else {
+                    done.flip(i);
+                    from = i + 1;
+                }
+            }
+            None => {
+                if taken_certain >= best.0 {
+                    best = (taken_certain, candidates(&events, &done));
+                }
+                let Some((i, before)) = path.pop() else {
+                    return Err((events, best.1));
+                };
+                done.flip(i);
+                taken_certain -= usize::from(events[i].told != Told::Unknown);
+                (value, from) = (before, i + 1);
+            }
+        }
+    }
+}
+
+/// The operations that can come next: begun before every other that is left was answered.
+fn candidates(events: &[Event], done: &Bits) -> Vec<usize> {
+    let left = || (0..events.len()).filter(|i| !done.has(*i));
+    let first_answer = left().map(|i| events[i].answered).min().unwrap_or(u64::MAX);
+    left().filter(|i| events[*i].called <= first_answer).collect()
+}
+
+/// The first of them, from place `from` on, that fits the value; and the value after it.
+fn next(events: &[Event], done: &Bits, from: usize, value: &Value) -> Option<(usize, Value)> {
+    let left = || (0..events.len()).filter(|i| !done.has(*i));
+    let first_answer = left().map(|i| events[i].answered).min().unwrap_or(u64::MAX);
+    let fits = |i: usize| apply(value, &events[i].ask, &events[i].told).map(|after| (i, after));
+    left().skip_while(|i| *i < from).take_while(|i| events[*i].called <= first_answer).find_map(fits)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(value: &'static str, called: u64, answered: u64, told: Told) -> Event {
+        Event { ask: Ask::Set(Bytes::from(value), When::Always), called, answered, told, node: 0 }
+    }
+
+    fn read(value: Option<&'static str>, called: u64, answered: u64) -> Event {
+        Event { ask: Ask::Read, called, answered, told: Told::Value(value.map(Bytes::from)), node: 0 }
+    }
+
+    #[test]
+    fn a_read_after_an_acknowledged_write_must_see_it() {
+        assert!(check(&[set("a", 1, 2, Told::Set(true)), read(Some("a"), 3, 4)]).is_ok());
+        assert!(check(&[set("a", 1, 2, Told::Set(true)), read(None, 3, 4)]).is_err());
+    }
+
+    #[test]
+    fn a_write_of_unknown_outcome_may_take_effect_late_or_never() {
+        let unknown = set("b", 1, 2, Told::Unknown);
+        let first = set("a", 0, 1, Told::Set(true));
+        assert!(
+            check(&[first.clone(), unknown.clone(), read(Some("a"), 5, 6), read(Some("b"), 7, 8)]).is_ok()
+        );
+        assert!(check(&[first.clone(), unknown.clone(), read(Some("a"), 5, 6)]).is_ok());
+        let back = [first, unknown, read(Some("b"), 5, 6), read(Some("a"), 7, 8)];
+        assert!(check(&back).is_err(), "and not be undone again");
+    }
+
+    #[test]
+    fn concurrent_operations_may_come_in_any_order_and_sums_are_never_lost() {
+        let add = |called, answered, sum| Event {
+            ask: Ask::Add(1),
+            called,
+            answered,
+            told: Told::Sum(sum),
+            node: 0,
+        };
+        assert!(check(&[add(1, 10, 2), add(2, 9, 1)]).is_ok());
+        assert!(check(&[add(1, 3, 2), add(4, 9, 1)]).is_err());
+        assert!(check(&[add(1, 3, 1), add(4, 9, 1)]).is_err());
+    }
+
+    #[test]
+    fn what_was_refused_was_not_done() {
+        assert!(check(&[set("a", 1, 2, Told::Refused), read(Some("a"), 3, 4)]).is_err());
+        assert!(check(&[set("a", 1, 2, Told::Refused), read(None, 3, 4)]).is_ok());
+    }
+
+    #[test]
+    fn conditions_are_judged_by_the_value_there_is() {
+        let nx = |told| Event {
+            ask: Ask::Set(Bytes::from("x"), When::Absent),
+            called: 3,
+            answered: 4,
+            told,
+            node: 0,
+        };
+        assert!(check(&[set("a", 1, 2, Told::Set(true)), nx(Told::Set(false))]).is_ok());
+        assert!(check(&[set("a", 1, 2, Told::Set(true)), nx(Told::Set(true))]).is_err());
+    }
+}

@@ -1,0 +1,82 @@
+//! Every write reaches as many copies as there can be: where a copy is away, a stand-in takes its place in the entry
+//! that takes it out, and stays until as many copies as there should be are in-sync: no in-sync copy is released before.
+
+use caskade_node::cluster::state::{ClusterState, PartitionState, ReplicaRole};
+use caskade_node::id::NodeId;
+
+use super::Watch;
+use crate::world::World;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Receiving {
+    checked: u64,
+    /// The in-sync copies of each partition then, on nodes that were up.
+    in_sync: Vec<Vec<NodeId>>,
+}
+
+impl Watch for Receiving {
+    fn check(&mut self, world: &World) -> Result<(), String> {
+        for (number, state) in world.log.states_after(self.checked) {
+            self.checked = number;
+            self.check_state(&state)?;
+        }
+        Ok(())
+    }
+}
+
+impl Receiving {
+    fn check_state(&mut self, state: &ClusterState) -> Result<(), String> {
+        let former = std::mem::replace(&mut self.in_sync, in_sync(state));
+        for ((number, partition), (former, now)) in state.partitions().zip(former.iter().zip(&self.in_sync)) {
+            let released =
+                former.iter().find(|node| state.is_up(**node) && partition.replica(**node).is_none());
+            let wanted = wanted(state, partition).min(former.len());
+            // In one entry a copy may become in-sync, another be released for it, and a third restart.
+            let whole = former.iter().filter(|node| Some(*node) != released && !now.contains(node)).count()
+                + now.len();
+            if let Some(released) = released.filter(|_| whole < wanted) {
+                return Err(format!(
+                    "the copy of partition {number} on node {} is released with {whole} of {wanted} in-sync: {partition:?}",
+                    released.short()
+                ));
+            }
+        }
+        for (number, partition) in state.partitions() {
+            let up = |role: fn(ReplicaRole) -> bool| {
+                let replicas = partition.replicas.iter();
+                replicas.filter(|replica| role(replica.role) && state.is_up(replica.node)).count()
+            };
+            // Without a primary there is nothing to be received.
+            if !state.is_live_primary(number) {
+                continue;
+            }
+            let receiving = up(|role| role != ReplicaRole::Away);
+            let wanted = wanted(state, partition);
+            if receiving < wanted {
+                return Err(format!(
+                    "{receiving} of {wanted} copies of partition {number} get writes: {partition:?}"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn in_sync(state: &ClusterState) -> Vec<Vec<NodeId>> {
+    let on_up = |partition: &PartitionState| {
+        let nodes = partition.replicas.iter().filter(|replica| replica.role == ReplicaRole::InSync);
+        nodes.map(|replica| replica.node).filter(|node| state.is_up(*node)).collect()
+    };
+    state.partitions.iter().map(on_up).collect()
+}
+
+/// Copies a partition can have now: as many as it should, if there are enough nodes that are up, are given data, and were
+/// not taken out for being slow.
+fn wanted(state: &ClusterState, partition: &PartitionState) -> usize {
+    let holds = state.members.values().filter(|member| state.share_of(member) > 0);
+    let nodes = holds.map(|member| member.announcement.node).filter(|node| state.is_up(*node));
+    let can =
+        nodes.filter(|node| partition.replica(*node).is_none_or(|replica| replica.role != ReplicaRole::Away));
+    usize::from(state.replication_factor).min(can.count())
+}

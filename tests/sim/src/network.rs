@@ -1,0 +1,372 @@
+//! The network between the simulated nodes.
+//!
+//! As over TCP, what is sent on one connection arrives in order or not at all; a path that is blocked holds it back,
+//! until the path opens or the connection breaks. A broken connection ends every call on it: its sender never knows
+//! whether it was handled. Calls of different classes overtake each other. Gossip may be lost. Everything is
+//! delayed by times drawn from the seed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use caskade_node::id::NodeId;
+use caskade_node::net::{CallError, Class, Done, Responder, Transport};
+use caskade_node::runtime::Node;
+use futures::future::BoxFuture;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use crate::machine::SimMachine;
+
+/// Chance in a thousand that a gossip does not arrive.
+const GOSSIP_LOSS: u32 = 100;
+
+type Pair = (NodeId, NodeId);
+
+/// A process that takes part.
+#[derive(Clone)]
+struct Endpoint {
+    machine: Arc<SimMachine>,
+    node: Option<Arc<Node>>,
+}
+
+/// What travels on a lane: what is done at its end, on a machine that runs.
+struct Parcel {
+    due: Instant,
+    connection: u64,
+    deliver: Box<dyn FnOnce(&Endpoint) + Send>,
+}
+
+/// A call that is not answered.
+struct OpenCall {
+    from: NodeId,
+    connection: u64,
+    done: Done,
+}
+
+struct State {
+    rng: StdRng,
+    endpoints: BTreeMap<NodeId, Endpoint>,
+    /// One for each direction, class, and calls or answers.
+    lanes: BTreeMap<(NodeId, NodeId, u8, bool), mpsc::UnboundedSender<Parcel>>,
+    /// Which connection a pair has now; a broken one is replaced by the next call.
+    connections: BTreeMap<Pair, u64>,
+    calls: BTreeMap<u64, OpenCall>,
+    next: u64,
+    /// Directions nothing passes in.
+    blocked: BTreeMap<Pair, u32>,
+    /// Nodes whose messages take long, and by how much longer.
+    slow: BTreeMap<NodeId, u32>,
+    /// Most calls unanswered at one time.
+    calls_max: usize,
+}
+
+/// The network; a clone is the same one.
+#[derive(Clone)]
+pub struct SimNetwork {
+    state: Arc<Mutex<State>>,
+    changed: Arc<watch::Sender<u64>>,
+}
+
+impl SimNetwork {
+    /// A network without nodes.
+    pub fn new(seed: u64) -> Self {
+        let state = State {
+            rng: StdRng::seed_from_u64(seed),
+            endpoints: BTreeMap::new(),
+            lanes: BTreeMap::new(),
+            connections: BTreeMap::new(),
+            calls: BTreeMap::new(),
+            next: 0,
+            blocked: BTreeMap::new(),
+            slow: BTreeMap::new(),
+            calls_max: 0,
+        };
+        Self { state: Arc::new(Mutex::new(state)), changed: Arc::new(watch::Sender::new(0)) }
+    }
+
+    /// A process begins to take part; calls reach it once [`SimNetwork::serve`] has named its node.
+    pub fn attach(&self, id: NodeId, machine: Arc<SimMachine>) -> Arc<dyn Transport> {
+        self.state.lock().endpoints.insert(id, Endpoint { machine: machine.clone(), node: None });
+        Arc::new(Port { network: self.clone(), id, machine })
+    }
+
+    /// From now on calls reach this node.
+    pub fn serve(&self, id: NodeId, node: Arc<Node>) {
+        if let Some(endpoint) = self.state.lock().endpoints.get_mut(&id) {
+            endpoint.node = Some(node);
+        }
+    }
+
+    /// A process is gone: its peers learn that within `notice`.
+    pub fn detach(&self, id: NodeId, notice: Duration) {
+        self.state.lock().endpoints.remove(&id);
+        self.break_connections(|pair| pair.0 == id || pair.1 == id, notice);
+    }
+
+    /// Nothing passes from one node to the other, until as many calls of [`SimNetwork::open`].
+    pub fn block(&self, from: NodeId, to: NodeId) {
+        *self.state.lock().blocked.entry((from, to)).or_default() += 1;
+    }
+
+    /// The opposite of one [`SimNetwork::block`].
+    pub fn open(&self, from: NodeId, to: NodeId) {
+        let mut state = self.state.lock();
+        if let Some(count) = state.blocked.get_mut(&(from, to)) {
+            *count -= 1;
+            if *count == 0 {
+                state.blocked.remove(&(from, to));
+            }
+        }
+        drop(state);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Opens every path, and makes every node as fast as the others.
+    pub fn heal(&self) {
+        let mut state = self.state.lock();
+        state.blocked.clear();
+        state.slow.clear();
+        drop(state);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Multiplies the delays of what a node sends and gets; 1 is as usual.
+    pub fn slow_down(&self, id: NodeId, factor: u32) {
+        self.state.lock().slow.insert(id, factor);
+    }
+
+    /// Breaks the connections between two nodes.
+    pub fn break_connection(&self, a: NodeId, b: NodeId) {
+        // One side may go on over a new connection before it hears what became of the old one.
+        let millis = self.state.lock().rng.random_range(1..300);
+        self.break_connections(|pair| *pair == ordered(a, b), Duration::from_millis(millis));
+    }
+
+    /// Whether messages pass in both directions, and both processes run.
+    pub fn can_talk(&self, a: NodeId, b: NodeId) -> bool {
+        let state = self.state.lock();
+        let running =
+            |id| state.endpoints.get(&id).is_some_and(|endpoint: &Endpoint| endpoint.machine.is_running());
+        let open = !state.blocked.contains_key(&(a, b)) && !state.blocked.contains_key(&(b, a));
+        running(a) && running(b) && (a == b || open)
+    }
+
+    /// The most calls that were unanswered at one time.
+    pub fn calls_max(&self) -> usize {
+        self.state.lock().calls_max
+    }
+
+    /// Ends the calls on the connections of these pairs, at their senders, within `notice`.
+    fn break_connections(&self, which: impl Fn(&Pair) -> bool, notice: Duration) {
+        let mut state = self.state.lock();
+        let broken: Vec<u64> = state
+            .connections
+            .iter()
+            .filter(|(pair, _)| which(pair))
+            .map(|(_, connection)| *connection)
+            .collect();
+        state.connections.retain(|pair, _| !which(pair));
+        let lost: Vec<u64> = state
+            .calls
+            .iter()
+            .filter(|(_, call)| broken.contains(&call.connection))
+            .map(|(id, _)| *id)
+            .collect();
+        let mut ends = Vec::new();
+        for id in lost {
+            if let Some(call) = state.calls.remove(&id) {
+                let sender = state.endpoints.get(&call.from).map(|endpoint| Arc::clone(&endpoint.machine));
+                ends.push((sender, call.done));
+            }
+        }
+        let delay = notice.mul_f64(state.rng.random_range(0.1..1.0));
+        drop(state);
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            for (sender, done) in ends {
+                finish(sender, done, Err(CallError::Lost("the connection broke".into()))).await;
+            }
+        });
+    }
+
+    fn push(&self, sender: &Port, to: NodeId, class: Class, body: Bytes, done: Done) {
+        let from = sender.id;
+        let mut state = self.state.lock();
+        let pair = ordered(from, to);
+        let blocked = state.blocked.contains_key(&(from, to)) || state.blocked.contains_key(&(to, from));
+        let there = state.endpoints.get(&to).is_some_and(|endpoint| endpoint.node.is_some());
+        if !state.connections.contains_key(&pair) && (blocked || !there) {
+            // Nobody answers a new connection: refused soon, or after a time-out.
+            let delay = Duration::from_millis(if blocked { state.rng.random_range(20..1000) } else { 1 });
+            drop(state);
+            let machine = Arc::clone(&sender.machine);
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                finish(Some(machine), done, Err(CallError::NotSent("nobody answers".into()))).await;
+            });
+            return;
+        }
+        let id = state.number();
+        let fresh = state.number();
+        let connection = *state.connections.entry(pair).or_insert(fresh);
+        state.calls.insert(id, OpenCall { from, connection, done });
+        state.calls_max = state.calls_max.max(state.calls.len());
+        let network = self.clone();
+        let deliver = Box::new(move |endpoint: &Endpoint| {
+            let reply =
+                Responder::new(move |answer| network.answer(id, (from, to), class, connection, answer));
+            if let Some(node) = &endpoint.node {
+                node.on_call(from, class, body, reply);
+            }
+        });
+        self.send(&mut state, (from, to, class as u8, false), connection, deliver);
+    }
+
+    /// Sends the answer of a call back; `None` for a call that was dropped.
+    fn answer(&self, id: u64, (from, to): Pair, class: Class, connection: u64, answer: Option<Bytes>) {
+        let network = self.clone();
+        let mut state = self.state.lock();
+        // A process that is dead says nothing.
+        if state.endpoints.get(&to).is_none_or(|endpoint| endpoint.machine.is_dead()) {
+            return;
+        }
+        let result = answer.ok_or_else(|| CallError::Lost("the peer dropped the call".into()));
+        let deliver = Box::new(move |_: &Endpoint| {
+            let call = network.state.lock().calls.remove(&id);
+            if let Some(call) = call {
+                call.done.finish(result);
+            }
+        });
+        self.send(&mut state, (to, from, class as u8, true), connection, deliver);
+    }
+
+    fn send(
+        &self,
+        state: &mut State,
+        lane: (NodeId, NodeId, u8, bool),
+        connection: u64,
+        deliver: Box<dyn FnOnce(&Endpoint) + Send>,
+    ) {
+        let due = Instant::now() + state.delay(lane.0, lane.1);
+        let parcels = state.lanes.entry(lane).or_insert_with(|| {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            tokio::spawn(self.clone().carry(lane.0, lane.1, receiver));
+            sender
+        });
+        // The lane lives as long as the simulation.
+        let _ = parcels.send(Parcel { due, connection, deliver });
+    }
+
+    /// Brings the parcels of one lane to their end, in order.
+    async fn carry(self, from: NodeId, to: NodeId, mut parcels: mpsc::UnboundedReceiver<Parcel>) {
+        let mut changed = self.changed.subscribe();
+        while let Some(parcel) = parcels.recv().await {
+            tokio::time::sleep_until(parcel.due).await;
+            while self.state.lock().blocked.contains_key(&(from, to)) && self.is_current(from, to, &parcel) {
+                changed.mark_unchanged();
+                let _ = tokio::time::timeout(Duration::from_millis(100), changed.changed()).await;
+            }
+            let endpoint = self.state.lock().endpoints.get(&to).cloned();
+            let Some(endpoint) = endpoint else { continue };
+            if !endpoint.machine.running().await || !self.is_current(from, to, &parcel) {
+                continue;
+            }
+            endpoint.machine.step(|| (parcel.deliver)(&endpoint));
+        }
+    }
+
+    fn is_current(&self, from: NodeId, to: NodeId, parcel: &Parcel) -> bool {
+        self.state.lock().connections.get(&ordered(from, to)) == Some(&parcel.connection)
+    }
+
+    fn gossip(&self, from: NodeId, data: &[u8]) {
+        let mut state = self.state.lock();
+        let others: Vec<NodeId> = state.endpoints.keys().copied().filter(|id| *id != from).collect();
+        for to in others {
+            if state.rng.random_ratio(GOSSIP_LOSS, 1000) || state.blocked.contains_key(&(from, to)) {
+                continue;
+            }
+            let (delay, data, network) = (state.delay(from, to), data.to_vec(), self.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                let endpoint = network.state.lock().endpoints.get(&to).cloned();
+                if let Some(Endpoint { machine, node: Some(node) }) = endpoint
+                    && machine.is_running()
+                {
+                    machine.step(|| node.on_gossip(from, &data));
+                }
+            });
+        }
+    }
+}
+
+impl State {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn delay(&mut self, from: NodeId, to: NodeId) -> Duration {
+        let micros = match self.rng.random_range(0..100) {
+            0 => self.rng.random_range(5_000..60_000),
+            1..=9 => self.rng.random_range(1_000..5_000),
+            _ => self.rng.random_range(50..1_000),
+        };
+        let slow = |id| self.slow.get(&id).copied().unwrap_or(1);
+        Duration::from_micros(micros) * slow(from).max(slow(to))
+    }
+}
+
+fn ordered(a: NodeId, b: NodeId) -> Pair {
+    if a < b { (a, b) } else { (b, a) }
+}
+
+/// Tells a caller how its call ended, once its machine runs; never, if that is dead.
+async fn finish(machine: Option<Arc<SimMachine>>, done: Done, result: Result<Bytes, CallError>) {
+    if let Some(machine) = machine
+        && machine.running().await
+    {
+        machine.step(|| done.finish(result));
+    }
+}
+
+/// One node's end of it.
+struct Port {
+    network: SimNetwork,
+    id: NodeId,
+    machine: Arc<SimMachine>,
+}
+
+impl Transport for Port {
+    fn push_call(&self, to: NodeId, class: Class, body: Bytes, done: Done) {
+        if self.machine.is_dead() {
+            return;
+        }
+        self.network.push(self, to, class, body, done);
+    }
+
+    fn set_peers(&self, _peers: HashMap<NodeId, Vec<String>>) {}
+
+    fn publish(&self, data: Vec<u8>) -> bool {
+        if self.machine.is_running() {
+            self.network.gossip(self.id, &data);
+        }
+        true
+    }
+
+    fn disconnect(&self, peer: NodeId) {
+        if self.machine.is_running() {
+            self.network.break_connection(self.id, peer);
+        }
+    }
+
+    fn shutdown(&self) -> BoxFuture<'static, ()> {
+        self.network.detach(self.id, Duration::from_millis(2));
+        Box::pin(std::future::ready(()))
+    }
+}

@@ -1,0 +1,245 @@
+//! One simulation: a cluster is formed, attacked while clients use it, healed, and judged.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use caskade_node::cluster::state::ReplicaRole;
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+use crate::clients::Clients;
+use crate::faults::{Profile, draw};
+use crate::history::{Ask, Told};
+use crate::invariants::{self, Watch};
+use crate::world::{Shape, World};
+
+/// How long a cluster may take to form, and to heal.
+const FORM_MAX: Duration = Duration::from_secs(120);
+const HEAL_MAX: Duration = Duration::from_secs(180);
+/// How often the invariants are looked at.
+const LOOK_PAUSE: Duration = Duration::from_millis(40);
+/// How often it is looked whether everything has healed.
+const HEAL_PAUSE: Duration = Duration::from_millis(250);
+/// How long a key may take to be read in the end.
+const FINAL_TRIES: usize = 20;
+
+/// What a simulation came to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Operations of clients; how many of them had an unknown outcome.
+    pub operations: u64,
+    /// Of these.
+    pub unknown: u64,
+    /// Writes that were acknowledged.
+    pub acknowledged: u64,
+    /// Faults done.
+    pub faults: u64,
+    /// Simulated milliseconds.
+    pub simulated_ms: u64,
+    /// The epoch in the end.
+    pub epoch: u64,
+    /// Elections of a coordinator.
+    pub elections: u64,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { operations, unknown, acknowledged, faults, simulated_ms, epoch, elections } = self;
+        write!(
+            f,
+            "clean operations={operations} unknown={unknown} acknowledged={acknowledged} faults={faults} \
+             simulated_ms={simulated_ms} epoch={epoch} elections={elections}"
+        )
+    }
+}
+
+impl Report {
+    /// Reads what was displayed; `None` for any other line.
+    pub fn parse(line: &str) -> Option<Self> {
+        let figures = line.strip_prefix("clean ")?;
+        let figure = |name: &str| -> Option<u64> {
+            let found = figures.split(' ').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='));
+            found?.parse().ok()
+        };
+        Some(Self {
+            operations: figure("operations")?,
+            unknown: figure("unknown")?,
+            acknowledged: figure("acknowledged")?,
+            faults: figure("faults")?,
+            simulated_ms: figure("simulated_ms")?,
+            epoch: figure("epoch")?,
+            elections: figure("elections")?,
+        })
+    }
+}
+
+/// Why a seed failed, and what happened before.
+#[derive(Debug)]
+pub struct Failed {
+    /// What does not hold.
+    pub why: String,
+    /// What happened, in order.
+    pub trace: Vec<String>,
+}
+
+/// Runs one seed, on virtual time. The same in every process of which this is the first simulation.
+///
+/// # Errors
+/// An invariant does not hold.
+pub fn run(seed: u64, profile: Profile) -> Result<Report, Failed> {
+    crate::randomness::seed(seed);
+    // On a thread of its own: what this one has drawn before, for a log say, makes no difference.
+    let simulation = std::thread::spawn(move || run_here(seed, profile));
+    simulation.join().unwrap_or_else(|_| Err(Failed { why: "it panicked".into(), trace: Vec::new() }))
+}
+
+fn run_here(seed: u64, profile: Profile) -> Result<Report, Failed> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.map_err(|error| Failed { why: error.to_string(), trace: Vec::new() })?;
+    runtime.block_on(simulate(seed, profile))
+}
+
+async fn simulate(seed: u64, profile: Profile) -> Result<Report, Failed> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let nodes = *[3, 3, 3, 4, 4, 5].get(rng.random_range(0..6)).unwrap_or(&3);
+    let shape =
+        Shape { nodes, replicas: if rng.random_ratio(1, 6) { 3 } else { 2 }, formed: rng.random_ratio(7, 8) };
+    let world = Arc::new(Mutex::new(World::new(rng.random(), &shape)));
+    let trace = world.lock().trace();
+    let result = phases(&mut rng, profile, &shape, &world).await;
+    result.map_err(|why| Failed { why, trace: trace.lines() })
+}
+
+async fn phases(
+    rng: &mut StdRng,
+    profile: Profile,
+    shape: &Shape,
+    world: &Arc<Mutex<World>>,
+) -> Result<Report, String> {
+    let mut watched = invariants::watched();
+    wait_healed(world, &mut watched, FORM_MAX)
+        .await
+        .map_err(|why| format!("the cluster did not form: {why}"))?;
+    world.lock().note("the cluster is formed");
+    let clients = Clients::new(world.clone());
+    clients.start(rng.random(), rng.random_range(2..=5));
+    let length_ms = rng.random_range(4_000..20_000);
+    let schedule = draw(rng, profile, shape.nodes, length_ms);
+    attack(world, &mut watched, &schedule, length_ms).await?;
+    world.lock().heal();
+    wait_healed(world, &mut watched, HEAL_MAX).await.map_err(|why| format!("it did not heal: {why}"))?;
+    clients.stop().await;
+    read_all(&clients, world).await?;
+    wait_healed(world, &mut watched, HEAL_MAX)
+        .await
+        .map_err(|why| format!("it did not stay healed: {why}"))?;
+    for invariant in invariants::healed() {
+        invariant.check(&world.lock())?;
+    }
+    let history = clients.history();
+    history.check().map_err(|error| error.to_string())?;
+    let world = world.lock();
+    let (operations, unknown) = history.count();
+    Ok(Report {
+        operations: operations as u64,
+        unknown: unknown as u64,
+        acknowledged: clients.acknowledged(),
+        faults: schedule.len() as u64,
+        simulated_ms: world.began.elapsed().as_millis() as u64,
+        epoch: world.log.state().epoch,
+        elections: world.log.elections(),
+    })
+}
+
+async fn attack(
+    world: &Arc<Mutex<World>>,
+    watched: &mut [Box<dyn Watch>],
+    schedule: &[(u64, crate::faults::Fault)],
+    length_ms: u64,
+) -> Result<(), String> {
+    let began = tokio::time::Instant::now();
+    for (due, fault) in schedule {
+        while began.elapsed() < Duration::from_millis(*due) {
+            look(world, watched)?;
+            let left = Duration::from_millis(*due).saturating_sub(began.elapsed());
+            tokio::time::sleep(left.min(LOOK_PAUSE)).await;
+        }
+        world.lock().suffer(fault);
+        look(world, watched)?;
+    }
+    while began.elapsed() < Duration::from_millis(length_ms) {
+        look(world, watched)?;
+        tokio::time::sleep(LOOK_PAUSE).await;
+    }
+    Ok(())
+}
+
+fn look(world: &Arc<Mutex<World>>, watched: &mut [Box<dyn Watch>]) -> Result<(), String> {
+    let world = world.lock();
+    watched.iter_mut().try_for_each(|invariant| invariant.check(&world))
+}
+
+/// Waits until every partition has all its copies, in-sync and where the ring wants them, and every node serves.
+async fn wait_healed(
+    world: &Arc<Mutex<World>>,
+    watched: &mut [Box<dyn Watch>],
+    limit: Duration,
+) -> Result<(), String> {
+    let began = tokio::time::Instant::now();
+    loop {
+        look(world, watched)?;
+        let missing = {
+            let mut world = world.lock();
+            world.restart_the_fallen();
+            missing(&world)
+        };
+        match missing {
+            None => return Ok(()),
+            Some(why) if began.elapsed() > limit => return Err(why),
+            Some(_) => tokio::time::sleep(HEAL_PAUSE).await,
+        }
+    }
+}
+
+/// What keeps the cluster from being whole.
+fn missing(world: &World) -> Option<String> {
+    let state = world.log.state();
+    for (number, node) in world.nodes.iter().enumerate() {
+        if state.removed_in(node.id).is_some() {
+            continue;
+        }
+        let Some(process) = &node.process else { return Some(format!("node {number} does not run")) };
+        if !process.node.is_serving() {
+            return Some(format!("node {number} does not serve"));
+        }
+    }
+    for (number, partition) in state.partitions.iter().enumerate() {
+        let target = state.ring.replicas(number as u16);
+        let in_sync = partition.replicas.iter().filter(|replica| replica.role == ReplicaRole::InSync);
+        let holders: Vec<_> = in_sync.map(|replica| replica.node).collect();
+        if holders != target || partition.replicas.len() != target.len() {
+            return Some(format!("partition {number} is {partition:?}, and should be {target:?}"));
+        }
+    }
+    state.plan.as_ref().map(|plan| format!("a plan is not done: {plan:?}"))
+}
+
+/// Every key is read through every node: what was acknowledged is there.
+async fn read_all(clients: &Arc<Clients>, world: &Arc<Mutex<World>>) -> Result<(), String> {
+    let nodes = world.lock().running();
+    let keys: Vec<_> = clients.history().keys().cloned().collect();
+    for key in keys {
+        for node in &nodes {
+            let mut tries = 0;
+            while matches!(clients.ask(*node, key.clone(), Ask::Read).await, Told::Refused | Told::Unknown) {
+                tries += 1;
+                if tries == FINAL_TRIES {
+                    return Err(format!("{key:?} cannot be read through node {node}"));
+                }
+            }
+        }
+    }
+    Ok(())
+}

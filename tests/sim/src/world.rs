@@ -1,0 +1,340 @@
+//! The simulated cluster: its nodes with their disks and processes, and what can be done to them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use caskade_engine::{Engine, FaultyFileSystem, Options};
+use caskade_node::cluster::state::{Announcement, Change, ClusterState, ReplicaRole, StoreCondition};
+use caskade_node::config::Settings;
+use caskade_node::host::Host;
+use caskade_node::id::{ClusterId, Incarnation, NodeId};
+use caskade_node::net::Peers;
+use caskade_node::runtime::{BUILD, Node, Parts, spoken};
+use parking_lot::Mutex;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::time::Instant;
+
+use crate::agreement::ModelLog;
+use crate::machine::{Handle, SimMachine};
+use crate::network::SimNetwork;
+
+/// Which cluster all simulations simulate.
+const CLUSTER: ClusterId = ClusterId::from_bytes([0xca; 16]);
+/// Bytes after which a data file is sealed: a few hundred records.
+const MAX_FILE_SIZE: u64 = 64 << 10;
+/// How often merges and hint files are looked for.
+const TEND_PAUSE: Duration = Duration::from_secs(3);
+
+/// How the clusters of a seed are made.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    /// Nodes at the beginning.
+    pub nodes: usize,
+    /// Copies of each key.
+    pub replicas: u8,
+    /// Whether all nodes are members from the beginning; if not, all but the first join.
+    pub formed: bool,
+}
+
+/// A process that runs.
+pub struct Process {
+    /// The node.
+    pub node: Arc<Node>,
+    /// What it runs on.
+    pub machine: Arc<SimMachine>,
+    /// Its clocks and tasks.
+    pub host: Host,
+    /// Its store.
+    pub engine: Engine,
+}
+
+/// One node, whether it runs or not.
+pub struct SimNode {
+    /// Its name.
+    pub id: NodeId,
+    /// Its disk.
+    pub disk: FaultyFileSystem,
+    /// Its process, if one runs.
+    pub process: Option<Process>,
+    /// How far its clock drifts, in millionths.
+    drift_ppm: i64,
+    incarnation: Arc<AtomicU64>,
+    /// Longest pause of its disk between two syncs, in microseconds.
+    sync_pause_us: Arc<AtomicU64>,
+}
+
+/// The cluster.
+pub struct World {
+    /// When it began.
+    pub began: Instant,
+    /// What the choice of faults draws from.
+    pub rng: StdRng,
+    /// The network.
+    pub network: SimNetwork,
+    /// The topology log.
+    pub log: ModelLog,
+    /// The nodes.
+    pub nodes: Vec<SimNode>,
+    /// The node whose disk flips bits, if one does: never two, so that one whole copy is left.
+    pub flipping: Option<usize>,
+    settings: Settings,
+    trace: Arc<Trace>,
+}
+
+/// What happened, for whoever has to understand a failure.
+#[derive(Default)]
+pub struct Trace(Mutex<Vec<String>>);
+
+impl Trace {
+    /// Adds a line.
+    pub fn note(&self, began: Instant, text: &str) {
+        let line = format!("{:>8} ms  {text}", began.elapsed().as_millis());
+        tracing::info!("=== {text}");
+        self.0.lock().push(line);
+    }
+
+    /// All lines.
+    pub fn lines(&self) -> Vec<String> {
+        self.0.lock().clone()
+    }
+}
+
+impl World {
+    /// A founded cluster of one node that runs.
+    pub fn new(seed: u64, shape: &Shape) -> Self {
+        crate::machine::begin(Instant::now());
+        let mut rng = StdRng::seed_from_u64(seed);
+        let network = SimNetwork::new(rng.random());
+        let log = ModelLog::new(rng.random(), network.clone());
+        let mut settings = Settings::default();
+        settings.replicas = shape.replicas;
+        let mut world = Self {
+            began: Instant::now(),
+            rng,
+            network,
+            log,
+            nodes: Vec::new(),
+            flipping: None,
+            settings,
+            trace: Arc::default(),
+        };
+        for _ in 0..shape.nodes {
+            world.add_node();
+        }
+        world.found(shape);
+        for number in 0..shape.nodes {
+            world.start(number);
+        }
+        world
+    }
+
+    /// Founds the cluster: with its first node alone, or with all of them, each holding its empty share already.
+    fn found(&self, shape: &Shape) {
+        let (replication_factor, lease_ms) = (shape.replicas, self.settings.lease_ms);
+        let founder = self.announcement(0, 1);
+        let rebuild_delay_ms = self.settings.rebuild_delay_ms;
+        let found =
+            Change::Found { cluster_id: CLUSTER, replication_factor, lease_ms, rebuild_delay_ms, founder };
+        let mut state = ClusterState::default();
+        state.apply(&[found]);
+        let members = if shape.formed { shape.nodes } else { 1 };
+        (1..members).for_each(|number| drop(state.apply(&[Change::Register(self.announcement(number, 1))])));
+        loop {
+            let due = settling(&state);
+            if due.is_empty() {
+                break;
+            }
+            state.apply(&due);
+        }
+        let nodes = self.nodes.iter().take(members).map(|node| node.id);
+        self.log.found(nodes.collect(), state);
+    }
+
+    /// What happened so far.
+    pub fn trace(&self) -> Arc<Trace> {
+        Arc::clone(&self.trace)
+    }
+
+    /// Adds a line to the trace.
+    pub fn note(&self, text: &str) {
+        self.trace.note(self.began, text);
+    }
+
+    /// A node that was never started, with an empty disk.
+    pub fn add_node(&mut self) -> usize {
+        let number = self.nodes.len();
+        let mut id = [0xff; 32];
+        id[0] = number as u8;
+        // Two clocks are 1 % apart at most.
+        let drift_ppm = self.rng.random_range(-5_000..=5_000);
+        self.nodes.push(SimNode {
+            id: NodeId::from_bytes(id),
+            disk: FaultyFileSystem::new(),
+            process: None,
+            drift_ppm,
+            incarnation: Arc::default(),
+            sync_pause_us: Arc::new(AtomicU64::new(2_000)),
+        });
+        number
+    }
+
+    /// Starts a node's process on what is on its disk; false if it cannot start now.
+    pub fn start(&mut self, number: usize) -> bool {
+        let (engine, recovery) =
+            match Engine::open_on(Arc::new(self.nodes[number].disk.clone()), self.options()) {
+                Ok(opened) => opened,
+                Err(error) => {
+                    self.note(&format!("node {number} does not start: {error}"));
+                    return false;
+                }
+            };
+        let damage = recovery.quarantined.first().map(|first| format!("{first:?}"));
+        if let Some(damage) = &damage {
+            self.note(&format!("the store of node {number} is damaged: {damage}"));
+        }
+        let offset_ms = self.rng.random_range(1_000..1_000_000);
+        let seed = self.rng.random();
+        let node = &self.nodes[number];
+        let machine = SimMachine::new(format!("n{number}").into(), self.began, offset_ms, node.drift_ppm);
+        let host = Host::simulated(Arc::new(Handle(machine.clone())));
+        let incarnation = node.incarnation.fetch_add(1, Ordering::SeqCst) + 1;
+        let counter = node.incarnation.clone();
+        let own = self.announcement(number, incarnation);
+        let parts = Parts {
+            host: host.clone(),
+            id: node.id,
+            incarnation,
+            next_incarnation: Box::new(move || Ok(counter.fetch_add(1, Ordering::SeqCst) + 1)),
+            cluster_id: CLUSTER,
+            coordinator_hint: self.log.leader().filter(|leader| *leader != node.id),
+            heard_addrs: HashMap::new(),
+            settings: self.settings.clone(),
+            peer_addrs: own.peer_addrs,
+            client_addr: own.client_addr,
+            peers: Peers::new(self.network.attach(node.id, machine.clone())),
+            topology: self.log.join(node.id, machine.clone()),
+            engine: engine.clone(),
+            damage,
+        };
+        let (network, id) = (self.network.clone(), node.id);
+        let running = machine.step(|| Node::assemble(parts, |node| network.serve(id, node)));
+        host.spawn(run_disk(engine.clone(), seed, node.sync_pause_us.clone()));
+        self.nodes[number].process = Some(Process { node: running, machine, host, engine });
+        self.note(&format!("node {number} starts, incarnation {incarnation}"));
+        true
+    }
+
+    /// Ends a process at once; with `power_loss` its disk keeps only what was synced, and its peers notice late.
+    pub fn crash(&mut self, number: usize, power_loss: bool) {
+        let Some(process) = self.nodes[number].process.take() else { return };
+        self.note(&format!("node {number} {}", if power_loss { "loses power" } else { "is killed" }));
+        process.machine.kill();
+        let seed = self.rng.random();
+        let node = &mut self.nodes[number];
+        node.disk = if power_loss { node.disk.crashed(seed) } else { node.disk.killed() };
+        let notice = Duration::from_millis(if power_loss { 5_000 } else { 5 });
+        self.network.detach(node.id, notice);
+        self.log.leave(node.id);
+    }
+
+    /// Stops a node as planned, in the background.
+    pub fn stop(&mut self, number: usize) {
+        let Some(process) = &self.nodes[number].process else { return };
+        self.note(&format!("node {number} is asked to stop"));
+        let node = process.node.clone();
+        process.host.spawn(async move { node.stop().await });
+    }
+
+    /// Pauses or resumes a process.
+    pub fn pause(&mut self, number: usize, paused: bool) {
+        let Some(process) = &self.nodes[number].process else { return };
+        let machine = process.machine.clone();
+        self.note(&format!("node {number} is {}", if paused { "paused" } else { "resumed" }));
+        if paused { machine.pause() } else { machine.resume() }
+    }
+
+    /// How long a node's disk takes at most between two syncs.
+    pub fn set_sync_pause(&self, number: usize, pause: Duration) {
+        self.nodes[number].sync_pause_us.store(pause.as_micros() as u64, Ordering::Relaxed);
+    }
+
+    /// The numbers of the nodes whose process runs, paused ones included.
+    pub fn running(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|number| self.nodes[*number].process.is_some()).collect()
+    }
+
+    fn announcement(&self, number: usize, incarnation: Incarnation) -> Announcement {
+        let (protocol_min, protocol, features) = spoken();
+        Announcement {
+            node: self.nodes[number].id,
+            incarnation,
+            peer_addrs: vec![format!("/sim/{number}")],
+            client_addr: format!("node-{number}:7900"),
+            zone: self.settings.zone.clone(),
+            weight: self.settings.weight,
+            build: BUILD.to_owned(),
+            protocol,
+            protocol_min,
+            features,
+            store: StoreCondition::Whole,
+        }
+    }
+
+    fn options(&self) -> Options {
+        let mut options = Options::new("/store");
+        options.max_file_size = MAX_FILE_SIZE;
+        options.max_value_bytes = 1 << 16;
+        options.append_buffer_bytes = 4 << 20;
+        options.merge_small_file = 0;
+        options.merge_trigger_bytes = 1 << 14;
+        options.replicated = true;
+        options.map_files = false;
+        options.background = false;
+        options.log_thread = false;
+        options
+    }
+}
+
+/// What the nodes would propose next to bring an empty cluster's copies where the ring wants them.
+fn settling(state: &ClusterState) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for (partition, entry) in state.partitions() {
+        let primary_incarnation = 1;
+        let syncing = entry.replicas.iter().filter(|replica| replica.role == ReplicaRole::Syncing);
+        changes.extend(syncing.map(|replica| Change::CaughtUpEqual {
+            partition,
+            term: entry.term,
+            primary_incarnation,
+            node: replica.node,
+            incarnation: 1,
+            syncing_since: replica.syncing_since,
+            source_digest: 0,
+            target_digest: 0,
+        }));
+        if state.hand_over_due(partition) {
+            changes.push(Change::HandOver { partition, term: entry.term, primary_incarnation });
+        }
+    }
+    changes
+}
+
+/// What the threads of an engine do: commits what waits, and merges from time to time.
+async fn run_disk(engine: Engine, seed: u64, sync_pause_us: Arc<AtomicU64>) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut tended = Instant::now();
+    loop {
+        let longest = sync_pause_us.load(Ordering::Relaxed);
+        tokio::time::sleep(Duration::from_micros(rng.random_range(longest / 4..=longest))).await;
+        engine.commit_appends();
+        if tended.elapsed() >= TEND_PAUSE {
+            tended = Instant::now();
+            // A disk that is full or fails says so to the next append.
+            if let Err(error) = engine.tend() {
+                tracing::info!(%error, "no merge");
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Seeds that must be clean, and planted bugs that must be found.
+//!
+//! `CASKADE_SIM_SEEDS` sets how many seeds of each kind of faults are run, `CASKADE_SIM_FROM` where they begin;
+//! `CASKADE_SIM_BUGS=all` looks for the bugs, too, that take many seeds.
+
+#![expect(clippy::print_stdout, reason = "how many seeds a bug took is told also when all is well")]
+
+use std::process::Command;
+
+/// Seeds of all kinds of faults, and of faults of the membership alone.
+const MIXED: u64 = 500;
+const MEMBERSHIP: u64 = 200;
+const DAMAGE: u64 = 60;
+/// Seeds within which every planted bug must be found.
+const BUG_SEEDS_MAX: u64 = 2_000;
+
+/// Bugs that a handful of seeds finds.
+const SOON_FOUND: [&str; 6] =
+    ["OldTermAfterRestart", "NoConsent", "SecondTry", "EarlyAcknowledgement", "PromoteSyncing", "BlindFlip"];
+
+fn simulate(args: &[&str]) -> (bool, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_caskade-sim")).args(args).output();
+    let output = output.unwrap_or_else(|error| panic!("the simulator does not start: {error}"));
+    (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is '{text}', and should be a number")))
+}
+
+fn must_be_clean(faults: &str, seeds: u64) {
+    let seeds = number("CASKADE_SIM_SEEDS").unwrap_or(seeds).to_string();
+    let from = number("CASKADE_SIM_FROM").unwrap_or(1).to_string();
+    let (clean, said) = simulate(&["--faults", faults, "--from", &from, "--seeds", &seeds]);
+    assert!(clean, "{said}");
+    println!(
+        "{faults}: {said}more of them: cargo run -p caskade-sim -- --faults {faults} --from 10000 --seeds 20000"
+    );
+}
+
+#[test]
+fn nothing_is_lost_or_split_whatever_goes_wrong() {
+    must_be_clean("mixed", MIXED);
+}
+
+#[test]
+fn nothing_is_lost_or_split_while_nodes_come_and_go() {
+    must_be_clean("membership", MEMBERSHIP);
+}
+
+#[test]
+fn damage_on_one_disk_is_healed_and_never_shown() {
+    must_be_clean("damage", DAMAGE);
+}
+
+#[test]
+fn planted_bugs_are_found() {
+    let (_, names) = simulate(&["--list"]);
+    let all = std::env::var("CASKADE_SIM_BUGS").is_ok_and(|bugs| bugs == "all");
+    for bug in names.lines().filter(|bug| all || SOON_FOUND.contains(bug)) {
+        let seeds = BUG_SEEDS_MAX.to_string();
+        let (clean, said) = simulate(&["--plant", bug, "--seeds", &seeds]);
+        let found = said.lines().find_map(|line| line.strip_prefix("seed ")?.strip_suffix(" FAILED"));
+        println!("{bug}: found by seed {}", found.unwrap_or("-"));
+        assert!(!clean && found.is_some(), "{bug} was not found within {seeds} seeds: {said}");
+    }
+}

@@ -1,0 +1,119 @@
+//! A bit flipped in a data file of a running node is found, by a read or by the scrubber, and healed from the other
+//! copy; and deleted keys stay deleted when the tombstones are gone.
+
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use caskade_tests::{Builder, Cluster, eventually, with_cluster};
+
+const LIMIT: Duration = Duration::from_secs(120);
+const HEALED_MAX: Duration = Duration::from_secs(40);
+const CONVERGED_MAX: Duration = Duration::from_secs(40);
+const KEYS: usize = 4000;
+const NODE: usize = 1;
+
+#[test]
+fn flipped_bits_are_healed_when_their_records_are_read() {
+    let builder = Builder::new(3)
+        .arg("--max-file-size", "1MiB")
+        .arg("--max-value-bytes", "64KiB")
+        .arg("--scrub-bytes-per-s", "0");
+    with_cluster(builder, LIMIT, async |cluster| {
+        write_all(cluster).await?;
+        ensure!(flip_bits(cluster)? > 0, "the node has complete data files");
+        read_all(cluster, 0).await?;
+        healed(cluster).await?;
+        // What was damaged is gone: the node starts again with all it had.
+        cluster.node_mut(NODE)?.restart().await?;
+        cluster.wait_converged(CONVERGED_MAX).await?;
+        cluster.assert_copies_equal(2).await?;
+        read_all(cluster, NODE).await
+    });
+}
+
+#[test]
+fn flipped_bits_that_nobody_reads_are_healed_by_the_scrubber() {
+    let builder = Builder::new(3)
+        .arg("--max-file-size", "1MiB")
+        .arg("--max-value-bytes", "64KiB")
+        .arg("--scrub-bytes-per-s", "64MiB");
+    with_cluster(builder, LIMIT, async |cluster| {
+        write_all(cluster).await?;
+        ensure!(flip_bits(cluster)? > 0, "the node has complete data files");
+        healed(cluster).await
+    });
+}
+
+/// Waits until the node has told of it, and until both copies of everything are equal, each read by itself.
+async fn healed(cluster: &mut Cluster) -> Result<()> {
+    eventually("the damage is healed and told", HEALED_MAX, async || {
+        let events = cluster.node(NODE)?.client().await?.events().await?;
+        let told = events.iter().any(|event| event.message.contains("were restored from other copies"));
+        ensure!(told, "no event says so: {events:#?}");
+        Ok(())
+    })
+    .await?;
+    cluster.assert_copies_equal(2).await?;
+    read_all(cluster, NODE).await?;
+    // Each node's own copies alone: what it is the only one to have now, it must have whole.
+    for gone in 0..3 {
+        cluster.node_mut(gone)?.stop().await?;
+        let other = (gone + 1) % 3;
+        read_all(cluster, other).await?;
+        cluster.node_mut(gone)?.restart().await?;
+        cluster.wait_converged(CONVERGED_MAX).await?;
+    }
+    Ok(())
+}
+
+fn key(number: usize) -> String {
+    format!("key:{number}")
+}
+
+fn value(number: usize) -> String {
+    format!("value {number} ").repeat(80)
+}
+
+async fn write_all(cluster: &Cluster) -> Result<()> {
+    let records: Vec<(String, String)> = (0..KEYS).map(|number| (key(number), value(number))).collect();
+    let records: Vec<(&String, &str)> = records.iter().map(|(key, value)| (key, value.as_str())).collect();
+    cluster.node(0)?.client().await?.set_all(&records).await
+}
+
+async fn read_all(cluster: &Cluster, node: usize) -> Result<()> {
+    let keys: Vec<String> = (0..KEYS).map(key).collect();
+    let found = cluster.node(node)?.client().await?.get_all(&keys).await?;
+    for (number, found) in found.into_iter().enumerate() {
+        ensure!(
+            found.as_deref() == Some(value(number).as_bytes()),
+            "{} is not what was written",
+            key(number)
+        );
+    }
+    Ok(())
+}
+
+/// Flips bits in the complete data files of a running node; tells how many.
+fn flip_bits(cluster: &Cluster) -> Result<usize> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for entry in std::fs::read_dir(cluster.node(NODE)?.data_dir().join("store"))? {
+        let path = entry?.path();
+        files.extend(Some(path).filter(|path| path.extension().is_some_and(|suffix| suffix == "data")));
+    }
+    files.sort();
+    // The last one is being written to.
+    files.pop().context("the node has data files")?;
+    let mut flipped = 0;
+    for path in files {
+        let file = std::fs::OpenOptions::new().read(true).write(true).open(path)?;
+        for at in (8192..file.metadata()?.len().saturating_sub(8192)).step_by(50_000) {
+            let mut byte = [0];
+            file.read_exact_at(&mut byte, at)?;
+            file.write_all_at(&[byte[0] ^ 4], at)?;
+            flipped += 1;
+        }
+    }
+    Ok(flipped)
+}

@@ -1,0 +1,189 @@
+//! A network that is cut between nodes while clients talk to all of them: who is cut off answers nothing that may be
+//! stale, the others go on, and after the cut all is one again.
+//!
+//! The nodes are in network namespaces; see `tests/src/network.rs`. Where a machine allows none, these tests say `SKIPPED`.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use caskade_tests::oracle::{History, Outcome};
+use caskade_tests::{Builder, Client, Cluster, Workload, with_own_network};
+use redis::{RedisError, RedisResult, Value};
+use tokio::task::JoinSet;
+
+const LIMIT: Duration = Duration::from_secs(150);
+const NODES: usize = 3;
+/// More than a lease of 2 s, on a clock that is 5 % slow, after the last one that can have been granted.
+const LEASE_GONE: Duration = Duration::from_millis(2500);
+/// Until the others have declared the node down, elected a coordinator if it was that, and serve all keys.
+const GO_ON_MAX: Duration = Duration::from_secs(20);
+/// The request time-out, and time for a slow machine.
+const TOLD_MAX: Duration = Duration::from_secs(8);
+const WHOLE_MAX: Duration = Duration::from_secs(60);
+/// Keys that are read and written through the node that is cut off: some of every node's partitions.
+const KEYS: usize = 48;
+
+/// Which packets are lost between the one node and the others.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Cut {
+    All,
+    /// It hears nobody.
+    WhatItHears,
+    /// Nobody hears it.
+    WhatItSays,
+}
+
+#[test]
+fn node_that_is_cut_off_answers_nothing_stale_and_returns() {
+    with_own_network(Builder::new(NODES), LIMIT, async |cluster| {
+        let victim = (cluster.coordinator().await? + 1) % NODES;
+        cut_off_under_load(cluster, victim, Cut::All, 1).await
+    });
+}
+
+#[test]
+#[ignore = "fails now and then: the former coordinator's topology log can hang after the cut, see ARCHITECTURE.md, Known gaps"]
+fn coordinator_that_is_cut_off_answers_nothing_stale_and_returns() {
+    with_own_network(Builder::new(NODES), LIMIT, async |cluster| {
+        let victim = cluster.coordinator().await?;
+        cut_off_under_load(cluster, victim, Cut::All, 1).await
+    });
+}
+
+#[test]
+fn node_that_is_cut_off_in_one_direction_answers_nothing_stale_and_returns() {
+    with_own_network(Builder::new(NODES), LIMIT, async |cluster| {
+        let victim = (cluster.coordinator().await? + 1) % NODES;
+        cut_off_under_load(cluster, victim, Cut::WhatItHears, 1).await.context("a node that hears nobody")?;
+        let victim = cluster.coordinator().await?;
+        cut_off_under_load(cluster, victim, Cut::WhatItSays, 3)
+            .await
+            .context("a coordinator that nobody hears")
+    });
+}
+
+#[test]
+fn node_that_reaches_all_but_the_coordinator_shows_nobody_two_copies_of_a_key() {
+    // The third node hears both. Whether it or the coordinator is listened to is not this test's business: that clients
+    // of all three see one copy of each key, and that somebody goes on, is.
+    with_own_network(Builder::new(NODES), LIMIT, async |cluster| {
+        let coordinator = cluster.coordinator().await?;
+        let victim = (coordinator + 1) % NODES;
+        let load = Workload::new(cluster.addrs(), 9).start();
+        load.wait_for(200, GO_ON_MAX).await?;
+        let network = cluster.network_mut()?;
+        network.cut(victim, coordinator)?;
+        network.cut(coordinator, victim)?;
+        tokio::time::sleep(LEASE_GONE).await;
+        load.wait_for(300, GO_ON_MAX).await.context("some node goes on")?;
+        cluster.network_mut()?.mend()?;
+        cluster.wait_converged(WHOLE_MAX).await.context("after the cut")?;
+        load.wait_for(200, GO_ON_MAX).await?;
+        whole_and_as_told(cluster, &load.stop().await?).await
+    });
+}
+
+/// `seed` and the next one name the keys of the loads; every round on a cluster needs others.
+async fn cut_off_under_load(cluster: &mut Cluster, victim: usize, cut: Cut, seed: u64) -> Result<()> {
+    let addrs = cluster.addrs();
+    let others: Vec<String> =
+        (1..NODES).filter_map(|step| addrs.get((victim + step) % NODES).cloned()).collect();
+    let other = others.first().context("another node")?.clone();
+    let mut told = History::default();
+    // A third of these clients are the victim's own, and read what the clients of the others write.
+    let load = Workload::new(addrs, 9).seed(seed).start();
+    load.wait_for(200, GO_ON_MAX).await?;
+    let overwritten: Vec<String> = (0..KEYS).map(|number| format!("overwritten:{seed}:{number}")).collect();
+    let mut client = Client::connect(&other).await?;
+    write_all(&mut client, &overwritten, "before", &mut told).await?;
+
+    make(cluster, victim, cut)?;
+    let began = Instant::now();
+    let others_load = Workload::new(others, 4).seed(seed + 1).start();
+    others_load.wait_for(300, GO_ON_MAX).await.context("the others go on")?;
+    write_all(&mut client, &overwritten, "during", &mut told).await?;
+    tokio::time::sleep(LEASE_GONE.saturating_sub(began.elapsed())).await;
+    answers_nothing(cluster.node(victim)?.client().await?, &overwritten, seed, &mut told).await?;
+    ensure!(cluster.node(victim)?.status().await?.state == "no-lease", "it says that it has no lease");
+    others_load.wait_for(300, GO_ON_MAX).await.context("the others still go on")?;
+
+    cluster.network_mut()?.mend()?;
+    cluster.wait_converged(WHOLE_MAX).await.context("the node returns")?;
+    load.wait_for(200, GO_ON_MAX).await?;
+    told.merge(load.stop().await?);
+    told.merge(others_load.stop().await?);
+    // Counters are the same keys in every round.
+    let told = if seed == 1 { told } else { told.without_counters() };
+    whole_and_as_told(cluster, &told).await
+}
+
+fn make(cluster: &mut Cluster, victim: usize, cut: Cut) -> Result<()> {
+    let network = cluster.network_mut()?;
+    for other in (0..NODES).filter(|&other| other != victim) {
+        if cut != Cut::WhatItSays {
+            network.cut(other, victim)?;
+        }
+        if cut != Cut::WhatItHears {
+            network.cut(victim, other)?;
+        }
+    }
+    Ok(())
+}
+
+async fn write_all(client: &mut Client, keys: &[String], value: &str, told: &mut History) -> Result<()> {
+    for key in keys {
+        client.set(key, value).await?;
+        told.wrote(key, Some(value.to_owned()), Outcome::Acknowledged);
+    }
+    Ok(())
+}
+
+/// Reads and writes through a node without a lease: each has to be answered, with an error, in time.
+async fn answers_nothing(client: Client, read: &[String], seed: u64, told: &mut History) -> Result<()> {
+    let asked = Instant::now();
+    let mut requests = JoinSet::new();
+    for key in read {
+        let (mut client, key) = (client.clone(), key.clone());
+        requests.spawn(async move { (key.clone(), true, client.ask(redis::cmd("GET").arg(&key)).await) });
+    }
+    for number in 0..KEYS {
+        let (mut client, key) = (client.clone(), format!("refused:{seed}:{number}"));
+        requests.spawn(async move {
+            let answer = client.ask(redis::cmd("SET").arg(&key).arg("never")).await;
+            (key, false, answer)
+        });
+    }
+    while let Some(request) = requests.join_next().await {
+        let (key, is_read, answer): (String, bool, RedisResult<Value>) = request.context("a request")?;
+        let error = match answer {
+            Err(error) => error,
+            Ok(value) => anyhow::bail!("{key} was answered with {value:?} by a node without a lease"),
+        };
+        says_what_to_do(&error).with_context(|| format!("the error of {key}: {error}"))?;
+        if !is_read {
+            told.wrote(&key, Some("never".to_owned()), Outcome::of_error(&error));
+        }
+    }
+    ensure!(asked.elapsed() <= TOLD_MAX, "the last error came after {:?}", asked.elapsed());
+    Ok(())
+}
+
+/// An error of the node, of those that its clients know; not one of the connection.
+fn says_what_to_do(error: &RedisError) -> Result<()> {
+    let known = ["TRYAGAIN", "CLUSTERDOWN", "UNKNOWN"];
+    ensure!(
+        error.code().is_some_and(|code| known.contains(&code)),
+        "{:?} is none of {known:?}",
+        error.code()
+    );
+    Ok(())
+}
+
+async fn whole_and_as_told(cluster: &Cluster, told: &History) -> Result<()> {
+    cluster.wait_converged(WHOLE_MAX).await?;
+    for node in cluster.nodes() {
+        told.check(&mut node.client().await?).await?;
+    }
+    cluster.assert_copies_equal(2).await?;
+    Ok(())
+}
