@@ -5,6 +5,7 @@
 //! void: it changes nothing and says why.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -122,6 +123,19 @@ pub struct PartitionState {
     pub settled: bool,
     /// The copies; the first in-sync one is the primary.
     pub replicas: Vec<Replica>,
+}
+
+impl fmt::Display for PartitionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "term {}{}", self.term, if self.settled { "" } else { " (unsettled)" })?;
+        for replica in &self.replicas {
+            let Replica { node, role, assigned, syncing_since, stand_in, complete } = replica;
+            write!(f, ", {} {} assigned {assigned} since {syncing_since}", node.short(), role.word())?;
+            f.write_str(if stand_in.is_some() { " stand-in" } else { "" })?;
+            f.write_str(if *complete { " complete" } else { "" })?;
+        }
+        Ok(())
+    }
 }
 
 /// A running change of placement: copies are made until every partition has the replicas the ring names.

@@ -84,6 +84,8 @@ pub(super) struct Transfer {
     pub(super) term: Term,
     /// The replica's.
     pub(super) node: NodeId,
+    /// Epoch in which the copy was assigned to it.
+    assigned: Epoch,
     /// Names it, so that it can be closed.
     session: u64,
 }
@@ -269,6 +271,9 @@ impl Plane {
         }
         // What this sends late, after it was given up and the partition declared clean, is void.
         let session = self.next_session();
+        let assigned = self.with_primary(partition, term, |p| p.follower(node).map(|f| f.assigned)).flatten();
+        let transfer =
+            Transfer { partition, term, node, assigned: assigned.ok_or(CopyError::Void)?, session };
         for _ in 0..ROUNDS_MAX {
             let compared = self.compare_digests(partition, term, node).await?;
             if planted(Mutation::BlindFlip) {
@@ -277,7 +282,7 @@ impl Plane {
             if compared.mine == compared.theirs {
                 return Ok(compared);
             }
-            self.send_differences(Transfer { partition, term, node, session }).await?;
+            self.send_differences(transfer).await?;
         }
         Err(CopyError::Differ)
     }
@@ -291,10 +296,10 @@ impl Plane {
         // Both sides are asked under the lock: the frame takes its place in the order of the writes.
         let asked = self.with_primary(partition, term, |primary| {
             let last = primary.last();
-            let session = primary.follower(node).filter(|follower| !follower.broken)?.session;
+            let follower = primary.follower(node).filter(|follower| !follower.broken)?.clone();
             let mine = primary.digest_after(last, || self.engine.partition_stats(partition).digest);
-            let frame = ReplicationFrame::digest(self.position(partition, term, session, last));
-            Some((mine, self.peers.call(node, Class::Replication, frame), session))
+            let frame = ReplicationFrame::digest(self.position(partition, term, &follower, last));
+            Some((mine, self.peers.call(node, Class::Replication, frame), follower.session))
         });
         let Some(Some((mine, theirs, session))) = asked else {
             return Err(CopyError::Void);
@@ -449,8 +454,8 @@ impl Plane {
     }
 
     pub(super) async fn bulk(&self, transfer: Transfer, action: BulkAction) -> Result<BulkAnswer, CopyError> {
-        let Transfer { partition, term, node, session } = transfer;
-        let body = wire::encode(&Bulk { partition, term, session, action }).into();
+        let Transfer { partition, term, node, assigned, session } = transfer;
+        let body = wire::encode(&Bulk { partition, term, assigned, session, action }).into();
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.peers.call(node, Class::Bulk, body)).await;
         let body = answer.map_err(|_| unanswered())?.map_err(|error| unreachable(&error))?;
         wire::decode::<BulkAnswer, ANSWER_BYTES_MAX>(&body)

@@ -56,8 +56,9 @@ impl Plane {
         let up_to = version(term, published);
         self.engine.mark_clean(partition, up_to);
         let untold = primary.followers.iter().filter(|follower| follower.clean != Some(published));
-        for (node, session) in untold.map(|follower| (follower.node, follower.session)) {
-            let position = self.position(partition, term, session, last);
+        for follower in untold {
+            let (node, session) = (follower.node, follower.session);
+            let position = self.position(partition, term, follower, last);
             let frame = ReplicationFrame::clean(position, up_to, self.next_session());
             let plane = Arc::clone(self);
             self.peers.call_with(node, Class::Replication, frame, move |answer| {

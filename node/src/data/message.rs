@@ -3,12 +3,12 @@
 //! Replication frames are written by hand, since every write passes here; the rest is bincode.
 //!
 //! ```text
-//! replicate:  kind=1 | partition u16 | term u32 | epoch u64 | session u64 | previous u64 | record ...
+//! replicate:  kind=1 | position | record ...
+//! position:   partition u16 | term u32 | epoch u64 | assigned u64 | session u64 | previous u64
 //! record:     version u64 | expiry u64 | user flags u32 | has value u8 | key length u16 | value length u32
 //!             | key | value
-//! digest:     kind=2 | partition u16 | term u32 | epoch u64 | session u64 | previous u64
-//! clean:      kind=3 | partition u16 | term u32 | epoch u64 | session u64 | previous u64 | up to u64
-//!             | transfers from u64
+//! digest:     kind=2 | position
+//! clean:      kind=3 | position | up to u64 | transfers from u64
 //! answer:     status u8 | digest u64, of a digest frame only
 //! ```
 //! Integers are little-endian. Whoever changes this adds a version to
@@ -25,7 +25,7 @@ use crate::kv::{Entry, Failure, Meta, Operation, Outcome};
 const KIND_REPLICATE: u8 = 1;
 const KIND_DIGEST: u8 = 2;
 const KIND_CLEAN: u8 = 3;
-const POSITION_LEN: usize = 2 + 4 + 8 + 8 + 8;
+const POSITION_LEN: usize = 2 + 4 + 8 + 8 + 8 + 8;
 const RECORD_HEADER_LEN: usize = 8 + 8 + 4 + 1 + 2 + 4;
 
 /// Where in the order of a partition's writes a frame belongs.
@@ -35,6 +35,8 @@ pub(super) struct Position {
     pub(super) term: Term,
     /// Epoch the sender holds.
     pub(super) epoch: Epoch,
+    /// Epoch in which the copy was assigned to the receiver.
+    pub(super) assigned: Epoch,
     pub(super) session: u64,
     /// Sequence of the frame before it.
     pub(super) previous: u64,
@@ -108,6 +110,7 @@ fn put_position(out: &mut BytesMut, position: Position) {
     out.put_u16_le(position.partition);
     out.put_u32_le(position.term);
     out.put_u64_le(position.epoch);
+    out.put_u64_le(position.assigned);
     out.put_u64_le(position.session);
     out.put_u64_le(position.previous);
 }
@@ -121,6 +124,7 @@ fn take_position(body: &mut Bytes) -> Option<Position> {
         partition,
         term: body.try_get_u32_le().ok()?,
         epoch: body.try_get_u64_le().ok()?,
+        assigned: body.try_get_u64_le().ok()?,
         session: body.try_get_u64_le().ok()?,
         previous: body.try_get_u64_le().ok()?,
     })
@@ -278,6 +282,8 @@ impl From<WireOutcome> for Outcome {
 pub(super) struct Bulk {
     pub(super) partition: Partition,
     pub(super) term: Term,
+    /// Epoch in which the copy was assigned to the receiver.
+    pub(super) assigned: Epoch,
     /// Of the transfer it is part of.
     pub(super) session: u64,
     pub(super) action: BulkAction,
@@ -339,12 +345,13 @@ mod tests {
     proptest! {
         #[test]
         fn a_replication_frame_is_read_as_it_was_written(
-            partition in 0..1024_u16, term: u32, epoch: u64, session: u64, previous: u64, version: u64,
+            partition in 0..1024_u16, term: u32, epoch: u64, assigned: u64, session: u64, previous: u64,
+            version: u64,
             key in proptest::collection::vec(any::<u8>(), 0..40),
             value in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200)),
             count in 1..4_usize,
         ) {
-            let position = Position { partition, term, epoch, session, previous };
+            let position = Position { partition, term, epoch, assigned, session, previous };
             let record = Record {
                 key: key.into(), version, expiry_ms: 5, user_flags: 9, value: value.map(Bytes::from),
             };

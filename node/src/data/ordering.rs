@@ -55,7 +55,7 @@ impl Plane {
         self.bytes_under_way.fetch_add(records_bytes(&records), Ordering::AcqRel);
         primary.push(records.clone(), self.host.monotonic_ms(), waiter);
         for follower in primary.followers.iter().filter(|follower| !follower.broken) {
-            self.send_write(partition, term, (follower.node, follower.session), previous, &records);
+            self.send_write(partition, term, follower, previous, &records);
         }
         self.append_ordered(partition, term, sequence, records);
     }

@@ -33,6 +33,8 @@ pub(super) struct Follower {
     pub(super) node: NodeId,
     /// The incarnation the committed state has of it.
     pub(super) incarnation: Incarnation,
+    /// Epoch in which the copy was assigned to it.
+    pub(super) assigned: Epoch,
     /// The entry that made it what it is; names the copy in proposals.
     pub(super) syncing_since: Epoch,
     /// Whether it holds every acknowledged write already.
@@ -225,6 +227,7 @@ mod tests {
         Follower {
             node,
             incarnation: 1,
+            assigned: 1,
             syncing_since: 1,
             in_sync: true,
             session: 1,

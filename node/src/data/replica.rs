@@ -1,9 +1,11 @@
 //! What a replica accepts from its primary. Pure: no I/O, no clock.
 //!
-//! A frame is taken only under the replica's present term and newest session, and only if it names the
-//! sequence before it (replication is gapless, rule R2). Digests are answered at an exact place in the order.
+//! A frame is taken only under the replica's present term, assignment and newest session, and only if it names the
+//! sequence before it (replication is gapless, rule R2). What is for another assignment is for a copy that is emptied
+//! before this one begins, or was (rule R16): an acknowledgement or a digest of it would be taken for one of this. Digests are answered at an exact place in the order.
 
-use crate::id::{NodeId, Term};
+use super::message::Position;
+use crate::id::{Epoch, NodeId, Term};
 use crate::mutation::{Mutation, planted};
 
 /// Why a frame is not taken. The primary acts on it.
@@ -11,7 +13,7 @@ use crate::mutation::{Mutation, planted};
 pub(super) enum Rejection {
     /// The sender's term is over: it is no longer the primary, or not of this session.
     Stale,
-    /// This node does not know the sender's term yet: try again shortly.
+    /// This node does not know the sender's term, or its own assignment, yet: try again shortly.
     Behind,
     /// Records before this one are missing: send them again in a new session.
     Gap,
@@ -26,6 +28,8 @@ pub(super) struct ReplicaLog<R> {
     pub(super) term: Term,
     /// Who orders the writes of that term.
     pub(super) primary: NodeId,
+    /// The assignment it is a copy of.
+    assigned: Epoch,
     session: u64,
     received: u64,
     stored: u64,
@@ -36,10 +40,11 @@ pub(super) struct ReplicaLog<R> {
 
 impl<R> ReplicaLog<R> {
     /// A replica that has heard nothing in `term` yet.
-    pub(super) fn new(term: Term, primary: NodeId) -> Self {
+    pub(super) fn new(term: Term, primary: NodeId, assigned: Epoch) -> Self {
         Self {
             term,
             primary,
+            assigned,
             session: 0,
             received: 0,
             stored: 0,
@@ -48,23 +53,23 @@ impl<R> ReplicaLog<R> {
         }
     }
 
+    /// Which term, primary and assignment it is for.
+    pub(super) fn follows(&self) -> (Term, NodeId, Epoch) {
+        (self.term, self.primary, self.assigned)
+    }
+
     /// Whether nothing was taken in this term yet.
     pub(super) fn is_new(&self) -> bool {
         self.session == 0
     }
 
-    /// Whether a frame of this sender, term and session, coming after `previous`, is taken.
+    /// Whether a frame of this sender that belongs there is taken.
     ///
     /// # Errors
     /// Why it is not.
-    pub(super) fn admit(
-        &mut self,
-        from: NodeId,
-        term: Term,
-        session: u64,
-        previous: u64,
-    ) -> Result<(), Rejection> {
-        self.check_sender(from, term)?;
+    pub(super) fn admit(&mut self, from: NodeId, position: &Position) -> Result<(), Rejection> {
+        let Position { term, assigned, session, previous, .. } = *position;
+        self.check_sender(from, term, assigned)?;
         if session < self.session {
             return Err(Rejection::Stale);
         }
@@ -76,18 +81,19 @@ impl<R> ReplicaLog<R> {
         if previous == self.received || planted(Mutation::Gaps) { Ok(()) } else { Err(Rejection::Gap) }
     }
 
-    /// Whether this sender is the primary of this term.
+    /// Whether this sender is the primary of this term, and speaks to the copy of this assignment.
     ///
     /// # Errors
     /// Why it is not.
-    pub(super) fn check_sender(&self, from: NodeId, term: Term) -> Result<(), Rejection> {
-        if term > self.term {
+    pub(super) fn check_sender(&self, from: NodeId, term: Term, assigned: Epoch) -> Result<(), Rejection> {
+        if term > self.term || assigned > self.assigned {
             return Err(Rejection::Behind);
         }
         if planted(Mutation::NoFencing) {
             return Ok(());
         }
-        if term < self.term || from != self.primary { Err(Rejection::Stale) } else { Ok(()) }
+        let stale = term < self.term || assigned < self.assigned || from != self.primary;
+        if stale { Err(Rejection::Stale) } else { Ok(()) }
     }
 
     /// Transfers begun before this session are closed: what they still bring is void (rule R12).
@@ -137,33 +143,53 @@ mod tests {
 
     const PRIMARY: NodeId = NodeId::from_bytes([1; 32]);
     const OTHER: NodeId = NodeId::from_bytes([2; 32]);
+    const ASSIGNED: Epoch = 7;
+
+    fn at(term: Term, session: u64, previous: u64) -> Position {
+        Position { partition: 1, term, epoch: 9, assigned: ASSIGNED, session, previous }
+    }
+
+    #[test]
+    fn what_is_for_another_assignment_is_not_taken() {
+        let mut log: ReplicaLog<()> = ReplicaLog::new(5, PRIMARY, ASSIGNED);
+        let (next, former) = (ASSIGNED + 1, ASSIGNED - 1);
+        let ahead = Position { assigned: next, ..at(5, 1, 0) };
+        assert_eq!(log.admit(PRIMARY, &ahead), Err(Rejection::Behind), "this store is to be emptied first");
+        assert_eq!(log.admit(PRIMARY, &Position { assigned: former, ..at(5, 1, 0) }), Err(Rejection::Stale));
+        assert_eq!(log.check_sender(PRIMARY, 5, former), Err(Rejection::Stale), "nor is a transfer's record");
+        assert_eq!(log.admit(PRIMARY, &at(5, 1, 0)), Ok(()));
+    }
 
     #[test]
     fn a_deposed_primary_is_refused() {
-        let mut log: ReplicaLog<()> = ReplicaLog::new(5, PRIMARY);
-        assert_eq!(log.admit(PRIMARY, 4, 1, 0), Err(Rejection::Stale));
-        assert_eq!(log.admit(OTHER, 5, 1, 0), Err(Rejection::Stale));
-        assert_eq!(log.admit(PRIMARY, 6, 1, 0), Err(Rejection::Behind));
-        assert_eq!(log.admit(PRIMARY, 5, 1, 0), Ok(()));
+        let mut log: ReplicaLog<()> = ReplicaLog::new(5, PRIMARY, ASSIGNED);
+        assert_eq!(log.admit(PRIMARY, &at(4, 1, 0)), Err(Rejection::Stale));
+        assert_eq!(log.admit(OTHER, &at(5, 1, 0)), Err(Rejection::Stale));
+        assert_eq!(log.admit(PRIMARY, &at(6, 1, 0)), Err(Rejection::Behind));
+        assert_eq!(log.admit(PRIMARY, &at(5, 1, 0)), Ok(()));
     }
 
     #[test]
     fn a_gap_is_refused_until_a_new_session_fills_it() {
-        let mut log: ReplicaLog<()> = ReplicaLog::new(1, PRIMARY);
-        assert_eq!(log.admit(PRIMARY, 1, 1, 0), Ok(()));
+        let mut log: ReplicaLog<()> = ReplicaLog::new(1, PRIMARY, ASSIGNED);
+        assert_eq!(log.admit(PRIMARY, &at(1, 1, 0)), Ok(()));
         log.received(1);
-        assert_eq!(log.admit(PRIMARY, 1, 1, 2), Err(Rejection::Gap));
-        assert_eq!(log.admit(PRIMARY, 1, 2, 1), Ok(()));
-        assert_eq!(log.admit(PRIMARY, 1, 1, 1), Err(Rejection::Stale), "frames of a closed session are void");
+        assert_eq!(log.admit(PRIMARY, &at(1, 1, 2)), Err(Rejection::Gap));
+        assert_eq!(log.admit(PRIMARY, &at(1, 2, 1)), Ok(()));
+        assert_eq!(
+            log.admit(PRIMARY, &at(1, 1, 1)),
+            Err(Rejection::Stale),
+            "frames of a closed session are void"
+        );
     }
 
     #[test]
     fn a_digest_waits_for_what_was_received_before_it() {
-        let mut log: ReplicaLog<&str> = ReplicaLog::new(1, PRIMARY);
-        log.admit(PRIMARY, 1, 1, 0).unwrap();
+        let mut log: ReplicaLog<&str> = ReplicaLog::new(1, PRIMARY, ASSIGNED);
+        log.admit(PRIMARY, &at(1, 1, 0)).unwrap();
         log.received(1);
         assert_eq!(log.digest_after_received("asker"), None);
-        log.admit(PRIMARY, 1, 1, 1).unwrap();
+        log.admit(PRIMARY, &at(1, 1, 1)).unwrap();
         log.received(2);
         assert_eq!(log.stored(1, 1), vec!["asker"]);
         assert!(log.stored(1, 2).is_empty());
@@ -172,7 +198,7 @@ mod tests {
 
     #[test]
     fn what_a_closed_transfer_still_brings_is_void() {
-        let mut log: ReplicaLog<()> = ReplicaLog::new(1, PRIMARY);
+        let mut log: ReplicaLog<()> = ReplicaLog::new(1, PRIMARY, ASSIGNED);
         assert!(log.takes_transfer(3));
         log.close_transfers(5);
         log.close_transfers(4);
@@ -181,10 +207,10 @@ mod tests {
 
     #[test]
     fn after_a_failed_append_the_session_takes_nothing_more() {
-        let mut log: ReplicaLog<()> = ReplicaLog::new(1, PRIMARY);
-        log.admit(PRIMARY, 1, 1, 0).unwrap();
+        let mut log: ReplicaLog<()> = ReplicaLog::new(1, PRIMARY, ASSIGNED);
+        log.admit(PRIMARY, &at(1, 1, 0)).unwrap();
         log.received(1);
         log.failed(1);
-        assert_eq!(log.admit(PRIMARY, 1, 1, 1), Err(Rejection::Gap));
+        assert_eq!(log.admit(PRIMARY, &at(1, 1, 1)), Err(Rejection::Gap));
     }
 }

@@ -11,7 +11,7 @@ use super::plane::{Plane, PrimaryState, Role, View};
 use super::primary::{Follower, Phase, Primary};
 use super::replica::ReplicaLog;
 use crate::cluster::state::{ClusterState, MemberStatus, ReplicaRole};
-use crate::id::{Incarnation, NodeId, Partition, Term};
+use crate::id::{Epoch, Incarnation, NodeId, Partition, Term};
 use crate::kv::Failure;
 use crate::mutation::{Mutation, planted};
 
@@ -19,7 +19,7 @@ use crate::mutation::{Mutation, planted};
 enum Assignment {
     Idle,
     Away,
-    Replica { term: Term, primary: NodeId },
+    Replica { term: Term, primary: NodeId, assigned: Epoch },
     Primary { term: Term, settled: bool, followers: Vec<Follower> },
 }
 
@@ -71,10 +71,12 @@ impl Plane {
                     *role = Role::Away;
                 }
             }
-            Assignment::Replica { term, primary } => {
-                if !matches!(role, Role::Replica(log) if log.term == term && log.primary == primary) {
+            Assignment::Replica { term, primary, assigned } => {
+                let follows =
+                    matches!(role, Role::Replica(log) if log.follows() == (term, primary, assigned));
+                if !follows {
                     self.retire(role);
-                    *role = Role::Replica(ReplicaLog::new(term, primary));
+                    *role = Role::Replica(ReplicaLog::new(term, primary, assigned));
                 }
             }
             Assignment::Primary { term, settled, followers } => {
@@ -163,16 +165,17 @@ fn assignment(state: &ClusterState, node: NodeId, partition: Partition) -> Assig
     let Some(entry) = state.partitions.get(usize::from(partition)) else {
         return Assignment::Idle;
     };
-    let role = entry.replica(node).map(|replica| replica.role);
-    let held = matches!(role, Some(ReplicaRole::InSync | ReplicaRole::Syncing));
+    let Some(replica) = entry.replica(node) else {
+        return Assignment::Idle;
+    };
     match state.primary(partition) {
         Some(primary) if primary == node => {
             let followers = followers(state, node, partition);
             Assignment::Primary { term: entry.term, settled: entry.settled, followers }
         }
-        Some(primary) if held => Assignment::Replica { term: entry.term, primary },
-        _ if role == Some(ReplicaRole::Away) => Assignment::Away,
-        _ => Assignment::Idle,
+        _ if replica.role == ReplicaRole::Away => Assignment::Away,
+        Some(primary) => Assignment::Replica { term: entry.term, primary, assigned: replica.assigned },
+        None => Assignment::Idle,
     }
 }
 
@@ -187,6 +190,7 @@ fn followers(state: &ClusterState, primary: NodeId, partition: Partition) -> Vec
             Some(Follower {
                 node: replica.node,
                 incarnation,
+                assigned: replica.assigned,
                 syncing_since: replica.syncing_since,
                 in_sync: replica.role == ReplicaRole::InSync,
                 session: 0,

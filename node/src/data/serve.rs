@@ -108,7 +108,7 @@ impl Plane {
             if log.is_new() && self.is_receiving(position.partition) {
                 return reply.send(replication_answer(Err(Rejection::Behind)));
             }
-            if let Err(rejection) = log.admit(from, position.term, position.session, position.previous) {
+            if let Err(rejection) = log.admit(from, &position) {
                 return reply.send(replication_answer(Err(rejection)));
             }
             match frame {
@@ -145,7 +145,8 @@ impl Plane {
         let refuse = |reply: Responder, text: &str| {
             reply.send(wire::encode(&BulkAnswer::Refused(text.to_owned())).into());
         };
-        let Ok(Bulk { partition, term, session, action }) = wire::decode::<Bulk, MESSAGE_BYTES_MAX>(body)
+        let Ok(Bulk { partition, term, assigned, session, action }) =
+            wire::decode::<Bulk, MESSAGE_BYTES_MAX>(body)
         else {
             return refuse(reply, "not a message of this protocol");
         };
@@ -154,7 +155,7 @@ impl Plane {
         }
         let stores = matches!(action, BulkAction::Store(_));
         let admitted = self.with_role(partition, |role| match role {
-            Role::Replica(log) if log.check_sender(from, term).is_ok() => {
+            Role::Replica(log) if log.check_sender(from, term, assigned).is_ok() => {
                 let taken = !stores || log.takes_transfer(session);
                 if taken && stores {
                     // Counted under the lock: whoever holds it next sees that records are on their way.
@@ -167,7 +168,7 @@ impl Plane {
         if !admitted {
             return refuse(
                 reply,
-                "this node does not follow that primary in that term, or the transfer is closed",
+                "this node does not follow that primary in that term and assignment, or the transfer is closed",
             );
         }
         match action {

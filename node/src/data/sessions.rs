@@ -7,25 +7,35 @@ use caskade_engine::Record;
 
 use super::message::{Position, ReplicationFrame, read_replication_answer};
 use super::plane::{Completion, Plane, PrimaryState};
+use super::primary::Follower;
 use super::replica::Rejection;
 use crate::id::{NodeId, Partition, Term};
 use crate::net::{CallError, Class};
 
 impl Plane {
-    pub(super) fn position(&self, partition: Partition, term: Term, session: u64, previous: u64) -> Position {
-        Position { partition, term, epoch: self.view.load().state.epoch, session, previous }
+    /// Where a frame to a follower belongs, in its present session.
+    pub(super) fn position(
+        &self,
+        partition: Partition,
+        term: Term,
+        follower: &Follower,
+        previous: u64,
+    ) -> Position {
+        let Follower { assigned, session, .. } = *follower;
+        Position { partition, term, epoch: self.view.load().state.epoch, assigned, session, previous }
     }
 
     pub(super) fn send_write(
         self: &Arc<Self>,
         partition: Partition,
         term: Term,
-        (node, session): (NodeId, u64),
+        follower: &Follower,
         previous: u64,
         records: &[Record],
     ) {
         let sequence = previous + records.len() as u64;
-        let position = self.position(partition, term, session, previous);
+        let (node, session) = (follower.node, follower.session);
+        let position = self.position(partition, term, follower, previous);
         let frame = ReplicationFrame::replicate(position, records);
         let plane = Arc::clone(self);
         self.peers.call_with(node, Class::Replication, frame, move |answer| {
@@ -49,10 +59,10 @@ impl Plane {
             return;
         };
         (follower.session, follower.broken) = (session, false);
-        let acked = follower.acked;
-        for (sequence, records) in primary.unacked(acked) {
+        let follower = follower.clone();
+        for (sequence, records) in primary.unacked(follower.acked) {
             let previous = sequence - records.len() as u64;
-            self.send_write(partition, term, (node, session), previous, records);
+            self.send_write(partition, term, &follower, previous, records);
         }
     }
 
