@@ -391,11 +391,10 @@ impl Log {
     }
 
     fn commit(&mut self, changes: &[Change]) -> Vec<Verdict> {
-        let (number, state) = self.newest();
-        let mut state = ClusterState::clone(&state);
-        let former = state.partitions.clone();
+        let (number, former) = self.newest();
+        let mut state = ClusterState::clone(&former);
         let verdicts = state.apply(changes);
-        let changed = state.partitions().zip(&former).filter(|((_, now), before)| now != before);
+        let changed = state.partitions().zip(&former.partitions).filter(|((_, now), before)| now != before);
         changed.for_each(|((partition, now), _)| tracing::trace!(partition, epoch = state.epoch, "{now}"));
         self.states.insert(number + 1, Arc::new(state));
         self.states = self.states.split_off(&(number + 1).saturating_sub(STATES_KEPT));

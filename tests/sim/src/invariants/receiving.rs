@@ -32,9 +32,12 @@ impl Receiving {
             let released =
                 former.iter().find(|node| state.is_up(**node) && partition.replica(**node).is_none());
             let wanted = wanted(state, partition).min(former.len());
-            // In one entry a copy may become in-sync, another be released for it, and a third restart.
-            let whole = former.iter().filter(|node| Some(*node) != released && !now.contains(node)).count()
-                + now.len();
+            // One entry may make a copy in-sync, release another for it, and take note of a restart of the first, or of
+            // a third.
+            let restarted =
+                |node: NodeId| state.member(node).is_some_and(|member| member.since == state.epoch);
+            let held = |node: &NodeId| former.contains(node) || now.contains(node) || restarted(*node);
+            let whole = partition.replicas.iter().filter(|replica| held(&replica.node)).count();
             if let Some(released) = released.filter(|_| whole < wanted) {
                 return Err(format!(
                     "the copy of partition {number} on node {} is released with {whole} of {wanted} in-sync: {partition:?}",
