@@ -59,6 +59,10 @@ mod keydir;
 mod length;
 mod log;
 mod merge;
+#[cfg(feature = "mutations")]
+pub mod mutation;
+#[cfg(not(feature = "mutations"))]
+mod mutation;
 mod options;
 mod ordered;
 #[cfg(feature = "internals")]

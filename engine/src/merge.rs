@@ -41,6 +41,7 @@ use crate::file_scan::Bounds;
 use crate::format::{ERAS_REMOVED_MAX, FileHeader, Kind, Parsed, bound_of};
 use crate::hint_file::{HintWritten, Visited, scanner_of, visit, write_hint};
 use crate::keydir::{Candidate, position_of};
+use crate::mutation::drops_tombstones_by_age;
 use crate::scrub::Restores;
 use crate::slot::partition_of;
 use crate::table::Entry;
@@ -424,7 +425,8 @@ impl<'a> Run<'a> {
     /// Whether this is a tombstone that is not needed any more.
     fn is_dropped(&self, partition: Partition, version: Version, bound: Option<u64>) -> bool {
         let clean = self.clean.get(usize::from(partition)).copied().unwrap_or(0);
-        bound.is_some_and(|bound| version <= clean && bound < self.reach)
+        let unneeded = |bound| version <= clean && bound < self.reach;
+        bound.is_some_and(|bound| unneeded(bound) || drops_tombstones_by_age())
     }
 
     /// Makes the output durable and the keydir point to it.

@@ -27,9 +27,9 @@ pub enum Mutation {
     CleanWhileAway,
     /// R15: a stand-in is released before the in-sync set has its full size.
     EarlyRelease,
-    /// R16: a node acts on a state that names another incarnation of it.
-    OtherIncarnation,
-    /// A replica takes records of a primary whose term is over.
+    /// R16: a replica takes what is for another assignment of the partition to it.
+    AnyAssignment,
+    /// A node takes records of a primary whose term is over, whatever it is itself.
     NoFencing,
     /// A write is acknowledged before the replicas have it.
     EarlyAcknowledgement,
@@ -37,7 +37,7 @@ pub enum Mutation {
     PromoteSyncing,
     /// A copy is called complete without comparing digests.
     BlindFlip,
-    /// Tombstones are dropped whatever the copies hold.
+    /// Tombstones are dropped whatever the copies, and the files of the store, hold.
     AgedTombstones,
     /// A primary serves without a lease.
     NoLease,
@@ -56,7 +56,7 @@ impl Mutation {
         Self::StaleReads,
         Self::CleanWhileAway,
         Self::EarlyRelease,
-        Self::OtherIncarnation,
+        Self::AnyAssignment,
         Self::NoFencing,
         Self::EarlyAcknowledgement,
         Self::PromoteSyncing,
@@ -73,6 +73,9 @@ static PLANTED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0
 #[cfg(feature = "mutations")]
 pub fn plant(mutation: Mutation) {
     PLANTED.store(mutation as u8, std::sync::atomic::Ordering::Relaxed);
+    if mutation == Mutation::AgedTombstones {
+        caskade_engine::mutation::drop_tombstones_by_age();
+    }
 }
 
 /// Whether this process is to do without the rule.

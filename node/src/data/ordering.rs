@@ -14,6 +14,7 @@ use super::replica::Rejection;
 use super::version::version;
 
 use crate::id::{Partition, Term};
+use crate::mutation::{Mutation, planted};
 use crate::net::Responder;
 
 /// Most of [`batch_bytes`] that records of one write may have together: below what a frame and the log take.
@@ -188,7 +189,8 @@ impl Plane {
         // Under another term the sender is no longer the primary: an acknowledgement would let it answer its
         // client for a write that the present one may not have seen.
         let Some(log) = log else {
-            return reply.send(replication_answer(Err(Rejection::Stale)));
+            let taken = if planted(Mutation::NoFencing) { Ok(None) } else { Err(Rejection::Stale) };
+            return reply.send(replication_answer(taken));
         };
         reply.send(replication_answer(Ok(None)));
         for waiter in log.stored(session, sequence) {

@@ -13,7 +13,6 @@ use super::replica::ReplicaLog;
 use crate::cluster::state::{ClusterState, MemberStatus, ReplicaRole};
 use crate::id::{Epoch, Incarnation, NodeId, Partition, Term};
 use crate::kv::Failure;
-use crate::mutation::{Mutation, planted};
 
 /// What the committed state says this node is to a partition.
 enum Assignment {
@@ -28,8 +27,7 @@ impl Plane {
     /// names another one, this node is nothing to anybody (rule R2).
     pub fn follow(self: &Arc<Self>, state: Arc<ClusterState>, incarnation: Incarnation) {
         let registered = state.member(self.node).is_some_and(|member| {
-            let present = member.announcement.incarnation == incarnation;
-            member.status == MemberStatus::Up && (present || planted(Mutation::OtherIncarnation))
+            member.status == MemberStatus::Up && member.announcement.incarnation == incarnation
         });
         let takes_part = registered && self.adopt_assignments(&state);
         if takes_part {

@@ -15,6 +15,7 @@ use super::primary::Phase;
 use super::replica::Rejection;
 use super::route::{Executed, damaged};
 use crate::id::{NodeId, Partition};
+use crate::mutation::{Mutation, planted};
 use crate::net::{Class, Responder, wire};
 
 /// Largest request or bulk message that is read.
@@ -99,6 +100,12 @@ impl Plane {
         };
         self.with_role(position.partition, |role| {
             let Role::Replica(log) = role else {
+                if planted(Mutation::NoFencing)
+                    && let ReplicationFrame::Replicate(position, records) = frame
+                {
+                    let sequence = position.previous.saturating_add(records.len() as u64);
+                    return self.store_replicated(position, sequence, records, reply);
+                }
                 let behind = position.epoch > self.view.load().state.epoch;
                 let rejection = if behind { Rejection::Behind } else { Rejection::Stale };
                 return reply.send(replication_answer(Err(rejection)));

@@ -50,17 +50,19 @@ impl Plane {
         else {
             return;
         };
+        let alone = planted(Mutation::OwnSuspension);
+        let patience_ms = if alone { 150 } else { self.limits.replica_timeout_ms };
         for partition in 0..PARTITIONS {
             self.with_role(partition, |role| {
                 let Role::Primary(primary) = role else { return };
                 let Some(oldest_ms) = primary.oldest_pending_ms() else {
                     return;
                 };
-                if now < oldest_ms + self.limits.replica_timeout_ms {
+                if now < oldest_ms + patience_ms {
                     return;
                 }
                 let (due, term) = (primary.oldest_pending().unwrap_or(0), primary.term);
-                if planted(Mutation::OwnSuspension) {
+                if alone {
                     return primary.followers.retain(|follower| follower.acked >= due);
                 }
                 for follower in primary.followers.iter().filter(|follower| follower.acked < due) {

@@ -19,8 +19,12 @@ use crate::world::World;
 /// Keys that hold values, and keys that hold sums.
 const REGISTERS: u64 = 10;
 const COUNTERS: u64 = 3;
-/// How long a client waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// In so many partitions: what befalls one write of a partition can be told from what befalls the next one's key.
+const PARTITIONS: u64 = 3;
+/// How long a client waits for a value and for the outcome of a write, in milliseconds: one of these. Whoever waits long
+/// at a node that is cut off asks nothing of the others. The longest is longer than a request may take.
+const READ_PATIENCE_MS: [u64; 4] = [60, 300, 1_000, 15_000];
+const WRITE_PATIENCE_MS: [u64; 4] = [1_000, 2_500, 15_000, 15_000];
 
 /// What the clients of one simulation share.
 pub struct Clients {
@@ -88,22 +92,26 @@ impl Clients {
                 running.choose(&mut rng).copied()
             };
             if let Some(node) = node {
-                self.ask(node, key, ask).await;
+                let patience = if ask == Ask::Read { READ_PATIENCE_MS } else { WRITE_PATIENCE_MS };
+                let patience = patience.choose(&mut rng).copied().unwrap_or_default();
+                self.ask(node, key, ask, Duration::from_millis(patience)).await;
             }
         }
     }
 
     fn choose(&self, rng: &mut StdRng) -> (Bytes, Ask) {
+        // Half of all is asked of one key of each kind.
+        let number = |rng: &mut StdRng, of| if rng.random() { 0 } else { rng.random_range(0..of) };
         if rng.random_ratio(1, 4) {
-            let key = format!("sum-{}", rng.random_range(0..COUNTERS));
+            let key = key("sum", number(rng, COUNTERS));
             let ask = match rng.random_range(0..10) {
                 0..3 => Ask::Read,
                 3 => Ask::Delete,
                 _ => Ask::Add(rng.random_range(1..5)),
             };
-            return (key.into(), ask);
+            return (key, ask);
         }
-        let key = format!("key-{}", rng.random_range(0..REGISTERS));
+        let key = key("key", number(rng, REGISTERS));
         // Some values are long, so that data files are sealed and merged.
         let pad = if rng.random_ratio(1, 8) { 4096 } else { 1 };
         let value =
@@ -115,11 +123,11 @@ impl Clients {
             16 => Ask::Set(value(), When::Present),
             _ => Ask::Delete,
         };
-        (key.into(), ask)
+        (key, ask)
     }
 
-    /// Asks a node, and notes what it answers.
-    pub async fn ask(&self, number: usize, key: Bytes, ask: Ask) -> Told {
+    /// Asks a node, and notes what it answers in time.
+    pub async fn ask(&self, number: usize, key: Bytes, ask: Ask, patience: Duration) -> Told {
         let process = {
             let world = self.world.lock();
             world.nodes[number].process.as_ref().map(|process| (process.node.clone(), process.host.clone()))
@@ -130,7 +138,7 @@ impl Clients {
         let operation = Operation { key: key.clone(), action: action(&ask) };
         let (sender, answer) = oneshot::channel();
         host.spawn(async move { drop(sender.send(node.submit(operation).wait().await)) });
-        let told = match tokio::time::timeout(PATIENCE, answer).await {
+        let told = match tokio::time::timeout(patience, answer).await {
             Ok(Ok(Ok(outcome))) => told(&ask, outcome),
             Ok(Ok(Err(Failure::Refused(_) | Failure::Action(_)))) => Told::Refused,
             _ => Told::Unknown,
@@ -152,6 +160,11 @@ impl Clients {
         self.stamp.store(now.max(last + 1), Ordering::SeqCst);
         now.max(last + 1)
     }
+}
+
+/// The name of a key: its tag says in which slot it is.
+fn key(kind: &str, number: u64) -> Bytes {
+    format!("{{{}}}{kind}-{number}", number % PARTITIONS).into()
 }
 
 fn action(ask: &Ask) -> Action {

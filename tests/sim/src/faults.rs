@@ -80,55 +80,144 @@ pub type Schedule = Vec<(u64, Fault)>;
 /// Draws a schedule for so many nodes and milliseconds.
 pub fn draw(rng: &mut StdRng, profile: Profile, nodes: usize, length_ms: u64) -> Schedule {
     let mut schedule = Schedule::new();
-    let mut joins = 0;
-    let mut now = rng.random_range(200..2_000);
-    while profile != Profile::Damage && now < length_ms {
-        let node = rng.random_range(0..nodes + joins);
-        let other = (node + rng.random_range(1..(nodes + joins).max(2))) % (nodes + joins);
-        let lasts = rng.random_range(50..6_000);
-        let kind = match profile {
-            Profile::Mixed | Profile::Damage => rng.random_range(0..100),
-            // Crashes, planned stops, elections and joins only.
-            Profile::Membership => *[0, 10, 20, 80, 90, 90, 96, 97, 98, 99].choose(rng).unwrap_or(&99),
-        };
-        let mut both = |begin, end| {
-            schedule.push((now, begin));
-            schedule.push((now + lasts, end));
-        };
-        match kind {
-            0..10 => both(Fault::Kill(node), Fault::Restart(node)),
-            10..20 => both(Fault::PowerLoss(node), Fault::Restart(node)),
-            20..27 => both(Fault::PlannedStop(node), Fault::Restart(node)),
-            27..40 => both(Fault::Pause(node), Fault::Resume(node)),
-            40..52 if node != other => both(Fault::Block(node, other), Fault::Open(node, other)),
-            52..58 if node != other => {
-                both(Fault::Block(node, other), Fault::Open(node, other));
-                both(Fault::Block(other, node), Fault::Open(other, node));
-            }
-            58..64 => cut_off(&mut schedule, node, nodes + joins, (now, now + lasts)),
-            64..70 if node != other => schedule.push((now, Fault::Break(node, other))),
-            70..76 => both(Fault::Slow(node, rng.random_range(5..60)), Fault::Slow(node, 1)),
-            76..80 => both(Fault::SlowDisk(node, rng.random_range(20..400)), Fault::SlowDisk(node, 2)),
-            80..86 => schedule.push((now, Fault::Election)),
-            86..88 => both(Fault::DiskFull(node, true), Fault::DiskFull(node, false)),
-            88..90 => both(Fault::SyncFails(node), Fault::Restart(node)),
-            90..96 if joins < 2 => {
-                schedule.push((now, Fault::Join));
-                joins += 1;
-            }
-            96 => schedule.push((now, Fault::Leave(node))),
-            97 => schedule.push((now, Fault::Remove(node))),
-            98 => both(Fault::Drain(node, true), Fault::Drain(node, false)),
-            99 => schedule.push((now, Fault::Weight(node, rng.random_range(20..300)))),
-            _ => {}
-        }
-        now += rng.random_range(20..2_500);
-    }
     if profile == Profile::Damage {
         flips(&mut schedule, rng, nodes, length_ms);
+    } else {
+        let mut nodes = Nodes { first: nodes, joined: 0 };
+        let mut now = rng.random_range(200..2_000);
+        while now < length_ms {
+            if profile == Profile::Mixed && rng.random_ratio(1, 6) {
+                now += scene(&mut schedule, rng, &nodes, now);
+            } else {
+                one(&mut schedule, rng, profile, &mut nodes, now);
+            }
+            now += rng.random_range(20..2_500);
+        }
     }
     schedule.sort_by_key(|(due, _)| *due);
     schedule
+}
+
+/// How many nodes there are, as far as a schedule knows.
+struct Nodes {
+    first: usize,
+    joined: usize,
+}
+
+impl Nodes {
+    fn count(&self) -> usize {
+        self.first + self.joined
+    }
+
+    /// Two different ones, if there are.
+    fn two(&self, rng: &mut StdRng) -> (usize, usize) {
+        let node = rng.random_range(0..self.count());
+        (node, (node + rng.random_range(1..self.count().max(2))) % self.count())
+    }
+}
+
+/// One fault, and its end.
+fn one(schedule: &mut Schedule, rng: &mut StdRng, profile: Profile, nodes: &mut Nodes, now: u64) {
+    let (node, other) = nodes.two(rng);
+    let lasts = rng.random_range(50..6_000);
+    let kind = match profile {
+        Profile::Mixed | Profile::Damage => rng.random_range(0..100),
+        // Crashes, planned stops, elections and joins only.
+        Profile::Membership => *[0, 10, 20, 80, 90, 90, 96, 97, 98, 99].choose(rng).unwrap_or(&99),
+    };
+    let mut both = |begin, end| {
+        schedule.push((now, begin));
+        schedule.push((now + lasts, end));
+    };
+    match kind {
+        0..10 => both(Fault::Kill(node), Fault::Restart(node)),
+        10..20 => both(Fault::PowerLoss(node), Fault::Restart(node)),
+        20..27 => both(Fault::PlannedStop(node), Fault::Restart(node)),
+        27..40 => both(Fault::Pause(node), Fault::Resume(node)),
+        40..52 if node != other => both(Fault::Block(node, other), Fault::Open(node, other)),
+        52..58 if node != other => {
+            both(Fault::Block(node, other), Fault::Open(node, other));
+            both(Fault::Block(other, node), Fault::Open(other, node));
+        }
+        58..64 => cut_off(schedule, node, nodes.count(), (now, now + lasts)),
+        64..70 if node != other => schedule.push((now, Fault::Break(node, other))),
+        70..76 => both(Fault::Slow(node, rng.random_range(5..60)), Fault::Slow(node, 1)),
+        76..80 => both(Fault::SlowDisk(node, rng.random_range(20..400)), Fault::SlowDisk(node, 2)),
+        80..86 => schedule.push((now, Fault::Election)),
+        86..88 => both(Fault::DiskFull(node, true), Fault::DiskFull(node, false)),
+        88..90 => both(Fault::SyncFails(node), Fault::Restart(node)),
+        90..96 if nodes.joined < 2 => {
+            schedule.push((now, Fault::Join));
+            nodes.joined += 1;
+        }
+        96 => schedule.push((now, Fault::Leave(node))),
+        97 => schedule.push((now, Fault::Remove(node))),
+        98 => both(Fault::Drain(node, true), Fault::Drain(node, false)),
+        99 => schedule.push((now, Fault::Weight(node, rng.random_range(20..300)))),
+        _ => {}
+    }
+}
+
+/// Faults that would seldom meet by chance, each making what the one before it leaves open matter. Answers how long
+/// they last.
+fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> u64 {
+    let (node, other) = nodes.two(rng);
+    match rng.random_range(0..5) {
+        // Cut off for longer than its lease; meanwhile whoever took over gives up what it got.
+        0 => {
+            let end = now + rng.random_range(2_200..4_500);
+            cut_off(schedule, node, nodes.count(), (now, end));
+            let moves = rng.random_range(now + 2_100..end);
+            schedule.push((moves, Fault::Drain(other, true)));
+            schedule.push((end + rng.random_range(0..1_000), Fault::Drain(other, false)));
+            end - now
+        }
+        // A replica stands still until it is given up; then, or just before, the primary dies, perhaps while nobody
+        // leads, and the replica goes on.
+        1 => {
+            let end = now + rng.random_range(2_500..3_600);
+            schedule.push((now, Fault::Pause(node)));
+            if rng.random() {
+                schedule.push((end - rng.random_range(1..600), Fault::Election));
+            }
+            schedule.push((end, Fault::Resume(node)));
+            let due = end - rng.random_range(0..300);
+            kill(schedule, rng, other, due);
+            end - now
+        }
+        // Its messages take long, and then none passes any more.
+        2 => {
+            let cut = now + rng.random_range(500..3_000);
+            let end = cut + rng.random_range(2_200..4_500);
+            schedule.push((now, Fault::Slow(node, rng.random_range(200..1_500))));
+            cut_off(schedule, node, nodes.count(), (cut, end));
+            schedule.push((end, Fault::Slow(node, 1)));
+            end - now
+        }
+        // Its connections break again and again, and then one side dies.
+        3 => {
+            let breaks = rng.random_range(2..8_u64);
+            let times: Vec<u64> = (0..breaks).map(|_| now + rng.random_range(0..600)).collect();
+            schedule.extend(times.into_iter().map(|due| (due, Fault::Break(node, other))));
+            let due = now + rng.random_range(0..700);
+            kill(schedule, rng, node, due);
+            700
+        }
+        // Nothing reaches one node from another for a while, and then that one dies.
+        _ => {
+            let end = now + rng.random_range(50..1_500);
+            schedule.push((now, Fault::Block(node, other)));
+            schedule.push((end + rng.random_range(0..500), Fault::Open(node, other)));
+            kill(schedule, rng, node, end);
+            end - now
+        }
+    }
+}
+
+/// A process ends without notice, and is started again.
+fn kill(schedule: &mut Schedule, rng: &mut StdRng, node: usize, due: u64) {
+    schedule.push((due, if rng.random() { Fault::Kill(node) } else { Fault::PowerLoss(node) }));
+    schedule.push((due + rng.random_range(50..6_000), Fault::Restart(node)));
 }
 
 /// Bits that flip on one disk; often its node starts anew before its scrubber has found them.

@@ -125,6 +125,9 @@ impl History {
 
 type Value = Option<Bytes>;
 
+/// Stands for every value that nobody was told.
+const UNSEEN: Bytes = Bytes::from_static(b"(never read)");
+
 /// The value after an operation, if what was told is what it would have told.
 fn apply(value: &Value, ask: &Ask, told: &Told) -> Option<Value> {
     let fits = |answer: Told| *told == Told::Unknown || *told == answer;
@@ -173,12 +176,14 @@ fn check(events: &[Event]) -> Result<(), Stuck> {
         event.told != Told::Refused && !(event.ask == Ask::Read && event.told == Told::Unknown)
     };
     let mut events: Vec<Event> = events.iter().filter(says).cloned().collect();
+    forget_unseen(&mut events);
     for event in &mut events {
         if event.told == Told::Unknown {
             event.answered = u64::MAX;
         }
     }
-    events.sort_by_key(|event| event.called);
+    // What is certain is tried first: what is not may be left out.
+    events.sort_by_key(|event| (event.told == Told::Unknown, event.called));
     let certain = events.iter().filter(|event| event.told != Told::Unknown).count();
     let mut done = Bits(vec![0; events.len() / 64 + 1]);
     let mut seen: HashSet<(Bits, Value)> = HashSet::new();
@@ -217,6 +222,22 @@ fn check(events: &[Event]) -> Result<(), Stuck> {
     }
 }
 
+/// Values that nobody was told are as good as one another: so operations that only differ in them are equal.
+fn forget_unseen(events: &mut [Event]) {
+    let told = |event: &Event| match &event.told {
+        Told::Value(value) => value.clone(),
+        _ => None,
+    };
+    let seen: HashSet<Bytes> = events.iter().filter_map(told).collect();
+    for event in events {
+        if let Ask::Set(value, _) = &mut event.ask
+            && !seen.contains(value)
+        {
+            *value = UNSEEN;
+        }
+    }
+}
+
 /// The operations that can come next: begun before every other that is left was answered.
 fn candidates(events: &[Event], done: &Bits) -> Vec<usize> {
     let left = || (0..events.len()).filter(|i| !done.has(*i));
@@ -228,8 +249,15 @@ fn candidates(events: &[Event], done: &Bits) -> Vec<usize> {
 fn next(events: &[Event], done: &Bits, from: usize, value: &Value) -> Option<(usize, Value)> {
     let left = || (0..events.len()).filter(|i| !done.has(*i));
     let first_answer = left().map(|i| events[i].answered).min().unwrap_or(u64::MAX);
+    // Of equal ones of unknown outcome the first asked can stand for any.
+    let stands_for_itself = |i: usize| {
+        let event = &events[i];
+        let equal = |other: &Event| other.told == Told::Unknown && other.ask == event.ask;
+        event.told != Told::Unknown || !left().take_while(|j| *j < i).any(|j| equal(&events[j]))
+    };
     let fits = |i: usize| apply(value, &events[i].ask, &events[i].told).map(|after| (i, after));
-    left().skip_while(|i| *i < from).take_while(|i| events[*i].called <= first_answer).find_map(fits)
+    let due = left().skip_while(|i| *i < from).filter(|i| events[*i].called <= first_answer);
+    due.filter(|i| stands_for_itself(*i)).find_map(fits)
 }
 
 #[cfg(test)]

@@ -22,7 +22,8 @@ const HEAL_MAX: Duration = Duration::from_secs(180);
 const LOOK_PAUSE: Duration = Duration::from_millis(40);
 /// How often it is looked whether everything has healed.
 const HEAL_PAUSE: Duration = Duration::from_millis(250);
-/// How long a key may take to be read in the end.
+/// How long, and how often, a key may take to be read in the end.
+const FINAL_PATIENCE: Duration = Duration::from_secs(15);
 const FINAL_TRIES: usize = 20;
 
 /// What a simulation came to.
@@ -104,8 +105,12 @@ fn run_here(seed: u64, profile: Profile) -> Result<Report, Failed> {
 async fn simulate(seed: u64, profile: Profile) -> Result<Report, Failed> {
     let mut rng = StdRng::seed_from_u64(seed);
     let nodes = *[3, 3, 3, 4, 4, 5].get(rng.random_range(0..6)).unwrap_or(&3);
-    let shape =
-        Shape { nodes, replicas: if rng.random_ratio(1, 6) { 3 } else { 2 }, formed: rng.random_ratio(7, 8) };
+    let shape = Shape {
+        nodes,
+        replicas: if rng.random_ratio(1, 6) { 3 } else { 2 },
+        formed: rng.random_ratio(7, 8),
+        rebuild_delay_ms: *[100, 1_500, 300_000].get(rng.random_range(0..3)).unwrap_or(&300_000),
+    };
     let world = Arc::new(Mutex::new(World::new(rng.random(), &shape)));
     let trace = world.lock().trace();
     let result = phases(&mut rng, profile, &shape, &world).await;
@@ -124,7 +129,7 @@ async fn phases(
         .map_err(|why| format!("the cluster did not form: {why}"))?;
     world.lock().note("the cluster is formed");
     let clients = Clients::new(world.clone());
-    clients.start(rng.random(), rng.random_range(2..=5));
+    clients.start(rng.random(), rng.random_range(3..=8));
     let length_ms = rng.random_range(4_000..20_000);
     let schedule = draw(rng, profile, shape.nodes, length_ms);
     attack(world, &mut watched, &schedule, length_ms).await?;
@@ -233,7 +238,10 @@ async fn read_all(clients: &Arc<Clients>, world: &Arc<Mutex<World>>) -> Result<(
     for key in keys {
         for node in &nodes {
             let mut tries = 0;
-            while matches!(clients.ask(*node, key.clone(), Ask::Read).await, Told::Refused | Told::Unknown) {
+            while matches!(
+                clients.ask(*node, key.clone(), Ask::Read, FINAL_PATIENCE).await,
+                Told::Refused | Told::Unknown
+            ) {
                 tries += 1;
                 if tries == FINAL_TRIES {
                     return Err(format!("{key:?} cannot be read through node {node}"));

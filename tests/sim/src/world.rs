@@ -37,6 +37,8 @@ pub struct Shape {
     pub replicas: u8,
     /// Whether all nodes are members from the beginning; if not, all but the first join.
     pub formed: bool,
+    /// How long a node is away before its copies are made anew, in milliseconds.
+    pub rebuild_delay_ms: u32,
 }
 
 /// A process that runs.
@@ -111,6 +113,7 @@ impl World {
         let log = ModelLog::new(rng.random(), network.clone());
         let mut settings = Settings::default();
         settings.replicas = shape.replicas;
+        settings.rebuild_delay_ms = shape.rebuild_delay_ms;
         let mut world = Self {
             began: Instant::now(),
             rng,
