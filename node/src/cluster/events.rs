@@ -9,15 +9,15 @@ mod operations;
 mod partitions;
 mod stand_ins;
 
-use super::state::{ClusterState, Plan};
+use super::state::{ClusterState, PartitionState, Plan};
 use super::words::{counted, named};
 use crate::api::Event;
-use crate::id::NodeId;
+use crate::id::{NodeId, Partition};
 
 /// What happened between two committed states, causes before their consequences, as of `time_ms`
 /// (milliseconds since 1970).
 pub fn between(old: &ClusterState, new: &ClusterState, time_ms: u64) -> Vec<Event> {
-    let mut news = News { old, new, time_ms, events: Vec::new() };
+    let mut news = News { old, new, changed: changed(old, new), time_ms, events: Vec::new() };
     if new.epoch <= old.epoch {
         return news.events;
     }
@@ -32,6 +32,13 @@ pub fn between(old: &ClusterState, new: &ClusterState, time_ms: u64) -> Vec<Even
     news.plan();
     news.fully_replicated();
     news.events
+}
+
+/// The partitions of which there may be news: where the members are the same, those whose own state is not.
+fn changed(old: &ClusterState, new: &ClusterState) -> Vec<Partition> {
+    let same_members = old.members == new.members;
+    let is_same = |partition, state| same_members && old.partition(partition) == Some(state);
+    new.partitions().filter(|(number, state)| !is_same(*number, *state)).map(|(number, _)| number).collect()
 }
 
 /// How much an event matters.
@@ -55,11 +62,18 @@ enum Kind {
 struct News<'a> {
     old: &'a ClusterState,
     new: &'a ClusterState,
+    changed: Vec<Partition>,
     time_ms: u64,
     events: Vec<Event>,
 }
 
-impl News<'_> {
+impl<'a> News<'a> {
+    /// The partitions that changed, as they are now.
+    fn changed_partitions(&self) -> impl Iterator<Item = (Partition, &'a PartitionState)> {
+        let new = self.new;
+        self.changed.iter().filter_map(move |number| Some((*number, new.partition(*number)?)))
+    }
+
     fn tell(&mut self, severity: Severity, kind: Kind, node: Option<NodeId>, message: String) {
         let severity = match severity {
             Severity::Info => "info",

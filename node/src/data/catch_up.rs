@@ -20,7 +20,7 @@ use super::primary::Phase;
 use super::replica::Rejection;
 use super::tasks::Job;
 use super::version::version;
-use crate::cluster::state::{Change, ClusterState, Replica, ReplicaRole};
+use crate::cluster::state::{Change, ClusterState, PartitionState, Replica, ReplicaRole};
 use crate::id::{Epoch, NodeId, Partition, Term};
 use crate::mutation::{Mutation, planted};
 use crate::net::{Class, wire};
@@ -107,23 +107,30 @@ impl Plane {
     /// Begins the copies that the committed state asks this node for.
     pub(super) fn schedule_copies(self: &Arc<Self>) {
         let state = self.state();
-        for (partition, entry) in (0..).zip(&state.partitions) {
-            // A damaged copy is nobody's source.
-            if state.primary(partition) != Some(self.node) || self.damage.is_in(partition) {
-                continue;
-            }
-            let syncing = entry.replicas.iter().filter(|replica| replica.role == ReplicaRole::Syncing);
-            // A node that is away for a moment only needs no copy made anew.
-            for replica in syncing.filter(|replica| !replica.is_waiting_stand_in()) {
-                let (node, syncing_since) = (replica.node, replica.syncing_since);
-                let job = Job::Copy { partition, term: entry.term, node, syncing_since };
-                let due = state.is_up(node) && self.holds(partition, entry.term);
-                if due && self.tasks.begin(job) {
-                    let stats = self.engine.partition_stats(partition);
-                    let (kind, cause) = why_copied(&state, replica);
-                    self.tasks.add(node, kind, &cause, stats.live_keys, stats.live_bytes);
-                    self.host.spawn(Arc::clone(self).copy(partition, entry.term, node, syncing_since));
-                }
+        state.partitions().for_each(|(partition, entry)| self.schedule_copies_of(&state, partition, entry));
+    }
+
+    fn schedule_copies_of(
+        self: &Arc<Self>,
+        state: &ClusterState,
+        partition: Partition,
+        entry: &PartitionState,
+    ) {
+        // A damaged copy is nobody's source.
+        if entry.primary() != Some(self.node) || self.damage.is_in(partition) {
+            return;
+        }
+        let syncing = entry.replicas.iter().filter(|replica| replica.role == ReplicaRole::Syncing);
+        // A node that is away for a moment only needs no copy made anew.
+        for replica in syncing.filter(|replica| !replica.is_waiting_stand_in()) {
+            let (node, syncing_since) = (replica.node, replica.syncing_since);
+            let job = Job::Copy { partition, term: entry.term, node, syncing_since };
+            let due = state.is_up(node) && self.holds(partition, entry.term);
+            if due && self.tasks.begin(job) {
+                let stats = self.engine.partition_stats(partition);
+                let (kind, cause) = why_copied(state, replica);
+                self.tasks.add(node, kind, &cause, stats.live_keys, stats.live_bytes);
+                self.host.spawn(Arc::clone(self).copy(partition, entry.term, node, syncing_since));
             }
         }
     }
@@ -169,7 +176,10 @@ impl Plane {
         self.tasks.finish(node);
         self.tasks.end(Job::Copy { partition, term, node, syncing_since });
         // A copy that ended void may be due again in another form.
-        self.schedule_copies();
+        let state = self.state();
+        if let Some(entry) = state.partition(partition) {
+            self.schedule_copies_of(&state, partition, entry);
+        }
     }
 
     async fn propose_caught_up(

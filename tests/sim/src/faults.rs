@@ -194,11 +194,13 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
             schedule.push((end, Fault::Slow(node, 1)));
             end - now
         }
-        // Its connections break again and again, and then one side dies.
+        // Its connections break again and again with much under way, and then one side dies.
         3 => {
             let breaks = rng.random_range(2..8_u64);
             let times: Vec<u64> = (0..breaks).map(|_| now + rng.random_range(0..600)).collect();
+            schedule.push((now, Fault::Slow(node, rng.random_range(1..20))));
             schedule.extend(times.into_iter().map(|due| (due, Fault::Break(node, other))));
+            schedule.push((now + 700, Fault::Slow(node, 1)));
             let due = now + rng.random_range(0..700);
             kill(schedule, rng, node, due);
             700

@@ -107,7 +107,7 @@ impl News<'_> {
     /// Replicas on nodes that are up and were taken out all the same, or taken back in.
     fn taken_out(&mut self) {
         let (mut out, mut back) = (BTreeMap::<NodeId, Group>::new(), BTreeMap::<NodeId, Group>::new());
-        for (partition, placed) in self.new.partitions() {
+        for (partition, placed) in self.changed_partitions() {
             for replica in &placed.replicas {
                 let was_away = match role(self.old, partition, replica.node) {
                     None => continue,
@@ -136,7 +136,7 @@ impl News<'_> {
     /// Copies that became in-sync, by the node they came from and the node they went to.
     fn copied(&mut self) {
         let mut made: BTreeMap<(NodeId, NodeId), u32> = BTreeMap::new();
-        for (partition, placed) in self.new.partitions() {
+        for (partition, placed) in self.changed_partitions() {
             let Some(source) = self.old.primary(partition) else {
                 continue;
             };
@@ -178,9 +178,10 @@ impl News<'_> {
         }
     }
 
-    /// Every partition with its primary in both states.
+    /// Every partition that changed, with its primary in both states.
     fn primaries(&self) -> impl Iterator<Item = (Partition, Option<NodeId>, Option<NodeId>)> {
-        self.new.partitions().map(|(partition, new)| (partition, self.old.primary(partition), new.primary()))
+        self.changed_partitions()
+            .map(|(partition, new)| (partition, self.old.primary(partition), new.primary()))
     }
 
     fn same_incarnation(&self, node: NodeId) -> bool {

@@ -10,7 +10,7 @@ use crate::id::{NodeId, Partition};
 impl News<'_> {
     pub(super) fn stand_ins(&mut self) {
         let (mut named_for, mut filled_for) = (BTreeMap::new(), BTreeMap::new());
-        for (partition, placed) in self.new.partitions() {
+        for (partition, placed) in self.changed_partitions() {
             for (replica, stand_in) in placed.stand_ins() {
                 let before = stand_in_of(self.old, partition, replica.node);
                 if before.is_none() {
