@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! replicate:  kind=1 | position | record ...
-//! position:   partition u16 | term u32 | epoch u64 | assigned u64 | session u64 | previous u64
+//! position:   partition u16 | term u32 | epoch u64 | assigned u64 | session u64 | begins u64 | previous u64
 //! record:     version u64 | expiry u64 | user flags u32 | has value u8 | key length u16 | value length u32
 //!             | key | value
 //! digest:     kind=2 | position
@@ -25,7 +25,7 @@ use crate::kv::{Entry, Failure, Meta, Operation, Outcome};
 const KIND_REPLICATE: u8 = 1;
 const KIND_DIGEST: u8 = 2;
 const KIND_CLEAN: u8 = 3;
-const POSITION_LEN: usize = 2 + 4 + 8 + 8 + 8 + 8;
+const POSITION_LEN: usize = 2 + 4 + 8 + 8 + 8 + 8 + 8;
 const RECORD_HEADER_LEN: usize = 8 + 8 + 4 + 1 + 2 + 4;
 
 /// Where in the order of a partition's writes a frame belongs.
@@ -38,6 +38,8 @@ pub(super) struct Position {
     /// Epoch in which the copy was assigned to the receiver.
     pub(super) assigned: Epoch,
     pub(super) session: u64,
+    /// Sequence after which the session begins.
+    pub(super) begins: u64,
     /// Sequence of the frame before it.
     pub(super) previous: u64,
 }
@@ -112,6 +114,7 @@ fn put_position(out: &mut BytesMut, position: Position) {
     out.put_u64_le(position.epoch);
     out.put_u64_le(position.assigned);
     out.put_u64_le(position.session);
+    out.put_u64_le(position.begins);
     out.put_u64_le(position.previous);
 }
 
@@ -126,6 +129,7 @@ fn take_position(body: &mut Bytes) -> Option<Position> {
         epoch: body.try_get_u64_le().ok()?,
         assigned: body.try_get_u64_le().ok()?,
         session: body.try_get_u64_le().ok()?,
+        begins: body.try_get_u64_le().ok()?,
         previous: body.try_get_u64_le().ok()?,
     })
 }
@@ -345,13 +349,13 @@ mod tests {
     proptest! {
         #[test]
         fn a_replication_frame_is_read_as_it_was_written(
-            partition in 0..1024_u16, term: u32, epoch: u64, assigned: u64, session: u64, previous: u64,
-            version: u64,
+            partition in 0..1024_u16, term: u32, epoch: u64, assigned: u64, session: u64, begins: u64,
+            previous: u64, version: u64,
             key in proptest::collection::vec(any::<u8>(), 0..40),
             value in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200)),
             count in 1..4_usize,
         ) {
-            let position = Position { partition, term, epoch, assigned, session, previous };
+            let position = Position { partition, term, epoch, assigned, session, begins, previous };
             let record = Record {
                 key: key.into(), version, expiry_ms: 5, user_flags: 9, value: value.map(Bytes::from),
             };

@@ -41,6 +41,8 @@ pub(super) struct Follower {
     pub(super) in_sync: bool,
     /// Present replication session; frames of older ones are void.
     pub(super) session: u64,
+    /// What it had acknowledged when that was opened.
+    pub(super) begins: u64,
     /// Everything up to here is durable there.
     pub(super) acked: u64,
     /// The session broke: what it lacks must be sent again in a new one.
@@ -231,6 +233,7 @@ mod tests {
             syncing_since: 1,
             in_sync: true,
             session: 1,
+            begins: 0,
             acked: 0,
             broken: false,
             clean: None,

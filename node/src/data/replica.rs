@@ -68,13 +68,17 @@ impl<R> ReplicaLog<R> {
     /// # Errors
     /// Why it is not.
     pub(super) fn admit(&mut self, from: NodeId, position: &Position) -> Result<(), Rejection> {
-        let Position { term, assigned, session, previous, .. } = *position;
+        let Position { term, assigned, session, begins, previous, .. } = *position;
         self.check_sender(from, term, assigned)?;
         if session < self.session {
             return Err(Rejection::Stale);
         }
         if session > self.session {
-            // A new session begins where the primary knows this replica to be.
+            // A new session begins where the primary knows this replica to be; not in its middle, if its first frame was
+            // lost: what is acknowledged is acknowledged with all before it.
+            if previous != begins && !planted(Mutation::Gaps) {
+                return Err(Rejection::Gap);
+            }
             (self.session, self.received, self.stored) = (session, previous, previous);
             self.digest_waiters.clear();
         }
@@ -147,7 +151,15 @@ mod tests {
     const ASSIGNED: Epoch = 7;
 
     fn at(term: Term, session: u64, previous: u64) -> Position {
-        Position { partition: 1, term, epoch: 9, assigned: ASSIGNED, session, previous }
+        Position { partition: 1, term, epoch: 9, assigned: ASSIGNED, session, begins: 0, previous }
+    }
+
+    #[test]
+    fn a_session_whose_first_frame_was_lost_takes_nothing() {
+        let mut log: ReplicaLog<()> = ReplicaLog::new(5, PRIMARY, ASSIGNED);
+        assert_eq!(log.admit(PRIMARY, &at(5, 1, 1)), Err(Rejection::Gap), "the record 1 is missing");
+        assert_eq!(log.admit(PRIMARY, &at(5, 1, 2)), Err(Rejection::Gap));
+        assert_eq!(log.admit(PRIMARY, &at(5, 1, 0)), Ok(()));
     }
 
     #[test]
@@ -176,7 +188,7 @@ mod tests {
         assert_eq!(log.admit(PRIMARY, &at(1, 1, 0)), Ok(()));
         log.received(1);
         assert_eq!(log.admit(PRIMARY, &at(1, 1, 2)), Err(Rejection::Gap));
-        assert_eq!(log.admit(PRIMARY, &at(1, 2, 1)), Ok(()));
+        assert_eq!(log.admit(PRIMARY, &Position { begins: 1, ..at(1, 2, 1) }), Ok(()));
         assert_eq!(
             log.admit(PRIMARY, &at(1, 1, 1)),
             Err(Rejection::Stale),

@@ -192,6 +192,7 @@ fn followers(state: &ClusterState, primary: NodeId, partition: Partition) -> Vec
                 syncing_since: replica.syncing_since,
                 in_sync: replica.role == ReplicaRole::InSync,
                 session: 0,
+                begins: 0,
                 acked: 0,
                 broken: false,
                 clean: None,

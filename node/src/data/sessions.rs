@@ -21,8 +21,9 @@ impl Plane {
         follower: &Follower,
         previous: u64,
     ) -> Position {
-        let Follower { assigned, session, .. } = *follower;
-        Position { partition, term, epoch: self.view.load().state.epoch, assigned, session, previous }
+        let Follower { assigned, session, begins, .. } = *follower;
+        let epoch = self.view.load().state.epoch;
+        Position { partition, term, epoch, assigned, session, begins, previous }
     }
 
     pub(super) fn send_write(
@@ -58,7 +59,7 @@ impl Plane {
         let Some(follower) = primary.follower(node) else {
             return;
         };
-        (follower.session, follower.broken) = (session, false);
+        (follower.session, follower.begins, follower.broken) = (session, follower.acked, false);
         let follower = follower.clone();
         for (sequence, records) in primary.unacked(follower.acked) {
             let previous = sequence - records.len() as u64;

@@ -162,7 +162,7 @@ fn one(schedule: &mut Schedule, rng: &mut StdRng, profile: Profile, nodes: &mut 
 /// they last.
 fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> u64 {
     let (node, other) = nodes.two(rng);
-    match rng.random_range(0..5) {
+    match rng.random_range(0..6) {
         // Cut off for longer than its lease; meanwhile whoever took over gives up what it got.
         0 => {
             let end = now + rng.random_range(2_200..4_500);
@@ -204,6 +204,22 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
             let due = now + rng.random_range(0..700);
             kill(schedule, rng, node, due);
             700
+        }
+        // While a node is away and others stand in for it, where the copies belong is changed.
+        4 => {
+            let moves = now + rng.random_range(2_200..4_000);
+            schedule.push((now, Fault::Kill(node)));
+            schedule.push((
+                moves,
+                match rng.random_range(0..4) {
+                    0 => Fault::Leave(other),
+                    1 => Fault::Remove(node),
+                    2 => Fault::Weight(other, rng.random_range(20..300)),
+                    _ => Fault::Weight(node, rng.random_range(20..300)),
+                },
+            ));
+            schedule.push((moves + rng.random_range(0..3_000), Fault::Restart(node)));
+            moves - now
         }
         // Nothing reaches one node from another for a while, and then that one dies.
         _ => {
