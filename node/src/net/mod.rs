@@ -13,6 +13,7 @@ mod admission;
 mod answer;
 mod gossip;
 mod link;
+mod muxer;
 mod peers;
 mod swarm;
 pub mod wire;

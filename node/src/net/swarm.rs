@@ -13,6 +13,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
+use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{ListenerId, TransportError};
 use libp2p::core::upgrade::Version;
 use libp2p::core::{ConnectedPoint, Transport};
@@ -26,6 +27,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::admission::{Admission, AdmissionError, HANDSHAKE_MS_MAX, Refusals};
+use super::muxer::ClosedAtOnce;
 use super::{
     Class, Counters, DialError, Handler, NetError, Network, NetworkConfig, Shared, Stopper, address, answer,
     gossip, node_of,
@@ -130,6 +132,7 @@ fn build(config: &NetworkConfig, refusals: Arc<Refusals>) -> Result<Swarm<Behavi
         .multiplex(multiplexer)
         // The admission has the same time for itself; this adds the TCP connection and the negotiations.
         .timeout(Duration::from_millis(HANDSHAKE_MS_MAX + 1_000))
+        .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(ClosedAtOnce(muxer))))
         .boxed();
     let limits = connection_limits::ConnectionLimits::default()
         .with_max_pending_incoming(Some(config.limits.admissions_max))

@@ -259,6 +259,62 @@ async fn shutting_down_ends_the_own_calls() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn calls_end_when_their_own_side_closes_the_connection_and_the_next_one_works() {
+    let (a, b) = pair().await;
+    b.echo.hold.store(true, Ordering::Relaxed);
+    let call = a.network.peers().call(b.id(), Class::Control, numbered(1));
+    until("it is there", || !b.echo.held.lock().is_empty()).await;
+    a.network.disconnect(b.id());
+    let ended = tokio::time::timeout(Duration::from_secs(10), call).await;
+    assert!(matches!(ended, Ok(Err(CallError::Lost(_)))), "{ended:?}");
+    b.echo.hold.store(false, Ordering::Relaxed);
+    assert_eq!(a.network.peers().call(b.id(), Class::Control, numbered(2)).await, Ok(numbered(2)));
+}
+
+/// Passes what it gets on to `to` until it is told to stop; then it keeps both connections open and reads nothing.
+async fn stalling_way(to: SocketAddr, mut stalled: watch::Receiver<bool>) -> SocketAddr {
+    let listener = tokio::net::TcpListener::bind(loopback()).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (mut here, _) = listener.accept().await.unwrap();
+        let mut there = tokio::net::TcpStream::connect(to).await.unwrap();
+        tokio::select! {
+            _ = tokio::io::copy_bidirectional(&mut here, &mut there) => {}
+            () = async { drop(stalled.wait_for(|stalled| *stalled).await) } => {}
+        }
+        std::future::pending::<()>().await;
+    });
+    addr
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn connection_that_takes_no_more_bytes_is_closed_at_once_with_all_its_calls() {
+    let (a, b) = (node(Some(SECRET)).await, node(Some(SECRET)).await);
+    let (stall, stalled) = watch::channel(false);
+    let way = stalling_way(b.network.listen_addrs()[0], stalled).await;
+    a.network.set_peers(HashMap::from([(b.id(), vec![way.to_string()])]));
+    assert_eq!(a.network.peers().call(b.id(), Class::Bulk, numbered(0)).await, Ok(numbered(0)));
+    stall.send_replace(true);
+    let body = Bytes::from(vec![7; 8 << 20]);
+    let calls: Vec<_> = (0..3)
+        .flat_map(|_| Class::ALL)
+        .map(|class| a.network.peers().call(b.id(), class, body.clone()))
+        .collect();
+    until("some is written", || a.network.stats().queued_bytes < calls.len() * body.len()).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    a.network.disconnect(b.id());
+    know(&a, &[&b]);
+    let ended = tokio::time::timeout(Duration::from_secs(10), futures::future::join_all(calls)).await;
+    assert!(ended.is_ok_and(|results| results.iter().all(Result::is_err)), "all calls end");
+    until("it is closed", || a.network.connected().is_empty()).await;
+    let end = Instant::now() + Duration::from_secs(10);
+    while a.network.peers().call(b.id(), Class::Bulk, numbered(1)).await != Ok(numbered(1)) {
+        assert!(Instant::now() < end, "no call works over a new connection");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_dial_each_other_at_once_settle_on_working_links() {
     for _ in 0..10 {
         let (a, b) = pair().await;
@@ -346,11 +402,16 @@ async fn a_frame_of_unbounded_length_ends_the_link_and_only_it() {
     let mut control = a.network.shared.control.clone();
     let protocol = Class::Bulk.protocol();
     let mut stream = control.open_stream(b.id().peer_id().unwrap(), protocol).await.unwrap();
+    // As every caller does, it waits until the other end reads: only then is the frame the reason for what follows.
+    let mut ready = [0; wire::HEADER_BYTES];
+    stream.flush().await.unwrap();
+    stream.read_exact(&mut ready).await.unwrap();
+    assert_eq!(ready, wire::header(wire::Kind::Ready, 0, 0));
     stream.write_all(&wire::header(wire::Kind::Call, 1, u32::MAX)).await.unwrap();
     stream.flush().await.unwrap();
     let mut received = Vec::new();
     let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut received)).await.unwrap();
-    assert_eq!(received, wire::header(wire::Kind::Ready, 0, 0));
+    assert!(received.is_empty(), "{received:?}");
     assert!(b.echo.calls.lock().is_empty());
     assert_eq!(a.network.peers().call(b.id(), Class::Bulk, numbered(1)).await, Ok(numbered(1)));
 }
