@@ -13,9 +13,16 @@ const BURST: Duration = Duration::from_millis(100);
 const NAP: Duration = Duration::from_millis(50);
 
 /// Bytes a second that merge, and what else its owner gives a clone, may read and write together. Clones share
-/// one rate; it may be changed at any time.
+/// one rate; it may be changed at any time. A [part](Self::part) of a budget has a rate of its own within that of the whole:
+/// who asks first is served first, so none of the parts starves, and what one leaves the others may use.
 #[derive(Clone)]
-pub struct Budget(Arc<Mutex<State>>);
+pub struct Budget(Arc<Inner>);
+
+struct Inner {
+    state: Mutex<State>,
+    /// What this is a part of.
+    whole: Option<Budget>,
+}
 
 struct State {
     /// 0 is without limit.
@@ -27,24 +34,44 @@ struct State {
 impl Budget {
     /// A budget of so many bytes a second; 0 is without limit.
     pub fn new(bytes_per_s: u64) -> Self {
-        Self(Arc::new(Mutex::new(State { bytes_per_s, booked_until: Instant::now() })))
+        Self::within(bytes_per_s, None)
+    }
+
+    /// A part of this budget for one kind of work, which may use at most so many bytes a second of it; 0 is all of it.
+    pub fn part(&self, bytes_per_s: u64) -> Self {
+        Self::within(bytes_per_s, Some(self.clone()))
+    }
+
+    fn within(bytes_per_s: u64, whole: Option<Self>) -> Self {
+        let state = Mutex::new(State { bytes_per_s, booked_until: Instant::now() });
+        Self(Arc::new(Inner { state, whole }))
+    }
+
+    /// The budget that this is a part of; itself, if it is none.
+    pub fn whole(&self) -> &Self {
+        self.0.whole.as_ref().unwrap_or(self)
     }
 
     /// The rate; 0 is without limit.
     pub fn bytes_per_s(&self) -> u64 {
-        self.0.lock().bytes_per_s
+        self.0.state.lock().bytes_per_s
     }
 
     /// Changes the rate, for what is taken from now on.
     pub fn set_bytes_per_s(&self, bytes_per_s: u64) {
-        let mut state = self.0.lock();
+        let mut state = self.0.state.lock();
         state.bytes_per_s = bytes_per_s;
         state.booked_until = Instant::now();
     }
 
-    /// Takes so many bytes; returns how long to wait before using them.
+    /// Takes so many bytes, of the whole as well; returns how long to wait before using them.
     pub fn take(&self, bytes: u64) -> Duration {
-        let mut state = self.0.lock();
+        let of_whole = self.0.whole.as_ref().map_or(Duration::ZERO, |whole| whole.take(bytes));
+        self.book(bytes).max(of_whole)
+    }
+
+    fn book(&self, bytes: u64) -> Duration {
+        let mut state = self.0.state.lock();
         if state.bytes_per_s == 0 {
             return Duration::ZERO;
         }
@@ -103,6 +130,20 @@ mod tests {
         assert!(wait > Duration::from_millis(1500) && wait <= Duration::from_secs(2), "{wait:?}");
         other.set_bytes_per_s(0);
         assert_eq!(budget.take(u64::MAX), Duration::ZERO);
+    }
+
+    #[test]
+    fn parts_have_rates_of_their_own_and_never_more_than_the_whole() {
+        let whole = Budget::new(1000);
+        let (slow, open) = (whole.part(100), whole.part(0));
+        assert_eq!((slow.whole(), whole.whole(), slow.bytes_per_s()), (&whole, &whole, 100));
+        let wait = slow.take(100);
+        assert!(wait > Duration::from_millis(800) && wait <= Duration::from_secs(1), "its own rate: {wait:?}");
+        open.take(1000);
+        let wait = open.take(1000);
+        assert!(wait > Duration::from_millis(1800) && wait <= Duration::from_millis(2100), "the whole's: {wait:?}");
+        whole.set_bytes_per_s(0);
+        assert_eq!(open.take(u64::MAX), Duration::ZERO);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::format::Eras;
 use crate::keydir::{Candidate, Keydir, Published, position_of};
 use crate::log::{Appended, AppendedRecord, Log, Prepared, Unwritten};
 use crate::merge::{Merged, Merges};
+use crate::budget::Budget;
 use crate::options::Options;
 use crate::recovery::{Recovered, Recovery, recover};
 use crate::slot::partition_of;
@@ -299,6 +300,11 @@ impl Engine {
     /// [`restore`](crate::restore) makes a store of it.
     pub fn snapshot(&self, to: &Path) -> Result<Snapshot, SnapshotError> {
         self.0.snapshot(to)
+    }
+
+    /// The rate that its merges draw on: see [`Options::budget`].
+    pub fn budget(&self) -> &Budget {
+        &self.0.options.budget
     }
 
     /// How the last merge stands, or the one under way; `None` before the first.

@@ -393,6 +393,10 @@ pub struct PlanStatus {
     pub throttle_bytes_per_s: Option<u64>,
     /// Whether an abort can lead back to before it.
     pub can_abort: bool,
+    /// Records sent for those of its copies that are made; committed, so that no node's restart loses it.
+    pub moved_keys: u64,
+    /// Bytes of these records, as they are stored. What clients wrote meanwhile reached the copies as writes, and is not counted.
+    pub moved_bytes: u64,
     /// Bytes copied by the tasks under way.
     pub bytes_done: u64,
     /// Bytes of the tasks under way.
@@ -401,6 +405,26 @@ pub struct PlanStatus {
     pub bytes_per_s: f64,
     /// Seconds left at that rate, if known.
     pub eta_s: Option<f64>,
+}
+
+/// A plan that came to its end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PlanDone {
+    /// Counts the cluster's plans.
+    pub id: u64,
+    /// Why it ran.
+    pub cause: String,
+    /// Epoch in which it began.
+    pub epoch: u64,
+    /// Copies that were made.
+    pub copies_total: u32,
+    /// The fewest that could have been.
+    pub copies_ideal: u32,
+    /// Records sent for them.
+    pub moved_keys: u64,
+    /// Bytes of these records, as they are stored.
+    pub moved_bytes: u64,
 }
 
 /// `CASK.PLAN STATUS`, and the answer to whatever changes a plan.
@@ -413,6 +437,8 @@ pub struct PlanAnswer {
     pub epoch: u64,
     /// The running plan, as that node knows it.
     pub plan: Option<PlanStatus>,
+    /// The last plan that came to its end.
+    pub last: Option<PlanDone>,
     /// Whether a node that joins is given data at once.
     pub auto_rebalance: bool,
     /// The pace that was set for every node, bytes a second; absent where each node's own setting holds.

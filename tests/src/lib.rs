@@ -13,6 +13,7 @@ mod network;
 mod node;
 mod observe;
 pub mod oracle;
+pub mod paced;
 mod permit;
 mod ports;
 mod program;

@@ -195,6 +195,13 @@ fn answer(answer: &PlanAnswer) -> String {
         None => text.push_str("no plan is running\n"),
         Some(plan) => text.push_str(&status(plan)),
     }
+    if let Some(last) = &answer.last {
+        let moved = units::bytes(last.moved_bytes as f64);
+        text.push_str(&format!(
+            "last done    {}: {}, {} copies, {} keys, {moved} moved\n",
+            last.id, last.cause, last.copies_total, last.moved_keys
+        ));
+    }
     let pace = answer.throttle_bytes_per_s.map(|rate| units::bytes_per_s(rate as f64));
     text.push_str(&format!(
         "pace         {}\n",
@@ -212,6 +219,7 @@ fn status(plan: &PlanStatus) -> String {
     format!(
         "plan         {}: {}{}\n\
          copies       {} of {} made ({} by the shares alone), {} partitions moving\n\
+         moved        {} keys, {}\n\
          under way    {} of {}, {}, left: {eta}\n\
          abort        {}\n",
         plan.id,
@@ -221,6 +229,8 @@ fn status(plan: &PlanStatus) -> String {
         plan.copies_total,
         plan.copies_ideal,
         plan.partitions_moving,
+        plan.moved_keys,
+        units::bytes(plan.moved_bytes as f64),
         units::bytes(plan.bytes_done as f64),
         units::bytes(plan.bytes_total as f64),
         units::bytes_per_s(plan.bytes_per_s),

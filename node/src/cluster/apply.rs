@@ -99,12 +99,20 @@ impl ClusterState {
                 syncing_since,
                 source_digest,
                 target_digest,
+                sent_keys,
+                sent_bytes,
             } => {
                 self.check_primary(*partition, *term, *primary_incarnation)?;
                 let named = NamedReplica { node: *node, incarnation: *incarnation, since: *syncing_since };
                 let flip =
                     Flip { epoch, node: *node, source_digest: *source_digest, target_digest: *target_digest };
-                self.flip(*partition, named, flip)
+                let planned = self.is_planned_copy(*partition, *node);
+                self.flip(*partition, named, flip)?;
+                if let Some(plan) = self.plan.as_mut().filter(|_| planned) {
+                    plan.moved_keys = plan.moved_keys.saturating_add(*sent_keys);
+                    plan.moved_bytes = plan.moved_bytes.saturating_add(*sent_bytes);
+                }
+                Ok(())
             }
             Change::RaiseSpeech(speech) => self.raise_speech(*speech),
             Change::Operate { .. }
@@ -299,7 +307,8 @@ impl ClusterState {
         if added + carried > 0 {
             self.plans_total += 1;
             let (copies_total, copies_ideal) = (added + carried, ideal + carried);
-            self.plan = Some(Plan { id: self.plans_total, cause, epoch, copies_total, copies_ideal });
+            let (id, moved_keys, moved_bytes) = (self.plans_total, 0, 0);
+            self.plan = Some(Plan { id, cause, epoch, copies_total, copies_ideal, moved_keys, moved_bytes });
         }
     }
 
@@ -315,6 +324,14 @@ impl ClusterState {
         counts.sum()
     }
 
+    /// Whether the running plan asks for this copy, which is not made yet.
+    fn is_planned_copy(&self, partition: Partition, node: NodeId) -> bool {
+        let Some(plan) = &self.plan else { return false };
+        let replica = self.partition(partition).and_then(|placed| placed.replica(node));
+        let made_for_it = replica.is_some_and(|replica| replica.is_new_since(plan.epoch));
+        made_for_it && self.ring.replicas(partition).contains(&node)
+    }
+
     /// Clears the plan when its copies are made and those they replace are released.
     fn finish_plan(&mut self) {
         let Some(plan) = &self.plan else { return };
@@ -326,7 +343,7 @@ impl ClusterState {
             })
         };
         if (0..).zip(&self.partitions).all(done) {
-            self.plan = None;
+            self.operations.last_plan = self.plan.take();
             self.operations.before = None;
             self.operations.paused = false;
         }

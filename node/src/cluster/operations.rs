@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::Xxh3;
 use super::apply::Void;
 use super::protocol::Speech;
 use super::ring::{PARTITIONS, Ring};
-use super::state::{Change, ClusterState, Member, MemberStatus, PartitionState, ReplicaRole};
+use super::state::{Change, ClusterState, Member, MemberStatus, PartitionState, Plan, ReplicaRole};
 use super::words::counted;
 use crate::id::{Epoch, Incarnation, NodeId, Partition};
 
@@ -152,6 +152,8 @@ pub struct Operations {
     pub throttle_bytes_per_s: Option<u64>,
     /// Where an abort of the running plan leads back to.
     pub before: Option<Before>,
+    /// The last plan that came to its end.
+    pub last_plan: Option<Plan>,
     /// What the members speak to one another.
     pub speech: Speech,
     /// The last flip of each partition.

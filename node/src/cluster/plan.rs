@@ -12,7 +12,7 @@ use super::operations::{Basis, Operation};
 use super::ring;
 use super::state::{Announcement, Change, ClusterState, Replica, ReplicaRole, StoreCondition, Verdict};
 use super::view;
-use crate::api::{PlanMove, PlanPreview, PlanShare, PlanStatus, Task};
+use crate::api::{PlanDone, PlanMove, PlanPreview, PlanShare, PlanStatus, Task};
 use crate::id::{NodeId, Partition};
 
 /// Live keys and bytes of one partition, as its primary counts them.
@@ -212,6 +212,20 @@ fn balance(state: &ClusterState) -> Vec<PlanShare> {
     state.members.values().zip(shares).map(row).collect()
 }
 
+/// The last plan that came to its end, as the state tells it.
+pub fn last(state: &ClusterState) -> Option<PlanDone> {
+    let plan = state.operations.last_plan.as_ref()?;
+    Some(PlanDone {
+        id: plan.id,
+        cause: plan.cause.clone(),
+        epoch: plan.epoch,
+        copies_total: plan.copies_total,
+        copies_ideal: plan.copies_ideal,
+        moved_keys: plan.moved_keys,
+        moved_bytes: plan.moved_bytes,
+    })
+}
+
 /// The running plan, as the state and the tasks of its nodes tell it.
 pub fn status(state: &ClusterState, tasks: &[Task]) -> Option<PlanStatus> {
     let plan = state.plan.as_ref()?;
@@ -230,6 +244,8 @@ pub fn status(state: &ClusterState, tasks: &[Task]) -> Option<PlanStatus> {
         paused: state.operations.paused,
         throttle_bytes_per_s: state.operations.throttle_bytes_per_s,
         can_abort: state.operations.before.is_some(),
+        moved_keys: plan.moved_keys,
+        moved_bytes: plan.moved_bytes,
         bytes_done: migrations().map(|task| task.bytes_done).sum(),
         bytes_total: migrations().map(|task| task.bytes_total).sum(),
         bytes_per_s: if state.operations.paused { 0.0 } else { bytes_per_s },

@@ -151,6 +151,10 @@ pub struct Plan {
     pub copies_total: u32,
     /// The fewest copies that could have been made.
     pub copies_ideal: u32,
+    /// Records sent so far for those of its copies that are made.
+    pub moved_keys: u64,
+    /// Bytes of these records, as they are stored.
+    pub moved_bytes: u64,
 }
 
 /// Everything the nodes have agreed on.
@@ -343,6 +347,10 @@ pub enum Change {
         source_digest: u64,
         /// Digest of the replica's.
         target_digest: u64,
+        /// Records the primary sent for this copy. What another primary had sent before is not counted.
+        sent_keys: u64,
+        /// Bytes of these records, as they are stored.
+        sent_bytes: u64,
     },
 }
 

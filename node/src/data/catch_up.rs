@@ -70,6 +70,13 @@ pub(super) enum CopyError {
     TooMuch,
 }
 
+/// What was sent for one copy, all tries together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sent {
+    pub(super) keys: u64,
+    pub(super) bytes: u64,
+}
+
 /// Digests of the two copies after the same write, found equal.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Compared {
@@ -148,6 +155,7 @@ impl Plane {
     }
 
     async fn copy(self: Arc<Self>, partition: Partition, term: Term, node: NodeId, syncing_since: Epoch) {
+        let mut sent = Sent::default();
         while self.is_due(partition, term, node, syncing_since) {
             if self.is_paused(partition, node) {
                 // Without a permit: a node that returns is not kept waiting by a plan that is paused.
@@ -157,10 +165,10 @@ impl Plane {
             let Ok(permit) = self.tasks.copies.acquire().await else {
                 break;
             };
-            let result = self.catch_up(partition, term, node).await;
+            let result = self.catch_up(partition, term, node, &mut sent).await;
             drop(permit);
             match result {
-                Ok(digests) => self.propose_caught_up(partition, term, node, syncing_since, digests).await,
+                Ok(digests) => self.propose_caught_up(partition, term, node, syncing_since, digests, sent).await,
                 Err(CopyError::Paused) => {}
                 Err(error @ CopyError::Damaged(_)) => {
                     tracing::error!(partition, %node, %error, "this partition cannot be copied; writing the \
@@ -189,6 +197,7 @@ impl Plane {
         node: NodeId,
         syncing_since: Epoch,
         digests: Compared,
+        sent: Sent,
     ) {
         let state = self.state();
         let incarnation_of = |node| state.members.get(&node).map(|m| m.announcement.incarnation);
@@ -215,6 +224,8 @@ impl Plane {
                 syncing_since,
                 source_digest,
                 target_digest,
+                sent_keys: sent.keys,
+                sent_bytes: sent.bytes,
             },
             false => {
                 Change::CaughtUp { partition, term, primary_incarnation, node, incarnation, syncing_since }
@@ -254,7 +265,7 @@ impl Plane {
                     next.map(|follower| follower.node)
                 });
                 let Some(Some(node)) = next else { break };
-                match plane.catch_up(partition, term, node).await {
+                match plane.catch_up(partition, term, node, &mut Sent::default()).await {
                     Ok(_) => reconciled.push(node),
                     Err(CopyError::TooMuch) => {
                         plane.give_up_in_sync(partition, term, node);
@@ -275,6 +286,7 @@ impl Plane {
         partition: Partition,
         term: Term,
         node: NodeId,
+        sent: &mut Sent,
     ) -> Result<Compared, CopyError> {
         if self.damage.is_in(partition) {
             return Err(CopyError::Lost);
@@ -292,7 +304,7 @@ impl Plane {
             if compared.mine == compared.theirs {
                 return Ok(compared);
             }
-            self.send_differences(transfer).await?;
+            self.send_differences(transfer, sent).await?;
         }
         Err(CopyError::Differ)
     }
@@ -348,7 +360,11 @@ impl Plane {
         });
     }
 
-    async fn send_differences(self: &Arc<Self>, transfer: Transfer) -> Result<(), CopyError> {
+    async fn send_differences(
+        self: &Arc<Self>,
+        transfer: Transfer,
+        sent: &mut Sent,
+    ) -> Result<(), CopyError> {
         let Transfer { partition, term, node, .. } = transfer;
         let settled = self.with_primary(partition, term, |primary| version(term, primary.published()));
         let settled = settled.ok_or(CopyError::Void)?;
@@ -360,8 +376,8 @@ impl Plane {
         if self.with_primary(partition, term, |p| p.follower(node).is_some_and(|f| f.in_sync)) == Some(true) {
             return self.settle_differences(transfer, &differences).await;
         }
-        self.send_records(transfer, &differences.send).await?;
-        self.send_records(transfer, &differences.tombstones).await?;
+        self.send_records(transfer, &differences.send, sent).await?;
+        self.send_records(transfer, &differences.tombstones, sent).await?;
         let mut keys = Vec::new();
         for positions in differences.supersede.chunks(POSITIONS_PER_ASK) {
             let found = keys_at(&self.engine, partition, positions);
@@ -379,7 +395,12 @@ impl Plane {
         Ok(())
     }
 
-    async fn send_records(self: &Arc<Self>, transfer: Transfer, positions: &[u64]) -> Result<(), CopyError> {
+    async fn send_records(
+        self: &Arc<Self>,
+        transfer: Transfer,
+        positions: &[u64],
+        sent: &mut Sent,
+    ) -> Result<(), CopyError> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         // One at a time: a record may have a large value.
         for position in positions {
@@ -389,7 +410,7 @@ impl Plane {
                 bytes += record.stored_bytes() as usize;
                 batch.push(WireRecord::from(record));
                 if bytes >= MESSAGE_BYTES {
-                    self.send_batch(transfer, std::mem::take(&mut batch), bytes).await?;
+                    self.send_batch(transfer, std::mem::take(&mut batch), bytes, sent).await?;
                     bytes = 0;
                 }
             }
@@ -397,7 +418,7 @@ impl Plane {
         if batch.is_empty() {
             return Ok(());
         }
-        self.send_batch(transfer, batch, bytes).await
+        self.send_batch(transfer, batch, bytes, sent).await
     }
 
     async fn send_batch(
@@ -405,12 +426,15 @@ impl Plane {
         transfer: Transfer,
         batch: Vec<WireRecord>,
         bytes: usize,
+        sent: &mut Sent,
     ) -> Result<(), CopyError> {
         let keys = batch.len() as u64;
         self.pace(transfer.partition, transfer.node, bytes as u64).await?;
         match self.bulk(transfer, BulkAction::Store(batch)).await? {
             BulkAnswer::Stored => {
                 self.tasks.copied(transfer.node, keys, bytes as u64);
+                sent.keys += keys;
+                sent.bytes += bytes as u64;
                 Ok(())
             }
             other => Err(unexpected(&other)),
@@ -434,7 +458,7 @@ impl Plane {
         self.state().operations.throttle_bytes_per_s.unwrap_or(self.limits.migration_bytes_per_s)
     }
 
-    /// Waits until so many bytes may be sent. Paid in small parts, so that a new pace or a pause is heeded at once.
+    /// Waits until so many bytes may be sent, by the pace of copying and by the budget of all background work. Paid in small parts, so that a new pace or a pause is heeded at once.
     async fn pace(&self, partition: Partition, node: NodeId, bytes: u64) -> Result<(), CopyError> {
         let mut left = bytes;
         while left > 0 {
@@ -444,6 +468,7 @@ impl Plane {
             let bytes_per_s = self.pace_bytes_per_s();
             let part = left.min(bytes_per_s / PACE_PARTS_PER_S + 1);
             self.tasks.pace(part, bytes_per_s).await;
+            tokio::time::sleep(self.background.take(part)).await;
             left -= part;
         }
         Ok(())

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
-use caskade_engine::{AppendError, Appended, Engine, PARTITIONS};
+use caskade_engine::{AppendError, Appended, Budget, Engine, PARTITIONS};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -166,6 +166,8 @@ pub struct Plane {
     pub(super) view: ArcSwap<View>,
     pub(super) host: Host,
     pub(super) tasks: TaskBoard,
+    /// What all background work of this node may use together, its merges included.
+    pub(super) background: Budget,
     pub(super) notices: Notices,
     pub(super) healing: HealCounters,
     pub(super) damage: Damage,
@@ -202,6 +204,7 @@ impl Plane {
             node,
             damage: Damage::new(damage.is_some()),
             assignments: Assignments::load(&engine),
+            background: engine.budget().whole().clone(),
             engine,
             peers,
             limits,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use caskade_engine::PARTITIONS;
 
+use super::catch_up::Sent;
 use super::notices::Weight;
 use super::plane::{Plane, Role};
 use super::primary::Phase;
@@ -59,7 +60,7 @@ impl Plane {
         );
         let stats = self.engine.partition_stats(partition);
         self.tasks.add(node, "repair", "copies differ", stats.live_keys, stats.live_bytes);
-        let result = self.catch_up(partition, term, node).await;
+        let result = self.catch_up(partition, term, node, &mut Sent::default()).await;
         self.tasks.finish(node);
         match result {
             Ok(_) => self.tell(

@@ -1,7 +1,8 @@
 //! Verifies the complete data files in the background, at a bounded rate, and heals what it finds damaged.
 //!
 //! Files in which a read or a merge met damage come first. A file is gone through from its beginning to its end, a step
-//! at a time; the active file is left alone: it is verified once it is complete.
+//! at a time; the active file is left alone: it is verified once it is complete. What it reads it takes from the budget that
+//! all background work shares.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -93,7 +94,8 @@ impl Plane {
             self.healing.scrubbed_bytes.fetch_add(step.bytes, Ordering::Relaxed);
             self.healing.damaged_stretches.fetch_add(step.damaged.len() as u64, Ordering::Relaxed);
             stretches.extend(step.damaged);
-            tokio::time::sleep(Duration::from_secs_f64(step.bytes as f64 / bytes_per_s.max(1) as f64)).await;
+            let own = Duration::from_secs_f64(step.bytes as f64 / bytes_per_s.max(1) as f64);
+            tokio::time::sleep(own.max(self.background.take(step.bytes))).await;
             match step.next {
                 Some(next) => from = next,
                 None => break,

@@ -33,7 +33,8 @@ pub(super) fn engine_options(settings: &Settings) -> Options {
     options.merge_trigger_bytes = settings.merge_trigger_bytes;
     options.merge_small_file = settings.merge_small_file;
     options.merge_window = settings.merge_window;
-    options.budget = Budget::new(settings.merge_bytes_per_s);
+    // The rest of the background work finds the whole through this part of it.
+    options.budget = Budget::new(settings.background_bytes_per_s).part(settings.merge_bytes_per_s);
     // Tombstones and expiry are the cluster's business.
     options.replicated = true;
     options
@@ -103,9 +104,11 @@ mod tests {
         assert_eq!(ours, Options { max_file_size, replicated, budget: ours.budget.clone(), ..theirs });
         let mut changed = settings;
         changed.merge_bytes_per_s = 5;
+        changed.background_bytes_per_s = 50;
         changed.merge_trigger = 7;
         changed.max_open_files = 9;
         let options = engine_options(&changed);
         assert_eq!((options.budget.bytes_per_s(), options.merge_trigger, options.max_open_files), (5, 7, 9));
+        assert_eq!(options.budget.whole().bytes_per_s(), 50);
     }
 }

@@ -94,6 +94,7 @@ impl Node {
             message,
             epoch: state.epoch,
             plan: plan::status(&state, &self.cluster_tasks()),
+            last: plan::last(&state),
             auto_rebalance: !state.operations.manual_rebalance,
             throttle_bytes_per_s: state.operations.throttle_bytes_per_s,
         }

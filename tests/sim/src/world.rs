@@ -316,6 +316,8 @@ fn settling(state: &ClusterState) -> Vec<Change> {
             syncing_since: replica.syncing_since,
             source_digest: 0,
             target_digest: 0,
+            sent_keys: 0,
+            sent_bytes: 0,
         }));
         if state.hand_over_due(partition) {
             changes.push(Change::HandOver { partition, term: entry.term, primary_incarnation });

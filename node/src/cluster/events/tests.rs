@@ -254,6 +254,8 @@ fn flipped(state: &ClusterState, count: usize, digest: u64) -> ClusterState {
             syncing_since,
             source_digest,
             target_digest,
+            sent_keys: 0,
+            sent_bytes: 0,
         }
     });
     after(state, changes)

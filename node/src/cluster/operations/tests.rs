@@ -363,10 +363,14 @@ fn replica_becomes_in_sync_only_with_equal_digests_once_all_name_them() {
         syncing_since,
         source_digest,
         target_digest,
+        sent_keys: 3,
+        sent_bytes: 700,
     };
     assert!(refusal(&running, equal(7, 8)).contains("0000000000000007 on the primary"));
     let flipped = after(&running, [equal(7, 7)]);
     assert!(flipped.partition(partition).unwrap().is_in_sync(node));
+    let moved = flipped.plan.as_ref().or(flipped.operations.last_plan.as_ref()).unwrap();
+    assert_eq!((moved.moved_keys, moved.moved_bytes), (3, 700), "what the plan moved is in the state");
     let flip = Flip { epoch: flipped.epoch, node, source_digest: 7, target_digest: 7 };
     assert_eq!(flipped.operations.flips.get(&partition), Some(&flip));
 }

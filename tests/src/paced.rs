@@ -1,0 +1,144 @@
+//! Clients that ask at a set pace, whatever the answers take: what a user with so many requests a second notices.
+//!
+//! A request is due at its moment, not when the one before it was answered. Its time counts from that moment: a node that
+//! stands still for a second is seen in all the requests of that second, not in one.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use tokio::task::JoinSet;
+
+use crate::client::Client;
+use crate::lock;
+
+/// What a paced load overwrites and reads.
+#[derive(Clone, Copy, Debug)]
+pub struct Paced {
+    /// Requests a second, half of them writes.
+    pub per_s: u32,
+    /// Keys are `key_of(0)` up to this many.
+    pub keys: u64,
+}
+
+/// How long the requests of a stretch of time took.
+#[derive(Clone, Debug, Default)]
+pub struct Times(Vec<Duration>);
+
+/// Requests under way. Dropped, they stop.
+#[derive(Debug)]
+pub struct PacedLoad {
+    times: Arc<Mutex<Times>>,
+    clients: JoinSet<Result<()>>,
+}
+
+/// The name of a record of the load.
+pub fn key_of(number: u64) -> String {
+    format!("record:{number:010}")
+}
+
+/// A value of such a record; every write has another one.
+pub fn value_of(number: u64, write: u64) -> String {
+    format!("{number:010}:{write:<89}")
+}
+
+impl Times {
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// The time that this share of the requests did not exceed.
+    pub fn quantile(&self, share: f64) -> Duration {
+        let mut times = self.0.clone();
+        times.sort_unstable();
+        let at = ((times.len() as f64 * share).ceil() as usize).saturating_sub(1);
+        times.get(at).copied().unwrap_or_default()
+    }
+}
+
+impl PacedLoad {
+    /// Starts one client for each of these addresses.
+    ///
+    /// # Errors
+    /// If one cannot connect.
+    pub async fn start(addrs: &[String], paced: Paced) -> Result<Self> {
+        ensure!(!addrs.is_empty() && paced.per_s > 0 && paced.keys > 0, "nothing to be asked");
+        let times = Arc::new(Mutex::new(Times::default()));
+        let mut clients = JoinSet::new();
+        let period = Duration::from_secs_f64(addrs.len() as f64 / f64::from(paced.per_s));
+        for (number, addr) in addrs.iter().enumerate() {
+            let client = Client::connect(addr).await?;
+            clients.spawn(one_client(client, number as u64, period, paced.keys, Arc::clone(&times)));
+        }
+        Ok(Self { times, clients })
+    }
+
+    /// The times since the start, or since they were last taken.
+    pub fn take(&self) -> Times {
+        std::mem::take(&mut lock(&self.times))
+    }
+
+    /// Ends it; the times that were not taken yet.
+    ///
+    /// # Errors
+    /// If a request failed, or was answered with what was never written.
+    pub async fn stop(mut self) -> Result<Times> {
+        // Clients end by themselves only when a request failed.
+        while let Some(ended) = self.clients.try_join_next() {
+            ended.context("a client of the load")??;
+        }
+        self.clients.shutdown().await;
+        Ok(self.take())
+    }
+}
+
+async fn one_client(
+    client: Client,
+    number: u64,
+    period: Duration,
+    keys: u64,
+    times: Arc<Mutex<Times>>,
+) -> Result<()> {
+    let mut rng = StdRng::seed_from_u64(number);
+    let mut requests = JoinSet::new();
+    let mut due = Instant::now();
+    for count in 0_u64.. {
+        due += period;
+        tokio::time::sleep_until(due.into()).await;
+        let (client, key) = (client.clone(), rng.random_range(0..keys));
+        requests.spawn(one_request(client, key, count, due));
+        while let Some(answered) = requests.try_join_next() {
+            let taken = answered.context("a request of the load")??;
+            lock(&times).0.push(taken);
+        }
+    }
+    Ok(())
+}
+
+async fn one_request(mut client: Client, number: u64, count: u64, due: Instant) -> Result<Duration> {
+    let key = key_of(number);
+    if count.is_multiple_of(2) {
+        client.set(&key, &value_of(number, count)).await?;
+    } else {
+        let found = client.get(&key).await?.unwrap_or_default();
+        ensure!(found.starts_with(&format!("{number:010}:")), "{key} was read as '{found}'");
+    }
+    Ok(due.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantile_is_a_time_that_was_measured() {
+        let times = Times((1..=100).rev().map(Duration::from_millis).collect());
+        assert_eq!(times.quantile(0.99), Duration::from_millis(99));
+        assert_eq!(times.quantile(0.5), Duration::from_millis(50));
+        assert_eq!(Times::default().quantile(0.99), Duration::ZERO);
+        assert_eq!(value_of(7, 1).len(), 100);
+    }
+}
