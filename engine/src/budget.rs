@@ -138,10 +138,16 @@ mod tests {
         let (slow, open) = (whole.part(100), whole.part(0));
         assert_eq!((slow.whole(), whole.whole(), slow.bytes_per_s()), (&whole, &whole, 100));
         let wait = slow.take(100);
-        assert!(wait > Duration::from_millis(800) && wait <= Duration::from_secs(1), "its own rate: {wait:?}");
+        assert!(
+            wait > Duration::from_millis(800) && wait <= Duration::from_secs(1),
+            "its own rate: {wait:?}"
+        );
         open.take(1000);
         let wait = open.take(1000);
-        assert!(wait > Duration::from_millis(1800) && wait <= Duration::from_millis(2100), "the whole's: {wait:?}");
+        assert!(
+            wait > Duration::from_millis(1800) && wait <= Duration::from_millis(2100),
+            "the whole's: {wait:?}"
+        );
         whole.set_bytes_per_s(0);
         assert_eq!(open.take(u64::MAX), Duration::ZERO);
     }

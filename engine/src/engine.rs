@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::budget::Budget;
 use crate::data_file::{FileTable, Location, Pin, Stored};
 use crate::directory::Directory;
 use crate::embedded::Embedded;
@@ -18,7 +19,6 @@ use crate::format::Eras;
 use crate::keydir::{Candidate, Keydir, Published, position_of};
 use crate::log::{Appended, AppendedRecord, Log, Prepared, Unwritten};
 use crate::merge::{Merged, Merges};
-use crate::budget::Budget;
 use crate::options::Options;
 use crate::recovery::{Recovered, Recovery, recover};
 use crate::slot::partition_of;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use caskade_tests::{Builder, Workload, eventually, with_cluster};
 
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(90);
 /// Much longer than a write waits for a replica, and shorter than the lease.
 const OUT_MAX: Duration = Duration::from_secs(15);
 /// So many that not all of them wait for the paused node as a primary: others must wait for it as a replica.

@@ -135,8 +135,8 @@ settings! {
     join_afresh: bool, Switch, false;
     /// How fast all background work of this node may read and send together: merges, copies of partitions, repair, verification of data files. Each has its own bound within this; 0 is without limit.
     background_bytes_per_s: u64, Size(0..=64 << 30, "bytes a second"), 64 << 20;
-    /// How fast this node sends copies of partitions to others, all of them together.
-    migration_bytes_per_s: u64, Size(64 << 10..=64 << 30, "bytes a second"), 64 << 20;
+    /// How fast this node sends copies of partitions to others, all of them together. The default spares the clients; `caskctl plan throttle` sets another pace for all nodes.
+    migration_bytes_per_s: u64, Size(64 << 10..=64 << 30, "bytes a second"), 4 << 20;
     /// How fast complete data files are verified in the background; 0 is never. What is found damaged is restored from another copy.
     scrub_bytes_per_s: u64, Size(0..=64 << 30, "bytes a second"), 4 << 20;
     /// In which time the copies of all partitions are compared once, and made equal where they differ.

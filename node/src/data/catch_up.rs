@@ -29,8 +29,9 @@ use crate::net::{Class, wire};
 const ROUNDS_MAX: usize = 8;
 /// Positions whose keys are asked for at once.
 pub(super) const POSITIONS_PER_ASK: usize = 64;
-/// Bytes of records in one message, unless a single record is larger.
-const MESSAGE_BYTES: usize = 256 << 10;
+/// Bytes of records in one message, unless a single record is larger. So few that no request waits long for the reading
+/// and storing of one.
+const MESSAGE_BYTES: usize = 64 << 10;
 /// Largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 80 << 20;
 /// How long a peer may take to answer one bulk message.
@@ -168,7 +169,9 @@ impl Plane {
             let result = self.catch_up(partition, term, node, &mut sent).await;
             drop(permit);
             match result {
-                Ok(digests) => self.propose_caught_up(partition, term, node, syncing_since, digests, sent).await,
+                Ok(digests) => {
+                    self.propose_caught_up(partition, term, node, syncing_since, digests, sent).await
+                }
                 Err(CopyError::Paused) => {}
                 Err(error @ CopyError::Damaged(_)) => {
                     tracing::error!(partition, %node, %error, "this partition cannot be copied; writing the \

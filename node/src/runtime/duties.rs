@@ -18,6 +18,8 @@ use crate::topology::choose_voters;
 const ROUND: Duration = Duration::from_millis(100);
 /// How often a majority is asked to confirm the coordinator, as a part of the lease.
 const CONFIRMATIONS_PER_LEASE: u64 = 8;
+/// Pause before a goodbye that nobody took is said again.
+const GOODBYE_PAUSE: Duration = Duration::from_millis(20);
 /// A voter is replaced only after it has been down for this long.
 const VOTER_DOWN_MAX: Duration = Duration::from_secs(300);
 
@@ -252,16 +254,20 @@ impl Node {
         self.plane.end_lease();
         let incarnation = self.incarnation.load(Ordering::Acquire);
         let goodbye = Change::DeclareDown { node: self.id, incarnation };
-        match self.propose(vec![goodbye]).await {
-            // Until all know, requests and records still come here and must be told to go elsewhere.
-            Ok(_) => self.wait_until_followed(self.topology.state().epoch).await,
-            Err(error) => {
+        // Nobody takes it while an election is under way. Said twice it does no harm.
+        let until_ms = self.host.monotonic_ms() + self.lease_ms().unwrap_or_default();
+        while let Err(error) = self.propose(vec![goodbye.clone()]).await {
+            if self.host.monotonic_ms() >= until_ms {
                 tracing::warn!(
                     error,
                     "could not say goodbye: the cluster notices when the lease has run out"
                 );
+                return;
             }
+            tokio::time::sleep(GOODBYE_PAUSE).await;
         }
+        // Until all know, requests and records still come here and must be told to go elsewhere.
+        self.wait_until_followed(self.topology.state().epoch).await;
     }
 }
 

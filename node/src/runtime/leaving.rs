@@ -121,6 +121,10 @@ impl Node {
         futures::future::join_all(asked).await;
         // One of them may win, with this node's vote: the heir must not stand against it.
         self.wait_for(FIRST_CANDIDACY_TIMEOUT, led).await;
+        if self.topology.leading().is_none() {
+            // This node's vote went to one of them, who has most likely won and need only be heard of.
+            self.wait_for(CANDIDACY_TIMEOUT, led).await;
+        }
         if !led() {
             self.ask_to_stand(heir).await;
         }

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, timeout_at};
 
 use super::Node;
 use super::control::{Control, ControlAnswer};
@@ -17,13 +18,18 @@ pub(super) const QUEUE_MAX: usize = 16_384;
 const ENTRY_MAX: usize = 1024;
 /// How long a proposal may take at the coordinator.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long changes that no client waits for are gathered: every entry costs each node a look at all partitions.
-const GATHER_PAUSE: Duration = Duration::from_millis(20);
+/// How long changes that no client waits for are gathered, unless one comes that somebody waits for: every entry costs each
+/// node a look at all partitions, and the clients that time.
+const GATHER_PAUSE: Duration = Duration::from_millis(250);
+/// Proposals of changes that can wait, under way to the coordinator at one time; changes that cannot do not queue behind them.
+const UNDER_WAY_MAX: usize = 16;
 /// Pause after a proposal that found no coordinator.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
 /// Changes and who wants to know what became of them.
 pub(super) type Batch = (Vec<Change>, oneshot::Sender<Result<Vec<Verdict>, ProposeError>>);
+/// How many changes somebody asked for, and who.
+type Asker = (usize, oneshot::Sender<Result<Vec<Verdict>, ProposeError>>);
 
 impl Node {
     /// Commits changes, wherever the coordinator is.
@@ -52,17 +58,8 @@ impl Node {
 
     /// Makes one log entry of all batches that wait, over and over.
     pub(super) async fn run_batches(self: Arc<Self>, mut batches: mpsc::Receiver<Batch>) {
-        while let Some((mut changes, sender)) = batches.recv().await {
-            let mut askers = vec![(changes.len(), sender)];
-            if changes.iter().all(Change::can_wait) {
-                tokio::time::sleep(GATHER_PAUSE).await;
-            }
-            while changes.len() < ENTRY_MAX
-                && let Ok((more, sender)) = batches.try_recv()
-            {
-                askers.push((more.len(), sender));
-                changes.extend(more);
-            }
+        while let Some(first) = batches.recv().await {
+            let (changes, askers) = gather(first, &mut batches).await;
             let result = self.topology.propose(changes).await;
             let mut verdicts =
                 result.as_ref().map_or_else(|_| Vec::new(), |c| c.verdicts.clone()).into_iter();
@@ -80,11 +77,32 @@ impl Node {
     /// Brings the data plane's proposals to the coordinator. One that fails is made again by whoever made it.
     pub(super) async fn run_proposals(self: Arc<Self>, mut proposals: mpsc::Receiver<Change>) {
         let mut changes = Vec::new();
+        let under_way = Arc::new(Semaphore::new(UNDER_WAY_MAX));
         while proposals.recv_many(&mut changes, ENTRY_MAX).await > 0 {
-            if let Err(error) = self.propose(std::mem::take(&mut changes)).await {
-                tracing::debug!(error, "proposals did not reach the coordinator");
-                tokio::time::sleep(RETRY_PAUSE).await;
+            let (can_wait, urgent): (Vec<_>, Vec<_>) = changes.drain(..).partition(Change::can_wait);
+            // The coordinator gathers these for a while. Where too many are under way they wait here, with the rest.
+            match Arc::clone(&under_way).try_acquire_owned() {
+                _ if can_wait.is_empty() => {}
+                Ok(permit) => {
+                    let node = Arc::clone(&self);
+                    self.host.spawn(async move {
+                        node.bring(can_wait).await;
+                        drop(permit);
+                    });
+                }
+                Err(_) => self.bring(can_wait).await,
             }
+            self.bring(urgent).await;
+        }
+    }
+
+    async fn bring(&self, changes: Vec<Change>) {
+        if changes.is_empty() {
+            return;
+        }
+        if let Err(error) = self.propose(changes).await {
+            tracing::debug!(error, "proposals did not reach the coordinator");
+            tokio::time::sleep(RETRY_PAUSE).await;
         }
     }
 
@@ -96,5 +114,64 @@ impl Node {
         timeout: Duration,
     ) -> Result<ControlAnswer, String> {
         super::control::ask(&self.peers, node, question, timeout).await
+    }
+}
+
+/// One entry's changes, of `first` and what waits behind it; changes that can all wait are waited with for more.
+async fn gather(first: Batch, batches: &mut mpsc::Receiver<Batch>) -> (Vec<Change>, Vec<Asker>) {
+    let (mut changes, sender) = first;
+    let mut askers = vec![(changes.len(), sender)];
+    let until = Instant::now() + GATHER_PAUSE;
+    let mut can_wait = changes.iter().all(Change::can_wait);
+    while changes.len() < ENTRY_MAX {
+        let next = match can_wait {
+            true => timeout_at(until, batches.recv()).await.ok().flatten(),
+            false => batches.try_recv().ok(),
+        };
+        let Some((more, sender)) = next else { break };
+        can_wait &= more.iter().all(Change::can_wait);
+        askers.push((more.len(), sender));
+        changes.extend(more);
+    }
+    (changes, askers)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::NodeId;
+
+    fn batch(change: Change) -> Batch {
+        (vec![change], oneshot::channel().0)
+    }
+
+    fn patient() -> Change {
+        let node = NodeId::from_bytes([1; 32]);
+        Change::ResumeReplica { partition: 1, node, incarnation: 1, syncing_since: 1 }
+    }
+
+    fn urgent() -> Change {
+        Change::HandOver { partition: 1, term: 1, primary_incarnation: 1 }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn changes_that_can_wait_become_one_entry_until_one_comes_that_cannot() {
+        let (sender, mut batches) = mpsc::channel(16);
+        tokio::spawn(async move {
+            for (after_ms, change) in [(100, patient()), (100, patient()), (20, urgent()), (500, patient())] {
+                tokio::time::sleep(Duration::from_millis(after_ms)).await;
+                sender.send(batch(change)).await.unwrap();
+            }
+        });
+        let began = Instant::now();
+        let (changes, askers) = gather(batch(patient()), &mut batches).await;
+        assert_eq!((changes.len(), askers.len()), (4, 4));
+        assert_eq!(began.elapsed(), Duration::from_millis(220), "what cannot wait ends the gathering");
+        let began = Instant::now();
+        let (changes, _) = gather(batch(patient()), &mut batches).await;
+        assert_eq!((changes.len(), began.elapsed()), (1, GATHER_PAUSE));
+        let began = Instant::now();
+        gather(batch(urgent()), &mut batches).await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
     }
 }
