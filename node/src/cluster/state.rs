@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::operations::{Basis, Operation, Operations};
 use super::protocol::Speech;
 use super::ring::Ring;
+use super::takeover::{TakenOver, Takeover, Unmerged};
 use crate::id::{ClusterId, Epoch, Incarnation, NodeId, Partition, Term};
 
 /// What a node says of itself when it wants to be a member, or is one again.
@@ -102,6 +103,8 @@ pub struct Replica {
     /// Of a syncing replica: it was in-sync when its node restarted on a whole store, and has received every write
     /// since. So it holds every acknowledged write, besides others.
     pub complete: bool,
+    /// Set from a takeover on until it is in-sync: its store is of an older generation (rule R10).
+    pub unmerged: Option<Unmerged>,
 }
 
 /// What a stand-in is there for.
@@ -160,6 +163,8 @@ pub struct ClusterState {
     pub cluster_id: ClusterId,
     /// Raised by a takeover only.
     pub generation: u32,
+    /// The takeover this generation began with; none in the first.
+    pub taken_over: Option<TakenOver>,
     /// Number of this state; 0 is the state before the founding.
     pub epoch: Epoch,
     /// How many copies each key should have.
@@ -344,6 +349,8 @@ pub enum Change {
         /// Digest of the replica's.
         target_digest: u64,
     },
+    /// Founds a new generation in a log of its own. Void if anything is founded there.
+    TakeOver(Takeover),
 }
 
 impl Change {
