@@ -1,5 +1,6 @@
 //! `caskd`: one Caskade node.
 
+use std::convert::Infallible;
 use std::io::Write as _;
 use std::process::ExitCode;
 
@@ -8,7 +9,7 @@ use caskade_node::config::{self, Loaded, LogFormat, ServerArgs, Settings};
 use caskade_node::runtime::Node;
 use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 
 #[global_allocator]
@@ -86,9 +87,24 @@ fn run(settings: Settings) -> anyhow::Result<()> {
     builder.enable_all().build().context("cannot start the threads of the node")?.block_on(serve(settings))
 }
 
+/// How a process of the node ended.
+enum End {
+    /// It was asked to stop.
+    Stopped,
+    /// The node is to be started again at once: it follows another topology log from now on.
+    Anew,
+}
+
 async fn serve(settings: Settings) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    while let End::Anew = serve_once(settings.clone(), &mut terminate, &mut interrupt).await? {
+        tracing::info!("starting again");
+    }
+    Ok(())
+}
+
+async fn serve_once(settings: Settings, terminate: &mut Signal, interrupt: &mut Signal) -> anyhow::Result<End> {
     let listener = TcpListener::bind(settings.listen).await.with_context(|| {
         format!(
             "cannot listen for clients on {}: is a node running there already? Stop it, or choose another --listen",
@@ -97,13 +113,12 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     })?;
     let node = tokio::select! {
         started = Node::start(settings, &listener) => started?,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+        _ = terminate.recv() => return Ok(End::Stopped),
+        _ = interrupt.recv() => return Ok(End::Stopped),
     };
     let (stop, stopping) = watch::channel(false);
     let front_end = tokio::spawn(node.clone().serve_clients(listener, stopping));
-    let mut stdout = std::io::stdout();
-    writeln!(stdout, "{}", node.ready_line()).and_then(|()| stdout.flush()).ok();
+    let ready = tell_when_ready(&node);
     let refusal = tokio::select! {
         _ = terminate.recv() => {
             tracing::info!("SIGTERM: stopping");
@@ -114,6 +129,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             None
         }
         reason = node.refused() => Some(reason),
+        never = ready => match never {},
     };
     // Clients are answered as long as the node can ask others for what it handed over.
     node.leave().await;
@@ -121,5 +137,17 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     front_end.await.context("the front end ended abnormally")?;
     node.stop().await;
     tracing::info!("stopped");
-    refusal.map_or(Ok(()), |reason| Err(anyhow::anyhow!(reason)))
+    match refusal {
+        None => Ok(End::Stopped),
+        Some(_) if node.begins_anew() => Ok(End::Anew),
+        Some(reason) => Err(anyhow::anyhow!(reason)),
+    }
+}
+
+/// Says on standard output that the node serves, once it does; never ends.
+async fn tell_when_ready(node: &Node) -> Infallible {
+    node.wait_until_serving().await;
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "{}", node.ready_line()).and_then(|()| stdout.flush()).ok();
+    std::future::pending().await
 }

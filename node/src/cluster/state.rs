@@ -132,10 +132,11 @@ impl fmt::Display for PartitionState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "term {}{}", self.term, if self.settled { "" } else { " (unsettled)" })?;
         for replica in &self.replicas {
-            let Replica { node, role, assigned, syncing_since, stand_in, complete } = replica;
+            let Replica { node, role, assigned, syncing_since, stand_in, complete, unmerged } = replica;
             write!(f, ", {} {} assigned {assigned} since {syncing_since}", node.short(), role.word())?;
             f.write_str(if stand_in.is_some() { " stand-in" } else { "" })?;
             f.write_str(if *complete { " complete" } else { "" })?;
+            f.write_str(if unmerged.is_some() { " unmerged" } else { "" })?;
         }
         Ok(())
     }

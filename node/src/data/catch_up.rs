@@ -30,7 +30,7 @@ const ROUNDS_MAX: usize = 8;
 /// Positions whose keys are asked for at once.
 pub(super) const POSITIONS_PER_ASK: usize = 64;
 /// Bytes of records in one message, unless a single record is larger.
-const MESSAGE_BYTES: usize = 256 << 10;
+pub(super) const MESSAGE_BYTES: usize = 256 << 10;
 /// Largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 80 << 20;
 /// How long a peer may take to answer one bulk message.
@@ -284,6 +284,7 @@ impl Plane {
         let assigned = self.with_primary(partition, term, |p| p.follower(node).map(|f| f.assigned)).flatten();
         let transfer =
             Transfer { partition, term, node, assigned: assigned.ok_or(CopyError::Void)?, session };
+        self.merge_by_value(transfer).await?;
         for _ in 0..ROUNDS_MAX {
             let compared = self.compare_digests(partition, term, node).await?;
             if planted(Mutation::BlindFlip) {
