@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -9,7 +10,7 @@ use caskade_node::config::{self, Loaded, LogFormat, ServerArgs, Settings};
 use caskade_node::runtime::Node;
 use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 #[global_allocator]
@@ -59,7 +60,12 @@ fn main() -> ExitCode {
         tracing::warn!("{warning}");
     }
     match run(settings) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(End::Stopped) => ExitCode::SUCCESS,
+        // In the place of this process: whatever of it still held a port or the store is gone then.
+        Ok(End::Anew) => {
+            let error = std::process::Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).exec();
+            fail(&format!("caskd cannot start itself again ({error}); start it: it goes on where it stopped\n"))
+        }
         Err(error) => fail(&format!("caskd stops: {error:#}\n")),
     }
 }
@@ -79,7 +85,7 @@ fn start_log(settings: &Settings) {
     }
 }
 
-fn run(settings: Settings) -> anyhow::Result<()> {
+fn run(settings: Settings) -> anyhow::Result<End> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if settings.worker_threads > 0 {
         builder.worker_threads(settings.worker_threads as usize);
@@ -95,16 +101,9 @@ enum End {
     Anew,
 }
 
-async fn serve(settings: Settings) -> anyhow::Result<()> {
+async fn serve(settings: Settings) -> anyhow::Result<End> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
-    while let End::Anew = serve_once(settings.clone(), &mut terminate, &mut interrupt).await? {
-        tracing::info!("starting again");
-    }
-    Ok(())
-}
-
-async fn serve_once(settings: Settings, terminate: &mut Signal, interrupt: &mut Signal) -> anyhow::Result<End> {
     let listener = TcpListener::bind(settings.listen).await.with_context(|| {
         format!(
             "cannot listen for clients on {}: is a node running there already? Stop it, or choose another --listen",

@@ -139,8 +139,11 @@ fn one_of_two_takes_over_by_itself_if_it_may() {
 #[test]
 fn restarted_founder_of_two_serves_only_after_the_other_spoke_or_when_told_to() {
     with_cluster(Builder::new(2), LIMIT, async |cluster| {
+        let other = cluster.node(1)?.status().await?.node_id;
+        cluster.node_mut(1)?.kill9()?;
+        cluster.wait_member_state(&other, "down", SOON).await?;
         write(&mut cluster.node(0)?.client().await?, &["old"], "before").await?;
-        cluster.kill9_all()?;
+        cluster.node_mut(0)?.kill9()?;
         cluster.node_mut(0)?.spawn()?;
         tokio::time::sleep(Duration::from_secs(6)).await;
         ensure!(cluster.node(0)?.status().await.is_err(), "it may not know of a takeover");
