@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use caskade_node::config::{self, Loaded, LogFormat, ServerArgs, Settings};
-use caskade_node::runtime::Node;
+use caskade_node::runtime::{BeginsAnew, Node};
 use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -64,7 +64,9 @@ fn main() -> ExitCode {
         // In the place of this process: whatever of it still held a port or the store is gone then.
         Ok(End::Anew) => {
             let error = std::process::Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).exec();
-            fail(&format!("caskd cannot start itself again ({error}); start it: it goes on where it stopped\n"))
+            fail(&format!(
+                "caskd cannot start itself again ({error}); start it: it goes on where it stopped\n"
+            ))
         }
         Err(error) => fail(&format!("caskd stops: {error:#}\n")),
     }
@@ -111,7 +113,13 @@ async fn serve(settings: Settings) -> anyhow::Result<End> {
         )
     })?;
     let node = tokio::select! {
-        started = Node::start(settings, &listener) => started?,
+        started = Node::start(settings, &listener) => match started {
+            Err(error) if error.is::<BeginsAnew>() => {
+                tracing::warn!("{error:#}");
+                return Ok(End::Anew);
+            }
+            started => started?,
+        },
         _ = terminate.recv() => return Ok(End::Stopped),
         _ = interrupt.recv() => return Ok(End::Stopped),
     };

@@ -50,8 +50,12 @@ fn one_of_two_takes_over_and_what_only_the_lost_founder_has_is_merged_by_value()
             ensure!(node.status().await?.generation == 1);
         }
         cluster.assert_copies_equal(2).await?;
-        assert_merged(cluster, 1, &[&format!("{KEYS} writes"), &format!("{KEYS} deletions"), &format!("{KEYS} keys")])
-            .await?;
+        assert_merged(
+            cluster,
+            1,
+            &[&format!("{KEYS} writes"), &format!("{KEYS} deletions"), &format!("{KEYS} keys")],
+        )
+        .await?;
         let set_aside = cluster.node(0)?.data_dir().join("topology.given-up-1");
         ensure!(set_aside.exists(), "the founder's former log is kept");
 

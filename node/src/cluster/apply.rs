@@ -400,7 +400,15 @@ fn is_up(members: &BTreeMap<NodeId, Member>, node: NodeId) -> bool {
 impl Replica {
     /// A copy that the node is given in this epoch.
     pub(super) fn assigned(node: NodeId, role: ReplicaRole, epoch: Epoch) -> Self {
-        Self { node, role, assigned: epoch, syncing_since: epoch, stand_in: None, complete: false, unmerged: None }
+        Self {
+            node,
+            role,
+            assigned: epoch,
+            syncing_since: epoch,
+            stand_in: None,
+            complete: false,
+            unmerged: None,
+        }
     }
 
     /// Whether it is a copy that was assigned in this epoch or later and is not made yet. One that is

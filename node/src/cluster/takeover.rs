@@ -180,7 +180,12 @@ mod tests {
 
     fn takeover(from: &ClusterState, by: u8, reachable: &[u8]) -> Change {
         let reachable = reachable.iter().map(|number| node(*number)).collect();
-        Change::TakeOver(Takeover { by: node(by), from: Box::new(from.clone()), reachable, seen: vec![77; 1024] })
+        Change::TakeOver(Takeover {
+            by: node(by),
+            from: Box::new(from.clone()),
+            reachable,
+            seen: vec![77; 1024],
+        })
     }
 
     fn taken_over(from: &ClusterState, by: u8, reachable: &[u8]) -> ClusterState {
@@ -207,7 +212,8 @@ mod tests {
     #[test]
     fn returning_copy_is_unmerged_until_it_is_in_sync() {
         let state = taken_over(&cluster_of(2), 2, &[]);
-        let state = after(&state, [Change::Register(announcement(2, 2)), Change::Register(announcement(1, 2))]);
+        let state =
+            after(&state, [Change::Register(announcement(2, 2)), Change::Register(announcement(1, 2))]);
         let of_lost = |state: &ClusterState| *state.partition(3).unwrap().replica(node(1)).unwrap();
         assert_eq!(state.primary(3), Some(node(2)), "the base stays where it is");
         assert!(of_lost(&state).role == ReplicaRole::Syncing && of_lost(&state).unmerged.is_some());
@@ -249,7 +255,10 @@ mod tests {
     fn takeover_without_terms_left_or_a_complete_copy_is_void_and_says_so() {
         let mut before = cluster_of(2);
         before.partitions[9].term = TERM_MAX - TERMS_PER_TAKEOVER;
-        let void = |from: &ClusterState, by| match ClusterState::default().apply(&[takeover(from, by, &[])]).remove(0) {
+        let void = |from: &ClusterState, by| match ClusterState::default()
+            .apply(&[takeover(from, by, &[])])
+            .remove(0)
+        {
             Verdict::Void(reason) => reason,
             Verdict::Applied => panic!("it was applied"),
         };

@@ -114,7 +114,9 @@ impl Plane {
             let mut left = positions;
             while !left.is_empty() {
                 let (records, done) = match self.bulk(transfer, BulkAction::Records(left.to_vec())).await? {
-                    BulkAnswer::Records { records, positions } if positions > 0 => (records, positions as usize),
+                    BulkAnswer::Records { records, positions } if positions > 0 => {
+                        (records, positions as usize)
+                    }
                     other => return Err(unexpected(&other)),
                 };
                 for record in records {
@@ -251,7 +253,11 @@ mod tests {
             (6, seen, false),
             (7, new, false),
         ];
-        assert_eq!(unseen(&here, &theirs, &SEEN), [2, 3, 5], "what is gone here was deleted here, if it was seen");
+        assert_eq!(
+            unseen(&here, &theirs, &SEEN),
+            [2, 3, 5],
+            "what is gone here was deleted here, if it was seen"
+        );
         let unknown = Unmerged { seen: None, ..SEEN };
         assert_eq!(unseen(&here, &theirs, &unknown), [2, 5, 6]);
     }
@@ -270,7 +276,11 @@ mod tests {
     fn key_changed_on_both_sides_keeps_the_present_generation_s_state() {
         let theirs = record(5, 10, Some("theirs"));
         assert_eq!(verdict(Some(&record(100, 1, Some("mine"))), &theirs, &SEEN), Verdict::Conflict);
-        assert_eq!(verdict(Some(&record(100, 1, None)), &theirs, &SEEN), Verdict::Conflict, "deleted stays deleted");
+        assert_eq!(
+            verdict(Some(&record(100, 1, None)), &theirs, &SEEN),
+            Verdict::Conflict,
+            "deleted stays deleted"
+        );
         assert_eq!(verdict(Some(&record(100, 1, Some("theirs"))), &theirs, &SEEN), Verdict::Leave);
     }
 
@@ -279,6 +289,9 @@ mod tests {
         assert_eq!(verdict(None, &record(5, 9, Some("deleted since")), &SEEN), Verdict::Leave);
         let unknown = Unmerged { seen: None, ..SEEN };
         assert_eq!(verdict(Some(&record(6, 1, None)), &record(5, 10, Some("old")), &unknown), Verdict::Leave);
-        assert_eq!(verdict(Some(&record(100, 1, None)), &record(5, 10, Some("old")), &unknown), Verdict::Leave);
+        assert_eq!(
+            verdict(Some(&record(100, 1, None)), &record(5, 10, Some("old")), &unknown),
+            Verdict::Leave
+        );
     }
 }

@@ -317,7 +317,10 @@ pub(super) enum BulkAnswer {
     /// Not done, for this reason.
     Refused(String),
     /// All records at the first so many of the positions asked for.
-    Records { records: Vec<WireRecord>, positions: u32 },
+    Records {
+        records: Vec<WireRecord>,
+        positions: u32,
+    },
 }
 
 /// A record as it travels in bulk.

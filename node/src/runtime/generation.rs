@@ -31,6 +31,11 @@ const COMPARE_PAUSE: Duration = Duration::from_millis(500);
 /// Rounds between two complaints.
 const COMPLAINT_ROUNDS: u32 = 10;
 
+/// The node follows another topology log from its next start on, which should be at once.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}; start the node again")]
+pub struct BeginsAnew(pub(super) String);
+
 /// What a node says of the log it follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Standpoint {
@@ -86,14 +91,18 @@ pub(super) fn named(state: &ClusterState, floor: u32, question: Control) -> Cont
 pub(super) fn unnamed(question: Control) -> Result<(Option<Generation>, Control), String> {
     let Control::Of(generation, body) = question else { return Ok((None, question)) };
     match wire::decode::<Control, CONTROL_BYTES_MAX>(&body) {
-        Ok(Control::Of(..)) | Err(_) => Err("the question within the question is none of this protocol".to_owned()),
+        Ok(Control::Of(..)) | Err(_) => {
+            Err("the question within the question is none of this protocol".to_owned())
+        }
         Ok(question) => Ok((Some(generation), question)),
     }
 }
 
 /// Why a message of another generation is refused.
 fn refusal(mine: Generation, theirs: Generation, relation: Relation) -> String {
-    let by = |generation: Generation| generation.by.map_or_else(String::new, |node| format!(", founded by {}", node.short()));
+    let by = |generation: Generation| {
+        generation.by.map_or_else(String::new, |node| format!(", founded by {}", node.short()))
+    };
     let (older, newer) = match relation {
         Relation::Rival => {
             return format!(
@@ -134,7 +143,9 @@ impl Node {
         let theirs = match named {
             Some(generation) => generation,
             // Who is no member yet has no generation.
-            None if matches!(question, Control::Lease(_)) && self.topology.state().member(from).is_none() => mine,
+            None if matches!(question, Control::Lease(_)) && self.topology.state().member(from).is_none() => {
+                mine
+            }
             None => Generation::default(),
         };
         let relation = relation(mine, theirs);
@@ -212,14 +223,21 @@ fn give_up(
 ///
 /// # Errors
 /// The file system refuses to write that down.
-pub(super) async fn compare(data_dir: &Path, own: NodeId, peers: &Peers, state: &ClusterState) -> anyhow::Result<bool> {
+pub(super) async fn compare(
+    data_dir: &Path,
+    own: NodeId,
+    peers: &Peers,
+    state: &ClusterState,
+) -> anyhow::Result<bool> {
     let may_have = |node: &&NodeId| **node != own && state.may_have_taken_over(**node);
     let mut unheard: BTreeMap<NodeId, ()> =
         state.members.keys().filter(may_have).map(|node| (*node, ())).collect();
     if unheard.is_empty() || state.speech().protocol < PROTOCOL_TAKEOVER {
         return Ok(false);
     }
-    let addrs = |(node, member): (&NodeId, &crate::cluster::state::Member)| (*node, member.announcement.peer_addrs.clone());
+    let addrs = |(node, member): (&NodeId, &crate::cluster::state::Member)| {
+        (*node, member.announcement.peer_addrs.clone())
+    };
     let book: HashMap<_, _> = state.members.iter().filter(|(node, _)| **node != own).map(addrs).collect();
     peers.set_peers(book);
     for round in 1_u32.. {
@@ -240,7 +258,9 @@ pub(super) async fn compare(data_dir: &Path, own: NodeId, peers: &Peers, state: 
                         _ => drop(unheard.remove(&node)),
                     }
                 }
-                other => tracing::debug!(%node, ?other, "the other member did not say which generation it is of"),
+                other => {
+                    tracing::debug!(%node, ?other, "the other member did not say which generation it is of")
+                }
             }
         }
         if unheard.is_empty() {
@@ -276,7 +296,10 @@ mod tests {
         assert_eq!(relation(A, B), Relation::Rival);
         assert_eq!(relation(A, Generation { number: 1, by: None }), Relation::Same, "one that returns");
         assert!(refusal(A, B, Relation::Rival).contains("empty data directories"));
-        assert!(refusal(first, A, Relation::Newer).starts_with("generation 0 of the cluster is over: generation 1"));
+        assert!(
+            refusal(first, A, Relation::Newer)
+                .starts_with("generation 0 of the cluster is over: generation 1")
+        );
         assert_eq!(refusal(first, A, Relation::Newer), refusal(A, first, Relation::Older));
     }
 
@@ -289,7 +312,8 @@ mod tests {
         assert!(matches!((generation, question), (Some(Generation { number: 0, by: None }), Control::Hello)));
         let returning = named(&ClusterState::default(), 2, Control::Hello);
         assert!(matches!(unnamed(returning).unwrap().0, Some(Generation { number: 2, by: None })));
-        let nested = Control::Of(A, wire::encode(&Control::Of(A, wire::encode(&Control::Hello).into())).into());
+        let nested =
+            Control::Of(A, wire::encode(&Control::Of(A, wire::encode(&Control::Hello).into())).into());
         assert!(unnamed(nested).is_err());
     }
 }

@@ -104,7 +104,10 @@ pub(super) fn returning(data_dir: &Path) -> anyhow::Result<Option<Returning>> {
     let mut lines = text.lines();
     let number = lines.next().and_then(|line| line.strip_prefix("generation ")).and_then(|n| n.parse().ok());
     let generation = number.with_context(|| {
-        format!("{} is damaged: it must begin with 'generation' and the number of the cluster's", path.display())
+        format!(
+            "{} is damaged: it must begin with 'generation' and the number of the cluster's",
+            path.display()
+        )
     })?;
     Ok(Some(Returning { generation, addrs: lines.take(ADDRS_MAX).map(str::to_owned).collect() }))
 }
@@ -117,7 +120,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join(LOG_FOLDER)).unwrap();
         fs::write(dir.path().join(LOG_FOLDER).join("log"), "old").unwrap();
-        (dir, Returning { generation: 3, addrs: vec!["10.0.0.1:7901".to_owned(), "10.0.0.2:7901".to_owned()] })
+        (
+            dir,
+            Returning { generation: 3, addrs: vec!["10.0.0.1:7901".to_owned(), "10.0.0.2:7901".to_owned()] },
+        )
     }
 
     #[test]

@@ -85,7 +85,10 @@ pub(super) async fn find_cluster(
 }
 
 /// For a node that has to find the cluster it was a member of: it never founds one, however long nobody answers.
-pub(super) async fn find_cluster_again(network: &Network, addrs: &[String]) -> Result<Introduction, JoinError> {
+pub(super) async fn find_cluster_again(
+    network: &Network,
+    addrs: &[String],
+) -> Result<Introduction, JoinError> {
     for round in 0_u32.. {
         match ask_round(network, addrs).await? {
             Round::Found(introduction, _) => return Ok(introduction),

@@ -25,8 +25,8 @@ mod takeover;
 mod wiring;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -40,6 +40,7 @@ use tokio::task::AbortHandle;
 use self::control::{CONTROL_BYTES_MAX, Control, ControlAnswer};
 use self::events::EventLog;
 use self::figures::{client_addr, limits, network_config, peer_addrs};
+pub use self::generation::BeginsAnew;
 use self::generation::{Standpoint, unnamed};
 use self::given_up::Returning;
 use self::gossip::Reports;
@@ -179,27 +180,19 @@ impl Node {
     /// operator can ask it, or have it take over.
     ///
     /// # Errors
-    /// What keeps it from starting, and the way out.
+    /// What keeps it from starting, and the way out; [`BeginsAnew`] if that is to start it again in a new process.
     pub async fn start(settings: Settings, listener: &TcpListener) -> anyhow::Result<Arc<Self>> {
         if !settings.join_afresh {
-            return Self::start_unaided(settings, listener).await;
+            return Self::start_once(settings, listener).await;
         }
         let (data_dir, bootstrap) = (settings.data_dir.clone(), settings.bootstrap.clone());
         afresh::move_aside(&data_dir, &bootstrap)?;
-        match Self::start_unaided(settings.clone(), listener).await {
+        match Self::start_once(settings.clone(), listener).await {
             // It has only just been told.
             Err(_) if afresh::was_removed(&data_dir) => {
                 afresh::move_aside(&data_dir, &bootstrap)?;
-                Self::start_unaided(settings, listener).await
+                Self::start_once(settings, listener).await
             }
-            started => started,
-        }
-    }
-
-    /// Starts it again where it has just learnt of a newer generation.
-    async fn start_unaided(settings: Settings, listener: &TcpListener) -> anyhow::Result<Arc<Self>> {
-        match Self::start_once(settings.clone(), listener).await {
-            Err(_) if given_up::is_due(&settings.data_dir) => Self::start_once(settings, listener).await,
             started => started,
         }
     }
@@ -231,8 +224,7 @@ impl Node {
         let client_addr = client_addr(&settings, listener)?;
         let peer_addrs = peer_addrs(&settings, &network);
         let addrs = (client_addr.as_str(), peer_addrs.as_slice());
-        let joined =
-            join_cluster(&settings, &identity, &store, &network, &topology, addrs, returning).await;
+        let joined = join_cluster(&settings, &identity, &store, &network, &topology, addrs, returning).await;
         let joined = match joined {
             Ok(joined) => joined,
             Err(error) => {
@@ -270,7 +262,7 @@ impl Node {
             reason = node.refused() => reason,
         };
         node.stop().await;
-        Err(anyhow::anyhow!(refusal))
+        Err(if node.begins_anew() { BeginsAnew(refusal).into() } else { anyhow::anyhow!(refusal) })
     }
 
     /// Puts a node together and starts its loops. `wire` is given the node before they run: peers' calls and
@@ -400,7 +392,9 @@ impl Node {
         while self.topology.state().member(self.id).is_none() {
             tokio::time::sleep(STRANDED_AFTER / 10).await;
         }
-        tracing::warn!("this node has no lease yet; until it has, it answers operators, and reads that may be stale");
+        tracing::warn!(
+            "this node has no lease yet; until it has, it answers operators, and reads that may be stale"
+        );
     }
 
     /// Waits until the node is registered and holds a lease.
@@ -599,7 +593,10 @@ async fn join_cluster(
         if !settings.serve_alone && votes_alone(topology, identity.node).await {
             let (data_dir, peers) = (&settings.data_dir, network.peers());
             if generation::compare(data_dir, identity.node, &peers, &state).await? {
-                anyhow::bail!("another node took over: this one returns under the newer generation");
+                return Err(BeginsAnew(
+                    "another node took over: this one returns under the newer generation".to_owned(),
+                )
+                .into());
             }
         }
         let found = join::check_cluster(network, &settings.bootstrap, state.cluster_id).await?;
@@ -614,7 +611,8 @@ async fn join_cluster(
         false => Past::None,
     };
     if let Some(returning) = returning {
-        let addrs: Vec<String> = returning.addrs.into_iter().chain(settings.bootstrap.iter().cloned()).collect();
+        let addrs: Vec<String> =
+            returning.addrs.into_iter().chain(settings.bootstrap.iter().cloned()).collect();
         let introduction = join::find_cluster_again(network, &addrs).await?;
         store.claim(introduction.cluster_id, Past::Log)?;
         tracing::info!(cluster = %introduction.cluster_id, "returning under a newer generation");

@@ -77,7 +77,9 @@ impl Node {
 
     /// Tells of the takeover that a state descends from, if the one before did not.
     fn note_generation(&self, old: &ClusterState, new: &ClusterState) {
-        let Some(taken) = new.taken_over.filter(|taken| old.taken_over.as_ref() != Some(taken)) else { return };
+        let Some(taken) = new.taken_over.filter(|taken| old.taken_over.as_ref() != Some(taken)) else {
+            return;
+        };
         self.events.add(crate::api::Event {
             time_ms: self.host.wall_ms(),
             epoch: new.epoch,

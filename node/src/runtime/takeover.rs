@@ -156,7 +156,12 @@ fn check_answers(
     Ok(())
 }
 
-fn answer(state: &ClusterState, own: NodeId, reachable: &BTreeSet<NodeId>, prospect: Prospect) -> TakeoverAnswer {
+fn answer(
+    state: &ClusterState,
+    own: NodeId,
+    reachable: &BTreeSet<NodeId>,
+    prospect: Prospect,
+) -> TakeoverAnswer {
     let others = state.members.keys().copied().filter(|node| *node != own);
     let (answering, lost): (Vec<NodeId>, Vec<NodeId>) = others.partition(|node| reachable.contains(node));
     let short = |nodes: &[NodeId]| nodes.iter().map(|node| node.short()).collect::<Vec<_>>().join(", ");
@@ -168,9 +173,15 @@ fn answer(state: &ClusterState, own: NodeId, reachable: &BTreeSet<NodeId>, prosp
         state.epoch,
         if lost.is_empty() { "nobody".to_owned() } else { short(&lost) },
     );
-    message.push_str(&format!("{served} of {} partitions are served here at once", served + served_by_others + waiting));
+    message.push_str(&format!(
+        "{served} of {} partitions are served here at once",
+        served + served_by_others + waiting
+    ));
     if served_by_others > 0 {
-        message.push_str(&format!(", {served_by_others} by the other nodes that answer ({})", short(&answering)));
+        message.push_str(&format!(
+            ", {served_by_others} by the other nodes that answer ({})",
+            short(&answering)
+        ));
     }
     if waiting > 0 {
         message.push_str(&format!(", {waiting} wait for a lost node, which alone has all of them"));

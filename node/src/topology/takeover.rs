@@ -43,7 +43,8 @@ impl Topology {
         let beside = |name: &str| config.dir.with_file_name(name);
         let (unfinished, next) = (beside(UNFINISHED_FOLDER), beside(NEXT_FOLDER));
         remove_if_there(&unfinished)?;
-        let log = Self::open(TopologyConfig { dir: unfinished.clone(), ..config.clone() }, Arc::new(Nobody)).await?;
+        let log = Self::open(TopologyConfig { dir: unfinished.clone(), ..config.clone() }, Arc::new(Nobody))
+            .await?;
         let founded = match log.found(change, Vec::new()).await {
             Ok(()) => log.snapshot().await,
             Err(error) => Err(error),
