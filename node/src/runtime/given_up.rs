@@ -48,11 +48,6 @@ pub(super) fn note(data_dir: &Path, returning: &Returning) -> anyhow::Result<()>
     Ok(replace_file(&data_dir.join(SUPERSEDED), text.as_bytes())?)
 }
 
-/// Whether something is to be done by the next start.
-pub(super) fn is_due(data_dir: &Path) -> bool {
-    data_dir.join(SUPERSEDED).exists() || data_dir.join(NEXT_FOLDER).exists()
-}
-
 /// Does what is due. To be called before the log is opened.
 ///
 /// # Errors
@@ -132,10 +127,9 @@ mod tests {
         settle(dir.path()).unwrap();
         assert!(dir.path().join(LOG_FOLDER).exists() && returning(dir.path()).unwrap().is_none());
         note(dir.path(), &wanted).unwrap();
-        assert!(is_due(dir.path()));
         for _ in 0..2 {
             settle(dir.path()).unwrap();
-            assert!(!dir.path().join(LOG_FOLDER).exists() && !is_due(dir.path()));
+            assert!(!dir.path().join(LOG_FOLDER).exists() && !dir.path().join(SUPERSEDED).exists());
             assert!(dir.path().join("topology.given-up-1/log").exists());
         }
         assert_eq!(returning(dir.path()).unwrap(), Some(wanted));
