@@ -157,10 +157,26 @@ pub(crate) enum ClusterCommand {
     },
     /// What runs in the background.
     Tasks,
+    /// Have something done to the cluster as a whole.
+    Cluster {
+        #[command(subcommand)]
+        command: WholeCommand,
+    },
     /// Have something done to one node.
     Node {
         #[command(subcommand)]
         command: NodeCommand,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WholeCommand {
+    /// Go on without nodes that are lost for good and could elect a coordinator: the node talked to founds a new generation.
+    /// Tells what that means and what is at risk; does it with --yes.
+    Takeover {
+        /// Do it.
+        #[arg(long)]
+        yes: bool,
     },
 }
 

@@ -50,6 +50,8 @@ pub struct Status {
     pub auto_rebalance: bool,
     /// Version of the peer protocol in use.
     pub protocol: u16,
+    /// Counts the takeovers of the cluster.
+    pub generation: u32,
 }
 
 /// One member in [`Status`].
@@ -443,6 +445,28 @@ pub struct PlanAnswer {
     pub auto_rebalance: bool,
     /// The pace that was set for every node, bytes a second; absent where each node's own setting holds.
     pub throttle_bytes_per_s: Option<u64>,
+}
+
+/// `CASK.TAKEOVER`: what a takeover by the asked node is, or would be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TakeoverAnswer {
+    /// Whether it is done. If not, nothing was changed.
+    pub done: bool,
+    /// What it means, in words.
+    pub message: String,
+    /// The generation it founds.
+    pub generation: u32,
+    /// Partitions the node serves at once.
+    pub partitions_served: u32,
+    /// Partitions that other nodes which answer will serve.
+    pub partitions_served_by_others: u32,
+    /// Partitions that wait for a lost node, which alone has a complete copy.
+    pub partitions_waiting: u32,
+    /// Members that do not answer (PeerIds).
+    pub lost: Vec<String>,
+    /// Members that do.
+    pub reachable: Vec<String>,
 }
 
 /// What a node has found damaged in its store, and what became of it, since its start.

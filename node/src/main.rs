@@ -1,11 +1,13 @@
 //! `caskd`: one Caskade node.
 
+use std::convert::Infallible;
 use std::io::Write as _;
+use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use caskade_node::config::{self, Loaded, LogFormat, ServerArgs, Settings};
-use caskade_node::runtime::Node;
+use caskade_node::runtime::{BeginsAnew, Node};
 use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,7 +60,14 @@ fn main() -> ExitCode {
         tracing::warn!("{warning}");
     }
     match run(settings) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(End::Stopped) => ExitCode::SUCCESS,
+        // In the place of this process: whatever of it still held a port or the store is gone then.
+        Ok(End::Anew) => {
+            let error = std::process::Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).exec();
+            fail(&format!(
+                "caskd cannot start itself again ({error}); start it: it goes on where it stopped\n"
+            ))
+        }
         Err(error) => fail(&format!("caskd stops: {error:#}\n")),
     }
 }
@@ -78,7 +87,7 @@ fn start_log(settings: &Settings) {
     }
 }
 
-fn run(settings: Settings) -> anyhow::Result<()> {
+fn run(settings: Settings) -> anyhow::Result<End> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if settings.worker_threads > 0 {
         builder.worker_threads(settings.worker_threads as usize);
@@ -86,7 +95,15 @@ fn run(settings: Settings) -> anyhow::Result<()> {
     builder.enable_all().build().context("cannot start the threads of the node")?.block_on(serve(settings))
 }
 
-async fn serve(settings: Settings) -> anyhow::Result<()> {
+/// How a process of the node ended.
+enum End {
+    /// It was asked to stop.
+    Stopped,
+    /// The node is to be started again at once: it follows another topology log from now on.
+    Anew,
+}
+
+async fn serve(settings: Settings) -> anyhow::Result<End> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
     let listener = TcpListener::bind(settings.listen).await.with_context(|| {
@@ -96,14 +113,19 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
         )
     })?;
     let node = tokio::select! {
-        started = Node::start(settings, &listener) => started?,
-        _ = terminate.recv() => return Ok(()),
-        _ = interrupt.recv() => return Ok(()),
+        started = Node::start(settings, &listener) => match started {
+            Err(error) if error.is::<BeginsAnew>() => {
+                tracing::warn!("{error:#}");
+                return Ok(End::Anew);
+            }
+            started => started?,
+        },
+        _ = terminate.recv() => return Ok(End::Stopped),
+        _ = interrupt.recv() => return Ok(End::Stopped),
     };
     let (stop, stopping) = watch::channel(false);
     let front_end = tokio::spawn(node.clone().serve_clients(listener, stopping));
-    let mut stdout = std::io::stdout();
-    writeln!(stdout, "{}", node.ready_line()).and_then(|()| stdout.flush()).ok();
+    let ready = tell_when_ready(&node);
     let refusal = tokio::select! {
         _ = terminate.recv() => {
             tracing::info!("SIGTERM: stopping");
@@ -114,6 +136,7 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
             None
         }
         reason = node.refused() => Some(reason),
+        never = ready => match never {},
     };
     // Clients are answered as long as the node can ask others for what it handed over.
     node.leave().await;
@@ -121,5 +144,17 @@ async fn serve(settings: Settings) -> anyhow::Result<()> {
     front_end.await.context("the front end ended abnormally")?;
     node.stop().await;
     tracing::info!("stopped");
-    refusal.map_or(Ok(()), |reason| Err(anyhow::anyhow!(reason)))
+    match refusal {
+        None => Ok(End::Stopped),
+        Some(_) if node.begins_anew() => Ok(End::Anew),
+        Some(reason) => Err(anyhow::anyhow!(reason)),
+    }
+}
+
+/// Says on standard output that the node serves, once it does; never ends.
+async fn tell_when_ready(node: &Node) -> Infallible {
+    node.wait_until_serving().await;
+    let mut stdout = std::io::stdout();
+    writeln!(stdout, "{}", node.ready_line()).and_then(|()| stdout.flush()).ok();
+    std::future::pending().await
 }

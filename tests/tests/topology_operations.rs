@@ -246,7 +246,7 @@ fn cluster_is_upgraded_node_by_node_from_the_older_protocol_to_the_newer() {
         }
         eventually("the newer version is in use", SOON, async || {
             let protocol = cluster.node(0)?.status().await?.protocol;
-            ensure!(protocol == 2, "it is {protocol}");
+            ensure!(protocol == caskade_node::cluster::protocol::PROTOCOL_MAX, "it is {protocol}");
             Ok(())
         })
         .await?;

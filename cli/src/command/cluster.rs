@@ -1,13 +1,13 @@
 //! Questions about the cluster: tables for people, or the node's JSON as it is.
 
 use caskade_node::api::{
-    Accepted, MemberStatus, NodeRow, Nodes, PartitionView, RingShare, RingView, Status, Task,
+    Accepted, MemberStatus, NodeRow, Nodes, PartitionView, RingShare, RingView, Status, TakeoverAnswer, Task,
 };
 use caskade_tui::health::is_in_place;
 use caskade_tui::units::{self, short};
 use serde::de::DeserializeOwned;
 
-use crate::args::{ClusterCommand, NodeCommand};
+use crate::args::{ClusterCommand, NodeCommand, WholeCommand};
 use crate::client::{Addr, Client};
 use crate::exit::Exit;
 use crate::output::{Output, count, table};
@@ -25,6 +25,13 @@ pub(crate) async fn run(addr: &Addr, command: &ClusterCommand, out: &mut Output)
             ask(client, "CASK.RING", out, |view: &RingView| ring(view, *partitions)).await
         }
         ClusterCommand::Tasks => ask(client, "CASK.TASKS", out, |list: &Vec<Task>| tasks(list)).await,
+        ClusterCommand::Cluster { command: WholeCommand::Takeover { yes } } => {
+            let mut command = redis::cmd("CASK.TAKEOVER");
+            if *yes {
+                command.arg("YES");
+            }
+            send(client, &command, out, takeover).await
+        }
         ClusterCommand::Node { command } => {
             let (name, node) = match command {
                 NodeCommand::Rebuild { node } => ("CASK.REBUILD", node),
@@ -63,13 +70,21 @@ async fn send<T: DeserializeOwned>(
     Ok(Exit::Done)
 }
 
+fn takeover(answer: &TakeoverAnswer) -> String {
+    let next = match answer.done {
+        true => "done: the node starts again, and serves in some seconds; `caskctl status` there tells",
+        false => "nothing was changed. To do it: caskctl cluster takeover --yes, at the same node",
+    };
+    format!("{}.\n\n{next}", answer.message)
+}
+
 fn status(status: &Status) -> String {
     let coordinator = status.coordinator.as_deref().unwrap_or("none is known");
     let mut text = format!(
         "node         {} ({}), build {}\n\
          cluster      {}\n\
          coordinator  {coordinator}\n\
-         epoch        {}, ring {}\n\
+         epoch        {}, ring {}, generation {}\n\
          copies       {} of {}\n\
          partitions   {} under-replicated, {} moving, {} unavailable\n\
          stand-ins    {} partitions have one, {} are being rebuilt\n\
@@ -81,6 +96,7 @@ fn status(status: &Status) -> String {
         status.cluster_id,
         status.epoch,
         status.ring_hash,
+        status.generation,
         status.copies_now,
         status.replication_factor,
         status.partitions_under_replicated,

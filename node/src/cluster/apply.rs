@@ -28,6 +28,10 @@ impl ClusterState {
     ///
     /// Answers one verdict for each change. Deterministic: equal states and changes give equal states.
     pub fn apply(&mut self, changes: &[Change]) -> Vec<Verdict> {
+        if let [Change::TakeOver(takeover)] = changes {
+            let done = self.take_over(takeover);
+            return vec![done.map_or_else(Verdict::Void, |()| Verdict::Applied)];
+        }
         let epoch = self.epoch + 1;
         let verdicts: Vec<Verdict> = changes
             .iter()
@@ -38,10 +42,15 @@ impl ClusterState {
             .collect();
         if verdicts.contains(&Verdict::Applied) {
             self.epoch = epoch;
-            self.name_stand_ins(epoch);
-            self.finish_plan();
+            self.after_change(epoch);
         }
         verdicts
+    }
+
+    /// What follows from a change, in the same entry.
+    pub(super) fn after_change(&mut self, epoch: Epoch) {
+        self.name_stand_ins(epoch);
+        self.finish_plan();
     }
 
     fn apply_one(&mut self, change: &Change, epoch: Epoch) -> Result<(), Void> {
@@ -115,6 +124,7 @@ impl ClusterState {
                 Ok(())
             }
             Change::RaiseSpeech(speech) => self.raise_speech(*speech),
+            Change::TakeOver(_) => Err("a takeover is an entry of its own".to_owned()),
             Change::Operate { .. }
             | Change::Retire { .. }
             | Change::PausePlan { .. }
@@ -235,7 +245,7 @@ impl ClusterState {
         if replica.role != ReplicaRole::Syncing {
             return Err(format!("the replica is {}, not syncing", replica.role.word()));
         }
-        (replica.role, replica.complete) = (ReplicaRole::InSync, false);
+        (replica.role, replica.complete, replica.unmerged) = (ReplicaRole::InSync, false, None);
         self.arrange(partition);
         Ok(())
     }
@@ -407,7 +417,15 @@ fn is_up(members: &BTreeMap<NodeId, Member>, node: NodeId) -> bool {
 impl Replica {
     /// A copy that the node is given in this epoch.
     pub(super) fn assigned(node: NodeId, role: ReplicaRole, epoch: Epoch) -> Self {
-        Self { node, role, assigned: epoch, syncing_since: epoch, stand_in: None, complete: false }
+        Self {
+            node,
+            role,
+            assigned: epoch,
+            syncing_since: epoch,
+            stand_in: None,
+            complete: false,
+            unmerged: None,
+        }
     }
 
     /// Whether it is a copy that was assigned in this epoch or later and is not made yet. One that is

@@ -14,6 +14,7 @@ pub mod ring;
 mod samples;
 mod stand_in;
 pub mod state;
+pub mod takeover;
 pub mod terms;
 pub mod view;
 mod words;

@@ -42,6 +42,11 @@ impl ClusterState {
         self.members.get(&node)
     }
 
+    /// How many members are to hold data: all but witnesses.
+    pub fn data_members(&self) -> usize {
+        self.members.values().filter(|member| self.weight_of(member) > 0).count()
+    }
+
     /// Whether the node is a member and has not been declared down.
     pub fn is_up(&self, node: NodeId) -> bool {
         self.member(node).is_some_and(|member| member.status == MemberStatus::Up)

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::operations::{Basis, Operation, Operations};
 use super::protocol::Speech;
 use super::ring::Ring;
+use super::takeover::{TakenOver, Takeover, Unmerged};
 use crate::id::{ClusterId, Epoch, Incarnation, NodeId, Partition, Term};
 
 /// What a node says of itself when it wants to be a member, or is one again.
@@ -102,6 +103,8 @@ pub struct Replica {
     /// Of a syncing replica: it was in-sync when its node restarted on a whole store, and has received every write
     /// since. So it holds every acknowledged write, besides others.
     pub complete: bool,
+    /// Set from a takeover on until it is in-sync: its store is of an older generation (rule R10).
+    pub unmerged: Option<Unmerged>,
 }
 
 /// What a stand-in is there for.
@@ -129,10 +132,11 @@ impl fmt::Display for PartitionState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "term {}{}", self.term, if self.settled { "" } else { " (unsettled)" })?;
         for replica in &self.replicas {
-            let Replica { node, role, assigned, syncing_since, stand_in, complete } = replica;
+            let Replica { node, role, assigned, syncing_since, stand_in, complete, unmerged } = replica;
             write!(f, ", {} {} assigned {assigned} since {syncing_since}", node.short(), role.word())?;
             f.write_str(if stand_in.is_some() { " stand-in" } else { "" })?;
             f.write_str(if *complete { " complete" } else { "" })?;
+            f.write_str(if unmerged.is_some() { " unmerged" } else { "" })?;
         }
         Ok(())
     }
@@ -164,6 +168,8 @@ pub struct ClusterState {
     pub cluster_id: ClusterId,
     /// Raised by a takeover only.
     pub generation: u32,
+    /// The takeover this generation began with; none in the first.
+    pub taken_over: Option<TakenOver>,
     /// Number of this state; 0 is the state before the founding.
     pub epoch: Epoch,
     /// How many copies each key should have.
@@ -352,6 +358,8 @@ pub enum Change {
         /// Bytes of these records, as they are stored.
         sent_bytes: u64,
     },
+    /// Founds a new generation in a log of its own. Void if anything is founded there.
+    TakeOver(Takeover),
 }
 
 impl Change {

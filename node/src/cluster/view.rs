@@ -23,6 +23,7 @@ pub fn status(state: &ClusterState) -> api::Status {
         members: state.members.values().map(|one| member(state, one)).collect(),
         auto_rebalance: !state.operations.manual_rebalance,
         protocol: state.speech().protocol,
+        generation: state.generation,
         partitions_under_replicated: state.under_replicated(),
         partitions_moving: state.moving(),
         partitions_unavailable: state.unavailable(),

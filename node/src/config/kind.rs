@@ -17,6 +17,15 @@ pub enum LogFormat {
     Json,
 }
 
+/// Whether one of two nodes takes over by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PairTakeover {
+    /// No: `caskctl cluster takeover` does.
+    Manual,
+    /// Yes, once the other one has been silent for a while.
+    Auto,
+}
+
 /// How many texts a flag takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
@@ -378,6 +387,37 @@ impl Kind<LogFormat> for Format {
         let name = match value {
             LogFormat::Human => "human",
             LogFormat::Json => "json",
+        };
+        Some(Value::String(name.into()))
+    }
+}
+
+/// A [`PairTakeover`].
+pub(super) struct ByItself;
+
+impl Describe for ByItself {
+    fn value_name(&self) -> &'static str {
+        "WHO"
+    }
+
+    fn allowed(&self) -> String {
+        "manual or auto".into()
+    }
+}
+
+impl Kind<PairTakeover> for ByItself {
+    fn read(&self, text: &str) -> Option<PairTakeover> {
+        match text.trim() {
+            "manual" => Some(PairTakeover::Manual),
+            "auto" => Some(PairTakeover::Auto),
+            _ => None,
+        }
+    }
+
+    fn show(&self, value: &PairTakeover) -> Option<Value> {
+        let name = match value {
+            PairTakeover::Manual => "manual",
+            PairTakeover::Auto => "auto",
         };
         Some(Value::String(name.into()))
     }

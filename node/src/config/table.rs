@@ -7,8 +7,8 @@ use caskade_engine::{Index, MergeWindow, SyncPolicy};
 
 use super::given::Given;
 use super::kind::{
-    Describe, Durability, Filter, Folder, Format, Int, Keys, Kind, Listen, LogFormat, Name, OptionalFile,
-    Peers, Reachable, Shape, Size, Switch, Window,
+    ByItself, Describe, Durability, Filter, Folder, Format, Int, Keys, Kind, Listen, LogFormat, Name,
+    OptionalFile, PairTakeover, Peers, Reachable, Shape, Size, Switch, Window,
 };
 use super::source::Source;
 
@@ -133,6 +133,12 @@ settings! {
     auto_rebalance: bool, Switch, true;
     /// Start as a new node if this one was removed from its cluster: what it held is moved aside, not deleted. Does nothing for a node that was not removed.
     join_afresh: bool, Switch, false;
+    /// Start although this node alone votes for the coordinator and the other member does not say that it did not take over meanwhile. If it did, both serve until they meet, and of keys written on both sides only one value stays.
+    serve_alone: bool, Switch, false;
+    /// Of two nodes: whether the one without a vote takes over by itself (auto) once the other has been silent for ten seconds or five leases, whichever is longer. It cannot tell a dead node from one that only it does not reach: then both serve, and of keys written on both sides only one value stays. manual waits for `caskctl cluster takeover`.
+    pair_takeover: PairTakeover, ByItself, PairTakeover::Manual;
+    /// Of two nodes with data: answer reads without a lease, from what this node has, also to connections that did not send READONLY. They may be stale.
+    pair_stale_reads: bool, Switch, false;
     /// How fast all background work of this node may read and send together: merges, copies of partitions, repair, verification of data files. Each has its own bound within this; 0 is without limit.
     background_bytes_per_s: u64, Size(0..=64 << 30, "bytes a second"), 64 << 20;
     /// How fast this node sends copies of partitions to others, all of them together. The default spares the clients; `caskctl plan throttle` sets another pace for all nodes.

@@ -31,7 +31,7 @@ const ROUNDS_MAX: usize = 8;
 pub(super) const POSITIONS_PER_ASK: usize = 64;
 /// Bytes of records in one message, unless a single record is larger. So few that no request waits long for the reading
 /// and storing of one.
-const MESSAGE_BYTES: usize = 64 << 10;
+pub(super) const MESSAGE_BYTES: usize = 64 << 10;
 /// Largest answer that is read.
 const ANSWER_BYTES_MAX: usize = 80 << 20;
 /// How long a peer may take to answer one bulk message.
@@ -299,6 +299,7 @@ impl Plane {
         let assigned = self.with_primary(partition, term, |p| p.follower(node).map(|f| f.assigned)).flatten();
         let transfer =
             Transfer { partition, term, node, assigned: assigned.ok_or(CopyError::Void)?, session };
+        self.merge_by_value(transfer).await?;
         for _ in 0..ROUNDS_MAX {
             let compared = self.compare_digests(partition, term, node).await?;
             if planted(Mutation::BlindFlip) {

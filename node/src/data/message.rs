@@ -302,6 +302,8 @@ pub(super) enum BulkAction {
     Keys(Vec<u64>),
     /// Store these records; highest version wins. Void in a transfer that is closed.
     Store(Vec<WireRecord>),
+    /// The records at these positions, tombstones included, as many as fit. From version 3 on.
+    Records(Vec<u64>),
 }
 
 /// What a [`Bulk`] is answered with.
@@ -314,6 +316,11 @@ pub(super) enum BulkAnswer {
     Stored,
     /// Not done, for this reason.
     Refused(String),
+    /// All records at the first so many of the positions asked for.
+    Records {
+        records: Vec<WireRecord>,
+        positions: u32,
+    },
 }
 
 /// A record as it travels in bulk.

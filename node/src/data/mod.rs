@@ -7,6 +7,7 @@
 //! [`catch_up`] brings replicas up to date, [`reconcile`] those that are in-sync, which
 //! [`repair`] compares; [`figures`] counts partitions; [`hand_over`] gives partitions away; [`upkeep`] does what is due
 //! from time to time; [`clean`] says which tombstones may go, [`scrub`] looks for damage and [`heal`] mends it;
+//! [`merging`] takes over what the lost side of a takeover wrote, [`stale`] answers without a lease;
 //! [`damage`] is what a store lacks that was opened damaged; [`notices`] tells the operator.
 
 mod assignments;
@@ -17,6 +18,7 @@ mod figures;
 mod forwards;
 mod hand_over;
 mod heal;
+mod merging;
 mod message;
 mod notices;
 mod ordering;
@@ -30,6 +32,7 @@ mod route;
 mod scrub;
 mod serve;
 mod sessions;
+mod stale;
 mod tasks;
 mod upkeep;
 mod version;

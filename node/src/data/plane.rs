@@ -17,6 +17,7 @@ use super::assignments::Assignments;
 use super::damage::Damage;
 use super::forwards::Forwards;
 use super::heal::HealCounters;
+use super::merging::Merging;
 use super::message::Answer;
 use super::notices::Notices;
 use super::primary::Primary;
@@ -171,6 +172,10 @@ pub struct Plane {
     pub(super) notices: Notices,
     pub(super) healing: HealCounters,
     pub(super) damage: Damage,
+    /// What was merged of copies of an older generation.
+    pub(super) merging: Merging,
+    /// Why this node serves nothing, once that lasts, and what to do.
+    pub(super) plight: Mutex<Option<String>>,
     /// Requests that wait for another node's answer.
     pub(super) forwards: Forwards,
     pub(super) waiting: AtomicUsize,
@@ -213,6 +218,8 @@ impl Plane {
             tasks: TaskBoard::default(),
             notices: Notices::default(),
             healing: HealCounters::default(),
+            merging: Merging::default(),
+            plight: Mutex::default(),
             forwards: Forwards::default(),
             waiting: AtomicUsize::new(0),
             bytes_under_way: AtomicU64::new(0),

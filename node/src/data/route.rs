@@ -250,7 +250,7 @@ impl Plane {
                 return result;
             }
             if Instant::now() >= deadline {
-                return Err(no_primary(partition_of(&operation.key), self.limits.request_timeout_ms));
+                return Err(self.no_primary(partition_of(&operation.key), self.limits.request_timeout_ms));
             }
             // Progress may be of another partition: the pause bounds how often that costs a try.
             tokio::time::sleep(Duration::from_millis(pause_ms)).await;
@@ -332,7 +332,7 @@ impl Plane {
                 }
                 Answer::Failed(failure) => return Err(failure),
                 _ if Instant::now() >= deadline => {
-                    return Err(no_primary(partition, self.limits.request_timeout_ms));
+                    return Err(self.no_primary(partition, self.limits.request_timeout_ms));
                 }
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
             }
@@ -346,7 +346,7 @@ impl Plane {
     pub async fn count(self: &Arc<Self>) -> Result<u64, Failure> {
         let view = self.view.load_full();
         if let Some(partition) = view.primaries.iter().position(Option::is_none) {
-            return Err(no_primary(partition as Partition, 0));
+            return Err(self.no_primary(partition as Partition, 0));
         }
         let mut nodes = view.primaries.iter().flatten().copied().collect::<Vec<_>>();
         nodes.sort_unstable();
@@ -365,6 +365,14 @@ impl Plane {
             total += count;
         }
         Ok(total)
+    }
+
+    fn no_primary(&self, partition: Partition, waited_ms: u64) -> Failure {
+        Failure::Refused(format!(
+            "no node serves partition {partition} at present (waited {waited_ms} ms); nothing was done, try again. \
+             `caskctl status` shows which nodes are down{}",
+            self.plight()
+        ))
     }
 
     pub(super) async fn ask(&self, node: NodeId, request: &Request) -> Answer {
@@ -435,13 +443,6 @@ fn read_answer(answer: Result<Bytes, CallError>, writes: bool) -> Attempt {
                 .into(),
         ))),
     }
-}
-
-fn no_primary(partition: Partition, waited_ms: u64) -> Failure {
-    Failure::Refused(format!(
-        "no node serves partition {partition} at present (waited {waited_ms} ms); nothing was done, try again. \
-         `caskctl status` shows which nodes are down"
-    ))
 }
 
 fn overloaded(pending: usize) -> Failure {

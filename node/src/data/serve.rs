@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use caskade_engine::{PARTITIONS, Record};
 
-use super::catch_up::keys_at;
+use super::catch_up::{MESSAGE_BYTES, keys_at};
 use super::message::{
     Answer, Bulk, BulkAction, BulkAnswer, ReplicationFrame, Request, WireRecord, replication_answer,
 };
@@ -183,6 +183,9 @@ impl Plane {
             BulkAction::Keys(positions) => {
                 reply.send(wire::encode(&self.keys_answer(partition, &positions)).into());
             }
+            BulkAction::Records(positions) => {
+                reply.send(wire::encode(&self.records_answer(partition, &positions)).into());
+            }
             BulkAction::Store(records) => self.store_bulk(partition, records, reply),
         }
     }
@@ -197,6 +200,24 @@ impl Plane {
             Ok(keys) => BulkAnswer::Keys(keys),
             Err(error) => BulkAnswer::Refused(error.to_string()),
         }
+    }
+
+    fn records_answer(&self, partition: Partition, positions: &[u64]) -> BulkAnswer {
+        let (mut records, mut bytes, mut done) = (Vec::new(), 0, 0);
+        // One position at a time: a record may have a large value.
+        for position in positions {
+            let found = match self.engine.read_positions(partition, &[*position]) {
+                Ok(found) => found,
+                Err(error) => return BulkAnswer::Refused(error.to_string()),
+            };
+            bytes += found.iter().map(|record| record.stored_bytes() as usize).sum::<usize>();
+            records.extend(found.into_iter().map(WireRecord::from));
+            done += 1;
+            if bytes >= MESSAGE_BYTES {
+                break;
+            }
+        }
+        BulkAnswer::Records { records, positions: done }
     }
 
     /// Takes records of a transfer, which was counted as under way.

@@ -89,6 +89,11 @@ pub enum AdminRequest {
         /// The id of the node, or the end of it.
         node: String,
     },
+    /// Has this node found a new generation of the cluster, the others being lost; [`crate::api::TakeoverAnswer`].
+    TakeOver {
+        /// Whether it is to be done, and not only told.
+        confirmed: bool,
+    },
     /// Makes a snapshot of the node's store; [`crate::api::SnapshotMade`].
     Snapshot {
         /// Where; relative to the data directory.
@@ -111,6 +116,11 @@ pub enum AdminRequest {
 pub trait Keyspace: Send + Sync + 'static {
     /// Starts an operation on one key. Never blocks.
     fn submit(&self, operation: Operation) -> Ticket;
+
+    /// The same for a client that takes stale answers to its reads where there are no others (READONLY).
+    fn submit_stale(&self, operation: Operation) -> Ticket {
+        self.submit(operation)
+    }
 
     /// Walks over the live keys of the whole cluster: about `limit` of them from `cursor` on (0 is the
     /// beginning). Redis's guarantee: a key that is there from beginning to end of a walk is told at least once.

@@ -6,7 +6,7 @@
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context as _, bail};
 
@@ -68,7 +68,7 @@ pub(super) fn move_aside(data_dir: &Path, bootstrap: &[String]) -> anyhow::Resul
 }
 
 /// Renames what is there, durably.
-fn rename(from: &Path, to: &PathBuf) -> io::Result<()> {
+pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         done => done?,

@@ -44,7 +44,16 @@ struct Client(Arc<Node>);
 
 impl Keyspace for Client {
     fn submit(&self, operation: Operation) -> Ticket {
-        self.0.plane.submit(operation)
+        let node = &self.0;
+        let of_a_pair = || node.topology.state().data_members() <= 2;
+        if node.settings.pair_stale_reads && !node.plane.has_lease() && of_a_pair() {
+            return node.plane.submit_stale(operation);
+        }
+        node.plane.submit(operation)
+    }
+
+    fn submit_stale(&self, operation: Operation) -> Ticket {
+        self.0.plane.submit_stale(operation)
     }
 
     fn scan(&self, cursor: u64, limit: usize) -> BoxFuture<'_, Result<ScanPage, Failure>> {
@@ -85,6 +94,9 @@ impl Keyspace for Client {
                 AdminRequest::Drain { node: name } => serde_json::to_string(&node.drain_node(&name).await?),
                 AdminRequest::Undrain { node: name } => {
                     serde_json::to_string(&node.undrain_node(&name).await?)
+                }
+                AdminRequest::TakeOver { confirmed } => {
+                    serde_json::to_string(&node.take_over(confirmed).await?)
                 }
                 AdminRequest::Snapshot { directory } => {
                     serde_json::to_string(&node.snapshot_store(directory).await?)

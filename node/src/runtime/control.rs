@@ -5,7 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use super::generation::Standpoint;
 use crate::cluster::state::{Announcement, Change, Verdict};
+use crate::cluster::takeover::Generation;
 use crate::id::{ClusterId, NodeId};
 use crate::net::{Class, Peers, wire};
 
@@ -25,6 +27,10 @@ pub(super) enum Control {
     Propose(Vec<Change>),
     /// The coordinator is about to go: stand for election in its place.
     Stand,
+    /// Any other question, encoded, and of which generation its sender is. From version 3 of the protocol on.
+    Of(Generation, Bytes),
+    /// Which topology log do you follow? From version 3 on.
+    Compare,
 }
 
 /// What it is answered.
@@ -52,6 +58,10 @@ pub(super) enum ControlAnswer {
     Removed(String),
     /// Of `Stand`: the election is under way.
     Standing,
+    /// Of any question: the node is of this generation, the asker of another one.
+    OtherGeneration { generation: Generation, reason: String },
+    /// Of `Compare`.
+    Compared(Standpoint),
 }
 
 /// Asks a peer, and waits for its answer no longer than `timeout`.

@@ -246,7 +246,7 @@ impl Node {
     }
 
     /// Before a planned stop: the cluster need not wait for the lease to run out.
-    pub(super) async fn say_goodbye(&self) {
+    pub(super) async fn say_goodbye(self: &Arc<Self>) {
         let alone = self.topology.state().members.len() < 2;
         if alone || !self.plane.has_lease() {
             return;

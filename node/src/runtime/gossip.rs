@@ -102,7 +102,9 @@ impl Node {
         let state = self.topology.state();
         let announced = &report.announcement;
         let known = state.members.get(&from).map(|member| member.announcement.incarnation);
-        if known.is_none_or(|known| known < announced.incarnation) {
+        // A node of another generation is registered when it returns under this one.
+        let of_this = report.row.epoch == 0 || report.row.epoch >> 32 == state.epoch >> 32;
+        if of_this && known.is_none_or(|known| known < announced.incarnation) {
             self.note_address(announced);
             if self.is_coordinator() && !self.stopping.has_begun() {
                 self.register_heard(announced);

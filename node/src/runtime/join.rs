@@ -84,6 +84,24 @@ pub(super) async fn find_cluster(
     }
 }
 
+/// For a node that has to find the cluster it was a member of: it never founds one, however long nobody answers.
+pub(super) async fn find_cluster_again(
+    network: &Network,
+    addrs: &[String],
+) -> Result<Introduction, JoinError> {
+    for round in 0_u32.. {
+        match ask_round(network, addrs).await? {
+            Round::Found(introduction, _) => return Ok(introduction),
+            Round::Nobody { .. } if round.is_multiple_of(20) => {
+                tracing::warn!(?addrs, "no member of the cluster answers yet; trying on");
+            }
+            Round::Nobody { .. } => {}
+        }
+        tokio::time::sleep(ROUND_PAUSE).await;
+    }
+    Err(JoinError::BadAddress(String::new()))
+}
+
 /// For a node that has a cluster: one look whether the bootstrap peers are of the same one. Answers what the
 /// first that introduced itself said.
 pub(super) async fn check_cluster(

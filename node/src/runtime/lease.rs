@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::Node;
 use super::control::{Control, ControlAnswer};
+use crate::cluster::state::ClusterState;
 use crate::id::NodeId;
 use crate::mutation::{Mutation, planted};
 
@@ -43,20 +44,42 @@ impl Complaints {
     }
 }
 
+/// What clients and operators are told while there is no lease.
+fn plight(state: &ClusterState, node: NodeId, reason: &str) -> String {
+    format!(
+        "Node {} has no lease: {reason}. It serves only reads of connections that sent READONLY, which may be stale. If \
+         the nodes that are down can be started, start them{}",
+        node.short(),
+        match state.members.len() {
+            0 | 1 => String::new(),
+            _ => "; if so many are lost for good that no coordinator can be elected, `caskctl cluster takeover` at this \
+                  node goes on without them"
+                .to_owned(),
+        }
+    )
+}
+
 impl Node {
     /// Renews the lease for as long as the node runs, or until it is refused for good.
     pub(super) async fn run_lease(self: Arc<Self>) {
         let mut hint = self.coordinator_hint;
         let mut complaints = Complaints::default();
+        let mut since_ms = self.host.monotonic_ms();
         while self.refusal.borrow().is_none() {
             let renewed = self.try_renew(&mut hint).await;
             let pause = match &renewed {
                 Ok(length_ms) => Duration::from_millis(length_ms / 4).max(RENEW_PAUSE_MIN),
                 Err(_) => RETRY_PAUSE,
             };
+            if renewed.is_ok() {
+                since_ms = self.host.monotonic_ms();
+                self.plane.set_plight(None);
+            }
             if let Some(reason) = complaints.due(renewed.err(), self.host.monotonic_ms()) {
                 tracing::error!(reason, "this node gets no lease and serves nothing; it goes on asking");
+                self.plane.set_plight(Some(plight(&self.topology.state(), self.id, &reason)));
             }
+            self.take_over_if_due(since_ms).await;
             tokio::time::sleep(pause).await;
         }
     }
@@ -81,7 +104,7 @@ impl Node {
                 Ok(length_ms)
             }
             ControlAnswer::Granted(length_ms) if self.extend(asked_ms + length_ms) => Ok(length_ms),
-            ControlAnswer::Granted(_) => Err("the node is stopping".into()),
+            ControlAnswer::Granted(_) => Err("the node is stopping, or takes over".into()),
             ControlAnswer::DeclaredDown => {
                 self.return_anew();
                 Err("it was declared down, and returns as a new incarnation".into())
@@ -111,7 +134,7 @@ impl Node {
         }
         let lease_ms = self.lease_ms();
         let timeout = lease_ms.map_or(FIRST_TIMEOUT, |lease_ms| Duration::from_millis(lease_ms / 2));
-        self.ask(coordinator, &Control::Lease(announcement), timeout).await
+        self.ask(coordinator, Control::Lease(announcement), timeout).await
     }
 
     /// This process can never have a lease again: it serves nothing from now on, and should end.
@@ -134,6 +157,10 @@ impl Node {
 
     /// Takes a lease that was granted, unless the node may serve nothing any more.
     fn extend(&self, until_ms: u64) -> bool {
+        // Whoever takes over has given up those who grant it.
+        if self.taking_over.try_lock().is_err() {
+            return false;
+        }
         let extended = self.stopping.unless_begun(|| self.plane.extend_lease(until_ms));
         // A store that fails says so before it ends the lease: one of the two ends it after this extension.
         if self.plane.store_failed() {

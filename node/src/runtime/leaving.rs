@@ -132,8 +132,8 @@ impl Node {
         Ok(())
     }
 
-    async fn ask_to_stand(&self, voter: NodeId) {
-        match self.ask(voter, &Control::Stand, CANDIDACY_TIMEOUT).await {
+    async fn ask_to_stand(self: &Arc<Self>, voter: NodeId) {
+        match self.ask(voter, Control::Stand, CANDIDACY_TIMEOUT).await {
             Ok(ControlAnswer::Standing) => {}
             other => tracing::debug!(%voter, ?other, "a voter did not stand for election"),
         }

@@ -8,6 +8,8 @@ mod control;
 mod duties;
 mod events;
 mod figures;
+mod generation;
+mod given_up;
 mod gossip;
 mod join;
 mod lease;
@@ -19,16 +21,17 @@ mod speech;
 mod states;
 mod stopping;
 mod store;
+mod takeover;
+mod wiring;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use caskade_engine::Engine;
-use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
@@ -37,12 +40,16 @@ use tokio::task::AbortHandle;
 use self::control::{CONTROL_BYTES_MAX, Control, ControlAnswer};
 use self::events::EventLog;
 use self::figures::{client_addr, limits, network_config, peer_addrs};
+pub use self::generation::BeginsAnew;
+use self::generation::{Standpoint, unnamed};
+use self::given_up::Returning;
 use self::gossip::Reports;
 pub use self::join::JoinError;
 use self::proposer::Batch;
 pub use self::speech::spoken;
 use self::stopping::Stopping;
 use self::store::{Past, Store, condition as store_condition};
+use self::wiring::{Inbound, LogTransport};
 use crate::cluster::lease::LeaseTable;
 use crate::cluster::protocol::PROTOCOL_OPERATIONS;
 use crate::cluster::state::{Announcement, Change};
@@ -54,14 +61,16 @@ use crate::id::{ClusterId, Epoch, Incarnation, NodeId};
 use crate::identity::{ClusterSecret, Identity};
 use crate::kv::Operation;
 use crate::kv::Ticket;
-use crate::net::{Class, Handler, Network, Peers, Responder, wire};
-use crate::topology::{Agreement, RaftTransport, Topology, TopologyConfig};
+use crate::net::{Class, Network, Peers, Responder, wire};
+use crate::topology::{Agreement, Topology, TopologyConfig};
 
 /// Nodes whose addresses are kept before they are members.
 const HEARD_ADDRS_MAX: usize = 1024;
 /// Addresses kept of one of them, and bytes of each: what a member may announce is bounded by the message only.
 const ADDRS_PER_NODE_MAX: usize = 16;
 const ADDR_BYTES_MAX: usize = 512;
+/// How often it is looked who votes, 10 ms apart, while a topology log begins.
+const VOTERS_LOOKS: u32 = 300;
 /// Version of this build.
 pub const BUILD: &str = env!("CARGO_PKG_VERSION");
 /// How long the copy of a partition that left this node is kept.
@@ -70,6 +79,8 @@ const RELEASE_GRACE_MS: u64 = 5_000;
 const MAINTENANCE_PAUSE: Duration = Duration::from_millis(500);
 /// Every how many of those rounds the copies are told which tombstones may go.
 const CLEAN_ROUNDS: u32 = 4;
+/// How long a member that starts waits for a lease before it answers operators without one.
+const STRANDED_AFTER: Duration = Duration::from_secs(10);
 /// How long a planned stop waits for pending writes.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -106,6 +117,8 @@ pub struct Parts {
     pub engine: Engine,
     /// What of that was found damaged when it was opened, in words; `None` if nothing.
     pub damage: Option<String>,
+    /// While it knows no committed state: it follows no generation older than this one.
+    pub generation_floor: u32,
 }
 
 /// A running node.
@@ -141,6 +154,11 @@ pub struct Node {
     leaving: AtomicBool,
     /// Why this process can never have a lease again, once that is known.
     refusal: watch::Sender<Option<String>>,
+    /// Whether it is to be started again once it has stopped.
+    anew: AtomicBool,
+    generation_floor: u32,
+    /// Held while it takes over, or looks what that would be.
+    taking_over: tokio::sync::Mutex<()>,
     tasks: Mutex<Vec<AbortHandle>>,
     /// Held while a snapshot of the store is made: one at a time.
     snapshots: tokio::sync::Mutex<()>,
@@ -156,51 +174,13 @@ fn note_within_bounds(heard: &mut HashMap<NodeId, Vec<String>>, announcement: &A
     true
 }
 
-/// What the network calls: the node, once there is one. Before that, peers' calls go unanswered.
-#[derive(Default)]
-struct Inbound(OnceLock<Arc<Node>>);
-
-impl Handler for Inbound {
-    fn on_call(&self, from: NodeId, class: Class, body: Bytes, reply: Responder) {
-        if let Some(node) = self.0.get() {
-            node.on_call(from, class, body, reply);
-        }
-    }
-
-    fn on_gossip(&self, from: NodeId, data: Vec<u8>) {
-        if let Some(node) = self.0.get() {
-            node.on_gossip(from, &data);
-        }
-    }
-
-    fn on_peer(&self, peer: NodeId, connected: bool) {
-        tracing::debug!(%peer, connected, "peer connection");
-    }
-}
-
-/// The topology log's way to its peers.
-struct LogTransport(Peers);
-
-impl RaftTransport for LogTransport {
-    fn call(&self, to: NodeId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
-        let call = self.0.call(to, Class::Control, wire::encode(&Control::Raft(body)).into());
-        Box::pin(async move {
-            let body = call.await.map_err(|error| error.to_string())?;
-            match wire::decode::<ControlAnswer, CONTROL_BYTES_MAX>(&body) {
-                Ok(ControlAnswer::Raft(body)) => Ok(body),
-                Ok(other) => Err(format!("an answer to another question: {other:?}")),
-                Err(error) => Err(error.to_string()),
-            }
-        })
-    }
-}
-
 impl Node {
     /// Starts a node: opens its store, finds its cluster, and takes its part. Returns once it is registered
-    /// and holds a lease.
+    /// and holds a lease; or, if it was a member before, once it has been without one for [`STRANDED_AFTER`], so that an
+    /// operator can ask it, or have it take over.
     ///
     /// # Errors
-    /// What keeps it from starting, and the way out.
+    /// What keeps it from starting, and the way out; [`BeginsAnew`] if that is to start it again in a new process.
     pub async fn start(settings: Settings, listener: &TcpListener) -> anyhow::Result<Arc<Self>> {
         if !settings.join_afresh {
             return Self::start_once(settings, listener).await;
@@ -225,6 +205,9 @@ impl Node {
                 data_dir.display()
             )
         })?;
+        given_up::settle(&data_dir)?;
+        let returning = given_up::returning(&data_dir)?;
+        let generation_floor = returning.as_ref().map_or(0, |returning| returning.generation);
         let secret = settings.cluster_secret_file.as_deref().map(ClusterSecret::load).transpose()?;
         let options = figures::engine_options(&settings);
         let (engine, damage) = store::open(options.clone(), &data_dir)?;
@@ -233,13 +216,25 @@ impl Node {
         let inbound = Arc::new(Inbound::default());
         let network = Network::start(network_config(&settings, &identity, secret), inbound.clone()).await?;
         let topology_config = TopologyConfig::new(data_dir.join("topology"), identity.node);
-        let topology = Topology::open(topology_config, Arc::new(LogTransport(network.peers()))).await?;
+        let transport =
+            LogTransport { peers: network.peers(), inbound: inbound.clone(), floor: generation_floor };
+        let topology = Topology::open(topology_config, Arc::new(transport)).await?;
+        drop(inbound.topology.set(topology.clone()));
 
         let client_addr = client_addr(&settings, listener)?;
         let peer_addrs = peer_addrs(&settings, &network);
-        let joined =
-            join_cluster(&settings, &identity, &store, &network, &topology, (&client_addr, &peer_addrs))
-                .await?;
+        let addrs = (client_addr.as_str(), peer_addrs.as_slice());
+        let joined = join_cluster(&settings, &identity, &store, &network, &topology, addrs, returning).await;
+        let joined = match joined {
+            Ok(joined) => joined,
+            Err(error) => {
+                // What holds the ports and the files must be gone before another start.
+                topology.shutdown().await;
+                network.peers().shutdown().await;
+                drop(engine.close());
+                return Err(error);
+            }
+        };
         let id = identity.node;
         network.subscribe(&format!("caskade/1/{}", joined.cluster_id));
         let parts = Parts {
@@ -257,15 +252,17 @@ impl Node {
             topology: Arc::new(topology),
             engine,
             damage,
+            generation_floor,
         };
-        let node = Self::assemble(parts, |node| drop(inbound.0.set(node)));
+        let node = Self::assemble(parts, |node| drop(inbound.node.set(node)));
         let refusal = tokio::select! {
             biased;
             () = node.wait_until_serving() => return Ok(node),
+            () = node.wait_until_stranded() => return Ok(node),
             reason = node.refused() => reason,
         };
         node.stop().await;
-        Err(anyhow::anyhow!(refusal))
+        Err(if node.begins_anew() { BeginsAnew(refusal).into() } else { anyhow::anyhow!(refusal) })
     }
 
     /// Puts a node together and starts its loops. `wire` is given the node before they run: peers' calls and
@@ -309,6 +306,9 @@ impl Node {
             stopping: Stopping::default(),
             leaving: AtomicBool::default(),
             refusal: watch::Sender::default(),
+            anew: AtomicBool::default(),
+            generation_floor: parts.generation_floor,
+            taking_over: tokio::sync::Mutex::default(),
             tasks: Mutex::default(),
             snapshots: tokio::sync::Mutex::default(),
         });
@@ -362,6 +362,7 @@ impl Node {
                 );
                 return self.refuse(&text);
             }
+            self.plane.tell_merged();
             self.tell_notices();
             if rounds.is_multiple_of(CLEAN_ROUNDS) {
                 self.plane.mark_clean_partitions();
@@ -385,7 +386,19 @@ impl Node {
         (lease_ms > 0).then_some(lease_ms.into())
     }
 
-    async fn wait_until_serving(&self) {
+    /// Waits until the node has been a member without a lease for [`STRANDED_AFTER`].
+    async fn wait_until_stranded(&self) {
+        tokio::time::sleep(STRANDED_AFTER).await;
+        while self.topology.state().member(self.id).is_none() {
+            tokio::time::sleep(STRANDED_AFTER / 10).await;
+        }
+        tracing::warn!(
+            "this node has no lease yet; until it has, it answers operators, and reads that may be stale"
+        );
+    }
+
+    /// Waits until the node is registered and holds a lease.
+    pub async fn wait_until_serving(&self) {
         while !self.is_serving() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -503,7 +516,18 @@ impl Node {
     }
 
     async fn answer_control(self: &Arc<Self>, from: NodeId, question: Control) -> ControlAnswer {
+        let (generation, question) = match unnamed(question) {
+            Ok(read) => read,
+            Err(reason) => return ControlAnswer::Failed(reason),
+        };
+        if let Err(refused) = self.check_generation(from, generation, &question) {
+            return refused;
+        }
         match question {
+            Control::Of(..) => ControlAnswer::Failed("a question within a question within a question".into()),
+            Control::Compare => {
+                ControlAnswer::Compared(Standpoint::of(&self.topology.state(), self.plane.has_lease()))
+            }
             Control::Hello => self.introduce(),
             Control::Raft(body) => ControlAnswer::Raft(self.topology.handle(body).await),
             Control::Lease(announcement) if announcement.node == from => {
@@ -540,6 +564,19 @@ impl Node {
     }
 }
 
+/// Whether this node is the only voter of the log, as the log says.
+async fn votes_alone(topology: &Topology, own: NodeId) -> bool {
+    // The log tells who votes once it has begun.
+    for _ in 0..VOTERS_LOOKS {
+        let voters = topology.voters();
+        if !voters.is_empty() {
+            return voters.len() == 1 && voters.contains(&own);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    false
+}
+
 /// Founds, joins or returns to a cluster, whichever this data directory and the settings ask for.
 async fn join_cluster(
     settings: &Settings,
@@ -548,10 +585,20 @@ async fn join_cluster(
     network: &Network,
     topology: &Topology,
     (client_addr, peer_addrs): (&str, &[String]),
+    returning: Option<Returning>,
 ) -> anyhow::Result<join::Introduction> {
     let state = topology.state();
     if state.epoch > 0 {
         store.claim(state.cluster_id, Past::Member)?;
+        if !settings.serve_alone && votes_alone(topology, identity.node).await {
+            let (data_dir, peers) = (&settings.data_dir, network.peers());
+            if generation::compare(data_dir, identity.node, &peers, &state).await? {
+                return Err(BeginsAnew(
+                    "another node took over: this one returns under the newer generation".to_owned(),
+                )
+                .into());
+            }
+        }
         let found = join::check_cluster(network, &settings.bootstrap, state.cluster_id).await?;
         return Ok(found.unwrap_or(join::Introduction {
             cluster_id: state.cluster_id,
@@ -563,6 +610,14 @@ async fn join_cluster(
         true => Past::Log,
         false => Past::None,
     };
+    if let Some(returning) = returning {
+        let addrs: Vec<String> =
+            returning.addrs.into_iter().chain(settings.bootstrap.iter().cloned()).collect();
+        let introduction = join::find_cluster_again(network, &addrs).await?;
+        store.claim(introduction.cluster_id, Past::Log)?;
+        tracing::info!(cluster = %introduction.cluster_id, "returning under a newer generation");
+        return Ok(introduction);
+    }
     if let Some(introduction) = join::find_cluster(network, &settings.bootstrap).await? {
         store.claim(introduction.cluster_id, past)?;
         tracing::info!(cluster = %introduction.cluster_id, "joining");

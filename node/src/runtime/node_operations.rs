@@ -1,5 +1,7 @@
 //! What an operator has done to one node, by `caskctl node`: each is a change that this node proposes.
 
+use std::sync::Arc;
+
 use super::Node;
 use super::leaving::{HAND_OVER_TIMEOUT, has_successors};
 use crate::api::Accepted;
@@ -8,7 +10,7 @@ use crate::id::NodeId;
 
 impl Node {
     /// `CASK.REBUILD`: the copies of a node that is away are made anew at once.
-    pub(super) async fn rebuild_node(&self, name: &str) -> Result<Accepted, String> {
+    pub(super) async fn rebuild_node(self: &Arc<Self>, name: &str) -> Result<Accepted, String> {
         let Announcement { node, incarnation, .. } = named_member(&self.topology.state(), name)?;
         self.commit_one(Change::Rebuild { node, incarnation }).await?;
         let message = format!(
@@ -19,7 +21,7 @@ impl Node {
     }
 
     /// `CASK.DRAIN`: the node hands over all it is primary of; answers when that is done, or can go no further.
-    pub(super) async fn drain_node(&self, name: &str) -> Result<Accepted, String> {
+    pub(super) async fn drain_node(self: &Arc<Self>, name: &str) -> Result<Accepted, String> {
         let Announcement { node, incarnation, .. } = named_member(&self.topology.state(), name)?;
         self.commit_one(Change::Drain { node, incarnation }).await?;
         let mut states = self.topology.watch();
@@ -40,7 +42,7 @@ impl Node {
     }
 
     /// `CASK.UNDRAIN`: the node takes its part again.
-    pub(super) async fn undrain_node(&self, name: &str) -> Result<Accepted, String> {
+    pub(super) async fn undrain_node(self: &Arc<Self>, name: &str) -> Result<Accepted, String> {
         let Announcement { node, incarnation, .. } = named_member(&self.topology.state(), name)?;
         self.commit_one(Change::Undrain { node, incarnation }).await?;
         let message =
@@ -49,7 +51,7 @@ impl Node {
     }
 
     /// Commits one change; says why if it came to nothing.
-    async fn commit_one(&self, change: Change) -> Result<(), String> {
+    async fn commit_one(self: &Arc<Self>, change: Change) -> Result<(), String> {
         match self.propose(vec![change]).await?.as_slice() {
             [Verdict::Applied] => Ok(()),
             [Verdict::Void(reason)] => Err(format!("{reason}; nothing was changed")),

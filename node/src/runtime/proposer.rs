@@ -8,6 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Node;
 use super::control::{Control, ControlAnswer};
+use super::generation::named;
 use crate::cluster::state::{Change, Verdict};
 use crate::id::NodeId;
 use crate::topology::ProposeError;
@@ -36,14 +37,14 @@ impl Node {
     ///
     /// # Errors
     /// Why it is not known that they were committed; they may have been.
-    pub async fn propose(&self, changes: Vec<Change>) -> Result<Vec<Verdict>, String> {
+    pub async fn propose(self: &Arc<Self>, changes: Vec<Change>) -> Result<Vec<Verdict>, String> {
         let Some(coordinator) = self.topology.coordinator() else {
             return Err("no coordinator is elected at present".into());
         };
         if coordinator == self.id {
             return self.propose_here(changes).await.map_err(|error| error.to_string());
         }
-        match self.ask(coordinator, &Control::Propose(changes), PROPOSE_TIMEOUT).await? {
+        match self.ask(coordinator, Control::Propose(changes), PROPOSE_TIMEOUT).await? {
             ControlAnswer::Proposed(verdicts) => Ok(verdicts),
             other => Err(format!("the coordinator answered {other:?}")),
         }
@@ -96,7 +97,7 @@ impl Node {
         }
     }
 
-    async fn bring(&self, changes: Vec<Change>) {
+    async fn bring(self: &Arc<Self>, changes: Vec<Change>) {
         if changes.is_empty() {
             return;
         }
@@ -106,14 +107,21 @@ impl Node {
         }
     }
 
-    /// Asks a peer on the control class.
+    /// Asks a peer on the control class; heeds it if the peer is of a newer generation.
     pub(super) async fn ask(
-        &self,
+        self: &Arc<Self>,
         node: NodeId,
-        question: &Control,
+        question: Control,
         timeout: Duration,
     ) -> Result<ControlAnswer, String> {
-        super::control::ask(&self.peers, node, question, timeout).await
+        let question = named(&self.topology.state(), self.generation_floor, question);
+        match super::control::ask(&self.peers, node, &question, timeout).await? {
+            ControlAnswer::OtherGeneration { generation, reason } => {
+                self.learn_generation(generation, node);
+                Err(reason)
+            }
+            answer => Ok(answer),
+        }
     }
 }
 

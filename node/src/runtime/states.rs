@@ -46,6 +46,7 @@ impl Node {
             incarnation: self.incarnation.load(Ordering::Acquire),
         };
         self.plane.follow(followed.state.clone(), followed.incarnation);
+        self.note_generation(&ClusterState::default(), &followed.state);
         loop {
             // In this order: a state that names an incarnation was committed after that had begun.
             let state = states.borrow_and_update().clone();
@@ -54,6 +55,7 @@ impl Node {
                 for event in crate::cluster::events::between(&followed.state, &state, self.host.wall_ms()) {
                     self.events.add(event);
                 }
+                self.note_generation(&followed.state, &state);
                 self.update_peers();
             }
             for (state, incarnation) in followed.next(state, incarnation) {
@@ -71,6 +73,26 @@ impl Node {
                 () = self.returned.notified() => {}
             }
         }
+    }
+
+    /// Tells of the takeover that a state descends from, if the one before did not.
+    fn note_generation(&self, old: &ClusterState, new: &ClusterState) {
+        let Some(taken) = new.taken_over.filter(|taken| old.taken_over.as_ref() != Some(taken)) else {
+            return;
+        };
+        self.events.add(crate::api::Event {
+            time_ms: self.host.wall_ms(),
+            epoch: new.epoch,
+            severity: "warning".to_owned(),
+            kind: "takeover".to_owned(),
+            node: taken.by.to_string(),
+            message: format!(
+                "this is generation {} of the cluster: node {} took over with epoch {}",
+                new.generation,
+                taken.by.short(),
+                taken.epoch
+            ),
+        });
     }
 
     fn note_coordinator(&self, coordinator: Option<NodeId>, epoch: Epoch) {

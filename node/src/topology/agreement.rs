@@ -44,6 +44,9 @@ pub trait Agreement: Send + Sync + 'static {
     fn handle(&self, body: Bytes) -> BoxFuture<'_, Bytes>;
     /// See [`Topology::shutdown`].
     fn shutdown(&self) -> BoxFuture<'_, ()>;
+    /// Makes the log that this node's next start is to use, with `change` as its first entry; says why not, if it
+    /// cannot.
+    fn found_next(&self, change: Change) -> BoxFuture<'_, Result<(), String>>;
 
     /// The last state applied here; older than the committed one by what has not arrived yet.
     fn state(&self) -> Arc<ClusterState> {
@@ -111,5 +114,12 @@ impl Agreement for Topology {
 
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.shutdown())
+    }
+
+    fn found_next(&self, change: Change) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            let founded = self.found_next(change).await;
+            founded.map_err(|error| format!("{error}; the present topology log stays in use"))
+        })
     }
 }

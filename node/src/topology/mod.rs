@@ -22,6 +22,7 @@ mod membership;
 mod network;
 mod state_machine;
 mod succession;
+mod takeover;
 mod types;
 
 #[cfg(test)]
@@ -43,6 +44,7 @@ pub use self::agreement::Agreement;
 pub use self::driver::{choose_voters, voters_wanted};
 pub use self::error::{ProposeError, TopologyError};
 pub use self::network::RaftTransport;
+pub use self::takeover::NEXT_FOLDER;
 
 use self::log_store::LogStore;
 use self::network::Network;
@@ -186,15 +188,16 @@ impl Topology {
         self.inner.raft.is_initialized().await.unwrap_or(false)
     }
 
-    /// Founds a cluster: this node is its only voter, and commits `change`, a [`Change::Found`].
+    /// Founds a cluster: this node is its only voter, and commits `change`, a [`Change::Found`] or a
+    /// [`Change::TakeOver`].
     /// A founding that a crash cut short is completed.
     ///
     /// # Errors
     /// [`TopologyError::AlreadyMember`], [`TopologyError::NotFounded`].
     pub async fn found(&self, change: Change, more: Vec<Change>) -> Result<(), TopologyError> {
         let Inner { raft, config, .. } = self.inner.as_ref();
-        if !matches!(change, Change::Found { .. }) {
-            return Err(TopologyError::NotFounded("only Change::Found founds a cluster".to_owned()));
+        if !matches!(change, Change::Found { .. } | Change::TakeOver(_)) {
+            return Err(TopologyError::NotFounded("this change founds no cluster".to_owned()));
         }
         if self.state().epoch > 0 {
             return Err(TopologyError::AlreadyMember);

@@ -484,4 +484,8 @@ impl Agreement for Member {
         self.log.leave(self.id);
         Box::pin(std::future::ready(()))
     }
+
+    fn found_next(&self, _change: Change) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(std::future::ready(Err("the model has one log and no takeovers".to_owned())))
+    }
 }

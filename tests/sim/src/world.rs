@@ -221,6 +221,7 @@ impl World {
             topology: self.log.join(node.id, machine.clone()),
             engine: engine.clone(),
             damage,
+            generation_floor: 0,
         };
         let (network, id) = (self.network.clone(), node.id);
         let running = machine.step(|| Node::assemble(parts, |node| network.serve(id, node)));

@@ -330,7 +330,7 @@ fn more_is_spoken_once_all_members_can_and_never_less() {
     let raised = after(&state, [Change::RaiseSpeech(wanted)]);
     assert_eq!(
         (raised.speech().protocol, raised.asks_for_digests(), raised.speech_to_raise()),
-        (2, true, None)
+        (super::super::protocol::PROTOCOL_MAX, true, None)
     );
     let older = Change::Register(announcement(2, 2));
     assert!(
@@ -344,7 +344,7 @@ fn replica_becomes_in_sync_only_with_equal_digests_once_all_name_them() {
     let state = modern(2);
     let raised = after(&state, [Change::RaiseSpeech(state.speech_to_raise().unwrap())]);
     let mut third = announcement(3, 1);
-    (third.protocol, third.features) = (2, 1);
+    (third.protocol, third.features) = (super::super::protocol::PROTOCOL_MAX, 1);
     let running = after(&raised, [Change::Register(third)]);
     let (partition, _, replica) = running.copies_in_progress().next().unwrap();
     let without_digests = caught_up(&running, partition, replica);

@@ -43,6 +43,8 @@ pub(super) struct Client {
     pub(super) library: String,
     pub(super) library_version: String,
     pub(super) protocol: Protocol,
+    /// Whether it takes stale answers to its reads (READONLY).
+    pub(super) readonly: bool,
 }
 
 /// A connection and all it has under way.
@@ -91,6 +93,7 @@ impl Connection {
             library: String::new(),
             library_version: String::new(),
             protocol: Protocol::Resp2,
+            readonly: false,
         };
         Self {
             parser: Parser::new(server.limits.requests()),

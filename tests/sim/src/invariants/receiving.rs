@@ -29,13 +29,14 @@ impl Receiving {
     fn check_state(&mut self, state: &ClusterState) -> Result<(), String> {
         let former = std::mem::replace(&mut self.in_sync, in_sync(state));
         for ((number, partition), (former, now)) in state.partitions().zip(former.iter().zip(&self.in_sync)) {
-            let released =
-                former.iter().find(|node| state.is_up(**node) && partition.replica(**node).is_none());
-            let wanted = wanted(state, partition).min(former.len());
             // One entry may make a copy in-sync, release another for it, and take note of a restart of the first, or of
-            // a third.
+            // a third. A stand-in whose node went down is gone, and no release.
             let restarted =
                 |node: NodeId| state.member(node).is_some_and(|member| member.since == state.epoch);
+            let released = former.iter().find(|node| {
+                state.is_up(**node) && !restarted(**node) && partition.replica(**node).is_none()
+            });
+            let wanted = wanted(state, partition).min(former.len());
             let held = |node: &NodeId| former.contains(node) || now.contains(node) || restarted(*node);
             let whole = partition.replicas.iter().filter(|replica| held(&replica.node)).count();
             if let Some(released) = released.filter(|_| whole < wanted) {

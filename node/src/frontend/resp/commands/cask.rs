@@ -67,6 +67,16 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// `CASK.TAKEOVER [YES]`
+pub(super) fn takeover(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let confirmed = match args.len() {
+        1 => false,
+        2 if args.get(1).eq_ignore_ascii_case(b"yes") => true,
+        _ => return Err("ERR CASK.TAKEOVER takes YES, or nothing to be told what it would be".into()),
+    };
+    ask(context, AdminRequest::TakeOver { confirmed })
+}
+
 /// `CASK.PLAN what ...`
 pub(super) fn plan(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     ask(context, AdminRequest::Plan { words: words(args) })

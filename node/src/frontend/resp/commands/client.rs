@@ -109,6 +109,18 @@ fn greet(context: &mut Context<'_>) -> Handled {
     Ok(Reply::Written)
 }
 
+/// From now on reads may be stale, where there are no others.
+pub(super) fn readonly(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    context.client.readonly = true;
+    context.ok()
+}
+
+/// Ends [`readonly`].
+pub(super) fn readwrite(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    context.client.readonly = false;
+    context.ok()
+}
+
 pub(super) fn client(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let name = args.get(1).to_ascii_lowercase();
     let fits = |count: usize, name: &str| match args.len() == count {

@@ -1,6 +1,6 @@
 //! Commands on keys, whatever they hold.
 
-use super::{Context, Later, TOGETHER_MAX, integer, later, syntax_error};
+use super::{Context, Later, TOGETHER_MAX, integer, later, submit_for, syntax_error};
 use crate::frontend::resp::encoder::Encoder;
 use crate::frontend::resp::glob;
 use crate::frontend::resp::number::parse_u64;
@@ -34,19 +34,21 @@ pub(super) fn each(context: &mut Context<'_>, args: Args<'_>, action: Action, ga
         let operations = operations.collect();
         return in_steps(context, operations, gather);
     }
-    let tickets = operations.map(|operation| context.server.keyspace.submit(operation)).collect();
+    let tickets = operations.map(|operation| context.submit(operation.key, operation.action)).collect();
     Ok(Reply::Many(tickets, gather))
 }
 
 /// Works through more operations than may be under way together.
 pub(super) fn in_steps(context: &Context<'_>, operations: Vec<Operation>, gather: Gather) -> Handled {
     let (keyspace, protocol) = (context.server.keyspace.clone(), context.to.protocol);
+    let readonly = context.client.readonly;
     Ok(Reply::Later(Box::pin(async move {
         let mut answers = Vec::with_capacity(operations.len());
         let mut operations = operations.into_iter();
         while operations.len() > 0 {
+            let step = operations.by_ref().take(TOGETHER_MAX);
             let step: Vec<_> =
-                operations.by_ref().take(TOGETHER_MAX).map(|operation| keyspace.submit(operation)).collect();
+                step.map(|operation| submit_for(readonly, keyspace.as_ref(), operation)).collect();
             for ticket in step {
                 answers.push(ticket.wait().await);
             }

@@ -18,6 +18,7 @@ use super::encoder::Encoder;
 use super::parser::Args;
 use super::reply::{Handled, Later, Refusal, Reply};
 use super::server::Server;
+use crate::frontend::keyspace::Keyspace;
 use crate::frontend::stats::Tally;
 use crate::kv::Ticket;
 use crate::kv::{Action, Operation, parse_integer};
@@ -123,13 +124,18 @@ pub(super) struct Context<'a> {
 
 impl Context<'_> {
     fn submit(&self, key: bytes::Bytes, action: Action) -> Ticket {
-        self.server.keyspace.submit(Operation { key, action })
+        submit_for(self.client.readonly, self.server.keyspace.as_ref(), Operation { key, action })
     }
 
     fn ok(&mut self) -> Handled {
         self.to.ok();
         Ok(Reply::Written)
     }
+}
+
+/// Starts an operation of a client that did, or did not, send READONLY.
+fn submit_for(readonly: bool, keyspace: &dyn Keyspace, operation: Operation) -> Ticket {
+    if readonly { keyspace.submit_stale(operation) } else { keyspace.submit(operation) }
 }
 
 /// The command that is asked for, if there is one of its name.

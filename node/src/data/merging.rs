@@ -1,0 +1,297 @@
+//! Merging a copy of an older generation **by value** (rule R10): what only that copy has was written by the side that a
+//! takeover gave up, and is written anew by the partition's primary, as any client's write is. Never by reconcile: that
+//! would take it for something nobody acknowledged, and remove it.
+//!
+//! Done before the two copies are compared, while the replica is [`Unmerged`] in the committed state:
+//!
+//! - Looked at are records of the replica from before the present generation that the base of the takeover had not
+//!   seen: above its highest version then, where that is known.
+//! - The key was not written or deleted since the takeover: the primary orders the replica's record anew, be it a
+//!   value or a tombstone.
+//! - It was: the present generation's state stands. If the two differ, that is a conflict: counted, logged, and told as an
+//!   event with the first keys.
+//!
+//! It may be begun anew at any point: what was ordered already is found equal, or is the replica's newest record.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use caskade_engine::{InventoryEntry, Record};
+use parking_lot::Mutex;
+
+use super::catch_up::{CopyError, POSITIONS_PER_ASK, Transfer, unexpected};
+use super::message::{BulkAction, BulkAnswer};
+use super::notices::Weight;
+use super::plane::{Plane, PrimaryState};
+use super::primary::Phase;
+use super::version::{SEQUENCE_MAX, version};
+use crate::cluster::state::ClusterState;
+use crate::cluster::takeover::Unmerged;
+use crate::id::{NodeId, Partition};
+
+/// Pause before it is looked again whether the partition takes more writes.
+const ROOM_PAUSE: Duration = Duration::from_millis(5);
+/// Keys in conflict that the event names.
+const NAMED_MAX: usize = 10;
+/// Keys in conflict that are logged, of one node's return; further ones are counted only.
+const LOGGED_MAX: u64 = 1000;
+
+/// What became of the records that only one node had.
+#[derive(Clone, Debug, Default)]
+struct Merged {
+    written: u64,
+    deleted: u64,
+    conflicts: u64,
+    named: Vec<String>,
+}
+
+/// What was merged, by the node it is from, until it is told.
+#[derive(Debug, Default)]
+pub(super) struct Merging(Mutex<BTreeMap<NodeId, Merged>>);
+
+/// What is to be done with a record of an older generation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Verdict {
+    /// Ordered anew.
+    Write,
+    /// Nothing: it is superseded, or there already.
+    Leave,
+    /// Nothing, and it is told: the key was changed on both sides.
+    Conflict,
+}
+
+/// Positions of the replica's records that are to be looked at. Both lists ascend by position.
+fn unseen(mine: &[InventoryEntry], theirs: &[(u64, u64, bool)], unmerged: &Unmerged) -> Vec<u64> {
+    let here = |position: u64| {
+        let from = mine.partition_point(|entry| entry.position < position);
+        mine.iter().skip(from).take_while(move |entry| entry.position == position).map(|entry| entry.version)
+    };
+    let of_interest = |&&(position, theirs, _): &&(u64, u64, bool)| {
+        theirs < version(unmerged.first_term, 0)
+            && match unmerged.seen {
+                Some(seen) => theirs > seen && here(position).all(|mine| mine != theirs),
+                // What is newer here was written later, or cannot be told from that.
+                None => here(position).all(|mine| mine < theirs),
+            }
+    };
+    let mut positions: Vec<u64> = theirs.iter().filter(of_interest).map(|entry| entry.0).collect();
+    positions.dedup();
+    positions
+}
+
+/// Decides by what the primary has of the key: its newest record, pending or published, tombstones included.
+fn verdict(current: Option<&Record>, theirs: &Record, unmerged: &Unmerged) -> Verdict {
+    let began = version(unmerged.first_term, 0);
+    let old = theirs.version < began && unmerged.seen.is_none_or(|seen| theirs.version > seen);
+    match current {
+        _ if !old => Verdict::Leave,
+        Some(mine) if mine.version >= began => {
+            let same = (&mine.value, mine.expiry_ms, mine.user_flags)
+                == (&theirs.value, theirs.expiry_ms, theirs.user_flags);
+            if same || unmerged.seen.is_none() { Verdict::Leave } else { Verdict::Conflict }
+        }
+        Some(mine) if mine.version >= theirs.version => Verdict::Leave,
+        None if theirs.value.is_none() => Verdict::Leave,
+        _ => Verdict::Write,
+    }
+}
+
+impl Plane {
+    /// Merges what only the replica has, if its store is of an older generation.
+    pub(super) async fn merge_by_value(self: &Arc<Self>, transfer: Transfer) -> Result<(), CopyError> {
+        let Transfer { partition, node, .. } = transfer;
+        let Some(unmerged) = unmerged(&self.state(), partition, node) else { return Ok(()) };
+        // Told at its end, also if there is nothing to merge.
+        self.merging.0.lock().entry(node).or_default();
+        let theirs = match self.bulk(transfer, BulkAction::Inventory).await? {
+            BulkAnswer::Inventory(entries) => entries,
+            other => return Err(unexpected(&other)),
+        };
+        let positions = unseen(&self.engine.inventory(partition), &theirs, &unmerged);
+        for positions in positions.chunks(POSITIONS_PER_ASK) {
+            let mut left = positions;
+            while !left.is_empty() {
+                let (records, done) = match self.bulk(transfer, BulkAction::Records(left.to_vec())).await? {
+                    BulkAnswer::Records { records, positions } if positions > 0 => {
+                        (records, positions as usize)
+                    }
+                    other => return Err(unexpected(&other)),
+                };
+                for record in records {
+                    self.merge_record(transfer, &unmerged, record.into()).await?;
+                }
+                left = left.get(done..).unwrap_or_default();
+            }
+        }
+        Ok(())
+    }
+
+    async fn merge_record(
+        self: &Arc<Self>,
+        transfer: Transfer,
+        unmerged: &Unmerged,
+        theirs: Record,
+    ) -> Result<(), CopyError> {
+        let Transfer { partition, term, node, .. } = transfer;
+        loop {
+            let room = !self.is_full();
+            let decided = self.with_primary(partition, term, |primary| {
+                if primary.phase != Phase::Serving || primary.last() >= SEQUENCE_MAX {
+                    return Err(CopyError::Void);
+                }
+                if !room || primary.pending_len() >= self.limits.pending_max {
+                    return Ok(None);
+                }
+                let verdict = verdict(self.newest_record(primary, &theirs.key)?.as_ref(), &theirs, unmerged);
+                if verdict == Verdict::Write {
+                    self.order(partition, primary, theirs.clone(), None);
+                }
+                Ok(Some(verdict))
+            });
+            match decided.unwrap_or(Err(CopyError::Void))? {
+                Some(verdict) => {
+                    self.note_merged(node, verdict, &theirs);
+                    return Ok(());
+                }
+                None => tokio::time::sleep(ROOM_PAUSE).await,
+            }
+        }
+    }
+
+    /// What this primary has of a key, pending or published, and of which version.
+    fn newest_record(&self, primary: &mut PrimaryState, key: &Bytes) -> Result<Option<Record>, CopyError> {
+        if let Some((pending, _)) = primary.newest_pending(key) {
+            return Ok(Some(pending.clone()));
+        }
+        self.engine.read(key).map_err(|error| CopyError::Damaged(error.to_string()))
+    }
+
+    fn note_merged(&self, node: NodeId, verdict: Verdict, record: &Record) {
+        let mut merging = self.merging.0.lock();
+        let merged = merging.entry(node).or_default();
+        match (verdict, &record.value) {
+            (Verdict::Leave, _) => {}
+            (Verdict::Write, Some(_)) => merged.written += 1,
+            (Verdict::Write, None) => merged.deleted += 1,
+            (Verdict::Conflict, _) => {
+                merged.conflicts += 1;
+                let key = record.key.escape_ascii().to_string();
+                if merged.conflicts <= LOGGED_MAX {
+                    tracing::warn!(%node, key, "changed on both sides of a takeover: the present generation's state stands");
+                }
+                if merged.named.len() < NAMED_MAX {
+                    merged.named.push(key);
+                }
+            }
+        }
+    }
+
+    /// Tells of nodes whose copies are merged wherever this node is primary.
+    pub fn tell_merged(&self) {
+        let state = self.state();
+        let own = || state.partitions().filter(|(_, entry)| entry.primary() == Some(self.node));
+        let waits = |node: NodeId| own().any(|(p, _)| unmerged(&state, p, node).is_some());
+        let done: Vec<(NodeId, Merged)> =
+            self.merging.0.lock().extract_if(.., |node, _| !waits(*node)).collect();
+        for (node, merged) in done {
+            let Merged { written, deleted, conflicts, named } = merged;
+            let mut message = format!(
+                "node {} returned with a store of an older generation, and node {} merged it by value: {written} writes \
+                 and {deleted} deletions that only it had were done anew; {conflicts} keys had been changed on both \
+                 sides, and the present generation's state of them stands",
+                node.short(),
+                self.node.short()
+            );
+            if conflicts > 0 {
+                message.push_str(&format!(": {}", named.join(", ")));
+                if conflicts > named.len() as u64 {
+                    message.push_str(" and others (they are in this node's log)");
+                }
+            }
+            self.tell(Weight::Warning, node, message);
+        }
+    }
+}
+
+fn unmerged(state: &ClusterState, partition: Partition, node: NodeId) -> Option<Unmerged> {
+    state.partition(partition)?.replica(node)?.unmerged
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SEEN: Unmerged = Unmerged { first_term: 100, seen: Some(0x0500_0000_0009) };
+
+    fn record(term: u32, sequence: u64, value: Option<&'static str>) -> Record {
+        Record {
+            key: Bytes::from_static(b"key"),
+            version: version(term, sequence),
+            expiry_ms: 0,
+            user_flags: 0,
+            value: value.map(|value| Bytes::from_static(value.as_bytes())),
+        }
+    }
+
+    fn mine(position: u64, version: u64) -> InventoryEntry {
+        InventoryEntry { position, version, tombstone: false }
+    }
+
+    #[test]
+    fn only_what_the_base_never_saw_is_looked_at() {
+        let (seen, later, new) = (version(5, 9), version(5, 10), version(100, 1));
+        assert_eq!(SEEN.seen, Some(seen));
+        let here = [mine(1, seen), mine(2, seen), mine(3, new), mine(4, later)];
+        let theirs = [
+            (1, seen, false),
+            (2, later, false),
+            (3, later, true),
+            (4, later, false),
+            (5, later, false),
+            (6, seen, false),
+            (7, new, false),
+        ];
+        assert_eq!(
+            unseen(&here, &theirs, &SEEN),
+            [2, 3, 5],
+            "what is gone here was deleted here, if it was seen"
+        );
+        let unknown = Unmerged { seen: None, ..SEEN };
+        assert_eq!(unseen(&here, &theirs, &unknown), [2, 5, 6]);
+    }
+
+    #[test]
+    fn write_of_the_lost_side_is_done_anew_where_the_key_was_left_alone_since() {
+        let theirs = record(5, 10, Some("theirs"));
+        assert_eq!(verdict(None, &theirs, &SEEN), Verdict::Write);
+        assert_eq!(verdict(Some(&record(5, 3, Some("old"))), &theirs, &SEEN), Verdict::Write);
+        let deletion = record(5, 10, None);
+        assert_eq!(verdict(Some(&record(5, 3, Some("old"))), &deletion, &SEEN), Verdict::Write);
+        assert_eq!(verdict(None, &deletion, &SEEN), Verdict::Leave, "it is not there");
+    }
+
+    #[test]
+    fn key_changed_on_both_sides_keeps_the_present_generation_s_state() {
+        let theirs = record(5, 10, Some("theirs"));
+        assert_eq!(verdict(Some(&record(100, 1, Some("mine"))), &theirs, &SEEN), Verdict::Conflict);
+        assert_eq!(
+            verdict(Some(&record(100, 1, None)), &theirs, &SEEN),
+            Verdict::Conflict,
+            "deleted stays deleted"
+        );
+        assert_eq!(verdict(Some(&record(100, 1, Some("theirs"))), &theirs, &SEEN), Verdict::Leave);
+    }
+
+    #[test]
+    fn what_the_base_had_seen_is_never_brought_back() {
+        assert_eq!(verdict(None, &record(5, 9, Some("deleted since")), &SEEN), Verdict::Leave);
+        let unknown = Unmerged { seen: None, ..SEEN };
+        assert_eq!(verdict(Some(&record(6, 1, None)), &record(5, 10, Some("old")), &unknown), Verdict::Leave);
+        assert_eq!(
+            verdict(Some(&record(100, 1, None)), &record(5, 10, Some("old")), &unknown),
+            Verdict::Leave
+        );
+    }
+}

@@ -1,0 +1,51 @@
+//! Reads without a lease (rule R11): only for connections that asked for possibly stale ones, and only from a copy that was
+//! complete when this node last heard of its cluster.
+
+use std::sync::Arc;
+
+use caskade_engine::partition_of;
+
+use super::plane::Plane;
+use super::route::{damaged, entry};
+use crate::kv::{Failure, Operation, Outcome, Ticket, evaluate};
+
+impl Plane {
+    /// As [`Plane::submit`]; a read is answered from this node's own copy while it has no lease.
+    pub fn submit_stale(self: &Arc<Self>, operation: Operation) -> Ticket {
+        if self.has_lease() || operation.action.writes() {
+            return self.submit(operation);
+        }
+        Ticket::Ready(self.read_stale(&operation))
+    }
+
+    fn read_stale(&self, operation: &Operation) -> Result<Outcome, Failure> {
+        let Operation { key, action } = operation;
+        let partition = partition_of(key);
+        if !self.state().partition(partition).is_some_and(|entry| entry.is_in_sync(self.node)) {
+            return Err(Failure::Refused(format!(
+                "node {} has no lease, and had no complete copy of partition {partition} when it last heard of its \
+                 cluster: not even a stale read is possible here. Ask another node{}",
+                self.node.short(),
+                self.plight()
+            )));
+        }
+        let found = self.engine.read(key).map_err(|error| damaged(&error))?;
+        if !self.damage.proves(partition, found.as_ref().map(|record| record.version)) {
+            return Err(self.lost(partition));
+        }
+        let now_ms = self.host.wall_ms();
+        let live = found.and_then(entry).filter(|entry| entry.expiry_ms == 0 || entry.expiry_ms > now_ms);
+        let (_, outcome) = evaluate(action, live.as_ref(), now_ms).map_err(Failure::Action)?;
+        Ok(outcome)
+    }
+
+    /// Says what keeps this node from serving, for errors and the status; `None` ends that.
+    pub fn set_plight(&self, plight: Option<String>) {
+        *self.plight.lock() = plight;
+    }
+
+    /// A sentence to append to an error; empty if nothing is known to be wrong.
+    pub(super) fn plight(&self) -> String {
+        self.plight.lock().as_ref().map(|plight| format!(". {plight}")).unwrap_or_default()
+    }
+}

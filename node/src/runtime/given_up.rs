@@ -1,0 +1,157 @@
+//! A topology log that is given up, on disk: by the node that takes over, and by each that learns of it (rule R10).
+//!
+//! Nothing is deleted: a log that is given up stays beside the new one, as `topology.given-up-N`. What is to happen is
+//! written first and done by the next start, each step once, so that a crash at any point is gone on from:
+//!
+//! - `topology.next` is there: this node took over. The present log is set aside, and that one takes its place.
+//! - `superseded` is there: another node took over. The log is set aside and the file renamed to `returning`: while this
+//!   node knows no committed state, it looks for its cluster where that file says, and follows no generation older than
+//!   the one it names.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+
+use super::afresh::rename;
+use crate::identity::replace_file;
+use crate::topology::NEXT_FOLDER;
+
+const LOG_FOLDER: &str = "topology";
+const SUPERSEDED: &str = "superseded";
+const RETURNING: &str = "returning";
+/// Logs that are kept.
+const KEPT_MAX: u32 = 1000;
+/// Addresses that are written down, and bytes of the file that are read.
+const ADDRS_MAX: usize = 64;
+const FILE_BYTES_MAX: usize = 64 << 10;
+
+/// What a node that gave up its log goes by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Returning {
+    /// The generation it gave up its own for, or an older one than that is by now.
+    pub(super) generation: u32,
+    /// Peer addresses of the members it knew.
+    pub(super) addrs: Vec<String>,
+}
+
+/// Writes down that this node's log is to be given up. Blocks.
+///
+/// # Errors
+/// The file system refuses; the log stays in use.
+pub(super) fn note(data_dir: &Path, returning: &Returning) -> anyhow::Result<()> {
+    let mut text = format!("generation {}\n", returning.generation);
+    for addr in returning.addrs.iter().filter(|addr| !addr.contains('\n')).take(ADDRS_MAX) {
+        text.push_str(&format!("{addr}\n"));
+    }
+    Ok(replace_file(&data_dir.join(SUPERSEDED), text.as_bytes())?)
+}
+
+/// Does what is due. To be called before the log is opened.
+///
+/// # Errors
+/// The file system refuses; the next call goes on where this one stopped.
+pub(super) fn settle(data_dir: &Path) -> anyhow::Result<()> {
+    let at = |name: &str| data_dir.join(name);
+    if at(NEXT_FOLDER).exists() {
+        set_log_aside(data_dir)?;
+        // They speak of generations before the one that this node founded.
+        for name in [SUPERSEDED, RETURNING] {
+            rename(&at(name), &at(&format!("{name}.old"))).context("cannot rename it")?;
+        }
+        rename(&at(NEXT_FOLDER), &at(LOG_FOLDER)).context("cannot put the new topology log in place")?;
+        tracing::warn!("the topology log of this node's own takeover is in use from now on");
+    } else if at(SUPERSEDED).exists() {
+        set_log_aside(data_dir)?;
+        rename(&at(SUPERSEDED), &at(RETURNING)).context("cannot note that the topology log is given up")?;
+    }
+    Ok(())
+}
+
+fn set_log_aside(data_dir: &Path) -> anyhow::Result<()> {
+    let log = data_dir.join(LOG_FOLDER);
+    if !log.exists() {
+        return Ok(());
+    }
+    let aside = |number: u32| data_dir.join(format!("{LOG_FOLDER}.given-up-{number}"));
+    let free: Option<PathBuf> = (1..=KEPT_MAX).map(aside).find(|path| !path.exists());
+    let free = free.with_context(|| {
+        format!("{} has {KEPT_MAX} topology logs that were given up: delete some of them", data_dir.display())
+    })?;
+    rename(&log, &free).with_context(|| format!("cannot set {} aside", log.display()))?;
+    tracing::warn!(to = %free.display(), "the topology log was given up and set aside: a newer generation took over");
+    Ok(())
+}
+
+/// What the node goes by while it knows no committed state, if it gave up its log.
+///
+/// # Errors
+/// The file cannot be read.
+pub(super) fn returning(data_dir: &Path) -> anyhow::Result<Option<Returning>> {
+    let path = data_dir.join(RETURNING);
+    let mut bytes = match fs::read(&path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        read => read.with_context(|| format!("cannot read {}", path.display()))?,
+    };
+    bytes.truncate(FILE_BYTES_MAX);
+    let text = String::from_utf8_lossy(&bytes);
+    let mut lines = text.lines();
+    let number = lines.next().and_then(|line| line.strip_prefix("generation ")).and_then(|n| n.parse().ok());
+    let generation = number.with_context(|| {
+        format!(
+            "{} is damaged: it must begin with 'generation' and the number of the cluster's",
+            path.display()
+        )
+    })?;
+    Ok(Some(Returning { generation, addrs: lines.take(ADDRS_MAX).map(str::to_owned).collect() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noted() -> (tempfile::TempDir, Returning) {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join(LOG_FOLDER)).unwrap();
+        fs::write(dir.path().join(LOG_FOLDER).join("log"), "old").unwrap();
+        (
+            dir,
+            Returning { generation: 3, addrs: vec!["10.0.0.1:7901".to_owned(), "10.0.0.2:7901".to_owned()] },
+        )
+    }
+
+    #[test]
+    fn log_that_is_superseded_is_set_aside_once_and_the_way_back_is_known() {
+        let (dir, wanted) = noted();
+        settle(dir.path()).unwrap();
+        assert!(dir.path().join(LOG_FOLDER).exists() && returning(dir.path()).unwrap().is_none());
+        note(dir.path(), &wanted).unwrap();
+        for _ in 0..2 {
+            settle(dir.path()).unwrap();
+            assert!(!dir.path().join(LOG_FOLDER).exists() && !dir.path().join(SUPERSEDED).exists());
+            assert!(dir.path().join("topology.given-up-1/log").exists());
+        }
+        assert_eq!(returning(dir.path()).unwrap(), Some(wanted));
+    }
+
+    #[test]
+    fn own_takeover_that_a_crash_cut_short_is_completed() {
+        let (dir, wanted) = noted();
+        note(dir.path(), &wanted).unwrap();
+        settle(dir.path()).unwrap();
+        // The old log was set aside already, the new one not put in its place yet.
+        fs::create_dir(dir.path().join(NEXT_FOLDER)).unwrap();
+        fs::write(dir.path().join(NEXT_FOLDER).join("log"), "new").unwrap();
+        settle(dir.path()).unwrap();
+        assert_eq!(fs::read(dir.path().join(LOG_FOLDER).join("log")).unwrap(), b"new");
+        assert_eq!(returning(dir.path()).unwrap(), None, "it is nobody's follower");
+    }
+
+    #[test]
+    fn damaged_file_is_refused() {
+        let (dir, _) = noted();
+        fs::write(dir.path().join(RETURNING), "nonsense").unwrap();
+        assert!(returning(dir.path()).unwrap_err().to_string().contains("is damaged"));
+    }
+}

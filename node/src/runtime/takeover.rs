@@ -1,0 +1,243 @@
+//! `CASK.TAKEOVER`: this node founds a new generation of the cluster on the committed state it holds, because those who could
+//! elect a coordinator are gone for good (rule R10).
+//!
+//! It refuses while they may not be: while this node has a lease, or another that answers has; while a majority of the
+//! voters answers; while a node that answers knows a newer state. Without a confirmation it only tells what would be.
+//! What is risked: writes that the lost nodes acknowledged and this one never saw are missing until such a node
+//! returns and they are merged, and for good if it never does.
+//!
+//! With `pair_takeover = auto` one of two nodes does this by itself.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use caskade_engine::PARTITIONS;
+
+use super::Node;
+use super::control::{Control, ControlAnswer};
+use super::generation::Standpoint;
+use crate::api::TakeoverAnswer;
+use crate::cluster::protocol::PROTOCOL_TAKEOVER;
+use crate::cluster::state::{Change, ClusterState};
+use crate::cluster::takeover::{Prospect, Takeover};
+use crate::config::PairTakeover;
+use crate::id::NodeId;
+
+/// How long the others may take to say what they know.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long the answer to the command may take to be sent before this process ends its connections.
+const ANSWER_PAUSE: Duration = Duration::from_millis(200);
+/// With `pair_takeover = auto`: for how many leases the other node is silent before this one takes over.
+const SILENT_LEASES: u64 = 5;
+/// The same in milliseconds, at least.
+const SILENT_MS_MIN: u64 = 10_000;
+
+impl Node {
+    /// `CASK.TAKEOVER`: tells what it would be; with `confirmed`, does it, and this process begins anew.
+    pub(super) async fn take_over(self: &Arc<Self>, confirmed: bool) -> Result<TakeoverAnswer, String> {
+        let Ok(_one_at_a_time) = self.taking_over.try_lock() else {
+            return Err("a takeover is under way on this node already".to_owned());
+        };
+        let state = self.topology.state();
+        self.check_no_coordinator()?;
+        let answers = self.standpoints(&state).await;
+        check_answers(&state, &self.topology.voters(), self.id, &answers)?;
+        let reachable: BTreeSet<NodeId> = answers.keys().copied().collect();
+        let prospect = state.prospect(self.id, &reachable)?;
+        let mut answer = answer(&state, self.id, &reachable, prospect);
+        if !confirmed {
+            return Ok(answer);
+        }
+        // It may have come back meanwhile.
+        self.check_no_coordinator()?;
+        self.plane.end_lease();
+        let seen = (0..PARTITIONS).map(|p| self.plane.engine().partition_stats(p).highest_version).collect();
+        let takeover = Takeover { by: self.id, from: Box::new(state.as_ref().clone()), reachable, seen };
+        self.topology.found_next(Change::TakeOver(takeover)).await?;
+        tracing::warn!(generation = answer.generation, "this node takes over, and starts again");
+        let node = Arc::clone(self);
+        self.host.spawn(async move {
+            tokio::time::sleep(ANSWER_PAUSE).await;
+            node.begin_anew("this node took over: it starts again as the founder of a new generation");
+        });
+        answer.done = true;
+        Ok(answer)
+    }
+
+    fn check_no_coordinator(&self) -> Result<(), String> {
+        if self.refusal.borrow().is_some() || self.stopping.has_begun() {
+            return Err("this node is stopping; nothing was changed".to_owned());
+        }
+        if self.plane.has_lease() {
+            return Err("a coordinator grants this node its lease: there is nothing to take over; nothing was changed. \
+                        `caskctl status` tells what is wrong"
+                .to_owned());
+        }
+        Ok(())
+    }
+
+    /// What the other members say that answer.
+    async fn standpoints(self: &Arc<Self>, state: &ClusterState) -> BTreeMap<NodeId, Standpoint> {
+        let others = state.members.keys().copied().filter(|node| *node != self.id);
+        let asked = others.map(|node| async move {
+            match self.ask(node, Control::Compare, ASK_TIMEOUT).await {
+                Ok(ControlAnswer::Compared(standpoint)) => Some((node, standpoint)),
+                other => {
+                    tracing::debug!(%node, ?other, "a member does not say what it knows");
+                    None
+                }
+            }
+        });
+        futures::future::join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// With `pair_takeover = auto`, and without a lease since `since_ms`: takes over if it is time.
+    pub(super) async fn take_over_if_due(self: &Arc<Self>, since_ms: u64) {
+        let state = self.topology.state();
+        let silent_ms = SILENT_MS_MIN.max(u64::from(state.lease_ms) * SILENT_LEASES);
+        let of_a_pair = state.members.len() == 2 && !self.topology.voters().contains(&self.id);
+        let due = of_a_pair && self.host.monotonic_ms() >= since_ms + silent_ms;
+        if self.settings.pair_takeover != PairTakeover::Auto || !due {
+            return;
+        }
+        match self.take_over(true).await {
+            Ok(answer) => tracing::warn!(answer.message, "pair_takeover = auto: the other node is silent"),
+            Err(reason) => tracing::warn!(reason, "pair_takeover = auto: this node does not take over yet"),
+        }
+    }
+}
+
+/// Refuses a takeover where those who answer can do without.
+fn check_answers(
+    state: &ClusterState,
+    voters: &BTreeSet<NodeId>,
+    own: NodeId,
+    answers: &BTreeMap<NodeId, Standpoint>,
+) -> Result<(), String> {
+    let protocol = state.speech().protocol;
+    if protocol < PROTOCOL_TAKEOVER {
+        return Err(format!(
+            "the members spoke version {protocol} of the peer protocol in common, and a takeover needs version \
+             {PROTOCOL_TAKEOVER}: nothing was changed. Start the lost nodes, and upgrade all"
+        ));
+    }
+    for (node, standpoint) in answers {
+        let node = node.short();
+        if standpoint.generation.number > state.generation {
+            return Err(format!(
+                "node {node} is of generation {}, which took over already: nothing was changed. This node returns under it \
+                 by itself",
+                standpoint.generation.number
+            ));
+        }
+        if standpoint.serving {
+            return Err(format!(
+                "node {node} has a lease: a coordinator is there, and this node only does not reach it. Nothing was \
+                 changed; mend the network"
+            ));
+        }
+        if standpoint.generation == state.generation() && standpoint.epoch > state.epoch {
+            return Err(format!(
+                "node {node} holds a newer committed state (epoch {}, here {}): nothing was changed. Run the takeover \
+                 there",
+                standpoint.epoch, state.epoch
+            ));
+        }
+    }
+    let there = voters.iter().filter(|voter| **voter == own || answers.contains_key(*voter)).count();
+    if there > voters.len() / 2 {
+        return Err(format!(
+            "{there} of {} voters answer, which is a majority: they elect a coordinator in some seconds. Nothing was \
+             changed",
+            voters.len()
+        ));
+    }
+    Ok(())
+}
+
+fn answer(
+    state: &ClusterState,
+    own: NodeId,
+    reachable: &BTreeSet<NodeId>,
+    prospect: Prospect,
+) -> TakeoverAnswer {
+    let others = state.members.keys().copied().filter(|node| *node != own);
+    let (answering, lost): (Vec<NodeId>, Vec<NodeId>) = others.partition(|node| reachable.contains(node));
+    let short = |nodes: &[NodeId]| nodes.iter().map(|node| node.short()).collect::<Vec<_>>().join(", ");
+    let Prospect { served, served_by_others, waiting } = prospect;
+    let mut message = format!(
+        "node {} founds generation {} of the cluster on the state of epoch {}, its last. Given up: {}. ",
+        own.short(),
+        state.generation.saturating_add(1),
+        state.epoch,
+        if lost.is_empty() { "nobody".to_owned() } else { short(&lost) },
+    );
+    message.push_str(&format!(
+        "{served} of {} partitions are served here at once",
+        served + served_by_others + waiting
+    ));
+    if served_by_others > 0 {
+        message.push_str(&format!(
+            ", {served_by_others} by the other nodes that answer ({})",
+            short(&answering)
+        ));
+    }
+    if waiting > 0 {
+        message.push_str(&format!(", {waiting} wait for a lost node, which alone has all of them"));
+    }
+    message.push_str(
+        ". At risk: writes that the lost nodes acknowledged after this one last heard of them. They are missing from \
+         now on. If such a node returns it is no voter or primary any more: it gives up its topology log, and what only it \
+         has is written anew, except for keys that were written here since, which are told as conflicts. Be sure that the \
+         lost nodes do not serve clients at this moment: what they still acknowledge is at risk, too",
+    );
+    TakeoverAnswer {
+        done: false,
+        message,
+        generation: state.generation.saturating_add(1),
+        partitions_served: served,
+        partitions_served_by_others: served_by_others,
+        partitions_waiting: waiting,
+        lost: lost.iter().map(ToString::to_string).collect(),
+        reachable: answering.iter().map(ToString::to_string).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::takeover::Generation;
+
+    fn node(number: u8) -> NodeId {
+        NodeId::from_bytes([number; 32])
+    }
+
+    /// Checked at node 3, in epoch 9, with these voters and answers.
+    fn checked(voters: &[u8], answers: &[(u8, u32, u64, bool)]) -> Result<(), String> {
+        let mut state = ClusterState { epoch: 9, ..ClusterState::default() };
+        state.operations.speech.protocol = PROTOCOL_TAKEOVER;
+        let voters = voters.iter().map(|number| node(*number)).collect();
+        let standpoint = |(number, generation, epoch, serving): &(u8, u32, u64, bool)| {
+            let generation = Generation { number: *generation, by: None };
+            (node(*number), Standpoint { generation, epoch: *epoch, serving: *serving })
+        };
+        check_answers(&state, &voters, node(3), &answers.iter().map(standpoint).collect())
+    }
+
+    #[test]
+    fn takeover_is_refused_while_others_can_do_without() {
+        let refused = |voters: &[u8], answers: &[_]| checked(voters, answers).unwrap_err();
+        assert!(refused(&[1, 2, 3], &[(1, 0, 9, false)]).contains("2 of 3 voters answer"));
+        assert!(refused(&[1], &[(1, 0, 9, false)]).contains("1 of 1 voters"));
+        assert!(refused(&[1, 2, 3], &[(4, 0, 9, true)]).contains("has a lease"));
+        assert!(refused(&[1, 2, 3], &[(4, 0, 10, false)]).contains("Run the takeover there"));
+        assert!(refused(&[1, 2, 3], &[(4, 1, 99, false)]).contains("took over already"));
+    }
+
+    #[test]
+    fn takeover_is_possible_once_a_majority_of_voters_is_silent() {
+        assert_eq!(checked(&[1], &[]), Ok(()));
+        assert_eq!(checked(&[1, 2, 3], &[(4, 0, 9, false), (5, 0, 7, false)]), Ok(()));
+    }
+}
