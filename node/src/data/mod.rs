@@ -7,6 +7,7 @@
 //! [`catch_up`] brings replicas up to date, [`reconcile`] those that are in-sync, which
 //! [`repair`] compares; [`figures`] counts partitions; [`hand_over`] gives partitions away; [`upkeep`] does what is due
 //! from time to time; [`clean`] says which tombstones may go, [`scrub`] looks for damage and [`heal`] mends it;
+//! [`tail`] makes up for what a store lost that does not sync every write; [`together`] writes several keys at once;
 //! [`damage`] is what a store lacks that was opened damaged; [`notices`] tells the operator.
 
 mod assignments;
@@ -30,7 +31,9 @@ mod route;
 mod scrub;
 mod serve;
 mod sessions;
+mod tail;
 mod tasks;
+mod together;
 mod upkeep;
 mod version;
 

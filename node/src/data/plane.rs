@@ -21,6 +21,7 @@ use super::message::Answer;
 use super::notices::Notices;
 use super::primary::Primary;
 use super::replica::{Rejection, ReplicaLog};
+use super::tail::Tails;
 use super::tasks::TaskBoard;
 use crate::cluster::state::{Change, ClusterState};
 use crate::host::Host;
@@ -169,6 +170,7 @@ pub struct Plane {
     pub(super) notices: Notices,
     pub(super) healing: HealCounters,
     pub(super) damage: Damage,
+    pub(super) tails: Tails,
     /// Requests that wait for another node's answer.
     pub(super) forwards: Forwards,
     pub(super) waiting: AtomicUsize,
@@ -201,6 +203,7 @@ impl Plane {
         let plane = Arc::new(Self {
             node,
             damage: Damage::new(damage.is_some()),
+            tails: Tails::default(),
             assignments: Assignments::load(&engine),
             engine,
             peers,
