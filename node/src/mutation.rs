@@ -13,6 +13,10 @@ pub enum Mutation {
     Gaps,
     /// R3: a primary proposes to hand over while it goes on serving.
     NoConsent,
+    /// R4: a store that was damaged takes itself for whole.
+    TrustDamage,
+    /// R5: with weak sync a primary that restarted serves without what the syncing replicas received.
+    NoTail,
     /// R6: what saw a pending write answers before that is published.
     RevealUnpublished,
     /// R7: a forwarded write whose answer was lost is sent again.
@@ -25,6 +29,10 @@ pub enum Mutation {
     StaleReads,
     /// R12: a partition is called clean while a copy is away.
     CleanWhileAway,
+    /// R13: an expired key is hidden by the clock of whoever is asked, and no tombstone is ordered.
+    HideExpired,
+    /// R14: what is to be written as a whole is written record by record.
+    SplitBatch,
     /// R15: a stand-in is released before the in-sync set has its full size.
     EarlyRelease,
     /// R16: a replica takes what is for another assignment of the partition to it.
@@ -45,16 +53,20 @@ pub enum Mutation {
 
 impl Mutation {
     /// Every one.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 21] = [
         Self::OldTermAfterRestart,
         Self::Gaps,
         Self::NoConsent,
+        Self::TrustDamage,
+        Self::NoTail,
         Self::RevealUnpublished,
         Self::SecondTry,
         Self::OwnSuspension,
         Self::LeaseFromAnswer,
         Self::StaleReads,
         Self::CleanWhileAway,
+        Self::HideExpired,
+        Self::SplitBatch,
         Self::EarlyRelease,
         Self::AnyAssignment,
         Self::NoFencing,

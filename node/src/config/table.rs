@@ -117,7 +117,7 @@ settings! {
     zone: String, Name, String::new();
     /// Share of the data relative to the other nodes; 0 is a witness, which votes and holds no data.
     weight: u32, Int(0..=10_000, "a share"), 100;
-    /// When an append counts as done. With interval or never, a power cut of all copies at once loses acknowledged writes.
+    /// When an append counts as done. With interval or never, a power cut of all copies at once loses the last acknowledged writes, and so does one of the last complete copy, but for what other nodes were sent meanwhile and stay up with.
     sync: SyncPolicy, Durability, SyncPolicy::Always;
     /// Copies of each key, this node's included. Used when a cluster is founded; later the cluster's own value holds.
     replicas: u8, Int(1..=5, "copies"), 2;

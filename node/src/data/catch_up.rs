@@ -37,7 +37,7 @@ const ANSWER_BYTES_MAX: usize = 80 << 20;
 /// How long a peer may take to answer one bulk message.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
 /// Pause before a copy that failed is tried again.
-const RETRY_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// How often a new primary looks whether all it took as a replica is on its disk.
 const RECEIVING_PAUSE: Duration = Duration::from_millis(1);
 /// Pause before a copy is tried again of which a record is damaged here.
@@ -124,8 +124,9 @@ impl Plane {
         partition: Partition,
         entry: &PartitionState,
     ) {
-        // A damaged copy is nobody's source.
-        if entry.primary() != Some(self.node) || self.damage.is_in(partition) {
+        // A damaged copy is nobody's source, nor is one that lacks its last writes.
+        let lacks = self.damage.is_in(partition) || self.tails.is_due(partition);
+        if entry.primary() != Some(self.node) || lacks {
             return;
         }
         let syncing = entry.replicas.iter().filter(|replica| replica.role == ReplicaRole::Syncing);
@@ -251,10 +252,14 @@ impl Plane {
         let _ = tokio::time::timeout(timeout, wait).await;
     }
 
-    /// After a failover: reconciles with the other in-sync replicas, then serves.
-    pub(super) fn spawn_recovery(self: &Arc<Self>, partition: Partition, term: Term) {
+    /// After a failover: reconciles with the other in-sync replicas, then serves. Before that it takes what those in
+    /// `tails` received and it lost.
+    pub(super) fn spawn_recovery(self: &Arc<Self>, partition: Partition, term: Term, tails: Vec<NodeId>) {
         let plane = Arc::clone(self);
         self.host.spawn(async move {
+            if !tails.is_empty() {
+                plane.take_tails(partition, term, &tails).await;
+            }
             let mut reconciled: Vec<NodeId> = Vec::new();
             while plane.is_receiving(partition) {
                 tokio::time::sleep(RECEIVING_PAUSE).await;
@@ -294,11 +299,7 @@ impl Plane {
         if self.damage.is_in(partition) {
             return Err(CopyError::Lost);
         }
-        // What this sends late, after it was given up and the partition declared clean, is void.
-        let session = self.next_session();
-        let assigned = self.with_primary(partition, term, |p| p.follower(node).map(|f| f.assigned)).flatten();
-        let transfer =
-            Transfer { partition, term, node, assigned: assigned.ok_or(CopyError::Void)?, session };
+        let transfer = self.transfer(partition, term, node)?;
         self.merge_by_value(transfer).await?;
         for _ in 0..ROUNDS_MAX {
             let compared = self.compare_digests(partition, term, node).await?;
@@ -311,6 +312,19 @@ impl Plane {
             self.send_differences(transfer, sent).await?;
         }
         Err(CopyError::Differ)
+    }
+
+    /// Begins a transfer between this primary and a follower.
+    pub(super) fn transfer(
+        self: &Arc<Self>,
+        partition: Partition,
+        term: Term,
+        node: NodeId,
+    ) -> Result<Transfer, CopyError> {
+        // What this sends late, after it was given up and the partition declared clean, is void.
+        let session = self.next_session();
+        let assigned = self.with_primary(partition, term, |p| p.follower(node).map(|f| f.assigned)).flatten();
+        Ok(Transfer { partition, term, node, assigned: assigned.ok_or(CopyError::Void)?, session })
     }
 
     pub(super) async fn compare_digests(

@@ -48,6 +48,13 @@ impl Plane {
         mut records: Vec<Record>,
         waiter: Option<Waiter>,
     ) {
+        if planted(Mutation::SplitBatch)
+            && records.len() > 1
+            && let Some(last) = records.pop()
+        {
+            self.order_batch(partition, primary, records, None);
+            return self.order(partition, primary, last, waiter);
+        }
         let (term, previous) = (primary.term, primary.last());
         for (record, sequence) in records.iter_mut().zip(previous + 1..) {
             record.version = version(term, sequence);

@@ -22,6 +22,7 @@ use super::message::Answer;
 use super::notices::Notices;
 use super::primary::Primary;
 use super::replica::{Rejection, ReplicaLog};
+use super::tail::Tails;
 use super::tasks::TaskBoard;
 use crate::cluster::state::{Change, ClusterState};
 use crate::host::Host;
@@ -176,6 +177,7 @@ pub struct Plane {
     pub(super) merging: Merging,
     /// Why this node serves nothing, once that lasts, and what to do.
     pub(super) plight: Mutex<Option<String>>,
+    pub(super) tails: Tails,
     /// Requests that wait for another node's answer.
     pub(super) forwards: Forwards,
     pub(super) waiting: AtomicUsize,
@@ -208,6 +210,7 @@ impl Plane {
         let plane = Arc::new(Self {
             node,
             damage: Damage::new(damage.is_some()),
+            tails: Tails::default(),
             assignments: Assignments::load(&engine),
             background: engine.budget().whole().clone(),
             engine,

@@ -10,6 +10,7 @@ use super::ordering::records_bytes;
 use super::plane::{Plane, PrimaryState, Role, View};
 use super::primary::{Follower, Phase, Primary};
 use super::replica::ReplicaLog;
+use super::tail;
 use crate::cluster::state::{ClusterState, MemberStatus, ReplicaRole};
 use crate::id::{Epoch, Incarnation, NodeId, Partition, Term};
 use crate::kv::Failure;
@@ -19,7 +20,7 @@ enum Assignment {
     Idle,
     Away,
     Replica { term: Term, primary: NodeId, assigned: Epoch },
-    Primary { term: Term, settled: bool, followers: Vec<Follower> },
+    Primary { term: Term, settled: bool, followers: Vec<Follower>, tails: Vec<NodeId> },
 }
 
 impl Plane {
@@ -77,8 +78,8 @@ impl Plane {
                     *role = Role::Replica(ReplicaLog::new(term, primary, assigned));
                 }
             }
-            Assignment::Primary { term, settled, followers } => {
-                self.assume_primary(partition, role, term, settled, followers);
+            Assignment::Primary { term, settled, followers, tails } => {
+                self.assume_primary(partition, role, (term, settled), followers, tails);
             }
         });
     }
@@ -87,20 +88,22 @@ impl Plane {
         self: &Arc<Self>,
         partition: Partition,
         role: &mut Role,
-        term: Term,
-        settled: bool,
+        (term, settled): (Term, bool),
         followers: Vec<Follower>,
+        tails: Vec<NodeId>,
     ) {
         if !matches!(role, Role::Primary(primary) if primary.term == term) {
             self.retire(role);
             // What it took from the primary before it must be here before anything is answered.
+            let tails = self.tails.begin(partition, tails);
             let reconcile = self.is_receiving(partition)
+                || !tails.is_empty()
                 || (!settled && followers.iter().any(|follower| follower.in_sync));
             let phase = if reconcile { Phase::Recovering } else { Phase::Serving };
             *role = Role::Primary(Primary::new(term, phase));
             self.damage.begin_term(partition, term);
             if reconcile {
-                self.spawn_recovery(partition, term);
+                self.spawn_recovery(partition, term, tails);
             }
         }
         if let Role::Primary(primary) = role {
@@ -168,8 +171,9 @@ fn assignment(state: &ClusterState, node: NodeId, partition: Partition) -> Assig
     };
     match state.primary(partition) {
         Some(primary) if primary == node => {
-            let followers = followers(state, node, partition);
-            Assignment::Primary { term: entry.term, settled: entry.settled, followers }
+            let (followers, tails) =
+                (followers(state, node, partition), tail::sources(state, node, partition));
+            Assignment::Primary { term: entry.term, settled: entry.settled, followers, tails }
         }
         _ if replica.role == ReplicaRole::Away => Assignment::Away,
         Some(primary) => Assignment::Replica { term: entry.term, primary, assigned: replica.assigned },

@@ -128,29 +128,33 @@ impl Plane {
             let text = "this partition's sequence has run out: restart its primary; nothing was done";
             return Executed::Done(Err(Failure::Refused(text.into())), reply);
         }
-        let (current, unpublished) = match self.current(partition, primary, key, action) {
+        let (mut current, mut unpublished) = match self.current(partition, primary, key, action) {
             Ok(found) => found,
             Err(Unknown::Damaged(error)) => return Executed::Damaged(error, reply),
             Err(Unknown::Lost) => return Executed::Done(Err(self.lost(partition)), reply),
         };
-        let expired =
-            current.as_ref().is_some_and(|e| e.expiry_ms != 0 && e.expiry_ms <= self.host.wall_ms());
-        let (mut effect, outcome) = match evaluate(action, current.as_ref(), self.host.wall_ms()) {
+        let now_ms = self.host.wall_ms();
+        let is_expired = |entry: &Option<Entry>| {
+            entry.as_ref().is_some_and(|entry| entry.expiry_ms != 0 && entry.expiry_ms <= now_ms)
+        };
+        if is_expired(&current)
+            && let Some((pending, _)) = primary.newest_pending(key)
+        {
+            // What is pending found the key alive and may have prolonged it: then it never was absent.
+            (current, unpublished) = (entry(pending.clone()), true);
+        }
+        let expired = is_expired(&current);
+        let (mut effect, outcome) = match evaluate(action, current.as_ref(), now_ms) {
             Ok((effect, outcome)) => (effect, Ok(outcome)),
             Err(error) => (Effect::Nothing, Err(Failure::Action(error))),
         };
-        let mut waits = unpublished;
-        if expired && effect == Effect::Nothing {
-            // Only the primary expires a key, and answers absent once that is published (rule R13). A read sees
-            // published records only: with a newer one pending, that one must not be removed by it.
-            match primary.newest_pending(key) {
-                Some(_) if !unpublished => waits = true,
-                _ => effect = Effect::Remove,
-            }
+        if expired && effect == Effect::Nothing && !planted(Mutation::HideExpired) {
+            // Only the primary expires a key, and answers absent once that is published (rule R13).
+            effect = Effect::Remove;
         }
         let waiter = Waiter { result: outcome, reply };
         let record = match effect {
-            Effect::Nothing if waits => return wait_for_newest(primary, key, waiter),
+            Effect::Nothing if unpublished => return wait_for_newest(primary, key, waiter),
             Effect::Nothing => return Executed::Done(waiter.result, waiter.reply),
             Effect::Write { value, user_flags, expiry_ms } => {
                 Record { key: key.clone(), version: 0, expiry_ms, user_flags, value: Some(value) }
@@ -445,7 +449,7 @@ fn read_answer(answer: Result<Bytes, CallError>, writes: bool) -> Attempt {
     }
 }
 
-fn overloaded(pending: usize) -> Failure {
+pub(super) fn overloaded(pending: usize) -> Failure {
     Failure::Refused(format!(
         "{pending} writes of this partition wait for its copies already; nothing was done, try again later"
     ))

@@ -11,7 +11,7 @@
 mod address;
 mod admission;
 mod answer;
-mod gossip;
+pub mod gossip;
 mod link;
 mod muxer;
 mod peers;
@@ -158,7 +158,7 @@ impl Default for Limits {
         Self {
             queue_bytes_max: 128 * 1024 * 1024,
             queue_calls_max: 65_536,
-            connections_max: 1024,
+            connections_max: 4096,
             admissions_max: 128,
         }
     }

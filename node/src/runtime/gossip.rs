@@ -1,10 +1,14 @@
 //! Reports: what this node tells of itself every second, and what it has heard of others.
+//!
+//! However large the cluster is and whatever changes in it, no node hears more than [`HEARD_PER_S_MAX`] reports a second
+//! on average: see [`Rhythm`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::Node;
 use crate::api::NodeRow;
@@ -16,6 +20,8 @@ use crate::net::wire;
 const INTERVAL_MS: u64 = 1000;
 /// Reports a second that one node should hear at most.
 const HEARD_PER_S_MAX: u64 = 50;
+/// Shortest time between two reports of one node.
+const GAP_MS: u64 = 100;
 /// Nodes whose reports are kept.
 const HEARD_MAX: usize = 4096;
 
@@ -48,24 +54,59 @@ impl Reports {
     }
 }
 
+/// When a node's next report is due. The nodes of a large cluster, which all learn of a change at one time, or start at
+/// one time, report at different times: how long each waits is drawn from its name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Rhythm {
+    /// Time until the next report if nothing changes.
+    pause_ms: u64,
+    /// Shortest time from the last report to one that tells a change; `None` where changes wait for their turn.
+    gap_ms: Option<u64>,
+}
+
+impl Rhythm {
+    /// Of a node's report of this number, in a cluster of so many members.
+    fn of(members: u64, node: NodeId, number: u64) -> Self {
+        let spacing_ms = members * 1000 / HEARD_PER_S_MAX;
+        if spacing_ms < INTERVAL_MS {
+            return Self { pause_ms: INTERVAL_MS, gap_ms: Some(GAP_MS.max(spacing_ms)) };
+        }
+        let drawn = xxh3_64_with_seed(node.as_bytes(), number) % spacing_ms;
+        // The first is due at any time of the interval, all others a whole one later, a quarter more or less.
+        let pause_ms = if number == 0 { drawn } else { spacing_ms * 3 / 4 + drawn / 2 };
+        Self { pause_ms, gap_ms: None }
+    }
+}
+
 impl Node {
-    /// Publishes a report every second, less often in a large cluster, and at once when something changed.
+    /// Publishes a report every second and at once when something changed, less often in a large cluster.
     pub(super) async fn run_reports(self: Arc<Self>) {
         let mut states = self.topology.watch();
         let mut previous = (self.host.monotonic_ms(), self.stats.snapshot());
-        loop {
+        for number in 0.. {
             // Not marked as seen here: a state that came while the last report was made is to be told at once.
             let members = states.borrow().members.len() as u64;
-            let interval = INTERVAL_MS.max(members * 1000 / HEARD_PER_S_MAX);
-            let changed = tokio::time::timeout(Duration::from_millis(interval), states.changed()).await;
-            if matches!(changed, Ok(Err(_))) {
-                // The topology log has stopped: there is nothing to tell any more.
-                return;
-            }
-            let now = self.host.monotonic_ms();
-            if now < previous.0 + 100 {
-                // Many states in a row, as in a migration: the figures need no finer grain.
-                tokio::time::sleep(Duration::from_millis(100)).await;
+            let begun_ms = self.host.monotonic_ms();
+            let Rhythm { pause_ms, gap_ms } = Rhythm::of(members, self.id, number);
+            let pause = tokio::time::sleep(Duration::from_millis(pause_ms));
+            let changed = async {
+                match gap_ms {
+                    Some(_) => states.changed().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                changed = changed => match changed {
+                    Ok(()) => {
+                        let earliest_ms = begun_ms + gap_ms.unwrap_or(GAP_MS);
+                        let left_ms = earliest_ms.saturating_sub(self.host.monotonic_ms());
+                        tokio::time::sleep(Duration::from_millis(left_ms)).await;
+                    }
+                    // The topology log has stopped: there is nothing to tell any more.
+                    Err(_) => return,
+                },
+                () = pause => {}
             }
             let snapshot = self.stats.snapshot();
             let row = self.row(&previous, (self.host.monotonic_ms(), &snapshot));
@@ -111,5 +152,47 @@ impl Node {
             }
         }
         self.reports.note(report, self.host.monotonic_ms());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(number: u64) -> NodeId {
+        let mut bytes = [0; 32];
+        bytes[..8].copy_from_slice(&number.to_le_bytes());
+        NodeId::from_bytes(bytes)
+    }
+
+    #[test]
+    fn small_clusters_report_every_second_and_at_once_when_something_changed() {
+        for members in [0, 1, 3, 5] {
+            assert_eq!(Rhythm::of(members, node(1), 7), Rhythm { pause_ms: 1000, gap_ms: Some(100) });
+        }
+    }
+
+    #[test]
+    fn no_node_hears_more_than_fifty_reports_a_second_whatever_changes() {
+        for members in [3_u64, 5, 20, 49, 50, 200, 1000, 4000] {
+            let shortest_ms = |rhythm: Rhythm| rhythm.gap_ms.unwrap_or(rhythm.pause_ms);
+            let all =
+                (0..members).flat_map(|n| (1..=20).map(move |number| Rhythm::of(members, node(n), number)));
+            let sum: u64 = all.map(shortest_ms).sum();
+            let heard_per_s = members as f64 * 1000.0 / (sum as f64 / (members * 20) as f64);
+            assert!(
+                heard_per_s < HEARD_PER_S_MAX as f64 * 1.05,
+                "{members} members: {heard_per_s:.1} a second"
+            );
+        }
+    }
+
+    #[test]
+    fn nodes_that_start_at_one_time_report_at_different_times() {
+        let mut in_second = [0; 20];
+        for n in 0..1000 {
+            in_second[(Rhythm::of(1000, node(n), 0).pause_ms / 1000) as usize] += 1;
+        }
+        assert!(in_second.iter().all(|reports| (20..=100).contains(reports)), "{in_second:?}");
     }
 }

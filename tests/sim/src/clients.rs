@@ -1,11 +1,14 @@
-//! The clients: they read, write, delete and count a few keys through any node, and note what they were told.
+//! The clients: they read, write, delete and count a few keys through any node, and note what they were told. Some keys
+//! expire; some are written in pairs, by one write, at their primary.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use caskade_node::kv::{Action, Condition, ExpiryPolicy, Failure, Operation, Outcome};
+use caskade_engine::partition_of;
+use caskade_node::kv::{Action, Condition, ExpiryPolicy, Failure, Operation, Outcome, Ticket};
+use caskade_node::runtime::Node;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -14,11 +17,16 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::history::{Ask, Event, History, Told, When};
+use crate::machine::WALL_BEGIN_MS;
 use crate::world::World;
 
 /// Keys that hold values, and keys that hold sums.
 const REGISTERS: u64 = 10;
 const COUNTERS: u64 = 3;
+/// Keys that expire, and pairs of keys that are written together.
+const EXPIRING: u64 = 5;
+const PAIRS: u64 = 2;
+const PAIR: &str = "pair";
 /// In so many partitions: what befalls one write of a partition can be told from what befalls the next one's key.
 const PARTITIONS: u64 = 3;
 /// How long a client waits for a value and for the outcome of a write, in milliseconds: one of these. Whoever waits long
@@ -102,6 +110,19 @@ impl Clients {
     fn choose(&self, rng: &mut StdRng) -> (Bytes, Ask) {
         // Half of all is asked of one key of each kind.
         let number = |rng: &mut StdRng, of| if rng.random() { 0 } else { rng.random_range(0..of) };
+        match rng.random_range(0..16) {
+            0..3 => return self.choose_expiring(rng),
+            3 | 4 => {
+                let key = key(PAIR, rng.random_range(0..PAIRS));
+                let ask = match rng.random_range(0..5) {
+                    0 | 1 => Ask::Read,
+                    2 => Ask::ReadOther,
+                    _ => Ask::SetBoth(self.value(1)),
+                };
+                return (key, ask);
+            }
+            _ => {}
+        }
         if rng.random_ratio(1, 4) {
             let key = key("sum", number(rng, COUNTERS));
             let ask = match rng.random_range(0..10) {
@@ -114,8 +135,7 @@ impl Clients {
         let key = key("key", number(rng, REGISTERS));
         // Some values are long, so that data files are sealed and merged.
         let pad = if rng.random_ratio(1, 8) { 4096 } else { 1 };
-        let value =
-            || Bytes::from(format!("v{:<width$}", self.values.fetch_add(1, Ordering::SeqCst), width = pad));
+        let value = || self.value(pad);
         let ask = match rng.random_range(0..20) {
             0..7 => Ask::Read,
             7..14 => Ask::Set(value(), When::Always),
@@ -126,8 +146,39 @@ impl Clients {
         (key, ask)
     }
 
+    fn choose_expiring(&self, rng: &mut StdRng) -> (Bytes, Ask) {
+        let key = key("ttl", rng.random_range(0..EXPIRING));
+        let now_ms = WALL_BEGIN_MS + self.began.elapsed().as_millis() as u64;
+        let at_ms = now_ms + rng.random_range(20..3_000);
+        let ask = match rng.random_range(0..16) {
+            0..8 => Ask::Read,
+            8..12 => Ask::SetUntil(self.value(1), at_ms),
+            12 => Ask::Set(self.value(1), When::Absent),
+            13 => Ask::Persist,
+            14 => Ask::Delete,
+            _ => Ask::Expire(at_ms),
+        };
+        (key, ask)
+    }
+
+    /// A value that no other write has, with so much room behind it.
+    fn value(&self, width: usize) -> Bytes {
+        Bytes::from(format!("v{:<width$}", self.values.fetch_add(1, Ordering::SeqCst)))
+    }
+
+    /// The node to ask in place of the one chosen: pairs are written at their primary only.
+    fn node_for(&self, number: usize, key: &[u8], ask: &Ask) -> usize {
+        if !matches!(ask, Ask::SetBoth(_)) {
+            return number;
+        }
+        let world = self.world.lock();
+        let primary = world.log.state().primary(partition_of(&halves(key).0));
+        world.nodes.iter().position(|node| Some(node.id) == primary).unwrap_or(number)
+    }
+
     /// Asks a node, and notes what it answers in time.
     pub async fn ask(&self, number: usize, key: Bytes, ask: Ask, patience: Duration) -> Told {
+        let number = self.node_for(number, &key, &ask);
         let process = {
             let world = self.world.lock();
             world.nodes[number].process.as_ref().map(|process| (process.node.clone(), process.host.clone()))
@@ -135,15 +186,15 @@ impl Clients {
         let Some((node, host)) = process else { return Told::Refused };
         self.open.fetch_add(1, Ordering::SeqCst);
         let called = self.stamp();
-        let operation = Operation { key: key.clone(), action: action(&ask) };
         let (sender, answer) = oneshot::channel();
-        host.spawn(async move { drop(sender.send(node.submit(operation).wait().await)) });
+        let (asked, of) = (ask.clone(), key.clone());
+        host.spawn(async move { drop(sender.send(submit(&node, &of, &asked).wait().await)) });
         let told = match tokio::time::timeout(patience, answer).await {
             Ok(Ok(Ok(outcome))) => told(&ask, outcome),
             Ok(Ok(Err(Failure::Refused(_) | Failure::Action(_)))) => Told::Refused,
             _ => Told::Unknown,
         };
-        if !matches!(told, Told::Refused | Told::Unknown) && ask != Ask::Read {
+        if !matches!(told, Told::Refused | Told::Unknown) && !ask.reads() {
             self.acknowledged.fetch_add(1, Ordering::SeqCst);
         }
         tracing::info!("client: node {number} {:?} {ask:?} -> {told:?}", key);
@@ -167,30 +218,58 @@ fn key(kind: &str, number: u64) -> Bytes {
     format!("{{{}}}{kind}-{number}", number % PARTITIONS).into()
 }
 
-fn action(ask: &Ask) -> Action {
-    match ask {
-        Ask::Read => Action::Read,
-        Ask::Delete => Action::Delete,
-        Ask::Add(n) => Action::Add(*n),
-        Ask::Set(value, when) => Action::Set {
-            value: value.clone(),
-            user_flags: 0,
-            expiry: ExpiryPolicy::Clear,
-            condition: match when {
+/// The two keys of a pair; of any other key that key itself.
+fn halves(key: &[u8]) -> (Bytes, Bytes) {
+    let half = |which: &[u8]| -> Bytes { [key, which].concat().into() };
+    if is_pair(key) { (half(b"a"), half(b"b")) } else { (half(b""), half(b"")) }
+}
+
+/// Whether the key stands for a pair.
+pub fn is_pair(key: &[u8]) -> bool {
+    key.windows(PAIR.len()).any(|part| part == PAIR.as_bytes())
+}
+
+/// Begins an operation at a node.
+fn submit(node: &Node, key: &[u8], ask: &Ask) -> Ticket {
+    let (one, other) = halves(key);
+    let set = |value: &Bytes, expiry, condition| Action::Set {
+        value: value.clone(),
+        user_flags: 0,
+        expiry,
+        condition,
+        return_old: false,
+    };
+    let (key, action) = match ask {
+        Ask::SetBoth(value) => {
+            return node.plane().write_together(vec![(one, value.clone()), (other, value.clone())]);
+        }
+        Ask::ReadOther => (other, Action::Read),
+        Ask::Read => (one, Action::Read),
+        Ask::Delete => (one, Action::Delete),
+        Ask::Add(n) => (one, Action::Add(*n)),
+        Ask::Expire(at_ms) => (one, Action::Expire(*at_ms)),
+        Ask::Persist => (one, Action::Persist),
+        Ask::SetUntil(value, at_ms) => (one, set(value, ExpiryPolicy::At(*at_ms), Condition::Always)),
+        Ask::Set(value, when) => {
+            let condition = match when {
                 When::Always => Condition::Always,
                 When::Absent => Condition::Absent,
                 When::Present => Condition::Present,
-            },
-            return_old: false,
-        },
-    }
+            };
+            (one, set(value, ExpiryPolicy::Clear, condition))
+        }
+    };
+    node.submit(Operation { key, action })
 }
 
 fn told(ask: &Ask, outcome: Outcome) -> Told {
     match (ask, outcome) {
-        (Ask::Read, Outcome::Entry(entry)) => Told::Value(entry.map(|entry| entry.value)),
-        (Ask::Set(..), Outcome::Set { written, .. }) => Told::Set(written),
+        (Ask::Read | Ask::ReadOther, Outcome::Entry(entry)) => Told::Value(entry.map(|entry| entry.value)),
+        (Ask::Set(..) | Ask::SetUntil(..), Outcome::Set { written, .. }) => Told::Set(written),
         (Ask::Delete, Outcome::Changed(changed)) => Told::Deleted(changed),
+        (Ask::Expire(_) | Ask::Persist | Ask::SetBoth(_), Outcome::Changed(changed)) => {
+            Told::Changed(changed)
+        }
         (Ask::Add(_), Outcome::Integer(sum)) => Told::Sum(sum),
         // An answer to another question explains nothing: the check fails on it.
         (_, outcome) => Told::Value(Some(Bytes::from(format!("{outcome:?}")))),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use caskade_engine::{Fault as DiskFault, FaultyFileSystem, FileCall};
 use caskade_node::cluster::operations::Operation;
-use caskade_node::cluster::state::{Change, PartitionState};
+use caskade_node::cluster::state::{Change, PartitionState, Replica, ReplicaRole};
 use caskade_node::id::Incarnation;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
@@ -15,6 +15,9 @@ use crate::world::World;
 
 /// Disks of this many bytes are full at once.
 const NO_ROOM: u64 = 1;
+
+/// After this time every node has followed an epoch and then synced what it had acknowledged before.
+const WEAK_SETTLED_MS: u64 = 2_000;
 
 /// Which faults are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +29,9 @@ pub enum Profile {
     /// Bits that flip on one disk, and restarts of its node. With another fault beside it the last whole copy may be out of
     /// reach, and nothing can be healed.
     Damage,
+    /// Stores that sync what they acknowledge a moment later, one of two copies down, and the other's machine loses power:
+    /// while the writes since then are on a third one (rule R5). What weak sync gives up is not asked for.
+    Weak,
 }
 
 /// One fault, or the end of one.
@@ -35,6 +41,10 @@ pub enum Fault {
     Kill(usize),
     /// A machine loses power: what was not synced may be gone.
     PowerLoss(usize),
+    /// With weak sync: what was acknowledged up to the present epoch will be synced from now on.
+    Settle,
+    /// With weak sync: a machine loses power, if others were sent every write since the last [`Fault::Settle`].
+    WeakPowerLoss(usize),
     /// A process is asked to stop in order.
     PlannedStop(usize),
     /// A process is started again.
@@ -82,6 +92,8 @@ pub fn draw(rng: &mut StdRng, profile: Profile, nodes: usize, length_ms: u64) ->
     let mut schedule = Schedule::new();
     if profile == Profile::Damage {
         flips(&mut schedule, rng, nodes, length_ms);
+    } else if profile == Profile::Weak {
+        weak_rounds(&mut schedule, rng, nodes);
     } else {
         let mut nodes = Nodes { first: nodes, joined: 0 };
         let mut now = rng.random_range(200..2_000);
@@ -121,9 +133,9 @@ fn one(schedule: &mut Schedule, rng: &mut StdRng, profile: Profile, nodes: &mut 
     let (node, other) = nodes.two(rng);
     let lasts = rng.random_range(50..6_000);
     let kind = match profile {
-        Profile::Mixed | Profile::Damage => rng.random_range(0..100),
         // Crashes, planned stops, elections and joins only.
         Profile::Membership => *[0, 10, 20, 80, 90, 90, 96, 97, 98, 99].choose(rng).unwrap_or(&99),
+        _ => rng.random_range(0..100),
     };
     let mut both = |begin, end| {
         schedule.push((now, begin));
@@ -238,13 +250,40 @@ fn kill(schedule: &mut Schedule, rng: &mut StdRng, node: usize, due: u64) {
     schedule.push((due + rng.random_range(50..6_000), Fault::Restart(node)));
 }
 
+/// A node dies, some time later another one loses power and comes back, then the first does.
+fn weak_rounds(schedule: &mut Schedule, rng: &mut StdRng, nodes: usize) {
+    let mut now = 1_000;
+    for _ in 0..2 {
+        let dies = rng.random_range(0..nodes);
+        let loses = (dies + rng.random_range(1..nodes)) % nodes;
+        schedule.push((now, Fault::Kill(dies)));
+        now += rng.random_range(2_300..6_000);
+        schedule.push((now, Fault::Settle));
+        now += WEAK_SETTLED_MS;
+        schedule.push((now, Fault::WeakPowerLoss(loses)));
+        now += rng.random_range(20..4_000);
+        schedule.push((now, Fault::Restart(loses)));
+        now += rng.random_range(3_000..8_000);
+        schedule.push((now, Fault::Restart(dies)));
+        now += rng.random_range(2_000..6_000);
+    }
+}
+
 /// Bits that flip on one disk; often its node starts anew before its scrubber has found them.
 fn flips(schedule: &mut Schedule, rng: &mut StdRng, nodes: usize, length_ms: u64) {
     let node = rng.random_range(0..nodes);
     for _ in 0..rng.random_range(0..4) {
         let due = rng.random_range(0..length_ms.max(1));
         schedule.push((due, Fault::BitFlip(node, rng.random())));
-        if rng.random_bool(0.5) {
+        if rng.random_ratio(1, 3) {
+            // Every node starts anew, that one last: another whole copy has to decide.
+            schedule.extend((0..3).map(|_| (due, Fault::BitFlip(node, rng.random()))));
+            for other in 0..nodes {
+                let last = u64::from(other == node) * rng.random_range(100..3_000);
+                schedule.push((due + 1, Fault::Kill(other)));
+                schedule.push((due + 2 + rng.random_range(0..100) + last, Fault::Restart(other)));
+            }
+        } else if rng.random_bool(0.5) {
             schedule.push((due + 1, Fault::Kill(node)));
             schedule.push((due + 1 + rng.random_range(10..3_000), Fault::Restart(node)));
         }
@@ -267,6 +306,9 @@ impl World {
         match *fault {
             Fault::Kill(node) => self.crash(node, false),
             Fault::PowerLoss(node) => self.crash(node, true),
+            Fault::Settle => self.settled_epoch = self.log.state().epoch,
+            Fault::WeakPowerLoss(node) if self.can_lose_its_tail(node) => self.crash(node, true),
+            Fault::WeakPowerLoss(_) => {}
             Fault::PlannedStop(node) => self.stop(node),
             Fault::Restart(node) => self.restart(node),
             Fault::Pause(node) => self.pause(node, true),
@@ -364,6 +406,21 @@ impl World {
             let answer = node.propose(vec![change]).await;
             trace.note(began, &format!("{what}: {answer:?}"));
         });
+    }
+
+    /// Whether each partition that the node is in-sync for has another in-sync replica, or one that was sent everything
+    /// since the settled epoch, on a process that runs.
+    fn can_lose_its_tail(&self, node: usize) -> bool {
+        let (id, state) = (self.nodes[node].id, self.log.state());
+        let runs = |id| self.nodes.iter().any(|node| node.id == id && node.process.is_some());
+        let receives = |replica: &Replica| match replica.role {
+            ReplicaRole::InSync => true,
+            ReplicaRole::Syncing => replica.syncing_since <= self.settled_epoch,
+            ReplicaRole::Away => false,
+        };
+        state.partitions().filter(|(_, entry)| entry.is_in_sync(id)).all(|(_, entry)| {
+            entry.replicas.iter().any(|replica| replica.node != id && runs(replica.node) && receives(replica))
+        })
     }
 
     fn flip_bit(&mut self, node: usize, seed: u64) {

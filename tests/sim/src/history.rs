@@ -2,12 +2,18 @@
 //!
 //! The check is Wing and Gong's search with Lowe's memory of states seen ("Testing for linearizability", 2017): an
 //! operation that was answered took effect between its call and its answer; one whose outcome is unknown took effect at
-//! some time after its call, or never; one that was refused never did. Keys are independent of each other.
+//! some time after its call, or never; one that was refused never did. Keys are independent of each other; two keys
+//! that are only ever written together count as one, whichever of them is read.
+//!
+//! A key that expires is there until then and absent afterwards, by the clocks of whichever nodes were its primary: those
+//! drift, so an operation around that time may find either. Once one has found it absent, it stays that until written.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use bytes::Bytes;
+
+use crate::machine::{DRIFT_PPM_MAX, WALL_BEGIN_MS, WALL_SKEW_MS};
 
 /// What a client asks of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +26,23 @@ pub enum Ask {
     Delete,
     /// To be so much more.
     Add(i64),
+    /// To be this value until a time, in milliseconds since 1970.
+    SetUntil(Bytes, u64),
+    /// To expire at a time, in milliseconds since 1970, if there is a value.
+    Expire(u64),
+    /// Not to expire.
+    Persist,
+    /// To be this value, as another key of the slot is, by one write.
+    SetBoth(Bytes),
+    /// The value of that other key.
+    ReadOther,
+}
+
+impl Ask {
+    /// Whether it changes nothing.
+    pub fn reads(&self) -> bool {
+        matches!(self, Self::Read | Self::ReadOther)
+    }
 }
 
 /// When a value is set.
@@ -42,6 +65,8 @@ pub enum Told {
     Set(bool),
     /// Whether there was something to delete.
     Deleted(bool),
+    /// Whether the expiry was changed.
+    Changed(bool),
     /// The sum.
     Sum(i64),
     /// It was not done.
@@ -123,32 +148,65 @@ impl History {
     }
 }
 
-type Value = Option<Bytes>;
+/// A value, and when it expires, in milliseconds since 1970; 0 is never.
+type Value = Option<(Bytes, u64)>;
 
 /// Stands for every value that nobody was told.
 const UNSEEN: Bytes = Bytes::from_static(b"(never read)");
 
-/// The value after an operation, if what was told is what it would have told.
-fn apply(value: &Value, ask: &Ask, told: &Told) -> Option<Value> {
-    let fits = |answer: Told| *told == Told::Unknown || *told == answer;
-    match ask {
-        Ask::Read => fits(Told::Value(value.clone())).then(|| value.clone()),
+/// How far a wall clock may be from true time: in thousandths of what has passed, and from the beginning on.
+const DRIFT_PER_MILLE: u64 = DRIFT_PPM_MAX as u64 / 1000;
+const SLACK_MS: u64 = WALL_SKEW_MS as u64 + 3;
+
+/// Whether a key of that expiry may be found absent at a moment, and whether it must be.
+fn expired(expiry_ms: u64, stamp: u64) -> (bool, bool) {
+    if expiry_ms == 0 {
+        return (false, false);
+    }
+    let at_ms = expiry_ms.saturating_sub(WALL_BEGIN_MS);
+    let passed_ms = stamp / 1_000_000;
+    let drift_ms = passed_ms / 1000 * DRIFT_PER_MILLE + DRIFT_PER_MILLE + SLACK_MS;
+    (passed_ms.saturating_add(drift_ms) >= at_ms, passed_ms.saturating_sub(drift_ms) > at_ms)
+}
+
+/// The value after an operation, if what was told is what it would have told; `gone` if it found the key expired.
+fn apply(value: &Value, event: &Event, gone: bool) -> Option<Value> {
+    let expiry_ms = value.as_ref().map_or(0, |(_, expiry_ms)| *expiry_ms);
+    let (may, _) = expired(expiry_ms, event.answered);
+    let (_, must) = expired(expiry_ms, event.called);
+    if (gone && !may) || (!gone && must) {
+        return None;
+    }
+    let value = value.as_ref().filter(|_| !gone).cloned();
+    let fits = |answer: Told| event.told == Told::Unknown || event.told == answer;
+    let bytes = |value: &Value| value.as_ref().map(|(bytes, _)| bytes.clone());
+    match &event.ask {
+        Ask::Read | Ask::ReadOther => fits(Told::Value(bytes(&value))).then_some(value),
         Ask::Set(new, when) => {
             let holds = match when {
                 When::Always => true,
                 When::Absent => value.is_none(),
                 When::Present => value.is_some(),
             };
-            fits(Told::Set(holds)).then(|| if holds { Some(new.clone()) } else { value.clone() })
+            fits(Told::Set(holds)).then(|| if holds { Some((new.clone(), 0)) } else { value })
         }
+        Ask::SetUntil(new, at_ms) => fits(Told::Set(true)).then(|| Some((new.clone(), *at_ms))),
+        Ask::SetBoth(new) => fits(Told::Changed(true)).then(|| Some((new.clone(), 0))),
         Ask::Delete => fits(Told::Deleted(value.is_some())).then_some(None),
+        Ask::Expire(at_ms) => {
+            fits(Told::Changed(value.is_some())).then(|| value.map(|(bytes, _)| (bytes, *at_ms)))
+        }
+        Ask::Persist => {
+            let expires = value.as_ref().is_some_and(|(_, expiry_ms)| *expiry_ms != 0);
+            fits(Told::Changed(expires)).then(|| value.map(|(bytes, _)| (bytes, 0)))
+        }
         Ask::Add(n) => {
-            let before = match value {
-                None => 0,
-                Some(text) => std::str::from_utf8(text).ok()?.parse::<i64>().ok()?,
+            let (before, expiry_ms) = match value {
+                None => (0, 0),
+                Some((text, expiry_ms)) => (std::str::from_utf8(&text).ok()?.parse::<i64>().ok()?, expiry_ms),
             };
             let sum = before + n;
-            fits(Told::Sum(sum)).then(|| Some(Bytes::from(sum.to_string())))
+            fits(Told::Sum(sum)).then(|| Some((Bytes::from(sum.to_string()), expiry_ms)))
         }
     }
 }
@@ -172,9 +230,8 @@ type Stuck = (Vec<Event>, Vec<usize>);
 
 fn check(events: &[Event]) -> Result<(), Stuck> {
     // A read of unknown outcome says nothing; what was refused did nothing.
-    let says = |event: &&Event| {
-        event.told != Told::Refused && !(event.ask == Ask::Read && event.told == Told::Unknown)
-    };
+    let says =
+        |event: &&Event| event.told != Told::Refused && !(event.ask.reads() && event.told == Told::Unknown);
     let mut events: Vec<Event> = events.iter().filter(says).cloned().collect();
     forget_unseen(&mut events);
     for event in &mut events {
@@ -196,27 +253,29 @@ fn check(events: &[Event]) -> Result<(), Stuck> {
             return Ok(());
         }
         match next(&events, &done, from, &value) {
-            Some((i, after)) => {
+            Some((way, after)) => {
+                let i = way / 2;
                 done.flip(i);
                 if seen.insert((done.clone(), after.clone())) {
-                    path.push((i, std::mem::replace(&mut value, after)));
+                    path.push((way, std::mem::replace(&mut value, after)));
                     taken_certain += usize::from(events[i].told != Told::Unknown);
                     from = 0;
                 } else {
                     done.flip(i);
-                    from = i + 1;
+                    from = way + 1;
                 }
             }
             None => {
                 if taken_certain >= best.0 {
                     best = (taken_certain, candidates(&events, &done));
                 }
-                let Some((i, before)) = path.pop() else {
+                let Some((way, before)) = path.pop() else {
                     return Err((events, best.1));
                 };
+                let i = way / 2;
                 done.flip(i);
                 taken_certain -= usize::from(events[i].told != Told::Unknown);
-                (value, from) = (before, i + 1);
+                (value, from) = (before, way + 1);
             }
         }
     }
@@ -230,7 +289,7 @@ fn forget_unseen(events: &mut [Event]) {
     };
     let seen: HashSet<Bytes> = events.iter().filter_map(told).collect();
     for event in events {
-        if let Ask::Set(value, _) = &mut event.ask
+        if let Ask::Set(value, _) | Ask::SetUntil(value, _) | Ask::SetBoth(value) = &mut event.ask
             && !seen.contains(value)
         {
             *value = UNSEEN;
@@ -245,7 +304,8 @@ fn candidates(events: &[Event], done: &Bits) -> Vec<usize> {
     left().filter(|i| events[*i].called <= first_answer).collect()
 }
 
-/// The first of them, from place `from` on, that fits the value; and the value after it.
+/// The first of them, from place `from` on, that fits the value; and the value after it. Each operation has two places:
+/// it finds the key as it is, or expired.
 fn next(events: &[Event], done: &Bits, from: usize, value: &Value) -> Option<(usize, Value)> {
     let left = || (0..events.len()).filter(|i| !done.has(*i));
     let first_answer = left().map(|i| events[i].answered).min().unwrap_or(u64::MAX);
@@ -255,9 +315,10 @@ fn next(events: &[Event], done: &Bits, from: usize, value: &Value) -> Option<(us
         let equal = |other: &Event| other.told == Told::Unknown && other.ask == event.ask;
         event.told != Told::Unknown || !left().take_while(|j| *j < i).any(|j| equal(&events[j]))
     };
-    let fits = |i: usize| apply(value, &events[i].ask, &events[i].told).map(|after| (i, after));
-    let due = left().skip_while(|i| *i < from).filter(|i| events[*i].called <= first_answer);
-    due.filter(|i| stands_for_itself(*i)).find_map(fits)
+    let fits = |way: usize| apply(value, &events[way / 2], way % 2 == 1).map(|after| (way, after));
+    let due = left().skip_while(|i| *i < from / 2).filter(|i| events[*i].called <= first_answer);
+    let ways = due.filter(|i| stands_for_itself(*i)).flat_map(|i| [2 * i, 2 * i + 1]);
+    ways.skip_while(|way| *way < from).find_map(fits)
 }
 
 #[cfg(test)]
@@ -321,5 +382,43 @@ mod tests {
         };
         assert!(check(&[set("a", 1, 2, Told::Set(true)), nx(Told::Set(false))]).is_ok());
         assert!(check(&[set("a", 1, 2, Told::Set(true)), nx(Told::Set(true))]).is_err());
+    }
+
+    /// A value that expires 10 s after the beginning: written at once, the other operations at these milliseconds.
+    fn expiring(others: &[(u64, Option<&'static str>)]) -> Result<(), Stuck> {
+        let ms = 1_000_000;
+        let ask = Ask::SetUntil(Bytes::from("a"), WALL_BEGIN_MS + 10_000);
+        let mut events = vec![Event { ask, called: ms, answered: 2 * ms, told: Told::Set(true), node: 0 }];
+        events.extend(others.iter().map(|(at, value)| read(*value, at * ms, (at + 1) * ms)));
+        check(&events)
+    }
+
+    #[test]
+    fn a_key_is_there_before_it_expires_and_absent_long_after() {
+        assert!(expiring(&[(9_300, Some("a")), (10_700, None)]).is_ok());
+        assert!(expiring(&[(9_300, None)]).is_err(), "no clock is that fast");
+        assert!(expiring(&[(10_700, Some("a"))]).is_err(), "none is that slow");
+    }
+
+    #[test]
+    fn around_that_time_it_may_be_either_and_is_never_there_again_once_it_was_absent() {
+        assert!(expiring(&[(9_600, None), (10_400, None)]).is_ok());
+        assert!(expiring(&[(9_600, Some("a")), (10_400, Some("a"))]).is_ok());
+        assert!(expiring(&[(9_600, None), (10_400, Some("a"))]).is_err());
+    }
+
+    #[test]
+    fn of_two_keys_that_are_written_together_neither_is_seen_older_than_the_other_was() {
+        let both = |value: &'static str, called, told| Event {
+            ask: Ask::SetBoth(Bytes::from(value)),
+            called,
+            answered: called + 1,
+            told,
+            node: 0,
+        };
+        let other = |value, called| Event { ask: Ask::ReadOther, ..read(Some(value), called, called + 1) };
+        let (first, second) = (both("a", 1, Told::Changed(true)), both("b", 3, Told::Unknown));
+        assert!(check(&[first.clone(), second.clone(), read(Some("b"), 5, 6), other("b", 7)]).is_ok());
+        assert!(check(&[first, second, read(Some("b"), 5, 6), other("a", 7)]).is_err());
     }
 }

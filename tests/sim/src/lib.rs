@@ -14,4 +14,5 @@ pub mod machine;
 pub mod network;
 pub mod randomness;
 pub mod run;
+pub mod scale;
 pub mod world;

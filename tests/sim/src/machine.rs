@@ -12,7 +12,12 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// What the wall clocks say when a simulation begins, in milliseconds since 1970.
-const WALL_BEGIN_MS: u64 = 1_700_000_000_000;
+pub const WALL_BEGIN_MS: u64 = 1_700_000_000_000;
+
+/// How far a wall clock is from true time then, at most.
+pub const WALL_SKEW_MS: i64 = 500;
+/// How much faster or slower a clock goes at most, in millionths: two are 1 % apart.
+pub const DRIFT_PPM_MAX: i64 = 5_000;
 
 thread_local! {
     /// Whose task is being polled, for the trace.
@@ -121,8 +126,13 @@ impl SimMachine {
 
     /// Its monotonic clock, in milliseconds.
     pub fn monotonic_ms(&self) -> u64 {
+        self.offset_ms + self.elapsed_us() / 1000
+    }
+
+    /// How much time has passed since the beginning, by its clock.
+    fn elapsed_us(&self) -> u64 {
         let elapsed = self.began.elapsed().as_micros() as i64;
-        self.offset_ms + ((elapsed + elapsed * self.drift_ppm / 1_000_000) / 1000) as u64
+        (elapsed + elapsed * self.drift_ppm / 1_000_000) as u64
     }
 
     fn enter(&self, cx: &Context<'_>) -> Status {
@@ -143,7 +153,8 @@ impl Machine for Handle {
     }
 
     fn wall_ms(&self) -> u64 {
-        WALL_BEGIN_MS + self.0.began.elapsed().as_millis() as u64
+        let skew_ms = self.0.drift_ppm * WALL_SKEW_MS / DRIFT_PPM_MAX;
+        WALL_BEGIN_MS.saturating_add_signed(skew_ms) + self.0.elapsed_us() / 1000
     }
 
     fn guard(&self, task: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {

@@ -26,9 +26,9 @@ struct Args {
     /// Seeds at one time; the number of processors by default.
     #[arg(long)]
     jobs: Option<usize>,
-    /// Which faults.
-    #[arg(long, value_enum, default_value_t = Faults::Mixed)]
-    faults: Faults,
+    /// Which faults; by default all kinds, or those that show the planted bug.
+    #[arg(long, value_enum)]
+    faults: Option<Faults>,
     /// Runs one seed, and tells what every node does (RUST_LOG says how much).
     #[arg(long)]
     replay: Option<u64>,
@@ -44,6 +44,10 @@ struct Args {
     /// Goes on after a failure, and tells all seeds that failed.
     #[arg(long)]
     keep_going: bool,
+    /// Measures what depends on the number of nodes, up to 1,000 of them, and writes the figures into the page and the
+    /// curve in this folder (`docs`).
+    #[arg(long, value_name = "FOLDER")]
+    scale: Option<std::path::PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -54,6 +58,19 @@ enum Faults {
     Membership,
     /// Bits that flip on one disk.
     Damage,
+    /// Power losses of stores that do not sync every write.
+    Weak,
+}
+
+impl Args {
+    fn faults(&self) -> Faults {
+        let shows = match self.plant.as_deref() {
+            Some("TrustDamage") => Faults::Damage,
+            Some("NoTail") => Faults::Weak,
+            _ => Faults::Mixed,
+        };
+        self.faults.unwrap_or(shows)
+    }
 }
 
 /// A seed makes and drops many small things; this allocator is the quicker one at that.
@@ -72,14 +89,25 @@ impl FormatTime for Clock {
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let profile = match args.faults {
+    let faults = args.faults();
+    let profile = match faults {
         Faults::Mixed => Profile::Mixed,
         Faults::Membership => Profile::Membership,
         Faults::Damage => Profile::Damage,
+        Faults::Weak => Profile::Weak,
     };
     if args.list {
         Mutation::ALL.iter().for_each(|mutation| println!("{mutation:?}"));
         return ExitCode::SUCCESS;
+    }
+    if let Some(docs) = &args.scale {
+        return match caskade_sim::scale::page::write(docs) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                println!("{error:#}");
+                ExitCode::FAILURE
+            }
+        };
     }
     if let Some(name) = &args.plant {
         let Some(mutation) = Mutation::ALL.into_iter().find(|mutation| format!("{mutation:?}") == *name)
@@ -90,13 +118,13 @@ fn main() -> ExitCode {
         plant(mutation);
     }
     if let Some(seed) = args.one {
-        return tell(seed, args.faults, run(seed, profile));
+        return tell(seed, faults, run(seed, profile));
     }
     if let Some(seed) = args.replay {
         let filter = tracing_subscriber::EnvFilter::try_from_default_env();
         let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("debug"));
         tracing_subscriber::fmt().with_env_filter(filter).with_timer(Clock).with_ansi(false).init();
-        return tell(seed, args.faults, run(seed, profile));
+        return tell(seed, faults, run(seed, profile));
     }
     let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let began = Instant::now();
@@ -135,7 +163,7 @@ fn run_all(args: &Args, jobs: usize) -> (Totals, bool) {
 fn run_apart(args: &Args, seed: u64) -> Result<Report, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let output = Command::new(program)
-        .args(["--one", &seed.to_string(), "--faults", &name(args.faults)])
+        .args(["--one", &seed.to_string(), "--faults", &name(args.faults())])
         .args(args.plant.iter().flat_map(|name| ["--plant", name]))
         .env_remove("RUST_LOG")
         .output()

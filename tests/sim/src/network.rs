@@ -48,6 +48,32 @@ struct OpenCall {
     done: Done,
 }
 
+/// What gossip was sent to one node.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Heard {
+    /// Reports.
+    pub reports: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// The most reports in one second.
+    pub most_in_a_second: u64,
+    /// The last second with a report, and the reports in it.
+    second: (u64, u64),
+}
+
+impl Heard {
+    fn add(&mut self, bytes: usize) {
+        let now_s = crate::machine::virtual_us() / 1_000_000;
+        if self.second.0 != now_s {
+            self.second = (now_s, 0);
+        }
+        self.second.1 += 1;
+        self.reports += 1;
+        self.bytes += bytes as u64;
+        self.most_in_a_second = self.most_in_a_second.max(self.second.1);
+    }
+}
+
 struct State {
     rng: StdRng,
     endpoints: BTreeMap<NodeId, Endpoint>,
@@ -63,6 +89,7 @@ struct State {
     slow: BTreeMap<NodeId, u32>,
     /// Most calls unanswered at one time.
     calls_max: usize,
+    heard: BTreeMap<NodeId, Heard>,
 }
 
 /// The network; a clone is the same one.
@@ -85,6 +112,7 @@ impl SimNetwork {
             blocked: BTreeMap::new(),
             slow: BTreeMap::new(),
             calls_max: 0,
+            heard: BTreeMap::new(),
         };
         Self { state: Arc::new(Mutex::new(state)), changed: Arc::new(watch::Sender::new(0)) }
     }
@@ -159,6 +187,11 @@ impl SimNetwork {
     /// The most calls that were unanswered at one time.
     pub fn calls_max(&self) -> usize {
         self.state.lock().calls_max
+    }
+
+    /// What gossip was sent to each node since the last call.
+    pub fn take_heard(&self) -> BTreeMap<NodeId, Heard> {
+        std::mem::take(&mut self.state.lock().heard)
     }
 
     /// Ends the calls on the connections of these pairs, at their senders, within `notice`.
@@ -287,11 +320,13 @@ impl SimNetwork {
     fn gossip(&self, from: NodeId, data: &[u8]) {
         let mut state = self.state.lock();
         let others: Vec<NodeId> = state.endpoints.keys().copied().filter(|id| *id != from).collect();
+        let data: Arc<[u8]> = data.into();
         for to in others {
+            state.heard.entry(to).or_default().add(data.len());
             if state.rng.random_ratio(GOSSIP_LOSS, 1000) || state.blocked.contains_key(&(from, to)) {
                 continue;
             }
-            let (delay, data, network) = (state.delay(from, to), data.to_vec(), self.clone());
+            let (delay, data, network) = (state.delay(from, to), Arc::clone(&data), self.clone());
             tokio::spawn(async move {
                 tokio::time::sleep(delay).await;
                 let endpoint = network.state.lock().endpoints.get(&to).cloned();

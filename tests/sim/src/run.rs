@@ -4,12 +4,13 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use caskade_engine::SyncPolicy;
 use caskade_node::cluster::state::ReplicaRole;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::clients::Clients;
+use crate::clients::{Clients, is_pair};
 use crate::faults::{Profile, draw};
 use crate::history::{Ask, Told};
 use crate::invariants::{self, Watch};
@@ -22,6 +23,8 @@ const HEAL_MAX: Duration = Duration::from_secs(180);
 const LOOK_PAUSE: Duration = Duration::from_millis(40);
 /// How often it is looked whether everything has healed.
 const HEAL_PAUSE: Duration = Duration::from_millis(250);
+/// As nodes are told that need not sync what they acknowledge; the simulation itself says when they do.
+const WEAK_SYNC: SyncPolicy = SyncPolicy::Interval(400);
 /// How long, and how often, a key may take to be read in the end.
 const FINAL_PATIENCE: Duration = Duration::from_secs(15);
 const FINAL_TRIES: usize = 20;
@@ -105,12 +108,15 @@ fn run_here(seed: u64, profile: Profile) -> Result<Report, Failed> {
 async fn simulate(seed: u64, profile: Profile) -> Result<Report, Failed> {
     let mut rng = StdRng::seed_from_u64(seed);
     let nodes = *[3, 3, 3, 4, 4, 5].get(rng.random_range(0..6)).unwrap_or(&3);
-    let shape = Shape {
-        nodes,
-        replicas: if rng.random_ratio(1, 6) { 3 } else { 2 },
-        formed: rng.random_ratio(7, 8),
-        rebuild_delay_ms: *[100, 1_500, 300_000].get(rng.random_range(0..3)).unwrap_or(&300_000),
+    let (replicas, formed) = (if rng.random_ratio(1, 6) { 3 } else { 2 }, rng.random_ratio(7, 8));
+    let rebuild_delay_ms = *[100, 1_500, 300_000].get(rng.random_range(0..3)).unwrap_or(&300_000);
+    // Two of five voters may be down at one time.
+    let nodes = if profile == Profile::Weak { 5 } else { nodes };
+    let (sync_pause, sync) = match profile {
+        Profile::Weak => (Shape::WEAK_SYNC_PAUSE, WEAK_SYNC),
+        _ => (Shape::SYNC_PAUSE, SyncPolicy::Always),
     };
+    let shape = Shape { nodes, replicas, formed, rebuild_delay_ms, sync_pause, sync };
     let world = Arc::new(Mutex::new(World::new(rng.random(), &shape)));
     let trace = world.lock().trace();
     let result = phases(&mut rng, profile, &shape, &world).await;
@@ -237,14 +243,17 @@ async fn read_all(clients: &Arc<Clients>, world: &Arc<Mutex<World>>) -> Result<(
     let keys: Vec<_> = clients.history().keys().cloned().collect();
     for key in keys {
         for node in &nodes {
-            let mut tries = 0;
-            while matches!(
-                clients.ask(*node, key.clone(), Ask::Read, FINAL_PATIENCE).await,
-                Told::Refused | Told::Unknown
-            ) {
-                tries += 1;
-                if tries == FINAL_TRIES {
-                    return Err(format!("{key:?} cannot be read through node {node}"));
+            let asks = if is_pair(&key) { vec![Ask::Read, Ask::ReadOther] } else { vec![Ask::Read] };
+            for ask in asks {
+                let mut tries = 0;
+                while matches!(
+                    clients.ask(*node, key.clone(), ask.clone(), FINAL_PATIENCE).await,
+                    Told::Refused | Told::Unknown
+                ) {
+                    tries += 1;
+                    if tries == FINAL_TRIES {
+                        return Err(format!("{key:?} cannot be read through node {node}"));
+                    }
                 }
             }
         }

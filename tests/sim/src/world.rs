@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use caskade_engine::{Engine, FaultyFileSystem, Options};
+use caskade_engine::{Engine, FaultyFileSystem, Options, SyncPolicy};
+use caskade_node::cluster::operations::Operation;
 use caskade_node::cluster::state::{Announcement, Change, ClusterState, ReplicaRole, StoreCondition};
 use caskade_node::config::Settings;
 use caskade_node::host::Host;
@@ -18,7 +19,7 @@ use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
 use crate::agreement::ModelLog;
-use crate::machine::{Handle, SimMachine};
+use crate::machine::{DRIFT_PPM_MAX, Handle, SimMachine};
 use crate::network::SimNetwork;
 
 /// Which cluster all simulations simulate.
@@ -27,6 +28,9 @@ const CLUSTER: ClusterId = ClusterId::from_bytes([0xca; 16]);
 const MAX_FILE_SIZE: u64 = 64 << 10;
 /// How often merges and hint files are looked for.
 const TEND_PAUSE: Duration = Duration::from_secs(3);
+
+/// Members of a formed cluster that the ring is computed for one after the other; more are placed at once.
+const ONE_BY_ONE_MAX: usize = 16;
 
 /// How the clusters of a seed are made.
 #[derive(Clone, Debug)]
@@ -39,6 +43,17 @@ pub struct Shape {
     pub formed: bool,
     /// How long a node is away before its copies are made anew, in milliseconds.
     pub rebuild_delay_ms: u32,
+    /// The longest pause of a disk between two syncs.
+    pub sync_pause: Duration,
+    /// When a node's store syncs what it acknowledges.
+    pub sync: SyncPolicy,
+}
+
+impl Shape {
+    /// The pause of a disk in a cluster that is attacked.
+    pub const SYNC_PAUSE: Duration = Duration::from_millis(2);
+    /// The same where what is acknowledged need not be synced.
+    pub const WEAK_SYNC_PAUSE: Duration = Duration::from_millis(400);
 }
 
 /// A process that runs.
@@ -82,7 +97,10 @@ pub struct World {
     pub nodes: Vec<SimNode>,
     /// The node whose disk flips bits, if one does: never two, so that one whole copy is left.
     pub flipping: Option<usize>,
+    /// With weak sync: the newest epoch of some time ago. What was acknowledged before it is synced.
+    pub settled_epoch: u64,
     settings: Settings,
+    sync_pause: Duration,
     trace: Arc<Trace>,
 }
 
@@ -112,7 +130,7 @@ impl World {
         let network = SimNetwork::new(rng.random());
         let log = ModelLog::new(rng.random(), network.clone());
         let mut settings = Settings::default();
-        settings.replicas = shape.replicas;
+        (settings.replicas, settings.sync) = (shape.replicas, shape.sync);
         settings.rebuild_delay_ms = shape.rebuild_delay_ms;
         let mut world = Self {
             began: Instant::now(),
@@ -121,7 +139,9 @@ impl World {
             log,
             nodes: Vec::new(),
             flipping: None,
+            settled_epoch: 0,
             settings,
+            sync_pause: shape.sync_pause,
             trace: Arc::default(),
         };
         for _ in 0..shape.nodes {
@@ -144,7 +164,16 @@ impl World {
         let mut state = ClusterState::default();
         state.apply(&[found]);
         let members = if shape.formed { shape.nodes } else { 1 };
-        (1..members).for_each(|number| drop(state.apply(&[Change::Register(self.announcement(number, 1))])));
+        let registered = (1..members).map(|number| Change::Register(self.announcement(number, 1)));
+        if members > ONE_BY_ONE_MAX {
+            let mut changes = vec![Change::SetAutoRebalance { enabled: false }];
+            changes.extend(registered);
+            changes.push(Change::Operate { operation: Operation::Rebalance, basis: None });
+            changes.push(Change::SetAutoRebalance { enabled: true });
+            state.apply(&changes);
+        } else {
+            registered.for_each(|change| drop(state.apply(&[change])));
+        }
         loop {
             let due = settling(&state);
             if due.is_empty() {
@@ -170,16 +199,16 @@ impl World {
     pub fn add_node(&mut self) -> usize {
         let number = self.nodes.len();
         let mut id = [0xff; 32];
-        id[0] = number as u8;
-        // Two clocks are 1 % apart at most.
-        let drift_ppm = self.rng.random_range(-5_000..=5_000);
+        // Of more than 256 nodes the second byte tells them apart.
+        (id[0], id[1]) = (number as u8, 0xff - (number >> 8) as u8);
+        let drift_ppm = self.rng.random_range(-DRIFT_PPM_MAX..=DRIFT_PPM_MAX);
         self.nodes.push(SimNode {
             id: NodeId::from_bytes(id),
             disk: FaultyFileSystem::new(),
             process: None,
             drift_ppm,
             incarnation: Arc::default(),
-            sync_pause_us: Arc::new(AtomicU64::new(2_000)),
+            sync_pause_us: Arc::new(AtomicU64::new(self.sync_pause.as_micros() as u64)),
         });
         number
     }
@@ -225,7 +254,7 @@ impl World {
         };
         let (network, id) = (self.network.clone(), node.id);
         let running = machine.step(|| Node::assemble(parts, |node| network.serve(id, node)));
-        host.spawn(run_disk(engine.clone(), seed, node.sync_pause_us.clone()));
+        host.spawn(run_disk(engine.clone(), self.settings.sync, seed, node.sync_pause_us.clone()));
         self.nodes[number].process = Some(Process { node: running, machine, host, engine });
         self.note(&format!("node {number} starts, incarnation {incarnation}"));
         true
@@ -283,12 +312,16 @@ impl World {
             protocol,
             protocol_min,
             features,
-            store: StoreCondition::Whole,
+            store: match self.settings.sync {
+                SyncPolicy::Always => StoreCondition::Whole,
+                _ => StoreCondition::Unsynced,
+            },
         }
     }
 
     fn options(&self) -> Options {
         let mut options = Options::new("/store");
+        options.sync = self.settings.sync;
         options.max_file_size = MAX_FILE_SIZE;
         options.max_value_bytes = 1 << 16;
         options.append_buffer_bytes = 4 << 20;
@@ -328,13 +361,17 @@ fn settling(state: &ClusterState) -> Vec<Change> {
 }
 
 /// What the threads of an engine do: commits what waits, and merges from time to time.
-async fn run_disk(engine: Engine, seed: u64, sync_pause_us: Arc<AtomicU64>) {
+async fn run_disk(engine: Engine, sync: SyncPolicy, seed: u64, sync_pause_us: Arc<AtomicU64>) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut tended = Instant::now();
     loop {
         let longest = sync_pause_us.load(Ordering::Relaxed);
         tokio::time::sleep(Duration::from_micros(rng.random_range(longest / 4..=longest))).await;
-        engine.commit_appends();
+        match sync {
+            SyncPolicy::Always => drop(engine.commit_appends()),
+            // A failure is told to the next append.
+            _ => drop(engine.sync()),
+        }
         if tended.elapsed() >= TEND_PAUSE {
             tended = Instant::now();
             // A disk that is full or fails says so to the next append.

@@ -11,6 +11,7 @@ use std::process::Command;
 const MIXED: u64 = 500;
 const MEMBERSHIP: u64 = 200;
 const DAMAGE: u64 = 60;
+const WEAK: u64 = 60;
 /// Seeds within which every planted bug must be found.
 const BUG_SEEDS_MAX: u64 = 2_000;
 
@@ -52,6 +53,11 @@ fn nothing_is_lost_or_split_while_nodes_come_and_go() {
 #[test]
 fn damage_on_one_disk_is_healed_and_never_shown() {
     must_be_clean("damage", DAMAGE);
+}
+
+#[test]
+fn with_weak_sync_a_power_loss_takes_nothing_that_another_node_was_sent() {
+    must_be_clean("weak", WEAK);
 }
 
 #[test]

@@ -1,0 +1,214 @@
+//! The end of a log that was not synced (rule R5): with `sync` weaker than `always`, a power loss takes the last writes from
+//! a store, though other copies acknowledged them, too.
+//!
+//! Where this node comes back as the last in-sync replica, nobody in-sync can make up for that. But those that were
+//! syncing meanwhile were sent every write since they entered that set. Before it serves, such a primary takes from each
+//! of them, by highest version, what it has not or has older. Until then nobody is made equal to it: that would
+//! supersede just those writes. One that is declared down meanwhile is not waited for.
+//!
+//! What it takes may be a write that was never acknowledged; that then takes effect late, as its client was told it may.
+//! What neither has is lost: so much `sync` gives up.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use caskade_engine::{Record, partition_of};
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::catch_up::{CopyError, unexpected};
+use super::message::{Answer, BulkAction, BulkAnswer, Request};
+use super::plane::Plane;
+use crate::cluster::state::{ClusterState, ReplicaRole, StoreCondition};
+use crate::id::{NodeId, Partition, Term};
+use crate::mutation::{Mutation, planted};
+
+/// Which partitions have yet to take what others received, and which have.
+#[derive(Debug, Default)]
+pub(super) struct Tails(Mutex<(BTreeSet<Partition>, BTreeSet<Partition>)>);
+
+impl Tails {
+    /// A term begins in which these are to be asked; answers whom, which is nobody where that was done before.
+    pub(super) fn begin(&self, partition: Partition, sources: Vec<NodeId>) -> Vec<NodeId> {
+        let (due, taken) = &mut *self.0.lock();
+        let sources = if taken.contains(&partition) { Vec::new() } else { sources };
+        if sources.is_empty() {
+            due.remove(&partition);
+        } else {
+            due.insert(partition);
+        }
+        sources
+    }
+
+    /// Whether nobody may be made equal to this copy yet.
+    pub(super) fn is_due(&self, partition: Partition) -> bool {
+        self.0.lock().0.contains(&partition)
+    }
+
+    fn taken(&self, partition: Partition) {
+        let (due, taken) = &mut *self.0.lock();
+        due.remove(&partition);
+        taken.insert(partition);
+    }
+}
+
+/// Of whom the primary is to take the end of its log: everybody who was syncing before it registered, if it was the last
+/// in-sync replica then and does not sync every write.
+pub(super) fn sources(state: &ClusterState, primary: NodeId, partition: Partition) -> Vec<NodeId> {
+    let (Some(member), Some(entry)) = (state.member(primary), state.partition(partition)) else {
+        return Vec::new();
+    };
+    let made_anew = entry.replica(primary).is_none_or(|replica| replica.syncing_since >= member.since);
+    if member.announcement.store != StoreCondition::Unsynced || made_anew || planted(Mutation::NoTail) {
+        return Vec::new();
+    }
+    let received = entry.replicas.iter().filter(|replica| {
+        replica.role == ReplicaRole::Syncing
+            && replica.syncing_since < member.since
+            && state.is_up(replica.node)
+    });
+    received.map(|replica| replica.node).collect()
+}
+
+impl Plane {
+    /// Takes from each source what it received and this store lost.
+    pub(super) async fn take_tails(self: &Arc<Self>, partition: Partition, term: Term, sources: &[NodeId]) {
+        for node in sources {
+            loop {
+                match self.take_tail(partition, term, *node).await {
+                    Ok(taken) => {
+                        tracing::info!(partition, %node, taken, "took what this store had lost unsynced");
+                        break;
+                    }
+                    // It is declared down, or this node is the primary no more.
+                    Err(CopyError::Void) => break,
+                    Err(error) => {
+                        tracing::debug!(partition, %node, %error, "the last writes are not here yet; trying again");
+                        tokio::time::sleep(super::catch_up::RETRY_PAUSE).await;
+                    }
+                }
+            }
+        }
+        if self.with_primary(partition, term, |_| ()).is_some() {
+            self.tails.taken(partition);
+            self.schedule_copies();
+        }
+    }
+
+    async fn take_tail(
+        self: &Arc<Self>,
+        partition: Partition,
+        term: Term,
+        node: NodeId,
+    ) -> Result<usize, CopyError> {
+        let transfer = self.transfer(partition, term, node)?;
+        let theirs = match self.bulk(transfer, BulkAction::Inventory).await? {
+            BulkAnswer::Inventory(entries) => entries,
+            other => return Err(unexpected(&other)),
+        };
+        let mut mine: BTreeMap<u64, u64> = BTreeMap::new();
+        for entry in self.engine.inventory(partition) {
+            let newest = mine.entry(entry.position).or_default();
+            *newest = entry.version.max(*newest);
+        }
+        let newer = |position: &u64, version: u64| mine.get(position).is_none_or(|mine| *mine < version);
+        let mut taken = 0;
+        for (position, version, _) in theirs.into_iter().filter(|(at, version, _)| newer(at, *version)) {
+            let request = Request::Fetch { partition, position, version };
+            let Answer::Record(Some(record)) = self.ask(node, &request).await else {
+                return Err(CopyError::Refused("it did not give a record it holds".to_owned()));
+            };
+            let record = Record::from(record);
+            if record.version != version || partition_of(&record.key) != partition {
+                return Err(CopyError::Refused("it gave another record than it was asked for".to_owned()));
+            }
+            self.store_tail(record).await?;
+            taken += 1;
+        }
+        Ok(taken)
+    }
+
+    async fn store_tail(&self, record: Record) -> Result<(), CopyError> {
+        let (sender, stored) = oneshot::channel();
+        let engine = self.engine.clone();
+        self.engine.append(vec![record], move |result| {
+            let result = result.map(|appended| engine.publish(appended));
+            drop(sender.send(result));
+        });
+        match stored.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(CopyError::Refused(format!("this store takes no record: {error}"))),
+            Err(_) => Err(CopyError::Void),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::protocol::{PROTOCOL_MAX, PROTOCOL_MIN};
+    use crate::cluster::state::{Announcement, Change, Verdict};
+    use crate::id::{ClusterId, Incarnation};
+
+    fn node(number: u8) -> NodeId {
+        NodeId::from_bytes([number; 32])
+    }
+
+    fn announcement(number: u8, incarnation: Incarnation, store: StoreCondition) -> Announcement {
+        Announcement {
+            node: node(number),
+            incarnation,
+            peer_addrs: Vec::new(),
+            client_addr: String::new(),
+            zone: String::new(),
+            weight: 100,
+            build: String::new(),
+            protocol: PROTOCOL_MAX,
+            protocol_min: PROTOCOL_MIN,
+            features: 0,
+            store,
+        }
+    }
+
+    /// Node 1 holds everything, node 2 is syncing; then those named restart, in their order.
+    fn restarted(store: StoreCondition, restarts: &[(u8, Incarnation)]) -> ClusterState {
+        let mut state = ClusterState::default();
+        let found = Change::Found {
+            cluster_id: ClusterId::default(),
+            replication_factor: 2,
+            lease_ms: 2000,
+            rebuild_delay_ms: 1000,
+            founder: announcement(1, 1, store),
+        };
+        state.apply(&[found]);
+        for (number, incarnation) in [(2, 1)].iter().chain(restarts) {
+            let registers = Change::Register(announcement(*number, *incarnation, store));
+            assert_eq!(state.apply(&[registers]), [Verdict::Applied]);
+        }
+        state
+    }
+
+    #[test]
+    fn last_in_sync_replica_takes_what_was_sent_to_those_that_were_syncing_before_its_restart() {
+        let weak = StoreCondition::Unsynced;
+        assert_eq!(sources(&restarted(weak, &[(1, 2)]), node(1), 7), [node(2)]);
+        assert!(sources(&restarted(weak, &[]), node(1), 7).is_empty(), "it did not restart");
+    }
+
+    #[test]
+    fn nothing_is_taken_where_every_write_is_synced_or_the_other_restarted_since() {
+        assert!(sources(&restarted(StoreCondition::Whole, &[(1, 2)]), node(1), 7).is_empty());
+        assert!(sources(&restarted(StoreCondition::Unsynced, &[(1, 2), (2, 2)]), node(1), 7).is_empty());
+    }
+
+    #[test]
+    fn nobody_is_asked_twice() {
+        let tails = Tails::default();
+        assert_eq!(tails.begin(7, vec![node(2)]), [node(2)]);
+        assert!(tails.is_due(7) && !tails.is_due(8));
+        tails.taken(7);
+        assert!(!tails.is_due(7) && tails.begin(7, vec![node(2)]).is_empty());
+        tails.begin(8, vec![node(2)]);
+        assert!(tails.begin(8, Vec::new()).is_empty() && !tails.is_due(8), "they are gone");
+    }
+}
