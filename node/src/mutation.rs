@@ -21,7 +21,7 @@ pub enum Mutation {
     RevealUnpublished,
     /// R7: a forwarded write whose answer was lost is sent again.
     SecondTry,
-    /// R8: a primary goes on without a slow replica before that is committed.
+    /// R8: a primary goes on without a replica whose session broke, though no entry has taken that out.
     OwnSuspension,
     /// R9: the holder of a lease counts from when it was answered.
     LeaseFromAnswer,

@@ -154,7 +154,10 @@ impl<A, W> Primary<A, W> {
     pub(super) fn next_published(&mut self) -> Option<Pending<A, W>> {
         let next = self.pending.front()?;
         let last = next.last;
-        let acknowledged = self.followers.iter().all(|follower| follower.acked >= last);
+        let has_it = |follower: &Follower| {
+            follower.acked >= last || (follower.broken && planted(Mutation::OwnSuspension))
+        };
+        let acknowledged = self.followers.iter().all(has_it);
         if next.appended.is_none() || !(acknowledged || planted(Mutation::EarlyAcknowledgement)) {
             return None;
         }

@@ -10,7 +10,6 @@ use super::primary::Phase;
 use crate::api::Task;
 use crate::cluster::state::{Change, ReplicaRole};
 use crate::id::{NodeId, Partition};
-use crate::mutation::{Mutation, planted};
 
 /// How long a replica that was taken out is left alone before it is taken back.
 const RESUME_PAUSE_MS: u64 = 5_000;
@@ -50,21 +49,16 @@ impl Plane {
         else {
             return;
         };
-        let alone = planted(Mutation::OwnSuspension);
-        let patience_ms = if alone { 150 } else { self.limits.replica_timeout_ms };
         for partition in 0..PARTITIONS {
             self.with_role(partition, |role| {
                 let Role::Primary(primary) = role else { return };
                 let Some(oldest_ms) = primary.oldest_pending_ms() else {
                     return;
                 };
-                if now < oldest_ms + patience_ms {
+                if now < oldest_ms + self.limits.replica_timeout_ms {
                     return;
                 }
                 let (due, term) = (primary.oldest_pending().unwrap_or(0), primary.term);
-                if alone {
-                    return primary.followers.retain(|follower| follower.acked >= due);
-                }
                 for follower in primary.followers.iter().filter(|follower| follower.acked < due) {
                     self.propose(Change::SuspendReplica {
                         partition,

@@ -20,8 +20,9 @@ use crate::history::{Ask, Event, History, Told, When};
 use crate::machine::WALL_BEGIN_MS;
 use crate::world::World;
 
-/// Keys that hold values, and keys that hold sums.
+/// Keys that hold values; further ones that are seldom written, so that their records get old; and keys that hold sums.
 const REGISTERS: u64 = 10;
+const COLD: u64 = 30;
 const COUNTERS: u64 = 3;
 /// Keys that expire, and pairs of keys that are written together.
 const EXPIRING: u64 = 5;
@@ -132,7 +133,11 @@ impl Clients {
             };
             return (key, ask);
         }
-        let key = key("key", number(rng, REGISTERS));
+        let number = match rng.random_range(0..5) {
+            0 => REGISTERS + rng.random_range(0..COLD),
+            _ => number(rng, REGISTERS),
+        };
+        let key = key("key", number);
         // Some values are long, so that data files are sealed and merged.
         let pad = if rng.random_ratio(1, 8) { 4096 } else { 1 };
         let value = || self.value(pad);

@@ -174,7 +174,7 @@ fn one(schedule: &mut Schedule, rng: &mut StdRng, profile: Profile, nodes: &mut 
 /// they last.
 fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> u64 {
     let (node, other) = nodes.two(rng);
-    match rng.random_range(0..6) {
+    match rng.random_range(0..7) {
         // Cut off for longer than its lease; meanwhile whoever took over gives up what it got.
         0 => {
             let end = now + rng.random_range(2_200..4_500);
@@ -216,6 +216,17 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
             let due = now + rng.random_range(0..700);
             kill(schedule, rng, node, due);
             700
+        }
+        // Everything goes down at once.
+        5 => {
+            let mut longest = 0;
+            for node in 0..nodes.count() {
+                let (due, down) = (now + rng.random_range(0..100), rng.random_range(50..4_000));
+                schedule.push((due, if rng.random() { Fault::Kill(node) } else { Fault::PowerLoss(node) }));
+                schedule.push((due + down, Fault::Restart(node)));
+                longest = longest.max(due + down - now);
+            }
+            longest
         }
         // While a node is away and others stand in for it, where the copies belong is changed.
         4 => {

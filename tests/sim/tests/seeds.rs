@@ -16,8 +16,22 @@ const WEAK: u64 = 60;
 const BUG_SEEDS_MAX: u64 = 2_000;
 
 /// Bugs that a handful of seeds finds.
-const SOON_FOUND: [&str; 6] =
-    ["OldTermAfterRestart", "NoConsent", "SecondTry", "EarlyAcknowledgement", "PromoteSyncing", "BlindFlip"];
+const SOON_FOUND: [&str; 14] = [
+    "OldTermAfterRestart",
+    "NoConsent",
+    "TrustDamage",
+    "NoTail",
+    "RevealUnpublished",
+    "SecondTry",
+    "OwnSuspension",
+    "LeaseFromAnswer",
+    "StaleReads",
+    "EarlyRelease",
+    "EarlyAcknowledgement",
+    "PromoteSyncing",
+    "BlindFlip",
+    "NoLease",
+];
 
 fn simulate(args: &[&str]) -> (bool, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_caskade-sim")).args(args).output();
