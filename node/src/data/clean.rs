@@ -49,6 +49,7 @@ impl Plane {
         let in_sync = |primary: &PrimaryState| primary.followers.iter().all(|f| f.in_sync && !f.broken);
         // The roles may be of a newer state than the view: both must say the same.
         let whole = primary.followers.len() + 1 == copies && in_sync(primary);
+        let whole = whole || planted(Mutation::CleanWhileAway);
         if !whole || primary.phase != Phase::Serving || self.is_storing(partition) {
             return;
         }

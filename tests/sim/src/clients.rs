@@ -29,7 +29,7 @@ const EXPIRING: u64 = 5;
 const PAIRS: u64 = 2;
 const PAIR: &str = "pair";
 /// In so many partitions: what befalls one write of a partition can be told from what befalls the next one's key.
-const PARTITIONS: u64 = 3;
+const PARTITIONS: u64 = 6;
 /// How long a client waits for a value and for the outcome of a write, in milliseconds: one of these. Whoever waits long
 /// at a node that is cut off asks nothing of the others. The longest is longer than a request may take.
 const READ_PATIENCE_MS: [u64; 4] = [60, 300, 1_000, 15_000];

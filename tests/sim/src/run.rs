@@ -142,6 +142,12 @@ async fn phases(
     world.lock().heal();
     wait_healed(world, &mut watched, HEAL_MAX).await.map_err(|why| format!("it did not heal: {why}"))?;
     clients.stop().await;
+    if profile != Profile::Weak && rng.random_ratio(1, 3) {
+        world.lock().restart_everything();
+        wait_healed(world, &mut watched, HEAL_MAX)
+            .await
+            .map_err(|why| format!("it did not come back as a whole: {why}"))?;
+    }
     read_all(&clients, world).await?;
     wait_healed(world, &mut watched, HEAL_MAX)
         .await
