@@ -110,8 +110,9 @@ async fn simulate(seed: u64, profile: Profile) -> Result<Report, Failed> {
     let nodes = *[3, 3, 3, 4, 4, 5].get(rng.random_range(0..6)).unwrap_or(&3);
     let (replicas, formed) = (if rng.random_ratio(1, 6) { 3 } else { 2 }, rng.random_ratio(7, 8));
     let rebuild_delay_ms = *[100, 1_500, 300_000].get(rng.random_range(0..3)).unwrap_or(&300_000);
-    // Two of five voters may be down at one time.
-    let nodes = if profile == Profile::Weak { 5 } else { nodes };
+    // Two of five voters may be down at one time; and a stand-in that is rebuilt would leave nobody to take from.
+    let (nodes, rebuild_delay_ms) =
+        if profile == Profile::Weak { (5, 300_000) } else { (nodes, rebuild_delay_ms) };
     let (sync_pause, sync) = match profile {
         Profile::Weak => (Shape::WEAK_SYNC_PAUSE, WEAK_SYNC),
         _ => (Shape::SYNC_PAUSE, SyncPolicy::Always),

@@ -160,16 +160,13 @@ fn curve(clusters: &[Seen], costs: &[Cost]) -> String {
     }
     let legend = [
         ("#b33", "bound"),
-        (
-            "#27c",
-            "dots: real gossipsub, all bytes of its connections; line: the highest cost of a report, at any size",
-        ),
+        ("#27c", "dots: real gossipsub, all bytes; line: the highest cost of a report"),
         ("#262", "squares: reports that simulated nodes heard, at that cost"),
         ("#777", "dashed: if every node reported every second"),
     ];
     for (i, (colour, text)) in legend.iter().enumerate() {
-        let y = HEIGHT - BOTTOM - 62.0 + 16.0 * i as f64;
-        let _ = writeln!(svg, "<text x=\"230\" y=\"{y}\" fill=\"{colour}\">{text}</text>");
+        let y = TOP + 20.0 + 16.0 * i as f64;
+        let _ = writeln!(svg, "<text x=\"80\" y=\"{y}\" fill=\"{colour}\">{text}</text>");
     }
     svg + "</svg>\n"
 }
