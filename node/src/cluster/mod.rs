@@ -11,7 +11,7 @@ mod query;
 pub mod report;
 pub mod ring;
 #[cfg(test)]
-mod samples;
+pub(crate) mod samples;
 mod stand_in;
 pub mod state;
 pub mod takeover;

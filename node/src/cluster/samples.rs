@@ -15,12 +15,12 @@ pub(super) fn cases(cases: u32) -> ProptestConfig {
 }
 
 /// A node by number.
-pub(super) fn node(number: u8) -> NodeId {
+pub(crate) fn node(number: u8) -> NodeId {
     NodeId::from_bytes([number; 32])
 }
 
 /// What that node says of itself.
-pub(super) fn announcement(number: u8, incarnation: Incarnation) -> Announcement {
+pub(crate) fn announcement(number: u8, incarnation: Incarnation) -> Announcement {
     Announcement {
         node: node(number),
         incarnation,

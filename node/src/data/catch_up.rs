@@ -386,31 +386,48 @@ impl Plane {
         let Transfer { partition, term, node, .. } = transfer;
         let settled = self.with_primary(partition, term, |primary| version(term, primary.published()));
         let settled = settled.ok_or(CopyError::Void)?;
-        let theirs = match self.bulk(transfer, BulkAction::Inventory).await? {
-            BulkAnswer::Inventory(entries) => entries,
-            other => return Err(unexpected(&other)),
-        };
+        let theirs = self.inventory_of(transfer).await?;
         let differences = compare(&self.engine.inventory(partition), &theirs, settled);
         if self.with_primary(partition, term, |p| p.follower(node).is_some_and(|f| f.in_sync)) == Some(true) {
             return self.settle_differences(transfer, &differences).await;
         }
         self.send_records(transfer, &differences.send, sent).await?;
         self.send_records(transfer, &differences.tombstones, sent).await?;
-        let mut keys = Vec::new();
-        for positions in differences.supersede.chunks(POSITIONS_PER_ASK) {
-            let found = keys_at(&self.engine, partition, positions);
-            keys.extend(found.map_err(|error| CopyError::Damaged(error.to_string()))?);
+        let mut keys = self.own_keys(partition, &differences.supersede)?;
+        keys.extend(self.keys_of(transfer, &differences.supersede_unknown).await?);
+        for key in keys {
+            self.supersede(partition, term, key)?;
         }
-        for positions in differences.supersede_unknown.chunks(POSITIONS_PER_ASK) {
+        Ok(())
+    }
+
+    /// Position, version and whether it is a tombstone, of all records the replica has.
+    pub(super) async fn inventory_of(&self, transfer: Transfer) -> Result<Vec<(u64, u64, bool)>, CopyError> {
+        match self.bulk(transfer, BulkAction::Inventory).await? {
+            BulkAnswer::Inventory(entries) => Ok(entries),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The keys of the replica's records at these positions.
+    pub(super) async fn keys_of(
+        &self,
+        transfer: Transfer,
+        positions: &[u64],
+    ) -> Result<Vec<Bytes>, CopyError> {
+        let mut keys = Vec::with_capacity(positions.len());
+        for positions in positions.chunks(POSITIONS_PER_ASK) {
             match self.bulk(transfer, BulkAction::Keys(positions.to_vec())).await? {
                 BulkAnswer::Keys(found) => keys.extend(found),
                 other => return Err(unexpected(&other)),
             }
         }
-        for key in keys {
-            self.supersede(partition, term, key)?;
-        }
-        Ok(())
+        Ok(keys)
+    }
+
+    /// The keys of this node's own records at these positions.
+    pub(super) fn own_keys(&self, partition: Partition, positions: &[u64]) -> Result<Vec<Bytes>, CopyError> {
+        keys_at(&self.engine, partition, positions).map_err(|error| CopyError::Damaged(error.to_string()))
     }
 
     async fn send_records(

@@ -48,8 +48,8 @@ impl Plane {
     fn mark_clean(self: &Arc<Self>, partition: Partition, primary: &mut PrimaryState, copies: usize) {
         let in_sync = |primary: &PrimaryState| primary.followers.iter().all(|f| f.in_sync && !f.broken);
         // The roles may be of a newer state than the view: both must say the same.
-        let whole = primary.followers.len() + 1 == copies && in_sync(primary);
-        let whole = whole || planted(Mutation::CleanWhileAway);
+        let whole =
+            (primary.followers.len() + 1 == copies && in_sync(primary)) || planted(Mutation::CleanWhileAway);
         if !whole || primary.phase != Phase::Serving || self.is_storing(partition) {
             return;
         }

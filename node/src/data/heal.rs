@@ -97,15 +97,25 @@ impl Plane {
         replicas.retain(|replica| replica.node != self.node && state.is_up(replica.node));
         replicas.sort_by_key(|replica| replica.role != ReplicaRole::InSync);
         for replica in replicas {
-            let request = Request::Fetch { partition, position, version };
-            if let Answer::Record(Some(record)) = self.ask(replica.node, &request).await {
-                let record = Record::from(record);
-                if record.version == version && partition_of(&record.key) == partition {
-                    return Some((record, replica.node));
-                }
+            if let Some(record) = self.fetch_from(replica.node, partition, position, version).await {
+                return Some((record, replica.node));
             }
         }
         None
+    }
+
+    /// The record of this position and version that another node has; none if it gives another one.
+    pub(super) async fn fetch_from(
+        &self,
+        node: NodeId,
+        partition: Partition,
+        position: u64,
+        version: u64,
+    ) -> Option<Record> {
+        let request = Request::Fetch { partition, position, version };
+        let Answer::Record(Some(record)) = self.ask(node, &request).await else { return None };
+        let record = Record::from(record);
+        (record.version == version && partition_of(&record.key) == partition).then_some(record)
     }
 
     /// What another node is answered that asks for a record.

@@ -15,24 +15,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use caskade_engine::{InventoryEntry, Record};
 use parking_lot::Mutex;
 
 use super::catch_up::{CopyError, POSITIONS_PER_ASK, Transfer, unexpected};
 use super::message::{BulkAction, BulkAnswer};
 use super::notices::Weight;
-use super::plane::{Plane, PrimaryState};
+use super::plane::Plane;
 use super::primary::Phase;
+use super::reconcile::ROOM_PAUSE;
 use super::version::{SEQUENCE_MAX, version};
 use crate::cluster::state::ClusterState;
 use crate::cluster::takeover::Unmerged;
 use crate::id::{NodeId, Partition};
 
-/// Pause before it is looked again whether the partition takes more writes.
-const ROOM_PAUSE: Duration = Duration::from_millis(5);
 /// Keys in conflict that the event names.
 const NAMED_MAX: usize = 10;
 /// Keys in conflict that are logged, of one node's return; further ones are counted only.
@@ -105,10 +102,7 @@ impl Plane {
         let Some(unmerged) = unmerged(&self.state(), partition, node) else { return Ok(()) };
         // Told at its end, also if there is nothing to merge.
         self.merging.0.lock().entry(node).or_default();
-        let theirs = match self.bulk(transfer, BulkAction::Inventory).await? {
-            BulkAnswer::Inventory(entries) => entries,
-            other => return Err(unexpected(&other)),
-        };
+        let theirs = self.inventory_of(transfer).await?;
         let positions = unseen(&self.engine.inventory(partition), &theirs, &unmerged);
         for positions in positions.chunks(POSITIONS_PER_ASK) {
             let mut left = positions;
@@ -158,14 +152,6 @@ impl Plane {
                 None => tokio::time::sleep(ROOM_PAUSE).await,
             }
         }
-    }
-
-    /// What this primary has of a key, pending or published, and of which version.
-    fn newest_record(&self, primary: &mut PrimaryState, key: &Bytes) -> Result<Option<Record>, CopyError> {
-        if let Some((pending, _)) = primary.newest_pending(key) {
-            return Ok(Some(pending.clone()));
-        }
-        self.engine.read(key).map_err(|error| CopyError::Damaged(error.to_string()))
     }
 
     fn note_merged(&self, node: NodeId, verdict: Verdict, record: &Record) {
@@ -221,6 +207,8 @@ fn unmerged(state: &ClusterState, partition: Partition, node: NodeId) -> Option<
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     const SEEN: Unmerged = Unmerged { first_term: 100, seen: Some(0x0500_0000_0009) };

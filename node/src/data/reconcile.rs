@@ -13,8 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use caskade_engine::{Record, slot_of};
 
-use super::catch_up::{CopyError, Differences, POSITIONS_PER_ASK, Transfer, keys_at, unexpected};
-use super::message::{BulkAction, BulkAnswer};
+use super::catch_up::{CopyError, Differences, Transfer};
 use super::ordering::{BATCH_BYTES_MAX, batch_bytes};
 use super::plane::{Plane, PrimaryState};
 use super::primary::Phase;
@@ -24,7 +23,7 @@ use crate::cluster::state::Change;
 use crate::id::{NodeId, Partition, Term};
 
 /// How often room for more writes under way is looked for.
-const ROOM_PAUSE: Duration = Duration::from_millis(5);
+pub(super) const ROOM_PAUSE: Duration = Duration::from_millis(5);
 
 impl Plane {
     /// Settles what this primary and an in-sync replica differ in, slot by slot.
@@ -50,19 +49,9 @@ impl Plane {
         transfer: Transfer,
         differences: &Differences,
     ) -> Result<BTreeMap<u16, Vec<Bytes>>, CopyError> {
-        let mut keys = Vec::new();
-        for positions in [&differences.send, &differences.supersede] {
-            for positions in positions.chunks(POSITIONS_PER_ASK) {
-                let found = keys_at(&self.engine, transfer.partition, positions);
-                keys.extend(found.map_err(|error| CopyError::Damaged(error.to_string()))?);
-            }
-        }
-        for positions in differences.supersede_unknown.chunks(POSITIONS_PER_ASK) {
-            match self.bulk(transfer, BulkAction::Keys(positions.to_vec())).await? {
-                BulkAnswer::Keys(found) => keys.extend(found),
-                other => return Err(unexpected(&other)),
-            }
-        }
+        let mut keys = self.own_keys(transfer.partition, &differences.send)?;
+        keys.extend(self.own_keys(transfer.partition, &differences.supersede)?);
+        keys.extend(self.keys_of(transfer, &differences.supersede_unknown).await?);
         // Two keys at one position are found at each of its differences.
         keys.sort_unstable();
         keys.dedup();
@@ -103,13 +92,19 @@ impl Plane {
 
     /// What this primary has of a key, pending or published; a tombstone where that is nothing.
     pub(super) fn newest_state(&self, primary: &mut PrimaryState, key: &Bytes) -> Result<Record, CopyError> {
+        Ok(self.newest_record(primary, key)?.unwrap_or_else(|| tombstone(key.clone())))
+    }
+
+    /// What this primary has of a key, pending or published, and of which version.
+    pub(super) fn newest_record(
+        &self,
+        primary: &mut PrimaryState,
+        key: &Bytes,
+    ) -> Result<Option<Record>, CopyError> {
         if let Some((pending, _)) = primary.newest_pending(key) {
-            return Ok(pending.clone());
+            return Ok(Some(pending.clone()));
         }
-        match self.engine.read(key) {
-            Ok(found) => Ok(found.unwrap_or_else(|| tombstone(key.clone()))),
-            Err(error) => Err(CopyError::Damaged(error.to_string())),
-        }
+        self.engine.read(key).map_err(|error| CopyError::Damaged(error.to_string()))
     }
 
     /// An in-sync replica that differs in more than one write can carry is taken out of the in-sync set: as a syncing

@@ -12,12 +12,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use caskade_engine::{Record, partition_of};
+use caskade_engine::Record;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::catch_up::{CopyError, unexpected};
-use super::message::{Answer, BulkAction, BulkAnswer, Request};
+use super::catch_up::CopyError;
 use super::plane::Plane;
 use crate::cluster::state::{ClusterState, ReplicaRole, StoreCondition};
 use crate::id::{NodeId, Partition, Term};
@@ -102,10 +101,7 @@ impl Plane {
         node: NodeId,
     ) -> Result<usize, CopyError> {
         let transfer = self.transfer(partition, term, node)?;
-        let theirs = match self.bulk(transfer, BulkAction::Inventory).await? {
-            BulkAnswer::Inventory(entries) => entries,
-            other => return Err(unexpected(&other)),
-        };
+        let theirs = self.inventory_of(transfer).await?;
         let mut mine: BTreeMap<u64, u64> = BTreeMap::new();
         for entry in self.engine.inventory(partition) {
             let newest = mine.entry(entry.position).or_default();
@@ -114,14 +110,9 @@ impl Plane {
         let newer = |position: &u64, version: u64| mine.get(position).is_none_or(|mine| *mine < version);
         let mut taken = 0;
         for (position, version, _) in theirs.into_iter().filter(|(at, version, _)| newer(at, *version)) {
-            let request = Request::Fetch { partition, position, version };
-            let Answer::Record(Some(record)) = self.ask(node, &request).await else {
+            let Some(record) = self.fetch_from(node, partition, position, version).await else {
                 return Err(CopyError::Refused("it did not give a record it holds".to_owned()));
             };
-            let record = Record::from(record);
-            if record.version != version || partition_of(&record.key) != partition {
-                return Err(CopyError::Refused("it gave another record than it was asked for".to_owned()));
-            }
             self.store_tail(record).await?;
             taken += 1;
         }
@@ -146,28 +137,12 @@ impl Plane {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::protocol::{PROTOCOL_MAX, PROTOCOL_MIN};
+    use crate::cluster::samples::{announcement, node};
     use crate::cluster::state::{Announcement, Change, Verdict};
     use crate::id::{ClusterId, Incarnation};
 
-    fn node(number: u8) -> NodeId {
-        NodeId::from_bytes([number; 32])
-    }
-
-    fn announcement(number: u8, incarnation: Incarnation, store: StoreCondition) -> Announcement {
-        Announcement {
-            node: node(number),
-            incarnation,
-            peer_addrs: Vec::new(),
-            client_addr: String::new(),
-            zone: String::new(),
-            weight: 100,
-            build: String::new(),
-            protocol: PROTOCOL_MAX,
-            protocol_min: PROTOCOL_MIN,
-            features: 0,
-            store,
-        }
+    fn announced(number: u8, incarnation: Incarnation, store: StoreCondition) -> Announcement {
+        Announcement { store, ..announcement(number, incarnation) }
     }
 
     /// Node 1 holds everything, node 2 is syncing; then those named restart, in their order.
@@ -178,11 +153,11 @@ mod tests {
             replication_factor: 2,
             lease_ms: 2000,
             rebuild_delay_ms: 1000,
-            founder: announcement(1, 1, store),
+            founder: announced(1, 1, store),
         };
         state.apply(&[found]);
         for (number, incarnation) in [(2, 1)].iter().chain(restarts) {
-            let registers = Change::Register(announcement(*number, *incarnation, store));
+            let registers = Change::Register(announced(*number, *incarnation, store));
             assert_eq!(state.apply(&[registers]), [Verdict::Applied]);
         }
         state

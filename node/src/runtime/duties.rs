@@ -275,24 +275,11 @@ impl Node {
 mod tests {
     use super::*;
     use crate::cluster::operations::Operation;
-    use crate::cluster::protocol::{PROTOCOL_MAX, PROTOCOL_MIN};
-    use crate::cluster::state::StoreCondition;
+    use crate::cluster::samples::announcement;
     use crate::id::ClusterId;
 
-    fn announcement(number: u8, weight: u32) -> Announcement {
-        Announcement {
-            node: NodeId::from_bytes([number; 32]),
-            incarnation: 1,
-            peer_addrs: Vec::new(),
-            client_addr: String::new(),
-            zone: String::new(),
-            weight,
-            build: String::new(),
-            protocol: PROTOCOL_MAX,
-            protocol_min: PROTOCOL_MIN,
-            features: 0,
-            store: StoreCondition::Whole,
-        }
+    fn announced(number: u8, weight: u32) -> Announcement {
+        Announcement { weight, ..announcement(number, 1) }
     }
 
     /// Nodes 1, 2, and a witness.
@@ -303,10 +290,10 @@ mod tests {
             replication_factor: 2,
             lease_ms: 2000,
             rebuild_delay_ms: 1000,
-            founder: announcement(1, 100),
+            founder: announced(1, 100),
         };
         state.apply(&[found]);
-        state.apply(&[Change::Register(announcement(2, 100)), Change::Register(announcement(3, 0))]);
+        state.apply(&[Change::Register(announced(2, 100)), Change::Register(announced(3, 0))]);
         state
     }
 
@@ -328,7 +315,7 @@ mod tests {
         let operation = Operation::Leave { node: NodeId::from_bytes([1; 32]) };
         assert_eq!(state.apply(&[Change::Operate { operation, basis: None }]), [Verdict::Applied]);
         assert_eq!(voters(&state, &[1, 2, 3], 1), [2], "two voters would be worse than one");
-        state.apply(&[Change::Register(announcement(4, 100))]);
+        state.apply(&[Change::Register(announced(4, 100))]);
         assert_eq!(voters(&state, &[1, 2, 3], 1), [2, 3, 4]);
     }
 
@@ -336,7 +323,7 @@ mod tests {
     fn removed_node_votes_no_more_at_once() {
         let mut state = cluster();
         let node = NodeId::from_bytes([2; 32]);
-        state.apply(&[Change::Register(announcement(4, 100)), Change::DeclareDown { node, incarnation: 1 }]);
+        state.apply(&[Change::Register(announced(4, 100)), Change::DeclareDown { node, incarnation: 1 }]);
         assert_eq!(voters(&state, &[1, 2, 3], 1), [1, 2, 3], "it may come back");
         let operation = Operation::Remove { node, incarnation: 1, accept_loss: true };
         assert_eq!(state.apply(&[Change::Operate { operation, basis: None }]), [Verdict::Applied]);

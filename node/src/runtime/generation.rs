@@ -7,7 +7,7 @@
 //!
 //! Two logs of one number that different nodes founded are rivals: neither follows the other, and operators decide.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -230,8 +230,7 @@ pub(super) async fn compare(
     state: &ClusterState,
 ) -> anyhow::Result<bool> {
     let may_have = |node: &&NodeId| **node != own && state.may_have_taken_over(**node);
-    let mut unheard: BTreeMap<NodeId, ()> =
-        state.members.keys().filter(may_have).map(|node| (*node, ())).collect();
+    let mut unheard: BTreeSet<NodeId> = state.members.keys().filter(may_have).copied().collect();
     if unheard.is_empty() || state.speech().protocol < PROTOCOL_TAKEOVER {
         return Ok(false);
     }
@@ -241,8 +240,7 @@ pub(super) async fn compare(
     let book: HashMap<_, _> = state.members.iter().filter(|(node, _)| **node != own).map(addrs).collect();
     peers.set_peers(book);
     for round in 1_u32.. {
-        let nodes: Vec<NodeId> = unheard.keys().copied().collect();
-        for node in nodes {
+        for node in unheard.clone() {
             let question = named(state, 0, Control::Compare);
             match ask(peers, node, &question, COMPARE_TIMEOUT).await {
                 Ok(ControlAnswer::Compared(theirs)) => {
@@ -255,7 +253,9 @@ pub(super) async fn compare(
                         Relation::Rival => {
                             anyhow::bail!(refusal(state.generation(), theirs, Relation::Rival));
                         }
-                        _ => drop(unheard.remove(&node)),
+                        _ => {
+                            unheard.remove(&node);
+                        }
                     }
                 }
                 other => {
@@ -267,7 +267,7 @@ pub(super) async fn compare(
             return Ok(false);
         }
         if round == 1 || round % COMPLAINT_ROUNDS == 0 {
-            let nodes: Vec<String> = unheard.keys().map(NodeId::short).collect();
+            let nodes: Vec<String> = unheard.iter().map(NodeId::short).collect();
             tracing::error!(
                 "this node alone votes for the coordinator, and while it was down {} may have taken over: it serves \
                  nothing until that node answers. If it is gone for good, or it is known that no `caskctl cluster \
