@@ -9,6 +9,7 @@
 //! A change is void, and changes nothing, when what it was decided on no longer holds.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::operations::Flip;
 use super::protocol::Speech;
@@ -156,11 +157,11 @@ impl ClusterState {
         self.cluster_id = cluster_id;
         self.replication_factor = replication_factor;
         self.operations.speech = Speech { protocol: founder.protocol, features: founder.features };
-        self.members.insert(founder.node, admitted(founder, epoch));
+        Arc::make_mut(&mut self.members).insert(founder.node, admitted(founder, epoch));
         self.ring = Ring::compute(&Ring::default(), &self.ring_members(), replication_factor);
         let only = Replica::assigned(founder.node, ReplicaRole::InSync, epoch);
         let partition = PartitionState { term: 1, settled: true, replicas: vec![only] };
-        self.partitions = vec![partition; usize::from(PARTITIONS)];
+        self.partitions = vec![Arc::new(partition); usize::from(PARTITIONS)];
         Ok(())
     }
 
@@ -178,7 +179,7 @@ impl ClusterState {
         }
         self.check_speech(announcement)?;
         let (before, had_plan) = (self.before(), self.plan.is_some());
-        self.members.insert(node, admitted(announcement, epoch));
+        Arc::make_mut(&mut self.members).insert(node, admitted(announcement, epoch));
         match former {
             None => self.place_new(announcement, epoch),
             Some(former) => {
@@ -186,6 +187,7 @@ impl ClusterState {
                 let (members, partitions) = (&self.members, &mut self.partitions);
                 partitions
                     .iter_mut()
+                    .map(Arc::make_mut)
                     .for_each(|partition| partition.restart_of(node, stores, members, epoch));
                 self.follow_announced(&former, announcement, epoch);
             }
@@ -230,11 +232,11 @@ impl ClusterState {
 
     fn declare_down(&mut self, node: NodeId, incarnation: Incarnation, epoch: Epoch) -> Result<(), Void> {
         self.check_up(node, incarnation)?;
-        if let Some(member) = self.members.get_mut(&node) {
+        if let Some(member) = Arc::make_mut(&mut self.members).get_mut(&node) {
             member.status = MemberStatus::Down;
             member.since = epoch;
         }
-        self.partitions.iter_mut().for_each(|partition| partition.loss_of(node));
+        self.partitions.iter_mut().map(Arc::make_mut).for_each(|partition| partition.loss_of(node));
         Ok(())
     }
 
@@ -291,7 +293,7 @@ impl ClusterState {
 
     /// Releases the copies nobody needs and puts the rest in order; the primary stays where it is.
     pub(super) fn arrange(&mut self, partition: Partition) {
-        if let Some(state) = self.partitions.get_mut(usize::from(partition)) {
+        if let Some(state) = self.partitions.get_mut(usize::from(partition)).map(Arc::make_mut) {
             let primary = state.replicas.first().map(|replica| replica.node);
             state.release_and_sort(self.ring.replicas(partition), primary);
         }
@@ -311,7 +313,7 @@ impl ClusterState {
         self.ring = ring;
         let mut added = 0;
         for (partition, state) in (0..).zip(&mut self.partitions) {
-            added += state.retarget(self.ring.replicas(partition), &self.members, epoch);
+            added += Arc::make_mut(state).retarget(self.ring.replicas(partition), &self.members, epoch);
         }
         (0..PARTITIONS).for_each(|partition| self.arrange(partition));
         if added + carried > 0 {
@@ -352,7 +354,7 @@ impl ClusterState {
                     && !(replica.role == ReplicaRole::Syncing && replica.is_new_since(plan.epoch))
             })
         };
-        if (0..).zip(&self.partitions).all(done) {
+        if self.partitions().all(done) {
             self.operations.last_plan = self.plan.take();
             self.operations.before = None;
             self.operations.paused = false;
@@ -370,7 +372,7 @@ impl ClusterState {
     }
 
     fn partition_mut(&mut self, partition: Partition) -> Result<&mut PartitionState, Void> {
-        let state = self.partitions.get_mut(usize::from(partition));
+        let state = self.partitions.get_mut(usize::from(partition)).map(Arc::make_mut);
         state.ok_or_else(|| format!("there is no partition {partition}"))
     }
 

@@ -5,6 +5,8 @@
 //! its copies and acknowledges writes, so that no copy moves; only its primacies go, each with its consent
 //! (rule R3). A partition whose only complete copy it holds stays with it.
 
+use std::sync::Arc;
+
 use super::state::{ClusterState, MemberStatus};
 use crate::id::{Incarnation, NodeId, Partition};
 
@@ -44,7 +46,7 @@ impl ClusterState {
         draining: bool,
     ) -> Result<(), String> {
         let name = node.short();
-        let member = self.members.get_mut(&node).ok_or_else(|| format!("node {name} is no member"))?;
+        let member = Arc::make_mut(&mut self.members).get_mut(&node).ok_or_else(|| format!("node {name} is no member"))?;
         let registered = member.announcement.incarnation;
         if registered != incarnation {
             return Err(format!("node {name} has incarnation {registered}, not {incarnation}"));
@@ -66,7 +68,7 @@ impl ClusterState {
     /// more, the same primary does.
     pub(super) fn hand_over(&mut self, partition: Partition) {
         let successor = self.successor(partition);
-        let Some(state) = self.partitions.get_mut(usize::from(partition)) else {
+        let Some(state) = self.partitions.get_mut(usize::from(partition)).map(Arc::make_mut) else {
             return;
         };
         if let Some(next) = successor {

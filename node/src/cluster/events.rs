@@ -17,7 +17,7 @@ use crate::id::{NodeId, Partition};
 /// What happened between two committed states, causes before their consequences, as of `time_ms`
 /// (milliseconds since 1970).
 pub fn between(old: &ClusterState, new: &ClusterState, time_ms: u64) -> Vec<Event> {
-    let mut news = News { old, new, changed: changed(old, new), time_ms, events: Vec::new() };
+    let mut news = News { old, new, changed: new.changed_since(old), time_ms, events: Vec::new() };
     if new.epoch <= old.epoch {
         return news.events;
     }
@@ -32,13 +32,6 @@ pub fn between(old: &ClusterState, new: &ClusterState, time_ms: u64) -> Vec<Even
     news.plan();
     news.fully_replicated();
     news.events
-}
-
-/// The partitions of which there may be news: where the members are the same, those whose own state is not.
-fn changed(old: &ClusterState, new: &ClusterState) -> Vec<Partition> {
-    let same_members = old.members == new.members;
-    let is_same = |partition, state| same_members && old.partition(partition) == Some(state);
-    new.partitions().filter(|(number, state)| !is_same(*number, *state)).map(|(number, _)| number).collect()
 }
 
 /// How much an event matters.

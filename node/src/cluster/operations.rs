@@ -6,6 +6,7 @@
 //! It refuses what would leave no node that holds data, and a loss of data that was not accepted in words.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
@@ -191,7 +192,7 @@ impl ClusterState {
         let mut hasher = Xxh3::new();
         hasher.update(&self.ring.hash().to_le_bytes());
         hasher.update(&[self.replication_factor]);
-        for (node, member) in &self.members {
+        for (node, member) in self.members.iter() {
             hasher.update(node.as_bytes());
             hasher.update(&[u8::from(self.is_up(*node))]);
             hasher.update(&self.weight_of(member).to_le_bytes());
@@ -455,7 +456,7 @@ impl ClusterState {
         }
         self.replication_factor = before.replication_factor;
         self.operations.placement = before.placement;
-        for (node, member) in &self.members {
+        for (node, member) in self.members.iter() {
             if !before.ring.names(*node) && self.weight_of(member) > 0 {
                 let placement = &mut self.operations.placement;
                 if !placement.leaving.contains(node) {
@@ -520,7 +521,7 @@ impl ClusterState {
 
     /// The node is no member any more, and has no place anywhere but in the ring.
     fn forget(&mut self, node: NodeId, epoch: Epoch) {
-        self.members.remove(&node);
+        Arc::make_mut(&mut self.members).remove(&node);
         let Operations { placement, removed, .. } = &mut self.operations;
         placement.leaving.remove(&node);
         placement.waiting.remove(&node);
@@ -531,7 +532,7 @@ impl ClusterState {
         }
         removed.push(Removed { node, epoch });
         for partition in &mut self.partitions {
-            partition.replicas.retain(|replica| replica.node != node);
+            Arc::make_mut(partition).replicas.retain(|replica| replica.node != node);
         }
     }
 
@@ -540,7 +541,7 @@ impl ClusterState {
         for partition in 0..PARTITIONS {
             let members = &self.members;
             let up = |node| members.get(&node).is_some_and(|member| member.status == MemberStatus::Up);
-            if let Some(state) = self.partitions.get_mut(usize::from(partition))
+            if let Some(state) = self.partitions.get_mut(usize::from(partition)).map(Arc::make_mut)
                 && state.primary().is_none()
             {
                 state.promote(up, epoch);

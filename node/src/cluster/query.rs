@@ -1,5 +1,7 @@
 //! What the committed state says: questions that need no more than the state.
 
+use std::sync::Arc;
+
 use super::state::{ClusterState, Member, MemberStatus, PartitionState, Replica, ReplicaRole};
 use crate::id::{NodeId, Partition};
 
@@ -54,12 +56,22 @@ impl ClusterState {
 
     /// The state of a partition; none before the founding.
     pub fn partition(&self, partition: Partition) -> Option<&PartitionState> {
-        self.partitions.get(usize::from(partition))
+        self.partitions.get(usize::from(partition)).map(Arc::as_ref)
     }
 
     /// Every partition with its state.
     pub fn partitions(&self) -> impl Iterator<Item = (Partition, &PartitionState)> {
-        (0..).zip(&self.partitions)
+        (0..).zip(self.partitions.iter().map(Arc::as_ref))
+    }
+
+    /// The partitions of which anything may be another than in `former`: those whose own state is, and all of them where
+    /// the members or the ring are.
+    pub fn changed_since(&self, former: &Self) -> Vec<Partition> {
+        let all = self.members != former.members || self.ring != former.ring;
+        // Of states that share them, a comparison of the pointers.
+        let differs = |(at, state): &(usize, &Arc<PartitionState>)| all || former.partitions.get(*at) != Some(*state);
+        let changed = self.partitions.iter().enumerate().filter(differs);
+        changed.map(|(at, _)| at as Partition).collect()
     }
 
     /// The node that orders the partition's writes, be it up or not.

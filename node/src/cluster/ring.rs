@@ -17,6 +17,7 @@ mod assign;
 mod share;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
@@ -31,7 +32,8 @@ pub const PARTITIONS: u16 = 1024;
 /// For every partition the ordered list of its replicas.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ring {
-    table: Vec<Vec<NodeId>>,
+    /// Shared by the states of one ring.
+    table: Arc<Vec<Vec<NodeId>>>,
 }
 
 /// What the ring needs to know of a member.
@@ -112,7 +114,8 @@ impl Ring {
             nodes.sort_by_key(|node| (!first.contains(node), place(node), *node));
             nodes.into_iter().map(|node| members[node].node).collect()
         };
-        Ring { table: holders.into_iter().zip(first).zip(present).map(ordered).collect() }
+        let table: Vec<_> = holders.into_iter().zip(first).zip(present).map(ordered).collect();
+        Ring { table: Arc::new(table) }
     }
 
     /// The replicas of a partition, the one that should be primary first; empty before the founding.
@@ -123,7 +126,8 @@ impl Ring {
     /// The same ring with `new` in every place of `old`.
     pub fn substituted(&self, old: NodeId, new: NodeId) -> Ring {
         let place = |node: &NodeId| if *node == old { new } else { *node };
-        Ring { table: self.table.iter().map(|nodes| nodes.iter().map(place).collect()).collect() }
+        let table: Vec<_> = self.table.iter().map(|nodes| nodes.iter().map(place).collect()).collect();
+        Ring { table: Arc::new(table) }
     }
 
     /// Whether the node has any place in it.
@@ -149,7 +153,7 @@ impl Ring {
     /// Hash of the table: equal on all nodes that hold the same ring.
     pub fn hash(&self) -> u64 {
         let mut hasher = Xxh3::new();
-        for list in &self.table {
+        for list in self.table.iter() {
             hasher.update(&(list.len() as u64).to_le_bytes());
             list.iter().for_each(|node| hasher.update(node.as_bytes()));
         }
@@ -163,7 +167,7 @@ impl Ring {
         let exact: BTreeMap<NodeId, Share> =
             holders.iter().map(|member| member.node).zip(shares(&holders, copies)).collect();
         let mut held: BTreeMap<NodeId, (u32, u32)> = BTreeMap::new();
-        for nodes in &self.table {
+        for nodes in self.table.iter() {
             nodes.iter().for_each(|node| held.entry(*node).or_default().0 += 1);
             nodes.iter().take(1).for_each(|node| held.entry(*node).or_default().1 += 1);
         }
@@ -195,7 +199,7 @@ impl Ring {
         }
         let mut excess: BTreeMap<&str, u32> = BTreeMap::new();
         let mut sharing = 0;
-        for nodes in &self.table {
+        for nodes in self.table.iter() {
             let zones: Vec<&str> = nodes
                 .iter()
                 .filter_map(|n| zone_of.get(n).copied())

@@ -13,6 +13,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::ring::PARTITIONS;
 use super::state::{ClusterState, Member, PartitionState, Replica, ReplicaRole, StandIn};
@@ -79,7 +80,7 @@ impl ClusterState {
 
     /// How many partitions have a stand-in that older records are being copied to.
     pub fn being_rebuilt(&self) -> u32 {
-        let rebuilt = |state: &&PartitionState| state.replicas.iter().any(Replica::is_being_rebuilt);
+        let rebuilt = |state: &&Arc<PartitionState>| state.replicas.iter().any(Replica::is_being_rebuilt);
         self.partitions.iter().filter(rebuilt).count() as u32
     }
 
@@ -97,7 +98,7 @@ impl ClusterState {
             return Err(format!("node {name} has incarnation {registered}, not {incarnation}"));
         }
         let mut waited = false;
-        for replica in self.partitions.iter_mut().flat_map(|state| &mut state.replicas) {
+        for replica in self.partitions.iter_mut().map(Arc::make_mut).flat_map(|state| &mut state.replicas) {
             if let Some(stand_in) = replica.stand_in.as_mut().filter(|stand_in| waits(stand_in, node)) {
                 stand_in.rebuild = true;
                 waited = true;
@@ -126,7 +127,7 @@ impl ClusterState {
                 candidates[at].copies += 1;
                 let stand_in = Some(StandIn { of, rebuild: false });
                 let replica = Replica::assigned(candidates[at].node, ReplicaRole::Syncing, epoch);
-                self.partitions[usize::from(partition)].replicas.push(Replica { stand_in, ..replica });
+                Arc::make_mut(&mut self.partitions[usize::from(partition)]).replicas.push(Replica { stand_in, ..replica });
             }
         }
     }

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -178,12 +179,13 @@ pub struct ClusterState {
     pub lease_ms: u32,
     /// How long a node is away before its copies are made anew on its stand-ins, in milliseconds.
     pub rebuild_delay_ms: u32,
-    /// The nodes that were admitted.
-    pub members: BTreeMap<NodeId, Member>,
+    /// The nodes that were admitted. Shared like the partitions.
+    pub members: Arc<BTreeMap<NodeId, Member>>,
     /// Where the copies should be.
     pub ring: Ring,
-    /// Where the copies are; one entry a partition, empty before the founding.
-    pub partitions: Vec<PartitionState>,
+    /// Where the copies are; one entry a partition, empty before the founding. Shared with the states before and after in
+    /// which the partition is the same, so that a new state costs what it changes.
+    pub partitions: Vec<Arc<PartitionState>>,
     /// The running plan, if the copies are not where they should be.
     pub plan: Option<Plan>,
     /// How many plans there have been.

@@ -10,6 +10,7 @@
 //! [`Unmerged`] until they are in-sync again: what only they have is written anew by the partition's primary.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -132,13 +133,13 @@ impl ClusterState {
         let epoch = state.epoch.saturating_add(EPOCHS_PER_TAKEOVER);
         (state.epoch, state.generation) = (epoch, state.generation.saturating_add(1));
         state.taken_over = Some(TakenOver { by: takeover.by, epoch });
-        for (node, member) in &mut state.members {
+        for (node, member) in Arc::make_mut(&mut state.members) {
             // The others return as new incarnations: what they knew was of another log.
             let present = *node == takeover.by;
             member.status = if present { MemberStatus::Up } else { MemberStatus::Down };
             (member.since, member.draining) = (epoch, false);
         }
-        for (index, partition) in state.partitions.iter_mut().enumerate() {
+        for (index, partition) in state.partitions.iter_mut().map(Arc::make_mut).enumerate() {
             let seen = takeover.seen.get(index).copied();
             partition.take_over(takeover.by, &takeover.reachable, seen);
         }
@@ -254,7 +255,7 @@ mod tests {
     #[test]
     fn takeover_without_terms_left_or_a_complete_copy_is_void_and_says_so() {
         let mut before = cluster_of(2);
-        before.partitions[9].term = TERM_MAX - TERMS_PER_TAKEOVER;
+        Arc::make_mut(&mut before.partitions[9]).term = TERM_MAX - TERMS_PER_TAKEOVER;
         let void = |from: &ClusterState, by| match ClusterState::default()
             .apply(&[takeover(from, by, &[])])
             .remove(0)
@@ -265,7 +266,8 @@ mod tests {
         assert!(void(&before, 2).contains("partition 9"), "{}", void(&before, 2));
         assert!(void(&cluster_of(2), 9).contains("no member"));
         let mut witnessed = cluster_of(2);
-        witnessed.members.insert(node(5), witnessed.members[&node(1)].clone());
+        let first = witnessed.members[&node(1)].clone();
+        Arc::make_mut(&mut witnessed.members).insert(node(5), first);
         assert!(void(&witnessed, 5).contains("no complete copy"));
         assert!(void(&ClusterState::default(), 1).contains("no member"));
         let founded = cluster_of(1);

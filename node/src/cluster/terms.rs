@@ -52,6 +52,8 @@ fn leads(state: &PartitionState, node: NodeId) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::samples::{after, announcement, cluster_of, hand_over, joined, node};
     use super::super::state::Verdict;
     use super::*;
@@ -70,7 +72,7 @@ mod tests {
     fn change_that_needs_a_term_after_the_last_is_void_and_says_why() {
         let mut state = cluster_of(2);
         let primary = state.primary(7).unwrap();
-        state.partitions[7].term = TERM_MAX - 1;
+        Arc::make_mut(&mut state.partitions[7]).term = TERM_MAX - 1;
         let mut state = after(&state, [hand_over(&state, 7)]);
         assert_eq!(state.partition(7).unwrap().term, TERM_MAX, "the last one is used");
         let number = if primary == node(1) { 1 } else { 2 };

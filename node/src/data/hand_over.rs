@@ -21,10 +21,10 @@ const RECOVERY_PAUSE: Duration = Duration::from_millis(20);
 const SETTLE_PAUSE: Duration = Duration::from_millis(1);
 
 impl Plane {
-    /// Begins to give away every partition that the ring has elsewhere and whose replicas there are in-sync.
-    pub(super) fn schedule_hand_overs(self: &Arc<Self>, incarnation: Incarnation) {
+    /// Begins to give away each of these partitions that the ring has elsewhere and whose replicas there are in-sync.
+    pub(super) fn schedule_hand_overs(self: &Arc<Self>, partitions: &[Partition], incarnation: Incarnation) {
         let state = self.state();
-        for partition in 0..PARTITIONS {
+        for &partition in partitions {
             if state.primary(partition) != Some(self.node) || !state.hand_over_due(partition) {
                 continue;
             }

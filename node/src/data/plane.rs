@@ -26,7 +26,7 @@ use super::tail::Tails;
 use super::tasks::TaskBoard;
 use crate::cluster::state::{Change, ClusterState};
 use crate::host::Host;
-use crate::id::{NodeId, Partition, Term};
+use crate::id::{Incarnation, NodeId, Partition, Term};
 use crate::kv::{Failure, Outcome};
 use crate::mutation::{Mutation, planted};
 use crate::net::{Peers, Responder, wire};
@@ -77,6 +77,8 @@ pub struct Parts {
 /// A committed state, and what of it every request needs.
 pub(super) struct View {
     pub(super) state: Arc<ClusterState>,
+    /// As which incarnation this node has taken on its roles; none if it is nothing to anybody.
+    pub(super) takes_part: Option<Incarnation>,
     /// The live primary of each partition.
     pub(super) primaries: Vec<Option<NodeId>>,
 }
@@ -206,7 +208,7 @@ impl Plane {
             receiving: AtomicUsize::new(0),
             storing: AtomicUsize::new(0),
         };
-        let view = View { state: Arc::default(), primaries: vec![None; usize::from(PARTITIONS)] };
+        let view = View { state: Arc::default(), takes_part: None, primaries: vec![None; usize::from(PARTITIONS)] };
         let plane = Arc::new(Self {
             node,
             damage: Damage::new(damage.is_some()),

@@ -30,21 +30,32 @@ impl Plane {
         let registered = state.member(self.node).is_some_and(|member| {
             member.status == MemberStatus::Up && member.announcement.incarnation == incarnation
         });
-        let takes_part = registered && self.adopt_assignments(&state);
-        if takes_part {
+        let takes_part = (registered && self.adopt_assignments(&state)).then_some(incarnation);
+        if takes_part.is_some() {
             self.note_healed(&state);
         }
-        for partition in 0..PARTITIONS {
-            let assignment =
-                if takes_part { assignment(&state, self.node, partition) } else { Assignment::Idle };
+        let former = self.view.load_full();
+        let changed = if former.takes_part == takes_part {
+            state.changed_since(&former.state)
+        } else {
+            (0..PARTITIONS).collect()
+        };
+        let mut primaries = former.primaries.clone();
+        for &partition in &changed {
+            let assignment = match takes_part {
+                Some(_) => assignment(&state, self.node, partition),
+                None => Assignment::Idle,
+            };
             self.assume(partition, assignment);
+            if let Some(primary) = primaries.get_mut(usize::from(partition)) {
+                *primary = live_primary(&state, partition);
+            }
         }
-        let primaries = (0..PARTITIONS).map(|partition| live_primary(&state, partition)).collect();
-        let former = self.view.swap(Arc::new(View { state: state.clone(), primaries }));
+        self.view.store(Arc::new(View { state: state.clone(), takes_part, primaries }));
         self.cut_off_the_dead(&former.state, &state);
         self.note_progress();
         self.schedule_copies();
-        self.schedule_hand_overs(incarnation);
+        self.schedule_hand_overs(&changed, incarnation);
     }
 
     /// Ends the connections to nodes that were declared down: what waits for their answers is told so at once,

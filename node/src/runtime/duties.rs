@@ -33,7 +33,7 @@ fn may_vote(state: &ClusterState) -> BTreeMap<NodeId, Member> {
         (*node, member)
     };
     let staying: BTreeMap<NodeId, Member> = staying.map(with_zone).collect();
-    if staying.is_empty() { state.members.clone() } else { staying }
+    if staying.is_empty() { state.members.as_ref().clone() } else { staying }
 }
 
 /// Members that left and hold nothing any more; none that still votes, so that the log never loses a voter unasked.

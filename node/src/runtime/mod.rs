@@ -496,7 +496,7 @@ impl Node {
     fn update_peers(&self) {
         let state = self.topology.state();
         let mut peers = self.heard_addrs.lock().clone();
-        for (node, member) in &state.members {
+        for (node, member) in state.members.iter() {
             peers.insert(*node, member.announcement.peer_addrs.clone());
         }
         peers.remove(&self.id);

@@ -311,7 +311,7 @@ fn removed_members_are_remembered_within_bounds() {
 /// A cluster whose members all speak the newest version.
 fn modern(count: u8) -> ClusterState {
     let mut state = cluster_of(count);
-    for member in state.members.values_mut() {
+    for member in Arc::make_mut(&mut state.members).values_mut() {
         member.announcement.protocol = super::super::protocol::PROTOCOL_MAX;
         member.announcement.features = super::super::protocol::FEATURE_FLIP_DIGESTS;
     }
@@ -323,8 +323,8 @@ fn more_is_spoken_once_all_members_can_and_never_less() {
     let state = modern(3);
     let wanted = state.speech_to_raise().unwrap();
     let mut one_older = state.clone();
-    one_older.members.get_mut(&node(2)).unwrap().announcement.protocol = 1;
-    one_older.members.get_mut(&node(2)).unwrap().announcement.features = 0;
+    Arc::make_mut(&mut one_older.members).get_mut(&node(2)).unwrap().announcement.protocol = 1;
+    Arc::make_mut(&mut one_older.members).get_mut(&node(2)).unwrap().announcement.features = 0;
     assert_eq!(one_older.speech_to_raise(), None);
     assert!(refusal(&one_older, Change::RaiseSpeech(wanted)).contains("nothing more"));
     let raised = after(&state, [Change::RaiseSpeech(wanted)]);
