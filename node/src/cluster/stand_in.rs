@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::ring::PARTITIONS;
-use super::state::{ClusterState, Member, PartitionState, Replica, ReplicaRole, StandIn};
+use super::state::{ClusterState, Member, MemberStatus, PartitionState, Replica, ReplicaRole, StandIn};
 use crate::id::{Epoch, Incarnation, NodeId, Partition};
 
 /// A node that could take one more copy.
@@ -112,8 +112,14 @@ impl ClusterState {
         let holds_data = |member: &&Member| self.share_of(member) > 0;
         let up = self.members.values().filter(holds_data).filter(|m| self.is_up(m.announcement.node)).count();
         let wanted = usize::from(self.replication_factor).min(up);
+        let all_up = self.members.values().all(|member| member.status == MemberStatus::Up);
         let lacks = |partition: &Partition| {
-            self.is_live_primary(*partition) && self.receiving(*partition).count() < wanted
+            // With every entry of the log: as long as all are up, the roles tell as much as the members.
+            let has_all = |state: &PartitionState| {
+                state.replicas.iter().filter(|replica| replica.role != ReplicaRole::Away).count() >= wanted
+            };
+            let suffices = all_up && self.partition(*partition).is_some_and(has_all);
+            !suffices && self.is_live_primary(*partition) && self.receiving(*partition).count() < wanted
         };
         let lacking: Vec<Partition> = (0..PARTITIONS).filter(lacks).collect();
         if lacking.is_empty() {
@@ -127,7 +133,9 @@ impl ClusterState {
                 candidates[at].copies += 1;
                 let stand_in = Some(StandIn { of, rebuild: false });
                 let replica = Replica::assigned(candidates[at].node, ReplicaRole::Syncing, epoch);
-                Arc::make_mut(&mut self.partitions[usize::from(partition)]).replicas.push(Replica { stand_in, ..replica });
+                Arc::make_mut(&mut self.partitions[usize::from(partition)])
+                    .replicas
+                    .push(Replica { stand_in, ..replica });
             }
         }
     }

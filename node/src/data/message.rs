@@ -213,7 +213,10 @@ pub(super) enum Answer {
     /// Of `Execute`, `KeysPage`: the operation failed for good.
     Failed(Failure),
     /// This node is not (or not yet, or no longer) the serving primary: nothing was done.
-    NotPrimary,
+    NotPrimary {
+        /// The committed state it acts on: whoever knows a newer one need only wait for it to follow.
+        epoch: Epoch,
+    },
     /// Of `KeysPage`.
     Keys { keys: Vec<Bytes>, next: Option<u64> },
     /// Of `Count`.

@@ -52,9 +52,14 @@ pub struct Limits {
     pub repair_interval_ms: u64,
 }
 
-/// Where the data plane's proposals go: whoever brings them to the coordinator. One that finds the queue full
+/// Where the data plane's proposals go: whoever brings them to the coordinator. One that finds its queue full
 /// is dropped; what it stands for is proposed again while it is still due.
-pub type Proposals = mpsc::Sender<Change>;
+pub struct Proposals {
+    /// Takes those that somebody waits for.
+    pub urgent: mpsc::Sender<Change>,
+    /// Takes the others ([`Change::can_wait`]), so that none of the first sort is ever behind them.
+    pub patient: mpsc::Sender<Change>,
+}
 
 /// What the data plane is made from.
 pub struct Parts {
@@ -208,7 +213,8 @@ impl Plane {
             receiving: AtomicUsize::new(0),
             storing: AtomicUsize::new(0),
         };
-        let view = View { state: Arc::default(), takes_part: None, primaries: vec![None; usize::from(PARTITIONS)] };
+        let view =
+            View { state: Arc::default(), takes_part: None, primaries: vec![None; usize::from(PARTITIONS)] };
         let plane = Arc::new(Self {
             node,
             damage: Damage::new(damage.is_some()),
@@ -291,7 +297,9 @@ impl Plane {
     }
 
     pub(super) fn propose(&self, change: Change) {
-        if let Err(error) = self.proposals.try_send(change) {
+        let Proposals { urgent, patient } = &self.proposals;
+        let queue = if change.can_wait() { patient } else { urgent };
+        if let Err(error) = queue.try_send(change) {
             tracing::debug!(%error, "a proposal was not queued; it is made again while it is due");
         }
     }

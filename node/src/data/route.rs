@@ -17,7 +17,7 @@ use super::message::{Answer, Request};
 use super::plane::{Plane, PrimaryState, Reply, Role, Waiter};
 use super::primary::Phase;
 use super::version::SEQUENCE_MAX;
-use crate::id::{NodeId, Partition};
+use crate::id::{Epoch, NodeId, Partition};
 use crate::kv::{Action, Condition, Effect, Entry, ExpiryPolicy, Failure, Operation, Outcome, evaluate};
 use crate::kv::{ScanPage, Ticket};
 use crate::mutation::{Mutation, planted};
@@ -27,6 +27,10 @@ use crate::net::{CallError, Class, wire};
 const ANSWER_BYTES_MAX: usize = 80 << 20;
 /// Pause before a page of keys is asked for again of which one is damaged.
 const DAMAGED_PAUSE: Duration = Duration::from_millis(200);
+/// Longest pause between two tries of one request; for progress it is waited ten times as long.
+const PAUSE_MS_MAX: u64 = 20;
+/// Longest pause between progress and the next try.
+const REST_MS_MAX: u64 = 5;
 /// How long an answer is waited for at least.
 const ANSWER_MIN: Duration = Duration::from_millis(100);
 /// Bits of a SCAN cursor that hold the place within a partition.
@@ -59,7 +63,10 @@ enum Unknown {
 /// What became of one try to reach the primary.
 enum Attempt {
     Final(Result<Outcome, Failure>),
+    /// Nothing was done: again, once this node knows more.
     Again,
+    /// The same, but it is the node asked that is behind, and follows at any moment.
+    AgainSoon,
 }
 
 impl Plane {
@@ -201,9 +208,9 @@ impl Plane {
         self.peers.call_with(node, Class::Requests, body, move |answer| {
             // A late answer finds nobody who waits: its client was told that the outcome is unknown.
             let Some((sender, deadline)) = plane.forwards.take(waiting) else { return };
-            match read_answer(answer, writes) {
+            match read_answer(answer, writes, plane.view.load().state.epoch) {
                 Attempt::Final(result) => drop(sender.send(result)),
-                Attempt::Again => plane.route_later(operation, sender, deadline),
+                Attempt::Again | Attempt::AgainSoon => plane.route_later(operation, sender, deadline),
             }
         });
         Ticket::Waiting { answer, ordered: false }
@@ -237,7 +244,7 @@ impl Plane {
     pub(super) fn route_elsewhere(self: &Arc<Self>, operation: Operation, reply: Reply) {
         match reply {
             Reply::Local(sender) => self.route_later(operation, sender, self.request_deadline()),
-            Reply::Remote(responder) => responder.send(wire::encode(&Answer::NotPrimary).into()),
+            Reply::Remote(responder) => responder.send(wire::encode(&self.not_primary()).into()),
         }
     }
 
@@ -250,16 +257,19 @@ impl Plane {
         let mut pause_ms = 2;
         loop {
             progress.mark_unchanged();
-            if let Attempt::Final(result) = self.attempt(&operation, deadline).await {
-                return result;
-            }
+            // What this node does not know, it learns with progress; what another does not know, without.
+            let (rest_ms, patience_ms) = match self.attempt(&operation, deadline).await {
+                Attempt::Final(result) => return result,
+                Attempt::Again => (pause_ms.min(REST_MS_MAX), 10 * pause_ms),
+                Attempt::AgainSoon => (pause_ms, 0),
+            };
             if Instant::now() >= deadline {
                 return Err(self.no_primary(partition_of(&operation.key), self.limits.request_timeout_ms));
             }
-            // Progress may be of another partition: the pause bounds how often that costs a try.
-            tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-            let _ = tokio::time::timeout(Duration::from_millis(10 * pause_ms), progress.changed()).await;
-            pause_ms = (pause_ms * 2).min(20);
+            // Progress may be of another partition: the rest bounds how often that costs a try.
+            tokio::time::sleep(Duration::from_millis(rest_ms)).await;
+            let _ = tokio::time::timeout(Duration::from_millis(patience_ms), progress.changed()).await;
+            pause_ms = (pause_ms * 2).min(PAUSE_MS_MAX);
         }
     }
 
@@ -286,7 +296,7 @@ impl Plane {
                     (self.peers.call(node, Class::Requests, body), operation.action.writes());
                 // Sent shortly before the time is up, a request still gets the time of an answer.
                 match tokio::time::timeout_at(deadline.max(Instant::now() + ANSWER_MIN), call).await {
-                    Ok(answer) => read_answer(answer, writes),
+                    Ok(answer) => read_answer(answer, writes, self.view.load().state.epoch),
                     Err(_) => Attempt::Final(Err(unanswered(writes, self.limits.request_timeout_ms))),
                 }
             }
@@ -324,7 +334,7 @@ impl Plane {
         loop {
             let primary = self.view.load().primaries[usize::from(partition)];
             let answer = match primary {
-                None => Answer::NotPrimary,
+                None => self.not_primary(),
                 Some(node) if node == self.node => self.local_keys_page(partition, from, limit),
                 Some(node) => self.ask(node, &Request::KeysPage { partition, from, limit }).await,
             };
@@ -383,8 +393,10 @@ impl Plane {
         let call = self.peers.call(node, Class::Requests, wire::encode(request).into());
         let timeout = Duration::from_millis(self.limits.request_timeout_ms);
         match tokio::time::timeout(timeout, call).await {
-            Ok(Ok(body)) => wire::decode::<Answer, ANSWER_BYTES_MAX>(&body).unwrap_or(Answer::NotPrimary),
-            _ => Answer::NotPrimary,
+            Ok(Ok(body)) => {
+                wire::decode::<Answer, ANSWER_BYTES_MAX>(&body).unwrap_or_else(|_| self.not_primary())
+            }
+            _ => self.not_primary(),
         }
     }
 }
@@ -431,11 +443,13 @@ fn wait_for_newest(primary: &mut PrimaryState, key: &[u8], waiter: Waiter) -> Ex
     }
 }
 
-fn read_answer(answer: Result<Bytes, CallError>, writes: bool) -> Attempt {
+/// `epoch` is the one this node acts on.
+fn read_answer(answer: Result<Bytes, CallError>, writes: bool, epoch: Epoch) -> Attempt {
     match answer.map(|body| wire::decode::<Answer, ANSWER_BYTES_MAX>(&body)) {
         Ok(Ok(Answer::Outcome(outcome))) => Attempt::Final(Ok(outcome.into())),
         Ok(Ok(Answer::Failed(failure))) => Attempt::Final(Err(failure)),
-        Ok(Ok(Answer::NotPrimary)) | Err(CallError::NotSent(_)) => Attempt::Again,
+        Ok(Ok(Answer::NotPrimary { epoch: theirs })) if theirs < epoch => Attempt::AgainSoon,
+        Ok(Ok(Answer::NotPrimary { .. })) | Err(CallError::NotSent(_)) => Attempt::Again,
         Err(CallError::Lost(_)) if !writes || planted(Mutation::SecondTry) => Attempt::Again,
         Err(CallError::Lost(reason)) => Attempt::Final(Err(Failure::Unknown(format!(
             "the node that orders this key's writes went away before it answered ({reason}): the write may or \

@@ -53,9 +53,13 @@ impl Plane {
             Ok(Request::Fetch { partition, position, version }) if partition < PARTITIONS => {
                 self.fetch_answer(partition, position, version)
             }
-            Ok(Request::KeysPage { .. } | Request::Fetch { .. }) | Err(_) => Answer::NotPrimary,
+            Ok(Request::KeysPage { .. } | Request::Fetch { .. }) | Err(_) => self.not_primary(),
         };
         reply.send(wire::encode(&answer).into());
+    }
+
+    pub(super) fn not_primary(&self) -> Answer {
+        Answer::NotPrimary { epoch: self.view.load().state.epoch }
     }
 
     /// Whether this node serves a partition now, as its primary with a lease.
@@ -66,7 +70,7 @@ impl Plane {
 
     pub(super) fn local_keys_page(self: &Arc<Self>, partition: Partition, from: u64, limit: u32) -> Answer {
         if !self.serves(partition) {
-            return Answer::NotPrimary;
+            return self.not_primary();
         }
         if self.damage.is_in(partition) {
             return Answer::Failed(self.lost(partition));
@@ -79,7 +83,7 @@ impl Plane {
         let live = page.keys.into_iter().filter(|key| key.expiry_ms == 0 || key.expiry_ms > now);
         let keys = live.map(|key| key.key).collect();
         // The partition may have moved, and its data gone, while the page was made.
-        if self.serves(partition) { Answer::Keys { keys, next: page.next } } else { Answer::NotPrimary }
+        if self.serves(partition) { Answer::Keys { keys, next: page.next } } else { self.not_primary() }
     }
 
     pub(super) fn local_count(self: &Arc<Self>) -> u64 {

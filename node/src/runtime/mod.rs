@@ -268,7 +268,8 @@ impl Node {
     /// Puts a node together and starts its loops. `wire` is given the node before they run: peers' calls and
     /// gossip are to reach it through [`Node::on_call`] and [`Node::on_gossip`] from then on.
     pub fn assemble(parts: Parts, wire: impl FnOnce(Arc<Self>)) -> Arc<Self> {
-        let (proposals, proposed) = mpsc::channel(proposer::QUEUE_MAX);
+        let (urgent, urgent_proposed) = mpsc::channel(proposer::QUEUE_MAX);
+        let (patient, patient_proposed) = mpsc::channel(proposer::QUEUE_MAX);
         let (batches, batched) = mpsc::channel(proposer::QUEUE_MAX);
         let Parts { host, id, settings, peers, .. } = parts;
         let plane = Plane::new(data::Parts {
@@ -276,7 +277,7 @@ impl Node {
             engine: parts.engine,
             damage: parts.damage,
             peers: peers.clone(),
-            proposals,
+            proposals: data::Proposals { urgent, patient },
             limits: limits(&settings),
             host: host.clone(),
         });
@@ -314,7 +315,7 @@ impl Node {
         });
         node.update_peers();
         wire(node.clone());
-        node.spawn_loops(proposed, batched);
+        node.spawn_loops([urgent_proposed, patient_proposed], batched);
         node
     }
 
@@ -332,7 +333,8 @@ impl Node {
         self.on_report(from, data);
     }
 
-    fn spawn_loops(self: &Arc<Self>, proposed: mpsc::Receiver<Change>, batched: mpsc::Receiver<Batch>) {
+    fn spawn_loops(self: &Arc<Self>, proposed: [mpsc::Receiver<Change>; 2], batched: mpsc::Receiver<Batch>) {
+        let [urgent, patient] = proposed;
         let tasks = [
             self.host.spawn(self.clone().run_states()),
             self.host.spawn(self.clone().run_lease()),
@@ -340,7 +342,8 @@ impl Node {
             self.host.spawn(self.clone().run_confirmations()),
             self.host.spawn(self.clone().run_reports()),
             self.host.spawn(self.clone().run_batches(batched)),
-            self.host.spawn(self.clone().run_proposals(proposed)),
+            self.host.spawn(self.clone().run_proposals(urgent)),
+            self.host.spawn(self.clone().run_proposals(patient)),
             self.host.spawn(self.clone().run_maintenance()),
             self.host.spawn(self.plane.clone().run_scrub()),
             self.host.spawn(self.plane.clone().run_repair()),

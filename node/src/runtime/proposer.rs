@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::Node;
@@ -22,8 +22,6 @@ const PROPOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long changes that no client waits for are gathered, unless one comes that somebody waits for: every entry costs each
 /// node a look at all partitions, and the clients that time.
 const GATHER_PAUSE: Duration = Duration::from_millis(250);
-/// Proposals of changes that can wait, under way to the coordinator at one time; changes that cannot do not queue behind them.
-const UNDER_WAY_MAX: usize = 16;
 /// Pause after a proposal that found no coordinator.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
@@ -75,32 +73,16 @@ impl Node {
         }
     }
 
-    /// Brings the data plane's proposals to the coordinator. One that fails is made again by whoever made it.
+    /// Brings proposals of the data plane to the coordinator, those of one queue; what comes while some are under way goes
+    /// together after them. One that fails is made again by whoever made it.
     pub(super) async fn run_proposals(self: Arc<Self>, mut proposals: mpsc::Receiver<Change>) {
         let mut changes = Vec::new();
-        let under_way = Arc::new(Semaphore::new(UNDER_WAY_MAX));
         while proposals.recv_many(&mut changes, ENTRY_MAX).await > 0 {
-            let (can_wait, urgent): (Vec<_>, Vec<_>) = changes.drain(..).partition(Change::can_wait);
-            // The coordinator gathers these for a while. Where too many are under way they wait here, with the rest.
-            match Arc::clone(&under_way).try_acquire_owned() {
-                _ if can_wait.is_empty() => {}
-                Ok(permit) => {
-                    let node = Arc::clone(&self);
-                    self.host.spawn(async move {
-                        node.bring(can_wait).await;
-                        drop(permit);
-                    });
-                }
-                Err(_) => self.bring(can_wait).await,
-            }
-            self.bring(urgent).await;
+            self.bring(std::mem::take(&mut changes)).await;
         }
     }
 
     async fn bring(self: &Arc<Self>, changes: Vec<Change>) {
-        if changes.is_empty() {
-            return;
-        }
         if let Err(error) = self.propose(changes).await {
             tracing::debug!(error, "proposals did not reach the coordinator");
             tokio::time::sleep(RETRY_PAUSE).await;
