@@ -35,7 +35,10 @@ const SILENT_MS_MIN: u64 = 10_000;
 
 impl Node {
     /// `CASK.TAKEOVER`: tells what it would be; with `confirmed`, does it, and this process begins anew.
-    pub(super) async fn take_over(self: &Arc<Self>, confirmed: bool) -> Result<TakeoverAnswer, String> {
+    ///
+    /// # Errors
+    /// Why there is to be no takeover here, or not yet. Nothing was changed.
+    pub async fn take_over(self: &Arc<Self>, confirmed: bool) -> Result<TakeoverAnswer, String> {
         let Ok(_one_at_a_time) = self.taking_over.try_lock() else {
             return Err("a takeover is under way on this node already".to_owned());
         };

@@ -1,0 +1,100 @@
+//! What is promised to clients of a cluster that was taken over once (rule R10), and the check of exactly that.
+//!
+//! Every operation is of the generation of the node that was asked; one that a node of the older generation may have sent
+//! on to a node of the newer one is of neither for certain, once there is a newer one.
+//!
+//! - The older generation by itself is linearizable, from the beginning until the last of its nodes gave it up.
+//! - The newer generation is linearizable, and its past is: everything that the older one acknowledged before that first
+//!   agreed on anything the founder did not know (or, if it never did, before the takeover); and of what the older one
+//!   did later a first part, in its order and ended by the first write of the newer generation. That is what the founder
+//!   had, or what was merged.
+//! - Where the newer generation wrote nothing to a key before everything was merged, nothing of the older one is missing
+//!   afterwards: the whole of the older generation, and what the newer one did after the merge, are linearizable together.
+//!   Not asked for of keys that ever expired: an expiry is a write that no client asks for.
+
+use bytes::Bytes;
+
+use crate::history::{Ask, Event, History, NotLinearizable, Told, check};
+use crate::world::TakenOver;
+
+/// Whether the operations are explained by a takeover of this kind.
+///
+/// # Errors
+/// The first key of which they are not.
+pub(crate) fn check_sides(history: &History, taken: &TakenOver) -> Result<(), String> {
+    for (key, events) in history.of_keys() {
+        let judge = |what: &str, events: Vec<Event>| {
+            check(&events).map_err(|(events, stuck)| {
+                let found = NotLinearizable { key: Bytes::clone(key), events, stuck };
+                format!("{what}: {found}")
+            })
+        };
+        judge("in the older generation", older(events, taken))?;
+        judge("in the newer generation", newer(events, taken))?;
+        if let Some(events) = merged(events, taken) {
+            judge("what only the older generation had is missing", events)?;
+        }
+    }
+    Ok(())
+}
+
+/// A moment of virtual time, in microseconds, as the clients' stamps count.
+fn stamp(us: u64) -> u64 {
+    us.saturating_mul(1000)
+}
+
+/// Whether an operation that was asked of the older generation may have been done in the newer one.
+fn is_of_either(event: &Event, taken: &TakenOver) -> bool {
+    let ends_after = event.told == Told::Unknown || event.answered >= stamp(taken.at_us);
+    event.side.generation == 0 && event.side.sent_on && ends_after
+}
+
+/// As one that may have been done, if it is a write; a read then says nothing.
+fn perhaps(event: &Event) -> Option<Event> {
+    let is_done = !event.ask.reads() && event.told != Told::Refused;
+    is_done.then(|| Event { told: Told::Unknown, ..event.clone() })
+}
+
+fn older(events: &[Event], taken: &TakenOver) -> Vec<Event> {
+    let of_it = events.iter().filter(|event| event.side.generation == 0);
+    let as_told = |event: &Event| {
+        if is_of_either(event, taken) { perhaps(event) } else { Some(event.clone()) }
+    };
+    of_it.filter_map(as_told).collect()
+}
+
+fn newer(events: &[Event], taken: &TakenOver) -> Vec<Event> {
+    let as_seen = |event: &Event| {
+        if is_of_either(event, taken) {
+            return perhaps(event);
+        }
+        let known = event.side.generation > 0 || event.answered < stamp(taken.parted_us);
+        if known || event.told == Told::Unknown {
+            return Some(event.clone());
+        }
+        let nothing = matches!(event.told, Told::Set(false) | Told::Deleted(false) | Told::Changed(false));
+        let mut event = event.clone();
+        event.side.lost = true;
+        (!event.ask.reads() && !nothing).then_some(event)
+    };
+    events.iter().filter_map(as_seen).collect()
+}
+
+/// The operations on a key that the newer generation left alone until everything was merged; `None` for another key.
+fn merged(events: &[Event], taken: &TakenOver) -> Option<Vec<Event>> {
+    let since = stamp(taken.merged_us?);
+    let expires = |event: &Event| matches!(event.ask, Ask::SetUntil(..) | Ask::Expire(_));
+    let before = |event: &&Event| event.called < since;
+    let is_changed = |event: &Event| {
+        let newer = event.side.generation > 0 || is_of_either(event, taken);
+        newer && perhaps(event).is_some()
+    };
+    if events.iter().any(expires) || events.iter().filter(before).any(is_changed) {
+        return None;
+    }
+    let counts = |event: &&Event| match event.side.generation {
+        0 => !is_of_either(event, taken),
+        _ => event.called >= since,
+    };
+    Some(events.iter().filter(counts).cloned().collect())
+}
