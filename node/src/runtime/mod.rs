@@ -41,7 +41,7 @@ use self::control::{CONTROL_BYTES_MAX, Control, ControlAnswer};
 use self::events::EventLog;
 use self::figures::{client_addr, limits, network_config, peer_addrs};
 pub use self::generation::{BeginsAnew, answer_early, compare};
-use self::generation::{Standpoint, unnamed};
+use self::generation::unnamed;
 pub use self::given_up::{NoteSuperseded, Returning};
 use self::gossip::Reports;
 pub use self::join::JoinError;
@@ -162,6 +162,8 @@ pub struct Node {
     note_superseded: NoteSuperseded,
     /// Held while it takes over, or looks what that would be.
     taking_over: tokio::sync::Mutex<()>,
+    /// Whether it founds, or has founded, a generation that only its next process is of.
+    founding: AtomicBool,
     tasks: Mutex<Vec<AbortHandle>>,
     /// Held while a snapshot of the store is made: one at a time.
     snapshots: tokio::sync::Mutex<()>,
@@ -314,6 +316,7 @@ impl Node {
             generation_floor: parts.generation_floor,
             note_superseded: parts.note_superseded,
             taking_over: tokio::sync::Mutex::default(),
+            founding: AtomicBool::default(),
             tasks: Mutex::default(),
             snapshots: tokio::sync::Mutex::default(),
         });
@@ -530,9 +533,7 @@ impl Node {
         }
         match question {
             Control::Of(..) => ControlAnswer::Failed("a question within a question within a question".into()),
-            Control::Compare => {
-                ControlAnswer::Compared(Standpoint::of(&self.topology.state(), self.plane.has_lease()))
-            }
+            Control::Compare => self.standpoint(),
             Control::Hello => self.introduce(),
             Control::Raft(body) => ControlAnswer::Raft(self.topology.handle(body).await),
             Control::Lease(announcement) if announcement.node == from => {

@@ -255,7 +255,7 @@ pub(crate) fn check(events: &[Event]) -> Result<(), Stuck> {
     let mut events: Vec<Event> = events.iter().filter(says).cloned().collect();
     forget_unseen(&mut events);
     for event in &mut events {
-        if event.told == Told::Unknown {
+        if event.told == Told::Unknown && !event.side.lost {
             event.answered = u64::MAX;
         }
     }
@@ -354,7 +354,7 @@ fn next(events: &[Event], done: &Bits, from: usize, value: &Value) -> Option<(us
     let stands_for_itself = |i: usize| {
         let event = &events[i];
         let equal = |other: &Event| other.told == Told::Unknown && other.ask == event.ask;
-        event.told != Told::Unknown || !left().take_while(|j| *j < i).any(|j| equal(&events[j]))
+        event.told != Told::Unknown || event.side.lost || !left().take_while(|j| *j < i).any(|j| equal(&events[j]))
     };
     let fits = |way: usize| apply(value, &events[way / 2], way % 2 == 1).map(|after| (way, after));
     let due = candidates(events, done).into_iter().skip_while(|i| *i < from / 2);
