@@ -353,8 +353,9 @@ fn next(events: &[Event], done: &Bits, from: usize, value: &Value) -> Option<(us
     // Of equal ones of unknown outcome the first asked can stand for any.
     let stands_for_itself = |i: usize| {
         let event = &events[i];
-        let equal = |other: &Event| other.told == Told::Unknown && other.ask == event.ask;
-        event.told != Told::Unknown || event.side.lost || !left().take_while(|j| *j < i).any(|j| equal(&events[j]))
+        let is_free = |event: &Event| event.told == Told::Unknown && !event.side.lost;
+        let equal = |other: &Event| is_free(other) && other.ask == event.ask;
+        !is_free(event) || !left().take_while(|j| *j < i).any(|j| equal(&events[j]))
     };
     let fits = |way: usize| apply(value, &events[way / 2], way % 2 == 1).map(|after| (way, after));
     let due = candidates(events, done).into_iter().skip_while(|i| *i < from / 2);
