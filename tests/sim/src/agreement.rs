@@ -489,7 +489,7 @@ impl Log {
         if state.epoch > former.epoch {
             self.epochs.push((state.epoch, crate::machine::virtual_us()));
         }
-        let changed = state.partitions().zip(&former.partitions).filter(|((_, now), before)| now != before);
+        let changed = state.partitions().zip(&former.partitions).filter(|((_, now), before)| **now != ***before);
         changed.for_each(|((partition, now), _)| tracing::trace!(partition, epoch = state.epoch, "{now}"));
         self.states.insert(number + 1, Arc::new(state));
         self.states = self.states.split_off(&(number + 1).saturating_sub(STATES_KEPT));

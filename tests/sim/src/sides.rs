@@ -119,3 +119,66 @@ fn merged(events: &[Event], taken: &TakenOver) -> Option<Vec<Event>> {
     };
     Some(events.iter().filter(counts).cloned().collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Taken over at 100 us, parted at 50 us, merged at 200 us.
+    const TAKEN: TakenOver = TakenOver { at_us: 100, parted_us: 50, merged_us: Some(200) };
+
+    fn event(generation: u32, at_us: u64, ask: Ask, told: Told) -> Event {
+        let side = Side { generation, ..Side::default() };
+        Event { ask, called: stamp(at_us), answered: stamp(at_us + 1), told, node: 0, side }
+    }
+
+    fn set(generation: u32, at_us: u64, value: &'static str) -> Event {
+        event(generation, at_us, Ask::Set(Bytes::from(value), When::Always), Told::Set(true))
+    }
+
+    fn read(generation: u32, at_us: u64, value: &'static str) -> Event {
+        event(generation, at_us, Ask::Read, Told::Value(Some(Bytes::from(value))))
+    }
+
+    fn checked(events: &[Event]) -> Result<(), String> {
+        let mut history = History::default();
+        events.iter().for_each(|event| history.add(Bytes::from("k"), event.clone()));
+        check_sides(&history, &TAKEN)
+    }
+
+    #[test]
+    fn what_only_the_lost_side_has_must_be_there_once_merged() {
+        let lost = [set(0, 10, "a"), set(0, 60, "b"), read(1, 120, "a")];
+        assert!(checked(&[lost.as_slice(), &[read(1, 300, "b")]].concat()).is_ok());
+        let missing = checked(&[lost.as_slice(), &[read(1, 300, "a")]].concat()).unwrap_err();
+        assert!(missing.contains("only the older generation had"), "{missing}");
+    }
+
+    #[test]
+    fn what_was_acknowledged_before_the_sides_parted_is_there_at_once() {
+        assert!(checked(&[set(0, 10, "a"), set(0, 20, "b"), read(1, 120, "b")]).is_ok());
+        assert!(checked(&[set(0, 10, "a"), set(0, 20, "b"), read(1, 120, "a")]).is_err());
+    }
+
+    #[test]
+    fn write_since_the_takeover_stands_and_what_the_lost_side_did_never_comes_back_over_it() {
+        let both = [set(0, 10, "a"), set(0, 60, "b"), set(1, 120, "c")];
+        assert!(checked(&[both.as_slice(), &[read(1, 300, "c")]].concat()).is_ok());
+        assert!(checked(&[both.as_slice(), &[read(1, 300, "b")]].concat()).is_err());
+    }
+
+    #[test]
+    fn sum_of_the_lost_side_is_merged_as_it_was_told_whatever_the_founder_had_pending() {
+        let add = |generation, at_us, n, told| event(generation, at_us, Ask::Add(n), told);
+        let pending = add(0, 40, 2, Told::Unknown);
+        let sums = [add(0, 10, 5, Told::Sum(5)), pending, read(1, 120, "7"), add(0, 60, 1, Told::Sum(6))];
+        assert!(checked(&[sums.as_slice(), &[read(1, 300, "6")]].concat()).is_ok());
+        assert!(checked(&[sums.as_slice(), &[read(1, 300, "8")]].concat()).is_err());
+    }
+
+    #[test]
+    fn older_generation_answers_for_itself_as_long_as_it_goes_on() {
+        assert!(checked(&[set(0, 60, "b"), read(0, 150, "b")]).is_ok());
+        assert!(checked(&[set(0, 60, "b"), set(0, 70, "c"), read(0, 150, "b")]).is_err());
+    }
+}
