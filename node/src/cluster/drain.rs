@@ -46,7 +46,9 @@ impl ClusterState {
         draining: bool,
     ) -> Result<(), String> {
         let name = node.short();
-        let member = Arc::make_mut(&mut self.members).get_mut(&node).ok_or_else(|| format!("node {name} is no member"))?;
+        let member = Arc::make_mut(&mut self.members)
+            .get_mut(&node)
+            .ok_or_else(|| format!("node {name} is no member"))?;
         let registered = member.announcement.incarnation;
         if registered != incarnation {
             return Err(format!("node {name} has incarnation {registered}, not {incarnation}"));

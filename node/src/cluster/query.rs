@@ -69,7 +69,8 @@ impl ClusterState {
     pub fn changed_since(&self, former: &Self) -> Vec<Partition> {
         let all = self.members != former.members || self.ring != former.ring;
         // Of states that share them, a comparison of the pointers.
-        let differs = |(at, state): &(usize, &Arc<PartitionState>)| all || former.partitions.get(*at) != Some(*state);
+        let differs =
+            |(at, state): &(usize, &Arc<PartitionState>)| all || former.partitions.get(*at) != Some(*state);
         let changed = self.partitions.iter().enumerate().filter(differs);
         changed.map(|(at, _)| at as Partition).collect()
     }

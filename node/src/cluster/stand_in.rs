@@ -127,7 +127,9 @@ impl ClusterState {
                 candidates[at].copies += 1;
                 let stand_in = Some(StandIn { of, rebuild: false });
                 let replica = Replica::assigned(candidates[at].node, ReplicaRole::Syncing, epoch);
-                Arc::make_mut(&mut self.partitions[usize::from(partition)]).replicas.push(Replica { stand_in, ..replica });
+                Arc::make_mut(&mut self.partitions[usize::from(partition)])
+                    .replicas
+                    .push(Replica { stand_in, ..replica });
             }
         }
     }

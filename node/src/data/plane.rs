@@ -208,7 +208,8 @@ impl Plane {
             receiving: AtomicUsize::new(0),
             storing: AtomicUsize::new(0),
         };
-        let view = View { state: Arc::default(), takes_part: None, primaries: vec![None; usize::from(PARTITIONS)] };
+        let view =
+            View { state: Arc::default(), takes_part: None, primaries: vec![None; usize::from(PARTITIONS)] };
         let plane = Arc::new(Self {
             node,
             damage: Damage::new(damage.is_some()),

@@ -45,7 +45,9 @@ impl Node {
         let node = Arc::clone(self);
         // A task of its own: whoever asked may go away, and a log that was founded is to be used at once.
         self.host.spawn(async move { drop(sender.send(node.take_over_once(confirmed).await)) });
-        let ended = |_| Err("this process ended before it was done: `caskctl status` tells whether it was".to_owned());
+        let ended = |_| {
+            Err("this process ended before it was done: `caskctl status` tells whether it was".to_owned())
+        };
         answer.await.unwrap_or_else(ended)
     }
 
@@ -117,9 +119,10 @@ impl Node {
         let asked = others.map(|node| async move {
             match self.ask(node, Control::Compare, ASK_TIMEOUT).await {
                 Ok(ControlAnswer::Compared(standpoint)) => Some(Ok((node, standpoint))),
-                Ok(ControlAnswer::Failed(reason)) => {
-                    Some(Err(format!("node {}: {reason}; nothing was changed. Try again later", node.short())))
-                }
+                Ok(ControlAnswer::Failed(reason)) => Some(Err(format!(
+                    "node {}: {reason}; nothing was changed. Try again later",
+                    node.short()
+                ))),
                 other => {
                     tracing::debug!(%node, ?other, "a member does not say what it knows");
                     None

@@ -151,7 +151,8 @@ impl ModelLog {
             return Err("there is a next log already".to_owned());
         }
         let at_us = crate::machine::virtual_us();
-        let parted_us = log.epochs.iter().find(|(epoch, _)| *epoch > known).map_or(at_us, |(_, since)| *since);
+        let parted_us =
+            log.epochs.iter().find(|(epoch, _)| *epoch > known).map_or(at_us, |(_, since)| *since);
         let mut next = Self::new(log.rng.random(), self.network.clone());
         next.generation = self.generation + 1;
         let number = log.newest().0 + NUMBERS_PER_TAKEOVER;
@@ -489,7 +490,8 @@ impl Log {
         if state.epoch > former.epoch {
             self.epochs.push((state.epoch, crate::machine::virtual_us()));
         }
-        let changed = state.partitions().zip(&former.partitions).filter(|((_, now), before)| **now != ***before);
+        let changed =
+            state.partitions().zip(&former.partitions).filter(|((_, now), before)| **now != ***before);
         changed.for_each(|((partition, now), _)| tracing::trace!(partition, epoch = state.epoch, "{now}"));
         self.states.insert(number + 1, Arc::new(state));
         self.states = self.states.split_off(&(number + 1).saturating_sub(STATES_KEPT));

@@ -368,11 +368,25 @@ mod tests {
     use super::*;
 
     fn set(value: &'static str, called: u64, answered: u64, told: Told) -> Event {
-        Event { ask: Ask::Set(Bytes::from(value), When::Always), called, answered, told, node: 0, side: Side::default() }
+        Event {
+            ask: Ask::Set(Bytes::from(value), When::Always),
+            called,
+            answered,
+            told,
+            node: 0,
+            side: Side::default(),
+        }
     }
 
     fn read(value: Option<&'static str>, called: u64, answered: u64) -> Event {
-        Event { ask: Ask::Read, called, answered, told: Told::Value(value.map(Bytes::from)), node: 0, side: Side::default() }
+        Event {
+            ask: Ask::Read,
+            called,
+            answered,
+            told: Told::Value(value.map(Bytes::from)),
+            node: 0,
+            side: Side::default(),
+        }
     }
 
     #[test]
@@ -432,7 +446,14 @@ mod tests {
     fn expiring(others: &[(u64, Option<&'static str>)]) -> Result<(), Stuck> {
         let ms = 1_000_000;
         let ask = Ask::SetUntil(Bytes::from("a"), WALL_BEGIN_MS + 10_000);
-        let mut events = vec![Event { ask, called: ms, answered: 2 * ms, told: Told::Set(true), node: 0, side: Side::default() }];
+        let mut events = vec![Event {
+            ask,
+            called: ms,
+            answered: 2 * ms,
+            told: Told::Set(true),
+            node: 0,
+            side: Side::default(),
+        }];
         events.extend(others.iter().map(|(at, value)| read(*value, at * ms, (at + 1) * ms)));
         check(&events)
     }

@@ -125,7 +125,10 @@ impl SimNetwork {
 
     /// A process begins to take part; calls reach it once [`SimNetwork::serve`] has named its node.
     pub fn attach(&self, id: NodeId, machine: Arc<SimMachine>) -> Arc<dyn Transport> {
-        self.state.lock().endpoints.insert(id, Endpoint { machine: machine.clone(), node: None, early: None });
+        self.state
+            .lock()
+            .endpoints
+            .insert(id, Endpoint { machine: machine.clone(), node: None, early: None });
         Arc::new(Port { network: self.clone(), id, machine })
     }
 

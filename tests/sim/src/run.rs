@@ -53,7 +53,8 @@ pub struct Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { operations, unknown, acknowledged, faults, simulated_ms, epoch, elections, takeovers } = self;
+        let Self { operations, unknown, acknowledged, faults, simulated_ms, epoch, elections, takeovers } =
+            self;
         write!(
             f,
             "clean operations={operations} unknown={unknown} acknowledged={acknowledged} faults={faults} \

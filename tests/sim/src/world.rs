@@ -308,7 +308,13 @@ impl World {
     }
 
     /// Puts a node together that is to run from now on.
-    pub(crate) fn assemble(&mut self, number: usize, parts: Parts, machine: Arc<SimMachine>, (engine, seed): (Engine, u64)) {
+    pub(crate) fn assemble(
+        &mut self,
+        number: usize,
+        parts: Parts,
+        machine: Arc<SimMachine>,
+        (engine, seed): (Engine, u64),
+    ) {
         let (network, id, host) = (self.network.clone(), parts.id, parts.host.clone());
         let node = machine.step(|| Node::assemble(parts, |node| network.serve(id, node)));
         let sync_pause_us = self.nodes[number].sync_pause_us.clone();

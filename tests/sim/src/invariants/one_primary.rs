@@ -25,7 +25,9 @@ impl Watch for OnePrimary {
         for (number, generation, process) in &running {
             // In one round trip it may have been granted what it asked for before.
             if *generation < world.newest_generation() && process.since_us > taken_us {
-                return Err(format!("node {number} serves in generation {generation}, and was started after the takeover"));
+                return Err(format!(
+                    "node {number} serves in generation {generation}, and was started after the takeover"
+                ));
             }
         }
         for partition in 0..PARTITIONS {
