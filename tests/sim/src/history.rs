@@ -306,7 +306,8 @@ fn is_certain(event: &Event) -> bool {
     event.told != Told::Unknown && !event.side.lost
 }
 
-/// Values that nobody was told are as good as one another: so operations that only differ in them are equal.
+/// Values that nobody was told are as good as one another: so operations that only differ in them are equal. Not where
+/// sides are merged: there a sum is a value that was set, and what is added to it tells it.
 fn forget_unseen(events: &mut [Event]) {
     let told = |event: &Event| match &event.told {
         Told::Value(value) => value.clone(),
@@ -315,6 +316,7 @@ fn forget_unseen(events: &mut [Event]) {
     let seen: HashSet<Bytes> = events.iter().filter_map(told).collect();
     for event in events {
         if let Ask::Set(value, _) | Ask::SetUntil(value, _) | Ask::SetBoth(value) = &mut event.ask
+            && !event.side.lost
             && !seen.contains(value)
         {
             *value = UNSEEN;

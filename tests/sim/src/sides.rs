@@ -174,6 +174,10 @@ mod tests {
         let sums = [add(0, 10, 5, Told::Sum(5)), pending, read(1, 120, "7"), add(0, 60, 1, Told::Sum(6))];
         assert!(checked(&[sums.as_slice(), &[read(1, 300, "6")]].concat()).is_ok());
         assert!(checked(&[sums.as_slice(), &[read(1, 300, "8")]].concat()).is_err());
+        assert!(
+            checked(&[sums.as_slice(), &[add(1, 300, 1, Told::Sum(7))]].concat()).is_ok(),
+            "it is read by a sum"
+        );
     }
 
     #[test]
