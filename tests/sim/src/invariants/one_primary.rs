@@ -18,7 +18,7 @@ impl Watch for OnePrimary {
             .filter_map(|number| {
                 let process = world.nodes[number].process.as_ref()?;
                 let generation = world.nodes[number].log.generation();
-                process.node.plane().has_lease().then(|| (number, generation, process))
+                process.node.plane().has_lease().then_some((number, generation, process))
             })
             .collect();
         let taken_us = world.taken_over.map_or(u64::MAX, |taken| taken.at_us);
