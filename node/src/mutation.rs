@@ -49,11 +49,17 @@ pub enum Mutation {
     AgedTombstones,
     /// A primary serves without a lease.
     NoLease,
+    /// R10: a returning store of an older generation is reconciled as any other, and what only it has is dropped.
+    ReconcileOlderGeneration,
+    /// R10: a takeover leaves the terms where they are.
+    TermsOfTheLostSide,
+    /// R10: a voter of two that restarts serves without asking the other one which generation that is of.
+    ServeUncompared,
 }
 
 impl Mutation {
     /// Every one.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 24] = [
         Self::OldTermAfterRestart,
         Self::Gaps,
         Self::NoConsent,
@@ -75,6 +81,9 @@ impl Mutation {
         Self::BlindFlip,
         Self::AgedTombstones,
         Self::NoLease,
+        Self::ReconcileOlderGeneration,
+        Self::TermsOfTheLostSide,
+        Self::ServeUncompared,
     ];
 }
 

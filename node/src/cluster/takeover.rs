@@ -18,6 +18,7 @@ use super::apply::Void;
 use super::state::{ClusterState, MemberStatus, PartitionState, ReplicaRole};
 use super::terms::TERM_MAX;
 use crate::id::{Epoch, NodeId, Term};
+use crate::mutation::{Mutation, planted};
 
 /// By so many terms a takeover raises every partition's.
 pub const TERMS_PER_TAKEOVER: Term = 1 << 16;
@@ -158,7 +159,9 @@ impl PartitionState {
     }
 
     fn take_over(&mut self, by: NodeId, reachable: &BTreeSet<NodeId>, seen: Option<u64>) {
-        self.term += TERMS_PER_TAKEOVER;
+        if !planted(Mutation::TermsOfTheLostSide) {
+            self.term += TERMS_PER_TAKEOVER;
+        }
         self.settled = false;
         let Some(base) = self.base(by, reachable) else { return };
         let unmerged = Unmerged { first_term: self.term, seen: seen.filter(|_| base == by) };

@@ -29,6 +29,7 @@ use super::version::{SEQUENCE_MAX, version};
 use crate::cluster::state::ClusterState;
 use crate::cluster::takeover::Unmerged;
 use crate::id::{NodeId, Partition};
+use crate::mutation::{Mutation, planted};
 
 /// Keys in conflict that the event names.
 const NAMED_MAX: usize = 10;
@@ -100,6 +101,9 @@ impl Plane {
     pub(super) async fn merge_by_value(self: &Arc<Self>, transfer: Transfer) -> Result<(), CopyError> {
         let Transfer { partition, node, .. } = transfer;
         let Some(unmerged) = unmerged(&self.state(), partition, node) else { return Ok(()) };
+        if planted(Mutation::ReconcileOlderGeneration) {
+            return Ok(());
+        }
         // Told at its end, also if there is nothing to merge.
         self.merging.0.lock().entry(node).or_default();
         let theirs = self.inventory_of(transfer).await?;

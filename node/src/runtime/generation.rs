@@ -8,20 +8,21 @@
 //! Two logs of one number that different nodes founded are rivals: neither follows the other, and operators decide.
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::Node;
 use super::control::{CONTROL_BYTES_MAX, Control, ControlAnswer, ask};
-use super::given_up::{self, Returning};
+use super::given_up::{NoteSuperseded, Returning};
 use crate::cluster::protocol::PROTOCOL_TAKEOVER;
 use crate::cluster::state::ClusterState;
 use crate::cluster::takeover::Generation;
 use crate::id::{Epoch, NodeId};
+use crate::mutation::{Mutation, planted};
 use crate::net::{Peers, wire};
 
 /// How long another member may take to say which generation it is of.
@@ -127,6 +128,14 @@ fn refusal(mine: Generation, theirs: Generation, relation: Relation) -> String {
     )
 }
 
+/// What a node answers on the control class before it is put together, while it compares generations: which log it
+/// follows, and nothing else.
+pub fn answer_early(state: &ClusterState, body: &[u8]) -> Option<Bytes> {
+    let question = wire::decode::<Control, CONTROL_BYTES_MAX>(body).ok().and_then(|q| unnamed(q).ok());
+    let Some((_, Control::Compare)) = question else { return None };
+    Some(wire::encode(&ControlAnswer::Compared(Standpoint::of(state, false))).into())
+}
+
 impl Node {
     pub(super) fn followed_generation(&self) -> Generation {
         followed(&self.topology.state(), self.generation_floor)
@@ -164,6 +173,15 @@ impl Node {
         Err(ControlAnswer::OtherGeneration { generation: mine, reason })
     }
 
+    /// Sends a message of this node's topology log to another node, as the log itself does: whichever of the two is of an
+    /// older generation learns that. For a simulation, whose model of the log sends none.
+    ///
+    /// # Errors
+    /// The other node does not answer, or is of another generation.
+    pub async fn send_of_log(self: &Arc<Self>, to: NodeId) -> Result<(), String> {
+        self.ask(to, Control::Raft(Bytes::new()), COMPARE_TIMEOUT).await.map(drop)
+    }
+
     /// A peer says that it is of another generation.
     pub(super) fn learn_generation(self: &Arc<Self>, theirs: Generation, from: NodeId) {
         if relation(self.followed_generation(), theirs) == Relation::Newer {
@@ -185,7 +203,7 @@ impl Node {
             newer.number,
             self.followed_generation().number
         );
-        if let Err(error) = give_up(&self.settings.data_dir, &self.topology.state(), newer, Some(from)) {
+        if let Err(error) = give_up(&self.note_superseded, &self.topology.state(), newer, Some(from)) {
             return self.refuse(&format!("{reason}. But that cannot be written down: {error:#}"));
         }
         self.begin_anew(&reason);
@@ -203,9 +221,9 @@ impl Node {
     }
 }
 
-/// Writes down that the log of this data directory is to be given up for that of a newer generation.
+/// Writes down that this node's log is to be given up for that of a newer generation.
 fn give_up(
-    data_dir: &Path,
+    note: &NoteSuperseded,
     state: &ClusterState,
     newer: Generation,
     from: Option<NodeId>,
@@ -214,7 +232,7 @@ fn give_up(
     let mut members: Vec<_> = state.members.iter().collect();
     members.sort_by_key(|(node, _)| Some(**node) != from);
     let addrs = members.into_iter().flat_map(|(_, member)| member.announcement.peer_addrs.iter().cloned());
-    given_up::note(data_dir, &Returning { generation: newer.number, addrs: addrs.collect() })
+    note(&Returning { generation: newer.number, addrs: addrs.collect() })
 }
 
 /// Before the only voter of a cluster starts to serve: none of the members that could have taken over meanwhile did.
@@ -222,16 +240,17 @@ fn give_up(
 /// Waits until each of them has said so. Answers whether one did: then this node's log is to be given up.
 ///
 /// # Errors
-/// The file system refuses to write that down.
-pub(super) async fn compare(
-    data_dir: &Path,
+/// The file system refuses to write that down; or another log of the same number is there.
+pub async fn compare(
+    note: &NoteSuperseded,
     own: NodeId,
     peers: &Peers,
     state: &ClusterState,
 ) -> anyhow::Result<bool> {
     let may_have = |node: &&NodeId| **node != own && state.may_have_taken_over(**node);
     let mut unheard: BTreeSet<NodeId> = state.members.keys().filter(may_have).copied().collect();
-    if unheard.is_empty() || state.speech().protocol < PROTOCOL_TAKEOVER {
+    let unasked = state.speech().protocol < PROTOCOL_TAKEOVER || planted(Mutation::ServeUncompared);
+    if unheard.is_empty() || unasked {
         return Ok(false);
     }
     let addrs = |(node, member): (&NodeId, &crate::cluster::state::Member)| {
@@ -247,7 +266,7 @@ pub(super) async fn compare(
                     let theirs = theirs.generation;
                     match relation(state.generation(), theirs) {
                         Relation::Newer => {
-                            give_up(data_dir, state, theirs, Some(node))?;
+                            give_up(note, state, theirs, Some(node))?;
                             return Ok(true);
                         }
                         Relation::Rival => {

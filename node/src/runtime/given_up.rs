@@ -29,12 +29,15 @@ const FILE_BYTES_MAX: usize = 64 << 10;
 
 /// What a node that gave up its log goes by.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Returning {
+pub struct Returning {
     /// The generation it gave up its own for, or an older one than that is by now.
-    pub(super) generation: u32,
+    pub generation: u32,
     /// Peer addresses of the members it knew.
-    pub(super) addrs: Vec<String>,
+    pub addrs: Vec<String>,
 }
+
+/// Writes down, durably, that the node's log is to be given up: its next start returns so.
+pub type NoteSuperseded = Box<dyn Fn(&Returning) -> anyhow::Result<()> + Send + Sync>;
 
 /// Writes down that this node's log is to be given up. Blocks.
 ///

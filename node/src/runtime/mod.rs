@@ -40,9 +40,9 @@ use tokio::task::AbortHandle;
 use self::control::{CONTROL_BYTES_MAX, Control, ControlAnswer};
 use self::events::EventLog;
 use self::figures::{client_addr, limits, network_config, peer_addrs};
-pub use self::generation::BeginsAnew;
-use self::generation::{Standpoint, unnamed};
-use self::given_up::Returning;
+use self::generation::unnamed;
+pub use self::generation::{BeginsAnew, answer_early, compare};
+pub use self::given_up::{NoteSuperseded, Returning};
 use self::gossip::Reports;
 pub use self::join::JoinError;
 use self::proposer::Batch;
@@ -119,6 +119,8 @@ pub struct Parts {
     pub damage: Option<String>,
     /// While it knows no committed state: it follows no generation older than this one.
     pub generation_floor: u32,
+    /// Writes down that its topology log is to be given up.
+    pub note_superseded: NoteSuperseded,
 }
 
 /// A running node.
@@ -157,8 +159,11 @@ pub struct Node {
     /// Whether it is to be started again once it has stopped.
     anew: AtomicBool,
     generation_floor: u32,
+    note_superseded: NoteSuperseded,
     /// Held while it takes over, or looks what that would be.
     taking_over: tokio::sync::Mutex<()>,
+    /// Whether it founds, or has founded, a generation that only its next process is of.
+    founding: AtomicBool,
     tasks: Mutex<Vec<AbortHandle>>,
     /// Held while a snapshot of the store is made: one at a time.
     snapshots: tokio::sync::Mutex<()>,
@@ -253,6 +258,7 @@ impl Node {
             engine,
             damage,
             generation_floor,
+            note_superseded: Box::new(move |returning| given_up::note(&data_dir, returning)),
         };
         let node = Self::assemble(parts, |node| drop(inbound.node.set(node)));
         let refusal = tokio::select! {
@@ -309,7 +315,9 @@ impl Node {
             refusal: watch::Sender::default(),
             anew: AtomicBool::default(),
             generation_floor: parts.generation_floor,
+            note_superseded: parts.note_superseded,
             taking_over: tokio::sync::Mutex::default(),
+            founding: AtomicBool::default(),
             tasks: Mutex::default(),
             snapshots: tokio::sync::Mutex::default(),
         });
@@ -528,9 +536,7 @@ impl Node {
         }
         match question {
             Control::Of(..) => ControlAnswer::Failed("a question within a question within a question".into()),
-            Control::Compare => {
-                ControlAnswer::Compared(Standpoint::of(&self.topology.state(), self.plane.has_lease()))
-            }
+            Control::Compare => self.standpoint(),
             Control::Hello => self.introduce(),
             Control::Raft(body) => ControlAnswer::Raft(self.topology.handle(body).await),
             Control::Lease(announcement) if announcement.node == from => {
@@ -594,8 +600,9 @@ async fn join_cluster(
     if state.epoch > 0 {
         store.claim(state.cluster_id, Past::Member)?;
         if !settings.serve_alone && votes_alone(topology, identity.node).await {
-            let (data_dir, peers) = (&settings.data_dir, network.peers());
-            if generation::compare(data_dir, identity.node, &peers, &state).await? {
+            let data_dir = settings.data_dir.clone();
+            let note: NoteSuperseded = Box::new(move |returning| given_up::note(&data_dir, returning));
+            if compare(&note, identity.node, &network.peers(), &state).await? {
                 return Err(BeginsAnew(
                     "another node took over: this one returns under the newer generation".to_owned(),
                 )

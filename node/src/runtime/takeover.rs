@@ -10,9 +10,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use caskade_engine::PARTITIONS;
+use tokio::sync::oneshot;
 
 use super::Node;
 use super::control::{Control, ControlAnswer};
@@ -35,13 +37,35 @@ const SILENT_MS_MIN: u64 = 10_000;
 
 impl Node {
     /// `CASK.TAKEOVER`: tells what it would be; with `confirmed`, does it, and this process begins anew.
-    pub(super) async fn take_over(self: &Arc<Self>, confirmed: bool) -> Result<TakeoverAnswer, String> {
+    ///
+    /// # Errors
+    /// Why there is to be no takeover here, or not yet. Nothing was changed.
+    pub async fn take_over(self: &Arc<Self>, confirmed: bool) -> Result<TakeoverAnswer, String> {
+        let (sender, answer) = oneshot::channel();
+        let node = Arc::clone(self);
+        // A task of its own: whoever asked may go away, and a log that was founded is to be used at once.
+        self.host.spawn(async move { drop(sender.send(node.take_over_once(confirmed).await)) });
+        let ended = |_| {
+            Err("this process ended before it was done: `caskctl status` tells whether it was".to_owned())
+        };
+        answer.await.unwrap_or_else(ended)
+    }
+
+    async fn take_over_once(self: &Arc<Self>, confirmed: bool) -> Result<TakeoverAnswer, String> {
         let Ok(_one_at_a_time) = self.taking_over.try_lock() else {
             return Err("a takeover is under way on this node already".to_owned());
         };
+        // Said from before the others are asked: a voter that starts meanwhile has answered, or waits.
+        self.founding.store(confirmed, Ordering::Release);
+        let answer = self.take_over_if_possible(confirmed).await;
+        self.founding.store(answer.as_ref().is_ok_and(|answer| answer.done), Ordering::Release);
+        answer
+    }
+
+    async fn take_over_if_possible(self: &Arc<Self>, confirmed: bool) -> Result<TakeoverAnswer, String> {
         let state = self.topology.state();
         self.check_no_coordinator()?;
-        let answers = self.standpoints(&state).await;
+        let answers = self.standpoints(&state).await?;
         check_answers(&state, &self.topology.voters(), self.id, &answers)?;
         let reachable: BTreeSet<NodeId> = answers.keys().copied().collect();
         let prospect = state.prospect(self.id, &reachable)?;
@@ -77,12 +101,28 @@ impl Node {
         Ok(())
     }
 
+    /// What this node tells others of the log it follows: nothing while it takes over, nor afterwards. A voter of two that
+    /// starts would take the generation that ends for the newest, and serve in it.
+    pub(super) fn standpoint(&self) -> ControlAnswer {
+        if self.founding.load(Ordering::Acquire) {
+            return ControlAnswer::Failed("a takeover is under way on this node".to_owned());
+        }
+        ControlAnswer::Compared(Standpoint::of(&self.topology.state(), self.plane.has_lease()))
+    }
+
     /// What the other members say that answer.
-    async fn standpoints(self: &Arc<Self>, state: &ClusterState) -> BTreeMap<NodeId, Standpoint> {
+    async fn standpoints(
+        self: &Arc<Self>,
+        state: &ClusterState,
+    ) -> Result<BTreeMap<NodeId, Standpoint>, String> {
         let others = state.members.keys().copied().filter(|node| *node != self.id);
         let asked = others.map(|node| async move {
             match self.ask(node, Control::Compare, ASK_TIMEOUT).await {
-                Ok(ControlAnswer::Compared(standpoint)) => Some((node, standpoint)),
+                Ok(ControlAnswer::Compared(standpoint)) => Some(Ok((node, standpoint))),
+                Ok(ControlAnswer::Failed(reason)) => Some(Err(format!(
+                    "node {}: {reason}; nothing was changed. Try again later",
+                    node.short()
+                ))),
                 other => {
                     tracing::debug!(%node, ?other, "a member does not say what it knows");
                     None

@@ -7,7 +7,7 @@ use futures::future::BoxFuture;
 
 use super::Node;
 use super::control::{CONTROL_BYTES_MAX, Control, ControlAnswer};
-use super::generation::{Standpoint, named, unnamed};
+use super::generation::{answer_early, named};
 use crate::id::NodeId;
 use crate::net::{Class, Handler, Peers, Responder, wire};
 use crate::topology::{RaftTransport, Topology};
@@ -23,10 +23,8 @@ pub(super) struct Inbound {
 impl Inbound {
     fn answer_early(&self, body: &[u8], reply: Responder) {
         let Some(topology) = self.topology.get() else { return };
-        let question = wire::decode::<Control, CONTROL_BYTES_MAX>(body).ok().and_then(|q| unnamed(q).ok());
-        if let Some((_, Control::Compare)) = question {
-            let standpoint = Standpoint::of(&topology.state(), false);
-            reply.send(wire::encode(&ControlAnswer::Compared(standpoint)).into());
+        if let Some(answer) = answer_early(&topology.state(), body) {
+            reply.send(answer);
         }
     }
 }

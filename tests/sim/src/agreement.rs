@@ -5,6 +5,9 @@
 //! believing that it leads until it hears otherwise. Proposals are delayed, repeated, committed without their
 //! proposer learning of it, or left behind for a later leader to commit or to forget. States reach a node late, and
 //! several at once; after a restart a node may begin with an older one.
+//!
+//! A takeover founds a next log beside one, with one voter (rule R10); its founder is in that one from its next start on.
+//! No log has more than one next one, and no next one has a rival.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -12,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caskade_node::cluster::state::{Change, ClusterState, Verdict};
-use caskade_node::id::NodeId;
+use caskade_node::id::{Epoch, NodeId};
 use caskade_node::topology::{Agreement, Committed, ProposeError, choose_voters};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -33,6 +36,12 @@ const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
 /// States kept; a restarted node begins with one of them.
 const STATES_KEPT: u64 = 64;
+/// How long it takes to found a next log, in microseconds.
+const FOUND_NEXT_US: std::ops::Range<u64> = 5_000..400_000;
+/// By so much the numbers of a next log's states are above those of the log before.
+const NUMBERS_PER_TAKEOVER: u64 = 1 << 32;
+/// How often a leader sends to those that take no part in its log, after a takeover.
+const REACH_PAUSE: Duration = Duration::from_millis(250);
 
 /// A node's part.
 struct Part {
@@ -60,6 +69,23 @@ struct Log {
     /// Proposals that found no majority and may be committed yet.
     left_behind: Vec<Vec<Change>>,
     elections: u64,
+    /// Since which microsecond there has been which epoch.
+    epochs: Vec<(Epoch, u64)>,
+    next: Option<Next>,
+}
+
+/// The log that a takeover founded.
+#[derive(Clone)]
+pub struct Next {
+    /// Who took over.
+    pub by: NodeId,
+    /// The log.
+    pub log: ModelLog,
+    /// When, in microseconds.
+    pub at_us: u64,
+    /// When the log before first committed what the new one does not know; if it did not, when it was founded. What was
+    /// acknowledged earlier, the founder has.
+    pub parted_us: u64,
 }
 
 /// The log; a clone is the same one.
@@ -68,6 +94,7 @@ pub struct ModelLog {
     log: Arc<Mutex<Log>>,
     network: SimNetwork,
     grown: Arc<watch::Sender<u64>>,
+    generation: u32,
 }
 
 impl ModelLog {
@@ -87,10 +114,76 @@ impl ModelLog {
             applied: BTreeMap::new(),
             left_behind: Vec::new(),
             elections: 0,
+            epochs: Vec::new(),
+            next: None,
         };
-        let log = Self { log: Arc::new(Mutex::new(log)), network, grown: Arc::new(watch::Sender::new(0)) };
+        let grown = Arc::new(watch::Sender::new(0));
+        let log = Self { log: Arc::new(Mutex::new(log)), network, grown, generation: 0 };
         tokio::spawn(log.clone().elect_when_due());
         log
+    }
+
+    /// The generation of the cluster that this is the log of.
+    pub fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// The log that took the place of this one, if one did.
+    pub fn next(&self) -> Option<Next> {
+        self.log.lock().next.clone()
+    }
+
+    /// Who votes.
+    pub fn voters(&self) -> BTreeSet<NodeId> {
+        self.log.lock().voters.clone()
+    }
+
+    /// Makes the next log, of which the founder is the one voter.
+    fn found_next(&self, by: NodeId, change: Change) -> Result<(), String> {
+        let Change::TakeOver(takeover) = &change else { return Err("no takeover".to_owned()) };
+        let known = takeover.from.epoch;
+        let mut state = ClusterState::default();
+        if let Some(Verdict::Void(reason)) = state.apply(&[change]).pop() {
+            return Err(reason);
+        }
+        let mut log = self.log.lock();
+        if log.next.is_some() {
+            return Err("there is a next log already".to_owned());
+        }
+        let at_us = crate::machine::virtual_us();
+        let parted_us =
+            log.epochs.iter().find(|(epoch, _)| *epoch > known).map_or(at_us, |(_, since)| *since);
+        let mut next = Self::new(log.rng.random(), self.network.clone());
+        next.generation = self.generation + 1;
+        let number = log.newest().0 + NUMBERS_PER_TAKEOVER;
+        {
+            let mut founded = next.log.lock();
+            founded.voters = BTreeSet::from([by]);
+            founded.states = BTreeMap::from([(number, Arc::new(state))]);
+            founded.applied = BTreeMap::from([(by, number)]);
+        }
+        tokio::spawn(self.clone().reach_out());
+        tokio::spawn(next.clone().reach_out());
+        log.next = Some(Next { by, log: next, at_us, parted_us });
+        Ok(())
+    }
+
+    /// As leader, sends to the nodes of this log that take no part in it: they may be in another one, and either learns
+    /// of that. Who takes part needs none of that: it is handed what there is.
+    async fn reach_out(self) {
+        loop {
+            tokio::time::sleep(REACH_PAUSE).await;
+            let calls: Vec<(NodeId, NodeId)> = {
+                let log = self.log.lock();
+                let leads = |id: &NodeId| log.parts.get(id).is_some_and(|part| part.leads == Some(log.term));
+                let Some(leader) = log.leader.filter(leads) else { continue };
+                let members = log.voters.iter().chain(&log.learners);
+                members.filter(|id| !log.parts.contains_key(*id)).map(|id| (leader, *id)).collect()
+            };
+            for (leader, other) in calls {
+                self.network.with_node(leader, |node| async move { drop(node.send_of_log(other).await) });
+            }
+        }
     }
 
     /// Founds the cluster with these members, the state being committed and known to all of them.
@@ -394,7 +487,11 @@ impl Log {
         let (number, former) = self.newest();
         let mut state = ClusterState::clone(&former);
         let verdicts = state.apply(changes);
-        let changed = state.partitions().zip(&former.partitions).filter(|((_, now), before)| now != before);
+        if state.epoch > former.epoch {
+            self.epochs.push((state.epoch, crate::machine::virtual_us()));
+        }
+        let changed =
+            state.partitions().zip(&former.partitions).filter(|((_, now), before)| **now != ***before);
         changed.for_each(|((partition, now), _)| tracing::trace!(partition, epoch = state.epoch, "{now}"));
         self.states.insert(number + 1, Arc::new(state));
         self.states = self.states.split_off(&(number + 1).saturating_sub(STATES_KEPT));
@@ -485,7 +582,10 @@ impl Agreement for Member {
         Box::pin(std::future::ready(()))
     }
 
-    fn found_next(&self, _change: Change) -> BoxFuture<'_, Result<(), String>> {
-        Box::pin(std::future::ready(Err("the model has one log and no takeovers".to_owned())))
+    fn found_next(&self, change: Change) -> BoxFuture<'_, Result<(), String>> {
+        Box::pin(async move {
+            self.log.pause(FOUND_NEXT_US).await;
+            self.log.found_next(self.id, change)
+        })
     }
 }

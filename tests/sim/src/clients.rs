@@ -16,7 +16,7 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
-use crate::history::{Ask, Event, History, Told, When};
+use crate::history::{Ask, Event, History, Side, Told, When};
 use crate::machine::WALL_BEGIN_MS;
 use crate::world::World;
 
@@ -46,11 +46,13 @@ pub struct Clients {
     /// Operations under way.
     open: AtomicU64,
     acknowledged: AtomicU64,
+    /// Whether pairs are written, too.
+    pairs: bool,
 }
 
 impl Clients {
-    /// No clients yet.
-    pub fn new(world: Arc<Mutex<World>>) -> Arc<Self> {
+    /// No clients yet. A merge by value orders each record by itself: with takeovers there are no pairs.
+    pub fn new(world: Arc<Mutex<World>>, pairs: bool) -> Arc<Self> {
         let began = world.lock().began;
         Arc::new(Self {
             world,
@@ -61,6 +63,7 @@ impl Clients {
             stamp: AtomicU64::new(0),
             open: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
+            pairs,
         })
     }
 
@@ -101,6 +104,7 @@ impl Clients {
                 running.choose(&mut rng).copied()
             };
             if let Some(node) = node {
+                let ask = if self.world.lock().leaves_alone(node, &key) { Ask::Read } else { ask };
                 let patience = if ask == Ask::Read { READ_PATIENCE_MS } else { WRITE_PATIENCE_MS };
                 let patience = patience.choose(&mut rng).copied().unwrap_or_default();
                 self.ask(node, key, ask, Duration::from_millis(patience)).await;
@@ -113,7 +117,7 @@ impl Clients {
         let number = |rng: &mut StdRng, of| if rng.random() { 0 } else { rng.random_range(0..of) };
         match rng.random_range(0..16) {
             0..3 => return self.choose_expiring(rng),
-            3 | 4 => {
+            3 | 4 if self.pairs => {
                 let key = key(PAIR, rng.random_range(0..PAIRS));
                 let ask = match rng.random_range(0..5) {
                     0 | 1 => Ask::Read,
@@ -186,14 +190,20 @@ impl Clients {
         let number = self.node_for(number, &key, &ask);
         let process = {
             let world = self.world.lock();
-            world.nodes[number].process.as_ref().map(|process| (process.node.clone(), process.host.clone()))
+            let of = &world.nodes[number];
+            let process = of.process.as_ref();
+            process.map(|process| (process.node.clone(), process.host.clone(), of.id, of.log.generation()))
         };
-        let Some((node, host)) = process else { return Told::Refused };
+        let Some((node, host, id, generation)) = process else { return Told::Refused };
+        let partition = partition_of(&halves(&key).0);
+        let sends_on = || node.plane().state().primary(partition) != Some(id);
+        let sent_on = sends_on();
         self.open.fetch_add(1, Ordering::SeqCst);
         let called = self.stamp();
         let (sender, answer) = oneshot::channel();
         let (asked, of) = (ask.clone(), key.clone());
-        host.spawn(async move { drop(sender.send(submit(&node, &of, &asked).wait().await)) });
+        let asks = node.clone();
+        host.spawn(async move { drop(sender.send(submit(&asks, &of, &asked).wait().await)) });
         let told = match tokio::time::timeout(patience, answer).await {
             Ok(Ok(Ok(outcome))) => told(&ask, outcome),
             Ok(Ok(Err(Failure::Refused(_) | Failure::Action(_)))) => Told::Refused,
@@ -203,7 +213,8 @@ impl Clients {
             self.acknowledged.fetch_add(1, Ordering::SeqCst);
         }
         tracing::info!("client: node {number} {:?} {ask:?} -> {told:?}", key);
-        let event = Event { ask, called, answered: self.stamp(), told: told.clone(), node: number };
+        let side = Side { generation, sent_on: sent_on || sends_on(), lost: false };
+        let event = Event { ask, called, answered: self.stamp(), told: told.clone(), node: number, side };
         self.history.lock().add(key, event);
         self.open.fetch_sub(1, Ordering::SeqCst);
         told

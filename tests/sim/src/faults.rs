@@ -32,6 +32,9 @@ pub enum Profile {
     /// Stores that sync what they acknowledge a moment later, one of two copies down, and the other's machine loses power:
     /// while the writes since then are on a third one (rule R5). What weak sync gives up is not asked for.
     Weak,
+    /// Of two nodes the one that votes is lost, or only cut off, perhaps after the other one was away while it went on; an
+    /// operator has the other one take over, and the lost one returns (rule R10).
+    Takeover,
 }
 
 /// One fault, or the end of one.
@@ -82,6 +85,8 @@ pub enum Fault {
     Drain(usize, bool),
     /// An operator changes a node's weight.
     Weight(usize, u32),
+    /// An operator asks a node to take over, if that was not done.
+    TakeOver(usize),
 }
 
 /// Faults and when they are due, in milliseconds from the beginning of the attack.
@@ -94,6 +99,8 @@ pub fn draw(rng: &mut StdRng, profile: Profile, nodes: usize, length_ms: u64) ->
         flips(&mut schedule, rng, nodes, length_ms);
     } else if profile == Profile::Weak {
         weak_rounds(&mut schedule, rng, nodes);
+    } else if profile == Profile::Takeover {
+        takeover(&mut schedule, rng);
     } else {
         let mut nodes = Nodes { first: nodes, joined: 0 };
         let mut now = rng.random_range(200..2_000);
@@ -282,6 +289,40 @@ fn weak_rounds(schedule: &mut Schedule, rng: &mut StdRng, nodes: usize) {
     }
 }
 
+/// Node 0 votes, and node 1 takes over.
+fn takeover(schedule: &mut Schedule, rng: &mut StdRng) {
+    let (voter, other) = (0, 1);
+    let mut now = rng.random_range(500..3_000);
+    // The other one is away, for as long as it takes to be given up, or less: what it misses only the voter has.
+    let apart = match rng.random_range(0..4) {
+        0 => 0,
+        1 => rng.random_range(50..2_500),
+        _ => rng.random_range(2_500..7_000),
+    };
+    let cut = rng.random_bool(0.5);
+    let returns = rng.random_range(3_000..14_000);
+    if cut {
+        cut_off(schedule, voter, 2, (now, now + apart + returns));
+    } else if apart > 0 {
+        schedule.push((now, Fault::Kill(other)));
+        schedule.push((now + apart + rng.random_range(0..500), Fault::Restart(other)));
+    }
+    now += apart;
+    // Whoever is cut off may go on for as long as that lasts.
+    if !cut || rng.random_bool(0.5) {
+        schedule.push((now, if rng.random() { Fault::Kill(voter) } else { Fault::PowerLoss(voter) }));
+        schedule.push((now + returns, Fault::Restart(voter)));
+    }
+    for attempt in 0..12 {
+        schedule.push((now + 1_500 + attempt * 900 + rng.random_range(0..600), Fault::TakeOver(other)));
+    }
+    for _ in 0..rng.random_range(0..4) {
+        let dies = rng.random_range(0..2);
+        let due = now + returns + rng.random_range(0..4_000);
+        kill(schedule, rng, dies, due);
+    }
+}
+
 /// Bits that flip on one disk; often its node starts anew before its scrubber has found them.
 fn flips(schedule: &mut Schedule, rng: &mut StdRng, nodes: usize, length_ms: u64) {
     let node = rng.random_range(0..nodes);
@@ -394,6 +435,7 @@ impl World {
                     }
                 });
             }
+            Fault::TakeOver(node) => self.take_over(node),
             Fault::Weight(node, weight) => {
                 let sets = Operation::SetWeight { node: self.nodes[node].id, weight };
                 self.operate(&format!("node {node} is to weigh {weight}"), |_| Change::Operate {
@@ -465,9 +507,7 @@ impl World {
 
     /// Starts a process anew: whatever was left of the one before is ended first.
     fn restart(&mut self, node: usize) {
-        if self.nodes[node].process.is_some() {
-            self.crash(node, false);
-        }
+        self.crash(node, false);
         self.nodes[node].disk.clear_faults();
         self.start(node);
     }
@@ -503,7 +543,9 @@ impl World {
                 self.suffer(&Fault::Drain(number, false));
             }
             let fallen = match &self.nodes[number].process {
-                None => true,
+                None => self.nodes[number].comparing.is_none(),
+                // One that begins anew is seen to.
+                Some(process) if process.node.begins_anew() => false,
                 Some(process) => process.node.plane().store_failed() || process.node.is_stopping(),
             };
             if fallen {

@@ -88,6 +88,20 @@ pub struct Event {
     pub told: Told,
     /// By which node, for the trace.
     pub node: usize,
+    /// On which side of a takeover.
+    pub side: Side,
+}
+
+/// Where an operation was asked, of a cluster that was taken over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Side {
+    /// The generation the node that was asked was of.
+    pub generation: u32,
+    /// Whether that may have sent it on to another node, which may be of a newer one.
+    pub sent_on: bool,
+    /// Done on the side that was given up, and not known to whoever took over: it is in the new generation's past, or was
+    /// merged before anything was written there, or is no part of its history.
+    pub lost: bool,
 }
 
 /// All operations, by key.
@@ -110,9 +124,10 @@ impl fmt::Display for NotLinearizable {
         writeln!(f, "no order of the operations on {:?} explains what was told:", self.key)?;
         for (i, event) in self.events.iter().enumerate() {
             let mark = if self.stuck.contains(&i) { ">" } else { " " };
-            let Event { ask, called, answered, told, node } = event;
+            let Event { ask, called, answered, told, node, side } = event;
             let until = if *told == Told::Unknown { "...".to_owned() } else { (answered / 1000).to_string() };
-            writeln!(f, "{mark} {:>9}..{until:<9} node {node}: {ask:?} -> {told:?}", called / 1000)?;
+            let side = if *side == Side::default() { String::new() } else { format!(" ({side:?})") };
+            writeln!(f, "{mark} {:>9}..{until:<9} node {node}: {ask:?} -> {told:?}{side}", called / 1000)?;
         }
         Ok(())
     }
@@ -133,6 +148,11 @@ impl History {
     /// The keys.
     pub fn keys(&self) -> impl Iterator<Item = &Bytes> {
         self.0.keys()
+    }
+
+    /// The operations by key.
+    pub(crate) fn of_keys(&self) -> impl Iterator<Item = (&Bytes, &Vec<Event>)> {
+        self.0.iter()
     }
 
     /// Whether an order of each key's operations explains everything that was told.
@@ -226,22 +246,22 @@ impl Bits {
 }
 
 /// The operations that count, and which of them the longest explanation cannot go on with.
-type Stuck = (Vec<Event>, Vec<usize>);
+pub(crate) type Stuck = (Vec<Event>, Vec<usize>);
 
-fn check(events: &[Event]) -> Result<(), Stuck> {
+pub(crate) fn check(events: &[Event]) -> Result<(), Stuck> {
     // A read of unknown outcome says nothing; what was refused did nothing.
     let says =
         |event: &&Event| event.told != Told::Refused && !(event.ask.reads() && event.told == Told::Unknown);
     let mut events: Vec<Event> = events.iter().filter(says).cloned().collect();
     forget_unseen(&mut events);
     for event in &mut events {
-        if event.told == Told::Unknown {
+        if event.told == Told::Unknown && !event.side.lost {
             event.answered = u64::MAX;
         }
     }
     // What is certain is tried first: what is not may be left out.
-    events.sort_by_key(|event| (event.told == Told::Unknown, event.called));
-    let certain = events.iter().filter(|event| event.told != Told::Unknown).count();
+    events.sort_by_key(|event| (!is_certain(event), event.called));
+    let certain = events.iter().filter(|event| is_certain(event)).count();
     let mut done = Bits(vec![0; events.len() / 64 + 1]);
     let mut seen: HashSet<(Bits, Value)> = HashSet::new();
     let mut value: Value = None;
@@ -258,7 +278,7 @@ fn check(events: &[Event]) -> Result<(), Stuck> {
                 done.flip(i);
                 if seen.insert((done.clone(), after.clone())) {
                     path.push((way, std::mem::replace(&mut value, after)));
-                    taken_certain += usize::from(events[i].told != Told::Unknown);
+                    taken_certain += usize::from(is_certain(&events[i]));
                     from = 0;
                 } else {
                     done.flip(i);
@@ -274,14 +294,20 @@ fn check(events: &[Event]) -> Result<(), Stuck> {
                 };
                 let i = way / 2;
                 done.flip(i);
-                taken_certain -= usize::from(events[i].told != Told::Unknown);
+                taken_certain -= usize::from(is_certain(&events[i]));
                 (value, from) = (before, way + 1);
             }
         }
     }
 }
 
-/// Values that nobody was told are as good as one another: so operations that only differ in them are equal.
+/// Whether an operation took effect for certain.
+fn is_certain(event: &Event) -> bool {
+    event.told != Told::Unknown && !event.side.lost
+}
+
+/// Values that nobody was told are as good as one another: so operations that only differ in them are equal. Not where
+/// sides are merged: there a sum is a value that was set, and what is added to it tells it.
 fn forget_unseen(events: &mut [Event]) {
     let told = |event: &Event| match &event.told {
         Told::Value(value) => value.clone(),
@@ -290,6 +316,7 @@ fn forget_unseen(events: &mut [Event]) {
     let seen: HashSet<Bytes> = events.iter().filter_map(told).collect();
     for event in events {
         if let Ask::Set(value, _) | Ask::SetUntil(value, _) | Ask::SetBoth(value) = &mut event.ask
+            && !event.side.lost
             && !seen.contains(value)
         {
             *value = UNSEEN;
@@ -297,26 +324,43 @@ fn forget_unseen(events: &mut [Event]) {
     }
 }
 
-/// The operations that can come next: begun before every other that is left was answered.
+/// The operations that can come next: begun before every other that is left, and must be done, was answered. Those of a
+/// side that was given up are in their own order, and over once the newer generation has written.
 fn candidates(events: &[Event], done: &Bits) -> Vec<usize> {
-    let left = || (0..events.len()).filter(|i| !done.has(*i));
-    let first_answer = left().map(|i| events[i].answered).min().unwrap_or(u64::MAX);
-    left().filter(|i| events[*i].called <= first_answer).collect()
+    let left = |lost: bool| (0..events.len()).filter(move |i| !done.has(*i) && events[*i].side.lost == lost);
+    let first_answer = |lost| left(lost).map(|i| events[i].answered).min().unwrap_or(u64::MAX);
+    let (first, first_lost) = (first_answer(false), first_answer(true));
+    let written_since = |lost: &Event| {
+        let newer = |event: &Event| event.side.generation > lost.side.generation && writes(event);
+        (0..events.len()).any(|i| done.has(i) && newer(&events[i]))
+    };
+    let due = |i: &usize| {
+        let event = &events[*i];
+        let in_order = !event.side.lost || (event.called <= first_lost && !written_since(event));
+        event.called <= first && in_order
+    };
+    (0..events.len()).filter(|i| !done.has(*i)).filter(due).collect()
+}
+
+/// Whether an operation, once it has taken effect, has changed something.
+fn writes(event: &Event) -> bool {
+    let nothing = matches!(event.told, Told::Set(false) | Told::Deleted(false) | Told::Changed(false));
+    !event.ask.reads() && !nothing
 }
 
 /// The first of them, from place `from` on, that fits the value; and the value after it. Each operation has two places:
 /// it finds the key as it is, or expired.
 fn next(events: &[Event], done: &Bits, from: usize, value: &Value) -> Option<(usize, Value)> {
     let left = || (0..events.len()).filter(|i| !done.has(*i));
-    let first_answer = left().map(|i| events[i].answered).min().unwrap_or(u64::MAX);
     // Of equal ones of unknown outcome the first asked can stand for any.
     let stands_for_itself = |i: usize| {
         let event = &events[i];
-        let equal = |other: &Event| other.told == Told::Unknown && other.ask == event.ask;
-        event.told != Told::Unknown || !left().take_while(|j| *j < i).any(|j| equal(&events[j]))
+        let is_free = |event: &Event| event.told == Told::Unknown && !event.side.lost;
+        let equal = |other: &Event| is_free(other) && other.ask == event.ask;
+        !is_free(event) || !left().take_while(|j| *j < i).any(|j| equal(&events[j]))
     };
     let fits = |way: usize| apply(value, &events[way / 2], way % 2 == 1).map(|after| (way, after));
-    let due = left().skip_while(|i| *i < from / 2).filter(|i| events[*i].called <= first_answer);
+    let due = candidates(events, done).into_iter().skip_while(|i| *i < from / 2);
     let ways = due.filter(|i| stands_for_itself(*i)).flat_map(|i| [2 * i, 2 * i + 1]);
     ways.skip_while(|way| *way < from).find_map(fits)
 }
@@ -326,11 +370,25 @@ mod tests {
     use super::*;
 
     fn set(value: &'static str, called: u64, answered: u64, told: Told) -> Event {
-        Event { ask: Ask::Set(Bytes::from(value), When::Always), called, answered, told, node: 0 }
+        Event {
+            ask: Ask::Set(Bytes::from(value), When::Always),
+            called,
+            answered,
+            told,
+            node: 0,
+            side: Side::default(),
+        }
     }
 
     fn read(value: Option<&'static str>, called: u64, answered: u64) -> Event {
-        Event { ask: Ask::Read, called, answered, told: Told::Value(value.map(Bytes::from)), node: 0 }
+        Event {
+            ask: Ask::Read,
+            called,
+            answered,
+            told: Told::Value(value.map(Bytes::from)),
+            node: 0,
+            side: Side::default(),
+        }
     }
 
     #[test]
@@ -359,6 +417,7 @@ mod tests {
             answered,
             told: Told::Sum(sum),
             node: 0,
+            side: Side::default(),
         };
         assert!(check(&[add(1, 10, 2), add(2, 9, 1)]).is_ok());
         assert!(check(&[add(1, 3, 2), add(4, 9, 1)]).is_err());
@@ -379,6 +438,7 @@ mod tests {
             answered: 4,
             told,
             node: 0,
+            side: Side::default(),
         };
         assert!(check(&[set("a", 1, 2, Told::Set(true)), nx(Told::Set(false))]).is_ok());
         assert!(check(&[set("a", 1, 2, Told::Set(true)), nx(Told::Set(true))]).is_err());
@@ -388,7 +448,14 @@ mod tests {
     fn expiring(others: &[(u64, Option<&'static str>)]) -> Result<(), Stuck> {
         let ms = 1_000_000;
         let ask = Ask::SetUntil(Bytes::from("a"), WALL_BEGIN_MS + 10_000);
-        let mut events = vec![Event { ask, called: ms, answered: 2 * ms, told: Told::Set(true), node: 0 }];
+        let mut events = vec![Event {
+            ask,
+            called: ms,
+            answered: 2 * ms,
+            told: Told::Set(true),
+            node: 0,
+            side: Side::default(),
+        }];
         events.extend(others.iter().map(|(at, value)| read(*value, at * ms, (at + 1) * ms)));
         check(&events)
     }
@@ -415,6 +482,7 @@ mod tests {
             answered: called + 1,
             told,
             node: 0,
+            side: Side::default(),
         };
         let other = |value, called| Event { ask: Ask::ReadOther, ..read(Some(value), called, called + 1) };
         let (first, second) = (both("a", 1, Told::Changed(true)), both("b", 3, Told::Unknown));

@@ -15,4 +15,6 @@ pub mod network;
 pub mod randomness;
 pub mod run;
 pub mod scale;
+mod sides;
+mod takeover;
 pub mod world;

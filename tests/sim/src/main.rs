@@ -60,6 +60,8 @@ enum Faults {
     Damage,
     /// Power losses of stores that do not sync every write.
     Weak,
+    /// The loss of one of two nodes, a takeover by the other, and the return of the lost one.
+    Takeover,
 }
 
 impl Args {
@@ -67,6 +69,7 @@ impl Args {
         let shows = match self.plant.as_deref() {
             Some("TrustDamage") => Faults::Damage,
             Some("NoTail") => Faults::Weak,
+            Some("ReconcileOlderGeneration" | "TermsOfTheLostSide" | "ServeUncompared") => Faults::Takeover,
             _ => Faults::Mixed,
         };
         self.faults.unwrap_or(shows)
@@ -95,6 +98,7 @@ fn main() -> ExitCode {
         Faults::Membership => Profile::Membership,
         Faults::Damage => Profile::Damage,
         Faults::Weak => Profile::Weak,
+        Faults::Takeover => Profile::Takeover,
     };
     if args.list {
         Mutation::ALL.iter().for_each(|mutation| println!("{mutation:?}"));
@@ -198,6 +202,7 @@ impl Totals {
         self.sum.faults += report.faults;
         self.sum.simulated_ms += report.simulated_ms;
         self.sum.elections += report.elections;
+        self.sum.takeovers += report.takeovers;
     }
 }
 
@@ -207,12 +212,13 @@ impl std::fmt::Display for Totals {
         write!(
             f,
             "{seeds} seeds clean: {} faults, {} operations ({} of unknown outcome), {} writes acknowledged, {} \
-             elections, {:.2} hours simulated",
+             elections, {} takeovers, {:.2} hours simulated",
             sum.faults,
             sum.operations,
             sum.unknown,
             sum.acknowledged,
             sum.elections,
+            sum.takeovers,
             sum.simulated_ms as f64 / 3_600_000.0,
         )
     }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use caskade_node::host::Host;
 use caskade_node::id::NodeId;
 use caskade_node::net::{CallError, Class, Done, Responder, Transport};
 use caskade_node::runtime::Node;
@@ -20,7 +21,7 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::machine::SimMachine;
+use crate::machine::{Handle, SimMachine};
 
 /// Chance in a thousand that a gossip does not arrive.
 const GOSSIP_LOSS: u32 = 100;
@@ -32,7 +33,12 @@ type Pair = (NodeId, NodeId);
 struct Endpoint {
     machine: Arc<SimMachine>,
     node: Option<Arc<Node>>,
+    /// What answers on the control class while there is no node yet.
+    early: Option<Early>,
 }
+
+/// Answers a call, or lets it be.
+pub type Early = Arc<dyn Fn(&[u8]) -> Option<Bytes> + Send + Sync>;
 
 /// What travels on a lane: what is done at its end, on a machine that runs.
 struct Parcel {
@@ -119,8 +125,30 @@ impl SimNetwork {
 
     /// A process begins to take part; calls reach it once [`SimNetwork::serve`] has named its node.
     pub fn attach(&self, id: NodeId, machine: Arc<SimMachine>) -> Arc<dyn Transport> {
-        self.state.lock().endpoints.insert(id, Endpoint { machine: machine.clone(), node: None });
+        self.state
+            .lock()
+            .endpoints
+            .insert(id, Endpoint { machine: machine.clone(), node: None, early: None });
         Arc::new(Port { network: self.clone(), id, machine })
+    }
+
+    /// Until there is a node, this answers calls of the control class.
+    pub fn serve_early(&self, id: NodeId, early: Early) {
+        if let Some(endpoint) = self.state.lock().endpoints.get_mut(&id) {
+            endpoint.early = Some(early);
+        }
+    }
+
+    /// Starts a task of a node's process, if that runs.
+    pub fn with_node<F: Future<Output = ()> + Send + 'static>(
+        &self,
+        id: NodeId,
+        task: impl FnOnce(Arc<Node>) -> F,
+    ) {
+        let endpoint = self.state.lock().endpoints.get(&id).cloned();
+        if let Some(Endpoint { machine, node: Some(node), .. }) = endpoint {
+            Host::simulated(Arc::new(Handle(machine))).spawn(task(node));
+        }
     }
 
     /// From now on calls reach this node.
@@ -232,7 +260,8 @@ impl SimNetwork {
         let mut state = self.state.lock();
         let pair = ordered(from, to);
         let blocked = state.blocked.contains_key(&(from, to)) || state.blocked.contains_key(&(to, from));
-        let there = state.endpoints.get(&to).is_some_and(|endpoint| endpoint.node.is_some());
+        let answers = |endpoint: &Endpoint| endpoint.node.is_some() || endpoint.early.is_some();
+        let there = state.endpoints.get(&to).is_some_and(answers);
         if !state.connections.contains_key(&pair) && (blocked || !there) {
             // Nobody answers a new connection: refused soon, or after a time-out.
             let delay = Duration::from_millis(if blocked { state.rng.random_range(20..1000) } else { 1 });
@@ -255,6 +284,11 @@ impl SimNetwork {
                 Responder::new(move |answer| network.answer(id, (from, to), class, connection, answer));
             if let Some(node) = &endpoint.node {
                 node.on_call(from, class, body, reply);
+            } else if let Some(early) = &endpoint.early
+                && class == Class::Control
+                && let Some(answer) = early(&body)
+            {
+                reply.send(answer);
             }
         });
         self.send(&mut state, (from, to, class as u8, false), connection, deliver);
@@ -330,7 +364,7 @@ impl SimNetwork {
             tokio::spawn(async move {
                 tokio::time::sleep(delay).await;
                 let endpoint = network.state.lock().endpoints.get(&to).cloned();
-                if let Some(Endpoint { machine, node: Some(node) }) = endpoint
+                if let Some(Endpoint { machine, node: Some(node), .. }) = endpoint
                     && machine.is_running()
                 {
                     machine.step(|| node.on_gossip(from, &data));

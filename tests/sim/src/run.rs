@@ -14,6 +14,7 @@ use crate::clients::{Clients, is_pair};
 use crate::faults::{Profile, draw};
 use crate::history::{Ask, Told};
 use crate::invariants::{self, Watch};
+use crate::sides;
 use crate::world::{Shape, World};
 
 /// How long a cluster may take to form, and to heal.
@@ -46,15 +47,18 @@ pub struct Report {
     pub epoch: u64,
     /// Elections of a coordinator.
     pub elections: u64,
+    /// Takeovers.
+    pub takeovers: u64,
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { operations, unknown, acknowledged, faults, simulated_ms, epoch, elections } = self;
+        let Self { operations, unknown, acknowledged, faults, simulated_ms, epoch, elections, takeovers } =
+            self;
         write!(
             f,
             "clean operations={operations} unknown={unknown} acknowledged={acknowledged} faults={faults} \
-             simulated_ms={simulated_ms} epoch={epoch} elections={elections}"
+             simulated_ms={simulated_ms} epoch={epoch} elections={elections} takeovers={takeovers}"
         )
     }
 }
@@ -75,6 +79,7 @@ impl Report {
             simulated_ms: figure("simulated_ms")?,
             epoch: figure("epoch")?,
             elections: figure("elections")?,
+            takeovers: figure("takeovers")?,
         })
     }
 }
@@ -113,11 +118,13 @@ async fn simulate(seed: u64, profile: Profile) -> Result<Report, Failed> {
     // Two of five voters may be down at one time; and a stand-in that is rebuilt would leave nobody to take from.
     let (nodes, rebuild_delay_ms) =
         if profile == Profile::Weak { (5, 300_000) } else { (nodes, rebuild_delay_ms) };
+    let takeovers = profile == Profile::Takeover;
+    let (nodes, replicas, formed) = if takeovers { (2, 2, true) } else { (nodes, replicas, formed) };
     let (sync_pause, sync) = match profile {
         Profile::Weak => (Shape::WEAK_SYNC_PAUSE, WEAK_SYNC),
         _ => (Shape::SYNC_PAUSE, SyncPolicy::Always),
     };
-    let shape = Shape { nodes, replicas, formed, rebuild_delay_ms, sync_pause, sync };
+    let shape = Shape { nodes, replicas, formed, rebuild_delay_ms, sync_pause, sync, takeovers };
     let world = Arc::new(Mutex::new(World::new(rng.random(), &shape)));
     let trace = world.lock().trace();
     let result = phases(&mut rng, profile, &shape, &world).await;
@@ -135,9 +142,9 @@ async fn phases(
         .await
         .map_err(|why| format!("the cluster did not form: {why}"))?;
     world.lock().note("the cluster is formed");
-    let clients = Clients::new(world.clone());
+    let clients = Clients::new(world.clone(), !shape.takeovers);
     clients.start(rng.random(), rng.random_range(3..=8));
-    let length_ms = rng.random_range(4_000..20_000);
+    let length_ms = rng.random_range(4_000..20_000) + if shape.takeovers { 10_000 } else { 0 };
     let schedule = draw(rng, profile, shape.nodes, length_ms);
     attack(world, &mut watched, &schedule, length_ms).await?;
     world.lock().heal();
@@ -157,8 +164,11 @@ async fn phases(
         invariant.check(&world.lock())?;
     }
     let history = clients.history();
-    history.check().map_err(|error| error.to_string())?;
     let world = world.lock();
+    match &world.taken_over {
+        None => history.check().map_err(|error| error.to_string())?,
+        Some(taken) => sides::check_sides(&history, taken)?,
+    }
     let (operations, unknown) = history.count();
     Ok(Report {
         operations: operations as u64,
@@ -168,6 +178,7 @@ async fn phases(
         simulated_ms: world.began.elapsed().as_millis() as u64,
         epoch: world.log.state().epoch,
         elections: world.log.elections(),
+        takeovers: u64::from(world.taken_over.is_some()),
     })
 }
 
@@ -195,7 +206,8 @@ async fn attack(
 }
 
 fn look(world: &Arc<Mutex<World>>, watched: &mut [Box<dyn Watch>]) -> Result<(), String> {
-    let world = world.lock();
+    let mut world = world.lock();
+    world.tend_generations()?;
     watched.iter_mut().try_for_each(|invariant| invariant.check(&world))
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use caskade_engine::{Engine, FaultyFileSystem, Options, SyncPolicy};
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::agreement::ModelLog;
 use crate::machine::{DRIFT_PPM_MAX, Handle, SimMachine};
 use crate::network::SimNetwork;
+use crate::takeover::note_superseded;
 
 /// Which cluster all simulations simulate.
 const CLUSTER: ClusterId = ClusterId::from_bytes([0xca; 16]);
@@ -47,6 +48,8 @@ pub struct Shape {
     pub sync_pause: Duration,
     /// When a node's store syncs what it acknowledges.
     pub sync: SyncPolicy,
+    /// Whether there are takeovers: a voter of two that starts compares generations first.
+    pub takeovers: bool,
 }
 
 impl Shape {
@@ -66,6 +69,31 @@ pub struct Process {
     pub host: Host,
     /// Its store.
     pub engine: Engine,
+    /// When it was started, in microseconds.
+    pub since_us: u64,
+    /// Once it is to begin anew: whether it has stopped.
+    pub(crate) ending: Option<Arc<AtomicBool>>,
+}
+
+/// A process that compares generations before its node is put together (rule R10).
+pub(crate) struct Comparing {
+    pub(crate) parts: Parts,
+    pub(crate) machine: Arc<SimMachine>,
+    pub(crate) engine: Engine,
+    pub(crate) seed: u64,
+    /// Whether its log is to be given up, once it is known.
+    pub(crate) outcome: Arc<Mutex<Option<Result<bool, String>>>>,
+}
+
+/// What became of a cluster that was taken over.
+#[derive(Clone, Copy, Debug)]
+pub struct TakenOver {
+    /// When the next log was founded, in microseconds.
+    pub at_us: u64,
+    /// See [`Next`](crate::agreement::Next).
+    pub parted_us: u64,
+    /// When nothing of the side that was given up was left to be merged.
+    pub merged_us: Option<u64>,
 }
 
 /// One node, whether it runs or not.
@@ -76,6 +104,13 @@ pub struct SimNode {
     pub disk: FaultyFileSystem,
     /// Its process, if one runs.
     pub process: Option<Process>,
+    /// Which topology log is on its disk.
+    pub log: ModelLog,
+    pub(crate) comparing: Option<Comparing>,
+    /// Noted on its disk: that log is to be given up for one of this generation.
+    pub(crate) superseded: Arc<Mutex<Option<u32>>>,
+    /// Noted there, too: it gave one up for this generation.
+    pub(crate) generation_floor: u32,
     /// How far its clock drifts, in millionths.
     drift_ppm: i64,
     incarnation: Arc<AtomicU64>,
@@ -91,8 +126,10 @@ pub struct World {
     pub rng: StdRng,
     /// The network.
     pub network: SimNetwork,
-    /// The topology log.
+    /// The topology log; of several, that of the newest generation.
     pub log: ModelLog,
+    /// The takeover, if there was one.
+    pub taken_over: Option<TakenOver>,
     /// The nodes.
     pub nodes: Vec<SimNode>,
     /// The node whose disk flips bits, if one does: never two, so that one whole copy is left.
@@ -101,6 +138,7 @@ pub struct World {
     pub settled_epoch: u64,
     settings: Settings,
     sync_pause: Duration,
+    pub(crate) takeovers: bool,
     trace: Arc<Trace>,
 }
 
@@ -137,11 +175,13 @@ impl World {
             rng,
             network,
             log,
+            taken_over: None,
             nodes: Vec::new(),
             flipping: None,
             settled_epoch: 0,
             settings,
             sync_pause: shape.sync_pause,
+            takeovers: shape.takeovers,
             trace: Arc::default(),
         };
         for _ in 0..shape.nodes {
@@ -206,6 +246,10 @@ impl World {
             id: NodeId::from_bytes(id),
             disk: FaultyFileSystem::new(),
             process: None,
+            log: self.log.clone(),
+            comparing: None,
+            superseded: Arc::default(),
+            generation_floor: 0,
             drift_ppm,
             incarnation: Arc::default(),
             sync_pause_us: Arc::new(AtomicU64::new(self.sync_pause.as_micros() as u64)),
@@ -227,6 +271,7 @@ impl World {
         if let Some(damage) = &damage {
             self.note(&format!("the store of node {number} is damaged: {damage}"));
         }
+        self.settle_log(number);
         let offset_ms = self.rng.random_range(1_000..1_000_000);
         let seed = self.rng.random();
         let node = &self.nodes[number];
@@ -247,30 +292,50 @@ impl World {
             peer_addrs: own.peer_addrs,
             client_addr: own.client_addr,
             peers: Peers::new(self.network.attach(node.id, machine.clone())),
-            topology: self.log.join(node.id, machine.clone()),
+            topology: node.log.join(node.id, machine.clone()),
             engine: engine.clone(),
             damage,
-            generation_floor: 0,
+            generation_floor: node.generation_floor,
+            note_superseded: note_superseded(&node.superseded),
         };
-        let (network, id) = (self.network.clone(), node.id);
-        let running = machine.step(|| Node::assemble(parts, |node| network.serve(id, node)));
-        host.spawn(run_disk(engine.clone(), self.settings.sync, seed, node.sync_pause_us.clone()));
-        self.nodes[number].process = Some(Process { node: running, machine, host, engine });
         self.note(&format!("node {number} starts, incarnation {incarnation}"));
+        if self.compares(number, &parts) {
+            self.begin_comparing(number, parts, machine, (engine, seed));
+        } else {
+            self.assemble(number, parts, machine, (engine, seed));
+        }
         true
+    }
+
+    /// Puts a node together that is to run from now on.
+    pub(crate) fn assemble(
+        &mut self,
+        number: usize,
+        parts: Parts,
+        machine: Arc<SimMachine>,
+        (engine, seed): (Engine, u64),
+    ) {
+        let (network, id, host) = (self.network.clone(), parts.id, parts.host.clone());
+        let node = machine.step(|| Node::assemble(parts, |node| network.serve(id, node)));
+        let sync_pause_us = self.nodes[number].sync_pause_us.clone();
+        host.spawn(run_disk(engine.clone(), self.settings.sync, seed, sync_pause_us));
+        let since_us = crate::machine::virtual_us();
+        self.nodes[number].process = Some(Process { node, machine, host, engine, since_us, ending: None });
     }
 
     /// Ends a process at once; with `power_loss` its disk keeps only what was synced, and its peers notice late.
     pub fn crash(&mut self, number: usize, power_loss: bool) {
-        let Some(process) = self.nodes[number].process.take() else { return };
+        let process = self.nodes[number].process.take().map(|process| process.machine);
+        let comparing = self.nodes[number].comparing.take().map(|comparing| comparing.machine);
+        let Some(machine) = process.or(comparing) else { return };
         self.note(&format!("node {number} {}", if power_loss { "loses power" } else { "is killed" }));
-        process.machine.kill();
+        machine.kill();
         let seed = self.rng.random();
         let node = &mut self.nodes[number];
         node.disk = if power_loss { node.disk.crashed(seed) } else { node.disk.killed() };
         let notice = Duration::from_millis(if power_loss { 5_000 } else { 5 });
         self.network.detach(node.id, notice);
-        self.log.leave(node.id);
+        node.log.leave(node.id);
     }
 
     /// Stops a node as planned, in the background.

@@ -12,11 +12,12 @@ const MIXED: u64 = 500;
 const MEMBERSHIP: u64 = 200;
 const DAMAGE: u64 = 60;
 const WEAK: u64 = 60;
+const TAKEOVER: u64 = 60;
 /// Seeds within which every planted bug must be found.
 const BUG_SEEDS_MAX: u64 = 2_000;
 
 /// Bugs that a handful of seeds finds.
-const SOON_FOUND: [&str; 14] = [
+const SOON_FOUND: [&str; 17] = [
     "OldTermAfterRestart",
     "NoConsent",
     "TrustDamage",
@@ -31,6 +32,9 @@ const SOON_FOUND: [&str; 14] = [
     "PromoteSyncing",
     "BlindFlip",
     "NoLease",
+    "ReconcileOlderGeneration",
+    "TermsOfTheLostSide",
+    "ServeUncompared",
 ];
 
 fn simulate(args: &[&str]) -> (bool, String) {
@@ -72,6 +76,11 @@ fn damage_on_one_disk_is_healed_and_never_shown() {
 #[test]
 fn with_weak_sync_a_power_loss_takes_nothing_that_another_node_was_sent() {
     must_be_clean("weak", WEAK);
+}
+
+#[test]
+fn takeover_loses_nothing_silently_and_the_lost_side_serves_no_more_once_it_restarts() {
+    must_be_clean("takeover", TAKEOVER);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! At any time at most one node serves a partition.
+//! At any time at most one node of a generation serves a partition. A node of an older one, which the operator who had
+//! the other side take over was to make sure of, may go on; but none that was started since (rule R10).
 
 use caskade_engine::PARTITIONS;
 
@@ -16,16 +17,27 @@ impl Watch for OnePrimary {
             .into_iter()
             .filter_map(|number| {
                 let process = world.nodes[number].process.as_ref()?;
-                process.node.plane().has_lease().then(|| (number, process.node.plane()))
+                let generation = world.nodes[number].log.generation();
+                process.node.plane().has_lease().then_some((number, generation, process))
             })
             .collect();
+        let taken_us = world.taken_over.map_or(u64::MAX, |taken| taken.at_us);
+        for (number, generation, process) in &running {
+            // In one round trip it may have been granted what it asked for before.
+            if *generation < world.newest_generation() && process.since_us > taken_us {
+                return Err(format!(
+                    "node {number} serves in generation {generation}, and was started after the takeover"
+                ));
+            }
+        }
         for partition in 0..PARTITIONS {
-            let serving: Vec<usize> = running
+            let serving: Vec<(usize, u32)> = running
                 .iter()
-                .filter(|(_, plane)| plane.serves(partition))
-                .map(|(number, _)| *number)
+                .filter(|(.., process)| process.node.plane().serves(partition))
+                .map(|(number, generation, _)| (*number, *generation))
                 .collect();
-            if serving.len() > 1 {
+            let twice = serving.windows(2).any(|pair| pair[0].1 == pair[1].1);
+            if twice {
                 return Err(format!("partition {partition} is served by nodes {serving:?} at the same time"));
             }
         }

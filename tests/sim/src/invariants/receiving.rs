@@ -13,6 +13,7 @@ pub(super) struct Receiving {
     checked: u64,
     /// The in-sync copies of each partition then, on nodes that were up.
     in_sync: Vec<Vec<NodeId>>,
+    generation: u32,
 }
 
 impl Watch for Receiving {
@@ -27,7 +28,11 @@ impl Watch for Receiving {
 
 impl Receiving {
     fn check_state(&mut self, state: &ClusterState) -> Result<(), String> {
-        let former = std::mem::replace(&mut self.in_sync, in_sync(state));
+        let mut former = std::mem::replace(&mut self.in_sync, in_sync(state));
+        if std::mem::replace(&mut self.generation, state.generation) != state.generation {
+            // A takeover goes on from what one node knows.
+            former.clear();
+        }
         for ((number, partition), (former, now)) in state.partitions().zip(former.iter().zip(&self.in_sync)) {
             // One entry may make a copy in-sync, release another for it, and take note of a restart of the first, or of
             // a third. A stand-in whose node went down is gone, and no release.
@@ -72,7 +77,7 @@ fn in_sync(state: &ClusterState) -> Vec<Vec<NodeId>> {
         let nodes = partition.replicas.iter().filter(|replica| replica.role == ReplicaRole::InSync);
         nodes.map(|replica| replica.node).filter(|node| state.is_up(*node)).collect()
     };
-    state.partitions.iter().map(on_up).collect()
+    state.partitions().map(|(_, partition)| on_up(partition)).collect()
 }
 
 /// Copies a partition can have now: as many as it should, if there are enough nodes that are up, are given data, and were

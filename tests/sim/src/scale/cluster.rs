@@ -69,6 +69,7 @@ async fn grow_here(nodes: usize) -> Result<Seen, String> {
         rebuild_delay_ms: 300_000,
         sync_pause: SYNC_PAUSE,
         sync: SyncPolicy::Always,
+        takeovers: false,
     };
     let mut world = World::new(nodes as u64, &shape);
     wait(&world, SERVE_MAX, |world| all_serve(world, nodes)).await.map_err(|_| "a node does not serve")?;

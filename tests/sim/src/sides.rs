@@ -1,0 +1,188 @@
+//! What is promised to clients of a cluster that was taken over once (rule R10), and the check of exactly that.
+//!
+//! Every operation is of the generation of the node that was asked; one that a node of the older generation may have sent
+//! on to a node of the newer one is of neither for certain, once there is a newer one.
+//!
+//! - The older generation by itself is linearizable, from the beginning until the last of its nodes gave it up.
+//! - The newer generation is linearizable, and its past is: everything that the older one acknowledged before that first
+//!   agreed on anything the founder did not know (or, if it never did, before the takeover); and of what the older one
+//!   did later a first part, in its order and ended by the first write of the newer generation. That is what the founder
+//!   had, or what was merged: by value, so that a sum which was told is what the key then is, whatever the founder had of
+//!   writes whose outcome nobody knows. (Not asked for of a key whose first such write only moves its expiry: the value that
+//!   came with it cannot be told from that.)
+//! - Where the newer generation wrote nothing to a key before everything was merged, nothing of the older one is missing
+//!   afterwards: the whole of the older generation, and what the newer one did after the merge, are linearizable together.
+//!   Not asked for of keys that ever expired: an expiry is a write that no client asks for.
+
+use bytes::Bytes;
+
+use crate::history::{Ask, Event, History, NotLinearizable, Side, Told, When, check};
+use crate::world::TakenOver;
+
+/// Whether the operations are explained by a takeover of this kind.
+///
+/// # Errors
+/// The first key of which they are not.
+pub(crate) fn check_sides(history: &History, taken: &TakenOver) -> Result<(), String> {
+    for (key, events) in history.of_keys() {
+        let judge = |what: &str, events: Vec<Event>| {
+            check(&events).map_err(|(events, stuck)| {
+                let found = NotLinearizable { key: Bytes::clone(key), events, stuck };
+                format!("{what}: {found}")
+            })
+        };
+        judge("in the older generation", older(events, taken))?;
+        if let Some(events) = newer(events, taken) {
+            judge("in the newer generation", events)?;
+        }
+        if let Some(events) = merged(events, taken) {
+            judge("what only the older generation had is missing", events)?;
+        }
+    }
+    Ok(())
+}
+
+/// A moment of virtual time, in microseconds, as the clients' stamps count.
+fn stamp(us: u64) -> u64 {
+    us.saturating_mul(1000)
+}
+
+/// Whether an operation that was asked of the older generation may have been done in the newer one.
+fn is_of_either(event: &Event, taken: &TakenOver) -> bool {
+    let ends_after = event.told == Told::Unknown || event.answered >= stamp(taken.at_us);
+    event.side.generation == 0 && event.side.sent_on && ends_after
+}
+
+/// As one that may have been done, if it is a write; a read then says nothing.
+fn perhaps(event: &Event) -> Option<Event> {
+    let is_done = !event.ask.reads() && event.told != Told::Refused;
+    is_done.then(|| Event { told: Told::Unknown, ..event.clone() })
+}
+
+fn older(events: &[Event], taken: &TakenOver) -> Vec<Event> {
+    let of_it = events.iter().filter(|event| event.side.generation == 0);
+    let as_told = |event: &Event| {
+        if is_of_either(event, taken) { perhaps(event) } else { Some(event.clone()) }
+    };
+    of_it.filter_map(as_told).collect()
+}
+
+/// The history of the newer generation; `None` where it cannot be told.
+fn newer(events: &[Event], taken: &TakenOver) -> Option<Vec<Event>> {
+    let as_seen = |event: &Event| {
+        if is_of_either(event, taken) {
+            return perhaps(event);
+        }
+        let known = event.side.generation > 0 || event.answered < stamp(taken.parted_us);
+        if known || event.told == Told::Unknown {
+            return Some(event.clone());
+        }
+        by_value(event)
+    };
+    let events: Vec<Event> = events.iter().filter_map(as_seen).collect();
+    let first = events.iter().filter(|event| event.side.lost).min_by_key(|event| event.answered);
+    let moves_expiry = |event: &Event| matches!(event.ask, Ask::Expire(_) | Ask::Persist);
+    (!first.is_some_and(moves_expiry)).then_some(events)
+}
+
+/// What a write of the side that was given up may come to in the newer generation: the state it left, in place of whatever
+/// is there. Nothing for one that changed nothing.
+fn by_value(event: &Event) -> Option<Event> {
+    let (ask, told) = match (&event.ask, &event.told) {
+        (Ask::Set(value, _), Told::Set(true)) => (Ask::Set(value.clone(), When::Always), Told::Set(true)),
+        (Ask::Add(_), Told::Sum(sum)) => (Ask::Set(sum.to_string().into(), When::Always), Told::Set(true)),
+        (Ask::Delete, Told::Deleted(true)) => (Ask::Delete, Told::Unknown),
+        (Ask::SetUntil(..), Told::Set(true)) | (Ask::Expire(_) | Ask::Persist, Told::Changed(true)) => {
+            (event.ask.clone(), event.told.clone())
+        }
+        _ => return None,
+    };
+    let side = Side { lost: true, ..event.side };
+    Some(Event { ask, told, side, ..event.clone() })
+}
+
+/// The operations on a key that the newer generation left alone until everything was merged; `None` for another key.
+fn merged(events: &[Event], taken: &TakenOver) -> Option<Vec<Event>> {
+    let since = stamp(taken.merged_us?);
+    let expires = |event: &Event| matches!(event.ask, Ask::SetUntil(..) | Ask::Expire(_));
+    let before = |event: &&Event| event.called < since;
+    let is_changed = |event: &Event| {
+        let newer = event.side.generation > 0 || is_of_either(event, taken);
+        newer && perhaps(event).is_some()
+    };
+    if events.iter().any(expires) || events.iter().filter(before).any(is_changed) {
+        return None;
+    }
+    let counts = |event: &&Event| match event.side.generation {
+        0 => !is_of_either(event, taken),
+        _ => event.called >= since,
+    };
+    Some(events.iter().filter(counts).cloned().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Taken over at 100 us, parted at 50 us, merged at 200 us.
+    const TAKEN: TakenOver = TakenOver { at_us: 100, parted_us: 50, merged_us: Some(200) };
+
+    fn event(generation: u32, at_us: u64, ask: Ask, told: Told) -> Event {
+        let side = Side { generation, ..Side::default() };
+        Event { ask, called: stamp(at_us), answered: stamp(at_us + 1), told, node: 0, side }
+    }
+
+    fn set(generation: u32, at_us: u64, value: &'static str) -> Event {
+        event(generation, at_us, Ask::Set(Bytes::from(value), When::Always), Told::Set(true))
+    }
+
+    fn read(generation: u32, at_us: u64, value: &'static str) -> Event {
+        event(generation, at_us, Ask::Read, Told::Value(Some(Bytes::from(value))))
+    }
+
+    fn checked(events: &[Event]) -> Result<(), String> {
+        let mut history = History::default();
+        events.iter().for_each(|event| history.add(Bytes::from("k"), event.clone()));
+        check_sides(&history, &TAKEN)
+    }
+
+    #[test]
+    fn what_only_the_lost_side_has_must_be_there_once_merged() {
+        let lost = [set(0, 10, "a"), set(0, 60, "b"), read(1, 120, "a")];
+        assert!(checked(&[lost.as_slice(), &[read(1, 300, "b")]].concat()).is_ok());
+        let missing = checked(&[lost.as_slice(), &[read(1, 300, "a")]].concat()).unwrap_err();
+        assert!(missing.contains("only the older generation had"), "{missing}");
+    }
+
+    #[test]
+    fn what_was_acknowledged_before_the_sides_parted_is_there_at_once() {
+        assert!(checked(&[set(0, 10, "a"), set(0, 20, "b"), read(1, 120, "b")]).is_ok());
+        assert!(checked(&[set(0, 10, "a"), set(0, 20, "b"), read(1, 120, "a")]).is_err());
+    }
+
+    #[test]
+    fn write_since_the_takeover_stands_and_what_the_lost_side_did_never_comes_back_over_it() {
+        let both = [set(0, 10, "a"), set(0, 60, "b"), set(1, 120, "c")];
+        assert!(checked(&[both.as_slice(), &[read(1, 300, "c")]].concat()).is_ok());
+        assert!(checked(&[both.as_slice(), &[read(1, 300, "b")]].concat()).is_err());
+    }
+
+    #[test]
+    fn sum_of_the_lost_side_is_merged_as_it_was_told_whatever_the_founder_had_pending() {
+        let add = |generation, at_us, n, told| event(generation, at_us, Ask::Add(n), told);
+        let pending = add(0, 40, 2, Told::Unknown);
+        let sums = [add(0, 10, 5, Told::Sum(5)), pending, read(1, 120, "7"), add(0, 60, 1, Told::Sum(6))];
+        assert!(checked(&[sums.as_slice(), &[read(1, 300, "6")]].concat()).is_ok());
+        assert!(checked(&[sums.as_slice(), &[read(1, 300, "8")]].concat()).is_err());
+        assert!(
+            checked(&[sums.as_slice(), &[add(1, 300, 1, Told::Sum(7))]].concat()).is_ok(),
+            "it is read by a sum"
+        );
+    }
+
+    #[test]
+    fn older_generation_answers_for_itself_as_long_as_it_goes_on() {
+        assert!(checked(&[set(0, 60, "b"), read(0, 150, "b")]).is_ok());
+        assert!(checked(&[set(0, 60, "b"), set(0, 70, "c"), read(0, 150, "b")]).is_err());
+    }
+}
