@@ -66,7 +66,8 @@ impl Args {
     fn faults(&self) -> Faults {
         let shows = match self.plant.as_deref() {
             Some("TrustDamage") => Faults::Damage,
-            Some("NoTail") => Faults::Weak,
+            Some("NoTail" | "CleanWhileAway") => Faults::Weak,
+            Some("AnyAssignment") => Faults::Membership,
             _ => Faults::Mixed,
         };
         self.faults.unwrap_or(shows)

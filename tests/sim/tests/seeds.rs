@@ -16,7 +16,7 @@ const WEAK: u64 = 60;
 const BUG_SEEDS_MAX: u64 = 2_000;
 
 /// Bugs that a handful of seeds finds.
-const SOON_FOUND: [&str; 14] = [
+const SOON_FOUND: [&str; 18] = [
     "OldTermAfterRestart",
     "NoConsent",
     "TrustDamage",
@@ -26,7 +26,11 @@ const SOON_FOUND: [&str; 14] = [
     "OwnSuspension",
     "LeaseFromAnswer",
     "StaleReads",
+    "CleanWhileAway",
+    "HideExpired",
+    "SplitBatch",
     "EarlyRelease",
+    "AnyAssignment",
     "EarlyAcknowledgement",
     "PromoteSyncing",
     "BlindFlip",
