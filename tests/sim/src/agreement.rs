@@ -403,7 +403,8 @@ impl Log {
         let (number, former) = self.newest();
         let mut state = ClusterState::clone(&former);
         let verdicts = state.apply(changes);
-        let changed = state.partitions().zip(&former.partitions).filter(|((_, now), before)| now != before);
+        let changed =
+            state.partitions().zip(&former.partitions).filter(|((_, now), before)| **now != ***before);
         changed.for_each(|((partition, now), _)| tracing::trace!(partition, epoch = state.epoch, "{now}"));
         self.states.insert(number + 1, Arc::new(state));
         self.states = self.states.split_off(&(number + 1).saturating_sub(STATES_KEPT));

@@ -72,7 +72,7 @@ fn in_sync(state: &ClusterState) -> Vec<Vec<NodeId>> {
         let nodes = partition.replicas.iter().filter(|replica| replica.role == ReplicaRole::InSync);
         nodes.map(|replica| replica.node).filter(|node| state.is_up(*node)).collect()
     };
-    state.partitions.iter().map(on_up).collect()
+    state.partitions.iter().map(|partition| on_up(partition)).collect()
 }
 
 /// Copies a partition can have now: as many as it should, if there are enough nodes that are up, are given data, and were
