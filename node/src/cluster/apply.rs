@@ -160,8 +160,8 @@ impl ClusterState {
         Arc::make_mut(&mut self.members).insert(founder.node, admitted(founder, epoch));
         self.ring = Ring::compute(&Ring::default(), &self.ring_members(), replication_factor);
         let only = Replica::assigned(founder.node, ReplicaRole::InSync, epoch);
-        let partition = PartitionState { term: 1, settled: true, replicas: vec![only] };
-        self.partitions = vec![Arc::new(partition); usize::from(PARTITIONS)];
+        let partition = Arc::new(PartitionState { term: 1, settled: true, replicas: vec![only] });
+        self.partitions = vec![partition; usize::from(PARTITIONS)];
         Ok(())
     }
 

@@ -68,6 +68,8 @@ struct Log {
     applied: BTreeMap<NodeId, u64>,
     /// Proposals that found no majority and may be committed yet.
     left_behind: Vec<Vec<Change>>,
+    /// Nodes that follow late, and by how many milliseconds at most.
+    late: BTreeMap<NodeId, u64>,
     elections: u64,
     /// Since which microsecond there has been which epoch.
     epochs: Vec<(Epoch, u64)>,
@@ -113,6 +115,7 @@ impl ModelLog {
             parts: BTreeMap::new(),
             applied: BTreeMap::new(),
             left_behind: Vec::new(),
+            late: BTreeMap::new(),
             elections: 0,
             epochs: Vec::new(),
             next: None,
@@ -241,6 +244,11 @@ impl ModelLog {
         self.log.lock().leader
     }
 
+    /// What is committed reaches a node up to so many milliseconds late; 0 is as usual.
+    pub fn make_late(&self, id: NodeId, late_ms: u64) {
+        self.log.lock().late.insert(id, late_ms);
+    }
+
     /// How many elections there were.
     pub fn elections(&self) -> u64 {
         self.log.lock().elections
@@ -324,9 +332,10 @@ impl ModelLog {
         loop {
             let newest = self.log.lock().newest().0;
             let delay = {
-                let rng = &mut self.log.lock().rng;
-                let micros = if rng.random_ratio(1, 40) { 20_000..400_000 } else { 200..6_000 };
-                rng.random_range(micros)
+                let log = &mut *self.log.lock();
+                let late_us = log.late.get(&id).map_or(0, |late_ms| late_ms * 1000);
+                let micros = if log.rng.random_ratio(1, 40) { 20_000..400_000 } else { 200..6_000 };
+                log.rng.random_range(micros.start..micros.end.max(late_us))
             };
             tokio::time::sleep(Duration::from_micros(delay)).await;
             if machine.is_dead() || !machine.running().await {

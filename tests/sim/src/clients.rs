@@ -137,15 +137,16 @@ impl Clients {
             };
             return (key, ask);
         }
-        let number = match rng.random_range(0..5) {
-            0 => REGISTERS + rng.random_range(0..COLD),
-            _ => number(rng, REGISTERS),
+        // Further keys are written seldom and deleted often, so that some stay deleted.
+        let (number, asks) = match rng.random_range(0..5) {
+            0 => (REGISTERS + rng.random_range(0..COLD), 24),
+            _ => (number(rng, REGISTERS), 20),
         };
         let key = key("key", number);
         // Some values are long, so that data files are sealed and merged.
         let pad = if rng.random_ratio(1, 8) { 4096 } else { 1 };
         let value = || self.value(pad);
-        let ask = match rng.random_range(0..20) {
+        let ask = match rng.random_range(0..asks) {
             0..7 => Ask::Read,
             7..14 => Ask::Set(value(), When::Always),
             14..16 => Ask::Set(value(), When::Absent),

@@ -11,6 +11,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
+use crate::machine::WALL_SKEW_MS;
 use crate::world::World;
 
 /// Disks of this many bytes are full at once.
@@ -24,7 +25,7 @@ const WEAK_SETTLED_MS: u64 = 2_000;
 pub enum Profile {
     /// All of them.
     Mixed,
-    /// Joins, planned stops and crashes during them.
+    /// Joins, planned stops, removals, and crashes during them.
     Membership,
     /// Bits that flip on one disk, and restarts of its node. With another fault beside it the last whole copy may be out of
     /// reach, and nothing can be healed.
@@ -75,6 +76,10 @@ pub enum Fault {
     BitFlip(usize, u64),
     /// The voters elect a leader, though there may be one.
     Election,
+    /// What is committed reaches a node up to as many milliseconds late.
+    LateLog(usize, u64),
+    /// A node's wall clock is set, wrong by as many milliseconds.
+    WallClock(usize, i64),
     /// A new node joins.
     Join,
     /// An operator has a node leave, its copies going to the others.
@@ -105,8 +110,15 @@ pub fn draw(rng: &mut StdRng, profile: Profile, nodes: usize, length_ms: u64) ->
         let mut nodes = Nodes { first: nodes, joined: 0 };
         let mut now = rng.random_range(200..2_000);
         while now < length_ms {
+            if profile == Profile::Mixed && rng.random_ratio(1, 4) {
+                let (node, skew_ms) =
+                    (rng.random_range(0..nodes.count()), rng.random_range(-WALL_SKEW_MS..=WALL_SKEW_MS));
+                schedule.push((now, Fault::WallClock(node, skew_ms)));
+            }
             if profile == Profile::Mixed && rng.random_ratio(1, 6) {
                 now += scene(&mut schedule, rng, &nodes, now);
+            } else if profile == Profile::Membership && rng.random_ratio(1, 6) {
+                now += removal(&mut schedule, rng, &nodes, now);
             } else {
                 one(&mut schedule, rng, profile, &mut nodes, now);
             }
@@ -181,7 +193,7 @@ fn one(schedule: &mut Schedule, rng: &mut StdRng, profile: Profile, nodes: &mut 
 /// they last.
 fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> u64 {
     let (node, other) = nodes.two(rng);
-    match rng.random_range(0..7) {
+    match rng.random_range(0..8) {
         // Cut off for longer than its lease; meanwhile whoever took over gives up what it got.
         0 => {
             let end = now + rng.random_range(2_200..4_500);
@@ -213,16 +225,22 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
             schedule.push((end, Fault::Slow(node, 1)));
             end - now
         }
-        // Its connections break again and again with much under way, and then one side dies.
+        // Its connections break again and again with much under way, which is held back just before; right after that it
+        // dies.
         3 => {
-            let breaks = rng.random_range(2..8_u64);
-            let times: Vec<u64> = (0..breaks).map(|_| now + rng.random_range(0..600)).collect();
+            let mut last = 0;
             schedule.push((now, Fault::Slow(node, rng.random_range(1..20))));
-            schedule.extend(times.into_iter().map(|due| (due, Fault::Break(node, other))));
+            for _ in 0..rng.random_range(2..8) {
+                let due = now + rng.random_range(100..700);
+                schedule.push((due - rng.random_range(5..100), Fault::Block(node, other)));
+                schedule.push((due, Fault::Break(node, other)));
+                schedule.push((due, Fault::Open(node, other)));
+                last = due.max(last);
+            }
             schedule.push((now + 700, Fault::Slow(node, 1)));
-            let due = now + rng.random_range(0..700);
+            let due = last + rng.random_range(10..300);
             kill(schedule, rng, node, due);
-            700
+            due - now
         }
         // Everything goes down at once.
         5 => {
@@ -250,6 +268,7 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
             schedule.push((moves + rng.random_range(0..3_000), Fault::Restart(node)));
             moves - now
         }
+        6 => removal(schedule, rng, nodes, now),
         // Nothing reaches one node from another for a while, and then that one dies.
         _ => {
             let end = now + rng.random_range(50..1_500);
@@ -261,6 +280,23 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
     }
 }
 
+/// A node that is away is removed: those that stood in for it are given its copies for good, and some of them hear of it
+/// late. Then one of the primaries that these copies were made equal to dies. Answers how long that lasts.
+fn removal(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> u64 {
+    let (node, other) = nodes.two(rng);
+    let removed = now + rng.random_range(2_600..4_500);
+    let dies = removed + rng.random_range(200..1_500);
+    schedule.push((now, Fault::Kill(node)));
+    for late in 0..nodes.count() {
+        schedule.push((removed - 100, Fault::LateLog(late, rng.random_range(50..800))));
+        schedule.push((dies, Fault::LateLog(late, 0)));
+    }
+    schedule.push((removed, Fault::Remove(node)));
+    kill(schedule, rng, other, dies);
+    schedule.push((dies + rng.random_range(0..3_000), Fault::Restart(node)));
+    dies - now
+}
+
 /// A process ends without notice, and is started again.
 fn kill(schedule: &mut Schedule, rng: &mut StdRng, node: usize, due: u64) {
     schedule.push((due, if rng.random() { Fault::Kill(node) } else { Fault::PowerLoss(node) }));
@@ -268,11 +304,15 @@ fn kill(schedule: &mut Schedule, rng: &mut StdRng, node: usize, due: u64) {
 }
 
 /// A node dies, some time later another one loses power; they come back in either order. The one that died may hold what
-/// was deleted, and collected, since.
+/// was deleted, and collected, since; and if the same dies again, those that stand in for it once more what was since they
+/// were released.
 fn weak_rounds(schedule: &mut Schedule, rng: &mut StdRng, nodes: usize) {
     let mut now = 1_000;
-    for _ in 0..2 {
-        let dies = rng.random_range(0..nodes);
+    let mut dies = rng.random_range(0..nodes);
+    for round in 0..2 {
+        if round > 0 && rng.random_bool(0.5) {
+            dies = rng.random_range(0..nodes);
+        }
         let loses = (dies + rng.random_range(1..nodes)) % nodes;
         schedule.push((now, Fault::Kill(dies)));
         let died_first = rng.random_bool(0.5);
@@ -403,6 +443,16 @@ impl World {
                 self.note("an election");
                 self.log.elect();
             }
+            Fault::LateLog(node, ms) => {
+                self.note(&format!("node {node} follows up to {ms} ms late"));
+                self.log.make_late(self.nodes[node].id, ms);
+            }
+            Fault::WallClock(node, skew_ms) => {
+                self.note(&format!("the wall clock of node {node} is set, wrong by {skew_ms} ms"));
+                if let Some(process) = &self.nodes[node].process {
+                    process.machine.set_wall_clock(skew_ms);
+                }
+            }
             Fault::Join => {
                 let node = self.add_node();
                 self.note(&format!("node {node} joins"));
@@ -519,6 +569,7 @@ impl World {
         for number in 0..self.nodes.len() {
             self.nodes[number].disk.clear_faults();
             self.nodes[number].disk.set_capacity(None);
+            self.log.make_late(self.nodes[number].id, 0);
             self.set_sync_pause(number, Duration::from_millis(2));
             self.pause(number, false);
         }

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use caskade_node::host::Machine;
@@ -62,6 +63,8 @@ pub struct SimMachine {
     drift_ppm: i64,
     /// What its monotonic clock said at the beginning.
     offset_ms: u64,
+    /// By how much its wall clock is wrong, drift apart.
+    wall_skew_ms: AtomicI64,
     state: Mutex<State>,
 }
 
@@ -69,7 +72,13 @@ impl SimMachine {
     /// A running machine whose clock starts at `offset_ms` and drifts by `drift_ppm`.
     pub fn new(name: Arc<str>, began: Instant, offset_ms: u64, drift_ppm: i64) -> Arc<Self> {
         let state = Mutex::new(State { status: Status::Running, parked: Vec::new() });
-        Arc::new(Self { name, began, drift_ppm, offset_ms, state })
+        let wall_skew_ms = AtomicI64::new(drift_ppm * WALL_SKEW_MS / DRIFT_PPM_MAX);
+        Arc::new(Self { name, began, drift_ppm, offset_ms, wall_skew_ms, state })
+    }
+
+    /// Somebody sets its wall clock: from now on that is wrong by so much, at most [`WALL_SKEW_MS`].
+    pub fn set_wall_clock(&self, skew_ms: i64) {
+        self.wall_skew_ms.store(skew_ms.clamp(-WALL_SKEW_MS, WALL_SKEW_MS), Ordering::Relaxed);
     }
 
     /// Stops its tasks where they are (SIGSTOP); its clock goes on.
@@ -153,7 +162,7 @@ impl Machine for Handle {
     }
 
     fn wall_ms(&self) -> u64 {
-        let skew_ms = self.0.drift_ppm * WALL_SKEW_MS / DRIFT_PPM_MAX;
+        let skew_ms = self.0.wall_skew_ms.load(Ordering::Relaxed);
         WALL_BEGIN_MS.saturating_add_signed(skew_ms) + self.0.elapsed_us() / 1000
     }
 

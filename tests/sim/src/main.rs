@@ -68,7 +68,8 @@ impl Args {
     fn faults(&self) -> Faults {
         let shows = match self.plant.as_deref() {
             Some("TrustDamage") => Faults::Damage,
-            Some("NoTail") => Faults::Weak,
+            Some("NoTail" | "CleanWhileAway") => Faults::Weak,
+            Some("AnyAssignment") => Faults::Membership,
             Some("ReconcileOlderGeneration" | "TermsOfTheLostSide" | "ServeUncompared") => Faults::Takeover,
             _ => Faults::Mixed,
         };

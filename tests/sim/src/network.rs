@@ -2,8 +2,10 @@
 //!
 //! As over TCP, what is sent on one connection arrives in order or not at all; a path that is blocked holds it back,
 //! until the path opens or the connection breaks. A broken connection ends every call on it: its sender never knows
-//! whether it was handled. Calls of different classes overtake each other. Gossip may be lost. Everything is
-//! delayed by times drawn from the seed.
+//! whether it was handled. What was sent over it may arrive all the same, seconds late and after what the next one
+//! brings, as it does where a kernel goes on sending for a process that has closed, or is dead; and a process that
+//! stood still finds what had arrived before. Calls of different classes overtake each other. Gossip may be lost.
+//! Everything is delayed by times drawn from the seed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -17,6 +19,7 @@ use caskade_node::runtime::Node;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -25,8 +28,22 @@ use crate::machine::{Handle, SimMachine};
 
 /// Chance in a thousand that a gossip does not arrive.
 const GOSSIP_LOSS: u32 = 100;
+/// Chance in a thousand that what was sent over a connection arrives after that broke, and how much later at most, in
+/// milliseconds: one of these.
+const LATE_OF_1000: u32 = 250;
+const LATE_MS_MAX: [u64; 3] = [20, 500, 6_000];
 
 type Pair = (NodeId, NodeId);
+
+/// What arrives in the order in which it was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Lane {
+    connection: u64,
+    from: NodeId,
+    to: NodeId,
+    class: u8,
+    answers: bool,
+}
 
 /// A process that takes part.
 #[derive(Clone)]
@@ -43,7 +60,8 @@ pub type Early = Arc<dyn Fn(&[u8]) -> Option<Bytes> + Send + Sync>;
 /// What travels on a lane: what is done at its end, on a machine that runs.
 struct Parcel {
     due: Instant,
-    connection: u64,
+    /// The process it is for: one that is started anew never hears what was sent to the one before.
+    machine: Option<Arc<SimMachine>>,
     deliver: Box<dyn FnOnce(&Endpoint) + Send>,
 }
 
@@ -83,10 +101,12 @@ impl Heard {
 struct State {
     rng: StdRng,
     endpoints: BTreeMap<NodeId, Endpoint>,
-    /// One for each direction, class, and calls or answers.
-    lanes: BTreeMap<(NodeId, NodeId, u8, bool), mpsc::UnboundedSender<Parcel>>,
+    /// The lanes of the connections there are.
+    lanes: BTreeMap<Lane, mpsc::UnboundedSender<Parcel>>,
     /// Which connection a pair has now; a broken one is replaced by the next call.
     connections: BTreeMap<Pair, u64>,
+    /// Broken ones of which what was sent arrives all the same, from then on.
+    late: BTreeMap<u64, Instant>,
     calls: BTreeMap<u64, OpenCall>,
     next: u64,
     /// Directions nothing passes in.
@@ -113,6 +133,7 @@ impl SimNetwork {
             endpoints: BTreeMap::new(),
             lanes: BTreeMap::new(),
             connections: BTreeMap::new(),
+            late: BTreeMap::new(),
             calls: BTreeMap::new(),
             next: 0,
             blocked: BTreeMap::new(),
@@ -232,6 +253,14 @@ impl SimNetwork {
             .map(|(_, connection)| *connection)
             .collect();
         state.connections.retain(|pair, _| !which(pair));
+        state.lanes.retain(|lane, _| !broken.contains(&lane.connection));
+        for connection in &broken {
+            if state.rng.random_ratio(LATE_OF_1000, 1000) {
+                let late_ms = *LATE_MS_MAX.choose(&mut state.rng).unwrap_or(&1);
+                let late = Duration::from_millis(state.rng.random_range(0..late_ms));
+                state.late.insert(*connection, Instant::now() + late);
+            }
+        }
         let lost: Vec<u64> = state
             .calls
             .iter()
@@ -291,7 +320,8 @@ impl SimNetwork {
                 reply.send(answer);
             }
         });
-        self.send(&mut state, (from, to, class as u8, false), connection, deliver);
+        let lane = Lane { connection, from, to, class: class as u8, answers: false };
+        self.send(&mut state, lane, deliver);
     }
 
     /// Sends the answer of a call back; `None` for a call that was dropped.
@@ -302,6 +332,10 @@ impl SimNetwork {
         if state.endpoints.get(&to).is_none_or(|endpoint| endpoint.machine.is_dead()) {
             return;
         }
+        // Nobody waits for it any more: its connection broke.
+        if !state.calls.contains_key(&id) {
+            return;
+        }
         let result = answer.ok_or_else(|| CallError::Lost("the peer dropped the call".into()));
         let deliver = Box::new(move |_: &Endpoint| {
             let call = network.state.lock().calls.remove(&id);
@@ -309,46 +343,62 @@ impl SimNetwork {
                 call.done.finish(result);
             }
         });
-        self.send(&mut state, (to, from, class as u8, true), connection, deliver);
+        let lane = Lane { connection, from: to, to: from, class: class as u8, answers: true };
+        self.send(&mut state, lane, deliver);
     }
 
-    fn send(
-        &self,
-        state: &mut State,
-        lane: (NodeId, NodeId, u8, bool),
-        connection: u64,
-        deliver: Box<dyn FnOnce(&Endpoint) + Send>,
-    ) {
-        let due = Instant::now() + state.delay(lane.0, lane.1);
+    fn send(&self, state: &mut State, lane: Lane, deliver: Box<dyn FnOnce(&Endpoint) + Send>) {
+        let due = Instant::now() + state.delay(lane.from, lane.to);
+        let machine = state.endpoints.get(&lane.to).map(|endpoint| Arc::clone(&endpoint.machine));
         let parcels = state.lanes.entry(lane).or_insert_with(|| {
             let (sender, receiver) = mpsc::unbounded_channel();
-            tokio::spawn(self.clone().carry(lane.0, lane.1, receiver));
+            tokio::spawn(self.clone().carry(lane, receiver));
             sender
         });
-        // The lane lives as long as the simulation.
-        let _ = parcels.send(Parcel { due, connection, deliver });
+        // The lane lives as long as the connection.
+        let _ = parcels.send(Parcel { due, machine, deliver });
     }
 
-    /// Brings the parcels of one lane to their end, in order.
-    async fn carry(self, from: NodeId, to: NodeId, mut parcels: mpsc::UnboundedReceiver<Parcel>) {
-        let mut changed = self.changed.subscribe();
+    /// Brings the parcels of one lane to their end, in order; those that are left when its connection breaks late, or not
+    /// at all.
+    async fn carry(self, lane: Lane, mut parcels: mpsc::UnboundedReceiver<Parcel>) {
         while let Some(parcel) = parcels.recv().await {
             tokio::time::sleep_until(parcel.due).await;
-            while self.state.lock().blocked.contains_key(&(from, to)) && self.is_current(from, to, &parcel) {
-                changed.mark_unchanged();
-                let _ = tokio::time::timeout(Duration::from_millis(100), changed.changed()).await;
+            if !self.arrives(lane).await {
+                return;
             }
-            let endpoint = self.state.lock().endpoints.get(&to).cloned();
-            let Some(endpoint) = endpoint else { continue };
-            if !endpoint.machine.running().await || !self.is_current(from, to, &parcel) {
-                continue;
+            // What has arrived at a process that stands still is handled once it goes on, whatever has become of the
+            // connection.
+            let endpoint = self.state.lock().endpoints.get(&lane.to).cloned();
+            let is_same = |endpoint: &Endpoint| {
+                parcel.machine.as_ref().is_some_and(|machine| Arc::ptr_eq(machine, &endpoint.machine))
+            };
+            let Some(endpoint) = endpoint.filter(is_same) else { return };
+            if !endpoint.machine.running().await {
+                return;
             }
             endpoint.machine.step(|| (parcel.deliver)(&endpoint));
         }
     }
 
-    fn is_current(&self, from: NodeId, to: NodeId, parcel: &Parcel) -> bool {
-        self.state.lock().connections.get(&ordered(from, to)) == Some(&parcel.connection)
+    /// Waits until what comes next on a lane arrives; false if nothing does any more.
+    async fn arrives(&self, lane: Lane) -> bool {
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.mark_unchanged();
+            let (blocked, current, late) = {
+                let state = self.state.lock();
+                let current = state.connections.get(&ordered(lane.from, lane.to)) == Some(&lane.connection);
+                let late = state.late.get(&lane.connection).copied();
+                (state.blocked.contains_key(&(lane.from, lane.to)), current, late)
+            };
+            match late.filter(|_| !current) {
+                None if !current => return false,
+                Some(late) if late > Instant::now() => tokio::time::sleep_until(late).await,
+                _ if !blocked => return true,
+                _ => drop(tokio::time::timeout(Duration::from_millis(100), changed.changed()).await),
+            }
+        }
     }
 
     fn gossip(&self, from: NodeId, data: &[u8]) {

@@ -17,7 +17,7 @@ const TAKEOVER: u64 = 60;
 const BUG_SEEDS_MAX: u64 = 2_000;
 
 /// Bugs that a handful of seeds finds.
-const SOON_FOUND: [&str; 17] = [
+const SOON_FOUND: [&str; 21] = [
     "OldTermAfterRestart",
     "NoConsent",
     "TrustDamage",
@@ -27,7 +27,11 @@ const SOON_FOUND: [&str; 17] = [
     "OwnSuspension",
     "LeaseFromAnswer",
     "StaleReads",
+    "CleanWhileAway",
+    "HideExpired",
+    "SplitBatch",
     "EarlyRelease",
+    "AnyAssignment",
     "EarlyAcknowledgement",
     "PromoteSyncing",
     "BlindFlip",
