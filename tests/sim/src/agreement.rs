@@ -471,6 +471,13 @@ impl ModelLog {
             let promised = log.promised.get(voter).copied().unwrap_or(0).max(term);
             log.promised.insert(*voter, promised);
         }
+        if !voters.contains(&id) {
+            // Who does not vote any more steps down with the commit of that.
+            log.leader = None;
+            if let Some(part) = log.parts.get_mut(&id) {
+                part.leads = None;
+            }
+        }
         log.voters = voters;
         drop(log);
         self.grown.send_modify(|count| *count += 1);

@@ -115,12 +115,15 @@ pub struct NotLinearizable {
     pub key: Bytes,
     /// Its operations.
     pub events: Vec<Event>,
-    /// The longest explanation found ends before one of these.
+    /// The longest explanation found ends before one of these; empty if there were too many to be tried.
     pub stuck: Vec<usize>,
 }
 
 impl fmt::Display for NotLinearizable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.stuck.is_empty() {
+            writeln!(f, "of {STATES_MAX} states tried none explains what was told, and there are more:")?;
+        }
         writeln!(f, "no order of the operations on {:?} explains what was told:", self.key)?;
         for (i, event) in self.events.iter().enumerate() {
             let mark = if self.stuck.contains(&i) { ">" } else { " " };
@@ -231,6 +234,9 @@ fn apply(value: &Value, event: &Event, gone: bool) -> Option<Value> {
     }
 }
 
+/// States that are tried to explain one key's operations: those of a few dozen of unknown outcome.
+const STATES_MAX: usize = 4_000_000;
+
 /// A set of operations, as bits.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Bits(Vec<u64>);
@@ -273,6 +279,7 @@ pub(crate) fn check(events: &[Event]) -> Result<(), Stuck> {
             return Ok(());
         }
         match next(&events, &done, from, &value) {
+            Some(_) if seen.len() >= STATES_MAX => return Err((events, Vec::new())),
             Some((way, after)) => {
                 let i = way / 2;
                 done.flip(i);
