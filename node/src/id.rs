@@ -23,6 +23,9 @@ pub type Partition = caskade_engine::Partition;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct NodeId([u8; 32]);
 
+/// How the `PeerId` of an ed25519 key begins: an identity multihash of 36 bytes, which are the key in protobuf.
+const PEER_ID_HEAD: [u8; 6] = [0, 36, 8, 1, 18, 32];
+
 impl NodeId {
     /// Wraps the 32 bytes of an ed25519 public key.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
@@ -56,10 +59,12 @@ impl NodeId {
 
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.peer_id() {
-            Some(peer) => peer.fmt(f),
-            None => self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}")),
-        }
+        // Without a look whether the bytes are a point of the curve, which is dear: names are told often.
+        let mut name = [0; 38];
+        let (head, key) = name.split_at_mut(PEER_ID_HEAD.len());
+        head.copy_from_slice(&PEER_ID_HEAD);
+        key.copy_from_slice(&self.0);
+        PeerId::from_bytes(&name).map_err(|_| fmt::Error)?.fmt(f)
     }
 }
 
@@ -103,5 +108,20 @@ impl fmt::Display for ClusterId {
 impl fmt::Debug for ClusterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn name_of_a_node_is_its_peer_id_and_is_read_back() {
+        let key = libp2p::identity::Keypair::generate_ed25519().public();
+        let node = NodeId::from_peer_id(&key.to_peer_id()).unwrap();
+        assert_eq!(node.to_string(), key.to_peer_id().to_string());
+        assert_eq!(node.peer_id(), Some(key.to_peer_id()));
+        assert_eq!(node.to_string().parse::<NodeId>().unwrap(), node);
+        assert!(NodeId::from_bytes([0xff; 32]).to_string().starts_with("12D3KooW"), "no point of the curve");
     }
 }

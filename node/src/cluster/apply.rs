@@ -263,7 +263,7 @@ impl ClusterState {
             ));
         }
         self.caught_up(partition, named)?;
-        self.operations.flips.insert(partition, flip);
+        Arc::make_mut(&mut self.operations.flips).insert(partition, flip);
         Ok(())
     }
 

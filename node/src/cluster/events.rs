@@ -146,7 +146,10 @@ impl<'a> News<'a> {
     }
 
     fn fully_replicated(&mut self) {
-        if self.old.under_replicated() > 0 && self.new.under_replicated() == 0 {
+        let completed = |partition: &Partition| {
+            self.old.is_under_replicated(*partition) && !self.new.is_under_replicated(*partition)
+        };
+        if self.changed.iter().any(completed) && self.new.under_replicated() == 0 {
             let copies = self.new.ring.iter().map(|(_, nodes)| nodes.len()).max().unwrap_or(0) as u32;
             let message = match copies {
                 1 => "every partition has its only copy".to_owned(),

@@ -157,8 +157,8 @@ pub struct Operations {
     pub last_plan: Option<Plan>,
     /// What the members speak to one another.
     pub speech: Speech,
-    /// The last flip of each partition.
-    pub flips: BTreeMap<Partition, Flip>,
+    /// The last flip of each partition. Shared by the states in which it is the same.
+    pub flips: Arc<BTreeMap<Partition, Flip>>,
 }
 
 impl Before {

@@ -68,6 +68,15 @@ impl Plane {
         self.has_lease() && self.with_role(partition, serving)
     }
 
+    /// The partitions this node serves now.
+    pub fn serving(&self) -> Vec<Partition> {
+        if !self.has_lease() {
+            return Vec::new();
+        }
+        let is_serving = |role: &Role| matches!(role, Role::Primary(p) if p.phase == Phase::Serving);
+        (0..PARTITIONS).filter(|at| is_serving(&self.cells[usize::from(*at)].role.lock())).collect()
+    }
+
     pub(super) fn local_keys_page(self: &Arc<Self>, partition: Partition, from: u64, limit: u32) -> Answer {
         if !self.serves(partition) {
             return self.not_primary();

@@ -68,8 +68,11 @@ impl News<'_> {
     /// The digests of copies that became in-sync, told in the steps copying is told in: of one by itself, of many their
     /// sums (mod 2^64) on both sides, since the node returned or the plan began.
     fn flipped(&mut self) {
+        if self.old.operations.flips == self.new.operations.flips {
+            return;
+        }
         let mut by_node: BTreeMap<NodeId, Vec<(Partition, Flip)>> = BTreeMap::new();
-        for (partition, flip) in &self.new.operations.flips {
+        for (partition, flip) in self.new.operations.flips.iter() {
             by_node.entry(flip.node).or_default().push((*partition, *flip));
         }
         let mut to_go: BTreeMap<NodeId, u32> = BTreeMap::new();

@@ -1,7 +1,7 @@
 //! At any time at most one node of a generation serves a partition. A node of an older one, which the operator who had
 //! the other side take over was to make sure of, may go on; but none that was started since (rule R10).
 
-use caskade_engine::PARTITIONS;
+use std::collections::BTreeMap;
 
 use super::Watch;
 use crate::world::World;
@@ -30,15 +30,14 @@ impl Watch for OnePrimary {
                 ));
             }
         }
-        for partition in 0..PARTITIONS {
-            let serving: Vec<(usize, u32)> = running
-                .iter()
-                .filter(|(.., process)| process.node.plane().serves(partition))
-                .map(|(number, generation, _)| (*number, *generation))
-                .collect();
-            let twice = serving.windows(2).any(|pair| pair[0].1 == pair[1].1);
-            if twice {
-                return Err(format!("partition {partition} is served by nodes {serving:?} at the same time"));
+        let mut served = BTreeMap::new();
+        for (number, generation, process) in &running {
+            for partition in process.node.plane().serving() {
+                if let Some(other) = served.insert((partition, *generation), *number) {
+                    return Err(format!(
+                        "partition {partition} is served by nodes {other} and {number} at the same time"
+                    ));
+                }
             }
         }
         Ok(())

@@ -1,6 +1,8 @@
 //! Every write reaches as many copies as there can be: where a copy is away, a stand-in takes its place in the entry
 //! that takes it out, and stays until as many copies as there should be are in-sync: no in-sync copy is released before.
 
+use std::sync::Arc;
+
 use caskade_node::cluster::state::{ClusterState, PartitionState, ReplicaRole};
 use caskade_node::id::NodeId;
 
@@ -11,9 +13,8 @@ use crate::world::World;
 #[derive(Default)]
 pub(super) struct Receiving {
     checked: u64,
-    /// The in-sync copies of each partition then, on nodes that were up.
-    in_sync: Vec<Vec<NodeId>>,
-    generation: u32,
+    /// The state then.
+    former: Arc<ClusterState>,
 }
 
 impl Watch for Receiving {
@@ -27,13 +28,17 @@ impl Watch for Receiving {
 }
 
 impl Receiving {
-    fn check_state(&mut self, state: &ClusterState) -> Result<(), String> {
-        let mut former = std::mem::replace(&mut self.in_sync, in_sync(state));
-        if std::mem::replace(&mut self.generation, state.generation) != state.generation {
+    fn check_state(&mut self, state: &Arc<ClusterState>) -> Result<(), String> {
+        let mut before = std::mem::replace(&mut self.former, Arc::clone(state));
+        if before.generation != state.generation {
             // A takeover goes on from what one node knows.
-            former.clear();
+            before = Arc::default();
         }
-        for ((number, partition), (former, now)) in state.partitions().zip(former.iter().zip(&self.in_sync)) {
+        let changed = state.changed_since(&before);
+        let changed = || changed.iter().filter_map(|number| Some((*number, state.partition(*number)?)));
+        for (number, partition) in changed() {
+            let Some(former) = before.partition(number) else { continue };
+            let (former, now) = (&in_sync(&before, former), &in_sync(state, partition));
             // One entry may make a copy in-sync, release another for it, and take note of a restart of the first, or of
             // a third. A stand-in whose node went down is gone, and no release.
             let restarted =
@@ -51,7 +56,7 @@ impl Receiving {
                 ));
             }
         }
-        for (number, partition) in state.partitions() {
+        for (number, partition) in changed() {
             let up = |role: fn(ReplicaRole) -> bool| {
                 let replicas = partition.replicas.iter();
                 replicas.filter(|replica| role(replica.role) && state.is_up(replica.node)).count()
@@ -72,12 +77,10 @@ impl Receiving {
     }
 }
 
-fn in_sync(state: &ClusterState) -> Vec<Vec<NodeId>> {
-    let on_up = |partition: &PartitionState| {
-        let nodes = partition.replicas.iter().filter(|replica| replica.role == ReplicaRole::InSync);
-        nodes.map(|replica| replica.node).filter(|node| state.is_up(*node)).collect()
-    };
-    state.partitions().map(|(_, partition)| on_up(partition)).collect()
+/// The in-sync copies on nodes that are up.
+fn in_sync(state: &ClusterState, partition: &PartitionState) -> Vec<NodeId> {
+    let nodes = partition.replicas.iter().filter(|replica| replica.role == ReplicaRole::InSync);
+    nodes.map(|replica| replica.node).filter(|node| state.is_up(*node)).collect()
 }
 
 /// Copies a partition can have now: as many as it should, if there are enough nodes that are up, are given data, and were
