@@ -2,7 +2,7 @@
 //!
 //! Every control message names its sender's generation ([`Control::Of`]) as soon as all members can read that; one that
 //! does not is of the first. A message of an older generation is refused, and the answer says so; who learns of a newer
-//! one, by a message or an answer, gives up its topology log and returns under the newer generation ([`given_up`]).
+//! one, by a message or an answer, gives up its topology log and returns under the newer generation (`given_up`).
 //! Replication needs no more than its terms, which a takeover raises.
 //!
 //! Two logs of one number that different nodes founded are rivals: neither follows the other, and operators decide.
