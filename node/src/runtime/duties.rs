@@ -12,7 +12,7 @@ use super::control::ControlAnswer;
 use crate::cluster::lease::{LeaseTable, NoLease};
 use crate::cluster::state::{Announcement, Change, ClusterState, Member, MemberStatus, Verdict};
 use crate::id::{Incarnation, NodeId};
-use crate::topology::choose_voters;
+use crate::topology::{Committed, Proposal, choose_voters};
 
 /// How often the coordinator looks for what is due.
 const ROUND: Duration = Duration::from_millis(100);
@@ -170,6 +170,8 @@ impl Node {
     }
 
     async fn declare_overdue(&self) {
+        // Asked before the table is: if it is another one by then, what follows from it is void.
+        let Some(elected) = self.topology.leading() else { return };
         let state = self.topology.state();
         let up = state.members.values().filter(|member| member.status == MemberStatus::Up);
         let up = up.map(|member| (member.announcement.node, member.announcement.incarnation));
@@ -184,8 +186,8 @@ impl Node {
         }
         // They are condemned: whatever the outcome, none is granted a lease, and those still up are declared
         // down again in the next round.
-        match self.propose_here(changes).await {
-            Ok(verdicts) => tracing::debug!(?verdicts, "nodes whose lease has run out"),
+        match self.topology.propose(Proposal { changes, elected: Some(elected) }).await {
+            Ok(Committed { verdicts, .. }) => tracing::debug!(?verdicts, "nodes whose lease has run out"),
             Err(error) => {
                 tracing::warn!(%error, "nodes whose lease has run out could not be declared down; trying again");
             }

@@ -59,7 +59,7 @@ impl Node {
     pub(super) async fn run_batches(self: Arc<Self>, mut batches: mpsc::Receiver<Batch>) {
         while let Some(first) = batches.recv().await {
             let (changes, askers) = gather(first, &mut batches).await;
-            let result = self.topology.propose(changes).await;
+            let result = self.topology.propose(changes.into()).await;
             let mut verdicts =
                 result.as_ref().map_or_else(|_| Vec::new(), |c| c.verdicts.clone()).into_iter();
             for (count, sender) in askers {

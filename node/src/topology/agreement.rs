@@ -8,7 +8,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use tokio::sync::watch;
 
-use super::{Committed, ProposeError, Topology};
+use super::{Committed, Proposal, ProposeError, Topology};
 use crate::cluster::state::{Change, ClusterState};
 use crate::id::NodeId;
 
@@ -27,7 +27,7 @@ pub trait Agreement: Send + Sync + 'static {
     /// See [`Topology::learners`].
     fn learners(&self) -> BTreeSet<NodeId>;
     /// See [`Topology::propose`].
-    fn propose(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<Committed, ProposeError>>;
+    fn propose(&self, proposal: Proposal) -> BoxFuture<'_, Result<Committed, ProposeError>>;
     /// See [`Topology::confirm_leadership`].
     fn confirm_leadership(&self) -> BoxFuture<'_, Result<(), ProposeError>>;
     /// See [`Topology::set_membership`].
@@ -84,8 +84,8 @@ impl Agreement for Topology {
         self.learners()
     }
 
-    fn propose(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<Committed, ProposeError>> {
-        Box::pin(self.propose(changes))
+    fn propose(&self, proposal: Proposal) -> BoxFuture<'_, Result<Committed, ProposeError>> {
+        Box::pin(self.propose(proposal))
     }
 
     fn confirm_leadership(&self) -> BoxFuture<'_, Result<(), ProposeError>> {

@@ -49,6 +49,7 @@ pub use self::takeover::NEXT_FOLDER;
 use self::log_store::LogStore;
 use self::network::Network;
 use self::state_machine::StateMachine;
+pub use self::types::Proposal;
 use self::types::{Metrics, Raft};
 use crate::cluster::state::{Change, ClusterState, Verdict};
 use crate::id::{Epoch, NodeId};
@@ -202,7 +203,7 @@ impl Topology {
         if self.state().epoch > 0 {
             return Err(TopologyError::AlreadyMember);
         }
-        let changes = std::iter::once(change).chain(more).collect();
+        let changes: Vec<Change> = std::iter::once(change).chain(more).collect();
         let alone = BTreeSet::from([config.node]);
         if !self.is_initialized().await {
             let not = |error: &dyn std::fmt::Display| TopologyError::NotFounded(error.to_string());
@@ -259,18 +260,19 @@ impl Topology {
         state.as_ref().err().map(ToString::to_string)
     }
 
-    /// Commits `changes` as one entry, in order; each gets its verdict. At the coordinator only.
+    /// Commits the changes as one entry, in order; each gets its verdict. At the coordinator only.
     ///
     /// # Errors
     /// [`ProposeError`]; with any but `Unknown` nothing was changed.
-    pub async fn propose(&self, changes: Vec<Change>) -> Result<Committed, ProposeError> {
+    pub async fn propose(&self, proposal: impl Into<Proposal>) -> Result<Committed, ProposeError> {
         self.require_coordinator()?;
-        let bytes = codec::encode(&changes).map_err(ProposeError::Refused)?.len();
+        let proposal = proposal.into();
+        let bytes = codec::encode(&proposal).map_err(ProposeError::Refused)?.len();
         if bytes > PROPOSAL_BYTES_MAX {
             let why = format!("it has {bytes} bytes, the limit is {PROPOSAL_BYTES_MAX}: propose it in parts");
             return Err(ProposeError::Refused(why));
         }
-        let written = self.bounded(self.inner.raft.client_write(changes)).await?;
+        let written = self.bounded(self.inner.raft.client_write(proposal)).await?;
         Ok(Committed { epoch: written.data.epoch, verdicts: written.data.verdicts })
     }
 

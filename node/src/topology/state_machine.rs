@@ -167,7 +167,9 @@ impl RaftStateMachine<TypeConfig> for StateMachine {
             view.applied = Some(entry.log_id);
             let verdicts = match entry.payload {
                 EntryPayload::Blank => Vec::new(),
-                EntryPayload::Normal(changes) => Arc::make_mut(&mut view.state).apply(&changes),
+                EntryPayload::Normal(proposal) => {
+                    proposal.apply(entry.log_id.leader_id.term, Arc::make_mut(&mut view.state))
+                }
                 EntryPayload::Membership(membership) => {
                     view.membership = StoredMembership::new(Some(entry.log_id), membership);
                     Vec::new()

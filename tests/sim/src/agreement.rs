@@ -16,7 +16,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use caskade_node::cluster::state::{Change, ClusterState, Verdict};
 use caskade_node::id::{Epoch, NodeId};
-use caskade_node::topology::{Agreement, Committed, ProposeError, choose_voters};
+use caskade_node::topology::{Agreement, Committed, Proposal, ProposeError, choose_voters};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -369,10 +369,14 @@ impl ModelLog {
     }
 
     /// Commits the changes once a majority takes them.
-    async fn propose(&self, id: NodeId, changes: Vec<Change>) -> Result<Committed, ProposeError> {
+    async fn propose(&self, id: NodeId, proposal: Proposal) -> Result<Committed, ProposeError> {
         let Some(term) = self.leads(id) else {
             return Err(ProposeError::NotCoordinator(None));
         };
+        let Proposal { changes, elected } = proposal;
+        if elected.is_some_and(|elected| elected != term) {
+            return Err(ProposeError::Unknown("it was decided in another term".into()));
+        }
         self.pause(300..4_000).await;
         let began = Instant::now();
         loop {
@@ -563,8 +567,8 @@ impl Agreement for Member {
         self.log.log.lock().learners.clone()
     }
 
-    fn propose(&self, changes: Vec<Change>) -> BoxFuture<'_, Result<Committed, ProposeError>> {
-        Box::pin(self.log.propose(self.id, changes))
+    fn propose(&self, proposal: Proposal) -> BoxFuture<'_, Result<Committed, ProposeError>> {
+        Box::pin(self.log.propose(self.id, proposal))
     }
 
     fn confirm_leadership(&self) -> BoxFuture<'_, Result<(), ProposeError>> {

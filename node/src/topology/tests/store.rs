@@ -8,12 +8,12 @@ use openraft::{CommittedLeaderId, EntryPayload, RaftLogReader, RaftSnapshotBuild
 use tempfile::TempDir;
 
 use super::{announcement, found, node};
-use crate::cluster::state::Change;
+use crate::cluster::state::{Change, Verdict};
 use crate::topology::error::TopologyError;
 use crate::topology::log_file;
 use crate::topology::log_store::LogStore;
 use crate::topology::state_machine::StateMachine;
-use crate::topology::types::{Entry, LogId, StorageError, TypeConfig};
+use crate::topology::types::{Entry, LogId, Proposal, StorageError, TypeConfig};
 
 struct OnDisk;
 
@@ -37,7 +37,7 @@ fn log_id(index: u64) -> LogId {
 
 fn entry(index: u64) -> Entry {
     let changes = vec![Change::Register(announcement(index))];
-    Entry { log_id: log_id(index), payload: EntryPayload::Normal(changes) }
+    Entry { log_id: log_id(index), payload: EntryPayload::Normal(changes.into()) }
 }
 
 async fn indices(log: &mut LogStore) -> Vec<u64> {
@@ -77,7 +77,7 @@ trait Changes {
 impl Changes for Entry {
     fn payload_changes(&self) -> Vec<Change> {
         match &self.payload {
-            EntryPayload::Normal(changes) => changes.clone(),
+            EntryPayload::Normal(proposal) => proposal.changes.clone(),
             _ => Vec::new(),
         }
     }
@@ -159,7 +159,7 @@ async fn purged_log_is_rewritten_short_and_keeps_its_meaning() {
     let large = |index| {
         let mut large = announcement(index);
         large.build = "x".repeat(64 << 10);
-        Entry { log_id: log_id(index), payload: EntryPayload::Normal(vec![Change::Register(large)]) }
+        Entry { log_id: log_id(index), payload: EntryPayload::Normal(vec![Change::Register(large)].into()) }
     };
     log.blocking_append((0..40).map(large)).await.unwrap();
     log.save_committed(Some(log_id(39))).await.unwrap();
@@ -188,11 +188,28 @@ async fn one_replication_message_is_bounded_but_never_empty() {
     let large = |index| {
         let mut large = announcement(index);
         large.build = "x".repeat(700 << 10);
-        Entry { log_id: log_id(index), payload: EntryPayload::Normal(vec![Change::Register(large)]) }
+        Entry { log_id: log_id(index), payload: EntryPayload::Normal(vec![Change::Register(large)].into()) }
     };
     log.blocking_append((0..4).map(large)).await.unwrap();
     assert_eq!(log.limited_get_log_entries(1, 4).await.unwrap().len(), 1);
     assert!(log.blocking_append([entry(9)]).await.is_err(), "a hole is refused");
+}
+
+#[tokio::test]
+async fn what_a_coordinator_decided_is_void_in_a_later_term_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut machine = StateMachine::open(dir.path()).unwrap();
+    let term = log_id(1).leader_id.term;
+    let decided = |index, change, elected| Entry {
+        log_id: log_id(index),
+        payload: EntryPayload::Normal(Proposal { changes: vec![change], elected }),
+    };
+    let (founded, down) = (found(1), Change::DeclareDown { node: node(1), incarnation: 1 });
+    let entries =
+        [decided(1, founded, None), decided(2, down.clone(), Some(term - 1)), decided(3, down, Some(term))];
+    let applied = machine.apply(entries).await.unwrap();
+    assert_eq!(applied.iter().map(|applied| applied.epoch).collect::<Vec<_>>(), [1, 1, 2]);
+    assert!(matches!(&applied[1].verdicts[..], [Verdict::Void(reason)] if reason.contains("term")));
 }
 
 #[tokio::test]
@@ -203,7 +220,7 @@ async fn damaged_vote_or_snapshot_or_a_missing_log_is_refused() {
     log.close().await;
     let mut machine = StateMachine::open(dir.path()).unwrap();
     machine
-        .apply([Entry { log_id: log_id(1), payload: EntryPayload::Normal(vec![found(1)]) }])
+        .apply([Entry { log_id: log_id(1), payload: EntryPayload::Normal(vec![found(1)].into()) }])
         .await
         .unwrap();
     machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
