@@ -8,7 +8,7 @@
 //!   agreed on anything the founder did not know (or, if it never did, before the takeover); and of what the older one
 //!   did later a first part, in its order and ended by the first write of the newer generation. That is what the founder
 //!   had, or what was merged: by value, so that a sum which was told is what the key then is, whatever the founder had of
-//!   writes whose outcome nobody knows. (Not asked for of a key whose first such write only moves its expiry: the value that
+//!   writes whose outcome nobody knows, a condition no longer counts, and a key whose expiry came there is removed. (Not asked for of a key whose first such write only moves its expiry: the value that
 //!   came with it cannot be told from that.)
 //! - Where the newer generation wrote nothing to a key before everything was merged, nothing of the older one is missing
 //!   afterwards: the whole of the older generation, and what the newer one did after the merge, are linearizable together.
@@ -79,10 +79,26 @@ fn newer(events: &[Event], taken: &TakenOver) -> Option<Vec<Event>> {
         }
         by_value(event)
     };
-    let events: Vec<Event> = events.iter().filter_map(as_seen).collect();
+    // Where it was done, its condition held; where it is merged, none is asked for.
+    let unconditional = |event: Event| match &event.ask {
+        Ask::Set(value, _) if event.side.generation == 0 && event.told == Told::Unknown => {
+            Event { ask: Ask::Set(value.clone(), When::Always), ..event }
+        }
+        _ => event,
+    };
+    let expiries = events.iter().filter(|event| event.side.generation == 0).filter_map(expiry);
+    let events: Vec<Event> = events.iter().filter_map(as_seen).map(unconditional).chain(expiries).collect();
     let first = events.iter().filter(|event| event.side.lost).min_by_key(|event| event.answered);
     let moves_expiry = |event: &Event| matches!(event.ask, Ask::Expire(_) | Ask::Persist);
     (!first.is_some_and(moves_expiry)).then_some(events)
+}
+
+/// Where an operation sets an expiry, the side that is given up may have removed the key when that had come, of which no
+/// client was told; it is merged as any write is.
+fn expiry(event: &Event) -> Option<Event> {
+    let sets = matches!(event.ask, Ask::SetUntil(..) | Ask::Expire(_)) && event.told != Told::Refused;
+    let side = Side { lost: true, ..event.side };
+    sets.then(|| Event { ask: Ask::Delete, told: Told::Unknown, answered: u64::MAX, side, ..event.clone() })
 }
 
 /// What a write of the side that was given up may come to in the newer generation: the state it left, in place of whatever
@@ -178,6 +194,18 @@ mod tests {
             checked(&[sums.as_slice(), &[add(1, 300, 1, Told::Sum(7))]].concat()).is_ok(),
             "it is read by a sum"
         );
+    }
+
+    #[test]
+    fn what_is_merged_is_merged_whatever_its_condition_was_and_so_is_an_expiry() {
+        let only_if = event(0, 60, Ask::Set(Bytes::from("a"), When::Absent), Told::Unknown);
+        let pending = event(0, 70, Ask::Set(Bytes::from("b"), When::Always), Told::Unknown);
+        assert!(checked(&[only_if, pending, read(1, 120, "b"), read(1, 300, "a")]).is_ok());
+        let pending = event(0, 40, Ask::Set(Bytes::from("b"), When::Always), Told::Unknown);
+        let gone = [pending, read(1, 120, "b"), event(1, 300, Ask::Read, Told::Value(None))];
+        assert!(checked(&gone).is_err());
+        let until = event(0, 30, Ask::SetUntil(Bytes::from("a"), 1), Told::Set(true));
+        assert!(checked(&[&[until], gone.as_slice()].concat()).is_ok());
     }
 
     #[test]
