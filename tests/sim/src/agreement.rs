@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caskade_node::cluster::state::{Change, ClusterState, Verdict};
-use caskade_node::id::{Epoch, NodeId};
+use caskade_node::id::{Epoch, NodeId, Partition};
 use caskade_node::topology::{Agreement, Committed, Proposal, ProposeError, choose_voters};
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
@@ -55,6 +55,8 @@ struct Log {
     rng: StdRng,
     /// The newest committed states, by number.
     states: BTreeMap<u64, Arc<ClusterState>>,
+    /// Copies that were taken out of the in-sync set, by the number of the state.
+    suspended: BTreeMap<u64, BTreeSet<(Partition, NodeId)>>,
     term: u64,
     leader: Option<NodeId>,
     led_at: Instant,
@@ -105,6 +107,7 @@ impl ModelLog {
         let log = Log {
             rng: StdRng::seed_from_u64(seed),
             states: BTreeMap::from([(0, Arc::default())]),
+            suspended: BTreeMap::new(),
             term: 0,
             leader: None,
             led_at: Instant::now(),
@@ -237,6 +240,12 @@ impl ModelLog {
     pub fn states_after(&self, number: u64) -> Vec<(u64, Arc<ClusterState>)> {
         let log = self.log.lock();
         log.states.range(number + 1..).map(|(number, state)| (*number, Arc::clone(state))).collect()
+    }
+
+    /// The copies that were taken out of the in-sync set on the way to the state of this number, whatever became of them
+    /// in the same entry.
+    pub fn suspended_in(&self, number: u64) -> BTreeSet<(Partition, NodeId)> {
+        self.log.lock().suspended.get(&number).cloned().unwrap_or_default()
     }
 
     /// Who leads, by the latest election.
@@ -513,8 +522,11 @@ impl Log {
         let changed =
             state.partitions().zip(&former.partitions).filter(|((_, now), before)| **now != ***before);
         changed.for_each(|((partition, now), _)| tracing::trace!(partition, epoch = state.epoch, "{now}"));
+        let oldest = (number + 1).saturating_sub(STATES_KEPT);
+        self.suspended.insert(number + 1, changes.iter().zip(&verdicts).filter_map(suspended).collect());
+        self.suspended = self.suspended.split_off(&oldest);
         self.states.insert(number + 1, Arc::new(state));
-        self.states = self.states.split_off(&(number + 1).saturating_sub(STATES_KEPT));
+        self.states = self.states.split_off(&oldest);
         verdicts
     }
 
@@ -526,6 +538,16 @@ impl Log {
         {
             part.states.send_replace(state);
         }
+    }
+}
+
+/// The copy that the change took out of the in-sync set.
+fn suspended((change, verdict): (&Change, &Verdict)) -> Option<(Partition, NodeId)> {
+    match change {
+        Change::SuspendReplica { partition, node, .. } if *verdict == Verdict::Applied => {
+            Some((*partition, *node))
+        }
+        _ => None,
     }
 }
 

@@ -1,10 +1,11 @@
 //! Every write reaches as many copies as there can be: where a copy is away, a stand-in takes its place in the entry
 //! that takes it out, and stays until as many copies as there should be are in-sync: no in-sync copy is released before.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use caskade_node::cluster::state::{ClusterState, PartitionState, ReplicaRole};
-use caskade_node::id::NodeId;
+use caskade_node::id::{NodeId, Partition};
 
 use super::Watch;
 use crate::world::World;
@@ -21,14 +22,18 @@ impl Watch for Receiving {
     fn check(&mut self, world: &World) -> Result<(), String> {
         for (number, state) in world.log.states_after(self.checked) {
             self.checked = number;
-            self.check_state(&state)?;
+            self.check_state(&state, &world.log.suspended_in(number))?;
         }
         Ok(())
     }
 }
 
 impl Receiving {
-    fn check_state(&mut self, state: &Arc<ClusterState>) -> Result<(), String> {
+    fn check_state(
+        &mut self,
+        state: &Arc<ClusterState>,
+        suspended: &BTreeSet<(Partition, NodeId)>,
+    ) -> Result<(), String> {
         let mut before = std::mem::replace(&mut self.former, Arc::clone(state));
         if before.generation != state.generation {
             // A takeover goes on from what one node knows.
@@ -40,11 +45,14 @@ impl Receiving {
             let Some(former) = before.partition(number) else { continue };
             let (former, now) = (&in_sync(&before, former), &in_sync(state, partition));
             // One entry may make a copy in-sync, release another for it, and take note of a restart of the first, or of
-            // a third. A stand-in whose node went down is gone, and no release.
+            // a third. A stand-in whose node went down is gone, and no release; nor is it one where a copy was taken out before
+            // the ring was changed.
             let restarted =
                 |node: NodeId| state.member(node).is_some_and(|member| member.since == state.epoch);
             let released = former.iter().find(|node| {
-                state.is_up(**node) && !restarted(**node) && partition.replica(**node).is_none()
+                let stayed =
+                    state.is_up(**node) && !restarted(**node) && !suspended.contains(&(number, **node));
+                stayed && partition.replica(**node).is_none()
             });
             let wanted = wanted(state, partition).min(former.len());
             let held = |node: &NodeId| former.contains(node) || now.contains(node) || restarted(*node);
