@@ -68,13 +68,21 @@ fn readers_see_whole_records_and_versions_only_grow() {
             .map(|writer| {
                 let (engine, keys) = (&engine, &keys);
                 scope.spawn(move || {
-                    for version in (0..600_u64).map(|number| number * 2 + writer + 1) {
+                    for number in 0..600_u64 {
+                        let version = number * 2 + writer + 1;
+                        let (published, last) = mpsc::channel();
                         for key in keys {
                             let fill = version.to_le_bytes().repeat(20);
-                            let publisher = engine.clone();
+                            let (publisher, published) = (engine.clone(), published.clone());
                             engine.append(vec![value(key, version, &fill)], move |result| {
                                 publisher.publish(result.unwrap());
+                                drop(published);
                             });
+                        }
+                        drop(published);
+                        if number % 100 == 99 {
+                            // Not all in one commit, which would be one file, however small the files should be.
+                            assert_eq!(last.recv(), Err::<(), _>(mpsc::RecvError));
                         }
                     }
                 })
