@@ -140,7 +140,8 @@ async fn torn_tail_is_cut_and_appending_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     let (mut bytes, lengths) = five_flushes().await;
-    bytes.truncate(lengths[4] - 3);
+    // In the middle: a record may end with zeros itself.
+    bytes.truncate(lengths[3].midpoint(lengths[4]));
     bytes.extend_from_slice(&[0; 100]);
     std::fs::write(&path, &bytes).unwrap();
 
