@@ -64,8 +64,7 @@ impl Plane {
 
     /// Whether this node serves a partition now, as its primary with a lease.
     pub fn serves(self: &Arc<Self>, partition: Partition) -> bool {
-        let serving = |role: &mut Role| matches!(role, Role::Primary(p) if p.phase == Phase::Serving);
-        self.has_lease() && self.with_role(partition, serving)
+        self.has_lease() && self.with_role(partition, |role| is_serving(role))
     }
 
     /// The partitions this node serves now.
@@ -73,7 +72,6 @@ impl Plane {
         if !self.has_lease() {
             return Vec::new();
         }
-        let is_serving = |role: &Role| matches!(role, Role::Primary(p) if p.phase == Phase::Serving);
         (0..PARTITIONS).filter(|at| is_serving(&self.cells[usize::from(*at)].role.lock())).collect()
     }
 
@@ -256,4 +254,9 @@ impl Plane {
             reply.send(wire::encode(&answer).into());
         });
     }
+}
+
+/// Whether this node orders the partition's writes and answers for it, if it has a lease.
+fn is_serving(role: &Role) -> bool {
+    matches!(role, Role::Primary(primary) if primary.phase == Phase::Serving)
 }
