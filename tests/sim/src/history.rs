@@ -349,10 +349,12 @@ fn candidates(events: &[Event], done: &Bits) -> Vec<usize> {
     (0..events.len()).filter(|i| !done.has(*i)).filter(due).collect()
 }
 
-/// Whether an operation, once it has taken effect, has changed something.
+/// Whether an operation, once it has taken effect, has changed something for certain. A value whose expiry has come when it
+/// is set removes what is there: of an absent key nothing is written.
 fn writes(event: &Event) -> bool {
     let nothing = matches!(event.told, Told::Set(false) | Told::Deleted(false) | Told::Changed(false));
-    !event.ask.reads() && !nothing
+    let gone_at_once = matches!(event.ask, Ask::SetUntil(_, at_ms) if expired(at_ms, event.answered).0);
+    !event.ask.reads() && !nothing && !gone_at_once
 }
 
 /// The first of them, from place `from` on, that fits the value; and the value after it. Each operation has two places:

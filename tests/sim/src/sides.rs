@@ -139,6 +139,7 @@ fn merged(events: &[Event], taken: &TakenOver) -> Option<Vec<Event>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::WALL_BEGIN_MS;
 
     /// Taken over at 100 us, parted at 50 us, merged at 200 us.
     const TAKEN: TakenOver = TakenOver { at_us: 100, parted_us: 50, merged_us: Some(200) };
@@ -206,6 +207,21 @@ mod tests {
         assert!(checked(&gone).is_err());
         let until = event(0, 30, Ask::SetUntil(Bytes::from("a"), 1), Told::Set(true));
         assert!(checked(&[&[until], gone.as_slice()].concat()).is_ok());
+    }
+
+    #[test]
+    fn value_that_is_gone_when_it_is_set_may_be_no_write_and_one_that_lasts_is() {
+        let lost = [set(0, 10, "a"), set(0, 60, "b")];
+        let until = |left_ms| {
+            let ask = Ask::SetUntil(Bytes::from("c"), WALL_BEGIN_MS + left_ms);
+            let gone = event(1, 110, Ask::Read, Told::Value(None));
+            [event(1, 105, Ask::Delete, Told::Deleted(true)), gone, event(1, 120, ask, Told::Set(true))]
+        };
+        let history = |left_ms| [&lost[..], &until(left_ms)[2..], &[read(1, 300, "b")]].concat();
+        assert!(checked(&history(200)).is_ok(), "by a clock that is wrong it was over");
+        assert!(checked(&history(60_000)).is_err());
+        let deleted = [&lost[..], &until(200), &[read(1, 300, "b")]].concat();
+        assert!(checked(&deleted).is_err(), "a deletion of what was there stands");
     }
 
     #[test]
