@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
 use caskade_engine::{AppendError, DamagedStretch, Record, partition_of};
 use futures::StreamExt as _;
 use tokio::sync::oneshot;
@@ -198,18 +199,24 @@ impl Plane {
     }
 
     /// For a request that met a damaged record before it had done anything: restores the record, then executes it.
-    pub(super) fn execute_healed(self: &Arc<Self>, partition: Partition, operation: Operation, reply: Reply) {
+    pub(super) fn execute_healed(
+        self: &Arc<Self>,
+        partition: Partition,
+        operation: Operation,
+        damaged: Bytes,
+        reply: Reply,
+    ) {
         let Some(waiting) = self.begin_waiting(&operation) else {
             return reply.send(Err(super::route::full()));
         };
         let plane = Arc::clone(self);
         self.host.spawn(async move {
-            let mut reply = reply;
+            let (mut key, mut reply) = (damaged, reply);
             for attempt in 1.. {
-                plane.heal_key(&operation.key).await;
+                plane.heal_key(&key).await;
                 match plane.execute_once(partition, &operation, reply) {
-                    Executed::Damaged(_, back) if attempt < TRIES_MAX => reply = back,
-                    Executed::Damaged(error, back) => {
+                    Executed::Damaged(other, _, back) if attempt < TRIES_MAX => (key, reply) = (other, back),
+                    Executed::Damaged(_, error, back) => {
                         back.send(Err(super::route::damaged(&error)));
                         break;
                     }

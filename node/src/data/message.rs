@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::replica::Rejection;
 use crate::id::{Epoch, Partition, Term};
-use crate::kv::{Entry, Failure, Meta, Operation, Outcome};
+use crate::kv::{ActionError, Entry, Failure, Meta, Operation, Outcome};
 
 const KIND_REPLICATE: u8 = 1;
 const KIND_DIGEST: u8 = 2;
@@ -235,6 +235,13 @@ pub(super) enum WireOutcome {
     Set { written: bool, old: Option<WireEntry> },
     Integer(i64),
     Changed(bool),
+    // From version 4 on.
+    Value(Option<Bytes>),
+    Integers(Vec<Option<i64>>),
+    Wrote { version: u64, len: u64 },
+    Unmet,
+    Absent,
+    Together(Option<Vec<Result<WireOutcome, ActionError>>>),
 }
 
 /// [`Entry`] as it travels.
@@ -268,6 +275,14 @@ impl From<Outcome> for WireOutcome {
             Outcome::Set { written, old } => Self::Set { written, old: old.map(Into::into) },
             Outcome::Integer(n) => Self::Integer(n),
             Outcome::Changed(changed) => Self::Changed(changed),
+            Outcome::Value(value) => Self::Value(value),
+            Outcome::Integers(numbers) => Self::Integers(numbers),
+            Outcome::Wrote { version, len } => Self::Wrote { version, len },
+            Outcome::Unmet => Self::Unmet,
+            Outcome::Absent => Self::Absent,
+            Outcome::Together(outcomes) => Self::Together(
+                outcomes.map(|all| all.into_iter().map(|outcome| outcome.map(Into::into)).collect()),
+            ),
         }
     }
 }
@@ -280,6 +295,14 @@ impl From<WireOutcome> for Outcome {
             WireOutcome::Set { written, old } => Self::Set { written, old: old.map(Into::into) },
             WireOutcome::Integer(n) => Self::Integer(n),
             WireOutcome::Changed(changed) => Self::Changed(changed),
+            WireOutcome::Value(value) => Self::Value(value),
+            WireOutcome::Integers(numbers) => Self::Integers(numbers),
+            WireOutcome::Wrote { version, len } => Self::Wrote { version, len },
+            WireOutcome::Unmet => Self::Unmet,
+            WireOutcome::Absent => Self::Absent,
+            WireOutcome::Together(outcomes) => Self::Together(
+                outcomes.map(|all| all.into_iter().map(|outcome| outcome.map(Into::into)).collect()),
+            ),
         }
     }
 }

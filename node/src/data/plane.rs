@@ -44,6 +44,8 @@ pub struct Limits {
     pub waiting_max: usize,
     /// Bytes of keys and values of all pending writes and waiting requests together; more are refused.
     pub bytes_under_way_max: u64,
+    /// Longest value that a command may make of what is there, bytes.
+    pub value_bytes_max: u64,
     /// Bytes a second all copying of partitions from this node may use.
     pub migration_bytes_per_s: u64,
     /// Bytes of complete data files that are verified a second; 0 verifies none.

@@ -116,6 +116,11 @@ impl<A, W> Primary<A, W> {
         })
     }
 
+    /// Those who wait for the newest pending write.
+    pub(super) fn newest_waiters(&mut self) -> Option<&mut Vec<W>> {
+        self.pending.back_mut().map(|pending| &mut pending.waiters)
+    }
+
     /// Puts records, which already carry their versions, last in the order. There must be one at least.
     pub(super) fn push(&mut self, records: Vec<Record>, now_ms: u64, waiter: Option<W>) {
         debug_assert!(!records.is_empty());

@@ -17,10 +17,11 @@ use super::catch_up::{CopyError, Differences, Transfer};
 use super::ordering::{BATCH_BYTES_MAX, batch_bytes};
 use super::plane::{Plane, PrimaryState};
 use super::primary::Phase;
-use super::route::tombstone;
+use super::route::record;
 use super::version::SEQUENCE_MAX;
 use crate::cluster::state::Change;
 use crate::id::{NodeId, Partition, Term};
+use crate::kv::Effect;
 
 /// How often room for more writes under way is looked for.
 pub(super) const ROOM_PAUSE: Duration = Duration::from_millis(5);
@@ -92,7 +93,7 @@ impl Plane {
 
     /// What this primary has of a key, pending or published; a tombstone where that is nothing.
     pub(super) fn newest_state(&self, primary: &mut PrimaryState, key: &Bytes) -> Result<Record, CopyError> {
-        Ok(self.newest_record(primary, key)?.unwrap_or_else(|| tombstone(key.clone())))
+        Ok(self.newest_record(primary, key)?.unwrap_or_else(|| record(key.clone(), Effect::Remove)))
     }
 
     /// What this primary has of a key, pending or published, and of which version.

@@ -16,9 +16,10 @@ use super::forwards::{Sender, unanswered};
 use super::message::{Answer, Request};
 use super::plane::{Plane, PrimaryState, Reply, Role, Waiter};
 use super::primary::Phase;
-use super::version::SEQUENCE_MAX;
+use super::version::{SEQUENCE_MAX, version};
+use crate::cluster::protocol::PROTOCOL_MIN;
 use crate::id::{Epoch, NodeId, Partition};
-use crate::kv::{Action, Condition, Effect, Entry, ExpiryPolicy, Failure, Operation, Outcome, evaluate};
+use crate::kv::{Action, At, Condition, Effect, Entry, ExpiryPolicy, Failure, Operation, Outcome, evaluate};
 use crate::kv::{ScanPage, Ticket};
 use crate::mutation::{Mutation, planted};
 use crate::net::{CallError, Class, wire};
@@ -46,14 +47,14 @@ pub(super) enum Executed {
     Done(Result<Outcome, Failure>, Reply),
     /// Its answer follows when its record is published.
     Ordered,
-    /// A record it needs is damaged here: nothing was done.
-    Damaged(ReadError, Reply),
+    /// The record of a key it needs is damaged here: nothing was done.
+    Damaged(Bytes, ReadError, Reply),
     /// This node does not serve the partition: nothing was done.
     NotPrimary(Reply),
 }
 
 /// Why the state of a key cannot be told.
-enum Unknown {
+pub(super) enum Unknown {
     /// Its record is damaged: another copy may have it.
     Damaged(ReadError),
     /// A newer record than what is found may have been lost.
@@ -72,6 +73,9 @@ enum Attempt {
 impl Plane {
     /// Starts an operation; never blocks.
     pub fn submit(self: &Arc<Self>, operation: Operation) -> Ticket {
+        if let Err(failure) = self.check_speech(&operation) {
+            return Ticket::Ready(Err(failure));
+        }
         let partition = partition_of(&operation.key);
         let primary = self.view.load().primaries[usize::from(partition)];
         if let Some(node) = primary
@@ -88,11 +92,24 @@ impl Plane {
                 Ticket::Waiting { answer, ordered: false }
             }
             Executed::NotPrimary(Reply::Remote(_)) => Ticket::Waiting { answer, ordered: false },
-            Executed::Damaged(_, reply) => {
-                self.execute_healed(partition, operation, reply);
+            Executed::Damaged(key, _, reply) => {
+                self.execute_healed(partition, operation, key, reply);
                 Ticket::Waiting { answer, ordered: false }
             }
         }
+    }
+
+    /// # Errors
+    /// There may be members that do not understand the operation.
+    fn check_speech(&self, operation: &Operation) -> Result<(), Failure> {
+        let (needed, used) = (operation.action.protocol(), self.view.load().state.speech().protocol);
+        if needed <= used.max(PROTOCOL_MIN) {
+            return Ok(());
+        }
+        Err(Failure::Refused(format!(
+            "the members speak version {used} of the peer protocol in common, and this command needs version {needed}; \
+             nothing was done. Upgrade all nodes (caskctl nodes tells their versions), then try again"
+        )))
     }
 
     /// Executes an operation if this node serves its partition, as far as that goes without restoring a record.
@@ -135,9 +152,12 @@ impl Plane {
             let text = "this partition's sequence has run out: restart its primary; nothing was done";
             return Executed::Done(Err(Failure::Refused(text.into())), reply);
         }
+        if let Action::Together(transaction) = action {
+            return self.execute_together(partition, primary, transaction, reply);
+        }
         let (mut current, mut unpublished) = match self.current(partition, primary, key, action) {
             Ok(found) => found,
-            Err(Unknown::Damaged(error)) => return Executed::Damaged(error, reply),
+            Err(Unknown::Damaged(error)) => return Executed::Damaged(key.clone(), error, reply),
             Err(Unknown::Lost) => return Executed::Done(Err(self.lost(partition)), reply),
         };
         let now_ms = self.host.wall_ms();
@@ -151,7 +171,7 @@ impl Plane {
             (current, unpublished) = (entry(pending.clone()), true);
         }
         let expired = is_expired(&current);
-        let (mut effect, outcome) = match evaluate(action, current.as_ref(), now_ms) {
+        let (mut effect, outcome) = match evaluate(action, current.as_ref(), &self.at(primary)) {
             Ok((effect, outcome)) => (effect, Ok(outcome)),
             Err(error) => (Effect::Nothing, Err(Failure::Action(error))),
         };
@@ -163,13 +183,19 @@ impl Plane {
         let record = match effect {
             Effect::Nothing if unpublished => return wait_for_newest(primary, key, waiter),
             Effect::Nothing => return Executed::Done(waiter.result, waiter.reply),
-            Effect::Write { value, user_flags, expiry_ms } => {
-                Record { key: key.clone(), version: 0, expiry_ms, user_flags, value: Some(value) }
-            }
-            Effect::Remove => tombstone(key.clone()),
+            effect => record(key.clone(), effect),
         };
         self.order(partition, primary, record, Some(waiter));
         Executed::Ordered
+    }
+
+    /// The circumstances of what this node would order next.
+    pub(super) fn at(&self, primary: &PrimaryState) -> At {
+        At {
+            now_ms: self.host.wall_ms(),
+            version: version(primary.term, primary.last() + 1),
+            value_bytes_max: self.limits.value_bytes_max,
+        }
     }
 
     /// Whether the operations under way have as many bytes as they may.
@@ -193,11 +219,16 @@ impl Plane {
         {
             return Ok((entry(pending.clone()), true));
         }
+        Ok((self.published(partition, key)?, false))
+    }
+
+    /// What is published of a key.
+    pub(super) fn published(&self, partition: Partition, key: &[u8]) -> Result<Option<Entry>, Unknown> {
         let found = self.engine.read(key).map_err(Unknown::Damaged)?;
         if !self.damage.proves(partition, found.as_ref().map(|record| record.version)) {
             return Err(Unknown::Lost);
         }
-        Ok((found.and_then(entry), false))
+        Ok(found.and_then(entry))
     }
 
     fn forward(self: &Arc<Self>, node: NodeId, operation: Operation) -> Ticket {
@@ -282,8 +313,8 @@ impl Plane {
                 let (sender, answer) = oneshot::channel();
                 match self.execute_once(partition, operation, Reply::Local(sender)) {
                     Executed::Done(result, _) => Attempt::Final(result),
-                    Executed::Damaged(_, reply) => {
-                        self.execute_healed(partition, operation.clone(), reply);
+                    Executed::Damaged(key, _, reply) => {
+                        self.execute_healed(partition, operation.clone(), key, reply);
                         Attempt::Final(answer.await.unwrap_or_else(|_| Err(stopped())))
                     }
                     Executed::Ordered => Attempt::Final(answer.await.unwrap_or_else(|_| Err(stopped()))),
@@ -428,9 +459,16 @@ pub(super) fn entry(record: Record) -> Option<Entry> {
     Some(Entry { value: value?, user_flags, expiry_ms, version })
 }
 
-/// The record of an absent key.
-pub(super) fn tombstone(key: Bytes) -> Record {
-    Record { key, version: 0, expiry_ms: 0, user_flags: 0, value: None }
+/// The record an effect writes: a tombstone unless it has a value.
+pub(super) fn record(key: Bytes, effect: Effect) -> Record {
+    match effect {
+        Effect::Write { value, user_flags, expiry_ms } => {
+            Record { key, version: 0, expiry_ms, user_flags, value: Some(value) }
+        }
+        Effect::Nothing | Effect::Remove => {
+            Record { key, version: 0, expiry_ms: 0, user_flags: 0, value: None }
+        }
+    }
 }
 
 fn wait_for_newest(primary: &mut PrimaryState, key: &[u8], waiter: Waiter) -> Executed {
@@ -479,11 +517,7 @@ pub(super) fn full() -> Failure {
 
 /// What an operation counts for in the bound on bytes under way.
 fn operation_bytes(operation: &Operation) -> u64 {
-    let value = match &operation.action {
-        Action::Set { value, .. } => value.len(),
-        _ => 0,
-    };
-    (operation.key.len() + value) as u64
+    operation.key.len() as u64 + operation.action.bytes()
 }
 
 pub(super) fn damaged(error: &ReadError) -> Failure {

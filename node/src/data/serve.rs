@@ -40,7 +40,7 @@ impl Plane {
                 match self.execute_once(partition, &operation, Reply::Remote(reply)) {
                     Executed::Done(result, reply) => reply.send(result),
                     Executed::NotPrimary(reply) => self.route_elsewhere(operation, reply),
-                    Executed::Damaged(_, reply) => self.execute_healed(partition, operation, reply),
+                    Executed::Damaged(key, _, reply) => self.execute_healed(partition, operation, key, reply),
                     Executed::Ordered => {}
                 }
                 return;

@@ -7,12 +7,13 @@ use caskade_engine::partition_of;
 
 use super::plane::Plane;
 use super::route::{damaged, entry};
-use crate::kv::{Failure, Operation, Outcome, Ticket, evaluate};
+use crate::kv::{Action, At, Failure, Operation, Outcome, Ticket, evaluate};
 
 impl Plane {
     /// As [`Plane::submit`]; a read is answered from this node's own copy while it has no lease.
     pub fn submit_stale(self: &Arc<Self>, operation: Operation) -> Ticket {
-        if self.has_lease() || operation.action.writes() {
+        let of_one_key = !matches!(operation.action, Action::Together(_));
+        if self.has_lease() || operation.action.writes() || !of_one_key {
             return self.submit(operation);
         }
         Ticket::Ready(self.read_stale(&operation))
@@ -35,7 +36,8 @@ impl Plane {
         }
         let now_ms = self.host.wall_ms();
         let live = found.and_then(entry).filter(|entry| entry.expiry_ms == 0 || entry.expiry_ms > now_ms);
-        let (_, outcome) = evaluate(action, live.as_ref(), now_ms).map_err(Failure::Action)?;
+        let at = At { now_ms, version: 0, value_bytes_max: 0 };
+        let (_, outcome) = evaluate(action, live.as_ref(), &at).map_err(Failure::Action)?;
         Ok(outcome)
     }
 

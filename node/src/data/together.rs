@@ -1,107 +1,118 @@
-//! A client's write of several keys of one slot: seen whole or not at all, on every copy and after every crash (rule R14).
+//! Transactions at the primary of their slot: seen whole or not at all, on every copy and after every crash (rule R14).
 //!
-//! It looks at nothing that is there, and is done by the slot's primary only: whoever asks another node is refused, and
-//! nothing was written.
+//! A transaction sees the newest state of each key, published or pending, and is answered once that and what it writes is
+//! published. What it writes is one write of several records.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
 use caskade_engine::{Record, partition_of, slot_of};
-use tokio::sync::oneshot;
 
 use super::ordering::{BATCH_BYTES_MAX, batch_bytes};
-use super::plane::{Plane, Reply, Role, Waiter};
-use super::primary::Phase;
-use super::route::{full, overloaded};
+use super::plane::{Plane, PrimaryState, Reply, Waiter};
+use super::route::{Executed, Unknown, entry, record};
 use super::version::SEQUENCE_MAX;
 use crate::id::Partition;
-use crate::kv::{Answer, Failure, Outcome, Ticket};
+use crate::kv::{Concluded, Failure, STEPS_MAX, Transaction, conclude};
 
-/// Keys of one such write.
+/// Keys of one transaction: how many records one write may have.
 const KEYS_MAX: usize = 1024;
 
 impl Plane {
-    /// Writes all these keys, each with its value and without expiry, or none of them. Answers [`Outcome::Changed`].
-    ///
-    /// All keys are of one slot, each is named once, and there are 1 to 1024 of them; else nothing is written, as where
-    /// this node is not the slot's primary.
-    pub fn write_together(self: &Arc<Self>, writes: Vec<(Bytes, Bytes)>) -> Ticket {
-        let record =
-            |(key, value)| Record { key, version: 0, expiry_ms: 0, user_flags: 0, value: Some(value) };
-        let records: Vec<Record> = writes.into_iter().map(record).collect();
-        match self.order_together(records) {
-            Ok(answer) => Ticket::Waiting { answer, ordered: true },
-            Err(failure) => Ticket::Ready(Err(failure)),
+    /// Carries out a transaction on a partition that this node serves, and that it is of.
+    pub(super) fn execute_together(
+        self: &Arc<Self>,
+        partition: Partition,
+        primary: &mut PrimaryState,
+        transaction: &Transaction,
+        reply: Reply,
+    ) -> Executed {
+        if let Err(failure) = check(partition, transaction) {
+            return Executed::Done(Err(failure), reply);
         }
-    }
-
-    fn order_together(self: &Arc<Self>, records: Vec<Record>) -> Result<oneshot::Receiver<Answer>, Failure> {
-        let partition = check(&records)?;
-        if self.is_full() {
-            return Err(full());
+        if primary.last() + KEYS_MAX as u64 > SEQUENCE_MAX {
+            return Executed::Done(
+                Err(refused("this partition's sequence has run out: restart its primary")),
+                reply,
+            );
         }
-        self.with_role(partition, |role| match role {
-            Role::Primary(primary) if primary.phase == Phase::Serving && self.has_lease() => {
-                if primary.pending_len() >= self.limits.pending_max {
-                    return Err(overloaded(primary.pending_len()));
-                }
-                if primary.last() + records.len() as u64 > SEQUENCE_MAX {
-                    return Err(refused("this partition's sequence has run out: restart its primary"));
-                }
-                let (sender, answer) = oneshot::channel();
-                let waiter = Waiter { result: Ok(Outcome::Changed(true)), reply: Reply::Local(sender) };
-                self.order_batch(partition, primary, records, Some(waiter));
-                Ok(answer)
+        let (at, mut unpublished, mut damaged) = (self.at(primary), false, None);
+        let concluded = conclude(transaction, &at, |key| {
+            if let Some((pending, _)) = primary.newest_pending(key) {
+                unpublished = true;
+                return Ok(entry(pending.clone()));
             }
-            _ => Err(refused("this node is not the primary of the slot: ask that")),
-        })
+            self.published(partition, key).inspect_err(|_| damaged = Some(key.clone()))
+        });
+        let Concluded { effects, outcome } = match concluded {
+            Ok(concluded) => concluded,
+            Err(Unknown::Damaged(error)) => {
+                return Executed::Damaged(damaged.unwrap_or_default(), error, reply);
+            }
+            Err(Unknown::Lost) => return Executed::Done(Err(self.lost(partition)), reply),
+        };
+        let records: Vec<Record> = effects.into_iter().map(|(key, effect)| record(key, effect)).collect();
+        if records.len() > 1 && records.iter().map(batch_bytes).sum::<u64>() > BATCH_BYTES_MAX {
+            return Executed::Done(
+                Err(refused("the keys and values of one transaction are too large together")),
+                reply,
+            );
+        }
+        let waiter = Waiter { result: Ok(outcome), reply };
+        if !records.is_empty() {
+            self.order_batch(partition, primary, records, Some(waiter));
+            return Executed::Ordered;
+        }
+        // What it saw, or something later, is the newest pending write: publication is in order.
+        match primary.newest_waiters().filter(|_| unpublished) {
+            Some(waiters) => {
+                waiters.push(waiter);
+                Executed::Ordered
+            }
+            None => Executed::Done(waiter.result, waiter.reply),
+        }
     }
 }
 
-/// The partition of all these records, if they can be written together.
-fn check(records: &[Record]) -> Result<Partition, Failure> {
-    let Some(first) = records.first().filter(|_| records.len() <= KEYS_MAX) else {
-        return Err(refused("a write of several keys names 1 to 1024 of them"));
-    };
-    let slot = slot_of(&first.key);
-    if records.iter().any(|record| slot_of(&record.key) != slot) {
-        return Err(refused("the keys of one write must be of one slot: give them the same hash tag"));
+/// # Errors
+/// What kept it from being one write; nothing was done.
+fn check(partition: Partition, transaction: &Transaction) -> Result<(), Failure> {
+    if transaction.steps.len() > STEPS_MAX {
+        return Err(refused("a transaction has more commands than one may have"));
     }
-    let keys: BTreeSet<&Bytes> = records.iter().map(|record| &record.key).collect();
-    if keys.len() < records.len() {
-        return Err(refused("a write of several keys names each of them once"));
+    let keys: BTreeSet<&Bytes> = transaction.keys().collect();
+    if keys.len() > KEYS_MAX {
+        return Err(refused("a transaction is of more than 1024 keys"));
     }
-    if records.iter().map(batch_bytes).sum::<u64>() > BATCH_BYTES_MAX {
-        return Err(refused("the keys and values of one write are too large together"));
+    let mut slots: Vec<u16> = keys.iter().map(|key| slot_of(key)).collect();
+    slots.dedup();
+    let of_it = keys.iter().all(|key| partition_of(key) == partition);
+    if slots.len() > 1 || !of_it {
+        return Err(refused("the keys of a transaction must be of one slot: give them the same hash tag"));
     }
-    Ok(partition_of(&first.key))
+    Ok(())
 }
 
 fn refused(why: &str) -> Failure {
-    Failure::Refused(format!("{why}; nothing was written"))
+    Failure::Refused(format!("{why}; nothing was done"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kv::Step;
 
-    fn records(keys: &[&'static str]) -> Vec<Record> {
-        let record = |key: &&'static str| Record {
-            key: Bytes::from(*key),
-            version: 0,
-            expiry_ms: 0,
-            user_flags: 0,
-            value: Some(Bytes::from("v")),
-        };
-        keys.iter().map(record).collect()
+    fn transaction(keys: &[&'static str]) -> Transaction {
+        let pairs = keys.iter().map(|key| (Bytes::from(*key), Bytes::from("v"))).collect();
+        Transaction::of(Step::SetAllIfAbsent(pairs))
     }
 
     #[test]
     fn keys_of_one_slot_are_written_together_and_no_others() {
-        assert_eq!(check(&records(&["{a}x", "{a}y"])), Ok(partition_of(b"{a}x")));
-        assert!(check(&records(&["{a}x", "{b}x"])).is_err());
-        assert!(check(&records(&["{a}x", "{a}y", "{a}x"])).is_err(), "one value for each");
-        assert!(check(&[]).is_err());
+        let partition = partition_of(b"{a}x");
+        assert_eq!(check(partition, &transaction(&["{a}x", "{a}y"])), Ok(()));
+        assert!(check(partition, &transaction(&["{a}x", "{b}x"])).is_err());
+        assert!(check(partition_of(b"{b}x"), &transaction(&["{a}x"])).is_err(), "not this partition's");
     }
 }

@@ -1,24 +1,40 @@
 //! What one action does to one key: Redis's semantics, as a pure function of the entry and the time.
 //!
 //! An entry whose expiry is not in the future is absent. Reading it writes nothing; an action that leaves
-//! the key absent for good writes the tombstone it is due. Values are shared, never copied. Nothing here
-//! can fail but arithmetic on what is no integer.
+//! the key absent for good writes the tombstone it is due. A value that is not changed is shared, never copied. Nothing
+//! here can fail but arithmetic on what is no number, and a value that would become too long.
 
 use bytes::Bytes;
 
-use super::{Action, ActionError, Condition, Effect, Entry, ExpiryPolicy, Meta, Outcome};
+use super::bits;
+use super::float::{self, NoSum};
+use super::number::{parse_count, parse_integer};
+use super::{
+    Action, ActionError, Condition, Effect, Entry, ExpireIf, ExpiryPolicy, Field, Fresh, Meta, Outcome,
+};
 
-/// Says what `action` writes and answers at `now_ms` (milliseconds since 1970), given the newest record of
-/// the key, published or pending, that is no tombstone.
+/// The circumstances of an evaluation.
+#[derive(Clone, Copy, Debug)]
+pub struct At {
+    /// Milliseconds since 1970.
+    pub now_ms: u64,
+    /// Version of the record, if one is written.
+    pub version: u64,
+    /// Longest value that may be made.
+    pub value_bytes_max: u64,
+}
+
+/// What an action writes and answers.
+type Evaluated = Result<(Effect, Outcome), ActionError>;
+
+/// Says what `action` writes and answers, given the newest record of the key, published or pending, that is no tombstone.
 ///
 /// # Errors
 /// [`ActionError`] if the value there is does not allow the action; then nothing may be written.
-pub fn evaluate(
-    action: &Action,
-    current: Option<&Entry>,
-    now_ms: u64,
-) -> Result<(Effect, Outcome), ActionError> {
+pub fn evaluate(action: &Action, current: Option<&Entry>, at: &At) -> Evaluated {
+    let now_ms = at.now_ms;
     let live = current.filter(|entry| entry.expiry_ms == 0 || entry.expiry_ms > now_ms);
+    let bytes = live.map_or(&[][..], |entry| &entry.value);
     Ok(match action {
         Action::Read => (Effect::Nothing, Outcome::Entry(live.cloned())),
         Action::Inspect => (Effect::Nothing, Outcome::Meta(live.map(meta))),
@@ -27,10 +43,7 @@ pub fn evaluate(
             if !holds(*condition, live) {
                 return Ok((Effect::Nothing, Outcome::Set { written: false, old }));
             }
-            let effect = match expiry_of(*expiry, live, now_ms) {
-                Some(expiry_ms) => Effect::Write { value: value.clone(), user_flags: *user_flags, expiry_ms },
-                None => remove(current),
-            };
+            let effect = write(value, *user_flags, *expiry, current, live, now_ms);
             (effect, Outcome::Set { written: true, old })
         }
         Action::Delete => (remove(current), Outcome::Changed(live.is_some())),
@@ -40,7 +53,56 @@ pub fn evaluate(
             Some(entry) => (rewrite(entry, 0), Outcome::Changed(true)),
             None => (Effect::Nothing, Outcome::Changed(false)),
         },
+        Action::Store { condition, .. } if !holds(*condition, live) => (Effect::Nothing, Outcome::Unmet),
+        Action::Store { value, user_flags, expiry, .. } => {
+            let effect = write(value, *user_flags, *expiry, current, live, now_ms);
+            (effect, Outcome::Wrote { version: at.version, len: value.len() as u64 })
+        }
+        Action::IfVersion(version, action) => match live {
+            None => (Effect::Nothing, Outcome::Absent),
+            Some(entry) if entry.version != *version => (Effect::Nothing, Outcome::Unmet),
+            Some(_) => return evaluate(action, current, at),
+        },
+        Action::ExpireIf(at_ms, condition) => match live {
+            Some(entry) if may_expire(*condition, entry, *at_ms) => expire(*at_ms, live, now_ms),
+            _ => (Effect::Nothing, Outcome::Changed(false)),
+        },
+        Action::Take => (remove(current), Outcome::Entry(live.cloned())),
+        Action::ReadUntil(expiry) => read_until(*expiry, live, at),
+        Action::Extend { value, before, fresh } => extend(value, *before, *fresh, live, at)?,
+        Action::SetRange { offset, value } => set_range(*offset, value, live, at)?,
+        Action::AddFloat(number) => add_float(number, live)?,
+        Action::Count { delta, down, fresh } => count(*delta, *down, *fresh, live, at)?,
+        Action::ReadRange(start, end) => {
+            (Effect::Nothing, Outcome::Value(live.map(|e| part(e, *start, *end))))
+        }
+        Action::SetBit(offset, set) => set_bit(*offset, *set, live, at)?,
+        Action::ReadBit(offset) => answer(bits::bit(bytes, *offset).into()),
+        Action::CountBits(range) => answer(place(bits::count(bytes, *range))),
+        Action::FindBit { bit, range, bounded } => answer(match live {
+            // An absent key is clear bits without end.
+            None => {
+                if *bit {
+                    -1
+                } else {
+                    0
+                }
+            }
+            Some(_) => bits::find(bytes, *bit, *range, *bounded).map_or(-1, place),
+        }),
+        Action::Fields(fields) => carry_out(fields, live, at)?,
+        Action::Together(_) => return Err(ActionError::Impossible),
     })
+}
+
+/// A number and nothing written.
+fn answer(number: i64) -> (Effect, Outcome) {
+    (Effect::Nothing, Outcome::Integer(number))
+}
+
+/// A count of bits or bytes as it is answered: values are far shorter than it could hold.
+fn place(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn meta(entry: &Entry) -> Meta {
@@ -67,6 +129,21 @@ fn expiry_of(policy: ExpiryPolicy, live: Option<&Entry>, now_ms: u64) -> Option<
         ExpiryPolicy::Clear => Some(0),
         ExpiryPolicy::Keep => Some(live.map_or(0, |entry| entry.expiry_ms)),
         ExpiryPolicy::At(at_ms) => (at_ms > now_ms).then_some(at_ms),
+    }
+}
+
+/// The value, or nothing where it would be gone at once.
+fn write(
+    value: &Bytes,
+    user_flags: u32,
+    expiry: ExpiryPolicy,
+    current: Option<&Entry>,
+    live: Option<&Entry>,
+    now_ms: u64,
+) -> Effect {
+    match expiry_of(expiry, live, now_ms) {
+        Some(expiry_ms) => Effect::Write { value: value.clone(), user_flags, expiry_ms },
+        None => remove(current),
     }
 }
 
@@ -101,27 +178,138 @@ fn add(delta: i64, live: Option<&Entry>) -> Result<(Effect, Outcome), ActionErro
     Ok((Effect::Write { value, user_flags, expiry_ms }, Outcome::Integer(sum)))
 }
 
-/// Reads a decimal integer as Redis's `string2ll` does: only the one text an integer is printed as, so no
-/// `+`, no blanks, no leading zeros, no `-0`.
-pub(crate) fn parse_integer(text: &[u8]) -> Option<i64> {
-    let (negative, digits) = match text {
-        [b'-', digits @ ..] => (true, digits),
-        digits => (false, digits),
-    };
-    match digits {
-        [b'0'] if !negative => return Some(0),
-        [b'1'..=b'9', ..] => {}
-        _ => return None,
+fn may_expire(condition: ExpireIf, entry: &Entry, at_ms: u64) -> bool {
+    let expires = entry.expiry_ms != 0;
+    match condition {
+        ExpireIf::None => !expires,
+        ExpireIf::Some => expires,
+        ExpireIf::Later => expires && at_ms > entry.expiry_ms,
+        ExpireIf::Sooner => !expires || at_ms < entry.expiry_ms,
+        ExpireIf::SoonerThanSome => expires && at_ms < entry.expiry_ms,
     }
-    // Summed on the negative side, which reaches one further than the positive.
-    let mut sum: i64 = 0;
-    for byte in digits {
-        if !byte.is_ascii_digit() {
-            return None;
+}
+
+fn read_until(expiry: ExpiryPolicy, live: Option<&Entry>, at: &At) -> (Effect, Outcome) {
+    let Some(entry) = live else { return (Effect::Nothing, Outcome::Entry(None)) };
+    match expiry_of(expiry, live, at.now_ms) {
+        None => (Effect::Remove, Outcome::Entry(Some(entry.clone()))),
+        Some(expiry_ms) if expiry_ms == entry.expiry_ms => {
+            (Effect::Nothing, Outcome::Entry(Some(entry.clone())))
         }
-        sum = sum.checked_mul(10)?.checked_sub(i64::from(byte - b'0'))?;
+        Some(expiry_ms) => {
+            let after = Entry { expiry_ms, version: at.version, ..entry.clone() };
+            (rewrite(entry, expiry_ms), Outcome::Entry(Some(after)))
+        }
     }
-    if negative { Some(sum) } else { sum.checked_neg() }
+}
+
+/// A changed value: the key's flags and expiry stay.
+fn changed(value: Vec<u8>, live: Option<&Entry>) -> Effect {
+    let (user_flags, expiry_ms) = live.map_or((0, 0), |entry| (entry.user_flags, entry.expiry_ms));
+    Effect::Write { value: value.into(), user_flags, expiry_ms }
+}
+
+/// # Errors
+/// A value of so many bytes is too long.
+fn check_len(len: u64, at: &At) -> Result<(), ActionError> {
+    if len <= at.value_bytes_max { Ok(()) } else { Err(ActionError::TooLong) }
+}
+
+fn extend(value: &Bytes, before: bool, fresh: Option<Fresh>, live: Option<&Entry>, at: &At) -> Evaluated {
+    let wrote = |len: usize| Outcome::Wrote { version: at.version, len: len as u64 };
+    let (Some(entry), _) = (live, fresh) else {
+        let Some(Fresh { user_flags, expiry_ms }) = fresh else {
+            return Ok((Effect::Nothing, Outcome::Absent));
+        };
+        return Ok((Effect::Write { value: value.clone(), user_flags, expiry_ms }, wrote(value.len())));
+    };
+    let (first, second) = if before { (value, &entry.value) } else { (&entry.value, value) };
+    check_len((first.len() + second.len()) as u64, at)?;
+    let whole = [&first[..], second].concat();
+    let len = whole.len();
+    Ok((changed(whole, live), wrote(len)))
+}
+
+/// The value, at least so long, to be changed.
+fn grown(live: Option<&Entry>, len: u64, at: &At) -> Result<Vec<u8>, ActionError> {
+    let mut value = live.map(|entry| entry.value.to_vec()).unwrap_or_default();
+    if len > value.len() as u64 {
+        check_len(len, at)?;
+        value.resize(usize::try_from(len).map_err(|_| ActionError::TooLong)?, 0);
+    }
+    Ok(value)
+}
+
+fn set_range(offset: u64, part: &Bytes, live: Option<&Entry>, at: &At) -> Evaluated {
+    if part.is_empty() {
+        return Ok(answer(place(live.map_or(0, |entry| entry.value.len() as u64))));
+    }
+    let end = offset.saturating_add(part.len() as u64);
+    check_len(end, at)?;
+    let mut value = grown(live, end, at)?;
+    if let Some(place) = value.get_mut(offset as usize..end as usize) {
+        place.copy_from_slice(part);
+    }
+    let len = place(value.len() as u64);
+    Ok((changed(value, live), Outcome::Integer(len)))
+}
+
+fn add_float(number: &[u8], live: Option<&Entry>) -> Evaluated {
+    let before = live.map_or(&b"0"[..], |entry| &entry.value);
+    let sum = float::add(before, number).map_err(|error| match error {
+        NoSum::NotANumber => ActionError::NotAFloat,
+        NoSum::NotFinite => ActionError::NotFinite,
+    })?;
+    let value = Bytes::from(sum);
+    Ok((changed(value.to_vec(), live), Outcome::Value(Some(value))))
+}
+
+fn count(delta: u64, down: bool, fresh: Option<(u64, Fresh)>, live: Option<&Entry>, at: &At) -> Evaluated {
+    let Some(entry) = live else {
+        let Some((number, Fresh { user_flags, expiry_ms })) = fresh else {
+            return Ok((Effect::Nothing, Outcome::Absent));
+        };
+        let value = Bytes::from(number.to_string());
+        let after = Entry { value: value.clone(), user_flags, expiry_ms, version: at.version };
+        return Ok((Effect::Write { value, user_flags, expiry_ms }, Outcome::Entry(Some(after))));
+    };
+    let number = parse_count(&entry.value).ok_or(ActionError::NotACount)?;
+    let number = if down { number.saturating_sub(delta) } else { number.wrapping_add(delta) };
+    // A shorter number is filled up with blanks, as memcached does: the value never becomes shorter.
+    let text = format!("{number:<width$}", width = entry.value.len());
+    let after = Entry { value: text.into(), version: at.version, ..entry.clone() };
+    let effect = Effect::Write {
+        value: after.value.clone(),
+        user_flags: after.user_flags,
+        expiry_ms: after.expiry_ms,
+    };
+    Ok((effect, Outcome::Entry(Some(after))))
+}
+
+fn part(entry: &Entry, start: i64, end: i64) -> Bytes {
+    match bits::places(start, end, entry.value.len() as u64) {
+        Some((start, end)) => entry.value.slice(start as usize..=end as usize),
+        None => Bytes::new(),
+    }
+}
+
+fn set_bit(offset: u64, set: bool, live: Option<&Entry>, at: &At) -> Evaluated {
+    let mut value = grown(live, offset / 8 + 1, at)?;
+    let before = bits::bit(&value, offset);
+    bits::set_bit(&mut value, offset, set);
+    Ok((changed(value, live), Outcome::Integer(before.into())))
+}
+
+fn carry_out(fields: &[Field], live: Option<&Entry>, at: &At) -> Evaluated {
+    if !fields.iter().all(Field::is_valid) {
+        return Err(ActionError::Impossible);
+    }
+    let written = fields.iter().filter(|field| field.writes()).map(Field::end_bytes).max();
+    // The value grows also where an overflow keeps it from being written, as Redis's does.
+    let mut value = grown(live, written.unwrap_or(0), at)?;
+    let answers = fields.iter().map(|field| field.carry_out(&mut value)).collect();
+    let effect = if written.is_some() { changed(value, live) } else { Effect::Nothing };
+    Ok((effect, Outcome::Integers(answers)))
 }
 
 #[cfg(test)]

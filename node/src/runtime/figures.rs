@@ -59,6 +59,7 @@ pub(super) fn limits(settings: &Settings) -> Limits {
         pending_max: PENDING_MAX,
         waiting_max: WAITING_MAX,
         bytes_under_way_max: BYTES_UNDER_WAY_MAX,
+        value_bytes_max: settings.max_value_bytes,
         migration_bytes_per_s: settings.migration_bytes_per_s,
         scrub_bytes_per_s: settings.scrub_bytes_per_s,
         repair_interval_ms: settings.repair_interval_ms,

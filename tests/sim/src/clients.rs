@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caskade_engine::partition_of;
-use caskade_node::kv::{Action, Condition, ExpiryPolicy, Failure, Operation, Outcome, Ticket};
+use caskade_node::kv::{
+    Action, Condition, ExpiryPolicy, Failure, Operation, Outcome, Step, Ticket, Transaction,
+};
 use caskade_node::runtime::Node;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
@@ -258,7 +260,12 @@ fn submit(node: &Node, key: &[u8], ask: &Ask) -> Ticket {
     };
     let (key, action) = match ask {
         Ask::SetBoth(value) => {
-            return node.plane().write_together(vec![(one, value.clone()), (other, value.clone())]);
+            let step = |key: &Bytes| {
+                let action = set(value, ExpiryPolicy::Clear, Condition::Always);
+                Step::One(Operation { key: key.clone(), action })
+            };
+            let transaction = Transaction { watched: Vec::new(), steps: vec![step(&one), step(&other)] };
+            (one, Action::Together(transaction))
         }
         Ask::ReadOther => (other, Action::Read),
         Ask::Read => (one, Action::Read),
@@ -284,9 +291,11 @@ fn told(ask: &Ask, outcome: Outcome) -> Told {
         (Ask::Read | Ask::ReadOther, Outcome::Entry(entry)) => Told::Value(entry.map(|entry| entry.value)),
         (Ask::Set(..) | Ask::SetUntil(..), Outcome::Set { written, .. }) => Told::Set(written),
         (Ask::Delete, Outcome::Changed(changed)) => Told::Deleted(changed),
-        (Ask::Expire(_) | Ask::Persist | Ask::SetBoth(_), Outcome::Changed(changed)) => {
-            Told::Changed(changed)
+        (Ask::SetBoth(_), Outcome::Together(Some(outcomes))) => {
+            let written = |outcome: &_| matches!(outcome, Ok(Outcome::Set { written: true, .. }));
+            Told::Changed(outcomes.iter().all(written))
         }
+        (Ask::Expire(_) | Ask::Persist, Outcome::Changed(changed)) => Told::Changed(changed),
         (Ask::Add(_), Outcome::Integer(sum)) => Told::Sum(sum),
         // An answer to another question explains nothing: the check fails on it.
         (_, outcome) => Told::Value(Some(Bytes::from(format!("{outcome:?}")))),

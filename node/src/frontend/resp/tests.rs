@@ -1,6 +1,7 @@
 //! What a client sees of a whole connection: replies in order, each command seeing those before it, Redis's texts.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +16,9 @@ use super::{Limits, Server};
 use crate::frontend::keyspace::{AdminRequest, Keyspace, Topology};
 use crate::frontend::stats::Stats;
 use crate::id::NodeId;
-use crate::kv::{Effect, Entry, Failure, Operation, Outcome, ScanPage, Ticket, evaluate};
+use crate::kv::{
+    Action, At, Concluded, Effect, Entry, Failure, Operation, Outcome, ScanPage, Ticket, conclude, evaluate,
+};
 
 /// A keyspace in memory. Keys that begin with `slow` are answered late, and out of order among each other; their
 /// writes can be seen only once they are answered, as in the real one.
@@ -25,15 +28,26 @@ struct Memory(Arc<Mutex<HashMap<Bytes, Entry>>>);
 impl Memory {
     fn execute(&self, operation: &Operation) -> Result<Outcome, Failure> {
         let mut entries = self.0.lock();
-        let entry = entries.get(&operation.key).cloned();
-        let evaluated = evaluate(&operation.action, entry.as_ref(), super::now_ms())?;
-        let (effect, outcome) = evaluated;
-        match effect {
-            Effect::Nothing => {}
-            Effect::Write { value, user_flags, expiry_ms } => {
-                entries.insert(operation.key.clone(), Entry { value, user_flags, expiry_ms, version: 1 });
+        let at = At { now_ms: super::now_ms(), version: 1, value_bytes_max: 1 << 20 };
+        let (effects, outcome) = match &operation.action {
+            Action::Together(transaction) => {
+                let read = |key: &Bytes| Ok::<_, Infallible>(entries.get(key).cloned());
+                let Ok(Concluded { effects, outcome }) = conclude(transaction, &at, read);
+                (effects, outcome)
             }
-            Effect::Remove => drop(entries.remove(&operation.key)),
+            action => {
+                let (effect, outcome) = evaluate(action, entries.get(&operation.key), &at)?;
+                (vec![(operation.key.clone(), effect)], outcome)
+            }
+        };
+        for (key, effect) in effects {
+            match effect {
+                Effect::Nothing => {}
+                Effect::Write { value, user_flags, expiry_ms } => {
+                    entries.insert(key, Entry { value, user_flags, expiry_ms, version: 1 });
+                }
+                Effect::Remove => drop(entries.remove(&key)),
+            }
         }
         Ok(outcome)
     }

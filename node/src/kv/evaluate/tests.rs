@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 const NOW: u64 = 1_000;
+const AT: At = At { now_ms: NOW, version: 77, value_bytes_max: 100 };
 
 fn entry(value: &'static str, expiry_ms: u64) -> Entry {
     Entry { value: Bytes::from_static(value.as_bytes()), user_flags: 7, expiry_ms, version: 42 }
@@ -19,7 +20,7 @@ fn wrote(value: &'static str, user_flags: u32, expiry_ms: u64) -> Effect {
 }
 
 fn run(action: &Action, current: Option<&Entry>) -> (Effect, Outcome) {
-    evaluate(action, current, NOW).expect("the action is possible")
+    evaluate(action, current, &AT).expect("the action is possible")
 }
 
 #[test]
@@ -108,8 +109,8 @@ fn add_keeps_flags_and_expiry() {
 #[test]
 fn add_refuses_what_does_not_fit_64_bits() {
     let (most, least) = (entry("9223372036854775807", 0), entry("-9223372036854775808", 0));
-    assert_eq!(evaluate(&Action::Add(1), Some(&most), NOW), Err(ActionError::Overflow));
-    assert_eq!(evaluate(&Action::Add(-1), Some(&least), NOW), Err(ActionError::Overflow));
+    assert_eq!(evaluate(&Action::Add(1), Some(&most), &AT), Err(ActionError::Overflow));
+    assert_eq!(evaluate(&Action::Add(-1), Some(&least), &AT), Err(ActionError::Overflow));
     assert_eq!(run(&Action::Add(-1), Some(&most)).1, Outcome::Integer(i64::MAX - 1));
     assert_eq!(run(&Action::Add(i64::MAX), Some(&least)).1, Outcome::Integer(-1));
 }
@@ -198,7 +199,7 @@ impl Model {
                 };
                 return Ok(1);
             }
-            Action::Delete => self.0 = None,
+            Action::Delete | Action::Take => self.0 = None,
             Action::Add(delta) => {
                 let (text, flags, expiry_ms) = self.0.clone().unwrap_or((b"0".to_vec(), 0, 0));
                 let text = String::from_utf8(text).map_err(|_| ActionError::NotAnInteger)?;
@@ -224,6 +225,8 @@ impl Model {
                 }
                 return Ok(expires.into());
             }
+            Action::ReadUntil(ExpiryPolicy::At(at_ms)) => return self.act(&Action::Expire(*at_ms), now_ms),
+            other => panic!("not in the model: {other:?}"),
         }
         Ok(there.into())
     }
@@ -254,6 +257,8 @@ fn actions() -> impl Strategy<Value = Action> {
         3 => prop_oneof![-3..3i64, any::<i64>()].prop_map(Action::Add),
         2 => (0..200u64).prop_map(Action::Expire),
         1 => Just(Action::Persist),
+        1 => Just(Action::Take),
+        1 => (0..200u64).prop_map(|at_ms| Action::ReadUntil(ExpiryPolicy::At(at_ms))),
     ]
 }
 
@@ -264,6 +269,7 @@ fn as_number(outcome: &Outcome) -> i64 {
         Outcome::Set { written, .. } => (*written).into(),
         Outcome::Integer(sum) => *sum,
         Outcome::Changed(changed) => (*changed).into(),
+        other => panic!("not in the model: {other:?}"),
     }
 }
 
@@ -276,7 +282,7 @@ proptest! {
             now_ms += pause_ms;
             let before = { model.purge(now_ms); model.clone() };
             let expected = model.act(&action, now_ms);
-            let answer = evaluate(&action, record.as_ref(), now_ms);
+            let answer = evaluate(&action, record.as_ref(), &At { now_ms, ..AT });
             prop_assert_eq!(&answer.as_ref().map(|(_, outcome)| as_number(outcome)).map_err(|e| *e), &expected);
             let Ok((effect, outcome)) = answer else { continue };
             if let Outcome::Set { old: Some(old), .. } = outcome {
@@ -294,5 +300,85 @@ proptest! {
             let live = record.as_ref().filter(|r| r.expiry_ms == 0 || r.expiry_ms > now_ms);
             prop_assert_eq!(live.map(|r| (r.value.to_vec(), r.user_flags, r.expiry_ms)), model.0.clone());
         }
+    }
+}
+
+fn grown(value: &'static str) -> Effect {
+    wrote(value, 7, 0)
+}
+
+#[test]
+fn part_of_a_value_is_read_as_redis_counts_its_ends() {
+    let current = entry("Hello", 0);
+    let cases = [
+        (0, -1, "Hello"),
+        (1, 3, "ell"),
+        (-3, -1, "llo"),
+        (-1, -3, ""),
+        (3, 1, ""),
+        (-100, 100, "Hello"),
+        (9, 12, ""),
+    ];
+    for (start, end, part) in cases {
+        let outcome = Outcome::Value(Some(Bytes::from(part)));
+        assert_eq!(run(&Action::ReadRange(start, end), Some(&current)), (Effect::Nothing, outcome));
+    }
+    assert_eq!(run(&Action::ReadRange(0, -1), None).1, Outcome::Value(None));
+}
+
+#[test]
+fn value_grows_with_zeros_up_to_the_longest_there_may_be() {
+    let set = |offset, value: &'static str| Action::SetRange { offset, value: Bytes::from(value) };
+    assert_eq!(run(&set(3, "x"), Some(&entry("a", 0))), (grown("a\0\0x"), Outcome::Integer(4)));
+    assert_eq!(run(&set(0, "b"), Some(&entry("aa", 0))), (grown("ba"), Outcome::Integer(2)));
+    assert_eq!(run(&set(9, ""), None), (Effect::Nothing, Outcome::Integer(0)));
+    for too_long in [set(100, "x"), set(u64::MAX, "x"), Action::SetBit(800, false)] {
+        assert_eq!(evaluate(&too_long, None, &AT), Err(ActionError::TooLong));
+    }
+    let bit = run(&Action::SetBit(9, true), None);
+    assert_eq!(bit, (wrote("\0\x40", 0, 0), Outcome::Integer(0)));
+    let add = Action::Extend { value: Bytes::from("b"), before: false, fresh: None };
+    assert_eq!(run(&add, None), (Effect::Nothing, Outcome::Absent));
+    assert_eq!(run(&add, Some(&entry("a", 0))), (grown("ab"), Outcome::Wrote { version: 77, len: 2 }));
+}
+
+#[test]
+fn compare_and_set_writes_over_the_version_it_names_only() {
+    let store = set(ExpiryPolicy::Clear, Condition::Always, false);
+    let cas = |version| Action::IfVersion(version, Box::new(store.clone()));
+    assert_eq!(run(&cas(42), Some(&entry("v", 0))).0, wrote("new", 9, 0));
+    assert_eq!(run(&cas(41), Some(&entry("v", 0))), (Effect::Nothing, Outcome::Unmet));
+    assert_eq!(run(&cas(42), None), (Effect::Nothing, Outcome::Absent));
+    assert_eq!(run(&cas(42), Some(&entry("v", NOW))), (Effect::Nothing, Outcome::Absent));
+}
+
+#[test]
+fn count_stops_at_zero_goes_round_at_the_top_and_never_becomes_shorter() {
+    let count = |delta, down| Action::Count { delta, down, fresh: None };
+    assert_eq!(run(&count(1, true), Some(&entry("10", 0))).0, grown("9 "));
+    assert_eq!(run(&count(5, true), Some(&entry("3", 0))).0, grown("0"));
+    assert_eq!(run(&count(1, false), Some(&entry("9", 0))).0, grown("10"));
+    assert_eq!(
+        run(&count(2, false), Some(&entry("18446744073709551615", 0))).0,
+        grown("1                   ")
+    );
+    assert_eq!(evaluate(&count(1, false), Some(&entry("x", 0)), &AT), Err(ActionError::NotACount));
+    assert_eq!(run(&count(1, false), None), (Effect::Nothing, Outcome::Absent));
+}
+
+#[test]
+fn expiry_is_moved_on_its_condition_only() {
+    let (lasting, until) = (entry("v", 0), entry("v", 5000));
+    for (condition, of_lasting, sooner, later) in [
+        (ExpireIf::None, true, false, false),
+        (ExpireIf::Some, false, true, true),
+        (ExpireIf::Later, false, false, true),
+        (ExpireIf::Sooner, true, true, false),
+        (ExpireIf::SoonerThanSome, false, true, false),
+    ] {
+        let changes = |entry: &Entry, at_ms| run(&Action::ExpireIf(at_ms, condition), Some(entry)).1;
+        assert_eq!(changes(&lasting, 4000), Outcome::Changed(of_lasting), "{condition:?}");
+        assert_eq!(changes(&until, 4000), Outcome::Changed(sooner), "{condition:?}");
+        assert_eq!(changes(&until, 6000), Outcome::Changed(later), "{condition:?}");
     }
 }

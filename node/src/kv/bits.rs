@@ -1,0 +1,303 @@
+//! Bits of a value, numbered from the highest of the first byte on, as Redis's bit commands see them. Bits behind the
+//! value's end are clear.
+
+use serde::{Deserialize, Serialize};
+
+/// A part of a value: both ends inclusive, negative ones counted from the value's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BitRange {
+    /// The first.
+    pub start: i64,
+    /// The last.
+    pub end: i64,
+    /// What they count.
+    pub unit: BitRangeUnit,
+}
+
+/// What the ends of a [`BitRange`] count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BitRangeUnit {
+    /// Bytes.
+    Byte,
+    /// Bits.
+    Bit,
+}
+
+/// How values are combined, bit by bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Bitwise {
+    /// Set where all are.
+    And,
+    /// Set where any is.
+    Or,
+    /// Set where an odd number of them is.
+    Xor,
+    /// Set where the first is not.
+    Not,
+}
+
+/// An integer among a value's bits, and what is done with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Field {
+    /// Whether it is in two's complement.
+    pub signed: bool,
+    /// How many bits it has: 1 to 64, or to 63 without sign.
+    pub bits: u8,
+    /// Bits before it.
+    pub offset: u64,
+    /// What is done.
+    pub action: FieldAction,
+}
+
+/// What is done with a [`Field`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FieldAction {
+    /// Answers it.
+    Get,
+    /// Writes it, and answers what it was.
+    Set(i64, Overflow),
+    /// Adds to it, and answers the sum.
+    Add(i64, Overflow),
+}
+
+/// What becomes of a number that a field has no room for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Overflow {
+    /// Its low bits.
+    Wrap,
+    /// The nearest number there is room for.
+    Saturate,
+    /// It is not written.
+    Fail,
+}
+
+impl Field {
+    /// Whether it can change the value.
+    pub fn writes(&self) -> bool {
+        self.action != FieldAction::Get
+    }
+
+    /// Bytes of a value that has all of it.
+    pub fn end_bytes(&self) -> u64 {
+        self.offset.saturating_add(u64::from(self.bits)).div_ceil(8)
+    }
+
+    /// Whether there can be such a field.
+    pub(super) fn is_valid(&self) -> bool {
+        (1..=64).contains(&self.bits) && (self.signed || self.bits < 64)
+    }
+
+    fn bounds(&self) -> (i128, i128) {
+        if self.signed {
+            (-(1 << (self.bits - 1)), (1 << (self.bits - 1)) - 1)
+        } else {
+            (0, (1 << self.bits) - 1)
+        }
+    }
+
+    fn read(&self, value: &[u8]) -> i128 {
+        let bits = (0..u64::from(self.bits)).map(|i| bit(value, self.offset + i));
+        let number = bits.fold(0i128, |number, set| (number << 1) | i128::from(set));
+        let negative = self.signed && bit(value, self.offset);
+        if negative { number - (1 << self.bits) } else { number }
+    }
+
+    fn write(&self, value: &mut [u8], number: i128) {
+        for i in 0..u64::from(self.bits) {
+            let shift = u32::from(self.bits) - 1 - i as u32;
+            set_bit(value, self.offset + i, (number >> shift) & 1 == 1);
+        }
+    }
+
+    /// The number as the field has room for it, or nothing where it is not to be written.
+    fn fit(&self, number: i128, overflow: Overflow) -> Option<i128> {
+        let (least, most) = self.bounds();
+        if (least..=most).contains(&number) {
+            return Some(number);
+        }
+        match overflow {
+            Overflow::Fail => None,
+            Overflow::Saturate => Some(number.clamp(least, most)),
+            Overflow::Wrap => {
+                let low = number & ((1 << self.bits) - 1);
+                Some(if low > most { low - (1 << self.bits) } else { low })
+            }
+        }
+    }
+
+    /// Carries it out on a value that is long enough for what is written.
+    pub(super) fn carry_out(&self, value: &mut [u8]) -> Option<i64> {
+        let before = self.read(value);
+        let answer = match self.action {
+            FieldAction::Get => before,
+            FieldAction::Set(number, overflow) => {
+                // Without a sign the 64 bits given are a positive number.
+                let number = if self.signed { i128::from(number) } else { i128::from(number as u64) };
+                let fitting = self.fit(number, overflow)?;
+                self.write(value, fitting);
+                before
+            }
+            FieldAction::Add(number, overflow) => {
+                let fitting = self.fit(before + i128::from(number), overflow)?;
+                self.write(value, fitting);
+                fitting
+            }
+        };
+        i64::try_from(answer).ok()
+    }
+}
+
+/// Whether a bit is set.
+pub(super) fn bit(value: &[u8], offset: u64) -> bool {
+    let byte = usize::try_from(offset / 8).ok().and_then(|at| value.get(at));
+    byte.is_some_and(|byte| byte & (0x80 >> (offset % 8)) != 0)
+}
+
+/// Sets or clears a bit; one behind the end is left alone.
+pub(super) fn set_bit(value: &mut [u8], offset: u64, set: bool) {
+    if let Some(byte) = usize::try_from(offset / 8).ok().and_then(|at| value.get_mut(at)) {
+        let mask = 0x80 >> (offset % 8);
+        *byte = if set { *byte | mask } else { *byte & !mask };
+    }
+}
+
+/// The places `start..=end` stand for in something of `len` units; nothing where they are none.
+pub(super) fn places(start: i64, end: i64, len: u64) -> Option<(u64, u64)> {
+    if start < 0 && end < 0 && start > end {
+        return None;
+    }
+    let from_end = |place: i64| match u64::try_from(place) {
+        Ok(place) => place,
+        Err(_) => len.saturating_sub(place.unsigned_abs()),
+    };
+    let (start, end) = (from_end(start), from_end(end).min(len.checked_sub(1)?));
+    (start <= end).then_some((start, end))
+}
+
+/// The bits of a range; nothing where it has none.
+fn bits_of(value: &[u8], range: Option<BitRange>) -> Option<(u64, u64)> {
+    let len = value.len() as u64;
+    match range.unwrap_or(BitRange { start: 0, end: -1, unit: BitRangeUnit::Byte }) {
+        BitRange { start, end, unit: BitRangeUnit::Bit } => places(start, end, len * 8),
+        BitRange { start, end, unit: BitRangeUnit::Byte } => {
+            places(start, end, len).map(|(start, end)| (start * 8, end * 8 + 7))
+        }
+    }
+}
+
+/// How many bits of a range are set.
+pub(super) fn count(value: &[u8], range: Option<BitRange>) -> u64 {
+    let Some((start, end)) = bits_of(value, range) else { return 0 };
+    let (first, last) = ((start / 8) as usize, (end / 8) as usize);
+    let bytes = value.get(first..=last).unwrap_or_default();
+    let all: u64 = bytes.iter().map(|byte| u64::from(byte.count_ones())).sum();
+    let before = (start / 8 * 8..start).filter(|at| bit(value, *at)).count() as u64;
+    let behind = (end + 1..(end / 8 + 1) * 8).filter(|at| bit(value, *at)).count() as u64;
+    all - before - behind
+}
+
+/// The first bit of a range that is as given. Where all are set, a clear one follows the range, unless it is bounded.
+pub(super) fn find(value: &[u8], wanted: bool, range: Option<BitRange>, bounded: bool) -> Option<u64> {
+    let (start, end) = bits_of(value, range)?;
+    let dull = if wanted { 0x00 } else { 0xff };
+    let mut at = start;
+    while at <= end {
+        let whole = at.is_multiple_of(8) && value.get((at / 8) as usize) == Some(&dull);
+        if !whole && bit(value, at) == wanted {
+            return Some(at);
+        }
+        at += if whole { 8 } else { 1 };
+    }
+    (!wanted && !bounded).then_some(end + 1)
+}
+
+/// Combines values: as long as the longest of them, the others filled with zeros.
+pub(super) fn combine(how: Bitwise, values: &[&[u8]]) -> Vec<u8> {
+    let len = values.iter().map(|value| value.len()).max().unwrap_or(0);
+    let byte = |value: &[u8], at: usize| value.get(at).copied().unwrap_or(0);
+    let column = |at: usize| {
+        let mut bytes = values.iter().map(|value| byte(value, at));
+        let first = bytes.next().unwrap_or(0);
+        match how {
+            Bitwise::And => bytes.fold(first, |a, b| a & b),
+            Bitwise::Or => bytes.fold(first, |a, b| a | b),
+            Bitwise::Xor => bytes.fold(first, |a, b| a ^ b),
+            Bitwise::Not => !first,
+        }
+    };
+    (0..len).map(column).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn naive(value: &[u8]) -> Vec<bool> {
+        (0..value.len() as u64 * 8).map(|at| bit(value, at)).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn counting_and_finding_agree_with_looking_at_every_bit(
+            value in proptest::collection::vec(prop_oneof![Just(0u8), Just(255), any::<u8>()], 0..12),
+            start in -110i64..110, end in -110i64..110, bits: bool, wanted: bool, bounded: bool,
+        ) {
+            let unit = if bits { BitRangeUnit::Bit } else { BitRangeUnit::Byte };
+            let range = BitRange { start, end, unit };
+            let all = naive(&value);
+            let within: Vec<u64> = bits_of(&value, Some(range)).map_or(vec![], |(a, b)| (a..=b).collect());
+            let set = within.iter().filter(|at| all[**at as usize]).count() as u64;
+            prop_assert_eq!(count(&value, Some(range)), set);
+            let found = within.iter().copied().find(|at| all[*at as usize] == wanted);
+            let behind = within.last().filter(|_| !wanted && !bounded).map(|last| last + 1);
+            prop_assert_eq!(find(&value, wanted, Some(range), bounded), found.or(behind));
+        }
+
+        #[test]
+        fn field_that_is_set_is_read_back_and_nothing_else_changes(
+            mut value in proptest::collection::vec(any::<u8>(), 20), signed: bool, bits in 1u8..=64,
+            offset in 0u64..90, number: i64,
+        ) {
+            let field = |action| Field { signed, bits: if signed { bits } else { bits.min(63) }, offset, action };
+            let before = naive(&value);
+            let set = field(FieldAction::Set(number, Overflow::Wrap));
+            set.carry_out(&mut value);
+            let read = field(FieldAction::Get).carry_out(&mut value).unwrap();
+            let low = |number: i64| (number as u64) << (64 - set.bits);
+            prop_assert_eq!(low(read), low(number));
+            let after = naive(&value);
+            for at in 0..before.len() as u64 {
+                if !(offset..offset + u64::from(set.bits)).contains(&at) {
+                    prop_assert_eq!(before[at as usize], after[at as usize]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn field_without_room_wraps_saturates_or_stays() {
+        let run = |signed, number, overflow| {
+            let mut value = vec![0x7f];
+            let field = Field { signed, bits: 8, offset: 0, action: FieldAction::Add(number, overflow) };
+            (field.carry_out(&mut value), value[0])
+        };
+        assert_eq!(run(true, 1, Overflow::Wrap), (Some(-128), 0x80));
+        assert_eq!(run(true, 1, Overflow::Saturate), (Some(127), 0x7f));
+        assert_eq!(run(true, 1, Overflow::Fail), (None, 0x7f));
+        assert_eq!(run(true, -256, Overflow::Saturate), (Some(-128), 0x80));
+        assert_eq!(run(false, 200, Overflow::Wrap), (Some(71), 71));
+        assert_eq!(run(false, -200, Overflow::Saturate), (Some(0), 0));
+    }
+
+    #[test]
+    fn values_are_combined_as_long_as_the_longest() {
+        let values = [&b"\xff\x0f"[..], b"\x33"];
+        assert_eq!(combine(Bitwise::And, &values), [0x33, 0]);
+        assert_eq!(combine(Bitwise::Or, &values), [0xff, 0x0f]);
+        assert_eq!(combine(Bitwise::Xor, &values), [0xcc, 0x0f]);
+        assert_eq!(combine(Bitwise::Not, &values[..1]), [0x00, 0xf0]);
+        assert!(combine(Bitwise::Or, &[b"", b""]).is_empty());
+    }
+}
