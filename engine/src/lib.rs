@@ -102,7 +102,7 @@ pub use crate::progress::Progress;
 pub use crate::recovery::{Quarantined, Recovery};
 pub use crate::scan::{RangePage, Scan};
 pub use crate::scrub::{DamagedStretch, Scrubbed};
-pub use crate::slot::{partition_of, slot_of};
+pub use crate::slot::{partition_of, partition_of_prefix, slot_of};
 pub use crate::snapshot::{Snapshot, restore, restore_on, restore_watched};
 pub use crate::task::{TaskKind, TaskState, TaskStatus};
 

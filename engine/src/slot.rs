@@ -21,7 +21,7 @@ pub fn partition_of(key: &[u8]) -> Partition {
 }
 
 /// The partition of all keys that begin so, if they have one in common: if a whole hash tag is in the prefix.
-pub(crate) fn partition_of_prefix(prefix: &[u8]) -> Option<Partition> {
+pub fn partition_of_prefix(prefix: &[u8]) -> Option<Partition> {
     (hash_tag(prefix).len() < prefix.len()).then(|| partition_of(prefix))
 }
 

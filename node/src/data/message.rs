@@ -18,6 +18,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use caskade_engine::Record;
 use serde::{Deserialize, Serialize};
 
+use super::range::KeyRange;
 use super::replica::Rejection;
 use crate::id::{Epoch, Partition, Term};
 use crate::kv::{ActionError, Entry, Failure, Meta, Operation, Outcome};
@@ -203,6 +204,8 @@ pub(super) enum Request {
     Figures,
     /// The record of this position and version, for a copy where it is damaged.
     Fetch { partition: Partition, position: u64, version: u64 },
+    /// The first keys of a range, of partitions this node is primary of. From version 4 on.
+    KeysInOrder { partitions: Vec<Partition>, range: KeyRange, limit: u32 },
 }
 
 /// What a request is answered with.
@@ -225,6 +228,8 @@ pub(super) enum Answer {
     Figures(Vec<(Partition, u64, u64)>),
     /// Of `Fetch`: nothing where the record is damaged, too, or not there.
     Record(Option<WireRecord>),
+    /// Of `KeysInOrder`.
+    KeysInOrder { keys: Vec<Bytes>, next: Option<Bytes> },
 }
 
 /// [`Outcome`] as it travels.

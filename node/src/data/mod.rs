@@ -25,6 +25,7 @@ mod notices;
 mod ordering;
 mod plane;
 mod primary;
+mod range;
 mod reconcile;
 mod repair;
 mod replica;
@@ -42,3 +43,4 @@ mod version;
 
 pub use notices::{Notice, Weight};
 pub use plane::{Limits, Parts, Plane, Proposals};
+pub use range::{KeyRange, KeysInOrder};

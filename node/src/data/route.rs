@@ -412,7 +412,7 @@ impl Plane {
         Ok(total)
     }
 
-    fn no_primary(&self, partition: Partition, waited_ms: u64) -> Failure {
+    pub(super) fn no_primary(&self, partition: Partition, waited_ms: u64) -> Failure {
         Failure::Refused(format!(
             "no node serves partition {partition} at present (waited {waited_ms} ms); nothing was done, try again. \
              `caskctl status` shows which nodes are down{}",

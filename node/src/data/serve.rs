@@ -48,6 +48,9 @@ impl Plane {
             Ok(Request::KeysPage { partition, from, limit }) if partition < PARTITIONS => {
                 self.local_keys_page(partition, from, limit)
             }
+            Ok(Request::KeysInOrder { partitions, range, limit }) => {
+                self.local_keys_in_order(&partitions, &range, limit)
+            }
             Ok(Request::Count) => Answer::Count(self.local_count()),
             Ok(Request::Figures) => Answer::Figures(self.local_figures()),
             Ok(Request::Fetch { partition, position, version }) if partition < PARTITIONS => {

@@ -10,6 +10,7 @@ use caskade_engine::{EngineStats, TaskStatus};
 use futures::future::BoxFuture;
 
 use crate::api::HealFigures;
+use crate::data::{KeyRange, KeysInOrder};
 use crate::id::{Epoch, Incarnation, NodeId};
 use crate::kv::{Failure, Operation, ScanPage, Ticket};
 
@@ -128,6 +129,12 @@ pub trait Keyspace: Send + Sync + 'static {
     /// # Errors
     /// The part of the keyspace the cursor is in cannot be read now; the same cursor can be tried again.
     fn scan(&self, cursor: u64, limit: usize) -> BoxFuture<'_, Result<ScanPage, Failure>>;
+
+    /// A page of the live keys of a range, in the order of their bytes, of the whole cluster.
+    ///
+    /// # Errors
+    /// The nodes keep no ordered index, or a part of the keyspace cannot be read now.
+    fn keys_in_order(&self, range: KeyRange, limit: usize) -> BoxFuture<'_, Result<KeysInOrder, Failure>>;
 
     /// How many keys there are in the whole cluster, each counted once.
     ///

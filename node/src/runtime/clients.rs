@@ -12,6 +12,7 @@ use crate::api::HealFigures;
 use crate::cluster::state::ClusterState;
 use crate::cluster::view;
 use crate::config;
+use crate::data::{KeyRange, KeysInOrder};
 use crate::frontend::keyspace::{AdminRequest, Keyspace, SlotRange, Topology, TopologyNode};
 use crate::frontend::resp::{Limits, Server};
 use crate::id::Partition;
@@ -58,6 +59,10 @@ impl Keyspace for Client {
 
     fn scan(&self, cursor: u64, limit: usize) -> BoxFuture<'_, Result<ScanPage, Failure>> {
         Box::pin(self.0.plane.scan(cursor, limit))
+    }
+
+    fn keys_in_order(&self, range: KeyRange, limit: usize) -> BoxFuture<'_, Result<KeysInOrder, Failure>> {
+        Box::pin(async move { self.0.plane.keys_in_order(&range, limit).await })
     }
 
     fn count(&self) -> BoxFuture<'_, Result<u64, Failure>> {

@@ -16,7 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::commands::{self, Command, Context, Keys};
+use super::commands::{self, Command, Context, Keys, Queue, Watched, Written};
 use super::encoder::{Encoder, Protocol};
 use super::order::{Claims, KeyHash};
 use super::parser::{Args, Batch, Parser};
@@ -45,6 +45,12 @@ pub(super) struct Client {
     pub(super) protocol: Protocol,
     /// Whether it takes stale answers to its reads (READONLY).
     pub(super) readonly: bool,
+    /// The transaction it has begun (MULTI).
+    pub(super) queue: Option<Queue>,
+    /// The keys it watches (WATCH).
+    pub(super) watched: Watched,
+    /// Where it has written (WAIT).
+    pub(super) written: Written,
 }
 
 /// A connection and all it has under way.
@@ -94,6 +100,9 @@ impl Connection {
             library_version: String::new(),
             protocol: Protocol::Resp2,
             readonly: false,
+            queue: None,
+            watched: Watched::default(),
+            written: Written::default(),
         };
         Self {
             parser: Parser::new(server.limits.requests()),
@@ -253,6 +262,7 @@ impl Connection {
             client: &mut self.client,
             to: Encoder::new(output, Protocol::Resp2),
             tally: &mut self.tally,
+            collected: None,
         };
         context.to.protocol = context.client.protocol;
         let handled = commands::handle(command, &mut context, args);
@@ -333,6 +343,7 @@ impl Connection {
             client: &mut self.client,
             to: Encoder::new(&mut self.output, Protocol::Resp2),
             tally: &mut self.tally,
+            collected: None,
         };
         context.to.protocol = context.client.protocol;
         let handled = commands::handle(command, &mut context, args);

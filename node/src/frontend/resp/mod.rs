@@ -9,9 +9,11 @@
 
 mod commands;
 mod connection;
+mod dump;
 mod encoder;
 mod glob;
 mod inline;
+mod lcs;
 mod number;
 mod order;
 mod parser;

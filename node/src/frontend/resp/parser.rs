@@ -139,6 +139,38 @@ impl<'a> Args<'a> {
     }
 }
 
+impl Args<'_> {
+    /// A copy that keeps no read buffer.
+    pub(super) fn to_owned(self) -> OwnedArgs {
+        let mut block = BytesMut::new();
+        let spans = self.from(0).map(|arg| {
+            let start = block.len();
+            block.extend_from_slice(arg);
+            Span::new(start, block.len())
+        });
+        let spans = spans.collect();
+        OwnedArgs { block: block.freeze(), spans }
+    }
+}
+
+/// A command that is kept for later.
+#[derive(Clone, Debug)]
+pub(super) struct OwnedArgs {
+    block: Bytes,
+    spans: Vec<Span>,
+}
+
+impl OwnedArgs {
+    pub(super) fn as_args(&self) -> Args<'_> {
+        Args { block: &self.block, spans: &self.spans }
+    }
+
+    /// Memory it takes, about.
+    pub(super) fn bytes(&self) -> usize {
+        self.block.len() + size_of_val(self.spans.as_slice())
+    }
+}
+
 /// What reading one thing came to.
 enum Step<T> {
     Done(T),

@@ -16,10 +16,16 @@ use std::time::Instant;
 use futures::future::BoxFuture;
 
 use super::encoder::Encoder;
-use super::now_ms;
+use super::lcs::Lcs;
+use super::{dump, now_ms};
 use crate::frontend::stats::Tally;
 use crate::kv::{Answer, Ticket, abandoned};
-use crate::kv::{Failure, Outcome};
+use crate::kv::{Entry, Failure, Outcome, parse_integer};
+
+/// Longest value that Redis keeps within its object.
+const EMBEDDED_BYTES_MAX: usize = 44;
+/// Integers below this are shared by all keys of a Redis.
+const SHARED_INTEGERS: i64 = 10_000;
 
 /// Why a command was refused before anything was done: an error reply, code first.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,6 +47,15 @@ impl From<Failure> for Refusal {
     fn from(failure: Failure) -> Self {
         let mut out = Vec::new();
         failure_text(&failure, false, &mut out);
+        Self(Cow::Owned(out))
+    }
+}
+
+impl Refusal {
+    /// What is told of a write that failed.
+    pub(super) fn of_write(failure: &Failure) -> Self {
+        let mut out = Vec::new();
+        failure_text(failure, true, &mut out);
         Self(Cow::Owned(out))
     }
 }
@@ -92,12 +107,54 @@ pub(super) enum Shape {
     Type,
     /// Bytes of the value (STRLEN).
     Length,
+    /// Bytes of the value that was written (APPEND).
+    WrittenLength,
+    /// The value there was, or null, of a command that writes (GETDEL, GETEX).
+    Taken,
+    /// A text; an empty one where there is none (GETRANGE, INCRBYFLOAT).
+    Text,
+    /// Numbers, or null (BITFIELD).
+    Numbers,
+    /// OK, or that there is no such key (RENAME).
+    Renamed,
+    /// 1 or 0, or that there is no such key (RENAMENX).
+    RenamedIfNew,
+    /// 1 or 0: whether there was something to copy, and it was (COPY).
+    Copied,
+    /// The value in DUMP's form, or null.
+    Dump,
+    /// How Redis would keep the value (OBJECT ENCODING), or null.
+    Encoding,
+    /// How often Redis would refer to it (OBJECT REFCOUNT), or null.
+    References,
+    /// OK, or that the key is there already (RESTORE).
+    Restored,
+    /// The value and its version, or null (CASK.GETV).
+    Versioned,
+    /// The version that was written, or null (CASK.CAS).
+    NewVersion,
+    /// An empty list: no key of ours is one (SORT).
+    NoList,
 }
 
 impl Shape {
     /// Whether it is the reply to a command that writes.
     fn of_write(self) -> bool {
-        matches!(self, Self::Stored | Self::OldValue | Self::Inserted | Self::Number | Self::Changed)
+        !matches!(
+            self,
+            Self::Value
+                | Self::SecondsLeft
+                | Self::MillisLeft
+                | Self::ExpirySeconds
+                | Self::ExpiryMillis
+                | Self::Type
+                | Self::Length
+                | Self::Dump
+                | Self::Encoding
+                | Self::References
+                | Self::Versioned
+                | Self::NoList
+        )
     }
 }
 
@@ -112,6 +169,8 @@ pub(super) enum Gather {
     CountChanged,
     /// How many keys are there (EXISTS, TOUCH).
     CountPresent,
+    /// What two values have in common (LCS).
+    Lcs(Lcs),
 }
 
 impl Gather {
@@ -123,6 +182,11 @@ impl Gather {
 /// Writes the reply to one operation.
 pub(super) fn encode_one(answer: Answer, shape: Shape, to: &mut Encoder<'_>, tally: &mut Tally) {
     let outcome = match answer {
+        // A step that was a transaction by itself.
+        Ok(Outcome::Together(Some(outcomes))) if outcomes.len() == 1 => {
+            let answer = outcomes.into_iter().next().unwrap_or(Ok(Outcome::Absent));
+            return encode_one(answer.map_err(Failure::Action), shape, to, tally);
+        }
         Ok(outcome) => outcome,
         Err(failure) => return encode_failure(&failure, shape.of_write(), to, tally),
     };
@@ -148,11 +212,69 @@ pub(super) fn encode_one(answer: Answer, shape: Shape, to: &mut Encoder<'_>, tal
             count_read(meta.is_some(), tally);
             to.integer(meta.map_or(0, |meta| i64::from(meta.value_len)));
         }
+        (Shape::WrittenLength, Outcome::Wrote { len, .. }) => to.integer(len as i64),
+        (Shape::Taken, Outcome::Entry(entry)) => {
+            count_read(entry.is_some(), tally);
+            to.value_or_null(entry.map(|entry| entry.value).as_deref());
+        }
+        (Shape::Text, Outcome::Value(value)) => to.bulk(&value.unwrap_or_default()),
+        (Shape::Numbers, Outcome::Integers(numbers)) => {
+            to.array(numbers.len());
+            for number in numbers {
+                match number {
+                    Some(number) => to.integer(number),
+                    None => to.null(),
+                }
+            }
+        }
+        (Shape::Renamed, Outcome::Changed(_)) => to.ok(),
+        (Shape::RenamedIfNew | Shape::Copied, Outcome::Changed(changed)) => to.integer(changed.into()),
+        (Shape::Copied, Outcome::Absent) => to.integer(0),
+        (Shape::Renamed | Shape::RenamedIfNew, Outcome::Absent) => refuse(b"ERR no such key", to, tally),
+        (Shape::Restored, Outcome::Set { written: true, .. }) => to.ok(),
+        (Shape::Restored, Outcome::Set { written: false, .. }) => {
+            refuse(b"BUSYKEY Target key name already exists.", to, tally);
+        }
+        (Shape::NewVersion, Outcome::Wrote { version, .. }) => to.integer(version as i64),
+        (Shape::NewVersion, Outcome::Unmet | Outcome::Absent) => to.null(),
+        (Shape::NoList, Outcome::Meta(None)) => to.array(0),
+        (Shape::NoList, Outcome::Meta(Some(_))) => {
+            refuse(b"WRONGTYPE Operation against a key holding the wrong kind of value", to, tally);
+        }
+        (Shape::Dump | Shape::Encoding | Shape::References | Shape::Versioned, Outcome::Entry(None)) => {
+            to.null()
+        }
+        (shape, Outcome::Entry(Some(entry))) => encode_entry(&entry, shape, to),
         (_, Outcome::Meta(meta)) => {
             count_read(meta.is_some(), tally);
             to.integer(meta.map_or(-2, |meta| expiry_of(shape, meta.expiry_ms)));
         }
         (_, outcome) => encode_mismatch(&outcome, to, tally),
+    }
+}
+
+fn refuse(text: &[u8], to: &mut Encoder<'_>, tally: &mut Tally) {
+    tally.errors += 1;
+    to.error(text);
+}
+
+/// What is told of a value that is not the value itself.
+fn encode_entry(entry: &Entry, shape: Shape, to: &mut Encoder<'_>) {
+    let is_integer = parse_integer(&entry.value);
+    match shape {
+        Shape::Dump => to.bulk(&dump::encode(&entry.value, entry.user_flags)),
+        Shape::Encoding if is_integer.is_some() => to.bulk(b"int"),
+        Shape::Encoding if entry.value.len() <= EMBEDDED_BYTES_MAX => to.bulk(b"embstr"),
+        Shape::Encoding => to.bulk(b"raw"),
+        Shape::References => to.integer(match is_integer {
+            Some(0..SHARED_INTEGERS) => i64::from(i32::MAX),
+            _ => 1,
+        }),
+        _ => {
+            to.array(2);
+            to.bulk(&entry.value);
+            to.integer(entry.version as i64);
+        }
     }
 }
 
@@ -190,9 +312,12 @@ pub(super) fn encode_many(
     if gather == Gather::Values {
         to.array(answers.len());
     }
-    let mut count = 0;
+    let (mut count, mut values) = (0, Vec::new());
     for answer in answers {
         match (gather, answer) {
+            (Gather::Lcs(_), Ok(Outcome::Entry(entry))) => {
+                values.push(entry.map(|entry| entry.value).unwrap_or_default());
+            }
             (Gather::Values, Ok(answer)) => encode_one(Ok(answer), Shape::Value, to, tally),
             (Gather::Ok, Ok(Outcome::Set { .. })) => {}
             (Gather::CountChanged, Ok(Outcome::Changed(changed))) => count += i64::from(changed),
@@ -214,6 +339,10 @@ pub(super) fn encode_many(
         Gather::Values => {}
         Gather::Ok => to.ok(),
         Gather::CountChanged | Gather::CountPresent => to.integer(count),
+        Gather::Lcs(lcs) => {
+            let value = |index: usize| values.get(index).map_or(&[][..], |value| value);
+            lcs.encode(value(0), value(1), to);
+        }
     }
 }
 
@@ -263,6 +392,11 @@ pub(super) enum What {
 }
 
 impl Pending {
+    /// A reply that nothing waits behind.
+    pub(super) fn of(what: What) -> Self {
+        Self { since: Instant::now(), claims: 0, commands: 1, what }
+    }
+
     /// Whether everything the reply is made of is there.
     pub(super) fn is_settled(&mut self) -> bool {
         match &mut self.what {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::convert::Infallible;
+use std::ops::RangeBounds as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 
 use super::{Limits, Server};
+use crate::data::{KeyRange, KeysInOrder};
 use crate::frontend::keyspace::{AdminRequest, Keyspace, Topology};
 use crate::frontend::stats::Stats;
 use crate::id::NodeId;
@@ -84,6 +86,15 @@ impl Keyspace for Memory {
         let end = cursor as usize + page.len();
         let next = if end >= keys.len() { 0 } else { end as u64 };
         Box::pin(async move { Ok(ScanPage { next, keys: page }) })
+    }
+
+    fn keys_in_order(&self, range: KeyRange, limit: usize) -> BoxFuture<'_, Result<KeysInOrder, Failure>> {
+        let mut keys: Vec<Bytes> = self.0.lock().keys().cloned().collect();
+        keys.sort();
+        keys.retain(|key| (range.start.clone(), range.end.clone()).contains(key));
+        let next = (keys.len() > limit).then(|| keys[limit - 1].clone());
+        keys.truncate(limit);
+        Box::pin(async move { Ok(KeysInOrder { keys, next }) })
     }
 
     fn count(&self) -> BoxFuture<'_, Result<u64, Failure>> {
@@ -158,7 +169,7 @@ async fn commands_answer_as_in_redis() {
         ("PERSIST k\r\n", ":1\r\n"),
         ("PTTL k\r\n", ":-1\r\n"),
         ("TTL none\r\n", ":-2\r\n"),
-        ("EXPIRE k 10 NX\r\n", "-ERR Unsupported option NX\r\n"),
+        ("EXPIRE k 10 HUH\r\n", "-ERR Unsupported option HUH\r\n"),
         ("EXPIRE k -1\r\n", ":1\r\n"),
         ("EXISTS k k none\r\n", ":0\r\n"),
         ("INCR n\r\n", ":1\r\n"),

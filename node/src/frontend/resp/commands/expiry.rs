@@ -4,7 +4,7 @@ use super::{Context, integer};
 use crate::frontend::resp::now_ms;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Refusal, Reply, Shape};
-use crate::kv::Action;
+use crate::kv::{Action, ExpireIf};
 
 /// What the number of an expiry counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,14 +72,39 @@ pub(super) fn pexpireat(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 }
 
 fn expire_at(context: &mut Context<'_>, args: Args<'_>, unit: Unit, command: &str) -> Handled {
-    if args.len() > 3 {
-        let option = String::from_utf8_lossy(args.get(3)).into_owned();
-        return Err(format!("ERR Unsupported option {option}").into());
-    }
+    let condition = condition(args)?;
     let time = unit.time(integer(args.get(2))?).ok_or_else(|| invalid(command))?;
     // A time that is past removes the key; the beginning of 1970 is past enough.
     let time = u64::try_from(time).unwrap_or(1).max(1);
-    Ok(Reply::One(context.submit(args.bytes(1), Action::Expire(time)), Shape::Changed))
+    let action = condition.map_or(Action::Expire(time), |condition| Action::ExpireIf(time, condition));
+    Ok(Reply::One(context.submit(args.bytes(1), action), Shape::Changed))
+}
+
+/// What NX, XX, GT and LT come to.
+fn condition(args: Args<'_>) -> Result<Option<ExpireIf>, Refusal> {
+    let (mut nx, mut xx, mut gt, mut lt) = (false, false, false, false);
+    for option in args.from(3) {
+        let flags = [("nx", &mut nx), ("xx", &mut xx), ("gt", &mut gt), ("lt", &mut lt)];
+        let named = flags.into_iter().find(|(name, _)| option.eq_ignore_ascii_case(name.as_bytes()));
+        let Some((_, flag)) = named else {
+            return Err(format!("ERR Unsupported option {}", String::from_utf8_lossy(option)).into());
+        };
+        *flag = true;
+    }
+    if nx && (xx || gt || lt) {
+        return Err("ERR NX and XX, GT or LT options at the same time are not compatible".into());
+    }
+    if gt && lt {
+        return Err("ERR GT and LT options at the same time are not compatible".into());
+    }
+    Ok(match (nx, xx, gt, lt) {
+        (true, ..) => Some(ExpireIf::None),
+        (_, _, true, _) => Some(ExpireIf::Later),
+        (_, true, _, true) => Some(ExpireIf::SoonerThanSome),
+        (_, _, _, true) => Some(ExpireIf::Sooner),
+        (_, true, ..) => Some(ExpireIf::Some),
+        _ => None,
+    })
 }
 
 pub(super) fn persist(context: &mut Context<'_>, args: Args<'_>) -> Handled {

@@ -30,7 +30,7 @@ pub(super) fn kind(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 pub(super) fn each(context: &mut Context<'_>, args: Args<'_>, action: Action, gather: Gather) -> Handled {
     let operations =
         (1..args.len()).map(|index| Operation { key: args.bytes(index), action: action.clone() });
-    if args.len() > TOGETHER_MAX {
+    if args.len() > TOGETHER_MAX && context.collected.is_none() {
         let operations = operations.collect();
         return in_steps(context, operations, gather);
     }
@@ -114,4 +114,55 @@ pub(super) fn scan(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         to.array(page.keys.len());
         page.keys.iter().for_each(|key| to.bulk(key));
     })
+}
+
+/// Keys that KEYS lists at most: more are for SCAN.
+const KEYS_MAX: usize = 1_000_000;
+/// Keys that are looked at in one step of a walk.
+const WALK_STEP: usize = 1000;
+
+/// `KEYS pattern`: a walk over the whole cluster.
+pub(super) fn keys(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let (keyspace, pattern) = (context.server.keyspace.clone(), args.bytes(1));
+    let found = async move {
+        let (mut cursor, mut found) = (0, Vec::new());
+        loop {
+            let page = keyspace.scan(cursor, WALK_STEP).await.map_err(Refusal::from)?;
+            found.extend(page.keys.into_iter().filter(|key| glob::matches(&pattern, key, false)));
+            if found.len() > KEYS_MAX {
+                return Err("ERR more than 1000000 keys fit the pattern: use SCAN".into());
+            }
+            cursor = page.next;
+            if cursor == 0 {
+                return Ok(found);
+            }
+        }
+    };
+    later(context, found, |found: Vec<bytes::Bytes>, to| {
+        to.array(found.len());
+        found.iter().for_each(|key| to.bulk(key));
+    })
+}
+
+/// Of the first keys behind a place at random one at random.
+pub(super) fn randomkey(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    let keyspace = context.server.keyspace.clone();
+    let found = async move {
+        let mut cursor = rand::random();
+        // From the place to the end, then from the beginning.
+        for _ in 0..2 {
+            loop {
+                let page = keyspace.scan(cursor, SCAN_COUNT).await.map_err(Refusal::from)?;
+                if let Some(key) = page.keys.get(rand::random_range(0..page.keys.len().max(1))) {
+                    return Ok(Some(key.clone()));
+                }
+                cursor = page.next;
+                if cursor == 0 {
+                    break;
+                }
+            }
+        }
+        Ok(None)
+    };
+    later(context, found, |key: Option<bytes::Bytes>, to| to.value_or_null(key.as_deref()))
 }

@@ -2,16 +2,24 @@
 //!
 //! Names, arities, flags and error texts are those of Redis 7.2, so that clients find what they expect.
 
+mod bits;
 mod cask;
 mod client;
 mod cluster;
 mod expiry;
 mod info;
 mod keys;
+mod range;
 mod strings;
 mod table;
+mod transactions;
+mod values;
+mod wait;
 
 use std::sync::Arc;
+
+use caskade_engine::slot_of;
+use parking_lot::Mutex;
 
 use super::connection::Client;
 use super::encoder::Encoder;
@@ -20,10 +28,11 @@ use super::reply::{Handled, Later, Refusal, Reply};
 use super::server::Server;
 use crate::frontend::keyspace::Keyspace;
 use crate::frontend::stats::Tally;
-use crate::kv::Ticket;
-use crate::kv::{Action, Operation, parse_integer};
+use crate::kv::{Action, Operation, Step, Ticket, Transaction, parse_integer};
 
 pub(super) use self::table::COMMANDS;
+pub(super) use self::transactions::{Collected, Queue, Watched};
+pub(super) use self::wait::Written;
 
 /// Longest key, bytes: what a record has room for.
 const KEY_BYTES_MAX: usize = 65_535;
@@ -58,6 +67,9 @@ impl Keys {
     pub(super) const FIRST: Self = Self { first: 1, last: 1, step: 1 };
     pub(super) const ALL: Self = Self { first: 1, last: -1, step: 1 };
     pub(super) const PAIRS: Self = Self { first: 1, last: -1, step: 2 };
+    pub(super) const TWO: Self = Self { first: 1, last: 2, step: 1 };
+    pub(super) const SECOND: Self = Self { first: 2, last: 2, step: 1 };
+    pub(super) const FROM_SECOND: Self = Self { first: 2, last: -1, step: 1 };
 
     /// The places of the keys of a command.
     pub(super) fn of(&self, args: Args<'_>) -> impl Iterator<Item = usize> + use<> {
@@ -86,10 +98,21 @@ pub(super) struct Command {
     pub(super) handler: Handler,
 }
 
+impl std::fmt::Debug for Command {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
 impl Command {
     /// Whether it can change a key.
     pub(super) fn writes(&self) -> bool {
         matches!(self.kind, Kind::Write | Kind::Delete)
+    }
+
+    /// Whether its keys may be of several slots: it is done on each by itself.
+    fn scatters(&self) -> bool {
+        matches!(self.name, "mget" | "mset" | "del" | "unlink" | "exists" | "touch")
     }
 
     /// Whether it has to run alone.
@@ -120,11 +143,36 @@ pub(super) struct Context<'a> {
     pub(super) client: &'a mut Client,
     pub(super) to: Encoder<'a>,
     pub(super) tally: &'a mut Tally,
+    /// Where a transaction gathers what its commands do.
+    pub(super) collected: Option<&'a Mutex<Collected>>,
 }
 
 impl Context<'_> {
     fn submit(&self, key: bytes::Bytes, action: Action) -> Ticket {
-        submit_for(self.client.readonly, self.server.keyspace.as_ref(), Operation { key, action })
+        let operation = Operation { key, action };
+        if let Some(collected) = self.collected {
+            return collected.lock().add(Step::One(operation));
+        }
+        self.note_write(&operation);
+        submit_for(self.client.readonly, self.server.keyspace.as_ref(), operation)
+    }
+
+    /// Starts something that needs several keys of one slot. The answer is the step's own.
+    fn submit_step(&self, step: Step) -> Ticket {
+        if let Some(collected) = self.collected {
+            return collected.lock().add(step);
+        }
+        let key = step.keys().first().map(|key| bytes::Bytes::clone(key)).unwrap_or_default();
+        let operation = Operation { key, action: Action::Together(Transaction::of(step)) };
+        self.note_write(&operation);
+        self.server.keyspace.submit(operation)
+    }
+
+    /// Remembers for WAIT where this connection has written.
+    fn note_write(&self, operation: &Operation) {
+        if operation.action.writes() {
+            self.client.written.note(&operation.key);
+        }
     }
 
     fn ok(&mut self) -> Handled {
@@ -151,27 +199,52 @@ fn by_name(name: &[u8]) -> Option<&'static Command> {
     COMMANDS.binary_search_by(order).ok().and_then(|index| COMMANDS.get(index))
 }
 
-/// Runs a command, or says why it cannot be run.
-pub(super) fn handle(command: Option<&Command>, context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let Some(command) = command else {
-        return Err(unknown_command(args));
-    };
+/// Runs a command, queues it in a transaction, or says why neither can be.
+pub(super) fn handle(
+    command: Option<&'static Command>,
+    context: &mut Context<'_>,
+    args: Args<'_>,
+) -> Handled {
+    let admitted = admit(command, context, args);
+    let command = admitted.inspect_err(|_| transactions::spoil(context))?;
+    if context.client.queue.is_some() && !transactions::is_immediate(command) {
+        return transactions::queue(context, command, args);
+    }
+    run(command, context, args)
+}
+
+/// The command, if it may be run.
+fn admit(
+    command: Option<&'static Command>,
+    context: &Context<'_>,
+    args: Args<'_>,
+) -> Result<&'static Command, Refusal> {
+    let command = command.ok_or_else(|| unknown_command(args))?;
     if !command.arity_fits(args) {
         return Err(wrong_arity(command.name));
     }
+    let keys = || command.keys.of(args).map(|index| args.get(index));
+    if let Some(long) = keys().map(<[u8]>::len).find(|len| *len > KEY_BYTES_MAX) {
+        let reason = format!(
+            "ERR a key of {long} bytes is too long: the most is {KEY_BYTES_MAX}; nothing was changed"
+        );
+        return Err(reason.into());
+    }
+    let together = context.client.queue.is_some() || !command.scatters();
+    let mut slots = keys().map(slot_of);
+    match slots.next() {
+        Some(first) if together && slots.any(|slot| slot != first) => Err(cross_slot()),
+        _ => Ok(command),
+    }
+}
+
+/// Runs a command that was admitted.
+fn run(command: &Command, context: &mut Context<'_>, args: Args<'_>) -> Handled {
     match command.kind {
         Kind::Read => context.tally.gets += 1,
         Kind::Write => context.tally.sets += 1,
         Kind::Delete => context.tally.deletes += 1,
         Kind::Other | Kind::Barrier => {}
-    }
-    if let Some(long) =
-        command.keys.of(args).map(|index| args.get(index).len()).find(|len| *len > KEY_BYTES_MAX)
-    {
-        let reason = format!(
-            "ERR a key of {long} bytes is too long: the most is {KEY_BYTES_MAX}; nothing was changed"
-        );
-        return Err(reason.into());
     }
     (command.handler)(context, args)
 }
@@ -199,6 +272,10 @@ fn unknown_subcommand(args: Args<'_>) -> Refusal {
     let text = |index| String::from_utf8_lossy(args.get(index)).into_owned();
     let name = text(0).to_ascii_uppercase();
     format!("ERR unknown subcommand '{:.128}'. Try {name} HELP.", text(1)).into()
+}
+
+fn cross_slot() -> Refusal {
+    "CROSSSLOT Keys in request don't hash to the same slot".into()
 }
 
 fn syntax_error() -> Refusal {

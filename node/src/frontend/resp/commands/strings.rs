@@ -6,9 +6,10 @@ use bytes::Bytes;
 
 use super::expiry::Unit;
 use super::{Context, TOGETHER_MAX, integer, keys, syntax_error, wrong_arity};
+use crate::frontend::resp::lcs::{Lcs, What};
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Gather, Handled, Refusal, Reply, Shape};
-use crate::kv::{Action, Condition, ExpiryPolicy, Operation};
+use crate::kv::{Action, Condition, ExpiryPolicy, Fresh, Operation, Step};
 
 pub(super) fn get(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     Ok(Reply::One(context.submit(args.bytes(1), Action::Read), Shape::Value))
@@ -136,6 +137,85 @@ fn add(context: &mut Context<'_>, args: Args<'_>, number: i64) -> Handled {
     Ok(Reply::One(context.submit(args.bytes(1), Action::Add(number)), Shape::Number))
 }
 
+pub(super) fn getdel(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    Ok(Reply::One(context.submit(args.bytes(1), Action::Take), Shape::Taken))
+}
+
+pub(super) fn getex(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let action = match (args.len(), Unit::of_option(args.get(2))) {
+        (2, _) => Action::Read,
+        (3, _) if args.get(2).eq_ignore_ascii_case(b"persist") => Action::ReadUntil(ExpiryPolicy::Clear),
+        (4, Some(unit)) => Action::ReadUntil(ExpiryPolicy::At(unit.positive(args.get(3), "getex")?)),
+        _ => return Err(syntax_error()),
+    };
+    Ok(Reply::One(context.submit(args.bytes(1), action), Shape::Taken))
+}
+
+pub(super) fn append(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let fresh = Some(Fresh { user_flags: 0, expiry_ms: 0 });
+    let action = Action::Extend { value: args.bytes(2), before: false, fresh };
+    Ok(Reply::One(context.submit(args.bytes(1), action), Shape::WrittenLength))
+}
+
+pub(super) fn getrange(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let action = Action::ReadRange(integer(args.get(2))?, integer(args.get(3))?);
+    Ok(Reply::One(context.submit(args.bytes(1), action), Shape::Text))
+}
+
+pub(super) fn setrange(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let offset = integer(args.get(2))?;
+    let offset = u64::try_from(offset).map_err(|_| Refusal::from("ERR offset is out of range"))?;
+    let action = Action::SetRange { offset, value: args.bytes(3) };
+    Ok(Reply::One(context.submit(args.bytes(1), action), Shape::Number))
+}
+
+pub(super) fn incrbyfloat(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let action = Action::AddFloat(args.bytes(2));
+    Ok(Reply::One(context.submit(args.bytes(1), action), Shape::Text))
+}
+
+pub(super) fn msetnx(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    if args.len().is_multiple_of(2) {
+        return Err(wrong_arity("msetnx"));
+    }
+    let pairs = (1..args.len()).step_by(2).map(|index| (args.bytes(index), args.bytes(index + 1)));
+    Ok(Reply::One(context.submit_step(Step::SetAllIfAbsent(pairs.collect())), Shape::Changed))
+}
+
+pub(super) fn lcs(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let (mut length, mut places, mut match_len_min, mut with_match_len) = (false, false, 0, false);
+    let mut index = 3;
+    while index < args.len() {
+        let is = |name: &str| args.get(index).eq_ignore_ascii_case(name.as_bytes());
+        if is("len") {
+            length = true;
+        } else if is("idx") {
+            places = true;
+        } else if is("withmatchlen") {
+            with_match_len = true;
+        } else if is("minmatchlen") && index + 1 < args.len() {
+            index += 1;
+            match_len_min = u64::try_from(integer(args.get(index))?).unwrap_or(0);
+        } else {
+            return Err(syntax_error());
+        }
+        index += 1;
+    }
+    let what = match (length, places) {
+        (true, true) => {
+            return Err("ERR If you want both the length and indexes, please just use IDX.".into());
+        }
+        (true, false) => What::Length,
+        (false, true) => What::Places,
+        (false, false) => What::Text,
+    };
+    let table_bytes_max = context.server.limits.value_bytes_max;
+    let lcs = Lcs { what, match_len_min, with_match_len, table_bytes_max };
+    let tickets =
+        vec![context.submit(args.bytes(1), Action::Read), context.submit(args.bytes(2), Action::Read)];
+    Ok(Reply::Many(tickets, Gather::Lcs(lcs)))
+}
+
 pub(super) fn mget(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     keys::each(context, args, Action::Read, Gather::Values)
 }
@@ -151,10 +231,10 @@ pub(super) fn mset(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         .step_by(2)
         .filter(|index| last.get(args.get(*index)) == Some(index))
         .map(|index| Operation { key: args.bytes(index), action: plain(args.bytes(index + 1)) });
-    if args.len() > TOGETHER_MAX {
+    if args.len() > TOGETHER_MAX && context.collected.is_none() {
         let operations: Vec<_> = operations.collect();
         return keys::in_steps(context, operations, Gather::Ok);
     }
-    let tickets = operations.map(|operation| context.server.keyspace.submit(operation)).collect();
+    let tickets = operations.map(|operation| context.submit(operation.key, operation.action)).collect();
     Ok(Reply::Many(tickets, Gather::Ok))
 }

@@ -1,0 +1,267 @@
+//! MULTI, EXEC and WATCH: commands that are queued and then done as one.
+//!
+//! EXEC asks every queued command what it would do to its keys, hands all of that to the keys' primary as one
+//! [`Transaction`], and writes each command's reply from its part of the outcome. All keys are of one slot. What touches no
+//! key is answered on the way: before the transaction is done, or after it where it takes time (SCAN, INFO), and is no
+//! part of it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use caskade_engine::slot_of;
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::{Command, Context, cross_slot, later, run};
+use crate::frontend::resp::encoder::Encoder;
+use crate::frontend::resp::parser::{Args, OwnedArgs};
+use crate::frontend::resp::reply::{Handled, Later, Pending, Refusal, Reply, What};
+use crate::frontend::stats::Tally;
+use crate::kv::{Action, Answer, Failure, Operation, Outcome, STEPS_MAX, Step, Ticket, Transaction};
+
+/// Commands that one transaction may have.
+const QUEUED_MAX: usize = STEPS_MAX;
+/// Keys that one connection may watch.
+const WATCHED_MAX: usize = 512;
+
+/// A transaction that a connection has begun.
+#[derive(Debug, Default)]
+pub(in super::super) struct Queue {
+    commands: Vec<(&'static Command, OwnedArgs)>,
+    bytes: usize,
+    /// A command could not be queued: EXEC will refuse.
+    spoiled: bool,
+}
+
+/// The keys a connection watches, and the versions they had.
+pub(in super::super) type Watched = Arc<Mutex<Vec<(Bytes, u64)>>>;
+
+/// What the commands of a transaction do to their keys, while EXEC gathers it.
+#[derive(Debug, Default)]
+pub(in super::super) struct Collected {
+    steps: Vec<Step>,
+    answers: Vec<oneshot::Sender<Answer>>,
+}
+
+impl Collected {
+    /// Takes a step in; its answer comes with the transaction's.
+    pub(super) fn add(&mut self, step: Step) -> Ticket {
+        let (sender, answer) = oneshot::channel();
+        self.steps.push(step);
+        self.answers.push(sender);
+        Ticket::Waiting { answer, ordered: false }
+    }
+}
+
+/// Queues a command of a connection that has begun a transaction, or notes that this was not possible.
+pub(super) fn queue(context: &mut Context<'_>, command: &'static Command, args: Args<'_>) -> Handled {
+    let bytes_max = context.server.limits.requests().request_bytes_max;
+    let Some(queue) = &mut context.client.queue else { return Err(without_multi("EXEC")) };
+    let owned = args.to_owned();
+    queue.bytes += owned.bytes();
+    if queue.commands.len() >= QUEUED_MAX || queue.bytes > bytes_max {
+        queue.spoiled = true;
+        return Err("ERR a transaction has too many commands, or too many bytes; nothing was done".into());
+    }
+    queue.commands.push((command, owned));
+    context.to.status("QUEUED");
+    Ok(Reply::Written)
+}
+
+/// A command was refused before it could be queued.
+pub(super) fn spoil(context: &mut Context<'_>) {
+    if let Some(queue) = &mut context.client.queue {
+        queue.spoiled = true;
+    }
+}
+
+/// Whether a command is done at once also while others are queued.
+pub(super) fn is_immediate(command: &Command) -> bool {
+    matches!(command.name, "multi" | "exec" | "discard" | "watch" | "quit" | "reset")
+}
+
+pub(super) fn multi(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    if context.client.queue.is_some() {
+        return Err("ERR MULTI calls can not be nested".into());
+    }
+    context.client.queue = Some(Queue::default());
+    context.ok()
+}
+
+pub(super) fn discard(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    if context.client.queue.take().is_none() {
+        return Err(without_multi("DISCARD"));
+    }
+    context.client.watched = Watched::default();
+    context.ok()
+}
+
+pub(super) fn unwatch(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    context.client.watched = Watched::default();
+    context.ok()
+}
+
+pub(super) fn watch(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    if context.client.queue.is_some() {
+        return Err("ERR WATCH inside MULTI is not allowed".into());
+    }
+    let watched = context.client.watched.clone();
+    if watched.lock().len() + args.len() > WATCHED_MAX {
+        return Err("ERR a connection may watch 512 keys; nothing more is watched".into());
+    }
+    let keys: Vec<Bytes> = (1..args.len()).map(|index| args.bytes(index)).collect();
+    let keyspace = context.server.keyspace.clone();
+    let versions = async move {
+        let inspect = |key: &Bytes| keyspace.submit(Operation { key: key.clone(), action: Action::Inspect });
+        let tickets: Vec<Ticket> = keys.iter().map(inspect).collect();
+        let mut versions = Vec::with_capacity(keys.len());
+        for (key, ticket) in keys.into_iter().zip(tickets) {
+            match ticket.wait().await? {
+                Outcome::Meta(meta) => versions.push((key, meta.map_or(0, |meta| meta.version))),
+                outcome => return Err(unfitting(&outcome)),
+            }
+        }
+        let mut watched = watched.lock();
+        // A key that is watched already keeps the version it had first.
+        versions.retain(|(key, _)| !watched.iter().any(|(known, _)| known == key));
+        watched.extend(versions);
+        Ok(())
+    };
+    later(context, versions, |(), to| to.ok())
+}
+
+fn unfitting(outcome: &Outcome) -> Refusal {
+    tracing::error!(?outcome, "a transaction was answered with an outcome of another operation");
+    Refusal::from(
+        "ERR internal error: the node's answer does not fit the command; please report it with the node's log",
+    )
+}
+
+fn without_multi(name: &str) -> Refusal {
+    format!("ERR {name} without MULTI").into()
+}
+
+/// What one queued command came to before the transaction was done.
+enum Part {
+    /// Its reply, or its error.
+    Written(Vec<u8>),
+    /// It is told from answers to come.
+    Waits(What),
+    /// It is worked out afterwards.
+    Works(futures::future::BoxFuture<'static, Later>),
+}
+
+pub(super) fn exec(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    let Some(queue) = context.client.queue.take() else { return Err(without_multi("EXEC")) };
+    let watched = std::mem::take(&mut *std::mem::take(&mut context.client.watched).lock());
+    if queue.spoiled {
+        return Err("EXECABORT Transaction discarded because of previous errors.".into());
+    }
+    check_slots(&queue, &watched)?;
+    let collected = Mutex::new(Collected::default());
+    let parts: Vec<Part> = queue
+        .commands
+        .iter()
+        .map(|(command, args)| part(context, command, args.as_args(), &collected))
+        .collect();
+    let (collected, protocol) = (collected.into_inner(), context.to.protocol);
+    let keyspace = context.server.keyspace.clone();
+    let Collected { steps, answers } = collected;
+    let transaction = Transaction { watched, steps };
+    let first = transaction.keys().next().cloned();
+    let ticket = first.map(|key| keyspace.submit(Operation { key, action: Action::Together(transaction) }));
+    Ok(Reply::Later(Box::pin(async move {
+        let (mut out, mut tally) = Later::default();
+        let mut to = Encoder::new(&mut out, protocol);
+        match outcomes(ticket).await {
+            Err(refusal) => {
+                tally.errors += 1;
+                to.error(&refusal.0);
+            }
+            Ok(None) => to.null_array(),
+            Ok(Some(outcomes)) => {
+                for (sender, outcome) in answers.into_iter().zip(outcomes) {
+                    // Whoever waits is among the parts.
+                    drop(sender.send(outcome.map_err(Failure::Action)));
+                }
+                to.array(parts.len());
+                write_parts(parts, &mut to, &mut tally).await;
+            }
+        }
+        (out, tally)
+    })))
+}
+
+/// # Errors
+/// The keys are of several slots.
+fn check_slots(queue: &Queue, watched: &[(Bytes, u64)]) -> Result<(), Refusal> {
+    let commands = queue.commands.iter().flat_map(|(command, args)| {
+        let args = args.as_args();
+        command.keys.of(args).map(move |index| slot_of(args.get(index)))
+    });
+    let mut slots = commands.chain(watched.iter().map(|(key, _)| slot_of(key)));
+    match slots.next() {
+        Some(first) if slots.any(|slot| slot != first) => Err(cross_slot()),
+        _ => Ok(()),
+    }
+}
+
+/// Asks a queued command what it does.
+fn part(
+    context: &mut Context<'_>,
+    command: &'static Command,
+    args: Args<'_>,
+    collected: &Mutex<Collected>,
+) -> Part {
+    let mut out = Vec::new();
+    let protocol = context.to.protocol;
+    let mut inner = Context {
+        server: context.server,
+        client: &mut *context.client,
+        to: Encoder::new(&mut out, protocol),
+        tally: &mut *context.tally,
+        collected: Some(collected),
+    };
+    match run(command, &mut inner, args) {
+        Ok(Reply::One(ticket, shape)) => Part::Waits(What::One(ticket, shape)),
+        Ok(Reply::Many(tickets, gather)) => Part::Waits(What::Many(tickets, gather)),
+        Ok(Reply::Later(future)) => Part::Works(future),
+        Ok(Reply::Written | Reply::Close) => Part::Written(out),
+        Err(refusal) => {
+            out.clear();
+            context.tally.errors += 1;
+            Encoder::new(&mut out, protocol).error(&refusal.0);
+            Part::Written(out)
+        }
+    }
+}
+
+/// What each step came to; nothing where a watched key had changed.
+async fn outcomes(
+    ticket: Option<Ticket>,
+) -> Result<Option<Vec<Result<Outcome, crate::kv::ActionError>>>, Refusal> {
+    let Some(ticket) = ticket else { return Ok(Some(Vec::new())) };
+    match ticket.wait().await {
+        Ok(Outcome::Together(outcomes)) => Ok(outcomes),
+        Ok(outcome) => Err(unfitting(&outcome)),
+        Err(failure) => Err(Refusal::of_write(&failure)),
+    }
+}
+
+async fn write_parts(parts: Vec<Part>, to: &mut Encoder<'_>, tally: &mut Tally) {
+    for part in parts {
+        match part {
+            Part::Written(bytes) => to.out.extend_from_slice(&bytes),
+            Part::Waits(what) => {
+                let mut pending = Pending::of(what);
+                std::future::poll_fn(|cx| pending.poll_settled(cx)).await;
+                pending.encode(to, tally);
+            }
+            Part::Works(future) => {
+                let (bytes, counted) = future.await;
+                to.out.extend_from_slice(&bytes);
+                tally.merge(counted);
+            }
+        }
+    }
+}

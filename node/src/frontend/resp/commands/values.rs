@@ -1,0 +1,157 @@
+//! Commands that move, copy and describe keys whole.
+
+use super::expiry::Unit;
+use super::{Context, integer, syntax_error, unknown_subcommand, wrong_arity};
+use crate::frontend::resp::dump;
+use crate::frontend::resp::parser::Args;
+use crate::frontend::resp::reply::{Handled, Reply, Shape};
+use crate::kv::{Action, Condition, ExpiryPolicy, Step};
+
+pub(super) fn rename(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let step = Step::Give { from: args.bytes(1), to: args.bytes(2), remove: true, replace: true };
+    Ok(Reply::One(context.submit_step(step), Shape::Renamed))
+}
+
+pub(super) fn renamenx(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let step = Step::Give { from: args.bytes(1), to: args.bytes(2), remove: true, replace: false };
+    Ok(Reply::One(context.submit_step(step), Shape::RenamedIfNew))
+}
+
+/// `COPY source destination [DB 0] [REPLACE]`
+pub(super) fn copy(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let (mut replace, mut index) = (false, 3);
+    while index < args.len() {
+        if args.get(index).eq_ignore_ascii_case(b"replace") {
+            replace = true;
+        } else if args.get(index).eq_ignore_ascii_case(b"db") && index + 1 < args.len() {
+            index += 1;
+            if integer(args.get(index))? != 0 {
+                return Err("ERR DB index is out of range".into());
+            }
+        } else {
+            return Err(syntax_error());
+        }
+        index += 1;
+    }
+    if args.get(1) == args.get(2) {
+        return Err("ERR source and destination objects are the same".into());
+    }
+    let step = Step::Give { from: args.bytes(1), to: args.bytes(2), remove: false, replace };
+    Ok(Reply::One(context.submit_step(step), Shape::Copied))
+}
+
+pub(super) fn dump(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    Ok(Reply::One(context.submit(args.bytes(1), Action::Read), Shape::Dump))
+}
+
+/// `RESTORE key ttl value [REPLACE] [ABSTTL] [IDLETIME seconds] [FREQ frequency]`
+pub(super) fn restore(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let (mut replace, mut absolute, mut index) = (false, false, 4);
+    while index < args.len() {
+        let is = |name: &str| args.get(index).eq_ignore_ascii_case(name.as_bytes());
+        if is("replace") {
+            replace = true;
+        } else if is("absttl") {
+            absolute = true;
+        } else if is("idletime") && index + 1 < args.len() {
+            index += 1;
+            if integer(args.get(index))? < 0 {
+                return Err("ERR Invalid IDLETIME value, must be >= 0".into());
+            }
+        } else if is("freq") && index + 1 < args.len() {
+            index += 1;
+            if !(0..=255).contains(&integer(args.get(index))?) {
+                return Err("ERR Invalid FREQ value, must be >= 0 and <= 255".into());
+            }
+        } else {
+            return Err(syntax_error());
+        }
+        index += 1;
+    }
+    let expiry = match integer(args.get(2))? {
+        0 => ExpiryPolicy::Clear,
+        ..0 => return Err("ERR Invalid TTL value, must be >= 0".into()),
+        _ => {
+            let unit = if absolute { Unit::UnixMillis } else { Unit::Millis };
+            ExpiryPolicy::At(unit.positive(args.get(2), "restore")?)
+        }
+    };
+    let Some((value, user_flags)) = dump::decode(&args.bytes(3)) else {
+        return Err("ERR DUMP payload version or checksum are wrong".into());
+    };
+    let condition = if replace { Condition::Always } else { Condition::Absent };
+    let action = Action::Set { value, user_flags, expiry, condition, return_old: false };
+    Ok(Reply::One(context.submit(args.bytes(1), action), Shape::Restored))
+}
+
+pub(super) fn object(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let name = String::from_utf8_lossy(args.get(1)).to_ascii_lowercase();
+    let shape = match name.as_str() {
+        "encoding" => Shape::Encoding,
+        "refcount" => Shape::References,
+        "freq" | "idletime" => Shape::Encoding,
+        "help" if args.len() == 2 => {
+            super::client::help(context, &OBJECT_HELP);
+            return Ok(Reply::Written);
+        }
+        _ => return Err(unknown_subcommand(args)),
+    };
+    if args.len() != 3 {
+        return Err(wrong_arity(&format!("object|{name}")));
+    }
+    match name.as_str() {
+        "freq" => Err("ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note \
+                       that when switching between policies at runtime LRU and LFU data will take some time to \
+                       adjust."
+            .into()),
+        "idletime" => Err("ERR idle times are not tracked: no key is ever evicted".into()),
+        _ => Ok(Reply::One(context.submit(args.bytes(2), Action::Read), shape)),
+    }
+}
+
+const OBJECT_HELP: [&str; 7] = [
+    "OBJECT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
+    "ENCODING <key>",
+    "    Return the kind of internal representation used in order to store the value",
+    "    associated with a <key>.",
+    "REFCOUNT <key>",
+    "    Return the number of references of the value associated with the specified",
+    "    <key>.",
+];
+
+/// There are no lists, sets or sorted sets: a key that is there cannot be sorted.
+pub(super) fn sort(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let refused = ["store", "by", "get"];
+    if args.from(2).any(|arg| refused.iter().any(|name| arg.eq_ignore_ascii_case(name.as_bytes()))) {
+        return Err("ERR there are no lists, sets or sorted sets to sort here".into());
+    }
+    Ok(Reply::One(context.submit(args.bytes(1), Action::Inspect), Shape::NoList))
+}
+
+pub(super) fn move_key(_context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    Err("ERR MOVE is not allowed in cluster mode".into())
+}
+
+/// `CASK.GETV key`: the value and its version.
+pub(super) fn getv(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    Ok(Reply::One(context.submit(args.bytes(1), Action::Read), Shape::Versioned))
+}
+
+/// `CASK.CAS key version value [EX s | PX ms | EXAT s | PXAT ms | KEEPTTL]`: writes over that version only; 0 is none.
+pub(super) fn cas(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let version = u64::try_from(integer(args.get(2))?).map_err(|_| {
+        super::Refusal::from("ERR a version is 0 or a positive integer, as CASK.GETV tells it")
+    })?;
+    let expiry = match (args.len(), Unit::of_option(args.get(4))) {
+        (4, _) => ExpiryPolicy::Clear,
+        (5, _) if args.get(4).eq_ignore_ascii_case(b"keepttl") => ExpiryPolicy::Keep,
+        (6, Some(unit)) => ExpiryPolicy::At(unit.positive(args.get(5), "cask.cas")?),
+        _ => return Err(syntax_error()),
+    };
+    let store = |condition| Action::Store { value: args.bytes(3), user_flags: 0, expiry, condition };
+    let action = match version {
+        0 => store(Condition::Absent),
+        _ => Action::IfVersion(version, Box::new(store(Condition::Always))),
+    };
+    Ok(Reply::One(context.submit(args.bytes(1), action), Shape::NewVersion))
+}

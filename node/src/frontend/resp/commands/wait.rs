@@ -1,0 +1,88 @@
+//! WAIT: how many further copies have what this connection wrote.
+//!
+//! A write is answered only when every copy of its partition that is in-sync or being filled has it. So nothing has to be
+//! waited for but copies that are not there yet.
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use caskade_engine::{PARTITIONS, SLOTS, partition_of};
+
+use super::{Context, integer, later};
+use crate::frontend::keyspace::Topology;
+use crate::frontend::resp::parser::Args;
+use crate::frontend::resp::reply::Handled;
+
+/// How often the copies are counted again.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+/// Longest that one WAIT waits: what a client means that says "for ever" must not hold its connection that long.
+const WAIT_MAX: Duration = Duration::from_secs(3600);
+const WORDS: usize = PARTITIONS as usize / 64;
+
+/// The partitions a connection has written to.
+#[derive(Debug)]
+pub(in super::super) struct Written(Box<[Cell<u64>; WORDS]>);
+
+impl Default for Written {
+    fn default() -> Self {
+        Self(Box::new([const { Cell::new(0) }; WORDS]))
+    }
+}
+
+impl Written {
+    pub(super) fn note(&self, key: &[u8]) {
+        let partition = partition_of(key);
+        if let Some(word) = self.0.get(usize::from(partition / 64)) {
+            word.set(word.get() | 1 << (partition % 64));
+        }
+    }
+
+    /// The partitions; all of them if nothing was written.
+    fn partitions(&self) -> Vec<u16> {
+        let words: Vec<u64> = self.0.iter().map(Cell::get).collect();
+        let none = words.iter().all(|word| *word == 0);
+        let is_written = |partition: &u16| {
+            none || words
+                .get(usize::from(partition / 64))
+                .is_some_and(|word| word & (1 << (partition % 64)) != 0)
+        };
+        (0..PARTITIONS).filter(is_written).collect()
+    }
+}
+
+/// The fewest further copies any of the partitions has.
+fn copies(topology: &Topology, partitions: &[u16]) -> i64 {
+    let first_slot = |partition: u16| partition * (SLOTS / PARTITIONS);
+    let of_one = |partition: &u16| {
+        let slot = first_slot(*partition);
+        let range = topology.ranges.iter().find(|range| (range.start..=range.end).contains(&slot));
+        range.filter(|range| range.primary.is_some()).map_or(0, |range| range.replicas.len())
+    };
+    partitions.iter().map(of_one).min().unwrap_or(0) as i64
+}
+
+/// `WAIT numreplicas timeout`
+pub(super) fn wait(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let (wanted, timeout_ms) = (integer(args.get(1))?, integer(args.get(2)));
+    let timeout_ms =
+        timeout_ms.map_err(|_| super::Refusal::from("ERR timeout is not an integer or out of range"))?;
+    let timeout_ms =
+        u64::try_from(timeout_ms).map_err(|_| super::Refusal::from("ERR timeout is negative"))?;
+    let timeout = match timeout_ms {
+        0 => WAIT_MAX,
+        ms => Duration::from_millis(ms).min(WAIT_MAX),
+    };
+    let (keyspace, partitions) = (context.server.keyspace.clone(), context.client.written.partitions());
+    let within_transaction = context.collected.is_some();
+    let waited = async move {
+        let deadline = tokio::time::Instant::now() + timeout;
+        loop {
+            let found = copies(&keyspace.topology(), &partitions);
+            if found >= wanted || within_transaction || tokio::time::Instant::now() >= deadline {
+                return Ok(found);
+            }
+            tokio::time::sleep(LOOK_PAUSE).await;
+        }
+    };
+    later(context, waited, |found, to| to.integer(found))
+}
