@@ -26,6 +26,15 @@ pub enum PairTakeover {
     Auto,
 }
 
+/// What a node answers for a key whose primary is another one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Redirect {
+    /// What that node answers: it is asked.
+    Proxy,
+    /// Where to ask: Redis Cluster's MOVED.
+    Moved,
+}
+
 /// How many texts a flag takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
@@ -418,6 +427,37 @@ impl Kind<PairTakeover> for ByItself {
         let name = match value {
             PairTakeover::Manual => "manual",
             PairTakeover::Auto => "auto",
+        };
+        Some(Value::String(name.into()))
+    }
+}
+
+/// A [`Redirect`].
+pub(super) struct Elsewhere;
+
+impl Describe for Elsewhere {
+    fn value_name(&self) -> &'static str {
+        "WHO"
+    }
+
+    fn allowed(&self) -> String {
+        "proxy or moved".into()
+    }
+}
+
+impl Kind<Redirect> for Elsewhere {
+    fn read(&self, text: &str) -> Option<Redirect> {
+        match text.trim() {
+            "proxy" => Some(Redirect::Proxy),
+            "moved" => Some(Redirect::Moved),
+            _ => None,
+        }
+    }
+
+    fn show(&self, value: &Redirect) -> Option<Value> {
+        let name = match value {
+            Redirect::Proxy => "proxy",
+            Redirect::Moved => "moved",
         };
         Some(Value::String(name.into()))
     }

@@ -7,8 +7,8 @@ use caskade_engine::{Index, MergeWindow, SyncPolicy};
 
 use super::given::Given;
 use super::kind::{
-    ByItself, Describe, Durability, Filter, Folder, Format, Int, Keys, Kind, Listen, LogFormat, Name,
-    OptionalFile, PairTakeover, Peers, Reachable, Shape, Size, Switch, Window,
+    ByItself, Describe, Durability, Elsewhere, Filter, Folder, Format, Int, Keys, Kind, Listen, LogFormat,
+    Name, OptionalFile, PairTakeover, Peers, Reachable, Redirect, Shape, Size, Switch, Window,
 };
 use super::source::Source;
 
@@ -153,7 +153,7 @@ settings! {
     max_open_files: u64, Int(1..=65_536, "files"), 256;
     /// Read data files through memory mappings; false reads each record with a call of its own.
     map_files: bool, Switch, true;
-    /// What is kept in memory to find keys by: hash, some 29 bytes a key; or ordered, some 42 bytes and the key more, for scans in key order by programs that embed the store. No command of this build scans in key order.
+    /// What is kept in memory to find keys by: hash, some 29 bytes a key; or ordered, some 42 bytes and the key more, for scans in key order: CASK.RANGE and CASK.PREFIX need it on every node.
     index: Index, Keys, Index::Hash;
     /// Share of a complete data file's bytes that is dead from which on it is merged.
     merge_trigger: u8, Int(1..=100, "percent"), 25;
@@ -169,6 +169,8 @@ settings! {
     max_value_bytes: u64, Size(1 << 10..=64 << 20, "bytes"), 64 << 20;
     /// Client connections at one time; further ones are told so and closed.
     max_clients: u32, Int(1..=1_000_000, "connections"), 10_000;
+    /// What a Redis client is told of a key whose primary is another node: proxy asks that node for it; moved answers MOVED, as Redis Cluster does, and CROSSSLOT to commands whose keys are of several slots.
+    redirect: Redirect, Elsewhere, Redirect::Proxy;
     /// Commands of one connection worked on at one time; further ones wait in the connection.
     max_pipeline: u32, Int(1..=65_536, "commands"), 1024;
     /// Threads that serve clients and peers; 0 is one for each processor.

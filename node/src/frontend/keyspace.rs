@@ -123,6 +123,17 @@ pub trait Keyspace: Send + Sync + 'static {
         self.submit(operation)
     }
 
+    /// Whether clients are sent to a key's primary, instead of that being asked for them.
+    fn redirects(&self) -> bool {
+        false
+    }
+
+    /// The RESP address of a key's primary, where a client is to be sent there; `readonly` is one that may be answered
+    /// from any copy.
+    fn elsewhere(&self, _key: &[u8], _readonly: bool) -> Option<String> {
+        None
+    }
+
     /// Walks over the live keys of the whole cluster: about `limit` of them from `cursor` on (0 is the
     /// beginning). Redis's guarantee: a key that is there from beginning to end of a walk is told at least once.
     ///

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use caskade_engine::{EngineStats, PARTITIONS, SLOTS, TaskStatus};
+use caskade_engine::{EngineStats, PARTITIONS, SLOTS, TaskStatus, partition_of};
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -11,7 +11,7 @@ use super::Node;
 use crate::api::HealFigures;
 use crate::cluster::state::ClusterState;
 use crate::cluster::view;
-use crate::config;
+use crate::config::{self, Redirect};
 use crate::data::{KeyRange, KeysInOrder};
 use crate::frontend::keyspace::{AdminRequest, Keyspace, SlotRange, Topology, TopologyNode};
 use crate::frontend::resp::{Limits, Server};
@@ -55,6 +55,20 @@ impl Keyspace for Client {
 
     fn submit_stale(&self, operation: Operation) -> Ticket {
         self.0.plane.submit_stale(operation)
+    }
+
+    fn redirects(&self) -> bool {
+        self.0.settings.redirect == Redirect::Moved
+    }
+
+    fn elsewhere(&self, key: &[u8], readonly: bool) -> Option<String> {
+        let (node, partition) = (&self.0, partition_of(key));
+        let state = node.topology.state();
+        let copies =
+            state.partition(partition).filter(|_| self.redirects() && state.is_live_primary(partition))?;
+        let primary = copies.primary().filter(|primary| *primary != node.id)?;
+        let member = state.members.get(&primary).filter(|_| !(readonly && copies.is_in_sync(node.id)))?;
+        Some(member.announcement.client_addr.clone())
     }
 
     fn scan(&self, cursor: u64, limit: usize) -> BoxFuture<'_, Result<ScanPage, Failure>> {

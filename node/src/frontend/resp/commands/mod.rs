@@ -230,11 +230,15 @@ fn admit(
         );
         return Err(reason.into());
     }
-    let together = context.client.queue.is_some() || !command.scatters();
-    let mut slots = keys().map(slot_of);
-    match slots.next() {
-        Some(first) if together && slots.any(|slot| slot != first) => Err(cross_slot()),
-        _ => Ok(command),
+    let Some(first) = keys().next() else { return Ok(command) };
+    let keyspace = &context.server.keyspace;
+    let together = context.client.queue.is_some() || !command.scatters() || keyspace.redirects();
+    if together && keys().any(|key| slot_of(key) != slot_of(first)) {
+        return Err(cross_slot());
+    }
+    match keyspace.elsewhere(first, context.client.readonly && !command.writes()) {
+        Some(address) => Err(format!("MOVED {} {address}", slot_of(first)).into()),
+        None => Ok(command),
     }
 }
 
