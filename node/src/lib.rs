@@ -2,14 +2,16 @@
 //!
 //! Folder by folder: [`cluster`] decides (pure: no I/O, no clock), [`topology`] agrees (consensus log),
 //! [`net`] talks to peers, [`data`] keeps and copies records, [`kv`] says what a command does to a key,
-//! [`frontend`] talks to clients. [`api`] is what `caskctl` and `casktop` read.
+//! [`frontend`] talks to clients, [`access`] says which of them may do what. [`api`] is what `caskctl` and `casktop` read.
 
+pub mod access;
 pub mod api;
 pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod data;
 pub mod frontend;
+mod glob;
 pub mod host;
 pub mod id;
 pub mod identity;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use caskade_node::config::{self, Loaded, LogFormat, ServerArgs, Settings};
+use caskade_node::frontend::security::Security;
 use caskade_node::runtime::{BeginsAnew, Node};
 use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
@@ -106,6 +107,7 @@ enum End {
 async fn serve(settings: Settings) -> anyhow::Result<End> {
     let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+    let security = Security::from_settings(&settings)?;
     let listener = TcpListener::bind(settings.listen).await.with_context(|| {
         format!(
             "cannot listen for clients on {}: is a node running there already? Stop it, or choose another --listen",
@@ -124,7 +126,7 @@ async fn serve(settings: Settings) -> anyhow::Result<End> {
         _ = interrupt.recv() => return Ok(End::Stopped),
     };
     let (stop, stopping) = watch::channel(false);
-    let front_end = tokio::spawn(node.clone().serve_clients(listener, stopping));
+    let front_end = tokio::spawn(node.clone().serve_clients(listener, security, stopping));
     let ready = tell_when_ready(&node);
     let refusal = tokio::select! {
         _ = terminate.recv() => {

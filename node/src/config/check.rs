@@ -4,11 +4,13 @@ use std::net::SocketAddr;
 
 use super::source::{Problem, Source};
 use super::table::Settings;
+use crate::frontend::tls::ClientCertificates;
 
 /// Adds what is wrong, and what is probably not meant.
 pub(super) fn relations(settings: &Settings, problems: &mut Vec<Problem>, warnings: &mut Vec<String>) {
     open_ports(settings, problems, warnings);
     sizes(settings, problems);
+    certificates(settings, problems, warnings);
     if settings.request_timeout_ms <= u64::from(settings.lease_ms) {
         warnings.push(format!(
             "request_timeout_ms ({}) is not longer than lease_ms ({}): when a node dies, requests for its \
@@ -61,6 +63,33 @@ fn sizes(settings: &Settings, problems: &mut Vec<Problem>) {
             settings.max_value_bytes, settings.max_file_size
         );
         problems.push(Problem::new(source(settings, key), what));
+    }
+}
+
+/// TLS needs both of its files, and a CA to check others with.
+fn certificates(settings: &Settings, problems: &mut Vec<Problem>, warnings: &mut Vec<String>) {
+    let mut problem =
+        |key, what: &str| problems.push(Problem::new(source(settings, key), format!("{key}: {what}")));
+    match (&settings.tls_cert, &settings.tls_key) {
+        (Some(_), None) => problem("tls_cert", "a certificate is of no use without its key; give tls_key"),
+        (None, Some(_)) => problem("tls_key", "a key is of no use without its certificate; give tls_cert"),
+        (None, None) if settings.tls_auth_clients != ClientCertificates::No => {
+            problem("tls_auth_clients", "without TLS there are no certificates; give tls_cert and tls_key");
+        }
+        (Some(_), Some(_))
+            if settings.tls_auth_clients != ClientCertificates::No && settings.tls_ca.is_none() =>
+        {
+            problem(
+                "tls_auth_clients",
+                "certificates cannot be checked without the CA that signs them; give tls_ca",
+            );
+        }
+        _ => {}
+    }
+    if settings.tls_ca.is_some() && settings.tls_auth_clients == ClientCertificates::No {
+        warnings.push(
+            "tls_ca does nothing: tls_auth_clients is no, clients are asked for no certificate".to_owned(),
+        );
     }
 }
 

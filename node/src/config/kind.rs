@@ -8,6 +8,8 @@ use caskade_engine::{Index, MergeWindow, SyncPolicy};
 use libp2p::Multiaddr;
 use toml::Value;
 
+use crate::frontend::tls::ClientCertificates;
+
 /// How log lines are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
@@ -33,6 +35,23 @@ pub enum Redirect {
     Proxy,
     /// Where to ask: Redis Cluster's MOVED.
     Moved,
+}
+
+/// A text that is not shown: neither by `caskd config` nor by CONFIG GET, nor in a log.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Hidden(String);
+
+impl Hidden {
+    /// The text.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Hidden {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(if self.0.is_empty() { "Hidden(empty)" } else { "Hidden(..)" })
+    }
 }
 
 /// How many texts a flag takes.
@@ -458,6 +477,62 @@ impl Kind<Redirect> for Elsewhere {
         let name = match value {
             Redirect::Proxy => "proxy",
             Redirect::Moved => "moved",
+        };
+        Some(Value::String(name.into()))
+    }
+}
+
+/// A [`Hidden`] text.
+pub(super) struct Password;
+
+impl Describe for Password {
+    fn value_name(&self) -> &'static str {
+        "PASSWORD"
+    }
+
+    fn allowed(&self) -> String {
+        "a password of at most 512 bytes; empty is none".into()
+    }
+}
+
+impl Kind<Hidden> for Password {
+    fn read(&self, text: &str) -> Option<Hidden> {
+        (text.len() <= 512).then(|| Hidden(text.to_owned()))
+    }
+
+    fn show(&self, _value: &Hidden) -> Option<Value> {
+        None
+    }
+}
+
+/// Whether clients show certificates.
+pub(super) struct Certificates;
+
+impl Describe for Certificates {
+    fn value_name(&self) -> &'static str {
+        "WHETHER"
+    }
+
+    fn allowed(&self) -> String {
+        "no, optional or yes".into()
+    }
+}
+
+impl Kind<ClientCertificates> for Certificates {
+    fn read(&self, text: &str) -> Option<ClientCertificates> {
+        match text.trim() {
+            "no" => Some(ClientCertificates::No),
+            "optional" => Some(ClientCertificates::Optional),
+            "yes" => Some(ClientCertificates::Yes),
+            _ => None,
+        }
+    }
+
+    fn show(&self, value: &ClientCertificates) -> Option<Value> {
+        let name = match value {
+            ClientCertificates::No => "no",
+            ClientCertificates::Optional => "optional",
+            ClientCertificates::Yes => "yes",
         };
         Some(Value::String(name.into()))
     }

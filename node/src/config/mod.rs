@@ -16,7 +16,7 @@ mod table;
 mod tests;
 
 pub use args::ServerArgs;
-pub use kind::{LogFormat, PairTakeover, Redirect, read_size};
+pub use kind::{Hidden, LogFormat, PairTakeover, Redirect, read_size};
 pub use render::{pairs, render, render_json};
 pub use source::{Problem, Source};
 pub use table::{SETTINGS, Setting, Settings};

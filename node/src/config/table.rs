@@ -7,10 +7,12 @@ use caskade_engine::{Index, MergeWindow, SyncPolicy};
 
 use super::given::Given;
 use super::kind::{
-    ByItself, Describe, Durability, Elsewhere, Filter, Folder, Format, Int, Keys, Kind, Listen, LogFormat,
-    Name, OptionalFile, PairTakeover, Peers, Reachable, Redirect, Shape, Size, Switch, Window,
+    ByItself, Certificates, Describe, Durability, Elsewhere, Filter, Folder, Format, Hidden, Int, Keys, Kind,
+    Listen, LogFormat, Name, OptionalFile, PairTakeover, Password, Peers, Reachable, Redirect, Shape, Size, Switch,
+    Window,
 };
 use super::source::Source;
+use crate::frontend::tls::ClientCertificates;
 
 /// One row of the table.
 pub struct Setting {
@@ -123,6 +125,20 @@ settings! {
     replicas: u8, Int(1..=5, "copies"), 2;
     /// Serve addresses beyond this machine without a cluster secret: whoever reaches the ports owns the data.
     insecure: bool, Switch, false;
+    /// Password that clients need as long as they name no other user; empty for none. Not shown by CONFIG GET. Flags can be read by others on the machine: better the settings file or the variable.
+    requirepass: Hidden, Password, Hidden::default();
+    /// File with the users and what each may do, as ACL LIST tells them; it has to be there, an empty one is a beginning. ACL SAVE writes it, ACL LOAD reads it again.
+    aclfile: Option<PathBuf>, OptionalFile, None;
+    /// Turn away clients that are not on this machine, as long as no password is set for the default user and no client certificate is demanded. Does nothing with insecure.
+    protected_mode: bool, Switch, true;
+    /// File with the certificate of this node, and those up to its CA (PEM). With it and tls_key the port for clients speaks TLS, and nothing else. Looked at every two seconds: new ones are used from then on.
+    tls_cert: Option<PathBuf>, OptionalFile, None;
+    /// File with the private key of tls_cert (PEM).
+    tls_key: Option<PathBuf>, OptionalFile, None;
+    /// File with the certificates of the CAs that sign clients' certificates (PEM).
+    tls_ca: Option<PathBuf>, OptionalFile, None;
+    /// Whether clients need a certificate signed by tls_ca: no does not ask for one, optional checks it if there is one, yes demands it.
+    tls_auth_clients: ClientCertificates, Certificates, ClientCertificates::No;
     /// Length of a lease: how long a dead node's partitions wait at least for their next primary. Used when a cluster is founded.
     lease_ms: u32, Int(300..=60_000, "milliseconds"), 2000;
     /// How long a node may be away before its copies are made anew on others. Used when a cluster is founded.

@@ -3,4 +3,6 @@
 
 pub mod keyspace;
 pub mod resp;
+pub mod security;
 pub mod stats;
+pub mod tls;

@@ -21,6 +21,7 @@ pub struct Stats {
     connections: AtomicU64,
     connections_total: AtomicU64,
     connections_refused: AtomicU64,
+    handshakes_failed: AtomicU64,
     counted: Mutex<Tally>,
     latencies: Mutex<Latencies>,
 }
@@ -74,6 +75,8 @@ pub struct Snapshot {
     pub connections_total: u64,
     /// Connections turned away since the start, for the limit on open ones.
     pub connections_refused: u64,
+    /// Connections that ended in their TLS handshake, since the start.
+    pub handshakes_failed: u64,
     /// What the connections have handed over.
     pub tally: Tally,
     /// Median latency of the last one to two seconds' commands, microseconds; 0 if there were none.
@@ -89,6 +92,7 @@ impl Default for Stats {
             connections: AtomicU64::default(),
             connections_total: AtomicU64::default(),
             connections_refused: AtomicU64::default(),
+            handshakes_failed: AtomicU64::default(),
             counted: Mutex::default(),
             latencies: Mutex::default(),
         }
@@ -106,6 +110,11 @@ impl Stats {
     /// Counts a connection that was turned away.
     pub fn connection_refused(&self) {
         self.connections_refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a TLS handshake that failed.
+    pub fn handshake_failed(&self) {
+        self.handshakes_failed.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many connections are open.
@@ -136,6 +145,7 @@ impl Stats {
             connections: read(&self.connections),
             connections_total: read(&self.connections_total),
             connections_refused: read(&self.connections_refused),
+            handshakes_failed: read(&self.handshakes_failed),
             tally: *self.counted.lock(),
             latency_p50_us,
             latency_p99_us,

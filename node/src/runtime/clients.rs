@@ -15,6 +15,7 @@ use crate::config::{self, Redirect};
 use crate::data::{KeyRange, KeysInOrder};
 use crate::frontend::keyspace::{AdminRequest, Keyspace, SlotRange, Topology, TopologyNode};
 use crate::frontend::resp::{Limits, Server};
+use crate::frontend::security::Security;
 use crate::id::Partition;
 use crate::kv::{Failure, Operation, ScanPage, Ticket};
 
@@ -22,15 +23,21 @@ use crate::kv::{Failure, Operation, ScanPage, Ticket};
 const SLOTS_PER_PARTITION: u16 = SLOTS / PARTITIONS;
 
 impl Node {
-    /// Serves Redis clients on `listener` until `stopping` says so, then answers what they had asked.
-    pub async fn serve_clients(self: Arc<Self>, listener: TcpListener, stopping: watch::Receiver<bool>) {
+    /// Serves Redis clients on `listener`, as `security` lets them in, until `stopping` says so; then answers what they
+    /// had asked.
+    pub async fn serve_clients(
+        self: Arc<Self>,
+        listener: TcpListener,
+        security: Security,
+        stopping: watch::Receiver<bool>,
+    ) {
         let limits = Limits {
             connections_max: self.settings.max_clients.into(),
             pipeline_max: self.settings.max_pipeline as usize,
             value_bytes_max: usize::try_from(self.settings.max_value_bytes).unwrap_or(usize::MAX),
         };
         let stats = self.stats.clone();
-        Server::new(Arc::new(Client(self)), stats, limits).run(listener, stopping).await;
+        Server::new(Arc::new(Client(self)), stats, limits, security).run(listener, stopping).await;
     }
 
     /// The line that says that the node serves, and where.

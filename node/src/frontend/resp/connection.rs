@@ -13,7 +13,6 @@ use std::time::Instant;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::commands::{self, Command, Context, Keys, Queue, Watched, Written};
@@ -22,6 +21,8 @@ use super::order::{Claims, KeyHash};
 use super::parser::{Args, Batch, Parser};
 use super::reply::{Handled, Pending, Reply, What, encode_many, encode_one};
 use super::server::{Server, stopped};
+use crate::access::Session;
+use crate::frontend::security::Stream;
 use crate::frontend::stats::Tally;
 use crate::kv::Ticket;
 
@@ -51,13 +52,17 @@ pub(super) struct Client {
     pub(super) watched: Watched,
     /// Where it has written (WAIT).
     pub(super) written: Written,
+    /// Who it is.
+    pub(super) session: Session,
 }
 
 /// A connection and all it has under way.
 pub(super) struct Connection {
     server: Arc<Server>,
-    stream: TcpStream,
+    stream: Stream,
     client: Client,
+    /// Tells when users were deleted.
+    users: watch::Receiver<u64>,
     parser: Parser,
     input: BytesMut,
     batch: Batch,
@@ -89,11 +94,11 @@ enum Halt {
 }
 
 impl Connection {
-    pub(super) fn new(server: Arc<Server>, stream: TcpStream, peer: SocketAddr, id: u64) -> Self {
+    pub(super) fn new(server: Arc<Server>, stream: Stream, peer: SocketAddr, id: u64) -> Self {
         let client = Client {
             id,
             peer,
-            local: stream.local_addr().map(|addr| addr.to_string()).unwrap_or_default(),
+            local: stream.tcp().local_addr().map(|addr| addr.to_string()).unwrap_or_default(),
             since: Instant::now(),
             name: String::new(),
             library: String::new(),
@@ -103,9 +108,11 @@ impl Connection {
             queue: None,
             watched: Watched::default(),
             written: Written::default(),
+            session: server.access.session(),
         };
         Self {
             parser: Parser::new(server.limits.requests()),
+            users: server.access.changes(),
             server,
             stream,
             client,
@@ -156,6 +163,7 @@ impl Connection {
                     Err(error) => break Err(error),
                 },
                 () = stopped(&mut stopping), if !self.stopping => self.stopping = true,
+                _ = self.users.changed(), if !self.closing => self.closing |= self.client.session.has_ended(),
             }
         };
         self.server.stats.add(&mut self.tally);
@@ -184,6 +192,10 @@ impl Connection {
         while !self.closing {
             if self.batch.is_done() && !self.parse() {
                 return Halt::OutOfInput;
+            }
+            if self.client.session.has_ended() {
+                self.closing = true;
+                break;
             }
             if self.output.len() >= OUT_BYTES_MAX {
                 return Halt::GoOn;
@@ -257,14 +269,7 @@ impl Connection {
         let mut scratch = Vec::new();
         let output = if aside { &mut scratch } else { &mut self.output };
         let begin = output.len();
-        let mut context = Context {
-            server: &self.server,
-            client: &mut self.client,
-            to: Encoder::new(output, Protocol::Resp2),
-            tally: &mut self.tally,
-            collected: None,
-        };
-        context.to.protocol = context.client.protocol;
+        let mut context = context(&self.server, &mut self.client, output, &mut self.tally);
         let handled = commands::handle(command, &mut context, args);
         let claimed = match (&handled, command) {
             (Ok(Reply::One(ticket, _)), Some(command)) => {
@@ -293,7 +298,7 @@ impl Connection {
             }
             Ok(Reply::One(ticket, shape)) => Some(What::One(ticket, shape)),
             Ok(Reply::Many(tickets, gather)) => Some(What::Many(tickets, gather)),
-            Ok(Reply::Written | Reply::Later(_)) => None,
+            Ok(Reply::Written | Reply::Later(_) | Reply::Then(_)) => None,
             Ok(Reply::Close) => {
                 self.closing = true;
                 None
@@ -338,16 +343,13 @@ impl Connection {
         let command = commands::find(args);
         self.tally.commands += 1;
         let begin = self.output.len();
-        let mut context = Context {
-            server: &self.server,
-            client: &mut self.client,
-            to: Encoder::new(&mut self.output, Protocol::Resp2),
-            tally: &mut self.tally,
-            collected: None,
-        };
-        context.to.protocol = context.client.protocol;
-        let handled = commands::handle(command, &mut context, args);
+        let mut at_hand = context(&self.server, &mut self.client, &mut self.output, &mut self.tally);
+        let mut handled = commands::handle(command, &mut at_hand, args);
         self.batch.advance();
+        if let Ok(Reply::Then(found_out)) = handled {
+            let go_on = found_out.await;
+            handled = go_on(&mut context(&self.server, &mut self.client, &mut self.output, &mut self.tally));
+        }
         match handled {
             Ok(Reply::Later(future)) => {
                 let (bytes, tally) = future.await;
@@ -393,10 +395,22 @@ impl Connection {
         self.tally.bytes_out += self.output.len() as u64;
         self.server.stats.add(&mut self.tally);
         self.stream.write_all(&self.output).await?;
+        self.stream.flush().await?;
         self.output.clear();
         self.output.shrink_to(OUT_BYTES_KEPT);
         Ok(())
     }
+}
+
+/// What a handler works with.
+fn context<'a>(
+    server: &'a Arc<Server>,
+    client: &'a mut Client,
+    output: &'a mut Vec<u8>,
+    tally: &'a mut Tally,
+) -> Context<'a> {
+    let to = Encoder::new(output, client.protocol);
+    Context { server, client, to, tally, collected: None }
 }
 
 /// Notes the operations of a command that are under way. Answers how many claims that is.

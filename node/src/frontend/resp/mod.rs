@@ -11,7 +11,7 @@ mod commands;
 mod connection;
 mod dump;
 mod encoder;
-mod glob;
+
 mod inline;
 mod lcs;
 mod number;
@@ -21,6 +21,8 @@ mod reply;
 pub mod server;
 #[cfg(test)]
 mod tests;
+
+use crate::glob;
 
 pub use server::{Limits, Server};
 

@@ -70,12 +70,17 @@ pub(super) enum Reply {
     Many(Vec<Ticket>, Gather),
     /// The reply is being worked out; nothing after it may begin before.
     Later(BoxFuture<'static, Later>),
+    /// What it depends on is being found out; then it is worked out with the connection at hand. Of barriers only.
+    Then(BoxFuture<'static, Box<GoOn>>),
     /// The reply is written and the last one.
     Close,
 }
 
 /// A reply that was worked out, encoded, and what was counted meanwhile.
 pub(super) type Later = (Vec<u8>, Tally);
+
+/// The rest of a command.
+pub(super) type GoOn = dyn FnOnce(&mut super::commands::Context<'_>) -> Handled + Send;
 
 /// What a command's handler returns.
 pub(super) type Handled = Result<Reply, Refusal>;

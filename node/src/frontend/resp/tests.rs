@@ -16,6 +16,7 @@ use tokio::sync::{oneshot, watch};
 use super::{Limits, Server};
 use crate::data::{KeyRange, KeysInOrder};
 use crate::frontend::keyspace::{AdminRequest, Keyspace, Topology};
+use crate::frontend::security::Security;
 use crate::frontend::stats::Stats;
 use crate::id::NodeId;
 use crate::kv::{
@@ -129,7 +130,8 @@ async fn serve(limits: Limits) -> (TcpStream, std::net::SocketAddr, watch::Sende
     let addr = listener.local_addr().unwrap();
     let (stop, stopping) = watch::channel(false);
     tokio::spawn(
-        Server::new(Arc::new(Memory::default()), Arc::new(Stats::default()), limits).run(listener, stopping),
+        Server::new(Arc::new(Memory::default()), Arc::new(Stats::default()), limits, Security::open())
+            .run(listener, stopping),
     );
     (TcpStream::connect(addr).await.unwrap(), addr, stop)
 }
@@ -203,6 +205,94 @@ async fn commands_answer_as_in_redis() {
     for (request, expected) in cases {
         ask(&mut stream, request, expected).await;
     }
+}
+
+/// Log-ins, rules and denials of one connection after another on one node.
+#[tokio::test]
+async fn users_are_as_in_redis() {
+    let (mut stream, addr, _stop) = serve(LIMITS).await;
+    const NOPERM_KEY: &str = "-NOPERM No permissions to access a key\r\n";
+    let cases = [
+        (
+            "AUTH x\r\n",
+            "-ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?\r\n",
+        ),
+        ("AUTH default x\r\n", "+OK\r\n"),
+        ("AUTH a b c\r\n", "-ERR syntax error\r\n"),
+        ("ACL LIST\r\n", "*1\r\n$34\r\nuser default on nopass ~* &* +@all\r\n"),
+        ("ACL SETUSER a on >p ~k* %R~r* +@read -get +set (+get ~g)\r\n", "+OK\r\n"),
+        (
+            "ACL SETUSER a +nothing\r\n",
+            "-ERR Error in ACL SETUSER modifier '+nothing': Unknown command or category name in ACL\r\n",
+        ),
+        ("ACL USERS\r\n", "*2\r\n$1\r\na\r\n$7\r\ndefault\r\n"),
+        ("ACL WHOAMI\r\n", "$7\r\ndefault\r\n"),
+        ("ACL GETUSER nobody\r\n", "$-1\r\n"),
+        ("ACL DRYRUN a get k\r\n", "$50\r\nUser a has no permissions to run the 'get' command\r\n"),
+        ("ACL DRYRUN a set x v\r\n", "$47\r\nUser a has no permissions to access the 'x' key\r\n"),
+        ("ACL DRYRUN a strlen k\r\n", "+OK\r\n"),
+        ("ACL DRYRUN b get k\r\n", "-ERR User 'b' not found\r\n"),
+        ("ACL DRYRUN a foo\r\n", "-ERR Command 'foo' not found\r\n"),
+        (
+            "ACL GENPASS 0\r\n",
+            "-ERR ACL GENPASS argument must be the number of bits for the output password, a positive number up to 4096\r\n",
+        ),
+        ("ACL CAT nothing\r\n", "-ERR Unknown category 'nothing'\r\n"),
+        ("ACL DELUSER default\r\n", "-ERR The 'default' user cannot be removed\r\n"),
+        ("ACL WHOAMI x\r\n", "-ERR wrong number of arguments for 'acl|whoami' command\r\n"),
+        ("ACL FOO\r\n", "-ERR unknown subcommand 'FOO'. Try ACL HELP.\r\n"),
+        ("AUTH a wrong\r\n", "-WRONGPASS invalid username-password pair or user is disabled.\r\n"),
+        ("ACL WHOAMI\r\n", "$7\r\ndefault\r\n"),
+        ("AUTH a p\r\n", "+OK\r\n"),
+        ("SET k1 v\r\n", "+OK\r\n"),
+        ("SET k1 v GET\r\n", "$1\r\nv\r\n"),
+        ("SET x v\r\n", NOPERM_KEY),
+        ("SET r v\r\n", NOPERM_KEY),
+        ("MGET k1 r\r\n", "*2\r\n$1\r\nv\r\n$-1\r\n"),
+        ("MGET k1 x\r\n", NOPERM_KEY),
+        ("GET g\r\n", "$-1\r\n"),
+        ("DEL k1\r\n", "-NOPERM User a has no permissions to run the 'del' command\r\n"),
+        ("ACL WHOAMI\r\n", "-NOPERM User a has no permissions to run the 'acl|whoami' command\r\n"),
+        ("FOO\r\n", "-ERR unknown command 'FOO', with args beginning with: \r\n"),
+        ("GET\r\n", "-ERR wrong number of arguments for 'get' command\r\n"),
+        ("AUTH default x\r\n", "+OK\r\n"),
+        ("ACL SETUSER default >q\r\n", "+OK\r\n"),
+        ("GET k1\r\n", "$1\r\nv\r\n"),
+    ];
+    for (request, expected) in cases {
+        ask(&mut stream, request, expected).await;
+    }
+    let mut later = TcpStream::connect(addr).await.unwrap();
+    for (request, expected) in [
+        ("GET k1\r\n", "-NOAUTH Authentication required.\r\n"),
+        (
+            "HELLO 3\r\n",
+            "-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> <pass> option",
+        ),
+    ] {
+        ask(&mut later, request, expected).await;
+    }
+    let mut hello = TcpStream::connect(addr).await.unwrap();
+    ask(
+        &mut hello,
+        "HELLO 3 AUTH a wrong\r\n",
+        "-WRONGPASS invalid username-password pair or user is disabled.\r\n",
+    )
+    .await;
+    ask(&mut hello, "HELLO 2 AUTH a p SETNAME me\r\n", "*14\r\n$6\r\nserver\r\n").await;
+    ask(&mut stream, "ACL DELUSER a nobody\r\n", ":1\r\n").await;
+    let mut rest = Vec::new();
+    let cut = tokio::time::timeout(Duration::from_secs(5), hello.read_to_end(&mut rest)).await;
+    cut.expect("the connection of a user that is deleted ends").unwrap();
+    let mut logged = Vec::new();
+    stream.write_all(b"ACL LOG 1\r\nQUIT\r\n").await.unwrap();
+    stream.read_to_end(&mut logged).await.unwrap();
+    let logged = String::from_utf8(logged).unwrap();
+    assert!(
+        logged.starts_with("*1\r\n*20\r\n$5\r\ncount\r\n:1\r\n$6\r\nreason\r\n$4\r\nauth\r\n"),
+        "{logged}"
+    );
+    assert!(logged.contains("$5\r\nHELLO\r\n$8\r\nusername\r\n$1\r\na\r\n"), "{logged}");
 }
 
 #[tokio::test]

@@ -6,6 +6,7 @@ use caskade_engine::TaskState;
 
 use super::client::{REDIS_VERSION, help};
 use super::{COMMANDS, Command, Context, by_name, later, unknown_subcommand, wrong_arity};
+use crate::access::{Denials, catalogue};
 use crate::frontend::keyspace::Keyspace;
 use crate::frontend::resp::encoder::Encoder;
 use crate::frontend::resp::glob;
@@ -25,14 +26,14 @@ pub(super) fn info(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let sections: Vec<&str> =
         SECTIONS.into_iter().filter(|section| all || asked.iter().any(|name| name == section)).collect();
     let (keyspace, snapshot) = (context.server.keyspace.clone(), context.server.stats.snapshot());
-    let limit = context.server.limits.connections_max;
+    let (limit, denials) = (context.server.limits.connections_max, context.server.access.denials());
     let text = async move {
         let mut text = String::new();
         for section in sections {
             if !text.is_empty() {
                 text.push_str("\r\n");
             }
-            write_section(section, keyspace.as_ref(), &snapshot, limit, &mut text);
+            write_section(section, keyspace.as_ref(), (&snapshot, &denials), limit, &mut text);
             if section == "keyspace" {
                 write_keys(keyspace.as_ref(), &mut text).await;
             }
@@ -45,7 +46,7 @@ pub(super) fn info(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 fn write_section(
     section: &str,
     keyspace: &dyn Keyspace,
-    now: &Snapshot,
+    (now, denials): (&Snapshot, &Denials),
     clients_max: u64,
     text: &mut String,
 ) {
@@ -102,6 +103,13 @@ fn write_section(
             field("keyspace_hits", &now.tally.hits);
             field("keyspace_misses", &now.tally.misses);
             field("total_error_replies", &now.tally.errors);
+            field("acl_access_denied_auth", &denials.auth);
+            field("acl_access_denied_cmd", &denials.command);
+            field("acl_access_denied_key", &denials.key);
+            field("acl_access_denied_channel", &0);
+            field("caskade_auth_throttled", &denials.throttled);
+            field("caskade_protected_mode_denied", &denials.protected);
+            field("caskade_tls_handshakes_failed", &now.handshakes_failed);
             field("caskade_gets", &now.tally.gets);
             field("caskade_sets", &now.tally.sets);
             field("caskade_deletes", &now.tally.deletes);
@@ -232,8 +240,11 @@ fn write_info(to: &mut Encoder<'_>, command: &Command) {
     to.integer(command.keys.first.into());
     to.integer(command.keys.last.into());
     to.integer(command.keys.step.into());
-    // Categories, tips, key specifications and subcommands are not told.
-    to.set(0);
+    let categories: Vec<_> =
+        catalogue::find(command.name).into_iter().flat_map(|entry| entry.categories.names()).collect();
+    to.set(categories.len());
+    categories.iter().for_each(|name| to.status(&format!("@{name}")));
+    // Tips, key specifications and subcommands are not told.
     (0..3).for_each(|_| to.array(0));
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Names, arities, flags and error texts are those of Redis 7.2, so that clients find what they expect.
 
+mod acl;
+mod auth;
 mod bits;
 mod cask;
 mod client;
@@ -223,6 +225,10 @@ fn admit(
     if !command.arity_fits(args) {
         return Err(wrong_arity(command.name));
     }
+    if context.client.queue.is_some() && matches!(command.name, "auth" | "hello") {
+        return Err("ERR Command not allowed inside a transaction".into());
+    }
+    auth::check(command, context, args)?;
     let keys = || command.keys.of(args).map(|index| args.get(index));
     if let Some(long) = keys().map(<[u8]>::len).find(|len| *len > KEY_BYTES_MAX) {
         let reason = format!(

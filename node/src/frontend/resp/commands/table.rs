@@ -1,7 +1,7 @@
 //! All commands, in the order of their names.
 
 use super::{
-    Command, Handler, Keys, Kind, bits, cask, client, cluster, expiry, info, keys, range, strings,
+    Command, Handler, Keys, Kind, acl, auth, bits, cask, client, cluster, expiry, info, keys, range, strings,
     transactions, values, wait,
 };
 
@@ -32,8 +32,9 @@ use Kind::{Barrier, Delete, Other, Read, Write};
 /// Every command of this front end.
 #[rustfmt::skip]
 pub(in super::super) static COMMANDS: &[Command] = &[
+    row("acl", -2, Barrier, K::NONE, SERVER, (acl::acl, "Tells and changes who may do what.")),
     row("append", 3, Write, K::FIRST, STRING, (strings::append, "Adds to the end of a value.")),
-    row("auth", -2, Barrier, K::NONE, CONNECTION, (client::auth, "Authenticates the connection.")),
+    row("auth", -2, Barrier, K::NONE, CONNECTION, (auth::auth, "Authenticates the connection.")),
     row("bitcount", -2, Read, K::FIRST, BITMAP, (bits::bitcount, "Counts the bits that are set.")),
     row("bitfield", -2, Write, K::FIRST, BITMAP, (bits::bitfield, "Reads and writes integers among the bits of a value.")),
     row("bitfield_ro", -2, Read, K::FIRST, BITMAP, (bits::bitfield_ro, "Reads integers among the bits of a value.")),
@@ -79,7 +80,7 @@ pub(in super::super) static COMMANDS: &[Command] = &[
     row("getex", -2, Write, K::FIRST, STRING, (strings::getex, "Reads the value of a key and sets its expiry.")),
     row("getrange", 4, Read, K::FIRST, STRING, (strings::getrange, "Reads a part of a value.")),
     row("getset", 3, Write, K::FIRST, STRING, (strings::getset, "Writes a value and answers the former one.")),
-    row("hello", -1, Barrier, K::NONE, CONNECTION, (client::hello, "Chooses the protocol and tells about the server.")),
+    row("hello", -1, Barrier, K::NONE, CONNECTION, (auth::hello, "Chooses the protocol and tells about the server.")),
     row("incr", 2, Write, K::FIRST, STRING, (strings::incr, "Adds one to the number a key holds.")),
     row("incrby", 3, Write, K::FIRST, STRING, (strings::incrby, "Adds to the number a key holds.")),
     row("incrbyfloat", 3, Write, K::FIRST, STRING, (strings::incrbyfloat, "Adds a decimal number to the one a key holds.")),

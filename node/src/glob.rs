@@ -3,7 +3,7 @@
 //! Never worse than pattern length times text length: only the last `*` is ever tried again.
 
 /// Whether `pattern` matches the whole of `text`.
-pub(super) fn matches(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
+pub(crate) fn matches(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
     let (mut at, mut read) = (0, 0);
     // Where to go on after the last `*`, and the text it has not taken yet.
     let mut star: Option<(usize, usize)> = None;

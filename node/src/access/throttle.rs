@@ -1,0 +1,127 @@
+//! How fast one address may guess passwords.
+//!
+//! Each address has a level: a failure raises it by one, and every ten seconds it falls by one. Above three, the reply to
+//! a failure is held back, longer with each; at ten nothing is even tried until the level has fallen. So an address
+//! gets some ten guesses at once and six a minute from then on. A log-in that succeeds changes nothing: somebody who
+//! knows one password must not guess others with it.
+//!
+//! Of IPv6, 64 bits are an address: a single machine usually has all the others. The table is bounded; when it is full,
+//! the address with the lowest level is forgotten.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+/// Failures that change nothing.
+const FREE: f64 = 3.0;
+/// Level at which nothing is tried.
+const REFUSED_FROM: f64 = 10.0;
+/// In which time the level falls by one.
+const FORGIVEN_IN: Duration = Duration::from_secs(10);
+/// How much longer the reply to each further failure is held back.
+const DELAY_STEP: Duration = Duration::from_millis(250);
+/// Addresses remembered.
+const ADDRESSES_MAX: usize = 4096;
+
+/// Failed log-ins by address.
+#[derive(Debug, Default)]
+pub(super) struct Throttle {
+    levels: HashMap<IpAddr, (f64, Instant)>,
+}
+
+impl Throttle {
+    /// How long the address has to wait before a log-in is tried at all; `None` if it may.
+    pub(super) fn wait(&self, address: IpAddr, now: Instant) -> Option<Duration> {
+        let over = self.level(network(address), now) - REFUSED_FROM;
+        // The level rises in steps of one, and one step has to be free again.
+        (over >= 0.0).then(|| FORGIVEN_IN.mul_f64(over + f64::EPSILON).max(Duration::from_secs(1)))
+    }
+
+    /// Counts a failure. Answers how long its reply is held back.
+    pub(super) fn failed(&mut self, address: IpAddr, now: Instant) -> Duration {
+        let address = network(address);
+        let level = self.level(address, now) + 1.0;
+        if self.levels.len() >= ADDRESSES_MAX && !self.levels.contains_key(&address) {
+            self.make_room(now);
+        }
+        self.levels.insert(address, (level, now));
+        DELAY_STEP.mul_f64((level - FREE).clamp(0.0, REFUSED_FROM))
+    }
+
+    fn level(&self, address: IpAddr, now: Instant) -> f64 {
+        self.levels.get(&address).map_or(0.0, |&(level, then)| fallen(level, then, now))
+    }
+
+    /// Forgets what has fallen to nothing, and if that is none, the lowest.
+    fn make_room(&mut self, now: Instant) {
+        self.levels.retain(|_, &mut (level, then)| fallen(level, then, now) > 0.0);
+        if self.levels.len() >= ADDRESSES_MAX {
+            let lowest = self
+                .levels
+                .iter()
+                .min_by(|(_, a), (_, b)| fallen(a.0, a.1, now).total_cmp(&fallen(b.0, b.1, now)));
+            if let Some(address) = lowest.map(|(address, _)| *address) {
+                self.levels.remove(&address);
+            }
+        }
+    }
+}
+
+fn fallen(level: f64, then: Instant, now: Instant) -> f64 {
+    let by = now.saturating_duration_since(then).as_secs_f64() / FORGIVEN_IN.as_secs_f64();
+    (level - by).max(0.0)
+}
+
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() & !u128::from(u64::MAX)).into()),
+        v4 => v4,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn failures_are_delayed_then_refused_then_forgiven() {
+        let (mut throttle, peer, now) = (Throttle::default(), address("10.0.0.1"), Instant::now());
+        let delays: Vec<_> = (0..10).map(|_| throttle.failed(peer, now).as_millis()).collect();
+        assert_eq!(delays, [0, 0, 0, 250, 500, 750, 1000, 1250, 1500, 1750]);
+        assert!(throttle.wait(peer, now).is_some());
+        assert!(throttle.wait(address("10.0.0.2"), now).is_none(), "others are not concerned");
+        assert!(throttle.wait(peer, now + FORGIVEN_IN).is_none());
+        throttle.failed(peer, now + FORGIVEN_IN);
+        assert!(throttle.wait(peer, now + FORGIVEN_IN).is_some(), "one was forgiven, not all");
+        assert!(throttle.wait(peer, now + 12 * FORGIVEN_IN).is_none());
+        assert_eq!(throttle.failed(peer, now + 12 * FORGIVEN_IN), Duration::ZERO);
+    }
+
+    #[test]
+    fn neighbours_in_ipv6_are_one_address() {
+        let (mut throttle, now) = (Throttle::default(), Instant::now());
+        for host in 0..10 {
+            throttle.failed(address(&format!("2001:db8::{host}")), now);
+        }
+        assert!(throttle.wait(address("2001:db8::ffff"), now).is_some());
+        assert!(throttle.wait(address("2001:db8:0:1::1"), now).is_none());
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_keeps_the_worst() {
+        let (mut throttle, now) = (Throttle::default(), Instant::now());
+        let worst = address("9.9.9.9");
+        for _ in 0..10 {
+            throttle.failed(worst, now);
+        }
+        for number in 0..2 * ADDRESSES_MAX as u32 {
+            throttle.failed(IpAddr::V4(number.into()), now);
+        }
+        assert!(throttle.levels.len() <= ADDRESSES_MAX);
+        assert!(throttle.wait(worst, now).is_some());
+    }
+}

@@ -1,0 +1,298 @@
+//! TLS 1.2 and 1.3 on the ports for clients (rustls with ring).
+//!
+//! The certificate, its key and the CA of clients are read from PEM files, and looked at every few seconds: when what is
+//! in them changes, connections from then on get the new ones. Files that cannot be used are told in the log, and
+//! the old ones stay. Handshakes are bounded in time and in number; one that fails is counted and ends its connection.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ServerConfig, WebPkiClientVerifier};
+use rustls::{RootCertStore, crypto::ring};
+use sha2::{Digest as _, Sha256};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, watch};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// How often the files are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+/// How long a handshake may take.
+const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
+/// Handshakes at one time.
+const HANDSHAKES_MAX: usize = 1024;
+/// Longest file that is read.
+const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// Whether clients have to show a certificate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// They are not asked.
+    No,
+    /// One that is shown has to be signed by the CA.
+    Optional,
+    /// Without one signed by the CA there is no connection.
+    Yes,
+}
+
+/// Where certificates are.
+#[derive(Clone, Debug)]
+pub struct TlsFiles {
+    /// The node's certificate, and those up to its CA.
+    pub cert: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+    /// Certificates of the CAs that sign clients' ones.
+    pub ca: Option<PathBuf>,
+    /// Whether clients have to show one.
+    pub clients: ClientCertificates,
+}
+
+/// Why files cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// One cannot be read.
+    #[error("the TLS file {path} cannot be read: {cause}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong.
+        cause: String,
+    },
+    /// They do not fit together.
+    #[error("the certificate {cert} cannot be used with its key: {cause}")]
+    Unusable {
+        /// The certificate's file.
+        cert: PathBuf,
+        /// What is wrong.
+        cause: String,
+    },
+    /// No CA to check clients with.
+    #[error("client certificates cannot be checked without the CA that signs them: give tls_ca")]
+    NoCa,
+}
+
+/// The TLS of a node's ports for clients.
+#[derive(Debug)]
+pub struct Tls {
+    files: TlsFiles,
+    config: ArcSwap<ServerConfig>,
+    /// Of what the files had in them when they were last looked at.
+    seen: Mutex<[u8; 32]>,
+    handshakes: Semaphore,
+}
+
+impl Tls {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// They cannot be used.
+    pub fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
+        let contents = Contents::read(&files)?;
+        let config = contents.config(&files)?;
+        Ok(Arc::new(Self {
+            files,
+            config: ArcSwap::from_pointee(config),
+            seen: Mutex::new(contents.digest()),
+            handshakes: Semaphore::new(HANDSHAKES_MAX),
+        }))
+    }
+
+    /// Whether a client without a certificate of the CA gets no connection.
+    pub fn demands_certificates(&self) -> bool {
+        self.files.clients == ClientCertificates::Yes
+    }
+
+    /// Does the handshake with a client that has connected.
+    ///
+    /// # Errors
+    /// What the client sent is no handshake, or none this node takes; or it took too long; or there are too many.
+    pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        let Ok(_permit) = self.handshakes.try_acquire() else {
+            return Err(io::Error::other("too many TLS handshakes at one time"));
+        };
+        let handshake = TlsAcceptor::from(self.config.load_full()).accept(stream);
+        match tokio::time::timeout(HANDSHAKE_MAX, handshake).await {
+            Ok(accepted) => accepted,
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "the TLS handshake took too long")),
+        }
+    }
+
+    /// Takes over new files until `stopping` says so.
+    pub async fn keep_fresh(self: Arc<Self>, mut stopping: watch::Receiver<bool>) {
+        loop {
+            tokio::select! {
+                _ = stopping.wait_for(|stopping| *stopping) => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            let tls = Arc::clone(&self);
+            let looked = tokio::task::spawn_blocking(move || tls.look()).await;
+            match looked {
+                Ok(Ok(false)) | Err(_) => {}
+                Ok(Ok(true)) => {
+                    tracing::info!(cert = %self.files.cert.display(), "TLS: new certificates are used")
+                }
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "TLS: the new certificates cannot be used; the old ones stay");
+                }
+            }
+        }
+    }
+
+    /// Takes over files that have changed. Says whether they had; each change is told once.
+    fn look(&self) -> Result<bool, TlsError> {
+        let contents = match Contents::read(&self.files) {
+            Ok(contents) => contents,
+            Err(error) => {
+                let unreadable = Sha256::digest(error.to_string()).into();
+                let told = std::mem::replace(&mut *self.seen.lock(), unreadable) == unreadable;
+                return if told { Ok(false) } else { Err(error) };
+            }
+        };
+        let digest = contents.digest();
+        if std::mem::replace(&mut *self.seen.lock(), digest) == digest {
+            return Ok(false);
+        }
+        self.config.store(Arc::new(contents.config(&self.files)?));
+        Ok(true)
+    }
+}
+
+/// What is in the files.
+struct Contents {
+    cert: Vec<u8>,
+    key: Vec<u8>,
+    ca: Option<Vec<u8>>,
+}
+
+impl Contents {
+    fn read(files: &TlsFiles) -> Result<Self, TlsError> {
+        let ca = files.ca.as_deref().map(read).transpose()?;
+        Ok(Self { cert: read(&files.cert)?, key: read(&files.key)?, ca })
+    }
+
+    fn digest(&self) -> [u8; 32] {
+        let mut digest = Sha256::new();
+        for part in [&self.cert, &self.key, self.ca.as_ref().unwrap_or(&Vec::new())] {
+            digest.update(part.len().to_le_bytes());
+            digest.update(part);
+        }
+        digest.finalize().into()
+    }
+
+    fn config(&self, files: &TlsFiles) -> Result<ServerConfig, TlsError> {
+        let unusable = |cause: String| TlsError::Unusable { cert: files.cert.clone(), cause };
+        let chain = certificates(&self.cert, &files.cert)?;
+        let key = PrivateKeyDer::from_pem_slice(&self.key)
+            .map_err(|error| TlsError::Read { path: files.key.clone(), cause: error.to_string() })?;
+        let provider = Arc::new(ring::default_provider());
+        let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .map_err(|error| unusable(error.to_string()))?;
+        let builder = match files.clients {
+            ClientCertificates::No => builder.with_no_client_auth(),
+            asked => {
+                let verifier =
+                    WebPkiClientVerifier::builder_with_provider(Arc::new(self.roots(files)?), provider);
+                let verifier = if asked == ClientCertificates::Optional {
+                    verifier.allow_unauthenticated()
+                } else {
+                    verifier
+                };
+                let verifier = verifier.build().map_err(|error| unusable(error.to_string()))?;
+                builder.with_client_cert_verifier(verifier)
+            }
+        };
+        builder.with_single_cert(chain, key).map_err(|error| unusable(error.to_string()))
+    }
+
+    fn roots(&self, files: &TlsFiles) -> Result<RootCertStore, TlsError> {
+        let (Some(text), Some(path)) = (&self.ca, &files.ca) else { return Err(TlsError::NoCa) };
+        let mut roots = RootCertStore::empty();
+        for certificate in certificates(text, path)? {
+            roots
+                .add(certificate)
+                .map_err(|error| TlsError::Read { path: path.clone(), cause: error.to_string() })?;
+        }
+        Ok(roots)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    use std::io::Read as _;
+    let wrong = |cause: String| TlsError::Read { path: path.to_owned(), cause };
+    let file = std::fs::File::open(path).map_err(|error| wrong(error.to_string()))?;
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(|error| wrong(error.to_string()))?;
+    if bytes.len() as u64 > FILE_BYTES_MAX {
+        return Err(wrong("it is longer than 1 MiB".to_owned()));
+    }
+    Ok(bytes)
+}
+
+fn certificates(text: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let wrong = |cause: String| TlsError::Read { path: path.to_owned(), cause };
+    let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
+    let read = read.map_err(|error| wrong(error.to_string()))?;
+    if read.is_empty() { Err(wrong("no certificate is in it".to_owned())) } else { Ok(read) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn write_pair(folder: &Path, name: &str) -> TlsFiles {
+        let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+        let files = TlsFiles {
+            cert: folder.join("cert.pem"),
+            key: folder.join("key.pem"),
+            ca: None,
+            clients: ClientCertificates::No,
+        };
+        std::fs::write(&files.cert, made.cert.pem()).unwrap();
+        std::fs::write(&files.key, made.key_pair.serialize_pem()).unwrap();
+        files
+    }
+
+    #[test]
+    fn new_files_are_taken_over_and_bad_ones_are_told_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = write_pair(folder.path(), "one");
+        let tls = Tls::load(files.clone()).unwrap();
+        assert!(!tls.look().unwrap());
+        write_pair(folder.path(), "two");
+        let before = tls.config.load_full();
+        assert!(tls.look().unwrap() && !tls.look().unwrap());
+        assert!(!Arc::ptr_eq(&before, &tls.config.load()));
+        let good = tls.config.load_full();
+        let key = std::fs::read(&files.key).unwrap();
+        for bad in ["no key", ""] {
+            std::fs::write(&files.key, bad).unwrap();
+            assert!(tls.look().is_err() && !tls.look().unwrap());
+        }
+        std::fs::remove_file(&files.key).unwrap();
+        assert!(tls.look().is_err() && !tls.look().unwrap());
+        assert!(Arc::ptr_eq(&good, &tls.config.load()), "the old ones stay");
+        std::fs::write(&files.key, key).unwrap();
+        assert!(tls.look().unwrap());
+    }
+
+    #[test]
+    fn a_key_that_is_not_the_certificates_is_refused() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let files = write_pair(one.path(), "one");
+        let other = write_pair(two.path(), "two");
+        assert!(matches!(
+            Tls::load(TlsFiles { key: other.key, ..files.clone() }),
+            Err(TlsError::Unusable { .. })
+        ));
+        let asked = TlsFiles { clients: ClientCertificates::Yes, ..files };
+        assert!(matches!(Tls::load(asked), Err(TlsError::NoCa)));
+    }
+}
