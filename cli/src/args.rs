@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use caskade_node::config::read_size;
+use caskade_tui::login::LoginArgs;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use crate::client::Addr;
@@ -26,6 +27,8 @@ pub(crate) struct Args {
     /// Print JSON; for questions about the cluster, the node's answer as it is.
     #[arg(long, global = true)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) login: LoginArgs,
     #[command(subcommand)]
     pub(crate) command: Command,
 }
@@ -49,12 +52,54 @@ pub(crate) enum Command {
         #[command(subcommand)]
         command: StoreCommand,
     },
+    /// Make a CA, and certificates of nodes and clients, for a start with TLS. No node is asked.
+    Cert {
+        #[command(subcommand)]
+        command: CertCommand,
+    },
+    /// Print the Argon2 hash of a password, as a rule for ACL SETUSER and ACL files: give the password with --askpass or
+    /// CASKADE_PASSWORD. No node is asked.
+    HashPassword,
     /// Measure throughput and latency.
     Bench(BenchArgs),
     /// Start a local cluster of real nodes, and stop it at the end.
     Playground(PlaygroundArgs),
     /// Open the dashboard.
     Top,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum CertCommand {
+    /// Make a CA: ca.crt and ca.key in a folder.
+    Ca {
+        /// The folder; keep ca.key where no node is.
+        #[arg(long)]
+        dir: PathBuf,
+    },
+    /// Make the certificate of a node, signed by the CA in the folder: NAME.crt and NAME.key.
+    Node {
+        /// The folder with ca.crt and ca.key.
+        #[arg(long)]
+        dir: PathBuf,
+        /// A host name or address that clients reach the node by; the first names the files.
+        #[arg(long = "name", required = true, value_name = "HOST")]
+        names: Vec<String>,
+        /// How long it is valid.
+        #[arg(long, default_value_t = 825, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+    },
+    /// Make the certificate of a client, signed by the CA in the folder: NAME.crt and NAME.key.
+    Client {
+        /// The folder with ca.crt and ca.key.
+        #[arg(long)]
+        dir: PathBuf,
+        /// The client's name.
+        #[arg(long, default_value = "client")]
+        name: String,
+        /// How long it is valid.
+        #[arg(long, default_value_t = 825, value_parser = clap::value_parser!(u32).range(1..=3650))]
+        days: u32,
+    },
 }
 
 #[derive(Debug, Subcommand)]

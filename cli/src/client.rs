@@ -4,10 +4,12 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Cmd, ConnectionAddr, FromRedisValue, RedisError, Value};
+use caskade_tui::login::Login;
+use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisError, Value};
 use serde::de::DeserializeOwned;
 
 /// How long a connection may take.
@@ -15,16 +17,31 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer may take: longer than a node itself waits for a partition without a primary.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Where a node's clients connect.
+const LOG_IN: &str = ". Log in: --askpass or CASKADE_PASSWORD, and --user for another user than the default one";
+
+/// Where a node's clients connect, and as whom.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Addr {
     host: String,
     port: u16,
+    login: Arc<Login>,
+}
+
+impl Addr {
+    /// The same place, as somebody.
+    pub(crate) fn with_login(self, login: Login) -> Self {
+        Self { login: Arc::new(login), ..self }
+    }
+
+    /// As whom.
+    pub(crate) fn login(&self) -> &Login {
+        &self.login
+    }
 }
 
 impl fmt::Display for Addr {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { host, port } = self;
+        let Self { host, port, .. } = self;
         if host.contains(':') { write!(f, "[{host}]:{port}") } else { write!(f, "{host}:{port}") }
     }
 }
@@ -38,9 +55,9 @@ impl FromStr for Addr {
         let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
         let port = port.parse().ok().filter(|port| *port != 0).ok_or_else(wrong)?;
         match bare {
-            Some(host) if !host.is_empty() => Ok(Self { host: host.to_owned(), port }),
+            Some(host) if !host.is_empty() => Ok(Self { host: host.to_owned(), port, login: Arc::default() }),
             None if !host.is_empty() && !host.contains([':', '[', ']', '/']) => {
-                Ok(Self { host: host.to_owned(), port })
+                Ok(Self { host: host.to_owned(), port, login: Arc::default() })
             }
             _ => Err(wrong()),
         }
@@ -104,8 +121,7 @@ impl Client {
     /// Connects.
     pub(crate) async fn connect(addr: &Addr) -> Result<Self, ClientError> {
         let refused = |cause: String| ClientError::NoConnection { addr: addr.clone(), cause };
-        let client = redis::Client::open(ConnectionAddr::Tcp(addr.host.clone(), addr.port))
-            .map_err(|error| refused(words(&error)))?;
+        let client = addr.login.client(&addr.host, addr.port).map_err(|error| refused(words(&error)))?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(ANSWER_TIMEOUT));
@@ -114,7 +130,7 @@ impl Client {
         let connection = tokio::time::timeout(2 * CONNECT_TIMEOUT, connecting)
             .await
             .map_err(|_| refused("no connection in time".to_owned()))?
-            .map_err(|error| refused(words(&error)))?;
+            .map_err(|error| not_let_in(addr, &error))?;
         Ok(Self { connection, addr: addr.clone() })
     }
 
@@ -154,11 +170,26 @@ impl Client {
         let answer = words(error);
         let hint = if answer.to_ascii_lowercase().contains("unknown command 'cask.") {
             ". This server is no Caskade node: give the address of one with --addr"
+        } else if answer.contains("NOAUTH") {
+            LOG_IN
         } else {
             ""
         };
         ClientError::Refused { addr, answer, hint }
     }
+}
+
+/// Why a connection did not come about: nobody is there, or the node does not let this client in.
+fn not_let_in(addr: &Addr, error: &RedisError) -> ClientError {
+    let answer = words(error);
+    let hint = if answer.contains("NOAUTH") || answer.contains("NOPERM") {
+        LOG_IN
+    } else if error.kind() == redis::ErrorKind::AuthenticationFailed || answer.contains("WRONGPASS") {
+        ". Is the password right? --askpass asks for it, --user names another user than the default one"
+    } else {
+        return ClientError::NoConnection { addr: addr.clone(), cause: answer };
+    };
+    ClientError::Refused { addr: addr.clone(), answer, hint }
 }
 
 /// What went wrong, in the words of whoever said it.

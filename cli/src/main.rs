@@ -31,20 +31,27 @@ fn main() -> ExitCode {
 
 async fn run(args: Args) -> anyhow::Result<Exit> {
     let out = &mut Output::new(args.json);
+    let addr = &match args.command {
+        // They talk to no node, and the flags of log-ins mean nothing to them.
+        Command::Store { .. } | Command::Cert { .. } | Command::Playground(_) => args.addr,
+        _ => args.addr.with_login(args.login.read()?),
+    };
     match args.command {
-        Command::Keys(command) => command::keys::run(&args.addr, command, out).await,
-        Command::Cluster(command) => command::cluster::run(&args.addr, &command, out).await,
-        Command::Plan(plan) => command::plan::run(&args.addr, &plan, out).await,
-        Command::Scan(scan) => command::scan::run(&args.addr, &scan, out).await,
-        Command::Events(events) => command::events::run(&args.addr, &events, out).await,
-        Command::Bench(bench) => command::bench::run(&args.addr, &bench, out).await,
-        Command::Snapshot(snapshot) => command::store::snapshot(&args.addr, &snapshot, out).await,
+        Command::Keys(command) => command::keys::run(addr, command, out).await,
+        Command::Cluster(command) => command::cluster::run(addr, &command, out).await,
+        Command::Plan(plan) => command::plan::run(addr, &plan, out).await,
+        Command::Scan(scan) => command::scan::run(addr, &scan, out).await,
+        Command::Events(events) => command::events::run(addr, &events, out).await,
+        Command::Bench(bench) => command::bench::run(addr, &bench, out).await,
+        Command::Snapshot(snapshot) => command::store::snapshot(addr, &snapshot, out).await,
         Command::Store { command } => {
             tokio::task::spawn_blocking(move || command::store::run(&command, &mut Output::new(args.json)))
                 .await
                 .context("the command ended before its time")?
         }
+        Command::Cert { command } => command::cert::run(&command, out),
+        Command::HashPassword => command::hash_password::run(addr.login(), out),
         Command::Playground(playground) => command::playground::run(&playground, out).await,
-        Command::Top => command::top::run(&args.addr).await,
+        Command::Top => command::top::run(addr).await,
     }
 }

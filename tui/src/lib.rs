@@ -6,6 +6,7 @@
 
 pub mod health;
 pub mod keymap;
+pub mod login;
 pub mod model;
 pub mod shell;
 pub mod source;

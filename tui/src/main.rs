@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
+use caskade_tui::login::LoginArgs;
 use caskade_tui::model::Screen;
 use caskade_tui::{Options, svg, view};
 use clap::Parser;
@@ -40,6 +41,8 @@ struct Args {
     /// Rounds to ask before that frame, so that its curves have a history.
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=600))]
     rounds: u32,
+    #[command(flatten)]
+    login: LoginArgs,
 }
 
 /// Size of a frame.
@@ -95,6 +98,7 @@ fn start(args: Args) -> anyhow::Result<()> {
         interval_ms: args.interval,
         screen: args.screen,
         rounds: args.rounds,
+        login: args.login.read()?,
         ..Options::default()
     };
     if !args.once && args.svg.is_none() {

@@ -12,6 +12,7 @@ use ratatui::style::Color;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 
+use crate::login::Login;
 use crate::model::{Model, Notice, Screen};
 use crate::source::Source;
 use crate::terminal::{self, Taken};
@@ -41,6 +42,8 @@ pub struct Options {
     pub rounds: u32,
     /// Words for the operator, shown in the last line for the first seconds.
     pub notice: Option<String>,
+    /// As whom to ask.
+    pub login: Login,
 }
 
 impl Default for Options {
@@ -51,6 +54,7 @@ impl Default for Options {
             screen: Screen::default(),
             rounds: 1,
             notice: None,
+            login: Login::default(),
         }
     }
 }
@@ -136,7 +140,7 @@ pub async fn once(options: Options, width: u16, height: u16) -> anyhow::Result<S
 /// When no node answers; the message names each and why.
 pub async fn frame(options: Options, width: u16, height: u16) -> anyhow::Result<Buffer> {
     let options = options.checked()?;
-    let mut source = Source::new(options.addrs);
+    let mut source = Source::new(options.addrs).with_login(options.login);
     let mut model = Model::new(options.interval_ms, options.screen);
     let start = Instant::now();
     for round in 0..options.rounds.max(1) {
@@ -160,7 +164,7 @@ pub async fn frame(options: Options, width: u16, height: u16) -> anyhow::Result<
 
 /// Asks in rounds until nobody listens.
 async fn ask(options: Options, messages: mpsc::Sender<Message>, mut effects: mpsc::Receiver<Effect>) {
-    let mut source = Source::new(options.addrs);
+    let mut source = Source::new(options.addrs).with_login(options.login);
     let interval = Duration::from_millis(options.interval_ms);
     loop {
         let begun = tokio::time::Instant::now();

@@ -11,6 +11,7 @@ use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use serde::de::DeserializeOwned;
 
+use crate::login::Login;
 use crate::model::{Failure, Snapshot};
 use crate::update::Round;
 
@@ -31,6 +32,7 @@ pub struct Source {
     known: Vec<String>,
     current: String,
     connection: Option<MultiplexedConnection>,
+    login: Login,
     /// The ring the dashboard has: asked for again when the epoch changes or another node answers.
     ring_of: Option<(String, u64, String)>,
 }
@@ -39,7 +41,12 @@ impl Source {
     /// Asks the first of `addrs` (`HOST:PORT`) first; an empty list is refused by the caller.
     pub fn new(addrs: Vec<String>) -> Self {
         let current = addrs.first().cloned().unwrap_or_default();
-        Self { given: addrs, known: Vec::new(), current, connection: None, ring_of: None }
+        Self { given: addrs, known: Vec::new(), current, connection: None, login: Login::default(), ring_of: None }
+    }
+
+    /// Asks as somebody.
+    pub fn with_login(self, login: Login) -> Self {
+        Self { login, ..self }
     }
 
     /// One round of questions. Ends within `TRIES_MAX * (CONNECT_MS + 2 * ANSWER_MS)`.
@@ -95,7 +102,7 @@ impl Source {
     async fn ask(&mut self, addr: &str) -> Result<Snapshot, String> {
         let connection = match (&self.connection, addr == self.current) {
             (Some(connection), true) => connection.clone(),
-            _ => connect(addr).await?,
+            _ => connect(addr, &self.login).await?,
         };
         self.connection = Some(connection.clone());
         self.current = addr.to_owned();
@@ -133,9 +140,8 @@ impl Source {
     }
 }
 
-async fn connect(addr: &str) -> Result<MultiplexedConnection, String> {
-    let url = if addr.contains("://") { addr.to_owned() } else { format!("redis://{addr}/") };
-    let client = redis::Client::open(url).map_err(|error| format!("is no HOST:PORT: {error}"))?;
+async fn connect(addr: &str, login: &Login) -> Result<MultiplexedConnection, String> {
+    let client = client(addr, login)?;
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(Duration::from_millis(CONNECT_MS)))
         .set_response_timeout(Some(Duration::from_millis(ANSWER_MS)));
@@ -145,6 +151,17 @@ async fn connect(addr: &str) -> Result<MultiplexedConnection, String> {
         Ok(connected) => connected.map_err(|error| words(&error)),
         Err(_) => Err("no connection in time".to_owned()),
     }
+}
+
+/// A client of `HOST:PORT`, or of a URL, which says all by itself.
+fn client(addr: &str, login: &Login) -> Result<redis::Client, String> {
+    if addr.contains("://") {
+        return redis::Client::open(addr).map_err(|error| format!("is no URL: {error}"));
+    }
+    let parts = addr.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    let (host, port) = parts.ok_or("is no HOST:PORT")?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    login.client(host, port).map_err(|error| format!("the certificates cannot be used: {error}"))
 }
 
 async fn question<T: DeserializeOwned>(

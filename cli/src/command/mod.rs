@@ -1,8 +1,10 @@
 //! What `caskctl` can do, a file for each family of commands.
 
 pub(crate) mod bench;
+pub(crate) mod cert;
 pub(crate) mod cluster;
 pub(crate) mod events;
+pub(crate) mod hash_password;
 pub(crate) mod keys;
 pub(crate) mod plan;
 pub(crate) mod playground;

@@ -9,6 +9,7 @@ use crate::exit::Exit;
 pub(crate) async fn run(addr: &Addr) -> anyhow::Result<Exit> {
     // An address where nobody answers is better told here than on an empty screen.
     drop(Client::connect(addr).await?);
-    caskade_tui::run(Options::from(addr.to_string().as_str())).await?;
+    let options = Options { login: addr.login().clone(), ..Options::from(addr.to_string().as_str()) };
+    caskade_tui::run(options).await?;
     Ok(Exit::Done)
 }

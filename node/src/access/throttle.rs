@@ -1,7 +1,7 @@
 //! How fast one address may guess passwords.
 //!
 //! Each address has a level: a failure raises it by one, and every ten seconds it falls by one. Above three, the reply to
-//! a failure is held back, longer with each; at ten nothing is even tried until the level has fallen. So an address
+//! a failure is held back, longer with each; above nine nothing is even tried until the level has fallen. So an address
 //! gets some ten guesses at once and six a minute from then on. A log-in that succeeds changes nothing: somebody who
 //! knows one password must not guess others with it.
 //!
@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Failures that change nothing.
 const FREE: f64 = 3.0;
-/// Level at which nothing is tried.
-const REFUSED_FROM: f64 = 10.0;
+/// Level above which nothing is tried: with one failure more it would be ten.
+const TRIED_UP_TO: f64 = 9.0;
 /// In which time the level falls by one.
 const FORGIVEN_IN: Duration = Duration::from_secs(10);
 /// How much longer the reply to each further failure is held back.
@@ -32,9 +32,8 @@ pub(super) struct Throttle {
 impl Throttle {
     /// How long the address has to wait before a log-in is tried at all; `None` if it may.
     pub(super) fn wait(&self, address: IpAddr, now: Instant) -> Option<Duration> {
-        let over = self.level(network(address), now) - REFUSED_FROM;
-        // The level rises in steps of one, and one step has to be free again.
-        (over >= 0.0).then(|| FORGIVEN_IN.mul_f64(over + f64::EPSILON).max(Duration::from_secs(1)))
+        let over = self.level(network(address), now) - TRIED_UP_TO;
+        (over > 0.0).then(|| FORGIVEN_IN.mul_f64(over).max(Duration::from_secs(1)))
     }
 
     /// Counts a failure. Answers how long its reply is held back.
@@ -45,7 +44,7 @@ impl Throttle {
             self.make_room(now);
         }
         self.levels.insert(address, (level, now));
-        DELAY_STEP.mul_f64((level - FREE).clamp(0.0, REFUSED_FROM))
+        DELAY_STEP.mul_f64((level - FREE).clamp(0.0, TRIED_UP_TO))
     }
 
     fn level(&self, address: IpAddr, now: Instant) -> f64 {

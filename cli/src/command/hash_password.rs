@@ -1,0 +1,18 @@
+//! The hash of a password, for those who write rules of users.
+
+use anyhow::{Context as _, anyhow};
+use caskade_node::access::Secret;
+use caskade_tui::login::Login;
+use serde_json::json;
+
+use crate::exit::Exit;
+use crate::output::Output;
+
+/// Prints it as the rule that gives a user this password.
+pub(crate) fn run(login: &Login, out: &mut Output) -> anyhow::Result<Exit> {
+    let password = login.password().context("no password was given: --askpass, or CASKADE_PASSWORD")?;
+    let secret = Secret::argon2(password.as_bytes()).map_err(|cause| anyhow!("no hash can be made: {cause}"))?;
+    let rule = format!("#{}", secret.text());
+    out.either(&rule, &json!({ "rule": rule }))?;
+    Ok(Exit::Done)
+}
