@@ -7,8 +7,8 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::MultiplexedConnection;
 use caskade_tui::login::Login;
+use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisError, Value};
 use serde::de::DeserializeOwned;
 
@@ -17,7 +17,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer may take: longer than a node itself waits for a partition without a primary.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-const LOG_IN: &str = ". Log in: --askpass or CASKADE_PASSWORD, and --user for another user than the default one";
+const LOG_IN: &str =
+    ". Log in: --askpass or CASKADE_PASSWORD, and --user for another user than the default one";
 
 /// Where a node's clients connect, and as whom.
 #[derive(Clone, Debug, PartialEq, Eq)]

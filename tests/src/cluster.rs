@@ -61,6 +61,8 @@ impl Builder {
     /// Puts each node in a place of its own on a network that can be cut; see [`Network`].
     pub(crate) fn own_network(mut self) -> Self {
         self.own_network = true;
+        // Its clients are not on loopback, and have no passwords.
+        self.args.push("--protected-mode=false".into());
         self
     }
 

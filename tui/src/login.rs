@@ -10,7 +10,8 @@ use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use redis::{
-    ClientTlsConfig, ConnectionAddr, IntoConnectionInfo as _, RedisConnectionInfo, RedisResult, TlsCertificates,
+    ClientTlsConfig, ConnectionAddr, IntoConnectionInfo as _, RedisConnectionInfo, RedisResult,
+    TlsCertificates,
 };
 
 impl fmt::Debug for LoginArgs {
@@ -62,7 +63,10 @@ struct Tls {
 
 impl fmt::Debug for Login {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Login").field("user", &self.user).field("tls", &self.tls.is_some()).finish_non_exhaustive()
+        f.debug_struct("Login")
+            .field("user", &self.user)
+            .field("tls", &self.tls.is_some())
+            .finish_non_exhaustive()
     }
 }
 
@@ -73,14 +77,20 @@ impl LoginArgs {
     /// A file cannot be read, or flags do not fit together.
     pub fn read(&self) -> anyhow::Result<Login> {
         let password = if self.askpass { Some(ask_password()?) } else { self.pass.clone() };
-        ensure!(self.user.is_none() || password.is_some(), "--user needs a password: --askpass or CASKADE_PASSWORD");
+        ensure!(
+            self.user.is_none() || password.is_some(),
+            "--user needs a password: --askpass or CASKADE_PASSWORD"
+        );
         let own = match (&self.tls_cert, &self.tls_key) {
             (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
             (None, None) => None,
             _ => bail!("--cert and --key are of use together only"),
         };
         let ca = self.tls_ca.as_deref().map(read).transpose()?;
-        ensure!(self.tls || (own.is_none() && ca.is_none()), "--cacert, --cert and --key are of use with --tls only");
+        ensure!(
+            self.tls || (own.is_none() && ca.is_none()),
+            "--cacert, --cert and --key are of use with --tls only"
+        );
         let tls = self.tls.then_some(Tls { ca, own });
         Ok(Login { user: self.user.clone(), password, tls })
     }
@@ -111,7 +121,8 @@ impl Login {
         };
         let addr = ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None };
         let info = addr.into_connection_info()?.set_redis_settings(settings);
-        let client_tls = tls.own.clone().map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
+        let client_tls =
+            tls.own.clone().map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
         redis::Client::build_with_tls(info, TlsCertificates { client_tls, root_cert: tls.ca.clone() })
     }
 }
@@ -123,8 +134,11 @@ fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
 /// Asks on the terminal, without showing what is typed.
 fn ask_password() -> anyhow::Result<String> {
     let mut terminal = std::io::stderr();
-    write!(terminal, "Password: ").and_then(|()| terminal.flush()).context("there is no terminal to ask on")?;
-    crossterm::terminal::enable_raw_mode().context("there is no terminal to ask on; give CASKADE_PASSWORD")?;
+    write!(terminal, "Password: ")
+        .and_then(|()| terminal.flush())
+        .context("there is no terminal to ask on")?;
+    crossterm::terminal::enable_raw_mode()
+        .context("there is no terminal to ask on; give CASKADE_PASSWORD")?;
     let typed = read_line();
     let restored = crossterm::terminal::disable_raw_mode();
     writeln!(terminal).ok();
@@ -141,7 +155,9 @@ fn read_line() -> anyhow::Result<String> {
         }
         match key.code {
             KeyCode::Enter => return Ok(line),
-            KeyCode::Char('c' | 'd') if key.modifiers.contains(KeyModifiers::CONTROL) => bail!("no password was given"),
+            KeyCode::Char('c' | 'd') if key.modifiers.contains(KeyModifiers::CONTROL) => {
+                bail!("no password was given")
+            }
             KeyCode::Char(c) => line.push(c),
             KeyCode::Backspace => drop(line.pop()),
             _ => {}

@@ -41,7 +41,14 @@ impl Source {
     /// Asks the first of `addrs` (`HOST:PORT`) first; an empty list is refused by the caller.
     pub fn new(addrs: Vec<String>) -> Self {
         let current = addrs.first().cloned().unwrap_or_default();
-        Self { given: addrs, known: Vec::new(), current, connection: None, login: Login::default(), ring_of: None }
+        Self {
+            given: addrs,
+            known: Vec::new(),
+            current,
+            connection: None,
+            login: Login::default(),
+            ring_of: None,
+        }
     }
 
     /// Asks as somebody.

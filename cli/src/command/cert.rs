@@ -42,7 +42,11 @@ pub(crate) fn run(command: &CertCommand, out: &mut Output) -> anyhow::Result<Exi
     let (cert, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
     std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
     for path in [&cert, &key] {
-        ensure!(!path.exists(), "{} is there already, and nothing was written; move it away first", path.display());
+        ensure!(
+            !path.exists(),
+            "{} is there already, and nothing was written; move it away first",
+            path.display()
+        );
     }
     write(&key, 0o600, &made.key)?;
     write(&cert, 0o644, &made.cert)?;
@@ -83,8 +87,9 @@ fn make_signed(
     usage: ExtendedKeyUsagePurpose,
 ) -> anyhow::Result<Made> {
     let path = dir.join("ca.key");
-    let ca_key = std::fs::read_to_string(&path)
-        .with_context(|| format!("{} cannot be read; make a CA with: caskctl cert ca --dir DIR", path.display()))?;
+    let ca_key = std::fs::read_to_string(&path).with_context(|| {
+        format!("{} cannot be read; make a CA with: caskctl cert ca --dir DIR", path.display())
+    })?;
     let ca_key = KeyPair::from_pem(&ca_key).with_context(|| format!("{} is no key", path.display()))?;
     // Only its name and its key go into what it signs, and both are those of the certificate that is there.
     let ca = ca_params().self_signed(&ca_key).context("the CA cannot be used")?;

@@ -11,7 +11,8 @@ use crate::output::Output;
 /// Prints it as the rule that gives a user this password.
 pub(crate) fn run(login: &Login, out: &mut Output) -> anyhow::Result<Exit> {
     let password = login.password().context("no password was given: --askpass, or CASKADE_PASSWORD")?;
-    let secret = Secret::argon2(password.as_bytes()).map_err(|cause| anyhow!("no hash can be made: {cause}"))?;
+    let secret =
+        Secret::argon2(password.as_bytes()).map_err(|cause| anyhow!("no hash can be made: {cause}"))?;
     let rule = format!("#{}", secret.text());
     out.either(&rule, &json!({ "rule": rule }))?;
     Ok(Exit::Done)

@@ -228,7 +228,7 @@ async fn users_are_as_in_redis() {
         ("ACL USERS\r\n", "*2\r\n$1\r\na\r\n$7\r\ndefault\r\n"),
         ("ACL WHOAMI\r\n", "$7\r\ndefault\r\n"),
         ("ACL GETUSER nobody\r\n", "$-1\r\n"),
-        ("ACL DRYRUN a get k\r\n", "$50\r\nUser a has no permissions to run the 'get' command\r\n"),
+        ("ACL DRYRUN a del k\r\n", "$50\r\nUser a has no permissions to run the 'del' command\r\n"),
         ("ACL DRYRUN a set x v\r\n", "$47\r\nUser a has no permissions to access the 'x' key\r\n"),
         ("ACL DRYRUN a strlen k\r\n", "+OK\r\n"),
         ("ACL DRYRUN b get k\r\n", "-ERR User 'b' not found\r\n"),
