@@ -123,7 +123,7 @@ settings! {
     sync: SyncPolicy, Durability, SyncPolicy::Always;
     /// Copies of each key, this node's included. Used when a cluster is founded; later the cluster's own value holds.
     replicas: u8, Int(1..=5, "copies"), 2;
-    /// Serve addresses beyond this machine without a cluster secret: whoever reaches the ports owns the data.
+    /// Serve addresses beyond this machine without a cluster secret: whoever reaches the ports owns the data. Also ends protected_mode.
     insecure: bool, Switch, false;
     /// Password that clients need as long as they name no other user; empty for none. Not shown by CONFIG GET. Flags can be read by others on the machine: better the settings file or the variable.
     requirepass: Hidden, Password, Hidden::default();
