@@ -94,6 +94,12 @@ fn keys_are_allowed_by_pattern_and_access() {
 }
 
 #[test]
+fn walks_that_tell_values_need_all_keys() {
+    assert!(runs("+@all allkeys", "cask.range", "", &[]) && !runs("+@all ~a*", "cask.range", "", &[]));
+    assert!(!runs("+@all ~a*", "cask.prefix", "a", &[]) && runs("+@all ~a*", "scan", "", &[]));
+}
+
+#[test]
 fn a_selector_allows_by_itself_only() {
     let rules = "+get ~r* (+set ~w*)";
     assert!(runs(rules, "get", "", &["r"]) && runs(rules, "set", "", &["w"]));

@@ -123,6 +123,9 @@ impl Selector {
         if self.all_keys {
             return Ok(());
         }
+        if asked.tells_any_key() {
+            return Err(Refused::Command);
+        }
         for (key, access) in keys {
             if !self.keys.iter().any(|pattern| pattern.allows(key, access)) {
                 return Err(Refused::Key(key.to_vec()));

@@ -127,6 +127,11 @@ impl<'a> Asked<'a> {
         if index == 0 { self.entry.first } else { self.entry.rest }
     }
 
+    /// Whether it tells values of keys that it does not name: no pattern can allow some of them only.
+    pub fn tells_any_key(&self) -> bool {
+        matches!(self.command, "cask.range" | "cask.prefix")
+    }
+
     /// Whether clients may send it before they said who they are.
     pub fn needs_no_user(&self) -> bool {
         matches!(self.command, "auth" | "hello" | "quit" | "reset")

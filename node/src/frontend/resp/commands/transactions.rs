@@ -12,7 +12,7 @@ use caskade_engine::slot_of;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{Command, Context, cross_slot, later, run};
+use super::{Command, Context, auth, cross_slot, later, run};
 use crate::frontend::resp::encoder::Encoder;
 use crate::frontend::resp::parser::{Args, OwnedArgs};
 use crate::frontend::resp::reply::{Handled, Later, Pending, Refusal, Reply, What};
@@ -222,11 +222,14 @@ fn part(
         tally: &mut *context.tally,
         collected: Some(collected),
     };
-    match run(command, &mut inner, args) {
+    // What the user may do can have changed since it was queued.
+    let allowed = auth::check(command, &inner, args);
+    match allowed.and_then(|()| run(command, &mut inner, args)) {
         Ok(Reply::One(ticket, shape)) => Part::Waits(What::One(ticket, shape)),
         Ok(Reply::Many(tickets, gather)) => Part::Waits(What::Many(tickets, gather)),
         Ok(Reply::Later(future)) => Part::Works(future),
-        Ok(Reply::Written | Reply::Close) => Part::Written(out),
+        // Log-ins are not queued.
+        Ok(Reply::Written | Reply::Close | Reply::Then(_)) => Part::Written(out),
         Err(refusal) => {
             out.clear();
             context.tally.errors += 1;
