@@ -5,6 +5,8 @@ pub(super) mod bits {
     pub(in crate::access) const KEY: u32 = 1 << 0;
     pub(in crate::access) const READ: u32 = 1 << 1;
     pub(in crate::access) const WRITE: u32 = 1 << 2;
+    /// Sets, sorted sets and lists: what SORT sorts.
+    pub(in crate::access) const TYPES: u32 = 0b111 << 3;
     pub(in crate::access) const STR: u32 = 1 << 7;
     pub(in crate::access) const BITS: u32 = 1 << 8;
     pub(in crate::access) const ADMIN: u32 = 1 << 13;

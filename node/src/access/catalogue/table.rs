@@ -7,7 +7,7 @@
 use super::Entry;
 use super::KeyAccess::{self, Both, None, Read, Write};
 use crate::access::categories::Categories;
-use crate::access::categories::bits::{ADMIN, BITS, CONN, DANGER, FAST, KEY, READ, SLOW, STR, TX, WRITE};
+use crate::access::categories::bits::{ADMIN, BITS, CONN, DANGER, FAST, KEY, READ, SLOW, STR, TX, TYPES, WRITE};
 
 const fn row(name: &'static str, categories: u32, first: KeyAccess, rest: KeyAccess) -> Entry {
     Entry { name, categories: Categories(categories), first, rest }
@@ -204,6 +204,8 @@ pub(super) static ENTRIES: &[Entry] = &[
     row("slowlog|help", SLOW, None, None),
     row("slowlog|len", ADMIN | SLOW | DANGER, None, None),
     row("slowlog|reset", ADMIN | SLOW | DANGER, None, None),
+    row("sort", WRITE | TYPES | SLOW | DANGER, Read, Write),
+    row("sort_ro", READ | TYPES | SLOW | DANGER, Read, Read),
     row("strlen", READ | STR | FAST, None, None),
     row("substr", READ | STR | SLOW, Read, Read),
     row("swapdb", KEY | WRITE | FAST | DANGER, None, None),
