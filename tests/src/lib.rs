@@ -9,6 +9,7 @@
 mod binaries;
 mod client;
 mod cluster;
+pub mod conformance;
 mod network;
 mod node;
 mod observe;

@@ -1,0 +1,88 @@
+//! Where Caskade answers something else than Redis, known and meant: used by the comparison, and rendered into
+//! `docs/commands.md`. What is in no row here is a failure of the test.
+
+use super::reply::Reply;
+use super::wire::Words;
+
+/// A command and what both servers answered.
+#[derive(Clone, Copy, Debug)]
+pub struct Exchange<'a> {
+    /// Name and arguments.
+    pub words: &'a Words,
+    /// The reply of Redis.
+    pub theirs: &'a Reply,
+    /// The reply of Caskade.
+    pub ours: &'a Reply,
+}
+
+impl Exchange<'_> {
+    fn is(&self, commands: &[&str]) -> bool {
+        let word = |index: usize| {
+            String::from_utf8_lossy(self.words.get(index).map_or(&[][..], Vec::as_slice)).to_ascii_uppercase()
+        };
+        let (name, with_subcommand) = (word(0), format!("{}|{}", word(0), word(1)));
+        commands.contains(&"*")
+            || commands.contains(&name.as_str())
+            || commands.contains(&with_subcommand.as_str())
+    }
+}
+
+/// One known difference.
+#[derive(Clone, Copy, Debug)]
+pub struct Difference {
+    /// The commands it is of; `*` for all.
+    pub commands: &'static [&'static str],
+    /// What differs.
+    pub what: &'static str,
+    /// Why it is right so.
+    pub why: &'static str,
+    fits: fn(&Exchange<'_>) -> bool,
+}
+
+impl Difference {
+    /// Whether this is what makes the replies differ.
+    pub fn explains(&self, exchange: &Exchange<'_>) -> bool {
+        exchange.is(self.commands) && (self.fits)(exchange)
+    }
+}
+
+/// Redis counts keys that are past their time until it comes across them.
+fn counts_fewer(exchange: &Exchange<'_>) -> bool {
+    match (exchange.theirs, exchange.ours) {
+        (Reply::Integer(theirs), Reply::Integer(ours)) => ours < theirs,
+        (Reply::Many(_, theirs), Reply::Many(_, ours)) => ours.iter().all(|key| theirs.contains(key)),
+        _ => false,
+    }
+}
+
+/// A page that is not the whole walk: each server has an order of its own.
+fn part_of_a_walk(exchange: &Exchange<'_>) -> bool {
+    let is_page = |reply: &Reply| matches!(reply.elements(), Some([Reply::Bulk(_), Reply::Many(b'*', _)]));
+    let whole = exchange
+        .words
+        .windows(2)
+        .any(|pair| matches!(pair, [name, count] if name.eq_ignore_ascii_case(b"count") && count == b"1000"));
+    is_page(exchange.theirs) && is_page(exchange.ours) && !whole
+}
+
+/// Every known difference.
+pub const DIFFERENCES: &[Difference] = &[
+    Difference {
+        commands: &["DEL", "UNLINK", "EXISTS", "TOUCH", "MGET", "MSET"],
+        what: "keys of several slots are taken, where Redis in a cluster answers `CROSSSLOT`",
+        why: "any node serves all keys; not atomic over several slots, nor are these of Redis's cluster clients",
+        fits: |exchange| exchange.theirs.is_error("CROSSSLOT"),
+    },
+    Difference {
+        commands: &["DBSIZE", "CLUSTER|COUNTKEYSINSLOT", "CLUSTER|GETKEYSINSLOT"],
+        what: "keys that are past their time are not counted",
+        why: "Redis counts them until it comes across them, sooner or later",
+        fits: counts_fewer,
+    },
+    Difference {
+        commands: &["SCAN"],
+        what: "cursors, and which keys a page has",
+        why: "each server walks in an order of its own; whole walks are compared",
+        fits: part_of_a_walk,
+    },
+];

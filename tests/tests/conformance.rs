@@ -1,0 +1,125 @@
+//! The same commands to a node and to a real `redis-server`: the same replies, byte for byte, but for the differences
+//! that are listed; and `docs/commands.md` tells how it is.
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::io::Write as _;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use caskade_tests::conformance::differences::DIFFERENCES;
+use caskade_tests::conformance::page::{commands_of, render};
+use caskade_tests::conformance::pair::{Mismatch, Pair, Step, shown};
+use caskade_tests::conformance::reference::Reference;
+use caskade_tests::conformance::sequence::{Vocabulary, shrink};
+use caskade_tests::conformance::wire::Wire;
+use caskade_tests::{Builder, Cluster, with_cluster};
+
+const LIMIT: Duration = Duration::from_secs(60);
+/// Commands of one sequence, which begins with no keys.
+const SEQUENCE: usize = 400;
+const COMMANDS: u64 = 200_000;
+/// What the gate's run takes at most, per command; a longer run may take as much longer.
+const COMMAND_TIME_MAX: Duration = Duration::from_millis(3);
+/// Commands on which the servers part that are told of, before the test gives up.
+const FAILURES_MAX: usize = 12;
+const SHRINK_TRIES: usize = 200;
+
+#[test]
+fn random_commands_are_answered_as_redis_answers_them() {
+    let commands = number("CASKADE_CONFORMANCE_COMMANDS", COMMANDS);
+    let limit = LIMIT + COMMAND_TIME_MAX * u32::try_from(commands).unwrap_or(u32::MAX);
+    beside_redis(limit, async |cluster, redis| {
+        let pair = Pair::new(redis.addr(), &cluster.node(0)?.addr());
+        tokio::task::block_in_place(|| compare_many(pair, commands))
+    });
+}
+
+#[test]
+fn the_page_of_commands_is_what_the_node_has() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/commands.md");
+    with_cluster(Builder::new(1), LIMIT, async |cluster| {
+        let made = render(&mut Wire::connect(&cluster.node(0)?.addr())?)?;
+        if std::env::var_os("CASKADE_BLESS").is_some() {
+            return std::fs::write(&page, made).context("writing docs/commands.md");
+        }
+        let committed = std::fs::read_to_string(&page).unwrap_or_default();
+        let differs = made.lines().zip(committed.lines()).find(|(made, committed)| made != committed);
+        ensure!(
+            made == committed,
+            "docs/commands.md is not what it should be ({differs:?}): write it with CASKADE_BLESS=1, and read the change"
+        );
+        Ok(())
+    });
+}
+
+fn beside_redis(limit: Duration, test: impl AsyncFnOnce(&Cluster, &Reference) -> Result<()>) {
+    // What is compared is what is answered, not what survives: nothing waits for the disk.
+    with_cluster(Builder::new(1).sync("never"), limit, async |cluster| match Reference::available()? {
+        true => test(cluster, &Reference::start().await?).await,
+        false => Ok(()),
+    });
+}
+
+fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn compare_many(mut pair: Pair, commands: u64) -> Result<()> {
+    let has = |addr: &str| commands_of(&mut Wire::connect(addr)?);
+    let (theirs, ours) = (has(&pair.theirs)?, has(&pair.ours)?);
+    let vocabulary = Vocabulary::new(|name| theirs.contains(name) && ours.contains(name));
+    let first = number("CASKADE_CONFORMANCE_SEED", 1);
+    let (began, mut failures) = (Instant::now(), BTreeMap::new());
+    let mut done = 0;
+    for seed in first.. {
+        if done >= commands || failures.len() >= FAILURES_MAX {
+            break;
+        }
+        let steps = vocabulary.sequence(seed, SEQUENCE);
+        let outcome = pair.run(&steps).with_context(|| format!("seed {seed}"))?;
+        done += steps.len() as u64;
+        if let Some(mismatch) = outcome {
+            let name = command_name(&steps, &mismatch);
+            if let Entry::Vacant(place) = failures.entry(name) {
+                place.insert(tell(&mut pair, steps, &mismatch, seed)?);
+            }
+        }
+    }
+    let mut log = std::io::stderr().lock();
+    let kinds = vocabulary.names().count();
+    writeln!(log, "{done} commands of {kinds} kinds from seed {first} in {:?}", began.elapsed())?;
+    for (difference, met) in DIFFERENCES.iter().zip(&pair.known) {
+        writeln!(log, "known difference, met {met} times: {:?}: {}", difference.commands, difference.what)?;
+    }
+    if failures.is_empty() {
+        return Ok(());
+    }
+    let told: Vec<String> = failures.into_values().collect();
+    bail!("the servers part after {} sequences:\n\n{}", told.len(), told.join("\n"))
+}
+
+fn command_name(steps: &[Step], mismatch: &Mismatch) -> String {
+    let words = steps.get(mismatch.index).map(|step| step.words.as_slice()).unwrap_or_default();
+    let form = caskade_tests::conformance::forms::form_of(words);
+    form.map_or_else(|| shown(&words.iter().take(1).cloned().collect()), |form| form.name.to_owned())
+}
+
+/// The shortest sequence found on which the servers part on the same command, as one would type it.
+fn tell(pair: &mut Pair, mut steps: Vec<Step>, found: &Mismatch, seed: u64) -> Result<String> {
+    let name = command_name(&steps, found);
+    steps.truncate(found.index + 1);
+    let same = |pair: &mut Pair, steps: &[Step]| match pair.run(steps) {
+        Ok(Some(mismatch)) => command_name(steps, &mismatch) == name,
+        _ => false,
+    };
+    let steps = shrink(steps, SHRINK_TRIES, |fewer| same(pair, fewer));
+    let mismatch = pair.run(&steps)?.unwrap_or_else(|| found.clone());
+    let mut told = format!("seed {seed}, shrunk to {} commands:\n", steps.len());
+    for step in &steps {
+        told.push_str(&format!("  {}> {}\n", step.connection, shown(&step.words)));
+    }
+    told.push_str(&format!("  redis:   {:?}\n  caskade: {:?}\n", mismatch.theirs, mismatch.ours));
+    Ok(told)
+}
