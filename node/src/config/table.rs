@@ -189,6 +189,8 @@ settings! {
     redirect: Redirect, Elsewhere, Redirect::Proxy;
     /// Commands of one connection worked on at one time; further ones wait in the connection.
     max_pipeline: u32, Int(1..=65_536, "commands"), 1024;
+    /// Allow DEBUG SLEEP, which tests of clients use.
+    debug_commands: bool, Switch, false;
     /// Threads that serve clients and peers; 0 is one for each processor.
     worker_threads: u32, Int(0..=1024, "threads"), 0;
     /// How log lines are written, to standard error.

@@ -354,6 +354,12 @@ impl Plane {
         Ok(ScanPage { next, keys })
     }
 
+    /// The cursors of [`Plane::scan`] that a partition's keys lie between: the first, and the one after the last.
+    pub fn cursors_of(partition: Partition) -> (u64, u64) {
+        let begin = u64::from(partition) << CURSOR_PLACE_BITS;
+        (begin, begin + (1 << CURSOR_PLACE_BITS))
+    }
+
     async fn keys_page(
         self: &Arc<Self>,
         partition: Partition,

@@ -147,6 +147,11 @@ pub trait Keyspace: Send + Sync + 'static {
     /// The nodes keep no ordered index, or a part of the keyspace cannot be read now.
     fn keys_in_order(&self, range: KeyRange, limit: usize) -> BoxFuture<'_, Result<KeysInOrder, Failure>>;
 
+    /// Cursors of [`Keyspace::scan`] that the keys of a slot lie between: the first, and the one after the last.
+    fn walk_of_slot(&self, _slot: u16) -> (u64, u64) {
+        (0, u64::MAX)
+    }
+
     /// How many keys there are in the whole cluster, each counted once.
     ///
     /// # Errors

@@ -1,8 +1,10 @@
 //! What talks to clients. Everything here is written against [`keyspace::Keyspace`], which the data plane
 //! implements, and knows nothing of partitions, replicas or peers.
 
+pub mod clients;
 pub mod keyspace;
 pub mod resp;
 pub mod security;
+pub mod slowlog;
 pub mod stats;
 pub mod tls;

@@ -127,6 +127,13 @@ impl Stats {
         self.counted.lock().merge(std::mem::take(tally));
     }
 
+    /// Begins to count anew (CONFIG RESETSTAT). Open connections and the uptime stay what they are.
+    pub fn reset(&self) {
+        *self.counted.lock() = Tally::default();
+        self.connections_total.store(0, Ordering::Relaxed);
+        self.connections_refused.store(0, Ordering::Relaxed);
+    }
+
     /// Records that `count` commands took from `since` to `now`.
     pub fn record_latency(&self, since: Instant, now: Instant, count: u64) {
         let micros = now.saturating_duration_since(since).as_micros();

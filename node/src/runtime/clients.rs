@@ -12,7 +12,7 @@ use crate::api::HealFigures;
 use crate::cluster::state::ClusterState;
 use crate::cluster::view;
 use crate::config::{self, Redirect};
-use crate::data::{KeyRange, KeysInOrder};
+use crate::data::{KeyRange, KeysInOrder, Plane};
 use crate::frontend::keyspace::{AdminRequest, Keyspace, SlotRange, Topology, TopologyNode};
 use crate::frontend::resp::{Limits, Server};
 use crate::frontend::security::Security;
@@ -35,6 +35,7 @@ impl Node {
             connections_max: self.settings.max_clients.into(),
             pipeline_max: self.settings.max_pipeline as usize,
             value_bytes_max: usize::try_from(self.settings.max_value_bytes).unwrap_or(usize::MAX),
+            debug_commands: self.settings.debug_commands,
         };
         let stats = self.stats.clone();
         Server::new(Arc::new(Client(self)), stats, limits, security).run(listener, stopping).await;
@@ -84,6 +85,10 @@ impl Keyspace for Client {
 
     fn keys_in_order(&self, range: KeyRange, limit: usize) -> BoxFuture<'_, Result<KeysInOrder, Failure>> {
         Box::pin(async move { self.0.plane.keys_in_order(&range, limit).await })
+    }
+
+    fn walk_of_slot(&self, slot: u16) -> (u64, u64) {
+        Plane::cursors_of(slot / SLOTS_PER_PARTITION)
     }
 
     fn count(&self) -> BoxFuture<'_, Result<u64, Failure>> {

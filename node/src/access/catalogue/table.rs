@@ -7,7 +7,9 @@
 use super::Entry;
 use super::KeyAccess::{self, Both, None, Read, Write};
 use crate::access::categories::Categories;
-use crate::access::categories::bits::{ADMIN, BITS, CONN, DANGER, FAST, KEY, READ, SLOW, STR, TX, TYPES, WRITE};
+use crate::access::categories::bits::{
+    ADMIN, BITS, CONN, DANGER, FAST, KEY, READ, SLOW, STR, TX, TYPES, WRITE,
+};
 
 const fn row(name: &'static str, categories: u32, first: KeyAccess, rest: KeyAccess) -> Entry {
     Entry { name, categories: Categories(categories), first, rest }

@@ -22,7 +22,9 @@ use super::parser::{Args, Batch, Parser};
 use super::reply::{Handled, Pending, Reply, What, encode_many, encode_one};
 use super::server::{Server, stopped};
 use crate::access::Session;
+use crate::frontend::clients::{Guard, Pause};
 use crate::frontend::security::Stream;
+use crate::frontend::slowlog;
 use crate::frontend::stats::Tally;
 use crate::kv::Ticket;
 
@@ -33,13 +35,29 @@ const OUT_BYTES_MAX: usize = 256 * 1024;
 /// An output buffer larger than this is given back once it is written.
 const OUT_BYTES_KEPT: usize = 64 * 1024;
 
+/// Which replies a client wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Replies {
+    /// All.
+    On,
+    /// None.
+    Off,
+    /// None to the command that is running.
+    Skip,
+    /// None to the command that is running and to the next one.
+    SkipNext,
+}
+
 /// What a connection knows of its client.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) id: u64,
     pub(super) peer: SocketAddr,
-    pub(super) local: String,
-    pub(super) since: Instant,
+    /// Its place in the list of clients.
+    pub(super) registered: Guard,
+    /// The command it sent last.
+    pub(super) last_command: &'static str,
+    pub(super) replies: Replies,
     pub(super) name: String,
     pub(super) library: String,
     pub(super) library_version: String,
@@ -54,6 +72,38 @@ pub(super) struct Client {
     pub(super) written: Written,
     /// Who it is.
     pub(super) session: Session,
+}
+
+impl Client {
+    /// Shows in the list of clients what may have changed.
+    pub(super) fn show(&self) {
+        self.registered.show(|shown| {
+            shown.command = self.last_command;
+            shown.protocol = self.protocol.number();
+            shown.readonly = self.readonly;
+            for (from, to) in [
+                (&self.session.user().name, &mut shown.user),
+                (&self.name, &mut shown.name),
+                (&self.library, &mut shown.library),
+                (&self.library_version, &mut shown.library_version),
+            ] {
+                if from != to {
+                    to.clone_from(from);
+                }
+            }
+        });
+    }
+
+    /// Says whether the command that was just run gets no reply, and goes on to the next one.
+    fn mute(&mut self) -> bool {
+        let muted = self.replies != Replies::On;
+        self.replies = match self.replies {
+            Replies::SkipNext => Replies::Skip,
+            Replies::Skip => Replies::On,
+            lasting => lasting,
+        };
+        muted
+    }
 }
 
 /// A connection and all it has under way.
@@ -71,6 +121,9 @@ pub(super) struct Connection {
     claims: Claims,
     pending: VecDeque<Pending>,
     output: Vec<u8>,
+    pauses: watch::Receiver<Option<Pause>>,
+    /// The pause of all clients as it was when commands were last started.
+    pause: Option<Pause>,
     /// Commands answered since the output was last written, that were answered at once.
     answered: u64,
     tally: Tally,
@@ -78,6 +131,16 @@ pub(super) struct Connection {
     stopping: bool,
     /// No more commands are taken; what is under way is answered.
     closing: bool,
+}
+
+/// What is known of a command whose reply comes.
+struct Asked {
+    /// How many claims it holds.
+    claims: usize,
+    /// Whether its reply is not sent.
+    muted: bool,
+    /// Its name and how many arguments it has.
+    command: Option<(&'static str, usize)>,
 }
 
 /// Why starting commands stopped.
@@ -91,15 +154,19 @@ enum Halt {
     GoOn,
     /// The next command is worked out before anything else happens.
     Barrier,
+    /// The next command has to wait until clients go on.
+    Paused,
 }
 
 impl Connection {
     pub(super) fn new(server: Arc<Server>, stream: Stream, peer: SocketAddr, id: u64) -> Self {
+        let local = stream.tcp().local_addr().map(|addr| addr.to_string()).unwrap_or_default();
         let client = Client {
             id,
             peer,
-            local: stream.tcp().local_addr().map(|addr| addr.to_string()).unwrap_or_default(),
-            since: Instant::now(),
+            registered: server.clients.register(id, peer, local),
+            last_command: "NULL",
+            replies: Replies::On,
             name: String::new(),
             library: String::new(),
             library_version: String::new(),
@@ -113,6 +180,8 @@ impl Connection {
         Self {
             parser: Parser::new(server.limits.requests()),
             users: server.access.changes(),
+            pauses: server.clients.pauses(),
+            pause: None,
             server,
             stream,
             client,
@@ -153,6 +222,8 @@ impl Connection {
             }
             tokio::select! {
                 biased;
+                () = self.client.registered.until_ended() => break Ok(()),
+                () = pause_over(&mut self.pauses, self.pause), if halt == Halt::Paused => {}
                 () = front_settled(&mut self.pending) => {}
                 read = self.stream.read_buf(&mut self.input), if may_read => match read {
                     Ok(0) => self.closing = true,
@@ -173,6 +244,7 @@ impl Connection {
     /// Starts what can be started, and writes what is answered.
     async fn advance(&mut self) -> io::Result<Halt> {
         self.encode_settled();
+        self.pause = *self.pauses.borrow_and_update();
         let mut halt = self.start_commands();
         if halt == Halt::Barrier {
             self.work_out_next().await;
@@ -184,8 +256,20 @@ impl Connection {
             // What the next command had to wait for may be there already: nothing else would wake it.
             halt = Halt::GoOn;
         }
+        self.show();
         self.write_output().await?;
         Ok(halt)
+    }
+
+    fn show(&self) {
+        self.client.show();
+        let active = self.read_at;
+        self.client.registered.show(|shown| {
+            shown.active = active;
+            shown.query_bytes = self.input.len();
+            shown.output_bytes = self.output.len();
+            shown.waiting = self.pending.len();
+        });
     }
 
     fn start_commands(&mut self) -> Halt {
@@ -207,6 +291,9 @@ impl Connection {
                 continue;
             };
             let command = commands::find(args);
+            if self.pause.is_some_and(|pause| pause.holds(command.is_some_and(Command::writes))) {
+                return Halt::Paused;
+            }
             if let Some(command) = command.filter(|command| command.is_barrier(args)) {
                 let alone = self.pending.is_empty();
                 return if alone && command.arity_fits(args) {
@@ -269,8 +356,11 @@ impl Connection {
         let mut scratch = Vec::new();
         let output = if aside { &mut scratch } else { &mut self.output };
         let begin = output.len();
+        let began = self.server.slowlog.is_on().then(Instant::now);
         let mut context = context(&self.server, &mut self.client, output, &mut self.tally);
         let handled = commands::handle(command, &mut context, args);
+        let muted = self.client.mute();
+        let asked = command.map(|command| (command.name, args.len().saturating_sub(1)));
         let claimed = match (&handled, command) {
             (Ok(Reply::One(ticket, _)), Some(command)) => {
                 claim(&mut self.claims, command, args, std::slice::from_ref(ticket))
@@ -279,10 +369,14 @@ impl Connection {
             _ => 0,
         };
         self.batch.advance();
-        self.take_reply(handled, begin, scratch, claimed);
+        let waits = self.pending.len();
+        self.take_reply(handled, begin, scratch, Asked { claims: claimed, muted, command: asked });
+        if let Some(began) = began.filter(|_| self.pending.len() == waits) {
+            self.log_if_slow(asked, began);
+        }
     }
 
-    fn take_reply(&mut self, handled: Handled, begin: usize, mut scratch: Vec<u8>, claims: usize) {
+    fn take_reply(&mut self, handled: Handled, begin: usize, mut scratch: Vec<u8>, from: Asked) {
         let aside = !self.pending.is_empty();
         let output = if aside { &mut scratch } else { &mut self.output };
         let mut to = Encoder::new(output, self.client.protocol);
@@ -310,8 +404,20 @@ impl Connection {
                 None
             }
         };
+        let Asked { claims, muted, command } = from;
         match what {
-            Some(what) => self.pending.push_back(Pending { since: self.read_at, claims, commands: 1, what }),
+            Some(what) => self.pending.push_back(Pending {
+                since: self.read_at,
+                claims,
+                commands: 1,
+                muted,
+                asked: command,
+                what,
+            }),
+            None if muted => {
+                // What was written aside is dropped with it.
+                self.output.truncate(if aside { self.output.len() } else { begin });
+            }
             None if aside => self.add_written(&scratch, 1),
             None => self.answered += 1,
         }
@@ -332,6 +438,8 @@ impl Connection {
                 since: self.read_at,
                 claims: 0,
                 commands,
+                muted: false,
+                asked: None,
                 what: What::Encoded(bytes.to_vec()),
             }),
         }
@@ -345,6 +453,8 @@ impl Connection {
         let begin = self.output.len();
         let mut at_hand = context(&self.server, &mut self.client, &mut self.output, &mut self.tally);
         let mut handled = commands::handle(command, &mut at_hand, args);
+        let muted = self.client.mute();
+        let asked = command.map(|command| (command.name, args.len().saturating_sub(1)));
         self.batch.advance();
         if let Ok(Reply::Then(found_out)) = handled {
             let go_on = found_out.await;
@@ -353,11 +463,16 @@ impl Connection {
         match handled {
             Ok(Reply::Later(future)) => {
                 let (bytes, tally) = future.await;
-                self.output.extend_from_slice(&bytes);
+                if !muted {
+                    self.output.extend_from_slice(&bytes);
+                }
                 self.tally.merge(tally);
                 self.answered += 1;
+                self.log_if_slow(asked, self.read_at);
             }
-            handled => self.take_reply(handled, begin, Vec::new(), 0),
+            handled => {
+                self.take_reply(handled, begin, Vec::new(), Asked { claims: 0, muted, command: asked });
+            }
         }
     }
 
@@ -374,8 +489,14 @@ impl Connection {
                 counted = (0, pending.since);
             }
             counted.0 += pending.commands;
+            self.log_if_slow(pending.asked, pending.since);
+            let begin = self.output.len();
+            let muted = pending.muted;
             let mut to = Encoder::new(&mut self.output, self.client.protocol);
             pending.encode(&mut to, &mut self.tally);
+            if muted {
+                self.output.truncate(begin);
+            }
         }
         self.record(counted);
     }
@@ -386,6 +507,23 @@ impl Connection {
         }
     }
 
+    /// Keeps a command that was read at `since` and is answered now, if that took long.
+    fn log_if_slow(&self, asked: Option<(&'static str, usize)>, since: Instant) {
+        let took = since.elapsed();
+        let Some((command, arguments)) = asked.filter(|_| self.server.slowlog.wants(took)) else {
+            return;
+        };
+        self.server.slowlog.add(slowlog::Entry {
+            id: 0,
+            at_s: super::now_ms() / 1000,
+            took_us: u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
+            command,
+            arguments,
+            peer: self.client.peer.to_string(),
+            client: self.client.name.clone(),
+        });
+    }
+
     async fn write_output(&mut self) -> io::Result<()> {
         if self.output.is_empty() {
             return Ok(());
@@ -394,8 +532,15 @@ impl Connection {
         self.record((answered, self.read_at));
         self.tally.bytes_out += self.output.len() as u64;
         self.server.stats.add(&mut self.tally);
-        self.stream.write_all(&self.output).await?;
-        self.stream.flush().await?;
+        let written = async {
+            self.stream.write_all(&self.output).await?;
+            self.stream.flush().await
+        };
+        tokio::select! {
+            written = written => written?,
+            // A client that does not read its replies can be ended, too.
+            () = self.client.registered.until_ended() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        }
         self.output.clear();
         self.output.shrink_to(OUT_BYTES_KEPT);
         Ok(())
@@ -438,6 +583,15 @@ fn ready(ticket: Ticket) -> Option<crate::kv::Answer> {
     match ticket {
         Ticket::Ready(answer) => Some(answer),
         Ticket::Waiting { .. } => None,
+    }
+}
+
+/// Waits until commands may go on, or the pause is another one.
+async fn pause_over(pauses: &mut watch::Receiver<Option<Pause>>, pause: Option<Pause>) {
+    let Some(pause) = pause else { return };
+    tokio::select! {
+        () = tokio::time::sleep_until(pause.until.into()) => {}
+        changed = pauses.changed() => drop(changed),
     }
 }
 

@@ -385,6 +385,10 @@ pub(super) struct Pending {
     pub(super) claims: usize,
     /// How many commands it answers.
     pub(super) commands: u64,
+    /// The client asked for no reply: it is worked out and not sent.
+    pub(super) muted: bool,
+    /// The command and how many arguments it had; of several commands nothing.
+    pub(super) asked: Option<(&'static str, usize)>,
     pub(super) what: What,
 }
 
@@ -399,7 +403,7 @@ pub(super) enum What {
 impl Pending {
     /// A reply that nothing waits behind.
     pub(super) fn of(what: What) -> Self {
-        Self { since: Instant::now(), claims: 0, commands: 1, what }
+        Self { since: Instant::now(), claims: 0, commands: 1, muted: false, asked: None, what }
     }
 
     /// Whether everything the reply is made of is there.

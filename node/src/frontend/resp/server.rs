@@ -13,8 +13,10 @@ use tokio::task::JoinSet;
 use super::connection::Connection;
 use super::parser::Bounds;
 use crate::access::Access;
+use crate::frontend::clients::Clients;
 use crate::frontend::keyspace::Keyspace;
 use crate::frontend::security::{Security, TurnedAway};
+use crate::frontend::slowlog::SlowLog;
 use crate::frontend::stats::Stats;
 
 /// Bytes a request may have beyond its largest value: its keys, its other arguments, further small values.
@@ -47,6 +49,8 @@ pub struct Limits {
     pub pipeline_max: usize,
     /// Longest value, bytes.
     pub value_bytes_max: usize,
+    /// Whether DEBUG is allowed.
+    pub debug_commands: bool,
 }
 
 impl Limits {
@@ -66,7 +70,11 @@ pub struct Server {
     pub(super) limits: Limits,
     pub(super) access: Arc<Access>,
     security: Security,
-    clients: AtomicU64,
+    /// The limit on connections as it is now.
+    pub(super) connections_max: AtomicU64,
+    pub(super) clients: Arc<Clients>,
+    pub(super) slowlog: SlowLog,
+    next_client: AtomicU64,
 }
 
 impl Server {
@@ -77,8 +85,17 @@ impl Server {
         limits: Limits,
         security: Security,
     ) -> Arc<Self> {
-        let access = Arc::clone(&security.access);
-        Arc::new(Self { keyspace, stats, limits, access, security, clients: AtomicU64::new(1) })
+        Arc::new(Self {
+            keyspace,
+            stats,
+            limits,
+            access: Arc::clone(&security.access),
+            security,
+            connections_max: AtomicU64::new(limits.connections_max),
+            clients: Arc::default(),
+            slowlog: SlowLog::default(),
+            next_client: AtomicU64::new(1),
+        })
     }
 
     /// Serves `listener` until `stopping` says so, or its sender is gone; then waits for the connections to end.
@@ -119,7 +136,7 @@ impl Server {
         stopping: &watch::Receiver<bool>,
         connections: &mut JoinSet<()>,
     ) {
-        if self.stats.connections() >= self.limits.connections_max {
+        if self.stats.connections() >= self.connections_max.load(Ordering::Relaxed) {
             self.stats.connection_refused();
             // Without a handshake there is no way to tell a client that expects one.
             if self.security.tls.is_none() {
@@ -133,7 +150,7 @@ impl Server {
             return;
         }
         let guard = self.stats.connection_opened();
-        let id = self.clients.fetch_add(1, Ordering::Relaxed);
+        let id = self.next_client.fetch_add(1, Ordering::Relaxed);
         let (server, stopping) = (Arc::clone(self), stopping.clone());
         connections.spawn(async move {
             let _open = guard;

@@ -136,7 +136,8 @@ async fn serve(limits: Limits) -> (TcpStream, std::net::SocketAddr, watch::Sende
     (TcpStream::connect(addr).await.unwrap(), addr, stop)
 }
 
-const LIMITS: Limits = Limits { connections_max: 10, pipeline_max: 8, value_bytes_max: 1 << 20 };
+const LIMITS: Limits =
+    Limits { connections_max: 10, pipeline_max: 8, value_bytes_max: 1 << 20, debug_commands: true };
 
 /// Sends all of `request` and reads as much as `expected` is long.
 async fn ask(stream: &mut TcpStream, request: &str, expected: &str) {

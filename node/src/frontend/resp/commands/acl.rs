@@ -1,8 +1,7 @@
 //! The ACL command: users and their rules, and what was denied.
 
 use super::auth::keys_of;
-use super::client::help;
-use super::{Context, by_name, integer, unknown_subcommand, wrong_arity};
+use super::{Context, by_name, integer, wrong_arity};
 use crate::access::{Access, Asked, LogEntry, Refused, Selector, User, catalogue, categories, generate};
 use crate::frontend::resp::encoder::Encoder;
 use crate::frontend::resp::now_ms;
@@ -15,36 +14,6 @@ const GENPASS_BITS: (i64, i64) = (4096, 256);
 const LOG_COUNT: usize = 10;
 const NO_FILE: &str = "ERR This node is not configured to use an ACL file. You may want to give it one with the setting \
      aclfile; until then users made with ACL SETUSER last until the node stops.";
-
-/// A handler of a subcommand, its name, and how many arguments it takes, the two names included; negative: at least.
-type Subcommand = (&'static str, i32, fn(&mut Context<'_>, Args<'_>) -> Handled);
-
-const SUBCOMMANDS: &[Subcommand] = &[
-    ("cat", -2, cat),
-    ("deluser", -3, deluser),
-    ("dryrun", -4, dryrun),
-    ("genpass", -2, genpass),
-    ("getuser", 3, getuser),
-    ("help", 2, tell_help),
-    ("list", 2, list),
-    ("load", 2, load),
-    ("log", -2, log),
-    ("save", 2, save),
-    ("setuser", -3, setuser),
-    ("users", 2, users),
-    ("whoami", 2, whoami),
-];
-
-pub(super) fn acl(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let asked = args.get(1).to_ascii_lowercase();
-    let found = SUBCOMMANDS.iter().find(|(name, ..)| name.as_bytes() == asked);
-    let Some((name, arity, handler)) = found else {
-        return Err(unknown_subcommand(args));
-    };
-    let count = args.len() as i32;
-    let fits = if *arity < 0 { count >= -arity } else { count == *arity };
-    if fits { handler(context, args) } else { Err(wrong_arity(&format!("acl|{name}"))) }
-}
 
 fn access<'a>(context: &Context<'a>) -> &'a Access {
     &context.server.access
@@ -60,7 +29,7 @@ fn texts<T: AsRef<[u8]>>(to: &mut Encoder<'_>, items: &[T]) -> Handled {
     Ok(Reply::Written)
 }
 
-fn cat(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+pub(super) fn cat(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     match args.len() {
         2 => texts(&mut context.to, &categories::NAMES),
         3 => {
@@ -80,12 +49,12 @@ fn cat(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     }
 }
 
-fn setuser(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+pub(super) fn setuser(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     access(context).set_user(args.get(2), args.from(3)).map_err(error)?;
     context.ok()
 }
 
-fn deluser(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+pub(super) fn deluser(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let mut deleted = 0;
     for name in args.from(2) {
         deleted += i64::from(access(context).delete_user(name).map_err(error)?);
@@ -94,7 +63,7 @@ fn deluser(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     Ok(Reply::Written)
 }
 
-fn getuser(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+pub(super) fn getuser(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let user = access(context).user(args.get(2));
     let to = &mut context.to;
     match user {
@@ -132,23 +101,23 @@ fn tell_selector(to: &mut Encoder<'_>, selector: &Selector) {
     to.bulk(&selector.channels_text());
 }
 
-fn list(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+pub(super) fn list(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     let lines: Vec<_> = access(context).users().iter().map(|user| user.line()).collect();
     texts(&mut context.to, &lines)
 }
 
-fn users(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+pub(super) fn users(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     let names: Vec<_> = access(context).users().iter().map(|user| user.name.clone()).collect();
     texts(&mut context.to, &names)
 }
 
-fn whoami(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+pub(super) fn whoami(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     let name = context.client.session.user().name.clone();
     context.to.bulk(name.as_bytes());
     Ok(Reply::Written)
 }
 
-fn genpass(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+pub(super) fn genpass(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let (most, usual) = GENPASS_BITS;
     let bits = match args.len() {
         2 => usual,
@@ -166,7 +135,7 @@ fn genpass(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     Ok(Reply::Written)
 }
 
-fn load(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+pub(super) fn load(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     if !access(context).has_file() {
         return Err(NO_FILE.into());
     }
@@ -174,7 +143,7 @@ fn load(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     context.ok()
 }
 
-fn save(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+pub(super) fn save(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     if !access(context).has_file() {
         return Err(NO_FILE.into());
     }
@@ -185,7 +154,7 @@ fn save(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     context.ok()
 }
 
-fn log(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+pub(super) fn log(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let count = match args.len() {
         2 => LOG_COUNT,
         3 if args.get(2).eq_ignore_ascii_case(b"reset") => {
@@ -230,7 +199,7 @@ fn tell_entry(to: &mut Encoder<'_>, entry: &LogEntry, now_ms: u64) {
 }
 
 /// `ACL DRYRUN username command [arg ...]`
-fn dryrun(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+pub(super) fn dryrun(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let shown = |index| String::from_utf8_lossy(args.get(index)).into_owned();
     let Some(user) = access(context).user(args.get(2)) else {
         return Err(format!("ERR User '{}' not found", shown(2)).into());
@@ -258,41 +227,6 @@ fn dryrun(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     }
     Ok(Reply::Written)
 }
-
-fn tell_help(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
-    help(context, HELP);
-    Ok(Reply::Written)
-}
-
-const HELP: &[&str] = &[
-    "ACL <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-    "CAT [<category>]",
-    "    List all commands that belong to <category>, or all command categories",
-    "    when no category is specified.",
-    "DELUSER <username> [<username> ...]",
-    "    Delete a list of users.",
-    "DRYRUN <username> <command> [<arg> ...]",
-    "    Returns whether the user can execute the given command without executing the command.",
-    "GETUSER <username>",
-    "    Get the user's details.",
-    "GENPASS [<bits>]",
-    "    Generate a secure 256-bit user password. The optional `bits` argument can",
-    "    be used to specify a different size.",
-    "LIST",
-    "    Show users details in config file format.",
-    "LOAD",
-    "    Reload users from the ACL file.",
-    "LOG [<count> | RESET]",
-    "    Show the ACL log entries.",
-    "SAVE",
-    "    Save the current config to the ACL file.",
-    "SETUSER <username> <attribute> [<attribute> ...]",
-    "    Create or modify a user with the specified attributes.",
-    "USERS",
-    "    List all the registered usernames.",
-    "WHOAMI",
-    "    Return the current connection username.",
-];
 
 #[cfg(test)]
 mod tests {

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::client::{REDIS_VERSION, describe, printable};
+use super::client::REDIS_VERSION;
+use super::client_list::{describe, printable};
 use super::{Command, Context, integer, syntax_error};
 use crate::access::{Access, Asked, Denied, KeyAccess, Login, LoginError, Session};
 use crate::frontend::resp::encoder::Protocol;

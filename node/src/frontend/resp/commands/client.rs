@@ -1,8 +1,10 @@
 //! Commands on the connection itself.
 
-use super::{Context, integer, unknown_subcommand, wrong_arity};
+use super::{Context, integer, wrong_arity};
+use crate::frontend::resp::connection::Replies;
+use crate::frontend::resp::encoder::Protocol;
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Handled, Refusal, Reply};
+use crate::frontend::resp::reply::{Handled, Reply};
 
 /// The Redis release whose behaviour this front end has, told to clients that ask.
 pub(super) const REDIS_VERSION: &str = "7.2.0";
@@ -29,6 +31,9 @@ pub(super) fn quit(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
 pub(super) fn select(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     match integer(args.get(1))? {
         0 => context.ok(),
+        number if i32::try_from(number).is_err() => {
+            Err(format!("ERR value is out of range, value must between {} and {}", i32::MIN, i32::MAX).into())
+        }
         _ => Err("ERR SELECT is not allowed in cluster mode".into()),
     }
 }
@@ -45,101 +50,23 @@ pub(super) fn readwrite(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     context.ok()
 }
 
-pub(super) fn client(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let name = args.get(1).to_ascii_lowercase();
-    let fits = |count: usize, name: &str| match args.len() == count {
-        true => Ok(()),
-        false => Err(wrong_arity(&format!("client|{name}"))),
-    };
-    match name.as_slice() {
-        b"id" => {
-            fits(2, "id")?;
-            context.to.integer(i64::try_from(context.client.id).unwrap_or(i64::MAX));
-        }
-        b"getname" => {
-            fits(2, "getname")?;
-            match context.client.name.is_empty() {
-                true => context.to.null(),
-                false => context.to.bulk(context.client.name.as_bytes()),
-            }
-        }
-        b"setname" => {
-            fits(3, "setname")?;
-            context.client.name = printable(args.get(2), "Client names")?;
-            context.to.ok();
-        }
-        b"setinfo" => {
-            fits(4, "setinfo")?;
-            set_info(context, args)?;
-        }
-        b"info" => {
-            fits(2, "info")?;
-            let line = describe(context);
-            context.to.text(&line);
-        }
-        b"help" => help(
-            context,
-            &[
-                "CLIENT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-                "GETNAME",
-                "    Return the name of the current connection.",
-                "ID",
-                "    Return the ID of the current connection.",
-                "INFO",
-                "    Return information about the current client connection.",
-                "SETINFO <LIB-NAME|LIB-VER> <value>",
-                "    Set client meta attr.",
-                "SETNAME <name>",
-                "    Assign the name <name> to the current connection.",
-            ],
-        ),
-        _ => return Err(unknown_subcommand(args)),
-    }
+/// Every node serves every key, whoever has its slot.
+pub(super) fn asking(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    context.ok()
+}
+
+/// The connection as it was when it was new; its number and what its library said of itself stay.
+pub(super) fn reset(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    let client = &mut context.client;
+    client.name.clear();
+    client.readonly = false;
+    client.queue = None;
+    client.watched = Default::default();
+    client.replies = Replies::On;
+    client.protocol = Protocol::Resp2;
+    client.session = context.server.access.session();
+    client.registered.show(|shown| (shown.no_evict, shown.no_touch) = (false, false));
+    context.to.protocol = Protocol::Resp2;
+    context.to.status("RESET");
     Ok(Reply::Written)
-}
-
-/// Writes what a subcommand HELP answers.
-pub(super) fn help(context: &mut Context<'_>, lines: &[&str]) {
-    const END: [&str; 2] = ["HELP", "    Print this help."];
-    context.to.array(lines.len() + END.len());
-    for line in lines.iter().chain(&END) {
-        context.to.status(line);
-    }
-}
-
-fn set_info(context: &mut Context<'_>, args: Args<'_>) -> Result<(), Refusal> {
-    let option = args.get(2);
-    if option.eq_ignore_ascii_case(b"lib-name") {
-        context.client.library = printable(args.get(3), "lib-name")?;
-    } else if option.eq_ignore_ascii_case(b"lib-ver") {
-        context.client.library_version = printable(args.get(3), "lib-ver")?;
-    } else {
-        return Err(format!("ERR Unrecognized option '{}'", String::from_utf8_lossy(option)).into());
-    }
-    context.to.ok();
-    Ok(())
-}
-
-/// A name that fits one line of a list.
-pub(super) fn printable(text: &[u8], what: &str) -> Result<String, Refusal> {
-    match text.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
-        true => Ok(String::from_utf8_lossy(text).into_owned()),
-        false => Err(format!("ERR {what} cannot contain spaces, newlines or special characters.").into()),
-    }
-}
-
-pub(super) fn describe(context: &Context<'_>) -> String {
-    let client = &context.client;
-    format!(
-        "id={} addr={} laddr={} name={} age={} db=0 user={} resp={} lib-name={} lib-ver={}\n",
-        client.id,
-        client.peer,
-        client.local,
-        client.name,
-        client.since.elapsed().as_secs(),
-        client.session.user().name,
-        client.protocol.number(),
-        client.library,
-        client.library_version
-    )
 }

@@ -4,55 +4,119 @@
 //! save a hop. Every node is primary of some slots and replica of others; Redis knows no such nodes, so in
 //! NODES each is a master of the slots it is primary of.
 
+use bytes::Bytes;
 use caskade_engine::{SLOTS, slot_of};
 
-use super::client::help;
-use super::{Context, unknown_subcommand, wrong_arity};
-use crate::frontend::keyspace::{SlotRange, Topology, TopologyNode};
+use super::{Context, integer, later};
+use crate::frontend::keyspace::{Keyspace, SlotRange, Topology, TopologyNode};
 use crate::frontend::resp::encoder::Encoder;
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Handled, Reply};
+use crate::frontend::resp::reply::{Handled, Refusal, Reply};
 use crate::id::NodeId;
 
+/// Keys one GETKEYSINSLOT answers, at most: a bound on its memory.
+const KEYS_MAX: usize = 100_000;
+/// Keys looked at in one step of a walk.
+const WALK_STEP: usize = 1000;
+
+/// The subcommands that tell what the node knows of its cluster.
 pub(super) fn cluster(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let name = String::from_utf8_lossy(args.get(1)).to_ascii_lowercase();
-    let expected = match name.as_str() {
-        "keyslot" => 3,
-        "slots" | "shards" | "nodes" | "info" | "myid" | "help" => 2,
-        _ => return Err(unknown_subcommand(args)),
-    };
-    if args.len() != expected {
-        return Err(wrong_arity(&format!("cluster|{name}")));
-    }
     let topology = context.server.keyspace.topology();
     let to = &mut context.to;
-    match name.as_str() {
-        "keyslot" => to.integer(slot_of(args.get(2)).into()),
-        "slots" => slots(&topology, to),
-        "shards" => shards(&topology, to),
-        "nodes" => to.text(&nodes(&topology)),
-        "info" => to.text(&info(&topology)),
-        "myid" => to.bulk(redis_id(topology.node).as_bytes()),
-        _ => help(
-            context,
-            &[
-                "CLUSTER <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-                "INFO",
-                "    Return information about the cluster.",
-                "KEYSLOT <key>",
-                "    Return the hash slot for <key>.",
-                "MYID",
-                "    Return the node id.",
-                "NODES",
-                "    Return cluster configuration seen by node.",
-                "SHARDS",
-                "    Return information about slot range mappings and the nodes associated with them.",
-                "SLOTS",
-                "    Return information about slots range mappings.",
-            ],
-        ),
+    match args.get(1).to_ascii_lowercase().as_slice() {
+        b"keyslot" => to.integer(slot_of(args.get(2)).into()),
+        b"slots" => slots(&topology, to),
+        b"shards" => shards(&topology, to),
+        b"nodes" => to.text(&nodes(&topology)),
+        b"info" => to.text(&info(&topology)),
+        b"links" => links(&topology, to),
+        _ => to.bulk(redis_id(topology.node).as_bytes()),
     }
     Ok(Reply::Written)
+}
+
+fn slot(text: &[u8]) -> Result<u16, Refusal> {
+    let slot = u16::try_from(integer(text)?).ok().filter(|slot| *slot < SLOTS);
+    slot.ok_or_else(|| "ERR Invalid slot".into())
+}
+
+pub(super) fn count_keys_in_slot(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let (slot, keyspace) = (slot(args.get(2))?, context.server.keyspace.clone());
+    let count = async move {
+        let mut count = 0;
+        walk(keyspace.as_ref(), slot, |_| {
+            count += 1;
+            true
+        })
+        .await?;
+        Ok(count)
+    };
+    later(context, count, |count, to| to.integer(count))
+}
+
+pub(super) fn keys_in_slot(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let invalid = || Refusal::from("ERR Invalid slot or number of keys");
+    let (slot, count) = (integer(args.get(2))?, integer(args.get(3))?);
+    let slot = u16::try_from(slot).ok().filter(|slot| *slot < SLOTS).ok_or_else(invalid)?;
+    let count = usize::try_from(count).map_err(|_| invalid())?.min(KEYS_MAX);
+    let keyspace = context.server.keyspace.clone();
+    let keys = async move {
+        let mut keys = Vec::new();
+        walk(keyspace.as_ref(), slot, |key| {
+            if keys.len() < count {
+                keys.push(key);
+            }
+            keys.len() < count
+        })
+        .await?;
+        Ok(keys)
+    };
+    later(context, keys, |keys, to| {
+        to.array(keys.len());
+        keys.iter().for_each(|key| to.bulk(key));
+    })
+}
+
+/// Hands over the keys of a slot, each once or, while they change, now and then twice, until `take` has enough.
+async fn walk(
+    keyspace: &dyn Keyspace,
+    slot: u16,
+    mut take: impl FnMut(Bytes) -> bool + Send,
+) -> Result<(), Refusal> {
+    let (mut cursor, end) = keyspace.walk_of_slot(slot);
+    loop {
+        let page = keyspace.scan(cursor, WALK_STEP).await.map_err(Refusal::from)?;
+        for key in page.keys {
+            if slot_of(&key) == slot && !take(key) {
+                return Ok(());
+            }
+        }
+        if page.next == 0 || page.next >= end {
+            return Ok(());
+        }
+        cursor = page.next;
+    }
+}
+
+/// A link to and one from each other member, as far as the node knows.
+fn links(topology: &Topology, to: &mut Encoder<'_>) {
+    let peers: Vec<_> = topology.nodes.iter().filter(|node| node.up && node.id != topology.node).collect();
+    to.array(2 * peers.len());
+    for (peer, direction) in peers.iter().flat_map(|peer| [(peer, "to"), (peer, "from")]) {
+        to.map(6);
+        to.name("direction");
+        to.name(direction);
+        to.name("node");
+        to.bulk(redis_id(peer.id).as_bytes());
+        to.name("create-time");
+        to.integer(0);
+        to.name("events");
+        to.name("rw");
+        to.name("send-buffer-allocated");
+        to.integer(0);
+        to.name("send-buffer-used");
+        to.integer(0);
+    }
 }
 
 /// A node's name as Redis writes such: 40 hexadecimal digits, the first of its key.

@@ -1,17 +1,16 @@
-//! Commands on the server: INFO, CONFIG and COMMAND.
+//! `INFO`: the figures of the node, under the names that Redis's tools read.
 
 use std::fmt::Write as _;
+use std::sync::atomic::Ordering;
 
 use caskade_engine::TaskState;
 
-use super::client::{REDIS_VERSION, help};
-use super::{COMMANDS, Command, Context, by_name, later, unknown_subcommand, wrong_arity};
-use crate::access::{Denials, catalogue};
+use super::client::REDIS_VERSION;
+use super::{Context, later};
+use crate::access::Denials;
 use crate::frontend::keyspace::Keyspace;
-use crate::frontend::resp::encoder::Encoder;
-use crate::frontend::resp::glob;
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Handled, Reply};
+use crate::frontend::resp::reply::Handled;
 use crate::frontend::stats::Snapshot;
 
 /// Sections of INFO, in their order.
@@ -26,7 +25,8 @@ pub(super) fn info(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let sections: Vec<&str> =
         SECTIONS.into_iter().filter(|section| all || asked.iter().any(|name| name == section)).collect();
     let (keyspace, snapshot) = (context.server.keyspace.clone(), context.server.stats.snapshot());
-    let (limit, denials) = (context.server.limits.connections_max, context.server.access.denials());
+    let limit = context.server.connections_max.load(Ordering::Relaxed);
+    let denials = context.server.access.denials();
     let text = async move {
         let mut text = String::new();
         for section in sections {
@@ -134,146 +134,4 @@ async fn write_keys(keyspace: &dyn Keyspace, text: &mut String) {
         Ok(count) => text.push_str(&format!("db0:keys={count},expires=0,avg_ttl=0\r\n")),
         Err(failure) => text.push_str(&format!("caskade_keys_unknown:{failure}\r\n")),
     }
-}
-
-pub(super) fn config(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    match args.get(1).to_ascii_lowercase().as_slice() {
-        b"get" if args.len() < 3 => return Err(wrong_arity("config|get")),
-        b"get" => {
-            let mut settings = redis_settings(context);
-            settings.extend(context.server.keyspace.settings());
-            settings.retain(|(name, _)| {
-                args.from(2).any(|pattern| glob::matches(pattern, name.as_bytes(), true))
-            });
-            context.to.map(settings.len());
-            for (name, value) in settings {
-                context.to.name(&name);
-                context.to.name(&value);
-            }
-        }
-        b"help" => help(
-            context,
-            &[
-                "CONFIG <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-                "GET <pattern>",
-                "    Return parameters matching the glob-like <pattern> and their values.",
-            ],
-        ),
-        _ => return Err(unknown_subcommand(args)),
-    }
-    Ok(Reply::Written)
-}
-
-/// The settings of Redis that tools ask for, with what they come to here.
-fn redis_settings(context: &Context<'_>) -> Vec<(String, String)> {
-    let limits = context.server.limits;
-    let pairs = [
-        ("appendonly", "yes".to_owned()),
-        ("databases", "1".to_owned()),
-        ("maxclients", limits.connections_max.to_string()),
-        ("maxmemory", "0".to_owned()),
-        ("maxmemory-policy", "noeviction".to_owned()),
-        ("proto-max-bulk-len", limits.value_bytes_max.to_string()),
-        ("save", String::new()),
-        ("timeout", "0".to_owned()),
-    ];
-    pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
-}
-
-pub(super) fn command(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let named = || args.from(2).map(by_name);
-    match args.get(1).to_ascii_lowercase().as_slice() {
-        b"" => write_all(&mut context.to, COMMANDS.iter().map(Some)),
-        b"count" if args.len() > 2 => return Err(wrong_arity("command|count")),
-        b"count" => context.to.integer(COMMANDS.len() as i64),
-        b"list" if args.len() > 2 => return Err(super::syntax_error()),
-        b"list" => {
-            context.to.array(COMMANDS.len());
-            COMMANDS.iter().for_each(|command| context.to.bulk(command.name.as_bytes()));
-        }
-        b"info" if args.len() == 2 => write_all(&mut context.to, COMMANDS.iter().map(Some)),
-        b"info" => write_all(&mut context.to, named()),
-        b"docs" if args.len() == 2 => write_docs(&mut context.to, COMMANDS.iter()),
-        b"docs" => write_docs(&mut context.to, named().flatten()),
-        b"getkeys" if args.len() < 3 => return Err(wrong_arity("command|getkeys")),
-        b"getkeys" => return get_keys(context, args),
-        b"help" => help(
-            context,
-            &[
-                "COMMAND <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-                "(no subcommand)",
-                "    Return details about all commands.",
-                "COUNT",
-                "    Return the total number of commands in this server.",
-                "DOCS [<command-name> ...]",
-                "    Return documentation details about multiple commands.",
-                "GETKEYS <full-command>",
-                "    Return the keys from a full command.",
-                "INFO [<command-name> ...]",
-                "    Return details about multiple commands.",
-                "LIST",
-                "    Return a list of all commands in this server.",
-            ],
-        ),
-        _ => return Err(unknown_subcommand(args)),
-    }
-    Ok(Reply::Written)
-}
-
-fn write_all(to: &mut Encoder<'_>, commands: impl Iterator<Item = Option<&'static Command>>) {
-    let commands: Vec<_> = commands.collect();
-    to.array(commands.len());
-    for command in commands {
-        match command {
-            Some(command) => write_info(to, command),
-            None => to.null_array(),
-        }
-    }
-}
-
-fn write_info(to: &mut Encoder<'_>, command: &Command) {
-    to.array(10);
-    to.bulk(command.name.as_bytes());
-    to.integer(command.arity.into());
-    to.set(command.flags().len());
-    command.flags().iter().for_each(|flag| to.status(flag));
-    to.integer(command.keys.first.into());
-    to.integer(command.keys.last.into());
-    to.integer(command.keys.step.into());
-    let categories: Vec<_> =
-        catalogue::find(command.name).into_iter().flat_map(|entry| entry.categories.names()).collect();
-    to.set(categories.len());
-    categories.iter().for_each(|name| to.status(&format!("@{name}")));
-    // Tips, key specifications and subcommands are not told.
-    (0..3).for_each(|_| to.array(0));
-}
-
-fn write_docs(to: &mut Encoder<'_>, commands: impl Iterator<Item = &'static Command>) {
-    let commands: Vec<_> = commands.collect();
-    to.map(commands.len());
-    for command in commands {
-        to.name(command.name);
-        to.map(2);
-        to.name("summary");
-        to.name(command.summary);
-        to.name("group");
-        to.name(command.group);
-    }
-}
-
-fn get_keys(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let asked = args.skip(2);
-    let Some(command) = by_name(asked.get(0)) else {
-        return Err("ERR Invalid command specified".into());
-    };
-    if !command.arity_fits(asked) {
-        return Err("ERR Invalid number of arguments specified for command".into());
-    }
-    let keys: Vec<usize> = command.keys.of(asked).collect();
-    if keys.is_empty() {
-        return Err("ERR The command has no key arguments".into());
-    }
-    context.to.array(keys.len());
-    keys.into_iter().for_each(|index| context.to.bulk(asked.get(index)));
-    Ok(Reply::Written)
 }

@@ -7,12 +7,18 @@ mod auth;
 mod bits;
 mod cask;
 mod client;
+mod client_list;
 mod cluster;
+mod config;
+mod describe;
 mod expiry;
 mod info;
 mod keys;
+mod latency;
+mod memory;
 mod range;
 mod strings;
+mod subcommands;
 mod table;
 mod transactions;
 mod values;
@@ -225,6 +231,7 @@ fn admit(
     if !command.arity_fits(args) {
         return Err(wrong_arity(command.name));
     }
+    subcommands::admit(command, args)?;
     if context.client.queue.is_some() && matches!(command.name, "auth" | "hello") {
         return Err("ERR Command not allowed inside a transaction".into());
     }
@@ -250,6 +257,7 @@ fn admit(
 
 /// Runs a command that was admitted.
 fn run(command: &Command, context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    context.client.last_command = command.name;
     match command.kind {
         Kind::Read => context.tally.gets += 1,
         Kind::Write => context.tally.sets += 1,
@@ -259,19 +267,30 @@ fn run(command: &Command, context: &mut Context<'_>, args: Args<'_>) -> Handled 
     (command.handler)(context, args)
 }
 
+/// What Redis shows of an argument within an error: so many bytes at most, and nothing after a zero byte.
+fn shown(text: &[u8], max: usize) -> &[u8] {
+    let text = text.get(..max).unwrap_or(text);
+    text.split(|byte| *byte == 0).next().unwrap_or_default()
+}
+
+/// Longest argument, and arguments together, that an error shows.
+const SHOWN_MAX: usize = 128;
+
 fn unknown_command(args: Args<'_>) -> Refusal {
-    const SHOWN_MAX: usize = 128;
-    let shown =
-        |text: &[u8], max: usize| String::from_utf8_lossy(text.get(..max).unwrap_or(text)).into_owned();
-    let mut rest = String::new();
+    let mut text = b"ERR unknown command '".to_vec();
+    text.extend_from_slice(shown(args.get(0), SHOWN_MAX));
+    text.extend_from_slice(b"', with args beginning with: ");
+    let begin = text.len();
     for arg in args.from(1) {
-        if rest.len() >= SHOWN_MAX {
+        let used = text.len() - begin;
+        if used >= SHOWN_MAX {
             break;
         }
-        rest.push_str(&format!("'{}' ", shown(arg, SHOWN_MAX - rest.len())));
+        text.push(b'\'');
+        text.extend_from_slice(shown(arg, SHOWN_MAX - used));
+        text.extend_from_slice(b"' ");
     }
-    format!("ERR unknown command '{}', with args beginning with: {rest}", shown(args.get(0), SHOWN_MAX))
-        .into()
+    Refusal(text.into())
 }
 
 fn wrong_arity(name: &str) -> Refusal {
@@ -279,9 +298,18 @@ fn wrong_arity(name: &str) -> Refusal {
 }
 
 fn unknown_subcommand(args: Args<'_>) -> Refusal {
-    let text = |index| String::from_utf8_lossy(args.get(index)).into_owned();
-    let name = text(0).to_ascii_uppercase();
-    format!("ERR unknown subcommand '{:.128}'. Try {name} HELP.", text(1)).into()
+    refuse_subcommand("unknown subcommand", args)
+}
+
+/// A known subcommand with arguments that no form of it has.
+fn wrong_subcommand(args: Args<'_>) -> Refusal {
+    refuse_subcommand("unknown subcommand or wrong number of arguments for", args)
+}
+
+fn refuse_subcommand(what: &str, args: Args<'_>) -> Refusal {
+    let name = args.get(0).to_ascii_uppercase();
+    let parts: [&[u8]; 5] = [b"ERR ", what.as_bytes(), b" '", shown(args.get(1), SHOWN_MAX), b"'. Try "];
+    Refusal([parts.concat(), name, b" HELP.".to_vec()].concat().into())
 }
 
 fn cross_slot() -> Refusal {

@@ -1,8 +1,8 @@
 //! All commands, in the order of their names.
 
 use super::{
-    Command, Handler, Keys, Kind, acl, auth, bits, cask, client, cluster, expiry, info, keys, range, strings,
-    transactions, values, wait,
+    Command, Handler, Keys, Kind, auth, bits, cask, client, describe, expiry, info, keys, memory, range,
+    strings, subcommands, transactions, values, wait,
 };
 
 const fn row(
@@ -32,8 +32,9 @@ use Kind::{Barrier, Delete, Other, Read, Write};
 /// Every command of this front end.
 #[rustfmt::skip]
 pub(in super::super) static COMMANDS: &[Command] = &[
-    row("acl", -2, Barrier, K::NONE, SERVER, (acl::acl, "Tells and changes who may do what.")),
+    row("acl", -2, Barrier, K::NONE, SERVER, (subcommands::run, "Tells and changes who may do what.")),
     row("append", 3, Write, K::FIRST, STRING, (strings::append, "Adds to the end of a value.")),
+    row("asking", 1, Other, K::NONE, CLUSTER, (client::asking, "Does nothing: every node serves every key.")),
     row("auth", -2, Barrier, K::NONE, CONNECTION, (auth::auth, "Authenticates the connection.")),
     row("bitcount", -2, Read, K::FIRST, BITMAP, (bits::bitcount, "Counts the bits that are set.")),
     row("bitfield", -2, Write, K::FIRST, BITMAP, (bits::bitfield, "Reads and writes integers among the bits of a value.")),
@@ -57,12 +58,13 @@ pub(in super::super) static COMMANDS: &[Command] = &[
     row("cask.takeover", -1, Barrier, K::NONE, OWN, (cask::takeover, "Tells what a takeover by this node would be, or with YES takes over.")),
     row("cask.tasks", 1, Barrier, K::NONE, OWN, (cask::tasks, "Background work of all nodes, as JSON.")),
     row("cask.undrain", 2, Barrier, K::NONE, OWN, (cask::undrain, "Ends the draining of a node.")),
-    row("client", -2, Barrier, K::NONE, CONNECTION, (client::client, "Asks about connections and names them.")),
-    row("cluster", -2, Barrier, K::NONE, CLUSTER, (cluster::cluster, "Tells which node serves which slots.")),
-    row("command", -1, Barrier, K::NONE, SERVER, (info::command, "Tells about commands.")),
-    row("config", -2, Barrier, K::NONE, SERVER, (info::config, "Tells about settings.")),
+    row("client", -2, Barrier, K::NONE, CONNECTION, (subcommands::run, "Asks about connections and names them.")),
+    row("cluster", -2, Barrier, K::NONE, CLUSTER, (subcommands::run, "Tells which node serves which slots.")),
+    row("command", -1, Barrier, K::NONE, SERVER, (describe::command, "Tells about commands.")),
+    row("config", -2, Barrier, K::NONE, SERVER, (subcommands::run, "Tells and changes settings.")),
     row("copy", -3, Write, K::TWO, GENERIC, (values::copy, "Copies a key.")),
     row("dbsize", 1, Barrier, K::NONE, SERVER, (keys::dbsize, "Counts the keys of the cluster.")),
+    row("debug", -2, Barrier, K::NONE, SERVER, (memory::debug, "SLEEP, for tests, where the settings allow it.")),
     row("decr", 2, Write, K::FIRST, STRING, (strings::decr, "Takes one from the number a key holds.")),
     row("decrby", 3, Write, K::FIRST, STRING, (strings::decrby, "Takes from the number a key holds.")),
     row("del", -2, Delete, K::ALL, GENERIC, (keys::del, "Removes keys.")),
@@ -86,13 +88,16 @@ pub(in super::super) static COMMANDS: &[Command] = &[
     row("incrbyfloat", 3, Write, K::FIRST, STRING, (strings::incrbyfloat, "Adds a decimal number to the one a key holds.")),
     row("info", -1, Barrier, K::NONE, SERVER, (info::info, "Tells the figures of this node.")),
     row("keys", 2, Barrier, K::NONE, GENERIC, (keys::keys, "Lists the keys of the cluster that fit a pattern.")),
+    row("latency", -2, Barrier, K::NONE, SERVER, (subcommands::run, "Tells of seconds in which a command took long.")),
     row("lcs", -3, Read, K::TWO, STRING, (strings::lcs, "Finds the longest common subsequence of two values.")),
+    row("lolwut", -1, Other, K::NONE, SERVER, (memory::lolwut, "Shows a cask and the version.")),
+    row("memory", -2, Barrier, K::NONE, SERVER, (subcommands::run, "Tells what keys and the node take.")),
     row("mget", -2, Read, K::ALL, STRING, (strings::mget, "Reads the values of keys, each by itself.")),
     row("move", 3, Other, K::FIRST, GENERIC, (values::move_key, "Refused: there is one database.")),
     row("mset", -3, Write, K::PAIRS, STRING, (strings::mset, "Writes the values of keys, each by itself.")),
     row("msetnx", -3, Write, K::PAIRS, STRING, (strings::msetnx, "Writes the values of keys if none of them is there.")),
     row("multi", 1, Barrier, K::NONE, TRANSACTIONS, (transactions::multi, "Begins to queue commands.")),
-    row("object", -2, Read, K::SECOND, GENERIC, (values::object, "Tells how Redis would keep a value.")),
+    row("object", -2, Read, K::SECOND, GENERIC, (subcommands::run, "Tells how Redis would keep a value.")),
     row("persist", 2, Write, K::FIRST, GENERIC, (expiry::persist, "Removes the expiry of a key.")),
     row("pexpire", -3, Write, K::FIRST, GENERIC, (expiry::pexpire, "Sets how many milliseconds a key has left.")),
     row("pexpireat", -3, Write, K::FIRST, GENERIC, (expiry::pexpireat, "Sets the millisecond a key ceases to exist at.")),
@@ -106,6 +111,7 @@ pub(in super::super) static COMMANDS: &[Command] = &[
     row("readwrite", 1, Barrier, K::NONE, CLUSTER, (client::readwrite, "Ends READONLY.")),
     row("rename", 3, Write, K::TWO, GENERIC, (values::rename, "Gives a key another name.")),
     row("renamenx", 3, Write, K::TWO, GENERIC, (values::renamenx, "Gives a key another name, if that is free.")),
+    row("reset", 1, Barrier, K::NONE, CONNECTION, (client::reset, "Makes the connection as it was when it was new.")),
     row("restore", -4, Write, K::FIRST, GENERIC, (values::restore, "Writes a key from what DUMP made of it.")),
     row("scan", -2, Barrier, K::NONE, GENERIC, (keys::scan, "Walks over the keys of the cluster.")),
     row("select", 2, Other, K::NONE, CONNECTION, (client::select, "Chooses database 0, the only one.")),
@@ -114,10 +120,12 @@ pub(in super::super) static COMMANDS: &[Command] = &[
     row("setex", 4, Write, K::FIRST, STRING, (strings::setex, "Writes a value that lasts some seconds.")),
     row("setnx", 3, Write, K::FIRST, STRING, (strings::setnx, "Writes a value if the key is absent.")),
     row("setrange", 4, Write, K::FIRST, STRING, (strings::setrange, "Overwrites a part of a value.")),
+    row("slowlog", -2, Barrier, K::NONE, SERVER, (subcommands::run, "Tells of commands that took long.")),
     row("sort", -2, Write, K::FIRST, GENERIC, (values::sort, "Refused: there are no lists, sets or sorted sets.")),
     row("sort_ro", -2, Read, K::FIRST, GENERIC, (values::sort, "Refused: there are no lists, sets or sorted sets.")),
     row("strlen", 2, Read, K::FIRST, STRING, (strings::strlen, "Tells the length of a value.")),
     row("substr", 4, Read, K::FIRST, STRING, (strings::getrange, "Reads a part of a value.")),
+    row("time", 1, Other, K::NONE, SERVER, (memory::time, "Tells the time of the node.")),
     row("touch", -2, Read, K::ALL, GENERIC, (keys::exists, "Counts which of the keys are there.")),
     row("ttl", 2, Read, K::FIRST, GENERIC, (expiry::ttl, "Tells how many seconds a key has left.")),
     row("type", 2, Read, K::FIRST, GENERIC, (keys::kind, "Tells the type of a value: string.")),

@@ -90,10 +90,6 @@ pub(super) fn object(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         "encoding" => Shape::Encoding,
         "refcount" => Shape::References,
         "freq" | "idletime" => Shape::Encoding,
-        "help" if args.len() == 2 => {
-            super::client::help(context, &OBJECT_HELP);
-            return Ok(Reply::Written);
-        }
         _ => return Err(unknown_subcommand(args)),
     };
     if args.len() != 3 {
@@ -108,16 +104,6 @@ pub(super) fn object(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         _ => Ok(Reply::One(context.submit(args.bytes(2), Action::Read), shape)),
     }
 }
-
-const OBJECT_HELP: [&str; 7] = [
-    "OBJECT <subcommand> [<arg> [value] [opt] ...]. Subcommands are:",
-    "ENCODING <key>",
-    "    Return the kind of internal representation used in order to store the value",
-    "    associated with a <key>.",
-    "REFCOUNT <key>",
-    "    Return the number of references of the value associated with the specified",
-    "    <key>.",
-];
 
 /// There are no lists, sets or sorted sets: a key that is there cannot be sorted.
 pub(super) fn sort(context: &mut Context<'_>, args: Args<'_>) -> Handled {

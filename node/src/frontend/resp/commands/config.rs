@@ -1,0 +1,157 @@
+//! `CONFIG`: the node's settings, those that can change while it runs, and the Redis names that tools ask for.
+
+use std::collections::HashSet;
+use std::sync::atomic::Ordering;
+
+use super::Context;
+use crate::frontend::resp::glob;
+use crate::frontend::resp::parser::Args;
+use crate::frontend::resp::reply::{Handled, Refusal, Reply};
+use crate::frontend::resp::server::Server;
+use crate::frontend::slowlog::ENTRIES_MAX;
+use crate::kv::parse_integer;
+
+/// A setting that can change while the node runs, and only until it ends.
+struct Tunable {
+    name: &'static str,
+    least: i64,
+    most: i64,
+    get: fn(&Server) -> i64,
+    set: fn(&Server, i64),
+}
+
+/// All of them. The numbers are within the bounds when they are set.
+static TUNABLES: &[Tunable] = &[
+    Tunable {
+        name: "latency-monitor-threshold",
+        least: 0,
+        most: i64::MAX,
+        get: |server| number(server.slowlog.latency_threshold_ms.load(Ordering::Relaxed)),
+        set: |server, value| {
+            server.slowlog.latency_threshold_ms.store(value.unsigned_abs(), Ordering::Relaxed)
+        },
+    },
+    Tunable {
+        name: "maxclients",
+        least: 1,
+        most: 1_000_000,
+        get: |server| number(server.connections_max.load(Ordering::Relaxed)),
+        set: |server, value| server.connections_max.store(value.unsigned_abs(), Ordering::Relaxed),
+    },
+    Tunable {
+        name: "slowlog-log-slower-than",
+        least: -1,
+        most: i64::MAX,
+        get: |server| server.slowlog.slower_than_us.load(Ordering::Relaxed),
+        set: |server, value| server.slowlog.slower_than_us.store(value, Ordering::Relaxed),
+    },
+    Tunable {
+        name: "slowlog-max-len",
+        least: 0,
+        most: ENTRIES_MAX as i64,
+        get: |server| number(server.slowlog.len_max.load(Ordering::Relaxed)),
+        set: |server, value| server.slowlog.len_max.store(value.unsigned_abs(), Ordering::Relaxed),
+    },
+];
+
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Names of Redis whose values are what they come to here, whatever is set.
+const FIXED: [(&str, &str); 10] = [
+    ("appendonly", "yes"),
+    ("cluster-enabled", "yes"),
+    ("cluster-require-full-coverage", "no"),
+    ("databases", "1"),
+    ("io-threads", "1"),
+    ("maxmemory", "0"),
+    ("maxmemory-policy", "noeviction"),
+    ("notify-keyspace-events", ""),
+    ("save", ""),
+    ("timeout", "0"),
+];
+
+/// Every name with its value.
+fn all(server: &Server) -> Vec<(String, String)> {
+    let mut all: Vec<(String, String)> =
+        FIXED.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    all.extend(TUNABLES.iter().map(|tunable| (tunable.name.to_owned(), (tunable.get)(server).to_string())));
+    all.push(("proto-max-bulk-len".to_owned(), server.limits.value_bytes_max.to_string()));
+    let settings = server.keyspace.settings();
+    if let Some((_, addr)) = settings.iter().find(|(name, _)| name == "listen") {
+        let (host, port) = addr.rsplit_once(':').unwrap_or((addr, "0"));
+        all.extend([("bind".to_owned(), host.to_owned()), ("port".to_owned(), port.to_owned())]);
+    }
+    all.extend(settings);
+    all
+}
+
+pub(super) fn get(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let mut settings = all(context.server);
+    settings.retain(|(name, _)| args.from(2).any(|pattern| glob::matches(pattern, name.as_bytes(), true)));
+    context.to.map(settings.len());
+    for (name, value) in settings {
+        context.to.name(&name);
+        context.to.name(&value);
+    }
+    Ok(Reply::Written)
+}
+
+/// All or none of the pairs are set.
+pub(super) fn set(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    if !args.len().is_multiple_of(2) {
+        return Err(super::wrong_arity("config|set"));
+    }
+    let (mut seen, mut changes) = (HashSet::new(), Vec::new());
+    let known = all(context.server);
+    for index in (2..args.len()).step_by(2) {
+        let name = String::from_utf8_lossy(args.get(index)).to_ascii_lowercase();
+        let tunable = TUNABLES.iter().find(|tunable| tunable.name == name);
+        let Some(tunable) = tunable else {
+            return Err(refuse_name(args.get(index), known.iter().any(|(known, _)| *known == name)));
+        };
+        if !seen.insert(tunable.name) {
+            return Err(failed(tunable.name, "duplicate parameter"));
+        }
+        changes.push((tunable, read(tunable, args.get(index + 1))?));
+    }
+    for (tunable, value) in changes {
+        (tunable.set)(context.server, value);
+    }
+    context.ok()
+}
+
+fn refuse_name(given: &[u8], known: bool) -> Refusal {
+    let given = String::from_utf8_lossy(given);
+    match known {
+        true => failed(&given, "can't set immutable config"),
+        false => format!("ERR Unknown option or number of arguments for CONFIG SET - '{given}'").into(),
+    }
+}
+
+fn read(tunable: &Tunable, text: &[u8]) -> Result<i64, Refusal> {
+    let value = parse_integer(text)
+        .ok_or_else(|| failed(tunable.name, "argument couldn't be parsed into an integer"))?;
+    if (tunable.least..=tunable.most).contains(&value) {
+        return Ok(value);
+    }
+    let bounds = format!("argument must be between {} and {} inclusive", tunable.least, tunable.most);
+    Err(failed(tunable.name, &bounds))
+}
+
+fn failed(name: &str, why: &str) -> Refusal {
+    format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {why}").into()
+}
+
+pub(super) fn reset_stat(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    context.server.stats.reset();
+    context.ok()
+}
+
+/// The settings file is the operator's, often shared and under version control.
+pub(super) fn rewrite(_context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    Err("ERR CONFIG REWRITE is refused: a node does not write its settings file; nothing was changed. \
+         Put the setting there by hand (`caskd config` prints it whole)"
+        .into())
+}

@@ -1,0 +1,88 @@
+//! `MEMORY`, and small commands on the server: TIME, LOLWUT, DEBUG.
+
+use std::time::Duration;
+
+use super::{Context, integer, later, syntax_error};
+use crate::frontend::resp::now_ms;
+use crate::frontend::resp::parser::Args;
+use crate::frontend::resp::reply::{Handled, Refusal, Reply};
+use crate::kv::{Action, Outcome};
+
+/// What the index keeps in memory for a key: README's figure for the hash index.
+const INDEX_BYTES: i64 = 29;
+/// What a record has on disk beside key and value.
+const RECORD_BYTES: i64 = 40;
+/// Longest DEBUG SLEEP.
+const SLEEP_MAX_S: f64 = 600.0;
+
+/// `MEMORY USAGE key [SAMPLES count]`: key, value and what is kept of them, in memory and on disk, for one copy.
+pub(super) fn usage(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    for index in (3..args.len()).step_by(2) {
+        let given = args.get(index).eq_ignore_ascii_case(b"samples") && index + 1 < args.len();
+        if !given || integer(args.get(index + 1))? < 0 {
+            return Err(syntax_error());
+        }
+    }
+    let key_bytes = args.get(2).len() as i64;
+    let ticket = context.submit(args.bytes(2), Action::Inspect);
+    let size = async move {
+        match ticket.wait().await.map_err(Refusal::from)? {
+            Outcome::Meta(meta) => {
+                Ok(meta.map(|meta| key_bytes + i64::from(meta.value_len) + INDEX_BYTES + RECORD_BYTES))
+            }
+            outcome => Err(format!("ERR internal error: {outcome:?} does not fit; please report it").into()),
+        }
+    };
+    later(context, size, |size, to| match size {
+        Some(size) => to.integer(size),
+        None => to.null(),
+    })
+}
+
+pub(super) fn doctor(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    let text = format!(
+        "This node has {} bytes in memory. Values are on disk; memory holds some {INDEX_BYTES} bytes a key, buffers of \
+         clients, and what is under way.\n",
+        crate::memory::resident_bytes()
+    );
+    context.to.text(&text);
+    Ok(Reply::Written)
+}
+
+/// Seconds since 1970 and microseconds within the second; milliseconds are as fine as the node's clock goes.
+pub(super) fn time(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    let now = now_ms();
+    context.to.array(2);
+    context.to.bulk((now / 1000).to_string().as_bytes());
+    context.to.bulk((now % 1000 * 1000).to_string().as_bytes());
+    Ok(Reply::Written)
+}
+
+/// No picture, but the version that tools look for.
+pub(super) fn lolwut(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
+    context.to.text(&format!(
+        "   ____\n  (____)\n  |o  o|   a cask of keys\n  (____)\nCaskade ver. {}\n",
+        env!("CARGO_PKG_VERSION")
+    ));
+    Ok(Reply::Written)
+}
+
+/// `DEBUG SLEEP seconds`, where the settings allow it: this connection waits, and no other.
+pub(super) fn debug(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    if !context.server.limits.debug_commands {
+        return Err(
+            "ERR DEBUG command not allowed. Start the node with debug_commands = true to allow it.".into()
+        );
+    }
+    if args.len() != 3 || !args.get(1).eq_ignore_ascii_case(b"sleep") {
+        return Err(super::unknown_subcommand(args));
+    }
+    let seconds = std::str::from_utf8(args.get(2)).ok().and_then(|text| text.parse::<f64>().ok());
+    let seconds = seconds.filter(|seconds| (0.0..=SLEEP_MAX_S).contains(seconds));
+    let seconds = seconds.ok_or("ERR value is not a valid float, or not from 0 to 600")?;
+    let nap = async move {
+        tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
+        Ok(())
+    };
+    later(context, nap, |(), to| to.ok())
+}
