@@ -11,7 +11,7 @@ pub enum Rule {
     Near,
     /// Arrays whose order has no meaning: sorted, then byte for byte.
     Unordered,
-    /// A reply of SCAN: the keys in any order. Cursors are each server's own.
+    /// A page of SCAN: which keys it has is each server's own; whole walks are compared after each sequence.
     Page,
     /// Whether there is something: which one is chance.
     Presence,
@@ -173,7 +173,7 @@ pub const FORMS: &[Form] = &[
     f("CLIENT|REPLY", 1, Exact, &[One(&[&[W("ON")], &[Text]])]),
     f("CLIENT|SETINFO", 1, Exact, &[One(&[&[W("LIB-NAME")], &[W("LIB-VER")], &[Text]]), Text]),
     f("CLIENT|SETNAME", 2, Exact, &[Text]),
-    f("CLIENT|TRACKING", 1, Exact, &[One(&[&[W("ON")], &[W("OFF")], &[Text]])]),
+    f("CLIENT|TRACKING", 1, Exact, &[One(&[&[W("OFF")], &[Text]])]),
     f("CLIENT|TRACKINGINFO", 1, Exact, &[]),
     f("CLIENT|UNBLOCK", 1, Exact, &[Int, Maybe(&[One(&[&[W("TIMEOUT")], &[W("ERROR")], &[Text]])])]),
     f("CLIENT|UNPAUSE", 1, Exact, &[]),
@@ -184,13 +184,13 @@ pub const FORMS: &[Form] = &[
     f("SELECT", 1, Exact, &[Int]),
     // The server.
     f("COMMAND|COUNT", 1, Type, &[]),
-    f("COMMAND|DOCS", 1, Names, &[W("GET")]),
+    f("COMMAND|DOCS", 1, Type, &[W("GET")]),
     f("COMMAND|GETKEYS", 4, Exact, &[Command]),
     f("COMMAND|GETKEYSANDFLAGS", 1, Exact, &[Command]),
     f("COMMAND|HELP", 1, Type, &[]),
     f("COMMAND|INFO", 1, Type, &[Repeat(&[Command])]),
     f("COMMAND|LIST", 1, Type, &[Maybe(&[W("FILTERBY"), One(&[&[W("PATTERN"), Pattern], &[W("MODULE"), Text], &[W("ACLCAT"), Text], &[Text]])])]),
-    f("CONFIG|GET", 1, Exact, &[Repeat(&[One(&[&[W("maxmemory-policy")], &[W("databases")], &[W("timeout")], &[W("maxmemory")], &[Text]])])]),
+    f("CONFIG|GET", 1, Exact, &[One(&[&[W("maxmemory-policy")], &[W("timeout")], &[W("maxmemory")], &[W("save")], &[Text]])]),
     f("CONFIG|HELP", 1, Type, &[]),
     f("CONFIG|RESETSTAT", 1, Exact, &[]),
     f("CONFIG|SET", 1, Exact, &[Text, Text]),

@@ -102,7 +102,7 @@ fn rule(rule: Rule) -> &'static str {
         Rule::Exact => "yes",
         Rule::Near => "yes; times may differ by some seconds",
         Rule::Unordered => "yes; in any order",
-        Rule::Page => "yes; keys in any order, cursors not",
+        Rule::Page => "errors; of whole walks all keys, in any order",
         Rule::Presence => "whether it is null",
         Rule::Type => "the type of the reply, and errors",
         Rule::Names => "names, and values but version, id and mode",

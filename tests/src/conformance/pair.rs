@@ -1,6 +1,6 @@
 //! Both servers, given the same commands: sequences are run in pipelines, their replies compared as they come.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 use super::compare::{Verdict, compare};
 use super::reply::Reply;
@@ -130,7 +130,10 @@ impl Pair {
             }
             from += count;
         }
-        Ok(None)
+        let [theirs, ours] = self.keys()?;
+        let index = steps.len().saturating_sub(1);
+        let mismatch = Mismatch { index, theirs: Reply::Many(b'*', theirs), ours: Reply::Many(b'*', ours) };
+        Ok((mismatch.theirs != mismatch.ours).then_some(mismatch))
     }
 
     fn read(&mut self, link: &mut Link, steps: &[Step]) -> Result<Option<Mismatch>> {
@@ -152,26 +155,16 @@ impl Pair {
         Ok(None)
     }
 
-    /// Removes every key that either server has, and undoes what outlives a connection.
+    /// Walks over both keyspaces: all keys of each, sorted.
+    fn keys(&self) -> Result<[Vec<Reply>; 2]> {
+        Ok([all_keys(&self.theirs).context("redis-server")?, all_keys(&self.ours).context("the node")?])
+    }
+
+    /// Removes every key that either server has.
     fn empty(&self) -> Result<()> {
-        let mut wires = [Wire::connect(&self.theirs)?, Wire::connect(&self.ours)?];
-        let mut keys = Vec::new();
-        for wire in &mut wires {
-            let mut cursor = b"0".to_vec();
-            loop {
-                let text = String::from_utf8_lossy(&cursor).into_owned();
-                let page = wire.ask(&["SCAN", &text, "COUNT", "10000"])?;
-                let Some([Reply::Bulk(next), found]) = page.elements() else {
-                    anyhow::bail!("SCAN: {page:?}");
-                };
-                keys.extend(found.elements().unwrap_or_default().iter().cloned());
-                cursor.clone_from(next);
-                if cursor == b"0" {
-                    break;
-                }
-            }
-        }
-        for wire in &mut wires {
+        let keys = self.keys()?.concat();
+        for addr in [&self.theirs, &self.ours] {
+            let mut wire = Wire::connect(addr)?;
             for key in &keys {
                 let Reply::Bulk(key) = key else { continue };
                 wire.send(&encoded(&vec![b"DEL".to_vec(), key.clone()]))?;
@@ -181,6 +174,28 @@ impl Pair {
         }
         Ok(())
     }
+}
+
+/// A whole walk by SCAN.
+fn all_keys(addr: &str) -> Result<Vec<Reply>> {
+    let mut wire = Wire::connect(addr)?;
+    let (mut keys, mut cursor) = (Vec::new(), b"0".to_vec());
+    loop {
+        let text = String::from_utf8_lossy(&cursor).into_owned();
+        let page = wire.ask(&["SCAN", &text, "COUNT", "10000"])?;
+        let Some([Reply::Bulk(next), found]) = page.elements() else {
+            bail!("SCAN: {page:?}");
+        };
+        keys.extend(found.elements().unwrap_or_default().iter().cloned());
+        cursor.clone_from(next);
+        if cursor == b"0" {
+            break;
+        }
+    }
+    keys.sort();
+    // A walk may tell a key twice.
+    keys.dedup();
+    Ok(keys)
 }
 
 /// How many of these steps are sent together.

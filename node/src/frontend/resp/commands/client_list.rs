@@ -9,6 +9,9 @@ use crate::frontend::resp::connection::Replies;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Refusal, Reply};
 
+/// The one user there is.
+const DEFAULT_USER: &str = "default";
+
 pub(super) fn id(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     context.to.integer(i64::try_from(context.client.id).unwrap_or(i64::MAX));
     Ok(Reply::Written)
@@ -118,7 +121,11 @@ impl Filter {
             } else if is("laddr") {
                 filter.laddr = Some(text(index + 1));
             } else if is("user") {
-                filter.user = Some(text(index + 1));
+                let user = text(index + 1);
+                if user != DEFAULT_USER {
+                    return Err(format!("ERR No such user '{user}'").into());
+                }
+                filter.user = Some(user);
             } else if is("skipme") && value.eq_ignore_ascii_case(b"yes") {
                 filter.skip_me = true;
             } else if is("skipme") && value.eq_ignore_ascii_case(b"no") {
@@ -169,7 +176,7 @@ pub(super) fn pause(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         4 if args.get(3).eq_ignore_ascii_case(b"all") => true,
         4 if args.get(3).eq_ignore_ascii_case(b"write") => false,
         4 => return Err("ERR CLIENT PAUSE mode must be WRITE or ALL".into()),
-        _ => return Err(super::wrong_arity("client|pause")),
+        _ => return Err(super::wrong_subcommand(args)),
     };
     let time_ms = integer(args.get(2))
         .map_err(|_| Refusal::from("ERR timeout is not an integer or out of range"))
@@ -191,7 +198,7 @@ pub(super) fn unblock(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         return Err("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR".into());
     }
     if args.len() > 4 {
-        return Err(super::wrong_arity("client|unblock"));
+        return Err(super::wrong_subcommand(args));
     }
     integer(args.get(2))?;
     context.to.integer(0);

@@ -2,6 +2,7 @@
 
 use super::subcommands::{self, SUBCOMMANDS, Subcommand};
 use super::{COMMANDS, Command, Context, Kind, by_name, syntax_error};
+use crate::access::catalogue;
 use crate::frontend::resp::encoder::Encoder;
 use crate::frontend::resp::glob;
 use crate::frontend::resp::parser::Args;
@@ -123,12 +124,19 @@ fn write_command(to: &mut Encoder<'_>, command: &Command) {
     to.integer(command.keys.first.into());
     to.integer(command.keys.last.into());
     to.integer(command.keys.step.into());
-    // Categories, tips and key specifications are not told.
-    to.set(0);
+    write_categories(to, command.name);
+    // Tips and key specifications are not told.
     (0..2).for_each(|_| to.array(0));
     let subs: Vec<_> = subcommands::of(command.name).collect();
     to.array(subs.len());
     subs.into_iter().for_each(|sub| write_subcommand(to, sub));
+}
+
+fn write_categories(to: &mut Encoder<'_>, name: &str) {
+    let names: Vec<_> =
+        catalogue::find(name).into_iter().flat_map(|entry| entry.categories.names()).collect();
+    to.set(names.len());
+    names.iter().for_each(|name| to.status(&format!("@{name}")));
 }
 
 fn write_subcommand(to: &mut Encoder<'_>, sub: &Subcommand) {
@@ -139,7 +147,7 @@ fn write_subcommand(to: &mut Encoder<'_>, sub: &Subcommand) {
     to.status("loading");
     to.status("stale");
     (0..3).for_each(|_| to.integer(0));
-    to.set(0);
+    write_categories(to, sub.name);
     (0..3).for_each(|_| to.array(0));
 }
 
