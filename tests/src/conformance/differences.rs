@@ -94,6 +94,12 @@ pub const DIFFERENCES: &[Difference] = &[
         fits: |exchange| exchange.theirs.same_type(exchange.ours),
     },
     Difference {
+        commands: &["OBJECT|FREQ", "OBJECT|IDLETIME"],
+        what: "errors, whatever the key",
+        why: "no key is ever evicted, so that nothing counts how it is used",
+        fits: |exchange| exchange.ours.error().is_some(),
+    },
+    Difference {
         commands: &["CLIENT|TRACKING"],
         what: "`ON` is refused (never sent: Redis would go on to send what nobody asked for)",
         why: "a node does not tell clients of writes that other nodes take",
