@@ -13,6 +13,7 @@ use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -114,6 +115,7 @@ async fn serve(settings: Settings) -> anyhow::Result<End> {
             settings.listen
         )
     })?;
+    let memcached = listen_for_memcached(&settings).await?;
     let node = tokio::select! {
         started = Node::start(settings, &listener) => match started {
             Err(error) if error.is::<BeginsAnew>() => {
@@ -126,7 +128,11 @@ async fn serve(settings: Settings) -> anyhow::Result<End> {
         _ = interrupt.recv() => return Ok(End::Stopped),
     };
     let (stop, stopping) = watch::channel(false);
-    let front_end = tokio::spawn(node.clone().serve_clients(listener, security, stopping));
+    let mut front_ends = JoinSet::new();
+    if let Some(memcached) = memcached {
+        front_ends.spawn(node.clone().serve_memcached(memcached, security.clone(), stopping.clone()));
+    }
+    front_ends.spawn(node.clone().serve_clients(listener, security, stopping));
     let ready = tell_when_ready(&node);
     let refusal = tokio::select! {
         _ = terminate.recv() => {
@@ -143,7 +149,9 @@ async fn serve(settings: Settings) -> anyhow::Result<End> {
     // Clients are answered as long as the node can ask others for what it handed over.
     node.leave().await;
     stop.send_replace(true);
-    front_end.await.context("the front end ended abnormally")?;
+    while let Some(ended) = front_ends.join_next().await {
+        ended.context("a front end ended abnormally")?;
+    }
     node.stop().await;
     tracing::info!("stopped");
     match refusal {
@@ -151,6 +159,19 @@ async fn serve(settings: Settings) -> anyhow::Result<End> {
         Some(_) if node.begins_anew() => Ok(End::Anew),
         Some(reason) => Err(anyhow::anyhow!(reason)),
     }
+}
+
+/// The port for memcached clients, if there is to be one.
+async fn listen_for_memcached(settings: &Settings) -> anyhow::Result<Option<TcpListener>> {
+    let Some(address) = settings.memcached_listen else { return Ok(None) };
+    let listener = TcpListener::bind(address).await.with_context(|| {
+        format!(
+            "cannot listen for memcached clients on {address}: does memcached or another node run there? Stop it, or \
+             choose another --memcached-listen"
+        )
+    })?;
+    tracing::info!("memcached clients are served on {}", listener.local_addr().unwrap_or(address));
+    Ok(Some(listener))
 }
 
 /// Says on standard output that the node serves, once it does; never ends.

@@ -26,7 +26,8 @@ pub(super) fn relations(settings: &Settings, problems: &mut Vec<Problem>, warnin
 /// Without a secret a node serves this machine only, unless told otherwise.
 fn open_ports(settings: &Settings, problems: &mut Vec<Problem>, warnings: &mut Vec<String>) {
     let ports = [("listen", settings.listen), ("peer_listen", settings.peer_listen)];
-    for (key, address) in ports {
+    let memcached = settings.memcached_listen.map(|address| ("memcached_listen", address));
+    for (key, address) in ports.into_iter().chain(memcached) {
         if settings.cluster_secret_file.is_some() || address.ip().is_loopback() {
             continue;
         }

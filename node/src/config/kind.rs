@@ -186,6 +186,32 @@ impl Kind<SocketAddr> for Listen {
     }
 }
 
+/// An address to listen on, or an empty text: nothing listens.
+pub(super) struct OptionalListen;
+
+impl Describe for OptionalListen {
+    fn value_name(&self) -> &'static str {
+        "IP:PORT"
+    }
+
+    fn allowed(&self) -> String {
+        "IP:PORT, such as 127.0.0.1:11211, or nothing".into()
+    }
+}
+
+impl Kind<Option<SocketAddr>> for OptionalListen {
+    fn read(&self, text: &str) -> Option<Option<SocketAddr>> {
+        if text.trim().is_empty() {
+            return Some(None);
+        }
+        text.trim().parse().ok().map(Some)
+    }
+
+    fn show(&self, value: &Option<SocketAddr>) -> Option<Value> {
+        value.map(|address| Value::String(address.to_string()))
+    }
+}
+
 /// An address that others can reach; an empty text means none.
 pub(super) struct Reachable;
 

@@ -8,8 +8,8 @@ use caskade_engine::{Index, MergeWindow, SyncPolicy};
 use super::given::Given;
 use super::kind::{
     ByItself, Certificates, Describe, Durability, Elsewhere, Filter, Folder, Format, Hidden, Int, Keys, Kind,
-    Listen, LogFormat, Name, OptionalFile, PairTakeover, Password, Peers, Reachable, Redirect, Shape, Size,
-    Switch, Window,
+    Listen, LogFormat, Name, OptionalFile, OptionalListen, PairTakeover, Password, Peers, Reachable, Redirect, Shape,
+    Size, Switch, Window,
 };
 use super::source::Source;
 use crate::frontend::tls::ClientCertificates;
@@ -105,8 +105,8 @@ settings! {
     listen: SocketAddr, Listen, loopback(7900);
     /// Where other nodes connect.
     peer_listen: SocketAddr, Listen, loopback(7901);
-    /// Where memcached clients connect. Accepted so that scripts keep working; this build has no such front end yet.
-    memcached_listen: SocketAddr, Listen, loopback(7905);
+    /// Where memcached clients connect; not at all if it is not given.
+    memcached_listen: Option<SocketAddr>, OptionalListen, None;
     /// Where /metrics and the health checks are served. Accepted so that scripts keep working; this build has no such front end yet.
     http_listen: SocketAddr, Listen, loopback(7908);
     /// Peer addresses of nodes of the cluster to join, tried until one answers; a node may be its own. None: found a new cluster, unless the data directory belongs to one.
@@ -213,7 +213,7 @@ impl Settings {
 
     /// A line for the log for each front end that was asked for and is not in this build.
     pub fn not_built_yet(&self) -> Vec<String> {
-        [("memcached_listen", "memcached", self.memcached_listen), ("http_listen", "HTTP", self.http_listen)]
+        [("http_listen", "HTTP", self.http_listen)]
             .iter()
             .filter(|(key, ..)| self.is_explicit(key))
             .map(|(key, name, address)| {

@@ -2,7 +2,10 @@
 //! implements, and knows nothing of partitions, replicas or peers.
 
 pub mod clients;
+pub mod flush;
 pub mod keyspace;
+pub mod memcached;
+mod order;
 pub mod resp;
 pub mod security;
 pub mod slowlog;

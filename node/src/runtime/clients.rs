@@ -14,6 +14,7 @@ use crate::cluster::view;
 use crate::config::{self, Redirect};
 use crate::data::{KeyRange, KeysInOrder, Plane};
 use crate::frontend::keyspace::{AdminRequest, Keyspace, SlotRange, Topology, TopologyNode};
+use crate::frontend::memcached;
 use crate::frontend::resp::{Limits, Server};
 use crate::frontend::security::Security;
 use crate::id::Partition;
@@ -31,14 +32,28 @@ impl Node {
         security: Security,
         stopping: watch::Receiver<bool>,
     ) {
-        let limits = Limits {
+        let (stats, limits) = (self.stats.clone(), self.client_limits());
+        Server::new(Arc::new(Client(self)), stats, limits, security).run(listener, stopping).await;
+    }
+
+    /// The same for memcached clients. They count together with the others.
+    pub async fn serve_memcached(
+        self: Arc<Self>,
+        listener: TcpListener,
+        security: Security,
+        stopping: watch::Receiver<bool>,
+    ) {
+        let (stats, limits) = (self.stats.clone(), self.client_limits());
+        memcached::Server::new(Arc::new(Client(self)), stats, limits, security).run(listener, stopping).await;
+    }
+
+    fn client_limits(&self) -> Limits {
+        Limits {
             connections_max: self.settings.max_clients.into(),
             pipeline_max: self.settings.max_pipeline as usize,
             value_bytes_max: usize::try_from(self.settings.max_value_bytes).unwrap_or(usize::MAX),
             debug_commands: self.settings.debug_commands,
-        };
-        let stats = self.stats.clone();
-        Server::new(Arc::new(Client(self)), stats, limits, security).run(listener, stopping).await;
+        }
     }
 
     /// The line that says that the node serves, and where.

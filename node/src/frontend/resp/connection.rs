@@ -17,12 +17,12 @@ use tokio::sync::watch;
 
 use super::commands::{self, Command, Context, Keys, Queue, Watched, Written};
 use super::encoder::{Encoder, Protocol};
-use super::order::{Claims, KeyHash};
 use super::parser::{Args, Batch, Parser};
 use super::reply::{Handled, Pending, Reply, What, encode_many, encode_one};
 use super::server::{Server, stopped};
 use crate::access::Session;
 use crate::frontend::clients::{Guard, Pause};
+use crate::frontend::order::{Claims, KeyHash};
 use crate::frontend::security::Stream;
 use crate::frontend::slowlog;
 use crate::frontend::stats::Tally;

@@ -1,7 +1,7 @@
 //! The Redis front end: RESP2 and RESP3, pipelined.
 //!
 //! [`server`] accepts connections, `connection` runs one of them, `parser` and `encoder` know the bytes,
-//! `commands` is the table of what can be asked, `reply` turns outcomes into replies, and `order` says which
+//! `commands` is the table of what can be asked, `reply` turns outcomes into replies, and [`super::order`] says which
 //! operations of one connection may be under way together.
 //!
 //! Invariants: replies come in the order of their commands; a command sees what the commands before it on its
@@ -15,7 +15,6 @@ mod encoder;
 mod inline;
 mod lcs;
 mod number;
-mod order;
 mod parser;
 mod reply;
 pub mod server;

@@ -17,35 +17,35 @@ const FLAGS: u64 = WRITES | ORDERED;
 
 /// What a key is called among claims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct KeyHash(u64);
+pub(in crate::frontend) struct KeyHash(u64);
 
 impl KeyHash {
-    pub(super) fn of(key: &[u8]) -> Self {
+    pub(in crate::frontend) fn of(key: &[u8]) -> Self {
         Self(xxh3_64(key) & !FLAGS)
     }
 }
 
 /// The operations under way, oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Claims(VecDeque<u64>);
+pub(in crate::frontend) struct Claims(VecDeque<u64>);
 
 impl Claims {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::frontend) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    pub(super) fn push(&mut self, key: KeyHash, writes: bool, ordered: bool) {
+    pub(in crate::frontend) fn push(&mut self, key: KeyHash, writes: bool, ordered: bool) {
         let flags = if writes { WRITES } else { 0 } | if ordered { ORDERED } else { 0 };
         self.0.push_back(key.0 | flags);
     }
 
     /// Forgets the `count` oldest.
-    pub(super) fn pop(&mut self, count: usize) {
+    pub(in crate::frontend) fn pop(&mut self, count: usize) {
         self.0.drain(..count.min(self.0.len()));
     }
 
     /// Whether an operation on the key has to wait.
-    pub(super) fn bar(&self, key: KeyHash, writes: bool) -> bool {
+    pub(in crate::frontend) fn bar(&self, key: KeyHash, writes: bool) -> bool {
         self.0.iter().any(|&claim| {
             let claimed_by_write = claim & WRITES != 0;
             let ordered = claim & ORDERED != 0;

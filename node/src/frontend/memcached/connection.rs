@@ -1,0 +1,381 @@
+//! One client connection: reads requests, starts them, and writes their replies in order.
+//!
+//! Requests are started as they come, up to the limit of the pipeline, and only as far as the order rule allows (see
+//! [`crate::frontend::order`]); the keys of a retrieval count one each. Replies wait in a queue for their turn. A connection
+//! whose client does not read its replies is not read from either.
+
+use std::collections::VecDeque;
+use std::future::poll_fn;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use bytes::{Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::sync::oneshot::error::TryRecvError;
+use tokio::sync::watch;
+
+use super::parser::Parser;
+use super::reply::{Shape, Writer, failure_text};
+use super::request::{Fetch, Request};
+use super::server::{Server, stopped};
+use super::stats;
+use crate::clock::wall_ms;
+use crate::frontend::flush::flush;
+use crate::frontend::order::{Claims, KeyHash};
+use crate::frontend::stats::Tally;
+use crate::kv::{Action, Operation, Ticket, abandoned};
+
+/// Room for reading that a connection has at least.
+const READ_BYTES_MIN: usize = 16 * 1024;
+/// Output that is written before more is worked out.
+const OUT_BYTES_MAX: usize = 256 * 1024;
+/// An output buffer larger than this is given back once it is written.
+const OUT_BYTES_KEPT: usize = 64 * 1024;
+
+/// A connection and all it has under way.
+pub(super) struct Connection<S> {
+    server: Arc<Server>,
+    stream: S,
+    parser: Parser,
+    input: BytesMut,
+    /// When the bytes of the input were read.
+    read_at: Instant,
+    /// A retrieval some of whose keys are not asked for yet.
+    fetch: Option<Fetch>,
+    /// The next request, which has to wait.
+    held: Option<Request>,
+    claims: Claims,
+    pending: VecDeque<Pending>,
+    /// The retrieval whose reply is being written failed: nothing more of it is told.
+    failed: bool,
+    output: Vec<u8>,
+    tally: Tally,
+    /// Nothing more is read; what was read is answered.
+    stopping: bool,
+    /// No more requests are taken; what is under way is answered.
+    closing: bool,
+}
+
+/// A reply whose turn has not come.
+struct Pending {
+    since: Instant,
+    what: What,
+}
+
+enum What {
+    /// An operation, which holds a claim.
+    One(Ticket, Shape),
+    /// A line that is known.
+    Line(Bytes),
+    /// The end of a retrieval.
+    End,
+}
+
+/// Why starting requests stopped.
+enum Halt {
+    /// All that was read is started.
+    OutOfInput,
+    /// The next request has to wait for replies under way.
+    MustWait,
+    /// There may be more to start once the output is written.
+    GoOn,
+    /// This request is worked out before anything else happens; nothing is under way.
+    Alone(Request),
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
+    pub(super) fn new(server: Arc<Server>, stream: S) -> Self {
+        Self {
+            parser: Parser::new(server.limits.value_bytes_max),
+            server,
+            stream,
+            input: BytesMut::new(),
+            read_at: Instant::now(),
+            fetch: None,
+            held: None,
+            claims: Claims::default(),
+            pending: VecDeque::new(),
+            failed: false,
+            output: Vec::new(),
+            tally: Tally::default(),
+            stopping: false,
+            closing: false,
+        }
+    }
+
+    /// Serves the client until it goes, or the node stops.
+    ///
+    /// # Errors
+    /// The connection broke.
+    pub(super) async fn run(mut self, mut stopping: watch::Receiver<bool>) -> io::Result<()> {
+        let result = self.serve(&mut stopping).await;
+        self.server.stats.add(&mut self.tally);
+        result
+    }
+
+    async fn serve(&mut self, stopping: &mut watch::Receiver<bool>) -> io::Result<()> {
+        loop {
+            let halt = self.advance().await?;
+            let all_started = matches!(halt, Halt::OutOfInput);
+            self.closing |= self.stopping && all_started;
+            if self.closing && self.pending.is_empty() {
+                return Ok(());
+            }
+            if matches!(halt, Halt::GoOn) {
+                continue;
+            }
+            let may_read = all_started && !self.closing;
+            if may_read {
+                self.input.reserve(self.parser.wanted(&self.input).max(READ_BYTES_MIN));
+            }
+            tokio::select! {
+                biased;
+                () = front_settled(&mut self.pending) => {}
+                read = self.stream.read_buf(&mut self.input), if may_read => match read? {
+                    0 => self.closing = true,
+                    count => {
+                        self.read_at = Instant::now();
+                        self.tally.bytes_in += count as u64;
+                    }
+                },
+                () = stopped(stopping), if !self.stopping => self.stopping = true,
+            }
+        }
+    }
+
+    /// Starts what can be started, and writes what is answered.
+    async fn advance(&mut self) -> io::Result<Halt> {
+        self.write_settled();
+        let mut halt = self.start_requests();
+        if let Halt::Alone(request) = halt {
+            self.work_out(request).await;
+            halt = Halt::GoOn;
+        }
+        let waiting = self.pending.len();
+        self.write_settled();
+        if matches!(halt, Halt::MustWait) && self.pending.len() < waiting {
+            // What the next request had to wait for may be there already: nothing else would wake it.
+            halt = Halt::GoOn;
+        }
+        self.write_output().await?;
+        Ok(halt)
+    }
+
+    fn start_requests(&mut self) -> Halt {
+        while !self.closing {
+            if self.output.len() >= OUT_BYTES_MAX {
+                return Halt::GoOn;
+            }
+            if self.pending.len() >= self.server.limits.pipeline_max {
+                return Halt::MustWait;
+            }
+            if self.fetch.is_some() {
+                if !self.fetch_next() {
+                    return Halt::MustWait;
+                }
+                continue;
+            }
+            let held = self.held.take();
+            let Some(request) = held.or_else(|| self.parser.next(&mut self.input, wall_ms())) else {
+                return Halt::OutOfInput;
+            };
+            match request {
+                Request::Flush { .. } | Request::Stats(_) => {
+                    if self.pending.is_empty() {
+                        return Halt::Alone(request);
+                    }
+                    self.held = Some(request);
+                    return Halt::MustWait;
+                }
+                Request::One(operation, shape) => {
+                    if self.is_barred(&operation.key, operation.action.writes()) {
+                        self.held = Some(Request::One(operation, shape));
+                        return Halt::MustWait;
+                    }
+                    self.start(operation, shape);
+                }
+                Request::Fetch(fetch) => self.fetch = Some(fetch),
+                Request::Say(line) => self.add(What::Line(line)),
+                Request::Refuse(line) => {
+                    self.tally.errors += 1;
+                    self.add(What::Line(line));
+                }
+                Request::Close(line) => {
+                    self.add(What::Line(line));
+                    self.closing = true;
+                }
+            }
+            self.tally.commands += 1;
+        }
+        Halt::OutOfInput
+    }
+
+    /// Asks for the next key of the retrieval, if the order rule allows it.
+    fn fetch_next(&mut self) -> bool {
+        let Some(fetch) = &mut self.fetch else { return true };
+        let writes = fetch.touch.is_some();
+        let Some(key) = fetch.keys.first() else {
+            self.fetch = None;
+            self.add(What::End);
+            return true;
+        };
+        if self.claims.bar(KeyHash::of(key), writes) {
+            return false;
+        }
+        if let Some(key) = fetch.keys.next() {
+            let (operation, shape) = fetch.operation(key);
+            self.start(operation, shape);
+        }
+        true
+    }
+
+    fn is_barred(&self, key: &[u8], writes: bool) -> bool {
+        !self.claims.is_empty() && self.claims.bar(KeyHash::of(key), writes)
+    }
+
+    fn start(&mut self, operation: Operation, shape: Shape) {
+        let counter = match &operation.action {
+            Action::Delete => &mut self.tally.deletes,
+            action if action.writes() && shape.writes() => &mut self.tally.sets,
+            _ => &mut self.tally.gets,
+        };
+        *counter += 1;
+        let (key, writes) = (KeyHash::of(&operation.key), operation.action.writes());
+        let ticket = self.server.keyspace.submit(operation);
+        let ordered = matches!(ticket, Ticket::Ready(_) | Ticket::Waiting { ordered: true, .. });
+        // What is answered already bars nobody, but holds its place in the row of claims until it is written.
+        let writes = writes && !matches!(ticket, Ticket::Ready(_));
+        self.claims.push(key, writes, ordered);
+        self.add(What::One(ticket, shape));
+    }
+
+    fn add(&mut self, what: What) {
+        self.pending.push_back(Pending { since: self.read_at, what });
+    }
+
+    /// Runs a request to its end before anything else: nothing is under way.
+    async fn work_out(&mut self, request: Request) {
+        self.tally.commands += 1;
+        match request {
+            Request::Flush { delay_s, noreply } => {
+                let done = if delay_s > 0 {
+                    self.server.flush_later(delay_s);
+                    Ok(0)
+                } else {
+                    flush(self.server.keyspace.as_ref()).await
+                };
+                let line = match done {
+                    Ok(_) => "OK".to_owned(),
+                    Err(failure) => {
+                        self.tally.errors += 1;
+                        tracing::warn!(%failure, "flush_all ended before all keys were removed");
+                        failure_text(&failure, true)
+                    }
+                };
+                self.add(What::Line(if noreply { Bytes::new() } else { line.into() }));
+            }
+            Request::Stats(name) => {
+                self.server.stats.add(&mut self.tally);
+                self.output.extend(stats::text(&self.server, &name).await);
+            }
+            _ => {}
+        }
+    }
+
+    /// Moves the replies that are there to the output, oldest first, up to one that is not.
+    fn write_settled(&mut self) {
+        let mut counted = (0, self.read_at);
+        while self.output.len() < OUT_BYTES_MAX
+            && self.pending.front_mut().is_some_and(Pending::is_settled)
+            && let Some(pending) = self.pending.pop_front()
+        {
+            if pending.since != counted.1 {
+                self.record(counted);
+                counted = (0, pending.since);
+            }
+            counted.0 += 1;
+            self.write(pending.what);
+        }
+        self.record(counted);
+    }
+
+    fn write(&mut self, what: What) {
+        let mut to = Writer { out: &mut self.output, tally: &mut self.tally, now_ms: wall_ms() };
+        match what {
+            What::One(ticket, shape) => {
+                self.claims.pop(1);
+                let of_retrieval = matches!(shape, Shape::Value { .. });
+                if of_retrieval && self.failed {
+                    return;
+                }
+                let answer = match ticket {
+                    Ticket::Ready(answer) => answer,
+                    Ticket::Waiting { .. } => Err(abandoned()),
+                };
+                self.failed = to.reply(answer, &shape) && of_retrieval;
+            }
+            What::Line(line) if line.is_empty() => {}
+            What::Line(line) => to.line(&line),
+            // A retrieval that failed ended with the reason.
+            What::End if std::mem::take(&mut self.failed) => {}
+            What::End => to.line(b"END"),
+        }
+    }
+
+    fn record(&self, (count, since): (u64, Instant)) {
+        if count > 0 {
+            self.server.stats.record_latency(since, Instant::now(), count);
+        }
+    }
+
+    async fn write_output(&mut self) -> io::Result<()> {
+        if self.output.is_empty() {
+            return Ok(());
+        }
+        self.tally.bytes_out += self.output.len() as u64;
+        self.server.stats.add(&mut self.tally);
+        self.stream.write_all(&self.output).await?;
+        self.stream.flush().await?;
+        self.output.clear();
+        self.output.shrink_to(OUT_BYTES_KEPT);
+        Ok(())
+    }
+}
+
+impl Pending {
+    /// Whether the reply is there.
+    fn is_settled(&mut self) -> bool {
+        let What::One(ticket, _) = &mut self.what else { return true };
+        let Ticket::Waiting { answer, .. } = ticket else { return true };
+        *ticket = Ticket::Ready(match answer.try_recv() {
+            Ok(answer) => answer,
+            Err(TryRecvError::Closed) => Err(abandoned()),
+            Err(TryRecvError::Empty) => return false,
+        });
+        true
+    }
+
+    /// Waits for that.
+    fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let What::One(ticket, _) = &mut self.what
+            && let Ticket::Waiting { answer, .. } = ticket
+        {
+            match Pin::new(answer).poll(cx) {
+                Poll::Ready(answer) => *ticket = Ticket::Ready(answer.unwrap_or_else(|_| Err(abandoned()))),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(())
+    }
+}
+
+/// Waits until the oldest reply is there; for ever if there is none.
+async fn front_settled(pending: &mut VecDeque<Pending>) {
+    match pending.front_mut() {
+        Some(front) => poll_fn(|cx| front.poll_settled(cx)).await,
+        None => std::future::pending().await,
+    }
+}

@@ -1,0 +1,424 @@
+//! From what an operation answered to the lines a client is told.
+//!
+//! A [`Failure`] is always told, as `SERVER_ERROR` and the reason: clients take that for an error, never for a miss. Only
+//! where a client asked for no answer there is none, as in memcached.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+
+use super::request::Mode;
+use crate::frontend::stats::Tally;
+use crate::kv::{ActionError, Answer, Entry, Failure, Meta, Outcome};
+
+/// Longest reason of a failure that is told, bytes.
+const REASON_BYTES_MAX: usize = 512;
+
+/// How one outcome is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// `VALUE`, the key and the value, or nothing at all; the end of the retrieval says `END`.
+    Value { key: Bytes, cas: bool },
+    /// `STORED` or why not.
+    Stored { mode: Mode, cas: bool, noreply: bool },
+    /// `DELETED` or `NOT_FOUND`.
+    Deleted { noreply: bool },
+    /// `TOUCHED` or `NOT_FOUND`.
+    Touched { noreply: bool },
+    /// The number or `NOT_FOUND`.
+    Number { noreply: bool },
+    /// Of `mg`.
+    MetaValue(Box<MetaReply>),
+    /// Of `ms`.
+    MetaStored { mode: Mode, cas: bool, reply: Box<MetaReply> },
+    /// Of `md`.
+    MetaDeleted(Box<MetaReply>),
+    /// Of `ma`.
+    MetaNumber(Box<MetaReply>),
+    /// Of `me`, with the key as it was given.
+    MetaTold(Bytes),
+}
+
+/// What a meta command wants back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MetaReply {
+    pub(super) key: Bytes,
+    /// Whether the key travels in base64.
+    pub(super) binary: bool,
+    /// Whether the value is told.
+    pub(super) value: bool,
+    /// Whether what was to be expected is not told.
+    pub(super) quiet: bool,
+    pub(super) echoes: Vec<Echo>,
+}
+
+/// A flag that is answered by one of its letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Echo {
+    /// The word itself.
+    Opaque(Bytes),
+    Key,
+    Cas,
+    Flags,
+    Size,
+    Ttl,
+}
+
+impl Echo {
+    pub(super) fn letter(&self) -> u8 {
+        match self {
+            Self::Opaque(_) => b'O',
+            Self::Key => b'k',
+            Self::Cas => b'c',
+            Self::Flags => b'f',
+            Self::Size => b's',
+            Self::Ttl => b't',
+        }
+    }
+}
+
+/// What a write or a deletion came to, in the words of either protocol.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Status {
+    Done,
+    NotStored,
+    Exists,
+    NotFound,
+}
+
+impl Status {
+    fn meta(self) -> &'static [u8] {
+        match self {
+            Self::Done => b"HD",
+            Self::NotStored => b"NS",
+            Self::Exists => b"EX",
+            Self::NotFound => b"NF",
+        }
+    }
+
+    fn text(self, done: &'static [u8]) -> &'static [u8] {
+        match self {
+            Self::Done => done,
+            Self::NotStored => b"NOT_STORED",
+            Self::Exists => b"EXISTS",
+            Self::NotFound => b"NOT_FOUND",
+        }
+    }
+}
+
+/// Where replies are written, and what is counted of them.
+pub(super) struct Writer<'a> {
+    pub(super) out: &'a mut Vec<u8>,
+    pub(super) tally: &'a mut Tally,
+    pub(super) now_ms: u64,
+}
+
+impl Writer<'_> {
+    /// Writes the reply to one operation. Says whether it failed, which ends a retrieval.
+    pub(super) fn reply(&mut self, answer: Answer, shape: &Shape) -> bool {
+        let outcome = match answer {
+            Ok(outcome) => outcome,
+            Err(failure) => {
+                self.failure(&failure, shape);
+                return true;
+            }
+        };
+        let fits = match shape {
+            Shape::Value { key, cas } => self.value(outcome, key, *cas),
+            Shape::Stored { mode, cas, noreply } => match stored(outcome, *mode, *cas) {
+                Some((status, _)) => self.status(status, b"STORED", *noreply),
+                None => false,
+            },
+            Shape::Deleted { noreply } => self.found(changed(outcome), b"DELETED", *noreply),
+            Shape::Touched { noreply } => self.found(changed(outcome), b"TOUCHED", *noreply),
+            Shape::Number { noreply } => self.number(outcome, *noreply),
+            Shape::MetaValue(reply) => self.meta_value(outcome, reply),
+            Shape::MetaStored { mode, cas, reply } => match stored(outcome, *mode, *cas) {
+                Some((status, version)) => self.meta_status(status, reply, version, true),
+                None => false,
+            },
+            Shape::MetaDeleted(reply) => match changed(outcome) {
+                Some(status) => self.meta_status(status, reply, 0, true),
+                None => false,
+            },
+            Shape::MetaNumber(reply) => self.meta_number(outcome, reply),
+            Shape::MetaTold(key) => self.meta_told(outcome, key),
+        };
+        if !fits {
+            tracing::error!(?shape, "an operation was answered with an outcome of another one");
+            self.tally.errors += 1;
+            self.line(b"SERVER_ERROR the node's answer does not fit the command; please report it with the node's log");
+        }
+        !fits
+    }
+
+    /// Writes a whole line.
+    pub(super) fn line(&mut self, text: &[u8]) {
+        self.out.extend_from_slice(text);
+        self.end();
+    }
+
+    fn end(&mut self) {
+        self.out.extend_from_slice(b"\r\n");
+    }
+
+    fn digits(&mut self, number: u64) {
+        self.out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+    }
+
+    /// Writes why something failed; what belongs to a retrieval ends it.
+    fn failure(&mut self, failure: &Failure, shape: &Shape) {
+        self.tally.errors += 1;
+        if shape.noreply() {
+            return;
+        }
+        let text = failure_text(failure, shape.writes());
+        self.line(text.as_bytes());
+    }
+
+    fn count_read(&mut self, found: bool) {
+        match found {
+            true => self.tally.hits += 1,
+            false => self.tally.misses += 1,
+        }
+    }
+
+    fn value(&mut self, outcome: Outcome, key: &[u8], cas: bool) -> bool {
+        let Outcome::Entry(entry) = outcome else { return false };
+        self.count_read(entry.is_some());
+        let Some(entry) = entry else { return true };
+        self.out.extend_from_slice(b"VALUE ");
+        self.out.extend_from_slice(key);
+        self.out.push(b' ');
+        self.digits(entry.user_flags.into());
+        self.out.push(b' ');
+        self.digits(entry.value.len() as u64);
+        if cas {
+            self.out.push(b' ');
+            self.digits(entry.version);
+        }
+        self.end();
+        self.line(&entry.value);
+        true
+    }
+
+    fn status(&mut self, status: Status, done: &'static [u8], noreply: bool) -> bool {
+        if !noreply {
+            self.line(status.text(done));
+        }
+        true
+    }
+
+    fn found(&mut self, status: Option<Status>, done: &'static [u8], noreply: bool) -> bool {
+        status.is_some_and(|status| self.status(status, done, noreply))
+    }
+
+    fn number(&mut self, outcome: Outcome, noreply: bool) -> bool {
+        match outcome {
+            Outcome::Absent => self.status(Status::NotFound, b"", noreply),
+            Outcome::Entry(Some(entry)) => {
+                if !noreply {
+                    self.line(entry.value.trim_ascii_end());
+                }
+                true
+            }
+            _ => false,
+        }
+    }
+
+    fn meta_value(&mut self, outcome: Outcome, reply: &MetaReply) -> bool {
+        let (meta, value) = match outcome {
+            Outcome::Entry(entry) => {
+                let meta = entry.as_ref().map(meta_of);
+                (meta, entry.map(|entry| entry.value).filter(|_| reply.value))
+            }
+            Outcome::Meta(meta) => (meta, None),
+            _ => return false,
+        };
+        self.count_read(meta.is_some());
+        let Some(meta) = meta else {
+            if !reply.quiet {
+                self.out.extend_from_slice(b"EN");
+                self.echoes(reply, None);
+            }
+            return true;
+        };
+        self.meta_head(value.as_deref());
+        self.echoes(reply, Some(&meta));
+        if let Some(value) = value {
+            self.line(&value);
+        }
+        true
+    }
+
+    fn meta_head(&mut self, value: Option<&[u8]>) {
+        match value {
+            Some(value) => {
+                self.out.extend_from_slice(b"VA ");
+                self.digits(value.len() as u64);
+            }
+            None => self.out.extend_from_slice(b"HD"),
+        }
+    }
+
+    fn meta_number(&mut self, outcome: Outcome, reply: &MetaReply) -> bool {
+        let entry = match outcome {
+            Outcome::Absent => return self.meta_status(Status::NotFound, reply, 0, false),
+            Outcome::Unmet => return self.meta_status(Status::Exists, reply, 0, false),
+            Outcome::Entry(Some(entry)) => entry,
+            _ => return false,
+        };
+        if reply.quiet {
+            return true;
+        }
+        let value = Some(entry.value.trim_ascii_end()).filter(|_| reply.value);
+        self.meta_head(value);
+        self.echoes(reply, Some(&meta_of(&entry)));
+        if let Some(value) = value {
+            self.line(value);
+        }
+        true
+    }
+
+    /// A status and what belongs to it; a quiet command does not tell that it was done.
+    fn meta_status(&mut self, status: Status, reply: &MetaReply, version: u64, with_cas: bool) -> bool {
+        if status == Status::Done && reply.quiet {
+            return true;
+        }
+        self.out.extend_from_slice(status.meta());
+        let meta = Meta { version, value_len: 0, user_flags: 0, expiry_ms: 0 };
+        self.echoes(reply, Some(&meta).filter(|_| with_cas));
+        true
+    }
+
+    /// The flags that are given back, and the end of the line. Without a key only those that do not tell of it.
+    fn echoes(&mut self, reply: &MetaReply, meta: Option<&Meta>) {
+        for echo in &reply.echoes {
+            match (echo, meta) {
+                (Echo::Opaque(word), _) => {
+                    self.out.push(b' ');
+                    self.out.extend_from_slice(word);
+                }
+                (Echo::Key, _) => self.key(reply),
+                (Echo::Cas, Some(meta)) => self.flag(b'c', meta.version),
+                (Echo::Flags, Some(meta)) => self.flag(b'f', meta.user_flags.into()),
+                (Echo::Size, Some(meta)) => self.flag(b's', meta.value_len.into()),
+                (Echo::Ttl, Some(meta)) if meta.expiry_ms == 0 => self.out.extend_from_slice(b" t-1"),
+                (Echo::Ttl, Some(meta)) => self.flag(b't', seconds_left(meta.expiry_ms, self.now_ms)),
+                (_, None) => {}
+            }
+        }
+        self.end();
+    }
+
+    fn flag(&mut self, letter: u8, number: u64) {
+        self.out.extend_from_slice(&[b' ', letter]);
+        self.digits(number);
+    }
+
+    fn key(&mut self, reply: &MetaReply) {
+        self.out.extend_from_slice(b" k");
+        if reply.binary {
+            self.out.extend_from_slice(STANDARD.encode(&reply.key).as_bytes());
+            self.out.extend_from_slice(b" b");
+        } else {
+            self.out.extend_from_slice(&reply.key);
+        }
+    }
+
+    fn meta_told(&mut self, outcome: Outcome, key: &[u8]) -> bool {
+        let Outcome::Meta(meta) = outcome else { return false };
+        self.count_read(meta.is_some());
+        let Some(meta) = meta else {
+            self.line(b"EN");
+            return true;
+        };
+        self.out.extend_from_slice(b"ME ");
+        self.out.extend_from_slice(key);
+        self.out.extend_from_slice(b" exp=");
+        match meta.expiry_ms {
+            0 => self.out.extend_from_slice(b"-1"),
+            expiry_ms => self.digits(seconds_left(expiry_ms, self.now_ms)),
+        }
+        self.out.extend_from_slice(b" cas=");
+        self.digits(meta.version);
+        self.out.extend_from_slice(b" size=");
+        self.digits(meta.value_len.into());
+        self.end();
+        true
+    }
+}
+
+impl Shape {
+    /// Whether the client wants no answer, not even that it failed.
+    fn noreply(&self) -> bool {
+        match self {
+            Self::Stored { noreply, .. }
+            | Self::Deleted { noreply }
+            | Self::Touched { noreply }
+            | Self::Number { noreply } => *noreply,
+            _ => false,
+        }
+    }
+
+    /// Whether it is the reply to a command that writes.
+    pub(super) fn writes(&self) -> bool {
+        !matches!(self, Self::Value { .. } | Self::MetaValue(_) | Self::MetaTold(_))
+    }
+}
+
+/// What storing came to, and the version of what was stored.
+fn stored(outcome: Outcome, mode: Mode, cas: bool) -> Option<(Status, u64)> {
+    let extends = matches!(mode, Mode::Append | Mode::Prepend);
+    match outcome {
+        Outcome::Wrote { version, .. } => Some((Status::Done, version)),
+        Outcome::Unmet if cas => Some((Status::Exists, 0)),
+        Outcome::Unmet => Some((Status::NotStored, 0)),
+        Outcome::Absent if cas && !extends => Some((Status::NotFound, 0)),
+        Outcome::Absent => Some((Status::NotStored, 0)),
+        _ => None,
+    }
+}
+
+/// What a deletion or a touch came to.
+fn changed(outcome: Outcome) -> Option<Status> {
+    match outcome {
+        Outcome::Changed(true) | Outcome::Entry(Some(_)) => Some(Status::Done),
+        Outcome::Changed(false) | Outcome::Entry(None) | Outcome::Absent => Some(Status::NotFound),
+        Outcome::Unmet => Some(Status::Exists),
+        _ => None,
+    }
+}
+
+fn meta_of(entry: &Entry) -> Meta {
+    Meta {
+        value_len: u32::try_from(entry.value.len()).unwrap_or(u32::MAX),
+        user_flags: entry.user_flags,
+        expiry_ms: entry.expiry_ms,
+        version: entry.version,
+    }
+}
+
+fn seconds_left(expiry_ms: u64, now_ms: u64) -> u64 {
+    expiry_ms.saturating_sub(now_ms).div_ceil(1000)
+}
+
+/// A failure as one line.
+pub(super) fn failure_text(failure: &Failure, write: bool) -> String {
+    let (prefix, reason) = match failure {
+        Failure::Action(ActionError::NotACount) => {
+            return "CLIENT_ERROR cannot increment or decrement non-numeric value".to_owned();
+        }
+        Failure::Action(ActionError::TooLong) => {
+            return "SERVER_ERROR object too large for cache".to_owned();
+        }
+        Failure::Action(error) => ("", error.to_string()),
+        Failure::Refused(reason) => ("not done: ", reason.clone()),
+        Failure::Unknown(reason) if write => ("the outcome of this write is not known: ", reason.clone()),
+        Failure::Unknown(reason) => ("nothing was changed, but there was no answer: ", reason.clone()),
+        Failure::Damaged(reason) => ("damaged: ", reason.clone()),
+    };
+    let reason = reason.replace(['\r', '\n'], " ");
+    let end = reason.floor_char_boundary(REASON_BYTES_MAX);
+    format!("SERVER_ERROR {prefix}{}", &reason[..end])
+}
