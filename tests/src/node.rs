@@ -93,6 +93,11 @@ impl Node {
         format!("{}:{port}", self.place.as_ref().map_or(Ipv4Addr::LOCALHOST, Place::address))
     }
 
+    /// Where memcached clients reach it, `IP:PORT`.
+    pub fn memcached_addr(&self) -> String {
+        self.at(self.ports.memcached)
+    }
+
     /// The port for clients.
     pub fn port(&self) -> u16 {
         self.ports.client

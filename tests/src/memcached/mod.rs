@@ -1,0 +1,73 @@
+//! Caskade beside a real memcached: the same commands to both, their answers compared.
+//!
+//! [`steps`] draws commands, [`compare`] sends them and takes the answers apart, [`differences`] lists what is known to
+//! differ and why, with commands that show it, and [`document`] makes `docs/memcached.md` of that.
+
+pub mod compare;
+pub mod differences;
+pub mod document;
+mod line;
+pub mod steps;
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+pub use line::Line;
+
+use crate::ports::free_port;
+use crate::program::Program;
+
+const START_MAX: Duration = Duration::from_secs(10);
+
+/// A memcached of Debian's, killed when dropped.
+#[derive(Debug)]
+pub struct Memcached {
+    addr: String,
+    _program: Program,
+    _folder: tempfile::TempDir,
+}
+
+impl Memcached {
+    /// Starts one, if it is installed; else says `SKIPPED` and answers nothing.
+    ///
+    /// # Errors
+    /// If it does not start, or is not installed although tools are required.
+    #[expect(clippy::print_stderr, reason = "a skipped test must say so")]
+    pub fn start() -> Result<Option<Self>> {
+        let Some(path) = installed() else {
+            if std::env::var_os("CASKADE_REQUIRE_TOOLS").is_some() {
+                bail!("memcached is not installed (Debian: memcached)");
+            }
+            eprintln!("SKIPPED: memcached is not installed (Debian: memcached)");
+            return Ok(None);
+        };
+        let (port, folder) = (free_port()?, tempfile::tempdir()?);
+        let mut command = Command::new(path);
+        // A user is needed by root only.
+        command.args(["-l", "127.0.0.1", "-p", &port.to_string(), "-U", "0", "-u", "nobody", "-t", "1"]);
+        let mut program = Program::start(command, &folder.path().join("memcached"))?;
+        let addr = format!("{}:{port}", Ipv4Addr::LOCALHOST);
+        let began = Instant::now();
+        while Line::connect(&addr).is_err() {
+            if program.ended()?.is_some() || began.elapsed() > START_MAX {
+                bail!("memcached does not serve {addr}:\n{}", program.output());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(Some(Self { addr, _program: program, _folder: folder }))
+    }
+
+    /// Where clients reach it.
+    pub fn addr(&self) -> &str {
+        &self.addr
+    }
+}
+
+/// Debian's is not in every user's path.
+fn installed() -> Option<PathBuf> {
+    let works = |name: &&str| Command::new(name).arg("-h").output().is_ok();
+    ["memcached", "/usr/bin/memcached", "/usr/sbin/memcached"].into_iter().find(works).map(PathBuf::from)
+}

@@ -1,0 +1,63 @@
+//! Python with some packages, in an environment of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tempfile::TempDir;
+
+use crate::program::run_for;
+
+const INSTALL_MAX: Duration = Duration::from_secs(120);
+const SCRIPT_MAX: Duration = Duration::from_secs(120);
+
+/// An environment, removed when dropped.
+#[derive(Debug)]
+pub struct Python {
+    program: PathBuf,
+    _folder: TempDir,
+}
+
+impl Python {
+    /// Makes one with these packages; where that cannot be done, says `SKIPPED` and answers nothing.
+    ///
+    /// # Errors
+    /// If it cannot be made although tools are required.
+    #[expect(clippy::print_stderr, reason = "a skipped test must say so")]
+    pub async fn with(packages: &[&str]) -> Result<Option<Self>> {
+        match Self::make(packages).await {
+            Ok(python) => Ok(Some(python)),
+            Err(error) if std::env::var_os("CASKADE_REQUIRE_TOOLS").is_some() => Err(error),
+            Err(error) => {
+                eprintln!("SKIPPED: {error:#}");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn make(packages: &[&str]) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let place = folder.path().join("python");
+        let mut make = Command::new("python3");
+        make.args(["-m", "venv"]).arg(&place);
+        let made = run_for(make, INSTALL_MAX).await.and_then(|finished| finished.success());
+        made.context("python3 makes no environment (Debian: python3-venv)")?;
+        let program = place.join("bin/python");
+        let mut install = Command::new(&program);
+        install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(packages);
+        let installed = run_for(install, INSTALL_MAX).await.and_then(|finished| finished.success());
+        installed.with_context(|| format!("pip does not install {}", packages.join(" ")))?;
+        Ok(Self { program, _folder: folder })
+    }
+
+    /// Runs a script; answers what it wrote.
+    ///
+    /// # Errors
+    /// If it fails.
+    pub async fn run(&self, script: &Path, args: impl IntoIterator<Item = String>) -> Result<String> {
+        let mut command = Command::new(&self.program);
+        command.arg(script).args(args);
+        run_for(command, SCRIPT_MAX).await?.success().with_context(|| script.display().to_string())
+    }
+}
