@@ -108,7 +108,7 @@ pub const DIFFERENCES: &[Difference] = &[
         why: "What is refused is not done.",
     },
     Difference {
-        about: "`mg` with t before T",
+        about: "`mg` with t before T, `ma` with t before N",
         send: &[SET_A, "mg a t T5000\r\n"],
         caskade: "HD t5000",
         memcached: "HD t",
@@ -143,7 +143,7 @@ pub const DIFFERENCES: &[Difference] = &[
         why: "memcached leaves out what is no letter of base64: two texts would name one key.",
     },
     Difference {
-        about: "flag k for a key that was stored in base64 and is asked for without",
+        about: "flag k for a key that was stored in base64 and is asked for without, or the other way round",
         send: &["ms YQ== 1 b\r\nx\r\n", "mg a k\r\n"],
         caskade: "HD ka",
         memcached: "HD kYQ== b",
@@ -177,6 +177,13 @@ pub const DIFFERENCES: &[Difference] = &[
         caskade: "ERROR",
         memcached: "OK",
         why: "There are no slabs and no LRU: nothing is evicted.",
+    },
+    Difference {
+        about: "`incr` and `decr` to fewer digits",
+        send: &[],
+        caskade: "the value is filled up with blanks",
+        memcached: "not while an answer that has the value is not sent yet",
+        why: "protocol.txt: the value is filled up.",
     },
     Difference {
         about: "`flush_all`",

@@ -48,6 +48,8 @@ impl Memcached {
         let mut command = Command::new(path);
         // A user is needed by root only.
         command.args(["-l", "127.0.0.1", "-p", &port.to_string(), "-U", "0", "-u", "nobody", "-t", "1"]);
+        // Nothing but commands is to touch an item.
+        command.args(["-o", "no_lru_maintainer,no_lru_crawler"]);
         let mut program = Program::start(command, &folder.path().join("memcached"))?;
         let addr = format!("{}:{port}", Ipv4Addr::LOCALHOST);
         let began = Instant::now();

@@ -3,6 +3,8 @@
 //! What is known to differ ([`super::differences`]) is not drawn; what is drawn must be answered alike. Times to live are so
 //! long that nothing expires on the way, or over at once.
 
+use std::iter;
+
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
@@ -25,7 +27,7 @@ pub struct Step {
 const KEYS: [&str; 6] = ["a", "b", "key", "n", "other-key", "z"];
 /// In base64, blanks and line ends among them.
 const BINARY_KEYS: [&str; 3] = ["YSBi", "DQo=", "/+8A"];
-const EXPTIMES: [&str; 7] = ["0", "0", "0", "5000", "2592000", "4000000000", "-1"];
+const EXPTIMES: [&str; 7] = ["0", "0", "0", "5000", "2592000", "2140000000", "-1"];
 const FLAGS: [&str; 4] = ["0", "1", "65536", "4294967295"];
 const NUMBERS: [&str; 9] =
     ["0", "1", "5", "10", "99", "+3", "007", "18446744073709551615", "9223372036854775808"];
@@ -154,7 +156,7 @@ impl Draw {
             94..97 => Step::line(self.one(&WRONG)),
             97..99 => Step::line(self.one(&WRONG_META)),
             _ if self.chance(10) => Step::line(self.one(&["flush_all", "flush_all 0", "flush_all noreply"])),
-            _ => Step::line("mn"),
+            _ => Step::line("verbosity 1 noreply"),
         }
     }
 
@@ -164,8 +166,9 @@ impl Draw {
             1..5 => self.one(&NUMBERS).into(),
             5 => self.one(&["12 ", " 7", "5\t", "9\r\n", "1a", "-4", "3.5", "18446744073709551616"]).into(),
             6 => vec![b'x'; self.0.random_range(1..20_000)],
-            7 => (0..self.0.random_range(1..30)).map(|_| self.one(b"\r\n\0 \xffab")).collect(),
-            _ => self.one(&["value", "END", "VALUE a 0 1", "\r\n"]).into(),
+            // Never blanks alone: looking for a number, memcached would read on behind them.
+            7 => iter::once(b'b').chain((0..29).map(|_| self.one(b"\r\n\0 \xffab"))).collect(),
+            _ => self.one(&["value", "END", "VALUE a 0 1", "\r\nx"]).into(),
         }
     }
 
@@ -247,7 +250,11 @@ impl Draw {
     fn meta_get(&mut self) -> Step {
         let (key, b) = self.meta_key();
         // The time left comes last: which side of T it stands on is a known difference.
-        let flags = self.flags(&["v", "k", "f", "c", "s", "q", "O123", "u"]);
+        let mut flags = self.flags(&["v", "k", "f", "c", "s", "q", "O123", "u"]);
+        if !b.is_empty() {
+            // memcached tells a key that was appended to as it is, line ends included.
+            flags = flags.replace(" k", "");
+        }
         let touch = if self.chance(15) {
             format!(" T{}", self.one(&["0", "5000", "2592000"]))
         } else {
@@ -297,8 +304,9 @@ impl Draw {
         let key = self.one(&KEYS);
         let mode = self.one(&["", " MI", " MD", " M+", " M-"]);
         let delta = self.one(&["", " D2", " D18446744073709551615"]);
-        let flags = self.flags(&["v", "k", "c", "t", "O1"]);
+        // As with mg, the time left comes last.
+        let (flags, ttl) = (self.flags(&["v", "k", "c", "O1"]), self.one(&["", " t"]));
         let more = self.one(&["", "", " q", " N0", " N5000 J13", " J5"]);
-        Step::line(format!("ma {key}{flags}{mode}{delta}{more}")).about(key)
+        Step::line(format!("ma {key}{flags}{mode}{delta}{more}{ttl}")).about(key)
     }
 }
