@@ -13,6 +13,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 
 use super::Server;
+use crate::data::{KeyRange, KeysInOrder};
 use crate::frontend::keyspace::{AdminRequest, Keyspace, Topology};
 use crate::frontend::resp::Limits;
 use crate::frontend::stats::Stats;
@@ -73,6 +74,10 @@ impl Keyspace for Memory {
         assert!(limit > 0);
         let next = (cursor + 1) % 256;
         Box::pin(async move { Ok(ScanPage { next, keys }) })
+    }
+
+    fn keys_in_order(&self, _: KeyRange, _: usize) -> BoxFuture<'_, Result<KeysInOrder, Failure>> {
+        Box::pin(async { Err(Failure::Refused("not in this test".to_owned())) })
     }
 
     fn count(&self) -> BoxFuture<'_, Result<u64, Failure>> {
@@ -175,7 +180,7 @@ async fn a_pipeline_keeps_the_order_of_its_commands_and_each_sees_those_before_i
         let (text, key) = (number.to_string(), number % 3);
         let len = text.len();
         request.push_str(&format!("set slow{key} 0 0 {len}\r\n{text}\r\nget slow{key} fast slow{key}\r\n"));
-        request.push_str(&format!("incr slow-n 1\r\nmn\r\nset fast 0 0 1 noreply\r\nf\r\ndelete fast\r\n"));
+        request.push_str("incr slow-n 1\r\nmn\r\nset fast 0 0 1 noreply\r\nf\r\ndelete fast\r\n");
         let value = format!("VALUE slow{key} 0 {len}\r\n{text}\r\n");
         expected.push_str(&format!("STORED\r\n{value}{value}END\r\n{number}\r\nMN\r\nDELETED\r\n"));
     }
