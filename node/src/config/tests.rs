@@ -98,6 +98,17 @@ fn open_port_without_a_secret_is_refused_unless_insecure() {
 }
 
 #[test]
+fn memcached_is_off_unless_given_and_as_closed_as_the_other_ports() {
+    assert_eq!(load_with(&[], &[]).unwrap().settings.memcached_listen, None);
+    assert_eq!(load_with(&["--memcached-listen", ""], &[]).unwrap().settings.memcached_listen, None);
+    let loopback = load_with(&["--memcached-listen", "127.0.0.1:11211"], &[]).unwrap().settings;
+    assert_eq!(loopback.memcached_listen.unwrap().port(), 11211);
+    let problems = texts(load_with(&["--memcached-listen", "0.0.0.0:11211"], &[]).unwrap_err());
+    assert!(problems.contains("memcached_listen: 0.0.0.0:11211 can be reached"), "{problems}");
+    assert!(load_with(&["--memcached-listen", "here"], &[]).is_err());
+}
+
+#[test]
 fn bootstrap_is_repeatable_and_comma_separated_in_every_source() {
     let want = ["a:7901", "[::1]:7902", "/ip4/10.0.0.1/tcp/7901"];
     let flags = load_with(&["--bootstrap", "a:7901,[::1]:7902", "--bootstrap", want[2]], &[]).unwrap();
