@@ -26,7 +26,7 @@ use crate::clock::wall_ms;
 use crate::frontend::flush::flush;
 use crate::frontend::order::{Claims, KeyHash};
 use crate::frontend::stats::Tally;
-use crate::kv::{Action, Operation, Ticket, abandoned};
+use crate::kv::{Action, Operation, Outcome, Ticket, abandoned};
 
 /// Room for reading that a connection has at least.
 const READ_BYTES_MIN: usize = 16 * 1024;
@@ -49,6 +49,10 @@ pub(super) struct Connection<S> {
     held: Option<Request>,
     claims: Claims,
     pending: VecDeque<Pending>,
+    /// Bytes of values that are there and wait behind other replies.
+    waiting_bytes: usize,
+    /// Requests answered since the output was last written, that were answered at once.
+    answered: u64,
     /// The retrieval whose reply is being written failed: nothing more of it is told.
     failed: bool,
     output: Vec<u8>,
@@ -98,6 +102,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             held: None,
             claims: Claims::default(),
             pending: VecDeque::new(),
+            waiting_bytes: 0,
+            answered: 0,
             failed: false,
             output: Vec::new(),
             tally: Tally::default(),
@@ -169,7 +175,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             if self.output.len() >= OUT_BYTES_MAX {
                 return Halt::GoOn;
             }
-            if self.pending.len() >= self.server.limits.pipeline_max {
+            let much_waits = self.waiting_bytes >= OUT_BYTES_MAX;
+            if self.pending.len() >= self.server.limits.pipeline_max || much_waits {
                 return Halt::MustWait;
             }
             if self.fetch.is_some() {
@@ -252,8 +259,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         self.add(What::One(ticket, shape));
     }
 
+    /// Writes a reply that is there and the next one; any other waits for its turn.
     fn add(&mut self, what: What) {
-        self.pending.push_back(Pending { since: self.read_at, what });
+        let mut pending = Pending { since: self.read_at, what };
+        if self.pending.is_empty() && pending.is_settled() {
+            self.answered += 1;
+            return self.write(pending.what);
+        }
+        self.waiting_bytes += pending.value_bytes();
+        self.pending.push_back(pending);
     }
 
     /// Runs a request to its end before anything else: nothing is under way.
@@ -300,6 +314,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             self.write(pending.what);
         }
         self.record(counted);
+        if self.pending.is_empty() {
+            self.waiting_bytes = 0;
+        }
     }
 
     fn write(&mut self, what: What) {
@@ -332,6 +349,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     async fn write_output(&mut self) -> io::Result<()> {
+        let answered = std::mem::take(&mut self.answered);
+        self.record((answered, self.read_at));
         if self.output.is_empty() {
             return Ok(());
         }
@@ -346,6 +365,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 }
 
 impl Pending {
+    /// Bytes of the value that is there.
+    fn value_bytes(&self) -> usize {
+        match &self.what {
+            What::One(Ticket::Ready(Ok(Outcome::Entry(Some(entry)))), _) => entry.value.len(),
+            _ => 0,
+        }
+    }
+
     /// Whether the reply is there.
     fn is_settled(&mut self) -> bool {
         let What::One(ticket, _) = &mut self.what else { return true };
