@@ -345,3 +345,61 @@ async fn wait_until(what: &str, holds: impl Fn() -> bool) -> Result<()> {
     }
     Ok(())
 }
+
+/// Sends a memcached command, and reads what is said to it: one line, or more up to `END`.
+async fn say(stream: &mut TcpStream, command: &str) -> Result<String> {
+    stream.write_all(command.as_bytes()).await?;
+    let mut said = Vec::new();
+    while !(said.ends_with(b"\r\n") && (!said.starts_with(b"VALUE") || said.ends_with(b"END\r\n"))) {
+        ensure!(stream.read_buf(&mut said).await? > 0, "the connection ended after {said:?}");
+    }
+    Ok(String::from_utf8_lossy(&said).into_owned())
+}
+
+#[test]
+fn memcached_clients_log_in_first_and_may_do_what_their_user_may() {
+    with_limit(LIMIT, async || {
+        let _permit = Permit::acquire().await?;
+        let mut node = Lone::new()?;
+        let port = free_port()?;
+        node.flag("--memcached-listen", format!("127.0.0.1:{port}"));
+        node.flag("--requirepass", "of everybody");
+        node.start("127.0.0.1").await?;
+        let mut admin = node.client(":of%20everybody@").await?;
+        ask(&mut admin, "ACL SETUSER cache on >pw %R~shared:* ~own:* +get +set").await?;
+
+        let connect = || TcpStream::connect(("127.0.0.1", port));
+        let mut stream = connect().await?;
+        for command in ["get own:k\r\n", "delete own:k\r\n", "flush_all\r\n", "stats\r\n", "mn\r\n"] {
+            ensure!(say(&mut stream, command).await? == "CLIENT_ERROR unauthenticated\r\n", "{command}");
+        }
+        let login = |who: &str| format!("set auth 0 0 {}\r\n{who}\r\n", who.len());
+        let wrong = say(&mut stream, &login("cache wrong")).await?;
+        ensure!(wrong == "CLIENT_ERROR authentication failure\r\n", "{wrong}");
+        ensure!(say(&mut stream, &login("cache pw")).await? == "STORED\r\n");
+        ensure!(
+            say(&mut stream, "get auth\r\n").await?.starts_with("CLIENT_ERROR NOPERM"),
+            "and was not stored"
+        );
+        ensure!(say(&mut stream, "set own:k 0 0 1\r\nv\r\n").await? == "STORED\r\n");
+        ensure!(say(&mut stream, "get own:k\r\n").await? == "VALUE own:k 0 1\r\nv\r\nEND\r\n");
+        for command in [
+            "set shared:k 0 0 1\r\nv\r\n",
+            "get own:k other\r\n",
+            "delete own:k\r\n",
+            "flush_all\r\n",
+            "mg other v\r\n",
+        ] {
+            let said = say(&mut stream, command).await?;
+            ensure!(said.starts_with("CLIENT_ERROR NOPERM"), "{command}: {said}");
+        }
+        ensure!(say(&mut stream, "get shared:k\r\n").await? == "END\r\n");
+
+        let mut default = connect().await?;
+        ensure!(say(&mut default, &login("default of everybody")).await? == "STORED\r\n");
+        ensure!(say(&mut default, "flush_all\r\n").await? == "OK\r\n");
+        ask(&mut admin, "ACL DELUSER cache").await?;
+        ensure!(say(&mut stream, "get own:k\r\n").await.is_err(), "its user is gone");
+        node.stop().await
+    });
+}

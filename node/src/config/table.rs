@@ -8,8 +8,8 @@ use caskade_engine::{Index, MergeWindow, SyncPolicy};
 use super::given::Given;
 use super::kind::{
     ByItself, Certificates, Describe, Durability, Elsewhere, Filter, Folder, Format, Hidden, Int, Keys, Kind,
-    Listen, LogFormat, Name, OptionalFile, OptionalListen, PairTakeover, Password, Peers, Reachable, Redirect, Shape,
-    Size, Switch, Window,
+    Listen, LogFormat, Name, OptionalFile, OptionalListen, PairTakeover, Password, Peers, Reachable,
+    Redirect, Shape, Size, Switch, Window,
 };
 use super::source::Source;
 use crate::frontend::tls::ClientCertificates;

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::watch;
 
+use super::gate::{Gate, refusal};
 use super::parser::Parser;
 use super::reply::{Shape, Writer, failure_text};
 use super::request::{Fetch, Request};
@@ -39,6 +41,9 @@ const OUT_BYTES_KEPT: usize = 64 * 1024;
 pub(super) struct Connection<S> {
     server: Arc<Server>,
     stream: S,
+    gate: Gate,
+    /// Tells when users were deleted.
+    users: watch::Receiver<u64>,
     parser: Parser,
     input: BytesMut,
     /// When the bytes of the input were read.
@@ -91,8 +96,10 @@ enum Halt {
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
-    pub(super) fn new(server: Arc<Server>, stream: S) -> Self {
+    pub(super) fn new(server: Arc<Server>, stream: S, peer: SocketAddr) -> Self {
         Self {
+            gate: Gate::new(&server.security.access, peer),
+            users: server.security.access.changes(),
             parser: Parser::new(server.limits.value_bytes_max),
             server,
             stream,
@@ -148,6 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     }
                 },
                 () = stopped(stopping), if !self.stopping => self.stopping = true,
+                _ = self.users.changed(), if !self.closing => self.closing |= self.gate.has_ended(),
             }
         }
     }
@@ -185,12 +193,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 }
                 continue;
             }
-            let held = self.held.take();
-            let Some(request) = held.or_else(|| self.parser.next(&mut self.input, wall_ms())) else {
-                return Halt::OutOfInput;
+            let request = match self.held.take() {
+                Some(request) => request,
+                None => match self.parser.next(&mut self.input, wall_ms()) {
+                    Some(request) => self.gate.pass(request),
+                    None => return Halt::OutOfInput,
+                },
             };
             match request {
-                Request::Flush { .. } | Request::Stats(_) => {
+                Request::Flush { .. } | Request::Stats(_) | Request::LogIn { .. } => {
                     if self.pending.is_empty() {
                         return Halt::Alone(request);
                     }
@@ -291,6 +302,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 };
                 self.add(What::Line(if noreply { Bytes::new() } else { line.into() }));
             }
+            Request::LogIn { who, noreply } => {
+                let line = match self.gate.log_in(&who).await {
+                    Ok(()) => Bytes::from_static(b"STORED"),
+                    Err(error) => {
+                        self.tally.errors += 1;
+                        refusal(&error)
+                    }
+                };
+                self.add(What::Line(if noreply { Bytes::new() } else { line }));
+            }
             Request::Stats(name) => {
                 self.server.stats.add(&mut self.tally);
                 self.output.extend(stats::text(&self.server, &name).await);
@@ -357,6 +378,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         self.tally.bytes_out += self.output.len() as u64;
         self.server.stats.add(&mut self.tally);
         self.stream.write_all(&self.output).await?;
+        self.stream.flush().await?;
         self.stream.flush().await?;
         self.output.clear();
         self.output.shrink_to(OUT_BYTES_KEPT);

@@ -12,6 +12,7 @@
 //! memcached it changes also when only the expiry does.
 
 mod connection;
+mod gate;
 mod meta;
 mod parser;
 mod reply;

@@ -24,6 +24,13 @@ pub(super) enum Request {
         /// Whether the client wants no answer.
         noreply: bool,
     },
+    /// A log-in: user and password.
+    LogIn {
+        /// Both, with a blank between.
+        who: Bytes,
+        /// Whether the client wants no answer.
+        noreply: bool,
+    },
     /// Figures: those of this name, or the general ones.
     Stats(Bytes),
     /// The connection ends; this is said before, if anything.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
@@ -14,10 +14,15 @@ use super::connection::Connection;
 use crate::frontend::flush::flush;
 use crate::frontend::keyspace::Keyspace;
 use crate::frontend::resp::Limits;
+use crate::frontend::security::{Security, TurnedAway};
 use crate::frontend::stats::Stats;
 
 /// How long a connection may go on after the node began to stop: time to answer what it has read.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+const TOO_MANY: &str = "ERROR Too many open connections\r\n";
+/// What a client from another machine is told while everybody would be let in.
+const PROTECTED: &str = "SERVER_ERROR protected mode: this node serves only clients on its own machine, since no password is set for \
+    the default user. Set requirepass or an ACL file, or protected_mode = false if the network is trusted\r\n";
 /// Pause after an accept that failed, for instance for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -26,6 +31,7 @@ pub struct Server {
     pub(super) keyspace: Arc<dyn Keyspace>,
     pub(super) stats: Arc<Stats>,
     pub(super) limits: Limits,
+    pub(super) security: Security,
     /// The removal of all keys that waits for its time: the last one asked for, as in memcached.
     flush: Mutex<Option<AbortHandle>>,
 }
@@ -33,8 +39,13 @@ pub struct Server {
 impl Server {
     /// A front end of `keyspace` that counts in `stats`, which it shares with the others: so do they the limit of
     /// connections.
-    pub fn new(keyspace: Arc<dyn Keyspace>, stats: Arc<Stats>, limits: Limits) -> Arc<Self> {
-        Arc::new(Self { keyspace, stats, limits, flush: Mutex::default() })
+    pub fn new(
+        keyspace: Arc<dyn Keyspace>,
+        stats: Arc<Stats>,
+        limits: Limits,
+        security: Security,
+    ) -> Arc<Self> {
+        Arc::new(Self { keyspace, stats, limits, security, flush: Mutex::default() })
     }
 
     /// Serves `listener` until `stopping` says so, or its sender is gone; then waits for the connections to end.
@@ -75,7 +86,7 @@ impl Server {
     ) {
         if self.stats.connections() >= self.limits.connections_max {
             self.stats.connection_refused();
-            connections.spawn(refuse(stream));
+            connections.spawn(refuse(stream, TOO_MANY));
             return;
         }
         // A small reply must not wait for more to send.
@@ -87,21 +98,32 @@ impl Server {
         let (server, stopping) = (Arc::clone(self), stopping.clone());
         connections.spawn(async move {
             let _open = guard;
-            match server.serve(stream, stopping).await {
+            match server.serve(stream, peer, stopping).await {
                 Ok(()) => tracing::trace!(%peer, "memcached connection closed"),
                 Err(error) => tracing::debug!(%peer, %error, "memcached connection lost"),
             }
         });
     }
 
-    /// One accepted connection, from its first byte on: what secures a connection or asks who it is comes here, before
-    /// any command is read.
+    /// One accepted connection, from its first byte on.
     async fn serve(
         self: Arc<Self>,
         stream: TcpStream,
+        peer: SocketAddr,
         stopping: watch::Receiver<bool>,
     ) -> std::io::Result<()> {
-        Connection::new(self, stream).run(stopping).await
+        match self.security.enter(stream, peer).await {
+            Ok(stream) => Connection::new(self, stream, peer).run(stopping).await,
+            Err(TurnedAway::Handshake(error)) => {
+                self.stats.handshake_failed();
+                Err(error)
+            }
+            Err(TurnedAway::Protected(stream)) => {
+                self.stats.connection_refused();
+                refuse(stream, PROTECTED).await;
+                Ok(())
+            }
+        }
     }
 
     /// Removes all keys after a while, in the place of what was to be removed before. The end of the node is the end of it.
@@ -132,7 +154,10 @@ pub(super) async fn stopped(stopping: &mut watch::Receiver<bool>) {
 }
 
 /// Says why, as memcached does; a client that does not listen is not waited for.
-async fn refuse(mut stream: TcpStream) {
-    let told = stream.write_all(b"ERROR Too many open connections\r\n");
+async fn refuse(mut stream: impl AsyncWrite + Unpin, why: &'static str) {
+    let told = async {
+        stream.write_all(why.as_bytes()).await?;
+        stream.flush().await
+    };
     drop(tokio::time::timeout(Duration::from_secs(1), told).await);
 }

@@ -16,11 +16,13 @@ use super::Server;
 use crate::data::{KeyRange, KeysInOrder};
 use crate::frontend::keyspace::{AdminRequest, Keyspace, Topology};
 use crate::frontend::resp::Limits;
+use crate::frontend::security::Security;
 use crate::frontend::stats::Stats;
 use crate::id::NodeId;
 use crate::kv::{At, Effect, Entry, Failure, Operation, Outcome, ScanPage, Ticket, evaluate};
 
-const LIMITS: Limits = Limits { connections_max: 10, pipeline_max: 8, value_bytes_max: 1000 };
+const LIMITS: Limits =
+    Limits { connections_max: 10, pipeline_max: 8, value_bytes_max: 1000, debug_commands: false };
 
 /// A keyspace in memory. Keys that begin with `slow` are answered late and out of order; `lost` ones never are, `bad` ones
 /// are refused.
@@ -111,7 +113,8 @@ async fn serve(limits: Limits) -> (TcpStream, std::net::SocketAddr, watch::Sende
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let (stop, stopping) = watch::channel(false);
-    let server = Server::new(Arc::new(Memory::default()), Arc::new(Stats::default()), limits);
+    let server =
+        Server::new(Arc::new(Memory::default()), Arc::new(Stats::default()), limits, Security::open());
     tokio::spawn(server.run(listener, stopping));
     (TcpStream::connect(addr).await.unwrap(), addr, stop)
 }

@@ -99,6 +99,11 @@ impl Keys {
         self.0.split(|byte| *byte == b' ').all(is_key)
     }
 
+    /// All of them, which stay.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> + Clone {
+        self.0.split(|byte| *byte == b' ').filter(|key| !key.is_empty())
+    }
+
     /// The next one, which stays.
     pub(super) fn first(&mut self) -> Option<&[u8]> {
         let blanks = self.0.iter().take_while(|byte| **byte == b' ').count();

@@ -1,13 +1,14 @@
 //! Commands on keys, whatever they hold.
 
 use super::{Context, Later, TOGETHER_MAX, integer, later, submit_for, syntax_error};
+use crate::frontend::flush::flush;
 use crate::frontend::resp::encoder::Encoder;
 use crate::frontend::resp::glob;
 use crate::frontend::resp::number::parse_u64;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Gather, Handled, Refusal, Reply, Shape, encode_many};
-use crate::kv::ScanPage;
 use crate::kv::{Action, Operation};
+use crate::kv::{Failure, ScanPage};
 
 /// Keys one SCAN looks at, at most: a bound on its memory and its time.
 const SCAN_COUNT_MAX: usize = 10_000;
@@ -165,4 +166,30 @@ pub(super) fn randomkey(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
         Ok(None)
     };
     later(context, found, |key: Option<bytes::Bytes>, to| to.value_or_null(key.as_deref()))
+}
+
+/// `FLUSHALL [ASYNC | SYNC]`: each key is removed by itself; ASYNC does not wait for that.
+pub(super) fn flush_all(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let waits = match args.get(1).to_ascii_lowercase().as_slice() {
+        b"" if args.len() == 1 => true,
+        b"sync" if args.len() == 2 => true,
+        b"async" if args.len() == 2 => false,
+        _ => return Err(syntax_error()),
+    };
+    let keyspace = context.server.keyspace.clone();
+    if !waits {
+        tokio::spawn(async move {
+            if let Err(failure) = flush(keyspace.as_ref()).await {
+                tracing::warn!(%failure, "FLUSHALL ASYNC ended before all keys were removed; send it again");
+            }
+        });
+        return context.ok();
+    }
+    let flushed = async move {
+        flush(keyspace.as_ref()).await.map_err(|failure| {
+            tracing::warn!(%failure, "FLUSHALL ended before all keys were removed");
+            Refusal::from(Failure::Refused(format!("some keys were removed, not all: {failure}")))
+        })
+    };
+    later(context, flushed, |_, to| to.ok())
 }

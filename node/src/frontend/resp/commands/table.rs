@@ -76,6 +76,8 @@ pub(in super::super) static COMMANDS: &[Command] = &[
     row("expire", -3, Write, K::FIRST, GENERIC, (expiry::expire, "Sets how many seconds a key has left.")),
     row("expireat", -3, Write, K::FIRST, GENERIC, (expiry::expireat, "Sets the second a key ceases to exist at.")),
     row("expiretime", 2, Read, K::FIRST, GENERIC, (expiry::expiretime, "Tells the second a key ceases to exist at.")),
+    row("flushall", -1, Barrier, K::NONE, SERVER, (keys::flush_all, "Removes all keys of the cluster.")),
+    row("flushdb", -1, Barrier, K::NONE, SERVER, (keys::flush_all, "Removes all keys of the cluster.")),
     row("get", 2, Read, K::FIRST, STRING, (strings::get, "Reads the value of a key.")),
     row("getbit", 3, Read, K::FIRST, BITMAP, (bits::getbit, "Reads a bit.")),
     row("getdel", 2, Write, K::FIRST, STRING, (strings::getdel, "Reads the value of a key and removes it.")),

@@ -1,0 +1,121 @@
+//! Who a memcached client is, and what it may do: the same users and rules as everywhere.
+//!
+//! Where the default user needs a password, the first command must be a `set` of any key whose value is
+//! `username password`, as memcached's own authentication of the text protocol has it; nothing else is done before. Each
+//! request is then checked as the Redis command that does the same.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::reply::Shape;
+use super::request::{Mode, Request, refuse};
+use crate::access::{Access, Asked, KeyAccess, Login, LoginError, Session};
+use crate::kv::{Action, Operation};
+
+/// What a connection may do.
+pub(super) struct Gate {
+    access: Arc<Access>,
+    session: Session,
+    peer: SocketAddr,
+}
+
+impl Gate {
+    pub(super) fn new(access: &Arc<Access>, peer: SocketAddr) -> Self {
+        Self { access: Arc::clone(access), session: access.session(), peer }
+    }
+
+    /// Whether the user was deleted: then the connection ends.
+    pub(super) fn has_ended(&self) -> bool {
+        self.session.has_ended()
+    }
+
+    /// The request itself, if it may be done; else what is answered instead.
+    pub(super) fn pass(&self, request: Request) -> Request {
+        if self.access.is_free(&self.session) {
+            return request;
+        }
+        if !self.access.has_entered(&self.session) {
+            return log_in(request);
+        }
+        let checked = match &request {
+            Request::Say(_) | Request::Refuse(_) | Request::Close(_) | Request::LogIn { .. } => Ok(()),
+            Request::Fetch(fetch) => {
+                let command = if fetch.touch.is_some() { "getex" } else { "get" };
+                self.check(command, fetch.keys.iter())
+            }
+            Request::One(operation, _) => {
+                self.check(command(&operation.action), std::iter::once(&operation.key[..]))
+            }
+            Request::Flush { .. } => self.check("flushall", std::iter::empty()),
+            Request::Stats(_) => self.check("info", std::iter::empty()),
+        };
+        checked.map_or_else(|why| Request::Refuse(format!("CLIENT_ERROR {why}").into()), |()| request)
+    }
+
+    fn check<'k>(
+        &self,
+        command: &'static str,
+        keys: impl Iterator<Item = &'k [u8]> + Clone,
+    ) -> Result<(), String> {
+        let asked = Asked::new(command, b"");
+        // No set here answers what was there.
+        let access = if command == "set" { KeyAccess::Write } else { asked.key_access(0) };
+        let keys = keys.map(|key| (key, access));
+        let client = || format!("addr={} memcached", self.peer);
+        self.access.check(&self.session, &asked, keys, client).map_err(|denied| denied.to_string())
+    }
+
+    /// Finds out whether the client is who it says, and what it is answered.
+    pub(super) async fn log_in(&mut self, who: &[u8]) -> Result<(), LoginError> {
+        let end = who.iter().position(|byte| *byte == b' ').unwrap_or(who.len());
+        let (user, password) = who.split_at(end);
+        let password = password.get(1..).unwrap_or_default().trim_ascii_end();
+        let login = Login {
+            user: user.to_vec(),
+            password: password.to_vec(),
+            peer: self.peer.ip(),
+            command: "set",
+            client: format!("addr={} memcached", self.peer),
+        };
+        self.session = self.access.authenticate(login).await?;
+        Ok(())
+    }
+}
+
+/// Of a client that is nobody yet only a log-in is taken.
+fn log_in(request: Request) -> Request {
+    match request {
+        Request::One(
+            Operation { action: Action::Store { value, .. }, .. },
+            Shape::Stored { mode: Mode::Set, cas: false, noreply },
+        ) => Request::LogIn { who: value, noreply },
+        Request::Close(line) => Request::Close(line),
+        Request::Refuse(line) => Request::Refuse(line),
+        _ => refuse("CLIENT_ERROR unauthenticated"),
+    }
+}
+
+/// The Redis command that does what an action does, for the rules.
+fn command(action: &Action) -> &'static str {
+    match action {
+        Action::IfVersion(_, action) => command(action),
+        Action::Read | Action::Inspect => "get",
+        Action::ReadUntil(_) => "getex",
+        Action::Extend { .. } => "append",
+        Action::Count { down: false, .. } => "incrby",
+        Action::Count { down: true, .. } => "decrby",
+        Action::Delete => "del",
+        Action::Expire(_) | Action::ExpireIf(..) => "expire",
+        _ => "set",
+    }
+}
+
+/// What a log-in that failed is answered.
+pub(super) fn refusal(error: &LoginError) -> Bytes {
+    match error {
+        LoginError::Wrong => Bytes::from_static(b"CLIENT_ERROR authentication failure"),
+        other => format!("CLIENT_ERROR {other}").into(),
+    }
+}
