@@ -100,6 +100,42 @@ pub const DIFFERENCES: &[Difference] = &[
         fits: |exchange| exchange.ours.error().is_some(),
     },
     Difference {
+        commands: &["OBJECT|ENCODING"],
+        what: "`embstr` or `int` also of a value that was made by changing another one, which Redis keeps as `raw`",
+        why: "values are bytes on disk; it is told how Redis would keep them if they were set",
+        fits: |exchange| matches!(exchange.theirs, Reply::Bulk(text) if text == b"raw"),
+    },
+    Difference {
+        commands: &["BITCOUNT", "BITPOS"],
+        what: "arguments that are wrong are refused also if the key is absent",
+        why: "arguments are checked where the client is, before the key is looked at where that is",
+        fits: |exchange| exchange.ours.error().is_some() && exchange.theirs.error().is_none(),
+    },
+    Difference {
+        commands: &["RESTORE"],
+        what: "a dump that is no dump is refused first",
+        why: "arguments are checked where the client is, before the key is looked at where that is",
+        fits: |exchange| exchange.theirs.is_error("BUSYKEY") && exchange.ours.error().is_some(),
+    },
+    Difference {
+        commands: &["SORT", "SORT_RO"],
+        what: "BY, GET and STORE are refused",
+        why: "there are no lists, sets or sorted sets: nothing can be sorted",
+        fits: |exchange| exchange.ours.is_error("ERR BY, GET and STORE"),
+    },
+    Difference {
+        commands: &["CONFIG|SET"],
+        what: "a name of a setting that does not exist is told whole",
+        why: "Redis tells it up to its first zero byte",
+        fits: |exchange| exchange.ours.is_error("ERR Unknown option") && exchange.theirs.is_error("ERR Unknown option"),
+    },
+    Difference {
+        commands: &["COMMAND|GETKEYS", "COMMAND|GETKEYSANDFLAGS"],
+        what: "a command whose arguments name no key is refused in other words",
+        why: "an error either way",
+        fits: |exchange| exchange.ours.error().is_some() && exchange.theirs.error().is_some(),
+    },
+    Difference {
         commands: &["CLIENT|TRACKING"],
         what: "`ON` is refused (never sent: Redis would go on to send what nobody asked for)",
         why: "a node does not tell clients of writes that other nodes take",

@@ -202,6 +202,8 @@ pub(super) struct Parser {
     searched: usize,
     spans: Vec<Span>,
     ends: Vec<u32>,
+    /// The error the input came to.
+    refused: Option<ProtocolError>,
 }
 
 impl Parser {
@@ -214,13 +216,16 @@ impl Parser {
             searched: 0,
             spans: Vec::new(),
             ends: Vec::new(),
+            refused: None,
         }
     }
 
     /// Moves all complete commands from `buffer` to `batch`, which must be done. An error comes after the commands
     /// that precede it, and is final.
     pub(super) fn parse(&mut self, buffer: &mut BytesMut, batch: &mut Batch) -> Result<(), ProtocolError> {
-        let result = self.advance(buffer);
+        // What was refused is not looked at again: a line that was split is not what it was.
+        let result = self.refused.clone().map_or_else(|| self.advance(buffer), Err);
+        self.refused = result.clone().err();
         if !self.ends.is_empty() {
             self.hand_over(buffer, batch);
         }

@@ -91,7 +91,7 @@ pub(super) fn bitfield_ro(context: &mut Context<'_>, args: Args<'_>) -> Handled 
 }
 
 fn fields(context: &mut Context<'_>, args: Args<'_>, read_only: bool) -> Handled {
-    let (mut fields, mut overflow, mut index) = (Vec::new(), Overflow::Wrap, 2);
+    let (mut fields, mut overflow, mut index) = (Vec::<Field>::new(), Overflow::Wrap, 2);
     while index < args.len() {
         let is = |name: &str, more: usize| {
             index + more < args.len() && args.get(index).eq_ignore_ascii_case(name.as_bytes())
@@ -112,12 +112,14 @@ fn fields(context: &mut Context<'_>, args: Args<'_>, read_only: bool) -> Handled
         let offset = offset(context, args.get(index + 2), Some(bits))?;
         let action = match more {
             2 => FieldAction::Get,
-            _ if read_only => return Err("ERR BITFIELD_RO only supports the GET subcommand".into()),
             _ if is("set", 3) => FieldAction::Set(integer(args.get(index + 3))?, overflow),
             _ => FieldAction::Add(integer(args.get(index + 3))?, overflow),
         };
         fields.push(Field { signed, bits, offset, action });
         index += 1 + more;
+    }
+    if read_only && fields.iter().any(Field::writes) {
+        return Err("ERR BITFIELD_RO only supports the GET subcommand".into());
     }
     Ok(Reply::One(context.submit(args.bytes(1), Action::Fields(fields)), Shape::Numbers))
 }

@@ -214,7 +214,10 @@ pub(super) fn handle(
     args: Args<'_>,
 ) -> Handled {
     let admitted = admit(command, context, args);
-    let command = admitted.inspect_err(|_| transactions::spoil(context))?;
+    let command = match admitted {
+        Ok(command) => command,
+        Err(refusal) => return Err(transactions::not_admitted(context, command, refusal)),
+    };
     if context.client.queue.is_some() && !transactions::is_immediate(command) {
         return transactions::queue(context, command, args);
     }

@@ -40,7 +40,8 @@ struct SetOptions {
 impl SetOptions {
     fn read(args: Args<'_>) -> Result<Self, Refusal> {
         let mut options = Self { expiry: None, condition: Condition::Always, return_old: false };
-        let mut index = 3;
+        // What an expiry is, is looked at once all options are known: a mistake in those is told first.
+        let (mut time, mut index) = (None, 3);
         while index < args.len() {
             let is = |name: &str| args.get(index).eq_ignore_ascii_case(name.as_bytes());
             if is("get") {
@@ -49,18 +50,22 @@ impl SetOptions {
                 options.condition = Condition::Absent;
             } else if is("xx") && options.condition != Condition::Absent {
                 options.condition = Condition::Present;
-            } else if options.expiry.is_none() && is("keepttl") {
+            } else if time.is_none() && is("keepttl") {
                 options.expiry = Some(ExpiryPolicy::Keep);
-            } else if options.expiry.is_none()
+            } else if time.is_none()
+                && options.expiry.is_none()
                 && index + 1 < args.len()
                 && let Some(unit) = Unit::of_option(args.get(index))
             {
                 index += 1;
-                options.expiry = Some(ExpiryPolicy::At(unit.positive(args.get(index), "set")?));
+                time = Some((unit, args.get(index)));
             } else {
                 return Err(syntax_error());
             }
             index += 1;
+        }
+        if let Some((unit, text)) = time {
+            options.expiry = Some(ExpiryPolicy::At(unit.positive(text, "set")?));
         }
         Ok(options)
     }

@@ -68,11 +68,22 @@ pub(super) fn queue(context: &mut Context<'_>, command: &'static Command, args: 
     Ok(Reply::Written)
 }
 
-/// A command was refused before it could be queued.
-pub(super) fn spoil(context: &mut Context<'_>) {
-    if let Some(queue) = &mut context.client.queue {
-        queue.spoiled = true;
+/// A command was refused before it could be queued or run: the transaction is spoiled, or, if that was EXEC, ended.
+pub(super) fn not_admitted(
+    context: &mut Context<'_>,
+    command: Option<&'static Command>,
+    refusal: Refusal,
+) -> Refusal {
+    if command.is_none_or(|command| command.name != "exec") {
+        if let Some(queue) = &mut context.client.queue {
+            queue.spoiled = true;
+        }
+        return refusal;
     }
+    context.client.queue = None;
+    context.client.watched = Watched::default();
+    let text = refusal.0.strip_prefix(b"ERR ").unwrap_or(&refusal.0);
+    format!("EXECABORT Transaction discarded because of: {}", String::from_utf8_lossy(text)).into()
 }
 
 /// Whether a command is done at once also while others are queued.

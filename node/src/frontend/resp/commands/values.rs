@@ -19,19 +19,25 @@ pub(super) fn renamenx(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 
 /// `COPY source destination [DB 0] [REPLACE]`
 pub(super) fn copy(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let (mut replace, mut index) = (false, 3);
+    let (mut replace, mut elsewhere, mut index) = (false, false, 3);
     while index < args.len() {
         if args.get(index).eq_ignore_ascii_case(b"replace") {
             replace = true;
         } else if args.get(index).eq_ignore_ascii_case(b"db") && index + 1 < args.len() {
             index += 1;
-            if integer(args.get(index))? != 0 {
-                return Err("ERR DB index is out of range".into());
-            }
+            elsewhere = match integer(args.get(index))? {
+                0 => false,
+                // As many as a Redis has unless told otherwise.
+                1..16 => true,
+                _ => return Err("ERR DB index is out of range".into()),
+            };
         } else {
             return Err(syntax_error());
         }
         index += 1;
+    }
+    if elsewhere {
+        return Err("ERR Copying to another database is not allowed in cluster mode".into());
     }
     if args.get(1) == args.get(2) {
         return Err("ERR source and destination objects are the same".into());
@@ -107,9 +113,26 @@ pub(super) fn object(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 
 /// There are no lists, sets or sorted sets: a key that is there cannot be sorted.
 pub(super) fn sort(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let refused = ["store", "by", "get"];
-    if args.from(2).any(|arg| refused.iter().any(|name| arg.eq_ignore_ascii_case(name.as_bytes()))) {
-        return Err("ERR there are no lists, sets or sorted sets to sort here".into());
+    let (mut other_keys, mut index) = (false, 2);
+    while index < args.len() {
+        let option = args.get(index);
+        let is = |name: &str, more: usize| {
+            option.eq_ignore_ascii_case(name.as_bytes()) && index + more < args.len()
+        };
+        if is("asc", 0) || is("desc", 0) || is("alpha", 0) {
+            index += 1;
+        } else if is("limit", 2) {
+            integer(args.get(index + 1)).and(integer(args.get(index + 2)))?;
+            index += 3;
+        } else if is("by", 1) || is("get", 1) || (is("store", 1) && args.get(0).eq_ignore_ascii_case(b"sort")) {
+            other_keys = true;
+            index += 2;
+        } else {
+            return Err(syntax_error());
+        }
+    }
+    if other_keys {
+        return Err("ERR BY, GET and STORE of SORT are refused: there are no lists, sets or sorted sets to sort".into());
     }
     Ok(Reply::One(context.submit(args.bytes(1), Action::Inspect), Shape::NoList))
 }

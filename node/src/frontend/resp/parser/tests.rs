@@ -133,3 +133,38 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn line_that_is_refused_stays_refused_after_the_commands_before_it() {
+    let (commands, error) = parse_all([&b"PING\r\nSET k \"abc\r\n"[..]]);
+    assert_eq!(commands, [[b"PING".to_vec()]]);
+    assert!(error.is_some_and(|error| error.contains("unbalanced quotes")));
+}
+
+proptest! {
+    /// What another implementation encodes is read as what it was, and as that implementation reads it.
+    #[test]
+    fn commands_are_read_as_another_decoder_reads_them(
+        commands in prop::collection::vec(
+            prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 1..8), 1..6
+        ),
+        cut in 1usize..50,
+    ) {
+        use redis_protocol::resp2::decode::decode_bytes;
+        use redis_protocol::resp2::types::BytesFrame;
+        let bytes: Vec<u8> = commands.iter().flat_map(|command| encoded(command)).collect();
+        let (mut rest, mut theirs) = (Bytes::from(bytes.clone()), Vec::new());
+        while let Ok(Some((BytesFrame::Array(words), used))) = decode_bytes(&rest) {
+            let word = |frame: BytesFrame| match frame {
+                BytesFrame::BulkString(word) => word.to_vec(),
+                other => panic!("{other:?}"),
+            };
+            theirs.push(words.into_iter().map(word).collect::<Vec<_>>());
+            rest = rest.slice(used..);
+        }
+        let (ours, error) = parse_all(bytes.chunks(cut));
+        prop_assert_eq!(error, None);
+        prop_assert_eq!(&ours, &theirs);
+        prop_assert_eq!(&ours, &commands);
+    }
+}

@@ -1,0 +1,143 @@
+//! SCAN's guarantee: a key that is there from the beginning to the end of a walk is told at least once, whatever else
+//! happens to the cluster meanwhile; and what keys in order promise beyond that: exactly once, and in order.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use caskade_tests::{Builder, Client, Workload, with_cluster};
+use redis::{RedisResult, cmd};
+use tokio::task::JoinHandle;
+
+const LIMIT: Duration = Duration::from_secs(180);
+const STEP_MAX: Duration = Duration::from_secs(60);
+const RECORDS: usize = 10_000;
+/// Longest that one page may be refused, each try waiting for a primary already.
+const PAGE_MAX: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Walks again and again, each walk checked.
+struct Walks {
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicU64>,
+    task: JoinHandle<Result<()>>,
+}
+
+impl Walks {
+    async fn start(addr: &str, stays: Arc<BTreeSet<String>>, ordered: bool) -> Result<Self> {
+        let mut client = Client::connect(addr).await?;
+        let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, counted) = (stop.clone(), done.clone());
+        let task = tokio::spawn(async move {
+            while !stopped.load(Ordering::Relaxed) {
+                let found = if ordered { in_order(&mut client).await? } else { scan(&mut client).await? };
+                let missed: Vec<&String> = stays.difference(&found).take(5).collect();
+                ensure!(missed.is_empty(), "a walk that found {} keys missed {missed:?}", found.len());
+                counted.fetch_add(1, Ordering::Relaxed);
+            }
+            Ok(())
+        });
+        Ok(Self { stop, done, task })
+    }
+
+    /// Waits for one walk that began after now.
+    async fn wait_for_whole(&self) -> Result<()> {
+        let begun = self.done.load(Ordering::Relaxed);
+        let two_more = async {
+            while self.done.load(Ordering::Relaxed) < begun + 2 && !self.task.is_finished() {
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        ensure!(tokio::time::timeout(STEP_MAX, two_more).await.is_ok(), "walks do not come to an end");
+        Ok(())
+    }
+
+    async fn stop(self) -> Result<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.task.await??;
+        Ok(self.done.load(Ordering::Relaxed))
+    }
+}
+
+/// Asks until it is answered: what is refused changed nothing, and the same cursor goes on.
+async fn page<T: redis::FromRedisValue>(client: &mut Client, ask: &redis::Cmd) -> Result<T> {
+    let asked = async {
+        loop {
+            let told: RedisResult<T> = client.ask(ask).await;
+            match told {
+                Ok(page) => return Ok(page),
+                Err(error) if error.code() == Some("TRYAGAIN") => tokio::time::sleep(PAUSE).await,
+                Err(error) => return Err(error),
+            }
+        }
+    };
+    Ok(tokio::time::timeout(PAGE_MAX, asked).await??)
+}
+
+async fn scan(client: &mut Client) -> Result<BTreeSet<String>> {
+    let (mut cursor, mut found) = ("0".to_owned(), BTreeSet::new());
+    loop {
+        let (next, keys): (String, Vec<String>) =
+            page(client, cmd("SCAN").arg(&cursor).arg("COUNT").arg(500)).await?;
+        found.extend(keys);
+        if next == "0" {
+            return Ok(found);
+        }
+        cursor = next;
+    }
+}
+
+async fn in_order(client: &mut Client) -> Result<BTreeSet<String>> {
+    let (mut after, mut found) = (None::<String>, BTreeSet::new());
+    loop {
+        let mut ask = cmd("CASK.RANGE");
+        ask.arg("-").arg("+").arg("LIMIT").arg(700);
+        if let Some(after) = &after {
+            ask.arg("AFTER").arg(after);
+        }
+        let (next, keys): (Option<String>, Vec<String>) = page(client, &ask).await?;
+        for key in keys {
+            ensure!(found.last().is_none_or(|last| *last < key), "{key} comes after {:?}", found.last());
+            found.insert(key);
+        }
+        match next {
+            Some(next) => after = Some(next),
+            None => return Ok(found),
+        }
+    }
+}
+
+#[test]
+fn walks_find_every_key_that_stays_under_writes_a_join_and_a_failover() {
+    // A node that keeps no ordered index could not take part in walks in order.
+    with_cluster(Builder::new(3).arg("--index", "ordered"), LIMIT, async |cluster| {
+        let stays: BTreeSet<String> = (0..RECORDS).map(|number| format!("stays:{number:06}")).collect();
+        let records: Vec<(String, &str)> = stays.iter().map(|key| (key.clone(), "value")).collect();
+        cluster.node(0)?.client().await?.set_all(&records).await?;
+        let stays = Arc::new(stays);
+        let load = Workload::new(cluster.addrs(), 4).start();
+        load.wait_for(100, STEP_MAX).await?;
+        let addr = cluster.node(0)?.addr();
+        let by_hash = Walks::start(&addr, stays.clone(), false).await?;
+        let by_order = Walks::start(&addr, stays, true).await?;
+
+        by_hash.wait_for_whole().await?;
+        by_order.wait_for_whole().await?;
+        cluster.add_node().await?;
+        cluster.wait_converged(STEP_MAX).await?;
+        cluster.node_mut(2)?.kill9()?;
+        by_hash.wait_for_whole().await?;
+        by_order.wait_for_whole().await?;
+        cluster.node_mut(2)?.restart().await?;
+        cluster.wait_converged(STEP_MAX).await?;
+        by_hash.wait_for_whole().await?;
+        by_order.wait_for_whole().await?;
+
+        let (by_hash, by_order) = (by_hash.stop().await?, by_order.stop().await?);
+        ensure!(by_hash >= 6 && by_order >= 6, "{by_hash} and {by_order} walks");
+        drop(load.stop().await?);
+        Ok(())
+    });
+}
