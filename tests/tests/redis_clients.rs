@@ -115,7 +115,18 @@ fn redis_benchmark_and_redis_cli_follow_the_slots() {
         with_cluster(builder(3).arg("--redirect", redirect), LIMIT, async |cluster| {
             let port = |cluster: &Cluster| cluster.node(0).map(|node| node.port().to_string());
             let mut bench = Command::new("redis-benchmark");
-            bench.args(["--cluster", "-q", "-n", "20000", "-P", "16", "-r", "1000", "-t", "set,get,incr,mset"]);
+            bench.args([
+                "--cluster",
+                "-q",
+                "-n",
+                "20000",
+                "-P",
+                "16",
+                "-r",
+                "1000",
+                "-t",
+                "set,get,incr,mset",
+            ]);
             bench.args(["-p", &port(cluster)?]);
             let Some(said) = output(bench).await? else { return Ok(()) };
             for test in ["SET", "GET", "INCR", "MSET"] {

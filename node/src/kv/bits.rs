@@ -161,11 +161,14 @@ pub(super) fn set_bit(value: &mut [u8], offset: u64, set: bool) {
     }
 }
 
-/// The places `start..=end` stand for in something of `len` units; nothing where they are none.
+/// The places `start..=end` stand for in something of `len` units; nothing where they are none, or given in the wrong order
+/// from the end.
 pub(super) fn places(start: i64, end: i64, len: u64) -> Option<(u64, u64)> {
-    if start < 0 && end < 0 && start > end {
-        return None;
-    }
+    if start < 0 && end < 0 && start > end { None } else { clamped(start, end, len) }
+}
+
+/// The same where ends before the beginning are the beginning, in whatever order they are.
+fn clamped(start: i64, end: i64, len: u64) -> Option<(u64, u64)> {
     let from_end = |place: i64| match u64::try_from(place) {
         Ok(place) => place,
         Err(_) => len.saturating_sub(place.unsigned_abs()),
@@ -174,8 +177,11 @@ pub(super) fn places(start: i64, end: i64, len: u64) -> Option<(u64, u64)> {
     (start <= end).then_some((start, end))
 }
 
+/// Where a range is among so many units.
+type Places = fn(i64, i64, u64) -> Option<(u64, u64)>;
+
 /// The bits of a range; nothing where it has none.
-fn bits_of(value: &[u8], range: Option<BitRange>) -> Option<(u64, u64)> {
+fn bits_of(value: &[u8], range: Option<BitRange>, places: Places) -> Option<(u64, u64)> {
     let len = value.len() as u64;
     match range.unwrap_or(BitRange { start: 0, end: -1, unit: BitRangeUnit::Byte }) {
         BitRange { start, end, unit: BitRangeUnit::Bit } => places(start, end, len * 8),
@@ -187,7 +193,7 @@ fn bits_of(value: &[u8], range: Option<BitRange>) -> Option<(u64, u64)> {
 
 /// How many bits of a range are set.
 pub(super) fn count(value: &[u8], range: Option<BitRange>) -> u64 {
-    let Some((start, end)) = bits_of(value, range) else { return 0 };
+    let Some((start, end)) = bits_of(value, range, places) else { return 0 };
     let (first, last) = ((start / 8) as usize, (end / 8) as usize);
     let bytes = value.get(first..=last).unwrap_or_default();
     let all: u64 = bytes.iter().map(|byte| u64::from(byte.count_ones())).sum();
@@ -198,7 +204,8 @@ pub(super) fn count(value: &[u8], range: Option<BitRange>) -> u64 {
 
 /// The first bit of a range that is as given. Where all are set, a clear one follows the range, unless it is bounded.
 pub(super) fn find(value: &[u8], wanted: bool, range: Option<BitRange>, bounded: bool) -> Option<u64> {
-    let (start, end) = bits_of(value, range)?;
+    // Unlike the others, Redis's BITPOS does not look at the order of ends that are both negative.
+    let (start, end) = bits_of(value, range, clamped)?;
     let dull = if wanted { 0x00 } else { 0xff };
     let mut at = start;
     while at <= end {
@@ -247,9 +254,12 @@ mod tests {
             let unit = if bits { BitRangeUnit::Bit } else { BitRangeUnit::Byte };
             let range = BitRange { start, end, unit };
             let all = naive(&value);
-            let within: Vec<u64> = bits_of(&value, Some(range)).map_or(vec![], |(a, b)| (a..=b).collect());
-            let set = within.iter().filter(|at| all[**at as usize]).count() as u64;
+            let within = |places| -> Vec<u64> {
+                bits_of(&value, Some(range), places).map_or(vec![], |(a, b)| (a..=b).collect())
+            };
+            let set = within(places).iter().filter(|at| all[**at as usize]).count() as u64;
             prop_assert_eq!(count(&value, Some(range)), set);
+            let within = within(clamped);
             let found = within.iter().copied().find(|at| all[*at as usize] == wanted);
             let behind = within.last().filter(|_| !wanted && !bounded).map(|last| last + 1);
             prop_assert_eq!(find(&value, wanted, Some(range), bounded), found.or(behind));

@@ -237,32 +237,47 @@ pub struct Apart {
 /// All of them.
 pub const APART: &[Apart] = &[
     Apart {
+        commands: &["WATCH"],
+        why: "drawn with the transactions, of their slot: a transaction that watches a key of another slot is refused",
+        tests: "`conformance` (in transactions), `redis_clients`",
+    },
+    Apart {
+        commands: &["AUTH"],
+        why: "after some wrong guesses a node refuses all for a while",
+        tests: "`access`",
+    },
+    Apart {
+        commands: &["FLUSHALL", "FLUSHDB"],
+        why: "sent between sequences, and by the memcached test; in a transaction they are refused",
+        tests: "`memcached`",
+    },
+    Apart {
         commands: &["CASK.*"],
         why: "Redis has no such command",
         tests: "`bootstrap`, `caskctl`, `topology_operations`",
     },
-    Apart {
-        commands: &["ACL*"],
-        why: "changes who may do what on the whole server",
-        tests: "those of the front end",
-    },
+    Apart { commands: &["ACL*"], why: "changes who may do what on the whole server", tests: "`access`" },
     Apart { commands: &["QUIT"], why: "ends the connection", tests: "`conformance` (conversations)" },
     Apart {
         commands: &["COMMAND"],
         why: "each server lists its own commands",
         tests: "`conformance` (what the node has)",
     },
-    Apart { commands: &["CONFIG|REWRITE"], why: "writes the settings file", tests: "those of the front end" },
-    Apart { commands: &["DEBUG"], why: "stops the server for a while", tests: "those of the front end" },
+    Apart {
+        commands: &["CONFIG|REWRITE"],
+        why: "writes the settings file",
+        tests: "`frontend::resp::tests`",
+    },
+    Apart { commands: &["DEBUG"], why: "stops the server for a while", tests: "`frontend::resp::tests`" },
     Apart {
         commands: &["WAITAOF"],
         why: "Redis answers of its append-only file",
-        tests: "those of the front end",
+        tests: "`frontend::resp::tests`",
     },
     Apart {
         commands: &["CLUSTER*"],
         why: "the clusters are different ones",
-        tests: "those of the front end",
+        tests: "`redis_clients`: cluster clients of three kinds find their way by them",
     },
     Apart {
         commands: &["CLIENT", "CLUSTER", "CONFIG", "LATENCY", "MEMORY", "OBJECT", "SLOWLOG", "ACL"],

@@ -82,7 +82,6 @@ const SORT: &[Piece] = &[
         &[W("BY"), W("nosort")],
     ]),
 ];
-const FLUSH: &[Piece] = &[Maybe(&[One(&[&[W("ASYNC")], &[W("SYNC")]])])];
 
 /// All of them. The generator takes those that both servers have.
 #[rustfmt::skip]
@@ -155,9 +154,7 @@ pub const FORMS: &[Form] = &[
     f("EXEC", 1, Exact, &[]),
     f("MULTI", 1, Exact, &[]),
     f("UNWATCH", 1, Exact, &[]),
-    f("WATCH", 2, Exact, &[Keys]),
     // Connections.
-    f("AUTH", 1, Exact, &[Maybe(&[One(&[&[W("default")], &[Text]])]), Text]),
     f("CLIENT", 1, Exact, &[Text, Maybe(&[Text])]),
     f("CLIENT|CACHING", 1, Exact, &[One(&[&[W("YES")], &[W("NO")], &[Text]])]),
     f("CLIENT|GETNAME", 2, Exact, &[]),
@@ -178,7 +175,7 @@ pub const FORMS: &[Form] = &[
     f("CLIENT|UNBLOCK", 1, Exact, &[Int, Maybe(&[One(&[&[W("TIMEOUT")], &[W("ERROR")], &[Text]])])]),
     f("CLIENT|UNPAUSE", 1, Exact, &[]),
     f("ECHO", 2, Exact, &[Value]),
-    f("HELLO", 2, Names, &[Maybe(&[One(&[&[W("2")], &[W("3")], &[Int]]), Options(&[&[W("SETNAME"), Text], &[W("AUTH"), W("default"), Text]])])]),
+    f("HELLO", 2, Names, &[Maybe(&[One(&[&[W("2")], &[W("3")], &[Int]]), Maybe(&[W("SETNAME"), W("me")])])]),
     f("PING", 2, Exact, &[Maybe(&[Value])]),
     f("RESET", 1, Exact, &[]),
     f("SELECT", 1, Exact, &[Int]),
@@ -195,8 +192,6 @@ pub const FORMS: &[Form] = &[
     f("CONFIG|RESETSTAT", 1, Exact, &[]),
     f("CONFIG|SET", 1, Exact, &[Text, Text]),
     f("DBSIZE", 2, Exact, &[]),
-    f("FLUSHALL", 1, Exact, FLUSH),
-    f("FLUSHDB", 1, Exact, FLUSH),
     f("INFO", 1, Type, &[Maybe(&[One(&[&[W("server")], &[W("all")], &[W("clients")]])])]),
     f("LATENCY|DOCTOR", 1, Type, &[]),
     f("LATENCY|HELP", 1, Type, &[]),

@@ -250,6 +250,7 @@ impl<'a> Drawer<'a> {
         if self.one_in(12) {
             self.spoil(fixed, &mut words);
         }
+        lengthen_times(&mut words);
         words
     }
 
@@ -401,6 +402,23 @@ impl<'a> Drawer<'a> {
                 Some(word) => *word = junk,
                 None => words.push(junk),
             },
+        }
+    }
+}
+
+/// Makes times from now on long that could run out while a sequence runs: which server is asked later would tell.
+fn lengthen_times(words: &mut Words) {
+    const NAMES: [&str; 5] = ["SETEX", "PSETEX", "EXPIRE", "PEXPIRE", "RESTORE"];
+    let is =
+        |word: &[u8], names: &[&str]| names.iter().any(|name| word.eq_ignore_ascii_case(name.as_bytes()));
+    for index in 1..words.len() {
+        let option = is(&words[index - 1], &["EX", "PX"]);
+        let argument = index >= 2 && is(&words[index - 2], &NAMES);
+        let soon = |word: &[u8]| {
+            std::str::from_utf8(word).is_ok_and(|text| matches!(text.parse(), Ok(1..100_000u64)))
+        };
+        if (option || argument) && soon(&words[index]) {
+            words[index] = b"100000000".to_vec();
         }
     }
 }

@@ -61,7 +61,8 @@ impl Vocabulary {
     fn transaction(&self, random: &mut StdRng, connection: usize, steps: &mut Vec<Step>) {
         let mut add = |connection: usize, words: Words| steps.push(Step { connection, words, waits: false });
         let named = |name: &str| vec![name.as_bytes().to_vec()];
-        if random.random() {
+        let watches: bool = random.random();
+        if watches {
             add(connection, vec![b"WATCH".to_vec(), b"{a}1".to_vec()]);
             if random.random() {
                 add(
@@ -71,8 +72,15 @@ impl Vocabulary {
             }
         }
         add(connection, named("MULTI"));
+        if watches {
+            // With a command of the slot of what is watched, both refuse those of others.
+            add(connection, vec![b"STRLEN".to_vec(), b"{a}1".to_vec()]);
+        }
         for _ in 0..random.random_range(0..5) {
-            add(connection, self.draw(random));
+            let words = self.draw(random);
+            if !is_apart(&words) {
+                add(connection, words);
+            }
         }
         add(connection, named(if random.random_ratio(1, 6) { "DISCARD" } else { "EXEC" }));
     }
@@ -87,6 +95,13 @@ impl Vocabulary {
         let mut drawer = Drawer::new(random, &self.plain);
         drawn.map_or_else(|| vec![b"PING".to_vec()], |form| drawer.command(form.name, form.form))
     }
+}
+
+/// Whether a command is no part of a transaction: one that asks about all keys is done after the rest, and HELLO, which may
+/// log somebody in, is refused.
+fn is_apart(words: &Words) -> bool {
+    const NAMES: [&str; 5] = ["DBSIZE", "HELLO", "KEYS", "RANDOMKEY", "SCAN"];
+    words.first().is_some_and(|word| NAMES.iter().any(|name| word.eq_ignore_ascii_case(name.as_bytes())))
 }
 
 /// Leaves out steps as long as `fails` says that what is left still fails: in halves, then in smaller parts.

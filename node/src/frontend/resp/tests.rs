@@ -197,6 +197,15 @@ async fn commands_answer_as_in_redis() {
         ("CLIENT SETNAME me\r\n", "+OK\r\n"),
         ("CLIENT GETNAME\r\n", "$2\r\nme\r\n"),
         ("CLUSTER KEYSLOT {user1000}.following\r\n", ":3443\r\n"),
+        (
+            "DEBUG SLEEP 0\r\n",
+            "-ERR DEBUG command not allowed. Start the node with debug_commands = true to allow it.\r\n",
+        ),
+        (
+            "CONFIG REWRITE\r\n",
+            "-ERR CONFIG REWRITE is refused: a node does not write its settings file; nothing was changed. Put the \
+             setting there by hand (`caskd config` prints it whole)\r\n",
+        ),
         ("CONFIG GET sync\r\n", "*2\r\n$4\r\nsync\r\n$6\r\nalways\r\n"),
         ("COMMAND GETKEYS MSET a 1 b 2\r\n", "*2\r\n$1\r\na\r\n$1\r\nb\r\n"),
         ("HELLO 4\r\n", "-NOPROTO unsupported protocol version\r\n"),

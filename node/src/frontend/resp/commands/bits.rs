@@ -39,13 +39,13 @@ fn range(args: Args<'_>, first: usize) -> Result<Option<BitRange>, Refusal> {
         return Ok(None);
     }
     let start = integer(args.get(first))?;
+    let end = if args.len() > first + 1 { integer(args.get(first + 1))? } else { -1 };
     let unit = match args.get(first + 2) {
         _ if args.len() <= first + 2 => BitRangeUnit::Byte,
         unit if unit.eq_ignore_ascii_case(b"byte") => BitRangeUnit::Byte,
         unit if unit.eq_ignore_ascii_case(b"bit") => BitRangeUnit::Bit,
         _ => return Err(syntax_error()),
     };
-    let end = if args.len() > first + 1 { integer(args.get(first + 1))? } else { -1 };
     Ok(Some(BitRange { start, end, unit }))
 }
 

@@ -243,7 +243,19 @@ pub(super) fn reply(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 
 /// Nothing invalidates what a client keeps, so no client may believe that.
 pub(super) fn tracking(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    match switch(args)? {
+    let on = switch(args)?;
+    let is = |index: usize, names: &[&str]| {
+        names.iter().any(|name| args.get(index).eq_ignore_ascii_case(name.as_bytes()))
+    };
+    let mut index = 3;
+    while index < args.len() {
+        index += match index + 1 < args.len() && is(index, &["redirect", "prefix"]) {
+            true => 2,
+            false if is(index, &["bcast", "optin", "optout", "noloop"]) => 1,
+            false => return Err(syntax_error()),
+        };
+    }
+    match on {
         true => Err("ERR CLIENT TRACKING ON is not supported: a node does not tell clients of writes that others take; \
                      do not keep replies, or let them expire"
             .into()),

@@ -101,7 +101,7 @@ pub(super) fn get(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 /// All or none of the pairs are set.
 pub(super) fn set(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     if !args.len().is_multiple_of(2) {
-        return Err(super::wrong_arity("config|set"));
+        return Err(super::syntax_error());
     }
     let (mut seen, mut changes) = (HashSet::new(), Vec::new());
     let known = all(context.server);

@@ -168,23 +168,14 @@ pub(super) fn randomkey(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     later(context, found, |key: Option<bytes::Bytes>, to| to.value_or_null(key.as_deref()))
 }
 
-/// `FLUSHALL [ASYNC | SYNC]`: each key is removed by itself; ASYNC does not wait for that.
+/// `FLUSHALL [ASYNC | SYNC]`: each key is removed by itself, and the reply comes when all are. In Redis, too, nothing is
+/// there any more after ASYNC: only memory is given back later.
 pub(super) fn flush_all(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let waits = match args.get(1).to_ascii_lowercase().as_slice() {
-        b"" if args.len() == 1 => true,
-        b"sync" if args.len() == 2 => true,
-        b"async" if args.len() == 2 => false,
-        _ => return Err(syntax_error()),
-    };
-    let keyspace = context.server.keyspace.clone();
-    if !waits {
-        tokio::spawn(async move {
-            if let Err(failure) = flush(keyspace.as_ref()).await {
-                tracing::warn!(%failure, "FLUSHALL ASYNC ended before all keys were removed; send it again");
-            }
-        });
-        return context.ok();
+    let is = |name: &str| args.len() == 2 && args.get(1).eq_ignore_ascii_case(name.as_bytes());
+    if !(args.len() == 1 || is("async") || is("sync")) {
+        return Err(syntax_error());
     }
+    let keyspace = context.server.keyspace.clone();
     let flushed = async move {
         flush(keyspace.as_ref()).await.map_err(|failure| {
             tracing::warn!(%failure, "FLUSHALL ended before all keys were removed");

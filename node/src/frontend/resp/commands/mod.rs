@@ -235,7 +235,7 @@ fn admit(
         return Err(wrong_arity(command.name));
     }
     subcommands::admit(command, args)?;
-    if context.client.queue.is_some() && matches!(command.name, "auth" | "hello") {
+    if context.client.queue.is_some() && matches!(command.name, "auth" | "hello" | "flushall" | "flushdb") {
         return Err("ERR Command not allowed inside a transaction".into());
     }
     auth::check(command, context, args)?;

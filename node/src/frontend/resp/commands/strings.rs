@@ -52,10 +52,10 @@ impl SetOptions {
                 options.condition = Condition::Present;
             } else if time.is_none() && is("keepttl") {
                 options.expiry = Some(ExpiryPolicy::Keep);
-            } else if time.is_none()
-                && options.expiry.is_none()
+            } else if options.expiry.is_none()
                 && index + 1 < args.len()
                 && let Some(unit) = Unit::of_option(args.get(index))
+                && time.is_none_or(|(other, _)| other == unit)
             {
                 index += 1;
                 time = Some((unit, args.get(index)));
@@ -147,11 +147,23 @@ pub(super) fn getdel(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 }
 
 pub(super) fn getex(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let action = match (args.len(), Unit::of_option(args.get(2))) {
-        (2, _) => Action::Read,
-        (3, _) if args.get(2).eq_ignore_ascii_case(b"persist") => Action::ReadUntil(ExpiryPolicy::Clear),
-        (4, Some(unit)) => Action::ReadUntil(ExpiryPolicy::At(unit.positive(args.get(3), "getex")?)),
-        _ => return Err(syntax_error()),
+    let (mut persist, mut time, mut index) = (false, None, 2);
+    while index < args.len() {
+        let unit = Unit::of_option(args.get(index)).filter(|_| index + 1 < args.len() && !persist);
+        if args.get(index).eq_ignore_ascii_case(b"persist") && time.is_none() {
+            persist = true;
+            index += 1;
+        } else if let Some(unit) = unit.filter(|unit| time.is_none_or(|(other, _)| other == *unit)) {
+            time = Some((unit, args.get(index + 1)));
+            index += 2;
+        } else {
+            return Err(syntax_error());
+        }
+    }
+    let action = match time {
+        Some((unit, text)) => Action::ReadUntil(ExpiryPolicy::At(unit.positive(text, "getex")?)),
+        None if persist => Action::ReadUntil(ExpiryPolicy::Clear),
+        None => Action::Read,
     };
     Ok(Reply::One(context.submit(args.bytes(1), action), Shape::Taken))
 }

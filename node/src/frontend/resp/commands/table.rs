@@ -93,7 +93,7 @@ pub(in super::super) static COMMANDS: &[Command] = &[
     row("latency", -2, Barrier, K::NONE, SERVER, (subcommands::run, "Tells of seconds in which a command took long.")),
     row("lcs", -3, Read, K::TWO, STRING, (strings::lcs, "Finds the longest common subsequence of two values.")),
     row("lolwut", -1, Other, K::NONE, SERVER, (memory::lolwut, "Shows a cask and the version.")),
-    row("memory", -2, Barrier, K::NONE, SERVER, (subcommands::run, "Tells what keys and the node take.")),
+    row("memory", -2, Barrier, K::SECOND, SERVER, (subcommands::run, "Tells what keys and the node take.")),
     row("mget", -2, Read, K::ALL, STRING, (strings::mget, "Reads the values of keys, each by itself.")),
     row("move", 3, Other, K::FIRST, GENERIC, (values::move_key, "Refused: there is one database.")),
     row("mset", -3, Write, K::PAIRS, STRING, (strings::mset, "Writes the values of keys, each by itself.")),

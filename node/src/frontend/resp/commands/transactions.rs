@@ -165,10 +165,10 @@ enum Part {
 pub(super) fn exec(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     let Some(queue) = context.client.queue.take() else { return Err(without_multi("EXEC")) };
     let watched = std::mem::take(&mut *std::mem::take(&mut context.client.watched).lock());
+    check_slots(&queue, &watched)?;
     if queue.spoiled {
         return Err("EXECABORT Transaction discarded because of previous errors.".into());
     }
-    check_slots(&queue, &watched)?;
     let collected = Mutex::new(Collected::default());
     let parts: Vec<Part> = queue
         .commands

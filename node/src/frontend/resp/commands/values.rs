@@ -29,6 +29,11 @@ pub(super) fn copy(context: &mut Context<'_>, args: Args<'_>) -> Handled {
                 0 => false,
                 // As many as a Redis has unless told otherwise.
                 1..16 => true,
+                other if i32::try_from(other).is_err() => {
+                    return Err(
+                        "ERR value is out of range, value must between -2147483648 and 2147483647".into()
+                    );
+                }
                 _ => return Err("ERR DB index is out of range".into()),
             };
         } else {
@@ -113,7 +118,7 @@ pub(super) fn object(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 
 /// There are no lists, sets or sorted sets: a key that is there cannot be sorted.
 pub(super) fn sort(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let (mut other_keys, mut index) = (false, 2);
+    let (mut stores, mut index) = (false, 2);
     while index < args.len() {
         let option = args.get(index);
         let is = |name: &str, more: usize| {
@@ -124,15 +129,21 @@ pub(super) fn sort(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         } else if is("limit", 2) {
             integer(args.get(index + 1)).and(integer(args.get(index + 2)))?;
             index += 3;
-        } else if is("by", 1) || is("get", 1) || (is("store", 1) && args.get(0).eq_ignore_ascii_case(b"sort")) {
-            other_keys = true;
+        } else if is("by", 1) && !args.get(index + 1).contains(&b'*') {
+            index += 2;
+        } else if is("by", 1) {
+            return Err("ERR BY option of SORT denied in Cluster mode.".into());
+        } else if is("get", 1) {
+            return Err("ERR GET option of SORT denied in Cluster mode.".into());
+        } else if is("store", 1) && args.get(0).eq_ignore_ascii_case(b"sort") {
+            stores = true;
             index += 2;
         } else {
             return Err(syntax_error());
         }
     }
-    if other_keys {
-        return Err("ERR BY, GET and STORE of SORT are refused: there are no lists, sets or sorted sets to sort".into());
+    if stores {
+        return Err("ERR STORE of SORT is refused: there are no lists, sets or sorted sets to sort".into());
     }
     Ok(Reply::One(context.submit(args.bytes(1), Action::Inspect), Shape::NoList))
 }
