@@ -23,7 +23,7 @@ def refused(what, error, call):
 
 
 def strings(client, others):
-    client.delete(*[f"py:{i}" for i in range(20)], "py:n", "py:f")
+    client.delete(*[f"py:{i}" for i in range(20)], "py:n", "py:f", "py:b")
     expect("set", client.set("py:1", "v1"), True)
     for other in others:
         expect("get from any node", other.get("py:1"), b"v1")

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use caskade_tests::{Finished, Permit, Program, binary, free_port, run, with_limit};
-use redis::{RedisResult, Value};
+use redis::{AsyncConnectionConfig, RedisResult, Value};
 use rustix::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -89,7 +89,9 @@ impl Lone {
 
     async fn client(&self, login: &str) -> RedisResult<redis::aio::MultiplexedConnection> {
         let client = redis::Client::open(format!("redis://{login}{}/", self.addr()))?;
-        client.get_multiplexed_async_connection().await
+        // Replies to wrong guesses are held back.
+        let config = AsyncConnectionConfig::new().set_response_timeout(Some(READY_MAX));
+        client.get_multiplexed_async_connection_with_config(&config).await
     }
 }
 

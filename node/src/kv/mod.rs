@@ -1,6 +1,6 @@
 //! What a command does to keys: pure, so that the primary can evaluate it under the partition's lock.
 //!
-//! [`action`](Action) says what is asked of one key and [`evaluate`] what it writes and answers; a [`Transaction`] is
+//! [`action`](Action) says what is asked of one key and [`evaluate()`] what it writes and answers; a [`Transaction`] is
 //! several of them on keys of one slot, and [`conclude`] carries it out as one.
 
 mod action;

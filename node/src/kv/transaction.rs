@@ -115,7 +115,7 @@ pub struct Concluded {
 }
 
 /// Carries out a transaction. `at.version` is the version of the first record that is written; `read` gives the newest
-/// record of a key that is no tombstone, as [`evaluate`] is given it.
+/// record of a key that is no tombstone, as [`evaluate()`] is given it.
 ///
 /// # Errors
 /// Those of `read`.

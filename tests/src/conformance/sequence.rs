@@ -97,10 +97,10 @@ impl Vocabulary {
     }
 }
 
-/// Whether a command is no part of a transaction: one that asks about all keys is done after the rest, and HELLO, which may
-/// log somebody in, is refused.
+/// Whether a command is no part of a transaction: one that asks about all keys is done after the rest; HELLO, which may
+/// log somebody in, is refused; and COMMAND, of which Debian's Redis refuses more before it is queued.
 fn is_apart(words: &Words) -> bool {
-    const NAMES: [&str; 5] = ["DBSIZE", "HELLO", "KEYS", "RANDOMKEY", "SCAN"];
+    const NAMES: [&str; 7] = ["CLUSTER", "COMMAND", "DBSIZE", "HELLO", "KEYS", "RANDOMKEY", "SCAN"];
     words.first().is_some_and(|word| NAMES.iter().any(|name| word.eq_ignore_ascii_case(name.as_bytes())))
 }
 
