@@ -141,3 +141,14 @@ fn walks_find_every_key_that_stays_under_writes_a_join_and_a_failover() {
         Ok(())
     });
 }
+
+#[test]
+fn keys_in_order_are_refused_with_the_cure_where_a_node_keeps_none() {
+    with_cluster(Builder::new(1), LIMIT, async |cluster| {
+        let mut client = cluster.node(0)?.client().await?;
+        let told: RedisResult<redis::Value> = client.ask(cmd("CASK.RANGE").arg("-").arg("+")).await;
+        let told = told.err().map(|error| error.to_string()).unwrap_or_default();
+        ensure!(told.contains("index = \"ordered\"") && !told.contains("TRYAGAIN"), "{told}");
+        Ok(())
+    });
+}

@@ -19,7 +19,7 @@ use super::plane::Plane;
 use super::route::damaged;
 use crate::cluster::protocol::PROTOCOL_ACTIONS;
 use crate::id::{NodeId, Partition};
-use crate::kv::Failure;
+use crate::kv::{ActionError, Failure};
 
 /// Pause before a page is asked for again of which a part was not served.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
@@ -169,8 +169,8 @@ impl Plane {
         let page = match self.engine.range_page(Some(partitions), start, end, limit as usize) {
             Ok(page) => page,
             Err(ScanError::Read(error)) => return Answer::Failed(damaged(&error)),
-            Err(error) => {
-                return Answer::Failed(Failure::Refused(format!("node {}: {error}", self.node.short())));
+            Err(ScanError::NoOrderedIndex) => {
+                return Answer::Failed(Failure::Action(ActionError::NoOrderedIndex));
             }
         };
         let now = self.host.wall_ms();

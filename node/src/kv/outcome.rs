@@ -108,6 +108,11 @@ pub enum ActionError {
     /// A step of a transaction is a transaction, or a bit field is none: no front end asks for that.
     #[error("an action that cannot be carried out")]
     Impossible,
+    /// Keys are asked for in order, and a node does not keep them so.
+    #[error(
+        "not every node keeps its keys in order: set index = \"ordered\" on each and restart it; nothing was read"
+    )]
+    NoOrderedIndex,
 }
 
 /// Why an operation was not answered. The variant says what it means for the data.
