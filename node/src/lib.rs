@@ -16,7 +16,7 @@ pub mod host;
 pub mod id;
 pub mod identity;
 pub mod kv;
-pub mod memory;
+pub mod machine;
 pub mod mutation;
 pub mod net;
 pub mod runtime;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use caskade_node::config::{self, Loaded, LogFormat, ServerArgs, Settings};
 use caskade_node::frontend::security::Security;
+use caskade_node::machine;
 use caskade_node::runtime::{BeginsAnew, Node};
 use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
@@ -61,7 +62,7 @@ fn main() -> ExitCode {
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    match run(settings) {
+    match run(within_open_files(settings)) {
         Ok(End::Stopped) => ExitCode::SUCCESS,
         // In the place of this process: whatever of it still held a port or the store is gone then.
         Ok(End::Anew) => {
@@ -72,6 +73,22 @@ fn main() -> ExitCode {
         }
         Err(error) => fail(&format!("caskd stops: {error:#}\n")),
     }
+}
+
+/// With as many client connections as the system's limit of open files allows.
+fn within_open_files(mut settings: Settings) -> Settings {
+    let allowed = machine::allow_connections(settings.max_clients.into(), settings.max_open_files);
+    if let Ok(allowed) = u32::try_from(allowed)
+        && allowed < settings.max_clients
+    {
+        tracing::warn!(
+            "the system allows too few open files for max_clients = {}: {allowed} connections are served at one time. \
+             Raise the limit (ulimit -Hn, or LimitNOFILE of the service), or lower max_clients",
+            settings.max_clients
+        );
+        settings.max_clients = allowed;
+    }
+    settings
 }
 
 fn fail(text: &str) -> ExitCode {
@@ -129,6 +146,9 @@ async fn serve(settings: Settings) -> anyhow::Result<End> {
     };
     let (stop, stopping) = watch::channel(false);
     let mut front_ends = JoinSet::new();
+    if let Some(tls) = &security.tls {
+        front_ends.spawn(tls.clone().keep_fresh(stopping.clone()));
+    }
     if let Some(memcached) = memcached {
         front_ends.spawn(node.clone().serve_memcached(memcached, security.clone(), stopping.clone()));
     }

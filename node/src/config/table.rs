@@ -187,6 +187,12 @@ settings! {
     max_clients: u32, Int(1..=1_000_000, "connections"), 10_000;
     /// What a Redis client is told of a key whose primary is another node: proxy asks that node for it; moved answers MOVED, as Redis Cluster does, and CROSSSLOT to commands whose keys are of several slots.
     redirect: Redirect, Elsewhere, Redirect::Proxy;
+    /// Bytes that the requests and replies of all client connections may take together. A connection that would take more is ended, unless it is a small one.
+    client_buffer_bytes: u64, Size(1 << 20..=1 << 40, "bytes"), 1 << 30;
+    /// How long a client may say nothing before its connection is ended; 0 is for ever.
+    client_idle_s: u64, Int(0..=31_536_000, "seconds"), 0;
+    /// How long a client may take nothing of the replies to it before its connection is ended.
+    client_unread_s: u64, Int(1..=86_400, "seconds"), 60;
     /// Commands of one connection worked on at one time; further ones wait in the connection.
     max_pipeline: u32, Int(1..=65_536, "commands"), 1024;
     /// Allow DEBUG SLEEP, which tests of clients use.

@@ -19,6 +19,20 @@ use crate::kv::{Concluded, Failure, STEPS_MAX, Transaction, conclude};
 /// Keys of one transaction: how many records one write may have.
 const KEYS_MAX: usize = 1024;
 
+/// Bytes of values that one transaction may look at: they are in memory together.
+const READ_BYTES_MAX: usize = 256 << 20;
+/// Bytes of values that it may answer: as much as one message between nodes may have, and some to spare.
+const OUTCOME_BYTES_MAX: usize = 72 << 20;
+const TOO_MUCH: &str = "the values that one transaction reads are too large together";
+
+/// Why a transaction was not carried out.
+enum Stopped {
+    /// The state of a key cannot be told.
+    Unknown(Unknown),
+    /// What it reads is more than it may.
+    TooMuch,
+}
+
 impl Plane {
     /// Carries out a transaction on a partition that this node serves, and that it is of.
     pub(super) fn execute_together(
@@ -38,19 +52,34 @@ impl Plane {
             );
         }
         let (at, mut unpublished, mut damaged) = (self.at(primary), false, None);
+        let mut room = READ_BYTES_MAX;
         let concluded = conclude(transaction, &at, |key| {
-            if let Some((pending, _)) = primary.newest_pending(key) {
-                unpublished = true;
-                return Ok(entry(pending.clone()));
+            let found = match primary.newest_pending(key) {
+                Some((pending, _)) => {
+                    unpublished = true;
+                    Ok(entry(pending.clone()))
+                }
+                None => self.published(partition, key).inspect_err(|_| damaged = Some(key.clone())),
+            };
+            let bytes = found.as_ref().ok().and_then(Option::as_ref).map_or(0, |entry| entry.value.len());
+            match room.checked_sub(bytes) {
+                None => Err(Stopped::TooMuch),
+                Some(left) => {
+                    room = left;
+                    found.map_err(Stopped::Unknown)
+                }
             }
-            self.published(partition, key).inspect_err(|_| damaged = Some(key.clone()))
         });
         let Concluded { effects, outcome } = match concluded {
+            Ok(concluded) if concluded.outcome.bytes() > OUTCOME_BYTES_MAX => {
+                return Executed::Done(Err(refused(TOO_MUCH)), reply);
+            }
             Ok(concluded) => concluded,
-            Err(Unknown::Damaged(error)) => {
+            Err(Stopped::TooMuch) => return Executed::Done(Err(refused(TOO_MUCH)), reply),
+            Err(Stopped::Unknown(Unknown::Damaged(error))) => {
                 return Executed::Damaged(damaged.unwrap_or_default(), error, reply);
             }
-            Err(Unknown::Lost) => return Executed::Done(Err(self.lost(partition)), reply),
+            Err(Stopped::Unknown(Unknown::Lost)) => return Executed::Done(Err(self.lost(partition)), reply),
         };
         let records: Vec<Record> = effects.into_iter().map(|(key, effect)| record(key, effect)).collect();
         if records.len() > 1 && records.iter().map(batch_bytes).sum::<u64>() > BATCH_BYTES_MAX {

@@ -22,6 +22,9 @@ pub struct Stats {
     connections_total: AtomicU64,
     connections_refused: AtomicU64,
     handshakes_failed: AtomicU64,
+    cut_for_memory: AtomicU64,
+    cut_for_unread: AtomicU64,
+    cut_for_silence: AtomicU64,
     counted: Mutex<Tally>,
     latencies: Mutex<Latencies>,
 }
@@ -64,6 +67,17 @@ impl Tally {
     }
 }
 
+/// Why the node ended a connection of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// There was no memory left for its requests and replies.
+    Memory,
+    /// Its client took nothing of its replies.
+    Unread,
+    /// Its client said nothing.
+    Idle,
+}
+
 /// The counters at one moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
@@ -77,8 +91,16 @@ pub struct Snapshot {
     pub connections_refused: u64,
     /// Connections that ended in their TLS handshake, since the start.
     pub handshakes_failed: u64,
+    /// Connections ended since the start for want of memory for their requests and replies.
+    pub cut_for_memory: u64,
+    /// Connections ended since the start whose clients took nothing of their replies.
+    pub cut_for_unread: u64,
+    /// Connections ended since the start whose clients said nothing.
+    pub cut_for_silence: u64,
     /// What the connections have handed over.
     pub tally: Tally,
+    /// Commands a second, lately.
+    pub commands_per_s: u64,
     /// Median latency of the last one to two seconds' commands, microseconds; 0 if there were none.
     pub latency_p50_us: u64,
     /// 99th percentile of the same.
@@ -93,6 +115,9 @@ impl Default for Stats {
             connections_total: AtomicU64::default(),
             connections_refused: AtomicU64::default(),
             handshakes_failed: AtomicU64::default(),
+            cut_for_memory: AtomicU64::default(),
+            cut_for_unread: AtomicU64::default(),
+            cut_for_silence: AtomicU64::default(),
             counted: Mutex::default(),
             latencies: Mutex::default(),
         }
@@ -115,6 +140,16 @@ impl Stats {
     /// Counts a TLS handshake that failed.
     pub fn handshake_failed(&self) {
         self.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a connection that the node ended.
+    pub fn connection_cut(&self, why: Cut) {
+        let counter = match why {
+            Cut::Memory => &self.cut_for_memory,
+            Cut::Unread => &self.cut_for_unread,
+            Cut::Idle => &self.cut_for_silence,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many connections are open.
@@ -146,14 +181,22 @@ impl Stats {
     /// The counters now.
     pub fn snapshot(&self) -> Snapshot {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (latency_p50_us, latency_p99_us) = self.latencies.lock().percentiles(Instant::now());
+        let now = Instant::now();
+        let mut latencies = self.latencies.lock();
+        let commands_per_s = latencies.per_second(now);
+        let (latency_p50_us, latency_p99_us) = latencies.percentiles(now);
+        drop(latencies);
         Snapshot {
             uptime_s: self.started.elapsed().as_secs(),
             connections: read(&self.connections),
             connections_total: read(&self.connections_total),
             connections_refused: read(&self.connections_refused),
             handshakes_failed: read(&self.handshakes_failed),
+            cut_for_memory: read(&self.cut_for_memory),
+            cut_for_unread: read(&self.cut_for_unread),
+            cut_for_silence: read(&self.cut_for_silence),
             tally: *self.counted.lock(),
+            commands_per_s,
             latency_p50_us,
             latency_p99_us,
         }
@@ -176,13 +219,15 @@ struct Latencies {
     since: Instant,
     running: Option<Histogram<u64>>,
     before: Option<Histogram<u64>>,
+    /// How long the window before lasted.
+    before_took: Duration,
 }
 
 impl Default for Latencies {
     fn default() -> Self {
         // Two digits tell 1.00 ms from 1.01 ms. The bounds are valid, so there always is a histogram.
         let empty = || Histogram::new_with_bounds(1, LATENCY_MAX_US, 2).ok();
-        Self { since: Instant::now(), running: empty(), before: empty() }
+        Self { since: Instant::now(), running: empty(), before: empty(), before_took: WINDOW }
     }
 }
 
@@ -201,10 +246,18 @@ impl Latencies {
         }
         std::mem::swap(&mut self.running, &mut self.before);
         self.running.iter_mut().for_each(Histogram::reset);
+        self.before_took = age;
         if age >= 2 * WINDOW {
             self.before.iter_mut().for_each(Histogram::reset);
         }
         self.since = now;
+    }
+
+    /// Commands a second in the window before the running one.
+    fn per_second(&mut self, now: Instant) -> u64 {
+        self.turn(now);
+        let count = self.before.as_ref().map_or(0, Histogram::len);
+        (count as f64 / self.before_took.as_secs_f64()).round() as u64
     }
 
     fn percentiles(&mut self, now: Instant) -> (u64, u64) {
@@ -253,7 +306,8 @@ mod tests {
         stats.record_latency(now, now + Duration::from_millis(5), 1);
         let p = stats.latencies.lock().percentiles(now);
         assert!((95..=105).contains(&p.0) && (95..=105).contains(&p.1), "{p:?}");
-        let later = stats.latencies.lock().percentiles(now + 3 * WINDOW);
+        assert_eq!(stats.latencies.lock().per_second(now + WINDOW * 5 / 4), 80);
+        let later = stats.latencies.lock().percentiles(now + 5 * WINDOW);
         assert_eq!(later, (0, 0));
     }
 }

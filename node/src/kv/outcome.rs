@@ -66,6 +66,19 @@ pub enum Outcome {
     Together(Option<Vec<Result<Outcome, ActionError>>>),
 }
 
+impl Outcome {
+    /// Bytes of what it holds.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Entry(Some(entry)) | Self::Set { old: Some(entry), .. } => entry.value.len(),
+            Self::Value(Some(value)) => value.len(),
+            Self::Integers(numbers) => size_of_val(numbers.as_slice()),
+            Self::Together(Some(outcomes)) => outcomes.iter().flatten().map(Self::bytes).sum(),
+            _ => 0,
+        }
+    }
+}
+
 /// What an action writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {

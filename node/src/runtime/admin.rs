@@ -169,7 +169,7 @@ impl Node {
             build: BUILD.to_owned(),
             epoch: state.epoch,
             uptime_s: (now_ms.saturating_sub(self.started_ms)) / 1000,
-            memory_bytes: crate::memory::resident_bytes(),
+            memory_bytes: crate::machine::resident_bytes(),
             connections: now.connections,
             records_total: engine.records_total,
             // Without what it has handed on and will drop.

@@ -13,9 +13,10 @@ use crate::cluster::state::ClusterState;
 use crate::cluster::view;
 use crate::config::{self, Redirect};
 use crate::data::{KeyRange, KeysInOrder, Plane};
+use crate::frontend::accept::Door;
 use crate::frontend::keyspace::{AdminRequest, Keyspace, SlotRange, Topology, TopologyNode};
 use crate::frontend::memcached;
-use crate::frontend::resp::{Limits, Server};
+use crate::frontend::resp::Server;
 use crate::frontend::security::Security;
 use crate::id::Partition;
 use crate::kv::{Failure, Operation, ScanPage, Ticket};
@@ -32,8 +33,8 @@ impl Node {
         security: Security,
         stopping: watch::Receiver<bool>,
     ) {
-        let (stats, limits) = (self.stats.clone(), self.client_limits());
-        Server::new(Arc::new(Client(self)), stats, limits, security).run(listener, stopping).await;
+        let door = self.door(security);
+        Server::new(Arc::new(Client(self)), door).run(listener, stopping).await;
     }
 
     /// The same for memcached clients. They count together with the others.
@@ -43,17 +44,12 @@ impl Node {
         security: Security,
         stopping: watch::Receiver<bool>,
     ) {
-        let (stats, limits) = (self.stats.clone(), self.client_limits());
-        memcached::Server::new(Arc::new(Client(self)), stats, limits, security).run(listener, stopping).await;
+        let door = self.door(security);
+        memcached::Server::new(Arc::new(Client(self)), door).run(listener, stopping).await;
     }
 
-    fn client_limits(&self) -> Limits {
-        Limits {
-            connections_max: self.settings.max_clients.into(),
-            pipeline_max: self.settings.max_pipeline as usize,
-            value_bytes_max: usize::try_from(self.settings.max_value_bytes).unwrap_or(usize::MAX),
-            debug_commands: self.settings.debug_commands,
-        }
+    fn door(&self, security: Security) -> Door {
+        Door { stats: self.stats.clone(), limits: Arc::clone(&self.client_limits), security }
     }
 
     /// The line that says that the node serves, and where.

@@ -55,6 +55,7 @@ use crate::cluster::protocol::PROTOCOL_OPERATIONS;
 use crate::cluster::state::{Announcement, Change};
 use crate::config::Settings;
 use crate::data::{self, Plane};
+use crate::frontend::limits::Limits;
 use crate::frontend::stats::Stats;
 use crate::host::Host;
 use crate::id::{ClusterId, Epoch, Incarnation, NodeId};
@@ -139,6 +140,7 @@ pub struct Node {
     topology: Arc<dyn Agreement>,
     plane: Arc<Plane>,
     stats: Arc<Stats>,
+    client_limits: Arc<Limits>,
     reports: Reports,
     events: EventLog,
     batches: mpsc::Sender<Batch>,
@@ -295,6 +297,7 @@ impl Node {
             incarnation: AtomicU64::new(parts.incarnation),
             returned: Notify::new(),
             incarnations: Mutex::new(parts.next_incarnation),
+            client_limits: Arc::new(Limits::from_settings(&settings)),
             settings,
             peer_addrs: parts.peer_addrs,
             client_addr: parts.client_addr,

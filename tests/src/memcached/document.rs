@@ -42,8 +42,11 @@ silent, what memcached 1.6.18 does, error texts included.
 
 A key has up to 250 bytes without blanks and control characters, a value up to `max_value_bytes`. An exptime of 0 is never,
 up to 30 days it counts from now, more is a time of day, and a negative one is over at once. The binary protocol is not
-spoken. There is no login yet: the port follows the same rule as that of Redis clients and is open to other machines only with a
-cluster secret, or `--insecure`.
+spoken.
+
+The port lets in whom that of Redis clients lets in: the same users, TLS and protected mode. Where a password is needed, the
+first command of a connection is a `set` whose value is `user password`, as in memcached's own authentication file; its key
+and flags do not matter. It answers `STORED`, or `CLIENT_ERROR authentication failure`.
 
 ## Commands
 

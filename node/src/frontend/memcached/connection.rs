@@ -14,7 +14,7 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::watch;
 
@@ -22,20 +22,23 @@ use super::gate::{Gate, refusal};
 use super::parser::Parser;
 use super::reply::{Shape, Writer, failure_text};
 use super::request::{Fetch, Request};
-use super::server::{Server, stopped};
+use super::server::Server;
 use super::stats;
 use crate::clock::wall_ms;
+use crate::frontend::accept::stopped;
 use crate::frontend::flush::flush;
+use crate::frontend::footprint::{Footprint, Silence};
 use crate::frontend::order::{Claims, KeyHash};
 use crate::frontend::stats::Tally;
 use crate::kv::{Action, Operation, Outcome, Ticket, abandoned};
 
-/// Room for reading that a connection has at least.
-const READ_BYTES_MIN: usize = 16 * 1024;
 /// Output that is written before more is worked out.
 const OUT_BYTES_MAX: usize = 256 * 1024;
 /// An output buffer larger than this is given back once it is written.
 const OUT_BYTES_KEPT: usize = 64 * 1024;
+
+const NO_MEMORY: &[u8] =
+    b"SERVER_ERROR out of memory: the requests and replies of all clients take as much as they may (client_buffer_bytes)";
 
 /// A connection and all it has under way.
 pub(super) struct Connection<S> {
@@ -62,6 +65,7 @@ pub(super) struct Connection<S> {
     failed: bool,
     output: Vec<u8>,
     tally: Tally,
+    footprint: Footprint,
     /// Nothing more is read; what was read is answered.
     stopping: bool,
     /// No more requests are taken; what is under way is answered.
@@ -98,9 +102,10 @@ enum Halt {
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     pub(super) fn new(server: Arc<Server>, stream: S, peer: SocketAddr) -> Self {
         Self {
-            gate: Gate::new(&server.security.access, peer),
-            users: server.security.access.changes(),
-            parser: Parser::new(server.limits.value_bytes_max),
+            footprint: Footprint::new(&server.door.limits, &server.door.stats),
+            gate: Gate::new(&server.door.security.access, peer),
+            users: server.door.security.access.changes(),
+            parser: Parser::new(server.door.limits.value_bytes_max),
             server,
             stream,
             input: BytesMut::new(),
@@ -125,7 +130,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     /// The connection broke.
     pub(super) async fn run(mut self, mut stopping: watch::Receiver<bool>) -> io::Result<()> {
         let result = self.serve(&mut stopping).await;
-        self.server.stats.add(&mut self.tally);
+        self.server.door.stats.add(&mut self.tally);
         result
     }
 
@@ -140,9 +145,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             if matches!(halt, Halt::GoOn) {
                 continue;
             }
+            if !self.footprint.hold(self.input.capacity() + self.output.capacity() + self.waiting_bytes) {
+                self.add(What::Line(Bytes::from_static(NO_MEMORY)));
+                return self.write_output().await;
+            }
             let may_read = all_started && !self.closing;
             if may_read {
-                self.input.reserve(self.parser.wanted(&self.input).max(READ_BYTES_MIN));
+                let wanted = self.parser.wanted(&self.input);
+                self.input.reserve(self.footprint.room(self.input.len(), wanted));
             }
             tokio::select! {
                 biased;
@@ -151,13 +161,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     0 => self.closing = true,
                     count => {
                         self.read_at = Instant::now();
+                        self.footprint.stir();
                         self.tally.bytes_in += count as u64;
                     }
                 },
                 () = stopped(stopping), if !self.stopping => self.stopping = true,
+                silence = self.footprint.silence() => match silence {
+                    Silence::Rest => self.give_back(),
+                    Silence::TooLong if may_read && self.pending.is_empty() => {
+                        self.footprint.cut_for_silence();
+                        return Ok(());
+                    }
+                    // It is the client who waits.
+                    Silence::TooLong => self.footprint.stir(),
+                },
                 _ = self.users.changed(), if !self.closing => self.closing |= self.gate.has_ended(),
             }
         }
+    }
+
+    /// Gives back the buffers of a client that says nothing.
+    fn give_back(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        self.output.shrink_to_fit();
+        self.pending.shrink_to_fit();
     }
 
     /// Starts what can be started, and writes what is answered.
@@ -184,7 +213,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 return Halt::GoOn;
             }
             let much_waits = self.waiting_bytes >= OUT_BYTES_MAX;
-            if self.pending.len() >= self.server.limits.pipeline_max || much_waits {
+            if self.pending.len() >= self.server.door.limits.pipeline_max || much_waits {
                 return Halt::MustWait;
             }
             if self.fetch.is_some() {
@@ -195,7 +224,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             }
             let request = match self.held.take() {
                 Some(request) => request,
-                None => match self.parser.next(&mut self.input, wall_ms()) {
+                None => match self.next_request() {
                     Some(request) => self.gate.pass(request),
                     None => return Halt::OutOfInput,
                 },
@@ -229,6 +258,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             self.tally.commands += 1;
         }
         Halt::OutOfInput
+    }
+
+    fn next_request(&mut self) -> Option<Request> {
+        self.parser.trust(self.gate.has_entered());
+        self.parser.next(&mut self.input, wall_ms())
     }
 
     /// Asks for the next key of the retrieval, if the order rule allows it.
@@ -313,7 +347,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 self.add(What::Line(if noreply { Bytes::new() } else { line }));
             }
             Request::Stats(name) => {
-                self.server.stats.add(&mut self.tally);
+                self.server.door.stats.add(&mut self.tally);
                 self.output.extend(stats::text(&self.server, &name).await);
             }
             _ => {}
@@ -365,7 +399,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     fn record(&self, (count, since): (u64, Instant)) {
         if count > 0 {
-            self.server.stats.record_latency(since, Instant::now(), count);
+            self.server.door.stats.record_latency(since, Instant::now(), count);
         }
     }
 
@@ -376,10 +410,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             return Ok(());
         }
         self.tally.bytes_out += self.output.len() as u64;
-        self.server.stats.add(&mut self.tally);
-        self.stream.write_all(&self.output).await?;
-        self.stream.flush().await?;
-        self.stream.flush().await?;
+        self.server.door.stats.add(&mut self.tally);
+        self.footprint.send(&mut self.stream, &self.output).await?;
         self.output.clear();
         self.output.shrink_to(OUT_BYTES_KEPT);
         Ok(())

@@ -31,12 +31,17 @@ impl Gate {
         self.session.has_ended()
     }
 
+    /// Whether the client has logged in, or need not.
+    pub(super) fn has_entered(&self) -> bool {
+        self.access.has_entered(&self.session)
+    }
+
     /// The request itself, if it may be done; else what is answered instead.
     pub(super) fn pass(&self, request: Request) -> Request {
         if self.access.is_free(&self.session) {
             return request;
         }
-        if !self.access.has_entered(&self.session) {
+        if !self.has_entered() {
             return log_in(request);
         }
         let checked = match &request {

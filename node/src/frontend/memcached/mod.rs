@@ -1,6 +1,6 @@
 //! The memcached front end: the text protocol with its meta commands, pipelined, on the keyspace Redis clients use.
 //!
-//! [`server`] accepts connections, `connection` runs one of them, `parser` cuts bytes into requests (`text` and `meta`
+//! [`server`] is what its connections share, `connection` runs one of them, `parser` cuts bytes into requests (`text` and `meta`
 //! know the command lines, `words` their words), `reply` turns outcomes into replies, `stats` answers the command of that
 //! name. The specification is memcached's `protocol.txt` and, where that is silent, what memcached 1.6.18 does.
 //!

@@ -14,6 +14,8 @@ const KEYS_LINE_BYTES_MAX: usize = 1024 * 1024;
 const MANY_KEYS: [&[u8]; 4] = [b"get ", b"gets ", b"gat ", b"gats "];
 const BAD_CHUNK: &str = "CLIENT_ERROR bad data chunk";
 const LONG_LINE: &str = "CLIENT_ERROR line too long";
+/// Longest value of a client that has not logged in.
+const STRANGER_VALUE_BYTES_MAX: usize = 16 * 1024;
 /// What ends a value.
 const END: &[u8] = b"\r\n";
 
@@ -33,11 +35,18 @@ enum State {
 pub(super) struct Parser {
     state: State,
     value_bytes_max: usize,
+    /// Whether the client has logged in, or need not.
+    trusted: bool,
 }
 
 impl Parser {
     pub(super) fn new(value_bytes_max: usize) -> Self {
-        Self { state: State::Line(0), value_bytes_max }
+        Self { state: State::Line(0), value_bytes_max, trusted: true }
+    }
+
+    /// Says whether the client has logged in, or need not: until then the value of a command is a user and a password.
+    pub(super) fn trust(&mut self, trusted: bool) {
+        self.trusted = trusted;
     }
 
     /// The next request, or nothing while its bytes are not all there. After [`Request::Close`] there is none.
@@ -87,7 +96,8 @@ impl Parser {
         if line.last() == Some(&b'\r') {
             line.truncate(line.len() - 1);
         }
-        Some(text::read(&line, now_ms, self.value_bytes_max))
+        let bytes_max = if self.trusted { usize::MAX } else { STRANGER_VALUE_BYTES_MAX };
+        Some(text::read(&line, now_ms, self.value_bytes_max.min(bytes_max)))
     }
 
     /// How many bytes more are wanted at once. No more than there are already: memory follows what is sent, not what is

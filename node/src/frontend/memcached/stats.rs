@@ -1,6 +1,7 @@
 //! What `stats` answers: memcached's names, where the node has such a figure.
 
 use std::fmt::{Display, Write as _};
+use std::sync::atomic::Ordering;
 
 use super::VERSION;
 use super::reply::failure_text;
@@ -36,14 +37,14 @@ pub(super) async fn text(server: &Server, name: &[u8]) -> Vec<u8> {
 }
 
 fn general(server: &Server, count: u64, lines: &mut Lines) {
-    let now = server.stats.snapshot();
+    let now = server.door.stats.snapshot();
     let (store, _) = server.keyspace.store();
     lines.add("pid", std::process::id());
     lines.add("uptime", now.uptime_s);
     lines.add("time", crate::clock::wall_ms() / 1000);
     lines.add("version", VERSION);
     lines.add("pointer_size", usize::BITS);
-    lines.add("max_connections", server.limits.connections_max);
+    lines.add("max_connections", server.door.limits.connections_max.load(Ordering::Relaxed));
     lines.add("curr_connections", now.connections);
     lines.add("total_connections", now.connections_total);
     lines.add("rejected_connections", now.connections_refused);
@@ -63,11 +64,11 @@ fn general(server: &Server, count: u64, lines: &mut Lines) {
 
 fn settings(server: &Server, lines: &mut Lines) {
     lines.add("maxbytes", 0);
-    lines.add("maxconns", server.limits.connections_max);
+    lines.add("maxconns", server.door.limits.connections_max.load(Ordering::Relaxed));
     lines.add("evictions", "off");
     lines.add("cas_enabled", "yes");
     lines.add("flush_enabled", "yes");
-    lines.add("item_size_max", server.limits.value_bytes_max);
+    lines.add("item_size_max", server.door.limits.value_bytes_max);
     for (name, value) in server.keyspace.settings() {
         // A name of its own: none of memcached's settings is meant by it.
         lines.add(&format!("caskade_{name}"), value.replace(['\r', '\n'], " "));

@@ -1,136 +1,39 @@
 //! What a client sees of a whole connection: replies in order, each command seeing those before it, failures told.
 
-use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::future::BoxFuture;
-use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{oneshot, watch};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
 
 use super::Server;
-use crate::data::{KeyRange, KeysInOrder};
-use crate::frontend::keyspace::{AdminRequest, Keyspace, Topology};
-use crate::frontend::resp::Limits;
-use crate::frontend::security::Security;
-use crate::frontend::stats::Stats;
-use crate::id::NodeId;
-use crate::kv::{At, Effect, Entry, Failure, Operation, Outcome, ScanPage, Ticket, evaluate};
+use crate::frontend::limits::Limits;
+use crate::frontend::testing::{self, Memory, ask};
 
-const LIMITS: Limits =
-    Limits { connections_max: 10, pipeline_max: 8, value_bytes_max: 1000, debug_commands: false };
-
-/// A keyspace in memory. Keys that begin with `slow` are answered late and out of order; `lost` ones never are, `bad` ones
-/// are refused.
-#[derive(Clone, Default)]
-struct Memory {
-    entries: Arc<Mutex<BTreeMap<Bytes, Entry>>>,
-    versions: Arc<AtomicU64>,
-}
-
-impl Memory {
-    fn execute(&self, operation: &Operation) -> Result<Outcome, Failure> {
-        let version = self.versions.fetch_add(1, Ordering::Relaxed) + 1;
-        let at = At { now_ms: crate::clock::wall_ms(), version, value_bytes_max: 1000 };
-        let mut entries = self.entries.lock();
-        let (effect, outcome) = evaluate(&operation.action, entries.get(&operation.key), &at)?;
-        match effect {
-            Effect::Nothing => {}
-            Effect::Write { value, user_flags, expiry_ms } => {
-                entries.insert(operation.key.clone(), Entry { value, user_flags, expiry_ms, version });
-            }
-            Effect::Remove => drop(entries.remove(&operation.key)),
-        }
-        Ok(outcome)
-    }
-}
-
-impl Keyspace for Memory {
-    fn submit(&self, operation: Operation) -> Ticket {
-        if operation.key.starts_with(b"bad") {
-            return Ticket::Ready(Err(Failure::Refused("no\r\nprimary".to_owned())));
-        }
-        if !operation.key.starts_with(b"slow") && !operation.key.starts_with(b"lost") {
-            return Ticket::Ready(self.execute(&operation));
-        }
-        let (sender, answer) = oneshot::channel();
-        let memory = self.clone();
-        tokio::spawn(async move {
-            tokio::time::sleep(Duration::from_millis(u64::from(rand::random::<u8>() % 8))).await;
-            if operation.key.starts_with(b"slow") {
-                drop(sender.send(memory.execute(&operation)));
-            }
-        });
-        Ticket::Waiting { answer, ordered: false }
-    }
-
-    fn scan(&self, cursor: u64, limit: usize) -> BoxFuture<'_, Result<ScanPage, Failure>> {
-        // A cursor is the first byte of the keys to come: it holds while others are removed.
-        let entries = self.entries.lock();
-        let keys: Vec<Bytes> =
-            entries.keys().filter(|key| key.first().copied().unwrap_or(0) == cursor as u8).cloned().collect();
-        assert!(limit > 0);
-        let next = (cursor + 1) % 256;
-        Box::pin(async move { Ok(ScanPage { next, keys }) })
-    }
-
-    fn keys_in_order(&self, _: KeyRange, _: usize) -> BoxFuture<'_, Result<KeysInOrder, Failure>> {
-        Box::pin(async { Err(Failure::Refused("not in this test".to_owned())) })
-    }
-
-    fn count(&self) -> BoxFuture<'_, Result<u64, Failure>> {
-        let count = self.entries.lock().len() as u64;
-        Box::pin(async move { Ok(count) })
-    }
-
-    fn topology(&self) -> Topology {
-        Topology { node: NodeId::from_bytes([1; 32]), epoch: 1, nodes: Vec::new(), ranges: Vec::new() }
-    }
-
-    fn admin(&self, _: AdminRequest) -> BoxFuture<'_, Result<String, String>> {
-        Box::pin(async { Err("not in this test".to_owned()) })
-    }
-
-    fn healing(&self) -> crate::api::HealFigures {
-        crate::api::HealFigures::default()
-    }
-
-    fn store(&self) -> (caskade_engine::EngineStats, Option<caskade_engine::TaskStatus>) {
-        Default::default()
-    }
-
-    fn settings(&self) -> Vec<(String, String)> {
-        vec![("sync".to_owned(), "always".to_owned())]
+fn limits() -> Limits {
+    Limits {
+        connections_max: 10.into(),
+        pipeline_max: 8,
+        value_bytes_max: 1000,
+        debug_commands: false,
+        ..Limits::default()
     }
 }
 
 /// A front end on a free port. It ends with the sender.
-async fn serve(limits: Limits) -> (TcpStream, std::net::SocketAddr, watch::Sender<bool>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
+async fn serve(limits: Limits) -> (TcpStream, SocketAddr, watch::Sender<bool>) {
+    let (listener, addr) = testing::listen().await;
     let (stop, stopping) = watch::channel(false);
-    let server =
-        Server::new(Arc::new(Memory::default()), Arc::new(Stats::default()), limits, Security::open());
-    tokio::spawn(server.run(listener, stopping));
+    let memory = Arc::new(Memory::of_values_to(limits.value_bytes_max));
+    tokio::spawn(Server::new(memory, testing::door(limits)).run(listener, stopping));
     (TcpStream::connect(addr).await.unwrap(), addr, stop)
-}
-
-/// Sends all of `request` and reads as much as `expected` is long.
-async fn ask(stream: &mut TcpStream, request: &str, expected: &str) {
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut found = vec![0; expected.len()];
-    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut found));
-    let told = read.await.map(|read| read.is_ok());
-    assert_eq!(String::from_utf8_lossy(&found), expected, "{request} {told:?}");
 }
 
 #[tokio::test]
 async fn commands_answer_as_in_memcached() {
-    let (mut stream, _, _stop) = serve(LIMITS).await;
+    let (mut stream, _, _stop) = serve(limits()).await;
     let cases = [
         ("set a 7 0 3\r\nfoo\r\n", "STORED\r\n"),
         ("gets a none a\r\n", "VALUE a 7 3 1\r\nfoo\r\nVALUE a 7 3 1\r\nfoo\r\nEND\r\n"),
@@ -152,8 +55,8 @@ async fn commands_answer_as_in_memcached() {
         ("md n C1\r\nmd n q\r\nmd n q\r\n", "EX\r\nNF\r\n"),
         ("delete a\r\ndelete a\r\n", "DELETED\r\nNOT_FOUND\r\n"),
         ("set b 0 -1 1 noreply\r\nx\r\nget b\r\n", "END\r\n"),
-        ("get bad\r\nget a\r\n", "SERVER_ERROR not done: no  primary\r\nEND\r\n"),
-        ("set bad 0 0 1\r\nx\r\n", "SERVER_ERROR not done: no  primary\r\n"),
+        ("get refused\r\nget a\r\n", "SERVER_ERROR not done: no  primary\r\nEND\r\n"),
+        ("set refused 0 0 1\r\nx\r\n", "SERVER_ERROR not done: no  primary\r\n"),
     ];
     for (request, expected) in cases {
         ask(&mut stream, request, expected).await;
@@ -168,16 +71,17 @@ async fn commands_answer_as_in_memcached() {
 
 #[tokio::test]
 async fn retrieval_that_fails_in_its_middle_ends_with_the_reason() {
-    let (mut stream, _, _stop) = serve(LIMITS).await;
+    let (mut stream, _, _stop) = serve(limits()).await;
     ask(&mut stream, "set a 0 0 1\r\nx\r\n", "STORED\r\n").await;
     let unknown = "SERVER_ERROR nothing was changed, but there was no answer: the node gave the operation up before it was answered\r\n";
     let value = "VALUE a 0 1\r\nx\r\n";
-    ask(&mut stream, "get a lost bad a\r\nget a\r\n", &format!("{value}{unknown}{value}END\r\n")).await;
+    ask(&mut stream, "get a slow-lost refused a\r\nget a\r\n", &format!("{value}{unknown}{value}END\r\n"))
+        .await;
 }
 
 #[tokio::test]
 async fn a_pipeline_keeps_the_order_of_its_commands_and_each_sees_those_before_it() {
-    let (mut stream, _, _stop) = serve(LIMITS).await;
+    let (mut stream, _, _stop) = serve(limits()).await;
     let (mut request, mut expected) = (String::from("set slow-n 0 0 1\r\n0\r\n"), String::from("STORED\r\n"));
     for number in 1..=100 {
         let (text, key) = (number.to_string(), number % 3);
@@ -192,7 +96,7 @@ async fn a_pipeline_keeps_the_order_of_its_commands_and_each_sees_those_before_i
 
 #[tokio::test]
 async fn flush_removes_what_is_there_now_or_later() {
-    let (mut stream, _, _stop) = serve(LIMITS).await;
+    let (mut stream, _, _stop) = serve(limits()).await;
     for number in 0..1000 {
         ask(&mut stream, &format!("set k{number} 0 0 1\r\nx\r\n"), "STORED\r\n").await;
     }
@@ -210,7 +114,7 @@ async fn flush_removes_what_is_there_now_or_later() {
 
 #[tokio::test]
 async fn connection_ends_where_memcached_ends_it() {
-    let (_, addr, _stop) = serve(LIMITS).await;
+    let (_, addr, _stop) = serve(limits()).await;
     for (request, last) in [
         ("mn\r\nquit\r\nmn\r\n", "MN\r\n"),
         ("POST / HTTP/1.1\r\nset a 0 0 1\r\nx\r\n", ""),
@@ -227,7 +131,7 @@ async fn connection_ends_where_memcached_ends_it() {
 
 #[tokio::test]
 async fn one_connection_too_many_is_told_so() {
-    let (mut first, addr, _stop) = serve(Limits { connections_max: 1, ..LIMITS }).await;
+    let (mut first, addr, _stop) = serve(Limits { connections_max: 1.into(), ..limits() }).await;
     ask(&mut first, "mn\r\n", "MN\r\n").await;
     let mut second = TcpStream::connect(addr).await.unwrap();
     ask(&mut second, "", "ERROR Too many open connections\r\n").await;

@@ -12,28 +12,31 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 
 use super::commands::{self, Command, Context, Keys, Queue, Watched, Written};
 use super::encoder::{Encoder, Protocol};
-use super::parser::{Args, Batch, Parser};
+use super::parser::{Args, Batch, Bounds, Parser};
 use super::reply::{Handled, Pending, Reply, What, encode_many, encode_one};
-use super::server::{Server, stopped};
+use super::server::Server;
 use crate::access::Session;
+use crate::frontend::accept::stopped;
 use crate::frontend::clients::{Guard, Pause};
+use crate::frontend::footprint::{Footprint, Silence};
 use crate::frontend::order::{Claims, KeyHash};
 use crate::frontend::security::Stream;
 use crate::frontend::slowlog;
 use crate::frontend::stats::Tally;
 use crate::kv::Ticket;
 
-/// Room for reading that a connection has at least.
-const READ_BYTES_MIN: usize = 16 * 1024;
 /// Output that is written before more is worked out.
 const OUT_BYTES_MAX: usize = 256 * 1024;
 /// An output buffer larger than this is given back once it is written.
 const OUT_BYTES_KEPT: usize = 64 * 1024;
+
+const NO_MEMORY: &str =
+    "out of memory: the requests and replies of all clients take as much as they may (client_buffer_bytes)";
 
 /// Which replies a client wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,6 +130,7 @@ pub(super) struct Connection {
     /// Commands answered since the output was last written, that were answered at once.
     answered: u64,
     tally: Tally,
+    footprint: Footprint,
     /// Nothing more is read; what was read is answered.
     stopping: bool,
     /// No more commands are taken; what is under way is answered.
@@ -135,6 +139,8 @@ pub(super) struct Connection {
 
 /// What is known of a command whose reply comes.
 struct Asked {
+    /// Bytes of its arguments.
+    bytes: usize,
     /// How many claims it holds.
     claims: usize,
     /// Whether its reply is not sent.
@@ -175,11 +181,12 @@ impl Connection {
             queue: None,
             watched: Watched::default(),
             written: Written::default(),
-            session: server.access.session(),
+            session: server.door.security.access.session(),
         };
         Self {
-            parser: Parser::new(server.limits.requests()),
-            users: server.access.changes(),
+            footprint: Footprint::new(&server.door.limits, &server.door.stats),
+            parser: Parser::new(Bounds::of(&server.door.limits)),
+            users: server.door.security.access.changes(),
             pauses: server.clients.pauses(),
             pause: None,
             server,
@@ -216,9 +223,14 @@ impl Connection {
             if halt == Halt::GoOn {
                 continue;
             }
+            if !self.footprint.hold(self.bytes()) {
+                self.refuse_input(NO_MEMORY);
+                break self.write_output().await;
+            }
             let may_read = all_started && !self.closing;
             if may_read {
-                self.input.reserve(self.parser.wanted(&self.input).max(READ_BYTES_MIN));
+                let wanted = self.parser.wanted(&self.input);
+                self.input.reserve(self.footprint.room(self.input.len(), wanted));
             }
             tokio::select! {
                 biased;
@@ -229,16 +241,43 @@ impl Connection {
                     Ok(0) => self.closing = true,
                     Ok(count) => {
                         self.read_at = Instant::now();
+                        self.footprint.stir();
                         self.tally.bytes_in += count as u64;
                     }
                     Err(error) => break Err(error),
                 },
                 () = stopped(&mut stopping), if !self.stopping => self.stopping = true,
+                silence = self.footprint.silence() => match silence {
+                    Silence::Rest => self.give_back(),
+                    Silence::TooLong if may_read && self.pending.is_empty() => {
+                        self.footprint.cut_for_silence();
+                        break Ok(());
+                    }
+                    // It is the client who waits.
+                    Silence::TooLong => self.footprint.stir(),
+                },
                 _ = self.users.changed(), if !self.closing => self.closing |= self.client.session.has_ended(),
             }
         };
-        self.server.stats.add(&mut self.tally);
+        self.server.door.stats.add(&mut self.tally);
         result
+    }
+
+    /// Bytes it has in memory: what was read, what is under way, what is to be sent.
+    fn bytes(&self) -> usize {
+        let read = self.input.capacity() + self.batch.bytes() + self.parser.bytes();
+        read + self.pending.iter().map(Pending::bytes).sum::<usize>() + self.output.capacity()
+    }
+
+    /// Gives back the buffers of a client that says nothing.
+    fn give_back(&mut self) {
+        if self.input.is_empty() {
+            self.input = BytesMut::new();
+        }
+        self.parser.give_back();
+        self.batch.give_back();
+        self.output.shrink_to_fit();
+        self.pending.shrink_to_fit();
     }
 
     /// Starts what can be started, and writes what is answered.
@@ -284,7 +323,7 @@ impl Connection {
             if self.output.len() >= OUT_BYTES_MAX {
                 return Halt::GoOn;
             }
-            if self.pending.len() >= self.server.limits.pipeline_max || self.much_waits() {
+            if self.pending.len() >= self.server.door.limits.pipeline_max || self.much_waits() {
                 return Halt::MustWait;
             }
             let Some(args) = self.batch.current() else {
@@ -320,6 +359,7 @@ impl Connection {
 
     /// Takes over what was read. Says whether there is a command.
     fn parse(&mut self) -> bool {
+        self.parser.trust(self.server.access().has_entered(&self.client.session));
         if let Err(error) = self.parser.parse(&mut self.input, &mut self.batch) {
             if !self.batch.is_done() {
                 // The commands before the error come first; the parser repeats itself.
@@ -368,9 +408,10 @@ impl Connection {
             (Ok(Reply::Many(tickets, _)), Some(command)) => claim(&mut self.claims, command, args, tickets),
             _ => 0,
         };
+        let bytes = args.bytes_all();
         self.batch.advance();
         let waits = self.pending.len();
-        self.take_reply(handled, begin, scratch, Asked { claims: claimed, muted, command: asked });
+        self.take_reply(handled, begin, scratch, Asked { bytes, claims: claimed, muted, command: asked });
         if let Some(began) = began.filter(|_| self.pending.len() == waits) {
             self.log_if_slow(asked, began);
         }
@@ -404,7 +445,7 @@ impl Connection {
                 None
             }
         };
-        let Asked { claims, muted, command } = from;
+        let Asked { bytes, claims, muted, command } = from;
         match what {
             Some(what) => self.pending.push_back(Pending {
                 since: self.read_at,
@@ -412,6 +453,7 @@ impl Connection {
                 commands: 1,
                 muted,
                 asked: command,
+                args_bytes: bytes,
                 what,
             }),
             None if muted => {
@@ -440,6 +482,7 @@ impl Connection {
                 commands,
                 muted: false,
                 asked: None,
+                args_bytes: 0,
                 what: What::Encoded(bytes.to_vec()),
             }),
         }
@@ -471,7 +514,12 @@ impl Connection {
                 self.log_if_slow(asked, self.read_at);
             }
             handled => {
-                self.take_reply(handled, begin, Vec::new(), Asked { claims: 0, muted, command: asked });
+                self.take_reply(
+                    handled,
+                    begin,
+                    Vec::new(),
+                    Asked { bytes: 0, claims: 0, muted, command: asked },
+                );
             }
         }
     }
@@ -503,7 +551,7 @@ impl Connection {
 
     fn record(&self, (count, since): (u64, Instant)) {
         if count > 0 {
-            self.server.stats.record_latency(since, Instant::now(), count);
+            self.server.door.stats.record_latency(since, Instant::now(), count);
         }
     }
 
@@ -531,13 +579,9 @@ impl Connection {
         let answered = std::mem::take(&mut self.answered);
         self.record((answered, self.read_at));
         self.tally.bytes_out += self.output.len() as u64;
-        self.server.stats.add(&mut self.tally);
-        let written = async {
-            self.stream.write_all(&self.output).await?;
-            self.stream.flush().await
-        };
+        self.server.door.stats.add(&mut self.tally);
         tokio::select! {
-            written = written => written?,
+            written = self.footprint.send(&mut self.stream, &self.output) => written?,
             // A client that does not read its replies can be ended, too.
             () = self.client.registered.until_ended() => return Err(io::ErrorKind::ConnectionAborted.into()),
         }

@@ -1,6 +1,6 @@
 //! The Redis front end: RESP2 and RESP3, pipelined.
 //!
-//! [`server`] accepts connections, `connection` runs one of them, `parser` and `encoder` know the bytes,
+//! [`server`] is what its connections share, `connection` runs one of them, `parser` and `encoder` know the bytes,
 //! `commands` is the table of what can be asked, `reply` turns outcomes into replies, and [`super::order`] says which
 //! operations of one connection may be under way together.
 //!
@@ -11,7 +11,6 @@ mod commands;
 mod connection;
 mod dump;
 mod encoder;
-
 mod inline;
 mod lcs;
 mod number;
@@ -23,7 +22,7 @@ mod tests;
 
 use crate::glob;
 
-pub use server::{Limits, Server};
+pub use server::Server;
 
 /// Milliseconds since 1970, as expiries count.
 fn now_ms() -> u64 {

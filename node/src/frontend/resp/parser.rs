@@ -7,6 +7,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::inline;
+use crate::frontend::limits::Limits;
 use crate::kv::parse_integer;
 
 /// Longest line, inline command or length, in bytes (Redis's `PROTO_INLINE_MAX_SIZE`).
@@ -15,6 +16,13 @@ pub(super) const LINE_BYTES_MAX: usize = 64 * 1024;
 const BATCH_COMMANDS_MAX: usize = 1024;
 /// Lists longer than this are given back to the allocator between batches.
 const SPANS_KEPT_MAX: usize = 16 * 1024;
+
+/// Most arguments of one command (Redis's own limit).
+const ARGS_MAX: usize = 1024 * 1024;
+/// And of one from a client that has not logged in (Redis's, too).
+const STRANGER_ARGS_MAX: usize = 10;
+/// Longest argument of such a client, bytes (Redis's, too).
+const STRANGER_BULK_BYTES_MAX: usize = 16 * 1024;
 
 /// Bounds of a request.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +33,17 @@ pub(super) struct Bounds {
     pub(super) args_max: usize,
     /// Longest command, bytes.
     pub(super) request_bytes_max: usize,
+}
+
+impl Bounds {
+    /// What `limits` allow.
+    pub(super) fn of(limits: &Limits) -> Self {
+        Self {
+            bulk_bytes_max: limits.value_bytes_max,
+            args_max: ARGS_MAX,
+            request_bytes_max: limits.message_bytes_max(),
+        }
+    }
 }
 
 /// A part of the read buffer. Requests are shorter than 4 GiB.
@@ -88,6 +107,17 @@ impl Batch {
         self.next >= self.ends.len()
     }
 
+    /// Bytes it has in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.block.len() + self.spans.capacity() * size_of::<Span>() + self.ends.capacity() * size_of::<u32>()
+    }
+
+    /// Gives back what memory it does not need.
+    pub(super) fn give_back(&mut self) {
+        self.spans.shrink_to_fit();
+        self.ends.shrink_to_fit();
+    }
+
     fn clear(&mut self) {
         self.block = Bytes::new();
         self.spans.clear();
@@ -126,6 +156,11 @@ impl<'a> Args<'a> {
             }
             _ => Bytes::new(),
         }
+    }
+
+    /// Bytes of all of them.
+    pub(super) fn bytes_all(&self) -> usize {
+        self.spans.iter().map(|span| (span.end - span.start) as usize).sum()
     }
 
     /// The command that the arguments from `index` on are.
@@ -193,6 +228,8 @@ enum Stage {
 #[derive(Debug)]
 pub(super) struct Parser {
     bounds: Bounds,
+    /// Whether the client has logged in, or need not.
+    trusted: bool,
     stage: Stage,
     /// Where the next unread byte is.
     at: usize,
@@ -210,6 +247,7 @@ impl Parser {
     pub(super) fn new(bounds: Bounds) -> Self {
         Self {
             bounds,
+            trusted: true,
             stage: Stage::Start,
             at: 0,
             complete: 0,
@@ -218,6 +256,23 @@ impl Parser {
             ends: Vec::new(),
             refused: None,
         }
+    }
+
+    /// Says whether the client has logged in, or need not. Until then its commands are taken one by one, since each may be
+    /// the one that changes this, and have Redis's smaller bounds.
+    pub(super) fn trust(&mut self, trusted: bool) {
+        self.trusted = trusted;
+    }
+
+    /// Bytes it has in memory beside the input.
+    pub(super) fn bytes(&self) -> usize {
+        self.spans.capacity() * size_of::<Span>() + self.ends.capacity() * size_of::<u32>()
+    }
+
+    /// Gives back what memory it does not need.
+    pub(super) fn give_back(&mut self) {
+        self.spans.shrink_to_fit();
+        self.ends.shrink_to_fit();
     }
 
     /// Moves all complete commands from `buffer` to `batch`, which must be done. An error comes after the commands
@@ -241,7 +296,8 @@ impl Parser {
     }
 
     fn advance(&mut self, buffer: &mut BytesMut) -> Result<(), ProtocolError> {
-        while self.ends.len() < BATCH_COMMANDS_MAX {
+        let commands_max = if self.trusted { BATCH_COMMANDS_MAX } else { 1 };
+        while self.ends.len() < commands_max {
             let step = match self.stage {
                 Stage::Start => self.start(buffer)?,
                 Stage::Length { left } => self.length(buffer, left)?,
@@ -273,6 +329,9 @@ impl Parser {
         let count = usize::try_from(count).unwrap_or(0);
         if count > self.bounds.args_max {
             return Err(invalid());
+        }
+        if count > STRANGER_ARGS_MAX && !self.trusted {
+            return Err(ProtocolError::new("unauthenticated multibulk length"));
         }
         self.after_line(line.len());
         match count {
@@ -310,6 +369,9 @@ impl Parser {
     fn enter_bulk(&mut self, left: usize, len: usize) -> Result<Step<()>, ProtocolError> {
         if len > self.bounds.bulk_bytes_max {
             return Err(ProtocolError::new("invalid bulk length"));
+        }
+        if len > STRANGER_BULK_BYTES_MAX && !self.trusted {
+            return Err(ProtocolError::new("unauthenticated bulk length"));
         }
         self.stage = Stage::Bulk { left, len };
         Ok(Step::Done(()))

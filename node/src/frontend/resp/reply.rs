@@ -60,6 +60,39 @@ impl Refusal {
     }
 }
 
+/// What is left of the room that the reply to one command may take while it is gathered.
+pub(super) struct Room {
+    left: usize,
+    most: usize,
+}
+
+impl Room {
+    pub(super) fn new(most: usize) -> Self {
+        Self { left: most, most }
+    }
+
+    /// Takes some of it.
+    ///
+    /// # Errors
+    /// There is not so much left.
+    pub(super) fn take(&mut self, bytes: usize) -> Result<(), Refusal> {
+        self.left = self.left.checked_sub(bytes).ok_or_else(|| self.refusal())?;
+        Ok(())
+    }
+
+    /// Takes some of it for each of these.
+    ///
+    /// # Errors
+    /// There is not so much left.
+    pub(super) fn take_all(&mut self, texts: &[bytes::Bytes]) -> Result<(), Refusal> {
+        self.take(texts.iter().map(bytes::Bytes::len).sum())
+    }
+
+    fn refusal(&self) -> Refusal {
+        format!("ERR the reply would be longer than {} bytes: ask for less at once", self.most).into()
+    }
+}
+
 /// What a command came to.
 pub(super) enum Reply {
     /// The reply is written.
@@ -166,8 +199,8 @@ impl Shape {
 /// How several outcomes make one reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gather {
-    /// An array of values (MGET).
-    Values,
+    /// An array of values (MGET), of so many bytes at most.
+    Values(usize),
     /// OK (MSET).
     Ok,
     /// How many keys were removed (DEL, UNLINK).
@@ -314,7 +347,7 @@ pub(super) fn encode_many(
     tally: &mut Tally,
 ) {
     let begin = to.out.len();
-    if gather == Gather::Values {
+    if let Gather::Values(_) = gather {
         to.array(answers.len());
     }
     let (mut count, mut values) = (0, Vec::new());
@@ -323,7 +356,11 @@ pub(super) fn encode_many(
             (Gather::Lcs(_), Ok(Outcome::Entry(entry))) => {
                 values.push(entry.map(|entry| entry.value).unwrap_or_default());
             }
-            (Gather::Values, Ok(answer)) => encode_one(Ok(answer), Shape::Value, to, tally),
+            (Gather::Values(most), Ok(_)) if to.out.len() - begin > most => {
+                to.out.truncate(begin);
+                return refuse(&Room::new(most).refusal().0, to, tally);
+            }
+            (Gather::Values(_), Ok(answer)) => encode_one(Ok(answer), Shape::Value, to, tally),
             (Gather::Ok, Ok(Outcome::Set { .. })) => {}
             (Gather::CountChanged, Ok(Outcome::Changed(changed))) => count += i64::from(changed),
             (Gather::CountPresent, Ok(Outcome::Meta(meta))) => {
@@ -341,7 +378,7 @@ pub(super) fn encode_many(
         }
     }
     match gather {
-        Gather::Values => {}
+        Gather::Values(_) => {}
         Gather::Ok => to.ok(),
         Gather::CountChanged | Gather::CountPresent => to.integer(count),
         Gather::Lcs(lcs) => {
@@ -389,6 +426,8 @@ pub(super) struct Pending {
     pub(super) muted: bool,
     /// The command and how many arguments it had; of several commands nothing.
     pub(super) asked: Option<(&'static str, usize)>,
+    /// Bytes of its command's arguments, which are in memory until it is answered.
+    pub(super) args_bytes: usize,
     pub(super) what: What,
 }
 
@@ -403,7 +442,17 @@ pub(super) enum What {
 impl Pending {
     /// A reply that nothing waits behind.
     pub(super) fn of(what: What) -> Self {
-        Self { since: Instant::now(), claims: 0, commands: 1, muted: false, asked: None, what }
+        Self { since: Instant::now(), claims: 0, commands: 1, muted: false, asked: None, args_bytes: 0, what }
+    }
+
+    /// Bytes it has in memory.
+    pub(super) fn bytes(&self) -> usize {
+        let reply = match &self.what {
+            What::One(ticket, _) => settled_bytes(ticket),
+            What::Many(tickets, _) => tickets.iter().map(settled_bytes).sum(),
+            What::Encoded(bytes) => bytes.capacity(),
+        };
+        self.args_bytes + reply
     }
 
     /// Whether everything the reply is made of is there.
@@ -442,6 +491,13 @@ impl Pending {
             What::Many(tickets, gather) => encode_many(tickets.into_iter().map(answer_of), gather, to, tally),
             What::Encoded(bytes) => to.out.extend_from_slice(&bytes),
         }
+    }
+}
+
+fn settled_bytes(ticket: &Ticket) -> usize {
+    match ticket {
+        Ticket::Ready(Ok(outcome)) => outcome.bytes(),
+        _ => 0,
     }
 }
 

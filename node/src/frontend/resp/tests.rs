@@ -1,156 +1,39 @@
 //! What a client sees of a whole connection: replies in order, each command seeing those before it, Redis's texts.
 
-use std::collections::HashMap;
-use std::convert::Infallible;
-use std::ops::RangeBounds as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::future::BoxFuture;
-use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{oneshot, watch};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
 
-use super::{Limits, Server};
-use crate::data::{KeyRange, KeysInOrder};
-use crate::frontend::keyspace::{AdminRequest, Keyspace, Topology};
-use crate::frontend::security::Security;
-use crate::frontend::stats::Stats;
-use crate::id::NodeId;
-use crate::kv::{
-    Action, At, Concluded, Effect, Entry, Failure, Operation, Outcome, ScanPage, Ticket, conclude, evaluate,
-};
-
-/// A keyspace in memory. Keys that begin with `slow` are answered late, and out of order among each other; their
-/// writes can be seen only once they are answered, as in the real one.
-#[derive(Clone, Default)]
-struct Memory(Arc<Mutex<HashMap<Bytes, Entry>>>);
-
-impl Memory {
-    fn execute(&self, operation: &Operation) -> Result<Outcome, Failure> {
-        let mut entries = self.0.lock();
-        let at = At { now_ms: super::now_ms(), version: 1, value_bytes_max: 1 << 20 };
-        let (effects, outcome) = match &operation.action {
-            Action::Together(transaction) => {
-                let read = |key: &Bytes| Ok::<_, Infallible>(entries.get(key).cloned());
-                let Ok(Concluded { effects, outcome }) = conclude(transaction, &at, read);
-                (effects, outcome)
-            }
-            action => {
-                let (effect, outcome) = evaluate(action, entries.get(&operation.key), &at)?;
-                (vec![(operation.key.clone(), effect)], outcome)
-            }
-        };
-        for (key, effect) in effects {
-            match effect {
-                Effect::Nothing => {}
-                Effect::Write { value, user_flags, expiry_ms } => {
-                    entries.insert(key, Entry { value, user_flags, expiry_ms, version: 1 });
-                }
-                Effect::Remove => drop(entries.remove(&key)),
-            }
-        }
-        Ok(outcome)
-    }
-}
-
-impl Keyspace for Memory {
-    fn submit(&self, operation: Operation) -> Ticket {
-        if operation.key.starts_with(b"refused") {
-            return Ticket::Ready(Err(Failure::Refused("no primary".to_owned())));
-        }
-        if !operation.key.starts_with(b"slow") {
-            return Ticket::Ready(self.execute(&operation));
-        }
-        let (sender, answer) = oneshot::channel();
-        let memory = self.clone();
-        let pause = Duration::from_millis(u64::from(rand::random::<u8>() % 8));
-        if operation.key.starts_with(b"slow-but-there") {
-            drop(sender.send(self.execute(&operation)));
-            return Ticket::Waiting { answer, ordered: false };
-        }
-        tokio::spawn(async move {
-            tokio::time::sleep(pause).await;
-            if !operation.key.starts_with(b"slow-lost") {
-                drop(sender.send(memory.execute(&operation)));
-            }
-        });
-        Ticket::Waiting { answer, ordered: false }
-    }
-
-    fn scan(&self, cursor: u64, limit: usize) -> BoxFuture<'_, Result<ScanPage, Failure>> {
-        let mut keys: Vec<Bytes> = self.0.lock().keys().cloned().collect();
-        keys.sort();
-        let page: Vec<_> = keys.iter().skip(cursor as usize).take(limit).cloned().collect();
-        let end = cursor as usize + page.len();
-        let next = if end >= keys.len() { 0 } else { end as u64 };
-        Box::pin(async move { Ok(ScanPage { next, keys: page }) })
-    }
-
-    fn keys_in_order(&self, range: KeyRange, limit: usize) -> BoxFuture<'_, Result<KeysInOrder, Failure>> {
-        let mut keys: Vec<Bytes> = self.0.lock().keys().cloned().collect();
-        keys.sort();
-        keys.retain(|key| (range.start.clone(), range.end.clone()).contains(key));
-        let next = (keys.len() > limit).then(|| keys[limit - 1].clone());
-        keys.truncate(limit);
-        Box::pin(async move { Ok(KeysInOrder { keys, next }) })
-    }
-
-    fn count(&self) -> BoxFuture<'_, Result<u64, Failure>> {
-        let count = self.0.lock().len() as u64;
-        Box::pin(async move { Ok(count) })
-    }
-
-    fn topology(&self) -> Topology {
-        Topology { node: NodeId::from_bytes([1; 32]), epoch: 1, nodes: Vec::new(), ranges: Vec::new() }
-    }
-
-    fn admin(&self, _: AdminRequest) -> BoxFuture<'_, Result<String, String>> {
-        Box::pin(async { Err("not in this test".to_owned()) })
-    }
-
-    fn healing(&self) -> crate::api::HealFigures {
-        crate::api::HealFigures::default()
-    }
-
-    fn store(&self) -> (caskade_engine::EngineStats, Option<caskade_engine::TaskStatus>) {
-        Default::default()
-    }
-
-    fn settings(&self) -> Vec<(String, String)> {
-        vec![("sync".to_owned(), "always".to_owned())]
-    }
-}
+use super::Server;
+use crate::frontend::limits::Limits;
+use crate::frontend::testing::{self, Memory, ask};
 
 /// A front end on a free port. It ends with the sender.
-async fn serve(limits: Limits) -> (TcpStream, std::net::SocketAddr, watch::Sender<bool>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let addr = listener.local_addr().unwrap();
+async fn serve(limits: Limits) -> (TcpStream, SocketAddr, watch::Sender<bool>) {
+    let (listener, addr) = testing::listen().await;
     let (stop, stopping) = watch::channel(false);
-    tokio::spawn(
-        Server::new(Arc::new(Memory::default()), Arc::new(Stats::default()), limits, Security::open())
-            .run(listener, stopping),
-    );
+    let memory = Arc::new(Memory::of_values_to(limits.value_bytes_max));
+    tokio::spawn(Server::new(memory, testing::door(limits)).run(listener, stopping));
     (TcpStream::connect(addr).await.unwrap(), addr, stop)
 }
 
-const LIMITS: Limits =
-    Limits { connections_max: 10, pipeline_max: 8, value_bytes_max: 1 << 20, debug_commands: true };
-
-/// Sends all of `request` and reads as much as `expected` is long.
-async fn ask(stream: &mut TcpStream, request: &str, expected: &str) {
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut found = vec![0; expected.len()];
-    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut found));
-    let told = read.await.map(|read| read.is_ok());
-    assert_eq!(String::from_utf8_lossy(&found), expected, "{request} {told:?}");
+fn limits() -> Limits {
+    Limits {
+        connections_max: 10.into(),
+        pipeline_max: 8,
+        value_bytes_max: 1 << 20,
+        debug_commands: true,
+        ..Limits::default()
+    }
 }
 
 #[tokio::test]
 async fn commands_answer_as_in_redis() {
-    let (mut stream, _, _stop) = serve(LIMITS).await;
+    let (mut stream, _, _stop) = serve(limits()).await;
     let cases = [
         ("PING\r\n", "+PONG\r\n"),
         ("ping hi\r\n", "$2\r\nhi\r\n"),
@@ -186,7 +69,7 @@ async fn commands_answer_as_in_redis() {
         ("DEL a a b none\r\n", ":2\r\n"),
         ("TYPE s\r\n", "+string\r\n"),
         ("DBSIZE\r\n", ":2\r\n"),
-        ("SCAN 0 COUNT 1 MATCH n*\r\n", "*2\r\n$1\r\n1\r\n*1\r\n$1\r\nn\r\n"),
+        ("SCAN 0 COUNT 1 MATCH n*\r\n", "*2\r\n$19\r\n8286623314361712640\r\n*1\r\n$1\r\nn\r\n"),
         ("SCAN x\r\n", "-ERR invalid cursor\r\n"),
         ("SELECT 0\r\n", "+OK\r\n"),
         ("SELECT 1\r\n", "-ERR SELECT is not allowed in cluster mode\r\n"),
@@ -206,7 +89,7 @@ async fn commands_answer_as_in_redis() {
         ("CONFIG GET sync\r\n", "*2\r\n$4\r\nsync\r\n$6\r\nalways\r\n"),
         ("COMMAND GETKEYS MSET a 1 b 2\r\n", "*2\r\n$1\r\na\r\n$1\r\nb\r\n"),
         ("HELLO 4\r\n", "-NOPROTO unsupported protocol version\r\n"),
-        ("GET refused\r\n", "-TRYAGAIN no primary\r\n"),
+        ("GET refused\r\n", "-TRYAGAIN no  primary\r\n"),
         ("SET slow-lost 1\r\n", "-UNKNOWN the outcome of this write is not known: "),
     ];
     for (request, expected) in cases {
@@ -217,7 +100,7 @@ async fn commands_answer_as_in_redis() {
 /// Log-ins, rules and denials of one connection after another on one node.
 #[tokio::test]
 async fn users_are_as_in_redis() {
-    let (mut stream, addr, _stop) = serve(LIMITS).await;
+    let (mut stream, addr, _stop) = serve(limits()).await;
     const NOPERM_KEY: &str = "-NOPERM No permissions to access a key\r\n";
     let cases = [
         (
@@ -304,7 +187,7 @@ async fn users_are_as_in_redis() {
 
 #[tokio::test]
 async fn resp3_is_spoken_from_hello_on() {
-    let (mut stream, _, _stop) = serve(LIMITS).await;
+    let (mut stream, _, _stop) = serve(limits()).await;
     let greeting =
         "%7\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n7.2.0\r\n$5\r\nproto\r\n:3\r\n";
     ask(&mut stream, "GET a\r\nHELLO 3\r\n", &format!("$-1\r\n{greeting}")).await;
@@ -314,7 +197,7 @@ async fn resp3_is_spoken_from_hello_on() {
 
 #[tokio::test]
 async fn a_pipeline_keeps_the_order_of_its_commands_and_each_sees_those_before_it() {
-    let (mut stream, _, _stop) = serve(LIMITS).await;
+    let (mut stream, _, _stop) = serve(limits()).await;
     let (mut request, mut expected) = (String::new(), String::new());
     for number in 1..=100 {
         request.push_str(&format!("SET slow{} {number}\r\nGET slow{}\r\n", number % 3, number % 3));
@@ -329,14 +212,14 @@ async fn a_pipeline_keeps_the_order_of_its_commands_and_each_sees_those_before_i
 /// The answer that the next command waits for may come before the connection begins to wait for it.
 #[tokio::test]
 async fn a_pipeline_on_one_key_never_stalls() {
-    let (mut stream, _, _stop) = serve(LIMITS).await;
+    let (mut stream, _, _stop) = serve(limits()).await;
     let request = "INCR slow-but-there\r\n".repeat(3);
     ask(&mut stream, &request, ":1\r\n:2\r\n:3\r\n").await;
 }
 
 #[tokio::test]
 async fn a_command_of_many_keys_is_worked_through_in_steps() {
-    let (mut stream, _, _stop) = serve(LIMITS).await;
+    let (mut stream, _, _stop) = serve(limits()).await;
     let keys: Vec<String> = (0..2000).map(|number| format!("slow{number}")).collect();
     let pairs: Vec<String> = keys.iter().map(|key| format!("{key} v")).collect();
     ask(&mut stream, &format!("MSET {}\r\n", pairs.join(" ")), "+OK\r\n").await;
@@ -345,7 +228,7 @@ async fn a_command_of_many_keys_is_worked_through_in_steps() {
 
 #[tokio::test]
 async fn what_is_not_resp_is_told_and_ends_the_connection() {
-    let (mut stream, _, _stop) = serve(LIMITS).await;
+    let (mut stream, _, _stop) = serve(limits()).await;
     ask(&mut stream, "SET slow 1\r\n*x\r\n", "+OK\r\n-ERR Protocol error: invalid multibulk length\r\n")
         .await;
     assert_eq!(stream.read(&mut [0; 8]).await.unwrap(), 0);
@@ -353,7 +236,7 @@ async fn what_is_not_resp_is_told_and_ends_the_connection() {
 
 #[tokio::test]
 async fn one_connection_too_many_is_told_so() {
-    let limits = Limits { connections_max: 1, ..LIMITS };
+    let limits = Limits { connections_max: 1.into(), ..limits() };
     let (mut first, addr, _stop) = serve(limits).await;
     ask(&mut first, "PING\r\n", "+PONG\r\n").await;
     let mut second = TcpStream::connect(addr).await.unwrap();
@@ -363,7 +246,7 @@ async fn one_connection_too_many_is_told_so() {
 
 #[tokio::test]
 async fn a_stop_answers_what_was_asked_and_closes() {
-    let (mut stream, _, stop) = serve(LIMITS).await;
+    let (mut stream, _, stop) = serve(limits()).await;
     ask(&mut stream, "PING\r\n", "+PONG\r\n").await;
     stream.write_all(b"SET slow 1\r\nQUIT\r\n").await.unwrap();
     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -371,4 +254,73 @@ async fn a_stop_answers_what_was_asked_and_closes() {
     let mut told = String::new();
     stream.read_to_string(&mut told).await.unwrap();
     assert!(["", "+OK\r\n+OK\r\n"].contains(&told.as_str()), "{told}");
+}
+
+/// A SET of `len` bytes, and how it begins: the value is not all there.
+fn set_and_its_begin(key: &str, len: usize) -> (String, String) {
+    let head = format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${len}\r\n", key.len());
+    (format!("{head}{}\r\n", "v".repeat(len)), format!("{head}{}", "v".repeat(len - 1)))
+}
+
+#[tokio::test]
+async fn reply_longer_than_one_may_be_is_refused() {
+    let (mut stream, _, _stop) = serve(limits()).await;
+    ask(&mut stream, &set_and_its_begin("a", 1 << 20).0, "+OK\r\n").await;
+    ask(&mut stream, &set_and_its_begin("slow", 1 << 20).0, "+OK\r\n").await;
+    let refusal = "-ERR the reply would be longer than 17825792 bytes: ask for less at once\r\n";
+    for key in [" a", " slow"] {
+        ask(&mut stream, &format!("MGET{}\r\n", key.repeat(18)), refusal).await;
+        ask(&mut stream, &format!("MGET{}\r\n", key.repeat(1200)), refusal).await;
+        ask(&mut stream, &format!("MGET{} none\r\n", key.repeat(2)), "*3\r\n$1048576\r\nvvv").await;
+        let mut rest = vec![0; "*3\r\n$1048576\r\n\r\n$1048576\r\n\r\n$-1\r\n".len() + (2 << 20) - 17];
+        stream.read_exact(&mut rest).await.unwrap();
+        ask(&mut stream, "PING\r\n", "+PONG\r\n").await;
+    }
+}
+
+#[tokio::test]
+async fn large_requests_have_a_bound_together_and_small_ones_are_served_beside_them() {
+    let limits = Limits { buffer_bytes_max: 3 << 20, ..limits() };
+    let (mut first, addr, _stop) = serve(limits).await;
+    let (whole, begin) = set_and_its_begin("a", 1 << 20);
+    let mut open = Vec::new();
+    let mut told = String::new();
+    // Buffers grow by doubling: each holds from one MiB to two.
+    while told.is_empty() && open.len() < 10 {
+        let mut stream = TcpStream::connect(addr).await.unwrap();
+        stream.write_all(begin.as_bytes()).await.unwrap();
+        ask(&mut first, "PING\r\n", "+PONG\r\n").await;
+        // One that is refused is told so and closed; the others wait for the rest.
+        let read = tokio::time::timeout(Duration::from_millis(500), stream.read_to_string(&mut told));
+        match read.await {
+            // Closed with bytes unread, the reason may be lost on the way.
+            Ok(Ok(_) | Err(_)) => break,
+            Err(_) => open.push(stream),
+        }
+    }
+    assert!((1..4).contains(&open.len()), "{}", open.len());
+    assert!(told.is_empty() || told.starts_with("-ERR out of memory"), "{told}");
+    // Those that were let in are served to the end, and then there is room again.
+    for mut stream in open {
+        ask(&mut stream, "v\r\nPING\r\n", "+OK\r\n+PONG\r\n").await;
+    }
+    ask(&mut first, &whole, "+OK\r\n").await;
+}
+
+#[tokio::test]
+async fn who_has_not_logged_in_has_redis_smaller_bounds() {
+    let (mut stream, addr, _stop) = serve(limits()).await;
+    ask(&mut stream, "ACL SETUSER default resetpass >pw\r\n", "+OK\r\n").await;
+    for (request, reply) in [
+        ("*11\r\n", "-ERR Protocol error: unauthenticated multibulk length\r\n"),
+        ("*2\r\n$4\r\nAUTH\r\n$16385\r\n", "-ERR Protocol error: unauthenticated bulk length\r\n"),
+    ] {
+        let mut stranger = TcpStream::connect(addr).await.unwrap();
+        ask(&mut stranger, request, reply).await;
+        assert_eq!(stranger.read(&mut [0; 8]).await.unwrap(), 0);
+    }
+    // What follows a log-in in one piece has the bounds of those who are logged in.
+    let mut friend = TcpStream::connect(addr).await.unwrap();
+    let large = set_and_its_begin("a", 100_000).0;
+    ask(&mut friend, &format!("AUTH pw\r\n{large}PING\r\n"), "+OK\r\n+OK\r\n+PONG\r\n").await;
 }

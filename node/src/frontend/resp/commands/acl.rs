@@ -16,7 +16,7 @@ const NO_FILE: &str = "ERR This node is not configured to use an ACL file. You m
      aclfile; until then users made with ACL SETUSER last until the node stops.";
 
 fn access<'a>(context: &Context<'a>) -> &'a Access {
-    &context.server.access
+    context.server.access()
 }
 
 fn error(text: impl std::fmt::Display) -> Refusal {

@@ -27,7 +27,7 @@ impl From<LoginError> for Refusal {
 /// # Errors
 /// NOAUTH or NOPERM; nothing may be done then.
 pub(super) fn check(command: &Command, context: &Context<'_>, args: Args<'_>) -> Result<(), Refusal> {
-    let (access, client) = (&context.server.access, &context.client);
+    let (access, client) = (context.server.access(), &context.client);
     if access.is_free(&client.session) {
         return Ok(());
     }
@@ -56,7 +56,7 @@ pub(super) fn keys_of<'a>(
 pub(super) fn auth(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let peer = context.client.peer.ip();
     let login = match args.len() {
-        2 if context.server.access.default_is_nopass() => {
+        2 if context.server.access().default_is_nopass() => {
             return Err("ERR AUTH <password> called without any password configured for the default user. \
                         Are you sure your configuration is correct?"
                 .into());
@@ -82,7 +82,7 @@ fn log_in(
     login: Login,
     then: impl FnOnce(&mut Context<'_>, Session) -> Handled + Send + 'static,
 ) -> Handled {
-    let access: Arc<Access> = Arc::clone(&context.server.access);
+    let access: Arc<Access> = Arc::clone(context.server.access());
     Ok(Reply::Then(Box::pin(async move {
         let outcome = access.authenticate(login).await;
         let go_on: Box<dyn FnOnce(&mut Context<'_>) -> Handled + Send> =
@@ -107,7 +107,7 @@ pub(super) fn hello(context: &mut Context<'_>, args: Args<'_>) -> Handled {
             greet(context, protocol, name)
         });
     }
-    if !context.server.access.has_entered(&context.client.session) {
+    if !context.server.access().has_entered(&context.client.session) {
         return Err("NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO \
                     <proto> AUTH <user> <pass> option can be used to authenticate the client and select the RESP \
                     protocol version at the same time"

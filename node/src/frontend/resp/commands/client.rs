@@ -64,7 +64,7 @@ pub(super) fn reset(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     client.watched = Default::default();
     client.replies = Replies::On;
     client.protocol = Protocol::Resp2;
-    client.session = context.server.access.session();
+    client.session = context.server.access().session();
     client.registered.show(|shown| (shown.no_evict, shown.no_touch) = (false, false));
     context.to.protocol = Protocol::Resp2;
     context.to.status("RESET");

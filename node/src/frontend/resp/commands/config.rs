@@ -35,8 +35,17 @@ static TUNABLES: &[Tunable] = &[
         name: "maxclients",
         least: 1,
         most: 1_000_000,
-        get: |server| number(server.connections_max.load(Ordering::Relaxed)),
-        set: |server, value| server.connections_max.store(value.unsigned_abs(), Ordering::Relaxed),
+        get: |server| number(server.door.limits.connections_max.load(Ordering::Relaxed)),
+        set: |server, value| {
+            server.door.limits.connections_max.store(value.unsigned_abs(), Ordering::Relaxed)
+        },
+    },
+    Tunable {
+        name: "timeout",
+        least: 0,
+        most: i32::MAX as i64,
+        get: |server| number(server.door.limits.idle_s.load(Ordering::Relaxed)),
+        set: |server, value| server.door.limits.idle_s.store(value.unsigned_abs(), Ordering::Relaxed),
     },
     Tunable {
         name: "slowlog-log-slower-than",
@@ -59,7 +68,7 @@ fn number(value: u64) -> i64 {
 }
 
 /// Names of Redis whose values are what they come to here, whatever is set.
-const FIXED: [(&str, &str); 10] = [
+const FIXED: [(&str, &str); 9] = [
     ("appendonly", "yes"),
     ("cluster-enabled", "yes"),
     ("cluster-require-full-coverage", "no"),
@@ -69,7 +78,6 @@ const FIXED: [(&str, &str); 10] = [
     ("maxmemory-policy", "noeviction"),
     ("notify-keyspace-events", ""),
     ("save", ""),
-    ("timeout", "0"),
 ];
 
 /// Every name with its value.
@@ -77,7 +85,7 @@ fn all(server: &Server) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> =
         FIXED.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     all.extend(TUNABLES.iter().map(|tunable| (tunable.name.to_owned(), (tunable.get)(server).to_string())));
-    all.push(("proto-max-bulk-len".to_owned(), server.limits.value_bytes_max.to_string()));
+    all.push(("proto-max-bulk-len".to_owned(), server.door.limits.value_bytes_max.to_string()));
     let settings = server.keyspace.settings();
     if let Some((_, addr)) = settings.iter().find(|(name, _)| name == "listen") {
         let (host, port) = addr.rsplit_once(':').unwrap_or((addr, "0"));
@@ -145,7 +153,7 @@ fn failed(name: &str, why: &str) -> Refusal {
 }
 
 pub(super) fn reset_stat(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
-    context.server.stats.reset();
+    context.server.door.stats.reset();
     context.ok()
 }
 

@@ -1,6 +1,7 @@
 //! `INFO`: the figures of the node, under the names that Redis's tools read.
 
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use caskade_engine::TaskState;
@@ -9,12 +10,14 @@ use super::client::REDIS_VERSION;
 use super::{Context, later};
 use crate::access::Denials;
 use crate::frontend::keyspace::Keyspace;
+use crate::frontend::limits::Limits;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::Handled;
 use crate::frontend::stats::Snapshot;
 
 /// Sections of INFO, in their order.
-const SECTIONS: [&str; 7] = ["server", "clients", "memory", "persistence", "stats", "cluster", "keyspace"];
+const SECTIONS: [&str; 8] =
+    ["server", "clients", "memory", "persistence", "stats", "replication", "cluster", "keyspace"];
 /// Names under which INFO answers every section.
 const ALL_SECTIONS: [&str; 3] = ["default", "all", "everything"];
 
@@ -24,16 +27,16 @@ pub(super) fn info(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let all = asked.is_empty() || asked.iter().any(|name| ALL_SECTIONS.contains(&name.as_str()));
     let sections: Vec<&str> =
         SECTIONS.into_iter().filter(|section| all || asked.iter().any(|name| name == section)).collect();
-    let (keyspace, snapshot) = (context.server.keyspace.clone(), context.server.stats.snapshot());
-    let limit = context.server.connections_max.load(Ordering::Relaxed);
-    let denials = context.server.access.denials();
+    let (keyspace, snapshot) = (context.server.keyspace.clone(), context.server.door.stats.snapshot());
+    let limits = Arc::clone(&context.server.door.limits);
+    let denials = context.server.access().denials();
     let text = async move {
         let mut text = String::new();
         for section in sections {
             if !text.is_empty() {
                 text.push_str("\r\n");
             }
-            write_section(section, keyspace.as_ref(), (&snapshot, &denials), limit, &mut text);
+            write_section(section, keyspace.as_ref(), (&snapshot, &denials), &limits, &mut text);
             if section == "keyspace" {
                 write_keys(keyspace.as_ref(), &mut text).await;
             }
@@ -47,7 +50,7 @@ fn write_section(
     section: &str,
     keyspace: &dyn Keyspace,
     (now, denials): (&Snapshot, &Denials),
-    clients_max: u64,
+    limits: &Limits,
     text: &mut String,
 ) {
     let mut field = |name: &str, value: &dyn std::fmt::Display| {
@@ -67,12 +70,17 @@ fn write_section(
         }
         "clients" => {
             field("# Clients\r\nconnected_clients", &now.connections);
-            field("maxclients", &clients_max);
+            field("maxclients", &limits.connections_max.load(Ordering::Relaxed));
+            field("blocked_clients", &0);
+            field("caskade_client_buffer_bytes", &limits.buffer_bytes());
+            field("caskade_client_buffer_bytes_max", &limits.buffer_bytes_max);
         }
         "memory" => {
-            field("# Memory\r\nused_memory", &crate::memory::resident_bytes());
-            field("used_memory_rss", &crate::memory::resident_bytes());
+            field("# Memory\r\nused_memory", &crate::machine::resident_bytes());
+            field("used_memory_rss", &crate::machine::resident_bytes());
+            field("mem_clients_normal", &limits.buffer_bytes());
             field("maxmemory", &0);
+            field("maxmemory_policy", &"noeviction");
         }
         "persistence" => {
             let (store, merge) = keyspace.store();
@@ -98,8 +106,13 @@ fn write_section(
             field("# Stats\r\ntotal_connections_received", &now.connections_total);
             field("rejected_connections", &now.connections_refused);
             field("total_commands_processed", &now.tally.commands);
+            field("instantaneous_ops_per_sec", &now.commands_per_s);
             field("total_net_input_bytes", &now.tally.bytes_in);
             field("total_net_output_bytes", &now.tally.bytes_out);
+            field("evicted_clients", &now.cut_for_memory);
+            field("client_output_buffer_limit_disconnections", &now.cut_for_unread);
+            field("caskade_idle_clients_closed", &now.cut_for_silence);
+            field("evicted_keys", &0);
             field("keyspace_hits", &now.tally.hits);
             field("keyspace_misses", &now.tally.misses);
             field("total_error_replies", &now.tally.errors);
@@ -115,6 +128,11 @@ fn write_section(
             field("caskade_deletes", &now.tally.deletes);
             field("caskade_latency_p50_us", &now.latency_p50_us);
             field("caskade_latency_p99_us", &now.latency_p99_us);
+        }
+        // Each node is the primary of some keys and has copies of others: CLUSTER SHARDS tells which.
+        "replication" => {
+            field("# Replication\r\nrole", &"master");
+            field("connected_slaves", &0);
         }
         "cluster" => {
             let topology = keyspace.topology();

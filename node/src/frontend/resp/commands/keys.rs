@@ -7,8 +7,7 @@ use crate::frontend::resp::glob;
 use crate::frontend::resp::number::parse_u64;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Gather, Handled, Refusal, Reply, Shape, encode_many};
-use crate::kv::{Action, Operation};
-use crate::kv::{Failure, ScanPage};
+use crate::kv::{Action, Failure, Operation, Outcome, ScanPage, Ticket};
 
 /// Keys one SCAN looks at, at most: a bound on its memory and its time.
 const SCAN_COUNT_MAX: usize = 10_000;
@@ -35,27 +34,42 @@ pub(super) fn each(context: &mut Context<'_>, args: Args<'_>, action: Action, ga
         let operations = operations.collect();
         return in_steps(context, operations, gather);
     }
-    let tickets = operations.map(|operation| context.submit(operation.key, operation.action)).collect();
+    let mut room = context.room();
+    let mut tickets = Vec::with_capacity(operations.len());
+    for operation in operations {
+        let ticket = context.submit(operation.key, operation.action);
+        if let Ticket::Ready(Ok(outcome)) = &ticket {
+            room.take(outcome.bytes())?;
+        }
+        tickets.push(ticket);
+    }
     Ok(Reply::Many(tickets, gather))
 }
 
 /// Works through more operations than may be under way together.
 pub(super) fn in_steps(context: &Context<'_>, operations: Vec<Operation>, gather: Gather) -> Handled {
     let (keyspace, protocol) = (context.server.keyspace.clone(), context.to.protocol);
-    let readonly = context.client.readonly;
+    let (readonly, mut room) = (context.client.readonly, context.room());
     Ok(Reply::Later(Box::pin(async move {
         let mut answers = Vec::with_capacity(operations.len());
         let mut operations = operations.into_iter();
+        let (mut out, mut tally) = Later::default();
+        let mut to = Encoder::new(&mut out, protocol);
         while operations.len() > 0 {
             let step = operations.by_ref().take(TOGETHER_MAX);
             let step: Vec<_> =
                 step.map(|operation| submit_for(readonly, keyspace.as_ref(), operation)).collect();
             for ticket in step {
-                answers.push(ticket.wait().await);
+                let answer = ticket.wait().await;
+                if let Err(refusal) = room.take(answer.as_ref().map_or(0, Outcome::bytes)) {
+                    tally.errors += 1;
+                    to.error(&refusal.0);
+                    return (out, tally);
+                }
+                answers.push(answer);
             }
         }
-        let (mut out, mut tally) = Later::default();
-        encode_many(answers.into_iter(), gather, &mut Encoder::new(&mut out, protocol), &mut tally);
+        encode_many(answers.into_iter(), gather, &mut to, &mut tally);
         (out, tally)
     })))
 }
@@ -104,9 +118,11 @@ impl Scan {
 pub(super) fn scan(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let scan = Scan::read(args)?;
     let keyspace = context.server.keyspace.clone();
+    let mut room = context.room();
     let page = async move {
         let mut page = keyspace.scan(scan.cursor, scan.count).await.map_err(Refusal::from)?;
         page.keys.retain(|key| scan.wants(key));
+        room.take_all(&page.keys)?;
         Ok(page)
     };
     later(context, page, |page: ScanPage, to| {
@@ -125,11 +141,14 @@ const WALK_STEP: usize = 1000;
 /// `KEYS pattern`: a walk over the whole cluster.
 pub(super) fn keys(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let (keyspace, pattern) = (context.server.keyspace.clone(), args.bytes(1));
+    let mut room = context.room();
     let found = async move {
         let (mut cursor, mut found) = (0, Vec::new());
         loop {
-            let page = keyspace.scan(cursor, WALK_STEP).await.map_err(Refusal::from)?;
-            found.extend(page.keys.into_iter().filter(|key| glob::matches(&pattern, key, false)));
+            let mut page = keyspace.scan(cursor, WALK_STEP).await.map_err(Refusal::from)?;
+            page.keys.retain(|key| glob::matches(&pattern, key, false));
+            room.take_all(&page.keys)?;
+            found.extend(page.keys);
             if found.len() > KEYS_MAX {
                 return Err("ERR more than 1000000 keys fit the pattern: use SCAN".into());
             }

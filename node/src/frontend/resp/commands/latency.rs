@@ -85,7 +85,7 @@ pub(super) fn reset(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 }
 
 pub(super) fn doctor(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
-    let (log, now) = (&context.server.slowlog, context.server.stats.snapshot());
+    let (log, now) = (&context.server.slowlog, context.server.door.stats.snapshot());
     let seconds = log.samples().len();
     let text = format!(
         "Commands of the last seconds took {} us (median) and {} us (99th percentile). {seconds} seconds had a command over \

@@ -43,7 +43,7 @@ pub(super) fn doctor(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     let text = format!(
         "This node has {} bytes in memory. Values are on disk; memory holds some {INDEX_BYTES} bytes a key, buffers of \
          clients, and what is under way.\n",
-        crate::memory::resident_bytes()
+        crate::machine::resident_bytes()
     );
     context.to.text(&text);
     Ok(Reply::Written)
@@ -69,7 +69,7 @@ pub(super) fn lolwut(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
 
 /// `DEBUG SLEEP seconds`, where the settings allow it: this connection waits, and no other.
 pub(super) fn debug(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    if !context.server.limits.debug_commands {
+    if !context.server.door.limits.debug_commands {
         return Err(
             "ERR DEBUG command not allowed. Start the node with debug_commands = true to allow it.".into()
         );

@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 use super::connection::Client;
 use super::encoder::Encoder;
 use super::parser::Args;
-use super::reply::{Handled, Later, Refusal, Reply};
+use super::reply::{Handled, Later, Refusal, Reply, Room};
 use super::server::Server;
 use crate::frontend::keyspace::Keyspace;
 use crate::frontend::stats::Tally;
@@ -181,6 +181,11 @@ impl Context<'_> {
         if operation.action.writes() {
             self.client.written.note(&operation.key);
         }
+    }
+
+    /// What the reply to one command may take.
+    fn room(&self) -> Room {
+        Room::new(self.server.door.limits.message_bytes_max())
     }
 
     fn ok(&mut self) -> Handled {

@@ -13,7 +13,7 @@ use super::{Context, TOGETHER_MAX, integer, later, syntax_error};
 use crate::data::KeyRange;
 use crate::frontend::keyspace::Keyspace;
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Handled, Refusal};
+use crate::frontend::resp::reply::{Handled, Refusal, Room};
 use crate::kv::{Action, Operation, Outcome};
 
 /// Keys of a page, if it is not told how many.
@@ -58,10 +58,11 @@ fn page(context: &mut Context<'_>, args: Args<'_>, options: usize, mut range: Ke
         }
         index += 1;
     }
-    let keyspace = context.server.keyspace.clone();
+    let (keyspace, mut room) = (context.server.keyspace.clone(), context.room());
     let found = async move {
         let page = keyspace.keys_in_order(range, limit).await.map_err(Refusal::from)?;
-        let values = if with_values { Some(values(&keyspace, &page.keys).await?) } else { None };
+        room.take_all(&page.keys)?;
+        let values = if with_values { Some(values(&keyspace, &page.keys, room).await?) } else { None };
         Ok((page, values))
     };
     later(context, found, |(page, values), to| {
@@ -78,13 +79,19 @@ fn page(context: &mut Context<'_>, args: Args<'_>, options: usize, mut range: Ke
 }
 
 /// The values of keys, read in steps.
-async fn values(keyspace: &Arc<dyn Keyspace>, keys: &[Bytes]) -> Result<Vec<Option<Bytes>>, Refusal> {
+async fn values(
+    keyspace: &Arc<dyn Keyspace>,
+    keys: &[Bytes],
+    mut room: Room,
+) -> Result<Vec<Option<Bytes>>, Refusal> {
     let mut values = Vec::with_capacity(keys.len());
     for step in keys.chunks(TOGETHER_MAX) {
         let read = |key: &Bytes| keyspace.submit(Operation { key: key.clone(), action: Action::Read });
         let tickets: Vec<_> = step.iter().map(read).collect();
         for ticket in tickets {
-            match ticket.wait().await? {
+            let outcome = ticket.wait().await?;
+            room.take(outcome.bytes())?;
+            match outcome {
                 Outcome::Entry(entry) => values.push(entry.map(|entry| entry.value)),
                 _ => values.push(None),
             }

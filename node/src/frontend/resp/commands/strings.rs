@@ -226,7 +226,7 @@ pub(super) fn lcs(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         (false, true) => What::Places,
         (false, false) => What::Text,
     };
-    let table_bytes_max = context.server.limits.value_bytes_max;
+    let table_bytes_max = context.server.door.limits.value_bytes_max;
     let lcs = Lcs { what, match_len_min, with_match_len, table_bytes_max };
     let tickets =
         vec![context.submit(args.bytes(1), Action::Read), context.submit(args.bytes(2), Action::Read)];
@@ -234,7 +234,8 @@ pub(super) fn lcs(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 }
 
 pub(super) fn mget(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    keys::each(context, args, Action::Read, Gather::Values)
+    let gather = Gather::Values(context.server.door.limits.message_bytes_max());
+    keys::each(context, args, Action::Read, gather)
 }
 
 pub(super) fn mset(context: &mut Context<'_>, args: Args<'_>) -> Handled {

@@ -55,7 +55,7 @@ impl Collected {
 
 /// Queues a command of a connection that has begun a transaction, or notes that this was not possible.
 pub(super) fn queue(context: &mut Context<'_>, command: &'static Command, args: Args<'_>) -> Handled {
-    let bytes_max = context.server.limits.requests().request_bytes_max;
+    let bytes_max = context.server.door.limits.message_bytes_max();
     let Some(queue) = &mut context.client.queue else { return Err(without_multi("EXEC")) };
     let owned = args.to_owned();
     queue.bytes += owned.bytes();

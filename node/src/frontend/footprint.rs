@@ -1,0 +1,225 @@
+//! What one connection takes of a node's memory and patience: the same for all front ends.
+//!
+//! Requests that are being read or worked on and replies that are not sent yet lie in memory. All of them together have a
+//! bound ([`Limits::buffer_bytes_max`]); a connection that would take more is ended, unless it is a small one, so that those
+//! who ask for little are served whatever others do. A client that takes nothing of its replies for a while is ended, and
+//! so is one that says nothing, if that is set. A connection that is silent for some seconds gives its buffers back.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::io::{AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+use super::limits::Limits;
+use super::stats::{Cut, Stats};
+
+/// What a connection may always have in memory, bytes.
+const SMALL_BYTES: u64 = 64 * 1024;
+/// Bytes that are given to the system at once: some of each piece must be taken in time.
+const PIECE_BYTES: usize = 256 * 1024;
+/// Room for reading of a connection that is busy, bytes.
+const ROOM_BUSY: usize = 16 * 1024;
+/// And of one that says nothing: most commands fit.
+const ROOM_AT_REST: usize = 512;
+/// After so long a silence a connection gives its buffers back; and how often silences are looked at.
+const REST_AFTER: Duration = Duration::from_secs(10);
+
+/// One connection's part.
+#[derive(Debug)]
+pub(super) struct Footprint {
+    limits: Arc<Limits>,
+    stats: Arc<Stats>,
+    /// Bytes it has in memory.
+    bytes: u64,
+    /// When something was last read or written.
+    stirred: Instant,
+    resting: bool,
+    alarm: Pin<Box<Sleep>>,
+}
+
+/// What a silence has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Silence {
+    /// Buffers that are not in use are to be given back.
+    Rest,
+    /// The client has said nothing for as long as it may.
+    TooLong,
+}
+
+impl Footprint {
+    pub(super) fn new(limits: &Arc<Limits>, stats: &Arc<Stats>) -> Self {
+        let now = Instant::now();
+        Self {
+            limits: Arc::clone(limits),
+            stats: Arc::clone(stats),
+            bytes: 0,
+            stirred: now,
+            resting: true,
+            alarm: Box::pin(sleep_until(now + REST_AFTER)),
+        }
+    }
+
+    /// Something was read from the client.
+    pub(super) fn stir(&mut self) {
+        self.stirred = Instant::now();
+        self.resting = false;
+    }
+
+    /// Room to have for the next read, bytes: with `have` bytes of a request there and `wanted` to come. No more than what
+    /// has come shows to be needed, whatever was announced.
+    pub(super) fn room(&self, have: usize, wanted: usize) -> usize {
+        let least = if self.resting { ROOM_AT_REST } else { ROOM_BUSY };
+        wanted.min(have).max(least)
+    }
+
+    /// Says how many bytes the connection has in memory now. Answers whether it may: one that may not is to be ended.
+    #[must_use]
+    pub(super) fn hold(&mut self, bytes: usize) -> bool {
+        let (bytes, before) = (bytes as u64, self.bytes);
+        self.bytes = bytes;
+        let used = &self.limits.buffer_bytes;
+        if bytes <= before {
+            used.fetch_sub(before - bytes, Ordering::Relaxed);
+            return true;
+        }
+        let all = used.fetch_add(bytes - before, Ordering::Relaxed) + (bytes - before);
+        let may = bytes <= SMALL_BYTES || all <= self.limits.buffer_bytes_max;
+        if !may {
+            self.stats.connection_cut(Cut::Memory);
+        }
+        may
+    }
+
+    /// Waits until the silence has come to something. Nothing is lost if it is not waited for to the end.
+    pub(super) async fn silence(&mut self) -> Silence {
+        loop {
+            self.alarm.as_mut().await;
+            let now = Instant::now();
+            let silent = now.saturating_duration_since(self.stirred);
+            let idle = Duration::from_secs(self.limits.idle_s.load(Ordering::Relaxed));
+            if !idle.is_zero() && silent >= idle {
+                self.alarm.as_mut().reset(now + REST_AFTER);
+                return Silence::TooLong;
+            }
+            let left = if idle.is_zero() { REST_AFTER } else { (idle - silent).min(REST_AFTER) };
+            self.alarm.as_mut().reset(now + left);
+            if silent >= REST_AFTER && !self.resting {
+                self.resting = true;
+                return Silence::Rest;
+            }
+        }
+    }
+
+    /// The client was silent for too long, and nothing was owed to it.
+    pub(super) fn cut_for_silence(&self) {
+        self.stats.connection_cut(Cut::Idle);
+    }
+
+    /// Sends all of it.
+    ///
+    /// # Errors
+    /// The connection broke, or the client took nothing for as long as it may.
+    pub(super) async fn send(
+        &mut self,
+        stream: &mut (impl AsyncWrite + Unpin),
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        for piece in bytes.chunks(PIECE_BYTES) {
+            let mut left = piece;
+            while !left.is_empty() {
+                let taken = self.in_time(stream.write(left)).await?;
+                if taken == 0 {
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                left = left.get(taken..).unwrap_or_default();
+            }
+        }
+        self.in_time(stream.flush()).await?;
+        self.stirred = Instant::now();
+        Ok(())
+    }
+
+    async fn in_time<T>(&self, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+        match tokio::time::timeout(self.limits.patience, step).await {
+            Ok(done) => done,
+            Err(_) => {
+                self.stats.connection_cut(Cut::Unread);
+                Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read its replies"))
+            }
+        }
+    }
+}
+
+impl Drop for Footprint {
+    fn drop(&mut self) {
+        self.limits.buffer_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(limits: Limits) -> (Arc<Limits>, Arc<Stats>) {
+        (Arc::new(limits), Arc::default())
+    }
+
+    #[tokio::test]
+    async fn large_buffers_are_refused_over_the_bound_and_small_ones_never() {
+        let (limits, stats) = of(Limits { buffer_bytes_max: 1 << 20, ..Limits::default() });
+        let new = || Footprint::new(&limits, &stats);
+        let (mut large, mut other, mut small) = (new(), new(), new());
+        assert!(large.hold(1 << 20) && small.hold(1000));
+        assert!(!other.hold(100_000), "there is no room for another large one");
+        assert_eq!(stats.snapshot().cut_for_memory, 1);
+        assert!(other.hold(0) && small.hold(2000));
+        assert_eq!(limits.buffer_bytes(), (1 << 20) + 2000);
+        drop(large);
+        assert!(other.hold(1_000_000));
+        drop((other, small));
+        assert_eq!(limits.buffer_bytes(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn silent_connection_rests_and_ends_when_that_is_set() {
+        let (limits, stats) = of(Limits::default());
+        let mut footprint = Footprint::new(&limits, &stats);
+        footprint.stir();
+        assert_eq!(footprint.room(100_000, 1 << 30), 100_000);
+        assert_eq!(footprint.room(10, 1 << 30), ROOM_BUSY);
+        assert_eq!(footprint.silence().await, Silence::Rest);
+        assert_eq!(footprint.room(10, 1 << 30), ROOM_AT_REST);
+        assert!(tokio::time::timeout(Duration::from_secs(9999), footprint.silence()).await.is_err());
+        limits.idle_s.store(20_000, Ordering::Relaxed);
+        let began = Instant::now();
+        footprint.stir();
+        assert_eq!(footprint.silence().await, Silence::Rest);
+        assert_eq!(footprint.silence().await, Silence::TooLong);
+        let waited = began.elapsed().as_secs();
+        assert!((20_000..20_002).contains(&waited), "{waited}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn client_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
+        let (limits, stats) = of(Limits { patience: Duration::from_secs(60), ..Limits::default() });
+        let mut footprint = Footprint::new(&limits, &stats);
+        let (mut here, mut there) = tokio::io::duplex(16);
+        let reader = tokio::spawn(async move {
+            let mut taken = [0; 16];
+            for _ in 0..4 {
+                tokio::time::sleep(Duration::from_secs(50)).await;
+                tokio::io::AsyncReadExt::read_exact(&mut there, &mut taken).await.unwrap();
+            }
+        });
+        footprint.send(&mut here, &[7; 64]).await.unwrap();
+        reader.await.unwrap();
+        let (mut here, _there) = tokio::io::duplex(16);
+        let error = footprint.send(&mut here, &[7; 64]).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(stats.snapshot().cut_for_unread, 1);
+    }
+}
