@@ -10,6 +10,7 @@ mod binaries;
 mod client;
 mod cluster;
 pub mod conformance;
+pub mod hostile;
 pub mod memcached;
 mod network;
 mod node;

@@ -21,10 +21,10 @@ use super::stats::{Cut, Stats};
 const SMALL_BYTES: u64 = 64 * 1024;
 /// Bytes that are given to the system at once: some of each piece must be taken in time.
 const PIECE_BYTES: usize = 256 * 1024;
-/// Room for reading of a connection that is busy, bytes.
-const ROOM_BUSY: usize = 16 * 1024;
-/// And of one that says nothing: most commands fit.
-const ROOM_AT_REST: usize = 512;
+/// Room for reading of a connection that says little, bytes: most commands fit.
+const ROOM_LEAST: usize = 1024;
+/// And of one that fills it again and again.
+const ROOM_MOST: usize = 16 * 1024;
 /// After so long a silence a connection gives its buffers back; and how often silences are looked at.
 const REST_AFTER: Duration = Duration::from_secs(10);
 
@@ -37,6 +37,8 @@ pub(super) struct Footprint {
     bytes: u64,
     /// When something was last read or written.
     stirred: Instant,
+    /// Room for the next read, bytes.
+    room: usize,
     resting: bool,
     alarm: Pin<Box<Sleep>>,
 }
@@ -58,22 +60,25 @@ impl Footprint {
             stats: Arc::clone(stats),
             bytes: 0,
             stirred: now,
+            room: ROOM_LEAST,
             resting: true,
             alarm: Box::pin(sleep_until(now + REST_AFTER)),
         }
     }
 
-    /// Something was read from the client.
-    pub(super) fn stir(&mut self) {
+    /// So many bytes were read from the client.
+    pub(super) fn stir(&mut self, read: usize) {
         self.stirred = Instant::now();
         self.resting = false;
+        if read >= self.room {
+            self.room = (2 * self.room).min(ROOM_MOST);
+        }
     }
 
     /// Room to have for the next read, bytes: with `have` bytes of a request there and `wanted` to come. No more than what
     /// has come shows to be needed, whatever was announced.
     pub(super) fn room(&self, have: usize, wanted: usize) -> usize {
-        let least = if self.resting { ROOM_AT_REST } else { ROOM_BUSY };
-        wanted.min(have).max(least)
+        wanted.min(have).max(self.room)
     }
 
     /// Says how many bytes the connection has in memory now. Answers whether it may: one that may not is to be ended.
@@ -109,6 +114,7 @@ impl Footprint {
             self.alarm.as_mut().reset(now + left);
             if silent >= REST_AFTER && !self.resting {
                 self.resting = true;
+                self.room = ROOM_LEAST;
                 return Silence::Rest;
             }
         }
@@ -188,15 +194,17 @@ mod tests {
     async fn silent_connection_rests_and_ends_when_that_is_set() {
         let (limits, stats) = of(Limits::default());
         let mut footprint = Footprint::new(&limits, &stats);
-        footprint.stir();
+        footprint.stir(10);
         assert_eq!(footprint.room(100_000, 1 << 30), 100_000);
-        assert_eq!(footprint.room(10, 1 << 30), ROOM_BUSY);
+        assert_eq!(footprint.room(10, 1 << 30), ROOM_LEAST);
+        (0..10).for_each(|_| footprint.stir(ROOM_MOST));
+        assert_eq!(footprint.room(10, 1 << 30), ROOM_MOST);
         assert_eq!(footprint.silence().await, Silence::Rest);
-        assert_eq!(footprint.room(10, 1 << 30), ROOM_AT_REST);
+        assert_eq!(footprint.room(10, 1 << 30), ROOM_LEAST);
         assert!(tokio::time::timeout(Duration::from_secs(9999), footprint.silence()).await.is_err());
         limits.idle_s.store(20_000, Ordering::Relaxed);
         let began = Instant::now();
-        footprint.stir();
+        footprint.stir(1);
         assert_eq!(footprint.silence().await, Silence::Rest);
         assert_eq!(footprint.silence().await, Silence::TooLong);
         let waited = began.elapsed().as_secs();

@@ -161,7 +161,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     0 => self.closing = true,
                     count => {
                         self.read_at = Instant::now();
-                        self.footprint.stir();
+                        self.footprint.stir(count);
                         self.tally.bytes_in += count as u64;
                     }
                 },
@@ -173,7 +173,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                         return Ok(());
                     }
                     // It is the client who waits.
-                    Silence::TooLong => self.footprint.stir(),
+                    Silence::TooLong => self.footprint.stir(0),
                 },
                 _ = self.users.changed(), if !self.closing => self.closing |= self.gate.has_ended(),
             }

@@ -241,7 +241,7 @@ impl Connection {
                     Ok(0) => self.closing = true,
                     Ok(count) => {
                         self.read_at = Instant::now();
-                        self.footprint.stir();
+                        self.footprint.stir(count);
                         self.tally.bytes_in += count as u64;
                     }
                     Err(error) => break Err(error),
@@ -254,7 +254,7 @@ impl Connection {
                         break Ok(());
                     }
                     // It is the client who waits.
-                    Silence::TooLong => self.footprint.stir(),
+                    Silence::TooLong => self.footprint.stir(0),
                 },
                 _ = self.users.changed(), if !self.closing => self.closing |= self.client.session.has_ended(),
             }

@@ -1,0 +1,265 @@
+//! Clients that only take, on both client ports of a node: see [`Crowd`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Resource, getrlimit, setrlimit};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::task::{JoinHandle, JoinSet};
+
+/// A key with a value that unreading clients ask for.
+pub const LARGE_KEY: &str = "large";
+/// Bytes of that value.
+pub const LARGE_BYTES: usize = 100_000;
+/// Connections that are opened at one time.
+const OPENED_TOGETHER: usize = 128;
+/// Files that a test process has open beside its connections.
+const FILES_BESIDE: u64 = 100;
+/// Announcements a second.
+const ANNOUNCED_EVERY: Duration = Duration::from_millis(50);
+
+/// What is announced and never sent, for each port, and how the answer begins.
+const ANNOUNCED: [(&str, Port, &str, &str); 4] = [
+    (
+        "a command of 1,000,000,000 words",
+        Port::Redis,
+        "*1000000000\r\n",
+        "-ERR Protocol error: invalid multibulk",
+    ),
+    (
+        "a word of 512 MiB",
+        Port::Redis,
+        "*2\r\n$3\r\nGET\r\n$536870912\r\n",
+        "-ERR Protocol error: invalid bulk length",
+    ),
+    ("a line without end", Port::Redis, LONG_LINE, "-ERR Protocol error: too big inline request"),
+    ("a value of 512 MiB", Port::Memcached, "set k 0 0 536870912\r\n", "SERVER_ERROR object too large"),
+];
+const LONG_LINE: &str = match std::str::from_utf8(&[b'x'; 70_000]) {
+    Ok(line) => line,
+    Err(_) => "",
+};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Port {
+    Redis,
+    Memcached,
+}
+
+/// Where a node serves clients, `IP:PORT`.
+#[derive(Clone, Debug)]
+pub struct Addrs {
+    /// Redis clients.
+    pub redis: String,
+    /// memcached clients.
+    pub memcached: String,
+}
+
+impl Addrs {
+    fn of(&self, port: Port) -> &str {
+        match port {
+            Port::Redis => &self.redis,
+            Port::Memcached => &self.memcached,
+        }
+    }
+}
+
+/// How often what was announced was refused.
+pub type Refusals = BTreeMap<&'static str, u64>;
+
+/// Connections that are kept until this is dropped, and what is done with them.
+#[derive(Debug)]
+pub struct Crowd {
+    addrs: Addrs,
+    open: Vec<TcpStream>,
+    tasks: JoinSet<()>,
+    announcer: Option<(Arc<AtomicBool>, JoinHandle<Result<Refusals>>)>,
+}
+
+impl Crowd {
+    /// Nobody yet.
+    pub fn new(addrs: Addrs) -> Self {
+        Self { addrs, open: Vec::new(), tasks: JoinSet::new(), announcer: None }
+    }
+
+    /// Clients that say nothing: half of them never, the others after one command.
+    ///
+    /// # Errors
+    /// If one is not let in.
+    pub async fn idle(&mut self, count: usize) -> Result<()> {
+        let silent = self.connect(Port::Redis, count / 2).await?;
+        self.open.extend(silent);
+        for (port, ask, answer) in
+            [(Port::Redis, "PING\r\n", "+PONG\r\n"), (Port::Memcached, "mn\r\n", "MN\r\n")]
+        {
+            let mut streams = self.connect(port, count / 4).await?;
+            for stream in &mut streams {
+                stream.write_all(ask.as_bytes()).await?;
+            }
+            for stream in &mut streams {
+                let mut told = vec![0; answer.len()];
+                stream.read_exact(&mut told).await.context("an idle client's only command")?;
+                ensure!(told == answer.as_bytes(), "'{}' to {ask}", String::from_utf8_lossy(&told));
+            }
+            self.open.extend(streams);
+        }
+        Ok(())
+    }
+
+    /// Clients that send a byte a second of a command that will never be whole.
+    ///
+    /// # Errors
+    /// If one is not let in.
+    pub async fn slow(&mut self, count: usize) -> Result<()> {
+        for (port, text) in [
+            (Port::Redis, "*3\r\n$3\r\nSET\r\n$4\r\nslow\r\n$100000\r\n"),
+            (Port::Memcached, "set slow 0 0 100000\r\n"),
+        ] {
+            let streams = self.connect(port, count / 2).await?;
+            self.tasks.spawn(async move {
+                for byte in text.bytes().chain(std::iter::repeat(b'v')) {
+                    // One that is cut stays cut; the test sees how many are there.
+                    streams.iter().for_each(|stream| drop(stream.try_write(&[byte])));
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// Clients that announce what is over the bounds, one after the other, until [`Self::refusals`].
+    pub fn announce(&mut self) {
+        let (stop, addrs) = (Arc::new(AtomicBool::new(false)), self.addrs.clone());
+        let stopped = Arc::clone(&stop);
+        let task = tokio::spawn(async move {
+            let mut refusals = Refusals::new();
+            while !stopped.load(Ordering::Relaxed) {
+                for (name, port, text, refusal) in ANNOUNCED {
+                    announce_once(addrs.of(port), text, refusal).await.context(name)?;
+                    *refusals.entry(name).or_default() += 1;
+                    tokio::time::sleep(ANNOUNCED_EVERY).await;
+                }
+            }
+            Ok(refusals)
+        });
+        self.announcer = Some((stop, task));
+    }
+
+    /// Ends the announcements.
+    ///
+    /// # Errors
+    /// If one of them was not refused as it should be.
+    pub async fn refusals(&mut self) -> Result<Refusals> {
+        let Some((stop, task)) = self.announcer.take() else { return Ok(Refusals::new()) };
+        stop.store(true, Ordering::Relaxed);
+        task.await.context("the announcements")?
+    }
+
+    /// Clients that begin a command and do not end it: values of 60 MiB of which little comes, of which much comes, and
+    /// commands without their last word.
+    ///
+    /// # Errors
+    /// If one is not let in.
+    pub async fn halves(&mut self) -> Result<()> {
+        let redis = format!("*3\r\n$3\r\nSET\r\n$4\r\nhalf\r\n${}\r\n", 60 << 20);
+        let memcached = format!("set half 0 0 {}\r\n", 60 << 20);
+        let much = "v".repeat(2 << 20);
+        for (port, begin) in [(Port::Redis, &redis), (Port::Memcached, &memcached)] {
+            for (count, more) in [(100, &much[..1000]), (50, &much[..])] {
+                for mut stream in self.connect(port, count).await? {
+                    let bytes = format!("{begin}{more}").into_bytes();
+                    self.tasks.spawn(async move {
+                        // Some are ended for want of memory; the test counts them.
+                        drop(stream.write_all(&bytes).await);
+                        std::future::pending::<()>().await;
+                    });
+                }
+            }
+        }
+        for (port, begin) in
+            [(Port::Redis, "*3\r\n$3\r\nSET\r\n$4\r\nhalf\r\n$"), (Port::Memcached, "get half")]
+        {
+            let mut streams = self.connect(port, 100).await?;
+            for stream in &mut streams {
+                stream.write_all(begin.as_bytes()).await?;
+            }
+            self.open.extend(streams);
+        }
+        Ok(())
+    }
+
+    /// Clients that ask for much and never read.
+    ///
+    /// # Errors
+    /// If one is not let in.
+    pub async fn unreading(&mut self) -> Result<()> {
+        for (port, ask) in
+            [(Port::Redis, format!("GET {LARGE_KEY}\r\n")), (Port::Memcached, format!("get {LARGE_KEY}\r\n"))]
+        {
+            let bytes = ask.repeat(1000).into_bytes();
+            for mut stream in self.connect(port, 20).await? {
+                let bytes = bytes.clone();
+                self.tasks.spawn(async move {
+                    drop(stream.write_all(&bytes).await);
+                    std::future::pending::<()>().await;
+                });
+            }
+        }
+        Ok(())
+    }
+
+    async fn connect(&self, port: Port, count: usize) -> Result<Vec<TcpStream>> {
+        let (mut streams, addr) = (Vec::with_capacity(count), self.addrs.of(port));
+        while streams.len() < count {
+            let together = (count - streams.len()).min(OPENED_TOGETHER);
+            let mut opening = JoinSet::new();
+            for _ in 0..together {
+                let addr = addr.to_owned();
+                opening.spawn(async move { TcpStream::connect(addr).await });
+            }
+            while let Some(opened) = opening.join_next().await {
+                streams.push(opened?.with_context(|| format!("connection {} to {addr}", streams.len()))?);
+            }
+        }
+        Ok(streams)
+    }
+}
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        if let Some((stop, _)) = &self.announcer {
+            stop.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+async fn announce_once(addr: &str, text: &str, refusal: &str) -> Result<()> {
+    let mut stream = TcpStream::connect(addr).await?;
+    // It may be closed before it took all of a long line.
+    drop(stream.write_all(text.as_bytes()).await);
+    let mut told = vec![0; refusal.len()];
+    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut told)).await;
+    read.context("not within 10 s")?.context("no refusal was told")?;
+    ensure!(told == refusal.as_bytes(), "told '{}'", String::from_utf8_lossy(&told));
+    Ok(())
+}
+
+/// Asks the system for as many open files as `connections` need. Answers how many connections it allows.
+///
+/// # Errors
+/// If it allows hardly any.
+pub fn allow_connections(connections: usize) -> Result<usize> {
+    let mut limits = getrlimit(Resource::Nofile);
+    let wanted = connections as u64 + FILES_BESIDE;
+    if limits.current.is_some_and(|current| current < wanted) {
+        limits.current = Some(wanted.min(limits.maximum.unwrap_or(u64::MAX)));
+        setrlimit(Resource::Nofile, limits).context("raising the limit of open files")?;
+    }
+    let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).saturating_sub(FILES_BESIDE);
+    ensure!(allowed >= 1000, "the system allows {allowed} connections (ulimit -n)");
+    Ok(connections.min(usize::try_from(allowed).unwrap_or(usize::MAX)))
+}

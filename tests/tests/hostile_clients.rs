@@ -1,0 +1,145 @@
+//! Clients that only take: ten thousand that say nothing, a thousand that say it slowly, requests of announced gigabytes,
+//! commands that never end, readers that never read. The node stays up within its memory, and the others are served.
+//!
+//! The times of the others are printed as ratios to those of the quiet before, not asserted: the machine runs other things.
+//! `CASKADE_HOSTILE_SECONDS` makes the storm longer.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use caskade_tests::hostile::{Addrs, Crowd, LARGE_BYTES, LARGE_KEY, allow_connections};
+use caskade_tests::paced::{Paced, PacedLoad, key_of, value_of};
+use caskade_tests::{Builder, Client, Cluster, eventually, with_cluster};
+
+const LIMIT: Duration = Duration::from_secs(180);
+/// How long each of the two stretches is measured.
+const STRETCH: Duration = Duration::from_secs(8);
+const IDLE: usize = 10_000;
+const SLOW: usize = 1000;
+/// Further connections of the test, and some to spare.
+const OTHERS: usize = 1000;
+/// What the node may use for requests and replies.
+const BUFFERS: &str = "64MiB";
+const BUFFER_BYTES: u64 = 64 << 20;
+/// What a connection may take beside, and what the allocator may keep: the largest seen was a third of it.
+const BESIDE_BYTES_EACH: u64 = 24 * 1024;
+const KEYS: u64 = 10_000;
+
+#[test]
+fn node_stays_up_within_its_memory_and_serves_the_others() {
+    let builder = Builder::new(1)
+        .arg("--max-clients", "20000")
+        .arg("--client-buffer-bytes", BUFFERS)
+        .arg("--client-unread-s", "3");
+    with_cluster(builder, LIMIT, async |cluster| storm(cluster).await);
+}
+
+async fn storm(cluster: &mut Cluster) -> Result<()> {
+    let node = cluster.node(0)?;
+    let addrs = Addrs { redis: node.addr(), memcached: node.memcached_addr() };
+    let idle = allow_connections(IDLE + SLOW + OTHERS)?.saturating_sub(SLOW + OTHERS);
+    ensure!(idle >= 1000, "too few open files are allowed (ulimit -Hn): {idle} idle connections");
+    let mut watcher = node.client().await?;
+    fill(&mut watcher).await?;
+
+    let load = PacedLoad::start(&vec![addrs.redis.clone(); 8], Paced { per_s: 500, keys: KEYS }).await?;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    load.take();
+    tokio::time::sleep(STRETCH).await;
+    let quiet = load.take();
+    let before = figures(&mut watcher).await?;
+
+    let mut crowd = Crowd::new(addrs);
+    crowd.idle(idle).await?;
+    let crowded = figures(&mut watcher).await?;
+    let each = (crowded.resident.saturating_sub(before.resident)) / idle as u64;
+    println!("{idle} idle connections: {each} bytes each");
+    crowd.slow(SLOW).await?;
+    crowd.unreading().await?;
+    crowd.announce();
+    crowd.halves().await?;
+    load.take();
+    let mut most = crowded.resident;
+    let until = tokio::time::Instant::now() + storm_time()?;
+    while tokio::time::Instant::now() < until {
+        tokio::time::sleep(Duration::from_millis(250)).await;
+        most = most.max(figures(&mut watcher).await?.resident);
+    }
+    let stormy = load.stop().await.context("a client that asks for little was not served")?;
+    let after = figures(&mut watcher).await?;
+    println!(
+        "p99 of {} requests before {:?}, of {} in the storm {:?}: {:.2} times; p50 {:.2} times",
+        quiet.count(),
+        quiet.quantile(0.99),
+        stormy.count(),
+        stormy.quantile(0.99),
+        stormy.quantile(0.99).as_secs_f64() / quiet.quantile(0.99).as_secs_f64(),
+        stormy.quantile(0.5).as_secs_f64() / quiet.quantile(0.5).as_secs_f64(),
+    );
+    println!(
+        "memory: {} MiB before, {} MiB at most; buffers {} KiB; ended: {} for memory, {} that did not read",
+        before.resident >> 20,
+        most >> 20,
+        after.buffers >> 10,
+        after.cut_for_memory,
+        after.cut_for_unread
+    );
+    let bound = before.resident + BUFFER_BYTES + (idle + SLOW) as u64 * BESIDE_BYTES_EACH;
+    ensure!(most <= bound, "{most} bytes of memory are more than {bound}");
+    ensure!(after.cut_for_memory > 0, "nobody was ended for want of memory");
+    ensure!(after.cut_for_unread > 0, "nobody was ended for not reading");
+    ensure!(after.clients as usize > idle, "those who are only silent stay: {} are there", after.clients);
+
+    let refused = crowd.refusals().await?;
+    println!("what was announced was refused: {refused:?}");
+    drop(crowd);
+    eventually("the crowd is gone", Duration::from_secs(30), async || {
+        let now = figures(&mut watcher).await?;
+        ensure!(now.clients < 10 && now.buffers < 1 << 20, "{now:?}");
+        Ok(())
+    })
+    .await
+}
+
+fn storm_time() -> Result<Duration> {
+    match std::env::var("CASKADE_HOSTILE_SECONDS") {
+        Ok(seconds) => Ok(Duration::from_secs(seconds.parse().context("CASKADE_HOSTILE_SECONDS")?)),
+        Err(_) => Ok(STRETCH),
+    }
+}
+
+async fn fill(client: &mut Client) -> Result<()> {
+    let numbers: Vec<u64> = (0..KEYS).collect();
+    for numbers in numbers.chunks(1000) {
+        let records: Vec<_> = numbers.iter().map(|number| (key_of(*number), value_of(*number, 0))).collect();
+        client.set_all(&records).await?;
+    }
+    client.set(LARGE_KEY, &"v".repeat(LARGE_BYTES)).await
+}
+
+/// What the node says of itself.
+#[derive(Debug)]
+struct Figures {
+    resident: u64,
+    clients: u64,
+    buffers: u64,
+    cut_for_memory: u64,
+    cut_for_unread: u64,
+}
+
+async fn figures(client: &mut Client) -> Result<Figures> {
+    let mut info = redis::cmd("INFO");
+    info.arg("clients").arg("memory").arg("stats");
+    let text: String = client.ask(&info).await?;
+    let field = |name: &str| -> Result<u64> {
+        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        Ok(line.with_context(|| format!("INFO tells no {name}"))?.parse()?)
+    };
+    Ok(Figures {
+        resident: field("used_memory_rss")?,
+        clients: field("connected_clients")?,
+        buffers: field("caskade_client_buffer_bytes")?,
+        cut_for_memory: field("evicted_clients")?,
+        cut_for_unread: field("client_output_buffer_limit_disconnections")?,
+    })
+}
