@@ -100,7 +100,7 @@ pub use crate::merge::Merged;
 pub use crate::options::{BadIndex, BadMergeWindow, BadSyncPolicy, Index, MergeWindow, Options, SyncPolicy};
 pub use crate::progress::Progress;
 pub use crate::recovery::{Quarantined, Recovery};
-pub use crate::scan::{RangePage, Scan};
+pub use crate::scan::{RangePage, Scan, after_prefix};
 pub use crate::scrub::{DamagedStretch, Scrubbed};
 pub use crate::slot::{partition_of, partition_of_prefix, slot_of};
 pub use crate::snapshot::{Snapshot, restore, restore_on, restore_watched};

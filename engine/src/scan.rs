@@ -95,7 +95,8 @@ impl Engine {
 }
 
 /// The first key after all that begin so, if there is one.
-fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
+#[must_use]
+pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
     let kept = prefix.iter().rposition(|&byte| byte < u8::MAX)?;
     let mut after = prefix.get(..=kept)?.to_vec();
     *after.last_mut()? += 1;

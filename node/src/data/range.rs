@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use caskade_engine::{PARTITIONS, ScanError, partition_of_prefix};
+use caskade_engine::{PARTITIONS, ScanError, after_prefix, partition_of_prefix};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
@@ -49,7 +49,8 @@ pub struct KeysInOrder {
 impl KeyRange {
     /// The keys that begin with these bytes.
     pub fn of_prefix(prefix: Bytes) -> Self {
-        Self { start: Bound::Included(prefix.clone()), end: after(&prefix), prefix }
+        let end = after_prefix(&prefix).map_or(Bound::Unbounded, |after| Bound::Excluded(after.into()));
+        Self { start: Bound::Included(prefix.clone()), end, prefix }
     }
 
     /// The partitions it can have keys in: one, where the prefix has a whole hash tag.
@@ -59,16 +60,6 @@ impl KeyRange {
             None => 0..PARTITIONS,
         }
     }
-}
-
-/// The end of what begins with these bytes.
-fn after(prefix: &[u8]) -> Bound<Bytes> {
-    let Some(kept) = prefix.iter().rposition(|byte| *byte < u8::MAX) else { return Bound::Unbounded };
-    let mut end: Vec<u8> = prefix.iter().take(kept + 1).copied().collect();
-    if let Some(last) = end.last_mut() {
-        *last += 1;
-    }
-    Bound::Excluded(end.into())
 }
 
 /// Puts pages of several stores together: they are complete up to where the first of them ends.
@@ -163,9 +154,8 @@ impl Plane {
         if let Some(partition) = partitions.iter().find(|partition| self.damage.is_in(**partition)) {
             return Answer::Failed(self.lost(*partition));
         }
-        let bound = |bound: &Bound<Bytes>| bound.clone();
-        let (start, end) = (bound(&range.start), bound(&range.end));
-        let (start, end) = (start.as_ref().map(|key| &key[..]), end.as_ref().map(|key| &key[..]));
+        let start = range.start.as_ref().map(|key| &key[..]);
+        let end = range.end.as_ref().map(|key| &key[..]);
         let page = match self.engine.range_page(Some(partitions), start, end, limit as usize) {
             Ok(page) => page,
             Err(ScanError::Read(error)) => return Answer::Failed(damaged(&error)),
@@ -200,9 +190,8 @@ mod tests {
 
     #[test]
     fn prefix_ends_before_the_next_one() {
-        assert_eq!(after(b"ab"), Bound::Excluded(Bytes::from("ac")));
-        assert_eq!(after(b"a\xff"), Bound::Excluded(Bytes::from("b")));
-        assert_eq!(after(b"\xff"), Bound::Unbounded);
+        assert_eq!(KeyRange::of_prefix(Bytes::from("ab")).end, Bound::Excluded(Bytes::from("ac")));
+        assert_eq!(KeyRange::of_prefix(Bytes::from_static(b"\xff")).end, Bound::Unbounded);
         assert_eq!(KeyRange::of_prefix(Bytes::from("a{b}")).partitions().count(), 1);
         assert_eq!(KeyRange::of_prefix(Bytes::from("a")).partitions().count(), usize::from(PARTITIONS));
     }
