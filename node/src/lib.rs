@@ -18,6 +18,7 @@ pub mod identity;
 pub mod kv;
 pub mod machine;
 pub mod mutation;
+mod nesting;
 pub mod net;
 pub mod runtime;
 pub mod topology;

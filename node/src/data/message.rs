@@ -246,7 +246,9 @@ pub(super) enum WireOutcome {
     Wrote { version: u64, len: u64 },
     Unmet,
     Absent,
-    Together(Option<Vec<Result<WireOutcome, ActionError>>>),
+    Together(
+        #[serde(deserialize_with = "crate::nesting::bounded")] Option<Vec<Result<WireOutcome, ActionError>>>,
+    ),
 }
 
 /// [`Entry`] as it travels.

@@ -70,7 +70,7 @@ pub enum Action {
     },
     /// Does what follows if the key's record has this version (compare-and-set); else answers [`Outcome::Unmet`](super::Outcome::Unmet), or
     /// [`Outcome::Absent`](super::Outcome::Absent).
-    IfVersion(u64, Box<Action>),
+    IfVersion(u64, #[serde(deserialize_with = "crate::nesting::bounded")] Box<Action>),
     /// Sets the expiry of a present key on a condition; a time not in the future removes it. Answers [`Outcome::Changed`](super::Outcome::Changed).
     ExpireIf(u64, ExpireIf),
     /// Reads the value and removes the key. Answers [`Outcome::Entry`](super::Outcome::Entry).

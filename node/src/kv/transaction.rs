@@ -27,7 +27,7 @@ pub struct Transaction {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
     /// An action on one key.
-    One(Operation),
+    One(#[serde(deserialize_with = "crate::nesting::bounded")] Operation),
     /// Gives a key's value, flags and expiry to another key. Answers [`Outcome::Changed`]; or [`Outcome::Absent`] where
     /// there is nothing to give.
     Give {

@@ -17,7 +17,6 @@ use std::error::Error;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Future};
@@ -28,6 +27,7 @@ use libp2p::identity::Keypair;
 use libp2p::{PeerId, noise};
 use sha2::Sha256;
 
+use super::door;
 use crate::identity::ClusterSecret;
 
 /// Names Noise and the handshake above, so that a peer that speaks another version ends at negotiation.
@@ -60,12 +60,14 @@ pub(super) enum AdmissionError {
     WrongSecret,
     #[error("the peer refused this node's cluster secret")]
     RefusedByPeer,
+    #[error("it had not finished when there was no room for one more")]
+    GaveWay,
 }
 
 impl AdmissionError {
     /// Whether the two sides disagree about the secret, as opposed to a broken connection.
     pub(super) fn is_refusal(&self) -> bool {
-        !matches!(self, Self::Noise(_) | Self::Io(_) | Self::TimedOut)
+        !matches!(self, Self::Noise(_) | Self::Io(_) | Self::TimedOut | Self::GaveWay)
     }
 
     /// Finds the admission error inside the nested errors of a transport.
@@ -82,33 +84,20 @@ impl AdmissionError {
     }
 }
 
-/// Connections refused for their secret, by who opened them.
-#[derive(Debug, Default)]
-pub(super) struct Refusals {
-    pub(super) inbound: AtomicU64,
-    pub(super) outbound: AtomicU64,
-}
-
 /// The upgrade: Noise, then the proofs.
 #[derive(Clone)]
 pub(super) struct Admission {
     noise: noise::Config,
     local: PeerId,
     secret: Option<Arc<ClusterSecret>>,
-    refusals: Arc<Refusals>,
 }
 
 impl Admission {
-    pub(super) fn new(
-        keypair: &Keypair,
-        secret: Option<ClusterSecret>,
-        refusals: Arc<Refusals>,
-    ) -> Result<Self, noise::Error> {
+    pub(super) fn new(keypair: &Keypair, secret: Option<ClusterSecret>) -> Result<Self, noise::Error> {
         Ok(Self {
             noise: noise::Config::new(keypair)?,
             local: keypair.public().to_peer_id(),
             secret: secret.map(Arc::new),
-            refusals,
         })
     }
 
@@ -244,17 +233,14 @@ impl UpgradeInfo for Admission {
 
 type Upgrading<T> = Pin<Box<dyn Future<Output = Result<(PeerId, noise::Output<T>), AdmissionError>> + Send>>;
 
-/// Bounds an upgrade in time, and counts it if it ends for the secret.
+/// Bounds an upgrade in time.
 async fn bounded<O>(
     upgrade: impl Future<Output = Result<O, AdmissionError>>,
-    refused: &AtomicU64,
 ) -> Result<O, AdmissionError> {
     let limit = Duration::from_millis(HANDSHAKE_MS_MAX);
-    let outcome = tokio::time::timeout(limit, upgrade).await.unwrap_or(Err(AdmissionError::TimedOut));
-    if outcome.as_ref().is_err_and(AdmissionError::is_refusal) {
-        refused.fetch_add(1, Ordering::Relaxed);
-    }
-    outcome
+    let admitted = tokio::time::timeout(limit, upgrade).await.unwrap_or(Err(AdmissionError::TimedOut))?;
+    door::admit();
+    Ok(admitted)
 }
 
 impl<T> InboundConnectionUpgrade<T> for Admission
@@ -272,7 +258,7 @@ where
                 self.prove_as_acceptor(&mut stream, peer).await?;
                 Ok((peer, stream))
             };
-            bounded(upgrade, &self.refusals.inbound).await
+            bounded(upgrade).await
         })
     }
 }
@@ -292,7 +278,7 @@ where
                 self.prove_as_dialer(&mut stream, peer).await?;
                 Ok((peer, stream))
             };
-            bounded(upgrade, &self.refusals.outbound).await
+            bounded(upgrade).await
         })
     }
 }
@@ -307,7 +293,7 @@ mod tests {
 
     fn admission() -> Admission {
         let secret = ClusterSecret::from_bytes(b"a secret of more than sixteen bytes");
-        Admission::new(&Keypair::generate_ed25519(), secret, Arc::default()).unwrap()
+        Admission::new(&Keypair::generate_ed25519(), secret).unwrap()
     }
 
     fn stranger() -> noise::Config {
@@ -332,7 +318,6 @@ mod tests {
     async fn a_dialer_without_the_secret_gets_one_byte_and_no_proof() {
         let (dialed, accepted) = connection().await;
         let node = admission();
-        let refusals = Arc::clone(&node.refusals);
         let accepting = tokio::spawn(node.upgrade_inbound(accepted, PROTOCOL));
         let (_, mut channel) = stranger().upgrade_outbound(dialed, "/noise").await.unwrap();
         send_hello(&mut channel, WITH_SECRET, &[0; NONCE_BYTES]).await.unwrap();
@@ -341,7 +326,6 @@ mod tests {
         channel.flush().await.unwrap();
         assert_eq!(rest(channel).await, [REFUSED]);
         assert!(matches!(accepting.await.unwrap(), Err(AdmissionError::WrongSecret)));
-        assert_eq!(refusals.inbound.load(Ordering::Relaxed), 1);
     }
 
     /// An acceptor that sends the dialer's own proof back must not pass for one that knows the secret.

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::link::{READ_BYTES, READS_PER_TURN};
 use super::wire::{BODY_BYTES_MAX, FrameReader, FrameWriter, Kind};
-use super::{Class, Limits, Shared};
+use super::{Class, Limits, Refused, Shared};
 use crate::id::NodeId;
 
 /// Where the answer to one call goes. Dropped without an answer, it tells the caller that the call was lost.
@@ -175,6 +175,7 @@ async fn read_calls(
         shared.counters.bytes_received.add(len as u64);
         frames.feed(chunk.get(..len).unwrap_or_default());
         if let Err(why) = hand_over(&mut frames, from, class, answers, shared) {
+            shared.refuse(Refused::Frame, &from, &why);
             return why;
         }
         reads += 1;

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::wire::{BODY_BYTES_MAX, FrameReader, FrameWriter, HEADER_BYTES, Kind};
-use super::{CallError, Class, Limits, Shared};
+use super::{CallError, Class, Limits, Refused, Shared};
 use crate::id::NodeId;
 
 /// Bytes read at once from a substream.
@@ -253,9 +253,13 @@ impl Link {
         stream.read_exact(&mut bytes).await.map_err(|error| failed(&error))?;
         let mut frames = FrameReader::new(0);
         frames.feed(&bytes);
-        match frames.next().map_err(|error| failed(&error))? {
-            Some(frame) if frame.kind == Kind::Ready => Ok(stream),
-            _ => Err(failed(&"the peer did not say that it is ready")),
+        match frames.next() {
+            Ok(Some(frame)) if frame.kind == Kind::Ready => Ok(stream),
+            other => {
+                let why = other.err().map_or("the peer did not say that it is ready".to_owned(), |error| error.to_string());
+                shared.refuse(Refused::Frame, &self.node, &why);
+                Err(failed(&why))
+            }
         }
     }
 
@@ -344,6 +348,7 @@ impl Link {
                 done.finish(result);
             }
             if let Err(why) = outcome {
+                shared.refuse(Refused::Frame, &self.node, &why);
                 return why;
             }
             reads += 1;

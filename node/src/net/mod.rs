@@ -11,10 +11,12 @@
 mod address;
 mod admission;
 mod answer;
+mod door;
 pub mod gossip;
 mod link;
 mod muxer;
 mod peers;
+mod refusals;
 mod swarm;
 pub mod wire;
 
@@ -40,6 +42,7 @@ pub use self::answer::Responder;
 pub use self::gossip::GOSSIP_BYTES_MAX;
 use self::link::Link;
 pub use self::peers::{Done, Peers, Transport};
+pub use self::refusals::{LOG_PAUSE_MS, Refusals, Refused};
 use self::swarm::Command;
 use crate::id::NodeId;
 use crate::identity::ClusterSecret;
@@ -149,7 +152,7 @@ pub struct Limits {
     pub queue_calls_max: usize,
     /// Connections in all.
     pub connections_max: u32,
-    /// Connections that peers opened and that are not admitted yet.
+    /// Connections that others opened and that are not admitted yet; beyond, one of them goes.
     pub admissions_max: u32,
 }
 
@@ -159,7 +162,7 @@ impl Default for Limits {
             queue_bytes_max: 128 * 1024 * 1024,
             queue_calls_max: 65_536,
             connections_max: 4096,
-            admissions_max: 128,
+            admissions_max: 512,
         }
     }
 }
@@ -240,10 +243,6 @@ pub struct NetStats {
     pub gossip_received: u64,
     /// Connections that could not be opened.
     pub dials_failed: u64,
-    /// Connections of others that were refused for their secret.
-    pub refused_inbound: u64,
-    /// Connections this node opened that failed for the secret.
-    pub refused_outbound: u64,
 }
 
 /// A peer this node has called.
@@ -279,7 +278,8 @@ struct Shared {
     handler: Arc<dyn Handler>,
     limits: Limits,
     counters: Counters,
-    refusals: Arc<admission::Refusals>,
+    refusals: Arc<Refusals>,
+    started: Instant,
     runtime: tokio::runtime::Handle,
     control: libp2p_stream::Control,
     commands: mpsc::Sender<Command>,
@@ -293,6 +293,12 @@ struct Shared {
 }
 
 impl Shared {
+    /// Counts what was refused, and tells it if that is due.
+    fn refuse(&self, refused: Refused, from: &dyn std::fmt::Display, why: &dyn std::fmt::Display) {
+        let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.refusals.note(refused, now_ms, from, why);
+    }
+
     /// Connects to a peer by the address book, unless there is a connection or the last failure is too recent.
     async fn connect(&self, node: NodeId) -> Result<(), String> {
         if self.connected.read().contains(&node) {
@@ -441,30 +447,6 @@ impl Network {
         self.shared.connected.read().iter().copied().collect()
     }
 
-    /// What the network did and holds.
-    pub fn stats(&self) -> NetStats {
-        let shared = &self.shared;
-        let links: Vec<Arc<Link>> =
-            shared.peers.read().values().flat_map(|peer| peer.links.iter().cloned()).collect();
-        let counters = &shared.counters;
-        NetStats {
-            peers: shared.connected.read().len(),
-            calls_open: links.iter().map(|link| link.open_calls()).sum(),
-            queued_bytes: links.iter().map(|link| link.queued_bytes()).sum(),
-            calls_sent: counters.calls_sent.get(),
-            calls_lost: counters.calls_lost.get(),
-            calls_received: counters.calls_received.get(),
-            bytes_sent: counters.bytes_sent.get(),
-            bytes_received: counters.bytes_received.get(),
-            gossip_sent: counters.gossip_sent.get(),
-            gossip_unheard: counters.gossip_unheard.get(),
-            gossip_received: counters.gossip_received.get(),
-            dials_failed: counters.dials_failed.get(),
-            refused_inbound: shared.refusals.inbound.load(Ordering::Relaxed),
-            refused_outbound: shared.refusals.outbound.load(Ordering::Relaxed),
-        }
-    }
-
     fn command(&self, command: Command) -> bool {
         let taken = self.shared.commands.try_send(command);
         if let Err(error) = &taken {
@@ -520,6 +502,31 @@ impl Transport for Network {
 
     fn disconnect(&self, peer: NodeId) {
         self.command(Command::Disconnect(peer));
+    }
+
+    fn stats(&self) -> NetStats {
+        let shared = &self.shared;
+        let links: Vec<Arc<Link>> =
+            shared.peers.read().values().flat_map(|peer| peer.links.iter().cloned()).collect();
+        let counters = &shared.counters;
+        NetStats {
+            peers: shared.connected.read().len(),
+            calls_open: links.iter().map(|link| link.open_calls()).sum(),
+            queued_bytes: links.iter().map(|link| link.queued_bytes()).sum(),
+            calls_sent: counters.calls_sent.get(),
+            calls_lost: counters.calls_lost.get(),
+            calls_received: counters.calls_received.get(),
+            bytes_sent: counters.bytes_sent.get(),
+            bytes_received: counters.bytes_received.get(),
+            gossip_sent: counters.gossip_sent.get(),
+            gossip_unheard: counters.gossip_unheard.get(),
+            gossip_received: counters.gossip_received.get(),
+            dials_failed: counters.dials_failed.get(),
+        }
+    }
+
+    fn refusals(&self) -> Arc<Refusals> {
+        Arc::clone(&self.shared.refusals)
     }
 
     fn shutdown(&self) -> BoxFuture<'static, ()> {

@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use tokio::sync::oneshot;
 
 pub use super::link::Done;
-use super::{CallError, Class};
+use super::{CallError, Class, NetStats, Refusals};
 use crate::id::NodeId;
 
 /// What carries calls and gossip. It promises what the [module](super) says.
@@ -22,6 +22,14 @@ pub trait Transport: Send + Sync + 'static {
     fn publish(&self, data: Vec<u8>) -> bool;
     /// Closes the connections to a peer; the next call opens one again.
     fn disconnect(&self, peer: NodeId);
+    /// What the network did and holds.
+    fn stats(&self) -> NetStats {
+        NetStats::default()
+    }
+    /// The counters of what is refused: those of the network, where there is one, and of the node.
+    fn refusals(&self) -> Arc<Refusals> {
+        Arc::default()
+    }
     /// Ends every open call, and takes no more.
     fn shutdown(&self) -> BoxFuture<'static, ()>;
 }
@@ -81,6 +89,16 @@ impl Peers {
     /// Closes the connections to a peer; the next call opens one again.
     pub fn disconnect(&self, peer: NodeId) {
         self.0.disconnect(peer);
+    }
+
+    /// What the network did and holds.
+    pub fn stats(&self) -> NetStats {
+        self.0.stats()
+    }
+
+    /// The counters of what is refused, to be asked for once: a transport may make new ones each time.
+    pub fn refusals(&self) -> Arc<Refusals> {
+        self.0.refusals()
     }
 
     /// Closes every connection, and ends every open call.

@@ -26,11 +26,12 @@ use socket2::{Domain, Socket, Type};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use super::admission::{Admission, AdmissionError, HANDSHAKE_MS_MAX, Refusals};
+use super::admission::{Admission, AdmissionError, HANDSHAKE_MS_MAX};
+use super::door::{Door, Metered};
 use super::muxer::ClosedAtOnce;
 use super::{
-    Class, Counters, DialError, Handler, NetError, Network, NetworkConfig, Shared, Stopper, address, answer,
-    gossip, node_of,
+    Class, Counters, DialError, Handler, NetError, Network, NetworkConfig, Refusals, Refused, Shared, Stopper,
+    address, answer, gossip, node_of,
 };
 use crate::id::NodeId;
 
@@ -46,8 +47,6 @@ const CONNECTIONS_PER_PEER_MAX: u32 = 8;
 /// Substreams of one connection: four links and gossip each way, pings, and room for reopening.
 const SUBSTREAMS_MAX: usize = 64;
 const SUBSTREAMS_OPENING_MAX: usize = 32;
-/// Strangers may knock often; the log says so once in this time.
-const REFUSAL_LOG_MS: u64 = 5_000;
 
 /// What the swarm task is asked to do.
 pub(super) enum Command {
@@ -77,8 +76,7 @@ pub(super) async fn start(config: NetworkConfig, handler: Arc<dyn Handler>) -> R
     let setup = |error: String| NetError::Setup(error);
     let local = node_of(&config.keypair.public().to_peer_id())
         .ok_or_else(|| setup("the node's key is not an ed25519 key".to_owned()))?;
-    let refusals = Arc::new(Refusals::default());
-    let mut swarm = build(&config, Arc::clone(&refusals)).map_err(setup)?;
+    let mut swarm = build(&config).map_err(setup)?;
     let listening = listen(&mut swarm, &config.listen).await?;
     let mut control = swarm.behaviour().streams.new_control();
     let mut incoming = Vec::new();
@@ -93,7 +91,8 @@ pub(super) async fn start(config: NetworkConfig, handler: Arc<dyn Handler>) -> R
         handler,
         limits: config.limits,
         counters: Counters::default(),
-        refusals,
+        refusals: Arc::new(Refusals::default()),
+        started: Instant::now(),
         runtime: tokio::runtime::Handle::current(),
         control,
         commands,
@@ -120,13 +119,13 @@ fn check_exposure(config: &NetworkConfig) -> Result<(), NetError> {
     }
 }
 
-fn build(config: &NetworkConfig, refusals: Arc<Refusals>) -> Result<Swarm<Behaviour>, String> {
+fn build(config: &NetworkConfig) -> Result<Swarm<Behaviour>, String> {
     let keypair = &config.keypair;
-    let admission =
-        Admission::new(keypair, config.secret.clone(), refusals).map_err(|error| error.to_string())?;
+    let admission = Admission::new(keypair, config.secret.clone()).map_err(|error| error.to_string())?;
     let mut multiplexer = yamux::Config::default();
     multiplexer.set_max_num_streams(SUBSTREAMS_MAX);
     let transport = tcp::tokio::Transport::new(tcp::Config::new().nodelay(true))
+        .map(|socket, _| Metered::new(socket))
         .upgrade(Version::V1Lazy)
         .authenticate(admission)
         .multiplex(multiplexer)
@@ -134,8 +133,11 @@ fn build(config: &NetworkConfig, refusals: Arc<Refusals>) -> Result<Swarm<Behavi
         .timeout(Duration::from_millis(HANDSHAKE_MS_MAX + 1_000))
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(ClosedAtOnce(muxer))))
         .boxed();
+    let admissions_max = config.limits.admissions_max;
+    let transport = Door::new(transport, admissions_max as usize).boxed();
     let limits = connection_limits::ConnectionLimits::default()
-        .with_max_pending_incoming(Some(config.limits.admissions_max))
+        // With those that are told to go and have not gone yet.
+        .with_max_pending_incoming(Some(admissions_max.saturating_mul(2)))
         .with_max_established(Some(config.limits.connections_max))
         .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX));
     let pings = ping::Config::new()
@@ -288,7 +290,6 @@ struct SwarmTask {
     waiting: HashMap<NodeId, Vec<oneshot::Sender<Result<(), String>>>>,
     /// The connection this node dialed to each peer.
     own: HashMap<NodeId, ConnectionId>,
-    refusal_logged: Option<Instant>,
 }
 
 impl SwarmTask {
@@ -300,7 +301,6 @@ impl SwarmTask {
             dialing: HashMap::new(),
             waiting: HashMap::new(),
             own: HashMap::new(),
-            refusal_logged: None,
         }
     }
 
@@ -407,10 +407,14 @@ impl SwarmTask {
                 self.on_connected(peer_id, connection_id, &endpoint);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, cause, .. } => {
-                let cause = cause.map_or("closed".to_owned(), |cause| error_chain(&cause));
-                self.on_disconnected(peer_id, connection_id, num_established, &cause);
+                let why = cause.as_ref().map_or("closed".to_owned(), |cause| error_chain(cause));
+                if cause.as_ref().is_some_and(|cause| is_corruption(cause)) {
+                    self.shared.refuse(Refused::Corrupted, &peer_id, &why);
+                }
+                self.on_disconnected(peer_id, connection_id, num_established, &why);
             }
             SwarmEvent::OutgoingConnectionError { connection_id, error, .. } => {
+                self.note_refusal_of_dial(&error);
                 self.on_dial_failed(connection_id, &error);
             }
             SwarmEvent::IncomingConnectionError { send_back_addr, error, .. } => {
@@ -493,9 +497,6 @@ impl SwarmTask {
         match dialing {
             Dialing::Address(reply) => {
                 self.shared.counters.dials_failed.add(1);
-                if failure == DialError::SecretRefused {
-                    tracing::warn!(error = %error_chain_of_dial(error), "a node was not admitted");
-                }
                 drop(reply.send(Err(failure)));
             }
             Dialing::Peer(node) => {
@@ -512,21 +513,64 @@ impl SwarmTask {
         }
     }
 
-    fn on_admission_failed(&mut self, address: &Multiaddr, error: &ListenError) {
-        let refusal = match error {
-            ListenError::Transport(error) => AdmissionError::find(error).filter(|error| error.is_refusal()),
-            _ => None,
+    fn on_admission_failed(&self, address: &Multiaddr, error: &ListenError) {
+        let refused = match error {
+            ListenError::Denied { .. } => Refused::Crowded,
+            ListenError::Transport(error) => why_not_admitted(error),
+            _ => Refused::Handshake,
         };
-        let Some(refusal) = refusal else {
-            tracing::debug!(%address, error = %error_chain(error), "a connection was not admitted");
-            return;
-        };
-        let due = |last: Instant| last.elapsed() >= Duration::from_millis(REFUSAL_LOG_MS);
-        if self.refusal_logged.is_none_or(due) {
-            self.refusal_logged = Some(Instant::now());
-            let total = self.shared.refusals.inbound.load(std::sync::atomic::Ordering::Relaxed);
-            tracing::warn!(%address, %refusal, total, "a node that wanted to connect was refused");
+        self.shared.refuse(refused, address, &error_chain(error));
+    }
+
+    fn note_refusal_of_dial(&self, error: &SwarmDialError) {
+        let SwarmDialError::Transport(errors) = error else { return };
+        for (address, error) in errors {
+            let Some(found) = AdmissionError::find(error) else { continue };
+            match why_not_admitted(error) {
+                Refused::Secret => self.shared.refuse(Refused::SecretOfOther, address, found),
+                Refused::Handshake => self.shared.refuse(Refused::Handshake, address, found),
+                // That nobody answers is counted as a failed dial.
+                _ => {}
+            }
         }
+    }
+}
+
+/// Why a connection was not admitted.
+fn why_not_admitted(error: &(dyn std::error::Error + 'static)) -> Refused {
+    match AdmissionError::find(error) {
+        Some(AdmissionError::GaveWay) => Refused::Crowded,
+        Some(error) if error.is_refusal() => Refused::Secret,
+        Some(AdmissionError::TimedOut) => Refused::Unfinished,
+        _ if any_cause(error, &|kind| UNFINISHED.contains(&kind)) => Refused::Unfinished,
+        _ => Refused::Handshake,
+    }
+}
+
+/// How a connection ends whose other side said nothing wrong, but not enough.
+const UNFINISHED: [io::ErrorKind; 5] = [
+    io::ErrorKind::UnexpectedEof,
+    io::ErrorKind::ConnectionReset,
+    io::ErrorKind::ConnectionAborted,
+    io::ErrorKind::BrokenPipe,
+    io::ErrorKind::TimedOut,
+];
+
+/// Whether an admitted connection ended since what came did not decrypt.
+fn is_corruption(error: &(dyn std::error::Error + 'static)) -> bool {
+    any_cause(error, &|kind| kind == io::ErrorKind::InvalidData)
+}
+
+/// Whether one of the nested input and output errors is of such a kind.
+fn any_cause(error: &(dyn std::error::Error + 'static), is_it: &dyn Fn(io::ErrorKind) -> bool) -> bool {
+    let io = error.downcast_ref::<io::Error>();
+    if io.is_some_and(|io| is_it(io.kind())) {
+        return true;
+    }
+    // `io::Error::source` skips the error it wraps, so that one is asked first.
+    match io.and_then(io::Error::get_ref) {
+        Some(inner) => any_cause(inner, is_it),
+        None => error.source().is_some_and(|source| any_cause(source, is_it)),
     }
 }
 

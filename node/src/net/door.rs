@@ -1,0 +1,222 @@
+//! The door: who connects and is not admitted yet. Bounded in number, and each in bytes; the time of each is bounded by
+//! the transport's own limit.
+//!
+//! When there is no room for one more, one that waits is cut off: the oldest of the address that most of them come from.
+//! So whoever can finish comes in, however many strangers stand there and say nothing; and one address alone cannot keep
+//! the others out.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+use futures::{AsyncRead, AsyncWrite};
+use libp2p::Multiaddr;
+use libp2p::core::transport::{Boxed, DialOpts, ListenerId, Transport, TransportError, TransportEvent};
+use tokio::sync::oneshot;
+
+use super::address::socket_addr;
+use super::admission::AdmissionError;
+
+/// Bytes that a connection may send before it is admitted. An admission takes less than a thousand.
+pub(super) const BYTES_MAX: usize = 16 * 1024;
+
+tokio::task_local! {
+    /// Of the connection whose admission is being polled.
+    static ALLOWANCE: Arc<Allowance>;
+}
+
+/// What a connection may still send.
+#[derive(Debug, Default)]
+struct Allowance {
+    used: AtomicUsize,
+    admitted: AtomicBool,
+}
+
+/// Notes that the connection whose admission this is has passed it.
+pub(super) fn admit() {
+    // A connection that this node opened has no allowance.
+    let _ = ALLOWANCE.try_with(|allowance| allowance.admitted.store(true, Ordering::Relaxed));
+}
+
+/// A socket that breaks when it brings too much before it is admitted.
+pub(super) struct Metered<S> {
+    socket: S,
+    allowance: Option<Arc<Allowance>>,
+}
+
+impl<S> Metered<S> {
+    /// Metered, if it is made while somebody else's connection is being admitted.
+    pub(super) fn new(socket: S) -> Self {
+        Self { socket, allowance: ALLOWANCE.try_with(Arc::clone).ok() }
+    }
+
+    fn take(&mut self, bytes: usize) -> io::Result<()> {
+        let Some(allowance) = &self.allowance else { return Ok(()) };
+        if allowance.admitted.load(Ordering::Relaxed) {
+            self.allowance = None;
+        } else if allowance.used.fetch_add(bytes, Ordering::Relaxed) + bytes > BYTES_MAX {
+            let why = format!("more than {BYTES_MAX} bytes before it was admitted");
+            return Err(io::Error::new(io::ErrorKind::InvalidData, why));
+        }
+        Ok(())
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let read = Pin::new(&mut self.socket).poll_read(cx, buffer);
+        if let Poll::Ready(Ok(bytes)) = &read {
+            self.take(*bytes)?;
+        }
+        read
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.socket).poll_write_vectored(cx, parts)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_flush(cx)
+    }
+
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.socket).poll_close(cx)
+    }
+}
+
+/// Who waits at the door, oldest first: from where, and how it is told to go.
+#[derive(Debug)]
+struct Waiting {
+    most: usize,
+    queue: VecDeque<(Option<IpAddr>, oneshot::Sender<()>)>,
+}
+
+impl Waiting {
+    /// Lets one more wait, another one going if there is no room. What is answered ends when this one is to go.
+    fn enter(&mut self, from: Option<IpAddr>) -> oneshot::Receiver<()> {
+        self.queue.retain(|(_, go)| !go.is_closed());
+        while self.queue.len() >= self.most.max(1)
+            && let Some((_, go)) = self.victim().and_then(|place| self.queue.remove(place))
+        {
+            // It may have finished just now.
+            let _ = go.send(());
+        }
+        let (go, told) = oneshot::channel();
+        self.queue.push_back((from, go));
+        told
+    }
+
+    /// The oldest of the address that most come from; of several such addresses, the oldest of all.
+    fn victim(&self) -> Option<usize> {
+        let mut counts: HashMap<Option<IpAddr>, usize> = HashMap::new();
+        for (from, _) in &self.queue {
+            *counts.entry(*from).or_default() += 1;
+        }
+        let most = counts.values().copied().max()?;
+        self.queue.iter().position(|(from, _)| counts.get(from) == Some(&most))
+    }
+}
+
+/// A transport whose incoming connections wait at the door until they are admitted.
+pub(super) struct Door<O> {
+    inner: Boxed<O>,
+    waiting: Waiting,
+}
+
+impl<O> Door<O> {
+    /// At most so many wait.
+    pub(super) fn new(inner: Boxed<O>, most: usize) -> Self {
+        Self { inner, waiting: Waiting { most, queue: VecDeque::new() } }
+    }
+}
+
+impl<O: Send + 'static> Transport for Door<O> {
+    type Output = O;
+    type Error = io::Error;
+    type ListenerUpgrade = BoxFuture<'static, io::Result<O>>;
+    type Dial = <Boxed<O> as Transport>::Dial;
+
+    fn listen_on(&mut self, id: ListenerId, addr: Multiaddr) -> Result<(), TransportError<io::Error>> {
+        self.inner.listen_on(id, addr)
+    }
+
+    fn remove_listener(&mut self, id: ListenerId) -> bool {
+        self.inner.remove_listener(id)
+    }
+
+    fn dial(&mut self, addr: Multiaddr, opts: DialOpts) -> Result<Self::Dial, TransportError<io::Error>> {
+        self.inner.dial(addr, opts)
+    }
+
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<TransportEvent<Self::ListenerUpgrade, io::Error>> {
+        let event = std::task::ready!(Pin::new(&mut self.inner).poll(cx));
+        let from = match &event {
+            TransportEvent::Incoming { send_back_addr, .. } => socket_addr(send_back_addr),
+            _ => None,
+        };
+        Poll::Ready(event.map_upgrade(|upgrade| {
+            let told_to_go = self.waiting.enter(from.map(|addr| addr.ip()));
+            let upgrade = ALLOWANCE.scope(Arc::default(), upgrade);
+            Box::pin(async move {
+                tokio::select! {
+                    biased;
+                    outcome = upgrade => outcome,
+                    _ = told_to_go => Err(io::Error::other(AdmissionError::GaveWay)),
+                }
+            }) as Self::ListenerUpgrade
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(last: u8) -> Option<IpAddr> {
+        Some(IpAddr::from([10, 0, 0, last]))
+    }
+
+    #[test]
+    fn when_the_door_is_full_the_oldest_of_the_most_frequent_address_goes() {
+        let mut waiting = Waiting { most: 4, queue: VecDeque::new() };
+        let mut member = waiting.enter(ip(1));
+        let mut strangers: Vec<_> = (0..4).map(|_| waiting.enter(ip(2))).collect();
+        let mut is_told = |at: usize| strangers[at].try_recv().is_ok();
+        assert_eq!([0, 1, 2, 3].map(&mut is_told), [true, false, false, false]);
+        assert!(member.try_recv().is_err(), "the only one of its address stays");
+        let mut more: Vec<_> = (0..100).map(|_| waiting.enter(ip(2))).collect();
+        assert!(member.try_recv().is_err());
+        assert_eq!(more.iter_mut().filter(|told| told.try_recv().is_ok()).count(), 97);
+    }
+
+    #[test]
+    fn who_has_finished_makes_room() {
+        let mut waiting = Waiting { most: 2, queue: VecDeque::new() };
+        let mut first = waiting.enter(ip(1));
+        drop(waiting.enter(ip(1)));
+        let _third = waiting.enter(ip(1));
+        assert!(first.try_recv().is_err());
+    }
+}
