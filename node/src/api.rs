@@ -2,6 +2,8 @@
 //!
 //! Every answer comes from what the asked node has, and says how old that is. Fields are only ever added.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// `CASK.STATUS`: the cluster as one node sees it.
@@ -52,6 +54,38 @@ pub struct Status {
     pub protocol: u16,
     /// Counts the takeovers of the cluster.
     pub generation: u32,
+    /// The asked node's peer network.
+    pub peers: PeerFigures,
+}
+
+/// What the asked node's peer network did since it started, and holds now. In [`Status`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeerFigures {
+    /// Peers connected now.
+    pub connected: u64,
+    /// Calls queued or unanswered now.
+    pub calls_open: u64,
+    /// Bytes of calls queued now.
+    pub queued_bytes: u64,
+    /// Calls made.
+    pub calls_sent: u64,
+    /// Calls that were unanswered when their link broke.
+    pub calls_lost: u64,
+    /// Calls of peers.
+    pub calls_received: u64,
+    /// Bytes written to peers, before encryption.
+    pub bytes_sent: u64,
+    /// Bytes read from peers.
+    pub bytes_received: u64,
+    /// Gossips published.
+    pub gossip_sent: u64,
+    /// Gossips of others.
+    pub gossip_received: u64,
+    /// Connections that could not be opened.
+    pub dials_failed: u64,
+    /// What was refused, by kind: see [`crate::net::Refused`].
+    pub refused: BTreeMap<String, u64>,
 }
 
 /// One member in [`Status`].

@@ -11,6 +11,9 @@ pub mod cluster;
 pub mod config;
 pub mod data;
 pub mod frontend;
+#[cfg(any(test, feature = "internals"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod glob;
 pub mod host;
 pub mod id;

@@ -168,6 +168,17 @@ impl Before {
     }
 }
 
+/// What a node is to a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Membership {
+    /// A member, up or down.
+    Member,
+    /// It was one, up to this epoch.
+    Removed(Epoch),
+    /// It never was one, as far as the state knows.
+    Stranger,
+}
+
 impl ClusterState {
     /// Applies one of the changes that operators make or that follow from theirs.
     pub(super) fn apply_operation(&mut self, change: &Change, epoch: Epoch) -> Result<(), Void> {
@@ -221,6 +232,14 @@ impl ClusterState {
         let Placement { leaving, waiting, .. } = &self.operations.placement;
         let node = &member.announcement.node;
         if leaving.contains(node) || waiting.contains(node) { 0 } else { self.weight_of(member) }
+    }
+
+    /// What a node is to the cluster.
+    pub fn membership(&self, node: NodeId) -> Membership {
+        if self.members.contains_key(&node) {
+            return Membership::Member;
+        }
+        self.removed_in(node).map_or(Membership::Stranger, Membership::Removed)
     }
 
     /// When a node ceased to be a member, if it was one and that is remembered.

@@ -8,6 +8,7 @@
 //! [`repair`] compares; [`figures`] counts partitions; [`hand_over`] gives partitions away; [`upkeep`] does what is due
 //! from time to time; [`clean`] says which tombstones may go, [`scrub`] looks for damage and [`heal`] mends it;
 //! [`merging`] takes over what the lost side of a takeover wrote, [`stale`] answers without a lease;
+//! [`strangers`] refuses who is no member;
 //! [`tail`] makes up for what a store lost that does not sync every write; [`together`] writes several keys at once;
 //! [`damage`] is what a store lacks that was opened damaged; [`notices`] tells the operator.
 
@@ -17,6 +18,8 @@ mod clean;
 mod damage;
 mod figures;
 mod forwards;
+#[cfg(any(test, feature = "internals"))]
+pub(crate) mod fuzz;
 mod hand_over;
 mod heal;
 mod merging;
@@ -35,6 +38,7 @@ mod scrub;
 mod serve;
 mod sessions;
 mod stale;
+mod strangers;
 mod tail;
 mod tasks;
 mod together;

@@ -29,7 +29,7 @@ use crate::host::Host;
 use crate::id::{Incarnation, NodeId, Partition, Term};
 use crate::kv::{Failure, Outcome};
 use crate::mutation::{Mutation, planted};
-use crate::net::{Peers, Responder, wire};
+use crate::net::{Peers, Refusals, Responder, wire};
 
 /// Bounds and times of the data plane.
 #[derive(Clone, Copy, Debug)]
@@ -173,6 +173,7 @@ pub struct Plane {
     pub(super) node: NodeId,
     pub(super) engine: Engine,
     pub(super) peers: Peers,
+    pub(super) refusals: Arc<Refusals>,
     pub(super) limits: Limits,
     pub(super) view: ArcSwap<View>,
     pub(super) host: Host,
@@ -224,6 +225,7 @@ impl Plane {
             assignments: Assignments::load(&engine),
             background: engine.budget().whole().clone(),
             engine,
+            refusals: peers.refusals(),
             peers,
             limits,
             view: ArcSwap::from_pointee(view),

@@ -8,7 +8,7 @@ use caskade_engine::{PARTITIONS, Record};
 
 use super::catch_up::{MESSAGE_BYTES, keys_at};
 use super::message::{
-    Answer, Bulk, BulkAction, BulkAnswer, ReplicationFrame, Request, WireRecord, replication_answer,
+    Answer, Bulk, BulkAction, BulkAnswer, Position, ReplicationFrame, Request, WireRecord, replication_answer,
 };
 use super::plane::{Plane, Reply, Role};
 use super::primary::Phase;
@@ -16,7 +16,7 @@ use super::replica::Rejection;
 use super::route::{Executed, damaged};
 use crate::id::{NodeId, Partition};
 use crate::mutation::{Mutation, planted};
-use crate::net::{Class, Responder, wire};
+use crate::net::{Class, Refused, Responder, wire};
 
 /// Largest request or bulk message that is read.
 const MESSAGE_BYTES_MAX: usize = 80 << 20;
@@ -25,7 +25,11 @@ impl Plane {
     /// Answers a call of a peer. Called in the order of the peer's calls; never blocks for long.
     pub fn on_call(self: &Arc<Self>, from: NodeId, class: Class, body: Bytes, reply: Responder) {
         match class {
-            Class::Requests => self.on_request(&body, reply),
+            Class::Requests if self.is_stranger(from, class) => {
+                // Whoever was taken in just now asks again.
+                reply.send(wire::encode(&self.not_primary()).into());
+            }
+            Class::Requests => self.on_request(from, &body, reply),
             Class::Replication => self.on_replication(from, body, reply),
             Class::Bulk => self.on_bulk(from, &body, reply),
             // The node answers these itself; dropping the reply tells the peer it went unanswered.
@@ -33,8 +37,12 @@ impl Plane {
         }
     }
 
-    fn on_request(self: &Arc<Self>, body: &[u8], reply: Responder) {
-        let answer = match wire::decode::<Request, MESSAGE_BYTES_MAX>(body) {
+    fn on_request(self: &Arc<Self>, from: NodeId, body: &[u8], reply: Responder) {
+        let request = wire::decode::<Request, MESSAGE_BYTES_MAX>(body);
+        if let Err(error) = &request {
+            self.refuse(Refused::Message, from, error);
+        }
+        let answer = match request {
             Ok(Request::Execute(operation)) => {
                 let partition = caskade_engine::partition_of(&operation.key);
                 match self.execute_once(partition, &operation, Reply::Remote(reply)) {
@@ -104,7 +112,7 @@ impl Plane {
 
     fn on_replication(self: &Arc<Self>, from: NodeId, body: Bytes, reply: Responder) {
         let Some(frame) = ReplicationFrame::decode(body) else {
-            tracing::warn!(%from, "a replication frame that is none of this protocol was refused");
+            self.refuse(Refused::Message, from, &"a replication frame");
             return reply.send(replication_answer(Err(Rejection::Failed)));
         };
         let position = match &frame {
@@ -112,6 +120,9 @@ impl Plane {
             | ReplicationFrame::Digest(position)
             | ReplicationFrame::Clean(position, ..) => *position,
         };
+        if self.is_stranger(from, Class::Replication) {
+            return reply.send(replication_answer(Err(self.unless_behind(&position))));
+        }
         self.with_role(position.partition, |role| {
             let Role::Replica(log) = role else {
                 if planted(Mutation::NoFencing)
@@ -120,8 +131,8 @@ impl Plane {
                     let sequence = position.previous.saturating_add(records.len() as u64);
                     return self.store_replicated(position, sequence, records, reply);
                 }
-                let behind = position.epoch > self.view.load().state.epoch;
-                let rejection = if behind { Rejection::Behind } else { Rejection::Stale };
+                let rejection = self.unless_behind(&position);
+                self.count_fenced(from, rejection);
                 return reply.send(replication_answer(Err(rejection)));
             };
             // Before the first frame of a term, what came under the former one must have come to its end: the
@@ -130,6 +141,7 @@ impl Plane {
                 return reply.send(replication_answer(Err(Rejection::Behind)));
             }
             if let Err(rejection) = log.admit(from, &position) {
+                self.count_fenced(from, rejection);
                 return reply.send(replication_answer(Err(rejection)));
             }
             match frame {
@@ -162,6 +174,12 @@ impl Plane {
         });
     }
 
+    /// Why a frame that has no place here is rejected: unless this node is behind its sender, it never will have one.
+    fn unless_behind(&self, position: &Position) -> Rejection {
+        let behind = position.epoch > self.view.load().state.epoch;
+        if behind { Rejection::Behind } else { Rejection::Stale }
+    }
+
     fn on_bulk(self: &Arc<Self>, from: NodeId, body: &[u8], reply: Responder) {
         let refuse = |reply: Responder, text: &str| {
             reply.send(wire::encode(&BulkAnswer::Refused(text.to_owned())).into());
@@ -169,14 +187,22 @@ impl Plane {
         let Ok(Bulk { partition, term, assigned, session, action }) =
             wire::decode::<Bulk, MESSAGE_BYTES_MAX>(body)
         else {
+            self.refuse(Refused::Message, from, &"a bulk message");
             return refuse(reply, "not a message of this protocol");
         };
+        if self.is_stranger(from, Class::Bulk) {
+            return refuse(reply, "the sender is no member of this cluster as far as this node knows");
+        }
         if partition >= PARTITIONS {
             return refuse(reply, "there is no such partition");
         }
         let stores = matches!(action, BulkAction::Store(_));
         let admitted = self.with_role(partition, |role| match role {
-            Role::Replica(log) if log.check_sender(from, term, assigned).is_ok() => {
+            Role::Replica(log) => {
+                if let Err(rejection) = log.check_sender(from, term, assigned) {
+                    self.count_fenced(from, rejection);
+                    return false;
+                }
                 let taken = !stores || log.takes_transfer(session);
                 if taken && stores {
                     // Counted under the lock: whoever holds it next sees that records are on their way.

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use caskade_engine::{EngineStats, TaskStatus};
 use futures::future::BoxFuture;
 
-use crate::api::HealFigures;
+use crate::api::{HealFigures, PeerFigures};
 use crate::data::{KeyRange, KeysInOrder};
 use crate::id::{Epoch, Incarnation, NodeId};
 use crate::kv::{Failure, Operation, ScanPage, Ticket};
@@ -172,6 +172,11 @@ pub trait Keyspace: Send + Sync + 'static {
 
     /// What the node has found damaged in its store, and restored.
     fn healing(&self) -> HealFigures;
+
+    /// Figures of the node's peer network.
+    fn peers(&self) -> PeerFigures {
+        PeerFigures::default()
+    }
 
     /// The node's settings by name, for `CONFIG GET` and `INFO`.
     fn settings(&self) -> Vec<(String, String)>;

@@ -1,5 +1,4 @@
-//! The door: who connects and is not admitted yet. Bounded in number, and each in bytes; the time of each is bounded by
-//! the transport's own limit.
+//! The door: who connects and is not admitted yet. Bounded in number, and each in bytes and in time.
 //!
 //! When there is no room for one more, one that waits is cut off: the oldest of the address that most of them come from.
 //! So whoever can finish comes in, however many strangers stand there and say nothing; and one address alone cannot keep
@@ -12,6 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use futures::{AsyncRead, AsyncWrite};
@@ -20,7 +20,7 @@ use libp2p::core::transport::{Boxed, DialOpts, ListenerId, Transport, TransportE
 use tokio::sync::oneshot;
 
 use super::address::socket_addr;
-use super::admission::AdmissionError;
+use super::admission::{AdmissionError, HANDSHAKE_MS_MAX};
 
 /// Bytes that a connection may send before it is admitted. An admission takes less than a thousand.
 pub(super) const BYTES_MAX: usize = 16 * 1024;
@@ -178,11 +178,14 @@ impl<O: Send + 'static> Transport for Door<O> {
         };
         Poll::Ready(event.map_upgrade(|upgrade| {
             let told_to_go = self.waiting.enter(from.map(|addr| addr.ip()));
-            let upgrade = ALLOWANCE.scope(Arc::default(), upgrade);
+            let limit = Duration::from_millis(HANDSHAKE_MS_MAX);
+            let upgrade = tokio::time::timeout(limit, ALLOWANCE.scope(Arc::default(), upgrade));
             Box::pin(async move {
                 tokio::select! {
                     biased;
-                    outcome = upgrade => outcome,
+                    outcome = upgrade => {
+                        outcome.unwrap_or_else(|_| Err(io::Error::other(AdmissionError::TimedOut)))
+                    }
                     _ = told_to_go => Err(io::Error::other(AdmissionError::GaveWay)),
                 }
             }) as Self::ListenerUpgrade
@@ -208,7 +211,7 @@ mod tests {
         assert!(member.try_recv().is_err(), "the only one of its address stays");
         let mut more: Vec<_> = (0..100).map(|_| waiting.enter(ip(2))).collect();
         assert!(member.try_recv().is_err());
-        assert_eq!(more.iter_mut().filter(|told| told.try_recv().is_ok()).count(), 97);
+        assert_eq!(more.iter_mut().filter_map(|told| told.try_recv().ok()).count(), 97);
     }
 
     #[test]

@@ -12,6 +12,8 @@ mod address;
 mod admission;
 mod answer;
 mod door;
+#[cfg(any(test, feature = "internals"))]
+pub(crate) mod fuzz;
 pub mod gossip;
 mod link;
 mod muxer;

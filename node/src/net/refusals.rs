@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn every_one_is_counted_and_one_in_ten_seconds_is_told() {
         let refusals = Refusals::default();
-        let mut told = |now_ms| refusals.count(Refused::Frame, now_ms);
+        let told = |now_ms| refusals.count(Refused::Frame, now_ms);
         assert_eq!(told(5), Some(1));
         for now_ms in 5..=10_004 {
             assert_eq!(told(now_ms), None);

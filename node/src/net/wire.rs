@@ -168,6 +168,12 @@ impl FrameReader {
         Self { buffer: BytesMut::new(), body_bytes_max }
     }
 
+    /// Bytes of memory for what was received and not taken.
+    #[cfg(any(test, feature = "internals"))]
+    pub(super) fn held(&self) -> usize {
+        self.buffer.capacity()
+    }
+
     /// Takes what was received.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
         if self.buffer.is_empty() && self.buffer.capacity() > BUFFER_KEPT_BYTES {

@@ -20,7 +20,7 @@ const REPORT_FRESH_MS: u64 = 10_000;
 
 impl Node {
     /// `CASK.STATUS`.
-    pub fn status(&self) -> Status {
+    pub fn status(self: &Arc<Self>) -> Status {
         let state = self.topology.state();
         let mut status = view::status(&state);
         status.node_id = self.id.to_string();
@@ -30,6 +30,7 @@ impl Node {
         status.coordinator = self.topology.coordinator().map(|node| node.to_string());
         status.voters = self.topology.voters().iter().map(ToString::to_string).collect();
         status.tasks = self.cluster_tasks();
+        status.peers = self.peer_figures();
         status.plan = plan::status(&state, &status.tasks);
         if status.coordinator.is_none() && state.epoch > 0 {
             status.warnings.insert(0, view::no_coordinator(&self.topology.voters()));

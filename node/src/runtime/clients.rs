@@ -8,7 +8,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::Node;
-use crate::api::HealFigures;
+use crate::api::{HealFigures, PeerFigures};
 use crate::cluster::state::ClusterState;
 use crate::cluster::view;
 use crate::config::{self, Redirect};
@@ -155,6 +155,10 @@ impl Keyspace for Client {
 
     fn healing(&self) -> HealFigures {
         self.0.plane.heal_figures()
+    }
+
+    fn peers(&self) -> PeerFigures {
+        self.0.peer_figures()
     }
 
     fn settings(&self) -> Vec<(String, String)> {

@@ -31,6 +31,8 @@ pub(super) enum Control {
     Of(Generation, Bytes),
     /// Which topology log do you follow? From version 3 on.
     Compare,
+    /// Any other question, encoded, and of which cluster its sender is. From version 5 on.
+    In(ClusterId, Bytes),
 }
 
 /// What it is answered.

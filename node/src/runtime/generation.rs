@@ -18,10 +18,10 @@ use serde::{Deserialize, Serialize};
 use super::Node;
 use super::control::{CONTROL_BYTES_MAX, Control, ControlAnswer, ask};
 use super::given_up::{NoteSuperseded, Returning};
-use crate::cluster::protocol::PROTOCOL_TAKEOVER;
+use crate::cluster::protocol::{PROTOCOL_CLUSTERS, PROTOCOL_TAKEOVER};
 use crate::cluster::state::ClusterState;
 use crate::cluster::takeover::Generation;
-use crate::id::{Epoch, NodeId};
+use crate::id::{ClusterId, Epoch, NodeId};
 use crate::mutation::{Mutation, planted};
 use crate::net::{Peers, wire};
 
@@ -81,21 +81,43 @@ fn followed(state: &ClusterState, floor: u32) -> Generation {
     if state.epoch > 0 { state.generation() } else { Generation { number: floor, by: None } }
 }
 
-/// The question as it is sent: with the sender's generation, where that can be read.
+/// The question as it is sent: with the sender's generation and its cluster, where they can be read.
 pub(super) fn named(state: &ClusterState, floor: u32, question: Control) -> Control {
     let mine = followed(state, floor);
     let is_read = mine.number > 0 || state.speech().protocol >= PROTOCOL_TAKEOVER;
-    if is_read { Control::Of(mine, wire::encode(&question).into()) } else { question }
+    let question = if is_read { Control::Of(mine, wire::encode(&question).into()) } else { question };
+    match state.speech().protocol >= PROTOCOL_CLUSTERS {
+        true => Control::In(state.cluster_id, wire::encode(&question).into()),
+        false => question,
+    }
 }
 
-/// A question, and the generation it is of.
-pub(super) fn unnamed(question: Control) -> Result<(Option<Generation>, Control), String> {
-    let Control::Of(generation, body) = question else { return Ok((None, question)) };
-    match wire::decode::<Control, CONTROL_BYTES_MAX>(&body) {
-        Ok(Control::Of(..)) | Err(_) => {
+/// A question, and what its sender said of itself.
+pub(super) struct Unnamed {
+    pub(super) cluster: Option<ClusterId>,
+    pub(super) generation: Option<Generation>,
+    pub(super) question: Control,
+}
+
+/// Reads what [`named`] made.
+pub(super) fn unnamed(question: Control) -> Result<Unnamed, String> {
+    let inner = |body: Bytes| {
+        wire::decode::<Control, CONTROL_BYTES_MAX>(&body)
+            .map_err(|_| "the question within the question is none of this protocol".to_owned())
+    };
+    let (cluster, question) = match question {
+        Control::In(cluster, body) => (Some(cluster), inner(body)?),
+        question => (None, question),
+    };
+    let (generation, question) = match question {
+        Control::Of(generation, body) => (Some(generation), inner(body)?),
+        question => (None, question),
+    };
+    match question {
+        Control::In(..) | Control::Of(..) => {
             Err("the question within the question is none of this protocol".to_owned())
         }
-        Ok(question) => Ok((Some(generation), question)),
+        question => Ok(Unnamed { cluster, generation, question }),
     }
 }
 
@@ -132,7 +154,7 @@ fn refusal(mine: Generation, theirs: Generation, relation: Relation) -> String {
 /// follows, and nothing else.
 pub fn answer_early(state: &ClusterState, body: &[u8]) -> Option<Bytes> {
     let question = wire::decode::<Control, CONTROL_BYTES_MAX>(body).ok().and_then(|q| unnamed(q).ok());
-    let Some((_, Control::Compare)) = question else { return None };
+    let Some(Unnamed { question: Control::Compare, .. }) = question else { return None };
     Some(wire::encode(&ControlAnswer::Compared(Standpoint::of(state, false))).into())
 }
 
@@ -327,10 +349,15 @@ mod tests {
         let mut state = ClusterState { epoch: 5, ..ClusterState::default() };
         assert!(matches!(named(&state, 0, Control::Hello), Control::Hello));
         state.operations.speech.protocol = PROTOCOL_TAKEOVER;
-        let (generation, question) = unnamed(named(&state, 0, Control::Hello)).unwrap();
+        let Unnamed { cluster, generation, question } = unnamed(named(&state, 0, Control::Hello)).unwrap();
         assert!(matches!((generation, question), (Some(Generation { number: 0, by: None }), Control::Hello)));
+        assert_eq!(cluster, None);
+        state.operations.speech.protocol = PROTOCOL_CLUSTERS;
+        state.cluster_id = ClusterId::from_bytes([7; 16]);
+        let read = unnamed(named(&state, 0, Control::Hello)).unwrap();
+        assert_eq!((read.cluster, read.generation.is_some()), (Some(state.cluster_id), true));
         let returning = named(&ClusterState::default(), 2, Control::Hello);
-        assert!(matches!(unnamed(returning).unwrap().0, Some(Generation { number: 2, by: None })));
+        assert!(matches!(unnamed(returning).unwrap().generation, Some(Generation { number: 2, by: None })));
         let nested =
             Control::Of(A, wire::encode(&Control::Of(A, wire::encode(&Control::Hello).into())).into());
         assert!(unnamed(nested).is_err());

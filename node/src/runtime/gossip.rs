@@ -14,7 +14,7 @@ use super::Node;
 use crate::api::NodeRow;
 use crate::cluster::report::{NodeReport, REPORT_BYTES_MAX};
 use crate::id::NodeId;
-use crate::net::wire;
+use crate::net::{Refused, wire};
 
 /// Time between two reports in a small cluster.
 const INTERVAL_MS: u64 = 1000;
@@ -132,16 +132,22 @@ impl Node {
 
     /// Takes a report that a peer published.
     pub(super) fn on_report(self: &Arc<Self>, from: NodeId, data: &[u8]) {
-        let Ok(report) = wire::decode::<NodeReport, REPORT_BYTES_MAX>(data) else {
-            tracing::debug!(%from, "a gossip that is no report of this protocol was dropped");
-            return;
+        let report = match wire::decode::<NodeReport, REPORT_BYTES_MAX>(data) {
+            Ok(report) => report,
+            Err(error) => return self.note_refused(Refused::Message, from, &error),
         };
-        if report.announcement.node != from || report.cluster_id != self.cluster_id {
-            tracing::warn!(%from, "a report in another's name or of another cluster was dropped");
+        let announced = &report.announcement;
+        if report.cluster_id != self.cluster_id {
+            let why = format_args!("a report of cluster {}", report.cluster_id);
+            return self.note_refused(Refused::OtherCluster, from, &why);
+        }
+        if announced.node != from {
+            return self.note_refused(Refused::Message, from, &"a report in another's name");
+        }
+        if self.is_over(announced) {
             return;
         }
         let state = self.topology.state();
-        let announced = &report.announcement;
         let known = state.members.get(&from).map(|member| member.announcement.incarnation);
         // A node of another generation is registered when it returns under this one.
         let of_this = report.row.epoch == 0 || report.row.epoch >> 32 == state.epoch >> 32;

@@ -8,6 +8,8 @@ mod control;
 mod duties;
 mod events;
 mod figures;
+#[cfg(any(test, feature = "internals"))]
+pub(crate) mod fuzz;
 mod generation;
 mod given_up;
 mod gossip;
@@ -21,6 +23,7 @@ mod speech;
 mod states;
 mod stopping;
 mod store;
+mod strangers;
 mod takeover;
 mod wiring;
 
@@ -40,7 +43,7 @@ use tokio::task::AbortHandle;
 use self::control::{CONTROL_BYTES_MAX, Control, ControlAnswer};
 use self::events::EventLog;
 use self::figures::{client_addr, limits, network_config, peer_addrs};
-use self::generation::unnamed;
+use self::generation::{Unnamed, unnamed};
 pub use self::generation::{BeginsAnew, answer_early, compare};
 pub use self::given_up::{NoteSuperseded, Returning};
 use self::gossip::Reports;
@@ -62,7 +65,7 @@ use crate::id::{ClusterId, Epoch, Incarnation, NodeId};
 use crate::identity::{ClusterSecret, Identity};
 use crate::kv::Operation;
 use crate::kv::Ticket;
-use crate::net::{Class, Network, Peers, Responder, wire};
+use crate::net::{Class, Network, Peers, Refusals, Refused, Responder, wire};
 use crate::topology::{Agreement, Topology, TopologyConfig};
 
 /// Nodes whose addresses are kept before they are members.
@@ -142,6 +145,7 @@ pub struct Node {
     stats: Arc<Stats>,
     client_limits: Arc<Limits>,
     reports: Reports,
+    refusals: Arc<Refusals>,
     events: EventLog,
     batches: mpsc::Sender<Batch>,
     /// As coordinator: the term it was elected for, and what it granted in it.
@@ -301,6 +305,7 @@ impl Node {
             settings,
             peer_addrs: parts.peer_addrs,
             client_addr: parts.client_addr,
+            refusals: plane.refusals().clone(),
             peers,
             topology: parts.topology,
             plane,
@@ -519,7 +524,7 @@ impl Node {
 
     fn on_control(self: &Arc<Self>, from: NodeId, body: &[u8], reply: Responder) {
         let Ok(question) = wire::decode::<Control, CONTROL_BYTES_MAX>(body) else {
-            tracing::warn!(%from, "a control message that is none of this protocol was dropped");
+            self.note_refused(Refused::Message, from, &"a control message");
             return;
         };
         let node = Arc::clone(self);
@@ -530,25 +535,45 @@ impl Node {
     }
 
     async fn answer_control(self: &Arc<Self>, from: NodeId, question: Control) -> ControlAnswer {
-        let (generation, question) = match unnamed(question) {
+        let Unnamed { cluster, generation, question } = match unnamed(question) {
             Ok(read) => read,
-            Err(reason) => return ControlAnswer::Failed(reason),
+            Err(reason) => {
+                self.note_refused(Refused::Message, from, &reason);
+                return ControlAnswer::Failed(reason);
+            }
         };
-        if let Err(refused) = self.check_generation(from, generation, &question) {
+        let checked = self
+            .check_cluster(from, cluster)
+            .and_then(|()| self.check_generation(from, generation, &question))
+            .and_then(|()| self.check_asker(from, &question));
+        if let Err(refused) = checked {
             return refused;
         }
         match question {
-            Control::Of(..) => ControlAnswer::Failed("a question within a question within a question".into()),
+            Control::Of(..) | Control::In(..) => {
+                ControlAnswer::Failed("a question within a question within a question".into())
+            }
             Control::Compare => self.standpoint(),
             Control::Hello => self.introduce(),
             Control::Raft(body) => ControlAnswer::Raft(self.topology.handle(body).await),
             Control::Lease(announcement) if announcement.node == from => {
-                if !self.topology.state().members.contains_key(&from) {
+                let is_over = self.is_over(&announcement);
+                if !is_over && !self.topology.state().members.contains_key(&from) {
                     self.note_address(&announcement);
                 }
-                self.answer_lease(announcement)
+                let answer = self.answer_lease(announcement);
+                if let ControlAnswer::Refused(reason) = &answer
+                    && !is_over
+                    && self.topology.state().members.contains_key(&from)
+                {
+                    self.note_refused(Refused::OldIncarnation, from, reason);
+                }
+                answer
             }
-            Control::Lease(_) => ControlAnswer::Failed("a lease can only be asked for by its holder".into()),
+            Control::Lease(_) => {
+                self.note_refused(Refused::Message, from, &"a lease can only be asked for by its holder");
+                ControlAnswer::Failed("a lease can only be asked for by its holder".into())
+            }
             Control::Propose(_) if !self.is_coordinator() => {
                 ControlAnswer::NotCoordinator(self.topology.coordinator())
             }

@@ -46,6 +46,12 @@ pub use self::error::{ProposeError, TopologyError};
 pub use self::network::RaftTransport;
 pub use self::takeover::NEXT_FOLDER;
 
+/// Gives arbitrary bytes to the decoder of the log's messages: see [`crate::fuzz`].
+#[cfg(any(test, feature = "internals"))]
+pub(crate) fn fuzz(bytes: &[u8]) {
+    network::fuzz(bytes);
+}
+
 use self::log_store::LogStore;
 use self::network::Network;
 use self::state_machine::StateMachine;

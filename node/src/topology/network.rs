@@ -156,6 +156,13 @@ pub(super) async fn answer(raft: &Raft, body: &[u8]) -> Bytes {
     }
 }
 
+/// Decodes what a peer may send, or answer.
+#[cfg(any(test, feature = "internals"))]
+pub(super) fn fuzz(bytes: &[u8]) {
+    let _ = codec::decode(bytes).and_then(checked);
+    let _ = codec::decode::<Response>(bytes);
+}
+
 /// Refuses what a correct peer never sends.
 fn checked(request: Request) -> Result<Request, String> {
     match &request {

@@ -12,6 +12,8 @@
 //! memcached it changes also when only the expiry does.
 
 mod connection;
+#[cfg(any(test, feature = "internals"))]
+pub(crate) mod fuzz;
 mod gate;
 mod meta;
 mod parser;

@@ -11,6 +11,9 @@ mod commands;
 mod connection;
 mod dump;
 mod encoder;
+#[cfg(any(test, feature = "internals"))]
+pub(crate) mod fuzz;
+
 mod inline;
 mod lcs;
 mod number;

@@ -9,6 +9,7 @@ use caskade_engine::TaskState;
 use super::client::REDIS_VERSION;
 use super::{Context, later};
 use crate::access::Denials;
+use crate::api::PeerFigures;
 use crate::frontend::keyspace::Keyspace;
 use crate::frontend::limits::Limits;
 use crate::frontend::resp::parser::Args;
@@ -140,8 +141,23 @@ fn write_section(
             field("caskade_node", &topology.node);
             field("caskade_epoch", &topology.epoch);
             field("caskade_members", &topology.nodes.len());
+            write_peers(&keyspace.peers(), &mut field);
         }
         _ => text.push_str("# Keyspace\r\n"),
+    }
+}
+
+/// What the node's peer network did, and what it refused.
+fn write_peers(peers: &PeerFigures, field: &mut impl FnMut(&str, &dyn std::fmt::Display)) {
+    field("caskade_peers_connected", &peers.connected);
+    field("caskade_peer_calls_sent", &peers.calls_sent);
+    field("caskade_peer_calls_lost", &peers.calls_lost);
+    field("caskade_peer_calls_received", &peers.calls_received);
+    field("caskade_peer_input_bytes", &peers.bytes_received);
+    field("caskade_peer_output_bytes", &peers.bytes_sent);
+    field("caskade_peer_dials_failed", &peers.dials_failed);
+    for (kind, count) in &peers.refused {
+        field(&format!("caskade_peer_refused_{kind}"), count);
     }
 }
 

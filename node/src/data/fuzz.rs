@@ -1,0 +1,92 @@
+//! What the fuzz target `messages` runs of the data plane: see [`crate::fuzz`].
+
+use bytes::Bytes;
+
+use super::message::{
+    Answer, Bulk, BulkAction, BulkAnswer, Position, ReplicationFrame, Request, WireOutcome,
+    read_replication_answer, replication_answer,
+};
+use crate::fuzz::same_again;
+use crate::kv::{Action, ActionError, Condition, ExpiryPolicy, Operation, Outcome, Step, Transaction};
+use crate::net::wire;
+
+/// Kinds of messages here.
+pub(crate) const KINDS: u8 = 6;
+
+/// A message of one of the kinds.
+pub(crate) fn run(kind: u8, bytes: &[u8]) {
+    match kind % KINDS {
+        0 => {
+            if let Some(Request::Execute(operation)) = same_again::<Request>(bytes) {
+                let _ = (operation.action.writes(), operation.action.bytes());
+            }
+        }
+        1 => {
+            if let Some(Answer::Outcome(outcome)) = same_again::<Answer>(bytes) {
+                let encoded = wire::encode(&outcome);
+                assert_eq!(wire::encode(&WireOutcome::from(Outcome::from(outcome))), encoded);
+            }
+        }
+        2 => drop(same_again::<Bulk>(bytes)),
+        3 => drop(same_again::<BulkAnswer>(bytes)),
+        4 => replication(Bytes::copy_from_slice(bytes)),
+        _ => {
+            let answer = read_replication_answer(Bytes::copy_from_slice(bytes));
+            assert_eq!(read_replication_answer(replication_answer(answer)), answer);
+        }
+    }
+}
+
+/// A frame of replication is the only encoding of what it says.
+fn replication(body: Bytes) {
+    let again = match ReplicationFrame::decode(body.clone()) {
+        None => return,
+        Some(ReplicationFrame::Replicate(position, records)) => {
+            ReplicationFrame::replicate(position, &records)
+        }
+        Some(ReplicationFrame::Digest(position)) => ReplicationFrame::digest(position),
+        Some(ReplicationFrame::Clean(position, up_to, transfers_from)) => {
+            ReplicationFrame::clean(position, up_to, transfers_from)
+        }
+    };
+    assert_eq!(again, body);
+}
+
+/// Messages to begin with, by kind.
+pub(crate) fn seeds() -> Vec<(u8, Vec<u8>)> {
+    let set = Action::Set {
+        value: "value".into(),
+        user_flags: 1,
+        expiry: ExpiryPolicy::At(5),
+        condition: Condition::Absent,
+        return_old: true,
+    };
+    let operation = |action| Operation { key: "key".into(), action };
+    let step = Step::One(operation(Action::IfVersion(7, Box::new(Action::Delete))));
+    let transaction = Transaction { watched: vec![("w".into(), 9)], steps: vec![step] };
+    let together = Outcome::Together(Some(vec![Ok(Outcome::Integer(4)), Err(ActionError::NotAnInteger)]));
+    let position =
+        Position { partition: 3, term: 4, epoch: 5, assigned: 2, session: 8, begins: 6, previous: 7 };
+    let record = caskade_engine::Record {
+        key: "key".into(),
+        version: 77,
+        expiry_ms: 0,
+        user_flags: 1,
+        value: Some("value".into()),
+    };
+    let bulk = |action| Bulk { partition: 1, term: 2, assigned: 3, session: 4, action };
+    vec![
+        (0, wire::encode(&Request::Execute(operation(set)))),
+        (0, wire::encode(&Request::Execute(operation(Action::Together(transaction))))),
+        (0, wire::encode(&Request::KeysPage { partition: 1, from: 2, limit: 3 })),
+        (1, wire::encode(&Answer::Outcome(together.into()))),
+        (1, wire::encode(&Answer::Keys { keys: vec!["a".into(), "b".into()], next: Some(1) })),
+        (2, wire::encode(&bulk(BulkAction::Store(vec![record.clone().into()])))),
+        (2, wire::encode(&bulk(BulkAction::Records(vec![1, 2, 300])))),
+        (3, wire::encode(&BulkAnswer::Inventory(vec![(1, 2, true)]))),
+        (3, wire::encode(&BulkAnswer::Records { records: vec![record.clone().into()], positions: 1 })),
+        (4, ReplicationFrame::replicate(position, &[record]).to_vec()),
+        (4, ReplicationFrame::clean(position, 1, 2).to_vec()),
+        (5, replication_answer(Ok(Some(3))).to_vec()),
+    ]
+}

@@ -1,0 +1,67 @@
+//! What the fuzz target `messages` runs of the control class and of gossip: see [`crate::fuzz`].
+
+use super::BUILD;
+use super::control::{Control, ControlAnswer};
+use super::generation::{named, unnamed};
+use crate::cluster::report::NodeReport;
+use crate::cluster::state::{Announcement, Change, ClusterState, StoreCondition};
+use crate::fuzz::same_again;
+use crate::id::{ClusterId, NodeId};
+use crate::net::wire;
+
+/// Kinds of messages here.
+pub(crate) const KINDS: u8 = 3;
+
+/// A message of one of the kinds.
+pub(crate) fn run(kind: u8, bytes: &[u8]) {
+    match kind % KINDS {
+        0 => {
+            if let Some(question) = same_again::<Control>(bytes) {
+                let _ = unnamed(question);
+            }
+        }
+        1 => drop(same_again::<ControlAnswer>(bytes)),
+        _ => drop(same_again::<NodeReport>(bytes)),
+    }
+}
+
+/// Messages to begin with, by kind.
+pub(crate) fn seeds() -> Vec<(u8, Vec<u8>)> {
+    let node = NodeId::from_bytes([1; 32]);
+    let announcement = Announcement {
+        node,
+        incarnation: 3,
+        peer_addrs: vec!["/ip4/10.0.0.1/tcp/7901".into()],
+        client_addr: "10.0.0.1:7900".into(),
+        zone: "z".into(),
+        weight: 100,
+        build: BUILD.into(),
+        protocol: 5,
+        protocol_min: 1,
+        features: 1,
+        store: StoreCondition::Whole,
+    };
+    let hand_over = Change::HandOver { partition: 1, term: 2, primary_incarnation: 3 };
+    let mut state = ClusterState { epoch: 5, ..ClusterState::default() };
+    state.operations.speech.protocol = 5;
+    let report = NodeReport {
+        cluster_id: ClusterId::from_bytes([2; 16]),
+        announcement: announcement.clone(),
+        ring_hash: 9,
+        row: crate::api::NodeRow::default(),
+        tasks: vec![crate::api::Task::default()],
+    };
+    let hello = ControlAnswer::Hello {
+        cluster_id: Some(report.cluster_id),
+        coordinator: Some(node),
+        members: vec![(node, announcement.peer_addrs.clone())],
+    };
+    vec![
+        (0, wire::encode(&named(&state, 0, Control::Propose(vec![hand_over])))),
+        (0, wire::encode(&Control::Lease(announcement))),
+        (0, wire::encode(&Control::Raft("log".into()))),
+        (1, wire::encode(&hello)),
+        (1, wire::encode(&ControlAnswer::Granted(2000))),
+        (2, wire::encode(&report)),
+    ]
+}
