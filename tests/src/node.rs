@@ -279,6 +279,12 @@ impl Node {
         self.client().await?.status().await
     }
 
+    /// All its last start wrote to its log.
+    pub fn log(&self) -> String {
+        let path = self.folder.join(format!("start-{}.err", self.starts));
+        String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
+    }
+
     /// The end of what its last start wrote.
     pub(crate) fn log_tail(&self) -> String {
         let mut tail = format!("--- {} ({}), start {}\n", self.name, self.addr(), self.starts);

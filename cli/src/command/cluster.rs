@@ -1,7 +1,7 @@
 //! Questions about the cluster: tables for people, or the node's JSON as it is.
 
 use caskade_node::api::{
-    Accepted, MemberStatus, NodeRow, Nodes, PartitionView, RingShare, RingView, Status, TakeoverAnswer, Task,
+    Accepted, MemberStatus, NodeRow, Nodes, PartitionView, PeerFigures, RingShare, RingView, Status, TakeoverAnswer, Task,
 };
 use caskade_tui::health::is_in_place;
 use caskade_tui::units::{self, short};
@@ -107,6 +107,7 @@ fn status(status: &Status) -> String {
         status.voters.iter().map(|id| short(id)).collect::<Vec<_>>().join(" "),
         status.tasks.len(),
     );
+    text.push_str(&peers(&status.peers));
     for warning in &status.warnings {
         text.push_str(&format!("warning      {warning}\n"));
     }
@@ -128,6 +129,17 @@ fn status(status: &Status) -> String {
     };
     let header = ["NODE", "STATE", "CLIENTS", "PEERS", "ZONE", ">WEIGHT", ">INCARNATION"];
     text + &table(&header, status.members.iter().map(row)) + MARKS
+}
+
+/// What the asked node's peer network holds, and what it refused since it started.
+fn peers(peers: &PeerFigures) -> String {
+    let refused = peers.refused.iter().filter(|(_, count)| **count > 0);
+    let refused: Vec<String> = refused.map(|(kind, count)| format!("{kind} {count}")).collect();
+    let refused = if refused.is_empty() { "nothing".to_owned() } else { refused.join(", ") };
+    format!(
+        "peers        {} connected, {} dials failed, {} calls lost; refused: {refused}\n",
+        peers.connected, peers.dials_failed, peers.calls_lost
+    )
 }
 
 const MARKS: &str = "\n(* coordinator, < asked)";
