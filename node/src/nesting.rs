@@ -19,7 +19,9 @@ thread_local! {
 ///
 /// # Errors
 /// There are too many already, or what the type's own decoding refuses.
-pub(crate) fn bounded<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+pub(crate) fn bounded<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     let depth = DEPTH.get();
     if depth >= DEPTH_MAX {
         return Err(D::Error::custom(format!("nested more than {DEPTH_MAX} levels deep")));

@@ -16,7 +16,7 @@ use caskade_node::cluster::report::NodeReport;
 use caskade_node::cluster::state::{Announcement, StoreCondition};
 use caskade_node::id::{ClusterId, NodeId};
 use caskade_node::identity::{ClusterSecret, Identity};
-use caskade_node::net::{Class, DialError, Handler, Network, NetworkConfig, Responder, Transport as _, wire};
+use caskade_node::net::{Class, DialError, Handler, Network, NetworkConfig, Responder, wire};
 use caskade_tests::{Builder, Cluster, Node, binary, eventually, run, with_cluster};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -43,8 +43,7 @@ impl Handler for Silent {
 /// A process that is no member, with the key in `folder`.
 async fn stranger(folder: &Path, secret: &[u8]) -> Result<Network> {
     let keypair = Identity::load_or_create(folder)?.keypair;
-    let config =
-        NetworkConfig::new(keypair, vec!["127.0.0.1:0".parse()?], ClusterSecret::from_bytes(secret));
+    let config = NetworkConfig::new(keypair, vec!["127.0.0.1:0".parse()?], ClusterSecret::from_bytes(secret));
     Ok(Network::start(config, Arc::new(Silent)).await?)
 }
 

@@ -1,7 +1,8 @@
 //! Questions about the cluster: tables for people, or the node's JSON as it is.
 
 use caskade_node::api::{
-    Accepted, MemberStatus, NodeRow, Nodes, PartitionView, PeerFigures, RingShare, RingView, Status, TakeoverAnswer, Task,
+    Accepted, MemberStatus, NodeRow, Nodes, PartitionView, PeerFigures, RingShare, RingView, Status,
+    TakeoverAnswer, Task,
 };
 use caskade_tui::health::is_in_place;
 use caskade_tui::units::{self, short};

@@ -237,13 +237,19 @@ pub(super) enum Answer {
 pub(super) enum WireOutcome {
     Entry(Option<WireEntry>),
     Meta(Option<Meta>),
-    Set { written: bool, old: Option<WireEntry> },
+    Set {
+        written: bool,
+        old: Option<WireEntry>,
+    },
     Integer(i64),
     Changed(bool),
     // From version 4 on.
     Value(Option<Bytes>),
     Integers(Vec<Option<i64>>),
-    Wrote { version: u64, len: u64 },
+    Wrote {
+        version: u64,
+        len: u64,
+    },
     Unmet,
     Absent,
     Together(

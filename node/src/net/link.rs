@@ -256,7 +256,9 @@ impl Link {
         match frames.next() {
             Ok(Some(frame)) if frame.kind == Kind::Ready => Ok(stream),
             other => {
-                let why = other.err().map_or("the peer did not say that it is ready".to_owned(), |error| error.to_string());
+                let why = other
+                    .err()
+                    .map_or("the peer did not say that it is ready".to_owned(), |error| error.to_string());
                 shared.refuse(Refused::Frame, &self.node, &why);
                 Err(failed(&why))
             }

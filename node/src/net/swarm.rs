@@ -30,8 +30,8 @@ use super::admission::{Admission, AdmissionError, HANDSHAKE_MS_MAX};
 use super::door::{Door, Metered};
 use super::muxer::ClosedAtOnce;
 use super::{
-    Class, Counters, DialError, Handler, NetError, Network, NetworkConfig, Refusals, Refused, Shared, Stopper,
-    address, answer, gossip, node_of,
+    Class, Counters, DialError, Handler, NetError, Network, NetworkConfig, Refusals, Refused, Shared,
+    Stopper, address, answer, gossip, node_of,
 };
 use crate::id::NodeId;
 

@@ -133,10 +133,8 @@ async fn another_secret_is_refused_on_both_sides() {
     for (theirs, ours) in [(Some(other), Some(SECRET)), (None, Some(SECRET)), (Some(SECRET), None)] {
         let (a, b) = (node(theirs).await, node(ours).await);
         assert_eq!(a.network.dial(&b.addr()).await, Err(DialError::SecretRefused));
-        until("both counted", || {
-            a.refused(Refused::SecretOfOther) == 1 && b.refused(Refused::Secret) == 1
-        })
-        .await;
+        until("both counted", || a.refused(Refused::SecretOfOther) == 1 && b.refused(Refused::Secret) == 1)
+            .await;
         know(&a, &[&b]);
         let refused = a.network.peers().call(b.id(), Class::Control, Bytes::new()).await;
         assert!(matches!(refused, Err(CallError::NotSent(_))), "{refused:?}");

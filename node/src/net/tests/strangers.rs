@@ -153,10 +153,8 @@ async fn thousand_silent_strangers_keep_no_member_out() {
     calls_work_again(&late, &b, Class::Control).await;
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     let room = u64::from(Limits::default().admissions_max);
-    until("all but those there is room for are turned away", || {
-        b.refused(Refused::Crowded) >= 1000 - room
-    })
-    .await;
+    until("all but those there is room for are turned away", || b.refused(Refused::Crowded) >= 1000 - room)
+        .await;
     until("the others are cut off by the time limit", || {
         b.refused(Refused::Crowded) + b.refused(Refused::Unfinished) >= 1000
     })
