@@ -47,11 +47,25 @@ async fn stranger(folder: &Path, secret: &[u8]) -> Result<Network> {
     Ok(Network::start(config, Arc::new(Silent)).await?)
 }
 
+/// Tells a stranger where the nodes are.
+async fn introduce(stranger: &Network, nodes: &[Node]) -> Result<()> {
+    let mut book = HashMap::new();
+    for node in nodes.iter().filter(|node| node.is_running()) {
+        book.insert(stranger.dial(&node.peer_addr()).await?, vec![node.peer_addr()]);
+    }
+    stranger.peers().set_peers(book);
+    Ok(())
+}
+
 /// Calls a node, and answers the first byte it says.
 async fn call(from: &Network, node: &Node, class: Class, body: &[u8]) -> Result<u8> {
-    let to = from.dial(&node.peer_addr()).await?;
+    let to = id_of(node).await?;
     let answer = from.peers().call(to, class, bytes::Bytes::copy_from_slice(body)).await?;
     answer.first().copied().context("an empty answer")
+}
+
+async fn id_of(node: &Node) -> Result<NodeId> {
+    Ok(node.status().await?.node_id.parse()?)
 }
 
 /// How many of a kind a node has refused, as `CASK.STATUS` tells.
@@ -142,6 +156,7 @@ fn whoever_is_no_member_is_refused_and_told_and_counted() {
         other.peers().shutdown().await;
 
         let stranger = stranger(folder.path(), &secret).await?;
+        introduce(&stranger, cluster.nodes()).await?;
         for node in cluster.nodes() {
             ensure_has_no_say(&stranger, node).await?;
             ensure!(refused(node, "stranger").await? >= 6);
@@ -204,7 +219,7 @@ async fn replayed_connection_is_refused(stranger: &Network, node: &Node) -> Resu
             there.write_all(&chunk[..len]).await?;
         }
     });
-    let id = stranger.dial(&node.peer_addr()).await?;
+    let id = id_of(node).await?;
     stranger.peers().disconnect(id);
     eventually("the end of the connection", SOON, async || {
         ensure!(!stranger.connected().contains(&id));
@@ -266,6 +281,7 @@ fn removed_member_and_an_earlier_start_of_a_member_have_no_say() {
         copy_identity(&removed.data_dir(), folder.path())?;
         let ghost = stranger(folder.path(), &secret).await?;
         ensure!(ghost.local().to_string() == *id);
+        introduce(&ghost, cluster.nodes()).await?;
         for node in cluster.nodes() {
             ensure_has_no_say(&ghost, node).await?;
             ensure!(refused(node, "removed").await? >= 6);
@@ -292,12 +308,16 @@ fn removed_member_and_an_earlier_start_of_a_member_have_no_say() {
 }
 
 /// A process that has a member's key, and an incarnation that is over.
-async fn earlier_start_is_refused(cluster: &Cluster, secret: &[u8]) -> Result<()> {
+async fn earlier_start_is_refused(cluster: &mut Cluster, secret: &[u8]) -> Result<()> {
     let coordinator = cluster.coordinator().await?;
-    let (node, copied) = (cluster.node(coordinator)?, cluster.node((coordinator + 1) % 3)?);
+    let place = (coordinator + 1) % 3;
+    // Not beside the other process: a node speaks gossip over one connection with each peer.
+    cluster.node_mut(place)?.kill9()?;
+    let node = cluster.node(coordinator)?;
     let folder = tempfile::tempdir()?;
-    copy_identity(&copied.data_dir(), folder.path())?;
+    copy_identity(&cluster.node(place)?.data_dir(), folder.path())?;
     let earlier = stranger(folder.path(), secret).await?;
+    introduce(&earlier, std::slice::from_ref(node)).await?;
     let lease = [&[2][..], &wire::encode(&announcement(earlier.local(), 0))].concat();
     let answer = call(&earlier, node, Class::Control, &lease).await?;
     ensure!(answer == REFUSED_FOR_GOOD, "it was answered {answer}");
@@ -314,7 +334,8 @@ async fn earlier_start_is_refused(cluster: &Cluster, secret: &[u8]) -> Result<()
     })
     .await?;
     earlier.peers().shutdown().await;
-    Ok(())
+    cluster.node_mut(place)?.restart().await?;
+    cluster.wait_converged(SOON).await
 }
 
 fn copy_identity(from: &Path, to: &Path) -> Result<()> {

@@ -13,6 +13,10 @@ impl Plane {
     /// Whether a peer is no member, as far as this node knows; what it sends is then counted as refused.
     pub(super) fn is_stranger(&self, from: NodeId, class: Class) -> bool {
         let view = self.view.load();
+        if view.state.epoch == 0 {
+            // It has heard of no member yet, and serves nobody.
+            return false;
+        }
         let refused = match view.state.membership(from) {
             Membership::Member => return false,
             Membership::Removed(_) => Refused::Removed,

@@ -179,13 +179,19 @@ impl<O: Send + 'static> Transport for Door<O> {
         Poll::Ready(event.map_upgrade(|upgrade| {
             let told_to_go = self.waiting.enter(from.map(|addr| addr.ip()));
             let limit = Duration::from_millis(HANDSHAKE_MS_MAX);
-            let upgrade = tokio::time::timeout(limit, ALLOWANCE.scope(Arc::default(), upgrade));
+            let allowance = Arc::new(Allowance::default());
+            let upgrade = tokio::time::timeout(limit, ALLOWANCE.scope(Arc::clone(&allowance), upgrade));
             Box::pin(async move {
                 tokio::select! {
                     biased;
-                    outcome = upgrade => {
-                        outcome.unwrap_or_else(|_| Err(io::Error::other(AdmissionError::TimedOut)))
-                    }
+                    outcome = upgrade => match outcome {
+                        Err(_) => Err(io::Error::other(AdmissionError::TimedOut)),
+                        // It was admitted: a peer that has a connection already, and needs no second one.
+                        Ok(Err(error)) if allowance.admitted.load(Ordering::Relaxed) => {
+                            Err(io::Error::new(io::ErrorKind::ConnectionAborted, error))
+                        }
+                        Ok(outcome) => outcome,
+                    },
                     _ = told_to_go => Err(io::Error::other(AdmissionError::GaveWay)),
                 }
             }) as Self::ListenerUpgrade

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt;
 use libp2p::core::muxing::StreamMuxerBox;
 use libp2p::core::transport::{ListenerId, TransportError};
-use libp2p::core::upgrade::Version;
+use libp2p::core::upgrade::{NegotiationError, Version};
 use libp2p::core::{ConnectedPoint, Transport};
 use libp2p::swarm::dial_opts::{DialOpts, PeerCondition};
 use libp2p::swarm::{ConnectionId, DialError as SwarmDialError, ListenError, NetworkBehaviour, SwarmEvent};
@@ -536,39 +536,43 @@ impl SwarmTask {
     }
 }
 
+type Cause = dyn std::error::Error + 'static;
+
 /// Why a connection was not admitted.
-fn why_not_admitted(error: &(dyn std::error::Error + 'static)) -> Refused {
+fn why_not_admitted(error: &Cause) -> Refused {
     match AdmissionError::find(error) {
         Some(AdmissionError::GaveWay) => Refused::Crowded,
         Some(error) if error.is_refusal() => Refused::Secret,
         Some(AdmissionError::TimedOut) => Refused::Unfinished,
-        _ if any_cause(error, &|kind| UNFINISHED.contains(&kind)) => Refused::Unfinished,
+        _ if any_cause(error, &is_early_end) => Refused::Unfinished,
         _ => Refused::Handshake,
     }
 }
 
-/// How a connection ends whose other side said nothing wrong, but not enough.
-const UNFINISHED: [io::ErrorKind; 5] = [
-    io::ErrorKind::UnexpectedEof,
-    io::ErrorKind::ConnectionReset,
-    io::ErrorKind::ConnectionAborted,
-    io::ErrorKind::BrokenPipe,
-    io::ErrorKind::TimedOut,
-];
-
-/// Whether an admitted connection ended since what came did not decrypt.
-fn is_corruption(error: &(dyn std::error::Error + 'static)) -> bool {
-    any_cause(error, &|kind| kind == io::ErrorKind::InvalidData)
+/// Whether the other side said nothing wrong, but not enough.
+fn is_early_end(cause: &Cause) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof};
+    let ends = [UnexpectedEof, ConnectionReset, ConnectionAborted, BrokenPipe, TimedOut];
+    let io = cause.downcast_ref::<io::Error>();
+    // Whoever is connected to answers all proposals: without an agreement the other one went.
+    io.is_some_and(|io| ends.contains(&io.kind()))
+        || matches!(cause.downcast_ref(), Some(NegotiationError::Failed))
 }
 
-/// Whether one of the nested input and output errors is of such a kind.
-fn any_cause(error: &(dyn std::error::Error + 'static), is_it: &dyn Fn(io::ErrorKind) -> bool) -> bool {
-    let io = error.downcast_ref::<io::Error>();
-    if io.is_some_and(|io| is_it(io.kind())) {
+/// Whether an admitted connection ended since what came did not decrypt.
+fn is_corruption(error: &Cause) -> bool {
+    any_cause(error, &|cause| {
+        cause.downcast_ref::<io::Error>().is_some_and(|io| io.kind() == io::ErrorKind::InvalidData)
+    })
+}
+
+/// Whether the error, or one nested in it, is such a one.
+fn any_cause(error: &Cause, is_it: &dyn Fn(&Cause) -> bool) -> bool {
+    if is_it(error) {
         return true;
     }
     // `io::Error::source` skips the error it wraps, so that one is asked first.
-    match io.and_then(io::Error::get_ref) {
+    match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(inner) => any_cause(inner, is_it),
         None => error.source().is_some_and(|source| any_cause(source, is_it)),
     }
