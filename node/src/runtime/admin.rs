@@ -9,6 +9,7 @@ use caskade_engine::PARTITIONS;
 use super::gossip::Heard;
 use super::{BUILD, Node};
 use crate::api::{Event, NodeRow, Nodes, SnapshotMade, Status, Task};
+use crate::cluster::operations::Membership;
 use crate::cluster::state::{ClusterState, MemberStatus};
 use crate::cluster::{plan, view};
 use crate::config::STORE_FOLDER;
@@ -71,7 +72,9 @@ impl Node {
         let mut nodes: Vec<NodeRow> =
             state.members.keys().map(|node| self.node_row(*node, &state, &heard)).collect();
         let joining = heard.iter().filter(|(node, heard)| {
-            !state.members.contains_key(*node) && heard.at_ms + REPORT_FRESH_MS > self.host.monotonic_ms()
+            let is_fresh = heard.at_ms + REPORT_FRESH_MS > self.host.monotonic_ms();
+            // One that was removed does not join.
+            state.membership(**node) == Membership::Stranger && is_fresh
         });
         nodes.extend(joining.map(|(node, _)| self.node_row(*node, &state, &heard)));
         let coordinator = coordinator.map(|node| node.to_string());
