@@ -1,4 +1,4 @@
-//! What the fuzz targets in `fuzz/engine` run, and the property tests here: each function takes arbitrary bytes, gives
+//! What the fuzz targets in `tests/fuzz/engine` run, and the property tests here: each function takes arbitrary bytes, gives
 //! them to a decoder and to a store that finds them on its disk, and panics where a promise does not hold.
 //!
 //! The promises: no input makes the engine panic, or allocate more than a small multiple of the files' bytes; what decodes encodes

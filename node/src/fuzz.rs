@@ -1,4 +1,4 @@
-//! What the fuzz targets in `fuzz/node` run, and the property tests here: each function takes arbitrary bytes, gives them
+//! What the fuzz targets in `tests/fuzz/node` run, and the property tests here: each function takes arbitrary bytes, gives them
 //! to a decoder of what clients or peers send, and panics where a promise does not hold.
 //!
 //! The promises: no input makes a decoder panic, exhaust the stack, or hold more than a small multiple of what it was given;

@@ -4,11 +4,11 @@
 //! The times of the others are printed as ratios to those of the quiet before, not asserted: the machine runs other things.
 //! `CASKADE_HOSTILE_SECONDS` makes the storm longer.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use caskade_tests::hostile::{Addrs, Crowd, LARGE_BYTES, LARGE_KEY, allow_connections};
-use caskade_tests::paced::{Paced, PacedLoad, key_of, value_of};
+use caskade_tests::paced::{Paced, PacedLoad, Times, key_of, value_of};
 use caskade_tests::{Builder, Client, Cluster, eventually, with_cluster};
 
 const LIMIT: Duration = Duration::from_secs(180);
@@ -52,46 +52,30 @@ async fn storm(cluster: &mut Cluster) -> Result<()> {
     let mut crowd = Crowd::new(addrs);
     crowd.idle(idle).await?;
     let crowded = figures(&mut watcher).await?;
-    let each = (crowded.resident.saturating_sub(before.resident)) / idle as u64;
-    println!("{idle} idle connections: {each} bytes each");
     crowd.slow(SLOW).await?;
     crowd.unreading().await?;
     crowd.announce();
     crowd.halves().await?;
     load.take();
-    let mut most = crowded.resident;
-    let until = tokio::time::Instant::now() + storm_time()?;
-    while tokio::time::Instant::now() < until {
-        tokio::time::sleep(Duration::from_millis(250)).await;
-        most = most.max(figures(&mut watcher).await?.resident);
-    }
+    let most = most_memory(&mut watcher, storm_time()?).await?;
     let stormy = load.stop().await.context("a client that asks for little was not served")?;
     let after = figures(&mut watcher).await?;
-    println!(
-        "p99 of {} requests before {:?}, of {} in the storm {:?}: {:.2} times; p50 {:.2} times",
-        quiet.count(),
-        quiet.quantile(0.99),
-        stormy.count(),
-        stormy.quantile(0.99),
-        stormy.quantile(0.99).as_secs_f64() / quiet.quantile(0.99).as_secs_f64(),
-        stormy.quantile(0.5).as_secs_f64() / quiet.quantile(0.5).as_secs_f64(),
-    );
-    println!(
-        "memory: {} MiB before, {} MiB at most; buffers {} KiB; ended: {} for memory, {} that did not read",
+
+    let each = crowded.resident.saturating_sub(before.resident) / idle as u64;
+    say(&format!("{idle} idle connections take {each} bytes of memory each"));
+    say(&times(&quiet, &stormy));
+    say(&format!(
+        "memory before {} MiB, at most {} MiB; in the end {after:?}",
         before.resident >> 20,
-        most >> 20,
-        after.buffers >> 10,
-        after.cut_for_memory,
-        after.cut_for_unread
-    );
+        most >> 20
+    ));
     let bound = before.resident + BUFFER_BYTES + (idle + SLOW) as u64 * BESIDE_BYTES_EACH;
     ensure!(most <= bound, "{most} bytes of memory are more than {bound}");
     ensure!(after.cut_for_memory > 0, "nobody was ended for want of memory");
     ensure!(after.cut_for_unread > 0, "nobody was ended for not reading");
     ensure!(after.clients as usize > idle, "those who are only silent stay: {} are there", after.clients);
+    say(&format!("refused: {:?}", crowd.refusals().await?));
 
-    let refused = crowd.refusals().await?;
-    println!("what was announced was refused: {refused:?}");
     drop(crowd);
     eventually("the crowd is gone", Duration::from_secs(30), async || {
         let now = figures(&mut watcher).await?;
@@ -99,6 +83,32 @@ async fn storm(cluster: &mut Cluster) -> Result<()> {
         Ok(())
     })
     .await
+}
+
+/// The most memory that the node has within this time, bytes.
+async fn most_memory(watcher: &mut Client, time: Duration) -> Result<u64> {
+    let (mut most, begun) = (0, Instant::now());
+    while begun.elapsed() < time {
+        most = most.max(figures(watcher).await?.resident);
+        tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+    Ok(most)
+}
+
+fn times(quiet: &Times, stormy: &Times) -> String {
+    let of = |share| {
+        let (before, then) = (quiet.quantile(share), stormy.quantile(share));
+        format!(
+            "{before:.1?} before, {then:.1?} in the storm: {:.2} times",
+            then.as_secs_f64() / before.as_secs_f64()
+        )
+    };
+    format!("of {} and {} requests p50 {}; p99 {}", quiet.count(), stormy.count(), of(0.5), of(0.99))
+}
+
+#[expect(clippy::print_stdout, reason = "the figures are what this is for")]
+fn say(text: &str) {
+    println!("{text}");
 }
 
 fn storm_time() -> Result<Duration> {
