@@ -288,6 +288,9 @@ impl Plane {
         let mut pause_ms = 2;
         loop {
             progress.mark_unchanged();
+            if let Some(failure) = self.no_member() {
+                return Err(failure);
+            }
             // What this node does not know, it learns with progress; what another does not know, without.
             let (rest_ms, patience_ms) = match self.attempt(&operation, deadline).await {
                 Attempt::Final(result) => return result,
@@ -385,6 +388,7 @@ impl Plane {
                 _ if Instant::now() >= deadline => {
                     return Err(self.no_primary(partition, self.limits.request_timeout_ms));
                 }
+                _ if let Some(failure) = self.no_member() => return Err(failure),
                 _ => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }

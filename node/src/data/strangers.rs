@@ -7,6 +7,7 @@ use super::plane::Plane;
 use super::replica::Rejection;
 use crate::cluster::operations::Membership;
 use crate::id::NodeId;
+use crate::kv::Failure;
 use crate::net::{Class, Refusals, Refused};
 
 impl Plane {
@@ -24,6 +25,15 @@ impl Plane {
         };
         self.refuse(refused, from, &format_args!("{class:?}, in epoch {}", view.state.epoch));
         true
+    }
+
+    /// What clients are told by a node that is no member any more: no other one answers it. Soon its process ends.
+    pub(super) fn no_member(&self) -> Option<Failure> {
+        let epoch = self.view.load().state.removed_in(self.node)?;
+        Some(Failure::Refused(format!(
+            "node {} is no member of its cluster since epoch {epoch}; nothing was done. Ask another node",
+            self.node.short()
+        )))
     }
 
     /// The counters of what is refused.

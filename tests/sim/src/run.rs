@@ -256,9 +256,9 @@ fn missing(world: &World) -> Option<String> {
     state.plan.as_ref().map(|plan| format!("a plan is not done: {plan:?}"))
 }
 
-/// Every key is read through every node: what was acknowledged is there.
+/// Every key is read through every member: what was acknowledged is there. A node that is none any more serves nobody.
 async fn read_all(clients: &Arc<Clients>, world: &Arc<Mutex<World>>) -> Result<(), String> {
-    let nodes = world.lock().running();
+    let nodes = world.lock().running_members();
     let keys: Vec<_> = clients.history().keys().cloned().collect();
     for key in keys {
         for node in &nodes {

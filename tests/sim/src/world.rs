@@ -364,6 +364,15 @@ impl World {
         (0..self.nodes.len()).filter(|number| self.nodes[*number].process.is_some()).collect()
     }
 
+    /// Those of them that are members, or not yet: a node that was removed ends as soon as it hears of it.
+    pub fn running_members(&self) -> Vec<usize> {
+        let state = self.log.state();
+        self.running()
+            .into_iter()
+            .filter(|number| state.removed_in(self.nodes[*number].id).is_none())
+            .collect()
+    }
+
     fn announcement(&self, number: usize, incarnation: Incarnation) -> Announcement {
         let (protocol_min, protocol, features) = spoken();
         Announcement {
