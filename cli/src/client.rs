@@ -122,12 +122,11 @@ impl Client {
     /// Connects.
     pub(crate) async fn connect(addr: &Addr) -> Result<Self, ClientError> {
         let refused = |cause: String| ClientError::NoConnection { addr: addr.clone(), cause };
-        let client = addr.login.client(&addr.host, addr.port).map_err(|error| refused(words(&error)))?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(ANSWER_TIMEOUT));
         // The library's own limit leaves out the name's look-up.
-        let connecting = client.get_multiplexed_async_connection_with_config(&config);
+        let connecting = addr.login.connect(&addr.host, addr.port, &config);
         let connection = tokio::time::timeout(2 * CONNECT_TIMEOUT, connecting)
             .await
             .map_err(|_| refused("no connection in time".to_owned()))?
@@ -185,8 +184,10 @@ fn not_let_in(addr: &Addr, error: &RedisError) -> ClientError {
     let answer = words(error);
     let hint = if answer.contains("NOAUTH") || answer.contains("NOPERM") {
         LOG_IN
-    } else if error.kind() == redis::ErrorKind::AuthenticationFailed || answer.contains("WRONGPASS") {
+    } else if answer.contains("WRONGPASS") {
         ". Is the password right? --askpass asks for it, --user names another user than the default one"
+    } else if matches!(error.kind(), redis::ErrorKind::Server(_)) {
+        ""
     } else {
         return ClientError::NoConnection { addr: addr.clone(), cause: answer };
     };

@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use redis::aio::MultiplexedConnection;
 use redis::{
-    ClientTlsConfig, ConnectionAddr, IntoConnectionInfo as _, RedisConnectionInfo, RedisResult,
+    AsyncConnectionConfig, ClientTlsConfig, ConnectionAddr, IntoConnectionInfo as _, RedisResult,
     TlsCertificates,
 };
 
@@ -102,25 +103,32 @@ impl Login {
         self.password.as_deref()
     }
 
-    /// A client of the node at `host` and `port`; nothing is sent yet.
+    /// Connects to the node at `host` and `port`, and logs in. A node that does not let in says why in its own words: the
+    /// library, given the password, would keep them to itself.
     ///
     /// # Errors
-    /// The certificates cannot be used.
-    pub fn client(&self, host: &str, port: u16) -> RedisResult<redis::Client> {
-        let host = host.to_owned();
-        let mut settings = RedisConnectionInfo::default();
-        if let Some(user) = &self.user {
-            settings = settings.set_username(user);
-        }
+    /// The certificates cannot be used, nobody answers, or the node does not let in.
+    pub async fn connect(
+        &self,
+        host: &str,
+        port: u16,
+        config: &AsyncConnectionConfig,
+    ) -> RedisResult<MultiplexedConnection> {
+        let client = self.client(host, port)?;
+        let mut connection = client.get_multiplexed_async_connection_with_config(config).await?;
         if let Some(password) = &self.password {
-            settings = settings.set_password(password);
+            let mut auth = redis::cmd("AUTH");
+            auth.arg(self.user.as_slice()).arg(password);
+            auth.exec_async(&mut connection).await?;
         }
-        let Some(tls) = &self.tls else {
-            let info = ConnectionAddr::Tcp(host, port).into_connection_info()?;
-            return redis::Client::open(info.set_redis_settings(settings));
-        };
+        Ok(connection)
+    }
+
+    fn client(&self, host: &str, port: u16) -> RedisResult<redis::Client> {
+        let host = host.to_owned();
+        let Some(tls) = &self.tls else { return redis::Client::open(ConnectionAddr::Tcp(host, port)) };
         let addr = ConnectionAddr::TcpTls { host, port, insecure: false, tls_params: None };
-        let info = addr.into_connection_info()?.set_redis_settings(settings);
+        let info = addr.into_connection_info()?;
         let client_tls =
             tls.own.clone().map(|(client_cert, client_key)| ClientTlsConfig { client_cert, client_key });
         redis::Client::build_with_tls(info, TlsCertificates { client_tls, root_cert: tls.ca.clone() })

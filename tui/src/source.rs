@@ -148,27 +148,32 @@ impl Source {
 }
 
 async fn connect(addr: &str, login: &Login) -> Result<MultiplexedConnection, String> {
-    let client = client(addr, login)?;
     let config = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(Duration::from_millis(CONNECT_MS)))
         .set_response_timeout(Some(Duration::from_millis(ANSWER_MS)));
-    let connecting = client.get_multiplexed_async_connection_with_config(&config);
+    let connecting = connect_to(addr, login, &config);
     // The library's own limit does not cover looking up the name.
     match tokio::time::timeout(Duration::from_millis(2 * CONNECT_MS), connecting).await {
-        Ok(connected) => connected.map_err(|error| words(&error)),
+        Ok(connected) => connected,
         Err(_) => Err("no connection in time".to_owned()),
     }
 }
 
-/// A client of `HOST:PORT`, or of a URL, which says all by itself.
-fn client(addr: &str, login: &Login) -> Result<redis::Client, String> {
+/// To `HOST:PORT`, or to a URL, which says all by itself.
+async fn connect_to(
+    addr: &str,
+    login: &Login,
+    config: &AsyncConnectionConfig,
+) -> Result<MultiplexedConnection, String> {
     if addr.contains("://") {
-        return redis::Client::open(addr).map_err(|error| format!("is no URL: {error}"));
+        let client = redis::Client::open(addr).map_err(|error| format!("is no URL: {error}"))?;
+        let connected = client.get_multiplexed_async_connection_with_config(config).await;
+        return connected.map_err(|error| words(&error));
     }
     let parts = addr.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
     let (host, port) = parts.ok_or("is no HOST:PORT")?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    login.client(host, port).map_err(|error| format!("the certificates cannot be used: {error}"))
+    login.connect(host, port, config).await.map_err(|error| words(&error))
 }
 
 async fn question<T: DeserializeOwned>(

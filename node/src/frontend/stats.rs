@@ -3,6 +3,7 @@
 //! A connection adds up a [`Tally`] while it works and hands it over once a wake-up. Latencies go into a
 //! histogram of the running window; a snapshot tells the percentiles of this window and the one before it.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -26,6 +27,7 @@ pub struct Stats {
     cut_for_unread: AtomicU64,
     cut_for_silence: AtomicU64,
     counted: Mutex<Tally>,
+    by_command: Mutex<BTreeMap<&'static str, Calls>>,
     latencies: Mutex<Latencies>,
 }
 
@@ -64,6 +66,63 @@ impl Tally {
         self.errors += other.errors;
         self.bytes_in += other.bytes_in;
         self.bytes_out += other.bytes_out;
+    }
+}
+
+/// What became of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// It was answered with what it asked for.
+    Done,
+    /// It was answered with an error after it was begun.
+    Failed,
+    /// It was refused before anything was done.
+    Rejected,
+}
+
+/// The calls of one command (INFO commandstats).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    /// Calls that were begun.
+    pub begun: u64,
+    /// Microseconds from when they were read until they were answered, together.
+    pub took_us: u64,
+    /// Calls that failed.
+    pub failed: u64,
+    /// Calls that were refused.
+    pub rejected: u64,
+}
+
+impl Calls {
+    fn add(&mut self, other: &Self) {
+        self.begun += other.begun;
+        self.took_us += other.took_us;
+        self.failed += other.failed;
+        self.rejected += other.rejected;
+    }
+}
+
+/// The calls that a connection has not handed over yet: of few commands, so a list.
+#[derive(Debug, Default)]
+pub struct CallTally(Vec<(&'static str, Calls)>);
+
+impl CallTally {
+    /// Counts a call.
+    pub fn count(&mut self, command: &'static str, took: Duration, ended: Ended) {
+        // Names are of one table: the same name is at the same place.
+        let place = self.0.iter().position(|(name, _)| std::ptr::eq(*name, command)).unwrap_or_else(|| {
+            self.0.push((command, Calls::default()));
+            self.0.len() - 1
+        });
+        let Some((_, calls)) = self.0.get_mut(place) else { return };
+        match ended {
+            Ended::Rejected => calls.rejected += 1,
+            Ended::Done | Ended::Failed => {
+                calls.begun += 1;
+                calls.took_us += u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+                calls.failed += u64::from(ended == Ended::Failed);
+            }
+        }
     }
 }
 
@@ -119,6 +178,7 @@ impl Default for Stats {
             cut_for_unread: AtomicU64::default(),
             cut_for_silence: AtomicU64::default(),
             counted: Mutex::default(),
+            by_command: Mutex::default(),
             latencies: Mutex::default(),
         }
     }
@@ -157,6 +217,22 @@ impl Stats {
         self.connections.load(Ordering::Relaxed)
     }
 
+    /// Takes over the calls a connection counted, and clears them.
+    pub fn add_calls(&self, calls: &mut CallTally) {
+        if calls.0.is_empty() {
+            return;
+        }
+        let mut by_command = self.by_command.lock();
+        for (command, calls) in calls.0.drain(..) {
+            by_command.entry(command).or_default().add(&calls);
+        }
+    }
+
+    /// The calls of each command that was called, by name.
+    pub fn calls(&self) -> Vec<(&'static str, Calls)> {
+        self.by_command.lock().iter().map(|(name, calls)| (*name, *calls)).collect()
+    }
+
     /// Takes over what a connection counted, and clears it.
     pub fn add(&self, tally: &mut Tally) {
         self.counted.lock().merge(std::mem::take(tally));
@@ -165,6 +241,7 @@ impl Stats {
     /// Begins to count anew (CONFIG RESETSTAT). Open connections and the uptime stay what they are.
     pub fn reset(&self) {
         *self.counted.lock() = Tally::default();
+        self.by_command.lock().clear();
         self.connections_total.store(0, Ordering::Relaxed);
         self.connections_refused.store(0, Ordering::Relaxed);
     }
@@ -287,6 +364,19 @@ mod tests {
         stats.add(&mut tally);
         let counted = stats.snapshot().tally;
         assert_eq!((counted.gets, counted.commands, counted.sets), (3, 4, 0));
+    }
+
+    #[test]
+    fn calls_are_counted_by_command() {
+        let (stats, mut calls) = (Stats::default(), CallTally::default());
+        for ended in [Ended::Done, Ended::Failed, Ended::Rejected] {
+            calls.count("get", Duration::from_micros(5), ended);
+        }
+        stats.add_calls(&mut calls);
+        stats.add_calls(&mut calls);
+        assert_eq!(stats.calls(), [("get", Calls { begun: 2, took_us: 10, failed: 1, rejected: 1 })]);
+        stats.reset();
+        assert_eq!(stats.calls(), []);
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::frontend::footprint::{Footprint, Silence};
 use crate::frontend::order::{Claims, KeyHash};
 use crate::frontend::security::Stream;
 use crate::frontend::slowlog;
-use crate::frontend::stats::Tally;
+use crate::frontend::stats::{CallTally, Ended, Tally};
 use crate::kv::Ticket;
 
 /// Output that is written before more is worked out.
@@ -130,6 +130,7 @@ pub(super) struct Connection {
     /// Commands answered since the output was last written, that were answered at once.
     answered: u64,
     tally: Tally,
+    calls: CallTally,
     footprint: Footprint,
     /// Nothing more is read; what was read is answered.
     stopping: bool,
@@ -200,6 +201,7 @@ impl Connection {
             output: Vec::new(),
             answered: 0,
             tally: Tally::default(),
+            calls: CallTally::default(),
             stopping: false,
             closing: false,
         }
@@ -260,6 +262,7 @@ impl Connection {
             }
         };
         self.server.door.stats.add(&mut self.tally);
+        self.server.door.stats.add_calls(&mut self.calls);
         result
     }
 
@@ -396,7 +399,7 @@ impl Connection {
         let mut scratch = Vec::new();
         let output = if aside { &mut scratch } else { &mut self.output };
         let begin = output.len();
-        let began = self.server.slowlog.is_on().then(Instant::now);
+        let (began, errors) = (Instant::now(), self.tally.errors);
         let mut context = context(&self.server, &mut self.client, output, &mut self.tally);
         let handled = commands::handle(command, &mut context, args);
         let muted = self.client.mute();
@@ -410,10 +413,12 @@ impl Connection {
         };
         let bytes = args.bytes_all();
         self.batch.advance();
-        let waits = self.pending.len();
+        let (waits, rejected) = (self.pending.len(), handled.is_err());
         self.take_reply(handled, begin, scratch, Asked { bytes, claims: claimed, muted, command: asked });
-        if let Some(began) = began.filter(|_| self.pending.len() == waits) {
-            self.log_if_slow(asked, began);
+        if rejected {
+            self.note(asked, began, Ended::Rejected);
+        } else if self.pending.len() == waits {
+            self.note(asked, began, self.ended(errors));
         }
     }
 
@@ -493,7 +498,7 @@ impl Connection {
         let Some(args) = self.batch.current() else { return };
         let command = commands::find(args);
         self.tally.commands += 1;
-        let begin = self.output.len();
+        let (begin, errors) = (self.output.len(), self.tally.errors);
         let mut at_hand = context(&self.server, &mut self.client, &mut self.output, &mut self.tally);
         let mut handled = commands::handle(command, &mut at_hand, args);
         let muted = self.client.mute();
@@ -511,9 +516,12 @@ impl Connection {
                 }
                 self.tally.merge(tally);
                 self.answered += 1;
-                self.log_if_slow(asked, self.read_at);
+                self.note(asked, self.read_at, self.ended(errors));
             }
             handled => {
+                let rejected = handled.is_err();
+                let ended = if rejected { Ended::Rejected } else { self.ended(errors) };
+                self.note(asked, self.read_at, ended);
                 self.take_reply(
                     handled,
                     begin,
@@ -537,11 +545,11 @@ impl Connection {
                 counted = (0, pending.since);
             }
             counted.0 += pending.commands;
-            self.log_if_slow(pending.asked, pending.since);
-            let begin = self.output.len();
-            let muted = pending.muted;
+            let (begin, errors) = (self.output.len(), self.tally.errors);
+            let (muted, asked, since) = (pending.muted, pending.asked, pending.since);
             let mut to = Encoder::new(&mut self.output, self.client.protocol);
             pending.encode(&mut to, &mut self.tally);
+            self.note(asked, since, self.ended(errors));
             if muted {
                 self.output.truncate(begin);
             }
@@ -555,12 +563,19 @@ impl Connection {
         }
     }
 
-    /// Keeps a command that was read at `since` and is answered now, if that took long.
-    fn log_if_slow(&self, asked: Option<(&'static str, usize)>, since: Instant) {
+    /// How a command ended that began with so many errors counted.
+    fn ended(&self, errors: u64) -> Ended {
+        if self.tally.errors > errors { Ended::Failed } else { Ended::Done }
+    }
+
+    /// Counts a command that was read at `since` and is answered now, and keeps it if that took long.
+    fn note(&mut self, asked: Option<(&'static str, usize)>, since: Instant, ended: Ended) {
         let took = since.elapsed();
-        let Some((command, arguments)) = asked.filter(|_| self.server.slowlog.wants(took)) else {
+        let Some((command, arguments)) = asked else { return };
+        self.calls.count(command, took, ended);
+        if !self.server.slowlog.wants(took) {
             return;
-        };
+        }
         self.server.slowlog.add(slowlog::Entry {
             id: 0,
             at_s: super::now_ms() / 1000,
@@ -580,6 +595,7 @@ impl Connection {
         self.record((answered, self.read_at));
         self.tally.bytes_out += self.output.len() as u64;
         self.server.door.stats.add(&mut self.tally);
+        self.server.door.stats.add_calls(&mut self.calls);
         tokio::select! {
             written = self.footprint.send(&mut self.stream, &self.output) => written?,
             // A client that does not read its replies can be ended, too.

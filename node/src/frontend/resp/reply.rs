@@ -27,6 +27,11 @@ const EMBEDDED_BYTES_MAX: usize = 44;
 /// Integers below this are shared by all keys of a Redis.
 const SHARED_INTEGERS: i64 = 10_000;
 
+/// Redis's words where its maxmemory policy counts nothing.
+const NO_FREQUENCY: &[u8] =
+    b"ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that \
+    when switching between policies at runtime LRU and LFU data will take some time to adjust.";
+
 /// Why a command was refused before anything was done: an error reply, code first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal(pub(super) Cow<'static, [u8]>);
@@ -165,6 +170,10 @@ pub(super) enum Shape {
     Encoding,
     /// How often Redis would refer to it (OBJECT REFCOUNT), or null.
     References,
+    /// That no such thing is counted (OBJECT FREQ), or null.
+    Frequency,
+    /// The same of OBJECT IDLETIME.
+    IdleTime,
     /// OK, or that the key is there already (RESTORE).
     Restored,
     /// The value and its version, or null (CASK.GETV).
@@ -190,6 +199,8 @@ impl Shape {
                 | Self::Dump
                 | Self::Encoding
                 | Self::References
+                | Self::Frequency
+                | Self::IdleTime
                 | Self::Versioned
                 | Self::NoList
         )
@@ -275,6 +286,11 @@ pub(super) fn encode_one(answer: Answer, shape: Shape, to: &mut Encoder<'_>, tal
         }
         (Shape::NewVersion, Outcome::Wrote { version, .. }) => to.integer(version as i64),
         (Shape::NewVersion, Outcome::Unmet | Outcome::Absent) => to.null(),
+        (Shape::Frequency | Shape::IdleTime, Outcome::Meta(None)) => to.null(),
+        (Shape::Frequency, Outcome::Meta(Some(_))) => refuse(NO_FREQUENCY, to, tally),
+        (Shape::IdleTime, Outcome::Meta(Some(_))) => {
+            refuse(b"ERR idle times are not tracked: no key is ever evicted", to, tally);
+        }
         (Shape::NoList, Outcome::Meta(None)) => to.array(0),
         (Shape::NoList, Outcome::Meta(Some(_))) => {
             refuse(b"WRONGTYPE Operation against a key holding the wrong kind of value", to, tally);

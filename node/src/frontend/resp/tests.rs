@@ -186,6 +186,33 @@ async fn users_are_as_in_redis() {
 }
 
 #[tokio::test]
+async fn calls_are_told_by_command() {
+    let (mut stream, _, _stop) = serve(limits()).await;
+    ask(
+        &mut stream,
+        "SET a x\r\nINCR a\r\nSET slow 1\r\nGET\r\nSET slow 2\r\n",
+        "+OK\r\n-ERR value is not an integer",
+    )
+    .await;
+    let rest = " or out of range\r\n+OK\r\n-ERR wrong number of arguments for 'get' command\r\n+OK\r\n";
+    ask(&mut stream, "", rest).await;
+    stream.write_all(b"INFO commandstats\r\n").await.unwrap();
+    let mut told = vec![0; 4096];
+    let len = stream.read(&mut told).await.unwrap();
+    let told = String::from_utf8_lossy(&told[..len]).into_owned();
+    for (command, calls, ends) in [
+        ("set", 3, "rejected_calls=0,failed_calls=0"),
+        ("incr", 1, "rejected_calls=0,failed_calls=1"),
+        ("get", 0, "rejected_calls=1,failed_calls=0"),
+    ] {
+        let begin = format!("cmdstat_{command}:calls={calls},usec=");
+        let line = told.lines().find(|line| line.starts_with(&begin));
+        assert!(line.is_some_and(|line| line.ends_with(ends)), "{told}");
+    }
+    ask(&mut stream, "CONFIG RESETSTAT\r\n", "+OK\r\n").await;
+}
+
+#[tokio::test]
 async fn resp3_is_spoken_from_hello_on() {
     let (mut stream, _, _stop) = serve(limits()).await;
     let greeting =

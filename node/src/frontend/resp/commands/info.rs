@@ -14,30 +14,47 @@ use crate::frontend::keyspace::Keyspace;
 use crate::frontend::limits::Limits;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::Handled;
-use crate::frontend::stats::Snapshot;
+use crate::frontend::stats::{Calls, Snapshot};
 
 /// Sections of INFO, in their order.
-const SECTIONS: [&str; 8] =
-    ["server", "clients", "memory", "persistence", "stats", "replication", "cluster", "keyspace"];
+const SECTIONS: [&str; 9] = [
+    "server",
+    "clients",
+    "memory",
+    "persistence",
+    "stats",
+    "replication",
+    "commandstats",
+    "cluster",
+    "keyspace",
+];
+/// The section that is told only if it is asked for, by name or with all.
+const UNUSUAL: &str = "commandstats";
 /// Names under which INFO answers every section.
-const ALL_SECTIONS: [&str; 3] = ["default", "all", "everything"];
+const ALL_SECTIONS: [&str; 2] = ["all", "everything"];
 
 pub(super) fn info(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let asked: Vec<String> =
         args.from(1).map(|name| String::from_utf8_lossy(name).to_ascii_lowercase()).collect();
-    let all = asked.is_empty() || asked.iter().any(|name| ALL_SECTIONS.contains(&name.as_str()));
-    let sections: Vec<&str> =
-        SECTIONS.into_iter().filter(|section| all || asked.iter().any(|name| name == section)).collect();
-    let (keyspace, snapshot) = (context.server.keyspace.clone(), context.server.door.stats.snapshot());
-    let limits = Arc::clone(&context.server.door.limits);
-    let denials = context.server.access().denials();
+    let all = asked.iter().any(|name| ALL_SECTIONS.contains(&name.as_str()));
+    let usual = asked.is_empty() || asked.iter().any(|name| name == "default");
+    let is_asked =
+        |section: &str| all || asked.iter().any(|name| name == section) || (usual && section != UNUSUAL);
+    let sections: Vec<&str> = SECTIONS.into_iter().filter(|section| is_asked(section)).collect();
+    let (keyspace, door) = (context.server.keyspace.clone(), &context.server.door);
+    let figures = Figures {
+        now: door.stats.snapshot(),
+        calls: door.stats.calls(),
+        denials: door.security.access.denials(),
+        limits: Arc::clone(&door.limits),
+    };
     let text = async move {
         let mut text = String::new();
         for section in sections {
             if !text.is_empty() {
                 text.push_str("\r\n");
             }
-            write_section(section, keyspace.as_ref(), (&snapshot, &denials), &limits, &mut text);
+            write_section(section, keyspace.as_ref(), &figures, &mut text);
             if section == "keyspace" {
                 write_keys(keyspace.as_ref(), &mut text).await;
             }
@@ -47,13 +64,16 @@ pub(super) fn info(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     later(context, text, |text, to| to.text(&text))
 }
 
-fn write_section(
-    section: &str,
-    keyspace: &dyn Keyspace,
-    (now, denials): (&Snapshot, &Denials),
-    limits: &Limits,
-    text: &mut String,
-) {
+/// What the front ends know, when INFO was asked.
+struct Figures {
+    now: Snapshot,
+    calls: Vec<(&'static str, Calls)>,
+    denials: Denials,
+    limits: Arc<Limits>,
+}
+
+fn write_section(section: &str, keyspace: &dyn Keyspace, figures: &Figures, text: &mut String) {
+    let Figures { now, calls, denials, limits } = figures;
     let mut field = |name: &str, value: &dyn std::fmt::Display| {
         // Writing to a string does not fail.
         let _ = write!(text, "{name}:{value}\r\n");
@@ -135,6 +155,10 @@ fn write_section(
             field("# Replication\r\nrole", &"master");
             field("connected_slaves", &0);
         }
+        "commandstats" => {
+            text.push_str("# Commandstats\r\n");
+            calls.iter().for_each(|(command, calls)| text.push_str(&calls_line(command, calls)));
+        }
         "cluster" => {
             let topology = keyspace.topology();
             field("# Cluster\r\ncluster_enabled", &1);
@@ -159,6 +183,16 @@ fn write_peers(peers: &PeerFigures, field: &mut impl FnMut(&str, &dyn std::fmt::
     for (kind, count) in &peers.refused {
         field(&format!("caskade_peer_refused_{kind}"), count);
     }
+}
+
+/// How often a command was called, and how long that took from when it was read until it was answered.
+fn calls_line(command: &str, calls: &Calls) -> String {
+    let Calls { begun, took_us, failed, rejected } = calls;
+    let each_us = *took_us as f64 / (*begun).max(1) as f64;
+    format!(
+        "cmdstat_{command}:calls={begun},usec={took_us},usec_per_call={each_us:.2},rejected_calls={rejected},\
+         failed_calls={failed}\r\n"
+    )
 }
 
 /// The keys of the cluster, as Redis tells those of a database; nothing where they cannot be counted now.

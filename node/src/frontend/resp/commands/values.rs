@@ -97,23 +97,17 @@ pub(super) fn restore(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 
 pub(super) fn object(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let name = String::from_utf8_lossy(args.get(1)).to_ascii_lowercase();
-    let shape = match name.as_str() {
-        "encoding" => Shape::Encoding,
-        "refcount" => Shape::References,
-        "freq" | "idletime" => Shape::Encoding,
+    let (action, shape) = match name.as_str() {
+        "encoding" => (Action::Read, Shape::Encoding),
+        "refcount" => (Action::Read, Shape::References),
+        "freq" => (Action::Inspect, Shape::Frequency),
+        "idletime" => (Action::Inspect, Shape::IdleTime),
         _ => return Err(unknown_subcommand(args)),
     };
     if args.len() != 3 {
         return Err(wrong_arity(&format!("object|{name}")));
     }
-    match name.as_str() {
-        "freq" => Err("ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note \
-                       that when switching between policies at runtime LRU and LFU data will take some time to \
-                       adjust."
-            .into()),
-        "idletime" => Err("ERR idle times are not tracked: no key is ever evicted".into()),
-        _ => Ok(Reply::One(context.submit(args.bytes(2), Action::Read), shape)),
-    }
+    Ok(Reply::One(context.submit(args.bytes(2), action), shape))
 }
 
 /// There are no lists, sets or sorted sets: a key that is there cannot be sorted.
