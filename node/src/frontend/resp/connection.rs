@@ -403,7 +403,7 @@ impl Connection {
         let mut context = context(&self.server, &mut self.client, output, &mut self.tally);
         let handled = commands::handle(command, &mut context, args);
         let muted = self.client.mute();
-        let asked = command.map(|command| (command.name, args.len().saturating_sub(1)));
+        let asked = command.map(|command| (commands::name_of(command, args), args.len().saturating_sub(1)));
         let claimed = match (&handled, command) {
             (Ok(Reply::One(ticket, _)), Some(command)) => {
                 claim(&mut self.claims, command, args, std::slice::from_ref(ticket))
@@ -502,7 +502,7 @@ impl Connection {
         let mut at_hand = context(&self.server, &mut self.client, &mut self.output, &mut self.tally);
         let mut handled = commands::handle(command, &mut at_hand, args);
         let muted = self.client.mute();
-        let asked = command.map(|command| (command.name, args.len().saturating_sub(1)));
+        let asked = command.map(|command| (commands::name_of(command, args), args.len().saturating_sub(1)));
         self.batch.advance();
         if let Ok(Reply::Then(found_out)) = handled {
             let go_on = found_out.await;

@@ -196,6 +196,9 @@ async fn calls_are_told_by_command() {
     .await;
     let rest = " or out of range\r\n+OK\r\n-ERR wrong number of arguments for 'get' command\r\n+OK\r\n";
     ask(&mut stream, "", rest).await;
+    // Under either name, and told as it is now.
+    ask(&mut stream, "CONFIG SET client_idle_s 9 maxclients 11\r\n", "+OK\r\n").await;
+    ask(&mut stream, "CONFIG GET timeout\r\n", "*2\r\n$7\r\ntimeout\r\n$1\r\n9\r\n").await;
     stream.write_all(b"INFO commandstats\r\n").await.unwrap();
     let mut told = vec![0; 4096];
     let len = stream.read(&mut told).await.unwrap();
@@ -204,6 +207,7 @@ async fn calls_are_told_by_command() {
         ("set", 3, "rejected_calls=0,failed_calls=0"),
         ("incr", 1, "rejected_calls=0,failed_calls=1"),
         ("get", 0, "rejected_calls=1,failed_calls=0"),
+        ("config|set", 1, "rejected_calls=0,failed_calls=0"),
     ] {
         let begin = format!("cmdstat_{command}:calls={calls},usec=");
         let line = told.lines().find(|line| line.starts_with(&begin));

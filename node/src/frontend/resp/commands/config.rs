@@ -14,6 +14,8 @@ use crate::kv::parse_integer;
 /// A setting that can change while the node runs, and only until it ends.
 struct Tunable {
     name: &'static str,
+    /// The node's own name of it, if it is a setting it can begin with.
+    setting: Option<&'static str>,
     least: i64,
     most: i64,
     get: fn(&Server) -> i64,
@@ -24,6 +26,7 @@ struct Tunable {
 static TUNABLES: &[Tunable] = &[
     Tunable {
         name: "latency-monitor-threshold",
+        setting: None,
         least: 0,
         most: i64::MAX,
         get: |server| number(server.slowlog.latency_threshold_ms.load(Ordering::Relaxed)),
@@ -33,6 +36,7 @@ static TUNABLES: &[Tunable] = &[
     },
     Tunable {
         name: "maxclients",
+        setting: Some("max_clients"),
         least: 1,
         most: 1_000_000,
         get: |server| number(server.door.limits.connections_max.load(Ordering::Relaxed)),
@@ -42,6 +46,7 @@ static TUNABLES: &[Tunable] = &[
     },
     Tunable {
         name: "timeout",
+        setting: Some("client_idle_s"),
         least: 0,
         most: i32::MAX as i64,
         get: |server| number(server.door.limits.idle_s.load(Ordering::Relaxed)),
@@ -49,6 +54,7 @@ static TUNABLES: &[Tunable] = &[
     },
     Tunable {
         name: "slowlog-log-slower-than",
+        setting: None,
         least: -1,
         most: i64::MAX,
         get: |server| server.slowlog.slower_than_us.load(Ordering::Relaxed),
@@ -56,6 +62,7 @@ static TUNABLES: &[Tunable] = &[
     },
     Tunable {
         name: "slowlog-max-len",
+        setting: None,
         least: 0,
         most: ENTRIES_MAX as i64,
         get: |server| number(server.slowlog.len_max.load(Ordering::Relaxed)),
@@ -86,7 +93,13 @@ fn all(server: &Server) -> Vec<(String, String)> {
         FIXED.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     all.extend(TUNABLES.iter().map(|tunable| (tunable.name.to_owned(), (tunable.get)(server).to_string())));
     all.push(("proto-max-bulk-len".to_owned(), server.door.limits.value_bytes_max.to_string()));
-    let settings = server.keyspace.settings();
+    let mut settings = server.keyspace.settings();
+    for (name, value) in &mut settings {
+        // As it is now, not as the node began with it.
+        if let Some(tunable) = TUNABLES.iter().find(|tunable| tunable.setting == Some(name.as_str())) {
+            *value = (tunable.get)(server).to_string();
+        }
+    }
     if let Some((_, addr)) = settings.iter().find(|(name, _)| name == "listen") {
         let (host, port) = addr.rsplit_once(':').unwrap_or((addr, "0"));
         all.extend([("bind".to_owned(), host.to_owned()), ("port".to_owned(), port.to_owned())]);
@@ -115,7 +128,8 @@ pub(super) fn set(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let known = all(context.server);
     for index in (2..args.len()).step_by(2) {
         let name = String::from_utf8_lossy(args.get(index)).to_ascii_lowercase();
-        let tunable = TUNABLES.iter().find(|tunable| tunable.name == name);
+        let tunable =
+            TUNABLES.iter().find(|tunable| tunable.name == name || tunable.setting == Some(name.as_str()));
         let Some(tunable) = tunable else {
             return Err(refuse_name(args.get(index), known.iter().any(|(known, _)| *known == name)));
         };

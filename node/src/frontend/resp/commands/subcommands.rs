@@ -135,11 +135,21 @@ pub(super) fn find(command: &[u8], name: &[u8]) -> Option<&'static Subcommand> {
     SUBCOMMANDS.iter().find(fits)
 }
 
+/// Whether it may be a command that has subcommands: no frequent one is.
+fn may_have_some(command: &Command) -> bool {
+    command.kind == Kind::Barrier || command.name == "object"
+}
+
+/// The name a command is counted by: its own, or that of its subcommand.
+pub(in super::super) fn name_of(command: &Command, args: Args<'_>) -> &'static str {
+    let sub = if may_have_some(command) { find(args.get(0), args.get(1)) } else { None };
+    sub.map_or(command.name, |sub| sub.name)
+}
+
 /// Checks a command that has only subcommands before it is run or queued.
 pub(super) fn admit(command: &Command, args: Args<'_>) -> Result<(), Refusal> {
-    // The first question spares the commands that are frequent; COMMAND alone is a command, too.
-    let may = command.kind == Kind::Barrier || command.name == "object";
-    if !may || args.len() < 2 || of(command.name).next().is_none() {
+    // COMMAND alone is a command, too.
+    if !may_have_some(command) || args.len() < 2 || of(command.name).next().is_none() {
         return Ok(());
     }
     let sub = find(args.get(0), args.get(1)).ok_or_else(|| unknown_subcommand(args))?;
