@@ -19,7 +19,7 @@ pub const LARGE_BYTES: usize = 100_000;
 const OPENED_TOGETHER: usize = 128;
 /// Files that a test process has open beside its connections.
 const FILES_BESIDE: u64 = 100;
-/// Announcements a second.
+/// Pause between two announcements.
 const ANNOUNCED_EVERY: Duration = Duration::from_millis(50);
 
 /// What is announced and never sent, for each port, and how the answer begins.

@@ -17,6 +17,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::limits::Limits;
 use super::stats::{Cut, Stats};
 
+/// What a client is told whose connection would take more than there is for all.
+pub(super) const NO_MEMORY: &str = "out of memory: the requests and replies of all clients take as much as they may. This \
+    connection is closed; what it was not told of may have been done. Send less at once, or raise client_buffer_bytes";
 /// What a connection may always have in memory, bytes.
 const SMALL_BYTES: u64 = 64 * 1024;
 /// Bytes that are given to the system at once: some of each piece must be taken in time.

@@ -24,6 +24,14 @@ pub enum Ticket {
 }
 
 impl Ticket {
+    /// Bytes of the answer, as far as it is there.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Ready(Ok(outcome)) => outcome.bytes(),
+            Self::Ready(Err(_)) | Self::Waiting { .. } => 0,
+        }
+    }
+
     /// Waits for the answer.
     ///
     /// # Errors

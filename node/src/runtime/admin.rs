@@ -21,7 +21,7 @@ const REPORT_FRESH_MS: u64 = 10_000;
 
 impl Node {
     /// `CASK.STATUS`.
-    pub fn status(self: &Arc<Self>) -> Status {
+    pub fn status(&self) -> Status {
         let state = self.topology.state();
         let mut status = view::status(&state);
         status.node_id = self.id.to_string();

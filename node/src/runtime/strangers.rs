@@ -2,7 +2,6 @@
 //! the rest, and nodes of another cluster nothing. What is refused is counted.
 
 use std::fmt::Display;
-use std::sync::Arc;
 
 use super::Node;
 use super::control::{Control, ControlAnswer};
@@ -81,7 +80,7 @@ impl Node {
     }
 
     /// The peer network's figures.
-    pub(super) fn peer_figures(self: &Arc<Self>) -> PeerFigures {
+    pub(super) fn peer_figures(&self) -> PeerFigures {
         let stats = self.peers.stats();
         PeerFigures {
             connected: stats.peers as u64,

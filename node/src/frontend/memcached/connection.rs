@@ -27,18 +27,15 @@ use super::stats;
 use crate::clock::wall_ms;
 use crate::frontend::accept::stopped;
 use crate::frontend::flush::flush;
-use crate::frontend::footprint::{Footprint, Silence};
+use crate::frontend::footprint::{Footprint, NO_MEMORY, Silence};
 use crate::frontend::order::{Claims, KeyHash};
 use crate::frontend::stats::Tally;
-use crate::kv::{Action, Operation, Outcome, Ticket, abandoned};
+use crate::kv::{Action, Operation, Ticket, abandoned};
 
 /// Output that is written before more is worked out.
 const OUT_BYTES_MAX: usize = 256 * 1024;
 /// An output buffer larger than this is given back once it is written.
 const OUT_BYTES_KEPT: usize = 64 * 1024;
-
-const NO_MEMORY: &[u8] =
-    b"SERVER_ERROR out of memory: the requests and replies of all clients take as much as they may (client_buffer_bytes)";
 
 /// A connection and all it has under way.
 pub(super) struct Connection<S> {
@@ -146,7 +143,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 continue;
             }
             if !self.footprint.hold(self.input.capacity() + self.output.capacity() + self.waiting_bytes) {
-                self.add(What::Line(Bytes::from_static(NO_MEMORY)));
+                self.add(What::Line(format!("SERVER_ERROR {NO_MEMORY}").into()));
                 return self.write_output().await;
             }
             let may_read = all_started && !self.closing;
@@ -422,8 +419,8 @@ impl Pending {
     /// Bytes of the value that is there.
     fn value_bytes(&self) -> usize {
         match &self.what {
-            What::One(Ticket::Ready(Ok(Outcome::Entry(Some(entry)))), _) => entry.value.len(),
-            _ => 0,
+            What::One(ticket, _) => ticket.bytes(),
+            What::Line(_) | What::End => 0,
         }
     }
 

@@ -23,7 +23,7 @@ use super::server::Server;
 use crate::access::Session;
 use crate::frontend::accept::stopped;
 use crate::frontend::clients::{Guard, Pause};
-use crate::frontend::footprint::{Footprint, Silence};
+use crate::frontend::footprint::{Footprint, NO_MEMORY, Silence};
 use crate::frontend::order::{Claims, KeyHash};
 use crate::frontend::security::Stream;
 use crate::frontend::slowlog;
@@ -34,9 +34,6 @@ use crate::kv::Ticket;
 const OUT_BYTES_MAX: usize = 256 * 1024;
 /// An output buffer larger than this is given back once it is written.
 const OUT_BYTES_KEPT: usize = 64 * 1024;
-
-const NO_MEMORY: &str =
-    "out of memory: the requests and replies of all clients take as much as they may (client_buffer_bytes)";
 
 /// Which replies a client wants.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,12 +179,12 @@ impl Connection {
             queue: None,
             watched: Watched::default(),
             written: Written::default(),
-            session: server.door.security.access.session(),
+            session: server.access().session(),
         };
         Self {
             footprint: Footprint::new(&server.door.limits, &server.door.stats),
             parser: Parser::new(Bounds::of(&server.door.limits)),
-            users: server.door.security.access.changes(),
+            users: server.access().changes(),
             pauses: server.clients.pauses(),
             pause: None,
             server,

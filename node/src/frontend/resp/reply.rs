@@ -464,8 +464,8 @@ impl Pending {
     /// Bytes it has in memory.
     pub(super) fn bytes(&self) -> usize {
         let reply = match &self.what {
-            What::One(ticket, _) => settled_bytes(ticket),
-            What::Many(tickets, _) => tickets.iter().map(settled_bytes).sum(),
+            What::One(ticket, _) => ticket.bytes(),
+            What::Many(tickets, _) => tickets.iter().map(Ticket::bytes).sum(),
             What::Encoded(bytes) => bytes.capacity(),
         };
         self.args_bytes + reply
@@ -507,13 +507,6 @@ impl Pending {
             What::Many(tickets, gather) => encode_many(tickets.into_iter().map(answer_of), gather, to, tally),
             What::Encoded(bytes) => to.out.extend_from_slice(&bytes),
         }
-    }
-}
-
-fn settled_bytes(ticket: &Ticket) -> usize {
-    match ticket {
-        Ticket::Ready(Ok(outcome)) => outcome.bytes(),
-        _ => 0,
     }
 }
 

@@ -7,7 +7,7 @@ use crate::frontend::resp::glob;
 use crate::frontend::resp::number::parse_u64;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Gather, Handled, Refusal, Reply, Shape, encode_many};
-use crate::kv::{Action, Failure, Operation, Outcome, ScanPage, Ticket};
+use crate::kv::{Action, Failure, Operation, Outcome, ScanPage};
 
 /// Keys one SCAN looks at, at most: a bound on its memory and its time.
 const SCAN_COUNT_MAX: usize = 10_000;
@@ -38,9 +38,7 @@ pub(super) fn each(context: &mut Context<'_>, args: Args<'_>, action: Action, ga
     let mut tickets = Vec::with_capacity(operations.len());
     for operation in operations {
         let ticket = context.submit(operation.key, operation.action);
-        if let Ticket::Ready(Ok(outcome)) = &ticket {
-            room.take(outcome.bytes())?;
-        }
+        room.take(ticket.bytes())?;
         tickets.push(ticket);
     }
     Ok(Reply::Many(tickets, gather))
