@@ -256,7 +256,8 @@ fn missing(world: &World) -> Option<String> {
     state.plan.as_ref().map(|plan| format!("a plan is not done: {plan:?}"))
 }
 
-/// Every key is read through every member: what was acknowledged is there. A node that is none any more serves nobody.
+/// Reads every key through every member: what was acknowledged is there. A node that leaves may cease to be a member
+/// meanwhile, and then serves nobody.
 async fn read_all(clients: &Arc<Clients>, world: &Arc<Mutex<World>>) -> Result<(), String> {
     let nodes = world.lock().running_members();
     let keys: Vec<_> = clients.history().keys().cloned().collect();
@@ -268,7 +269,8 @@ async fn read_all(clients: &Arc<Clients>, world: &Arc<Mutex<World>>) -> Result<(
                 while matches!(
                     clients.ask(*node, key.clone(), ask.clone(), FINAL_PATIENCE).await,
                     Told::Refused | Told::Unknown
-                ) {
+                ) && world.lock().running_members().contains(node)
+                {
                     tries += 1;
                     if tries == FINAL_TRIES {
                         return Err(format!("{key:?} cannot be read through node {node}"));
