@@ -17,7 +17,7 @@ use crate::error::{AppendError, MergeError, OpenError, ReadError, SnapshotError}
 use crate::file_system::{FileSystem, RealFileSystem};
 use crate::format::Eras;
 use crate::keydir::{Candidate, Keydir, Published, position_of};
-use crate::log::{Appended, AppendedRecord, Log, Prepared, Unwritten};
+use crate::log::{Appended, AppendedRecord, Log, Prepared, TakenGroup, Unwritten};
 use crate::merge::{Merged, Merges};
 use crate::options::Options;
 use crate::recovery::{Recovered, Recovery, recover};
@@ -280,6 +280,12 @@ impl Engine {
     /// their callbacks. False if none waits.
     pub fn commit_appends(&self) -> bool {
         self.0.log.commit_waiting()
+    }
+
+    /// Does the first half of [`Engine::commit_appends`], as a log's thread whose disk is slow: takes the appends that
+    /// wait. What is appended before [`TakenGroup::commit`] waits for the next group. `None` if none waits.
+    pub fn take_appends(&self) -> Option<TakenGroup> {
+        self.0.log.take_waiting()
     }
 
     /// Does what the engine's thread does (see [`Options::background`]), in this one: writes missing hint files and

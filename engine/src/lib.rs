@@ -95,7 +95,7 @@ pub use crate::inspect::{
     Damage, DamagedKey, DataFileKind, Dumped, DumpedRecord, FileInspection, HintState, InspectError,
     InspectOptions, Inspection, RecordFigures, dump, dump_on, inspect, inspect_on,
 };
-pub use crate::log::Appended;
+pub use crate::log::{Appended, TakenGroup};
 pub use crate::merge::Merged;
 pub use crate::options::{BadIndex, BadMergeWindow, BadSyncPolicy, Index, MergeWindow, Options, SyncPolicy};
 pub use crate::progress::Progress;

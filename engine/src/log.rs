@@ -26,7 +26,7 @@ use bytes::Bytes;
 use parking_lot::{Mutex, MutexGuard};
 
 use self::encoder::Encoder;
-use self::queue::{Queue, Sink, reusable};
+use self::queue::{Group, Queue, Sink, reusable};
 pub(crate) use self::writer::{Writer, create_active, too_many_files};
 use crate::data_file::{Location, Pin};
 use crate::directory::Directory;
@@ -72,6 +72,21 @@ impl Appended {
     /// Whether it is of none.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
+    }
+}
+
+/// Appends that were taken out of the queue to be written and synced together. Later appends wait until they are
+/// committed; dropping them uncommitted stops the log.
+#[must_use = "the log goes on only after this group is committed"]
+pub struct TakenGroup {
+    shared: Arc<Shared>,
+    group: Group,
+}
+
+impl TakenGroup {
+    /// Writes and syncs the appends, and runs their callbacks.
+    pub fn commit(self) {
+        self.shared.queue.commit(&*self.shared, self.group);
     }
 }
 
@@ -289,6 +304,12 @@ impl Log {
     /// Where there is no thread: commits the appends that wait, and tells; false if there are none.
     pub(crate) fn commit_waiting(&self) -> bool {
         self.shared.queue.commit_waiting(&*self.shared)
+    }
+
+    /// Where there is no thread: takes the appends that wait out of the queue; `None` if there are none.
+    pub(crate) fn take_waiting(&self) -> Option<TakenGroup> {
+        let group = self.shared.queue.take_waiting()?;
+        Some(TakenGroup { shared: Arc::clone(&self.shared), group })
     }
 
     /// Makes everything durable whose append has returned.

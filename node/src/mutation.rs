@@ -11,6 +11,8 @@ pub enum Mutation {
     OldTermAfterRestart = 1,
     /// R2: a replica takes a record although one before it is missing.
     Gaps,
+    /// R2: a replica acknowledges a write although the append of an earlier one of the same session failed.
+    AcknowledgePastFailure,
     /// R3: a primary proposes to hand over while it goes on serving.
     NoConsent,
     /// R4: a store that was damaged takes itself for whole.
@@ -59,9 +61,10 @@ pub enum Mutation {
 
 impl Mutation {
     /// Every one.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::OldTermAfterRestart,
         Self::Gaps,
+        Self::AcknowledgePastFailure,
         Self::NoConsent,
         Self::TrustDamage,
         Self::NoTail,

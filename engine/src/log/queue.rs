@@ -53,7 +53,7 @@ struct State {
 
 /// Appends that are written and synced together.
 #[derive(Default)]
-struct Group {
+pub(super) struct Group {
     /// Room for a mark, then the records.
     buffer: Vec<u8>,
     appends: Vec<Waiting>,
@@ -136,10 +136,7 @@ impl Queue {
 
     /// Where there is no thread: commits what waits, and tells; false if nothing does, or another is at it.
     pub(super) fn commit_waiting(&self, sink: &impl Sink) -> bool {
-        let group = {
-            let mut state = self.state.lock();
-            (!state.committing && !state.is_empty()).then(|| state.take_group())
-        };
+        let group = self.take_waiting();
         let found = group.is_some();
         if let Some(group) = group {
             self.commit(sink, group);
@@ -147,7 +144,15 @@ impl Queue {
         found
     }
 
-    fn commit(&self, sink: &impl Sink, mut group: Group) {
+    /// Where there is no thread: takes what waits, for [`Queue::commit`], so that what comes meanwhile waits for the next
+    /// group. `None` if nothing waits, or a group is taken already.
+    pub(super) fn take_waiting(&self) -> Option<Group> {
+        let mut state = self.state.lock();
+        (!state.committing && !state.is_empty()).then(|| state.take_group())
+    }
+
+    /// Commits a group that was taken, and tells.
+    pub(super) fn commit(&self, sink: &impl Sink, mut group: Group) {
         let outcome = sink.commit(&mut group.buffer);
         for waiting in group.appends.drain(..) {
             match waiting {

@@ -186,7 +186,7 @@ impl Plane {
             Err(error) => {
                 self.on_append_error(partition, &error);
                 if let Some(log) = log {
-                    log.failed(session);
+                    log.failed(session, sequence);
                 }
                 return reply.send(replication_answer(Err(Rejection::Failed)));
             }
@@ -199,8 +199,12 @@ impl Plane {
             let taken = if planted(Mutation::NoFencing) { Ok(None) } else { Err(Rejection::Stale) };
             return reply.send(replication_answer(taken));
         };
+        let digest_waiters = match log.stored(session, sequence) {
+            Ok(digest_waiters) => digest_waiters,
+            Err(rejection) => return reply.send(replication_answer(Err(rejection))),
+        };
         reply.send(replication_answer(Ok(None)));
-        for waiter in log.stored(session, sequence) {
+        for waiter in digest_waiters {
             let digest = self.engine.partition_stats(partition).digest;
             waiter.send(replication_answer(Ok(Some(digest))));
         }

@@ -33,6 +33,8 @@ pub(super) struct ReplicaLog<R> {
     session: u64,
     received: u64,
     stored: u64,
+    /// The first write of the session that is missing here: its append failed. `u64::MAX` if none did.
+    missing_from: u64,
     /// The first session whose transfers are taken.
     transfers_from: u64,
     digest_waiters: Vec<(u64, R)>,
@@ -48,6 +50,7 @@ impl<R> ReplicaLog<R> {
             session: 0,
             received: 0,
             stored: 0,
+            missing_from: u64::MAX,
             transfers_from: 0,
             digest_waiters: Vec::new(),
         }
@@ -80,6 +83,7 @@ impl<R> ReplicaLog<R> {
                 return Err(Rejection::Gap);
             }
             (self.session, self.received, self.stored) = (session, previous, previous);
+            self.missing_from = u64::MAX;
             self.digest_waiters.clear();
         }
         if previous == self.received || planted(Mutation::Gaps) { Ok(()) } else { Err(Rejection::Gap) }
@@ -116,13 +120,25 @@ impl<R> ReplicaLog<R> {
         self.received = sequence;
     }
 
-    /// A record is durable and published. Answers those whose digest is due now, before the next one is.
-    pub(super) fn stored(&mut self, session: u64, sequence: u64) -> Vec<R> {
+    /// Notes that a write is durable and published. Returns those who wait for the digest of exactly this state: the
+    /// caller answers them before it publishes the next write.
+    ///
+    /// # Errors
+    /// An earlier write of the session is missing here, so this one must not be acknowledged: the primary takes an
+    /// acknowledgement for one of everything before it, too (rule R2).
+    pub(super) fn stored(&mut self, session: u64, sequence: u64) -> Result<Vec<R>, Rejection> {
         if session != self.session {
-            return Vec::new();
+            return Ok(Vec::new());
+        }
+        if sequence >= self.missing_from && !planted(Mutation::AcknowledgePastFailure) {
+            return Err(Rejection::Gap);
         }
         self.stored = sequence;
-        self.digest_waiters.extract_if(.., |(due, _)| *due == sequence).map(|(_, waiter)| waiter).collect()
+        Ok(self
+            .digest_waiters
+            .extract_if(.., |(due, _)| *due == sequence)
+            .map(|(_, waiter)| waiter)
+            .collect())
     }
 
     /// Someone asks for the digest after everything received so far. Gives the asker back if that is now.
@@ -134,10 +150,14 @@ impl<R> ReplicaLog<R> {
         None
     }
 
-    /// A record could not be appended: nothing more is taken in this session.
-    pub(super) fn failed(&mut self, session: u64) {
+    /// Notes that the write named `sequence` is not on this disk. The session takes nothing more, and acknowledges none
+    /// of the later writes whose appends are pending: they may succeed.
+    pub(super) fn failed(&mut self, session: u64, sequence: u64) {
         if session == self.session {
             self.received = u64::MAX;
+            self.missing_from = self.missing_from.min(sequence);
+            // They wait for a state that this session does not reach; the primary asks again in the next one.
+            self.digest_waiters.clear();
         }
     }
 }
@@ -204,8 +224,8 @@ mod tests {
         assert_eq!(log.digest_after_received("asker"), None);
         log.admit(PRIMARY, &at(1, 1, 1)).unwrap();
         log.received(2);
-        assert_eq!(log.stored(1, 1), vec!["asker"]);
-        assert!(log.stored(1, 2).is_empty());
+        assert_eq!(log.stored(1, 1), Ok(vec!["asker"]));
+        assert_eq!(log.stored(1, 2), Ok(vec![]));
         assert_eq!(log.digest_after_received("now"), Some("now"));
     }
 
@@ -223,7 +243,27 @@ mod tests {
         let mut log: ReplicaLog<()> = ReplicaLog::new(1, PRIMARY, ASSIGNED);
         log.admit(PRIMARY, &at(1, 1, 0)).unwrap();
         log.received(1);
-        log.failed(1);
+        log.failed(1, 1);
         assert_eq!(log.admit(PRIMARY, &at(1, 1, 1)), Err(Rejection::Gap));
+    }
+
+    #[test]
+    fn nothing_is_acknowledged_after_a_failed_append() {
+        let mut log: ReplicaLog<()> = ReplicaLog::new(1, PRIMARY, ASSIGNED);
+        for sequence in 1..=4 {
+            log.admit(PRIMARY, &at(1, 1, sequence - 1)).unwrap();
+            log.received(sequence);
+        }
+        assert_eq!(log.stored(1, 1), Ok(vec![]));
+        log.failed(1, 2);
+        log.failed(1, 3);
+        assert_eq!(
+            log.stored(1, 4),
+            Err(Rejection::Gap),
+            "an acknowledgement of 4 would be one of 2 as well"
+        );
+        assert_eq!(log.admit(PRIMARY, &Position { begins: 1, ..at(1, 2, 1) }), Ok(()));
+        log.received(2);
+        assert_eq!(log.stored(2, 2), Ok(vec![]), "the primary sent it again in a new session");
     }
 }

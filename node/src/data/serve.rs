@@ -146,12 +146,12 @@ impl Plane {
             }
             match frame {
                 ReplicationFrame::Replicate(position, records) => {
+                    let sequence = position.previous.saturating_add(records.len() as u64);
                     if self.contradicts(&records) {
                         // Nothing after it may be acknowledged either.
-                        log.failed(position.session);
+                        log.failed(position.session, sequence);
                         return reply.send(replication_answer(Err(Rejection::Failed)));
                     }
-                    let sequence = position.previous.saturating_add(records.len() as u64);
                     log.received(sequence);
                     self.store_replicated(position, sequence, records, reply);
                 }

@@ -71,6 +71,8 @@ pub enum Fault {
     DiskFull(usize, bool),
     /// The next sync of a node's disk fails.
     SyncFails(usize),
+    /// The next write of a node's disk fails for want of space, and no later one: what is appended after it succeeds.
+    WriteFails(usize),
     /// A bit of a complete data file flips on a node's disk, and one of its hint file, perhaps. Not where anything has
     /// no other in-sync copy, or another node's disk did so before. The second number is what the place is drawn from.
     BitFlip(usize, u64),
@@ -176,7 +178,8 @@ fn one(schedule: &mut Schedule, rng: &mut StdRng, profile: Profile, nodes: &mut 
         76..80 => both(Fault::SlowDisk(node, rng.random_range(20..400)), Fault::SlowDisk(node, 2)),
         80..86 => schedule.push((now, Fault::Election)),
         86..88 => both(Fault::DiskFull(node, true), Fault::DiskFull(node, false)),
-        88..90 => both(Fault::SyncFails(node), Fault::Restart(node)),
+        88 => both(Fault::SyncFails(node), Fault::Restart(node)),
+        89 => both(Fault::WriteFails(node), Fault::Restart(node)),
         90..96 if nodes.joined < 2 => {
             schedule.push((now, Fault::Join));
             nodes.joined += 1;
@@ -193,7 +196,7 @@ fn one(schedule: &mut Schedule, rng: &mut StdRng, profile: Profile, nodes: &mut 
 /// they last.
 fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> u64 {
     let (node, other) = nodes.two(rng);
-    match rng.random_range(0..8) {
+    match rng.random_range(0..9) {
         // Cut off for longer than its lease; meanwhile whoever took over gives up what it got.
         0 => {
             let end = now + rng.random_range(2_200..4_500);
@@ -269,6 +272,20 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
             moves - now
         }
         6 => removal(schedule, rng, nodes, now),
+        // Writes fail on a slow disk while later ones wait for it, and then the node that sent them dies.
+        7 => {
+            let end = now + rng.random_range(1_000..2_500);
+            schedule.push((now, Fault::SlowDisk(node, rng.random_range(150..500))));
+            for _ in 0..rng.random_range(1..4) {
+                schedule.push((rng.random_range(now + 100..end), Fault::WriteFails(node)));
+            }
+            schedule.push((end, Fault::SlowDisk(node, 2)));
+            if rng.random() {
+                kill(schedule, rng, other, end);
+            }
+            schedule.push((end + rng.random_range(2_500..5_000), Fault::Restart(node)));
+            end - now
+        }
         // Nothing reaches one node from another for a while, and then that one dies.
         _ => {
             let end = now + rng.random_range(50..1_500);
@@ -437,6 +454,10 @@ impl World {
             Fault::SyncFails(node) => {
                 self.note(&format!("the next sync of node {node} fails"));
                 self.nodes[node].disk.inject(DiskFault::io_error(FileCall::Sync, 0));
+            }
+            Fault::WriteFails(node) => {
+                self.note(&format!("the next write of node {node} fails"));
+                self.nodes[node].disk.inject(DiskFault::disk_full(FileCall::Write, 0).on(".data"));
             }
             Fault::BitFlip(node, seed) => self.flip_bit(node, seed),
             Fault::Election => {

@@ -5,6 +5,7 @@
 mod bounds;
 mod copies_equal;
 mod forward;
+mod holds_all;
 mod one_primary;
 mod placement;
 mod receiving;
@@ -36,6 +37,7 @@ pub fn watched() -> Vec<Box<dyn Watch>> {
         Box::<forward::Forward>::default(),
         Box::<placement::Placement>::default(),
         Box::<receiving::Receiving>::default(),
+        Box::<holds_all::HoldsAll>::default(),
         Box::<bounds::Bounds>::default(),
     ]
 }

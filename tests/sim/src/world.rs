@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use caskade_engine::{Engine, FaultyFileSystem, Options, SyncPolicy};
+use caskade_engine::{Engine, FaultyFileSystem, Options, SyncPolicy, TakenGroup};
 use caskade_node::cluster::operations::Operation;
 use caskade_node::cluster::state::{Announcement, Change, ClusterState, ReplicaRole, StoreCondition};
 use caskade_node::config::Settings;
@@ -440,9 +440,13 @@ async fn run_disk(engine: Engine, sync: SyncPolicy, seed: u64, sync_pause_us: Ar
     let mut tended = Instant::now();
     loop {
         let longest = sync_pause_us.load(Ordering::Relaxed);
-        tokio::time::sleep(Duration::from_micros(rng.random_range(longest / 4..=longest))).await;
+        let (idle, busy) = (rng.random_range(0..=longest / 2), rng.random_range(longest / 4..=longest / 2));
+        tokio::time::sleep(Duration::from_micros(idle)).await;
+        let group = if sync == SyncPolicy::Always { engine.take_appends() } else { None };
+        // What is appended while the disk is busy waits for the next group.
+        tokio::time::sleep(Duration::from_micros(busy)).await;
         match sync {
-            SyncPolicy::Always => drop(engine.commit_appends()),
+            SyncPolicy::Always => group.into_iter().for_each(TakenGroup::commit),
             // A failure is told to the next append.
             _ => drop(engine.sync()),
         }
