@@ -168,6 +168,15 @@ pub(super) struct Cell {
     pub(super) storing: AtomicUsize,
 }
 
+/// A lease as it was at one moment.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Lease {
+    /// When it ends, by this node's monotonic clock; it may have been prolonged since.
+    until_ms: u64,
+    /// How many leases had been ended before their time.
+    ended: u64,
+}
+
 /// The data plane of one node.
 pub struct Plane {
     pub(super) node: NodeId,
@@ -197,6 +206,8 @@ pub struct Plane {
     pub(super) assignments: Assignments,
     pub(super) cells: Vec<Cell>,
     lease_until_ms: AtomicU64,
+    /// Counts calls of [`Plane::end_lease`].
+    leases_ended: AtomicU64,
     sessions: AtomicU64,
     pub(super) store_failed: AtomicBool,
     /// Since when replicas of partitions this node is primary of have been away while their nodes are up.
@@ -241,6 +252,7 @@ impl Plane {
             proposals,
             cells: (0..PARTITIONS).map(|_| cell()).collect(),
             lease_until_ms: AtomicU64::new(0),
+            leases_ended: AtomicU64::new(0),
             sessions: AtomicU64::new(0),
             store_failed: AtomicBool::new(false),
             away_since: Mutex::default(),
@@ -270,15 +282,28 @@ impl Plane {
 
     /// This node serves nothing until it is granted a new lease.
     pub fn end_lease(&self) {
+        self.leases_ended.fetch_add(1, Ordering::AcqRel);
         self.lease_until_ms.store(0, Ordering::Release);
     }
 
     /// Whether this node may answer as a primary now.
     pub fn has_lease(&self) -> bool {
-        if planted(Mutation::NoLease) {
-            return true;
-        }
-        self.host.monotonic_ms() < self.lease_until_ms.load(Ordering::Acquire)
+        self.lease().is_some()
+    }
+
+    /// Returns the lease that this node holds now.
+    pub(super) fn lease(&self) -> Option<Lease> {
+        let ended = self.leases_ended.load(Ordering::Acquire);
+        // Before the clock is read: a lease that is granted in between says nothing of that moment.
+        let until_ms = self.lease_until_ms.load(Ordering::Acquire);
+        let held = self.host.monotonic_ms() < until_ms || planted(Mutation::NoLease);
+        held.then_some(Lease { until_ms, ended })
+    }
+
+    /// Whether a lease that [`Plane::lease`] returned was held without a gap until now.
+    pub(super) fn held_until_now(&self, lease: Lease) -> bool {
+        let in_time = self.host.monotonic_ms() < lease.until_ms || planted(Mutation::NoLease);
+        in_time && self.leases_ended.load(Ordering::Acquire) == lease.ended
     }
 
     /// Whether the store refused a write: the node must not stay in any in-sync set (rule R8).

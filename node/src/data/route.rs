@@ -120,8 +120,16 @@ impl Plane {
         reply: Reply,
     ) -> Executed {
         self.with_role(partition, |role| match role {
-            Role::Primary(primary) if primary.phase == Phase::Serving && self.has_lease() => {
-                self.execute_as_primary(partition, primary, operation, reply)
+            Role::Primary(primary)
+                if primary.phase == Phase::Serving
+                    && let Some(lease) = self.lease() =>
+            {
+                match self.execute_as_primary(partition, primary, operation, reply) {
+                    // The process stood still after it had looked at its lease. What it read may be out of date; a
+                    // write is answered only once all followers, which would reject it, have it.
+                    Executed::Done(_, reply) if !self.held_until_now(lease) => Executed::NotPrimary(reply),
+                    executed => executed,
+                }
             }
             Role::Primary(_) | Role::Replica(_)
                 if planted(Mutation::StaleReads) && operation.action == Action::Read =>
@@ -537,3 +545,6 @@ pub(super) fn damaged(error: &ReadError) -> Failure {
 fn stopped() -> Failure {
     Failure::Unknown("the node stopped before it answered: read the key to know".into())
 }
+
+#[cfg(test)]
+mod tests;

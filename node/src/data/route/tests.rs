@@ -1,0 +1,148 @@
+//! A node alone whose clock jumps: what it answers when its lease ends in the middle of an operation.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use caskade_engine::{Engine, FaultyFileSystem, Options};
+use futures::future::BoxFuture;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::cluster::samples::{announcement, node};
+use crate::cluster::state::{Change, ClusterState};
+use crate::data::{Limits, Parts, Proposals};
+use crate::host::{Host, Machine};
+use crate::id::ClusterId;
+use crate::net::{Done, NetStats, Peers, Refusals, Transport};
+
+/// A machine whose process is stopped for a while after its monotonic clock was read so many times.
+struct Stopping {
+    readings_left: AtomicU64,
+    stands_still_ms: u64,
+}
+
+const BEGIN_MS: u64 = 10_000;
+
+impl Machine for Stopping {
+    fn monotonic_ms(&self) -> u64 {
+        let stopped = self
+            .readings_left
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1))
+            .is_err();
+        BEGIN_MS + if stopped { self.stands_still_ms } else { 0 }
+    }
+
+    fn wall_ms(&self) -> u64 {
+        1_700_000_000_000
+    }
+
+    fn guard(&self, task: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
+        task
+    }
+}
+
+/// No peers.
+struct Nobody;
+
+impl Transport for Nobody {
+    fn push_call(&self, _: NodeId, _: Class, _: Bytes, done: Done) {
+        done.finish(Err(CallError::NotSent("nobody is there".to_owned())));
+    }
+
+    fn set_peers(&self, _: std::collections::HashMap<NodeId, Vec<String>>) {}
+
+    fn publish(&self, _: Vec<u8>) -> bool {
+        false
+    }
+
+    fn disconnect(&self, _: NodeId) {}
+
+    fn stats(&self) -> NetStats {
+        NetStats::default()
+    }
+
+    fn refusals(&self) -> Arc<Refusals> {
+        Arc::default()
+    }
+
+    fn shutdown(&self) -> BoxFuture<'static, ()> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+fn limits() -> Limits {
+    Limits {
+        request_timeout_ms: 50,
+        replica_timeout_ms: 3_000,
+        pending_max: 10,
+        waiting_max: 10,
+        bytes_under_way_max: 1 << 20,
+        value_bytes_max: 1 << 20,
+        migration_bytes_per_s: 0,
+        scrub_bytes_per_s: 0,
+        repair_interval_ms: 60_000,
+    }
+}
+
+/// Node 1, founder and only member, whose process stands still after so many readings of its clock.
+fn alone(readings: u64, stands_still_ms: u64) -> Arc<Plane> {
+    let mut options = Options::new("/store");
+    (options.replicated, options.background, options.map_files) = (true, false, false);
+    let (engine, _) = Engine::open_on(Arc::new(FaultyFileSystem::new()), options).unwrap();
+    let machine = Stopping { readings_left: AtomicU64::new(u64::MAX), stands_still_ms };
+    let machine = Arc::new(machine);
+    let plane = Plane::new(Parts {
+        node: node(1),
+        engine,
+        damage: None,
+        peers: Peers::new(Arc::new(Nobody)),
+        proposals: Proposals { urgent: mpsc::channel(1024).0, patient: mpsc::channel(1024).0 },
+        limits: limits(),
+        host: Host::simulated(machine.clone()),
+    });
+    let mut state = ClusterState::default();
+    state.apply(&[Change::Found {
+        cluster_id: ClusterId::default(),
+        replication_factor: 2,
+        lease_ms: 2000,
+        rebuild_delay_ms: 1000,
+        founder: announcement(1, 1),
+    }]);
+    plane.follow(Arc::new(state), 1);
+    plane.extend_lease(BEGIN_MS + 2000);
+    machine.readings_left.store(readings, Ordering::SeqCst);
+    plane
+}
+
+fn read() -> Operation {
+    Operation { key: Bytes::from_static(b"key"), action: Action::Read }
+}
+
+#[tokio::test]
+async fn read_is_answered_under_a_lease() {
+    for stands_still_ms in [0, 1_999] {
+        let plane = alone(1, stands_still_ms);
+        assert!(matches!(plane.submit(read()), Ticket::Ready(Ok(Outcome::Entry(None)))));
+    }
+}
+
+#[tokio::test]
+async fn read_whose_lease_ends_before_it_is_answered_is_not_answered_from_here() {
+    let plane = alone(1, 2_000);
+    let Ticket::Waiting { answer, .. } = plane.submit(read()) else {
+        panic!("answered although another node may have been the primary when it was read");
+    };
+    assert!(matches!(answer.await.unwrap(), Err(Failure::Refused(_))), "no node serves it");
+}
+
+#[tokio::test]
+async fn lease_that_ended_and_was_granted_anew_was_not_held_all_the_time() {
+    let plane = alone(u64::MAX, 0);
+    let lease = plane.lease().unwrap();
+    assert!(plane.held_until_now(lease));
+    plane.extend_lease(BEGIN_MS + 3_000);
+    assert!(plane.held_until_now(lease), "it was prolonged");
+    plane.end_lease();
+    assert!(!plane.held_until_now(lease));
+    plane.extend_lease(BEGIN_MS + 4_000);
+    assert!(!plane.held_until_now(lease), "another node may have been the primary in between");
+}
