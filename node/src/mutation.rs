@@ -27,6 +27,8 @@ pub enum Mutation {
     OwnSuspension,
     /// R9: the holder of a lease counts from when it was answered.
     LeaseFromAnswer,
+    /// R9: a voter that was restarted forgets that it confirmed a coordinator.
+    ForgetfulVoter,
     /// R11: reads are answered without a lease, whatever the role.
     StaleReads,
     /// R12: a partition is called clean while a copy is away.
@@ -61,7 +63,7 @@ pub enum Mutation {
 
 impl Mutation {
     /// Every one.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::OldTermAfterRestart,
         Self::Gaps,
         Self::AcknowledgePastFailure,
@@ -72,6 +74,7 @@ impl Mutation {
         Self::SecondTry,
         Self::OwnSuspension,
         Self::LeaseFromAnswer,
+        Self::ForgetfulVoter,
         Self::StaleReads,
         Self::CleanWhileAway,
         Self::HideExpired,

@@ -2,16 +2,21 @@
 //!
 //! A node is granted a lease never beyond the last moment a majority of voters confirmed this coordinator plus
 //! the lease's length; the confirmation counts from when it was asked for (rule R9). A node is overdue only
-//! when its lease, and 5 % for drifting clocks, has run out; a new coordinator first waits out what its
-//! predecessor may have granted.
+//! when its lease, and 5 % for drifting clocks, has run out. A new coordinator first waits until the grants of its
+//! predecessors have ended: one lease after a majority of voters last confirmed any of them ([`latest_confirmation`]).
 //!
-//! Whoever was found overdue is *condemned*: this incarnation is granted nothing more, since the entry that
+//! A node that was found overdue is *condemned*: this incarnation is granted nothing more, since the entry that
 //! declares it down may be under way, and whatever is heard of that entry may be wrong. Only a newer
 //! incarnation ends it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::id::{Incarnation, NodeId};
+use crate::mutation::{Mutation, planted};
+
+/// A new coordinator declares nobody down before this part of a lease has passed: nodes that live need the time to hear
+/// of the election and to renew their leases.
+const RENEWAL_PARTS: u64 = 4;
 
 /// Why no lease is granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +32,8 @@ pub enum NoLease {
 pub struct LeaseTable {
     lease_ms: u64,
     since_ms: u64,
+    /// When the last grant of a former coordinator ends; `None` until a majority of voters was asked.
+    former_until_ms: Option<u64>,
     confirmed_ms: Option<u64>,
     granted: HashMap<NodeId, Grant>,
 }
@@ -47,7 +54,13 @@ impl Grant {
 impl LeaseTable {
     /// The table of a coordinator elected now.
     pub fn new(lease_ms: u64, now_ms: u64) -> Self {
-        Self { lease_ms, since_ms: now_ms, confirmed_ms: None, granted: HashMap::new() }
+        Self {
+            lease_ms,
+            since_ms: now_ms,
+            former_until_ms: None,
+            confirmed_ms: None,
+            granted: HashMap::new(),
+        }
     }
 
     /// The table of the same node elected again, now: what it granted before says nothing of what others
@@ -55,6 +68,25 @@ impl LeaseTable {
     pub fn elected_again(mut self, now_ms: u64) -> Self {
         self.granted.retain(|_, grant| grant.condemned);
         Self { granted: self.granted, ..Self::new(self.lease_ms, now_ms) }
+    }
+
+    /// Whether it is still to be learnt when the voters last confirmed a former coordinator.
+    pub fn awaits_former(&self) -> bool {
+        self.former_until_ms.is_none()
+    }
+
+    /// Notes the latest moment at which a former coordinator may have been confirmed: see [`latest_confirmation`].
+    pub fn former_confirmed(&mut self, latest_ms: u64) {
+        self.former_until_ms = Some(latest_ms + self.lease_ms);
+    }
+
+    /// Returns when every grant of a former coordinator has ended, and every node that lives has had the time to renew
+    /// its lease. No grant outlives one lease from the election: a majority elected this coordinator after one confirmed
+    /// the former, and the two share a voter.
+    fn waited_out_ms(&self) -> u64 {
+        let longest_ms = self.since_ms + self.lease_ms;
+        let former_ms = self.former_until_ms.map_or(longest_ms, |until_ms| until_ms.min(longest_ms));
+        former_ms.max(self.since_ms + self.lease_ms / RENEWAL_PARTS)
     }
 
     /// A majority of voters confirmed the coordinator when asked at `asked_ms`.
@@ -87,15 +119,15 @@ impl LeaseTable {
         up: impl IntoIterator<Item = (NodeId, Incarnation)>,
         now_ms: u64,
     ) -> Vec<(NodeId, Incarnation)> {
-        let waited_out = self.since_ms + self.lease_ms;
+        let waited_out_ms = self.waited_out_ms();
         let mut overdue = Vec::new();
         for (node, incarnation) in up {
-            let grant = self.granted.entry(node).or_insert(Grant::until(incarnation, waited_out));
+            let grant = self.granted.entry(node).or_insert(Grant::until(incarnation, 0));
             if grant.incarnation != incarnation {
                 // Just registered: it has a lease's time to ask for its first one.
                 *grant = Grant::until(incarnation, now_ms + self.lease_ms);
             }
-            let until_ms = grant.until_ms.max(waited_out);
+            let until_ms = grant.until_ms.max(waited_out_ms);
             if now_ms > until_ms + self.lease_ms / 20 {
                 grant.condemned = true;
                 overdue.push((node, incarnation));
@@ -108,6 +140,61 @@ impl LeaseTable {
     pub fn registered(&mut self, node: NodeId, incarnation: Incarnation, now_ms: u64) {
         self.granted.insert(node, Grant::until(incarnation, now_ms + 2 * self.lease_ms));
     }
+}
+
+/// When a voter last confirmed a coordinator, told apart by the coordinator's term of the log. Kept in memory: a voter
+/// that starts takes its start for a confirmation, because the process before it may have confirmed one until then.
+#[derive(Debug)]
+pub struct LastConfirmation {
+    /// The newest term noted, and the last confirmation in it.
+    term: u64,
+    latest_ms: u64,
+    /// The last confirmation in any older term.
+    earlier_ms: u64,
+}
+
+impl LastConfirmation {
+    /// Creates the memory of a voter that starts now.
+    pub fn at_start(now_ms: u64) -> Self {
+        let earlier_ms = if planted(Mutation::ForgetfulVoter) { 0 } else { now_ms };
+        Self { term: 0, latest_ms: 0, earlier_ms }
+    }
+
+    /// Notes that the coordinator of `term` may be confirmed. Called before the voter looks at the message, so that no
+    /// confirmation is ever missing here; a message that it then rejects does no harm.
+    pub fn note(&mut self, term: u64, now_ms: u64) {
+        if term > self.term {
+            self.earlier_ms = self.earlier_ms.max(self.latest_ms);
+            (self.term, self.latest_ms) = (term, now_ms);
+        } else if term == self.term {
+            self.latest_ms = self.latest_ms.max(now_ms);
+        } else {
+            self.earlier_ms = self.earlier_ms.max(now_ms);
+        }
+    }
+
+    /// Returns how many milliseconds ago a coordinator of a term before `term` may last have been confirmed.
+    pub fn age_before_ms(&self, term: u64, now_ms: u64) -> u64 {
+        let last_ms = if self.term == term { self.earlier_ms } else { self.earlier_ms.max(self.latest_ms) };
+        now_ms.saturating_sub(last_ms)
+    }
+}
+
+/// Returns the latest moment at which a majority of voters can have confirmed a former coordinator: `None` if too few
+/// voters answered.
+///
+/// `confirmed_ms` has, for each voter that answered and confirms no older term any more, when it last confirmed any
+/// coordinator. `voters` are the sets of which each must agree: two while the voters are being exchanged. Any majority
+/// that confirmed a former coordinator shares a voter with the majority chosen here, so the latest moment among that
+/// majority is late enough; of all majorities the one whose latest moment is earliest is chosen.
+pub fn latest_confirmation(voters: &[BTreeSet<NodeId>], confirmed_ms: &BTreeMap<NodeId, u64>) -> Option<u64> {
+    let of_set = |set: &BTreeSet<NodeId>| {
+        let mut moments: Vec<u64> = set.iter().filter_map(|voter| confirmed_ms.get(voter).copied()).collect();
+        moments.sort_unstable();
+        moments.get(set.len() / 2).copied()
+    };
+    let moments = voters.iter().map(of_set).collect::<Option<Vec<u64>>>()?;
+    moments.into_iter().max()
 }
 
 #[cfg(test)]
@@ -191,5 +278,79 @@ mod tests {
         // Another coordinator may have granted it a lease meanwhile.
         assert!(table.overdue([(NODE, 1)], 12_100).is_empty());
         assert_eq!(table.overdue([(NODE, 1)], 12_101), vec![(NODE, 1)]);
+    }
+
+    fn voter(number: u8) -> NodeId {
+        NodeId::from_bytes([number; 32])
+    }
+
+    #[test]
+    fn new_coordinator_waits_only_for_the_rest_of_the_last_grants() {
+        let mut table = LeaseTable::new(2000, 10_000);
+        assert!(table.awaits_former());
+        // Last confirmed 1.2 s before the election.
+        table.former_confirmed(8_800);
+        assert!(table.overdue([(NODE, 1)], 10_900).is_empty());
+        assert_eq!(table.overdue([(NODE, 1)], 10_901), vec![(NODE, 1)]);
+    }
+
+    #[test]
+    fn new_coordinator_gives_living_nodes_the_time_to_renew() {
+        let mut table = LeaseTable::new(2000, 10_000);
+        table.former_confirmed(1_000);
+        assert!(table.overdue([(NODE, 1)], 10_600).is_empty(), "a quarter of a lease, and the drift");
+        assert_eq!(table.overdue([(NODE, 1)], 10_601), vec![(NODE, 1)]);
+    }
+
+    #[test]
+    fn no_grant_of_a_former_coordinator_outlives_a_lease_from_the_election() {
+        let mut table = LeaseTable::new(2000, 10_000);
+        // A voter answered late, and has heard of its former coordinator after the election.
+        table.former_confirmed(11_000);
+        assert_eq!(table.overdue([(NODE, 1)], 12_101), vec![(NODE, 1)]);
+    }
+
+    #[test]
+    fn majority_that_confirmed_longest_ago_decides() {
+        let three = BTreeSet::from([voter(1), voter(2), voter(3)]);
+        let mut confirmed_ms = BTreeMap::from([(voter(2), 700)]);
+        assert_eq!(latest_confirmation(std::slice::from_ref(&three), &confirmed_ms), None, "one of three");
+        confirmed_ms.insert(voter(3), 900);
+        assert_eq!(latest_confirmation(std::slice::from_ref(&three), &confirmed_ms), Some(900));
+        confirmed_ms.insert(voter(1), 100);
+        assert_eq!(latest_confirmation(std::slice::from_ref(&three), &confirmed_ms), Some(700));
+        // Somebody who does not vote says nothing.
+        confirmed_ms.insert(voter(9), 1);
+        assert_eq!(latest_confirmation(std::slice::from_ref(&three), &confirmed_ms), Some(700));
+        let next = BTreeSet::from([voter(3), voter(4), voter(5)]);
+        assert_eq!(latest_confirmation(&[three.clone(), next.clone()], &confirmed_ms), None);
+        confirmed_ms.insert(voter(4), 800);
+        assert_eq!(latest_confirmation(&[three, next], &confirmed_ms), Some(900), "both sets must agree");
+    }
+
+    #[test]
+    fn voter_that_starts_may_have_confirmed_until_then() {
+        let mut last = LastConfirmation::at_start(5_000);
+        assert_eq!(last.age_before_ms(7, 5_300), 300);
+        last.note(6, 5_200);
+        last.note(6, 5_100);
+        assert_eq!(last.age_before_ms(7, 5_300), 100);
+        assert_eq!(last.age_before_ms(6, 5_300), 300, "of terms before that only");
+    }
+
+    #[test]
+    fn confirmations_of_the_new_coordinator_itself_do_not_count() {
+        let mut last = LastConfirmation::at_start(1_000);
+        last.note(3, 2_000);
+        last.note(4, 3_000);
+        last.note(4, 9_000);
+        assert_eq!(last.age_before_ms(4, 9_000), 7_000);
+        last.note(3, 9_500);
+        assert_eq!(
+            last.age_before_ms(4, 9_600),
+            100,
+            "a late message of the former coordinator may be accepted"
+        );
+        assert_eq!(last.age_before_ms(5, 9_600), 100);
     }
 }

@@ -33,6 +33,9 @@ pub(super) enum Control {
     Compare,
     /// Any other question, encoded, and of which cluster its sender is. From version 5 on.
     In(ClusterId, Bytes),
+    /// The new coordinator asks a voter, once that confirms nobody of an older term than this any more: how long ago did
+    /// it last confirm a coordinator?
+    LastConfirmed { term: u64 },
 }
 
 /// What it is answered.
@@ -64,6 +67,8 @@ pub(super) enum ControlAnswer {
     OtherGeneration { generation: Generation, reason: String },
     /// Of `Compare`.
     Compared(Standpoint),
+    /// Of `LastConfirmed`: so many milliseconds before it answered.
+    LastConfirmed { age_ms: u64 },
 }
 
 /// Asks a peer, and waits for its answer no longer than `timeout`.

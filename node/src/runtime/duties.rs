@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::future::join_all;
+
 use super::Node;
 use super::admission::{Standing, standing};
-use super::control::ControlAnswer;
-use crate::cluster::lease::{LeaseTable, NoLease};
+use super::control::{Control, ControlAnswer};
+use crate::cluster::lease::{LeaseTable, NoLease, latest_confirmation};
 use crate::cluster::state::{Announcement, Change, ClusterState, Member, MemberStatus, Verdict};
 use crate::id::{Incarnation, NodeId};
 use crate::topology::{Committed, Proposal, choose_voters};
@@ -20,6 +22,8 @@ const ROUND: Duration = Duration::from_millis(100);
 const CONFIRMATIONS_PER_LEASE: u64 = 8;
 /// Pause before a goodbye that nobody took is said again.
 const GOODBYE_PAUSE: Duration = Duration::from_millis(20);
+/// How long a voter may take to tell when it last confirmed a coordinator: one that is down is not waited for.
+const LAST_CONFIRMED_TIMEOUT: Duration = Duration::from_millis(150);
 /// A voter is replaced only after it has been down for this long.
 const VOTER_DOWN_MAX: Duration = Duration::from_secs(300);
 
@@ -58,6 +62,7 @@ impl Node {
                 *self.leases.lock() = None;
                 continue;
             }
+            self.ask_former_leases().await;
             self.declare_overdue().await;
             self.rebuild_long_down().await;
             // Who is about to go has chosen already.
@@ -86,6 +91,40 @@ impl Node {
                 self.lease_ms().map(|lease_ms| Duration::from_millis(lease_ms / CONFIRMATIONS_PER_LEASE));
             tokio::time::sleep(pause.unwrap_or(ROUND)).await;
         }
+    }
+
+    /// As a new coordinator: asks the voters when they last confirmed a former one, so that only the rest of its grants is
+    /// waited for. Too few answers: asked again in the next round.
+    async fn ask_former_leases(self: &Arc<Self>) {
+        let Some(elected) = self.topology.leading() else { return };
+        if !self.with_leases(|leases| leases.awaits_former()).unwrap_or_default() {
+            return;
+        }
+        let voter_sets = self.topology.voter_sets();
+        let voters: BTreeSet<NodeId> = voter_sets.iter().flatten().copied().collect();
+        let answers = join_all(voters.into_iter().map(|voter| self.ask_last_confirmed(voter, elected))).await;
+        let confirmed_ms: BTreeMap<NodeId, u64> = answers.into_iter().flatten().collect();
+        let Some(latest_ms) = latest_confirmation(&voter_sets, &confirmed_ms) else { return };
+        // The table may be one of another election by now, which they were not asked about.
+        if self.topology.leading() == Some(elected) {
+            self.with_leases(|leases| leases.former_confirmed(latest_ms));
+        }
+    }
+
+    /// Returns when, by this node's clock, a voter last confirmed a coordinator of a term before `elected`; `None` if it
+    /// does not answer in time, or may still confirm one.
+    async fn ask_last_confirmed(self: &Arc<Self>, voter: NodeId, elected: u64) -> Option<(NodeId, u64)> {
+        let age_ms = if voter == self.id {
+            self.topology.last_confirmed_before(elected)?
+        } else {
+            let question = Control::LastConfirmed { term: elected };
+            match self.ask(voter, question, LAST_CONFIRMED_TIMEOUT).await {
+                Ok(ControlAnswer::LastConfirmed { age_ms }) => age_ms,
+                _ => return None,
+            }
+        };
+        // Counted back from now, not from when it answered: later than it was, at worst.
+        Some((voter, self.host.monotonic_ms().saturating_sub(age_ms)))
     }
 
     /// The lease table of this coordinator, made anew for each term it was elected for.

@@ -578,6 +578,12 @@ impl Node {
                 ControlAnswer::NotCoordinator(self.topology.coordinator())
             }
             Control::Stand => self.stand_for_election(from).await,
+            Control::LastConfirmed { term } => match self.topology.last_confirmed_before(term) {
+                Some(age_ms) => ControlAnswer::LastConfirmed { age_ms },
+                None => {
+                    ControlAnswer::NotYet("this node may still confirm a coordinator of an older term".into())
+                }
+            },
             Control::Propose(changes) => match self.propose_here(changes).await {
                 Ok(verdicts) => ControlAnswer::Proposed(verdicts),
                 Err(error) => ControlAnswer::Failed(error.to_string()),

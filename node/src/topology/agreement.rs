@@ -24,6 +24,10 @@ pub trait Agreement: Send + Sync + 'static {
     fn stopped(&self) -> Option<String>;
     /// See [`Topology::voters`].
     fn voters(&self) -> BTreeSet<NodeId>;
+    /// See [`Topology::voter_sets`].
+    fn voter_sets(&self) -> Vec<BTreeSet<NodeId>>;
+    /// See [`Topology::last_confirmed_before`].
+    fn last_confirmed_before(&self, term: u64) -> Option<u64>;
     /// See [`Topology::learners`].
     fn learners(&self) -> BTreeSet<NodeId>;
     /// See [`Topology::propose`].
@@ -78,6 +82,14 @@ impl Agreement for Topology {
 
     fn voters(&self) -> BTreeSet<NodeId> {
         self.voters()
+    }
+
+    fn voter_sets(&self) -> Vec<BTreeSet<NodeId>> {
+        self.voter_sets()
+    }
+
+    fn last_confirmed_before(&self, term: u64) -> Option<u64> {
+        self.last_confirmed_before(term)
     }
 
     fn learners(&self) -> BTreeSet<NodeId> {

@@ -18,6 +18,11 @@ impl Topology {
         self.inner.raft.metrics().borrow().membership_config.membership().voter_ids().collect()
     }
 
+    /// Returns the sets of voters of which a majority each must agree: two while the voters are being exchanged.
+    pub fn voter_sets(&self) -> Vec<BTreeSet<NodeId>> {
+        self.inner.raft.metrics().borrow().membership_config.membership().get_joint_config().clone()
+    }
+
     /// Who gets every entry without voting.
     pub fn learners(&self) -> BTreeSet<NodeId> {
         self.inner.raft.metrics().borrow().membership_config.membership().learner_ids().collect()

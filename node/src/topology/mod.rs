@@ -37,6 +37,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use openraft::error::{CheckIsLeaderError, ClientWriteError, RaftError};
 use openraft::{EmptyNode, ServerState, SnapshotPolicy};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, spawn_blocking};
 
@@ -57,6 +58,8 @@ use self::network::Network;
 use self::state_machine::StateMachine;
 pub use self::types::Proposal;
 use self::types::{Metrics, Raft};
+use crate::clock::monotonic_ms;
+use crate::cluster::lease::LastConfirmation;
 use crate::cluster::state::{Change, ClusterState, Verdict};
 use crate::id::{Epoch, NodeId};
 
@@ -80,10 +83,11 @@ pub struct TopologyConfig {
     /// How often the coordinator calls; in effect half as long again, openraft's tick being 1.5 of it.
     /// Default 250. Must be below [`Self::election_timeout_min_ms`].
     pub heartbeat_ms: u64,
-    /// Shortest of the random part of an election's delay. Default 600. The delay after the coordinator was
-    /// last heard is `election_timeout_max_ms` plus this random part: by default 1.8 to 2.4 s.
+    /// Shortest of the random part of an election's delay. Default 400. The delay after the coordinator was
+    /// last heard is `election_timeout_max_ms` plus this random part: by default 1.1 to 1.4 s. With that an election is
+    /// over, and living nodes have renewed their leases, before those that a coordinator that died granted have ended.
     pub election_timeout_min_ms: u64,
-    /// Longest of the same. Default 1200.
+    /// Longest of the same. Default 700.
     pub election_timeout_max_ms: u64,
     /// How long a proposal is waited for before its outcome is called unknown. Default 5000.
     pub propose_timeout_ms: u64,
@@ -100,8 +104,8 @@ impl TopologyConfig {
             dir: dir.into(),
             node,
             heartbeat_ms: 250,
-            election_timeout_min_ms: 600,
-            election_timeout_max_ms: 1200,
+            election_timeout_min_ms: 400,
+            election_timeout_max_ms: 700,
             propose_timeout_ms: 5000,
             confirm_timeout_ms: 1000,
             catch_up_timeout_ms: 2000,
@@ -149,6 +153,7 @@ struct Inner {
     states: watch::Receiver<Arc<ClusterState>>,
     coordinator: watch::Receiver<Option<NodeId>>,
     follower: AbortHandle,
+    last_confirmation: Mutex<LastConfirmation>,
     /// Held while the set of voters and learners is changed, one change at a time.
     changing_membership: tokio::sync::Mutex<()>,
 }
@@ -169,6 +174,7 @@ impl Topology {
         config: TopologyConfig,
         transport: Arc<dyn RaftTransport>,
     ) -> Result<Self, TopologyError> {
+        let last_confirmation = Mutex::new(LastConfirmation::at_start(monotonic_ms()));
         let raft_config = Arc::new(config.for_raft()?);
         let dir = config.dir.clone();
         let (log, machine) = spawn_blocking(move || open_files(dir))
@@ -186,7 +192,16 @@ impl Topology {
         let (leader, coordinator) = watch::channel(None);
         let follower = tokio::spawn(follow_leader(raft.metrics(), leader)).abort_handle();
         let changing_membership = tokio::sync::Mutex::default();
-        let inner = Inner { config, raft, log, states, coordinator, follower, changing_membership };
+        let inner = Inner {
+            config,
+            raft,
+            log,
+            states,
+            coordinator,
+            follower,
+            last_confirmation,
+            changing_membership,
+        };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -289,6 +304,9 @@ impl Topology {
     /// `NotCoordinator`, or `Unknown` if no majority answered in time.
     pub async fn confirm_leadership(&self) -> Result<(), ProposeError> {
         self.require_coordinator()?;
+        // This node counts itself among those that confirm it.
+        let term = self.inner.raft.metrics().borrow().current_term;
+        self.inner.last_confirmation.lock().note(term, monotonic_ms());
         let patience = Duration::from_millis(self.inner.config.confirm_timeout_ms);
         match tokio::time::timeout(patience, self.inner.raft.ensure_linearizable()).await {
             Ok(Ok(_)) => Ok(()),
@@ -301,9 +319,18 @@ impl Topology {
         }
     }
 
+    /// Returns how many milliseconds ago this node may last have confirmed a coordinator of an older term than `term`:
+    /// `None` if it may confirm one yet.
+    pub fn last_confirmed_before(&self, term: u64) -> Option<u64> {
+        let metrics = self.inner.raft.metrics();
+        // A vote only grows, and is never older than the metrics say.
+        let promised = metrics.borrow().current_term >= term;
+        promised.then(|| self.inner.last_confirmation.lock().age_before_ms(term, monotonic_ms()))
+    }
+
     /// Answers one message of a peer's topology log.
     pub async fn handle(&self, body: Bytes) -> Bytes {
-        network::answer(&self.inner.raft, &body).await
+        network::answer(&self.inner.raft, &self.inner.last_confirmation, &body).await
     }
 
     /// Stops taking part and closes the files; everything asked afterwards is refused.

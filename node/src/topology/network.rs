@@ -17,10 +17,13 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 use openraft::{AnyError, EmptyNode, RaftNetwork, RaftNetworkFactory};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::codec;
 use super::types::{Raft, TypeConfig};
+use crate::clock::monotonic_ms;
+use crate::cluster::lease::LastConfirmation;
 use crate::id::NodeId;
 
 /// Pause before a node that could not be reached is tried again.
@@ -144,9 +147,15 @@ impl RaftNetwork<TypeConfig> for Peer {
 }
 
 /// Answers one message of a peer. Bad input gets an answer that says so, and changes nothing.
-pub(super) async fn answer(raft: &Raft, body: &[u8]) -> Bytes {
+pub(super) async fn answer(raft: &Raft, last_confirmation: &Mutex<LastConfirmation>, body: &[u8]) -> Bytes {
     let response = match codec::decode(body).and_then(checked) {
-        Ok(request) => perform(raft, request).await,
+        Ok(request) => {
+            if let Request::Append(rpc) = &request {
+                // Before the log sees it: what the log accepts confirms its sender (rule R9).
+                last_confirmation.lock().note(rpc.vote.leader_id().term, monotonic_ms());
+            }
+            perform(raft, request).await
+        }
         Err(why) => Response::Refused(why),
     };
     match codec::encode(&response) {

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use caskade_node::cluster::lease::LastConfirmation;
 use caskade_node::cluster::state::{Change, ClusterState, Verdict};
 use caskade_node::id::{Epoch, NodeId, Partition};
 use caskade_node::topology::{Agreement, Committed, Proposal, ProposeError, choose_voters};
@@ -29,7 +30,7 @@ use crate::machine::SimMachine;
 use crate::network::SimNetwork;
 
 /// Time until voters that hear of no leader elect one.
-const ELECTION_MS: std::ops::Range<u64> = 1800..2400;
+const ELECTION_MS: std::ops::Range<u64> = 1100..1400;
 /// How long a proposal waits for a majority.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a leader waits for its confirmation.
@@ -49,6 +50,9 @@ struct Part {
     coordinator: watch::Sender<Option<NodeId>>,
     /// The term it believes to lead.
     leads: Option<u64>,
+    /// When it last confirmed a leader, as its node is told.
+    last_confirmation: LastConfirmation,
+    machine: Arc<SimMachine>,
 }
 
 struct Log {
@@ -217,8 +221,13 @@ impl ModelLog {
             .0;
         let first = if applied == 0 { 0 } else { first };
         let state = log.states.get(&first).cloned().unwrap_or_default();
-        let part =
-            Part { states: watch::Sender::new(state), coordinator: watch::Sender::new(None), leads: None };
+        let part = Part {
+            states: watch::Sender::new(state),
+            coordinator: watch::Sender::new(None),
+            leads: None,
+            last_confirmation: LastConfirmation::at_start(machine.monotonic_ms()),
+            machine: machine.clone(),
+        };
         log.parts.insert(id, part);
         log.applied.insert(id, first);
         drop(log);
@@ -329,10 +338,12 @@ impl ModelLog {
 
     /// Whether a node can talk with a majority of the voters that are promised to no later term.
     fn majority(&self, log: &Log, id: NodeId, term: u64) -> bool {
-        let agrees = |voter: &&NodeId| {
-            self.network.can_talk(id, **voter) && log.promised.get(*voter).copied().unwrap_or(0) <= term
-        };
-        log.voters.iter().filter(agrees).count() * 2 > log.voters.len()
+        log.voters.iter().filter(|voter| self.agrees(log, id, **voter, term)).count() * 2 > log.voters.len()
+    }
+
+    /// Whether a node can talk with a voter that is promised to no later term.
+    fn agrees(&self, log: &Log, id: NodeId, voter: NodeId, term: u64) -> bool {
+        self.network.can_talk(id, voter) && log.promised.get(&voter).copied().unwrap_or(0) <= term
     }
 
     /// Brings the committed states to a node, late.
@@ -453,6 +464,13 @@ impl ModelLog {
     fn is_confirmed(&self, id: NodeId, term: u64) -> bool {
         let mut log = self.log.lock();
         let confirmed = self.majority(&log, id, term);
+        let agree: Vec<NodeId> =
+            log.voters.iter().copied().filter(|voter| self.agrees(&log, id, *voter, term)).collect();
+        for voter in agree {
+            if let Some(part) = log.parts.get_mut(&voter) {
+                part.last_confirmation.note(term, part.machine.monotonic_ms());
+            }
+        }
         if confirmed {
             log.bring_up_to_date(id);
         }
@@ -583,6 +601,17 @@ impl Agreement for Member {
 
     fn voters(&self) -> BTreeSet<NodeId> {
         self.log.log.lock().voters.clone()
+    }
+
+    fn voter_sets(&self) -> Vec<BTreeSet<NodeId>> {
+        vec![self.voters()]
+    }
+
+    fn last_confirmed_before(&self, term: u64) -> Option<u64> {
+        let log = self.log.log.lock();
+        let promised = log.promised.get(&self.id).is_some_and(|promised| *promised >= term);
+        let part = log.parts.get(&self.id)?;
+        promised.then(|| part.last_confirmation.age_before_ms(term, part.machine.monotonic_ms()))
     }
 
     fn learners(&self) -> BTreeSet<NodeId> {

@@ -196,7 +196,7 @@ fn one(schedule: &mut Schedule, rng: &mut StdRng, profile: Profile, nodes: &mut 
 /// they last.
 fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> u64 {
     let (node, other) = nodes.two(rng);
-    match rng.random_range(0..9) {
+    match rng.random_range(0..10) {
         // Cut off for longer than its lease; meanwhile whoever took over gives up what it got.
         0 => {
             let end = now + rng.random_range(2_200..4_500);
@@ -284,6 +284,20 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
                 kill(schedule, rng, other, end);
             }
             schedule.push((end + rng.random_range(2_500..5_000), Fault::Restart(node)));
+            end - now
+        }
+        // One voter hears nothing of the coordinator for a while, another one is started anew, and the two elect the
+        // first: only the second may have confirmed the coordinator since.
+        8 => {
+            let end = now + rng.random_range(1_500..4_500);
+            let third = (0..nodes.count()).find(|third| *third != node && *third != other).unwrap_or(node);
+            for (from, to) in [(node, other), (other, node)] {
+                schedule.push((now, Fault::Block(from, to)));
+                schedule.push((end + rng.random_range(500..2_500), Fault::Open(from, to)));
+            }
+            schedule.push((end - rng.random_range(20..400), Fault::Kill(third)));
+            schedule.push((end - 10, Fault::Restart(third)));
+            schedule.push((end + rng.random_range(0..200), Fault::Election));
             end - now
         }
         // Nothing reaches one node from another for a while, and then that one dies.
