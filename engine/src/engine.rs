@@ -13,8 +13,8 @@ use crate::budget::Budget;
 use crate::data_file::{FileTable, Location, Pin, Stored};
 use crate::directory::Directory;
 use crate::embedded::Embedded;
-use crate::error::{AppendError, MergeError, OpenError, ReadError, SnapshotError};
-use crate::file_system::{FileSystem, RealFileSystem};
+use crate::error::{AppendError, IoError, MergeError, OpenError, ReadError, SnapshotError};
+use crate::file_system::{FileSystem, RealFileSystem, Space};
 use crate::format::Eras;
 use crate::keydir::{Candidate, Keydir, Published, position_of};
 use crate::log::{Appended, AppendedRecord, Log, Prepared, TakenGroup, Unwritten};
@@ -264,6 +264,27 @@ impl Engine {
         }
     }
 
+    /// Returns how large the store's file system is and how much of it is free, as the operating system says now.
+    ///
+    /// # Errors
+    /// The operating system did not say.
+    pub fn space(&self) -> Result<Space, IoError> {
+        self.0.space()
+    }
+
+    /// Sets whether space is short (see [`Options::low_free_bytes`] for what merges do then). For owners that watch the
+    /// free space themselves, with marks and hysteresis of their own: they set that option to 0. It takes effect at the
+    /// engine's next look, or the next [`Engine::tend`]; a merge that waits for its budget goes on at once.
+    pub fn set_space_low(&self, low: bool) {
+        self.0.merges.set_space_low(low);
+    }
+
+    /// Returns whether merges take space for short: what [`Engine::set_space_low`] said last or, where the engine looks
+    /// by itself, what it found.
+    pub fn is_space_low(&self) -> bool {
+        self.0.merges.is_space_low()
+    }
+
     /// Flushes, syncs and closes the log: all clones refuse further appends. They still read; the directory is
     /// free for another engine when the last one is dropped, which also closes (in a callback: when that returns).
     pub fn close(self) -> Result<(), AppendError> {
@@ -291,6 +312,7 @@ impl Engine {
     /// Does what the engine's thread does (see [`Options::background`]), in this one: writes missing hint files and
     /// merges what is due, at any time of the day. Under way elsewhere, it is waited for.
     pub fn tend(&self) -> Result<Merged, MergeError> {
+        self.0.look_at_space()?;
         self.0.tend(true)
     }
 
@@ -400,6 +422,13 @@ impl Core {
         let stored = self.files.read(entry.location())?;
         let meant = stored.header.version == entry.version && position_of(stored.key()) == entry.position;
         if meant { Ok(stored) } else { Err(self.files.misplaced(entry.location())) }
+    }
+
+    /// The space of the store's file system.
+    pub(crate) fn space(&self) -> Result<Space, IoError> {
+        let path = self.directory.path();
+        let space = self.directory.file_system().space(path);
+        space.map_err(|e| IoError::new("look at the free space of", path, e))
     }
 
     /// No record of the store has a higher version, nor had before it was overwritten.

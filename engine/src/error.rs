@@ -17,6 +17,11 @@ pub struct IoError {
 }
 
 impl IoError {
+    /// Returns whether the call failed because there is no room on the file system, or the quota is used up.
+    pub fn is_no_space(&self) -> bool {
+        matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+    }
+
     pub(crate) fn new(action: &'static str, path: impl Into<PathBuf>, source: io::Error) -> Self {
         Self { action, path: path.into(), source: Arc::new(source) }
     }
@@ -115,9 +120,14 @@ pub enum AppendError {
         /// Their bound: `append_buffer_bytes`.
         max: usize,
     },
-    /// Writing failed (the disk is full, say). Nothing of it will be seen; later appends may succeed.
+    /// There is no room on the file system. Nothing was written, and nothing of it will be seen. The store goes on:
+    /// it reads, and takes appends again as soon as there is room, without being opened anew.
     #[error("nothing was written: {0}")]
-    Io(#[from] IoError),
+    NoSpace(IoError),
+    /// Writing failed for another reason than want of space. Nothing was written, and nothing of it will be seen;
+    /// later appends may succeed.
+    #[error("nothing was written: {0}")]
+    Io(IoError),
     /// An earlier sync failed, so that what is on disk is unknown. The store reads, but takes no appends until
     /// it is opened anew. Records that waited for the failed sync may or may not be there then.
     #[error(
@@ -135,6 +145,12 @@ pub enum AppendError {
     /// A record has the highest version there is, so that none is left for a new one. Nothing was written.
     #[error("versions are used up; nothing was written; copy the data into a new directory")]
     VersionsUsedUp,
+}
+
+impl From<IoError> for AppendError {
+    fn from(error: IoError) -> Self {
+        if error.is_no_space() { Self::NoSpace(error) } else { Self::Io(error) }
+    }
 }
 
 /// Why a record could not be read.

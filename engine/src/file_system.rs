@@ -63,8 +63,17 @@ pub trait FileSystem: Debug + Send + Sync {
     /// [`io::ErrorKind::WouldBlock`] if another has the lock.
     fn lock(&self, path: &Path, text: &str) -> io::Result<Box<dyn Debug + Send + Sync>>;
 
-    /// Bytes that can still be written below this directory.
-    fn free_bytes(&self, directory: &Path) -> io::Result<u64>;
+    /// Returns how large the file system of this directory is, and how much of it can still be written.
+    fn space(&self, directory: &Path) -> io::Result<Space>;
+}
+
+/// Space of a file system, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that this process can still write: without those that the file system keeps for the superuser.
+    pub free_bytes: u64,
+    /// Bytes of the whole file system.
+    pub total_bytes: u64,
 }
 
 /// An open file.

@@ -89,7 +89,7 @@ pub use crate::error::{
 };
 pub use crate::file_system::{
     Fault, FaultyFileSystem, FileCall, FileHandle, FileSystem, MAPPING_STEP, Mapping, Moment, OpenMode,
-    RealFileSystem, WritableMapping,
+    RealFileSystem, Space, WritableMapping,
 };
 pub use crate::inspect::{
     Damage, DamagedKey, DataFileKind, Dumped, DumpedRecord, FileInspection, HintState, InspectError,

@@ -54,6 +54,9 @@ const INPUTS_MAX: usize = 64;
 /// Bytes read between two looks at the budget.
 const STEP_BYTES: u64 = 256 << 10;
 
+/// Space is short at most when less than one part in so many of the file system is free.
+const LOW_SHARE: u64 = 20;
+
 /// Expired keys that one run notes for burial.
 const EXPIRED_MAX: usize = 10_000;
 
@@ -65,6 +68,8 @@ pub(crate) struct Merges {
     stop: AtomicBool,
     /// The store is being closed: stop, and do not begin again.
     closing: AtomicBool,
+    /// Space is short: merges have their way.
+    space_low: AtomicBool,
     /// By partition: the version up to which it is clean, as its owner says.
     clean: Vec<AtomicU64>,
     status: Mutex<Option<TaskStatus>>,
@@ -110,6 +115,7 @@ impl Merges {
             running: Mutex::new(()),
             stop: AtomicBool::new(false),
             closing: AtomicBool::new(false),
+            space_low: AtomicBool::new(false),
             clean: (0..PARTITIONS).map(|_| AtomicU64::new(0)).collect(),
             status: Mutex::new(None),
             restores: Restores::default(),
@@ -124,6 +130,16 @@ impl Merges {
     /// Makes a run that is under way end soon; what it did not complete stays as it was.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
+    }
+
+    pub(crate) fn set_space_low(&self, low: bool) {
+        if self.space_low.swap(low, Ordering::AcqRel) != low {
+            tracing::info!(low, "the store's merges were told whether space is short");
+        }
+    }
+
+    pub(crate) fn is_space_low(&self) -> bool {
+        self.space_low.load(Ordering::Acquire)
     }
 
     pub(crate) fn mark_clean(&self, partition: Partition, up_to: Version) {
@@ -156,6 +172,17 @@ impl Merges {
 }
 
 impl Core {
+    /// Finds out whether space is short, where the owner leaves that to the engine.
+    pub(crate) fn look_at_space(&self) -> Result<(), MergeError> {
+        if self.options.low_free_bytes > 0 {
+            let space = self.space()?;
+            let low = self.options.low_free_bytes.min(space.total_bytes / LOW_SHARE);
+            let enough = if self.merges.is_space_low() { low + low / 4 } else { low };
+            self.merges.set_space_low(space.free_bytes < enough);
+        }
+        Ok(())
+    }
+
     /// Writes the hints that are missing and, if merging is allowed now, merges what is due.
     pub(crate) fn tend(&self, merges: bool) -> Result<Merged, MergeError> {
         let mut done = Merged { hints: self.write_hints()?, ..Merged::default() };
@@ -385,7 +412,11 @@ impl<'a> Run<'a> {
         if let Some(status) = &mut *self.core.merges.status.lock() {
             status.bytes_done = self.bytes_done;
         }
-        self.core.options.budget.wait(bytes, &|| self.core.merges.stopped());
+        let merges = &self.core.merges;
+        // Where space is short nothing is booked: what else draws on the budget would wait for it later.
+        if !merges.is_space_low() {
+            self.core.options.budget.wait(bytes, &|| merges.stopped() || merges.is_space_low());
+        }
         if self.core.merges.stopped() { Err(MergeError::Stopped) } else { Ok(()) }
     }
 
@@ -418,7 +449,9 @@ impl<'a> Run<'a> {
         };
         output.push(record, bound)?;
         self.merged.records_copied += 1;
-        self.core.options.budget.take(len);
+        if !self.core.merges.is_space_low() {
+            self.core.options.budget.take(len);
+        }
         Ok(())
     }
 

@@ -134,6 +134,12 @@ pub struct Options {
     pub merge_small_file: u64,
     /// When merges may run. Default [`MergeWindow::Always`].
     pub merge_window: MergeWindow,
+    /// Free bytes of the file system below which space is short; merges then have their way: they run outside of their
+    /// window and above their budget, and take, beside what is due anyway, every file of which a twentieth is dead, those
+    /// first that free most for the least copying. Space is short until a quarter more than this is free. Default
+    /// 1 GiB, and at most a twentieth of the file system; 0: the engine does not look by itself, its owner calls
+    /// [`Engine::set_space_low`](crate::Engine::set_space_low).
+    pub low_free_bytes: u64,
     /// Bytes a second that merges may read and write: a handle that other background work can share, and that
     /// can be changed at any time. Default without limit.
     pub budget: Budget,
@@ -232,6 +238,7 @@ impl Options {
             merge_trigger_bytes: 128 * MIB,
             merge_small_file: 8 * MIB,
             merge_window: MergeWindow::Always,
+            low_free_bytes: 1024 * MIB,
             budget: Budget::default(),
         }
     }

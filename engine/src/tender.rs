@@ -84,8 +84,9 @@ fn run(core: &Core, signal: &Signal) {
             skip -= 1;
             continue;
         }
-        let merges = core.options.merge_window.contains(now_ms());
-        if let Err(error) = core.tend(merges) {
+        let looked = core.look_at_space();
+        let merges = core.merges.is_space_low() || core.options.merge_window.contains(now_ms());
+        if let Err(error) = looked.and_then(|()| core.tend(merges)) {
             tracing::warn!(%error, "hint files or merges have to wait");
             skip = LOOKS_SKIPPED;
         }

@@ -16,7 +16,7 @@ fn fill(engine: &Engine, from: u64, kept: &mut BTreeSet<u64>) -> u64 {
     for number in from..from + ROUND {
         match engine.put(&number.to_le_bytes(), &[number as u8; 1500]) {
             Ok(()) => drop(kept.insert(number)),
-            Err(AppendError::Io(error)) => {
+            Err(AppendError::NoSpace(error)) => {
                 assert!(error.to_string().contains("free some space"), "{error}");
                 refused += 1;
             }

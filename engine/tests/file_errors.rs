@@ -58,7 +58,7 @@ impl Faulted {
                 perform_on_model(&mut self.model, &step);
                 self.or_else.iter_mut().for_each(|model| perform_on_model(model, &step));
             }
-            Err(StepError::Append(AppendError::Io(error))) => {
+            Err(StepError::Append(AppendError::Io(error) | AppendError::NoSpace(error))) => {
                 assert!(error.to_string().contains("/store"), "{error}");
                 self.refused += 1;
                 self.check_refused();
@@ -202,7 +202,7 @@ fn failing_upkeep_of_the_directory_costs_nothing_acknowledged() {
             FileCall::Remove,
             FileCall::Link,
             FileCall::CreateDirectory,
-            FileCall::FreeBytes,
+            FileCall::Space,
             FileCall::List,
             FileCall::Exists,
         ] {

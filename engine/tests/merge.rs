@@ -6,8 +6,10 @@ mod support;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use caskade_engine::{Budget, Engine, MergeWindow, Options, SyncPolicy, TaskState, partition_of};
-use support::{data_files, fast_directory, open, small, tombstone, value};
+use caskade_engine::{
+    Budget, Engine, FaultyFileSystem, MergeWindow, Options, SyncPolicy, TaskState, partition_of,
+};
+use support::{data_files, fast_directory, open, open_on, quiet, small, tombstone, value};
 
 fn options(directory: &std::path::Path) -> Options {
     Options { background: false, merge_small_file: 0, ..small(directory, SyncPolicy::Never) }
@@ -217,6 +219,46 @@ fn merge_keeps_to_its_window_its_budget_and_the_free_space() {
     let least = merged.bytes_freed.saturating_sub(200 << 10) / (1 << 20);
     assert!(began.elapsed().as_secs() + 1 >= least, "{merged:?} in {:?}", began.elapsed());
     assert!(merged.files > 0);
+}
+
+#[test]
+fn merge_heeds_neither_window_nor_rate_where_space_is_low() {
+    let directory = fast_directory();
+    let closed = Options {
+        background: true,
+        merge_window: MergeWindow::Never,
+        budget: Budget::new(1),
+        ..options(directory.path())
+    };
+    let engine = open(&closed);
+    (0..4).for_each(|round| fill(&engine, round, 500));
+    let (files, before) = (engine.stats().data_files, contents(&engine));
+    engine.set_space_low(true);
+    let began = std::time::Instant::now();
+    while engine.stats().data_files > files / 2 {
+        assert!(began.elapsed().as_secs() < 60, "{:?}", engine.stats());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(contents(&engine), before);
+    assert!(engine.is_space_low());
+}
+
+#[test]
+fn engine_finds_by_itself_that_space_is_low_and_that_it_is_not_any_more() {
+    let file_system = FaultyFileSystem::new();
+    let options = Options { low_free_bytes: 1 << 20, ..quiet(SyncPolicy::Never) };
+    let (engine, _) = open_on(&file_system, &options).unwrap();
+    file_system.set_capacity(Some(40 << 20));
+    for (free, low) in [(3 << 20, false), ((1 << 20) - 1, true), ((1 << 20) + 1, true), (5 << 18, false)] {
+        file_system.set_free_bytes(Some(free));
+        engine.tend().unwrap();
+        assert_eq!(engine.is_space_low(), low, "{free} bytes free");
+    }
+    // A twentieth of a small file system is enough.
+    file_system.set_capacity(Some(10 << 20));
+    file_system.set_free_bytes(Some(600 << 10));
+    engine.tend().unwrap();
+    assert!(!engine.is_space_low());
 }
 
 #[test]

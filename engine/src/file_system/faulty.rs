@@ -27,10 +27,10 @@ use self::faults::{Control, Verdict};
 pub use self::faults::{Fault, FileCall};
 use self::handle::{Handle, Lock};
 use self::tree::{Content, NodeId, Tree};
-use super::{FileHandle, FileSystem, OpenMode};
+use super::{FileHandle, FileSystem, OpenMode, Space};
 
-/// What [`FileSystem::free_bytes`] says where neither a capacity nor a figure was set.
-const FREE_BYTES_DEFAULT: u64 = 1 << 40;
+/// Bytes of a file system whose capacity was not set.
+const TOTAL_BYTES_DEFAULT: u64 = 1 << 40;
 
 /// A file system in memory, for tests. Clones are the same file system.
 #[derive(Clone, Default)]
@@ -178,12 +178,28 @@ impl FaultyFileSystem {
         self.0.lock().control.set_short_transfers(seed);
     }
 
-    /// Bytes that all files together may have. A write beyond writes what fits, and fails if that is nothing.
+    /// Sets how many bytes all files together may have, open ones without a name included; `None` is no limit. Beyond it
+    /// calls fail with [`io::ErrorKind::StorageFull`]: a write that has no room for its first byte (with room for a
+    /// part, it writes that part), an allocation or lengthening that does not fit as a whole, and, where not one byte
+    /// is free, whatever makes a file or directory. Removing and cutting files frees their bytes at once.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.0.lock().control.capacity = bytes;
     }
 
-    /// What [`FileSystem::free_bytes`] is to say, whatever is true.
+    /// Sets the capacity so that this many bytes are free now, as if other programs had filled the rest. Files that
+    /// are removed or cut later free their bytes for everybody.
+    pub fn leave_free(&self, bytes: u64) {
+        let mut state = self.0.lock();
+        state.control.capacity = Some(state.tree.used(&state.open).saturating_add(bytes));
+    }
+
+    /// Returns the bytes that all files together have, open ones without a name included.
+    pub fn used_bytes(&self) -> u64 {
+        let state = self.0.lock();
+        state.tree.used(&state.open)
+    }
+
+    /// What [`FileSystem::space`] is to say of the free bytes, whatever is true.
     pub fn set_free_bytes(&self, bytes: Option<u64>) {
         self.0.lock().control.free_bytes = bytes;
     }
@@ -228,6 +244,17 @@ impl State {
         }
     }
 
+    /// An error where not one byte is free: nothing new can be made.
+    fn check_room(&self) -> io::Result<()> {
+        if self.room(1) == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
+    }
+
+    fn space(&self) -> Space {
+        let total_bytes = self.control.capacity.unwrap_or(TOTAL_BYTES_DEFAULT);
+        let free_bytes = self.control.free_bytes.unwrap_or_else(|| self.room(TOTAL_BYTES_DEFAULT));
+        Space { free_bytes, total_bytes: total_bytes.max(free_bytes) }
+    }
+
     fn opened(&mut self, node: NodeId, path: &Path) {
         self.open.entry(node).or_insert_with(|| Open { handles: 0, path: path.to_owned() }).handles += 1;
     }
@@ -254,6 +281,7 @@ impl FileSystem for FaultyFileSystem {
         let node = self.0.lock().call(kind, path, |state| {
             let node = match state.tree.file(path) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound && mode == OpenMode::Create => {
+                    state.check_room()?;
                     state.tree.create(path)?
                 }
                 found => found?,
@@ -277,7 +305,12 @@ impl FileSystem for FaultyFileSystem {
     }
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {
-        self.0.lock().call(FileCall::CreateDirectory, path, |state| state.tree.create_directory(path))
+        self.0.lock().call(FileCall::CreateDirectory, path, |state| {
+            if !state.tree.exists(path)? {
+                state.check_room()?;
+            }
+            state.tree.create_directory(path)
+        })
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -312,15 +345,20 @@ impl FileSystem for FaultyFileSystem {
     fn lock(&self, path: &Path, text: &str) -> io::Result<Box<dyn Debug + Send + Sync>> {
         let node = self.0.lock().call(FileCall::Lock, path, |state| {
             let node = match state.tree.file(path) {
-                Err(e) if e.kind() == io::ErrorKind::NotFound => state.tree.create(path)?,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                    state.check_room()?;
+                    state.tree.create(path)?
+                }
                 found => found?,
             };
             if state.locked.contains(&node) {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            let content = state.tree.content_mut(node)?;
-            content.set_len(0);
-            content.write(0, text.as_bytes());
+            state.tree.content_mut(node)?.set_len(0);
+            // Where there is no room for all of it the file holds no text.
+            if state.room(text.len() as u64) == text.len() as u64 {
+                state.tree.content_mut(node)?.write(0, text.as_bytes());
+            }
             state.locked.push(node);
             state.opened(node, path);
             Ok(node)
@@ -328,11 +366,8 @@ impl FileSystem for FaultyFileSystem {
         Ok(Box::new(Lock { file_system: self.clone(), node }))
     }
 
-    fn free_bytes(&self, directory: &Path) -> io::Result<u64> {
-        self.0.lock().call(FileCall::FreeBytes, directory, |state| {
-            let free = state.control.free_bytes;
-            Ok(free.unwrap_or_else(|| state.room(FREE_BYTES_DEFAULT)))
-        })
+    fn space(&self, directory: &Path) -> io::Result<Space> {
+        self.0.lock().call(FileCall::Space, directory, |state| Ok(state.space()))
     }
 }
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use rustix::fs::FallocateFlags;
 use rustix::io::Errno;
 
-use super::{FileHandle, FileSystem, Mapping, OpenMode, WritableMapping};
+use super::{FileHandle, FileSystem, Mapping, OpenMode, Space, WritableMapping};
 
 /// The operating system's file system.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,9 +71,12 @@ impl FileSystem for RealFileSystem {
         Ok(Box::new(file))
     }
 
-    fn free_bytes(&self, directory: &Path) -> io::Result<u64> {
+    fn space(&self, directory: &Path) -> io::Result<Space> {
         let figures = rustix::fs::statvfs(directory)?;
-        Ok(figures.f_bavail.saturating_mul(figures.f_frsize))
+        Ok(Space {
+            free_bytes: figures.f_bavail.saturating_mul(figures.f_frsize),
+            total_bytes: figures.f_blocks.saturating_mul(figures.f_frsize),
+        })
     }
 }
 

@@ -348,7 +348,7 @@ impl Writer {
         self.complete()?;
         let begun = create_active(directory, &self.files, self.salt);
         let (active, file) = begun.map_err(|NotBegun { error, gone }| match gone {
-            true => AppendError::Io(error),
+            true => AppendError::from(error),
             false => AppendError::Poisoned(self.poison(error)),
         })?;
         self.files.seal(&self.active, self.end);
@@ -400,7 +400,7 @@ impl Writer {
         }
         match self.complete() {
             // The records are durable without the mark: a full disk must not make closing fail.
-            Err(AppendError::Io(error)) => {
+            Err(AppendError::Io(error) | AppendError::NoSpace(error)) => {
                 tracing::warn!(%error, "the active file was left without its closing mark");
                 Ok(())
             }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::INPUTS_MAX;
 use crate::data_file::{DataFile, FileSlot};
 use crate::engine::Core;
-use crate::error::{IoError, MergeError};
+use crate::error::MergeError;
 use crate::format::{FILE_HEADER_LEN, FileKind, MARK_LEN};
 use crate::{PARTITIONS, Partition};
 
@@ -15,6 +15,9 @@ const SPARE_BYTES: u64 = 16 << 20;
 
 /// Live bytes that one run copies, in data files: so that what it removes is removed soon.
 const RUN_FILES: u64 = 4;
+
+/// Percent of a file's bytes that are dead, from which on it is merged where space is short.
+const LOW_TRIGGER: u64 = 5;
 
 /// Which files are due.
 #[derive(Clone, Copy, Debug)]
@@ -55,12 +58,7 @@ impl Core {
             return Ok(Vec::new());
         }
         due_files.sort_by_key(|candidate| (std::cmp::Reverse(candidate.dead_percent()), candidate.file.id));
-        let path = self.directory.path();
-        let free_bytes = self
-            .directory
-            .file_system()
-            .free_bytes(path)
-            .map_err(|e| IoError::new("look at the free space of", path, e))?;
+        let free_bytes = self.space()?.free_bytes;
         let room = free_bytes.saturating_sub(SPARE_BYTES);
         let most = self.options.max_file_size.saturating_mul(RUN_FILES);
         let least = due_files.iter().map(|candidate| candidate.kept).min().unwrap_or(0);
@@ -112,11 +110,13 @@ impl Core {
         let small = options.merge_small_file.min(options.max_file_size / 2);
         let is_small = |candidate: &Candidate| candidate.file.len() < small;
         // One alone would only be copied.
+        let low_percent = if self.merges.is_space_low() { LOW_TRIGGER } else { 100 };
+        let trigger = u64::from(options.merge_trigger).min(low_percent);
         let several_small = all.iter().filter(|candidate| is_small(candidate)).count() > 1;
         all.into_iter()
             .filter(|candidate| {
                 candidate.file.is_healed()
-                    || candidate.dead > 0 && candidate.dead_percent() >= options.merge_trigger.into()
+                    || candidate.dead > 0 && candidate.dead_percent() >= trigger
                     || candidate.dead >= options.merge_trigger_bytes
                     || several_small && is_small(candidate)
             })

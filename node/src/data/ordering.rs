@@ -96,7 +96,8 @@ impl Plane {
 
     pub(super) fn on_append_error(&self, partition: Partition, error: &AppendError) {
         match error {
-            AppendError::Io(_)
+            AppendError::NoSpace(_)
+            | AppendError::Io(_)
             | AppendError::Poisoned(_)
             | AppendError::Closed
             | AppendError::ErasUsedUp(_)

@@ -26,8 +26,8 @@ pub enum FileCall {
     SyncDirectory,
     /// Locking a file.
     Lock,
-    /// Asking for the free space.
-    FreeBytes,
+    /// Asking for the free and total space.
+    Space,
     /// Reading.
     Read,
     /// Writing.
@@ -55,7 +55,7 @@ impl FileCall {
         Self::Remove,
         Self::SyncDirectory,
         Self::Lock,
-        Self::FreeBytes,
+        Self::Space,
         Self::Read,
         Self::Write,
         Self::Len,
@@ -66,7 +66,7 @@ impl FileCall {
 
     /// Whether it changes names, content, or what of them is durable.
     pub fn changes(self) -> bool {
-        !matches!(self, Self::Open | Self::List | Self::Exists | Self::FreeBytes | Self::Read | Self::Len)
+        !matches!(self, Self::Open | Self::List | Self::Exists | Self::Space | Self::Read | Self::Len)
     }
 }
 

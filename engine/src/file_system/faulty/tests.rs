@@ -126,9 +126,9 @@ fn removed_file_stays_readable_while_it_is_open() {
     file.read_exact_at(&mut bytes, 0).unwrap();
     assert_eq!(&bytes, b"content");
     file_system.set_capacity(Some(10));
-    assert_eq!(file_system.free_bytes(Path::new("/")).unwrap(), 3);
+    assert_eq!(file_system.space(Path::new("/")).unwrap().free_bytes, 3);
     drop(file);
-    assert_eq!(file_system.free_bytes(Path::new("/")).unwrap(), 10);
+    assert_eq!(file_system.space(Path::new("/")).unwrap().free_bytes, 10);
 }
 
 #[test]
@@ -188,6 +188,28 @@ fn full_disk_takes_what_fits() {
     file.set_len(0).unwrap();
     file.allocate(0, 6).unwrap();
     assert_eq!(file.len().unwrap(), 6);
+}
+
+#[test]
+fn disk_without_a_free_byte_makes_nothing_new_and_takes_again_what_is_freed() {
+    let (file_system, file) = with_file(b"1234");
+    file_system.leave_free(0);
+    assert_eq!(file_system.space(Path::new("/")).unwrap(), Space { free_bytes: 0, total_bytes: 4 });
+    let full = |result: io::Result<()>| assert_eq!(result.unwrap_err().kind(), io::ErrorKind::StorageFull);
+    full(file_system.open(Path::new("/d/new"), OpenMode::Create).map(drop));
+    full(file_system.create_directory(Path::new("/e")));
+    full(file_system.lock(Path::new("/d/lock"), "me").map(drop));
+    full(file.write_all_at(b"5", 4));
+    file_system.create_directory(Path::new("/d")).unwrap();
+    file_system.rename(Path::new("/d/file"), Path::new("/d/other")).unwrap();
+    file.set_len(1).unwrap();
+    assert_eq!(file_system.space(Path::new("/")).unwrap().free_bytes, 3);
+    file_system.open(Path::new("/d/new"), OpenMode::Create).unwrap().write_all_at(b"567", 0).unwrap();
+    full(file.write_all_at(b"8", 1));
+    file_system.leave_free(10);
+    assert_eq!((file_system.used_bytes(), file_system.space(Path::new("/")).unwrap().total_bytes), (4, 14));
+    file_system.remove(Path::new("/d/new")).unwrap();
+    assert_eq!(file_system.space(Path::new("/")).unwrap().free_bytes, 13);
 }
 
 #[test]
