@@ -59,7 +59,8 @@ pub trait FileSystem: Debug + Send + Sync {
     /// Makes the names in a directory durable.
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
 
-    /// Takes a file's exclusive lock until what is returned is dropped; makes the file, which then holds this text.
+    /// Takes a file's exclusive lock until what is returned is dropped; makes the file, which then holds this text, if
+    /// there is room for it.
     /// [`io::ErrorKind::WouldBlock`] if another has the lock.
     fn lock(&self, path: &Path, text: &str) -> io::Result<Box<dyn Debug + Send + Sync>>;
 

@@ -117,3 +117,28 @@ fn what_is_no_whole_snapshot_is_refused() {
     assert!(matches!(restore(&snapshot, &to), Err(SnapshotError::NotWhole { .. })));
     assert!(!to.exists());
 }
+
+#[test]
+fn files_of_store_and_snapshot_are_for_their_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let directory = tempfile::tempdir().unwrap();
+    let (store, copy, restored) = (
+        directory.path().join("a/store"),
+        directory.path().join("b/copy"),
+        directory.path().join("restored"),
+    );
+    let engine = open(&Options { reserve_bytes: 1 << 20, ..small(&store, SyncPolicy::Never) });
+    (0..200_u32).for_each(|number| engine.put(&number.to_le_bytes(), &[1; 1000]).unwrap());
+    engine.tend().unwrap();
+    engine.keep("note", b"kept").unwrap();
+    engine.snapshot(&copy).unwrap();
+    caskade_engine::restore(&copy, &restored).unwrap();
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    for folder in [&store, &copy, &restored] {
+        assert_eq!(mode(folder), 0o700, "{}", folder.display());
+        let files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        assert!(files.len() > 3, "{files:?}");
+        files.iter().for_each(|file| assert_eq!(mode(file), 0o600, "{}", file.display()));
+    }
+}

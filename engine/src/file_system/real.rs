@@ -1,9 +1,9 @@
 //! The operating system's file system.
 
 use std::fmt::Debug;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -12,7 +12,13 @@ use rustix::io::Errno;
 
 use super::{FileHandle, FileSystem, Mapping, OpenMode, Space, WritableMapping};
 
-/// The operating system's file system.
+/// Mode of the files it makes: other users read nothing of a store, which may hold what a server protects.
+const FILE_MODE: u32 = 0o600;
+
+/// Mode of the directories it makes.
+const DIRECTORY_MODE: u32 = 0o700;
+
+/// The operating system's file system. Files and directories that it makes are for their owner alone.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealFileSystem;
 
@@ -24,7 +30,7 @@ impl FileSystem for RealFileSystem {
             OpenMode::ReadWrite => options.read(true).write(true),
             OpenMode::Create => options.read(true).write(true).create(true).truncate(true),
         };
-        Ok(Arc::new(options.open(path)?))
+        Ok(Arc::new(options.mode(FILE_MODE).open(path)?))
     }
 
     fn list(&self, directory: &Path) -> io::Result<Vec<String>> {
@@ -40,7 +46,7 @@ impl FileSystem for RealFileSystem {
     }
 
     fn create_directory(&self, path: &Path) -> io::Result<()> {
-        fs::create_dir_all(path)
+        DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -60,14 +66,19 @@ impl FileSystem for RealFileSystem {
     }
 
     fn lock(&self, path: &Path, text: &str) -> io::Result<Box<dyn Debug + Send + Sync>> {
-        let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
+        let mut options = OpenOptions::new();
+        let options = options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE);
+        let mut file = options.open(path)?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
             Err(TryLockError::Error(e)) => return Err(e),
         }
-        file.set_len(0)?;
-        file.write_all(text.as_bytes())?;
+        // Written over what is there, and cut then: a full disk has room for that. The lock counts, not its text.
+        match file.write_all(text.as_bytes()).and_then(|()| File::set_len(&file, text.len() as u64)) {
+            Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {}
+            written => written?,
+        }
         Ok(Box::new(file))
     }
 
