@@ -10,12 +10,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
+
 use crate::error::{IoError, OpenError};
 use crate::file_system::{FileHandle, FileSystem, OpenMode};
 use crate::format::marker::MARKER_LEN_MAX;
-use crate::format::{Bad, ERAS_LEN_MAX, Eras, FILE_ID_MAX};
+use crate::format::{Bad, ERAS_LEN_MAX, Eras, FILE_ID_MAX, decode_ids, encode_ids};
+use crate::reserve::{Reserve, TRIES};
 
 const LOCK_NAME: &str = "lock";
+const IDS_NAME: &str = "ids";
+/// Added to the name of what is set aside.
+const STRAY_SUFFIX: &str = ".stray";
+/// File ids that are allowed at a time: so many files are begun for one replacement of the ids file.
+const IDS_STEP: u64 = 64;
 const ERAS_NAME: &str = "eras";
 const DATA_SUFFIX: &str = ".data";
 const HINT_SUFFIX: &str = ".hint";
@@ -39,6 +47,9 @@ pub(crate) struct Directory {
     _lock: Box<dyn Debug + Send + Sync>,
     /// Highest file id given out so far.
     highest_id: AtomicU64,
+    /// What the ids file says: no higher id was ever given out. `None`: there is no such file yet, or it is not true.
+    ids_ceiling: Mutex<Option<u64>>,
+    reserve: Reserve,
 }
 
 /// The files of a directory, by id, ascending.
@@ -50,15 +61,22 @@ pub(crate) struct Listing {
 
 impl Directory {
     /// Makes the directory if need be, locks it, removes leftovers and lists the files.
-    pub(crate) fn open(file_system: Arc<dyn FileSystem>, path: &Path) -> Result<(Self, Listing), OpenError> {
+    pub(crate) fn open(
+        file_system: Arc<dyn FileSystem>,
+        path: &Path,
+        reserve_bytes: u64,
+    ) -> Result<(Self, Listing), OpenError> {
         create_directory(&*file_system, path)?;
         let marker = path.join(MARKER_NAME);
         if file_system.exists(&marker).map_err(|e| IoError::new("look for", &marker, e))? {
             return Err(OpenError::IsSnapshot { path: path.to_owned() });
         }
         let lock = lock(&*file_system, path)?;
-        let mut directory =
-            Self { file_system, path: path.to_owned(), _lock: lock, highest_id: AtomicU64::new(0) };
+        let ids_ceiling = Mutex::new(read_ids(&*file_system, path));
+        let reserve = Reserve::open(file_system.clone(), path, reserve_bytes);
+        let path = path.to_owned();
+        let highest_id = AtomicU64::new(0);
+        let mut directory = Self { file_system, path, _lock: lock, highest_id, ids_ceiling, reserve };
         let listing = directory.list()?;
         // A killed process may have left names that are not durable: what is written to such a file would go with it.
         directory.sync()?;
@@ -70,13 +88,60 @@ impl Directory {
         &self.file_system
     }
 
+    /// Space kept for what frees space.
+    pub(crate) fn reserve(&self) -> &Reserve {
+        &self.reserve
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The next file id.
-    pub(crate) fn allocate_id(&self) -> u64 {
-        self.highest_id.fetch_add(1, Ordering::SeqCst) + 1
+    /// Gives out the next file id.
+    ///
+    /// # Errors
+    /// The ids file, which has to allow it, could not be replaced; no id was given out.
+    pub(crate) fn allocate_id(&self) -> Result<u64, IoError> {
+        let mut ceiling = self.ids_ceiling.lock();
+        let id = self.highest_id() + 1;
+        if ceiling.is_none_or(|ceiling| id > ceiling) {
+            let next = id + IDS_STEP;
+            write_whole(&*self.file_system, &self.path.join(IDS_NAME), &encode_ids(next))?;
+            *ceiling = Some(next);
+        }
+        self.highest_id.store(id, Ordering::SeqCst);
+        Ok(id)
+    }
+
+    /// Takes these names, which are none of this store's files, out of the listing; no id was given out yet.
+    pub(crate) fn forget(&mut self, strays: &Listing, listing: &mut Listing) {
+        listing.data.retain(|id| !strays.data.contains(id));
+        listing.hints.retain(|id| !strays.hints.contains(id));
+        *self.highest_id.get_mut() = listing.data.last().copied().unwrap_or(0);
+    }
+
+    /// The highest id that a file of this store may have, if that is known.
+    pub(crate) fn ids_ceiling(&self) -> Option<u64> {
+        *self.ids_ceiling.lock()
+    }
+
+    /// Gives a file that is none of this store's another name, durably, which nobody takes for a data file.
+    pub(crate) fn set_aside(&self, path: &Path) -> Result<PathBuf, IoError> {
+        let failed = |e| IoError::new("set aside", path, e);
+        for number in 0.. {
+            let mut name = path.as_os_str().to_owned();
+            name.push(STRAY_SUFFIX);
+            if number > 0 {
+                name.push(format!(".{number}"));
+            }
+            let aside = PathBuf::from(name);
+            if !self.file_system.exists(&aside).map_err(failed)? {
+                self.file_system.rename(path, &aside).map_err(failed)?;
+                self.sync()?;
+                return Ok(aside);
+            }
+        }
+        Err(failed(io::ErrorKind::AlreadyExists.into()))
     }
 
     /// Highest file id given out so far.
@@ -173,12 +238,29 @@ impl Directory {
         self.sync()
     }
 
-    /// Replaces the eras file durably.
+    /// Replaces the eras file durably; on a full disk with space from the reserve.
     pub(crate) fn store_eras(&self, eras: &Eras) -> Result<(), StoreErasError> {
+        let bytes = eras.encode();
+        let mut stored = self.store_eras_once(&bytes);
+        for _ in 0..TRIES {
+            let is_full = matches!(&stored, Err(failed) if failed.settled && failed.error.is_no_space());
+            if !is_full || !self.reserve.release(bytes.len() as u64) {
+                break;
+            }
+            stored = self.store_eras_once(&bytes);
+        }
+        stored
+    }
+
+    fn store_eras_once(&self, bytes: &[u8]) -> Result<(), StoreErasError> {
         let path = self.eras_path();
-        self.write_temporary(&path, &eras.encode())
-            .map_err(|error| StoreErasError { error, settled: true })?;
-        self.put_in_place(&path).map_err(|error| StoreErasError { error, settled: false })
+        self.write_temporary(&path, bytes).map_err(|error| StoreErasError { error, settled: true })?;
+        // A name that could not be changed for want of space is as it was.
+        self.file_system.rename(&temporary(&path), &path).map_err(|e| {
+            let error = IoError::new("rename into place", &path, e);
+            StoreErasError { settled: error.is_no_space(), error }
+        })?;
+        self.sync().map_err(|error| StoreErasError { error, settled: false })
     }
 
     pub(crate) fn eras_path(&self) -> PathBuf {
@@ -230,8 +312,9 @@ pub(crate) fn list(
     let mut leftovers = Vec::new();
     for name in names {
         if let Some(whole) = name.strip_suffix(TEMPORARY_SUFFIX) {
-            let ours =
-                whole == ERAS_NAME || id_of(whole, DATA_SUFFIX).or(id_of(whole, HINT_SUFFIX)).is_some();
+            let ours = whole == ERAS_NAME
+                || whole == IDS_NAME
+                || id_of(whole, DATA_SUFFIX).or(id_of(whole, HINT_SUFFIX)).is_some();
             if ours {
                 leftovers.push(name);
             }
@@ -259,6 +342,11 @@ pub(crate) fn read_eras(file_system: &dyn FileSystem, directory: &Path) -> Resul
         Bad::FormatVersion(_) => OpenError::Format { path, reason: bad.to_string() },
         bad => OpenError::Eras { path, reason: bad.to_string() },
     })
+}
+
+/// Reads the ids file; `None` if there is none, or none that can be relied on.
+pub(crate) fn read_ids(file_system: &dyn FileSystem, directory: &Path) -> Option<u64> {
+    read_small(file_system, &directory.join(IDS_NAME)).ok().and_then(|bytes| decode_ids(&bytes))
 }
 
 /// The error of a store that has data files and no eras.

@@ -20,7 +20,7 @@ use crate::keydir::{Candidate, Keydir, Published, position_of};
 use crate::log::{Appended, AppendedRecord, Log, Prepared, TakenGroup, Unwritten};
 use crate::merge::{Merged, Merges};
 use crate::options::Options;
-use crate::recovery::{Recovered, Recovery, recover};
+use crate::recovery::{Recovered, Recovery, recover, set_strays_aside};
 use crate::slot::partition_of;
 use crate::snapshot::Snapshot;
 use crate::table::Entry;
@@ -85,6 +85,15 @@ pub struct EngineStats {
     pub syncs: u64,
     /// Bytes of appends that wait for the disk.
     pub waiting_bytes: u64,
+    /// Bytes of the reserve: see [`Options::reserve_bytes`].
+    pub reserve_bytes: u64,
+}
+
+impl EngineStats {
+    /// Returns the bytes of the data files for 100 bytes of live records; 0 where nothing is live.
+    pub fn disk_per_live_percent(&self) -> u64 {
+        self.disk_bytes.saturating_mul(100).checked_div(self.live_bytes).unwrap_or(0)
+    }
 }
 
 impl fmt::Debug for Engine {
@@ -106,12 +115,15 @@ impl Engine {
         options: Options,
     ) -> Result<(Self, Recovery), OpenError> {
         options.validate().map_err(OpenError::Options)?;
-        let (directory, mut listing) = Directory::open(file_system.clone(), &options.path)?;
+        let (mut directory, mut listing) =
+            Directory::open(file_system.clone(), &options.path, options.reserve_bytes)?;
+        let strays = set_strays_aside(&mut directory, &mut listing);
         let eras = directory.load_eras(&mut listing)?;
         let keydir = Keydir::new(&eras.eras, options.index);
         let files = Arc::new(FileTable::new(file_system, &options));
-        let Recovered { report, writer, highest_version, unreadable } =
+        let Recovered { mut report, writer, highest_version, unreadable } =
             recover(&options, &directory, &listing, &files, &keydir)?;
+        report.strays = strays;
         let directory = Arc::new(directory);
         let log = Log::start(&options, directory.clone(), writer)?;
         log.counters().records.store(report.records, Ordering::Relaxed);
@@ -125,6 +137,7 @@ impl Engine {
             options,
             directory,
         });
+        core.fit_file_limit();
         let tender = Tender::start(&core)?;
         Ok((Self(Arc::new(Shell { tender, core })), report))
     }
@@ -261,6 +274,7 @@ impl Engine {
             appends: counters.appends.load(Ordering::Relaxed),
             syncs: counters.syncs.load(Ordering::Relaxed),
             waiting_bytes: self.0.log.waiting_bytes() as u64,
+            reserve_bytes: self.0.directory.reserve().held(),
         }
     }
 

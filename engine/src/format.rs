@@ -22,6 +22,10 @@
 //!
 //! eras file
 //! | magic 8 | format version 4 | file id floor 8 | version floor 8 | era 4 x 1024 | removed file id 8 x n | crc 4 |
+//!
+//! ids file
+//! | magic 8 | file id ceiling 8 | crc 4 |
+//!   no file of the store ever had an id above the ceiling: what has, and is no data file, is a stranger's
 //! ```
 //!
 //! A record's crc is the CRC-32 of everything after it, started from the low half of its file's salt. The salt
@@ -95,6 +99,27 @@ pub(crate) const ERAS_REMOVED_MAX: usize = 1024;
 /// Bytes of the longest eras file.
 pub(crate) const ERAS_LEN_MAX: usize =
     ERAS_REMOVED_AT + ERAS_REMOVED_MAX * size_of::<u64>() + size_of::<u32>();
+
+/// What an ids file begins with.
+const IDS_MAGIC: [u8; 8] = *b"CASKIDS1";
+const IDS_LEN: usize = IDS_MAGIC.len() + size_of::<u64>() + size_of::<u32>();
+
+/// The ids file of a store none of whose files has a higher id.
+pub(crate) fn encode_ids(ceiling: u64) -> [u8; IDS_LEN] {
+    let mut bytes = [0; IDS_LEN];
+    put(&mut bytes, 0, IDS_MAGIC);
+    put(&mut bytes, IDS_MAGIC.len(), ceiling.to_le_bytes());
+    let crc = crc32fast::hash(&bytes[..IDS_LEN - size_of::<u32>()]);
+    put(&mut bytes, IDS_LEN - size_of::<u32>(), crc.to_le_bytes());
+    bytes
+}
+
+/// The ceiling that an ids file says; `None` of anything else.
+pub(crate) fn decode_ids(bytes: &[u8]) -> Option<u64> {
+    let (body, crc) = bytes.split_last_chunk()?;
+    let whole = bytes.len() == IDS_LEN && u32::from_le_bytes(*crc) == crc32fast::hash(body);
+    u64_at(body, IDS_MAGIC.len()).filter(|_| whole && body.starts_with(&IDS_MAGIC))
+}
 
 /// The record counts only within its batch.
 pub(crate) const FLAG_IN_BATCH: u8 = 1;

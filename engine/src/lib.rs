@@ -70,6 +70,7 @@ mod ordered;
 pub mod parts;
 mod progress;
 mod recovery;
+mod reserve;
 mod scan;
 mod scrub;
 mod slot;

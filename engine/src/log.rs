@@ -34,6 +34,7 @@ use crate::error::{AppendError, IoError, OpenError};
 use crate::format::{MARK_LEN, RECORD_HEADER_LEN, Salt, TOMBSTONE_VALUE_LEN};
 use crate::keydir::Candidate;
 use crate::options::{Options, SyncPolicy};
+use crate::reserve::TRIES;
 use crate::table::Entry;
 use crate::{Era, Partition, Record, Version};
 
@@ -176,6 +177,7 @@ pub(crate) struct Log {
     thread: Mutex<Option<JoinHandle<()>>>,
     thread_id: Option<ThreadId>,
     settled_hint: Arc<AtomicU64>,
+    file_limit: Arc<AtomicU64>,
 }
 
 struct Shared {
@@ -197,6 +199,7 @@ impl Log {
         writer: Writer,
     ) -> Result<Self, OpenError> {
         let settled_hint = writer.settled_hint().clone();
+        let file_limit = writer.file_limit_handle().clone();
         let shared = Arc::new(Shared {
             sync: options.sync,
             value_bytes_max: options.max_value_bytes,
@@ -221,7 +224,7 @@ impl Log {
             thread = Some(handle);
         }
         let thread_id = thread.as_ref().map(|handle| handle.thread().id());
-        Ok(Self { shared, thread: Mutex::new(thread), thread_id, settled_hint })
+        Ok(Self { shared, thread: Mutex::new(thread), thread_id, settled_hint, file_limit })
     }
 
     pub(crate) fn thread_id(&self) -> Option<ThreadId> {
@@ -320,7 +323,27 @@ impl Log {
     /// Completes the active file and begins the next, unless there is nothing in it. Returns the active file's id:
     /// what was appended before is in lower log files, what is appended from now on in this or higher ones.
     pub(crate) fn seal_active(&self) -> Result<u64, AppendError> {
-        self.shared.writer.lock().seal_active(&self.shared.directory)
+        let directory = &self.shared.directory;
+        let mut sealed = self.shared.writer.lock().seal_active(directory);
+        for _ in 0..TRIES {
+            let is_full = matches!(sealed, Err(AppendError::NoSpace(_)));
+            // What is in the file can be merged then, which frees more.
+            if !is_full || !directory.reserve().release(0) {
+                break;
+            }
+            sealed = self.shared.writer.lock().seal_active(directory);
+        }
+        sealed
+    }
+
+    /// Begins the next file after so many bytes from now on, if the options do not say fewer.
+    pub(crate) fn set_file_limit(&self, bytes: u64) {
+        self.file_limit.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes after which the next file is begun.
+    pub(crate) fn file_limit(&self) -> u64 {
+        self.file_limit.load(Ordering::Relaxed)
     }
 
     /// No append that is not published yet is, or will be, in a file of a lower id.
@@ -487,7 +510,7 @@ impl Sink for Shared {
         let mut writer = self.writer.lock();
         let place = self.write(&mut writer, group)?;
         self.counters.syncs.fetch_add(1, Ordering::Relaxed);
-        writer.sync().map_err(AppendError::Poisoned)?;
+        writer.sync_group()?;
         Ok(place)
     }
 

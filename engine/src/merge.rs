@@ -25,6 +25,7 @@
 
 mod output;
 mod select;
+mod space;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -54,9 +55,6 @@ const INPUTS_MAX: usize = 64;
 /// Bytes read between two looks at the budget.
 const STEP_BYTES: u64 = 256 << 10;
 
-/// Space is short at most when less than one part in so many of the file system is free.
-const LOW_SHARE: u64 = 20;
-
 /// Expired keys that one run notes for burial.
 const EXPIRED_MAX: usize = 10_000;
 
@@ -68,6 +66,8 @@ pub(crate) struct Merges {
     stop: AtomicBool,
     /// The store is being closed: stop, and do not begin again.
     closing: AtomicBool,
+    /// Bytes that a run may copy: fewer after one that found no room.
+    copied_max: AtomicU64,
     /// Space is short: merges have their way.
     space_low: AtomicBool,
     /// By partition: the version up to which it is clean, as its owner says.
@@ -116,6 +116,7 @@ impl Merges {
             stop: AtomicBool::new(false),
             closing: AtomicBool::new(false),
             space_low: AtomicBool::new(false),
+            copied_max: AtomicU64::new(u64::MAX),
             clean: (0..PARTITIONS).map(|_| AtomicU64::new(0)).collect(),
             status: Mutex::new(None),
             restores: Restores::default(),
@@ -130,16 +131,6 @@ impl Merges {
     /// Makes a run that is under way end soon; what it did not complete stays as it was.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-    }
-
-    pub(crate) fn set_space_low(&self, low: bool) {
-        if self.space_low.swap(low, Ordering::AcqRel) != low {
-            tracing::info!(low, "the store's merges were told whether space is short");
-        }
-    }
-
-    pub(crate) fn is_space_low(&self) -> bool {
-        self.space_low.load(Ordering::Acquire)
     }
 
     pub(crate) fn mark_clean(&self, partition: Partition, up_to: Version) {
@@ -172,20 +163,13 @@ impl Merges {
 }
 
 impl Core {
-    /// Finds out whether space is short, where the owner leaves that to the engine.
-    pub(crate) fn look_at_space(&self) -> Result<(), MergeError> {
-        if self.options.low_free_bytes > 0 {
-            let space = self.space()?;
-            let low = self.options.low_free_bytes.min(space.total_bytes / LOW_SHARE);
-            let enough = if self.merges.is_space_low() { low + low / 4 } else { low };
-            self.merges.set_space_low(space.free_bytes < enough);
-        }
-        Ok(())
-    }
-
     /// Writes the hints that are missing and, if merging is allowed now, merges what is due.
     pub(crate) fn tend(&self, merges: bool) -> Result<Merged, MergeError> {
+        self.fit_file_limit();
         let mut done = Merged { hints: self.write_hints()?, ..Merged::default() };
+        if merges {
+            self.complete_dead_active()?;
+        }
         while merges && !self.merges.stopped() {
             let merged = self.merge_due(Due::ByTriggers)?;
             if merged.files == 0 {
@@ -227,7 +211,7 @@ impl Core {
             }
             let bytes_total = inputs.iter().map(|file| file.len()).sum();
             *self.merges.status.lock() = Some(TaskStatus::begun(TaskKind::Merge, bytes_total));
-            let result = Run::new(self, &inputs).run();
+            let result = self.run_within_space(&inputs);
             self.finish_status(&result);
             done.add(&result?);
             // Damaged files are not selected again: the others are merged without them.
@@ -248,6 +232,7 @@ impl Core {
         match result {
             Ok(merged) => tracing::info!(?merged, "data files were merged"),
             Err(MergeError::Stopped) => tracing::info!("a merge was stopped"),
+            Err(error) if error.is_no_space() => tracing::warn!(%error, "a merge found no room"),
             Err(error) => tracing::error!(%error, "a merge failed"),
         }
     }
@@ -259,13 +244,16 @@ impl Core {
         for file in self.files.all().into_iter().filter(|file| file.lacks_hint()) {
             let header = header_of(&file);
             let stop = || self.merges.stopped();
-            match write_hint(&self.directory, &header, file.len(), &stop)? {
-                HintWritten::Done => {
+            match write_hint(&self.directory, &header, file.len(), &stop) {
+                Ok(HintWritten::Done) => {
                     file.set_has_hint();
                     written += 1;
                 }
-                HintWritten::DataDamaged { offset, reason } => self.found_damaged(&file, offset, &reason),
-                HintWritten::Stopped => break,
+                Ok(HintWritten::DataDamaged { offset, reason }) => self.found_damaged(&file, offset, &reason),
+                Ok(HintWritten::Stopped) => break,
+                // A hint only makes the next start quicker: what there is of room is for merges.
+                Err(error) if error.is_no_space() => break,
+                Err(error) => return Err(error.into()),
             }
         }
         Ok(written)
@@ -374,6 +362,10 @@ impl<'a> Run<'a> {
         let inputs = self.inputs;
         for input in inputs {
             let header = header_of(input);
+            if let Some(records) = self.core.records_of_dead(input) {
+                self.input_records += records;
+                continue;
+            }
             let handle = open_to_read(&**self.core.directory.file_system(), &input.path)?;
             let mut scanner = scanner_of(&handle, &input.path, &header, input.len());
             let mut records = 0;
@@ -440,7 +432,7 @@ impl<'a> Run<'a> {
             self.expired.push((record.key.to_vec(), record.header.version));
         }
         let len = record.header.record_len();
-        if self.output.as_ref().is_some_and(|output| !output.has_room(len, self.core.options.max_file_size)) {
+        if self.output.as_ref().is_some_and(|output| !output.has_room(len, self.core.output_limit())) {
             self.complete_output()?;
         }
         let output = match &mut self.output {
@@ -500,10 +492,14 @@ impl<'a> Run<'a> {
     /// Removes the inputs, all or none.
     fn remove(&mut self, gone: &[Arc<DataFile>]) -> Result<(), MergeError> {
         let ids = gone.iter().map(|file| file.id).collect();
-        self.core.remove_files(ids, || {
+        let removed = self.core.remove_files(ids, || {
             self.drop_tombstones(gone);
             gone.iter().for_each(|file| self.core.files.remove(file));
-        })
+        });
+        match removed {
+            Err(error) if error.is_no_space() && self.core.remove_dead(gone)? => Ok(()),
+            removed => removed,
+        }
     }
 
     /// Forgets the tombstones that the keydir still has in the inputs: those that were not copied. It cannot fail:

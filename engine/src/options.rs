@@ -140,6 +140,10 @@ pub struct Options {
     /// 1 GiB, and at most a twentieth of the file system; 0: the engine does not look by itself, its owner calls
     /// [`Engine::set_space_low`](crate::Engine::set_space_low).
     pub low_free_bytes: u64,
+    /// Bytes of the file `reserve` in the store's directory, which is allocated while there is room and cut for
+    /// deletions, dropped partitions and merges when the disk is full: so that space can be freed though other programs
+    /// have filled it. Default 16 MiB, and at most a 64th of the file system; 0 is none.
+    pub reserve_bytes: u64,
     /// Bytes a second that merges may read and write: a handle that other background work can share, and that
     /// can be changed at any time. Default without limit.
     pub budget: Budget,
@@ -239,6 +243,7 @@ impl Options {
             merge_small_file: 8 * MIB,
             merge_window: MergeWindow::Always,
             low_free_bytes: 1024 * MIB,
+            reserve_bytes: 16 * MIB,
             budget: Budget::default(),
         }
     }
@@ -255,6 +260,7 @@ impl Options {
         bound("max_value_bytes", self.max_value_bytes.into(), 1, 512 * MIB);
         bound("merge_trigger in percent", self.merge_trigger.into(), 1, 100);
         bound("merge_trigger_bytes", self.merge_trigger_bytes, 1, u64::MAX);
+        bound("reserve_bytes", self.reserve_bytes, 0, 1024 * MIB);
         bound("max_open_files", self.max_open_files as u64, 1, 65_536);
         let buffer_min = u64::from(self.max_value_bytes) + BUFFER_ROOM;
         bound("append_buffer_bytes", self.append_buffer_bytes as u64, buffer_min, 1024 * MIB);

@@ -8,13 +8,14 @@
 //! it covers, and all of every other file, was synced: there each record must be whole, else the file is
 //! *damaged*, the bad stretch is quarantined (left as it is, reported, never served) and reading goes on at the
 //! next whole record. A hint file without its data file says that the data file was lost: that is damage, too. A
-//! record of another era than its partition's belongs to a dropped partition and is dead.
+//! record of another era than its partition's belongs to a dropped partition and is dead. A file whose id this store
+//! provably never gave out, and which is no data file, was put there by somebody: it is set aside, and is no damage.
 //! Refuses files of another format version.
 
 pub(crate) mod load;
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -22,7 +23,7 @@ use parking_lot::Mutex;
 
 use self::load::load;
 use crate::data_file::{DataFile, FileTable, open_to_read};
-use crate::directory::{Directory, Listing};
+use crate::directory::{Directory, Listing, data_name};
 use crate::error::{IoError, OpenError};
 use crate::file_scan::{Bounds, End};
 use crate::file_system::{FileHandle, FileSystem, OpenMode};
@@ -60,6 +61,9 @@ pub struct Recovery {
     pub quarantined: Vec<Quarantined>,
     /// How many there are.
     pub quarantined_total: u64,
+    /// Files that have names of data or hint files, and that this store provably never made: they were set aside under
+    /// these names, and nothing is missing without them.
+    pub strays: Vec<PathBuf>,
 }
 
 impl Recovery {
@@ -158,6 +162,50 @@ struct FileRead {
     quarantined: Vec<Quarantined>,
     /// Of the active file: how its records end.
     end: Option<End>,
+}
+
+/// Finds names of data and hint files that are none of this store's: above every id that it ever gave out, and not
+/// one data file among them. If one is, the ids file is not true (it was put back from a backup, say), and none is a stray.
+/// At or below the ceiling a file without a valid header is damage: it may be one of ours.
+pub(crate) fn strays(
+    file_system: &dyn FileSystem,
+    directory: &Path,
+    listing: &Listing,
+    ceiling: Option<u64>,
+) -> Listing {
+    let Some(ceiling) = ceiling else { return Listing::default() };
+    let above = |ids: &[u64]| ids.iter().copied().filter(|&id| id > ceiling).collect::<Vec<_>>();
+    let data = above(&listing.data);
+    let may_be_ours = |&id: &u64| {
+        let known = look_at(file_system, directory.join(data_name(id)), id);
+        known.map_or(true, |known| known.usable().is_ok())
+    };
+    if data.iter().any(may_be_ours) {
+        return Listing::default();
+    }
+    Listing { data, hints: above(&listing.hints) }
+}
+
+/// Sets strays aside and takes them out of the listing; what cannot be set aside counts as damage.
+pub(crate) fn set_strays_aside(directory: &mut Directory, listing: &mut Listing) -> Vec<PathBuf> {
+    let mut found = strays(&**directory.file_system(), directory.path(), listing, directory.ids_ceiling());
+    let mut aside = Vec::new();
+    let mut set_aside = |path: PathBuf| match directory.set_aside(&path) {
+        Ok(now) => {
+            tracing::warn!(file = %path.display(), now = %now.display(),
+                "a file in the store's directory is none of the store's: it was set aside, nothing is missing;                  remove it if nobody needs it");
+            aside.push(now);
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, "a file that is none of the store's cannot be set aside");
+            false
+        }
+    };
+    found.data.retain(|&id| set_aside(directory.data_path(id)));
+    found.hints.retain(|&id| set_aside(directory.hint_path(id)));
+    directory.forget(&found, listing);
+    aside
 }
 
 /// Reads the listed files into the keydir and finds the end of the active one.

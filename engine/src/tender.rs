@@ -13,8 +13,9 @@ use crate::error::OpenError;
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// After a failure, of a full disk say, this many looks are left out.
-const LOOKS_SKIPPED: u32 = 30;
+/// After failures, of a full disk say, this many looks are left out at most: one after the first, and with each further
+/// one twice as many and one more.
+const LOOKS_SKIPPED_MAX: u32 = 31;
 
 /// Ends the thread when it is dropped.
 pub(crate) struct Tender {
@@ -69,7 +70,7 @@ impl Drop for Tender {
 }
 
 fn run(core: &Core, signal: &Signal) {
-    let mut skip = 0;
+    let (mut skip, mut skipped) = (0, 0);
     loop {
         {
             let mut stopped = signal.stopped.lock();
@@ -88,7 +89,10 @@ fn run(core: &Core, signal: &Signal) {
         let merges = core.merges.is_space_low() || core.options.merge_window.contains(now_ms());
         if let Err(error) = looked.and_then(|()| core.tend(merges)) {
             tracing::warn!(%error, "hint files or merges have to wait");
-            skip = LOOKS_SKIPPED;
+            skipped = (2 * skipped + 1).min(LOOKS_SKIPPED_MAX);
+            skip = skipped;
+        } else {
+            skipped = 0;
         }
     }
 }

@@ -319,3 +319,87 @@ fn value_cannot_pose_as_a_record() {
     assert!(state_of(&engine).is_empty(), "{:?}", state_of(&engine));
     assert!(engine.contains(b"after").unwrap());
 }
+
+/// What somebody left in the store's directory under a name that the store never gave.
+#[test]
+fn stray_file_is_set_aside_and_nothing_is_damaged() {
+    let whole = sealed_store();
+    let header = whole.read_file(DATA).unwrap();
+    for (name, bytes) in [
+        ("0000000099.data", &b""[..]),
+        ("0000000099.data", b"foreign"),
+        ("0000000099.data", &[0; 4096]),
+        // A copy of one of the store's own files, by its header.
+        ("0000000099.data", &header),
+        ("0000000099.hint", b"no hint of ours"),
+    ] {
+        let image = whole.killed();
+        let stray = format!("/store/{name}");
+        image.write_file(&stray, bytes).unwrap();
+        let inspected = caskade_engine::inspect_on(
+            &(std::sync::Arc::new(image.killed()) as std::sync::Arc<dyn FileSystem>),
+            Path::new(support::STORE),
+            &caskade_engine::InspectOptions::default(),
+        )
+        .unwrap();
+        assert!(inspected.damage.is_empty() && inspected.leftovers == [name], "{inspected:?}");
+        let (engine, recovery) = open_on(&image, &quiet(SyncPolicy::Never)).unwrap();
+        assert!(!recovery.is_damaged(), "{name}: {recovery:?}");
+        let aside = std::path::PathBuf::from(format!("{stray}.stray"));
+        assert_eq!(recovery.strays, std::slice::from_ref(&aside));
+        assert_eq!(image.read_file(&aside).unwrap(), bytes, "it is kept");
+        assert_eq!(state_of(&engine), state_after(&history()));
+        // Its id is given to a file of the store's one day.
+        for number in 0..120_u64 {
+            engine.apply(vec![value(b"fill", 100 + number, &[1; 60 << 10])]).unwrap();
+        }
+        engine.close().unwrap();
+        image.write_file(&aside, b"another").unwrap();
+        let (_, recovery) = open_on(&image, &quiet(SyncPolicy::Never)).unwrap();
+        assert!(!recovery.is_damaged() && recovery.strays.is_empty(), "{recovery:?}");
+        assert!(image.files().iter().any(|file| file.ends_with("0000000099.data")), "{:?}", image.files());
+    }
+}
+
+#[test]
+fn file_that_may_be_the_stores_own_is_damage_until_it_is_whole_or_gone() {
+    let whole = sealed_store();
+    let data = |file: &std::path::PathBuf| file.extension().is_some_and(|end| end == "data");
+    let newest = whole.files().into_iter().rfind(data).unwrap();
+    let second = whole.read_file(&newest).unwrap();
+    // Emptied, or its header destroyed: the store knows the id.
+    for bytes in [Vec::new(), [vec![0; 40], second[40..].to_vec()].concat()] {
+        let image = whole.killed();
+        image.write_file(&newest, &bytes).unwrap();
+        let (engine, recovery) = open_on(&image, &quiet(SyncPolicy::Never)).unwrap();
+        assert!(recovery.is_damaged() && recovery.strays.is_empty(), "{recovery:?}");
+        drop(engine);
+        image.write_file(&newest, &second).unwrap();
+        let (_, recovery) = open_on(&image, &quiet(SyncPolicy::Never)).unwrap();
+        assert!(!recovery.is_damaged(), "{recovery:?}");
+    }
+    // Where the ids file is missing, damaged, or older than a data file, nothing is known to be a stranger's.
+    let older = {
+        let (engine, _) = open_on(&whole.killed(), &quiet(SyncPolicy::Never)).unwrap();
+        drop(engine);
+        whole.read_file("/store/ids").unwrap()
+    };
+    for ids in [None, Some(&b"damaged"[..]), Some(&older)] {
+        let image = whole.killed();
+        let (engine, _) = open_on(&image, &quiet(SyncPolicy::Never)).unwrap();
+        for number in 0..80_u64 {
+            engine.apply(vec![value(b"fill", 100 + number, &[1; 60 << 10])]).unwrap();
+        }
+        engine.close().unwrap();
+        match ids {
+            None => image.remove(Path::new("/store/ids")).unwrap(),
+            Some(bytes) => image.write_file("/store/ids", bytes).unwrap(),
+        }
+        image.write_file("/store/0000000999.data", b"").unwrap();
+        let (_, recovery) = open_on(&image, &quiet(SyncPolicy::Never)).unwrap();
+        assert!(recovery.is_damaged() && recovery.strays.is_empty(), "{recovery:?}");
+        image.remove(Path::new("/store/0000000999.data")).unwrap();
+        let (_, recovery) = open_on(&image, &quiet(SyncPolicy::Never)).unwrap();
+        assert!(!recovery.is_damaged(), "damage ends when its cause is gone: {recovery:?}");
+    }
+}

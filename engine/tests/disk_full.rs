@@ -5,8 +5,11 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use caskade_engine::{AppendError, Engine, FaultyFileSystem, Options, SyncPolicy};
-use support::{open_on, quiet};
+use caskade_engine::{
+    AppendError, Engine, FaultyFileSystem, Options, SnapshotError, SyncPolicy, partition_of,
+};
+use support::histories::{Step, StepError, generate, live, live_in, options_for, perform, perform_on_model};
+use support::{Draw, Model, describe, open_on, quiet, value};
 
 const ROUND: u64 = 1000;
 
@@ -63,4 +66,226 @@ fn full_disk_refuses_writes_and_loses_nothing() {
             check(&reopened, &kept, &what);
         }
     }
+}
+
+/// Whether a step was not done for want of space, and can be tried again.
+fn is_no_space(error: &StepError) -> bool {
+    match error {
+        StepError::Append(AppendError::NoSpace(_))
+        | StepError::Snapshot(SnapshotError::Append(AppendError::NoSpace(_))) => true,
+        StepError::Merge(error) => error.is_no_space(),
+        StepError::Snapshot(SnapshotError::Io(error)) => error.is_no_space(),
+        _ => false,
+    }
+}
+
+/// A store whose disk is filled and freed while steps are done.
+struct Filled {
+    file_system: FaultyFileSystem,
+    options: Options,
+    engine: Option<Engine>,
+    model: Model,
+    refused: u64,
+    what: String,
+}
+
+impl Filled {
+    fn new(seed: u64, sync: SyncPolicy) -> Self {
+        // With a reserve in half of the histories.
+        let reserve_bytes = if seed.is_multiple_of(2) { 0 } else { 128 << 10 };
+        Self {
+            file_system: FaultyFileSystem::new(),
+            options: Options { reserve_bytes, ..options_for(seed, sync) },
+            engine: None,
+            model: Model::new(),
+            refused: 0,
+            what: format!("history {seed}, sync = {sync}"),
+        }
+    }
+
+    fn step(&mut self, step: &Step) {
+        match perform(&self.file_system, &self.options, &mut self.engine, step) {
+            Ok(()) => perform_on_model(&mut self.model, step),
+            Err(error) if is_no_space(&error) => self.refused += 1,
+            Err(error) => panic!("{}: {step:?}: {error:?}", self.what),
+        }
+        let held = live_in(self.engine.as_ref().expect("it opens on a full disk, too")).unwrap();
+        self.check(&held, step);
+    }
+
+    fn check(&self, held: &Model, step: &Step) {
+        let meant = live(&self.model);
+        assert!(
+            *held == meant,
+            "{}: {} and not {}, after {step:?}",
+            self.what,
+            describe(held),
+            describe(&meant)
+        );
+    }
+
+    /// What a crash leaves opens on a disk without a free byte, and holds all that was acknowledged.
+    fn check_crashed(&self, seed: u64, step: &Step) {
+        let mut images = vec![self.file_system.killed()];
+        if self.options.sync == SyncPolicy::Always {
+            images.push(self.file_system.crashed(seed));
+        }
+        for image in images {
+            image.leave_free(0);
+            let (engine, recovery) = open_on(&image, &self.options).unwrap();
+            assert!(!recovery.is_damaged() && recovery.strays.is_empty(), "{}: {recovery:?}", self.what);
+            self.check(&live_in(&engine).unwrap(), step);
+        }
+    }
+}
+
+#[test]
+fn disk_that_fills_and_is_freed_costs_no_read_and_no_acknowledged_write() {
+    let mut refused = 0;
+    for sync in [SyncPolicy::Always, SyncPolicy::Never] {
+        for seed in 0..40 {
+            let mut filled = Filled::new(seed, sync);
+            let mut draw = Draw(seed);
+            for (number, step) in generate(seed, 60).iter().enumerate() {
+                match draw.below(6) {
+                    _ if number == 0 => {}
+                    0 => filled.file_system.leave_free(0),
+                    1 => filled.file_system.leave_free(draw.below(60_000)),
+                    2 => filled.file_system.set_capacity(None),
+                    _ => {}
+                }
+                filled.step(step);
+                if draw.below(8) == 0 {
+                    filled.check_crashed(number as u64, step);
+                }
+            }
+            filled.file_system.set_capacity(None);
+            let before = filled.refused;
+            let after = Step::Apply(vec![value(b"key-0-{0}", 1 << 40, b"there is room")]);
+            filled.step(&after);
+            filled.step(&Step::Merge);
+            assert_eq!(filled.refused, before, "{}: it does not go on by itself", filled.what);
+            filled.step(&Step::Reopen);
+            refused += filled.refused;
+        }
+    }
+    assert!(refused > 500, "{refused} steps found no room");
+}
+
+const KEYS: u64 = 120;
+
+fn key(number: u64) -> Vec<u8> {
+    format!("key-{number}").into_bytes()
+}
+
+/// Small files, merges by hand, a reserve of this size.
+fn with_reserve(reserve_bytes: u64) -> Options {
+    Options { merge_small_file: 0, reserve_bytes, ..quiet(SyncPolicy::Always) }
+}
+
+/// Overwrites all keys several times, the last time with this byte.
+fn overwrite_all(engine: &Engine, last: u8) {
+    for round in (0..4).rev() {
+        (0..KEYS).for_each(|number| engine.put(&key(number), &[last - round; 1000]).unwrap());
+    }
+}
+
+fn assert_all(engine: &Engine, byte: u8) {
+    for number in 0..KEYS {
+        assert_eq!(engine.get(&key(number)).unwrap().as_deref(), Some(&[byte; 1000][..]), "{number}");
+    }
+}
+
+/// Writes new keys until there is no room.
+fn fill_up(engine: &Engine) {
+    for number in 0.. {
+        match engine.put(format!("more-{number}").as_bytes(), &[1; 100]) {
+            Ok(()) => {}
+            Err(AppendError::NoSpace(_)) => return,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn store_without_a_free_byte_opens_reads_and_frees_space_by_merging() {
+    for reserve in [0, 1 << 20] {
+        let file_system = FaultyFileSystem::new();
+        let (engine, _) = open_on(&file_system, &with_reserve(reserve)).unwrap();
+        engine.tend().unwrap();
+        overwrite_all(&engine, 9);
+        engine.close().unwrap();
+        file_system.leave_free(0);
+        let (engine, recovery) = open_on(&file_system, &with_reserve(reserve)).unwrap();
+        assert!(!recovery.is_damaged(), "{recovery:?}");
+        assert_all(&engine, 9);
+        assert!(matches!(engine.put(b"new", &[1; 1000]), Err(AppendError::NoSpace(_))));
+        let merged = engine.tend().unwrap();
+        assert!(merged.files >= 4 && merged.bytes_freed > 200_000, "{merged:?}");
+        assert_all(&engine, 9);
+        engine.put(b"new", &[1; 1000]).unwrap();
+        engine.close().unwrap();
+        let (engine, recovery) = open_on(&file_system, &with_reserve(reserve)).unwrap();
+        assert!(!recovery.is_damaged(), "{recovery:?}");
+        assert_all(&engine, 9);
+    }
+}
+
+#[test]
+fn deletes_and_dropped_partitions_go_on_from_the_reserve_and_it_is_filled_again() {
+    let file_system = FaultyFileSystem::new();
+    let options = with_reserve(1 << 20);
+    let (engine, _) = open_on(&file_system, &options).unwrap();
+    engine.tend().unwrap();
+    assert_eq!(engine.stats().reserve_bytes, 1 << 20);
+    overwrite_all(&engine, 9);
+    file_system.leave_free(0);
+    fill_up(&engine);
+    for number in 0..KEYS / 2 {
+        assert!(engine.delete(&key(number)).unwrap());
+        // Others take what is left of what was released.
+        file_system.leave_free(0);
+    }
+    let partition = partition_of(&key(KEYS - 1));
+    engine.drop_partitions(&[partition]).unwrap();
+    assert_eq!(engine.get(&key(KEYS - 1)).unwrap(), None);
+    let held = engine.stats().reserve_bytes;
+    assert!(held > 0 && held < 1 << 20, "{held} bytes held");
+    let merged = engine.merge().unwrap();
+    assert!(merged.bytes_freed > 300_000, "{merged:?}");
+    engine.put(b"new", b"value").unwrap();
+    file_system.set_capacity(None);
+    engine.tend().unwrap();
+    assert_eq!(engine.stats().reserve_bytes, 1 << 20);
+    drop(engine);
+    let (engine, recovery) = open_on(&file_system.crashed(1), &options).unwrap();
+    assert!(!recovery.is_damaged(), "{recovery:?}");
+    assert!((0..KEYS / 2).all(|number| engine.get(&key(number)).unwrap().is_none()));
+    assert!(engine.get(b"new").unwrap().is_some());
+}
+
+#[test]
+fn merge_that_finds_no_room_leaves_nothing_behind_and_takes_less_the_next_time() {
+    let file_system = FaultyFileSystem::new();
+    let options = Options { merge_trigger: 1, ..with_reserve(0) };
+    let (engine, _) = open_on(&file_system, &options).unwrap();
+    overwrite_all(&engine, 9);
+    engine.merge().unwrap();
+    // A tenth of each file is dead.
+    (0..KEYS).step_by(10).for_each(|number| engine.put(&key(number), &[9; 1000]).unwrap());
+    let (files, used) = (file_system.files(), file_system.used_bytes());
+    file_system.leave_free(30_000);
+    // As if there was room enough until it is used.
+    file_system.set_free_bytes(Some(1 << 30));
+    engine.set_space_low(true);
+    let error = engine.tend().unwrap_err();
+    assert!(error.is_no_space(), "{error}");
+    let left: Vec<_> = file_system.files().into_iter().filter(|file| !files.contains(file)).collect();
+    assert!(left.iter().all(|file| !file.to_string_lossy().ends_with(".tmp")), "{left:?}");
+    assert!(file_system.used_bytes() <= used + 30_000);
+    assert_all(&engine, 9);
+    file_system.set_free_bytes(None);
+    file_system.set_capacity(None);
+    assert!(engine.tend().unwrap().files > 0);
+    assert_all(&engine, 9);
 }

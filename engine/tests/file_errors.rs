@@ -194,6 +194,23 @@ fn failed_sync_stops_the_log_and_nothing_acknowledged_is_lost() {
 }
 
 #[test]
+fn sync_that_finds_no_room_takes_the_write_back_and_the_store_goes_on() {
+    for call in [FileCall::Sync, FileCall::SetLen] {
+        let fired = fail_each(
+            SyncPolicy::Always,
+            |skip| Fault::disk_full(call, skip),
+            |run| assert!(run.or_else.is_none(), "{}: the log is stopped", run.what),
+        );
+        assert!(fired > 0);
+    }
+    // Where writes are acknowledged before they are synced, some of them may be gone then.
+    fail_each(SyncPolicy::Never, |skip| Fault::disk_full(FileCall::Sync, skip), |_| ());
+    for sync in [SyncPolicy::Always, SyncPolicy::Never] {
+        fail_each(sync, |skip| Fault::disk_full(FileCall::SyncDirectory, skip), |_| ());
+    }
+}
+
+#[test]
 fn failing_upkeep_of_the_directory_costs_nothing_acknowledged() {
     for sync in [SyncPolicy::Always, SyncPolicy::Never] {
         for call in [

@@ -329,3 +329,35 @@ fn files_that_do_not_fit_together_are_left_alone() {
     assert_eq!(engine.tend().unwrap().files, 0);
     assert_eq!(contents(&engine).len(), 4);
 }
+
+/// Keys and bytes of a value that make some 60 MB of live records.
+const BOUND_KEYS: u32 = 15_000;
+const BOUND_VALUE: usize = 4_000;
+
+#[test]
+fn store_that_is_overwritten_without_pause_stays_within_its_bound() {
+    let directory = fast_directory();
+    // As a node has it by default.
+    let options = Options { max_file_size: 1 << 30, merge_small_file: 8 << 20, ..options(directory.path()) };
+    let engine = open(&options);
+    let mut draw = support::Draw(7);
+    let (mut written, mut copied, mut highest) = (0_u64, 0, 0);
+    for round in 0..15_u8 {
+        for number in 0..BOUND_KEYS {
+            let number = if round == 0 { number } else { draw.below(BOUND_KEYS.into()) as u32 };
+            engine.put(&key(number), &[round; BOUND_VALUE]).unwrap();
+        }
+        written += u64::from(BOUND_KEYS);
+        // As the engine's thread does each second.
+        copied += engine.tend().unwrap().records_copied;
+        let stats = engine.stats();
+        highest = highest.max(stats.disk_per_live_percent());
+        let bound = stats.live_bytes * 5 / 2 + (512 << 20);
+        assert!(stats.disk_bytes <= bound, "round {round}: {stats:?}");
+        // The bound is for stores of any size; this one needs less.
+        assert!(round == 0 || stats.disk_bytes <= stats.live_bytes * 4, "round {round}: {stats:?}");
+    }
+    assert!(copied <= written * 3 / 2, "{copied} records were copied for {written} that were written");
+    assert!(highest > 100);
+    assert_eq!(contents(&engine).len(), BOUND_KEYS as usize);
+}

@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 
 use super::InspectError;
 use crate::Era;
-use crate::directory::{Listing, data_name, hint_name, list, lock, read_eras};
+use crate::directory::{Listing, data_name, hint_name, list, lock, read_eras, read_ids};
 use crate::error::{IoError, OpenError, SnapshotError};
 use crate::file_system::FileSystem;
 use crate::format::Eras;
 use crate::format::marker::{Listed, Marker};
-use crate::recovery::{Known, Quarantined, active_of, in_parallel, look_at, lost, lost_file};
+use crate::recovery::{Known, Quarantined, active_of, in_parallel, look_at, lost, lost_file, strays};
 use crate::snapshot::read_marker;
 
 /// A store's directory, which is locked, or a snapshot's, which nobody writes to.
@@ -48,6 +48,12 @@ impl<'a> Place<'a> {
             None => Some(lock_store(file_system, path)?),
         };
         let (mut listing, mut leftovers) = list(file_system, path)?;
+        if listed.is_none() {
+            let strays = strays(file_system, path, &listing, read_ids(file_system, path));
+            leftovers.extend(strays.data.iter().map(|&id| data_name(id)));
+            leftovers.extend(strays.hints.iter().map(|&id| hint_name(id)));
+            keep_only(&mut listing, |id| !strays.data.contains(&id) && !strays.hints.contains(&id));
+        }
         let (eras, mut refusal) = match eras_of(file_system, path, &listing) {
             Ok(eras) => (Some(eras), None),
             Err(OpenError::Io(error)) => return Err(error.into()),

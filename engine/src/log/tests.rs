@@ -9,7 +9,7 @@ use crate::format::FILE_HEADER_LEN;
 fn broken_log(path: &std::path::Path, sync: SyncPolicy) -> Log {
     let options = Options { sync, ..Options::new(path) };
     let file_system = Arc::new(crate::RealFileSystem);
-    let (directory, _) = Directory::open(file_system.clone(), path).unwrap();
+    let (directory, _) = Directory::open(file_system.clone(), path, 0).unwrap();
     let files = Arc::new(FileTable::new(Arc::new(crate::RealFileSystem), &crate::Options::new("unused")));
     let (active, _) = create_active(&directory, &files, random_salt()).unwrap();
     let read_only = file_system.open(&active.path, OpenMode::Read).unwrap();

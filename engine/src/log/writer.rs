@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,9 +14,12 @@ use crate::data_file::{DataFile, FileTable, Location, Pin};
 use crate::directory::Directory;
 use crate::error::{AppendError, IoError};
 use crate::file_system::{FileHandle, MAPPING_STEP, WritableMapping};
-use crate::format::{FILE_HEADER_LEN, FileHeader, FileKind, MARK_LEN, Salt, encode_mark};
+use crate::format::{
+    FILE_HEADER_LEN, FileHeader, FileKind, Header, Kind, MARK_LEN, RECORD_HEADER_LEN, Salt, encode_mark,
+};
 use crate::log::{Appended, Done};
 use crate::options::{Options, SyncPolicy};
+use crate::reserve::TRIES;
 
 /// The file is preallocated in steps of at most this: a sync of preallocated bytes need not sync a new length.
 const PREALLOCATION_STEP: u64 = 16 << 20;
@@ -38,6 +42,8 @@ pub(crate) struct Writer {
     file: Arc<dyn FileHandle>,
     salt: Salt,
     max_file_size: u64,
+    /// Bytes after which the next file is begun already: set by who knows how large the store is.
+    file_limit: Arc<AtomicU64>,
     preallocates: bool,
     /// Whether short writes go through the window, which saves a system call each. Of no use where each group is synced.
     maps: bool,
@@ -61,6 +67,9 @@ pub(crate) struct Writer {
     /// What [`Writer::settled_below`] said last.
     settled_hint: Arc<AtomicU64>,
     poisoned: Option<IoError>,
+    /// A file that was not begun, for want of space, and that may be there after a crash: it must be gone before
+    /// anything is written to the active one, which a start would take for complete.
+    leftover: Option<(PathBuf, IoError)>,
     closed: bool,
     /// For policies that write inline: the encoder's buffer, and callbacks to run.
     pub(super) scratch: Vec<u8>,
@@ -81,25 +90,39 @@ impl Unsynced {
     }
 }
 
+/// Whether the records of a group, whose first bytes are room for a mark, are tombstones alone.
+fn only_deletes(group: &[u8]) -> bool {
+    let mut rest = group.get(MARK_LEN..).unwrap_or_default();
+    while !rest.is_empty() {
+        let len = match Header::decode(rest) {
+            Ok(header) if header.kind == Kind::Tombstone => header.record_len() as usize,
+            // Its records follow.
+            Ok(header) if header.kind == Kind::Batch => RECORD_HEADER_LEN,
+            _ => return false,
+        };
+        rest = rest.get(len..).unwrap_or_default();
+    }
+    true
+}
+
 /// Makes a new log file, with its header durable; registers it as the active one.
 pub(crate) fn create_active(
     directory: &Directory,
     files: &FileTable,
     salt: Salt,
 ) -> Result<(Arc<DataFile>, Arc<dyn FileHandle>), NotBegun> {
-    let id = directory.allocate_id();
+    let id = directory.allocate_id().map_err(|error| NotBegun { error, leftover: None })?;
     let path = directory.data_path(id);
     let header = FileHeader { kind: FileKind::Log, id, salt };
-    let file = directory
-        .create(&path, &header.encode())
-        .map_err(|error| NotBegun { error, gone: directory.take_away(&path) })?;
+    let not_begun = |error| {
+        let leftover = (!directory.take_away(&path)).then(|| path.clone());
+        NotBegun { error, leftover }
+    };
+    let file = directory.create(&path, &header.encode()).map_err(not_begun)?;
     let lens = (FILE_HEADER_LEN as u64, files.active_map_len());
     let active = files
         .insert(|slot| DataFile::active(slot, path.clone(), &header, file.clone(), lens))
-        .ok_or_else(|| {
-            let gone = directory.take_away(&path);
-            NotBegun { error: too_many_files(&path), gone }
-        })?;
+        .ok_or_else(|| not_begun(too_many_files(&path)))?;
     Ok((active, file))
 }
 
@@ -107,9 +130,9 @@ pub(crate) fn create_active(
 #[derive(Debug)]
 pub(crate) struct NotBegun {
     pub(crate) error: IoError,
-    /// Whether it will not be there after a crash either. If it may be, the file before it must not be appended to:
-    /// a start would take that one for complete.
-    gone: bool,
+    /// Where it may be after a crash. Then the file before it must not be appended to: a start would take that one for
+    /// complete.
+    leftover: Option<PathBuf>,
 }
 
 /// What is wrong when no slot is left.
@@ -136,6 +159,7 @@ impl Writer {
             active,
             file,
             max_file_size: options.max_file_size,
+            file_limit: Arc::new(AtomicU64::new(options.max_file_size)),
             preallocates: options.sync == SyncPolicy::Always || options.map_files,
             maps: options.map_files && options.sync != SyncPolicy::Always,
             window: None,
@@ -149,6 +173,7 @@ impl Writer {
             unsettled: VecDeque::new(),
             settled_hint,
             poisoned: None,
+            leftover: None,
             closed: false,
             scratch: Vec::new(),
             deliveries: VecDeque::new(),
@@ -175,6 +200,14 @@ impl Writer {
         settled_below
     }
 
+    pub(super) fn file_limit_handle(&self) -> &Arc<AtomicU64> {
+        &self.file_limit
+    }
+
+    fn file_limit(&self) -> u64 {
+        self.file_limit.load(Ordering::Relaxed).min(self.max_file_size)
+    }
+
     pub(super) fn settled_hint(&self) -> &Arc<AtomicU64> {
         &self.settled_hint
     }
@@ -191,13 +224,27 @@ impl Writer {
         self.bytes_written
     }
 
-    /// Writes a group, whose first [`MARK_LEN`] bytes are room for a mark; tells where it begins.
+    /// Writes a group, whose first [`MARK_LEN`] bytes are room for a mark; tells where it begins. On a full disk a group
+    /// that only deletes draws on the reserve: what it makes dead can be freed.
     pub(super) fn write(&mut self, directory: &Directory, group: &mut [u8]) -> Result<Location, AppendError> {
+        let mut written = self.write_once(directory, group);
+        for _ in 0..TRIES {
+            let is_full = matches!(written, Err(AppendError::NoSpace(_)));
+            if !is_full || !only_deletes(group) || !directory.reserve().release(group.len() as u64) {
+                break;
+            }
+            written = self.write_once(directory, group);
+        }
+        written
+    }
+
+    fn write_once(&mut self, directory: &Directory, group: &mut [u8]) -> Result<Location, AppendError> {
         self.check_sound()?;
         if self.closed {
             return Err(AppendError::Closed);
         }
-        if self.end + group.len() as u64 > self.max_file_size && self.end > FILE_HEADER_LEN as u64 {
+        self.remove_leftover(directory)?;
+        if self.end + group.len() as u64 > self.file_limit() && self.end > FILE_HEADER_LEN as u64 {
             self.rotate(directory)?;
         }
         let at = self.end;
@@ -213,12 +260,16 @@ impl Writer {
     }
 
     fn write_at_end(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
-        let written = self
-            .preallocate(bytes.len() as u64)
-            .and_then(|()| self.put(bytes).map_err(|e| IoError::new("write", &self.active.path, e)));
-        if let Err(error) = written {
-            self.take_back()?;
+        if let Err(error) = self.preallocate(bytes.len() as u64) {
+            // On a full disk nothing was written yet, and the space that is preallocated stays this file's.
+            if !error.is_no_space() {
+                self.take_back()?;
+            }
             return Err(error.into());
+        }
+        if let Err(error) = self.put(bytes) {
+            self.take_back()?;
+            return Err(IoError::new("write", &self.active.path, error).into());
         }
         self.end += bytes.len() as u64;
         self.active.grown_to(self.end);
@@ -279,8 +330,9 @@ impl Writer {
         if !self.preallocates || needed <= self.allocated {
             return Ok(());
         }
-        let step = PREALLOCATION_STEP.min(self.max_file_size / 4);
-        let target = (needed + step).min(self.max_file_size.max(needed));
+        let limit = self.file_limit();
+        let step = PREALLOCATION_STEP.min(limit / 4);
+        let target = (needed + step).min(limit.max(needed));
         match self.file.allocate(self.allocated, target - self.allocated) {
             Ok(()) => self.allocated = target,
             // This file system cannot: writes will extend the file.
@@ -292,14 +344,47 @@ impl Writer {
         Ok(())
     }
 
-    /// Syncs the active file.
-    pub(super) fn sync(&mut self) -> Result<(), IoError> {
+    /// Syncs the active file, to whose end one group was written since the last sync, and nothing else: where there is
+    /// no room for it, it is taken back.
+    pub(super) fn sync_group(&mut self) -> Result<(), AppendError> {
         match self.file.sync_data() {
             Ok(()) => {
                 self.durable = self.end;
                 Ok(())
             }
-            Err(e) => Err(self.poison(IoError::new("sync", &self.active.path, e))),
+            Err(e) => Err(self.not_synced(IoError::new("sync", &self.active.path, e))),
+        }
+    }
+
+    /// What a failed sync means for what was written since the last one, which nobody was told is written.
+    ///
+    /// Storage that allocates late (NFS, thin volumes, some that copy on write) finds only then that it is full. The
+    /// operating system drops such pages and takes them for synced. But what an earlier sync covered is on the disk:
+    /// cut back to that, the file is as it was, and nothing is left that a later sync could lie about. Any other failure
+    /// leaves open what is on the disk.
+    fn not_synced(&mut self, error: IoError) -> AppendError {
+        if !error.is_no_space() {
+            return AppendError::Poisoned(self.poison(error));
+        }
+        self.end = self.durable;
+        self.active.grown_to(self.end);
+        // The mark that says so may have been taken back as well: the next group brings it again.
+        self.marked = FILE_HEADER_LEN as u64;
+        self.ends_marked = false;
+        match self.take_back() {
+            Ok(()) => error.into(),
+            Err(poisoned) => poisoned,
+        }
+    }
+
+    /// Removes for good what a file that was not begun may have left; an error as long as that fails.
+    fn remove_leftover(&mut self, directory: &Directory) -> Result<(), AppendError> {
+        match self.leftover.take() {
+            Some((path, error)) if !directory.take_away(&path) => {
+                self.leftover = Some((path, error.clone()));
+                Err(error.into())
+            }
+            _ => Ok(()),
         }
     }
 
@@ -337,6 +422,7 @@ impl Writer {
         if self.closed {
             return Err(AppendError::Closed);
         }
+        self.remove_leftover(directory)?;
         if self.end > FILE_HEADER_LEN as u64 {
             self.rotate(directory)?;
         }
@@ -347,9 +433,13 @@ impl Writer {
     fn rotate(&mut self, directory: &Directory) -> Result<(), AppendError> {
         self.complete()?;
         let begun = create_active(directory, &self.files, self.salt);
-        let (active, file) = begun.map_err(|NotBegun { error, gone }| match gone {
-            true => AppendError::from(error),
-            false => AppendError::Poisoned(self.poison(error)),
+        let (active, file) = begun.map_err(|NotBegun { error, leftover }| match leftover {
+            None => AppendError::from(error),
+            Some(path) if error.is_no_space() => {
+                self.leftover = Some((path, error.clone()));
+                error.into()
+            }
+            Some(_) => AppendError::Poisoned(self.poison(error)),
         })?;
         self.files.seal(&self.active, self.end);
         self.unsettled.push_back(self.active.clone());
@@ -368,25 +458,32 @@ impl Writer {
 
     /// Leaves the file cut to its records, ended by a mark of all of them, and synced.
     fn complete(&mut self) -> Result<(), AppendError> {
-        self.cut_and_sync()?;
+        self.cut_and_sync(self.durable < self.end)?;
         if !self.ends_marked {
             let preallocates = std::mem::replace(&mut self.preallocates, false);
             // Only now: a mark must not reach the disk before what it says is durable.
             let marked = self.write_at_end(&encode_mark(self.salt, self.end, self.durable));
             self.preallocates = preallocates;
             marked?;
+            self.cut_and_sync(false)?;
             self.marked = self.durable;
             self.ends_marked = true;
-            self.cut_and_sync()?;
         }
         Ok(())
     }
 
-    fn cut_and_sync(&mut self) -> Result<(), AppendError> {
+    /// `acknowledged`: whether somebody was told that what this is to sync is written; it may be gone if that fails.
+    fn cut_and_sync(&mut self, acknowledged: bool) -> Result<(), AppendError> {
         self.window = None;
-        let done = self.file.set_len(self.end).and_then(|()| self.file.sync_all());
-        done.map_err(|e| AppendError::Poisoned(self.poison(IoError::new("complete", &self.active.path, e))))?;
         self.allocated = self.end;
+        if let Err(e) = self.file.set_len(self.end).and_then(|()| self.file.sync_all()) {
+            let error = IoError::new("complete", &self.active.path, e);
+            return Err(if acknowledged {
+                AppendError::Poisoned(self.poison(error))
+            } else {
+                self.not_synced(error)
+            });
+        }
         self.durable = self.end;
         Ok(())
     }

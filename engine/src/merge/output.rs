@@ -28,7 +28,7 @@ pub(super) struct Output {
 impl Output {
     /// `settled_below`: the lowest file that anything unpublished is in; asked for after the id was given.
     pub(super) fn begin(directory: &Directory, settled_below: impl FnOnce() -> u64) -> Result<Self, IoError> {
-        let header = FileHeader { kind: FileKind::Merged, id: directory.allocate_id(), salt: random_salt() };
+        let header = FileHeader { kind: FileKind::Merged, id: directory.allocate_id()?, salt: random_salt() };
         let reach = settled_below().min(header.id);
         let handle = directory.create_temporary(&directory.data_path(header.id))?;
         Ok(Self { header, handle, written: 0, buffer: header.encode().to_vec(), reach, bound: 0 })

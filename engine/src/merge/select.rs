@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use super::INPUTS_MAX;
 use crate::data_file::{DataFile, FileSlot};
@@ -10,13 +11,10 @@ use crate::error::MergeError;
 use crate::format::{FILE_HEADER_LEN, FileKind, MARK_LEN};
 use crate::{PARTITIONS, Partition};
 
-/// Bytes that a merge leaves free on the file system.
-const SPARE_BYTES: u64 = 16 << 20;
-
 /// Live bytes that one run copies, in data files: so that what it removes is removed soon.
 const RUN_FILES: u64 = 4;
 
-/// Percent of a file's bytes that are dead, from which on it is merged where space is short.
+/// Percent of a file's bytes that are dead, from which on it is merged where space is short or the store is bloated.
 const LOW_TRIGGER: u64 = 5;
 
 /// Which files are due.
@@ -58,9 +56,17 @@ impl Core {
             return Ok(Vec::new());
         }
         due_files.sort_by_key(|candidate| (std::cmp::Reverse(candidate.dead_percent()), candidate.file.id));
-        let free_bytes = self.space()?.free_bytes;
-        let room = free_bytes.saturating_sub(SPARE_BYTES);
-        let most = self.options.max_file_size.saturating_mul(RUN_FILES);
+        // They cost nothing: not even the room for an output.
+        if due_files.iter().any(|candidate| self.is_dead(&candidate.file)) {
+            due_files.retain(|candidate| self.is_dead(&candidate.file));
+            let mut dead: Vec<_> = due_files.into_iter().map(|candidate| candidate.file).collect();
+            dead.truncate(INPUTS_MAX);
+            dead.sort_unstable_by_key(|file| file.id);
+            return Ok(dead);
+        }
+        let space = self.space()?;
+        let room = self.room_to_copy(space);
+        let most = self.output_limit().saturating_mul(RUN_FILES);
         let least = due_files.iter().map(|candidate| candidate.kept).min().unwrap_or(0);
         let mut inputs = Vec::new();
         let mut kept = 0;
@@ -72,7 +78,12 @@ impl Core {
             }
         }
         if inputs.is_empty() {
-            return Err(MergeError::NoRoom { needed: least + SPARE_BYTES, free: free_bytes });
+            // The next attempt may find that there is more: it is not made at once.
+            self.merges.copied_max.store(u64::MAX, Ordering::Relaxed);
+            return Err(MergeError::NoRoom {
+                needed: least + space.free_bytes.saturating_sub(room),
+                free: space.free_bytes,
+            });
         }
         inputs.sort_unstable_by_key(|file| file.id);
         Ok(inputs)
@@ -110,8 +121,8 @@ impl Core {
         let small = options.merge_small_file.min(options.max_file_size / 2);
         let is_small = |candidate: &Candidate| candidate.file.len() < small;
         // One alone would only be copied.
-        let low_percent = if self.merges.is_space_low() { LOW_TRIGGER } else { 100 };
-        let trigger = u64::from(options.merge_trigger).min(low_percent);
+        let urgent = self.merges.is_space_low() || self.is_bloated();
+        let trigger = u64::from(options.merge_trigger).min(if urgent { LOW_TRIGGER } else { 100 });
         let several_small = all.iter().filter(|candidate| is_small(candidate)).count() > 1;
         all.into_iter()
             .filter(|candidate| {

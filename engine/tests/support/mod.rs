@@ -23,7 +23,7 @@ pub(crate) fn tombstone(key: &[u8], version: u64) -> Record {
 
 /// Small files, so that rotation happens.
 pub(crate) fn small(path: &Path, sync: SyncPolicy) -> Options {
-    Options { max_file_size: 64 << 10, low_free_bytes: 0, sync, ..Options::new(path) }
+    Options { max_file_size: 64 << 10, low_free_bytes: 0, reserve_bytes: 0, sync, ..Options::new(path) }
 }
 
 /// Opens a store that must be undamaged.

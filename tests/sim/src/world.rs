@@ -403,6 +403,7 @@ impl World {
         options.merge_trigger_bytes = 1 << 14;
         options.replicated = true;
         options.map_files = false;
+        options.reserve_bytes = 0;
         options.background = false;
         options.log_thread = false;
         options

@@ -1,0 +1,182 @@
+//! Merges and space: how large files become, when space is short, and how merges go on when there is none.
+//!
+//! Under sustained overwriting a store stays small because files fit it: the active one is completed when it holds more
+//! than a part of what is live, and early where most of it is dead, so that merges get at the dead bytes soon. On a full
+//! disk the order is: files with nothing live, which cost nothing to remove; then those that free most for the least
+//! copying, as far as the free space and the reserve go; and less after each attempt that found no room.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::{Merged, Merges, Run, header_of};
+use crate::data_file::DataFile;
+use crate::engine::Core;
+use crate::error::{AppendError, MergeError};
+use crate::file_system::Space;
+use crate::hint_file::HintSource;
+
+/// Space is short at most when less than one part in so many of the file system is free.
+const LOW_SHARE: u64 = 20;
+
+/// A data file becomes as large as one part in so many of what is live, within the next two bounds.
+const FILE_SHARE: u64 = 4;
+
+/// A data file may become as large as this, however little is live: no more than `max_file_size`.
+const FILE_BYTES_MIN: u64 = 64 << 20;
+
+/// A store is bloated when it has more than twice its live bytes and this.
+const BLOAT_BYTES: u64 = 256 << 20;
+
+/// Bytes that a merge leaves free on the file system, at most a 64th of it.
+const SPARE_BYTES: u64 = 16 << 20;
+const SPARE_SHARE: u64 = 64;
+
+/// The same where space is short.
+const SPARE_BYTES_LOW: u64 = 64 << 10;
+
+/// Dead bytes of the active file for which it is completed early, where space is short: below, a new file gains nothing.
+const DEAD_BYTES_MIN: u64 = 64 << 10;
+
+impl MergeError {
+    /// Returns whether it failed for want of space: it can be tried again as soon as there is some.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::NoRoom { .. } | Self::Append(AppendError::NoSpace(_)) => true,
+            Self::Io(error) => error.is_no_space(),
+            _ => false,
+        }
+    }
+}
+
+impl Merges {
+    pub(crate) fn set_space_low(&self, low: bool) {
+        if self.space_low.swap(low, Ordering::AcqRel) != low {
+            tracing::info!(low, "whether the store's space is short has changed");
+        }
+    }
+
+    pub(crate) fn is_space_low(&self) -> bool {
+        self.space_low.load(Ordering::Acquire)
+    }
+}
+
+impl Core {
+    /// Finds out whether space is short, where the owner leaves that to the engine; fills the reserve if there is room.
+    pub(crate) fn look_at_space(&self) -> Result<(), MergeError> {
+        if self.options.low_free_bytes == 0 && self.options.reserve_bytes == 0 {
+            return Ok(());
+        }
+        let space = self.space()?;
+        if self.options.low_free_bytes > 0 {
+            let low = self.options.low_free_bytes.min(space.total_bytes / LOW_SHARE);
+            let enough = if self.merges.is_space_low() { low + low / 4 } else { low };
+            self.merges.set_space_low(space.free_bytes < enough);
+        }
+        self.directory.reserve().fill(space);
+        Ok(())
+    }
+
+    /// Bounds the files that are begun from now on by what is live.
+    pub(crate) fn fit_file_limit(&self) {
+        let most = self.options.max_file_size;
+        let live = self.keydir.totals().live_bytes;
+        self.log.set_file_limit((live / FILE_SHARE).clamp(FILE_BYTES_MIN.min(most), most));
+    }
+
+    /// Bytes after which a merge begins the next output.
+    pub(super) fn output_limit(&self) -> u64 {
+        self.log.file_limit().min(self.options.max_file_size)
+    }
+
+    /// Whether there are so many dead bytes that a file is due with fewer than the triggers say.
+    pub(super) fn is_bloated(&self) -> bool {
+        let files = self.files.all();
+        let figures = files.iter().map(|file| self.keydir.figures().of(file.slot));
+        let kept: u64 = figures.map(|figure| figure.live_bytes + figure.tombstone_bytes).sum();
+        let bytes: u64 = files.iter().map(|file| file.len()).sum();
+        bytes > kept.saturating_mul(2).saturating_add(BLOAT_BYTES)
+    }
+
+    /// Completes the active file, so that it can be merged, if it is larger than files should be now, the store is bloated
+    /// or space is short; and enough in it is dead for a merge.
+    pub(super) fn complete_dead_active(&self) -> Result<(), MergeError> {
+        let files = self.files.all();
+        let Some(active) = files.iter().find(|file| file.is_active()) else { return Ok(()) };
+        let figure = self.keydir.figures().of(active.slot);
+        let dead = active.len().saturating_sub(figure.live_bytes + figure.tombstone_bytes);
+        let is_due = active.len() >= self.log.file_limit() || self.merges.is_space_low() || self.is_bloated();
+        let is_dead =
+            dead * 100 >= active.len() * u64::from(self.options.merge_trigger) && dead >= DEAD_BYTES_MIN;
+        if !is_due || !is_dead || active.is_pinned() {
+            return Ok(());
+        }
+        match self.log.seal_active() {
+            // Other files can be merged all the same.
+            Ok(_) | Err(AppendError::NoSpace(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Bytes that a merge may copy: what is free, the reserve included, but for what it leaves free.
+    pub(super) fn room_to_copy(&self, space: Space) -> u64 {
+        let spare = if self.merges.is_space_low() {
+            SPARE_BYTES_LOW
+        } else {
+            SPARE_BYTES.min(space.total_bytes / SPARE_SHARE)
+        };
+        let room = space.free_bytes.saturating_add(self.directory.reserve().held());
+        room.saturating_sub(spare).min(self.merges.copied_max.load(Ordering::Relaxed))
+    }
+
+    /// Merges these files; after an attempt that finds no room, later ones copy less, until one succeeds.
+    pub(super) fn run_within_space(&self, inputs: &[Arc<DataFile>]) -> Result<Merged, MergeError> {
+        let figures = inputs.iter().map(|file| self.keydir.figures().of(file.slot));
+        let kept: u64 = figures.map(|figure| figure.live_bytes + figure.tombstone_bytes).sum();
+        let free_bytes = self.space()?.free_bytes;
+        if kept > free_bytes {
+            self.directory.reserve().release(kept - free_bytes);
+        }
+        let result = Run::new(self, inputs).run();
+        match &result {
+            Ok(_) => self.merges.copied_max.store(u64::MAX, Ordering::Relaxed),
+            // Without anything to copy the next attempt needs no room, and takes what has become dead meanwhile.
+            Err(error) if error.is_no_space() => self.merges.copied_max.store(kept / 2, Ordering::Relaxed),
+            Err(_) => {}
+        }
+        result
+    }
+
+    /// Whether nothing points to a complete file.
+    pub(super) fn is_dead(&self, file: &DataFile) -> bool {
+        let figure = self.keydir.figures().of(file.slot);
+        !file.is_active() && !file.is_pinned() && figure.live_bytes == 0 && figure.tombstone_bytes == 0
+    }
+
+    /// How many records a file has in which nothing is live, if that is known without reading it.
+    pub(super) fn records_of_dead(&self, file: &DataFile) -> Option<u64> {
+        if !self.is_dead(file) || file.lacks_hint() || file.is_healed() {
+            return None;
+        }
+        let path = self.directory.hint_path(file.id);
+        let hint = HintSource::open(&**self.directory.file_system(), &path, &header_of(file), file.len());
+        hint.ok().map(|hint| hint.entries())
+    }
+
+    /// Removes files to which nothing points, one by one, where there is no room for the eras file that removes all of
+    /// a merge's inputs at once; tells whether all of them are gone.
+    ///
+    /// That is needed for inputs that hold a tombstone and what it hides; here each record, tombstones included, was
+    /// overtaken by one in another file or dropped with its partition. Each hint goes first: one without its data file
+    /// would say that this was lost. The file of the highest id stays, or its id would be given again.
+    pub(super) fn remove_dead(&self, files: &[Arc<DataFile>]) -> Result<bool, MergeError> {
+        let highest = self.files.all().last().map_or(0, |file| file.id);
+        if !files.iter().all(|file| self.is_dead(file) && file.id < highest) {
+            return Ok(false);
+        }
+        for file in files {
+            self.directory.remove_files(&[file.id])?;
+            self.files.remove(file);
+        }
+        Ok(true)
+    }
+}
