@@ -33,7 +33,8 @@ impl Selector {
             .join(&b' ')
     }
 
-    fn text(&self) -> Vec<u8> {
+    /// Its rules as they stand in the line of its user.
+    pub(super) fn text(&self) -> Vec<u8> {
         let mut parts = Vec::new();
         if self.all_keys || !self.keys.is_empty() {
             parts.push(self.keys_text());

@@ -37,6 +37,15 @@ pub enum FileError {
     /// Lines of it are wrong; all of them are told.
     #[error("{}. The users are as they were", .0.join(". "))]
     Lines(Vec<String>),
+    /// It would be too long to be read again.
+    #[error(
+        "the ACL file {path} would be longer than 16 MiB, and could not be loaded; it is as it was, and the users hold until \
+         the node stops; give them fewer or shorter rules, then try again"
+    )]
+    WouldBeTooLong {
+        /// Which file.
+        path: PathBuf,
+    },
     /// It cannot be written.
     #[error(
         "the ACL file {path} cannot be written: {cause}. It is as it was; the users hold until the node stops"
@@ -47,6 +56,11 @@ pub enum FileError {
         /// What the system said.
         cause: io::Error,
     },
+}
+
+/// Whether the line of `user` in an ACL file makes an equal user: only such users are taken.
+pub(super) fn reads_back(user: &User) -> bool {
+    parse_line(&user.line()).is_ok_and(|read| read == *user)
 }
 
 /// Reads all users of a file.
@@ -105,6 +119,9 @@ pub(super) fn save<'u>(path: &Path, users: impl Iterator<Item = &'u User>) -> Re
         text.extend(user.line());
         text.push(b'\n');
     }
+    if text.len() as u64 > FILE_BYTES_MAX {
+        return Err(FileError::WouldBeTooLong { path: path.to_owned() });
+    }
     replace(path, &text).map_err(|cause| FileError::Write { path: path.to_owned(), cause })
 }
 
@@ -132,6 +149,8 @@ fn write_new(path: &Path, text: &[u8]) -> io::Result<()> {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -145,6 +164,93 @@ mod tests {
         assert_eq!(load(&path).unwrap(), [user, User::everybody()]);
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    /// Most pieces are rules, some of them only nearly.
+    fn rule() -> impl Strategy<Value = String> {
+        let glob = "[a-c*()%~&|#+]{0,4}";
+        prop_oneof![
+            4 => glob.prop_map(|glob| format!("~{glob}")),
+            2 => ("%(R|W|RW|WR|r|w|)", glob).prop_map(|(sign, glob)| format!("{sign}~{glob}")),
+            2 => glob.prop_map(|glob| format!("&{glob}")),
+            3 => "[+-](get|set|config|config\\|get|config\\|GET|select|client\\|id|@read|@Write|@all)",
+            2 => ("[+-](select|get|ping|config)", glob).prop_map(|(command, glob)| format!("{command}|{glob}")),
+            2 => "(allkeys|resetkeys|allchannels|resetchannels|allcommands|nocommands|on|off|reset|clearselectors)",
+            1 => "(nopass|resetpass|>[a-b()]{1,2}|<[a-b()]{1,2}|sanitize-payload|)",
+            1 => "#[0-9a-f]{64}",
+            1 => "[ -~]{0,6}",
+        ]
+    }
+
+    /// A selector, whole or in pieces, and often with a parenthesis too many.
+    fn selector() -> impl Strategy<Value = Vec<String>> {
+        let end = prop_oneof![8 => Just(")"), 1 => Just("))"), 1 => Just(""), 1 => Just(" )")];
+        (proptest::collection::vec(rule(), 0..4), end, any::<bool>()).prop_map(|(rules, end, whole)| {
+            let text = format!("({}{end}", rules.join(" "));
+            if whole { vec![text] } else { text.split(' ').map(str::to_owned).collect() }
+        })
+    }
+
+    fn rules_of_one_call() -> impl Strategy<Value = Vec<String>> {
+        let one = prop_oneof![3 => rule().prop_map(|rule| vec![rule]), 2 => selector()];
+        proptest::collection::vec(one, 0..6).prop_map(|parts| parts.concat())
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        /// Whatever ACL SETUSER takes, ACL LOAD takes, and it makes the same user of it.
+        #[test]
+        fn what_setuser_takes_is_loaded_as_it_was(calls in proptest::collection::vec(rules_of_one_call(), 1..4)) {
+            let mut user = User::new("alice");
+            for rules in calls {
+                let mut changed = user.clone();
+                if rules::apply(&mut changed, rules.iter().map(String::as_bytes)).is_ok() {
+                    let line = changed.line();
+                    prop_assert_eq!(parse_line(&line), Ok(changed.clone()), "{}", line.escape_ascii());
+                    user = changed;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_user_at_the_bound_of_its_rules_is_loaded() {
+        let patterns: Vec<String> = (0..4095).map(|number| format!("~{number}")).collect();
+        let mut user = User::new("alice");
+        rules::apply(&mut user, patterns.iter().map(String::as_bytes)).unwrap();
+        assert!(rules::apply(&mut user.clone(), [b"~more".as_slice()]).is_err());
+        assert!(reads_back(&user));
+        // The longest selector that is taken is no longer in the file.
+        let accepted = (65_400..65_600).filter(|len| {
+            let (mut user, selector) = (User::new("bob"), format!("(~{})", "k".repeat(*len)));
+            rules::apply(&mut user, [selector.as_bytes()]).is_ok_and(|()| reads_back(&user))
+        });
+        let (accepted, refused) = (accepted.count(), |len: usize| {
+            let selector = format!("(~{})", "k".repeat(len));
+            rules::apply(&mut User::new("bob"), [selector.as_bytes()]).is_err()
+        });
+        assert!(
+            (65_400..65_400 + accepted).all(|len| !refused(len)) && refused(65_400 + accepted),
+            "{accepted}"
+        );
+    }
+
+    #[test]
+    fn a_file_that_could_not_be_loaded_is_not_written() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("users.acl");
+        let users: Vec<User> = (0..300)
+            .map(|number| {
+                let mut user = User::new(&format!("user{number}"));
+                rules::apply(&mut user, [format!("~{}", "k".repeat(60_000)).as_bytes()]).unwrap();
+                user
+            })
+            .collect();
+        assert!(matches!(save(&path, users.iter()), Err(FileError::WouldBeTooLong { .. })));
+        assert!(!path.exists());
+        save(&path, users.iter().take(200)).unwrap();
+        assert_eq!(load(&path).unwrap().len(), 200);
     }
 
     #[test]

@@ -110,6 +110,11 @@ pub enum ChangeError {
     /// A rule is none.
     #[error("{0}")]
     Rules(#[from] RulesError),
+    /// The line of the user in an ACL file would make another user, or none.
+    #[error(
+        "these rules cannot be kept in an ACL file as they are; nothing was changed. Give them in another form"
+    )]
+    Unwritable,
     /// A bound of this node.
     #[error("there are {USERS_MAX} users already; nothing was changed. Delete one first")]
     TooMany,
@@ -273,6 +278,9 @@ impl Access {
         let known = accounts.get(name).cloned();
         let mut user = known.as_ref().map_or_else(|| User::new(name), |account| User::clone(&account.user()));
         rules::apply(&mut user, rules)?;
+        if !file::reads_back(&user) {
+            return Err(ChangeError::Unwritable);
+        }
         match known {
             Some(account) => account.set(user),
             None if accounts.len() >= USERS_MAX => return Err(ChangeError::TooMany),

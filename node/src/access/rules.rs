@@ -78,11 +78,11 @@ pub(super) fn apply<'r>(
     rules: impl IntoIterator<Item = &'r [u8]>,
 ) -> Result<(), RulesError> {
     for rule in joined(rules)? {
-        let checked = if rule.len() > RULE_BYTES_MAX || weight(user) >= RULES_MAX {
-            Err(RuleError::TooMany)
-        } else {
-            apply_one(user, &rule)
-        };
+        let applied =
+            if rule.len() > RULE_BYTES_MAX { Err(RuleError::TooMany) } else { apply_one(user, &rule) };
+        // After each rule, and not before it: the line of a user at the bound ends with rules that add nothing.
+        let checked =
+            applied.and_then(|()| if weight(user) > RULES_MAX { Err(RuleError::TooMany) } else { Ok(()) });
         checked.map_err(|cause| RulesError::Rule { rule: shown(&rule), cause })?;
     }
     Ok(())
@@ -158,15 +158,28 @@ fn apply_sign(user: &mut User, rule: &[u8]) -> Result<(), RuleError> {
         Some(b'!') => return remove_secret(user, &read_hash(rest)?),
         Some(b'(') => {
             let inner = rest.strip_suffix(b")").ok_or(RuleError::Syntax)?;
-            let mut selector = Selector::default();
-            for part in inner.split(|byte| *byte == b' ').filter(|part| !part.is_empty()) {
-                selector.apply(part)?;
-            }
-            user.selectors.push(selector);
+            user.selectors.push(read_selector(inner)?);
         }
         _ => return user.root.apply(rule),
     }
     Ok(())
+}
+
+/// Reads the rules between the parentheses of a selector.
+fn read_selector(inner: &[u8]) -> Result<Selector, RuleError> {
+    let mut selector = Selector::default();
+    for part in inner.split(|byte| *byte == b' ').filter(|part| !part.is_empty()) {
+        // In the line of an ACL file, which is cut at its blanks, this part would end the selector.
+        if part.ends_with(b")") {
+            return Err(RuleError::Syntax);
+        }
+        selector.apply(part)?;
+    }
+    // The line has rules that this text left out, and must not be too long to be read again.
+    if selector.text().len() + b"()".len() > RULE_BYTES_MAX {
+        return Err(RuleError::TooMany);
+    }
+    Ok(selector)
 }
 
 fn read_hash(text: &[u8]) -> Result<Secret, RuleError> {
@@ -247,6 +260,11 @@ impl Selector {
                 known.writes |= writes;
             }
             None => self.keys.push(KeyPattern { reads, writes, pattern: pattern.to_vec() }),
+        }
+        // `%RW~*`, or `%R~*` and `%W~*`, is all keys, and its line says so.
+        if self.keys.iter().any(|known| known.reads && known.writes && known.pattern == b"*") {
+            self.all_keys = true;
+            self.keys.clear();
         }
         Ok(())
     }
