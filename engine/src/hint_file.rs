@@ -30,6 +30,7 @@ pub(crate) fn entry_of<'a>(file_id: u64, offset: u64, record: &Parsed<'a>) -> Hi
         offset: offset as u32,
         len: record.header.record_len() as u32,
         bound: (record.header.kind == Kind::Tombstone).then(|| bound_of(file_id, record.value)),
+        expires: record.header.kind == Kind::Value && record.header.expiry_ms != 0,
         key: record.key,
     }
 }

@@ -92,6 +92,7 @@ impl Slice {
             return;
         }
         stats.live_keys = stats.live_keys.wrapping_add_signed(sign);
+        stats.expiring_keys = stats.expiring_keys.wrapping_add_signed(sign * i64::from(entry.expires()));
         stats.live_bytes = stats.live_bytes.wrapping_add_signed(sign * i64::from(entry.location().len));
         let digest = digest_of(entry.position, entry.version);
         stats.digest =
@@ -154,6 +155,7 @@ impl Keydir {
         for slice in &self.slices {
             let stats = slice.lock().stats;
             totals.live_keys += stats.live_keys;
+            totals.expiring_keys += stats.expiring_keys;
             totals.tombstones += stats.tombstones;
             totals.live_bytes += stats.live_bytes;
             totals.highest_version = totals.highest_version.max(stats.highest_version);

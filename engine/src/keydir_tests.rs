@@ -229,6 +229,7 @@ fn check_figures(keydir: &Keydir) {
         } else {
             figure.live_bytes += bytes;
             stats.live_keys += 1;
+            stats.expiring_keys += u64::from(entry.expires());
             stats.live_bytes += bytes;
             stats.digest = stats.digest.wrapping_add(digest_of(entry.position, entry.version));
         }
@@ -254,7 +255,9 @@ proptest! {
             match step {
                 Step::Publish { key, version, tombstone, file, len } => {
                     let position = u64::from(key) << 50;
-                    let entry = Entry::new(position, version, at(file, offset, len), tombstone);
+                    let len = if tombstone { len.min(60_000) } else { len };
+                    let entry = Entry::new(position, version, at(file, offset, len), tombstone)
+                        .with_expiry(version.is_multiple_of(3));
                     // Its record cannot be read, so that it counts as this key's.
                     keydir.publish(&files, &Candidate { partition: 1, era, key: &[key], entry });
                     let newest = keydir.entries_at(1, position).as_slice()[0];
@@ -263,7 +266,7 @@ proptest! {
                 Step::Relocate(index, file) => {
                     let Some(old) = chosen(index) else { continue };
                     let to = Location { file, offset, ..old.location() };
-                    let entry = Entry::new(old.position, old.version, to, old.is_tombstone());
+                    let entry = Entry::new(old.position, old.version, to, old.is_tombstone()).with_expiry(old.expires());
                     let copy = Candidate { partition: 1, era, key: &[(old.position >> 50) as u8], entry };
                     let moved = keydir.relocate(&files, &copy, |from| from < file);
                     prop_assert_eq!(moved, old.location().file < file);
@@ -280,5 +283,39 @@ proptest! {
             }
             check_figures(&keydir);
         }
+    }
+}
+
+/// Positions of which many are near others, some of them at both ends.
+fn near_positions() -> impl Strategy<Value = Vec<u64>> {
+    let centre = prop_oneof![3 => any::<u64>(), 1 => Just(0), 1 => Just(u64::MAX)];
+    let distance = prop_oneof![0..4_u64, 0..4 * crate::POSITION_STEP, Just(crate::POSITION_STEP)];
+    let group = (centre, prop::collection::vec(distance, 1..12)).prop_map(|(centre, distances)| {
+        distances.into_iter().map(move |far| centre.saturating_add(far)).collect()
+    });
+    prop::collection::vec(group, 1..8).prop_map(|groups: Vec<Vec<u64>>| groups.concat())
+}
+
+proptest! {
+    /// What collides within a truncated place is in the page all the same.
+    #[test]
+    fn pages_leave_out_no_entry_however_near_entries_are(positions in near_positions(), limit in 1..9_usize) {
+        let mut positions = positions;
+        positions.sort_unstable();
+        let entries: Vec<Entry> = (1..).zip(&positions)
+            .map(|(number, position)| Entry::new(*position, number, at(1, number as u32 * 100, 100), false))
+            .collect();
+        let keydir = keydir(Index::Hash);
+        keydir.load(1, &entries, 0, Vec::new());
+        let (mut from, mut found) = (0, Vec::new());
+        loop {
+            let (page, next) = keydir.page(1, from, limit, crate::POSITION_STEP);
+            prop_assert!(page.iter().all(|entry| entry.position >= from));
+            found.extend(page.iter().map(|entry| entry.position));
+            let Some(next) = next else { break };
+            prop_assert!(next > from && next.is_multiple_of(crate::POSITION_STEP));
+            from = next;
+        }
+        prop_assert_eq!(found, positions);
     }
 }

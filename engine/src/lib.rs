@@ -122,8 +122,10 @@ pub const PARTITIONS: u16 = 1024;
 /// How many slots there are; 16 consecutive ones make a partition.
 pub const SLOTS: u16 = 16_384;
 
-/// A multiple of this is where a page of keys ends: [`KeysPage::next`].
-pub const POSITION_STEP: u64 = 1024;
+/// A multiple of this is where a page of keys ends: [`KeysPage::next`]. The place of a page in its partition is a number of
+/// 43 bits, which leaves 10 bits for the partition in an integer that is exact in a double. Keys nearer than this to each
+/// other are in one page.
+pub const POSITION_STEP: u64 = 1 << 21;
 
 /// One entry of a data file: what is known of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -152,6 +154,8 @@ impl Record {
 pub struct PartitionStats {
     /// Keys whose newest record is a value, expired or not.
     pub live_keys: u64,
+    /// Those of them whose record has an expiry, past or not.
+    pub expiring_keys: u64,
     /// Keys whose newest record is a tombstone.
     pub tombstones: u64,
     /// Bytes of the live keys' records, headers and keys included.

@@ -100,13 +100,15 @@ pub(crate) struct AppendedRecord {
     pub(crate) position: u64,
     pub(crate) version: u64,
     pub(crate) tombstone: bool,
+    pub(crate) expires: bool,
     /// Until it is written: file 0, and the offset in its group.
     pub(crate) at: Location,
 }
 
 impl AppendedRecord {
     pub(crate) fn candidate(&self) -> Candidate<'_> {
-        let entry = Entry::new(self.position, self.version, self.at, self.tombstone);
+        let entry =
+            Entry::new(self.position, self.version, self.at, self.tombstone).with_expiry(self.expires);
         Candidate { partition: self.partition, era: self.era, key: &self.key, entry }
     }
 }
@@ -156,7 +158,8 @@ pub(crate) struct Unwritten<'a> {
 impl<'a> Unwritten<'a> {
     /// What is to be published, once it is written.
     pub(crate) fn candidate(&self) -> Candidate<'a> {
-        let entry = Entry::new(self.position, self.version, self.at, self.value.is_none());
+        let entry = Entry::new(self.position, self.version, self.at, self.value.is_none())
+            .with_expiry(self.expiry_ms != 0);
         Candidate { partition: self.partition, era: self.era, key: self.key, entry }
     }
 }

@@ -536,6 +536,7 @@ fn entry_at(file: &DataFile, offset: u64, record: &Parsed<'_>) -> Entry {
     let at = Location { file: file.slot, offset: offset as u32, len: record.header.record_len() as u32 };
     let is_tombstone = record.header.kind == Kind::Tombstone;
     Entry::new(position_of(record.key), record.header.version, at, is_tombstone)
+        .with_expiry(record.header.expiry_ms != 0)
 }
 
 fn relocate(

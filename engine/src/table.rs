@@ -9,6 +9,7 @@
 //! freed fits whatever is asked for next, so that a thousand tables that grow alike leave no holes.
 
 use crate::data_file::{FileSlot, Location};
+use crate::format::{RECORD_HEADER_LEN, TOMBSTONE_VALUE_LEN};
 use crate::length;
 
 /// What is known of one key: 24 bytes.
@@ -20,13 +21,21 @@ pub(crate) struct Entry {
     offset: u32,
     /// 0 in an empty slot.
     file: FileSlot,
-    /// Code of the record's length; the highest bit says that it is a tombstone.
+    /// Code of the record's length, above [`EXPIRING`] for a value that expires, above [`TOMBSTONE`] for a tombstone.
     len_and_kind: u16,
 }
 
 const _: () = assert!(size_of::<Entry>() == 24);
 
-const TOMBSTONE: u16 = 1 << length::CODE_BITS;
+/// How many codes there are of lengths.
+const CODES: u16 = length::code_of(length::LEN_MAX) + 1;
+/// Where the codes of values that expire begin.
+const EXPIRING: u16 = CODES;
+/// Where those of tombstones begin: of these there are fewer, since tombstones are short.
+const TOMBSTONE: u16 = 2 * CODES;
+const TOMBSTONE_CODE_MAX: u16 = u16::MAX - TOMBSTONE;
+const TOMBSTONE_LEN_MAX: u32 = (RECORD_HEADER_LEN + u16::MAX as usize + TOMBSTONE_VALUE_LEN) as u32;
+const _: () = assert!(length::code_of(TOMBSTONE_LEN_MAX) <= TOMBSTONE_CODE_MAX);
 const EMPTY: Entry = Entry { position: 0, version: 0, offset: 0, file: 0, len_and_kind: 0 };
 
 /// Slots of a block: 3 KiB.
@@ -38,28 +47,47 @@ impl Entry {
     /// `at.len` must be at most 2^31, `at.file` not 0.
     pub(crate) fn new(position: u64, version: u64, at: Location, tombstone: bool) -> Self {
         debug_assert!(at.file != 0);
-        let kind = if tombstone { TOMBSTONE } else { 0 };
-        let len_and_kind = length::code_of(at.len) | kind;
+        let code = length::code_of(at.len);
+        debug_assert!(!tombstone || code <= TOMBSTONE_CODE_MAX);
+        let len_and_kind = if tombstone { TOMBSTONE + code.min(TOMBSTONE_CODE_MAX) } else { code };
         Self { position, version, offset: at.offset, file: at.file, len_and_kind }
     }
 
+    /// The same entry of a record with this expiry; a tombstone has none.
+    pub(crate) fn with_expiry(mut self, expires: bool) -> Self {
+        if expires && self.len_and_kind < EXPIRING {
+            self.len_and_kind += EXPIRING;
+        }
+        self
+    }
+
+    /// Whether it is of a value that expires, past its time or not.
+    pub(crate) fn expires(&self) -> bool {
+        (EXPIRING..TOMBSTONE).contains(&self.len_and_kind)
+    }
+
+    fn code(&self) -> u16 {
+        match self.len_and_kind {
+            tombstone @ TOMBSTONE.. => tombstone - TOMBSTONE,
+            expiring @ EXPIRING.. => expiring - EXPIRING,
+            code => code,
+        }
+    }
+
     pub(crate) fn is_tombstone(&self) -> bool {
-        self.len_and_kind & TOMBSTONE != 0
+        self.len_and_kind >= TOMBSTONE
     }
 
     /// Where the record is, with the length to read.
     pub(crate) fn location(&self) -> Location {
-        Location {
-            file: self.file,
-            offset: self.offset,
-            len: length::at_most(self.len_and_kind & !TOMBSTONE),
-        }
+        Location { file: self.file, offset: self.offset, len: length::at_most(self.code()) }
     }
 
     /// Whether the other is of a copy of the same record, as far as entries tell.
     pub(crate) fn is_copy_of(&self, other: &Self) -> bool {
-        (self.position, self.version, self.len_and_kind)
-            == (other.position, other.version, other.len_and_kind)
+        // Not whether it expires: only a figure depends on that, and what a merge copies must be found.
+        let record = |entry: &Self| (entry.position, entry.version, entry.is_tombstone(), entry.code());
+        record(self) == record(other)
     }
 
     fn is_empty(&self) -> bool {

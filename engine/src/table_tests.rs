@@ -146,3 +146,16 @@ fn memory_of_1_to_10_million_keys() {
     let (half, most) = (growing[growing.len() / 2], growing[growing.len() * 99 / 100]);
     println!("growing a table of more than 8,000: {half:?} in the median, {most:?} in 99 of 100");
 }
+
+proptest! {
+    #[test]
+    fn kind_and_length_of_an_entry_read_back(len in 0..=length::LEN_MAX, short in 0..=TOMBSTONE_LEN_MAX, expires: bool) {
+        let new = |len, tombstone| Entry::new(1, 2, Location { file: 3, offset: 4, len }, tombstone).with_expiry(expires);
+        let (value, tombstone) = (new(len, false), new(short, true));
+        prop_assert_eq!((value.is_tombstone(), value.expires()), (false, expires));
+        prop_assert_eq!((tombstone.is_tombstone(), tombstone.expires()), (true, false));
+        prop_assert_eq!(value.location().len, length::at_most(length::code_of(len)));
+        prop_assert_eq!(tombstone.location().len, length::at_most(length::code_of(short)));
+        prop_assert!(value.is_copy_of(&Entry::new(1, 2, value.location(), false)) && !value.is_copy_of(&tombstone));
+    }
+}

@@ -361,3 +361,34 @@ fn store_that_is_overwritten_without_pause_stays_within_its_bound() {
     assert!(highest > 100);
     assert_eq!(contents(&engine).len(), BOUND_KEYS as usize);
 }
+
+/// Keys that expire, by asking each partition.
+fn expiring(engine: &Engine) -> u64 {
+    (0..caskade_engine::PARTITIONS).map(|partition| engine.partition_stats(partition).expiring_keys).sum()
+}
+
+#[test]
+fn keys_that_expire_are_counted_through_overwrites_merges_and_starts() {
+    let directory = fast_directory();
+    let options = options(directory.path());
+    let engine = open(&options);
+    let far = u64::MAX / 2;
+    (0..300).for_each(|number| engine.put_with_expiry(&key(number), &[1; 500], far).unwrap());
+    let mut batch = caskade_engine::Batch::new();
+    for number in 300..400 {
+        batch.put_with_expiry(&key(number), &[1; 500], far);
+        batch.put(&key(number + 100), &[1; 500]);
+    }
+    engine.write(&batch).unwrap();
+    assert_eq!(expiring(&engine), 400);
+    (0..100).for_each(|number| engine.put(&key(number), &[2; 500]).unwrap());
+    (100..150).for_each(|number| assert!(engine.delete(&key(number)).unwrap()));
+    (400..420).for_each(|number| engine.put_with_expiry(&key(number), &[2; 500], far).unwrap());
+    assert_eq!(expiring(&engine), 270);
+    assert!(engine.tend().unwrap().files > 0);
+    assert_eq!(expiring(&engine), 270);
+    drop(engine);
+    let (engine, recovery) = support::open_any(&options);
+    assert!(recovery.scanned_files < data_files(directory.path()).len(), "from hints: {recovery:?}");
+    assert_eq!(expiring(&engine), 270);
+}

@@ -8,16 +8,18 @@
 //! section head
 //! | bytes 4 | entries 4 | crc 4 |
 //! entry
-//! | version 8 | era 4 | offset 4 | len and kind 4 | key len 2 | key | tombstone: bound 8 |
-//!   offset and len: of the record in the data file; the highest bit of `len and kind` is set for a tombstone
+//! | version 8 | era 4 | offset 4 | len 4 | kind 1 | key len 2 | key | tombstone: bound 8 |
+//!   offset and len: of the record in the data file; kind: 0 a value, 1 a tombstone, 2 a value that expires
 //! ```
 //!
 //! A hint that is not of the data file beside it (another salt, another length) is not its hint.
 
-use super::{Bad, FORMAT_VERSION, Salt, array_at, put, u32_at, u64_at};
+use super::{Bad, Salt, array_at, put, u32_at, u64_at};
 use crate::{Era, PARTITIONS};
 
 const MAGIC: [u8; 8] = *b"CASKHINT";
+/// Version of this layout. A hint of another one is no hint: its data file is scanned, and gets a new one.
+const HINT_VERSION: u32 = 3;
 const VERSION_AT: usize = MAGIC.len();
 const ID_AT: usize = VERSION_AT + size_of::<u32>();
 const SALT_AT: usize = ID_AT + size_of::<u64>();
@@ -31,10 +33,13 @@ pub(crate) const HINT_HEADER_LEN: usize = CRC_AT + size_of::<u32>();
 const ERA_AT: usize = size_of::<u64>();
 const OFFSET_AT: usize = ERA_AT + size_of::<Era>();
 const LEN_AT: usize = OFFSET_AT + size_of::<u32>();
-const KEY_LEN_AT: usize = LEN_AT + size_of::<u32>();
+const KIND_AT: usize = LEN_AT + size_of::<u32>();
+const KEY_LEN_AT: usize = KIND_AT + size_of::<u8>();
 const KEY_AT: usize = KEY_LEN_AT + size_of::<u16>();
 
-const TOMBSTONE: u32 = 1 << 31;
+const VALUE: u8 = 0;
+const TOMBSTONE: u8 = 1;
+const EXPIRING: u8 = 2;
 
 /// Where a section is and what it must hash to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -58,7 +63,7 @@ impl HintHeader {
     pub(crate) fn encode(&self) -> Vec<u8> {
         let mut bytes = vec![0; HINT_HEADER_LEN];
         put(&mut bytes, 0, MAGIC);
-        put(&mut bytes, VERSION_AT, FORMAT_VERSION.to_le_bytes());
+        put(&mut bytes, VERSION_AT, HINT_VERSION.to_le_bytes());
         put(&mut bytes, ID_AT, self.data_file_id.to_le_bytes());
         put(&mut bytes, SALT_AT, self.salt.0.to_le_bytes());
         put(&mut bytes, DATA_LEN_AT, self.data_len.to_le_bytes());
@@ -81,7 +86,7 @@ impl HintHeader {
             return Err(Bad::Checksum);
         }
         match u32_at(bytes, VERSION_AT).ok_or(Bad::Short)? {
-            FORMAT_VERSION => {}
+            HINT_VERSION => {}
             version => return Err(Bad::FormatVersion(version)),
         }
         let head = |at: usize| {
@@ -112,6 +117,8 @@ pub(crate) struct HintEntry<'a> {
     pub(crate) len: u32,
     /// Of a tombstone: its bound.
     pub(crate) bound: Option<u64>,
+    /// Whether it is a value that expires.
+    pub(crate) expires: bool,
     pub(crate) key: &'a [u8],
 }
 
@@ -124,11 +131,16 @@ impl<'a> HintEntry<'a> {
     /// Appends the entry to `buffer`; the key must be at most 65,535 bytes.
     pub(crate) fn encode(&self, buffer: &mut Vec<u8>) {
         let mut fixed = [0; KEY_AT];
-        let kind = if self.bound.is_some() { TOMBSTONE } else { 0 };
+        let kind = match (self.bound, self.expires) {
+            (Some(_), _) => TOMBSTONE,
+            (None, true) => EXPIRING,
+            (None, false) => VALUE,
+        };
         put(&mut fixed, 0, self.version.to_le_bytes());
         put(&mut fixed, ERA_AT, self.era.to_le_bytes());
         put(&mut fixed, OFFSET_AT, self.offset.to_le_bytes());
-        put(&mut fixed, LEN_AT, (self.len | kind).to_le_bytes());
+        put(&mut fixed, LEN_AT, self.len.to_le_bytes());
+        put(&mut fixed, KIND_AT, [kind]);
         put(&mut fixed, KEY_LEN_AT, (self.key.len() as u16).to_le_bytes());
         buffer.extend_from_slice(&fixed);
         buffer.extend_from_slice(self.key);
@@ -140,22 +152,25 @@ impl<'a> HintEntry<'a> {
     /// Reads the entry that `bytes` begin with; returns it and what follows.
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), Bad> {
         let fixed: &[u8; KEY_AT] = bytes.first_chunk().ok_or(Bad::Short)?;
-        let len_and_kind = u32_at(fixed, LEN_AT).ok_or(Bad::Short)?;
+        let [kind] = array_at(fixed, KIND_AT).ok_or(Bad::Short)?;
         let key_len = array_at(fixed, KEY_LEN_AT).map(u16::from_le_bytes).ok_or(Bad::Short)?;
         let rest = bytes.get(KEY_AT..).ok_or(Bad::Short)?;
         let (key, rest) = rest.split_at_checked(key_len.into()).ok_or(Bad::Short)?;
-        let (bound, rest) = if len_and_kind & TOMBSTONE == 0 {
-            (None, rest)
-        } else {
-            let (bound, rest) = rest.split_first_chunk().ok_or(Bad::Short)?;
-            (Some(u64::from_le_bytes(*bound)), rest)
+        let (bound, rest) = match kind {
+            VALUE | EXPIRING => (None, rest),
+            TOMBSTONE => {
+                let (bound, rest) = rest.split_first_chunk().ok_or(Bad::Short)?;
+                (Some(u64::from_le_bytes(*bound)), rest)
+            }
+            _ => return Err(Bad::Fields),
         };
         let entry = Self {
             version: u64_at(fixed, 0).ok_or(Bad::Short)?,
             era: u32_at(fixed, ERA_AT).ok_or(Bad::Short)?,
             offset: u32_at(fixed, OFFSET_AT).ok_or(Bad::Short)?,
-            len: len_and_kind & !TOMBSTONE,
+            len: u32_at(fixed, LEN_AT).ok_or(Bad::Short)?,
             bound,
+            expires: kind == EXPIRING,
             key,
         };
         Ok((entry, rest))
@@ -203,8 +218,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn entries_read_back(version: u64, era: u32, offset: u32, len in 0..1_u32 << 31, bound: Option<u64>, key: Vec<u8>, more: Vec<u8>) {
-            let entry = HintEntry { version, era, offset, len, bound, key: &key };
+        fn entries_read_back(version: u64, era: u32, offset: u32, len: u32, bound: Option<u64>, expires: bool, key: Vec<u8>, more: Vec<u8>) {
+            let expires = expires && bound.is_none();
+            let entry = HintEntry { version, era, offset, len, bound, expires, key: &key };
             let mut bytes = Vec::new();
             entry.encode(&mut bytes);
             prop_assert_eq!(bytes.len(), entry.encoded_len());

@@ -37,6 +37,7 @@ impl Encoder {
                 position,
                 version: record.version,
                 tombstone,
+                expires: record.expiry_ms != 0,
                 at,
             }
         };

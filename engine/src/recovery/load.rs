@@ -181,9 +181,9 @@ fn id_of(sources: &[Source], found: &Found<'_>) -> u64 {
 }
 
 fn keydir_entry(sources: &[Source], found: &Found<'_>) -> Option<Entry> {
-    let HintEntry { version, offset, len, bound, .. } = found.entry;
+    let HintEntry { version, offset, len, bound, expires, .. } = found.entry;
     let at = Location { file: file_of(sources, found)?.slot, offset, len };
-    Some(Entry::new(found.position, version, at, bound.is_some()))
+    Some(Entry::new(found.position, version, at, bound.is_some()).with_expiry(expires))
 }
 
 /// A file of a higher id than a tombstone's bound has an older record of its key.
