@@ -40,6 +40,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    // Whatever this process creates is its user's alone: data files have what ACLs protect.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let args = Args::parse();
     let Loaded { settings, warnings } = match config::load(&args.server, std::env::vars()) {
         Ok(loaded) => loaded,
@@ -75,18 +77,23 @@ fn main() -> ExitCode {
     }
 }
 
-/// With as many client connections as the system's limit of open files allows.
+/// With as many client connections and open data files as the system's limit of open files allows.
 fn within_open_files(mut settings: Settings) -> Settings {
-    let allowed = machine::allow_connections(settings.max_clients.into(), settings.max_open_files);
-    if let Ok(allowed) = u32::try_from(allowed)
-        && allowed < settings.max_clients
+    let files = machine::OpenFiles::ask(settings.max_clients.into(), settings.max_open_files);
+    settings.max_open_files = settings.max_open_files.min(files.data_files);
+    if let Ok(clients) = u32::try_from(files.clients)
+        && clients < settings.max_clients
     {
         tracing::warn!(
-            "the system allows too few open files for max_clients = {}: {allowed} connections are served at one time. \
-             Raise the limit (ulimit -Hn, or LimitNOFILE of the service), or lower max_clients",
-            settings.max_clients
+            "the system allows {} open files, too few for max_clients = {}: {clients} clients are served at one time, {} data \
+             files are kept open, and {} connections more are kept for operators. Raise the limit (ulimit -Hn, or \
+             LimitNOFILE of the service), or lower max_clients",
+            files.allowed,
+            settings.max_clients,
+            files.data_files,
+            machine::OPERATOR_CONNECTIONS
         );
-        settings.max_clients = allowed;
+        settings.max_clients = clients;
     }
     settings
 }

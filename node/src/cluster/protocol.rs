@@ -12,6 +12,7 @@
 //! | 3 | generations: control messages name the sender's (`Control::Of`), copies of an older one are merged (`BulkAction::Records`) |
 //! | 4 | the actions after `Action::Persist`, and what they answer |
 //! | 5 | control messages name the sender's cluster (`Control::In`) |
+//! | 6 | keys that expire are counted (`Request::CountExpiring`) |
 
 use serde::{Deserialize, Serialize};
 
@@ -21,7 +22,7 @@ use super::state::{Announcement, ClusterState};
 /// Lowest version this build speaks.
 pub const PROTOCOL_MIN: u16 = 1;
 /// Highest version this build speaks.
-pub const PROTOCOL_MAX: u16 = 5;
+pub const PROTOCOL_MAX: u16 = 6;
 /// Version from which on the topology's operations are understood.
 pub const PROTOCOL_OPERATIONS: u16 = 2;
 /// Version from which on takeovers are understood.
@@ -30,6 +31,8 @@ pub const PROTOCOL_TAKEOVER: u16 = 3;
 pub const PROTOCOL_ACTIONS: u16 = 4;
 /// Version from which on control messages name the cluster they are of.
 pub const PROTOCOL_CLUSTERS: u16 = 5;
+/// Version from which on keys that expire are counted.
+pub const PROTOCOL_EXPIRING: u16 = 6;
 /// Feature: a replica becomes in-sync only by an entry that names two equal digests.
 pub const FEATURE_FLIP_DIGESTS: u64 = 1;
 /// All features of this build.

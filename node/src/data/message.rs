@@ -206,6 +206,8 @@ pub(super) enum Request {
     Fetch { partition: Partition, position: u64, version: u64 },
     /// The first keys of a range, of partitions this node is primary of. From version 4 on.
     KeysInOrder { partitions: Vec<Partition>, range: KeyRange, limit: u32 },
+    /// Live keys that expire, of all partitions this node is primary of. From version 6 on.
+    CountExpiring,
 }
 
 /// What a request is answered with.
@@ -222,7 +224,7 @@ pub(super) enum Answer {
     },
     /// Of `KeysPage`.
     Keys { keys: Vec<Bytes>, next: Option<u64> },
-    /// Of `Count`.
+    /// Of `Count` and `CountExpiring`.
     Count(u64),
     /// Of `Figures`: partition, keys, bytes.
     Figures(Vec<(Partition, u64, u64)>),

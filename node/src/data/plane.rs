@@ -200,6 +200,8 @@ pub struct Plane {
     /// Requests that wait for another node's answer.
     pub(super) forwards: Forwards,
     pub(super) waiting: AtomicUsize,
+    /// Keys found past their time by this node, as their primary.
+    pub(super) expired_keys: AtomicU64,
     /// Bytes of keys and values of all operations under way here: pending writes and waiting requests.
     pub(super) bytes_under_way: AtomicU64,
     proposals: Proposals,
@@ -248,6 +250,7 @@ impl Plane {
             plight: Mutex::default(),
             forwards: Forwards::default(),
             waiting: AtomicUsize::new(0),
+            expired_keys: AtomicU64::new(0),
             bytes_under_way: AtomicU64::new(0),
             proposals,
             cells: (0..PARTITIONS).map(|_| cell()).collect(),

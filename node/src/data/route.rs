@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use caskade_engine::{PARTITIONS, ReadError, Record, partition_of};
+use caskade_engine::{PARTITIONS, POSITION_STEP, ReadError, Record, partition_of};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -17,10 +17,10 @@ use super::message::{Answer, Request};
 use super::plane::{Plane, PrimaryState, Reply, Role, Waiter};
 use super::primary::Phase;
 use super::version::{SEQUENCE_MAX, version};
-use crate::cluster::protocol::PROTOCOL_MIN;
+use crate::cluster::protocol::{PROTOCOL_EXPIRING, PROTOCOL_MIN};
 use crate::id::{Epoch, NodeId, Partition};
 use crate::kv::{Action, At, Condition, Effect, Entry, ExpiryPolicy, Failure, Operation, Outcome, evaluate};
-use crate::kv::{ScanPage, Ticket};
+use crate::kv::{CURSOR_MAX, ScanPage, Ticket};
 use crate::mutation::{Mutation, planted};
 use crate::net::{CallError, Class, wire};
 
@@ -34,10 +34,13 @@ const PAUSE_MS_MAX: u64 = 20;
 const REST_MS_MAX: u64 = 5;
 /// How long an answer is waited for at least.
 const ANSWER_MIN: Duration = Duration::from_millis(100);
-/// Bits of a SCAN cursor that hold the place within a partition.
-const CURSOR_PLACE_BITS: u32 = 54;
-/// Low bits of a place in key-hash space that a cursor leaves out: pages end at multiples of 2^10.
-const CURSOR_DROPPED_BITS: u32 = 10;
+/// Bits of a SCAN cursor that hold the place within a partition: with those of the partition 53, what a double holds.
+/// Clients in JavaScript and PHP read cursors as doubles.
+const CURSOR_PLACE_BITS: u32 = 43;
+/// Low bits of a position that a cursor leaves out: pages end at multiples of [`POSITION_STEP`].
+const CURSOR_DROPPED_BITS: u32 = POSITION_STEP.trailing_zeros();
+const _: () = assert!(CURSOR_PLACE_BITS + CURSOR_DROPPED_BITS == u64::BITS);
+const _: () = assert!((PARTITIONS as u64) << CURSOR_PLACE_BITS == CURSOR_MAX + 1);
 /// Empty partitions one SCAN call walks over before it answers.
 const SCAN_PARTITIONS_MAX: u16 = 128;
 
@@ -187,6 +190,9 @@ impl Plane {
             // Only the primary expires a key, and answers absent once that is published (rule R13).
             effect = Effect::Remove;
         }
+        if expired && effect != Effect::Nothing {
+            self.expired_keys.fetch_add(1, Ordering::Relaxed);
+        }
         let waiter = Waiter { result: outcome, reply };
         let record = match effect {
             Effect::Nothing if unpublished => return wait_for_newest(primary, key, waiter),
@@ -204,6 +210,12 @@ impl Plane {
             version: version(primary.term, primary.last() + 1),
             value_bytes_max: self.limits.value_bytes_max,
         }
+    }
+
+    /// Returns how many keys this node, as their primary, found past their time and removed or replaced, since its start.
+    /// A plain SET over such a key does not look at it.
+    pub fn expired_keys(&self) -> u64 {
+        self.expired_keys.load(Ordering::Relaxed)
     }
 
     /// Whether the operations under way have as many bytes as they may.
@@ -350,8 +362,7 @@ impl Plane {
     /// # Errors
     /// No node serves the partition the cursor is in.
     pub async fn scan(self: &Arc<Self>, cursor: u64, limit: usize) -> Result<ScanPage, Failure> {
-        let mut partition = (cursor >> CURSOR_PLACE_BITS) as Partition;
-        let mut from = (cursor & ((1 << CURSOR_PLACE_BITS) - 1)) << CURSOR_DROPPED_BITS;
+        let (mut partition, mut from) = place_of(cursor);
         let mut keys = Vec::new();
         let last = partition.saturating_add(SCAN_PARTITIONS_MAX).min(PARTITIONS);
         while partition < last && keys.len() < limit {
@@ -359,15 +370,13 @@ impl Plane {
             keys.extend(page);
             (partition, from) = next.map_or((partition + 1, 0), |next| (partition, next));
         }
-        let done = partition >= PARTITIONS;
-        let place = from >> CURSOR_DROPPED_BITS;
-        let next = if done { 0 } else { (u64::from(partition) << CURSOR_PLACE_BITS) | place };
+        let next = if partition >= PARTITIONS { 0 } else { cursor_at(partition, from) };
         Ok(ScanPage { next, keys })
     }
 
     /// The cursors of [`Plane::scan`] that a partition's keys lie between: the first, and the one after the last.
     pub fn cursors_of(partition: Partition) -> (u64, u64) {
-        let begin = u64::from(partition) << CURSOR_PLACE_BITS;
+        let begin = cursor_at(partition, 0);
         (begin, begin + (1 << CURSOR_PLACE_BITS))
     }
 
@@ -407,6 +416,22 @@ impl Plane {
     /// # Errors
     /// A node that is up does not answer, or partitions have no live primary: the sum would be too small.
     pub async fn count(self: &Arc<Self>) -> Result<u64, Failure> {
+        self.sum_of_nodes(&Request::Count, self.local_count()).await
+    }
+
+    /// How many of these keys expire. `None` while a member cannot count them.
+    ///
+    /// # Errors
+    /// As [`Plane::count`].
+    pub async fn count_expiring(self: &Arc<Self>) -> Result<Option<u64>, Failure> {
+        if self.view.load().state.speech().protocol < PROTOCOL_EXPIRING {
+            return Ok(None);
+        }
+        self.sum_of_nodes(&Request::CountExpiring, self.local_count_expiring()).await.map(Some)
+    }
+
+    /// Sums up what all nodes that are primary of anything answer; `mine` is this node's answer.
+    async fn sum_of_nodes(self: &Arc<Self>, request: &Request, mine: u64) -> Result<u64, Failure> {
         let view = self.view.load_full();
         if let Some(partition) = view.primaries.iter().position(Option::is_none) {
             return Err(self.no_primary(partition as Partition, 0));
@@ -416,11 +441,7 @@ impl Plane {
         nodes.dedup();
         let mut total = 0;
         for node in nodes {
-            let answer = if node == self.node {
-                Answer::Count(self.local_count())
-            } else {
-                self.ask(node, &Request::Count).await
-            };
+            let answer = if node == self.node { Answer::Count(mine) } else { self.ask(node, request).await };
             let Answer::Count(count) = answer else {
                 let text = format!("node {node} did not tell how many keys it has; try again");
                 return Err(Failure::Refused(text));
@@ -448,6 +469,17 @@ impl Plane {
             _ => self.not_primary(),
         }
     }
+}
+
+/// Returns the partition and the position at which a walk goes on; beyond all partitions for a cursor that no walk gave.
+fn place_of(cursor: u64) -> (Partition, u64) {
+    let partition = Partition::try_from(cursor >> CURSOR_PLACE_BITS).unwrap_or(PARTITIONS);
+    (partition, cursor << (u64::BITS - CURSOR_PLACE_BITS))
+}
+
+/// Returns the cursor of this position, a multiple of [`POSITION_STEP`].
+fn cursor_at(partition: Partition, position: u64) -> u64 {
+    u64::from(partition) << CURSOR_PLACE_BITS | position >> CURSOR_DROPPED_BITS
 }
 
 /// A request that waits, as the bounds count it.

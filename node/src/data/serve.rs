@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use caskade_engine::{PARTITIONS, Record};
+use caskade_engine::{PARTITIONS, PartitionStats, Record};
 
 use super::catch_up::{MESSAGE_BYTES, keys_at};
 use super::message::{
@@ -60,6 +60,7 @@ impl Plane {
                 self.local_keys_in_order(&partitions, &range, limit)
             }
             Ok(Request::Count) => Answer::Count(self.local_count()),
+            Ok(Request::CountExpiring) => Answer::Count(self.local_count_expiring()),
             Ok(Request::Figures) => Answer::Figures(self.local_figures()),
             Ok(Request::Fetch { partition, position, version }) if partition < PARTITIONS => {
                 self.fetch_answer(partition, position, version)
@@ -105,9 +106,18 @@ impl Plane {
     }
 
     pub(super) fn local_count(self: &Arc<Self>) -> u64 {
+        self.sum_of_primaries(|stats| stats.live_keys)
+    }
+
+    /// Those of them that expire.
+    pub(super) fn local_count_expiring(self: &Arc<Self>) -> u64 {
+        self.sum_of_primaries(|stats| stats.expiring_keys)
+    }
+
+    fn sum_of_primaries(self: &Arc<Self>, figure: impl Fn(&PartitionStats) -> u64) -> u64 {
         let counted = (0..PARTITIONS)
             .filter(|partition| self.with_role(*partition, |role| matches!(role, Role::Primary(_))));
-        counted.map(|partition| self.engine.partition_stats(partition).live_keys).sum()
+        counted.map(|partition| figure(&self.engine.partition_stats(partition))).sum()
     }
 
     fn on_replication(self: &Arc<Self>, from: NodeId, body: Bytes, reply: Responder) {

@@ -147,6 +147,11 @@ pub trait Keyspace: Send + Sync + 'static {
     /// The nodes keep no ordered index, or a part of the keyspace cannot be read now.
     fn keys_in_order(&self, range: KeyRange, limit: usize) -> BoxFuture<'_, Result<KeysInOrder, Failure>>;
 
+    /// Returns how many keys this node found past their time, as their primary, since its start.
+    fn expired_keys(&self) -> u64 {
+        0
+    }
+
     /// Cursors of [`Keyspace::scan`] that the keys of a slot lie between: the first, and the one after the last.
     fn walk_of_slot(&self, _slot: u16) -> (u64, u64) {
         (0, u64::MAX)
@@ -157,6 +162,14 @@ pub trait Keyspace: Send + Sync + 'static {
     /// # Errors
     /// A part of the keyspace cannot be counted now.
     fn count(&self) -> BoxFuture<'_, Result<u64, Failure>>;
+
+    /// How many of these keys expire; `None` while that cannot be counted.
+    ///
+    /// # Errors
+    /// As [`Keyspace::count`].
+    fn count_expiring(&self) -> BoxFuture<'_, Result<Option<u64>, Failure>> {
+        Box::pin(async { Ok(None) })
+    }
 
     /// The cluster as the node last heard of it.
     fn topology(&self) -> Topology;

@@ -14,6 +14,8 @@ const OVERHEAD_BYTES: usize = 16 << 20;
 pub struct Limits {
     /// Connections at one time.
     pub connections_max: AtomicU64,
+    /// Data files that the node keeps open beside them.
+    pub data_files: u64,
     /// Seconds a connection may say nothing; 0 is for ever.
     pub idle_s: AtomicU64,
     /// How long a client may take nothing of its replies.
@@ -41,6 +43,7 @@ impl Limits {
     pub fn from_settings(settings: &Settings) -> Self {
         Self {
             connections_max: AtomicU64::new(settings.max_clients.into()),
+            data_files: settings.max_open_files,
             idle_s: AtomicU64::new(settings.client_idle_s),
             patience: Duration::from_secs(settings.client_unread_s),
             pipeline_max: settings.max_pipeline as usize,

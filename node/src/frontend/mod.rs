@@ -15,4 +15,6 @@ pub mod slowlog;
 pub mod stats;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod tests;
 pub mod tls;

@@ -4,6 +4,7 @@
 //! histogram of the running window; a snapshot tells the percentiles of this window and the one before it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,8 @@ use parking_lot::Mutex;
 
 /// How long latencies are collected before the window moves on.
 const WINDOW: Duration = Duration::from_secs(1);
+/// How often HTTP requests are logged.
+const HTTP_LOGGED_EVERY: Duration = Duration::from_secs(60);
 /// Longest latency told apart: a minute, in microseconds.
 const LATENCY_MAX_US: u64 = 60_000_000;
 
@@ -23,6 +26,11 @@ pub struct Stats {
     connections_total: AtomicU64,
     connections_refused: AtomicU64,
     handshakes_failed: AtomicU64,
+    http_requests: AtomicU64,
+    /// Keys that had expired when counting began anew.
+    expired_before: AtomicU64,
+    /// When an HTTP request was last logged.
+    http_logged: Mutex<Option<Instant>>,
     cut_for_memory: AtomicU64,
     cut_for_unread: AtomicU64,
     cut_for_silence: AtomicU64,
@@ -150,6 +158,10 @@ pub struct Snapshot {
     pub connections_refused: u64,
     /// Connections that ended in their TLS handshake, since the start.
     pub handshakes_failed: u64,
+    /// Connections closed because an HTTP request came, since the start.
+    pub http_requests: u64,
+    /// Keys that had expired when counting began anew.
+    pub expired_before: u64,
     /// Connections ended since the start for want of memory for their requests and replies.
     pub cut_for_memory: u64,
     /// Connections ended since the start whose clients took nothing of their replies.
@@ -174,6 +186,9 @@ impl Default for Stats {
             connections_total: AtomicU64::default(),
             connections_refused: AtomicU64::default(),
             handshakes_failed: AtomicU64::default(),
+            http_requests: AtomicU64::default(),
+            expired_before: AtomicU64::default(),
+            http_logged: Mutex::default(),
             cut_for_memory: AtomicU64::default(),
             cut_for_unread: AtomicU64::default(),
             cut_for_silence: AtomicU64::default(),
@@ -185,11 +200,18 @@ impl Default for Stats {
 }
 
 impl Stats {
-    /// Counts a connection until the guard is dropped.
-    pub fn connection_opened(self: &std::sync::Arc<Self>) -> ConnectionGuard {
+    /// Counts a connection until the guard is dropped. One that is not `admitted` yet counts as open only.
+    pub fn connection_opened(self: &std::sync::Arc<Self>, admitted: bool) -> ConnectionGuard {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        self.connections_total.fetch_add(1, Ordering::Relaxed);
+        if admitted {
+            self.connection_admitted();
+        }
         ConnectionGuard(std::sync::Arc::clone(self))
+    }
+
+    /// Counts a connection that is served.
+    pub fn connection_admitted(&self) {
+        self.connections_total.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a connection that was turned away.
@@ -200,6 +222,24 @@ impl Stats {
     /// Counts a TLS handshake that failed.
     pub fn handshake_failed(&self) {
         self.handshakes_failed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts an HTTP request on the port of `front_end`, and logs it, at most once a minute (as Redis does).
+    pub fn http_request(&self, front_end: &str, peer: SocketAddr) {
+        let count = self.http_requests.fetch_add(1, Ordering::Relaxed) + 1;
+        let now = Instant::now();
+        let mut logged = self.http_logged.lock();
+        if logged.is_some_and(|logged| now.saturating_duration_since(logged) < HTTP_LOGGED_EVERY) {
+            return;
+        }
+        *logged = Some(now);
+        drop(logged);
+        tracing::warn!(
+            %peer,
+            count,
+            "possible attack: an HTTP request arrived on the port for {front_end} clients, perhaps from a web page in a \
+             browser; the connection was closed and nothing after the first line of the request was executed"
+        );
     }
 
     /// Counts a connection that the node ended.
@@ -238,12 +278,23 @@ impl Stats {
         self.counted.lock().merge(std::mem::take(tally));
     }
 
-    /// Begins to count anew (CONFIG RESETSTAT). Open connections and the uptime stay what they are.
-    pub fn reset(&self) {
+    /// Begins to count anew (CONFIG RESETSTAT). Open connections and the uptime stay what they are. `expired` keys are those
+    /// that were counted until now, elsewhere.
+    pub fn reset(&self, expired: u64) {
         *self.counted.lock() = Tally::default();
         self.by_command.lock().clear();
-        self.connections_total.store(0, Ordering::Relaxed);
-        self.connections_refused.store(0, Ordering::Relaxed);
+        self.expired_before.store(expired, Ordering::Relaxed);
+        for counter in [
+            &self.connections_total,
+            &self.connections_refused,
+            &self.handshakes_failed,
+            &self.http_requests,
+            &self.cut_for_memory,
+            &self.cut_for_unread,
+            &self.cut_for_silence,
+        ] {
+            counter.store(0, Ordering::Relaxed);
+        }
     }
 
     /// Records that `count` commands took from `since` to `now`.
@@ -269,6 +320,8 @@ impl Stats {
             connections_total: read(&self.connections_total),
             connections_refused: read(&self.connections_refused),
             handshakes_failed: read(&self.handshakes_failed),
+            http_requests: read(&self.http_requests),
+            expired_before: read(&self.expired_before),
             cut_for_memory: read(&self.cut_for_memory),
             cut_for_unread: read(&self.cut_for_unread),
             cut_for_silence: read(&self.cut_for_silence),
@@ -375,14 +428,14 @@ mod tests {
         stats.add_calls(&mut calls);
         stats.add_calls(&mut calls);
         assert_eq!(stats.calls(), [("get", Calls { begun: 2, took_us: 10, failed: 1, rejected: 1 })]);
-        stats.reset();
+        stats.reset(0);
         assert_eq!(stats.calls(), []);
     }
 
     #[test]
     fn a_dropped_guard_is_a_closed_connection() {
         let stats = Arc::new(Stats::default());
-        let guard = stats.connection_opened();
+        let guard = stats.connection_opened(true);
         assert_eq!(stats.snapshot().connections, 1);
         drop(guard);
         assert_eq!((stats.snapshot().connections, stats.snapshot().connections_total), (0, 1));

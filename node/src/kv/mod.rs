@@ -18,5 +18,5 @@ pub use evaluate::{At, evaluate};
 pub use number::parse_integer;
 pub use outcome::{ActionError, Effect, Entry, Failure, Meta, Outcome};
 pub(crate) use ticket::abandoned;
-pub use ticket::{Answer, ScanPage, Ticket};
+pub use ticket::{Answer, CURSOR_MAX, ScanPage, Ticket};
 pub use transaction::{Concluded, STEPS_MAX, Step, Transaction, conclude};

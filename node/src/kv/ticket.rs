@@ -49,10 +49,14 @@ pub(crate) fn abandoned() -> Failure {
     Failure::Unknown("the node gave the operation up before it was answered".to_owned())
 }
 
+/// The largest cursor of a walk over all keys: larger numbers are not exact in a double, which is what clients in JavaScript
+/// and PHP keep them in.
+pub const CURSOR_MAX: u64 = (1 << 53) - 1;
+
 /// One step of a walk over all keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScanPage {
-    /// The cursor to go on with; 0 is the end.
+    /// The cursor to go on with, at most [`CURSOR_MAX`]; 0 is the end.
     pub next: u64,
     /// Live keys, in no order a caller may rely on.
     pub keys: Vec<Bytes>,

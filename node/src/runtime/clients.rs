@@ -98,12 +98,20 @@ impl Keyspace for Client {
         Box::pin(async move { self.0.plane.keys_in_order(&range, limit).await })
     }
 
+    fn expired_keys(&self) -> u64 {
+        self.0.plane.expired_keys()
+    }
+
     fn walk_of_slot(&self, slot: u16) -> (u64, u64) {
         Plane::cursors_of(slot / SLOTS_PER_PARTITION)
     }
 
     fn count(&self) -> BoxFuture<'_, Result<u64, Failure>> {
         Box::pin(self.0.plane.count())
+    }
+
+    fn count_expiring(&self) -> BoxFuture<'_, Result<Option<u64>, Failure>> {
+        Box::pin(self.0.plane.count_expiring())
     }
 
     fn topology(&self) -> Topology {

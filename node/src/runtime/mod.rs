@@ -18,6 +18,7 @@ mod lease;
 mod leaving;
 mod node_operations;
 mod operations;
+mod private;
 mod proposer;
 mod speech;
 mod states;
@@ -210,12 +211,13 @@ impl Node {
 
     async fn start_once(settings: Settings, listener: &TcpListener) -> anyhow::Result<Arc<Self>> {
         let data_dir = settings.data_dir.clone();
-        std::fs::create_dir_all(&data_dir).with_context(|| {
+        private::create(&data_dir).with_context(|| {
             format!(
                 "cannot create the data directory {}: give a directory this user may write with --data-dir",
                 data_dir.display()
             )
         })?;
+        private::tighten(&data_dir);
         given_up::settle(&data_dir)?;
         let returning = given_up::returning(&data_dir)?;
         let generation_floor = returning.as_ref().map_or(0, |returning| returning.generation);

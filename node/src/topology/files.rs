@@ -7,8 +7,9 @@
 //! Numbers are little-endian; the CRC32 covers version, length and body. A file is written under another
 //! name, synced, renamed and its directory synced: after a crash it is the old one or the new one.
 
-use std::fs::{self, File};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::error::TopologyError;
@@ -46,12 +47,26 @@ pub(super) fn replace(path: &Path, kind: Kind, body: &[u8]) -> io::Result<()> {
 /// Replaces `path` by `bytes`, durably, and returns the open file, positioned at its end.
 pub(super) fn replace_raw(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let new = temporary(path);
-    let mut file = File::create(&new)?;
+    let mut file = create(&new)?;
     file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
     sync_directory_of(path)?;
     Ok(file)
+}
+
+/// Creates an empty file of mode 0600, in place of one that may be there with another.
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Creates a directory of mode 0700, and those above it that are missing. One that is there stays as it is.
+pub(super) fn create_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
 fn temporary(path: &Path) -> PathBuf {

@@ -7,9 +7,10 @@
 //! consensus engine stops with the error.
 
 use std::fmt::Debug;
-use std::fs::{File, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::ops::{Bound, RangeBounds};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -135,7 +136,9 @@ fn closed() -> io::Error {
 }
 
 fn lock(path: &Path) -> Result<File, TopologyError> {
-    let file = File::create(path).map_err(|error| TopologyError::io("create", path, error))?;
+    // Never replaced: another process may hold the lock on it.
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+    let file = file.map_err(|error| TopologyError::io("create", path, error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(TopologyError::InUse { path: path.to_owned() }),

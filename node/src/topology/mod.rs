@@ -371,7 +371,7 @@ impl Topology {
 }
 
 fn open_files(dir: PathBuf) -> Result<(LogStore, StateMachine), TopologyError> {
-    std::fs::create_dir_all(&dir).map_err(|error| TopologyError::io("create", &dir, error))?;
+    files::create_directory(&dir).map_err(|error| TopologyError::io("create", &dir, error))?;
     Ok((LogStore::open(&dir)?, StateMachine::open(&dir)?))
 }
 

@@ -146,3 +146,29 @@ async fn lease_that_ended_and_was_granted_anew_was_not_held_all_the_time() {
     plane.extend_lease(BEGIN_MS + 4_000);
     assert!(!plane.held_until_now(lease), "another node may have been the primary in between");
 }
+
+mod cursors {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn cursors_that_no_walk_gave_are_behind_all_keys() {
+        assert_eq!(place_of(0), (0, 0));
+        for cursor in [CURSOR_MAX + 1, 1 << 60, u64::MAX] {
+            assert_eq!(place_of(cursor).0.min(PARTITIONS), PARTITIONS, "{cursor}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn cursors_are_exact_in_a_double_and_lead_back(partition in 0..PARTITIONS, step in 0..1_u64 << 43) {
+            let position = step * POSITION_STEP;
+            let cursor = cursor_at(partition, position);
+            prop_assert!(cursor <= CURSOR_MAX && cursor as f64 as u64 == cursor);
+            prop_assert_eq!(place_of(cursor), (partition, position));
+            let (begin, end) = Plane::cursors_of(partition);
+            prop_assert!((begin..end).contains(&cursor));
+        }
+    }
+}

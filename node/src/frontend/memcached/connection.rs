@@ -21,11 +21,11 @@ use tokio::sync::watch;
 use super::gate::{Gate, refusal};
 use super::parser::Parser;
 use super::reply::{Shape, Writer, failure_text};
-use super::request::{Fetch, Request};
+use super::request::{Fetch, Foreign, Request};
 use super::server::Server;
 use super::stats;
 use crate::clock::wall_ms;
-use crate::frontend::accept::stopped;
+use crate::frontend::accept::{FrontEnd as _, close, stopped};
 use crate::frontend::flush::flush;
 use crate::frontend::footprint::{Footprint, NO_MEMORY, Silence};
 use crate::frontend::order::{Claims, KeyHash};
@@ -41,6 +41,7 @@ const OUT_BYTES_KEPT: usize = 64 * 1024;
 pub(super) struct Connection<S> {
     server: Arc<Server>,
     stream: S,
+    peer: SocketAddr,
     gate: Gate,
     /// Tells when users were deleted.
     users: watch::Receiver<u64>,
@@ -105,6 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             parser: Parser::new(server.door.limits.value_bytes_max),
             server,
             stream,
+            peer,
             input: BytesMut::new(),
             read_at: Instant::now(),
             fetch: None,
@@ -128,6 +130,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     pub(super) async fn run(mut self, mut stopping: watch::Receiver<bool>) -> io::Result<()> {
         let result = self.serve(&mut stopping).await;
         self.server.door.stats.add(&mut self.tally);
+        close(&mut self.stream).await;
         result
     }
 
@@ -250,6 +253,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 Request::Close(line) => {
                     self.add(What::Line(line));
                     self.closing = true;
+                }
+                Request::Foreign(foreign) => {
+                    if foreign == Foreign::Http {
+                        self.server.door.stats.http_request(Server::NAME, self.peer);
+                    }
+                    self.closing = true;
+                    break;
                 }
             }
             self.tally.commands += 1;

@@ -16,7 +16,7 @@ fn read<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Vec<Request> {
     for part in parts {
         input.extend_from_slice(part);
         while let Some(request) = parser.next(&mut input, 1000) {
-            let last = matches!(request, Request::Close(_));
+            let last = request.is_last();
             requests.push(request);
             if last {
                 return requests;

@@ -45,7 +45,8 @@ impl Gate {
             return log_in(request);
         }
         let checked = match &request {
-            Request::Say(_) | Request::Refuse(_) | Request::Close(_) | Request::LogIn { .. } => Ok(()),
+            Request::Say(_) | Request::Refuse(_) | Request::Close(_) | Request::Foreign(_) => Ok(()),
+            Request::LogIn { .. } => Ok(()),
             Request::Fetch(fetch) => {
                 let command = if fetch.touch.is_some() { "getex" } else { "get" };
                 self.check(command, fetch.keys.iter())
@@ -97,6 +98,7 @@ fn log_in(request: Request) -> Request {
             Shape::Stored { mode: Mode::Set, cas: false, noreply },
         ) => Request::LogIn { who: value, noreply },
         Request::Close(line) => Request::Close(line),
+        Request::Foreign(foreign) => Request::Foreign(foreign),
         Request::Refuse(line) => Request::Refuse(line),
         _ => refuse("CLIENT_ERROR unauthenticated"),
     }

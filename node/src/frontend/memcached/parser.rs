@@ -3,7 +3,7 @@
 
 use bytes::{Buf as _, BytesMut};
 
-use super::request::{Line, Request, Store, refuse, refuse_unless};
+use super::request::{Foreign, Line, Request, Store, refuse, refuse_unless};
 use super::text;
 
 /// Longest line, but for those that name many keys.
@@ -16,6 +16,8 @@ const BAD_CHUNK: &str = "CLIENT_ERROR bad data chunk";
 const LONG_LINE: &str = "CLIENT_ERROR line too long";
 /// Longest value of a client that has not logged in.
 const STRANGER_VALUE_BYTES_MAX: usize = 16 * 1024;
+/// The first byte of every request of memcached's binary protocol; no command begins with it.
+const BINARY_MAGIC: u8 = 0x80;
 /// What ends a value.
 const END: &[u8] = b"\r\n";
 
@@ -49,7 +51,7 @@ impl Parser {
         self.trusted = trusted;
     }
 
-    /// The next request, or nothing while its bytes are not all there. After [`Request::Close`] there is none.
+    /// The next request, or nothing while its bytes are not all there. After [`Request::Close`] and [`Request::Foreign`] there is none.
     pub(super) fn next(&mut self, input: &mut BytesMut, now_ms: u64) -> Option<Request> {
         loop {
             match std::mem::replace(&mut self.state, State::Line(0)) {
@@ -81,6 +83,10 @@ impl Parser {
     }
 
     fn line(&mut self, input: &mut BytesMut, seen: usize, now_ms: u64) -> Option<Line> {
+        if input.first() == Some(&BINARY_MAGIC) {
+            input.clear();
+            return Some(Line::Whole(Request::Foreign(Foreign::Binary)));
+        }
         let found = memchr::memchr(b'\n', input.get(seen..).unwrap_or_default()).map(|at| seen + at);
         let len = found.unwrap_or(input.len());
         if len > LINE_BYTES_MAX && len > line_bytes_max(input) {
@@ -139,7 +145,7 @@ mod tests {
         for piece in pieces {
             input.extend_from_slice(piece);
             while let Some(request) = parser.next(&mut input, 1000) {
-                let last = matches!(request, Request::Close(_));
+                let last = request.is_last();
                 requests.push(request);
                 if last {
                     return requests;
@@ -183,6 +189,29 @@ mod tests {
         assert!(matches!(all(&[many.as_bytes()])[..], [Request::Fetch(_)]));
         let too_many = format!("get {}", "key ".repeat(KEYS_LINE_BYTES_MAX / 4));
         assert_eq!(all(&[too_many.as_bytes()]), [Request::Close(LONG_LINE.into())]);
+    }
+
+    #[test]
+    fn other_protocols_end_the_connection() {
+        let http = Request::Foreign(Foreign::Http);
+        for line in ["GET / HTTP/1.1", "PUT /a HTTP/1.0", "post x", "HOST: node", "POST"] {
+            let text = format!("mn\r\n{line}\r\nset k 0 0 1\r\nx\r\n");
+            assert_eq!(
+                all(&[text.as_bytes()]),
+                [Request::Say(Bytes::from_static(b"MN")), http.clone()],
+                "{line}"
+            );
+        }
+        assert!(matches!(all(&[b"get post host: HTTP/1.1\r\n"])[..], [Request::Fetch(_)]));
+        assert_eq!(
+            all(&[b"\x80\x0b"]),
+            [Request::Foreign(Foreign::Binary)],
+            "before a line or a header is whole"
+        );
+        assert!(
+            matches!(all(&[b"set k 0 0 2\r\n\x80\x80\r\n"])[..], [Request::One(..)]),
+            "a value may have it"
+        );
     }
 
     /// Lines that are nearly commands, values that are nearly as long as they say, and noise.

@@ -35,6 +35,25 @@ pub(super) enum Request {
     Stats(Bytes),
     /// The connection ends; this is said before, if anything.
     Close(Bytes),
+    /// The client speaks another protocol: the connection ends without an answer.
+    Foreign(Foreign),
+}
+
+impl Request {
+    /// Whether no request of this connection follows.
+    #[cfg(any(test, feature = "internals"))]
+    pub(super) fn is_last(&self) -> bool {
+        matches!(self, Self::Close(_) | Self::Foreign(_))
+    }
+}
+
+/// A protocol that is not spoken here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Foreign {
+    /// HTTP: nothing of the body may be taken for commands.
+    Http,
+    /// memcached's binary protocol.
+    Binary,
 }
 
 /// `get`, `gets`, `gat` and `gats`.

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::connection::Connection;
-use crate::frontend::accept::{self, Door, FrontEnd};
+use crate::frontend::accept::{self, Door, FrontEnd, Place};
 use crate::frontend::flush::flush;
 use crate::frontend::keyspace::Keyspace;
 use crate::frontend::security::Stream;
@@ -61,6 +61,7 @@ impl Server {
 impl FrontEnd for Server {
     const NAME: &'static str = "memcached";
     const TOO_MANY: &'static str = "ERROR Too many open connections\r\n";
+    const OPERATORS: bool = false;
     const PROTECTED: &'static str = "SERVER_ERROR protected mode: this node serves only clients on its own machine, since no \
         password is set for the default user. Set requirepass or an ACL file, or protected_mode = false if the network is trusted\r\n";
 
@@ -71,7 +72,7 @@ impl FrontEnd for Server {
     async fn serve(
         self: Arc<Self>,
         stream: Stream,
-        peer: SocketAddr,
+        (peer, _): (SocketAddr, Place),
         stopping: watch::Receiver<bool>,
     ) -> io::Result<()> {
         Connection::new(self, stream, peer).run(stopping).await

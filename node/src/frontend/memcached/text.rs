@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::reply::Shape;
-use super::request::{Fetch, Line, Mode, Request, Store, StoreReply, refuse, refuse_unless};
+use super::request::{Fetch, Foreign, Line, Mode, Request, Store, StoreReply, refuse, refuse_unless};
 use super::words::{Keys, client_flags, expiry, is_key, signed, unsigned, value_len, words};
 use super::{VERSION, meta};
 use crate::kv::{Action, ExpiryPolicy, Operation};
@@ -83,11 +83,18 @@ pub(super) fn read(line: &Bytes, now_ms: u64, value_bytes_max: usize) -> Line {
         b"stats" => stats(&asked),
         b"shutdown" => refuse("ERROR: shutdown not enabled"),
         b"quit" => Request::Close(Bytes::new()),
-        // Somebody speaks HTTP: nothing of the body may be taken for commands.
-        _ if words.last().is_some_and(|word| word.starts_with(b"HTTP/")) => Request::Close(Bytes::new()),
+        _ if is_http(&words) => Request::Foreign(Foreign::Http),
         _ => refuse(ERROR),
     };
     Line::Whole(whole)
+}
+
+/// Whether a line that is no command is one of an HTTP request: its first line (as in memcached), or `POST` or `Host:` (as in
+/// Redis).
+fn is_http(words: &[&[u8]]) -> bool {
+    let first = words.first().copied().unwrap_or_default();
+    words.last().is_some_and(|word| word.starts_with(b"HTTP/"))
+        || [b"post".as_slice(), b"host:"].iter().any(|word| first.eq_ignore_ascii_case(word))
 }
 
 fn mode(command: &[u8]) -> Mode {

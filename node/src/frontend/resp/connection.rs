@@ -9,20 +9,21 @@ use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use tokio::io::AsyncReadExt;
 use tokio::sync::watch;
 
-use super::commands::{self, Command, Context, Keys, Queue, Watched, Written};
+use super::client::{Client, Executed, Fate, Replies};
+use super::commands::{self, Command, Context, Keys, Watched, Written};
 use super::encoder::{Encoder, Protocol};
+use super::operator::{Operator, unproven};
 use super::parser::{Args, Batch, Bounds, Parser};
 use super::reply::{Handled, Pending, Reply, What, encode_many, encode_one};
 use super::server::Server;
-use crate::access::Session;
-use crate::frontend::accept::stopped;
-use crate::frontend::clients::{Guard, Pause};
+use crate::frontend::accept::{FrontEnd as _, Place, close, stopped};
+use crate::frontend::clients::Pause;
 use crate::frontend::footprint::{Footprint, NO_MEMORY, Silence};
 use crate::frontend::order::{Claims, KeyHash};
 use crate::frontend::security::Stream;
@@ -34,77 +35,6 @@ use crate::kv::Ticket;
 const OUT_BYTES_MAX: usize = 256 * 1024;
 /// An output buffer larger than this is given back once it is written.
 const OUT_BYTES_KEPT: usize = 64 * 1024;
-
-/// Which replies a client wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Replies {
-    /// All.
-    On,
-    /// None.
-    Off,
-    /// None to the command that is running.
-    Skip,
-    /// None to the command that is running and to the next one.
-    SkipNext,
-}
-
-/// What a connection knows of its client.
-#[derive(Debug)]
-pub(super) struct Client {
-    pub(super) id: u64,
-    pub(super) peer: SocketAddr,
-    /// Its place in the list of clients.
-    pub(super) registered: Guard,
-    /// The command it sent last.
-    pub(super) last_command: &'static str,
-    pub(super) replies: Replies,
-    pub(super) name: String,
-    pub(super) library: String,
-    pub(super) library_version: String,
-    pub(super) protocol: Protocol,
-    /// Whether it takes stale answers to its reads (READONLY).
-    pub(super) readonly: bool,
-    /// The transaction it has begun (MULTI).
-    pub(super) queue: Option<Queue>,
-    /// The keys it watches (WATCH).
-    pub(super) watched: Watched,
-    /// Where it has written (WAIT).
-    pub(super) written: Written,
-    /// Who it is.
-    pub(super) session: Session,
-}
-
-impl Client {
-    /// Shows in the list of clients what may have changed.
-    pub(super) fn show(&self) {
-        self.registered.show(|shown| {
-            shown.command = self.last_command;
-            shown.protocol = self.protocol.number();
-            shown.readonly = self.readonly;
-            for (from, to) in [
-                (&self.session.user().name, &mut shown.user),
-                (&self.name, &mut shown.name),
-                (&self.library, &mut shown.library),
-                (&self.library_version, &mut shown.library_version),
-            ] {
-                if from != to {
-                    to.clone_from(from);
-                }
-            }
-        });
-    }
-
-    /// Says whether the command that was just run gets no reply, and goes on to the next one.
-    fn mute(&mut self) -> bool {
-        let muted = self.replies != Replies::On;
-        self.replies = match self.replies {
-            Replies::SkipNext => Replies::Skip,
-            Replies::Skip => Replies::On,
-            lasting => lasting,
-        };
-        muted
-    }
-}
 
 /// A connection and all it has under way.
 pub(super) struct Connection {
@@ -128,6 +58,8 @@ pub(super) struct Connection {
     answered: u64,
     tally: Tally,
     calls: CallTally,
+    /// Set on a connection beyond the limit on clients: only an operator may use it.
+    operator: Option<Operator>,
     footprint: Footprint,
     /// Nothing more is read; what was read is answered.
     stopping: bool,
@@ -163,7 +95,12 @@ enum Halt {
 }
 
 impl Connection {
-    pub(super) fn new(server: Arc<Server>, stream: Stream, peer: SocketAddr, id: u64) -> Self {
+    pub(super) fn new(
+        server: Arc<Server>,
+        stream: Stream,
+        (peer, place): (SocketAddr, Place),
+        id: u64,
+    ) -> Self {
         let local = stream.tcp().local_addr().map(|addr| addr.to_string()).unwrap_or_default();
         let client = Client {
             id,
@@ -176,12 +113,15 @@ impl Connection {
             library_version: String::new(),
             protocol: Protocol::Resp2,
             readonly: false,
+            fate: Fate::Rejected,
+            executed: Executed::default(),
             queue: None,
             watched: Watched::default(),
             written: Written::default(),
             session: server.access().session(),
         };
         Self {
+            operator: (place == Place::Operator).then(Operator::new),
             footprint: Footprint::new(&server.door.limits, &server.door.stats),
             parser: Parser::new(Bounds::of(&server.door.limits)),
             users: server.access().changes(),
@@ -234,6 +174,7 @@ impl Connection {
             tokio::select! {
                 biased;
                 () = self.client.registered.until_ended() => break Ok(()),
+                () = unproven(&self.operator), if may_read => self.refuse_client(),
                 () = pause_over(&mut self.pauses, self.pause), if halt == Halt::Paused => {}
                 () = front_settled(&mut self.pending) => {}
                 read = self.stream.read_buf(&mut self.input), if may_read => match read {
@@ -260,6 +201,7 @@ impl Connection {
         };
         self.server.door.stats.add(&mut self.tally);
         self.server.door.stats.add_calls(&mut self.calls);
+        close(&mut self.stream).await;
         result
     }
 
@@ -330,6 +272,20 @@ impl Connection {
                 continue;
             };
             let command = commands::find(args);
+            if is_http(command, args) {
+                self.server.door.stats.http_request(Server::NAME, self.client.peer);
+                self.closing = true;
+                break;
+            }
+            let session = &self.client.session;
+            let is_admitted = match &mut self.operator {
+                Some(operator) => operator.admits(&self.server, session, command, args),
+                None => true,
+            };
+            if !is_admitted {
+                self.refuse_client();
+                break;
+            }
             if self.pause.is_some_and(|pause| pause.holds(command.is_some_and(Command::writes))) {
                 return Halt::Paused;
             }
@@ -382,6 +338,13 @@ impl Connection {
         self.closing = true;
     }
 
+    /// Tells a client that took the place of an operator that there are too many clients, and ends its connection.
+    fn refuse_client(&mut self) {
+        self.server.door.stats.connection_refused();
+        self.add_written(Server::TOO_MANY.as_bytes(), 0);
+        self.closing = true;
+    }
+
     fn is_barred(&self, command: &Command, args: Args<'_>) -> bool {
         let writes = command.writes();
         command.keys.of(args).any(|index| self.claims.bar(KeyHash::of(args.get(index)), writes))
@@ -390,7 +353,6 @@ impl Connection {
     /// Starts the current command, whose turn it is.
     fn start_next(&mut self, command: Option<&'static Command>) {
         let Some(args) = self.batch.current() else { return };
-        self.tally.commands += 1;
         // With replies before this one still to come, it is written aside.
         let aside = !self.pending.is_empty();
         let mut scratch = Vec::new();
@@ -400,7 +362,7 @@ impl Connection {
         let mut context = context(&self.server, &mut self.client, output, &mut self.tally);
         let handled = commands::handle(command, &mut context, args);
         let muted = self.client.mute();
-        let asked = command.map(|command| (commands::name_of(command, args), args.len().saturating_sub(1)));
+        let asked = asked(&mut self.tally, self.client.fate, command, args);
         let claimed = match (&handled, command) {
             (Ok(Reply::One(ticket, _)), Some(command)) => {
                 claim(&mut self.claims, command, args, std::slice::from_ref(ticket))
@@ -410,9 +372,9 @@ impl Connection {
         };
         let bytes = args.bytes_all();
         self.batch.advance();
-        let (waits, rejected) = (self.pending.len(), handled.is_err());
+        let waits = self.pending.len();
         self.take_reply(handled, begin, scratch, Asked { bytes, claims: claimed, muted, command: asked });
-        if rejected {
+        if self.client.fate == Fate::Rejected {
             self.note(asked, began, Ended::Rejected);
         } else if self.pending.len() == waits {
             self.note(asked, began, self.ended(errors));
@@ -494,12 +456,11 @@ impl Connection {
     async fn work_out_next(&mut self) {
         let Some(args) = self.batch.current() else { return };
         let command = commands::find(args);
-        self.tally.commands += 1;
         let (begin, errors) = (self.output.len(), self.tally.errors);
         let mut at_hand = context(&self.server, &mut self.client, &mut self.output, &mut self.tally);
         let mut handled = commands::handle(command, &mut at_hand, args);
         let muted = self.client.mute();
-        let asked = command.map(|command| (commands::name_of(command, args), args.len().saturating_sub(1)));
+        let asked = asked(&mut self.tally, self.client.fate, command, args);
         self.batch.advance();
         if let Ok(Reply::Then(found_out)) = handled {
             let go_on = found_out.await;
@@ -513,18 +474,21 @@ impl Connection {
                 }
                 self.tally.merge(tally);
                 self.answered += 1;
+                // An error of a queued command is that command's, not EXEC's.
+                let mut errors = errors;
+                for (command, failed) in self.client.executed.lock().drain(..) {
+                    errors += u64::from(failed);
+                    let ended = if failed { Ended::Failed } else { Ended::Done };
+                    self.calls.count(command, Duration::ZERO, ended);
+                }
                 self.note(asked, self.read_at, self.ended(errors));
             }
             handled => {
-                let rejected = handled.is_err();
+                let from = Asked { bytes: 0, claims: 0, muted, command: asked };
+                self.take_reply(handled, begin, Vec::new(), from);
+                let rejected = self.client.fate == Fate::Rejected;
                 let ended = if rejected { Ended::Rejected } else { self.ended(errors) };
                 self.note(asked, self.read_at, ended);
-                self.take_reply(
-                    handled,
-                    begin,
-                    Vec::new(),
-                    Asked { bytes: 0, claims: 0, muted, command: asked },
-                );
             }
         }
     }
@@ -602,6 +566,28 @@ impl Connection {
         self.output.shrink_to(OUT_BYTES_KEPT);
         Ok(())
     }
+}
+
+/// Whether this is a line of an HTTP request: its first line, or, as in Redis, `POST` or `Host:` in any form. A first line
+/// that is a whole command (`SET a HTTP/1.1`) is none.
+fn is_http(command: Option<&Command>, args: Args<'_>) -> bool {
+    let name = args.get(0);
+    let is = |word: &[u8]| name.eq_ignore_ascii_case(word);
+    command.is_none_or(|command| !command.arity_fits(args))
+        && (is(b"post") || is(b"host:") || args.len() == 3 && args.get(2).starts_with(b"HTTP/"))
+}
+
+/// Counts a command that was run, and returns the name it is counted by and how many arguments it has; nothing of one that
+/// was queued: EXEC counts it.
+fn asked(
+    tally: &mut Tally,
+    fate: Fate,
+    command: Option<&'static Command>,
+    args: Args<'_>,
+) -> Option<(&'static str, usize)> {
+    tally.commands += u64::from(fate == Fate::Run);
+    let command = command.filter(|_| fate != Fate::Queued)?;
+    Some((commands::name_of(command, args), args.len().saturating_sub(1)))
 }
 
 /// What a handler works with.

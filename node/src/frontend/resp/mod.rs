@@ -7,6 +7,7 @@
 //! Invariants: replies come in the order of their commands; a command sees what the commands before it on its
 //! connection did; nothing that is read, kept or written is without a bound.
 
+mod client;
 mod commands;
 mod connection;
 mod dump;
@@ -17,6 +18,7 @@ pub(crate) mod fuzz;
 mod inline;
 mod lcs;
 mod number;
+mod operator;
 mod parser;
 mod reply;
 pub mod server;

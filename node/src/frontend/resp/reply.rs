@@ -154,8 +154,10 @@ pub(super) enum Shape {
     WrittenLength,
     /// The value there was, or null, of a command that writes (GETDEL, GETEX).
     Taken,
-    /// A text; an empty one where there is none (GETRANGE, INCRBYFLOAT).
+    /// The text that was written (INCRBYFLOAT).
     Text,
+    /// A part of the value; an empty one where there is none (GETRANGE).
+    Part,
     /// Numbers, or null (BITFIELD).
     Numbers,
     /// OK, or that there is no such key (RENAME).
@@ -196,6 +198,7 @@ impl Shape {
                 | Self::ExpiryMillis
                 | Self::Type
                 | Self::Length
+                | Self::Part
                 | Self::Dump
                 | Self::Encoding
                 | Self::References
@@ -240,11 +243,11 @@ pub(super) fn encode_one(answer: Answer, shape: Shape, to: &mut Encoder<'_>, tal
         Err(failure) => return encode_failure(&failure, shape.of_write(), to, tally),
     };
     match (shape, outcome) {
-        (Shape::Value, Outcome::Entry(entry)) => {
+        (Shape::Value | Shape::Taken, Outcome::Entry(entry)) => {
             count_read(entry.is_some(), tally);
             to.value_or_null(entry.map(|entry| entry.value).as_deref());
         }
-        (Shape::Stored, Outcome::Set { written: true, .. }) => to.ok(),
+        (Shape::Stored | Shape::Restored, Outcome::Set { written: true, .. }) => to.ok(),
         (Shape::Stored, Outcome::Set { written: false, .. }) => to.null(),
         (Shape::OldValue, Outcome::Set { old, .. }) => {
             count_read(old.is_some(), tally);
@@ -252,7 +255,6 @@ pub(super) fn encode_one(answer: Answer, shape: Shape, to: &mut Encoder<'_>, tal
         }
         (Shape::Inserted, Outcome::Set { written, .. }) => to.integer(i64::from(written)),
         (Shape::Number, Outcome::Integer(number)) => to.integer(number),
-        (Shape::Changed, Outcome::Changed(changed)) => to.integer(i64::from(changed)),
         (Shape::Type, Outcome::Meta(meta)) => {
             count_read(meta.is_some(), tally);
             to.status(if meta.is_some() { "string" } else { "none" });
@@ -261,44 +263,38 @@ pub(super) fn encode_one(answer: Answer, shape: Shape, to: &mut Encoder<'_>, tal
             count_read(meta.is_some(), tally);
             to.integer(meta.map_or(0, |meta| i64::from(meta.value_len)));
         }
+        (Shape::Changed, Outcome::Changed(changed)) => to.integer(i64::from(changed)),
         (Shape::WrittenLength, Outcome::Wrote { len, .. }) => to.integer(len as i64),
-        (Shape::Taken, Outcome::Entry(entry)) => {
-            count_read(entry.is_some(), tally);
-            to.value_or_null(entry.map(|entry| entry.value).as_deref());
+        (Shape::Part, Outcome::Value(value)) => {
+            count_read(value.is_some(), tally);
+            to.bulk(&value.unwrap_or_default());
         }
         (Shape::Text, Outcome::Value(value)) => to.bulk(&value.unwrap_or_default()),
-        (Shape::Numbers, Outcome::Integers(numbers)) => {
-            to.array(numbers.len());
-            for number in numbers {
-                match number {
-                    Some(number) => to.integer(number),
-                    None => to.null(),
-                }
-            }
-        }
+        (Shape::Numbers, Outcome::Integers(numbers)) => encode_numbers(&numbers, to),
         (Shape::Renamed, Outcome::Changed(_)) => to.ok(),
         (Shape::RenamedIfNew | Shape::Copied, Outcome::Changed(changed)) => to.integer(changed.into()),
         (Shape::Copied, Outcome::Absent) => to.integer(0),
         (Shape::Renamed | Shape::RenamedIfNew, Outcome::Absent) => refuse(b"ERR no such key", to, tally),
-        (Shape::Restored, Outcome::Set { written: true, .. }) => to.ok(),
         (Shape::Restored, Outcome::Set { written: false, .. }) => {
             refuse(b"BUSYKEY Target key name already exists.", to, tally);
         }
         (Shape::NewVersion, Outcome::Wrote { version, .. }) => to.integer(version as i64),
         (Shape::NewVersion, Outcome::Unmet | Outcome::Absent) => to.null(),
-        (Shape::Frequency | Shape::IdleTime, Outcome::Meta(None)) => to.null(),
-        (Shape::Frequency, Outcome::Meta(Some(_))) => refuse(NO_FREQUENCY, to, tally),
-        (Shape::IdleTime, Outcome::Meta(Some(_))) => {
-            refuse(b"ERR idle times are not tracked: no key is ever evicted", to, tally);
+        (Shape::Frequency | Shape::IdleTime, Outcome::Meta(meta)) => {
+            encode_use(meta.is_some(), shape, to, tally);
         }
         (Shape::NoList, Outcome::Meta(None)) => to.array(0),
         (Shape::NoList, Outcome::Meta(Some(_))) => {
             refuse(b"WRONGTYPE Operation against a key holding the wrong kind of value", to, tally);
         }
         (Shape::Dump | Shape::Encoding | Shape::References | Shape::Versioned, Outcome::Entry(None)) => {
+            count_read(false, tally);
             to.null()
         }
-        (shape, Outcome::Entry(Some(entry))) => encode_entry(&entry, shape, to),
+        (shape, Outcome::Entry(Some(entry))) => {
+            count_read(true, tally);
+            encode_entry(&entry, shape, to);
+        }
         (_, Outcome::Meta(meta)) => {
             count_read(meta.is_some(), tally);
             to.integer(meta.map_or(-2, |meta| expiry_of(shape, meta.expiry_ms)));
@@ -310,6 +306,26 @@ pub(super) fn encode_one(answer: Answer, shape: Shape, to: &mut Encoder<'_>, tal
 fn refuse(text: &[u8], to: &mut Encoder<'_>, tally: &mut Tally) {
     tally.errors += 1;
     to.error(text);
+}
+
+fn encode_numbers(numbers: &[Option<i64>], to: &mut Encoder<'_>) {
+    to.array(numbers.len());
+    for number in numbers {
+        match number {
+            Some(number) => to.integer(*number),
+            None => to.null(),
+        }
+    }
+}
+
+/// How a key is used, which is not counted.
+fn encode_use(found: bool, shape: Shape, to: &mut Encoder<'_>, tally: &mut Tally) {
+    count_read(found, tally);
+    match shape {
+        _ if !found => to.null(),
+        Shape::Frequency => refuse(NO_FREQUENCY, to, tally),
+        _ => refuse(b"ERR idle times are not tracked: no key is ever evicted", to, tally),
+    }
 }
 
 /// What is told of a value that is not the value itself.
@@ -370,6 +386,7 @@ pub(super) fn encode_many(
     for answer in answers {
         match (gather, answer) {
             (Gather::Lcs(_), Ok(Outcome::Entry(entry))) => {
+                count_read(entry.is_some(), tally);
                 values.push(entry.map(|entry| entry.value).unwrap_or_default());
             }
             (Gather::Values(most), Ok(_)) if to.out.len() - begin > most => {

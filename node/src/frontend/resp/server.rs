@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::connection::Connection;
 use crate::access::Access;
-use crate::frontend::accept::{self, Door, FrontEnd};
+use crate::frontend::accept::{self, Door, FrontEnd, Place};
 use crate::frontend::clients::Clients;
 use crate::frontend::keyspace::Keyspace;
 use crate::frontend::security::Stream;
@@ -61,6 +61,7 @@ impl Server {
 impl FrontEnd for Server {
     const NAME: &'static str = "Redis client";
     const TOO_MANY: &'static str = "-ERR max number of clients reached\r\n";
+    const OPERATORS: bool = true;
     const PROTECTED: &'static str = PROTECTED;
 
     fn door(&self) -> &Door {
@@ -70,10 +71,10 @@ impl FrontEnd for Server {
     async fn serve(
         self: Arc<Self>,
         stream: Stream,
-        peer: SocketAddr,
+        (peer, place): (SocketAddr, Place),
         stopping: watch::Receiver<bool>,
     ) -> io::Result<()> {
         let id = self.next_client.fetch_add(1, Ordering::Relaxed);
-        Connection::new(self, stream, peer, id).run(stopping).await
+        Connection::new(self, stream, (peer, place), id).run(stopping).await
     }
 }

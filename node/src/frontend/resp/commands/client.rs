@@ -1,7 +1,7 @@
 //! Commands on the connection itself.
 
 use super::{Context, integer, wrong_arity};
-use crate::frontend::resp::connection::Replies;
+use crate::frontend::resp::client::Replies;
 use crate::frontend::resp::encoder::Protocol;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Reply};

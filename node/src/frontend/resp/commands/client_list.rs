@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{Context, integer, syntax_error};
 use crate::frontend::clients::Registered;
-use crate::frontend::resp::connection::Replies;
+use crate::frontend::resp::client::Replies;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Refusal, Reply};
 

@@ -10,6 +10,7 @@ use crate::frontend::resp::reply::{Handled, Refusal, Reply};
 use crate::frontend::resp::server::Server;
 use crate::frontend::slowlog::ENTRIES_MAX;
 use crate::kv::parse_integer;
+use crate::machine::OpenFiles;
 
 /// A setting that can change while the node runs, and only until it ends.
 struct Tunable {
@@ -136,12 +137,28 @@ pub(super) fn set(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         if !seen.insert(tunable.name) {
             return Err(failed(tunable.name, "duplicate parameter"));
         }
-        changes.push((tunable, read(tunable, args.get(index + 1))?));
+        let value = read(tunable, args.get(index + 1))?;
+        if tunable.name == "maxclients" {
+            check_open_files(context.server, value.unsigned_abs())?;
+        }
+        changes.push((tunable, value));
     }
     for (tunable, value) in changes {
         (tunable.set)(context.server, value);
     }
     context.ok()
+}
+
+/// As Redis: no more clients than the system allows open files for.
+fn check_open_files(server: &Server, clients: u64) -> Result<(), Refusal> {
+    let possible = OpenFiles::ask(clients, server.door.limits.data_files).clients;
+    if clients <= possible {
+        return Ok(());
+    }
+    let why = format!(
+        "The operating system is not able to handle the specified number of clients, try with {possible}"
+    );
+    Err(failed("maxclients", &why))
 }
 
 fn refuse_name(given: &[u8], known: bool) -> Refusal {
@@ -167,7 +184,7 @@ fn failed(name: &str, why: &str) -> Refusal {
 }
 
 pub(super) fn reset_stat(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
-    context.server.door.stats.reset();
+    context.server.door.stats.reset(context.server.keyspace.expired_keys());
     context.ok()
 }
 

@@ -1,8 +1,10 @@
 //! `COMMAND`: what there is to be asked, told from the tables.
 
+use super::properties::{self, KeySpec};
 use super::subcommands::{self, SUBCOMMANDS, Subcommand};
-use super::{COMMANDS, Command, Context, Kind, by_name, syntax_error};
+use super::{COMMANDS, Command, Context, Keys, Kind, by_name, syntax_error};
 use crate::access::catalogue;
+use crate::access::categories::Categories;
 use crate::frontend::resp::encoder::Encoder;
 use crate::frontend::resp::glob;
 use crate::frontend::resp::parser::Args;
@@ -83,24 +85,11 @@ pub(super) fn list(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     Ok(Reply::Written)
 }
 
-/// Whether a command is of an ACL category: of its group, or of what it does to keys.
+/// Whether a command or subcommand is of an ACL category.
 fn has_category(name: &str, category: &[u8]) -> bool {
-    let command = by_name(name.split('|').next().unwrap_or(name).as_bytes());
-    command.is_some_and(|command| {
-        let group = match command.group {
-            "generic" => "keyspace",
-            "transactions" => "transaction",
-            "server" | "cluster" => "admin",
-            group => group,
-        };
-        let does = match command.kind {
-            Kind::Read => "read",
-            Kind::Write | Kind::Delete => "write",
-            Kind::Other | Kind::Barrier => "",
-        };
-        !category.is_empty()
-            && [group, does].iter().any(|known| category.eq_ignore_ascii_case(known.as_bytes()))
-    })
+    let category = std::str::from_utf8(category).ok().and_then(Categories::named);
+    let entry = catalogue::find(name);
+    entry.zip(category).is_some_and(|(entry, category)| entry.categories.meets(category))
 }
 
 fn write_all(to: &mut Encoder<'_>, asked: impl Iterator<Item = Option<Named>>) {
@@ -116,20 +105,74 @@ fn write_all(to: &mut Encoder<'_>, asked: impl Iterator<Item = Option<Named>>) {
 }
 
 fn write_command(to: &mut Encoder<'_>, command: &Command) {
-    to.array(10);
-    to.bulk(command.name.as_bytes());
-    to.integer(command.arity.into());
-    to.set(command.flags().len());
-    command.flags().iter().for_each(|flag| to.status(flag));
-    to.integer(command.keys.first.into());
-    to.integer(command.keys.last.into());
-    to.integer(command.keys.step.into());
-    write_categories(to, command.name);
-    // Tips and key specifications are not told.
-    (0..2).for_each(|_| to.array(0));
     let subs: Vec<_> = subcommands::of(command.name).collect();
-    to.array(subs.len());
-    subs.into_iter().for_each(|sub| write_subcommand(to, sub));
+    // COMMAND itself runs without a subcommand, too, but has no keys either.
+    let keys = if subs.is_empty() { command.keys } else { Keys::NONE };
+    write_entry(to, command.name, command.arity, keys, &subs);
+}
+
+fn write_subcommand(to: &mut Encoder<'_>, sub: &Subcommand) {
+    let keys = match properties::of(sub.name).keys {
+        [] => Keys::NONE,
+        _ => by_name(sub.command().as_bytes()).map_or(Keys::NONE, |command| command.keys),
+    };
+    write_entry(to, sub.name, sub.arity, keys, &[]);
+}
+
+/// One element of the reply to COMMAND INFO, in the form of Redis 7.
+fn write_entry(to: &mut Encoder<'_>, name: &str, arity: i32, keys: Keys, subs: &[&Subcommand]) {
+    let properties = properties::of(name);
+    to.array(10);
+    to.bulk(name.as_bytes());
+    to.integer(arity.into());
+    write_statuses(to, &properties.flags());
+    to.integer(keys.first.into());
+    to.integer(keys.last.into());
+    to.integer(keys.step.into());
+    write_categories(to, name);
+    to.set(properties.tips.len());
+    properties.tips.iter().for_each(|tip| to.name(tip));
+    to.set(properties.keys.len());
+    properties.keys.iter().for_each(|keys| write_key_spec(to, keys));
+    to.set(subs.len());
+    subs.iter().for_each(|sub| write_subcommand(to, sub));
+}
+
+fn write_statuses(to: &mut Encoder<'_>, texts: &[&str]) {
+    to.set(texts.len());
+    texts.iter().for_each(|text| to.status(text));
+}
+
+fn write_key_spec(to: &mut Encoder<'_>, keys: &KeySpec) {
+    to.map(3 + usize::from(keys.note.is_some()));
+    if let Some(note) = keys.note {
+        to.name("notes");
+        to.name(note);
+    }
+    to.name("flags");
+    write_statuses(to, &keys.flags());
+    let (begin, find): (&[_], &[_]) = match &keys.range {
+        Some(range) => {
+            (&[("index", range.begin)], &[("lastkey", range.last), ("keystep", range.step), ("limit", 0)])
+        }
+        None => (&[], &[]),
+    };
+    let known = keys.range.is_some();
+    write_spec_part(to, "begin_search", if known { "index" } else { "unknown" }, begin);
+    write_spec_part(to, "find_keys", if known { "range" } else { "unknown" }, find);
+}
+
+fn write_spec_part(to: &mut Encoder<'_>, name: &str, kind: &str, spec: &[(&str, i64)]) {
+    to.name(name);
+    to.map(2);
+    to.name("type");
+    to.name(kind);
+    to.name("spec");
+    to.map(spec.len());
+    for (name, value) in spec {
+        to.name(name);
+        to.integer(*value);
+    }
 }
 
 fn write_categories(to: &mut Encoder<'_>, name: &str) {
@@ -137,18 +180,6 @@ fn write_categories(to: &mut Encoder<'_>, name: &str) {
         catalogue::find(name).into_iter().flat_map(|entry| entry.categories.names()).collect();
     to.set(names.len());
     names.iter().for_each(|name| to.status(&format!("@{name}")));
-}
-
-fn write_subcommand(to: &mut Encoder<'_>, sub: &Subcommand) {
-    to.array(10);
-    to.bulk(sub.name.as_bytes());
-    to.integer(sub.arity.into());
-    to.set(2);
-    to.status("loading");
-    to.status("stale");
-    (0..3).for_each(|_| to.integer(0));
-    write_categories(to, sub.name);
-    (0..3).for_each(|_| to.array(0));
 }
 
 fn write_docs(to: &mut Encoder<'_>, command: &Command) {

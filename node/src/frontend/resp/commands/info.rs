@@ -133,6 +133,7 @@ fn write_section(section: &str, keyspace: &dyn Keyspace, figures: &Figures, text
             field("evicted_clients", &now.cut_for_memory);
             field("client_output_buffer_limit_disconnections", &now.cut_for_unread);
             field("caskade_idle_clients_closed", &now.cut_for_silence);
+            field("expired_keys", &keyspace.expired_keys().saturating_sub(now.expired_before));
             field("evicted_keys", &0);
             field("keyspace_hits", &now.tally.hits);
             field("keyspace_misses", &now.tally.misses);
@@ -144,6 +145,7 @@ fn write_section(section: &str, keyspace: &dyn Keyspace, figures: &Figures, text
             field("caskade_auth_throttled", &denials.throttled);
             field("caskade_protected_mode_denied", &denials.protected);
             field("caskade_tls_handshakes_failed", &now.handshakes_failed);
+            field("caskade_http_requests_closed", &now.http_requests);
             field("caskade_gets", &now.tally.gets);
             field("caskade_sets", &now.tally.sets);
             field("caskade_deletes", &now.tally.deletes);
@@ -199,7 +201,14 @@ fn calls_line(command: &str, calls: &Calls) -> String {
 async fn write_keys(keyspace: &dyn Keyspace, text: &mut String) {
     match keyspace.count().await {
         Ok(0) => {}
-        Ok(count) => text.push_str(&format!("db0:keys={count},expires=0,avg_ttl=0\r\n")),
+        Ok(count) => match keyspace.count_expiring().await {
+            // Both are counted while clients write.
+            Ok(expires) => {
+                let expires = expires.unwrap_or(0).min(count);
+                text.push_str(&format!("db0:keys={count},expires={expires},avg_ttl=0\r\n"));
+            }
+            Err(failure) => text.push_str(&format!("caskade_keys_unknown:{failure}\r\n")),
+        },
         Err(failure) => text.push_str(&format!("caskade_keys_unknown:{failure}\r\n")),
     }
 }

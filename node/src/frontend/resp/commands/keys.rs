@@ -7,7 +7,7 @@ use crate::frontend::resp::glob;
 use crate::frontend::resp::number::parse_u64;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Gather, Handled, Refusal, Reply, Shape, encode_many};
-use crate::kv::{Action, Failure, Operation, Outcome, ScanPage};
+use crate::kv::{Action, CURSOR_MAX, Failure, Operation, Outcome, ScanPage};
 
 /// Keys one SCAN looks at, at most: a bound on its memory and its time.
 const SCAN_COUNT_MAX: usize = 10_000;
@@ -166,7 +166,7 @@ pub(super) fn keys(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 pub(super) fn randomkey(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     let keyspace = context.server.keyspace.clone();
     let found = async move {
-        let mut cursor = rand::random();
+        let mut cursor = rand::random_range(0..=CURSOR_MAX);
         // From the place to the end, then from the beginning.
         for _ in 0..2 {
             loop {

@@ -16,6 +16,7 @@ mod info;
 mod keys;
 mod latency;
 mod memory;
+mod properties;
 mod range;
 mod strings;
 mod subcommands;
@@ -29,7 +30,7 @@ use std::sync::Arc;
 use caskade_engine::slot_of;
 use parking_lot::Mutex;
 
-use super::connection::Client;
+use super::client::{Client, Fate};
 use super::encoder::Encoder;
 use super::parser::Args;
 use super::reply::{Handled, Later, Refusal, Reply, Room};
@@ -133,17 +134,6 @@ impl Command {
         let count = args.len() as i32;
         if self.arity < 0 { count >= -self.arity } else { count == self.arity }
     }
-
-    /// Redis's flags of it.
-    pub(super) fn flags(&self) -> &'static [&'static str] {
-        match self.kind {
-            Kind::Read => &["readonly", "fast"],
-            Kind::Write => &["write", "denyoom"],
-            Kind::Delete => &["write"],
-            Kind::Other => &["fast", "loading", "stale"],
-            Kind::Barrier => &["loading", "stale"],
-        }
-    }
 }
 
 /// What a handler works with.
@@ -219,14 +209,18 @@ pub(super) fn handle(
     context: &mut Context<'_>,
     args: Args<'_>,
 ) -> Handled {
+    context.client.fate = Fate::Rejected;
     let admitted = admit(command, context, args);
     let command = match admitted {
         Ok(command) => command,
         Err(refusal) => return Err(transactions::not_admitted(context, command, refusal)),
     };
     if context.client.queue.is_some() && !transactions::is_immediate(command) {
-        return transactions::queue(context, command, args);
+        let queued = transactions::queue(context, command, args)?;
+        context.client.fate = Fate::Queued;
+        return Ok(queued);
     }
+    context.client.fate = Fate::Run;
     run(command, context, args)
 }
 

@@ -176,7 +176,7 @@ pub(super) fn append(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 
 pub(super) fn getrange(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let action = Action::ReadRange(integer(args.get(2))?, integer(args.get(3))?);
-    Ok(Reply::One(context.submit(args.bytes(1), action), Shape::Text))
+    Ok(Reply::One(context.submit(args.bytes(1), action), Shape::Part))
 }
 
 pub(super) fn setrange(context: &mut Context<'_>, args: Args<'_>) -> Handled {

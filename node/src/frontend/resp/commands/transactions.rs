@@ -12,7 +12,8 @@ use caskade_engine::slot_of;
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::{Command, Context, auth, cross_slot, later, run};
+use super::{Command, Context, auth, cross_slot, later, name_of, run};
+use crate::frontend::resp::client::Executed;
 use crate::frontend::resp::encoder::Encoder;
 use crate::frontend::resp::parser::{Args, OwnedArgs};
 use crate::frontend::resp::reply::{Handled, Later, Pending, Refusal, Reply, What};
@@ -170,11 +171,15 @@ pub(super) fn exec(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
         return Err("EXECABORT Transaction discarded because of previous errors.".into());
     }
     let collected = Mutex::new(Collected::default());
-    let parts: Vec<Part> = queue
+    let parts: Vec<(&'static str, Part)> = queue
         .commands
         .iter()
-        .map(|(command, args)| part(context, command, args.as_args(), &collected))
+        .map(|(command, args)| {
+            let args = args.as_args();
+            (name_of(command, args), part(context, command, args, &collected))
+        })
         .collect();
+    let executed = context.client.executed.clone();
     let (collected, protocol) = (collected.into_inner(), context.to.protocol);
     let keyspace = context.server.keyspace.clone();
     let Collected { steps, answers } = collected;
@@ -196,7 +201,8 @@ pub(super) fn exec(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
                     drop(sender.send(outcome.map_err(Failure::Action)));
                 }
                 to.array(parts.len());
-                write_parts(parts, &mut to, &mut tally).await;
+                tally.commands += parts.len() as u64;
+                write_parts(parts, &mut to, &mut tally, &executed).await;
             }
         }
         (out, tally)
@@ -262,10 +268,22 @@ async fn outcomes(
     }
 }
 
-async fn write_parts(parts: Vec<Part>, to: &mut Encoder<'_>, tally: &mut Tally) {
-    for part in parts {
+async fn write_parts(
+    parts: Vec<(&'static str, Part)>,
+    to: &mut Encoder<'_>,
+    tally: &mut Tally,
+    executed: &Executed,
+) {
+    for (name, part) in parts {
+        let errors = tally.errors;
         match part {
-            Part::Written(bytes) => to.out.extend_from_slice(&bytes),
+            Part::Written(bytes) => {
+                // An error in it was counted when it was written.
+                let failed = bytes.starts_with(b"-");
+                to.out.extend_from_slice(&bytes);
+                executed.lock().push((name, failed));
+                continue;
+            }
             Part::Waits(what) => {
                 let mut pending = Pending::of(what);
                 std::future::poll_fn(|cx| pending.poll_settled(cx)).await;
@@ -277,5 +295,6 @@ async fn write_parts(parts: Vec<Part>, to: &mut Encoder<'_>, tally: &mut Tally) 
                 tally.merge(counted);
             }
         }
+        executed.lock().push((name, tally.errors > errors));
     }
 }

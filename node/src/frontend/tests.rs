@@ -1,0 +1,156 @@
+//! How connections end over TLS: with a close_notify, whatever ends them, so that clients can tell an end from a cut.
+
+use std::io::ErrorKind;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, crypto::ring};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use super::accept::Door;
+use super::limits::Limits;
+use super::security::Security;
+use super::testing::{self, Memory};
+use super::tls::{ClientCertificates, Tls, TlsFiles};
+use super::{memcached, resp};
+
+const TOLD_MAX: Duration = Duration::from_secs(10);
+
+/// Both front ends over TLS, until the sender is gone.
+struct Served {
+    redis: SocketAddr,
+    memcached: SocketAddr,
+    connector: TlsConnector,
+    stop: watch::Sender<bool>,
+    _folder: tempfile::TempDir,
+}
+
+impl Served {
+    async fn start(limits: Limits) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+        std::fs::write(&cert, made.cert.pem()).unwrap();
+        std::fs::write(&key, made.key_pair.serialize_pem()).unwrap();
+        let files = TlsFiles { cert, key, ca: None, clients: ClientCertificates::No };
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from(made.cert.der().to_vec())).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let memory = Arc::new(Memory::of_values_to(limits.value_bytes_max));
+        let security = Security { tls: Some(Tls::load(files).unwrap()), ..Security::open() };
+        let door = Door { security, ..testing::door(limits) };
+        let (stop, stopping) = watch::channel(false);
+        let (listener, redis) = testing::listen().await;
+        tokio::spawn(resp::Server::new(memory.clone(), door.clone()).run(listener, stopping.clone()));
+        let (listener, memcached) = testing::listen().await;
+        tokio::spawn(memcached::Server::new(memory, door).run(listener, stopping));
+        Self { redis, memcached, connector: TlsConnector::from(Arc::new(config)), stop, _folder: folder }
+    }
+
+    async fn connect(&self, addr: SocketAddr) -> TlsStream<TcpStream> {
+        let name = ServerName::try_from("localhost").unwrap();
+        self.connector.connect(name, TcpStream::connect(addr).await.unwrap()).await.unwrap()
+    }
+
+    /// Sends `request`; returns what was told until the end, which must be one.
+    async fn until_end(&self, addr: SocketAddr, request: impl AsRef<[u8]>) -> String {
+        let mut stream = self.connect(addr).await;
+        stream.write_all(request.as_ref()).await.unwrap();
+        end_of(stream, &request.as_ref().escape_ascii().to_string()).await
+    }
+}
+
+/// Reads until the end. Without a close_notify that is an error.
+async fn end_of(mut stream: TlsStream<TcpStream>, what: &str) -> String {
+    let mut told = String::new();
+    match tokio::time::timeout(TOLD_MAX, stream.read_to_string(&mut told)).await {
+        Ok(Ok(_)) => told,
+        Ok(Err(error)) if error.kind() == ErrorKind::UnexpectedEof => {
+            panic!("{what}: cut without a close_notify after {told:?}")
+        }
+        other => panic!("{what}: {other:?} after {told:?}"),
+    }
+}
+
+/// Sends a request and reads a reply of this length.
+async fn ask(stream: &mut TlsStream<TcpStream>, request: &str, reply: &str) {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut found = vec![0; reply.len()];
+    let read = tokio::time::timeout(TOLD_MAX, stream.read_exact(&mut found)).await;
+    assert_eq!(String::from_utf8_lossy(&found), reply, "{request}: {read:?}");
+}
+
+#[tokio::test]
+async fn connections_over_tls_end_with_a_close_notify() {
+    let served = Served::start(Limits::default()).await;
+    let (redis, memcached) = (served.redis, served.memcached);
+    assert_eq!(served.until_end(redis, "PING\r\nQUIT\r\n").await, "+PONG\r\n+OK\r\n");
+    let refused = served.until_end(redis, "*x\r\n").await;
+    assert!(refused.starts_with("-ERR Protocol error"), "{refused}");
+    assert_eq!(served.until_end(redis, "PING\r\nPOST / HTTP/1.1\r\n").await, "+PONG\r\n");
+    assert_eq!(served.until_end(memcached, "mn\r\nquit\r\n").await, "MN\r\n");
+    assert_eq!(served.until_end(memcached, "GET / HTTP/1.1\r\n").await, "");
+    assert_eq!(served.until_end(memcached, b"\x80").await, "");
+
+    let (mut killed, mut deleted, mut operator) =
+        (served.connect(redis).await, served.connect(redis).await, served.connect(redis).await);
+    ask(&mut operator, "ACL SETUSER alice on nopass +@all ~*\r\n", "+OK\r\n").await;
+    ask(&mut killed, "PING\r\n", "+PONG\r\n").await;
+    ask(&mut deleted, "AUTH alice x\r\n", "+OK\r\n").await;
+    ask(&mut operator, "ACL DELUSER alice\r\n", ":1\r\n").await;
+    end_of(deleted, "a user is deleted").await;
+    // How many it were depends on whether the deleted user's connection is gone already.
+    ask(&mut operator, "CLIENT KILL TYPE normal\r\n", ":").await;
+    end_of(killed, "CLIENT KILL").await;
+    // The client ended it: the answer to its close_notify is one.
+    let mut closing = served.connect(redis).await;
+    closing.shutdown().await.unwrap();
+    end_of(closing, "the client closes").await;
+
+    let (mut one, mut other) = (served.connect(redis).await, served.connect(memcached).await);
+    ask(&mut one, "PING\r\n", "+PONG\r\n").await;
+    ask(&mut other, "mn\r\n", "MN\r\n").await;
+    served.stop.send_replace(true);
+    end_of(one, "a stop").await;
+    end_of(other, "a stop").await;
+    end_of(operator, "a stop").await;
+}
+
+#[tokio::test]
+async fn one_client_too_many_is_told_so_over_tls() {
+    let served = Served::start(Limits { connections_max: 1.into(), ..Limits::default() }).await;
+    let mut first = served.connect(served.redis).await;
+    ask(&mut first, "PING\r\n", "+PONG\r\n").await;
+    assert_eq!(served.until_end(served.redis, "").await, "-ERR max number of clients reached\r\n");
+    assert_eq!(served.until_end(served.memcached, "").await, "ERROR Too many open connections\r\n");
+    // Places of operators are taken by those who show that they are some.
+    let mut operators = Vec::new();
+    for _ in 0..crate::machine::OPERATOR_CONNECTIONS {
+        let mut operator = served.connect(served.redis).await;
+        ask(&mut operator, "CONFIG GET maxclients\r\n", "*2\r\n$10\r\nmaxclients\r\n$1\r\n1\r\n").await;
+        operators.push(operator);
+    }
+    assert_eq!(served.until_end(served.redis, "INFO\r\n").await, "-ERR max number of clients reached\r\n");
+    ask(&mut operators[0], "GET k\r\n", "-ERR max number of clients reached\r\n").await;
+}
+
+#[tokio::test]
+async fn large_input_over_its_bound_ends_with_a_close_notify() {
+    let limits = Limits { buffer_bytes_max: 1, ..Limits::default() };
+    let served = Served::start(limits).await;
+    let mut stream = served.connect(served.redis).await;
+    let begin = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n{}", "v".repeat(100_000));
+    drop(stream.write_all(begin.as_bytes()).await);
+    let told = end_of(stream, "want of memory").await;
+    assert!(told.starts_with("-ERR out of memory"), "{told}");
+}
