@@ -8,10 +8,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use caskade_tests::conformance::described::{self, descriptions};
 use caskade_tests::conformance::differences::DIFFERENCES;
 use caskade_tests::conformance::page::{commands_of, render};
 use caskade_tests::conformance::pair::{Mismatch, Pair, Step, shown};
 use caskade_tests::conformance::reference::Reference;
+use caskade_tests::conformance::reply::Reply;
 use caskade_tests::conformance::sequence::{Vocabulary, shrink};
 use caskade_tests::conformance::wire::Wire;
 use caskade_tests::{Builder, Cluster, with_cluster};
@@ -92,6 +94,76 @@ fn conversations_by_hand_and_broken_ones_go_as_with_redis() {
             }
             Ok(())
         })
+    });
+}
+
+#[test]
+fn command_info_is_that_of_redis() {
+    beside_redis(LIMIT, async |cluster, redis| {
+        let ours = descriptions(&cluster.node(0)?.addr())?;
+        let mut theirs = descriptions(redis.addr())?;
+        // As Redis 7.2 has it, where Debian's 7.0 asks for one argument more.
+        for name in ["command|getkeys", "command|getkeysandflags"] {
+            let entry = theirs.get_mut(name).with_context(|| format!("redis-server has no {name}"))?;
+            entry.insert("arity", Reply::Integer(-3));
+        }
+        let (common, different) = described::compare(&theirs, &ours);
+        ensure!(common > 140, "{common} commands and subcommands in common");
+        ensure!(different.is_empty(), "{} fields differ:\n{}", different.len(), different.join("\n"));
+        Ok(())
+    });
+}
+
+/// Rules for ACL SETUSER, each list a call for a new user.
+const ACL_RULES: &[&[&str]] = &[
+    &["on", ">p", "~a*", "+get"],
+    &["(~a* +get)"],
+    &["(~a*", "+get)"],
+    &["(", "~a*", "+get", ")"],
+    &["()"],
+    &["(~a) (~b)"],
+    &["(~a)", "(~b +@read -get)"],
+    &["(~a", "+get"],
+    &["(+nosuch)"],
+    &["((~a))"],
+    &["(~a)b +get)"],
+    &["(~a)", "+get)"],
+    &["(on)"],
+    &["(>p)"],
+    &["(%R~a %W~b %RW~c)"],
+    &["(%X~a)"],
+    &["(allkeys ~a)"],
+    &["(allkeys +@all)"],
+    &["(resetkeys ~a resetchannels &ch)"],
+    &["~a*", "%R~b", "clearselectors"],
+    &["%R~a", "%W~a"],
+    &["+config|get"],
+    &["+config|nosuch"],
+    &["+select|0"],
+    &["allkeys", "~a"],
+    &["+@nosuch"],
+];
+
+#[test]
+fn acl_rules_are_taken_and_refused_as_by_redis() {
+    beside_redis(LIMIT, async |cluster, redis| {
+        let (mut ours, mut theirs) = (Wire::connect(&cluster.node(0)?.addr())?, Wire::connect(redis.addr())?);
+        for (number, rules) in ACL_RULES.iter().enumerate() {
+            let user = format!("user{number}");
+            let mut told = Vec::new();
+            for wire in [&mut theirs, &mut ours] {
+                let set = wire.ask(&[&["ACL", "SETUSER", user.as_str()], *rules].concat())?;
+                let user = wire.ask(&["ACL", "GETUSER", &user])?;
+                // Flags of Redis that have no meaning here are left out: keys, commands and selectors are compared.
+                let fields = user.elements().map(|fields| fields.get(4..).unwrap_or_default().to_vec());
+                told.push((set, fields));
+            }
+            ensure!(told.first() == told.last(), "{rules:?}: {told:?}");
+        }
+        // Redis takes this one, and cannot load the file it saves then.
+        let refused = ours.ask(&["ACL", "SETUSER", "alice", "(~bar))"])?;
+        ensure!(refused.is_error("ERR Error in ACL SETUSER modifier"), "{refused:?}");
+        Ok(())
     });
 }
 

@@ -99,7 +99,7 @@ fn announcement(node: NodeId, incarnation: u64) -> Announcement {
         zone: String::new(),
         weight: 100,
         build: "0.0.0".into(),
-        protocol: 5,
+        protocol: caskade_node::cluster::protocol::PROTOCOL_MAX,
         protocol_min: 1,
         features: u64::MAX,
         store: StoreCondition::Whole,

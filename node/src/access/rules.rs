@@ -105,24 +105,25 @@ fn shown(rule: &[u8]) -> String {
 /// Puts selectors together that were cut at their blanks.
 fn joined<'r>(rules: impl IntoIterator<Item = &'r [u8]>) -> Result<Vec<Vec<u8>>, RulesError> {
     let mut whole: Vec<Vec<u8>> = Vec::new();
-    let mut open: Option<Vec<u8>> = None;
+    // What was begun, and its first piece, which an error names.
+    let mut open: Option<(Vec<u8>, &[u8])> = None;
     for rule in rules {
-        let part = match open.take() {
-            Some(mut begun) => {
+        let (part, first) = match open.take() {
+            Some((mut begun, first)) => {
                 begun.push(b' ');
                 begun.extend_from_slice(rule);
-                begun
+                (begun, first)
             }
-            None => rule.to_vec(),
+            None => (rule.to_vec(), rule),
         };
         if part.first() == Some(&b'(') && rule.last() != Some(&b')') {
-            open = Some(part);
+            open = Some((part, first));
         } else {
             whole.push(part);
         }
     }
     match open {
-        Some(begun) => Err(RulesError::Unmatched(shown(&begun))),
+        Some((_, first)) => Err(RulesError::Unmatched(shown(first))),
         None => Ok(whole),
     }
 }

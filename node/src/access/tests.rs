@@ -159,7 +159,7 @@ fn what_is_no_rule_is_refused_in_the_words_of_redis() {
     );
     assert!(error("on", "#$argon2id$v=19$m=9999999,t=2,p=1$c29tZXNhbHQ$Zm9v").contains("Argon2"));
     let unmatched = apply(&mut User::new("u"), [b"(+get".as_slice(), b"~a"]).unwrap_err();
-    assert_eq!(unmatched.to_string(), "Unmatched parenthesis in acl selector starting at '(+get ~a'.");
+    assert_eq!(unmatched.to_string(), "Unmatched parenthesis in acl selector starting at '(+get'.");
     let mut cut = User::new("u");
     apply(&mut cut, [b"(+get".as_slice(), b"~a)"]).unwrap();
     assert_eq!(cut.selectors.len(), 1);

@@ -7,6 +7,7 @@
 
 pub mod catalog;
 pub mod compare;
+pub mod described;
 pub mod differences;
 pub mod forms;
 pub mod grammar;

@@ -59,6 +59,25 @@ impl Reply {
         }
     }
 
+    /// How many bytes it was on the wire.
+    pub fn bytes(&self) -> usize {
+        const LINE_END: usize = 2;
+        let line = |length: usize| 1 + length + LINE_END;
+        let counted = |length: usize| line(length.to_string().len()) + length + LINE_END;
+        match self {
+            Self::Status(text) | Self::Error(text) => line(text.len()),
+            Self::Text(b'=' | b'!', text) | Self::Bulk(text) => counted(text.len()),
+            Self::Text(_, text) => line(text.len()),
+            Self::Integer(number) => line(number.to_string().len()),
+            Self::NullBulk | Self::NullArray => line("-1".len()),
+            Self::Null => line(0),
+            Self::Many(kind, elements) => {
+                let count = elements.len() / if *kind == b'%' { 2 } else { 1 };
+                line(count.to_string().len()) + elements.iter().map(Self::bytes).sum::<usize>()
+            }
+        }
+    }
+
     /// Whether both are of one type.
     pub fn same_type(&self, other: &Self) -> bool {
         match (self, other) {
@@ -160,6 +179,7 @@ mod tests {
         let read = Reply::read(&mut &bytes[..]).unwrap();
         let shown = r#"*[+"OK", -"ERR x", :-5, $"a\n", $-1, *-1, _, %[$"k", #"t"], ="txt:hi"]"#;
         assert_eq!(format!("{read:?}"), shown);
+        assert_eq!(read.bytes(), bytes.len());
     }
 
     #[test]

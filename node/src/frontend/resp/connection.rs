@@ -586,7 +586,9 @@ fn asked(
     args: Args<'_>,
 ) -> Option<(&'static str, usize)> {
     tally.commands += u64::from(fate == Fate::Run);
-    let command = command.filter(|_| fate != Fate::Queued)?;
+    // As in Redis, one with an unknown subcommand is no command that could be counted.
+    let is_counted = |command: &&Command| fate != Fate::Queued && commands::is_whole(command, args);
+    let command = command.filter(is_counted)?;
     Some((commands::name_of(command, args), args.len().saturating_sub(1)))
 }
 

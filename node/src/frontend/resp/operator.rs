@@ -48,7 +48,9 @@ impl Operator {
                 server.door.stats.connection_admitted();
             }
         }
-        administers || is("connection") || command.name == "cluster"
+        // Of these the catalogue has categories by subcommand, and not of all.
+        let introduces = matches!(command.name, "client" | "cluster" | "command");
+        administers || introduces || is("connection")
     }
 }
 

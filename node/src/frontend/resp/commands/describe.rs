@@ -134,7 +134,12 @@ fn write_entry(to: &mut Encoder<'_>, name: &str, arity: i32, keys: Keys, subs: &
     properties.tips.iter().for_each(|tip| to.name(tip));
     to.set(properties.keys.len());
     properties.keys.iter().for_each(|keys| write_key_spec(to, keys));
-    to.set(subs.len());
+    // Redis has a set of none, and an array of some.
+    if subs.is_empty() {
+        to.set(0)
+    } else {
+        to.array(subs.len())
+    }
     subs.iter().for_each(|sub| write_subcommand(to, sub));
 }
 

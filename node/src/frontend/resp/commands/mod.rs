@@ -39,7 +39,7 @@ use crate::frontend::keyspace::Keyspace;
 use crate::frontend::stats::Tally;
 use crate::kv::{Action, Operation, Step, Ticket, Transaction, parse_integer};
 
-pub(super) use self::subcommands::name_of;
+pub(super) use self::subcommands::{is_whole, name_of};
 pub(super) use self::table::COMMANDS;
 pub(super) use self::transactions::{Collected, Queue, Watched};
 pub(super) use self::wait::Written;

@@ -146,6 +146,14 @@ pub(in super::super) fn name_of(command: &Command, args: Args<'_>) -> &'static s
     sub.map_or(command.name, |sub| sub.name)
 }
 
+/// Whether a command has no subcommands, or names one that there is, or none at all.
+pub(in super::super) fn is_whole(command: &Command, args: Args<'_>) -> bool {
+    args.len() < 2
+        || !may_have_some(command)
+        || find(args.get(0), args.get(1)).is_some()
+        || of(command.name).next().is_none()
+}
+
 /// Checks a command that has only subcommands before it is run or queued.
 pub(super) fn admit(command: &Command, args: Args<'_>) -> Result<(), Refusal> {
     // COMMAND alone is a command, too.
