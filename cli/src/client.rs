@@ -34,6 +34,16 @@ impl Addr {
         Self { login: Arc::new(login), ..self }
     }
 
+    /// Another node, as the same user.
+    pub(crate) fn at(&self, host: &str, port: u16) -> Self {
+        Self { host: host.to_owned(), port, login: Arc::clone(&self.login) }
+    }
+
+    /// Host name or IP address, without brackets.
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
     /// As whom.
     pub(crate) fn login(&self) -> &Login {
         &self.login
@@ -66,7 +76,7 @@ impl FromStr for Addr {
 }
 
 /// Why a request was not answered as hoped; each says what it means for the data and what to do.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum ClientError {
     /// Nobody listens there.
     #[error(
@@ -142,6 +152,11 @@ impl Client {
         redis::from_redis_value(answer).map_err(|error| self.unreadable(&error))
     }
 
+    /// The node it is connected to.
+    pub(crate) fn addr(&self) -> &Addr {
+        &self.addr
+    }
+
     /// Sends several commands at once; a refused one is an [`Value::ServerError`] among the answers.
     pub(crate) async fn ask_all(&mut self, commands: &redis::Pipeline) -> Result<Vec<Value>, ClientError> {
         let sent = self.connection.send_packed_commands(commands, 0, commands.len()).await;
@@ -163,9 +178,16 @@ impl Client {
     }
 
     fn explain(&self, error: &RedisError) -> ClientError {
-        let addr = self.addr.clone();
+        ClientError::of(&self.addr, error)
+    }
+}
+
+impl ClientError {
+    /// Returns the error of a request to this node.
+    pub(crate) fn of(addr: &Addr, error: &RedisError) -> Self {
+        let addr = addr.clone();
         if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() {
-            return ClientError::NoAnswer { addr, cause: words(error) };
+            return Self::NoAnswer { addr, cause: words(error) };
         }
         let answer = words(error);
         let hint = if answer.to_ascii_lowercase().contains("unknown command 'cask.") {
@@ -175,7 +197,21 @@ impl Client {
         } else {
             ""
         };
-        ClientError::Refused { addr, answer, hint }
+        Self::Refused { addr, answer, hint }
+    }
+
+    /// Returns whether a node refused a command because its keys are of several slots; it did nothing then.
+    pub(crate) fn is_cross_slot(&self) -> bool {
+        matches!(self, Self::Refused { answer, .. } if answer.starts_with("CROSSSLOT"))
+    }
+
+    /// Returns whether the command may have been executed.
+    pub(crate) fn is_unknown(&self) -> bool {
+        match self {
+            Self::NoAnswer { .. } | Self::Unreadable { .. } => true,
+            Self::Refused { answer, .. } => answer.starts_with("UNKNOWN"),
+            Self::NoConnection { .. } => false,
+        }
     }
 }
 

@@ -1,14 +1,16 @@
 //! `caskctl`: commands for keys and for the cluster, a benchmark, and a cluster to play with.
 //!
 //! Arguments become a validated request, the request runs, and what it found becomes an exit code:
-//! 0 done, 1 the answer is no (absent key, condition not met, damaged store), 2 failed. It talks to one
-//! node, over the port Redis clients use, and keeps nothing between runs; `caskctl store` reads files instead.
+//! 0 done, 1 the answer is no (absent key, condition not met, damaged store), 2 failed. It talks to the
+//! node that is named, over the port Redis clients use, and follows it to others where it redirects (`router`); it
+//! keeps nothing between runs; `caskctl store` reads files instead.
 
 mod args;
 mod client;
 mod command;
 mod exit;
 mod output;
+mod router;
 
 use std::process::ExitCode;
 

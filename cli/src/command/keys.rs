@@ -1,23 +1,26 @@
 //! Commands that read and write keys. Keys and values are bytes.
 
+use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use redis::Cmd;
+use caskade_engine::slot_of;
+use redis::{Cmd, FromRedisValue};
 use serde_json::{Value, json};
 
 use crate::args::{KeysCommand, SetArgs};
-use crate::client::{Addr, Client};
+use crate::client::{Addr, ClientError};
 use crate::exit::Exit;
 use crate::output::{Output, json_bytes};
+use crate::router::{Batch, Router};
 
 /// Runs one command.
 pub(crate) async fn run(addr: &Addr, command: KeysCommand, out: &mut Output) -> anyhow::Result<Exit> {
     let request = Request::new(command)?;
-    let mut client = Client::connect(addr).await?;
-    let exit = request.run(&mut client, out).await?;
+    let mut router = Router::connect(addr).await?;
+    let exit = request.run(&mut router, out).await?;
     out.flush()?;
     Ok(exit)
 }
@@ -26,7 +29,116 @@ pub(crate) async fn run(addr: &Addr, command: KeysCommand, out: &mut Output) -> 
 #[derive(Debug)]
 struct Request {
     command: Cmd,
+    /// The key that decides where it is sent.
+    key: Option<Vec<u8>>,
+    /// Of a command with several keys: how it is split over slots.
+    parts: Option<Parts>,
     answer: Answer,
+}
+
+/// A command that is the same as one command for each of its parts.
+#[derive(Debug)]
+struct Parts {
+    name: &'static str,
+    /// A key, or a key and its value.
+    parts: Vec<Vec<OsString>>,
+}
+
+impl Parts {
+    fn of(name: &'static str, words: &[OsString], size: usize) -> Self {
+        Self { name, parts: words.chunks(size).map(<[OsString]>::to_vec).collect() }
+    }
+
+    fn slot(&self, part: usize) -> Option<u16> {
+        Some(slot_of(self.parts.get(part)?.first()?.as_encoded_bytes()))
+    }
+
+    /// Returns the parts of each slot, in the order in which the slots come first.
+    fn by_slot(&self) -> Vec<Vec<usize>> {
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        let mut seen: HashMap<Option<u16>, usize> = HashMap::new();
+        for part in 0..self.parts.len() {
+            let group = *seen.entry(self.slot(part)).or_insert_with(|| {
+                groups.push(Vec::new());
+                groups.len() - 1
+            });
+            groups.iter_mut().skip(group).take(1).for_each(|group| group.push(part));
+        }
+        groups
+    }
+
+    /// Returns the command for some of the parts.
+    fn command(&self, parts: &[usize]) -> Cmd {
+        words(self.name, parts.iter().filter_map(|part| self.parts.get(*part)).flatten())
+    }
+
+    /// Sends one command a slot, to the primaries of the slots, and joins the answers as one node would have.
+    async fn ask(&self, router: &mut Router) -> anyhow::Result<redis::Value> {
+        let groups = self.by_slot();
+        let command = |index: usize| self.command(groups.get(index).map_or(&[], Vec::as_slice));
+        let slots = groups.iter().map(|group| group.first().and_then(|part| self.slot(*part))).collect();
+        let answers = router.ask_all(&Batch { slots, command: &command }).await;
+        let mut joined = Joined { values: vec![redis::Value::Nil; self.parts.len()], ..Joined::default() };
+        for (group, answer) in groups.iter().zip(answers) {
+            joined.take(group, answer);
+        }
+        joined.finish(self)
+    }
+}
+
+/// The answers of the parts so far.
+#[derive(Default)]
+struct Joined {
+    /// Of a command that returns numbers, their sum.
+    sum: Option<i64>,
+    /// Of one that returns a value a part, these.
+    values: Vec<redis::Value>,
+    /// Parts that were done, and those of which that is not known.
+    done: usize,
+    unknown: usize,
+    error: Option<ClientError>,
+}
+
+impl Joined {
+    fn take(&mut self, group: &[usize], answer: Result<redis::Value, ClientError>) {
+        match answer {
+            Ok(redis::Value::Int(number)) => self.sum = Some(self.sum.unwrap_or_default() + number),
+            Ok(redis::Value::Array(found)) => {
+                for (part, value) in group.iter().zip(found) {
+                    self.values.iter_mut().skip(*part).take(1).for_each(|place| place.clone_from(&value));
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                self.unknown += if error.is_unknown() { group.len() } else { 0 };
+                self.error.get_or_insert(error);
+                return;
+            }
+        }
+        self.done += group.len();
+    }
+
+    fn finish(self, parts: &Parts) -> anyhow::Result<redis::Value> {
+        let all = parts.parts.len();
+        match (self.error, parts.name) {
+            (Some(error), "MGET" | "EXISTS") => Err(error.into()),
+            (Some(error), name) => {
+                let unknown = match self.unknown {
+                    0 => String::new(),
+                    unknown => format!(", {unknown} may or may not be"),
+                };
+                let what = if name == "DEL" { "deleted or absent" } else { "written" };
+                Err(error).context(format!(
+                    "{}: {} of {all} keys are {what}{unknown}, the others were left as they were",
+                    name.to_ascii_lowercase(),
+                    self.done
+                ))
+            }
+            (None, "MGET") => Ok(redis::Value::Array(self.values)),
+            (None, "MSET") => Ok(redis::Value::Okay),
+            (None, _) => Ok(redis::Value::Int(self.sum.unwrap_or_default())),
+        }
+    }
 }
 
 /// How an answer is read.
@@ -48,55 +160,81 @@ enum Answer {
 
 impl Request {
     fn new(command: KeysCommand) -> anyhow::Result<Self> {
-        let (command, answer) = match command {
-            KeysCommand::Get { key } => (words("GET", [&key]), Answer::Value),
-            KeysCommand::Set(set) => (set_command(&set, &set_value(&set)?), Answer::Written),
-            KeysCommand::Del { keys } => (words("DEL", &keys), Answer::Number { zero_is_no: false }),
-            KeysCommand::Exists { keys } => (words("EXISTS", &keys), Answer::Number { zero_is_no: true }),
+        Ok(match command {
+            KeysCommand::Get { key } => Self::of_key(words("GET", [&key]), &key, Answer::Value),
+            KeysCommand::Set(set) => {
+                let command = set_command(&set, &set_value(&set)?);
+                Self::of_key(command, &set.key, Answer::Written)
+            }
+            KeysCommand::Del { keys } => Self::of_keys("DEL", &keys, 1, Answer::Number { zero_is_no: false }),
+            KeysCommand::Exists { keys } => {
+                Self::of_keys("EXISTS", &keys, 1, Answer::Number { zero_is_no: true })
+            }
             KeysCommand::Incr { key, by } => {
                 let mut command = words("INCRBY", [&key]);
                 command.arg(by);
-                (command, Answer::Number { zero_is_no: false })
+                Self::of_key(command, &key, Answer::Number { zero_is_no: false })
             }
-            KeysCommand::Ttl { key } => (words("PTTL", [&key]), Answer::TimeToLive),
+            KeysCommand::Ttl { key } => Self::of_key(words("PTTL", [&key]), &key, Answer::TimeToLive),
             KeysCommand::Expire { key, ttl_ms } => {
                 let mut command = words("PEXPIRE", [&key]);
                 command.arg(ttl_ms);
-                (command, Answer::Number { zero_is_no: true })
+                Self::of_key(command, &key, Answer::Number { zero_is_no: true })
             }
-            KeysCommand::Mget { keys } => (words("MGET", &keys), Answer::Values(keys)),
+            KeysCommand::Mget { keys } => Self::of_keys("MGET", &keys, 1, Answer::Values(keys.clone())),
             KeysCommand::Mset { pairs } => {
                 if !pairs.len().is_multiple_of(2) {
                     bail!(
                         "mset: the last key has no value; nothing was written. Write KEY VALUE KEY VALUE ..."
                     );
                 }
-                (words("MSET", &pairs), Answer::Written)
+                Self::of_keys("MSET", &pairs, 2, Answer::Written)
             }
-            KeysCommand::Ping => (redis::cmd("PING"), Answer::Line),
-        };
-        Ok(Self { command, answer })
+            KeysCommand::Ping => {
+                Self { command: redis::cmd("PING"), key: None, parts: None, answer: Answer::Line }
+            }
+        })
     }
 
-    async fn run(self, client: &mut Client, out: &mut Output) -> anyhow::Result<Exit> {
-        let command = &self.command;
-        match self.answer {
-            Answer::Value => print_value(client.ask(command).await?, out),
+    fn of_key(command: Cmd, key: &OsStr, answer: Answer) -> Self {
+        Self { command, key: Some(key.as_encoded_bytes().to_vec()), parts: None, answer }
+    }
+
+    /// A command with several keys, `size` words for each.
+    fn of_keys(name: &'static str, arguments: &[OsString], size: usize, answer: Answer) -> Self {
+        let key = arguments.first().map(|key| key.as_encoded_bytes().to_vec());
+        let parts = Some(Parts::of(name, arguments, size));
+        Self { command: words(name, arguments), key, parts, answer }
+    }
+
+    /// Sends it; in parts only where a node refuses it because its keys are of several slots.
+    async fn ask<T: FromRedisValue>(&self, router: &mut Router) -> anyhow::Result<T> {
+        let answer = match (router.ask(&self.command, self.key.as_deref().map(slot_of)).await, &self.parts) {
+            (Err(error), Some(parts)) if error.is_cross_slot() => parts.ask(router).await?,
+            (answer, _) => answer?,
+        };
+        redis::from_redis_value(answer)
+            .context("the node answered what this caskctl cannot read. Are caskctl and caskd of one version?")
+    }
+
+    async fn run(self, router: &mut Router, out: &mut Output) -> anyhow::Result<Exit> {
+        match &self.answer {
+            Answer::Value => print_value(self.ask(router).await?, out),
             Answer::Written => {
-                let written: Option<String> = client.ask(command).await?;
+                let written: Option<String> = self.ask(router).await?;
                 let text = if written.is_some() { "OK" } else { "not written: the condition does not hold" };
                 out.either(text, &json!({ "written": written.is_some() }))?;
                 Ok(Exit::yes(written.is_some()))
             }
             Answer::Number { zero_is_no } => {
-                let number: i64 = client.ask(command).await?;
+                let number: i64 = self.ask(router).await?;
                 out.either(&number.to_string(), &json!(number))?;
                 Ok(Exit::yes(number != 0 || !zero_is_no))
             }
-            Answer::TimeToLive => print_ttl(client.ask(command).await?, out),
-            Answer::Values(keys) => print_values(&keys, client.ask(command).await?, out),
+            Answer::TimeToLive => print_ttl(self.ask(router).await?, out),
+            Answer::Values(keys) => print_values(keys, self.ask(router).await?, out),
             Answer::Line => {
-                let line: String = client.ask(command).await?;
+                let line: String = self.ask(router).await?;
                 out.either(&line, &json!(line))?;
                 Ok(Exit::Done)
             }
@@ -217,6 +355,40 @@ mod tests {
         for (words, want) in cases {
             assert_eq!(sent(words).unwrap(), packed(want), "{words:?}");
         }
+    }
+
+    #[test]
+    fn commands_are_split_by_slot_and_their_answers_joined_in_the_order_of_the_keys() {
+        let keys: Vec<OsString> = ["{a}1", "{b}1", "{a}2", "{c}1"].map(OsString::from).to_vec();
+        let parts = Parts::of("MGET", &keys, 1);
+        assert_eq!(parts.by_slot(), [vec![0, 2], vec![1], vec![3]]);
+        assert_eq!(parts.command(&[0, 2]).get_packed_command(), packed(&["MGET", "{a}1", "{a}2"]));
+        let bulk = |text: &str| redis::Value::BulkString(text.into());
+        let mut joined = Joined { values: vec![redis::Value::Nil; 4], ..Joined::default() };
+        joined.take(&[0, 2], Ok(redis::Value::Array(vec![bulk("A1"), bulk("A2")])));
+        joined.take(&[1], Ok(redis::Value::Array(vec![bulk("B1")])));
+        joined.take(&[3], Ok(redis::Value::Array(vec![redis::Value::Nil])));
+        let found = joined.finish(&parts).unwrap();
+        assert_eq!(found, redis::Value::Array(vec![bulk("A1"), bulk("B1"), bulk("A2"), redis::Value::Nil]));
+
+        let pairs: Vec<OsString> = ["a", "1", "b", "2", "c", "3"].map(OsString::from).to_vec();
+        let parts = Parts::of("MSET", &pairs, 2);
+        assert_eq!(parts.command(&[1, 2]).get_packed_command(), packed(&["MSET", "b", "2", "c", "3"]));
+    }
+
+    #[test]
+    fn write_of_which_a_part_failed_says_how_much_of_it_was_done() {
+        let addr: Addr = "127.0.0.1:7900".parse().unwrap();
+        let keys: Vec<OsString> = ["a", "b", "c", "d"].map(OsString::from).to_vec();
+        let mut joined = Joined::default();
+        joined.take(&[0, 1], Ok(redis::Value::Int(2)));
+        let lost = ClientError::NoAnswer { addr: addr.clone(), cause: "lost".to_owned() };
+        joined.take(&[2], Err(lost));
+        joined.take(&[3], Err(ClientError::NoConnection { addr, cause: "refused".to_owned() }));
+        let text = format!("{:#}", joined.finish(&Parts::of("DEL", &keys, 1)).unwrap_err());
+        let told =
+            "del: 2 of 4 keys are deleted or absent, 1 may or may not be, the others were left as they were";
+        assert!(text.starts_with(told) && text.contains("did not answer: lost"), "{text}");
     }
 
     #[test]

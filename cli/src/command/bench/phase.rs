@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use caskade_engine::slot_of;
 use hdrhistogram::Histogram;
-use redis::Value;
+use redis::{Cmd, Value};
 
 use super::dataset::Dataset;
-use crate::client::{Addr, Client, ClientError};
+use crate::client::{Addr, ClientError};
+use crate::router::{Batch, Router};
 
 /// A connection gives up after so many pipelines in a row were not answered.
 const FAILURES_MAX: u32 = 5;
@@ -174,29 +176,26 @@ impl Phase {
         }
     }
 
-    fn commands(&self, requests: &[Request]) -> redis::Pipeline {
-        let mut commands = redis::Pipeline::with_capacity(requests.len());
-        for request in requests {
-            let key = self.data.key(request.key);
-            if request.reads {
-                commands.cmd("GET").arg(key);
-            } else {
-                commands.cmd("SET").arg(key).arg(self.data.value(request.key));
-            }
+    fn command(&self, request: Request) -> Cmd {
+        let key = self.data.key(request.key);
+        let mut command = redis::cmd(if request.reads { "GET" } else { "SET" });
+        command.arg(key);
+        if !request.reads {
+            command.arg(self.data.value(request.key));
         }
-        commands
+        command
     }
 
-    fn judge(&self, request: Request, answer: &Value, outcome: &mut Outcome) {
+    fn judge(&self, request: Request, answer: &Result<Value, ClientError>, outcome: &mut Outcome) {
         match (request.reads, answer) {
-            (false, Value::Okay) => {}
-            (true, Value::BulkString(value)) if self.data.is_value(request.key, value) => {}
-            (_, Value::ServerError(error)) => {
+            (false, Ok(Value::Okay)) => {}
+            (true, Ok(Value::BulkString(value))) if self.data.is_value(request.key, value) => {}
+            (_, Err(error)) => {
                 outcome.errors += 1;
-                outcome.note(|| format!("{} {}", error.code(), error.details().unwrap_or_default()));
+                outcome.note(|| error.to_string());
                 return;
             }
-            (_, answer) => {
+            (_, Ok(answer)) => {
                 outcome.wrong += 1;
                 outcome.note(|| wrong(&self.data.key(request.key), answer));
                 return;
@@ -215,61 +214,44 @@ fn wrong(key: &str, answer: &Value) -> String {
     }
 }
 
-/// Works until there are no requests left, or the node does not answer any more.
+/// Works until there are no requests left, or no node answers any more.
 async fn connection(phase: Arc<Phase>, counters: Arc<Counters>) -> Outcome {
     let mut outcome = Outcome::new();
-    let mut client = None;
+    let mut router = Router::new(&phase.addr);
     let mut failures = 0;
     while failures < FAILURES_MAX {
-        let mut open = match client.take() {
-            Some(open) => open,
-            None => match Client::connect(&phase.addr).await {
-                Ok(open) => open,
-                Err(error) => {
-                    failures += 1;
-                    outcome.note(|| error.to_string());
-                    tokio::time::sleep(RECONNECT_PAUSE).await;
-                    continue;
-                }
-            },
-        };
+        if let Err(error) = router.connect_first().await {
+            failures += 1;
+            outcome.note(|| error.to_string());
+            tokio::time::sleep(RECONNECT_PAUSE).await;
+            continue;
+        }
         let requests = phase.take(&counters);
         if requests.is_empty() {
             break;
         }
-        match pipeline(&phase, &mut open, &requests, &mut outcome).await {
-            Ok(()) => {
-                failures = 0;
-                client = Some(open);
-            }
-            Err(error) => {
-                failures += 1;
-                outcome.errors += requests.len() as u64;
-                outcome.note(|| error.to_string());
-            }
-        }
+        let answered = pipeline(&phase, &mut router, &requests, &mut outcome).await;
+        failures = if answered { 0 } else { failures + 1 };
         counters.answered.fetch_add(requests.len() as u64, Ordering::Relaxed);
     }
     outcome
 }
 
-async fn pipeline(
-    phase: &Phase,
-    client: &mut Client,
-    requests: &[Request],
-    outcome: &mut Outcome,
-) -> Result<(), ClientError> {
-    let commands = phase.commands(requests);
+/// Sends requests and counts their answers; returns whether a node answered any of them.
+async fn pipeline(phase: &Phase, router: &mut Router, requests: &[Request], outcome: &mut Outcome) -> bool {
+    let slot = |request: &Request| Some(slot_of(phase.data.key(request.key).as_bytes()));
+    let command = |index: usize| requests.get(index).map_or_else(Cmd::new, |request| phase.command(*request));
+    let batch = Batch { slots: requests.iter().map(slot).collect(), command: &command };
     let start = Instant::now();
-    let answers = client.ask_all(&commands).await?;
+    let answers = router.ask_all(&batch).await;
     let latency_us = start.elapsed().as_micros().min(u128::from(LATENCY_US_MAX)) as u64;
-    outcome.latency_us.saturating_record_n(latency_us, requests.len() as u64);
+    let answered = answers.iter().filter(|answer| matches!(answer, Ok(_) | Err(ClientError::Refused { .. })));
+    let answered = answered.count() as u64;
+    outcome.latency_us.saturating_record_n(latency_us, answered);
     for (request, answer) in requests.iter().zip(&answers) {
         phase.judge(*request, answer, outcome);
     }
-    let missing = requests.len().saturating_sub(answers.len());
-    outcome.errors += missing as u64;
-    Ok(())
+    answered > 0
 }
 
 #[cfg(test)]
@@ -306,11 +288,11 @@ mod tests {
         let phase = phase(Mix::Read, 1);
         let request = Request { key: 3, reads: true };
         let mut outcome = Outcome::new();
-        phase.judge(request, &Value::BulkString(phase.data.value(3)), &mut outcome);
+        phase.judge(request, &Ok(Value::BulkString(phase.data.value(3))), &mut outcome);
         assert!(outcome.is_good() && outcome.done == 1 && outcome.value_bytes == 64);
-        phase.judge(request, &Value::Nil, &mut outcome);
-        phase.judge(request, &Value::BulkString(phase.data.value(4)), &mut outcome);
-        phase.judge(Request { key: 3, reads: false }, &Value::Nil, &mut outcome);
+        phase.judge(request, &Ok(Value::Nil), &mut outcome);
+        phase.judge(request, &Ok(Value::BulkString(phase.data.value(4))), &mut outcome);
+        phase.judge(Request { key: 3, reads: false }, &Ok(Value::Nil), &mut outcome);
         assert_eq!((outcome.done, outcome.wrong), (1, 3));
         assert!(outcome.first_error.as_deref().unwrap().contains("though its write was acknowledged"));
     }
