@@ -110,19 +110,27 @@ impl Router {
             groups.entry(addr.to_string()).or_insert_with(|| (addr, Vec::new())).1.push(index);
         }
         let mut sending: JoinSet<Sent> = JoinSet::new();
+        let alone = groups.len() == 1;
         for (addr, indices) in groups.into_values() {
-            match self.client(&addr).await {
-                Ok(mut client) => {
-                    let mut pipeline = Pipeline::with_capacity(indices.len());
-                    for index in &indices {
-                        pipeline.add_command((batch.command)(*index));
-                    }
-                    sending.spawn(async move {
-                        let answers = client.ask_all(&pipeline).await;
-                        (addr, indices, answers)
-                    });
+            let mut client = match self.client(&addr).await {
+                Ok(client) => client,
+                Err(error) => {
+                    self.not_connected(&addr, &indices, error, answers, &mut again);
+                    continue;
                 }
-                Err(error) => self.not_connected(&addr, &indices, error, answers, &mut again),
+            };
+            let mut pipeline = Pipeline::with_capacity(indices.len());
+            for index in &indices {
+                pipeline.add_command((batch.command)(*index));
+            }
+            if alone {
+                let outcome = client.ask_all(&pipeline).await;
+                self.note(&addr, &indices, outcome, answers, &mut again);
+            } else {
+                sending.spawn(async move {
+                    let outcome = client.ask_all(&pipeline).await;
+                    (addr, indices, outcome)
+                });
             }
         }
         while let Some(sent) = sending.join_next().await {

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -163,6 +164,29 @@ impl Cluster {
     /// If the cluster is on loopback; see [`crate::with_own_network`].
     pub fn network_mut(&mut self) -> Result<&mut Network> {
         self.network.as_mut().context("the cluster has no network of its own")
+    }
+
+    /// Moves a node that does not run to an address of its own that nobody had before.
+    ///
+    /// # Errors
+    /// If it has no place of its own, or that cannot be moved.
+    pub fn move_node(&mut self, index: usize) -> Result<()> {
+        let network = self.network.as_mut().context("the cluster has no network of its own")?;
+        let node = self.nodes.get_mut(index).with_context(|| format!("the cluster has no node {index}"))?;
+        network.move_place(index, node.place_mut().context("the node has no place of its own")?)
+    }
+
+    /// Has `node-0`, `node-1` and so on mean the present addresses of the nodes, in the place of each.
+    ///
+    /// # Errors
+    /// If a node has no place of its own, or the names cannot be written.
+    pub fn name_nodes(&mut self) -> Result<()> {
+        let host = |(index, node): (usize, &Node)| (format!("node-{index}"), node.host());
+        let names: Vec<(String, IpAddr)> = self.nodes.iter().enumerate().map(host).collect();
+        for node in &mut self.nodes {
+            node.place_mut().context("the node has no place of its own")?.set_names(&names)?;
+        }
+        Ok(())
     }
 
     /// Client addresses of all nodes, running or not.

@@ -50,11 +50,25 @@ pub use workload::{Load, Workload};
 /// If the cluster does not start, the test fails, or the time is up: this is how a `#[test]` fails. The end
 /// of each node's log is printed then.
 pub fn with_cluster(builder: Builder, limit: Duration, test: impl AsyncFnOnce(&mut Cluster) -> Result<()>) {
+    with_prepared(builder, limit, |_| Ok(()), test);
+}
+
+/// As [`with_cluster`]; `prepare` may change the nodes before they are started for the first time.
+///
+/// # Panics
+/// As [`with_cluster`].
+pub fn with_prepared(
+    builder: Builder,
+    limit: Duration,
+    prepare: impl FnOnce(&mut Cluster) -> Result<()>,
+    test: impl AsyncFnOnce(&mut Cluster) -> Result<()>,
+) {
     in_runtime(async {
         let _permit = Permit::acquire().await?;
         binary("caskd")?;
         // Owned here and not by the timed part, so that its drop still has the logs when that has failed.
         let mut cluster = builder.prepare()?;
+        prepare(&mut cluster)?;
         let outcome = within(limit, async {
             cluster.start_all().await?;
             test(&mut cluster).await
@@ -72,14 +86,27 @@ pub fn with_cluster(builder: Builder, limit: Duration, test: impl AsyncFnOnce(&m
 ///
 /// # Panics
 /// As [`with_cluster`]; also if `ip` is missing where tools are required.
-#[expect(clippy::panic, reason = "a panic is how a test fails; the caller is a #[test]")]
 pub fn with_own_network(
     builder: Builder,
     limit: Duration,
     test: impl AsyncFnOnce(&mut Cluster) -> Result<()>,
 ) {
+    with_prepared_network(builder, limit, |_| Ok(()), test);
+}
+
+/// As [`with_own_network`]; `prepare` may change the nodes before they are started for the first time.
+///
+/// # Panics
+/// As [`with_own_network`].
+#[expect(clippy::panic, reason = "a panic is how a test fails; the caller is a #[test]")]
+pub fn with_prepared_network(
+    builder: Builder,
+    limit: Duration,
+    prepare: impl FnOnce(&mut Cluster) -> Result<()>,
+    test: impl AsyncFnOnce(&mut Cluster) -> Result<()>,
+) {
     match Network::available() {
-        Ok(true) => with_cluster(builder.own_network(), limit, test),
+        Ok(true) => with_prepared(builder.own_network(), limit, prepare, test),
         Ok(false) => {}
         Err(error) => panic!("{error:?}"),
     }

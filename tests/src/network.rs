@@ -7,7 +7,8 @@
 //! Everything is removed when it is dropped; the nodes must have ended by then.
 
 use std::io::{ErrorKind, Write};
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -20,7 +21,9 @@ const FIRST_TWO: [(u8, u8); 2] = [(198, 18), (198, 19)];
 const ROUTER: u8 = 253;
 /// The test's process.
 const CLIENTS: u8 = 254;
-const PLACES_MAX: u8 = 200;
+const PLACES_MAX: u8 = 100;
+/// Where `ip netns exec` looks for what it mounts over `/etc` of a namespace.
+const NAMES: &str = "/etc/netns";
 /// How often another /24 is tried when this one is used already.
 const TRIES: usize = 8;
 
@@ -34,6 +37,20 @@ pub(crate) struct Place {
 impl Place {
     pub(crate) fn address(&self) -> Ipv4Addr {
         self.address
+    }
+
+    /// Has names mean these addresses there, in programs started there from now on; those that run see later changes.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub(crate) fn set_names(&self, names: &[(String, IpAddr)]) -> Result<()> {
+        let folder = Path::new(NAMES).join(&self.namespace);
+        std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
+        let lines = names.iter().map(|(name, address)| format!("{address} {name}\n"));
+        // In place: programs that run have this very file mounted.
+        let path = folder.join("hosts");
+        std::fs::write(&path, format!("127.0.0.1 localhost\n{}", lines.collect::<String>()))
+            .with_context(|| format!("writing {}", path.display()))
     }
 
     /// The same command, run in this place. `ip` becomes the program, so that signals reach it.
@@ -59,6 +76,10 @@ pub struct Network {
     router: Namespace,
     places: Vec<Namespace>,
     cuts: Vec<(Ipv4Addr, Ipv4Addr)>,
+    /// The present address of each place.
+    addresses: Vec<Ipv4Addr>,
+    /// How many addresses were given out.
+    given: u8,
 }
 
 impl Network {
@@ -104,7 +125,8 @@ impl Network {
         let process = std::process::id();
         let name = format!("caskade-{process}-{number}");
         let router = Namespace::new(format!("{name}-router"))?;
-        let network = Self { name, prefix, router, places: Vec::new(), cuts: Vec::new() };
+        let (places, cuts, addresses) = (Vec::new(), Vec::new(), Vec::new());
+        let network = Self { name, prefix, router, places, cuts, addresses, given: 0 };
         // At most 15 bytes, as the system wants it.
         let link = format!("ck{process}n{number}");
         let (router, clients, gate) = (&network.router.0, network.address(CLIENTS), network.address(ROUTER));
@@ -134,8 +156,9 @@ impl Network {
         let number = u8::try_from(self.places.len()).unwrap_or(u8::MAX);
         ensure!(number < PLACES_MAX, "a network has at most {PLACES_MAX} places");
         let place = Namespace::new(format!("{}-{number}", self.name))?;
-        let (namespace, address) = (place.0.clone(), self.address(number + 1));
+        let (namespace, address) = (place.0.clone(), self.next_address()?);
         self.places.push(place);
+        self.addresses.push(address);
         let (router, gate) = (&self.router.0, self.address(ROUTER));
         ip(&format!("-n {router} link add to{number} type veth peer name out netns {namespace}"))?;
         self.connect(&format!("to{number}"), address)?;
@@ -146,14 +169,38 @@ impl Network {
         Ok(Place { namespace, address })
     }
 
+    fn next_address(&mut self) -> Result<Ipv4Addr> {
+        ensure!(self.given < ROUTER - 1, "a network has at most {ROUTER} addresses");
+        self.given += 1;
+        Ok(self.address(self.given))
+    }
+
+    /// Moves a place to an address that nobody had before. What is sent to the old one is lost, and nobody is told.
+    ///
+    /// # Errors
+    /// If there is no such place, addresses are short, or the system refuses.
+    pub(crate) fn move_place(&mut self, number: usize, place: &mut Place) -> Result<()> {
+        let (old, new) = (place.address, self.next_address()?);
+        let (router, gate, namespace) = (&self.router.0, self.address(ROUTER), &place.namespace);
+        ip(&format!("-n {router} addr del {gate} peer {old} dev to{number}"))?;
+        ip(&format!("-n {router} addr add {gate} peer {new} dev to{number}"))?;
+        ip(&format!("-n {router} route add blackhole {old}"))?;
+        ip(&format!("-n {namespace} addr del {old} peer {gate} dev out"))?;
+        ip(&format!("-n {namespace} addr add {new} peer {gate} dev out"))?;
+        ip(&format!("-n {namespace} route replace default via {gate}"))?;
+        let known = self.addresses.get_mut(number).with_context(|| format!("there is no place {number}"))?;
+        *known = new;
+        place.address = new;
+        Ok(())
+    }
+
     /// From now on, what place `from` sends to place `to` is lost; not what it receives from there.
     ///
     /// # Errors
     /// If there are no such places, or the system refuses.
     pub fn cut(&mut self, from: usize, to: usize) -> Result<()> {
         let address = |place: usize| {
-            ensure!(place < self.places.len(), "the network has no place {place}");
-            Ok(self.address(u8::try_from(place)? + 1))
+            self.addresses.get(place).copied().with_context(|| format!("the network has no place {place}"))
         };
         let (from, to) = (address(from)?, address(to)?);
         ip(&format!("-n {} rule add from {from} to {to} blackhole", self.router.0))?;
@@ -196,6 +243,8 @@ impl Drop for Namespace {
         if let Err(error) = ip(&format!("netns del {}", self.0)) {
             eprintln!("{error:#}");
         }
+        // There is none, where no names were set.
+        let _ = std::fs::remove_dir_all(Path::new(NAMES).join(&self.0));
     }
 }
 

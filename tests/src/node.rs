@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -46,6 +46,10 @@ pub struct Node {
     variables: BTreeMap<String, String>,
     bootstrap: Option<String>,
     place: Option<Place>,
+    /// Its address without a place.
+    host: IpAddr,
+    /// Whether it listens on all addresses.
+    listens_on_all: bool,
     ports: Ports,
     program: Option<Program>,
     starts: u32,
@@ -72,6 +76,8 @@ impl Node {
             variables,
             bootstrap,
             place,
+            host: Ipv4Addr::LOCALHOST.into(),
+            listens_on_all: false,
             ports,
             program: None,
             starts: 0,
@@ -90,7 +96,49 @@ impl Node {
     }
 
     fn at(&self, port: u16) -> String {
-        format!("{}:{port}", self.place.as_ref().map_or(Ipv4Addr::LOCALHOST, Place::address))
+        SocketAddr::new(self.host(), port).to_string()
+    }
+
+    /// Its IP address.
+    pub fn host(&self) -> IpAddr {
+        self.place.as_ref().map_or(self.host, |place| place.address().into())
+    }
+
+    /// Puts it on this address of the machine, from its next start on.
+    pub fn set_host(&mut self, host: IpAddr) {
+        self.host = host;
+    }
+
+    /// Has it listen on all addresses of its kind, from its next start on.
+    pub fn listen_on_all(&mut self) {
+        self.listens_on_all = true;
+    }
+
+    /// Where it is told to listen.
+    fn listen_at(&self, port: u16) -> String {
+        match self.host() {
+            host if !self.listens_on_all => SocketAddr::new(host, port).to_string(),
+            IpAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)).to_string(),
+            IpAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)).to_string(),
+        }
+    }
+
+    /// Gives its next start other ports: on loopback, another address.
+    ///
+    /// # Errors
+    /// If ports are short.
+    pub fn take_new_ports(&mut self) -> Result<()> {
+        self.ports = Ports::free()?;
+        Ok(())
+    }
+
+    /// Gives its next starts these bootstrap peers, separated by commas, or none.
+    pub fn set_bootstrap(&mut self, bootstrap: Option<String>) {
+        self.bootstrap = bootstrap;
+    }
+
+    pub(crate) fn place_mut(&mut self) -> Option<&mut Place> {
+        self.place.as_mut()
     }
 
     /// Where memcached clients reach it, `IP:PORT`.
@@ -122,10 +170,10 @@ impl Node {
     pub fn command_line(&self) -> Vec<OsString> {
         let mut args: Vec<OsString> = vec!["--data-dir".into(), self.data_dir().into()];
         let addresses = [
-            ("--listen", self.addr()),
-            ("--peer-listen", self.peer_addr()),
-            ("--http-listen", self.at(self.ports.http)),
-            ("--memcached-listen", self.at(self.ports.memcached)),
+            ("--listen", self.listen_at(self.ports.client)),
+            ("--peer-listen", self.listen_at(self.ports.peer)),
+            ("--http-listen", self.listen_at(self.ports.http)),
+            ("--memcached-listen", self.listen_at(self.ports.memcached)),
         ];
         for (flag, address) in addresses {
             args.extend([flag.into(), address.into()]);
@@ -171,7 +219,10 @@ impl Node {
     }
 
     /// Waits until it serves. At its first start it takes other ports if somebody was faster to one of them.
-    pub(crate) async fn wait_ready(&mut self) -> Result<()> {
+    ///
+    /// # Errors
+    /// If it does not, or ends.
+    pub async fn wait_ready(&mut self) -> Result<()> {
         for tries_left in (0..PORT_TRIES).rev() {
             let program = self.program.as_mut().context("the node was not started")?;
             let ready = program.wait_for_line(READY_MAX, |line| line.starts_with("ready")).await;

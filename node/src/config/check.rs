@@ -37,11 +37,27 @@ fn open_ports(settings: &Settings, problems: &mut Vec<Problem>, warnings: &mut V
             problems.push(Problem::new(source(settings, key), open_port(key, address)));
         }
     }
-    if settings.peer_listen.ip().is_unspecified() && settings.advertise.is_none() {
+    unknown_addresses(settings, warnings);
+}
+
+/// Ports on all addresses, and nothing that says which of them others can use.
+fn unknown_addresses(settings: &Settings, warnings: &mut Vec<String>) {
+    if settings.advertise.is_some() {
+        return;
+    }
+    if settings.peer_listen.ip().is_unspecified() {
         warnings.push(format!(
-            "peer_listen is {}: other nodes are told the addresses of this machine's interfaces; \
-             set advertise to the one they can reach",
+            "peer_listen is {}, and advertise is not set: other nodes try the addresses of this machine's interfaces and \
+             the one that this node connects to them from. Behind NAT or a port mapping neither leads here: set advertise",
             settings.peer_listen
+        ));
+    }
+    if settings.listen.ip().is_unspecified() && settings.advertise_clients.is_none() {
+        warnings.push(format!(
+            "listen is {}, and advertise_clients is not set: clients are told the address that they, or the node they \
+             ask, see this node at. Where clients use another one (NAT, a port mapping, a name for TLS), set \
+             advertise_clients",
+            settings.listen
         ));
     }
 }

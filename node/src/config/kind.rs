@@ -212,33 +212,6 @@ impl Kind<Option<SocketAddr>> for OptionalListen {
     }
 }
 
-/// An address that others can reach; an empty text means none.
-pub(super) struct Reachable;
-
-impl Describe for Reachable {
-    fn value_name(&self) -> &'static str {
-        "IP:PORT"
-    }
-
-    fn allowed(&self) -> String {
-        "IP:PORT that other nodes can reach (not 0.0.0.0, not port 0)".into()
-    }
-}
-
-impl Kind<Option<SocketAddr>> for Reachable {
-    fn read(&self, text: &str) -> Option<Option<SocketAddr>> {
-        if text.trim().is_empty() {
-            return Some(None);
-        }
-        let address: SocketAddr = text.trim().parse().ok()?;
-        (!address.ip().is_unspecified() && address.port() != 0).then_some(Some(address))
-    }
-
-    fn show(&self, value: &Option<SocketAddr>) -> Option<Value> {
-        value.map(|address| Value::String(address.to_string()))
-    }
-}
-
 /// A folder.
 pub(super) struct Folder;
 

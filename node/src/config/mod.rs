@@ -9,6 +9,7 @@ mod args;
 mod check;
 mod given;
 mod kind;
+mod reached;
 mod render;
 mod source;
 mod table;
@@ -17,6 +18,7 @@ mod tests;
 
 pub use args::ServerArgs;
 pub use kind::{Hidden, LogFormat, PairTakeover, Redirect, read_size};
+pub use reached::{HostName, ReachedAt};
 pub use render::{pairs, render, render_json};
 pub use source::{Problem, Source};
 pub use table::{SETTINGS, Setting, Settings};

@@ -8,9 +8,10 @@ use caskade_engine::{Index, MergeWindow, SyncPolicy};
 use super::given::Given;
 use super::kind::{
     ByItself, Certificates, Describe, Durability, Elsewhere, Filter, Folder, Format, Hidden, Int, Keys, Kind,
-    Listen, LogFormat, Name, OptionalFile, OptionalListen, PairTakeover, Password, Peers, Reachable,
-    Redirect, Shape, Size, Switch, Window,
+    Listen, LogFormat, Name, OptionalFile, OptionalListen, PairTakeover, Password, Peers, Redirect, Shape,
+    Size, Switch, Window,
 };
+use super::reached::{Reachable, ReachedAt};
 use super::source::Source;
 use crate::frontend::tls::ClientCertificates;
 
@@ -113,8 +114,10 @@ settings! {
     bootstrap: Vec<String>, Peers, Vec::new();
     /// File with the secret that admits peers to the cluster; mode 0600, the same content on every node.
     cluster_secret_file: Option<PathBuf>, OptionalFile, None;
-    /// The peer address to give to other nodes, where it is not peer_listen itself.
-    advertise: Option<SocketAddr>, Reachable, None;
+    /// Where other nodes reach this node, where that is not peer_listen itself: behind NAT or a port mapping, or by a name, which is resolved anew at each dial. Without a port, that of peer_listen. Not set, and peer_listen is 0.0.0.0 or [::]: other nodes use the address that they see this node at.
+    advertise: Option<ReachedAt>, Reachable, None;
+    /// Where clients reach this node, as CLUSTER and MOVED name it to them. Without a port, that of listen. Not set: listen itself; if that is 0.0.0.0 or [::], the host of advertise, or else the address that the client, or the answering node, sees this node at.
+    advertise_clients: Option<ReachedAt>, Reachable, None;
     /// Failure zone (rack, room, region): copies of a key are kept in different zones where that is possible.
     zone: String, Name, String::new();
     /// Share of the data relative to the other nodes; 0 is a witness, which votes and holds no data.

@@ -124,6 +124,30 @@ fn bootstrap_is_repeatable_and_comma_separated_in_every_source() {
 }
 
 #[test]
+fn addresses_for_others_are_hosts_with_or_without_a_port_and_lead_somewhere() {
+    let words = ["--advertise", "db1.example", "--advertise-clients", "[fd00::1]:17900"];
+    let settings = load_with(&words, &[]).unwrap().settings;
+    assert_eq!(settings.advertise.unwrap().to_string(), "db1.example");
+    assert_eq!(settings.advertise_clients.unwrap().to_string(), "[fd00::1]:17900");
+    assert_eq!(load_with(&["--advertise", ""], &[]).unwrap().settings.advertise, None);
+    for bad in ["0.0.0.0", "[::]:7901", "db1:0", "10.0.0:1"] {
+        let problems = texts(load_with(&["--advertise", bad], &[]).unwrap_err());
+        assert!(problems.contains("must be HOST[:PORT] that others can reach"), "{problems}");
+    }
+}
+
+#[test]
+fn node_on_all_addresses_that_is_given_none_for_others_warns() {
+    let open = ["--listen", "0.0.0.0:7900", "--peer-listen", "[::]:7901", "--cluster-secret-file", "s"];
+    let warnings = |more: &[&str]| load_with(&[&open[..], more].concat(), &[]).unwrap().warnings.join("\n");
+    let both = warnings(&[]);
+    assert!(both.contains("peer_listen is [::]:7901, and advertise is not set"), "{both}");
+    assert!(both.contains("listen is 0.0.0.0:7900, and advertise_clients is not set"), "{both}");
+    assert!(!warnings(&["--advertise-clients", "db1"]).contains("advertise_clients is not set"));
+    assert_eq!(warnings(&["--advertise", "db1"]), "");
+}
+
+#[test]
 fn sync_policies_read_back_as_written() {
     for text in ["always", "never", "interval:250"] {
         assert_eq!(load_with(&["--sync", text], &[]).unwrap().settings.sync.to_string(), text);

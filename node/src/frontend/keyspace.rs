@@ -4,6 +4,7 @@
 //! Invariants a front end relies on: [`Keyspace::submit`] never blocks; an operation that is answered later has
 //! its answer sent exactly once, or its sender dropped, which means that the outcome is not known.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use caskade_engine::{EngineStats, TaskStatus};
@@ -32,16 +33,43 @@ pub struct Topology {
 pub struct TopologyNode {
     /// Who it is.
     pub id: NodeId,
-    /// Where clients reach it: address or name.
-    pub host: String,
-    /// Its RESP port.
-    pub port: u16,
+    /// Where clients reach it.
+    pub place: ClientPlace,
     /// Its peer port.
     pub peer_port: u16,
     /// Whether it takes part.
     pub up: bool,
     /// Which start of it is registered.
     pub incarnation: Incarnation,
+}
+
+/// Where clients reach a node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ClientPlace {
+    /// The IP address; empty if the answering node does not know it.
+    pub ip: String,
+    /// The name, if clients are to use one.
+    pub hostname: Option<String>,
+    /// The RESP port.
+    pub port: u16,
+}
+
+impl ClientPlace {
+    /// Returns the name, or else the IP address.
+    pub fn host(&self) -> &str {
+        self.hostname.as_deref().unwrap_or(&self.ip)
+    }
+
+    /// Returns `HOST:PORT`, an IPv6 address in brackets.
+    pub fn bracketed(&self) -> String {
+        let (host, port) = (self.host(), self.port);
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
+    /// Returns `HOST:PORT` as Redis writes it: an IPv6 address without brackets.
+    pub fn in_redis_form(&self) -> String {
+        format!("{}:{}", self.host(), self.port)
+    }
 }
 
 /// Consecutive slots that have the same replicas.
@@ -128,9 +156,9 @@ pub trait Keyspace: Send + Sync + 'static {
         false
     }
 
-    /// The RESP address of a key's primary, where a client is to be sent there; `readonly` is one that may be answered
-    /// from any copy.
-    fn elsewhere(&self, _key: &[u8], _readonly: bool) -> Option<String> {
+    /// Where a key's primary is reached, where a client is to be sent there; `readonly` is one that may be answered from
+    /// any copy, `local` the address that it has connected to.
+    fn elsewhere(&self, _key: &[u8], _readonly: bool, _local: Option<IpAddr>) -> Option<ClientPlace> {
         None
     }
 
@@ -171,14 +199,14 @@ pub trait Keyspace: Send + Sync + 'static {
         Box::pin(async { Ok(None) })
     }
 
-    /// The cluster as the node last heard of it.
-    fn topology(&self) -> Topology;
+    /// The cluster as the node last heard of it, for a client that has connected to the address `local`.
+    fn topology(&self, local: Option<IpAddr>) -> Topology;
 
-    /// Answers a `CASK.*` command with JSON text.
+    /// Answers a `CASK.*` command with JSON text, for a client that has connected to the address `local`.
     ///
     /// # Errors
     /// Why there is no answer, in words for an operator.
-    fn admin(&self, request: AdminRequest) -> BoxFuture<'_, Result<String, String>>;
+    fn admin(&self, request: AdminRequest, local: Option<IpAddr>) -> BoxFuture<'_, Result<String, String>>;
 
     /// Figures of the node's own store, and its merge that runs, or ran last.
     fn store(&self) -> (EngineStats, Option<TaskStatus>);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeBounds as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -115,11 +115,11 @@ impl Keyspace for Memory {
         Box::pin(async move { Ok(count) })
     }
 
-    fn topology(&self) -> Topology {
+    fn topology(&self, _: Option<IpAddr>) -> Topology {
         Topology { node: NodeId::from_bytes([1; 32]), epoch: 1, nodes: Vec::new(), ranges: Vec::new() }
     }
 
-    fn admin(&self, _: AdminRequest) -> BoxFuture<'_, Result<String, String>> {
+    fn admin(&self, _: AdminRequest, _: Option<IpAddr>) -> BoxFuture<'_, Result<String, String>> {
         Box::pin(async { Err("not in this test".to_owned()) })
     }
 

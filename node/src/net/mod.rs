@@ -17,6 +17,7 @@ pub(crate) mod fuzz;
 pub mod gossip;
 mod link;
 mod muxer;
+mod observed;
 mod peers;
 mod refusals;
 mod swarm;
@@ -26,7 +27,7 @@ pub mod wire;
 mod tests;
 
 use std::collections::{HashMap, HashSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -34,7 +35,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use libp2p::identity::Keypair;
-use libp2p::{PeerId, StreamProtocol};
+use libp2p::{Multiaddr, PeerId, StreamProtocol};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
@@ -43,6 +44,7 @@ pub use self::address::is_address;
 pub use self::answer::Responder;
 pub use self::gossip::GOSSIP_BYTES_MAX;
 use self::link::Link;
+use self::observed::{Observed, Unresolved};
 pub use self::peers::{Done, Peers, Transport};
 pub use self::refusals::{LOG_PAUSE_MS, Refusals, Refused};
 use self::swarm::Command;
@@ -291,6 +293,8 @@ struct Shared {
     book: Mutex<HashMap<NodeId, Vec<String>>>,
     back_offs: Mutex<HashMap<NodeId, BackOff>>,
     connected: RwLock<HashSet<NodeId>>,
+    observed: Observed,
+    unresolved: Unresolved,
     listening: RwLock<Vec<SocketAddr>>,
 }
 
@@ -308,17 +312,20 @@ impl Shared {
         }
         self.check_back_off(node)?;
         let known = self.book.lock().get(&node).cloned().unwrap_or_default();
-        if known.is_empty() {
-            return Err(format!("no address of {node} is known"));
-        }
         let mut addresses = Vec::new();
-        let mut failure = String::new();
+        let mut failure = format!("no address of {node} is known");
         for text in known.iter().take(PEER_ADDRESSES_MAX) {
             match address::resolve(text).await {
                 Ok(found) => addresses.extend(found),
-                Err(error) => failure = format!("the address {text} of {node} cannot be used: {error}"),
+                Err(error) => {
+                    if let address::AddressError::Unresolved(why) = &error {
+                        self.unresolved.log(text, why);
+                    }
+                    failure = format!("the address {text} of {node} cannot be used: {error}");
+                }
             }
         }
+        addresses.extend(self.observed_addresses(node, &addresses));
         if addresses.is_empty() {
             return Err(self.fail_connect(node, failure));
         }
@@ -326,6 +333,19 @@ impl Shared {
         let gone = |_| "this node's network is shut down".to_owned();
         self.commands.send(Command::Connect { node, addresses, reply }).await.map_err(|_| gone(()))?;
         connected.await.map_err(|_| gone(()))?
+    }
+
+    /// Returns where a peer was seen, with the ports it announces, as far as that is none of `known`.
+    fn observed_addresses(&self, node: NodeId, known: &[Multiaddr]) -> Vec<Multiaddr> {
+        let Some(ip) = self.observed.of(node) else { return Vec::new() };
+        let mut found: Vec<Multiaddr> = Vec::new();
+        for port in known.iter().filter_map(address::socket_addr).map(|addr| addr.port()) {
+            let addr = address::multiaddr(SocketAddr::new(ip, port));
+            if !known.contains(&addr) && !found.contains(&addr) && found.len() < PEER_ADDRESSES_MAX {
+                found.push(addr);
+            }
+        }
+        found
     }
 
     fn check_back_off(&self, node: NodeId) -> Result<(), String> {
@@ -422,7 +442,10 @@ impl Network {
     pub async fn dial(&self, addr: &str) -> Result<NodeId, DialError> {
         let addresses = address::resolve(addr).await.map_err(|error| match error {
             address::AddressError::Bad => DialError::BadAddress,
-            address::AddressError::Unresolved(why) => DialError::Unreachable(why),
+            address::AddressError::Unresolved(why) => {
+                self.shared.unresolved.log(addr, &why);
+                DialError::Unreachable(why)
+            }
         })?;
         let mut failure = DialError::BadAddress;
         for address in addresses {
@@ -447,6 +470,18 @@ impl Network {
     /// The peers connected now.
     pub fn connected(&self) -> Vec<NodeId> {
         self.shared.connected.read().iter().copied().collect()
+    }
+
+    /// Returns whether there is a connection to a peer.
+    pub fn is_connected(&self, peer: NodeId) -> bool {
+        self.shared.connected.read().contains(&peer)
+    }
+
+    /// Returns whether a peer of the address book could not be reached when it was last called.
+    pub fn misses_peers(&self) -> bool {
+        let book = self.shared.book.lock();
+        let back_offs = self.shared.back_offs.lock();
+        back_offs.keys().any(|node| book.contains_key(node))
     }
 
     fn command(&self, command: Command) -> bool {
@@ -495,7 +530,12 @@ impl Transport for Network {
             .peers
             .write()
             .retain(|node, peer| peers.contains_key(node) || peer.links.iter().any(|link| !link.is_idle()));
+        self.shared.observed.retain(|node| peers.contains_key(node));
         *book = peers;
+    }
+
+    fn observed(&self, peer: NodeId) -> Option<IpAddr> {
+        self.shared.observed.of(peer)
     }
 
     fn publish(&self, data: Vec<u8>) -> bool {

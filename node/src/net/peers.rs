@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,6 +23,10 @@ pub trait Transport: Send + Sync + 'static {
     fn publish(&self, data: Vec<u8>) -> bool;
     /// Closes the connections to a peer; the next call opens one again.
     fn disconnect(&self, peer: NodeId);
+    /// The IP address a peer is connected at, or was last: see [`Peers::observed`].
+    fn observed(&self, _peer: NodeId) -> Option<IpAddr> {
+        None
+    }
     /// What the network did and holds.
     fn stats(&self) -> NetStats {
         NetStats::default()
@@ -89,6 +94,11 @@ impl Peers {
     /// Closes the connections to a peer; the next call opens one again.
     pub fn disconnect(&self, peer: NodeId) {
         self.0.disconnect(peer);
+    }
+
+    /// Returns the IP address a peer is connected at, or was last; `None` if it never was, or the transport has no addresses.
+    pub fn observed(&self, peer: NodeId) -> Option<IpAddr> {
+        self.0.observed(peer)
     }
 
     /// What the network did and holds.

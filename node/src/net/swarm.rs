@@ -30,8 +30,8 @@ use super::admission::{Admission, AdmissionError, HANDSHAKE_MS_MAX};
 use super::door::{Door, Metered};
 use super::muxer::ClosedAtOnce;
 use super::{
-    Class, Counters, DialError, Handler, NetError, Network, NetworkConfig, Refusals, Refused, Shared,
-    Stopper, address, answer, gossip, node_of,
+    Class, Counters, DialError, Handler, NetError, Network, NetworkConfig, Observed, Refusals, Refused,
+    Shared, Stopper, Unresolved, address, answer, gossip, node_of,
 };
 use crate::id::NodeId;
 
@@ -102,6 +102,8 @@ pub(super) async fn start(config: NetworkConfig, handler: Arc<dyn Handler>) -> R
         book: Mutex::default(),
         back_offs: Mutex::default(),
         connected: RwLock::default(),
+        observed: Observed::default(),
+        unresolved: Unresolved::default(),
         listening: RwLock::new(listening),
     });
     let mut tasks = vec![tokio::spawn(SwarmTask::new(swarm, Arc::clone(&shared)).run(receiver))];
@@ -466,6 +468,9 @@ impl SwarmTask {
                 Entry::Vacant(own) => drop(own.insert(id)),
             }
         }
+        if let Some(addr) = address::socket_addr(endpoint.get_remote_address()) {
+            self.shared.observed.connected(node, addr.ip(), endpoint.is_dialer());
+        }
         self.shared.back_offs.lock().remove(&node);
         if self.shared.connected.write().insert(node) {
             self.shared.handler.on_peer(node, true);
@@ -483,6 +488,9 @@ impl SwarmTask {
         tracing::debug!(%node, cause, left, "disconnected");
         if self.own.get(&node) == Some(&id) {
             self.own.remove(&node);
+        }
+        if left == 0 {
+            self.shared.observed.disconnected(node);
         }
         if left == 0 && self.shared.connected.write().remove(&node) {
             self.shared.handler.on_peer(node, false);

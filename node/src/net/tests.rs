@@ -128,6 +128,21 @@ async fn dialing_tells_who_answers_and_both_sides_hear_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peer_whose_known_address_leads_nowhere_is_called_where_it_was_seen() {
+    let (a, b) = pair().await;
+    assert_eq!(a.network.peers().observed(b.id()), None);
+    assert_eq!(a.network.dial(&b.addr()).await, Ok(b.id()));
+    assert_eq!(a.network.peers().observed(b.id()), Some("127.0.0.1".parse().unwrap()));
+    // Where nobody listens.
+    let port = b.network.listen_addrs()[0].port();
+    a.network.set_peers([(b.id(), vec![format!("127.0.0.99:{port}")])].into());
+    a.network.disconnect(b.id());
+    until("disconnected", || a.network.connected().is_empty()).await;
+    assert_eq!(a.network.peers().call(b.id(), Class::Control, numbered(1)).await, Ok(numbered(1)));
+    assert!(a.network.is_connected(b.id()) && !a.network.misses_peers());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_secret_is_refused_on_both_sides() {
     let other: &[u8] = b"another secret of many bytes";
     for (theirs, ours) in [(Some(other), Some(SECRET)), (None, Some(SECRET)), (Some(SECRET), None)] {

@@ -1,6 +1,7 @@
 //! What the monitor's questions are answered with: from what this node has, saying how old that is.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -20,10 +21,19 @@ use crate::id::NodeId;
 const REPORT_FRESH_MS: u64 = 10_000;
 
 impl Node {
-    /// `CASK.STATUS`.
+    /// `CASK.STATUS`, for nobody in particular.
     pub fn status(&self) -> Status {
+        self.status_for(None)
+    }
+
+    /// `CASK.STATUS`, for a client that has connected to the address `local`.
+    pub(super) fn status_for(&self, local: Option<IpAddr>) -> Status {
         let state = self.topology.state();
         let mut status = view::status(&state);
+        // Both in the order of the members.
+        for (shown, member) in status.members.iter_mut().zip(state.members.values()) {
+            shown.client_addr = self.client_place(&member.announcement, local).bracketed();
+        }
         status.node_id = self.id.to_string();
         status.state = self.condition(&state).to_owned();
         status.build = BUILD.to_owned();
@@ -65,18 +75,18 @@ impl Node {
         }
     }
 
-    /// `CASK.NODES`.
-    pub(super) fn nodes(&self) -> Nodes {
+    /// `CASK.NODES`, for a client that has connected to the address `local`.
+    pub(super) fn nodes(&self, local: Option<IpAddr>) -> Nodes {
         let (state, heard) = (self.topology.state(), self.reports.all());
         let coordinator = self.topology.coordinator();
         let mut nodes: Vec<NodeRow> =
-            state.members.keys().map(|node| self.node_row(*node, &state, &heard)).collect();
+            state.members.keys().map(|node| self.node_row(*node, &state, &heard, local)).collect();
         let joining = heard.iter().filter(|(node, heard)| {
             let is_fresh = heard.at_ms + REPORT_FRESH_MS > self.host.monotonic_ms();
             // One that was removed does not join.
             state.membership(**node) == Membership::Stranger && is_fresh
         });
-        nodes.extend(joining.map(|(node, _)| self.node_row(*node, &state, &heard)));
+        nodes.extend(joining.map(|(node, _)| self.node_row(*node, &state, &heard, local)));
         let coordinator = coordinator.map(|node| node.to_string());
         for row in &mut nodes {
             row.coordinator = Some(&row.id) == coordinator.as_ref();
@@ -84,7 +94,13 @@ impl Node {
         Nodes { now_ms: self.host.wall_ms(), nodes }
     }
 
-    fn node_row(&self, node: NodeId, state: &ClusterState, heard: &HashMap<NodeId, Heard>) -> NodeRow {
+    fn node_row(
+        &self,
+        node: NodeId,
+        state: &ClusterState,
+        heard: &HashMap<NodeId, Heard>,
+        local: Option<IpAddr>,
+    ) -> NodeRow {
         let mut row = match heard.get(&node) {
             Some(heard) => NodeRow {
                 report_age_ms: Some(self.host.monotonic_ms().saturating_sub(heard.at_ms)),
@@ -98,12 +114,17 @@ impl Node {
             Some(member) => {
                 let up = member.status == MemberStatus::Up;
                 row.state = if up { "up" } else { "down" }.to_owned();
-                row.client_addr.clone_from(&member.announcement.client_addr);
+                row.client_addr = self.client_place(&member.announcement, local).bracketed();
                 state.zone_of(member).clone_into(&mut row.zone);
                 row.weight = state.weight_of(member);
                 row.build.clone_from(&member.announcement.build);
             }
-            None => row.state = "joining".to_owned(),
+            None => {
+                row.state = "joining".to_owned();
+                if let Some(heard) = heard.get(&node) {
+                    row.client_addr = self.client_place(&heard.report.announcement, local).bracketed();
+                }
+            }
         }
         row
     }

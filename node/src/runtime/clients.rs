@@ -1,5 +1,6 @@
 //! The node as its front ends see it, and the front ends as the node runs them.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use caskade_engine::{EngineStats, PARTITIONS, SLOTS, TaskStatus, partition_of};
@@ -9,12 +10,12 @@ use tokio::sync::watch;
 
 use super::Node;
 use crate::api::{HealFigures, PeerFigures};
-use crate::cluster::state::ClusterState;
+use crate::cluster::state::{ClusterState, Member};
 use crate::cluster::view;
 use crate::config::{self, Redirect};
 use crate::data::{KeyRange, KeysInOrder, Plane};
 use crate::frontend::accept::Door;
-use crate::frontend::keyspace::{AdminRequest, Keyspace, SlotRange, Topology, TopologyNode};
+use crate::frontend::keyspace::{AdminRequest, ClientPlace, Keyspace, SlotRange, Topology, TopologyNode};
 use crate::frontend::memcached;
 use crate::frontend::resp::Server;
 use crate::frontend::security::Security;
@@ -55,12 +56,28 @@ impl Node {
     /// The line that says that the node serves, and where.
     pub fn ready_line(&self) -> String {
         let peer = self.peer_addrs.first().map_or("", String::as_str);
-        format!("ready node={} resp={} peer={peer} cluster={}", self.id, self.client_addr, self.cluster_id)
+        let resp = self.client_place(&self.announcement(), None).bracketed();
+        format!("ready node={} resp={resp} peer={peer} cluster={}", self.id, self.cluster_id)
     }
 }
 
 /// A node, shared with its front ends.
 struct Client(Arc<Node>);
+
+impl Client {
+    fn topology_node(&self, state: &ClusterState, member: &Member, local: Option<IpAddr>) -> TopologyNode {
+        let announcement = &member.announcement;
+        let peer_port =
+            announcement.peer_addrs.first().and_then(|addr| addr.rsplit('/').next()?.parse().ok());
+        TopologyNode {
+            id: announcement.node,
+            place: self.0.client_place(announcement, local),
+            peer_port: peer_port.unwrap_or(0),
+            up: state.is_up(announcement.node),
+            incarnation: announcement.incarnation,
+        }
+    }
+}
 
 impl Keyspace for Client {
     fn submit(&self, operation: Operation) -> Ticket {
@@ -80,14 +97,14 @@ impl Keyspace for Client {
         self.0.settings.redirect == Redirect::Moved
     }
 
-    fn elsewhere(&self, key: &[u8], readonly: bool) -> Option<String> {
+    fn elsewhere(&self, key: &[u8], readonly: bool, local: Option<IpAddr>) -> Option<ClientPlace> {
         let (node, partition) = (&self.0, partition_of(key));
         let state = node.topology.state();
         let copies =
             state.partition(partition).filter(|_| self.redirects() && state.is_live_primary(partition))?;
         let primary = copies.primary().filter(|primary| *primary != node.id)?;
         let member = state.members.get(&primary).filter(|_| !(readonly && copies.is_in_sync(node.id)))?;
-        Some(member.announcement.client_addr.clone())
+        Some(node.client_place(&member.announcement, local))
     }
 
     fn scan(&self, cursor: u64, limit: usize) -> BoxFuture<'_, Result<ScanPage, Failure>> {
@@ -114,24 +131,24 @@ impl Keyspace for Client {
         Box::pin(self.0.plane.count_expiring())
     }
 
-    fn topology(&self) -> Topology {
+    fn topology(&self, local: Option<IpAddr>) -> Topology {
         let state = self.0.topology.state();
         let members: Vec<_> = state.members.keys().copied().collect();
         let place = |node| members.binary_search(&node).ok();
         Topology {
             node: self.0.id,
             epoch: state.epoch,
-            nodes: state.members.values().map(|member| topology_node(&state, member)).collect(),
+            nodes: state.members.values().map(|member| self.topology_node(&state, member, local)).collect(),
             ranges: slot_ranges(&state, place),
         }
     }
 
-    fn admin(&self, request: AdminRequest) -> BoxFuture<'_, Result<String, String>> {
+    fn admin(&self, request: AdminRequest, local: Option<IpAddr>) -> BoxFuture<'_, Result<String, String>> {
         let node = &self.0;
         Box::pin(async move {
             let json = match request {
-                AdminRequest::Status => serde_json::to_string(&node.status()),
-                AdminRequest::Nodes => serde_json::to_string(&node.nodes()),
+                AdminRequest::Status => serde_json::to_string(&node.status_for(local)),
+                AdminRequest::Nodes => serde_json::to_string(&node.nodes(local)),
                 AdminRequest::Ring => serde_json::to_string(&view::ring(&node.topology.state())),
                 AdminRequest::Tasks => serde_json::to_string(&node.cluster_tasks()),
                 AdminRequest::Digests => serde_json::to_string(&node.digests()),
@@ -172,26 +189,6 @@ impl Keyspace for Client {
     fn settings(&self) -> Vec<(String, String)> {
         config::pairs(&self.0.settings)
     }
-}
-
-fn topology_node(state: &ClusterState, member: &crate::cluster::state::Member) -> TopologyNode {
-    let announcement = &member.announcement;
-    let (host, port) = host_and_port(&announcement.client_addr);
-    let peer_port = announcement.peer_addrs.first().and_then(|addr| addr.rsplit('/').next()?.parse().ok());
-    TopologyNode {
-        id: announcement.node,
-        host,
-        port,
-        peer_port: peer_port.unwrap_or(0),
-        up: state.is_up(announcement.node),
-        incarnation: announcement.incarnation,
-    }
-}
-
-fn host_and_port(addr: &str) -> (String, u16) {
-    let (host, port) = addr.rsplit_once(':').unwrap_or((addr, "0"));
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    (host.to_owned(), port.parse().unwrap_or(0))
 }
 
 /// Who has which slots: neighbours with the same replicas together.

@@ -1,15 +1,11 @@
 //! What the settings mean for each part of the node.
 
-use std::net::SocketAddr;
-
-use anyhow::Context as _;
 use caskade_engine::{Budget, Options};
-use tokio::net::TcpListener;
 
 use crate::config::{STORE_FOLDER, Settings};
 use crate::data::Limits;
 use crate::identity::{ClusterSecret, Identity};
-use crate::net::{Network, NetworkConfig};
+use crate::net::NetworkConfig;
 
 /// Pending writes of one partition.
 const PENDING_MAX: usize = 8192;
@@ -63,31 +59,6 @@ pub(super) fn limits(settings: &Settings) -> Limits {
         migration_bytes_per_s: settings.migration_bytes_per_s,
         scrub_bytes_per_s: settings.scrub_bytes_per_s,
         repair_interval_ms: settings.repair_interval_ms,
-    }
-}
-
-/// Where others are told to find this node's RESP port: the host it advertises, the port it listens on.
-pub(super) fn client_addr(settings: &Settings, listener: &TcpListener) -> anyhow::Result<String> {
-    let local = listener.local_addr().context("the RESP port has no address")?;
-    let advertised = settings.advertise.map(|addr| addr.ip());
-    let ip = advertised.filter(|_| local.ip().is_unspecified()).unwrap_or(local.ip());
-    Ok(SocketAddr::new(ip, local.port()).to_string())
-}
-
-/// Where peers are told to find this node, as multiaddrs.
-pub(super) fn peer_addrs(settings: &Settings, network: &Network) -> Vec<String> {
-    let listening = network.listen_addrs();
-    let addrs = match settings.advertise {
-        Some(addr) => vec![addr],
-        None => listening,
-    };
-    addrs.into_iter().map(multiaddr).collect()
-}
-
-fn multiaddr(addr: SocketAddr) -> String {
-    match addr {
-        SocketAddr::V4(addr) => format!("/ip4/{}/tcp/{}", addr.ip(), addr.port()),
-        SocketAddr::V6(addr) => format!("/ip6/{}/tcp/{}", addr.ip(), addr.port()),
     }
 }
 

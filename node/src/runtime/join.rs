@@ -1,6 +1,10 @@
 //! How a node finds its cluster: it founds one, joins one through a bootstrap peer, or returns to its own.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 
 use super::control::{Control, ControlAnswer, ask};
 use crate::id::{ClusterId, NodeId};
@@ -8,6 +12,10 @@ use crate::net::{DialError, Network};
 
 /// How long a bootstrap peer may take to introduce itself.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
+/// Once one bootstrap peer has introduced itself: how long those before it in the list are waited for.
+const GRACE: Duration = Duration::from_millis(500);
+/// How long a member that starts waits for its bootstrap peers before it goes by what it remembers.
+const CHECK_MAX: Duration = Duration::from_secs(2);
 /// Pause between two rounds over the bootstrap peers.
 const ROUND_PAUSE: Duration = Duration::from_millis(500);
 /// Rounds in which nobody answers before a node that is its own first bootstrap peer founds a cluster.
@@ -102,45 +110,82 @@ pub(super) async fn find_cluster_again(
     Err(JoinError::BadAddress(String::new()))
 }
 
-/// For a node that has a cluster: one look whether the bootstrap peers are of the same one. Answers what the
-/// first that introduced itself said.
+/// For a node that has a cluster: one look, of [`CHECK_MAX`] at most, whether the bootstrap peers are of the same one.
+/// Answers what the first that introduced itself said.
 pub(super) async fn check_cluster(
     network: &Network,
     bootstrap: &[String],
     own: ClusterId,
 ) -> Result<Option<Introduction>, JoinError> {
-    match ask_round(network, bootstrap).await? {
-        Round::Found(introduction, addr) if introduction.cluster_id != own => {
+    match tokio::time::timeout(CHECK_MAX, ask_round(network, bootstrap)).await {
+        Ok(Ok(Round::Found(introduction, addr))) if introduction.cluster_id != own => {
             Err(JoinError::OtherCluster { own, addr, other: introduction.cluster_id })
         }
-        Round::Found(introduction, _) => Ok(Some(introduction)),
-        Round::Nobody { .. } => Ok(None),
+        Ok(Ok(Round::Found(introduction, _))) => Ok(Some(introduction)),
+        Ok(Err(error)) => Err(error),
+        // They are tried as long as the node runs: see `bootstrap`.
+        Ok(Ok(Round::Nobody { .. })) | Err(_) => Ok(None),
     }
 }
 
+/// What came of one bootstrap peer.
+enum Asked {
+    Found(Introduction),
+    Itself,
+    Nobody,
+}
+
+/// Asks all bootstrap peers at once. The first one in the list that introduces itself counts; once any has, the others
+/// have [`GRACE`].
 async fn ask_round(network: &Network, bootstrap: &[String]) -> Result<Round, JoinError> {
+    let asking =
+        bootstrap.iter().enumerate().map(|(i, addr)| async move { (i, ask_one(network, addr).await) });
+    let mut asking: FuturesUnordered<_> = asking.collect();
+    let mut answers: BTreeMap<usize, Result<Asked, JoinError>> = BTreeMap::new();
+    while let Some((i, answer)) = asking.next().await {
+        let found = matches!(answer, Ok(Asked::Found(_)));
+        answers.insert(i, answer);
+        if found {
+            break;
+        }
+    }
+    let rest = async {
+        while let Some((i, answer)) = asking.next().await {
+            answers.insert(i, answer);
+        }
+    };
+    // Whoever has not answered by then is not waited for.
+    let _ = tokio::time::timeout(GRACE, rest).await;
     let mut first_is_itself = false;
-    for (i, addr) in bootstrap.iter().enumerate() {
-        let peer = match network.dial(addr).await {
-            Ok(peer) => peer,
-            Err(DialError::Itself) => {
-                first_is_itself |= i == 0;
-                continue;
+    for (i, answer) in answers {
+        match answer? {
+            Asked::Found(introduction) => {
+                return Ok(Round::Found(introduction, bootstrap.get(i).cloned().unwrap_or_default()));
             }
-            Err(DialError::SecretRefused) => return Err(JoinError::SecretRefused(addr.clone())),
-            Err(DialError::BadAddress) => return Err(JoinError::BadAddress(addr.clone())),
-            Err(DialError::Unreachable(reason)) => {
-                tracing::debug!(addr, reason, "a bootstrap peer does not answer");
-                continue;
-            }
-        };
-        match ask(&network.peers(), peer, &Control::Hello, HELLO_TIMEOUT).await {
-            Ok(ControlAnswer::Hello { cluster_id: Some(cluster_id), coordinator, members }) => {
-                return Ok(Round::Found(Introduction { cluster_id, coordinator, members }, addr.clone()));
-            }
-            Ok(_) => tracing::debug!(addr, "the bootstrap peer belongs to no cluster yet"),
-            Err(error) => tracing::debug!(addr, error, "the bootstrap peer did not introduce itself"),
+            Asked::Itself => first_is_itself |= i == 0,
+            Asked::Nobody => {}
         }
     }
     Ok(Round::Nobody { first_is_itself })
+}
+
+async fn ask_one(network: &Network, addr: &str) -> Result<Asked, JoinError> {
+    let peer = match network.dial(addr).await {
+        Ok(peer) => peer,
+        Err(DialError::Itself) => return Ok(Asked::Itself),
+        Err(DialError::SecretRefused) => return Err(JoinError::SecretRefused(addr.to_owned())),
+        Err(DialError::BadAddress) => return Err(JoinError::BadAddress(addr.to_owned())),
+        Err(DialError::Unreachable(reason)) => {
+            tracing::debug!(addr, reason, "a bootstrap peer does not answer");
+            return Ok(Asked::Nobody);
+        }
+    };
+    match ask(&network.peers(), peer, &Control::Hello, HELLO_TIMEOUT).await {
+        Ok(ControlAnswer::Hello { cluster_id: Some(cluster_id), coordinator, members }) => {
+            return Ok(Asked::Found(Introduction { cluster_id, coordinator, members }));
+        }
+        Ok(_) => tracing::debug!(addr, "the bootstrap peer belongs to no cluster yet"),
+        Err(error) => tracing::debug!(addr, error, "the bootstrap peer did not introduce itself"),
+    }
+    Ok(Asked::Nobody)
 }

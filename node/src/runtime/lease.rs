@@ -62,11 +62,10 @@ fn plight(state: &ClusterState, node: NodeId, reason: &str) -> String {
 impl Node {
     /// Renews the lease for as long as the node runs, or until it is refused for good.
     pub(super) async fn run_lease(self: Arc<Self>) {
-        let mut hint = self.coordinator_hint;
         let mut complaints = Complaints::default();
         let mut since_ms = self.host.monotonic_ms();
         while self.refusal.borrow().is_none() {
-            let renewed = self.try_renew(&mut hint).await;
+            let renewed = self.try_renew().await;
             let pause = match &renewed {
                 Ok(length_ms) => Duration::from_millis(length_ms / 4).max(RENEW_PAUSE_MIN),
                 Err(_) => RETRY_PAUSE,
@@ -85,14 +84,14 @@ impl Node {
     }
 
     /// Asks the coordinator for a lease; answers its length in milliseconds, or why there is none.
-    async fn try_renew(self: &Arc<Self>, hint: &mut Option<NodeId>) -> Result<u64, String> {
+    async fn try_renew(self: &Arc<Self>) -> Result<u64, String> {
         if self.stopping.has_begun() {
             return Err("the node is stopping".into());
         }
         if self.plane.store_failed() {
             return Err("its store refused a write: mend the disk, then restart the node".into());
         }
-        let known = self.topology.coordinator().or(*hint);
+        let known = self.topology.coordinator().or(*self.coordinator_hint.lock());
         let coordinator = known.ok_or("no coordinator is known: too few voters are reached to elect one")?;
         // The holder counts from when it asked (rule R9).
         let asked_ms = self.host.monotonic_ms();
@@ -110,7 +109,9 @@ impl Node {
                 Err("it was declared down, and returns as a new incarnation".into())
             }
             ControlAnswer::NotCoordinator(other) => {
-                *hint = other.filter(|node| *node != self.id).or(*hint);
+                if let Some(other) = other.filter(|node| *node != self.id) {
+                    *self.coordinator_hint.lock() = Some(other);
+                }
                 Err(format!("node {} is not the coordinator any more", coordinator.short()))
             }
             ControlAnswer::Refused(reason) => {

@@ -1,8 +1,10 @@
 //! One running node: starts the planes, wires them together, and stops them.
 
+mod addresses;
 mod admin;
 mod admission;
 mod afresh;
+mod bootstrap;
 mod clients;
 mod control;
 mod duties;
@@ -41,9 +43,11 @@ use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::AbortHandle;
 
+use self::addresses::{client_addr, peer_addrs};
+use self::bootstrap::HeardAddrs;
 use self::control::{CONTROL_BYTES_MAX, Control, ControlAnswer};
 use self::events::EventLog;
-use self::figures::{client_addr, limits, network_config, peer_addrs};
+use self::figures::{limits, network_config};
 pub use self::generation::{BeginsAnew, answer_early, compare};
 use self::generation::{Unnamed, unnamed};
 pub use self::given_up::{NoteSuperseded, Returning};
@@ -69,11 +73,6 @@ use crate::kv::Ticket;
 use crate::net::{Class, Network, Peers, Refusals, Refused, Responder, wire};
 use crate::topology::{Agreement, Topology, TopologyConfig};
 
-/// Nodes whose addresses are kept before they are members.
-const HEARD_ADDRS_MAX: usize = 1024;
-/// Addresses kept of one of them, and bytes of each: what a member may announce is bounded by the message only.
-const ADDRS_PER_NODE_MAX: usize = 16;
-const ADDR_BYTES_MAX: usize = 512;
 /// How often it is looked who votes, 10 ms apart, while a topology log begins.
 const VOTERS_LOOKS: u32 = 300;
 /// Version of this build.
@@ -154,9 +153,11 @@ pub struct Node {
     registering: Mutex<HashSet<(NodeId, Incarnation)>>,
     /// Members that are down: the epoch of that, and when this node learnt of it.
     seen_down: Mutex<BTreeMap<NodeId, (Epoch, u64)>>,
-    /// Addresses heard in announcements of nodes that are not members yet, [`HEARD_ADDRS_MAX`] at most.
-    heard_addrs: Mutex<HashMap<NodeId, Vec<String>>>,
-    coordinator_hint: Option<NodeId>,
+    /// Addresses that are not committed: of nodes that are not members yet, and of members that have moved;
+    /// [`HEARD_ADDRS_MAX`] at most.
+    heard_addrs: Mutex<BTreeMap<NodeId, HeardAddrs>>,
+    /// Who may be the coordinator, as long as the topology log names none.
+    coordinator_hint: Mutex<Option<NodeId>>,
     started_ms: u64,
     stopping: Stopping,
     /// Whether what others can take has been, or is being, given away for a planned stop.
@@ -174,16 +175,6 @@ pub struct Node {
     tasks: Mutex<Vec<AbortHandle>>,
     /// Held while a snapshot of the store is made: one at a time.
     snapshots: tokio::sync::Mutex<()>,
-}
-
-/// Keeps the announced addresses, unless there are those of too many other nodes; tells whether it did.
-fn note_within_bounds(heard: &mut HashMap<NodeId, Vec<String>>, announcement: &Announcement) -> bool {
-    if heard.len() >= HEARD_ADDRS_MAX && !heard.contains_key(&announcement.node) {
-        return false;
-    }
-    let short = announcement.peer_addrs.iter().filter(|addr| addr.len() <= ADDR_BYTES_MAX);
-    heard.insert(announcement.node, short.take(ADDRS_PER_NODE_MAX).cloned().collect());
-    true
 }
 
 impl Node {
@@ -235,7 +226,7 @@ impl Node {
         drop(inbound.topology.set(topology.clone()));
 
         let client_addr = client_addr(&settings, listener)?;
-        let peer_addrs = peer_addrs(&settings, &network);
+        let peer_addrs = peer_addrs(&settings, &network).await;
         let addrs = (client_addr.as_str(), peer_addrs.as_slice());
         let joined = join_cluster(&settings, &identity, &store, &network, &topology, addrs, returning).await;
         let joined = match joined {
@@ -269,6 +260,7 @@ impl Node {
             note_superseded: Box::new(move |returning| given_up::note(&data_dir, returning)),
         };
         let node = Self::assemble(parts, |node| drop(inbound.node.set(node)));
+        node.tasks.lock().push(node.host.spawn(node.clone().run_bootstrap(network)));
         let refusal = tokio::select! {
             biased;
             () = node.wait_until_serving() => return Ok(node),
@@ -318,8 +310,8 @@ impl Node {
             leases: Mutex::default(),
             registering: Mutex::default(),
             seen_down: Mutex::default(),
-            heard_addrs: Mutex::new(parts.heard_addrs),
-            coordinator_hint: parts.coordinator_hint,
+            heard_addrs: Mutex::default(),
+            coordinator_hint: Mutex::new(parts.coordinator_hint),
             stopping: Stopping::default(),
             leaving: AtomicBool::default(),
             refusal: watch::Sender::default(),
@@ -331,6 +323,7 @@ impl Node {
             tasks: Mutex::default(),
             snapshots: tokio::sync::Mutex::default(),
         });
+        node.hear_addrs(parts.heard_addrs);
         node.update_peers();
         wire(node.clone());
         node.spawn_loops([urgent_proposed, patient_proposed], batched);
@@ -496,34 +489,6 @@ impl Node {
         }
     }
 
-    fn note_address(&self, announcement: &Announcement) {
-        let noted = {
-            let mut heard = self.heard_addrs.lock();
-            if heard.len() >= HEARD_ADDRS_MAX {
-                // Members' addresses are in the state.
-                let state = self.topology.state();
-                heard.retain(|node, _| !state.members.contains_key(node));
-            }
-            note_within_bounds(&mut heard, announcement)
-        };
-        if noted {
-            self.update_peers();
-        } else {
-            tracing::debug!(node = %announcement.node, "an address was not noted: too many nodes want to join");
-        }
-    }
-
-    /// Tells the network where members, and nodes about to be, are reached.
-    fn update_peers(&self) {
-        let state = self.topology.state();
-        let mut peers = self.heard_addrs.lock().clone();
-        for (node, member) in state.members.iter() {
-            peers.insert(*node, member.announcement.peer_addrs.clone());
-        }
-        peers.remove(&self.id);
-        self.peers.set_peers(peers);
-    }
-
     fn on_control(self: &Arc<Self>, from: NodeId, body: &[u8], reply: Responder) {
         let Ok(question) = wire::decode::<Control, CONTROL_BYTES_MAX>(body) else {
             self.note_refused(Refused::Message, from, &"a control message");
@@ -592,21 +557,6 @@ impl Node {
             },
         }
     }
-
-    fn introduce(&self) -> ControlAnswer {
-        let state = self.topology.state();
-        let members = state.members.values();
-        let mut members: Vec<_> =
-            members.map(|m| (m.announcement.node, m.announcement.peer_addrs.clone())).collect();
-        if !state.members.contains_key(&self.id) {
-            members.push((self.id, self.peer_addrs.clone()));
-        }
-        ControlAnswer::Hello {
-            cluster_id: Some(self.cluster_id),
-            coordinator: self.topology.coordinator(),
-            members,
-        }
-    }
 }
 
 /// Whether this node is the only voter of the log, as the log says.
@@ -638,7 +588,14 @@ async fn join_cluster(
         if !settings.serve_alone && votes_alone(topology, identity.node).await {
             let data_dir = settings.data_dir.clone();
             let note: NoteSuperseded = Box::new(move |returning| given_up::note(&data_dir, returning));
-            if compare(&note, identity.node, &network.peers(), &state).await? {
+            let peers = network.peers();
+            let newer = tokio::select! {
+                biased;
+                compared = compare(&note, identity.node, &peers, &state) => compared?,
+                // The other member may have moved.
+                never = bootstrap::keep_connected(network, &settings.bootstrap) => match never {},
+            };
+            if newer {
                 return Err(BeginsAnew(
                     "another node took over: this one returns under the newer generation".to_owned(),
                 )
@@ -695,44 +652,4 @@ async fn join_cluster(
     let found = Change::Found { cluster_id, replication_factor, lease_ms, rebuild_delay_ms, founder };
     topology.found(found, more).await?;
     Ok(join::Introduction { cluster_id, coordinator: Some(identity.node), members: Vec::new() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::cluster::state::StoreCondition;
-
-    fn announcement(node: u16, peer_addrs: Vec<String>) -> Announcement {
-        let mut id = [0; 32];
-        id[..2].copy_from_slice(&node.to_le_bytes());
-        Announcement {
-            node: NodeId::from_bytes(id),
-            incarnation: Incarnation::default(),
-            peer_addrs,
-            client_addr: String::new(),
-            zone: String::new(),
-            weight: 1,
-            build: String::new(),
-            protocol: 1,
-            protocol_min: 1,
-            features: 0,
-            store: StoreCondition::Whole,
-        }
-    }
-
-    #[test]
-    fn addresses_of_so_many_nodes_are_kept_and_so_many_of_each() {
-        let mut heard = HashMap::new();
-        let nodes = HEARD_ADDRS_MAX as u16;
-        for node in 0..nodes {
-            assert!(note_within_bounds(&mut heard, &announcement(node, vec!["/dns/a".to_owned()])));
-        }
-        assert!(!note_within_bounds(&mut heard, &announcement(nodes, Vec::new())));
-        let mut many = vec!["x".repeat(ADDR_BYTES_MAX + 1)];
-        many.extend((0..100).map(|number| number.to_string()));
-        let known = announcement(0, many);
-        assert!(note_within_bounds(&mut heard, &known), "a node that is noted may move");
-        assert_eq!(heard[&known.node].len(), ADDRS_PER_NODE_MAX);
-        assert_eq!(heard[&known.node][0], "0");
-    }
 }

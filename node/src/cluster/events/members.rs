@@ -25,8 +25,12 @@ impl News<'_> {
             let Some(Member { announcement, .. }) = news.new.member(node) else {
                 return String::new();
             };
-            let mut message =
-                format!("node {} joined: clients at {}", node.short(), announcement.client_addr);
+            // Without a host: on every address of the node.
+            let at = match announcement.client_addr.strip_prefix(':') {
+                Some(port) => format!("port {port}"),
+                None => announcement.client_addr.clone(),
+            };
+            let mut message = format!("node {} joined: clients at {at}", node.short());
             match announcement.weight {
                 0 => message.push_str(", a witness that holds no data"),
                 weight => message.push_str(&format!(", weight {weight}")),

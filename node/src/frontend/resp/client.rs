@@ -1,6 +1,6 @@
 //! What a connection knows of its client, and what became of the command it handled last.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -42,6 +42,8 @@ pub(super) type Executed = Arc<Mutex<Vec<(&'static str, bool)>>>;
 pub(super) struct Client {
     pub(super) id: u64,
     pub(super) peer: SocketAddr,
+    /// The address of this node that it has connected to.
+    pub(super) local: Option<IpAddr>,
     /// Its place in the list of clients.
     pub(super) registered: Guard,
     /// The command it sent last.

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -101,11 +101,13 @@ impl Connection {
         (peer, place): (SocketAddr, Place),
         id: u64,
     ) -> Self {
-        let local = stream.tcp().local_addr().map(|addr| addr.to_string()).unwrap_or_default();
+        let local = stream.tcp().local_addr().ok();
+        let shown = local.map(|addr| addr.to_string()).unwrap_or_default();
         let client = Client {
             id,
             peer,
-            registered: server.clients.register(id, peer, local),
+            local: local.map(|addr| addr.ip().to_canonical()),
+            registered: server.clients.register(id, peer, shown),
             last_command: "NULL",
             replies: Replies::On,
             name: String::new(),

@@ -93,8 +93,9 @@ fn words(args: Args<'_>) -> Vec<String> {
 }
 
 fn ask(context: &mut Context<'_>, request: AdminRequest) -> Handled {
-    let keyspace = context.server.keyspace.clone();
-    let answer =
-        async move { keyspace.admin(request).await.map_err(|text| Refusal::from(format!("ERR {text}"))) };
+    let (keyspace, local) = (context.server.keyspace.clone(), context.client.local);
+    let answer = async move {
+        keyspace.admin(request, local).await.map_err(|text| Refusal::from(format!("ERR {text}")))
+    };
     later(context, answer, |json, to| to.bulk(json.as_bytes()))
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use caskade_engine::{SLOTS, slot_of};
 
 use super::{Context, integer, later};
-use crate::frontend::keyspace::{Keyspace, SlotRange, Topology, TopologyNode};
+use crate::frontend::keyspace::{ClientPlace, Keyspace, SlotRange, Topology, TopologyNode};
 use crate::frontend::resp::encoder::Encoder;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Refusal, Reply};
@@ -21,7 +21,7 @@ const WALK_STEP: usize = 1000;
 
 /// The subcommands that tell what the node knows of its cluster.
 pub(super) fn cluster(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let topology = context.server.keyspace.topology();
+    let topology = context.server.keyspace.topology(context.client.local);
     let to = &mut context.to;
     match args.get(1).to_ascii_lowercase().as_slice() {
         b"keyslot" => to.integer(slot_of(args.get(2)).into()),
@@ -135,12 +135,22 @@ fn slots(topology: &Topology, to: &mut Encoder<'_>) {
         to.integer(range.end.into());
         for node in nodes {
             to.array(4);
-            to.bulk(node.host.as_bytes());
-            to.integer(node.port.into());
+            endpoint(&node.place, to);
+            to.integer(node.place.port.into());
             to.bulk(redis_id(node.id).as_bytes());
-            to.array(0);
+            // Redis's `cluster-preferred-endpoint-type hostname`: what is not the endpoint follows it.
+            to.map(usize::from(node.place.hostname.is_some()));
+            if node.place.hostname.is_some() {
+                to.name("ip");
+                to.bulk(node.place.ip.as_bytes());
+            }
         }
     }
+}
+
+/// The host that clients are to use; null where it is not known: then it is the one that they use already.
+fn endpoint(place: &ClientPlace, to: &mut Encoder<'_>) {
+    to.value_or_null(Some(place.host()).filter(|host| !host.is_empty()).map(str::as_bytes));
 }
 
 /// The ranges a node is primary of.
@@ -165,15 +175,20 @@ fn shards(topology: &Topology, to: &mut Encoder<'_>) {
 }
 
 fn shard_node(node: &TopologyNode, to: &mut Encoder<'_>) {
-    to.map(7);
+    let place = &node.place;
+    to.map(if place.hostname.is_some() { 8 } else { 7 });
     to.name("id");
     to.bulk(redis_id(node.id).as_bytes());
     to.name("port");
-    to.integer(node.port.into());
+    to.integer(place.port.into());
     to.name("ip");
-    to.bulk(node.host.as_bytes());
+    to.bulk(place.ip.as_bytes());
     to.name("endpoint");
-    to.bulk(node.host.as_bytes());
+    endpoint(place, to);
+    if let Some(hostname) = &place.hostname {
+        to.name("hostname");
+        to.bulk(hostname.as_bytes());
+    }
     to.name("role");
     to.name("master");
     to.name("replication-offset");
@@ -187,11 +202,11 @@ fn nodes(topology: &Topology) -> String {
     for (index, node) in topology.nodes.iter().enumerate() {
         let myself = if node.id == topology.node { "myself," } else { "" };
         let (fail, link) = if node.up { ("", "connected") } else { (",fail", "disconnected") };
+        let ClientPlace { ip, hostname, port } = &node.place;
+        let hostname = hostname.as_ref().map(|name| format!(",{name}")).unwrap_or_default();
         text.push_str(&format!(
-            "{} {}:{}@{} {myself}master{fail} - 0 0 {} {link}",
+            "{} {ip}:{port}@{}{hostname} {myself}master{fail} - 0 0 {} {link}",
             redis_id(node.id),
-            node.host,
-            node.port,
             node.peer_port,
             topology.epoch
         ));

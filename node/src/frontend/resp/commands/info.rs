@@ -162,7 +162,7 @@ fn write_section(section: &str, keyspace: &dyn Keyspace, figures: &Figures, text
             calls.iter().for_each(|(command, calls)| text.push_str(&calls_line(command, calls)));
         }
         "cluster" => {
-            let topology = keyspace.topology();
+            let topology = keyspace.topology(None);
             field("# Cluster\r\ncluster_enabled", &1);
             field("caskade_node", &topology.node);
             field("caskade_epoch", &topology.epoch);

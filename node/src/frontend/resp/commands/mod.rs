@@ -252,8 +252,9 @@ fn admit(
     if together && keys().any(|key| slot_of(key) != slot_of(first)) {
         return Err(cross_slot());
     }
-    match keyspace.elsewhere(first, context.client.readonly && !command.writes()) {
-        Some(address) => Err(format!("MOVED {} {address}", slot_of(first)).into()),
+    let readonly = context.client.readonly && !command.writes();
+    match keyspace.elsewhere(first, readonly, context.client.local) {
+        Some(place) => Err(format!("MOVED {} {}", slot_of(first), place.in_redis_form()).into()),
         None => Ok(command),
     }
 }

@@ -77,7 +77,7 @@ pub(super) fn wait(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let waited = async move {
         let deadline = tokio::time::Instant::now() + timeout;
         loop {
-            let found = copies(&keyspace.topology(), &partitions);
+            let found = copies(&keyspace.topology(None), &partitions);
             if found >= wanted || within_transaction || tokio::time::Instant::now() >= deadline {
                 return Ok(found);
             }
