@@ -45,6 +45,7 @@ mod directory;
 mod embedded;
 mod engine;
 mod error;
+mod failure;
 mod file_figures;
 mod file_scan;
 mod file_system;
@@ -88,6 +89,7 @@ pub use crate::engine::{Engine, EngineStats};
 pub use crate::error::{
     AppendError, IoError, MergeError, OpenError, ReadError, ScanError, SnapshotError, StoreError,
 };
+pub use crate::failure::OnFailure;
 pub use crate::file_system::{
     Fault, FaultyFileSystem, FileCall, FileHandle, FileSystem, MAPPING_STEP, Mapping, Moment, OpenMode,
     RealFileSystem, Space, WritableMapping,

@@ -31,12 +31,16 @@ pub(crate) use self::writer::{Writer, create_active, too_many_files};
 use crate::data_file::{Location, Pin};
 use crate::directory::Directory;
 use crate::error::{AppendError, IoError, OpenError};
+use crate::failure::OnFailure;
 use crate::format::{MARK_LEN, RECORD_HEADER_LEN, Salt, TOMBSTONE_VALUE_LEN};
 use crate::keydir::Candidate;
 use crate::options::{Options, SyncPolicy};
 use crate::reserve::TRIES;
 use crate::table::Entry;
-use crate::{Era, Partition, Record, Version};
+use crate::{Era, Partition, Record, Version, mutation};
+
+/// Name of the log's thread.
+const THREAD: &str = "cask-log";
 
 /// What an append is charged beyond its bytes: its callback and its place in the queue.
 const APPEND_OVERHEAD: usize = 256;
@@ -192,6 +196,7 @@ struct Shared {
     salt: Salt,
     queue: Queue,
     writer: Mutex<Writer>,
+    on_failure: OnFailure,
 }
 
 impl Log {
@@ -212,6 +217,7 @@ impl Log {
             salt: writer.salt(),
             queue: Queue::new(options.append_buffer_bytes),
             writer: Mutex::new(writer),
+            on_failure: options.on_failure.clone(),
         });
         let run: Option<fn(&Shared)> = match options.sync {
             _ if !options.log_thread => None,
@@ -222,8 +228,12 @@ impl Log {
         let mut thread = None;
         if let Some(run) = run {
             let shared = shared.clone();
-            let builder = thread::Builder::new().name("cask-log".to_owned());
-            let handle = builder.spawn(move || run(&shared)).map_err(|e| OpenError::Thread(Arc::new(e)))?;
+            let builder = thread::Builder::new().name(THREAD.to_owned());
+            let run = move || {
+                let _guard = shared.on_failure.guard(THREAD);
+                run(&shared);
+            };
+            let handle = builder.spawn(run).map_err(|e| OpenError::Thread(Arc::new(e)))?;
             thread = Some(handle);
         }
         let thread_id = thread.as_ref().map(|handle| handle.thread().id());
@@ -478,9 +488,17 @@ impl Shared {
         }
         writer.delivering = true;
         while let Some((done, result)) = writer.deliveries.pop_front() {
-            MutexGuard::unlocked(&mut writer, || run_callback(done, result));
+            MutexGuard::unlocked(&mut writer, || self.run_callback(done, result));
         }
         writer.delivering = false;
+    }
+
+    /// A callback that panics must not take the log's thread with it: others wait for theirs.
+    fn run_callback(&self, done: Done, result: Result<Appended, AppendError>) {
+        if catch_unwind(AssertUnwindSafe(|| done(result))).is_err() {
+            tracing::error!("a callback of an append panicked");
+            self.on_failure.report(THREAD, "a callback of an append panicked");
+        }
     }
 
     /// Until the log is closed: syncs what was written since the last time.
@@ -491,6 +509,7 @@ impl Shared {
         let interval = Duration::from_millis(ms);
         let mut next = Instant::now() + interval;
         while !self.queue.wait_closed(next) {
+            mutation::end_if_told(THREAD);
             next = Instant::now() + interval;
             // A failure poisons the log, which tells every later append.
             let _ = self.sync_outside_lock();
@@ -510,6 +529,7 @@ impl Shared {
 
 impl Sink for Shared {
     fn commit(&self, group: &mut [u8]) -> Result<Place, AppendError> {
+        mutation::end_if_told(THREAD);
         let mut writer = self.writer.lock();
         let place = self.write(&mut writer, group)?;
         self.counters.syncs.fetch_add(1, Ordering::Relaxed);
@@ -518,7 +538,7 @@ impl Sink for Shared {
     }
 
     fn tell(&self, (appended, done): Callback, outcome: Result<Place, AppendError>) {
-        run_callback(done, outcome.map(|place| self.locate(appended, place)));
+        self.run_callback(done, outcome.map(|place| self.locate(appended, place)));
     }
 }
 
@@ -536,13 +556,6 @@ fn lens(record: &Unwritten<'_>) -> Lens {
 fn place(at: &mut Location, base: Location) {
     at.file = base.file;
     at.offset += base.offset;
-}
-
-/// A callback that panics must not take the log's thread with it.
-fn run_callback(done: Done, result: Result<Appended, AppendError>) {
-    if catch_unwind(AssertUnwindSafe(|| done(result))).is_err() {
-        tracing::error!("a callback of an append panicked");
-    }
 }
 
 /// The salt of a new file.

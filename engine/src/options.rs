@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::budget::Budget;
+use crate::failure::OnFailure;
 
 /// When an append counts as done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -147,6 +148,9 @@ pub struct Options {
     /// Bytes a second that merges may read and write: a handle that other background work can share, and that
     /// can be changed at any time. Default without limit.
     pub budget: Budget,
+    /// Called when a thread of the store ends by a panic, or a callback of an append panics. Default: nobody; that is
+    /// logged only.
+    pub on_failure: OnFailure,
 }
 
 /// When merges may run.
@@ -245,6 +249,7 @@ impl Options {
             low_free_bytes: 1024 * MIB,
             reserve_bytes: 16 * MIB,
             budget: Budget::default(),
+            on_failure: OnFailure::default(),
         }
     }
 

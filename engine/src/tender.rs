@@ -9,6 +9,10 @@ use parking_lot::{Condvar, Mutex};
 use crate::embedded::now_ms;
 use crate::engine::Core;
 use crate::error::OpenError;
+use crate::mutation;
+
+/// Name of the thread.
+const THREAD: &str = "cask-tend";
 
 /// How often it looks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -39,8 +43,11 @@ impl Tender {
         let mut thread = None;
         if core.options.background {
             let (core, signal) = (core.clone(), signal.clone());
-            let builder = thread::Builder::new().name("cask-tend".to_owned());
-            let run = move || run(&core, &signal);
+            let builder = thread::Builder::new().name(THREAD.to_owned());
+            let run = move || {
+                let _guard = core.options.on_failure.guard(THREAD);
+                run(&core, &signal);
+            };
             thread = Some(builder.spawn(run).map_err(|e| OpenError::Thread(Arc::new(e)))?);
         }
         let log_thread = core.log.thread_id();
@@ -81,6 +88,7 @@ fn run(core: &Core, signal: &Signal) {
                 return;
             }
         }
+        mutation::end_if_told(THREAD);
         if skip > 0 {
             skip -= 1;
             continue;
