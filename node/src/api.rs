@@ -56,6 +56,8 @@ pub struct Status {
     pub generation: u32,
     /// The asked node's peer network.
     pub peers: PeerFigures,
+    /// Log lines the asked node dropped since its start: its log could not be written, or not fast enough.
+    pub log_lines_dropped: u64,
 }
 
 /// What the asked node's peer network did since it started, and holds now. In [`Status`].

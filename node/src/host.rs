@@ -12,6 +12,7 @@ use tokio::runtime::Handle;
 use tokio::task::AbortHandle;
 
 use crate::clock;
+use crate::supervise::{Part, Supervisor};
 
 /// What a simulation puts in the place of the machine.
 pub trait Machine: Send + Sync + 'static {
@@ -29,17 +30,23 @@ pub struct Host {
     /// `None` is this process on this machine.
     machine: Option<Arc<dyn Machine>>,
     runtime: Handle,
+    supervisor: Supervisor,
 }
 
 impl Host {
     /// This process on this machine. Must be called within the runtime that is to drive its tasks.
-    pub fn real() -> Self {
-        Self { machine: None, runtime: Handle::current() }
+    pub fn real(supervisor: Supervisor) -> Self {
+        Self { machine: None, runtime: Handle::current(), supervisor }
     }
 
     /// A machine that is simulated. Must be called within the runtime that is to drive its tasks.
     pub fn simulated(machine: Arc<dyn Machine>) -> Self {
-        Self { machine: Some(machine), runtime: Handle::current() }
+        Self { machine: Some(machine), runtime: Handle::current(), supervisor: Supervisor::default() }
+    }
+
+    /// Returns what watches the node's tasks.
+    pub fn supervisor(&self) -> &Supervisor {
+        &self.supervisor
     }
 
     /// Milliseconds of a clock that never goes back and counts suspended time (rule R9): `Instant` does not.
@@ -59,8 +66,21 @@ impl Host {
         }
     }
 
-    /// Starts a task; from any thread.
+    /// Starts a task that has an end; from any thread. If it panics, the node ends.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
+        self.start(self.supervisor.watched(task))
+    }
+
+    /// Starts a task that must never end; from any thread. If it does, the node ends.
+    pub fn spawn_essential(
+        &self,
+        part: Part,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) -> AbortHandle {
+        self.start(self.supervisor.essential(part, task))
+    }
+
+    fn start(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         match &self.machine {
             None => self.runtime.spawn(task).abort_handle(),
             Some(machine) => self.runtime.spawn(machine.guard(Box::pin(task))).abort_handle(),

@@ -4,24 +4,48 @@ use std::convert::Infallible;
 use std::io::Write as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use caskade_node::config::{self, Loaded, LogFormat, ServerArgs, Settings};
 use caskade_node::frontend::security::Security;
+use caskade_node::logging::{self, Level, Log};
 use caskade_node::machine;
-use caskade_node::runtime::{BeginsAnew, Node};
+use caskade_node::runtime::reload::Reload;
+use caskade_node::runtime::{BeginsAnew, Node, note_last_words};
+use caskade_node::supervise::{EXIT_PART_ENDED, Part, PartEnded, Supervisor};
 use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+
+/// How long the process may go on after a part of the node has ended.
+const FORCED_END: Duration = Duration::from_secs(5);
+/// How long the process waits at its end for what it has logged to be written.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+const AFTER_HELP: &str = "\
+Signals:
+  SIGTERM, SIGINT  hand over what other nodes can take, answer clients, and stop
+  SIGHUP           open the log file anew; read the settings file, the ACL file and the certificates again;
+                   client_idle_s, log_file, log_level and max_clients change at once, the log names what needs a restart
+
+Exit codes:
+  0   stopped as asked
+  1   not started, or stopped for a reason that a restart alone does not mend: see standard error
+  2   wrong arguments
+  70  a part of the node ended unexpectedly: start it again";
+
 /// One node of a Caskade cluster: a Bitcask store, a share of the ring, and a possible coordinator.
 #[derive(Parser)]
-#[command(name = "caskd", version)]
+#[command(name = "caskd", version, after_help = AFTER_HELP)]
 struct Args {
     #[command(flatten)]
     server: ServerArgs,
@@ -50,30 +74,67 @@ fn main() -> ExitCode {
             for problem in problems {
                 text.push_str(&format!("  - {problem}\n"));
             }
-            return fail(&text);
+            return fail(&text, 1);
         }
     };
     if let Some(Command::Config { json }) = args.command {
-        let text =
-            if json { format!("{:#}\n", config::render_json(&settings)) } else { config::render(&settings) };
-        // A reader that went away wants no more of it.
-        let _ = std::io::stdout().write_all(text.as_bytes());
-        return ExitCode::SUCCESS;
+        return print_settings(&settings, json);
     }
-    start_log(&settings);
+    let (log, level) = start_log(&settings);
     for warning in warnings {
         tracing::warn!("{warning}");
     }
-    match run(within_open_files(settings)) {
+    let supervisor = Supervisor::default();
+    supervisor.watch_panics();
+    force_end(&supervisor);
+    let logs_to_file = settings.log_file.is_some();
+    let reload = Reload::new(args.server, settings.clone(), log.clone(), level);
+    let ended = run(within_open_files(settings), &supervisor, reload);
+    if let Err(error) = &ended
+        && logs_to_file
+    {
+        // Whoever started the process reads it on standard error.
+        tracing::error!("caskd stops: {error:#}");
+    }
+    log.flush(FLUSH_MAX);
+    match ended {
         Ok(End::Stopped) => ExitCode::SUCCESS,
         // In the place of this process: whatever of it still held a port or the store is gone then.
         Ok(End::Anew) => {
             let error = std::process::Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).exec();
-            fail(&format!(
-                "caskd cannot start itself again ({error}); start it: it goes on where it stopped\n"
-            ))
+            fail(
+                &format!(
+                    "caskd cannot start itself again ({error}); start it: it goes on where it stopped\n"
+                ),
+                1,
+            )
         }
-        Err(error) => fail(&format!("caskd stops: {error:#}\n")),
+        Err(error) => {
+            let code = if error.is::<PartEnded>() { EXIT_PART_ENDED } else { 1 };
+            fail(&format!("caskd stops: {error:#}\n"), code)
+        }
+    }
+}
+
+/// Ends the process [`FORCED_END`] after a part of the node has ended, whatever else hangs then.
+fn force_end(supervisor: &Supervisor) {
+    let due = Arc::new(AtomicBool::new(false));
+    let wait = {
+        let due = Arc::clone(&due);
+        move || {
+            while !due.load(Ordering::Acquire) {
+                thread::park();
+            }
+            thread::sleep(FORCED_END);
+            std::process::exit(EXIT_PART_ENDED.into());
+        }
+    };
+    match thread::Builder::new().name("forced-end".to_owned()).spawn(wait) {
+        Ok(waits) => supervisor.on_end(move || {
+            due.store(true, Ordering::Release);
+            waits.thread().unpark();
+        }),
+        Err(error) => tracing::warn!(%error, "no thread to end this process by, should a part of it hang"),
     }
 }
 
@@ -98,27 +159,55 @@ fn within_open_files(mut settings: Settings) -> Settings {
     settings
 }
 
-fn fail(text: &str) -> ExitCode {
-    let _ = std::io::stderr().write_all(text.as_bytes());
-    ExitCode::FAILURE
+/// Says why on standard error; one that nobody reads is not waited for.
+fn fail(text: &str, code: u8) -> ExitCode {
+    let stderr = Log::start(LogFormat::Human);
+    stderr.line(text.as_bytes());
+    stderr.flush(FLUSH_MAX);
+    ExitCode::from(code)
 }
 
-fn start_log(settings: &Settings) {
-    // The consensus library tells every message at `info`; a setting that names it still has the last word.
-    let filter = tracing_subscriber::EnvFilter::new(format!("openraft=warn,{}", settings.log_level));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match settings.log_format {
-        LogFormat::Human => log.with_ansi(false).init(),
-        LogFormat::Json => log.json().init(),
+/// Prints the settings. A reader that has gone away (`caskd config | head`) is no error.
+fn print_settings(settings: &Settings, json: bool) -> ExitCode {
+    let text = if json { format!("{:#}\n", config::render_json(settings)) } else { config::render(settings) };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            fail(&format!("the settings cannot be written to standard output: {error}\n"), 1)
+        }
+        _ => ExitCode::SUCCESS,
     }
 }
 
-fn run(settings: Settings) -> anyhow::Result<End> {
+/// Sends what is logged to where the settings say.
+fn start_log(settings: &Settings) -> (Log, Option<Level>) {
+    let log = Log::start(settings.log_format);
+    if settings.log_file.is_some() {
+        log.write_to(settings.log_file.clone());
+    }
+    match logging::install(&log, settings.log_format, &settings.log_level) {
+        Ok(level) => (log, Some(level)),
+        Err(error) => {
+            log.line(format!("caskd logs nothing: {error}\n").as_bytes());
+            (log, None)
+        }
+    }
+}
+
+fn run(settings: Settings, supervisor: &Supervisor, reload: Arc<Reload>) -> anyhow::Result<End> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     if settings.worker_threads > 0 {
         builder.worker_threads(settings.worker_threads as usize);
     }
-    builder.enable_all().build().context("cannot start the threads of the node")?.block_on(serve(settings))
+    let runtime = builder.enable_all().build().context("cannot start the threads of the node")?;
+    let data_dir = settings.data_dir.clone();
+    let ended = runtime.block_on(serve(settings, supervisor, reload));
+    if let Err(error) = &ended
+        && let Some(part) = error.downcast_ref()
+    {
+        // Before the runtime is dropped, which waits for what may hang now.
+        note_last_words(&data_dir, part);
+    }
+    ended
 }
 
 /// How a process of the node ended.
@@ -129,10 +218,35 @@ enum End {
     Anew,
 }
 
-async fn serve(settings: Settings) -> anyhow::Result<End> {
-    let mut terminate = signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?;
-    let mut interrupt = signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?;
+/// Signals that ask the node to stop.
+struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate()).context("cannot wait for SIGTERM")?,
+            interrupt: signal(SignalKind::interrupt()).context("cannot wait for SIGINT")?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        let name = tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        };
+        tracing::info!("{name}: stopping");
+    }
+}
+
+async fn serve(settings: Settings, supervisor: &Supervisor, reload: Arc<Reload>) -> anyhow::Result<End> {
+    let mut stop_signals = StopSignals::new()?;
+    let hangup = signal(SignalKind::hangup()).context("cannot wait for SIGHUP")?;
+    tokio::spawn(supervisor.essential(Part::Reload, reload_at(hangup, Arc::clone(&reload))));
     let security = Security::from_settings(&settings)?;
+    reload.set_security(security.clone());
     let listener = TcpListener::bind(settings.listen).await.with_context(|| {
         format!(
             "cannot listen for clients on {}: is a node running there already? Stop it, or choose another --listen",
@@ -141,50 +255,66 @@ async fn serve(settings: Settings) -> anyhow::Result<End> {
     })?;
     let memcached = listen_for_memcached(&settings).await?;
     let node = tokio::select! {
-        started = Node::start(settings, &listener) => match started {
+        started = Node::start(settings, &listener, supervisor) => match started {
             Err(error) if error.is::<BeginsAnew>() => {
                 tracing::warn!("{error:#}");
                 return Ok(End::Anew);
             }
             started => started?,
         },
-        _ = terminate.recv() => return Ok(End::Stopped),
-        _ = interrupt.recv() => return Ok(End::Stopped),
+        () = stop_signals.wait() => return Ok(End::Stopped),
     };
+    reload.set_node(node.clone());
     let (stop, stopping) = watch::channel(false);
     let mut front_ends = JoinSet::new();
     if let Some(tls) = &security.tls {
-        front_ends.spawn(tls.clone().keep_fresh(stopping.clone()));
+        let fresh = tls.clone().keep_fresh(stopping.clone());
+        front_ends.spawn(supervisor.essential_until(Part::Certificates, fresh));
     }
     if let Some(memcached) = memcached {
-        front_ends.spawn(node.clone().serve_memcached(memcached, security.clone(), stopping.clone()));
+        let serve = node.clone().serve_memcached(memcached, security.clone(), stopping.clone());
+        front_ends.spawn(supervisor.essential_until(Part::MemcachedClients, serve));
     }
-    front_ends.spawn(node.clone().serve_clients(listener, security, stopping));
-    let ready = tell_when_ready(&node);
-    let refusal = tokio::select! {
-        _ = terminate.recv() => {
-            tracing::info!("SIGTERM: stopping");
-            None
+    let serve = node.clone().serve_clients(listener, security, stopping);
+    front_ends.spawn(supervisor.essential_until(Part::RedisClients, serve));
+    let stopped = async {
+        let refusal = tokio::select! {
+            () = stop_signals.wait() => None,
+            reason = node.refused() => Some(reason),
+            never = tell_when_ready(&node) => match never {},
+        };
+        // Clients are answered as long as the node can ask others for what it handed over.
+        node.leave().await;
+        stop.send_replace(true);
+        while let Some(ended) = front_ends.join_next().await {
+            ended.context("a front end ended abnormally")?;
         }
-        _ = interrupt.recv() => {
-            tracing::info!("SIGINT: stopping");
-            None
+        node.stop().await;
+        tracing::info!("stopped");
+        match refusal {
+            None => Ok(End::Stopped),
+            Some(_) if node.begins_anew() => Ok(End::Anew),
+            Some(reason) => Err(anyhow::anyhow!(reason)),
         }
-        reason = node.refused() => Some(reason),
-        never = ready => match never {},
     };
-    // Clients are answered as long as the node can ask others for what it handed over.
-    node.leave().await;
-    stop.send_replace(true);
-    while let Some(ended) = front_ends.join_next().await {
-        ended.context("a front end ended abnormally")?;
+    tokio::select! {
+        biased;
+        ended = supervisor.ended() => {
+            tracing::error!("{ended}");
+            node.end_at_once().await;
+            Err(ended.into())
+        }
+        stopped = stopped => stopped,
     }
-    node.stop().await;
-    tracing::info!("stopped");
-    match refusal {
-        None => Ok(End::Stopped),
-        Some(_) if node.begins_anew() => Ok(End::Anew),
-        Some(reason) => Err(anyhow::anyhow!(reason)),
+}
+
+/// Reads again what can be read again, whenever SIGHUP asks for it; never ends.
+async fn reload_at(mut hangup: Signal, reload: Arc<Reload>) {
+    while hangup.recv().await.is_some() {
+        let reload = Arc::clone(&reload);
+        if let Err(error) = tokio::task::spawn_blocking(move || reload.reload()).await {
+            tracing::error!(%error, "SIGHUP: not all could be read again");
+        }
     }
 }
 
@@ -204,7 +334,14 @@ async fn listen_for_memcached(settings: &Settings) -> anyhow::Result<Option<TcpL
 /// Says on standard output that the node serves, once it does; never ends.
 async fn tell_when_ready(node: &Node) -> Infallible {
     node.wait_until_serving().await;
-    let mut stdout = std::io::stdout();
-    writeln!(stdout, "{}", node.ready_line()).and_then(|()| stdout.flush()).ok();
+    let line = node.ready_line() + "\n";
+    // On a thread of its own, which nobody waits for: standard output may be a pipe that nobody reads.
+    let write = move || {
+        let mut stdout = std::io::stdout();
+        stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()).ok();
+    };
+    if let Err(error) = thread::Builder::new().name("ready".to_owned()).spawn(write) {
+        tracing::warn!(%error, "cannot start a thread that says on standard output that the node serves");
+    }
     std::future::pending().await
 }

@@ -11,6 +11,7 @@ use caskade_engine::{Engine, PARTITIONS, Record};
 use caskade_node::config::Settings;
 use caskade_node::kv::{Action, Condition, ExpiryPolicy, Operation, Outcome};
 use caskade_node::runtime::Node;
+use caskade_node::supervise::Supervisor;
 use futures::future::join_all;
 use tokio::net::TcpListener;
 
@@ -39,7 +40,7 @@ async fn start(dir: &Path, bootstrap: Option<String>, scrub_bytes_per_s: u64) ->
     settings.scrub_bytes_per_s = scrub_bytes_per_s;
     settings.repair_interval_ms = 2000;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let node = Node::start(settings, &listener).await.unwrap();
+    let node = Node::start(settings, &listener, &Supervisor::default()).await.unwrap();
     Running { node, store: dir.join("store"), _listener: listener }
 }
 

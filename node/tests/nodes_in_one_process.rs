@@ -9,6 +9,7 @@ use bytes::Bytes;
 use caskade_node::config::Settings;
 use caskade_node::kv::{Action, Condition, ExpiryPolicy, Failure, Operation, Outcome, Ticket};
 use caskade_node::runtime::Node;
+use caskade_node::supervise::Supervisor;
 use tokio::net::TcpListener;
 
 const SECRET: &str = "a secret for the tests of one process";
@@ -29,7 +30,7 @@ async fn start(dir: &Path, bootstrap: Option<String>) -> Running {
     settings.bootstrap = bootstrap.into_iter().collect();
     settings.lease_ms = 1000;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let node = Node::start(settings, &listener).await.unwrap();
+    let node = Node::start(settings, &listener, &Supervisor::default()).await.unwrap();
     Running { node, _listener: listener }
 }
 

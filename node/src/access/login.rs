@@ -9,6 +9,7 @@ use super::account::{Account, Session};
 use super::log::Reason;
 use super::secret::Secret;
 use super::{Access, DEFAULT};
+use crate::supervise::contained_call;
 
 /// Longest password, bytes; a longer one is wrong.
 const PASSWORD_BYTES_MAX: usize = 64 * 1024;
@@ -100,11 +101,14 @@ impl Access {
         // Others may have failed while this one waited.
         self.throttled(login.peer)?;
         let login = login.clone();
+        // A panic in there is one refused log-in.
         let knows = tokio::task::spawn_blocking(move || {
-            if account.is_none() {
-                take_as_long(&login.password);
-            }
-            knows(account.as_deref(), &login)
+            contained_call(|| {
+                if account.is_none() {
+                    take_as_long(&login.password);
+                }
+                knows(account.as_deref(), &login)
+            })
         });
         Ok(knows.await.unwrap_or(false))
     }

@@ -19,7 +19,7 @@ mod tests;
 pub use args::ServerArgs;
 pub use kind::{Hidden, LogFormat, PairTakeover, Redirect, read_size};
 pub use reached::{HostName, ReachedAt};
-pub use render::{pairs, render, render_json};
+pub use render::{changed, pairs, render, render_json};
 pub use source::{Problem, Source};
 pub use table::{SETTINGS, Setting, Settings};
 

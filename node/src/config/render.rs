@@ -32,6 +32,18 @@ pub fn render_json(settings: &Settings) -> serde_json::Value {
         .into()
 }
 
+/// Returns the keys of the settings that differ.
+pub fn changed(before: &Settings, after: &Settings) -> Vec<&'static str> {
+    let shown = before.shown().into_iter().zip(after.shown());
+    let changed = SETTINGS.iter().zip(shown).filter(|(_, (before, after))| before != after);
+    let mut changed: Vec<_> = changed.map(|(setting, _)| setting.key).collect();
+    // It is never shown.
+    if before.requirepass.reveal() != after.requirepass.reveal() {
+        changed.push("requirepass");
+    }
+    changed
+}
+
 /// Every setting that has a value, with it as plain text.
 pub fn pairs(settings: &Settings) -> Vec<(String, String)> {
     let text = |value| match value {

@@ -202,7 +202,9 @@ settings! {
     debug_commands: bool, Switch, false;
     /// Threads that serve clients and peers; 0 is one for each processor.
     worker_threads: u32, Int(0..=1024, "threads"), 0;
-    /// How log lines are written, to standard error.
+    /// File the log is appended to, mode 0600; none: standard error. SIGHUP opens it anew, so that it can be rotated. While it cannot be opened, lines go to standard error; lines that cannot be written are dropped and counted, and never delay the node.
+    log_file: Option<PathBuf>, OptionalFile, None;
+    /// How log lines are written: human, or one JSON object a line.
     log_format: LogFormat, Format, LogFormat::Human;
     /// Which log lines are written.
     log_level: String, Filter, "info".into();

@@ -177,6 +177,22 @@ pub(super) struct Lease {
     ended: u64,
 }
 
+/// Dropped by a panic while a partition's lock is held, ends the node: what that partition's state is worth then, nobody
+/// knows.
+struct Held<'a> {
+    host: &'a Host,
+    partition: Partition,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let part = format!("partition {}", self.partition);
+            self.host.supervisor().report(&part, "a panic under its lock".to_owned());
+        }
+    }
+}
+
 /// The data plane of one node.
 pub struct Plane {
     pub(super) node: NodeId,
@@ -210,6 +226,8 @@ pub struct Plane {
     lease_until_ms: AtomicU64,
     /// Counts calls of [`Plane::end_lease`].
     leases_ended: AtomicU64,
+    /// This process gets no lease any more, whatever is granted.
+    lease_given_up: AtomicBool,
     sessions: AtomicU64,
     pub(super) store_failed: AtomicBool,
     /// Since when replicas of partitions this node is primary of have been away while their nodes are up.
@@ -256,6 +274,7 @@ impl Plane {
             cells: (0..PARTITIONS).map(|_| cell()).collect(),
             lease_until_ms: AtomicU64::new(0),
             leases_ended: AtomicU64::new(0),
+            lease_given_up: AtomicBool::new(false),
             sessions: AtomicU64::new(0),
             store_failed: AtomicBool::new(false),
             away_since: Mutex::default(),
@@ -289,6 +308,12 @@ impl Plane {
         self.lease_until_ms.store(0, Ordering::Release);
     }
 
+    /// This node serves nothing any more, whatever lease it is granted. Takes no lock.
+    pub fn give_up_lease(&self) {
+        self.lease_given_up.store(true, Ordering::Release);
+        self.end_lease();
+    }
+
     /// Whether this node may answer as a primary now.
     pub fn has_lease(&self) -> bool {
         self.lease().is_some()
@@ -300,7 +325,8 @@ impl Plane {
         // Before the clock is read: a lease that is granted in between says nothing of that moment.
         let until_ms = self.lease_until_ms.load(Ordering::Acquire);
         let held = self.host.monotonic_ms() < until_ms || planted(Mutation::NoLease);
-        held.then_some(Lease { until_ms, ended })
+        let given_up = self.lease_given_up.load(Ordering::Acquire);
+        (held && !given_up).then_some(Lease { until_ms, ended })
     }
 
     /// Whether a lease that [`Plane::lease`] returned was held without a gap until now.
@@ -349,6 +375,7 @@ impl Plane {
         let cell = &self.cells[usize::from(partition)];
         let result = {
             let mut role = cell.role.lock();
+            let _held = Held { host: &self.host, partition };
             let result = f(&mut role);
             self.drain(partition, cell, &mut role);
             result
@@ -382,6 +409,7 @@ impl Plane {
             let Some(mut role) = cell.role.try_lock() else {
                 return;
             };
+            let _held = Held { host: &self.host, partition };
             self.drain(partition, cell, &mut role);
         }
     }

@@ -21,6 +21,7 @@ use super::security::{Security, Stream, TurnedAway};
 use super::stats::Stats;
 use super::tls::Tls;
 use crate::machine::OPERATOR_CONNECTIONS;
+use crate::supervise::contained;
 
 /// How long a connection may go on after the node began to stop: time to answer what it has read.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -162,13 +163,14 @@ impl<F: FrontEnd> Entrance<F> {
         }
         let guard = stats.connection_opened(place == Place::Client);
         let (front_end, stopping) = (Arc::clone(&self.front_end), self.stopping.clone());
-        self.connections.spawn(async move {
+        // What panics in there ends this connection only: no client may end the node with one bad request.
+        self.connections.spawn(contained(async move {
             let _open = guard;
             match enter(front_end, stream, (peer, place), stopping).await {
                 Ok(()) => tracing::trace!(%peer, "{} connection closed", F::NAME),
                 Err(error) => tracing::debug!(%peer, %error, "{} connection lost", F::NAME),
             }
-        });
+        }));
     }
 
     /// Tells a client that it is one too many. Of many at one time some are told without waiting for them.
@@ -178,10 +180,10 @@ impl<F: FrontEnd> Entrance<F> {
         match Arc::clone(&self.refusals).try_acquire_owned() {
             Ok(permit) => {
                 let tls = security.tls.clone();
-                self.connections.spawn(async move {
+                self.connections.spawn(contained(async move {
                     let _permit = permit;
                     refuse_one_too_many::<F>(stream, tls, REFUSAL_TIMEOUT).await;
-                });
+                }));
             }
             // What a new connection has room for is sent at once or not at all.
             Err(_) if security.tls.is_none() => drop(SockRef::from(&stream).send(F::TOO_MANY.as_bytes())),

@@ -221,4 +221,10 @@ pub trait Keyspace: Send + Sync + 'static {
 
     /// The node's settings by name, for `CONFIG GET` and `INFO`.
     fn settings(&self) -> Vec<(String, String)>;
+
+    /// Ends a part of the node, for a test; returns whether there is one of this name.
+    #[cfg(feature = "mutations")]
+    fn end_part(&self, _name: &str, _by_panic: bool) -> bool {
+        false
+    }
 }

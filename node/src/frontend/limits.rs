@@ -54,6 +54,16 @@ impl Limits {
         }
     }
 
+    /// Takes over what can change while the node runs, where `changed` says that it did.
+    pub fn take_over(&self, settings: &Settings, changed: impl Fn(&str) -> bool) {
+        if changed("max_clients") {
+            self.connections_max.store(settings.max_clients.into(), Ordering::Relaxed);
+        }
+        if changed("client_idle_s") {
+            self.idle_s.store(settings.client_idle_s, Ordering::Relaxed);
+        }
+    }
+
     /// Longest request, and longest reply to one command, bytes.
     pub fn message_bytes_max(&self) -> usize {
         self.value_bytes_max.saturating_add(OVERHEAD_BYTES)

@@ -125,10 +125,10 @@ impl Tls {
     }
 
     /// Takes over new files until `stopping` says so.
-    pub async fn keep_fresh(self: Arc<Self>, mut stopping: watch::Receiver<bool>) {
+    pub async fn keep_fresh(self: Arc<Self>, mut stopping: watch::Receiver<bool>) -> Result<(), String> {
         loop {
             tokio::select! {
-                _ = stopping.wait_for(|stopping| *stopping) => return,
+                _ = stopping.wait_for(|stopping| *stopping) => return Ok(()),
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             let tls = Arc::clone(&self);
@@ -143,6 +143,19 @@ impl Tls {
                 }
             }
         }
+    }
+
+    /// Reads the files again at once; returns whether something in them is new.
+    ///
+    /// # Errors
+    /// They cannot be used; the old certificates stay.
+    pub fn reload(&self) -> Result<bool, TlsError> {
+        let contents = Contents::read(&self.files)?;
+        let config = contents.config(&self.files)?;
+        let digest = contents.digest();
+        let changed = std::mem::replace(&mut *self.seen.lock(), digest) != digest;
+        self.config.store(Arc::new(config));
+        Ok(changed)
     }
 
     /// Takes over files that have changed. Says whether they had; each change is told once.

@@ -7,6 +7,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -14,13 +15,14 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures::future::BoxFuture;
-use futures::{AsyncRead, AsyncWrite};
+use futures::{AsyncRead, AsyncWrite, FutureExt as _};
 use libp2p::Multiaddr;
 use libp2p::core::transport::{Boxed, DialOpts, ListenerId, Transport, TransportError, TransportEvent};
 use tokio::sync::oneshot;
 
 use super::address::socket_addr;
 use super::admission::{AdmissionError, HANDSHAKE_MS_MAX};
+use crate::supervise::contained;
 
 /// Bytes that a connection may send before it is admitted. An admission takes less than a thousand.
 pub(super) const BYTES_MAX: usize = 16 * 1024;
@@ -180,6 +182,10 @@ impl<O: Send + 'static> Transport for Door<O> {
             let told_to_go = self.waiting.enter(from.map(|addr| addr.ip()));
             let limit = Duration::from_millis(HANDSHAKE_MS_MAX);
             let allowance = Arc::new(Allowance::default());
+            // Whoever is not admitted yet must not end the node, whatever it sends.
+            let upgrade = AssertUnwindSafe(contained(upgrade)).catch_unwind().map(|outcome| {
+                outcome.unwrap_or_else(|_| Err(io::Error::other("the admission of a peer panicked")))
+            });
             let upgrade = tokio::time::timeout(limit, ALLOWANCE.scope(Arc::clone(&allowance), upgrade));
             Box::pin(async move {
                 tokio::select! {

@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use super::wire::{BODY_BYTES_MAX, FrameReader, FrameWriter, HEADER_BYTES, Kind};
 use super::{CallError, Class, Limits, Refused, Shared};
 use crate::id::NodeId;
+use crate::supervise::contained;
 
 /// Bytes read at once from a substream.
 pub(super) const READ_BYTES: usize = 32 * 1024;
@@ -139,7 +140,8 @@ impl Link {
             Ok(Next::Nothing) => {}
             Ok(Next::Wake) => self.wake.notify_one(),
             Ok(Next::Start) => {
-                shared.runtime.spawn(Arc::clone(self).run(Arc::clone(shared)));
+                // A panic in a callback ends this link: its calls end as lost.
+                shared.runtime.spawn(contained(Arc::clone(self).run(Arc::clone(shared))));
             }
             Err((done, why)) => done.finish(Err(CallError::NotSent(why))),
         }

@@ -50,6 +50,7 @@ pub use self::refusals::{LOG_PAUSE_MS, Refusals, Refused};
 use self::swarm::Command;
 use crate::id::NodeId;
 use crate::identity::ClusterSecret;
+use crate::supervise::Supervisor;
 
 /// What a call is about; each class has its own substream, so that none waits behind another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -184,12 +185,21 @@ pub struct NetworkConfig {
     pub insecure: bool,
     /// Bounds.
     pub limits: Limits,
+    /// What watches the network's tasks.
+    pub supervisor: Supervisor,
 }
 
 impl NetworkConfig {
     /// Settings with the default limits, listening beyond loopback only with a secret.
     pub fn new(keypair: Keypair, listen: Vec<SocketAddr>, secret: Option<ClusterSecret>) -> Self {
-        Self { keypair, listen, secret, insecure: false, limits: Limits::default() }
+        Self {
+            keypair,
+            listen,
+            secret,
+            insecure: false,
+            limits: Limits::default(),
+            supervisor: Supervisor::default(),
+        }
     }
 }
 

@@ -34,6 +34,7 @@ use super::{
     Shared, Stopper, Unresolved, address, answer, gossip, node_of,
 };
 use crate::id::NodeId;
+use crate::supervise::{Part, contained};
 
 /// Commands that wait for the swarm task.
 const COMMANDS_MAX: usize = 1024;
@@ -84,6 +85,7 @@ pub(super) async fn start(config: NetworkConfig, handler: Arc<dyn Handler>) -> R
         let streams = control.accept(class.protocol()).map_err(|error| setup(error.to_string()))?;
         incoming.push((class, streams));
     }
+    let supervisor = config.supervisor.clone();
     let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
     let (stop, stopping) = watch::channel(false);
     let shared = Arc::new(Shared {
@@ -106,11 +108,23 @@ pub(super) async fn start(config: NetworkConfig, handler: Arc<dyn Handler>) -> R
         unresolved: Unresolved::default(),
         listening: RwLock::new(listening),
     });
-    let mut tasks = vec![tokio::spawn(SwarmTask::new(swarm, Arc::clone(&shared)).run(receiver))];
+    let swarm = SwarmTask::new(swarm, Arc::clone(&shared)).run(receiver);
+    let mut tasks = vec![tokio::spawn(supervisor.essential_until(Part::Swarm, swarm))];
     for (class, streams) in incoming {
-        tasks.push(tokio::spawn(accept(class, streams, Arc::clone(&shared))));
+        let accept = accept(class, streams, Arc::clone(&shared));
+        tasks.push(tokio::spawn(supervisor.essential_until(part_of(class), accept)));
     }
     Ok(Network { shared, stopper: Arc::new(Stopper { stop, tasks: Mutex::new(tasks) }) })
+}
+
+/// Which part of the node accepts the links of this class.
+const fn part_of(class: Class) -> Part {
+    match class {
+        Class::Control => Part::ControlLinks,
+        Class::Requests => Part::RequestLinks,
+        Class::Replication => Part::ReplicationLinks,
+        Class::Bulk => Part::BulkLinks,
+    }
 }
 
 fn check_exposure(config: &NetworkConfig) -> Result<(), NetError> {
@@ -237,8 +251,9 @@ fn error_chain(error: &dyn std::error::Error) -> String {
 }
 
 /// Accepts the substreams of one class. The newest substream of a peer replaces its last one, whose calls the
-/// peer has given up: it is ended first, so that no call of it is handled after one of the new.
-async fn accept(class: Class, mut streams: IncomingStreams, shared: Arc<Shared>) {
+/// peer has given up: it is ended first, so that no call of it is handled after one of the new. A panic in what serves
+/// one of them ends that substream only; the peer opens another.
+async fn accept(class: Class, mut streams: IncomingStreams, shared: Arc<Shared>) -> Result<(), String> {
     let mut serving: HashMap<PeerId, JoinHandle<()>> = HashMap::new();
     let mut stop = shared.stop.clone();
     loop {
@@ -246,18 +261,19 @@ async fn accept(class: Class, mut streams: IncomingStreams, shared: Arc<Shared>)
             _ = stop.wait_for(|stop| *stop) => break,
             next = streams.next() => match next {
                 Some(next) => next,
-                None => break,
+                None => return Err("no more links can be accepted".to_owned()),
             },
         };
         serving.retain(|_, task| !task.is_finished());
         let previous = serving.remove(&peer);
-        let task = tokio::spawn(serve(class, peer, stream, previous, Arc::clone(&shared)));
+        let task = tokio::spawn(contained(serve(class, peer, stream, previous, Arc::clone(&shared))));
         serving.insert(peer, task);
     }
     for task in serving.into_values() {
         task.abort();
         let _ = task.await;
     }
+    Ok(())
 }
 
 async fn serve(
@@ -306,7 +322,8 @@ impl SwarmTask {
         }
     }
 
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+    /// Until the network is to stop.
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), String> {
         let mut stop = self.shared.stop.clone();
         loop {
             tokio::select! {
@@ -319,6 +336,7 @@ impl SwarmTask {
         for node in connected {
             self.shared.handler.on_peer(node, false);
         }
+        Ok(())
     }
 
     fn on_command(&mut self, command: Command) {

@@ -16,6 +16,7 @@ use crate::cluster::{plan, view};
 use crate::config::STORE_FOLDER;
 use crate::frontend::stats::Snapshot;
 use crate::id::NodeId;
+use crate::logging;
 
 /// A report older than this is no longer counted for what runs now.
 const REPORT_FRESH_MS: u64 = 10_000;
@@ -42,6 +43,7 @@ impl Node {
         status.voters = self.topology.voters().iter().map(ToString::to_string).collect();
         status.tasks = self.cluster_tasks();
         status.peers = self.peer_figures();
+        status.log_lines_dropped = logging::dropped_lines();
         status.plan = plan::status(&state, &status.tasks);
         if status.coordinator.is_none() && state.epoch > 0 {
             status.warnings.insert(0, view::no_coordinator(&self.topology.voters()));

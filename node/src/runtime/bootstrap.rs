@@ -18,6 +18,7 @@ use crate::cluster::state::Announcement;
 use crate::host::Host;
 use crate::id::{Incarnation, NodeId};
 use crate::net::{DialError, Network, Refused};
+use crate::supervise::Supervisor;
 
 /// Pause before an address is tried again: the first one, doubled up to the longest while nobody answers.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
@@ -77,7 +78,8 @@ fn append(list: &mut Vec<String>, addrs: &[String]) {
 
 /// Dials bootstrap peers until the future is dropped, so that peers reach this node over the connections.
 pub(super) async fn keep_connected(network: &Network, bootstrap: &[String]) -> Infallible {
-    let host = &Host::real();
+    // For its clock: nothing is started on it.
+    let host = &Host::real(Supervisor::default());
     let follow = bootstrap.iter().map(|addr| async move {
         let mut place = Place::new(addr);
         loop {
@@ -153,6 +155,8 @@ impl Node {
             }
         });
         futures::future::join_all(follow).await;
+        // Without bootstrap peers there is nothing to do.
+        std::future::pending().await
     }
 
     async fn follow(self: &Arc<Self>, network: &Network, place: &mut Place<'_>) {

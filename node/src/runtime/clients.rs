@@ -21,6 +21,8 @@ use crate::frontend::resp::Server;
 use crate::frontend::security::Security;
 use crate::id::Partition;
 use crate::kv::{Failure, Operation, ScanPage, Ticket};
+#[cfg(feature = "mutations")]
+use crate::supervise::Part;
 
 /// Slots of one partition.
 const SLOTS_PER_PARTITION: u16 = SLOTS / PARTITIONS;
@@ -33,9 +35,10 @@ impl Node {
         listener: TcpListener,
         security: Security,
         stopping: watch::Receiver<bool>,
-    ) {
+    ) -> Result<(), String> {
         let door = self.door(security);
         Server::new(Arc::new(Client(self)), door).run(listener, stopping).await;
+        Ok(())
     }
 
     /// The same for memcached clients. They count together with the others.
@@ -44,9 +47,10 @@ impl Node {
         listener: TcpListener,
         security: Security,
         stopping: watch::Receiver<bool>,
-    ) {
+    ) -> Result<(), String> {
         let door = self.door(security);
         memcached::Server::new(Arc::new(Client(self)), door).run(listener, stopping).await;
+        Ok(())
     }
 
     fn door(&self, security: Security) -> Door {
@@ -187,7 +191,13 @@ impl Keyspace for Client {
     }
 
     fn settings(&self) -> Vec<(String, String)> {
-        config::pairs(&self.0.settings)
+        config::pairs(&self.0.shown_settings.load())
+    }
+
+    #[cfg(feature = "mutations")]
+    fn end_part(&self, name: &str, by_panic: bool) -> bool {
+        let part = Part::ALL.iter().find(|part| part.name() == name);
+        part.map(|part| self.0.host.supervisor().end(*part, by_panic)).is_some()
     }
 }
 

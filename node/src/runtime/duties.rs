@@ -21,6 +21,8 @@ const ROUND: Duration = Duration::from_millis(100);
 /// How often a majority is asked to confirm the coordinator, as a part of the lease.
 const CONFIRMATIONS_PER_LEASE: u64 = 8;
 /// Pause before a goodbye that nobody took is said again.
+/// How long a node of which a part has ended tries to say goodbye.
+const LAST_GOODBYE_MAX: Duration = Duration::from_secs(1);
 const GOODBYE_PAUSE: Duration = Duration::from_millis(20);
 /// How long a voter may take to tell when it last confirmed a coordinator: one that is down is not waited for.
 const LAST_CONFIRMED_TIMEOUT: Duration = Duration::from_millis(150);
@@ -293,6 +295,22 @@ impl Node {
             return;
         }
         self.plane.end_lease();
+        self.declare_itself_down().await;
+    }
+
+    /// After a part of this node has ended and it has given up its lease: spares the others the wait for the end of
+    /// that lease, if what is left of the node can do so within [`LAST_GOODBYE_MAX`].
+    pub async fn end_at_once(self: &Arc<Self>) {
+        self.plane.give_up_lease();
+        self.stopping.begin();
+        if self.topology.state().members.len() > 1
+            && tokio::time::timeout(LAST_GOODBYE_MAX, self.declare_itself_down()).await.is_err()
+        {
+            tracing::warn!("could not say goodbye: the cluster notices when the lease has run out");
+        }
+    }
+
+    async fn declare_itself_down(self: &Arc<Self>) {
         let incarnation = self.incarnation.load(Ordering::Acquire);
         let goodbye = Change::DeclareDown { node: self.id, incarnation };
         // Nobody takes it while an election is under way. Said twice it does no harm.

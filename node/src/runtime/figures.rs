@@ -1,11 +1,12 @@
 //! What the settings mean for each part of the node.
 
-use caskade_engine::{Budget, Options};
+use caskade_engine::{Budget, OnFailure, Options};
 
 use crate::config::{STORE_FOLDER, Settings};
 use crate::data::Limits;
 use crate::identity::{ClusterSecret, Identity};
 use crate::net::NetworkConfig;
+use crate::supervise::Supervisor;
 
 /// Pending writes of one partition.
 const PENDING_MAX: usize = 8192;
@@ -17,7 +18,7 @@ const BYTES_UNDER_WAY_MAX: u64 = 512 << 20;
 const REPLICA_TIMEOUT_MS: u64 = 3000;
 
 /// How the store is opened.
-pub(super) fn engine_options(settings: &Settings) -> Options {
+pub(super) fn engine_options(settings: &Settings, supervisor: &Supervisor) -> Options {
     let mut options = Options::new(settings.data_dir.join(STORE_FOLDER));
     options.sync = settings.sync;
     options.max_file_size = settings.max_file_size;
@@ -33,6 +34,8 @@ pub(super) fn engine_options(settings: &Settings) -> Options {
     options.budget = Budget::new(settings.background_bytes_per_s).part(settings.merge_bytes_per_s);
     // Tombstones and expiry are the cluster's business.
     options.replicated = true;
+    let supervisor = supervisor.clone();
+    options.on_failure = OnFailure::new(move |thread, how| supervisor.report(thread, how.to_owned()));
     options
 }
 
@@ -41,9 +44,11 @@ pub(super) fn network_config(
     settings: &Settings,
     identity: &Identity,
     secret: Option<ClusterSecret>,
+    supervisor: &Supervisor,
 ) -> NetworkConfig {
     let mut config = NetworkConfig::new(identity.keypair.clone(), vec![settings.peer_listen], secret);
     config.insecure = settings.insecure;
+    config.supervisor = supervisor.clone();
     config
 }
 
@@ -69,17 +74,20 @@ mod tests {
     #[test]
     fn store_settings_default_to_those_of_the_engine_and_reach_it() {
         let settings = Settings::default();
-        let (ours, theirs) = (engine_options(&settings), Options::new(settings.data_dir.join(STORE_FOLDER)));
+        let supervisor = Supervisor::default();
+        let theirs = Options::new(settings.data_dir.join(STORE_FOLDER));
+        let ours = engine_options(&settings, &supervisor);
         assert_eq!(ours.validate(), Ok(()));
         // A node has larger files, and what is written is its cluster's business.
         let (max_file_size, replicated) = (ours.max_file_size, true);
-        assert_eq!(ours, Options { max_file_size, replicated, budget: ours.budget.clone(), ..theirs });
+        let (budget, on_failure) = (ours.budget.clone(), ours.on_failure.clone());
+        assert_eq!(ours, Options { max_file_size, replicated, budget, on_failure, ..theirs });
         let mut changed = settings;
         changed.merge_bytes_per_s = 5;
         changed.background_bytes_per_s = 50;
         changed.merge_trigger = 7;
         changed.max_open_files = 9;
-        let options = engine_options(&changed);
+        let options = engine_options(&changed, &supervisor);
         assert_eq!((options.budget.bytes_per_s(), options.merge_trigger, options.max_open_files), (5, 7, 9));
         assert_eq!(options.budget.whole().bytes_per_s(), 50);
     }

@@ -141,6 +141,7 @@ impl Node {
     /// This process can never have a lease again: it serves nothing from now on, and should end.
     pub(super) fn refuse(&self, reason: &str) {
         self.plane.end_lease();
+        self.host.supervisor().release();
         tracing::error!(reason, "this node serves nothing any more; it stops");
         self.refusal.send_replace(Some(reason.to_owned()));
     }

@@ -16,12 +16,14 @@ mod generation;
 mod given_up;
 mod gossip;
 mod join;
+mod last_words;
 mod lease;
 mod leaving;
 mod node_operations;
 mod operations;
 mod private;
 mod proposer;
+pub mod reload;
 mod speech;
 mod states;
 mod stopping;
@@ -36,6 +38,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use bytes::Bytes;
 use caskade_engine::Engine;
 use parking_lot::Mutex;
@@ -53,6 +56,7 @@ use self::generation::{Unnamed, unnamed};
 pub use self::given_up::{NoteSuperseded, Returning};
 use self::gossip::Reports;
 pub use self::join::JoinError;
+pub use self::last_words::note_last_words;
 use self::proposer::Batch;
 pub use self::speech::spoken;
 use self::stopping::Stopping;
@@ -71,6 +75,7 @@ use crate::identity::{ClusterSecret, Identity};
 use crate::kv::Operation;
 use crate::kv::Ticket;
 use crate::net::{Class, Network, Peers, Refusals, Refused, Responder, wire};
+use crate::supervise::{Part, Supervisor};
 use crate::topology::{Agreement, Topology, TopologyConfig};
 
 /// How often it is looked who votes, 10 ms apart, while a topology log begins.
@@ -144,6 +149,8 @@ pub struct Node {
     plane: Arc<Plane>,
     stats: Arc<Stats>,
     client_limits: Arc<Limits>,
+    /// The settings as CONFIG GET shows them: some can change while the node runs.
+    shown_settings: ArcSwap<Settings>,
     reports: Reports,
     refusals: Arc<Refusals>,
     events: EventLog,
@@ -184,23 +191,32 @@ impl Node {
     ///
     /// # Errors
     /// What keeps it from starting, and the way out; [`BeginsAnew`] if that is to start it again in a new process.
-    pub async fn start(settings: Settings, listener: &TcpListener) -> anyhow::Result<Arc<Self>> {
+    pub async fn start(
+        settings: Settings,
+        listener: &TcpListener,
+        supervisor: &Supervisor,
+    ) -> anyhow::Result<Arc<Self>> {
         if !settings.join_afresh {
-            return Self::start_once(settings, listener).await;
+            return Self::start_once(settings, listener, supervisor).await;
         }
         let (data_dir, bootstrap) = (settings.data_dir.clone(), settings.bootstrap.clone());
         afresh::move_aside(&data_dir, &bootstrap)?;
-        match Self::start_once(settings.clone(), listener).await {
+        match Self::start_once(settings.clone(), listener, supervisor).await {
             // It has only just been told.
             Err(_) if afresh::was_removed(&data_dir) => {
                 afresh::move_aside(&data_dir, &bootstrap)?;
-                Self::start_once(settings, listener).await
+                supervisor.watch_again();
+                Self::start_once(settings, listener, supervisor).await
             }
             started => started,
         }
     }
 
-    async fn start_once(settings: Settings, listener: &TcpListener) -> anyhow::Result<Arc<Self>> {
+    async fn start_once(
+        settings: Settings,
+        listener: &TcpListener,
+        supervisor: &Supervisor,
+    ) -> anyhow::Result<Arc<Self>> {
         let data_dir = settings.data_dir.clone();
         private::create(&data_dir).with_context(|| {
             format!(
@@ -213,13 +229,15 @@ impl Node {
         let returning = given_up::returning(&data_dir)?;
         let generation_floor = returning.as_ref().map_or(0, |returning| returning.generation);
         let secret = settings.cluster_secret_file.as_deref().map(ClusterSecret::load).transpose()?;
-        let options = figures::engine_options(&settings);
+        let options = figures::engine_options(&settings, supervisor);
         let (engine, damage) = store::open(options.clone(), &data_dir)?;
         let mut identity = Identity::load_or_create(&data_dir)?;
         let store = Store::new(&options, &data_dir, identity.node, &engine);
         let inbound = Arc::new(Inbound::default());
-        let network = Network::start(network_config(&settings, &identity, secret), inbound.clone()).await?;
-        let topology_config = TopologyConfig::new(data_dir.join("topology"), identity.node);
+        let config = network_config(&settings, &identity, secret, supervisor);
+        let network = Network::start(config, inbound.clone()).await?;
+        let mut topology_config = TopologyConfig::new(data_dir.join("topology"), identity.node);
+        topology_config.supervisor = supervisor.clone();
         let transport =
             LogTransport { peers: network.peers(), inbound: inbound.clone(), floor: generation_floor };
         let topology = Topology::open(topology_config, Arc::new(transport)).await?;
@@ -242,7 +260,7 @@ impl Node {
         let id = identity.node;
         network.subscribe(&format!("caskade/1/{}", joined.cluster_id));
         let parts = Parts {
-            host: Host::real(),
+            host: Host::real(supervisor.clone()),
             id,
             incarnation: identity.incarnation,
             next_incarnation: Box::new(move || Ok(identity.bump_incarnation()?)),
@@ -257,15 +275,21 @@ impl Node {
             engine,
             damage,
             generation_floor,
-            note_superseded: Box::new(move |returning| given_up::note(&data_dir, returning)),
+            note_superseded: {
+                let data_dir = data_dir.clone();
+                Box::new(move |returning| given_up::note(&data_dir, returning))
+            },
         };
         let node = Self::assemble(parts, |node| drop(inbound.node.set(node)));
-        node.tasks.lock().push(node.host.spawn(node.clone().run_bootstrap(network)));
+        let bootstrap = node.host.spawn_essential(Part::Bootstrap, node.clone().run_bootstrap(network));
+        node.tasks.lock().push(bootstrap);
+        node.report_last_words(&data_dir);
         let refusal = tokio::select! {
             biased;
             () = node.wait_until_serving() => return Ok(node),
             () = node.wait_until_stranded() => return Ok(node),
             reason = node.refused() => reason,
+            ended = supervisor.ended() => return Err(ended.into()),
         };
         node.stop().await;
         Err(if node.begins_anew() { BeginsAnew(refusal).into() } else { anyhow::anyhow!(refusal) })
@@ -296,6 +320,7 @@ impl Node {
             returned: Notify::new(),
             incarnations: Mutex::new(parts.next_incarnation),
             client_limits: Arc::new(Limits::from_settings(&settings)),
+            shown_settings: ArcSwap::from_pointee(settings.clone()),
             settings,
             peer_addrs: parts.peer_addrs,
             client_addr: parts.client_addr,
@@ -324,6 +349,12 @@ impl Node {
             snapshots: tokio::sync::Mutex::default(),
         });
         node.hear_addrs(parts.heard_addrs);
+        let plane = Arc::downgrade(&node.plane);
+        node.host.supervisor().on_end(move || {
+            if let Some(plane) = plane.upgrade() {
+                plane.give_up_lease();
+            }
+        });
         node.update_peers();
         wire(node.clone());
         node.spawn_loops([urgent_proposed, patient_proposed], batched);
@@ -345,19 +376,19 @@ impl Node {
     }
 
     fn spawn_loops(self: &Arc<Self>, proposed: [mpsc::Receiver<Change>; 2], batched: mpsc::Receiver<Batch>) {
-        let [urgent, patient] = proposed;
+        let ([urgent, patient], host) = (proposed, &self.host);
         let tasks = [
-            self.host.spawn(self.clone().run_states()),
-            self.host.spawn(self.clone().run_lease()),
-            self.host.spawn(self.clone().run_duties()),
-            self.host.spawn(self.clone().run_confirmations()),
-            self.host.spawn(self.clone().run_reports()),
-            self.host.spawn(self.clone().run_batches(batched)),
-            self.host.spawn(self.clone().run_proposals(urgent)),
-            self.host.spawn(self.clone().run_proposals(patient)),
-            self.host.spawn(self.clone().run_maintenance()),
-            self.host.spawn(self.plane.clone().run_scrub()),
-            self.host.spawn(self.plane.clone().run_repair()),
+            host.spawn_essential(Part::States, self.clone().run_states()),
+            host.spawn_essential(Part::Lease, self.clone().run_lease()),
+            host.spawn_essential(Part::Duties, self.clone().run_duties()),
+            host.spawn_essential(Part::Confirmations, self.clone().run_confirmations()),
+            host.spawn_essential(Part::Reports, self.clone().run_reports()),
+            host.spawn_essential(Part::Batches, self.clone().run_batches(batched)),
+            host.spawn_essential(Part::UrgentProposals, self.clone().run_proposals(urgent)),
+            host.spawn_essential(Part::PatientProposals, self.clone().run_proposals(patient)),
+            host.spawn_essential(Part::Maintenance, self.clone().run_maintenance()),
+            host.spawn_essential(Part::Scrub, self.plane.clone().run_scrub()),
+            host.spawn_essential(Part::Repair, self.plane.clone().run_repair()),
         ];
         self.tasks.lock().extend(tasks);
     }
@@ -370,11 +401,11 @@ impl Node {
             if let Some(reason) = self.topology.stopped()
                 && !self.stopping.has_begun()
             {
-                let text = format!(
-                    "the topology log of this node has stopped ({reason}): it learns of nothing that is agreed on. What \
-                     was acknowledged is in its data directory; restart the node"
+                self.host.supervisor().report(
+                    Part::Topology.name(),
+                    format!("the topology log of this node has stopped ({reason})"),
                 );
-                return self.refuse(&text);
+                return std::future::pending().await;
             }
             self.plane.tell_merged();
             self.tell_notices();
@@ -456,10 +487,16 @@ impl Node {
         registered == Some(self.incarnation.load(Ordering::Acquire)) && self.plane.has_lease()
     }
 
+    /// Returns the clocks and tasks it runs on.
+    pub fn host(&self) -> &Host {
+        &self.host
+    }
+
     /// Stops in order: gives away what others can take, takes no more requests, settles what is pending, says
     /// goodbye, closes the store.
     pub async fn stop(self: &Arc<Self>) {
         self.leave().await;
+        self.host.supervisor().release();
         self.stopping.begin();
         self.plane.stop_all(SETTLE_TIMEOUT).await;
         self.say_goodbye().await;

@@ -25,6 +25,9 @@ use super::files::{self, Kind};
 use super::log_file::{Log, LogFile, Record};
 use super::types::{Entry, LogId, StorageError, StorageIoError, TypeConfig, Vote};
 use super::{codec, state_machine};
+#[cfg(feature = "mutations")]
+use crate::supervise::Supervisor;
+use crate::supervise::{Part, ThreadGuard};
 
 const LOG_NAME: &str = "log";
 const VOTE_NAME: &str = "vote";
@@ -54,6 +57,9 @@ enum Job {
     Rewrite { bodies: Vec<Vec<u8>> },
     /// Finishes, and gives the directory free.
     Close { done: Done },
+    /// Ends the thread by a panic, for a test.
+    #[cfg(feature = "mutations")]
+    Panic,
 }
 
 type Done = oneshot::Sender<io::Result<()>>;
@@ -68,11 +74,12 @@ pub(crate) struct LogStore {
 }
 
 impl LogStore {
-    /// Opens the log in `dir`, which exists; makes an empty one where there never was any. Blocks.
+    /// Opens the log in `dir`, which exists; makes an empty one where there never was any. Its thread holds `guard`.
+    /// Blocks.
     ///
     /// # Errors
     /// See [`TopologyError`]; a torn tail is none, it is cut and reported.
-    pub(crate) fn open(dir: &Path) -> Result<Self, TopologyError> {
+    pub(crate) fn open(dir: &Path, guard: ThreadGuard) -> Result<Self, TopologyError> {
         let lock = lock(&dir.join(LOCK_NAME))?;
         let (log_path, vote_path) = (dir.join(LOG_NAME), dir.join(VOTE_NAME));
         let vote = read_vote(&vote_path)?;
@@ -90,8 +97,11 @@ impl LogStore {
         let (jobs, queue) = mpsc::channel(QUEUE_JOBS_MAX);
         let writer = Writer { file, vote_path, file_bytes: Arc::clone(&file_bytes), failed: None, lock };
         std::thread::Builder::new()
-            .name("topology-log".to_owned())
-            .spawn(move || writer.run(queue))
+            .name(Part::TopologyLog.name().to_owned())
+            .spawn(move || {
+                let _guard = guard;
+                writer.run(queue);
+            })
             .map_err(|error| TopologyError::io("start the writing thread for", &log_path, error))?;
         let (log, vote) = (Arc::new(Mutex::new(log)), Arc::new(Mutex::new(vote)));
         Ok(Self { log, vote, jobs, file_bytes })
@@ -104,6 +114,19 @@ impl LogStore {
             && let Ok(Err(error)) = closed.await
         {
             tracing::warn!(%error, "topology log: closed after a failed write");
+        }
+    }
+
+    /// Ends the thread when a test says so.
+    #[cfg(feature = "mutations")]
+    pub(crate) fn end_when_told(&self, supervisor: Supervisor) -> impl Future<Output = ()> + Send + 'static {
+        // The thread ends with the last store, also where a test waits.
+        let jobs = self.jobs.downgrade();
+        async move {
+            supervisor.told_to_end(Part::TopologyLog).await;
+            if let Some(jobs) = jobs.upgrade() {
+                drop(jobs.send(Job::Panic).await);
+            }
         }
     }
 
@@ -215,6 +238,8 @@ impl Writer {
             }
             // Taken out by the caller.
             Job::Close { done } => drop(done),
+            #[cfg(feature = "mutations")]
+            Job::Panic => panic!("a test ended this thread"),
         }
     }
 

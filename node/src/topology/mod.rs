@@ -32,6 +32,7 @@ use std::collections::BTreeSet;
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -62,6 +63,7 @@ use crate::clock::monotonic_ms;
 use crate::cluster::lease::LastConfirmation;
 use crate::cluster::state::{Change, ClusterState, Verdict};
 use crate::id::{Epoch, NodeId};
+use crate::supervise::{Part, Supervisor, ThreadGuard};
 
 /// Longest encoding of one proposal: several of them, and what frames them, must fit one message.
 pub const PROPOSAL_BYTES_MAX: usize = 1 << 20;
@@ -95,6 +97,8 @@ pub struct TopologyConfig {
     pub confirm_timeout_ms: u64,
     /// How long a new voter may take to catch up before [`Topology::set_membership`] gives up. Default 2000.
     pub catch_up_timeout_ms: u64,
+    /// What watches its tasks and its thread.
+    pub supervisor: Supervisor,
 }
 
 impl TopologyConfig {
@@ -109,6 +113,7 @@ impl TopologyConfig {
             propose_timeout_ms: 5000,
             confirm_timeout_ms: 1000,
             catch_up_timeout_ms: 2000,
+            supervisor: Supervisor::default(),
         }
     }
 
@@ -154,6 +159,8 @@ struct Inner {
     coordinator: watch::Receiver<Option<NodeId>>,
     follower: AbortHandle,
     last_confirmation: Mutex<LastConfirmation>,
+    /// It is being shut down: from now on it may end.
+    closing: Arc<AtomicBool>,
     /// Held while the set of voters and learners is changed, one change at a time.
     changing_membership: tokio::sync::Mutex<()>,
 }
@@ -176,8 +183,9 @@ impl Topology {
     ) -> Result<Self, TopologyError> {
         let last_confirmation = Mutex::new(LastConfirmation::at_start(monotonic_ms()));
         let raft_config = Arc::new(config.for_raft()?);
-        let dir = config.dir.clone();
-        let (log, machine) = spawn_blocking(move || open_files(dir))
+        let (dir, supervisor) = (config.dir.clone(), config.supervisor.clone());
+        let guard = supervisor.thread(Part::TopologyLog);
+        let (log, machine) = spawn_blocking(move || open_files(dir, guard))
             .await
             .map_err(|error| TopologyError::Stopped(error.to_string()))??;
         let states = machine.watch();
@@ -190,7 +198,11 @@ impl Topology {
             }
         };
         let (leader, coordinator) = watch::channel(None);
-        let follower = tokio::spawn(follow_leader(raft.metrics(), leader)).abort_handle();
+        let closing = Arc::new(AtomicBool::new(false));
+        let follow = follow_leader(raft.metrics(), leader, Arc::clone(&closing));
+        let follower = tokio::spawn(supervisor.essential_until(Part::Topology, follow)).abort_handle();
+        #[cfg(feature = "mutations")]
+        tokio::spawn(log.end_when_told(supervisor));
         let changing_membership = tokio::sync::Mutex::default();
         let inner = Inner {
             config,
@@ -199,6 +211,7 @@ impl Topology {
             states,
             coordinator,
             follower,
+            closing,
             last_confirmation,
             changing_membership,
         };
@@ -335,6 +348,7 @@ impl Topology {
 
     /// Stops taking part and closes the files; everything asked afterwards is refused.
     pub async fn shutdown(&self) {
+        self.inner.closing.store(true, Ordering::Release);
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(%error, "topology log: did not stop cleanly");
         }
@@ -370,22 +384,33 @@ impl Topology {
     }
 }
 
-fn open_files(dir: PathBuf) -> Result<(LogStore, StateMachine), TopologyError> {
+fn open_files(dir: PathBuf, guard: ThreadGuard) -> Result<(LogStore, StateMachine), TopologyError> {
     files::create_directory(&dir).map_err(|error| TopologyError::io("create", &dir, error))?;
-    Ok((LogStore::open(&dir)?, StateMachine::open(&dir)?))
+    Ok((LogStore::open(&dir, guard)?, StateMachine::open(&dir)?))
 }
 
-/// Tells who leads, whenever that changes; nobody, once the log has stopped here.
-async fn follow_leader(mut metrics: watch::Receiver<Metrics>, leader: watch::Sender<Option<NodeId>>) {
-    loop {
-        let now = {
+/// Reports who leads, whenever that changes; nobody, once the log has stopped here. Ends when it has: `Err` says why,
+/// unless it is being shut down.
+async fn follow_leader(
+    mut metrics: watch::Receiver<Metrics>,
+    leader: watch::Sender<Option<NodeId>>,
+    closing: Arc<AtomicBool>,
+) -> Result<(), String> {
+    let why = loop {
+        let (now, stopped) = {
             let metrics = metrics.borrow_and_update();
-            metrics.current_leader.filter(|_| metrics.running_state.is_ok())
+            let stopped = metrics.running_state.as_ref().err().map(ToString::to_string);
+            (metrics.current_leader.filter(|_| stopped.is_none()), stopped)
         };
         leader.send_if_modified(|known| std::mem::replace(known, now) != now);
+        if let Some(why) = stopped {
+            break format!("the topology log of this node has stopped ({why})");
+        }
         if metrics.changed().await.is_err() {
             leader.send_replace(None);
-            return;
+            // Its task panicked: else it would have said why it stops.
+            break "the consensus engine has ended without a reason".to_owned();
         }
-    }
+    };
+    if closing.load(Ordering::Acquire) { Ok(()) } else { Err(why) }
 }

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use caskade_node::host::Host;
 use caskade_node::id::NodeId;
 use caskade_node::net::{CallError, Class, Done, Responder, Transport};
 use caskade_node::runtime::Node;
@@ -24,7 +23,7 @@ use rand::{Rng, SeedableRng};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use crate::machine::{Handle, SimMachine};
+use crate::machine::SimMachine;
 
 /// Chance in a thousand that a gossip does not arrive.
 const GOSSIP_LOSS: u32 = 100;
@@ -167,8 +166,8 @@ impl SimNetwork {
         task: impl FnOnce(Arc<Node>) -> F,
     ) {
         let endpoint = self.state.lock().endpoints.get(&id).cloned();
-        if let Some(Endpoint { machine, node: Some(node), .. }) = endpoint {
-            Host::simulated(Arc::new(Handle(machine))).spawn(task(node));
+        if let Some(Endpoint { node: Some(node), .. }) = endpoint {
+            node.host().clone().spawn(task(node));
         }
     }
 

@@ -1,7 +1,8 @@
 //! One simulation: a cluster is formed, attacked while clients use it, healed, and judged.
 
+use std::cell::RefCell;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use caskade_engine::SyncPolicy;
@@ -93,11 +94,31 @@ pub struct Failed {
     pub trace: Vec<String>,
 }
 
+thread_local! {
+    /// The first panic of this thread's simulation that a task caught: the runtime would go on without that task.
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// From now on every panic of a simulation's thread fails its seed.
+fn note_panics() {
+    static NOTED: Once = Once::new();
+    NOTED.call_once(|| {
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            before(panic);
+            PANIC.with_borrow_mut(|noted| {
+                noted.get_or_insert_with(|| panic.to_string());
+            });
+        }));
+    });
+}
+
 /// Runs one seed, on virtual time. The same in every process of which this is the first simulation.
 ///
 /// # Errors
 /// An invariant does not hold.
 pub fn run(seed: u64, profile: Profile) -> Result<Report, Failed> {
+    note_panics();
     crate::randomness::seed(seed);
     // On a thread of its own: what this one has drawn before, for a log say, makes no difference.
     let simulation = std::thread::spawn(move || run_here(seed, profile));
@@ -206,7 +227,13 @@ async fn attack(
 }
 
 fn look(world: &Arc<Mutex<World>>, watched: &mut [Box<dyn Watch>]) -> Result<(), String> {
+    if let Some(panic) = PANIC.take() {
+        return Err(format!("a task panicked: {panic}"));
+    }
     let mut world = world.lock();
+    if let Some(ended) = world.ended_part() {
+        return Err(ended);
+    }
     world.tend_generations()?;
     watched.iter_mut().try_for_each(|invariant| invariant.check(&world))
 }

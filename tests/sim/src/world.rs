@@ -318,9 +318,22 @@ impl World {
         let (network, id, host) = (self.network.clone(), parts.id, parts.host.clone());
         let node = machine.step(|| Node::assemble(parts, |node| network.serve(id, node)));
         let sync_pause_us = self.nodes[number].sync_pause_us.clone();
+        // What is left of half a node does nothing more; the seed fails.
+        let crashed = machine.clone();
+        host.supervisor().on_end(move || crashed.kill());
         host.spawn(run_disk(engine.clone(), self.settings.sync, seed, sync_pause_us));
         let since_us = crate::machine::virtual_us();
         self.nodes[number].process = Some(Process { node, machine, host, engine, since_us, ending: None });
+    }
+
+    /// Returns which part of a node has ended unexpectedly, if one has.
+    pub fn ended_part(&self) -> Option<String> {
+        let mut processes =
+            self.nodes.iter().enumerate().filter_map(|(number, node)| Some((number, node.process.as_ref()?)));
+        processes.find_map(|(number, process)| {
+            let ended = process.host.supervisor().has_ended()?;
+            Some(format!("node {number} lost a part: {ended}"))
+        })
     }
 
     /// Ends a process at once; with `power_loss` its disk keeps only what was synced, and its peers notice late.

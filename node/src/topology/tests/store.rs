@@ -9,6 +9,7 @@ use tempfile::TempDir;
 
 use super::{announcement, found, node};
 use crate::cluster::state::{Change, Verdict};
+use crate::supervise::{Part, Supervisor, ThreadGuard};
 use crate::topology::error::TopologyError;
 use crate::topology::log_file;
 use crate::topology::log_store::LogStore;
@@ -17,10 +18,14 @@ use crate::topology::types::{Entry, LogId, Proposal, StorageError, TypeConfig};
 
 struct OnDisk;
 
+fn guard() -> ThreadGuard {
+    Supervisor::default().thread(Part::TopologyLog)
+}
+
 impl StoreBuilder<TypeConfig, LogStore, StateMachine, TempDir> for OnDisk {
     async fn build(&self) -> Result<(TempDir, LogStore, StateMachine), StorageError> {
         let dir = tempfile::tempdir().unwrap();
-        let log = LogStore::open(dir.path()).unwrap();
+        let log = LogStore::open(dir.path(), guard()).unwrap();
         let machine = StateMachine::open(dir.path()).unwrap();
         Ok((dir, log, machine))
     }
@@ -45,7 +50,7 @@ async fn indices(log: &mut LogStore) -> Vec<u64> {
 }
 
 fn open(dir: &Path) -> LogStore {
-    LogStore::open(dir).unwrap()
+    LogStore::open(dir, guard()).unwrap()
 }
 
 #[tokio::test]
@@ -58,7 +63,7 @@ async fn what_was_flushed_is_there_after_reopening() {
     log.blocking_append([entry(8)]).await.unwrap();
     log.purge(log_id(2)).await.unwrap();
     log.save_committed(Some(log_id(5))).await.unwrap();
-    assert!(matches!(LogStore::open(dir.path()), Err(TopologyError::InUse { .. })));
+    assert!(matches!(LogStore::open(dir.path(), guard()), Err(TopologyError::InUse { .. })));
     log.close().await;
 
     let mut log = open(dir.path());
@@ -238,8 +243,8 @@ async fn damaged_vote_or_snapshot_or_a_missing_log_is_refused() {
     flip_last("snapshot");
     assert!(matches!(StateMachine::open(dir.path()), Err(TopologyError::Damaged { .. })));
     std::fs::remove_file(dir.path().join("log")).unwrap();
-    let missing = LogStore::open(dir.path()).err().unwrap();
+    let missing = LogStore::open(dir.path(), guard()).err().unwrap();
     assert!(missing.to_string().contains("the file is missing"), "{missing}");
     flip_last("vote");
-    assert!(matches!(LogStore::open(dir.path()), Err(TopologyError::Damaged { .. })));
+    assert!(matches!(LogStore::open(dir.path(), guard()), Err(TopologyError::Damaged { .. })));
 }

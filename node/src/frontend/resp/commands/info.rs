@@ -146,6 +146,7 @@ fn write_section(section: &str, keyspace: &dyn Keyspace, figures: &Figures, text
             field("caskade_protected_mode_denied", &denials.protected);
             field("caskade_tls_handshakes_failed", &now.handshakes_failed);
             field("caskade_http_requests_closed", &now.http_requests);
+            field("caskade_log_lines_dropped", &crate::logging::dropped_lines());
             field("caskade_gets", &now.tally.gets);
             field("caskade_sets", &now.tally.sets);
             field("caskade_deletes", &now.tally.deletes);
