@@ -109,6 +109,12 @@ fn status(status: &Status) -> String {
         status.tasks.len(),
     );
     text.push_str(&peers(&status.peers));
+    if status.log_lines_dropped > 0 {
+        let dropped = status.log_lines_dropped;
+        text.push_str(&format!(
+            "log          {dropped} lines were dropped, since they could not be written\n"
+        ));
+    }
     for warning in &status.warnings {
         text.push_str(&format!("warning      {warning}\n"));
     }

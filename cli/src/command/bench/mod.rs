@@ -34,7 +34,7 @@ pub(crate) async fn run(addr: &Addr, args: &BenchArgs, out: &mut Output) -> anyh
     if args.load == Load::Sw {
         sync = sync_policy(&mut client).await?;
         if let Some(doubt) = doubt(sync.as_deref()) {
-            writeln!(io::stderr(), "caskctl: warning: {doubt}")?;
+            let _ = writeln!(io::stderr(), "caskctl: warning: {doubt}");
         }
     }
     let keyspace = args.keyspace.unwrap_or(args.requests);

@@ -78,7 +78,7 @@ async fn play(
     };
     // The signal that ended the dashboard was heard here too; it is no second one.
     stop.forget().await;
-    tell_deaths(nodes)?;
+    tell_deaths(nodes);
     if !out.json {
         let kept =
             if folder.is_kept() { "stopping the nodes; the folder stays" } else { "stopping the nodes" };
@@ -104,16 +104,16 @@ async fn watch(nodes: &mut [NodeProcess], stop: &mut Stop) -> anyhow::Result<Exi
             () = stop.wait() => return Ok(Exit::Done),
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        tell_deaths(nodes)?;
+        tell_deaths(nodes);
     }
 }
 
 /// Tells of nodes that have ended since this was last called; on standard error, apart from what programs read.
-fn tell_deaths(nodes: &mut [NodeProcess]) -> io::Result<()> {
+fn tell_deaths(nodes: &mut [NodeProcess]) {
     for death in nodes.iter_mut().filter_map(NodeProcess::death) {
-        writeln!(io::stderr(), "{death}")?;
+        // The nodes go on, also where nobody can be told.
+        let _ = writeln!(io::stderr(), "{death}");
     }
-    Ok(())
 }
 
 /// Waits until every node serves and all hold one epoch.
