@@ -38,7 +38,7 @@ pub use node::Node;
 pub use observe::{Digest, copies_moved, keys_led_by};
 pub use permit::Permit;
 pub use ports::free_port;
-pub use program::{Finished, Program, run, run_for};
+pub use program::{Finished, Program, Stderr, run, run_for};
 pub use python::Python;
 pub use steady::SteadyLoad;
 pub use workload::{Load, Workload};

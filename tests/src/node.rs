@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use crate::client::Client;
 use crate::network::Place;
 use crate::ports::free_port;
-use crate::program::{Finished, Program, own_command};
+use crate::program::{Finished, Program, Stderr, own_command};
 
 const READY_MAX: Duration = Duration::from_secs(30);
 const STOP_MAX: Duration = Duration::from_secs(20);
@@ -52,6 +52,7 @@ pub struct Node {
     listens_on_all: bool,
     ports: Ports,
     program: Option<Program>,
+    stderr: Stderr,
     starts: u32,
     paused: bool,
 }
@@ -80,6 +81,7 @@ impl Node {
             listens_on_all: false,
             ports,
             program: None,
+            stderr: Stderr::File,
             starts: 0,
             paused: false,
         })
@@ -199,6 +201,19 @@ impl Node {
         }
     }
 
+    /// Sends the standard error of its next starts there.
+    pub fn set_stderr(&mut self, stderr: Stderr) {
+        self.stderr = stderr;
+    }
+
+    /// Sends its process a signal.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn signal(&mut self, signal: Signal) -> Result<()> {
+        self.running()?.signal(signal)
+    }
+
     /// Starts its process; does not wait for it.
     ///
     /// # Errors
@@ -214,7 +229,7 @@ impl Node {
             command = place.command(&command);
         }
         let prefix = self.folder.join(format!("start-{}", self.starts));
-        self.program = Some(Program::start(command, &prefix)?);
+        self.program = Some(Program::start_with(command, &prefix, self.stderr)?);
         Ok(())
     }
 

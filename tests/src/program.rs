@@ -1,7 +1,8 @@
 //! One process under test, its output in files, killed when dropped.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::io::PipeReader;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -13,11 +14,27 @@ use crate::binaries::binary;
 
 const POLL: Duration = Duration::from_millis(20);
 
+/// Where a program's standard error goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stderr {
+    /// A file, to be read by the test.
+    #[default]
+    File,
+    /// A disk that is full.
+    Full,
+    /// A pipe whose reader is gone.
+    Closed,
+    /// A pipe that nobody reads.
+    Unread,
+}
+
 /// A running process. Its standard output and its standard error are files.
 #[derive(Debug)]
 pub struct Program {
     name: String,
     child: Child,
+    /// The end of its standard error that nobody reads.
+    _unread: Option<PipeReader>,
     stdout: PathBuf,
     stderr: PathBuf,
 }
@@ -27,13 +44,31 @@ impl Program {
     ///
     /// # Errors
     /// If the files cannot be made or the program cannot be started.
-    pub fn start(mut command: Command, prefix: &Path) -> Result<Self> {
+    pub fn start(command: Command, prefix: &Path) -> Result<Self> {
+        Self::start_with(command, prefix, Stderr::File)
+    }
+
+    /// As [`Program::start`], with its standard error somewhere else.
+    ///
+    /// # Errors
+    /// If the files cannot be made or the program cannot be started.
+    pub fn start_with(mut command: Command, prefix: &Path, to: Stderr) -> Result<Self> {
         let (stdout, stderr) = (prefix.with_extension("out"), prefix.with_extension("err"));
         let create = |path: &Path| File::create(path).with_context(|| format!("creating {}", path.display()));
         command.stdin(Stdio::null()).stdout(create(&stdout)?).stderr(create(&stderr)?);
+        let mut unread = None;
+        match to {
+            Stderr::File => {}
+            Stderr::Full => drop(command.stderr(OpenOptions::new().write(true).open("/dev/full")?)),
+            Stderr::Closed | Stderr::Unread => {
+                let (reader, writer) = std::io::pipe()?;
+                command.stderr(writer);
+                unread = (to == Stderr::Unread).then_some(reader);
+            }
+        }
         let name = command.get_program().to_string_lossy().into_owned();
         let child = command.spawn().with_context(|| format!("starting {name}"))?;
-        Ok(Self { name, child, stdout, stderr })
+        Ok(Self { name, child, _unread: unread, stdout, stderr })
     }
 
     /// Process id.
