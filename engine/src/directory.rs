@@ -88,6 +88,19 @@ impl Directory {
         &self.file_system
     }
 
+    /// Makes a small file appear under its name, durably and all at once; on a full disk with space from the reserve.
+    pub(crate) fn write_small(&self, path: &Path, bytes: &[u8]) -> Result<(), IoError> {
+        let mut written = write_whole(&*self.file_system, path, bytes);
+        for _ in 0..TRIES {
+            let is_full = matches!(&written, Err(error) if error.is_no_space());
+            if !is_full || !self.reserve.release(bytes.len() as u64) {
+                break;
+            }
+            written = write_whole(&*self.file_system, path, bytes);
+        }
+        written
+    }
+
     /// Space kept for what frees space.
     pub(crate) fn reserve(&self) -> &Reserve {
         &self.reserve

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use crate::directory::{read_small, write_whole};
+use crate::directory::read_small;
 use crate::engine::Engine;
 use crate::error::IoError;
 
@@ -11,13 +11,15 @@ const SUFFIX: &str = ".kept";
 
 impl Engine {
     /// Keeps these bytes under this name, durably, in the place of what was kept under it. For a few KiB; the name is
-    /// to be of letters, digits and dashes. Not part of snapshots.
+    /// to be of letters, digits and dashes. Not part of snapshots. On a full disk it draws on [`Options::reserve_bytes`].
+    ///
+    /// [`Options::reserve_bytes`]: crate::Options::reserve_bytes
     ///
     /// # Errors
     /// The file system refused: what was kept before is kept still, or these bytes are.
     pub fn keep(&self, name: &str, bytes: &[u8]) -> Result<(), IoError> {
         let directory = &self.0.directory;
-        write_whole(&**directory.file_system(), &directory.path().join(format!("{name}{SUFFIX}")), bytes)
+        directory.write_small(&directory.path().join(format!("{name}{SUFFIX}")), bytes)
     }
 
     /// What was last kept under this name.

@@ -254,7 +254,11 @@ pub(crate) fn recover(
             Writer::new(options, files.clone(), (file.file.clone(), handle), end.offset, marks)
         }
         None => {
-            let created = crate::log::create_active(directory, files, random_salt());
+            let create = || crate::log::create_active(directory, files, random_salt());
+            let created = match create() {
+                Err(not_begun) if not_begun.error.is_no_space() && directory.reserve().release(0) => create(),
+                created => created,
+            };
             let created = created.map_err(|not_begun| not_begun.error)?;
             let start = FILE_HEADER_LEN as u64;
             Writer::new(options, files.clone(), created, start, (start, false))

@@ -5,10 +5,10 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use caskade_engine::{
-    AppendError, Engine, FaultyFileSystem, Options, SnapshotError, SyncPolicy, partition_of,
+use caskade_engine::{AppendError, Engine, FaultyFileSystem, Options, SyncPolicy, partition_of};
+use support::histories::{
+    Step, generate, is_no_space, live, live_in, options_for, perform, perform_on_model,
 };
-use support::histories::{Step, StepError, generate, live, live_in, options_for, perform, perform_on_model};
 use support::{Draw, Model, describe, open_on, quiet, value};
 
 const ROUND: u64 = 1000;
@@ -65,17 +65,6 @@ fn full_disk_refuses_writes_and_loses_nothing() {
             assert!(!recovery.is_damaged(), "{what}: {recovery:?}");
             check(&reopened, &kept, &what);
         }
-    }
-}
-
-/// Whether a step was not done for want of space, and can be tried again.
-fn is_no_space(error: &StepError) -> bool {
-    match error {
-        StepError::Append(AppendError::NoSpace(_))
-        | StepError::Snapshot(SnapshotError::Append(AppendError::NoSpace(_))) => true,
-        StepError::Merge(error) => error.is_no_space(),
-        StepError::Snapshot(SnapshotError::Io(error)) => error.is_no_space(),
-        _ => false,
     }
 }
 
@@ -288,4 +277,26 @@ fn merge_that_finds_no_room_leaves_nothing_behind_and_takes_less_the_next_time()
     file_system.set_capacity(None);
     assert!(engine.tend().unwrap().files > 0);
     assert_all(&engine, 9);
+}
+
+#[test]
+fn full_disk_is_freed_by_the_engines_own_thread_and_writes_go_on() {
+    let file_system = FaultyFileSystem::new();
+    let options = Options { background: true, low_free_bytes: 1 << 20, ..with_reserve(0) };
+    let (engine, _) = open_on(&file_system, &options).unwrap();
+    file_system.leave_free(0);
+    let began = std::time::Instant::now();
+    // What is dead by then was written while there was room.
+    file_system.leave_free(500_000);
+    fill_up(&engine);
+    (0..2000_u64).for_each(|number| drop(engine.delete(format!("more-{number}").as_bytes())));
+    let mut went_on = 0;
+    while went_on < 3 {
+        assert!(began.elapsed().as_secs() < 60, "it does not go on: {:?}", engine.stats());
+        file_system.leave_free(if went_on == 0 { 300_000 } else { 0 });
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        went_on += u64::from(engine.put(b"again", &[2; 1000]).is_ok());
+    }
+    assert_eq!(engine.get(b"again").unwrap().as_deref(), Some(&[2; 1000][..]));
+    engine.close().unwrap();
 }

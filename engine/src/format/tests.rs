@@ -92,3 +92,16 @@ fn id_floor_that_counting_on_would_overflow_is_refused() {
     assert!(with_floor(FILE_ID_MAX).is_ok());
     assert_eq!(with_floor(FILE_ID_MAX + 1), Err(Bad::Fields));
 }
+
+#[test]
+fn ids_file_reads_what_it_writes_and_nothing_else() {
+    let bytes = encode_ids(77);
+    assert_eq!(decode_ids(&bytes), Some(77));
+    for at in 0..bytes.len() {
+        let mut changed = bytes;
+        changed[at] ^= 1;
+        assert_eq!(decode_ids(&changed), None, "byte {at}");
+        assert_eq!(decode_ids(&bytes[..at]), None, "{at} bytes");
+    }
+    assert_eq!(decode_ids(&[&bytes[..], b"0"].concat()), None);
+}

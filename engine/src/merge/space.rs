@@ -107,7 +107,7 @@ impl Core {
         let is_due = active.len() >= self.log.file_limit() || self.merges.is_space_low() || self.is_bloated();
         let is_dead =
             dead * 100 >= active.len() * u64::from(self.options.merge_trigger) && dead >= DEAD_BYTES_MIN;
-        if !is_due || !is_dead || active.is_pinned() {
+        if !is_due || !is_dead {
             return Ok(());
         }
         match self.log.seal_active() {
