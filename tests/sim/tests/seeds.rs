@@ -16,8 +16,9 @@ const TAKEOVER: u64 = 60;
 const BUG_SEEDS_MAX: u64 = 2_000;
 
 /// Bugs that a handful of seeds finds.
-const SOON_FOUND: [&str; 21] = [
+const SOON_FOUND: [&str; 23] = [
     "OldTermAfterRestart",
+    "AcknowledgePastFailure",
     "NoConsent",
     "TrustDamage",
     "NoTail",
@@ -25,6 +26,7 @@ const SOON_FOUND: [&str; 21] = [
     "SecondTry",
     "OwnSuspension",
     "LeaseFromAnswer",
+    "ForgetfulVoter",
     "StaleReads",
     "CleanWhileAway",
     "HideExpired",
