@@ -79,11 +79,6 @@ fn tell(line: &str) {
 fn crash_one(seed: u64, sync: SyncPolicy, losses: &[Loss]) -> (u64, u64) {
     let options = options_for(seed, sync);
     let run = Run::new(generate(seed, STEPS), &options);
-    crash_run(seed, &run, &options, losses)
-}
-
-/// Crashes a history that was run at every call.
-fn crash_run(seed: u64, run: &Run, options: &Options, losses: &[Loss]) -> (u64, u64) {
     let end = run.moments.last().unwrap().clone();
     let end = Moment { call: run.file_system.calls(), before: run.file_system.killed(), ..end };
     let (mut points, mut images) = (0, 0);
@@ -93,7 +88,7 @@ fn crash_run(seed: u64, run: &Run, options: &Options, losses: &[Loss]) -> (u64, 
             let count = if let Loss::Power(count) = loss { count } else { 1 };
             for image_seed in moment.call * count..(moment.call + 1) * count {
                 images += 1;
-                check_crash(run, moment, options, loss, image_seed).unwrap_or_else(|what| {
+                check_crash(&run, moment, &options, loss, image_seed).unwrap_or_else(|what| {
                     panic!(
                         "{what}\nafter a crash ({loss:?}, image {image_seed}) before call {} ({:?} of {}), in or \
                          before step {:?};\nCASKADE_CRASH_SEED={seed} repeats it",
@@ -220,23 +215,6 @@ fn acknowledged_write_survives_a_power_loss_at_every_call() {
 fn acknowledged_write_survives_a_kill_at_every_call_whatever_the_sync_policy() {
     crash_everywhere("sync = interval", 8, SyncPolicy::Interval(60_000), &[Loss::Kill]);
     crash_everywhere("sync = never", 8, SyncPolicy::Never, &[Loss::Kill]);
-}
-
-#[test]
-fn acknowledged_write_survives_a_power_loss_at_every_call_on_a_disk_that_fills() {
-    let (mut images, mut refused) = (0, 0);
-    for seed in 0..8 {
-        // With a reserve, which is cut and filled again, in half of the histories.
-        let reserve_bytes = if seed % 2 == 0 { 0 } else { 64 << 10 };
-        let options = Options { reserve_bytes, ..options_for(seed, SyncPolicy::Always) };
-        let no_snapshot = |step: &Step| !matches!(step, Step::Snapshot(_));
-        let steps = generate(seed, 2 * STEPS).into_iter().filter(no_snapshot).collect();
-        let run = Run::on_a_filling_disk(steps, &options, seed);
-        refused += run.refused();
-        images += crash_run(seed, &run, &options, &[Loss::Power(2), Loss::Kill]).1;
-    }
-    assert!(refused > 20, "{refused} steps found no room");
-    tell(&format!("a disk that fills: {images} images, {refused} steps without room"));
 }
 
 #[test]

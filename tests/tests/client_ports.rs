@@ -225,9 +225,16 @@ fn client_that_finds_no_file_left_is_told_so() {
         // The files there are stay open; there is room for none more.
         let pid = Pid::from_raw(i32::try_from(program.id())?).context("a process has an id")?;
         let limit = |files| Rlimit { current: Some(files), maximum: Some(4000) };
-        prlimit(Some(pid), Resource::Nofile, limit(first_free_file(program.id())?))?;
+        let (id, files) = (program.id(), first_free_file(program.id())?);
+        prlimit(Some(pid), Resource::Nofile, limit(files))?;
         for addr in [node.addr(), node.addr(), node.addr()] {
             ensure!(conversation(&addr, b"").await? == TOO_MANY);
+            // Until the node has opened its spare file again, one is free, and the next client may have it.
+            eventually("no file is free", CLOSED_MAX, async || {
+                ensure!(first_free_file(id)? >= files);
+                Ok(())
+            })
+            .await?;
         }
         let told = conversation(&node.memcached_addr(), b"get k\r\n").await?;
         ensure!(told == "ERROR Too many open connections\r\n", "{told}");

@@ -201,58 +201,22 @@ pub(crate) struct Run {
     pub(crate) calls: Vec<u64>,
     /// What the store holds before each step, and after all.
     states: Vec<Model>,
-    /// What it may hold instead while a step is being done that finds no room in the end.
-    refused: Vec<Option<Model>>,
 }
 
 impl Run {
     pub(crate) fn new(steps: Vec<Step>, options: &Options) -> Self {
-        Self::with_disk(steps, options, |_, _| ())
-    }
-
-    /// The same on a disk that is filled and freed between the steps, from a seed.
-    pub(crate) fn on_a_filling_disk(steps: Vec<Step>, options: &Options, seed: u64) -> Self {
-        let mut draw = Draw(seed);
-        Self::with_disk(steps, options, |number, file_system| match draw.below(5) {
-            _ if number == 0 => {}
-            0 => file_system.leave_free(0),
-            1 => file_system.leave_free(draw.below(60_000)),
-            2 => file_system.set_capacity(None),
-            _ => {}
-        })
-    }
-
-    fn with_disk(
-        steps: Vec<Step>,
-        options: &Options,
-        mut change: impl FnMut(usize, &FaultyFileSystem),
-    ) -> Self {
         let file_system = FaultyFileSystem::new();
         file_system.remember();
         let mut engine = None;
         let mut model = Model::new();
-        let (mut calls, mut states, mut refused) = (vec![0], vec![Model::new()], Vec::new());
-        for (number, step) in steps.iter().enumerate() {
-            change(number, &file_system);
-            let mut done = model.clone();
-            perform_on_model(&mut done, step);
-            refused.push(match perform(&file_system, options, &mut engine, step) {
-                Ok(()) => {
-                    model = done;
-                    None
-                }
-                Err(error) if is_no_space(&error) => Some(live(&done)),
-                Err(error) => panic!("{step:?}: {error:?}"),
-            });
+        let (mut calls, mut states) = (vec![0], vec![Model::new()]);
+        for step in &steps {
+            perform(&file_system, options, &mut engine, step).unwrap();
+            perform_on_model(&mut model, step);
             calls.push(file_system.calls());
             states.push(live(&model));
         }
-        Self { moments: file_system.moments(), steps, file_system, calls, states, refused }
-    }
-
-    /// Steps that found no room.
-    pub(crate) fn refused(&self) -> usize {
-        self.refused.iter().flatten().count()
+        Self { moments: file_system.moments(), steps, file_system, calls, states }
     }
 
     /// Steps that were done before this call.
@@ -264,8 +228,7 @@ impl Run {
     /// with or without the step that was being done.
     pub(crate) fn acceptable(&self, call: u64) -> Vec<Model> {
         let done = self.done_before(call);
-        let refused = self.refused.get(done).cloned().flatten();
-        self.states[done..(done + 2).min(self.states.len())].iter().cloned().chain(refused).collect()
+        self.states[done..(done + 2).min(self.states.len())].to_vec()
     }
 
     /// What it may hold after one that loses what was not synced: all that was done before it was last closed, and

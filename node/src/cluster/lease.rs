@@ -14,9 +14,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use crate::id::{Incarnation, NodeId};
 use crate::mutation::{Mutation, planted};
 
-/// A new coordinator declares nobody down before this part of a lease has passed: nodes that live need the time to hear
+/// A new coordinator declares nobody down before this share of a lease has passed: nodes that live need the time to hear
 /// of the election and to renew their leases.
-const RENEWAL_PARTS: u64 = 4;
+const fn renewal_ms(lease_ms: u64) -> u64 {
+    lease_ms * 3 / 8
+}
 
 /// Why no lease is granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,7 +88,7 @@ impl LeaseTable {
     fn waited_out_ms(&self) -> u64 {
         let longest_ms = self.since_ms + self.lease_ms;
         let former_ms = self.former_until_ms.map_or(longest_ms, |until_ms| until_ms.min(longest_ms));
-        former_ms.max(self.since_ms + self.lease_ms / RENEWAL_PARTS)
+        former_ms.max(self.since_ms + renewal_ms(self.lease_ms))
     }
 
     /// A majority of voters confirmed the coordinator when asked at `asked_ms`.
@@ -134,6 +136,15 @@ impl LeaseTable {
             }
         }
         overdue
+    }
+
+    /// Notes that a node without a lease of this coordinator was heard of: it lives, and has half a lease's time to ask for
+    /// one.
+    pub fn heard(&mut self, node: NodeId, incarnation: Incarnation, now_ms: u64) {
+        let grant = self.granted.entry(node).or_insert(Grant::until(incarnation, 0));
+        if grant.incarnation == incarnation && !grant.condemned {
+            grant.until_ms = grant.until_ms.max(now_ms + self.lease_ms / 2);
+        }
     }
 
     /// A node is being registered: it has two leases' time to ask for its first one.
@@ -298,8 +309,19 @@ mod tests {
     fn new_coordinator_gives_living_nodes_the_time_to_renew() {
         let mut table = LeaseTable::new(2000, 10_000);
         table.former_confirmed(1_000);
-        assert!(table.overdue([(NODE, 1)], 10_600).is_empty(), "a quarter of a lease, and the drift");
-        assert_eq!(table.overdue([(NODE, 1)], 10_601), vec![(NODE, 1)]);
+        assert!(table.overdue([(NODE, 1)], 10_850).is_empty(), "three eighths of a lease, and the drift");
+        assert_eq!(table.overdue([(NODE, 1)], 10_851), vec![(NODE, 1)]);
+    }
+
+    #[test]
+    fn node_that_a_new_coordinator_has_heard_of_has_longer_to_renew() {
+        let mut table = LeaseTable::new(2000, 10_000);
+        table.former_confirmed(1_000);
+        table.heard(NODE, 1, 10_300);
+        assert!(table.overdue([(NODE, 1)], 11_400).is_empty());
+        assert_eq!(table.overdue([(NODE, 1)], 11_401), vec![(NODE, 1)]);
+        table.heard(NODE, 1, 11_402);
+        assert_eq!(table.overdue([(NODE, 1)], 11_403), vec![(NODE, 1)], "it stays condemned");
     }
 
     #[test]

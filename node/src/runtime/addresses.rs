@@ -24,7 +24,7 @@ use crate::net::Network;
 /// When a listener on all addresses has named no other one for this long, those are all.
 const INTERFACES_PAUSE: Duration = Duration::from_millis(100);
 /// How often a start looks for more, at most.
-const INTERFACES_LOOKS: u32 = 10;
+const INTERFACES_LOOKS: u32 = 20;
 
 /// Returns where clients reach this node, as it announces it: `HOST:PORT`, or `:PORT` if it listens on all addresses and
 /// none is set.
@@ -59,7 +59,8 @@ async fn all_interfaces(network: &Network) -> Vec<SocketAddr> {
     for _ in 0..INTERFACES_LOOKS {
         tokio::time::sleep(INTERFACES_PAUSE).await;
         let before = std::mem::replace(&mut found, network.listen_addrs());
-        if before == found {
+        // Loopback comes first, and is of no use to other machines: what else there is may take longer.
+        if before == found && found.iter().any(|addr| !addr.ip().is_loopback()) {
             break;
         }
     }

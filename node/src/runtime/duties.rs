@@ -106,6 +106,11 @@ impl Node {
         let voters: BTreeSet<NodeId> = voter_sets.iter().flatten().copied().collect();
         let answers = join_all(voters.into_iter().map(|voter| self.ask_last_confirmed(voter, elected))).await;
         let confirmed_ms: BTreeMap<NodeId, u64> = answers.into_iter().flatten().collect();
+        let (state, now_ms) = (self.topology.state(), self.host.monotonic_ms());
+        let heard = confirmed_ms.keys().filter_map(|voter| state.member(*voter));
+        for Announcement { node, incarnation, .. } in heard.map(|member| &member.announcement) {
+            self.with_leases(|leases| leases.heard(*node, *incarnation, now_ms));
+        }
         let Some(latest_ms) = latest_confirmation(&voter_sets, &confirmed_ms) else { return };
         // The table may be one of another election by now, which they were not asked about.
         if self.topology.leading() == Some(elected) {
@@ -165,7 +170,12 @@ impl Node {
         let granted = self.with_leases(|leases| {
             // Read once more: an entry of a former coordinator is applied here before a majority confirms this one.
             let up = self.topology.state().is_up(node);
-            up.then(|| leases.grant(node, incarnation, self.host.monotonic_ms()))
+            let now_ms = self.host.monotonic_ms();
+            up.then(|| {
+                leases
+                    .grant(node, incarnation, now_ms)
+                    .inspect_err(|_| leases.heard(node, incarnation, now_ms))
+            })
         });
         match granted.flatten() {
             Some(Ok(length_ms)) => ControlAnswer::Granted(length_ms),

@@ -95,7 +95,14 @@ impl Node {
         let coordinator = known.ok_or("no coordinator is known: too few voters are reached to elect one")?;
         // The holder counts from when it asked (rule R9).
         let asked_ms = self.host.monotonic_ms();
-        match self.ask_for_lease(coordinator).await? {
+        let answer = tokio::select! {
+            biased;
+            answer = self.ask_for_lease(coordinator) => answer?,
+            () = self.replaced(coordinator) => {
+                return Err(format!("another node was elected in the place of {}", coordinator.short()));
+            }
+        };
+        match answer {
             ControlAnswer::Granted(length_ms)
                 if planted(Mutation::LeaseFromAnswer)
                     && self.extend(self.host.monotonic_ms() + length_ms) =>
@@ -125,6 +132,16 @@ impl Node {
             }
             ControlAnswer::NotYet(reason) | ControlAnswer::Failed(reason) => Err(reason),
             other => Err(format!("the coordinator answered something else: {other:?}")),
+        }
+    }
+
+    /// Waits until another node than this one is the coordinator: an answer of the former may never come, and the new one
+    /// waits only for so long.
+    async fn replaced(&self, coordinator: NodeId) {
+        let mut coordinators = self.topology.watch_coordinator();
+        if coordinators.wait_for(|known| known.is_some_and(|known| known != coordinator)).await.is_err() {
+            // The log has stopped: the answer, or its time-out, ends the question.
+            std::future::pending().await
         }
     }
 
