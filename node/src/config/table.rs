@@ -114,9 +114,9 @@ settings! {
     bootstrap: Vec<String>, Peers, Vec::new();
     /// File with the secret that admits peers to the cluster; mode 0600, the same content on every node.
     cluster_secret_file: Option<PathBuf>, OptionalFile, None;
-    /// Where other nodes reach this node, where that is not peer_listen itself: behind NAT or a port mapping, or by a name, which is resolved anew at each dial. Without a port, that of peer_listen. Not set, and peer_listen is 0.0.0.0 or [::]: other nodes use the address that they see this node at.
+    /// Where other nodes reach this node, where that is not peer_listen itself: behind NAT or a port mapping, or by a name, which is resolved anew at each dial. Without a port, that of peer_listen. Not set, and peer_listen is on all addresses (0.0.0.0): other nodes use the address that they see this node at.
     advertise: Option<ReachedAt>, Reachable, None;
-    /// Where clients reach this node, as CLUSTER and MOVED name it to them. Without a port, that of listen. Not set: listen itself; if that is 0.0.0.0 or [::], the host of advertise, or else the address that the client, or the answering node, sees this node at.
+    /// Where clients reach this node, as CLUSTER and MOVED name it to them. Without a port, that of listen. Not set: listen itself; if that is all addresses (0.0.0.0), the host of advertise, or else the address that the client, or the answering node, sees this node at.
     advertise_clients: Option<ReachedAt>, Reachable, None;
     /// Failure zone (rack, room, region): copies of a key are kept in different zones where that is possible.
     zone: String, Name, String::new();

@@ -161,7 +161,7 @@ pub struct Node {
     /// Members that are down: the epoch of that, and when this node learnt of it.
     seen_down: Mutex<BTreeMap<NodeId, (Epoch, u64)>>,
     /// Addresses that are not committed: of nodes that are not members yet, and of members that have moved;
-    /// [`HEARD_ADDRS_MAX`] at most.
+    /// `HEARD_ADDRS_MAX` at most.
     heard_addrs: Mutex<BTreeMap<NodeId, HeardAddrs>>,
     /// Who may be the coordinator, as long as the topology log names none.
     coordinator_hint: Mutex<Option<NodeId>>,
