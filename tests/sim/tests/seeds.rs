@@ -16,7 +16,7 @@ const TAKEOVER: u64 = 60;
 const BUG_SEEDS_MAX: u64 = 2_000;
 
 /// Bugs that a handful of seeds finds.
-const SOON_FOUND: [&str; 23] = [
+const SOON_FOUND: [&str; 22] = [
     "OldTermAfterRestart",
     "AcknowledgePastFailure",
     "NoConsent",
@@ -26,7 +26,6 @@ const SOON_FOUND: [&str; 23] = [
     "SecondTry",
     "OwnSuspension",
     "LeaseFromAnswer",
-    "ForgetfulVoter",
     "StaleReads",
     "CleanWhileAway",
     "HideExpired",
