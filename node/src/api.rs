@@ -196,6 +196,8 @@ pub struct NodeRow {
     pub primaries: u32,
     /// Its share of all copies the ring names, 0..1.
     pub ring_share: f64,
+    /// By how many milliseconds its wall clock is ahead of cluster time; absent while it does not know that.
+    pub clock_offset_ms: Option<i64>,
 }
 
 /// `CASK.RING`: placement and its balance.
@@ -315,7 +317,7 @@ pub struct Event {
     pub epoch: u64,
     /// `info`, `warning`, `error`.
     pub severity: String,
-    /// What kind: `member`, `coordinator`, `plan`, `migration`, `failover`, `store`.
+    /// What kind: `member`, `coordinator`, `plan`, `migration`, `failover`, `store`, `clock`.
     pub kind: String,
     /// The PeerId it is about, or empty.
     pub node: String,

@@ -18,8 +18,10 @@ use crate::supervise::{Part, Supervisor};
 pub trait Machine: Send + Sync + 'static {
     /// Milliseconds of a clock that never goes back and counts suspended time.
     fn monotonic_ms(&self) -> u64;
-    /// Milliseconds since 1970.
+    /// Milliseconds since 1970, as somebody set it: for what people read, and as one voice of many about cluster time.
     fn wall_ms(&self) -> u64;
+    /// Names the time since the machine was switched on: while it is the same, so is the monotonic clock.
+    fn boot(&self) -> u64;
     /// The task as this machine runs it: not while it is paused, and no further once it is dead.
     fn guard(&self, task: BoxFuture<'static, ()>) -> BoxFuture<'static, ()>;
 }
@@ -58,11 +60,20 @@ impl Host {
         }
     }
 
-    /// Milliseconds since 1970: for expiry, and for what people read.
+    /// Milliseconds since 1970, as somebody set it: for what people read, and as one voice of many about cluster time. No
+    /// expiry may depend on it: see [`crate::cluster::time`].
     pub fn wall_ms(&self) -> u64 {
         match &self.machine {
             None => clock::wall_ms(),
             Some(machine) => machine.wall_ms(),
+        }
+    }
+
+    /// Names the time since the machine was switched on: while it is the same, so is the monotonic clock.
+    pub fn boot(&self) -> u64 {
+        match &self.machine {
+            None => clock::boot(),
+            Some(machine) => machine.boot(),
         }
     }
 

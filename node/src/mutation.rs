@@ -59,11 +59,13 @@ pub enum Mutation {
     TermsOfTheLostSide,
     /// R10: a voter of two that restarts serves without asking the other one which generation that is of.
     ServeUncompared,
+    /// The node that a client asked adds relative times to its own wall clock.
+    EntryNodeClock,
 }
 
 impl Mutation {
     /// Every one.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::OldTermAfterRestart,
         Self::Gaps,
         Self::AcknowledgePastFailure,
@@ -90,6 +92,7 @@ impl Mutation {
         Self::ReconcileOlderGeneration,
         Self::TermsOfTheLostSide,
         Self::ServeUncompared,
+        Self::EntryNodeClock,
     ];
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use caskade_node::config::Settings;
-use caskade_node::kv::{Action, Condition, ExpiryPolicy, Failure, Operation, Outcome, Ticket};
+use caskade_node::kv::{Action, Condition, Deadline, ExpiryPolicy, Failure, Operation, Outcome, Ticket};
 use caskade_node::runtime::Node;
 use caskade_node::supervise::Supervisor;
 use tokio::net::TcpListener;
@@ -102,7 +102,7 @@ async fn a_read_of_an_expired_key_spares_the_write_behind_it() {
         let submit = |action: Action| a.node.submit(Operation { key: key.clone(), action });
         let mut short = set("old");
         if let Action::Set { expiry, .. } = &mut short {
-            *expiry = ExpiryPolicy::At(caskade_node::clock::wall_ms() + 2);
+            *expiry = ExpiryPolicy::Until(Deadline::In(2));
         }
         submit(short).wait().await.unwrap();
         tokio::time::sleep(Duration::from_millis(4)).await;

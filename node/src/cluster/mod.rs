@@ -16,5 +16,6 @@ mod stand_in;
 pub mod state;
 pub mod takeover;
 pub mod terms;
+pub mod time;
 pub mod view;
 mod words;

@@ -7,7 +7,9 @@ use super::message::{
     read_replication_answer, replication_answer,
 };
 use crate::fuzz::same_again;
-use crate::kv::{Action, ActionError, Condition, ExpiryPolicy, Operation, Outcome, Step, Transaction};
+use crate::kv::{
+    Action, ActionError, Condition, Deadline, ExpiryPolicy, Operation, Outcome, Step, Transaction,
+};
 use crate::net::wire;
 
 /// Kinds of messages here.
@@ -57,7 +59,7 @@ pub(crate) fn seeds() -> Vec<(u8, Vec<u8>)> {
     let set = Action::Set {
         value: "value".into(),
         user_flags: 1,
-        expiry: ExpiryPolicy::At(5),
+        expiry: ExpiryPolicy::Until(Deadline::In(5)),
         condition: Condition::Absent,
         return_old: true,
     };

@@ -15,6 +15,7 @@
 mod assignments;
 mod catch_up;
 mod clean;
+mod cluster_time;
 mod damage;
 mod figures;
 mod forwards;

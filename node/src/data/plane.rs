@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::assignments::Assignments;
+use super::cluster_time;
 use super::damage::Damage;
 use super::forwards::Forwards;
 use super::heal::HealCounters;
@@ -25,6 +26,7 @@ use super::replica::{Rejection, ReplicaLog};
 use super::tail::Tails;
 use super::tasks::TaskBoard;
 use crate::cluster::state::{Change, ClusterState};
+use crate::cluster::time::ClusterClock;
 use crate::host::Host;
 use crate::id::{Incarnation, NodeId, Partition, Term};
 use crate::kv::{Failure, Outcome};
@@ -228,6 +230,7 @@ pub struct Plane {
     leases_ended: AtomicU64,
     /// This process gets no lease any more, whatever is granted.
     lease_given_up: AtomicBool,
+    pub(super) cluster_clock: Mutex<ClusterClock>,
     sessions: AtomicU64,
     pub(super) store_failed: AtomicBool,
     /// Since when replicas of partitions this node is primary of have been away while their nodes are up.
@@ -254,6 +257,7 @@ impl Plane {
             damage: Damage::new(damage.is_some()),
             tails: Tails::default(),
             assignments: Assignments::load(&engine),
+            cluster_clock: cluster_time::restore(&engine, &host),
             background: engine.budget().whole().clone(),
             engine,
             refusals: peers.refusals(),

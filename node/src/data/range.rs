@@ -163,7 +163,7 @@ impl Plane {
                 return Answer::Failed(Failure::Action(ActionError::NoOrderedIndex));
             }
         };
-        let now = self.host.wall_ms();
+        let now = self.cluster_ms();
         let live = page.keys.into_iter().filter(|key| key.expiry_ms == 0 || key.expiry_ms > now);
         let keys = live.map(|key| key.key).collect();
         // A partition may have moved, and its data gone, while the page was made.

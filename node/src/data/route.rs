@@ -79,6 +79,7 @@ impl Plane {
         if let Err(failure) = self.check_speech(&operation) {
             return Ticket::Ready(Err(failure));
         }
+        let operation = self.as_entered(operation);
         let partition = partition_of(&operation.key);
         let primary = self.view.load().primaries[usize::from(partition)];
         if let Some(node) = primary
@@ -100,6 +101,15 @@ impl Plane {
                 Ticket::Waiting { answer, ordered: false }
             }
         }
+    }
+
+    /// Returns the operation as this node hands it on: relative times stay relative, since the primary adds them.
+    fn as_entered(&self, operation: Operation) -> Operation {
+        if !planted(Mutation::EntryNodeClock) {
+            return operation;
+        }
+        let Operation { key, action } = operation;
+        Operation { key, action: action.anchored(self.host.wall_ms()) }
     }
 
     /// # Errors
@@ -171,9 +181,9 @@ impl Plane {
             Err(Unknown::Damaged(error)) => return Executed::Damaged(key.clone(), error, reply),
             Err(Unknown::Lost) => return Executed::Done(Err(self.lost(partition)), reply),
         };
-        let now_ms = self.host.wall_ms();
+        let at = self.at(primary);
         let is_expired = |entry: &Option<Entry>| {
-            entry.as_ref().is_some_and(|entry| entry.expiry_ms != 0 && entry.expiry_ms <= now_ms)
+            entry.as_ref().is_some_and(|entry| entry.expiry_ms != 0 && entry.expiry_ms <= at.now_ms)
         };
         if is_expired(&current)
             && let Some((pending, _)) = primary.newest_pending(key)
@@ -182,7 +192,7 @@ impl Plane {
             (current, unpublished) = (entry(pending.clone()), true);
         }
         let expired = is_expired(&current);
-        let (mut effect, outcome) = match evaluate(action, current.as_ref(), &self.at(primary)) {
+        let (mut effect, outcome) = match evaluate(action, current.as_ref(), &at) {
             Ok((effect, outcome)) => (effect, Ok(outcome)),
             Err(error) => (Effect::Nothing, Err(Failure::Action(error))),
         };
@@ -206,7 +216,7 @@ impl Plane {
     /// The circumstances of what this node would order next.
     pub(super) fn at(&self, primary: &PrimaryState) -> At {
         At {
-            now_ms: self.host.wall_ms(),
+            now_ms: self.cluster_ms(),
             version: version(primary.term, primary.last() + 1),
             value_bytes_max: self.limits.value_bytes_max,
         }

@@ -98,7 +98,7 @@ impl Plane {
             Ok(page) => page,
             Err(error) => return Answer::Failed(damaged(&error)),
         };
-        let now = self.host.wall_ms();
+        let now = self.cluster_ms();
         let live = page.keys.into_iter().filter(|key| key.expiry_ms == 0 || key.expiry_ms > now);
         let keys = live.map(|key| key.key).collect();
         // The partition may have moved, and its data gone, while the page was made.

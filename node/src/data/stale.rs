@@ -34,7 +34,7 @@ impl Plane {
         if !self.damage.proves(partition, found.as_ref().map(|record| record.version)) {
             return Err(self.lost(partition));
         }
-        let now_ms = self.host.wall_ms();
+        let now_ms = self.cluster_ms();
         let live = found.and_then(entry).filter(|entry| entry.expiry_ms == 0 || entry.expiry_ms > now_ms);
         let at = At { now_ms, version: 0, value_bytes_max: 0 };
         let (_, outcome) = evaluate(action, live.as_ref(), &at).map_err(Failure::Action)?;

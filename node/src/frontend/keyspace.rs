@@ -151,6 +151,9 @@ pub trait Keyspace: Send + Sync + 'static {
         self.submit(operation)
     }
 
+    /// Returns this node's estimate of cluster time, in milliseconds since 1970.
+    fn cluster_ms(&self) -> u64;
+
     /// Whether clients are sent to a key's primary, instead of that being asked for them.
     fn redirects(&self) -> bool {
         false

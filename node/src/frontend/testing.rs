@@ -70,6 +70,10 @@ impl Memory {
 }
 
 impl Keyspace for Memory {
+    fn cluster_ms(&self) -> u64 {
+        wall_ms()
+    }
+
     fn submit(&self, operation: Operation) -> Ticket {
         if operation.key.starts_with(b"refused") {
             return Ticket::Ready(Err(Failure::Refused("no\r\nprimary".to_owned())));

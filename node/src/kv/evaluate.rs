@@ -16,7 +16,7 @@ use super::{
 /// The circumstances of an evaluation.
 #[derive(Clone, Copy, Debug)]
 pub struct At {
-    /// Milliseconds since 1970.
+    /// Cluster time, in milliseconds since 1970.
     pub now_ms: u64,
     /// Version of the record, if one is written.
     pub version: u64,
@@ -37,7 +37,7 @@ pub fn evaluate(action: &Action, current: Option<&Entry>, at: &At) -> Evaluated 
     let bytes = live.map_or(&[][..], |entry| &entry.value);
     Ok(match action {
         Action::Read => (Effect::Nothing, Outcome::Entry(live.cloned())),
-        Action::Inspect => (Effect::Nothing, Outcome::Meta(live.map(meta))),
+        Action::Inspect => (Effect::Nothing, Outcome::Meta(live.map(|entry| meta(entry, now_ms)))),
         Action::Set { value, user_flags, expiry, condition, return_old } => {
             let old = live.filter(|_| *return_old).cloned();
             if !holds(*condition, live) {
@@ -48,7 +48,7 @@ pub fn evaluate(action: &Action, current: Option<&Entry>, at: &At) -> Evaluated 
         }
         Action::Delete => (remove(current), Outcome::Changed(live.is_some())),
         Action::Add(delta) => add(*delta, live)?,
-        Action::Expire(at_ms) => expire(*at_ms, live, now_ms),
+        Action::Expire(deadline) => expire(deadline.at_ms(now_ms), live, now_ms),
         Action::Persist => match live.filter(|entry| entry.expiry_ms != 0) {
             Some(entry) => (rewrite(entry, 0), Outcome::Changed(true)),
             None => (Effect::Nothing, Outcome::Changed(false)),
@@ -63,10 +63,13 @@ pub fn evaluate(action: &Action, current: Option<&Entry>, at: &At) -> Evaluated 
             Some(entry) if entry.version != *version => (Effect::Nothing, Outcome::Unmet),
             Some(_) => return evaluate(action, current, at),
         },
-        Action::ExpireIf(at_ms, condition) => match live {
-            Some(entry) if may_expire(*condition, entry, *at_ms) => expire(*at_ms, live, now_ms),
-            _ => (Effect::Nothing, Outcome::Changed(false)),
-        },
+        Action::ExpireIf(deadline, condition) => {
+            let at_ms = deadline.at_ms(now_ms);
+            match live {
+                Some(entry) if may_expire(*condition, entry, at_ms) => expire(at_ms, live, now_ms),
+                _ => (Effect::Nothing, Outcome::Changed(false)),
+            }
+        }
         Action::Take => (remove(current), Outcome::Entry(live.cloned())),
         Action::ReadUntil(expiry) => read_until(*expiry, live, at),
         Action::Extend { value, before, fresh } => extend(value, *before, *fresh, live, at)?,
@@ -105,12 +108,13 @@ fn place(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-fn meta(entry: &Entry) -> Meta {
+fn meta(entry: &Entry, now_ms: u64) -> Meta {
     Meta {
         // A value is at most 512 MiB, far below the field's limit.
         value_len: u32::try_from(entry.value.len()).unwrap_or(u32::MAX),
         user_flags: entry.user_flags,
         expiry_ms: entry.expiry_ms,
+        now_ms,
         version: entry.version,
     }
 }
@@ -128,7 +132,16 @@ fn expiry_of(policy: ExpiryPolicy, live: Option<&Entry>, now_ms: u64) -> Option<
     match policy {
         ExpiryPolicy::Clear => Some(0),
         ExpiryPolicy::Keep => Some(live.map_or(0, |entry| entry.expiry_ms)),
-        ExpiryPolicy::At(at_ms) => (at_ms > now_ms).then_some(at_ms),
+        ExpiryPolicy::Until(deadline) => Some(deadline.at_ms(now_ms)).filter(|at_ms| *at_ms > now_ms),
+    }
+}
+
+/// The expiry of a key that is made by the way; one that is over is kept, so that the next one to look removes the key.
+fn fresh_expiry(fresh: Fresh, now_ms: u64) -> u64 {
+    match fresh.expiry {
+        ExpiryPolicy::Clear | ExpiryPolicy::Keep => 0,
+        // 0 would be never.
+        ExpiryPolicy::Until(deadline) => deadline.at_ms(now_ms).max(1),
     }
 }
 
@@ -147,7 +160,7 @@ fn write(
     }
 }
 
-/// An expired record is removed too: it must stay gone if the clock is set back.
+/// An expired record is removed too: it must stay gone for a later primary, whose estimate of cluster time may be less.
 fn remove(current: Option<&Entry>) -> Effect {
     current.map_or(Effect::Nothing, |_| Effect::Remove)
 }
@@ -218,9 +231,10 @@ fn check_len(len: u64, at: &At) -> Result<(), ActionError> {
 fn extend(value: &Bytes, before: bool, fresh: Option<Fresh>, live: Option<&Entry>, at: &At) -> Evaluated {
     let wrote = |len: usize| Outcome::Wrote { version: at.version, len: len as u64 };
     let (Some(entry), _) = (live, fresh) else {
-        let Some(Fresh { user_flags, expiry_ms }) = fresh else {
+        let Some(fresh) = fresh else {
             return Ok((Effect::Nothing, Outcome::Absent));
         };
+        let (user_flags, expiry_ms) = (fresh.user_flags, fresh_expiry(fresh, at.now_ms));
         return Ok((Effect::Write { value: value.clone(), user_flags, expiry_ms }, wrote(value.len())));
     };
     let (first, second) = if before { (value, &entry.value) } else { (&entry.value, value) };
@@ -266,9 +280,10 @@ fn add_float(number: &[u8], live: Option<&Entry>) -> Evaluated {
 
 fn count(delta: u64, down: bool, fresh: Option<(u64, Fresh)>, live: Option<&Entry>, at: &At) -> Evaluated {
     let Some(entry) = live else {
-        let Some((number, Fresh { user_flags, expiry_ms })) = fresh else {
+        let Some((number, fresh)) = fresh else {
             return Ok((Effect::Nothing, Outcome::Absent));
         };
+        let (user_flags, expiry_ms) = (fresh.user_flags, fresh_expiry(fresh, at.now_ms));
         let value = Bytes::from(number.to_string());
         let after = Entry { value: value.clone(), user_flags, expiry_ms, version: at.version };
         return Ok((Effect::Write { value, user_flags, expiry_ms }, Outcome::Entry(Some(after))));

@@ -10,7 +10,7 @@ pub struct Entry {
     pub value: Bytes,
     /// Opaque flags of the client (memcached's).
     pub user_flags: u32,
-    /// When it ceases to exist, in milliseconds since 1970; 0 is never.
+    /// When it ceases to exist, in milliseconds of cluster time since 1970; 0 is never.
     pub expiry_ms: u64,
     /// Version of the record.
     pub version: u64,
@@ -23,8 +23,10 @@ pub struct Meta {
     pub value_len: u32,
     /// Opaque flags of the client.
     pub user_flags: u32,
-    /// Milliseconds since 1970; 0 is never.
+    /// Milliseconds of cluster time since 1970; 0 is never.
     pub expiry_ms: u64,
+    /// Cluster time at the primary when it answered: what is left is counted from it.
+    pub now_ms: u64,
     /// Version of the record.
     pub version: u64,
 }

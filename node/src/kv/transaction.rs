@@ -277,7 +277,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kv::{Action, Condition, ExpiryPolicy};
+    use crate::kv::{Action, Condition, Deadline, ExpiryPolicy};
 
     const AT: At = At { now_ms: 1000, version: 50, value_bytes_max: 1 << 20 };
 
@@ -417,7 +417,7 @@ mod tests {
             1 => set(name, "1"),
             2 => one(name, Action::Delete),
             3 => one(name, Action::Add(2)),
-            4 => one(name, Action::Expire(2000)),
+            4 => one(name, Action::Expire(Deadline::At(2000))),
             _ => one(name, Action::Take),
         });
         proptest::collection::vec(step, 0..12)

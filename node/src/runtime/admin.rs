@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use caskade_engine::PARTITIONS;
 
+use super::cluster_time::clock_text;
 use super::gossip::Heard;
 use super::{BUILD, Node};
 use crate::api::{Event, NodeRow, Nodes, SnapshotMade, Status, Task};
 use crate::cluster::operations::Membership;
 use crate::cluster::state::{ClusterState, MemberStatus};
+use crate::cluster::time::is_wrong;
 use crate::cluster::{plan, view};
 use crate::config::STORE_FOLDER;
 use crate::frontend::stats::Snapshot;
@@ -53,6 +55,9 @@ impl Node {
                 .warnings
                 .push("this node has no cluster secret: whoever reaches its peer port is a peer".into());
         }
+        for (node, offset_ms) in self.wrong_clocks() {
+            status.warnings.push(format!("{}: set it right (NTP)", clock_text(&node.short(), offset_ms)));
+        }
         if self.plane.store_failed() {
             status.warnings.push(
                 "this node's store refused a write: it serves nothing until its disk is mended and it is \
@@ -61,6 +66,14 @@ impl Node {
             );
         }
         status
+    }
+
+    /// Members whose wall clocks differ from cluster time by more than half a second, and by how much, as last reported.
+    fn wrong_clocks(&self) -> Vec<(NodeId, i64)> {
+        let (state, heard, now_ms) = (self.topology.state(), self.reports.all(), self.host.monotonic_ms());
+        let fresh = |node: &NodeId| heard.get(node).filter(|heard| heard.at_ms + REPORT_FRESH_MS > now_ms);
+        let offset = |node: &NodeId| Some((*node, fresh(node)?.report.row.clock_offset_ms?));
+        state.members.keys().filter_map(offset).filter(|(_, offset_ms)| is_wrong(*offset_ms, false)).collect()
     }
 
     fn condition(&self, state: &ClusterState) -> &'static str {
@@ -220,6 +233,7 @@ impl Node {
             partitions: held,
             primaries,
             ring_share: mine as f64 / (named.max(1)) as f64,
+            clock_offset_ms: self.plane.time_report().offset_ms,
             ..NodeRow::default()
         }
     }

@@ -84,6 +84,10 @@ impl Client {
 }
 
 impl Keyspace for Client {
+    fn cluster_ms(&self) -> u64 {
+        self.0.plane.cluster_ms()
+    }
+
     fn submit(&self, operation: Operation) -> Ticket {
         let node = &self.0;
         let of_a_pair = || node.topology.state().data_members() <= 2;

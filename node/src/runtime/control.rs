@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::generation::Standpoint;
 use crate::cluster::state::{Announcement, Change, Verdict};
 use crate::cluster::takeover::Generation;
+use crate::cluster::time::TimeReport;
 use crate::id::{ClusterId, NodeId};
 use crate::net::{Class, Peers, wire};
 
@@ -21,8 +22,9 @@ pub(super) enum Control {
     Hello,
     /// A message of the topology log.
     Raft(Bytes),
-    /// Asks the coordinator for a lease; a node it does not know in this incarnation is registered first.
-    Lease(Announcement),
+    /// Asks the coordinator for a lease; a node it does not know in this incarnation is registered first. The report is of
+    /// the asker's clocks.
+    Lease(Announcement, TimeReport),
     /// Asks the coordinator to commit changes.
     Propose(Vec<Change>),
     /// The coordinator is about to go: stand for election in its place.
@@ -45,8 +47,13 @@ pub(super) enum ControlAnswer {
     Hello { cluster_id: Option<ClusterId>, coordinator: Option<NodeId>, members: Vec<(NodeId, Vec<String>)> },
     /// Of `Raft`.
     Raft(Bytes),
-    /// Of `Lease`: so many milliseconds from when it was asked for.
-    Granted(u64),
+    /// Of `Lease`.
+    Granted {
+        /// How long it is, in milliseconds from when it was asked for.
+        length_ms: u64,
+        /// Cluster time when it was granted, in microseconds.
+        time_us: u64,
+    },
     /// Of `Lease`: not yet, for this reason; ask again.
     NotYet(String),
     /// Of `Lease`: this incarnation was declared down; only a new one is taken back.

@@ -13,6 +13,7 @@ use super::admission::{Standing, standing};
 use super::control::{Control, ControlAnswer};
 use crate::cluster::lease::{LeaseTable, NoLease, latest_confirmation};
 use crate::cluster::state::{Announcement, Change, ClusterState, Member, MemberStatus, Verdict};
+use crate::cluster::time::TimeReport;
 use crate::id::{Incarnation, NodeId};
 use crate::topology::{Committed, Proposal, choose_voters};
 
@@ -149,11 +150,16 @@ impl Node {
     }
 
     /// Answers a node that asks for a lease; registers it first if it must be.
-    pub(super) fn answer_lease(self: &Arc<Self>, announcement: Announcement) -> ControlAnswer {
+    pub(super) fn answer_lease(
+        self: &Arc<Self>,
+        announcement: Announcement,
+        time: TimeReport,
+    ) -> ControlAnswer {
         if !self.is_coordinator() {
             return ControlAnswer::NotCoordinator(self.topology.coordinator());
         }
         let (node, incarnation) = (announcement.node, announcement.incarnation);
+        self.note_time(node, time);
         match standing(&self.topology.state(), &announcement) {
             Standing::Up => self.grant(node, incarnation),
             Standing::Down => ControlAnswer::DeclaredDown,
@@ -178,7 +184,11 @@ impl Node {
             })
         });
         match granted.flatten() {
-            Some(Ok(length_ms)) => ControlAnswer::Granted(length_ms),
+            // Told with a lease only, so by a coordinator that a majority confirmed.
+            Some(Ok(length_ms)) => match self.time_to_grant() {
+                Some(time_us) => ControlAnswer::Granted { length_ms, time_us },
+                None => ControlAnswer::NotYet("a majority of voters has to report cluster time first".into()),
+            },
             Some(Err(NoLease::Unconfirmed)) => {
                 ControlAnswer::NotYet("no majority of voters confirms the coordinator".into())
             }

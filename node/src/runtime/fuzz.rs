@@ -5,6 +5,7 @@ use super::control::{Control, ControlAnswer};
 use super::generation::{named, unnamed};
 use crate::cluster::report::NodeReport;
 use crate::cluster::state::{Announcement, Change, ClusterState, StoreCondition};
+use crate::cluster::time::TimeReport;
 use crate::fuzz::same_again;
 use crate::id::{ClusterId, NodeId};
 use crate::net::wire;
@@ -51,6 +52,7 @@ pub(crate) fn seeds() -> Vec<(u8, Vec<u8>)> {
         row: crate::api::NodeRow::default(),
         tasks: vec![crate::api::Task::default()],
     };
+    let time = TimeReport { time_us: 1 << 50, error_us: Some(300), floor_us: 1 << 50, offset_ms: Some(-3) };
     let hello = ControlAnswer::Hello {
         cluster_id: Some(report.cluster_id),
         coordinator: Some(node),
@@ -58,10 +60,10 @@ pub(crate) fn seeds() -> Vec<(u8, Vec<u8>)> {
     };
     vec![
         (0, wire::encode(&named(&state, 0, Control::Propose(vec![hand_over])))),
-        (0, wire::encode(&Control::Lease(announcement))),
+        (0, wire::encode(&Control::Lease(announcement, time))),
         (0, wire::encode(&Control::Raft("log".into()))),
         (1, wire::encode(&hello)),
-        (1, wire::encode(&ControlAnswer::Granted(2000))),
+        (1, wire::encode(&ControlAnswer::Granted { length_ms: 2000, time_us: 1 << 50 })),
         (2, wire::encode(&report)),
     ]
 }

@@ -174,7 +174,9 @@ impl Node {
         let theirs = match named {
             Some(generation) => generation,
             // Who is no member yet has no generation.
-            None if matches!(question, Control::Lease(_)) && self.topology.state().member(from).is_none() => {
+            None if matches!(question, Control::Lease(..))
+                && self.topology.state().member(from).is_none() =>
+            {
                 mine
             }
             None => Generation::default(),

@@ -115,6 +115,7 @@ impl Node {
             }
             let report = self.report(row);
             self.peers.publish(wire::encode(&report));
+            self.note_clock(self.id, report.row.clock_offset_ms);
             self.reports.note(report, self.host.monotonic_ms());
         }
     }
@@ -157,6 +158,7 @@ impl Node {
                 self.register_heard(announced);
             }
         }
+        self.note_clock(from, report.row.clock_offset_ms);
         self.reports.note(report, self.host.monotonic_ms());
     }
 }

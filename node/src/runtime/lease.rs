@@ -103,14 +103,18 @@ impl Node {
             }
         };
         match answer {
-            ControlAnswer::Granted(length_ms)
-                if planted(Mutation::LeaseFromAnswer)
-                    && self.extend(self.host.monotonic_ms() + length_ms) =>
-            {
-                Ok(length_ms)
+            ControlAnswer::Granted { length_ms, time_us } => {
+                // Before the lease is: whoever serves has cluster time.
+                self.take_cluster_time(coordinator, asked_ms, time_us)?;
+                let from_ms = match planted(Mutation::LeaseFromAnswer) {
+                    true => self.host.monotonic_ms(),
+                    false => asked_ms,
+                };
+                match self.extend(from_ms + length_ms) {
+                    true => Ok(length_ms),
+                    false => Err("the node is stopping, or takes over".into()),
+                }
             }
-            ControlAnswer::Granted(length_ms) if self.extend(asked_ms + length_ms) => Ok(length_ms),
-            ControlAnswer::Granted(_) => Err("the node is stopping, or takes over".into()),
             ControlAnswer::DeclaredDown => {
                 self.return_anew();
                 Err("it was declared down, and returns as a new incarnation".into())
@@ -148,11 +152,11 @@ impl Node {
     async fn ask_for_lease(self: &Arc<Self>, coordinator: NodeId) -> Result<ControlAnswer, String> {
         let announcement = self.announcement();
         if coordinator == self.id {
-            return Ok(self.answer_lease(announcement));
+            return Ok(self.answer_lease(announcement, self.plane.time_report()));
         }
         let lease_ms = self.lease_ms();
         let timeout = lease_ms.map_or(FIRST_TIMEOUT, |lease_ms| Duration::from_millis(lease_ms / 2));
-        self.ask(coordinator, Control::Lease(announcement), timeout).await
+        self.ask(coordinator, Control::Lease(announcement, self.plane.time_report()), timeout).await
     }
 
     /// This process can never have a lease again: it serves nothing from now on, and should end.

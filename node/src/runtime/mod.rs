@@ -6,6 +6,7 @@ mod admission;
 mod afresh;
 mod bootstrap;
 mod clients;
+mod cluster_time;
 mod control;
 mod duties;
 mod events;
@@ -32,7 +33,7 @@ mod strangers;
 mod takeover;
 mod wiring;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -65,6 +66,7 @@ use self::wiring::{Inbound, LogTransport};
 use crate::cluster::lease::LeaseTable;
 use crate::cluster::protocol::PROTOCOL_OPERATIONS;
 use crate::cluster::state::{Announcement, Change};
+use crate::cluster::time::TimeKeeper;
 use crate::config::Settings;
 use crate::data::{self, Plane};
 use crate::frontend::limits::Limits;
@@ -157,6 +159,10 @@ pub struct Node {
     batches: mpsc::Sender<Batch>,
     /// As coordinator: the term it was elected for, and what it granted in it.
     leases: Mutex<Option<(u64, LeaseTable)>>,
+    /// As coordinator: that term, and what it decided about cluster time in it.
+    time_keeper: Mutex<Option<(u64, TimeKeeper)>>,
+    /// Nodes whose wall clocks are known to be wrong.
+    wrong_clocks: Mutex<BTreeSet<NodeId>>,
     registering: Mutex<HashSet<(NodeId, Incarnation)>>,
     /// Members that are down: the epoch of that, and when this node learnt of it.
     seen_down: Mutex<BTreeMap<NodeId, (Epoch, u64)>>,
@@ -333,6 +339,8 @@ impl Node {
             events: EventLog::default(),
             batches,
             leases: Mutex::default(),
+            time_keeper: Mutex::default(),
+            wrong_clocks: Mutex::default(),
             registering: Mutex::default(),
             seen_down: Mutex::default(),
             heard_addrs: Mutex::default(),
@@ -411,6 +419,7 @@ impl Node {
             self.tell_notices();
             if rounds.is_multiple_of(CLEAN_ROUNDS) {
                 self.plane.mark_clean_partitions();
+                self.plane.record_cluster_time();
             }
             self.plane.suspend_slow_replicas();
             self.plane.resume_replicas();
@@ -500,6 +509,7 @@ impl Node {
         self.stopping.begin();
         self.plane.stop_all(SETTLE_TIMEOUT).await;
         self.say_goodbye().await;
+        self.plane.record_cluster_time();
         self.tasks.lock().drain(..).for_each(|task| task.abort());
         self.topology.shutdown().await;
         self.peers.shutdown().await;
@@ -560,12 +570,12 @@ impl Node {
             Control::Compare => self.standpoint(),
             Control::Hello => self.introduce(),
             Control::Raft(body) => ControlAnswer::Raft(self.topology.handle(body).await),
-            Control::Lease(announcement) if announcement.node == from => {
+            Control::Lease(announcement, time) if announcement.node == from => {
                 let is_over = self.is_over(&announcement);
                 if !is_over && !self.topology.state().members.contains_key(&from) {
                     self.note_address(&announcement);
                 }
-                let answer = self.answer_lease(announcement);
+                let answer = self.answer_lease(announcement, time);
                 if let ControlAnswer::Refused(reason) = &answer
                     && !is_over
                     && self.topology.state().members.contains_key(&from)
@@ -574,7 +584,7 @@ impl Node {
                 }
                 answer
             }
-            Control::Lease(_) => {
+            Control::Lease(..) => {
                 self.note_refused(Refused::Message, from, &"a lease can only be asked for by its holder");
                 ControlAnswer::Failed("a lease can only be asked for by its holder".into())
             }

@@ -34,7 +34,7 @@ impl Node {
     /// Refuses what the asker may not ask.
     pub(super) fn check_asker(&self, from: NodeId, question: &Control) -> Result<(), ControlAnswer> {
         // Who asks these is to be told something, member or not.
-        if matches!(question, Control::Hello | Control::Compare | Control::Lease(_)) {
+        if matches!(question, Control::Hello | Control::Compare | Control::Lease(..)) {
             return Ok(());
         }
         let state = self.topology.state();

@@ -35,6 +35,10 @@ impl Machine for Stopping {
         1_700_000_000_000
     }
 
+    fn boot(&self) -> u64 {
+        1
+    }
+
     fn guard(&self, task: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {
         task
     }

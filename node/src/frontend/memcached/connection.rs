@@ -24,7 +24,6 @@ use super::reply::{Shape, Writer, failure_text};
 use super::request::{Fetch, Foreign, Request};
 use super::server::Server;
 use super::stats;
-use crate::clock::wall_ms;
 use crate::frontend::accept::{FrontEnd as _, close, stopped};
 use crate::frontend::flush::flush;
 use crate::frontend::footprint::{Footprint, NO_MEMORY, Silence};
@@ -269,7 +268,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     fn next_request(&mut self) -> Option<Request> {
         self.parser.trust(self.gate.has_entered());
-        self.parser.next(&mut self.input, wall_ms())
+        self.parser.next(&mut self.input, self.server.keyspace.cluster_ms())
     }
 
     /// Asks for the next key of the retrieval, if the order rule allows it.
@@ -382,7 +381,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     }
 
     fn write(&mut self, what: What) {
-        let mut to = Writer { out: &mut self.output, tally: &mut self.tally, now_ms: wall_ms() };
+        let now_ms = self.server.keyspace.cluster_ms();
+        let mut to = Writer { out: &mut self.output, tally: &mut self.tally, now_ms };
         match what {
             What::One(ticket, shape) => {
                 self.claims.pop(1);

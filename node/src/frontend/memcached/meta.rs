@@ -10,7 +10,7 @@ use super::KEY_BYTES_MAX;
 use super::reply::{Echo, MetaReply, Shape};
 use super::request::{Line, Mode, Request, Store, StoreReply, refuse};
 use super::text::{Asked, BAD_FORMAT, ERROR};
-use super::words::{client_flags, expiry, expiry_ms, is_key, signed, unsigned, value_len};
+use super::words::{client_flags, expiry, is_key, signed, unsigned, value_len};
 use crate::kv::{Action, Fresh, Operation};
 
 /// Most words of a meta command (memcached's `MFLAG_MAX_OPT_LENGTH`, without the end it counts).
@@ -168,7 +168,7 @@ pub(super) fn get(asked: &Asked<'_>) -> Request {
         Err(error) => return refuse(error),
     };
     let action = match flags.exptime {
-        Some(exptime) => Action::ReadUntil(expiry(exptime, asked.now_ms)),
+        Some(exptime) => Action::ReadUntil(expiry(exptime)),
         None if flags.value => Action::Read,
         None => Action::Inspect,
     };
@@ -214,7 +214,7 @@ fn store_of(asked: &Asked<'_>) -> Result<Store, &'static str> {
         key: flags.key.clone(),
         mode,
         user_flags: flags.client_flags,
-        expiry: expiry(flags.exptime.unwrap_or(0), asked.now_ms),
+        expiry: expiry(flags.exptime.unwrap_or(0)),
         cas,
         reply: StoreReply::Meta(flags.reply(b"Okc")),
     })
@@ -259,9 +259,7 @@ pub(super) fn count(asked: &Asked<'_>) -> Request {
         Ok(read) => read,
         Err(error) => return refuse(error),
     };
-    let fresh = flags
-        .vivify
-        .map(|exptime| (flags.initial, Fresh { user_flags: 0, expiry_ms: expiry_ms(exptime, asked.now_ms) }));
+    let fresh = flags.vivify.map(|exptime| (flags.initial, Fresh { user_flags: 0, expiry: expiry(exptime) }));
     let action = Action::Count { delta: flags.delta, down, fresh };
     let action = match flags.cas.filter(|cas| *cas != 0) {
         Some(version) => Action::IfVersion(version, Box::new(action)),

@@ -13,6 +13,8 @@ use crate::kv::{ActionError, Answer, Entry, Failure, Meta, Outcome};
 
 /// Longest reason of a failure that is told, bytes.
 const REASON_BYTES_MAX: usize = 512;
+/// How far this node's estimate of cluster time may be behind the primary's without a second more being told as left.
+const SLACK_MS: u64 = 100;
 
 /// How one outcome is told.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -229,7 +231,7 @@ impl Writer<'_> {
     fn meta_value(&mut self, outcome: Outcome, reply: &MetaReply) -> bool {
         let (meta, value) = match outcome {
             Outcome::Entry(entry) => {
-                let meta = entry.as_ref().map(meta_of);
+                let meta = entry.as_ref().map(|entry| meta_of(entry, self.now_ms));
                 (meta, entry.map(|entry| entry.value).filter(|_| reply.value))
             }
             Outcome::Meta(meta) => (meta, None),
@@ -273,7 +275,7 @@ impl Writer<'_> {
         }
         let value = Some(entry.value.trim_ascii_end()).filter(|_| reply.value);
         self.meta_head(value);
-        self.echoes(reply, Some(&meta_of(&entry)));
+        self.echoes(reply, Some(&meta_of(&entry, self.now_ms)));
         if let Some(value) = value {
             self.line(value);
         }
@@ -286,7 +288,7 @@ impl Writer<'_> {
             return true;
         }
         self.out.extend_from_slice(status.meta());
-        let meta = Meta { version, value_len: 0, user_flags: 0, expiry_ms: 0 };
+        let meta = Meta { version, value_len: 0, user_flags: 0, expiry_ms: 0, now_ms: self.now_ms };
         self.echoes(reply, Some(&meta).filter(|_| with_cas));
         true
     }
@@ -304,7 +306,7 @@ impl Writer<'_> {
                 (Echo::Flags, Some(meta)) => self.flag(b'f', meta.user_flags.into()),
                 (Echo::Size, Some(meta)) => self.flag(b's', meta.value_len.into()),
                 (Echo::Ttl, Some(meta)) if meta.expiry_ms == 0 => self.out.extend_from_slice(b" t-1"),
-                (Echo::Ttl, Some(meta)) => self.flag(b't', seconds_left(meta.expiry_ms, self.now_ms)),
+                (Echo::Ttl, Some(meta)) => self.flag(b't', seconds_left(meta)),
                 (_, None) => {}
             }
         }
@@ -338,7 +340,7 @@ impl Writer<'_> {
         self.out.extend_from_slice(b" exp=");
         match meta.expiry_ms {
             0 => self.out.extend_from_slice(b"-1"),
-            expiry_ms => self.digits(seconds_left(expiry_ms, self.now_ms)),
+            _ => self.digits(seconds_left(&meta)),
         }
         self.out.extend_from_slice(b" cas=");
         self.digits(meta.version);
@@ -390,17 +392,21 @@ fn changed(outcome: Outcome) -> Option<Status> {
     }
 }
 
-fn meta_of(entry: &Entry) -> Meta {
+fn meta_of(entry: &Entry, now_ms: u64) -> Meta {
     Meta {
         value_len: u32::try_from(entry.value.len()).unwrap_or(u32::MAX),
         user_flags: entry.user_flags,
         expiry_ms: entry.expiry_ms,
+        now_ms,
         version: entry.version,
     }
 }
 
-fn seconds_left(expiry_ms: u64, now_ms: u64) -> u64 {
-    expiry_ms.saturating_sub(now_ms).div_ceil(1000)
+/// Seconds until the key expires, rounded up as memcached does. With a value comes no time of the primary: the time is then
+/// this node's own estimate, which may be some milliseconds behind, and those do not make another second.
+fn seconds_left(meta: &Meta) -> u64 {
+    let left_ms = meta.expiry_ms.saturating_sub(meta.now_ms);
+    left_ms.saturating_sub(SLACK_MS).div_ceil(1000).max(u64::from(left_ms > 0))
 }
 
 /// A failure as one line.

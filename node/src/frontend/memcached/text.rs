@@ -19,6 +19,7 @@ const TOO_LARGE: &str = "SERVER_ERROR object too large for cache";
 pub(super) struct Asked<'a> {
     pub(super) line: &'a Bytes,
     pub(super) words: &'a [&'a [u8]],
+    /// Cluster time: the delay of flush_all, which this node waits out itself, is counted from it.
     pub(super) now_ms: u64,
     pub(super) value_bytes_max: usize,
 }
@@ -71,7 +72,7 @@ pub(super) fn read(line: &Bytes, now_ms: u64, value_bytes_max: usize) -> Line {
         b"mn" => Request::Say(Bytes::from_static(b"MN")),
         command @ (b"get" | b"gets" | b"bget") if args > 0 => fetch(&asked, command == b"gets", None),
         command @ (b"gat" | b"gats") if args > 0 => match signed(asked.word(1)) {
-            Some(exptime) => fetch(&asked, command == b"gats", Some(expiry(exptime, now_ms))),
+            Some(exptime) => fetch(&asked, command == b"gats", Some(expiry(exptime))),
             None => refuse(BAD_EXPTIME),
         },
         command @ (b"incr" | b"decr") if args == 2 || args == 3 => count(&asked, command == b"decr"),
@@ -121,7 +122,7 @@ fn update(asked: &Asked<'_>, mode: Mode, with_cas: bool) -> Line {
         key: asked.shared(key),
         mode,
         user_flags,
-        expiry: expiry(exptime, asked.now_ms),
+        expiry: expiry(exptime),
         cas,
         reply: StoreReply::Text { noreply },
     };
@@ -158,8 +159,8 @@ fn touch(asked: &Asked<'_>) -> Request {
     let Some(exptime) = signed(asked.word(2)) else {
         return refuse_unless(noreply, BAD_EXPTIME);
     };
-    let action = match expiry(exptime, asked.now_ms) {
-        ExpiryPolicy::At(at_ms) => Action::Expire(at_ms),
+    let action = match expiry(exptime) {
+        ExpiryPolicy::Until(deadline) => Action::Expire(deadline),
         // Persist would not say whether a key without expiry is there.
         policy => Action::ReadUntil(policy),
     };
@@ -193,8 +194,8 @@ fn flush(asked: &Asked<'_>) -> Request {
     let Some(exptime) = signed(asked.word(1)) else {
         return refuse_unless(noreply, BAD_EXPTIME);
     };
-    let delay_s = match expiry(exptime, asked.now_ms) {
-        ExpiryPolicy::At(at_ms) => at_ms.saturating_sub(asked.now_ms) / 1000,
+    let delay_s = match expiry(exptime) {
+        ExpiryPolicy::Until(deadline) => deadline.at_ms(asked.now_ms).saturating_sub(asked.now_ms) / 1000,
         ExpiryPolicy::Clear | ExpiryPolicy::Keep => 0,
     };
     Request::Flush { delay_s, noreply }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::KEY_BYTES_MAX;
-use crate::kv::ExpiryPolicy;
+use crate::kv::{Deadline, ExpiryPolicy};
 
 /// Words that are looked at: no command but those that read many keys has so many.
 const WORDS_MAX: usize = 24;
@@ -65,22 +65,13 @@ pub(super) fn value_len(word: &[u8]) -> Option<usize> {
 }
 
 /// What an exptime means: 0 is never, up to 30 days count from now, more is a time of day, and a negative one is over.
-pub(super) fn expiry(exptime: i64, now_ms: u64) -> ExpiryPolicy {
+pub(super) fn expiry(exptime: i64) -> ExpiryPolicy {
     let ms = |seconds: i64| u64::try_from(seconds).unwrap_or(0).saturating_mul(1000);
     match exptime {
         0 => ExpiryPolicy::Clear,
-        ..0 => ExpiryPolicy::At(0),
-        1..=RELATIVE_S_MAX => ExpiryPolicy::At(now_ms.saturating_add(ms(exptime))),
-        _ => ExpiryPolicy::At(ms(exptime)),
-    }
-}
-
-/// The same as a time, milliseconds since 1970; 0 is never.
-pub(super) fn expiry_ms(exptime: i64, now_ms: u64) -> u64 {
-    match expiry(exptime, now_ms) {
-        // 0 would be never.
-        ExpiryPolicy::At(at_ms) => at_ms.max(1),
-        ExpiryPolicy::Clear | ExpiryPolicy::Keep => 0,
+        ..0 => ExpiryPolicy::Until(Deadline::At(0)),
+        1..=RELATIVE_S_MAX => ExpiryPolicy::Until(Deadline::In(ms(exptime))),
+        _ => ExpiryPolicy::Until(Deadline::At(ms(exptime))),
     }
 }
 
@@ -141,14 +132,12 @@ mod tests {
 
     #[test]
     fn exptime_has_three_meanings() {
-        let now_ms = 1_700_000_000_000;
-        assert_eq!(expiry(0, now_ms), ExpiryPolicy::Clear);
-        assert_eq!(expiry(10, now_ms), ExpiryPolicy::At(now_ms + 10_000));
-        assert_eq!(expiry(RELATIVE_S_MAX, now_ms), ExpiryPolicy::At(now_ms + 2_592_000_000));
-        assert_eq!(expiry(1_800_000_000, now_ms), ExpiryPolicy::At(1_800_000_000_000));
-        assert_eq!(expiry(-1, now_ms), ExpiryPolicy::At(0));
-        assert_eq!((expiry_ms(0, now_ms), expiry_ms(-1, now_ms)), (0, 1));
-        assert_eq!(expiry(i64::MAX, now_ms), ExpiryPolicy::At(u64::MAX));
+        assert_eq!(expiry(0), ExpiryPolicy::Clear);
+        assert_eq!(expiry(10), ExpiryPolicy::Until(Deadline::In(10_000)));
+        assert_eq!(expiry(RELATIVE_S_MAX), ExpiryPolicy::Until(Deadline::In(2_592_000_000)));
+        assert_eq!(expiry(1_800_000_000), ExpiryPolicy::Until(Deadline::At(1_800_000_000_000)));
+        assert_eq!(expiry(-1), ExpiryPolicy::Until(Deadline::At(0)));
+        assert_eq!(expiry(i64::MAX), ExpiryPolicy::Until(Deadline::At(u64::MAX)));
     }
 
     #[test]

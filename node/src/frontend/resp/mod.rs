@@ -29,7 +29,7 @@ use crate::glob;
 
 pub use server::Server;
 
-/// Milliseconds since 1970, as expiries count.
+/// Milliseconds since 1970, for what operators read. Expiries are compared with cluster time, by the primary.
 fn now_ms() -> u64 {
     crate::clock::wall_ms()
 }

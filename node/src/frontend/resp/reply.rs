@@ -15,9 +15,9 @@ use std::time::Instant;
 
 use futures::future::BoxFuture;
 
+use super::dump;
 use super::encoder::Encoder;
 use super::lcs::Lcs;
-use super::{dump, now_ms};
 use crate::frontend::stats::Tally;
 use crate::kv::{Answer, Ticket, abandoned};
 use crate::kv::{Entry, Failure, Outcome, parse_integer};
@@ -297,7 +297,7 @@ pub(super) fn encode_one(answer: Answer, shape: Shape, to: &mut Encoder<'_>, tal
         }
         (_, Outcome::Meta(meta)) => {
             count_read(meta.is_some(), tally);
-            to.integer(meta.map_or(-2, |meta| expiry_of(shape, meta.expiry_ms)));
+            to.integer(meta.map_or(-2, |meta| expiry_of(shape, meta.expiry_ms, meta.now_ms)));
         }
         (_, outcome) => encode_mismatch(&outcome, to, tally),
     }
@@ -349,11 +349,11 @@ fn encode_entry(entry: &Entry, shape: Shape, to: &mut Encoder<'_>) {
 }
 
 /// The number a TTL command answers for a key with this expiry.
-fn expiry_of(shape: Shape, expiry_ms: u64) -> i64 {
+fn expiry_of(shape: Shape, expiry_ms: u64, now_ms: u64) -> i64 {
     if expiry_ms == 0 {
         return -1;
     }
-    let left_ms = expiry_ms.saturating_sub(now_ms());
+    let left_ms = expiry_ms.saturating_sub(now_ms);
     // Redis rounds the time left to the nearest second, and an expiry to the second it is in.
     let number = match shape {
         Shape::SecondsLeft => left_ms.saturating_add(500) / 1000,

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::kv::Deadline;
 
 const NOW: u64 = 1_000;
 const AT: At = At { now_ms: NOW, version: 77, value_bytes_max: 100 };
@@ -30,7 +31,7 @@ fn an_entry_is_absent_from_the_millisecond_it_expires() {
         let read = run(&Action::Read, Some(&current));
         assert_eq!(read, (Effect::Nothing, Outcome::Entry(there.then(|| current.clone()))));
         let (effect, outcome) = run(&Action::Inspect, Some(&current));
-        let expected = Meta { value_len: 1, user_flags: 7, expiry_ms, version: 42 };
+        let expected = Meta { value_len: 1, user_flags: 7, expiry_ms, now_ms: NOW, version: 42 };
         assert_eq!((effect, outcome), (Effect::Nothing, Outcome::Meta(there.then_some(expected))));
     }
 }
@@ -79,10 +80,13 @@ fn set_gives_the_expiry_its_policy_says() {
         (ExpiryPolicy::Keep, Some(&lasting), wrote("new", 9, NOW + 5)),
         (ExpiryPolicy::Keep, Some(&expired), wrote("new", 9, 0)),
         (ExpiryPolicy::Keep, None, wrote("new", 9, 0)),
-        (ExpiryPolicy::At(NOW + 1), None, wrote("new", 9, NOW + 1)),
-        (ExpiryPolicy::At(NOW), Some(&lasting), Effect::Remove),
-        (ExpiryPolicy::At(0), Some(&lasting), Effect::Remove),
-        (ExpiryPolicy::At(NOW), None, Effect::Nothing),
+        (until(NOW + 1), None, wrote("new", 9, NOW + 1)),
+        (until(NOW), Some(&lasting), Effect::Remove),
+        (until(0), Some(&lasting), Effect::Remove),
+        (until(NOW), None, Effect::Nothing),
+        (ExpiryPolicy::Until(Deadline::In(9)), None, wrote("new", 9, NOW + 9)),
+        (ExpiryPolicy::Until(Deadline::In(0)), Some(&lasting), Effect::Remove),
+        (ExpiryPolicy::Until(Deadline::In(u64::MAX)), None, wrote("new", 9, i64::MAX as u64)),
     ];
     for (policy, current, effect) in cases {
         let answer = run(&set(policy, Condition::Always, false), current);
@@ -156,16 +160,50 @@ fn only_the_text_an_integer_is_printed_as_is_an_integer() {
     }
 }
 
+fn until(at_ms: u64) -> ExpiryPolicy {
+    ExpiryPolicy::Until(Deadline::At(at_ms))
+}
+
+fn expire_at(at_ms: u64) -> Action {
+    Action::Expire(Deadline::At(at_ms))
+}
+
+#[test]
+fn relative_time_is_added_where_the_write_is_ordered_and_told_from_there() {
+    let lock = |length_ms| Action::Set {
+        value: Bytes::from("l"),
+        user_flags: 0,
+        expiry: ExpiryPolicy::Until(Deadline::In(length_ms)),
+        condition: Condition::Absent,
+        return_old: false,
+    };
+    // The primary's time is two years from the clock of whoever asked: nothing of that can be seen here.
+    for now_ms in [NOW, NOW + 63_072_000_000] {
+        let at = At { now_ms, ..AT };
+        let (effect, _) = evaluate(&lock(2_000), None, &at).unwrap();
+        assert_eq!(effect, wrote("l", 0, now_ms + 2_000));
+        let held = Entry { expiry_ms: now_ms + 2_000, ..entry("l", 0) };
+        let (effect, outcome) = evaluate(&lock(2_000), Some(&held), &at).unwrap();
+        assert_eq!((effect, outcome), (Effect::Nothing, Outcome::Set { written: false, old: None }));
+        let (_, outcome) = evaluate(&Action::Inspect, Some(&held), &at).unwrap();
+        let Outcome::Meta(Some(meta)) = outcome else { panic!("{outcome:?}") };
+        assert_eq!(meta.expiry_ms - meta.now_ms, 2_000);
+    }
+    let fresh = Some((5, Fresh { user_flags: 0, expiry: ExpiryPolicy::Until(Deadline::In(10)) }));
+    let count = Action::Count { delta: 1, down: false, fresh };
+    assert_eq!(run(&count, None).0, wrote("5", 0, NOW + 10));
+}
+
 #[test]
 fn expire_and_persist_change_only_what_is_there() {
     let (lasting, expired) = (entry("v", 0), entry("v", NOW));
-    for action in [Action::Expire(NOW + 1), Action::Expire(0), Action::Persist] {
+    for action in [expire_at(NOW + 1), expire_at(0), Action::Persist] {
         assert_eq!(run(&action, None), (Effect::Nothing, Outcome::Changed(false)));
         assert_eq!(run(&action, Some(&expired)), (Effect::Nothing, Outcome::Changed(false)));
     }
     let changed = Outcome::Changed(true);
-    assert_eq!(run(&Action::Expire(NOW + 1), Some(&lasting)), (wrote("v", 7, NOW + 1), changed.clone()));
-    assert_eq!(run(&Action::Expire(NOW), Some(&lasting)), (Effect::Remove, changed.clone()));
+    assert_eq!(run(&expire_at(NOW + 1), Some(&lasting)), (wrote("v", 7, NOW + 1), changed.clone()));
+    assert_eq!(run(&expire_at(NOW), Some(&lasting)), (Effect::Remove, changed.clone()));
     assert_eq!(run(&Action::Persist, Some(&entry("v", NOW + 1))), (wrote("v", 7, 0), changed));
     assert_eq!(run(&Action::Persist, Some(&lasting)), (Effect::Nothing, Outcome::Changed(false)));
 }
@@ -192,8 +230,10 @@ impl Model {
                 }
                 let kept = self.0.as_ref().map_or(0, |(_, _, expiry_ms)| *expiry_ms);
                 self.0 = match expiry {
-                    ExpiryPolicy::At(at_ms) if *at_ms <= now_ms => None,
-                    ExpiryPolicy::At(at_ms) => Some((value.to_vec(), *user_flags, *at_ms)),
+                    ExpiryPolicy::Until(deadline) => {
+                        let at_ms = model_time(*deadline, now_ms);
+                        (at_ms > now_ms).then(|| (value.to_vec(), *user_flags, at_ms))
+                    }
                     ExpiryPolicy::Clear => Some((value.to_vec(), *user_flags, 0)),
                     ExpiryPolicy::Keep => Some((value.to_vec(), *user_flags, kept)),
                 };
@@ -212,9 +252,9 @@ impl Model {
                 self.0 = Some((sum.to_string().into_bytes(), flags, expiry_ms));
                 return Ok(sum);
             }
-            Action::Expire(at_ms) => {
+            Action::Expire(deadline) => {
                 if let Some((_, _, expiry_ms)) = &mut self.0 {
-                    *expiry_ms = (*at_ms).max(1);
+                    *expiry_ms = model_time(*deadline, now_ms).max(1);
                 }
                 self.purge(now_ms);
             }
@@ -225,10 +265,23 @@ impl Model {
                 }
                 return Ok(expires.into());
             }
-            Action::ReadUntil(ExpiryPolicy::At(at_ms)) => return self.act(&Action::Expire(*at_ms), now_ms),
+            Action::ReadUntil(ExpiryPolicy::Until(deadline)) => {
+                return self.act(&Action::Expire(*deadline), now_ms);
+            }
             other => panic!("not in the model: {other:?}"),
         }
         Ok(there.into())
+    }
+}
+
+fn deadline() -> impl Strategy<Value = Deadline> {
+    prop_oneof![(0..200u64).prop_map(Deadline::At), (0..50u64).prop_map(Deadline::In)]
+}
+
+fn model_time(deadline: Deadline, now_ms: u64) -> u64 {
+    match deadline {
+        Deadline::At(at_ms) => at_ms,
+        Deadline::In(length_ms) => now_ms + length_ms,
     }
 }
 
@@ -237,7 +290,7 @@ fn actions() -> impl Strategy<Value = Action> {
     let expiry = prop_oneof![
         Just(ExpiryPolicy::Clear),
         Just(ExpiryPolicy::Keep),
-        (0..200u64).prop_map(ExpiryPolicy::At)
+        deadline().prop_map(ExpiryPolicy::Until)
     ];
     let condition = prop_oneof![Just(Condition::Always), Just(Condition::Absent), Just(Condition::Present)];
     let set = (value, any::<u32>(), expiry, condition, any::<bool>()).prop_map(
@@ -255,10 +308,10 @@ fn actions() -> impl Strategy<Value = Action> {
         1 => Just(Action::Inspect),
         1 => Just(Action::Delete),
         3 => prop_oneof![-3..3i64, any::<i64>()].prop_map(Action::Add),
-        2 => (0..200u64).prop_map(Action::Expire),
+        2 => deadline().prop_map(Action::Expire),
         1 => Just(Action::Persist),
         1 => Just(Action::Take),
-        1 => (0..200u64).prop_map(|at_ms| Action::ReadUntil(ExpiryPolicy::At(at_ms))),
+        1 => deadline().prop_map(|deadline| Action::ReadUntil(ExpiryPolicy::Until(deadline))),
     ]
 }
 
@@ -376,7 +429,8 @@ fn expiry_is_moved_on_its_condition_only() {
         (ExpireIf::Sooner, true, true, false),
         (ExpireIf::SoonerThanSome, false, true, false),
     ] {
-        let changes = |entry: &Entry, at_ms| run(&Action::ExpireIf(at_ms, condition), Some(entry)).1;
+        let changes =
+            |entry: &Entry, at_ms| run(&Action::ExpireIf(Deadline::At(at_ms), condition), Some(entry)).1;
         assert_eq!(changes(&lasting, 4000), Outcome::Changed(of_lasting), "{condition:?}");
         assert_eq!(changes(&until, 4000), Outcome::Changed(sooner), "{condition:?}");
         assert_eq!(changes(&until, 6000), Outcome::Changed(later), "{condition:?}");

@@ -4,7 +4,7 @@ use super::{Context, integer};
 use crate::frontend::resp::now_ms;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Refusal, Reply, Shape};
-use crate::kv::{Action, ExpireIf};
+use crate::kv::{Action, Deadline, ExpireIf};
 
 /// What the number of an expiry counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,23 +31,31 @@ impl Unit {
         options.into_iter().find(|(name, _)| text.eq_ignore_ascii_case(name)).map(|(_, unit)| unit)
     }
 
-    /// The time a number means, milliseconds since 1970; it may be past. `None` if it cannot be told.
-    fn time(self, number: i64) -> Option<i64> {
+    /// Returns the deadline a number means; it may be past. `None` if it is out of Redis's range.
+    ///
+    /// A relative time stays relative: only the primary adds it. This node's clock serves to find sums that do not fit 64
+    /// bits, as Redis does, and nothing else.
+    fn deadline(self, number: i64) -> Option<Deadline> {
         let millis = match self {
             Self::Seconds | Self::UnixSeconds => number.checked_mul(1000)?,
             Self::Millis | Self::UnixMillis => number,
         };
         match self {
-            Self::Seconds | Self::Millis => millis.checked_add(i64::try_from(now_ms()).ok()?),
-            Self::UnixSeconds | Self::UnixMillis => Some(millis),
+            Self::Seconds | Self::Millis => {
+                millis.checked_add(i64::try_from(now_ms()).ok()?)?;
+                Some(Deadline::In(u64::try_from(millis).unwrap_or(0)))
+            }
+            // The beginning of 1970 is past enough.
+            Self::UnixSeconds | Self::UnixMillis => {
+                Some(Deadline::At(u64::try_from(millis).unwrap_or(1).max(1)))
+            }
         }
     }
 
-    /// Reads the time a value is to last until: only numbers above zero are allowed.
-    pub(super) fn positive(self, text: &[u8], command: &str) -> Result<u64, Refusal> {
+    /// Reads the deadline of a value: only numbers above zero are allowed.
+    pub(super) fn positive(self, text: &[u8], command: &str) -> Result<Deadline, Refusal> {
         let number = integer(text)?;
-        let time = self.time(number).filter(|time| number > 0 && *time > 0);
-        time.and_then(|time| u64::try_from(time).ok()).ok_or_else(|| invalid(command))
+        self.deadline(number).filter(|_| number > 0).ok_or_else(|| invalid(command))
     }
 }
 
@@ -73,10 +81,10 @@ pub(super) fn pexpireat(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 
 fn expire_at(context: &mut Context<'_>, args: Args<'_>, unit: Unit, command: &str) -> Handled {
     let condition = condition(args)?;
-    let time = unit.time(integer(args.get(2))?).ok_or_else(|| invalid(command))?;
-    // A time that is past removes the key; the beginning of 1970 is past enough.
-    let time = u64::try_from(time).unwrap_or(1).max(1);
-    let action = condition.map_or(Action::Expire(time), |condition| Action::ExpireIf(time, condition));
+    // One that is past removes the key.
+    let deadline = unit.deadline(integer(args.get(2))?).ok_or_else(|| invalid(command))?;
+    let action =
+        condition.map_or(Action::Expire(deadline), |condition| Action::ExpireIf(deadline, condition));
     Ok(Reply::One(context.submit(args.bytes(1), action), Shape::Changed))
 }
 

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use super::{Context, integer, later, syntax_error};
-use crate::frontend::resp::now_ms;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Refusal, Reply};
 use crate::kv::{Action, Outcome};
@@ -49,9 +48,10 @@ pub(super) fn doctor(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     Ok(Reply::Written)
 }
 
-/// Seconds since 1970 and microseconds within the second; milliseconds are as fine as the node's clock goes.
+/// Seconds since 1970 and microseconds within the second, of cluster time: what clients add to it for EXPIREAT or PXAT is then
+/// compared with the same clock, at whichever nodes they ask. Milliseconds are as fine as that goes.
 pub(super) fn time(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
-    let now = now_ms();
+    let now = context.server.keyspace.cluster_ms();
     context.to.array(2);
     context.to.bulk((now / 1000).to_string().as_bytes());
     context.to.bulk((now % 1000 * 1000).to_string().as_bytes());

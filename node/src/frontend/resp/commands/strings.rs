@@ -9,7 +9,7 @@ use super::{Context, TOGETHER_MAX, integer, keys, syntax_error, wrong_arity};
 use crate::frontend::resp::lcs::{Lcs, What};
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Gather, Handled, Refusal, Reply, Shape};
-use crate::kv::{Action, Condition, ExpiryPolicy, Fresh, Operation, Step};
+use crate::kv::{Action, Condition, Deadline, ExpiryPolicy, Fresh, Operation, Step};
 
 pub(super) fn get(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     Ok(Reply::One(context.submit(args.bytes(1), Action::Read), Shape::Value))
@@ -65,7 +65,7 @@ impl SetOptions {
             index += 1;
         }
         if let Some((unit, text)) = time {
-            options.expiry = Some(ExpiryPolicy::At(unit.positive(text, "set")?));
+            options.expiry = Some(ExpiryPolicy::Until(unit.positive(text, "set")?));
         }
         Ok(options)
     }
@@ -111,10 +111,10 @@ pub(super) fn psetex(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     set_for(context, args, Unit::Millis.positive(args.get(2), "psetex")?)
 }
 
-fn set_for(context: &mut Context<'_>, args: Args<'_>, until_ms: u64) -> Handled {
+fn set_for(context: &mut Context<'_>, args: Args<'_>, deadline: Deadline) -> Handled {
     let mut action = plain(args.bytes(3));
     if let Action::Set { expiry, .. } = &mut action {
-        *expiry = ExpiryPolicy::At(until_ms);
+        *expiry = ExpiryPolicy::Until(deadline);
     }
     Ok(Reply::One(context.submit(args.bytes(1), action), Shape::Stored))
 }
@@ -161,7 +161,7 @@ pub(super) fn getex(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         }
     }
     let action = match time {
-        Some((unit, text)) => Action::ReadUntil(ExpiryPolicy::At(unit.positive(text, "getex")?)),
+        Some((unit, text)) => Action::ReadUntil(ExpiryPolicy::Until(unit.positive(text, "getex")?)),
         None if persist => Action::ReadUntil(ExpiryPolicy::Clear),
         None => Action::Read,
     };
@@ -169,7 +169,7 @@ pub(super) fn getex(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 }
 
 pub(super) fn append(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let fresh = Some(Fresh { user_flags: 0, expiry_ms: 0 });
+    let fresh = Some(Fresh { user_flags: 0, expiry: ExpiryPolicy::Clear });
     let action = Action::Extend { value: args.bytes(2), before: false, fresh };
     Ok(Reply::One(context.submit(args.bytes(1), action), Shape::WrittenLength))
 }

@@ -84,7 +84,7 @@ pub(super) fn restore(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         ..0 => return Err("ERR Invalid TTL value, must be >= 0".into()),
         _ => {
             let unit = if absolute { Unit::UnixMillis } else { Unit::Millis };
-            ExpiryPolicy::At(unit.positive(args.get(2), "restore")?)
+            ExpiryPolicy::Until(unit.positive(args.get(2), "restore")?)
         }
     };
     let Some((value, user_flags)) = dump::decode(&args.bytes(3)) else {
@@ -159,7 +159,7 @@ pub(super) fn cas(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let expiry = match (args.len(), Unit::of_option(args.get(4))) {
         (4, _) => ExpiryPolicy::Clear,
         (5, _) if args.get(4).eq_ignore_ascii_case(b"keepttl") => ExpiryPolicy::Keep,
-        (6, Some(unit)) => ExpiryPolicy::At(unit.positive(args.get(5), "cask.cas")?),
+        (6, Some(unit)) => ExpiryPolicy::Until(unit.positive(args.get(5), "cask.cas")?),
         _ => return Err(syntax_error()),
     };
     let store = |condition| Action::Store { value: args.bytes(3), user_flags: 0, expiry, condition };
