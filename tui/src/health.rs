@@ -5,6 +5,9 @@ use crate::theme::Level;
 use crate::units;
 use caskade_node::api::PartitionView;
 
+/// By how many milliseconds a wall clock may differ from cluster time; nodes warn of more, too.
+const CLOCK_OFFSET_MS_MAX: u64 = 500;
+
 /// How the cluster is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
@@ -77,6 +80,9 @@ fn of_answer(snapshot: &Snapshot) -> (Level, String) {
             format!("{} instead of {wanted}: the cluster has too few nodes", copies(status.copies_now)),
         );
     }
+    if let Some(clock) = wrong_clocks(snapshot) {
+        return (Level::Warning, format!("{}, but {clock}", copies(status.copies_now)));
+    }
     if status.partitions_moving > 0 {
         let moving = partitions(status.partitions_moving);
         return (Level::Busy, format!("{}, {moving} on the move", copies(status.copies_now)));
@@ -105,6 +111,25 @@ fn down_nodes(snapshot: &Snapshot) -> String {
         [one] => format!("node {one} is down"),
         [first @ .., last] if first.len() < 3 => format!("nodes {} and {last} are down", first.join(", ")),
         many => format!("{} nodes are down", many.len()),
+    }
+}
+
+/// Which nodes' wall clocks differ from cluster time by more than half a second; none as a rule.
+fn wrong_clocks(snapshot: &Snapshot) -> Option<String> {
+    let offset = |node: &caskade_node::api::NodeRow| Some((node.id.clone(), node.clock_offset_ms?));
+    let wrong = snapshot.nodes.nodes.iter().filter_map(offset);
+    let wrong: Vec<_> =
+        wrong.filter(|(_, offset_ms)| offset_ms.unsigned_abs() > CLOCK_OFFSET_MS_MAX).collect();
+    match wrong.as_slice() {
+        [] => None,
+        [(id, offset_ms)] => {
+            let (off, way) = (
+                units::seconds(offset_ms.unsigned_abs() / 1000),
+                if *offset_ms < 0 { "slow" } else { "fast" },
+            );
+            Some(format!("the clock of node {} is {off} {way}", units::short(id)))
+        }
+        many => Some(format!("the clocks of {} nodes are wrong", many.len())),
     }
 }
 
@@ -212,6 +237,27 @@ mod tests {
         model.now_ms = 12_000;
         model.failures = vec![Failure { addr: "127.0.0.1:1".into(), error: "connection refused".into() }];
         assert_eq!(says(&model), "no node answers, figures are 12 s old: 127.0.0.1:1 (connection refused)");
+    }
+
+    #[test]
+    fn node_whose_clock_is_wrong_is_named() {
+        let mut model = cluster(|_| {});
+        let row =
+            |id: &str, offset_ms| NodeRow { id: id.into(), clock_offset_ms: offset_ms, ..NodeRow::default() };
+        let mut with = |rows: Vec<NodeRow>| {
+            if let Some(snapshot) = &mut model.snapshot {
+                snapshot.nodes = Nodes { nodes: rows, ..Nodes::default() };
+            }
+            (health(&model).level, says(&model))
+        };
+        assert_eq!(with(vec![row("aaaaaa", Some(499)), row("bbbbbb", None)]).0, Level::Good);
+        let (level, text) = with(vec![row("aaaaaa", Some(-3_000)), row("bbbbbb", Some(2))]);
+        assert_eq!(
+            (level, text.as_str()),
+            (Level::Warning, "all keys on 2 nodes, but the clock of node aaaaaa is 3 s slow")
+        );
+        let (_, text) = with(vec![row("aaaaaa", Some(-3_000)), row("bbbbbb", Some(900))]);
+        assert_eq!(text, "all keys on 2 nodes, but the clocks of 2 nodes are wrong");
     }
 
     #[test]

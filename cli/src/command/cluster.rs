@@ -171,10 +171,11 @@ const COLUMNS: [Column; 12] = [
 ];
 
 /// The other figures, behind them with `--wide`.
-const COLUMNS_WIDE: [Column; 14] = [
+const COLUMNS_WIDE: [Column; 15] = [
     ("ZONE", |node| or_dash(&node.zone)),
     (">WEIGHT", |node| node.weight.to_string()),
     ("BUILD", |node| node.build.clone()),
+    (">CLOCK", clock),
     (">UPTIME", |node| units::age(node.uptime_s)),
     (">COPIES", |node| node.partitions.to_string()),
     (">RECORDS", |node| units::count(node.records_total)),
@@ -194,6 +195,11 @@ fn nodes(answer: &Nodes, wide: bool) -> String {
     let header: Vec<&str> = columns().map(|(header, _)| *header).collect();
     let row = |node: &NodeRow| columns().map(|(_, cell)| cell(node)).collect();
     table(&header, answer.nodes.iter().map(row)) + MARKS
+}
+
+/// By how much the node's wall clock is ahead of cluster time.
+fn clock(node: &NodeRow) -> String {
+    node.clock_offset_ms.map_or_else(|| "-".to_owned(), |ms| format!("{:+.1} s", ms as f64 / 1000.0))
 }
 
 fn seen(node: &NodeRow) -> String {

@@ -71,6 +71,7 @@ fn row(at: usize, nodes: usize, addrs: &[String]) -> NodeRow {
         partitions: 2048 / nodes as u32,
         primaries: 1024 / nodes as u32,
         ring_share: 1.0 / nodes as f64,
+        clock_offset_ms: Some(at as i64 - 2),
     }
 }
 
