@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use caskade_engine::partition_of;
 use caskade_node::kv::{
-    Action, Condition, ExpiryPolicy, Failure, Operation, Outcome, Step, Ticket, Transaction,
+    Action, Condition, Deadline, ExpiryPolicy, Failure, Operation, Outcome, Step, Ticket, Transaction,
 };
 use caskade_node::runtime::Node;
 use parking_lot::Mutex;
@@ -19,7 +19,6 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::history::{Ask, Event, History, Side, Told, When};
-use crate::machine::WALL_BEGIN_MS;
 use crate::world::World;
 
 /// Keys that hold values; further ones that are seldom written, so that their records get old; and keys that hold sums.
@@ -160,15 +159,16 @@ impl Clients {
 
     fn choose_expiring(&self, rng: &mut StdRng) -> (Bytes, Ask) {
         let key = key("ttl", rng.random_range(0..EXPIRING));
-        let now_ms = WALL_BEGIN_MS + self.began.elapsed().as_millis() as u64;
-        let at_ms = now_ms + rng.random_range(20..3_000);
+        let length_ms = rng.random_range(20..3_000);
+        // Some as a lock is taken.
+        let when = if rng.random_ratio(1, 3) { When::Absent } else { When::Always };
         let ask = match rng.random_range(0..16) {
             0..8 => Ask::Read,
-            8..12 => Ask::SetUntil(self.value(1), at_ms),
+            8..12 => Ask::SetFor(self.value(1), length_ms, when),
             12 => Ask::Set(self.value(1), When::Absent),
             13 => Ask::Persist,
             14 => Ask::Delete,
-            _ => Ask::Expire(at_ms),
+            _ => Ask::Expire(length_ms),
         };
         (key, ask)
     }
@@ -271,25 +271,28 @@ fn submit(node: &Node, key: &[u8], ask: &Ask) -> Ticket {
         Ask::Read => (one, Action::Read),
         Ask::Delete => (one, Action::Delete),
         Ask::Add(n) => (one, Action::Add(*n)),
-        Ask::Expire(at_ms) => (one, Action::Expire(*at_ms)),
+        Ask::Expire(length_ms) => (one, Action::Expire(Deadline::In(*length_ms))),
         Ask::Persist => (one, Action::Persist),
-        Ask::SetUntil(value, at_ms) => (one, set(value, ExpiryPolicy::At(*at_ms), Condition::Always)),
-        Ask::Set(value, when) => {
-            let condition = match when {
-                When::Always => Condition::Always,
-                When::Absent => Condition::Absent,
-                When::Present => Condition::Present,
-            };
-            (one, set(value, ExpiryPolicy::Clear, condition))
+        Ask::SetFor(value, length_ms, when) => {
+            (one, set(value, ExpiryPolicy::Until(Deadline::In(*length_ms)), condition(*when)))
         }
+        Ask::Set(value, when) => (one, set(value, ExpiryPolicy::Clear, condition(*when))),
     };
     node.submit(Operation { key, action })
+}
+
+fn condition(when: When) -> Condition {
+    match when {
+        When::Always => Condition::Always,
+        When::Absent => Condition::Absent,
+        When::Present => Condition::Present,
+    }
 }
 
 fn told(ask: &Ask, outcome: Outcome) -> Told {
     match (ask, outcome) {
         (Ask::Read | Ask::ReadOther, Outcome::Entry(entry)) => Told::Value(entry.map(|entry| entry.value)),
-        (Ask::Set(..) | Ask::SetUntil(..), Outcome::Set { written, .. }) => Told::Set(written),
+        (Ask::Set(..) | Ask::SetFor(..), Outcome::Set { written, .. }) => Told::Set(written),
         (Ask::Delete, Outcome::Changed(changed)) => Told::Deleted(changed),
         (Ask::SetBoth(_), Outcome::Together(Some(outcomes))) => {
             let written = |outcome: &_| matches!(outcome, Ok(Outcome::Set { written: true, .. }));

@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::machine::WALL_SKEW_MS;
+use crate::machine::draw_skew;
 use crate::world::World;
 
 /// Disks of this many bytes are full at once.
@@ -80,7 +80,7 @@ pub enum Fault {
     Election,
     /// What is committed reaches a node up to as many milliseconds late.
     LateLog(usize, u64),
-    /// A node's wall clock is set, wrong by as many milliseconds.
+    /// A node's wall clock is set, wrong by as many milliseconds: up to years.
     WallClock(usize, i64),
     /// A new node joins.
     Join,
@@ -113,8 +113,7 @@ pub fn draw(rng: &mut StdRng, profile: Profile, nodes: usize, length_ms: u64) ->
         let mut now = rng.random_range(200..2_000);
         while now < length_ms {
             if profile == Profile::Mixed && rng.random_ratio(1, 4) {
-                let (node, skew_ms) =
-                    (rng.random_range(0..nodes.count()), rng.random_range(-WALL_SKEW_MS..=WALL_SKEW_MS));
+                let (node, skew_ms) = (rng.random_range(0..nodes.count()), draw_skew(rng));
                 schedule.push((now, Fault::WallClock(node, skew_ms)));
             }
             if profile == Profile::Mixed && rng.random_ratio(1, 6) {
@@ -484,8 +483,9 @@ impl World {
             }
             Fault::WallClock(node, skew_ms) => {
                 self.note(&format!("the wall clock of node {node} is set, wrong by {skew_ms} ms"));
-                if let Some(process) = &self.nodes[node].process {
-                    process.machine.set_wall_clock(skew_ms);
+                // Not while the machine is off: where all of them are, nothing else is known of how long they were.
+                if self.nodes[node].process.is_some() {
+                    self.nodes[node].clocks.set_wall_clock(skew_ms);
                 }
             }
             Fault::Join => {

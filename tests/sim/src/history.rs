@@ -5,15 +5,16 @@
 //! some time after its call, or never; one that was refused never did. Keys are independent of each other; two keys
 //! that are only ever written together count as one, whichever of them is read.
 //!
-//! A key that expires is there until then and absent afterwards, by the clocks of whichever nodes were its primary: those
-//! drift, so an operation around that time may find either. Once one has found it absent, it stays that until written.
+//! A key that is to expire after some time is there until then and absent afterwards, by true time: counted from some moment
+//! between the call and the answer of what set that. Cluster time may be wrong by [`WRONG_MS`], so an operation around the
+//! end may find either. Once one has found it absent, it stays that until written.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
 use bytes::Bytes;
 
-use crate::machine::{DRIFT_PPM_MAX, WALL_BEGIN_MS, WALL_SKEW_MS};
+use crate::machine::DRIFT_PPM_MAX;
 
 /// What a client asks of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,9 +27,9 @@ pub enum Ask {
     Delete,
     /// To be so much more.
     Add(i64),
-    /// To be this value until a time, in milliseconds since 1970.
-    SetUntil(Bytes, u64),
-    /// To expire at a time, in milliseconds since 1970, if there is a value.
+    /// To be this value for so many milliseconds, if the condition holds: a lock, where there must be none.
+    SetFor(Bytes, u64, When),
+    /// To expire after so many milliseconds, if there is a value.
     Expire(u64),
     /// Not to expire.
     Persist,
@@ -171,32 +172,34 @@ impl History {
     }
 }
 
-/// A value, and when it expires, in milliseconds since 1970; 0 is never.
-type Value = Option<(Bytes, u64)>;
+/// A value, and when it expires.
+type Value = Option<(Bytes, Expiry)>;
+
+/// Between which moments a key expires, in milliseconds of true time; `None` is never.
+type Expiry = Option<(u64, u64)>;
 
 /// Stands for every value that nobody was told.
 const UNSEEN: Bytes = Bytes::from_static(b"(never read)");
 
-/// How far a wall clock may be from true time: in thousandths of what has passed, and from the beginning on.
+/// By how much a key may live too short or too long, beside the drift of clocks: what cluster time is wrong by at the node that
+/// orders the write and at the one that finds it expired (127 ms each: half of the slowest answer that counts as a first
+/// sample), and 250 ms where a coordinator took over meanwhile; then some more, for the next one.
+pub const WRONG_MS: u64 = 600;
 const DRIFT_PER_MILLE: u64 = DRIFT_PPM_MAX as u64 / 1000;
-const SLACK_MS: u64 = WALL_SKEW_MS as u64 + 3;
 
-/// Whether a key of that expiry may be found absent at a moment, and whether it must be.
-fn expired(expiry_ms: u64, stamp: u64) -> (bool, bool) {
-    if expiry_ms == 0 {
-        return (false, false);
-    }
-    let at_ms = expiry_ms.saturating_sub(WALL_BEGIN_MS);
-    let passed_ms = stamp / 1_000_000;
-    let drift_ms = passed_ms / 1000 * DRIFT_PER_MILLE + DRIFT_PER_MILLE + SLACK_MS;
-    (passed_ms.saturating_add(drift_ms) >= at_ms, passed_ms.saturating_sub(drift_ms) > at_ms)
+/// When a key expires that an operation gives so much time.
+fn expires_in(event: &Event, length_ms: u64) -> Expiry {
+    let wrong_ms = WRONG_MS + length_ms / 1000 * DRIFT_PER_MILLE + DRIFT_PER_MILLE;
+    let earliest_ms = (event.called / 1_000_000 + length_ms).saturating_sub(wrong_ms);
+    let latest_ms = (event.answered / 1_000_000).saturating_add(length_ms + wrong_ms);
+    Some((earliest_ms, if event.answered == u64::MAX { u64::MAX } else { latest_ms }))
 }
 
 /// The value after an operation, if what was told is what it would have told; `gone` if it found the key expired.
 fn apply(value: &Value, event: &Event, gone: bool) -> Option<Value> {
-    let expiry_ms = value.as_ref().map_or(0, |(_, expiry_ms)| *expiry_ms);
-    let (may, _) = expired(expiry_ms, event.answered);
-    let (_, must) = expired(expiry_ms, event.called);
+    let expiry = value.as_ref().and_then(|(_, expiry)| *expiry);
+    let may = expiry.is_some_and(|(earliest_ms, _)| event.answered / 1_000_000 >= earliest_ms);
+    let must = expiry.is_some_and(|(_, latest_ms)| event.called / 1_000_000 > latest_ms);
     if (gone && !may) || (!gone && must) {
         return None;
     }
@@ -205,31 +208,35 @@ fn apply(value: &Value, event: &Event, gone: bool) -> Option<Value> {
     let bytes = |value: &Value| value.as_ref().map(|(bytes, _)| bytes.clone());
     match &event.ask {
         Ask::Read | Ask::ReadOther => fits(Told::Value(bytes(&value))).then_some(value),
-        Ask::Set(new, when) => {
+        Ask::Set(new, when) | Ask::SetFor(new, _, when) => {
             let holds = match when {
                 When::Always => true,
                 When::Absent => value.is_none(),
                 When::Present => value.is_some(),
             };
-            fits(Told::Set(holds)).then(|| if holds { Some((new.clone(), 0)) } else { value })
+            let expiry = match &event.ask {
+                Ask::SetFor(_, length_ms, _) => expires_in(event, *length_ms),
+                _ => None,
+            };
+            fits(Told::Set(holds)).then(|| if holds { Some((new.clone(), expiry)) } else { value })
         }
-        Ask::SetUntil(new, at_ms) => fits(Told::Set(true)).then(|| Some((new.clone(), *at_ms))),
-        Ask::SetBoth(new) => fits(Told::Changed(true)).then(|| Some((new.clone(), 0))),
+        Ask::SetBoth(new) => fits(Told::Changed(true)).then(|| Some((new.clone(), None))),
         Ask::Delete => fits(Told::Deleted(value.is_some())).then_some(None),
-        Ask::Expire(at_ms) => {
-            fits(Told::Changed(value.is_some())).then(|| value.map(|(bytes, _)| (bytes, *at_ms)))
+        Ask::Expire(length_ms) => {
+            let expiry = expires_in(event, *length_ms);
+            fits(Told::Changed(value.is_some())).then(|| value.map(|(bytes, _)| (bytes, expiry)))
         }
         Ask::Persist => {
-            let expires = value.as_ref().is_some_and(|(_, expiry_ms)| *expiry_ms != 0);
-            fits(Told::Changed(expires)).then(|| value.map(|(bytes, _)| (bytes, 0)))
+            let expires = value.as_ref().is_some_and(|(_, expiry)| expiry.is_some());
+            fits(Told::Changed(expires)).then(|| value.map(|(bytes, _)| (bytes, None)))
         }
         Ask::Add(n) => {
-            let (before, expiry_ms) = match value {
-                None => (0, 0),
-                Some((text, expiry_ms)) => (std::str::from_utf8(&text).ok()?.parse::<i64>().ok()?, expiry_ms),
+            let (before, expiry) = match value {
+                None => (0, None),
+                Some((text, expiry)) => (std::str::from_utf8(&text).ok()?.parse::<i64>().ok()?, expiry),
             };
             let sum = before + n;
-            fits(Told::Sum(sum)).then(|| Some((Bytes::from(sum.to_string()), expiry_ms)))
+            fits(Told::Sum(sum)).then(|| Some((Bytes::from(sum.to_string()), expiry)))
         }
     }
 }
@@ -322,7 +329,7 @@ fn forget_unseen(events: &mut [Event]) {
     };
     let seen: HashSet<Bytes> = events.iter().filter_map(told).collect();
     for event in events {
-        if let Ask::Set(value, _) | Ask::SetUntil(value, _) | Ask::SetBoth(value) = &mut event.ask
+        if let Ask::Set(value, _) | Ask::SetFor(value, ..) | Ask::SetBoth(value) = &mut event.ask
             && !event.side.lost
             && !seen.contains(value)
         {
@@ -349,12 +356,10 @@ fn candidates(events: &[Event], done: &Bits) -> Vec<usize> {
     (0..events.len()).filter(|i| !done.has(*i)).filter(due).collect()
 }
 
-/// Whether an operation, once it has taken effect, has changed something for certain. A value whose expiry has come when it
-/// is set removes what is there: of an absent key nothing is written.
+/// Whether an operation, once it has taken effect, has changed something for certain.
 fn writes(event: &Event) -> bool {
     let nothing = matches!(event.told, Told::Set(false) | Told::Deleted(false) | Told::Changed(false));
-    let gone_at_once = matches!(event.ask, Ask::SetUntil(_, at_ms) if expired(at_ms, event.answered).0);
-    !event.ask.reads() && !nothing && !gone_at_once
+    !event.ask.reads() && !nothing
 }
 
 /// The first of them, from place `from` on, that fits the value; and the value after it. Each operation has two places:
@@ -453,10 +458,10 @@ mod tests {
         assert!(check(&[set("a", 1, 2, Told::Set(true)), nx(Told::Set(true))]).is_err());
     }
 
-    /// A value that expires 10 s after the beginning: written at once, the other operations at these milliseconds.
+    /// A value that expires after 10 s: written at once, the other operations at these milliseconds.
     fn expiring(others: &[(u64, Option<&'static str>)]) -> Result<(), Stuck> {
         let ms = 1_000_000;
-        let ask = Ask::SetUntil(Bytes::from("a"), WALL_BEGIN_MS + 10_000);
+        let ask = Ask::SetFor(Bytes::from("a"), 10_000, When::Always);
         let mut events = vec![Event {
             ask,
             called: ms,
@@ -472,15 +477,31 @@ mod tests {
     #[test]
     fn a_key_is_there_before_it_expires_and_absent_long_after() {
         assert!(expiring(&[(9_300, Some("a")), (10_700, None)]).is_ok());
-        assert!(expiring(&[(9_300, None)]).is_err(), "no clock is that fast");
-        assert!(expiring(&[(10_700, Some("a"))]).is_err(), "none is that slow");
+        assert!(expiring(&[(9_200, None)]).is_err(), "no clock is that fast");
+        assert!(expiring(&[(10_800, Some("a"))]).is_err(), "none is that slow");
+    }
+
+    #[test]
+    fn lock_is_granted_again_only_after_its_time() {
+        let ms = 1_000_000;
+        let lock = |value: &'static str, at_ms: u64, granted| Event {
+            ask: Ask::SetFor(Bytes::from(value), 2_000, When::Absent),
+            called: at_ms * ms,
+            answered: (at_ms + 1) * ms,
+            told: Told::Set(granted),
+            node: 0,
+            side: Side::default(),
+        };
+        assert!(check(&[lock("a", 1, true), lock("b", 1_000, false), lock("c", 2_500, true)]).is_ok());
+        assert!(check(&[lock("a", 1, true), lock("b", 1_000, true)]).is_err(), "granted twice");
+        assert!(check(&[lock("a", 1, true), lock("b", 2_800, false)]).is_err(), "held for too long");
     }
 
     #[test]
     fn around_that_time_it_may_be_either_and_is_never_there_again_once_it_was_absent() {
-        assert!(expiring(&[(9_600, None), (10_400, None)]).is_ok());
-        assert!(expiring(&[(9_600, Some("a")), (10_400, Some("a"))]).is_ok());
-        assert!(expiring(&[(9_600, None), (10_400, Some("a"))]).is_err());
+        assert!(expiring(&[(9_800, None), (10_200, None)]).is_ok());
+        assert!(expiring(&[(9_800, Some("a")), (10_200, Some("a"))]).is_ok());
+        assert!(expiring(&[(9_800, None), (10_200, Some("a"))]).is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Those of [`Watch`] are looked at all the time, those of [`Healed`] once, when everything has healed.
 
 mod bounds;
+mod cluster_time;
 mod copies_equal;
 mod forward;
 mod holds_all;
@@ -39,6 +40,7 @@ pub fn watched() -> Vec<Box<dyn Watch>> {
         Box::<receiving::Receiving>::default(),
         Box::<holds_all::HoldsAll>::default(),
         Box::<bounds::Bounds>::default(),
+        Box::<cluster_time::ClusterTime>::default(),
     ]
 }
 

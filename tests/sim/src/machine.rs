@@ -10,13 +10,19 @@ use std::task::{Context, Poll, Waker};
 use caskade_node::host::Machine;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
+use rand::Rng;
+use rand::rngs::StdRng;
 use tokio::time::Instant;
 
 /// What the wall clocks say when a simulation begins, in milliseconds since 1970.
 pub const WALL_BEGIN_MS: u64 = 1_700_000_000_000;
 
-/// How far a wall clock is from true time then, at most.
-pub const WALL_SKEW_MS: i64 = 500;
+/// How far from true time a wall clock is, at most: two years.
+pub const WALL_SKEW_MS_MAX: i64 = 2 * 365 * 86_400_000;
+/// A wall clock that was set is kept through a power loss after this time, longer than nodes take to record it.
+const KEPT_AFTER_US: u64 = 5_000_000;
+/// How far it is where somebody takes care of it.
+const WALL_SKEW_MS_KEPT: i64 = 500;
 /// How much faster or slower a clock goes at most, in millionths: two are 1 % apart.
 pub const DRIFT_PPM_MAX: i64 = 5_000;
 
@@ -55,30 +61,77 @@ struct State {
     parked: Vec<Waker>,
 }
 
-/// The machine one process runs on; a restart has a new one.
+/// The clocks of a machine, which go on while no process runs.
+#[derive(Clone, Debug)]
+pub struct Clocks {
+    /// How much faster they go than true time, in millionths.
+    pub drift_ppm: i64,
+    /// What the monotonic clock said at the beginning.
+    pub offset_ms: u64,
+    /// How often it was switched on.
+    pub boot: u64,
+    /// By how much the wall clock is wrong, drift apart.
+    wall_skew_ms: Arc<AtomicI64>,
+    /// By how much it was before it was set last, and when that was, in microseconds of virtual time.
+    before: (i64, u64),
+}
+
+impl Clocks {
+    /// Draws the clocks of a machine. Most differ by less than 200 millionths and half a second; some are far worse.
+    pub fn draw(rng: &mut StdRng) -> Self {
+        let drift_ppm = match rng.random_ratio(3, 4) {
+            true => rng.random_range(-200..=200),
+            false => rng.random_range(-DRIFT_PPM_MAX..=DRIFT_PPM_MAX),
+        };
+        let wall_skew_ms = Arc::new(AtomicI64::new(draw_skew(rng)));
+        Self {
+            drift_ppm,
+            offset_ms: rng.random_range(1_000..1_000_000),
+            boot: 1,
+            wall_skew_ms,
+            before: (0, 0),
+        }
+    }
+
+    /// The machine is switched on again: its monotonic clock begins somewhere else. A wall clock that was set just before
+    /// is as it was before that: what keeps time while the machine is off was not set yet.
+    pub fn reboot(&mut self, rng: &mut StdRng) {
+        let (before_ms, set_us) = self.before;
+        if set_us > 0 && virtual_us() < set_us + KEPT_AFTER_US {
+            self.wall_skew_ms.store(before_ms, Ordering::Relaxed);
+        }
+        (self.offset_ms, self.boot) = (rng.random_range(1_000..1_000_000), self.boot + 1);
+    }
+
+    /// Somebody sets the wall clock: from now on that is wrong by so much.
+    pub fn set_wall_clock(&mut self, skew_ms: i64) {
+        self.before = (self.wall_skew_ms.swap(skew_ms, Ordering::Relaxed), virtual_us());
+    }
+}
+
+/// Draws by how much a wall clock is wrong: by less than half a second, by seconds, or by anything up to two years.
+pub fn draw_skew(rng: &mut StdRng) -> i64 {
+    match rng.random_range(0..8) {
+        0..4 => rng.random_range(-WALL_SKEW_MS_KEPT..=WALL_SKEW_MS_KEPT),
+        4..6 => rng.random_range(-5_000..=5_000),
+        6 => rng.random_range(-3_600_000..=3_600_000),
+        _ => rng.random_range(-WALL_SKEW_MS_MAX..=WALL_SKEW_MS_MAX),
+    }
+}
+
+/// The machine one process runs on; a restart has a new one, with the same clocks.
 pub struct SimMachine {
     name: Arc<str>,
     began: Instant,
-    /// How much faster its clock goes than true time, in millionths.
-    drift_ppm: i64,
-    /// What its monotonic clock said at the beginning.
-    offset_ms: u64,
-    /// By how much its wall clock is wrong, drift apart.
-    wall_skew_ms: AtomicI64,
+    clocks: Clocks,
     state: Mutex<State>,
 }
 
 impl SimMachine {
-    /// A running machine whose clock starts at `offset_ms` and drifts by `drift_ppm`.
-    pub fn new(name: Arc<str>, began: Instant, offset_ms: u64, drift_ppm: i64) -> Arc<Self> {
+    /// A running machine.
+    pub fn new(name: Arc<str>, began: Instant, clocks: Clocks) -> Arc<Self> {
         let state = Mutex::new(State { status: Status::Running, parked: Vec::new() });
-        let wall_skew_ms = AtomicI64::new(drift_ppm * WALL_SKEW_MS / DRIFT_PPM_MAX);
-        Arc::new(Self { name, began, drift_ppm, offset_ms, wall_skew_ms, state })
-    }
-
-    /// Somebody sets its wall clock: from now on that is wrong by so much, at most [`WALL_SKEW_MS`].
-    pub fn set_wall_clock(&self, skew_ms: i64) {
-        self.wall_skew_ms.store(skew_ms.clamp(-WALL_SKEW_MS, WALL_SKEW_MS), Ordering::Relaxed);
+        Arc::new(Self { name, began, clocks, state })
     }
 
     /// Stops its tasks where they are (SIGSTOP); its clock goes on.
@@ -135,13 +188,13 @@ impl SimMachine {
 
     /// Its monotonic clock, in milliseconds.
     pub fn monotonic_ms(&self) -> u64 {
-        self.offset_ms + self.elapsed_us() / 1000
+        self.clocks.offset_ms + self.elapsed_us() / 1000
     }
 
     /// How much time has passed since the beginning, by its clock.
     fn elapsed_us(&self) -> u64 {
         let elapsed = self.began.elapsed().as_micros() as i64;
-        (elapsed + elapsed * self.drift_ppm / 1_000_000) as u64
+        (elapsed + elapsed * self.clocks.drift_ppm / 1_000_000) as u64
     }
 
     fn enter(&self, cx: &Context<'_>) -> Status {
@@ -162,8 +215,12 @@ impl Machine for Handle {
     }
 
     fn wall_ms(&self) -> u64 {
-        let skew_ms = self.0.wall_skew_ms.load(Ordering::Relaxed);
+        let skew_ms = self.0.clocks.wall_skew_ms.load(Ordering::Relaxed);
         WALL_BEGIN_MS.saturating_add_signed(skew_ms) + self.0.elapsed_us() / 1000
+    }
+
+    fn boot(&self) -> u64 {
+        self.0.clocks.boot
     }
 
     fn guard(&self, task: BoxFuture<'static, ()>) -> BoxFuture<'static, ()> {

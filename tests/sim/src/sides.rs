@@ -84,6 +84,9 @@ fn newer(events: &[Event], taken: &TakenOver) -> Option<Vec<Event>> {
         Ask::Set(value, _) if event.side.generation == 0 && event.told == Told::Unknown => {
             Event { ask: Ask::Set(value.clone(), When::Always), ..event }
         }
+        Ask::SetFor(value, length_ms, _) if event.side.generation == 0 && event.told == Told::Unknown => {
+            Event { ask: Ask::SetFor(value.clone(), *length_ms, When::Always), ..event }
+        }
         _ => event,
     };
     let expiries = events.iter().filter(|event| event.side.generation == 0).filter_map(expiry);
@@ -96,7 +99,7 @@ fn newer(events: &[Event], taken: &TakenOver) -> Option<Vec<Event>> {
 /// Where an operation sets an expiry, the side that is given up may have removed the key when that had come, of which no
 /// client was told; it is merged as any write is.
 fn expiry(event: &Event) -> Option<Event> {
-    let sets = matches!(event.ask, Ask::SetUntil(..) | Ask::Expire(_)) && event.told != Told::Refused;
+    let sets = matches!(event.ask, Ask::SetFor(..) | Ask::Expire(_)) && event.told != Told::Refused;
     let side = Side { lost: true, ..event.side };
     sets.then(|| Event { ask: Ask::Delete, told: Told::Unknown, answered: u64::MAX, side, ..event.clone() })
 }
@@ -108,9 +111,10 @@ fn by_value(event: &Event) -> Option<Event> {
         (Ask::Set(value, _), Told::Set(true)) => (Ask::Set(value.clone(), When::Always), Told::Set(true)),
         (Ask::Add(_), Told::Sum(sum)) => (Ask::Set(sum.to_string().into(), When::Always), Told::Set(true)),
         (Ask::Delete, Told::Deleted(true)) => (Ask::Delete, Told::Unknown),
-        (Ask::SetUntil(..), Told::Set(true)) | (Ask::Expire(_) | Ask::Persist, Told::Changed(true)) => {
-            (event.ask.clone(), event.told.clone())
+        (Ask::SetFor(value, length_ms, _), Told::Set(true)) => {
+            (Ask::SetFor(value.clone(), *length_ms, When::Always), Told::Set(true))
         }
+        (Ask::Expire(_) | Ask::Persist, Told::Changed(true)) => (event.ask.clone(), event.told.clone()),
         _ => return None,
     };
     let side = Side { lost: true, ..event.side };
@@ -120,7 +124,7 @@ fn by_value(event: &Event) -> Option<Event> {
 /// The operations on a key that the newer generation left alone until everything was merged; `None` for another key.
 fn merged(events: &[Event], taken: &TakenOver) -> Option<Vec<Event>> {
     let since = stamp(taken.merged_us?);
-    let expires = |event: &Event| matches!(event.ask, Ask::SetUntil(..) | Ask::Expire(_));
+    let expires = |event: &Event| matches!(event.ask, Ask::SetFor(..) | Ask::Expire(_));
     let before = |event: &&Event| event.called < since;
     let is_changed = |event: &Event| {
         let newer = event.side.generation > 0 || is_of_either(event, taken);
@@ -139,7 +143,6 @@ fn merged(events: &[Event], taken: &TakenOver) -> Option<Vec<Event>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::WALL_BEGIN_MS;
 
     /// Taken over at 100 us, parted at 50 us, merged at 200 us.
     const TAKEN: TakenOver = TakenOver { at_us: 100, parted_us: 50, merged_us: Some(200) };
@@ -205,23 +208,21 @@ mod tests {
         let pending = event(0, 40, Ask::Set(Bytes::from("b"), When::Always), Told::Unknown);
         let gone = [pending, read(1, 120, "b"), event(1, 300, Ask::Read, Told::Value(None))];
         assert!(checked(&gone).is_err());
-        let until = event(0, 30, Ask::SetUntil(Bytes::from("a"), 1), Told::Set(true));
+        let until = event(0, 30, Ask::SetFor(Bytes::from("a"), 1, When::Always), Told::Set(true));
         assert!(checked(&[&[until], gone.as_slice()].concat()).is_ok());
     }
 
     #[test]
-    fn value_that_is_gone_when_it_is_set_may_be_no_write_and_one_that_lasts_is() {
+    fn value_that_is_to_expire_is_a_write_of_the_newer_generation_however_short_it_lasts() {
         let lost = [set(0, 10, "a"), set(0, 60, "b")];
-        let until = |left_ms| {
-            let ask = Ask::SetUntil(Bytes::from("c"), WALL_BEGIN_MS + left_ms);
-            let gone = event(1, 110, Ask::Read, Told::Value(None));
-            [event(1, 105, Ask::Delete, Told::Deleted(true)), gone, event(1, 120, ask, Told::Set(true))]
+        let lasting = |length_ms| {
+            let ask = Ask::SetFor(Bytes::from("c"), length_ms, When::Always);
+            event(1, 120, ask, Told::Set(true))
         };
-        let history = |left_ms| [&lost[..], &until(left_ms)[2..], &[read(1, 300, "b")]].concat();
-        assert!(checked(&history(200)).is_ok(), "by a clock that is wrong it was over");
-        assert!(checked(&history(60_000)).is_err());
-        let deleted = [&lost[..], &until(200), &[read(1, 300, "b")]].concat();
-        assert!(checked(&deleted).is_err(), "a deletion of what was there stands");
+        for length_ms in [20, 60_000] {
+            let history = [&lost[..], &[lasting(length_ms), read(1, 300, "b")]].concat();
+            assert!(checked(&history).is_err(), "{length_ms} ms");
+        }
     }
 
     #[test]

@@ -19,7 +19,7 @@ use rand::{Rng, SeedableRng};
 use tokio::time::Instant;
 
 use crate::agreement::ModelLog;
-use crate::machine::{DRIFT_PPM_MAX, Handle, SimMachine};
+use crate::machine::{Clocks, Handle, SimMachine};
 use crate::network::SimNetwork;
 use crate::takeover::note_superseded;
 
@@ -111,8 +111,8 @@ pub struct SimNode {
     pub(crate) superseded: Arc<Mutex<Option<u32>>>,
     /// Noted there, too: it gave one up for this generation.
     pub(crate) generation_floor: u32,
-    /// How far its clock drifts, in millionths.
-    drift_ppm: i64,
+    /// Its machine's clocks.
+    pub clocks: Clocks,
     incarnation: Arc<AtomicU64>,
     /// Longest pause of its disk between two syncs, in microseconds.
     sync_pause_us: Arc<AtomicU64>,
@@ -241,7 +241,7 @@ impl World {
         let mut id = [0xff; 32];
         // Of more than 256 nodes the second byte tells them apart.
         (id[0], id[1]) = (number as u8, 0xff - (number >> 8) as u8);
-        let drift_ppm = self.rng.random_range(-DRIFT_PPM_MAX..=DRIFT_PPM_MAX);
+        let clocks = Clocks::draw(&mut self.rng);
         self.nodes.push(SimNode {
             id: NodeId::from_bytes(id),
             disk: FaultyFileSystem::new(),
@@ -250,7 +250,7 @@ impl World {
             comparing: None,
             superseded: Arc::default(),
             generation_floor: 0,
-            drift_ppm,
+            clocks,
             incarnation: Arc::default(),
             sync_pause_us: Arc::new(AtomicU64::new(self.sync_pause.as_micros() as u64)),
         });
@@ -272,10 +272,9 @@ impl World {
             self.note(&format!("the store of node {number} is damaged: {damage}"));
         }
         self.settle_log(number);
-        let offset_ms = self.rng.random_range(1_000..1_000_000);
         let seed = self.rng.random();
         let node = &self.nodes[number];
-        let machine = SimMachine::new(format!("n{number}").into(), self.began, offset_ms, node.drift_ppm);
+        let machine = SimMachine::new(format!("n{number}").into(), self.began, node.clocks.clone());
         let host = Host::simulated(Arc::new(Handle(machine.clone())));
         let incarnation = node.incarnation.fetch_add(1, Ordering::SeqCst) + 1;
         let counter = node.incarnation.clone();
@@ -345,6 +344,9 @@ impl World {
         machine.kill();
         let seed = self.rng.random();
         let node = &mut self.nodes[number];
+        if power_loss {
+            node.clocks.reboot(&mut self.rng);
+        }
         node.disk = if power_loss { node.disk.crashed(seed) } else { node.disk.killed() };
         let notice = Duration::from_millis(if power_loss { 5_000 } else { 5 });
         self.network.detach(node.id, notice);

@@ -16,10 +16,11 @@ const TAKEOVER: u64 = 60;
 const BUG_SEEDS_MAX: u64 = 2_000;
 
 /// Bugs that a handful of seeds finds.
-const SOON_FOUND: [&str; 22] = [
+const SOON_FOUND: [&str; 23] = [
     "OldTermAfterRestart",
     "AcknowledgePastFailure",
     "NoConsent",
+    "EntryNodeClock",
     "TrustDamage",
     "NoTail",
     "RevealUnpublished",
