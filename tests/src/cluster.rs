@@ -22,6 +22,8 @@ pub struct Builder {
     args: Vec<OsString>,
     zones: Vec<String>,
     variables: Vec<(String, String)>,
+    /// Variables of one node each.
+    node_variables: Vec<(usize, String, String)>,
     own_network: bool,
 }
 
@@ -56,6 +58,12 @@ impl Builder {
     /// An environment variable of every node.
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// An environment variable of one node.
+    pub fn node_variable(mut self, node: usize, name: &str, value: &str) -> Self {
+        self.node_variables.push((node, name.to_owned(), value.to_owned()));
         self
     }
 
@@ -274,6 +282,9 @@ impl Cluster {
         let place = self.network.as_mut().map(Network::add_place).transpose()?;
         let mut node = Node::new(folder.join(format!("node-{}", self.made)), args, bootstrap, place)?;
         for (name, value) in &self.builder.variables {
+            node.set_variable(name, Some(value));
+        }
+        for (_, name, value) in self.builder.node_variables.iter().filter(|(node, ..)| *node == index) {
             node.set_variable(name, Some(value));
         }
         self.nodes.push(node);
