@@ -58,6 +58,30 @@ pub struct Status {
     pub peers: PeerFigures,
     /// Log lines the asked node dropped since its start: its log could not be written, or not fast enough.
     pub log_lines_dropped: u64,
+    /// Room on the asked node's disk.
+    pub disk: DiskStatus,
+}
+
+/// Room on the disk of the asked node's data directory. In [`Status`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DiskStatus {
+    /// `ok`, `low`, `minimum` or `full`: see [`NodeRow::disk_state`].
+    pub state: String,
+    /// Bytes free on the file system; 0 until they were measured.
+    pub free_bytes: u64,
+    /// Bytes of the file system; 0 until they were measured.
+    pub total_bytes: u64,
+    /// Free bytes below which the node warns; 0 is never.
+    pub low_bytes: u64,
+    /// Free bytes below which writes that add data are refused; 0 is never.
+    pub minimum_bytes: u64,
+    /// Days until the minimum at the rate of the last two hours; absent if the free space does not shrink.
+    pub days_left: Option<f64>,
+    /// Bytes of the data files.
+    pub store_bytes: u64,
+    /// Bytes of the live keys' records in them.
+    pub live_bytes: u64,
 }
 
 /// What the asked node's peer network did since it started, and holds now. In [`Status`].
@@ -198,6 +222,21 @@ pub struct NodeRow {
     pub ring_share: f64,
     /// By how many milliseconds its wall clock is ahead of cluster time; absent while it does not know that.
     pub clock_offset_ms: Option<i64>,
+    /// Bytes of the live keys' records in its data files.
+    pub live_bytes: u64,
+    /// Bytes free on the file system of its data directory; 0 until they were measured.
+    pub disk_free_bytes: u64,
+    /// Bytes of that file system; 0 until they were measured.
+    pub disk_total_bytes: u64,
+    /// Free bytes below which the node warns; 0 is never.
+    pub disk_low_bytes: u64,
+    /// Free bytes below which writes that add data are refused; 0 is never.
+    pub disk_minimum_bytes: u64,
+    /// `ok`, `low` (below the first mark), `minimum` (writes that add data are refused), `full` (a write found no room);
+    /// empty if the node does not report it.
+    pub disk_state: String,
+    /// Days until the minimum at the rate of the last two hours; absent if the free space does not shrink.
+    pub disk_days_left: Option<f64>,
 }
 
 /// `CASK.RING`: placement and its balance.

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use libp2p::identity::Keypair;
 
 use crate::id::{Incarnation, NodeId};
+use crate::reserve;
 
 const KEY_FILE: &str = "node.key";
 const INCARNATION_FILE: &str = "incarnation";
@@ -208,7 +209,7 @@ fn read_limited(path: &Path) -> Result<Vec<u8>, IdentityError> {
 /// Puts `bytes` under `path` so that after a crash the file has its old content or all of the new.
 pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
     let temporary = path.with_extension("new");
-    write_synced(&temporary, bytes).map_err(io_error("write", &temporary))?;
+    reserve::with_room(path, || write_synced(&temporary, bytes)).map_err(io_error("write", &temporary))?;
     fs::rename(&temporary, path).map_err(io_error("write", path))?;
     let dir = path.parent().unwrap_or(Path::new("."));
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(io_error("sync", dir))

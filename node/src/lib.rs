@@ -10,6 +10,7 @@ pub mod clock;
 pub mod cluster;
 pub mod config;
 pub mod data;
+pub mod disk;
 pub mod frontend;
 #[cfg(any(test, feature = "internals"))]
 #[doc(hidden)]
@@ -24,6 +25,7 @@ pub mod machine;
 pub mod mutation;
 mod nesting;
 pub mod net;
+mod reserve;
 pub mod runtime;
 pub mod supervise;
 pub mod topology;

@@ -61,11 +61,15 @@ pub enum Mutation {
     ServeUncompared,
     /// The node that a client asked adds relative times to its own wall clock.
     EntryNodeClock,
+    /// A write is refused for want of room after it was ordered.
+    RefuseAfterOrdering,
+    /// A node whose disk was at its minimum goes on refusing writes when there is room again.
+    StaysFull,
 }
 
 impl Mutation {
     /// Every one.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 29] = [
         Self::OldTermAfterRestart,
         Self::Gaps,
         Self::AcknowledgePastFailure,
@@ -93,6 +97,8 @@ impl Mutation {
         Self::TermsOfTheLostSide,
         Self::ServeUncompared,
         Self::EntryNodeClock,
+        Self::RefuseAfterOrdering,
+        Self::StaysFull,
     ];
 }
 

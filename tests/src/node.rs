@@ -163,6 +163,11 @@ impl Node {
         self.program.is_some()
     }
 
+    /// How often it was started.
+    pub fn starts(&self) -> u32 {
+        self.starts
+    }
+
     /// Whether it can answer: it runs and is not paused.
     pub fn answers(&self) -> bool {
         self.is_running() && !self.paused

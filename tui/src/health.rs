@@ -60,6 +60,13 @@ fn of_answer(snapshot: &Snapshot) -> (Level, String) {
         let what = partitions(status.partitions_unavailable);
         return (Level::Bad, format!("{what} unavailable, requests for them wait{because}"));
     }
+    let full = with_disk(snapshot, &["minimum", "full"]);
+    if !full.is_empty() {
+        return (
+            Level::Bad,
+            format!("{full} at its minimum of disk space: writes that add data are refused{because}"),
+        );
+    }
     if status.partitions_under_replicated > 0 {
         let cause = if down.is_empty() { ": copies are being made" } else { &because };
         return (
@@ -82,6 +89,10 @@ fn of_answer(snapshot: &Snapshot) -> (Level, String) {
     }
     if let Some(clock) = wrong_clocks(snapshot) {
         return (Level::Warning, format!("{}, but {clock}", copies(status.copies_now)));
+    }
+    let low = with_disk(snapshot, &["low"]);
+    if !low.is_empty() {
+        return (Level::Warning, format!("{}, but {low} low on disk space", copies(status.copies_now)));
     }
     if status.partitions_moving > 0 {
         let moving = partitions(status.partitions_moving);
@@ -130,6 +141,20 @@ fn wrong_clocks(snapshot: &Snapshot) -> Option<String> {
             Some(format!("the clock of node {} is {off} {way}", units::short(id)))
         }
         many => Some(format!("the clocks of {} nodes are wrong", many.len())),
+    }
+}
+
+/// `node X is` or `3 nodes are each`: those whose disks are in one of these states; empty if none is.
+fn with_disk(snapshot: &Snapshot, states: &[&str]) -> String {
+    let rows = snapshot.nodes.nodes.iter().filter(|row| row.state == "up");
+    let such: Vec<&str> = rows
+        .filter(|row| states.contains(&row.disk_state.as_str()))
+        .map(|row| units::short(&row.id))
+        .collect();
+    match such.as_slice() {
+        [] => String::new(),
+        [one] => format!("node {one} is"),
+        many => format!("{} nodes are each", many.len()),
     }
 }
 
@@ -222,6 +247,28 @@ mod tests {
             status.partitions_unavailable = 1;
         });
         assert_eq!(says(&model), "1 partition unavailable, requests for them wait: nodes x and y are down");
+    }
+
+    #[test]
+    fn disks_that_are_low_or_full_are_said() {
+        let with = |state: &str| {
+            let mut model = cluster(|_| {});
+            if let Some(snapshot) = &mut model.snapshot {
+                let row = NodeRow {
+                    id: "a".into(),
+                    state: "up".into(),
+                    disk_state: state.into(),
+                    ..NodeRow::default()
+                };
+                snapshot.nodes = Nodes { nodes: vec![row], ..Nodes::default() };
+            }
+            health(&model)
+        };
+        assert_eq!(with("ok").level, Level::Good);
+        assert_eq!(with("low").text, "all keys on 2 nodes, but node a is low on disk space");
+        let full = with("minimum");
+        assert_eq!(full.text, "node a is at its minimum of disk space: writes that add data are refused");
+        assert_eq!((full.level, with("full")), (Level::Bad, full));
     }
 
     #[test]

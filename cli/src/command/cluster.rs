@@ -1,8 +1,8 @@
 //! Questions about the cluster: tables for people, or the node's JSON as it is.
 
 use caskade_node::api::{
-    Accepted, MemberStatus, NodeRow, Nodes, PartitionView, PeerFigures, RingShare, RingView, Status,
-    TakeoverAnswer, Task,
+    Accepted, DiskStatus, MemberStatus, NodeRow, Nodes, PartitionView, PeerFigures, RingShare, RingView,
+    Status, TakeoverAnswer, Task,
 };
 use caskade_tui::health::is_in_place;
 use caskade_tui::units::{self, short};
@@ -115,6 +115,7 @@ fn status(status: &Status) -> String {
             "log          {dropped} lines were dropped, since they could not be written\n"
         ));
     }
+    text.push_str(&disk(&status.disk));
     for warning in &status.warnings {
         text.push_str(&format!("warning      {warning}\n"));
     }
@@ -149,13 +150,32 @@ fn peers(peers: &PeerFigures) -> String {
     )
 }
 
+/// Room on the asked node's disk.
+fn disk(disk: &DiskStatus) -> String {
+    if disk.total_bytes == 0 {
+        return String::new();
+    }
+    let days =
+        disk.days_left.map_or_else(String::new, |days| format!(", {days:.1} days left at the present rate"));
+    format!(
+        "disk         {}: {} of {} free, marks {} (low) and {} (minimum){days}; data files {}, live records {}\n",
+        disk.state,
+        units::bytes(disk.free_bytes as f64),
+        units::bytes(disk.total_bytes as f64),
+        units::bytes(disk.low_bytes as f64),
+        units::bytes(disk.minimum_bytes as f64),
+        units::bytes(disk.store_bytes as f64),
+        units::bytes(disk.live_bytes as f64),
+    )
+}
+
 const MARKS: &str = "\n(* coordinator, < asked)";
 
 /// A column of the table of nodes: its header, and what it shows.
 type Column = (&'static str, fn(&NodeRow) -> String);
 
 /// What fits a terminal of usual width.
-const COLUMNS: [Column; 12] = [
+const COLUMNS: [Column; 13] = [
     ("NODE", |node| marked(&node.id, node.coordinator, node.asked)),
     ("STATE", |node| node.state.clone()),
     ("CLIENTS", |node| node.client_addr.clone()),
@@ -163,6 +183,7 @@ const COLUMNS: [Column; 12] = [
     (">PRIMARY", |node| node.primaries.to_string()),
     (">LIVE", |node| units::count(node.records_live)),
     (">MEMORY", |node| units::bytes(node.memory_bytes as f64)),
+    (">FREE", free),
     (">CONNS", |node| node.connections.to_string()),
     (">OPS/S", |node| units::rate(node.ops_per_s)),
     (">P99", |node| units::latency_us(node.latency_p99_us)),
@@ -171,7 +192,7 @@ const COLUMNS: [Column; 12] = [
 ];
 
 /// The other figures, behind them with `--wide`.
-const COLUMNS_WIDE: [Column; 15] = [
+const COLUMNS_WIDE: [Column; 19] = [
     ("ZONE", |node| or_dash(&node.zone)),
     (">WEIGHT", |node| node.weight.to_string()),
     ("BUILD", |node| node.build.clone()),
@@ -180,6 +201,16 @@ const COLUMNS_WIDE: [Column; 15] = [
     (">COPIES", |node| node.partitions.to_string()),
     (">RECORDS", |node| units::count(node.records_total)),
     (">DISK", |node| units::bytes(node.disk_bytes as f64)),
+    (">LIVE BYTES", |node| units::bytes(node.live_bytes as f64)),
+    (">FREE OF", |node| units::bytes(node.disk_total_bytes as f64)),
+    (">MARKS", |node| {
+        format!(
+            "{}/{}",
+            units::bytes(node.disk_low_bytes as f64),
+            units::bytes(node.disk_minimum_bytes as f64)
+        )
+    }),
+    (">DAYS LEFT", |node| node.disk_days_left.map_or_else(|| "-".to_owned(), |days| format!("{days:.1}"))),
     (">GETS", |node| units::count(node.gets)),
     (">SETS", |node| units::count(node.sets)),
     (">DELETES", |node| units::count(node.deletes)),
@@ -200,6 +231,15 @@ fn nodes(answer: &Nodes, wide: bool) -> String {
 /// By how much the node's wall clock is ahead of cluster time.
 fn clock(node: &NodeRow) -> String {
     node.clock_offset_ms.map_or_else(|| "-".to_owned(), |ms| format!("{:+.1} s", ms as f64 / 1000.0))
+}
+
+/// Free bytes of the node's file system, and its state if that is not `ok`.
+fn free(node: &NodeRow) -> String {
+    if node.disk_total_bytes == 0 {
+        return "-".to_owned();
+    }
+    let free = units::bytes(node.disk_free_bytes as f64);
+    if matches!(node.disk_state.as_str(), "" | "ok") { free } else { format!("{free} {}", node.disk_state) }
 }
 
 fn seen(node: &NodeRow) -> String {

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::operations::Flip;
-use super::protocol::Speech;
+use super::protocol::{FEATURE_DISK, Speech};
 use super::ring::{self, PARTITIONS, Ring, RingMember};
 use super::state::{
     Announcement, Change, ClusterState, Member, MemberStatus, PartitionState, Plan, Replica, ReplicaRole,
@@ -125,6 +125,13 @@ impl ClusterState {
                 Ok(())
             }
             Change::RaiseSpeech(speech) => self.raise_speech(*speech),
+            Change::StepDown { partition, term, primary_incarnation } => {
+                if self.speech().features & FEATURE_DISK == 0 {
+                    return Err("not all members understand it".to_owned());
+                }
+                self.check_primary(*partition, *term, *primary_incarnation)?;
+                self.step_down(*partition)
+            }
             Change::TakeOver(_) => Err("a takeover is an entry of its own".to_owned()),
             Change::Operate { .. }
             | Change::Retire { .. }
@@ -277,6 +284,16 @@ impl ClusterState {
             return Err("the last in-sync replica is never removed".to_owned());
         }
         state.demote(named.node, ReplicaRole::Away);
+        Ok(())
+    }
+
+    /// Ends the term of a primary that cannot append: what it ordered last may be on other copies only.
+    fn step_down(&mut self, partition: Partition) -> Result<(), Void> {
+        let state = self.partition_mut(partition)?;
+        match state.primary() {
+            Some(primary) if !state.is_last_in_sync(primary) => state.demote(primary, ReplicaRole::Away),
+            _ => state.begin_term(false),
+        }
         Ok(())
     }
 

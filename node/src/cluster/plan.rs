@@ -58,9 +58,22 @@ impl FromStr for Basis {
     }
 }
 
+/// Room on a node's disk, as its report says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DiskRoom {
+    /// Bytes free.
+    pub free: u64,
+    /// Its low mark, in free bytes; 0 is none.
+    pub low: u64,
+}
+
+/// The room of nodes; one whose report was not heard is absent.
+pub type DiskRooms = BTreeMap<NodeId, DiskRoom>;
+
 /// What would become of the cluster.
 ///
-/// `bytes_per_s` is the pace at which one node sends copies.
+/// `bytes_per_s` is the pace at which one node sends copies. Copies that would leave a node less free space than its low
+/// mark are refused; where they replace those of a removed or dead node they are only named, as a violation.
 ///
 /// # Errors
 /// Why a commit would be void.
@@ -68,6 +81,7 @@ pub fn preview(
     state: &ClusterState,
     question: &Question,
     figures: &FiguresByPartition,
+    rooms: &DiskRooms,
     bytes_per_s: u64,
 ) -> Result<PlanPreview, String> {
     let (change, joins) = match question {
@@ -84,6 +98,15 @@ pub fn preview(
         return Err(reason);
     }
     let copies = Copies::between(state, &after, figures);
+    let short = copies.short_of_room(rooms);
+    let restores =
+        matches!(question, Question::Operation(Operation::Remove { .. } | Operation::Replace { .. }));
+    if !short.is_empty() && !restores {
+        return Err(format!(
+            "{}; nothing was changed. Enlarge those file systems, delete keys, or add a node first",
+            short.join("; ")
+        ));
+    }
     let basis = Basis { members: state.basis_hash(), ring: after.ring_hash() };
     let members = after.ring_members();
     Ok(PlanPreview {
@@ -103,7 +126,13 @@ pub fn preview(
         moves: copies.moves(),
         before: balance(state),
         after: balance(&after),
-        violations: after.ring.violations(&members, after.replication_factor).reasons,
+        violations: after
+            .ring
+            .violations(&members, after.replication_factor)
+            .reasons
+            .into_iter()
+            .chain(short)
+            .collect(),
         joins_a_running_plan: state.plan.is_some(),
         ..PlanPreview::default()
     })
@@ -178,6 +207,26 @@ impl Copies {
                 }
             };
         self.moves.iter().map(row).collect()
+    }
+
+    /// Nodes that these copies would leave less free space than their low marks.
+    fn short_of_room(&self, rooms: &DiskRooms) -> Vec<String> {
+        let mut received: BTreeMap<NodeId, u64> = BTreeMap::new();
+        for ((_, target), (_, figures)) in &self.moves {
+            *received.entry(*target).or_default() += figures.bytes;
+        }
+        let short = received.into_iter().filter_map(|(node, bytes)| {
+            let room = rooms.get(&node).filter(|room| room.low > 0 && bytes > 0)?;
+            (room.free.saturating_sub(bytes) < room.low).then(|| {
+                format!(
+                    "node {} would receive {bytes} bytes and has {} free: less than its low mark of {} would be left",
+                    node.short(),
+                    room.free,
+                    room.low
+                )
+            })
+        });
+        short.collect()
     }
 
     /// Each node sends at its own pace, all at once: the one with most to send is the last to be done.

@@ -35,8 +35,11 @@ pub const PROTOCOL_CLUSTERS: u16 = 5;
 pub const PROTOCOL_EXPIRING: u16 = 6;
 /// Feature: a replica becomes in-sync only by an entry that names two equal digests.
 pub const FEATURE_FLIP_DIGESTS: u64 = 1;
+/// Feature: a primary without room on its disk steps down (`Change::StepDown`), and a write that is refused for want of
+/// room fails with `Failure::NoRoom`.
+pub const FEATURE_DISK: u64 = 2;
 /// All features of this build.
-const FEATURES: u64 = FEATURE_FLIP_DIGESTS;
+const FEATURES: u64 = FEATURE_FLIP_DIGESTS | FEATURE_DISK;
 
 /// A version in use, and the features in use with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -362,6 +362,17 @@ pub enum Change {
     },
     /// Founds a new generation in a log of its own. Void if anything is founded there.
     TakeOver(Takeover),
+    /// The primary has stopped serving, with writes pending that it cannot append: its disk is full. Its replica becomes
+    /// away and the next in-sync one takes over; the last in-sync one stays the primary. A new term begins in both cases.
+    /// Void unless the term and the incarnation are unchanged, or before `FEATURE_DISK` is in use.
+    StepDown {
+        /// Which partition.
+        partition: Partition,
+        /// The term that ends.
+        term: Term,
+        /// The incarnation of the primary that gives it up.
+        primary_incarnation: Incarnation,
+    },
 }
 
 impl Change {

@@ -29,9 +29,9 @@ impl ClusterState {
         // What is about one partition looks at that one only: there are many of these in an entry.
         let looked_at = match change {
             Change::Register(_) | Change::DeclareDown { .. } => 0..PARTITIONS,
-            Change::HandOver { partition, .. } | Change::SuspendReplica { partition, .. } => {
-                *partition..partition.saturating_add(1)
-            }
+            Change::HandOver { partition, .. }
+            | Change::StepDown { partition, .. }
+            | Change::SuspendReplica { partition, .. } => *partition..partition.saturating_add(1),
             _ => 0..0,
         };
         let state_of = |partition| Some((partition, self.partition(partition)?));

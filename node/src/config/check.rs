@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::source::{Problem, Source};
 use super::table::Settings;
+use crate::disk::Mark;
 use crate::frontend::tls::ClientCertificates;
 
 /// Adds what is wrong, and what is probably not meant.
@@ -16,6 +17,14 @@ pub(super) fn relations(settings: &Settings, problems: &mut Vec<Problem>, warnin
             "request_timeout_ms ({}) is not longer than lease_ms ({}): when a node dies, requests for its \
              partitions fail before the next primary can serve them",
             settings.request_timeout_ms, settings.lease_ms
+        ));
+    }
+    if let (Mark::Bytes(low), Mark::Bytes(minimum)) = (settings.disk_low, settings.disk_minimum)
+        && low != 0
+        && low < minimum
+    {
+        warnings.push(format!(
+            "disk_low ({low}) is below disk_minimum ({minimum}): the node warns only when it refuses writes already"
         ));
     }
     if settings.replicas == 1 {

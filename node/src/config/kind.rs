@@ -8,6 +8,7 @@ use caskade_engine::{Index, MergeWindow, SyncPolicy};
 use libp2p::Multiaddr;
 use toml::Value;
 
+use crate::disk::Mark;
 use crate::frontend::tls::ClientCertificates;
 
 /// How log lines are written.
@@ -160,6 +161,35 @@ impl Kind<u64> for Size {
 
     fn show(&self, value: &u64) -> Option<Value> {
         Some(Value::String(show_size(*value)))
+    }
+}
+
+/// A mark of free space: a size, or computed from the size of the file system.
+pub(super) struct FreeSpace;
+
+impl Describe for FreeSpace {
+    fn value_name(&self) -> &'static str {
+        "SIZE"
+    }
+
+    fn allowed(&self) -> String {
+        "auto or a size in bytes, 0 is off (K, M, G are powers of 1024)".into()
+    }
+}
+
+impl Kind<Mark> for FreeSpace {
+    fn read(&self, text: &str) -> Option<Mark> {
+        match text.trim() {
+            "auto" => Some(Mark::Auto),
+            text => read_size(text).map(Mark::Bytes),
+        }
+    }
+
+    fn show(&self, value: &Mark) -> Option<Value> {
+        Some(Value::String(match value {
+            Mark::Auto => "auto".to_owned(),
+            Mark::Bytes(bytes) => show_size(*bytes),
+        }))
     }
 }
 

@@ -7,12 +7,13 @@ use caskade_engine::{Index, MergeWindow, SyncPolicy};
 
 use super::given::Given;
 use super::kind::{
-    ByItself, Certificates, Describe, Durability, Elsewhere, Filter, Folder, Format, Hidden, Int, Keys, Kind,
-    Listen, LogFormat, Name, OptionalFile, OptionalListen, PairTakeover, Password, Peers, Redirect, Shape,
-    Size, Switch, Window,
+    ByItself, Certificates, Describe, Durability, Elsewhere, Filter, Folder, Format, FreeSpace, Hidden, Int,
+    Keys, Kind, Listen, LogFormat, Name, OptionalFile, OptionalListen, PairTakeover, Password, Peers,
+    Redirect, Shape, Size, Switch, Window,
 };
 use super::reached::{Reachable, ReachedAt};
 use super::source::Source;
+use crate::disk::Mark;
 use crate::frontend::tls::ClientCertificates;
 
 /// One row of the table.
@@ -166,6 +167,10 @@ settings! {
     scrub_bytes_per_s: u64, Size(0..=64 << 30, "bytes a second"), 4 << 20;
     /// In which time the copies of all partitions are compared once, and made equal where they differ.
     repair_interval_ms: u64, Int(1_000..=2_592_000_000, "milliseconds"), 3_600_000;
+    /// Free space of data_dir below which the node warns, and merges run without window and rate. auto: 10 % of the file system, at most 10G, at least twice disk_minimum; 0: off.
+    disk_low: Mark, FreeSpace, Mark::Auto;
+    /// Free space of data_dir below which this node, and every primary that it holds copies for, refuses writes that add data (MISCONF). Reads and deletes go on; the rest is a reserve for them and for merges. auto: 3 % of the file system, 64M to 2G, an eighth of file systems below 512M; 0: off.
+    disk_minimum: Mark, FreeSpace, Mark::Auto;
     /// Size at which a data file is closed and a new one begun.
     max_file_size: u64, Size(1 << 20..=2 << 30, "bytes"), 1 << 30;
     /// Data files kept open at one time; the longest unused is closed.

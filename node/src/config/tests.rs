@@ -202,6 +202,20 @@ fn sizes_take_units_and_are_shown_with_them() {
 }
 
 #[test]
+fn marks_of_free_space_read_back_as_written() {
+    let shown = render(&load_with(&["--disk-low", "5G", "--disk-minimum", "0"], &[]).unwrap().settings);
+    assert!(shown.contains("disk_low = \"5G\"") && shown.contains("disk_minimum = \"0\""), "{shown}");
+    let default = render(&Settings::default());
+    assert!(
+        default.contains("disk_low = \"auto\"") && default.contains("disk_minimum = \"auto\""),
+        "{default}"
+    );
+    assert!(load_with(&["--disk-low", "most"], &[]).is_err());
+    let warned = load_with(&["--disk-low", "1M", "--disk-minimum", "2M"], &[]).unwrap().warnings;
+    assert!(warned.iter().any(|warning| warning.contains("below disk_minimum")), "{warned:?}");
+}
+
+#[test]
 fn value_larger_than_a_data_file_is_refused() {
     let problems = texts(load_with(&["--max-file-size", "1M"], &[]).unwrap_err());
     assert!(problems.contains("must not exceed max_file_size") && problems.contains("--max-file-size"));

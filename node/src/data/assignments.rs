@@ -7,8 +7,9 @@
 //! only then is any record of it taken.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use caskade_engine::{Engine, PARTITIONS};
+use caskade_engine::{AppendError, Engine, PARTITIONS};
 use parking_lot::Mutex;
 
 use super::plane::{Plane, Role};
@@ -23,7 +24,11 @@ const MAGIC: [u8; 8] = *b"CASKASN1";
 
 /// The epoch of the assignment that each partition's data belong to; 0 is none.
 #[derive(Debug)]
-pub(super) struct Assignments(Mutex<Vec<Epoch>>);
+pub(super) struct Assignments {
+    epochs: Mutex<Vec<Epoch>>,
+    /// The last committed state was not adopted, since there was no room on the disk: it is to be followed again.
+    is_due: AtomicBool,
+}
 
 impl Assignments {
     /// Those that were written last. Where they cannot be read, no data belong to any assignment: copies that are not
@@ -36,7 +41,8 @@ impl Assignments {
                 None
             }
         };
-        Self(Mutex::new(epochs.unwrap_or_else(|| vec![0; usize::from(PARTITIONS)])))
+        let epochs = Mutex::new(epochs.unwrap_or_else(|| vec![0; usize::from(PARTITIONS)]));
+        Self { epochs, is_due: AtomicBool::new(false) }
     }
 }
 
@@ -94,7 +100,8 @@ impl Plane {
     /// Makes the data of all partitions belong to the assignments of this state, before any of them is taken on.
     /// Tells whether they do; if not, the store has failed, and none may be.
     pub(super) fn adopt_assignments(self: &Arc<Self>, state: &ClusterState) -> bool {
-        let mut epochs = self.assignments.0.lock();
+        let mut epochs = self.assignments.epochs.lock();
+        self.assignments.is_due.store(false, Ordering::Release);
         let assigned = |partition: Partition| {
             let replica = state.partitions.get(usize::from(partition))?.replica(self.node)?;
             Some((replica.role, replica.assigned))
@@ -112,18 +119,30 @@ impl Plane {
             false => self.engine.drop_partitions(&news.empty),
         };
         if let Err(error) = emptied {
-            self.on_append_error(news.empty.first().copied().unwrap_or(0), &error);
-            return false;
+            return self.not_adopted(news.empty.first().copied().unwrap_or(0), &error);
         }
         if let Err(error) = self.engine.keep(NAME, &encode(&news.epochs)) {
-            self.on_append_error(0, &error.into());
-            return false;
+            return self.not_adopted(0, &error.into());
         }
         if !news.empty.is_empty() {
             tracing::info!(count = news.empty.len(), "partitions assigned anew start empty");
         }
         *epochs = news.epochs;
         true
+    }
+
+    fn not_adopted(&self, partition: Partition, error: &AppendError) -> bool {
+        if matches!(error, AppendError::NoSpace(_)) {
+            tracing::warn!(%error, "no room to note this node's assignments: it takes on no role; it tries again");
+            self.assignments.is_due.store(true, Ordering::Release);
+        }
+        self.on_append_error(partition, error);
+        false
+    }
+
+    /// Whether the last committed state that was followed is to be followed again: there was no room to adopt it.
+    pub fn follows_again(&self) -> bool {
+        self.assignments.is_due.load(Ordering::Acquire)
     }
 }
 

@@ -164,6 +164,10 @@ impl Plane {
                 self.wait_until(PAUSED_PAUSE, || !self.is_paused(partition, node)).await;
                 continue;
             }
+            if self.takes_no_copy(partition, node) {
+                self.wait_until(PAUSED_PAUSE, || !self.takes_no_copy(partition, node)).await;
+                continue;
+            }
             let Ok(permit) = self.tasks.copies.acquire().await else {
                 break;
             };
@@ -346,7 +350,11 @@ impl Plane {
         };
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, theirs).await;
         let body = answer.map_err(|_| unanswered())?.map_err(|error| unreachable(&error))?;
-        let theirs = match read_replication_answer(body) {
+        let (answer, disk) = read_replication_answer(body);
+        if let Some(disk) = disk {
+            self.note_disk(node, disk);
+        }
+        let theirs = match answer {
             Ok(Some(digest)) => digest,
             Ok(None) => return Err(CopyError::Refused("it named no digest".into())),
             Err(rejection) => {

@@ -63,7 +63,7 @@ impl Plane {
             let frame = ReplicationFrame::clean(position, up_to, self.next_session());
             let plane = Arc::clone(self);
             self.peers.call_with(node, Class::Replication, frame, move |answer| {
-                if answer.is_ok_and(|body| read_replication_answer(body).is_ok()) {
+                if answer.is_ok_and(|body| read_replication_answer(body).0.is_ok()) {
                     plane.told_clean(partition, term, (node, session), published);
                 }
             });

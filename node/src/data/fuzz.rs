@@ -33,8 +33,9 @@ pub(crate) fn run(kind: u8, bytes: &[u8]) {
         3 => drop(same_again::<BulkAnswer>(bytes)),
         4 => replication(Bytes::copy_from_slice(bytes)),
         _ => {
-            let answer = read_replication_answer(Bytes::copy_from_slice(bytes));
-            assert_eq!(read_replication_answer(replication_answer(answer)), answer);
+            let (answer, disk) = read_replication_answer(Bytes::copy_from_slice(bytes));
+            let disk = disk.unwrap_or_default();
+            assert_eq!(read_replication_answer(replication_answer(answer, disk)), (answer, Some(disk)));
         }
     }
 }
@@ -89,6 +90,6 @@ pub(crate) fn seeds() -> Vec<(u8, Vec<u8>)> {
         (3, wire::encode(&BulkAnswer::Records { records: vec![record.clone().into()], positions: 1 })),
         (4, ReplicationFrame::replicate(position, &[record]).to_vec()),
         (4, ReplicationFrame::clean(position, 1, 2).to_vec()),
-        (5, replication_answer(Ok(Some(3))).to_vec()),
+        (5, replication_answer(Ok(Some(3)), crate::disk::DiskState::Low).to_vec()),
     ]
 }

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::range::KeyRange;
 use super::replica::Rejection;
+use crate::disk::DiskState;
 use crate::id::{Epoch, Partition, Term};
 use crate::kv::{ActionError, Entry, Failure, Meta, Operation, Outcome};
 
@@ -162,33 +163,46 @@ fn take_record(body: &mut Bytes) -> Option<Record> {
     Some(Record { key, version, expiry_ms, user_flags, value: (has_value == 1).then_some(value) })
 }
 
-/// The answer to a replication frame.
-pub(super) fn replication_answer(result: Result<Option<u64>, Rejection>) -> Bytes {
+/// Returns the answer to a replication frame. `disk` is the state of the answering node's disk: the last byte, which
+/// builds that do not know it ignore.
+///
+/// ```text
+/// | status u8 | digest u64, if one was asked for | disk u8 |
+/// ```
+pub(super) fn replication_answer(result: Result<Option<u64>, Rejection>, disk: DiskState) -> Bytes {
     let status = match result {
-        Ok(None) => return Bytes::from_static(&[0]),
+        Ok(None) => 0,
         Ok(Some(digest)) => {
-            let mut out = BytesMut::with_capacity(9);
+            let mut out = BytesMut::with_capacity(10);
             out.put_u8(0);
             out.put_u64_le(digest);
+            out.put_u8(disk as u8);
             return out.freeze();
         }
         Err(Rejection::Stale) => 1,
         Err(Rejection::Behind) => 2,
         Err(Rejection::Gap) => 3,
         Err(Rejection::Failed) => 4,
+        Err(Rejection::NoRoom) => 5,
     };
-    Bytes::copy_from_slice(&[status])
+    Bytes::copy_from_slice(&[status, disk as u8])
 }
 
-/// Reads the answer to a replication frame; anything unknown counts as a failure.
-pub(super) fn read_replication_answer(mut body: Bytes) -> Result<Option<u64>, Rejection> {
-    match body.try_get_u8() {
+/// Reads the answer to a replication frame, and the state of the other node's disk if it names that. Any unknown status
+/// counts as a failure.
+pub(super) fn read_replication_answer(
+    mut body: Bytes,
+) -> (Result<Option<u64>, Rejection>, Option<DiskState>) {
+    let result = match body.try_get_u8() {
         Ok(0) => Ok(body.try_get_u64_le().ok()),
         Ok(1) => Err(Rejection::Stale),
         Ok(2) => Err(Rejection::Behind),
         Ok(3) => Err(Rejection::Gap),
+        Ok(5) => Err(Rejection::NoRoom),
         _ => Err(Rejection::Failed),
-    }
+    };
+    let disk = body.try_get_u8().ok().and_then(DiskState::from_byte);
+    (result, disk)
 }
 
 /// A request to a partition's primary, or to every node.
@@ -419,6 +433,17 @@ mod tests {
             prop_assert_eq!(
                 ReplicationFrame::decode(ReplicationFrame::digest(position)),
                 Some(ReplicationFrame::Digest(position))
+            );
+        }
+
+        #[test]
+        fn an_answer_to_a_frame_is_read_as_it_was_given(digest: Option<u64>, kind in 0..6_usize, disk in 0..4_u8) {
+            let rejections =
+                [Rejection::Stale, Rejection::Behind, Rejection::Gap, Rejection::Failed, Rejection::NoRoom];
+            let result = rejections.get(kind).map_or(Ok(digest), |rejection| Err(*rejection));
+            let disk = DiskState::from_byte(disk).unwrap();
+            prop_assert_eq!(
+                read_replication_answer(replication_answer(result, disk)), (result, Some(disk))
             );
         }
 

@@ -10,7 +10,7 @@
 //! [`merging`] takes over what the lost side of a takeover wrote, [`stale`] answers without a lease;
 //! [`strangers`] refuses who is no member;
 //! [`tail`] makes up for what a store lost that does not sync every write; [`together`] writes several keys at once;
-//! [`damage`] is what a store lacks that was opened damaged; [`notices`] tells the operator.
+//! [`space`] watches the room on disk; [`damage`] is what a store lacks that was opened damaged; [`notices`] tells the operator.
 
 mod assignments;
 mod catch_up;
@@ -38,6 +38,7 @@ mod route;
 mod scrub;
 mod serve;
 mod sessions;
+mod space;
 mod stale;
 mod strangers;
 mod tail;
@@ -49,3 +50,4 @@ mod version;
 pub use notices::{Notice, Weight};
 pub use plane::{Limits, Parts, Plane, Proposals};
 pub use range::{KeyRange, KeysInOrder};
+pub use space::DiskFigures;

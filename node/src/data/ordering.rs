@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use caskade_engine::{AppendError, Appended, Record};
 
-use super::message::{Position, replication_answer};
+use super::message::Position;
 use super::notices::Weight;
 use super::plane::{Completion, Plane, PrimaryState, Role, Waiter};
 use super::replica::Rejection;
@@ -22,7 +22,7 @@ pub(super) const BATCH_BYTES_MAX: u64 = 48 << 20;
 /// More than a record's header takes in a frame or a data file.
 const BATCH_RECORD_OVERHEAD: u64 = 64;
 /// Pause before an append is made again that the disk had no room for.
-const OVERLOAD_PAUSE: Duration = Duration::from_millis(5);
+pub(super) const OVERLOAD_PAUSE: Duration = Duration::from_millis(5);
 
 impl Plane {
     /// Gives a record the next place in the order, appends it here and sends it to every follower.
@@ -60,7 +60,9 @@ impl Plane {
             record.version = version(term, sequence);
         }
         let sequence = previous + records.len() as u64;
-        self.bytes_under_way.fetch_add(records_bytes(&records), Ordering::AcqRel);
+        let bytes = records_bytes(&records);
+        self.bytes_under_way.fetch_add(bytes, Ordering::AcqRel);
+        self.note_appending(bytes);
         primary.push(records.clone(), self.host.monotonic_ms(), waiter);
         for follower in primary.followers.iter().filter(|follower| !follower.broken) {
             self.send_write(partition, term, follower, previous, &records);
@@ -81,13 +83,20 @@ impl Plane {
         });
     }
 
-    /// An append that a busy disk had no room for is made again: the record has its place in the order.
-    pub(super) fn append_later(self: &Arc<Self>, partition: Partition, term: Term, sequence: u64) {
+    /// An append that a busy or full disk did not take is made again: the record has its place in the order.
+    pub(super) fn append_later(
+        self: &Arc<Self>,
+        partition: Partition,
+        term: Term,
+        sequence: u64,
+        pause: Duration,
+    ) {
         let plane = Arc::clone(self);
         self.host.spawn(async move {
-            tokio::time::sleep(OVERLOAD_PAUSE).await;
-            let records = plane
-                .with_primary(partition, term, |primary| primary.records(sequence).map(<[Record]>::to_vec));
+            tokio::time::sleep(pause).await;
+            let records = plane.with_primary(partition, term, |primary| {
+                primary.append_again(sequence).map(<[Record]>::to_vec)
+            });
             if let Some(Some(records)) = records {
                 plane.append_ordered(partition, term, sequence, records);
             }
@@ -96,8 +105,8 @@ impl Plane {
 
     pub(super) fn on_append_error(&self, partition: Partition, error: &AppendError) {
         match error {
-            AppendError::NoSpace(_)
-            | AppendError::Io(_)
+            AppendError::NoSpace(_) => return self.note_no_space(partition, error),
+            AppendError::Io(_)
             | AppendError::Poisoned(_)
             | AppendError::Closed
             | AppendError::ErasUsedUp(_)
@@ -143,6 +152,7 @@ impl Plane {
         let (plane, partition) = (Arc::clone(self), position.partition);
         let (term, session) = (position.term, position.session);
         self.cells[usize::from(partition)].receiving.fetch_add(1, Ordering::AcqRel);
+        self.note_appending(records_bytes(&records));
         self.engine.append(records, move |result| {
             plane.complete(partition, Completion::Received { term, session, sequence, result, reply });
         });
@@ -189,7 +199,9 @@ impl Plane {
                 if let Some(log) = log {
                     log.failed(session, sequence);
                 }
-                return reply.send(replication_answer(Err(Rejection::Failed)));
+                let no_room = matches!(error, AppendError::NoSpace(_));
+                let rejection = if no_room { Rejection::NoRoom } else { Rejection::Failed };
+                return reply.send(self.replication_answer(Err(rejection)));
             }
         };
         // Whatever the role is now, the record is in the log: the map of highest versions takes it.
@@ -198,16 +210,16 @@ impl Plane {
         // client for a write that the present one may not have seen.
         let Some(log) = log else {
             let taken = if planted(Mutation::NoFencing) { Ok(None) } else { Err(Rejection::Stale) };
-            return reply.send(replication_answer(taken));
+            return reply.send(self.replication_answer(taken));
         };
         let digest_waiters = match log.stored(session, sequence) {
             Ok(digest_waiters) => digest_waiters,
-            Err(rejection) => return reply.send(replication_answer(Err(rejection))),
+            Err(rejection) => return reply.send(self.replication_answer(Err(rejection))),
         };
-        reply.send(replication_answer(Ok(None)));
+        reply.send(self.replication_answer(Ok(None)));
         for waiter in digest_waiters {
             let digest = self.engine.partition_stats(partition).digest;
-            waiter.send(replication_answer(Ok(Some(digest))));
+            waiter.send(self.replication_answer(Ok(Some(digest))));
         }
     }
 }

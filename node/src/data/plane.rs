@@ -21,12 +21,15 @@ use super::heal::HealCounters;
 use super::merging::Merging;
 use super::message::Answer;
 use super::notices::Notices;
+use super::ordering::OVERLOAD_PAUSE;
 use super::primary::Primary;
 use super::replica::{Rejection, ReplicaLog};
+use super::space::Disks;
 use super::tail::Tails;
 use super::tasks::TaskBoard;
 use crate::cluster::state::{Change, ClusterState};
 use crate::cluster::time::ClusterClock;
+use crate::disk::{DiskState, Mark};
 use crate::host::Host;
 use crate::id::{Incarnation, NodeId, Partition, Term};
 use crate::kv::{Failure, Outcome};
@@ -54,6 +57,10 @@ pub struct Limits {
     pub scrub_bytes_per_s: u64,
     /// In which time each partition's copies are compared once, in milliseconds.
     pub repair_interval_ms: u64,
+    /// Free space of the data directory below which the node warns.
+    pub disk_low: Mark,
+    /// Free space of the data directory below which writes that add data are refused.
+    pub disk_minimum: Mark,
 }
 
 /// Where the data plane's proposals go: whoever brings them to the coordinator. One that finds its queue full
@@ -150,6 +157,8 @@ pub(super) enum Completion {
         session: u64,
         sequence: u64,
         result: Result<(), Rejection>,
+        /// State of its disk, if it says so.
+        disk: Option<DiskState>,
     },
     Received {
         term: Term,
@@ -207,6 +216,8 @@ pub struct Plane {
     pub(super) tasks: TaskBoard,
     /// What all background work of this node may use together, its merges included.
     pub(super) background: Budget,
+    /// Room on this node's disk, and on others'.
+    pub(super) disks: Disks,
     pub(super) notices: Notices,
     pub(super) healing: HealCounters,
     pub(super) damage: Damage,
@@ -266,6 +277,7 @@ impl Plane {
             view: ArcSwap::from_pointee(view),
             host,
             tasks: TaskBoard::default(),
+            disks: Disks::default(),
             notices: Notices::default(),
             healing: HealCounters::default(),
             merging: Merging::default(),
@@ -438,13 +450,23 @@ impl Plane {
             {
                 match result {
                     Ok(appended) => primary.appended(sequence, appended),
-                    Err(AppendError::Overloaded { .. }) => self.append_later(partition, term, sequence),
+                    Err(AppendError::Overloaded { .. }) => {
+                        self.append_later(partition, term, sequence, OVERLOAD_PAUSE);
+                    }
+                    Err(error @ AppendError::NoSpace(_)) => {
+                        self.on_no_space(partition, primary, sequence, &error);
+                    }
                     Err(error) => self.on_append_error(partition, &error),
                 }
             }
-            (Completion::Acked { term, node, session, sequence, result }, Role::Primary(primary))
-                if primary.term == term =>
-            {
+            (Completion::Acked { term, node, session, sequence, result, disk }, role) => {
+                if let Some(disk) = disk {
+                    self.note_disk(node, disk);
+                }
+                let Role::Primary(primary) = role else { return };
+                if primary.term != term {
+                    return;
+                }
                 match result {
                     Ok(()) => primary.acked(node, session, sequence),
                     Err(rejection) => self.on_rejection(partition, primary, node, session, rejection),

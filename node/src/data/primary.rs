@@ -62,6 +62,12 @@ pub(super) struct Pending<A, W> {
     pub(super) ordered_ms: u64,
     /// The local append, once durable.
     pub(super) appended: Option<A>,
+    /// Since when the local append finds no room on the disk; milliseconds of the monotonic clock.
+    failed_ms: Option<u64>,
+    /// An append of it is under way.
+    appending: bool,
+    /// Another node was sent it, and may hold it.
+    sent: bool,
     /// Those to be answered once it is published: its writer, and who saw it (rule R6).
     pub(super) waiters: Vec<W>,
 }
@@ -79,13 +85,15 @@ pub(super) struct Primary<A, W> {
     /// Sequence of the newest published record; those of `pending` follow it.
     published: u64,
     digest_waiters: Vec<(u64, tokio::sync::oneshot::Sender<u64>)>,
+    /// How many writes of `pending` found no room on this disk, and are not on it yet.
+    failed: usize,
 }
 
 impl<A, W> Primary<A, W> {
     /// A primary that has ordered nothing in `term` yet.
     pub(super) fn new(term: Term, phase: Phase) -> Self {
         let (followers, pending, digest_waiters) = (Vec::new(), VecDeque::new(), Vec::new());
-        Self { term, phase, followers, pending, published: 0, digest_waiters }
+        Self { term, phase, followers, pending, published: 0, digest_waiters, failed: 0 }
     }
 
     /// The sequence of the newest ordered record.
@@ -125,14 +133,74 @@ impl<A, W> Primary<A, W> {
     pub(super) fn push(&mut self, records: Vec<Record>, now_ms: u64, waiter: Option<W>) {
         debug_assert!(!records.is_empty());
         let (last, waiters) = (self.last() + records.len() as u64, waiter.into_iter().collect());
-        self.pending.push_back(Pending { records, last, ordered_ms: now_ms, appended: None, waiters });
+        let sent = !self.followers.is_empty();
+        self.pending.push_back(Pending {
+            records,
+            last,
+            ordered_ms: now_ms,
+            appended: None,
+            failed_ms: None,
+            appending: true,
+            sent,
+            waiters,
+        });
     }
 
     /// The local append of the write named `sequence` is durable.
     pub(super) fn appended(&mut self, sequence: u64, handle: A) {
-        if let Some(pending) = self.at(sequence) {
-            pending.appended = Some(handle);
+        let Some(pending) = self.at(sequence) else { return };
+        (pending.appended, pending.appending) = (Some(handle), false);
+        if pending.failed_ms.take().is_some() {
+            self.failed -= 1;
         }
+    }
+
+    /// Notes that the local append of the write named `sequence` found no room: nothing of it is on this disk.
+    pub(super) fn append_failed(&mut self, sequence: u64, now_ms: u64) {
+        let Some(pending) = self.at(sequence) else { return };
+        pending.appending = false;
+        if pending.failed_ms.is_none() {
+            pending.failed_ms = Some(now_ms);
+            self.failed += 1;
+        }
+    }
+
+    /// Returns the records of a pending write that is about to be appended again.
+    pub(super) fn append_again(&mut self, sequence: u64) -> Option<&[Record]> {
+        let pending = self.at(sequence)?;
+        pending.appending = true;
+        Some(&pending.records)
+    }
+
+    /// Notes that a follower is sent everything pending.
+    pub(super) fn note_sent(&mut self) {
+        self.pending.iter_mut().for_each(|pending| pending.sent = true);
+    }
+
+    /// Whether a write found no room on this disk, and is not on it yet: nothing after it can be published.
+    pub(super) fn is_stuck(&self) -> bool {
+        self.failed > 0
+    }
+
+    /// Returns since when that is so.
+    pub(super) fn stuck_since_ms(&self) -> Option<u64> {
+        if !self.is_stuck() {
+            return None;
+        }
+        self.pending.iter().filter_map(|pending| pending.failed_ms).min()
+    }
+
+    /// Takes back all pending writes if each found no room here, and no other node was sent any. As if they had never
+    /// been ordered, but for their versions, which are not given again (rule R1). Otherwise takes back none: a later
+    /// one may have seen an earlier one.
+    pub(super) fn take_back(&mut self) -> Vec<Pending<A, W>> {
+        let nowhere =
+            |pending: &Pending<A, W>| pending.failed_ms.is_some() && !pending.appending && !pending.sent;
+        if !self.pending.iter().all(nowhere) {
+            return Vec::new();
+        }
+        (self.published, self.failed) = (self.last(), 0);
+        self.pending.drain(..).collect()
     }
 
     /// A follower has everything up to `sequence`. Void if it belongs to another session.
@@ -202,12 +270,8 @@ impl<A, W> Primary<A, W> {
     /// Gives up everything pending: its outcome is unknown.
     pub(super) fn abandon(&mut self) -> Vec<Pending<A, W>> {
         self.digest_waiters.clear();
+        self.failed = 0;
         self.pending.drain(..).collect()
-    }
-
-    /// The records of a pending write.
-    pub(super) fn records(&mut self, sequence: u64) -> Option<&[Record]> {
-        self.at(sequence).map(|pending| &pending.records[..])
     }
 
     fn at(&mut self, sequence: u64) -> Option<&mut Pending<A, W>> {
@@ -306,6 +370,51 @@ mod tests {
         primary.acked(node, 1, 3);
         assert_eq!(primary.next_published().unwrap().waiters, vec![2]);
         assert_eq!(primary.published(), 3);
+    }
+
+    #[test]
+    fn writes_that_are_nowhere_are_taken_back_together_and_their_versions_are_not_given_again() {
+        let mut primary = primary(0);
+        primary.push(vec![record("a", 1)], 0, Some(1));
+        primary.push(vec![record("b", 2), record("c", 3)], 0, Some(2));
+        primary.append_failed(1, 50);
+        assert!(primary.is_stuck() && primary.take_back().is_empty(), "the append of the other is under way");
+        primary.append_failed(3, 60);
+        primary.append_again(1);
+        assert!(primary.take_back().is_empty(), "an append of the first is under way again");
+        primary.append_failed(1, 70);
+        assert_eq!(primary.stuck_since_ms(), Some(50));
+        let waiters: Vec<u32> = primary.take_back().into_iter().flat_map(|pending| pending.waiters).collect();
+        assert_eq!((waiters, primary.last(), primary.is_stuck()), (vec![1, 2], 3, false));
+        primary.push(vec![record("a", 4)], 0, Some(3));
+        primary.appended(4, ());
+        assert_eq!(primary.next_published().unwrap().last, 4);
+    }
+
+    #[test]
+    fn write_that_another_node_may_hold_or_that_is_on_disk_is_not_taken_back() {
+        let mut with_follower = primary(1);
+        with_follower.push(vec![record("a", 1)], 0, None);
+        // Its follower went away meanwhile.
+        with_follower.followers.clear();
+        with_follower.append_failed(1, 10);
+        assert!(with_follower.take_back().is_empty() && with_follower.is_stuck());
+        with_follower.append_again(1);
+        with_follower.appended(1, ());
+        assert!(!with_follower.is_stuck() && with_follower.next_published().is_some());
+
+        let mut seen_later = primary(0);
+        seen_later.push(vec![record("a", 1)], 0, None);
+        seen_later.note_sent();
+        seen_later.append_failed(1, 10);
+        assert!(seen_later.take_back().is_empty(), "a follower that came later was sent it");
+
+        let mut later_one_is_there = primary(0);
+        later_one_is_there.push(vec![record("a", 1)], 0, None);
+        later_one_is_there.push(vec![record("a", 2)], 0, None);
+        later_one_is_there.append_failed(1, 10);
+        later_one_is_there.appended(2, ());
+        assert!(later_one_is_there.take_back().is_empty(), "the second may have seen the first");
     }
 
     #[test]

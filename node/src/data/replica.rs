@@ -19,6 +19,8 @@ pub(super) enum Rejection {
     Gap,
     /// This node could not append it.
     Failed,
+    /// There was no room on this node's disk to append it.
+    NoRoom,
 }
 
 /// The replica's side of one partition under one term. `R` answers a request for a digest.

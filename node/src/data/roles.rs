@@ -53,6 +53,7 @@ impl Plane {
         }
         self.view.store(Arc::new(View { state: state.clone(), takes_part, primaries }));
         self.cut_off_the_dead(&former.state, &state);
+        self.forget_disks(&state);
         self.note_progress();
         self.schedule_copies();
         self.schedule_hand_overs(&changed, incarnation);

@@ -209,6 +209,13 @@ impl Plane {
             Effect::Nothing => return Executed::Done(waiter.result, waiter.reply),
             effect => record(key.clone(), effect),
         };
+        let expires = matches!(action, Action::Expire(_) | Action::ExpireIf(..));
+        if let Some(failure) = self.no_room(primary, expires, record.value.is_some()) {
+            if planted(Mutation::RefuseAfterOrdering) {
+                self.order(partition, primary, record, None);
+            }
+            return Executed::Done(Err(failure), waiter.reply);
+        }
         self.order(partition, primary, record, Some(waiter));
         Executed::Ordered
     }

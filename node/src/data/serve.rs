@@ -4,12 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use caskade_engine::{PARTITIONS, PartitionStats, Record};
+use caskade_engine::{AppendError, PARTITIONS, PartitionStats, Record};
 
 use super::catch_up::{MESSAGE_BYTES, keys_at};
 use super::message::{
     Answer, Bulk, BulkAction, BulkAnswer, Position, ReplicationFrame, Request, WireRecord, replication_answer,
 };
+use super::ordering::records_bytes;
 use super::plane::{Plane, Reply, Role};
 use super::primary::Phase;
 use super::replica::Rejection;
@@ -123,7 +124,7 @@ impl Plane {
     fn on_replication(self: &Arc<Self>, from: NodeId, body: Bytes, reply: Responder) {
         let Some(frame) = ReplicationFrame::decode(body) else {
             self.refuse(Refused::Message, from, &"a replication frame");
-            return reply.send(replication_answer(Err(Rejection::Failed)));
+            return reply.send(self.replication_answer(Err(Rejection::Failed)));
         };
         let position = match &frame {
             ReplicationFrame::Replicate(position, ..)
@@ -131,7 +132,7 @@ impl Plane {
             | ReplicationFrame::Clean(position, ..) => *position,
         };
         if self.is_stranger(from, Class::Replication) {
-            return reply.send(replication_answer(Err(self.unless_behind(&position))));
+            return reply.send(self.replication_answer(Err(self.unless_behind(&position))));
         }
         self.with_role(position.partition, |role| {
             let Role::Replica(log) = role else {
@@ -143,16 +144,16 @@ impl Plane {
                 }
                 let rejection = self.unless_behind(&position);
                 self.count_fenced(from, rejection);
-                return reply.send(replication_answer(Err(rejection)));
+                return reply.send(self.replication_answer(Err(rejection)));
             };
             // Before the first frame of a term, what came under the former one must have come to its end: the
             // primary compares digests, and nothing may be added behind its back.
             if log.is_new() && self.is_receiving(position.partition) {
-                return reply.send(replication_answer(Err(Rejection::Behind)));
+                return reply.send(self.replication_answer(Err(Rejection::Behind)));
             }
             if let Err(rejection) = log.admit(from, &position) {
                 self.count_fenced(from, rejection);
-                return reply.send(replication_answer(Err(rejection)));
+                return reply.send(self.replication_answer(Err(rejection)));
             }
             match frame {
                 ReplicationFrame::Replicate(position, records) => {
@@ -160,7 +161,7 @@ impl Plane {
                     if self.contradicts(&records) {
                         // Nothing after it may be acknowledged either.
                         log.failed(position.session, sequence);
-                        return reply.send(replication_answer(Err(Rejection::Failed)));
+                        return reply.send(self.replication_answer(Err(Rejection::Failed)));
                     }
                     log.received(sequence);
                     self.store_replicated(position, sequence, records, reply);
@@ -168,20 +169,25 @@ impl Plane {
                 ReplicationFrame::Clean(position, up_to, transfers_from) => {
                     // What is being stored may be older than a tombstone that would go: it is told again later.
                     if self.is_storing(position.partition) {
-                        return reply.send(replication_answer(Err(Rejection::Behind)));
+                        return reply.send(self.replication_answer(Err(Rejection::Behind)));
                     }
                     log.close_transfers(transfers_from);
                     self.engine.mark_clean(position.partition, up_to);
-                    reply.send(replication_answer(Ok(None)));
+                    reply.send(self.replication_answer(Ok(None)));
                 }
                 ReplicationFrame::Digest(position) => {
                     if let Some(reply) = log.digest_after_received(reply) {
                         let digest = self.engine.partition_stats(position.partition).digest;
-                        reply.send(replication_answer(Ok(Some(digest))));
+                        reply.send(self.replication_answer(Ok(Some(digest))));
                     }
                 }
             }
         });
+    }
+
+    /// The answer to a replication frame, with the state of this node's disk.
+    pub(super) fn replication_answer(&self, result: Result<Option<u64>, Rejection>) -> Bytes {
+        replication_answer(result, self.disk_state())
     }
 
     /// Why a frame that has no place here is rejected: unless this node is behind its sender, it never will have one.
@@ -274,8 +280,9 @@ impl Plane {
     fn store_bulk(self: &Arc<Self>, partition: Partition, records: Vec<WireRecord>, reply: Responder) {
         let plane = Arc::clone(self);
         let stored = move || plane.cells[usize::from(partition)].storing.fetch_sub(1, Ordering::AcqRel);
-        let engine = self.engine.clone();
+        let (engine, answering) = (self.engine.clone(), Arc::clone(self));
         let records: Vec<Record> = records.into_iter().map(Into::into).collect();
+        self.note_appending(records_bytes(&records));
         if self.contradicts(&records) {
             stored();
             let text = "a record is held here with other content under the same version".to_owned();
@@ -287,7 +294,12 @@ impl Plane {
                     engine.publish(appended);
                     BulkAnswer::Stored
                 }
-                Err(error) => BulkAnswer::Refused(error.to_string()),
+                Err(error) => {
+                    if matches!(error, AppendError::NoSpace(_)) {
+                        answering.note_no_space(partition, &error);
+                    }
+                    BulkAnswer::Refused(error.to_string())
+                }
             };
             stored();
             reply.send(wire::encode(&answer).into());

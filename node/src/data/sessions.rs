@@ -40,11 +40,12 @@ impl Plane {
         let frame = ReplicationFrame::replicate(position, records);
         let plane = Arc::clone(self);
         self.peers.call_with(node, Class::Replication, frame, move |answer| {
-            let result = match answer {
-                Ok(body) => read_replication_answer(body).map(|_| ()),
-                Err(CallError::NotSent(_) | CallError::Lost(_)) => Err(Rejection::Gap),
+            let (result, disk) = match answer {
+                Ok(body) => read_replication_answer(body),
+                Err(CallError::NotSent(_) | CallError::Lost(_)) => (Err(Rejection::Gap), None),
             };
-            plane.complete(partition, Completion::Acked { term, node, session, sequence, result });
+            let result = result.map(|_| ());
+            plane.complete(partition, Completion::Acked { term, node, session, sequence, result, disk });
         });
     }
 
@@ -61,6 +62,7 @@ impl Plane {
         };
         (follower.session, follower.begins, follower.broken) = (session, follower.acked, false);
         let follower = follower.clone();
+        primary.note_sent();
         for (sequence, records) in primary.unacked(follower.acked) {
             let previous = sequence - records.len() as u64;
             self.send_write(partition, term, &follower, previous, records);
@@ -83,8 +85,15 @@ impl Plane {
             return;
         }
         follower.broken = true;
+        if rejection == Rejection::NoRoom {
+            self.suspend_full_replica(partition, primary, node);
+        }
         // A replica that is behind needs the time of one log entry; a stale primary waits for its own news.
-        let delay_ms = if rejection == Rejection::Behind { 3 } else { 50 };
+        let delay_ms = match rejection {
+            Rejection::Behind => 3,
+            Rejection::NoRoom => 250,
+            _ => 50,
+        };
         let plane = Arc::clone(self);
         self.host.spawn(async move {
             tokio::time::sleep(Duration::from_millis(delay_ms)).await;

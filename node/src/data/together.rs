@@ -90,6 +90,10 @@ impl Plane {
         }
         let waiter = Waiter { result: Ok(outcome), reply };
         if !records.is_empty() {
+            let adds = records.iter().any(|record| record.value.is_some());
+            if let Some(failure) = self.no_room(primary, false, adds) {
+                return Executed::Done(Err(failure), waiter.reply);
+            }
             self.order_batch(partition, primary, records, Some(waiter));
             return Executed::Ordered;
         }

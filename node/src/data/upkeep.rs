@@ -89,7 +89,7 @@ impl Plane {
                 };
                 let since = away_since.get(&(partition, replica.node)).copied().unwrap_or(now);
                 seen.insert((partition, replica.node), since);
-                if now >= since + RESUME_PAUSE_MS {
+                if now >= since + RESUME_PAUSE_MS && !self.awaits_room(replica.node) {
                     self.propose(Change::ResumeReplica {
                         partition,
                         node: replica.node,

@@ -145,4 +145,8 @@ pub enum Failure {
     /// The copy of the record that was asked is damaged and no value can be told from it.
     #[error("{0}")]
     Damaged(String),
+    /// A write that adds data was not done: a node that would hold it has no room on its disk.
+    // Sent where all members know `FEATURE_DISK`.
+    #[error("{0}")]
+    NoRoom(String),
 }

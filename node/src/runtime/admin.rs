@@ -46,6 +46,8 @@ impl Node {
         status.tasks = self.cluster_tasks();
         status.peers = self.peer_figures();
         status.log_lines_dropped = logging::dropped_lines();
+        status.disk = self.disk_status();
+        status.warnings.extend(self.disk_warnings(&state));
         status.plan = plan::status(&state, &status.tasks);
         if status.coordinator.is_none() && state.epoch > 0 {
             status.warnings.insert(0, view::no_coordinator(&self.topology.voters()));
@@ -60,8 +62,8 @@ impl Node {
         }
         if self.plane.store_failed() {
             status.warnings.push(
-                "this node's store refused a write: it serves nothing until its disk is mended and it is \
-                 restarted"
+                "this node's store failed (not for want of space): it serves nothing until its disk is mended and \
+                 it is restarted"
                     .into(),
             );
         }
@@ -195,6 +197,7 @@ impl Node {
     pub(super) fn row(&self, (then_ms, then): &(u64, Snapshot), (now_ms, now): (u64, &Snapshot)) -> NodeRow {
         let state = self.topology.state();
         let engine = self.plane.engine().stats();
+        let disk = self.plane.disk();
         let seconds = (now_ms.saturating_sub(*then_ms) as f64 / 1000.0).max(0.001);
         let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds;
         let held = state.replicas_on(self.id).count() as u32;
@@ -234,6 +237,13 @@ impl Node {
             primaries,
             ring_share: mine as f64 / (named.max(1)) as f64,
             clock_offset_ms: self.plane.time_report().offset_ms,
+            live_bytes: engine.live_bytes,
+            disk_free_bytes: disk.space.free_bytes,
+            disk_total_bytes: disk.space.total_bytes,
+            disk_low_bytes: disk.marks.low,
+            disk_minimum_bytes: disk.marks.minimum,
+            disk_state: disk.state.word().to_owned(),
+            disk_days_left: disk.days_left,
             ..NodeRow::default()
         }
     }

@@ -34,6 +34,8 @@ pub(super) fn engine_options(settings: &Settings, supervisor: &Supervisor) -> Op
     options.budget = Budget::new(settings.background_bytes_per_s).part(settings.merge_bytes_per_s);
     // Tombstones and expiry are the cluster's business.
     options.replicated = true;
+    // The data plane watches the free space, by marks of its own.
+    options.low_free_bytes = 0;
     let supervisor = supervisor.clone();
     options.on_failure = OnFailure::new(move |thread, how| supervisor.report(thread, how.to_owned()));
     options
@@ -64,6 +66,8 @@ pub(super) fn limits(settings: &Settings) -> Limits {
         migration_bytes_per_s: settings.migration_bytes_per_s,
         scrub_bytes_per_s: settings.scrub_bytes_per_s,
         repair_interval_ms: settings.repair_interval_ms,
+        disk_low: settings.disk_low,
+        disk_minimum: settings.disk_minimum,
     }
 }
 
@@ -79,9 +83,9 @@ mod tests {
         let ours = engine_options(&settings, &supervisor);
         assert_eq!(ours.validate(), Ok(()));
         // A node has larger files, and what is written is its cluster's business.
-        let (max_file_size, replicated) = (ours.max_file_size, true);
+        let (max_file_size, replicated, low_free_bytes) = (ours.max_file_size, true, 0);
         let (budget, on_failure) = (ours.budget.clone(), ours.on_failure.clone());
-        assert_eq!(ours, Options { max_file_size, replicated, budget, on_failure, ..theirs });
+        assert_eq!(ours, Options { max_file_size, replicated, low_free_bytes, budget, on_failure, ..theirs });
         let mut changed = settings;
         changed.merge_bytes_per_s = 5;
         changed.background_bytes_per_s = 50;

@@ -13,6 +13,7 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use super::Node;
 use crate::api::NodeRow;
 use crate::cluster::report::{NodeReport, REPORT_BYTES_MAX};
+use crate::disk::DiskState;
 use crate::id::NodeId;
 use crate::net::{Refused, wire};
 
@@ -159,6 +160,9 @@ impl Node {
             }
         }
         self.note_clock(from, report.row.clock_offset_ms);
+        if let Some(disk) = DiskState::from_word(&report.row.disk_state) {
+            self.plane.note_disk(from, disk);
+        }
         self.reports.note(report, self.host.monotonic_ms());
     }
 }

@@ -8,6 +8,7 @@ mod bootstrap;
 mod clients;
 mod cluster_time;
 mod control;
+mod disk;
 mod duties;
 mod events;
 mod figures;
@@ -290,6 +291,8 @@ impl Node {
         let bootstrap = node.host.spawn_essential(Part::Bootstrap, node.clone().run_bootstrap(network));
         node.tasks.lock().push(bootstrap);
         node.report_last_words(&data_dir);
+        let reserve = node.host.spawn_essential(Part::Reserve, node.clone().run_reserve());
+        node.tasks.lock().push(reserve);
         let refusal = tokio::select! {
             biased;
             () = node.wait_until_serving() => return Ok(node),
@@ -397,6 +400,7 @@ impl Node {
             host.spawn_essential(Part::Maintenance, self.clone().run_maintenance()),
             host.spawn_essential(Part::Scrub, self.plane.clone().run_scrub()),
             host.spawn_essential(Part::Repair, self.plane.clone().run_repair()),
+            host.spawn_essential(Part::Measurements, self.plane.clone().run_measurements()),
         ];
         self.tasks.lock().extend(tasks);
     }
@@ -422,6 +426,7 @@ impl Node {
                 self.plane.record_cluster_time();
             }
             self.plane.suspend_slow_replicas();
+            self.plane.step_down_where_stuck();
             self.plane.resume_replicas();
             self.plane.give_up_lost_files();
             let incarnation = self.incarnation.load(Ordering::Acquire);

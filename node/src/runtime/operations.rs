@@ -106,7 +106,8 @@ impl Node {
         question: &Question,
     ) -> Result<PlanPreview, String> {
         let figures = self.plane.figures().await;
-        let preview = plan::preview(state, question, &figures, self.plane.pace_bytes_per_s())?;
+        let preview =
+            plan::preview(state, question, &figures, &self.disk_rooms(), self.plane.pace_bytes_per_s())?;
         let operation = describe(question);
         let next = match question {
             Question::Operation(_) => format!("CASK.COMMIT {operation} {}", preview.token),

@@ -3,10 +3,14 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::Node;
 use crate::cluster::state::ClusterState;
 use crate::id::{Epoch, Incarnation, NodeId};
+
+/// Pause before a state that there was no room to adopt is followed again.
+const ADOPTION_PAUSE: Duration = Duration::from_millis(500);
 
 /// What the data plane was last told to follow.
 struct Followed {
@@ -58,6 +62,9 @@ impl Node {
                 self.note_generation(&followed.state, &state);
                 self.update_peers();
             }
+            if self.plane.follows_again() {
+                self.plane.follow(followed.state.clone(), followed.incarnation);
+            }
             for (state, incarnation) in followed.next(state, incarnation) {
                 self.plane.follow(state, incarnation);
             }
@@ -71,6 +78,7 @@ impl Node {
                 changed = states.changed() => if changed.is_err() { return },
                 changed = coordinators.changed() => if changed.is_err() { return },
                 () = self.returned.notified() => {}
+                () = tokio::time::sleep(ADOPTION_PAUSE), if self.plane.follows_again() => {}
             }
         }
     }

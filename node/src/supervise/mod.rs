@@ -68,6 +68,10 @@ parts! {
     Scrub = "scrub";
     /// Compares copies.
     Repair = "repair";
+    /// Measures the free space of the disk.
+    Measurements = "measurements";
+    /// Keeps the reserve for the node's own notes whole.
+    Reserve = "reserve";
     /// Keeps trying the bootstrap peers while members cannot be reached.
     Bootstrap = "bootstrap";
     /// Owns the connections to peers.

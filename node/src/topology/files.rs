@@ -13,6 +13,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use super::error::TopologyError;
+use crate::reserve;
 
 const HEADER_BYTES: usize = 24;
 
@@ -47,9 +48,12 @@ pub(super) fn replace(path: &Path, kind: Kind, body: &[u8]) -> io::Result<()> {
 /// Replaces `path` by `bytes`, durably, and returns the open file, positioned at its end.
 pub(super) fn replace_raw(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let new = temporary(path);
-    let mut file = create(&new)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
+    let file = reserve::with_room(path, || {
+        let mut file = create(&new)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        Ok(file)
+    })?;
     fs::rename(&new, path)?;
     sync_directory_of(path)?;
     Ok(file)

@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::error::TopologyError;
 use super::types::{Entry, LogId};
 use super::{codec, files};
+use crate::reserve;
 
 const FILE_MAGIC: [u8; 8] = *b"CASKTLOG";
 const FORMAT: u32 = 1;
@@ -226,6 +227,18 @@ fn refuse_damage(
     Ok(())
 }
 
+/// Writes `bytes` at the end of a file of `len` bytes. Where there is no room for them the file is as it was.
+fn append(file: &mut File, len: u64, bytes: &[u8]) -> io::Result<()> {
+    file.seek(SeekFrom::Start(len))?;
+    let written = file.write_all(bytes);
+    if let Err(error) = &written
+        && reserve::is_no_room(error)
+    {
+        file.set_len(len)?;
+    }
+    written
+}
+
 /// The open file.
 #[derive(Debug)]
 pub(super) struct LogFile {
@@ -287,7 +300,8 @@ impl LogFile {
     /// Writes what is queued; with `sync` it, and all before it, is on disk afterwards.
     /// After an error nothing may be written any more: what the file holds is unknown.
     pub(super) fn flush(&mut self, sync: bool) -> io::Result<()> {
-        self.file.write_all(&self.pending)?;
+        let Self { path, file, len, pending, .. } = self;
+        reserve::with_room(path, || append(file, *len, pending))?;
         self.len += self.pending.len() as u64;
         self.pending.clear();
         if sync {

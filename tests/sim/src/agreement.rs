@@ -541,7 +541,10 @@ impl Log {
             state.partitions().zip(&former.partitions).filter(|((_, now), before)| **now != ***before);
         changed.for_each(|((partition, now), _)| tracing::trace!(partition, epoch = state.epoch, "{now}"));
         let oldest = (number + 1).saturating_sub(STATES_KEPT);
-        self.suspended.insert(number + 1, changes.iter().zip(&verdicts).filter_map(suspended).collect());
+        self.suspended.insert(
+            number + 1,
+            changes.iter().zip(&verdicts).filter_map(|change| suspended(&former, change)).collect(),
+        );
         self.suspended = self.suspended.split_off(&oldest);
         self.states.insert(number + 1, Arc::new(state));
         self.states = self.states.split_off(&oldest);
@@ -560,10 +563,13 @@ impl Log {
 }
 
 /// The copy that the change took out of the in-sync set.
-fn suspended((change, verdict): (&Change, &Verdict)) -> Option<(Partition, NodeId)> {
+fn suspended(former: &ClusterState, (change, verdict): (&Change, &Verdict)) -> Option<(Partition, NodeId)> {
     match change {
         Change::SuspendReplica { partition, node, .. } if *verdict == Verdict::Applied => {
             Some((*partition, *node))
+        }
+        Change::StepDown { partition, .. } if *verdict == Verdict::Applied => {
+            Some((*partition, former.primary(*partition)?))
         }
         _ => None,
     }

@@ -31,6 +31,8 @@ const PAIRS: u64 = 2;
 const PAIR: &str = "pair";
 /// In so many partitions: what befalls one write of a partition can be told from what befalls the next one's key.
 const PARTITIONS: u64 = 6;
+/// Keys that are written in the end, each of a partition of its own.
+const FINAL_KEYS: u64 = 24;
 /// How long a client waits for a value and for the outcome of a write, in milliseconds: one of these. Whoever waits long
 /// at a node that is cut off asks nothing of the others. The longest is longer than a request may take.
 const READ_PATIENCE_MS: [u64; 4] = [60, 300, 1_000, 15_000];
@@ -173,6 +175,16 @@ impl Clients {
         (key, ask)
     }
 
+    /// Keys that are written in the end: of the partitions of the clients' other keys, and some further ones.
+    pub fn final_keys(&self) -> Vec<Bytes> {
+        (0..FINAL_KEYS).map(|number| format!("{{{number}}}end").into()).collect()
+    }
+
+    /// Writes such a key.
+    pub async fn write_finally(&self, number: usize, key: Bytes, patience: Duration) -> Told {
+        self.ask(number, key, Ask::Set(self.value(1), When::Always), patience).await
+    }
+
     /// A value that no other write has, with so much room behind it.
     fn value(&self, width: usize) -> Bytes {
         Bytes::from(format!("v{:<width$}", self.values.fetch_add(1, Ordering::SeqCst)))
@@ -209,7 +221,7 @@ impl Clients {
         host.spawn(async move { drop(sender.send(submit(&asks, &of, &asked).wait().await)) });
         let told = match tokio::time::timeout(patience, answer).await {
             Ok(Ok(Ok(outcome))) => told(&ask, outcome),
-            Ok(Ok(Err(Failure::Refused(_) | Failure::Action(_)))) => Told::Refused,
+            Ok(Ok(Err(Failure::Refused(_) | Failure::Action(_) | Failure::NoRoom(_)))) => Told::Refused,
             _ => Told::Unknown,
         };
         if !matches!(told, Told::Refused | Told::Unknown) && !ask.reads() {

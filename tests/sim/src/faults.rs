@@ -12,10 +12,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use crate::machine::draw_skew;
-use crate::world::World;
-
-/// Disks of this many bytes are full at once.
-const NO_ROOM: u64 = 1;
+use crate::world::{DISK_LOW, DISK_MINIMUM, World};
 
 /// After this time every node has followed an epoch and then synced what it had acknowledged before.
 const WEAK_SETTLED_MS: u64 = 2_000;
@@ -36,6 +33,9 @@ pub enum Profile {
     /// Of two nodes the one that votes is lost, or only cut off, perhaps after the other one was away while it went on; an
     /// operator has the other one take over, and the lost one returns (rule R10).
     Takeover,
+    /// Disks of one, two and all nodes that fill, to different degrees, and have room again; nothing else goes wrong, but
+    /// that a process is killed or loses power now and then.
+    Disk,
 }
 
 /// One fault, or the end of one.
@@ -67,8 +67,8 @@ pub enum Fault {
     Slow(usize, u32),
     /// A node's disk takes as many milliseconds for a sync.
     SlowDisk(usize, u64),
-    /// A node's disk is full, or has room again.
-    DiskFull(usize, bool),
+    /// A node's disk is filled by others until so many bytes are free, or has unlimited room again.
+    DiskFull(usize, Option<u64>),
     /// The next sync of a node's disk fails.
     SyncFails(usize),
     /// The next write of a node's disk fails for want of space, and no later one: what is appended after it succeeds.
@@ -108,6 +108,8 @@ pub fn draw(rng: &mut StdRng, profile: Profile, nodes: usize, length_ms: u64) ->
         weak_rounds(&mut schedule, rng, nodes);
     } else if profile == Profile::Takeover {
         takeover(&mut schedule, rng);
+    } else if profile == Profile::Disk {
+        disks(&mut schedule, rng, nodes, length_ms);
     } else {
         let mut nodes = Nodes { first: nodes, joined: 0 };
         let mut now = rng.random_range(200..2_000);
@@ -176,7 +178,11 @@ fn one(schedule: &mut Schedule, rng: &mut StdRng, profile: Profile, nodes: &mut 
         70..76 => both(Fault::Slow(node, rng.random_range(5..60)), Fault::Slow(node, 1)),
         76..80 => both(Fault::SlowDisk(node, rng.random_range(20..400)), Fault::SlowDisk(node, 2)),
         80..86 => schedule.push((now, Fault::Election)),
-        86..88 => both(Fault::DiskFull(node, true), Fault::DiskFull(node, false)),
+        86..88 => {
+            let left = bytes_left(rng);
+            schedule.push((now, Fault::DiskFull(node, Some(left))));
+            schedule.push((now + lasts, Fault::DiskFull(node, None)));
+        }
         88 => both(Fault::SyncFails(node), Fault::Restart(node)),
         89 => both(Fault::WriteFails(node), Fault::Restart(node)),
         90..96 if nodes.joined < 2 => {
@@ -414,6 +420,43 @@ fn flips(schedule: &mut Schedule, rng: &mut StdRng, nodes: usize, length_ms: u64
     }
 }
 
+/// How many bytes are left free on a disk that fills: none, some of the reserve, or so many that what is written next uses
+/// them up.
+fn bytes_left(rng: &mut StdRng) -> u64 {
+    match rng.random_range(0..4) {
+        0 => rng.random_range(0..64),
+        1 => rng.random_range(64..DISK_MINIMUM),
+        2 => rng.random_range(DISK_MINIMUM..2 * DISK_LOW),
+        _ => rng.random_range(0..DISK_LOW),
+    }
+}
+
+/// Disks fill, one, two or all of them at nearly one time, and have room again. Rarely a process dies meanwhile.
+fn disks(schedule: &mut Schedule, rng: &mut StdRng, nodes: usize, length_ms: u64) {
+    let mut now = rng.random_range(200..2_000);
+    while now < length_ms {
+        let count = *[1, 1, 2, nodes].choose(rng).unwrap_or(&1);
+        let first = rng.random_range(0..nodes);
+        let lasts = rng.random_range(300..8_000);
+        for number in 0..count {
+            let node = (first + number) % nodes;
+            let begins = now + rng.random_range(0..600);
+            // A disk that fills in steps goes through all states.
+            let steps = rng.random_range(1..4);
+            for step in 0..steps {
+                let left = bytes_left(rng);
+                schedule.push((begins + step * lasts / 4, Fault::DiskFull(node, Some(left))));
+            }
+            schedule.push((begins + lasts + rng.random_range(0..1_500), Fault::DiskFull(node, None)));
+        }
+        if rng.random_ratio(1, 6) {
+            let due = now + rng.random_range(0..lasts);
+            kill(schedule, rng, first, due);
+        }
+        now += lasts + rng.random_range(0..3_000);
+    }
+}
+
 /// Nothing passes between a node and all others.
 fn cut_off(schedule: &mut Schedule, node: usize, nodes: usize, (begin, end): (u64, u64)) {
     for other in (0..nodes).filter(|other| *other != node) {
@@ -460,9 +503,13 @@ impl World {
                 self.note(&format!("a sync of node {node} takes up to {ms} ms"));
                 self.set_sync_pause(node, Duration::from_millis(ms));
             }
-            Fault::DiskFull(node, full) => {
-                self.note(&format!("the disk of node {node} {}", if full { "is full" } else { "has room" }));
-                self.nodes[node].disk.set_capacity(full.then_some(NO_ROOM));
+            Fault::DiskFull(node, Some(left)) => {
+                self.note(&format!("the disk of node {node} has {left} bytes left"));
+                self.nodes[node].disk.leave_free(left);
+            }
+            Fault::DiskFull(node, None) => {
+                self.note(&format!("the disk of node {node} has room"));
+                self.nodes[node].disk.set_capacity(None);
             }
             Fault::SyncFails(node) => {
                 self.note(&format!("the next sync of node {node} fails"));

@@ -5,6 +5,7 @@
 mod bounds;
 mod cluster_time;
 mod copies_equal;
+mod disks;
 mod forward;
 mod holds_all;
 mod one_primary;
@@ -41,6 +42,7 @@ pub fn watched() -> Vec<Box<dyn Watch>> {
         Box::<holds_all::HoldsAll>::default(),
         Box::<bounds::Bounds>::default(),
         Box::<cluster_time::ClusterTime>::default(),
+        Box::<disks::Disks>::default(),
     ]
 }
 

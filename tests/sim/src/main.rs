@@ -62,6 +62,8 @@ enum Faults {
     Weak,
     /// The loss of one of two nodes, a takeover by the other, and the return of the lost one.
     Takeover,
+    /// Disks that fill and have room again.
+    Disk,
 }
 
 impl Args {
@@ -71,6 +73,7 @@ impl Args {
             Some("NoTail" | "CleanWhileAway") => Faults::Weak,
             Some("AnyAssignment") => Faults::Membership,
             Some("ReconcileOlderGeneration" | "TermsOfTheLostSide" | "ServeUncompared") => Faults::Takeover,
+            Some("RefuseAfterOrdering" | "StaysFull") => Faults::Disk,
             _ => Faults::Mixed,
         };
         self.faults.unwrap_or(shows)
@@ -100,6 +103,7 @@ fn main() -> ExitCode {
         Faults::Damage => Profile::Damage,
         Faults::Weak => Profile::Weak,
         Faults::Takeover => Profile::Takeover,
+        Faults::Disk => Profile::Disk,
     };
     if args.list {
         Mutation::ALL.iter().for_each(|mutation| println!("{mutation:?}"));

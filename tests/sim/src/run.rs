@@ -9,6 +9,7 @@ use caskade_engine::SyncPolicy;
 use caskade_node::cluster::state::ReplicaRole;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
 use crate::clients::{Clients, is_pair};
@@ -30,6 +31,9 @@ const WEAK_SYNC: SyncPolicy = SyncPolicy::Interval(400);
 /// How long, and how often, a key may take to be read in the end.
 const FINAL_PATIENCE: Duration = Duration::from_secs(15);
 const FINAL_TRIES: usize = 20;
+/// Pause between two tries to write a key in the end, and how many there are: ten seconds.
+const WRITE_PAUSE: Duration = Duration::from_millis(250);
+const WRITE_TRIES: usize = 40;
 
 /// What a simulation came to.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -147,6 +151,7 @@ async fn simulate(seed: u64, profile: Profile) -> Result<Report, Failed> {
     };
     let shape = Shape { nodes, replicas, formed, rebuild_delay_ms, sync_pause, sync, takeovers };
     let world = Arc::new(Mutex::new(World::new(rng.random(), &shape)));
+    world.lock().only_disks = profile == Profile::Disk;
     let trace = world.lock().trace();
     let result = phases(&mut rng, profile, &shape, &world).await;
     result.map_err(|why| Failed { why, trace: trace.lines() })
@@ -171,6 +176,7 @@ async fn phases(
     world.lock().heal();
     wait_healed(world, &mut watched, HEAL_MAX).await.map_err(|why| format!("it did not heal: {why}"))?;
     clients.stop().await;
+    write_everywhere(rng, &clients, world).await?;
     if profile != Profile::Weak && rng.random_ratio(1, 3) {
         world.lock().restart_everything();
         wait_healed(world, &mut watched, HEAL_MAX)
@@ -281,6 +287,32 @@ fn missing(world: &World) -> Option<String> {
         }
     }
     state.plan.as_ref().map(|plan| format!("a plan is not done: {plan:?}"))
+}
+
+/// A write through a partition of every kind succeeds, without a restart: what is healed takes writes again.
+async fn write_everywhere(
+    rng: &mut StdRng,
+    clients: &Arc<Clients>,
+    world: &Arc<Mutex<World>>,
+) -> Result<(), String> {
+    for key in clients.final_keys() {
+        for tries in 1.. {
+            // One that is a member now: it may leave meanwhile.
+            let nodes = world.lock().running_members();
+            let Some(node) = nodes.choose(rng).copied() else { break };
+            if clients.write_finally(node, key.clone(), FINAL_PATIENCE).await == Told::Set(true) {
+                break;
+            }
+            // A node measures its disk, and hears of the others', from time to time.
+            tokio::time::sleep(WRITE_PAUSE).await;
+            if tries == WRITE_TRIES {
+                return Err(format!(
+                    "{key:?} cannot be written through node {node}, though everything has healed"
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Reads every key through every member: what was acknowledged is there. A node that leaves may cease to be a member

@@ -9,6 +9,7 @@ use caskade_engine::{Engine, FaultyFileSystem, Options, SyncPolicy, TakenGroup};
 use caskade_node::cluster::operations::Operation;
 use caskade_node::cluster::state::{Announcement, Change, ClusterState, ReplicaRole, StoreCondition};
 use caskade_node::config::Settings;
+use caskade_node::disk::Mark;
 use caskade_node::host::Host;
 use caskade_node::id::{ClusterId, Incarnation, NodeId};
 use caskade_node::net::Peers;
@@ -27,6 +28,10 @@ use crate::takeover::note_superseded;
 const CLUSTER: ClusterId = ClusterId::from_bytes([0xca; 16]);
 /// Bytes after which a data file is sealed: a few hundred records.
 const MAX_FILE_SIZE: u64 = 64 << 10;
+/// The marks of free space: a few records.
+pub const DISK_LOW: u64 = 192 << 10;
+/// The same.
+pub const DISK_MINIMUM: u64 = 96 << 10;
 /// How often merges and hint files are looked for.
 const TEND_PAUSE: Duration = Duration::from_secs(3);
 
@@ -136,6 +141,10 @@ pub struct World {
     pub flipping: Option<usize>,
     /// With weak sync: the newest epoch of some time ago. What was acknowledged before it is synced.
     pub settled_epoch: u64,
+    /// Whether nothing but disks and, rarely, processes go wrong.
+    pub only_disks: bool,
+    /// When a process ended or started last, in microseconds.
+    pub process_changed_us: u64,
     settings: Settings,
     sync_pause: Duration,
     pub(crate) takeovers: bool,
@@ -170,6 +179,7 @@ impl World {
         let mut settings = Settings::default();
         (settings.replicas, settings.sync) = (shape.replicas, shape.sync);
         settings.rebuild_delay_ms = shape.rebuild_delay_ms;
+        (settings.disk_low, settings.disk_minimum) = (Mark::Bytes(DISK_LOW), Mark::Bytes(DISK_MINIMUM));
         let mut world = Self {
             began: Instant::now(),
             rng,
@@ -179,6 +189,8 @@ impl World {
             nodes: Vec::new(),
             flipping: None,
             settled_epoch: 0,
+            only_disks: false,
+            process_changed_us: 0,
             settings,
             sync_pause: shape.sync_pause,
             takeovers: shape.takeovers,
@@ -322,6 +334,7 @@ impl World {
         host.supervisor().on_end(move || crashed.kill());
         host.spawn(run_disk(engine.clone(), self.settings.sync, seed, sync_pause_us));
         let since_us = crate::machine::virtual_us();
+        self.process_changed_us = since_us;
         self.nodes[number].process = Some(Process { node, machine, host, engine, since_us, ending: None });
     }
 
@@ -342,6 +355,7 @@ impl World {
         let Some(machine) = process.or(comparing) else { return };
         self.note(&format!("node {number} {}", if power_loss { "loses power" } else { "is killed" }));
         machine.kill();
+        self.process_changed_us = crate::machine::virtual_us();
         let seed = self.rng.random();
         let node = &mut self.nodes[number];
         if power_loss {

@@ -12,6 +12,7 @@ const MEMBERSHIP: u64 = 200;
 const DAMAGE: u64 = 60;
 const WEAK: u64 = 60;
 const TAKEOVER: u64 = 60;
+const DISK: u64 = 100;
 /// Seeds within which every planted bug must be found.
 const BUG_SEEDS_MAX: u64 = 2_000;
 
@@ -40,6 +41,8 @@ const SOON_FOUND: [&str; 23] = [
     "ReconcileOlderGeneration",
     "TermsOfTheLostSide",
     "ServeUncompared",
+    "RefuseAfterOrdering",
+    "StaysFull",
 ];
 
 fn simulate(args: &[&str]) -> (bool, String) {
@@ -93,6 +96,11 @@ fn with_weak_sync_a_power_loss_takes_nothing_that_another_node_was_sent() {
 #[test]
 fn takeover_loses_nothing_silently_and_the_lost_side_serves_no_more_once_it_restarts() {
     must_be_clean("takeover", TAKEOVER);
+}
+
+#[test]
+fn full_disks_refuse_writes_and_nothing_else_and_recover_without_a_restart() {
+    must_be_clean("disk", DISK);
 }
 
 #[test]

@@ -26,7 +26,7 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
         .as_ref()
         .and_then(|snapshot| snapshot.status.members.iter().find(|member| member.id == row.id));
     let [top, middle, bottom] =
-        area.layout(&Layout::vertical([Constraint::Length(7), Constraint::Length(9), Constraint::Fill(1)]));
+        area.layout(&Layout::vertical([Constraint::Length(8), Constraint::Length(9), Constraint::Fill(1)]));
     let position = format!("{} of {}", model.selection.node + 1, rows.len());
     identity(model, row, member, &position, top, buf);
     let columns = Layout::horizontal([Constraint::Fill(1), Constraint::Fill(1), Constraint::Fill(1)]);
@@ -103,6 +103,7 @@ fn identity(
             Line::from(pair("clients", row.client_addr.clone())),
             Line::from(pair("peers", cut(&peers, width))),
             Line::from(pair("build", cut(&build, width))),
+            Line::from(pair("disk", cut(&disk(row), width))),
         ],
         inner,
         buf,
@@ -119,6 +120,24 @@ fn store_facts(row: &NodeRow) -> [Fact; 7] {
         ("primaries", row.primaries.to_string()),
         ("share of ring", units::percent(row.ring_share)),
     ]
+}
+
+/// Room on its disk: how much, between which marks, and for how long.
+fn disk(row: &NodeRow) -> String {
+    if row.disk_total_bytes == 0 {
+        return "-".to_owned();
+    }
+    let bytes = |bytes: u64| units::bytes(bytes as f64);
+    let state = if row.disk_state == "ok" { String::new() } else { format!("{}, ", row.disk_state) };
+    let days = row.disk_days_left.map_or_else(String::new, |days| format!(", {days:.1} days left"));
+    format!(
+        "{state}{} of {} free{days}, marks {} {}, {} live",
+        bytes(row.disk_free_bytes),
+        bytes(row.disk_total_bytes),
+        bytes(row.disk_low_bytes),
+        bytes(row.disk_minimum_bytes),
+        bytes(row.live_bytes)
+    )
 }
 
 fn request_facts(row: &NodeRow) -> [Fact; 7] {

@@ -38,6 +38,7 @@ const COLUMNS: &[Column] = &[
     column("UP FOR", 6, 21, |row| units::age(row.uptime_s)),
     column("MEMORY", 8, 4, |row| units::bytes(row.memory_bytes as f64)),
     column("DISK", 8, 15, |row| units::bytes(row.disk_bytes as f64)),
+    column("FREE", 9, 15, free),
     column("CONN", 5, 5, |row| units::count(row.connections)),
     column("RECORDS", 7, 11, |row| units::count(row.records_total)),
     column("LIVE", 5, 2, |row| units::count(row.records_live)),
@@ -55,6 +56,17 @@ const COLUMNS: &[Column] = &[
     column("SHARE", 5, 1, |row| units::percent(row.ring_share)),
     column("EPOCH", 6, 3, |row| row.epoch.to_string()),
 ];
+
+/// Free bytes of the node's file system, marked where it is low (`!`) or at its minimum (`!!`).
+fn free(row: &NodeRow) -> String {
+    let mark = match row.disk_state.as_str() {
+        "" if row.disk_total_bytes == 0 => return "-".to_owned(),
+        "low" => "!",
+        "minimum" | "full" => "!!",
+        _ => "",
+    };
+    format!("{mark}{}", units::bytes(row.disk_free_bytes as f64))
+}
 
 const NODE_WIDTH: u16 = 10;
 const STATE_WIDTH: u16 = 7;

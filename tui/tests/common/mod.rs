@@ -72,6 +72,13 @@ fn row(at: usize, nodes: usize, addrs: &[String]) -> NodeRow {
         primaries: 1024 / nodes as u32,
         ring_share: 1.0 / nodes as f64,
         clock_offset_ms: Some(at as i64 - 2),
+        live_bytes: (1.72 * scale * 1_073_741_824.0) as u64,
+        disk_free_bytes: ((118.0 - 9.0 * at as f64) * 1_073_741_824.0) as u64,
+        disk_total_bytes: 200 << 30,
+        disk_low_bytes: 10 << 30,
+        disk_minimum_bytes: 2 << 30,
+        disk_state: "ok".into(),
+        disk_days_left: Some(41.5),
     }
 }
 

@@ -618,3 +618,34 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn primary_that_steps_down_is_away_and_the_last_in_sync_one_begins_a_new_term() {
+    let mut state = cluster_of(3);
+    state.operations.speech.features = FEATURE_DISK;
+    let primary = state.primary(7).unwrap();
+    let step_down = |state: &ClusterState| Change::StepDown {
+        partition: 7,
+        term: state.partition(7).unwrap().term,
+        primary_incarnation: incarnation_of(state, state.primary(7).unwrap()),
+    };
+    let before = state.partition(7).unwrap().clone();
+    let change = step_down(&state);
+    apply(&mut state, change).unwrap();
+    let after = state.partition(7).unwrap().clone();
+    assert!(state.primary(7) != Some(primary) && after.is_in_sync(state.primary(7).unwrap()));
+    assert_eq!((after.term, after.settled), (before.term + 1, false), "what is pending is not settled");
+    assert_eq!(after.replica(primary).unwrap().role, ReplicaRole::Away);
+    assert!(after.replicas.iter().any(|replica| replica.stand_in.is_some()), "in the same entry");
+    // Its successor is the last in-sync one.
+    let last = state.primary(7).unwrap();
+    let change = step_down(&state);
+    apply(&mut state, change.clone()).unwrap();
+    let again = state.partition(7).unwrap().clone();
+    assert_eq!((state.primary(7), again.term, again.settled), (Some(last), after.term + 1, false));
+    assert!(again.is_in_sync(last));
+    assert!(apply(&mut state, change).unwrap_err().contains("is in term"), "void in a later term");
+    state.operations.speech.features = 0;
+    let change = step_down(&state);
+    assert!(apply(&mut state, change).unwrap_err().contains("understand"), "before all members know it");
+}

@@ -12,7 +12,7 @@ fn figures() -> FiguresByPartition {
 }
 
 fn plan(state: &ClusterState, operation: Operation) -> PlanPreview {
-    preview(state, &Question::Operation(operation), &figures(), PACE).unwrap()
+    preview(state, &Question::Operation(operation), &figures(), &DiskRooms::new(), PACE).unwrap()
 }
 
 #[test]
@@ -63,18 +63,18 @@ fn violated_constraints_and_refusals_are_told_before_anything_is_done() {
     );
     let question =
         Question::Operation(Operation::Remove { node: node(2), incarnation: 1, accept_loss: false });
-    assert!(preview(&state, &question, &figures(), PACE).unwrap_err().contains("is up"));
+    assert!(preview(&state, &question, &figures(), &DiskRooms::new(), PACE).unwrap_err().contains("is up"));
 }
 
 #[test]
 fn join_is_previewed_for_a_node_that_is_not_there_yet() {
     let state = cluster_of(3);
     let question = Question::Join { weight: 100, zone: String::new() };
-    let plan = preview(&state, &question, &FiguresByPartition::new(), PACE).unwrap();
+    let plan = preview(&state, &question, &FiguresByPartition::new(), &DiskRooms::new(), PACE).unwrap();
     assert_eq!((plan.copies_to_make, plan.partitions_unknown, plan.token.as_str()), (512, 512, ""));
     assert_eq!(plan.after.len(), 4);
     let second = joined(&state, 9);
-    assert!(preview(&second, &question, &figures(), PACE).unwrap().joins_a_running_plan);
+    assert!(preview(&second, &question, &figures(), &DiskRooms::new(), PACE).unwrap().joins_a_running_plan);
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn copy_without_a_living_source_is_told_as_such() {
     let state = cluster_of(2);
     let down = without(&without(&state, 1), 2);
     let question = Question::Join { weight: 100, zone: String::new() };
-    let plan = preview(&down, &question, &figures(), PACE).unwrap();
+    let plan = preview(&down, &question, &figures(), &DiskRooms::new(), PACE).unwrap();
     assert!(plan.moves.iter().all(|copied| copied.source.is_empty()), "{:?}", plan.moves);
 }
 
@@ -113,4 +113,25 @@ fn status_tells_how_far_the_plan_is_and_that_it_is_paused() {
     assert_eq!((paused.paused, paused.bytes_per_s, paused.eta_s), (true, 0.0, None));
     assert!(state.copies_in_progress().all(|(_, _, replica)| replica.role == ReplicaRole::Syncing));
     assert_eq!(status(&cluster_of(3), &[]), None);
+}
+
+#[test]
+fn copies_that_would_leave_a_node_below_its_low_mark_are_refused_unless_they_restore_lost_ones() {
+    let state = cluster_of(3);
+    let leaves = Question::Operation(Operation::Leave { node: node(3) });
+    let free = |free: u64| DiskRooms::from([(node(1), DiskRoom { free, low: 1 << 20 })]);
+    let received: u64 = {
+        let plan = preview(&state, &leaves, &figures(), &DiskRooms::new(), PACE).unwrap();
+        let to_first = plan.moves.iter().filter(|copied| copied.target == node(1).to_string());
+        to_first.map(|copied| copied.bytes).sum()
+    };
+    assert!(received > 0);
+    assert!(preview(&state, &leaves, &figures(), &free(received + (1 << 20)), PACE).is_ok());
+    let refused = preview(&state, &leaves, &figures(), &free(received + (1 << 20) - 1), PACE).unwrap_err();
+    assert!(refused.contains("low mark") && refused.contains("nothing was changed"), "{refused}");
+    // Copies that a dead node had are made all the same, and that is said.
+    let down = without(&state, 3);
+    let removes = Operation::Remove { node: node(3), incarnation: 1, accept_loss: true };
+    let plan = preview(&down, &Question::Operation(removes), &figures(), &free(0), PACE).unwrap();
+    assert!(plan.violations.iter().any(|reason| reason.contains("low mark")), "{:?}", plan.violations);
 }

@@ -84,6 +84,8 @@ fn limits() -> Limits {
         migration_bytes_per_s: 0,
         scrub_bytes_per_s: 0,
         repair_interval_ms: 60_000,
+        disk_low: crate::disk::Mark::Bytes(0),
+        disk_minimum: crate::disk::Mark::Bytes(0),
     }
 }
 

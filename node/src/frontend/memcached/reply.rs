@@ -423,6 +423,7 @@ pub(super) fn failure_text(failure: &Failure, write: bool) -> String {
         Failure::Unknown(reason) if write => ("the outcome of this write is not known: ", reason.clone()),
         Failure::Unknown(reason) => ("nothing was changed, but there was no answer: ", reason.clone()),
         Failure::Damaged(reason) => ("damaged: ", reason.clone()),
+        Failure::NoRoom(reason) => ("out of memory storing object: ", reason.clone()),
     };
     let reason = reason.replace(['\r', '\n'], " ");
     let end = reason.floor_char_boundary(REASON_BYTES_MAX);

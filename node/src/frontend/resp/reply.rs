@@ -435,6 +435,8 @@ fn failure_text(failure: &Failure, write: bool, text: &mut Vec<u8>) {
         Failure::Unknown(_) if write => "UNKNOWN the outcome of this write is not known: ",
         Failure::Unknown(_) => "TRYAGAIN nothing was changed, but there was no answer: ",
         Failure::Damaged(_) => "DAMAGED ",
+        // What Redis answers to writes while its disk is full.
+        Failure::NoRoom(_) => "MISCONF ",
     };
     text.extend_from_slice(prefix.as_bytes());
     text.extend_from_slice(failure.to_string().as_bytes());

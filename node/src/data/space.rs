@@ -1,0 +1,339 @@
+//! Room on disk: this node's own, as measured, and that of others, as their acknowledgements and reports say.
+//!
+//! Below the minimum mark a client's write that adds data is refused before it is ordered, wherever a node that would
+//! have to acknowledge it is below its own: so a refusal means that nothing was done. Reads, deletions and replication go
+//! on from the reserve below the mark. Invariants: the state follows the mark within [`MEASURE_PAUSE`], and sooner where
+//! much is appended, since every appended byte counts against the time of the next measurement; a write that found no room
+//! (`AppendError::NoSpace`) makes the disk full for [`FULL_MS`], whatever is measured.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use caskade_engine::{AppendError, PARTITIONS, Space};
+use parking_lot::Mutex;
+
+use super::notices::Weight;
+use super::ordering::records_bytes;
+use super::plane::{Plane, PrimaryState, Role};
+use super::primary::Phase;
+use crate::cluster::protocol::FEATURE_DISK;
+use crate::cluster::state::{Change, ClusterState};
+use crate::disk::{DiskState, Marks, Trend};
+use crate::id::{NodeId, Partition, Term};
+use crate::kv::Failure;
+use crate::mutation::{Mutation, planted};
+
+/// Time between two measurements of a disk that little is appended to.
+const MEASURE_PAUSE: Duration = Duration::from_millis(200);
+/// Bytes that are appended between two measurements at least, and at most.
+const UNMEASURED_BYTES: (u64, u64) = (16 << 10, 64 << 20);
+/// For how long a disk counts as full after a write found no room: then the next write tries.
+const FULL_MS: u64 = 1_000;
+/// Pause before an append that found no room is made again.
+const APPEND_PAUSE: Duration = Duration::from_millis(100);
+/// For how long a primary tries to append a write that others may hold, before it gives the partition up.
+const STUCK_MS: u64 = 1_000;
+
+/// What a node knows of the room on its disk and on others'.
+#[derive(Debug, Default)]
+pub(super) struct Disks {
+    own: Mutex<Own>,
+    /// The state of the own disk, for those who do not take the lock.
+    state: AtomicU8,
+    /// Bytes that may be appended before it is measured again.
+    unmeasured: AtomicI64,
+    /// Until when, on the monotonic clock, it counts as full.
+    full_until_ms: AtomicU64,
+    /// Last state heard of other nodes; those never heard of have room.
+    others: ArcSwap<BTreeMap<NodeId, DiskState>>,
+}
+
+#[derive(Debug, Default)]
+struct Own {
+    space: Space,
+    marks: Marks,
+    trend: Trend,
+    days_left: Option<f64>,
+}
+
+/// Room on a node's disk, for reports and answers.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DiskFigures {
+    /// Bytes free and in all; 0 where they could not be measured.
+    pub space: Space,
+    /// Its marks.
+    pub marks: Marks,
+    /// Its state.
+    pub state: DiskState,
+    /// Days until the minimum at the rate of the last two hours; `None` if the free space does not shrink.
+    pub days_left: Option<f64>,
+}
+
+impl Disks {
+    fn own_state(&self) -> DiskState {
+        DiskState::from_byte(self.state.load(Ordering::Acquire)).unwrap_or_default()
+    }
+
+    /// Returns what was last heard of a node's disk.
+    fn of(&self, node: NodeId) -> DiskState {
+        self.others.load().get(&node).copied().unwrap_or_default()
+    }
+
+    fn note(&self, node: NodeId, state: DiskState) -> bool {
+        if self.of(node) == state {
+            return false;
+        }
+        self.others.rcu(|others| {
+            let mut others = BTreeMap::clone(others);
+            others.insert(node, state);
+            others
+        });
+        true
+    }
+}
+
+impl Plane {
+    /// Measures this node's disk from time to time, for as long as the node runs.
+    pub(crate) async fn run_measurements(self: Arc<Self>) {
+        loop {
+            self.measure_disk();
+            tokio::time::sleep(MEASURE_PAUSE).await;
+        }
+    }
+
+    /// Returns the room on this node's disk, as last measured.
+    pub fn disk(&self) -> DiskFigures {
+        let own = self.disks.own.lock();
+        let Own { space, marks, days_left, .. } = *own;
+        DiskFigures { space, marks, state: self.disks.own_state(), days_left }
+    }
+
+    /// Returns the state of this node's disk.
+    pub fn disk_state(&self) -> DiskState {
+        self.disks.own_state()
+    }
+
+    /// Notes the state of another node's disk.
+    pub fn note_disk(&self, node: NodeId, state: DiskState) {
+        if self.disks.note(node, state) {
+            tracing::debug!(%node, %state, "the disk state of another node changed");
+            self.note_progress();
+        }
+    }
+
+    /// Forgets the disks of nodes that are no members any more.
+    pub(super) fn forget_disks(&self, state: &ClusterState) {
+        let is_gone = |node: &NodeId| state.member(*node).is_none();
+        if self.disks.others.load().keys().any(is_gone) {
+            self.disks.others.rcu(|others| {
+                let mut others = BTreeMap::clone(others);
+                others.retain(|node, _| !is_gone(node));
+                others
+            });
+        }
+    }
+
+    /// Counts bytes that are about to be appended; measures the disk if enough were since the last time.
+    pub(super) fn note_appending(&self, bytes: u64) {
+        let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
+        if self.disks.unmeasured.fetch_sub(bytes, Ordering::AcqRel) <= bytes {
+            self.measure_disk();
+        }
+    }
+
+    fn measure_disk(&self) {
+        // Another thread is at it.
+        let Some(mut own) = self.disks.own.try_lock() else { return };
+        let space = match self.engine.space() {
+            Ok(space) => space,
+            Err(error) => return tracing::debug!(%error, "the free space could not be measured"),
+        };
+        let now_ms = self.host.monotonic_ms();
+        let marks = Marks::of(self.limits.disk_low, self.limits.disk_minimum, space.total_bytes);
+        let free = space.free_bytes;
+        own.trend.note(now_ms, free);
+        let days_left = own.trend.days_left(now_ms, free, marks.minimum);
+        (own.space, own.marks, own.days_left) = (space, marks, days_left);
+        let before = self.disks.own_state();
+        let full = now_ms < self.disks.full_until_ms.load(Ordering::Acquire);
+        let after = if full { DiskState::Full } else { before.next(marks, free) };
+        let after = if planted(Mutation::StaysFull) && before.refuses() { before } else { after };
+        let below = [marks.low, marks.minimum].into_iter().filter(|mark| *mark <= free).max().unwrap_or(0);
+        let (least, most) = UNMEASURED_BYTES;
+        let unmeasured = ((free - below) / 2).clamp(least, most);
+        self.disks.unmeasured.store(i64::try_from(unmeasured).unwrap_or(i64::MAX), Ordering::Release);
+        self.set_disk_state(before, after, space, marks);
+    }
+
+    fn set_disk_state(&self, before: DiskState, after: DiskState, space: Space, marks: Marks) {
+        if before == after {
+            return;
+        }
+        self.disks.state.store(after as u8, Ordering::Release);
+        // Merges have their way while space is low.
+        self.engine.set_space_low(after > DiskState::Ok);
+        let (node, free, total) = (self.node.short(), mib(space.free_bytes), mib(space.total_bytes));
+        let (weight, message) = match after {
+            DiskState::Ok => {
+                (Weight::Info, format!("the disk of node {node} has room again: {free} of {total} free"))
+            }
+            DiskState::Low => (
+                Weight::Warning,
+                format!(
+                    "the disk of node {node} is low: {free} of {total} free, the low mark is {}; merges run without \
+                     window and rate; enlarge the file system or add a node before {} are left",
+                    mib(marks.low),
+                    mib(marks.minimum)
+                ),
+            ),
+            DiskState::Minimum | DiskState::Full => (
+                Weight::Error,
+                format!(
+                    "the disk of node {node} is at its minimum: {free} of {total} free, the minimum is {}; writes that \
+                     add data to its copies are refused, reads and deletes go on; delete keys, enlarge the file system \
+                     or add a node",
+                    mib(marks.minimum)
+                ),
+            ),
+        };
+        self.tell(weight, self.node, message);
+        self.note_progress();
+    }
+
+    /// Notes that a write found no room. Nothing of it is on disk.
+    pub(super) fn note_no_space(&self, partition: Partition, error: &AppendError) {
+        tracing::debug!(partition, %error, "a write found no room on this disk");
+        let until_ms = self.host.monotonic_ms() + FULL_MS;
+        self.disks.full_until_ms.fetch_max(until_ms, Ordering::AcqRel);
+        self.measure_disk();
+    }
+
+    /// Returns why this primary does not order a client's write now: this disk, or that of a node that would have to
+    /// acknowledge it, has no room. `adds` tells whether the write adds data; others go on from the reserve. So does, up
+    /// to half of it, what only sets an expiry (`expires`): it leads to less data.
+    pub(super) fn no_room(&self, primary: &PrimaryState, expires: bool, adds: bool) -> Option<Failure> {
+        if primary.is_stuck() {
+            return Some(self.refused_for_room(self.node));
+        }
+        let bound = if expires { DiskState::Full } else { DiskState::Minimum };
+        if !adds || self.disks.own_state() < bound && self.disks.others.load().is_empty() {
+            return None;
+        }
+        if self.disks.own_state() >= bound {
+            return Some(self.refused_for_room(self.node));
+        }
+        let full = primary.followers.iter().find(|follower| self.disks.of(follower.node) >= bound);
+        full.map(|follower| self.refused_for_room(follower.node))
+    }
+
+    pub(super) fn refused_for_room(&self, node: NodeId) -> Failure {
+        let text = format!(
+            "the disk of node {}, which holds a copy of this key, has less free space than its minimum (disk_minimum); \
+             nothing was written; delete keys, enlarge its file system or add a node (`caskctl nodes` shows the space); \
+             reads and deletes go on",
+            node.short()
+        );
+        match self.knows_disks() {
+            true => Failure::NoRoom(text),
+            false => Failure::Refused(text),
+        }
+    }
+
+    /// Whether all members understand what this build says of disks.
+    fn knows_disks(&self) -> bool {
+        self.view.load().state.speech().features & FEATURE_DISK != 0
+    }
+
+    /// Whether a node has no room for a copy: a new one needs more than the minimum, one that returns its reserve.
+    pub(super) fn takes_no_copy(&self, partition: Partition, node: NodeId) -> bool {
+        let (state, disk) = (self.state(), self.disks.of(node));
+        let replica = state.partition(partition).and_then(|entry| entry.replica(node));
+        match replica {
+            Some(replica) if replica.assigned == replica.syncing_since => disk.refuses(),
+            _ => disk == DiskState::Full,
+        }
+    }
+
+    /// Whether a replica that was taken out is to stay so until its disk has room.
+    pub(super) fn awaits_room(&self, node: NodeId) -> bool {
+        self.disks.of(node).refuses()
+    }
+
+    /// The local append of an ordered write found no room. If no other node was sent it, it is taken back; else it is
+    /// made again, since others may hold it.
+    pub(super) fn on_no_space(
+        self: &Arc<Self>,
+        partition: Partition,
+        primary: &mut PrimaryState,
+        sequence: u64,
+        error: &AppendError,
+    ) {
+        self.note_no_space(partition, error);
+        primary.append_failed(sequence, self.host.monotonic_ms());
+        let taken_back = primary.take_back();
+        if taken_back.is_empty() {
+            return self.append_later(partition, primary.term, sequence, APPEND_PAUSE);
+        }
+        for pending in taken_back {
+            self.bytes_under_way.fetch_sub(records_bytes(&pending.records), Ordering::AcqRel);
+            for waiter in pending.waiters {
+                waiter.reply.send(Err(self.refused_for_room(self.node)));
+            }
+        }
+    }
+
+    /// Takes out of a partition, at once, the replica that has no room for a write (rule R8).
+    pub(super) fn suspend_full_replica(&self, partition: Partition, primary: &PrimaryState, node: NodeId) {
+        let state = self.state();
+        let Some(member) = state.members.get(&self.node) else { return };
+        let Some(follower) = primary.followers.iter().find(|follower| follower.node == node) else { return };
+        self.propose(Change::SuspendReplica {
+            partition,
+            term: primary.term,
+            primary_incarnation: member.announcement.incarnation,
+            node,
+            incarnation: follower.incarnation,
+            syncing_since: follower.syncing_since,
+        });
+    }
+
+    /// Gives up, with this node's consent (rule R3), the partitions of which a write cannot be appended here for want of
+    /// room, though others may hold it: the next in-sync replica takes over, or this node begins a new term if it is
+    /// the last. The outcome of what is pending is unknown then.
+    pub fn step_down_where_stuck(self: &Arc<Self>) {
+        let state = self.state();
+        let Some(member) = state.members.get(&self.node).filter(|_| self.knows_disks()) else { return };
+        let primary_incarnation = member.announcement.incarnation;
+        for partition in 0..PARTITIONS {
+            if let Some(term) = self.stop_if_stuck(partition) {
+                self.propose(Change::StepDown { partition, term, primary_incarnation });
+            }
+        }
+    }
+
+    fn stop_if_stuck(self: &Arc<Self>, partition: Partition) -> Option<Term> {
+        let now_ms = self.host.monotonic_ms();
+        self.with_role(partition, |role| {
+            let Role::Primary(primary) = role else { return None };
+            let since_ms = primary.stuck_since_ms()?;
+            if now_ms < since_ms + STUCK_MS {
+                return None;
+            }
+            // From here on it serves nothing until a committed state ends its term.
+            primary.phase = Phase::Stopped;
+            Some(primary.term)
+        })
+    }
+}
+
+/// Bytes in words, for messages.
+fn mib(bytes: u64) -> String {
+    match bytes >> 20 {
+        0 => format!("{} KiB", bytes >> 10),
+        mib if mib < 10 << 10 => format!("{mib} MiB"),
+        mib => format!("{} GiB", mib >> 10),
+    }
+}
