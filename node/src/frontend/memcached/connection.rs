@@ -208,6 +208,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     fn start_requests(&mut self) -> Halt {
         while !self.closing {
+            // What a client sent after its user was deleted may have been read before that was noticed.
+            if self.gate.has_ended() {
+                self.closing = true;
+                break;
+            }
             if self.output.len() >= OUT_BYTES_MAX {
                 return Halt::GoOn;
             }

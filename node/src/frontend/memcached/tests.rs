@@ -9,6 +9,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::Server;
+use super::connection::Connection;
 use crate::frontend::limits::Limits;
 use crate::frontend::testing::{self, Memory, ask};
 
@@ -135,4 +136,27 @@ async fn one_connection_too_many_is_told_so() {
     ask(&mut first, "mn\r\n", "MN\r\n").await;
     let mut second = TcpStream::connect(addr).await.unwrap();
     ask(&mut second, "", "ERROR Too many open connections\r\n").await;
+}
+
+#[tokio::test]
+async fn nothing_is_done_of_what_comes_after_the_user_was_deleted() {
+    let door = testing::door(limits());
+    let access = Arc::clone(&door.security.access);
+    access.set_user(b"default", [&b"resetpass"[..]]).unwrap();
+    access.set_user(b"cache", [&b"on"[..], b">pw", b"~*", b"+@all"]).unwrap();
+    let server = Server::new(Arc::new(Memory::of_values_to(1000)), door);
+    let (mut client, stream) = tokio::io::duplex(1000);
+    let (_stop, stopping) = watch::channel(false);
+    tokio::spawn(Connection::new(server, stream, ([127, 0, 0, 1], 1).into()).run(stopping));
+    client.write_all(b"set auth 0 0 8\r\ncache pw\r\n").await.unwrap();
+    let mut told = [0; 8];
+    client.read_exact(&mut told).await.unwrap();
+    assert_eq!(&told, b"STORED\r\n");
+
+    // The connection learns of both at once.
+    access.delete_user(b"cache").unwrap();
+    client.write_all(b"get k\r\n").await.unwrap();
+    let mut told = Vec::new();
+    client.read_to_end(&mut told).await.unwrap();
+    assert_eq!(String::from_utf8_lossy(&told), "");
 }
