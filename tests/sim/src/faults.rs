@@ -291,10 +291,10 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
             schedule.push((end + rng.random_range(2_500..5_000), Fault::Restart(node)));
             end - now
         }
-        // One voter hears nothing of the coordinator for a while, another one is started anew, and the two elect the
-        // first: only the second may have confirmed the coordinator since.
+        // One voter hears nothing of the coordinator for a while, but not for so long that it is declared down; another
+        // one restarts, and the two elect the first: only the second may have confirmed the coordinator since.
         8 => {
-            let end = now + rng.random_range(1_500..4_500);
+            let end = now + rng.random_range(900..1_900);
             let third = (0..nodes.count()).find(|third| *third != node && *third != other).unwrap_or(node);
             for (from, to) in [(node, other), (other, node)] {
                 schedule.push((now, Fault::Block(from, to)));
