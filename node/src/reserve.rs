@@ -20,8 +20,8 @@ const NAME: &str = "notes.reserve";
 /// Length of a whole reserve, at most one part in so many of the file system.
 const BYTES: u64 = 8 << 20;
 const SHARE: u64 = 32;
-/// What is cut off at once.
-const PIECE_BYTES: u64 = 256 << 10;
+/// What is cut off at once: little, since other programs may take the blocks that are left over.
+const PIECE_BYTES: u64 = 32 << 10;
 /// How long a write waits for room once the reserve is used up, and how often it is tried.
 const PATIENCE: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
@@ -55,8 +55,10 @@ pub(crate) fn with_room<T>(path: &Path, mut write: impl FnMut() -> io::Result<T>
             Err(error) if is_no_room(&error) => error,
             done => return done,
         };
-        if cut(path)? {
-            continue;
+        match cut(path) {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "the reserve for this node's own notes cannot be cut"),
         }
         let until = *gives_up.get_or_insert_with(|| Instant::now() + PATIENCE);
         if beside(path).is_none() || Instant::now() >= until {

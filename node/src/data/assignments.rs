@@ -6,8 +6,8 @@
 //! did not see, being down, or where a crash fell: a partition is emptied first, then its new epoch is written, and
 //! only then is any record of it taken.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use caskade_engine::{AppendError, Engine, PARTITIONS};
 use parking_lot::Mutex;
@@ -26,8 +26,8 @@ const MAGIC: [u8; 8] = *b"CASKASN1";
 #[derive(Debug)]
 pub(super) struct Assignments {
     epochs: Mutex<Vec<Epoch>>,
-    /// The last committed state was not adopted, since there was no room on the disk: it is to be followed again.
-    is_due: AtomicBool,
+    /// Partitions whose data do not belong to their assignments yet, since the disk had no room to note that.
+    unadopted: Mutex<BTreeSet<Partition>>,
 }
 
 impl Assignments {
@@ -42,7 +42,7 @@ impl Assignments {
             }
         };
         let epochs = Mutex::new(epochs.unwrap_or_else(|| vec![0; usize::from(PARTITIONS)]));
-        Self { epochs, is_due: AtomicBool::new(false) }
+        Self { epochs, unadopted: Mutex::default() }
     }
 }
 
@@ -97,17 +97,17 @@ fn compare(
 }
 
 impl Plane {
-    /// Makes the data of all partitions belong to the assignments of this state, before any of them is taken on.
-    /// Tells whether they do; if not, the store has failed, and none may be.
-    pub(super) fn adopt_assignments(self: &Arc<Self>, state: &ClusterState) -> bool {
+    /// Makes the data of all partitions belong to the assignments of this state, before any of them is taken on. Returns
+    /// the partitions for which the disk had no room to note that: none of them may be taken on, and the state is to be
+    /// followed again. Returns `None` if the store failed: no partition may be taken on then.
+    pub(super) fn adopt_assignments(self: &Arc<Self>, state: &ClusterState) -> Option<BTreeSet<Partition>> {
         let mut epochs = self.assignments.epochs.lock();
-        self.assignments.is_due.store(false, Ordering::Release);
         let assigned = |partition: Partition| {
             let replica = state.partitions.get(usize::from(partition))?.replica(self.node)?;
             Some((replica.role, replica.assigned))
         };
         let held = |partition| self.engine.partition_stats(partition).highest_version > 0;
-        let Some(news) = compare(&epochs, assigned, held) else { return true };
+        let Some(news) = compare(&epochs, assigned, held) else { return Some(BTreeSet::new()) };
         for &partition in &news.empty {
             self.with_role(partition, |role| {
                 self.retire(role);
@@ -118,31 +118,30 @@ impl Plane {
             true => Ok(()),
             false => self.engine.drop_partitions(&news.empty),
         };
-        if let Err(error) = emptied {
-            return self.not_adopted(news.empty.first().copied().unwrap_or(0), &error);
-        }
-        if let Err(error) = self.engine.keep(NAME, &encode(&news.epochs)) {
-            return self.not_adopted(0, &error.into());
+        let kept =
+            emptied.and_then(|()| self.engine.keep(NAME, &encode(&news.epochs)).map_err(AppendError::from));
+        if let Err(error) = kept {
+            self.on_append_error(news.empty.first().copied().unwrap_or(0), &error);
+            let changed = (0..).zip(epochs.iter().zip(&news.epochs)).filter(|(_, (old, new))| old != new);
+            let changed: BTreeSet<Partition> = changed.map(|(partition, _)| partition).collect();
+            tracing::warn!(%error, count = changed.len(), "new assignments of partitions could not be noted");
+            return matches!(error, AppendError::NoSpace(_)).then_some(changed);
         }
         if !news.empty.is_empty() {
             tracing::info!(count = news.empty.len(), "partitions assigned anew start empty");
         }
         *epochs = news.epochs;
-        true
+        Some(BTreeSet::new())
     }
 
-    fn not_adopted(&self, partition: Partition, error: &AppendError) -> bool {
-        if matches!(error, AppendError::NoSpace(_)) {
-            tracing::warn!(%error, "no room to note this node's assignments: it takes on no role; it tries again");
-            self.assignments.is_due.store(true, Ordering::Release);
-        }
-        self.on_append_error(partition, error);
-        false
+    /// Notes the partitions that the state which is followed assigns and that cannot be taken on; returns the former ones.
+    pub(super) fn set_unadopted(&self, partitions: BTreeSet<Partition>) -> BTreeSet<Partition> {
+        std::mem::replace(&mut *self.assignments.unadopted.lock(), partitions)
     }
 
-    /// Whether the last committed state that was followed is to be followed again: there was no room to adopt it.
+    /// Returns whether the last followed state is to be followed again: the disk had no room to adopt all of it.
     pub fn follows_again(&self) -> bool {
-        self.assignments.is_due.load(Ordering::Acquire)
+        !self.assignments.unadopted.lock().is_empty()
     }
 }
 

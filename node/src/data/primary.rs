@@ -87,13 +87,15 @@ pub(super) struct Primary<A, W> {
     digest_waiters: Vec<(u64, tokio::sync::oneshot::Sender<u64>)>,
     /// How many writes of `pending` found no room on this disk, and are not on it yet.
     failed: usize,
+    /// It gave the partition up for want of room: true until a committed state ends its term (rule R3).
+    steps_down: bool,
 }
 
 impl<A, W> Primary<A, W> {
     /// A primary that has ordered nothing in `term` yet.
     pub(super) fn new(term: Term, phase: Phase) -> Self {
         let (followers, pending, digest_waiters) = (Vec::new(), VecDeque::new(), Vec::new());
-        Self { term, phase, followers, pending, published: 0, digest_waiters, failed: 0 }
+        Self { term, phase, followers, pending, published: 0, digest_waiters, failed: 0, steps_down: false }
     }
 
     /// The sequence of the newest ordered record.
@@ -183,11 +185,21 @@ impl<A, W> Primary<A, W> {
     }
 
     /// Returns since when that is so.
-    pub(super) fn stuck_since_ms(&self) -> Option<u64> {
+    fn stuck_since_ms(&self) -> Option<u64> {
         if !self.is_stuck() {
             return None;
         }
         self.pending.iter().filter_map(|pending| pending.failed_ms).min()
+    }
+
+    /// Returns whether this primary gives the partition up, because a write found no room for `patience_ms`. From then on
+    /// it serves nothing and the answer stays the same, also when there is room again: a proposal may get lost, and only
+    /// a committed state may end its term (rule R3).
+    pub(super) fn steps_down(&mut self, now_ms: u64, patience_ms: u64) -> bool {
+        if self.stuck_since_ms().is_some_and(|since_ms| now_ms >= since_ms + patience_ms) {
+            (self.phase, self.steps_down) = (Phase::Stopped, true);
+        }
+        self.steps_down
     }
 
     /// Takes back all pending writes if each found no room here, and no other node was sent any. As if they had never
@@ -389,6 +401,19 @@ mod tests {
         primary.push(vec![record("a", 4)], 0, Some(3));
         primary.appended(4, ());
         assert_eq!(primary.next_published().unwrap().last, 4);
+    }
+
+    #[test]
+    fn primary_that_steps_down_goes_on_to_say_so_when_there_is_room_again() {
+        let mut primary = primary(1);
+        primary.push(vec![record("a", 1)], 0, None);
+        primary.append_failed(1, 100);
+        assert!(!primary.steps_down(1_099, 1_000) && primary.phase == Phase::Serving);
+        assert!(primary.steps_down(1_100, 1_000) && primary.phase == Phase::Stopped);
+        primary.append_again(1);
+        primary.appended(1, ());
+        assert!(!primary.is_stuck());
+        assert!(primary.steps_down(1_200, 1_000), "its proposal may have been lost, and it serves nothing");
     }
 
     #[test]

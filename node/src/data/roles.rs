@@ -1,6 +1,7 @@
 //! Follows the committed state: which partitions this node is primary or replica of. Nobody acts on an
 //! uncommitted state (rule R16).
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -30,21 +31,27 @@ impl Plane {
         let registered = state.member(self.node).is_some_and(|member| {
             member.status == MemberStatus::Up && member.announcement.incarnation == incarnation
         });
-        let takes_part = (registered && self.adopt_assignments(&state)).then_some(incarnation);
+        let adopted = if registered { self.adopt_assignments(&state) } else { None };
+        let takes_part = adopted.is_some().then_some(incarnation);
+        let unadopted = adopted.unwrap_or_default();
         if takes_part.is_some() {
             self.note_healed(&state);
         }
         let former = self.view.load_full();
-        let changed = if former.takes_part == takes_part {
-            state.changed_since(&former.state)
+        let mut changed: BTreeSet<Partition> = if former.takes_part == takes_part {
+            state.changed_since(&former.state).into_iter().collect()
         } else {
             (0..PARTITIONS).collect()
         };
+        changed.extend(&unadopted);
+        changed.extend(self.set_unadopted(unadopted.clone()));
+        let changed: Vec<Partition> = changed.into_iter().collect();
         let mut primaries = former.primaries.clone();
         for &partition in &changed {
             let assignment = match takes_part {
-                Some(_) => assignment(&state, self.node, partition),
-                None => Assignment::Idle,
+                // Another partition's reads and writes do not depend on what there is no room for.
+                Some(_) if !unadopted.contains(&partition) => assignment(&state, self.node, partition),
+                _ => Assignment::Idle,
             };
             self.assume(partition, assignment);
             if let Some(primary) = primaries.get_mut(usize::from(partition)) {

@@ -18,7 +18,6 @@ use parking_lot::Mutex;
 use super::notices::Weight;
 use super::ordering::records_bytes;
 use super::plane::{Plane, PrimaryState, Role};
-use super::primary::Phase;
 use crate::cluster::protocol::FEATURE_DISK;
 use crate::cluster::state::{Change, ClusterState};
 use crate::disk::{DiskState, Marks, Trend};
@@ -314,17 +313,12 @@ impl Plane {
         }
     }
 
+    /// Stops serving a partition of which a write is stuck; returns the term that is to end.
     fn stop_if_stuck(self: &Arc<Self>, partition: Partition) -> Option<Term> {
         let now_ms = self.host.monotonic_ms();
         self.with_role(partition, |role| {
             let Role::Primary(primary) = role else { return None };
-            let since_ms = primary.stuck_since_ms()?;
-            if now_ms < since_ms + STUCK_MS {
-                return None;
-            }
-            // From here on it serves nothing until a committed state ends its term.
-            primary.phase = Phase::Stopped;
-            Some(primary.term)
+            primary.steps_down(now_ms, STUCK_MS).then_some(primary.term)
         })
     }
 }

@@ -18,12 +18,16 @@ impl Plane {
     /// Drops the data of partitions this node has had no part in for `grace_ms`.
     pub fn drop_released(self: &Arc<Self>, grace_ms: u64) {
         let now = self.host.monotonic_ms();
+        let state = self.state();
+        // One that is assigned and idle could not be taken on for want of room: its data may be the last copy.
+        let is_assigned =
+            |partition| state.partition(partition).is_some_and(|entry| entry.replica(self.node).is_some());
         let idle_long = |role: &Role| matches!(role, Role::Idle { since_ms } if now >= since_ms + grace_ms);
         let mut held = HashMap::new();
         for partition in 0..PARTITIONS {
             let role = self.cells[usize::from(partition)].role.lock();
             let stats = self.engine.partition_stats(partition);
-            if idle_long(&role) && stats.live_keys + stats.tombstones > 0 {
+            if idle_long(&role) && !is_assigned(partition) && stats.live_keys + stats.tombstones > 0 {
                 held.insert(partition, role);
             }
         }

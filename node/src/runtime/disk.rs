@@ -1,6 +1,7 @@
 //! What a node says of the disks of the cluster, and the reserve for its own notes.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,8 +30,15 @@ impl Node {
             if self.plane.disk_state() == DiskState::Ok {
                 let of = data_dir.clone();
                 let filled = tokio::task::spawn_blocking(move || reserve::fill(&of)).await;
-                if let Ok(Err(error)) = filled {
-                    tracing::debug!(%error, "the reserve was not filled; trying again");
+                match filled {
+                    Ok(Err(error)) if error.kind() == ErrorKind::Unsupported => {
+                        tracing::info!(
+                            "this file system allocates no space ahead: the node has no reserve for its notes"
+                        );
+                        return std::future::pending().await;
+                    }
+                    Ok(Err(error)) => tracing::debug!(%error, "the reserve was not filled; trying again"),
+                    _ => {}
                 }
             }
             tokio::time::sleep(RESERVE_PAUSE).await;

@@ -1,4 +1,4 @@
-//! A node alone whose clock jumps: what it answers when its lease ends in the middle of an operation.
+//! A node alone: what it answers when its lease ends in the middle of an operation, and what a full disk costs it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -21,6 +21,12 @@ struct Stopping {
 }
 
 const BEGIN_MS: u64 = 10_000;
+
+impl Stopping {
+    fn after(readings: u64, stands_still_ms: u64) -> Arc<Self> {
+        Arc::new(Self { readings_left: AtomicU64::new(readings), stands_still_ms })
+    }
+}
 
 impl Machine for Stopping {
     fn monotonic_ms(&self) -> u64 {
@@ -91,11 +97,18 @@ fn limits() -> Limits {
 
 /// Node 1, founder and only member, whose process stands still after so many readings of its clock.
 fn alone(readings: u64, stands_still_ms: u64) -> Arc<Plane> {
+    let machine = Stopping::after(u64::MAX, stands_still_ms);
+    let plane = alone_on(&FaultyFileSystem::new(), &machine);
+    machine.readings_left.store(readings, Ordering::SeqCst);
+    plane
+}
+
+/// The same, on this file system, without a reserve.
+fn alone_on(file_system: &FaultyFileSystem, machine: &Arc<Stopping>) -> Arc<Plane> {
     let mut options = Options::new("/store");
     (options.replicated, options.background, options.map_files) = (true, false, false);
-    let (engine, _) = Engine::open_on(Arc::new(FaultyFileSystem::new()), options).unwrap();
-    let machine = Stopping { readings_left: AtomicU64::new(u64::MAX), stands_still_ms };
-    let machine = Arc::new(machine);
+    options.reserve_bytes = 0;
+    let (engine, _) = Engine::open_on(Arc::new(file_system.clone()), options).unwrap();
     let plane = Plane::new(Parts {
         node: node(1),
         engine,
@@ -105,6 +118,12 @@ fn alone(readings: u64, stands_still_ms: u64) -> Arc<Plane> {
         limits: limits(),
         host: Host::simulated(machine.clone()),
     });
+    plane.follow(Arc::new(founded()), 1);
+    plane.extend_lease(BEGIN_MS + 2000);
+    plane
+}
+
+fn founded() -> ClusterState {
     let mut state = ClusterState::default();
     state.apply(&[Change::Found {
         cluster_id: ClusterId::default(),
@@ -113,14 +132,19 @@ fn alone(readings: u64, stands_still_ms: u64) -> Arc<Plane> {
         rebuild_delay_ms: 1000,
         founder: announcement(1, 1),
     }]);
-    plane.follow(Arc::new(state), 1);
-    plane.extend_lease(BEGIN_MS + 2000);
-    machine.readings_left.store(readings, Ordering::SeqCst);
-    plane
+    state
 }
 
 fn read() -> Operation {
-    Operation { key: Bytes::from_static(b"key"), action: Action::Read }
+    read_of("key")
+}
+
+fn read_of(key: &'static str) -> Operation {
+    Operation { key: Bytes::from_static(key.as_bytes()), action: Action::Read }
+}
+
+fn is_served(plane: &Arc<Plane>, key: &'static str) -> bool {
+    matches!(plane.submit(read_of(key)), Ticket::Ready(Ok(Outcome::Entry(Some(_)))))
 }
 
 #[tokio::test]
@@ -151,6 +175,33 @@ async fn lease_that_ended_and_was_granted_anew_was_not_held_all_the_time() {
     assert!(!plane.held_until_now(lease));
     plane.extend_lease(BEGIN_MS + 4_000);
     assert!(!plane.held_until_now(lease), "another node may have been the primary in between");
+}
+
+#[tokio::test]
+async fn assignment_that_finds_no_room_costs_no_other_partition_and_no_data() {
+    let (disk, machine) = (FaultyFileSystem::new(), Stopping::after(u64::MAX, 1_500));
+    let plane = alone_on(&disk, &machine);
+    for key in ["one", "other"] {
+        let add = Operation { key: Bytes::from_static(key.as_bytes()), action: Action::Add(1) };
+        assert!(plane.submit(add).wait().await.is_ok());
+    }
+    // The same copy under another assignment: that is to be noted on disk first.
+    let (other, mut state) = (partition_of(b"other"), founded());
+    state.epoch += 1;
+    Arc::make_mut(&mut state.partitions[usize::from(other)]).replicas[0].assigned = 99;
+    let state = Arc::new(state);
+    disk.leave_free(0);
+    plane.follow(state.clone(), 1);
+    assert!(is_served(&plane, "one"), "nothing of it has changed");
+    assert!(!is_served(&plane, "other"), "its assignment is not noted");
+    assert!(plane.follows_again());
+    // There is room again, and time has passed: its data stay, whatever looks first.
+    disk.set_capacity(None);
+    machine.readings_left.store(0, Ordering::SeqCst);
+    plane.drop_released(1_000);
+    assert_eq!(plane.engine.partition_stats(other).live_keys, 1, "the last copy was dropped");
+    plane.follow(state, 1);
+    assert!(is_served(&plane, "one") && is_served(&plane, "other") && !plane.follows_again());
 }
 
 mod cursors {
