@@ -60,9 +60,9 @@ mod keydir;
 mod length;
 mod log;
 mod merge;
-#[cfg(feature = "mutations")]
+#[cfg(all(feature = "mutations", debug_assertions))]
 pub mod mutation;
-#[cfg(not(feature = "mutations"))]
+#[cfg(not(all(feature = "mutations", debug_assertions)))]
 mod mutation;
 mod options;
 mod ordered;

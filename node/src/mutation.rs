@@ -102,11 +102,11 @@ impl Mutation {
     ];
 }
 
-#[cfg(feature = "mutations")]
+#[cfg(all(feature = "mutations", debug_assertions))]
 static PLANTED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
 
 /// From now on this process does not keep that rule.
-#[cfg(feature = "mutations")]
+#[cfg(all(feature = "mutations", debug_assertions))]
 pub fn plant(mutation: Mutation) {
     PLANTED.store(mutation as u8, std::sync::atomic::Ordering::Relaxed);
     if mutation == Mutation::AgedTombstones {
@@ -115,13 +115,13 @@ pub fn plant(mutation: Mutation) {
 }
 
 /// Whether this process is to do without the rule.
-#[cfg(feature = "mutations")]
+#[cfg(all(feature = "mutations", debug_assertions))]
 pub(crate) fn planted(mutation: Mutation) -> bool {
     PLANTED.load(std::sync::atomic::Ordering::Relaxed) == mutation as u8
 }
 
 /// Whether this process is to do without the rule: never.
-#[cfg(not(feature = "mutations"))]
+#[cfg(not(all(feature = "mutations", debug_assertions)))]
 pub(crate) const fn planted(_: Mutation) -> bool {
     false
 }

@@ -226,7 +226,7 @@ pub trait Keyspace: Send + Sync + 'static {
     fn settings(&self) -> Vec<(String, String)>;
 
     /// Ends a part of the node, for a test; returns whether there is one of this name.
-    #[cfg(feature = "mutations")]
+    #[cfg(all(feature = "mutations", debug_assertions))]
     fn end_part(&self, _name: &str, _by_panic: bool) -> bool {
         false
     }

@@ -21,7 +21,7 @@ use crate::frontend::resp::Server;
 use crate::frontend::security::Security;
 use crate::id::Partition;
 use crate::kv::{Failure, Operation, ScanPage, Ticket};
-#[cfg(feature = "mutations")]
+#[cfg(all(feature = "mutations", debug_assertions))]
 use crate::supervise::Part;
 
 /// Slots of one partition.
@@ -198,7 +198,7 @@ impl Keyspace for Client {
         config::pairs(&self.0.shown_settings.load())
     }
 
-    #[cfg(feature = "mutations")]
+    #[cfg(all(feature = "mutations", debug_assertions))]
     fn end_part(&self, name: &str, by_panic: bool) -> bool {
         let part = Part::ALL.iter().find(|part| part.name() == name);
         part.map(|part| self.0.host.supervisor().end(*part, by_panic)).is_some()

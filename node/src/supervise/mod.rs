@@ -128,7 +128,7 @@ struct Inner {
     released: AtomicBool,
     on_end: Mutex<Vec<OnEnd>>,
     /// Which part a test ends, and whether by a panic.
-    #[cfg(feature = "mutations")]
+    #[cfg(all(feature = "mutations", debug_assertions))]
     told: watch::Sender<Option<(Part, bool)>>,
 }
 
@@ -205,7 +205,7 @@ impl Supervisor {
         task: impl Future<Output = Result<(), String>> + Send + 'static,
     ) -> impl Future<Output = ()> + Send + 'static {
         let supervisor = self.clone();
-        #[cfg(feature = "mutations")]
+        #[cfg(all(feature = "mutations", debug_assertions))]
         let task = self.clone().until_told(part, task);
         async move {
             match AssertUnwindSafe(named(part.name(), task)).catch_unwind().await {
@@ -257,7 +257,7 @@ impl Supervisor {
 }
 
 /// Ends parts for tests. In builds for the simulator and the tests with real processes only.
-#[cfg(feature = "mutations")]
+#[cfg(all(feature = "mutations", debug_assertions))]
 impl Supervisor {
     /// Ends a part, by a panic or by a return.
     pub fn end(&self, part: Part, by_panic: bool) {

@@ -25,7 +25,7 @@ use super::files::{self, Kind};
 use super::log_file::{Log, LogFile, Record};
 use super::types::{Entry, LogId, StorageError, StorageIoError, TypeConfig, Vote};
 use super::{codec, state_machine};
-#[cfg(feature = "mutations")]
+#[cfg(all(feature = "mutations", debug_assertions))]
 use crate::supervise::Supervisor;
 use crate::supervise::{Part, ThreadGuard};
 
@@ -58,7 +58,7 @@ enum Job {
     /// Finishes, and gives the directory free.
     Close { done: Done },
     /// Ends the thread by a panic, for a test.
-    #[cfg(feature = "mutations")]
+    #[cfg(all(feature = "mutations", debug_assertions))]
     Panic,
 }
 
@@ -118,7 +118,7 @@ impl LogStore {
     }
 
     /// Ends the thread when a test says so.
-    #[cfg(feature = "mutations")]
+    #[cfg(all(feature = "mutations", debug_assertions))]
     pub(crate) fn end_when_told(&self, supervisor: Supervisor) -> impl Future<Output = ()> + Send + 'static {
         // The thread ends with the last store, also where a test waits.
         let jobs = self.jobs.downgrade();
@@ -238,7 +238,7 @@ impl Writer {
             }
             // Taken out by the caller.
             Job::Close { done } => drop(done),
-            #[cfg(feature = "mutations")]
+            #[cfg(all(feature = "mutations", debug_assertions))]
             Job::Panic => panic!("a test ended this thread"),
         }
     }

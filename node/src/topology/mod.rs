@@ -201,7 +201,7 @@ impl Topology {
         let closing = Arc::new(AtomicBool::new(false));
         let follow = follow_leader(raft.metrics(), leader, Arc::clone(&closing));
         let follower = tokio::spawn(supervisor.essential_until(Part::Topology, follow)).abort_handle();
-        #[cfg(feature = "mutations")]
+        #[cfg(all(feature = "mutations", debug_assertions))]
         tokio::spawn(log.end_when_told(supervisor));
         let changing_membership = tokio::sync::Mutex::default();
         let inner = Inner {

@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use caskade_node::mutation::{Mutation, plant};
+use caskade_node::mutation::Mutation;
 use caskade_sim::faults::Profile;
 use caskade_sim::run::{Failed, Report, run};
 use clap::{Parser, ValueEnum};
@@ -94,6 +94,19 @@ impl FormatTime for Clock {
     }
 }
 
+/// Plants a bug, if this build has them.
+#[cfg(debug_assertions)]
+fn plant(mutation: Mutation) -> bool {
+    caskade_node::mutation::plant(mutation);
+    true
+}
+
+/// Plants nothing: programs built to be used have no planted bugs.
+#[cfg(not(debug_assertions))]
+fn plant(_: Mutation) -> bool {
+    false
+}
+
 fn main() -> ExitCode {
     let args = Args::parse();
     let faults = args.faults();
@@ -124,7 +137,12 @@ fn main() -> ExitCode {
             println!("there is no bug of the name {name}: --list tells them");
             return ExitCode::FAILURE;
         };
-        plant(mutation);
+        if !plant(mutation) {
+            println!(
+                "this build has no bugs to plant: build the simulator with debug assertions (the dev profile)"
+            );
+            return ExitCode::FAILURE;
+        }
     }
     if let Some(seed) = args.one {
         return tell(seed, faults, run(seed, profile));

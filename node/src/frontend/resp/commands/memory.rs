@@ -74,7 +74,7 @@ pub(super) fn debug(context: &mut Context<'_>, args: Args<'_>) -> Handled {
             "ERR DEBUG command not allowed. Start the node with debug_commands = true to allow it.".into()
         );
     }
-    #[cfg(feature = "mutations")]
+    #[cfg(all(feature = "mutations", debug_assertions))]
     if args.len() == 4 && args.get(1).eq_ignore_ascii_case(b"end-part") {
         let (name, how) = (String::from_utf8_lossy(args.get(2)), args.get(3));
         return match context.server.keyspace.end_part(&name, how.eq_ignore_ascii_case(b"panic")) {
@@ -82,7 +82,7 @@ pub(super) fn debug(context: &mut Context<'_>, args: Args<'_>) -> Handled {
             false => Err("ERR a node has no such part".into()),
         };
     }
-    #[cfg(feature = "mutations")]
+    #[cfg(all(feature = "mutations", debug_assertions))]
     assert!(!args.get(1).eq_ignore_ascii_case(b"panic"), "a test asked for it");
     if args.len() != 3 || !args.get(1).eq_ignore_ascii_case(b"sleep") {
         return Err(super::unknown_subcommand(args));
