@@ -1,4 +1,4 @@
-//! The storage engine inside a program, without any node: put, batch, scan, snapshot, and back again.
+//! The storage engine inside a program, without a node: put, batch, scan, snapshot and restore.
 
 use anyhow::Result;
 use caskade_engine::{Batch, Engine, Index, Options, restore};
@@ -12,12 +12,12 @@ fn main() -> Result<()> {
     engine.put(b"city:1", b"Ljubljana")?;
     engine.put(b"river:1", b"Sava")?;
 
-    // All of a batch, or after a crash none of it.
+    // After a crash, all operations of a batch are present, or none.
     let mut batch = Batch::new();
     batch.put(b"river:1", b"Ljubljanica").put(b"river:2", b"Sava").delete(b"city:1");
     engine.write(&batch)?;
 
-    // A snapshot takes no copy: it shares the files, which are never written to again.
+    // A snapshot copies no data: it shares files that the engine never writes to again.
     engine.snapshot(&directory.path().join("snapshot"))?;
     engine.delete(b"river:2")?;
     engine.close()?;
@@ -33,7 +33,7 @@ fn main() -> Result<()> {
     Ok(engine.close()?)
 }
 
-#[expect(clippy::print_stdout, reason = "an example shows what it does")]
+#[expect(clippy::print_stdout, reason = "an example shows its results")]
 fn say(text: &str) {
     println!("{text}");
 }

@@ -1,4 +1,4 @@
-//! A fourth node joins while clients write; what moves is watched, and nothing is lost.
+//! A fourth node joins while clients write. The example watches the moves, and checks that no write is lost.
 
 use std::time::Duration;
 
@@ -24,13 +24,13 @@ async fn main() -> Result<()> {
     assert!(history.errors().is_empty(), "no client met an error: {:?}", history.errors());
     history.check(&mut cluster.node(joined)?.client().await?).await?;
     let moved = copies_moved(&before, &cluster.ring(joined).await?)?;
-    // 2048 copies over four nodes: the new one's share is 512, and only that is copied.
+    // 2048 copies over four nodes: the share of the new node is 512, and only those are copied.
     assert!(moved <= 537, "{moved} copies moved");
     say(&format!("{} writes acknowledged meanwhile, {moved} copies moved", history.acknowledged()));
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "an example shows what it does")]
+#[expect(clippy::print_stdout, reason = "an example shows its results")]
 fn say(text: &str) {
     println!("{text}");
 }

@@ -1,4 +1,4 @@
-//! A stock Redis client: plain through any node, and cluster-aware straight to the primaries.
+//! A stock Redis client: a plain one through any node, and a cluster-aware one directly to the primaries.
 
 use anyhow::Result;
 use caskade_tests::Cluster;
@@ -30,7 +30,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "an example shows what it does")]
+#[expect(clippy::print_stdout, reason = "an example shows its results")]
 fn say(text: &str) {
     println!("{text}");
 }

@@ -1,4 +1,4 @@
-//! Three nodes in one go: written through one, read through another.
+//! Three nodes: a key is written through one node and read through another.
 
 use anyhow::Result;
 use caskade_tests::Cluster;
@@ -25,7 +25,7 @@ async fn main() -> Result<()> {
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "an example shows what it does")]
+#[expect(clippy::print_stdout, reason = "an example shows its results")]
 fn say(text: &str) {
     println!("{text}");
 }

@@ -1,3 +1,3 @@
-//! The examples are in `examples/`: one idea each, each asserts what it claims and ends by itself.
+//! Examples are in `examples/`: each shows one idea, asserts its claims and ends by itself.
 //!
 //! `cargo run --example three_nodes`
