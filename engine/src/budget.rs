@@ -1,4 +1,4 @@
-//! A rate of bytes that background work may use, shared by all who draw on it.
+//! A rate limit in bytes a second for background work, shared by all its users.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,38 +6,39 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// Unused time that may be made up for at once.
+/// Unused time that later work may use at once.
 const BURST: Duration = Duration::from_millis(100);
 
-/// Longest single sleep of [`Budget::wait`], after which it looks whether it is to stop.
+/// Longest single sleep of [`Budget::wait`]; after each it checks whether to stop.
 const NAP: Duration = Duration::from_millis(50);
 
-/// Bytes a second that merge, and what else its owner gives a clone, may read and write together. Clones share
-/// one rate; it may be changed at any time. A [part](Self::part) of a budget has a rate of its own within that of the whole:
-/// who asks first is served first, so none of the parts starves, and what one leaves the others may use.
+/// Bytes a second that merges, and other work that received a clone, may read and write together. Clones
+/// share one rate, which may be changed at any time. A [part](Self::part) of a budget has its own rate within
+/// that of the whole: requests are served in their order, so no part starves, and a part may use what the
+/// others leave.
 #[derive(Clone)]
 pub struct Budget(Arc<Inner>);
 
 struct Inner {
     state: Mutex<State>,
-    /// What this is a part of.
+    /// The budget that this one is a part of.
     whole: Option<Budget>,
 }
 
 struct State {
-    /// 0 is without limit.
+    /// The rate; 0: no limit.
     bytes_per_s: u64,
-    /// Until then everything is given away.
+    /// Time until which the rate is fully booked.
     booked_until: Instant,
 }
 
 impl Budget {
-    /// A budget of so many bytes a second; 0 is without limit.
+    /// Creates a budget of this many bytes a second; 0: no limit.
     pub fn new(bytes_per_s: u64) -> Self {
         Self::within(bytes_per_s, None)
     }
 
-    /// A part of this budget for one kind of work, which may use at most so many bytes a second of it; 0 is all of it.
+    /// Creates a part of this budget that may use at most this many bytes a second; 0: all of it.
     pub fn part(&self, bytes_per_s: u64) -> Self {
         Self::within(bytes_per_s, Some(self.clone()))
     }
@@ -47,24 +48,24 @@ impl Budget {
         Self(Arc::new(Inner { state, whole }))
     }
 
-    /// The budget that this is a part of; itself, if it is none.
+    /// Returns the budget that this is a part of, or this budget itself.
     pub fn whole(&self) -> &Self {
         self.0.whole.as_ref().unwrap_or(self)
     }
 
-    /// The rate; 0 is without limit.
+    /// Returns the rate in bytes a second; 0: no limit.
     pub fn bytes_per_s(&self) -> u64 {
         self.0.state.lock().bytes_per_s
     }
 
-    /// Changes the rate, for what is taken from now on.
+    /// Changes the rate for future calls of [`Budget::take`].
     pub fn set_bytes_per_s(&self, bytes_per_s: u64) {
         let mut state = self.0.state.lock();
         state.bytes_per_s = bytes_per_s;
         state.booked_until = Instant::now();
     }
 
-    /// Takes so many bytes, of the whole as well; returns how long to wait before using them.
+    /// Takes this many bytes, also from the whole; returns how long to wait before using them.
     pub fn take(&self, bytes: u64) -> Duration {
         let of_whole = self.0.whole.as_ref().map_or(Duration::ZERO, |whole| whole.take(bytes));
         self.book(bytes).max(of_whole)
@@ -82,7 +83,7 @@ impl Budget {
         state.booked_until.saturating_duration_since(now)
     }
 
-    /// Takes so many bytes and sleeps until they may be used, or `stop` holds.
+    /// Takes this many bytes and sleeps until they may be used, or until `stop` returns true.
     pub(crate) fn wait(&self, bytes: u64, stop: &dyn Fn() -> bool) {
         let until = Instant::now() + self.take(bytes);
         loop {
@@ -96,7 +97,7 @@ impl Budget {
 }
 
 impl Default for Budget {
-    /// Without limit.
+    /// Returns a budget without limit.
     fn default() -> Self {
         Self::new(0)
     }
@@ -126,7 +127,7 @@ mod tests {
         let other = budget.clone();
         budget.take(1000);
         let wait = other.take(1000);
-        // Two thousand bytes at a thousand a second, less the burst and the time this took.
+        // Two thousand bytes at a thousand a second, less the burst and the elapsed time.
         assert!(wait > Duration::from_millis(1500) && wait <= Duration::from_secs(2), "{wait:?}");
         other.set_bytes_per_s(0);
         assert_eq!(budget.take(u64::MAX), Duration::ZERO);

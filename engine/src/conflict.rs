@@ -1,8 +1,8 @@
-//! Whether a record from elsewhere contradicts what the store holds: of one version there is one record.
+//! Detects a record from another copy that contradicts the store: one version names one record.
 //!
-//! The owner gives versions, one to each record of a partition. Two records under one version mean that it was given
-//! twice; taking either would let two copies of the store differ for ever while their digests agree. Cheap where
-//! nothing is wrong: a record that is new costs a look at the keydir.
+//! The owner assigns versions, one to each record of a partition. Two records with the same version mean that
+//! a version was assigned twice. Accepting either would let two copies of the store differ for ever while
+//! their digests agree. A new record, the usual case, costs only a lookup in the keydir.
 
 use std::fmt;
 
@@ -11,14 +11,14 @@ use crate::slot::partition_of;
 use crate::table::Entry;
 use crate::{Partition, Record, Version, keydir};
 
-/// The store holds another record under the version of one that is offered.
+/// The store holds another record with the version of an offered one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Conflict {
-    /// The partition both are of.
+    /// The partition of both records.
     pub partition: Partition,
-    /// The version both have.
+    /// The version of both records.
     pub version: Version,
-    /// In what they differ.
+    /// The field in which they differ.
     pub difference: &'static str,
 }
 
@@ -30,11 +30,12 @@ impl fmt::Display for Conflict {
 }
 
 impl Engine {
-    /// The first of these records that contradicts a published one: the same version with another key, value,
-    /// expiry or flags. The same record once more is no conflict; what is damaged here contradicts nothing.
+    /// Returns the first of these records that contradicts a published one: the same version with another
+    /// key, value, expiry or flags. The identical record is no conflict; a record that is damaged here
+    /// contradicts nothing.
     ///
-    /// Reads the disk only where the keydir has a record's very version. Records that are not above all versions of
-    /// their partition, and unknown to it, cost one walk over its entries for all of them.
+    /// Reads the disk only if the keydir holds a record's exact version. Records with an unknown version that
+    /// is not above all versions of their partition cost one walk over its entries, for all of them together.
     pub fn find_conflict(&self, records: &[Record]) -> Option<Conflict> {
         let mut unknown: Vec<(Partition, Version, u64)> = Vec::new();
         for record in records {
@@ -55,7 +56,8 @@ impl Engine {
 }
 
 impl Core {
-    /// In what a record differs from the one that is held under its version; `None` also if that cannot be read.
+    /// Returns the field in which a record differs from the stored one of the same version; `None` also if
+    /// the stored one cannot be read.
     fn difference(&self, entry: &Entry, record: &Record) -> Option<&'static str> {
         let held = self.read_entry(entry).ok()?.into_record();
         if held.key != record.key {
@@ -73,7 +75,7 @@ impl Core {
         }
     }
 
-    /// Whether one of these versions is another position's.
+    /// Returns a conflict if one of these versions belongs to another position.
     fn other_keys(&self, mut unknown: Vec<(Partition, Version, u64)>) -> Option<Conflict> {
         unknown.sort_unstable();
         for wanted in unknown.chunk_by(|a, b| a.0 == b.0) {

@@ -1,10 +1,11 @@
-//! Data files as readers see them: verified reads, and a cap on how many are open at once.
+//! Data files for readers: verified reads, and a limit of open files.
 //!
-//! A file is read through a mapping where the file system can give one, else by positioned reads. The active file is
-//! mapped as long as it may become, and read as far as it was written. Invariants: no byte is handed out whose record's checksum was not compared, on a copy
-//! of its own. The active file stays open; of the sealed ones at most `max_open_files` do, the longest unused being
-//! closed first. (How long a file was not used is counted in openings of other files, so that a read of an open
-//! file writes nothing shared.) A file that unpublished records are in is not merged: see [`Pin`].
+//! A file is read through a mapping if the file system supports it, else by positioned reads. The mapping of
+//! the active file covers the size it may reach; reads stop where the written bytes end. Invariants: no byte
+//! is returned before its record's checksum was compared, on a private copy; the active file stays open; at
+//! most `max_open_files` sealed files are open, and the least recently used one is closed first. A file with
+//! unpublished records is not merged: see [`Pin`]. (The count of file openings serves as the clock of uses,
+//! so that a read of an open file writes no shared memory.)
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -20,19 +21,19 @@ use crate::file_system::{FileHandle, FileSystem, Mapping, OpenMode};
 use crate::format::{FileHeader, FileKind, Header, Kind, Parsed, RECORD_HEADER_LEN, Salt, bound_of};
 use crate::options::Options;
 
-/// A file's number in memory, given anew when the file is gone; 0 is none.
+/// A file's number in memory, reused after the file is removed; 0: no file.
 pub(crate) type FileSlot = u16;
 
-/// Where a record is.
+/// The place of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Location {
     pub(crate) file: FileSlot,
     pub(crate) offset: u32,
-    /// Bytes to read for the whole record; it may end before.
+    /// Bytes to read so that the whole record is covered; the record may be shorter.
     pub(crate) len: u32,
 }
 
-/// One data file.
+/// A data file.
 #[derive(Debug)]
 pub(crate) struct DataFile {
     pub(crate) slot: FileSlot,
@@ -40,34 +41,36 @@ pub(crate) struct DataFile {
     pub(crate) path: PathBuf,
     pub(crate) salt: Salt,
     pub(crate) kind: FileKind,
-    /// Bytes of the file; of the active one those written, without what is preallocated.
+    /// Bytes of the file; of the active file the written ones, without preallocated space.
     len: AtomicU64,
     content: ArcSwapOption<Content>,
-    /// The count of openings when it was last used.
+    /// Value of the openings count at the last use.
     last_used: AtomicU64,
-    /// The active file is not closed.
+    /// Whether this is the active file, which is not closed.
     is_active: AtomicBool,
-    /// Appends to this file that are not published yet.
+    /// Number of appends to this file that are not published yet.
     pins: AtomicUsize,
-    /// Whether it has a hint file, or is not to get one.
+    /// State of the hint file and of damage: one of the constants below.
     hint: AtomicU8,
-    /// The highest bound of its tombstones, or above.
+    /// Upper bound of the bounds of its tombstones.
     bound: AtomicU64,
-    /// No tombstone of a lower bound than this has an older record of its key in this file: see `merge`.
+    /// Lower limit of the bounds of tombstones that may have an older record of their key in this file: see
+    /// `merge`.
     reach: AtomicU64,
 }
 
-// In the order in which one overrides another.
+// In ascending precedence: a state is replaced only by a later one, except that a damaged or lost file may
+// become a healed one.
 const NO_HINT: u8 = 0;
 const HAS_HINT: u8 = 1;
-/// It was damaged, and nothing that counts is in what is damaged any more.
+/// The file was damaged, and no current record is in its damaged parts any more.
 const HEALED: u8 = 2;
-/// Damage was found while the store was open: what counts in it is known.
+/// Damage was found while the store was open: the keydir still has the file's current records.
 const DAMAGED: u8 = 3;
-/// It was damaged when the store was opened: what was in it is not known.
+/// The file was damaged when the store was opened: the records it held are unknown.
 const LOST: u8 = 4;
 
-/// How an open file is read: one of these at least.
+/// The access to an open file: at least one of the fields is set.
 #[derive(Debug)]
 struct Content {
     mapping: Option<Mapping>,
@@ -93,8 +96,8 @@ impl DataFile {
         }
     }
 
-    /// A file that is being appended to, with so many bytes, mapped for so many if at all: it stays open until
-    /// [`FileTable::seal`].
+    /// Creates the file that is being appended to, with its length and the length to map, if it is mapped. It
+    /// stays open until [`FileTable::seal`].
     pub(crate) fn active(
         slot: FileSlot,
         path: PathBuf,
@@ -108,7 +111,7 @@ impl DataFile {
         active
     }
 
-    /// A file that is complete and this long; opened when it is read.
+    /// Creates a complete file of this length; the first read opens it.
     pub(crate) fn sealed(slot: FileSlot, path: PathBuf, header: &FileHeader, len: u64) -> Self {
         let file = Self::new(slot, path, header, None);
         file.len.store(len, Ordering::Relaxed);
@@ -123,22 +126,22 @@ impl DataFile {
         self.is_active.load(Ordering::Acquire)
     }
 
-    /// Bytes of the file, without what is preallocated.
+    /// Returns the bytes of the file, without preallocated space.
     pub(crate) fn len(&self) -> u64 {
         self.len.load(Ordering::Acquire)
     }
 
-    /// The active file has so many bytes now.
+    /// Sets the length of the active file.
     pub(crate) fn grown_to(&self, len: u64) {
         self.len.store(len, Ordering::Release);
     }
 
-    /// Whether records of it may still be published.
+    /// Returns whether records of the file may still be published.
     pub(crate) fn is_pinned(&self) -> bool {
         self.pins.load(Ordering::Acquire) > 0
     }
 
-    /// Whether it is complete and still without a hint file.
+    /// Returns whether the file is complete and has no hint file yet.
     pub(crate) fn lacks_hint(&self) -> bool {
         !self.is_active() && self.hint.load(Ordering::Acquire) == NO_HINT
     }
@@ -147,7 +150,8 @@ impl DataFile {
         self.hint.fetch_max(HAS_HINT, Ordering::AcqRel);
     }
 
-    /// Whether something in it is not what was written: it is kept as it is until that is healed.
+    /// Returns whether the file is known to be damaged. Such a file is kept unchanged until the damage is
+    /// healed.
     pub(crate) fn is_damaged(&self) -> bool {
         self.hint.load(Ordering::Acquire) >= DAMAGED
     }
@@ -156,33 +160,34 @@ impl DataFile {
         self.hint.fetch_max(DAMAGED, Ordering::AcqRel);
     }
 
-    /// It was found damaged when the store was opened.
+    /// Marks the file as damaged when the store was opened.
     pub(crate) fn set_lost(&self) {
         self.hint.store(LOST, Ordering::Release);
     }
 
-    /// Whether it is damaged and all that counts in it is known.
+    /// Returns whether the file is damaged and all its current records are known.
     pub(crate) fn is_healable(&self) -> bool {
         self.hint.load(Ordering::Acquire) == DAMAGED
     }
 
-    /// Whether it is to be removed, what is damaged in it being of no account.
+    /// Returns whether the next merge may remove the file, because no current record is in its damaged parts.
     pub(crate) fn is_healed(&self) -> bool {
         self.hint.load(Ordering::Acquire) == HEALED
     }
 
-    /// What is damaged in it is of no account any more; tells whether that can be said.
+    /// Marks a damaged file as healed: no current record is in its damaged parts; returns whether the file is
+    /// healed now.
     pub(crate) fn set_healed(&self) -> bool {
         let exchanged = self.hint.compare_exchange(DAMAGED, HEALED, Ordering::AcqRel, Ordering::Acquire);
         exchanged.is_ok() || self.is_healed()
     }
 
-    /// Whether it was damaged when the store was opened, and what was in it counts still.
+    /// Returns whether the file was damaged when the store was opened, and was not given up yet.
     pub(crate) fn is_lost(&self) -> bool {
         self.hint.load(Ordering::Acquire) == LOST
     }
 
-    /// What was in it when the store was opened, and is not known, is of no account any more.
+    /// Gives up the unknown records of a file that was damaged when the store was opened.
     pub(crate) fn give_up_lost(&self) {
         let _ = self.hint.compare_exchange(LOST, HEALED, Ordering::AcqRel, Ordering::Acquire);
     }
@@ -191,7 +196,7 @@ impl DataFile {
         self.bound.load(Ordering::Acquire)
     }
 
-    /// Takes note of a tombstone of this bound.
+    /// Raises the bound for a tombstone of this bound.
     pub(crate) fn raise_bound(&self, bound: u64) {
         self.bound.fetch_max(bound, Ordering::AcqRel);
     }
@@ -200,7 +205,7 @@ impl DataFile {
         self.reach.load(Ordering::Acquire)
     }
 
-    /// Takes note that tombstones from this bound on may have older records here.
+    /// Lowers the reach: tombstones from this bound on may have older records in this file.
     pub(crate) fn lower_reach(&self, bound: u64) {
         self.reach.fetch_min(bound, Ordering::AcqRel);
     }
@@ -210,8 +215,8 @@ impl DataFile {
     }
 }
 
-/// Keeps a data file from being merged: an append that is not published yet is in it, which a merge would take
-/// for dead.
+/// Keeps a data file from being merged while it holds an append that is not published yet. A merge would
+/// treat that append as dead.
 #[derive(Debug)]
 pub(crate) struct Pin(Arc<DataFile>);
 
@@ -238,18 +243,18 @@ impl Drop for Pin {
     }
 }
 
-/// All data files.
+/// All data files of a store.
 #[derive(Debug)]
 pub(crate) struct FileTable {
     file_system: Arc<dyn FileSystem>,
-    /// By slot.
+    /// The files by slot.
     files: ArcSwap<Vec<Option<Arc<DataFile>>>>,
     max_open: usize,
     maps: bool,
-    /// How long a file may become, but for a record that is longer alone.
+    /// Size limit of a file in bytes; only a single record that is longer may exceed it.
     max_file_size: u64,
     openings: AtomicU64,
-    /// Sealed files that are open; its lock also serialises opening and closing, coming and going.
+    /// Sealed files that are open. Its lock also serialises opening and closing, and inserting and removing.
     open: Mutex<Vec<Arc<DataFile>>>,
     last_slot: Mutex<FileSlot>,
 }
@@ -268,17 +273,17 @@ impl FileTable {
         }
     }
 
-    /// How much of an active file is mapped, if it is.
+    /// Returns the length for which an active file is mapped, if it is mapped.
     pub(crate) fn active_map_len(&self) -> Option<u64> {
         self.maps.then_some(self.max_file_size)
     }
 
-    /// Takes in one file, made with the slot it is given; `None` if there are too many.
+    /// Inserts one file, made with its allotted slot; `None` if there are too many files.
     pub(crate) fn insert(&self, make: impl Fn(FileSlot) -> DataFile) -> Option<Arc<DataFile>> {
         self.insert_all(1, |_, slot| Some(Arc::new(make(slot))))?.pop()
     }
 
-    /// Takes in so many files at once.
+    /// Inserts `count` files at once; `None` if there are too many files, or `make` returns `None`.
     pub(crate) fn insert_all(
         &self,
         count: usize,
@@ -288,7 +293,7 @@ impl FileTable {
         let mut files = Vec::clone(&self.files.load());
         let mut inserted = Vec::with_capacity(count);
         for index in 0..count {
-            // Slots are used again as late as possible.
+            // Slots are reused as late as possible.
             let after = (*last..FileSlot::MAX).map(|slot| slot + 1);
             let is_free = |&slot: &FileSlot| files.get(usize::from(slot)).is_none_or(Option::is_none);
             let slot = after.chain(1..=*last).find(is_free)?;
@@ -306,7 +311,7 @@ impl FileTable {
         Some(inserted)
     }
 
-    /// Takes out a file that the keydir does not point to any more, as far as who looks there from now on can see.
+    /// Removes a file that no reader of the keydir can find any more.
     pub(crate) fn remove(&self, file: &DataFile) {
         let _last = self.last_slot.lock();
         let mut files = Vec::clone(&self.files.load());
@@ -319,30 +324,30 @@ impl FileTable {
         file.content.store(None);
     }
 
-    /// All files, by id.
+    /// Returns all files, ordered by id.
     pub(crate) fn all(&self) -> Vec<Arc<DataFile>> {
         let mut all: Vec<_> = self.files.load().iter().flatten().cloned().collect();
         all.sort_unstable_by_key(|file| file.id);
         all
     }
 
-    /// The file in this slot.
+    /// Returns the file in this slot.
     pub(crate) fn get(&self, slot: FileSlot) -> Option<Arc<DataFile>> {
         self.files.load().get(usize::from(slot)).cloned().flatten()
     }
 
-    /// Files there are, and how many of them are open.
+    /// Returns the number of files, and the number of open ones.
     pub(crate) fn counts(&self) -> (usize, usize) {
         let files = self.files.load();
         let active = files.iter().flatten().filter(|file| file.is_active()).count();
         (files.iter().flatten().count(), active + self.open.lock().len())
     }
 
-    /// The active file has become a sealed one of this length, which may be closed.
+    /// Turns the active file into a sealed one of this length, which may be closed.
     pub(crate) fn seal(&self, file: &Arc<DataFile>, len: u64) {
         file.grown_to(len);
         file.is_active.store(false, Ordering::Release);
-        // It will be opened anew when it is read: by then it can be mapped.
+        // The next read opens the file again: then it can be mapped in its final length.
         file.content.store(None);
     }
 
@@ -364,11 +369,11 @@ impl FileTable {
         })
     }
 
-    /// The key at this place as it is on disk, whether or not the record's checksum holds.
+    /// Returns the key at this place as it is on disk, whether or not the record's checksum matches.
     pub(crate) fn read_key_unverified(&self, at: Location) -> Result<Vec<u8>, ReadError> {
         self.with_file(at, |file| {
             let longest = (RECORD_HEADER_LEN + usize::from(u16::MAX)) as u32;
-            // Most keys are short: one small read does.
+            // Most keys are short: one small read is enough.
             for guess in [256, longest] {
                 let mut bytes = Vec::new();
                 self.read_bytes(file, at.offset, at.len.min(guess), &mut bytes)?;
@@ -384,7 +389,7 @@ impl FileTable {
         })
     }
 
-    /// The error for a record that is whole but not the one that should be there.
+    /// Returns the error for a whole record that is not the expected one.
     pub(crate) fn misplaced(&self, at: Location) -> ReadError {
         self.with_file(
             at,
@@ -393,7 +398,7 @@ impl FileTable {
         .unwrap_or_else(|error| error)
     }
 
-    /// Without counting a reference: that would be written to by all readers.
+    /// Runs `read` on the file without cloning its `Arc`: all readers would write to the shared count.
     fn with_file<T>(
         &self,
         at: Location,
@@ -410,7 +415,7 @@ impl FileTable {
         }
     }
 
-    /// Appends up to `len` bytes to `buffer`: fewer where the file ends.
+    /// Appends up to `len` bytes to `buffer`; fewer where the file ends.
     fn read_bytes(
         &self,
         file: &Arc<DataFile>,
@@ -422,7 +427,7 @@ impl FileTable {
         let failed = |e| IoError::new("read", &file.path, e);
         let done = self.with_content(file, |content| {
             if let Some(mapping) = &content.mapping {
-                // Never beyond what was written: there may be no file.
+                // Limited to the written bytes: beyond them the mapping may have no file behind it.
                 let len = u64::from(len).min(file.len().saturating_sub(offset));
                 if mapping.copy(offset, len as usize, buffer).is_ok() {
                     return Ok(true);
@@ -436,7 +441,7 @@ impl FileTable {
             }
         })?;
         if !done {
-            // What is wrong with the page, a read will tell; perhaps it succeeds.
+            // The mapping failed; a read returns the error of the page, or perhaps succeeds.
             let handle = self.open_handle(file)?;
             read_through(&*handle, offset, len as usize, buffer).map_err(failed)?;
             file.content.store(Some(Arc::new(Content { mapping: None, handle: Some(handle) })));
@@ -444,7 +449,7 @@ impl FileTable {
         Ok(())
     }
 
-    /// Opens the file if need be.
+    /// Runs `read` on the content, after opening the file if necessary.
     fn with_content<T>(
         &self,
         file: &Arc<DataFile>,
@@ -468,7 +473,7 @@ impl FileTable {
         }
         let handle = self.open_handle(file)?;
         let mapping = if self.maps { handle.map(file.len()).ok().flatten() } else { None };
-        // A mapping needs no descriptor.
+        // A mapping needs no file descriptor.
         let handle = mapping.is_none().then_some(handle);
         let content = Arc::new(Content { mapping, handle });
         file.content.store(Some(content.clone()));
@@ -480,7 +485,7 @@ impl FileTable {
         open_to_read(&*self.file_system, &file.path)
     }
 
-    /// Counts a sealed file among the open ones and closes the longest unused one above the cap.
+    /// Adds a sealed file to the open ones, and closes the least recently used ones above the limit.
     fn admit(&self, open: &mut Vec<Arc<DataFile>>, file: Arc<DataFile>) {
         while open.len() >= self.max_open {
             let oldest =
@@ -494,7 +499,7 @@ impl FileTable {
     }
 }
 
-/// Appends up to `len` bytes to `buffer`: fewer where the file ends.
+/// Appends up to `len` bytes to `buffer`; fewer where the file ends.
 fn read_through(
     handle: &dyn FileHandle,
     offset: u64,
@@ -526,7 +531,7 @@ pub(crate) fn open_to_read(
     file_system.open(path, OpenMode::Read).map_err(|e| IoError::new("open", path, e))
 }
 
-/// A record as it was read: its bytes, verified.
+/// The verified bytes of a record.
 #[derive(Debug)]
 pub(crate) struct Stored {
     pub(crate) header: Header,
@@ -542,12 +547,12 @@ impl Stored {
         RECORD_HEADER_LEN..RECORD_HEADER_LEN + usize::from(self.header.key_len)
     }
 
-    /// The bound of a tombstone that was read from the file of this id.
+    /// Returns the bound of a tombstone that was read from the file with this id.
     pub(crate) fn bound(&self, file_id: u64) -> u64 {
         bound_of(file_id, self.bytes.get(self.key_range().end..).unwrap_or_default())
     }
 
-    /// The value alone, for which nothing is allocated; none of a tombstone.
+    /// Returns the value without copying it; `None` for a tombstone.
     pub(crate) fn into_value(mut self) -> Option<Bytes> {
         let start = self.key_range().end;
         (self.header.kind == Kind::Value).then(|| {

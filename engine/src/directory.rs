@@ -1,8 +1,8 @@
-//! The store's directory: its lock, its files' names and numbers, and the eras file.
+//! The store's directory: its lock, the names and ids of its files, and the eras file.
 //!
-//! Invariants: one engine at a time holds the lock; file ids only grow and are never used again; a file is made
-//! as a whole (written beside its name, synced, renamed, directory synced), so that under its own name there is always
-//! one state or the next, and a data file always has a whole header.
+//! Invariants: one engine at a time holds the lock; file ids only grow and are never reused; a file is
+//! replaced as a whole (written under a temporary name, synced, renamed, directory synced). So a name always
+//! refers to the former or the new state, and a data file always has a whole header.
 
 use std::fmt::Debug;
 use std::io;
@@ -20,9 +20,9 @@ use crate::reserve::{Reserve, TRIES};
 
 const LOCK_NAME: &str = "lock";
 const IDS_NAME: &str = "ids";
-/// Added to the name of what is set aside.
+/// Appended to the name of a file that is set aside.
 const STRAY_SUFFIX: &str = ".stray";
-/// File ids that are allowed at a time: so many files are begun for one replacement of the ids file.
+/// File ids reserved by one replacement of the ids file.
 const IDS_STEP: u64 = 64;
 const ERAS_NAME: &str = "eras";
 const DATA_SUFFIX: &str = ".data";
@@ -30,29 +30,30 @@ const HINT_SUFFIX: &str = ".hint";
 const TEMPORARY_SUFFIX: &str = ".tmp";
 const ID_DIGITS: usize = 10;
 
-/// Marks a directory that is a snapshot, or is being restored to.
+/// Name of the marker: its directory is a snapshot, or the target of a restore that is not complete.
 pub(crate) const MARKER_NAME: &str = "snapshot";
 
-/// What an eras file, a marker or the like may hold at most.
+/// Size limit in bytes of an eras file, a marker or another small file.
 const SMALL_FILE_MAX: u64 = 2 << 20;
 
 const _: () = assert!(ERAS_LEN_MAX as u64 <= SMALL_FILE_MAX && MARKER_LEN_MAX <= SMALL_FILE_MAX);
 
-/// An opened and locked directory.
+/// An open and locked directory.
 #[derive(Debug)]
 pub(crate) struct Directory {
     file_system: Arc<dyn FileSystem>,
     path: PathBuf,
-    /// The lock goes with it.
+    /// Releases the lock when it is dropped.
     _lock: Box<dyn Debug + Send + Sync>,
-    /// Highest file id given out so far.
+    /// Highest file id allocated so far.
     highest_id: AtomicU64,
-    /// What the ids file says: no higher id was ever given out. `None`: there is no such file yet, or it is not true.
+    /// Content of the ids file: no higher id was ever allocated. `None`: the file does not exist yet, or is
+    /// invalid.
     ids_ceiling: Mutex<Option<u64>>,
     reserve: Reserve,
 }
 
-/// The files of a directory, by id, ascending.
+/// Ids of a directory's data and hint files, ascending.
 #[derive(Debug, Default)]
 pub(crate) struct Listing {
     pub(crate) data: Vec<u64>,
@@ -60,7 +61,7 @@ pub(crate) struct Listing {
 }
 
 impl Directory {
-    /// Makes the directory if need be, locks it, removes leftovers and lists the files.
+    /// Creates the directory if necessary, locks it, removes leftovers and lists the files.
     pub(crate) fn open(
         file_system: Arc<dyn FileSystem>,
         path: &Path,
@@ -78,7 +79,8 @@ impl Directory {
         let highest_id = AtomicU64::new(0);
         let mut directory = Self { file_system, path, _lock: lock, highest_id, ids_ceiling, reserve };
         let listing = directory.list()?;
-        // A killed process may have left names that are not durable: what is written to such a file would go with it.
+        // A killed process may have left names that are not durable. Bytes written to such a file could be
+        // lost with its name.
         directory.sync()?;
         *directory.highest_id.get_mut() = listing.data.last().copied().unwrap_or(0);
         Ok((directory, listing))
@@ -88,7 +90,7 @@ impl Directory {
         &self.file_system
     }
 
-    /// Makes a small file appear under its name, durably and all at once; on a full disk with space from the reserve.
+    /// Replaces a small file durably and atomically; on a full disk, with space from the reserve.
     pub(crate) fn write_small(&self, path: &Path, bytes: &[u8]) -> Result<(), IoError> {
         let mut written = write_whole(&*self.file_system, path, bytes);
         for _ in 0..TRIES {
@@ -101,7 +103,7 @@ impl Directory {
         written
     }
 
-    /// Space kept for what frees space.
+    /// Returns the space reserved for operations that free space.
     pub(crate) fn reserve(&self) -> &Reserve {
         &self.reserve
     }
@@ -110,10 +112,10 @@ impl Directory {
         &self.path
     }
 
-    /// Gives out the next file id.
+    /// Allocates the next file id.
     ///
     /// # Errors
-    /// The ids file, which has to allow it, could not be replaced; no id was given out.
+    /// The ids file, which must cover the id, could not be replaced; no id was allocated.
     pub(crate) fn allocate_id(&self) -> Result<u64, IoError> {
         let mut ceiling = self.ids_ceiling.lock();
         let id = self.highest_id() + 1;
@@ -126,19 +128,20 @@ impl Directory {
         Ok(id)
     }
 
-    /// Takes these names, which are none of this store's files, out of the listing; no id was given out yet.
+    /// Removes these names, which are not files of this store, from the listing. No id may have been
+    /// allocated yet.
     pub(crate) fn forget(&mut self, strays: &Listing, listing: &mut Listing) {
         listing.data.retain(|id| !strays.data.contains(id));
         listing.hints.retain(|id| !strays.hints.contains(id));
         *self.highest_id.get_mut() = listing.data.last().copied().unwrap_or(0);
     }
 
-    /// The highest id that a file of this store may have, if that is known.
+    /// Returns the highest id that a file of this store may have, if it is known.
     pub(crate) fn ids_ceiling(&self) -> Option<u64> {
         *self.ids_ceiling.lock()
     }
 
-    /// Gives a file that is none of this store's another name, durably, which nobody takes for a data file.
+    /// Renames a file that does not belong to this store, durably, to a name that is not that of a data file.
     pub(crate) fn set_aside(&self, path: &Path) -> Result<PathBuf, IoError> {
         let failed = |e| IoError::new("set aside", path, e);
         for number in 0.. {
@@ -157,22 +160,22 @@ impl Directory {
         Err(failed(io::ErrorKind::AlreadyExists.into()))
     }
 
-    /// Highest file id given out so far.
+    /// Returns the highest file id allocated so far.
     pub(crate) fn highest_id(&self) -> u64 {
         self.highest_id.load(Ordering::SeqCst)
     }
 
-    /// Where the data file of this id is.
+    /// Returns the path of the data file with this id.
     pub(crate) fn data_path(&self, id: u64) -> PathBuf {
         self.path.join(data_name(id))
     }
 
-    /// Where the hint file of the data file of this id is.
+    /// Returns the path of the hint file that belongs to the data file with this id.
     pub(crate) fn hint_path(&self, id: u64) -> PathBuf {
         self.path.join(hint_name(id))
     }
 
-    /// Makes the file appear under its name with these bytes, durably and all at once.
+    /// Creates the file with these bytes under its name, durably and atomically.
     pub(crate) fn create(&self, path: &Path, bytes: &[u8]) -> Result<Arc<dyn FileHandle>, IoError> {
         let file = self.write_temporary(path, bytes)?;
         self.put_in_place(path)?;
@@ -183,27 +186,27 @@ impl Directory {
         write_temporary(&*self.file_system, path, bytes)
     }
 
-    /// An empty file beside this path, to be filled, synced and put in its place.
+    /// Creates an empty temporary file for this path, to be filled, synced and renamed into place.
     pub(crate) fn create_temporary(&self, path: &Path) -> Result<Arc<dyn FileHandle>, IoError> {
         create_temporary(&*self.file_system, path)
     }
 
-    /// Best effort: opening the store removes it as well.
+    /// Removes a temporary file. Best effort: opening the store removes it as well.
     pub(crate) fn remove_temporary(&self, path: &Path) {
         let _ = self.file_system.remove(&temporary(path));
     }
 
-    /// Renames what [`Directory::create_temporary`] made, durably.
+    /// Renames a file made by [`Directory::create_temporary`] into place, durably.
     pub(crate) fn put_in_place(&self, path: &Path) -> Result<(), IoError> {
         put_in_place(&*self.file_system, path)
     }
 
-    /// Makes names that came or went durable.
+    /// Makes added and removed names durable.
     pub(crate) fn sync(&self) -> Result<(), IoError> {
         sync_directory(&*self.file_system, &self.path)
     }
 
-    /// Removes a file that may be there; tells whether it is durably gone.
+    /// Removes a file that may exist; returns whether it is durably absent.
     pub(crate) fn take_away(&self, path: &Path) -> bool {
         match self.remove(path) {
             Ok(()) => self.sync().is_ok(),
@@ -216,8 +219,8 @@ impl Directory {
         self.file_system.remove(path).map_err(|e| IoError::new("remove", path, e))
     }
 
-    /// Reads the eras, or makes them for a store that has no data yet; raises the id floor to theirs, and removes
-    /// the files that a merge has done with, also from the listing.
+    /// Reads the eras file, or creates it for a store without data. Raises the highest id to the file's
+    /// floor, and removes the files that a merge has replaced, also from the listing.
     pub(crate) fn load_eras(&self, listing: &mut Listing) -> Result<Eras, OpenError> {
         match read_eras(&*self.file_system, &self.path)? {
             Some(mut eras) => {
@@ -237,7 +240,7 @@ impl Directory {
         }
     }
 
-    /// Removes what is left of these data files and their hints, durably.
+    /// Removes these data files and their hints as far as they exist, durably.
     pub(crate) fn remove_files(&self, ids: &[u64]) -> Result<(), IoError> {
         if ids.is_empty() {
             return Ok(());
@@ -268,7 +271,7 @@ impl Directory {
     fn store_eras_once(&self, bytes: &[u8]) -> Result<(), StoreErasError> {
         let path = self.eras_path();
         self.write_temporary(&path, bytes).map_err(|error| StoreErasError { error, settled: true })?;
-        // A name that could not be changed for want of space is as it was.
+        // A rename that failed for lack of space changed nothing.
         self.file_system.rename(&temporary(&path), &path).map_err(|e| {
             let error = IoError::new("rename into place", &path, e);
             StoreErasError { settled: error.is_no_space(), error }
@@ -280,7 +283,7 @@ impl Directory {
         self.path.join(ERAS_NAME)
     }
 
-    /// The store's files; removes temporary ones of ours.
+    /// Lists the store's files; removes temporary files of this store.
     fn list(&self) -> Result<Listing, OpenError> {
         let (listing, leftovers) = list(&*self.file_system, &self.path)?;
         for name in leftovers {
@@ -290,17 +293,17 @@ impl Directory {
     }
 }
 
-/// Why the eras were not stored.
+/// Reason why the eras were not stored.
 pub(crate) struct StoreErasError {
     pub(crate) error: IoError,
-    /// Whether the former eras are known to be those on disk; else either may be.
+    /// Whether the former eras are known to be those on disk; otherwise either eras may be.
     pub(crate) settled: bool,
 }
 
-/// Makes a directory if it is not there, durably.
+/// Creates a directory durably, unless it exists.
 pub(crate) fn create_directory(file_system: &dyn FileSystem, path: &Path) -> Result<(), IoError> {
     let failed = |e| IoError::new("make the directory", path, e);
-    // An empty one may be what a killed process left, which had not made its name durable yet.
+    // A killed process may have left an empty directory without making its name durable.
     if file_system.exists(path).map_err(failed)? && !file_system.list(path).map_err(failed)?.is_empty() {
         return Ok(());
     }
@@ -315,7 +318,7 @@ pub(crate) fn sync_directory(file_system: &dyn FileSystem, path: &Path) -> Resul
     file_system.sync_directory(path).map_err(|e| IoError::new("sync the directory", path, e))
 }
 
-/// The store's files and its leftovers, in a directory that need not be locked.
+/// Returns the store's files and its leftovers, in a directory that need not be locked.
 pub(crate) fn list(
     file_system: &dyn FileSystem,
     directory: &Path,
@@ -343,7 +346,7 @@ pub(crate) fn list(
     Ok((listing, leftovers))
 }
 
-/// Reads the eras file, if there is one.
+/// Reads the eras file; `None` if it does not exist.
 pub(crate) fn read_eras(file_system: &dyn FileSystem, directory: &Path) -> Result<Option<Eras>, OpenError> {
     let path = directory.join(ERAS_NAME);
     let bytes = match read_small(file_system, &path) {
@@ -357,18 +360,18 @@ pub(crate) fn read_eras(file_system: &dyn FileSystem, directory: &Path) -> Resul
     })
 }
 
-/// Reads the ids file; `None` if there is none, or none that can be relied on.
+/// Reads the ids file; `None` if it does not exist or is invalid.
 pub(crate) fn read_ids(file_system: &dyn FileSystem, directory: &Path) -> Option<u64> {
     read_small(file_system, &directory.join(IDS_NAME)).ok().and_then(|bytes| decode_ids(&bytes))
 }
 
-/// The error of a store that has data files and no eras.
+/// Returns the error of a store that has data files and no eras file.
 pub(crate) fn eras_missing(directory: &Path) -> OpenError {
     let reason = "it is missing, but there are data files".to_owned();
     OpenError::Eras { path: directory.join(ERAS_NAME), reason }
 }
 
-/// The whole of a file, if it is small.
+/// Reads a small file as a whole.
 pub(crate) fn read_small(file_system: &dyn FileSystem, path: &Path) -> io::Result<Vec<u8>> {
     let file = file_system.open(path, OpenMode::Read)?;
     let len = file.len()?.min(SMALL_FILE_MAX);
@@ -408,7 +411,7 @@ fn put_in_place(file_system: &dyn FileSystem, path: &Path) -> Result<(), IoError
     }
 }
 
-/// Makes a small file appear under its name, durably and all at once.
+/// Replaces a small file durably and atomically.
 pub(crate) fn write_whole(file_system: &dyn FileSystem, path: &Path, bytes: &[u8]) -> Result<(), IoError> {
     write_temporary(file_system, path, bytes)?;
     put_in_place(file_system, path)
@@ -432,7 +435,7 @@ fn temporary(path: &Path) -> PathBuf {
     name.into()
 }
 
-/// Takes the directory's lock, or tells who has it.
+/// Takes the directory's lock, or returns an error that names its owner.
 pub(crate) fn lock(
     file_system: &dyn FileSystem,
     directory: &Path,
@@ -442,14 +445,14 @@ pub(crate) fn lock(
         if e.kind() != io::ErrorKind::WouldBlock {
             return IoError::new("lock", &path, e).into();
         }
-        // The owner may be just about to write it.
+        // The owner may not have written its process id yet.
         let pid = read_small(file_system, &path).ok().and_then(|bytes| String::from_utf8(bytes).ok());
         let pid = pid.map(|pid| pid.trim().to_owned()).filter(|pid| !pid.is_empty());
         OpenError::Locked { path: directory.to_owned(), pid: pid.unwrap_or_else(|| "?".to_owned()) }
     })
 }
 
-/// The id in the name of a file of ours; other names are not ours.
+/// Returns the id in the name of a file of this store; `None` for any other name.
 fn id_of(name: &str, suffix: &str) -> Option<u64> {
     let digits = name.strip_suffix(suffix)?;
     let ours = digits.len() >= ID_DIGITS && digits.bytes().all(|byte| byte.is_ascii_digit());

@@ -1,13 +1,14 @@
-//! The interface of a program that embeds the store: it is its own owner, so versions come from a counter here,
-//! and an expired key is absent.
+//! The interface for a program that embeds the store: versions are drawn from a counter, and an expired key
+//! is absent.
 //!
-//! Each key's position names one of [`STRIPES`] locks. A plain put takes its lock shared, from before its version is
-//! drawn until its record is published: puts of one key still share a sync, and the higher version wins.
-//! Everything that reads before it writes, or must come after all that was written before (conditional writes,
-//! deletes, batches), takes its locks exclusively, several in ascending order. Invariants: while a condition is judged
-//! and its write made no other embedded write of the key is under way; **a tombstone's version is drawn while no put of
-//! its key is in flight**, so that all older records of the key lie in files the tombstone knows of, which is what
-//! a merge goes by when it drops tombstones. Nothing here orders itself with [`Engine::append`].
+//! Each key's position names one of [`STRIPES`] locks. A plain put holds its lock shared, from before it
+//! draws its version until its record is published. So puts of one key can share a sync, and the higher
+//! version wins. Operations that read before they write, or must follow all earlier writes (conditional
+//! writes, deletes, batches), hold their locks exclusively; several are locked in ascending order.
+//! Invariants: between judging a condition and publishing its write, no other embedded write of the key runs;
+//! **a tombstone's version is drawn while no put of its key is in flight**. So all older records of the key
+//! lie in files that the tombstone's bound covers; merges rely on this when they drop tombstones. Nothing
+//! here is ordered against [`Engine::append`].
 
 use std::collections::{HashMap, VecDeque};
 use std::slice;
@@ -24,22 +25,22 @@ use crate::log::{UNWRITTEN, Unwritten};
 use crate::slot::partition_of;
 use crate::{PARTITIONS, Partition, Record, Version};
 
-/// Locks that keys share. With few more writers than threads, two rarely meet in one without need.
+/// Number of locks that keys share. With few more writers than threads, two keys rarely share one by chance.
 const STRIPES: usize = 1024;
 
-/// Positions that [`Iter`] reads at a time.
+/// Number of positions that [`Iter`] reads at a time.
 const ITER_STEP: usize = 64;
 
-/// What a store has for this interface.
+/// State that a store keeps for this interface.
 #[derive(Debug)]
 pub(crate) struct Embedded {
-    /// The last version given.
+    /// The last version drawn.
     last_version: AtomicU64,
     stripes: Vec<RwLock<()>>,
 }
 
 impl Embedded {
-    /// Gives versions above this one.
+    /// Creates the state; the first version drawn is above `highest_version`.
     pub(crate) fn new(highest_version: Version) -> Self {
         let stripes = (0..STRIPES).map(|_| RwLock::new(())).collect();
         Self { last_version: AtomicU64::new(highest_version), stripes }
@@ -64,22 +65,23 @@ impl Embedded {
         stripes.into_iter().map(|stripe| self.stripes[stripe].write()).collect()
     }
 
-    /// A version above all that were given, and above `highest`.
+    /// Draws a version above all drawn before, and above `highest`.
     fn draw_version(&self, highest: Version) -> Result<Version, AppendError> {
-        // Looked at first: an owner's versions are seldom above, and a load is cheaper.
+        // Checked first: an owner's versions are seldom above the counter, and a load is cheaper than a
+        // `fetch_max`.
         if self.last_version.load(Ordering::Relaxed) < highest {
             self.last_version.fetch_max(highest, Ordering::Relaxed);
         }
         let last = self.last_version.fetch_add(1, Ordering::Relaxed);
         last.checked_add(1).ok_or_else(|| {
-            // So that the next finds them used up, too.
+            // The counter must stay at its maximum, so that the next call fails too.
             self.last_version.fetch_max(Version::MAX, Ordering::Relaxed);
             AppendError::VersionsUsedUp
         })
     }
 }
 
-/// Where a key belongs.
+/// Partition and position of a key.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     partition: Partition,
@@ -96,7 +98,7 @@ impl Place {
     }
 }
 
-/// Puts and deletes that are made together: [`Engine::write`].
+/// A set of puts and deletes that [`Engine::write`] applies atomically.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
     operations: Vec<Operation>,
@@ -111,39 +113,39 @@ struct Operation {
 }
 
 impl Batch {
-    /// An empty one.
+    /// Creates an empty batch.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Sets the key's value, for ever.
+    /// Adds a put of the key's value, without expiry.
     pub fn put(&mut self, key: &[u8], value: &[u8]) -> &mut Self {
         self.put_with_expiry(key, value, 0)
     }
 
-    /// Sets the key's value until this time, in milliseconds since 1970; 0 is for ever.
+    /// Adds a put of the key's value, with its expiry in milliseconds since 1970; 0: never.
     pub fn put_with_expiry(&mut self, key: &[u8], value: &[u8], expiry_ms: u64) -> &mut Self {
         self.operations.push(Operation { key: key.into(), value: Some(value.into()), expiry_ms });
         self
     }
 
-    /// Deletes the key if it is there.
+    /// Adds a delete of the key; it has no effect if the key is absent.
     pub fn delete(&mut self, key: &[u8]) -> &mut Self {
         self.operations.push(Operation { key: key.into(), value: None, expiry_ms: 0 });
         self
     }
 
-    /// How many operations it has.
+    /// Returns the number of operations.
     pub fn len(&self) -> usize {
         self.operations.len()
     }
 
-    /// Whether it has none.
+    /// Returns whether the batch has no operations.
     pub fn is_empty(&self) -> bool {
         self.operations.is_empty()
     }
 
-    /// Of each key the last operation: the only one that counts.
+    /// Returns the last operation of each key: the only one that takes effect.
     fn effective(&self) -> Vec<&Operation> {
         let numbered = self.operations.iter().enumerate();
         let last: HashMap<&[u8], usize> = numbered.clone().map(|(at, o)| (&*o.key, at)).collect();
@@ -151,42 +153,45 @@ impl Batch {
     }
 }
 
-/// What became of a conditional write.
+/// Result of a conditional write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "the write was made only if its condition held"]
 pub enum Conditional {
-    /// The condition held and the write was made: the key's record (of a delete, its tombstone) has this version.
+    /// The condition held and the write was made. The version is that of the new record (of a delete: its
+    /// tombstone).
     Done(Version),
-    /// The condition did not hold and nothing was written: the key has this version, or is absent.
+    /// The condition did not hold and nothing was written. The version is the key's present one; `None`: it
+    /// is absent.
     Unmet(Option<Version>),
 }
 
 impl Engine {
-    /// The value of a key that has not expired by this machine's clock.
+    /// Returns the value of a key that has not expired by this machine's clock.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, ReadError> {
         Ok(self.get_with_version(key)?.map(|(value, _)| value))
     }
 
-    /// The same, with its version: what [`Engine::put_if_version`] compares. Equal versions are the same write.
+    /// Returns the value of a key and its version, for [`Engine::put_if_version`]. Equal versions mean the
+    /// same write.
     pub fn get_with_version(&self, key: &[u8]) -> Result<Option<(Bytes, Version)>, ReadError> {
         let Some(stored) = self.0.find(key)? else { return Ok(None) };
         let (version, expiry_ms) = (stored.header.version, stored.header.expiry_ms);
-        // Few keys expire: the clock is not asked for the others.
+        // Few keys expire: the clock is not read for the others.
         let is_there = expiry_ms == 0 || expiry_ms > now_ms();
         Ok(stored.into_value().filter(|_| is_there).map(|value| (value, version)))
     }
 
-    /// Whether the key has a value that has not expired.
+    /// Returns whether the key has a value that has not expired.
     pub fn contains(&self, key: &[u8]) -> Result<bool, ReadError> {
         self.get(key).map(|value| value.is_some())
     }
 
-    /// Sets the key's value, for ever.
+    /// Sets the key's value, without expiry.
     pub fn put(&self, key: &[u8], value: &[u8]) -> Result<(), AppendError> {
         self.put_with_expiry(key, value, 0)
     }
 
-    /// Sets the key's value until this time, in milliseconds since 1970; 0 is for ever.
+    /// Sets the key's value, with its expiry in milliseconds since 1970; 0: never.
     pub fn put_with_expiry(&self, key: &[u8], value: &[u8], expiry_ms: u64) -> Result<(), AppendError> {
         let place = Place::of(key);
         let _shared = self.0.embedded.shared(place);
@@ -194,14 +199,14 @@ impl Engine {
         self.0.append_and_publish(slice::from_mut(&mut record))
     }
 
-    /// Deletes the key; tells whether it was there.
+    /// Deletes the key; returns whether it was present.
     pub fn delete(&self, key: &[u8]) -> Result<bool, StoreError> {
         let deleted = self.write_if(key, None, |present| present.is_some())?;
         Ok(matches!(deleted, Conditional::Done(_)))
     }
 
-    /// Sets the key's value if its version is `expected`; `None`: if it is absent. Atomic against all other
-    /// writes of this interface.
+    /// Sets the key's value if its version is `expected`; `None`: if the key is absent. Atomic with respect
+    /// to all other writes of this interface.
     pub fn put_if_version(
         &self,
         key: &[u8],
@@ -211,23 +216,25 @@ impl Engine {
         self.write_if(key, Some(value), |present| present == expected)
     }
 
-    /// Deletes the key if its version is `expected`; else like [`Engine::put_if_version`].
+    /// Deletes the key if its version is `expected`; otherwise like [`Engine::put_if_version`].
     pub fn delete_if_version(&self, key: &[u8], expected: Version) -> Result<Conditional, StoreError> {
         self.write_if(key, None, |present| present == Some(expected))
     }
 
-    /// Makes all of the batch's operations, or, if this fails or the machine does, none. Of several of one key the
-    /// last counts. At most `append_buffer_bytes` together, else [`AppendError::TooLarge`].
+    /// Applies all operations of the batch or, if the call or the machine fails, none of them. Of several
+    /// operations on a key the last takes effect. A batch may have at most `append_buffer_bytes`; a larger
+    /// one fails with [`AppendError::TooLarge`].
     ///
-    /// All become visible at once: who has read one key of the batch, finds the others as new or newer. For that
-    /// the partitions of its keys are locked while they are entered in memory, some 0.2 us a key.
+    /// All operations become visible at once: a reader that has seen one key of the batch finds the others in
+    /// the same state or a newer one. For this the partitions of the keys are locked while the keydir is
+    /// updated, about 0.2 us a key.
     pub fn write(&self, batch: &Batch) -> Result<(), AppendError> {
         let operations = batch.effective();
         let places: Vec<Place> = operations.iter().map(|operation| Place::of(&operation.key)).collect();
         let _exclusive = self.0.embedded.all_exclusive(&places);
         let mut records = Vec::with_capacity(operations.len());
         for (operation, &place) in operations.into_iter().zip(&places) {
-            // There is nothing to delete where nothing ever was.
+            // A key without an entry was never written: there is nothing to delete.
             if operation.value.is_some() || self.0.has_entry(place) {
                 let value = operation.value.as_deref();
                 records.push(self.0.own_record(place, &operation.key, value, operation.expiry_ms)?);
@@ -239,7 +246,7 @@ impl Engine {
         self.0.append_and_publish(&mut records)
     }
 
-    /// Writes (no value: deletes) if the key's present version is one for which this holds.
+    /// Writes the value (`None`: deletes the key) if `holds` returns true for the key's present version.
     fn write_if(
         &self,
         key: &[u8],
@@ -248,7 +255,7 @@ impl Engine {
     ) -> Result<Conditional, StoreError> {
         let place = Place::of(key);
         let _exclusive = self.0.embedded.exclusive(place);
-        // Before the read: if the partition is dropped after it, this write is, too.
+        // Created before the read: if the partition is dropped after the read, this write is dropped too.
         let mut record = self.0.own_record(place, key, value, 0)?;
         let present = self.get_with_version(key)?.map(|(_, version)| version);
         if !holds(present) {
@@ -258,8 +265,8 @@ impl Engine {
         Ok(Conditional::Done(record.version))
     }
 
-    /// All keys that are present, with their records, in no particular order. A key written or deleted
-    /// meanwhile may or may not be among them; every other is, once.
+    /// Returns an iterator over all present keys and their records, in no particular order. A key that is
+    /// written or deleted meanwhile may be missing; every other key is returned once.
     pub fn iterate(&self) -> Iter {
         Iter {
             engine: self.clone(),
@@ -272,7 +279,8 @@ impl Engine {
 }
 
 impl Core {
-    /// A record with a new version, above what an owner's own versions may have reached. The key's lock must be held.
+    /// Creates a record with a new version, above any version that an owner assigned. The caller holds the
+    /// key's lock.
     fn own_record<'a>(
         &self,
         place: Place,
@@ -296,8 +304,8 @@ impl Core {
         })
     }
 
-    /// Turns the key's record into a tombstone if it is still that of this version and has expired; tells
-    /// whether it did. For whoever meets expired records in a store that is its own owner.
+    /// Replaces the key's record by a tombstone if it still has this version and has expired; returns whether
+    /// it did. For code that finds expired records in a store that is not replicated.
     pub(crate) fn bury_expired(&self, key: &[u8], version: Version) -> Result<bool, StoreError> {
         let place = Place::of(key);
         let _exclusive = self.embedded.exclusive(place);
@@ -326,7 +334,7 @@ pub(crate) fn is_present(record: &Record, now_ms: u64) -> bool {
     record.value.is_some() && (record.expiry_ms == 0 || record.expiry_ms > now_ms)
 }
 
-/// Goes over the present keys of a store: [`Engine::iterate`].
+/// Iterator over the present keys of a store: [`Engine::iterate`].
 #[derive(Debug)]
 pub struct Iter {
     engine: Engine,

@@ -1,4 +1,4 @@
-//! The engine: what its owner calls, put together from the other modules.
+//! The engine: the calls of its owner, composed from the other modules.
 
 use std::fmt;
 use std::ops::Deref;
@@ -28,14 +28,14 @@ use crate::task::TaskStatus;
 use crate::tender::Tender;
 use crate::{InventoryEntry, KeyInfo, KeysPage, POSITION_STEP, Partition, PartitionStats, Record, Version};
 
-/// How often a read is tried again because its record was moved or replaced meanwhile.
+/// Limit of retries of a read whose record was moved or replaced meanwhile.
 const READ_RETRIES_MAX: usize = 16;
 
-/// A store that is open. Clones are the same store, which is closed with the last of them.
+/// An open store. Clones share it; dropping the last clone closes it.
 #[derive(Clone)]
 pub struct Engine(pub(crate) Arc<Shell>);
 
-/// The store and its thread; the thread ends first.
+/// The store and its background thread. The thread ends before the store is dropped.
 pub(crate) struct Shell {
     tender: Tender,
     pub(crate) core: Arc<Core>,
@@ -49,9 +49,9 @@ impl Deref for Shell {
     }
 }
 
-/// The store.
+/// The state of an open store.
 pub(crate) struct Core {
-    // Fields are dropped in this order: the log is stopped before the directory is unlocked.
+    // Rust drops the fields in this order: the log must stop before the directory is unlocked.
     pub(crate) log: Log,
     pub(crate) keydir: Keydir,
     pub(crate) files: Arc<FileTable>,
@@ -65,32 +65,32 @@ pub(crate) struct Core {
 /// Figures of a store.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct EngineStats {
-    /// Records in the data files, dead ones and tombstones included.
+    /// Number of records in the data files, including dead ones and tombstones.
     pub records_total: u64,
-    /// Keys with a live record.
+    /// Number of keys with a live record.
     pub live_keys: u64,
-    /// Keys whose newest record is a tombstone.
+    /// Number of keys whose newest record is a tombstone.
     pub tombstones: u64,
-    /// Bytes of the data files, without what is preallocated.
+    /// Bytes of the data files, without preallocated space.
     pub disk_bytes: u64,
     /// Bytes of the live keys' records.
     pub live_bytes: u64,
-    /// Data files.
+    /// Number of data files.
     pub data_files: u64,
-    /// Those that are open.
+    /// Number of data files that are open.
     pub open_files: u64,
-    /// Calls of [`Engine::append`] and what uses it, since the store was opened.
+    /// Number of calls of [`Engine::append`], and of calls that use it, since the store was opened.
     pub appends: u64,
-    /// Syncs of a data file since the store was opened.
+    /// Number of syncs of data files since the store was opened.
     pub syncs: u64,
     /// Bytes of appends that wait for the disk.
     pub waiting_bytes: u64,
-    /// Bytes of the reserve: see [`Options::reserve_bytes`].
+    /// Bytes that the reserve holds: see [`Options::reserve_bytes`].
     pub reserve_bytes: u64,
 }
 
 impl EngineStats {
-    /// Returns the bytes of the data files for 100 bytes of live records; 0 where nothing is live.
+    /// Returns the bytes of the data files for every 100 bytes of live records; 0 if no record is live.
     pub fn disk_per_live_percent(&self) -> u64 {
         self.disk_bytes.saturating_mul(100).checked_div(self.live_bytes).unwrap_or(0)
     }
@@ -103,8 +103,8 @@ impl fmt::Debug for Engine {
 }
 
 impl Engine {
-    /// Opens the store in `options.path`, or makes one. What was found is in the report: a damaged store opens
-    /// too, and says so.
+    /// Opens the store in `options.path`, or creates it. The returned [`Recovery`] reports what recovery
+    /// found: a damaged store opens too.
     pub fn open(options: Options) -> Result<(Self, Recovery), OpenError> {
         Self::open_on(Arc::new(RealFileSystem), options)
     }
@@ -142,20 +142,22 @@ impl Engine {
         Ok((Self(Arc::new(Shell { tender, core })), report))
     }
 
-    /// The newest published record of the key; a tombstone has no value. `None` if there never was one.
+    /// Returns the newest published record of the key, which may be a tombstone. `None`: the key has no
+    /// record.
     pub fn read(&self, key: &[u8]) -> Result<Option<Record>, ReadError> {
         self.0.read(key)
     }
 
-    /// Queues records for the log and returns at once; several are one atomic batch.
+    /// Queues records for the log and returns at once. Several records are one atomic batch.
     ///
-    /// `done` is called exactly once: with [`Appended`], to be given to [`Engine::publish`], once the records
-    /// are durable under the sync policy; or with the error. Under `sync = always` it is called from the
-    /// log's thread, in the order of the calls; under weaker policies from whichever thread appends, in the
-    /// same order, possibly before this returns. **A refusal** (too large, overloaded, closed, poisoned) is told
-    /// before this returns: so hold no lock here that `done` takes.
+    /// The engine calls `done` exactly once. After the records are durable under the sync policy, `done`
+    /// receives [`Appended`], to pass to [`Engine::publish`]; on failure it receives the error. Under `sync =
+    /// always` the log's thread calls it, in the order of the appends. Under weaker policies the appending
+    /// thread calls it, in the same order, possibly before this function returns. **A refusal** (too large,
+    /// overloaded, closed, poisoned) is reported before this function returns, so the caller must not hold a
+    /// lock that `done` takes.
     ///
-    /// While `done` runs no other append is told anything: it should be short, and must not wait for an append.
+    /// No other append completes while `done` runs: it should be short, and must not wait for an append.
     pub fn append<F>(&self, records: Vec<Record>, done: F)
     where
         F: FnOnce(Result<Appended, AppendError>) + Send + 'static,
@@ -163,11 +165,12 @@ impl Engine {
         self.0.log.append(self.0.prepare(records), Box::new(done));
     }
 
-    /// Makes appended records visible. Of several of one key the highest version stays, in whatever order, and
-    /// however often, they are published. Records of a partition dropped since their append are ignored.
+    /// Makes appended records visible. Of several records of a key the highest version stays, in whatever
+    /// order and however often they are published. Ignores records of a partition that was dropped after
+    /// their append.
     ///
-    /// Reads the disk only where the keydir has the key's position already, to compare the key. If the record
-    /// there is damaged, the new one takes its place.
+    /// Reads the disk only if the keydir already holds the key's position, to compare the key. If the record
+    /// there is damaged, the new record replaces it.
     pub fn publish(&self, appended: Appended) {
         let Some(pin) = &appended.pin else { return };
         if let [alone] = &appended.records[..] {
@@ -178,29 +181,32 @@ impl Engine {
         }
     }
 
-    /// Appends, waits until the records are durable under the sync policy, and publishes. Waits for room if the
-    /// append buffer is full. Not to be called from a callback of [`Engine::append`].
+    /// Appends, waits until the records are durable under the sync policy, and publishes them. Waits for room
+    /// if the append buffer is full. Must not be called from a callback of [`Engine::append`].
     pub fn apply(&self, records: Vec<Record>) -> Result<(), AppendError> {
         let prepared = self.0.prepare(records);
         let mut unwritten: Vec<_> = prepared.iter().map(Prepared::unwritten).collect();
         self.0.append_and_publish(&mut unwritten)
     }
 
-    /// Figures of a partition, at no cost.
+    /// Returns the figures of a partition, in constant time.
     ///
     /// # Panics
-    /// Like all that take a partition: if there is none of this number.
+    /// Panics if the partition does not exist, like every function that takes a partition.
     pub fn partition_stats(&self, partition: Partition) -> PartitionStats {
         self.0.keydir.stats(partition)
     }
 
-    /// Everything published in a partition, tombstones included, by position.
+    /// Returns an entry for every published record of a partition, tombstones included, ordered by position.
     pub fn inventory(&self, partition: Partition) -> Vec<InventoryEntry> {
         self.0.keydir.entries(partition).iter().map(InventoryEntry::from).collect()
     }
 
-    /// The records at these positions, tombstones included; a position may have none, or several.
-    /// A damaged one makes the whole call fail; asked for one by one, the others can be had.
+    /// Returns the records at these positions, tombstones included. A position may have no record, or
+    /// several.
+    ///
+    /// # Errors
+    /// One damaged record fails the whole call; the other records can still be read one position at a time.
     pub fn read_positions(&self, partition: Partition, positions: &[u64]) -> Result<Vec<Record>, ReadError> {
         let mut records = Vec::with_capacity(positions.len());
         for &position in positions {
@@ -209,8 +215,8 @@ impl Engine {
         Ok(records)
     }
 
-    /// The live keys from this position on, about `limit` of them, expired ones included. The page is complete:
-    /// every live key with `from <= position < next` is in it.
+    /// Returns a page of about `limit` live keys from this position on, expired ones included. The page is
+    /// complete: it has every live key with `from <= position < next`.
     pub fn keys_page(&self, partition: Partition, from: u64, limit: usize) -> Result<KeysPage, ReadError> {
         let (entries, next) = self.0.keydir.page(partition, from, limit, POSITION_STEP);
         let mut keys = Vec::with_capacity(entries.len());
@@ -219,7 +225,7 @@ impl Engine {
             let Some(first) = same.first() else { continue };
             let records = self.0.read_position(partition, first.position)?;
             for record in records.into_iter().filter(|record| record.value.is_some()) {
-                // Copied, so that listed keys do not keep their values in memory.
+                // Copied, so that a listed key does not keep its value in memory.
                 let key = Bytes::copy_from_slice(&record.key);
                 keys.push(KeyInfo { key, expiry_ms: record.expiry_ms, version: record.version });
             }
@@ -227,8 +233,8 @@ impl Engine {
         Ok(KeysPage { keys, next })
     }
 
-    /// Empties partitions, durably. Records appended before this and not published yet are dropped too; what is
-    /// appended after it is kept.
+    /// Empties partitions, durably. Also drops records that were appended before this call and are not
+    /// published yet. Records appended after it are kept.
     pub fn drop_partitions(&self, partitions: &[Partition]) -> Result<(), AppendError> {
         let mut eras = self.0.eras.lock();
         let mut raised = eras.clone();
@@ -244,7 +250,7 @@ impl Engine {
             }
         }
         if let Err(failed) = self.0.directory.store_eras(&raised) {
-            // If either eras may be the ones on disk, no append could be believed to survive.
+            // Either eras file may be the one on disk, so no later append could be guaranteed to survive.
             let settled = failed.settled;
             return Err(if settled { failed.error.into() } else { self.0.log.poison(failed.error) });
         }
@@ -258,7 +264,7 @@ impl Engine {
         Ok(())
     }
 
-    /// Figures of the store.
+    /// Returns the figures of the store.
     pub fn stats(&self) -> EngineStats {
         let totals = self.0.keydir.totals();
         let counters = self.0.log.counters();
@@ -278,90 +284,96 @@ impl Engine {
         }
     }
 
-    /// Returns how large the store's file system is and how much of it is free, as the operating system says now.
+    /// Returns the present size and free space of the store's file system, as the operating system reports
+    /// them.
     ///
     /// # Errors
-    /// The operating system did not say.
+    /// The operating system did not report them.
     pub fn space(&self) -> Result<Space, IoError> {
         self.0.space()
     }
 
-    /// Sets whether space is short (see [`Options::low_free_bytes`] for what merges do then). For owners that watch the
-    /// free space themselves, with marks and hysteresis of their own: they set that option to 0. It takes effect at the
-    /// engine's next look, or the next [`Engine::tend`]; a merge that waits for its budget goes on at once.
+    /// Sets whether space is low; [`Options::low_free_bytes`] describes what merges do then. For owners that
+    /// watch the free space themselves, with their own marks and hysteresis: they set that option to 0. It
+    /// takes effect at the engine's next look, or at the next [`Engine::tend`]. A merge that waits for its
+    /// budget continues at once.
     pub fn set_space_low(&self, low: bool) {
         self.0.merges.set_space_low(low);
     }
 
-    /// Returns whether merges take space for short: what [`Engine::set_space_low`] said last or, where the engine looks
-    /// by itself, what it found.
+    /// Returns whether merges treat space as low: the last value passed to [`Engine::set_space_low`] or, if
+    /// the engine checks by itself, its own finding.
     pub fn is_space_low(&self) -> bool {
         self.0.merges.is_space_low()
     }
 
-    /// Flushes, syncs and closes the log: all clones refuse further appends. They still read; the directory is
-    /// free for another engine when the last one is dropped, which also closes (in a callback: when that returns).
+    /// Flushes, syncs and closes the log: all clones refuse further appends but still read. Dropping the last
+    /// clone frees the directory for another engine. It also closes the log; in a callback, this happens when
+    /// the callback returns.
     pub fn close(self) -> Result<(), AppendError> {
         self.0.tender.stop();
         self.0.log.close()
     }
 
-    /// Makes everything durable that was appended before this call, whatever the sync policy.
+    /// Makes every append made before this call durable, whatever the sync policy.
     pub fn sync(&self) -> Result<(), AppendError> {
         self.0.log.sync()
     }
 
-    /// Does what the log's thread does (see [`Options::log_thread`]), in this one: commits the appends that wait, and runs
-    /// their callbacks. False if none waits.
+    /// Does the work of the log's thread (see [`Options::log_thread`]) in the calling thread: commits the
+    /// waiting appends, and runs their callbacks. Returns `false` if none waits.
     pub fn commit_appends(&self) -> bool {
         self.0.log.commit_waiting()
     }
 
-    /// Does the first half of [`Engine::commit_appends`], as a log's thread whose disk is slow: takes the appends that
-    /// wait. What is appended before [`TakenGroup::commit`] waits for the next group. `None` if none waits.
+    /// Does the first half of [`Engine::commit_appends`], like a log's thread whose disk is slow: takes the
+    /// waiting appends. Appends made before [`TakenGroup::commit`] wait for the next group. Returns `None` if
+    /// none waits.
     pub fn take_appends(&self) -> Option<TakenGroup> {
         self.0.log.take_waiting()
     }
 
-    /// Does what the engine's thread does (see [`Options::background`]), in this one: writes missing hint files and
-    /// merges what is due, at any time of the day. Under way elsewhere, it is waited for.
+    /// Does the work of the engine's thread (see [`Options::background`]) in the calling thread: writes
+    /// missing hint files and runs due merges, at any time of the day. Waits for such work if another thread
+    /// does it already.
     pub fn tend(&self) -> Result<Merged, MergeError> {
         self.0.look_at_space()?;
         self.0.tend(true)
     }
 
-    /// Completes the active file and merges every data file with dead bytes in it, whatever the triggers and the
-    /// window. Reads and writes go on meanwhile.
+    /// Completes the active file and merges every data file that has dead bytes, regardless of the triggers
+    /// and the window. Reads and writes continue meanwhile.
     pub fn merge(&self) -> Result<Merged, MergeError> {
         self.0.merge_all()
     }
 
-    /// Makes a snapshot in a directory that is empty or not there, on the same file system: everything published
-    /// before this call and nothing appended after it. It shares the data files by hard links, so it costs next to
-    /// nothing until they are merged. Reads and writes go on; writes wait for at most one sync.
-    /// [`restore`](crate::restore) makes a store of it.
+    /// Makes a snapshot in a directory that is empty or does not exist, on the same file system. The snapshot
+    /// holds everything published before this call, and nothing appended after it. It shares the data files
+    /// by hard links, so it takes almost no space until they are merged. Reads and writes continue; writes
+    /// wait for at most one sync. [`restore`](crate::restore) makes a store of it.
     pub fn snapshot(&self, to: &Path) -> Result<Snapshot, SnapshotError> {
         self.0.snapshot(to)
     }
 
-    /// The rate that its merges draw on: see [`Options::budget`].
+    /// Returns the rate limit of the store's merges: see [`Options::budget`].
     pub fn budget(&self) -> &Budget {
         &self.0.options.budget
     }
 
-    /// How the last merge stands, or the one under way; `None` before the first.
+    /// Returns the status of the running merge, or else of the last one; `None` before the first.
     pub fn merge_status(&self) -> Option<TaskStatus> {
         self.0.merges.status()
     }
 
-    /// Makes a merge that is under way end soon, with nothing lost but its work since its last complete output.
+    /// Makes a running merge end soon. It loses only its work since its last complete output.
     pub fn stop_merge(&self) {
         self.0.merges.stop();
     }
 
-    /// Says that nobody will bring a record of this partition any more that is older than a tombstone up to this
-    /// version: merges may drop those then, if the store itself holds no such record either. For the owner of a
-    /// replicated store ([`Options::replicated`]); dropping the partition takes it back.
+    /// Declares that no other copy will send a record of this partition that is older than a tombstone up to
+    /// this version. Merges may then drop such tombstones, if the store itself holds no older record either.
+    /// For the owner of a replicated store ([`Options::replicated`]). Dropping the partition revokes the
+    /// declaration.
     pub fn mark_clean(&self, partition: Partition, up_to: Version) {
         self.0.merges.mark_clean(partition, up_to);
     }
@@ -372,12 +384,12 @@ impl Engine {
 }
 
 impl Core {
-    /// The newest published record of the key.
+    /// Returns the newest published record of the key.
     pub(crate) fn read(&self, key: &[u8]) -> Result<Option<Record>, ReadError> {
         Ok(self.find(key)?.map(Stored::into_record))
     }
 
-    /// The same, as it was read.
+    /// Returns the newest published record of the key, in the form in which it was read.
     pub(crate) fn find(&self, key: &[u8]) -> Result<Option<Stored>, ReadError> {
         self.read_at(partition_of(key), position_of(key), |entries| {
             for entry in entries {
@@ -390,8 +402,8 @@ impl Core {
         })
     }
 
-    /// Has `read` read what the keydir has of a position. If it fails, because a merge has moved a record and
-    /// removed its file, say, it is tried again with what the keydir has then, unless that is the same.
+    /// Calls `read` with the keydir's entries of a position. If `read` fails, for example because a merge
+    /// moved a record and removed its file, retries with the present entries, unless they are the same.
     pub(crate) fn read_at<T>(
         &self,
         partition: Partition,
@@ -423,34 +435,35 @@ impl Core {
         }
     }
 
-    /// The records at a position, tombstones included.
+    /// Returns the records at a position, tombstones included.
     fn read_position(&self, partition: Partition, position: u64) -> Result<Vec<Record>, ReadError> {
         self.read_at(partition, position, |entries| {
             entries.iter().map(|entry| Ok(self.read_entry(entry)?.into_record())).collect()
         })
     }
 
-    /// Reads a record and checks that it is the one the keydir means. What is wrong otherwise is only damage
-    /// that no checksum shows: a stale block, say.
+    /// Reads a record and checks that it is the one the keydir means. A mismatch is damage that no checksum
+    /// shows, such as a stale block.
     pub(crate) fn read_entry(&self, entry: &Entry) -> Result<Stored, ReadError> {
         let stored = self.files.read(entry.location())?;
         let meant = stored.header.version == entry.version && position_of(stored.key()) == entry.position;
         if meant { Ok(stored) } else { Err(self.files.misplaced(entry.location())) }
     }
 
-    /// The space of the store's file system.
+    /// Returns the size and free space of the store's file system.
     pub(crate) fn space(&self) -> Result<Space, IoError> {
         let path = self.directory.path();
         let space = self.directory.file_system().space(path);
-        space.map_err(|e| IoError::new("look at the free space of", path, e))
+        space.map_err(|e| IoError::new("read the free space of", path, e))
     }
 
-    /// No record of the store has a higher version, nor had before it was overwritten.
+    /// Returns a bound on versions: no record of the store has, or had before it was overwritten, a higher
+    /// version.
     pub(crate) fn highest_version(&self) -> Version {
         self.embedded.last_version().max(self.keydir.totals().highest_version)
     }
 
-    /// Appends, waits, publishes: [`Engine::apply`], of records that need not be owned.
+    /// Appends, waits and publishes like [`Engine::apply`], for borrowed records.
     pub(crate) fn append_and_publish(&self, records: &mut [Unwritten<'_>]) -> Result<(), AppendError> {
         let pin = self.log.append_now(records)?;
         if let [alone] = records {
@@ -462,8 +475,8 @@ impl Core {
         Ok(())
     }
 
-    /// Publishes records of the file that is pinned, all at once; takes note of what a merge must know of
-    /// tombstones and older records that meet out of their order (see [`crate::merge`]).
+    /// Publishes records of the pinned file, all at once. Records what a merge must know about tombstones and
+    /// older records that are published out of order (see [`crate::merge`]).
     pub(crate) fn publish(&self, pin: &Pin, candidates: &[Candidate<'_>]) {
         let file = pin.file();
         self.keydir.publish_all(&self.files, candidates, |candidate, published| match published {
@@ -482,7 +495,7 @@ impl Core {
         });
     }
 
-    /// The bound of the tombstone at this place; 0, which is always safe, if it cannot be read.
+    /// Returns the bound of the tombstone at this place; if it cannot be read, 0, which is always safe.
     fn bound_at(&self, at: Location) -> u64 {
         let file_id = self.files.get(at.file).map_or(0, |file| file.id);
         self.files.read(at).map_or(0, |stored| stored.bound(file_id))

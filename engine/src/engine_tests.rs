@@ -2,7 +2,7 @@ use std::cell::Cell;
 
 use super::*;
 
-/// A store with one key, and where that is.
+/// Opens a store with one key; returns also the key's partition and position.
 fn engine_with_a_key(directory: &std::path::Path) -> (Engine, Partition, u64) {
     let (engine, _) = Engine::open(Options::new(directory)).unwrap();
     engine.put(b"key", b"value").unwrap();
@@ -21,7 +21,7 @@ fn read_whose_record_was_moved_finds_it_in_its_new_place() {
     let value = engine.0.read_at(partition, position, |entries| {
         tries.set(tries.get() + 1);
         if tries.get() == 1 {
-            // As a merge would, between the look-up and the read.
+            // A merge could do this between the lookup and the read.
             engine.put(b"key", b"elsewhere").unwrap();
             return Err(gone());
         }
@@ -70,7 +70,7 @@ fn record_at_the_end_of_its_file_is_read_whole_or_not_at_all() {
         engine.put(&len.to_le_bytes(), &value_of(len)).unwrap();
         assert!(engine.get(&len.to_le_bytes()).unwrap().unwrap() == value_of(len));
     }
-    // Without what is preallocated the file ends with the record, and before the length that is asked for.
+    // Cut to its records, the file ends with the last record, before the end of the length that is read.
     let file =
         std::fs::OpenOptions::new().write(true).open(directory.path().join("0000000001.data")).unwrap();
     let end = engine.stats().disk_bytes;

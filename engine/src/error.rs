@@ -1,23 +1,23 @@
-//! Errors by operation: what happened, what it means for the data, what to do next.
+//! Errors by operation. Each states what happened, what it means for the data, and what to do.
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// An input or output call that failed, with what it was for.
+/// A failed input or output call, with its purpose.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error("cannot {action} {}: {source}{}", path.display(), hint(source))]
 pub struct IoError {
-    /// What was tried: "open", "sync".
+    /// The attempted action: "open", "sync".
     pub action: &'static str,
-    /// On which file or directory.
+    /// The file or directory.
     pub path: PathBuf,
-    /// What the operating system said.
+    /// The error of the operating system.
     pub source: Arc<io::Error>,
 }
 
 impl IoError {
-    /// Returns whether the call failed because there is no room on the file system, or the quota is used up.
+    /// Returns whether the call failed because the file system is full or the quota is used up.
     pub fn is_no_space(&self) -> bool {
         matches!(self.source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
     }
@@ -30,10 +30,10 @@ impl IoError {
 fn hint(source: &io::Error) -> &'static str {
     match source.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            "; free some space on this file system (the store goes on reading, and writes once there is room)"
+            "; free some space on this file system (the store still reads, and writes once there is room)"
         }
         io::ErrorKind::PermissionDenied => {
-            "; give the user that runs this program the right to read and write there, or name another directory"
+            "; let the user of this process read and write there, or name another directory"
         }
         io::ErrorKind::ReadOnlyFilesystem => {
             "; the file system is mounted read-only: mount it writable, or name another directory"
@@ -45,51 +45,52 @@ fn hint(source: &io::Error) -> &'static str {
     }
 }
 
-/// Why a store was not opened. Nothing in it was changed but leftovers of an interrupted start.
+/// Reason why a store was not opened. Nothing in it was changed except leftovers of an interrupted start.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Options out of bounds: all of them.
+    /// Options are out of bounds: the list has all of them.
     #[error("bad options: {}", .0.join("; "))]
     Options(Vec<String>),
-    /// Another process, or another engine in this one, has the directory.
+    /// Another process, or another engine in this process, has the directory.
     #[error("{} is in use by process {pid}; stop it, or name another directory", path.display())]
     Locked {
         /// The store's directory.
         path: PathBuf,
-        /// The process that has it, as it wrote itself into the lock file ("?" if it has not yet).
+        /// The process that has it, as it wrote itself into the lock file ("?" if it has not done so yet).
         pid: String,
     },
-    /// A snapshot, or the beginning of one, or of a store that was being restored.
+    /// The directory is a snapshot, an incomplete one, or a store whose restore was not completed.
     #[error(
-        "{} is a snapshot, or a store that was not restored to its end: to open a snapshot, restore it to another \
-         directory; to restore again, remove what is there",
+        "{} is a snapshot, or a store whose restore was not completed; it was not opened; to open a \
+         snapshot, restore it to another directory; to restore again, remove its content",
         path.display()
     )]
     IsSnapshot {
         /// The directory.
         path: PathBuf,
     },
-    /// A file of another format version.
+    /// A file has another format version.
     #[error("{}: {reason}; open the store with the build that wrote it", path.display())]
     Format {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What it says.
+        /// The format version that the file states.
         reason: String,
     },
-    /// The file that tells dropped partitions from present ones is missing or damaged.
+    /// The eras file is missing or damaged.
     #[error(
-        "{}: {reason}; without it dropped partitions cannot be told from present ones. Put the file back from a \
-         backup of this directory, or start this node with an empty directory so that it is filled by its peers",
+        "{}: {reason}; without it dropped partitions cannot be distinguished from present ones; put the file \
+         back from a backup of this directory, or start this node with an empty directory so that its peers \
+         fill it",
         path.display()
     )]
     Eras {
         /// The eras file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Reason why the file is unusable.
         reason: String,
     },
-    /// The operating system said no.
+    /// The operating system reported an error.
     #[error(transparent)]
     Io(#[from] IoError),
     /// The log's thread could not be started.
@@ -97,41 +98,43 @@ pub enum OpenError {
     Thread(Arc<io::Error>),
 }
 
-/// Why records were not appended. Each variant says what that means for them.
+/// Reason why records were not appended. Each variant states what this means for the records.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum AppendError {
     /// A key, a value or a set of records is too long. Nothing was written.
-    #[error("{what} of {bytes} bytes: at most {max} are taken; nothing was written")]
+    #[error("{what} of {bytes} bytes is too long: the limit is {max}; nothing was written")]
     TooLarge {
-        /// What is too long.
+        /// The object that is too long.
         what: &'static str,
-        /// How long it is.
+        /// Its size in bytes.
         bytes: u64,
-        /// How long it may be.
+        /// Its limit in bytes.
         max: u64,
     },
     /// The append buffer is full: the disk is slower than the writers. Nothing was written.
     #[error(
-        "the disk is slower than the writers: {waiting} wait, at most {max} may; nothing was written, try again later"
+        "the disk is slower than the writers: {waiting} wait and the limit is {max}; nothing was written; \
+         try again later"
     )]
     Overloaded {
-        /// Bytes that wait (where appends are written inline: callbacks).
+        /// Waiting bytes; waiting callbacks, where appends are written inline.
         waiting: usize,
-        /// Their bound: `append_buffer_bytes`.
+        /// Limit of waiting bytes: `append_buffer_bytes`.
         max: usize,
     },
-    /// There is no room on the file system. Nothing was written, and nothing of it will be seen. The store goes on:
-    /// it reads, and takes appends again as soon as there is room, without being opened anew.
+    /// The file system is full. Nothing was written and no part of the append will become visible. The store
+    /// continues to read, and accepts appends again as soon as there is room, without being reopened.
     #[error("nothing was written: {0}")]
     NoSpace(IoError),
-    /// Writing failed for another reason than want of space. Nothing was written, and nothing of it will be seen;
-    /// later appends may succeed.
+    /// Writing failed for another reason than a full disk. Nothing was written and no part of the append will
+    /// become visible; later appends may succeed.
     #[error("nothing was written: {0}")]
     Io(IoError),
-    /// An earlier sync failed, so that what is on disk is unknown. The store reads, but takes no appends until
-    /// it is opened anew. Records that waited for the failed sync may or may not be there then.
+    /// An earlier sync failed, so the content of the disk is unknown. The store reads, but accepts no appends
+    /// until it is reopened. Records that waited for the failed sync may or may not be present then.
     #[error(
-        "the log is stopped since {0}; the store goes on reading; check the disk, then open the store anew"
+        "the log is stopped since {0}; the store still reads, but accepts no writes; check the disk, then \
+         reopen the store"
     )]
     Poisoned(IoError),
     /// The engine was closed. Nothing was written.
@@ -142,7 +145,7 @@ pub enum AppendError {
         "partition {0} cannot be dropped again: its eras are used up; copy the data into a new directory"
     )]
     ErasUsedUp(crate::Partition),
-    /// A record has the highest version there is, so that none is left for a new one. Nothing was written.
+    /// A record has the highest possible version, so no version is left for a new one. Nothing was written.
     #[error("versions are used up; nothing was written; copy the data into a new directory")]
     VersionsUsedUp,
 }
@@ -153,13 +156,13 @@ impl From<IoError> for AppendError {
     }
 }
 
-/// Why a record could not be read.
+/// Reason why a record could not be read.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The record's bytes are not what was written. Nothing can be told of the key from this copy.
+    /// The record's bytes are not those that were written. The key's state is unknown from this copy.
     #[error(
-        "{} at offset {offset}: the record is damaged: {reason}; restore the key from another copy (writing it anew \
-         also heals it)",
+        "{} at offset {offset}: the record is damaged: {reason}; restore the key from another copy \
+         (overwriting it also heals it)",
         path.display()
     )]
     Damaged {
@@ -167,134 +170,139 @@ pub enum ReadError {
         path: PathBuf,
         /// Where the record begins.
         offset: u64,
-        /// What is wrong with it.
+        /// Description of the damage.
         reason: String,
     },
-    /// The operating system said no.
+    /// The operating system reported an error.
     #[error(transparent)]
     Io(#[from] IoError),
 }
 
-/// Why keys could not be scanned in order.
+/// Reason why keys could not be scanned in order.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ScanError {
-    /// The store keeps no keys in order.
+    /// The store has no ordered index.
     #[error(
-        "the store was opened without the ordered index; set index = \"ordered\" and open it anew, or scan in hash \
-         order with keys_page"
+        "the store was opened without the ordered index; set index = \"ordered\" and reopen it, or scan in \
+         hash order with keys_page"
     )]
     NoOrderedIndex,
-    /// While reading.
+    /// A record could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
 }
 
-/// Why data files were not merged, or not all of them. The store holds what it held, and goes on.
+/// Reason why no data files were merged, or not all of them. The store's content is unchanged, and it stays
+/// usable.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum MergeError {
-    /// It was told to stop.
-    #[error("the merge was stopped; what it had not completed is as it was")]
+    /// The merge was stopped on request.
+    #[error("the merge was stopped; the files it had not completed are unchanged")]
     Stopped,
-    /// There is no room for what is live in the files.
+    /// The file system has no room for the live records of the files.
     #[error(
-        "a merge needs {needed} bytes of free space and there are {free}; free some on this file system, or let keys be \
-         deleted: files without live records are removed without any"
+        "a merge needs {needed} bytes of free space and {free} are free; no data was lost; free some space \
+         on this file system, or delete keys: files without live records are removed without any free space"
     )]
     NoRoom {
-        /// Bytes that the smallest merge that is due needs.
+        /// Bytes that the smallest due merge needs.
         needed: u64,
-        /// Bytes that are free.
+        /// Free bytes.
         free: u64,
     },
-    /// What was written could not be read back.
+    /// The output of a merge could not be read back.
     #[error(
-        "{}: what a merge wrote there cannot be read back; the files it was copied from are kept; check the disk",
+        "{}: the output of a merge cannot be read back; the files it was copied from are kept; check the \
+         disk",
         path.display()
     )]
     Unverified {
-        /// The file that was written.
+        /// The output file.
         path: PathBuf,
     },
-    /// A record was not copied that is live: a fault of the engine, found before anything was removed.
+    /// A merge did not copy a live record: a fault of the engine, found before anything was removed.
     #[error("{}: a merge missed a live record; the file is kept; please report this", path.display())]
     StillLive {
         /// The file that was to be removed.
         path: PathBuf,
     },
-    /// Too many files of earlier merges are still there.
+    /// Too many merged files could not be removed.
     #[error(
-        "{files} data files that were merged cannot be removed; nothing is lost, but no space is freed; see that this \
-         user may remove files there, then merge again"
+        "{files} merged data files cannot be removed; no data was lost, but no space is freed; let this user \
+         remove files there, then merge again"
     )]
     NotRemoved {
-        /// How many.
+        /// Number of such files.
         files: usize,
     },
-    /// The log refuses to begin a new file.
+    /// The log could not begin a new file.
     #[error(transparent)]
     Append(#[from] AppendError),
-    /// The operating system said no.
+    /// The operating system reported an error.
     #[error(transparent)]
     Io(#[from] IoError),
 }
 
-/// Why a snapshot was not made, or not restored. The store it was to be made of is as it was.
+/// Reason why a snapshot was not made, or not restored. The source store is unchanged.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SnapshotError {
-    /// The directory to write to has something in it.
-    #[error("{} is not empty; name a directory that is, or is not there", path.display())]
+    /// The target directory is not empty.
+    #[error(
+        "{} is not empty; nothing was written; name a directory that is empty or does not exist",
+        path.display()
+    )]
     NotEmpty {
         /// The directory.
         path: PathBuf,
     },
-    /// Some of the store's files cannot be read at all: a snapshot would not show that they are missing.
+    /// Data files of the store cannot be read at all; a snapshot would not show that they are missing.
     #[error("data files {files:?} of the store cannot be read; restore their keys from another copy first")]
     Unreadable {
-        /// Their ids.
+        /// Ids of these files.
         files: Vec<u64>,
     },
-    /// Hard links do not reach there.
+    /// The target is on another file system, which hard links cannot reach.
     #[error(
-        "{} is on another file system than the store, where hard links do not reach; name a directory on the same one, \
-         and copy the snapshot from there",
+        "{} is on another file system than the store, so files cannot be hard-linked to it; name a directory \
+         on the same one, and copy the snapshot from there",
         path.display()
     )]
     OtherFileSystem {
         /// The directory.
         path: PathBuf,
     },
-    /// What should be a snapshot is none.
-    #[error("{} is no snapshot: it has no marker", path.display())]
+    /// The directory is not a snapshot.
+    #[error("{} is not a snapshot: it has no marker", path.display())]
     NoSnapshot {
         /// The directory.
         path: PathBuf,
     },
-    /// The snapshot cannot be relied on.
+    /// The snapshot is incomplete or damaged.
     #[error("the snapshot {} is not whole: {reason}; take another one", path.display())]
     NotWhole {
         /// The directory.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Description of the defect.
         reason: String,
     },
-    /// The directory to restore to cannot be had, or the snapshot's files not be read.
+    /// The target directory could not be used, or the snapshot's files could not be read.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The log refuses to complete its file.
+    /// The log could not complete its file.
     #[error(transparent)]
     Append(#[from] AppendError),
-    /// The operating system said no.
+    /// The operating system reported an error.
     #[error(transparent)]
     Io(#[from] IoError),
 }
 
-/// Why an operation of the embedded interface failed.
+/// Reason why an operation of the embedded interface failed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum StoreError {
-    /// While reading.
+    /// A record could not be read.
     #[error(transparent)]
     Read(#[from] ReadError),
-    /// While writing.
+    /// A record could not be written.
     #[error(transparent)]
     Append(#[from] AppendError),
 }

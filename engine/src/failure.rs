@@ -1,18 +1,18 @@
-//! How a store tells its owner that one of its threads ended, or a callback panicked.
+//! Reports to the owner of a store that one of its threads ended, or that a callback panicked.
 
 use std::fmt;
 use std::sync::Arc;
 
 type Act = dyn Fn(&str, &str) + Send + Sync;
 
-/// Called with the name of a thread of the store that ended by a panic, or that ran a callback which panicked, and with
-/// what happened. The store takes no appends, or makes no merges, after that: its owner should close it, or end. Must
-/// not block; may be called on a thread that is panicking.
+/// A function that the store calls with the name of a thread and a description. The thread ended by a panic,
+/// or it ran a callback that panicked. After that the store accepts no appends, or makes no merges: its owner
+/// should close it, or exit. The function must not block; it may run on a thread that is panicking.
 #[derive(Clone, Default)]
 pub struct OnFailure(Option<Arc<Act>>);
 
 impl OnFailure {
-    /// Creates one that calls `act`.
+    /// Creates a value that calls `act`.
     pub fn new(act: impl Fn(&str, &str) + Send + Sync + 'static) -> Self {
         Self(Some(Arc::new(act)))
     }
@@ -23,7 +23,7 @@ impl OnFailure {
         }
     }
 
-    /// Returns what a thread holds while it runs: dropped by a panic, it reports that.
+    /// Returns a guard that the thread holds while it runs: if a panic drops it, it reports the panic.
     pub(crate) fn guard(&self, thread: &'static str) -> Guard {
         Guard { on_failure: self.clone(), thread }
     }
@@ -36,7 +36,7 @@ impl fmt::Debug for OnFailure {
 }
 
 impl PartialEq for OnFailure {
-    /// Two are equal if they call the same, or nothing.
+    /// Returns whether both call the same function, or none.
     fn eq(&self, other: &Self) -> bool {
         match (&self.0, &other.0) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
@@ -48,7 +48,7 @@ impl PartialEq for OnFailure {
 
 impl Eq for OnFailure {}
 
-/// See [`OnFailure::guard`].
+/// Guard of a running thread: see [`OnFailure::guard`].
 pub(crate) struct Guard {
     on_failure: OnFailure,
     thread: &'static str,

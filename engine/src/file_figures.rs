@@ -1,8 +1,9 @@
-//! How many bytes of each data file are live, by file slot: what a merge chooses its inputs by.
+//! The number of live bytes in each data file, by file slot. Merges choose their inputs by it.
 //!
-//! Kept by the keydir with every entry that comes, moves and goes, under the lock of the entry's partition; read
-//! without any. Bytes are coded lengths ([`crate::length`]), the same when added and when subtracted: a file whose
-//! entries are all gone is at exactly 0, and until then at most 0.1 % above the truth.
+//! The keydir updates the counters with every entry that it adds, moves or removes, under the lock of the
+//! entry's partition; reads take no lock. Bytes are coded lengths ([`crate::length`]), and the same value is
+//! added and subtracted. So a file without entries is at exactly 0, and any other file at most 0.1 % above
+//! the true value.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,11 +11,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crate::data_file::FileSlot;
 use crate::table::Entry;
 
-/// Slots whose figures are allocated together.
+/// Slots whose counters are allocated together.
 const CHUNK_SLOTS: usize = 256;
 const CHUNKS: usize = (FileSlot::MAX as usize + 1) / CHUNK_SLOTS;
 
-/// What of one data file is live.
+/// The live bytes of one data file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct FileFigure {
     /// Bytes of the records of live keys.
@@ -31,7 +32,7 @@ struct Counters {
 
 type Chunk = OnceLock<Box<[Counters; CHUNK_SLOTS]>>;
 
-/// The figures of all data files.
+/// The counters of all data files.
 #[derive(Debug)]
 pub(crate) struct FileFigures {
     chunks: Box<[Chunk; CHUNKS]>,
@@ -42,7 +43,7 @@ impl FileFigures {
         Self { chunks: Box::new([const { OnceLock::new() }; CHUNKS]) }
     }
 
-    /// What the keydir has of this file.
+    /// Returns the live bytes of this file, as the keydir counts them.
     pub(crate) fn of(&self, file: FileSlot) -> FileFigure {
         let (chunk, index) = (usize::from(file) / CHUNK_SLOTS, usize::from(file) % CHUNK_SLOTS);
         let Some(counters) = self.chunks[chunk].get().map(|chunk| &chunk[index]) else {
@@ -59,7 +60,7 @@ impl FileFigures {
         self.counter(entry).fetch_add(bytes, Ordering::Release);
     }
 
-    /// Takes back what [`Self::add`] added for this entry.
+    /// Subtracts the bytes that [`Self::add`] added for this entry.
     pub(crate) fn subtract(&self, entry: &Entry) {
         let bytes = u64::from(entry.location().len);
         let before = self.counter(entry).fetch_sub(bytes, Ordering::Release);

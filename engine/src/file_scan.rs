@@ -1,4 +1,4 @@
-//! Goes through one data file record by record, and finds its way past what is no record.
+//! Reads one data file record by record, and finds the next whole record after damage.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -9,53 +9,53 @@ use crate::format::{Bad, FILE_HEADER_LEN, Header, Kind, Parsed, RECORD_HEADER_LE
 
 const WINDOW_BYTES: usize = 1 << 20;
 
-/// Bytes a search for the next whole record may checksum; a damaged file full of what looks like long records
-/// must not hold up the start for ever. Beyond it the rest of the file is quarantined.
+/// Limit of the bytes that searches for the next whole record may checksum. A damaged file full of apparent
+/// long records must not delay the start without bound. Beyond the limit the rest of the file is quarantined.
 const SEARCH_BYTES_MAX: u64 = 1 << 30;
 
-/// Where damage may be told from a torn tail.
+/// The part of a file in which invalid bytes are damage, not a torn tail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bounds {
     /// All of the file was synced.
     Sealed,
-    /// What a mark covers was synced; what follows may be torn.
+    /// The bytes that a mark covers were synced; the bytes after it may be torn.
     Active,
 }
 
-/// The next thing in a file.
+/// The next item in a file.
 #[derive(Debug)]
 pub(crate) enum Found<'a> {
-    /// A whole record, not a mark; of a batch the members were checked too.
+    /// A whole record other than a mark; the members of a batch were checked too.
     Record { offset: u64, record: Parsed<'a> },
-    /// Bytes that should be records.
+    /// Bytes that are not a whole record.
     Bad { offset: u64, bytes: u64, reason: Bad },
     /// The end of the records.
     End(End),
 }
 
-/// How a file's records end.
+/// The end of a file's records.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct End {
-    /// Where.
+    /// Offset of the end.
     pub(crate) offset: u64,
-    /// The highest offset a mark says was durable.
+    /// The highest offset up to which a mark states that the file was durable.
     pub(crate) marked: u64,
-    /// Whether the last record is a mark of all before it.
+    /// Whether the last record is a mark that covers all records before it.
     pub(crate) ends_marked: bool,
-    /// Bytes of something that follow; zeros after it not counted.
+    /// Bytes after the end that are not zero, counted up to the last one.
     pub(crate) cut_bytes: u64,
 }
 
-/// Reads one file from its first record on.
+/// Reader of one file, beginning with its first record.
 #[derive(Debug)]
 pub(crate) struct Scanner {
     window: Window,
     salt: Salt,
     len: u64,
     offset: u64,
-    /// The highest offset a mark says was durable.
+    /// The highest offset up to which a mark states that the file was durable.
     marked: u64,
-    /// Whether the last record was a mark of all before it.
+    /// Whether the last record was a mark that covers all records before it.
     ends_marked: bool,
     search_bytes_left: u64,
 }
@@ -75,12 +75,12 @@ impl Scanner {
         }
     }
 
-    /// Goes on at this offset, at which a record begins, or at the first record.
+    /// Continues at this offset, where a record must begin, or at the first record if that is later.
     pub(crate) fn go_to(&mut self, offset: u64) {
         self.offset = offset.max(FILE_HEADER_LEN as u64);
     }
 
-    /// Where the next record begins.
+    /// Returns the offset of the next record.
     pub(crate) fn offset(&self) -> u64 {
         self.offset
     }
@@ -120,7 +120,7 @@ impl Scanner {
         Found::End(End { offset, marked, ends_marked, cut_bytes })
     }
 
-    /// The record at `at`, which was checked and is still in the window.
+    /// Returns the record at `at`, which was checked and is still in the window.
     fn record(&mut self, at: u64, header: &Header) -> Result<Found<'_>, IoError> {
         let bytes = self.window.bytes(at, header.record_len() as usize)?;
         Ok(match Parsed::split(bytes, *header) {
@@ -129,7 +129,7 @@ impl Scanner {
         })
     }
 
-    /// Whether a whole record begins at `at`; takes note of a mark.
+    /// Returns the header if a whole record begins at `at`; stores the offset that a mark covers.
     fn check(&mut self, at: u64) -> Result<Result<Header, Bad>, IoError> {
         let header = match Header::decode(self.window.bytes(at, RECORD_HEADER_LEN)?) {
             Ok(header) => header,
@@ -156,7 +156,7 @@ impl Scanner {
         Ok(if whole { Ok(header) } else { Err(Bad::Fields) })
     }
 
-    /// Looks for marks anywhere from `from` on; returns where the bytes that are not zero end.
+    /// Checks all marks from `from` on; returns the end of the bytes that are not zero.
     fn find_marks(&mut self, from: u64) -> Result<u64, IoError> {
         let mut used_end = from;
         let mut at = from;
@@ -166,7 +166,7 @@ impl Scanner {
             if let Some(last) = chunk.iter().rposition(|&byte| byte != 0) {
                 used_end = at + last as u64 + 1;
                 for mark in candidates(chunk, |header| header.kind == Kind::Mark) {
-                    // Takes note of it if it is one.
+                    // A valid mark raises `self.marked`.
                     let _ = self.check(at + mark as u64)?;
                 }
             }
@@ -175,7 +175,7 @@ impl Scanner {
         Ok(used_end)
     }
 
-    /// The first whole record from `from` on.
+    /// Returns the offset of the first whole record from `from` on.
     fn next_whole(&mut self, from: u64) -> Result<Option<u64>, IoError> {
         let mut at = from;
         while at < self.len {
@@ -201,13 +201,13 @@ impl Scanner {
     }
 }
 
-/// Offsets in the chunk at which a header seems to be for which this holds.
+/// Returns the offsets in the chunk of apparent headers for which `holds` returns true.
 fn candidates(chunk: &[u8], holds: impl Fn(&Header) -> bool) -> Vec<usize> {
     let is_one = |(_, bytes): &(usize, &[u8])| Header::decode(bytes).is_ok_and(|header| holds(&header));
     chunk.windows(RECORD_HEADER_LEN).enumerate().filter(is_one).map(|(at, _)| at).collect()
 }
 
-/// Chunks overlap, so that a header across their border is seen.
+/// Returns the step to the next chunk. Chunks overlap, so that a header across their border is found.
 fn advance(chunk_len: usize) -> u64 {
     chunk_len.saturating_sub(RECORD_HEADER_LEN - 1).max(1) as u64
 }
@@ -223,7 +223,7 @@ struct Window {
 }
 
 impl Window {
-    /// `wanted` bytes at `offset`; fewer only at the end of the file.
+    /// Returns `wanted` bytes at `offset`; fewer only at the end of the file.
     fn bytes(&mut self, offset: u64, wanted: usize) -> Result<&[u8], IoError> {
         let wanted = wanted.min(usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX));
         let inside = offset >= self.start && offset + wanted as u64 <= self.start + self.bytes.len() as u64;
@@ -239,7 +239,7 @@ impl Window {
         self.bytes.resize(wanted.max(WINDOW_BYTES).min(room), 0);
         self.start = offset;
         self.file.read_exact_at(&mut self.bytes, offset).map_err(|e| {
-            // What it holds now is neither the old part nor the new.
+            // After a failed read the buffer holds neither the old part nor the new one.
             self.bytes.clear();
             IoError::new("read", &self.path, e)
         })

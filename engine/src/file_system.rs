@@ -1,10 +1,11 @@
-//! What the engine asks of a file system, and no more: so that tests can give it one that fails.
+//! The file system as the engine uses it: an interface, so that tests can replace it by one that fails.
 //!
-//! A store opened with [`Engine::open`](crate::Engine::open) is on [`RealFileSystem`]. [`FaultyFileSystem`] holds files
-//! in memory, loses at a crash what was not synced, and fails when told to.
+//! [`Engine::open`](crate::Engine::open) opens a store on [`RealFileSystem`]. [`FaultyFileSystem`] keeps
+//! files in memory, loses unsynced bytes at a crash, and fails on demand.
 //!
-//! Contract, as POSIX has it: written bytes are durable once the file was synced; a created, renamed, linked or
-//! removed name is durable once its directory was. Positioned calls of several threads do not disturb each other.
+//! Contract, as in POSIX: written bytes are durable after the file was synced; a created, renamed, linked or
+//! removed name is durable after its directory was synced. Positioned calls of several threads do not affect
+//! each other.
 
 mod faulty;
 mod mapping;
@@ -19,38 +20,38 @@ pub use self::faulty::{Fault, FaultyFileSystem, FileCall, Moment};
 pub use self::mapping::{Mapping, WritableMapping};
 pub use self::real::RealFileSystem;
 
-/// A multiple of any machine's page size: where a stretch to be mapped may begin.
+/// Alignment of a mapped stretch in a file: a multiple of the page size of any machine.
 pub const MAPPING_STEP: u64 = 64 << 10;
 
-/// How a file is opened.
+/// Mode in which a file is opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OpenMode {
-    /// It must be there; only read.
+    /// The file must exist; only read.
     Read,
-    /// It must be there; read and written.
+    /// The file must exist; read and written.
     ReadWrite,
-    /// Made, or emptied if it is there; read and written.
+    /// The file is created, or emptied if it exists; read and written.
     Create,
 }
 
-/// Names and files.
+/// Interface to names and files.
 pub trait FileSystem: Debug + Send + Sync {
-    /// Opens or makes a file.
+    /// Opens or creates a file.
     fn open(&self, path: &Path, mode: OpenMode) -> io::Result<Arc<dyn FileHandle>>;
 
-    /// Names of the entries of a directory, in no particular order; those that are no text are left out.
+    /// Returns the names in a directory, in no particular order, without those that are not UTF-8.
     fn list(&self, directory: &Path) -> io::Result<Vec<String>>;
 
-    /// Whether something has this name.
+    /// Returns whether this name exists.
     fn exists(&self, path: &Path) -> io::Result<bool>;
 
-    /// Makes a directory and its parents; fine if it is there.
+    /// Creates a directory and its parents; succeeds if it exists.
     fn create_directory(&self, path: &Path) -> io::Result<()>;
 
-    /// Gives a file another name, in the place of what had it.
+    /// Renames a file; replaces the file that has the new name.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
 
-    /// Gives a file a second name, which must be free.
+    /// Gives a file a second name, which must not exist.
     fn hard_link(&self, from: &Path, to: &Path) -> io::Result<()>;
 
     /// Removes a file's name.
@@ -59,19 +60,21 @@ pub trait FileSystem: Debug + Send + Sync {
     /// Makes the names in a directory durable.
     fn sync_directory(&self, path: &Path) -> io::Result<()>;
 
-    /// Takes a file's exclusive lock until what is returned is dropped; makes the file, which then holds this text, if
-    /// there is room for it.
-    /// [`io::ErrorKind::WouldBlock`] if another has the lock.
+    /// Takes a file's exclusive lock until the returned value is dropped. Creates the file, and stores this
+    /// text in it if there is room.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`]: another owner has the lock.
     fn lock(&self, path: &Path, text: &str) -> io::Result<Box<dyn Debug + Send + Sync>>;
 
-    /// Returns how large the file system of this directory is, and how much of it can still be written.
+    /// Returns the size of the file system of this directory, and the bytes that can still be written.
     fn space(&self, directory: &Path) -> io::Result<Space>;
 }
 
 /// Space of a file system, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
-    /// Bytes that this process can still write: without those that the file system keeps for the superuser.
+    /// Bytes that this process can still write, without those reserved for the superuser.
     pub free_bytes: u64,
     /// Bytes of the whole file system.
     pub total_bytes: u64,
@@ -79,41 +82,42 @@ pub struct Space {
 
 /// An open file.
 pub trait FileHandle: Debug + Send + Sync {
-    /// Reads into the start of `buffer`; returns how much, 0 only at the end of the file.
+    /// Reads into the start of `buffer`; returns the number of bytes read: 0 only at the end of the file.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
 
-    /// Writes the start of `bytes`; returns how much.
+    /// Writes the start of `bytes`; returns the number of bytes written.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<usize>;
 
-    /// Bytes of the file.
+    /// Returns the length of the file in bytes.
     fn len(&self) -> io::Result<u64>;
 
-    /// Whether the file has no bytes.
+    /// Returns whether the file is empty.
     fn is_empty(&self) -> io::Result<bool> {
         self.len().map(|len| len == 0)
     }
 
-    /// Cuts the file, or lengthens it with zeros.
+    /// Cuts the file, or extends it with zeros.
     fn set_len(&self, len: u64) -> io::Result<()>;
 
-    /// Lengthens the file with zeros whose space is reserved. [`io::ErrorKind::Unsupported`] if it cannot be.
+    /// Extends the file with zeros whose space is reserved. Fails with [`io::ErrorKind::Unsupported`] where
+    /// the file system cannot reserve space.
     fn allocate(&self, offset: u64, len: u64) -> io::Result<()>;
 
-    /// Makes the content durable, and of the length what is needed to read it.
+    /// Makes the content durable, and as much of the length as reading it requires.
     fn sync_data(&self) -> io::Result<()>;
 
     /// Makes content and attributes durable.
     fn sync_all(&self) -> io::Result<()>;
 
-    /// The first `len` bytes as memory, where the file system can; never to be written after.
+    /// Maps the first `len` bytes, where the file system supports it. They must never be written afterwards.
     fn map(&self, len: u64) -> io::Result<Option<Mapping>> {
         let _ = len;
         Ok(None)
     }
 
-    /// A stretch of the file as memory that can be written, where the file system can. Its space was reserved with
-    /// [`FileHandle::allocate`]; the offset is a multiple of [`MAPPING_STEP`]; the file is not cut as long as it is mapped.
-    /// What is written counts as written by [`FileHandle::write_at`].
+    /// Maps a stretch of the file for writing, where the file system supports it. Its space must be reserved
+    /// with [`FileHandle::allocate`], and the offset must be a multiple of [`MAPPING_STEP`]. The file must
+    /// not be cut while it is mapped. Bytes written to it count as written by [`FileHandle::write_at`].
     fn map_to_write(&self, offset: u64, len: u64) -> io::Result<Option<WritableMapping>> {
         let _ = (offset, len);
         Ok(None)

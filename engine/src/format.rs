@@ -1,4 +1,4 @@
-//! The byte layout of everything on disk: the one place that knows it. All integers are little-endian.
+//! Byte layout of all files of a store; no other module knows it. All integers are little-endian.
 //!
 //! ```text
 //! data file:  | file header | record | record | ... | zeros, if preallocated |
@@ -11,26 +11,30 @@
 //! | crc 4 | kind 1 | flags 1 | key len 2 | value len 4 | user flags 4 | version 8 | expiry 8 | era 4 | key | value |
 //!
 //! kind 1 value      the key's value
-//!      2 tombstone  value = its bound, a file id (8); 0 stands for the id of the file it is in. A file may hold an
-//!                   older record of the key only if its own id, or its reach, is not above the bound: see `merge`
+//!
+//!      2 tombstone  value = its bound, a file id (8); 0 stands for the id of its own file. A file may hold
+//!                   an older record of the key only if its id or its reach is at most the bound: see `merge`
 //!      3 batch      no key; user flags = number of records, value = those records, whole, flagged IN_BATCH:
-//!                   all of them count or none; one can be read alone by its position
+//!                   all of them are valid or none; each can be read alone by its position
 //!      4 mark       no key, no value; version = offset below which this file was durable before the mark was
 //!                   written, expiry = salt ^ the mark's own offset
-//!                   a file that is complete ends with a mark of all before it, so that a cut is seen
-//! flags bit 0       IN_BATCH: counts only within its batch
+//!                   a complete file ends with a mark that covers all before it, so that a cut is detected
+//!
+//! flags bit 0       IN_BATCH: valid only within its batch
 //!
 //! eras file
 //! | magic 8 | format version 4 | file id floor 8 | version floor 8 | era 4 x 1024 | removed file id 8 x n | crc 4 |
 //!
 //! ids file
 //! | magic 8 | file id ceiling 8 | crc 4 |
-//!   no file of the store ever had an id above the ceiling: what has, and is no data file, is a stranger's
+//!
+//!   no file of the store ever had an id above the ceiling; a file above it that is no data file is foreign
 //! ```
 //!
-//! A record's crc is the CRC-32 of everything after it, started from the low half of its file's salt. The salt
-//! is random, so that no value, whatever a client puts into it, can pose as a record or a mark when a damaged
-//! file is searched for the next whole record. Nothing here does I/O; whatever is not exactly as above is refused.
+//! A record's crc is the CRC-32 of all bytes after it, started from the low half of its file's salt. The salt
+//! is random. So no value, whatever bytes a client writes, can pass as a record or a mark when a damaged file
+//! is searched for the next whole record. This module does no I/O, and rejects everything that deviates from
+//! the layout.
 
 pub(crate) mod hint;
 pub(crate) mod marker;
@@ -41,7 +45,7 @@ use std::fmt;
 
 use crate::{Era, PARTITIONS};
 
-/// Version of the layout; a file of another one is refused.
+/// Version of the layout; files of another version are rejected.
 pub(crate) const FORMAT_VERSION: u32 = 2;
 
 const FILE_MAGIC: [u8; 8] = *b"CASKDATA";
@@ -50,10 +54,10 @@ const FILE_KIND_AT: usize = FILE_VERSION_AT + size_of::<u32>();
 const FILE_ID_AT: usize = FILE_KIND_AT + size_of::<u32>();
 const FILE_SALT_AT: usize = FILE_ID_AT + size_of::<u64>();
 const FILE_CRC_AT: usize = FILE_SALT_AT + size_of::<u64>();
-/// Bytes of a data file's header; the offset of its first record.
+/// Bytes of a data file's header: the offset of its first record.
 pub(crate) const FILE_HEADER_LEN: usize = FILE_CRC_AT + size_of::<u32>();
 
-/// Bytes of a record's checksum, which it begins with.
+/// Bytes of a record's checksum, its first field.
 pub(crate) const CRC_LEN: usize = size_of::<u32>();
 const KIND_AT: usize = CRC_LEN;
 const FLAGS_AT: usize = KIND_AT + size_of::<u8>();
@@ -70,10 +74,10 @@ pub(crate) const MARK_LEN: usize = RECORD_HEADER_LEN;
 /// Bytes of a tombstone's value.
 pub(crate) const TOMBSTONE_VALUE_LEN: usize = size_of::<u64>();
 
-/// The value of a tombstone in a log file: its bound is the id of that file.
+/// Value of a tombstone in a log file: its bound is the id of that file.
 pub(crate) const BOUND_OF_LOG_FILE: [u8; TOMBSTONE_VALUE_LEN] = [0; TOMBSTONE_VALUE_LEN];
 
-/// The bound that a tombstone with this value has in the file of this id.
+/// Returns the bound of a tombstone with this value in the file with this id.
 pub(crate) fn bound_of(file_id: u64, value: &[u8]) -> u64 {
     match array_at(value, 0).map_or(0, u64::from_le_bytes) {
         0 => file_id,
@@ -81,30 +85,30 @@ pub(crate) fn bound_of(file_id: u64, value: &[u8]) -> u64 {
     }
 }
 
-/// Bytes of the longest value's record: the keydir has 31 bits for it.
+/// Limit of a value record's length in bytes: the keydir stores lengths up to 2^31.
 const RECORD_LEN_MAX: u64 = (1 << 31) - 1;
 
-/// Highest id that a file may have; far below where counting on would overflow.
+/// Highest valid file id, far below the point where increments would overflow.
 pub(crate) const FILE_ID_MAX: u64 = 1 << 62;
 
-/// What an eras file begins with.
+/// First bytes of an eras file.
 pub(crate) const ERAS_MAGIC: [u8; 8] = *b"CASKERAS";
 const ERAS_VERSION_AT: usize = ERAS_MAGIC.len();
 const ERAS_FLOOR_AT: usize = ERAS_VERSION_AT + size_of::<u32>();
 const ERAS_VERSION_FLOOR_AT: usize = ERAS_FLOOR_AT + size_of::<u64>();
 const ERAS_AT: usize = ERAS_VERSION_FLOOR_AT + size_of::<u64>();
 const ERAS_REMOVED_AT: usize = ERAS_AT + PARTITIONS as usize * size_of::<Era>();
-/// Files that one eras file can list as removed.
+/// Limit of the files that one eras file lists as removed.
 pub(crate) const ERAS_REMOVED_MAX: usize = 1024;
 /// Bytes of the longest eras file.
 pub(crate) const ERAS_LEN_MAX: usize =
     ERAS_REMOVED_AT + ERAS_REMOVED_MAX * size_of::<u64>() + size_of::<u32>();
 
-/// What an ids file begins with.
+/// First bytes of an ids file.
 const IDS_MAGIC: [u8; 8] = *b"CASKIDS1";
 const IDS_LEN: usize = IDS_MAGIC.len() + size_of::<u64>() + size_of::<u32>();
 
-/// The ids file of a store none of whose files has a higher id.
+/// Encodes the ids file of a store in which no file has an id above the ceiling.
 pub(crate) fn encode_ids(ceiling: u64) -> [u8; IDS_LEN] {
     let mut bytes = [0; IDS_LEN];
     put(&mut bytes, 0, IDS_MAGIC);
@@ -114,17 +118,17 @@ pub(crate) fn encode_ids(ceiling: u64) -> [u8; IDS_LEN] {
     bytes
 }
 
-/// The ceiling that an ids file says; `None` of anything else.
+/// Returns the ceiling in an ids file; `None` for any other bytes.
 pub(crate) fn decode_ids(bytes: &[u8]) -> Option<u64> {
     let (body, crc) = bytes.split_last_chunk()?;
     let whole = bytes.len() == IDS_LEN && u32::from_le_bytes(*crc) == crc32fast::hash(body);
     u64_at(body, IDS_MAGIC.len()).filter(|_| whole && body.starts_with(&IDS_MAGIC))
 }
 
-/// The record counts only within its batch.
+/// Flag of a record that is valid only within its batch.
 pub(crate) const FLAG_IN_BATCH: u8 = 1;
 
-/// Random number of a file; see the module.
+/// Random number of a file: see the module's documentation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Salt(pub(crate) u64);
 
@@ -140,16 +144,16 @@ impl Salt {
     }
 }
 
-/// What wrote a data file.
+/// The writer of a data file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FileKind {
-    /// Appends: the newest of this kind is the active file.
+    /// Appends. The newest file of this kind is the active file.
     Log,
-    /// A merge: never appended to.
+    /// A merge. Such a file is never appended to.
     Merged,
 }
 
-/// A data file's header.
+/// The header of a data file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct FileHeader {
     pub(crate) kind: FileKind,
@@ -157,7 +161,7 @@ pub(crate) struct FileHeader {
     pub(crate) salt: Salt,
 }
 
-/// Why bytes are not what they should be.
+/// Reason why bytes are not the expected structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Bad {
     Short,
@@ -172,7 +176,7 @@ impl fmt::Display for Bad {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Short => f.write_str("it ends too early"),
-            Self::Magic => f.write_str("it does not begin as one"),
+            Self::Magic => f.write_str("it does not begin with the expected magic bytes"),
             Self::FormatVersion(version) => {
                 write!(f, "its format version is {version}, this build reads {FORMAT_VERSION}")
             }
@@ -212,7 +216,8 @@ impl FileHeader {
         bytes
     }
 
-    /// Reads a header. The version is judged before the checksum: another format may checksum otherwise.
+    /// Decodes a header. Checks the version before the checksum, because another format may compute its
+    /// checksum differently.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Bad> {
         let bytes: &[u8; FILE_HEADER_LEN] = bytes.first_chunk().ok_or(Bad::Short)?;
         if !bytes.starts_with(&FILE_MAGIC) {
@@ -222,7 +227,7 @@ impl FileHeader {
         match u32_at(bytes, FILE_VERSION_AT).ok_or(Bad::Short)? {
             FORMAT_VERSION if crc_holds => {}
             FORMAT_VERSION => return Err(Bad::Checksum),
-            // A flipped bit of the version of a file of ours is damage; a later format keeps this header's checksum.
+            // A flipped bit in the version field is damage; a later format keeps the checksum of this header.
             version if crc_holds => return Err(Bad::FormatVersion(version)),
             _ => return Err(Bad::Checksum),
         }
@@ -237,7 +242,7 @@ impl FileHeader {
     }
 }
 
-/// What a record is.
+/// Kind of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Value = 1,
@@ -260,12 +265,12 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Bytes of the whole record.
+    /// Returns the bytes of the whole record.
     pub(crate) fn record_len(&self) -> u64 {
         RECORD_HEADER_LEN as u64 + u64::from(self.key_len) + u64::from(self.value_len)
     }
 
-    /// Whether the record counts only within its batch.
+    /// Returns whether the record is valid only within its batch.
     pub(crate) fn in_batch(&self) -> bool {
         self.flags & FLAG_IN_BATCH != 0
     }
@@ -283,7 +288,7 @@ impl Header {
         bytes
     }
 
-    /// Reads the fixed part; what it says is not to be trusted before the checksum was compared.
+    /// Decodes the fixed part; its fields are not reliable until the checksum is verified.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Bad> {
         let bytes: &[u8; RECORD_HEADER_LEN] = bytes.first_chunk().ok_or(Bad::Short)?;
         let kind = match bytes[KIND_AT] {
@@ -315,7 +320,7 @@ impl Header {
     }
 }
 
-/// A whole record whose checksum holds.
+/// A whole record with a verified checksum.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Parsed<'a> {
     pub(crate) header: Header,
@@ -324,7 +329,7 @@ pub(crate) struct Parsed<'a> {
 }
 
 impl<'a> Parsed<'a> {
-    /// Reads the record `bytes` begin with; there may be more after it.
+    /// Parses the record at the beginning of `bytes`; more bytes may follow.
     pub(crate) fn parse(bytes: &'a [u8], salt: Salt) -> Result<Self, Bad> {
         let header = Header::decode(bytes)?;
         let len = usize::try_from(header.record_len()).map_err(|_| Bad::Short)?;
@@ -335,14 +340,15 @@ impl<'a> Parsed<'a> {
         Self::split(record, header)
     }
 
-    /// Takes a record apart whose checksum was compared before.
+    /// Splits a record whose checksum was verified before.
     pub(crate) fn split(record: &'a [u8], header: Header) -> Result<Self, Bad> {
         let body = record.get(RECORD_HEADER_LEN..).ok_or(Bad::Short)?;
         let (key, value) = body.split_at_checked(header.key_len.into()).ok_or(Bad::Short)?;
         Ok(Self { header, key, value })
     }
 
-    /// If this is a mark that was written at `offset` of this file: the offset it says was durable.
+    /// Returns the offset below which the file was durable, if this is a mark written at `offset` of this
+    /// file.
     pub(crate) fn mark_at(&self, offset: u64, salt: Salt) -> Option<u64> {
         let is_mark = self.header.kind == Kind::Mark
             && self.header.expiry_ms == salt.0 ^ offset
@@ -350,7 +356,7 @@ impl<'a> Parsed<'a> {
         is_mark.then_some(self.header.version)
     }
 
-    /// The records of a batch, each with its offset in the frame.
+    /// Returns the records of a batch, each with its offset in the frame.
     pub(crate) fn members(&self, salt: Salt) -> Result<Vec<(usize, Parsed<'a>)>, Bad> {
         let mut members = Vec::new();
         let mut rest = self.value;
@@ -369,7 +375,7 @@ impl<'a> Parsed<'a> {
     }
 }
 
-/// Appends one record to `buffer`; `header` gives all but the lengths, which must fit their fields.
+/// Appends one record to `buffer`. `header` holds all fields except the lengths, which must fit their fields.
 pub(crate) fn encode_record(buffer: &mut Vec<u8>, salt: Salt, mut header: Header, key: &[u8], value: &[u8]) {
     let start = buffer.len();
     header.key_len = key.len() as u16;
@@ -381,14 +387,14 @@ pub(crate) fn encode_record(buffer: &mut Vec<u8>, salt: Salt, mut header: Header
     seal(&mut buffer[start..], salt);
 }
 
-/// Begins a batch: to be followed by its records and [`end_batch`] with what this returns.
+/// Begins a batch; the caller appends its records and passes the returned offset to [`end_batch`].
 pub(crate) fn begin_batch(buffer: &mut Vec<u8>) -> usize {
     let start = buffer.len();
     buffer.extend_from_slice(&[0; RECORD_HEADER_LEN]);
     start
 }
 
-/// Ends the batch begun at `start`.
+/// Ends the batch that begins at `start`.
 pub(crate) fn end_batch(buffer: &mut [u8], salt: Salt, start: usize, records: usize) {
     let frame = &mut buffer[start..];
     let header = Header {
@@ -400,7 +406,7 @@ pub(crate) fn end_batch(buffer: &mut [u8], salt: Salt, start: usize, records: us
     seal(frame, salt);
 }
 
-/// A mark to be written at `offset`, saying that all below `durable` is durable.
+/// Returns a mark to be written at `offset`; it states that all bytes below `durable` are durable.
 pub(crate) fn encode_mark(salt: Salt, offset: u64, durable: u64) -> [u8; MARK_LEN] {
     let header = Header { version: durable, expiry_ms: salt.0 ^ offset, ..blank(Kind::Mark) };
     let mut bytes = header.encode();
@@ -417,21 +423,22 @@ fn seal(record: &mut [u8], salt: Salt) {
     put(record, 0, crc.to_le_bytes());
 }
 
-/// What the eras file holds.
+/// Content of the eras file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Eras {
-    /// Highest file id that may have been used by a file that is gone.
+    /// Highest file id that a removed file may have had.
     pub(crate) file_id_floor: u64,
-    /// No record that is gone had a higher version: the store gives none of those again.
+    /// Upper bound of the versions of removed records: the store assigns only higher ones.
     pub(crate) version_floor: u64,
-    /// One era a partition.
+    /// The era of each partition.
     pub(crate) eras: Vec<Era>,
-    /// Files that a merge has done with, all at once: whatever of them is still there is not read, but removed.
+    /// Files that a merge has replaced, all at once. A start does not read those that still exist, but
+    /// removes them.
     pub(crate) removed: Vec<u64>,
 }
 
 impl Eras {
-    /// Those of an empty store.
+    /// Creates the eras of an empty store.
     pub(crate) fn new() -> Self {
         Self { file_id_floor: 0, version_floor: 0, eras: vec![0; PARTITIONS.into()], removed: Vec::new() }
     }

@@ -1,13 +1,15 @@
-//! What the fuzz targets in `tests/fuzz/engine` run, and the property tests here: each function takes arbitrary bytes, gives
-//! them to a decoder and to a store that finds them on its disk, and panics where a promise does not hold.
+//! Functions of the fuzz targets in `tests/fuzz/engine`, and of the property tests here. Each function gives
+//! arbitrary bytes to a decoder, and to a store that finds them on its disk. It panics if a promise is
+//! broken.
 //!
-//! The promises: no input makes the engine panic, or allocate more than a small multiple of the files' bytes; what decodes encodes
-//! to the same bytes; a store serves only what a valid record of its data files says; whole records before the
-//! first bad byte are found, and bytes that are none are told; opening a store, through hints too, and merging it change nothing that it serves.
+//! The promises: no input makes the engine panic, or allocate more than a small multiple of the files' bytes;
+//! a decoded value encodes to the same bytes; a store serves only valid records of its data files; whole
+//! records before the first bad byte are found, and bytes that are no record are reported; opening a store,
+//! also through hints, and merging it do not change the served records.
 //!
-//! The first byte of an input says whether its checksums are made right before ([`MEND`]): so both what checksums
-//! keep out and what lies behind them is tried. Inputs above [`INPUT_MAX`] are ignored.
-#![allow(clippy::expect_used, reason = "a promise that does not hold is to panic")]
+//! The first byte of an input states whether its checksums are repaired first ([`MEND`]). So the fuzzer tests
+//! both the checksums and the code behind them. Inputs above [`INPUT_MAX`] are ignored.
+#![allow(clippy::expect_used, reason = "a broken promise must panic")]
 
 mod stores;
 
@@ -32,13 +34,13 @@ use crate::{PARTITIONS, Record, Version};
 /// Bytes of the longest input that is tried.
 pub const INPUT_MAX: usize = 48 << 10;
 
-/// Bit of an input's first byte: checksums, and what else cannot be found by chance, are made right.
+/// Bit of an input's first byte: repair the checksums, and other fields that chance cannot find.
 pub const MEND: u8 = 1;
 
-/// Bit of an input's first byte, of a data file: it is not the newest one.
+/// Bit of an input's first byte, for a data file: the file is not the newest one.
 pub const SEALED: u8 = 2;
 
-/// Of all files that are made here, so that a run can be repeated.
+/// Salt of all files made here, so that a run can be repeated.
 const SALT: Salt = Salt(0x0123_4567_89ab_cdef);
 
 fn input(input: &[u8]) -> Option<(u8, Vec<u8>)> {
@@ -46,7 +48,7 @@ fn input(input: &[u8]) -> Option<(u8, Vec<u8>)> {
     (bytes.len() <= INPUT_MAX).then(|| (*mode, bytes.to_vec()))
 }
 
-/// One record, or a batch with its members, at the beginning of the bytes.
+/// Tests one record, or a batch with its members, at the beginning of the bytes.
 pub fn record(bytes: &[u8]) {
     let Some((mode, mut bytes)) = input(bytes) else { return };
     if mode & MEND != 0 {
@@ -75,7 +77,7 @@ fn encoded(record: &Parsed<'_>) -> Vec<u8> {
     bytes
 }
 
-/// A data file, header and all: the only one of a store, or one that another follows.
+/// Tests a data file with its header: as the only file of a store, or followed by another.
 pub fn data_file(bytes: &[u8]) {
     let Some((mode, mut bytes)) = input(bytes) else { return };
     if mode & MEND != 0 {
@@ -97,12 +99,12 @@ pub fn data_file(bytes: &[u8]) {
     let mut served = serves_only(&engine, &valid);
     if header.is_ok_and(|header| header.id == 1) {
         for (key, version) in newest(&leading) {
-            assert!(served.get(&key).is_some_and(|&served| served >= version), "a whole record is not found");
+            assert!(served.get(&key).is_some_and(|&served| served >= version), "a whole record is missing");
         }
         let whole = whole_end == bytes.len();
-        assert!(whole || mode & SEALED == 0 || found.is_damaged(), "damage from {whole_end} on is not told");
+        assert!(whole || mode & SEALED == 0 || found.is_damaged(), "damage at {whole_end} was not reported");
     } else {
-        assert!(found.is_damaged(), "damage to the header is not told");
+        assert!(found.is_damaged(), "damage to the header was not reported");
     }
     engine.close().expect("it closes");
     let (engine, again) = open(&disk, STORE).expect("it opens again");
@@ -111,9 +113,9 @@ pub fn data_file(bytes: &[u8]) {
         "{found:?} {again:?}"
     );
     assert_eq!(serves_only(&engine, &valid), served, "opened again");
-    // Damaged files are left out, or it is refused.
+    // A merge leaves damaged files out, or fails.
     let _ = engine.merge();
-    // Every partition is clean up to version 0: a tombstone of it may go.
+    // Every partition is clean up to version 0: a tombstone of version 0 may be dropped.
     served.retain(|_, version| *version > 0);
     let mut merged = serves_only(&engine, &valid);
     merged.retain(|_, version| *version > 0);
@@ -121,8 +123,8 @@ pub fn data_file(bytes: &[u8]) {
     apply_one_more(&engine, &valid);
 }
 
-/// A hint file beside a good data file. With [`MEND`] the bytes are a section of a hint that is right in everything
-/// else: partition (2), count of entries (2), entries.
+/// Tests a hint file beside a valid data file. With [`MEND`] the bytes are a section of an otherwise valid
+/// hint: partition (2), number of entries (2), entries.
 pub fn hint_file(bytes: &[u8]) {
     let Some((mode, bytes)) = input(bytes) else { return };
     let store = Sealed::get();
@@ -134,14 +136,14 @@ pub fn hint_file(bytes: &[u8]) {
     assert!(!recovery.is_damaged(), "{recovery:?}");
     let served = serves_only(&engine, &store.records);
     if !believed {
-        assert_eq!(served, newest(&store.records), "the data file does not serve instead");
+        assert_eq!(served, newest(&store.records), "the data file was not used instead of the hint");
     }
     let _ = engine.merge();
     serves_only(&engine, &store.records);
     apply_one_more(&engine, &store.records);
 }
 
-/// A whole hint with one section replaced, whose checksum holds.
+/// Returns a whole hint with one section replaced and valid checksums.
 fn with_section(hint: &[u8], input: &[u8]) -> Vec<u8> {
     let Some(([p0, p1, e0, e1], section)) = input.split_first_chunk() else { return hint.to_vec() };
     let mut header = HintHeader::decode(hint).expect("the hint is right");
@@ -164,7 +166,7 @@ fn with_section(hint: &[u8], input: &[u8]) -> Vec<u8> {
     [header.encode(), sections].concat()
 }
 
-/// Whether all checksums of a hint hold; on the way, that what decodes encodes to the same.
+/// Returns whether all checksums of a hint are valid; checks that decoded parts encode to the same bytes.
 fn believed(bytes: &[u8]) -> bool {
     let Ok(header) = HintHeader::decode(bytes) else { return false };
     assert_eq!(header.encode(), bytes[..HINT_HEADER_LEN]);
@@ -191,7 +193,7 @@ fn believed(bytes: &[u8]) -> bool {
     whole && rest.is_empty()
 }
 
-/// The eras file of a store that has data.
+/// Tests the eras file of a store that has data.
 pub fn eras_file(bytes: &[u8]) {
     let Some((mode, mut bytes)) = input(bytes) else { return };
     if mode & MEND != 0 {
@@ -217,7 +219,7 @@ pub fn eras_file(bytes: &[u8]) {
     }
 }
 
-/// The marker of a snapshot that is to be restored, and of a directory that is to be opened.
+/// Tests the marker of a snapshot: restores the snapshot, and opens its directory.
 pub fn snapshot_marker(bytes: &[u8]) {
     let Some((mode, mut bytes)) = input(bytes) else { return };
     if mode & MEND != 0 {
@@ -239,7 +241,8 @@ pub fn snapshot_marker(bytes: &[u8]) {
     }
 }
 
-/// An input to begin with for each target, by its name: a good file, whose checksums are made right when it is changed.
+/// Returns an initial input for each target, by its name: a valid file, whose checksums are repaired after a
+/// mutation.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let store = Sealed::get();
     let data_file = stores::data_file_of(1, &stores::appends());
@@ -253,7 +256,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     seeds.into_iter().map(|(target, file)| (target, [vec![MEND], file].concat())).collect()
 }
 
-/// The first section of a hint that has entries, as [`hint_file`] takes it.
+/// Returns the first section of a hint that has entries, in the format of [`hint_file`].
 fn section(hint: &[u8]) -> Vec<u8> {
     let header = HintHeader::decode(hint).expect("the hint is right");
     let partition = header.sections.iter().position(|head| head.entries > 0).unwrap_or_default();
@@ -262,7 +265,7 @@ fn section(hint: &[u8]) -> Vec<u8> {
     [&(partition as u16).to_le_bytes()[..], &(entries as u16).to_le_bytes(), section].concat()
 }
 
-/// Keys and versions.
+/// Keys with their versions.
 type State = BTreeMap<Bytes, Version>;
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
-//! Hint files: what a data file holds, so that opening a store need not read it.
+//! Hint files: the list of a data file's records, so that opening a store need not read the data file.
 //!
-//! A hint is written for a data file when it is complete, and only if every record in it is whole. It is put in its
-//! place as a whole. Whatever is wrong with a hint, its data file is scanned instead. So much of it as is read at
-//! a time, and as is held in memory while one is written, is bounded, whatever the size of the data file.
+//! A hint is written for a complete data file, and only if every record in it is whole. It is put in place
+//! atomically. If a hint is invalid in any way, its data file is scanned instead. The memory for reading and
+//! for writing a hint is bounded, whatever the size of the data file.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -18,15 +18,15 @@ use crate::format::hint::{HINT_HEADER_LEN, HintEntry, HintHeader, SectionHead};
 use crate::format::{Bad, FILE_HEADER_LEN, FileHeader, Kind, Parsed, RECORD_HEADER_LEN, bound_of};
 use crate::slot::partition_of;
 
-/// Bytes of one section that wait to be written.
+/// Bytes of one section that are buffered before they are written.
 const SECTION_BUFFER_BYTES: usize = 4 << 10;
 
-/// What a hint says of a record of a data file.
+/// Returns the hint entry of a record.
 pub(crate) fn entry_of<'a>(file_id: u64, offset: u64, record: &Parsed<'a>) -> HintEntry<'a> {
     HintEntry {
         version: record.header.version,
         era: record.header.era,
-        // Both fit: files are below 4 GiB, records below 2.
+        // Both fit: files are below 4 GiB, records below 2 GiB.
         offset: offset as u32,
         len: record.header.record_len() as u32,
         bound: (record.header.kind == Kind::Tombstone).then(|| bound_of(file_id, record.value)),
@@ -35,15 +35,15 @@ pub(crate) fn entry_of<'a>(file_id: u64, offset: u64, record: &Parsed<'a>) -> Hi
     }
 }
 
-/// What is found on the way through a data file.
+/// An item found while a data file is read through.
 pub(crate) enum Visited<'a> {
-    /// A record, those of a batch one by one.
+    /// A record; the members of a batch are visited one by one.
     Record(u64, &'a Parsed<'a>),
-    /// Bytes that should be records.
+    /// Bytes that are not a whole record.
     Bad { offset: u64, bytes: u64, reason: Bad },
 }
 
-/// Goes through a data file from its first record on.
+/// Calls `visit` for every item of a data file, from its first record on.
 pub(crate) fn visit<E: From<IoError>>(
     scanner: &mut Scanner,
     header: &FileHeader,
@@ -65,7 +65,7 @@ pub(crate) fn visit<E: From<IoError>>(
     }
 }
 
-/// The sections of a hint in memory: of a data file that has no hint file.
+/// The sections of a hint, in memory, for a data file that has no hint file.
 #[derive(Debug, Default)]
 pub(crate) struct Sections {
     bytes: Vec<Vec<u8>>,
@@ -95,7 +95,7 @@ impl Sections {
         self.bytes.iter().zip(&self.entries).map(head).collect()
     }
 
-    /// Makes them the hint file of a complete data file of this length.
+    /// Writes the sections as the hint file of a complete data file of this length.
     pub(crate) fn write(
         &self,
         directory: &Directory,
@@ -112,14 +112,14 @@ impl Sections {
     }
 }
 
-/// Where the sections of one data file are to be had.
+/// Access to the sections of one data file.
 #[derive(Debug, Default)]
 pub(crate) struct HintSource {
     heads: Vec<SectionHead>,
     place: Place,
 }
 
-/// Whether an entry can be true of a data file of this length: a reader allocates as much as it says.
+/// Returns whether an entry is possible in a data file of this length: readers allocate the length it states.
 fn is_within(entry: &HintEntry<'_>, data_len: u64) -> bool {
     let (start, len) = (u64::from(entry.offset), u64::from(entry.len));
     let shortest = (RECORD_HEADER_LEN + entry.key.len()) as u64;
@@ -157,7 +157,7 @@ impl HintSource {
         Self { heads: sections.heads(), place: Place::Memory(sections) }
     }
 
-    /// Looks at the hint file of a data file; `Err` says why it cannot serve.
+    /// Opens the hint file of a data file; an `Err` states why it cannot be used.
     pub(crate) fn open(
         file_system: &dyn FileSystem,
         path: &Path,
@@ -171,15 +171,15 @@ impl HintSource {
         file.read_exact_at(&mut bytes, 0).map_err(failed)?;
         let header = HintHeader::decode(&bytes).map_err(|bad| bad.to_string())?;
         if (header.data_file_id, header.salt, header.data_len) != (data.id, data.salt, data_len) {
-            return Err("it is of another data file, or of another state of this one".to_owned());
+            return Err("it belongs to another data file, or to another state of this one".to_owned());
         }
         if header.file_len() != len {
-            return Err("it has not the length it should have".to_owned());
+            return Err("its length does not match its header".to_owned());
         }
         Ok(Self::in_file(path.to_owned(), &header))
     }
 
-    /// Whether an entry of it can be true.
+    /// Returns whether an entry of this hint is possible.
     pub(crate) fn allows(&self, entry: &HintEntry<'_>) -> bool {
         match self.place {
             Place::File { data_len, .. } => is_within(entry, data_len),
@@ -187,17 +187,17 @@ impl HintSource {
         }
     }
 
-    /// How many records the data file has.
+    /// Returns the number of records in the data file.
     pub(crate) fn entries(&self) -> u64 {
         self.heads.iter().map(|head| u64::from(head.entries)).sum()
     }
 
-    /// Bytes of all sections.
+    /// Returns the bytes of all sections.
     pub(crate) fn bytes(&self) -> u64 {
         self.heads.iter().map(|head| u64::from(head.bytes)).sum()
     }
 
-    /// Reads the sections of some partitions, not yet checked.
+    /// Reads the sections of these partitions, unchecked.
     pub(crate) fn read(
         &self,
         file_system: &dyn FileSystem,
@@ -228,20 +228,20 @@ impl HintSource {
     }
 }
 
-/// What became of an attempt to write a hint.
+/// Result of an attempt to write a hint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum HintWritten {
     Done,
-    /// The data file has a bad stretch there: it gets no hint, so that every start reports it.
+    /// The data file is damaged at this offset. It gets no hint, so that every start reports the damage.
     DataDamaged {
         offset: u64,
         reason: String,
     },
-    /// `stop` said so.
+    /// `stop` returned true.
     Stopped,
 }
 
-/// Writes the hint of a complete data file, which it goes through twice: to measure the sections, and to fill them.
+/// Writes the hint of a complete data file. Reads the file twice: to measure the sections, and to fill them.
 pub(crate) fn write_hint(
     directory: &Directory,
     header: &FileHeader,
@@ -276,7 +276,7 @@ pub(crate) fn write_hint(
     filled
 }
 
-/// Writes the sections, then the header that says how they hash.
+/// Writes the sections, then the header with their checksums.
 fn fill(
     file: &dyn FileHandle,
     path: &Path,
@@ -309,7 +309,7 @@ fn fill(
     Ok(HintWritten::Done)
 }
 
-/// One section on its way to the file.
+/// Write state of one section.
 struct Filler {
     at: u64,
     buffer: Vec<u8>,
@@ -326,7 +326,7 @@ impl Filler {
     }
 }
 
-/// Why [`pass`] ends before the file does.
+/// Reason why [`pass`] ends before the end of the file.
 enum Interrupted {
     Io(IoError),
     Instead(HintWritten),
@@ -338,7 +338,7 @@ impl From<IoError> for Interrupted {
     }
 }
 
-/// Gives the entry of every record; ends early at damage, or when it is to stop.
+/// Calls `give` with the entry of every record; ends early at damage, or when `stop` returns true.
 fn pass(
     scanner: &mut Scanner,
     header: &FileHeader,
@@ -362,14 +362,14 @@ fn pass(
         Ok(end) if end.ends_marked => Ok(HintWritten::Done),
         Ok(end) => Ok(HintWritten::DataDamaged {
             offset: end.offset,
-            reason: "the mark that should close the file is missing".to_owned(),
+            reason: "the end mark of the file is missing".to_owned(),
         }),
         Err(Interrupted::Instead(instead)) => Ok(instead),
         Err(Interrupted::Io(error)) => Err(error),
     }
 }
 
-/// Shares a handle between what scans and what goes on using it.
+/// Creates a scanner that shares the handle with the caller.
 pub(crate) fn scanner_of(file: &Arc<dyn FileHandle>, path: &Path, header: &FileHeader, len: u64) -> Scanner {
     Scanner::new(file.clone(), path, header.salt, len)
 }

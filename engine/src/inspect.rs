@@ -1,9 +1,11 @@
-//! Looks at a store that is not open, or at a snapshot: what is in its files, how much of it is dead, what is damaged.
+//! Inspection of a store that is not open, or of a snapshot: the content of its files, the dead part, and
+//! damage.
 //!
-//! Nothing of the store is changed: no torn tail is cut, no hint written, no leftover removed. A store's lock is taken
-//! meanwhile, so that the store of a running program is refused. Files are read as [`Engine::open`](crate::Engine::open)
-//! would read them, by the same code; with [`InspectOptions::verify`] all of every data file is, too. Memory is bounded
-//! as it is when a store is opened; only of a file without a good hint file are all keys held.
+//! It changes nothing in the store: it cuts no torn tail, writes no hint, removes no leftover. It holds the
+//! store's lock meanwhile, and so rejects the store of a running program. It reads files with the code of
+//! [`Engine::open`](crate::Engine::open); with [`InspectOptions::verify`] it reads every data file as a
+//! whole. Memory is bounded as when a store is opened, except that all keys of a file without a valid hint
+//! file are held.
 
 mod dump;
 mod figures;
@@ -25,48 +27,48 @@ use crate::format::FileKind;
 use crate::progress::Progress;
 use crate::recovery::{QUARANTINED_LISTED_MAX, Quarantined, in_parallel};
 
-/// How a store is inspected.
+/// Options of an inspection.
 #[derive(Clone, Debug, Default)]
 pub struct InspectOptions {
-    /// Read all data files and compare every checksum, and every hint file with its data file. Default false: a hint
-    /// file is believed, and data files are read that have none.
+    /// Whether to read all data files and to compare every checksum, and every hint file with its data file.
+    /// Default false: hint files are trusted, and only data files without one are read.
     pub verify: bool,
-    /// Is told how many bytes of data files were read.
+    /// Progress in bytes of data files read.
     pub progress: Arc<Progress>,
 }
 
-/// What a directory holds.
+/// Result of an inspection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Inspection {
     /// The directory.
     pub path: PathBuf,
-    /// Whether it is a snapshot.
+    /// Whether the directory is a snapshot.
     pub snapshot: bool,
     /// Whether all data files were read.
     pub verified: bool,
-    /// Why the store cannot be opened at all, or the snapshot not be restored.
+    /// Reason why the store cannot be opened at all, or the snapshot not be restored.
     pub refusal: Option<String>,
-    /// Its data files, by id.
+    /// The data files, by id.
     pub files: Vec<FileInspection>,
-    /// What is in them all.
+    /// Figures of all files together.
     pub totals: RecordFigures,
     /// Highest version of any record.
     pub highest_version: u64,
-    /// Partitions that were dropped once at least. What records of theirs are left is dead. If the file that says so
-    /// cannot be read (see `refusal`), no record is taken for dropped.
+    /// Number of partitions that were dropped at least once. Their remaining records are dead. If the eras
+    /// file cannot be read (see `refusal`), no record counts as dropped.
     pub partitions_dropped: u64,
-    /// Files of no use any more that opening the store removes.
+    /// Unneeded files that opening the store removes.
     pub leftovers: Vec<String>,
     /// Stretches that should hold records and do not: the first 10,000.
     pub damage: Vec<Damage>,
-    /// How many there are.
+    /// Number of all such stretches.
     pub damage_total: u64,
-    /// Whether opening the store would find damage; else reading it does.
+    /// Whether opening the store would find damage; otherwise only reading it does.
     pub opens_damaged: bool,
 }
 
 impl Inspection {
-    /// Whether some of what was written cannot be read back, or the store not be opened.
+    /// Returns whether written data cannot be read back, or the store cannot be opened.
     pub fn is_damaged(&self) -> bool {
         self.damage_total > 0 || self.refusal.is_some() || self.files.iter().any(|file| file.hint.misleads())
     }
@@ -79,38 +81,38 @@ impl Inspection {
     }
 }
 
-/// What wrote a data file.
+/// The writer of a data file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataFileKind {
     /// Appends.
     Log,
-    /// Appends, and they would go on there.
+    /// Appends; later appends would continue in this file.
     ActiveLog,
     /// A merge.
     Merged,
-    /// Its header cannot be read.
+    /// Unknown: the header cannot be read.
     Unknown,
 }
 
 /// One data file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FileInspection {
-    /// Its number.
+    /// Id of the file.
     pub id: u64,
-    /// Where it is.
+    /// Path of the file.
     pub path: PathBuf,
-    /// What wrote it.
+    /// The writer of the file.
     pub kind: DataFileKind,
-    /// What is in it.
+    /// Figures of its records.
     pub records: RecordFigures,
-    /// Bytes of the file on disk; what is preallocated included.
+    /// Bytes of the file on disk, including preallocated ones.
     pub file_bytes: u64,
-    /// Bytes after the last whole record, zeros not counted, that opening the store cuts: appends that were never
-    /// acknowledged under `sync = always`.
+    /// Bytes after the last whole record, without trailing zeros, that opening the store cuts: appends that
+    /// were never acknowledged under `sync = always`.
     pub torn_bytes: u64,
-    /// Its hint file.
+    /// State of its hint file.
     pub hint: HintState,
-    /// Damaged stretches in it.
+    /// Number of damaged stretches in it.
     pub damaged: u64,
 }
 
@@ -119,28 +121,28 @@ pub struct FileInspection {
 pub struct RecordFigures {
     /// Bytes up to the end of the last record.
     pub bytes: u64,
-    /// Values and tombstones, those in batches included.
+    /// Number of values and tombstones, including those in batches.
     pub records: u64,
-    /// Records with a value.
+    /// Number of records with a value.
     pub values: u64,
-    /// Tombstones.
+    /// Number of tombstones.
     pub tombstones: u64,
-    /// Atomic batches; not known where a hint file was believed.
+    /// Number of atomic batches; `None` if a hint file was trusted.
     pub batches: Option<u64>,
-    /// Values that are their key's newest record.
+    /// Number of values that are their key's newest record.
     pub live_records: u64,
-    /// Bytes of those.
+    /// Bytes of the live records.
     pub live_bytes: u64,
-    /// Tombstones that are their key's newest record.
+    /// Number of tombstones that are their key's newest record.
     pub newest_tombstones: u64,
-    /// Bytes of those.
+    /// Bytes of the newest tombstones.
     pub newest_tombstone_bytes: u64,
-    /// Bytes that are neither, without what every file has.
+    /// All other bytes, without the header and the end mark of each file.
     pub dead_bytes: u64,
 }
 
 impl RecordFigures {
-    /// How much of the bytes is dead.
+    /// Returns the percentage of dead bytes.
     pub fn dead_percent(&self) -> f64 {
         self.dead_bytes as f64 * 100.0 / self.bytes.max(1) as f64
     }
@@ -159,19 +161,20 @@ impl RecordFigures {
     }
 }
 
-/// How it stands with a data file's hint file.
+/// State of a data file's hint file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum HintState {
-    /// The file needs none: it is the active one, or cannot be read.
+    /// The file needs no hint: it is the active one, or cannot be read.
     Unneeded,
-    /// It is right, as far as was looked.
+    /// The hint is valid, as far as it was checked.
     Good,
-    /// There is none: opening the store reads the data file and writes one.
+    /// The hint is missing: opening the store reads the data file and writes one.
     Missing,
-    /// It does not serve, for this reason: opening the store notices, reads the data file and writes another.
+    /// The hint is unusable, for this reason: opening the store detects this, reads the data file and writes
+    /// another.
     Unusable(String),
-    /// It does not say what the data file holds, and nothing in it shows that: the store would believe it. Remove it,
-    /// and opening the store writes another.
+    /// The hint does not match the data file, and nothing in it shows this: the store would trust it. After
+    /// its removal, opening the store writes another.
     Misleading,
 }
 
@@ -181,12 +184,12 @@ impl HintState {
     }
 }
 
-/// A stretch of a data file that does not hold what was written there.
+/// A stretch of a data file whose bytes are not those written there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Damage {
-    /// Where it is, and what is wrong.
+    /// Place of the stretch, and a description of the damage.
     pub stretch: Quarantined,
-    /// Keys whose records are in it, as far as they can be told: the first 100.
+    /// Keys whose records are in it, as far as they are known: the first 100.
     pub keys: Vec<DamagedKey>,
 }
 
@@ -195,34 +198,37 @@ pub struct Damage {
 pub struct DamagedKey {
     /// The key.
     pub key: Bytes,
-    /// Whether the hint file says so; else it is what the damaged record seems to say.
+    /// Whether the hint file names the key; otherwise it is the key that the damaged record appears to have.
     pub certain: bool,
 }
 
-/// Why a directory could not be inspected. Nothing in it was changed.
+/// Reason why a directory could not be inspected. Nothing in it was changed.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum InspectError {
-    /// The directory holds no store.
-    #[error("{} holds no store: there are no data files; name the directory that has the files *.data", path.display())]
+    /// The directory contains no store.
+    #[error(
+        "{} contains no store: there are no data files; name the directory that has the files *.data",
+        path.display()
+    )]
     NoStore {
         /// The directory.
         path: PathBuf,
     },
-    /// There is no data file of this number.
+    /// The store has no data file with this id.
     #[error("{} has no data file {file_id}", path.display())]
     NoFile {
         /// The directory.
         path: PathBuf,
-        /// The number.
+        /// The requested id.
         file_id: u64,
     },
-    /// A data file of which nothing can be read.
-    #[error("{}: {}; nothing in it can be told apart", .0.path.display(), .0.reason)]
+    /// A data file cannot be read at all.
+    #[error("{}: {}; no record in it can be identified", .0.path.display(), .0.reason)]
     Unreadable(Quarantined),
-    /// The directory is in use, or its files are of another format version.
+    /// The directory is in use, or its files have another format version.
     #[error(transparent)]
     Open(#[from] OpenError),
-    /// The directory is the beginning of a snapshot.
+    /// The directory is an incomplete snapshot.
     #[error(transparent)]
     Snapshot(#[from] SnapshotError),
 }
@@ -233,12 +239,12 @@ impl From<crate::IoError> for InspectError {
     }
 }
 
-/// Says what a store that is not open, or a snapshot, holds.
+/// Inspects a store that is not open, or a snapshot.
 pub fn inspect(path: &Path, options: &InspectOptions) -> Result<Inspection, InspectError> {
     inspect_on(&(Arc::new(RealFileSystem) as Arc<dyn FileSystem>), path, options)
 }
 
-/// The same on another file system.
+/// Inspects a store like [`inspect`], on the given file system.
 pub fn inspect_on(
     file_system: &Arc<dyn FileSystem>,
     path: &Path,

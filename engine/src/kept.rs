@@ -1,4 +1,5 @@
-//! Small files that the owner of a store keeps beside the data: whole and durable under their names, or as before.
+//! Small files that the owner of a store keeps beside the data. A write replaces a file durably as a whole,
+//! or leaves it unchanged.
 
 use std::io;
 
@@ -6,26 +7,27 @@ use crate::directory::read_small;
 use crate::engine::Engine;
 use crate::error::IoError;
 
-/// Suffix of the names of these files, which no file of the engine's own has.
+/// Suffix of these files' names; no file of the engine itself has it.
 const SUFFIX: &str = ".kept";
 
 impl Engine {
-    /// Keeps these bytes under this name, durably, in the place of what was kept under it. For a few KiB; the name is
-    /// to be of letters, digits and dashes. Not part of snapshots. On a full disk it draws on [`Options::reserve_bytes`].
+    /// Stores these bytes durably under this name, replacing the former ones. Meant for a few KiB; the name
+    /// consists of letters, digits and dashes. Snapshots do not include it. On a full disk it draws on
+    /// [`Options::reserve_bytes`].
     ///
     /// [`Options::reserve_bytes`]: crate::Options::reserve_bytes
     ///
     /// # Errors
-    /// The file system refused: what was kept before is kept still, or these bytes are.
+    /// The file system failed: either the former bytes or these are stored.
     pub fn keep(&self, name: &str, bytes: &[u8]) -> Result<(), IoError> {
         let directory = &self.0.directory;
         directory.write_small(&directory.path().join(format!("{name}{SUFFIX}")), bytes)
     }
 
-    /// What was last kept under this name.
+    /// Returns the bytes last stored under this name.
     ///
     /// # Errors
-    /// The file system refused to read it.
+    /// The file system could not read them.
     pub fn kept(&self, name: &str) -> Result<Option<Vec<u8>>, IoError> {
         let directory = &self.0.directory;
         let path = directory.path().join(format!("{name}{SUFFIX}"));

@@ -1,10 +1,10 @@
-//! The keydir: for each key where its newest record is, by partition, a lock each.
+//! The keydir: an index of the newest record of each key, by partition, with one lock each.
 //!
-//! Keys are not held in memory: an entry has the key's 64-bit position (a hash), and who finds an equal position
-//! compares the key in the record on disk. That is done outside the lock and settled again inside it, so that
-//! no lock is held across a disk access. Invariants: a key has at most one entry, that of the highest version
-//! published; the partition's figures, its files' figures and its ordered keys are those of its entries, at every
-//! moment the lock is free.
+//! Keys are not held in memory: an entry has the key's 64-bit position (a hash). If positions are equal, the
+//! keydir compares the key with the one in the record on disk. It does so outside the lock and then rechecks
+//! under the lock, so that no lock is held across a disk access. Invariants: a key has at most one entry,
+//! that of the highest version published; whenever a partition's lock is free, its statistics, the byte
+//! counts of its files and its ordered keys match its entries.
 
 use std::collections::HashMap;
 use std::ops::Bound;
@@ -19,15 +19,15 @@ use crate::ordered::{KeyRun, OrderedKeys};
 use crate::table::{Entry, Table};
 use crate::{Era, PARTITIONS, Partition, PartitionStats, Version};
 
-/// Of [`position_of`]; a change of it would change the order in which all nodes list keys.
+/// Seed of [`position_of`]; changing it would change the order in which all nodes list keys.
 const POSITION_SEED: u64 = 0x6361_736b_6164_6531;
 
-/// Where a key is in its partition: equal on every node.
+/// Returns the position of a key in its partition: equal on every node.
 pub(crate) fn position_of(key: &[u8]) -> u64 {
     xxh3_64_with_seed(key, POSITION_SEED)
 }
 
-/// One record's share of its partition's digest.
+/// Returns the term that one record adds to its partition's digest.
 fn digest_of(position: u64, version: u64) -> u64 {
     let mut bytes = [0; 16];
     let (left, right) = bytes.split_at_mut(8);
@@ -36,7 +36,7 @@ fn digest_of(position: u64, version: u64) -> u64 {
     xxh3_64(&bytes)
 }
 
-/// What is published: an entry to be, with what its record says.
+/// A record to be published: its key and its future entry.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Candidate<'a> {
     pub(crate) partition: Partition,
@@ -45,27 +45,27 @@ pub(crate) struct Candidate<'a> {
     pub(crate) entry: Entry,
 }
 
-/// What became of a candidate.
+/// Result of publishing a candidate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Published {
-    /// It was of another era, or published before.
+    /// Nothing changed: the candidate has another era, or was published before.
     Void,
-    /// It is the first of its key.
+    /// The key had no entry.
     New,
-    /// It took this one's place.
+    /// The candidate replaced this entry.
     Replaced(Entry),
-    /// This one is as new or newer.
+    /// Nothing changed: this entry is as new or newer.
     Overtaken(Entry),
 }
 
-/// How an entry of an equal position relates to a key.
+/// Relation of an entry to a key with the same position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Relation {
-    /// It is this key's.
+    /// The entry is of this key.
     Same,
-    /// It is this key's, as far as can be told: its record is damaged.
+    /// The entry's record is damaged, so the entry is treated as being of this key.
     Damaged,
-    /// It is another key's.
+    /// The entry is of another key.
     Other,
 }
 
@@ -74,7 +74,7 @@ struct Slice {
     era: Era,
     table: Table,
     stats: PartitionStats,
-    /// The live keys, if they are kept in order.
+    /// The live keys, if the index is ordered.
     keys: Option<OrderedKeys>,
 }
 
@@ -84,7 +84,8 @@ impl Slice {
         Self { era, keys, ..Self::default() }
     }
 
-    /// Counts an entry that comes, or with -1 one that goes. Its bytes are those of its coded length both times.
+    /// Adds an entry to the statistics, or with a `sign` of -1 subtracts it. Both use the bytes of its coded
+    /// length.
     fn count(&mut self, entry: &Entry, sign: i64) {
         let stats = &mut self.stats;
         if entry.is_tombstone() {
@@ -99,7 +100,7 @@ impl Slice {
             if sign > 0 { stats.digest.wrapping_add(digest) } else { stats.digest.wrapping_sub(digest) };
     }
 
-    /// Keeps the ordered keys in step with an entry that was taken in.
+    /// Updates the ordered keys for an entry that was inserted.
     fn note_key(&mut self, candidate: &Candidate<'_>) {
         match &mut self.keys {
             None => {}
@@ -109,7 +110,7 @@ impl Slice {
     }
 }
 
-/// All partitions.
+/// The entries of all partitions.
 #[derive(Debug)]
 pub(crate) struct Keydir {
     index: Index,
@@ -128,8 +129,11 @@ impl Keydir {
         self.index
     }
 
+    /// Returns the slice of a partition.
+    ///
     /// # Panics
-    /// If there is no such partition: `partition_of` never names one, an owner that does has a bug.
+    /// Panics if the partition does not exist: `partition_of` never returns such a number, so an owner that
+    /// passes one has a bug.
     fn slice(&self, partition: Partition) -> &Mutex<Slice> {
         assert!(partition < PARTITIONS, "partition {partition} does not exist: there are {PARTITIONS}");
         &self.slices[usize::from(partition)]
@@ -139,7 +143,7 @@ impl Keydir {
         self.slice(partition).lock().era
     }
 
-    /// The partition's era and the highest version published in it.
+    /// Returns the partition's era and the highest version published in it.
     pub(crate) fn era_and_highest(&self, partition: Partition) -> (Era, Version) {
         let slice = self.slice(partition).lock();
         (slice.era, slice.stats.highest_version)
@@ -149,7 +153,7 @@ impl Keydir {
         self.slice(partition).lock().stats
     }
 
-    /// Figures of all partitions together; the highest version is the highest of all.
+    /// Returns the sums of all partitions' figures; the highest version is their maximum.
     pub(crate) fn totals(&self) -> PartitionStats {
         let mut totals = PartitionStats::default();
         for slice in &self.slices {
@@ -164,7 +168,7 @@ impl Keydir {
         totals
     }
 
-    /// The entries of this position: one, but for keys that share it.
+    /// Returns the entries of this position: at most one, unless several keys share it.
     pub(crate) fn entries_at(&self, partition: Partition, position: u64) -> Found {
         let slice = self.slice(partition).lock();
         let mut found = slice.table.at(position);
@@ -177,7 +181,7 @@ impl Keydir {
         }
     }
 
-    /// The partition's highest version, and its entry of this position and version, if there is one.
+    /// Returns the partition's highest version, and its entry of this position and version, if it exists.
     pub(crate) fn version_at(
         &self,
         partition: Partition,
@@ -189,12 +193,12 @@ impl Keydir {
         (slice.stats.highest_version, entry)
     }
 
-    /// Shows all entries, by position. Called under the partition's lock: `show` must be short.
+    /// Calls `show` with every entry, ordered by position, under the partition's lock: `show` must be short.
     pub(crate) fn visit(&self, partition: Partition, show: impl FnMut(&Entry)) {
         self.slice(partition).lock().table.from(0).for_each(show);
     }
 
-    /// All entries, by position.
+    /// Returns all entries, ordered by position.
     pub(crate) fn entries(&self, partition: Partition) -> Vec<Entry> {
         let slice = self.slice(partition).lock();
         let mut entries = Vec::with_capacity(slice.table.len());
@@ -202,8 +206,8 @@ impl Keydir {
         entries
     }
 
-    /// At least `limit` live entries from this position on if there are as many, and the position the next
-    /// page begins at: a multiple of `step`, below which none was left out.
+    /// Returns at least `limit` live entries from this position on, or all if there are fewer, and the
+    /// position of the next page: a multiple of `step`. The page has all live entries below that position.
     pub(crate) fn page(
         &self,
         partition: Partition,
@@ -223,13 +227,14 @@ impl Keydir {
         (page, next)
     }
 
-    /// Empties a partition and gives it its new era.
+    /// Empties a partition and sets its new era.
     pub(crate) fn clear(&self, partition: Partition, era: Era) {
         self.exchange(partition, |_| Slice::empty(era, self.index));
     }
 
-    /// Fills a partition anew, of this era, with entries sorted by position, one a key. `highest_version` may be
-    /// above theirs. `keys` are the live ones, in any order; they are needed only if they are kept in order.
+    /// Replaces the content of a partition, in its present era, by entries sorted by position, one for each
+    /// key. `highest_version` may be above theirs. `keys` are the live keys, in any order; only an ordered
+    /// index needs them.
     pub(crate) fn load(
         &self,
         partition: Partition,
@@ -248,7 +253,7 @@ impl Keydir {
         self.exchange(partition, |old| Slice { era: old.era, ..loaded });
     }
 
-    /// Puts another slice in a partition's place; what was there is given back after the lock is.
+    /// Replaces a partition's slice; frees the former one after the lock is released.
     fn exchange(&self, partition: Partition, new: impl FnOnce(&Slice) -> Slice) {
         let mut slice = self.slice(partition).lock();
         let new = new(&slice);
@@ -257,7 +262,7 @@ impl Keydir {
         old.table.from(0).for_each(|entry| self.figures.subtract(entry));
     }
 
-    /// Some live keys in this range, in order, from its beginning on; `None` if they are not kept in order.
+    /// Returns the first live keys in this range, in order; `None` if the index is not ordered.
     pub(crate) fn keys_in(
         &self,
         partition: Partition,
@@ -268,15 +273,15 @@ impl Keydir {
         self.slice(partition).lock().keys.as_ref().map(|keys| keys.run(start, end, keys_max))
     }
 
-    /// Takes the candidate in if its era is the partition's and its version the key's highest.
+    /// Inserts the candidate if it has the partition's era and the key's highest version.
     pub(crate) fn publish(&self, files: &FileTable, candidate: &Candidate<'_>) -> Published {
         settle(files, candidate, |known| {
             self.try_publish(&mut self.slice(candidate.partition).lock(), candidate, known)
         })
     }
 
-    /// Publishes several at once, under the locks of all their partitions: who reads one of them, reads all. Tells
-    /// what became of each when the locks are free.
+    /// Publishes several candidates at once, under the locks of all their partitions: a reader that sees one
+    /// of them sees all. Calls `tell` with each result after the locks are released.
     pub(crate) fn publish_all(
         &self,
         files: &FileTable,
@@ -291,7 +296,7 @@ impl Keydir {
         partitions.dedup();
         let mut known: Vec<Vec<(Entry, Relation)>> = vec![Vec::new(); candidates.len()];
         let published = loop {
-            // Ascending, as by all who take several.
+            // Locked in ascending order, like everywhere else where several are held.
             let mut slices: Vec<_> =
                 partitions.iter().map(|&partition| self.slice(partition).lock()).collect();
             let place = |candidate: &Candidate<'_>| partitions.binary_search(&candidate.partition).ok();
@@ -315,7 +320,8 @@ impl Keydir {
         candidates.iter().zip(published).for_each(|(candidate, published)| tell(candidate, published));
     }
 
-    /// Of each candidate it is known how it relates to what is there; to those before it, its key tells.
+    /// Publishes candidates whose relation to all present entries is known. Relations among the candidates
+    /// follow from their keys.
     fn publish_under(
         &self,
         slices: &mut [MutexGuard<'_, Slice>],
@@ -334,13 +340,13 @@ impl Keydir {
             before.push(index);
             let slice = place(candidate).and_then(|at| slices.get_mut(at));
             let done = slice.and_then(|slice| self.try_publish(slice, candidate, known).ok());
-            debug_assert!(done.is_some(), "all that is in the way is known");
+            debug_assert!(done.is_some(), "the relation to every entry of the position is known");
             published.push(done.unwrap_or(Published::Void));
         }
         published
     }
 
-    /// Publishes, or returns an entry whose relation to the candidate's key must be known first.
+    /// Publishes, or returns an entry whose relation to the candidate's key must be determined first.
     fn try_publish(
         &self,
         slice: &mut Slice,
@@ -364,7 +370,7 @@ impl Keydir {
         }
         slice.stats.highest_version = slice.stats.highest_version.max(new.version);
         Ok(match same {
-            // A copy of the same record: it serves if the one there is damaged.
+            // A copy of the same record replaces the present one only if that is damaged.
             Some((old, relation)) if old.version == new.version && relation != Relation::Damaged => {
                 Published::Overtaken(old)
             }
@@ -394,19 +400,20 @@ impl Keydir {
     }
 }
 
-/// What a merge needs.
+/// Functions for merges.
 impl Keydir {
-    /// How many bytes of each file are live.
+    /// Returns the live bytes of each file.
     pub(crate) fn figures(&self) -> &FileFigures {
         &self.figures
     }
 
-    /// Points the entry of the copy's key and version to the copy, if the era is still the partition's and that
-    /// entry is in a file of which `may_move` holds (called under a lock: it must be short). Tells whether it did.
+    /// Points the entry of the copy's key and version to the copy; returns whether it did. Conditions: the
+    /// partition's era is the copy's, and `may_move` returns true for the entry's file. `may_move` runs under
+    /// a lock: it must be short.
     ///
-    /// Where keys share the position, the key on disk decides, as when it was published. One entry alone is the
-    /// copy's if position, version and length are: for it to be another's, the copy's key would have to have no
-    /// entry, while a record of it that nothing overtook is still there to be copied.
+    /// If several keys share the position, the key on disk decides, as in publishing. A single entry is taken
+    /// for the copy's if position, version and length match. For it to be another key's, the copy's key would
+    /// have no entry, although a record of it that nothing replaced is still being copied.
     pub(crate) fn relocate(
         &self,
         files: &FileTable,
@@ -416,7 +423,7 @@ impl Keydir {
         settle(files, copy, |known| self.try_relocate(copy, &may_move, known))
     }
 
-    /// Relocates, or returns an entry whose relation to the copy's key must be known first.
+    /// Relocates, or returns an entry whose relation to the copy's key must be determined first.
     fn try_relocate(
         &self,
         copy: &Candidate<'_>,
@@ -443,7 +450,7 @@ impl Keydir {
         Ok(true)
     }
 
-    /// Whether the keydir points to the record at this very place.
+    /// Returns whether the keydir points to the record at exactly this place.
     pub(crate) fn is_at(
         &self,
         partition: Partition,
@@ -456,7 +463,7 @@ impl Keydir {
         slice.era == era && slice.table.at(position).any(here)
     }
 
-    /// Forgets a tombstone, if it is still exactly this entry; tells whether it did.
+    /// Removes a tombstone if it is still exactly this entry; returns whether it did.
     pub(crate) fn remove_tombstone(&self, partition: Partition, tombstone: &Entry) -> bool {
         let mut slice = self.slice(partition).lock();
         if !tombstone.is_tombstone() || !slice.table.remove(tombstone) {
@@ -467,7 +474,7 @@ impl Keydir {
         true
     }
 
-    /// The tombstones whose records are in files of which this holds.
+    /// Returns the tombstones whose records are in files for which `is_in` returns true.
     pub(crate) fn tombstones_in(&self, partition: Partition, is_in: impl Fn(FileSlot) -> bool) -> Vec<Entry> {
         let slice = self.slice(partition).lock();
         if slice.stats.tombstones == 0 {
@@ -477,8 +484,8 @@ impl Keydir {
         slice.table.from(0).filter(is_one).copied().collect()
     }
 
-    /// Tells the file and the bytes of each tombstone up to this version. Called under the partition's lock:
-    /// `tell` must be short.
+    /// Calls `tell` with the file and the bytes of each tombstone up to this version, under the partition's
+    /// lock: `tell` must be short.
     pub(crate) fn collectable(
         &self,
         partition: Partition,
@@ -495,8 +502,9 @@ impl Keydir {
     }
 }
 
-/// Tries until it is known how all entries in the way relate to the candidate's key. They are compared on disk
-/// between two tries, while the lock is free; an entry that changed meanwhile is another one.
+/// Retries until the relation of all present entries to the candidate's key is known. Keys are compared on
+/// disk between two attempts, while the lock is free. An entry that changed meanwhile counts as another
+/// entry.
 fn settle<T>(
     files: &FileTable,
     candidate: &Candidate<'_>,
@@ -511,7 +519,7 @@ fn settle<T>(
     }
 }
 
-/// What [`Keydir::entries_at`] found.
+/// Result of [`Keydir::entries_at`].
 #[derive(Debug)]
 pub(crate) enum Found {
     None,
@@ -529,8 +537,8 @@ impl Found {
     }
 }
 
-/// Compares the key on disk. A record whose key cannot be read counts as this key's: positions of 64 bits are
-/// equal by chance once in 2^44 or less, and who writes a key anew must be able to heal it.
+/// Compares the key on disk. A record whose key cannot be read is treated as this key's: 64-bit positions are
+/// equal by chance with a probability of 2^-44 or less, and overwriting a key must be able to heal it.
 fn relate(files: &FileTable, old: &Entry, candidate: &Candidate<'_>) -> Relation {
     let at: Location = old.location();
     if old.version != candidate.entry.version

@@ -10,7 +10,7 @@ use crate::format::{FileHeader, FileKind, Header, Kind, Salt, encode_record};
 
 const SALT: Salt = Salt(7);
 
-/// A data file with some records, and where each is.
+/// Writes a data file with these records; returns the place of each.
 fn data_file(
     directory: &std::path::Path,
     files: &FileTable,
@@ -39,7 +39,7 @@ fn data_file(
     std::fs::write(&path, &bytes).unwrap();
     let inserted =
         files.insert(|_| DataFile::sealed(slot, path.clone(), &header, bytes.len() as u64)).unwrap();
-    assert_eq!(inserted.slot, slot, "slots are given in order");
+    assert_eq!(inserted.slot, slot, "slots are allotted in order");
     locations
 }
 
@@ -72,7 +72,7 @@ fn figures_follow_every_entry() {
     keydir.publish(&files, &candidate(b"key", 5, 1, places[0]));
     let len = u64::from(places[0].len);
     assert_eq!(keydir.figures().of(3), figure(len, 0));
-    // A coded length that is longer than the real one is taken away as it was added.
+    // The coded length, which exceeds the real one, is subtracted as it was added.
     let tombstone = Entry::new(5, 2, at(700, 40, 100_001), true);
     keydir.publish(&files, &Candidate { entry: tombstone, ..candidate(b"key", 5, 2, places[0]) });
     assert_eq!(keydir.figures().of(3), FileFigure::default());
@@ -108,7 +108,7 @@ fn loading_is_publishing() {
         published
             .publish(&no_files(), &Candidate { entry: *entry, ..candidate(&key, 0, 0, entry.location()) });
     }
-    // What was there goes.
+    // The former content is removed.
     loaded.publish(&no_files(), &candidate(b"gone", 77, 9, at(1, 1, 99)));
     let keys = entries.iter().filter(|entry| !entry.is_tombstone()).map(name).collect();
     loaded.load(1, &entries, 3, keys);
@@ -157,7 +157,7 @@ fn keys_that_share_a_position_and_a_version_are_told_apart_when_moved() {
     let moved = |index: usize| keydir.is_at(1, 0, position, (2, new[index].offset));
     assert!(keydir.relocate(&files, &candidate(b"key-b", position, 2, new[1]), |file| file == 1));
     assert!(moved(1) && !moved(0));
-    // It is there already.
+    // The entry points to the copy already.
     assert!(!keydir.relocate(&files, &candidate(b"key-b", position, 2, new[1]), |file| file == 1));
     assert!(keydir.relocate(&files, &candidate(b"key-a", position, 2, new[0]), |file| file == 1));
     assert!(moved(1) && moved(0));
@@ -195,7 +195,7 @@ enum Step {
         file: FileSlot,
         len: u32,
     },
-    /// The entry of this number, to this file, if it is in a lower one.
+    /// The entry with this index moves to this file, if it is in a lower one.
     Relocate(prop::sample::Index, FileSlot),
     RemoveTombstone(prop::sample::Index),
     Clear,
@@ -214,7 +214,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..150)
 }
 
-/// The figures a keydir must have, from its entries alone.
+/// Checks the figures of a keydir against sums over its entries.
 fn check_figures(keydir: &Keydir) {
     let entries = keydir.entries(1);
     let mut files = std::collections::BTreeMap::<FileSlot, FileFigure>::new();
@@ -258,7 +258,7 @@ proptest! {
                     let len = if tombstone { len.min(60_000) } else { len };
                     let entry = Entry::new(position, version, at(file, offset, len), tombstone)
                         .with_expiry(version.is_multiple_of(3));
-                    // Its record cannot be read, so that it counts as this key's.
+                    // Its record cannot be read, so it counts as this key's.
                     keydir.publish(&files, &Candidate { partition: 1, era, key: &[key], entry });
                     let newest = keydir.entries_at(1, position).as_slice()[0];
                     prop_assert!(newest.version >= version);
@@ -286,7 +286,7 @@ proptest! {
     }
 }
 
-/// Positions of which many are near others, some of them at both ends.
+/// Positions of which many are near others, some at both ends of the range.
 fn near_positions() -> impl Strategy<Value = Vec<u64>> {
     let centre = prop_oneof![3 => any::<u64>(), 1 => Just(0), 1 => Just(u64::MAX)];
     let distance = prop_oneof![0..4_u64, 0..4 * crate::POSITION_STEP, Just(crate::POSITION_STEP)];
@@ -297,7 +297,7 @@ fn near_positions() -> impl Strategy<Value = Vec<u64>> {
 }
 
 proptest! {
-    /// What collides within a truncated place is in the page all the same.
+    /// Pages miss no entry, even if many are between two multiples of the page granularity.
     #[test]
     fn pages_leave_out_no_entry_however_near_entries_are(positions in near_positions(), limit in 1..9_usize) {
         let mut positions = positions;

@@ -1,26 +1,27 @@
-//! The length of a record in 15 bits: how many bytes to read for it.
+//! Codes the length of a record in 15 bits: the number of bytes to read for it.
 //!
-//! Lengths below 8 KiB are exact. Longer ones are a binary floating-point number with 11 significant bits, rounded
-//! up: at most 0.1 % too long, so that a read of the coded length always has the whole record.
+//! Lengths below 8 KiB are exact. A longer one is a binary floating-point number with 11 significant bits,
+//! rounded up by at most 0.1 %, so that a read of the coded length always covers the whole record.
 //!
 //! ```text
 //! code < 8192   the length
 //! else          8192 + exponent * 1024 + fraction: (1024 + fraction) * 2^(exponent + 3)
 //! ```
 
-/// Lengths below this are exact.
+/// Number of bits of the lengths that are coded exactly.
 const EXACT_BITS: u32 = 13;
-/// Bits of the fraction; one more is implied.
+/// Bits of the fraction; one more bit is implied.
 const FRACTION_BITS: u32 = 10;
 
 /// Bits of a code.
 pub(crate) const CODE_BITS: u32 = 15;
-/// The longest length that has a code.
+/// Longest length that has a code.
 pub(crate) const LEN_MAX: u32 = 1 << 31;
 
 const _: () = assert!(code_of(LEN_MAX) < 1 << CODE_BITS);
 
-/// The code of a length of at most [`LEN_MAX`]. The code of [`at_most`] of a code is that code.
+/// Returns the code of a length of at most [`LEN_MAX`]. Coding the result of [`at_most`] yields the same
+/// code.
 pub(crate) const fn code_of(len: u32) -> u16 {
     debug_assert!(len <= LEN_MAX);
     if len < 1 << EXACT_BITS {
@@ -33,7 +34,7 @@ pub(crate) const fn code_of(len: u32) -> u16 {
     ((1 << EXACT_BITS) + (exponent << FRACTION_BITS) + significant - (1 << FRACTION_BITS)) as u16
 }
 
-/// The longest length of this code, which must be one of [`code_of`].
+/// Returns the longest length of this code, which must be a result of [`code_of`].
 pub(crate) const fn at_most(code: u16) -> u32 {
     let Some(float) = (code as u32).checked_sub(1 << EXACT_BITS) else {
         return code as u32;

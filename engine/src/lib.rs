@@ -1,12 +1,15 @@
 //! Caskade's storage engine: a Bitcask (Sheehy and Smith, "Bitcask: A Log-Structured Hash Table for Fast
-//! Key/Value Data", 2010). One log of records on disk, and in memory for each key where its newest record is.
+//! Key/Value Data", 2010). It keeps one log of records on disk. An index in memory locates the newest record
+//! of each key.
 //!
-//! A store is **a map that keeps, for each key, the record with the highest version**. Records may be
-//! applied in any order and any number of times: the map is the same. So recovery, migration and repair
-//! are all the same operation. Versions come from the owner (in a cluster: `term << 40 | sequence`), who also
-//! judges expiry and drives [`Engine::append`] and [`Engine::publish`]; or, in a program that embeds the store,
-//! from a counter, with [`Engine::get`], [`Engine::put`], [`Engine::delete`], [`Engine::write`] and
-//! [`Engine::put_if_version`].
+//! A store is **a map that keeps, for each key, the record with the highest version**. Applying records in
+//! any order, any number of times, yields the same map. So recovery, migration and repair are the same
+//! operation.
+//!
+//! Two kinds of program use a store. In a cluster the owner assigns the versions (`term << 40 | sequence`),
+//! judges expiry and drives [`Engine::append`] and [`Engine::publish`]. A program that embeds the store takes
+//! versions from a counter, through [`Engine::get`], [`Engine::put`], [`Engine::delete`], [`Engine::write`]
+//! and [`Engine::put_if_version`].
 //!
 //! ```
 //! # let directory = tempfile::tempdir()?;
@@ -22,21 +25,22 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! What holds, always:
-//! - an append that was reported done under [`SyncPolicy::Always`] survives any crash;
-//! - a record whose checksum or key does not match is never handed out;
-//! - several records appended together are found together after a crash, or not at all;
-//! - memory per key is some 29 bytes, whatever the key's length; keys are not held in memory, unless an ordered index
-//!   is asked for ([`Index`]);
-//! - one engine at a time has a directory.
+//! Guarantees:
+//! - an append that was acknowledged under [`SyncPolicy::Always`] survives any crash;
+//! - the engine never returns a record whose checksum or key does not match;
+//! - after a crash either all records of one append are present, or none;
+//! - the index takes about 29 bytes of memory per key, whatever the key's length; it holds the keys
+//!   themselves only if an ordered index was requested ([`Index`]);
+//! - at most one engine has a directory open.
 //!
-//! The engine knows nothing of networks, clusters or async runtimes; every call is synchronous.
+//! The engine has no network, cluster or async runtime code; every call is synchronous.
 //!
-//! Module by module: `format` is the byte layout; `directory` the files' names, ids and lock; `data_file` reads;
-//! `log` appends and commits; `keydir` (of `table`s, with `length` codes, `file_figures` and `ordered` keys) finds;
-//! `scan` reads in key order; `recovery` opens; `scrub` finds damage while the store is open, `conflict` what contradicts
-//! it; `inspect` looks at a store that is not open; `slot` hashes keys to partitions; `embedded` is the interface of a
-//! program that embeds the store.
+//! Modules: `format` defines the byte layout; `directory` manages file names, ids and the lock; `data_file`
+//! reads records; `log` appends and commits; `keydir` is the index (built of `table`s, with `length` codes,
+//! `file_figures` and `ordered` keys); `scan` reads in key order; `recovery` opens a store; `scrub` finds
+//! damage while the store is open; `conflict` finds records that contradict it; `inspect` examines a store
+//! that is not open; `slot` hashes keys to partitions; `embedded` is the interface for a program that embeds
+//! the store.
 
 mod budget;
 mod conflict;
@@ -112,70 +116,72 @@ pub use crate::task::{TaskKind, TaskState, TaskStatus};
 /// A partition's number, `0..1024`.
 pub type Partition = u16;
 
-/// Orders the records of one key: the highest counts.
+/// Version of a record. Of all records of a key, the one with the highest version counts.
 pub type Version = u64;
 
-/// Counts how often a partition was dropped.
+/// Number of times that a partition was dropped.
 pub(crate) type Era = u32;
 
-/// How many partitions there are.
+/// Number of partitions.
 pub const PARTITIONS: u16 = 1024;
 
-/// How many slots there are; 16 consecutive ones make a partition.
+/// Number of slots; 16 consecutive slots make a partition.
 pub const SLOTS: u16 = 16_384;
 
-/// A multiple of this is where a page of keys ends: [`KeysPage::next`]. The place of a page in its partition is a number of
-/// 43 bits, which leaves 10 bits for the partition in an integer that is exact in a double. Keys nearer than this to each
-/// other are in one page.
+/// Granularity of page boundaries in a partition: [`KeysPage::next`] is a multiple of it, so all keys between
+/// two multiples are in the same page. A page number within its partition takes 43 bits. This leaves 10 bits
+/// for the partition in an integer that a double represents exactly.
 pub const POSITION_STEP: u64 = 1 << 21;
 
-/// One entry of a data file: what is known of a key.
+/// One record of a data file: a version of a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
-    /// At most 65,535 bytes; may be empty.
+    /// The key, at most 65,535 bytes; may be empty.
     pub key: Bytes,
-    /// Of all records of the key, that of the highest version counts.
+    /// The version. Of all records of a key, the one with the highest version counts.
     pub version: Version,
-    /// When the key ceases to exist, in milliseconds since 1970; 0 is never. Kept, not judged.
+    /// Time at which the key expires, in milliseconds since 1970; 0: never. The engine stores it without
+    /// judging it, except in stores that are not [`Options::replicated`].
     pub expiry_ms: u64,
-    /// The owner's; kept as they are.
+    /// Flags of the owner; the engine stores them unchanged.
     pub user_flags: u32,
-    /// The value; `None` is a tombstone: the key was deleted.
+    /// The value. `None` is a tombstone: the key was deleted.
     pub value: Option<Bytes>,
 }
 
 impl Record {
-    /// Bytes it has in a data file, as [`PartitionStats::live_bytes`] counts them.
+    /// Returns the size of the record in a data file, in bytes, as [`PartitionStats::live_bytes`] counts it.
     pub fn stored_bytes(&self) -> u64 {
         (format::RECORD_HEADER_LEN + self.key.len() + self.value.as_ref().map_or(0, bytes::Bytes::len)) as u64
     }
 }
 
-/// Figures of one partition, kept up to date by every publish.
+/// Figures of one partition; every publication updates them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct PartitionStats {
-    /// Keys whose newest record is a value, expired or not.
+    /// Number of keys whose newest record is a value, expired or not.
     pub live_keys: u64,
-    /// Those of them whose record has an expiry, past or not.
+    /// Number of live keys whose record has an expiry, past or not.
     pub expiring_keys: u64,
-    /// Keys whose newest record is a tombstone.
+    /// Number of keys whose newest record is a tombstone.
     pub tombstones: u64,
-    /// Bytes of the live keys' records, headers and keys included.
+    /// Bytes of the live keys' records, including headers and keys.
     pub live_bytes: u64,
-    /// The highest version published here since the partition was last dropped.
+    /// Highest version published in the partition since it was last dropped.
     pub highest_version: Version,
-    /// Sum of a hash of position and version of each live key: equal where the live keys and versions are.
+    /// Sum of a hash of position and version of each live key: equal for equal sets of live keys and
+    /// versions.
     pub digest: u64,
 }
 
-/// What a partition has of one key.
+/// The newest record of one key in a partition, without key and value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct InventoryEntry {
     /// Hash of the key: its place in the partition, equal on every node.
     pub position: u64,
     /// Version of the newest record.
     pub version: Version,
-    /// Whether that is a tombstone.
+    /// Whether the newest record is a tombstone.
     pub tombstone: bool,
 }
 
@@ -184,17 +190,17 @@ pub struct InventoryEntry {
 pub struct KeyInfo {
     /// The key.
     pub key: Bytes,
-    /// When it ceases to exist, in milliseconds since 1970; 0 is never.
+    /// Time at which the key expires, in milliseconds since 1970; 0: never.
     pub expiry_ms: u64,
-    /// Version of its record.
+    /// Version of the key's record.
     pub version: Version,
 }
 
-/// Some keys of a partition, in the order of their positions.
+/// A page of a partition's keys, in the order of their positions.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeysPage {
-    /// The keys: every live one from the position asked for up to `next`.
+    /// The keys: every live one from the requested position up to `next`.
     pub keys: Vec<KeyInfo>,
-    /// Where the next page begins, a multiple of [`POSITION_STEP`]; `None` after the last one.
+    /// Position at which the next page begins, a multiple of [`POSITION_STEP`]; `None` after the last page.
     pub next: Option<u64>,
 }

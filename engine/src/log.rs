@@ -1,14 +1,15 @@
-//! The log: takes appends, groups them, makes them durable, tells who waits.
+//! The log: accepts appends, groups them, makes them durable and reports the results.
 //!
-//! With `sync = always` callers encode into one buffer; the log's thread takes the whole buffer, writes it behind
-//! a mark with one call, syncs once, and tells all who wait; meanwhile the next buffer fills (group commit). A
-//! thread that is alone and would wait anyway commits its group itself, which saves two changes of threads.
-//! With weaker policies the caller writes at once, under the writer's lock.
+//! With `sync = always` callers encode into one buffer. The log's thread takes the whole buffer, writes it
+//! behind a mark with one call, syncs once, and reports to all waiting callers; meanwhile the next buffer
+//! fills (group commit). A caller that is alone and would wait anyway commits its group itself, which saves
+//! two thread switches. Under weaker policies the caller writes at once, under the writer's lock.
 //!
-//! Invariants: callbacks of queued appends run in the order of the calls, each exactly once, none under a lock.
-//! A failed write is taken back (the file is cut to where it was) and the log goes on; a failed sync, or a write
-//! that cannot be taken back, poisons the log: the operating system may have dropped what it did not sync,
-//! so no later sync could be believed. Refuses what is too long, and appends above the buffer's bound.
+//! Invariants: callbacks of queued appends run in the order of the calls, each exactly once, none under a
+//! lock. A failed write is undone (the file is cut to its former end) and the log continues. A failed sync,
+//! or a write that cannot be undone, poisons the log: the operating system may have dropped unsynced bytes,
+//! so that no later sync is reliable. Rejects records that are too long, and appends above the buffer's
+//! limit.
 
 mod encoder;
 mod queue;
@@ -42,47 +43,47 @@ use crate::{Era, Partition, Record, Version, mutation};
 /// Name of the log's thread.
 const THREAD: &str = "cask-log";
 
-/// What an append is charged beyond its bytes: its callback and its place in the queue.
+/// Bytes charged for an append besides its records: its callback and its place in the queue.
 const APPEND_OVERHEAD: usize = 256;
 
-/// Callbacks that may wait for another thread to run them, where appends are written inline.
+/// Limit of callbacks that wait for another thread to run them, where appends are written inline.
 const DELIVERIES_MAX: usize = 1 << 16;
 
-/// Called once, with what became of the append.
+/// Callback that receives the result of an append, exactly once.
 pub(crate) type Done = Box<dyn FnOnce(Result<Appended, AppendError>) + Send>;
 
-/// Where a group of appends begins, and that its file is to be kept.
+/// The place of a group of appends, with a pin that keeps its file.
 type Place = (Location, Pin);
 
-/// Who is told of a queued append, and its records as they are in their group.
+/// The callback of a queued append, and its records as they are in their group.
 type Callback = (Appended, Done);
 
-/// Records that are in the log and not yet visible: give it to [`Engine::publish`](crate::Engine::publish).
+/// Records that are in the log and not visible yet: pass it to [`Engine::publish`](crate::Engine::publish).
 ///
-/// Dropping it leaves the records unpublished until the store is opened anew, which finds and publishes them.
+/// Dropping it leaves the records unpublished until the store is reopened, which finds and publishes them.
 #[derive(Clone, Debug)]
 #[must_use = "records become visible when this is published"]
 pub struct Appended {
     pub(crate) records: Vec<AppendedRecord>,
-    /// Of the file they are in; none until they are written.
+    /// Pin of the records' file; `None` until they are written.
     pub(crate) pin: Option<Pin>,
 }
 
 impl Appended {
-    /// How many records it is of.
+    /// Returns the number of records.
     pub fn len(&self) -> usize {
         self.records.len()
     }
 
-    /// Whether it is of none.
+    /// Returns whether it has no records.
     pub fn is_empty(&self) -> bool {
         self.records.is_empty()
     }
 }
 
-/// Appends that were taken out of the queue to be written and synced together. Later appends wait until they are
-/// committed; dropping them uncommitted stops the log.
-#[must_use = "the log goes on only after this group is committed"]
+/// Appends that were taken out of the queue to be written and synced together. Later appends wait until they
+/// are committed; dropping them uncommitted stops the log.
+#[must_use = "the log continues only after this group is committed"]
 pub struct TakenGroup {
     shared: Arc<Shared>,
     group: Group,
@@ -95,7 +96,7 @@ impl TakenGroup {
     }
 }
 
-/// One of them.
+/// An appended record.
 #[derive(Clone, Debug)]
 pub(crate) struct AppendedRecord {
     pub(crate) key: Bytes,
@@ -105,7 +106,7 @@ pub(crate) struct AppendedRecord {
     pub(crate) version: u64,
     pub(crate) tombstone: bool,
     pub(crate) expires: bool,
-    /// Until it is written: file 0, and the offset in its group.
+    /// Place of the record. Until it is written: file 0, and the offset in its group.
     pub(crate) at: Location,
 }
 
@@ -117,7 +118,7 @@ impl AppendedRecord {
     }
 }
 
-/// A record with what was computed of its key, before any lock of the log is taken.
+/// A record with the values computed from its key before any lock of the log is taken.
 pub(crate) struct Prepared {
     pub(crate) record: Record,
     pub(crate) partition: Partition,
@@ -142,10 +143,10 @@ impl Prepared {
     }
 }
 
-/// Where a record is that is not written yet.
+/// Place of a record that is not written yet.
 pub(crate) const UNWRITTEN: Location = Location { file: 0, offset: 0, len: 0 };
 
-/// The same of a record whose bytes are the caller's, who waits; and where it is once it is written.
+/// A record that borrows its bytes from the waiting caller, with its place after it is written.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unwritten<'a> {
     pub(crate) key: &'a [u8],
@@ -160,7 +161,7 @@ pub(crate) struct Unwritten<'a> {
 }
 
 impl<'a> Unwritten<'a> {
-    /// What is to be published, once it is written.
+    /// Returns the candidate to publish after the record is written.
     pub(crate) fn candidate(&self) -> Candidate<'a> {
         let entry = Entry::new(self.position, self.version, self.at, self.value.is_none())
             .with_expiry(self.expiry_ms != 0);
@@ -168,10 +169,10 @@ impl<'a> Unwritten<'a> {
     }
 }
 
-/// What the log counts.
+/// Counters of the log.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
-    /// Records in the data files: with those found at the start, without those that a merge dropped.
+    /// Records in the data files, including those found at the start, without those that a merge dropped.
     pub(crate) records: AtomicU64,
     pub(crate) appends: AtomicU64,
     pub(crate) bytes: AtomicU64,
@@ -200,7 +201,7 @@ struct Shared {
 }
 
 impl Log {
-    /// Starts the log on the active file the writer has.
+    /// Starts the log on the writer's active file.
     pub(crate) fn start(
         options: &Options,
         directory: Arc<Directory>,
@@ -248,7 +249,7 @@ impl Log {
         &self.shared.counters
     }
 
-    /// Bytes that wait for the disk.
+    /// Returns the bytes that wait for the disk.
     pub(crate) fn waiting_bytes(&self) -> usize {
         self.shared.queue.charged()
     }
@@ -269,10 +270,10 @@ impl Log {
         }
     }
 
-    /// Appends the records and waits until they are durable under the sync policy; says in each where it is.
-    /// Waits for room if the append buffer is full. Not to be called from a callback.
+    /// Appends the records and waits until they are durable under the sync policy; stores in each record its
+    /// place. Waits for room if the append buffer is full. Must not be called from a callback.
     ///
-    /// The pin is to be kept until they are published.
+    /// The caller keeps the pin until the records are published.
     pub(crate) fn append_now(&self, records: &mut [Unwritten<'_>]) -> Result<Pin, AppendError> {
         let shared = &*self.shared;
         let bytes = shared.encoded_bytes(records.iter().map(lens))?;
@@ -297,50 +298,51 @@ impl Log {
         Ok(pin)
     }
 
-    /// Flushes, syncs and stops the log; later appends are refused. Only the first call does anything.
+    /// Flushes, syncs and stops the log; later appends are refused. Only the first call has an effect.
     pub(crate) fn close(&self) -> Result<(), AppendError> {
         if !self.shared.queue.close() {
             return Ok(());
         }
-        // The last engine may go away in a callback: then the log's thread empties the queue and closes the file
-        // when that callback has returned.
+        // The last engine may be dropped in a callback. Then the log's thread empties the queue and closes
+        // the file after that callback has returned.
         if self.thread_id == Some(thread::current().id()) {
             return Ok(());
         }
         if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
         {
-            tracing::error!("the log's thread panicked; what it had not synced may be lost");
+            tracing::error!("the log's thread panicked; unsynced appends may be lost; reopen the store");
         }
         while self.thread_id.is_none() && self.commit_waiting() {}
         self.shared.counters.syncs.fetch_add(1, Ordering::Relaxed);
         self.shared.writer.lock().finish()
     }
 
-    /// Where there is no thread: commits the appends that wait, and tells; false if there are none.
+    /// Commits the waiting appends and reports their results, for a log without a thread; returns `false` if
+    /// there are none.
     pub(crate) fn commit_waiting(&self) -> bool {
         self.shared.queue.commit_waiting(&*self.shared)
     }
 
-    /// Where there is no thread: takes the appends that wait out of the queue; `None` if there are none.
+    /// Takes the waiting appends out of the queue, for a log without a thread; `None` if there are none.
     pub(crate) fn take_waiting(&self) -> Option<TakenGroup> {
         let group = self.shared.queue.take_waiting()?;
         Some(TakenGroup { shared: Arc::clone(&self.shared), group })
     }
 
-    /// Makes everything durable whose append has returned.
+    /// Makes every append durable that has returned.
     pub(crate) fn sync(&self) -> Result<(), AppendError> {
         self.shared.sync_outside_lock()
     }
 
-    /// Completes the active file and begins the next, unless there is nothing in it. Returns the active file's id:
-    /// what was appended before is in lower log files, what is appended from now on in this or higher ones.
+    /// Completes the active file and begins the next, unless the active file is empty. Returns the active
+    /// file's id: earlier appends are in log files with lower ids, later ones in this file or in higher ones.
     pub(crate) fn seal_active(&self) -> Result<u64, AppendError> {
         let directory = &self.shared.directory;
         let mut sealed = self.shared.writer.lock().seal_active(directory);
         for _ in 0..TRIES {
             let is_full = matches!(sealed, Err(AppendError::NoSpace(_)));
-            // What is in the file can be merged then, which frees more.
+            // A completed file can be merged, which frees more space.
             if !is_full || !directory.reserve().release(0) {
                 break;
             }
@@ -349,27 +351,27 @@ impl Log {
         sealed
     }
 
-    /// Begins the next file after so many bytes from now on, if the options do not say fewer.
+    /// Sets the size at which the next file is begun, unless the options set a lower one.
     pub(crate) fn set_file_limit(&self, bytes: u64) {
         self.file_limit.store(bytes, Ordering::Relaxed);
     }
 
-    /// Bytes after which the next file is begun.
+    /// Returns the size in bytes at which the next file is begun.
     pub(crate) fn file_limit(&self) -> u64 {
         self.file_limit.load(Ordering::Relaxed)
     }
 
-    /// No append that is not published yet is, or will be, in a file of a lower id.
+    /// Returns an id below which no file holds, or will hold, an append that is not published yet.
     pub(crate) fn settled_below(&self) -> u64 {
         self.shared.writer.lock().settled_below()
     }
 
-    /// The same, or lower, at no cost.
+    /// Returns [`Self::settled_below`] or a lower id, without taking a lock.
     pub(crate) fn settled_hint(&self) -> u64 {
         self.settled_hint.load(Ordering::Acquire)
     }
 
-    /// Stops the log because of a failure elsewhere in the directory that leaves open what is on disk.
+    /// Stops the log after a failure elsewhere in the directory that leaves the content of the disk unknown.
     pub(crate) fn poison(&self, error: IoError) -> AppendError {
         let error = self.shared.writer.lock().poison(error);
         self.shared.queue.poison(error.clone());
@@ -380,13 +382,14 @@ impl Log {
 impl Drop for Log {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
-            tracing::error!(%error, "the store could not be synced when it was closed");
+            tracing::error!(%error, "cannot sync the store at its close; unsynced appends may be lost");
         }
     }
 }
 
 impl Shared {
-    /// Bytes that records of these lengths will take in the file, if they may be appended at all.
+    /// Returns the bytes that records of these lengths will take in the file, or an error if they are too
+    /// long.
     fn encoded_bytes(&self, lens: impl ExactSizeIterator<Item = Lens>) -> Result<usize, AppendError> {
         let too_large = |what, bytes: usize, max: usize| {
             Err(AppendError::TooLarge { what, bytes: bytes as u64, max: max as u64 })
@@ -418,20 +421,20 @@ impl Shared {
         Encoder { salt: self.salt }
     }
 
-    /// Until the log is closed and the queue empty.
+    /// Commits groups until the log is closed and the queue is empty.
     fn run_group_commit(&self) {
         self.queue.run(self);
         self.finish();
     }
 
-    /// Closes the file, when nobody can be told how that went any more.
+    /// Closes the file after the last append was answered, so an error can only be logged.
     fn finish(&self) {
         if let Err(error) = self.writer.lock().finish() {
-            tracing::error!(%error, "the store could not be synced when it was closed");
+            tracing::error!(%error, "cannot sync the store at its close; unsynced appends may be lost");
         }
     }
 
-    /// Writes one group, whose first bytes are room for a mark.
+    /// Writes one group; its first bytes are room for a mark.
     fn write(&self, writer: &mut Writer, buffer: &mut [u8]) -> Result<Place, AppendError> {
         let before = writer.files_begun();
         let base = writer.write(&self.directory, buffer)?;
@@ -442,7 +445,7 @@ impl Shared {
         Ok((base, writer.pin()))
     }
 
-    /// Turns offsets within the group into places in the file.
+    /// Converts offsets within the group into places in the file.
     fn locate(&self, mut appended: Appended, (base, pin): Place) -> Appended {
         appended.pin = Some(pin);
         for record in &mut appended.records {
@@ -465,7 +468,7 @@ impl Shared {
         self.deliver(writer);
     }
 
-    /// Writes what this encodes; returns where that begins, and what encoding it returned.
+    /// Writes the bytes that `encode` produces; returns their place, and the result of `encode`.
     fn write_inline<T>(
         &self,
         writer: &mut Writer,
@@ -481,7 +484,7 @@ impl Shared {
         Ok((result?, encoded))
     }
 
-    /// Runs waiting callbacks in order. Who finds another thread at it leaves its own to that one.
+    /// Runs waiting callbacks in order. If another thread is running them already, leaves these to it.
     fn deliver(&self, mut writer: MutexGuard<'_, Writer>) {
         if writer.delivering {
             return;
@@ -493,7 +496,7 @@ impl Shared {
         writer.delivering = false;
     }
 
-    /// A callback that panics must not take the log's thread with it: others wait for theirs.
+    /// Runs a callback; catches its panic, because other callbacks still wait for the log's thread.
     fn run_callback(&self, done: Done, result: Result<Appended, AppendError>) {
         if catch_unwind(AssertUnwindSafe(|| done(result))).is_err() {
             tracing::error!("a callback of an append panicked");
@@ -501,7 +504,7 @@ impl Shared {
         }
     }
 
-    /// Until the log is closed: syncs what was written since the last time.
+    /// Syncs written bytes at every interval until the log is closed.
     fn run_interval(&self) {
         let SyncPolicy::Interval(ms) = self.sync else {
             return;
@@ -511,12 +514,12 @@ impl Shared {
         while !self.queue.wait_closed(next) {
             mutation::end_if_told(THREAD);
             next = Instant::now() + interval;
-            // A failure poisons the log, which tells every later append.
+            // A failure poisons the log, so every later append fails.
             let _ = self.sync_outside_lock();
         }
     }
 
-    /// Syncs what was written up to now, while writes go on.
+    /// Syncs the bytes written so far, while writes continue.
     fn sync_outside_lock(&self) -> Result<(), AppendError> {
         let Some(pending) = self.writer.lock().unsynced()? else {
             return Ok(());
@@ -542,7 +545,7 @@ impl Sink for Shared {
     }
 }
 
-/// How long the parts of a record are that its writer chooses.
+/// Lengths of the parts of a record that its writer chooses.
 struct Lens {
     key: usize,
     value: Option<usize>,
@@ -552,13 +555,13 @@ fn lens(record: &Unwritten<'_>) -> Lens {
     Lens { key: record.key.len(), value: record.value.map(<[u8]>::len) }
 }
 
-/// Turns an offset within a group that was written at `base` into a place in the file.
+/// Converts an offset within a group that was written at `base` into a place in the file.
 fn place(at: &mut Location, base: Location) {
     at.file = base.file;
     at.offset += base.offset;
 }
 
-/// The salt of a new file.
+/// Returns a salt for a new file.
 pub(crate) fn random_salt() -> Salt {
     use std::hash::{BuildHasher, Hasher, RandomState};
     // Two words of the operating system's randomness, mixed by SipHash.

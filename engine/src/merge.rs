@@ -1,27 +1,30 @@
-//! Merge: copies what is live out of the worst data files into new ones, and removes the old.
+//! Merges: copy the live records of data files with many dead bytes into new files, and remove the old files.
 //!
-//! A run reads its inputs once, in order, and copies each record that the keydir points to. An output is complete,
-//! durable and under its name before the keydir is pointed to it, record by record, each under its partition's lock
-//! for that moment only. When nothing points to the inputs any more, one replacement of the eras file says so, for
-//! all of them at once; then they are removed. So after a crash at any instant there are the inputs, or the outputs,
-//! or both: the same records, which a start applies as ever.
+//! A run reads its inputs once, in order, and copies each record that the keydir points to. When an output is
+//! complete, durable and renamed into place, the keydir is pointed to its records. Each record is moved under
+//! its partition's lock, held for that moment only. When nothing points to the inputs any more, one
+//! replacement of the eras file declares all of them removed; then they are deleted. So after a crash at any
+//! instant the inputs exist, or the outputs, or both: the same records, which a start applies as usual.
 //!
-//! **Tombstones** go when two things hold (else they are copied):
-//! - (a) The partition is clean up to the tombstone's version: nobody will bring an older record any more. In a
-//!   store that is its own owner that is always so: [`crate::embedded`] draws a tombstone's version while no put of
-//!   the key is under way. In a replicated one its owner says so: [`Engine::mark_clean`](crate::Engine::mark_clean).
-//! - (b) No data file but the inputs can hold an older record of the key. A tombstone has a *bound*, the id of the
-//!   log file it was appended to: what is published before it is in files up to that id, except for files whose
-//!   *reach* is lower than their id. So (b) holds when every file but the inputs has a reach above the bound.
+//! **Tombstones** are dropped if two conditions hold; otherwise they are copied:
+//! - (a) The partition is clean up to the tombstone's version: no other copy will send an older record any
+//!   more. In a store that is its own owner this always holds: [`crate::embedded`] draws a tombstone's
+//!   version while no put of the key is in flight. In a replicated store its owner declares it:
+//!   [`Engine::mark_clean`](crate::Engine::mark_clean).
+//! - (b) No data file except the inputs can hold an older record of the key. A tombstone has a *bound*, the
+//!   id of the log file it was appended to: records published before it are in files up to that id, except in
+//!   files whose *reach* is lower than their id. So (b) holds when every file except the inputs has a reach
+//!   above the bound.
 //!
-//! Of lower reach than their id are:
-//! - an output of a merge: what it copied may be overtaken by a tombstone that was under way when the output was
-//!   begun. Its reach is the lowest file that anything unpublished was in then;
-//! - a file with a record that was overtaken before it was published (migration and repair bring old versions
-//!   late): its reach is the bound of the tombstone that is there, and at most the lowest file as above;
+//! These files have a reach below their id:
+//! - an output of a merge: its records may be overtaken by a tombstone that was in flight when the output was
+//!   begun. Its reach is the lowest file that held anything unpublished at that time;
+//! - a file with a record that was overtaken before it was published (migration and repair deliver old
+//!   versions late): its reach is the bound of the overtaking tombstone, and at most the lowest file as
+//!   above;
 //! - a file in which a start finds an older record of a key that has a tombstone of a lower bound.
 //!
-//! The inputs go all at once because one may hold the tombstone of an older record in the other.
+//! All inputs are removed at once, because one may hold the tombstone of an older record in another.
 
 mod output;
 mod select;
@@ -49,51 +52,52 @@ use crate::table::Entry;
 use crate::task::{TaskKind, TaskState, TaskStatus};
 use crate::{PARTITIONS, Partition, Version};
 
-/// Files that one run may merge.
+/// Limit of the files that one run merges.
 const INPUTS_MAX: usize = 64;
 
-/// Bytes read between two looks at the budget.
+/// Bytes read between two checks of the budget.
 const STEP_BYTES: u64 = 256 << 10;
 
-/// Expired keys that one run notes for burial.
+/// Limit of the expired keys that one run remembers, to turn them into tombstones.
 const EXPIRED_MAX: usize = 10_000;
 
-/// What merging has to know from one run to the next.
+/// State that merges keep between runs.
 #[derive(Debug)]
 pub(crate) struct Merges {
-    /// Held during a run, and by what needs the files to stay: of data files only log files come meanwhile, none goes.
+    /// Held during a run, and by operations that need the files to stay. Meanwhile only log files are added,
+    /// and no data file is removed.
     pub(crate) running: Mutex<()>,
     stop: AtomicBool,
-    /// The store is being closed: stop, and do not begin again.
+    /// The store is being closed: a run must stop, and no other may begin.
     closing: AtomicBool,
-    /// Bytes that a run may copy: fewer after one that found no room.
+    /// Limit of the bytes that a run may copy; lowered after a run that found no room.
     copied_max: AtomicU64,
-    /// Space is short: merges have their way.
+    /// Whether space is low: merges then ignore their window and their budget.
     space_low: AtomicBool,
-    /// By partition: the version up to which it is clean, as its owner says.
+    /// The version up to which each partition is clean, as its owner declared; by partition.
     clean: Vec<AtomicU64>,
     status: Mutex<Option<TaskStatus>>,
     pub(crate) restores: Restores,
-    /// Ids of files that could not be read at the start: whatever is in them is not known.
+    /// Ids of files that could not be read at the start: their records are unknown.
     pub(crate) unreadable: Mutex<Vec<u64>>,
 }
 
-/// What [`Engine::merge`](crate::Engine::merge) and [`Engine::tend`](crate::Engine::tend) did.
+/// Result of [`Engine::merge`](crate::Engine::merge) or [`Engine::tend`](crate::Engine::tend).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Merged {
-    /// Data files that were merged and are gone.
+    /// Number of data files that were merged and removed.
     pub files: u64,
-    /// Data files that were written.
+    /// Number of data files that were written.
     pub outputs: u64,
-    /// Live records and tombstones that were copied.
+    /// Number of live records and tombstones that were copied.
     pub records_copied: u64,
-    /// Tombstones that were dropped.
+    /// Number of tombstones that were dropped.
     pub tombstones_dropped: u64,
-    /// Expired records that were turned into tombstones.
+    /// Number of expired records that were turned into tombstones.
     pub records_expired: u64,
-    /// Bytes by which the data files are smaller now.
+    /// Bytes by which the data files have become smaller.
     pub bytes_freed: u64,
-    /// Hint files that were written.
+    /// Number of hint files that were written.
     pub hints: u64,
 }
 
@@ -128,7 +132,7 @@ impl Merges {
         self.status.lock().clone()
     }
 
-    /// Makes a run that is under way end soon; what it did not complete stays as it was.
+    /// Makes a running merge end soon; everything it did not complete stays unchanged.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
     }
@@ -139,7 +143,7 @@ impl Merges {
         }
     }
 
-    /// What was said of a partition that is dropped counts no more.
+    /// Revokes the declaration of [`Self::mark_clean`] for a dropped partition.
     pub(crate) fn forget_clean(&self, partition: Partition) {
         if let Some(clean) = self.clean.get(usize::from(partition)) {
             clean.store(0, Ordering::Release);
@@ -163,7 +167,7 @@ impl Merges {
 }
 
 impl Core {
-    /// Writes the hints that are missing and, if merging is allowed now, merges what is due.
+    /// Writes the missing hints and, if merging is allowed now, merges the due files.
     pub(crate) fn tend(&self, merges: bool) -> Result<Merged, MergeError> {
         self.fit_file_limit();
         let mut done = Merged { hints: self.write_hints()?, ..Merged::default() };
@@ -181,11 +185,11 @@ impl Core {
         Ok(done)
     }
 
-    /// Seals the active file and merges every file with something dead in it.
+    /// Seals the active file and merges every file with dead bytes.
     pub(crate) fn merge_all(&self) -> Result<Merged, MergeError> {
         let mut done = Merged::default();
         let below = self.log.seal_active()?;
-        // What was begun by this call itself is not merged again.
+        // Files that this call itself begins are not merged again.
         let highest = self.directory.highest_id();
         loop {
             let merged = self.merge_due(Due::AnyDead { below, up_to: highest })?;
@@ -198,14 +202,15 @@ impl Core {
         Ok(done)
     }
 
-    /// One run, if there is anything to do.
+    /// Performs one run, if files are due.
     fn merge_due(&self, due: Due) -> Result<Merged, MergeError> {
         let _running = self.merges.running.lock();
         self.merges.stop.store(false, Ordering::Release);
         let mut done = Merged::default();
         loop {
             let inputs = self.select(due)?;
-            // A record that is restored now may be older than a tombstone in the inputs: it must be seen.
+            // A record that is being restored may be older than a tombstone in the inputs: the run must see
+            // it.
             if inputs.is_empty() || !self.merges.restores.wait() {
                 return Ok(done);
             }
@@ -214,7 +219,7 @@ impl Core {
             let result = self.run_within_space(&inputs);
             self.finish_status(&result);
             done.add(&result?);
-            // Damaged files are not selected again: the others are merged without them.
+            // Damaged files are not selected again: the next iteration merges the others without them.
             if !inputs.iter().any(|file| file.is_damaged()) {
                 return Ok(done);
             }
@@ -230,14 +235,14 @@ impl Core {
             });
         }
         match result {
-            Ok(merged) => tracing::info!(?merged, "data files were merged"),
-            Err(MergeError::Stopped) => tracing::info!("a merge was stopped"),
-            Err(error) if error.is_no_space() => tracing::warn!(%error, "a merge found no room"),
-            Err(error) => tracing::error!(%error, "a merge failed"),
+            Ok(merged) => tracing::info!(?merged, "merged data files"),
+            Err(MergeError::Stopped) => tracing::info!("stopped a merge"),
+            Err(error) if error.is_no_space() => tracing::warn!(%error, "no room for a merge; no data lost"),
+            Err(error) => tracing::error!(%error, "a merge failed; no data was lost"),
         }
     }
 
-    /// Writes the hints of complete data files that have none. Returns how many it wrote.
+    /// Writes the hints of complete data files that have none. Returns the number of hints written.
     fn write_hints(&self) -> Result<u64, MergeError> {
         let _running = self.merges.running.lock();
         let mut written = 0;
@@ -251,7 +256,7 @@ impl Core {
                 }
                 Ok(HintWritten::DataDamaged { offset, reason }) => self.found_damaged(&file, offset, &reason),
                 Ok(HintWritten::Stopped) => break,
-                // A hint only makes the next start quicker: what there is of room is for merges.
+                // A hint only makes the next start quicker: the remaining room is for merges.
                 Err(error) if error.is_no_space() => break,
                 Err(error) => return Err(error.into()),
             }
@@ -259,11 +264,11 @@ impl Core {
         Ok(written)
     }
 
-    /// Says durably that these data files are not needed, does what follows from that, and removes them.
+    /// Declares durably that these data files are not needed, calls `gone`, and removes them.
     pub(crate) fn remove_files(&self, ids: Vec<u64>, gone: impl FnOnce()) -> Result<(), MergeError> {
         let mut eras = self.eras.lock();
         let mut next = eras.clone();
-        // Among them may be some of an earlier run that could not be removed yet.
+        // The list may include files of an earlier run that could not be removed yet.
         next.removed.extend(ids);
         if next.removed.len() > ERAS_REMOVED_MAX {
             return Err(MergeError::NotRemoved { files: eras.removed.len() });
@@ -271,23 +276,24 @@ impl Core {
         let highest = next.removed.iter().max().copied().unwrap_or(0);
         next.file_id_floor = next.file_id_floor.max(highest);
         next.version_floor = next.version_floor.max(self.highest_version());
-        // If either may be on disk, it does not matter: nothing that counts is in these files any more.
+        // Either eras file may be on disk after a failure: no current record is in these files any more.
         self.directory.store_eras(&next).map_err(|failed| failed.error)?;
         *eras = next;
         gone();
         match self.directory.remove_files(&eras.removed) {
             Ok(()) => eras.removed.clear(),
             Err(error) => {
-                tracing::warn!(%error, "data files could not be removed; the next merge or start will");
+                tracing::warn!(%error, "cannot remove merged data files; the next merge or start retries");
             }
         }
         Ok(())
     }
 
-    /// The file is left as it is, and found damaged again by whoever opens the store.
+    /// Marks a file as damaged. It stays unchanged, so that the next opening of the store finds the damage
+    /// again.
     pub(crate) fn found_damaged(&self, file: &DataFile, offset: u64, reason: &str) {
         tracing::error!(file = %file.path.display(), offset, reason,
-            "a data file is damaged: it is kept as it is; restore its keys from another copy");
+            "a data file is damaged: it stays unchanged; restore its keys from another copy");
         file.set_damaged();
     }
 }
@@ -296,13 +302,13 @@ pub(crate) fn header_of(file: &DataFile) -> FileHeader {
     FileHeader { kind: file.kind, id: file.id, salt: file.salt }
 }
 
-/// One run.
+/// One run of a merge.
 struct Run<'a> {
     core: &'a Core,
     inputs: &'a [Arc<DataFile>],
-    /// Tombstones of bounds below this hide nothing outside of the inputs.
+    /// The lowest reach of all other files: tombstones of lower bounds hide nothing outside the inputs.
     reach: u64,
-    /// By partition, as at the beginning of the run.
+    /// The version up to which each partition is clean, as at the beginning of the run; by partition.
     clean: Vec<Version>,
     now_ms: u64,
     output: Option<Output>,
@@ -340,13 +346,14 @@ impl<'a> Run<'a> {
         let records = &self.core.log.counters().records;
         records.fetch_add(self.merged.records_copied, Ordering::Relaxed);
         if self.inputs.iter().any(|file| file.is_damaged()) {
-            // That one stays, with older records in it of keys whose tombstones were not copied: so all of them stay.
+            // The damaged input stays, and may hold older records of keys whose tombstones were not copied.
+            // So all inputs stay.
             return Ok(Merged { bytes_freed: 0, ..self.merged });
         }
         let gone = self.inputs;
         self.check_nothing_live(gone)?;
-        // What overtook the records that were not copied may not be durable yet, where appends are not synced at once:
-        // a power loss must not take both.
+        // Records that replaced uncopied ones may not be durable yet, where appends are not synced at once. A
+        // power loss must not take both.
         self.core.log.sync()?;
         let freed: u64 = gone.iter().map(|file| file.len()).sum();
         self.remove(gone)?;
@@ -357,7 +364,7 @@ impl<'a> Run<'a> {
         Ok(self.merged)
     }
 
-    /// Copies what is live out of all inputs.
+    /// Copies the live records of all inputs.
     fn copy(&mut self) -> Result<(), MergeError> {
         let inputs = self.inputs;
         for input in inputs {
@@ -388,7 +395,7 @@ impl<'a> Run<'a> {
                 }
             })?;
             if !end.ends_marked && !input.is_damaged() && !input.is_healed() {
-                self.core.found_damaged(input, end.offset, "the mark that should close the file is missing");
+                self.core.found_damaged(input, end.offset, "the end mark of the file is missing");
             }
             if !input.is_damaged() {
                 self.input_records += records;
@@ -398,14 +405,14 @@ impl<'a> Run<'a> {
         self.complete_output()
     }
 
-    /// Waits for the budget, and says how far the run is.
+    /// Waits for the budget, and updates the progress of the run.
     fn pace(&mut self, bytes: u64) -> Result<(), MergeError> {
         self.bytes_done += bytes;
         if let Some(status) = &mut *self.core.merges.status.lock() {
             status.bytes_done = self.bytes_done;
         }
         let merges = &self.core.merges;
-        // Where space is short nothing is booked: what else draws on the budget would wait for it later.
+        // While space is low nothing is booked: other users of the budget would have to wait for it later.
         if !merges.is_space_low() {
             self.core.options.budget.wait(bytes, &|| merges.stopped() || merges.is_space_low());
         }
@@ -428,7 +435,7 @@ impl<'a> Run<'a> {
         let expiry_ms = record.header.expiry_ms;
         let is_expired = bound.is_none() && expiry_ms != 0 && expiry_ms <= self.now_ms;
         if is_expired && !self.core.options.replicated && self.expired.len() < EXPIRED_MAX {
-            // Copied all the same: it goes when its tombstone is published.
+            // Copied nevertheless: the record becomes dead when its tombstone is published.
             self.expired.push((record.key.to_vec(), record.header.version));
         }
         let len = record.header.record_len();
@@ -447,20 +454,20 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Whether this is a tombstone that is not needed any more.
+    /// Returns whether this is a tombstone that is not needed any more.
     fn is_dropped(&self, partition: Partition, version: Version, bound: Option<u64>) -> bool {
         let clean = self.clean.get(usize::from(partition)).copied().unwrap_or(0);
         let unneeded = |bound| version <= clean && bound < self.reach;
         bound.is_some_and(|bound| unneeded(bound) || drops_tombstones_by_age())
     }
 
-    /// Makes the output durable and the keydir point to it.
+    /// Makes the output durable and points the keydir to it.
     fn complete_output(&mut self) -> Result<(), MergeError> {
         let Some(output) = self.output.take() else { return Ok(()) };
         let core = self.core;
         let (file, handle) = output.complete(&core.directory, &core.files)?;
         self.merged.outputs += 1;
-        // Netted at the end.
+        // Counts written bytes until the end of the run, which subtracts them from the freed ones.
         self.merged.bytes_freed += file.len();
         let is_input = |slot: FileSlot| self.inputs.iter().any(|input| input.slot == slot);
         let header = header_of(&file);
@@ -470,7 +477,7 @@ impl<'a> Run<'a> {
                 relocate(core, &file, offset, record, is_input);
                 Ok(())
             }
-            // What was just written cannot be read: the inputs are kept, as something points to them still.
+            // The output cannot be read back. The inputs are kept, because the keydir still points to them.
             Visited::Bad { offset, reason, .. } => {
                 core.found_damaged(&file, offset, &reason.to_string());
                 Err(MergeError::Unverified { path: file.path.clone() })
@@ -479,7 +486,8 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// What was not copied was dead, or a tombstone to be dropped; if anything else is left the inputs stay.
+    /// Checks that no live record is left in the inputs: the uncopied ones must be dead, or tombstones to
+    /// drop.
     fn check_nothing_live(&self, gone: &[Arc<DataFile>]) -> Result<(), MergeError> {
         for file in gone {
             if self.core.keydir.figures().of(file.slot).live_bytes > 0 {
@@ -489,7 +497,7 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Removes the inputs, all or none.
+    /// Removes all of the inputs, or none.
     fn remove(&mut self, gone: &[Arc<DataFile>]) -> Result<(), MergeError> {
         let ids = gone.iter().map(|file| file.id).collect();
         let removed = self.core.remove_files(ids, || {
@@ -502,8 +510,8 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Forgets the tombstones that the keydir still has in the inputs: those that were not copied. It cannot fail:
-    /// the inputs are given up already, and nothing may point to them.
+    /// Removes from the keydir the tombstones that are still in the inputs: those that were not copied. It
+    /// cannot fail: the inputs are given up already, and nothing may point to them.
     fn drop_tombstones(&mut self, gone: &[Arc<DataFile>]) {
         let keydir = &self.core.keydir;
         if gone.iter().all(|file| keydir.figures().of(file.slot).tombstone_bytes == 0) {
@@ -518,13 +526,13 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Turns the expired records that were met into tombstones, unless they have changed.
+    /// Turns the expired records that the run found into tombstones, unless they have changed.
     fn bury_expired(&mut self) {
         for (key, version) in std::mem::take(&mut self.expired) {
             match self.core.bury_expired(&key, version) {
                 Ok(buried) => self.merged.records_expired += u64::from(buried),
                 Err(error) => {
-                    tracing::warn!(%error, "expired records could not be deleted; the next merge will try again");
+                    tracing::warn!(%error, "cannot delete expired records; the next merge retries");
                     return;
                 }
             }

@@ -1,4 +1,4 @@
-//! What an owner can set: each option with its unit, default and bounds.
+//! Options that an owner can set, each with its unit, default and bounds.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,17 +7,17 @@ use std::str::FromStr;
 use crate::budget::Budget;
 use crate::failure::OnFailure;
 
-/// When an append counts as done.
+/// The moment at which an append is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum SyncPolicy {
-    /// After fdatasync, which all waiting appends share. Nothing acknowledged is lost to a power failure.
+    /// After fdatasync, which all waiting appends share. A power failure loses nothing that was acknowledged.
     #[default]
     Always,
-    /// When the operating system has it; fdatasync follows within this many milliseconds (1 to 60,000).
-    /// A killed process loses nothing, a power failure what was appended since the last sync.
+    /// After the operating system has the bytes; fdatasync follows within this many milliseconds (1 to
+    /// 60,000). A killed process loses nothing; a power failure loses the appends since the last sync.
     Interval(u64),
-    /// When the operating system has it; it decides when to sync (and rotation and closing do).
-    /// A killed process loses nothing, a power failure possibly much.
+    /// After the operating system has the bytes. The operating system decides when to sync; rotation and
+    /// closing sync too. A killed process loses nothing; a power failure may lose much.
     Never,
 }
 
@@ -31,9 +31,9 @@ impl fmt::Display for SyncPolicy {
     }
 }
 
-/// The text names no sync policy.
+/// Error of a text that names no sync policy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no sync policy; give always, interval:MILLISECONDS or never")]
+#[error("'{0}' is not a sync policy; give always, interval:MILLISECONDS or never")]
 pub struct BadSyncPolicy(String);
 
 impl FromStr for SyncPolicy {
@@ -52,14 +52,14 @@ impl FromStr for SyncPolicy {
     }
 }
 
-/// What is kept in memory to find keys by.
+/// Structures kept in memory to find keys.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Index {
-    /// Where each key's record is, by a hash of the key: some 29 bytes a key, however long it is.
+    /// The place of each key's record, by a hash of the key: about 29 bytes a key, whatever its length.
     #[default]
     Hash,
-    /// That, and the live keys themselves in order, for [`Engine::range`](crate::Engine::range) and
-    /// [`Engine::prefix`](crate::Engine::prefix): some 42 bytes and the key itself, for each key, more.
+    /// The hash index, and the live keys in order for [`Engine::range`](crate::Engine::range) and
+    /// [`Engine::prefix`](crate::Engine::prefix): for each key about 42 bytes more, and the key itself.
     Ordered,
 }
 
@@ -72,9 +72,9 @@ impl fmt::Display for Index {
     }
 }
 
-/// The text names no index.
+/// Error of a text that names no index.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no index; give hash or ordered")]
+#[error("'{0}' is not an index; give hash or ordered")]
 pub struct BadIndex(String);
 
 impl FromStr for Index {
@@ -89,71 +89,77 @@ impl FromStr for Index {
     }
 }
 
-/// How a store is opened. Make one with [`Options::new`] and change what should differ.
+/// Options of an open store. Create them with [`Options::new`] and change individual fields.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The store's directory; made if it is not there.
+    /// Directory of the store; created if it does not exist.
     pub path: PathBuf,
-    /// Bytes after which a new data file is begun. Default 256 MiB; 64 KiB to 2 GiB.
+    /// Size in bytes at which the log begins a new data file. Default 256 MiB; 64 KiB to 2 GiB.
     pub max_file_size: u64,
-    /// When an append counts as done. Default [`SyncPolicy::Always`].
+    /// The moment at which an append is acknowledged. Default [`SyncPolicy::Always`].
     pub sync: SyncPolicy,
-    /// Bytes of the longest value taken. Default 64 MiB; 1 B to 512 MiB.
+    /// Longest accepted value in bytes. Default 64 MiB; 1 B to 512 MiB.
     pub max_value_bytes: u32,
-    /// Files of sealed data kept open at once, the longest unused being closed first. Default 256; 1 to 65,536.
+    /// Sealed data files kept open at once; the least recently used one is closed first. Default 256; 1 to
+    /// 65,536.
     pub max_open_files: usize,
-    /// Bytes that may wait for the log, with 256 B of overhead an append. Default 128 MiB; from
-    /// `max_value_bytes` + 1 MiB to 1 GiB.
-    /// Above it [`Engine::append`](crate::Engine::append) refuses, and the calls that wait anyway wait for room.
+    /// Bytes that may wait for the log, counting 256 B of overhead an append. Default 128 MiB; from
+    /// `max_value_bytes` + 1 MiB to 1 GiB. Above it [`Engine::append`](crate::Engine::append) refuses; calls
+    /// that wait for durability anyway wait for room.
     pub append_buffer_bytes: usize,
-    /// What is kept in memory to find keys by; may differ from one opening to the next. Default [`Index::Hash`].
+    /// Structures kept in memory to find keys; may differ between openings. Default [`Index::Hash`].
     pub index: Index,
-    /// Whether the data is replicated, or otherwise the business of an owner: versions, expiry and tombstones are
-    /// then the owner's, and the engine never makes a record of its own accord. Default false: the store is its own
-    /// owner, and a merge turns expired records into tombstones and drops tombstones that hide nothing.
+    /// Whether an owner manages the data, for example by replication. If true, the owner assigns versions and
+    /// handles expiry and tombstones; the engine never creates a record by itself. Default false: the store
+    /// is its own owner, and merges turn expired records into tombstones and drop tombstones that hide
+    /// nothing.
     ///
-    /// [`Engine::put`](crate::Engine::put) and the rest of the embedded interface go on working in a replicated
-    /// store, but its owner knows nothing of what they write, and their conditions nothing of what the owner has
-    /// under way.
+    /// [`Engine::put`](crate::Engine::put) and the rest of the embedded interface still work in a replicated
+    /// store. But its owner is not informed of their writes, and their conditions ignore the owner's writes
+    /// that are in flight.
     pub replicated: bool,
-    /// Whether sealed files are read, and the active one, unless `sync` is always, is written through memory mappings,
-    /// where the file system can. Default true. Installs a handler of SIGBUS, so that a file that is cut or cannot be read is an error; it passes on all other faults.
+    /// Whether the engine reads sealed files through memory mappings, where the file system supports this.
+    /// Unless `sync` is `always`, it also writes the active file through one. Default true. Installs a SIGBUS
+    /// handler, so that a file that was cut or cannot be read causes an error; the handler passes on all
+    /// other faults.
     pub map_files: bool,
-    /// Whether a thread of the engine's writes hint files and merges. Default true. If not, that is done by
-    /// [`Engine::tend`](crate::Engine::tend) alone.
+    /// Whether a thread of the engine writes hint files and merges. Default true. If false, only
+    /// [`Engine::tend`](crate::Engine::tend) does this.
     pub background: bool,
-    /// Whether a thread of the engine's commits queued appends, or syncs at the interval. Default true. If not, that is
-    /// done by [`Engine::commit_appends`](crate::Engine::commit_appends) or [`Engine::sync`](crate::Engine::sync) alone:
-    /// for owners that decide the order of everything themselves, such as a simulation.
+    /// Whether a thread of the engine commits queued appends, or syncs at the interval. Default true. If
+    /// false, only [`Engine::commit_appends`](crate::Engine::commit_appends) or
+    /// [`Engine::sync`](crate::Engine::sync) does this: for owners that decide the order of all events, such
+    /// as a simulation.
     pub log_thread: bool,
-    /// Percent of a sealed file's bytes that are dead, from which on it is merged. Default 25; 1 to 100.
+    /// Percentage of dead bytes from which a sealed file is merged. Default 25; 1 to 100.
     pub merge_trigger: u8,
-    /// Dead bytes of a sealed file from which on it is merged, whatever their share. Default 128 MiB; from 1.
+    /// Dead bytes from which a sealed file is merged, whatever their share. Default 128 MiB; from 1.
     pub merge_trigger_bytes: u64,
-    /// Sealed files below this size, and below half of `max_file_size`, are merged with one another. Default 8 MiB; from
-    /// 0, which is never.
+    /// Size in bytes below which sealed files are merged with one another; such a file must also be below
+    /// half of `max_file_size`. Default 8 MiB; from 0, which means never.
     pub merge_small_file: u64,
-    /// When merges may run. Default [`MergeWindow::Always`].
+    /// The times at which merges may run. Default [`MergeWindow::Always`].
     pub merge_window: MergeWindow,
-    /// Free bytes of the file system below which space is short; merges then have their way: they run outside of their
-    /// window and above their budget, and take, beside what is due anyway, every file of which a twentieth is dead, those
-    /// first that free most for the least copying. Space is short until a quarter more than this is free. Default
-    /// 1 GiB, and at most a twentieth of the file system; 0: the engine does not look by itself, its owner calls
-    /// [`Engine::set_space_low`](crate::Engine::set_space_low).
+    /// Free bytes of the file system below which space is low. Merges then run outside their window and above
+    /// their budget. Besides the due files, they take every file of which a twentieth is dead. Files that
+    /// free the most space for the least copying are merged first. Space stays low until a quarter more than
+    /// this is free. Default 1 GiB, and at most a twentieth of the file system. 0: the engine does not check;
+    /// its owner calls [`Engine::set_space_low`](crate::Engine::set_space_low).
     pub low_free_bytes: u64,
-    /// Bytes of the file `reserve` in the store's directory, which is allocated while there is room and cut for
-    /// deletions, dropped partitions and merges when the disk is full: so that space can be freed though other programs
-    /// have filled it. Default 16 MiB, and at most a 64th of the file system; 0 is none.
+    /// Bytes of the file `reserve` in the store's directory. The engine allocates it while there is room.
+    /// When the disk is full, the engine cuts it for deletions, dropped partitions and merges. So these can
+    /// free space although other programs filled the disk. Default 16 MiB, and at most a 64th of the file
+    /// system; 0: no reserve.
     pub reserve_bytes: u64,
     /// Bytes a second that merges may read and write: a handle that other background work can share, and that
-    /// can be changed at any time. Default without limit.
+    /// can be changed at any time. Default: no limit.
     pub budget: Budget,
-    /// Called when a thread of the store ends by a panic, or a callback of an append panics. Default: nobody; that is
-    /// logged only.
+    /// Called when a thread of the store ends by a panic, or when a callback of an append panics. Default: no
+    /// call; the panic is only logged.
     pub on_failure: OnFailure,
 }
 
-/// When merges may run.
+/// The times at which merges may run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum MergeWindow {
     /// At any time.
@@ -161,16 +167,16 @@ pub enum MergeWindow {
     Always,
     /// Only when [`Engine::merge`](crate::Engine::merge) is called.
     Never,
-    /// From the first to before the second of these minutes of the day, in UTC; over midnight if the second is the
-    /// lower one.
+    /// From the first of these minutes of the day (inclusive) to the second (exclusive), in UTC; past
+    /// midnight if the second is lower.
     Daily(u16, u16),
 }
 
-/// Minutes of a day.
+/// Minutes in a day.
 const DAY_MINUTES: u16 = 24 * 60;
 
 impl MergeWindow {
-    /// Whether this time, in milliseconds since 1970, is in it.
+    /// Returns whether this time, in milliseconds since 1970, is in the window.
     pub(crate) fn contains(self, now_ms: u64) -> bool {
         match self {
             Self::Always => true,
@@ -195,9 +201,9 @@ impl fmt::Display for MergeWindow {
     }
 }
 
-/// The text names no merge window.
+/// Error of a text that names no merge window.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no merge window; give always, never or two times of the day in UTC, as in 01:30-05:00")]
+#[error("'{0}' is not a merge window; give always, never or two times of the day in UTC, as in 01:30-05:00")]
 pub struct BadMergeWindow(String);
 
 impl FromStr for MergeWindow {
@@ -224,11 +230,11 @@ impl FromStr for MergeWindow {
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 
-/// What must fit the append buffer beside the longest value.
+/// Bytes that must fit the append buffer besides the longest value.
 const BUFFER_ROOM: u64 = MIB;
 
 impl Options {
-    /// The defaults, for the store in this directory.
+    /// Returns the default options, for the store in this directory.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -253,7 +259,7 @@ impl Options {
         }
     }
 
-    /// Says everything that is out of bounds.
+    /// Checks all bounds; returns every problem found.
     pub fn validate(&self) -> Result<(), Vec<String>> {
         let mut problems = Vec::new();
         let mut bound = |name: &str, value: u64, min: u64, max: u64| {

@@ -1,23 +1,24 @@
-//! The live keys of one partition in order, for scans: kept only if the ordered index is asked for.
+//! The live keys of one partition in order, for scans; kept only if the ordered index was requested.
 //!
-//! Held by the keydir beside the partition's table, under the same lock and in step with it. It says which keys there
-//! may be, not what they hold: who scans reads each key as any reader does, and passes over those that are gone.
+//! The keydir holds them beside the partition's table, under the same lock, and updates both together. The
+//! index lists keys, not values: a scan reads each key like any other reader, and skips keys that were
+//! deleted meanwhile.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
-/// Bytes of keys that a run may have beyond its first key.
+/// Bytes of keys after which a run ends; its first key may be longer.
 const RUN_BYTES_MAX: usize = 16 << 10;
 
-/// A partition's live keys.
+/// The live keys of a partition.
 #[derive(Debug, Default)]
 pub(crate) struct OrderedKeys(BTreeSet<Box<[u8]>>);
 
-/// Some keys that follow each other.
+/// Consecutive keys of a range.
 #[derive(Debug, Default)]
 pub(crate) struct KeyRun {
     pub(crate) keys: Vec<Box<[u8]>>,
-    /// Whether there were more in the range.
+    /// Whether the range has more keys.
     pub(crate) more: bool,
 }
 
@@ -29,7 +30,7 @@ impl FromIterator<Box<[u8]>> for OrderedKeys {
 
 impl OrderedKeys {
     pub(crate) fn insert(&mut self, key: &[u8]) {
-        // Most writes are of keys that are there already: those cost no allocation.
+        // Most writes are of keys that exist already: those cost no allocation.
         if !self.0.contains(key) {
             self.0.insert(key.into());
         }
@@ -39,7 +40,7 @@ impl OrderedKeys {
         self.0.remove(key);
     }
 
-    /// The first keys of a range: at most so many, and only one if it is very long.
+    /// Returns the first keys of a range: at most `keys_max`, and only one if it is very long.
     pub(crate) fn run(&self, start: Bound<&[u8]>, end: Bound<&[u8]>, keys_max: usize) -> KeyRun {
         let mut run = KeyRun::default();
         if is_empty(start, end) {
@@ -58,7 +59,7 @@ impl OrderedKeys {
     }
 }
 
-/// Whether no key can be in this range; a set's own `range` panics at some of these.
+/// Returns whether no key can be in this range; `BTreeSet::range` panics at some such ranges.
 fn is_empty(start: Bound<&[u8]>, end: Bound<&[u8]>) -> bool {
     match (start, end) {
         (Bound::Unbounded, _) | (_, Bound::Unbounded) => false,
@@ -108,7 +109,7 @@ mod tests {
     /// `CASKADE_KEY_LEN=20 cargo test -p caskade-engine --lib memory_of_the_ordered_index -- --ignored --nocapture`
     #[test]
     #[ignore = "takes seconds and prints figures"]
-    #[expect(clippy::print_stdout, reason = "its figures are what it is for")]
+    #[expect(clippy::print_stdout, reason = "printing figures is its purpose")]
     fn memory_of_the_ordered_index() {
         const KEYS: u64 = 1_000_000;
         let resident = || {

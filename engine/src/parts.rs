@@ -1,10 +1,10 @@
-//! What `benches/format.rs` measures that no public call does alone.
+//! Functions that `benches/format.rs` measures alone; no public call exposes them.
 
 use crate::format::{Header, Kind, Parsed, Salt, encode_record as encode};
 
 const SALT: Salt = Salt(0x0123_4567_89ab_cdef);
 
-/// Appends a record to `buffer`, its checksum computed; key and value must fit their lengths' fields.
+/// Appends a record with its checksum to `buffer`; key and value must fit their length fields.
 pub fn encode_record(buffer: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     let header = Header {
         kind: Kind::Value,
@@ -19,7 +19,7 @@ pub fn encode_record(buffer: &mut Vec<u8>, key: &[u8], value: &[u8]) {
     encode(buffer, SALT, header, key, value);
 }
 
-/// Whether the bytes begin with a whole record: reads it and compares its checksum.
+/// Returns whether the bytes begin with a whole record: parses it and verifies its checksum.
 pub fn is_record(bytes: &[u8]) -> bool {
     Parsed::parse(bytes, SALT).is_ok()
 }

@@ -1,8 +1,8 @@
-//! How far a long call has come, for another thread to show.
+//! Progress of a long call, readable from another thread.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How far a long call has come.
+/// Progress of a long call.
 #[derive(Debug, Default)]
 pub struct Progress {
     bytes_done: AtomicU64,
@@ -10,22 +10,22 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Bytes that are done.
+    /// Returns the number of bytes that are done.
     pub fn bytes_done(&self) -> u64 {
         self.bytes_done.load(Ordering::Relaxed)
     }
 
-    /// Bytes to do, as far as is known; may grow.
+    /// Returns the number of bytes to do, as far as known; it may grow.
     pub fn bytes_total(&self) -> u64 {
         self.bytes_total.load(Ordering::Relaxed)
     }
 
-    /// So many bytes more are to be done.
+    /// Adds bytes to the total.
     pub(crate) fn expect(&self, bytes: u64) {
         self.bytes_total.fetch_add(bytes, Ordering::Relaxed);
     }
 
-    /// So many bytes more are done.
+    /// Adds bytes to those that are done.
     pub(crate) fn advance(&self, bytes: u64) {
         self.bytes_done.fetch_add(bytes, Ordering::Relaxed);
     }

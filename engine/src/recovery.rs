@@ -1,16 +1,15 @@
-//! Opening: reads what the data files hold and rebuilds the keydir.
+//! Opening a store: reads the data files and rebuilds the keydir.
 //!
-//! A sealed file is read through its hint file; where there is none, or it is not right, the data file itself is
-//! scanned, and given a new hint. Then the keydir is filled partition by partition, from all files at once, so that
-//! of each key only the newest record is ever looked up in it. Both steps use all cores and bounded memory.
+//! A sealed file is read through its hint file. If the hint is missing or invalid, the data file is scanned
+//! and gets a new hint. Then the keydir is filled partition by partition, from all files at once, so that
+//! only the newest record of each key is inserted. Both steps use all cores and bounded memory.
 //!
-//! The newest log file is the active one: the only one that may end in a torn tail, which is cut. What a mark in
-//! it covers, and all of every other file, was synced: there each record must be whole, else the file is
-//! *damaged*, the bad stretch is quarantined (left as it is, reported, never served) and reading goes on at the
-//! next whole record. A hint file without its data file says that the data file was lost: that is damage, too. A
-//! record of another era than its partition's belongs to a dropped partition and is dead. A file whose id this store
-//! provably never gave out, and which is no data file, was put there by somebody: it is set aside, and is no damage.
-//! Refuses files of another format version.
+//! The newest log file is the active one. Only it may end in a torn tail, which is cut. The part of it that a
+//! mark covers, and all other files, were synced: every record there must be whole. Otherwise the file is
+//! *damaged*: the bad stretch is quarantined (kept, reported, never served) and reading continues at the next
+//! whole record. A hint file without its data file is damage too. A record whose era is not its partition's
+//! belongs to a dropped partition and is dead. A file that is no data file, and whose id this store provably
+//! never allocated, is foreign: it is set aside, and is no damage. Rejects files of another format version.
 
 pub(crate) mod load;
 
@@ -33,48 +32,49 @@ use crate::keydir::Keydir;
 use crate::log::{Writer, random_salt};
 use crate::options::Options;
 
-/// Stretches listed in a report; more are counted only.
+/// Limit of the stretches listed in a report; further ones are only counted.
 pub(crate) const QUARANTINED_LISTED_MAX: usize = 10_000;
 
-/// What is wrong with a complete file that does not end as one.
+/// Description of a complete file that lacks its end mark.
 pub(crate) const MARK_MISSING: &str =
-    "the mark that should close the file is missing: records before it may be, too";
+    "the end mark of the file is missing: records before it may be missing too";
 
-/// Bytes that are written again at a time.
+/// Bytes rewritten at a time.
 const WRITE_AGAIN_STEP: u64 = 1 << 20;
 
-/// What was found when a store was opened.
+/// Result of opening a store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Recovery {
-    /// Data files read.
+    /// Number of data files read.
     pub files: usize,
-    /// Those that were scanned, for want of a good hint file; the active one is always.
+    /// Number of data files that were scanned because no valid hint file exists; this includes the active
+    /// one.
     pub scanned_files: usize,
-    /// Records found, dead ones and tombstones included.
+    /// Number of records found, including dead ones and tombstones.
     pub records: u64,
-    /// Keys with a live record.
+    /// Number of keys with a live record.
     pub live_keys: u64,
-    /// Bytes cut from the torn tail of the active file: appends that were never acknowledged under
-    /// `sync = always`.
+    /// Bytes cut from the torn tail of the active file: appends that were never acknowledged under `sync =
+    /// always`.
     pub cut_bytes: u64,
     /// Stretches that should hold records and do not: the first 10,000.
     pub quarantined: Vec<Quarantined>,
-    /// How many there are.
+    /// Number of all such stretches.
     pub quarantined_total: u64,
-    /// Files that have names of data or hint files, and that this store provably never made: they were set aside under
-    /// these names, and nothing is missing without them.
+    /// New names of foreign files: they had names of data or hint files, but this store never created them.
+    /// They were set aside; no data is missing without them.
     pub strays: Vec<PathBuf>,
 }
 
 impl Recovery {
-    /// Whether synced data was found damaged: some keys may be missing or older than they should be.
+    /// Returns whether synced data was found damaged: some keys may be missing, or older than acknowledged.
     pub fn is_damaged(&self) -> bool {
         self.quarantined_total > 0
     }
 
     fn quarantine(&mut self, stretch: Quarantined) {
         tracing::error!(file = %stretch.path.display(), offset = stretch.offset, bytes = stretch.bytes,
-            reason = stretch.reason, "damaged data was quarantined");
+            reason = stretch.reason, "quarantined damaged data; restore its keys from another copy");
         self.quarantined_total += 1;
         if self.quarantined.len() < QUARANTINED_LISTED_MAX {
             self.quarantined.push(stretch);
@@ -82,22 +82,22 @@ impl Recovery {
     }
 }
 
-/// A stretch of a data file that does not hold what was written there.
+/// A stretch of a data file whose bytes are not those written there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quarantined {
     /// The data file.
     pub path: PathBuf,
-    /// Its number.
+    /// Id of the data file.
     pub file_id: u64,
-    /// Where the stretch begins.
+    /// Offset of the stretch.
     pub offset: u64,
-    /// Bytes up to the next whole record, or the file's end.
+    /// Bytes up to the next whole record, or the end of the file.
     pub bytes: u64,
-    /// What is wrong with its beginning.
+    /// Description of the damage to the first record.
     pub reason: String,
 }
 
-/// A store as it was found, ready to go on.
+/// A recovered store, ready to open.
 pub(crate) struct Recovered {
     pub(crate) report: Recovery,
     pub(crate) writer: Writer,
@@ -122,15 +122,15 @@ impl Known {
         Quarantined { path, file_id, offset, bytes, reason: reason.to_string() }
     }
 
-    /// The header of a file that can be read; else what is wrong with it.
+    /// Returns the header of a file that can be read; otherwise the reason why it cannot.
     pub(crate) fn usable(&self) -> Result<FileHeader, Quarantined> {
         match &self.header {
             Ok(_) if self.len > u32::MAX.into() => {
-                Err(self.quarantined(0, self.len, "it is larger than any of ours"))
+                Err(self.quarantined(0, self.len, "it is larger than any data file of a store"))
             }
             Ok(header) if header.id == self.id => Ok(*header),
             Ok(header) => {
-                let reason = format!("its header says that it is data file {}", header.id);
+                let reason = format!("its header states that it is data file {}", header.id);
                 Err(self.quarantined(0, self.len, reason))
             }
             Err(bad) => Err(self.quarantined(0, self.len, format!("the file's header: {bad}"))),
@@ -138,35 +138,36 @@ impl Known {
     }
 }
 
-/// What is known of a file that can be read.
+/// A data file that can be read.
 struct Readable {
     known: Known,
     header: FileHeader,
     file: Arc<DataFile>,
-    /// Where it is written, if it is the active one.
+    /// Handle for writing, if this is the active file.
     active: Option<Arc<dyn FileHandle>>,
 }
 
-/// A file and what it holds.
+/// A data file and its hint.
 struct Source {
     file: Arc<DataFile>,
     hint: HintSource,
-    /// Position in the list of readable files.
+    /// Index in the list of readable files.
     index: usize,
 }
 
-/// What reading one file gave.
+/// Result of reading one file.
 struct FileRead {
     hint: HintSource,
     scanned: bool,
     quarantined: Vec<Quarantined>,
-    /// Of the active file: how its records end.
+    /// End of the records, if this is the active file.
     end: Option<End>,
 }
 
-/// Finds names of data and hint files that are none of this store's: above every id that it ever gave out, and not
-/// one data file among them. If one is, the ids file is not true (it was put back from a backup, say), and none is a stray.
-/// At or below the ceiling a file without a valid header is damage: it may be one of ours.
+/// Returns names of data and hint files that do not belong to this store: their ids are above every id that
+/// it ever allocated, and none of them is a valid data file. If one is, the ids file is outdated (for example
+/// restored from a backup), and no file is a stray. At or below the ceiling a file without a valid header is
+/// damage: it may belong to this store.
 pub(crate) fn strays(
     file_system: &dyn FileSystem,
     directory: &Path,
@@ -186,19 +187,19 @@ pub(crate) fn strays(
     Listing { data, hints: above(&listing.hints) }
 }
 
-/// Sets strays aside and takes them out of the listing; what cannot be set aside counts as damage.
+/// Sets strays aside and removes them from the listing; a stray that cannot be set aside counts as damage.
 pub(crate) fn set_strays_aside(directory: &mut Directory, listing: &mut Listing) -> Vec<PathBuf> {
     let mut found = strays(&**directory.file_system(), directory.path(), listing, directory.ids_ceiling());
     let mut aside = Vec::new();
     let mut set_aside = |path: PathBuf| match directory.set_aside(&path) {
         Ok(now) => {
             tracing::warn!(file = %path.display(), now = %now.display(),
-                "a file in the store's directory is none of the store's: it was set aside, nothing is missing;                  remove it if nobody needs it");
+                "set aside a file that is not part of this store; no data is missing; remove it if unneeded");
             aside.push(now);
             true
         }
         Err(error) => {
-            tracing::warn!(%error, "a file that is none of the store's cannot be set aside");
+            tracing::warn!(%error, "cannot set aside a foreign file; it counts as damage");
             false
         }
     };
@@ -227,7 +228,8 @@ pub(crate) fn recover(
         match load(directory, keydir, &sources)? {
             Ok(highest_version) => break (sources, highest_version),
             Err(bad) => {
-                // Its data file serves instead; nothing was taken from it that is not overwritten now.
+                // The data file replaces its bad hint. Everything loaded so far is overwritten by the next
+                // attempt.
                 give_back(sources, &mut reads);
                 for index in bad {
                     if let (Some(file), Some(read)) = (readable.get(index), reads.get_mut(index)) {
@@ -264,30 +266,30 @@ pub(crate) fn recover(
             Writer::new(options, files.clone(), created, start, (start, false))
         }
     };
-    // What is appended from now on may overtake records in files of higher ids than the active one.
+    // Later appends may overtake records in files with higher ids than the active one.
     files.all().iter().for_each(|file| file.lower_reach(writer.active_id()));
     report.live_keys = keydir.totals().live_keys;
     Ok(Recovered { report, writer, highest_version, unreadable })
 }
 
-/// Reports hint files whose data file is missing: a merge removes the hint first.
+/// Reports hint files whose data file is missing. This is damage, because a merge removes the hint first.
 fn lost_files(directory: &Directory, listing: &Listing, report: &mut Recovery) {
     lost(listing).for_each(|id| report.quarantine(lost_file(directory.data_path(id), id)));
 }
 
-/// Ids of the data files that are gone, as their hint files tell.
+/// Returns the ids of the missing data files: those of hint files without a data file.
 pub(crate) fn lost(listing: &Listing) -> impl Iterator<Item = u64> {
     listing.hints.iter().filter(|id| listing.data.binary_search(id).is_err()).copied()
 }
 
-/// What is said of a data file that is gone.
+/// Returns the report of a missing data file.
 pub(crate) fn lost_file(path: PathBuf, file_id: u64) -> Quarantined {
-    let reason = "the file is missing, but its hint file is there; put it back, or remove the hint file if you know \
-                  that its records are not needed";
+    let reason = "the file is missing, but its hint file is there; put it back, or remove the hint file if \
+                  you know that its records are not needed";
     Quarantined { path, file_id, offset: 0, bytes: 0, reason: reason.to_owned() }
 }
 
-/// Opens what can be read; the rest is reported, and listed by id.
+/// Opens the files that can be read; reports the others, and returns their ids.
 fn open_files(
     directory: &Directory,
     listing: &Listing,
@@ -338,7 +340,8 @@ fn open_files(
     Ok((readable, unreadable))
 }
 
-/// The active one of these files, by id ascending. A file whose header is damaged is never appended to, whatever it was.
+/// Returns the active one of these files, which are sorted by id. A file with a damaged header is never
+/// appended to, whatever its kind was.
 pub(crate) fn active_of(known: &[Known]) -> Option<u64> {
     known
         .iter()
@@ -359,7 +362,7 @@ pub(crate) fn look_at(file_system: &dyn FileSystem, path: PathBuf, id: u64) -> R
     }
 }
 
-/// Finds out what a file holds.
+/// Reads the records of a file from its hint or, if it has no valid hint, by a scan.
 fn read_file(
     directory: &Directory,
     file: &Readable,
@@ -378,14 +381,16 @@ fn read_file(
                 return Ok(FileRead { hint, scanned: false, quarantined: Vec::new(), end: None });
             }
             Err(reason) => {
-                tracing::warn!(file = %path.display(), reason, "a hint file is not right; its data file is scanned");
+                tracing::warn!(
+                    file = %path.display(), reason, "a hint file is invalid; scanning its data file"
+                );
             }
         }
     }
     read_sealed(directory, file)
 }
 
-/// Scans a sealed file; gives it a hint if all of it is whole.
+/// Scans a sealed file; writes its hint if the whole file is valid.
 fn read_sealed(directory: &Directory, file: &Readable) -> Result<FileRead, OpenError> {
     let handle = open_to_read(&**directory.file_system(), &file.known.path)?;
     let (sections, mut quarantined, end) = scan(file, &handle, Bounds::Sealed)?;
@@ -395,7 +400,7 @@ fn read_sealed(directory: &Directory, file: &Readable) -> Result<FileRead, OpenE
     let hint = if quarantined.is_empty() {
         file.file.set_has_hint();
         sections.write(directory, &file.header, file.known.len).unwrap_or_else(|error| {
-            tracing::warn!(%error, "a hint file could not be written; its data file will be scanned again");
+            tracing::warn!(%error, "cannot write a hint file; the next start scans its data file again");
             HintSource::in_memory(sections)
         })
     } else {
@@ -405,7 +410,7 @@ fn read_sealed(directory: &Directory, file: &Readable) -> Result<FileRead, OpenE
     Ok(FileRead { hint, scanned: true, quarantined, end: None })
 }
 
-/// Scans the active file, cuts its torn tail and makes durable what is left.
+/// Scans the active file, cuts its torn tail and makes the rest durable.
 fn read_active(file: &Readable) -> Result<FileRead, OpenError> {
     let Some(handle) = &file.active else { return Err(OpenError::Options(Vec::new())) };
     let failed = |action| move |e| IoError::new(action, &file.known.path, e);
@@ -417,14 +422,14 @@ fn read_active(file: &Readable) -> Result<FileRead, OpenError> {
         handle.set_len(end.offset).map_err(failed("cut the torn tail of"))?;
     }
     write_again(&**handle, end.marked, end.offset).map_err(failed("write again the end of"))?;
-    // A mark will say that all this is durable.
+    // A later mark will state that all this is durable.
     handle.sync_all().map_err(failed("sync"))?;
     Ok(FileRead { hint: HintSource::in_memory(sections), scanned: true, quarantined, end: Some(end) })
 }
 
-/// Writes bytes as they are. After a failed sync the operating system may take them for synced that never reached the
-/// disk, and say so of every later sync (Rebello et al., "Can applications recover from fsync failures?", 2020): only
-/// what is written anew is synced in truth.
+/// Rewrites bytes unchanged. After a failed sync the operating system may treat bytes as synced that never
+/// reached the disk; every later sync then succeeds. Only rewritten bytes are really synced. (Rebello et al.,
+/// "Can applications recover from fsync failures?", 2020.)
 fn write_again(handle: &dyn FileHandle, mut from: u64, to: u64) -> io::Result<()> {
     let mut bytes = vec![0; to.saturating_sub(from).min(WRITE_AGAIN_STEP) as usize];
     while from < to {
@@ -456,7 +461,7 @@ fn scan(
     Ok((sections, quarantined, end))
 }
 
-/// Takes the hints out of what was read, with their files.
+/// Takes the hints out of the read results, and joins them with their files.
 fn sources_of(readable: &[Readable], reads: &mut [Option<FileRead>]) -> Vec<Source> {
     let source = |(index, (file, read)): (usize, (&Readable, &mut Option<FileRead>))| {
         let hint = std::mem::take(&mut read.as_mut()?.hint);
@@ -473,12 +478,13 @@ fn give_back(sources: Vec<Source>, reads: &mut [Option<FileRead>]) {
     }
 }
 
-/// Threads that open a store.
+/// Returns the number of threads that open a store.
 fn threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from).min(8)
 }
 
-/// Does the work of all indices below `count` on all cores; what comes back is in their order. The first error ends it.
+/// Calls `work` for all indices below `count` on all cores; returns the results in their order. The first
+/// error ends the work.
 pub(crate) fn in_parallel<T: Send, E: Send>(
     count: usize,
     work: impl Fn(usize) -> Result<T, E> + Sync,

@@ -1,12 +1,13 @@
-//! Space kept for what frees space: a file of allocated zeros that is cut when the disk is full, and filled again later.
+//! A file of preallocated space, cut when the disk is full so that operations that free space can proceed,
+//! and filled again later.
 //!
-//! Deletions, the eras file (without which no merge removes its inputs) and merges themselves need some bytes before
-//! they give any back. Free space that this store leaves alone is no reserve for them where other programs fill the
-//! disk as well; blocks that are allocated to a file of its own are. Cutting that file frees them for the call that is
-//! tried again at once; another program may still take them first, so the file is cut piece by piece.
+//! Deletions, writes of the eras file (without which no merge removes its inputs) and merges need some bytes
+//! before they free any. Unused free space is no reserve, because other programs may fill the disk; blocks
+//! allocated to a file are. Cutting the file frees blocks for a call that is retried at once. Another program
+//! may take them first, so the file is cut piece by piece.
 //!
-//! Invariants: appends of values never draw on it; it grows only while twice its size is free. A file system that
-//! cannot allocate has none.
+//! Invariants: appends of values never draw on the reserve; it grows only while twice its size is free. On a
+//! file system that cannot preallocate there is no reserve.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,16 +18,16 @@ use parking_lot::Mutex;
 
 use crate::file_system::{FileSystem, OpenMode, Space};
 
-/// The file's name.
+/// Name of the file.
 const RESERVE_NAME: &str = "reserve";
 
-/// It is of this size at most: one part in so many of the file system.
+/// Divisor of the file system's size that limits the reserve.
 const SHARE: u64 = 64;
 
-/// It is filled to a multiple of this, and cut by this much at least.
+/// Granularity in bytes: the file is filled to a multiple of it, and cut by at least this much.
 const STEP_BYTES: u64 = 64 << 10;
 
-/// How often a call is tried again, each time with more of the reserve.
+/// Limit of retries of a failed call, each after more of the reserve was freed.
 pub(crate) const TRIES: usize = 3;
 
 /// The reserve of one store.
@@ -34,23 +35,23 @@ pub(crate) const TRIES: usize = 3;
 pub(crate) struct Reserve {
     file_system: Arc<dyn FileSystem>,
     path: PathBuf,
-    /// Bytes that it should have, on a file system that is large enough.
+    /// Target size in bytes, on a file system that is large enough.
     wanted: u64,
-    /// Bytes that it has.
+    /// Present size in bytes.
     held: AtomicU64,
-    /// The file system cannot allocate.
+    /// Whether the file system cannot preallocate.
     unsupported: AtomicBool,
     /// Held while the file is changed.
     changing: Mutex<()>,
 }
 
 impl Reserve {
-    /// Takes over what an earlier process left of it in this directory; removes it if none is wanted.
+    /// Adopts the reserve that an earlier process left in this directory; removes it if `wanted` is 0.
     pub(crate) fn open(file_system: Arc<dyn FileSystem>, directory: &Path, wanted: u64) -> Self {
         let path = directory.join(RESERVE_NAME);
         let found = file_system.open(&path, OpenMode::Read).and_then(|file| file.len());
         if wanted == 0 && found.is_ok() {
-            // Best effort: it costs space and nothing else.
+            // Best effort: a file that stays only costs space.
             let _ = file_system.remove(&path);
         }
         let held = AtomicU64::new(if wanted == 0 { 0 } else { found.unwrap_or(0) });
@@ -64,12 +65,12 @@ impl Reserve {
         }
     }
 
-    /// Bytes that can be had.
+    /// Returns the bytes that can be freed.
     pub(crate) fn held(&self) -> u64 {
         self.held.load(Ordering::Acquire)
     }
 
-    /// Frees at least so many bytes of it, or what there is; tells whether that is anything.
+    /// Frees at least this many bytes of the reserve, or all of it; returns whether it freed any.
     pub(crate) fn release(&self, bytes: u64) -> bool {
         let _changing = self.changing.lock();
         let held = self.held();
@@ -79,23 +80,23 @@ impl Reserve {
         let left = held.saturating_sub(bytes.max(STEP_BYTES));
         let cut = self.file_system.open(&self.path, OpenMode::ReadWrite).and_then(|file| {
             file.set_len(left)?;
-            // Some file systems give blocks back only then.
+            // Some file systems free the blocks only at a sync.
             file.sync_all()
         });
         match cut {
             Ok(()) => tracing::warn!(
                 released = held - left,
                 left,
-                "the disk is full: the store draws on its reserve"
+                "the disk is full: the store freed a part of its reserve"
             ),
-            Err(error) => tracing::warn!(%error, "the store's reserve cannot be cut"),
+            Err(error) => tracing::warn!(%error, "cannot cut the store's reserve"),
         }
-        // What could not be cut is not counted on again before the next start.
+        // Bytes that could not be cut are not counted on before the next start.
         self.held.store(left, Ordering::Release);
         true
     }
 
-    /// Fills it, if there is room enough.
+    /// Fills the reserve, if there is enough room.
     pub(crate) fn fill(&self, space: Space) {
         let size = self.wanted.min(space.total_bytes / SHARE) / STEP_BYTES * STEP_BYTES;
         if self.held() >= size || space.free_bytes < 2 * size || self.unsupported.load(Ordering::Relaxed) {
@@ -106,9 +107,9 @@ impl Reserve {
             Ok(()) => self.held.store(size, Ordering::Release),
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                 self.unsupported.store(true, Ordering::Relaxed);
-                tracing::info!("this file system allocates no space ahead: the store has no reserve there");
+                tracing::info!("this file system cannot preallocate space: the store has no reserve");
             }
-            Err(error) => tracing::debug!(%error, "the store's reserve cannot be filled"),
+            Err(error) => tracing::debug!(%error, "cannot fill the store's reserve"),
         }
     }
 
@@ -137,7 +138,7 @@ mod tests {
         let shared: Arc<dyn FileSystem> = Arc::new(file_system.clone());
         let space = || file_system.space(Path::new("/store")).unwrap();
         let reserve = Reserve::open(shared.clone(), Path::new("/store"), 8 << 20);
-        assert!(!reserve.release(1), "there is none yet");
+        assert!(!reserve.release(1), "the reserve is still empty");
         reserve.fill(space());
         assert_eq!(
             (reserve.held(), file_system.used_bytes()),

@@ -1,9 +1,10 @@
 //! Scans in key order, over the ordered index.
 //!
-//! Keys are spread over the partitions by a hash, so that a range is in all of them: their runs of keys are merged.
-//! Of each partition a few keys are taken at a time, under its lock; records are read when no lock is held. A
-//! scan is no snapshot: a key that is there throughout is met exactly once, in its place; one that is written or
-//! deleted meanwhile is met with its newest record or not at all. Refuses to work without the ordered index.
+//! A hash spreads keys over the partitions, so a range has keys in all of them: the scan merges their sorted
+//! runs. It takes a few keys of a partition at a time, under its lock, and reads records while it holds no
+//! lock. A scan is not a snapshot: a key that exists throughout is returned exactly once, in its place. A key
+//! that is written or deleted meanwhile is returned with its newest record, or not at all. Scans fail without
+//! the ordered index.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -17,34 +18,35 @@ use crate::options::Index;
 use crate::slot::partition_of_prefix;
 use crate::{Engine, KeyInfo, PARTITIONS, Partition, Record};
 
-/// Keys taken of a partition at once: few first, since a scan may be short, then twice as many each time.
+/// Number of keys taken from a partition at once: few at first, since a scan may be short; then it doubles.
 const STEP_MIN: usize = 4;
 const STEP_MAX: usize = 64;
 
-/// Keys of a page, whatever is asked for.
+/// Limit of the keys in a page, whatever the caller requests.
 const PAGE_KEYS_MAX: usize = 10_000;
 
-/// Some live keys in key order: [`Engine::range_page`].
+/// Live keys in key order: [`Engine::range_page`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangePage {
     /// The keys, expired ones included.
     pub keys: Vec<KeyInfo>,
-    /// The next page begins after this key (`Bound::Excluded`); `None` after the last page.
+    /// Key after which the next page begins (`Bound::Excluded`); `None` after the last page.
     pub next: Option<Bytes>,
 }
 
 impl Engine {
-    /// The present keys between these bounds with their records, in the order of the keys' bytes. Expired ones
-    /// are passed over. A damaged record is an error in its place, after which the scan goes on.
+    /// Returns an iterator over the present keys between these bounds and their records, in the order of the
+    /// keys' bytes. It skips expired keys. A damaged record is returned as an error in its place; the scan
+    /// then continues.
     ///
-    /// Needs [`Index::Ordered`]. Beginning a scan looks into every partition: some 0.5 ms.
+    /// Needs [`Index::Ordered`]. The begin of a scan reads from every partition: about 0.5 ms.
     pub fn range(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Result<Scan, ScanError> {
         let keys = MergedKeys::begin(self, 0..PARTITIONS, start, end, STEP_MIN)?;
         Ok(Scan { engine: self.clone(), keys })
     }
 
-    /// The present keys that begin with these bytes: as [`Engine::range`]. If the prefix has a whole hash tag
-    /// (`user:{42}:`), only that tag's partition is looked into.
+    /// Returns an iterator over the present keys with this prefix, like [`Engine::range`]. If the prefix
+    /// contains a whole hash tag (`user:{42}:`), it reads only that tag's partition.
     pub fn prefix(&self, prefix: &[u8]) -> Result<Scan, ScanError> {
         let partitions = match partition_of_prefix(prefix) {
             Some(partition) => partition..partition + 1,
@@ -56,13 +58,14 @@ impl Engine {
         Ok(Scan { engine: self.clone(), keys })
     }
 
-    /// The first keys between these bounds, of some partitions or of all, in key order. Looks at `limit` keys (1
-    /// to 10,000): a page may have fewer, where keys were deleted meanwhile, and not be the last.
+    /// Returns the first keys between these bounds, of the given partitions or of all, in key order. Examines
+    /// `limit` keys (1 to 10,000). A page may have fewer keys, if some were deleted meanwhile, without being
+    /// the last.
     ///
     /// For an owner that merges the pages of several stores. Needs [`Index::Ordered`].
     ///
     /// # Panics
-    /// If there is no such partition.
+    /// Panics if a partition does not exist.
     pub fn range_page(
         &self,
         partitions: Option<&[Partition]>,
@@ -94,7 +97,7 @@ impl Engine {
     }
 }
 
-/// The first key after all that begin so, if there is one.
+/// Returns the first key after all keys with this prefix, if it exists.
 #[must_use]
 pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
     let kept = prefix.iter().rposition(|&byte| byte < u8::MAX)?;
@@ -103,7 +106,7 @@ pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
     Some(after)
 }
 
-/// Goes over a range in key order: [`Engine::range`], [`Engine::prefix`].
+/// Iterator over a range in key order: [`Engine::range`], [`Engine::prefix`].
 #[derive(Debug)]
 #[must_use = "a scan does nothing until it is iterated"]
 pub struct Scan {
@@ -126,24 +129,24 @@ impl Iterator for Scan {
     }
 }
 
-/// The keys of several partitions as one sequence.
+/// The keys of several partitions, merged into one sequence.
 #[derive(Debug)]
 struct MergedKeys {
     end: Bound<Vec<u8>>,
     partitions: Vec<Cursor>,
-    /// The next key of each partition that has one, with the partition's index: the lowest on top.
+    /// The next key of each partition that has one, with the partition's index; the lowest is on top.
     heads: BinaryHeap<Reverse<(Box<[u8]>, usize)>>,
 }
 
-/// How far one partition was gone over.
+/// Position of a scan in one partition.
 #[derive(Debug)]
 struct Cursor {
     partition: Partition,
-    /// Keys taken and not handed out yet.
+    /// Keys taken from the partition and not returned yet.
     ready: std::vec::IntoIter<Box<[u8]>>,
-    /// Whether there were more than these.
+    /// Whether the partition had more keys than these.
     more: bool,
-    /// How many to take next.
+    /// Number of keys to take next.
     step: usize,
 }
 
@@ -186,7 +189,7 @@ impl MergedKeys {
 }
 
 impl Cursor {
-    /// The partition's next key; taken from `start` on if none is ready.
+    /// Returns the partition's next key; takes more keys from `start` on if none is ready.
     fn next(&mut self, engine: &Engine, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Option<Box<[u8]>> {
         if self.ready.as_slice().is_empty() && self.more {
             let run = engine.keydir().keys_in(self.partition, start, end, self.step).unwrap_or_default();

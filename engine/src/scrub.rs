@@ -1,14 +1,15 @@
 //! Finds damage in complete data files, and lets their owner heal it from another copy of the store.
 //!
-//! What the records of a damaged stretch were is known as long as the store is open: the keydir has those that count.
-//! So healing is: find the stretches ([`Engine::scrub`]); ask what should be in them ([`Engine::records_within`]); put
-//! each of those records, from another copy, into the log again at its own version ([`Engine::restore`]); then say that
-//! nothing in the file is missed ([`Engine::retire`]), and the next merge copies what is left and removes it. Until then
-//! merges leave the file alone. What a file held that was damaged when the store was opened is not known: such files are
-//! given up all at once ([`Engine::give_up_lost`]), when their owner has compared all of the store with another copy.
+//! While the store is open the keydir still has the current records of a damaged stretch. So healing has four
+//! steps: find the stretches ([`Engine::scrub`]); list the records in them ([`Engine::records_within`]);
+//! append each of them again from another copy, at its own version ([`Engine::restore`]); then declare the
+//! file healed ([`Engine::retire`]). Merges leave a damaged file alone; the next merge after its healing
+//! copies the rest and removes it. The records of a file that was damaged when the store was opened are
+//! unknown. The owner gives up all such files at once ([`Engine::give_up_lost`]), after it has compared the
+//! whole store with another copy.
 //!
-//! A restored record must not come back after its key's tombstone was collected: a merge that has chosen its inputs
-//! waits for restores under way, and a restore goes on only while the keydir still has the very version.
+//! A restored record must not reappear after its key's tombstone was dropped: a merge that has chosen its
+//! inputs waits for running restores, and a restore needs the exact version in the keydir.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -25,41 +26,41 @@ use crate::merge::header_of;
 use crate::slot::partition_of;
 use crate::{InventoryEntry, PARTITIONS, Partition, Record, Version};
 
-/// How often a merge looks whether the restores under way have ended.
+/// Interval at which a merge checks whether the running restores have ended.
 const RESTORES_NAP: Duration = Duration::from_millis(1);
-/// After so many looks it goes without them: it is tried again later.
+/// Number of checks after which the merge gives up; it is retried later.
 const RESTORES_NAPS_MAX: u32 = 1000;
 
-/// Bytes of a data file that do not hold what was written there.
+/// Bytes of a data file that are not those written there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DamagedStretch {
-    /// The data file's number.
+    /// Offset of the stretch.
     pub file_id: u64,
     /// Where it begins.
     pub offset: u64,
-    /// Bytes up to the next whole record, or the file's end.
+    /// Bytes up to the next whole record, or the end of the file.
     pub bytes: u64,
-    /// What is wrong with its beginning.
+    /// Description of the damage to the first record.
     pub reason: String,
 }
 
-/// One step of a walk through a data file.
+/// Result of one step of a walk through a data file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scrubbed {
-    /// Bytes gone through.
+    /// Bytes read.
     pub bytes: u64,
-    /// Where to go on; `None` at the end of the file.
+    /// Offset to continue from; `None` at the end of the file.
     pub next: Option<u64>,
-    /// What was found. The file is flagged as damaged then.
+    /// Damage found. If there is any, the file is flagged as damaged.
     pub damaged: Vec<DamagedStretch>,
 }
 
-/// Restores under way.
+/// Number of running restores.
 #[derive(Debug, Default)]
 pub(crate) struct Restores(AtomicUsize);
 
 impl Restores {
-    /// Waits until none is under way; tells whether that came.
+    /// Waits until no restore runs; returns whether this happened in time.
     pub(crate) fn wait(&self) -> bool {
         for _ in 0..RESTORES_NAPS_MAX {
             if self.0.load(Ordering::SeqCst) == 0 {
@@ -71,7 +72,7 @@ impl Restores {
     }
 }
 
-/// One restore under way.
+/// A running restore.
 struct Restoring(Arc<Core>);
 
 impl Restoring {
@@ -88,20 +89,21 @@ impl Drop for Restoring {
 }
 
 impl Engine {
-    /// Ids of the complete data files, ascending.
+    /// Returns the ids of the complete data files, ascending.
     pub fn sealed_files(&self) -> Vec<u64> {
         self.0.files.all().iter().filter(|file| !file.is_active()).map(|file| file.id).collect()
     }
 
-    /// Ids of the complete data files in which damage was found, by whatever read them, since the store was opened.
+    /// Returns the ids of the complete data files in which any reader found damage since the store was
+    /// opened.
     pub fn damaged_files(&self) -> Vec<u64> {
         let all = self.0.files.all();
         all.iter().filter(|file| !file.is_active() && file.is_healable()).map(|file| file.id).collect()
     }
 
-    /// Verifies records of a complete data file from `from` on, which is 0 or a former step's `next`, and reads about
-    /// `bytes_max` bytes. A file that is gone has nothing to verify. Where the disk refuses to read, the rest of
-    /// the file counts as damaged.
+    /// Verifies about `bytes_max` bytes of records of a complete data file, from `from` on: 0, or the `next`
+    /// of a former step. A removed file has nothing to verify. Where the disk fails to read, the rest of the
+    /// file counts as damaged.
     pub fn scrub(&self, file_id: u64, from: u64, bytes_max: u64) -> Scrubbed {
         let Some(file) = self.0.sealed_file(file_id) else { return Scrubbed::default() };
         let scrubbed = self.0.scrub(&file, from, bytes_max);
@@ -111,15 +113,16 @@ impl Engine {
         scrubbed
     }
 
-    /// What the keydir has in `bytes` bytes of a data file from `offset` on, by partition.
+    /// Returns the keydir's records in `bytes` bytes of a data file from `offset` on, by partition.
     pub fn records_within(&self, file_id: u64, offset: u64, bytes: u64) -> Vec<(Partition, InventoryEntry)> {
         self.0.sealed_file(file_id).map_or_else(Vec::new, |file| self.0.records_within(&file, offset, bytes))
     }
 
-    /// The record of this position and version; `None` if the key has another version now, or none.
+    /// Returns the record of this position and version; `None` if the key has another version now, or no
+    /// record.
     ///
     /// # Errors
-    /// It is damaged.
+    /// The record is damaged, or the disk failed to read it.
     pub fn read_version(
         &self,
         partition: Partition,
@@ -132,15 +135,16 @@ impl Engine {
         })
     }
 
-    /// What is published at the place of a key: of the key itself, unless another one shares its place.
+    /// Returns the published entries at the position of a key: of this key, or of another one that shares its
+    /// position.
     pub fn entries_of(&self, key: &[u8]) -> Vec<InventoryEntry> {
         let found = self.0.keydir.entries_at(partition_of(key), position_of(key));
         found.as_slice().iter().map(InventoryEntry::from).collect()
     }
 
-    /// Puts a record into the log again and points the keydir to it, if that still has the record's version: for
-    /// a record that is damaged where it is, or is in a damaged stretch. `done` is called once, as that of
-    /// [`Engine::append`]; with whether the keydir points to the new place.
+    /// Appends a record again and points the keydir to the copy, if the keydir still has the record's
+    /// version. For a record that is damaged on disk, or is inside a damaged stretch. `done` is called once,
+    /// like that of [`Engine::append`], with whether the keydir points to the new place.
     pub fn restore<F>(&self, record: Record, done: F)
     where
         F: FnOnce(Result<bool, AppendError>) + Send + 'static,
@@ -156,7 +160,7 @@ impl Engine {
                 let Some(pin) = &appended.pin else { return false };
                 let candidates: Vec<_> = appended.records.iter().map(AppendedRecord::candidate).collect();
                 core.publish(pin, &candidates);
-                // It is there already, unless what was there before could be read.
+                // Publishing has replaced the entry already, unless the old record could be read.
                 candidates.iter().all(|copy| core.keydir.relocate(&core.files, copy, |_| true))
             });
             drop(restoring);
@@ -164,8 +168,9 @@ impl Engine {
         });
     }
 
-    /// Says that all that counts in a damaged file was restored: the next merge removes it. Tells whether that may be:
-    /// not if the file was damaged when the store was opened, or something still points into one of these stretches.
+    /// Declares that all current records of a damaged file were restored: the next merge removes the file.
+    /// Returns whether it may be removed: not if it was damaged when the store was opened, or if the keydir
+    /// still points into one of these stretches.
     pub fn retire(&self, file_id: u64, stretches: &[DamagedStretch]) -> bool {
         let Some(file) = self.0.sealed_file(file_id) else { return true };
         let is_missed = |stretch: &DamagedStretch| {
@@ -174,7 +179,8 @@ impl Engine {
         !stretches.iter().any(is_missed) && file.set_healed()
     }
 
-    /// Ids of the files that were damaged, or missing, when the store was opened, and are not given up.
+    /// Returns the ids of the files that were damaged or missing when the store was opened, and were not
+    /// given up.
     pub fn lost_files(&self) -> Vec<u64> {
         let all = self.0.files.all();
         let mut ids: Vec<u64> = all.iter().filter(|file| file.is_lost()).map(|file| file.id).collect();
@@ -183,12 +189,12 @@ impl Engine {
         ids
     }
 
-    /// Says that whatever was in the files of [`Engine::lost_files`] is here again, or not needed: those that cannot
-    /// be read at all are removed, the next merge copies what is live out of the others and removes them. The next
-    /// opening finds no damage then. Completes the active file if that is one of them.
+    /// Gives up the files of [`Engine::lost_files`]: their records are here again, or not needed. Removes
+    /// those that cannot be read at all. The next merge copies the live records out of the others and removes
+    /// them. The next opening then finds no damage. Completes the active file if it is one of them.
     ///
     /// # Errors
-    /// The disk refuses. What was given up stays so; the call may be made again.
+    /// The disk failed. Files that were given up stay given up; the call may be repeated.
     pub fn give_up_lost(&self) -> Result<(), MergeError> {
         if self.0.files.all().iter().any(|file| file.is_active() && file.is_lost()) {
             self.0.log.seal_active()?;
@@ -196,7 +202,8 @@ impl Engine {
         let _running = self.0.merges.running.lock();
         let unreadable = self.0.merges.unreadable.lock().clone();
         if !unreadable.is_empty() {
-            // Not held meanwhile: whoever asks for a snapshot or a merge waits for the run that is under way.
+            // The lock of `unreadable` is not held during the removal: snapshots and merges wait for
+            // `running` instead.
             self.0.remove_files(unreadable, || self.0.merges.unreadable.lock().clear())?;
         }
         self.0.files.all().iter().for_each(|file| file.give_up_lost());
@@ -209,7 +216,7 @@ impl Core {
         self.files.all().into_iter().find(|file| file.id == id && !file.is_active())
     }
 
-    /// What the keydir has in a stretch of a data file.
+    /// Returns the keydir's records in a stretch of a data file.
     pub(crate) fn records_within(
         &self,
         file: &DataFile,
@@ -239,7 +246,7 @@ impl Core {
         };
         let handle = match open_to_read(&**self.directory.file_system(), &file.path) {
             Ok(handle) => handle,
-            // A merge may have removed it meanwhile.
+            // A merge may have removed the file meanwhile.
             Err(_) if self.sealed_file(file.id).is_none() => return done,
             Err(error) => {
                 done.damaged.push(stretch(from, file.len().saturating_sub(from), &error));
@@ -270,7 +277,7 @@ impl Core {
         }
     }
 
-    /// Takes note of damage that was found in a file, once.
+    /// Reports damage found in a file, once per file.
     pub(crate) fn flag_damaged(&self, file: &DataFile, offset: u64, reason: &str) {
         if !file.is_damaged() {
             self.found_damaged(file, offset, reason);
@@ -298,7 +305,7 @@ mod tests {
         reopen(path).0
     }
 
-    /// Tells also how many damaged places were found.
+    /// Returns also the number of damaged places found.
     fn reopen(path: &Path) -> (Engine, u64) {
         let mut options = Options::new(path);
         (options.background, options.replicated) = (false, true);
@@ -313,7 +320,7 @@ mod tests {
         fs::write(path, bytes).unwrap();
     }
 
-    /// Gives up what is lost; the next opening finds no damage, and these many records.
+    /// Gives up the lost files; checks that the next opening finds no damage, and this many live records.
     fn gives_up(engine: Engine, path: &Path, lost: &[u64], live: u64) {
         assert_eq!(engine.lost_files(), lost);
         assert!(lost.iter().all(|file| !engine.damaged_files().contains(file)), "nothing can be restored");
@@ -325,7 +332,7 @@ mod tests {
         assert_eq!((found, engine.stats().live_keys), (0, live));
     }
 
-    /// A store with some records in its first data file, which is complete.
+    /// Creates a store with records in its first data file, which is complete.
     fn sealed(path: &Path) -> (Engine, u64) {
         let engine = open(path);
         for number in 1..=20 {
@@ -343,7 +350,7 @@ mod tests {
         let mut bytes = fs::read(&path).unwrap();
         let place = bytes.windows(at.len()).position(|window| window == at).unwrap();
         bytes[place] ^= 1;
-        // In place: who has it open or mapped sees it.
+        // Written in place, so that open handles and mappings see the change.
         let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
         std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
     }
@@ -407,7 +414,7 @@ mod tests {
         let file = engine.sealed_files()[0];
         flip(&engine, file, b"first");
         let damaged = scrub_all(&engine, file);
-        // One frame is damaged: the other member is whole, and in what is damaged.
+        // One frame is damaged: the other member is whole, but inside the damaged stretch.
         let missed = engine.records_within(file, damaged[0].offset, damaged[0].bytes);
         assert_eq!(missed.len(), 2);
         let whole = engine.read(b"{a}2").unwrap().unwrap();

@@ -1,31 +1,33 @@
-//! Key to slot to partition: exactly as Redis Cluster computes it, so that its clients can do it too.
+//! Maps a key to its slot and partition exactly as Redis Cluster does, so that its clients can compute both.
 //!
-//! Pure. The checksum is CRC-16/XMODEM (polynomial 0x1021, initial value 0), of the key's hash tag if it has one
-//! (Redis Cluster specification, "Hash tags").
+//! Pure. The checksum is CRC-16/XMODEM (polynomial 0x1021, initial value 0). It covers the key's hash tag, or
+//! the whole key if it has no tag (Redis Cluster specification, "Hash tags").
 
 use crate::{PARTITIONS, Partition, SLOTS};
 
-/// Slots that make one partition.
+/// Slots in one partition.
 const SLOTS_PER_PARTITION: u16 = SLOTS / PARTITIONS;
 
 const _: () = assert!(SLOTS_PER_PARTITION == 16 && SLOTS.is_power_of_two());
 
-/// The slot of a key, `0..16384`: the CRC-16 of its hash tag, or of the whole key if it has none.
+/// Returns the slot of a key, `0..16384`: the CRC-16 of its hash tag, or of the whole key if it has none.
 pub fn slot_of(key: &[u8]) -> u16 {
     crc16(hash_tag(key)) & (SLOTS - 1)
 }
 
-/// The partition of a key, `0..1024`.
+/// Returns the partition of a key, `0..1024`.
 pub fn partition_of(key: &[u8]) -> Partition {
     slot_of(key) / SLOTS_PER_PARTITION
 }
 
-/// The partition of all keys that begin so, if they have one in common: if a whole hash tag is in the prefix.
+/// Returns the partition that all keys with this prefix share; `None` unless the prefix contains a whole hash
+/// tag.
 pub fn partition_of_prefix(prefix: &[u8]) -> Option<Partition> {
     (hash_tag(prefix).len() < prefix.len()).then(|| partition_of(prefix))
 }
 
-/// What is between the first `{` and the first `}` after it, unless that is nothing; else the key.
+/// Returns the bytes between the first `{` and the first `}` after it, unless there are none; otherwise the
+/// key.
 fn hash_tag(key: &[u8]) -> &[u8] {
     let Some(open) = key.iter().position(|&byte| byte == b'{') else {
         return key;
@@ -65,7 +67,7 @@ mod tests {
 
     #[test]
     fn slots_are_those_of_redis_cluster() {
-        // The check value of CRC-16/XMODEM, and what CLUSTER KEYSLOT answers.
+        // The check value of CRC-16/XMODEM, and results of CLUSTER KEYSLOT.
         assert_eq!(crc16(b"123456789"), 0x31C3);
         assert_eq!(slot_of(b"foo"), 12182);
         assert_eq!(slot_of(b"somekey"), 11058);

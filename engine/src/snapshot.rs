@@ -1,9 +1,10 @@
-//! Snapshots: a copy of the store as it is at one instant, made of hard links while reads and writes go on; and back.
+//! Snapshots: a copy of the store at one instant, made of hard links while reads and writes continue; and the
+//! restore of a snapshot.
 //!
-//! The active file is completed, so that all files of the snapshot are ones that nobody writes to any more. A merge
-//! that is under way is waited for. The directory of a snapshot, and one that is being restored to, has a *marker*:
-//! while it says "partial" neither is anything but a leftover; and a store is never opened where there is one, since
-//! it would write to files that it shares with another.
+//! A snapshot completes the active file, so that no process writes to any file of the snapshot any more. It
+//! waits for a running merge. The directory of a snapshot, and the target of a restore, has a *marker*. While
+//! the marker is "partial", the directory is a leftover. The engine never opens a directory with a marker as
+//! a store, because it would write to files that another store shares.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -23,12 +24,12 @@ use crate::progress::Progress;
 /// Bytes copied at a time.
 const COPY_BYTES: usize = 1 << 20;
 
-/// What a snapshot or a restore took.
+/// Size of a snapshot or a restored store.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// Data files.
+    /// Number of data files.
     pub data_files: usize,
-    /// Bytes of them.
+    /// Bytes of the data files.
     pub data_bytes: u64,
 }
 
@@ -41,7 +42,7 @@ impl Core {
         }
         make_empty(file_system, to)?;
         write_marker(file_system, to, &Marker::Partial)?;
-        // From here on no file goes, and no partition is dropped.
+        // While these locks are held, no file is removed and no partition is dropped.
         let _running = self.merges.running.lock();
         let eras = self.eras.lock();
         let below = self.log.seal_active()?;
@@ -58,7 +59,7 @@ impl Core {
             }
         }
         let mut copy = eras.clone();
-        // What is not listed is not in it.
+        // The snapshot has only the listed files, so no file remains to be removed.
         copy.removed.clear();
         write_whole(file_system, &to.join(eras_name()), &copy.encode())?;
         sync_directory(file_system, to)?;
@@ -69,17 +70,18 @@ impl Core {
     }
 }
 
-/// Makes a store in `to`, which must be empty or not there, out of a snapshot: a copy of its own, which can be opened.
+/// Creates a store in `to`, which must be empty or not exist, from a snapshot. The store is an independent
+/// copy.
 pub fn restore(snapshot: &Path, to: &Path) -> Result<Snapshot, SnapshotError> {
     restore_on(&(Arc::new(RealFileSystem) as Arc<dyn FileSystem>), snapshot, to)
 }
 
-/// The same; the progress counts the bytes of data files.
+/// Restores a snapshot like [`restore`]; `progress` counts the bytes of data files.
 pub fn restore_watched(snapshot: &Path, to: &Path, progress: &Progress) -> Result<Snapshot, SnapshotError> {
     restore_to(&RealFileSystem, snapshot, to, progress)
 }
 
-/// The same on another file system.
+/// Restores a snapshot like [`restore`], on the given file system.
 pub fn restore_on(
     file_system: &Arc<dyn FileSystem>,
     snapshot: &Path,
@@ -126,7 +128,7 @@ fn restore_to(
     Ok(Snapshot { data_files: listed.len(), data_bytes })
 }
 
-/// Whether everything that a snapshot lists is there, in its length.
+/// Checks that every data file of a snapshot exists and has the listed length.
 fn check(file_system: &dyn FileSystem, snapshot: &Path, listed: &[Listed]) -> Result<(), SnapshotError> {
     let not_whole = |reason| SnapshotError::NotWhole { path: snapshot.to_owned(), reason };
     if read_eras(file_system, snapshot)?.is_none() {
@@ -136,14 +138,14 @@ fn check(file_system: &dyn FileSystem, snapshot: &Path, listed: &[Listed]) -> Re
         let path = snapshot.join(data_name(file.id));
         let len = open_to_read(file_system, &path)?.len().map_err(|e| IoError::new("look at", &path, e))?;
         if len != file.len {
-            let reason = format!("{} has {len} bytes, it had {}", path.display(), file.len);
+            let reason = format!("{} has {len} bytes instead of {}", path.display(), file.len);
             return Err(not_whole(reason));
         }
     }
     Ok(())
 }
 
-/// Makes the directory; refuses one with anything in it.
+/// Creates the directory; rejects one that is not empty.
 fn make_empty(file_system: &dyn FileSystem, path: &Path) -> Result<(), SnapshotError> {
     create_directory(file_system, path)?;
     let names = file_system.list(path).map_err(|e| IoError::new("list", path, e))?;
@@ -186,7 +188,7 @@ fn write_marker(file_system: &dyn FileSystem, directory: &Path, marker: &Marker)
     write_whole(file_system, &directory.join(MARKER_NAME), &marker.encode())
 }
 
-/// What a directory's marker says, if it has one.
+/// Reads a directory's marker; `None` if it has none.
 pub(crate) fn read_marker(
     file_system: &dyn FileSystem,
     directory: &Path,

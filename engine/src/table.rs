@@ -1,50 +1,52 @@
-//! One partition's hash table: linear probing in the order of positions.
+//! The hash table of one partition: linear probing in the order of positions.
 //!
-//! A position's home slot is `position * homes / 2^64`, which grows with the position; within a run of occupied
-//! slots entries are sorted ("ordered hash tables", Amble and Knuth 1974). So the whole table is sorted by
-//! position: pages and inventories need no sorting, a miss ends at the first greater position, and it may
-//! grow by any factor. It grows by an eighth at nine tenths full: 24 bytes an entry become 27 to 31.
+//! A position's home slot is `position * homes / 2^64`, which grows with the position. Within a run of
+//! occupied slots entries are sorted ("ordered hash tables", Amble and Knuth 1974). So the whole table is
+//! sorted by position: pages and inventories need no sorting, a miss ends at the first greater position, and
+//! the table may grow by any factor. It grows by an eighth when it is nine tenths full: 24 bytes an entry
+//! become 27 to 31.
 //!
-//! Slots are in blocks of one size, and it grows in place: no copy is needed beside the old table, and what is
-//! freed fits whatever is asked for next, so that a thousand tables that grow alike leave no holes.
+//! Slots are allocated in blocks of one size, and the table grows in place. So growth needs no second copy,
+//! and a freed block fits the next allocation: a thousand tables that grow alike do not fragment memory.
 
 use crate::data_file::{FileSlot, Location};
 use crate::format::{RECORD_HEADER_LEN, TOMBSTONE_VALUE_LEN};
 use crate::length;
 
-/// What is known of one key: 24 bytes.
+/// The index entry of one key: 24 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub(crate) struct Entry {
     pub(crate) position: u64,
     pub(crate) version: u64,
     offset: u32,
-    /// 0 in an empty slot.
+    /// Slot of the file; 0: this table slot is empty.
     file: FileSlot,
-    /// Code of the record's length, above [`EXPIRING`] for a value that expires, above [`TOMBSTONE`] for a tombstone.
+    /// Code of the record's length, plus [`EXPIRING`] for a value that expires, or plus [`TOMBSTONE`] for a
+    /// tombstone.
     len_and_kind: u16,
 }
 
 const _: () = assert!(size_of::<Entry>() == 24);
 
-/// How many codes there are of lengths.
+/// Number of length codes.
 const CODES: u16 = length::code_of(length::LEN_MAX) + 1;
-/// Where the codes of values that expire begin.
+/// First code of values that expire.
 const EXPIRING: u16 = CODES;
-/// Where those of tombstones begin: of these there are fewer, since tombstones are short.
+/// First code of tombstones. They have fewer codes, since tombstones are short.
 const TOMBSTONE: u16 = 2 * CODES;
 const TOMBSTONE_CODE_MAX: u16 = u16::MAX - TOMBSTONE;
 const TOMBSTONE_LEN_MAX: u32 = (RECORD_HEADER_LEN + u16::MAX as usize + TOMBSTONE_VALUE_LEN) as u32;
 const _: () = assert!(length::code_of(TOMBSTONE_LEN_MAX) <= TOMBSTONE_CODE_MAX);
 const EMPTY: Entry = Entry { position: 0, version: 0, offset: 0, file: 0, len_and_kind: 0 };
 
-/// Slots of a block: 3 KiB.
+/// Slots in a block: 3 KiB.
 const BLOCK_SLOTS: usize = 128;
-/// Slots after the last home, for the run that goes beyond it. A longer run, which is rare, gets another block.
+/// Slots after the last home, for the run that extends beyond it. A longer run, which is rare, adds a block.
 const SLOTS_BEYOND: usize = 32;
 
 impl Entry {
-    /// `at.len` must be at most 2^31, `at.file` not 0.
+    /// Creates an entry. `at.len` must be at most 2^31, and `at.file` must not be 0.
     pub(crate) fn new(position: u64, version: u64, at: Location, tombstone: bool) -> Self {
         debug_assert!(at.file != 0);
         let code = length::code_of(at.len);
@@ -53,7 +55,7 @@ impl Entry {
         Self { position, version, offset: at.offset, file: at.file, len_and_kind }
     }
 
-    /// The same entry of a record with this expiry; a tombstone has none.
+    /// Returns the entry with the given expiry bit; a tombstone stays unchanged.
     pub(crate) fn with_expiry(mut self, expires: bool) -> Self {
         if expires && self.len_and_kind < EXPIRING {
             self.len_and_kind += EXPIRING;
@@ -61,7 +63,7 @@ impl Entry {
         self
     }
 
-    /// Whether it is of a value that expires, past its time or not.
+    /// Returns whether the entry is of a value with an expiry, past or not.
     pub(crate) fn expires(&self) -> bool {
         (EXPIRING..TOMBSTONE).contains(&self.len_and_kind)
     }
@@ -78,14 +80,14 @@ impl Entry {
         self.len_and_kind >= TOMBSTONE
     }
 
-    /// Where the record is, with the length to read.
+    /// Returns the place of the record, with the length to read.
     pub(crate) fn location(&self) -> Location {
         Location { file: self.file, offset: self.offset, len: length::at_most(self.code()) }
     }
 
-    /// Whether the other is of a copy of the same record, as far as entries tell.
+    /// Returns whether the other entry is of a copy of the same record, as far as entries show.
     pub(crate) fn is_copy_of(&self, other: &Self) -> bool {
-        // Not whether it expires: only a figure depends on that, and what a merge copies must be found.
+        // Ignores the expiry bit: only statistics depend on it, and a merge must find the record it copied.
         let record = |entry: &Self| (entry.position, entry.version, entry.is_tombstone(), entry.code());
         record(self) == record(other)
     }
@@ -101,14 +103,14 @@ type Block = [Entry; BLOCK_SLOTS];
 #[derive(Debug, Default)]
 #[expect(clippy::vec_box, reason = "blocks stay where they are when there are more of them")]
 pub(crate) struct Table {
-    /// `homes` home slots and some more for runs that go beyond the last.
+    /// `homes` home slots, and more for runs that extend beyond the last one.
     blocks: Vec<Box<Block>>,
     homes: usize,
     len: usize,
 }
 
 impl Table {
-    /// A table of these entries, which are sorted by position, with some room to grow.
+    /// Creates a table of these entries, which are sorted by position, with some room to grow.
     pub(crate) fn from_sorted(entries: &[Entry]) -> Self {
         debug_assert!(entries.is_sorted_by_key(|entry| entry.position));
         let mut table = Self::default();
@@ -128,14 +130,14 @@ impl Table {
         self.len
     }
 
-    /// The entries of this position.
+    /// Returns the entries of this position.
     pub(crate) fn at(&self, position: u64) -> impl Iterator<Item = &Entry> {
         let home = self.home(position);
         Run { blocks: &self.blocks, block: home / BLOCK_SLOTS, slot: home % BLOCK_SLOTS, position }
     }
 
-    /// The entries of this position and above, ascending. Empty slots are passed over, of which there are few:
-    /// a table is 0.8 to 0.9 full.
+    /// Returns the entries from this position on, ascending. Skips empty slots, of which there are few: a
+    /// table is 80 % to 90 % full.
     pub(crate) fn from(&self, position: u64) -> impl Iterator<Item = &Entry> {
         self.slots(self.home(position)).filter(move |slot| !slot.is_empty() && slot.position >= position)
     }
@@ -151,7 +153,7 @@ impl Table {
         self.len += 1;
     }
 
-    /// Puts `new` in the place of `old`, which has the same position; tells whether that was there.
+    /// Replaces `old` by `new`, which has the same position; returns whether `old` was present.
     pub(crate) fn replace(&mut self, old: &Entry, new: Entry) -> bool {
         debug_assert_eq!(old.position, new.position);
         let Some(at) = self.index_of(old) else { return false };
@@ -159,10 +161,10 @@ impl Table {
         true
     }
 
-    /// Removes this entry; tells whether it was there.
+    /// Removes this entry; returns whether it was present.
     pub(crate) fn remove(&mut self, entry: &Entry) -> bool {
         let Some(mut at) = self.index_of(entry) else { return false };
-        // What follows in the run moves up, until one is at its home.
+        // The entries after it in the run move up, until one is at its home.
         while let Some(follower) = self.slot(at + 1).filter(|slot| !slot.is_empty()) {
             if self.home(follower.position) > at {
                 break;
@@ -191,7 +193,7 @@ impl Table {
         self.blocks.get(at / BLOCK_SLOTS).map(|block| block[at % BLOCK_SLOTS])
     }
 
-    /// The slot of this number, of which there must be one.
+    /// Returns the slot of this number, which must exist.
     fn slot_mut(&mut self, at: usize) -> &mut Entry {
         &mut self.blocks[at / BLOCK_SLOTS][at % BLOCK_SLOTS]
     }
@@ -202,7 +204,8 @@ impl Table {
         run.zip(home..).find_map(|(slot, at)| (slot == entry).then_some(at))
     }
 
-    /// The first slot from `start` on for which this holds; makes an empty one at the end if there is none.
+    /// Returns the first slot from `start` on for which `holds` returns true; adds an empty one at the end if
+    /// there is none.
     fn find(&mut self, start: usize, holds: impl Fn(&Entry) -> bool) -> usize {
         if let Some(beyond) = self.slots(start).position(holds) {
             return start + beyond;
@@ -212,7 +215,7 @@ impl Table {
         end
     }
 
-    /// Moves the slots from `at` on up to `free`, which is empty, by one, and puts the entry at `at`.
+    /// Moves the slots from `at` up to the empty slot `free` by one, and puts the entry at `at`.
     fn shift_in(&mut self, at: usize, free: usize, entry: Entry) {
         let mut carried = entry;
         let mut from = at % BLOCK_SLOTS;
@@ -228,7 +231,7 @@ impl Table {
         slots[from] = carried;
     }
 
-    /// Has at least so many slots.
+    /// Adds blocks until there are at least this many slots.
     fn make_slots(&mut self, slots: usize) {
         let missing = slots.div_ceil(BLOCK_SLOTS).saturating_sub(self.blocks.len());
         self.blocks.reserve_exact(missing);
@@ -247,7 +250,8 @@ impl Table {
         let place = |next: usize, slot: &Entry| self.home(slot.position).max(next) + 1;
         let end = self.slots(0).filter(|slot| !slot.is_empty()).fold(0, place);
         self.make_slots(end);
-        // First all the way to the end: then each moves down or stays, and meets only places already left.
+        // First all entries move to the end. Then each moves down or stays, and meets only slots that are
+        // free already.
         let slots = self.blocks.len() * BLOCK_SLOTS;
         let mut first = slots;
         for from in (0..used * BLOCK_SLOTS).rev() {
@@ -266,7 +270,7 @@ impl Table {
         }
     }
 
-    /// Builds the table anew where more than half of it is empty.
+    /// Rebuilds the table if it is less than 40 % full.
     fn shrink(&mut self) {
         if self.len * 10 < self.homes * 4 && homes_of(blocks_for(self.len)) < self.homes {
             let entries: Vec<Entry> = self.from(0).copied().collect();
@@ -274,14 +278,15 @@ impl Table {
         }
     }
 
-    /// Bytes allocated for the table.
+    /// Returns the bytes allocated for the table.
     #[cfg(test)]
     fn allocated_bytes(&self) -> usize {
         self.blocks.len() * size_of::<Block>() + self.blocks.capacity() * size_of::<Box<Block>>()
     }
 }
 
-/// Goes over the entries of one position, from its home on: the way of every read, hence no chain of adapters.
+/// Iterator over the entries of one position, from its home on. Every read uses it, hence no chain of
+/// adapters.
 struct Run<'a> {
     blocks: &'a [Box<Block>],
     block: usize,
@@ -309,12 +314,12 @@ impl<'a> Iterator for Run<'a> {
     }
 }
 
-/// Home slots of a table of so many blocks.
+/// Returns the number of home slots in a table of this many blocks.
 fn homes_of(blocks: usize) -> usize {
     (blocks * BLOCK_SLOTS).saturating_sub(SLOTS_BEYOND)
 }
 
-/// Blocks of a table that is new: 0.85 full at most.
+/// Returns the number of blocks of a new table: it is at most 85 % full.
 fn blocks_for(entries: usize) -> usize {
     if entries == 0 { 0 } else { ((entries * 20).div_ceil(17) + SLOTS_BEYOND).div_ceil(BLOCK_SLOTS) }
 }

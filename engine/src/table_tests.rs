@@ -8,7 +8,7 @@ fn entry(position: u64, version: u64) -> Entry {
     Entry::new(position, version, Location { file: 1, offset: version as u32, len: 40 }, false)
 }
 
-/// Positions that collide, that crowd the ends, and any.
+/// Positions that collide, that crowd the ends, and arbitrary ones.
 fn position() -> impl Strategy<Value = u64> {
     prop_oneof![4 => any::<u64>(), 1 => 0..9u64, 1 => u64::MAX - 3..=u64::MAX, 1 => Just(u64::MAX)]
 }
@@ -58,7 +58,7 @@ proptest! {
             prop_assert!(table.remove(&removed));
             prop_assert!(!table.remove(&removed));
             if step % 64 == 0 {
-                // What was removed leaves room for something else.
+                // Removed entries leave room for new ones.
                 let added = entry(removed.position ^ 1 << 40, step as u64 + 10_000);
                 let at = model.partition_point(|entry| entry.position <= added.position);
                 model.insert(at, added);
@@ -85,7 +85,7 @@ fn emptied_table_gives_its_memory_back() {
     assert_eq!(table.allocated_bytes(), 0);
 }
 
-/// Positions spread evenly, in no order.
+/// Returns positions that are spread evenly, in no order.
 fn spread(number: u64) -> u64 {
     xxhash_rust::xxh3::xxh3_64(&number.to_le_bytes())
 }
@@ -102,7 +102,7 @@ fn entry_takes_at_most_32_bytes_at_any_count_above_a_thousand() {
     }
 }
 
-/// What this process has in memory.
+/// Returns the resident memory of this process in bytes.
 fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: u64 = statm.split_whitespace().nth(1).unwrap().parse().unwrap();
@@ -112,7 +112,7 @@ fn resident_bytes() -> u64 {
 /// `cargo test -p caskade-engine memory_of_1_to_10_million_keys -- --ignored --nocapture`
 #[test]
 #[ignore = "takes seconds and prints figures"]
-#[expect(clippy::print_stdout, reason = "its figures are what it is for")]
+#[expect(clippy::print_stdout, reason = "printing figures is its purpose")]
 fn memory_of_1_to_10_million_keys() {
     const STEPS: u64 = 1_000_000;
     let mut tables: Vec<Table> = (0..crate::PARTITIONS).map(|_| Table::default()).collect();

@@ -1,41 +1,41 @@
-//! How background work reports: one type for all of it.
+//! Status of background work: one type for every kind.
 
 use crate::embedded::now_ms;
 
-/// What background work is about.
+/// Kind of background work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TaskKind {
     /// Copying live records out of data files with many dead ones.
     Merge,
 }
 
-/// How it stands.
+/// State of background work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TaskState {
-    /// It is under way.
+    /// The work is running.
     Running,
-    /// It is complete.
+    /// The work is complete.
     Done,
-    /// It was told to end, and left everything as it was before.
+    /// The work ended on request; everything it had not completed is unchanged.
     Stopped,
-    /// It could not be completed, for this reason, and left everything as it was before.
+    /// The work failed for this reason; everything it had not completed is unchanged.
     Failed(String),
 }
 
-/// How one piece of background work stands.
+/// Status of one piece of background work.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TaskStatus {
-    /// What it is about.
+    /// Its kind.
     pub kind: TaskKind,
-    /// How it stands.
+    /// Its state.
     pub state: TaskState,
-    /// When it began, in milliseconds since 1970.
+    /// Time of its begin, in milliseconds since 1970.
     pub begun_ms: u64,
-    /// When it ended; 0 while it runs.
+    /// Time of its end, in milliseconds since 1970; 0 while it runs.
     pub ended_ms: u64,
-    /// Bytes that were gone through.
+    /// Bytes processed so far.
     pub bytes_done: u64,
-    /// Bytes to go through.
+    /// Bytes to process in total.
     pub bytes_total: u64,
 }
 
@@ -49,7 +49,7 @@ impl TaskStatus {
         self.state = state;
     }
 
-    /// Bytes a second since it began.
+    /// Returns the average bytes a second since the begin.
     pub fn bytes_per_s(&self) -> u64 {
         let until = if self.ended_ms == 0 { now_ms() } else { self.ended_ms };
         self.bytes_done * 1000 / until.saturating_sub(self.begun_ms).max(1)

@@ -1,4 +1,4 @@
-//! The engine's thread: writes hint files and merges, when there is something to do.
+//! The engine's background thread: writes hint files and merges when there is work.
 
 use std::sync::Arc;
 use std::thread::{self, JoinHandle, ThreadId};
@@ -14,19 +14,20 @@ use crate::mutation;
 /// Name of the thread.
 const THREAD: &str = "cask-tend";
 
-/// How often it looks.
+/// Interval between two looks for work.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// After failures, of a full disk say, this many looks are left out at most: one after the first, and with each further
-/// one twice as many and one more.
+/// Limit of the looks skipped after a failure, such as a full disk: 1 after the first failure, and after each
+/// further failure twice as many and one more.
 const LOOKS_SKIPPED_MAX: u32 = 31;
 
-/// Ends the thread when it is dropped.
+/// Handle of the background thread; ends the thread when it is dropped.
 pub(crate) struct Tender {
     core: Arc<Core>,
     signal: Arc<Signal>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    /// The log's: the last engine may go away in one of its callbacks, and what the thread waits for may be the log.
+    /// Thread of the log. The last engine may be dropped in a callback on this thread. It must then not wait
+    /// for the background thread, which may itself wait for the log.
     log_thread: Option<ThreadId>,
 }
 
@@ -37,7 +38,7 @@ struct Signal {
 }
 
 impl Tender {
-    /// Starts the thread, if the options ask for one.
+    /// Starts the thread, if the options request it.
     pub(crate) fn start(core: &Arc<Core>) -> Result<Self, OpenError> {
         let signal = Arc::new(Signal::default());
         let mut thread = None;
@@ -54,7 +55,7 @@ impl Tender {
         Ok(Self { core: core.clone(), signal, thread: Mutex::new(thread), log_thread })
     }
 
-    /// Ends what it does and waits for it.
+    /// Stops the thread's work and waits for its end.
     pub(crate) fn stop(&self) {
         self.core.merges.stop_for_good();
         *self.signal.stopped.lock() = true;
@@ -65,7 +66,9 @@ impl Tender {
         if let Some(thread) = self.thread.lock().take()
             && thread.join().is_err()
         {
-            tracing::error!("the thread that merges panicked; the store itself is as it was");
+            tracing::error!(
+                "the thread that merges panicked; the data is unchanged; reopen the store to merge again"
+            );
         }
     }
 }
@@ -96,7 +99,7 @@ fn run(core: &Core, signal: &Signal) {
         let looked = core.look_at_space();
         let merges = core.merges.is_space_low() || core.options.merge_window.contains(now_ms());
         if let Err(error) = looked.and_then(|()| core.tend(merges)) {
-            tracing::warn!(%error, "hint files or merges have to wait");
+            tracing::warn!(%error, "hint files or merges are postponed");
             skipped = (2 * skipped + 1).min(LOOKS_SKIPPED_MAX);
             skip = skipped;
         } else {

@@ -1,4 +1,4 @@
-//! Inspecting a store says what is in it, what is dead and what is damaged, and changes nothing.
+//! Inspecting a store reports its content, its dead bytes and its damage, and changes nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -18,7 +18,8 @@ const FIRST: &str = "/store/0000000001.data";
 const FIRST_HINT: &str = "/store/0000000001.hint";
 const SECOND: &str = "/store/0000000002.data";
 
-/// The history and a long record in a sealed file with a hint; then some of it is overwritten in the active file.
+/// Creates a store with the history and a long record in a sealed file with a hint, and newer records in the
+/// active file.
 fn two_files() -> FaultyFileSystem {
     let file_system = FaultyFileSystem::new();
     let (engine, _) = open_on(&file_system, &quiet(SyncPolicy::Never)).unwrap();
@@ -27,7 +28,7 @@ fn two_files() -> FaultyFileSystem {
     let newer = vec![value(b"a", 51, b"newer"), tombstone(b"d", 52), value(b"long", 53, &[2; 10 << 10])];
     engine.apply(newer).unwrap();
     engine.close().unwrap();
-    // A start writes the hint that is missing.
+    // A start writes the missing hint.
     drop(open_on(&file_system, &quiet(SyncPolicy::Never)).unwrap());
     let files = file_system.files();
     assert!([FIRST, FIRST_HINT, SECOND].iter().all(|path| files.contains(&path.into())), "{files:?}");
@@ -38,11 +39,11 @@ fn look(file_system: &FaultyFileSystem, path: &str, verify: bool) -> Result<Insp
     let shared: Arc<dyn FileSystem> = Arc::new(file_system.clone());
     let before: Vec<_> = contents(file_system);
     let inspection = inspect_on(&shared, Path::new(path), &InspectOptions { verify, ..Default::default() });
-    assert_eq!(contents(file_system), before, "inspecting changes nothing");
+    assert_eq!(contents(file_system), before, "inspecting changed a file");
     inspection
 }
 
-/// All files but the lock, which says who had it last.
+/// Returns all files except the lock, which names its last owner.
 fn contents(file_system: &FaultyFileSystem) -> Vec<(std::path::PathBuf, Vec<u8>)> {
     let files = file_system.files().into_iter().filter(|path| !path.ends_with("lock"));
     files.map(|path| (path.clone(), file_system.read_file(&path).unwrap())).collect()
@@ -89,7 +90,8 @@ fn counts_are_those_of_the_records_written() {
         let (records, values, tombstones) =
             (first.records.records, first.records.values, first.records.tombstones);
         assert_eq!((records, values, tombstones), (10, 8, 2));
-        // Live in the first file: b and e; c was deleted there, a, d and long are overtaken in the second.
+        // Live in the first file: b and e. c was deleted there; a, d and long were replaced in the second
+        // file.
         assert_eq!((first.records.live_records, first.records.newest_tombstones), (2, 1));
         assert_eq!((second.records.live_records, second.records.newest_tombstones), (2, 1));
         assert_eq!((first.kind, second.kind), (DataFileKind::Log, DataFileKind::ActiveLog));
@@ -125,14 +127,14 @@ fn damage_is_told_with_its_place_and_the_keys_that_the_hint_knows() {
     let all = dumped(&store, 1);
     let wanted = records(&all)[0].clone();
     assert_eq!(wanted.record.key, "a");
-    // In the value.
+    // A byte of the value.
     flip(&store, FIRST, (wanted.offset + wanted.bytes) as usize - 1);
     let believed = look(&store, STORE, false).unwrap();
-    assert!(!believed.is_damaged(), "the hint is believed: {believed:#?}");
+    assert!(!believed.is_damaged(), "the hint is trusted: {believed:#?}");
     let verified = look(&store, STORE, true).unwrap();
     assert!(verified.is_damaged() && !verified.opens_damaged, "{verified:#?}");
     assert_eq!((verified.damage_total, verified.files[0].damaged), (1, 1));
-    assert_eq!(verified.files[0].hint, HintState::Good, "the hint is right, the data is not");
+    assert_eq!(verified.files[0].hint, HintState::Good, "the hint is valid, the data is not");
     let damage = &verified.damage[0];
     assert_eq!(
         (damage.stretch.file_id, damage.stretch.offset, damage.stretch.bytes),
@@ -140,7 +142,8 @@ fn damage_is_told_with_its_place_and_the_keys_that_the_hint_knows() {
     );
     assert_eq!(keys(damage), [(&b"a"[..], true)]);
     assert!(damage.stretch.reason.contains("checksum"), "{damage:?}");
-    // Without the hint a start finds it too, and the key is only what the record seems to say.
+    // Without the hint a start finds the damage too, and the key is the one that the damaged record appears
+    // to have.
     store.remove(Path::new(FIRST_HINT)).unwrap();
     let verified = look(&store, STORE, false).unwrap();
     assert!(verified.opens_damaged, "{verified:#?}");
@@ -188,7 +191,7 @@ fn torn_tail_is_told_and_left_as_it_is() {
 fn hint_that_is_wrong_is_told_and_the_data_file_counts() {
     let store = two_files();
     let right = look(&store, STORE, true).unwrap();
-    // Each byte: in the header, and in a section.
+    // One byte at a time: in the header, and in a section.
     let hint = store.read_file(FIRST_HINT).unwrap();
     for at in [0, 20, 40, 400, hint.len() - 1] {
         let image = store.killed();
@@ -212,7 +215,7 @@ fn hint_of_other_records_with_good_checksums_is_found_by_verifying() {
     assert!(found.is_damaged() && found.totals == right.totals, "{found:#?}");
 }
 
-/// Changes a version in a hint and makes its checksums fit.
+/// Changes a version in a hint and gives it valid checksums.
 fn misstate_first_entry(hint: &mut [u8]) {
     const HEADS: usize = 36;
     const HEADER: usize = HEADS + 12 * 1024 + 4;
@@ -281,7 +284,7 @@ fn snapshot_is_inspected_and_what_it_lacks_is_told() {
     assert!(found.is_damaged() && found.refusal.is_some(), "{found:#?}");
     store.write_file("/snapshot/0000000001.data", &cut[..cut.len() - 1]).unwrap();
     let found = look(&store, SNAPSHOT, false).unwrap();
-    assert!(found.is_damaged() && found.refusal.unwrap().contains("bytes, it had"));
+    assert!(found.is_damaged() && found.refusal.unwrap().contains("bytes instead of"));
     let shared: Arc<dyn FileSystem> = Arc::new(store.clone());
     assert!(matches!(
         restore_on(&shared, Path::new(SNAPSHOT), Path::new("/to")),
@@ -311,7 +314,7 @@ fn dump_gives_every_record_as_it_was_written() {
     let bounds: Vec<_> = all.iter().filter_map(|dumped| dumped.bound).collect();
     assert_eq!(bounds, [1, 1]);
     assert_eq!(state_after(&history()).len(), 5);
-    // It can be ended early.
+    // The callback can end the dump early.
     let mut given = 0;
     let mut give = |_| {
         given += 1;

@@ -1,13 +1,14 @@
-//! A file system in memory that loses at a crash what was not synced, and fails when told to.
+//! A file system in memory that loses unsynced data at a crash, and fails on demand.
 //!
-//! It promises what POSIX promises and no more. After a power loss ([`FaultyFileSystem::crashed`]) the bytes written
-//! to a file since its last sync are there, are not, are there up to a byte, or are there in some sectors, whatever
-//! became of other files; of a directory's unsynced names the first few are as they were changed, the others as before.
-//! A file whose name is gone stays readable through its open handles; two names of one file share its content.
+//! It guarantees no more than POSIX. A power loss ([`FaultyFileSystem::crashed`]) affects each file
+//! independently. The bytes written since its last sync are present, absent, present up to some byte, or
+//! present in some sectors. Of a directory's unsynced name changes the first few are in effect, the others
+//! not. A file without a name stays readable through its open handles. Two names of one file share its
+//! content.
 //!
-//! Invariants: everything that happens follows from the calls and the seeds given; clones are the same file system;
-//! an image ([`FaultyFileSystem::crashed`], [`FaultyFileSystem::killed`], a [`Moment`]) shares nothing with its original.
-//! Refuses paths with `..`, and renaming from one directory into another.
+//! Invariants: all behaviour follows from the calls and the seeds; clones are the same file system; an image
+//! ([`FaultyFileSystem::crashed`], [`FaultyFileSystem::killed`], a [`Moment`]) shares nothing with its
+//! original. Rejects paths with `..`, and renames from one directory to another.
 
 mod crash;
 mod faults;
@@ -29,7 +30,7 @@ use self::handle::{Handle, Lock};
 use self::tree::{Content, NodeId, Tree};
 use super::{FileHandle, FileSystem, OpenMode, Space};
 
-/// Bytes of a file system whose capacity was not set.
+/// Size in bytes of a file system whose capacity was not set.
 const TOTAL_BYTES_DEFAULT: u64 = 1 << 40;
 
 /// A file system in memory, for tests. Clones are the same file system.
@@ -45,23 +46,23 @@ struct State {
     moments: Option<Vec<Moment>>,
 }
 
-/// A file that is open.
+/// An open file.
 struct Open {
     handles: usize,
-    /// Its name, the last one it had or got.
+    /// Its present name, or the last one it had.
     path: PathBuf,
 }
 
-/// An instant of a file system's life: just before a call that changes something.
+/// An instant in the life of a file system: just before a call that changes it.
 #[derive(Clone, Debug)]
 pub struct Moment {
-    /// The call's number, from 0 on.
+    /// Number of the call, from 0 on.
     pub call: u64,
-    /// What the call is.
+    /// Kind of the call.
     pub kind: FileCall,
-    /// On which file or directory.
+    /// The file or directory of the call.
     pub path: PathBuf,
-    /// All files and names as they were, what was not synced being still unsynced.
+    /// All files and names before the call; unsynced changes are still unsynced.
     pub before: FaultyFileSystem,
 }
 
@@ -75,9 +76,9 @@ impl Debug for FaultyFileSystem {
     }
 }
 
-/// Making images, and looking at what is there.
+/// Images and content.
 impl FaultyFileSystem {
-    /// An empty file system of unlimited capacity that does not fail.
+    /// Creates an empty file system of unlimited capacity that does not fail.
     pub fn new() -> Self {
         Self::default()
     }
@@ -86,42 +87,42 @@ impl FaultyFileSystem {
         Self(Arc::new(Mutex::new(State { tree, ..State::default() })))
     }
 
-    /// What a power loss at this moment leaves, one of the many possibilities for each seed. All of it is durable,
-    /// nothing is open or locked, and no fault carries over.
+    /// Returns a possible image after a power loss at this moment, one for each seed. In the image everything
+    /// is durable, nothing is open or locked, and no faults are set.
     pub fn crashed(&self, seed: u64) -> Self {
         Self::of(after_power_loss(&self.0.lock().tree, seed))
     }
 
-    /// What `kill -9` at this moment leaves: all that was written, what is unsynced being still unsynced. Nothing is
-    /// open or locked, and no fault carries over.
+    /// Returns the image after `kill -9` at this moment: all written bytes, of which the unsynced ones are
+    /// still unsynced. Nothing is open or locked, and no faults are set.
     pub fn killed(&self) -> Self {
         Self::of(self.0.lock().tree.clone())
     }
 
-    /// From now on keeps how everything was before each call that changes something: for [`FaultyFileSystem::moments`].
+    /// Starts to record an image before each call that changes something, for [`FaultyFileSystem::moments`].
     pub fn remember(&self) {
         self.0.lock().moments.get_or_insert_default();
     }
 
-    /// What was kept since [`FaultyFileSystem::remember`], oldest first.
+    /// Returns the images recorded since [`FaultyFileSystem::remember`], oldest first.
     pub fn moments(&self) -> Vec<Moment> {
         self.0.lock().moments.clone().unwrap_or_default()
     }
 
-    /// All files that have a name, sorted.
+    /// Returns the paths of all files that have a name, sorted.
     pub fn files(&self) -> Vec<PathBuf> {
         self.0.lock().tree.files()
     }
 
-    /// A file's bytes as a process would read them now. No call is counted.
+    /// Returns a file's bytes as a process would read them now. Does not count as a call.
     pub fn read_file(&self, path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
         let state = self.0.lock();
         let node = state.tree.file(path.as_ref())?;
         Ok(state.tree.content(node)?.bytes().to_vec())
     }
 
-    /// Replaces a file's bytes, or makes the file: durable at once, under open handles too. For tests that damage
-    /// files. Its directory must be there. No call is counted.
+    /// Replaces a file's bytes, or creates the file: durable at once, and visible to open handles. For tests
+    /// that damage files. The directory must exist. Does not count as a call.
     pub fn write_file(&self, path: impl AsRef<Path>, bytes: &[u8]) -> io::Result<()> {
         let mut state = self.0.lock();
         let node = match state.tree.file(path.as_ref()) {
@@ -137,9 +138,9 @@ impl FaultyFileSystem {
     }
 }
 
-/// Making it fail.
+/// Failures.
 impl FaultyFileSystem {
-    /// Calls made so far, those that failed included.
+    /// Returns the number of calls so far, including those that failed.
     pub fn calls(&self) -> u64 {
         self.0.lock().control.calls
     }
@@ -149,64 +150,66 @@ impl FaultyFileSystem {
         self.0.lock().control.faults.push(fault);
     }
 
-    /// Ends all faults of [`FaultyFileSystem::inject`]; tells how many calls they made fail.
+    /// Ends all faults of [`FaultyFileSystem::inject`]; returns the number of calls that they made fail.
     pub fn clear_faults(&self) -> u64 {
         let control = &mut self.0.lock().control;
         control.faults.clear();
         std::mem::take(&mut control.failed)
     }
 
-    /// As if the process died after this many calls, counted from the beginning: every further one fails, and
-    /// changes nothing.
+    /// Simulates the death of the process after this many calls, counted from the beginning: every later call
+    /// fails, and changes nothing.
     pub fn crash_after(&self, calls: u64) {
         self.0.lock().control.crash(calls, None);
     }
 
-    /// The same, but the first of the failing calls may be half done: a write writes a prefix drawn from the seed,
-    /// another call is done or not.
+    /// Simulates the death of the process like [`Self::crash_after`], but the first failing call may be half
+    /// done: a write writes a prefix drawn from the seed; any other call is done or not.
     pub fn crash_within(&self, calls: u64, seed: u64) {
         self.0.lock().control.crash(calls, Some(seed));
     }
 
-    /// Whether calls fail because of [`FaultyFileSystem::crash_after`].
+    /// Returns whether calls fail because of [`FaultyFileSystem::crash_after`].
     pub fn is_dead(&self) -> bool {
         self.0.lock().control.is_dead()
     }
 
-    /// With a seed, each read and write transfers a part of what was asked, drawn from it, at least a byte.
+    /// Makes each read and write transfer only a part of the requested bytes, at least one, drawn from the
+    /// seed. `None` ends this.
     pub fn set_short_transfers(&self, seed: Option<u64>) {
         self.0.lock().control.set_short_transfers(seed);
     }
 
-    /// Sets how many bytes all files together may have, open ones without a name included; `None` is no limit. Beyond it
-    /// calls fail with [`io::ErrorKind::StorageFull`]: a write that has no room for its first byte (with room for a
-    /// part, it writes that part), an allocation or lengthening that does not fit as a whole, and, where not one byte
-    /// is free, whatever makes a file or directory. Removing and cutting files frees their bytes at once.
+    /// Sets the limit of the bytes of all files together, including open ones without a name; `None`: no
+    /// limit. Beyond it calls fail with [`io::ErrorKind::StorageFull`]. A write fails if there is no room for
+    /// its first byte; with room for a part, it writes that part. An allocation or extension fails if it does
+    /// not fit as a whole. If no byte is free, every call fails that creates a file or directory. Removing
+    /// and cutting files frees their bytes at once.
     pub fn set_capacity(&self, bytes: Option<u64>) {
         self.0.lock().control.capacity = bytes;
     }
 
-    /// Sets the capacity so that this many bytes are free now, as if other programs had filled the rest. Files that
-    /// are removed or cut later free their bytes for everybody.
+    /// Sets the capacity so that this many bytes are free now, as if other programs had filled the rest.
+    /// Files that are removed or cut later free their bytes for all users.
     pub fn leave_free(&self, bytes: u64) {
         let mut state = self.0.lock();
         state.control.capacity = Some(state.tree.used(&state.open).saturating_add(bytes));
     }
 
-    /// Returns the bytes that all files together have, open ones without a name included.
+    /// Returns the bytes of all files together, including open ones without a name.
     pub fn used_bytes(&self) -> u64 {
         let state = self.0.lock();
         state.tree.used(&state.open)
     }
 
-    /// What [`FileSystem::space`] is to say of the free bytes, whatever is true.
+    /// Sets the free bytes that [`FileSystem::space`] reports; `None`: the true value.
     pub fn set_free_bytes(&self, bytes: Option<u64>) {
         self.0.lock().control.free_bytes = bytes;
     }
 }
 
 impl State {
-    /// Counts a call, and does it unless it is to fail.
+    /// Counts a call, and executes it unless it must fail.
     fn call<T>(
         &mut self,
         kind: FileCall,
@@ -216,7 +219,7 @@ impl State {
         match self.enter(kind, path) {
             Verdict::Proceed => act(self),
             Verdict::Fail { error, part } => {
-                // Half of what a call can be is done: this call is or is not.
+                // A call other than a write cannot be half done: it is done or not.
                 if part.is_some_and(|mut draw| draw.coin()) {
                     let _ = act(self);
                 }
@@ -236,7 +239,7 @@ impl State {
         self.control.enter(kind, path)
     }
 
-    /// How many of `wanted` further bytes there is room for.
+    /// Returns how many of `wanted` further bytes fit.
     fn room(&self, wanted: u64) -> u64 {
         match self.control.capacity {
             Some(capacity) => capacity.saturating_sub(self.tree.used(&self.open)).min(wanted),
@@ -244,7 +247,7 @@ impl State {
         }
     }
 
-    /// An error where not one byte is free: nothing new can be made.
+    /// Returns an error if no byte is free: nothing new can be created.
     fn check_room(&self) -> io::Result<()> {
         if self.room(1) == 0 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
     }
@@ -259,7 +262,7 @@ impl State {
         self.open.entry(node).or_insert_with(|| Open { handles: 0, path: path.to_owned() }).handles += 1;
     }
 
-    /// The name that calls on an open file go by.
+    /// Returns the path under which faults match calls on an open file.
     fn name(&self, node: NodeId) -> PathBuf {
         self.open.get(&node).map(|open| open.path.clone()).unwrap_or_default()
     }
@@ -355,7 +358,7 @@ impl FileSystem for FaultyFileSystem {
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             state.tree.content_mut(node)?.set_len(0);
-            // Where there is no room for all of it the file holds no text.
+            // If the text does not fit as a whole, the file stays empty.
             if state.room(text.len() as u64) == text.len() as u64 {
                 state.tree.content_mut(node)?.write(0, text.as_bytes());
             }

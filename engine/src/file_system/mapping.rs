@@ -1,14 +1,15 @@
-//! Files as memory: sealed ones to be read, the end of the active one to be written. The one module with unsafe code.
+//! Memory-mapped files: sealed ones to read, the end of the active one to write. The only unsafe module.
 //!
-//! Touching a mapped page that the file lost (someone truncated it) or that the disk cannot give (an I/O error)
-//! raises SIGBUS, which by default ends the process. Here a handler puts a page of zeros in that page's place and
-//! marks the mapping as broken; the copy that met it goes on, and fails when it is done. So what a mapping hands
-//! out is what the file holds, or an error; who gets that reads the file itself, to learn what is wrong with it.
-//! What a [`WritableMapping`] took is in the page cache, as after a write, or it said so.
-//! (Wayland's shared buffers are guarded in the same way: `wl_shm_buffer_begin_access`.)
+//! A page that the file lost (truncation) or that the disk cannot read (an I/O error) raises SIGBUS, which by
+//! default ends the process. The handler of this module replaces it by a page of zeros and marks the mapping
+//! as broken. The interrupted copy continues, and fails at its end. So a mapping returns the file's bytes or
+//! an error; after an error the caller reads the file itself, to learn the cause. Bytes written through a
+//! [`WritableMapping`] are in the page cache, or the write failed. (Wayland guards shared buffers the same
+//! way: `wl_shm_buffer_begin_access`.)
 //!
-//! Invariants: a mapping's range is in the table as long as it is mapped, and no longer; nothing but
-//! [`Mapping::copy`] and [`WritableMapping::write`] touches mapped memory. A fault outside of all mappings goes to the handler that was there before.
+//! Invariants: the table lists a mapping's range exactly while it is mapped; only [`Mapping::copy`] and
+//! [`WritableMapping::write`] touch mapped memory. A fault outside all mappings is passed to the handler
+//! installed before.
 
 #![expect(unsafe_code, reason = "memory mapping and its signal handler")]
 
@@ -19,12 +20,12 @@ use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, compiler_fence};
 
-/// Mappings there can be at once in a process; [`Mapping::new`] refuses more.
+/// Limit of the mappings in a process; [`Mapping::new`] rejects more.
 const MAPPINGS_MAX: usize = 4096;
 
-/// One mapping, as the signal handler finds it.
+/// Entry of a mapping in the signal handler's table.
 struct Slot {
-    /// Address; 0 is a free slot, 1 one that is being filled.
+    /// Address; 0: the slot is free; 1: it is being filled.
     start: AtomicUsize,
     len: AtomicUsize,
     broken: AtomicBool,
@@ -34,21 +35,21 @@ static SLOTS: [Slot; MAPPINGS_MAX] =
     [const { Slot { start: AtomicUsize::new(0), len: AtomicUsize::new(0), broken: AtomicBool::new(false) } };
         MAPPINGS_MAX];
 
-/// Where the search for a free slot begins.
+/// Index at which the search for a free slot begins.
 static NEXT_SLOT: AtomicUsize = AtomicUsize::new(0);
 
 const FREE: usize = 0;
 const TAKEN: usize = 1;
 
-/// Mapped memory, found by the signal handler as long as it is mapped.
+/// Mapped memory, listed in the signal handler's table while it is mapped.
 struct Region {
     start: *mut u8,
     len: usize,
     slot: &'static Slot,
 }
 
-// SAFETY: the memory belongs to the region until it is dropped, and is only touched by copying; who writes to it
-// has it to himself.
+// SAFETY: the memory belongs to the region until it is dropped, and is touched only by copying; a writer has
+// exclusive access.
 unsafe impl Send for Region {}
 // SAFETY: as above.
 unsafe impl Sync for Region {}
@@ -78,7 +79,7 @@ impl Region {
         offset.checked_add(len).is_some_and(|end| end <= self.len)
     }
 
-    /// Whether a page was lost, now or before.
+    /// Returns whether a page was lost, now or before.
     fn is_broken(&self) -> bool {
         compiler_fence(Ordering::SeqCst);
         self.slot.broken.load(Ordering::Relaxed)
@@ -87,14 +88,14 @@ impl Region {
 
 impl Drop for Region {
     fn drop(&mut self) {
-        // First the slot: the range may belong to another mapping as soon as it is unmapped.
+        // The slot is freed first: after the unmapping the range may belong to another mapping.
         self.slot.start.store(FREE, Ordering::SeqCst);
         // SAFETY: mapped by `new`, and nobody can touch it any more.
         unsafe { libc::munmap(self.start.cast(), self.len) };
     }
 }
 
-/// The beginning of a file as memory.
+/// The first bytes of a file as memory.
 pub struct Mapping(Region);
 
 impl std::fmt::Debug for Mapping {
@@ -104,16 +105,17 @@ impl std::fmt::Debug for Mapping {
 }
 
 impl Mapping {
-    /// Maps the first `len` bytes of a file; it should be that long and is not to be cut.
+    /// Maps the first `len` bytes of a file, which should have that length and must not be cut.
     pub(super) fn new(file: &File, len: u64) -> io::Result<Self> {
         let region = Region::new(file, 0, len, libc::PROT_READ)?;
-        // Records are read here and there: reading ahead would fill the page cache with what nobody asked for.
+        // Records are read at random: readahead would fill the page cache with unneeded pages.
         // SAFETY: the range was just mapped; a refusal changes nothing.
         unsafe { libc::madvise(region.start.cast(), region.len, libc::MADV_RANDOM) };
         Ok(Self(region))
     }
 
-    /// Appends `len` bytes from `offset` on to `buffer`, or nothing: if they are not all mapped, or a page was lost.
+    /// Appends `len` bytes from `offset` on to `buffer`. Fails, and appends nothing, if not all are mapped or
+    /// a page was lost.
     pub fn copy(&self, offset: u64, len: usize, buffer: &mut Vec<u8>) -> io::Result<()> {
         let offset = usize::try_from(offset).map_err(|_| io::ErrorKind::UnexpectedEof)?;
         if !self.0.contains(offset, len) {
@@ -121,8 +123,8 @@ impl Mapping {
         }
         buffer.reserve(len);
         let before = buffer.len();
-        // SAFETY: the source is within the mapping, the target within the reserved room, and they are apart. If a
-        // page is lost, the handler puts zeros there.
+        // SAFETY: the source is within the mapping, the target within the reserved room, and they do not
+        // overlap. If a page is lost, the handler puts zeros there.
         unsafe {
             ptr::copy_nonoverlapping(self.0.start.add(offset), buffer.as_mut_ptr().add(before), len);
         }
@@ -135,10 +137,10 @@ impl Mapping {
     }
 }
 
-/// A stretch of a file as memory that is written to.
+/// A stretch of a file as writable memory.
 pub struct WritableMapping {
     region: Region,
-    /// Of the stretch in the file.
+    /// Offset of the stretch in the file.
     offset: u64,
 }
 
@@ -153,14 +155,14 @@ impl std::fmt::Debug for WritableMapping {
 }
 
 impl WritableMapping {
-    /// Maps a stretch of a file, which must be that long, with its space reserved, and not be cut as long as this
-    /// is there. The offset must be a multiple of [`MAPPING_STEP`](super::MAPPING_STEP).
+    /// Maps a stretch of a file. The file must have that length with its space reserved, and must not be cut
+    /// while the mapping exists. The offset must be a multiple of [`MAPPING_STEP`](super::MAPPING_STEP).
     pub(super) fn new(file: &File, offset: u64, len: u64) -> io::Result<Self> {
         let region = Region::new(file, offset, len, libc::PROT_READ | libc::PROT_WRITE)?;
         Ok(Self { region, offset })
     }
 
-    /// Whether these bytes of the file are in it.
+    /// Returns whether the mapping covers these bytes of the file.
     pub fn contains(&self, offset: u64, len: usize) -> bool {
         self.within(offset, len).is_some()
     }
@@ -170,12 +172,12 @@ impl WritableMapping {
         self.region.contains(at, len).then_some(at)
     }
 
-    /// Writes the bytes at this offset of the file. After an error some of them may be there.
+    /// Writes the bytes at this offset of the file. After an error some of them may be written.
     pub fn write(&mut self, bytes: &[u8], offset: u64) -> io::Result<()> {
         let at = self.within(offset, bytes.len()).ok_or(io::ErrorKind::InvalidInput)?;
-        // SAFETY: the target is within the mapping, which is writable, and nobody else's as long as this has it;
-        // the source is not, since nobody is given a reference into it. If a page is lost, the handler puts
-        // another there.
+        // SAFETY: the target is within the mapping, which is writable and exclusively owned by `self`. The
+        // source is outside of it, because no reference into the mapping is ever handed out. If a page is
+        // lost, the handler replaces it.
         unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.region.start.add(at), bytes.len()) };
         if self.region.is_broken() {
             return Err(io::Error::other("a mapped page could not be written"));
@@ -191,7 +193,7 @@ fn free_slot() -> Option<&'static Slot> {
         .find(|slot| slot.start.compare_exchange(FREE, TAKEN, Ordering::AcqRel, Ordering::Relaxed).is_ok())
 }
 
-/// What handled SIGBUS before.
+/// The handler of SIGBUS that was installed before.
 static FORMER: OnceLock<libc::sigaction> = OnceLock::new();
 
 /// Installs the handler, once in a process.
@@ -217,7 +219,7 @@ fn install_handler() -> io::Result<()> {
     installed.map_err(io::Error::from_raw_os_error)
 }
 
-/// Reads atomics and makes system calls only: it may run at any instant.
+/// Handles SIGBUS. Only reads atomics and makes system calls, because it may run at any instant.
 extern "C" fn handle(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     // SAFETY: the system gives a valid siginfo to a handler with SA_SIGINFO.
     let address = unsafe { (*info).si_addr() } as usize;
@@ -232,7 +234,7 @@ extern "C" fn handle(signal: libc::c_int, info: *mut libc::siginfo_t, context: *
 }
 
 fn put_zeros(address: usize) -> bool {
-    // SAFETY: replaces one page of a mapping of ours by another; `errno` is left as the interrupted code had it.
+    // SAFETY: replaces one page of a mapping of this module; `errno` keeps the value of the interrupted code.
     unsafe {
         let errno = *libc::__errno_location();
         let page_len = libc::sysconf(libc::_SC_PAGESIZE) as usize;
@@ -245,10 +247,11 @@ fn put_zeros(address: usize) -> bool {
     }
 }
 
-/// Not ours: what was there before decides. The default ends the process when the instruction is tried again.
+/// Passes the signal to the handler installed before. The default ends the process when the instruction is
+/// retried.
 fn pass_on(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut libc::c_void) {
     let former = FORMER.get();
-    // SAFETY: a former handler is called as it said it wants to be.
+    // SAFETY: a former handler is called with the signature that its flags state.
     unsafe {
         match former {
             Some(former) if former.sa_sigaction != libc::SIG_DFL && former.sa_sigaction != libc::SIG_IGN => {
@@ -306,11 +309,11 @@ mod tests {
             }
         });
         assert!(bytes.is_empty());
-        // A page that was lost taints the whole mapping.
+        // A lost page taints the whole mapping.
         assert!(mapping.copy(0, 10, &mut bytes).is_err());
         other.copy(512 << 10, 10, &mut bytes).unwrap();
         assert_eq!(bytes, [8; 10]);
-        // The slot serves again.
+        // The slot can be reused.
         drop(mapping);
         let again = Mapping::new(&file, 4096).unwrap();
         again.copy(0, 1, &mut bytes).unwrap();
@@ -341,6 +344,6 @@ mod tests {
         mapping.write(b"fine", 0).unwrap();
         file.set_len(4096).unwrap();
         assert!(mapping.write(b"lost", 32 << 10).is_err());
-        assert!(mapping.write(b"not believed", 4).is_err());
+        assert!(mapping.write(b"not trusted", 4).is_err());
     }
 }

@@ -12,13 +12,14 @@ use rustix::io::Errno;
 
 use super::{FileHandle, FileSystem, Mapping, OpenMode, Space, WritableMapping};
 
-/// Mode of the files it makes: other users read nothing of a store, which may hold what a server protects.
+/// Mode of created files: other users cannot read a store, which may hold data that a server protects.
 const FILE_MODE: u32 = 0o600;
 
-/// Mode of the directories it makes.
+/// Mode of created directories.
 const DIRECTORY_MODE: u32 = 0o700;
 
-/// The operating system's file system. Files and directories that it makes are for their owner alone.
+/// The operating system's file system. Files and directories that it creates are accessible to their owner
+/// only.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealFileSystem;
 
@@ -74,7 +75,8 @@ impl FileSystem for RealFileSystem {
             Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
             Err(TryLockError::Error(e)) => return Err(e),
         }
-        // Written over what is there, and cut then: a full disk has room for that. The lock counts, not its text.
+        // Overwrites the old text, then cuts the file: this works on a full disk too. Only the lock matters,
+        // not its text.
         match file.write_all(text.as_bytes()).and_then(|()| File::set_len(&file, text.len() as u64)) {
             Err(e) if matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {}
             written => written?,

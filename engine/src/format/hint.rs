@@ -1,4 +1,4 @@
-//! The byte layout of hint files: what a data file holds, without the values, by partition.
+//! Byte layout of hint files: the records of a data file without their values, by partition.
 //!
 //! ```text
 //! hint file:  | header | section of partition 0 | section of partition 1 | ... |
@@ -9,16 +9,18 @@
 //! | bytes 4 | entries 4 | crc 4 |
 //! entry
 //! | version 8 | era 4 | offset 4 | len 4 | kind 1 | key len 2 | key | tombstone: bound 8 |
+//!
 //!   offset and len: of the record in the data file; kind: 0 a value, 1 a tombstone, 2 a value that expires
 //! ```
 //!
-//! A hint that is not of the data file beside it (another salt, another length) is not its hint.
+//! A hint belongs to a data file only if the id, the salt and the length match.
 
 use super::{Bad, Salt, array_at, put, u32_at, u64_at};
 use crate::{Era, PARTITIONS};
 
 const MAGIC: [u8; 8] = *b"CASKHINT";
-/// Version of this layout. A hint of another one is no hint: its data file is scanned, and gets a new one.
+/// Version of this layout. A hint of another version is not used: its data file is scanned and gets a new
+/// hint.
 const HINT_VERSION: u32 = 3;
 const VERSION_AT: usize = MAGIC.len();
 const ID_AT: usize = VERSION_AT + size_of::<u32>();
@@ -27,7 +29,7 @@ const DATA_LEN_AT: usize = SALT_AT + size_of::<u64>();
 const HEADS_AT: usize = DATA_LEN_AT + size_of::<u64>();
 const HEAD_LEN: usize = 3 * size_of::<u32>();
 const CRC_AT: usize = HEADS_AT + HEAD_LEN * PARTITIONS as usize;
-/// Bytes of a hint file's header; the offset of its first section.
+/// Bytes of a hint file's header: the offset of its first section.
 pub(crate) const HINT_HEADER_LEN: usize = CRC_AT + size_of::<u32>();
 
 const ERA_AT: usize = size_of::<u64>();
@@ -41,7 +43,7 @@ const VALUE: u8 = 0;
 const TOMBSTONE: u8 = 1;
 const EXPIRING: u8 = 2;
 
-/// Where a section is and what it must hash to.
+/// Length and checksum of a section.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct SectionHead {
     pub(crate) bytes: u32,
@@ -49,13 +51,13 @@ pub(crate) struct SectionHead {
     pub(crate) crc: u32,
 }
 
-/// What a hint file begins with.
+/// The header of a hint file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct HintHeader {
     pub(crate) data_file_id: u64,
     pub(crate) salt: Salt,
     pub(crate) data_len: u64,
-    /// By partition.
+    /// The section heads, by partition.
     pub(crate) sections: Vec<SectionHead>,
 }
 
@@ -101,13 +103,13 @@ impl HintHeader {
         })
     }
 
-    /// Bytes of the whole hint file.
+    /// Returns the bytes of the whole hint file.
     pub(crate) fn file_len(&self) -> u64 {
         HINT_HEADER_LEN as u64 + self.sections.iter().map(|head| u64::from(head.bytes)).sum::<u64>()
     }
 }
 
-/// What a hint says of one record.
+/// The hint of one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct HintEntry<'a> {
     pub(crate) version: u64,
@@ -115,15 +117,15 @@ pub(crate) struct HintEntry<'a> {
     pub(crate) offset: u32,
     /// Bytes of the whole record.
     pub(crate) len: u32,
-    /// Of a tombstone: its bound.
+    /// The bound, if the record is a tombstone.
     pub(crate) bound: Option<u64>,
-    /// Whether it is a value that expires.
+    /// Whether the record is a value that expires.
     pub(crate) expires: bool,
     pub(crate) key: &'a [u8],
 }
 
 impl<'a> HintEntry<'a> {
-    /// Bytes of the entry.
+    /// Returns the bytes of the encoded entry.
     pub(crate) fn encoded_len(&self) -> usize {
         KEY_AT + self.key.len() + if self.bound.is_some() { size_of::<u64>() } else { 0 }
     }
@@ -149,7 +151,7 @@ impl<'a> HintEntry<'a> {
         }
     }
 
-    /// Reads the entry that `bytes` begin with; returns it and what follows.
+    /// Decodes the entry at the beginning of `bytes`; returns it and the bytes after it.
     pub(crate) fn decode(bytes: &'a [u8]) -> Result<(Self, &'a [u8]), Bad> {
         let fixed: &[u8; KEY_AT] = bytes.first_chunk().ok_or(Bad::Short)?;
         let [kind] = array_at(fixed, KIND_AT).ok_or(Bad::Short)?;
@@ -177,7 +179,7 @@ impl<'a> HintEntry<'a> {
     }
 }
 
-/// The entries of a section whose checksum holds.
+/// Returns the entries of a section after verifying its length and checksum.
 pub(crate) fn section_entries<'a>(
     head: &SectionHead,
     bytes: &'a [u8],
@@ -192,7 +194,7 @@ pub(crate) fn section_entries<'a>(
     let mut left = head.entries;
     Ok(std::iter::from_fn(move || {
         if left == 0 {
-            // What follows the last entry is no entry.
+            // Bytes after the last entry are an error.
             return (!std::mem::take(&mut rest).is_empty()).then_some(Err(Bad::Fields));
         }
         left -= 1;

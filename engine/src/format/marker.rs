@@ -1,4 +1,4 @@
-//! The byte layout of the file that marks a directory as a snapshot.
+//! Byte layout of the file that marks a directory as a snapshot.
 //!
 //! ```text
 //! | magic 8 | format version 4 | state 4 | (data file id 8, len 8) x n | crc 4 |
@@ -7,14 +7,14 @@
 
 use super::{Bad, FORMAT_VERSION, u32_at, u64_at};
 
-/// What a marker begins with.
+/// First bytes of a marker.
 pub(crate) const MAGIC: [u8; 8] = *b"CASKSNAP";
 const VERSION_AT: usize = MAGIC.len();
 const STATE_AT: usize = VERSION_AT + size_of::<u32>();
 const FILES_AT: usize = STATE_AT + size_of::<u32>();
 const LISTED_LEN: usize = 2 * size_of::<u64>();
 
-/// Bytes of the longest marker: there are no more data files than can be told apart in memory.
+/// Bytes of the longest marker: a store has at most as many data files as there are file slots.
 pub(crate) const MARKER_LEN_MAX: u64 = (FILES_AT + LISTED_LEN * u16::MAX as usize + size_of::<u32>()) as u64;
 
 /// A data file of a snapshot.
@@ -24,12 +24,12 @@ pub(crate) struct Listed {
     pub(crate) len: u64,
 }
 
-/// What a directory is.
+/// State of a directory with a marker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Marker {
-    /// The beginning of a snapshot, or of a store that is restored from one.
+    /// An incomplete snapshot, or a store whose restore is incomplete.
     Partial,
-    /// A snapshot, of these data files.
+    /// A snapshot with these data files.
     Complete(Vec<Listed>),
 }
 

@@ -1,13 +1,13 @@
-//! Makes checksums right in bytes that were made up, so that fuzzing gets past them to what lies behind.
+//! Writes valid checksums into made-up bytes, so that fuzzing reaches the code behind the checksum checks.
 //!
-//! Only for tests and fuzz targets: whatever this makes says nothing about what a disk may hold.
+//! For tests and fuzz targets only: its output is no evidence of what a disk may hold.
 
 use super::{
     CRC_LEN, EXPIRY_AT, FILE_HEADER_LEN, FILE_KIND_AT, FORMAT_VERSION, FileHeader, FileKind, Header, Kind,
     RECORD_HEADER_LEN, Salt, put, seal, u32_at,
 };
 
-/// A data file of this id, if it is long enough for a header: a whole header, and all that looks like records sealed.
+/// Gives the bytes a valid header with this id, if they are long enough, and repairs the records after it.
 pub(crate) fn data_file(bytes: &mut [u8], id: u64, salt: Salt) {
     let odd = u32_at(bytes, FILE_KIND_AT).is_some_and(|kind| kind & 1 == 1);
     let kind = if odd { FileKind::Merged } else { FileKind::Log };
@@ -16,7 +16,8 @@ pub(crate) fn data_file(bytes: &mut [u8], id: u64, salt: Salt) {
     records(rest, FILE_HEADER_LEN as u64, salt);
 }
 
-/// Records one after another, the first of which is at `offset` of its file, up to what cannot be one.
+/// Repairs the checksums of consecutive records, the first of which is at `offset` of its file. Stops at
+/// bytes that cannot be a record.
 pub(crate) fn records(bytes: &mut [u8], mut offset: u64, salt: Salt) {
     let mut rest = bytes;
     while let Ok(header) = Header::decode(rest)
@@ -43,7 +44,7 @@ fn members(bytes: &mut [u8], salt: Salt) {
     }
 }
 
-/// A file that begins with a magic and the format version, and ends with a checksum of all before it.
+/// Repairs a file that begins with a magic and the format version, and ends with a checksum of all before it.
 pub(crate) fn small_file(bytes: &mut [u8], magic: [u8; 8]) {
     if bytes.len() < magic.len() + 2 * CRC_LEN {
         return;

@@ -1,4 +1,5 @@
-//! Stores in memory for the fuzz targets, and what such a store may serve, found out in another way than the engine does.
+//! Stores in memory for the fuzz targets, and the records that such a store may serve, computed without the
+//! engine's own reader.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,14 +15,14 @@ pub(super) const STORE: &str = "/store";
 pub(super) const SNAPSHOT: &str = "/snapshot";
 pub(super) const RESTORED: &str = "/restored";
 
-/// The key of [`apply_one_more`].
+/// The key that [`apply_one_more`] writes.
 const ONE_MORE: &[u8] = b"one more";
 
 pub(super) fn at(directory: &str, name: &str) -> PathBuf {
     Path::new(directory).join(name)
 }
 
-/// Nothing happens by itself, and the engine makes no record of its own accord.
+/// Opens a store without background work, in which the engine creates no record by itself.
 pub(super) fn open(disk: &FaultyFileSystem, directory: &str) -> Result<(Engine, Recovery), OpenError> {
     let options = Options {
         sync: SyncPolicy::Never,
@@ -44,8 +45,8 @@ fn record(parsed: &Parsed<'_>) -> Record {
     }
 }
 
-/// The record, or the members of the batch, at this place of a file, that count in a store whose eras are 0.
-/// With the length of all that; none if it is not whole.
+/// Returns the record, or the members of the batch, at this offset of a file, with the length of the whole;
+/// `None` if it is not whole. Leaves out members that are invalid in a store whose eras are 0.
 fn whole_at(bytes: &[u8], offset: usize, salt: Salt) -> Option<(u64, Vec<Record>)> {
     let parsed = Parsed::parse(bytes.get(offset..)?, salt).ok()?;
     let records = match parsed.header.kind {
@@ -58,13 +59,13 @@ fn whole_at(bytes: &[u8], offset: usize, salt: Salt) -> Option<(u64, Vec<Record>
     Some((parsed.header.record_len(), counting.collect()))
 }
 
-/// The records that begin anywhere in a data file.
+/// Returns the records that begin at any offset of a data file.
 pub(super) fn whole_records(bytes: &[u8], salt: Salt) -> Vec<Record> {
     let whole = |offset| whole_at(bytes, offset, salt);
     (FILE_HEADER_LEN..bytes.len()).filter_map(whole).flat_map(|(_, records)| records).collect()
 }
 
-/// Those before the first byte that is none of a whole record, and where that is.
+/// Returns the records before the first byte that does not belong to a whole record, and that byte's offset.
 pub(super) fn leading_records(bytes: &[u8], salt: Salt) -> (Vec<Record>, usize) {
     let mut offset = FILE_HEADER_LEN;
     let mut leading = Vec::new();
@@ -75,7 +76,7 @@ pub(super) fn leading_records(bytes: &[u8], salt: Salt) -> (Vec<Record>, usize) 
     (leading, offset)
 }
 
-/// What a store of these records has.
+/// Returns the newest version of each key.
 pub(super) fn newest(records: &[Record]) -> State {
     let mut newest = State::new();
     for record in records {
@@ -85,7 +86,8 @@ pub(super) fn newest(records: &[Record]) -> State {
     newest
 }
 
-/// Looks everything up that the store may have; it must be one of these records, each time the whole record.
+/// Reads every key that the store may have. Each record found must be one of the valid ones. Returns the
+/// found versions.
 pub(super) fn serves_only(engine: &Engine, valid: &[Record]) -> State {
     let mut served = State::new();
     let keys: BTreeSet<&Bytes> = valid.iter().map(|record| &record.key).collect();
@@ -95,7 +97,7 @@ pub(super) fn serves_only(engine: &Engine, valid: &[Record]) -> State {
                 assert!(record.key == key && valid.contains(&record), "not in the file: {key:?} {record:?}");
                 served.insert(record.key, record.version);
             }
-            // A hint may point anywhere; then it is told that nothing valid is there.
+            // A hint may point anywhere; then the read reports damage.
             Ok(None) | Err(ReadError::Damaged { .. }) => {}
             Err(error) => panic!("{error}"),
         }
@@ -108,13 +110,13 @@ pub(super) fn serves_only(engine: &Engine, valid: &[Record]) -> State {
     served
 }
 
-/// The store still takes writes.
+/// Checks that the store still accepts writes.
 pub(super) fn apply_one_more(engine: &Engine, valid: &[Record]) {
     if valid.iter().any(|record| record.key == ONE_MORE) {
         return;
     }
     let more = value(ONE_MORE, 1, b"more");
-    // A tombstone of a lying hint may stand there, or a record of another key that seems damaged.
+    // A tombstone from a false hint may be at this position, or a record of another key that appears damaged.
     engine.apply(vec![more.clone()]).expect("it is written");
     assert_eq!(engine.read(ONE_MORE).expect("it is read"), Some(more));
 }
@@ -145,7 +147,7 @@ fn push(file: &mut Vec<u8>, records: &[Record]) {
     }
 }
 
-/// A log file of these appends, complete.
+/// Returns a complete log file with these appends.
 pub(super) fn data_file_of(id: u64, appends: &[Vec<Record>]) -> Vec<u8> {
     let mut file = FileHeader { kind: FileKind::Log, id, salt: SALT }.encode().to_vec();
     appends.iter().for_each(|records| push(&mut file, records));
@@ -154,7 +156,7 @@ pub(super) fn data_file_of(id: u64, appends: &[Vec<Record>]) -> Vec<u8> {
     file
 }
 
-/// Appends whose effects can be told apart.
+/// Returns appends whose effects can be distinguished.
 pub(super) fn appends() -> Vec<Vec<Record>> {
     let tombstone = |key, version| Record { value: None, ..value(key, version, b"") };
     vec![
@@ -176,7 +178,8 @@ fn write(disk: &FaultyFileSystem, directory: &str, name: &str, bytes: &[u8]) {
     disk.write_file(at(directory, name), bytes).expect("it is written");
 }
 
-/// A store with this data file 1, and if that is to be sealed an active one, whose records are added to the valid ones.
+/// Creates a store with this data file 1. If `sealed` is set, adds an active file, and its records to the
+/// valid ones.
 pub(super) fn with_data_file(bytes: &[u8], sealed: bool, valid: &mut Vec<Record>) -> FaultyFileSystem {
     let disk = FaultyFileSystem::new();
     write(&disk, STORE, "eras", &Eras::new().encode());
@@ -206,7 +209,7 @@ impl Sealed {
     fn make() -> Self {
         let mut records = appends().concat();
         let disk = with_data_file(&data_file_of(1, &appends()), true, &mut records);
-        // Opening writes the hint that is missing.
+        // Opening the store writes the missing hint.
         let (engine, recovery) = open(&disk, STORE).expect("the store opens");
         assert!(!recovery.is_damaged() && serves_only(&engine, &records) == newest(&records));
         engine.snapshot(Path::new(SNAPSHOT)).expect("a snapshot is made");
@@ -216,13 +219,13 @@ impl Sealed {
         Self { hint, eras, marker: file(SNAPSHOT, MARKER_NAME), disk, records }
     }
 
-    /// A copy of it.
+    /// Returns a copy of the disk.
     pub(super) fn disk(&self) -> FaultyFileSystem {
         self.disk.killed()
     }
 }
 
-/// A disk with a snapshot of that store.
+/// Returns a disk with a snapshot of the [`Sealed`] store.
 pub(super) fn snapshot_store() -> FaultyFileSystem {
     Sealed::get().disk()
 }

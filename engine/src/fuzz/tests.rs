@@ -1,4 +1,4 @@
-//! The fuzz targets' functions on bytes drawn by proptest: arbitrary ones, and whole files that were damaged.
+//! Tests of the fuzz targets' functions on bytes drawn by proptest: arbitrary ones, and damaged valid files.
 
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -6,7 +6,7 @@ use proptest::sample::Index;
 use super::stores::{appends, data_file_of};
 use super::*;
 
-/// Somewhere in a file, or in its last bytes: a hint is little but its header.
+/// An index in a file, or in its last bytes (a hint consists mostly of its header).
 #[derive(Clone, Debug)]
 struct Place(bool, Index);
 
@@ -17,14 +17,14 @@ impl Place {
     }
 }
 
-/// One way to damage a file.
+/// A way to damage a file.
 #[derive(Clone, Debug)]
 enum Damage {
     Flip(Place, u8),
     Set(Place, u8),
     Cut(Place),
     Remove(Place, usize),
-    /// A part of the file again, elsewhere.
+    /// Copies a part of the file to another place.
     Splice(Place, usize, Place),
     Insert(Place, Vec<u8>),
 }
@@ -64,7 +64,7 @@ impl Damage {
     }
 }
 
-/// Inputs made of a good file, which is what is damaged.
+/// Returns inputs made of a valid file that was damaged.
 fn damaged(file: Vec<u8>) -> impl Strategy<Value = Vec<u8>> {
     (any::<u8>(), prop::collection::vec(damage(), 0..5)).prop_map(move |(mode, damages)| {
         let mut bytes = file.clone();
@@ -106,7 +106,7 @@ proptest! {
 
     #[test]
     fn store_with_any_hint_file_serves_only_valid_records(input in inputs(Sealed::get().hint.clone())) {
-        // A whole hint as it is: mending takes sections.
+        // A whole hint, unrepaired: with `MEND` the target expects a section.
         hint_file(&mended(input, false));
     }
 

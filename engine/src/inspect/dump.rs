@@ -1,4 +1,4 @@
-//! Gives the records of one data file, in their order.
+//! Dumps the records of one data file, in their order.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -19,42 +19,43 @@ use crate::recovery::MARK_MISSING;
 use crate::slot::partition_of;
 use crate::{Partition, Record};
 
-/// One thing in a data file.
+/// An item in a data file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Dumped {
     /// A record.
     Record(DumpedRecord),
     /// A stretch that should hold records and does not.
     Damaged(Damage),
-    /// What opening the store cuts from the end of the active file.
+    /// The torn tail, which opening the store cuts from the active file.
     Torn {
-        /// Where it begins.
+        /// Offset of its begin.
         offset: u64,
-        /// How many bytes it has, zeros after it not counted.
+        /// Its bytes, without trailing zeros.
         bytes: u64,
     },
 }
 
-/// A record of a data file, and where it is.
+/// A record of a data file, with its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DumpedRecord {
     /// The record.
     pub record: Record,
-    /// Where it begins.
+    /// Offset of the record.
     pub offset: u64,
-    /// Bytes of all of it.
+    /// Bytes of the whole record.
     pub bytes: u64,
     /// The partition of its key.
     pub partition: Partition,
-    /// How often the partition had been dropped when it was written.
+    /// Number of times that the partition had been dropped when the record was written.
     pub era: u32,
-    /// Of a tombstone: the highest id of a file that may hold an older record which it hides.
+    /// For a tombstone: the highest id of a file that may hold an older record which it hides.
     pub bound: Option<u64>,
-    /// Where the atomic batch begins that it is in.
+    /// Offset of the atomic batch that contains the record.
     pub batch_offset: Option<u64>,
 }
 
-/// Gives all that is in one data file of a store that is not open, or of a snapshot, until `give` says to break.
+/// Calls `give` with each item of one data file of a store that is not open, or of a snapshot, until it
+/// returns `Break`.
 pub fn dump(
     path: &Path,
     file_id: u64,
@@ -63,7 +64,7 @@ pub fn dump(
     dump_on(&(Arc::new(RealFileSystem) as Arc<dyn FileSystem>), path, file_id, give)
 }
 
-/// The same on another file system.
+/// Dumps a data file like [`dump`], on the given file system.
 pub fn dump_on(
     file_system: &Arc<dyn FileSystem>,
     path: &Path,
@@ -126,7 +127,7 @@ pub fn dump_on(
     Ok(())
 }
 
-/// Why a dump ends before the file does.
+/// Reason why a dump ends before the end of the file.
 enum Ended {
     Early,
     Failed(IoError),

@@ -1,4 +1,4 @@
-//! Counts what is live and what is dead, a block of partitions at a time.
+//! Counts live and dead records, one block of partitions at a time.
 
 use std::ops::Range;
 
@@ -14,7 +14,7 @@ use crate::recovery::load::{Found, blocks_of, collect, newest_of_each_key};
 /// Figures by file, and the highest version.
 type Counted = (Vec<RecordFigures>, u64);
 
-/// The figures of each file, and the highest version of any record.
+/// Returns the figures of each file, and the highest version of any record.
 pub(super) fn count(place: &Place<'_>, reads: &[FileRead]) -> Result<Counted, InspectError> {
     let blocks = blocks_of(reads.iter().map(|read| read.source.bytes()).sum());
     let counted = in_parallel(blocks.len(), |block| {
@@ -83,7 +83,7 @@ fn count_block(
     Ok((figures, highest_version))
 }
 
-/// A hint that was right a moment ago is not now.
+/// Returns the error for a hint that was valid before and is not now.
 fn changed(place: &Place<'_>, read: &FileRead, bad: &crate::format::Bad) -> InspectError {
     let path = place.hint_path(read.known.id);
     let error =

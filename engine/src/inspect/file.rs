@@ -19,10 +19,10 @@ use crate::recovery::load::blocks_of;
 use crate::recovery::{Known, MARK_MISSING, QUARANTINED_LISTED_MAX};
 use crate::slot::partition_of;
 
-/// Keys listed of one damaged stretch.
+/// Limit of the keys listed for one damaged stretch.
 const DAMAGED_KEYS_MAX: usize = 100;
 
-/// What was found out of one data file.
+/// Findings about one data file.
 pub(super) struct FileRead {
     pub(super) known: Known,
     pub(super) kind: DataFileKind,
@@ -35,11 +35,11 @@ pub(super) struct FileRead {
     pub(super) damage_total: u64,
     /// Whether opening the store finds the damage.
     pub(super) at_open: bool,
-    /// What records it has.
+    /// The hints of its records.
     pub(super) source: HintSource,
 }
 
-/// What a pass through a data file gave.
+/// Result of a pass through a data file.
 struct Scanned {
     end: End,
     batches: u64,
@@ -49,7 +49,7 @@ struct Scanned {
     damage_total: u64,
 }
 
-/// The same for the same entries in whatever order.
+/// Digest of hint entries, independent of their order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Digest {
     entries: u64,
@@ -83,7 +83,7 @@ pub(super) fn read_file(
     if let Some(source) = &opened {
         hint = check_hint(place, source, scanned.as_mut());
         if hint != HintState::Good {
-            // Found out only now: the data file itself tells what is in it.
+            // The hint is invalid, as is known only now: the data file itself is read for its records.
             options.progress.expect(known.len);
             scanned = Some(pass(true)?);
         }
@@ -148,12 +148,12 @@ fn open_hint(
     }
 }
 
-/// Reads a hint wholly. If its data file was read, compares them, and takes from the hint which keys were in the
-/// stretches that are damaged.
+/// Reads a whole hint. If its data file was read, compares both, and takes the keys of damaged stretches from
+/// the hint.
 fn check_hint(place: &Place<'_>, source: &HintSource, scanned: Option<&mut Scanned>) -> HintState {
     let mut none = Vec::new();
     let wanted = scanned.as_ref().map(|scanned| scanned.digest);
-    // Beyond what is listed it is not known what the hint has too many.
+    // If not all damage is listed, surplus entries of the hint cannot be recognized.
     let comparable =
         scanned.as_ref().is_none_or(|scanned| scanned.damage_total == scanned.damage.len() as u64);
     let damage = scanned.map_or(&mut none, |scanned| &mut scanned.damage);
@@ -165,7 +165,8 @@ fn check_hint(place: &Place<'_>, source: &HintSource, scanned: Option<&mut Scann
     }
 }
 
-/// The digest of a hint's entries but those that are in damaged stretches: they are added there.
+/// Returns the digest of a hint's entries, except those in damaged stretches: their keys are added to the
+/// stretches.
 fn digest_of(place: &Place<'_>, source: &HintSource, damage: &mut [Damage]) -> Result<Digest, String> {
     let mut digest = Digest::default();
     let mut buffer = Vec::new();
@@ -187,7 +188,7 @@ fn digest_of(place: &Place<'_>, source: &HintSource, damage: &mut [Damage]) -> R
     Ok(digest)
 }
 
-/// The damaged stretch that this offset is in; they are in order.
+/// Returns the damaged stretch that contains this offset; the stretches are sorted.
 fn stretch_at(damage: &mut [Damage], offset: u64) -> Option<&mut Damage> {
     let after = damage.partition_point(|damage| damage.stretch.offset <= offset);
     let damage = damage.get_mut(after.checked_sub(1)?)?;
@@ -255,7 +256,7 @@ fn scan(
     Ok(Scanned { end, batches: batches.count, digest, sections, damage, damage_total })
 }
 
-/// The key that a damaged record seems to have.
+/// Returns the key that a damaged record appears to have.
 pub(super) fn apparent_key(file: &dyn FileHandle, damage: &Damage, file_len: u64) -> Option<Vec<u8>> {
     let mut bytes = [0; RECORD_HEADER_LEN];
     let offset = damage.stretch.offset;
@@ -270,16 +271,16 @@ pub(super) fn apparent_key(file: &dyn FileHandle, damage: &Damage, file_len: u64
     Some(key)
 }
 
-/// Tells batches apart by where their records are: those of one have nothing between them.
+/// Assigns records to batches by their offsets: the records of one batch are adjacent.
 #[derive(Debug, Default)]
 pub(super) struct Batches {
     pub(super) count: u64,
-    /// Where the batch begins that the last record was in, and where that record ended.
+    /// Offset of the batch of the last record, and the offset of that record's end.
     current: Option<(u64, u64)>,
 }
 
 impl Batches {
-    /// The record at this offset is the next. Returns where its batch begins, if it is in one.
+    /// Registers the record at this offset as the next one. Returns the offset of its batch, if it is in one.
     pub(super) fn meet(&mut self, offset: u64, header: &Header) -> Option<u64> {
         if !header.in_batch() {
             self.current = None;

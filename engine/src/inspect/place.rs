@@ -1,4 +1,4 @@
-//! A directory to be inspected: which files count, and which are gone.
+//! A directory under inspection: its valid files, and the missing ones.
 
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
@@ -13,23 +13,23 @@ use crate::format::marker::{Listed, Marker};
 use crate::recovery::{Known, Quarantined, active_of, in_parallel, look_at, lost, lost_file, strays};
 use crate::snapshot::read_marker;
 
-/// A store's directory, which is locked, or a snapshot's, which nobody writes to.
+/// A store's locked directory, or that of a snapshot, to which no process writes.
 pub(super) struct Place<'a> {
     pub(super) file_system: &'a dyn FileSystem,
     pub(super) path: PathBuf,
     pub(super) snapshot: bool,
     /// The data files, by id.
     pub(super) files: Vec<Known>,
-    /// Id of the file that appends would go on in.
+    /// Id of the file in which appends would continue.
     pub(super) active: Option<u64>,
-    /// By partition; `None` if they cannot be read.
+    /// The eras by partition; `None` if they cannot be read.
     pub(super) eras: Option<Vec<Era>>,
     pub(super) refusal: Option<String>,
     pub(super) leftovers: Vec<String>,
-    /// What is known to be missing.
+    /// Files known to be missing.
     pub(super) lost: Vec<Quarantined>,
     hints: Vec<u64>,
-    /// The lock goes with it.
+    /// Releases the lock when it is dropped.
     _lock: Option<Box<dyn Debug + Send + Sync>>,
 }
 
@@ -100,7 +100,7 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Locks a directory, if there is a store in it: locking makes a file.
+/// Locks a directory that contains a store; checks this first, because locking creates a file.
 fn lock_store(
     file_system: &dyn FileSystem,
     path: &Path,
@@ -134,7 +134,7 @@ fn missing(path: &Path, listing: &Listing, listed: &[Listed]) -> Vec<Quarantined
         file_id: file.id,
         offset: 0,
         bytes: file.len,
-        reason: "the file is missing, but it is of the snapshot".to_owned(),
+        reason: "the file is missing, but it belongs to the snapshot".to_owned(),
     };
     listed.iter().filter(is_missing).map(quarantined).collect()
 }
@@ -143,7 +143,7 @@ fn of_another_length(files: &[Known], listed: &[Listed]) -> Vec<Quarantined> {
     let quarantined = |known: &Known| {
         let at = listed.binary_search_by_key(&known.id, |file| file.id).ok()?;
         let had = listed.get(at)?.len;
-        let reason = format!("the file has {} bytes, it had {had} in the snapshot", known.len);
+        let reason = format!("the file has {} bytes instead of {had} as in the snapshot", known.len);
         (had != known.len).then(|| known.quarantined(had.min(known.len), had.abs_diff(known.len), reason))
     };
     files.iter().filter_map(quarantined).collect()

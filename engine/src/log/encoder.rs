@@ -1,4 +1,4 @@
-//! Turns records into bytes: alone, or several as one batch.
+//! Encodes records: one alone, or several as one batch.
 
 use crate::data_file::Location;
 use crate::format::{
@@ -6,13 +6,13 @@ use crate::format::{
 };
 use crate::log::{Appended, AppendedRecord, Prepared, Unwritten};
 
-/// Of the files of one salt.
+/// Encoder for the files with one salt.
 pub(super) struct Encoder {
     pub(super) salt: Salt,
 }
 
 impl Encoder {
-    /// Appends the records to the buffer, as one batch if there are several; notes their offsets in it.
+    /// Appends the records to the buffer, as one batch if there are several; stores their offsets in them.
     pub(super) fn encode(&self, buffer: &mut Vec<u8>, records: &mut [Unwritten<'_>]) {
         let count = records.len();
         let batch = self.begin(buffer, count);
@@ -22,7 +22,7 @@ impl Encoder {
         self.end(buffer, batch, count);
     }
 
-    /// The same of records that a callback will be told of.
+    /// Appends owned records, for an append with a callback, like [`Self::encode`].
     pub(super) fn encode_owned(&self, buffer: &mut Vec<u8>, records: Vec<Prepared>) -> Appended {
         let count = records.len();
         let batch = self.begin(buffer, count);

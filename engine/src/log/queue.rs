@@ -1,11 +1,12 @@
-//! The queue of appends (group commit): a buffer that callers encode into, who commits it, and who is told.
+//! The queue of appends (group commit): callers encode into a buffer, one thread commits it, and each append
+//! gets its result.
 //!
-//! It knows neither records nor files: a [`Sink`] makes groups durable. The module that it is in says what a place and a
-//! callback are, and what to lock with: so its tests run this very code under a scheduler.
+//! The queue knows neither records nor files: a [`Sink`] makes groups durable. The parent module defines the
+//! types of a place and a callback, and the locks; so the tests run the same code under a scheduler.
 //!
-//! Invariants: one group at a time is being committed, in the order of the appends in it and before it; everyone who
-//! was admitted is told exactly once, callbacks in the order of the calls and none under a lock, after their group's commit
-//! and never before. Refuses what would go beyond its bound, and everything once it is closed or poisoned.
+//! Invariants: one group at a time is being committed, in the order of the appends; each admitted append gets
+//! its result exactly once, after its group's commit; callbacks run in the order of the calls and none under
+//! a lock. Rejects appends above the limit, and all appends after it is closed or poisoned.
 
 use std::time::Instant;
 
@@ -15,24 +16,24 @@ use super::{Callback, Place};
 use crate::error::{AppendError, IoError};
 use crate::format::MARK_LEN;
 
-/// A buffer that grew beyond this is not kept.
+/// Capacity in bytes above which a buffer is not reused.
 const KEPT_BYTES: usize = 4 << 20;
 
-/// Where the groups go.
+/// Receiver of the groups.
 pub(super) trait Sink {
-    /// Makes a group durable, whose first bytes are room for a mark; returns where it begins.
+    /// Makes a group durable and returns its place. The first bytes of the group are room for a mark.
     fn commit(&self, group: &mut [u8]) -> Result<Place, AppendError>;
 
-    /// Tells what became of an append. Must not panic.
+    /// Reports the result of an append to its callback. Must not panic.
     fn tell(&self, callback: Callback, outcome: Result<Place, AppendError>);
 }
 
-/// Appends on their way to a sink.
+/// Appends that wait for a sink.
 pub(super) struct Queue {
     state: Mutex<State>,
-    /// The log's thread waits here for work.
+    /// Signals work to the log's thread.
     work: Condvar,
-    /// Blocking callers wait here for room.
+    /// Signals room to waiting callers.
     room: Condvar,
     charged_max: usize,
 }
@@ -40,11 +41,11 @@ pub(super) struct Queue {
 #[derive(Default)]
 struct State {
     filling: Group,
-    /// The last group's buffers, to be used again.
+    /// The buffers of the last group, for reuse.
     spare: Option<Group>,
-    /// Bytes charged for all appends that were not told their result yet.
+    /// Bytes charged for all appends that have no result yet.
     charged: usize,
-    /// Somebody has taken a group and is writing it: the log's thread, or a caller that was alone.
+    /// Whether the log's thread, or a caller that was alone, has taken a group and is writing it.
     committing: bool,
     thread_waits: bool,
     closed: bool,
@@ -60,7 +61,7 @@ pub(super) struct Group {
     charged: usize,
 }
 
-/// Who is told what became of an append.
+/// Receiver of the result of an append.
 enum Waiting {
     Callback(Callback),
     /// A thread that waits.
@@ -68,17 +69,17 @@ enum Waiting {
 }
 
 impl Queue {
-    /// An empty one that takes appends up to this charge in all.
+    /// Creates an empty queue with this limit of the charges in total.
     pub(super) fn new(charged_max: usize) -> Self {
         Self { state: Mutex::default(), work: Condvar::new(), room: Condvar::new(), charged_max }
     }
 
-    /// What is charged for all appends that were not told their result yet.
+    /// Returns the bytes charged for all appends that have no result yet.
     pub(super) fn charged(&self) -> usize {
         self.state.lock().charged
     }
 
-    /// Queues an append whose callback is told; gives back with the reason what it does not take.
+    /// Queues an append with a callback; returns an append that it rejects, with the reason.
     pub(super) fn push<T>(
         &self,
         charge: usize,
@@ -96,8 +97,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Queues an append and waits, or commits it at once if there is nobody to share a sync with. Returns where its
-    /// group begins.
+    /// Queues an append and waits, or commits it at once if no other append could share its sync. Returns the
+    /// place of its group.
     pub(super) fn append_and_wait(
         &self,
         sink: &impl Sink,
@@ -127,14 +128,16 @@ impl Queue {
         ticket.wait()
     }
 
-    /// The log's thread: until the queue is closed and empty takes a group, commits it, tells.
+    /// Runs the log's thread: takes groups, commits them and reports the results, until the queue is closed
+    /// and empty.
     pub(super) fn run(&self, sink: &impl Sink) {
         while let Some(group) = self.next_group() {
             self.commit(sink, group);
         }
     }
 
-    /// Where there is no thread: commits what waits, and tells; false if nothing does, or another is at it.
+    /// Commits waiting appends and reports the results, for a log without a thread. Returns `false` if none
+    /// waits, or if another thread is committing.
     pub(super) fn commit_waiting(&self, sink: &impl Sink) -> bool {
         let group = self.take_waiting();
         let found = group.is_some();
@@ -144,14 +147,14 @@ impl Queue {
         found
     }
 
-    /// Where there is no thread: takes what waits, for [`Queue::commit`], so that what comes meanwhile waits for the next
-    /// group. `None` if nothing waits, or a group is taken already.
+    /// Takes the waiting appends for [`Queue::commit`], for a log without a thread; later appends wait for
+    /// the next group. `None` if none waits, or a group is taken already.
     pub(super) fn take_waiting(&self) -> Option<Group> {
         let mut state = self.state.lock();
         (!state.committing && !state.is_empty()).then(|| state.take_group())
     }
 
-    /// Commits a group that was taken, and tells.
+    /// Commits a group that was taken, and reports the results.
     pub(super) fn commit(&self, sink: &impl Sink, mut group: Group) {
         let outcome = sink.commit(&mut group.buffer);
         for waiting in group.appends.drain(..) {
@@ -163,32 +166,34 @@ impl Queue {
         self.end_commit(group, &outcome);
     }
 
-    /// Refuses everything from now on; what was taken is still committed. Returns whether it was open.
+    /// Rejects all later appends; those already admitted are still committed. Returns whether the queue was
+    /// open.
     pub(super) fn close(&self) -> bool {
         let mut state = self.state.lock();
         if std::mem::replace(&mut state.closed, true) {
             return false;
         }
-        // A caller that is committing wakes the thread when it is done; the other policy's waits for this.
+        // Wakes the log's thread, also that of the interval policy. A committing caller wakes the thread when
+        // it is done.
         self.work.notify_all();
         self.room.notify_all();
         true
     }
 
-    /// Waits until this instant, or until it is closed: returns whether it is.
+    /// Waits until this instant, or until the queue is closed; returns whether it is closed.
     pub(super) fn wait_closed(&self, until: Instant) -> bool {
         let mut state = self.state.lock();
         while !state.closed && !self.work.wait_until(&mut state, until).timed_out() {}
         state.closed
     }
 
-    /// Refuses everything from now on because of a failure.
+    /// Rejects all later appends because of a failure.
     pub(super) fn poison(&self, error: IoError) {
         self.state.lock().poisoned = Some(error);
         self.room.notify_all();
     }
 
-    /// Why an append of this charge is not taken now.
+    /// Checks whether an append of this charge is admitted now.
     fn admit(&self, state: &State, charge: usize) -> Result<(), AppendError> {
         if let Some(error) = &state.poisoned {
             Err(AppendError::Poisoned(error.clone()))
@@ -201,14 +206,15 @@ impl Queue {
         }
     }
 
-    /// Whoever is committing looks for more when that is done, or wakes the thread then.
+    /// Wakes the log's thread if it waits, unless a group is being committed: the committing thread then
+    /// commits the next group too, or wakes the log's thread.
     fn wake_thread(&self, state: &mut State) {
         if !state.committing && std::mem::take(&mut state.thread_waits) {
             self.work.notify_one();
         }
     }
 
-    /// Waits for a group; `None` once the queue is closed and all is committed.
+    /// Waits for a group; returns `None` after the queue is closed and all appends are committed.
     fn next_group(&self) -> Option<Group> {
         let mut state = self.state.lock();
         loop {
@@ -225,7 +231,7 @@ impl Queue {
         }
     }
 
-    /// Frees the group's room; passes on what came in meanwhile.
+    /// Releases the group's room, and wakes the threads that wait for room or for work.
     fn end_commit(&self, group: Group, outcome: &Result<Place, AppendError>) {
         let mut state = self.state.lock();
         state.give_back(group);
@@ -249,7 +255,7 @@ impl State {
         !self.closed && self.poisoned.is_none()
     }
 
-    /// What the group that is filling holds so far.
+    /// Returns the buffer of the group that is being filled.
     fn buffer(&mut self) -> &mut Vec<u8> {
         let buffer = &mut self.filling.buffer;
         if buffer.is_empty() {
@@ -263,14 +269,15 @@ impl State {
         self.charged += charge;
     }
 
-    /// Hands out the group to whom it is to be committed by, who then ends that with [`State::give_back`].
+    /// Returns the filled group to the thread that will commit it. That thread then calls
+    /// [`State::give_back`].
     fn take_group(&mut self) -> Group {
         self.committing = true;
         let next = self.spare.take().unwrap_or_default();
         std::mem::replace(&mut self.filling, next)
     }
 
-    /// Ends the commit of a group whose appends were told; keeps its buffers for the next but one.
+    /// Ends the commit of a group whose appends have their results; keeps its buffers for the next but one.
     fn give_back(&mut self, mut group: Group) {
         self.committing = false;
         self.charged -= group.charged;
@@ -282,7 +289,7 @@ impl State {
     }
 }
 
-/// The buffer, or a new one if it has grown large.
+/// Returns the buffer, or a new one if it has grown large.
 pub(super) fn reusable(buffer: Vec<u8>) -> Vec<u8> {
     if buffer.capacity() > KEPT_BYTES { Vec::new() } else { buffer }
 }

@@ -1,9 +1,11 @@
-//! The queue of appends under a scheduler (shuttle), which runs its threads one at a time and chooses at each lock, wait and
-//! wake-up who goes on: at random, and by probabilistic concurrency testing (Burckhardt et al., "A Randomized Scheduler
-//! with Probabilistic Guarantees of Finding Bugs", 2010). That all threads wait for ever is found as well.
+//! Tests the queue of appends under a scheduler (shuttle). The scheduler runs its threads one at a time and
+//! chooses at each lock, wait and wake-up which one continues: at random, and by probabilistic concurrency
+//! testing (Burckhardt et al., "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs", 2010).
+//! It also finds deadlocks.
 //!
-//! The queue and its tickets are compiled here a second time, from the same files, with the scheduler's locks and with a
-//! disk that is a list of numbers. `CASKADE_SCHEDULES=N` tries so many schedules of each case.
+//! The queue and its tickets are compiled a second time here, from the same files, with the scheduler's
+//! locks. The disk is a list of numbers. `CASKADE_SCHEDULES=N` sets the number of schedules tried for each
+//! case.
 
 #[path = "queue.rs"]
 #[expect(clippy::duplicate_mod, reason = "the same code, with the scheduler's locks")]
@@ -25,16 +27,16 @@ use self::sync::Mutex;
 use crate::error::{AppendError, IoError};
 use crate::format::MARK_LEN;
 
-/// Where a group begins on the disk.
+/// Offset of a group on the disk.
 type Place = usize;
 
-/// An append's number, which is also its only byte.
+/// Number of an append, which is also its only byte.
 type Callback = u8;
 
-/// Schedules tried of each case, by each scheduler.
+/// Schedules that each scheduler tries for each case.
 const SCHEDULES: usize = 1000;
 
-/// At how many places a schedule of the second kind departs from the threads' priorities.
+/// Number of places at which a schedule of the second kind deviates from the threads' priorities.
 const PCT_DEPTH: usize = 3;
 
 #[derive(Default)]
@@ -42,15 +44,15 @@ struct Disk(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// How many more groups it takes; without, any.
+    /// Number of groups that still succeed; `None`: all.
     groups_left: Option<usize>,
     committing: bool,
     written: Vec<u8>,
-    /// How many of those are durable.
+    /// Number of durable bytes.
     durable: usize,
-    /// What each append was told, in that order.
+    /// Result of each append, in the order of the reports.
     told: Vec<(u8, Result<Place, AppendError>)>,
-    /// Those of them that were told through a callback.
+    /// Numbers of the appends whose result was reported to a callback.
     called_back: Vec<u8>,
 }
 
@@ -62,7 +64,7 @@ impl Sink for Disk {
             state.written.extend_from_slice(&group[MARK_LEN..]);
             state.written.len() - (group.len() - MARK_LEN)
         };
-        // Here it is written and not synced.
+        // The group is written and not synced at this point.
         thread::yield_now();
         let mut state = self.0.lock();
         state.committing = false;
@@ -84,21 +86,21 @@ impl Sink for Disk {
 }
 
 impl Disk {
-    /// Takes note of what an append was told.
+    /// Records the result of an append.
     fn note(&self, number: u8, outcome: Result<Place, AppendError>) {
         let mut state = self.0.lock();
         if let Ok(place) = outcome {
             let durable = &state.written[..state.durable];
             assert!(
                 durable.iter().skip(place).any(|&byte| byte == number),
-                "{number} was told before its sync"
+                "{number} was acknowledged before its sync"
             );
         }
         state.told.push((number, outcome));
     }
 }
 
-/// A queue, its disk, and what threads do with them.
+/// A queue and its disk, with the actions of the test threads.
 #[derive(Clone)]
 struct Store {
     queue: Arc<Queue>,
@@ -116,7 +118,7 @@ impl Store {
         thread::spawn(move || act(&store))
     }
 
-    /// Appends each and waits, for room too.
+    /// Appends each number and waits for its result; waits for room, too.
     fn append_and_wait(&self, numbers: std::ops::Range<u8>) {
         for number in numbers {
             let outcome = self.queue.append_and_wait(&*self.disk, 1, true, |buffer| buffer.push(number));
@@ -124,7 +126,7 @@ impl Store {
         }
     }
 
-    /// Appends each and goes on.
+    /// Appends each number without waiting.
     fn append(&self, numbers: std::ops::Range<u8>) {
         for number in numbers {
             let encode = |number, buffer: &mut Vec<u8>| {
@@ -141,8 +143,8 @@ impl Store {
 /// Appends made in each case.
 const APPENDS: u8 = 6;
 
-/// Two threads that wait, one that does not, the log's thread; one that closes meanwhile, if it is to. Afterwards all
-/// is checked that must hold however it went.
+/// Runs two threads that wait, one that does not, the log's thread and, if requested, one that closes the
+/// queue meanwhile. Afterwards checks everything that must hold in every schedule.
 fn run(store: &Store, close_meanwhile: bool) {
     let log = store.spawn(|store| store.queue.run(&*store.disk));
     let mut threads = vec![
@@ -164,9 +166,9 @@ fn check(store: &Store) {
     let state = store.disk.0.lock();
     let mut by_number = BTreeMap::new();
     for (number, outcome) in &state.told {
-        assert!(by_number.insert(*number, outcome).is_none(), "{number} was told twice");
+        assert!(by_number.insert(*number, outcome).is_none(), "{number} got two results");
     }
-    assert_eq!(by_number.len(), usize::from(APPENDS), "some were never told: {:?}", state.told);
+    assert_eq!(by_number.len(), usize::from(APPENDS), "some got no result: {:?}", state.told);
     for (number, outcome) in by_number {
         let at = state.written.iter().position(|&byte| byte == number);
         match outcome {
@@ -177,7 +179,7 @@ fn check(store: &Store) {
             Err(_) => assert_eq!(at, None, "{number} was refused and written"),
         }
     }
-    // Those of one thread are in their order, and callbacks are called in the order of what is written.
+    // Appends of one thread are in their order, and callbacks run in the order of the written bytes.
     for first in (0..APPENDS).step_by(2) {
         let at = |number| state.written.iter().position(|&byte| byte == number);
         assert!(
@@ -245,7 +247,7 @@ fn failed_sync_tells_everyone_and_nothing_succeeds_after_it() {
             run(&store, false);
             let succeeded = outcomes(&store).into_iter().filter(|(_, outcome)| outcome.is_ok()).count();
             assert_eq!(succeeded, store.disk.0.lock().durable);
-            // The queue itself refuses from then on, for that reason.
+            // The queue itself rejects all later appends, for that reason.
             let is_poisoned =
                 |outcome: &Result<Place, AppendError>| matches!(outcome, Err(AppendError::Poisoned(_)));
             let failed = outcomes(&store).iter().any(|(_, outcome)| is_poisoned(outcome));

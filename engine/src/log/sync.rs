@@ -1,4 +1,4 @@
-//! What the queue of appends locks and waits with. Its tests under a scheduler compile it with another module in the
+//! The locks of the queue of appends. Tests under a scheduler compile the queue with another module in the
 //! place of this one.
 
 pub(super) use std::thread_local;

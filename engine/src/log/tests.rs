@@ -5,7 +5,7 @@ use crate::data_file::FileTable;
 use crate::file_system::{FileSystem, OpenMode};
 use crate::format::FILE_HEADER_LEN;
 
-/// A log whose active file cannot be written: it is open for reading only.
+/// Creates a log whose active file cannot be written, because it is open for reading only.
 fn broken_log(path: &std::path::Path, sync: SyncPolicy) -> Log {
     let options = Options { sync, ..Options::new(path) };
     let file_system = Arc::new(crate::RealFileSystem);
@@ -40,7 +40,7 @@ fn failed_write_that_cannot_be_taken_back_stops_the_log() {
         for _ in 0..3 {
             let error = append(&log).unwrap_err();
             assert!(matches!(error, AppendError::Poisoned(_)), "{sync}: {error}");
-            assert!(error.to_string().contains("open the store anew"), "{error}");
+            assert!(error.to_string().contains("reopen the store"), "{error}");
         }
         assert!(matches!(log.close(), Err(AppendError::Poisoned(_))));
     }

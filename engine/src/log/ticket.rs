@@ -1,4 +1,5 @@
-//! How a thread waits for its append: one ticket a thread, used again for each, so that waiting allocates nothing.
+//! The ticket on which a thread waits for its append. Each thread reuses one, so that waiting allocates
+//! nothing.
 
 use std::sync::Arc;
 
@@ -6,7 +7,7 @@ use super::Place;
 use super::sync::{Condvar, Mutex, thread_local};
 use crate::error::AppendError;
 
-/// Where the group begins, or why it was not written.
+/// The place of the group, or the reason why it was not written.
 type Outcome = Result<Place, AppendError>;
 
 #[derive(Default)]
@@ -19,16 +20,16 @@ thread_local! {
     static OWN: Arc<Shared> = Arc::default();
 }
 
-/// The side that waits.
+/// The waiting side.
 pub(super) struct Ticket(Arc<Shared>);
 
-/// The side that tells: exactly once, at the latest when it is dropped.
+/// The reporting side: it reports exactly once, at the latest when it is dropped.
 pub(super) struct Caller(Option<Arc<Shared>>);
 
 impl Ticket {
-    /// This thread's. It waits for one append at a time.
+    /// Returns this thread's ticket. A thread waits for one append at a time.
     pub(super) fn own() -> Self {
-        // A thread that is ending has none any more.
+        // A thread that is ending has lost its ticket: it gets a new one.
         Self(OWN.try_with(Arc::clone).unwrap_or_default())
     }
 
@@ -36,7 +37,7 @@ impl Ticket {
         Caller(Some(self.0.clone()))
     }
 
-    /// Until the caller side has told.
+    /// Waits until the other side has reported.
     pub(super) fn wait(self) -> Outcome {
         let mut outcome = self.0.outcome.lock();
         loop {

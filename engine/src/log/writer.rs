@@ -1,8 +1,8 @@
-//! The end of the active file: writes, marks, syncs, preallocates, begins the next file.
+//! Writer of the active file: writes, marks, syncs, preallocates, and begins the next file.
 //!
-//! Invariants: `durable <= end <= allocated`; what is below `durable` was synced; a file's records begin only
-//! after its header and its name are durable; a file is cut to its records and synced before the next begins,
-//! so that of all log files only the newest can have a torn tail.
+//! Invariants: `durable <= end <= allocated`; the bytes below `durable` were synced; records of a file are
+//! written only after its header and its name are durable; a file is cut to its records and synced before the
+//! next begins, so that only the newest log file can have a torn tail.
 
 use std::collections::VecDeque;
 use std::io;
@@ -21,54 +21,55 @@ use crate::log::{Appended, Done};
 use crate::options::{Options, SyncPolicy};
 use crate::reserve::TRIES;
 
-/// The file is preallocated in steps of at most this: a sync of preallocated bytes need not sync a new length.
+/// Limit in bytes of a preallocation step. A sync of preallocated bytes need not sync a new length.
 const PREALLOCATION_STEP: u64 = 16 << 20;
 
 /// Bytes of the active file that are mapped at once. More would show as memory of this process.
 const WINDOW_BYTES: u64 = 4 << 20;
 
-/// What is longer is written with a call: that costs less than to touch as many pages.
+/// Limit in bytes of a mapped write. Longer ones use a call, which costs less than touching as many pages.
 const MAPPED_WRITE_MAX: usize = 64 << 10;
 
 const _: () = assert!(WINDOW_BYTES >= MAPPING_STEP + MAPPED_WRITE_MAX as u64);
 
-// Offsets count from the room for a mark, also in a group that is written without it.
+// Offsets count from the room for a mark, also in a group that is written without a mark.
 const _: () = assert!(FILE_HEADER_LEN >= MARK_LEN);
 
-/// Who appends to the active file.
+/// Writer of the active file.
 pub(crate) struct Writer {
     files: Arc<FileTable>,
     active: Arc<DataFile>,
     file: Arc<dyn FileHandle>,
     salt: Salt,
     max_file_size: u64,
-    /// Bytes after which the next file is begun already: set by who knows how large the store is.
+    /// Size in bytes at which the next file is begun early; merges set it by the size of the store.
     file_limit: Arc<AtomicU64>,
     preallocates: bool,
-    /// Whether short writes go through the window, which saves a system call each. Of no use where each group is synced.
+    /// Whether short writes use the window, which saves a system call each. Useless where each group is
+    /// synced.
     maps: bool,
-    /// The stretch of the file's preallocated part that is mapped. There is none while the file is cut.
+    /// The mapped stretch of the file's preallocated part. `None` while the file is cut.
     window: Option<WritableMapping>,
-    /// Where the next record goes.
+    /// Offset of the next record.
     end: u64,
-    /// Below this everything was synced.
+    /// Offset below which everything was synced.
     durable: u64,
-    /// What the newest mark says.
+    /// Offset that the newest mark states.
     marked: u64,
-    /// Whether the file's last record is that mark, so that it covers all of it.
+    /// Whether the file's last record is that mark, so that the mark covers the whole file.
     ends_marked: bool,
-    /// Length of the file, preallocated bytes included.
+    /// Length of the file, including preallocated bytes.
     allocated: u64,
-    /// Files begun and bytes written (headers and marks too) since the start.
+    /// Files begun, and bytes written including headers and marks, since the start.
     files_begun: u64,
     bytes_written: u64,
-    /// Sealed files that appends not published yet may be in.
+    /// Sealed files that may hold appends that are not published yet.
     unsettled: VecDeque<Arc<DataFile>>,
-    /// What [`Writer::settled_below`] said last.
+    /// Last result of [`Writer::settled_below`].
     settled_hint: Arc<AtomicU64>,
     poisoned: Option<IoError>,
-    /// A file that was not begun, for want of space, and that may be there after a crash: it must be gone before
-    /// anything is written to the active one, which a start would take for complete.
+    /// A file that was not begun, for lack of space, and that may exist after a crash. It must be removed
+    /// before the active file is written: a start that finds it would treat the active file as complete.
     leftover: Option<(PathBuf, IoError)>,
     closed: bool,
     /// For policies that write inline: the encoder's buffer, and callbacks to run.
@@ -77,7 +78,7 @@ pub(crate) struct Writer {
     pub(super) delivering: bool,
 }
 
-/// What a sync outside the writer's lock is about.
+/// The scope of a sync outside the writer's lock.
 pub(super) struct Unsynced {
     file: Arc<dyn FileHandle>,
     active: Arc<DataFile>,
@@ -90,13 +91,13 @@ impl Unsynced {
     }
 }
 
-/// Whether the records of a group, whose first bytes are room for a mark, are tombstones alone.
+/// Returns whether a group consists of tombstones only; its first bytes are room for a mark.
 fn only_deletes(group: &[u8]) -> bool {
     let mut rest = group.get(MARK_LEN..).unwrap_or_default();
     while !rest.is_empty() {
         let len = match Header::decode(rest) {
             Ok(header) if header.kind == Kind::Tombstone => header.record_len() as usize,
-            // Its records follow.
+            // The records of the batch follow its header.
             Ok(header) if header.kind == Kind::Batch => RECORD_HEADER_LEN,
             _ => return false,
         };
@@ -105,7 +106,7 @@ fn only_deletes(group: &[u8]) -> bool {
     true
 }
 
-/// Makes a new log file, with its header durable; registers it as the active one.
+/// Creates a new log file with a durable header, and registers it as the active one.
 pub(crate) fn create_active(
     directory: &Directory,
     files: &FileTable,
@@ -126,24 +127,25 @@ pub(crate) fn create_active(
     Ok((active, file))
 }
 
-/// Why a log file was not begun.
+/// Reason why a log file was not begun.
 #[derive(Debug)]
 pub(crate) struct NotBegun {
     pub(crate) error: IoError,
-    /// Where it may be after a crash. Then the file before it must not be appended to: a start would take that one for
-    /// complete.
+    /// Path at which the file may exist after a crash. Then the file before it must not be appended to: a
+    /// start would treat that one as complete.
     leftover: Option<PathBuf>,
 }
 
-/// What is wrong when no slot is left.
+/// Returns the error for the case that no file slot is left.
 pub(crate) fn too_many_files(path: &std::path::Path) -> IoError {
-    let full = "there are 65,535 data files, more cannot be told apart; merge them, and raise max_file_size";
+    let full = "the store has 65,535 data files, which is the limit; merge them, and raise max_file_size";
     IoError::new("begin", path, io::Error::other(full))
 }
 
 impl Writer {
-    /// Goes on at `end` of a file whose content below it is durable and whose length it is; `marked` is what
-    /// its newest mark says, `ends_marked` whether that is the last record.
+    /// Creates a writer that continues at `end`, which is also the file's length; all bytes below it are
+    /// durable. `marked` is the offset in its newest mark, and `ends_marked` states whether that mark is the
+    /// last record.
     pub(crate) fn new(
         options: &Options,
         files: Arc<FileTable>,
@@ -185,12 +187,12 @@ impl Writer {
         self.salt
     }
 
-    /// Keeps the active file, which the last group went to, from being merged.
+    /// Pins the active file, which holds the last group, so that it is not merged.
     pub(super) fn pin(&self) -> Pin {
         Pin::new(&self.active)
     }
 
-    /// No append that is not published yet is, or will be, in a file of a lower id.
+    /// Returns an id below which no file holds, or will hold, an append that is not published yet.
     pub(crate) fn settled_below(&mut self) -> u64 {
         while self.unsettled.front().is_some_and(|file| !file.is_pinned()) {
             self.unsettled.pop_front();
@@ -224,8 +226,8 @@ impl Writer {
         self.bytes_written
     }
 
-    /// Writes a group, whose first [`MARK_LEN`] bytes are room for a mark; tells where it begins. On a full disk a group
-    /// that only deletes draws on the reserve: what it makes dead can be freed.
+    /// Writes a group and returns its place; its first [`MARK_LEN`] bytes are room for a mark. On a full disk
+    /// a group that consists of deletions draws on the reserve, because the bytes it makes dead can be freed.
     pub(super) fn write(&mut self, directory: &Directory, group: &mut [u8]) -> Result<Location, AppendError> {
         let mut written = self.write_once(directory, group);
         for _ in 0..TRIES {
@@ -249,7 +251,7 @@ impl Writer {
         }
         let at = self.end;
         let mut skipped = MARK_LEN;
-        // A mark that says nothing new is left out.
+        // A mark that adds no information is left out.
         if self.durable > self.marked {
             group[..MARK_LEN].copy_from_slice(&encode_mark(self.salt, at, self.durable));
             skipped = 0;
@@ -261,7 +263,7 @@ impl Writer {
 
     fn write_at_end(&mut self, bytes: &[u8]) -> Result<(), AppendError> {
         if let Err(error) = self.preallocate(bytes.len() as u64) {
-            // On a full disk nothing was written yet, and the space that is preallocated stays this file's.
+            // On a full disk nothing was written yet, and this file keeps its preallocated space.
             if !error.is_no_space() {
                 self.take_back()?;
             }
@@ -288,7 +290,8 @@ impl Writer {
         }
     }
 
-    /// The window, moved to where so many bytes are to go; none if they are not to go through one.
+    /// Returns the window, moved to cover the next `len` bytes; `None` if they are not written through a
+    /// window.
     fn window_for(&mut self, len: usize) -> Option<&mut WritableMapping> {
         let needed = self.end + len as u64;
         if !self.maps || len > MAPPED_WRITE_MAX || needed > self.allocated {
@@ -303,7 +306,7 @@ impl Writer {
                 Ok(Some(window)) => self.window = Some(window),
                 Ok(None) => self.maps = false,
                 Err(error) => {
-                    tracing::warn!(%error, "the active file cannot be mapped: each append takes a system call");
+                    tracing::warn!(%error, "cannot map the active file: each append takes a system call");
                     self.maps = false;
                 }
             }
@@ -311,7 +314,7 @@ impl Writer {
         self.window.as_mut()
     }
 
-    /// Removes what a failed write may have left, durably, so that recovery will not find it.
+    /// Removes the possible remains of a failed write, durably, so that recovery does not find them.
     fn take_back(&mut self) -> Result<(), AppendError> {
         self.window = None;
         let cut = self.file.set_len(self.end).and_then(|()| self.file.sync_data());
@@ -335,17 +338,17 @@ impl Writer {
         let target = (needed + step).min(limit.max(needed));
         match self.file.allocate(self.allocated, target - self.allocated) {
             Ok(()) => self.allocated = target,
-            // This file system cannot: writes will extend the file.
+            // This file system cannot preallocate: writes will extend the file.
             Err(e) if e.kind() == io::ErrorKind::Unsupported => self.preallocates = false,
-            // The last of the space may still do for this write.
+            // The remaining space may still suffice for this write.
             Err(e) if e.kind() == io::ErrorKind::StorageFull && target > needed => {}
             Err(e) => return Err(IoError::new("extend", &self.active.path, e)),
         }
         Ok(())
     }
 
-    /// Syncs the active file, to whose end one group was written since the last sync, and nothing else: where there is
-    /// no room for it, it is taken back.
+    /// Syncs the active file, to which exactly one group was appended since the last sync. If the sync finds
+    /// no room, the group is undone.
     pub(super) fn sync_group(&mut self) -> Result<(), AppendError> {
         match self.file.sync_data() {
             Ok(()) => {
@@ -356,19 +359,20 @@ impl Writer {
         }
     }
 
-    /// What a failed sync means for what was written since the last one, which nobody was told is written.
+    /// Handles a failed sync of unacknowledged writes.
     ///
-    /// Storage that allocates late (NFS, thin volumes, some that copy on write) finds only then that it is full. The
-    /// operating system drops such pages and takes them for synced. But what an earlier sync covered is on the disk:
-    /// cut back to that, the file is as it was, and nothing is left that a later sync could lie about. Any other failure
-    /// leaves open what is on the disk.
+    /// Storage that allocates late (NFS, thin volumes, some copy-on-write file systems) detects only at the
+    /// sync that it is full. The operating system drops such pages and treats them as synced. But the bytes
+    /// that an earlier sync covered are on the disk. Cutting the file back to them restores its former state,
+    /// with nothing left that a later sync could misreport. After any other failure the content of the disk
+    /// is unknown.
     fn not_synced(&mut self, error: IoError) -> AppendError {
         if !error.is_no_space() {
             return AppendError::Poisoned(self.poison(error));
         }
         self.end = self.durable;
         self.active.grown_to(self.end);
-        // The mark that says so may have been taken back as well: the next group brings it again.
+        // The newest mark may have been cut as well: the next group writes it again.
         self.marked = FILE_HEADER_LEN as u64;
         self.ends_marked = false;
         match self.take_back() {
@@ -377,7 +381,7 @@ impl Writer {
         }
     }
 
-    /// Removes for good what a file that was not begun may have left; an error as long as that fails.
+    /// Removes the possible remains of a file that was not begun; returns an error as long as that fails.
     fn remove_leftover(&mut self, directory: &Directory) -> Result<(), AppendError> {
         match self.leftover.take() {
             Some((path, error)) if !directory.take_away(&path) => {
@@ -388,14 +392,14 @@ impl Writer {
         }
     }
 
-    /// What a sync outside the lock would make durable, if anything.
+    /// Returns the scope of a sync outside the lock, if there is something to sync.
     pub(super) fn unsynced(&self) -> Result<Option<Unsynced>, AppendError> {
         self.check_sound()?;
         let unsynced = || Unsynced { file: self.file.clone(), active: self.active.clone(), end: self.end };
         Ok((self.durable < self.end).then(unsynced))
     }
 
-    /// An error if the log is stopped.
+    /// Returns an error if the log is stopped.
     pub(super) fn check_sound(&self) -> Result<(), AppendError> {
         match &self.poisoned {
             Some(error) => Err(AppendError::Poisoned(error.clone())),
@@ -403,7 +407,7 @@ impl Writer {
         }
     }
 
-    /// Takes note of such a sync.
+    /// Records the result of a sync outside the lock.
     pub(super) fn synced(&mut self, what: &Unsynced, result: Result<(), IoError>) -> Result<(), AppendError> {
         match result {
             Err(error) => Err(AppendError::Poisoned(self.poison(error))),
@@ -411,12 +415,13 @@ impl Writer {
                 self.durable = self.durable.max(what.end);
                 Ok(())
             }
-            // A newer file was begun meanwhile, for which this one was synced whole.
+            // A newer file was begun meanwhile; before that, this one was synced as a whole.
             Ok(()) => Ok(()),
         }
     }
 
-    /// Completes the active file and begins the next, unless there is nothing in it; returns the active file's id.
+    /// Completes the active file and begins the next, unless the active file is empty; returns the active
+    /// file's id.
     pub(super) fn seal_active(&mut self, directory: &Directory) -> Result<u64, AppendError> {
         self.check_sound()?;
         if self.closed {
@@ -456,12 +461,13 @@ impl Writer {
         Ok(())
     }
 
-    /// Leaves the file cut to its records, ended by a mark of all of them, and synced.
+    /// Cuts the file to its records, ends it with a mark that covers all of them, and syncs it.
     fn complete(&mut self) -> Result<(), AppendError> {
         self.cut_and_sync(self.durable < self.end)?;
         if !self.ends_marked {
             let preallocates = std::mem::replace(&mut self.preallocates, false);
-            // Only now: a mark must not reach the disk before what it says is durable.
+            // Only after the sync: a mark must not reach the disk before the bytes that it covers are
+            // durable.
             let marked = self.write_at_end(&encode_mark(self.salt, self.end, self.durable));
             self.preallocates = preallocates;
             marked?;
@@ -472,7 +478,8 @@ impl Writer {
         Ok(())
     }
 
-    /// `acknowledged`: whether somebody was told that what this is to sync is written; it may be gone if that fails.
+    /// Cuts the file to its records and syncs it. `acknowledged` states whether any of the unsynced bytes
+    /// were acknowledged; a failure may lose them.
     fn cut_and_sync(&mut self, acknowledged: bool) -> Result<(), AppendError> {
         self.window = None;
         self.allocated = self.end;
@@ -488,8 +495,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Leaves the active file as a clean stop does, so that damage to its end will be told from a torn tail.
-    /// Nothing can be written after it.
+    /// Completes the active file like a clean stop, so that damage to its end can be distinguished from a
+    /// torn tail. Rejects all later writes.
     pub(super) fn finish(&mut self) -> Result<(), AppendError> {
         self.check_sound()?;
         if std::mem::replace(&mut self.closed, true) {
@@ -498,16 +505,16 @@ impl Writer {
         match self.complete() {
             // The records are durable without the mark: a full disk must not make closing fail.
             Err(AppendError::Io(error) | AppendError::NoSpace(error)) => {
-                tracing::warn!(%error, "the active file was left without its closing mark");
+                tracing::warn!(%error, "cannot write the active file's end mark; its records are durable");
                 Ok(())
             }
             result => result,
         }
     }
 
-    /// Stops the log for good, unless it is already.
+    /// Stops the log until the store is reopened; keeps the first error.
     pub(super) fn poison(&mut self, error: IoError) -> IoError {
-        tracing::error!(%error, "the log is stopped");
+        tracing::error!(%error, "the log is stopped; check the disk, then reopen the store");
         self.poisoned.get_or_insert(error).clone()
     }
 }

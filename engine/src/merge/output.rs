@@ -1,4 +1,4 @@
-//! A data file that a merge writes: under a temporary name until it is whole.
+//! A data file that a merge writes, under a temporary name until it is complete.
 
 use std::sync::Arc;
 
@@ -11,22 +11,23 @@ use crate::format::{
 };
 use crate::log::{random_salt, too_many_files};
 
-/// Bytes gathered before they are written.
+/// Bytes buffered before they are written.
 const BUFFER_BYTES: usize = 1 << 20;
 
 pub(super) struct Output {
     header: FileHeader,
     handle: Arc<dyn FileHandle>,
-    /// What is written, and what waits to be.
+    /// Bytes written so far, and bytes that wait to be written.
     written: u64,
     buffer: Vec<u8>,
     reach: u64,
-    /// The highest of its tombstones' bounds.
+    /// The highest bound of its tombstones.
     bound: u64,
 }
 
 impl Output {
-    /// `settled_below`: the lowest file that anything unpublished is in; asked for after the id was given.
+    /// Begins an output. `settled_below` returns the lowest file that holds anything unpublished; it is
+    /// called after the output's id was allocated.
     pub(super) fn begin(directory: &Directory, settled_below: impl FnOnce() -> u64) -> Result<Self, IoError> {
         let header = FileHeader { kind: FileKind::Merged, id: directory.allocate_id()?, salt: random_salt() };
         let reach = settled_below().min(header.id);
@@ -34,13 +35,14 @@ impl Output {
         Ok(Self { header, handle, written: 0, buffer: header.encode().to_vec(), reach, bound: 0 })
     }
 
-    /// Whether a record of this length fits a file of at most `max_file_size`; one always does.
+    /// Returns whether a record of this length fits into a file of at most `max_file_size`. A single record
+    /// always fits.
     pub(super) fn has_room(&self, len: u64, max_file_size: u64) -> bool {
         let end = self.written + self.buffer.len() as u64;
         end == FILE_HEADER_LEN as u64 || end + len + MARK_LEN as u64 <= max_file_size
     }
 
-    /// Appends a copy of the record, standing alone; `bound` is a tombstone's.
+    /// Appends a copy of the record outside any batch; `bound` is that of a tombstone.
     pub(super) fn push(&mut self, record: &Parsed<'_>, bound: Option<u64>) -> Result<(), IoError> {
         let header = Header { flags: 0, ..record.header };
         debug_assert_eq!(bound.is_some(), header.kind == Kind::Tombstone);
@@ -59,7 +61,7 @@ impl Output {
         Ok(())
     }
 
-    /// Makes it a data file among the others; nothing points to it yet.
+    /// Adds it to the data files; nothing points to it yet.
     pub(super) fn complete(
         mut self,
         directory: &Directory,
@@ -84,7 +86,8 @@ impl Output {
         }
     }
 
-    /// The mark may reach the disk only after what it says is durable.
+    /// Writes the rest and the end mark. The mark may reach the disk only after the bytes that it covers are
+    /// durable.
     fn write_end(&mut self, directory: &Directory) -> Result<(), IoError> {
         let path = directory.data_path(self.header.id);
         let failed = |action| {
@@ -99,7 +102,7 @@ impl Output {
         directory.put_in_place(&path)
     }
 
-    /// Removes what was written.
+    /// Removes the temporary file.
     pub(super) fn discard(self, directory: &Directory) {
         directory.remove_temporary(&directory.data_path(self.header.id));
     }

@@ -1,4 +1,5 @@
-//! Which files a merge takes: the worst first, as far as there is room for what is live in them.
+//! Selection of a merge's inputs: the files with the largest share of dead bytes, as far as there is room for
+//! their live records.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,7 +12,7 @@ use crate::error::MergeError;
 use crate::format::{FILE_HEADER_LEN, FileKind, MARK_LEN};
 use crate::{PARTITIONS, Partition};
 
-/// Live bytes that one run copies, in data files: so that what it removes is removed soon.
+/// Limit of the live bytes that one run copies, in data files, so that the inputs are removed soon.
 const RUN_FILES: u64 = 4;
 
 /// Percent of a file's bytes that are dead, from which on it is merged where space is short or the store is bloated.
@@ -20,9 +21,9 @@ const LOW_TRIGGER: u64 = 5;
 /// Which files are due.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Due {
-    /// Those that the options' triggers say.
+    /// The files that meet the options' triggers.
     ByTriggers,
-    /// All with anything dead, of log files those with ids below the one, of all those up to the other.
+    /// All files with dead bytes: log files with ids below `below`, merged files with ids up to `up_to`.
     AnyDead { below: u64, up_to: u64 },
 }
 
@@ -41,7 +42,7 @@ impl Candidate {
 }
 
 impl Core {
-    /// The lowest reach of all files but these.
+    /// Returns the lowest reach of all files except these.
     pub(super) fn reach_of_others(&self, inputs: &[Arc<DataFile>]) -> u64 {
         let is_other = |file: &&Arc<DataFile>| !inputs.iter().any(|input| input.slot == file.slot);
         let others = self.files.all();
@@ -49,14 +50,14 @@ impl Core {
         reaches.chain(self.merges.unreadable.lock().iter().copied()).min().unwrap_or(u64::MAX)
     }
 
-    /// The inputs of the next run, by id; none if nothing is due.
+    /// Returns the inputs of the next run, sorted by id; empty if nothing is due.
     pub(super) fn select(&self, due: Due) -> Result<Vec<Arc<DataFile>>, MergeError> {
         let mut due_files = self.due_files(due);
         if due_files.is_empty() {
             return Ok(Vec::new());
         }
         due_files.sort_by_key(|candidate| (std::cmp::Reverse(candidate.dead_percent()), candidate.file.id));
-        // They cost nothing: not even the room for an output.
+        // Files without live records are merged first: they need no room, not even for an output.
         if due_files.iter().any(|candidate| self.is_dead(&candidate.file)) {
             due_files.retain(|candidate| self.is_dead(&candidate.file));
             let mut dead: Vec<_> = due_files.into_iter().map(|candidate| candidate.file).collect();
@@ -78,7 +79,7 @@ impl Core {
             }
         }
         if inputs.is_empty() {
-            // The next attempt may find that there is more: it is not made at once.
+            // The next attempt, which is not made at once, may find more room.
             self.merges.copied_max.store(u64::MAX, Ordering::Relaxed);
             return Err(MergeError::NoRoom {
                 needed: least + space.free_bytes.saturating_sub(room),
@@ -117,12 +118,12 @@ impl Core {
 
     fn triggered(&self, all: Vec<Candidate>) -> Vec<Candidate> {
         let options = &self.options;
-        // Any two of them fit into one file: so each such merge leaves fewer files, and they come to an end.
+        // Any two small files fit into one, so each such merge leaves fewer files, and the merges end.
         let small = options.merge_small_file.min(options.max_file_size / 2);
         let is_small = |candidate: &Candidate| candidate.file.len() < small;
-        // One alone would only be copied.
         let urgent = self.merges.is_space_low() || self.is_bloated();
         let trigger = u64::from(options.merge_trigger).min(if urgent { LOW_TRIGGER } else { 100 });
+        // A single small file would only be copied.
         let several_small = all.iter().filter(|candidate| is_small(candidate)).count() > 1;
         all.into_iter()
             .filter(|candidate| {
@@ -134,7 +135,7 @@ impl Core {
             .collect()
     }
 
-    /// Bytes of tombstones, by file, that would be dropped if that file alone were merged.
+    /// Returns the bytes of tombstones, by file, that a merge of that file alone would drop.
     fn collectable_bytes(&self, files: &[Arc<DataFile>]) -> HashMap<FileSlot, u64> {
         let mut bytes = HashMap::new();
         if files.iter().all(|file| self.keydir.figures().of(file.slot).tombstone_bytes == 0) {
@@ -148,7 +149,7 @@ impl Core {
                 });
             }
         }
-        // The lowest reach and the next: of all files but one it is the one or the other.
+        // The two lowest reaches suffice: the lowest reach of all files but one is one of them.
         let mut reaches: Vec<(u64, FileSlot)> = files.iter().map(|file| (file.reach(), file.slot)).collect();
         reaches.extend(self.merges.unreadable.lock().iter().map(|&id| (id, 0)));
         reaches.sort_unstable();

@@ -1,9 +1,10 @@
-//! Merges and space: how large files become, when space is short, and how merges go on when there is none.
+//! Merges and space: the size of data files, low space, and merges on a full disk.
 //!
-//! Under sustained overwriting a store stays small because files fit it: the active one is completed when it holds more
-//! than a part of what is live, and early where most of it is dead, so that merges get at the dead bytes soon. On a full
-//! disk the order is: files with nothing live, which cost nothing to remove; then those that free most for the least
-//! copying, as far as the free space and the reserve go; and less after each attempt that found no room.
+//! Under sustained overwriting a store stays small because its files are adapted to it. The active file is
+//! completed when it holds more than a part of the live bytes, and early if most of it is dead. So merges
+//! reach the dead bytes soon. On a full disk the order is: files without live records, which need no space to
+//! remove; then those that free the most for the least copying, within the free space and the reserve; and
+//! less after each attempt that found no room.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,30 +16,30 @@ use crate::error::{AppendError, MergeError};
 use crate::file_system::Space;
 use crate::hint_file::HintSource;
 
-/// Space is short at most when less than one part in so many of the file system is free.
+/// Divisor of the file system's size that limits the mark of low space.
 const LOW_SHARE: u64 = 20;
 
-/// A data file becomes as large as one part in so many of what is live, within the next two bounds.
+/// A data file may grow to one part in this many of the live bytes, within the next two bounds.
 const FILE_SHARE: u64 = 4;
 
-/// A data file may become as large as this, however little is live: no more than `max_file_size`.
+/// Size that a data file may always reach, however few bytes are live; `max_file_size` may set a lower limit.
 const FILE_BYTES_MIN: u64 = 64 << 20;
 
-/// A store is bloated when it has more than twice its live bytes and this.
+/// A store is bloated when it has more than twice its live bytes plus this.
 const BLOAT_BYTES: u64 = 256 << 20;
 
-/// Bytes that a merge leaves free on the file system, at most a 64th of it.
+/// Bytes that a merge leaves free on the file system; at most a 64th of it.
 const SPARE_BYTES: u64 = 16 << 20;
 const SPARE_SHARE: u64 = 64;
 
-/// The same where space is short.
+/// Bytes that a merge leaves free where space is low.
 const SPARE_BYTES_LOW: u64 = 64 << 10;
 
-/// Dead bytes of the active file for which it is completed early, where space is short: below, a new file gains nothing.
+/// Minimum of dead bytes for completing the active file early; with fewer, a new file gains nothing.
 const DEAD_BYTES_MIN: u64 = 64 << 10;
 
 impl MergeError {
-    /// Returns whether it failed for want of space: it can be tried again as soon as there is some.
+    /// Returns whether it failed for lack of space, so that it can be retried as soon as there is some.
     pub fn is_no_space(&self) -> bool {
         match self {
             Self::NoRoom { .. } | Self::Append(AppendError::NoSpace(_)) => true,
@@ -51,7 +52,7 @@ impl MergeError {
 impl Merges {
     pub(crate) fn set_space_low(&self, low: bool) {
         if self.space_low.swap(low, Ordering::AcqRel) != low {
-            tracing::info!(low, "whether the store's space is short has changed");
+            tracing::info!(low, "the low-space state of the store has changed");
         }
     }
 
@@ -61,7 +62,7 @@ impl Merges {
 }
 
 impl Core {
-    /// Finds out whether space is short, where the owner leaves that to the engine; fills the reserve if there is room.
+    /// Determines whether space is low, unless the owner does this; fills the reserve if there is room.
     pub(crate) fn look_at_space(&self) -> Result<(), MergeError> {
         if self.options.low_free_bytes == 0 && self.options.reserve_bytes == 0 {
             return Ok(());
@@ -76,19 +77,19 @@ impl Core {
         Ok(())
     }
 
-    /// Bounds the files that are begun from now on by what is live.
+    /// Limits the size of future files by the live bytes.
     pub(crate) fn fit_file_limit(&self) {
         let most = self.options.max_file_size;
         let live = self.keydir.totals().live_bytes;
         self.log.set_file_limit((live / FILE_SHARE).clamp(FILE_BYTES_MIN.min(most), most));
     }
 
-    /// Bytes after which a merge begins the next output.
+    /// Returns the size in bytes at which a merge begins the next output.
     pub(super) fn output_limit(&self) -> u64 {
         self.log.file_limit().min(self.options.max_file_size)
     }
 
-    /// Whether there are so many dead bytes that a file is due with fewer than the triggers say.
+    /// Returns whether there are so many dead bytes that files are due below the usual triggers.
     pub(super) fn is_bloated(&self) -> bool {
         let files = self.files.all();
         let figures = files.iter().map(|file| self.keydir.figures().of(file.slot));
@@ -111,13 +112,14 @@ impl Core {
             return Ok(());
         }
         match self.log.seal_active() {
-            // Other files can be merged all the same.
+            // Other files can be merged nevertheless.
             Ok(_) | Err(AppendError::NoSpace(_)) => Ok(()),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// Bytes that a merge may copy: what is free, the reserve included, but for what it leaves free.
+    /// Returns the bytes that a merge may copy: the free bytes and the reserve, less the bytes that it must
+    /// leave free.
     pub(super) fn room_to_copy(&self, space: Space) -> u64 {
         let spare = if self.merges.is_space_low() {
             SPARE_BYTES_LOW
@@ -128,7 +130,7 @@ impl Core {
         room.saturating_sub(spare).min(self.merges.copied_max.load(Ordering::Relaxed))
     }
 
-    /// Merges these files; after an attempt that finds no room, later ones copy less, until one succeeds.
+    /// Merges these files. After an attempt that finds no room, later ones copy less, until one succeeds.
     pub(super) fn run_within_space(&self, inputs: &[Arc<DataFile>]) -> Result<Merged, MergeError> {
         let figures = inputs.iter().map(|file| self.keydir.figures().of(file.slot));
         let kept: u64 = figures.map(|figure| figure.live_bytes + figure.tombstone_bytes).sum();
@@ -139,20 +141,21 @@ impl Core {
         let result = Run::new(self, inputs).run();
         match &result {
             Ok(_) => self.merges.copied_max.store(u64::MAX, Ordering::Relaxed),
-            // Without anything to copy the next attempt needs no room, and takes what has become dead meanwhile.
+            // With nothing to copy, the next attempt needs no room, and takes the files that have become dead
+            // meanwhile.
             Err(error) if error.is_no_space() => self.merges.copied_max.store(kept / 2, Ordering::Relaxed),
             Err(_) => {}
         }
         result
     }
 
-    /// Whether nothing points to a complete file.
+    /// Returns whether a file is complete and nothing points to it.
     pub(super) fn is_dead(&self, file: &DataFile) -> bool {
         let figure = self.keydir.figures().of(file.slot);
         !file.is_active() && !file.is_pinned() && figure.live_bytes == 0 && figure.tombstone_bytes == 0
     }
 
-    /// How many records a file has in which nothing is live, if that is known without reading it.
+    /// Returns the number of records in a file without live ones, if it is known without reading the file.
     pub(super) fn records_of_dead(&self, file: &DataFile) -> Option<u64> {
         if !self.is_dead(file) || file.lacks_hint() || file.is_healed() {
             return None;
@@ -162,12 +165,13 @@ impl Core {
         hint.ok().map(|hint| hint.entries())
     }
 
-    /// Removes files to which nothing points, one by one, where there is no room for the eras file that removes all of
-    /// a merge's inputs at once; tells whether all of them are gone.
+    /// Removes files to which nothing points, one by one; returns whether all of them are removed. Used where
+    /// the disk has no room for the eras file that removes all of a merge's inputs at once.
     ///
-    /// That is needed for inputs that hold a tombstone and what it hides; here each record, tombstones included, was
-    /// overtaken by one in another file or dropped with its partition. Each hint goes first: one without its data file
-    /// would say that this was lost. The file of the highest id stays, or its id would be given again.
+    /// Removal at once is needed for inputs that hold a tombstone and a record that it hides. Here each
+    /// record, tombstones included, was replaced by one in another file, or was dropped with its partition.
+    /// Each hint is removed first: a hint without its data file would be reported as a lost file. The file
+    /// with the highest id stays, because its id would be allocated again.
     pub(super) fn remove_dead(&self, files: &[Arc<DataFile>]) -> Result<bool, MergeError> {
         let highest = self.files.all().last().map_or(0, |file| file.id);
         if !files.iter().all(|file| self.is_dead(file) && file.id < highest) {

@@ -1,4 +1,4 @@
-//! Fills the keydir from what all files hold, a block of partitions at a time.
+//! Fills the keydir from the hints of all files, one block of partitions at a time.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -16,29 +16,29 @@ use crate::options::Index;
 use crate::table::Entry;
 use crate::{PARTITIONS, Partition};
 
-/// What a block's sections should take in memory, about.
+/// Approximate memory of one block's sections.
 const BLOCK_BYTES: u64 = 32 << 20;
 
-/// A block's sections, by file.
+/// The sections of a block, by file.
 type Block = Vec<Vec<(SectionHead, Vec<u8>)>>;
 
-/// A record of a partition, and which source it is from.
+/// A record of a partition, with the index of its source.
 pub(crate) struct Found<'a> {
     position: u64,
     pub(crate) entry: HintEntry<'a>,
     pub(crate) source: usize,
 }
 
-/// What one block gave.
+/// Result of loading one block.
 enum BlockLoaded {
-    /// The highest version in it.
+    /// The highest version in the block.
     Whole(u64),
-    /// Indices of the files whose hints are bad.
+    /// Indices of the files whose hints are invalid.
     BadHints(Vec<usize>),
 }
 
-/// Loads all partitions. Returns the highest version of all records; or, inside, the indices of the files whose hint
-/// is bad: then nothing counts that was loaded.
+/// Loads all partitions. Returns the highest version of all records or, inside `Ok`, the indices of the files
+/// whose hint is invalid. In that case the loaded content is invalid too.
 pub(super) fn load(
     directory: &Directory,
     keydir: &Keydir,
@@ -60,7 +60,7 @@ pub(super) fn load(
     Ok(if bad.is_empty() { Ok(highest_version) } else { Err(bad) })
 }
 
-/// The partitions in blocks, for so many bytes of sections in all.
+/// Returns the partitions in blocks, for this many bytes of sections in total.
 pub(crate) fn blocks_of(bytes: u64) -> Vec<Range<usize>> {
     let blocks = (bytes / BLOCK_BYTES + 1).next_power_of_two().clamp(16, PARTITIONS.into()) as usize;
     let step = usize::from(PARTITIONS) / blocks;
@@ -79,7 +79,7 @@ fn load_block(
         match source.hint.read(&**directory.file_system(), partitions.clone()) {
             Ok(sections) => block.push(sections),
             Err(error) => {
-                tracing::warn!(%error, "a hint file cannot be read; its data file is scanned");
+                tracing::warn!(%error, "cannot read a hint file; scanning its data file");
                 bad.push(source.index);
                 block.push(Vec::new());
             }
@@ -95,7 +95,7 @@ fn load_block(
     Ok(if bad.is_empty() { BlockLoaded::Whole(highest_version) } else { BlockLoaded::BadHints(bad) })
 }
 
-/// Finds the newest record of each key and gives them to the keydir. Returns the highest version of any record.
+/// Loads the newest record of each key into the keydir. Returns the highest version of any record.
 fn load_partition(
     keydir: &Keydir,
     sources: &[Source],
@@ -112,7 +112,9 @@ fn load_partition(
         let bounds = found.iter().skip(before).filter_map(|found| found.entry.bound);
         source.file.raise_bound(bounds.max().unwrap_or(0));
         if let Err(reason) = collected {
-            tracing::warn!(file = %source.file.path.display(), %reason, "a hint file is damaged; its data file is scanned");
+            tracing::warn!(
+                file = %source.file.path.display(), %reason, "a hint file is damaged; scanning its data file"
+            );
             bad.push(source.index);
         }
     }
@@ -138,8 +140,9 @@ fn load_partition(
     Ok(highest_version)
 }
 
-/// For each key its newest record, and the others. Of equal versions, which are the same record, the one of the file of
-/// the highest id is taken: a merge may be removing the others.
+/// Returns the newest record of each key, with its other records. Equal versions are copies of the same
+/// record: then the copy in the file with the highest id is chosen, because a merge may be removing the
+/// others.
 pub(crate) fn newest_of_each_key<'f, 'a>(
     found: &'f mut [Found<'a>],
     file_id_of: impl Fn(&Found<'a>) -> u64,
@@ -154,7 +157,7 @@ pub(crate) fn newest_of_each_key<'f, 'a>(
     found.chunk_by(|a, b| a.entry.key == b.entry.key).filter_map(<[_]>::split_first)
 }
 
-/// Adds the records of a section.
+/// Adds the records of a section to `found`.
 pub(crate) fn collect<'a>(
     hint: &HintSource,
     head: &SectionHead,
@@ -186,7 +189,8 @@ fn keydir_entry(sources: &[Source], found: &Found<'_>) -> Option<Entry> {
     Some(Entry::new(found.position, version, at, bound.is_some()).with_expiry(expires))
 }
 
-/// A file of a higher id than a tombstone's bound has an older record of its key.
+/// Lowers the reach of a file that holds an older record of a tombstone's key, if its id is above the
+/// tombstone's bound.
 fn lower_reach(sources: &[Source], older: &Found<'_>, bound: u64) {
     if let Some(file) = file_of(sources, older).filter(|file| file.id > bound) {
         file.lower_reach(bound);

@@ -1,14 +1,14 @@
-//! What a power loss leaves of files and names.
+//! Files and names as a power loss leaves them.
 
 use std::collections::BTreeMap;
 
 use super::faults::Draw;
 use super::tree::{Change, Content, Directory, Node, Tree};
 
-/// Bytes that a disk writes whole or not at all.
+/// Bytes that a disk writes as a whole or not at all.
 const SECTOR: usize = 512;
 
-/// One of the states that a power loss may leave.
+/// Returns one of the states that a power loss may leave.
 pub(super) fn after_power_loss(tree: &Tree, seed: u64) -> Tree {
     let mut draw = Draw::new(seed);
     let survive = |node: &Node| match node {
@@ -20,7 +20,7 @@ pub(super) fn after_power_loss(tree: &Tree, seed: u64) -> Tree {
     after
 }
 
-/// The durable names, and the first few of the changes since.
+/// Returns the durable names with the first few of the unsynced changes.
 fn surviving_names(directory: &Directory, draw: &mut Draw) -> Directory {
     let mut names = directory.durable_names().clone();
     let survivors = draw.below(directory.unsynced().len() as u64 + 1) as usize;
@@ -43,7 +43,7 @@ fn surviving_content(content: &Content, draw: &mut Draw) -> Content {
     for change in changes.iter().take(survivors) {
         change.apply(&mut bytes);
     }
-    // The one after them is torn at any byte, or was not begun.
+    // The first lost change is torn at any byte, or was not begun.
     if let Some(Change::Write { offset, bytes: written }) = changes.get(survivors)
         && draw.coin()
     {
@@ -54,11 +54,11 @@ fn surviving_content(content: &Content, draw: &mut Draw) -> Content {
     Content::durable(bytes)
 }
 
-/// Each sector, and the length, is as it was after some number of the changes.
+/// Gives each sector, and the length, the state after a random number of the changes.
 fn scatter(bytes: &mut Vec<u8>, changes: &[Change], draw: &mut Draw) {
     let longest = changes.iter().fold(bytes.len(), |longest, change| longest.max(change.end()));
     let mut applied: Vec<usize> = Vec::new();
-    // Coarse or fine: whole files of drawn sectors hit a single one too rarely.
+    // Coarse or fine: if all sectors were drawn, a single stale sector would be too rare.
     let rarely = draw.coin();
     for _ in 0..longest.div_ceil(SECTOR) {
         let all = rarely && draw.below(8) != 0;
@@ -73,7 +73,7 @@ fn scatter(bytes: &mut Vec<u8>, changes: &[Change], draw: &mut Draw) {
     for (index, change) in changes.iter().enumerate() {
         let (start, end) = match change {
             Change::Write { .. } => (change.start(), change.end()),
-            // What is cut off reads as zeros when the file grows again.
+            // Bytes that are cut off read as zeros when the file grows again.
             Change::Length(len) => ((*len as usize).min(longest), longest),
         };
         for sector in start / SECTOR..end.div_ceil(SECTOR) {

@@ -1,20 +1,20 @@
-//! Which calls fail: counting, faults, the crash, and the seeds everything is drawn from.
+//! Selection of the calls that fail: counters, faults, the crash, and the seeds for all draws.
 
 use std::io;
 use std::path::Path;
 
-/// What a call asks of the file system.
+/// Kind of a call to the file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileCall {
-    /// Opening a file that is there.
+    /// Opening an existing file.
     Open,
-    /// Opening a file that is made, or emptied.
+    /// Opening a file that is created, or emptied.
     Create,
     /// Listing a directory.
     List,
-    /// Asking whether a name is there.
+    /// Checking whether a name exists.
     Exists,
-    /// Making a directory.
+    /// Creating a directory.
     CreateDirectory,
     /// Renaming a file; its path is the new one.
     Rename,
@@ -26,13 +26,13 @@ pub enum FileCall {
     SyncDirectory,
     /// Locking a file.
     Lock,
-    /// Asking for the free and total space.
+    /// Reading the free and total space.
     Space,
     /// Reading.
     Read,
     /// Writing.
     Write,
-    /// Asking for a file's length.
+    /// Reading a file's length.
     Len,
     /// Setting a file's length.
     SetLen,
@@ -43,7 +43,7 @@ pub enum FileCall {
 }
 
 impl FileCall {
-    /// All of them.
+    /// All kinds of calls.
     pub const ALL: [Self; 17] = [
         Self::Open,
         Self::Create,
@@ -64,49 +64,49 @@ impl FileCall {
         Self::Sync,
     ];
 
-    /// Whether it changes names, content, or what of them is durable.
+    /// Returns whether the call changes names, content, or the durable part of them.
     pub fn changes(self) -> bool {
         !matches!(self, Self::Open | Self::List | Self::Exists | Self::Space | Self::Read | Self::Len)
     }
 }
 
-/// Calls that fail.
+/// Selection of calls that fail.
 ///
-/// A failing write may write some of its bytes first. A failing sync of a file loses for good what it should have
-/// made durable: it can be read until the next power loss, and no later sync saves it, unless it is written anew.
-/// Other failing calls change nothing.
+/// A failing write may write some of its bytes first. A failing sync of a file loses for ever the bytes that
+/// it should have made durable: they can be read until the next power loss, and no later sync saves them,
+/// unless they are rewritten. Other failing calls change nothing.
 #[derive(Clone, Debug)]
 pub struct Fault {
-    /// Of this kind only; `None` is of any.
+    /// Kind of the calls; `None`: any.
     pub call: Option<FileCall>,
-    /// Only on paths that end so; an empty one is any. An open file goes by the name it was opened or renamed to last.
+    /// Suffix of the paths; empty: any path. An open file has the path it was last opened with or renamed to.
     pub path_ends: String,
-    /// As many of them succeed first.
+    /// Number of matching calls that succeed first.
     pub skip: u64,
-    /// As many of them fail then; `u64::MAX` is all.
+    /// Number of matching calls that fail after those; `u64::MAX`: all.
     pub times: u64,
-    /// The operating system's number of the error: `libc::EIO`, `libc::ENOSPC`.
+    /// Error number of the operating system: `libc::EIO`, `libc::ENOSPC`.
     pub errno: i32,
 }
 
 impl Fault {
-    /// One call of this kind fails with an input or output error, after `skip` that do not.
+    /// Creates a fault: one call of this kind fails with an input or output error, after `skip` that succeed.
     pub fn io_error(call: FileCall, skip: u64) -> Self {
         Self { call: Some(call), path_ends: String::new(), skip, times: 1, errno: libc::EIO }
     }
 
-    /// One call of this kind fails for want of space, after `skip` that do not.
+    /// Creates a fault: one call of this kind fails for lack of space, after `skip` that succeed.
     pub fn disk_full(call: FileCall, skip: u64) -> Self {
         Self { errno: libc::ENOSPC, ..Self::io_error(call, skip) }
     }
 
-    /// The same, and all later ones.
+    /// Returns the fault extended to all later calls.
     #[must_use]
     pub fn lasting(self) -> Self {
         Self { times: u64::MAX, ..self }
     }
 
-    /// The same, on paths that end so.
+    /// Returns the fault limited to paths with this suffix.
     #[must_use]
     pub fn on(self, path_ends: impl Into<String>) -> Self {
         Self { path_ends: path_ends.into(), ..self }
@@ -117,22 +117,22 @@ impl Fault {
     }
 }
 
-/// What becomes of a call.
+/// Decision about a call.
 pub(super) enum Verdict {
     Proceed,
-    /// It fails; with `part`, some of it may be done before.
+    /// The call fails; with `part`, some of it may be done before.
     Fail {
         error: io::Error,
         part: Option<Draw>,
     },
 }
 
-/// What was set from outside.
+/// Settings made by the test.
 #[derive(Debug, Default)]
 pub(super) struct Control {
     pub(super) calls: u64,
     pub(super) faults: Vec<Fault>,
-    /// Calls that faults made fail.
+    /// Number of calls that faults made fail.
     pub(super) failed: u64,
     crash_at: Option<(u64, Option<u64>)>,
     dead: bool,
@@ -154,7 +154,7 @@ impl Control {
         self.short = seed.map(Draw::new);
     }
 
-    /// How many of `wanted` bytes a read or write transfers.
+    /// Returns how many of `wanted` bytes a read or write transfers.
     pub(super) fn transfer(&mut self, wanted: usize) -> usize {
         match &mut self.short {
             Some(draw) if wanted > 1 => 1 + draw.below(wanted as u64) as usize,
@@ -162,7 +162,7 @@ impl Control {
         }
     }
 
-    /// Counts the call.
+    /// Counts the call, and decides whether it fails.
     pub(super) fn enter(&mut self, call: FileCall, path: &Path) -> Verdict {
         let number = self.calls;
         self.calls += 1;
@@ -193,8 +193,8 @@ impl Control {
     }
 }
 
-/// Draws numbers from a seed: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
-/// 2014).
+/// Generator of numbers from a seed: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number
+/// generators", 2014).
 #[derive(Clone, Debug)]
 pub(super) struct Draw(u64);
 
@@ -211,7 +211,7 @@ impl Draw {
         mixed ^ (mixed >> 31)
     }
 
-    /// One of `0..bound`; 0 where there is none.
+    /// Draws a number from `0..bound`; 0 if the range is empty.
     pub(super) fn below(&mut self, bound: u64) -> u64 {
         self.next().checked_rem(bound).unwrap_or(0)
     }

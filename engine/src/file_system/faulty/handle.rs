@@ -1,4 +1,4 @@
-//! What is open: files and locks.
+//! Open files and held locks.
 
 use std::io;
 
@@ -7,7 +7,7 @@ use super::tree::NodeId;
 use super::{FaultyFileSystem, State};
 use crate::file_system::FileHandle;
 
-/// A lock that is held.
+/// A held lock.
 #[derive(Debug)]
 pub(super) struct Lock {
     pub(super) file_system: FaultyFileSystem,
@@ -55,8 +55,8 @@ impl Handle {
                 Ok(())
             }
             Verdict::Fail { error, .. } => {
-                // As Linux does: the bytes stay readable, and no later sync takes them for unsynced. A process that
-                // is dead has synced nothing.
+                // As on Linux: the bytes stay readable, and later syncs treat them as synced. A dead process
+                // has synced nothing.
                 if !state.control.is_dead() {
                     state.tree.content_mut(self.node)?.lose_unsynced();
                 }

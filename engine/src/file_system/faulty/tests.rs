@@ -6,7 +6,7 @@ fn create(file_system: &FaultyFileSystem, path: &str) -> Arc<dyn FileHandle> {
     file_system.open(Path::new(path), OpenMode::Create).unwrap()
 }
 
-/// A file system with `/d`, durably.
+/// Creates a file system with a durable directory `/d`.
 fn with_directory() -> FaultyFileSystem {
     let file_system = FaultyFileSystem::new();
     file_system.create_directory(Path::new("/d")).unwrap();
@@ -14,7 +14,7 @@ fn with_directory() -> FaultyFileSystem {
     file_system
 }
 
-/// One durable file with these bytes.
+/// Creates a file system with one durable file of these bytes.
 fn with_file(bytes: &[u8]) -> (FaultyFileSystem, Arc<dyn FileHandle>) {
     let file_system = with_directory();
     let file = create(&file_system, "/d/file");
@@ -24,7 +24,7 @@ fn with_file(bytes: &[u8]) -> (FaultyFileSystem, Arc<dyn FileHandle>) {
     (file_system, file)
 }
 
-/// All that crashes leave of the file.
+/// Returns all contents that crashes leave of the file.
 fn outcomes(file_system: &FaultyFileSystem, path: &str) -> BTreeSet<Option<Vec<u8>>> {
     (0..2000).map(|seed| file_system.crashed(seed).read_file(path).ok()).collect()
 }
@@ -35,7 +35,7 @@ fn synced_bytes_survive_a_crash_and_unsynced_ones_may_not() {
     assert_eq!(outcomes(&file_system, "/d/file"), [Some(b"durable".to_vec())].into());
     file.write_all_at(b" or not", 7).unwrap();
     let found = outcomes(&file_system, "/d/file");
-    // Torn at any byte; the length may have grown where the bytes did not come.
+    // Torn at any byte; the length may have grown without the bytes.
     for cut in 0..=7 {
         let torn = b"durable or not"[..7 + cut].to_vec();
         assert!(found.contains(&Some(torn.clone())), "{torn:?}");
@@ -155,7 +155,7 @@ fn faults_hit_the_calls_they_name() {
     assert_eq!(file_system.clear_faults(), 4);
     file_system.rename(Path::new("/d/file"), Path::new("/d/other")).unwrap();
     assert_eq!(file_system.read_file("/d/other").unwrap(), b"ac");
-    // An open file goes by its new name.
+    // An open file matches by its new name.
     file_system.inject(Fault::io_error(FileCall::Sync, 0).on("other"));
     assert!(file.sync_data().is_err());
 }
@@ -170,7 +170,7 @@ fn failed_sync_loses_the_bytes_though_a_later_one_succeeds() {
     file.sync_data().unwrap();
     assert_eq!(file_system.killed().read_file("/d/file").unwrap(), b"lostkept");
     assert_eq!(outcomes(&file_system, "/d/file"), [Some(b"\0\0\0\0kept".to_vec())].into());
-    // Written anew, they can be synced.
+    // Rewritten, they can be synced.
     file.write_all_at(b"lost", 0).unwrap();
     file.sync_data().unwrap();
     assert_eq!(outcomes(&file_system, "/d/file"), [Some(b"lostkept".to_vec())].into());
@@ -183,7 +183,7 @@ fn full_disk_takes_what_fits() {
     assert_eq!(file.write_at(b"abcd", 4).unwrap(), 2);
     assert_eq!(file.write_at(b"cd", 6).unwrap_err().kind(), io::ErrorKind::StorageFull);
     assert_eq!(file.allocate(0, 7).unwrap_err().kind(), io::ErrorKind::StorageFull);
-    // What is there already can be written over.
+    // Existing bytes can be overwritten.
     assert_eq!(file.write_at(b"xxxxxx", 0).unwrap(), 6);
     file.set_len(0).unwrap();
     file.allocate(0, 6).unwrap();

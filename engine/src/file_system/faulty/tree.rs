@@ -1,14 +1,14 @@
-//! Files and directories: as they are, as they are durably, and the changes between.
+//! Files and directories: their current state, their durable state, and the changes between.
 //!
-//! Invariant: unless a sync of it failed, a file's durable bytes with all unsynced changes applied are its bytes;
-//! the same of a directory's names.
+//! Invariant: unless a sync of it failed, a file's durable bytes with all unsynced changes applied are its
+//! current bytes; the same holds for a directory's names.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
-/// A file or directory, whatever its names.
+/// Id of a file or directory, independent of its names.
 pub(super) type NodeId = u64;
 
 const ROOT: NodeId = 0;
@@ -21,7 +21,7 @@ pub(super) enum Change {
 }
 
 impl Change {
-    /// Where the bytes it writes begin.
+    /// Returns the offset of the first changed byte.
     pub(super) fn start(&self) -> usize {
         match self {
             Self::Write { offset, .. } => *offset as usize,
@@ -29,7 +29,7 @@ impl Change {
         }
     }
 
-    /// The length it needs the file to have.
+    /// Returns the length that the change requires.
     pub(super) fn end(&self) -> usize {
         match self {
             Self::Write { offset, bytes } => *offset as usize + bytes.len(),
@@ -52,7 +52,7 @@ impl Change {
         }
     }
 
-    /// Applies what it does to the bytes `from..to`, which are there and which it changes.
+    /// Applies the change to the bytes `from..to`, which must exist and be changed by it.
     pub(super) fn apply_between(&self, content: &mut [u8], from: usize, to: usize) {
         let Some(target) = content.get_mut(from..to) else { return };
         match self {
@@ -73,7 +73,7 @@ pub(super) struct Content {
     current: Arc<Vec<u8>>,
     durable: Arc<Vec<u8>>,
     unsynced: Vec<Change>,
-    /// A sync failed: `current` has changes that are neither durable nor unsynced.
+    /// Whether a sync failed: then `current` has changes that are neither durable nor unsynced.
     lossy: bool,
 }
 
@@ -124,7 +124,7 @@ impl Content {
         self.unsynced.clear();
     }
 
-    /// What is unsynced will never be durable.
+    /// Drops the unsynced changes: they will never be durable.
     pub(super) fn lose_unsynced(&mut self) {
         self.lossy |= !self.unsynced.is_empty();
         self.unsynced.clear();
@@ -187,7 +187,7 @@ impl Directory {
         self.unsynced.clear();
     }
 
-    /// All nodes that have, had, or may have a name here after a crash.
+    /// Returns all nodes that have, had, or may have a name here after a crash.
     fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
         let set = self.unsynced.iter().filter_map(|change| match change {
             NameChange::Set(_, node) => Some(*node),
@@ -214,7 +214,7 @@ impl Node {
     }
 }
 
-/// Everything that is there.
+/// All files and directories.
 #[derive(Clone, Debug)]
 pub(super) struct Tree {
     nodes: BTreeMap<NodeId, Node>,
@@ -232,7 +232,7 @@ fn error<T>(kind: io::ErrorKind) -> io::Result<T> {
     Err(kind.into())
 }
 
-/// A path's names from the root on.
+/// Returns a path's names from the root on.
 fn names(path: &Path) -> io::Result<Vec<&str>> {
     let mut names = Vec::new();
     for component in path.components() {
@@ -246,7 +246,7 @@ fn names(path: &Path) -> io::Result<Vec<&str>> {
 }
 
 impl Tree {
-    /// The same names and nodes with each node changed.
+    /// Returns a tree with the same names and each node changed by `change`.
     pub(super) fn map(&self, mut change: impl FnMut(&Node) -> Node) -> Self {
         let nodes = self.nodes.iter().map(|(&id, node)| (id, change(node))).collect();
         Self { nodes, next: self.next }
@@ -278,14 +278,14 @@ impl Tree {
         }
     }
 
-    /// A path's directory and its name there.
+    /// Returns the directory of a path, and its name there.
     fn parent<'a>(&self, path: &'a Path) -> io::Result<(NodeId, &'a str)> {
         let names = names(path)?;
         let (name, parents) = names.split_last().ok_or(io::ErrorKind::InvalidInput)?;
         Ok((self.walk(parents)?, name))
     }
 
-    /// The file of this name.
+    /// Returns the file with this name.
     pub(super) fn file(&self, path: &Path) -> io::Result<NodeId> {
         let node = self.node(path)?;
         self.content(node).map(|_| node)
@@ -315,7 +315,7 @@ impl Tree {
         Ok(id)
     }
 
-    /// Makes an empty file.
+    /// Creates an empty file.
     pub(super) fn create(&mut self, path: &Path) -> io::Result<NodeId> {
         let (directory, name) = self.parent(path)?;
         self.add(directory, name, Node::file(Content::default()))
@@ -344,7 +344,7 @@ impl Tree {
         }
     }
 
-    /// Tells which node it was.
+    /// Renames a file or directory; returns its node.
     pub(super) fn rename(&mut self, from: &Path, to: &Path) -> io::Result<NodeId> {
         let node = self.node(from)?;
         let ((directory, old), (other, new)) = (self.parent(from)?, self.parent(to)?);
@@ -401,7 +401,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Forgets what has no name, not even one that a crash may bring back, and is not open.
+    /// Removes nodes that are not open and have no name, not even one that a crash may restore.
     pub(super) fn collect<T>(&mut self, open: &BTreeMap<NodeId, T>) {
         let mut kept = BTreeSet::from([ROOT]);
         let mut directories = vec![ROOT];
@@ -413,7 +413,7 @@ impl Tree {
         self.nodes.retain(|id, _| kept.contains(id) || open.contains_key(id));
     }
 
-    /// Bytes of all files that have a name or are open.
+    /// Returns the bytes of all files that have a name or are open.
     pub(super) fn used<T>(&self, open: &BTreeMap<NodeId, T>) -> u64 {
         let mut counted = BTreeSet::new();
         self.for_each_file(&mut |_, node| counted.extend([node]));
@@ -421,7 +421,7 @@ impl Tree {
         counted.iter().filter_map(|&node| self.content(node).ok()).map(Content::len).sum()
     }
 
-    /// Paths of all files, sorted.
+    /// Returns the paths of all files, sorted.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
         self.for_each_file(&mut |path, _| files.push(path));

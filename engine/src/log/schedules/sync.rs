@@ -1,4 +1,4 @@
-//! The scheduler's locks with the interface of those that the queue uses.
+//! The scheduler's locks, with the interface of those that the queue uses.
 
 use std::ops::{Deref, DerefMut};
 use std::time::Instant;
@@ -8,7 +8,7 @@ pub(super) use shuttle::thread_local;
 #[derive(Default)]
 pub(super) struct Mutex<T>(shuttle::sync::Mutex<T>);
 
-/// There is none inside while its thread waits.
+/// Guard of a lock; empty while its thread waits.
 pub(super) struct MutexGuard<'a, T>(Option<shuttle::sync::MutexGuard<'a, T>>);
 
 #[derive(Default)]
@@ -47,7 +47,7 @@ impl Condvar {
         guard.0 = guard.0.take().map(|inside| self.0.wait(inside).unwrap());
     }
 
-    /// No time passes under the scheduler.
+    /// Waits until it is notified: no time passes under the scheduler.
     pub(super) fn wait_until<T>(&self, guard: &mut MutexGuard<'_, T>, _until: Instant) -> Never {
         self.wait(guard);
         Never
