@@ -1,7 +1,7 @@
-//! Figures that need a store of some size: start, memory, and what a merge costs those who read and write.
+//! Measures a store of some size: its start, its memory, and the cost of a merge for readers and writers.
 //!
-//! `cargo bench -p caskade-engine --bench figures [-- start|memory|merge]`; `CASKADE_FIGURES_KEYS` sets how many keys
-//! a start is measured with (5 million), `CASKADE_FIGURES_DIR` where the stores are made.
+//! `cargo bench -p caskade-engine --bench figures [-- start|memory|merge]`. `CASKADE_FIGURES_KEYS` sets the
+//! number of keys for the start (5 million by default), `CASKADE_FIGURES_DIR` the directory for the stores.
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a program for the terminal that may fail")]
 
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use caskade_engine::{Engine, MergeWindow, Options, SyncPolicy};
 
-/// Keys of the stores that are overwritten.
+/// Number of keys in the stores that are overwritten.
 const MERGE_KEYS: u64 = 500_000;
 const ROUNDS: u64 = 5;
 
@@ -40,7 +40,7 @@ fn options(path: &Path) -> Options {
     Options { sync: SyncPolicy::Never, ..Options::new(path) }
 }
 
-/// 20 bytes that look random.
+/// Returns 20 bytes that look random.
 fn key(number: u64) -> [u8; 20] {
     let mut key = [0; 20];
     key[..8].copy_from_slice(&number.wrapping_mul(0x9E37_79B9_7F4A_7C15).to_le_bytes());
@@ -48,7 +48,7 @@ fn key(number: u64) -> [u8; 20] {
     key
 }
 
-/// A start after a clean stop, and after a kill -9 of the process that wrote.
+/// Measures a start after a clean stop, and after a `kill -9` of the writing process.
 fn start(directory: &Path) {
     let keys = std::env::var("CASKADE_FIGURES_KEYS").map_or(5_000_000, |keys| keys.parse().unwrap());
     let mut child = child(directory, keys);
@@ -66,7 +66,7 @@ fn start(directory: &Path) {
                 recovery.scanned_files,
                 recovery.files
             );
-            // So that the next start finds everything in hints but the empty active file.
+            // The next start then finds everything in hints, except the empty active file.
             engine.merge().unwrap();
             engine.close().unwrap();
         }
@@ -95,14 +95,14 @@ fn fill_and_wait(path: &Path, keys: u64) {
     std::thread::sleep(std::time::Duration::from_secs(3600));
 }
 
-/// Resident memory of this process that is its own, in bytes.
+/// Returns the private resident memory of this process in bytes.
 fn own_memory() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("RssAnon")).unwrap();
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
 }
 
-/// Memory a key, and the longest put, while a store grows to ten million keys.
+/// Measures the memory per key while a store grows to ten million keys.
 fn memory(directory: &Path) {
     let (engine, _) = Engine::open(options(directory)).unwrap();
     (0..1000).for_each(|number| engine.put(&key(number), &[7; 10]).unwrap());
@@ -125,7 +125,7 @@ fn memory(directory: &Path) {
     std::fs::remove_dir_all(directory).unwrap();
 }
 
-/// What reads and writes take while the same keys are overwritten, with and without merges.
+/// Measures the latency of reads and writes while keys are overwritten, with and without merges.
 fn merge(directory: &Path) {
     for round in 0..3 {
         for (what, merge_window) in [("never", MergeWindow::Never), ("always", MergeWindow::Always)] {
@@ -147,7 +147,7 @@ fn merge(directory: &Path) {
     }
 }
 
-/// Nanoseconds of each put, and of each get of another thread.
+/// Returns the nanoseconds of each put, and of each get in another thread.
 fn overwrite(engine: &Engine) -> (Vec<u32>, Vec<u32>) {
     let stop = AtomicBool::new(false);
     let timed = |work: &mut dyn FnMut()| {

@@ -1,4 +1,5 @@
-//! What records cost as bytes: `cargo bench -p caskade-engine --bench format --features internals`.
+//! Measures encoding and parsing of records: `cargo bench -p caskade-engine --bench format --features
+//! internals`.
 
 use caskade_engine::parts::{encode_record, is_record};
 use divan::counter::BytesCount;
@@ -22,7 +23,7 @@ fn encode(bencher: Bencher<'_, '_>, value_bytes: usize) {
     });
 }
 
-/// With the checksum, as every read does.
+/// Parses and verifies the checksum, like every read.
 #[divan::bench(args = VALUE_BYTES)]
 fn parse(bencher: Bencher<'_, '_>, value_bytes: usize) {
     let mut record = Vec::new();

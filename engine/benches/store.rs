@@ -1,5 +1,5 @@
-//! What single calls of a store cost: `cargo bench -p caskade-engine --bench store`. On the file system of the
-//! folder for temporary files (`TMPDIR`), without waiting for syncs, and with nothing going on beside.
+//! Measures single calls of a store: `cargo bench -p caskade-engine --bench store`. The store is in the
+//! directory for temporary files (`TMPDIR`), does not wait for syncs, and has no background work.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
 use caskade_engine::{Appended, Batch, Engine, Options, Record, SyncPolicy};
@@ -9,14 +9,14 @@ use tempfile::TempDir;
 
 const VALUE_BYTES: [usize; 3] = [100, 1 << 10, 64 << 10];
 
-/// Keys that are written over and over, and those of a store that is read.
+/// Number of keys: those that are overwritten, and those of a store that is read.
 const KEYS: u64 = 100_000;
 
 fn main() {
     divan::main();
 }
 
-/// A store in a folder that goes with it.
+/// A store in a directory that is removed with it.
 struct Store {
     engine: Engine,
     _directory: TempDir,
@@ -41,7 +41,8 @@ fn options(directory: &TempDir, max_file_size: u64) -> Options {
     Options { sync, max_file_size, background: false, ..Options::new(directory.path()) }
 }
 
-/// A closed store with a value of 100 bytes for each key, in files so small that nearly all are sealed and have a hint.
+/// Creates a closed store with a value of 100 bytes for each key. Its files are so small that nearly all are
+/// sealed and have a hint.
 fn filled_directory() -> (TempDir, Options) {
     let directory = tempfile::tempdir().unwrap();
     let options = options(&directory, 1 << 20);
@@ -63,7 +64,7 @@ fn key(number: u64) -> Vec<u8> {
     format!("key-{number:016}").into_bytes()
 }
 
-/// Numbers below [`KEYS`] in an order that caches do not like.
+/// Returns numbers below [`KEYS`] in an order with poor cache locality.
 fn numbers() -> impl FnMut() -> u64 {
     let mut last = 0_u64;
     move || {
@@ -110,7 +111,7 @@ fn get_miss(bencher: Bencher<'_, '_>) {
     bencher.with_inputs(|| key(KEYS + next())).bench_local_refs(|key| store.engine.get(key).unwrap());
 }
 
-/// Making records visible that are in the log: the work of the map of keys alone.
+/// Makes records visible that are in the log: measures the keydir alone.
 #[divan::bench(sample_size = 1000)]
 fn publish(bencher: Bencher<'_, '_>) {
     let store = Store::empty();
@@ -131,7 +132,7 @@ fn appended(engine: &Engine, number: u64, version: u64) -> Appended {
     told.recv().unwrap().unwrap()
 }
 
-/// Opening a store whose files have hints: one open at a time.
+/// Opens a store whose files have hints: one open store at a time.
 #[divan::bench(sample_size = 1, sample_count = 20)]
 fn reopen(bencher: Bencher<'_, '_>) {
     let (_directory, options) = filled_directory();

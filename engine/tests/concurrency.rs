@@ -1,4 +1,4 @@
-//! Many threads at once, and what a store refuses.
+//! Many threads at once, and calls that a store refuses.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -81,7 +81,8 @@ fn readers_see_whole_records_and_versions_only_grow() {
                         }
                         drop(published);
                         if number % 100 == 99 {
-                            // Not all in one commit, which would be one file, however small the files should be.
+                            // Without this wait all records could share one commit, which would make one
+                            // file, however small the limit.
                             assert_eq!(last.recv(), Err::<(), _>(mpsc::RecvError));
                         }
                     }
@@ -110,7 +111,7 @@ fn open_files_stay_below_the_cap() {
     assert!(engine.stats().data_files > 10);
     for number in (0..400_u64).chain((0..400).rev()) {
         assert_eq!(engine.get(&number.to_le_bytes()).unwrap().as_deref(), Some(&[number as u8; 2000][..]));
-        // The active file comes on top.
+        // The active file is not counted by the limit.
         assert!(engine.stats().open_files <= 4, "{:?}", engine.stats());
     }
     drop(engine);
@@ -127,7 +128,7 @@ fn full_append_buffer_refuses_appends_and_makes_others_wait() {
     };
     let engine = open(&options);
     let (go, wait) = mpsc::channel::<()>();
-    // The log's thread is held up in this callback.
+    // This callback blocks the log's thread.
     engine.append(vec![value(b"first", 1, b"")], move |_| wait.recv().unwrap());
     let refused = Arc::new(AtomicUsize::new(0));
     for number in 0..40_u64 {
@@ -167,7 +168,7 @@ fn too_long_keys_values_and_sets_are_refused() {
     assert!(too_large(engine.put(b"key", &[0; 101])));
     assert!(too_large(engine.apply((0..10_000).map(|version| value(b"key", version, &[0; 100])).collect())));
     engine.put(&[0; 65_535], &[0; 100]).unwrap();
-    engine.put(b"", b"the empty key is one").unwrap();
+    engine.put(b"", b"the empty key is valid").unwrap();
     assert_eq!(engine.stats().live_keys, 2);
 }
 
@@ -212,7 +213,7 @@ fn engine_may_be_dropped_in_a_callback() {
     drop(engine);
     go.send(()).unwrap();
     told.recv().unwrap();
-    // The directory is free when the log's thread has ended.
+    // The directory is unlocked when the log's thread has ended.
     let deadline = Instant::now() + Duration::from_secs(5);
     let reopened = loop {
         match Engine::open(options.clone()) {

@@ -1,4 +1,4 @@
-//! Damaged files: an error or a quarantined stretch, never a wrong value, never a panic.
+//! Damaged files cause an error or a quarantined stretch, never a wrong value and never a panic.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -13,7 +13,7 @@ use support::{
     state_of, value,
 };
 
-/// A store with the history, closed cleanly.
+/// Creates a store with the history, and closes it cleanly.
 fn closed_store(directory: &Path) -> Vec<u8> {
     let engine = open(&small(directory, SyncPolicy::Never));
     history().into_iter().for_each(|records| engine.apply(records).unwrap());
@@ -26,8 +26,8 @@ const SECOND_DATA: &str = "/store/0000000003.data";
 const HINT: &str = "/store/0000000001.hint";
 const ERAS: &str = "/store/eras";
 
-/// A store on a file system in memory: one small sealed file with the history and a hint file beside it, then an
-/// active file with one long record.
+/// Creates a store in memory: one small sealed file with the history and a hint file, and an active file with
+/// one long record.
 fn sealed_store() -> FaultyFileSystem {
     let file_system = FaultyFileSystem::new();
     let options = quiet(SyncPolicy::Never);
@@ -35,7 +35,7 @@ fn sealed_store() -> FaultyFileSystem {
     history().into_iter().for_each(|records| engine.apply(records).unwrap());
     engine.apply(vec![long_record()]).unwrap();
     engine.close().unwrap();
-    // A start writes the hint that is missing.
+    // A start writes the missing hint.
     drop(open_on(&file_system, &options).unwrap());
     let files = file_system.files();
     assert!([DATA, HINT, ERAS].iter().all(|path| files.contains(&path.into())), "{files:?}");
@@ -46,7 +46,7 @@ fn long_record() -> Record {
     value(b"long", 50, &[1; 70 << 10])
 }
 
-/// A store whose only data file was closed cleanly.
+/// Creates a store whose only data file was closed cleanly.
 fn store_of_one_file() -> FaultyFileSystem {
     let file_system = FaultyFileSystem::new();
     let (engine, _) = open_on(&file_system, &quiet(SyncPolicy::Never)).unwrap();
@@ -61,25 +61,26 @@ fn without_hint(file_system: &FaultyFileSystem) -> FaultyFileSystem {
     image
 }
 
-/// What a store with a damaged file did.
+/// Behaviour of a store with a damaged file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
-    /// It opened as if nothing was wrong, and served everything.
+    /// It opened without a report, and served everything.
     Whole,
-    /// It refused to open, said that it is damaged, or refused to read something.
+    /// It refused to open, reported damage, or refused a read.
     Told,
 }
 
-/// Opens the store and checks that whatever it serves was written, and is the newest unless something was told.
+/// Opens the store. Checks that every served record was written, and is the newest unless damage was
+/// reported.
 fn check_nothing_false(image: &FaultyFileSystem, what: &str) -> Outcome {
     check_after(image, what, |_| ())
 }
 
-/// The same, after doing something with it.
+/// Checks the store like [`check_nothing_false`], after `act` has used it.
 fn check_after(image: &FaultyFileSystem, what: &str, act: impl FnOnce(&Engine)) -> Outcome {
     let (engine, recovery) = match open_on(image, &quiet(SyncPolicy::Never)) {
         Ok(opened) => opened,
-        // Refusing is right too, for the eras and for a format version.
+        // A refusal is correct too, for the eras and for a format version.
         Err(OpenError::Eras { .. } | OpenError::Format { .. }) => return Outcome::Told,
         Err(error) => panic!("{what}: {error}"),
     };
@@ -97,7 +98,7 @@ fn check_after(image: &FaultyFileSystem, what: &str, act: impl FnOnce(&Engine)) 
                 );
             }
             Ok(found) => {
-                // A tombstone and no record are the same.
+                // A tombstone and no record are equivalent.
                 let (found, newest) = (found.as_ref().filter(is_live), newest.get(key).filter(is_live));
                 assert_eq!(found, newest, "{what}: served though it is not the newest");
             }
@@ -105,7 +106,7 @@ fn check_after(image: &FaultyFileSystem, what: &str, act: impl FnOnce(&Engine)) 
             Err(error) => panic!("{what}: {error}"),
         }
     }
-    // The newest versions heal it.
+    // Records of the newest versions heal the store.
     let records: Vec<Record> = newest.into_values().collect();
     engine.apply(records.clone()).unwrap();
     for record in records {
@@ -114,12 +115,12 @@ fn check_after(image: &FaultyFileSystem, what: &str, act: impl FnOnce(&Engine)) 
     if told { Outcome::Told } else { Outcome::Whole }
 }
 
-/// Damages a file in all the ways; `check` gets each image and what was done to it.
+/// Damages every byte of a file in turn; calls `check` with each image and a description.
 fn damage_everywhere(store: &FaultyFileSystem, path: &str, check: impl Fn(&FaultyFileSystem, &str)) {
     damage_by_steps(store, path, 1, check);
 }
 
-/// The same at every so manieth byte.
+/// Damages every `step`th byte of a file like [`damage_everywhere`].
 fn damage_by_steps(
     store: &FaultyFileSystem,
     path: &str,
@@ -133,7 +134,7 @@ fn damage_by_steps(
         check(&image, &format!("{path}: {what}"));
     };
     for at in (0..bytes.len()).step_by(step) {
-        // Each byte in one way, short files in several.
+        // One pattern for each byte of a long file, several for a short file.
         let patterns = [1 << (at % 8), 0xff, 0x80];
         for pattern in patterns.into_iter().take(if bytes.len() < 2000 { 3 } else { 1 }) {
             let mut damaged = bytes.clone();
@@ -141,7 +142,7 @@ fn damage_by_steps(
             try_with(&damaged, format!("byte {at} ^ {pattern:#x}"));
         }
     }
-    // Of long and uniform files not every length.
+    // A long, uniform file is not cut at every length.
     let step = step.max(bytes.len() / 1000 + 1);
     for len in
         (0..bytes.len()).step_by(step).chain((bytes.len().saturating_sub(100)..bytes.len()).step_by(step))
@@ -167,7 +168,7 @@ fn any_damage_to_a_sealed_file_without_a_hint_is_told() {
 #[test]
 fn any_damage_to_a_sealed_file_with_a_hint_is_told_when_it_is_read() {
     damage_everywhere(&sealed_store(), DATA, |image, what| {
-        // What is damaged may be dead.
+        // The damaged record may be dead.
         check_nothing_false(image, what);
     });
 }
@@ -175,7 +176,7 @@ fn any_damage_to_a_sealed_file_with_a_hint_is_told_when_it_is_read() {
 #[test]
 fn any_damage_to_a_cleanly_closed_file_is_told() {
     damage_everywhere(&store_of_one_file(), DATA, |image, what| {
-        // A file that ends early is what a crash leaves of the one that was appended to.
+        // A file that ends early is a possible result of a crash during an append.
         if what.contains(" cut to ") || what.contains(" zeros from ") {
             check_first_appends(image, what);
         } else {
@@ -184,7 +185,7 @@ fn any_damage_to_a_cleanly_closed_file_is_told() {
     });
 }
 
-/// The store holds the first few appends of the history, or says that it is damaged.
+/// Checks that the store holds the first few appends of the history, or reports damage.
 fn check_first_appends(image: &FaultyFileSystem, what: &str) {
     let (engine, recovery) = open_on(image, &quiet(SyncPolicy::Never)).unwrap();
     let (state, appends) = (state_of(&engine), history());
@@ -199,7 +200,8 @@ fn bad_hint_file_falls_back_to_its_data_file() {
     });
 }
 
-/// A store whose history is in two small sealed files, so that what one overtakes is in the other.
+/// Creates a store with the history in two small sealed files, so that records in one replace records in the
+/// other.
 fn store_of_two_sealed_files() -> FaultyFileSystem {
     let file_system = FaultyFileSystem::new();
     // Hint files are written, and nothing is merged.
@@ -224,7 +226,7 @@ fn merge_of_a_damaged_file_hides_nothing() {
             store.remove(&Path::new(path).with_extension("hint")).unwrap();
         }
         damage_by_steps(&store, path, 7, |image, what| {
-            // It may well fail, and must not take the last copy of anything with it.
+            // The merge may fail, but must not remove the last copy of a record.
             check_after(&image.killed(), what, |engine| drop(engine.merge()));
             if let Ok((engine, _)) = open_on(image, &quiet(SyncPolicy::Never)) {
                 let _ = engine.merge();
@@ -266,7 +268,7 @@ fn damage_under_an_open_store_is_an_error_and_heals_by_applying_the_record_again
     engine.apply(vec![record.clone()]).unwrap();
     let path = data_files(directory.path()).pop().unwrap();
     let mut bytes = std::fs::read(&path).unwrap();
-    // Zeros that the file was lengthened with follow.
+    // Preallocated zeros follow.
     let last = bytes.iter().rposition(|&byte| byte != 0).unwrap();
     bytes[last] ^= 1;
     overwrite(&path, &bytes);
@@ -289,19 +291,19 @@ fn damage_in_the_synced_part_of_a_crashed_store_is_no_torn_tail() {
     std::fs::create_dir_all(&copy).unwrap();
     overwrite(&copy.join("eras"), &std::fs::read(original.join("eras")).unwrap());
     let mut damaged = bytes.clone();
-    // In the first record, which the mark of every later group covers.
+    // The first record, which the mark of every later group covers.
     damaged[40] ^= 0xff;
     overwrite(&copy.join("0000000001.data"), &damaged);
     let (crashed, recovery) = open_any(&small(&copy, SyncPolicy::Never));
     assert!(recovery.is_damaged());
     assert_eq!((recovery.cut_bytes, recovery.quarantined[0].offset), (0, 36));
-    // Everything after it is there.
+    // Everything after the damage is present.
     assert_eq!(state_of(&crashed), state_after(&history()));
 }
 
 #[test]
 fn value_cannot_pose_as_a_record() {
-    // A value holds a whole record of another store; then the record around it is damaged.
+    // A value contains a whole record of another store; then the record around it is damaged.
     let directory = fast_directory();
     let other = fast_directory();
     let forged = closed_store(other.path());
@@ -320,7 +322,7 @@ fn value_cannot_pose_as_a_record() {
     assert!(engine.contains(b"after").unwrap());
 }
 
-/// What somebody left in the store's directory under a name that the store never gave.
+/// Files with names of data or hint files that the store never allocated.
 #[test]
 fn stray_file_is_set_aside_and_nothing_is_damaged() {
     let whole = sealed_store();
@@ -329,7 +331,7 @@ fn stray_file_is_set_aside_and_nothing_is_damaged() {
         ("0000000099.data", &b""[..]),
         ("0000000099.data", b"foreign"),
         ("0000000099.data", &[0; 4096]),
-        // A copy of one of the store's own files, by its header.
+        // A copy of one of the store's own files, with its header.
         ("0000000099.data", &header),
         ("0000000099.hint", b"no hint of ours"),
     ] {
@@ -347,9 +349,9 @@ fn stray_file_is_set_aside_and_nothing_is_damaged() {
         assert!(!recovery.is_damaged(), "{name}: {recovery:?}");
         let aside = std::path::PathBuf::from(format!("{stray}.stray"));
         assert_eq!(recovery.strays, std::slice::from_ref(&aside));
-        assert_eq!(image.read_file(&aside).unwrap(), bytes, "it is kept");
+        assert_eq!(image.read_file(&aside).unwrap(), bytes, "it was not kept");
         assert_eq!(state_of(&engine), state_after(&history()));
-        // Its id is given to a file of the store's one day.
+        // Its id is allocated to a file of the store later.
         for number in 0..120_u64 {
             engine.apply(vec![value(b"fill", 100 + number, &[1; 60 << 10])]).unwrap();
         }
@@ -367,7 +369,7 @@ fn file_that_may_be_the_stores_own_is_damage_until_it_is_whole_or_gone() {
     let data = |file: &std::path::PathBuf| file.extension().is_some_and(|end| end == "data");
     let newest = whole.files().into_iter().rfind(data).unwrap();
     let second = whole.read_file(&newest).unwrap();
-    // Emptied, or its header destroyed: the store knows the id.
+    // Emptied, or with a destroyed header: the store allocated the id.
     for bytes in [Vec::new(), [vec![0; 40], second[40..].to_vec()].concat()] {
         let image = whole.killed();
         image.write_file(&newest, &bytes).unwrap();
@@ -378,7 +380,7 @@ fn file_that_may_be_the_stores_own_is_damage_until_it_is_whole_or_gone() {
         let (_, recovery) = open_on(&image, &quiet(SyncPolicy::Never)).unwrap();
         assert!(!recovery.is_damaged(), "{recovery:?}");
     }
-    // Where the ids file is missing, damaged, or older than a data file, nothing is known to be a stranger's.
+    // If the ids file is missing, damaged, or older than a data file, no file is known to be foreign.
     let older = {
         let (engine, _) = open_on(&whole.killed(), &quiet(SyncPolicy::Never)).unwrap();
         drop(engine);

@@ -1,4 +1,4 @@
-//! What a crash may leave is opened again, with everything that was acknowledged.
+//! States that a crash may leave are opened again, with everything that was acknowledged.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -12,19 +12,20 @@ use support::{
     value,
 };
 
-/// The active file's bytes after the history, as a crash leaves them: no closing mark. Also where each append ends.
+/// Returns the active file's bytes after the history as a crash leaves them, without an end mark, and the end
+/// of each append.
 fn crashed_store(directory: &std::path::Path) -> (Vec<u8>, Vec<usize>) {
     let engine = open(&Options { sync: SyncPolicy::Always, ..small(directory, SyncPolicy::Always) });
     let file = data_files(directory).pop().unwrap();
     let mut ends = Vec::new();
     for records in history() {
         engine.apply(records).unwrap();
-        // All is in one file.
+        // All appends are in one file.
         ends.push(engine.stats().disk_bytes as usize);
     }
     let mut bytes = std::fs::read(&file).unwrap();
     bytes.truncate(*ends.last().unwrap());
-    // The engine's own end is not to be written to this copy.
+    // Dropping the engine would complete the file.
     std::mem::forget(engine);
     (bytes, ends)
 }
@@ -46,12 +47,12 @@ fn torn_tail_is_cut_to_a_prefix_of_the_appends_at_every_byte() {
             let options = small(&copy, SyncPolicy::Never);
             let (engine, recovery) = open_any(&options);
             assert!(!recovery.is_damaged(), "cut at {cut}: {recovery:?}");
-            // Zeros may stand in for the zeros that were cut.
+            // Zeros after the cut may equal the zeros that were cut.
             let least = ends.iter().filter(|&&end| end <= cut).count();
             let state = state_of(&engine);
             let whole = (least..=ends.len()).find(|&count| state == state_after(&history()[..count]));
             assert!(whole.is_some_and(|count| count == least || zeros > 0), "cut at {cut}: {state:?}");
-            // It goes on, and nothing of the torn tail comes back.
+            // The store continues, and no part of the torn tail reappears.
             engine.apply(vec![value(b"after", 100, b"new")]).unwrap();
             drop(engine);
             let engine = open(&options);
@@ -67,7 +68,7 @@ fn torn_tail_is_cut_to_a_prefix_of_the_appends_at_every_byte() {
 fn acknowledged_write_survives_a_crash_at_any_moment() {
     let directory = tempfile::tempdir().unwrap();
     let original = directory.path().join("original");
-    // Nothing merges: files that go away while they are copied one by one are not what a crash leaves.
+    // No merges: files that disappear while they are copied one by one are not a state that a crash leaves.
     let engine = open(&Options { background: false, ..small(&original, SyncPolicy::Always) });
     let stop = AtomicBool::new(false);
     let acknowledged: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
@@ -93,8 +94,8 @@ fn acknowledged_write_survives_a_crash_at_any_moment() {
             let before: Vec<u64> =
                 acknowledged.iter().map(|version| version.load(Ordering::SeqCst)).collect();
             let copy = directory.path().join(format!("copy-{round}"));
-            // Copying oldest file first shows files as of different moments: more than a crash may do, but
-            // whatever was acknowledged before is in all of them.
+            // Copying the oldest file first shows files of different moments. That is more than a crash may
+            // do, but everything acknowledged before is in all of them.
             copy_store(&original, &copy);
             let (crashed, _) = open_any(&small(&copy, SyncPolicy::Never));
             for (writer, version) in before.into_iter().enumerate() {
@@ -138,7 +139,7 @@ fn dropped_partition_stays_empty_whatever_is_opened_again() {
     drop(engine);
     let engine = open(&options);
     assert_eq!(engine.read(b"key").unwrap(), None);
-    // Added again, with a lower version than what was dropped.
+    // Written again, with a lower version than the dropped one.
     engine.apply(vec![value(b"key", 3, b"new")]).unwrap();
     drop(engine);
     assert_eq!(open(&options).read(b"key").unwrap(), Some(value(b"key", 3, b"new")));

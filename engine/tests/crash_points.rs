@@ -1,8 +1,9 @@
-//! A crash at every file-system call of generated histories, with everything a power loss may do to what was not
-//! synced: nothing acknowledged is missing, nothing deleted or dropped is back, no batch is half there, nothing is
-//! served that was never written.
+//! Crashes at every file-system call of generated histories, with every loss that a power failure may cause
+//! to unsynced data. Checks that no acknowledged write is missing, and no deleted or dropped key is back.
+//! Checks that no batch is incomplete, and no record is served that was never written.
 //!
-//! More histories: `CASKADE_CRASH_HISTORIES=1000`. One that failed again: `CASKADE_CRASH_SEED=` what it printed.
+//! `CASKADE_CRASH_HISTORIES=1000` runs more histories. `CASKADE_CRASH_SEED=` repeats the seed that a failure
+//! printed.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -23,21 +24,21 @@ use support::{Draw, Model, describe, open_on, value};
 
 const STEPS: usize = 24;
 
-/// Histories that are run at once.
+/// Number of histories that run at once.
 const THREADS: usize = 4;
 
-/// Of the images, every how manieth is also crashed while it is recovered.
+/// One of this many images is also crashed during its recovery.
 const RECOVERY_CRASH_EVERY: u64 = 16;
 
-/// Where snapshots are restored to.
+/// Directory to which snapshots are restored.
 const RESTORED: &str = "/restored";
 
-/// What becomes of unsynced data.
+/// Loss of unsynced data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Loss {
-    /// A power loss: as many images as this of each moment.
+    /// A power loss, with this many images of each moment.
     Power(u64),
-    /// `kill -9`: nothing.
+    /// `kill -9`: no loss.
     Kill,
 }
 
@@ -53,7 +54,7 @@ fn crash_everywhere(name: &str, histories: u64, sync: SyncPolicy, losses: &[Loss
     let next = AtomicU64::new(seeds.start);
     let (points, images) = (AtomicU64::new(0), AtomicU64::new(0));
     std::thread::scope(|scope| {
-        // More than cores: an engine that opens or appends waits for its own threads.
+        // More threads than cores: an engine that opens or appends waits for its own threads.
         for _ in 0..THREADS {
             scope.spawn(|| {
                 while let Some(seed) =
@@ -69,13 +70,13 @@ fn crash_everywhere(name: &str, histories: u64, sync: SyncPolicy, losses: &[Loss
     tell(&format!("{name}: {} crash points, {} images", points.into_inner(), images.into_inner()));
 }
 
-/// Says it also when the test passes, for which the harness keeps what is printed to itself.
+/// Prints a line also when the test passes; the harness captures the usual output.
 fn tell(line: &str) {
     use std::io::Write;
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// Runs one history and crashes it at every call; tells how many crash points and images there were.
+/// Runs one history and crashes it at every call; returns the numbers of crash points and images.
 fn crash_one(seed: u64, sync: SyncPolicy, losses: &[Loss]) -> (u64, u64) {
     let options = options_for(seed, sync);
     let run = Run::new(generate(seed, STEPS), &options);
@@ -104,7 +105,7 @@ fn crash_one(seed: u64, sync: SyncPolicy, losses: &[Loss]) -> (u64, u64) {
     (points, images)
 }
 
-/// Opens what a crash leaves, checks it, goes on with it, and crashes again.
+/// Opens the image of a crash, checks it, continues with it, and crashes it again.
 fn check_crash(run: &Run, moment: &Moment, options: &Options, loss: Loss, seed: u64) -> Result<(), String> {
     let image = match loss {
         Loss::Power(_) => moment.before.crashed(seed),
@@ -128,13 +129,13 @@ fn check_crash(run: &Run, moment: &Moment, options: &Options, loss: Loss, seed: 
         })?;
     }
     let lost_len = run.first_lost_len(moment.call, &state);
-    // As long as what was lost, or long enough for a new file, at times.
+    // Half of the images: as long as the lost value. The others: often long enough for a new file.
     let len = lost_len.filter(|_| seed.is_multiple_of(2)).unwrap_or(Draw(seed).below(4) as usize * 20_000);
     go_on(&image, engine, options, &state, (seed, len))?;
     check_snapshot(run, moment, &image, options)
 }
 
-/// A snapshot that was made is whole, and one that was being made is whole or none.
+/// Checks that a completed snapshot is whole, and that an interrupted one is whole or refused.
 fn check_snapshot(
     run: &Run,
     moment: &Moment,
@@ -153,7 +154,7 @@ fn check_snapshot(
     }
 }
 
-/// Opens a store that must hold one of these; tells which.
+/// Opens a store that must hold one of these states; returns it.
 fn open_undamaged(
     image: &FaultyFileSystem,
     options: &Options,
@@ -161,7 +162,7 @@ fn open_undamaged(
 ) -> Result<(Engine, Model), String> {
     let (engine, recovery) = open_on(image, options).map_err(|e| format!("the store does not open: {e}"))?;
     if recovery.is_damaged() {
-        return Err(format!("the store is said to be damaged: {recovery:?}"));
+        return Err(format!("the store reports damage: {recovery:?}"));
     }
     let state = live_in(&engine).map_err(|e| format!("a key cannot be read: {e}"))?;
     if !acceptable.contains(&state) {
@@ -182,16 +183,16 @@ fn go_on(
     state: &Model,
     (seed, len): (u64, usize),
 ) -> Result<(), String> {
-    // Its key is as long as all others: nothing of a torn tail may begin where this record ends.
+    // The key is as long as all others: no record of a torn tail may begin where this record ends.
     let after = value(b"after-{9}", 1 << 40, &vec![0x5a; len]);
-    engine.apply(vec![after.clone()]).map_err(|e| format!("it takes no write: {e}"))?;
+    engine.apply(vec![after.clone()]).map_err(|e| format!("the store accepts no write: {e}"))?;
     let mut images = vec![("a clean end", image.clone()), ("kill -9", image.killed())];
     if options.sync == SyncPolicy::Always {
         images.push(("another crash", image.crashed(seed)));
     }
     drop(engine);
     for (how, image) in &images {
-        let failed = |what| format!("{what}\nafter going on, and {how}");
+        let failed = |what| format!("{what}\nafter a further write, and {how}");
         let (engine, recovery) = open_on(image, options).map_err(|e| failed(e.to_string()))?;
         let now = live_in(&engine).map_err(|e| failed(e.to_string()))?;
         let is_there = engine.read(b"after-{9}").map_err(|e| failed(e.to_string()))? == Some(after.clone());
@@ -250,7 +251,7 @@ fn process_that_dies_within_a_call_has_acknowledged_only_what_is_there() {
     eprintln!("died within a call: {deaths} images");
 }
 
-/// Goes through the steps until one fails; tells how many did not, and what there may be then.
+/// Performs the steps until one fails; returns how many succeeded, and the states that are possible then.
 fn run_until_death(file_system: &FaultyFileSystem, options: &Options, steps: &[Step]) -> (usize, [Model; 2]) {
     let (mut engine, mut model) = (None, Model::new());
     for (done, step) in steps.iter().enumerate() {
@@ -280,7 +281,7 @@ fn restore_that_crashed_is_whole_or_refused() {
             let what =
                 format!("history {seed}, a crash before {:?} of {}", moment.kind, moment.path.display());
             for image in [moment.before.killed(), moment.before.crashed(1), moment.before.crashed(2)] {
-                // Before anything of the snapshot is there, a new store is made.
+                // Before any file of the snapshot exists, opening the directory creates a new store.
                 let names = image.list(&restored.path).unwrap_or_default();
                 let is_new = names.iter().all(|name| name == "lock" || name.ends_with(".tmp"));
                 match open_on(&image, &restored) {

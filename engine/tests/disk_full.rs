@@ -1,4 +1,5 @@
-//! A full disk: writes are refused, nothing acknowledged is lost, and writing goes on once there is room.
+//! A full disk: writes are refused, no acknowledged write is lost, and writes succeed again as soon as there
+//! is room.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -13,7 +14,8 @@ use support::{Draw, Model, describe, open_on, quiet, value};
 
 const ROUND: u64 = 1000;
 
-/// Puts this many keys from a number on, and keeps the numbers of those that were taken; tells how many were not.
+/// Puts [`ROUND`] keys from a number on, and adds the numbers of the accepted ones to `kept`; returns how
+/// many were refused.
 fn fill(engine: &Engine, from: u64, kept: &mut BTreeSet<u64>) -> u64 {
     let mut refused = 0;
     for number in from..from + ROUND {
@@ -29,7 +31,7 @@ fn fill(engine: &Engine, from: u64, kept: &mut BTreeSet<u64>) -> u64 {
     refused
 }
 
-/// Everything that was taken is there, and nothing that was refused.
+/// Checks that every accepted key is present, and no refused one.
 fn check(engine: &Engine, kept: &BTreeSet<u64>, what: &str) {
     for number in (0..ROUND).chain(10_000..10_000 + ROUND) {
         let value = engine.get(&number.to_le_bytes()).unwrap();
@@ -41,7 +43,7 @@ fn check(engine: &Engine, kept: &BTreeSet<u64>, what: &str) {
 #[test]
 fn full_disk_refuses_writes_and_loses_nothing() {
     for sync in [SyncPolicy::Always, SyncPolicy::Never] {
-        // Whichever call of the many is the one that finds the disk full.
+        // Shifts which of the calls finds the disk full.
         for odd_bytes in (0..8000).step_by(500) {
             let what = format!("sync = {sync}, {odd_bytes} odd bytes");
             let file_system = FaultyFileSystem::new();
@@ -68,7 +70,7 @@ fn full_disk_refuses_writes_and_loses_nothing() {
     }
 }
 
-/// A store whose disk is filled and freed while steps are done.
+/// A store whose disk is filled and freed between steps.
 struct Filled {
     file_system: FaultyFileSystem,
     options: Options,
@@ -80,7 +82,7 @@ struct Filled {
 
 impl Filled {
     fn new(seed: u64, sync: SyncPolicy) -> Self {
-        // With a reserve in half of the histories.
+        // Half of the histories have a reserve.
         let reserve_bytes = if seed.is_multiple_of(2) { 0 } else { 128 << 10 };
         Self {
             file_system: FaultyFileSystem::new(),
@@ -98,7 +100,7 @@ impl Filled {
             Err(error) if is_no_space(&error) => self.refused += 1,
             Err(error) => panic!("{}: {step:?}: {error:?}", self.what),
         }
-        let held = live_in(self.engine.as_ref().expect("it opens on a full disk, too")).unwrap();
+        let held = live_in(self.engine.as_ref().expect("the store opens on a full disk")).unwrap();
         self.check(&held, step);
     }
 
@@ -113,7 +115,7 @@ impl Filled {
         );
     }
 
-    /// What a crash leaves opens on a disk without a free byte, and holds all that was acknowledged.
+    /// Checks that the image of a crash opens on a disk without a free byte, with every acknowledged write.
     fn check_crashed(&self, seed: u64, step: &Step) {
         let mut images = vec![self.file_system.killed()];
         if self.options.sync == SyncPolicy::Always {
@@ -153,7 +155,7 @@ fn disk_that_fills_and_is_freed_costs_no_read_and_no_acknowledged_write() {
             let after = Step::Apply(vec![value(b"key-0-{0}", 1 << 40, b"there is room")]);
             filled.step(&after);
             filled.step(&Step::Merge);
-            assert_eq!(filled.refused, before, "{}: it does not go on by itself", filled.what);
+            assert_eq!(filled.refused, before, "{}: the store does not continue by itself", filled.what);
             filled.step(&Step::Reopen);
             refused += filled.refused;
         }
@@ -167,7 +169,7 @@ fn key(number: u64) -> Vec<u8> {
     format!("key-{number}").into_bytes()
 }
 
-/// Small files, merges by hand, a reserve of this size.
+/// Returns options with small files, manual merges, and a reserve of this size.
 fn with_reserve(reserve_bytes: u64) -> Options {
     Options { merge_small_file: 0, reserve_bytes, ..quiet(SyncPolicy::Always) }
 }
@@ -232,7 +234,7 @@ fn deletes_and_dropped_partitions_go_on_from_the_reserve_and_it_is_filled_again(
     fill_up(&engine);
     for number in 0..KEYS / 2 {
         assert!(engine.delete(&key(number)).unwrap());
-        // Others take what is left of what was released.
+        // Other programs use the rest of the released space.
         file_system.leave_free(0);
     }
     let partition = partition_of(&key(KEYS - 1));
@@ -264,7 +266,7 @@ fn merge_that_finds_no_room_leaves_nothing_behind_and_takes_less_the_next_time()
     (0..KEYS).step_by(10).for_each(|number| engine.put(&key(number), &[9; 1000]).unwrap());
     let (files, used) = (file_system.files(), file_system.used_bytes());
     file_system.leave_free(30_000);
-    // As if there was room enough until it is used.
+    // The reported free space is larger than the real one.
     file_system.set_free_bytes(Some(1 << 30));
     engine.set_space_low(true);
     let error = engine.tend().unwrap_err();
@@ -286,13 +288,13 @@ fn full_disk_is_freed_by_the_engines_own_thread_and_writes_go_on() {
     let (engine, _) = open_on(&file_system, &options).unwrap();
     file_system.leave_free(0);
     let began = std::time::Instant::now();
-    // What is dead by then was written while there was room.
+    // The dead bytes were written while there was room.
     file_system.leave_free(500_000);
     fill_up(&engine);
     (0..2000_u64).for_each(|number| drop(engine.delete(format!("more-{number}").as_bytes())));
     let mut went_on = 0;
     while went_on < 3 {
-        assert!(began.elapsed().as_secs() < 60, "it does not go on: {:?}", engine.stats());
+        assert!(began.elapsed().as_secs() < 60, "the store does not continue: {:?}", engine.stats());
         file_system.leave_free(if went_on == 0 { 300_000 } else { 0 });
         std::thread::sleep(std::time::Duration::from_millis(50));
         went_on += u64::from(engine.put(b"again", &[2; 1000]).is_ok());

@@ -1,4 +1,4 @@
-//! What a program that embeds the store may rely on: batches, conditions, expiry, many threads.
+//! Promises to a program that embeds the store: batches, conditions, expiry, many threads.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -33,7 +33,7 @@ fn batch_is_made_whole_and_of_each_key_the_last_operation_counts() {
             for absent in [&b"old"[..], b"c", b"never there", b"past"] {
                 assert_eq!(get(engine, absent), None);
             }
-            // Of keys that never were there no tombstone is kept.
+            // No tombstone is kept for keys that never existed.
             assert_eq!(engine.stats().tombstones, 1);
         };
         check(&engine);
@@ -131,7 +131,7 @@ fn concurrent_conditional_increments_lose_none() {
             for _ in 0..4 {
                 scope.spawn(|| (0..100).for_each(|_| increment(&engine, b"counter")));
             }
-            // Writers of other keys are in the same log.
+            // Writers of other keys use the same log.
             scope.spawn(|| (0..200_u64).for_each(|n| engine.put(&n.to_le_bytes(), b"other").unwrap()));
         });
         assert_eq!(get(&engine, b"counter").as_deref(), Some(&400_u64.to_le_bytes()[..]), "{sync}");
@@ -157,7 +157,7 @@ fn conditions_see_batches_whole() {
     batch.put(b"left", b"value").put(b"right", b"value");
     engine.write(&batch).unwrap();
     let stop = AtomicBool::new(false);
-    // A condition that never holds tells the version without changing anything.
+    // A condition that never holds returns the version without changing anything.
     let version = |key| match engine.put_if_version(key, b"", Some(u64::MAX)).unwrap() {
         Conditional::Unmet(version) => version.unwrap(),
         Conditional::Done(_) => panic!("no record has this version"),
@@ -169,7 +169,8 @@ fn conditions_see_batches_whole() {
         });
         scope.spawn(|| {
             while !stop.load(Ordering::Relaxed) {
-                // In a batch the right one comes second: who sees the left one finds that right one, or a later one.
+                // In a batch the right key is second: a reader that sees the left one finds the same right
+                // one, or a later one.
                 let left = version(b"left");
                 let right = version(b"right");
                 assert!(right > left, "left {left}, right {right}");
@@ -255,7 +256,7 @@ fn version_is_never_given_again_even_if_its_record_is_gone() {
     let (_, seen) = engine.get_with_version(b"key").unwrap().unwrap();
     assert!(engine.delete(b"key").unwrap());
     engine.merge().unwrap();
-    assert_eq!(engine.stats().tombstones, 0, "nothing is left that has the version");
+    assert_eq!(engine.stats().tombstones, 0, "no record with the version is left");
     drop(engine);
     let engine = open(&options);
     engine.put(b"key", b"another").unwrap();

@@ -1,5 +1,5 @@
-//! Calls that fail one after another: a write is refused with a clear error or done, never half; whatever was
-//! acknowledged stays readable, now, after opening the store anew, and after a power loss.
+//! Calls that fail one after another: a write is refused with a clear error or done, never half done. Every
+//! acknowledged write stays readable: at once, after reopening the store, and after a power loss.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -15,22 +15,22 @@ use support::{Model, describe, open_on, value};
 const STEPS: usize = 30;
 const CRASHES: u64 = 3;
 
-/// A history with a fault in it.
+/// A history with a fault.
 struct Faulted {
     file_system: FaultyFileSystem,
     options: Options,
     engine: Option<Engine>,
     model: Model,
-    /// What there may be instead when the store is opened anew: a step was on its way when the log was stopped.
+    /// Alternative state after reopening the store: a step was in flight when the log was stopped.
     or_else: Option<Model>,
     refused: u64,
-    /// Merges and snapshots that failed.
+    /// Number of merges and snapshots that failed.
     upkeep_failed: u64,
     what: String,
 }
 
 impl Faulted {
-    /// Opens a store, makes a call fail, and goes through the history of this seed.
+    /// Opens a store, makes a call fail, and performs the history of this seed.
     fn run(seed: u64, options: &Options, fault: &Fault) -> Self {
         let mut run = Self {
             file_system: FaultyFileSystem::new(),
@@ -64,21 +64,21 @@ impl Faulted {
                 self.check_refused();
             }
             Err(StepError::Append(AppendError::Poisoned(_))) => {
-                // Only the first was on its way to the disk.
+                // Only the first refused step was on its way to the disk.
                 if self.or_else.is_none() {
                     let mut or_else = self.model.clone();
                     perform_on_model(&mut or_else, &step);
                     self.or_else = Some(or_else);
                 }
             }
-            // Upkeep changes nothing that is served.
+            // Failed maintenance changes no served record.
             Err(StepError::Merge(_) | StepError::Snapshot(_)) => self.upkeep_failed += 1,
             Err(error) => panic!("{}: {error:?}", self.what),
         }
         self.check_readable();
     }
 
-    /// Nothing of a refused write is seen, not even after a crash at once.
+    /// Checks that no part of a refused write is visible, not even after an immediate crash.
     fn check_refused(&self) {
         if self.options.sync == SyncPolicy::Always {
             for image in (0..CRASHES).map(|seed| self.file_system.crashed(seed)) {
@@ -90,7 +90,7 @@ impl Faulted {
     fn check_readable(&self) {
         let read = || live_in(self.engine.as_ref().unwrap());
         let state = read().or_else(|error| {
-            // What fails once is there when it is asked for again.
+            // A read that failed once succeeds when it is retried.
             assert!(matches!(error, ReadError::Io(_)), "{}: {error}", self.what);
             read()
         });
@@ -98,14 +98,14 @@ impl Faulted {
         assert!(is == should_be, "{}: {}, not {}", self.what, describe(&is), describe(&should_be));
     }
 
-    /// Ends the fault and goes on; tells whether it made any call fail.
+    /// Ends the fault and continues; returns whether it made any call fail.
     fn end(mut self) -> bool {
         let fired = self.file_system.clear_faults() > 0;
         let after = Step::Apply(vec![value(b"key-0-{0}", 1 << 40, b"after the fault")]);
         self.step(after.clone());
         let refused = self.refused;
         self.step(after);
-        assert_eq!(self.refused, refused, "{}: it does not go on", self.what);
+        assert_eq!(self.refused, refused, "{}: the store does not continue", self.what);
         let before = self.file_system.killed();
         let crashes = if self.options.sync == SyncPolicy::Always { CRASHES } else { 0 };
         let crashed: Vec<_> = (0..crashes).map(|seed| self.file_system.crashed(seed)).collect();
@@ -117,7 +117,7 @@ impl Faulted {
         fired
     }
 
-    /// What is served after opening anew stays there.
+    /// Checks that the state served after reopening survives crashes.
     fn check_reopened(&self, image: &FaultyFileSystem) {
         let (engine, recovery) = open_on(image, &self.options).unwrap();
         assert!(!recovery.is_damaged(), "{}: {recovery:?}", self.what);
@@ -137,7 +137,7 @@ impl Faulted {
     }
 }
 
-/// Makes each call of this kind fail in turn, in several histories; tells how many there were.
+/// Makes each call of this kind fail in turn, in several histories; returns the number of failed calls.
 fn fail_each(sync: SyncPolicy, fault: impl Fn(u64) -> Fault, check: impl Fn(&Faulted)) -> u64 {
     let mut fired = 0;
     for seed in 0..2 {
@@ -169,7 +169,7 @@ fn refused_write_leaves_nothing_and_the_store_goes_on() {
                         assert!(run.or_else.is_none() || call == FileCall::Rename, "{}", run.what);
                     },
                 );
-                // Files are preallocated for the sake of cheap syncs only.
+                // Files are preallocated only to make syncs cheap.
                 assert!(fired > 0 || (call, sync) == (FileCall::Allocate, SyncPolicy::Never), "{call:?}");
             }
         }
@@ -184,11 +184,11 @@ fn failed_sync_stops_the_log_and_nothing_acknowledged_is_lost() {
             |skip| Fault::io_error(FileCall::Sync, skip).on(".data"),
             |run| {
                 let told = run.refused + run.upkeep_failed > 0 || run.or_else.is_some();
-                assert!(told, "{}: a failed sync was not told", run.what);
+                assert!(told, "{}: a failed sync was not reported", run.what);
             },
         );
         assert!(fired > 0);
-        // Those of files in the making: hint files, outputs of merges, snapshots.
+        // Syncs of files that are being made: hint files, outputs of merges, snapshots.
         fail_each(sync, |skip| Fault::io_error(FileCall::Sync, skip), |_| ());
     }
 }
@@ -203,7 +203,7 @@ fn sync_that_finds_no_room_takes_the_write_back_and_the_store_goes_on() {
         );
         assert!(fired > 0);
     }
-    // Where writes are acknowledged before they are synced, some of them may be gone then.
+    // Where writes are acknowledged before they are synced, some of them may be lost.
     fail_each(SyncPolicy::Never, |skip| Fault::disk_full(FileCall::Sync, skip), |_| ());
     for sync in [SyncPolicy::Always, SyncPolicy::Never] {
         fail_each(sync, |skip| Fault::disk_full(FileCall::SyncDirectory, skip), |_| ());

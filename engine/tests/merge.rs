@@ -1,4 +1,4 @@
-//! Merges free space, lose nothing, bring nothing back.
+//! Merges free space, lose no record and restore no deleted one.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -100,7 +100,7 @@ fn old_version_that_came_late_does_not_come_back_when_its_tombstone_goes() {
     let options = Options { replicated: true, ..options(directory.path()) };
     let mut engine = open(&options);
     engine.apply(vec![tombstone(b"key", 5)]).unwrap();
-    // Rotates: the old version gets to a later file, which is no input of the merge below.
+    // Rotates: the old version is then in a later file, which is not an input of the merge below.
     let fill = |engine: &Engine, from: u64| {
         (from..from + 200).for_each(|number| {
             engine.apply(vec![value(format!("fill-{number}").as_bytes(), 1, &[1; 1000])]).unwrap();
@@ -115,7 +115,7 @@ fn old_version_that_came_late_does_not_come_back_when_its_tombstone_goes() {
             engine = open(&options);
         }
         engine.mark_clean(partition_of(b"key"), 5);
-        // Overwrites what is in the tombstone's file, so that it is due.
+        // Overwrites records in the tombstone's file, so that it is due.
         (0..60_u64).for_each(|number| {
             let version = 2 + u64::from(reopened);
             engine.apply(vec![value(format!("fill-{number}").as_bytes(), version, &[1; 1000])]).unwrap();
@@ -123,7 +123,7 @@ fn old_version_that_came_late_does_not_come_back_when_its_tombstone_goes() {
         engine.tend().unwrap();
         assert_eq!(engine.read(b"key").unwrap().map(|record| record.value), Some(None));
     }
-    // With all files merged together both go.
+    // When all files are merged together, both are removed.
     engine.merge().unwrap();
     engine.merge().unwrap();
     drop(engine);
@@ -196,7 +196,7 @@ fn small_files_become_one() {
     engine.tend().unwrap();
     assert!(engine.stats().data_files <= 3, "{:?}", engine.stats());
     assert_eq!(contents(&engine).len(), 6);
-    assert_eq!(engine.tend().unwrap().files, 0, "one small file alone is left alone");
+    assert_eq!(engine.tend().unwrap().files, 0, "a single small file is not merged");
 }
 
 #[test]
@@ -215,7 +215,7 @@ fn merge_keeps_to_its_window_its_budget_and_the_free_space() {
     assert_eq!(engine.stats().data_files, files, "the window is closed");
     let began = std::time::Instant::now();
     let merged = engine.merge().unwrap();
-    // A million bytes a second, of which some are made up for at once.
+    // A million bytes a second, less the burst of the budget.
     let least = merged.bytes_freed.saturating_sub(200 << 10) / (1 << 20);
     assert!(began.elapsed().as_secs() + 1 >= least, "{merged:?} in {:?}", began.elapsed());
     assert!(merged.files > 0);
@@ -324,20 +324,20 @@ fn files_that_do_not_fit_together_are_left_alone() {
     let directory = fast_directory();
     let options = Options { merge_small_file: 8 << 20, ..options(directory.path()) };
     let engine = open(&options);
-    // Three files of one record each, of which no two fit into one.
+    // Three files of one record each; no two of them fit into one.
     (0..4).for_each(|number| engine.put(&key(number), &vec![1; 50 << 10]).unwrap());
     assert_eq!(engine.tend().unwrap().files, 0);
     assert_eq!(contents(&engine).len(), 4);
 }
 
-/// Keys and bytes of a value that make some 60 MB of live records.
+/// Numbers of keys and of bytes in a value: about 60 MB of live records.
 const BOUND_KEYS: u32 = 15_000;
 const BOUND_VALUE: usize = 4_000;
 
 #[test]
 fn store_that_is_overwritten_without_pause_stays_within_its_bound() {
     let directory = fast_directory();
-    // As a node has it by default.
+    // The default options of a node.
     let options = Options { max_file_size: 1 << 30, merge_small_file: 8 << 20, ..options(directory.path()) };
     let engine = open(&options);
     let mut draw = support::Draw(7);
@@ -348,13 +348,13 @@ fn store_that_is_overwritten_without_pause_stays_within_its_bound() {
             engine.put(&key(number), &[round; BOUND_VALUE]).unwrap();
         }
         written += u64::from(BOUND_KEYS);
-        // As the engine's thread does each second.
+        // The engine's thread does this every second.
         copied += engine.tend().unwrap().records_copied;
         let stats = engine.stats();
         highest = highest.max(stats.disk_per_live_percent());
         let bound = stats.live_bytes * 5 / 2 + (512 << 20);
         assert!(stats.disk_bytes <= bound, "round {round}: {stats:?}");
-        // The bound is for stores of any size; this one needs less.
+        // The bound holds for stores of any size; this one stays further below it.
         assert!(round == 0 || stats.disk_bytes <= stats.live_bytes * 4, "round {round}: {stats:?}");
     }
     assert!(copied <= written * 3 / 2, "{copied} records were copied for {written} that were written");
@@ -362,7 +362,7 @@ fn store_that_is_overwritten_without_pause_stays_within_its_bound() {
     assert_eq!(contents(&engine).len(), BOUND_KEYS as usize);
 }
 
-/// Keys that expire, by asking each partition.
+/// Returns the number of keys that expire, summed over all partitions.
 fn expiring(engine: &Engine) -> u64 {
     (0..caskade_engine::PARTITIONS).map(|partition| engine.partition_stats(partition).expiring_keys).sum()
 }

@@ -1,4 +1,4 @@
-//! The engine does what a plain map does, whatever is done to it in whatever order.
+//! The engine behaves like a plain map, for any operations in any order.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -11,9 +11,9 @@ use support::{fast_directory, open, small, tombstone, value};
 
 #[derive(Clone, Debug)]
 enum Step {
-    /// Records with these keys and versions, as one append; no value is a tombstone.
+    /// Records with these keys and versions, as one append; without a value: a tombstone.
     Apply(Vec<(u8, u64, Option<u16>)>),
-    /// The same, published later, in reverse order.
+    /// Like `Apply`, but published later, in reverse order.
     ApplyLate(Vec<(u8, u64, Option<u16>)>),
     DropPartition(u8),
     Reopen,
@@ -32,11 +32,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 fn key(number: u8) -> Vec<u8> {
-    // Some share a partition.
+    // Some keys share a partition.
     format!("key-{number}-{{{}}}", number / 3).into_bytes()
 }
 
-/// A record whose content follows from its key and version: a version stands for one record.
+/// Returns a record whose content follows from its key and version: a version names one record.
 fn record((number, version, value_len): (u8, u64, Option<u16>)) -> Record {
     let version = version * 2 + u64::from(value_len.is_none());
     match value_len {
@@ -150,7 +150,7 @@ fn run(steps: Vec<Step>, sync: SyncPolicy) {
 
 type Late = Vec<(caskade_engine::Appended, Vec<Record>)>;
 
-/// Publishes what is late, newest first and twice.
+/// Publishes the late records, newest first and twice.
 fn settle(engine: &Engine, late: &mut Late, model: &mut Model) {
     for (appended, records) in late.drain(..).rev() {
         engine.publish(appended.clone());

@@ -1,5 +1,6 @@
-//! The embedded interface does what a plain map does, whatever operations come in whatever order: `CASKADE_MODEL_CASES`
-//! cases of 500 operations each, from seeds. `CASKADE_MODEL_SEED=N` runs the one case that a failure names.
+//! The embedded interface behaves like a plain map, for any operations in any order. Runs
+//! `CASKADE_MODEL_CASES` cases of 500 operations each, from seeds. `CASKADE_MODEL_SEED=N` runs the one case
+//! that a failure names.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -22,7 +23,7 @@ use support::{Draw, fast_directory, fill, open, small};
 const CASES: u64 = 1000;
 const OPERATIONS: usize = 500;
 const KEYS: u64 = 40;
-/// Long ago, and not in this store's life.
+/// Expiries: long ago, and after the life of the store.
 const EXPIRIES: [u64; 2] = [1, u64::MAX];
 
 #[test]
@@ -45,22 +46,22 @@ fn number(variable: &str) -> Option<u64> {
 
 fn run_seed(seed: u64) {
     catch_unwind(AssertUnwindSafe(|| Case::new(seed).run())).unwrap_or_else(|panic| {
-        eprintln!("to see it again: CASKADE_MODEL_SEED={seed}");
+        eprintln!("to repeat this case: CASKADE_MODEL_SEED={seed}");
         resume_unwind(panic)
     });
 }
 
-/// What a present key has. Expired keys are not in the model.
+/// Values of the present keys. Expired keys are not in the model.
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// One store and what it should hold.
+/// A store and its expected content.
 struct Case {
     draw: Draw,
     directory: tempfile::TempDir,
     options: Options,
     engine: Option<Engine>,
     model: Model,
-    /// A snapshot, and what the store held then.
+    /// A snapshot, and the store's content at that time.
     snapshot: Option<(PathBuf, Model)>,
     /// A version seen of each key, not necessarily its present one.
     seen: BTreeMap<Vec<u8>, Version>,
@@ -70,7 +71,7 @@ struct Case {
 }
 
 fn key(number: u64) -> Vec<u8> {
-    // Some share a partition.
+    // Some keys share a partition.
     format!("key-{number}-{{{}}}", number / 4).into_bytes()
 }
 
@@ -78,7 +79,7 @@ impl Case {
     fn new(seed: u64) -> Self {
         let directory = fast_directory();
         let index = if seed.is_multiple_of(2) { Index::Ordered } else { Index::Hash };
-        // Syncs are of no account here; one case in 20 takes the other path through the log all the same.
+        // Syncs do not matter here; one case in 20 takes the other path through the log nevertheless.
         let sync = if seed.is_multiple_of(20) { SyncPolicy::Always } else { SyncPolicy::Never };
         let options = Options { index, background: false, ..small(&directory.path().join("store"), sync) };
         Self {
@@ -130,7 +131,7 @@ impl Case {
         key(self.draw.below(KEYS))
     }
 
-    /// A value that no other write has, and its expiry.
+    /// Returns a value that no other write has, and its expiry.
     fn value(&mut self) -> (Vec<u8>, u64) {
         self.written += 1;
         let longest = if self.draw.below(10) == 0 { 6000 } else { 500 };
@@ -139,7 +140,7 @@ impl Case {
         (value, expiry_ms)
     }
 
-    /// What the model holds after a put with this expiry.
+    /// Applies a put with this expiry to the model.
     fn model_put(&mut self, key: &[u8], value: Vec<u8>, expiry_ms: u64) {
         if expiry_ms == 1 {
             self.model.remove(key);
@@ -180,7 +181,7 @@ impl Case {
         self.model = model;
     }
 
-    /// The version the key has, checked against what was seen of it.
+    /// Returns the key's version, after checking its value against the model.
     fn version(&mut self, key: &[u8]) -> Option<Version> {
         let present = self.engine().get_with_version(key).unwrap();
         assert_eq!(
@@ -192,7 +193,7 @@ impl Case {
         Some(version)
     }
 
-    /// The version a condition names: the right one, or another.
+    /// Returns the version for a condition: the present one, or another.
     fn expected(&mut self, key: &[u8], present: Option<Version>) -> Option<Version> {
         let earlier = self.seen.get(key).copied();
         if let Some(version) = present {
@@ -239,7 +240,7 @@ impl Case {
         }
     }
 
-    /// No version is given twice, whatever was merged away, dropped or opened again meanwhile.
+    /// Checks that no version is assigned twice, whatever was merged, dropped or reopened meanwhile.
     fn is_new(&mut self, version: Version) {
         assert!(version > self.highest, "version {version} after {}", self.highest);
         self.highest = version;
@@ -268,7 +269,7 @@ impl Case {
         }
     }
 
-    /// Goes on with a store made of the last snapshot, which is still what it was then.
+    /// Continues with a store restored from the last snapshot, which must hold its former content.
     fn restore(&mut self) {
         let Some((snapshot, model)) = self.snapshot.take() else { return };
         self.engine = None;
@@ -277,7 +278,7 @@ impl Case {
         self.engine = Some(open(&self.options));
         self.snapshot = Some((snapshot, model.clone()));
         self.model = model;
-        // What was written after the snapshot never was, for the store that is restored.
+        // For the restored store, writes after the snapshot never happened.
         self.highest = 0;
         self.seen.clear();
         self.check();
@@ -310,7 +311,7 @@ impl Case {
             let value = engine.get(&key).unwrap();
             assert_eq!(value.as_deref(), self.model.get(&key).map(|value| &value[..]));
         }
-        // Expired records count until they are buried.
+        // Expired records count until they are replaced by tombstones.
         assert!(engine.stats().live_keys >= self.model.len() as u64);
     }
 }

@@ -21,7 +21,7 @@ fn keys(scan: impl Iterator<Item = Result<Record, caskade_engine::ReadError>>) -
     scan.map(|record| record.unwrap().key).collect()
 }
 
-/// All keys of a range, page by page.
+/// Returns all keys of a range, page by page.
 fn paged(engine: &Engine, start: Bound<&[u8]>, end: Bound<&[u8]>, limit: usize) -> Vec<Bytes> {
     let mut found = Vec::new();
     let mut from = start.map(Bytes::copy_from_slice);
@@ -35,7 +35,7 @@ fn paged(engine: &Engine, start: Bound<&[u8]>, end: Bound<&[u8]>, limit: usize) 
 }
 
 fn key() -> impl Strategy<Value = Vec<u8>> {
-    // Few letters: many prefixes of each other.
+    // Few letters, so that many keys are prefixes of each other.
     prop::collection::vec(prop_oneof![Just(0), Just(b'a'), Just(b'b'), Just(255)], 0..5)
 }
 
@@ -60,7 +60,7 @@ proptest! {
                 engine.drop_partitions(&[partition_of(&dropped)]).unwrap();
                 newest.retain(|key, _| partition_of(key) != partition_of(&dropped));
             }
-            // A version stands for one record.
+            // A version names one record.
             let version = version * 2 + u64::from(*lives);
             let record = if *lives { value(key, version, b"value") } else { tombstone(key, version) };
             engine.apply(vec![record]).unwrap();
@@ -122,7 +122,7 @@ fn keys_present_throughout_are_met_once_in_order_while_others_come_and_go_and_me
             }
         });
         scope.spawn(|| {
-            // Records are moved under the scans, and their files removed.
+            // Records are moved during the scans, and their files removed.
             while !stop.load(Ordering::Relaxed) {
                 engine.merge().unwrap();
             }
@@ -189,6 +189,6 @@ fn without_the_ordered_index_a_scan_says_how_to_get_one() {
     assert!(engine.range(Bound::Unbounded, Bound::Unbounded).is_err());
     assert!(engine.range_page(None, Bound::Unbounded, Bound::Unbounded, 1).is_err());
     drop(engine);
-    // The index is of the memory, not of the files.
+    // The index is in memory, not in the files.
     assert_eq!(keys(open(&ordered(directory.path())).prefix(b"k").unwrap()), [&b"key"[..]]);
 }

@@ -1,4 +1,4 @@
-//! A snapshot is the store at one instant, and stays that, whatever happens to the store.
+//! A snapshot is the store at one instant, and stays unchanged whatever happens to the store.
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod support;
@@ -25,7 +25,7 @@ fn restored_snapshot_is_the_store_as_it_was() {
     let (store, snapshot) = (directory.path().join("store"), directory.path().join("snapshot"));
     let engine = with_history(&store);
     engine.snapshot(&snapshot).unwrap();
-    // Whatever the store does then is not in it, and takes nothing from it.
+    // Later writes of the store are not in the snapshot, and remove nothing from it.
     engine.put(b"a", b"later").unwrap();
     engine.delete(b"d").unwrap();
     engine.merge().unwrap();
@@ -36,7 +36,7 @@ fn restored_snapshot_is_the_store_as_it_was() {
         restore(&snapshot, &to).unwrap();
         let engine = open(&options(&to));
         assert_eq!(state_of(&engine), state_after(&support::history()));
-        // It shares nothing with the snapshot.
+        // The restored store shares nothing with the snapshot.
         engine.put(b"a", b"in the copy").unwrap();
         engine.merge().unwrap();
     }
@@ -57,7 +57,7 @@ fn snapshot_under_load_has_what_was_acknowledged_before_it() {
                 if stop.load(Ordering::SeqCst) {
                     break;
                 }
-                // Each snapshot is copied: the store is not to grow without end meanwhile.
+                // Each snapshot is copied: the store must not grow without bound meanwhile.
                 if number % 64 == 0 {
                     std::thread::sleep(std::time::Duration::from_millis(1));
                 }
@@ -78,7 +78,7 @@ fn snapshot_under_load_has_what_was_acknowledged_before_it() {
                 .max()
                 .unwrap_or(0);
             assert!((before..=after).contains(&newest), "{before} {newest} {after}");
-            // Nothing before the newest is missing: one instant.
+            // No write before the newest is missing: the snapshot shows one instant.
             for number in newest.saturating_sub(600).max(1)..=newest {
                 let value = copy.get(&(number % 700).to_le_bytes()).unwrap().expect("it was written before");
                 assert!(value[..8] == number.to_le_bytes());
@@ -105,7 +105,7 @@ fn what_is_no_whole_snapshot_is_refused() {
     assert!(matches!(opened, Err(OpenError::IsSnapshot { .. })));
     let data = support::data_files(&snapshot).pop().unwrap();
     let bytes = std::fs::read(&data).unwrap();
-    // Not through the link: the store's own file is to stay.
+    // Not through the link: the store's own file must stay.
     std::fs::remove_file(&data).unwrap();
     overwrite(&data, &bytes[..bytes.len() - 1]);
     let error = restore(&snapshot, &to).unwrap_err();

@@ -1,4 +1,4 @@
-//! Caskade's engine in the comparison harness: see docs/performance.md.
+//! Adapter of Caskade's engine for the comparison harness: see docs/performance.md.
 use super::*;
 use caskade_engine::{Engine as Store, Options, SyncPolicy};
 

@@ -1,4 +1,4 @@
-//! What is done to a store step by step, from a seed, and what it must hold after each step.
+//! Histories: steps performed on a store, drawn from a seed, with the expected content after each step.
 
 use std::collections::BTreeSet;
 
@@ -8,26 +8,26 @@ use super::*;
 
 const KEYS: u64 = 10;
 
-/// One thing done to a store.
+/// One step of a history.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    /// Opened, after closing it if it is open.
+    /// Opens the store, after closing it if it is open.
     Reopen,
-    /// These records appended together.
+    /// Appends these records together.
     Apply(Vec<Record>),
-    /// This partition emptied.
+    /// Empties this partition.
     Drop(Partition),
-    /// All partitions said to be clean up to this version: no record up to it comes any more.
+    /// Declares all partitions clean up to this version: no later record has a lower or equal one.
     Clean(Version),
-    /// What is due of hint files and merges.
+    /// Writes missing hints and runs due merges.
     Tend,
-    /// Everything merged that has dead bytes.
+    /// Merges every file that has dead bytes.
     Merge,
-    /// A snapshot made in this directory.
+    /// Makes a snapshot in this directory.
     Snapshot(PathBuf),
 }
 
-/// The keys of all histories; some share a partition.
+/// Returns the keys of all histories; some share a partition.
 pub(crate) fn keys() -> impl Iterator<Item = Vec<u8>> {
     (0..KEYS).map(|number| format!("key-{number}-{{{}}}", number / 3).into_bytes())
 }
@@ -36,13 +36,13 @@ fn key(number: u64) -> Vec<u8> {
     keys().nth(number as usize).unwrap()
 }
 
-/// Whether the stores of this history are replicated: only then do versions come out of order, and tombstones stay
-/// until partitions are said to be clean.
+/// Returns whether the stores of this history are replicated. Only then versions arrive out of order, and
+/// tombstones stay until partitions are declared clean.
 pub(crate) fn is_replicated(seed: u64) -> bool {
     !seed.is_multiple_of(3)
 }
 
-/// The steps that follow from a seed; the first opens the store, the last closes and opens it.
+/// Returns the steps for a seed. The first one opens the store; the last one closes and reopens it.
 pub(crate) fn generate(seed: u64, len: usize) -> Vec<Step> {
     let mut draw = Draw(seed);
     let mut versions = Versions { some_late: is_replicated(seed), ..Versions::default() };
@@ -66,18 +66,18 @@ pub(crate) fn generate(seed: u64, len: usize) -> Vec<Step> {
     steps
 }
 
-/// Gives each version once.
+/// Source of versions; draws each one once.
 #[derive(Default)]
 struct Versions {
     given: BTreeSet<Version>,
     highest: Version,
-    /// Nothing comes later than this.
+    /// No later version is at or below this one.
     clean: Version,
     some_late: bool,
 }
 
 impl Versions {
-    /// Mostly ascending; some come late, as those of a repair do.
+    /// Draws a version: mostly ascending; some are late, like those of a repair.
     fn next(&mut self, draw: &mut Draw) -> Version {
         let late = self.highest.saturating_sub(draw.below(20));
         let may_be_late = self.some_late && late > self.clean && !self.given.contains(&late);
@@ -93,7 +93,7 @@ fn record(draw: &mut Draw, versions: &mut Versions) -> Record {
     if draw.below(4) == 0 {
         return tombstone(&key, version);
     }
-    // Large ones, so that files fill after a few.
+    // Some are large, so that files are full after a few records.
     let len = match draw.below(4) {
         0 => draw.below(20_000),
         1 => draw.below(3000),
@@ -102,7 +102,7 @@ fn record(draw: &mut Draw, versions: &mut Versions) -> Record {
     value(&key, version, &fill(version, len as usize))
 }
 
-/// Why a step was not done.
+/// Reason why a step was not performed.
 #[derive(Debug)]
 pub(crate) enum StepError {
     Open(OpenError),
@@ -111,12 +111,12 @@ pub(crate) enum StepError {
     Snapshot(SnapshotError),
 }
 
-/// How the stores of a history are opened.
+/// Returns the options for the stores of a history.
 pub(crate) fn options_for(seed: u64, sync: SyncPolicy) -> Options {
     Options { replicated: is_replicated(seed), ..quiet(sync) }
 }
 
-/// Does a step, as a whole or with an error.
+/// Performs a step completely, or returns an error.
 pub(crate) fn perform(
     file_system: &FaultyFileSystem,
     options: &Options,
@@ -147,7 +147,7 @@ pub(crate) fn perform(
     }
 }
 
-/// Whether a step was not done for want of space, and can be tried again.
+/// Returns whether a step failed for lack of space, and can be retried.
 pub(crate) fn is_no_space(error: &StepError) -> bool {
     match error {
         StepError::Append(AppendError::NoSpace(_))
@@ -158,7 +158,7 @@ pub(crate) fn is_no_space(error: &StepError) -> bool {
     }
 }
 
-/// Does to a model what the step does to a store.
+/// Applies a step to the model.
 pub(crate) fn perform_on_model(model: &mut Model, step: &Step) {
     match step {
         Step::Reopen | Step::Clean(_) | Step::Tend | Step::Merge | Step::Snapshot(_) => {}
@@ -174,13 +174,13 @@ pub(crate) fn perform_on_model(model: &mut Model, step: &Step) {
     }
 }
 
-/// The keys with a value: a tombstone and no record are the same.
+/// Returns the keys with a value: a tombstone and no record are equivalent.
 pub(crate) fn live(model: &Model) -> Model {
     let live = model.iter().filter(|(_, record)| record.value.is_some());
     live.map(|(key, record)| (key.clone(), record.clone())).collect()
 }
 
-/// The live records of the histories' keys in a store.
+/// Returns the live records of the histories' keys in a store.
 pub(crate) fn live_in(engine: &Engine) -> Result<Model, ReadError> {
     let mut state = Model::new();
     for key in keys() {
@@ -191,15 +191,15 @@ pub(crate) fn live_in(engine: &Engine) -> Result<Model, ReadError> {
     Ok(state)
 }
 
-/// A history that was run to its end.
+/// A history that was performed to its end.
 pub(crate) struct Run {
     pub(crate) steps: Vec<Step>,
     pub(crate) file_system: FaultyFileSystem,
-    /// All instants at which something was about to change, and the end.
+    /// All instants before a change.
     pub(crate) moments: Vec<Moment>,
-    /// How many calls had been made before each step, and after all.
+    /// Number of calls made before each step, and after the last one.
     pub(crate) calls: Vec<u64>,
-    /// What the store holds before each step, and after all.
+    /// Content of the store before each step, and after the last one.
     states: Vec<Model>,
 }
 
@@ -219,20 +219,20 @@ impl Run {
         Self { moments: file_system.moments(), steps, file_system, calls, states }
     }
 
-    /// Steps that were done before this call.
+    /// Returns the number of steps completed before this call.
     pub(crate) fn done_before(&self, call: u64) -> usize {
         self.calls.iter().skip(1).take_while(|&&after| after <= call).count()
     }
 
-    /// What a store may hold after a crash before this call that loses nothing acknowledged: all that was done,
-    /// with or without the step that was being done.
+    /// Returns the possible contents after a crash before this call that loses no acknowledged write: all
+    /// completed steps, with or without the interrupted one.
     pub(crate) fn acceptable(&self, call: u64) -> Vec<Model> {
         let done = self.done_before(call);
         self.states[done..(done + 2).min(self.states.len())].to_vec()
     }
 
-    /// What it may hold after one that loses what was not synced: all that was done before it was last closed, and
-    /// the first few of the steps since. What was dropped stays dropped.
+    /// Returns the possible contents after a crash that loses unsynced writes: all steps before the last
+    /// close, and the first few of the steps since. Dropped partitions stay dropped.
     pub(crate) fn acceptable_prefixes(&self, call: u64) -> Vec<Model> {
         let done = self.done_before(call);
         let closed = self.steps[..done].iter().rposition(|step| matches!(step, Step::Reopen)).unwrap_or(0);
@@ -250,8 +250,8 @@ impl Run {
         acceptable
     }
 
-    /// The newest snapshot that was made or being made before this call: where, whether it was made, and what the
-    /// store held then.
+    /// Returns the newest snapshot that was completed or begun before this call: its path, whether it was
+    /// completed, and the store's content at that time.
     pub(crate) fn snapshot_before(&self, call: u64) -> Option<(&Path, bool, &Model)> {
         let done = self.done_before(call);
         (0..=done).rev().find_map(|index| match self.steps.get(index)? {
@@ -260,8 +260,8 @@ impl Run {
         })
     }
 
-    /// Where a store holds the first few of the steps: how long the value is that comes next and is lost, if it was
-    /// written alone.
+    /// Returns the length of the first lost value, if it was written alone, for a store that holds the first
+    /// few of the steps.
     pub(crate) fn first_lost_len(&self, call: u64, held: &Model) -> Option<usize> {
         let done = self.done_before(call);
         let kept = (0..=done).rev().find(|&kept| self.states.get(kept) == Some(held))?;

@@ -1,4 +1,4 @@
-//! What the engine's tests share.
+//! Functions shared by the engine's tests.
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod histories;
@@ -10,18 +10,18 @@ use std::sync::Arc;
 use bytes::Bytes;
 use caskade_engine::{Engine, FaultyFileSystem, OpenError, Options, ReadError, Record, Recovery, SyncPolicy};
 
-/// A record with a value.
+/// Returns a record with a value.
 pub(crate) fn value(key: &[u8], version: u64, value: &[u8]) -> Record {
     let value = Some(Bytes::copy_from_slice(value));
     Record { key: Bytes::copy_from_slice(key), version, expiry_ms: 0, user_flags: 0, value }
 }
 
-/// A tombstone.
+/// Returns a tombstone.
 pub(crate) fn tombstone(key: &[u8], version: u64) -> Record {
     Record { value: None, ..value(key, version, b"") }
 }
 
-/// Small files, so that rotation happens.
+/// Returns options with small files, so that the log rotates.
 pub(crate) fn small(path: &Path, sync: SyncPolicy) -> Options {
     Options { max_file_size: 64 << 10, low_free_bytes: 0, reserve_bytes: 0, sync, ..Options::new(path) }
 }
@@ -38,7 +38,7 @@ pub(crate) fn open_any(options: &Options) -> (Engine, Recovery) {
     Engine::open(options.clone()).expect("the store opens")
 }
 
-/// The data files, oldest first.
+/// Returns the data files, oldest first.
 pub(crate) fn data_files(path: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path());
     let mut files: Vec<_> =
@@ -47,31 +47,31 @@ pub(crate) fn data_files(path: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Copies the store's files as they are now, as a crash would leave them.
+/// Copies the store's files in their present state, as a crash would leave them.
 pub(crate) fn copy_store(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         match std::fs::copy(entry.path(), to.join(entry.file_name())) {
-            // A temporary file that has its name by now.
+            // A temporary file may have been renamed meanwhile.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             copied => drop(copied.unwrap()),
         }
     }
 }
 
-/// A directory in memory where there is one: for tests that open a store thousands of times.
+/// Returns a directory in memory where possible: for tests that open a store thousands of times.
 pub(crate) fn fast_directory() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap()
 }
 
-/// Writes the file anew with this content.
+/// Replaces the content of a file.
 pub(crate) fn overwrite(path: &Path, bytes: &[u8]) {
     std::fs::write(path, bytes).unwrap();
 }
 
-/// Some appends whose effects can be told apart: single records, batches, overwrites, a tombstone.
+/// Returns appends whose effects can be distinguished: single records, batches, overwrites, a tombstone.
 pub(crate) fn history() -> Vec<Vec<Record>> {
     vec![
         vec![value(b"a", 1, b"first")],
@@ -83,7 +83,7 @@ pub(crate) fn history() -> Vec<Vec<Record>> {
     ]
 }
 
-/// The newest record of each key after these appends.
+/// Returns the newest record of each key after these appends.
 pub(crate) fn state_after(appends: &[Vec<Record>]) -> BTreeMap<Bytes, Record> {
     let mut state = BTreeMap::<Bytes, Record>::new();
     for record in appends.iter().flatten() {
@@ -95,7 +95,7 @@ pub(crate) fn state_after(appends: &[Vec<Record>]) -> BTreeMap<Bytes, Record> {
     state
 }
 
-/// What a store holds of the keys of [`history`].
+/// Returns the records of the keys of [`history`] in a store.
 pub(crate) fn state_of(engine: &Engine) -> BTreeMap<Bytes, Record> {
     let keys = [&b"a"[..], b"b", b"c", b"d", b"e"];
     keys.iter()
@@ -104,10 +104,10 @@ pub(crate) fn state_of(engine: &Engine) -> BTreeMap<Bytes, Record> {
         .collect()
 }
 
-/// Where stores are on a [`FaultyFileSystem`].
+/// Directory of stores on a [`FaultyFileSystem`].
 pub(crate) const STORE: &str = "/store";
 
-/// Small files, and nothing that happens by itself.
+/// Returns options with small files and without background work.
 pub(crate) fn quiet(sync: SyncPolicy) -> Options {
     Options { background: false, ..small(Path::new(STORE), sync) }
 }
@@ -120,12 +120,12 @@ pub(crate) fn open_on(
     Engine::open_on(Arc::new(file_system.clone()), options.clone())
 }
 
-/// Draws numbers from a seed (SplitMix64).
+/// Generator of numbers from a seed (SplitMix64).
 #[derive(Clone, Debug)]
 pub(crate) struct Draw(pub(crate) u64);
 
 impl Draw {
-    /// One of `0..bound`.
+    /// Draws a number from `0..bound`.
     pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
@@ -135,17 +135,17 @@ impl Draw {
     }
 }
 
-/// The live records of a store's keys: what a tombstone and an absent key have in common is left out.
+/// The live records of a store's keys, without tombstones.
 pub(crate) type Model = BTreeMap<Bytes, Record>;
 
-/// A value that no other version has.
+/// Returns a value that no other version has.
 pub(crate) fn fill(version: u64, len: usize) -> Vec<u8> {
     let mut bytes = version.to_le_bytes().repeat(len / 8 + 1);
     bytes.truncate(len);
     bytes
 }
 
-/// Keys and versions of a model, for messages.
+/// Returns the keys and versions of a model, for messages.
 pub(crate) fn describe(state: &Model) -> String {
     let each = state.values().map(|record| format!("{} v{}", record.key.escape_ascii(), record.version));
     format!("[{}]", each.collect::<Vec<_>>().join(", "))
