@@ -152,7 +152,7 @@ fn whoever_is_no_member_is_refused_and_told_and_counted() {
         let other = stranger(folder.path(), b"another secret, long enough to be one").await?;
         ensure!(other.dial(&node.peer_addr()).await == Err(DialError::SecretRefused));
         wait_refused(node, "secret").await?;
-        ensure_told(node, "its cluster secret is not this node's", "secret")?;
+        ensure_told(node, "rejected a connection: it does not have this node's cluster secret", "secret")?;
         other.peers().shutdown().await;
 
         let stranger = stranger(folder.path(), &secret).await?;
@@ -160,7 +160,7 @@ fn whoever_is_no_member_is_refused_and_told_and_counted() {
         for node in cluster.nodes() {
             ensure_has_no_say(&stranger, node).await?;
             ensure!(refused(node, "stranger").await? >= 6);
-            ensure_told(node, "is no member as far as this node knows", "stranger")?;
+            ensure_told(node, "this node does not know as a member", "stranger")?;
         }
         // What is no message of any kind.
         let rubbish = [0xff; 60];
@@ -168,7 +168,7 @@ fn whoever_is_no_member_is_refused_and_told_and_counted() {
         ensure!(answer == 4, "{answer}");
         ensure!(call(&stranger, node, Class::Control, &rubbish).await.is_err(), "it is dropped");
         ensure!(refused(node, "message").await? >= 2);
-        ensure_told(node, "cannot be read", "message")?;
+        ensure_told(node, "dropped a message of a peer that this node cannot decode", "message")?;
         ensure!(client.get("key").await?.as_deref() == Some("value"), "the key is still there");
 
         gossip_of_strangers_is_dropped(&stranger, node).await?;
@@ -194,7 +194,7 @@ async fn gossip_of_strangers_is_dropped(stranger: &Network, node: &Node) -> Resu
         Ok(())
     })
     .await?;
-    ensure_told(node, "what a node of another cluster sent", "other_cluster")
+    ensure_told(node, "rejected a message of a node of another cluster", "other_cluster")
 }
 
 /// Listens on the way of a good connection, and says the same again.
@@ -243,7 +243,7 @@ async fn replayed_connection_is_refused(stranger: &Network, node: &Node) -> Resu
         Ok(())
     })
     .await?;
-    ensure_told(node, "repeats what was said in another one", "handshake")
+    ensure_told(node, "or that replays an earlier one", "handshake")
 }
 
 /// In the status as people read it, and in INFO as their monitoring does.
@@ -322,7 +322,7 @@ async fn earlier_start_is_refused(cluster: &mut Cluster, secret: &[u8]) -> Resul
     let answer = call(&earlier, node, Class::Control, &lease).await?;
     ensure!(answer == REFUSED_FOR_GOOD, "it was answered {answer}");
     wait_refused(node, "old_incarnation").await?;
-    ensure_told(node, "what an earlier start of a node sent", "old_incarnation")?;
+    ensure_told(node, "rejected a message of an earlier start of a node", "old_incarnation")?;
     let before = refused(node, "old_incarnation").await?;
     let status = node.status().await?;
     earlier.subscribe(&format!("caskade/1/{}", status.cluster_id));

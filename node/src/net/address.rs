@@ -1,4 +1,4 @@
-//! Where peers are: `HOST:PORT` or a multiaddr, resolved with the system's resolver.
+//! Addresses of peers: `HOST:PORT` or a multiaddr. The resolver of the operating system resolves names.
 
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
@@ -7,16 +7,16 @@ use libp2p::Multiaddr;
 use libp2p::multiaddr::Protocol;
 
 const RESOLVE_MS_MAX: u64 = 3_000;
-/// A name that stands for more addresses than this is tried at the first ones.
+/// Maximum of addresses used of one name; the others are ignored.
 const ADDRESSES_MAX: usize = 8;
 
-/// Why an address leads nowhere.
+/// Reason why an address cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AddressError {
-    /// It is none.
+    /// The text is not an address.
     #[error("it is neither HOST:PORT nor a multiaddr over TCP")]
     Bad,
-    /// Its name is not known (now).
+    /// The name does not resolve at present.
     #[error("{0}")]
     Unresolved(String),
 }
@@ -25,22 +25,22 @@ pub(super) enum AddressError {
 struct Target {
     host: Host,
     port: u16,
-    /// `/p2p/NAME` of a multiaddr.
+    /// The `/p2p/NAME` part of a multiaddr.
     peer: Option<Protocol<'static>>,
 }
 
 enum Host {
     Ip(IpAddr),
-    /// A name, and whether only IPv4 (`Some(true)`) or only IPv6 (`Some(false)`) will do.
+    /// A name, and whether it must resolve to IPv4 (`Some(true)`) or to IPv6 (`Some(false)`).
     Name(String, Option<bool>),
 }
 
-/// The multiaddr of a socket address.
+/// Returns the multiaddr of a socket address.
 pub(super) fn multiaddr(addr: SocketAddr) -> Multiaddr {
     Multiaddr::from(addr.ip()).with(Protocol::Tcp(addr.port()))
 }
 
-/// The socket address at the beginning of a multiaddr.
+/// Returns the socket address at the beginning of a multiaddr.
 pub(super) fn socket_addr(addr: &Multiaddr) -> Option<SocketAddr> {
     let mut parts = addr.iter();
     let ip = match parts.next()? {
@@ -54,12 +54,12 @@ pub(super) fn socket_addr(addr: &Multiaddr) -> Option<SocketAddr> {
     }
 }
 
-/// Whether `text` has the form of an address.
+/// Returns whether `text` has the form of an address.
 pub fn is_address(text: &str) -> bool {
     parse(text).is_some()
 }
 
-/// The addresses to dial for `text`, names resolved.
+/// Returns the addresses to dial for `text`, after resolving a name.
 pub(super) async fn resolve(text: &str) -> Result<Vec<Multiaddr>, AddressError> {
     let target = parse(text).ok_or(AddressError::Bad)?;
     let ips = match target.host {
@@ -83,7 +83,11 @@ async fn look_up(name: &str, port: u16, only_v4: Option<bool>) -> Result<Vec<IpA
         .map_err(|error| unresolved(error.to_string()))?;
     let fits = |ip: &IpAddr| only_v4.is_none_or(|v4| ip.is_ipv4() == v4);
     let ips: Vec<IpAddr> = found.map(|addr| addr.ip()).filter(fits).collect();
-    if ips.is_empty() { Err(unresolved("none of the asked kind".to_owned())) } else { Ok(ips) }
+    if ips.is_empty() {
+        Err(unresolved("no address of the requested IP version".to_owned()))
+    } else {
+        Ok(ips)
+    }
 }
 
 fn parse(text: &str) -> Option<Target> {

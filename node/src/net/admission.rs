@@ -1,5 +1,5 @@
-//! Admission: inside the connection upgrade, after Noise and before the multiplexer, both sides prove the
-//! cluster secret. Without it no other byte is spoken.
+//! Admission: both sides prove that they have the cluster secret. It runs inside the connection upgrade,
+//! after Noise and before the multiplexer. Without the proofs no other byte is exchanged.
 //!
 //! On the encrypted channel, D the dialing and A the accepting side:
 //! ```text
@@ -9,9 +9,9 @@
 //! A -> D   verdict  1 | proof [32]   or   0        0: the dialer's proof is wrong; the connection ends
 //! ```
 //! A proof is HMAC-SHA256 under the secret over: a label, the role of the prover, both nonces, both peer ids
-//! (as Noise authenticated them). The dialer proves first, so a stranger who connects learns nothing that he
-//! could try secrets against. Nodes without a secret prove with an empty key, which only matches another
-//! node without one. All sizes are fixed, and all of it has [`HANDSHAKE_MS_MAX`].
+//! (as Noise authenticated them). The dialer proves first, so that a dialer without the secret receives
+//! nothing to try secrets against. Nodes without a secret prove with an empty key, which matches only another
+//! node without a secret. All sizes are fixed; [`HANDSHAKE_MS_MAX`] limits the whole exchange.
 
 use std::error::Error;
 use std::io;
@@ -30,10 +30,10 @@ use sha2::Sha256;
 use super::door;
 use crate::identity::ClusterSecret;
 
-/// Names Noise and the handshake above, so that a peer that speaks another version ends at negotiation.
+/// Names Noise and the handshake above, so that the negotiation with a peer of another version fails.
 const PROTOCOL: &str = "/caskade/admission/1";
 const PROOF_LABEL: &[u8] = b"caskade admission 1";
-/// Time for Noise and the proofs together.
+/// Time limit for Noise and the proofs together.
 pub(super) const HANDSHAKE_MS_MAX: u64 = 5_000;
 
 const NONCE_BYTES: usize = 32;
@@ -43,7 +43,7 @@ const WITH_SECRET: u8 = 1;
 const REFUSED: u8 = 0;
 const ADMITTED: u8 = 1;
 
-/// Why a connection was not admitted.
+/// Reason why a connection was not admitted.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AdmissionError {
     #[error("the encrypted channel could not be set up: {0}")]
@@ -60,22 +60,22 @@ pub(super) enum AdmissionError {
     WrongSecret,
     #[error("the peer refused this node's cluster secret")]
     RefusedByPeer,
-    #[error("it had not finished when there was no room for one more")]
+    #[error("it was not admitted yet when all slots for pending connections were taken")]
     GaveWay,
 }
 
 impl AdmissionError {
-    /// Whether the two sides disagree about the secret, as opposed to a broken connection.
+    /// Returns whether the two sides disagree about the secret, as opposed to a broken connection.
     pub(super) fn is_refusal(&self) -> bool {
         !matches!(self, Self::Noise(_) | Self::Io(_) | Self::TimedOut | Self::GaveWay)
     }
 
-    /// Finds the admission error inside the nested errors of a transport.
+    /// Returns the admission error inside the nested errors of a transport.
     pub(super) fn find<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
         if let Some(found) = error.downcast_ref::<Self>() {
             return Some(found);
         }
-        // `io::Error::source` skips the error it wraps, so that one is asked first.
+        // `io::Error::source` skips the wrapped error, so the wrapped error is checked first.
         let inner = error.downcast_ref::<io::Error>().and_then(|io| io.get_ref());
         match inner {
             Some(inner) => Self::find(inner),
@@ -169,7 +169,7 @@ impl Admission {
     }
 }
 
-/// What both proofs are over.
+/// The data that both proofs cover.
 struct Transcript {
     dialer: PeerId,
     acceptor: PeerId,
@@ -198,7 +198,7 @@ impl Transcript {
         self.mac(role, secret).finalize().into_bytes().into()
     }
 
-    /// Compares in constant time.
+    /// Verifies a proof in constant time.
     fn verify(&self, role: u8, secret: Option<&ClusterSecret>, proof: &[u8]) -> Result<(), AdmissionError> {
         self.mac(role, secret).verify_slice(proof).map_err(|_| AdmissionError::WrongSecret)
     }
@@ -233,7 +233,7 @@ impl UpgradeInfo for Admission {
 
 type Upgrading<T> = Pin<Box<dyn Future<Output = Result<(PeerId, noise::Output<T>), AdmissionError>> + Send>>;
 
-/// Bounds an upgrade in time.
+/// Limits the time of an upgrade.
 async fn bounded<O>(upgrade: impl Future<Output = Result<O, AdmissionError>>) -> Result<O, AdmissionError> {
     let limit = Duration::from_millis(HANDSHAKE_MS_MAX);
     let admitted = tokio::time::timeout(limit, upgrade).await.unwrap_or(Err(AdmissionError::TimedOut))?;
@@ -298,7 +298,7 @@ mod tests {
         noise::Config::new(&Keypair::generate_ed25519()).unwrap()
     }
 
-    /// Both ends of a connection, the dialing one first.
+    /// Returns both ends of a connection, the dialing end first.
     async fn connection() -> (TcpStream, TcpStream) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let dialed = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
@@ -307,7 +307,7 @@ mod tests {
 
     async fn rest(mut channel: Channel) -> Vec<u8> {
         let mut bytes = Vec::new();
-        // A reset instead of an end is as good.
+        // A reset is accepted instead of an orderly end.
         let _ = channel.read_to_end(&mut bytes).await;
         bytes
     }

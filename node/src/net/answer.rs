@@ -1,8 +1,8 @@
-//! The accepting end of links: reads a peer's calls, hands them to the [`Handler`](super::Handler), and
-//! writes the answers, in whatever order they come.
+//! The accepting end of links: reads a peer's calls, passes them to the [`Handler`](super::Handler), and
+//! writes the answers in the order in which they arrive.
 //!
-//! Bounded: while too many calls of a substream are unanswered, or too many bytes of calls and answers are
-//! held for it, nothing more is read from it, and the peer's own queue fills up.
+//! Bounded: it stops reading a substream while too many of its calls are unanswered, or while it holds too
+//! many bytes of calls and answers. The peer's own queue then fills up.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -19,31 +19,37 @@ use super::wire::{BODY_BYTES_MAX, FrameReader, FrameWriter, Kind};
 use super::{Class, Limits, Refused, Shared};
 use crate::id::NodeId;
 
-/// Where the answer to one call goes. Dropped without an answer, it tells the caller that the call was lost.
+/// Sender of the answer to one call. If it is dropped without an answer, the caller gets
+/// [`super::CallError::Lost`].
 pub struct Responder(Option<Way>);
 
-/// How an answer travels.
+/// Path of an answer.
 enum Way {
-    /// Over the substream the call came on.
+    /// The substream of the call.
     Substream { answers: Arc<Answers>, id: u64, call_bytes: usize },
-    /// To another network's code; `None` for a dropped call.
+    /// A function of another network implementation, called with `None` for a dropped call.
     Function(Box<dyn FnOnce(Option<Bytes>) + Send>),
 }
 
 impl Responder {
-    /// One that calls `answered`, once, with the answer or, if there is none, with `None`.
+    /// Creates a responder that calls `answered` once: with the answer, or with `None` if it was dropped.
     pub fn new(answered: impl FnOnce(Option<Bytes>) + Send + 'static) -> Self {
         Self(Some(Way::Function(Box::new(answered))))
     }
 
-    /// Answers the call. A caller that is gone is not told apart: it knows only that the call was lost.
+    /// Answers the call. If the caller has disconnected, the answer is dropped: the caller knows only that
+    /// the call was lost.
     ///
-    /// A body above [`BODY_BYTES_MAX`] cannot be sent and counts as dropped.
+    /// A body above [`BODY_BYTES_MAX`] cannot be sent: the call then counts as dropped.
     pub fn send(mut self, body: Bytes) {
         if body.len() <= BODY_BYTES_MAX {
             self.finish(Some(body));
         } else {
-            tracing::error!(bytes = body.len(), limit = BODY_BYTES_MAX, "an answer is too long to be sent");
+            tracing::error!(
+                bytes = body.len(),
+                limit = BODY_BYTES_MAX,
+                "an answer exceeds the limit of a frame; the call ends as lost at its caller"
+            );
         }
     }
 
@@ -68,7 +74,7 @@ impl std::fmt::Debug for Responder {
     }
 }
 
-/// Answers of one substream that wait to be written.
+/// Answers of one substream that are not written yet.
 #[derive(Default)]
 struct Answers {
     state: Mutex<AnswersState>,
@@ -78,13 +84,13 @@ struct Answers {
 
 #[derive(Default)]
 struct AnswersState {
-    /// Id of the call and its answer, `None` for a dropped one.
+    /// Ids of calls and their answers; `None` for a dropped call.
     ready: Vec<(u64, Option<Bytes>)>,
-    /// Calls read whose answer is not yet handed to the writer.
+    /// Calls read whose answer the writer has not taken yet.
     calls: usize,
     /// Bytes of those calls and of the answers in `ready`.
     bytes: usize,
-    /// Whether the substream is gone.
+    /// Whether the substream has ended.
     closed: bool,
 }
 
@@ -104,7 +110,7 @@ impl Answers {
         }
     }
 
-    /// Takes all answers into `batch`; false if there are none.
+    /// Moves all answers into `batch`; returns false if it found none.
     fn take(&self, batch: &mut Vec<(u64, Option<Bytes>)>) -> bool {
         let mut state = self.state.lock();
         std::mem::swap(batch, &mut state.ready);
@@ -135,7 +141,7 @@ impl Answers {
     }
 }
 
-/// Closes the answers however the serving of a substream ends.
+/// Closes the answers when the serving of a substream ends for any reason.
 struct CloseOnDrop(Arc<Answers>);
 
 impl Drop for CloseOnDrop {
@@ -144,7 +150,7 @@ impl Drop for CloseOnDrop {
     }
 }
 
-/// Serves one accepted substream until it breaks; tells why it did.
+/// Serves one accepted substream until it breaks; returns the reason.
 pub(super) async fn serve(stream: Stream, from: NodeId, class: Class, shared: &Shared) -> String {
     let (reader, writer) = stream.split();
     let answers = CloseOnDrop(Arc::default());
@@ -168,7 +174,7 @@ async fn read_calls(
     loop {
         answers.wait_for_room(&shared.limits).await;
         let len = match stream.read(&mut chunk).await {
-            Ok(0) => return "the peer closed it".to_owned(),
+            Ok(0) => return "the peer closed the link".to_owned(),
             Ok(len) => len,
             Err(error) => return error.to_string(),
         };
@@ -185,7 +191,7 @@ async fn read_calls(
     }
 }
 
-/// Hands the whole frames received so far to the handler.
+/// Passes the complete frames received so far to the handler.
 fn hand_over(
     frames: &mut FrameReader,
     from: NodeId,
@@ -196,7 +202,7 @@ fn hand_over(
     let mut count = 0;
     while let Some(frame) = frames.next().map_err(|error| error.to_string())? {
         if frame.kind != Kind::Call {
-            return Err("the peer sent a frame that is no call".to_owned());
+            return Err("the peer sent a frame other than a call".to_owned());
         }
         let call_bytes = frame.body.len();
         {
@@ -216,7 +222,7 @@ fn hand_over(
 async fn write_answers(stream: impl AsyncWrite + Unpin, answers: &Answers, shared: &Shared) -> String {
     let mut writer = FrameWriter::new(stream);
     let mut batch = Vec::new();
-    // The caller sends nothing before it knows that this end reads.
+    // The caller sends nothing before it has received the frame `Ready` of this end.
     let mut outcome = writer.frame(Kind::Ready, 0, &[]).await;
     loop {
         if outcome.is_ok() {

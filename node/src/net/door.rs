@@ -1,8 +1,8 @@
-//! The door: who connects and is not admitted yet. Bounded in number, and each in bytes and in time.
+//! Incoming connections that are not admitted yet: limited in number, and each in bytes and in time.
 //!
-//! When there is no room for one more, one that waits is cut off: the oldest of the address that most of them come from.
-//! So whoever can finish comes in, however many strangers stand there and say nothing; and one address alone cannot keep
-//! the others out.
+//! When all slots are taken, the node closes the oldest pending connection of the address that holds the
+//! most. A member that can finish its admission therefore connects, however many silent connections are
+//! pending. A flood from one address cannot keep other addresses out.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -24,35 +24,35 @@ use super::address::socket_addr;
 use super::admission::{AdmissionError, HANDSHAKE_MS_MAX};
 use crate::supervise::contained;
 
-/// Bytes that a connection may send before it is admitted. An admission takes less than a thousand.
+/// Maximum of bytes a connection may send before it is admitted. An admission takes less than 1000.
 pub(super) const BYTES_MAX: usize = 16 * 1024;
 
 tokio::task_local! {
-    /// Of the connection whose admission is being polled.
+    /// The allowance of the connection whose admission is being polled.
     static ALLOWANCE: Arc<Allowance>;
 }
 
-/// What a connection may still send.
+/// Bytes that a connection has used of its allowance, and whether it is admitted.
 #[derive(Debug, Default)]
 struct Allowance {
     used: AtomicUsize,
     admitted: AtomicBool,
 }
 
-/// Notes that the connection whose admission this is has passed it.
+/// Marks the connection whose admission runs in this task as admitted.
 pub(super) fn admit() {
-    // A connection that this node opened has no allowance.
+    // A connection that this node opened has no allowance: `try_with` fails.
     let _ = ALLOWANCE.try_with(|allowance| allowance.admitted.store(true, Ordering::Relaxed));
 }
 
-/// A socket that breaks when it brings too much before it is admitted.
+/// A socket that fails when it receives too many bytes before its connection is admitted.
 pub(super) struct Metered<S> {
     socket: S,
     allowance: Option<Arc<Allowance>>,
 }
 
 impl<S> Metered<S> {
-    /// Metered, if it is made while somebody else's connection is being admitted.
+    /// Creates a socket, which is metered if it is created during the admission of an incoming connection.
     pub(super) fn new(socket: S) -> Self {
         Self { socket, allowance: ALLOWANCE.try_with(Arc::clone).ok() }
     }
@@ -105,7 +105,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Metered<S> {
     }
 }
 
-/// Who waits at the door, oldest first: from where, and how it is told to go.
+/// Connections pending admission, oldest first: their address, and the sender that makes them close.
 #[derive(Debug)]
 struct Waiting {
     most: usize,
@@ -113,13 +113,14 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Lets one more wait, another one going if there is no room. What is answered ends when this one is to go.
+    /// Adds a pending connection, and closes another one if all slots are taken. The returned receiver
+    /// resolves when the added connection must close.
     fn enter(&mut self, from: Option<IpAddr>) -> oneshot::Receiver<()> {
         self.queue.retain(|(_, go)| !go.is_closed());
         while self.queue.len() >= self.most.max(1)
             && let Some((_, go)) = self.victim().and_then(|place| self.queue.remove(place))
         {
-            // It may have finished just now.
+            // The send fails if that connection has just been admitted.
             let _ = go.send(());
         }
         let (go, told) = oneshot::channel();
@@ -127,7 +128,8 @@ impl Waiting {
         told
     }
 
-    /// The oldest of the address that most come from; of several such addresses, the oldest of all.
+    /// Returns the position of the oldest connection of the address that holds the most. If several addresses
+    /// hold as many, it is the oldest of all.
     fn victim(&self) -> Option<usize> {
         let mut counts: HashMap<Option<IpAddr>, usize> = HashMap::new();
         for (from, _) in &self.queue {
@@ -138,14 +140,14 @@ impl Waiting {
     }
 }
 
-/// A transport whose incoming connections wait at the door until they are admitted.
+/// A transport that limits its incoming connections until they are admitted.
 pub(super) struct Door<O> {
     inner: Boxed<O>,
     waiting: Waiting,
 }
 
 impl<O> Door<O> {
-    /// At most so many wait.
+    /// Creates a transport with at most `most` pending connections.
     pub(super) fn new(inner: Boxed<O>, most: usize) -> Self {
         Self { inner, waiting: Waiting { most, queue: VecDeque::new() } }
     }
@@ -182,7 +184,7 @@ impl<O: Send + 'static> Transport for Door<O> {
             let told_to_go = self.waiting.enter(from.map(|addr| addr.ip()));
             let limit = Duration::from_millis(HANDSHAKE_MS_MAX);
             let allowance = Arc::new(Allowance::default());
-            // Whoever is not admitted yet must not end the node, whatever it sends.
+            // A panic caused by the input of a connection that is not admitted must not end the node.
             let upgrade = AssertUnwindSafe(contained(upgrade)).catch_unwind().map(|outcome| {
                 outcome.unwrap_or_else(|_| Err(io::Error::other("the admission of a peer panicked")))
             });
@@ -192,7 +194,7 @@ impl<O: Send + 'static> Transport for Door<O> {
                     biased;
                     outcome = upgrade => match outcome {
                         Err(_) => Err(io::Error::other(AdmissionError::TimedOut)),
-                        // It was admitted: a peer that has a connection already, and needs no second one.
+                        // The peer was admitted, but already has a connection and needs no second one.
                         Ok(Err(error)) if allowance.admitted.load(Ordering::Relaxed) => {
                             Err(io::Error::new(io::ErrorKind::ConnectionAborted, error))
                         }
@@ -220,7 +222,7 @@ mod tests {
         let mut strangers: Vec<_> = (0..4).map(|_| waiting.enter(ip(2))).collect();
         let mut is_told = |at: usize| strangers[at].try_recv().is_ok();
         assert_eq!([0, 1, 2, 3].map(&mut is_told), [true, false, false, false]);
-        assert!(member.try_recv().is_err(), "the only one of its address stays");
+        assert!(member.try_recv().is_err(), "the only connection of its address stays");
         let mut more: Vec<_> = (0..100).map(|_| waiting.enter(ip(2))).collect();
         assert!(member.try_recv().is_err());
         assert_eq!(more.iter_mut().filter_map(|told| told.try_recv().ok()).count(), 97);

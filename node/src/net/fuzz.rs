@@ -1,11 +1,11 @@
-//! What the fuzz target `frames` runs: see [`crate::fuzz`].
+//! Body of the fuzz target `frames`: see [`crate::fuzz`].
 
 use super::wire::{FrameReader, HEADER_BYTES, Kind, header};
 use crate::fuzz::pieces;
 
 const BODY_BYTES_MAX: usize = 2000;
 
-/// The frames of the input, encoded again, and the error that ended it.
+/// Returns the frames of the input, encoded again, and the error that ended the input.
 fn read<'a>(parts: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, Option<String>) {
     let mut reader = FrameReader::new(BODY_BYTES_MAX);
     let (mut again, mut fed) = (Vec::new(), 0);
@@ -23,19 +23,19 @@ fn read<'a>(parts: impl Iterator<Item = &'a [u8]>) -> (Vec<u8>, Option<String>) 
                 Err(error) => return (again, Some(error.to_string())),
             }
         }
-        // Memory follows what is sent, not what is announced.
+        // Memory grows with the bytes received, not with the length that a header announces.
         assert!(reader.held() <= 2 * fed + 64, "{} bytes held of {fed}", reader.held());
     }
     (again, None)
 }
 
-/// Frames are the same however they are cut, and encode to the bytes they were.
+/// Checks that the frames do not depend on how the input is cut, and that they encode to the same bytes.
 pub(crate) fn run(input: &[u8]) {
     let Some((cut, bytes)) = input.split_first() else { return };
     let (frames, error) = read(std::iter::once(bytes));
     assert_eq!(read(pieces(*cut, bytes)), (frames.clone(), error), "in pieces");
     let (mut left, mut right) = (&frames[..], bytes);
-    // But for the two bytes that are zero, and not looked at.
+    // The two zero bytes of a header are an exception: the reader ignores them.
     while let (Some(ours), Some(theirs)) = (left.first_chunk::<HEADER_BYTES>(), right.first_chunk()) {
         let len = HEADER_BYTES + u32::from_le_bytes([ours[0], ours[1], ours[2], ours[3]]) as usize;
         let mut theirs: [u8; HEADER_BYTES] = *theirs;
@@ -46,7 +46,7 @@ pub(crate) fn run(input: &[u8]) {
     }
 }
 
-/// Inputs to begin with.
+/// Returns the initial inputs.
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let frame = |kind, id, body: &[u8]| [&header(kind, id, body.len() as u32)[..], body].concat();
     let good = [

@@ -1,41 +1,42 @@
 //! Gossip: small signed messages to every node of the cluster, over gossipsub.
 //!
-//! Tuned for clusters that may have two nodes: a mesh of one peer is enough, and a node's own messages go to
-//! every peer that listens. A message is checked against its author's signature before anyone sees it, and may
-//! be lost; what must arrive is called for point to point.
+//! The settings suit clusters of two nodes and more: a mesh of one peer is enough, and a node sends its own
+//! messages to every subscribed peer. gossipsub checks each message against its author's signature before
+//! this node sees it. Gossip may be lost: nodes use calls for all data that must arrive.
 //!
-//! What a node sends and hears in a second depends on the number of messages only, and not on the number of peers: at
-//! most [`MESH_MAX`] of them forward it a message that its author sends it as well, and a fixed number tell it of what
-//! they have. `docs/scale.md` has the figures.
+//! The traffic of a node per second depends on the number of messages, not on the number of peers. At most
+//! [`MESH_MAX`] peers forward to it a message that its author also sends to it directly, and a fixed number
+//! announce the messages they have. `docs/scale.md` has the figures.
 
 use std::time::Duration;
 
 use libp2p::gossipsub::{Behaviour, ConfigBuilder, MessageAuthenticity, ValidationMode};
 use libp2p::identity::Keypair;
 
-/// Longest message: a report with room to grow.
+/// Longest message in bytes: a report with room to grow.
 pub const GOSSIP_BYTES_MAX: usize = 64 * 1024;
-/// What gossipsub puts around a message (author, signature, topic), with room.
+/// Bytes that gossipsub adds to a message (author, signature, topic), with a reserve.
 const ENVELOPE_BYTES: usize = 4 * 1024;
-/// How often gossipsub mends its mesh, and peers are told which messages there were.
+/// Interval at which gossipsub repairs its mesh and announces recent messages to peers.
 pub const HEARTBEAT_MS: u64 = 300;
 /// Peers that a node asks to forward every message to it.
 const MESH: usize = 4;
-/// Peers that it forwards to at most, with those that asked for it.
+/// Maximum of peers that a node forwards to, including those that asked for it.
 pub const MESH_MAX: usize = 8;
-/// Peers outside the mesh that are told, at each heartbeat, which messages there were.
+/// Peers outside the mesh to which a node announces recent messages at each heartbeat.
 pub const TOLD: usize = 3;
-/// Heartbeats for which peers are told of a message.
+/// Number of heartbeats at which a node announces a message.
 pub const TOLD_HEARTBEATS: usize = 3;
-/// How long a message is recognised when it comes again. Short: its messages are reports, void when newer ones come.
+/// Time for which a repeated message is recognised. It is short because messages are reports, which newer
+/// ones replace.
 const DUPLICATES_MS: u64 = 20_000;
-/// Messages that wait for one slow peer; the next ones are dropped for it.
+/// Maximum of messages queued for one slow peer; further ones are dropped for this peer.
 const PEER_QUEUE_MESSAGES: usize = 256;
 
-/// The gossip part of the swarm.
+/// Returns the gossip behaviour of the swarm.
 ///
 /// # Errors
-/// Settings that gossipsub refuses; those below are the same in every build.
+/// When gossipsub rejects the settings; they are the same in every build.
 pub fn behaviour(keypair: &Keypair) -> Result<Behaviour, String> {
     let config = ConfigBuilder::default()
         .protocol_id_prefix("/caskade/gossip")
@@ -50,7 +51,7 @@ pub fn behaviour(keypair: &Keypair) -> Result<Behaviour, String> {
         .mesh_n(MESH)
         .mesh_n_high(MESH_MAX)
         .gossip_lazy(TOLD)
-        // Else a share of all peers would be told, at each heartbeat.
+        // The default would announce messages to a share of all peers at each heartbeat.
         .gossip_factor(0.0)
         .history_gossip(TOLD_HEARTBEATS)
         .prune_backoff(Duration::from_secs(3))

@@ -1,11 +1,12 @@
 //! Links: one long-lived substream per peer and class for this node's own calls.
 //!
-//! Calls go out and answers come back on the same substream, ids on frames. A link has one task, which reads
-//! and writes at the same time; it runs while there is a substream or a queued call. Its writer drains the
-//! queue into one buffer: one write and one flush per wake-up.
+//! Calls and their answers use the same substream; frames carry the id of their call. A link has one task,
+//! which reads and writes concurrently and runs while it has a substream or a queued call. Its writer drains
+//! the queue into one buffer: one write and one flush per wake-up.
 //!
 //! Invariants: calls are written in the order of [`Link::push`]. Every call ends exactly once: with its
-//! answer, with `NotSent` (no byte of it was written) or with `Lost`. The queue is bounded in calls and bytes.
+//! answer, with `NotSent` (no byte of it was written) or with `Lost`. The queue is bounded in calls and
+//! bytes.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -25,31 +26,32 @@ use super::{CallError, Class, Limits, Refused, Shared};
 use crate::id::NodeId;
 use crate::supervise::contained;
 
-/// Bytes read at once from a substream.
+/// Maximum of bytes per read from a substream.
 pub(super) const READ_BYTES: usize = 32 * 1024;
-/// Reads after which the other half of a link gets its turn.
+/// Reads after which the task yields to the writing half of the link.
 pub(super) const READS_PER_TURN: u32 = 32;
-/// Bodies taken from the queue at once; the rest of the queue is still `NotSent` if the write fails.
+/// Maximum of body bytes taken from the queue at once. If the write fails, calls left in the queue are
+/// `NotSent`.
 const BATCH_BYTES: usize = 256 * 1024;
-/// Time to open a substream, and then for the peer's first frame.
+/// Time limit to open a substream, and to receive the first frame of the peer.
 const OPEN_MS_MAX: u64 = 5_000;
-/// The peer drops a substream that it was too busy to accept, so opening is tried again.
+/// Attempts to open a substream: a busy peer drops a substream instead of accepting it.
 const OPEN_ATTEMPTS: u32 = 3;
-/// Pause after a failure, so that a caller that tries again at once does not keep the task busy.
+/// Pause after a failure, so that a caller that retries at once does not keep the task busy.
 const PAUSE_AFTER_FAILURE_MS: u64 = 5;
 
 type Callback = Box<dyn FnOnce(Result<Bytes, CallError>) + Send>;
 
-/// What to do when a call ends; dropped unanswered, it ends as `Lost`.
+/// Callback that runs when a call ends. If it is dropped, the call ends as `Lost`.
 pub struct Done(Option<Callback>);
 
 impl Done {
-    /// Tells this callback.
+    /// Creates a `Done` that runs `callback`.
     pub fn new(callback: impl FnOnce(Result<Bytes, CallError>) + Send + 'static) -> Self {
         Self(Some(Box::new(callback)))
     }
 
-    /// Tells it how the call ended.
+    /// Runs the callback with the result of the call.
     pub fn finish(mut self, result: Result<Bytes, CallError>) {
         if let Some(callback) = self.0.take() {
             callback(result);
@@ -60,12 +62,12 @@ impl Done {
 impl Drop for Done {
     fn drop(&mut self) {
         if let Some(callback) = self.0.take() {
-            callback(Err(CallError::Lost("the link ended before the answer came".to_owned())));
+            callback(Err(CallError::Lost("the link ended before the answer arrived".to_owned())));
         }
     }
 }
 
-/// Ends the queued calls when a link's task is stopped, or dies of a panic in a callback.
+/// Ends the queued calls when the task of a link is stopped, or when it panics in a callback.
 struct RefuseOnDrop(Option<Arc<Link>>);
 
 impl Drop for RefuseOnDrop {
@@ -85,11 +87,11 @@ struct Queued {
 struct Queue {
     calls: VecDeque<Queued>,
     bytes: usize,
-    /// Whether the link's task runs; it ends under this lock, with an empty queue.
+    /// Whether the task of the link runs. The task ends under this lock, with an empty queue.
     running: bool,
 }
 
-/// What [`Link::push`] has to do after it put a call into the queue.
+/// Action of [`Link::push`] after it queued a call.
 enum Next {
     Nothing,
     Wake,
@@ -119,17 +121,17 @@ impl Link {
         })
     }
 
-    /// Calls queued or waiting for their answer.
+    /// Returns the number of calls queued or waiting for their answer.
     pub(super) fn open_calls(&self) -> usize {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Bytes of bodies not yet handed to the substream.
+    /// Returns the bytes of bodies not yet handed to the substream.
     pub(super) fn queued_bytes(&self) -> usize {
         self.queue.lock().bytes
     }
 
-    /// Whether nothing is queued and no task runs.
+    /// Returns whether nothing is queued and no task runs.
     pub(super) fn is_idle(&self) -> bool {
         !self.queue.lock().running
     }
@@ -184,7 +186,7 @@ impl Link {
         }
     }
 
-    /// Serves the queue until it is empty and there is no substream.
+    /// Serves the queue until it is empty and the link has no substream.
     async fn work(&self, shared: &Arc<Shared>) {
         loop {
             match self.open(shared).await {
@@ -217,7 +219,7 @@ impl Link {
         }
     }
 
-    /// As [`Link::refuse_queued`], again and again until callbacks queue nothing more; then no task runs.
+    /// Repeats [`Link::refuse_queued`] until callbacks queue no more calls; then no task runs.
     fn refuse_all(&self, why: &str) {
         loop {
             self.refuse_queued(why);
@@ -245,7 +247,7 @@ impl Link {
         Err(last)
     }
 
-    /// Opens a substream and waits until the peer says that it reads it.
+    /// Opens a substream and waits for the peer's frame `Ready`.
     async fn try_open(&self, shared: &Shared) -> Result<Stream, String> {
         let failed = |error: &dyn std::fmt::Display| format!("no link to {}: {error}", self.node);
         let mut control = shared.control.clone();
@@ -260,14 +262,14 @@ impl Link {
             other => {
                 let why = other
                     .err()
-                    .map_or("the peer did not say that it is ready".to_owned(), |error| error.to_string());
+                    .map_or("the first frame of the peer is not Ready".to_owned(), |error| error.to_string());
                 shared.refuse(Refused::Frame, &self.node, &why);
                 Err(failed(&why))
             }
         }
     }
 
-    /// Writes calls and reads answers until the substream breaks; tells why it did.
+    /// Writes calls and reads answers until the substream breaks; returns the reason.
     async fn serve(&self, stream: Stream, shared: &Shared) -> String {
         let (reader, writer) = stream.split();
         let waiting = Mutex::new(Waiting::default());
@@ -308,12 +310,12 @@ impl Link {
                 Ok(bytes) => shared.counters.bytes_sent.add(bytes),
                 Err(error) => return error.to_string(),
             }
-            // Answers get their turn even if writing never has to wait.
+            // Yield, so that answers are read even if writing never waits.
             tokio::task::yield_now().await;
         }
     }
 
-    /// Moves calls from the queue to those that wait for their answer; false if there were none.
+    /// Moves calls from the queue to those that wait for their answer; returns false if it found none.
     fn take_batch(&self, batch: &mut Vec<(u64, Bytes)>, waiting: &Mutex<Waiting>) -> bool {
         let mut bytes = 0;
         let mut waiting = waiting.lock();
@@ -340,7 +342,7 @@ impl Link {
         let mut reads = 0;
         loop {
             let len = match stream.read(&mut chunk).await {
-                Ok(0) => return "the peer closed it".to_owned(),
+                Ok(0) => return "the peer closed the link".to_owned(),
                 Ok(len) => len,
                 Err(error) => return error.to_string(),
             };
@@ -373,7 +375,7 @@ async fn write_batch<W: AsyncWrite + Unpin>(
     writer.flush().await
 }
 
-/// Pairs whole frames with their calls. What was paired before an error counts.
+/// Pairs complete frames with their calls. Pairs found before an error stay in `answered`.
 fn take_answers(
     frames: &mut FrameReader,
     waiting: &Mutex<Waiting>,
@@ -384,16 +386,16 @@ fn take_answers(
         let result = match frame.kind {
             Kind::Answer => Ok(frame.body),
             Kind::Dropped => Err(CallError::Lost("the peer dropped the call without an answer".to_owned())),
-            Kind::Ready | Kind::Call => return Err("the peer sent a frame that is no answer".to_owned()),
+            Kind::Ready | Kind::Call => return Err("the peer sent a frame other than an answer".to_owned()),
         };
-        let done = waiting.take(frame.id).ok_or("the peer answered a call that was not made")?;
+        let done = waiting.take(frame.id).ok_or("the peer answered a call that this node did not make")?;
         answered.push((done, result));
     }
     Ok(())
 }
 
-/// Calls that wait for their answer: slots that are used again, each use under a new generation, so that an
-/// id finds its call without hashing and a late or repeated answer finds none.
+/// Calls that wait for their answer, in reused slots. Each use of a slot has a new generation: an id finds
+/// its call without hashing, and a late or repeated answer finds none.
 #[derive(Default)]
 struct Waiting {
     slots: Vec<Slot>,
@@ -407,7 +409,7 @@ struct Slot {
 }
 
 impl Waiting {
-    /// Stores a call and names it: generation in the upper half of the id, slot in the lower.
+    /// Stores a call and returns its id: the generation in the upper half, the slot in the lower.
     fn insert(&mut self, done: Done) -> u64 {
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot::default());

@@ -1,12 +1,14 @@
-//! The peer network: calls between nodes, gossip, and who is connected.
+//! The peer network: calls between nodes, gossip, and the set of connected peers.
 //!
-//! Built on libp2p: TCP, Noise, the admission by cluster secret ([`admission`]), yamux. One task runs the swarm
-//! and never blocks; each pair of nodes has one link per [`Class`] and direction ([`link`], [`answer`]).
+//! It uses libp2p: TCP, Noise, the admission by cluster secret ([`admission`]), yamux. One task runs the
+//! swarm and never blocks. Each pair of nodes has one link per [`Class`] and direction ([`link`],
+//! [`answer`]).
 //!
-//! What the network promises: calls of one class to one peer are written in the order they were made and, on
-//! one substream, handled in that order; every call ends exactly once; every queue is bounded. What it does
-//! not: that a call that ended as [`CallError::Lost`] was or was not handled, and that a gossip arrives.
-//! It detects no failures: leases do. A closed connection is a hint.
+//! Guarantees: the network writes calls of one class to one peer in the order they were made. The peer
+//! handles the calls of one substream in that order. Every call ends exactly once. Every queue is bounded.
+//!
+//! No guarantees: a peer may or may not have handled a call that ended as [`CallError::Lost`]; a gossip
+//! message may be lost. Leases detect failures, not the network: a closed connection is only a hint.
 
 mod address;
 mod admission;
@@ -52,16 +54,16 @@ use crate::id::NodeId;
 use crate::identity::ClusterSecret;
 use crate::supervise::Supervisor;
 
-/// What a call is about; each class has its own substream, so that none waits behind another.
+/// Purpose of a call. Each class has its own substream, so that no class waits behind another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
     /// Topology, leases, joining: small and urgent.
     Control,
-    /// Clients' requests, forwarded to primaries.
+    /// Client requests, forwarded to primaries.
     Requests,
     /// Records from primaries to replicas.
     Replication,
-    /// Partitions being copied.
+    /// Copies of partitions.
     Bulk,
 }
 
@@ -79,29 +81,29 @@ impl Class {
     }
 }
 
-/// How a call ended without an answer.
+/// Outcome of a call that got no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
-    /// No byte of it reached the peer: it is safe to call again.
+    /// No byte of the call reached the peer: the caller can safely call again.
     #[error("not sent: {0}")]
     NotSent(String),
-    /// The connection broke, or the peer dropped the call: it may have been handled.
+    /// The connection broke, or the peer dropped the call: the peer may have handled it.
     #[error("sent, but the answer is lost: {0}")]
     Lost(String),
 }
 
-/// Why [`Network::dial`] reached nobody.
+/// Reason why [`Network::dial`] connected to no node.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DialError {
-    /// A node answers there, but it has another cluster secret, or only one of the two has any.
+    /// The node at the address has another cluster secret, or only one of the two nodes has a secret.
     #[error(
-        "the node there is not admitted by this cluster secret, or does not admit this node: give both the same --cluster-secret-file"
+        "the node at this address and this node do not have the same cluster secret: give both the same --cluster-secret-file"
     )]
     SecretRefused,
-    /// This node answers there.
+    /// The address is one of this node.
     #[error("the address is this node's own")]
     Itself,
-    /// Nobody answers, or something that is no node of this protocol version.
+    /// Nothing answers at the address, or something that is no node of this protocol version.
     #[error("not reachable: {0}")]
     Unreachable(String),
     /// The text is neither `HOST:PORT` nor a multiaddr over TCP.
@@ -109,55 +111,60 @@ pub enum DialError {
     BadAddress,
 }
 
-/// Why the network did not start.
+/// Reason why the network did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum NetError {
-    /// Another process listens there.
+    /// Another process listens on the address.
     #[error(
         "the peer address {0} is in use: is this node running already? Stop the other process or choose another --peer-listen"
     )]
     AddressInUse(SocketAddr),
-    /// The system refused to listen.
+    /// The operating system refused to listen on the address.
     #[error(
         "cannot listen for peers on {address}: {reason}; choose an address of this machine with --peer-listen"
     )]
     Listen {
-        /// Where.
+        /// The address to listen on.
         address: SocketAddr,
-        /// What the system said.
+        /// The error of the operating system.
         reason: String,
     },
-    /// Without a secret anybody who reaches the address is a peer.
+    /// Without a secret, everyone who reaches the address becomes a peer.
     #[error(
-        "a node without a cluster secret must not listen for peers on {0}, which others can reach: give --cluster-secret-file, listen on 127.0.0.1, or say --insecure"
+        "a node without a cluster secret must not listen for peers on {0}, which other machines can reach: give --cluster-secret-file, listen on 127.0.0.1, or give --insecure"
     )]
     Insecure(SocketAddr),
-    /// The key is no ed25519 key, or libp2p refuses the settings.
-    #[error("the peer network cannot be set up: {0}")]
+    /// The key is not an ed25519 key, or libp2p rejects the settings.
+    #[error("cannot set up the peer network: {0}")]
     Setup(String),
 }
 
-/// What the network tells the node. Methods are called from network tasks and must return quickly.
+/// Receiver of calls, gossip and connection changes. Network tasks call its methods, which must return
+/// quickly.
 pub trait Handler: Send + Sync + 'static {
-    /// A peer's call. Called in the order of that peer's calls of that class; must not block. The answer goes
-    /// to `reply`, now or later. `body` shares memory with its neighbours: copy what is kept for long.
+    /// Receives a call of a peer. Calls of one peer and class arrive in their order. Must not block.
+    ///
+    /// The handler answers through `reply`, now or later. `body` shares its memory with other frames: copy it
+    /// to keep it for long.
     fn on_call(&self, from: NodeId, class: Class, body: Bytes, reply: Responder);
-    /// A gossip of `from`, whose signature was checked.
+    /// Receives a gossip message of `from`; the network has checked the signature.
     fn on_gossip(&self, from: NodeId, data: Vec<u8>);
-    /// The first connection to a peer came up, or the last one went.
+    /// Reports that the first connection to a peer opened, or that the last one closed.
     fn on_peer(&self, peer: NodeId, connected: bool);
 }
 
-/// Bounds of what the network holds in memory.
+/// Limits of the memory that the network uses.
 #[derive(Debug, Clone)]
 pub struct Limits {
-    /// Bytes queued for one peer and class, and held of its calls and answers; one more message may exceed it.
+    /// Bytes queued for one peer and class, and bytes held of its calls and answers. One more message may
+    /// exceed it.
     pub queue_bytes_max: usize,
     /// Calls queued or unanswered for one peer and class.
     pub queue_calls_max: usize,
-    /// Connections in all.
+    /// Open connections of all peers.
     pub connections_max: u32,
-    /// Connections that others opened and that are not admitted yet; beyond, one of them goes.
+    /// Connections that others opened and that are not admitted yet. Beyond this number, the network closes
+    /// one of them for each new one.
     pub admissions_max: u32,
 }
 
@@ -175,22 +182,22 @@ impl Default for Limits {
 /// Settings of the network.
 #[derive(Debug, Clone)]
 pub struct NetworkConfig {
-    /// The node's key; its name follows from it.
+    /// Key of the node; the node's name derives from it.
     pub keypair: Keypair,
-    /// Where to listen; port 0 lets the system choose.
+    /// Addresses to listen on; port 0 lets the operating system choose.
     pub listen: Vec<SocketAddr>,
-    /// What admits peers; `None` admits every node that has none either.
+    /// Secret that admits peers; `None` admits every node that has no secret either.
     pub secret: Option<ClusterSecret>,
     /// Whether to listen beyond loopback without a secret.
     pub insecure: bool,
-    /// Bounds.
+    /// Limits of memory and connections.
     pub limits: Limits,
-    /// What watches the network's tasks.
+    /// Supervisor of the network's tasks.
     pub supervisor: Supervisor,
 }
 
 impl NetworkConfig {
-    /// Settings with the default limits, listening beyond loopback only with a secret.
+    /// Creates settings with the default limits, which listen beyond loopback only with a secret.
     pub fn new(keypair: Keypair, listen: Vec<SocketAddr>, secret: Option<ClusterSecret>) -> Self {
         Self {
             keypair,
@@ -203,7 +210,7 @@ impl NetworkConfig {
     }
 }
 
-/// A number that only grows.
+/// A counter that only grows.
 #[derive(Debug, Default)]
 struct Counter(AtomicU64);
 
@@ -230,7 +237,7 @@ struct Counters {
     dials_failed: Counter,
 }
 
-/// What the network did since it started, and what it holds now.
+/// Counters since the network started, and its present contents.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NetStats {
     /// Peers connected now.
@@ -239,27 +246,27 @@ pub struct NetStats {
     pub calls_open: usize,
     /// Bytes of calls queued now.
     pub queued_bytes: usize,
-    /// Calls written.
+    /// Calls written to a link.
     pub calls_sent: u64,
-    /// Calls that were unanswered when their link broke.
+    /// Calls to peers whose link broke before the answer arrived; the peer may have executed them.
     pub calls_lost: u64,
-    /// Calls of peers.
+    /// Calls received from peers.
     pub calls_received: u64,
     /// Bytes written to links, before encryption.
     pub bytes_sent: u64,
     /// Bytes read from links.
     pub bytes_received: u64,
-    /// Gossips published.
+    /// Gossip messages published.
     pub gossip_sent: u64,
-    /// Gossips that no peer listened to.
+    /// Gossip messages that this node sent while no peer was subscribed.
     pub gossip_unheard: u64,
-    /// Gossips of others.
+    /// Gossip messages received.
     pub gossip_received: u64,
     /// Connections that could not be opened.
     pub dials_failed: u64,
 }
 
-/// A peer this node has called.
+/// A peer that this node has called.
 struct Peer {
     /// In the order of [`Class::ALL`].
     links: [Arc<Link>; Class::ALL.len()],
@@ -272,7 +279,7 @@ impl Peer {
     }
 }
 
-/// When a peer that could not be reached is tried again.
+/// Wait before the next attempt to connect to an unreachable peer.
 #[derive(Debug)]
 struct BackOff {
     until: Instant,
@@ -283,10 +290,10 @@ struct BackOff {
 const BACK_OFF_FIRST_MS: u64 = 50;
 const BACK_OFF_MAX_MS: u64 = 2_000;
 
-/// Addresses of one peer that are tried.
+/// Maximum of addresses tried for one peer.
 const PEER_ADDRESSES_MAX: usize = 8;
 
-/// What the tasks of one network share.
+/// State that the tasks of one network share.
 struct Shared {
     local: NodeId,
     handler: Arc<dyn Handler>,
@@ -309,13 +316,13 @@ struct Shared {
 }
 
 impl Shared {
-    /// Counts what was refused, and tells it if that is due.
+    /// Counts a rejection, and logs it at most once in [`LOG_PAUSE_MS`] for each kind.
     fn refuse(&self, refused: Refused, from: &dyn std::fmt::Display, why: &dyn std::fmt::Display) {
         let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.refusals.note(refused, now_ms, from, why);
     }
 
-    /// Connects to a peer by the address book, unless there is a connection or the last failure is too recent.
+    /// Connects to a peer by the address book, unless it is connected or its back-off has not expired.
     async fn connect(&self, node: NodeId) -> Result<(), String> {
         if self.connected.read().contains(&node) {
             return Ok(());
@@ -345,7 +352,7 @@ impl Shared {
         connected.await.map_err(|_| gone(()))?
     }
 
-    /// Returns where a peer was seen, with the ports it announces, as far as that is none of `known`.
+    /// Returns the observed IP address of a peer with the ports that it announces, without those in `known`.
     fn observed_addresses(&self, node: NodeId, known: &[Multiaddr]) -> Vec<Multiaddr> {
         let Some(ip) = self.observed.of(node) else { return Vec::new() };
         let mut found: Vec<Multiaddr> = Vec::new();
@@ -370,7 +377,7 @@ impl Shared {
         Err(format!("{} (tried again in {} ms)", back_off.why, left.as_millis()))
     }
 
-    /// Notes that a peer could not be reached, and doubles the time until it is tried again.
+    /// Records that a peer could not be reached, and doubles the wait before the next attempt.
     fn fail_connect(&self, node: NodeId, why: String) -> String {
         self.counters.dials_failed.add(1);
         let mut back_offs = self.back_offs.lock();
@@ -407,7 +414,7 @@ impl Drop for Stopper {
     }
 }
 
-/// This node's end of the peer network. Clones are the same network; it ends with the last of them.
+/// This node's end of the peer network. Clones share one network, which stops when the last clone is dropped.
 #[derive(Clone)]
 pub struct Network {
     shared: Arc<Shared>,
@@ -421,34 +428,35 @@ impl std::fmt::Debug for Network {
 }
 
 impl Network {
-    /// Starts the network; resolves once it listens. Must be called inside a tokio runtime.
+    /// Starts the network, and returns once it listens. Must be called inside a tokio runtime.
     ///
     /// # Errors
-    /// When an address is in use or not of this machine, or open to others without a secret.
+    /// When an address is in use, is not of this machine, or is open to other machines without a secret.
     pub async fn start(config: NetworkConfig, handler: Arc<dyn Handler>) -> Result<Self, NetError> {
         swarm::start(config, handler).await
     }
 
-    /// The peers that it reaches.
+    /// Returns the peers that this network reaches.
     pub fn peers(&self) -> Peers {
         Peers::new(Arc::new(self.clone()))
     }
 
-    /// This node.
+    /// Returns the id of this node.
     pub fn local(&self) -> NodeId {
         self.shared.local
     }
 
-    /// Where the network listens, with the ports the system chose; an unspecified address shows as those of
-    /// the machine's interfaces.
+    /// Returns the addresses that the network listens on, with the ports the operating system chose. An
+    /// unspecified address is replaced by those of the machine's interfaces.
     pub fn listen_addrs(&self) -> Vec<SocketAddr> {
         self.shared.listening.read().clone()
     }
 
-    /// Connects to whoever answers at `addr` (`HOST:PORT` or a multiaddr) and tells who that is.
+    /// Connects to the node at `addr` (`HOST:PORT` or a multiaddr), and returns its id.
     ///
     /// # Errors
-    /// See [`DialError`]; of several addresses behind a name, the last failure, or the refused secret.
+    /// See [`DialError`]. If a name has several addresses: [`DialError::SecretRefused`] if one address gave
+    /// it, else the last error.
     pub async fn dial(&self, addr: &str) -> Result<NodeId, DialError> {
         let addresses = address::resolve(addr).await.map_err(|error| match error {
             address::AddressError::Bad => DialError::BadAddress,
@@ -472,22 +480,22 @@ impl Network {
         Err(failure)
     }
 
-    /// Listens to a gossip topic, and publishes to it.
+    /// Subscribes to a gossip topic; later messages are also published to it.
     pub fn subscribe(&self, topic: &str) {
         self.command(Command::Subscribe(topic.to_owned()));
     }
 
-    /// The peers connected now.
+    /// Returns the peers that are connected now.
     pub fn connected(&self) -> Vec<NodeId> {
         self.shared.connected.read().iter().copied().collect()
     }
 
-    /// Returns whether there is a connection to a peer.
+    /// Returns whether this node has a connection to a peer.
     pub fn is_connected(&self, peer: NodeId) -> bool {
         self.shared.connected.read().contains(&peer)
     }
 
-    /// Returns whether a peer of the address book could not be reached when it was last called.
+    /// Returns whether the last attempt to connect to a peer of the address book failed.
     pub fn misses_peers(&self) -> bool {
         let book = self.shared.book.lock();
         let back_offs = self.shared.back_offs.lock();
@@ -497,7 +505,7 @@ impl Network {
     fn command(&self, command: Command) -> bool {
         let taken = self.shared.commands.try_send(command);
         if let Err(error) = &taken {
-            tracing::warn!(%error, "the peer network does not take a command");
+            tracing::warn!(%error, "the peer network's command queue is full or closed; the command is dropped");
         }
         taken.is_ok()
     }
@@ -510,7 +518,7 @@ impl Transport for Network {
             return refuse(done, "this node's network is shut down");
         }
         if to == self.shared.local {
-            return refuse(done, "a node does not call itself");
+            return refuse(done, "a node cannot call itself");
         }
         match self.shared.peer(to) {
             Some(peer) => {
@@ -588,14 +596,14 @@ impl Transport for Network {
             network.stopper.stop.send_replace(true);
             let tasks = std::mem::take(&mut *network.stopper.tasks.lock());
             for task in tasks {
-                // A task that panicked is over too.
+                // The network is stopped also after a panic of a task.
                 let _ = task.await;
             }
         })
     }
 }
 
-/// The name of the node behind a libp2p peer.
+/// Returns the id of the node that a libp2p peer id names.
 fn node_of(peer: &PeerId) -> Option<NodeId> {
     NodeId::from_peer_id(peer)
 }

@@ -1,9 +1,11 @@
-//! The multiplexer of a connection, closed at once where this side closes it.
+//! Closes a connection's multiplexer immediately when this side closes the connection.
 //!
-//! yamux closes in good order: it flushes first, and wakes none of its substreams. Of a connection that carries nothing any more
-//! (the very one that is closed for that) the flush does not end, and a link that waits for an answer, or for the peer to
-//! take more, then waits for ever, with all calls after it. So the order is skipped: the multiplexer is dropped, which ends
-//! every substream, and the peer sees the end of the connection. Calls under way end as lost, as after any broken connection.
+//! yamux closes gracefully: it flushes first, and wakes none of its substreams. On a dead connection the
+//! flush never ends: a link that waits for an answer, or for the peer to read, would wait for ever, and so
+//! would all later calls.
+//!
+//! [`ClosedAtOnce`] therefore drops the multiplexer. The drop ends every substream, and the peer sees the end
+//! of the connection. Calls in flight end as lost, as after any broken connection.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -11,7 +13,7 @@ use std::task::{Context, Poll};
 use libp2p::core::StreamMuxer;
 use libp2p::core::muxing::StreamMuxerEvent;
 
-/// A multiplexer that is closed by being dropped.
+/// A multiplexer whose `poll_close` returns at once, so that it is dropped instead of closed gracefully.
 pub(super) struct ClosedAtOnce<M>(pub(super) M);
 
 impl<M: StreamMuxer + Unpin> ClosedAtOnce<M> {

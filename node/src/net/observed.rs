@@ -1,6 +1,8 @@
-//! What connections show of where peers are, beside what they announce; and names that lead nowhere.
+//! IP addresses of peers as their connections show them, in addition to the announced addresses; and names
+//! that do not resolve.
 //!
-//! An observed address is a hint: whoever is dialed there still has to prove the peer's key. Both tables are bounded.
+//! An observed address is a hint: a node dialed at it still has to prove the peer's key. Both tables are
+//! bounded.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,9 +12,9 @@ use parking_lot::Mutex;
 
 use crate::id::NodeId;
 
-/// Peers whose addresses are kept.
+/// Maximum of peers whose addresses are kept.
 const OBSERVED_MAX: usize = 8192;
-/// Names that are remembered as unresolved.
+/// Maximum of unresolved names that are remembered.
 const NAMES_MAX: usize = 256;
 /// Time between two log lines about one name.
 const NAME_PAUSE: Duration = Duration::from_secs(60);
@@ -21,8 +23,8 @@ const NAME_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Seen {
     ip: IpAddr,
-    /// Whether this node dialed it there: then others can, too. The other end of a connection that a peer opened may be
-    /// a gateway's.
+    /// Whether this node dialed the address: then other nodes can dial it too. The remote address of a
+    /// connection that the peer opened may be that of a gateway.
     dialed: bool,
     connected: bool,
 }
@@ -32,7 +34,7 @@ struct Seen {
 pub(super) struct Observed(Mutex<HashMap<NodeId, Seen>>);
 
 impl Observed {
-    /// Notes a connection to a peer.
+    /// Records a connection to a peer.
     pub(super) fn connected(&self, peer: NodeId, ip: IpAddr, dialed: bool) {
         let mut seen = self.0.lock();
         let keeps = seen.get(&peer).is_some_and(|seen| seen.connected && seen.dialed && !dialed);
@@ -41,14 +43,15 @@ impl Observed {
         }
     }
 
-    /// Notes that the last connection to a peer ended: the next one, opened by either side, tells more.
+    /// Records that the last connection to a peer closed: the next one, opened by either side, replaces the
+    /// address.
     pub(super) fn disconnected(&self, peer: NodeId) {
         if let Some(seen) = self.0.lock().get_mut(&peer) {
             seen.connected = false;
         }
     }
 
-    /// Returns the address a peer is connected at, or was last.
+    /// Returns the address at which a peer is connected, or was connected last.
     pub(super) fn of(&self, peer: NodeId) -> Option<IpAddr> {
         self.0.lock().get(&peer).map(|seen| seen.ip)
     }
@@ -59,18 +62,18 @@ impl Observed {
     }
 }
 
-/// Names that did not resolve, and when that was last logged.
+/// Names that did not resolve, with the time of the last log line.
 #[derive(Debug, Default)]
 pub(super) struct Unresolved(Mutex<HashMap<String, Instant>>);
 
 impl Unresolved {
-    /// Logs that an address has a name that does not resolve, at most once a minute a name.
+    /// Logs that the name in an address does not resolve, at most once a minute for each name.
     pub(super) fn log(&self, address: &str, error: &str) {
         if self.is_due(address, Instant::now()) {
             tracing::warn!(
                 address,
                 error,
-                "the name in a peer's address does not resolve; it is looked up again at the next dial"
+                "the name in a peer's address does not resolve; this node resolves it again at the next dial"
             );
         }
     }

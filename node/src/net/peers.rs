@@ -1,4 +1,4 @@
-//! The peers of a node, as the rest of it calls them: over libp2p, or over a simulated network.
+//! The node's interface to its peers, over libp2p or over a simulated network.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -13,45 +13,45 @@ pub use super::link::Done;
 use super::{CallError, Class, NetStats, Refusals};
 use crate::id::NodeId;
 
-/// What carries calls and gossip. It promises what the [module](super) says.
+/// Carrier of calls and gossip. It gives the guarantees of the [module](super).
 pub trait Transport: Send + Sync + 'static {
     /// Queues a call: see [`Peers::call_with`].
     fn push_call(&self, to: NodeId, class: Class, body: Bytes, done: Done);
     /// Replaces the address book: see [`Peers::set_peers`].
     fn set_peers(&self, peers: HashMap<NodeId, Vec<String>>);
-    /// Publishes a gossip; false if it is too long, or the network too busy to take it.
+    /// Publishes a gossip message; returns false if it is too long, or if the network is too busy to take it.
     fn publish(&self, data: Vec<u8>) -> bool;
     /// Closes the connections to a peer; the next call opens one again.
     fn disconnect(&self, peer: NodeId);
-    /// The IP address a peer is connected at, or was last: see [`Peers::observed`].
+    /// Returns the IP address at which a peer is connected, or was connected last: see [`Peers::observed`].
     fn observed(&self, _peer: NodeId) -> Option<IpAddr> {
         None
     }
-    /// What the network did and holds.
+    /// Returns the counters and the present contents of the network.
     fn stats(&self) -> NetStats {
         NetStats::default()
     }
-    /// The counters of what is refused: those of the network, where there is one, and of the node.
+    /// Returns the counters of rejections: those of the network, if it has them, and of the node.
     fn refusals(&self) -> Arc<Refusals> {
         Arc::default()
     }
-    /// Ends every open call, and takes no more.
+    /// Ends every open call, and rejects later ones.
     fn shutdown(&self) -> BoxFuture<'static, ()>;
 }
 
-/// This node's way to its peers. Clones are the same one.
+/// This node's access to its peers. Clones share one transport.
 #[derive(Clone)]
 pub struct Peers(Arc<dyn Transport>);
 
 impl Peers {
-    /// The peers that this transport reaches.
+    /// Creates the access to the peers that this transport reaches.
     pub fn new(transport: Arc<dyn Transport>) -> Self {
         Self(transport)
     }
 
-    /// Calls a peer. The call is queued before this returns: calls to one peer and class go out in the order
-    /// they were made. `done` runs exactly once, on a task of the network or, if the call cannot be queued,
-    /// before this returns; it must be quick.
+    /// Calls a peer. The call is queued before this returns: calls to one peer and class are sent in the
+    /// order they were made. `done` runs exactly once, on a task of the network or, if the call cannot be
+    /// queued, before this returns. It must return quickly.
     pub fn call_with(
         &self,
         to: NodeId,
@@ -62,8 +62,8 @@ impl Peers {
         self.0.push_call(to, class, body, Done::new(done));
     }
 
-    /// As [`Peers::call_with`], as a future. Queued by this call, not by the first poll; dropping the future
-    /// does not take the call back.
+    /// Calls a peer as [`Peers::call_with`], and returns the result as a future. The call is queued before
+    /// this returns, not at the first poll. Dropping the future does not cancel the call.
     pub fn call(
         &self,
         to: NodeId,
@@ -72,7 +72,7 @@ impl Peers {
     ) -> impl Future<Output = Result<Bytes, CallError>> + Send + use<> {
         let (sender, receiver) = oneshot::channel();
         self.call_with(to, class, body, move |result| {
-            // A caller that no longer waits has dropped the receiver.
+            // The send fails if the caller has dropped the future.
             let _ = sender.send(result);
         });
         async move {
@@ -80,13 +80,14 @@ impl Peers {
         }
     }
 
-    /// Replaces the address book: where each peer is reached (multiaddrs or `HOST:PORT`). Peers with new
-    /// addresses are tried at once by the next call.
+    /// Replaces the address book: the addresses of each peer (multiaddrs or `HOST:PORT`). The next call to a
+    /// peer with new addresses tries them without a back-off.
     pub fn set_peers(&self, peers: HashMap<NodeId, Vec<String>>) {
         self.0.set_peers(peers);
     }
 
-    /// Publishes to the subscribed topics; false if it is too long, or the network too busy to take it.
+    /// Publishes to the subscribed topics; returns false if the message is too long, or if the network is too
+    /// busy to take it.
     pub fn publish(&self, data: Vec<u8>) -> bool {
         self.0.publish(data)
     }
@@ -96,17 +97,19 @@ impl Peers {
         self.0.disconnect(peer);
     }
 
-    /// Returns the IP address a peer is connected at, or was last; `None` if it never was, or the transport has no addresses.
+    /// Returns the IP address at which a peer is connected, or was connected last. `None`: it never was
+    /// connected, or the transport has no addresses.
     pub fn observed(&self, peer: NodeId) -> Option<IpAddr> {
         self.0.observed(peer)
     }
 
-    /// What the network did and holds.
+    /// Returns the counters and the present contents of the network.
     pub fn stats(&self) -> NetStats {
         self.0.stats()
     }
 
-    /// The counters of what is refused, to be asked for once: a transport may make new ones each time.
+    /// Returns the counters of rejections. Call it once and keep the result: a transport may create new
+    /// counters at each call.
     pub fn refusals(&self) -> Arc<Refusals> {
         self.0.refusals()
     }

@@ -1,39 +1,40 @@
-//! What came over the peer network and was not taken: each kind is counted, and told in the log at most once in
-//! [`LOG_PAUSE_MS`], with what to do about it.
+//! Counts of rejected connections, frames and messages by kind. Logs each kind at most once in
+//! [`LOG_PAUSE_MS`], with the remedy.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Whoever sends one may send many; the log says so once in this time for each kind.
+/// Pause between two log lines of one kind: a sender may send many rejected messages.
 pub const LOG_PAUSE_MS: u64 = 10_000;
 
-/// Why something of a peer, or of a stranger, was not taken.
+/// Reason why data of a peer, or of an unknown sender, was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// Who connected has not the cluster secret of this node.
+    /// The node that connected does not have the cluster secret of this node.
     Secret,
-    /// Whom this node connected to has not its cluster secret.
+    /// The node that this node connected to does not have its cluster secret.
     SecretOfOther,
-    /// Who connected spoke no admission of this protocol, or what was said in an earlier one.
+    /// The node that connected did not follow the admission protocol, or replayed an earlier admission.
     Handshake,
-    /// Who connected said too little, and went or was cut off.
+    /// The node that connected closed the connection, or reached the time limit, before its admission was
+    /// complete.
     Unfinished,
-    /// More connections than are handled at one time.
+    /// More connections than this node handles at one time.
     Crowded,
     /// An admitted connection carried bytes that its peer did not encrypt.
     Corrupted,
-    /// A link carried what is no frame, or none that belongs there.
+    /// A link carried bytes that are not a frame, or a frame that is not allowed there.
     Frame,
-    /// A frame's body, or a gossip, is no message of this protocol.
+    /// The body of a frame, or a gossip message, is not a message of this protocol.
     Message,
-    /// A node that is no member sent what only members may.
+    /// A node that is not a member sent a message that only members may send.
     Stranger,
-    /// A node that was a member and was removed sent something.
+    /// A removed member sent a message.
     Removed,
-    /// An incarnation of a node that is over sent something.
+    /// An earlier incarnation of a node sent a message.
     OldIncarnation,
-    /// A node of another cluster sent something.
+    /// A node of another cluster sent a message.
     OtherCluster,
     /// Records of a node that is not, or no longer, the primary of that term and assignment.
     Fenced,
@@ -57,7 +58,7 @@ impl Refused {
         Self::Fenced,
     ];
 
-    /// The name it is counted under.
+    /// Returns the name of the counter of this kind.
     pub fn name(self) -> &'static str {
         match self {
             Self::Secret => "secret",
@@ -76,60 +77,62 @@ impl Refused {
         }
     }
 
-    /// What happened, what it means, and what to do.
+    /// Returns the text of the log: the event, its consequence, and the remedy.
     fn advice(self) -> &'static str {
         match self {
             Self::Secret => {
-                "refused a connection: its cluster secret is not this node's. Nothing else was said to it. If it is a \
-                 node of this cluster, give it the same --cluster-secret-file; if not, keep it from the peer port"
+                "rejected a connection: it does not have this node's cluster secret. This node sent it nothing else. \
+                 If it is a node of this cluster, give it the same --cluster-secret-file; if not, block its access to \
+                 the peer port"
             }
             Self::SecretOfOther => {
-                "could not connect to a node: it has not this node's cluster secret. Nothing else was said to it. Give \
-                 both the same --cluster-secret-file, or correct the address"
+                "could not connect to a node: it does not have this node's cluster secret. This node sent it \
+                 nothing else. Give both the same --cluster-secret-file, or correct the address"
             }
             Self::Handshake => {
-                "refused a connection that does not speak this admission, or repeats what was said in another one. \
-                 Nothing was taken of it. If it is a node of this cluster, see that both run compatible versions; if \
-                 not, keep it from the peer port"
+                "rejected a connection that does not follow the admission protocol, or that replays an earlier one. \
+                 No data was taken from it. If the sender is a node of this cluster, check that both run compatible \
+                 versions; if not, block its access to the peer port"
             }
             Self::Unfinished => {
-                "a connection ended before it was admitted. Look there if it is a node of this cluster"
+                "a connection ended before it was admitted. If the sender is a node of this cluster, look at its log"
             }
             Self::Crowded => {
-                "closed a connection, there being too many: of those that are not admitted the oldest goes first. \
-                 Members come in as long as they can finish; keep strangers from the peer port"
+                "closed a connection because this node has reached its limit. Of connections that are not admitted, it \
+                 closes the oldest first. Members still connect if they can finish the admission; block others from \
+                 the peer port"
             }
             Self::Corrupted => {
-                "closed a connection: what came over it is not what the peer encrypted. Nothing of it was taken; both \
-                 connect again. If it goes on, look for what alters traffic between the two: a proxy, a defective \
-                 network card, an attacker"
+                "closed a connection: bytes received over it are not those that the peer encrypted. No data was taken \
+                 from them; both nodes connect again. If this repeats, look for the cause of changed traffic between \
+                 the two: a proxy, a defective network card, an attacker"
             }
             Self::Frame => {
-                "closed a link: its peer sent what is no frame of this protocol. Calls under way on it are lost. See \
-                 that both run compatible versions, and look at the peer's memory and disk if they do"
+                "closed a link: its peer sent bytes that are not a frame of this protocol. Calls in flight on it are \
+                 lost. Check that both nodes run compatible versions; if they do, check the peer's memory and disk"
             }
             Self::Message => {
-                "dropped a message of a peer that cannot be read. Nothing of it was done. See that both run compatible \
-                 versions, and look at the peer's memory and disk if they do"
+                "dropped a message of a peer that this node cannot decode; it had no effect. Check that both nodes run \
+                 compatible versions; if they do, check the peer's memory and disk"
             }
             Self::Stranger => {
-                "refused what a node sent that is no member as far as this node knows. Nothing of it was done. It \
-                 passes if the node has just joined; else stop that process, and change the cluster secret if it \
-                 should not have it"
+                "rejected a message of a node that this node does not know as a member; it had no effect. No action \
+                 is needed if the node has just joined. Otherwise stop that process, and change the cluster secret \
+                 if the process should not have it"
             }
             Self::Removed => {
-                "refused what a node sent that was removed from the cluster. Nothing of it was done. Stop that \
-                 process; to use the machine again, start caskd there with --join-afresh"
+                "rejected a message of a node that was removed from the cluster; it had no effect. Stop that process. \
+                 To use the machine again, start caskd there with --join-afresh"
             }
             Self::OldIncarnation => {
-                "refused what an earlier start of a node sent: a newer one is registered. Nothing of it was done. If \
-                 two processes use one data directory, or a copy of it, stop the older one"
+                "rejected a message of an earlier start of a node: a newer one is registered. The message had no \
+                 effect. If two processes use one data directory, or a copy of it, stop the older one"
             }
             Self::OtherCluster => {
-                "refused what a node of another cluster sent. Nothing of it was done. Correct its --bootstrap, and give \
-                 each cluster a secret of its own"
+                "rejected a message of a node of another cluster; it had no effect. Correct the --bootstrap of that \
+                 node, and give each cluster a secret of its own"
             }
-            Self::Fenced => "refused records of a node that is not the primary of that term here",
+            Self::Fenced => "rejected records of a node that is not the primary of that term on this node",
         }
     }
 }
@@ -137,34 +140,35 @@ impl Refused {
 #[derive(Debug, Default)]
 struct Kind {
     count: AtomicU64,
-    /// When it may be told again; 0 before the first time.
+    /// Time from which the next log line is due, in milliseconds; 0 before the first.
     quiet_until_ms: AtomicU64,
 }
 
-/// The counters of all kinds. The time it is given is that of one monotonic clock.
+/// The counters of all kinds. All times that callers pass are those of one monotonic clock.
 #[derive(Debug, Default)]
 pub struct Refusals([Kind; Refused::ALL.len()]);
 
 impl Refusals {
-    /// Counts one, and tells it if that is due: `from` is a node or an address, `why` the particulars.
+    /// Counts a rejection, and logs it if a log line is due. `from` is a node or an address, `why` the
+    /// details.
     pub fn note(&self, refused: Refused, now_ms: u64, from: &dyn Display, why: &dyn Display) {
         let Some(total) = self.count(refused, now_ms) else { return };
         let (kind, advice) = (refused.name(), refused.advice());
         match refused {
             Refused::Fenced => tracing::debug!(%from, %why, kind, total, "{advice}"),
-            // A load balancer that looks whether the port is open does this all the time.
+            // Load balancers open and close connections all the time to check the port.
             Refused::Unfinished => tracing::info!(%from, %why, kind, total, "{advice}"),
             _ => tracing::warn!(%from, %why, kind, total, "{advice}"),
         }
     }
 
-    /// Counts one; answers how many there are if it is to be told.
+    /// Counts a rejection; returns the total if a log line is due.
     fn count(&self, refused: Refused, now_ms: u64) -> Option<u64> {
         let kind = self.0.get(refused as usize)?;
         let total = kind.count.fetch_add(1, Ordering::Relaxed) + 1;
         let quiet_until_ms = kind.quiet_until_ms.load(Ordering::Relaxed);
         let due = total == 1 || now_ms >= quiet_until_ms;
-        // Of several at one moment, one tells.
+        // If several threads find that a line is due, only one logs it.
         let tells = due
             && kind
                 .quiet_until_ms
@@ -173,12 +177,12 @@ impl Refusals {
         tells.then_some(total)
     }
 
-    /// How many there were of a kind.
+    /// Returns the count of a kind.
     pub fn of(&self, refused: Refused) -> u64 {
         self.0.get(refused as usize).map_or(0, |kind| kind.count.load(Ordering::Relaxed))
     }
 
-    /// All kinds by name.
+    /// Returns the counts of all kinds by name.
     pub fn counts(&self) -> BTreeMap<String, u64> {
         Refused::ALL.iter().map(|kind| (kind.name().to_owned(), self.of(*kind))).collect()
     }
@@ -197,7 +201,7 @@ mod tests {
             assert_eq!(told(now_ms), None);
         }
         assert_eq!(told(10_005), Some(10_002));
-        assert_eq!(refusals.count(Refused::Removed, 6), Some(1), "each kind for itself");
+        assert_eq!(refusals.count(Refused::Removed, 6), Some(1), "each kind has its own pause");
         assert_eq!((refusals.of(Refused::Frame), refusals.of(Refused::Secret)), (10_002, 0));
     }
 

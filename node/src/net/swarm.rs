@@ -1,8 +1,9 @@
 //! The swarm: connections, admission, gossip. One task owns it and never blocks: it takes commands, reacts to
-//! events, and calls the handler, which must be quick.
+//! events, and calls the handler, which must return quickly.
 //!
-//! Two nodes that dial each other at once end with two connections, one opened by each; that is fine, links
-//! take either. A second connection *dialed by the same side* is closed by that side, so nothing piles up.
+//! Two nodes that dial each other at the same time end with two connections, one opened by each. Links use
+//! either. A node closes a second connection that it dialed itself, so that connections to one peer do not
+//! accumulate.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -36,28 +37,30 @@ use super::{
 use crate::id::NodeId;
 use crate::supervise::{Part, contained};
 
-/// Commands that wait for the swarm task.
+/// Maximum of commands queued for the swarm task.
 const COMMANDS_MAX: usize = 1024;
-/// Time for a listener to say where it listens.
+/// Time limit for a listener to report its address.
 const LISTEN_MS_MAX: u64 = 5_000;
-/// A connection that answers no ping for this long is dead, though nobody closed it (a machine that went away).
+/// A connection without an answer to a ping for this long is dead, even if neither side closed it (a machine
+/// that lost power or its network).
 const PING_MS_MAX: u64 = 15_000;
 const PING_INTERVAL_MS: u64 = 5_000;
-/// One connection opened by each side, and room for dead ones that are not yet noticed.
+/// One connection opened by each side, and a reserve for dead connections that are not detected yet.
 const CONNECTIONS_PER_PEER_MAX: u32 = 8;
-/// Substreams of one connection: four links and gossip each way, pings, and room for reopening.
+/// Maximum of substreams of one connection: four links and gossip in each direction, pings, and a reserve for
+/// reopened ones.
 const SUBSTREAMS_MAX: usize = 64;
 const SUBSTREAMS_OPENING_MAX: usize = 32;
 
-/// What the swarm task is asked to do.
+/// Request to the swarm task.
 pub(super) enum Command {
-    /// Connect to whoever answers there.
+    /// Connect to the node at this address.
     Dial { address: Multiaddr, reply: oneshot::Sender<Result<NodeId, DialError>> },
     /// Connect to this peer at one of these addresses, unless it is connected.
     Connect { node: NodeId, addresses: Vec<Multiaddr>, reply: oneshot::Sender<Result<(), String>> },
-    /// Listen to a topic and publish to it.
+    /// Subscribe to a topic and publish to it.
     Subscribe(String),
-    /// Gossip.
+    /// Publish a gossip message.
     Publish(Vec<u8>),
     /// Close the connections to a peer.
     Disconnect(NodeId),
@@ -117,7 +120,7 @@ pub(super) async fn start(config: NetworkConfig, handler: Arc<dyn Handler>) -> R
     Ok(Network { shared, stopper: Arc::new(Stopper { stop, tasks: Mutex::new(tasks) }) })
 }
 
-/// Which part of the node accepts the links of this class.
+/// Returns the part of the node that accepts the links of this class.
 const fn part_of(class: Class) -> Part {
     match class {
         Class::Control => Part::ControlLinks,
@@ -145,14 +148,15 @@ fn build(config: &NetworkConfig) -> Result<Swarm<Behaviour>, String> {
         .upgrade(Version::V1Lazy)
         .authenticate(admission)
         .multiplex(multiplexer)
-        // The admission has the same time for itself; this adds the TCP connection and the negotiations.
+        // The admission has the limit `HANDSHAKE_MS_MAX` of its own; the second more is for TCP and the
+        // negotiations.
         .timeout(Duration::from_millis(HANDSHAKE_MS_MAX + 1_000))
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(ClosedAtOnce(muxer))))
         .boxed();
     let admissions_max = config.limits.admissions_max;
     let transport = Door::new(transport, admissions_max as usize).boxed();
     let limits = connection_limits::ConnectionLimits::default()
-        // With those that are told to go and have not gone yet.
+        // Twice the number, because connections that were told to close may not be closed yet.
         .with_max_pending_incoming(Some(admissions_max.saturating_mul(2)))
         .with_max_established(Some(config.limits.connections_max))
         .with_max_established_per_peer(Some(CONNECTIONS_PER_PEER_MAX));
@@ -171,7 +175,7 @@ fn build(config: &NetworkConfig) -> Result<Swarm<Behaviour>, String> {
     Ok(Swarm::new(transport, behaviour, keypair.public().to_peer_id(), settings))
 }
 
-/// Listens on every address, and waits until each listener says where it is.
+/// Listens on every address, and waits until each listener reports its address.
 async fn listen(swarm: &mut Swarm<Behaviour>, addrs: &[SocketAddr]) -> Result<Vec<SocketAddr>, NetError> {
     let mut waiting: HashMap<ListenerId, SocketAddr> = HashMap::new();
     for &addr in addrs {
@@ -208,7 +212,8 @@ async fn listen(swarm: &mut Swarm<Behaviour>, addrs: &[SocketAddr]) -> Result<Ve
     Ok(bound)
 }
 
-/// libp2p listens with SO_REUSEPORT, which would share the port with another node of this user in silence.
+/// Checks that no other process listens on `addr`. libp2p listens with SO_REUSEPORT, which would silently
+/// share the port with another node of the same user.
 fn probe(addr: SocketAddr) -> Result<(), NetError> {
     if addr.port() == 0 {
         return Ok(());
@@ -220,7 +225,7 @@ fn probe(addr: SocketAddr) -> Result<(), NetError> {
     }
 }
 
-/// Listens for a moment as libp2p will (IPv6 alone on an IPv6 address), but alone on the port.
+/// Listens briefly with the options of libp2p (IPv6 only on an IPv6 address), but without sharing the port.
 fn try_bind(addr: SocketAddr) -> io::Result<()> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM, None)?;
     if addr.is_ipv6() {
@@ -235,7 +240,7 @@ fn listen_error(address: SocketAddr, error: TransportError<io::Error>) -> NetErr
     NetError::Listen { address, reason: error_chain(&error) }
 }
 
-/// An error with what caused it.
+/// Returns the text of an error and its causes.
 fn error_chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -250,9 +255,11 @@ fn error_chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Accepts the substreams of one class. The newest substream of a peer replaces its last one, whose calls the
-/// peer has given up: it is ended first, so that no call of it is handled after one of the new. A panic in what serves
-/// one of them ends that substream only; the peer opens another.
+/// Accepts the substreams of one class.
+///
+/// The newest substream of a peer replaces its previous one, whose calls the peer has given up. The previous
+/// one ends first, so that none of its calls is handled after a call of the new one. A panic while a
+/// substream is served ends only that substream; the peer opens another.
 async fn accept(class: Class, mut streams: IncomingStreams, shared: Arc<Shared>) -> Result<(), String> {
     let mut serving: HashMap<PeerId, JoinHandle<()>> = HashMap::new();
     let mut stop = shared.stop.clone();
@@ -261,7 +268,7 @@ async fn accept(class: Class, mut streams: IncomingStreams, shared: Arc<Shared>)
             _ = stop.wait_for(|stop| *stop) => break,
             next = streams.next() => match next {
                 Some(next) => next,
-                None => return Err("no more links can be accepted".to_owned()),
+                None => return Err("the peer network accepts no more links".to_owned()),
             },
         };
         serving.retain(|_, task| !task.is_finished());
@@ -289,14 +296,14 @@ async fn serve(
     }
     let Some(node) = node_of(&peer) else { return };
     let why = answer::serve(stream, node, class, &shared).await;
-    tracing::debug!(peer = %node, ?class, %why, "link of a peer ended");
+    tracing::debug!(peer = %node, ?class, %why, "a link of a peer ended");
 }
 
-/// Who waits for an outgoing connection.
+/// Waiter for an outgoing connection.
 enum Dialing {
     /// A caller of [`Network::dial`].
     Address(oneshot::Sender<Result<NodeId, DialError>>),
-    /// Those in `SwarmTask::waiting` under this name.
+    /// The callers in `SwarmTask::waiting` for this node.
     Peer(NodeId),
 }
 
@@ -322,7 +329,7 @@ impl SwarmTask {
         }
     }
 
-    /// Until the network is to stop.
+    /// Runs until the network stops.
     async fn run(mut self, mut commands: mpsc::Receiver<Command>) -> Result<(), String> {
         let mut stop = self.shared.stop.clone();
         loop {
@@ -355,7 +362,8 @@ impl SwarmTask {
     }
 
     fn dial(&mut self, address: Multiaddr, reply: oneshot::Sender<Result<NodeId, DialError>>) {
-        // From the listening port, two nodes that dial each other could meet in one half-made connection.
+        // A new port, because two nodes that dial each other from their listening ports could meet in one
+        // half-open connection.
         let options = DialOpts::unknown_peer_id().address(address).allocate_new_port().build();
         let id = options.connection_id();
         match self.swarm.dial(options) {
@@ -401,7 +409,9 @@ impl SwarmTask {
         match self.swarm.behaviour_mut().gossip.subscribe(&topic) {
             Ok(true) => self.topics.push(topic),
             Ok(false) => {}
-            Err(error) => tracing::error!(%topic, %error, "cannot listen to the cluster's gossip"),
+            Err(error) => {
+                tracing::error!(%topic, %error, "cannot subscribe to the cluster's gossip; this node receives no reports")
+            }
         }
     }
 
@@ -412,7 +422,7 @@ impl SwarmTask {
                 Err(gossipsub::PublishError::NoPeersSubscribedToTopic) => {
                     self.shared.counters.gossip_unheard.add(1);
                 }
-                Err(error) => tracing::warn!(%error, "a gossip was not published"),
+                Err(error) => tracing::warn!(%error, "cannot publish a gossip message; it is dropped"),
             }
         }
     }
@@ -448,10 +458,14 @@ impl SwarmTask {
                 self.shared.listening.write().retain(|addr| Some(*addr) != gone);
             }
             SwarmEvent::ListenerError { error, .. } => {
-                tracing::warn!(%error, "a connection of a peer could not be accepted");
+                tracing::warn!(%error, "cannot accept a connection of a peer");
             }
             SwarmEvent::ListenerClosed { addresses, reason, .. } => {
-                tracing::error!(?addresses, ?reason, "no longer listening for peers there");
+                tracing::error!(
+                    ?addresses,
+                    ?reason,
+                    "stopped listening for peers on an address; restart this node"
+                );
             }
             _ => {}
         }
@@ -467,7 +481,7 @@ impl SwarmTask {
 
     fn on_ping(&mut self, event: ping::Event) {
         if let Err(ping::Failure::Timeout) = event.result {
-            tracing::warn!(peer = %event.peer, "a connection answers no more, it is closed");
+            tracing::warn!(peer = %event.peer, "closed a connection whose peer did not answer a ping in time");
             self.swarm.close_connection(event.connection);
         }
     }
@@ -526,7 +540,7 @@ impl SwarmTask {
                 drop(reply.send(Err(failure)));
             }
             Dialing::Peer(node) => {
-                // The peer may have connected to this node meanwhile.
+                // The peer may have connected to this node in the meantime.
                 let Some(waiting) = self.waiting.remove(&node) else {
                     return;
                 };
@@ -555,7 +569,7 @@ impl SwarmTask {
             match why_not_admitted(error) {
                 Refused::Secret => self.shared.refuse(Refused::SecretOfOther, address, found),
                 Refused::Handshake => self.shared.refuse(Refused::Handshake, address, found),
-                // That nobody answers is counted as a failed dial.
+                // An address without an answer counts as a failed dial, not as a rejection.
                 _ => {}
             }
         }
@@ -564,7 +578,7 @@ impl SwarmTask {
 
 type Cause = dyn std::error::Error + 'static;
 
-/// Why a connection was not admitted.
+/// Returns the reason why a connection was not admitted.
 fn why_not_admitted(error: &Cause) -> Refused {
     match AdmissionError::find(error) {
         Some(AdmissionError::GaveWay) => Refused::Crowded,
@@ -575,39 +589,40 @@ fn why_not_admitted(error: &Cause) -> Refused {
     }
 }
 
-/// Whether the other side said nothing wrong, but not enough.
+/// Returns whether the other side sent nothing wrong, but ended the connection too early.
 fn is_early_end(cause: &Cause) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, TimedOut, UnexpectedEof};
     let ends = [UnexpectedEof, ConnectionReset, ConnectionAborted, BrokenPipe, TimedOut];
     let io = cause.downcast_ref::<io::Error>();
-    // Whoever is connected to answers all proposals: without an agreement the other one went.
+    // The accepting side answers every proposal. A negotiation without an agreement therefore means that the
+    // dialing side closed the connection.
     io.is_some_and(|io| ends.contains(&io.kind()))
         || matches!(cause.downcast_ref(), Some(NegotiationError::Failed))
 }
 
-/// Whether an admitted connection ended since what came did not decrypt.
+/// Returns whether an admitted connection ended because received bytes did not decrypt.
 fn is_corruption(error: &Cause) -> bool {
     any_cause(error, &|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|io| io.kind() == io::ErrorKind::InvalidData)
     })
 }
 
-/// Whether the error, or one nested in it, is such a one.
+/// Returns whether `is_it` holds for the error or for an error nested in it.
 fn any_cause(error: &Cause, is_it: &dyn Fn(&Cause) -> bool) -> bool {
     if is_it(error) {
         return true;
     }
-    // `io::Error::source` skips the error it wraps, so that one is asked first.
+    // `io::Error::source` skips the wrapped error, so the wrapped error is checked first.
     match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
         Some(inner) => any_cause(inner, is_it),
         None => error.source().is_some_and(|source| any_cause(source, is_it)),
     }
 }
 
-/// What a caller is told of a failed connection.
+/// Returns the error that a caller gets for a failed connection.
 fn dial_error(error: &SwarmDialError) -> DialError {
     match error {
-        // The swarm takes the addresses it listens on itself out of those it dials.
+        // The swarm removes the addresses that it listens on from those it dials.
         SwarmDialError::LocalPeerId { .. } | SwarmDialError::NoAddresses => DialError::Itself,
         SwarmDialError::WrongPeerId { obtained, address } => {
             DialError::Unreachable(format!("another node ({obtained}) answers at {address}"))
@@ -627,7 +642,8 @@ fn dial_error(error: &SwarmDialError) -> DialError {
     }
 }
 
-/// The causes of a failed dial, one per address, the innermost only: the outer ones name libp2p's layers.
+/// Returns the causes of a failed dial, one per address. Only the innermost cause: the outer ones name
+/// libp2p's layers.
 fn error_chain_of_dial(error: &SwarmDialError) -> String {
     let SwarmDialError::Transport(errors) = error else {
         return error_chain(error);

@@ -1,4 +1,4 @@
-//! Networks on loopback, in one process.
+//! Tests of networks on loopback, in one process.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -17,14 +17,14 @@ mod strangers;
 
 const SECRET: &[u8] = b"a secret of more than sixteen bytes";
 
-/// Answers every call with its own body, in the way its first byte asks for.
+/// Answers every call with the call's own body, unless `hold` or `drop` is set.
 #[derive(Default)]
 struct Echo {
-    /// First eight bytes of every call, in the order of the calls.
+    /// The first eight bytes of every call, in the order of the calls.
     calls: Mutex<Vec<u64>>,
     gossip: Mutex<Vec<(NodeId, Vec<u8>)>>,
     peers: Mutex<Vec<(NodeId, bool)>>,
-    /// Calls that are kept unanswered.
+    /// Calls that stay unanswered while `hold` is set.
     held: Mutex<Vec<Responder>>,
     hold: AtomicBool,
     drop: AtomicBool,
@@ -87,7 +87,7 @@ async fn node(secret: Option<&[u8]>) -> Node {
     node_with(Keypair::generate_ed25519(), loopback(), secret).await
 }
 
-/// Two nodes of one cluster; the first knows the other's address.
+/// Returns two nodes of one cluster; the first knows the address of the second.
 async fn pair() -> (Node, Node) {
     let (a, b) = (node(Some(SECRET)).await, node(Some(SECRET)).await);
     know(&a, &[&b]);
@@ -111,12 +111,12 @@ fn numbered(number: u64) -> Bytes {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn dialing_tells_who_answers_and_both_sides_hear_of_it() {
+async fn dialing_returns_the_id_of_the_peer_and_both_sides_report_the_connection() {
     let (a, b) = pair().await;
     assert_eq!(a.network.dial(&b.addr()).await, Ok(b.id()));
     until("both connected", || a.network.connected() == [b.id()] && b.network.connected() == [a.id()]).await;
     assert_eq!(*b.echo.peers.lock(), [(a.id(), true)]);
-    // Dialed again, it is still the same one connection.
+    // A second dial uses the same connection.
     assert_eq!(a.network.dial(&b.addr()).await, Ok(b.id()));
     assert_eq!(a.network.dial(&a.addr()).await, Err(DialError::Itself));
     assert_eq!(a.network.dial("nonsense").await, Err(DialError::BadAddress));
@@ -128,12 +128,12 @@ async fn dialing_tells_who_answers_and_both_sides_hear_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn peer_whose_known_address_leads_nowhere_is_called_where_it_was_seen() {
+async fn peer_with_a_wrong_announced_address_is_called_at_its_observed_address() {
     let (a, b) = pair().await;
     assert_eq!(a.network.peers().observed(b.id()), None);
     assert_eq!(a.network.dial(&b.addr()).await, Ok(b.id()));
     assert_eq!(a.network.peers().observed(b.id()), Some("127.0.0.1".parse().unwrap()));
-    // Where nobody listens.
+    // Nothing listens on this address.
     let port = b.network.listen_addrs()[0].port();
     a.network.set_peers([(b.id(), vec![format!("127.0.0.99:{port}")])].into());
     a.network.disconnect(b.id());
@@ -176,7 +176,7 @@ async fn calls_are_handled_in_order_and_answered() {
 async fn every_class_and_both_directions_work_over_one_connection() {
     let (a, b) = pair().await;
     a.network.dial(&b.addr()).await.unwrap();
-    // b does not know a's address; it calls back over the connection there is.
+    // b does not know the address of a; it calls back over the existing connection.
     until("b sees a", || b.network.connected() == [a.id()]).await;
     for class in Class::ALL {
         assert_eq!(a.network.peers().call(b.id(), class, numbered(1)).await, Ok(numbered(1)));
@@ -217,7 +217,7 @@ async fn answers_come_in_any_order() {
     b.echo.hold.store(true, Ordering::Relaxed);
     let calls: Vec<_> =
         (0..100).map(|n| a.network.peers().call(b.id(), Class::Requests, numbered(n))).collect();
-    until("all there", || b.echo.held.lock().len() == 100).await;
+    until("all 100 calls arrived", || b.echo.held.lock().len() == 100).await;
     let held = std::mem::take(&mut *b.echo.held.lock());
     for (n, reply) in held.into_iter().enumerate().rev() {
         reply.send(numbered(n as u64));
@@ -227,13 +227,13 @@ async fn answers_come_in_any_order() {
     }
 }
 
-/// A call made while the old connection goes may be told as not sent; soon one is answered.
+/// Waits until a call succeeds. Calls made while the old connection closes may end as not sent.
 async fn calls_work_again(from: &Node, to: &Node, class: Class) {
     let end = Instant::now() + Duration::from_secs(10);
     loop {
         match from.network.peers().call(to.id(), class, numbered(9)).await {
             Ok(answer) => return assert_eq!(answer, numbered(9)),
-            Err(error) => assert!(Instant::now() < end, "no call works again: {error:?}"),
+            Err(error) => assert!(Instant::now() < end, "no call succeeded within 10 s: {error:?}"),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -253,14 +253,14 @@ async fn every_call_ends_once_when_the_peer_dies_and_calls_work_when_it_is_back(
             answered.fetch_add(usize::from(result.is_ok()), Ordering::Relaxed);
         });
     }
-    until("some are there", || b.echo.held.lock().len() > 10).await;
+    until("some calls arrived", || b.echo.held.lock().len() > 10).await;
     let (listen, keypair) = (b.network.listen_addrs()[0], b.keypair.clone());
     b.network.shutdown().await;
-    until("all have ended", || ends.iter().all(|end| end.load(Ordering::Relaxed) == 1)).await;
+    until("all calls ended", || ends.iter().all(|end| end.load(Ordering::Relaxed) == 1)).await;
     assert_eq!(answered.load(Ordering::Relaxed), 0);
     assert_eq!(a.network.stats().calls_open, 0);
-    until("a sees it", || a.network.connected().is_empty()).await;
-    // Nobody there: told as not sent, and soon again at once, by the back-off.
+    until("a disconnected", || a.network.connected().is_empty()).await;
+    // Nothing listens there: the call ends as not sent, and so do the next ones during the back-off.
     assert!(matches!(
         a.network.peers().call(b.id(), Class::Requests, numbered(1)).await,
         Err(CallError::NotSent(_))
@@ -276,7 +276,7 @@ async fn shutting_down_ends_the_own_calls() {
     let (a, b) = pair().await;
     b.echo.hold.store(true, Ordering::Relaxed);
     let call = a.network.peers().call(b.id(), Class::Requests, numbered(1));
-    until("it is there", || !b.echo.held.lock().is_empty()).await;
+    until("the call arrived", || !b.echo.held.lock().is_empty()).await;
     a.network.shutdown().await;
     assert!(matches!(call.await, Err(CallError::Lost(_))));
     assert!(matches!(
@@ -290,7 +290,7 @@ async fn calls_end_when_their_own_side_closes_the_connection_and_the_next_one_wo
     let (a, b) = pair().await;
     b.echo.hold.store(true, Ordering::Relaxed);
     let call = a.network.peers().call(b.id(), Class::Control, numbered(1));
-    until("it is there", || !b.echo.held.lock().is_empty()).await;
+    until("the call arrived", || !b.echo.held.lock().is_empty()).await;
     a.network.disconnect(b.id());
     let ended = tokio::time::timeout(Duration::from_secs(10), call).await;
     assert!(matches!(ended, Ok(Err(CallError::Lost(_)))), "{ended:?}");
@@ -298,7 +298,7 @@ async fn calls_end_when_their_own_side_closes_the_connection_and_the_next_one_wo
     calls_work_again(&a, &b, Class::Control).await;
 }
 
-/// Passes what it gets on to `to` until it is told to stop; then it keeps both connections open and reads nothing.
+/// Starts a proxy to `to`. Once `stalled` is true, it keeps both connections open and reads nothing.
 async fn stalling_way(to: SocketAddr, mut stalled: watch::Receiver<bool>) -> SocketAddr {
     let listener = tokio::net::TcpListener::bind(loopback()).await.unwrap();
     let addr = listener.local_addr().unwrap();
@@ -327,12 +327,12 @@ async fn connection_that_takes_no_more_bytes_is_closed_at_once_with_all_its_call
         .flat_map(|_| Class::ALL)
         .map(|class| a.network.peers().call(b.id(), class, body.clone()))
         .collect();
-    until("some is written", || a.network.stats().queued_bytes < calls.len() * body.len()).await;
+    until("some bytes are written", || a.network.stats().queued_bytes < calls.len() * body.len()).await;
     tokio::time::sleep(Duration::from_millis(200)).await;
     a.network.disconnect(b.id());
     know(&a, &[&b]);
     let ended = tokio::time::timeout(Duration::from_secs(10), futures::future::join_all(calls)).await;
-    // One whose link was not open yet may have been answered over the next connection.
+    // A call whose link was not open yet may have been answered over the next connection.
     assert!(ended.is_ok(), "all calls end");
     calls_work_again(&a, &b, Class::Bulk).await;
 }
@@ -369,7 +369,7 @@ async fn gossip_reaches_every_other_node_of_two_and_of_three() {
         for node in &nodes[1..] {
             node.network.dial(&nodes[0].addr()).await.unwrap();
         }
-        // Of three, the second and the third are not connected: the first passes their gossip on.
+        // With three nodes, the second and the third are not connected: the first forwards their gossip.
         let heard_by =
             |to: &Node, from: NodeId| to.echo.gossip.lock().iter().any(|(author, _)| *author == from);
         let all_heard = || {
@@ -390,7 +390,7 @@ async fn gossip_reaches_every_other_node_of_two_and_of_three() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_port_in_use_and_an_open_door_are_refused() {
+async fn a_port_in_use_and_an_open_address_without_a_secret_are_rejected() {
     let a = node(Some(SECRET)).await;
     let start = |listen: SocketAddr| {
         let config = NetworkConfig::new(Keypair::generate_ed25519(), vec![listen], None);
@@ -402,7 +402,7 @@ async fn a_port_in_use_and_an_open_door_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_full_queue_refuses_and_says_so() {
+async fn a_full_queue_rejects_calls_with_the_reason() {
     let b = node(Some(SECRET)).await;
     let echo = Arc::new(Echo::default());
     let mut config =
@@ -414,7 +414,7 @@ async fn a_full_queue_refuses_and_says_so() {
     let mut calls: Vec<_> = (0..11).map(|n| network.peers().call(b.id(), Class::Bulk, numbered(n))).collect();
     let refused = calls.pop().unwrap().await;
     assert!(matches!(&refused, Err(CallError::NotSent(why)) if why.contains("full")), "{refused:?}");
-    until("ten are there", || b.echo.held.lock().len() == 10).await;
+    until("ten calls arrived", || b.echo.held.lock().len() == 10).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -425,7 +425,8 @@ async fn a_frame_of_unbounded_length_ends_the_link_and_only_it() {
     let mut control = a.network.shared.control.clone();
     let protocol = Class::Bulk.protocol();
     let mut stream = control.open_stream(b.id().peer_id().unwrap(), protocol).await.unwrap();
-    // As every caller does, it waits until the other end reads: only then is the frame the reason for what follows.
+    // Like every caller, the test waits until the other end reads. Only then is the frame the reason for the
+    // closed link.
     let mut ready = [0; wire::HEADER_BYTES];
     stream.flush().await.unwrap();
     stream.read_exact(&mut ready).await.unwrap();

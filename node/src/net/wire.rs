@@ -5,9 +5,9 @@
 //! offset  0        4          5       6           8        16
 //!         | len u32 | version u8 | kind u8 | zero u16 | id u64 | body: len bytes |
 //! ```
-//! A header is checked as soon as it is there: an unknown version or kind, or a length above the limit, is
-//! refused before a byte of the body is waited for. Memory grows with what was received, never with what a
-//! header announces.
+//! The reader checks a header as soon as it is complete. It rejects an unknown version or kind, and a length
+//! above the limit, before it waits for the body. Memory grows with the bytes received, not with the length
+//! that a header announces.
 
 use std::io;
 
@@ -16,31 +16,31 @@ use futures::{AsyncWrite, AsyncWriteExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Version of the frame layout; a peer that speaks another is refused.
+/// Version of the frame layout; a node rejects frames of other versions.
 pub const FRAME_VERSION: u8 = 1;
-/// Bytes before a frame's body.
+/// Length of a frame's header.
 pub const HEADER_BYTES: usize = 16;
-/// Longest body of a frame: the longest value (64 MiB), its key, and what a message says about them.
+/// Longest body of a frame: the longest value (64 MiB), its key, and the other fields of the message.
 pub const BODY_BYTES_MAX: usize = 65 * 1024 * 1024;
 
-/// What a peer sent is not what it should be.
+/// Reason why bytes of a peer were rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
-    /// Not the encoding of the expected message, or above its limit.
-    #[error("a message of a peer cannot be decoded: {0}")]
+    /// The bytes do not encode the expected message, or the message exceeds its limit.
+    #[error("cannot decode a message of a peer: {0}")]
     Malformed(String),
-    /// A message followed by something else.
-    #[error("a message of a peer has {0} bytes too many")]
+    /// Bytes after the end of a message.
+    #[error("a message of a peer is followed by {0} bytes that do not belong to it")]
     Trailing(usize),
     /// A frame of another layout.
     #[error(
-        "the peer sent a frame of version {0}, this node speaks {FRAME_VERSION}: upgrade the older of the two"
+        "the peer sent a frame of version {0}, this node uses version {FRAME_VERSION}: upgrade the older of the two"
     )]
     Version(u8),
-    /// A kind of frame that does not exist, or not here.
+    /// A kind of frame that does not exist.
     #[error("the peer sent an unexpected kind of frame ({0})")]
     Kind(u8),
-    /// A frame beyond the agreed size.
+    /// A frame above the limit.
     #[error("the peer announced a frame of {found} bytes, the limit is {limit}")]
     TooLong {
         /// Length in the header.
@@ -53,16 +53,16 @@ pub enum WireError {
 /// Encodes a control message.
 ///
 /// # Panics
-/// When the type's own `Serialize` fails, which no message of this program does.
+/// When the type's own `Serialize` fails; no message of this program does.
 #[expect(clippy::expect_used, reason = "derived Serialize into memory has no way to fail")]
 pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
     bincode::serde::encode_to_vec(message, bincode::config::standard()).expect("a plain message encodes")
 }
 
-/// Decodes a control message of at most `LIMIT` bytes in memory, and nothing after it.
+/// Decodes a control message of at most `LIMIT` bytes in memory, which must fill `bytes` exactly.
 ///
 /// # Errors
-/// When the bytes are no such message, are longer than one, or would take more than `LIMIT` bytes.
+/// When the bytes are not such a message, have bytes after it, or would need more than `LIMIT` bytes.
 pub fn decode<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<T, WireError> {
     let config = bincode::config::standard().with_limit::<LIMIT>();
     let (message, used) = bincode::serde::decode_from_slice(bytes, config)
@@ -73,10 +73,10 @@ pub fn decode<T: DeserializeOwned, const LIMIT: usize>(bytes: &[u8]) -> Result<T
     }
 }
 
-/// What a frame is for.
+/// Purpose of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// First frame of the accepting side: it reads this substream. Without a body.
+    /// First frame of the accepting side: it now reads this substream. Has no body.
     Ready = 1,
     /// A call; its id is the caller's.
     Call = 2,
@@ -100,7 +100,7 @@ pub(super) struct Frame {
     pub(super) body: Bytes,
 }
 
-/// The header of a frame whose body has `len` bytes.
+/// Returns the header of a frame whose body has `len` bytes.
 pub(super) fn header(kind: Kind, id: u64, len: u32) -> [u8; HEADER_BYTES] {
     let mut bytes = [0; HEADER_BYTES];
     bytes[..4].copy_from_slice(&len.to_le_bytes());
@@ -110,18 +110,18 @@ pub(super) fn header(kind: Kind, id: u64, len: u32) -> [u8; HEADER_BYTES] {
     bytes
 }
 
-/// A buffer that kept more than this after a large frame gives it back.
+/// A buffer with more capacity than this after a large frame is released.
 const BUFFER_KEPT_BYTES: usize = 256 * 1024;
-/// Frames gathered into one write; a longer body is written from where it lies.
+/// Bytes of frames collected for one write; bodies above `BODY_COPIED_BYTES_MAX` are written without a copy.
 const WRITE_BYTES: usize = 64 * 1024;
 const BODY_COPIED_BYTES_MAX: usize = 16 * 1024;
 
-/// Writes frames: small ones gathered, large bodies without a copy. Nothing is sent for sure before
-/// [`FrameWriter::flush`].
+/// Writes frames: small frames are collected, large bodies are written without a copy. Frames may stay in the
+/// buffer until [`FrameWriter::flush`].
 pub(super) struct FrameWriter<W> {
     stream: W,
     buffer: Vec<u8>,
-    /// Bytes written since [`FrameWriter::flush`] last told.
+    /// Bytes written since the last [`FrameWriter::flush`].
     written: u64,
 }
 
@@ -142,7 +142,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
         if self.buffer.len() >= WRITE_BYTES { self.write_buffer().await } else { Ok(()) }
     }
 
-    /// Sends what was gathered, and tells how many bytes went out since the last time.
+    /// Sends the collected frames, and returns the number of bytes written since the last flush.
     pub(super) async fn flush(&mut self) -> io::Result<u64> {
         self.write_buffer().await?;
         self.stream.flush().await?;
@@ -157,7 +157,7 @@ impl<W: AsyncWrite + Unpin> FrameWriter<W> {
     }
 }
 
-/// Cuts a stream of bytes into frames. Bodies share the buffer they were received in.
+/// Splits a stream of bytes into frames. Bodies share the buffer they were received in.
 pub(super) struct FrameReader {
     buffer: BytesMut,
     body_bytes_max: usize,
@@ -168,13 +168,13 @@ impl FrameReader {
         Self { buffer: BytesMut::new(), body_bytes_max }
     }
 
-    /// Bytes of memory for what was received and not taken.
+    /// Returns the bytes of memory for received bytes that are not part of a returned frame.
     #[cfg(any(test, feature = "internals"))]
     pub(super) fn held(&self) -> usize {
         self.buffer.capacity()
     }
 
-    /// Takes what was received.
+    /// Appends received bytes.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
         if self.buffer.is_empty() && self.buffer.capacity() > BUFFER_KEPT_BYTES {
             self.buffer = BytesMut::new();
@@ -182,7 +182,8 @@ impl FrameReader {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole frame, or `None` until more was fed. After an error the stream is of no more use.
+    /// Returns the next complete frame, or `None` if more bytes are needed. After an error the stream is
+    /// unusable.
     pub(super) fn next(&mut self) -> Result<Option<Frame>, WireError> {
         let mut header = self.buffer.as_ref();
         if header.remaining() < HEADER_BYTES {

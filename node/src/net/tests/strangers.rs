@@ -1,10 +1,10 @@
-//! What strangers, and whoever sits between two nodes, achieve: nothing, and it is counted.
+//! Nodes without the secret, and proxies between two nodes, have no effect, and the node counts them.
 
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
-/// Speaks to a node as a stranger would; tells what came back until the node hung up.
+/// Sends `bytes` as a node without the secret; returns the answer up to the end of the connection.
 async fn knock(addr: SocketAddr, bytes: &[u8]) -> Vec<u8> {
     let mut stream = tokio::net::TcpStream::connect(addr).await.unwrap();
     let _ = stream.write_all(bytes).await;
@@ -20,22 +20,25 @@ async fn a_stranger_gets_no_protocol_byte_and_is_cut_off() {
     let answer = knock(a.network.listen_addrs()[0], &[0xff; 100_000]).await;
     assert!(answer.len() < 64, "{answer:?}");
     knock(a.network.listen_addrs()[0], b"").await;
-    assert!(start.elapsed() < Duration::from_secs(9), "silence must end by the admission's time limit");
+    assert!(
+        start.elapsed() < Duration::from_secs(9),
+        "the admission's time limit must close a silent connection"
+    );
     assert!(a.echo.peers.lock().is_empty());
 }
 
-/// A connection that went through a proxy: what its opener sent, and what it was answered.
+/// The bytes of one connection through a proxy: those to the node, and those from the node.
 #[derive(Default)]
 struct Passed {
     there: Mutex<Vec<u8>>,
     back: Mutex<Vec<u8>>,
 }
 
-/// A way to a node on which somebody listens, and flips a bit now and then.
+/// A proxy to a node that records all bytes, and that changes a bit on demand.
 struct Way {
     addr: SocketAddr,
     connections: Arc<Mutex<Vec<Arc<Passed>>>>,
-    /// The next bytes to the node are changed, and the next ones from it.
+    /// Whether to change the next bytes to the node, and the next ones from the node.
     spoil: Arc<[AtomicBool; 2]>,
 }
 
@@ -80,7 +83,7 @@ async fn pass(
     }
 }
 
-/// A pair of nodes, the way from the first to the second, and a call that went over it.
+/// Returns a pair of nodes and the proxy between them, after a call through the proxy.
 async fn pair_with_way() -> (Node, Node, Way) {
     let (a, b) = (node(Some(SECRET)).await, node(Some(SECRET)).await);
     let way = way(b.network.listen_addrs()[0]).await;
@@ -95,16 +98,17 @@ async fn replayed_connection_gets_into_no_node_and_is_counted() {
     let passed = Arc::clone(&way.connections.lock()[0]);
     let (there, back) = (passed.there.lock().clone(), passed.back.lock().clone());
     a.network.disconnect(b.id());
-    until("the two part", || b.network.connected().is_empty()).await;
+    until("b disconnected", || b.network.connected().is_empty()).await;
     let heard = b.echo.peers.lock().len();
     let answer = knock(b.network.listen_addrs()[0], &there).await;
-    // The names of the protocols, and the one message of Noise that comes before the dialer proves who it is.
+    // The answer contains the names of the protocols, and the one Noise message that precedes the dialer's
+    // proof.
     assert!(answer.len() < 300 && answer.len() < back.len(), "{} bytes", answer.len());
-    until("it is counted", || b.refused(Refused::Handshake) == 1).await;
-    assert_eq!(*b.echo.calls.lock(), [7], "the recorded call is not made again");
-    assert_eq!(b.echo.peers.lock().len(), heard, "nobody is connected");
+    until("the rejection is counted", || b.refused(Refused::Handshake) == 1).await;
+    assert_eq!(*b.echo.calls.lock(), [7], "the recorded call is not repeated");
+    assert_eq!(b.echo.peers.lock().len(), heard, "no peer connected");
 
-    // The other way round: what a node once answered does not pass for that node.
+    // The other direction: a replay of a node's answers does not pass for that node.
     let listener = TcpListener::bind(loopback()).await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     let replaying = tokio::spawn(async move {
@@ -122,14 +126,14 @@ async fn replayed_connection_gets_into_no_node_and_is_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn changed_byte_ends_the_connection_and_both_go_on_over_the_next() {
+async fn changed_byte_ends_the_connection_and_both_use_the_next_one() {
     for back in [false, true] {
         let (a, b, way) = pair_with_way().await;
         way.spoil[usize::from(back)].store(true, Ordering::Relaxed);
         let spoiled = a.network.peers().call(b.id(), Class::Requests, numbered(8)).await;
         assert!(matches!(spoiled, Err(CallError::Lost(_))), "{spoiled:?}");
         let finder = if back { &a } else { &b };
-        until("it is counted", || finder.refused(Refused::Corrupted) == 1).await;
+        until("the rejection is counted", || finder.refused(Refused::Corrupted) == 1).await;
         calls_work_again(&a, &b, Class::Requests).await;
         assert!(b.echo.calls.lock().iter().all(|number| [7, 8, 9].contains(number)));
         assert_eq!(way.connections.lock().len(), 2, "connected again");
@@ -146,16 +150,15 @@ async fn thousand_silent_strangers_keep_no_member_out() {
         strangers.push(TcpStream::connect(addr).await.unwrap());
     }
     let began = Instant::now();
-    // One that is connected goes on, and one that comes is let in, while all of them stand there.
+    // A connected member continues, and a new member connects, while all of the silent connections are open.
     assert_eq!(a.network.peers().call(b.id(), Class::Control, numbered(2)).await, Ok(numbered(2)));
     let late = node(Some(SECRET)).await;
     know(&late, &[&b]);
     calls_work_again(&late, &b, Class::Control).await;
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     let room = u64::from(Limits::default().admissions_max);
-    until("all but those there is room for are turned away", || b.refused(Refused::Crowded) >= 1000 - room)
-        .await;
-    until("the others are cut off by the time limit", || {
+    until("all beyond the limit are closed", || b.refused(Refused::Crowded) >= 1000 - room).await;
+    until("the time limit closes the others", || {
         b.refused(Refused::Crowded) + b.refused(Refused::Unfinished) >= 1000
     })
     .await;
@@ -163,9 +166,9 @@ async fn thousand_silent_strangers_keep_no_member_out() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn stranger_who_goes_on_proposing_protocols_is_cut_off_by_bytes() {
+async fn stranger_that_keeps_proposing_protocols_is_closed_by_the_byte_limit() {
     let b = node(Some(SECRET)).await;
-    // What anybody may say: each proposal is answered, so this would go on until the time limit.
+    // Every proposal is answered, so that the exchange would continue until the time limit.
     let mut proposals = b"\x13/multistream/1.0.0\n".to_vec();
     for _ in 0..20_000 {
         proposals.extend_from_slice(b"\x0a/nonsense\n");
@@ -174,5 +177,6 @@ async fn stranger_who_goes_on_proposing_protocols_is_cut_off_by_bytes() {
     let answer = knock(b.network.listen_addrs()[0], &proposals).await;
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
     assert!(answer.len() <= door::BYTES_MAX, "{} bytes", answer.len());
-    until("it is counted", || b.refused(Refused::Handshake) + b.refused(Refused::Unfinished) == 1).await;
+    until("the rejection is counted", || b.refused(Refused::Handshake) + b.refused(Refused::Unfinished) == 1)
+        .await;
 }
