@@ -1,4 +1,4 @@
-//! What a node asks of the topology log: openraft's, or a simulation's model of one.
+//! The node's interface to the topology log: openraft's log, or the model of a simulation.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use super::{Committed, Proposal, ProposeError, Topology};
 use crate::cluster::state::{Change, ClusterState};
 use crate::id::NodeId;
 
-/// A node's part in the topology log; [`Topology`] says what each method promises.
+/// A node's part in the topology log. [`Topology`] documents the guarantees of each method.
 pub trait Agreement: Send + Sync + 'static {
     /// See [`Topology::watch`].
     fn watch(&self) -> watch::Receiver<Arc<ClusterState>>;
@@ -48,16 +48,16 @@ pub trait Agreement: Send + Sync + 'static {
     fn handle(&self, body: Bytes) -> BoxFuture<'_, Bytes>;
     /// See [`Topology::shutdown`].
     fn shutdown(&self) -> BoxFuture<'_, ()>;
-    /// Makes the log that this node's next start is to use, with `change` as its first entry; says why not, if it
-    /// cannot.
+    /// Builds the log that this node's next start uses, with `change` as its first entry. On an error the
+    /// text is the reason.
     fn found_next(&self, change: Change) -> BoxFuture<'_, Result<(), String>>;
 
-    /// The last state applied here; older than the committed one by what has not arrived yet.
+    /// Returns the last state applied on this node. It may lack committed entries that have not arrived yet.
     fn state(&self) -> Arc<ClusterState> {
         Arc::clone(&self.watch().borrow())
     }
 
-    /// The leader of the log, as far as this node knows; it may have been replaced since.
+    /// Returns the leader of the log as far as this node knows; another node may have replaced it.
     fn coordinator(&self) -> Option<NodeId> {
         *self.watch_coordinator().borrow()
     }

@@ -1,6 +1,6 @@
-//! The one place where the topology log's types become bytes, on disk and between peers.
+//! The only conversion of the topology log's types to bytes, on disk and between peers.
 //!
-//! Decoding is bounded: it allocates no more than [`BYTES_MAX`] and refuses bytes left over.
+//! Decoding is bounded: it allocates at most [`BYTES_MAX`] and rejects trailing bytes.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;

@@ -1,12 +1,12 @@
-//! Which members should vote in the topology log. Pure: the coordinator performs what is chosen here.
+//! Choice of the members that vote in the topology log. Pure: the coordinator performs the choice.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::cluster::state::{Member, MemberStatus};
 use crate::id::NodeId;
 
-/// Voters a cluster of this many members should have. Two voters are worse than one: either of them going
-/// would stop both.
+/// Returns how many voters a cluster of this many members should have. Two voters are worse than one: a
+/// failure of either one would stop both.
 pub const fn voters_wanted(members: usize) -> usize {
     match members {
         0 => 0,
@@ -16,15 +16,15 @@ pub const fn voters_wanted(members: usize) -> usize {
     }
 }
 
-/// Which of `members` should vote, given those who do.
+/// Chooses which of `members` vote, given the `present` voters.
 ///
-/// Voters that are up stay, the `coordinator` before all; one that is down stays too, unless it is in
-/// `long_down` and a member that is up can take its place. New voters are members that are up, chosen so that
-/// zones hold as few each as possible. The number is odd: where too few members are up for
-/// [`voters_wanted`], the next lower odd number of them votes.
+/// Voters that are up stay, first of all the `coordinator`. A voter that is down stays too, unless it is in
+/// `long_down` and a member that is up can replace it. New voters are members that are up, spread over the
+/// zones as evenly as possible. The number is odd: if fewer members than [`voters_wanted`] can vote, it is
+/// the next lower odd number.
 ///
-/// Empty only if no member is known; if `present` has no member left that may stay, as before the founding,
-/// the members that are up are chosen from.
+/// The result is empty only if no member is known. If `present` has no member left that may stay, as before
+/// the founding, the voters are chosen from the members that are up.
 pub fn choose_voters(
     present: &BTreeSet<NodeId>,
     members: &BTreeMap<NodeId, Member>,
@@ -49,13 +49,13 @@ pub fn choose_voters(
         chosen.take(ranked(rank).map(|(id, member)| (*id, zone(member))).collect(), wanted);
     }
     if chosen.order.len() % 2 == 0 {
-        // The last taken ranks lowest.
+        // The last chosen node has the lowest rank.
         chosen.order.pop();
     }
     chosen.order.into_iter().collect()
 }
 
-/// Who comes before whom.
+/// Order in which nodes are chosen.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rank {
     Coordinator,
@@ -81,7 +81,8 @@ struct Chosen<'a> {
 }
 
 impl<'a> Chosen<'a> {
-    /// Takes from `candidates` until `wanted` are chosen, the emptiest zone first, then the lowest id.
+    /// Chooses from `candidates` until `wanted` nodes are chosen: first the zone with the fewest, then the
+    /// lowest id.
     fn take(&mut self, mut candidates: BTreeMap<NodeId, &'a str>, wanted: usize) {
         while self.order.len() < wanted {
             let load = |zone: &str| self.in_zone.get(zone).copied().unwrap_or(0);

@@ -1,4 +1,4 @@
-//! What can go wrong with the topology log, and what to do about it.
+//! Errors of the topology log, and their remedies.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -8,39 +8,39 @@ use crate::id::NodeId;
 /// The topology log cannot be opened or founded.
 #[derive(Debug, thiserror::Error)]
 pub enum TopologyError {
-    /// The file system refused.
-    #[error("cannot {doing} '{}': {source}; nothing was lost, mend the cause and start the node again", path.display())]
+    /// The file system returned an error.
+    #[error("cannot {doing} '{}': {source}; no data was lost; fix the cause and start the node again", path.display())]
     Io {
-        /// What was attempted: "write", "open".
+        /// The attempted operation: "write", "open".
         doing: &'static str,
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// A file's bytes are not those that were written.
     #[error(
-        "'{}' is damaged at byte {offset}: {what}. This node's part of the topology log cannot be trusted; \
-         restore the file from a backup, or, if other members are well, move the data directory away and \
-         start with an empty one: the node joins anew and its copies are rebuilt from the others",
+        "'{}' is damaged at byte {offset}: {what}. This node cannot use its part of the topology log. \
+         Restore the file from a backup. Or, if other members are healthy, move the data directory away and \
+         start with an empty one: the node joins as a new member, and the others rebuild its copies",
         path.display()
     )]
     Damaged {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Where the damage begins, in bytes.
+        /// Offset in bytes at which the damage begins.
         offset: u64,
-        /// What is wrong there.
+        /// The damage.
         what: String,
     },
     /// A file of another format version.
-    #[error("'{}' has format {found}, this build reads {expected}: start a build that reads it", path.display())]
+    #[error("'{}' has format {found}, this build reads {expected}: start a build that reads format {found}", path.display())]
     Format {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// Its version.
+        /// The version of the file.
         found: u32,
-        /// What this build reads.
+        /// The version that this build reads.
         expected: u32,
     },
     /// Another process has the directory open.
@@ -50,16 +50,16 @@ pub enum TopologyError {
         path: PathBuf,
     },
     /// The settings contradict each other.
-    #[error("the topology settings are refused: {0}")]
+    #[error("the topology settings are not valid: {0}")]
     Config(String),
     /// The node already belongs to a cluster.
     #[error("this node already belongs to a cluster; to found another, start with an empty data directory")]
     AlreadyMember,
-    /// The founding did not come about; the state is as it was.
+    /// The founding failed; the state is unchanged.
     #[error("the cluster was not founded: {0}")]
     NotFounded(String),
     /// The consensus engine stopped.
-    #[error("the topology log has stopped: {0}; the data is unharmed, restart the node")]
+    #[error("the topology log has stopped: {0}; no data was lost; restart the node")]
     Stopped(String),
 }
 
@@ -73,7 +73,7 @@ impl TopologyError {
     }
 }
 
-/// A proposal did not get its answer.
+/// Reason why a proposal got no verdict.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ProposeError {
     /// This node is not the coordinator; nothing was proposed.
@@ -82,7 +82,7 @@ pub enum ProposeError {
     /// Nothing was proposed, for this reason.
     #[error("the proposal was refused: {0}; nothing was changed")]
     Refused(String),
-    /// The proposal may still be committed, now or later: look at the state before trying again.
+    /// The proposal may still be committed, now or later: read the state before a retry.
     #[error("the outcome of the proposal is unknown: {0}; it may still be committed")]
     Unknown(String),
     /// The topology log has stopped on this node; nothing was proposed.

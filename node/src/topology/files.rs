@@ -4,8 +4,9 @@
 //! offset  0         8             12         16            24
 //!         | magic 8 | version u32 | crc u32  | length u64  | body: length bytes |
 //! ```
-//! Numbers are little-endian; the CRC32 covers version, length and body. A file is written under another
-//! name, synced, renamed and its directory synced: after a crash it is the old one or the new one.
+//! Numbers are little-endian; the CRC32 covers version, length and body. The node writes a file under another
+//! name, syncs and renames it, and syncs its directory: after a crash the file is either the old one or the
+//! new one.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -17,7 +18,7 @@ use crate::reserve;
 
 const HEADER_BYTES: usize = 24;
 
-/// What a kind of file calls itself.
+/// Magic and version of a kind of file.
 #[derive(Clone, Copy)]
 pub(super) struct Kind {
     /// First bytes of the file.
@@ -34,7 +35,7 @@ fn checksum(version: u32, body: &[u8]) -> u32 {
     crc.finalize()
 }
 
-/// Replaces `path` by `kind`'s header and `body`, durably.
+/// Replaces `path` durably by a file of `kind` with `body`.
 pub(super) fn replace(path: &Path, kind: Kind, body: &[u8]) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + body.len());
     bytes.extend_from_slice(&kind.magic);
@@ -45,7 +46,7 @@ pub(super) fn replace(path: &Path, kind: Kind, body: &[u8]) -> io::Result<()> {
     replace_raw(path, &bytes).map(drop)
 }
 
-/// Replaces `path` by `bytes`, durably, and returns the open file, positioned at its end.
+/// Replaces `path` durably by `bytes`, and returns the open file, positioned at its end.
 pub(super) fn replace_raw(path: &Path, bytes: &[u8]) -> io::Result<File> {
     let new = temporary(path);
     let file = reserve::with_room(path, || {
@@ -59,7 +60,7 @@ pub(super) fn replace_raw(path: &Path, bytes: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// Creates an empty file of mode 0600, in place of one that may be there with another.
+/// Creates an empty file of mode 0600, after removing a file of that name.
 pub(super) fn create(path: &Path) -> io::Result<File> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -68,7 +69,7 @@ pub(super) fn create(path: &Path) -> io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)
 }
 
-/// Creates a directory of mode 0700, and those above it that are missing. One that is there stays as it is.
+/// Creates a directory of mode 0700 and its missing parents. An existing directory keeps its mode.
 pub(super) fn create_directory(path: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
@@ -86,7 +87,7 @@ pub(super) fn sync_directory_of(path: &Path) -> io::Result<()> {
     }
 }
 
-/// The body of `path`, or `None` if there is no such file.
+/// Returns the body of `path`, or `None` if the file does not exist.
 pub(super) fn read(path: &Path, kind: Kind) -> Result<Option<Vec<u8>>, TopologyError> {
     let mut bytes = match fs::read(path) {
         Ok(bytes) => bytes,
@@ -104,10 +105,10 @@ fn check(path: &Path, kind: Kind, bytes: &[u8]) -> Result<(), TopologyError> {
     let (crc, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
     let (length, body) = rest.split_first_chunk::<8>().ok_or_else(short)?;
     if *magic != kind.magic {
-        return Err(TopologyError::damaged(path, 0, "it does not begin as such a file does"));
+        return Err(TopologyError::damaged(path, 0, "its first bytes are not those of such a file"));
     }
     if u64::from_le_bytes(*length) != body.len() as u64 {
-        return Err(TopologyError::damaged(path, 16, "its length is not the one it states"));
+        return Err(TopologyError::damaged(path, 16, "its length differs from the length in its header"));
     }
     let version = u32::from_le_bytes(*version);
     if u32::from_le_bytes(*crc) != checksum(version, body) {

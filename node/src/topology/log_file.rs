@@ -4,11 +4,11 @@
 //! file    | "CASKTLOG" 8 | version u32 | created u64 | crc u32 of what precedes it | record | record | ...
 //! record  | magic 4 | crc u32 | length u32 | durable u64 | body: length bytes |
 //! ```
-//! Numbers are little-endian. A record's CRC32 covers length, durable and body. `created` is the length the
-//! file had when it got its name, `durable` the length known to be on disk when the record was written. Below
-//! the highest of these marks every record must be whole, else the file is damaged and refused; above it the
-//! file is cut at the first record that is not whole, which is what a crash in the middle of a write leaves.
-//! The file is only appended to; it is rewritten whole, atomically, once most of it is obsolete.
+//! Numbers are little-endian. A record's CRC32 covers length, durable and body. `created` is the length of
+//! the file when it got its name; `durable` is the length known to be on disk when the record was written.
+//! Below the highest of these marks every record must be complete, otherwise the file is damaged and
+//! rejected. Above it the file is cut at the first incomplete record, which a crash during a write leaves.
+//! The file is append-only; once most of it is obsolete, it is rewritten atomically.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -28,16 +28,16 @@ const FILE_HEADER_BYTES: usize = 24;
 const RECORD_MAGIC: [u8; 4] = [0xc7, b'T', b'R', 0x1d];
 const RECORD_HEADER_BYTES: usize = 20;
 
-/// One record's body.
+/// The body of a record.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Record {
     /// The next log entry.
     Entry(Entry),
     /// Entries from this index on are void.
     Truncate(u64),
-    /// Entries up to this one are in a snapshot and gone.
+    /// A snapshot contains the entries up to this one; they are removed.
     Purge(LogId),
-    /// The last entry known to be committed; `None` if none is.
+    /// The last entry known to be committed; `None` if no entry is.
     Committed(Option<LogId>),
 }
 
@@ -48,7 +48,7 @@ pub(super) struct Stored {
     pub(super) bytes: usize,
 }
 
-/// What the records add up to. Kept in memory: a few hundred entries at most times.
+/// The log that results from the records. It is in memory: usually a few hundred entries.
 #[derive(Debug, Default)]
 pub(super) struct Log {
     pub(super) entries: BTreeMap<u64, Stored>,
@@ -57,13 +57,13 @@ pub(super) struct Log {
 }
 
 impl Log {
-    /// The last entry's id, or that of the last purged one.
+    /// Returns the id of the last entry, or of the last purged one.
     pub(super) fn last(&self) -> Option<LogId> {
         self.entries.last_key_value().map(|(_, stored)| stored.entry.log_id).or(self.purged)
     }
 
-    /// Performs one record, whose body has `bytes` bytes. An entry that leaves a hole is refused; one that is
-    /// written again takes the place of the former, as openraft's storage suite asks.
+    /// Applies one record, whose body has `bytes` bytes. Rejects an entry that leaves a gap. An entry with an
+    /// existing index replaces the former one, as openraft's storage suite requires.
     pub(super) fn perform(&mut self, record: Record, bytes: usize) -> Result<(), String> {
         match record {
             Record::Entry(entry) => {
@@ -85,12 +85,12 @@ impl Log {
         Ok(())
     }
 
-    /// Bytes of the entries that are still wanted.
+    /// Returns the bytes of the entries that are still needed.
     pub(super) fn live_bytes(&self) -> usize {
         self.entries.values().map(|stored| stored.bytes + RECORD_HEADER_BYTES).sum()
     }
 
-    /// The bodies of the shortest file that adds up to this log.
+    /// Returns the bodies of the shortest file that results in this log.
     pub(super) fn bodies(&self) -> Result<Vec<Vec<u8>>, String> {
         let purge = self.purged.map(Record::Purge);
         let entries = self.entries.values().map(|stored| Record::Entry(stored.entry.clone()));
@@ -125,7 +125,10 @@ struct Frame<'a> {
     body: &'a [u8],
 }
 
-/// The whole record at the start of `bytes`, or what is wrong with it.
+/// Returns the complete record at the start of `bytes`.
+///
+/// # Errors
+/// The reason why no complete record begins there.
 fn parse(bytes: &[u8]) -> Result<Frame<'_>, &'static str> {
     const SHORT: &str = "the file ends inside a record";
     let (magic, rest) = bytes.split_first_chunk::<4>().ok_or(SHORT)?;
@@ -142,10 +145,10 @@ fn parse(bytes: &[u8]) -> Result<Frame<'_>, &'static str> {
     Ok(Frame { durable: u64::from_le_bytes(*durable), body })
 }
 
-/// The log in a file's bytes, and how many of them are whole records: the rest is a torn tail.
+/// Returns the log in a file's bytes, and the number of bytes in complete records: the rest is a torn tail.
 ///
 /// # Errors
-/// [`TopologyError::Damaged`] if a byte that was known to be on disk is not what was written.
+/// [`TopologyError::Damaged`] if a byte that was known to be on disk has changed.
 pub(super) fn replay(path: &Path, bytes: &[u8]) -> Result<(Log, usize), TopologyError> {
     let created = check_file_header(path, bytes)?;
     let mut log = Log::default();
@@ -164,14 +167,14 @@ pub(super) fn replay(path: &Path, bytes: &[u8]) -> Result<(Log, usize), Topology
         offset += RECORD_HEADER_BYTES + frame.body.len();
     }
     if (offset as u64) < created {
-        return Err(TopologyError::damaged(path, offset as u64, "the file is shorter than it was made"));
+        return Err(TopologyError::damaged(path, offset as u64, "the file is shorter than at its creation"));
     }
     Ok((log, offset))
 }
 
-/// The length the file had when it got its name.
+/// Returns the length of the file when it got its name.
 fn check_file_header(path: &Path, bytes: &[u8]) -> Result<u64, TopologyError> {
-    // The header is written before the file gets its name: a short one is no torn write.
+    // The header is written before the file gets its name: a short header is not a torn write.
     let short = || TopologyError::damaged(path, bytes.len() as u64, "the file ends inside its header");
     let (magic, rest) = bytes.split_first_chunk::<8>().ok_or_else(short)?;
     let (version, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
@@ -195,7 +198,7 @@ fn header_checksum(version: u32, created: u64) -> u32 {
     crc.finalize()
 }
 
-/// The bytes of a new file of these records.
+/// Returns the bytes of a new file with these records.
 fn whole_file(bodies: &[Vec<u8>]) -> Vec<u8> {
     let mut records = Vec::new();
     bodies.iter().for_each(|body| frame(&mut records, body, 0));
@@ -208,7 +211,8 @@ fn whole_file(bodies: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
-/// Fails if `offset` is known to have been on disk: by the file's header, or by a whole record after it.
+/// Fails if the bytes at `offset` are known to have been on disk, by the file's header or by a complete
+/// record after them.
 fn refuse_damage(
     path: &Path,
     bytes: &[u8],
@@ -227,7 +231,7 @@ fn refuse_damage(
     Ok(())
 }
 
-/// Writes `bytes` at the end of a file of `len` bytes. Where there is no room for them the file is as it was.
+/// Writes `bytes` at the end of a file of `len` bytes. If the disk is full, the file keeps its former length.
 fn append(file: &mut File, len: u64, bytes: &[u8]) -> io::Result<()> {
     file.seek(SeekFrom::Start(len))?;
     let written = file.write_all(bytes);
@@ -239,21 +243,21 @@ fn append(file: &mut File, len: u64, bytes: &[u8]) -> io::Result<()> {
     written
 }
 
-/// The open file.
+/// The open log file, with records that are not written yet.
 #[derive(Debug)]
 pub(super) struct LogFile {
     path: PathBuf,
     file: File,
     /// Length of the file.
     len: u64,
-    /// How much of it is known to be on disk.
+    /// Length known to be on disk.
     durable: u64,
-    /// Framed records not yet written.
+    /// Framed records that are not written yet.
     pending: Vec<u8>,
 }
 
 impl LogFile {
-    /// Makes an empty log.
+    /// Creates an empty log.
     pub(super) fn create(path: &Path) -> Result<Self, TopologyError> {
         let bytes = whole_file(&[]);
         let file =
@@ -265,7 +269,7 @@ impl LogFile {
         Self { path: path.to_owned(), file, len, durable: len, pending: Vec::new() }
     }
 
-    /// Reads a log, cutting off and reporting a torn tail.
+    /// Reads a log; cuts off and logs a torn tail.
     pub(super) fn open(path: &Path) -> Result<(Self, Log), TopologyError> {
         let bytes = fs::read(path).map_err(|error| TopologyError::io("read", path, error))?;
         let (log, whole) = replay(path, &bytes)?;
@@ -274,7 +278,7 @@ impl LogFile {
             if whole < bytes.len() {
                 file.set_len(whole as u64)?;
             }
-            // Whatever was read is now part of the log: it must not vanish with the next power cut.
+            // All records that were read now belong to the log: they must survive the next power failure.
             file.sync_all()?;
             file.seek(SeekFrom::End(0))?;
             Ok(file)
@@ -282,23 +286,23 @@ impl LogFile {
         let file = open().map_err(|error| TopologyError::io("open", path, error))?;
         if whole < bytes.len() {
             let cut = bytes.len() - whole;
-            tracing::warn!(path = %path.display(), cut, at = whole, "topology log: cut a torn tail, never acknowledged");
+            tracing::warn!(path = %path.display(), cut, at = whole, "cut a torn tail off the topology log; its records were never acknowledged");
         }
         Ok((Self::at_end(path, file, whole as u64), log))
     }
 
-    /// Length of the file, what is pending included.
+    /// Returns the length of the file including the pending records.
     pub(super) fn len(&self) -> u64 {
         self.len + self.pending.len() as u64
     }
 
-    /// Queues one record's body for the next [`Self::flush`].
+    /// Queues the body of one record for the next [`Self::flush`].
     pub(super) fn push(&mut self, body: &[u8]) {
         frame(&mut self.pending, body, self.durable);
     }
 
-    /// Writes what is queued; with `sync` it, and all before it, is on disk afterwards.
-    /// After an error nothing may be written any more: what the file holds is unknown.
+    /// Writes the queued records. With `sync`, they and all before them are on disk afterwards. After an
+    /// error the caller must not write again: the contents of the file are unknown.
     pub(super) fn flush(&mut self, sync: bool) -> io::Result<()> {
         let Self { path, file, len, pending, .. } = self;
         reserve::with_room(path, || append(file, *len, pending))?;
@@ -311,7 +315,7 @@ impl LogFile {
         Ok(())
     }
 
-    /// Replaces the file by one of these records, atomically.
+    /// Replaces the file atomically by one with these records.
     pub(super) fn rewrite(&mut self, bodies: &[Vec<u8>]) -> io::Result<()> {
         let bytes = whole_file(bodies);
         let file = files::replace_raw(&self.path, &bytes)?;

@@ -1,10 +1,12 @@
-//! openraft's log and vote, kept on disk.
+//! openraft's log and vote, stored on disk.
 //!
-//! Entries are held in memory and in [`LogFile`]; the vote is a small file of its own. All writing is done by
-//! one thread, in the order it was asked for, so that the runtime never waits for a disk; what is queued
-//! together shares one fsync. An entry is reported flushed, and a vote saved, only once it is on disk.
-//! After the first failed write nothing is written any more: what the disk holds is then unknown, and the
-//! consensus engine stops with the error.
+//! The entries are in memory and in [`LogFile`]; the vote has a small file of its own. One thread performs
+//! all writes in the order of the requests, so that the runtime never waits for a disk. Requests queued
+//! together share one fsync.
+//!
+//! An entry is reported as flushed, and a vote as saved, only once it is on disk. After the first failed
+//! write the thread writes nothing more: the contents of the disk are then unknown, and the consensus engine
+//! stops with the error.
 
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions, TryLockError};
@@ -34,37 +36,37 @@ const VOTE_NAME: &str = "vote";
 const LOCK_NAME: &str = "LOCK";
 const VOTE: Kind = Kind { magic: *b"CASKVOTE", version: 1 };
 
-/// Jobs that may wait for the writing thread; openraft itself has only a few outstanding.
+/// Maximum of jobs queued for the writing thread; openraft itself has only a few outstanding.
 const QUEUE_JOBS_MAX: usize = 256;
-/// Jobs that share one fsync.
+/// Maximum of jobs that share one fsync.
 const BATCH_JOBS_MAX: usize = 64;
-/// Most bytes of entries handed out for one replication message.
+/// Maximum of entry bytes returned for one replication message.
 const READ_BYTES_MAX: usize = 1 << 20;
 /// A file shorter than this is never rewritten.
 const REWRITE_BYTES_MIN: u64 = 1 << 20;
 
-/// Work for the writing thread.
+/// Work of the writing thread.
 enum Job {
-    /// Appends entries; reported when they are on disk.
+    /// Append entries; report them once they are on disk.
     Append { bodies: Vec<Vec<u8>>, flushed: LogFlushed<TypeConfig> },
-    /// Appends a record that need not be on disk: after a crash it is derived again.
+    /// Append a record that need not be durable: after a crash it is derived from other data.
     Note { body: Vec<u8> },
-    /// Appends a record; answered when it is on disk.
+    /// Append a record; report it once it is on disk.
     Record { body: Vec<u8>, done: Done },
-    /// Replaces the vote.
+    /// Replace the vote.
     Vote { body: Vec<u8>, done: Done },
-    /// Replaces the log file by a shorter one of the same meaning.
+    /// Replace the log file by a shorter one with the same meaning.
     Rewrite { bodies: Vec<Vec<u8>> },
-    /// Finishes, and gives the directory free.
+    /// Finish, and release the directory.
     Close { done: Done },
-    /// Ends the thread by a panic, for a test.
+    /// End the thread by a panic, for a test.
     #[cfg(all(feature = "mutations", debug_assertions))]
     Panic,
 }
 
 type Done = oneshot::Sender<io::Result<()>>;
 
-/// The log store; a clone reads and writes the same log.
+/// The log store. Clones read and write the same log.
 #[derive(Clone)]
 pub(crate) struct LogStore {
     log: Arc<Mutex<Log>>,
@@ -74,11 +76,11 @@ pub(crate) struct LogStore {
 }
 
 impl LogStore {
-    /// Opens the log in `dir`, which exists; makes an empty one where there never was any. Its thread holds `guard`.
-    /// Blocks.
+    /// Opens the log in `dir`, which must exist; creates an empty one if none ever existed. Its thread holds
+    /// `guard`. Blocks.
     ///
     /// # Errors
-    /// See [`TopologyError`]; a torn tail is none, it is cut and reported.
+    /// See [`TopologyError`]. A torn tail is not an error: it is cut off and logged.
     pub(crate) fn open(dir: &Path, guard: ThreadGuard) -> Result<Self, TopologyError> {
         let lock = lock(&dir.join(LOCK_NAME))?;
         let (log_path, vote_path) = (dir.join(LOG_NAME), dir.join(VOTE_NAME));
@@ -87,7 +89,8 @@ impl LogStore {
             log_path.try_exists().map_err(|error| TopologyError::io("look for", &log_path, error))?;
         let (file, log) = match exists {
             true => LogFile::open(&log_path)?,
-            // The log is made before anything else: without it, what else is there is a rest.
+            // The log is created before the vote and the snapshot: if one of them exists without it, the log
+            // was lost.
             false if vote.is_some() || dir.join(state_machine::SNAPSHOT_NAME).exists() => {
                 return Err(TopologyError::damaged(&log_path, 0, "the file is missing"));
             }
@@ -107,20 +110,20 @@ impl LogStore {
         Ok(Self { log, vote, jobs, file_bytes })
     }
 
-    /// Writes what is queued and gives the directory free; the store refuses everything afterwards.
+    /// Writes the queued records and releases the directory; the store rejects later requests.
     pub(crate) async fn close(&self) {
         let (done, closed) = oneshot::channel();
         if self.jobs.send(Job::Close { done }).await.is_ok()
             && let Ok(Err(error)) = closed.await
         {
-            tracing::warn!(%error, "topology log: closed after a failed write");
+            tracing::warn!(%error, "closed the topology log after a failed write");
         }
     }
 
-    /// Ends the thread when a test says so.
+    /// Ends the thread when a test requests it.
     #[cfg(all(feature = "mutations", debug_assertions))]
     pub(crate) fn end_when_told(&self, supervisor: Supervisor) -> impl Future<Output = ()> + Send + 'static {
-        // The thread ends with the last store, also where a test waits.
+        // The thread ends with the last store, also while this task waits.
         let jobs = self.jobs.downgrade();
         async move {
             supervisor.told_to_end(Part::TopologyLog).await;
@@ -140,7 +143,7 @@ impl LogStore {
         answer.await.map_err(|_| closed())?
     }
 
-    /// Asks for a rewrite if most of the file is obsolete.
+    /// Requests a rewrite if most of the file is obsolete.
     async fn shorten(&self) -> io::Result<()> {
         let bodies = {
             let log = self.log.lock();
@@ -159,7 +162,7 @@ fn closed() -> io::Error {
 }
 
 fn lock(path: &Path) -> Result<File, TopologyError> {
-    // Never replaced: another process may hold the lock on it.
+    // The file is never replaced: another process may hold a lock on it.
     let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
     let file = file.map_err(|error| TopologyError::io("create", path, error))?;
     match file.try_lock() {
@@ -176,17 +179,17 @@ fn read_vote(path: &Path) -> Result<Option<Vote>, TopologyError> {
     codec::decode(&body).map(Some).map_err(|what| TopologyError::damaged(path, 0, what))
 }
 
-/// The thread that does all writing.
+/// State of the thread that performs all writes.
 struct Writer {
     file: LogFile,
     vote_path: PathBuf,
     file_bytes: Arc<AtomicU64>,
     failed: Option<String>,
-    /// Held as long as the thread lives.
+    /// Held until the thread ends.
     lock: File,
 }
 
-/// Who is told when the present batch is on disk.
+/// Receiver of the outcome once the present batch is on disk.
 enum Waiter {
     Entries(LogFlushed<TypeConfig>),
     Record(Done),
@@ -203,7 +206,7 @@ impl Writer {
                     self.settle(&mut waiting);
                     let last = self.outcome();
                     drop(self);
-                    // The lock is free before the answer: whoever waits for it may open the directory again.
+                    // Release the lock before the answer: the caller may open the directory again at once.
                     let _ = done.send(last);
                     return;
                 }
@@ -236,14 +239,14 @@ impl Writer {
                 self.settle(waiting);
                 self.attempt(|file| file.rewrite(&bodies));
             }
-            // Taken out by the caller.
+            // The caller handles this job.
             Job::Close { done } => drop(done),
             #[cfg(all(feature = "mutations", debug_assertions))]
             Job::Panic => panic!("a test ended this thread"),
         }
     }
 
-    /// Writes what is queued, syncs if anyone waits for that, and tells them.
+    /// Writes the queued records, syncs if a waiter needs it, and reports the outcome to the waiters.
     fn settle(&mut self, waiting: &mut Vec<Waiter>) {
         let sync = !waiting.is_empty();
         self.attempt(|file| file.flush(sync));
@@ -261,7 +264,7 @@ impl Writer {
             return;
         }
         if let Err(error) = write(&mut self.file) {
-            tracing::error!(%error, "topology log: a write failed; nothing more is written until a restart");
+            tracing::error!(%error, "a write of the topology log failed; this node writes no more of it until a restart");
             self.failed = Some(error.to_string());
         }
     }
@@ -269,14 +272,14 @@ impl Writer {
     fn outcome(&self) -> io::Result<()> {
         match &self.failed {
             None => Ok(()),
-            Some(why) => Err(io::Error::other(format!("the topology log cannot be written: {why}"))),
+            Some(why) => Err(io::Error::other(format!("cannot write the topology log: {why}"))),
         }
     }
 }
 
 impl Drop for Writer {
     fn drop(&mut self) {
-        // Closing the file unlocks it too; said for the reader.
+        // Closing the file would unlock it too; this makes it explicit.
         let _ = self.lock.unlock();
     }
 }
@@ -313,7 +316,7 @@ impl RaftLogReader<TypeConfig> for LogStore {
     }
 }
 
-/// Whether nothing can lie in `range`; `BTreeMap::range` panics on some of these.
+/// Returns whether `range` contains no index. `BTreeMap::range` panics on some of these ranges.
 fn is_empty(range: &impl RangeBounds<u64>) -> bool {
     let first = match range.start_bound() {
         Bound::Included(at) => Some(*at),

@@ -1,4 +1,4 @@
-//! Changing who votes and who learns.
+//! Changes of the voters and learners.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -9,35 +9,35 @@ use super::types::Metrics;
 use super::{ProposeError, Topology};
 use crate::id::NodeId;
 
-/// Entries a learner may lack and still be made a voter.
+/// Maximum of entries that a learner may lack when it becomes a voter.
 const CATCH_UP_ENTRIES_MAX: u64 = 16;
 
 impl Topology {
-    /// Who votes. While the voters are being exchanged, those of both sides.
+    /// Returns the voters. During a change of the voters, those of both configurations.
     pub fn voters(&self) -> BTreeSet<NodeId> {
         self.inner.raft.metrics().borrow().membership_config.membership().voter_ids().collect()
     }
 
-    /// Returns the sets of voters of which a majority each must agree: two while the voters are being exchanged.
+    /// Returns the voter sets, of each of which a majority must agree: two sets during a change of the voters.
     pub fn voter_sets(&self) -> Vec<BTreeSet<NodeId>> {
         self.inner.raft.metrics().borrow().membership_config.membership().get_joint_config().clone()
     }
 
-    /// Who gets every entry without voting.
+    /// Returns the learners: nodes that receive every entry without voting.
     pub fn learners(&self) -> BTreeSet<NodeId> {
         self.inner.raft.metrics().borrow().membership_config.membership().learner_ids().collect()
     }
 
-    /// Makes exactly `voters` vote and exactly the other `learners` learn. At the coordinator only; a node in
-    /// both sets votes. Does nothing where nothing is to be done; what was cut short is completed by the next
-    /// call, also by the next coordinator.
+    /// Makes exactly `voters` vote, and exactly the other `learners` learn. Works only at the coordinator. A
+    /// node in both sets votes. Does nothing if the membership is already as wanted. The next call, also of
+    /// the next coordinator, completes an interrupted change.
     ///
-    /// A node that cannot be reached delays nothing: as a learner it is written down and tried in the
-    /// background; as a new voter it must first catch up, and if it does not within `catch_up_timeout_ms`, the
-    /// voters stay as they were and the call is refused.
+    /// An unreachable node delays nothing. As a learner it is recorded, and the log tries to reach it in the
+    /// background. As a new voter it must first catch up: if it does not within `catch_up_timeout_ms`, the
+    /// voters stay unchanged and the call is refused.
     ///
     /// # Errors
-    /// [`ProposeError`]; after `Unknown` or a refusal, learners may have been added already.
+    /// [`ProposeError`]; after `Unknown` or `Refused`, learners may have been added already.
     pub async fn set_membership(
         &self,
         voters: BTreeSet<NodeId>,
@@ -46,7 +46,7 @@ impl Topology {
         let _one_at_a_time = self.inner.changing_membership.lock().await;
         self.require_coordinator()?;
         if voters.is_empty() {
-            return Err(ProposeError::Refused("a cluster needs a voter".to_owned()));
+            return Err(ProposeError::Refused("a cluster needs at least one voter".to_owned()));
         }
         let wanted = &voters | &learners;
         let missing = &wanted - &self.taking_part();
@@ -78,17 +78,17 @@ impl Topology {
     }
 
     async fn change(&self, change: ChangeMembers<NodeId, EmptyNode>) -> Result<(), ProposeError> {
-        // Voters that no longer vote stay as learners; who should not take part at all is removed by name.
+        // Former voters stay as learners; the last step removes nodes that must not take part at all.
         let retain = true;
         let log_id = self.bounded(self.inner.raft.change_membership(change, retain)).await?.log_id;
-        // The metrics are what the next step looks at.
+        // Wait for the metrics, because the next step reads them.
         let patience = Some(Duration::from_millis(self.inner.config.propose_timeout_ms));
         let seen = |metrics: &Metrics| *metrics.membership_config.log_id() >= Some(log_id);
         let waited = self.inner.raft.wait(patience).metrics(seen, "the change of membership").await;
         waited.map(drop).map_err(|error| ProposeError::Unknown(error.to_string()))
     }
 
-    /// Waits until these learners have about all entries.
+    /// Waits until these learners lack at most `CATCH_UP_ENTRIES_MAX` entries.
     async fn wait_caught_up(&self, nodes: BTreeSet<NodeId>) -> Result<(), ProposeError> {
         let patience = Duration::from_millis(self.inner.config.catch_up_timeout_ms);
         let over = |metrics: &Metrics| metrics.replication.is_none() || behind(metrics, &nodes).is_none();
@@ -101,13 +101,13 @@ impl Topology {
         let behind = behind(&metrics.borrow(), &nodes);
         behind.map_or(Ok(()), |node| {
             Err(ProposeError::Refused(format!(
-                "{node} cannot vote yet, it has not caught up in {patience:?}"
+                "{node} cannot become a voter: it did not catch up in {patience:?}"
             )))
         })
     }
 }
 
-/// The first of `nodes` that lacks too many entries.
+/// Returns the first of `nodes` that lacks too many entries.
 fn behind(metrics: &Metrics, nodes: &BTreeSet<NodeId>) -> Option<NodeId> {
     let last = metrics.last_log_index.unwrap_or(0);
     let has = |node: &NodeId| metrics.replication.as_ref()?.get(node).copied().flatten().map(|id| id.index);

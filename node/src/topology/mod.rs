@@ -1,15 +1,15 @@
-//! The topology plane: a tiny consensus log whose state machine is the [`ClusterState`].
+//! The topology plane: a small consensus log whose state machine is the [`ClusterState`].
 //!
-//! At most five members vote (see [`choose_voters`]); the others learn. The leader of the log is the
-//! coordinator. Everything here is about agreeing; what is agreed on is decided in [`crate::cluster`].
+//! At most five members vote (see [`choose_voters`]); the others are learners. The leader of the log is the
+//! coordinator. This folder reaches agreement on changes; [`crate::cluster`] decides them. `log_store`,
+//! `log_file`, `state_machine` and `files` store the log in the directory `topology/`, `network` exchanges
+//! its messages, `driver` chooses the voters.
 //!
-//! - `log_store`, `log_file`, `state_machine`, `files`: what is kept on disk, in the directory `topology/`.
-//! - `network`: the messages, carried by a [`RaftTransport`].
-//! - `driver`: who should vote.
+//! Invariants: a returned or published state is committed. An acknowledged entry is on the disks of a
+//! majority of voters.
 //!
-//! Invariants: a state that was returned or published is committed; an acknowledged entry is on the disks of
-//! a majority of voters; a damaged file is refused, never repaired by guessing. What is *not* here: failure
-//! detection of nodes (leases), and anything a key's owner decides.
+//! A damaged file is rejected and never repaired by guessing. Failures of nodes are detected by leases, not
+//! here; the owner of a key decides about the key.
 
 mod agreement;
 mod codec;
@@ -48,7 +48,7 @@ pub use self::error::{ProposeError, TopologyError};
 pub use self::network::RaftTransport;
 pub use self::takeover::NEXT_FOLDER;
 
-/// Gives arbitrary bytes to the decoder of the log's messages: see [`crate::fuzz`].
+/// Passes arbitrary bytes to the decoder of the log's messages: see [`crate::fuzz`].
 #[cfg(any(test, feature = "internals"))]
 pub(crate) fn fuzz(bytes: &[u8]) {
     network::fuzz(bytes);
@@ -65,44 +65,46 @@ use crate::cluster::state::{Change, ClusterState, Verdict};
 use crate::id::{Epoch, NodeId};
 use crate::supervise::{Part, Supervisor, ThreadGuard};
 
-/// Longest encoding of one proposal: several of them, and what frames them, must fit one message.
+/// Longest encoding of one proposal in bytes: several proposals and their framing must fit one message.
 pub const PROPOSAL_BYTES_MAX: usize = 1 << 20;
-/// Entries after which a new snapshot is made.
+/// Entries after which the node builds a new snapshot.
 const SNAPSHOT_EVERY_ENTRIES: u64 = 500;
-/// Entries kept although a snapshot has them, so that a node that was away briefly needs no snapshot.
+/// Entries kept although a snapshot covers them, so that a node that was down briefly needs no snapshot.
 const KEPT_ENTRIES: u64 = 300;
-/// Entries a node may be behind before it gets a snapshot instead.
+/// Entries a node may lack before it receives a snapshot instead.
 const LAG_ENTRIES_MAX: u64 = 1000;
-const _: () = assert!(LAG_ENTRIES_MAX > SNAPSHOT_EVERY_ENTRIES, "or a snapshot would not end the lag");
+const _: () = assert!(LAG_ENTRIES_MAX > SNAPSHOT_EVERY_ENTRIES, "a snapshot must end the lag");
 
-/// How a node takes part in the topology log. All times in milliseconds.
+/// Settings of a node's part in the topology log. All times in milliseconds.
 #[derive(Clone, Debug)]
 pub struct TopologyConfig {
-    /// Where the log is kept; made if it is not there.
+    /// Directory of the log; created if it is missing.
     pub dir: PathBuf,
-    /// Who this node is. The same on every start with this directory.
+    /// Id of this node: the same at every start with this directory.
     pub node: NodeId,
-    /// How often the coordinator calls; in effect half as long again, openraft's tick being 1.5 of it.
-    /// Default 250. Must be below [`Self::election_timeout_min_ms`].
+    /// Interval of the coordinator's heartbeats. The effective interval is 1.5 times as long, because
+    /// openraft's tick is. Default 250. Must be below [`Self::election_timeout_min_ms`].
     pub heartbeat_ms: u64,
-    /// Shortest of the random part of an election's delay. Default 400. The delay after the coordinator was
-    /// last heard is `election_timeout_max_ms` plus this random part: by default 1.1 to 1.4 s. With that an election is
-    /// over, and living nodes have renewed their leases, before those that a coordinator that died granted have ended.
+    /// Lower bound of the random part of an election's delay. Default 400.
+    ///
+    /// The delay after the last heartbeat is `election_timeout_max_ms` plus the random part: 1.1 to 1.4 s by
+    /// default. Within that time an election ends and live nodes renew their leases, before the leases of a
+    /// dead coordinator expire.
     pub election_timeout_min_ms: u64,
-    /// Longest of the same. Default 700.
+    /// Upper bound of the random part. Default 700.
     pub election_timeout_max_ms: u64,
-    /// How long a proposal is waited for before its outcome is called unknown. Default 5000.
+    /// Time after which the outcome of a proposal is reported as unknown. Default 5000.
     pub propose_timeout_ms: u64,
-    /// How long [`Topology::confirm_leadership`] may take. Default 1000.
+    /// Time limit of [`Topology::confirm_leadership`]. Default 1000.
     pub confirm_timeout_ms: u64,
-    /// How long a new voter may take to catch up before [`Topology::set_membership`] gives up. Default 2000.
+    /// Time limit for a new voter to catch up before [`Topology::set_membership`] fails. Default 2000.
     pub catch_up_timeout_ms: u64,
-    /// What watches its tasks and its thread.
+    /// Supervisor of the log's tasks and thread.
     pub supervisor: Supervisor,
 }
 
 impl TopologyConfig {
-    /// The defaults.
+    /// Creates the default settings.
     pub fn new(dir: impl Into<PathBuf>, node: NodeId) -> Self {
         Self {
             dir: dir.into(),
@@ -136,16 +138,16 @@ impl TopologyConfig {
     }
 }
 
-/// What a proposal came to: it is committed, and applied on this node.
+/// Outcome of a committed proposal, which is applied on this node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
-    /// The epoch after it.
+    /// The epoch after the proposal.
     pub epoch: Epoch,
-    /// One verdict a change, in order.
+    /// One verdict per change, in order.
     pub verdicts: Vec<Verdict>,
 }
 
-/// A node's part in the topology log; a clone is the same one.
+/// A node's part in the topology log. Clones share it.
 #[derive(Clone)]
 pub struct Topology {
     inner: Arc<Inner>,
@@ -159,9 +161,9 @@ struct Inner {
     coordinator: watch::Receiver<Option<NodeId>>,
     follower: AbortHandle,
     last_confirmation: Mutex<LastConfirmation>,
-    /// It is being shut down: from now on it may end.
+    /// Set when the shutdown begins: the log may then stop without an error.
     closing: Arc<AtomicBool>,
-    /// Held while the set of voters and learners is changed, one change at a time.
+    /// Held during a change of voters and learners, so that only one change runs at a time.
     changing_membership: tokio::sync::Mutex<()>,
 }
 
@@ -172,11 +174,12 @@ impl Drop for Inner {
 }
 
 impl Topology {
-    /// Opens the log in the configured directory and starts to take part. A node that was never told of a
-    /// cluster waits to be [made a learner](Self::set_membership) by one, or to [found](Self::found) one.
+    /// Opens the log in the configured directory and takes part in the consensus. A node without a cluster
+    /// waits until a cluster [makes it a learner](Self::set_membership), or until it [founds](Self::found)
+    /// one.
     ///
     /// # Errors
-    /// See [`TopologyError`]: a directory in use, damaged, or one that cannot be written.
+    /// See [`TopologyError`]: the directory is in use, damaged or not writable.
     pub async fn open(
         config: TopologyConfig,
         transport: Arc<dyn RaftTransport>,
@@ -218,21 +221,20 @@ impl Topology {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Whether the node belongs to a cluster: it founded one, or one made it a learner.
+    /// Returns whether the node belongs to a cluster, because it founded one or a cluster made it a learner.
     pub async fn is_initialized(&self) -> bool {
         self.inner.raft.is_initialized().await.unwrap_or(false)
     }
 
-    /// Founds a cluster: this node is its only voter, and commits `change`, a [`Change::Found`] or a
-    /// [`Change::TakeOver`].
-    /// A founding that a crash cut short is completed.
+    /// Founds a cluster with this node as its only voter, and commits `change`, a [`Change::Found`] or a
+    /// [`Change::TakeOver`], and then `more`. Completes a founding that a crash interrupted.
     ///
     /// # Errors
     /// [`TopologyError::AlreadyMember`], [`TopologyError::NotFounded`].
     pub async fn found(&self, change: Change, more: Vec<Change>) -> Result<(), TopologyError> {
         let Inner { raft, config, .. } = self.inner.as_ref();
         if !matches!(change, Change::Found { .. } | Change::TakeOver(_)) {
-            return Err(TopologyError::NotFounded("this change founds no cluster".to_owned()));
+            return Err(TopologyError::NotFounded("this change cannot found a cluster".to_owned()));
         }
         if self.state().epoch > 0 {
             return Err(TopologyError::AlreadyMember);
@@ -255,31 +257,32 @@ impl Topology {
         match committed.verdicts.into_iter().next() {
             Some(Verdict::Applied) => Ok(()),
             Some(Verdict::Void(why)) => Err(TopologyError::NotFounded(why)),
-            None => Err(TopologyError::NotFounded("no verdict was given".to_owned())),
+            None => Err(TopologyError::NotFounded("the log returned no verdict".to_owned())),
         }
     }
 
-    /// The last state applied here; older than the committed one by what has not arrived yet.
+    /// Returns the last state applied on this node. It may lack committed entries that have not arrived yet.
     pub fn state(&self) -> Arc<ClusterState> {
         Arc::clone(&self.inner.states.borrow())
     }
 
-    /// The states as they are applied; a slow reader sees the newest only.
+    /// Returns a receiver of the states as they are applied; a slow reader sees only the newest.
     pub fn watch(&self) -> watch::Receiver<Arc<ClusterState>> {
         self.inner.states.clone()
     }
 
-    /// The leader of the log, as far as this node knows; it may have been replaced since.
+    /// Returns the leader of the log as far as this node knows; another node may have replaced it.
     pub fn coordinator(&self) -> Option<NodeId> {
         *self.inner.coordinator.borrow()
     }
 
-    /// The same, as it changes.
+    /// Returns a receiver of [`Self::coordinator`].
     pub fn watch_coordinator(&self) -> watch::Receiver<Option<NodeId>> {
         self.inner.coordinator.clone()
     }
 
-    /// The term of the log that this node leads, if it leads one: two answers that differ are two elections.
+    /// Returns the term of the log that this node leads, if it leads one. Two different terms mean two
+    /// elections.
     pub fn leading(&self) -> Option<u64> {
         let metrics = self.inner.raft.metrics();
         let metrics = metrics.borrow();
@@ -287,37 +290,37 @@ impl Topology {
         leads.then_some(metrics.current_term)
     }
 
-    /// Why the log has stopped on this node, if it has: a disk that failed, or [`Self::shutdown`].
+    /// Returns why the log has stopped on this node, if it has: a disk failure, or [`Self::shutdown`].
     pub fn stopped(&self) -> Option<String> {
         let metrics = self.inner.raft.metrics();
         let state = &metrics.borrow().running_state;
         state.as_ref().err().map(ToString::to_string)
     }
 
-    /// Commits the changes as one entry, in order; each gets its verdict. At the coordinator only.
+    /// Commits the changes as one entry, in order; each gets a verdict. Works only at the coordinator.
     ///
     /// # Errors
-    /// [`ProposeError`]; with any but `Unknown` nothing was changed.
+    /// [`ProposeError`]; nothing was changed after any error except `Unknown`.
     pub async fn propose(&self, proposal: impl Into<Proposal>) -> Result<Committed, ProposeError> {
         self.require_coordinator()?;
         let proposal = proposal.into();
         let bytes = codec::encode(&proposal).map_err(ProposeError::Refused)?.len();
         if bytes > PROPOSAL_BYTES_MAX {
-            let why = format!("it has {bytes} bytes, the limit is {PROPOSAL_BYTES_MAX}: propose it in parts");
+            let why = format!("it has {bytes} bytes, the limit is {PROPOSAL_BYTES_MAX}: split it");
             return Err(ProposeError::Refused(why));
         }
         let written = self.bounded(self.inner.raft.client_write(proposal)).await?;
         Ok(Committed { epoch: written.data.epoch, verdicts: written.data.verdicts })
     }
 
-    /// Succeeds if a majority of the voters took this node for their leader at some moment after the call
-    /// began, and everything committed before that is applied here.
+    /// Confirms that a majority of the voters accepted this node as their leader at some moment after the
+    /// call began, and that all entries committed before that moment are applied on this node.
     ///
     /// # Errors
     /// `NotCoordinator`, or `Unknown` if no majority answered in time.
     pub async fn confirm_leadership(&self) -> Result<(), ProposeError> {
         self.require_coordinator()?;
-        // This node counts itself among those that confirm it.
+        // This node is one of the voters that confirm its leadership.
         let term = self.inner.raft.metrics().borrow().current_term;
         self.inner.last_confirmation.lock().note(term, monotonic_ms());
         let patience = Duration::from_millis(self.inner.config.confirm_timeout_ms);
@@ -332,25 +335,25 @@ impl Topology {
         }
     }
 
-    /// Returns how many milliseconds ago this node may last have confirmed a coordinator of an older term than `term`:
-    /// `None` if it may confirm one yet.
+    /// Returns how many milliseconds ago this node may last have confirmed a coordinator of a term older than
+    /// `term`. `None`: it may still confirm one.
     pub fn last_confirmed_before(&self, term: u64) -> Option<u64> {
         let metrics = self.inner.raft.metrics();
-        // A vote only grows, and is never older than the metrics say.
+        // A vote only grows, and is at least the term in the metrics.
         let promised = metrics.borrow().current_term >= term;
         promised.then(|| self.inner.last_confirmation.lock().age_before_ms(term, monotonic_ms()))
     }
 
-    /// Answers one message of a peer's topology log.
+    /// Handles one message of a peer's topology log and returns the answer.
     pub async fn handle(&self, body: Bytes) -> Bytes {
         network::answer(&self.inner.raft, &self.inner.last_confirmation, &body).await
     }
 
-    /// Stops taking part and closes the files; everything asked afterwards is refused.
+    /// Leaves the consensus and closes the files. Later requests fail.
     pub async fn shutdown(&self) {
         self.inner.closing.store(true, Ordering::Release);
         if let Err(error) = self.inner.raft.shutdown().await {
-            tracing::warn!(%error, "topology log: did not stop cleanly");
+            tracing::warn!(%error, "the topology log did not stop cleanly");
         }
         self.inner.log.close().await;
     }
@@ -367,7 +370,7 @@ impl Topology {
         }
     }
 
-    /// Waits for an entry that was submitted. Once it was, a lost leadership leaves its outcome open.
+    /// Waits for a submitted entry. The outcome of a submitted entry is unknown if the leadership is lost.
     async fn bounded<T>(
         &self,
         submitted: impl Future<Output = Result<T, RaftError<NodeId, ClientWriteError<NodeId, EmptyNode>>>>,
@@ -379,7 +382,9 @@ impl Topology {
                 Err(ProposeError::Refused(error.to_string()))
             }
             Ok(Err(error)) => Err(ProposeError::Unknown(error.to_string())),
-            Err(_) => Err(ProposeError::Unknown(format!("no majority of voters took it in {patience:?}"))),
+            Err(_) => {
+                Err(ProposeError::Unknown(format!("no majority of voters accepted it in {patience:?}")))
+            }
         }
     }
 }
@@ -389,8 +394,8 @@ fn open_files(dir: PathBuf, guard: ThreadGuard) -> Result<(LogStore, StateMachin
     Ok((LogStore::open(&dir, guard)?, StateMachine::open(&dir)?))
 }
 
-/// Reports who leads, whenever that changes; nobody, once the log has stopped here. Ends when it has: `Err` says why,
-/// unless it is being shut down.
+/// Publishes the leader whenever it changes, and `None` once the log has stopped on this node. Returns after
+/// the log has stopped: `Err` with the reason, unless the log is being shut down.
 async fn follow_leader(
     mut metrics: watch::Receiver<Metrics>,
     leader: watch::Sender<Option<NodeId>>,
@@ -408,8 +413,8 @@ async fn follow_leader(
         }
         if metrics.changed().await.is_err() {
             leader.send_replace(None);
-            // Its task panicked: else it would have said why it stops.
-            break "the consensus engine has ended without a reason".to_owned();
+            // The engine's task panicked: otherwise it would have reported a reason.
+            break "the consensus engine ended without a reason".to_owned();
         }
     };
     if closing.load(Ordering::Acquire) { Ok(()) } else { Err(why) }

@@ -1,7 +1,8 @@
-//! The consensus engine's messages between nodes.
+//! Messages of the consensus engine between nodes.
 //!
-//! A message is encoded here and carried by a [`RaftTransport`], which knows where nodes are. The receiving
-//! side checks what it can before the engine sees it: the engine trusts its peers and panics where they lie.
+//! This module encodes a message; a [`RaftTransport`], which knows the addresses of nodes, carries it. The
+//! receiving side checks a message as far as possible before the engine handles it: the engine trusts its
+//! peers and panics on messages that contradict the protocol.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,13 +27,13 @@ use crate::clock::monotonic_ms;
 use crate::cluster::lease::LastConfirmation;
 use crate::id::NodeId;
 
-/// Pause before a node that could not be reached is tried again.
+/// Pause before the next attempt to reach an unreachable node.
 const RETRY_MS: u64 = 250;
 
-/// Carries one message to a node and brings back its answer.
+/// Carrier of one message to a node and of its answer.
 pub trait RaftTransport: Send + Sync + 'static {
-    /// Delivers `body` to `to`, whose node gives it to [`super::Topology::handle`], and returns what that gave.
-    /// An error says, in words, why there is no answer; the message may have arrived all the same.
+    /// Delivers `body` to `to`, whose node passes it to [`super::Topology::handle`], and returns the result.
+    /// The error is the reason why no answer arrived; the node may have received the message nevertheless.
     fn call(&self, to: NodeId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>>;
 }
 
@@ -48,13 +49,13 @@ enum Response {
     Append(AppendEntriesResponse<NodeId>),
     Vote(VoteResponse<NodeId>),
     Snapshot(InstallSnapshotResponse<NodeId>),
-    /// The chunk does not continue what was received.
+    /// The chunk does not continue the chunks received before.
     Mismatch(SnapshotMismatch),
     /// The node cannot answer, for this reason.
     Refused(String),
 }
 
-/// Makes the connections to the others.
+/// Factory of connections to the other nodes.
 pub(super) struct Network(pub(super) Arc<dyn RaftTransport>);
 
 impl RaftNetworkFactory<TypeConfig> for Network {
@@ -65,13 +66,13 @@ impl RaftNetworkFactory<TypeConfig> for Network {
     }
 }
 
-/// One other node.
+/// The connection to one other node.
 pub(super) struct Peer {
     node: NodeId,
     transport: Arc<dyn RaftTransport>,
 }
 
-/// Why an exchange gave no answer of the expected kind.
+/// Reason why an exchange returned no answer of the expected kind.
 enum Failure {
     Unreachable(String),
     Garbled(String),
@@ -146,12 +147,13 @@ impl RaftNetwork<TypeConfig> for Peer {
     }
 }
 
-/// Answers one message of a peer. Bad input gets an answer that says so, and changes nothing.
+/// Handles one message of a peer. Rejects invalid messages with the reason; such messages change nothing.
 pub(super) async fn answer(raft: &Raft, last_confirmation: &Mutex<LastConfirmation>, body: &[u8]) -> Bytes {
     let response = match codec::decode(body).and_then(checked) {
         Ok(request) => {
             if let Request::Append(rpc) = &request {
-                // Before the log sees it: what the log accepts confirms its sender (rule R9).
+                // Note this before the log handles the message: an accepted message confirms its sender (rule
+                // R9).
                 last_confirmation.lock().note(rpc.vote.leader_id().term, monotonic_ms());
             }
             perform(raft, request).await
@@ -160,35 +162,38 @@ pub(super) async fn answer(raft: &Raft, last_confirmation: &Mutex<LastConfirmati
     };
     match codec::encode(&response) {
         Ok(bytes) => bytes.into(),
-        // No answer at all: the peer sees bytes it cannot decode and tries again.
+        // Send no bytes: the peer cannot decode the empty answer and retries.
         Err(_) => Bytes::new(),
     }
 }
 
-/// Decodes what a peer may send, or answer.
+/// Decodes arbitrary bytes as a request and as a response.
 #[cfg(any(test, feature = "internals"))]
 pub(super) fn fuzz(bytes: &[u8]) {
     let _ = codec::decode(bytes).and_then(checked);
     let _ = codec::decode::<Response>(bytes);
 }
 
-/// Refuses what a correct peer never sends.
+/// Rejects requests that a correct peer never sends.
 fn checked(request: Request) -> Result<Request, String> {
     match &request {
         Request::Append(rpc) => {
             let mut expected = rpc.prev_log_id.map_or(0, |id| id.index.saturating_add(1));
             for entry in &rpc.entries {
                 if entry.log_id.index != expected {
-                    return Err(format!("entry {} where {expected} should be", entry.log_id.index));
+                    return Err(format!(
+                        "found entry {} where entry {expected} is expected",
+                        entry.log_id.index
+                    ));
                 }
                 expected = expected.saturating_add(1);
             }
         }
         Request::Snapshot(rpc) => {
-            // The receiver fills up to the offset: an absurd one would exhaust the memory.
+            // The receiver fills its buffer up to the offset: a huge offset would exhaust the memory.
             let end = rpc.offset.checked_add(rpc.data.len() as u64);
             if end.is_none_or(|end| end > codec::BYTES_MAX as u64) {
-                return Err(format!("a snapshot of more than {} bytes", codec::BYTES_MAX));
+                return Err(format!("the snapshot exceeds {} bytes", codec::BYTES_MAX));
             }
         }
         Request::Vote(_) => {}

@@ -1,7 +1,7 @@
-//! The state the log's entries add up to, and its snapshots.
+//! The state that results from the log's entries, and its snapshots.
 //!
-//! The state lives in memory; what is on disk is the last snapshot, from which, with the log, it is rebuilt
-//! at start. A snapshot replaces the former one atomically, and never by an older one. Every state is
+//! The state is in memory. The disk holds the last snapshot, from which, with the log, the node rebuilds the
+//! state at start. A snapshot replaces its predecessor atomically, and never a newer one. Every state is
 //! published as soon as it is applied.
 
 use std::io::Cursor;
@@ -27,7 +27,7 @@ use crate::cluster::state::ClusterState;
 pub(super) const SNAPSHOT_NAME: &str = "snapshot";
 const SNAPSHOT: Kind = Kind { magic: *b"CASKSNAP", version: 1 };
 
-/// Where the state machine stands; cheap to clone.
+/// The present state, its last applied entry and its membership; cheap to clone.
 #[derive(Clone, Default)]
 struct View {
     state: Arc<ClusterState>,
@@ -35,7 +35,7 @@ struct View {
     membership: StoredMembership,
 }
 
-/// A snapshot as it is on disk and as it is sent.
+/// A snapshot as it is stored and sent.
 #[derive(Clone, Serialize, Deserialize)]
 struct StoredSnapshot {
     meta: SnapshotMeta,
@@ -54,23 +54,23 @@ impl StoredSnapshot {
     }
 }
 
-/// The state machine; a clone is the same one.
+/// The state machine. Clones share it.
 #[derive(Clone)]
 pub(crate) struct StateMachine {
     path: Arc<PathBuf>,
     view: Arc<Mutex<View>>,
     /// The snapshot on disk. Locked while it is written, so that the newest one wins.
     snapshot: Arc<tokio::sync::Mutex<Option<StoredSnapshot>>>,
-    /// Counts the snapshots built since the start, to tell two of one entry apart.
+    /// Number of snapshots built since the start. It distinguishes two snapshots of the same entry.
     built: Arc<AtomicU64>,
     published: Arc<watch::Sender<Arc<ClusterState>>>,
 }
 
 impl StateMachine {
-    /// Restores the state of the snapshot in `dir`, if there is one. Blocks.
+    /// Restores the state of the snapshot in `dir`, if it exists. Blocks.
     ///
     /// # Errors
-    /// [`TopologyError::Damaged`] if the snapshot is not what was written.
+    /// [`TopologyError::Damaged`] if the snapshot's bytes are not those that were written.
     pub(crate) fn open(dir: &Path) -> Result<Self, TopologyError> {
         let path = dir.join(SNAPSHOT_NAME);
         let damaged = |what: String| TopologyError::damaged(&path, 0, what);
@@ -90,21 +90,22 @@ impl StateMachine {
         })
     }
 
-    /// The applied states, newest only.
+    /// Returns a receiver of the newest applied state.
     pub(crate) fn watch(&self) -> watch::Receiver<Arc<ClusterState>> {
         self.published.subscribe()
     }
 
     fn publish(&self, state: &Arc<ClusterState>) {
         self.published.send_if_modified(|present| {
-            // What changes a state counts its epoch up; to compare all partitions would cost more than to apply most entries.
+            // Every change of a state increments its epoch. A comparison of all partitions would cost more
+            // than most entries.
             let changed = present.epoch != state.epoch;
             *present = Arc::clone(state);
             changed
         });
     }
 
-    /// Makes `new` the snapshot, unless the present one is newer; gives the one that then is.
+    /// Stores `new` as the snapshot, unless the present one is newer; returns the one that is then stored.
     async fn keep(&self, new: StoredSnapshot) -> Result<StoredSnapshot, StorageError> {
         let mut present = self.snapshot.lock().await;
         if let Some(present) = present.as_ref()
@@ -126,7 +127,7 @@ impl StateMachine {
     }
 }
 
-/// Builds a snapshot of the view it was made with.
+/// Builds a snapshot of its view.
 pub(crate) struct SnapshotBuilder {
     machine: StateMachine,
     view: View,

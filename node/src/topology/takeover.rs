@@ -1,8 +1,8 @@
-//! A new topology log beside the present one, founded on what this node holds: the first half of a takeover.
+//! Founds a new topology log beside the present one from this node's state: the first half of a takeover.
 //!
-//! It is made whole under another name, with its first entry committed and in a snapshot, and is then renamed to
-//! [`NEXT_FOLDER`]: from that moment on the next start of the node uses it, and sets the present log aside. A crash before
-//! leaves the present log in use, and nothing else.
+//! The node builds the log completely under another name, with its first entry committed and in a snapshot,
+//! and then renames it to [`NEXT_FOLDER`]. From that moment the next start of the node uses it, and sets the
+//! present log aside. After an earlier crash the present log stays in use, unchanged.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,27 +17,27 @@ use super::{RaftTransport, Topology, TopologyConfig, TopologyError, files};
 use crate::cluster::state::Change;
 use crate::id::NodeId;
 
-/// The log a node's next start uses, beside the folder of the present one.
+/// Folder of the log that the node's next start uses, beside the folder of the present one.
 pub const NEXT_FOLDER: &str = "topology.next";
-/// The same while it is being made.
+/// Folder of that log while it is being built.
 const UNFINISHED_FOLDER: &str = "topology.unfinished";
-/// How long the first snapshot may take.
+/// Time limit of the first snapshot.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Reaches nobody: the new log has one voter.
+/// A transport that reaches no node: the new log has one voter.
 struct Nobody;
 
 impl RaftTransport for Nobody {
     fn call(&self, to: NodeId, _body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
-        Box::pin(async move { Err(format!("{to} does not belong to a log that is being founded")) })
+        Box::pin(async move { Err(format!("{to} is not a member of the log that is being founded")) })
     }
 }
 
 impl Topology {
-    /// Makes the log that this node's next start is to use; `change` is its first entry.
+    /// Builds the log that this node's next start uses, with `change` as its first entry.
     ///
     /// # Errors
-    /// The present log stays in use.
+    /// [`TopologyError`]; the present log stays in use.
     pub async fn found_next(&self, change: Change) -> Result<(), TopologyError> {
         let config = &self.inner.config;
         let beside = |name: &str| config.dir.with_file_name(name);
@@ -56,7 +56,7 @@ impl Topology {
             .map_err(|error| TopologyError::io("rename", &unfinished, error))
     }
 
-    /// Makes a snapshot of all that is applied, and waits for it.
+    /// Builds a snapshot of all applied entries, and waits for it.
     async fn snapshot(&self) -> Result<(), TopologyError> {
         let raft = &self.inner.raft;
         let not = |error: &dyn std::fmt::Display| TopologyError::NotFounded(error.to_string());

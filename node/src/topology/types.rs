@@ -1,4 +1,4 @@
-//! The types the consensus engine is told to use.
+//! Types of the consensus engine's configuration.
 
 use std::io::Cursor;
 
@@ -30,14 +30,16 @@ pub(super) type StorageError = openraft::StorageError<NodeId>;
 pub(super) type StorageIoError = openraft::StorageIOError<NodeId>;
 pub(super) type Metrics = openraft::RaftMetrics<NodeId, EmptyNode>;
 
-/// What one entry of the log is to change.
+/// The changes of one log entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Proposal {
     /// The changes, in order.
     pub changes: Vec<Change>,
-    /// The term of the log its proposer was elected for when it decided this; the entry is void in any other. For what
-    /// rests on what a coordinator knows of leases: one that was deposed and elected again may not have noticed, and another
-    /// has granted some meanwhile.
+    /// The term for which the log had elected the proposer when it decided these changes. The entry is void
+    /// in any other term.
+    ///
+    /// Set for decisions that depend on the leases a coordinator has granted. A coordinator that was deposed
+    /// and elected again may not have noticed it, while another coordinator has granted leases.
     pub elected: Option<u64>,
 }
 
@@ -48,24 +50,25 @@ impl From<Vec<Change>> for Proposal {
 }
 
 impl Proposal {
-    /// Changes the state, if the entry is of the right term.
+    /// Applies the changes to the state, if `term` is the right one; returns one verdict per change.
     pub fn apply(&self, term: u64, state: &mut ClusterState) -> Vec<Verdict> {
         match self.elected.filter(|elected| *elected != term) {
             None => state.apply(&self.changes),
             Some(elected) => {
-                let reason =
-                    format!("decided by the coordinator of term {elected}, and committed in term {term}");
+                let reason = format!(
+                    "the coordinator of term {elected} decided this, but the log committed it in term {term}"
+                );
                 vec![Verdict::Void(reason); self.changes.len()]
             }
         }
     }
 }
 
-/// What applying one log entry gave.
+/// Result of applying one log entry.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Applied {
-    /// The epoch after it.
+    /// The epoch after the entry.
     pub(crate) epoch: Epoch,
-    /// One verdict a change, in order.
+    /// One verdict per change, in order.
     pub(crate) verdicts: Vec<Verdict>,
 }

@@ -1,4 +1,4 @@
-//! Claims about the topology plane.
+//! Tests of the topology plane.
 
 mod nodes;
 mod store;
@@ -7,7 +7,7 @@ mod voters;
 use crate::cluster::state::{Announcement, Change, StoreCondition};
 use crate::id::{ClusterId, NodeId};
 
-/// openraft's storage suite makes node ids of numbers.
+/// openraft's storage suite makes node ids from numbers.
 impl From<u64> for NodeId {
     fn from(number: u64) -> Self {
         node(number)

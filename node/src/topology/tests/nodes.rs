@@ -1,4 +1,4 @@
-//! Several nodes in one process, over a network in memory.
+//! Tests with several nodes in one process, over a network in memory.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -16,11 +16,11 @@ use crate::cluster::state::{Change, Verdict};
 use crate::id::NodeId;
 use crate::topology::{ProposeError, RaftTransport, Topology, TopologyConfig, TopologyError};
 
-/// Which nodes can be reached.
+/// The nodes that can be reached.
 #[derive(Clone, Default)]
 struct Wires(Arc<Mutex<BTreeMap<NodeId, Topology>>>);
 
-/// One node's end of the wires: cut off itself, it reaches nobody.
+/// One node's end of the network. A node that is cut off reaches no other node.
 struct End {
     wires: Wires,
     from: NodeId,
@@ -82,7 +82,7 @@ impl Cluster {
         self.nodes.remove(&number).unwrap().shutdown().await;
     }
 
-    /// A cluster founded by node 1, in which `voters` vote.
+    /// Returns a cluster founded by node 1, in which `voters` vote.
     async fn founded(voters: &[u64]) -> Self {
         let mut cluster = Self::new();
         for number in voters {
@@ -97,10 +97,10 @@ impl Cluster {
         cluster
     }
 
-    /// The number of the node that all running ones take for coordinator.
+    /// Waits until all running nodes agree on a coordinator, and returns its number.
     async fn coordinator(&self) -> u64 {
         let mut found = None;
-        eventually("all nodes agree on a coordinator", || {
+        eventually("all nodes report the same coordinator", || {
             let known: BTreeSet<_> = self.nodes.values().map(Topology::coordinator).collect();
             found = self.nodes.keys().copied().find(|number| known == BTreeSet::from([Some(node(*number))]));
             found.is_some()
@@ -128,7 +128,7 @@ async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("not in 30 s: {what}");
+    panic!("this did not happen in 30 s: {what}");
 }
 
 fn register_change(number: u64, incarnation: u64) -> Change {
@@ -173,7 +173,7 @@ async fn state_survives_the_coordinator_and_its_return() {
     let state = cluster.nodes[&1].state();
 
     cluster.stop(1).await;
-    eventually("another leads", || {
+    eventually("another node leads", || {
         cluster.nodes.values().any(|topology| topology.coordinator().is_some_and(|id| id != node(1)))
     })
     .await;
@@ -216,7 +216,7 @@ async fn coordinator_cut_off_confirms_and_commits_nothing() {
     let first = cluster.nodes[&1].clone();
     assert!(matches!(first.confirm_leadership().await, Err(ProposeError::Unknown(_))));
     let (lost, _) = tokio::join!(first.propose(vec![register_change(9, 1)]), async {
-        eventually("the others elect", || cluster.nodes[&2].coordinator() != Some(node(1))).await;
+        eventually("the others elect a leader", || cluster.nodes[&2].coordinator() != Some(node(1))).await;
     });
     assert!(matches!(lost, Err(ProposeError::Unknown(_))), "{lost:?}");
     assert!(!first.state().members.contains_key(&node(9)));
@@ -230,7 +230,7 @@ async fn coordinator_cut_off_confirms_and_commits_nothing() {
     cluster.plug(1);
     cluster.all_reach_epoch(epoch).await;
     assert!(first.state().members.contains_key(&node(8)));
-    assert!(!first.state().members.contains_key(&node(9)), "what was never committed is gone");
+    assert!(!first.state().members.contains_key(&node(9)), "the change that was never committed is lost");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -245,7 +245,7 @@ async fn learner_far_behind_gets_the_snapshot_and_then_every_state() {
     let mut states = learner.watch();
     first.set_membership(set(&[1]), set(&[2])).await.unwrap();
     cluster.all_reach_epoch(epoch).await;
-    assert!(cluster.dir.path().join("2/snapshot").exists(), "the entries alone no longer reach back");
+    assert!(cluster.dir.path().join("2/snapshot").exists(), "the log no longer has all entries");
     assert!(learner.is_initialized().await);
     assert_eq!((learner.learners(), learner.coordinator()), (set(&[2]), Some(node(1))));
     let epoch = register(&first, 3, 1).await;
@@ -265,19 +265,19 @@ async fn membership_changes_never_wait_for_a_dead_node() {
     let mut cluster = Cluster::founded(&[1, 2, 3]).await;
     let first = cluster.nodes[&1].clone();
     cluster.stop(3).await;
-    // 4 is not there: it may learn, it may not vote.
+    // Node 4 does not run: it may learn, but not vote.
     first.set_membership(set(&[1, 2, 3]), set(&[4])).await.unwrap();
     assert_eq!(first.learners(), set(&[4]));
     let refused = first.set_membership(set(&[1, 2, 4]), set(&[3])).await;
     assert!(matches!(refused, Err(ProposeError::Refused(_))), "{refused:?}");
     assert_eq!(first.voters(), set(&[1, 2, 3]));
-    // Once it is there it takes the dead one's place.
+    // Once it runs, it replaces the dead voter.
     cluster.start(4).await;
     eventually("the new node has caught up", || cluster.nodes[&4].state().epoch == first.state().epoch).await;
     first.set_membership(set(&[1, 2, 4]), BTreeSet::new()).await.unwrap();
     first.set_membership(set(&[1, 2, 4]), BTreeSet::new()).await.unwrap();
     assert_eq!((first.voters(), first.learners()), (set(&[1, 2, 4]), BTreeSet::new()));
-    // And now 2 may go.
+    // Node 2 can now stop: nodes 1 and 4 are a majority.
     cluster.stop(2).await;
     let epoch = register(&first, 5, 1).await;
     cluster.all_reach_epoch(epoch).await;

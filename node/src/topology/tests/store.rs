@@ -1,4 +1,4 @@
-//! The log, the vote and the snapshot on disk.
+//! Tests of the log, the vote and the snapshot on disk.
 
 use std::path::Path;
 
@@ -54,7 +54,7 @@ fn open(dir: &Path) -> LogStore {
 }
 
 #[tokio::test]
-async fn what_was_flushed_is_there_after_reopening() {
+async fn flushed_entries_are_present_after_reopening() {
     let dir = tempfile::tempdir().unwrap();
     let mut log = open(dir.path());
     log.save_vote(&Vote::new_committed(3, node(2))).await.unwrap();
@@ -88,7 +88,7 @@ impl Changes for Entry {
     }
 }
 
-/// The bytes of a log of five flushes, and the file's length after each.
+/// Returns the bytes of a log of five flushes, and the file's length after each.
 async fn five_flushes() -> (Vec<u8>, Vec<usize>) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
@@ -128,7 +128,7 @@ async fn no_flipped_byte_loses_an_entry_that_a_later_flush_vouches_for() {
         flipped[at] ^= 0x40;
         match log_file::replay(Path::new("log"), &flipped) {
             Ok((log, _)) => {
-                assert!(at >= lengths[3], "flip at {at} was not noticed");
+                assert!(at >= lengths[3], "the flip at {at} was not detected");
                 assert_eq!(log.entries.len(), 4);
             }
             Err(error) => {
@@ -141,11 +141,11 @@ async fn no_flipped_byte_loses_an_entry_that_a_later_flush_vouches_for() {
 }
 
 #[tokio::test]
-async fn torn_tail_is_cut_and_appending_goes_on() {
+async fn torn_tail_is_cut_and_appending_continues() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     let (mut bytes, lengths) = five_flushes().await;
-    // In the middle: a record may end with zeros itself.
+    // Cut in the middle: a record may itself end with zeros.
     bytes.truncate(lengths[3].midpoint(lengths[4]));
     bytes.extend_from_slice(&[0; 100]);
     std::fs::write(&path, &bytes).unwrap();
@@ -184,7 +184,7 @@ async fn purged_log_is_rewritten_short_and_keeps_its_meaning() {
     let bytes = std::fs::read(&path).unwrap();
     let mut flipped = bytes.clone();
     flipped[bytes.len() / 2] ^= 1;
-    assert!(log_file::replay(&path, &flipped).is_err(), "a rewritten file was whole when it got its name");
+    assert!(log_file::replay(&path, &flipped).is_err(), "a rewritten file was complete when it got its name");
 }
 
 #[tokio::test]
@@ -198,11 +198,11 @@ async fn one_replication_message_is_bounded_but_never_empty() {
     };
     log.blocking_append((0..4).map(large)).await.unwrap();
     assert_eq!(log.limited_get_log_entries(1, 4).await.unwrap().len(), 1);
-    assert!(log.blocking_append([entry(9)]).await.is_err(), "a hole is refused");
+    assert!(log.blocking_append([entry(9)]).await.is_err(), "a gap is rejected");
 }
 
 #[tokio::test]
-async fn what_a_coordinator_decided_is_void_in_a_later_term_of_its_own() {
+async fn decision_of_a_coordinator_is_void_in_a_later_term_of_the_same_node() {
     let dir = tempfile::tempdir().unwrap();
     let mut machine = StateMachine::open(dir.path()).unwrap();
     let term = log_id(1).leader_id.term;

@@ -1,4 +1,4 @@
-//! Who is chosen to vote.
+//! Tests of the choice of voters.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use crate::cluster::state::{Member, MemberStatus};
 use crate::id::NodeId;
 use crate::topology::choose_voters;
 
-/// Members from `up`: `1a` is node 1 in zone a, `2b!` is node 2 in zone b, down.
+/// Returns the members that `words` describes: `1a` is node 1 in zone a, `2b!` is node 2 in zone b, down.
 fn members(words: &str) -> BTreeMap<NodeId, Member> {
     words
         .split_whitespace()
@@ -27,7 +27,7 @@ fn set(numbers: &[u64]) -> BTreeSet<NodeId> {
 
 #[test]
 fn voters_are_few_odd_up_and_spread_over_zones() {
-    // present voters, members, coordinator, long down -> voters, and why.
+    // Present voters, members, coordinator, long down, expected voters, reason.
     type Row = (&'static [u64], &'static str, Option<u64>, &'static [u64], &'static [u64], &'static str);
     let table: &[Row] = &[
         (&[], "", None, &[], &[], "no members"),
@@ -35,15 +35,15 @@ fn voters_are_few_odd_up_and_spread_over_zones() {
         (&[1], "1a 2a", Some(1), &[], &[1], "of two nodes the founder votes"),
         (&[2], "1a 2a", Some(2), &[], &[2], "of two nodes the founder votes, whatever its id"),
         (&[1], "1a 2a 3a", Some(1), &[], &[1, 2, 3], "three of three"),
-        (&[1], "1a 2a 3a!", Some(1), &[], &[1], "two voters would be worse than one"),
+        (&[1], "1a 2a 3a!", Some(1), &[], &[1], "two voters are worse than one"),
         (&[1, 2, 3], "1a 2a 3a 4a", Some(1), &[], &[1, 2, 3], "three of four, the present ones stay"),
         (&[1, 2, 3], "1a 2a 3a 4a 5a", Some(1), &[], &[1, 2, 3, 4, 5], "five of five"),
         (&[1, 2, 3], "1a 2a 3a 4a 5a!", Some(1), &[], &[1, 2, 3], "no fifth is up: three stay"),
         (&[1, 2, 3], "1a 2a 3a! 4a", Some(1), &[], &[1, 2, 3], "briefly down: stays"),
         (&[1, 2, 3], "1a 2a 3a! 4a", Some(1), &[3], &[1, 2, 4], "long down: replaced"),
-        (&[1, 2, 3], "1a 2a 3a!", Some(1), &[3], &[1, 2, 3], "long down, nobody to replace it"),
-        (&[1, 2, 3], "1a 2a 3a! 4a!", Some(1), &[3], &[1, 2, 3], "a node that is down replaces nobody"),
-        (&[1], "1a 2a 3b 4c", Some(1), &[], &[1, 3, 4], "one a zone"),
+        (&[1, 2, 3], "1a 2a 3a!", Some(1), &[3], &[1, 2, 3], "long down, but no node can replace it"),
+        (&[1, 2, 3], "1a 2a 3a! 4a!", Some(1), &[3], &[1, 2, 3], "a node that is down replaces no voter"),
+        (&[1], "1a 2a 3b 4c", Some(1), &[], &[1, 3, 4], "one per zone"),
         (
             &[1, 2, 3],
             "1a 2a 3b 4b 5c 6c",
@@ -53,7 +53,14 @@ fn voters_are_few_odd_up_and_spread_over_zones() {
             "the emptiest zones are filled, the lowest name first",
         ),
         (&[1, 2, 3], "1a 2a", Some(2), &[], &[2], "shrunk to two: the coordinator"),
-        (&[1, 2, 3, 4, 5], "1a 2a! 3b 4c", Some(4), &[], &[1, 3, 4], "shrunk: those that are down go first"),
+        (
+            &[1, 2, 3, 4, 5],
+            "1a 2a! 3b 4c",
+            Some(4),
+            &[],
+            &[1, 3, 4],
+            "shrunk: voters that are down are dropped first",
+        ),
         (&[9], "1a 2a 3a", None, &[], &[1, 2, 3], "no present voter is a member"),
     ];
     for (present, words, coordinator, long_down, expected, why) in table {
