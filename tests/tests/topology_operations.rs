@@ -258,13 +258,13 @@ fn cluster_is_upgraded_node_by_node_from_the_older_protocol_to_the_newer() {
         ensure!(joined.is_err(), "a node of the older build cannot join any more");
         let mut older = cluster.take_node(3)?;
         let reason = older.wait_end(SOON).await?.refusal()?;
-        ensure!(reason.contains("speaks versions 1 to 1"), "{reason}");
+        ensure!(reason.contains("supports versions 1 to 1"), "{reason}");
         older.set_variable(OLDER_BUILD.0, None);
         older.restart().await?;
         cluster.put_node(older);
         cluster.wait_converged(CONVERGE_MAX).await?;
         let events = cluster.node(0)?.client().await?.events().await?;
-        let told = events.iter().find(|event| event.message.contains("digests in sum"));
+        let told = events.iter().find(|event| event.message.contains("sum of digests"));
         ensure!(told.is_some(), "{events:#?}");
         cluster.assert_copies_equal(2).await?;
         Ok(())

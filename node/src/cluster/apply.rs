@@ -1,12 +1,11 @@
-//! How the committed state changes: [`ClusterState::apply`].
+//! Application of changes to the committed state: [`ClusterState::apply`].
 //!
-//! Invariants, after the founding: the first replica of every partition is in-sync and is its primary; no
-//! node is named twice in a partition; epochs and terms only grow; a replica on a down member is away,
-//! unless it is the last in-sync one, which is never given up; a copy is released only when all the
-//! replicas the ring names are in-sync. A partition that lacks a copy gets a stand-in in the same entry
-//! (`stand_in.rs`).
+//! Invariants after the founding: the first replica of every partition is in-sync and is its primary. No node
+//! appears twice in a partition. Epochs and terms only grow. A replica on a down member is away, unless it is
+//! the last in-sync one, which is never given up. A copy is released only when all replicas that the ring
+//! names are in-sync. A partition that lacks a copy gets a stand-in in the same entry (`stand_in.rs`).
 //!
-//! A change is void, and changes nothing, when what it was decided on no longer holds.
+//! A change is void, and changes nothing, when the facts it was decided on no longer hold.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -21,13 +20,13 @@ use super::state::{
 use crate::id::{ClusterId, Epoch, Incarnation, NodeId, Partition, Term};
 use crate::mutation::{Mutation, planted};
 
-/// Why a change is void.
+/// Reason why a change is void.
 pub(super) type Void = String;
 
 impl ClusterState {
-    /// Applies the changes in order. If any of them applies, the epoch grows by one.
+    /// Applies the changes in order. If at least one of them is applied, the epoch grows by one.
     ///
-    /// Answers one verdict for each change. Deterministic: equal states and changes give equal states.
+    /// Returns one verdict for each change. Deterministic: equal states and changes give equal states.
     pub fn apply(&mut self, changes: &[Change]) -> Vec<Verdict> {
         if let [Change::TakeOver(takeover)] = changes {
             let done = self.take_over(takeover);
@@ -48,7 +47,7 @@ impl ClusterState {
         verdicts
     }
 
-    /// What follows from a change, in the same entry.
+    /// Applies the consequences of a change, in the same entry.
     pub(super) fn after_change(&mut self, epoch: Epoch) {
         self.name_stand_ins(epoch);
         self.finish_plan();
@@ -69,7 +68,7 @@ impl ClusterState {
             Change::DeclareDown { node, incarnation } => self.declare_down(*node, *incarnation, epoch),
             Change::CaughtUp { partition, term, primary_incarnation, node, incarnation, syncing_since } => {
                 if self.asks_for_digests() {
-                    return Err("the digests of both copies are not named".to_owned());
+                    return Err("the change does not name the digests of both copies".to_owned());
                 }
                 self.check_primary(*partition, *term, *primary_incarnation)?;
                 let named = NamedReplica { node: *node, incarnation: *incarnation, since: *syncing_since };
@@ -127,12 +126,12 @@ impl ClusterState {
             Change::RaiseSpeech(speech) => self.raise_speech(*speech),
             Change::StepDown { partition, term, primary_incarnation } => {
                 if self.speech().features & FEATURE_DISK == 0 {
-                    return Err("not all members understand it".to_owned());
+                    return Err("not all members support it".to_owned());
                 }
                 self.check_primary(*partition, *term, *primary_incarnation)?;
                 self.step_down(*partition)
             }
-            Change::TakeOver(_) => Err("a takeover is an entry of its own".to_owned()),
+            Change::TakeOver(_) => Err("a takeover must be the only change of its entry".to_owned()),
             Change::Operate { .. }
             | Change::Retire { .. }
             | Change::PausePlan { .. }
@@ -182,7 +181,10 @@ impl ClusterState {
             return Err(format!("incarnation {new} is not newer than the registered {old}"));
         }
         if let Some(removed) = self.removed_in(node) {
-            return Err(format!("node {} was removed in epoch {removed}: it must join afresh", node.short()));
+            return Err(format!(
+                "node {} was removed in epoch {removed}: it must join as a new node (--join-afresh)",
+                node.short()
+            ));
         }
         self.check_speech(announcement)?;
         let (before, had_plan) = (self.before(), self.plan.is_some());
@@ -203,7 +205,7 @@ impl ClusterState {
         Ok(())
     }
 
-    /// Gives a new member its share, at once or after a rebalance.
+    /// Gives a new member its share of the data, at once or with the next rebalance.
     fn place_new(&mut self, announcement: &Announcement, epoch: Epoch) {
         let node = announcement.node;
         if announcement.weight == 0 {
@@ -216,7 +218,8 @@ impl ClusterState {
         }
     }
 
-    /// A member that announces another weight or zone than before is placed by that, whatever was set for it.
+    /// Applies another weight or zone that a member announces; it replaces the value that an operator had
+    /// set.
     fn follow_announced(&mut self, former: &Announcement, announcement: &Announcement, epoch: Epoch) {
         let node = announcement.node;
         if let Some(set) = self.operations.placement.overrides.get_mut(&node) {
@@ -259,7 +262,7 @@ impl ClusterState {
         Ok(())
     }
 
-    /// A copy that was compared: as equal as the digests named.
+    /// Makes a copy in-sync after its comparison with the primary's: both digests must be equal.
     fn flip(&mut self, partition: Partition, named: NamedReplica, flip: Flip) -> Result<(), Void> {
         if flip.source_digest != flip.target_digest {
             return Err(format!(
@@ -287,7 +290,7 @@ impl ClusterState {
         Ok(())
     }
 
-    /// Ends the term of a primary that cannot append: what it ordered last may be on other copies only.
+    /// Ends the term of a primary that cannot append: its last writes may be on other copies only.
     fn step_down(&mut self, partition: Partition) -> Result<(), Void> {
         let state = self.partition_mut(partition)?;
         match state.primary() {
@@ -308,7 +311,7 @@ impl ClusterState {
         Ok(())
     }
 
-    /// Releases the copies nobody needs and puts the rest in order; the primary stays where it is.
+    /// Releases surplus copies and sorts the others; the primary does not change.
     pub(super) fn arrange(&mut self, partition: Partition) {
         if let Some(state) = self.partitions.get_mut(usize::from(partition)).map(Arc::make_mut) {
             let primary = state.replicas.first().map(|replica| replica.node);
@@ -316,16 +319,16 @@ impl ClusterState {
         }
     }
 
-    /// Computes the ring anew and assigns the copies it asks for.
+    /// Recomputes the ring and assigns the copies it names.
     pub(super) fn retarget(&mut self, cause: String, epoch: Epoch) {
         let ring = Ring::compute(&self.ring, &self.ring_members(), self.replication_factor);
         self.adopt(ring, cause, epoch);
     }
 
-    /// Takes on a ring and assigns the copies it asks for.
+    /// Replaces the ring and assigns the copies it names.
     pub(super) fn adopt(&mut self, ring: Ring, cause: String, epoch: Epoch) {
         let ideal = ring::ideal_moves(&self.ring, &self.ring_members(), self.replication_factor);
-        // What an unfinished plan still had to copy is the new plan's to finish.
+        // The new plan also finishes the copies that an unfinished plan still had to make.
         let carried = self.copies_in_the_making(&ring);
         self.ring = ring;
         let mut added = 0;
@@ -341,7 +344,7 @@ impl ClusterState {
         }
     }
 
-    /// Copies assigned by the running plan that `ring` still asks for and that are not made yet.
+    /// Counts the incomplete copies of the running plan that `ring` still names.
     fn copies_in_the_making(&self, ring: &Ring) -> u32 {
         let Some(plan) = &self.plan else { return 0 };
         let made_for = |partition: Partition, replica: &Replica| {
@@ -353,7 +356,7 @@ impl ClusterState {
         counts.sum()
     }
 
-    /// Whether the running plan asks for this copy, which is not made yet.
+    /// Returns whether the running plan includes this copy, and it is incomplete.
     fn is_planned_copy(&self, partition: Partition, node: NodeId) -> bool {
         let Some(plan) = &self.plan else { return false };
         let replica = self.partition(partition).and_then(|placed| placed.replica(node));
@@ -361,7 +364,7 @@ impl ClusterState {
         made_for_it && self.ring.replicas(partition).contains(&node)
     }
 
-    /// Clears the plan when its copies are made and those they replace are released.
+    /// Clears the plan when its copies are complete and those they replace are released.
     fn finish_plan(&mut self) {
         let Some(plan) = &self.plan else { return };
         let done = |(partition, state): (Partition, &PartitionState)| {
@@ -378,7 +381,7 @@ impl ClusterState {
         }
     }
 
-    /// What the ring needs to know of the members, in their order.
+    /// Returns the members as the ring needs them, in their order.
     pub(super) fn ring_members(&self) -> Vec<RingMember> {
         let member = |member: &Member| RingMember {
             node: member.announcement.node,
@@ -390,7 +393,7 @@ impl ClusterState {
 
     fn partition_mut(&mut self, partition: Partition) -> Result<&mut PartitionState, Void> {
         let state = self.partitions.get_mut(usize::from(partition)).map(Arc::make_mut);
-        state.ok_or_else(|| format!("there is no partition {partition}"))
+        state.ok_or_else(|| format!("partition {partition} does not exist"))
     }
 
     fn check_up(&self, node: NodeId, incarnation: Incarnation) -> Result<(), Void> {
@@ -407,9 +410,10 @@ impl ClusterState {
         Ok(())
     }
 
-    /// Whether the primary that proposes a change is still the primary, in that term.
+    /// Checks that the primary that proposes a change is still the primary, in that term.
     fn check_primary(&self, partition: Partition, term: Term, incarnation: Incarnation) -> Result<(), Void> {
-        let state = self.partition(partition).ok_or_else(|| format!("there is no partition {partition}"))?;
+        let state =
+            self.partition(partition).ok_or_else(|| format!("partition {partition} does not exist"))?;
         if state.term != term {
             return Err(format!("partition {partition} is in term {}, not {term}", state.term));
         }
@@ -418,7 +422,7 @@ impl ClusterState {
     }
 }
 
-/// A replica as the proposer of a change saw it.
+/// A replica as the proposer of a change observed it.
 struct NamedReplica {
     node: NodeId,
     incarnation: Incarnation,
@@ -434,7 +438,7 @@ fn is_up(members: &BTreeMap<NodeId, Member>, node: NodeId) -> bool {
 }
 
 impl Replica {
-    /// A copy that the node is given in this epoch.
+    /// Creates a copy that is assigned to the node in this epoch.
     pub(super) fn assigned(node: NodeId, role: ReplicaRole, epoch: Epoch) -> Self {
         Self {
             node,
@@ -447,8 +451,8 @@ impl Replica {
         }
     }
 
-    /// Whether it is a copy that was assigned in this epoch or later and is not made yet. One that is
-    /// syncing since it was assigned has never been anything else, and counts whenever that was.
+    /// Returns whether this is an incomplete copy that was assigned in this epoch or later. A copy that has
+    /// been syncing since its assignment was never complete: it counts for any epoch.
     pub(crate) fn is_new_since(&self, epoch: Epoch) -> bool {
         let never_made = self.role == ReplicaRole::Syncing && self.assigned == self.syncing_since;
         let unmade = self.role != ReplicaRole::InSync && self.stand_in.is_none();
@@ -457,10 +461,11 @@ impl Replica {
 }
 
 impl PartitionState {
-    /// The replica as it was named, if it is still the same assignment in the same role.
+    /// Returns the named replica, if it is still the same assignment in the same role.
     fn named(&mut self, named: &NamedReplica) -> Result<&mut Replica, Void> {
         let replica = self.replicas.iter_mut().find(|replica| replica.node == named.node);
-        let replica = replica.ok_or_else(|| format!("node {} holds no replica of it", named.node.short()))?;
+        let replica = replica
+            .ok_or_else(|| format!("node {} holds no replica of this partition", named.node.short()))?;
         if replica.syncing_since != named.since {
             let (is, was) = (replica.syncing_since, named.since);
             return Err(format!("the replica became syncing in epoch {is}, not {was}"));
@@ -477,8 +482,8 @@ impl PartitionState {
         self.is_in_sync(node) && self.in_sync().count() == 1
     }
 
-    /// A new incarnation of the node trusts nothing it held, unless nobody else holds it (rules R1, R2). `stores` is
-    /// what it announced of its store before, and now.
+    /// Handles a new incarnation of the node: its copy is trusted no longer, unless no other node has it
+    /// (rules R1, R2). `stores` are the store conditions that the node announced before, and now.
     fn restart_of(
         &mut self,
         node: NodeId,
@@ -502,8 +507,8 @@ impl PartitionState {
         }
     }
 
-    /// The last in-sync replica is on a damaged store: another one that lacks nothing becomes in-sync, if there is
-    /// one (rule R4). Tells whether.
+    /// If the last in-sync replica is on a damaged store, makes another complete replica in-sync, if one
+    /// exists (rule R4). Returns whether it did.
     fn replace_damaged(&mut self, node: NodeId, members: &BTreeMap<NodeId, Member>) -> bool {
         if !self.is_last_in_sync(node) {
             return false;
@@ -516,7 +521,8 @@ impl PartitionState {
         true
     }
 
-    /// The node is down. The last in-sync replica waits for its return: no other copy has every write.
+    /// Handles a node that is down. The last in-sync replica waits for its return: no other copy has every
+    /// write.
     fn loss_of(&mut self, node: NodeId) {
         if planted(Mutation::PromoteSyncing)
             && self.is_last_in_sync(node)
@@ -526,13 +532,13 @@ impl PartitionState {
         }
         if !self.is_last_in_sync(node) {
             self.demote(node, ReplicaRole::Away);
-            // A stand-in does not wait for its return: another one takes its place.
+            // A stand-in does not wait for the return of its node: another stand-in replaces it.
             self.replicas.retain(|replica| replica.node != node || replica.stand_in.is_none());
         }
     }
 
-    /// Takes a replica out of the in-sync set; its primacy goes to the next in-sync replica. The caller
-    /// has made sure that there is one.
+    /// Removes a replica from the in-sync set; if it was the primary, the next in-sync replica becomes
+    /// primary. The caller has checked that one exists.
     fn demote(&mut self, node: NodeId, role: ReplicaRole) {
         let Some(index) = self.replicas.iter().position(|replica| replica.node == node) else {
             return;
@@ -548,8 +554,8 @@ impl PartitionState {
         }
     }
 
-    /// Assigns the copies the ring asks for and drops those it does not, in-sync ones and stand-ins excepted.
-    /// Answers how many were assigned.
+    /// Assigns the copies that the ring names, and drops the others except in-sync copies and stand-ins.
+    /// Returns the number of assigned copies.
     fn retarget(&mut self, target: &[NodeId], members: &BTreeMap<NodeId, Member>, epoch: Epoch) -> u32 {
         self.adopt_stand_ins(target);
         self.replicas.retain(|replica| {
@@ -567,9 +573,9 @@ impl PartitionState {
         added
     }
 
-    /// Releases the copies outside `target` if all of `target` is in-sync, then orders the rest: the
-    /// primary that stays, the target, the others. A primary outside the target is released only by
-    /// passing `None`.
+    /// Releases the copies outside `target` if all of `target` is in-sync. Then sorts the others: first the
+    /// given primary, then the target, then the rest. A primary outside the target is released only if
+    /// `primary` is `None`.
     pub(super) fn release_and_sort(&mut self, target: &[NodeId], primary: Option<NodeId>) {
         let whole = target.iter().all(|node| self.is_in_sync(*node)) || planted(Mutation::EarlyRelease);
         if !target.is_empty() && whole {

@@ -1,9 +1,8 @@
-//! Who should order a partition's writes in place of its primary, and nodes that should order none: those being
-//! drained.
+//! The successor of a partition's primary, and drained nodes, which must not be primary.
 //!
-//! A node is drained before a planned stop, or because an operator wants it to (`caskctl node drain`). It keeps
-//! its copies and acknowledges writes, so that no copy moves; only its primacies go, each with its consent
-//! (rule R3). A partition whose only complete copy it holds stays with it.
+//! A node is drained before a planned stop, or by an operator (`caskctl node drain`). It keeps its copies and
+//! acknowledges writes, so that no copy moves. It only hands over its partitions, each with its consent (rule
+//! R3). A partition of which it has the only complete copy stays with it.
 
 use std::sync::Arc;
 
@@ -11,14 +10,14 @@ use super::state::{ClusterState, MemberStatus};
 use crate::id::{Incarnation, NodeId, Partition};
 
 impl ClusterState {
-    /// Whether the node is to be primary of nothing.
+    /// Returns whether the node must not be primary of any partition.
     pub fn is_draining(&self, node: NodeId) -> bool {
         self.member(node).is_some_and(|member| member.draining)
     }
 
-    /// Who the primary should hand the partition over to, if to anybody: where all the ring's replicas are
-    /// in-sync, the first of them that is up and not drained; else, if the primary itself is drained, any other
-    /// in-sync one that is.
+    /// Returns the node to which the primary should hand the partition over, if any. If all the ring's
+    /// replicas are in-sync: the first of them that is up and not drained. Otherwise, if the primary itself
+    /// is drained: any other in-sync replica that is up and not drained.
     pub fn successor(&self, partition: Partition) -> Option<NodeId> {
         let state = self.partition(partition)?;
         let primary = state.primary().filter(|node| self.is_up(*node) && !state.has_used_its_terms())?;
@@ -33,7 +32,7 @@ impl ClusterState {
         if self.is_draining(primary) { in_sync.find(takes) } else { None }
     }
 
-    /// How many partitions this node is primary of.
+    /// Returns the number of partitions of which this node is primary.
     pub fn primaries_of(&self, node: NodeId) -> u32 {
         self.partitions.iter().filter(|state| state.primary() == Some(node)).count() as u32
     }
@@ -66,8 +65,8 @@ impl ClusterState {
         Ok(())
     }
 
-    /// Ends the primary's term. Whoever should order the writes instead gets the next one; if nobody should any
-    /// more, the same primary does.
+    /// Ends the primary's term. The successor gets the next term; without a successor, the same primary gets
+    /// it.
     pub(super) fn hand_over(&mut self, partition: Partition) {
         let successor = self.successor(partition);
         let Some(state) = self.partitions.get_mut(usize::from(partition)).map(Arc::make_mut) else {

@@ -1,8 +1,9 @@
-//! What a change of the committed state means to an operator: the events of the log that every node keeps.
+//! Events for operators, derived from changes of the committed state; every node keeps them in its log of
+//! events.
 //!
-//! Pure: the events follow from two states, which need not be neighbours. One event says one fact, of
-//! however many partitions it is true, so that a change that touches all of them gives a handful of events.
-//! A copying that goes on over many states is told in steps, not at each partition.
+//! Pure: the events follow from two states, which need not be consecutive. One event states one fact about
+//! any number of partitions, so that a change of all of them gives only a few events. Copying over many
+//! states gives an event for each step, not for each partition.
 
 mod members;
 mod operations;
@@ -14,7 +15,7 @@ use super::words::{counted, named};
 use crate::api::Event;
 use crate::id::{NodeId, Partition};
 
-/// What happened between two committed states, causes before their consequences, as of `time_ms`
+/// Returns the events between two committed states, causes before their consequences, as of `time_ms`
 /// (milliseconds since 1970).
 pub fn between(old: &ClusterState, new: &ClusterState, time_ms: u64) -> Vec<Event> {
     let mut news = News { old, new, changed: new.changed_since(old), time_ms, events: Vec::new() };
@@ -34,7 +35,7 @@ pub fn between(old: &ClusterState, new: &ClusterState, time_ms: u64) -> Vec<Even
     news.events
 }
 
-/// How much an event matters.
+/// Importance of an event.
 #[derive(Clone, Copy)]
 enum Severity {
     Info,
@@ -42,7 +43,7 @@ enum Severity {
     Error,
 }
 
-/// What an event is about.
+/// Subject of an event.
 #[derive(Clone, Copy)]
 enum Kind {
     Member,
@@ -51,7 +52,7 @@ enum Kind {
     Failover,
 }
 
-/// Two states and what was found to differ.
+/// Two states and the events of their differences.
 struct News<'a> {
     old: &'a ClusterState,
     new: &'a ClusterState,
@@ -61,7 +62,7 @@ struct News<'a> {
 }
 
 impl<'a> News<'a> {
-    /// The partitions that changed, as they are now.
+    /// Returns the changed partitions in their new state.
     fn changed_partitions(&self) -> impl Iterator<Item = (Partition, &'a PartitionState)> {
         let new = self.new;
         self.changed.iter().filter_map(move |number| Some((*number, new.partition(*number)?)))
@@ -89,7 +90,7 @@ impl<'a> News<'a> {
         });
     }
 
-    /// A node that joins starts with the state as it is: how it came about is no news.
+    /// Reports the first state: a node that joins gets no events about how the state arose.
     fn first_state(&mut self) {
         let members: Vec<NodeId> = self.new.members.keys().copied().collect();
         match members[..] {
@@ -112,7 +113,7 @@ impl<'a> News<'a> {
             let message = match new {
                 _ if self.went_back() => {
                     format!(
-                        "plan {} was aborted ({}): the copies go back to where they were",
+                        "plan {} was aborted ({}): the copies return to their former nodes",
                         ended.id, ended.cause
                     )
                 }
@@ -120,13 +121,13 @@ impl<'a> News<'a> {
                     "plan {} is done ({}): its copies are made and those they replace released",
                     ended.id, ended.cause
                 ),
-                _ => format!("plan {} was overtaken by a later one ({})", ended.id, ended.cause),
+                _ => format!("plan {} was superseded by a later plan ({})", ended.id, ended.cause),
             };
             self.tell(Severity::Info, Kind::Plan, None, message);
         }
         if let Some(started) = new.filter(|plan| !running(plan)) {
             let message = format!(
-                "plan {} starts ({}): {} to make, {} by the shares alone",
+                "plan {} starts ({}): {} to make, of which the shares alone require {}",
                 started.id,
                 started.cause,
                 counted(started.copies_total, "copy"),
@@ -134,12 +135,12 @@ impl<'a> News<'a> {
             );
             self.tell(Severity::Info, Kind::Plan, None, message);
         } else if new.is_none() && self.new.plans_total > old.map_or(self.old.plans_total, |plan| plan.id) {
-            let message = format!("plan {} started and is done already", self.new.plans_total);
+            let message = format!("plan {} started and is already done", self.new.plans_total);
             self.tell(Severity::Info, Kind::Plan, None, message);
         }
     }
 
-    /// Whether the ring is again the one from before the plan that was running.
+    /// Returns whether the ring is the one from before the plan that was running.
     fn went_back(&self) -> bool {
         let before = self.old.operations.before.as_ref();
         self.old.ring != self.new.ring && before.is_some_and(|before| *before.ring() == self.new.ring)

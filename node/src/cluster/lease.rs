@@ -1,40 +1,41 @@
-//! Leases as the coordinator keeps them. Pure: times are arguments, milliseconds of a monotonic clock.
+//! The coordinator's table of leases. Pure: times are arguments, in milliseconds of a monotonic clock.
 //!
-//! A node is granted a lease never beyond the last moment a majority of voters confirmed this coordinator plus
-//! the lease's length; the confirmation counts from when it was asked for (rule R9). A node is overdue only
-//! when its lease, and 5 % for drifting clocks, has run out. A new coordinator first waits until the grants of its
-//! predecessors have ended: one lease after a majority of voters last confirmed any of them ([`latest_confirmation`]).
+//! A lease never extends beyond the last confirmation of this coordinator by a majority of voters plus the
+//! length of a lease; the confirmation counts from its request (rule R9). A node is overdue only when its
+//! lease has expired, plus 5 % for drifting clocks. A new coordinator first waits until its predecessors'
+//! grants have ended: one lease after a majority of voters last confirmed any of them
+//! ([`latest_confirmation`]).
 //!
-//! A node that was found overdue is *condemned*: this incarnation is granted nothing more, since the entry that
-//! declares it down may be under way, and whatever is heard of that entry may be wrong. Only a newer
-//! incarnation ends it.
+//! A node that was found overdue is *condemned*: this incarnation gets no more leases. The entry that
+//! declares it down may be in flight, and reports about that entry may be wrong. Only a newer incarnation
+//! ends this.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::id::{Incarnation, NodeId};
 use crate::mutation::{Mutation, planted};
 
-/// A new coordinator declares nobody down before this share of a lease has passed: nodes that live need the time to hear
-/// of the election and to renew their leases.
+/// Returns the time before which a new coordinator declares no node down: live nodes need it to learn of the
+/// election and to renew their leases.
 const fn renewal_ms(lease_ms: u64) -> u64 {
     lease_ms * 3 / 8
 }
 
-/// Why no lease is granted.
+/// Reason why no lease is granted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoLease {
-    /// No majority of voters has confirmed the coordinator lately.
+    /// No majority of voters has confirmed the coordinator recently enough.
     Unconfirmed,
-    /// This incarnation was found overdue, or a newer one has come: it will be declared down.
+    /// This incarnation was found overdue, or a newer one has registered: it will be declared down.
     Condemned,
 }
 
-/// What one coordinator has granted since it was elected.
+/// Leases that one coordinator has granted since its election.
 #[derive(Debug)]
 pub struct LeaseTable {
     lease_ms: u64,
     since_ms: u64,
-    /// When the last grant of a former coordinator ends; `None` until a majority of voters was asked.
+    /// End of the last grant of a former coordinator; `None` until a majority of voters has answered.
     former_until_ms: Option<u64>,
     confirmed_ms: Option<u64>,
     granted: HashMap<NodeId, Grant>,
@@ -54,7 +55,7 @@ impl Grant {
 }
 
 impl LeaseTable {
-    /// The table of a coordinator elected now.
+    /// Creates the table of a coordinator elected now.
     pub fn new(lease_ms: u64, now_ms: u64) -> Self {
         Self {
             lease_ms,
@@ -65,38 +66,40 @@ impl LeaseTable {
         }
     }
 
-    /// The table of the same node elected again, now: what it granted before says nothing of what others
-    /// granted meanwhile, but those it condemned may still have an entry under way.
+    /// Creates the table of the same node elected again, now. Its former grants do not count, because another
+    /// coordinator may have granted leases since. Condemned nodes stay condemned: their entry may still be in
+    /// flight.
     pub fn elected_again(mut self, now_ms: u64) -> Self {
         self.granted.retain(|_, grant| grant.condemned);
         Self { granted: self.granted, ..Self::new(self.lease_ms, now_ms) }
     }
 
-    /// Whether it is still to be learnt when the voters last confirmed a former coordinator.
+    /// Returns whether the voters' last confirmation of a former coordinator is still unknown.
     pub fn awaits_former(&self) -> bool {
         self.former_until_ms.is_none()
     }
 
-    /// Notes the latest moment at which a former coordinator may have been confirmed: see [`latest_confirmation`].
+    /// Sets the latest moment at which a former coordinator may have been confirmed: see
+    /// [`latest_confirmation`].
     pub fn former_confirmed(&mut self, latest_ms: u64) {
         self.former_until_ms = Some(latest_ms + self.lease_ms);
     }
 
-    /// Returns when every grant of a former coordinator has ended, and every node that lives has had the time to renew
-    /// its lease. No grant outlives one lease from the election: a majority elected this coordinator after one confirmed
-    /// the former, and the two share a voter.
+    /// Returns when every grant of a former coordinator has ended, and every live node has had the time to
+    /// renew its lease. No grant outlives one lease from the election: a majority elected this coordinator
+    /// after another majority confirmed the former one, and the two share a voter.
     fn waited_out_ms(&self) -> u64 {
         let longest_ms = self.since_ms + self.lease_ms;
         let former_ms = self.former_until_ms.map_or(longest_ms, |until_ms| until_ms.min(longest_ms));
         former_ms.max(self.since_ms + renewal_ms(self.lease_ms))
     }
 
-    /// A majority of voters confirmed the coordinator when asked at `asked_ms`.
+    /// Records that a majority of voters confirmed the coordinator after the request at `asked_ms`.
     pub fn confirmed(&mut self, asked_ms: u64) {
         self.confirmed_ms = self.confirmed_ms.max(Some(asked_ms));
     }
 
-    /// Grants a lease: for how many milliseconds, counted by the holder from when it asked.
+    /// Grants a lease; returns its length in milliseconds, which the holder counts from its request.
     ///
     /// # Errors
     /// [`NoLease`]; the table is then unchanged.
@@ -114,8 +117,8 @@ impl LeaseTable {
         Ok(length_ms)
     }
 
-    /// Those of `up` whose lease has run out. They are condemned from now on, and answered again each time
-    /// until they are no longer up.
+    /// Returns those of `up` whose lease has expired. They are condemned from now on, and are returned by
+    /// each call until they are no longer up.
     pub fn overdue(
         &mut self,
         up: impl IntoIterator<Item = (NodeId, Incarnation)>,
@@ -126,7 +129,7 @@ impl LeaseTable {
         for (node, incarnation) in up {
             let grant = self.granted.entry(node).or_insert(Grant::until(incarnation, 0));
             if grant.incarnation != incarnation {
-                // Just registered: it has a lease's time to ask for its first one.
+                // A new registration: the node has one lease's time to request its first lease.
                 *grant = Grant::until(incarnation, now_ms + self.lease_ms);
             }
             let until_ms = grant.until_ms.max(waited_out_ms);
@@ -138,8 +141,8 @@ impl LeaseTable {
         overdue
     }
 
-    /// Notes that a node without a lease of this coordinator was heard of: it lives, and has half a lease's time to ask for
-    /// one.
+    /// Records that this coordinator heard from a node without a lease: the node is alive, and has half a
+    /// lease's time to request one.
     pub fn heard(&mut self, node: NodeId, incarnation: Incarnation, now_ms: u64) {
         let grant = self.granted.entry(node).or_insert(Grant::until(incarnation, 0));
         if grant.incarnation == incarnation && !grant.condemned {
@@ -147,17 +150,18 @@ impl LeaseTable {
         }
     }
 
-    /// A node is being registered: it has two leases' time to ask for its first one.
+    /// Records a registration: the node has two leases' time to request its first lease.
     pub fn registered(&mut self, node: NodeId, incarnation: Incarnation, now_ms: u64) {
         self.granted.insert(node, Grant::until(incarnation, now_ms + 2 * self.lease_ms));
     }
 }
 
-/// When a voter last confirmed a coordinator, told apart by the coordinator's term of the log. Kept in memory: a voter
-/// that starts takes its start for a confirmation, because the process before it may have confirmed one until then.
+/// The last confirmation of a coordinator by this voter, separately for the newest term of the log and older
+/// ones. In memory only: a voter that starts counts its start as a confirmation, because its former process
+/// may have confirmed a coordinator until then.
 #[derive(Debug)]
 pub struct LastConfirmation {
-    /// The newest term noted, and the last confirmation in it.
+    /// The newest recorded term, and the last confirmation in it.
     term: u64,
     latest_ms: u64,
     /// The last confirmation in any older term.
@@ -165,14 +169,14 @@ pub struct LastConfirmation {
 }
 
 impl LastConfirmation {
-    /// Creates the memory of a voter that starts now.
+    /// Creates the record of a voter that starts now.
     pub fn at_start(now_ms: u64) -> Self {
         let earlier_ms = if planted(Mutation::ForgetfulVoter) { 0 } else { now_ms };
         Self { term: 0, latest_ms: 0, earlier_ms }
     }
 
-    /// Notes that the coordinator of `term` may be confirmed. Called before the voter looks at the message, so that no
-    /// confirmation is ever missing here; a message that it then rejects does no harm.
+    /// Records that the coordinator of `term` may be confirmed. Called before the voter handles the message,
+    /// so that no confirmation is ever missing here. A message that the voter then rejects does no harm.
     pub fn note(&mut self, term: u64, now_ms: u64) {
         if term > self.term {
             self.earlier_ms = self.earlier_ms.max(self.latest_ms);
@@ -194,10 +198,11 @@ impl LastConfirmation {
 /// Returns the latest moment at which a majority of voters can have confirmed a former coordinator: `None` if too few
 /// voters answered.
 ///
-/// `confirmed_ms` has, for each voter that answered and confirms no older term any more, when it last confirmed any
-/// coordinator. `voters` are the sets of which each must agree: two while the voters are being exchanged. Any majority
-/// that confirmed a former coordinator shares a voter with the majority chosen here, so the latest moment among that
-/// majority is late enough; of all majorities the one whose latest moment is earliest is chosen.
+/// `confirmed_ms` contains, for each voter that answered and can no longer confirm an older term, its last
+/// confirmation of any coordinator. Each set in `voters` must agree: two sets during a change of the voters.
+/// Any majority that confirmed a former coordinator shares a voter with the majority chosen here, so the
+/// latest moment of the chosen one is late enough. Of all majorities, the one with the earliest latest moment
+/// is chosen.
 pub fn latest_confirmation(voters: &[BTreeSet<NodeId>], confirmed_ms: &BTreeMap<NodeId, u64>) -> Option<u64> {
     let of_set = |set: &BTreeSet<NodeId>| {
         let mut moments: Vec<u64> = set.iter().filter_map(|voter| confirmed_ms.get(voter).copied()).collect();
@@ -260,13 +265,13 @@ mod tests {
     }
 
     #[test]
-    fn node_found_overdue_is_granted_nothing_more_whatever_became_of_the_entry() {
+    fn node_found_overdue_gets_no_lease_for_any_outcome_of_the_entry() {
         let mut table = table_that_condemned();
         assert_eq!(table.grant(NODE, 1, 2102), Err(NoLease::Condemned));
-        // The outcome of the entry was unknown: the node is still up, so it is declared down again.
+        // The outcome of the entry was unknown: the node is still up, so that it is declared down again.
         assert_eq!(table.overdue([(NODE, 1)], 2200), vec![(NODE, 1)]);
         assert_eq!(table.grant(NODE, 1, 2201), Err(NoLease::Condemned));
-        // It was committed: nobody asks for it any more, and a late question of it still gets nothing.
+        // The entry was committed: the node is no longer asked for, and its late request still gets no lease.
         assert!(table.overdue([], 2300).is_empty());
         assert_eq!(table.grant(NODE, 1, 2301), Err(NoLease::Condemned));
     }
@@ -286,7 +291,7 @@ mod tests {
         assert_eq!(table.grant(NODE, 1, 10_000), Err(NoLease::Unconfirmed));
         table.confirmed(10_000);
         assert_eq!(table.grant(NODE, 1, 10_001), Err(NoLease::Condemned));
-        // Another coordinator may have granted it a lease meanwhile.
+        // Another coordinator may have granted it a lease in the meantime.
         assert!(table.overdue([(NODE, 1)], 12_100).is_empty());
         assert_eq!(table.overdue([(NODE, 1)], 12_101), vec![(NODE, 1)]);
     }
@@ -299,17 +304,17 @@ mod tests {
     fn new_coordinator_waits_only_for_the_rest_of_the_last_grants() {
         let mut table = LeaseTable::new(2000, 10_000);
         assert!(table.awaits_former());
-        // Last confirmed 1.2 s before the election.
+        // The former coordinator was last confirmed 1.2 s before the election.
         table.former_confirmed(8_800);
         assert!(table.overdue([(NODE, 1)], 10_900).is_empty());
         assert_eq!(table.overdue([(NODE, 1)], 10_901), vec![(NODE, 1)]);
     }
 
     #[test]
-    fn new_coordinator_gives_living_nodes_the_time_to_renew() {
+    fn new_coordinator_gives_live_nodes_the_time_to_renew() {
         let mut table = LeaseTable::new(2000, 10_000);
         table.former_confirmed(1_000);
-        assert!(table.overdue([(NODE, 1)], 10_850).is_empty(), "three eighths of a lease, and the drift");
+        assert!(table.overdue([(NODE, 1)], 10_850).is_empty(), "three eighths of a lease plus the drift");
         assert_eq!(table.overdue([(NODE, 1)], 10_851), vec![(NODE, 1)]);
     }
 
@@ -327,7 +332,7 @@ mod tests {
     #[test]
     fn no_grant_of_a_former_coordinator_outlives_a_lease_from_the_election() {
         let mut table = LeaseTable::new(2000, 10_000);
-        // A voter answered late, and has heard of its former coordinator after the election.
+        // A voter answered late, and has heard from its former coordinator after the election.
         table.former_confirmed(11_000);
         assert_eq!(table.overdue([(NODE, 1)], 12_101), vec![(NODE, 1)]);
     }
@@ -341,7 +346,7 @@ mod tests {
         assert_eq!(latest_confirmation(std::slice::from_ref(&three), &confirmed_ms), Some(900));
         confirmed_ms.insert(voter(1), 100);
         assert_eq!(latest_confirmation(std::slice::from_ref(&three), &confirmed_ms), Some(700));
-        // Somebody who does not vote says nothing.
+        // A node that does not vote does not count.
         confirmed_ms.insert(voter(9), 1);
         assert_eq!(latest_confirmation(std::slice::from_ref(&three), &confirmed_ms), Some(700));
         let next = BTreeSet::from([voter(3), voter(4), voter(5)]);
@@ -357,7 +362,7 @@ mod tests {
         last.note(6, 5_200);
         last.note(6, 5_100);
         assert_eq!(last.age_before_ms(7, 5_300), 100);
-        assert_eq!(last.age_before_ms(6, 5_300), 300, "of terms before that only");
+        assert_eq!(last.age_before_ms(6, 5_300), 300, "only terms before term 6 count");
     }
 
     #[test]

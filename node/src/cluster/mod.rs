@@ -1,4 +1,5 @@
-//! What is decided, apart from how it is done: pure functions and state machines, no I/O, no clock.
+//! Decisions about the cluster, apart from their execution: pure functions and state machines, without I/O or
+//! clock.
 
 mod apply;
 mod drain;

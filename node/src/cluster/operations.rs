@@ -1,9 +1,12 @@
-//! What operators do to the topology, as changes of the committed state: leave, remove, replace, weights, zones, the
-//! number of copies, and the control of the plan that follows from them.
+//! Operators' changes to the committed state: leave, remove, replace, weights, zones, the number of copies,
+//! and the control of the resulting plan.
 //!
-//! An [`Operation`] may name the [`Basis`] it was planned on: it is void when ring or members have changed since.
-//! Whatever an operation changes is here and not in what nodes announce, so that a restart does not undo it.
-//! It refuses what would leave no node that holds data, and a loss of data that was not accepted in words.
+//! An [`Operation`] may name the [`Basis`] it was planned on: it is void if the ring or the members have
+//! changed since. The results of an operation are stored here, not in the announcements of nodes, so that a
+//! restart does not undo them.
+//!
+//! Rejects an operation that would leave no node with data, and a loss of data that the operator did not
+//! accept explicitly.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -18,106 +21,107 @@ use super::state::{Change, ClusterState, Member, MemberStatus, PartitionState, P
 use super::words::counted;
 use crate::id::{Epoch, Incarnation, NodeId, Partition};
 
-/// Removed members that are remembered; the oldest are forgotten.
+/// Maximum of removed members that are remembered; the oldest are forgotten.
 pub const REMOVED_MAX: usize = 256;
-/// Copies a key can have.
+/// Maximum of copies of a key.
 pub const COPIES_MAX: u8 = 5;
 /// Largest weight of a member.
 pub const WEIGHT_MAX: u32 = 10_000;
 /// Longest name of a zone, in bytes.
 pub const ZONE_BYTES_MAX: usize = 64;
-/// Slowest and fastest pace of copying that can be set, in bytes a second.
+/// Slowest and fastest settable pace of copying, in bytes a second.
 pub const THROTTLE_BYTES_PER_S: std::ops::RangeInclusive<u64> = 64 << 10..=64 << 30;
 
-/// An operator's change of where the copies should be.
+/// An operator's change of the placement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Operation {
-    /// A live node gives up its copies and is then no member any more.
+    /// Removes a live node from the cluster, after its copies were made on other nodes.
     Leave {
-        /// Which node.
+        /// The node.
         node: NodeId,
     },
-    /// A node that is down is no member any more; its copies are made on others. Void while it holds the last
-    /// in-sync replica of a partition, unless that loss is accepted.
+    /// Removes a node that is down; its copies are made on other nodes. Void while the node has the last
+    /// in-sync replica of a partition, unless the loss is accepted.
     Remove {
-        /// Which node.
+        /// The node.
         node: NodeId,
         /// The incarnation that was declared down.
         incarnation: Incarnation,
-        /// Whether what only this node holds may be lost.
+        /// Whether writes that only this node has may be lost.
         accept_loss: bool,
     },
-    /// A node that holds nothing takes exactly the places of another, which leaves or, if it is down, is removed.
+    /// Puts a node without data in exactly the places of another node, which leaves or, if it is down, is
+    /// removed.
     Replace {
-        /// The node that goes.
+        /// The node to replace.
         old: NodeId,
-        /// The node that takes its places.
+        /// The node that takes over its places.
         new: NodeId,
         /// As in [`Operation::Remove`], if `old` is down.
         accept_loss: bool,
     },
-    /// Sets a member's share of the data; holds until the node announces another one than it did.
+    /// Sets a member's share of the data, until the node announces a different weight than before.
     SetWeight {
-        /// Which node.
+        /// The node.
         node: NodeId,
-        /// Its share relative to the others'; 0 holds nothing.
+        /// Its share relative to the other weights; 0 holds no data.
         weight: u32,
     },
-    /// Sets a member's failure zone; holds until the node announces another one than it did.
+    /// Sets a member's failure zone, until the node announces a different zone than before.
     SetZone {
-        /// Which node.
+        /// The node.
         node: NodeId,
         /// Its zone; empty for none.
         zone: String,
     },
-    /// Sets how many copies each key should have.
+    /// Sets the number of copies that each key should have.
     SetReplicas {
         /// 1 to [`COPIES_MAX`].
         copies: u8,
     },
-    /// Gives members that were admitted without data their share.
+    /// Gives their share of the data to members that were admitted without data.
     Rebalance,
 }
 
-/// What an operation was planned on, and what was to come of it.
+/// The state on which an operation was planned, and its expected result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Basis {
     /// [`ClusterState::basis_hash`] of the state it was planned on.
     pub members: u64,
-    /// Hash of the ring it was to lead to.
+    /// Hash of the expected ring.
     pub ring: u64,
 }
 
-/// What an operator set for a member, in place of what it announces.
+/// An operator's settings for a member, which replace those it announces.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Override {
-    /// Its weight.
+    /// Weight of the member.
     pub weight: Option<u32>,
-    /// Its zone.
+    /// Zone of the member.
     pub zone: Option<String>,
 }
 
-/// What the ring is computed from, besides what members announce.
+/// Inputs of the ring that operators control.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Placement {
-    /// What operators set.
+    /// Settings for single members.
     pub overrides: BTreeMap<NodeId, Override>,
-    /// Members that give up their copies and then go.
+    /// Members that hand over their copies and then leave.
     pub leaving: BTreeSet<NodeId>,
-    /// Members that were admitted without data until a rebalance.
+    /// Members without data until the next rebalance.
     pub waiting: BTreeSet<NodeId>,
 }
 
-/// A node that was a member.
+/// A former member.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Removed {
-    /// Which node.
+    /// The node.
     pub node: NodeId,
-    /// The epoch in which it went.
+    /// The epoch in which it was removed.
     pub epoch: Epoch,
 }
 
-/// The ring before the running plan, and what it was computed from: where an abort leads back to.
+/// The ring before the running plan, and its inputs: an abort restores them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Before {
     ring: Ring,
@@ -125,62 +129,62 @@ pub struct Before {
     placement: Placement,
 }
 
-/// The last time a replica of a partition became in-sync, and the digests that were compared for it.
+/// The last time a replica of a partition became in-sync, and the digests compared then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flip {
-    /// The epoch in which it did.
+    /// The epoch in which it became in-sync.
     pub epoch: Epoch,
     /// The replica's node.
     pub node: NodeId,
     /// Digest of the primary's copy.
     pub source_digest: u64,
-    /// Digest of the replica's, after the same write.
+    /// Digest of the replica's copy, after the same write.
     pub target_digest: u64,
 }
 
-/// What operators have set and started.
+/// Settings and operations of operators.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operations {
-    /// What the ring is computed from, besides announcements.
+    /// Inputs of the ring that operators control.
     pub placement: Placement,
-    /// Nodes that were members; the newest last, [`REMOVED_MAX`] at most.
+    /// Former members, the newest last; at most [`REMOVED_MAX`].
     pub removed: Vec<Removed>,
-    /// Whether a joining node waits for a rebalance to be given data.
+    /// Whether a joining node waits for a rebalance before it receives data.
     pub manual_rebalance: bool,
-    /// Whether the running plan copies nothing for now.
+    /// Whether the copying of the running plan is paused.
     pub paused: bool,
-    /// The pace of copying on every node, in bytes a second, in place of each node's setting.
+    /// Pace of copying on every node in bytes a second, which replaces each node's own setting.
     pub throttle_bytes_per_s: Option<u64>,
-    /// Where an abort of the running plan leads back to.
+    /// The state that an abort of the running plan restores.
     pub before: Option<Before>,
-    /// The last plan that came to its end.
+    /// The last plan that has ended.
     pub last_plan: Option<Plan>,
-    /// What the members speak to one another.
+    /// Version and features of the peer protocol in use.
     pub speech: Speech,
-    /// The last flip of each partition. Shared by the states in which it is the same.
+    /// The last flip of each partition. States share the map while it is unchanged.
     pub flips: Arc<BTreeMap<Partition, Flip>>,
 }
 
 impl Before {
-    /// The ring before the plan.
+    /// Returns the ring before the plan.
     pub fn ring(&self) -> &Ring {
         &self.ring
     }
 }
 
-/// What a node is to a cluster.
+/// A node's relation to a cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Membership {
     /// A member, up or down.
     Member,
-    /// It was one, up to this epoch.
+    /// A former member, removed in this epoch.
     Removed(Epoch),
-    /// It never was one, as far as the state knows.
+    /// Never a member, as far as the state knows.
     Stranger,
 }
 
 impl ClusterState {
-    /// Applies one of the changes that operators make or that follow from theirs.
+    /// Applies a change that an operator made, or that results from one.
     pub(super) fn apply_operation(&mut self, change: &Change, epoch: Epoch) -> Result<(), Void> {
         match change {
             Change::Operate { operation, basis } => self.operate(operation, *basis, epoch),
@@ -193,12 +197,12 @@ impl ClusterState {
                 self.operations.manual_rebalance = !enabled;
                 Ok(())
             }
-            _ => Err("this is no operation".to_owned()),
+            _ => Err("this change is not an operation".to_owned()),
         }
     }
 
-    /// Hash of all that a plan depends on: the ring, the members and what was set for them. A restart of a node does
-    /// not change it, its going down does.
+    /// Returns the hash of all inputs of a plan: the ring, the members and their settings. A restart of a
+    /// node does not change it; a node that is declared down does.
     pub fn basis_hash(&self) -> u64 {
         let mut hasher = Xxh3::new();
         hasher.update(&self.ring.hash().to_le_bytes());
@@ -215,26 +219,26 @@ impl ClusterState {
         hasher.digest()
     }
 
-    /// The weight of a member: what was set for it, else what it announces.
+    /// Returns the weight of a member: the operator's setting, or else the announced one.
     pub fn weight_of(&self, member: &Member) -> u32 {
         let set = self.operations.placement.overrides.get(&member.announcement.node);
         set.and_then(|set| set.weight).unwrap_or(member.announcement.weight)
     }
 
-    /// The zone of a member: what was set for it, else what it announces.
+    /// Returns the zone of a member: the operator's setting, or else the announced one.
     pub fn zone_of<'a>(&'a self, member: &'a Member) -> &'a str {
         let set = self.operations.placement.overrides.get(&member.announcement.node);
         set.and_then(|set| set.zone.as_deref()).unwrap_or(&member.announcement.zone)
     }
 
-    /// The weight the ring counts a member with: none while it leaves, or waits for a rebalance.
+    /// Returns the weight that the ring uses for a member: 0 while it leaves, or waits for a rebalance.
     pub fn share_of(&self, member: &Member) -> u32 {
         let Placement { leaving, waiting, .. } = &self.operations.placement;
         let node = &member.announcement.node;
         if leaving.contains(node) || waiting.contains(node) { 0 } else { self.weight_of(member) }
     }
 
-    /// What a node is to the cluster.
+    /// Returns a node's relation to the cluster.
     pub fn membership(&self, node: NodeId) -> Membership {
         if self.members.contains_key(&node) {
             return Membership::Member;
@@ -242,18 +246,19 @@ impl ClusterState {
         self.removed_in(node).map_or(Membership::Stranger, Membership::Removed)
     }
 
-    /// When a node ceased to be a member, if it was one and that is remembered.
+    /// Returns the epoch in which the node was removed. `None`: it never was a member, still is one, or more
+    /// than `REMOVED_MAX` nodes were removed after it.
     pub fn removed_in(&self, node: NodeId) -> Option<Epoch> {
         self.operations.removed.iter().find(|removed| removed.node == node).map(|removed| removed.epoch)
     }
 
-    /// Members that leave and hold nothing any more: they can be retired.
+    /// Returns the leaving members that have no copy any more: they can be retired.
     pub fn retirable(&self) -> Vec<NodeId> {
         let leaving = self.operations.placement.leaving.iter().copied();
         leaving.filter(|node| self.check_retirable(*node).is_ok()).collect()
     }
 
-    /// Remembers where the present plan began, around something that retargets the ring.
+    /// Returns the state that an abort would restore, before a change of the ring.
     pub(super) fn before(&self) -> Before {
         Before {
             ring: self.ring.clone(),
@@ -262,7 +267,8 @@ impl ClusterState {
         }
     }
 
-    /// A plan that begins leads back to `before`; one that was running already, to where that began.
+    /// Stores `before` if a plan has begun. If a plan was running already, an abort still restores the state
+    /// before that plan.
     pub(super) fn note_before(&mut self, before: Before, had_plan: bool) {
         if !had_plan {
             self.operations.before = self.plan.is_some().then_some(before);
@@ -275,7 +281,7 @@ impl ClusterState {
                 "the ring or the members have changed since this was planned: plan it again".to_owned()
             );
         }
-        // A copy, so that whatever is found wrong on the way leaves nothing behind.
+        // Work on a copy, so that an error leaves the state unchanged.
         let mut next = self.clone();
         let (before, had_plan) = (self.before(), self.plan.is_some());
         match operation {
@@ -290,7 +296,9 @@ impl ClusterState {
             Operation::Rebalance => next.rebalance(epoch)?,
         }
         if basis.is_some_and(|basis| basis.ring != next.ring.hash()) {
-            return Err("it would lead to another ring than the planned one: plan it again".to_owned());
+            return Err(
+                "the operation would lead to another ring than the planned one: plan it again".to_owned()
+            );
         }
         next.note_before(before, had_plan);
         *self = next;
@@ -343,7 +351,7 @@ impl ClusterState {
         if self.ring.names(new) || self.replicas_on(new).next().is_some() {
             return Err(format!(
                 "node {new_short} holds data already, and so cannot take exactly the places of another: start a \
-                 new node with --weight 0, or with auto-rebalance off, and name that one"
+                 new node with --weight 0, or with auto-rebalance off, and name that node"
             ));
         }
         let ring = self.ring.substituted(old, new);
@@ -399,7 +407,10 @@ impl ClusterState {
             return Err(format!("a key can have 1 to {COPIES_MAX} copies"));
         }
         if copies == former {
-            return Err(format!("{} a key is what is asked for already", counted(copies.into(), "copy")));
+            return Err(format!(
+                "the cluster is already set to {} of each key",
+                counted(copies.into(), "copy")
+            ));
         }
         self.replication_factor = copies;
         self.retarget(format!("copies of each key set from {former} to {copies}"), epoch);
@@ -414,7 +425,7 @@ impl ClusterState {
             epoch,
         );
         if waiting.is_empty() && self.ring.hash() == former {
-            return Err("the ring is what it should be: nothing is to be done".to_owned());
+            return Err("the ring already has the best placement: nothing is to be done".to_owned());
         }
         Ok(())
     }
@@ -459,17 +470,19 @@ impl ClusterState {
         Ok(())
     }
 
-    /// Leads the ring back to where it was before the plan. What was released since is copied back; nodes that had
-    /// joined stay members, without data.
+    /// Restores the ring from before the plan. Copies released since are made again. Nodes that have joined
+    /// stay members, without data.
     fn abort(&mut self, plan: u64, epoch: Epoch) -> Result<(), Void> {
         self.check_plan(plan)?;
         let Some(before) = self.operations.before.clone() else {
-            return Err(format!("plan {plan} is itself the way back from an aborted one: pause it instead"));
+            return Err(format!(
+                "plan {plan} undoes an aborted plan and cannot be aborted: pause it instead"
+            ));
         };
         if let Some(gone) = before.ring.nodes().into_iter().find(|node| !self.members.contains_key(node)) {
             return Err(format!(
-                "plan {plan} cannot be aborted: node {} had copies before it and is no member any more. Pause it, or \
-                 let it end",
+                "plan {plan} cannot be aborted: node {} had copies before it and is no longer a member. Pause it, or \
+                 let it finish",
                 gone.short()
             ));
         }
@@ -530,15 +543,15 @@ impl ClusterState {
         let lost = self.partitions.iter().filter(|partition| partition.is_last_in_sync(node)).count() as u32;
         if lost > 0 && !accept_loss {
             return Err(format!(
-                "node {short} has the last complete copy of {}: removed, it takes with it what was acknowledged \
-                 there. Start it again with its data directory; if that is gone, accept the loss (--accept-loss)",
+                "node {short} has the last complete copy of {}: its removal would lose the writes acknowledged \
+                 there. Start it again with its data directory; if the directory is lost, accept the loss (--accept-loss)",
                 counted(lost, "partition")
             ));
         }
         Ok(())
     }
 
-    /// The node is no member any more, and has no place anywhere but in the ring.
+    /// Removes the node from the members and from all partitions; only the ring may still name it.
     fn forget(&mut self, node: NodeId, epoch: Epoch) {
         Arc::make_mut(&mut self.members).remove(&node);
         let Operations { placement, removed, .. } = &mut self.operations;
@@ -555,7 +568,8 @@ impl ClusterState {
         }
     }
 
-    /// Where the last in-sync replica was given up, the best of the others takes its place, under a new term.
+    /// In partitions that lost their last in-sync replica, makes the best of the others primary, under a new
+    /// term.
     fn promote_the_rest(&mut self, epoch: Epoch) {
         for partition in 0..PARTITIONS {
             let members = &self.members;
@@ -571,7 +585,8 @@ impl ClusterState {
 }
 
 impl PartitionState {
-    /// Of replicas none of which is in-sync, makes one the primary: one whose node is up, that was assigned first.
+    /// Makes one of the replicas, none of which is in-sync, the primary: first those on nodes that are up,
+    /// then the one that was assigned first.
     fn promote(&mut self, up: impl Fn(NodeId) -> bool, epoch: Epoch) {
         let rank = |at: &usize| {
             let replica = &self.replicas[*at];

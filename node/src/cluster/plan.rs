@@ -1,8 +1,9 @@
-//! What an operation would do, before it is committed: the copies that would be made, from where to where, in keys and
-//! bytes, the balance before and after, and what keeps the copies from being where they should.
+//! Preview of an operation before its commit: the copies to make, with source, target, keys and bytes, the
+//! balance before and after, and obstacles to a proper placement.
 //!
-//! Pure: the operation is applied to a copy of the state by the very function that a commit runs, so that a plan
-//! and its execution cannot differ. It refuses what a commit would find void, with the same words.
+//! Pure: the preview applies the operation to a copy of the state with the same function as a commit, so that
+//! plan and execution cannot differ. It rejects an operation that a commit would find void, with the same
+//! text.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -20,23 +21,23 @@ use crate::id::{NodeId, Partition};
 pub struct Figures {
     /// Keys.
     pub keys: u64,
-    /// Bytes of their records.
+    /// Bytes of the records of these keys.
     pub bytes: u64,
 }
 
-/// The figures of partitions; one that no primary told of is absent.
+/// The figures of partitions; partitions without figures from their primary are absent.
 pub type FiguresByPartition = BTreeMap<Partition, Figures>;
 
-/// What is to be previewed.
+/// Subject of a preview.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
     /// An operation.
     Operation(Operation),
-    /// The joining of a node of this weight and zone.
+    /// A node of this weight and zone joins.
     Join {
-        /// Its weight.
+        /// Weight of the node.
         weight: u32,
-        /// Its zone.
+        /// Zone of the node.
         zone: String,
     },
 }
@@ -51,32 +52,35 @@ impl FromStr for Basis {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("'{text}' is no token of a plan: it has two numbers of 16 hexadecimal digits");
+        let wrong = || {
+            format!("'{text}' is not the token of a plan: a token is two numbers of 16 hexadecimal digits")
+        };
         let (members, ring) = text.split_once('-').ok_or_else(wrong)?;
         let number = |digits: &str| u64::from_str_radix(digits, 16).map_err(|_| wrong());
         Ok(Self { members: number(members)?, ring: number(ring)? })
     }
 }
 
-/// Room on a node's disk, as its report says.
+/// Space on a node's disk, according to its report.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DiskRoom {
-    /// Bytes free.
+    /// Free bytes.
     pub free: u64,
-    /// Its low mark, in free bytes; 0 is none.
+    /// The node's low mark, in free bytes; 0: it has no low mark.
     pub low: u64,
 }
 
-/// The room of nodes; one whose report was not heard is absent.
+/// The disk space of nodes; nodes without a report are absent.
 pub type DiskRooms = BTreeMap<NodeId, DiskRoom>;
 
-/// What would become of the cluster.
+/// Returns the expected result of an operation or a join.
 ///
-/// `bytes_per_s` is the pace at which one node sends copies. Copies that would leave a node less free space than its low
-/// mark are refused; where they replace those of a removed or dead node they are only named, as a violation.
+/// `bytes_per_s` is the pace at which one node sends copies. Copies that would leave a node less free space
+/// than its low mark are rejected. If they replace those of a removed or dead node, they are only listed as a
+/// violation.
 ///
 /// # Errors
-/// Why a commit would be void.
+/// The reason why a commit would be void.
 pub fn preview(
     state: &ClusterState,
     question: &Question,
@@ -138,7 +142,7 @@ pub fn preview(
     })
 }
 
-/// A node that is none, to ask what the joining of one would do.
+/// Returns the announcement of a fictitious node, to preview a join.
 fn newcomer(state: &ClusterState, weight: u32, zone: &str) -> Announcement {
     let speech = state.speech();
     let free = (0..=u8::MAX).map(|number| NodeId::from_bytes([number; 32]));
@@ -161,7 +165,7 @@ fn newcomer(state: &ClusterState, weight: u32, zone: &str) -> Announcement {
 /// The copies that one state has assigned and another has not.
 #[derive(Default)]
 struct Copies {
-    /// By source (the primary, if it is up) and target: how many, and how much.
+    /// By source (the primary, if it is up) and target: number of partitions, keys and bytes.
     moves: BTreeMap<(Option<NodeId>, NodeId), (u32, Figures)>,
     made: u32,
     released: u32,
@@ -174,7 +178,7 @@ impl Copies {
         for (partition, placed) in after.partitions() {
             let Some(former) = before.partition(partition) else { continue };
             let source = after.primary(partition).filter(|node| after.is_up(*node));
-            // Also one that stood in, with the new writes only, and is now a copy to be made.
+            // This includes a former stand-in that had only the new writes, and is now a copy to make.
             let is_new = |replica: &&Replica| {
                 former.replica(replica.node).is_none_or(|old| {
                     old.stand_in.is_some() && old.role != ReplicaRole::InSync && replica.stand_in.is_none()
@@ -209,7 +213,7 @@ impl Copies {
         self.moves.iter().map(row).collect()
     }
 
-    /// Nodes that these copies would leave less free space than their low marks.
+    /// Returns a sentence for each node that these copies would leave less free space than its low mark.
     fn short_of_room(&self, rooms: &DiskRooms) -> Vec<String> {
         let mut received: BTreeMap<NodeId, u64> = BTreeMap::new();
         for ((_, target), (_, figures)) in &self.moves {
@@ -229,7 +233,8 @@ impl Copies {
         short.collect()
     }
 
-    /// Each node sends at its own pace, all at once: the one with most to send is the last to be done.
+    /// Returns the bytes of the node with most to send: every node sends at its own pace, so that node
+    /// finishes last.
     fn slowest_source_bytes(&self) -> u64 {
         let mut sent: BTreeMap<Option<NodeId>, u64> = BTreeMap::new();
         for ((source, _), (_, figures)) in &self.moves {
@@ -261,7 +266,7 @@ fn balance(state: &ClusterState) -> Vec<PlanShare> {
     state.members.values().zip(shares).map(row).collect()
 }
 
-/// The last plan that came to its end, as the state tells it.
+/// Returns the last plan that has ended.
 pub fn last(state: &ClusterState) -> Option<PlanDone> {
     let plan = state.operations.last_plan.as_ref()?;
     Some(PlanDone {
@@ -275,7 +280,7 @@ pub fn last(state: &ClusterState) -> Option<PlanDone> {
     })
 }
 
-/// The running plan, as the state and the tasks of its nodes tell it.
+/// Returns the running plan, from the state and the tasks of the nodes.
 pub fn status(state: &ClusterState, tasks: &[Task]) -> Option<PlanStatus> {
     let plan = state.plan.as_ref()?;
     let migrations = || tasks.iter().filter(|task| task.kind == "migration");

@@ -1,9 +1,9 @@
-//! Which versions of the peer protocol the members speak, and which one is in use.
+//! Versions of the peer protocol that the members support, and the version in use.
 //!
-//! A build announces the range it speaks and the features it has. The committed state holds what is in use: the
-//! highest version and the features that all members have. The coordinator raises it once all members can; it never
-//! goes back. A node whose range does not hold the version in use is refused, so that no member is sent what
-//! it cannot read. What is new in a version:
+//! A build announces its range of versions and its features. The committed state contains the version and
+//! features in use: the highest version and the features that all members have. The coordinator raises them
+//! once all members support more; they never fall. A node whose range does not contain the version in use is
+//! rejected, so that no member receives messages that it cannot decode. New in each version:
 //!
 //! | version | new |
 //! |---|---|
@@ -19,55 +19,56 @@ use serde::{Deserialize, Serialize};
 use super::apply::Void;
 use super::state::{Announcement, ClusterState};
 
-/// Lowest version this build speaks.
+/// Lowest version that this build supports.
 pub const PROTOCOL_MIN: u16 = 1;
-/// Highest version this build speaks.
+/// Highest version that this build supports.
 pub const PROTOCOL_MAX: u16 = 6;
-/// Version from which on the topology's operations are understood.
+/// First version with the topology's operations.
 pub const PROTOCOL_OPERATIONS: u16 = 2;
-/// Version from which on takeovers are understood.
+/// First version with takeovers.
 pub const PROTOCOL_TAKEOVER: u16 = 3;
-/// Version from which on transactions and the further actions on values are understood.
+/// First version with transactions and the further actions on values.
 pub const PROTOCOL_ACTIONS: u16 = 4;
-/// Version from which on control messages name the cluster they are of.
+/// First version in which control messages name the sender's cluster.
 pub const PROTOCOL_CLUSTERS: u16 = 5;
-/// Version from which on keys that expire are counted.
+/// First version with counts of expiring keys.
 pub const PROTOCOL_EXPIRING: u16 = 6;
-/// Feature: a replica becomes in-sync only by an entry that names two equal digests.
+/// Feature: a replica becomes in-sync only with an entry that names two equal digests.
 pub const FEATURE_FLIP_DIGESTS: u64 = 1;
-/// Feature: a primary without room on its disk steps down (`Change::StepDown`), and a write that is refused for want of
-/// room fails with `Failure::NoRoom`.
+/// Feature: a primary whose disk is full steps down (`Change::StepDown`), and a write that is refused for
+/// lack of room fails with `Failure::NoRoom`.
 pub const FEATURE_DISK: u64 = 2;
 /// All features of this build.
 const FEATURES: u64 = FEATURE_FLIP_DIGESTS | FEATURE_DISK;
 
-/// A version in use, and the features in use with it.
+/// Version and features of the peer protocol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Speech {
     /// Version of the peer protocol.
     pub protocol: u16,
-    /// One bit a feature: `FEATURE_*`.
+    /// One bit per feature: `FEATURE_*`.
     pub features: u64,
 }
 
-/// What this build announces, as (lowest, highest, features); `limit` lowers the highest, as an older build's.
+/// Returns the announcement of this build as (lowest, highest, features). `limit` lowers the highest version,
+/// to imitate an older build.
 pub fn spoken(limit: Option<u16>) -> (u16, u16, u64) {
     let max = limit.unwrap_or(PROTOCOL_MAX).clamp(PROTOCOL_MIN, PROTOCOL_MAX);
     (PROTOCOL_MIN, max, if max >= PROTOCOL_OPERATIONS { FEATURES } else { 0 })
 }
 
 impl ClusterState {
-    /// What is in use.
+    /// Returns the version and features in use.
     pub fn speech(&self) -> Speech {
         self.operations.speech
     }
 
-    /// Whether every copy's flip must name equal digests.
+    /// Returns whether each change that makes a copy in-sync must name equal digests.
     pub fn asks_for_digests(&self) -> bool {
         self.speech().features & FEATURE_FLIP_DIGESTS != 0
     }
 
-    /// What all members speak: the most that could be in use.
+    /// Returns the version and features that all members support: the most that can be in use.
     pub fn common_speech(&self) -> Speech {
         let announced = || self.members.values().map(|member| &member.announcement);
         Speech {
@@ -76,7 +77,7 @@ impl ClusterState {
         }
     }
 
-    /// More than what is in use, if all members speak it.
+    /// Returns the version and features to raise to, if all members support more than those in use.
     pub fn speech_to_raise(&self) -> Option<Speech> {
         let (used, common) = (self.speech(), self.common_speech());
         let raised = Speech {
@@ -86,10 +87,11 @@ impl ClusterState {
         (!self.members.is_empty() && raised != used).then_some(raised)
     }
 
-    /// Why a node that announces this range cannot take part, if it cannot: it would be sent what it cannot read.
+    /// Checks that a node with this announcement can be a member: it must support the version and features in
+    /// use.
     ///
     /// # Errors
-    /// Both ranges, and the way out.
+    /// A text with both ranges and the remedy.
     pub fn check_speech(&self, announcement: &Announcement) -> Result<(), Void> {
         let Announcement { protocol_min, protocol, features, .. } = announcement;
         let used = self.speech();
@@ -100,8 +102,8 @@ impl ClusterState {
         let lowest = self.members.values().map(|member| member.announcement.protocol_min).max();
         let highest = self.common_speech().protocol;
         Err(format!(
-            "this node speaks versions {protocol_min} to {protocol} of the peer protocol (caskd {}), the cluster uses \
-             version {} and its members speak {} to {highest} in common: nothing was joined and no data was changed. \
+            "this node supports versions {protocol_min} to {protocol} of the peer protocol (caskd {}); the cluster uses \
+             version {}, and its members have {} to {highest} in common. This node did not join, and no data was changed. \
              Start this node with the caskd that the cluster runs, or one release before or after it",
             announcement.build,
             used.protocol,
@@ -111,9 +113,9 @@ impl ClusterState {
 
     pub(super) fn raise_speech(&mut self, wanted: Speech) -> Result<(), Void> {
         match self.speech_to_raise() {
-            None => Err("nothing more is spoken by all members".to_owned()),
+            None => Err("the members have nothing more in common than is in use".to_owned()),
             Some(raised) if raised != wanted => {
-                Err("the members speak something else in common by now".to_owned())
+                Err("the members now have another version or other features in common".to_owned())
             }
             Some(raised) => {
                 self.operations.speech = raised;

@@ -1,4 +1,4 @@
-//! What the committed state says: questions that need no more than the state.
+//! Queries that depend on the committed state alone.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use super::state::{ClusterState, Member, MemberStatus, PartitionState, Replica, 
 use crate::id::{NodeId, Partition};
 
 impl ReplicaRole {
-    /// The word for it in answers and messages.
+    /// Returns the word for the role in answers and messages.
     pub fn word(self) -> &'static str {
         match self {
             Self::InSync => "in-sync",
@@ -17,75 +17,75 @@ impl ReplicaRole {
 }
 
 impl PartitionState {
-    /// The node that orders the partition's writes: the first in-sync replica's.
+    /// Returns the node that orders the partition's writes: that of the first in-sync replica.
     pub fn primary(&self) -> Option<NodeId> {
         self.in_sync().next().map(|replica| replica.node)
     }
 
-    /// The replicas that hold every acknowledged write, the primary first.
+    /// Returns the replicas that have every acknowledged write, the primary first.
     pub fn in_sync(&self) -> impl Iterator<Item = &Replica> {
         self.replicas.iter().filter(|replica| replica.role == ReplicaRole::InSync)
     }
 
-    /// The replica a node holds.
+    /// Returns the replica on a node.
     pub fn replica(&self, node: NodeId) -> Option<&Replica> {
         self.replicas.iter().find(|replica| replica.node == node)
     }
 
-    /// Whether the node holds every acknowledged write.
+    /// Returns whether the node has every acknowledged write.
     pub fn is_in_sync(&self, node: NodeId) -> bool {
         self.replica(node).is_some_and(|replica| replica.role == ReplicaRole::InSync)
     }
 }
 
 impl ClusterState {
-    /// A node that was admitted.
+    /// Returns the member with this id.
     pub fn member(&self, node: NodeId) -> Option<&Member> {
         self.members.get(&node)
     }
 
-    /// How many members are to hold data: all but witnesses.
+    /// Returns the number of members that should hold data: all but witnesses.
     pub fn data_members(&self) -> usize {
         self.members.values().filter(|member| self.weight_of(member) > 0).count()
     }
 
-    /// Whether the node is a member and has not been declared down.
+    /// Returns whether the node is a member and has not been declared down.
     pub fn is_up(&self, node: NodeId) -> bool {
         self.member(node).is_some_and(|member| member.status == MemberStatus::Up)
     }
 
-    /// The state of a partition; none before the founding.
+    /// Returns the state of a partition; `None` before the founding.
     pub fn partition(&self, partition: Partition) -> Option<&PartitionState> {
         self.partitions.get(usize::from(partition)).map(Arc::as_ref)
     }
 
-    /// Every partition with its state.
+    /// Returns every partition with its state.
     pub fn partitions(&self) -> impl Iterator<Item = (Partition, &PartitionState)> {
         (0..).zip(self.partitions.iter().map(Arc::as_ref))
     }
 
-    /// The partitions of which anything may be another than in `former`: those whose own state is, and all of them where
-    /// the members or the ring are.
+    /// Returns the partitions that may differ from `former`: those whose own state differs, and all if the
+    /// members or the ring differ.
     pub fn changed_since(&self, former: &Self) -> Vec<Partition> {
         let all = self.members != former.members || self.ring != former.ring;
-        // Of states that share them, a comparison of the pointers.
+        // If the states share entries, this compares pointers.
         let differs =
             |(at, state): &(usize, &Arc<PartitionState>)| all || former.partitions.get(*at) != Some(*state);
         let changed = self.partitions.iter().enumerate().filter(differs);
         changed.map(|(at, _)| at as Partition).collect()
     }
 
-    /// The node that orders the partition's writes, be it up or not.
+    /// Returns the node that orders the partition's writes, whether it is up or down.
     pub fn primary(&self, partition: Partition) -> Option<NodeId> {
         self.partition(partition)?.primary()
     }
 
-    /// Whether the partition's primary is up.
+    /// Returns whether the partition's primary is up.
     pub fn is_live_primary(&self, partition: Partition) -> bool {
         self.primary(partition).is_some_and(|node| self.is_up(node))
     }
 
-    /// Whether the partition's replicas are those the ring names, in its order, and all in-sync.
+    /// Returns whether the partition's replicas are those of the ring, in its order, and all in-sync.
     pub fn converged(&self, partition: Partition) -> bool {
         self.partition(partition).is_some_and(|state| {
             let target = self.ring.replicas(partition);
@@ -94,13 +94,13 @@ impl ClusterState {
         })
     }
 
-    /// Whether the primary should hand the partition over: see [`Self::successor`].
+    /// Returns whether the primary should hand the partition over: see [`Self::successor`].
     pub fn hand_over_due(&self, partition: Partition) -> bool {
         self.successor(partition).is_some()
     }
 
-    /// Whether the partition has fewer in-sync replicas on members that are up than the ring names. In a
-    /// cluster with fewer nodes than the replication factor, the ring names as many as there are nodes.
+    /// Returns whether the partition has fewer in-sync replicas on members that are up than the ring names.
+    /// In a cluster with fewer nodes than the replication factor, the ring names one replica per node.
     pub fn is_under_replicated(&self, partition: Partition) -> bool {
         self.partition(partition).is_some_and(|state| {
             state.in_sync().filter(|replica| self.is_up(replica.node)).count()
@@ -108,8 +108,9 @@ impl ClusterState {
         })
     }
 
-    /// Whether something is on its way: a copy is being made, one is to be released, or the primary is to
-    /// hand over. An away replica alone is not on its way, and neither is a stand-in: it is where it should be.
+    /// Returns whether a change of the partition is pending: a copy is being made, a copy must be released,
+    /// or the primary must hand over. An away replica alone is no such change, nor is a stand-in: it is in
+    /// its proper place.
     pub fn is_moving(&self, partition: Partition) -> bool {
         let target = self.ring.replicas(partition);
         let on_its_way = |replica: &Replica| {
@@ -120,39 +121,40 @@ impl ClusterState {
         state.is_some_and(|state| state.replicas.iter().any(on_its_way)) || self.hand_over_due(partition)
     }
 
-    /// How many partitions [`Self::is_under_replicated`] holds of.
+    /// Returns the number of partitions for which [`Self::is_under_replicated`] holds.
     pub fn under_replicated(&self) -> u32 {
         self.count(|partition| self.is_under_replicated(partition))
     }
 
-    /// How many partitions [`Self::is_moving`] holds of.
+    /// Returns the number of partitions for which [`Self::is_moving`] holds.
     pub fn moving(&self) -> u32 {
         self.count(|partition| self.is_moving(partition))
     }
 
-    /// How many partitions have no primary that is up: their requests wait, then fail.
+    /// Returns the number of partitions without a primary that is up: their requests wait, then fail.
     pub fn unavailable(&self) -> u32 {
         self.count(|partition| !self.is_live_primary(partition))
     }
 
-    /// Copies that a new write gets at least, whatever its key: in-sync and syncing replicas of members that are up.
+    /// Returns the fewest copies of a new write of any key: in-sync and syncing replicas on members that are
+    /// up.
     pub fn copies_now(&self) -> u8 {
         let receives = |replica: &&Replica| replica.role != ReplicaRole::Away && self.is_up(replica.node);
         let copies = self.partitions.iter().map(|state| state.replicas.iter().filter(receives).count());
         copies.min().map_or(0, |copies| u8::try_from(copies).unwrap_or(u8::MAX))
     }
 
-    /// Hash of the ring: equal states have equal ones.
+    /// Returns the hash of the ring, which is equal in equal states.
     pub fn ring_hash(&self) -> u64 {
         self.ring.hash()
     }
 
-    /// The partitions a node holds a replica of, with that replica.
+    /// Returns the partitions of which a node has a replica, with that replica.
     pub fn replicas_on(&self, node: NodeId) -> impl Iterator<Item = (Partition, &Replica)> {
         self.partitions().filter_map(move |(partition, state)| Some((partition, state.replica(node)?)))
     }
 
-    /// Copies in the making: syncing replicas, with the node each is copied from. Stand-ins that wait are none.
+    /// Returns the copies in progress: syncing replicas with their sources, without stand-ins that wait.
     pub fn copies_in_progress(&self) -> impl Iterator<Item = (Partition, NodeId, &Replica)> {
         self.partitions().flat_map(|(partition, state)| {
             let syncing = state.replicas.iter().filter(|replica| replica.role == ReplicaRole::Syncing);
@@ -164,7 +166,7 @@ impl ClusterState {
         })
     }
 
-    /// How many copies the running plan has made, of [`super::state::Plan::copies_total`].
+    /// Returns the number of copies that the running plan has made, of [`super::state::Plan::copies_total`].
     pub fn plan_copies_made(&self) -> Option<u32> {
         let plan = self.plan.as_ref()?;
         let replicas = self.partitions.iter().flat_map(|state| &state.replicas);

@@ -1,4 +1,4 @@
-//! What a node gossips of itself: liveness and load, never ownership.
+//! The report that a node gossips about itself: liveness and load, never ownership.
 
 use serde::{Deserialize, Serialize};
 
@@ -6,20 +6,20 @@ use super::state::Announcement;
 use crate::api::{NodeRow, Task};
 use crate::id::ClusterId;
 
-/// Largest report that is read, in bytes.
+/// Largest report that a node accepts, in bytes.
 pub const REPORT_BYTES_MAX: usize = 256 << 10;
 
 /// One node's report.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct NodeReport {
-    /// The cluster it belongs or wants to belong to.
+    /// The cluster to which the node belongs or wants to belong.
     pub cluster_id: ClusterId,
-    /// Who it is, and where it is reached: what a coordinator needs to admit it.
+    /// Identity and addresses of the node, which a coordinator needs to admit it.
     pub announcement: Announcement,
-    /// Hash of the ring it holds.
+    /// Hash of the node's ring.
     pub ring_hash: u64,
-    /// Its figures.
+    /// Load and figures of the node.
     pub row: NodeRow,
-    /// What it copies.
+    /// Copies that the node is making.
     pub tasks: Vec<Task>,
 }

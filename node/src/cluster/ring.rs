@@ -1,7 +1,7 @@
 //! Placement: for every partition the ordered list of the nodes that should hold it.
 //!
 //! [`Ring::compute`] is a pure function of the previous ring and the members, so that every node can compute
-//! the ring itself and compare hashes. In falling order of importance it sees to it that
+//! the ring itself and compare hashes. The ring satisfies, in falling order of importance:
 //! 1. the copies of a partition are on distinct nodes, as many as the replication factor says, or as there
 //!    are nodes;
 //! 2. each node holds its weighted share of copies, rounded up or down;
@@ -10,8 +10,8 @@
 //! 5. each node is first in the list for its weighted share of partitions, rounded up or down;
 //! 6. as few partitions as possible change their first node.
 //!
-//! Each is optimal given those above it; see `docs/decisions/0003-ring-placement.md`. A node that names
-//! no zone is a zone of its own. It refuses nothing: without members that hold data the ring stays as it was.
+//! Each is optimal given those above it; see `docs/decisions/0003-ring-placement.md`. A node without a zone
+//! is a zone of its own. No input is rejected: without members that hold data the ring stays unchanged.
 
 mod assign;
 mod share;
@@ -26,44 +26,44 @@ use self::assign::{Problem, assign};
 use self::share::{Bounds, Share, shares};
 use crate::id::{NodeId, Partition};
 
-/// How many partitions the hash circle is cut into.
+/// Number of partitions of the hash space.
 pub const PARTITIONS: u16 = 1024;
 
-/// For every partition the ordered list of its replicas.
+/// For every partition, the ordered list of its replicas.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ring {
-    /// Shared by the states of one ring.
+    /// Shared by all states with the same ring.
     table: Arc<Vec<Vec<NodeId>>>,
 }
 
-/// What the ring needs to know of a member.
+/// A member as the ring needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RingMember {
-    /// Who it is.
+    /// Id of the member.
     pub node: NodeId,
-    /// Share relative to the others'; 0 holds nothing.
+    /// Share relative to the other weights; 0 holds no data.
     pub weight: u32,
-    /// Failure zone; a member that names none is a zone of its own.
+    /// Failure zone; a member without a zone is a zone of its own.
     pub zone: String,
 }
 
-/// A copy that one ring names and another does not.
+/// A copy that a ring names and its predecessor does not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Move {
-    /// Which partition.
+    /// The partition.
     pub partition: Partition,
     /// The node that gets the copy.
     pub node: NodeId,
 }
 
-/// What a node holds by the ring, and what its exact share would be.
+/// A node's share of the ring, and its exact share.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct NodeShare {
-    /// Which node.
+    /// The node.
     pub node: NodeId,
-    /// Copies the ring names it for.
+    /// Copies that the ring assigns to it.
     pub copies: u32,
-    /// Partitions the ring names it first for.
+    /// Partitions for which the ring names it first.
     pub primaries: u32,
     /// Its exact share of copies.
     pub copies_ideal: f64,
@@ -71,18 +71,17 @@ pub struct NodeShare {
     pub primaries_ideal: f64,
 }
 
-/// Why copies are not all in distinct zones, or not as many as the replication factor says.
+/// Deviations from distinct zones and from the replication factor.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Violations {
     /// Partitions that have two copies in one zone.
     pub partitions_sharing_a_zone: u32,
-    /// One sentence a cause; empty if nothing is violated.
+    /// One sentence per cause; empty without violations.
     pub reasons: Vec<String>,
 }
 
 impl Ring {
-    /// Computes the ring of these members, staying as close as possible to `previous`. Takes some
-    /// milliseconds.
+    /// Computes the ring of these members, as close as possible to `previous`. Takes a few milliseconds.
     pub fn compute(previous: &Ring, members: &[RingMember], replication_factor: u8) -> Ring {
         let members = holders(members);
         let copies = usize::from(replication_factor).min(members.len());
@@ -109,7 +108,7 @@ impl Ring {
             allowed: Some(holders.clone()),
         });
         let ordered = |((mut nodes, first), present): ((Vec<usize>, Vec<usize>), Vec<usize>)| {
-            // The first, then those that were there in their order, then the new ones.
+            // First the first node, then the present nodes in their order, then the new ones.
             let place = |node: &usize| present.iter().position(|other| other == node).unwrap_or(usize::MAX);
             nodes.sort_by_key(|node| (!first.contains(node), place(node), *node));
             nodes.into_iter().map(|node| members[node].node).collect()
@@ -118,39 +117,39 @@ impl Ring {
         Ring { table: Arc::new(table) }
     }
 
-    /// The replicas of a partition, the one that should be primary first; empty before the founding.
+    /// Returns the replicas of a partition, first the one that should be primary; empty before the founding.
     pub fn replicas(&self, partition: Partition) -> &[NodeId] {
         self.table.get(usize::from(partition)).map_or(&[], Vec::as_slice)
     }
 
-    /// The same ring with `new` in every place of `old`.
+    /// Returns the ring with `new` in every place of `old`.
     pub fn substituted(&self, old: NodeId, new: NodeId) -> Ring {
         let place = |node: &NodeId| if *node == old { new } else { *node };
         let table: Vec<_> = self.table.iter().map(|nodes| nodes.iter().map(place).collect()).collect();
         Ring { table: Arc::new(table) }
     }
 
-    /// Whether the node has any place in it.
+    /// Returns whether the ring assigns any copy to the node.
     pub fn names(&self, node: NodeId) -> bool {
         self.table.iter().any(|nodes| nodes.contains(&node))
     }
 
-    /// All nodes that have a place in it.
+    /// Returns all nodes to which the ring assigns a copy.
     pub fn nodes(&self) -> BTreeSet<NodeId> {
         self.table.iter().flatten().copied().collect()
     }
 
-    /// Whether no partition is placed.
+    /// Returns whether no partition is placed.
     pub fn is_empty(&self) -> bool {
         self.table.iter().all(Vec::is_empty)
     }
 
-    /// Every partition with its replicas.
+    /// Returns every partition with its replicas.
     pub fn iter(&self) -> impl Iterator<Item = (Partition, &[NodeId])> {
         (0..PARTITIONS).zip(self.table.iter().map(Vec::as_slice))
     }
 
-    /// Hash of the table: equal on all nodes that hold the same ring.
+    /// Returns the hash of the table, which is equal on all nodes with the same ring.
     pub fn hash(&self) -> u64 {
         let mut hasher = Xxh3::new();
         for list in self.table.iter() {
@@ -160,7 +159,7 @@ impl Ring {
         hasher.digest()
     }
 
-    /// What each member holds and should hold, in the order given.
+    /// Returns each member's present and exact share, in the order given.
     pub fn shares(&self, members: &[RingMember], replication_factor: u8) -> Vec<NodeShare> {
         let holders = holders(members);
         let copies = usize::from(replication_factor).min(holders.len());
@@ -185,8 +184,8 @@ impl Ring {
         members.iter().map(share).collect()
     }
 
-    /// What keeps the copies of some partitions from being in distinct zones, or from being as many as they
-    /// should. If no member names a zone, none is asked for.
+    /// Returns the reasons why copies of some partitions are not in distinct zones, or fewer than they should
+    /// be. If no member has a zone, distinct zones are not required.
     pub fn violations(&self, members: &[RingMember], replication_factor: u8) -> Violations {
         let members = holders(members);
         let zone_of: BTreeMap<NodeId, &str> = members.iter().map(|m| (m.node, m.zone.as_str())).collect();
@@ -213,7 +212,7 @@ impl Ring {
         reasons.extend(excess.into_iter().map(|(zone, copies)| {
             let held = u32::from(PARTITIONS) + copies;
             format!(
-                "zone '{zone}' has {held} copies to hold by the weights of its nodes, which is more than one of \
+                "zone '{zone}' has {held} copies to hold by the weights of its nodes, more than one of \
                  each of the {PARTITIONS} partitions: {copies} share it with another copy"
             )
         }));
@@ -221,7 +220,7 @@ impl Ring {
     }
 }
 
-/// The copies that `new` names and `old` does not.
+/// Returns the copies that `new` names and `old` does not.
 pub fn moves(old: &Ring, new: &Ring) -> Vec<Move> {
     let mut moves = Vec::new();
     for (partition, nodes) in new.iter() {
@@ -231,8 +230,8 @@ pub fn moves(old: &Ring, new: &Ring) -> Vec<Move> {
     moves
 }
 
-/// The copies that must move whatever the placement, going by the shares alone: what the nodes lack, and at
-/// least what has no place to stay. Distinct nodes and zones can ask for more.
+/// Returns the number of copies that must move in any placement, by the shares alone: the copies that nodes
+/// lack, and at least those that no node can keep. Distinct nodes and zones can require more.
 pub fn ideal_moves(previous: &Ring, members: &[RingMember], replication_factor: u8) -> u32 {
     let members = holders(members);
     let copies = usize::from(replication_factor).min(members.len());
@@ -248,7 +247,7 @@ pub fn ideal_moves(previous: &Ring, members: &[RingMember], replication_factor: 
     lacking.max((usize::from(PARTITIONS) * copies).saturating_sub(staying)) as u32
 }
 
-/// The members that hold data, in the order of their names, each once.
+/// Returns the members that hold data, in the order of their ids and without duplicates.
 fn holders(members: &[RingMember]) -> Vec<&RingMember> {
     let mut holders: Vec<&RingMember> = members.iter().filter(|member| member.weight > 0).collect();
     holders.sort_by_key(|member| member.node);
@@ -256,13 +255,13 @@ fn holders(members: &[RingMember]) -> Vec<&RingMember> {
     holders
 }
 
-/// The table of a ring with the members' numbers for their names; others are left out.
+/// Returns the table of a ring with the index of each member in place of its id; other nodes are left out.
 fn numbered(ring: &Ring, members: &[&RingMember]) -> Vec<Vec<usize>> {
     let number = |node: &NodeId| members.binary_search_by_key(node, |member| member.node).ok();
     (0..PARTITIONS).map(|partition| ring.replicas(partition).iter().filter_map(number).collect()).collect()
 }
 
-/// For each member the number of its zone, where it shares that with another.
+/// Returns for each member the index of its zone, if it shares the zone with another member.
 fn shared_zones(members: &[&RingMember]) -> Vec<Option<usize>> {
     let mut count: BTreeMap<&str, usize> = BTreeMap::new();
     members.iter().for_each(|member| *count.entry(&member.zone).or_default() += 1);

@@ -1,4 +1,4 @@
-//! States to test with, made by the changes real ones are made by.
+//! States for tests, made by the same changes as real states.
 
 use caskade_engine::PARTITIONS;
 use proptest::prelude::ProptestConfig;
@@ -6,7 +6,7 @@ use proptest::prelude::ProptestConfig;
 use super::state::{Announcement, Change, ClusterState, Replica, ReplicaRole, StoreCondition, Verdict};
 use crate::id::{ClusterId, Incarnation, NodeId, Partition};
 
-/// As many cases of a property as `PROPTEST_CASES` says; without it so many that a build is not held up.
+/// Returns the number of cases of a property test: `PROPTEST_CASES`, or a default that keeps the build fast.
 pub(super) fn cases(cases: u32) -> ProptestConfig {
     match std::env::var_os("PROPTEST_CASES") {
         Some(_) => ProptestConfig::default(),
@@ -14,12 +14,12 @@ pub(super) fn cases(cases: u32) -> ProptestConfig {
     }
 }
 
-/// A node by number.
+/// Returns the node with this number.
 pub(crate) fn node(number: u8) -> NodeId {
     NodeId::from_bytes([number; 32])
 }
 
-/// What that node says of itself.
+/// Returns the announcement of the node with this number.
 pub(crate) fn announcement(number: u8, incarnation: Incarnation) -> Announcement {
     Announcement {
         node: node(number),
@@ -36,12 +36,12 @@ pub(crate) fn announcement(number: u8, incarnation: Incarnation) -> Announcement
     }
 }
 
-/// Which start of a node is registered.
+/// Returns the registered incarnation of a node.
 pub(super) fn incarnation_of(state: &ClusterState, node: NodeId) -> Incarnation {
     state.member(node).map_or(0, |member| member.announcement.incarnation)
 }
 
-/// What a primary proposes of a copy that is done.
+/// Returns the change that a primary proposes for a complete copy.
 pub(super) fn caught_up(state: &ClusterState, partition: Partition, replica: &Replica) -> Change {
     let primary = state.primary(partition).unwrap();
     Change::CaughtUp {
@@ -54,13 +54,13 @@ pub(super) fn caught_up(state: &ClusterState, partition: Partition, replica: &Re
     }
 }
 
-/// What a primary proposes of a partition it should not keep.
+/// Returns the change that a primary proposes for a partition that it should hand over.
 pub(super) fn hand_over(state: &ClusterState, partition: Partition) -> Change {
     let primary_incarnation = incarnation_of(state, state.primary(partition).unwrap());
     Change::HandOver { partition, term: state.partition(partition).unwrap().term, primary_incarnation }
 }
 
-/// Every copy that is syncing gets done, every hand-over that is due is made.
+/// Completes every syncing copy, and performs every hand-over that is due.
 pub(super) fn converge(state: &mut ClusterState) {
     let caught: Vec<Change> = state
         .copies_in_progress()
@@ -73,7 +73,7 @@ pub(super) fn converge(state: &mut ClusterState) {
     state.apply(&handed);
 }
 
-/// A cluster of node 1 alone.
+/// Returns a cluster of node 1 alone.
 pub(super) fn founded(replication_factor: u8) -> ClusterState {
     let cluster_id = ClusterId::from_bytes([7; 16]);
     let founder = announcement(1, 1);
@@ -82,12 +82,12 @@ pub(super) fn founded(replication_factor: u8) -> ClusterState {
     after(&ClusterState::default(), [found])
 }
 
-/// A cluster of nodes 1 to `count`, its copies where they should be.
+/// Returns a cluster of nodes 1 to `count`, with its copies where the ring names them.
 pub(super) fn cluster_of(count: u8) -> ClusterState {
     (2..=count).fold(founded(2), |state, number| converged(&joined(&state, number)))
 }
 
-/// The state after these changes, each of which applies.
+/// Returns the state after these changes, each of which must be applied.
 pub(super) fn after(state: &ClusterState, changes: impl IntoIterator<Item = Change>) -> ClusterState {
     let changes: Vec<Change> = changes.into_iter().collect();
     let mut state = state.clone();
@@ -100,31 +100,31 @@ pub(super) fn joined(state: &ClusterState, number: u8) -> ClusterState {
     after(state, [Change::Register(announcement(number, 1))])
 }
 
-/// The node is declared down.
+/// Declares the node down.
 pub(super) fn without(state: &ClusterState, number: u8) -> ClusterState {
     let incarnation = incarnation_of(state, node(number));
     after(state, [Change::DeclareDown { node: node(number), incarnation }])
 }
 
-/// The node registers its next incarnation.
+/// Registers the node's next incarnation.
 pub(super) fn restarted(state: &ClusterState, number: u8) -> ClusterState {
     let incarnation = incarnation_of(state, node(number)) + 1;
     after(state, [Change::Register(announcement(number, incarnation))])
 }
 
-/// Every copy in the making is made.
+/// Completes every copy in progress.
 pub(super) fn copied(state: &ClusterState) -> ClusterState {
     let copies = state.copies_in_progress();
     after(state, copies.map(|(partition, _, replica)| caught_up(state, partition, replica)))
 }
 
-/// Every hand-over that is due is made.
+/// Performs every hand-over that is due.
 pub(super) fn handed_over(state: &ClusterState) -> ClusterState {
     let due = (0..PARTITIONS).filter(|partition| state.hand_over_due(*partition));
     after(state, due.map(|partition| hand_over(state, partition)))
 }
 
-/// All copies are where they should be.
+/// Moves all copies where the ring names them.
 pub(super) fn converged(state: &ClusterState) -> ClusterState {
     let mut state = state.clone();
     converge(&mut state);
@@ -132,7 +132,7 @@ pub(super) fn converged(state: &ClusterState) -> ClusterState {
     state
 }
 
-/// The replica that is not the primary becomes away, on the first `count` partitions that have one on `number`.
+/// Suspends the non-primary replica of node `number`, on the first `count` partitions that have one.
 pub(super) fn suspended(state: &ClusterState, number: u8, count: usize) -> ClusterState {
     let backups = state.replicas_on(node(number)).filter(|(partition, replica)| {
         replica.role == ReplicaRole::InSync && state.primary(*partition) != Some(node(number))

@@ -1,13 +1,13 @@
-//! Stand-ins: copies beside the ring's, for partitions of which one is away (rules R8, R15).
+//! Stand-ins: copies in addition to the ring's, for partitions of which a copy is away (rules R8, R15).
 //!
-//! The entry that takes a copy away names a stand-in for it: a syncing replica that receives all new writes from
-//! then on, so that what is acknowledged is on as many nodes as before. The records from before are copied to
-//! it only when the node has been away for a while, or when told to ([`Change::Rebuild`]): a node that
-//! returns before needs only what it missed. A stand-in that has everything is in-sync like any other, and may
-//! become primary. It stays until all the replicas the ring names are in-sync.
+//! The entry that makes a copy away also names a stand-in for it: a syncing replica that receives all new
+//! writes from then on, so that an acknowledged write is on as many nodes as before. Older records are copied
+//! to it only when the node has been away for some time, or on request ([`Change::Rebuild`]): a node that
+//! returns earlier needs only the records it missed. A complete stand-in is in-sync like any other replica,
+//! and may become primary. It stays until all replicas that the ring names are in-sync.
 //!
 //! Invariants: a stand-in is on a node that was up and of weight above 0 when it was named, and is the
-//! partition's only replica there; a partition without a live primary gets none. Deterministic.
+//! partition's only replica there. A partition without a live primary gets no stand-in. Deterministic.
 //!
 //! [`Change::Rebuild`]: super::state::Change::Rebuild
 
@@ -19,7 +19,7 @@ use super::ring::PARTITIONS;
 use super::state::{ClusterState, Member, MemberStatus, PartitionState, Replica, ReplicaRole, StandIn};
 use crate::id::{Epoch, Incarnation, NodeId, Partition};
 
-/// A node that could take one more copy.
+/// A node that could hold one more copy.
 struct Candidate {
     node: NodeId,
     zone: String,
@@ -28,7 +28,7 @@ struct Candidate {
 }
 
 impl Candidate {
-    /// Who has less to hold for its weight comes first, then the lower id.
+    /// Orders candidates: first the one with fewer copies for its weight, then the lower id.
     fn compare(&self, other: &Self) -> Ordering {
         let (mine, theirs) = (self.copies * other.weight, other.copies * self.weight);
         mine.cmp(&theirs).then(self.node.cmp(&other.node))
@@ -36,24 +36,25 @@ impl Candidate {
 }
 
 impl Replica {
-    /// Whether it is a stand-in that receives new writes only: nothing is copied to it yet.
+    /// Returns whether this is a stand-in that receives only new writes: nothing is copied to it yet.
     pub fn is_waiting_stand_in(&self) -> bool {
         self.role == ReplicaRole::Syncing && self.stand_in.is_some_and(|stand_in| !stand_in.rebuild)
     }
 
-    /// Whether it is a stand-in that older records are being copied to.
+    /// Returns whether this is a stand-in to which older records are being copied.
     pub fn is_being_rebuilt(&self) -> bool {
         self.role == ReplicaRole::Syncing && self.stand_in.is_some_and(|stand_in| stand_in.rebuild)
     }
 }
 
 impl PartitionState {
-    /// The stand-ins among the replicas.
+    /// Returns the stand-ins among the replicas.
     pub fn stand_ins(&self) -> impl Iterator<Item = (&Replica, StandIn)> {
         self.replicas.iter().filter_map(|replica| Some((replica, replica.stand_in?)))
     }
 
-    /// A stand-in that a new ring names is a copy like any other, made like any other.
+    /// Turns stand-ins that a new ring names into ordinary copies: in-sync ones stay, the others are made
+    /// like any other copy.
     pub(super) fn adopt_stand_ins(&mut self, target: &[NodeId]) {
         let adopted = |replica: &Replica| replica.stand_in.is_some() && target.contains(&replica.node);
         self.replicas.retain(|replica| !adopted(replica) || replica.role == ReplicaRole::InSync);
@@ -61,7 +62,7 @@ impl PartitionState {
         in_sync.for_each(|replica| replica.stand_in = None);
     }
 
-    /// The node whose copy a further stand-in is for: one that is away and has none yet, before others.
+    /// Returns the node for whose copy a further stand-in is: first a node that is away and has no stand-in.
     fn lacking(&self) -> Option<NodeId> {
         let away = || {
             let away = self.replicas.iter().filter(|replica| replica.role == ReplicaRole::Away);
@@ -73,23 +74,24 @@ impl PartitionState {
 }
 
 impl ClusterState {
-    /// How many partitions have a stand-in.
+    /// Returns how many partitions have a stand-in.
     pub fn with_stand_in(&self) -> u32 {
         self.partitions.iter().filter(|state| state.stand_ins().next().is_some()).count() as u32
     }
 
-    /// How many partitions have a stand-in that older records are being copied to.
+    /// Returns how many partitions have a stand-in to which older records are being copied.
     pub fn being_rebuilt(&self) -> u32 {
         let rebuilt = |state: &&Arc<PartitionState>| state.replicas.iter().any(Replica::is_being_rebuilt);
         self.partitions.iter().filter(rebuilt).count() as u32
     }
 
-    /// Whether a stand-in for this node's copies waits to be told that they are made anew.
+    /// Returns whether a stand-in for this node's copies waits for
+    /// [`Change::Rebuild`](super::state::Change::Rebuild).
     pub fn awaits_rebuild(&self, node: NodeId) -> bool {
         self.partitions.iter().flat_map(|state| state.stand_ins()).any(|(_, stand_in)| waits(&stand_in, node))
     }
 
-    /// From now on the stand-ins for the node's copies are filled.
+    /// Makes the stand-ins for the node's copies receive the older records from now on.
     pub(super) fn rebuild(&mut self, node: NodeId, incarnation: Incarnation) -> Result<(), String> {
         let name = node.short();
         let member = self.member(node).ok_or_else(|| format!("node {name} is no member"))?;
@@ -107,14 +109,15 @@ impl ClusterState {
         if waited { Ok(()) } else { Err(format!("no stand-in for a copy of node {name} waits to be filled")) }
     }
 
-    /// Names a stand-in wherever fewer copies receive writes than could.
+    /// Names a stand-in for every partition in which fewer copies receive writes than could.
     pub(super) fn name_stand_ins(&mut self, epoch: Epoch) {
         let holds_data = |member: &&Member| self.share_of(member) > 0;
         let up = self.members.values().filter(holds_data).filter(|m| self.is_up(m.announcement.node)).count();
         let wanted = usize::from(self.replication_factor).min(up);
         let all_up = self.members.values().all(|member| member.status == MemberStatus::Up);
         let lacks = |partition: &Partition| {
-            // With every entry of the log: as long as all are up, the roles tell as much as the members.
+            // Shortcut, because this runs for every entry of the log: while all members are up, the roles
+            // suffice.
             let has_all = |state: &PartitionState| {
                 state.replicas.iter().filter(|replica| replica.role != ReplicaRole::Away).count() >= wanted
             };
@@ -140,13 +143,13 @@ impl ClusterState {
         }
     }
 
-    /// The replicas that receive new writes.
+    /// Returns the replicas that receive new writes.
     fn receiving(&self, partition: Partition) -> impl Iterator<Item = &Replica> {
         let replicas = self.partition(partition).into_iter().flat_map(|state| &state.replicas);
         replicas.filter(|replica| replica.role != ReplicaRole::Away && self.is_up(replica.node))
     }
 
-    /// The nodes that can take copies, in the order of their ids.
+    /// Returns the nodes that can hold copies, in the order of their ids.
     fn candidates(&self) -> Vec<Candidate> {
         let mut copies: BTreeMap<NodeId, u64> = BTreeMap::new();
         for replica in self.partitions.iter().flat_map(|state| &state.replicas) {
@@ -162,14 +165,14 @@ impl ClusterState {
         self.members.values().filter(takes).map(candidate).collect()
     }
 
-    /// Which candidate is to hold a copy of the partition, and whose place it takes: in a zone without a copy
-    /// if there is one, then the one with the least to hold.
+    /// Returns the candidate that should hold a copy of the partition, and the node for which it stands in.
+    /// Prefers zones without a copy, then the candidate with the least to hold.
     fn choose(&self, partition: Partition, candidates: &[Candidate]) -> Option<(usize, NodeId)> {
         let state = self.partition(partition)?;
         let of = state.lacking()?;
         let zone = |node: NodeId| self.member(node).map_or("", |member| self.zone_of(member));
         let taken: Vec<&str> = self.receiving(partition).map(|replica| zone(replica.node)).collect();
-        // A node that names no zone is a zone of its own.
+        // A node without a zone is a zone of its own.
         let shares_zone =
             |candidate: &Candidate| !candidate.zone.is_empty() && taken.contains(&candidate.zone.as_str());
         let free = (0..).zip(candidates).filter(|(_, candidate)| state.replica(candidate.node).is_none());

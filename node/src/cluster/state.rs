@@ -1,8 +1,8 @@
-//! The committed state of the cluster: what the topology log's state machine holds.
+//! The committed state of the cluster, which the topology log's state machine holds.
 //!
-//! [`ClusterState::apply`] is a pure function of the state and a list of [`Change`]s, so that every node
-//! that has applied the same entries holds the same state. A change whose conditions no longer hold is
-//! void: it changes nothing and says why.
+//! [`ClusterState::apply`] is a pure function of the state and a list of [`Change`]s: every node that has
+//! applied the same entries has the same state. A change whose conditions no longer hold is void: it changes
+//! nothing, and its verdict has the reason.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,114 +16,116 @@ use super::ring::Ring;
 use super::takeover::{TakenOver, Takeover, Unmerged};
 use crate::id::{ClusterId, Epoch, Incarnation, NodeId, Partition, Term};
 
-/// What a node says of itself when it wants to be a member, or is one again.
+/// Announcement of a node that wants to become a member, or that returns as one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announcement {
-    /// Who it is.
+    /// Id of the node.
     pub node: NodeId,
-    /// Which start of it this is.
+    /// Incarnation of this start of the node.
     pub incarnation: Incarnation,
-    /// Where peers reach it: multiaddrs.
+    /// Addresses for peers: multiaddrs.
     pub peer_addrs: Vec<String>,
-    /// Where clients reach it: `host:port` of its RESP port.
+    /// Address for clients: `host:port` of the node's RESP port.
     pub client_addr: String,
-    /// Failure zone; empty if none was given.
+    /// Failure zone; empty if the node has none.
     pub zone: String,
-    /// Share of the ring relative to the others'; 0 holds no data (a witness).
+    /// Share of the ring relative to the other weights; 0 holds no data (a witness).
     pub weight: u32,
     /// Version of the build.
     pub build: String,
-    /// Highest version of the peer protocol it speaks.
+    /// Highest version of the peer protocol that the build supports.
     pub protocol: u16,
-    /// Lowest version of the peer protocol it speaks.
+    /// Lowest version of the peer protocol that the build supports.
     pub protocol_min: u16,
-    /// What else it can do, one bit each: see [`super::protocol`].
+    /// Further features of the build, one bit each: see [`super::protocol`].
     pub features: u64,
-    /// What its store holds of what it acknowledged before this start.
+    /// Condition of the node's store with respect to the writes it acknowledged before this start.
     pub store: StoreCondition,
 }
 
-/// What a store holds of what its node acknowledged, when it is opened again.
+/// Completeness of a store when its node opens it again, with respect to the writes that the node
+/// acknowledged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum StoreCondition {
-    /// All of it: nothing is damaged, and what is acknowledged is synced.
+    /// The store has all acknowledged writes: it is not damaged, and acknowledged writes are synced.
     Whole,
-    /// Nothing is damaged, but what is acknowledged is not synced at once: the last of it may be missing after a
-    /// power loss.
+    /// The store is not damaged, but acknowledged writes are not synced at once: the last ones may be missing
+    /// after a power failure.
     Unsynced,
-    /// Damage was found in it that is not healed: anything may be missing, or older than it should be (rule R4).
+    /// The store has damage that is not healed: any record may be missing, or older than it should be (rule
+    /// R4).
     Damaged,
 }
 
-/// Whether a member takes part.
+/// Whether a member is up or down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MemberStatus {
-    /// Has registered its present incarnation and not been declared down since.
+    /// The member has registered its present incarnation and was not declared down since.
     Up,
-    /// Declared down by the coordinator after its lease had run out.
+    /// The coordinator declared the member down after its lease had expired.
     Down,
 }
 
-/// A node that was admitted.
+/// A node that was admitted to the cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Member {
-    /// What it last announced of itself.
+    /// The node's last announcement.
     pub announcement: Announcement,
-    /// Whether it takes part.
+    /// Whether the member is up.
     pub status: MemberStatus,
-    /// Whether it is to be primary of nothing; a restart ends that.
+    /// Whether the node must not be primary of any partition; a restart ends this.
     pub draining: bool,
     /// The epoch of its last change of status or incarnation.
     pub since: Epoch,
 }
 
-/// What a replica holds.
+/// The role of a replica, which states what its copy contains.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReplicaRole {
-    /// Every acknowledged write.
+    /// The copy has every acknowledged write.
     InSync,
-    /// Receives all new writes while older ones are copied to it.
+    /// The copy receives all new writes while older ones are copied to it.
     Syncing,
-    /// Its node is down; what it holds is kept for its return.
+    /// The node is down; its copy is kept for its return.
     Away,
 }
 
 /// One copy of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replica {
-    /// The node that holds it.
+    /// The node that has the copy.
     pub node: NodeId,
-    /// What it holds.
+    /// The role of the copy.
     pub role: ReplicaRole,
-    /// Epoch in which the copy was assigned to the node; a store from an earlier assignment starts empty.
+    /// Epoch in which the copy was assigned to the node; a store of an earlier assignment starts empty.
     pub assigned: Epoch,
-    /// Epoch of the entry that last made it syncing (or in-sync at once, for a new partition).
+    /// Epoch of the entry that last made the copy syncing (or in-sync at once, for a new partition).
     pub syncing_since: Epoch,
-    /// Set where the ring does not ask for the copy: it stands in for one that is away.
+    /// Set if the ring does not name the copy: it stands in for a copy that is away.
     pub stand_in: Option<StandIn>,
-    /// Of a syncing replica: it was in-sync when its node restarted on a whole store, and has received every write
-    /// since. So it holds every acknowledged write, besides others.
+    /// Of a syncing replica: it was in-sync when its node restarted on a whole store, and it has received
+    /// every write since. It therefore has every acknowledged write, and possibly others.
     pub complete: bool,
-    /// Set from a takeover on until it is in-sync: its store is of an older generation (rule R10).
+    /// Set from a takeover until the copy is in-sync: its store is of an older generation (rule R10).
     pub unmerged: Option<Unmerged>,
 }
 
-/// What a stand-in is there for.
+/// Purpose of a stand-in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StandIn {
     /// The node whose copy is away.
     pub of: NodeId,
-    /// Whether older records are copied to it, too. Until then it only receives new writes.
+    /// Whether older records are copied to it, too. Before, it only receives new writes.
     pub rebuild: bool,
 }
 
 /// The state of one partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionState {
-    /// Counts its primaries.
+    /// Number of the present primary: grows with each change of the primary.
     pub term: Term,
-    /// Whether the present term began with the consent of the former primary, which had settled all
-    /// pending writes: the new one need not reconcile with the other in-sync replicas first.
+    /// Whether the present term began with the consent of the former primary, after that had settled all
+    /// pending writes. The new primary then need not reconcile with the other in-sync replicas first.
     pub settled: bool,
     /// The copies; the first in-sync one is the primary.
     pub replicas: Vec<Replica>,
@@ -143,88 +145,89 @@ impl fmt::Display for PartitionState {
     }
 }
 
-/// A running change of placement: copies are made until every partition has the replicas the ring names.
+/// A running change of placement: nodes copy until every partition has the replicas that the ring names.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Counts the cluster's plans.
+    /// Number of the plan, counted from the founding of the cluster.
     pub id: u64,
-    /// Why, in words: "node X joined".
+    /// Cause in words: "node X joined".
     pub cause: String,
-    /// Epoch in which it was committed.
+    /// Epoch in which the plan was committed.
     pub epoch: Epoch,
-    /// Copies to be made in all.
+    /// Total of copies to make.
     pub copies_total: u32,
-    /// The fewest copies that could have been made.
+    /// Fewest copies that any placement with these shares would need.
     pub copies_ideal: u32,
-    /// Records sent so far for those of its copies that are made.
+    /// Records sent so far for the plan's copies that are complete.
     pub moved_keys: u64,
     /// Bytes of these records, as they are stored.
     pub moved_bytes: u64,
 }
 
-/// Everything the nodes have agreed on.
+/// The state that all nodes have agreed on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClusterState {
-    /// Which cluster.
+    /// Id of the cluster.
     pub cluster_id: ClusterId,
-    /// Raised by a takeover only.
+    /// Number of the generation; only a takeover increments it.
     pub generation: u32,
-    /// The takeover this generation began with; none in the first.
+    /// The takeover with which this generation began; `None` in the first.
     pub taken_over: Option<TakenOver>,
     /// Number of this state; 0 is the state before the founding.
     pub epoch: Epoch,
-    /// How many copies each key should have.
+    /// Number of copies that each key should have.
     pub replication_factor: u8,
     /// Length of a node's lease, in milliseconds.
     pub lease_ms: u32,
-    /// How long a node is away before its copies are made anew on its stand-ins, in milliseconds.
+    /// Time after which the copies of a node that is away are made on its stand-ins, in milliseconds.
     pub rebuild_delay_ms: u32,
-    /// The nodes that were admitted. Shared like the partitions.
+    /// The admitted nodes. Shared like the partitions.
     pub members: Arc<BTreeMap<NodeId, Member>>,
-    /// Where the copies should be.
+    /// The placement that the copies should have.
     pub ring: Ring,
-    /// Where the copies are; one entry a partition, empty before the founding. Shared with the states before and after in
-    /// which the partition is the same, so that a new state costs what it changes.
+    /// The placement that the copies have, one entry per partition; empty before the founding. States share
+    /// an entry while the partition is unchanged, so that a new state costs only what it changes.
     pub partitions: Vec<Arc<PartitionState>>,
-    /// The running plan, if the copies are not where they should be.
+    /// The running plan; `None` if the copies are where the ring names them.
     pub plan: Option<Plan>,
-    /// How many plans there have been.
+    /// Number of plans so far.
     pub plans_total: u64,
-    /// What operators have set and started, and what the members speak.
+    /// Settings and operations of operators, and the peer protocol in use.
     pub operations: Operations,
 }
 
-/// One proposal to change the state. Each names what it was decided on, so that it is void when that has changed.
+/// One proposal to change the state. It names the facts it was decided on, and is void if they have changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
-    /// Founds the cluster with its first node. Void if it is founded.
+    /// Founds the cluster with its first node. Void if the cluster is founded.
     Found {
-        /// The name drawn for it.
+        /// The random id of the cluster.
         cluster_id: ClusterId,
-        /// How many copies each key should have.
+        /// Number of copies that each key should have.
         replication_factor: u8,
         /// Length of a lease, in milliseconds.
         lease_ms: u32,
-        /// How long a node is away before its copies are made anew, in milliseconds.
+        /// Time after which the copies of a node that is away are made on its stand-ins, in milliseconds.
         rebuild_delay_ms: u32,
         /// The founding node.
         founder: Announcement,
     },
-    /// Admits a new node, or takes a known one back with a new incarnation. Void if the incarnation is not
-    /// newer than the committed one.
+    /// Admits a new node, or re-admits a member with a new incarnation. Void if the incarnation is not newer
+    /// than the committed one.
     Register(Announcement),
     /// Declares a node down. Void unless it is up with this incarnation.
     DeclareDown {
-        /// Which node.
+        /// The node.
         node: NodeId,
-        /// The incarnation whose lease has run out.
+        /// The incarnation whose lease has expired.
         incarnation: Incarnation,
     },
-    /// A syncing replica has all its primary has. Void unless everything named here is unchanged (rule R2).
+    /// A syncing replica has every record of its primary. Void unless everything named here is unchanged
+    /// (rule R2).
     CaughtUp {
-        /// Which partition.
+        /// The partition.
         partition: Partition,
-        /// The term in which the primary saw it.
+        /// The term in which the primary observed it.
         term: Term,
         /// The primary's incarnation.
         primary_incarnation: Incarnation,
@@ -235,23 +238,23 @@ pub enum Change {
         /// Its [`Replica::syncing_since`].
         syncing_since: Epoch,
     },
-    /// The primary has stopped serving and settled everything pending; the partition goes to the replicas
-    /// the ring names, under a new term (rule R3). If that is not possible any more, the same primary gets
+    /// The primary has stopped serving and settled all pending writes. The partition passes to the replicas
+    /// that the ring names, under a new term (rule R3). If that is no longer possible, the same primary gets
     /// the new term. Void unless the term and the incarnation are unchanged.
     HandOver {
-        /// Which partition.
+        /// The partition.
         partition: Partition,
         /// The term that ends.
         term: Term,
-        /// The incarnation of the primary that gives it up.
+        /// The incarnation of the primary that hands over.
         primary_incarnation: Incarnation,
     },
     /// The primary cannot get acknowledgements from a replica (rule R8): the replica becomes away.
     /// Void unless term and incarnations are unchanged; the last in-sync replica is never removed.
     SuspendReplica {
-        /// Which partition.
+        /// The partition.
         partition: Partition,
-        /// The term in which the primary saw it.
+        /// The term in which the primary observed it.
         term: Term,
         /// The primary's incarnation.
         primary_incarnation: Incarnation,
@@ -262,10 +265,10 @@ pub enum Change {
         /// Its [`Replica::syncing_since`].
         syncing_since: Epoch,
     },
-    /// A node whose replica is away can take part again without a restart: the replica becomes syncing.
-    /// Void unless it is away, the node is up, and everything named here is unchanged.
+    /// A node whose replica is away can resume without a restart: the replica becomes syncing. Void unless
+    /// the replica is away, the node is up, and everything named here is unchanged.
     ResumeReplica {
-        /// Which partition.
+        /// The partition.
         partition: Partition,
         /// The node of the replica.
         node: NodeId,
@@ -274,74 +277,74 @@ pub enum Change {
         /// Its [`Replica::syncing_since`].
         syncing_since: Epoch,
     },
-    /// The copies of a node that is away are made anew on its stand-ins. Void unless it is a member with this
-    /// incarnation and a stand-in waits for this.
+    /// Makes the copies of a node that is away on its stand-ins. Void unless the node is a member with this
+    /// incarnation and a stand-in of it waits for this.
     Rebuild {
         /// The node that is away.
         node: NodeId,
         /// Its last registered incarnation.
         incarnation: Incarnation,
     },
-    /// The node is to be primary of nothing: it hands its partitions over. Void unless it is up with this
-    /// incarnation, and not drained.
+    /// Drains the node: it hands over its partitions and becomes primary of none. Void unless it is up with
+    /// this incarnation, and not drained.
     Drain {
-        /// Which node.
+        /// The node.
         node: NodeId,
         /// Its incarnation.
         incarnation: Incarnation,
     },
     /// Ends [`Change::Drain`]. Void unless the node is up with this incarnation, and drained.
     Undrain {
-        /// Which node.
+        /// The node.
         node: NodeId,
         /// Its incarnation.
         incarnation: Incarnation,
     },
     // Operations
-    /// An operator changes where the copies should be. Void if the state is not the one it was planned on.
+    /// An operator changes the placement. Void if the state is not the one it was planned on.
     Operate {
-        /// What is to be done.
+        /// The operation.
         operation: Operation,
-        /// What it was planned on; without, it is done on whatever there is.
+        /// The state it was planned on; `None` applies the operation to any state.
         basis: Option<Basis>,
     },
-    /// A leaving node is no member any more. Void while it holds a replica.
+    /// A leaving node is no longer a member. Void while it has a replica.
     Retire {
-        /// Which node.
+        /// The node.
         node: NodeId,
     },
-    /// The running plan copies nothing until it is resumed. Void if another plan runs.
+    /// Pauses the copying of the running plan. Void if another plan runs.
     PausePlan {
         /// [`Plan::id`].
         plan: u64,
     },
-    /// The running plan copies again.
+    /// Resumes the copying of the running plan.
     ResumePlan {
         /// [`Plan::id`].
         plan: u64,
     },
-    /// The ring goes back to the one before the plan; copies made for it are dropped.
+    /// Restores the ring from before the plan; copies made for the plan are dropped.
     AbortPlan {
         /// [`Plan::id`].
         plan: u64,
     },
     /// Sets the pace of copying on every node.
     SetThrottle {
-        /// Bytes a second; `None` for each node's own setting.
+        /// Bytes a second; `None` restores each node's own setting.
         bytes_per_s: Option<u64>,
     },
-    /// Sets whether a node that joins is given data at once.
+    /// Sets whether a node that joins receives data at once.
     SetAutoRebalance {
-        /// Whether it is.
+        /// Whether it receives data at once.
         enabled: bool,
     },
-    /// All members speak more than what is in use: it is in use from now on.
+    /// Raises the protocol version and the features in use to those that all members support.
     RaiseSpeech(Speech),
-    /// As `CaughtUp`, and names the digests of both copies after the same write. Void if they differ.
+    /// As `CaughtUp`, with the digests of both copies after the same write. Void if they differ.
     CaughtUpEqual {
-        /// Which partition.
+        /// The partition.
         partition: Partition,
-        /// The term in which the primary saw it.
+        /// The term in which the primary observed it.
         term: Term,
         /// The primary's incarnation.
         primary_incarnation: Incarnation,
@@ -353,40 +356,42 @@ pub enum Change {
         syncing_since: Epoch,
         /// Digest of the primary's copy.
         source_digest: u64,
-        /// Digest of the replica's.
+        /// Digest of the replica's copy.
         target_digest: u64,
-        /// Records the primary sent for this copy. What another primary had sent before is not counted.
+        /// Records the primary sent for this copy, without those that an earlier primary had sent.
         sent_keys: u64,
         /// Bytes of these records, as they are stored.
         sent_bytes: u64,
     },
-    /// Founds a new generation in a log of its own. Void if anything is founded there.
+    /// Founds a new generation in a log of its own. Void if the log already has a founded state.
     TakeOver(Takeover),
-    /// The primary has stopped serving, with writes pending that it cannot append: its disk is full. Its replica becomes
-    /// away and the next in-sync one takes over; the last in-sync one stays the primary. A new term begins in both cases.
-    /// Void unless the term and the incarnation are unchanged, or before `FEATURE_DISK` is in use.
+    /// The primary has stopped serving, with pending writes that it cannot append because its disk is full.
+    /// Its replica becomes away, and the next in-sync replica takes over; the last in-sync replica stays the
+    /// primary. Both begin a new term. Void unless the term and the incarnation are unchanged, or before
+    /// `FEATURE_DISK` is in use.
     StepDown {
-        /// Which partition.
+        /// The partition.
         partition: Partition,
         /// The term that ends.
         term: Term,
-        /// The incarnation of the primary that gives it up.
+        /// The incarnation of the primary that steps down.
         primary_incarnation: Incarnation,
     },
 }
 
 impl Change {
-    /// Whether nobody waits for it: it may be committed a little later, together with others.
+    /// Returns whether nothing waits for the change: it may be committed a little later, together with
+    /// others.
     pub fn can_wait(&self) -> bool {
         matches!(self, Self::CaughtUp { .. } | Self::CaughtUpEqual { .. } | Self::ResumeReplica { .. })
     }
 }
 
-/// What became of one change.
+/// The outcome of one change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
-    /// It changed the state.
+    /// The change was applied.
     Applied,
-    /// It changed nothing, for this reason.
+    /// The change was void, for this reason.
     Void(String),
 }

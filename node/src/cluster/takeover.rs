@@ -1,13 +1,15 @@
-//! The state that a takeover begins with: what one node holds, made the first state of a new topology log (rule R10).
+//! The first state of a new topology log after a takeover, made from the state of one node (rule R10).
 //!
-//! The side that is given up may have gone on after this node last heard of it. So nothing of it may meet what the new
-//! side does: the generation grows by one; every term by [`TERMS_PER_TAKEOVER`], more than the lost side can have used,
-//! so that each version given from now on is newer than any of it; the epoch by more than the lost side can have
-//! counted, so that no assignment of it is taken for one of the new side (rule R16).
+//! The nodes that the takeover gives up may have continued after this node last heard from them. Their data
+//! must never conflict with the new side's. The generation therefore grows by one, and every term by
+//! [`TERMS_PER_TAKEOVER`], more than the lost side can have used: every new version is newer than all of its
+//! versions. The epoch grows by more than the lost side can have counted, so that its assignments are never
+//! mistaken for new ones (rule R16).
 //!
-//! Each partition keeps one copy that counts, its *base*: the new founder's if it is in-sync, else that of a node that
-//! answers, else another in-sync one, whose node the partition then waits for. All other copies are away, and
-//! [`Unmerged`] until they are in-sync again: what only they have is written anew by the partition's primary.
+//! Each partition keeps one valid copy, its *base*: the new founder's if it is in-sync, else that of a
+//! reachable node, else another in-sync one, whose node the partition then waits for. All other copies are
+//! away, and [`Unmerged`] until they are in-sync again: the partition's primary writes again the records that
+//! only they have.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -20,91 +22,93 @@ use super::terms::TERM_MAX;
 use crate::id::{Epoch, NodeId, Term};
 use crate::mutation::{Mutation, planted};
 
-/// By so many terms a takeover raises every partition's.
+/// Number by which a takeover raises the term of every partition.
 pub const TERMS_PER_TAKEOVER: Term = 1 << 16;
-/// By so many epochs a takeover raises the state's.
+/// Number by which a takeover raises the epoch of the state.
 const EPOCHS_PER_TAKEOVER: Epoch = 1 << 32;
 
-/// Which topology log a state is of. A node of an older generation is nothing to those of a newer one.
+/// The topology log to which a state belongs. A node of an older generation has no rights in a newer one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Generation {
-    /// Counts the takeovers.
+    /// Number of takeovers.
     pub number: u32,
-    /// Who took over; nobody in the first generation. Two logs of one number have different ones.
+    /// The node that took over; `None` in the first generation. Two logs of the same number have different
+    /// nodes.
     pub by: Option<NodeId>,
 }
 
-/// The takeover a state descends from.
+/// The takeover from which a state descends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TakenOver {
-    /// Who took over.
+    /// The node that took over.
     pub by: NodeId,
     /// The first epoch of the generation.
     pub epoch: Epoch,
 }
 
-/// Of a copy of an older generation: what it may hold that the present one never saw.
+/// Bounds of the records that a copy of an older generation may have and the present one never had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unmerged {
-    /// The first term of the generation that gave the copy up: what is older was written before, or by the lost side.
+    /// The first term of the generation that gave up the copy. Older records were written before it, or by
+    /// the lost side.
     pub first_term: Term,
-    /// The highest version the base had then, if that is known: what is newer in this copy was never seen by it.
+    /// The highest version of the base at that time, if known: the base never had newer records of this copy.
     pub seen: Option<u64>,
 }
 
-/// What a new generation is founded on.
+/// The foundation of a new generation.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Takeover {
     /// The node that founds it.
     pub by: NodeId,
-    /// The last state it has.
+    /// The last state of this node.
     pub from: Box<ClusterState>,
-    /// The other members that answer it.
+    /// The other members that answer this node.
     pub reachable: BTreeSet<NodeId>,
-    /// By partition: the highest version in its store.
+    /// The highest version in the node's store, by partition.
     pub seen: Vec<u64>,
 }
 
-/// What of the partitions a takeover saves.
+/// Number of partitions that a takeover preserves, by availability.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Prospect {
-    /// Served by the new founder at once.
+    /// Partitions that the new founder serves at once.
     pub served: u32,
-    /// Served by another node that answers, once it has returned.
+    /// Partitions that another reachable node serves, once it has returned.
     pub served_by_others: u32,
-    /// Unavailable until the node that has the last complete copy is back.
+    /// Partitions that are unavailable until the node with their last complete copy returns.
     pub waiting: u32,
 }
 
 impl ClusterState {
-    /// Which topology log it is of.
+    /// Returns the topology log to which the state belongs.
     pub fn generation(&self) -> Generation {
         Generation { number: self.generation, by: self.taken_over.map(|taken| taken.by) }
     }
 
-    /// Whether a node could found a new generation of what it holds of this one without this state telling: it holds
-    /// copies, and was there since this generation began.
+    /// Returns whether a node could found a new generation from this one without a trace in this state: it
+    /// has copies, and registered in this generation.
     pub fn may_have_taken_over(&self, node: NodeId) -> bool {
         let began = self.taken_over.map_or(0, |taken| taken.epoch);
         self.member(node).is_some_and(|member| member.since > began || self.taken_over.is_none())
             && self.replicas_on(node).next().is_some()
     }
 
-    /// What a takeover by `by` comes to.
+    /// Returns the expected result of a takeover by `by`.
     ///
     /// # Errors
-    /// Why it cannot be, and what to do instead. Nothing is changed.
+    /// The reason why the takeover is impossible, and the alternative. Nothing is changed.
     pub fn prospect(&self, by: NodeId, reachable: &BTreeSet<NodeId>) -> Result<Prospect, String> {
         if self.partitions.is_empty() || self.member(by).is_none() {
-            return Err("this node is no member of a cluster, as far as it knows: it holds no committed state to go on \
-                        from. Ask a node that was a member"
+            return Err("this node is no member of a cluster, as far as it knows: it has no committed state to continue \
+                        from. Run the takeover on a node that was a member"
                 .to_owned());
         }
         let used_up = self.partitions().find(|(_, state)| state.term > TERM_MAX - TERMS_PER_TAKEOVER - 1);
         if let Some((partition, state)) = used_up {
             return Err(format!(
-                "partition {partition} is in term {}, and a takeover needs {TERMS_PER_TAKEOVER} of the {TERM_MAX} there \
-                 are: none are left. Start the lost nodes, or copy the keys into a new cluster",
+                "partition {partition} is in term {} of {TERM_MAX}, and a takeover needs {TERMS_PER_TAKEOVER} more: they \
+                 are used up. Start the lost nodes, or copy the keys into a new cluster",
                 state.term
             ));
         }
@@ -117,14 +121,14 @@ impl ClusterState {
             }
         }
         if prospect.served == 0 {
-            return Err("this node has no complete copy of any partition: nothing would be served. Run the takeover at a \
-                        node that has, or start the nodes that are down"
+            return Err("this node has no complete copy of any partition: it could serve nothing. Run the takeover on a \
+                        node that has one, or start the nodes that are down"
                 .to_owned());
         }
         Ok(prospect)
     }
 
-    /// Becomes the first state of a new generation. Void unless nothing is founded here.
+    /// Makes this the first state of a new generation. Void unless this state is not founded.
     pub(super) fn take_over(&mut self, takeover: &Takeover) -> Result<(), Void> {
         if self.epoch != 0 || !self.partitions.is_empty() {
             return Err(format!("cluster {} is founded already", self.cluster_id));
@@ -135,7 +139,7 @@ impl ClusterState {
         (state.epoch, state.generation) = (epoch, state.generation.saturating_add(1));
         state.taken_over = Some(TakenOver { by: takeover.by, epoch });
         for (node, member) in Arc::make_mut(&mut state.members) {
-            // The others return as new incarnations: what they knew was of another log.
+            // The others return as new incarnations: their knowledge is of another log.
             let present = *node == takeover.by;
             member.status = if present { MemberStatus::Up } else { MemberStatus::Down };
             (member.since, member.draining) = (epoch, false);
@@ -151,7 +155,7 @@ impl ClusterState {
 }
 
 impl PartitionState {
-    /// The node whose copy counts from now on.
+    /// Returns the node whose copy is valid from now on.
     fn base(&self, by: NodeId, reachable: &BTreeSet<NodeId>) -> Option<NodeId> {
         let in_sync = || self.in_sync().map(|replica| replica.node);
         let own = in_sync().find(|node| *node == by);
@@ -168,8 +172,9 @@ impl PartitionState {
         self.replicas.retain(|replica| replica.node == base || replica.stand_in.is_none());
         for replica in self.replicas.iter_mut().filter(|replica| replica.node != base) {
             (replica.role, replica.complete) = (ReplicaRole::Away, false);
-            // One that was given up before, and has not returned since, lacks what came before, too. What the founder
-            // itself has of a partition it is not in-sync in was acknowledged by nobody.
+            // A copy that an earlier takeover gave up, and that has not returned since, also lacks the
+            // earlier records. The founder's own copy of a partition in which it is not in-sync has nothing
+            // that was acknowledged.
             replica.unmerged = replica.unmerged.or(Some(unmerged)).filter(|_| replica.node != by);
         }
         self.replicas.sort_by_key(|replica| replica.node != base);
@@ -199,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn one_of_two_goes_on_alone_above_every_term_of_the_lost_side() {
+    fn one_of_two_continues_alone_above_every_term_of_the_lost_side() {
         let before = cluster_of(2);
         let state = taken_over(&before, 2, &[]);
         assert_eq!(state.generation(), Generation { number: 1, by: Some(node(2)) });
@@ -219,7 +224,7 @@ mod tests {
         let state =
             after(&state, [Change::Register(announcement(2, 2)), Change::Register(announcement(1, 2))]);
         let of_lost = |state: &ClusterState| *state.partition(3).unwrap().replica(node(1)).unwrap();
-        assert_eq!(state.primary(3), Some(node(2)), "the base stays where it is");
+        assert_eq!(state.primary(3), Some(node(2)), "the base stays the primary");
         assert!(of_lost(&state).role == ReplicaRole::Syncing && of_lost(&state).unmerged.is_some());
         let mut state = state;
         converge(&mut state);
@@ -256,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn takeover_without_terms_left_or_a_complete_copy_is_void_and_says_so() {
+    fn takeover_without_terms_left_or_a_complete_copy_is_void_with_a_reason() {
         let mut before = cluster_of(2);
         Arc::make_mut(&mut before.partitions[9]).term = TERM_MAX - TERMS_PER_TAKEOVER;
         let void = |from: &ClusterState, by| match ClusterState::default()
@@ -278,11 +283,11 @@ mod tests {
     }
 
     #[test]
-    fn only_who_was_there_in_this_generation_can_have_ended_it() {
+    fn only_a_node_that_was_up_in_this_generation_can_have_ended_it() {
         let before = cluster_of(2);
         assert!(before.may_have_taken_over(node(1)));
         let state = taken_over(&before, 2, &[]);
-        assert!(!state.may_have_taken_over(node(1)), "it has not been heard of since");
+        assert!(!state.may_have_taken_over(node(1)), "it has not registered since");
         let state = after(&state, [Change::Register(announcement(1, 2))]);
         assert!(state.may_have_taken_over(node(1)));
     }

@@ -1,7 +1,7 @@
-//! Terms run out: a record's version has 24 bits for them (`data/version.rs`).
+//! Limit of terms: the version of a record has 24 bits for its term (`data/version.rs`).
 //!
-//! An entry that would begin a term beyond the last is void, so that no term is used twice (rule R1). Until then a
-//! partition has changed its primary 16 million times.
+//! An entry that would begin a term beyond the last is void, so that no term is used twice (rule R1). By then
+//! the partition has changed its primary 16 million times.
 
 use super::ring::PARTITIONS;
 use super::state::{Change, ClusterState, PartitionState};
@@ -11,14 +11,14 @@ use crate::id::{NodeId, Term};
 pub const TERM_MAX: Term = (1 << 24) - 1;
 
 impl PartitionState {
-    /// Whether no term can follow the present one.
+    /// Returns whether the present term is the last.
     pub(super) fn has_used_its_terms(&self) -> bool {
         self.term >= TERM_MAX
     }
 }
 
 impl ClusterState {
-    /// Refuses a change that would begin a term for which there is no number.
+    /// Checks that a change does not begin a term beyond the last.
     pub(super) fn check_terms_left(&self, change: &Change) -> Result<(), String> {
         let ends = |state: &PartitionState| match change {
             Change::Register(announcement) => leads(state, announcement.node),
@@ -26,7 +26,7 @@ impl ClusterState {
             Change::SuspendReplica { node, .. } => leads(state, *node),
             _ => true,
         };
-        // What is about one partition looks at that one only: there are many of these in an entry.
+        // Check only the partition of the change, because an entry contains many such changes.
         let looked_at = match change {
             Change::Register(_) | Change::DeclareDown { .. } => 0..PARTITIONS,
             Change::HandOver { partition, .. }
@@ -40,7 +40,7 @@ impl ClusterState {
             None => Ok(()),
             Some((partition, _)) => Err(format!(
                 "partition {partition} has used all its {TERM_MAX} terms: its primary can neither change nor \
-                 restart. What it acknowledged is on its copies; copy the keys into a new cluster"
+                 restart. Its copies have all acknowledged writes; copy the keys into a new cluster"
             )),
         }
     }
@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn change_that_needs_a_term_after_the_last_is_void_and_says_why() {
+    fn change_that_needs_a_term_after_the_last_is_void_with_a_reason() {
         let mut state = cluster_of(2);
         let primary = state.primary(7).unwrap();
         Arc::make_mut(&mut state.partitions[7]).term = TERM_MAX - 1;
@@ -84,7 +84,7 @@ mod tests {
             let reason = reason(&state, change);
             assert!(reason.contains("partition 7 has used all its 16777215 terms"), "{reason}");
         }
-        // Nothing else is held up, and nobody stops serving for a hand-over that cannot be.
+        // Other partitions are not blocked, and no primary stops serving for a hand-over that is impossible.
         state = joined(&state, 3);
         assert!(!state.hand_over_due(7));
         let other = if number == 1 { 2 } else { 1 };

@@ -1,11 +1,12 @@
-//! Cluster time: the clock that expiries are compared with. Pure: readings of clocks are arguments.
+//! Cluster time: the clock against which expiries are compared. Pure: readings of clocks are arguments.
 //!
-//! [`ClusterClock`] is one node's estimate of it, [`TimeKeeper`] what the coordinator decides about it. The rule, its error
-//! bound and the proof are in `docs/cluster-time.md`.
+//! [`ClusterClock`] is one node's estimate of cluster time, [`TimeKeeper`] makes the coordinator's decisions
+//! about it. The rule, its error bound and the proof are in `docs/cluster-time.md`.
 //!
-//! Invariants: once set, an estimate never goes back, whatever is heard; it goes at least [`SLOWED`] and, but for steps
-//! forward of at most the error it had, at most 500 ppm faster than the machine's monotonic clock. A wall clock alone is
-//! believed only where nobody remembers cluster time.
+//! Invariants: once set, an estimate never decreases, for any input. It advances by at least 1 - 1/[`SLOWED`]
+//! of the machine's monotonic clock, less 500 ppm. It advances at most 500 ppm faster than that clock, except
+//! for steps forward of at most its former error. A wall clock alone counts only if no node remembers cluster
+//! time.
 
 use std::collections::BTreeMap;
 
@@ -13,62 +14,66 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::NodeId;
 
-/// How fast the coordinator steers cluster time towards the wall clocks at most, in millionths.
+/// Maximal rate at which the coordinator steers cluster time towards the wall clocks, in millionths.
 pub const SLEW_PPM_MAX: i64 = 500;
-/// How fast the error of an estimate grows that hears nothing: the slew it misses, and as much for clocks that differ.
+/// Growth of an estimate's error without samples, in millionths: the slew it misses, and as much for
+/// different clocks.
 const WANDER_PPM: u64 = 1_000;
-/// An estimate that is ahead gives up one part of so many of each moment, until it is right.
+/// An estimate that is ahead gives up one part in this many of the elapsed time, until it is right.
 const SLOWED: u64 = 16;
-/// Error of a sample beside the way of the messages, in microseconds: clocks are read in milliseconds, on both sides.
+/// Error of a sample besides the message delay, in microseconds: both sides read clocks in milliseconds.
 const READING_US: u64 = 2_000;
-/// A new coordinator goes on with its own estimate if the error of that is no larger, in microseconds.
+/// Largest error with which a new coordinator continues with its own estimate, in microseconds.
 const SURE_US: u64 = 250_000;
-/// A coordinator that had to guess takes over another's estimate that is ahead by more, in microseconds.
+/// A coordinator that had to guess adopts another node's estimate that is ahead by more than this, in
+/// microseconds.
 const GUESS_STEP_US: u64 = 1_000_000;
-/// By how much a wall clock differs from cluster time before operators are told, in milliseconds.
+/// Difference between a wall clock and cluster time above which operators are warned, in milliseconds.
 pub const OFFSET_MS_MAX: u64 = 500;
-/// From when on they are told that it does not any more.
+/// Difference at which the warning ends, in milliseconds.
 const OFFSET_MS_FINE: u64 = 400;
-/// How far the recorded bound is ahead of the cluster time it was recorded at: twice the time between two records.
+/// Distance of the recorded bound ahead of its cluster time, in milliseconds: twice the time between two
+/// records.
 pub const BOUND_AHEAD_MS: u64 = 4_000;
-/// Reports of wall clocks older than this do not steer, in milliseconds.
+/// Age from which reports of wall clocks no longer steer, in milliseconds.
 const REPORT_MS_MAX: u64 = 10_000;
 
-/// How one node estimates cluster time.
+/// One node's estimate of cluster time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClusterClock {
     /// Cluster time at `base_ms`, in microseconds since 1970.
     base_us: u64,
-    /// When that was, by the machine's monotonic clock.
+    /// The machine's monotonic clock at that moment, in milliseconds.
     base_ms: u64,
-    /// How much faster than that clock it goes: the coordinator steers.
+    /// Rate relative to the monotonic clock, in millionths, with which the coordinator steers.
     rate_ppm: i64,
-    /// By how much `base_us` is ahead of the best estimate.
+    /// Distance of `base_us` ahead of the best estimate.
     ahead_us: u64,
-    /// Error of the best estimate at `base_ms`; `None`: it is a guess, made of a wall clock.
+    /// Error of the best estimate at `base_ms`; `None`: the estimate is a guess from a wall clock.
     error_us: Option<u64>,
-    /// The latest cluster time this node has recorded, in microseconds; 0 if it never did.
+    /// The latest cluster time that this node has recorded, in microseconds; 0 if it has no record.
     floor_us: u64,
 }
 
-/// What a node keeps on disk of cluster time.
+/// A node's record of cluster time on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TimeRecord {
-    /// Which boot of the machine it is of.
+    /// Id of the machine's boot at the time of the record.
     pub boot: u64,
-    /// Its monotonic clock.
+    /// The machine's monotonic clock.
     pub monotonic_ms: u64,
-    /// Its wall clock.
+    /// The machine's wall clock.
     pub wall_ms: u64,
-    /// Cluster time then, in microseconds.
+    /// Cluster time at that moment, in microseconds.
     pub time_us: u64,
-    /// Error of that.
+    /// Error of `time_us`, in microseconds.
     pub error_us: u64,
-    /// Cluster time will not be beyond this before the next record is written.
+    /// Upper bound of cluster time before the next record is written, in microseconds.
     pub bound_us: u64,
 }
 
-/// The file: this, the six numbers of [`TimeRecord`], little-endian, then the CRC32 of all before it.
+/// Layout of the file: these bytes, the six numbers of [`TimeRecord`] in little-endian, the CRC32 of all of
+/// them.
 const MAGIC: [u8; 8] = *b"CASKTIM1";
 
 impl TimeRecord {
@@ -84,7 +89,7 @@ impl TimeRecord {
         bytes
     }
 
-    /// Reads the file; `None` if it is damaged or of another format.
+    /// Decodes the file; returns `None` if it is damaged or of another format.
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (bytes, crc) = bytes.split_last_chunk::<4>()?;
         if crc32fast::hash(bytes) != u32::from_le_bytes(*crc) {
@@ -98,22 +103,23 @@ impl TimeRecord {
     }
 }
 
-/// What a node says of its clocks when it asks for a lease.
+/// A node's clock readings in a request for a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimeReport {
-    /// Its estimate of cluster time, in microseconds.
+    /// The node's estimate of cluster time, in microseconds.
     pub time_us: u64,
-    /// Error of that; `None`: it is a guess.
+    /// Error of the estimate; `None`: it is a guess.
     pub error_us: Option<u64>,
-    /// The latest cluster time it has recorded, in microseconds; 0 if it never did.
+    /// The latest cluster time that the node has recorded, in microseconds; 0 if it has no record.
     pub floor_us: u64,
-    /// By how much its wall clock is ahead of its estimate, in milliseconds; `None` while that is a guess.
+    /// Distance of the node's wall clock ahead of its estimate, in milliseconds; `None` while the estimate is
+    /// a guess.
     pub offset_ms: Option<i64>,
 }
 
 impl ClusterClock {
-    /// Returns the clock of a process that starts: as its node recorded it, by the monotonic clock if the machine is still
-    /// up, else by the wall clock.
+    /// Returns the clock of a process that starts. It continues the node's record by the monotonic clock if
+    /// the machine has not rebooted since, otherwise by the wall clock.
     pub fn restore(record: Option<&TimeRecord>, boot: u64, monotonic_ms: u64, wall_ms: u64) -> Self {
         let (base_us, error_us) = match record {
             Some(record) if boot != 0 && record.boot == boot && record.monotonic_ms <= monotonic_ms => {
@@ -123,7 +129,7 @@ impl ClusterClock {
             }
             Some(record) => match wall_ms.checked_sub(record.wall_ms) {
                 Some(passed_ms) => (record.time_us.saturating_add(passed_ms.saturating_mul(1000)), None),
-                // It was set back: no more is known than what was not exceeded.
+                // The wall clock was set back: only the bound of the record is known.
                 None => (record.bound_us, None),
             },
             None => (wall_ms.saturating_mul(1000), None),
@@ -132,7 +138,7 @@ impl ClusterClock {
         Self { base_us, base_ms: monotonic_ms, rate_ppm: 0, ahead_us: 0, error_us, floor_us }
     }
 
-    /// Returns the estimate, in microseconds since 1970. Never less than one returned before.
+    /// Returns the estimate, in microseconds since 1970. It is never less than an earlier result.
     pub fn now_us(&self, monotonic_ms: u64) -> u64 {
         let passed_us = monotonic_ms.saturating_sub(self.base_ms) * 1000;
         let slewed_us = share(passed_us, self.rate_ppm.unsigned_abs());
@@ -145,12 +151,12 @@ impl ClusterClock {
         self.now_us(monotonic_ms) / 1000
     }
 
-    /// How much of what it is ahead is worked off after such a time.
+    /// Returns how much of the excess is given up after this time.
     fn caught_up_us(&self, passed_us: u64) -> u64 {
         self.ahead_us.min(passed_us / SLOWED)
     }
 
-    /// Returns whether nobody told cluster time yet and none is remembered.
+    /// Returns whether this node has neither received cluster time yet nor remembers it.
     pub fn is_guess(&self) -> bool {
         self.error_us.is_none()
     }
@@ -162,7 +168,7 @@ impl ClusterClock {
         self.error_us.map(|error| error.saturating_add(share(passed_us, WANDER_PPM)).saturating_add(left_us))
     }
 
-    /// Makes `monotonic_ms` the moment everything is counted from.
+    /// Moves the base of the estimate to `monotonic_ms`.
     fn rebase(&mut self, monotonic_ms: u64) {
         if monotonic_ms <= self.base_ms {
             return;
@@ -174,7 +180,7 @@ impl ClusterClock {
         self.ahead_us -= caught_up_us;
     }
 
-    /// Moves the estimate to `time_us`: at once if it is a guess or behind, else by going slower.
+    /// Moves the estimate to `time_us`: immediately if it is a guess or behind, otherwise by slowing down.
     fn move_to(&mut self, time_us: u64) {
         let guess = self.error_us.is_none();
         (self.base_us, self.ahead_us) = match self.base_us.checked_sub(time_us) {
@@ -183,8 +189,9 @@ impl ClusterClock {
         };
     }
 
-    /// Takes a sample (Cristian, "Probabilistic clock synchronization", 1989): the coordinator read `time_us` between
-    /// `asked_ms` and `answered_ms` of this machine's monotonic clock. It counts if it is surer than the estimate, or proves it wrong.
+    /// Processes a sample (Cristian, "Probabilistic clock synchronization", 1989): the coordinator read
+    /// `time_us` between `asked_ms` and `answered_ms` of this machine's monotonic clock. The sample counts if
+    /// its error is at most that of the estimate, or if it proves the estimate wrong.
     pub fn sample(&mut self, asked_ms: u64, answered_ms: u64, time_us: u64) {
         self.rebase(answered_ms);
         self.rate_ppm = 0;
@@ -203,22 +210,23 @@ impl ClusterClock {
         }
     }
 
-    /// Makes this the clock that cluster time is read from: its node is the coordinator.
+    /// Makes this clock the source of cluster time: its node is the coordinator.
     pub fn lead(&mut self, monotonic_ms: u64, rate_ppm: i64) {
         self.rebase(monotonic_ms);
-        // What it shows is what counts from now on, since others are given that. What it is ahead it goes on working off.
+        // The shown time is valid from now on, because other nodes receive it. An excess is still given up.
         self.error_us = Some(0);
         self.rate_ppm = rate_ppm.clamp(-SLEW_PPM_MAX, SLEW_PPM_MAX);
     }
 
-    /// Sets the estimate of a coordinator to what it decided on; a step back only where it was a guess.
+    /// Sets the estimate of a coordinator to its decision; a step back is possible only if the estimate was a
+    /// guess.
     fn decide(&mut self, monotonic_ms: u64, time_us: u64) {
         self.rebase(monotonic_ms);
         self.move_to(time_us);
         self.lead(monotonic_ms, 0);
     }
 
-    /// Returns what its node reports when it asks for a lease.
+    /// Returns the node's report for its request for a lease.
     pub fn report(&self, monotonic_ms: u64, wall_ms: u64) -> TimeReport {
         let error_us = self.error_us(monotonic_ms);
         TimeReport {
@@ -229,7 +237,7 @@ impl ClusterClock {
         }
     }
 
-    /// Returns what is to be recorded now; `None` while the estimate is a guess.
+    /// Returns the record to write now; `None` while the estimate is a guess.
     pub fn record(&mut self, boot: u64, monotonic_ms: u64, wall_ms: u64) -> Option<TimeRecord> {
         let (time_us, error_us) = (self.now_us(monotonic_ms), self.error_us(monotonic_ms)?);
         self.floor_us = time_us;
@@ -238,7 +246,7 @@ impl ClusterClock {
     }
 }
 
-/// So many millionths of a time.
+/// Returns this many millionths of a time.
 fn share(us: u64, ppm: u64) -> u64 {
     us.saturating_mul(ppm) / 1_000_000
 }
@@ -248,9 +256,10 @@ fn offset_ms(wall_ms: u64, cluster_ms: u64) -> i64 {
     signed(wall_ms).saturating_sub(signed(cluster_ms))
 }
 
-/// Returns how fast cluster time is to be steered, in millionths, given by how many milliseconds the wall clocks are ahead
-/// of it: towards the median, by as many millionths as that is milliseconds off. Of two medians the nearer one counts, and
-/// none where they are on two sides.
+/// Returns the rate at which to steer cluster time, in millionths, given by how many milliseconds each wall
+/// clock is ahead of it. The rate is the median of these offsets, one millionth per millisecond, at most
+/// [`SLEW_PPM_MAX`]. With two medians the nearer one counts, and if one is ahead and one behind, the rate is
+/// 0.
 pub fn slew_ppm(offsets_ms: &[i64]) -> i64 {
     let mut sorted = offsets_ms.to_vec();
     sorted.sort_unstable();
@@ -259,27 +268,27 @@ pub fn slew_ppm(offsets_ms: &[i64]) -> i64 {
     0.clamp(*low, *high).clamp(-SLEW_PPM_MAX, SLEW_PPM_MAX)
 }
 
-/// Returns whether a wall clock that is ahead of cluster time by so much is wrong, given whether it was before.
+/// Returns whether a wall clock with this offset is wrong, given whether it was wrong before.
 pub fn is_wrong(offset_ms: i64, before: bool) -> bool {
     offset_ms.unsigned_abs() > if before { OFFSET_MS_FINE } else { OFFSET_MS_MAX }
 }
 
-/// What the coordinator of one term decides about cluster time.
+/// The decisions of one term's coordinator about cluster time.
 #[derive(Debug)]
 pub struct TimeKeeper {
-    /// When it was elected, by its monotonic clock.
+    /// The coordinator's monotonic clock at its election, in milliseconds.
     since_ms: u64,
     decided: Option<Decided>,
-    /// What each member reported, and when.
+    /// The last report of each member, and the time of its arrival.
     reports: BTreeMap<NodeId, (u64, TimeReport)>,
 }
 
-/// What cluster time goes on from.
+/// The origin of cluster time in this term.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Decided {
-    /// From what a node remembered.
+    /// An estimate that a node remembered.
     Remembered,
-    /// From wall clocks: nobody who was heard remembers.
+    /// Wall clocks: no reporting node remembers cluster time.
     Guessed,
 }
 
@@ -289,14 +298,16 @@ impl TimeKeeper {
         Self { since_ms: now_ms, decided: None, reports: BTreeMap::new() }
     }
 
-    /// Notes what a member reported. Whoever calls makes sure that only members are noted.
+    /// Records a member's report. The caller must pass only reports of members.
     pub fn note(&mut self, node: NodeId, report: TimeReport, now_ms: u64) {
         self.reports.insert(node, (now_ms, report));
     }
 
-    /// Returns cluster time for a lease that is granted now, in microseconds; `None` while it is not decided what it goes
-    /// on from: the coordinator is not sure itself, and has not heard a majority of `voters` yet. It waits for those no longer
-    /// than `patience_ms` after its election. `clock` is the coordinator's own.
+    /// Returns cluster time for a lease that is granted now, in microseconds.
+    ///
+    /// `None` while the origin is undecided: the coordinator's own estimate is uncertain, and fewer than a
+    /// majority of `voters` have reported. It waits for them for at most `patience_ms` after its election.
+    /// `clock` is the coordinator's.
     pub fn grant<'a>(
         &mut self,
         clock: &mut ClusterClock,
@@ -321,7 +332,7 @@ impl TimeKeeper {
             && let Some((time_us, _)) = self.surest(now_ms)
             && time_us > clock.now_us(now_ms).saturating_add(GUESS_STEP_US)
         {
-            // Somebody remembers after all, and is ahead: what was written by that time must not seem new.
+            // A node remembers after all, and is ahead: data written by that time must not seem new.
             clock.decide(now_ms, time_us);
             self.decided = Some(Decided::Remembered);
         }
@@ -329,7 +340,7 @@ impl TimeKeeper {
         Some(clock.now_us(now_ms))
     }
 
-    /// The estimate with the least error among those reported, as of now, and that error.
+    /// Returns the reported estimate with the least error, as of now, and that error.
     fn surest(&self, now_ms: u64) -> Option<(u64, u64)> {
         let known = self.reports.values().filter_map(|(heard_ms, report)| {
             let passed_us = now_ms.saturating_sub(*heard_ms) * 1000;
@@ -338,8 +349,8 @@ impl TimeKeeper {
         known.min_by_key(|(time_us, error_us)| (*error_us, *time_us))
     }
 
-    /// Sets the clock to what cluster time goes on from: the surest estimate that somebody remembers; else the median of what
-    /// the wall clocks say, but not behind anything that was recorded.
+    /// Sets the clock to the origin of cluster time: the remembered estimate with the least error. If no node
+    /// remembers: the median of the reported wall clocks, but at least the latest recorded cluster time.
     fn decide(&self, clock: &mut ClusterClock, now_ms: u64) -> Decided {
         let own = clock.error_us(now_ms).map(|error_us| (clock.now_us(now_ms), error_us));
         let surest = [own, self.surest(now_ms)].into_iter().flatten().min_by_key(|(_, error_us)| *error_us);
@@ -358,13 +369,13 @@ impl TimeKeeper {
         Decided::Guessed
     }
 
-    /// By how much the wall clocks of those heard lately are ahead of cluster time.
+    /// Returns by how much the wall clocks of recent reports are ahead of cluster time, in milliseconds.
     fn offsets(&self, now_ms: u64) -> Vec<i64> {
         let fresh = self.reports.values().filter(|(heard_ms, _)| heard_ms + REPORT_MS_MAX > now_ms);
         fresh.filter_map(|(_, report)| report.offset_ms).collect()
     }
 
-    /// Forgets whoever is no member any more.
+    /// Removes the reports of nodes that are no longer members.
     pub fn retain(&mut self, is_member: impl Fn(&NodeId) -> bool) {
         self.reports.retain(|node, _| is_member(node));
     }

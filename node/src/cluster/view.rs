@@ -1,8 +1,8 @@
-//! What the committed state says to an operator: the parts of `CASK.STATUS` and `CASK.RING` that need no
-//! more than the state.
+//! The committed state as operators see it: the parts of `CASK.STATUS` and `CASK.RING` that depend on the
+//! state alone.
 //!
-//! Pure. What only the asked node knows (its own condition, the coordinator, running tasks) it fills in
-//! itself. Before the founding everything is empty or zero.
+//! Pure. The asked node adds the parts that only it knows: its own condition, the coordinator, running tasks.
+//! Before the founding everything is empty or zero.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,8 +12,8 @@ use super::words::{counted, named};
 use crate::api;
 use crate::id::{NodeId, Partition};
 
-/// What the state says of the cluster: epoch, ring hash, copies, members, partitions, and what an operator
-/// should do about them.
+/// Returns the status of the cluster: epoch, ring hash, copies, members, partitions, and warnings with their
+/// remedies.
 pub fn status(state: &ClusterState) -> api::Status {
     api::Status {
         epoch: state.epoch,
@@ -34,10 +34,10 @@ pub fn status(state: &ClusterState) -> api::Status {
     }
 }
 
-/// Where the copies are and should be, by node and by partition.
+/// Returns the placement that the copies have and should have, by node and by partition.
 pub fn ring(state: &ClusterState) -> api::RingView {
     let index: BTreeMap<NodeId, usize> = state.members.keys().copied().zip(0..).collect();
-    // Only members are ever named for a copy.
+    // Only members ever have a copy.
     let at = |node: &NodeId| index.get(node).copied();
     let partition = |(partition, placed): (Partition, &PartitionState)| api::PartitionView {
         partition,
@@ -62,7 +62,7 @@ fn ring_hash(state: &ClusterState) -> String {
     format!("{:016x}", state.ring_hash())
 }
 
-/// One word for what a member is at.
+/// Returns one word for the condition of a member.
 pub(super) fn member_state(state: &ClusterState, member: &Member) -> &'static str {
     let placement = &state.operations.placement;
     match member.status {
@@ -95,7 +95,7 @@ fn member(state: &ClusterState, member: &Member) -> api::MemberStatus {
     }
 }
 
-/// One share a member, in the members' order. A share is never more than one copy of every partition.
+/// Returns one share per member, in the members' order. A share is at most one copy of every partition.
 fn shares(state: &ClusterState) -> Vec<api::RingShare> {
     let mut held: BTreeMap<NodeId, Held> = BTreeMap::new();
     for placed in &state.partitions {
@@ -128,7 +128,7 @@ fn shares(state: &ClusterState) -> Vec<api::RingShare> {
     state.members.values().zip(exact).map(share).collect()
 }
 
-/// What a node holds now.
+/// Copies that a node has now.
 #[derive(Clone, Copy, Default)]
 struct Held {
     primaries: u32,
@@ -136,7 +136,7 @@ struct Held {
     syncing: u32,
 }
 
-/// What an operator should know, worst first; each says what to do.
+/// Returns the warnings for operators, worst first; each contains the remedy.
 fn warnings(state: &ClusterState) -> Vec<String> {
     if state.partitions.is_empty() {
         return Vec::new();
@@ -157,7 +157,7 @@ fn warnings(state: &ClusterState) -> Vec<String> {
     warnings
 }
 
-/// What an operator has stopped, or has still to start.
+/// Returns warnings of operations that an operator has paused, or still has to start.
 fn held_back(state: &ClusterState) -> Vec<String> {
     let mut warnings = Vec::new();
     if let Some(plan) = state.plan.as_ref().filter(|_| state.operations.paused) {
@@ -169,7 +169,8 @@ fn held_back(state: &ClusterState) -> Vec<String> {
     let waiting = &state.operations.placement.waiting;
     if !waiting.is_empty() {
         let (hold, is) = (if waiting.len() == 1 { "holds" } else { "hold" }, named(waiting));
-        warnings.push(format!("{is} {hold} no data yet: `caskctl plan rebalance` shows and gives its share"));
+        warnings
+            .push(format!("{is} {hold} no data yet: `caskctl plan rebalance` shows and assigns the share"));
     }
     warnings
 }
@@ -181,14 +182,14 @@ fn unavailable(state: &ClusterState) -> Option<String> {
     (count > 0).then(|| {
         format!(
             "{} unavailable: the last complete copy is on {}, which is down. Requests for their keys wait, then \
-             fail. Start it again with its data directory: what it acknowledged is there",
+             fail. Start it again with its data directory, which has the acknowledged writes",
             counted(count, "partition"),
             named(&waited_for),
         )
     })
 }
 
-/// Partitions that have one copy because the others are on nodes that are down or do not keep up.
+/// Warns of partitions that have one copy because the others are on nodes that are down or do not keep up.
 fn one_copy_left(state: &ClusterState) -> Option<String> {
     let mut waited_for = BTreeSet::new();
     let mut count = 0;
@@ -201,7 +202,7 @@ fn one_copy_left(state: &ClusterState) -> Option<String> {
     }
     (count > 0).then(|| {
         format!(
-            "{} with one copy left, and no other being made: it waits for {}. Start it again; until then the \
+            "{} with one copy left, and no other being made: each waits for {}. Start it again; until then the \
              loss of one more node makes keys unavailable",
             counted(count, "partition"),
             named(&waited_for),
@@ -209,7 +210,7 @@ fn one_copy_left(state: &ClusterState) -> Option<String> {
     })
 }
 
-/// Partitions whose older records have one copy, while new ones have more.
+/// Warns of partitions whose older records have one copy, while new ones have more.
 fn stood_in_for(state: &ClusterState) -> Option<String> {
     let mut waited_for = BTreeSet::new();
     let mut count = 0;
@@ -221,7 +222,9 @@ fn stood_in_for(state: &ClusterState) -> Option<String> {
     }
     (count > 0).then(|| {
         format!(
-            "{} with one copy of the older records; new writes go to a stand-in too. The rest is copied to it when              its node has been down for {} s, or at once by `caskctl node rebuild`: it waits for {}",
+            "{} with one copy of the older records; new writes also have a copy on a stand-in. The older records are \
+             copied to it when the node they wait for has been down for {} s, or at once by `caskctl node rebuild`: each \
+             waits for {}",
             counted(count, "partition"),
             state.rebuild_delay_ms / 1000,
             named(&waited_for),
@@ -233,7 +236,7 @@ fn is_stood_in_for(placed: &PartitionState) -> bool {
     placed.replicas.iter().any(Replica::is_waiting_stand_in)
 }
 
-/// Partitions whose second copy is on its way.
+/// Warns of partitions whose second copy is being made.
 fn one_copy_so_far(state: &ClusterState) -> Option<String> {
     let count = state
         .partitions()
@@ -247,7 +250,7 @@ fn one_copy_so_far(state: &ClusterState) -> Option<String> {
     })
 }
 
-/// Whether there is one live complete copy where the ring names more.
+/// Returns whether the partition has one live complete copy, while the ring names more.
 fn has_one_copy(state: &ClusterState, partition: Partition) -> bool {
     let live = |placed: &PartitionState| placed.in_sync().filter(|replica| state.is_up(replica.node)).count();
     state.ring.replicas(partition).len() > 1 && state.partition(partition).map(live) == Some(1)
@@ -261,17 +264,16 @@ fn is_copied(state: &ClusterState, partition: Partition) -> bool {
 fn down(state: &ClusterState) -> Option<String> {
     let down: BTreeSet<NodeId> = state.members.keys().copied().filter(|node| !state.is_up(*node)).collect();
     let is = if down.len() == 1 { "is" } else { "are" };
-    (!down.is_empty()).then(|| {
-        format!("{} {is} down: started again, it catches up with what it missed by itself", named(&down))
-    })
+    (!down.is_empty())
+        .then(|| format!("{} {is} down: start it again, and it catches up by itself", named(&down)))
 }
 
-/// What it means, and what to do, where no coordinator is known although these nodes vote for one.
+/// Returns the warning for a cluster without a known coordinator, given the nodes that vote for one.
 pub fn no_coordinator(voters: &BTreeSet<NodeId>) -> String {
     let majority = voters.len() / 2 + 1;
     format!(
         "no coordinator is known: {majority} of the voters ({}) must run and reach each other to elect one. Until \
-         then leases run out and requests are refused; nothing is lost. Start those that are down with their data \
+         then leases expire and requests are rejected; no data is lost. Start the voters that are down, with their data \
          directories",
         named(voters)
     )
@@ -281,11 +283,11 @@ fn drained(state: &ClusterState) -> Option<String> {
     let up = state.members.keys().copied().filter(|node| state.is_up(*node));
     let drained: BTreeSet<NodeId> = up.filter(|node| state.is_draining(*node)).collect();
     let is = if drained.len() == 1 { "is" } else { "are" };
-    let text = "drained: other nodes order the writes of the partitions; `caskctl node undrain` ends that";
+    let text = "drained: other nodes are primary of the partitions; `caskctl node undrain` ends this";
     (!drained.is_empty()).then(|| format!("{} {is} {text}", named(&drained)))
 }
 
-/// Why the copies of a key are not as many, or not as far apart, as they should be.
+/// Returns the reasons why a key has fewer copies than it should have, or why they are not in distinct zones.
 fn placement(state: &ClusterState) -> Vec<String> {
     let members = state.ring_members();
     if members.iter().filter(|member| member.weight > 0).count() == 1 {

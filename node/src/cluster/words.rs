@@ -1,13 +1,13 @@
-//! How numbers and nodes are put into sentences for operators.
+//! Numbers and nodes in sentences for operators.
 
 use std::collections::BTreeSet;
 
 use crate::id::NodeId;
 
-/// Nodes a sentence names; of more it says how many.
+/// Maximum of nodes that a sentence names; it counts the others.
 const NAMED_MAX: usize = 4;
 
-/// `1 partition`, `2 partitions`.
+/// Returns a count with its noun: `1 partition`, `2 partitions`.
 pub(super) fn counted(count: u32, thing: &str) -> String {
     match count {
         1 => format!("1 {thing}"),
@@ -16,7 +16,8 @@ pub(super) fn counted(count: u32, thing: &str) -> String {
     }
 }
 
-/// `node a`, `nodes a and b`, `nodes a, b, c, d and 7 more`: a sentence stays short however many there are.
+/// Returns `node a`, `nodes a and b` or `nodes a, b, c, d and 7 more`: a sentence stays short for any number
+/// of nodes.
 pub(super) fn named(nodes: &BTreeSet<NodeId>) -> String {
     let mut names: Vec<String> = nodes.iter().take(NAMED_MAX).map(NodeId::short).collect();
     if nodes.len() > NAMED_MAX {

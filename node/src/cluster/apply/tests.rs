@@ -1,4 +1,5 @@
-//! What each change does, and that no order of changes, stale ones included, leaves a write without a holder.
+//! Tests of each change, and of any order of changes, stale ones included: every acknowledged write keeps a
+//! holder.
 
 use std::collections::BTreeSet;
 
@@ -22,7 +23,7 @@ fn apply(state: &mut ClusterState, change: Change) -> Result<(), String> {
     }
 }
 
-/// What holds of every state that follows another.
+/// Asserts the invariants between two consecutive states.
 fn check(before: &ClusterState, after: &ClusterState) {
     assert_eq!(after.epoch, before.epoch + 1);
     assert_eq!(after.partitions.len(), usize::from(PARTITIONS));
@@ -30,7 +31,7 @@ fn check(before: &ClusterState, after: &ClusterState) {
         let nodes: BTreeSet<NodeId> = state.replicas.iter().map(|replica| replica.node).collect();
         assert_eq!(nodes.len(), state.replicas.len(), "partition {partition}: a node twice");
         assert_eq!(state.primary(), state.replicas.first().map(|r| r.node), "the first replica is in-sync");
-        assert!(state.primary().is_some(), "partition {partition}: nobody is in-sync");
+        assert!(state.primary().is_some(), "partition {partition}: no replica is in-sync");
         for replica in &state.replicas {
             let asked_for = after.ring.replicas(partition).contains(&replica.node);
             assert!(replica.stand_in.is_none() || !asked_for, "a stand-in where the ring wants a copy");
@@ -49,7 +50,7 @@ fn check(before: &ClusterState, after: &ClusterState) {
         let Some(former) = before.partition(partition) else {
             continue;
         };
-        assert!(state.term >= former.term, "partition {partition}: the term went back");
+        assert!(state.term >= former.term, "partition {partition}: the term decreased");
         let incarnation = |cluster: &ClusterState| {
             let primary = cluster.primary(partition)?;
             Some((primary, cluster.member(primary)?.announcement.incarnation))
@@ -154,7 +155,7 @@ fn a_join_is_a_plan_that_ends_when_its_copies_are_made_and_the_old_ones_released
     assert_eq!((plan.copies_total, plan.copies_ideal, plan.epoch), (512, 512, state.epoch));
     assert_eq!(plan.cause, format!("node {} joined", node(4).short()));
     assert_eq!((state.copies_in_progress().count(), state.plan_copies_made()), (512, Some(0)));
-    // The copies that are replaced serve until then; some partitions only change their first replica.
+    // The replaced copies serve until then; some partitions only change their first replica.
     let due = (0..PARTITIONS).filter(|partition| state.hand_over_due(*partition));
     let handed_over = due.count() as u32;
     assert_eq!((state.under_replicated(), state.moving(), state.copies_now()), (0, 512 + handed_over, 2));
@@ -183,7 +184,7 @@ fn an_old_copy_serves_until_the_new_one_is_in_sync_and_primacy_moves_by_hand_ove
     let after = state.partition(partition).unwrap();
     assert_eq!((after.term, after.settled), (term + 1, true));
     assert!(state.converged(partition) && after.primary() != primary);
-    assert!(apply(&mut state, change).unwrap_err().contains("term"), "it is void the second time");
+    assert!(apply(&mut state, change).unwrap_err().contains("term"), "a repetition is void");
 }
 
 #[test]
@@ -227,15 +228,15 @@ fn the_last_in_sync_replica_waits_for_its_node() {
     apply(&mut state, Change::DeclareDown { node: node(2), incarnation: 1 }).unwrap();
     assert_eq!(state.unavailable(), 1024);
     register(&mut state, 1, 2).unwrap();
-    assert_eq!(state.unavailable(), 1024, "the first to go may lack writes");
+    assert_eq!(state.unavailable(), 1024, "the replica that was lost first may lack writes");
     let (_, replica) = state.replicas_on(node(1)).next().map(|(p, r)| (p, *r)).unwrap();
     let change = caught_up(&state, 0, &replica);
-    assert!(apply(&mut state, change).unwrap_err().contains("down"), "nobody can vouch for it");
+    assert!(apply(&mut state, change).unwrap_err().contains("down"), "no primary can confirm it");
     let terms: Vec<Term> = state.partitions.iter().map(|partition| partition.term).collect();
     register(&mut state, 2, 2).unwrap();
     assert_eq!(state.unavailable(), 0);
     let newer = state.partitions.iter().zip(terms).all(|(partition, term)| partition.term == term + 1);
-    assert!(newer, "a restart is a new primary");
+    assert!(newer, "a restart begins a new term");
     assert!(state.partitions.iter().all(|partition| !partition.settled));
 }
 
@@ -272,7 +273,7 @@ fn a_damaged_store_leaves_the_last_in_sync_place_to_a_copy_that_lacks_nothing() 
         assert!(after.term > before.partition(partition).unwrap().term);
         assert_eq!(after.replica(node(2)).unwrap().role, ReplicaRole::Syncing);
     }
-    // One that was away may lack what was written meanwhile; so may one whose own store is damaged, or not synced.
+    // A copy that was away may lack later writes; so may a copy on a store that is damaged, or not synced.
     let mut away = undamaged.clone();
     apply(&mut away, Change::DeclareDown { node: node(1), incarnation: 1 }).unwrap();
     register(&mut away, 1, 2).unwrap();
@@ -306,7 +307,10 @@ fn a_suspended_replica_is_away_until_it_is_resumed() {
     assert!(apply(&mut state, change).is_err());
     let stale = Replica { syncing_since: backup.syncing_since, ..resumed };
     let change = caught_up(&state, 9, &stale);
-    assert!(apply(&mut state, change).unwrap_err().contains("epoch"), "what it was caught up with is old");
+    assert!(
+        apply(&mut state, change).unwrap_err().contains("epoch"),
+        "the replica caught up in an earlier epoch"
+    );
     let change = caught_up(&state, 9, &resumed);
     apply(&mut state, change).unwrap();
     assert!(state.converged(9));
@@ -349,31 +353,31 @@ fn a_second_join_takes_over_what_the_first_plan_had_to_copy() {
     assert_eq!((state.plan.clone(), state.moving()), (None, 0));
 }
 
-/// Nodes with processes that may be dead, and what each holds; everything a process acknowledged is on disk.
+/// Nodes with processes that may be dead, and their copies; every acknowledged write is on disk.
 struct World {
     state: ClusterState,
-    /// Incarnation of each node's process; none where it is dead.
+    /// Incarnation of each node's process; absent if the process is dead.
     running: BTreeMap<NodeId, Option<Incarnation>>,
     starts: BTreeMap<NodeId, Incarnation>,
-    /// Nodes whose store was damaged: the start that noticed.
+    /// Nodes whose store was damaged, with the incarnation that detected it.
     damaged: BTreeMap<NodeId, Incarnation>,
-    /// The writes each node holds, by partition.
+    /// The writes on each node, by partition.
     held: BTreeMap<(NodeId, Partition), BTreeSet<u32>>,
     acknowledged: BTreeMap<Partition, BTreeSet<u32>>,
     writes: u32,
     /// Primaries that have stopped and wait for a hand-over of this term.
     stopped: BTreeSet<(Partition, Term)>,
-    /// Changes proposed and not delivered yet: they may come late, in any order, or twice.
+    /// Changes proposed and not delivered yet: they may arrive late, in any order, or twice.
     proposed: Vec<Change>,
 }
 
-/// The partitions the world watches; the rest go along.
+/// The partitions that the world observes; the others change in the same way.
 const WATCHED: [Partition; 6] = [0, 1, 2, 300, 777, 1023];
 
 #[derive(Clone, Debug)]
 enum Event {
     Start(u8),
-    /// All that its store held is gone, and it notices.
+    /// The node loses all data of its store, and detects it.
     StartDamaged(u8),
     Kill(u8),
     DeclareDown(u8),
@@ -425,7 +429,7 @@ impl World {
         }
     }
 
-    /// Whether the node's process is the one that is registered, and up.
+    /// Returns whether the node's process is the registered one, and up.
     fn takes_part(&self, node: NodeId) -> bool {
         let running = self.running.get(&node).copied().flatten();
         running == Some(incarnation_of(&self.state, node)) && self.state.is_up(node)
@@ -443,7 +447,7 @@ impl World {
             }
             Event::Kill(number) => drop(self.running.insert(node(*number), None)),
             Event::DeclareDown(number) => {
-                // Only after the lease has run out: a process that takes part holds one.
+                // Only after its lease has expired: a process that takes part has one.
                 if !self.takes_part(node(*number)) {
                     let incarnation = incarnation_of(&self.state, node(*number));
                     self.proposed.push(Change::DeclareDown { node: node(*number), incarnation });
@@ -490,7 +494,7 @@ impl World {
         self.proposed.push(Change::Register(announcement));
     }
 
-    /// Whether a node that was damaged has not been made equal to another copy since.
+    /// Returns whether a damaged node has not been made equal to another copy since.
     fn may_lack(&self, node: NodeId, partition: Partition) -> bool {
         let Some(damaged) = self.damaged.get(&node) else { return false };
         let (Some(member), Some(state)) = (self.state.member(node), self.state.partition(partition)) else {
@@ -503,7 +507,7 @@ impl World {
     }
 
     fn deliver(&mut self, changes: &[Change]) {
-        // A process that came to take part since the proposal holds a lease: nobody declares it down.
+        // A process that began to take part after the proposal has a lease: no coordinator declares it down.
         let allowed = |change: &&Change| match change {
             Change::DeclareDown { node, incarnation } => {
                 !(self.takes_part(*node) && incarnation_of(&self.state, *node) == *incarnation)
@@ -518,7 +522,7 @@ impl World {
         } else {
             assert!(before == self.state);
         }
-        // The strictest of disks: what is not assigned is gone, and so is what another assignment left.
+        // The strictest disk: data that is not assigned, or is of another assignment, is lost.
         let (state, assigned) = (&self.state, |cluster: &ClusterState, partition, node| {
             cluster.partition(partition).and_then(|p| p.replica(node)).map(|replica| replica.assigned)
         });
@@ -528,7 +532,7 @@ impl World {
         });
     }
 
-    /// The primary sends a write to every in-sync and syncing replica; it is acknowledged when all have it.
+    /// Sends a write to every in-sync and syncing replica; it is acknowledged when all have it.
     fn write(&mut self, partition: Partition) {
         let state = self.state.partition(partition).unwrap().clone();
         let primary = state.primary().unwrap();
@@ -550,7 +554,7 @@ impl World {
         }
     }
 
-    /// The primary copies everything to a syncing replica and says so.
+    /// Copies every write of the primary to a syncing replica, and proposes that it has caught up.
     fn copy(&mut self, partition: Partition, index: &Index) {
         let Some(replica) = self.pick(partition, index, ReplicaRole::Syncing) else {
             return;
@@ -588,7 +592,7 @@ impl World {
         }
     }
 
-    /// Every in-sync replica holds every acknowledged write, and every one that is said to be complete does; but for
+    /// Asserts that every in-sync replica has every acknowledged write, and so has every complete one; except
     /// those on a store that was damaged.
     fn check(&self) {
         for (partition, writes) in &self.acknowledged {
@@ -634,10 +638,10 @@ fn primary_that_steps_down_is_away_and_the_last_in_sync_one_begins_a_new_term() 
     apply(&mut state, change).unwrap();
     let after = state.partition(7).unwrap().clone();
     assert!(state.primary(7) != Some(primary) && after.is_in_sync(state.primary(7).unwrap()));
-    assert_eq!((after.term, after.settled), (before.term + 1, false), "what is pending is not settled");
+    assert_eq!((after.term, after.settled), (before.term + 1, false), "pending writes are not settled");
     assert_eq!(after.replica(primary).unwrap().role, ReplicaRole::Away);
     assert!(after.replicas.iter().any(|replica| replica.stand_in.is_some()), "in the same entry");
-    // Its successor is the last in-sync one.
+    // The successor is now the last in-sync replica.
     let last = state.primary(7).unwrap();
     let change = step_down(&state);
     apply(&mut state, change.clone()).unwrap();
@@ -647,5 +651,5 @@ fn primary_that_steps_down_is_away_and_the_last_in_sync_one_begins_a_new_term() 
     assert!(apply(&mut state, change).unwrap_err().contains("is in term"), "void in a later term");
     state.operations.speech.features = 0;
     let change = step_down(&state);
-    assert!(apply(&mut state, change).unwrap_err().contains("understand"), "before all members know it");
+    assert!(apply(&mut state, change).unwrap_err().contains("support"), "before all members know it");
 }

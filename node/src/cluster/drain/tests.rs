@@ -1,4 +1,4 @@
-//! What a node that is drained gives away, keeps, and gets back.
+//! Tests of the partitions that a drained node hands over, keeps, and gets back.
 
 use super::super::ring::PARTITIONS;
 use super::super::samples::{
@@ -16,11 +16,15 @@ fn drained(state: &ClusterState, number: u8) -> ClusterState {
 }
 
 #[test]
-fn node_that_is_drained_gives_every_partition_away_settled_and_keeps_its_copies() {
+fn drained_node_hands_over_every_partition_settled_and_keeps_its_copies() {
     let before = cluster_of(3);
     let held = before.replicas_on(node(2)).count();
     let due = drained(&before, 2);
-    assert_eq!(due.primaries_of(node(2)), before.primaries_of(node(2)), "nothing goes without its consent");
+    assert_eq!(
+        due.primaries_of(node(2)),
+        before.primaries_of(node(2)),
+        "no partition leaves without its consent"
+    );
     let state = handed_over(&due);
     assert_eq!((state.primaries_of(node(2)), state.replicas_on(node(2)).count()), (0, held));
     assert_eq!((state.under_replicated(), state.unavailable(), state.moving()), (0, 0, 0));
@@ -31,7 +35,7 @@ fn node_that_is_drained_gives_every_partition_away_settled_and_keeps_its_copies(
 }
 
 #[test]
-fn drained_node_gets_its_partitions_back_when_that_ends_or_it_restarts() {
+fn drained_node_gets_its_partitions_back_when_draining_ends_or_it_restarts() {
     let away = handed_over(&drained(&cluster_of(3), 2));
     let undrained = after(&away, [Change::Undrain { node: node(2), incarnation: 1 }]);
     assert!(converged(&undrained).primaries_of(node(2)) > 300);
@@ -49,10 +53,10 @@ fn partition_without_another_complete_copy_stays_until_there_is_one() {
 }
 
 #[test]
-fn all_nodes_drained_go_on_serving() {
+fn all_nodes_drained_continue_to_serve() {
     let all = (1..=3).fold(cluster_of(3), |state, number| drained(&state, number));
     let state = handed_over(&all);
-    assert_eq!((state.unavailable(), state.moving()), (0, 0), "nobody passes partitions on in a circle");
+    assert_eq!((state.unavailable(), state.moving()), (0, 0), "no node hands partitions over in a circle");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Members that joined, went, returned or announced themselves differently.
+//! Events of members: they joined, left, returned or changed their announcement.
 
 use std::collections::BTreeSet;
 
@@ -6,7 +6,7 @@ use super::{Kind, News, Severity, counted, named};
 use crate::cluster::state::{Announcement, Member, MemberStatus, ReplicaRole};
 use crate::id::NodeId;
 
-/// Members told of one by one when the same happened to several; of more, one event tells.
+/// Maximum of members with an event each for the same fact; of more, one event has all.
 const TOLD_MAX: usize = 5;
 
 impl News<'_> {
@@ -25,7 +25,7 @@ impl News<'_> {
             let Some(Member { announcement, .. }) = news.new.member(node) else {
                 return String::new();
             };
-            // Without a host: on every address of the node.
+            // An address without a host means every address of the node.
             let at = match announcement.client_addr.strip_prefix(':') {
                 Some(port) => format!("port {port}"),
                 None => announcement.client_addr.clone(),
@@ -47,7 +47,7 @@ impl News<'_> {
         self.each(Severity::Warning, down, "were declared down", |news, node| {
             let held = counted(news.new.replicas_on(node).count() as u32, "copy");
             format!(
-                "node {} was declared down: its lease ran out, or it said goodbye. Its {held} wait for its return",
+                "node {} was declared down: its lease expired, or it announced its stop. Its {held} wait for its return",
                 node.short()
             )
         });
@@ -59,7 +59,8 @@ impl News<'_> {
         };
         let returned = self.known(|old, new| newer(old, new) && !is_up(old));
         let restarted = self.known(|old, new| newer(old, new) && is_up(old));
-        for (nodes, what) in [(returned, "returned"), (restarted, "restarted before they were missed")] {
+        for (nodes, what) in [(returned, "returned"), (restarted, "restarted before they were declared down")]
+        {
             self.each(Severity::Info, nodes, what, |news, node| {
                 let syncing = news.new.replicas_on(node).filter(|(_, r)| r.role == ReplicaRole::Syncing);
                 let behind = counted(syncing.count() as u32, "copy");
@@ -85,7 +86,7 @@ impl News<'_> {
 
     fn changed(&mut self) {
         let changed = self.known(|old, new| !differences(&old.announcement, &new.announcement).is_empty());
-        self.each(Severity::Info, changed, "changed what they announce", |news, node| {
+        self.each(Severity::Info, changed, "changed their announcements", |news, node| {
             let announced = |member: &Member| member.announcement.clone();
             let (old, new) = (news.old.member(node).map(announced), news.new.member(node).map(announced));
             let differences = old.zip(new).map(|(old, new)| differences(&old, &new)).unwrap_or_default();
@@ -98,7 +99,7 @@ impl News<'_> {
         self.each(Severity::Info, left.collect(), "left", |_, node| format!("node {} left", node.short()));
     }
 
-    /// Nodes that were members before, and of which this holds.
+    /// Returns the nodes that were members before and for which `holds` is true.
     fn known(&self, holds: impl Fn(&Member, &Member) -> bool) -> BTreeSet<NodeId> {
         let known = self.new.members.iter();
         known
@@ -107,7 +108,7 @@ impl News<'_> {
             .collect()
     }
 
-    /// One event a node, or one for all if they are many.
+    /// Adds one event per node, or one event for all if there are more than `TOLD_MAX`.
     fn each(
         &mut self,
         severity: Severity,
@@ -129,7 +130,7 @@ fn is_up(member: &Member) -> bool {
     member.status == MemberStatus::Up
 }
 
-/// What a node announces otherwise than before, its incarnation excepted.
+/// Returns the differences between two announcements, without the incarnation.
 fn differences(old: &Announcement, new: &Announcement) -> Vec<String> {
     let mut differences = Vec::new();
     let mut compare = |what: &str, old: &str, new: &str| {

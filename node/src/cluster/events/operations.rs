@@ -1,4 +1,4 @@
-//! What operators set, started and stopped; and with which digests copies became in-sync.
+//! Events of operators' settings and operations, and of the digests with which copies became in-sync.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use super::{Kind, News, Severity, counted, named};
 use crate::cluster::operations::Flip;
 use crate::id::{Epoch, NodeId, Partition};
 
-/// Nodes of which it is told one by one.
+/// Maximum of nodes with an event each for the same fact.
 const TOLD_MAX: usize = 4;
 
 impl News<'_> {
@@ -18,7 +18,7 @@ impl News<'_> {
         let (old, new) = (self.old.speech(), self.new.speech());
         if old != new {
             let message = format!(
-                "the members speak version {} of the peer protocol from now on (before: {}), features {:#x}",
+                "the cluster uses version {} of the peer protocol from now on (before: {}), features {:#x}",
                 new.protocol, old.protocol, new.features
             );
             self.tell(Severity::Info, Kind::Member, None, message);
@@ -32,8 +32,8 @@ impl News<'_> {
         let ended: BTreeSet<NodeId> = old.leaving.difference(&new.leaving).filter(stays).copied().collect();
         let waits: BTreeSet<NodeId> = new.waiting.difference(&old.waiting).copied().collect();
         for (nodes, what) in [
-            (begun, "leaves: its copies are made elsewhere, then it is no member any more"),
-            (ended, "stays after all"),
+            (begun, "leaves: its copies are made on other nodes, then it is no longer a member"),
+            (ended, "stays a member: its leaving was aborted"),
             (waits, "holds no data until a rebalance"),
         ] {
             if nodes.len() > TOLD_MAX {
@@ -49,7 +49,7 @@ impl News<'_> {
     fn controlled(&mut self) {
         let (old, new) = (&self.old.operations, &self.new.operations);
         if let Some(plan) = self.new.plan.as_ref().filter(|_| old.paused != new.paused) {
-            let what = if new.paused { "is paused" } else { "goes on" };
+            let what = if new.paused { "is paused" } else { "continues" };
             self.tell(Severity::Info, Kind::Plan, None, format!("plan {} {what}", plan.id));
         }
         if old.throttle_bytes_per_s != new.throttle_bytes_per_s {
@@ -60,13 +60,14 @@ impl News<'_> {
             self.tell(Severity::Info, Kind::Plan, None, message);
         }
         if old.manual_rebalance != new.manual_rebalance {
-            let what = if new.manual_rebalance { "wait for a rebalance" } else { "are given data at once" };
+            let what = if new.manual_rebalance { "wait for a rebalance" } else { "receive data at once" };
             self.tell(Severity::Info, Kind::Plan, None, format!("nodes that join {what}"));
         }
     }
 
-    /// The digests of copies that became in-sync, told in the steps copying is told in: of one by itself, of many their
-    /// sums (mod 2^64) on both sides, since the node returned or the plan began.
+    /// Reports the digests of copies that became in-sync, in the steps of the copying. A single copy has its
+    /// own digests. Many copies have the sums of their digests (mod 2^64) on both sides, since the node
+    /// returned or the plan began.
     fn flipped(&mut self) {
         if self.old.operations.flips == self.new.operations.flips {
             return;
@@ -109,7 +110,7 @@ impl News<'_> {
         }
     }
 
-    /// The epoch in which the copying to a node began, as far as the states tell.
+    /// Returns the epoch in which the copying to a node began, as far as the states show.
     fn copying_since(&self, node: NodeId) -> Epoch {
         let plan = self.new.plan.as_ref().or(self.old.plan.as_ref()).map_or(0, |plan| plan.epoch);
         plan.max(self.new.member(node).map_or(0, |member| member.since))
@@ -120,7 +121,7 @@ fn sums(flips: &[(Partition, Flip)]) -> String {
     let sum =
         |digest: fn(&Flip) -> u64| flips.iter().fold(0_u64, |sum, (_, flip)| sum.wrapping_add(digest(flip)));
     format!(
-        "{} became in-sync, digests in sum {:016x} on their primaries, {:016x} there",
+        "{} became in-sync, sum of digests {:016x} on their primaries, {:016x} there",
         counted(flips.len() as u32, "partition"),
         sum(|flip| flip.source_digest),
         sum(|flip| flip.target_digest)

@@ -1,4 +1,4 @@
-//! What became of the partitions: primaries that were lost, copies that were taken out or made.
+//! Events of partitions: lost primaries, and replicas that were removed from or added to the in-sync set.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,12 +6,12 @@ use super::{Kind, News, Severity, counted, named};
 use crate::cluster::state::{ClusterState, ReplicaRole};
 use crate::id::{NodeId, Partition};
 
-/// Events of one sort that one change of state gives at most; what is more is told in one.
+/// Maximum of events of one sort per change of state; of more, one event has all.
 const TOLD_MAX: usize = 4;
-/// Between two nodes, copying is told of whenever so many partitions less are to go, and when it is done.
+/// Copying between two nodes has an event each time this many partitions fewer are left, and at its end.
 pub(super) const STEP: u32 = 128;
 
-/// Partitions of which the same is true, and the nodes they have to do with.
+/// Partitions with the same fact, and the nodes involved.
 #[derive(Default)]
 pub(super) struct Group {
     pub(super) partitions: u32,
@@ -27,7 +27,7 @@ impl News<'_> {
         self.copied();
     }
 
-    /// Partitions whose primary lost its primacy without consent: another in-sync replica took over.
+    /// Reports partitions whose primary lost its role without its consent: another in-sync replica took over.
     fn failed_over(&mut self) {
         let mut groups: BTreeMap<NodeId, Group> = BTreeMap::new();
         for (partition, former, present) in self.primaries() {
@@ -66,7 +66,7 @@ impl News<'_> {
         );
     }
 
-    /// Partitions whose last complete copy is on a node that went down.
+    /// Reports partitions whose last complete copy is on a node that went down.
     fn lost(&mut self) {
         let mut groups: BTreeMap<NodeId, Group> = BTreeMap::new();
         for (partition, _, primary) in self.primaries() {
@@ -81,7 +81,7 @@ impl News<'_> {
         self.grouped(Severity::Error, Kind::Failover, groups, many, |_, node, group| {
             format!(
                 "{} unavailable: node {} has their last complete copy and is down. Requests for their keys wait, \
-                 then fail. Start it again: what it acknowledged is in its data directory",
+                 then fail. Start it again: its data directory has the acknowledged writes",
                 counted(group.partitions, "partition"),
                 node.short()
             )
@@ -104,7 +104,7 @@ impl News<'_> {
         });
     }
 
-    /// Replicas on nodes that are up and were taken out all the same, or taken back in.
+    /// Reports replicas on nodes that stayed up and became away, or resumed.
     fn taken_out(&mut self) {
         let (mut out, mut back) = (BTreeMap::<NodeId, Group>::new(), BTreeMap::<NodeId, Group>::new());
         for (partition, placed) in self.changed_partitions() {
@@ -133,7 +133,7 @@ impl News<'_> {
         });
     }
 
-    /// Copies that became in-sync, by the node they came from and the node they went to.
+    /// Reports copies that became in-sync, by source and target.
     fn copied(&mut self) {
         let mut made: BTreeMap<(NodeId, NodeId), u32> = BTreeMap::new();
         for (partition, placed) in self.changed_partitions() {
@@ -160,11 +160,11 @@ impl News<'_> {
         self.steps(&steps);
     }
 
-    /// How far copying has come, by source and target: the copies left.
+    /// Reports the progress of copying, by source and target: the copies left.
     fn steps(&mut self, steps: &BTreeMap<(NodeId, NodeId), u32>) {
         let progress = |target: String, source: String, left: u32| match left {
-            0 => format!("{target}: every copy made that was to come from {source}"),
-            _ => format!("{target}: {} to come from {source}", counted(left, "copy")),
+            0 => format!("{target}: all copies from {source} are complete"),
+            _ => format!("{target}: {} left to make from {source}", counted(left, "copy")),
         };
         if steps.len() > TOLD_MAX {
             let targets: BTreeSet<NodeId> = steps.keys().map(|(_, target)| *target).collect();
@@ -178,7 +178,7 @@ impl News<'_> {
         }
     }
 
-    /// Every partition that changed, with its primary in both states.
+    /// Returns every changed partition, with its primary in both states.
     fn primaries(&self) -> impl Iterator<Item = (Partition, Option<NodeId>, Option<NodeId>)> {
         self.changed_partitions()
             .map(|(partition, new)| (partition, self.old.primary(partition), new.primary()))
@@ -189,7 +189,7 @@ impl News<'_> {
         incarnation(self.old) == incarnation(self.new)
     }
 
-    /// One event a node, or one for all if they are many.
+    /// Adds one event per node, or one event for all if there are more than `TOLD_MAX`.
     pub(super) fn grouped(
         &mut self,
         severity: Severity,

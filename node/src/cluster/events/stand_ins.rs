@@ -1,4 +1,4 @@
-//! Stand-ins that were named, and that are being filled.
+//! Events of stand-ins: they were named, or older records are being copied to them.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! What is told of each sort of change, and that it stays little.
+//! Tests of the events of each sort of change, and of their small number.
 
 use super::super::operations::Operation;
 use super::super::samples::{
@@ -8,7 +8,7 @@ use super::super::samples::{
 use super::super::state::{Announcement, Change, ReplicaRole};
 use super::*;
 
-/// Severity, kind and message of each event.
+/// Returns severity, kind and message of each event.
 fn told(old: &ClusterState, new: &ClusterState) -> Vec<(String, String, String)> {
     let events = between(old, new, 77);
     assert!(events.iter().all(|event| event.time_ms == 77 && event.epoch == new.epoch));
@@ -16,7 +16,7 @@ fn told(old: &ClusterState, new: &ClusterState) -> Vec<(String, String, String)>
     events.into_iter().map(|event| (event.severity, event.kind, event.message)).collect()
 }
 
-/// That one event of this severity and kind says all of these words.
+/// Asserts that exactly one event of this severity and kind contains all of these words.
 fn assert_told(events: &[(String, String, String)], severity: &str, kind: &str, words: &[&str]) {
     let fits = |(s, k, message): &&(String, String, String)| {
         s == severity && k == kind && words.iter().all(|word| message.contains(word))
@@ -52,7 +52,9 @@ fn a_join_is_told_with_its_plan_and_what_moves_against_the_ideal() {
         "member",
         &[&format!("node {name} joined: clients at 127.0.0.1:4"), "weight 100"],
     );
-    let plan = format!("plan 3 starts (node {name} joined): 512 copies to make, 512 by the shares alone");
+    let plan = format!(
+        "plan 3 starts (node {name} joined): 512 copies to make, of which the shares alone require 512"
+    );
     assert_told(&events, "info", "plan", &[&plan]);
     assert_eq!(events.len(), 2);
 }
@@ -63,11 +65,11 @@ fn a_plan_is_done_when_its_copies_are_made_and_the_old_ones_released() {
     let made = copied(&start);
     let events = told(&start, &made);
     for source in [1, 2, 3] {
-        let source = format!("every copy made that was to come from node {}", node(source).short());
+        let source = format!("all copies from node {} are complete", node(source).short());
         assert_told(&events, "info", "migration", &[&node(4).short(), &source]);
     }
     let events = told(&made, &handed_over(&made));
-    assert_eq!(events.len(), 1, "a hand-over is no event of its own: {events:?}");
+    assert_eq!(events.len(), 1, "a hand-over has no event of its own: {events:?}");
     assert_told(&events, "info", "plan", &["plan 3 is done"]);
 }
 
@@ -95,17 +97,17 @@ fn a_join_in_many_steps_gives_few_events() {
         .map(|(_, _, message)| message.as_str())
         .collect();
     assert_eq!(steps.len(), 8, "{steps:#?}");
-    assert!(steps[0].contains("896 copies to come from node"), "{steps:#?}");
-    assert!(steps[7].contains("every copy made"), "{steps:#?}");
+    assert!(steps[0].contains("896 copies left to make from node"), "{steps:#?}");
+    assert!(steps[7].contains("are complete"), "{steps:#?}");
     assert_told(&events, "info", "migration", &["every partition has its 2 copies"]);
     assert_told(&events, "info", "plan", &["plan 1 is done"]);
 }
 
 #[test]
-fn a_second_plan_says_that_it_overtakes_the_first() {
+fn a_second_plan_supersedes_the_first() {
     let first = joined(&cluster_of(3), 4);
     let events = told(&first, &joined(&first, 5));
-    assert_told(&events, "info", "plan", &["plan 3 was overtaken"]);
+    assert_told(&events, "info", "plan", &["plan 3 was superseded"]);
     assert_told(&events, "info", "plan", &["plan 4 starts"]);
 }
 
@@ -114,7 +116,7 @@ fn a_whole_plan_between_two_states_is_still_told() {
     let before = cluster_of(3);
     let events = told(&before, &converged(&joined(&before, 4)));
     assert_told(&events, "info", "member", &["joined"]);
-    assert_told(&events, "info", "plan", &["plan 3 started and is done already"]);
+    assert_told(&events, "info", "plan", &["plan 3 started and is already done"]);
 }
 
 #[test]
@@ -166,7 +168,7 @@ fn a_return_is_told_and_that_every_copy_is_in_sync_again() {
 fn a_restart_that_nobody_missed_is_told_with_who_took_over() {
     let before = cluster_of(3);
     let events = told(&before, &restarted(&before, 3));
-    assert_told(&events, "info", "member", &["restarted before it was missed: incarnation 2"]);
+    assert_told(&events, "info", "member", &["restarted before it was declared down: incarnation 2"]);
     assert_told(&events, "warning", "failover", &["which restarted"]);
     assert_eq!(events.len(), 2);
 }
@@ -218,7 +220,7 @@ fn a_witness_that_joins_is_told_to_hold_no_data() {
     assert_eq!(events.len(), 1);
 }
 
-/// `told` bounds the number and the length.
+/// `told` asserts the limits of number and length.
 #[test]
 fn what_happens_to_half_of_a_large_cluster_is_a_handful_of_events() {
     let all = (2..=60).map(|number| Change::Register(announcement(number, 1)));
@@ -236,7 +238,7 @@ fn what_happens_to_half_of_a_large_cluster_is_a_handful_of_events() {
     assert_told(&told(&half, &back), "info", "failover", &["are available again"]);
 }
 
-/// The first `count` copies in the making are made, with this digest on both sides.
+/// Completes the first `count` copies in progress, with this digest on both sides.
 fn flipped(state: &ClusterState, count: usize, digest: u64) -> ClusterState {
     let changes = state.copies_in_progress().take(count).map(|(partition, _, replica)| {
         let Change::CaughtUp { partition, term, primary_incarnation, node, incarnation, syncing_since } =
@@ -287,7 +289,7 @@ fn digests_of_a_flip_are_told_of_one_by_itself_and_of_many_in_steps_by_their_sum
     );
     let rest = told(&few, &flipped(&few, 512, 1));
     let sum = format!(
-        "512 partitions became in-sync, digests in sum {:016x} on their primaries, {:016x} there",
+        "512 partitions became in-sync, sum of digests {:016x} on their primaries, {:016x} there",
         512, 512
     );
     assert_told(&rest, "info", "migration", &[&sum]);
@@ -299,7 +301,7 @@ fn what_an_operator_does_is_told() {
     let operate = |operation| Change::Operate { operation, basis: None };
     let leaving = after(&state, [operate(Operation::Leave { node: node(2) })]);
     let events = told(&state, &leaving);
-    assert_told(&events, "info", "member", &[&node(2).short(), "leaves", "no member any more"]);
+    assert_told(&events, "info", "member", &[&node(2).short(), "leaves", "no longer a member"]);
     assert_told(&events, "info", "plan", &["leaves", "512 copies to make"]);
     let plan = leaving.plan.as_ref().unwrap().id;
     let paused =
@@ -308,8 +310,8 @@ fn what_an_operator_does_is_told() {
     assert_told(&events, "info", "plan", &["is paused"]);
     assert_told(&events, "info", "plan", &["1048576 bytes a second"]);
     let events = told(&paused, &after(&paused, [Change::AbortPlan { plan }]));
-    assert_told(&events, "info", "plan", &["was aborted", "back to where they were"]);
-    assert_told(&events, "info", "member", &["stays after all"]);
+    assert_told(&events, "info", "plan", &["was aborted", "return to their former nodes"]);
+    assert_told(&events, "info", "member", &["stays a member"]);
     let empty = converged(&leaving);
     let events = told(&empty, &after(&empty, [Change::Retire { node: node(2) }]));
     assert_told(&events, "info", "member", &[&node(2).short(), "left"]);

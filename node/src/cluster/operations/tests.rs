@@ -1,4 +1,4 @@
-//! What operators' changes do, and what they refuse.
+//! Tests of operators' changes, and of the reasons for which they are void.
 
 use super::*;
 use crate::cluster::ring;
@@ -25,7 +25,7 @@ fn replace(old: u8, new: u8) -> Change {
     operate(Operation::Replace { old: node(old), new: node(new), accept_loss: false })
 }
 
-/// Why the change is void; it must change nothing.
+/// Returns the reason why the change is void; asserts that it changed nothing.
 fn refusal(state: &ClusterState, change: Change) -> String {
     let mut after = state.clone();
     match after.apply(&[change]).remove(0) {
@@ -37,7 +37,8 @@ fn refusal(state: &ClusterState, change: Change) -> String {
     }
 }
 
-/// Every partition has a primary, first in its list, and as many distinct holders as the ring names at least.
+/// Asserts that every partition has a primary, first in its list, and at least as many distinct holders as
+/// the ring names.
 fn check(state: &ClusterState) {
     for (partition, placed) in state.partitions() {
         let nodes: BTreeSet<NodeId> = placed.replicas.iter().map(|replica| replica.node).collect();
@@ -50,7 +51,7 @@ fn check(state: &ClusterState) {
     }
 }
 
-/// A member without data: it joined with weight 0.
+/// Adds a member without data, which joined with weight 0.
 fn witness(state: &ClusterState, number: u8) -> ClusterState {
     let mut announcement = announcement(number, 1);
     announcement.weight = 0;
@@ -62,13 +63,13 @@ fn plan_id(state: &ClusterState) -> u64 {
 }
 
 #[test]
-fn node_that_leaves_serves_until_its_copies_are_elsewhere_and_then_goes() {
+fn node_that_leaves_serves_until_its_copies_are_on_other_nodes() {
     let state = cluster_of(4);
     let leaving = after(&state, [leave(2)]);
     let plan = leaving.plan.clone().unwrap();
-    assert_eq!((plan.copies_total, plan.copies_ideal), (512, 512), "what it held, and no more");
+    assert_eq!((plan.copies_total, plan.copies_ideal), (512, 512), "its own copies, and no others");
     assert!(!leaving.ring.names(node(2)));
-    assert_eq!(leaving.replicas_on(node(2)).count(), 512, "it gives up nothing before it is held elsewhere");
+    assert_eq!(leaving.replicas_on(node(2)).count(), 512, "it gives up no copy before another node has it");
     assert_eq!(leaving.under_replicated(), 0);
     assert!(refusal(&leaving, Change::Retire { node: node(2) }).contains("still holds 512 copies"));
     assert!(refusal(&leaving, leave(2)).contains("leaving already"));
@@ -113,11 +114,11 @@ fn dead_node_is_removed_and_its_copies_are_made_elsewhere() {
 }
 
 #[test]
-fn last_complete_copy_is_given_up_only_in_words_and_then_the_best_of_the_others_serves() {
+fn last_complete_copy_is_given_up_only_explicitly_and_then_the_best_of_the_others_serves() {
     let state = cluster_of(2);
     let both_down = without(&without(&state, 1), 2);
     let back = restarted(&both_down, 1);
-    assert_eq!(back.unavailable(), 1024, "node 2 was the last to go");
+    assert_eq!(back.unavailable(), 1024, "node 2 was the last to stop");
     let reason = refusal(&back, remove(&back, 2, false));
     assert!(
         reason.contains("last complete copy of 1024 partitions") && reason.contains("--accept-loss"),
@@ -147,7 +148,7 @@ fn replacement_takes_exactly_the_places_of_the_dead_one() {
     assert_eq!(replaced.plan.as_ref().unwrap().copies_ideal, 512);
     let done = converged(&replaced);
     assert_eq!((done.plan.clone(), done.under_replicated(), done.members.len()), (None, 0, 4));
-    // What is computed next starts from there.
+    // The next computation starts from this ring.
     assert!(refusal(&done, operate(Operation::Rebalance)).contains("nothing is to be done"));
     assert_eq!(done.weight_of(done.member(node(5)).unwrap()), 100);
 }
@@ -173,7 +174,11 @@ fn weight_and_zone_that_were_set_survive_a_restart_until_another_is_announced() 
     assert_eq!((weight(&again), again.ring == set.ring), (50, true));
     let mut announced = announcement(2, 3);
     announced.weight = 100;
-    assert_eq!(weight(&after(&again, [Change::Register(announced.clone())])), 50, "it announces what it did");
+    assert_eq!(
+        weight(&after(&again, [Change::Register(announced.clone())])),
+        50,
+        "its announcement has not changed"
+    );
     announced.incarnation = 4;
     announced.weight = 70;
     assert_eq!(weight(&after(&again, [Change::Register(announced)])), 70);
@@ -211,13 +216,13 @@ fn what_was_planned_on_another_state_is_void() {
     assert!(refusal(&joined(&state, 4), change(basis)).contains("plan it again"));
     assert!(refusal(&without(&state, 1), change(basis)).contains("have changed"));
     assert!(refusal(&state, change(Basis { ring: 1, ..basis })).contains("another ring"));
-    // A restart changes neither ring nor members.
+    // A restart changes neither the ring nor the members.
     let restarted = restarted(&state, 1);
     assert_eq!(restarted.basis_hash(), state.basis_hash());
 }
 
 #[test]
-fn joins_wait_for_a_rebalance_if_they_are_told_to() {
+fn joins_wait_for_a_rebalance_if_auto_rebalance_is_off() {
     let state = after(&cluster_of(2), [Change::SetAutoRebalance { enabled: false }]);
     let waiting = joined(&joined(&state, 3), 4);
     assert_eq!((waiting.plan.clone(), waiting.ring == state.ring), (None, true));
@@ -232,7 +237,7 @@ fn aborted_plan_leads_back_to_where_the_copies_were() {
     let state = cluster_of(3);
     let running = joined(&state, 4);
     assert!(refusal(&running, Change::AbortPlan { plan: plan_id(&running) + 1 }).contains("is running"));
-    // At any time: before a copy is made, after all are, and after the partitions were handed over.
+    // At any time: before a copy is made, after all are complete, and after the hand-overs.
     let all_made = copied(&running);
     let mut half = running.clone();
     let made = running.copies_in_progress().take(200);
@@ -265,7 +270,7 @@ fn aborted_leave_keeps_the_node_and_a_removal_cannot_be_aborted() {
     let down = without(&state, 2);
     let removed = after(&down, [remove(&down, 2, false)]);
     let reason = refusal(&removed, Change::AbortPlan { plan: plan_id(&removed) });
-    assert!(reason.contains("no member any more"), "{reason}");
+    assert!(reason.contains("no longer a member"), "{reason}");
 }
 
 #[test]
@@ -281,7 +286,7 @@ fn plan_is_paused_and_resumed_and_a_pause_ends_with_it() {
 }
 
 #[test]
-fn pace_is_set_within_bounds_and_given_back_to_the_nodes() {
+fn pace_is_set_within_bounds_and_reset_to_the_nodes_settings() {
     let state = cluster_of(2);
     let set = |bytes_per_s| Change::SetThrottle { bytes_per_s };
     let slow = after(&state, [set(Some(1 << 20))]);
@@ -308,7 +313,7 @@ fn removed_members_are_remembered_within_bounds() {
     assert_eq!(state.operations.removed.len(), REMOVED_MAX);
 }
 
-/// A cluster whose members all speak the newest version.
+/// Returns a cluster whose members all support the newest version.
 fn modern(count: u8) -> ClusterState {
     let mut state = cluster_of(count);
     for member in Arc::make_mut(&mut state.members).values_mut() {
@@ -319,7 +324,7 @@ fn modern(count: u8) -> ClusterState {
 }
 
 #[test]
-fn more_is_spoken_once_all_members_can_and_never_less() {
+fn protocol_version_is_raised_once_all_members_support_it_and_never_falls() {
     let state = modern(3);
     let wanted = state.speech_to_raise().unwrap();
     let mut one_older = state.clone();
@@ -334,8 +339,8 @@ fn more_is_spoken_once_all_members_can_and_never_less() {
     );
     let older = Change::Register(announcement(2, 2));
     assert!(
-        refusal(&raised, older).contains("speaks versions 1 to 1"),
-        "it was upgraded, and may not go back"
+        refusal(&raised, older).contains("supports versions 1 to 1"),
+        "it was upgraded, and cannot be downgraded"
     );
 }
 
@@ -370,7 +375,7 @@ fn replica_becomes_in_sync_only_with_equal_digests_once_all_name_them() {
     let flipped = after(&running, [equal(7, 7)]);
     assert!(flipped.partition(partition).unwrap().is_in_sync(node));
     let moved = flipped.plan.as_ref().or(flipped.operations.last_plan.as_ref()).unwrap();
-    assert_eq!((moved.moved_keys, moved.moved_bytes), (3, 700), "what the plan moved is in the state");
+    assert_eq!((moved.moved_keys, moved.moved_bytes), (3, 700), "the state counts the moved records");
     let flip = Flip { epoch: flipped.epoch, node, source_digest: 7, target_digest: 7 };
     assert_eq!(flipped.operations.flips.get(&partition), Some(&flip));
 }

@@ -1,4 +1,4 @@
-//! What previews say, and that a commit does what they said.
+//! Tests of previews, and of their agreement with commits.
 
 use super::*;
 use crate::cluster::ring::PARTITIONS;
@@ -129,7 +129,7 @@ fn copies_that_would_leave_a_node_below_its_low_mark_are_refused_unless_they_res
     assert!(preview(&state, &leaves, &figures(), &free(received + (1 << 20)), PACE).is_ok());
     let refused = preview(&state, &leaves, &figures(), &free(received + (1 << 20) - 1), PACE).unwrap_err();
     assert!(refused.contains("low mark") && refused.contains("nothing was changed"), "{refused}");
-    // Copies that a dead node had are made all the same, and that is said.
+    // Copies that replace those of a dead node are made nevertheless, and the preview lists them.
     let down = without(&state, 3);
     let removes = Operation::Remove { node: node(3), incarnation: 1, accept_loss: true };
     let plan = preview(&down, &Question::Operation(removes), &figures(), &free(0), PACE).unwrap();

@@ -1,13 +1,13 @@
-//! The best assignment of nodes to partitions: a minimum-cost flow.
+//! Optimal assignment of nodes to partitions: a minimum-cost flow.
 //!
-//! Every partition needs the same number of distinct nodes and every node has [`Bounds`]. Among all such
-//! assignments this finds one with the fewest pairs of nodes that share a zone, and among those the one
-//! that adds the fewest nodes to partitions that did not have them. Both are exact, not approximate.
+//! Every partition needs the same number of distinct nodes, and every node has [`Bounds`]. Of all such
+//! assignments this module finds one with the fewest pairs of nodes that share a zone, and of those one that
+//! adds the fewest nodes to partitions that did not have them. Both results are exact, not approximate.
 //!
-//! The flow runs from each partition through its zones and nodes to a sink. It starts with what may stay
-//! at no cost, then every place still open takes a cheapest augmenting path (successive shortest paths;
-//! Ahuja, Magnanti, Orlin: Network Flows, section 9.7). Its arcs are implied by the table, since there is
-//! one from each partition to each node. A search stops at its first free node, so most look at one
+//! The flow runs from each partition through its zones and nodes to a sink. It starts with the assignments
+//! that can stay at no cost. Every remaining place then takes a cheapest augmenting path (successive shortest
+//! paths; Ahuja, Magnanti, Orlin: Network Flows, section 9.7). The table implies the arcs, since there is one
+//! from each partition to each node. A search stops at its first free node, so that most searches visit one
 //! partition only.
 
 use std::cmp::Reverse;
@@ -17,26 +17,26 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use super::share::Bounds;
 
-/// Costs of different rank: no sum of a lower one reaches the next. A path is at most a few thousand arcs.
+/// Costs by rank: no sum of lower costs reaches the next rank. A path has at most a few thousand arcs.
 const COST_OF_NEW: i64 = 1;
 const COST_OF_SHARED_ZONE: i64 = 1 << 20;
 const GAIN_OF_LEAST: i64 = 1 << 40;
 
-/// What is to be assigned. Nodes are numbers, below `bounds.len()`.
+/// Input of the assignment. Nodes are numbers below `bounds.len()`.
 pub(super) struct Problem {
-    /// How many distinct nodes each partition needs.
+    /// Number of distinct nodes that each partition needs.
     pub(super) needs: usize,
-    /// How many partitions each node gets.
+    /// Bounds of the number of partitions of each node.
     pub(super) bounds: Vec<Bounds>,
-    /// The zone of each node; none where it shares its zone with no other.
+    /// The zone of each node; `None` if no other node is in it.
     pub(super) zones: Vec<Option<usize>>,
-    /// For each partition the nodes that cost nothing, because they have it already; all of them allowed.
+    /// For each partition the nodes that cost nothing because they have it already; all of them are allowed.
     pub(super) present: Vec<Vec<usize>>,
-    /// For each partition the nodes that it may have; any node where this is absent.
+    /// For each partition the nodes that it may have; `None` allows every node.
     pub(super) allowed: Option<Vec<Vec<usize>>>,
 }
 
-/// For each partition its nodes, in no particular order.
+/// Returns for each partition its nodes, in no particular order.
 pub(super) fn assign(problem: &Problem) -> Vec<Vec<usize>> {
     let mut flow = Flow::start(problem);
     for partition in 0..problem.present.len() {
@@ -45,7 +45,7 @@ pub(super) fn assign(problem: &Problem) -> Vec<Vec<usize>> {
                 flow.add(partition, node);
                 continue;
             }
-            // There is always a path while the bounds can be met at all.
+            // A path exists as long as the bounds can be met at all.
             let Some(last) = flow.search(partition) else { break };
             flow.augment(last);
         }
@@ -58,7 +58,7 @@ type Vertex = usize;
 
 const NO_VERTEX: Vertex = usize::MAX;
 
-/// Where a vertex lies.
+/// Meaning of a vertex.
 enum Place {
     Partition(usize),
     Node(usize),
@@ -67,36 +67,36 @@ enum Place {
 
 struct Flow<'a> {
     problem: &'a Problem,
-    /// The members of each zone; at the end all nodes.
+    /// The members of each zone; the last entry has all nodes.
     groups: Vec<Vec<usize>>,
     /// The nodes of each partition.
     nodes: Vec<Vec<usize>>,
     /// The partitions of each node.
     partitions: Vec<Vec<usize>>,
-    /// Makes every arc's reduced cost, `cost + potential(from) - potential(to)`, positive or zero.
+    /// Potentials that keep every arc's reduced cost, `cost + potential(from) - potential(to)`, non-negative.
     potential: Vec<i64>,
     search: Search,
 }
 
 /// The state of one search for a shortest path.
 struct Search {
-    /// Counts searches: a vertex whose `seen` is another has no distance yet.
+    /// Number of the search: a vertex whose `seen` differs has no distance yet.
     number: u32,
     seen: Vec<u32>,
     distance: Vec<i64>,
     parent: Vec<Vertex>,
     reached: Vec<Vertex>,
-    /// The nodes of each group that may still get nearer.
+    /// The nodes of each group whose distance may still fall.
     open: Vec<Vec<usize>>,
-    /// Vertices at the present distance, first come first served: the path of fewest arcs wins.
+    /// Vertices at the present distance, first in, first out: the path with the fewest arcs wins.
     near: VecDeque<Vertex>,
     far: BinaryHeap<Reverse<(i64, Vertex)>>,
-    /// The nearest way to the sink so far: distance and last node.
+    /// The nearest path to the sink so far: distance and last node.
     sink: Option<(i64, usize)>,
 }
 
 impl<'a> Flow<'a> {
-    /// The flow of everything that may stay at no cost at all: no zone twice, no node above its least.
+    /// Creates the flow of all assignments that can stay at no cost: no zone twice, no node above its least.
     fn start(problem: &'a Problem) -> Self {
         let (partition_count, node_count) = (problem.present.len(), problem.bounds.len());
         let zone_count = problem.zones.iter().flatten().max().map_or(0, |zone| zone + 1);
@@ -119,7 +119,8 @@ impl<'a> Flow<'a> {
         }
         let mut nodes = vec![Vec::with_capacity(problem.needs); partition_count];
         for (node, partitions) in stays.iter_mut().enumerate() {
-            // Which ones a node gives up is drawn by hash: so every pair of nodes keeps common partitions.
+            // A hash decides which partitions a node gives up, so that every pair of nodes keeps common
+            // partitions.
             partitions.sort_by_key(|partition| draw(*partition, node));
             partitions.truncate(problem.bounds[node].least);
             partitions.iter().for_each(|partition| nodes[*partition].push(node));
@@ -133,8 +134,8 @@ impl<'a> Flow<'a> {
         self.nodes.len() + node
     }
 
-    /// The vertex through which a partition reaches the members of a zone that it has a node in already.
-    /// Other zones need none: their nodes are reached from the partition itself.
+    /// Returns the vertex through which a partition reaches the members of a zone in which it has a node
+    /// already. Other zones need no vertex: the partition reaches their nodes directly.
     fn zone_vertex(&self, partition: usize, zone: usize) -> Vertex {
         self.nodes.len() + self.partitions.len() + partition * (self.groups.len() - 1) + zone
     }
@@ -159,16 +160,17 @@ impl<'a> Flow<'a> {
         self.nodes[partition].iter().filter(|node| self.problem.zones[**node] == Some(zone)).count()
     }
 
-    /// Cost of the arc from a node to the sink, if the node may have one partition more. The sink's
-    /// potential stays at minus the gain.
+    /// Returns the cost of the arc from a node to the sink, if the node may have one more partition. The
+    /// sink's potential stays at minus the gain.
     fn sink_cost(&self, node: usize) -> Option<i64> {
         let (bounds, has) = (self.problem.bounds[node], self.partitions[node].len());
         let potential = self.potential[self.node_vertex(node)];
         (has < bounds.most).then_some(potential + if has < bounds.least { 0 } else { GAIN_OF_LEAST })
     }
 
-    /// A node that the partition can have at once, by a path whose reduced cost is zero: no path is cheaper.
-    /// Of several, the one that lacks most, so that no node comes last and finds only partitions it has.
+    /// Returns a node that the partition can have by a path of reduced cost zero: no path is cheaper. Of
+    /// several nodes it returns the one that lacks most, so that no node is left with only partitions that it
+    /// already has.
     fn nearest(&self, partition: usize) -> Option<usize> {
         let all = 0..self.partitions.len();
         let free = |node: &usize| {
@@ -194,8 +196,8 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Finds a cheapest path from a partition to a node that may have one more, and adjusts the potentials.
-    /// Answers that node; the path is in the parents.
+    /// Finds a cheapest path from a partition to a node that may have one more partition, and adjusts the
+    /// potentials. Returns that node; `parent` contains the path.
     fn search(&mut self, source: usize) -> Option<usize> {
         self.search.begin(source, &self.groups);
         let mut now = 0;
@@ -219,7 +221,7 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Ends a search: vertices nearer than the sink get potentials that keep reduced costs positive.
+    /// Ends a search: vertices nearer than the sink get potentials that keep reduced costs non-negative.
     fn settle(&mut self, distance: i64) -> Option<usize> {
         for &vertex in &self.search.reached {
             let nearer = self.search.distance[vertex] - distance;
@@ -245,7 +247,7 @@ impl<'a> Flow<'a> {
                 let alone = self.count_in_zone(partition, zone) == 1;
                 self.relax(vertex, partition, if alone { 0 } else { -COST_OF_SHARED_ZONE }, now);
             }
-            // A node can give up what it has.
+            // A node can give up a partition that it has.
             Place::Node(node) => {
                 for index in 0..self.partitions[node].len() {
                     let partition = self.partitions[node][index];
@@ -257,8 +259,8 @@ impl<'a> Flow<'a> {
         }
     }
 
-    /// Looks at every node that the partition may have and has not: in one zone that it has a node in, or in
-    /// all those that it has none in.
+    /// Tries every allowed node that does not have the partition: those of `zone` or, if it is `None`, those
+    /// of all zones that the partition does not use yet.
     fn expand_group(&mut self, from: Vertex, partition: usize, zone: Option<usize>, now: i64) {
         if let Some(allowed) = &self.problem.allowed {
             allowed[partition].iter().for_each(|node| self.try_node(from, partition, *node, now));
@@ -291,7 +293,7 @@ impl<'a> Flow<'a> {
 
     fn relax(&mut self, from: Vertex, to: Vertex, cost: i64, now: i64) {
         let reduced = cost + self.potential[from] - self.potential[to];
-        debug_assert!(reduced >= 0, "an arc got cheaper than nothing");
+        debug_assert!(reduced >= 0, "an arc has a negative reduced cost");
         self.search.reach(to, now + reduced, from, now);
     }
 
@@ -299,7 +301,7 @@ impl<'a> Flow<'a> {
         if let Some(zone) = self.problem.zones[node]
             && self.count_in_zone(partition, zone) == 0
         {
-            // The zone gets a vertex; its potential is the one that keeps all its arcs' costs positive.
+            // The zone gets a vertex; with this potential the reduced costs of all its arcs are non-negative.
             let vertex = self.zone_vertex(partition, zone);
             self.potential[vertex] = self.potential[partition];
         }
@@ -307,7 +309,7 @@ impl<'a> Flow<'a> {
         self.partitions[node].push(partition);
     }
 
-    /// Moves one unit along the path that ends at `last`.
+    /// Moves one unit of flow along the path that ends at `last`.
     fn augment(&mut self, last: usize) {
         let mut vertex = self.node_vertex(last);
         loop {
@@ -356,7 +358,7 @@ impl Search {
         self.reach(source, 0, NO_VERTEX, 0);
     }
 
-    /// Notes a way to a vertex if it is shorter than the one known.
+    /// Records a path to a vertex if it is shorter than the known one.
     fn reach(&mut self, vertex: Vertex, distance: i64, parent: Vertex, now: i64) {
         if self.seen[vertex] != self.number {
             self.seen[vertex] = self.number;
@@ -406,7 +408,7 @@ impl Search {
     }
 }
 
-/// A number that looks random and is the same everywhere.
+/// Returns a pseudo-random number that is the same on every node.
 fn draw(partition: usize, seed: usize) -> u64 {
     xxh3_64_with_seed(&(partition as u64).to_le_bytes(), seed as u64)
 }

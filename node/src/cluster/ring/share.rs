@@ -1,4 +1,5 @@
-//! How much of the ring each member should hold: its weight's share, at most one copy of a partition.
+//! Size of each member's part of the ring: in proportion to its weight, but at most one copy of each
+//! partition.
 
 use super::{PARTITIONS, RingMember};
 
@@ -10,31 +11,31 @@ pub(super) struct Share {
 }
 
 impl Share {
-    /// The share as a number, for people.
+    /// Returns the share as a number for display.
     pub(super) fn ideal(self) -> f64 {
         self.copies as f64 / self.of as f64
     }
 
-    /// The whole numbers next to the share, which are equal where it is whole.
+    /// Returns the whole numbers next to the share; both are equal if the share is whole.
     pub(super) fn bounds(self) -> Bounds {
         Bounds { least: (self.copies / self.of) as usize, most: self.copies.div_ceil(self.of) as usize }
     }
 
-    /// One of `parts` equal parts of it.
+    /// Returns one of `parts` equal parts of the share.
     pub(super) fn part(self, parts: usize) -> Share {
         Share { copies: self.copies, of: self.of * parts as u64 }
     }
 }
 
-/// How many assignments a node may have.
+/// Bounds of the number of assignments of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Bounds {
     pub(super) least: usize,
     pub(super) most: usize,
 }
 
-/// The share of each member, in the order given, when every partition has `copies` of them. What a heavy
-/// member cannot hold, because it holds a copy of every partition already, is shared by the others.
+/// Returns the share of each member, in the order given, if every partition has `copies` copies. A heavy
+/// member has at most one copy of every partition; the others share its excess.
 pub(super) fn shares(members: &[&RingMember], copies: usize) -> Vec<Share> {
     let partitions = u64::from(PARTITIONS);
     let mut by_weight: Vec<usize> = (0..members.len()).collect();
@@ -49,7 +50,7 @@ pub(super) fn shares(members: &[&RingMember], copies: usize) -> Vec<Share> {
             copies_left -= partitions;
             weight_left -= weight;
         } else if weight_left > 0 {
-            // From here on nobody is capped, so that both sums stay what they are.
+            // No later member is capped, so that both sums stay as they are.
             shares[index] = Share { copies: weight * copies_left, of: weight_left };
         }
     }

@@ -1,4 +1,4 @@
-//! The ring's properties, for clusters of 1 to 200 nodes with random weights and zones.
+//! Properties of the ring, for clusters of 1 to 200 nodes with random weights and zones.
 
 use std::collections::BTreeSet;
 use std::time::Instant;
@@ -26,7 +26,7 @@ fn grow_to(members: &[RingMember], factor: u8) -> Ring {
     (1..=members.len()).fold(Ring::default(), |ring, count| Ring::compute(&ring, &members[..count], factor))
 }
 
-/// Distinct nodes, as many as can be, and every share within one partition.
+/// Asserts distinct nodes, as many as possible, and every share within one partition.
 fn check_balance(ring: &Ring, members: &[RingMember], factor: u8) {
     let holders = members.iter().filter(|member| member.weight > 0).count();
     for (partition, nodes) in ring.iter() {
@@ -46,15 +46,16 @@ fn check_balance(ring: &Ring, members: &[RingMember], factor: u8) {
     }
 }
 
-/// Copies that share a zone with an earlier one of their partition.
+/// Counts copies that share a zone with an earlier copy of their partition.
 fn shared(ring: &Ring, members: &[RingMember]) -> usize {
     let zones: BTreeMap<NodeId, String> = members.iter().map(|m| (m.node, zone_or_node(m))).collect();
     let zone = |node: &NodeId| zones[node].as_str();
     ring.iter().map(|(_, nodes)| nodes.len() - nodes.iter().map(zone).collect::<BTreeSet<_>>().len()).sum()
 }
 
-/// The fewest copies that can share a zone: what zones must hold beyond one copy of each partition, when
-/// every share is rounded as suits best. The roundings that the total asks for go first where there is room.
+/// Returns the fewest copies that must share a zone: those that a zone has beyond one copy of each partition,
+/// with the best rounding of every share. The roundings that the total requires are used first where a zone
+/// has room.
 fn fewest_shared(ring: &Ring, members: &[RingMember], factor: u8) -> usize {
     let shares = ring.shares(members, factor);
     let mut bounds: BTreeMap<String, (usize, usize)> = BTreeMap::new();
@@ -71,14 +72,14 @@ fn fewest_shared(ring: &Ring, members: &[RingMember], factor: u8) -> usize {
     forced + (total - least).saturating_sub(room)
 }
 
-/// A node that names no zone is a zone of its own.
+/// Returns the zone of a node; a node without a zone is a zone of its own.
 fn zone_or_node(member: &RingMember) -> String {
     if member.zone.is_empty() { member.node.to_string() } else { member.zone.clone() }
 }
 
-/// Whether another placement with the same properties shares fewer zones or moves fewer copies: a cycle of
-/// nodes that pass copies on, each step on another partition, that saves something in all. Independent of
-/// the way the ring is computed: Bellman and Ford's search for a negative cycle in the residual network.
+/// Returns whether another placement with the same properties shares fewer zones or moves fewer copies: a
+/// cycle of nodes that pass copies on, each step on another partition, with a gain in total. Independent of
+/// the computation of the ring: Bellman and Ford's search for a negative cycle in the residual network.
 fn improvable(old: &Ring, new: &Ring, members: &[RingMember], factor: u8) -> bool {
     const ZONE: i64 = 1 << 20;
     let zones: Vec<String> = members.iter().map(zone_or_node).collect::<BTreeSet<_>>().into_iter().collect();
@@ -122,7 +123,7 @@ fn improvable(old: &Ring, new: &Ring, members: &[RingMember], factor: u8) -> boo
                 changed = true;
             }
         }
-        // A path cannot cost less than every arc of it: what falls below runs in a circle.
+        // A path cannot cost less than all its arcs: a smaller value means a cycle.
         if !changed || distance.iter().any(|d| *d < -(ZONE << 14)) {
             return changed;
         }
@@ -149,7 +150,7 @@ fn without_members_that_hold_data_the_ring_stays() {
 fn the_same_members_in_any_order_give_the_same_ring_and_hash() {
     let mut members = equal(5);
     let ring = grow_to(&members, 2);
-    assert_eq!(Ring::compute(&ring, &members, 2), ring, "nothing to do is nothing done");
+    assert_eq!(Ring::compute(&ring, &members, 2), ring, "nothing changes if nothing is to be done");
     let joined = {
         members.push(member(9, 1, ""));
         Ring::compute(&ring, &members, 2)
@@ -227,7 +228,7 @@ fn nodes_that_name_no_zone_violate_none() {
     assert_eq!(ring.violations(&equal(4), 2), Violations::default());
 }
 
-/// The copies of a lost node are made again from all the others, not from a few.
+/// Asserts that the copies of a lost node are made from all other nodes, not from a few.
 #[test]
 fn every_two_nodes_have_partitions_in_common() {
     let members = equal(8);
@@ -241,7 +242,7 @@ fn every_two_nodes_have_partitions_in_common() {
     }
 }
 
-/// The bound is generous, for machines that are busy; an idle one takes 5 to 50 ms.
+/// The limit allows for busy machines; an idle one takes 5 to 50 ms.
 #[test]
 fn a_ring_of_many_nodes_follows_a_join_or_leave_quickly() {
     for (count, zones) in [(3, 1), (200, 1), (200, 3), (200, 100), (1000, 1), (1000, 5)] {
@@ -324,7 +325,7 @@ proptest! {
 proptest! {
     #![proptest_config(cases(8))]
 
-    /// No placement with the same shares and as few shared zones moves fewer copies.
+    /// Asserts that no placement with the same shares and as few shared zones moves fewer copies.
     #[test]
     fn no_placement_moves_fewer_copies(
         start in 1..=9u16, zones in 0..4u16, factor in 1..=3u8, steps in steps(),
@@ -344,9 +345,10 @@ proptest! {
 proptest! {
     #![proptest_config(cases(40))]
 
-    /// Without zones in play, a join or leave moves what the shares say. More only where nothing less is possible: a
-    /// node whose share is a copy of every partition, or hardly more nodes than copies, say which nodes share how
-    /// many partitions, so that keeping copies apart takes moves that no share asks for.
+    /// Without zones, a join or leave moves the copies that the shares require. It moves more only where no
+    /// placement moves fewer: a node whose share is a copy of every partition, or hardly more nodes than
+    /// copies, fix how many partitions each pair of nodes shares. Distinct copies then need moves that no
+    /// share requires.
     #[test]
     fn a_join_or_leave_moves_at_most_a_twentieth_more_than_the_shares_say(
         start in 1..=200u16, weights in prop::collection::vec(1..300u32, 210), factor in 1..=3u8,

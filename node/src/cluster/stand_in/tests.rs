@@ -1,4 +1,4 @@
-//! Who stands in for whom, from when on it is filled, and when it goes.
+//! Tests of the choice of stand-ins, the time from which older records are copied to them, and their release.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +9,7 @@ use super::super::samples::{
 use super::super::state::{Announcement, Change, Verdict};
 use super::*;
 
-/// Every stand-in: its partition, its node, and what it is there for.
+/// Returns every stand-in: its partition, its replica and its purpose.
 fn stand_ins(state: &ClusterState) -> Vec<(Partition, Replica, StandIn)> {
     let all = state.partitions().flat_map(|(partition, placed)| {
         placed.stand_ins().map(move |(replica, stand_in)| (partition, *replica, stand_in))
@@ -40,7 +40,7 @@ fn entry_that_takes_a_node_away_names_a_stand_in_for_each_of_its_copies() {
     }
     assert_eq!(state.copies_now(), 2, "every new write goes to two nodes");
     assert_eq!(state.with_stand_in(), lost.len() as u32);
-    // What is not copied yet is not counted as there, nor as on its way.
+    // Copies that are not complete are counted neither as present nor as moving.
     assert_eq!((state.under_replicated(), state.being_rebuilt()), (lost.len() as u32, 0));
     assert_eq!((state.moving(), state.copies_in_progress().count()), (0, 0));
 }
@@ -85,9 +85,9 @@ fn stand_in_is_in_another_zone_where_there_is_one() {
 fn node_that_returns_before_gets_what_it_missed_and_its_stand_ins_go() {
     let away = without(&cluster_of(3), 2);
     let back = restarted(&away, 2);
-    assert_eq!(back.with_stand_in(), away.with_stand_in(), "until everything is in-sync again");
+    assert_eq!(back.with_stand_in(), away.with_stand_in(), "until every replica is in-sync again");
     let catching_up = back.copies_in_progress().count() as u32;
-    assert_eq!(catching_up, away.with_stand_in(), "only what the node itself lacks is copied");
+    assert_eq!(catching_up, away.with_stand_in(), "only the records that the node itself lacks are copied");
     let caught_up = copied(&back);
     assert_eq!((caught_up.with_stand_in(), caught_up.under_replicated()), (0, 0));
     converged(&caught_up);
@@ -97,13 +97,13 @@ fn node_that_returns_before_gets_what_it_missed_and_its_stand_ins_go() {
 fn stand_in_that_is_filled_counts_as_a_copy_and_may_become_primary() {
     let told = rebuilt(&without(&cluster_of(3), 2), 2);
     assert_eq!(told.being_rebuilt(), told.with_stand_in());
-    assert!(told.under_replicated() > 0, "it is told, not done");
+    assert!(told.under_replicated() > 0, "the rebuild has begun, and is not done");
     let filled = copied(&told);
     assert_eq!((filled.under_replicated(), filled.being_rebuilt()), (0, 0));
     assert_eq!(filled.with_stand_in(), told.with_stand_in(), "the ring still wants the copy that is away");
     let alone = without(&filled, 1);
     assert_eq!(alone.unavailable(), 0, "each partition had a second complete copy on node 3");
-    // It goes, also where it was primary, when the ring's own copies are complete.
+    // It is released, also where it was primary, when the ring's own copies are complete.
     let back = restarted(&restarted(&alone, 1), 2);
     let whole = handed_over(&copied(&back));
     assert_eq!(whole.with_stand_in(), 0);
@@ -118,7 +118,7 @@ fn stand_in_that_is_lost_is_replaced_by_another() {
     assert!(lost > 0 && state.copies_now() == 2);
     assert!(stand_ins(&state).iter().all(|(_, replica, _)| state.is_up(replica.node)));
     assert_eq!(state.unavailable(), 0);
-    assert!(state.awaits_rebuild(node(2)), "what replaces it is to be filled, too");
+    assert!(state.awaits_rebuild(node(2)), "the new stand-in needs the older records, too");
     let state = converged(&handed_over(&copied(&restarted(&restarted(&state, 2), 3))));
     assert_eq!(state.with_stand_in(), 0);
 }

@@ -1,7 +1,7 @@
 use super::*;
 
 const SECOND_US: u64 = 1_000_000;
-/// Some time in 2023, in microseconds.
+/// A moment in 2023, in microseconds.
 const TIME_US: u64 = 1_700_000_000 * SECOND_US;
 const YEAR_MS: u64 = 31_536_000_000;
 const BOOT: u64 = 7;
@@ -10,12 +10,12 @@ fn node(number: u8) -> NodeId {
     NodeId::from_bytes([number; 32])
 }
 
-/// The clock of a node that was never given cluster time, on a machine that is up for 100 s.
+/// Returns the clock of a node that never received cluster time, on a machine that has been up for 100 s.
 fn new_clock(wall_ms: u64) -> ClusterClock {
     ClusterClock::restore(None, BOOT, 100_000, wall_ms)
 }
 
-/// The clock of a node that was told, at 100 s, within a round trip of 2 ms.
+/// Returns the clock of a node that received cluster time at 100 s, in a round trip of 2 ms.
 fn told_clock() -> ClusterClock {
     let mut clock = new_clock(1);
     clock.sample(99_998, 100_000, TIME_US);
@@ -30,7 +30,7 @@ fn guess(time_us: u64, floor_us: u64) -> TimeReport {
 fn wall_clock_of_a_node_that_joins_two_years_ahead_counts_for_nothing() {
     let mut clock = new_clock(TIME_US / 1000 + 2 * YEAR_MS);
     clock.sample(99_990, 100_000, TIME_US);
-    assert_eq!(clock.now_us(100_000), TIME_US + 5_000, "half of the round trip is over");
+    assert_eq!(clock.now_us(100_000), TIME_US + 5_000, "half of the round trip has passed");
     assert_eq!(clock.error_us(100_000), Some(7_000));
     assert_eq!(clock.now_us(101_000), TIME_US + 5_000 + SECOND_US);
 }
@@ -57,7 +57,7 @@ fn estimate_never_goes_back_whatever_is_told() {
 }
 
 #[test]
-fn estimate_that_is_ahead_goes_slower_until_it_is_right() {
+fn estimate_that_is_ahead_slows_down_until_it_is_right() {
     let mut clock = told_clock();
     let ahead_us = 160_000;
     clock.sample(100_000, 100_000, clock.now_us(100_000) - ahead_us);
@@ -71,9 +71,17 @@ fn slow_answer_does_not_disturb_a_sure_estimate() {
     let mut clock = told_clock();
     let before = clock.clone();
     clock.sample(100_000, 100_900, TIME_US + 2 * 1000);
-    assert_eq!(clock.now_us(100_900), before.now_us(100_900), "an answer that took 900 ms says less");
+    assert_eq!(
+        clock.now_us(100_900),
+        before.now_us(100_900),
+        "an answer that took 900 ms has a larger error"
+    );
     clock.sample(100_900, 100_900, TIME_US + 5 * SECOND_US);
-    assert_eq!(clock.now_us(100_900), TIME_US + 5 * SECOND_US, "one that proves it wrong counts");
+    assert_eq!(
+        clock.now_us(100_900),
+        TIME_US + 5 * SECOND_US,
+        "a sample that proves the estimate wrong counts"
+    );
 }
 
 #[test]
@@ -81,30 +89,30 @@ fn one_wrong_wall_clock_moves_cluster_time_nowhere() {
     let years = 2 * YEAR_MS as i64;
     assert_eq!(slew_ppm(&[3, 5, years]), 5);
     assert_eq!(slew_ppm(&[-years, 3, 5]), 3);
-    assert_eq!(slew_ppm(&[years, 4]), 4, "of two the nearer one");
+    assert_eq!(slew_ppm(&[years, 4]), 4, "of two clocks the nearer one");
     assert_eq!(slew_ppm(&[years, -4]), 0);
-    assert_eq!(slew_ppm(&[-years]), -SLEW_PPM_MAX, "one that is alone is followed, slowly");
+    assert_eq!(slew_ppm(&[-years]), -SLEW_PPM_MAX, "a single clock is followed slowly");
     assert_eq!(slew_ppm(&[]), 0);
     assert_eq!(slew_ppm(&[years, years, 0]), SLEW_PPM_MAX);
 }
 
 #[test]
-fn restarted_process_goes_on_by_the_monotonic_clock_and_a_restarted_machine_by_the_wall_clock() {
+fn restarted_process_continues_by_the_monotonic_clock_and_a_restarted_machine_by_the_wall_clock() {
     let mut clock = told_clock();
     // The wall clock is an hour ahead of cluster time.
     let wall_ms = TIME_US / 1000 + 3_600_000;
     let record = clock.record(BOOT, 100_000, wall_ms).unwrap();
     assert_eq!(TimeRecord::decode(&record.encode()), Some(record));
     let time_us = clock.now_us(100_000);
-    // Whatever was done to the wall clock meanwhile.
+    // Changes of the wall clock in the meantime do not matter.
     let process = ClusterClock::restore(Some(&record), BOOT, 160_000, wall_ms + YEAR_MS);
     assert_eq!(process.now_us(160_000), time_us + 60 * SECOND_US);
     assert_eq!(process.error_us(160_000), Some(3_000 + 60_000));
     let machine = ClusterClock::restore(Some(&record), BOOT + 1, 500, wall_ms + 60_000);
     assert_eq!(machine.now_us(500), time_us + 60 * SECOND_US);
-    assert_eq!(machine.error_us(500), None, "nobody knows what was done to the wall clock");
+    assert_eq!(machine.error_us(500), None, "changes of the wall clock are unknown");
     let set_back = ClusterClock::restore(Some(&record), BOOT + 1, 500, 0);
-    assert_eq!(set_back.now_us(500), time_us + BOUND_AHEAD_MS * 1000, "not behind what was used");
+    assert_eq!(set_back.now_us(500), time_us + BOUND_AHEAD_MS * 1000, "not behind times that were used");
     let mut bytes = record.encode();
     bytes[20] ^= 1;
     assert_eq!(TimeRecord::decode(&bytes), None);
@@ -112,16 +120,16 @@ fn restarted_process_goes_on_by_the_monotonic_clock_and_a_restarted_machine_by_t
 }
 
 #[test]
-fn coordinator_that_is_sure_goes_on_at_once_with_what_it_was_told() {
+fn coordinator_that_is_sure_continues_at_once_with_its_estimate() {
     let mut clock = told_clock();
     let mut keeper = TimeKeeper::new(101_000);
     let expected = clock.now_us(101_000);
     let granted = keeper.grant(&mut clock, &[node(1), node(2), node(3)], 2_000, 101_000);
-    assert_eq!(granted, Some(expected), "it has heard nobody yet");
+    assert_eq!(granted, Some(expected), "no voter has reported yet");
 }
 
 #[test]
-fn coordinator_that_only_guesses_waits_for_a_majority_and_believes_whoever_remembers() {
+fn coordinator_that_only_guesses_waits_for_a_majority_and_adopts_a_remembered_time() {
     let mut clock = new_clock(TIME_US / 1000 + YEAR_MS);
     let mut keeper = TimeKeeper::new(100_000);
     let voters = [node(1), node(2), node(3)];
@@ -130,7 +138,7 @@ fn coordinator_that_only_guesses_waits_for_a_majority_and_believes_whoever_remem
     let remembers = TimeReport { error_us: Some(70_000), ..guess(TIME_US, 0) };
     keeper.note(node(2), remembers, 100_020);
     assert_eq!(keeper.grant(&mut clock, &voters, 2_000, 100_030), Some(TIME_US + 10_000));
-    assert_eq!(clock.error_us(100_030), Some(0), "from now on it is what it says");
+    assert_eq!(clock.error_us(100_030), Some(0), "from now on its estimate is cluster time");
 }
 
 #[test]

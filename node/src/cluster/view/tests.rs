@@ -1,4 +1,4 @@
-//! What an operator is shown of clusters in good and bad order.
+//! Tests of the status of clusters in good and bad order.
 
 use super::super::samples::{
     after, announcement, cluster_of, converged, founded, joined, node, suspended, without,
@@ -6,7 +6,7 @@ use super::super::samples::{
 use super::super::state::Change;
 use super::*;
 
-/// The only warning there is.
+/// Returns the only warning of the state.
 fn warning(state: &ClusterState) -> String {
     let warnings = status(state).warnings;
     assert_eq!(warnings.len(), 1, "{warnings:?}");
@@ -14,7 +14,7 @@ fn warning(state: &ClusterState) -> String {
 }
 
 #[test]
-fn before_the_founding_there_is_nothing_to_show() {
+fn before_the_founding_the_status_is_empty() {
     let state = ClusterState::default();
     let shown = status(&state);
     assert_eq!((shown.epoch, shown.copies_now, shown.members.len(), shown.warnings.len()), (0, 0, 0, 0));
@@ -22,7 +22,7 @@ fn before_the_founding_there_is_nothing_to_show() {
 }
 
 #[test]
-fn without_a_coordinator_it_is_said_who_must_run_to_elect_one() {
+fn without_a_coordinator_the_warning_names_the_voters_that_must_run() {
     let text = no_coordinator(&[1, 2, 3].map(node).into());
     assert!(text.contains("2 of the voters (nodes") && text.contains(&node(2).short()), "{text}");
 }
