@@ -70,7 +70,7 @@ fn drained_node_stays_up_as_a_copy_and_takes_its_part_again_when_told() {
         tokio::time::sleep(Duration::from_secs(1)).await;
         load.forget();
         let told = caskctl(cluster, &["node", "drain", &id]).await?;
-        ensure!(told.contains("primary of nothing"), "{told}");
+        ensure!(told.contains("primary of no partition"), "{told}");
         ensure!(primaries(cluster, &id).await? == 0);
         let status = cluster.node(1)?.status().await?;
         ensure!(status.state == "serving" && status.partitions_under_replicated == 0, "{status:#?}");

@@ -185,9 +185,9 @@ fn hangup_reads_again_what_can_be_and_says_what_cannot() {
         std::fs::write(&users, "user default on nopass ~* +@all\nuser alice on >secret ~* +@all\n")?;
         std::fs::rename(&log, &moved)?;
         node.signal(Signal::HUP)?;
-        wait_for_log(&log, "the users of the ACL file are in use").await?;
+        wait_for_log(&log, "adopted the users of the ACL file").await?;
         let said = std::fs::read_to_string(&log)?;
-        ensure!(said.contains("until the node is restarted") && said.contains("zone"), "{said}");
+        ensure!(said.contains("need a restart of the node") && said.contains("zone"), "{said}");
         ensure!(config(node, "maxclients").await? == "200");
         ensure!(config(node, "max_clients").await? == "200");
         ensure!(config(node, "timeout").await? == "77");
@@ -202,10 +202,11 @@ fn hangup_reads_again_what_can_be_and_says_what_cannot() {
         std::fs::write(&file, "max_clients = 0\n")?;
         std::fs::write(&users, "user alice is not a rule\n")?;
         node.signal(Signal::HUP)?;
-        wait_for_log(&log, "the ACL file cannot be used; the users stay as they were").await?;
+        wait_for_log(&log, "the ACL file is not valid; the users stay unchanged").await?;
         let said = std::fs::read_to_string(&log)?;
         ensure!(
-            said.contains("the settings cannot be used; the old ones stay") && said.contains("max_clients"),
+            said.contains("the new settings are not valid; the old ones stay in use")
+                && said.contains("max_clients"),
             "{said}"
         );
         ensure!(config(node, "maxclients").await? == "200");

@@ -54,7 +54,7 @@ async fn end_part(cluster: &mut Cluster, number: usize, part: Part) -> Result<()
     cluster.node_mut(victim)?.restart().await?;
     let events = cluster.node(victim)?.client().await?.events().await?;
     let report =
-        events.iter().find(|event| event.message.contains("the last process of this node ended itself"));
+        events.iter().find(|event| event.message.contains("the last process of this node stopped itself"));
     let report = report.with_context(|| format!("no event: {events:?}"))?;
     ensure!(report.message.contains(part.name()) && report.severity == "error", "{report:?}");
     cluster.wait_converged(RETURN_MAX).await

@@ -544,7 +544,8 @@ impl ClusterState {
         if lost > 0 && !accept_loss {
             return Err(format!(
                 "node {short} has the last complete copy of {}: its removal would lose the writes acknowledged \
-                 there. Start it again with its data directory; if the directory is lost, accept the loss (--accept-loss)",
+                 there. Start it again with its data directory; if the directory is lost, accept the loss \
+                 (--accept-loss)",
                 counted(lost, "partition")
             ));
         }

@@ -102,9 +102,10 @@ impl ClusterState {
         let lowest = self.members.values().map(|member| member.announcement.protocol_min).max();
         let highest = self.common_speech().protocol;
         Err(format!(
-            "this node supports versions {protocol_min} to {protocol} of the peer protocol (caskd {}); the cluster uses \
-             version {}, and its members have {} to {highest} in common. This node did not join, and no data was changed. \
-             Start this node with the caskd that the cluster runs, or one release before or after it",
+            "this node supports versions {protocol_min} to {protocol} of the peer protocol (caskd {}); the \
+             cluster uses version {}, and its members have {} to {highest} in common. This node did not join, \
+             and no data was changed. Start this node with the caskd that the cluster runs, or one release \
+             before or after it",
             announcement.build,
             used.protocol,
             lowest.unwrap_or_default(),

@@ -100,15 +100,17 @@ impl ClusterState {
     /// The reason why the takeover is impossible, and the alternative. Nothing is changed.
     pub fn prospect(&self, by: NodeId, reachable: &BTreeSet<NodeId>) -> Result<Prospect, String> {
         if self.partitions.is_empty() || self.member(by).is_none() {
-            return Err("this node is no member of a cluster, as far as it knows: it has no committed state to continue \
-                        from. Run the takeover on a node that was a member"
-                .to_owned());
+            return Err(
+                "this node is no member of a cluster, as far as it knows: it has no committed state to \
+                        continue from. Run the takeover on a node that was a member"
+                    .to_owned(),
+            );
         }
         let used_up = self.partitions().find(|(_, state)| state.term > TERM_MAX - TERMS_PER_TAKEOVER - 1);
         if let Some((partition, state)) = used_up {
             return Err(format!(
-                "partition {partition} is in term {} of {TERM_MAX}, and a takeover needs {TERMS_PER_TAKEOVER} more: they \
-                 are used up. Start the lost nodes, or copy the keys into a new cluster",
+                "partition {partition} is in term {} of {TERM_MAX}, and a takeover needs {TERMS_PER_TAKEOVER} \
+                 more: they are used up. Start the lost nodes, or copy the keys into a new cluster",
                 state.term
             ));
         }
@@ -121,8 +123,8 @@ impl ClusterState {
             }
         }
         if prospect.served == 0 {
-            return Err("this node has no complete copy of any partition: it could serve nothing. Run the takeover on a \
-                        node that has one, or start the nodes that are down"
+            return Err("this node has no complete copy of any partition: it could serve nothing. Run the \
+                        takeover on a node that has one, or start the nodes that are down"
                 .to_owned());
         }
         Ok(prospect)

@@ -222,9 +222,9 @@ fn stood_in_for(state: &ClusterState) -> Option<String> {
     }
     (count > 0).then(|| {
         format!(
-            "{} with one copy of the older records; new writes also have a copy on a stand-in. The older records are \
-             copied to it when the node they wait for has been down for {} s, or at once by `caskctl node rebuild`: each \
-             waits for {}",
+            "{} with one copy of the older records; new writes also have a copy on a stand-in. The older \
+             records are copied to it when the node they wait for has been down for {} s, or at once by \
+             `caskctl node rebuild`: each waits for {}",
             counted(count, "partition"),
             state.rebuild_delay_ms / 1000,
             named(&waited_for),
@@ -272,9 +272,9 @@ fn down(state: &ClusterState) -> Option<String> {
 pub fn no_coordinator(voters: &BTreeSet<NodeId>) -> String {
     let majority = voters.len() / 2 + 1;
     format!(
-        "no coordinator is known: {majority} of the voters ({}) must run and reach each other to elect one. Until \
-         then leases expire and requests are rejected; no data is lost. Start the voters that are down, with their data \
-         directories",
+        "no coordinator is known: {majority} of the voters ({}) must run and reach each other to elect one. \
+         Until then leases expire and requests are rejected; no data is lost. Start the voters that are down, \
+         with their data directories",
         named(voters)
     )
 }

@@ -97,7 +97,8 @@ pub enum CallError {
 pub enum DialError {
     /// The node at the address has another cluster secret, or only one of the two nodes has a secret.
     #[error(
-        "the node at this address and this node do not have the same cluster secret: give both the same --cluster-secret-file"
+        "the node at this address and this node do not have the same cluster secret: give both the same \
+         --cluster-secret-file"
     )]
     SecretRefused,
     /// The address is one of this node.
@@ -116,7 +117,8 @@ pub enum DialError {
 pub enum NetError {
     /// Another process listens on the address.
     #[error(
-        "the peer address {0} is in use: is this node running already? Stop the other process or choose another --peer-listen"
+        "the peer address {0} is in use: is this node running already? Stop the other process or choose \
+         another --peer-listen"
     )]
     AddressInUse(SocketAddr),
     /// The operating system refused to listen on the address.
@@ -131,7 +133,8 @@ pub enum NetError {
     },
     /// Without a secret, everyone who reaches the address becomes a peer.
     #[error(
-        "a node without a cluster secret must not listen for peers on {0}, which other machines can reach: give --cluster-secret-file, listen on 127.0.0.1, or give --insecure"
+        "a node without a cluster secret must not listen for peers on {0}, which other machines can reach: \
+         give --cluster-secret-file, listen on 127.0.0.1, or give --insecure"
     )]
     Insecure(SocketAddr),
     /// The key is not an ed25519 key, or libp2p rejects the settings.

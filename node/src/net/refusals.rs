@@ -81,9 +81,9 @@ impl Refused {
     fn advice(self) -> &'static str {
         match self {
             Self::Secret => {
-                "rejected a connection: it does not have this node's cluster secret. This node sent it nothing else. \
-                 If it is a node of this cluster, give it the same --cluster-secret-file; if not, block its access to \
-                 the peer port"
+                "rejected a connection: it does not have this node's cluster secret. This node sent it nothing \
+                 else. If it is a node of this cluster, give it the same --cluster-secret-file; if not, block \
+                 its access to the peer port"
             }
             Self::SecretOfOther => {
                 "could not connect to a node: it does not have this node's cluster secret. This node sent it \
@@ -98,22 +98,22 @@ impl Refused {
                 "a connection ended before it was admitted. If the sender is a node of this cluster, look at its log"
             }
             Self::Crowded => {
-                "closed a connection because this node has reached its limit. Of connections that are not admitted, it \
-                 closes the oldest first. Members still connect if they can finish the admission; block others from \
-                 the peer port"
+                "closed a connection because this node has reached its limit. Of connections that are not \
+                 admitted, it closes the oldest first. Members still connect if they can finish the admission; \
+                 block others from the peer port"
             }
             Self::Corrupted => {
-                "closed a connection: bytes received over it are not those that the peer encrypted. No data was taken \
-                 from them; both nodes connect again. If this repeats, look for the cause of changed traffic between \
-                 the two: a proxy, a defective network card, an attacker"
+                "closed a connection: bytes received over it are not those that the peer encrypted. No data \
+                 was taken from them; both nodes connect again. If this repeats, look for the cause of changed \
+                 traffic between the two: a proxy, a defective network card, an attacker"
             }
             Self::Frame => {
                 "closed a link: its peer sent bytes that are not a frame of this protocol. Calls in flight on it are \
                  lost. Check that both nodes run compatible versions; if they do, check the peer's memory and disk"
             }
             Self::Message => {
-                "dropped a message of a peer that this node cannot decode; it had no effect. Check that both nodes run \
-                 compatible versions; if they do, check the peer's memory and disk"
+                "dropped a message of a peer that this node cannot decode; it had no effect. Check that both \
+                 nodes run compatible versions; if they do, check the peer's memory and disk"
             }
             Self::Stranger => {
                 "rejected a message of a node that this node does not know as a member; it had no effect. No action \
@@ -121,8 +121,8 @@ impl Refused {
                  if the process should not have it"
             }
             Self::Removed => {
-                "rejected a message of a node that was removed from the cluster; it had no effect. Stop that process. \
-                 To use the machine again, start caskd there with --join-afresh"
+                "rejected a message of a node that was removed from the cluster; it had no effect. Stop that \
+                 process. To use the machine again, start caskd there with --join-afresh"
             }
             Self::OldIncarnation => {
                 "rejected a message of an earlier start of a node: a newer one is registered. The message had no \

@@ -410,7 +410,11 @@ impl SwarmTask {
             Ok(true) => self.topics.push(topic),
             Ok(false) => {}
             Err(error) => {
-                tracing::error!(%topic, %error, "cannot subscribe to the cluster's gossip; this node receives no reports")
+                tracing::error!(
+                    %topic,
+                    %error,
+                    "cannot subscribe to the cluster's gossip; this node receives no reports"
+                );
             }
         }
     }

@@ -1,13 +1,14 @@
-//! Where this node says it is reached, and where clients reach the other members.
+//! The addresses that this node announces, and those of other members for clients.
 //!
-//! An announcement names a host, by address or by name, or none (`:7900`): then the port is on every address of that
-//! node, and whoever names the node to a client puts in the address that it sees itself. So `0.0.0.0` and `[::]` never
-//! leave a node. What is put in, in this order:
+//! An announcement contains a host, as an address or a name, or only a port (`:7900`): then the port is open
+//! on every address of that node. A node that reports such a member to a client inserts the address that it
+//! knows itself, so that `0.0.0.0` and `[::]` never leave a node. It inserts, in this order:
 //!
-//! - this node itself: the address that the client has connected to;
-//! - another member: the address that this node's connection to it has or last had; where that is loopback, the node is
-//!   on this machine, and the client reaches it where it reached this one;
-//! - else the host that the member gives other nodes.
+//! - for this node itself: the address to which the client has connected;
+//! - for another member: the remote address of this node's present or last connection to it. If that is
+//!   loopback, the member is on this machine, and the client reaches it at the address at which it reached
+//!   this node;
+//! - otherwise the host that the member announces to other nodes.
 
 use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::time::Duration;
@@ -21,13 +22,13 @@ use crate::config::{HostName, ReachedAt, Settings};
 use crate::frontend::keyspace::ClientPlace;
 use crate::net::Network;
 
-/// When a listener on all addresses has named no other one for this long, those are all.
+/// Time without a further address after which the list of a listener on all addresses is complete.
 const INTERFACES_PAUSE: Duration = Duration::from_millis(100);
-/// How often a start looks for more, at most.
+/// Maximum of attempts at the start to find further addresses.
 const INTERFACES_LOOKS: u32 = 20;
 
-/// Returns where clients reach this node, as it announces it: `HOST:PORT`, or `:PORT` if it listens on all addresses and
-/// none is set.
+/// Returns the announced address for clients: `HOST:PORT`, or `:PORT` if the node listens on all addresses
+/// and no host is set.
 pub(super) fn client_addr(settings: &Settings, listener: &TcpListener) -> anyhow::Result<String> {
     let local = listener.local_addr().context("the RESP port has no address")?;
     Ok(announced_client_addr(settings, local))
@@ -44,8 +45,8 @@ fn announced_client_addr(settings: &Settings, local: SocketAddr) -> String {
     }
 }
 
-/// Returns where peers reach this node, as multiaddrs: what is set, or the addresses it listens on. Waits a moment for the
-/// interfaces where it listens on all.
+/// Returns the announced addresses for peers, as multiaddrs: the configured one, or those on which the node
+/// listens. If it listens on all addresses, waits briefly for the list of interfaces.
 pub(super) async fn peer_addrs(settings: &Settings, network: &Network) -> Vec<String> {
     let listening = match settings.peer_listen.ip().is_unspecified() {
         true => all_interfaces(network).await,
@@ -59,7 +60,7 @@ async fn all_interfaces(network: &Network) -> Vec<SocketAddr> {
     for _ in 0..INTERFACES_LOOKS {
         tokio::time::sleep(INTERFACES_PAUSE).await;
         let before = std::mem::replace(&mut found, network.listen_addrs());
-        // Loopback comes first, and is of no use to other machines: what else there is may take longer.
+        // Loopback appears first, and is useless to other machines: other addresses may take longer.
         if before == found && found.iter().any(|addr| !addr.ip().is_loopback()) {
             break;
         }
@@ -77,7 +78,7 @@ fn announced_peer_addrs(
         let bound = listening.first().map_or(peer_listen.port(), SocketAddr::port);
         return vec![multiaddr(host, port.unwrap_or(bound))];
     }
-    // Others have loopback and link-local addresses of their own.
+    // Loopback and link-local addresses mean other machines to other nodes.
     let is_shared = |addr: &&SocketAddr| match addr.ip() {
         IpAddr::V4(ip) => !ip.is_loopback() && !ip.is_link_local(),
         IpAddr::V6(ip) => !ip.is_loopback() && !ip.is_unicast_link_local(),
@@ -97,34 +98,35 @@ fn multiaddr(host: &HostName, port: u16) -> String {
     }
 }
 
-/// Returns a peer's announced addresses with the IP address at which it was seen instead of theirs.
+/// Returns a peer's announced addresses with the observed IP address in place of theirs.
 pub(super) fn observed_addrs(ip: IpAddr, announced: &[String]) -> Vec<String> {
     let port = |addr: &String| addr.rsplit('/').next()?.parse().ok();
     announced.iter().filter_map(port).map(|port| multiaddr(&HostName::Ip(ip), port)).collect()
 }
 
-/// Whether an address is one of this machine: what an interface names may be the one at the other end of its link.
+/// Returns whether an address belongs to this machine: an interface may name the address at the other end of
+/// its link.
 fn is_of_this_machine(ip: IpAddr) -> bool {
     UdpSocket::bind((ip, 0)).is_ok()
 }
 
-/// Returns the hosts of announced peer addresses; those that are none are left out.
+/// Returns the hosts of the announced peer addresses; invalid ones are left out.
 fn peer_hosts(announcement: &Announcement) -> impl Iterator<Item = HostName> {
     announcement.peer_addrs.iter().filter_map(|addr| HostName::read(addr.split('/').nth(2)?))
 }
 
-/// What a node knows of the addresses of another one, or of itself.
+/// Knowledge of a node about its own or another member's address.
 #[derive(Clone, Copy, Debug, Default)]
 struct Known {
-    /// The member is the answering node.
+    /// Whether the member is the answering node.
     itself: bool,
-    /// The address that the client which is answered has connected to.
+    /// The address to which the client has connected.
     local: Option<IpAddr>,
-    /// The address of the member that this node sees.
+    /// The address of the member that this node observes.
     observed: Option<IpAddr>,
 }
 
-/// Returns where a client reaches a member.
+/// Returns the address at which a client reaches a member.
 fn client_place(announcement: &Announcement, known: Known) -> ClientPlace {
     let (host, port) = announcement.client_addr.rsplit_once(':').unwrap_or((&announcement.client_addr, "0"));
     let port = port.parse().unwrap_or(0);
@@ -144,7 +146,8 @@ fn client_place(announcement: &Announcement, known: Known) -> ClientPlace {
     ClientPlace { ip, hostname, port }
 }
 
-/// Returns the IP address of a member as this node sees it; else one that the member announces to other nodes.
+/// Returns the IP address of a member as this node observes it, or else one that the member announces to
+/// other nodes.
 fn seen_at(announcement: &Announcement, known: Known) -> Option<IpAddr> {
     let seen = if known.itself { known.local } else { known.observed };
     let seen = match seen {
@@ -159,7 +162,8 @@ fn seen_at(announcement: &Announcement, known: Known) -> Option<IpAddr> {
 }
 
 impl Node {
-    /// Returns where a client reaches a member; `local` is the address that client has connected to.
+    /// Returns the address at which a client reaches a member; `local` is the address to which that client
+    /// has connected.
     pub(super) fn client_place(&self, announcement: &Announcement, local: Option<IpAddr>) -> ClientPlace {
         let node = announcement.node;
         let known = Known { itself: node == self.id, local, observed: self.peers.observed(node) };
@@ -223,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn other_nodes_are_given_what_is_set_else_the_interfaces_but_never_all_addresses() {
+    fn announced_addresses_are_those_set_or_the_interfaces_but_never_all_addresses() {
         let listening: Vec<SocketAddr> =
             ["127.0.0.1:7901", "10.0.0.5:7901", "[fe80::1]:7901", "[fd00::5]:7901"]
                 .map(|addr| addr.parse().unwrap())
@@ -241,7 +245,7 @@ mod tests {
     }
 
     #[test]
-    fn clients_are_told_the_address_they_use_for_this_node_and_the_one_it_sees_for_others() {
+    fn clients_get_the_address_they_use_for_this_node_and_the_observed_one_for_others() {
         let open = announced(":7900", &["/ip4/10.0.0.5/tcp/7901"]);
         let known = |itself, local: Option<&str>, observed: Option<&str>| Known {
             itself,
@@ -259,11 +263,11 @@ mod tests {
             "on this machine"
         );
         assert_eq!(place(known(false, None, Some("::1"))), "[::1]:7900");
-        assert_eq!(place(known(false, Some("192.0.2.1"), None)), "10.0.0.5:7900", "as it says itself");
+        assert_eq!(place(known(false, Some("192.0.2.1"), None)), "10.0.0.5:7900", "as it announces");
     }
 
     #[test]
-    fn names_are_told_beside_the_address_that_is_seen() {
+    fn names_are_returned_with_the_observed_address() {
         let named = announced("db1.example:7900", &["/dns/db1/tcp/7901"]);
         let known = Known { observed: Some(ip("10.0.0.7")), ..Known::default() };
         let place = client_place(&named, known);

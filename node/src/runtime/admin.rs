@@ -1,4 +1,4 @@
-//! What the monitor's questions are answered with: from what this node has, saying how old that is.
+//! Answers to operators' queries: from the data of this node, with the age of the data.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,11 +20,11 @@ use crate::frontend::stats::Snapshot;
 use crate::id::NodeId;
 use crate::logging;
 
-/// A report older than this is no longer counted for what runs now.
+/// Age of a report, in milliseconds, above which it no longer counts as present.
 const REPORT_FRESH_MS: u64 = 10_000;
 
 impl Node {
-    /// `CASK.STATUS`, for nobody in particular.
+    /// `CASK.STATUS`, for a caller in this process.
     pub fn status(&self) -> Status {
         self.status_for(None)
     }
@@ -33,7 +33,7 @@ impl Node {
     pub(super) fn status_for(&self, local: Option<IpAddr>) -> Status {
         let state = self.topology.state();
         let mut status = view::status(&state);
-        // Both in the order of the members.
+        // Both lists are in the order of the members.
         for (shown, member) in status.members.iter_mut().zip(state.members.values()) {
             shown.client_addr = self.client_place(&member.announcement, local).bracketed();
         }
@@ -55,14 +55,14 @@ impl Node {
         if self.settings.cluster_secret_file.is_none() {
             status
                 .warnings
-                .push("this node has no cluster secret: whoever reaches its peer port is a peer".into());
+                .push("this node has no cluster secret: everyone who reaches its peer port is a peer".into());
         }
         for (node, offset_ms) in self.wrong_clocks() {
-            status.warnings.push(format!("{}: set it right (NTP)", clock_text(&node.short(), offset_ms)));
+            status.warnings.push(format!("{}: correct it (NTP)", clock_text(&node.short(), offset_ms)));
         }
         if self.plane.store_failed() {
             status.warnings.push(
-                "this node's store failed (not for want of space): it serves nothing until its disk is mended and \
+                "this node's store failed (not for lack of space): it serves nothing until its disk is repaired and \
                  it is restarted"
                     .into(),
             );
@@ -70,7 +70,8 @@ impl Node {
         status
     }
 
-    /// Members whose wall clocks differ from cluster time by more than half a second, and by how much, as last reported.
+    /// Returns the members whose wall clocks differ from cluster time by more than half a second, with the
+    /// last reported difference.
     fn wrong_clocks(&self) -> Vec<(NodeId, i64)> {
         let (state, heard, now_ms) = (self.topology.state(), self.reports.all(), self.host.monotonic_ms());
         let fresh = |node: &NodeId| heard.get(node).filter(|heard| heard.at_ms + REPORT_FRESH_MS > now_ms);
@@ -100,7 +101,7 @@ impl Node {
             state.members.keys().map(|node| self.node_row(*node, &state, &heard, local)).collect();
         let joining = heard.iter().filter(|(node, heard)| {
             let is_fresh = heard.at_ms + REPORT_FRESH_MS > self.host.monotonic_ms();
-            // One that was removed does not join.
+            // A removed node does not join.
             state.membership(**node) == Membership::Stranger && is_fresh
         });
         nodes.extend(joining.map(|(node, _)| self.node_row(*node, &state, &heard, local)));
@@ -146,7 +147,7 @@ impl Node {
         row
     }
 
-    /// `CASK.TASKS`: what all nodes said lately that they copy.
+    /// `CASK.TASKS`: the copies that all nodes make, according to their recent reports.
     pub(super) fn cluster_tasks(&self) -> Vec<Task> {
         let now = self.host.monotonic_ms();
         let mut tasks = self.plane.report_tasks();
@@ -164,12 +165,13 @@ impl Node {
         self.events.newest(count)
     }
 
-    /// `CASK.SNAPSHOT`: of this node's store, in a directory that is not there or empty.
+    /// `CASK.SNAPSHOT`: makes a snapshot of this node's store in a directory that is missing or empty.
     pub(super) async fn snapshot_store(&self, directory: PathBuf) -> Result<SnapshotMade, String> {
         let path = self.settings.data_dir.join(&directory);
         if directory.as_os_str().is_empty() || path.starts_with(self.settings.data_dir.join(STORE_FOLDER)) {
             return Err(
-                "name a directory for the snapshot, outside of the store's own; nothing was made".into()
+                "name a directory for the snapshot outside the store's own directory; nothing was made"
+                    .into(),
             );
         }
         let Ok(_one_at_a_time) = self.snapshots.try_lock() else {
@@ -184,7 +186,8 @@ impl Node {
         Ok(SnapshotMade { path, data_files: made.data_files as u64, data_bytes: made.data_bytes })
     }
 
-    /// `CASK.DIGESTS`: of every partition this node holds a copy of, what it is to it, its keys and its digest.
+    /// `CASK.DIGESTS`: for every partition of which this node has a copy, the node's role, the keys and the
+    /// digest.
     pub(super) fn digests(self: &Arc<Self>) -> Vec<Option<(String, u64, String)>> {
         let copy = |partition| {
             let (role, keys, digest) = self.plane.copy_of(partition)?;
@@ -193,7 +196,7 @@ impl Node {
         (0..PARTITIONS).map(copy).collect()
     }
 
-    /// This node's own figures, with rates since `(then_ms, then)`.
+    /// Returns this node's own figures, with rates since `(then_ms, then)`.
     pub(super) fn row(&self, (then_ms, then): &(u64, Snapshot), (now_ms, now): (u64, &Snapshot)) -> NodeRow {
         let state = self.topology.state();
         let engine = self.plane.engine().stats();
@@ -215,7 +218,7 @@ impl Node {
             memory_bytes: crate::machine::resident_bytes(),
             connections: now.connections,
             records_total: engine.records_total,
-            // Without what it has handed on and will drop.
+            // Without records that it has handed on and will drop.
             records_live: state
                 .replicas_on(self.id)
                 .map(|(partition, _)| self.plane.engine().partition_stats(partition).live_keys)

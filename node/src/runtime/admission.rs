@@ -1,24 +1,25 @@
-//! What the coordinator makes of a node that announces itself. Pure.
+//! The coordinator's decision about a node that announces itself. Pure.
 
 use crate::cluster::state::{Announcement, ClusterState, MemberStatus};
 
-/// What an announced incarnation is to the committed state.
+/// Registration of an announced incarnation in the committed state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
-    /// It is registered and up: it may be granted a lease.
+    /// Registered and up: it may get a lease.
     Up,
-    /// It was declared down; only a newer incarnation is taken back.
+    /// Declared down; only a newer incarnation is registered.
     Down,
-    /// It is to be registered.
+    /// Not registered yet.
     New,
-    /// It can never be what it announces, for this reason.
+    /// The announcement can never be registered, for this reason.
     Refused(String),
-    /// It was a member and ceased to be: what it holds is not taken back.
+    /// The node was removed: its data is not accepted.
     Removed(String),
 }
 
-/// How the node that announces itself stands. What it speaks is compared when an incarnation is registered, so
-/// that one that was registered keeps its lease under a coordinator of the next version.
+/// Returns the registration of the announced incarnation. The protocol versions are compared only when an
+/// incarnation is registered, so that a registered one keeps its lease under a coordinator of the next
+/// version.
 pub(super) fn standing(state: &ClusterState, announcement: &Announcement) -> Standing {
     let Announcement { node, incarnation, .. } = announcement;
     if let Some(member) = state.members.get(node) {
@@ -27,19 +28,20 @@ pub(super) fn standing(state: &ClusterState, announcement: &Announcement) -> Sta
             return Standing::Refused(format!(
                 "start {incarnation} of node {node} is over, start {registered} is registered, at {}: another \
                  process uses a copy of this data directory, or this one was restored from a backup and lacks \
-                 what was acknowledged since. No data was changed. Keep one process of the node; start the \
-                 other with an empty --data-dir: it joins as a new node and is sent its share",
+                 the writes acknowledged since. No data was changed. Keep one process of the node; start the \
+                 other with an empty --data-dir: it joins as a new node and receives its share",
                 member.announcement.client_addr
             ));
         }
         if registered == *incarnation {
-            // A store that was found damaged is whole again once it is healed: that makes no other process of it.
+            // A store that was found damaged is whole again once it is healed: the announcement is still of
+            // the same process.
             let same = Announcement { store: member.announcement.store, ..announcement.clone() };
             return match member.status {
                 _ if member.announcement != same => Standing::Refused(format!(
                     "start {incarnation} of node {node} is registered by another process, at {}: a copy of this \
                      data directory is in use there. No data was changed. Keep one process of the node; start \
-                     the other with an empty --data-dir: it joins as a new node and is sent its share",
+                     the other with an empty --data-dir: it joins as a new node and receives its share",
                     member.announcement.client_addr
                 )),
                 MemberStatus::Down => Standing::Down,
@@ -49,9 +51,9 @@ pub(super) fn standing(state: &ClusterState, announcement: &Announcement) -> Sta
     }
     if let Some(epoch) = state.removed_in(*node) {
         return Standing::Removed(format!(
-            "node {node} is no member of this cluster since epoch {epoch}: it left, was removed or was replaced. What \
-             its data directory holds is not taken back, and was not changed. To use this machine again, start caskd \
-             with --join-afresh: it moves the old data aside and joins as a new node"
+            "node {node} is no member of this cluster since epoch {epoch}: it left, was removed or was replaced. The \
+             cluster does not accept the data in its data directory; that data was not changed. To use this machine \
+             again, start caskd with --join-afresh: it moves the old data aside and joins as a new node"
         ));
     }
     if let Err(reason) = state.check_speech(announcement) {
@@ -84,7 +86,7 @@ mod tests {
         }
     }
 
-    /// A cluster in which start 5 of the node is registered.
+    /// Returns a cluster in which start 5 of the node is registered.
     fn cluster() -> ClusterState {
         let mut state = ClusterState::default();
         let verdicts = state.apply(&[Change::Found {
@@ -106,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn node_that_does_not_speak_the_version_in_use_is_refused_with_both_ranges_and_the_way_out() {
+    fn node_without_the_version_in_use_is_refused_with_both_ranges_and_the_remedy() {
         let (lowest, used) = (PROTOCOL_MAX + 1, PROTOCOL_MAX);
         let newer = Announcement { protocol_min: lowest, protocol: lowest + 1, ..announcement(6) };
         let joiner = Announcement { node: NodeId::from_bytes([2; 32]), ..newer.clone() };
@@ -116,7 +118,7 @@ mod tests {
             let (from, to) = (announcement.protocol_min, announcement.protocol);
             for part in [
                 format!("versions {from} to {to} of the peer protocol (caskd 9.8.7)"),
-                format!("uses version {used} and its members speak {PROTOCOL_MIN} to {used} in common"),
+                format!("uses version {used}, and its members have {PROTOCOL_MIN} to {used} in common"),
                 "Start this node with".to_owned(),
             ] {
                 assert!(reason.contains(&part), "{part} is not in: {reason}");

@@ -1,8 +1,9 @@
-//! A node that is no member any more, and its way back as a new one (`--join-afresh`).
+//! Return of a removed node as a new one (`--join-afresh`).
 //!
-//! Once the coordinator has told a node that it is no member any more, a marker says so in its data directory. A start
-//! with `--join-afresh` then moves aside what the node was: its key, its count of starts, its store and its topology
-//! log. Nothing is deleted. Without the marker the flag does nothing, so that it can stay in a service's command line.
+//! When the coordinator reports to a node that it was removed, the node writes a marker into its data
+//! directory. A start with `--join-afresh` then moves the former identity aside: the key, the number of
+//! starts, the store and the topology log. Nothing is deleted. Without the marker the flag has no effect, so
+//! that it can stay in a service's command line.
 
 use std::fs;
 use std::io;
@@ -14,41 +15,43 @@ use super::Node;
 use crate::config::STORE_FOLDER;
 use crate::identity::replace_file;
 
-/// Says that this directory's node is no member of its cluster any more.
+/// Name of the marker: the node of this directory was removed from its cluster.
 const MARKER: &str = "removed";
-/// What a node is made of, in the order it is moved: after a crash at any point the next start goes on.
+/// The parts of a node, in the order in which they are moved: after a crash at any point the next start
+/// continues.
 const PARTS: [&str; 5] = ["node.key", "incarnation", "topology", STORE_FOLDER, MARKER];
-/// Times a directory can be joined afresh before somebody clears up.
+/// Maximum of removed identities in one directory; then an operator must delete some.
 const TIMES_MAX: u32 = 1000;
 
 impl Node {
-    /// Leaves the marker behind; the node ends.
+    /// Writes the marker; the node then stops.
     pub(super) fn note_removed(&self) {
         let path = self.settings.data_dir.join(MARKER);
-        let text = format!("node {} is no member of cluster {} any more\n", self.id, self.cluster_id);
+        let text = format!("node {} is no longer a member of cluster {}\n", self.id, self.cluster_id);
         if let Err(error) = replace_file(&path, text.as_bytes()) {
-            tracing::warn!(%error, "cannot note that this node was removed; --join-afresh will not know it");
+            tracing::warn!(%error, "cannot record that this node was removed; --join-afresh will have no effect");
         }
     }
 }
 
-/// Whether the node of this directory was told that it is no member any more.
+/// Returns whether the node of this directory was removed from its cluster.
 pub(super) fn was_removed(data_dir: &Path) -> bool {
     data_dir.join(MARKER).exists()
 }
 
-/// Moves aside what a removed node was, as `NAME.removed-N`. Does nothing to the directory of another.
+/// Moves the parts of a removed node aside, as `NAME.removed-N`. Has no effect on the directory of another
+/// node.
 ///
 /// # Errors
-/// If it would found a cluster of its own afterwards, or the file system refuses; what was moved stays moved.
+/// The node would then found a cluster of its own, or the file system failed; moved parts stay moved.
 pub(super) fn move_aside(data_dir: &Path, bootstrap: &[String]) -> anyhow::Result<()> {
     if !was_removed(data_dir) {
         return Ok(());
     }
     if bootstrap.is_empty() {
         bail!(
-            "--join-afresh needs --bootstrap with the peer address of a node to join: without, this node would found a \
-             cluster of its own. Nothing was changed"
+            "--join-afresh needs --bootstrap with the peer address of a node to join: without it this node \
+             would found a cluster of its own. Nothing was changed"
         );
     }
     let aside = |part: &str, number: u32| data_dir.join(format!("{part}.removed-{number}"));
@@ -62,12 +65,12 @@ pub(super) fn move_aside(data_dir: &Path, bootstrap: &[String]) -> anyhow::Resul
     }
     tracing::warn!(
         dir = %data_dir.display(),
-        "this node was removed and joins afresh: what it held is kept in files ending in .removed-{number}"
+        "this node was removed and joins as a new one: its former files are kept with the ending .removed-{number}"
     );
     Ok(())
 }
 
-/// Renames what is there, durably.
+/// Renames a file durably, if it exists.
 pub(super) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -84,14 +87,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_removed_node_held_is_moved_aside_and_never_deleted() {
+    fn files_of_a_removed_node_are_moved_aside_and_never_deleted() {
         let dir = tempfile::tempdir().unwrap();
         let bootstrap = ["127.0.0.1:1".to_owned()];
         let write = |name: &str| fs::write(dir.path().join(name), name).unwrap();
         let there = |name: &str| dir.path().join(name).exists();
         write("node.key");
         move_aside(dir.path(), &bootstrap).unwrap();
-        assert!(there("node.key"), "a node that was not removed stays what it is");
+        assert!(there("node.key"), "a node that was not removed stays unchanged");
         for number in 1..=2 {
             PARTS.into_iter().for_each(write);
             assert!(move_aside(dir.path(), &[]).unwrap_err().to_string().contains("--bootstrap"));

@@ -1,10 +1,11 @@
-//! A member keeps trying its bootstrap peers beside the addresses it remembers: nodes are known by their keys, and may
-//! all have moved.
+//! A member keeps dialing its bootstrap peers in addition to the addresses it remembers: nodes are known by
+//! their keys, and all of them may have moved.
 //!
-//! Each bootstrap address is followed by itself, so that one that leads nowhere delays no other. An address is dialed
-//! while the node has no lease or fails to reach a member, and not while the node it led to is connected, except rarely:
-//! another node may be there by now. A connection is enough for the topology log to elect; what the peer introduces
-//! itself with is then tried before what is committed, until the peer is registered under its new addresses.
+//! The node handles each bootstrap address separately, so that an unreachable one delays no other. It dials
+//! an address while it has no lease or fails to reach a member. While the node at that address is connected,
+//! it dials rarely: another node may have the address by now. A connection suffices for the topology log to
+//! elect. The node tries the addresses from the peer's introduction before the committed ones, until the peer
+//! is registered under its new addresses.
 
 use std::collections::{BTreeMap, HashMap};
 use std::convert::Infallible;
@@ -20,38 +21,40 @@ use crate::id::{Incarnation, NodeId};
 use crate::net::{DialError, Network, Refused};
 use crate::supervise::Supervisor;
 
-/// Pause before an address is tried again: the first one, doubled up to the longest while nobody answers.
+/// Pause before an address is dialed again: the first pause, which doubles up to the longest without an
+/// answer.
 const PAUSE_MIN: Duration = Duration::from_millis(250);
 const PAUSE_MAX: Duration = Duration::from_secs(2);
-/// After so long an address is dialed again although it led to a node that is connected: without a lease, and with one.
+/// Time after which an address of a connected node is dialed again: without a lease, and with one.
 const RECHECK: Duration = Duration::from_secs(5);
 const RECHECK_SERVING: Duration = Duration::from_secs(60);
-/// Nodes whose addresses are kept before they are committed.
+/// Maximum of nodes whose uncommitted addresses are kept.
 const HEARD_ADDRS_MAX: usize = 1024;
-/// Addresses kept of one of them, and bytes of each: what a member may announce is bounded by the message only.
+/// Maximum of addresses kept per node, and of bytes per address: an announcement is bounded only by its
+/// message.
 const ADDRS_PER_NODE_MAX: usize = 16;
 const ADDR_BYTES_MAX: usize = 512;
-/// How long a peer may take to introduce itself.
+/// Time limit for a peer to introduce itself.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Addresses of a node that are not committed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct HeardAddrs {
-    /// Those that the node gave itself.
+    /// Addresses that the node itself announced.
     own: Vec<String>,
-    /// Those at which another member knows it, or sees it.
+    /// Addresses at which another member knows it, or observes it.
     told: Vec<String>,
-    /// The incarnation that was registered when they were heard; a newer one brings its own addresses.
+    /// The incarnation registered when the addresses arrived; a newer one has its own addresses.
     registered: Option<Incarnation>,
 }
 
-/// Returns as many of the addresses as are kept.
+/// Returns those of the addresses that are kept.
 fn within_bounds(addrs: &[String]) -> Vec<String> {
     addrs.iter().filter(|addr| addr.len() <= ADDR_BYTES_MAX).take(ADDRS_PER_NODE_MAX).cloned().collect()
 }
 
-/// Returns what is kept of a node, empty if it is from before its present registration; `None` if that of too many other
-/// nodes is kept.
+/// Returns the entry of a node, which is empty if the old one precedes the node's present registration.
+/// Returns `None` if the table is full.
 fn entry(
     heard: &mut BTreeMap<NodeId, HeardAddrs>,
     node: NodeId,
@@ -67,7 +70,7 @@ fn entry(
     Some(entry)
 }
 
-/// Appends those addresses that are not in the list.
+/// Appends the addresses that are not in the list.
 fn append(list: &mut Vec<String>, addrs: &[String]) {
     for addr in addrs {
         if !list.contains(addr) {
@@ -78,7 +81,7 @@ fn append(list: &mut Vec<String>, addrs: &[String]) {
 
 /// Dials bootstrap peers until the future is dropped, so that peers reach this node over the connections.
 pub(super) async fn keep_connected(network: &Network, bootstrap: &[String]) -> Infallible {
-    // For its clock: nothing is started on it.
+    // Only its clock is used.
     let host = &Host::real(Supervisor::default());
     let follow = bootstrap.iter().map(|addr| async move {
         let mut place = Place::new(addr);
@@ -91,13 +94,13 @@ pub(super) async fn keep_connected(network: &Network, bootstrap: &[String]) -> I
     std::future::pending().await
 }
 
-/// One bootstrap address, and what is known of it.
+/// One bootstrap address, and the results of dialing it.
 struct Place<'a> {
     addr: &'a str,
     pause: Duration,
-    /// The node that answered there last, and when, on the monotonic clock.
+    /// The node that last answered at the address, and the time on the monotonic clock.
     led_to: Option<(NodeId, u64)>,
-    /// When that node introduced itself.
+    /// Time when that node introduced itself.
     met_ms: Option<u64>,
 }
 
@@ -106,7 +109,7 @@ impl<'a> Place<'a> {
         Self { addr, pause: PAUSE_MIN, led_to: None, met_ms: None }
     }
 
-    /// Dials the address, unless it led to a node that is connected, or to this one, less than `recheck` ago.
+    /// Dials the address, unless it reached a connected node, or this node, less than `recheck` ago.
     async fn dial(&mut self, network: &Network, host: &Host, recheck: Duration) {
         let fresh = self.led_to.is_some_and(|(node, at_ms)| {
             !is_over(host, at_ms, recheck) && (node == network.local() || network.is_connected(node))
@@ -117,7 +120,7 @@ impl<'a> Place<'a> {
         match network.dial(self.addr).await {
             Ok(node) => {
                 if self.led_to.is_none_or(|(before, _)| before != node) {
-                    tracing::debug!(addr = self.addr, %node, "a bootstrap peer answers");
+                    tracing::debug!(addr = self.addr, %node, "a bootstrap peer answered");
                     self.met_ms = None;
                 }
                 self.led_to = Some((node, host.monotonic_ms()));
@@ -129,19 +132,19 @@ impl<'a> Place<'a> {
             Err(error) => {
                 self.led_to = None;
                 self.pause = (2 * self.pause).min(PAUSE_MAX);
-                tracing::debug!(addr = self.addr, %error, "a bootstrap peer does not answer");
+                tracing::debug!(addr = self.addr, %error, "a bootstrap peer did not answer");
             }
         }
     }
 }
 
-/// Whether so much time has passed since then.
+/// Returns whether `length` has passed since `since_ms`.
 fn is_over(host: &Host, since_ms: u64, length: Duration) -> bool {
     u128::from(host.monotonic_ms().saturating_sub(since_ms)) >= length.as_millis()
 }
 
 impl Node {
-    /// Follows every bootstrap address for as long as the node runs.
+    /// Dials every bootstrap address for as long as the node runs.
     pub(super) async fn run_bootstrap(self: Arc<Self>, network: Network) {
         let bootstrap = self.settings.bootstrap.clone();
         let follow = bootstrap.iter().map(|addr| {
@@ -155,7 +158,7 @@ impl Node {
             }
         });
         futures::future::join_all(follow).await;
-        // Without bootstrap peers there is nothing to do.
+        // Without bootstrap peers this task has no work.
         std::future::pending().await
     }
 
@@ -167,7 +170,7 @@ impl Node {
         }
         place.dial(network, &self.host, if serving { RECHECK_SERVING } else { RECHECK }).await;
         let Some((peer, _)) = place.led_to.filter(|(node, _)| *node != self.id) else { return };
-        // The peer may have learnt meanwhile of others that this node has to reach.
+        // The peer may in the meantime know of further members that this node must reach.
         let pause = if serving { RECHECK } else { PAUSE_MAX };
         if place.met_ms.is_none_or(|met_ms| is_over(&self.host, met_ms, pause)) {
             place.met_ms = self.meet(peer).await.then(|| self.host.monotonic_ms());
@@ -175,7 +178,7 @@ impl Node {
         }
     }
 
-    /// Has a peer introduce itself; returns whether it did.
+    /// Asks a peer to introduce itself; returns whether it did.
     async fn meet(&self, peer: NodeId) -> bool {
         match ask(&self.peers, peer, &Control::Hello, HELLO_TIMEOUT).await {
             Ok(ControlAnswer::Hello { cluster_id: Some(theirs), .. }) if theirs != self.cluster_id => {
@@ -197,7 +200,7 @@ impl Node {
         }
     }
 
-    /// Takes the addresses of members that `from` named, its own and those of others.
+    /// Stores the addresses of members that `from` reported, its own and those of others.
     fn learn_addrs(&self, from: NodeId, members: Vec<(NodeId, Vec<String>)>) {
         let state = self.topology.state();
         let mut heard = self.heard_addrs.lock();
@@ -205,7 +208,7 @@ impl Node {
         for (node, addrs) in members {
             let Some(member) = state.members.get(&node).filter(|_| node != self.id) else { continue };
             let addrs = within_bounds(&addrs);
-            // Nothing new, and nothing that was heard before to be replaced.
+            // Skip addresses that are committed already, unless they replace other uncommitted ones.
             if member.announcement.peer_addrs == addrs && !heard.contains_key(&node) {
                 continue;
             }
@@ -222,8 +225,8 @@ impl Node {
         }
     }
 
-    /// Returns where members, and nodes that want to be, are reached: what they gave and what others said since they were
-    /// registered, then what is committed.
+    /// Returns the addresses of members and of nodes that want to join: first those that the node announced
+    /// and others reported since its registration, then the committed ones.
     fn known_addrs(&self) -> BTreeMap<NodeId, Vec<String>> {
         let state = self.topology.state();
         let registered = |node: &NodeId| Some(state.members.get(node)?.announcement.incarnation);
@@ -241,7 +244,7 @@ impl Node {
         known
     }
 
-    /// Takes the addresses that the node was told when it looked for its cluster.
+    /// Stores the addresses that the node received while it looked for its cluster.
     pub(super) fn hear_addrs(&self, told: HashMap<NodeId, Vec<String>>) {
         let state = self.topology.state();
         let told: BTreeMap<NodeId, Vec<String>> = told.into_iter().collect();
@@ -254,7 +257,7 @@ impl Node {
         }
     }
 
-    /// Keeps the addresses that a node announces of itself, until they are committed.
+    /// Stores the addresses that a node announces for itself, until they are committed.
     pub(super) fn note_address(&self, announcement: &Announcement) {
         let state = self.topology.state();
         let registered = |node: &NodeId| Some(state.members.get(node)?.announcement.incarnation);
@@ -270,11 +273,11 @@ impl Node {
         if noted {
             self.update_peers();
         } else {
-            tracing::debug!(%node, "an address was not noted: too many nodes want to join");
+            tracing::debug!(%node, "an address was not stored: too many nodes want to join");
         }
     }
 
-    /// Tells the network where members, and nodes about to be, are reached.
+    /// Passes the addresses of members, and of nodes that want to join, to the network.
     pub(super) fn update_peers(&self) {
         let mut peers = self.known_addrs();
         peers.remove(&self.id);
@@ -287,11 +290,11 @@ impl Node {
         let mut members = self.known_addrs();
         members.retain(|node, _| state.members.contains_key(node));
         for (node, addrs) in &mut members {
-            // What only this node may know: where its connections lead.
+            // Add the observed address, which only this node may know.
             let seen = self.peers.observed(*node).map(|ip| observed_addrs(ip, addrs)).unwrap_or_default();
             append(addrs, &seen);
         }
-        // Its present ones, whatever it was registered with.
+        // This node's present addresses, even if others are registered.
         members.insert(self.id, self.peer_addrs.clone());
         ControlAnswer::Hello {
             cluster_id: Some(self.cluster_id),
@@ -312,14 +315,14 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_so_many_nodes_are_kept_and_so_many_of_each() {
+    fn addresses_of_a_bounded_number_of_nodes_are_kept_and_a_bounded_number_of_each() {
         let mut all = BTreeMap::new();
         let nodes = HEARD_ADDRS_MAX as u16;
         for number in 0..nodes {
             assert!(entry(&mut all, node(number), None).is_some());
         }
         assert!(entry(&mut all, node(nodes), None).is_none());
-        assert!(entry(&mut all, node(0), None).is_some(), "a node that is noted may move");
+        assert!(entry(&mut all, node(0), None).is_some(), "a node with an entry may move");
         let mut many = vec!["x".repeat(ADDR_BYTES_MAX + 1)];
         many.extend((0..100).map(|number| number.to_string()));
         let kept = within_bounds(&many);
@@ -327,7 +330,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_heard_of_a_node_ends_with_its_next_registration() {
+    fn addresses_heard_of_a_node_end_with_its_next_registration() {
         let mut all = BTreeMap::new();
         entry(&mut all, node(1), Some(7)).unwrap().told = vec!["/dns/old/tcp/1".to_owned()];
         let kept = entry(&mut all, node(1), Some(7)).unwrap();

@@ -1,4 +1,4 @@
-//! The node as its front ends see it, and the front ends as the node runs them.
+//! The node as its front ends see it, and the front ends as the node starts them.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -28,8 +28,8 @@ use crate::supervise::Part;
 const SLOTS_PER_PARTITION: u16 = SLOTS / PARTITIONS;
 
 impl Node {
-    /// Serves Redis clients on `listener`, as `security` lets them in, until `stopping` says so; then answers what they
-    /// had asked.
+    /// Serves Redis clients on `listener` with the rules of `security` until `stopping` is true; then answers
+    /// their pending requests.
     pub async fn serve_clients(
         self: Arc<Self>,
         listener: TcpListener,
@@ -41,7 +41,7 @@ impl Node {
         Ok(())
     }
 
-    /// The same for memcached clients. They count together with the others.
+    /// Serves memcached clients in the same way. Both kinds of clients share the limits.
     pub async fn serve_memcached(
         self: Arc<Self>,
         listener: TcpListener,
@@ -57,7 +57,7 @@ impl Node {
         Door { stats: self.stats.clone(), limits: Arc::clone(&self.client_limits), security }
     }
 
-    /// The line that says that the node serves, and where.
+    /// Returns the line that reports that the node serves, with its addresses.
     pub fn ready_line(&self) -> String {
         let peer = self.peer_addrs.first().map_or("", String::as_str);
         let resp = self.client_place(&self.announcement(), None).bracketed();
@@ -177,7 +177,7 @@ impl Keyspace for Client {
                     serde_json::to_string(&node.snapshot_store(directory).await?)
                 }
             };
-            json.map_err(|error| format!("the answer cannot be told as JSON: {error}"))
+            json.map_err(|error| format!("cannot encode the answer as JSON: {error}"))
         })
     }
 
@@ -205,7 +205,7 @@ impl Keyspace for Client {
     }
 }
 
-/// Who has which slots: neighbours with the same replicas together.
+/// Returns the ranges of slots and their nodes; adjacent slots with the same replicas form one range.
 fn slot_ranges(state: &ClusterState, place: impl Fn(crate::id::NodeId) -> Option<usize>) -> Vec<SlotRange> {
     let mut ranges: Vec<SlotRange> = Vec::new();
     for (partition, copies) in state.partitions() {

@@ -1,4 +1,4 @@
-//! The control messages between nodes: bincode, on the control class.
+//! Control messages between nodes: bincode, on the control class.
 
 use std::time::Duration;
 
@@ -12,73 +12,73 @@ use crate::cluster::time::TimeReport;
 use crate::id::{ClusterId, NodeId};
 use crate::net::{Class, Peers, wire};
 
-/// Largest control message that is read, in bytes; a snapshot of the topology fits.
+/// Largest control message that a node accepts, in bytes; a snapshot of the topology fits.
 pub(super) const CONTROL_BYTES_MAX: usize = 64 << 20;
 
-/// What a node asks another.
+/// Request of a node to another one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Control {
-    /// Which cluster is this, and who is in it?
+    /// Asks for the id, coordinator and members of the cluster.
     Hello,
     /// A message of the topology log.
     Raft(Bytes),
-    /// Asks the coordinator for a lease; a node it does not know in this incarnation is registered first. The report is of
-    /// the asker's clocks.
+    /// Requests a lease from the coordinator, which first registers a node with an unknown incarnation. The
+    /// report is about the requesting node's clocks.
     Lease(Announcement, TimeReport),
-    /// Asks the coordinator to commit changes.
+    /// Requests the coordinator to commit changes.
     Propose(Vec<Change>),
-    /// The coordinator is about to go: stand for election in its place.
+    /// The coordinator is about to stop: the receiver should stand for election.
     Stand,
-    /// Any other question, encoded, and of which generation its sender is. From version 3 of the protocol on.
+    /// Any other request, encoded, with the generation of its sender. From version 3 of the protocol on.
     Of(Generation, Bytes),
-    /// Which topology log do you follow? From version 3 on.
+    /// Asks for the topology log that the node follows. From version 3 on.
     Compare,
-    /// Any other question, encoded, and of which cluster its sender is. From version 5 on.
+    /// Any other request, encoded, with the cluster of its sender. From version 5 on.
     In(ClusterId, Bytes),
-    /// The new coordinator asks a voter, once that confirms nobody of an older term than this any more: how long ago did
-    /// it last confirm a coordinator?
+    /// A new coordinator asks a voter, once that can no longer confirm a term older than this one: how long
+    /// ago did it last confirm a coordinator?
     LastConfirmed { term: u64 },
 }
 
-/// What it is answered.
+/// Answer to a [`Control`] request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum ControlAnswer {
-    /// Of `Hello`; the id is `None` while the node belongs to no cluster.
+    /// To `Hello`; the id is `None` while the node does not belong to a cluster.
     Hello { cluster_id: Option<ClusterId>, coordinator: Option<NodeId>, members: Vec<(NodeId, Vec<String>)> },
-    /// Of `Raft`.
+    /// To `Raft`.
     Raft(Bytes),
-    /// Of `Lease`.
+    /// To `Lease`.
     Granted {
-        /// How long it is, in milliseconds from when it was asked for.
+        /// Length of the lease, in milliseconds from its request.
         length_ms: u64,
-        /// Cluster time when it was granted, in microseconds.
+        /// Cluster time when the lease was granted, in microseconds.
         time_us: u64,
     },
-    /// Of `Lease`: not yet, for this reason; ask again.
+    /// To `Lease`: not yet, for this reason; retry.
     NotYet(String),
-    /// Of `Lease`: this incarnation was declared down; only a new one is taken back.
+    /// To `Lease`: this incarnation was declared down; only a newer one is registered.
     DeclaredDown,
-    /// Of `Propose`.
+    /// To `Propose`.
     Proposed(Vec<Verdict>),
-    /// This node is not the coordinator; perhaps that one is.
+    /// This node is not the coordinator; the named node may be.
     NotCoordinator(Option<NodeId>),
-    /// It cannot be done now, for this reason.
+    /// The request cannot be performed now, for this reason.
     Failed(String),
-    /// Of `Lease`: this node can never get one as it is, for this reason; it should end.
+    /// To `Lease`: this node can never get a lease in its present condition, for this reason; it should stop.
     Refused(String),
-    /// Of `Lease`: as `Refused`, since the node is no member any more. From version 2 of the protocol on.
+    /// To `Lease`: like `Refused`, because the node was removed. From version 2 of the protocol on.
     Removed(String),
-    /// Of `Stand`: the election is under way.
+    /// To `Stand`: the election has begun.
     Standing,
-    /// Of any question: the node is of this generation, the asker of another one.
+    /// To any request: the node is of this generation, the sender of another one.
     OtherGeneration { generation: Generation, reason: String },
-    /// Of `Compare`.
+    /// To `Compare`.
     Compared(Standpoint),
-    /// Of `LastConfirmed`: so many milliseconds before it answered.
+    /// To `LastConfirmed`: milliseconds from the confirmation to this answer.
     LastConfirmed { age_ms: u64 },
 }
 
-/// Asks a peer, and waits for its answer no longer than `timeout`.
+/// Sends a request to a peer, and waits at most `timeout` for its answer.
 pub(super) async fn ask(
     peers: &Peers,
     node: NodeId,
@@ -91,5 +91,5 @@ pub(super) async fn ask(
         .map_err(|_| format!("node {} did not answer within {} ms", node.short(), timeout.as_millis()))?
         .map_err(|error| error.to_string())?;
     wire::decode::<ControlAnswer, CONTROL_BYTES_MAX>(&body)
-        .map_err(|error| format!("the answer of node {} cannot be read: {error}", node.short()))
+        .map_err(|error| format!("cannot decode the answer of node {}: {error}", node.short()))
 }

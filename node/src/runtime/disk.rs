@@ -1,4 +1,4 @@
-//! What a node says of the disks of the cluster, and the reserve for its own notes.
+//! The disks of the cluster as this node reports them, and the reserve for its own files.
 
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -14,13 +14,13 @@ use crate::disk::DiskState;
 use crate::id::NodeId;
 use crate::reserve;
 
-/// How often it is looked whether the reserve is whole.
+/// Interval at which the node checks that the reserve is complete.
 const RESERVE_PAUSE: Duration = Duration::from_secs(5);
-/// How often it is looked whether the disk was measured.
+/// Interval at which the node checks that the disk was measured.
 const MEASURED_PAUSE: Duration = Duration::from_millis(100);
 
 impl Node {
-    /// Keeps the reserve for this node's own notes whole, while its disk has room.
+    /// Keeps the reserve for this node's own files complete, while its disk has room.
     pub(super) async fn run_reserve(self: Arc<Self>) {
         let data_dir = self.settings.data_dir.clone();
         while self.plane.disk().space.total_bytes == 0 {
@@ -33,11 +33,13 @@ impl Node {
                 match filled {
                     Ok(Err(error)) if error.kind() == ErrorKind::Unsupported => {
                         tracing::info!(
-                            "this file system allocates no space ahead: the node has no reserve for its notes"
+                            "this file system cannot preallocate space: the node has no reserve for its own files"
                         );
                         return std::future::pending().await;
                     }
-                    Ok(Err(error)) => tracing::debug!(%error, "the reserve was not filled; trying again"),
+                    Ok(Err(error)) => {
+                        tracing::debug!(%error, "the reserve was not filled; this node retries")
+                    }
                     _ => {}
                 }
             }
@@ -45,7 +47,7 @@ impl Node {
         }
     }
 
-    /// Room on this node's disk, for its status.
+    /// Returns the space on this node's disk, for its status.
     pub(super) fn disk_status(&self) -> DiskStatus {
         let (disk, engine) = (self.plane.disk(), self.plane.engine().stats());
         DiskStatus {
@@ -60,7 +62,7 @@ impl Node {
         }
     }
 
-    /// A line for each node whose disk is low or worse, as its report says.
+    /// Returns a warning for each node whose disk is low or worse, according to its report.
     pub(super) fn disk_warnings(&self, state: &ClusterState) -> Vec<String> {
         let mut disks: BTreeMap<NodeId, DiskState> = BTreeMap::new();
         for (node, heard) in self.reports.all() {
@@ -74,20 +76,20 @@ impl Node {
         let text = |(node, disk): (NodeId, DiskState)| match disk {
             DiskState::Ok => None,
             DiskState::Low => Some(format!(
-                "the disk of node {} is low: delete keys, enlarge its file system or add a node before it reaches its \
-                 minimum (`caskctl nodes` shows the space)",
+                "the disk of node {} is low: delete keys, enlarge its file system or add a node before it \
+                 reaches its minimum (`caskctl nodes` shows the space)",
                 node.short()
             )),
             DiskState::Minimum | DiskState::Full => Some(format!(
-                "the disk of node {} is at its minimum: writes that add data to its copies are refused, reads and \
-                 deletes go on; delete keys, enlarge its file system or add a node",
+                "the disk of node {} is at its minimum: writes that add data to its copies are rejected, reads and \
+                 deletes work; delete keys, enlarge its file system or add a node",
                 node.short()
             )),
         };
         disks.into_iter().filter_map(text).collect()
     }
 
-    /// Room on every node's disk, as the reports say.
+    /// Returns the space on every node's disk, according to the reports.
     pub(super) fn disk_rooms(&self) -> DiskRooms {
         let row = |(node, heard): (NodeId, Heard)| {
             let row = heard.report.row;

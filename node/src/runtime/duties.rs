@@ -1,5 +1,6 @@
-//! The coordinator's duties, done by whichever node leads the topology log: it admits nodes, grants leases,
-//! declares nodes down, and picks the voters. The ring and what moves follow from the committed changes.
+//! The coordinator's duties, performed by the node that leads the topology log: it admits nodes, grants
+//! leases, declares nodes down, and chooses the voters. The ring and the moves follow from the committed
+//! changes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,20 +18,22 @@ use crate::cluster::time::TimeReport;
 use crate::id::{Incarnation, NodeId};
 use crate::topology::{Committed, Proposal, choose_voters};
 
-/// How often the coordinator looks for what is due.
+/// Interval of the coordinator's rounds.
 const ROUND: Duration = Duration::from_millis(100);
-/// How often a majority is asked to confirm the coordinator, as a part of the lease.
+/// Confirmations requested from the voters per lease.
 const CONFIRMATIONS_PER_LEASE: u64 = 8;
-/// Pause before a goodbye that nobody took is said again.
-/// How long a node of which a part has ended tries to say goodbye.
+/// Time limit for a node of which a part has ended to declare itself down.
 const LAST_GOODBYE_MAX: Duration = Duration::from_secs(1);
+/// Pause before the node retries to declare itself down.
 const GOODBYE_PAUSE: Duration = Duration::from_millis(20);
-/// How long a voter may take to tell when it last confirmed a coordinator: one that is down is not waited for.
+/// Time limit for a voter to report its last confirmation of a coordinator; a voter that is down delays no
+/// longer.
 const LAST_CONFIRMED_TIMEOUT: Duration = Duration::from_millis(150);
-/// A voter is replaced only after it has been down for this long.
+/// Time for which a voter must be down before it is replaced.
 const VOTER_DOWN_MAX: Duration = Duration::from_secs(300);
 
-/// The members that may vote: those that leave do not, unless nobody else is there. Zones are those in use.
+/// Returns the members that may vote: all except those that leave, unless no other member exists. Their zones
+/// are those in use.
 fn may_vote(state: &ClusterState) -> BTreeMap<NodeId, Member> {
     let leaving = &state.operations.placement.leaving;
     let staying = state.members.iter().filter(|(node, _)| !leaving.contains(node));
@@ -43,23 +46,24 @@ fn may_vote(state: &ClusterState) -> BTreeMap<NodeId, Member> {
     if staying.is_empty() { state.members.as_ref().clone() } else { staying }
 }
 
-/// Members that left and hold nothing any more; none that still votes, so that the log never loses a voter unasked.
+/// Returns the changes that retire members without copies, except voters, so that the log loses a voter only
+/// by its own change.
 pub(super) fn retirable(state: &ClusterState, voters: &BTreeSet<NodeId>) -> Vec<Change> {
     let gone = state.retirable().into_iter().filter(|node| !voters.contains(node));
     gone.map(|node| Change::Retire { node }).collect()
 }
 
 impl Node {
-    /// Whether this node is the coordinator, as far as it knows.
+    /// Returns whether this node is the coordinator, as far as it knows.
     pub(super) fn is_coordinator(&self) -> bool {
         self.topology.coordinator() == Some(self.id)
     }
 
-    /// Does the duties while this node is the coordinator.
+    /// Performs the duties while this node is the coordinator.
     pub(super) async fn run_duties(self: Arc<Self>) {
         loop {
             tokio::time::sleep(ROUND).await;
-            // By every node: a new coordinator knows how long others have been down.
+            // Every node does this, so that a new coordinator knows how long others have been down.
             self.note_down();
             if !self.is_coordinator() {
                 *self.leases.lock() = None;
@@ -68,7 +72,7 @@ impl Node {
             self.ask_former_leases().await;
             self.declare_overdue().await;
             self.rebuild_long_down().await;
-            // Who is about to go has chosen already.
+            // A coordinator that is about to stop has chosen already.
             if !self.leaving.load(Ordering::Acquire) {
                 self.choose_members().await;
             }
@@ -77,27 +81,27 @@ impl Node {
         }
     }
 
-    /// Keeps asking the voters to confirm the coordinator: leases are granted up to the last confirmation.
+    /// Requests confirmations of the coordinator from the voters: leases extend from the last confirmation.
     pub(super) async fn run_confirmations(self: Arc<Self>) {
         loop {
             let asked_ms = self.host.monotonic_ms();
             let elected = self.with_leases(|_| ()).and(self.topology.leading());
             if elected.is_some()
                 && self.topology.confirm_leadership().await.is_ok()
-                // What a former term's voters confirmed says nothing of this one.
+                // A confirmation by the voters of a former term is not valid in this one.
                 && self.topology.leading() == elected
             {
                 self.with_leases(|leases| leases.confirmed(asked_ms));
             }
-            // Taken each time: a node that joins learns the cluster's lease only after its start.
+            // Read in each round: a node that joins learns the cluster's lease only after its start.
             let pause =
                 self.lease_ms().map(|lease_ms| Duration::from_millis(lease_ms / CONFIRMATIONS_PER_LEASE));
             tokio::time::sleep(pause.unwrap_or(ROUND)).await;
         }
     }
 
-    /// As a new coordinator: asks the voters when they last confirmed a former one, so that only the rest of its grants is
-    /// waited for. Too few answers: asked again in the next round.
+    /// As a new coordinator: asks the voters for their last confirmation of a former coordinator, so that it
+    /// waits only for the rest of that one's grants. With too few answers, the next round repeats it.
     async fn ask_former_leases(self: &Arc<Self>) {
         let Some(elected) = self.topology.leading() else { return };
         if !self.with_leases(|leases| leases.awaits_former()).unwrap_or_default() {
@@ -113,14 +117,14 @@ impl Node {
             self.with_leases(|leases| leases.heard(*node, *incarnation, now_ms));
         }
         let Some(latest_ms) = latest_confirmation(&voter_sets, &confirmed_ms) else { return };
-        // The table may be one of another election by now, which they were not asked about.
+        // The table may by now be of another election, which the voters were not asked about.
         if self.topology.leading() == Some(elected) {
             self.with_leases(|leases| leases.former_confirmed(latest_ms));
         }
     }
 
-    /// Returns when, by this node's clock, a voter last confirmed a coordinator of a term before `elected`; `None` if it
-    /// does not answer in time, or may still confirm one.
+    /// Returns the time, by this node's clock, at which a voter last confirmed a coordinator of a term before
+    /// `elected`. `None`: the voter did not answer in time, or may still confirm one.
     async fn ask_last_confirmed(self: &Arc<Self>, voter: NodeId, elected: u64) -> Option<(NodeId, u64)> {
         let age_ms = if voter == self.id {
             self.topology.last_confirmed_before(elected)?
@@ -131,11 +135,11 @@ impl Node {
                 _ => return None,
             }
         };
-        // Counted back from now, not from when it answered: later than it was, at worst.
+        // Counted back from the arrival of the answer: the result is at worst later than the confirmation.
         Some((voter, self.host.monotonic_ms().saturating_sub(age_ms)))
     }
 
-    /// The lease table of this coordinator, made anew for each term it was elected for.
+    /// Calls `f` with the lease table of this coordinator, which is a new one for each term of its election.
     fn with_leases<T>(&self, f: impl FnOnce(&mut LeaseTable) -> T) -> Option<T> {
         let mut leases = self.leases.lock();
         let (term, lease_ms) = (self.topology.leading()?, self.lease_ms()?);
@@ -149,7 +153,7 @@ impl Node {
         Some(f(table))
     }
 
-    /// Answers a node that asks for a lease; registers it first if it must be.
+    /// Answers a request for a lease; registers the node first if necessary.
     pub(super) fn answer_lease(
         self: &Arc<Self>,
         announcement: Announcement,
@@ -174,7 +178,8 @@ impl Node {
 
     fn grant(&self, node: NodeId, incarnation: Incarnation) -> ControlAnswer {
         let granted = self.with_leases(|leases| {
-            // Read once more: an entry of a former coordinator is applied here before a majority confirms this one.
+            // Check again: an entry of a former coordinator is applied here before a majority confirms this
+            // one.
             let up = self.topology.state().is_up(node);
             let now_ms = self.host.monotonic_ms();
             up.then(|| {
@@ -184,7 +189,7 @@ impl Node {
             })
         });
         match granted.flatten() {
-            // Told with a lease only, so by a coordinator that a majority confirmed.
+            // Cluster time is sent only with a lease, and so only by a coordinator that a majority confirmed.
             Some(Ok(length_ms)) => match self.time_to_grant() {
                 Some(time_us) => ControlAnswer::Granted { length_ms, time_us },
                 None => ControlAnswer::NotYet("a majority of voters has to report cluster time first".into()),
@@ -193,21 +198,25 @@ impl Node {
                 ControlAnswer::NotYet("no majority of voters confirms the coordinator".into())
             }
             Some(Err(NoLease::Condemned)) => {
-                ControlAnswer::NotYet("its lease had run out; the node is being declared down".into())
+                ControlAnswer::NotYet("its lease had expired; the node is being declared down".into())
             }
-            None => ControlAnswer::NotYet("the coordinator or the node's standing has just changed".into()),
+            None => {
+                ControlAnswer::NotYet("the coordinator or the node's registration has just changed".into())
+            }
         }
     }
 
-    /// Registers a node that was heard of by gossip, if it is one to be registered.
+    /// Registers a node known from gossip, if it must be registered.
     pub(super) fn register_heard(self: &Arc<Self>, announcement: &Announcement) {
         match standing(&self.topology.state(), announcement) {
             Standing::New => self.register(announcement.clone()),
-            standing => tracing::debug!(node = %announcement.node, ?standing, "a report registers nobody"),
+            standing => {
+                tracing::debug!(node = %announcement.node, ?standing, "a report does not lead to a registration")
+            }
         }
     }
 
-    /// Registers a node that announced itself, once at a time.
+    /// Registers a node that announced itself; one registration of an incarnation at a time.
     fn register(self: &Arc<Self>, announcement: Announcement) {
         let key = (announcement.node, announcement.incarnation);
         if !self.registering.lock().insert(key) {
@@ -219,11 +228,11 @@ impl Node {
             node.with_leases(|leases| leases.registered(key.0, key.1, now_ms));
             match node.propose_here(vec![Change::Register(announcement)]).await.as_deref() {
                 Ok([Verdict::Void(reason)]) => {
-                    tracing::info!(node = %key.0, reason, "a node was not registered; it asks again");
+                    tracing::info!(node = %key.0, reason, "did not register a node; the node retries");
                 }
                 Ok(_) => {}
                 Err(error) => {
-                    tracing::warn!(node = %key.0, %error, "a node could not be registered; it asks again");
+                    tracing::warn!(node = %key.0, %error, "could not register a node; the node retries");
                 }
             }
             node.registering.lock().remove(&key);
@@ -231,7 +240,7 @@ impl Node {
     }
 
     async fn declare_overdue(&self) {
-        // Asked before the table is: if it is another one by then, what follows from it is void.
+        // Read before the table: if the table is of another term by then, the proposal is void.
         let Some(elected) = self.topology.leading() else { return };
         let state = self.topology.state();
         let up = state.members.values().filter(|member| member.status == MemberStatus::Up);
@@ -245,17 +254,19 @@ impl Node {
         if changes.is_empty() {
             return;
         }
-        // They are condemned: whatever the outcome, none is granted a lease, and those still up are declared
-        // down again in the next round.
+        // The nodes are condemned. For any outcome, none of them gets a lease, and the next round declares
+        // those still up down again.
         match self.topology.propose(Proposal { changes, elected: Some(elected) }).await {
-            Ok(Committed { verdicts, .. }) => tracing::debug!(?verdicts, "nodes whose lease has run out"),
+            Ok(Committed { verdicts, .. }) => {
+                tracing::debug!(?verdicts, "declared nodes down whose lease had expired")
+            }
             Err(error) => {
-                tracing::warn!(%error, "nodes whose lease has run out could not be declared down; trying again");
+                tracing::warn!(%error, "could not declare nodes down whose lease has expired; this node retries");
             }
         }
     }
 
-    /// Gives every member its part in the topology log.
+    /// Assigns every member its part in the topology log.
     async fn choose_members(&self) {
         let state = self.topology.state();
         let down_long = self.down_longer_than(VOTER_DOWN_MAX);
@@ -266,11 +277,11 @@ impl Node {
             return;
         }
         if let Err(error) = self.topology.set_membership(voters, learners).await {
-            tracing::debug!(%error, "the topology log's members could not be set; trying again");
+            tracing::debug!(%error, "could not change the members of the topology log; this node retries");
         }
     }
 
-    /// Has the copies of nodes that stay away made anew.
+    /// Proposes to make the copies of nodes that stay away.
     async fn rebuild_long_down(&self) {
         let state = self.topology.state();
         let long = self.down_longer_than(Duration::from_millis(state.rebuild_delay_ms.into()));
@@ -285,11 +296,11 @@ impl Node {
             return;
         }
         if let Err(error) = self.propose_here(changes).await {
-            tracing::warn!(%error, "the rebuilding of copies could not be committed; trying again");
+            tracing::warn!(%error, "could not commit the rebuilding of copies; this node retries");
         }
     }
 
-    /// Notes since when members are down, and forgets it of those that are not any more.
+    /// Records since when members are down, and removes those that are no longer down.
     fn note_down(&self) {
         let (state, now) = (self.topology.state(), self.host.monotonic_ms());
         let down = state.members.iter().filter(|(_, member)| member.status == MemberStatus::Down);
@@ -301,14 +312,15 @@ impl Node {
         *seen = down.map(|(node, m)| (*node, (m.since, since(node, m.since)))).collect();
     }
 
-    /// Members that this node has seen down for `length` at least.
+    /// Returns the members that this node has seen down for at least `length`.
     fn down_longer_than(&self, length: Duration) -> BTreeSet<NodeId> {
         let (seen, now) = (self.seen_down.lock(), self.host.monotonic_ms());
         let long = seen.iter().filter(|(_, (_, since_ms))| now >= since_ms + length.as_millis() as u64);
         long.map(|(node, _)| *node).collect()
     }
 
-    /// Before a planned stop: the cluster need not wait for the lease to run out.
+    /// Declares this node down before a planned stop, so that the cluster need not wait for its lease to
+    /// expire.
     pub(super) async fn say_goodbye(self: &Arc<Self>) {
         let alone = self.topology.state().members.len() < 2;
         if alone || !self.plane.has_lease() {
@@ -318,34 +330,36 @@ impl Node {
         self.declare_itself_down().await;
     }
 
-    /// After a part of this node has ended and it has given up its lease: spares the others the wait for the end of
-    /// that lease, if what is left of the node can do so within [`LAST_GOODBYE_MAX`].
+    /// Declares this node down after a part of it has ended and it has given up its lease. The other nodes
+    /// then need not wait for the end of that lease. Gives up after [`LAST_GOODBYE_MAX`].
     pub async fn end_at_once(self: &Arc<Self>) {
         self.plane.give_up_lease();
         self.stopping.begin();
         if self.topology.state().members.len() > 1
             && tokio::time::timeout(LAST_GOODBYE_MAX, self.declare_itself_down()).await.is_err()
         {
-            tracing::warn!("could not say goodbye: the cluster notices when the lease has run out");
+            tracing::warn!(
+                "could not declare this node down: the cluster declares it down when its lease has expired"
+            );
         }
     }
 
     async fn declare_itself_down(self: &Arc<Self>) {
         let incarnation = self.incarnation.load(Ordering::Acquire);
         let goodbye = Change::DeclareDown { node: self.id, incarnation };
-        // Nobody takes it while an election is under way. Said twice it does no harm.
+        // During an election no coordinator accepts it. A repetition does no harm.
         let until_ms = self.host.monotonic_ms() + self.lease_ms().unwrap_or_default();
         while let Err(error) = self.propose(vec![goodbye.clone()]).await {
             if self.host.monotonic_ms() >= until_ms {
                 tracing::warn!(
                     error,
-                    "could not say goodbye: the cluster notices when the lease has run out"
+                    "could not declare this node down: the cluster declares it down when its lease has expired"
                 );
                 return;
             }
             tokio::time::sleep(GOODBYE_PAUSE).await;
         }
-        // Until all know, requests and records still come here and must be told to go elsewhere.
+        // Until all nodes know, requests and records still arrive here and must be redirected.
         self.wait_until_followed(self.topology.state().epoch).await;
     }
 }
@@ -361,7 +375,7 @@ mod tests {
         Announcement { weight, ..announcement(number, 1) }
     }
 
-    /// Nodes 1, 2, and a witness.
+    /// Returns a cluster of nodes 1, 2, and a witness.
     fn cluster() -> ClusterState {
         let mut state = ClusterState::default();
         let found = Change::Found {
@@ -389,21 +403,21 @@ mod tests {
     }
 
     #[test]
-    fn node_that_leaves_does_not_vote_be_it_founder_and_coordinator() {
+    fn node_that_leaves_does_not_vote_even_if_it_is_founder_and_coordinator() {
         let mut state = cluster();
         let operation = Operation::Leave { node: NodeId::from_bytes([1; 32]) };
         assert_eq!(state.apply(&[Change::Operate { operation, basis: None }]), [Verdict::Applied]);
-        assert_eq!(voters(&state, &[1, 2, 3], 1), [2], "two voters would be worse than one");
+        assert_eq!(voters(&state, &[1, 2, 3], 1), [2], "two voters are worse than one");
         state.apply(&[Change::Register(announced(4, 100))]);
         assert_eq!(voters(&state, &[1, 2, 3], 1), [2, 3, 4]);
     }
 
     #[test]
-    fn removed_node_votes_no_more_at_once() {
+    fn removed_node_stops_voting_at_once() {
         let mut state = cluster();
         let node = NodeId::from_bytes([2; 32]);
         state.apply(&[Change::Register(announced(4, 100)), Change::DeclareDown { node, incarnation: 1 }]);
-        assert_eq!(voters(&state, &[1, 2, 3], 1), [1, 2, 3], "it may come back");
+        assert_eq!(voters(&state, &[1, 2, 3], 1), [1, 2, 3], "it may return");
         let operation = Operation::Remove { node, incarnation: 1, accept_loss: true };
         assert_eq!(state.apply(&[Change::Operate { operation, basis: None }]), [Verdict::Applied]);
         assert_eq!(voters(&state, &[1, 2, 3], 1), [1, 3, 4]);

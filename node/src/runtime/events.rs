@@ -1,4 +1,4 @@
-//! The event log of one node: what it saw happen, the last of it.
+//! The event log of one node: the last events that it observed.
 
 use std::collections::VecDeque;
 
@@ -7,11 +7,11 @@ use parking_lot::Mutex;
 use super::Node;
 use crate::api::Event;
 
-/// Events kept.
+/// Maximum of events kept.
 const EVENTS_MAX: usize = 1000;
 
 impl Node {
-    /// Takes over what the data plane has to tell.
+    /// Adds the data plane's notices to the event log.
     pub(super) fn tell_notices(&self) {
         for notice in self.plane.take_notices() {
             self.events.add(Event {
@@ -31,7 +31,7 @@ impl Node {
 pub(super) struct EventLog(Mutex<VecDeque<Event>>);
 
 impl EventLog {
-    /// Adds an event, and writes it into the log.
+    /// Adds an event, and writes it to the log.
     pub(super) fn add(&self, event: Event) {
         match event.severity.as_str() {
             "error" => tracing::error!(epoch = event.epoch, kind = event.kind, "{}", event.message),
@@ -45,7 +45,7 @@ impl EventLog {
         events.push_back(event);
     }
 
-    /// The newest `count` events, oldest first.
+    /// Returns the newest `count` events, oldest first.
     pub(super) fn newest(&self, count: usize) -> Vec<Event> {
         let events = self.0.lock();
         events.iter().skip(events.len().saturating_sub(count)).cloned().collect()

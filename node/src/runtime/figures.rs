@@ -1,4 +1,4 @@
-//! What the settings mean for each part of the node.
+//! Translation of the settings for each part of the node.
 
 use caskade_engine::{Budget, OnFailure, Options};
 
@@ -8,16 +8,16 @@ use crate::identity::{ClusterSecret, Identity};
 use crate::net::NetworkConfig;
 use crate::supervise::Supervisor;
 
-/// Pending writes of one partition.
+/// Maximum of pending writes of one partition.
 const PENDING_MAX: usize = 8192;
-/// Requests that wait for a primary.
+/// Maximum of requests that wait for a primary.
 const WAITING_MAX: usize = 65_536;
-/// Bytes of pending writes and waiting requests of one node.
+/// Maximum of bytes of pending writes and waiting requests of one node.
 const BYTES_UNDER_WAY_MAX: u64 = 512 << 20;
-/// How long a write waits for a replica before the replica is taken out.
+/// Time for which a write waits for a replica before the replica is suspended.
 const REPLICA_TIMEOUT_MS: u64 = 3000;
 
-/// How the store is opened.
+/// Returns the options of the store.
 pub(super) fn engine_options(settings: &Settings, supervisor: &Supervisor) -> Options {
     let mut options = Options::new(settings.data_dir.join(STORE_FOLDER));
     options.sync = settings.sync;
@@ -30,18 +30,18 @@ pub(super) fn engine_options(settings: &Settings, supervisor: &Supervisor) -> Op
     options.merge_trigger_bytes = settings.merge_trigger_bytes;
     options.merge_small_file = settings.merge_small_file;
     options.merge_window = settings.merge_window;
-    // The rest of the background work finds the whole through this part of it.
+    // The other background work reaches the whole budget through this part.
     options.budget = Budget::new(settings.background_bytes_per_s).part(settings.merge_bytes_per_s);
-    // Tombstones and expiry are the cluster's business.
+    // The cluster decides about tombstones and expiry.
     options.replicated = true;
-    // The data plane watches the free space, by marks of its own.
+    // The data plane watches the free space, with its own marks.
     options.low_free_bytes = 0;
     let supervisor = supervisor.clone();
     options.on_failure = OnFailure::new(move |thread, how| supervisor.report(thread, how.to_owned()));
     options
 }
 
-/// How the peer network is started.
+/// Returns the configuration of the peer network.
 pub(super) fn network_config(
     settings: &Settings,
     identity: &Identity,
@@ -54,7 +54,7 @@ pub(super) fn network_config(
     config
 }
 
-/// Bounds and times of the data plane.
+/// Returns the limits and times of the data plane.
 pub(super) fn limits(settings: &Settings) -> Limits {
     Limits {
         request_timeout_ms: settings.request_timeout_ms,
@@ -82,7 +82,7 @@ mod tests {
         let theirs = Options::new(settings.data_dir.join(STORE_FOLDER));
         let ours = engine_options(&settings, &supervisor);
         assert_eq!(ours.validate(), Ok(()));
-        // A node has larger files, and what is written is its cluster's business.
+        // A node uses larger files, and its cluster decides about writes.
         let (max_file_size, replicated, low_free_bytes) = (ours.max_file_size, true, 0);
         let (budget, on_failure) = (ours.budget.clone(), ours.on_failure.clone());
         assert_eq!(ours, Options { max_file_size, replicated, low_free_bytes, budget, on_failure, ..theirs });

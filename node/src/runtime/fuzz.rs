@@ -1,4 +1,4 @@
-//! What the fuzz target `messages` runs of the control class and of gossip: see [`crate::fuzz`].
+//! Body of the fuzz target `messages` for the control class and gossip: see [`crate::fuzz`].
 
 use super::BUILD;
 use super::control::{Control, ControlAnswer};
@@ -10,10 +10,10 @@ use crate::fuzz::same_again;
 use crate::id::{ClusterId, NodeId};
 use crate::net::wire;
 
-/// Kinds of messages here.
+/// Number of kinds of messages.
 pub(crate) const KINDS: u8 = 3;
 
-/// A message of one of the kinds.
+/// Decodes a message of the given kind.
 pub(crate) fn run(kind: u8, bytes: &[u8]) {
     match kind % KINDS {
         0 => {
@@ -26,7 +26,7 @@ pub(crate) fn run(kind: u8, bytes: &[u8]) {
     }
 }
 
-/// Messages to begin with, by kind.
+/// Returns the initial messages, by kind.
 pub(crate) fn seeds() -> Vec<(u8, Vec<u8>)> {
     let node = NodeId::from_bytes([1; 32]);
     let announcement = Announcement {

@@ -1,11 +1,14 @@
-//! Generations on the wire (rule R10): a node of an older one is no coordinator, voter or primary to those of a newer one.
+//! Generations in messages (rule R10): a node of an older generation is no coordinator, voter or primary in a
+//! newer one.
 //!
-//! Every control message names its sender's generation ([`Control::Of`]) as soon as all members can read that; one that
-//! does not is of the first. A message of an older generation is refused, and the answer says so; who learns of a newer
-//! one, by a message or an answer, gives up its topology log and returns under the newer generation (`given_up`).
-//! Replication needs no more than its terms, which a takeover raises.
+//! Every control message names its sender's generation ([`Control::Of`]) as soon as all members can decode
+//! that; a message without it is of the first generation. A node rejects a message of an older generation,
+//! and its answer names the newer one. A node that learns of a newer generation, from a message or an answer,
+//! gives up its topology log and returns under the newer generation (`given_up`). Replication needs only its
+//! terms, which a takeover raises.
 //!
-//! Two logs of one number that different nodes founded are rivals: neither follows the other, and operators decide.
+//! Two logs of the same number that different nodes founded are rivals: neither follows the other, and
+//! operators decide.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -25,26 +28,26 @@ use crate::id::{ClusterId, Epoch, NodeId};
 use crate::mutation::{Mutation, planted};
 use crate::net::{Peers, wire};
 
-/// How long another member may take to say which generation it is of.
+/// Time limit for another member to report its generation.
 const COMPARE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause between two rounds of asking.
 const COMPARE_PAUSE: Duration = Duration::from_millis(500);
-/// Rounds between two complaints.
+/// Rounds between two log lines about missing answers.
 const COMPLAINT_ROUNDS: u32 = 10;
 
-/// The node follows another topology log from its next start on, which should be at once.
+/// The node follows another topology log after its next start, which should be immediate.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}; start the node again")]
 pub struct BeginsAnew(pub(super) String);
 
-/// What a node says of the log it follows.
+/// A node's report about the topology log that it follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Standpoint {
-    /// Of which generation its state is.
+    /// Generation of the node's state.
     pub(super) generation: Generation,
-    /// Number of that state; 0 if it has none.
+    /// Epoch of that state; 0 if the node has no state.
     pub(super) epoch: Epoch,
-    /// Whether it has a lease.
+    /// Whether the node has a lease.
     pub(super) serving: bool,
 }
 
@@ -54,13 +57,13 @@ impl Standpoint {
     }
 }
 
-/// What another node's generation is to one's own.
+/// Relation of another node's generation to this node's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Relation {
     Same,
     Older,
     Newer,
-    /// Of the same number, and another log.
+    /// The same number, but another log.
     Rival,
 }
 
@@ -68,7 +71,7 @@ fn relation(mine: Generation, theirs: Generation) -> Relation {
     match theirs.number.cmp(&mine.number) {
         std::cmp::Ordering::Less => Relation::Older,
         std::cmp::Ordering::Greater => Relation::Newer,
-        // One that returns knows the number only.
+        // A returning node knows only the number.
         std::cmp::Ordering::Equal if mine.by.is_some() && theirs.by.is_some() && mine.by != theirs.by => {
             Relation::Rival
         }
@@ -76,12 +79,14 @@ fn relation(mine: Generation, theirs: Generation) -> Relation {
     }
 }
 
-/// The generation a node follows: its state's; without a state, the one it gave up its own for.
+/// Returns the generation that a node follows: that of its state or, without a state, the one for which it
+/// gave up its own.
 fn followed(state: &ClusterState, floor: u32) -> Generation {
     if state.epoch > 0 { state.generation() } else { Generation { number: floor, by: None } }
 }
 
-/// The question as it is sent: with the sender's generation and its cluster, where they can be read.
+/// Returns the request as it is sent: with the sender's generation and cluster, if all members can decode
+/// them.
 pub(super) fn named(state: &ClusterState, floor: u32, question: Control) -> Control {
     let mine = followed(state, floor);
     let is_read = mine.number > 0 || state.speech().protocol >= PROTOCOL_TAKEOVER;
@@ -92,18 +97,18 @@ pub(super) fn named(state: &ClusterState, floor: u32, question: Control) -> Cont
     }
 }
 
-/// A question, and what its sender said of itself.
+/// A request, and its sender's cluster and generation.
 pub(super) struct Unnamed {
     pub(super) cluster: Option<ClusterId>,
     pub(super) generation: Option<Generation>,
     pub(super) question: Control,
 }
 
-/// Reads what [`named`] made.
+/// Decodes a request that [`named`] made.
 pub(super) fn unnamed(question: Control) -> Result<Unnamed, String> {
     let inner = |body: Bytes| {
         wire::decode::<Control, CONTROL_BYTES_MAX>(&body)
-            .map_err(|_| "the question within the question is none of this protocol".to_owned())
+            .map_err(|_| "the nested request is not one of this protocol".to_owned())
     };
     let (cluster, question) = match question {
         Control::In(cluster, body) => (Some(cluster), inner(body)?),
@@ -114,14 +119,12 @@ pub(super) fn unnamed(question: Control) -> Result<Unnamed, String> {
         question => (None, question),
     };
     match question {
-        Control::In(..) | Control::Of(..) => {
-            Err("the question within the question is none of this protocol".to_owned())
-        }
+        Control::In(..) | Control::Of(..) => Err("the nested request is not one of this protocol".to_owned()),
         question => Ok(Unnamed { cluster, generation, question }),
     }
 }
 
-/// Why a message of another generation is refused.
+/// Returns the reason why a message of another generation is rejected.
 fn refusal(mine: Generation, theirs: Generation, relation: Relation) -> String {
     let by = |generation: Generation| {
         generation.by.map_or_else(String::new, |node| format!(", founded by {}", node.short()))
@@ -129,9 +132,9 @@ fn refusal(mine: Generation, theirs: Generation, relation: Relation) -> String {
     let (older, newer) = match relation {
         Relation::Rival => {
             return format!(
-                "two nodes took over: generation {}{} and generation {}{} are two clusters by now, which refuse each \
-                 other. Choose one; start the nodes of the other with empty data directories: they join as new nodes, and \
-                 what was written there alone is lost",
+                "two nodes took over: generation {}{} and generation {}{} are now two clusters, which reject \
+                 each other's messages. Choose one. Start the nodes of the other with empty data directories: \
+                 they join as new nodes, and the writes of that cluster alone are lost",
                 mine.number,
                 by(mine),
                 theirs.number,
@@ -142,16 +145,17 @@ fn refusal(mine: Generation, theirs: Generation, relation: Relation) -> String {
         _ => (theirs, mine),
     };
     format!(
-        "generation {} of the cluster is over: generation {}{} took over. Nothing of the older one is taken; a node of it \
-         gives up its topology log and returns under the newer one, which merges what only that node has",
+        "generation {} of the cluster is over: generation {}{} took over. Messages of the older one are \
+         rejected; a node of it gives up its topology log and returns under the newer one, which merges the \
+         records that only that node has",
         older.number,
         newer.number,
         by(newer)
     )
 }
 
-/// What a node answers on the control class before it is put together, while it compares generations: which log it
-/// follows, and nothing else.
+/// Answers a control message before the node is assembled, while it compares generations: reports the log
+/// that it follows, and answers no other request.
 pub fn answer_early(state: &ClusterState, body: &[u8]) -> Option<Bytes> {
     let question = wire::decode::<Control, CONTROL_BYTES_MAX>(body).ok().and_then(|q| unnamed(q).ok());
     let Some(Unnamed { question: Control::Compare, .. }) = question else { return None };
@@ -163,7 +167,8 @@ impl Node {
         followed(&self.topology.state(), self.generation_floor)
     }
 
-    /// Refuses what a node of another generation asks, if it must be; learns from it if that one is newer.
+    /// Rejects a request of a node of another generation where necessary; gives up this node's generation if
+    /// the other is newer.
     pub(super) fn check_generation(
         self: &Arc<Self>,
         from: NodeId,
@@ -173,7 +178,7 @@ impl Node {
         let mine = self.followed_generation();
         let theirs = match named {
             Some(generation) => generation,
-            // Who is no member yet has no generation.
+            // A node that is not a member yet has no generation.
             None if matches!(question, Control::Lease(..))
                 && self.topology.state().member(from).is_none() =>
             {
@@ -185,20 +190,20 @@ impl Node {
         if relation == Relation::Newer {
             self.give_up_generation(theirs, from);
         }
-        // These are asked to find that out.
+        // These requests serve to find out the generation.
         if relation == Relation::Same || matches!(question, Control::Hello | Control::Compare) {
             return Ok(());
         }
         let reason = refusal(mine, theirs, relation);
         match relation {
-            Relation::Rival => tracing::error!(%from, reason, "a message was refused"),
-            _ => tracing::debug!(%from, reason, "a message was refused"),
+            Relation::Rival => tracing::error!(%from, reason, "rejected a message of another generation"),
+            _ => tracing::debug!(%from, reason, "rejected a message of another generation"),
         }
         Err(ControlAnswer::OtherGeneration { generation: mine, reason })
     }
 
-    /// Sends a message of this node's topology log to another node, as the log itself does: whichever of the two is of an
-    /// older generation learns that. For a simulation, whose model of the log sends none.
+    /// Sends a message of this node's topology log to another node, as the log itself does: the one of the
+    /// older generation learns of the newer one. For a simulation, whose model of the log sends no messages.
     ///
     /// # Errors
     /// The other node does not answer, or is of another generation.
@@ -206,65 +211,68 @@ impl Node {
         self.ask(to, Control::Raft(Bytes::new()), COMPARE_TIMEOUT).await.map(drop)
     }
 
-    /// A peer says that it is of another generation.
+    /// Handles a peer's answer that names another generation.
     pub(super) fn learn_generation(self: &Arc<Self>, theirs: Generation, from: NodeId) {
         if relation(self.followed_generation(), theirs) == Relation::Newer {
             self.give_up_generation(theirs, from);
         }
     }
 
-    /// A newer generation took over: this process ends, and the next one returns under it.
+    /// Handles a newer generation that took over: this process stops, and the next one returns under that
+    /// generation.
     fn give_up_generation(self: &Arc<Self>, newer: Generation, from: NodeId) {
-        // From here on nothing is served under the older one, whatever the disk does.
+        // Serve nothing under the older generation from here on, even if the disk fails.
         self.plane.end_lease();
         if self.refusal.borrow().is_some() {
             return;
         }
         let reason = format!(
-            "node {} is of generation {}, which took over from this node's generation {}: its topology log is given up, \
-             and it returns under the newer one; what only it has written is merged there",
+            "node {} is of generation {}, which took over from this node's generation {}: this node gives up \
+             its topology log and returns under the newer one, which merges the writes that only this node has",
             from.short(),
             newer.number,
             self.followed_generation().number
         );
         if let Err(error) = give_up(&self.note_superseded, &self.topology.state(), newer, Some(from)) {
-            return self.refuse(&format!("{reason}. But that cannot be written down: {error:#}"));
+            return self.refuse(&format!("{reason}. But this cannot be recorded on disk: {error:#}"));
         }
         self.begin_anew(&reason);
     }
 
-    /// This process serves nothing more; whoever started the node is to start it again at once.
+    /// Makes this process serve nothing more; its supervisor must start the node again at once.
     pub(super) fn begin_anew(&self, reason: &str) {
         self.anew.store(true, Ordering::Release);
         self.refuse(reason);
     }
 
-    /// Whether the node, having [refused](Self::refused) to go on, is to be started again.
+    /// Returns whether the node must be started again after it was [refused](Self::refused).
     pub fn begins_anew(&self) -> bool {
         self.anew.load(Ordering::Acquire)
     }
 }
 
-/// Writes down that this node's log is to be given up for that of a newer generation.
+/// Records on disk that this node gives up its log for a newer generation.
 fn give_up(
     note: &NoteSuperseded,
     state: &ClusterState,
     newer: Generation,
     from: Option<NodeId>,
 ) -> anyhow::Result<()> {
-    // The node that told first: others may be gone.
+    // First the node that reported it: others may be lost.
     let mut members: Vec<_> = state.members.iter().collect();
     members.sort_by_key(|(node, _)| Some(**node) != from);
     let addrs = members.into_iter().flat_map(|(_, member)| member.announcement.peer_addrs.iter().cloned());
     note(&Returning { generation: newer.number, addrs: addrs.collect() })
 }
 
-/// Before the only voter of a cluster starts to serve: none of the members that could have taken over meanwhile did.
+/// Compares generations before the only voter of a cluster starts to serve: none of the members that could
+/// have taken over in the meantime may have done so.
 ///
-/// Waits until each of them has said so. Answers whether one did: then this node's log is to be given up.
+/// Waits until each of them has reported its generation. Returns whether one took over: then this node's log
+/// is given up.
 ///
 /// # Errors
-/// The file system refuses to write that down; or another log of the same number is there.
+/// The file system cannot record that, or a rival log of the same number exists.
 pub async fn compare(
     note: &NoteSuperseded,
     own: NodeId,
@@ -302,7 +310,7 @@ pub async fn compare(
                     }
                 }
                 other => {
-                    tracing::debug!(%node, ?other, "the other member did not say which generation it is of")
+                    tracing::debug!(%node, ?other, "the other member did not report its generation")
                 }
             }
         }
@@ -312,9 +320,9 @@ pub async fn compare(
         if round == 1 || round % COMPLAINT_ROUNDS == 0 {
             let nodes: Vec<String> = unheard.iter().map(NodeId::short).collect();
             tracing::error!(
-                "this node alone votes for the coordinator, and while it was down {} may have taken over: it serves \
-                 nothing until that node answers. If it is gone for good, or it is known that no `caskctl cluster \
-                 takeover` was run there, start this node with --serve-alone",
+                "this node is the only voter, and while it was down {} may have taken over: this node serves \
+                 nothing until that node answers. If that node is lost for good, or if you know that no \
+                 `caskctl cluster takeover` was run there, start this node with --serve-alone",
                 nodes.join(", ")
             );
         }
@@ -337,7 +345,7 @@ mod tests {
         assert_eq!(relation(first, A), Relation::Newer);
         assert_eq!(relation(A, first), Relation::Older);
         assert_eq!(relation(A, B), Relation::Rival);
-        assert_eq!(relation(A, Generation { number: 1, by: None }), Relation::Same, "one that returns");
+        assert_eq!(relation(A, Generation { number: 1, by: None }), Relation::Same, "a node that returns");
         assert!(refusal(A, B, Relation::Rival).contains("empty data directories"));
         assert!(
             refusal(first, A, Relation::Newer)

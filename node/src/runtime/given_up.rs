@@ -1,12 +1,15 @@
-//! A topology log that is given up, on disk: by the node that takes over, and by each that learns of it (rule R10).
+//! The files of a topology log that is given up, by the node that takes over and by each node that learns of
+//! it (rule R10).
 //!
-//! Nothing is deleted: a log that is given up stays beside the new one, as `topology.given-up-N`. What is to happen is
-//! written first and done by the next start, each step once, so that a crash at any point is gone on from:
+//! Nothing is deleted: a log that is given up stays beside the new one, as `topology.given-up-N`. The node
+//! first records the pending steps, and its next start performs each once, so that it can continue after a
+//! crash at any point:
 //!
-//! - `topology.next` is there: this node took over. The present log is set aside, and that one takes its place.
-//! - `superseded` is there: another node took over. The log is set aside and the file renamed to `returning`: while this
-//!   node knows no committed state, it looks for its cluster where that file says, and follows no generation older than
-//!   the one it names.
+//! - `topology.next` exists: this node took over. The present log is set aside, and the new one takes its
+//!   place.
+//! - `superseded` exists: another node took over. The log is set aside and the file renamed to `returning`.
+//!   While this node has no committed state, it looks for its cluster at the addresses in that file, and
+//!   follows no generation older than the one in that file.
 
 use std::fs;
 use std::io;
@@ -21,28 +24,28 @@ use crate::topology::NEXT_FOLDER;
 const LOG_FOLDER: &str = "topology";
 const SUPERSEDED: &str = "superseded";
 const RETURNING: &str = "returning";
-/// Logs that are kept.
+/// Maximum of logs that are kept.
 const KEPT_MAX: u32 = 1000;
-/// Addresses that are written down, and bytes of the file that are read.
+/// Maximum of addresses in the file, and of bytes read from it.
 const ADDRS_MAX: usize = 64;
 const FILE_BYTES_MAX: usize = 64 << 10;
 
-/// What a node that gave up its log goes by.
+/// The contents of the file `returning`: the goal of a node that gave up its log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Returning {
-    /// The generation it gave up its own for, or an older one than that is by now.
+    /// The generation for which the node gave up its own; a newer one may exist by now.
     pub generation: u32,
-    /// Peer addresses of the members it knew.
+    /// Peer addresses of the members that the node knew.
     pub addrs: Vec<String>,
 }
 
-/// Writes down, durably, that the node's log is to be given up: its next start returns so.
+/// Records durably that the node's log is given up: its next start returns under the newer generation.
 pub type NoteSuperseded = Box<dyn Fn(&Returning) -> anyhow::Result<()> + Send + Sync>;
 
-/// Writes down that this node's log is to be given up. Blocks.
+/// Records that this node's log is given up. Blocks.
 ///
 /// # Errors
-/// The file system refuses; the log stays in use.
+/// The file system failed; the log stays in use.
 pub(super) fn note(data_dir: &Path, returning: &Returning) -> anyhow::Result<()> {
     let mut text = format!("generation {}\n", returning.generation);
     for addr in returning.addrs.iter().filter(|addr| !addr.contains('\n')).take(ADDRS_MAX) {
@@ -51,15 +54,15 @@ pub(super) fn note(data_dir: &Path, returning: &Returning) -> anyhow::Result<()>
     Ok(replace_file(&data_dir.join(SUPERSEDED), text.as_bytes())?)
 }
 
-/// Does what is due. To be called before the log is opened.
+/// Performs the pending steps. Must be called before the log is opened.
 ///
 /// # Errors
-/// The file system refuses; the next call goes on where this one stopped.
+/// The file system failed; the next call continues where this one stopped.
 pub(super) fn settle(data_dir: &Path) -> anyhow::Result<()> {
     let at = |name: &str| data_dir.join(name);
     if at(NEXT_FOLDER).exists() {
         set_log_aside(data_dir)?;
-        // They speak of generations before the one that this node founded.
+        // Those files are about generations before the one that this node founded.
         for name in [SUPERSEDED, RETURNING] {
             rename(&at(name), &at(&format!("{name}.old"))).context("cannot rename it")?;
         }
@@ -67,7 +70,7 @@ pub(super) fn settle(data_dir: &Path) -> anyhow::Result<()> {
         tracing::warn!("the topology log of this node's own takeover is in use from now on");
     } else if at(SUPERSEDED).exists() {
         set_log_aside(data_dir)?;
-        rename(&at(SUPERSEDED), &at(RETURNING)).context("cannot note that the topology log is given up")?;
+        rename(&at(SUPERSEDED), &at(RETURNING)).context("cannot record that the topology log is given up")?;
     }
     Ok(())
 }
@@ -83,11 +86,11 @@ fn set_log_aside(data_dir: &Path) -> anyhow::Result<()> {
         format!("{} has {KEPT_MAX} topology logs that were given up: delete some of them", data_dir.display())
     })?;
     rename(&log, &free).with_context(|| format!("cannot set {} aside", log.display()))?;
-    tracing::warn!(to = %free.display(), "the topology log was given up and set aside: a newer generation took over");
+    tracing::warn!(to = %free.display(), "gave up the topology log and set it aside: a newer generation took over");
     Ok(())
 }
 
-/// What the node goes by while it knows no committed state, if it gave up its log.
+/// Returns the goal of a node that gave up its log and has no committed state.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -103,7 +106,7 @@ pub(super) fn returning(data_dir: &Path) -> anyhow::Result<Option<Returning>> {
     let number = lines.next().and_then(|line| line.strip_prefix("generation ")).and_then(|n| n.parse().ok());
     let generation = number.with_context(|| {
         format!(
-            "{} is damaged: it must begin with 'generation' and the number of the cluster's",
+            "{} is damaged: it must begin with 'generation' and the number of the cluster's generation",
             path.display()
         )
     })?;
@@ -125,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn log_that_is_superseded_is_set_aside_once_and_the_way_back_is_known() {
+    fn superseded_log_is_set_aside_once_and_the_addresses_of_members_are_kept() {
         let (dir, wanted) = noted();
         settle(dir.path()).unwrap();
         assert!(dir.path().join(LOG_FOLDER).exists() && returning(dir.path()).unwrap().is_none());
@@ -143,12 +146,12 @@ mod tests {
         let (dir, wanted) = noted();
         note(dir.path(), &wanted).unwrap();
         settle(dir.path()).unwrap();
-        // The old log was set aside already, the new one not put in its place yet.
+        // The old log was set aside already, the new one is not in its place yet.
         fs::create_dir(dir.path().join(NEXT_FOLDER)).unwrap();
         fs::write(dir.path().join(NEXT_FOLDER).join("log"), "new").unwrap();
         settle(dir.path()).unwrap();
         assert_eq!(fs::read(dir.path().join(LOG_FOLDER).join("log")).unwrap(), b"new");
-        assert_eq!(returning(dir.path()).unwrap(), None, "it is nobody's follower");
+        assert_eq!(returning(dir.path()).unwrap(), None, "it follows no other node's generation");
     }
 
     #[test]

@@ -1,7 +1,7 @@
-//! Reports: what this node tells of itself every second, and what it has heard of others.
+//! Reports: this node's gossip about itself every second, and the reports it has received from other nodes.
 //!
-//! However large the cluster is and whatever changes in it, no node hears more than [`HEARD_PER_S_MAX`] reports a second
-//! on average: see [`Rhythm`].
+//! For any size of the cluster and any changes, no node receives more than [`HEARD_PER_S_MAX`] reports a
+//! second on average: see [`Rhythm`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,14 +19,14 @@ use crate::net::{Refused, wire};
 
 /// Time between two reports in a small cluster.
 const INTERVAL_MS: u64 = 1000;
-/// Reports a second that one node should hear at most.
+/// Maximum of reports that one node should receive per second.
 const HEARD_PER_S_MAX: u64 = 50;
 /// Shortest time between two reports of one node.
 const GAP_MS: u64 = 100;
-/// Nodes whose reports are kept.
+/// Maximum of nodes whose reports are kept.
 const HEARD_MAX: usize = 4096;
 
-/// A report and when it was heard, on the monotonic clock.
+/// A report, and the time of its arrival on the monotonic clock.
 #[derive(Clone, Debug)]
 pub(super) struct Heard {
     pub(super) at_ms: u64,
@@ -38,7 +38,7 @@ pub(super) struct Heard {
 pub(super) struct Reports(Mutex<HashMap<NodeId, Heard>>);
 
 impl Reports {
-    /// Keeps a report unless a newer incarnation was heard of.
+    /// Stores a report unless one of a newer incarnation is stored.
     fn note(&self, report: NodeReport, now_ms: u64) {
         let mut heard = self.0.lock();
         let node = report.announcement.node;
@@ -49,43 +49,46 @@ impl Reports {
         }
     }
 
-    /// Every node's last report.
+    /// Returns every node's last report.
     pub(super) fn all(&self) -> HashMap<NodeId, Heard> {
         self.0.lock().clone()
     }
 }
 
-/// When a node's next report is due. The nodes of a large cluster, which all learn of a change at one time, or start at
-/// one time, report at different times: how long each waits is drawn from its name.
+/// Time of a node's next report. The nodes of a large cluster learn of a change, or start, at the same time,
+/// but report at different times: each node's pause is derived from its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rhythm {
     /// Time until the next report if nothing changes.
     pause_ms: u64,
-    /// Shortest time from the last report to one that tells a change; `None` where changes wait for their turn.
+    /// Shortest time from the last report to one about a change; `None` if changes wait for the regular
+    /// report.
     gap_ms: Option<u64>,
 }
 
 impl Rhythm {
-    /// Of a node's report of this number, in a cluster of so many members.
+    /// Returns the schedule of a node's report with this number, in a cluster of `members`.
     fn of(members: u64, node: NodeId, number: u64) -> Self {
         let spacing_ms = members * 1000 / HEARD_PER_S_MAX;
         if spacing_ms < INTERVAL_MS {
             return Self { pause_ms: INTERVAL_MS, gap_ms: Some(GAP_MS.max(spacing_ms)) };
         }
         let drawn = xxh3_64_with_seed(node.as_bytes(), number) % spacing_ms;
-        // The first is due at any time of the interval, all others a whole one later, a quarter more or less.
+        // The first report is due at any time of the interval; each later one after a whole interval, plus or
+        // minus a quarter.
         let pause_ms = if number == 0 { drawn } else { spacing_ms * 3 / 4 + drawn / 2 };
         Self { pause_ms, gap_ms: None }
     }
 }
 
 impl Node {
-    /// Publishes a report every second and at once when something changed, less often in a large cluster.
+    /// Publishes a report every second and immediately after a change; less often in a large cluster.
     pub(super) async fn run_reports(self: Arc<Self>) {
         let mut states = self.topology.watch();
         let mut previous = (self.host.monotonic_ms(), self.stats.snapshot());
         for number in 0.. {
-            // Not marked as seen here: a state that came while the last report was made is to be told at once.
+            // Do not mark the state as seen here: a state that arrived during the last report must be
+            // reported at once.
             let members = states.borrow().members.len() as u64;
             let begun_ms = self.host.monotonic_ms();
             let Rhythm { pause_ms, gap_ms } = Rhythm::of(members, self.id, number);
@@ -104,7 +107,7 @@ impl Node {
                         let left_ms = earliest_ms.saturating_sub(self.host.monotonic_ms());
                         tokio::time::sleep(Duration::from_millis(left_ms)).await;
                     }
-                    // The topology log has stopped: there is nothing to tell any more.
+                    // The topology log has stopped: no more reports are needed.
                     Err(_) => return,
                 },
                 () = pause => {}
@@ -132,7 +135,7 @@ impl Node {
         }
     }
 
-    /// Takes a report that a peer published.
+    /// Handles a report that a peer published.
     pub(super) fn on_report(self: &Arc<Self>, from: NodeId, data: &[u8]) {
         let report = match wire::decode::<NodeReport, REPORT_BYTES_MAX>(data) {
             Ok(report) => report,
@@ -144,7 +147,7 @@ impl Node {
             return self.note_refused(Refused::OtherCluster, from, &why);
         }
         if announced.node != from {
-            return self.note_refused(Refused::Message, from, &"a report in another's name");
+            return self.note_refused(Refused::Message, from, &"a report in another node's name");
         }
         if self.is_over(announced) {
             return;

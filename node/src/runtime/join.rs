@@ -1,4 +1,5 @@
-//! How a node finds its cluster: it founds one, joins one through a bootstrap peer, or returns to its own.
+//! Search of a node for its cluster: it founds one, joins one through a bootstrap peer, or returns to its
+//! own.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,48 +11,48 @@ use super::control::{Control, ControlAnswer, ask};
 use crate::id::{ClusterId, NodeId};
 use crate::net::{DialError, Network};
 
-/// How long a bootstrap peer may take to introduce itself.
+/// Time limit for a bootstrap peer to introduce itself.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(3);
-/// Once one bootstrap peer has introduced itself: how long those before it in the list are waited for.
+/// Time for which earlier bootstrap peers in the list are awaited after one has introduced itself.
 const GRACE: Duration = Duration::from_millis(500);
-/// How long a member that starts waits for its bootstrap peers before it goes by what it remembers.
+/// Time for which a starting member waits for its bootstrap peers before it uses the addresses it remembers.
 const CHECK_MAX: Duration = Duration::from_secs(2);
 /// Pause between two rounds over the bootstrap peers.
 const ROUND_PAUSE: Duration = Duration::from_millis(500);
-/// Rounds in which nobody answers before a node that is its own first bootstrap peer founds a cluster.
+/// Rounds without an answer before a node that is its own first bootstrap peer founds a cluster.
 const FOUNDING_ROUNDS: u32 = 3;
 
-/// Why a node cannot take part. Each says the way out.
+/// Reason why a node cannot take part in a cluster; the text contains the remedy.
 #[derive(Debug, thiserror::Error)]
 pub enum JoinError {
-    /// The bootstrap peer holds another secret.
+    /// The bootstrap peer has another secret.
     #[error(
-        "the node at {0} refused this node's cluster secret, or this node its: nothing was joined and no data \
+        "the node at {0} and this node do not have the same cluster secret: this node did not join, and no data \
          changed. Give both the same --cluster-secret-file"
     )]
     SecretRefused(String),
-    /// The data directory belongs elsewhere.
+    /// The data directory belongs to another cluster.
     #[error(
         "this data directory belongs to cluster {own}, but the node at {addr} is of cluster {other}: nothing \
          was changed. Start with the directory of that cluster, or with an empty --data-dir to join it as a new \
          node"
     )]
     OtherCluster {
-        /// Whose the directory is.
+        /// The cluster to which the directory belongs.
         own: ClusterId,
-        /// Where the other cluster answered.
+        /// The address at which the other cluster answered.
         addr: String,
-        /// Its id.
+        /// The id of the other cluster.
         other: ClusterId,
     },
-    /// A bootstrap address that is none.
+    /// A bootstrap address that is not an address.
     #[error(
-        "'{0}' is no address of a bootstrap peer: write HOST:PORT or a multiaddr such as /ip4/10.0.0.1/tcp/7901"
+        "'{0}' is not an address of a bootstrap peer: write HOST:PORT or a multiaddr such as /ip4/10.0.0.1/tcp/7901"
     )]
     BadAddress(String),
 }
 
-/// A cluster that was found.
+/// A cluster that answered.
 #[derive(Clone, Debug)]
 pub(super) struct Introduction {
     pub(super) cluster_id: ClusterId,
@@ -59,14 +60,14 @@ pub(super) struct Introduction {
     pub(super) members: Vec<(NodeId, Vec<String>)>,
 }
 
-/// What one round over the bootstrap peers brought.
+/// Result of one round over the bootstrap peers.
 enum Round {
     Found(Introduction, String),
     Nobody { first_is_itself: bool },
 }
 
-/// Looks for a cluster until one answers; `None` if this node is to found it: it has no bootstrap peers, or is
-/// the first of them and none of the others answers.
+/// Looks for a cluster until one answers. Returns `None` if this node should found it: it has no bootstrap
+/// peers, or it is the first of them and no other one answers.
 pub(super) async fn find_cluster(
     network: &Network,
     bootstrap: &[String],
@@ -84,7 +85,7 @@ pub(super) async fn find_cluster(
                     return Ok(None);
                 }
                 if rounds % 20 == 1 {
-                    tracing::warn!(?bootstrap, "no bootstrap peer answers yet; trying on");
+                    tracing::warn!(?bootstrap, "no bootstrap peer has answered yet; this node retries");
                 }
             }
         }
@@ -92,7 +93,7 @@ pub(super) async fn find_cluster(
     }
 }
 
-/// For a node that has to find the cluster it was a member of: it never founds one, however long nobody answers.
+/// Looks for the cluster of which this node was a member, until it answers. Never founds a cluster.
 pub(super) async fn find_cluster_again(
     network: &Network,
     addrs: &[String],
@@ -101,7 +102,7 @@ pub(super) async fn find_cluster_again(
         match ask_round(network, addrs).await? {
             Round::Found(introduction, _) => return Ok(introduction),
             Round::Nobody { .. } if round.is_multiple_of(20) => {
-                tracing::warn!(?addrs, "no member of the cluster answers yet; trying on");
+                tracing::warn!(?addrs, "no member of the cluster has answered yet; this node retries");
             }
             Round::Nobody { .. } => {}
         }
@@ -110,8 +111,8 @@ pub(super) async fn find_cluster_again(
     Err(JoinError::BadAddress(String::new()))
 }
 
-/// For a node that has a cluster: one look, of [`CHECK_MAX`] at most, whether the bootstrap peers are of the same one.
-/// Answers what the first that introduced itself said.
+/// Checks once, within [`CHECK_MAX`], that the bootstrap peers of a member are of its cluster. Returns the
+/// introduction of the first peer that answered.
 pub(super) async fn check_cluster(
     network: &Network,
     bootstrap: &[String],
@@ -123,20 +124,20 @@ pub(super) async fn check_cluster(
         }
         Ok(Ok(Round::Found(introduction, _))) => Ok(Some(introduction)),
         Ok(Err(error)) => Err(error),
-        // They are tried as long as the node runs: see `bootstrap`.
+        // The node dials them as long as it runs: see `bootstrap`.
         Ok(Ok(Round::Nobody { .. })) | Err(_) => Ok(None),
     }
 }
 
-/// What came of one bootstrap peer.
+/// Result of asking one bootstrap peer.
 enum Asked {
     Found(Introduction),
     Itself,
     Nobody,
 }
 
-/// Asks all bootstrap peers at once. The first one in the list that introduces itself counts; once any has, the others
-/// have [`GRACE`].
+/// Asks all bootstrap peers at once. The first one in the list that introduces itself counts. Once a peer
+/// has, the others have [`GRACE`].
 async fn ask_round(network: &Network, bootstrap: &[String]) -> Result<Round, JoinError> {
     let asking =
         bootstrap.iter().enumerate().map(|(i, addr)| async move { (i, ask_one(network, addr).await) });
@@ -154,7 +155,7 @@ async fn ask_round(network: &Network, bootstrap: &[String]) -> Result<Round, Joi
             answers.insert(i, answer);
         }
     };
-    // Whoever has not answered by then is not waited for.
+    // Later answers do not count.
     let _ = tokio::time::timeout(GRACE, rest).await;
     let mut first_is_itself = false;
     for (i, answer) in answers {
@@ -176,7 +177,7 @@ async fn ask_one(network: &Network, addr: &str) -> Result<Asked, JoinError> {
         Err(DialError::SecretRefused) => return Err(JoinError::SecretRefused(addr.to_owned())),
         Err(DialError::BadAddress) => return Err(JoinError::BadAddress(addr.to_owned())),
         Err(DialError::Unreachable(reason)) => {
-            tracing::debug!(addr, reason, "a bootstrap peer does not answer");
+            tracing::debug!(addr, reason, "a bootstrap peer did not answer");
             return Ok(Asked::Nobody);
         }
     };
@@ -184,7 +185,7 @@ async fn ask_one(network: &Network, addr: &str) -> Result<Asked, JoinError> {
         Ok(ControlAnswer::Hello { cluster_id: Some(cluster_id), coordinator, members }) => {
             return Ok(Asked::Found(Introduction { cluster_id, coordinator, members }));
         }
-        Ok(_) => tracing::debug!(addr, "the bootstrap peer belongs to no cluster yet"),
+        Ok(_) => tracing::debug!(addr, "the bootstrap peer does not belong to a cluster yet"),
         Err(error) => tracing::debug!(addr, error, "the bootstrap peer did not introduce itself"),
     }
     Ok(Asked::Nobody)

@@ -1,4 +1,4 @@
-//! The holder's side of the lease, and this node's registration: both are one question to the coordinator.
+//! The holder's side of the lease, and this node's registration: one request to the coordinator serves both.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,27 +10,28 @@ use crate::cluster::state::ClusterState;
 use crate::id::NodeId;
 use crate::mutation::{Mutation, planted};
 
-/// Shortest pause between two renewals: what a coordinator grants that is not confirmed any more gets short.
+/// Shortest pause between two renewals: the leases of a coordinator that is no longer confirmed get short.
 const RENEW_PAUSE_MIN: Duration = Duration::from_millis(10);
-/// Pause before a question that brought no lease is asked again.
+/// Pause before a failed request is repeated.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
-/// How long the coordinator may take to answer a node that does not know the cluster's lease yet.
+/// Time limit for the coordinator to answer a node that does not know the cluster's lease yet.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// For how long a node is without a lease before that is told: an election takes less.
+/// Time without a lease before the first log line, in milliseconds: an election takes less.
 const QUIET_MS: u64 = 5_000;
-/// Time between two complaints.
+/// Time between two log lines, in milliseconds.
 const COMPLAINT_PAUSE_MS: u64 = 10_000;
 
-/// When it is due to tell that there is no lease.
+/// Schedule of the log lines about a missing lease.
 #[derive(Debug, Default)]
 struct Complaints {
-    /// No complaint before; `None` while there is a lease.
+    /// Earliest time of the next log line; `None` while the node has a lease.
     not_before_ms: Option<u64>,
 }
 
 impl Complaints {
-    /// The reason why there is no lease, `None` if there is one; comes back when it should be told.
+    /// Takes the reason why the node has no lease, or `None` if it has one; returns the reason if a log line
+    /// is due.
     fn due(&mut self, reason: Option<String>, now_ms: u64) -> Option<String> {
         let Some(reason) = reason else {
             self.not_before_ms = None;
@@ -44,23 +45,23 @@ impl Complaints {
     }
 }
 
-/// What clients and operators are told while there is no lease.
+/// Returns the text for clients and operators while the node has no lease.
 fn plight(state: &ClusterState, node: NodeId, reason: &str) -> String {
     format!(
-        "Node {} has no lease: {reason}. It serves only reads of connections that sent READONLY, which may be stale. If \
-         the nodes that are down can be started, start them{}",
+        "Node {} has no lease: {reason}. It serves only reads of connections that sent READONLY; they may be \
+         stale. If the nodes that are down can be started, start them{}",
         node.short(),
         match state.members.len() {
             0 | 1 => String::new(),
-            _ => "; if so many are lost for good that no coordinator can be elected, `caskctl cluster takeover` at this \
-                  node goes on without them"
+            _ => "; if too many are lost for good to elect a coordinator, run `caskctl cluster takeover` on this \
+                  node to continue without them"
                 .to_owned(),
         }
     )
 }
 
 impl Node {
-    /// Renews the lease for as long as the node runs, or until it is refused for good.
+    /// Renews the lease as long as the node runs, or until the coordinator refuses it for good.
     pub(super) async fn run_lease(self: Arc<Self>) {
         let mut complaints = Complaints::default();
         let mut since_ms = self.host.monotonic_ms();
@@ -75,7 +76,10 @@ impl Node {
                 self.plane.set_plight(None);
             }
             if let Some(reason) = complaints.due(renewed.err(), self.host.monotonic_ms()) {
-                tracing::error!(reason, "this node gets no lease and serves nothing; it goes on asking");
+                tracing::error!(
+                    reason,
+                    "no lease for 5 s: this node serves none of its partitions; it asks the coordinator every 100 ms"
+                );
                 self.plane.set_plight(Some(plight(&self.topology.state(), self.id, &reason)));
             }
             self.take_over_if_due(since_ms).await;
@@ -83,28 +87,30 @@ impl Node {
         }
     }
 
-    /// Asks the coordinator for a lease; answers its length in milliseconds, or why there is none.
+    /// Requests a lease from the coordinator; returns its length in milliseconds, or the reason why it was
+    /// not granted.
     async fn try_renew(self: &Arc<Self>) -> Result<u64, String> {
         if self.stopping.has_begun() {
             return Err("the node is stopping".into());
         }
         if self.plane.store_failed() {
-            return Err("its store refused a write: mend the disk, then restart the node".into());
+            return Err("its store failed to write: repair the disk, then restart the node".into());
         }
         let known = self.topology.coordinator().or(*self.coordinator_hint.lock());
-        let coordinator = known.ok_or("no coordinator is known: too few voters are reached to elect one")?;
-        // The holder counts from when it asked (rule R9).
+        let coordinator =
+            known.ok_or("no coordinator is known: too few voters are reachable to elect one")?;
+        // The lease counts from its request (rule R9).
         let asked_ms = self.host.monotonic_ms();
         let answer = tokio::select! {
             biased;
             answer = self.ask_for_lease(coordinator) => answer?,
             () = self.replaced(coordinator) => {
-                return Err(format!("another node was elected in the place of {}", coordinator.short()));
+                return Err(format!("another node was elected in place of {}", coordinator.short()));
             }
         };
         match answer {
             ControlAnswer::Granted { length_ms, time_us } => {
-                // Before the lease is: whoever serves has cluster time.
+                // Before the lease is extended: a node that serves must have cluster time.
                 self.take_cluster_time(coordinator, asked_ms, time_us)?;
                 let from_ms = match planted(Mutation::LeaseFromAnswer) {
                     true => self.host.monotonic_ms(),
@@ -123,7 +129,7 @@ impl Node {
                 if let Some(other) = other.filter(|node| *node != self.id) {
                     *self.coordinator_hint.lock() = Some(other);
                 }
-                Err(format!("node {} is not the coordinator any more", coordinator.short()))
+                Err(format!("node {} is no longer the coordinator", coordinator.short()))
             }
             ControlAnswer::Refused(reason) => {
                 self.refuse(&reason);
@@ -135,16 +141,16 @@ impl Node {
                 Err(reason)
             }
             ControlAnswer::NotYet(reason) | ControlAnswer::Failed(reason) => Err(reason),
-            other => Err(format!("the coordinator answered something else: {other:?}")),
+            other => Err(format!("the coordinator gave an unexpected answer: {other:?}")),
         }
     }
 
-    /// Waits until another node than this one is the coordinator: an answer of the former may never come, and the new one
-    /// waits only for so long.
+    /// Waits until a node other than `coordinator` is the coordinator: the former one may never answer, and
+    /// the new one grants only a limited time to renew.
     async fn replaced(&self, coordinator: NodeId) {
         let mut coordinators = self.topology.watch_coordinator();
         if coordinators.wait_for(|known| known.is_some_and(|known| known != coordinator)).await.is_err() {
-            // The log has stopped: the answer, or its time-out, ends the question.
+            // The log has stopped: the answer, or its time limit, ends the request.
             std::future::pending().await
         }
     }
@@ -159,50 +165,53 @@ impl Node {
         self.ask(coordinator, Control::Lease(announcement, self.plane.time_report()), timeout).await
     }
 
-    /// This process can never have a lease again: it serves nothing from now on, and should end.
+    /// Records that this process can never get a lease again: it serves nothing from now on, and should stop.
     pub(super) fn refuse(&self, reason: &str) {
         self.plane.end_lease();
         self.host.supervisor().release();
-        tracing::error!(reason, "this node serves nothing any more; it stops");
+        tracing::error!(reason, "this node serves no more requests; it stops");
         self.refusal.send_replace(Some(reason.to_owned()));
     }
 
-    /// Ends when this process can never have a lease again, with the reason: the coordinator refused it for
-    /// good, or its topology log has stopped. Whoever started the node should stop it.
+    /// Waits until this process can never get a lease again, and returns the reason: the coordinator refused
+    /// it for good, or its topology log has stopped. The caller should then stop the node.
     pub async fn refused(&self) -> String {
         let mut refusal = self.refusal.subscribe();
         match refusal.wait_for(Option::is_some).await {
             Ok(reason) => reason.clone().unwrap_or_default(),
-            // The sender is in the node that is borrowed.
+            // Unreachable: the sender belongs to the borrowed node.
             Err(_) => std::future::pending().await,
         }
     }
 
-    /// Takes a lease that was granted, unless the node may serve nothing any more.
+    /// Extends the lease, unless the node must serve nothing any more.
     fn extend(&self, until_ms: u64) -> bool {
-        // Whoever takes over has given up those who grant it.
+        // A node that takes over has given up the nodes that grant the lease.
         if self.taking_over.try_lock().is_err() {
             return false;
         }
         let extended = self.stopping.unless_begun(|| self.plane.extend_lease(until_ms));
-        // A store that fails says so before it ends the lease: one of the two ends it after this extension.
+        // A failing store reports it before it ends the lease: one of the two ends the lease after this
+        // extension.
         if self.plane.store_failed() {
             self.plane.end_lease();
         }
         extended
     }
 
-    /// This incarnation was declared down while the process lived: it comes back as a new one, trusted with
-    /// nothing (rule R2).
+    /// Starts a new incarnation after this one was declared down while the process was alive; its copies are
+    /// not trusted (rule R2).
     fn return_anew(self: &Arc<Self>) {
         self.plane.end_lease();
         match (*self.incarnations.lock())() {
             Ok(incarnation) => {
                 self.incarnation.store(incarnation, Ordering::Release);
-                tracing::warn!(incarnation, "this node was declared down; it returns as a new incarnation");
+                tracing::warn!(incarnation, "this node was declared down and returns as a new incarnation");
                 self.returned.notify_one();
             }
-            Err(error) => tracing::error!(%error, "cannot count the incarnation up; this node cannot return"),
+            Err(error) => {
+                tracing::error!(%error, "cannot increment the incarnation; this node cannot return")
+            }
         }
     }
 }
@@ -212,7 +221,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reason_for_having_no_lease_is_told_after_a_while_and_then_rarely() {
+    fn reason_for_a_missing_lease_is_logged_after_5_s_and_then_every_10_s() {
         let mut complaints = Complaints::default();
         let mut due = |now_ms| complaints.due(Some("why".into()), now_ms).is_some();
         assert!(!due(100) && !due(5099));

@@ -1,10 +1,10 @@
-//! A planned stop as the cluster sees it: before the node goes, others take over what it does, and clients
-//! notice nothing.
+//! A planned stop as the cluster sees it: other nodes take over the roles of the node before it stops, and
+//! clients are not affected.
 //!
-//! In this order: the node is drained, so that its partitions go to other in-sync replicas, each with its consent
-//! and within milliseconds; if it is the coordinator, another voter is elected while all leases run on; then it
-//! says goodbye, and is there until the others know. Each step has its time; what is not done by then is left to
-//! what happens when a node dies.
+//! The steps, in this order. The node is drained: it hands its partitions over to other in-sync replicas,
+//! each with its consent and within milliseconds. If it is the coordinator, another voter is elected while
+//! all leases continue. Then it declares itself down, and stays up until the other nodes know. Each step has
+//! a time limit; steps that are incomplete by then end as after a crash of the node.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,24 +17,24 @@ use crate::cluster::state::{Change, ClusterState};
 use crate::id::{Epoch, NodeId};
 use crate::topology::voters_wanted;
 
-/// How long the partitions may take to be handed over.
+/// Time limit for handing over the partitions.
 pub(super) const HAND_OVER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often it is tried to commit that this node is drained.
+/// Attempts to commit that this node is drained.
 const DRAIN_TRIES: usize = 3;
-/// How long another coordinator may take to be there.
+/// Time limit for the election of another coordinator.
 const ELECTION_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long one voter may take from being asked to lead to leading, before the next is asked.
+/// Time limit of one voter between the request to stand for election and its election.
 const CANDIDACY_TIMEOUT: Duration = Duration::from_millis(150);
-/// The same of those that are asked first, and need not win.
+/// The same for the voters that are asked first, and need not win.
 const FIRST_CANDIDACY_TIMEOUT: Duration = Duration::from_millis(50);
-/// How long others may take to learn of what was committed.
+/// Time limit for other nodes to receive a committed state.
 const FOLLOW_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often it is looked whether a step is done.
+/// Interval at which the end of a step is checked.
 const PAUSE: Duration = Duration::from_millis(5);
 
 impl Node {
-    /// Gives away what other nodes can take: the partitions this node is primary of, and the coordinator's
-    /// duties. The node goes on holding its copies. Does nothing the second time.
+    /// Hands over the roles that other nodes can take: primary of its partitions, and coordinator. The node
+    /// keeps its copies. Has no effect the second time.
     pub async fn leave(self: &Arc<Self>) {
         if self.leaving.swap(true, Ordering::AcqRel) || self.others_up().is_empty() || !self.is_serving() {
             return;
@@ -45,13 +45,16 @@ impl Node {
             self.give_coordination_away().await;
         }
         self.wait_until_followed(self.topology.state().epoch).await;
-        tracing::info!(took_ms = self.host.monotonic_ms() - began_ms, "handed over what others can take");
+        tracing::info!(
+            took_ms = self.host.monotonic_ms() - began_ms,
+            "handed over the roles that other nodes can take"
+        );
     }
 
     async fn give_partitions_away(self: &Arc<Self>) {
         if !self.drain_itself().await {
             return tracing::warn!(
-                "the partitions could not be handed over: they wait for this node to be declared down"
+                "could not hand over the partitions: they are available again once this node is declared down"
             );
         }
         let drained = |state: &ClusterState| state.is_draining(self.id) && !has_successors(state, self.id);
@@ -61,13 +64,13 @@ impl Node {
         if kept > 0 {
             tracing::warn!(
                 partitions = kept,
-                "no other node has a complete copy of these partitions, or takes \
-                them in time: where there is none they are unavailable until this node is back"
+                "no other node has a complete copy of these partitions, or took \
+                them over in time: those without another complete copy are unavailable until this node returns"
             );
         }
     }
 
-    /// Commits that this node is to be primary of nothing; tells whether that came about.
+    /// Commits that this node is drained; returns whether it is.
     async fn drain_itself(self: &Arc<Self>) -> bool {
         let drained = || self.topology.state().is_draining(self.id);
         for _ in 0..DRAIN_TRIES {
@@ -75,41 +78,41 @@ impl Node {
                 break;
             }
             let incarnation = self.incarnation.load(Ordering::Acquire);
-            // An answer that is lost says nothing: the state does.
+            // A lost answer does not matter: the state decides.
             if let Err(error) = self.propose(vec![Change::Drain { node: self.id, incarnation }]).await {
-                tracing::debug!(error, "this node could not be drained; trying again");
+                tracing::debug!(error, "could not drain this node; it retries");
             }
             self.wait_for(FOLLOW_TIMEOUT, drained).await;
         }
         drained()
     }
 
-    /// Has another voter elected. Leases are good for longer than that takes.
+    /// Makes another voter the coordinator. Leases last longer than that takes.
     async fn give_coordination_away(self: &Arc<Self>) {
         let led = || self.topology.coordinator().is_some_and(|node| node != self.id);
         let deadline_ms = self.host.monotonic_ms() + ELECTION_TIMEOUT.as_millis() as u64;
-        // Without a lease there is nothing left to spare clients of.
+        // Without a lease this node serves no clients that an election could affect.
         while !led() && self.plane.has_lease() && self.host.monotonic_ms() < deadline_ms {
             if let Err(reason) = self.nominate(&led).await {
-                tracing::debug!(reason, "no other coordinator yet");
+                tracing::debug!(reason, "no other coordinator is elected yet");
                 tokio::time::sleep(PAUSE).await;
             }
         }
         if !led() {
             tracing::warn!(
-                "no other node became the coordinator in time: an election follows when this one is gone"
+                "no other node became the coordinator in time: the election follows when this node has stopped"
             );
         }
     }
 
-    /// Asks the other voters to stand for election, the last one when the others do not refuse it any more out
-    /// of loyalty to this one.
+    /// Asks the other voters to stand for election, and one of them last. By then the others no longer refuse
+    /// it in favour of this coordinator.
     async fn nominate(self: &Arc<Self>, led: &impl Fn() -> bool) -> Result<(), String> {
         let others = self.others_up();
         let mut candidates: BTreeSet<NodeId> = &self.topology.voters() & &others;
         if candidates.is_empty() && voters_wanted(self.topology.state().members.len()) == 1 {
-            // Of two nodes one votes: from now on the other.
-            let heir = *others.first().ok_or("there is no other node")?;
+            // Of two nodes one votes: make it the other one.
+            let heir = *others.first().ok_or("no other node is up")?;
             let everyone = self.topology.state().members.keys().copied().collect();
             let voters = BTreeSet::from([heir]);
             self.topology.set_membership(voters, everyone).await.map_err(|error| error.to_string())?;
@@ -122,7 +125,7 @@ impl Node {
         // One of them may win, with this node's vote: the heir must not stand against it.
         self.wait_for(FIRST_CANDIDACY_TIMEOUT, led).await;
         if self.topology.leading().is_none() {
-            // This node's vote went to one of them, who has most likely won and need only be heard of.
+            // This node voted for one of them, which has most likely won: wait until this node learns of it.
             self.wait_for(CANDIDACY_TIMEOUT, led).await;
         }
         if !led() {
@@ -139,7 +142,7 @@ impl Node {
         }
     }
 
-    /// Stands for election because the coordinator, `from`, is about to go.
+    /// Stands for election because the coordinator, `from`, is about to stop.
     pub(super) async fn stand_for_election(&self, from: NodeId) -> ControlAnswer {
         if self.topology.coordinator().is_some_and(|node| node != from) {
             return ControlAnswer::NotCoordinator(self.topology.coordinator());
@@ -150,7 +153,7 @@ impl Node {
         }
     }
 
-    /// Waits, not for long, until every other node that is up says that it holds this state or a newer one.
+    /// Waits briefly until every other node that is up reports this epoch or a newer one.
     pub(super) async fn wait_until_followed(&self, epoch: Epoch) {
         let follows = || {
             let heard = self.reports.all();
@@ -167,7 +170,7 @@ impl Node {
                 tokio::time::sleep(PAUSE).await;
             }
         };
-        // Whoever waits looks himself what has become of it.
+        // The caller checks the result itself.
         drop(tokio::time::timeout(timeout, looked).await);
     }
 
@@ -178,7 +181,7 @@ impl Node {
     }
 }
 
-/// Whether there is anybody to take a partition from this node.
+/// Returns whether another node can take over a partition from this node.
 pub(super) fn has_successors(state: &ClusterState, node: NodeId) -> bool {
     let mine = state.partitions().filter(|(_, placed)| placed.primary() == Some(node));
     mine.map(|(partition, _)| partition).any(|partition| state.hand_over_due(partition))

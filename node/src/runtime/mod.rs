@@ -1,4 +1,4 @@
-//! One running node: starts the planes, wires them together, and stops them.
+//! One running node: starts its parts, connects them, and stops them.
 
 mod addresses;
 mod admin;
@@ -81,57 +81,57 @@ use crate::net::{Class, Network, Peers, Refusals, Refused, Responder, wire};
 use crate::supervise::{Part, Supervisor};
 use crate::topology::{Agreement, Topology, TopologyConfig};
 
-/// How often it is looked who votes, 10 ms apart, while a topology log begins.
+/// How often the start looks for voters, 10 ms apart, while a topology log begins.
 const VOTERS_LOOKS: u32 = 300;
 /// Version of this build.
 pub const BUILD: &str = env!("CARGO_PKG_VERSION");
-/// How long the copy of a partition that left this node is kept.
+/// Time for which the copy of a partition that left this node is kept.
 const RELEASE_GRACE_MS: u64 = 5_000;
-/// How often slow replicas and released partitions are looked for.
+/// Interval of the rounds that look for slow replicas and released partitions.
 const MAINTENANCE_PAUSE: Duration = Duration::from_millis(500);
-/// Every how many of those rounds the copies are told which tombstones may go.
+/// Number of those rounds between two reports to the copies of the tombstones that they may drop.
 const CLEAN_ROUNDS: u32 = 4;
-/// How long a member that starts waits for a lease before it answers operators without one.
+/// Time for which a starting member waits for a lease before it answers operators without one.
 const STRANDED_AFTER: Duration = Duration::from_secs(10);
-/// How long a planned stop waits for pending writes.
+/// Time limit for pending writes at a planned stop.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Starts a new incarnation: counted up, durably, before it returns.
+/// Starts a new incarnation: increments the number, durably, before it returns.
 pub type NextIncarnation = Box<dyn FnMut() -> anyhow::Result<Incarnation> + Send>;
 
-/// What a node is put together from: what [`Node::start`] opens, or a simulation makes.
+/// Parts of a node, which [`Node::start`] opens or a simulation creates.
 pub struct Parts {
     /// Clocks and tasks.
     pub host: Host,
-    /// Who it is.
+    /// Id of the node.
     pub id: NodeId,
-    /// Which start of it this is.
+    /// Number of this start of the node.
     pub incarnation: Incarnation,
-    /// Starts the next one, when this one was declared down.
+    /// Starts the next incarnation, after this one was declared down.
     pub next_incarnation: NextIncarnation,
-    /// Which cluster it belongs to.
+    /// Id of the node's cluster.
     pub cluster_id: ClusterId,
-    /// Who may be the coordinator, until the topology log tells.
+    /// Possible coordinator, until the topology log names one.
     pub coordinator_hint: Option<NodeId>,
-    /// Where members are reached, until the topology log tells.
+    /// Addresses of members, until the topology log names them.
     pub heard_addrs: HashMap<NodeId, Vec<String>>,
-    /// Its settings.
+    /// Settings of the node.
     pub settings: Settings,
-    /// Where peers reach it.
+    /// Addresses for peers.
     pub peer_addrs: Vec<String>,
-    /// Where clients reach it.
+    /// Address for clients.
     pub client_addr: String,
-    /// Its way to the others.
+    /// Access to the other nodes.
     pub peers: Peers,
-    /// Its part in the topology log.
+    /// The node's part in the topology log.
     pub topology: Arc<dyn Agreement>,
-    /// Its store.
+    /// The node's store.
     pub engine: Engine,
-    /// What of that was found damaged when it was opened, in words; `None` if nothing.
+    /// Damage that was found when the store was opened, in words; `None` without damage.
     pub damage: Option<String>,
-    /// While it knows no committed state: it follows no generation older than this one.
+    /// Lowest generation that the node follows while it has no committed state.
     pub generation_floor: u32,
-    /// Writes down that its topology log is to be given up.
+    /// Records durably that the node's topology log is superseded.
     pub note_superseded: NoteSuperseded,
 }
 
@@ -143,7 +143,8 @@ pub struct Node {
     host: Host,
     incarnations: Mutex<NextIncarnation>,
     incarnation: AtomicU64,
-    /// Told whenever `incarnation` has grown; the task that follows the committed states listens.
+    /// Notified after each increment of `incarnation`; the task that follows the committed states waits for
+    /// it.
     returned: Notify,
     peer_addrs: Vec<String>,
     client_addr: String,
@@ -152,39 +153,39 @@ pub struct Node {
     plane: Arc<Plane>,
     stats: Arc<Stats>,
     client_limits: Arc<Limits>,
-    /// The settings as CONFIG GET shows them: some can change while the node runs.
+    /// The settings as CONFIG GET shows them: operators can change a few while the node runs.
     shown_settings: ArcSwap<Settings>,
     reports: Reports,
     refusals: Arc<Refusals>,
     events: EventLog,
     batches: mpsc::Sender<Batch>,
-    /// As coordinator: the term it was elected for, and what it granted in it.
+    /// As coordinator: the term of its election, and the leases it granted in that term.
     leases: Mutex<Option<(u64, LeaseTable)>>,
-    /// As coordinator: that term, and what it decided about cluster time in it.
+    /// As coordinator: the same term, and its decisions about cluster time in that term.
     time_keeper: Mutex<Option<(u64, TimeKeeper)>>,
     /// Nodes whose wall clocks are known to be wrong.
     wrong_clocks: Mutex<BTreeSet<NodeId>>,
     registering: Mutex<HashSet<(NodeId, Incarnation)>>,
-    /// Members that are down: the epoch of that, and when this node learnt of it.
+    /// Members that are down: the epoch in which they went down, and the time when this node learnt of it.
     seen_down: Mutex<BTreeMap<NodeId, (Epoch, u64)>>,
-    /// Addresses that are not committed: of nodes that are not members yet, and of members that have moved;
-    /// `HEARD_ADDRS_MAX` at most.
+    /// Addresses that are not committed: of nodes that are not members yet, and of members that have moved.
+    /// At most `HEARD_ADDRS_MAX` nodes.
     heard_addrs: Mutex<BTreeMap<NodeId, HeardAddrs>>,
-    /// Who may be the coordinator, as long as the topology log names none.
+    /// Possible coordinator, while the topology log names none.
     coordinator_hint: Mutex<Option<NodeId>>,
     started_ms: u64,
     stopping: Stopping,
-    /// Whether what others can take has been, or is being, given away for a planned stop.
+    /// Whether the node hands over, or has handed over, its roles for a planned stop.
     leaving: AtomicBool,
-    /// Why this process can never have a lease again, once that is known.
+    /// Reason why this process can never get a lease again, once that is known.
     refusal: watch::Sender<Option<String>>,
-    /// Whether it is to be started again once it has stopped.
+    /// Whether the node must be started again after this process has stopped.
     anew: AtomicBool,
     generation_floor: u32,
     note_superseded: NoteSuperseded,
-    /// Held while it takes over, or looks what that would be.
+    /// Held during a takeover or its preview.
     taking_over: tokio::sync::Mutex<()>,
-    /// Whether it founds, or has founded, a generation that only its next process is of.
+    /// Whether the node founds, or has founded, a generation to which only its next process belongs.
     founding: AtomicBool,
     tasks: Mutex<Vec<AbortHandle>>,
     /// Held while a snapshot of the store is made: one at a time.
@@ -192,12 +193,13 @@ pub struct Node {
 }
 
 impl Node {
-    /// Starts a node: opens its store, finds its cluster, and takes its part. Returns once it is registered
-    /// and holds a lease; or, if it was a member before, once it has been without one for [`STRANDED_AFTER`], so that an
-    /// operator can ask it, or have it take over.
+    /// Starts a node: opens its store, finds its cluster, and takes part in it. Returns once the node is
+    /// registered and has a lease. A former member also returns after [`STRANDED_AFTER`] without a lease, so
+    /// that an operator can query the node, or start a takeover.
     ///
     /// # Errors
-    /// What keeps it from starting, and the way out; [`BeginsAnew`] if that is to start it again in a new process.
+    /// The reason why the node cannot start, and the remedy; [`BeginsAnew`] if the remedy is a start in a new
+    /// process.
     pub async fn start(
         settings: Settings,
         listener: &TcpListener,
@@ -209,7 +211,7 @@ impl Node {
         let (data_dir, bootstrap) = (settings.data_dir.clone(), settings.bootstrap.clone());
         afresh::move_aside(&data_dir, &bootstrap)?;
         match Self::start_once(settings.clone(), listener, supervisor).await {
-            // It has only just been told.
+            // The coordinator has only just reported the removal.
             Err(_) if afresh::was_removed(&data_dir) => {
                 afresh::move_aside(&data_dir, &bootstrap)?;
                 supervisor.watch_again();
@@ -257,7 +259,7 @@ impl Node {
         let joined = match joined {
             Ok(joined) => joined,
             Err(error) => {
-                // What holds the ports and the files must be gone before another start.
+                // Release the ports and files before another start.
                 topology.shutdown().await;
                 network.peers().shutdown().await;
                 drop(engine.close());
@@ -304,8 +306,8 @@ impl Node {
         Err(if node.begins_anew() { BeginsAnew(refusal).into() } else { anyhow::anyhow!(refusal) })
     }
 
-    /// Puts a node together and starts its loops. `wire` is given the node before they run: peers' calls and
-    /// gossip are to reach it through [`Node::on_call`] and [`Node::on_gossip`] from then on.
+    /// Assembles a node and starts its loops. `wire` receives the node before they run: from then on, peers'
+    /// calls and gossip must reach it through [`Node::on_call`] and [`Node::on_gossip`].
     pub fn assemble(parts: Parts, wire: impl FnOnce(Arc<Self>)) -> Arc<Self> {
         let (urgent, urgent_proposed) = mpsc::channel(proposer::QUEUE_MAX);
         let (patient, patient_proposed) = mpsc::channel(proposer::QUEUE_MAX);
@@ -372,7 +374,7 @@ impl Node {
         node
     }
 
-    /// A peer's call.
+    /// Handles a call of a peer.
     pub fn on_call(self: &Arc<Self>, from: NodeId, class: Class, body: Bytes, reply: Responder) {
         if class == Class::Control {
             self.on_control(from, &body, reply);
@@ -381,7 +383,7 @@ impl Node {
         }
     }
 
-    /// A peer's gossip.
+    /// Handles a gossip message of a peer.
     pub fn on_gossip(self: &Arc<Self>, from: NodeId, data: &[u8]) {
         self.on_report(from, data);
     }
@@ -438,8 +440,8 @@ impl Node {
         }
     }
 
-    /// Length of a lease in the cluster; `None` while this node has not heard of any committed state. Its own
-    /// setting says nothing of it, unless it is the founder.
+    /// Returns the length of a lease in the cluster; `None` while this node has no committed state. The
+    /// node's own setting does not matter, unless it is the founder.
     fn lease_ms(&self) -> Option<u64> {
         let lease_ms = self.topology.state().lease_ms;
         (lease_ms > 0).then_some(lease_ms.into())
@@ -452,62 +454,62 @@ impl Node {
             tokio::time::sleep(STRANDED_AFTER / 10).await;
         }
         tracing::warn!(
-            "this node has no lease yet; until it has, it answers operators, and reads that may be stale"
+            "this node has no lease yet; until it gets one, it answers operators, and reads that may be stale"
         );
     }
 
-    /// Waits until the node is registered and holds a lease.
+    /// Waits until the node is registered and has a lease.
     pub async fn wait_until_serving(&self) {
         while !self.is_serving() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
-    /// Starts an operation; never blocks.
+    /// Starts an operation. Never blocks.
     pub fn submit(&self, operation: Operation) -> Ticket {
         self.plane.submit(operation)
     }
 
-    /// Which start of it this is.
+    /// Returns the number of this start of the node.
     pub fn incarnation(&self) -> Incarnation {
         self.incarnation.load(Ordering::Acquire)
     }
 
-    /// Whether it was asked to stop, or can never have a lease again.
+    /// Returns whether the node was asked to stop, or can never get a lease again.
     pub fn is_stopping(&self) -> bool {
         let asked = self.leaving.load(Ordering::Acquire) || self.stopping.has_begun();
         asked || self.refusal.borrow().is_some()
     }
 
-    /// Its data plane.
+    /// Returns the node's data plane.
     pub fn plane(&self) -> &Arc<Plane> {
         &self.plane
     }
 
-    /// Where this node listens for peers, as a bootstrap address for others.
+    /// Returns the address on which this node listens for peers, as a bootstrap address for others.
     pub fn peer_listen_addr(&self) -> String {
         self.peer_addrs.first().cloned().unwrap_or_default()
     }
 
-    /// This node's store, for programs that run a node in their own process.
+    /// Returns this node's store, for programs that run a node in their own process.
     pub fn engine(&self) -> &Engine {
         self.plane.engine()
     }
 
-    /// Whether this node is registered and holds a lease.
+    /// Returns whether this node is registered and has a lease.
     pub fn is_serving(&self) -> bool {
         let state = self.plane.state();
         let registered = state.members.get(&self.id).map(|member| member.announcement.incarnation);
         registered == Some(self.incarnation.load(Ordering::Acquire)) && self.plane.has_lease()
     }
 
-    /// Returns the clocks and tasks it runs on.
+    /// Returns the clocks and tasks of the node.
     pub fn host(&self) -> &Host {
         &self.host
     }
 
-    /// Stops in order: gives away what others can take, takes no more requests, settles what is pending, says
-    /// goodbye, closes the store.
+    /// Stops in order: hands over its roles, rejects new requests, settles pending writes, declares itself
+    /// down, closes the store.
     pub async fn stop(self: &Arc<Self>) {
         self.leave().await;
         self.host.supervisor().release();
@@ -519,11 +521,11 @@ impl Node {
         self.topology.shutdown().await;
         self.peers.shutdown().await;
         if let Err(error) = self.plane.engine().clone().close() {
-            tracing::error!(%error, "the store was not closed cleanly; what was acknowledged is durable");
+            tracing::error!(%error, "the store was not closed cleanly; all acknowledged writes are durable");
         }
     }
 
-    /// What the node says of itself.
+    /// Returns the node's announcement.
     fn announcement(&self) -> Announcement {
         let (protocol_min, protocol, features) = spoken();
         Announcement {
@@ -570,7 +572,7 @@ impl Node {
         }
         match question {
             Control::Of(..) | Control::In(..) => {
-                ControlAnswer::Failed("a question within a question within a question".into())
+                ControlAnswer::Failed("the question is nested too deeply".into())
             }
             Control::Compare => self.standpoint(),
             Control::Hello => self.introduce(),
@@ -590,8 +592,8 @@ impl Node {
                 answer
             }
             Control::Lease(..) => {
-                self.note_refused(Refused::Message, from, &"a lease can only be asked for by its holder");
-                ControlAnswer::Failed("a lease can only be asked for by its holder".into())
+                self.note_refused(Refused::Message, from, &"only its holder can request a lease");
+                ControlAnswer::Failed("only its holder can request a lease".into())
             }
             Control::Propose(_) if !self.is_coordinator() => {
                 ControlAnswer::NotCoordinator(self.topology.coordinator())
@@ -611,9 +613,9 @@ impl Node {
     }
 }
 
-/// Whether this node is the only voter of the log, as the log says.
+/// Returns whether this node is the only voter of the log.
 async fn votes_alone(topology: &Topology, own: NodeId) -> bool {
-    // The log tells who votes once it has begun.
+    // The log knows the voters once it has begun.
     for _ in 0..VOTERS_LOOKS {
         let voters = topology.voters();
         if !voters.is_empty() {
@@ -624,7 +626,7 @@ async fn votes_alone(topology: &Topology, own: NodeId) -> bool {
     false
 }
 
-/// Founds, joins or returns to a cluster, whichever this data directory and the settings ask for.
+/// Founds, joins or returns to a cluster, depending on the data directory and the settings.
 async fn join_cluster(
     settings: &Settings,
     identity: &Identity,
@@ -644,7 +646,7 @@ async fn join_cluster(
             let newer = tokio::select! {
                 biased;
                 compared = compare(&note, identity.node, &peers, &state) => compared?,
-                // The other member may have moved.
+                // The other member may have a new address.
                 never = bootstrap::keep_connected(network, &settings.bootstrap) => match never {},
             };
             if newer {
@@ -670,12 +672,12 @@ async fn join_cluster(
             returning.addrs.into_iter().chain(settings.bootstrap.iter().cloned()).collect();
         let introduction = join::find_cluster_again(network, &addrs).await?;
         store.claim(introduction.cluster_id, Past::Log)?;
-        tracing::info!(cluster = %introduction.cluster_id, "returning under a newer generation");
+        tracing::info!(cluster = %introduction.cluster_id, "this node returns under a newer generation");
         return Ok(introduction);
     }
     if let Some(introduction) = join::find_cluster(network, &settings.bootstrap).await? {
         store.claim(introduction.cluster_id, past)?;
-        tracing::info!(cluster = %introduction.cluster_id, "joining");
+        tracing::info!(cluster = %introduction.cluster_id, "this node joins a cluster");
         return Ok(introduction);
     }
     let cluster_id = ClusterId::from_bytes(rand::random());
@@ -692,12 +694,12 @@ async fn join_cluster(
         protocol,
         protocol_min,
         features,
-        // It holds nothing yet.
+        // The founder's store is empty.
         store: store_condition(settings, false),
     };
-    tracing::info!(cluster = %cluster_id, "founding a cluster");
+    tracing::info!(cluster = %cluster_id, "this node founds a cluster");
     let (replication_factor, lease_ms) = (settings.replicas, settings.lease_ms);
-    // The founder speaks what is in use from now on.
+    // The founder's version is the version in use from now on.
     let set = !settings.auto_rebalance && protocol >= PROTOCOL_OPERATIONS;
     let more = Vec::from_iter(set.then_some(Change::SetAutoRebalance { enabled: false }));
     let rebuild_delay_ms = settings.rebuild_delay_ms;

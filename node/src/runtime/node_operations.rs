@@ -1,4 +1,4 @@
-//! What an operator has done to one node, by `caskctl node`: each is a change that this node proposes.
+//! Operations on one node (`caskctl node`): this node proposes a change for each.
 
 use std::sync::Arc;
 
@@ -9,18 +9,18 @@ use crate::cluster::state::{Announcement, Change, ClusterState, Verdict};
 use crate::id::NodeId;
 
 impl Node {
-    /// `CASK.REBUILD`: the copies of a node that is away are made anew at once.
+    /// `CASK.REBUILD`: makes the copies of a node that is away at once.
     pub(super) async fn rebuild_node(self: &Arc<Self>, name: &str) -> Result<Accepted, String> {
         let Announcement { node, incarnation, .. } = named_member(&self.topology.state(), name)?;
         self.commit_one(Change::Rebuild { node, incarnation }).await?;
         let message = format!(
-            "what node {} holds is copied to its stand-ins; `caskctl tasks` shows how far that is",
+            "the copies of node {} are being made on its stand-ins; `caskctl tasks` shows the progress",
             node.short()
         );
         Ok(Accepted { message })
     }
 
-    /// `CASK.DRAIN`: the node hands over all it is primary of; answers when that is done, or can go no further.
+    /// `CASK.DRAIN`: drains the node; answers when its partitions are handed over, or no more of them can be.
     pub(super) async fn drain_node(self: &Arc<Self>, name: &str) -> Result<Accepted, String> {
         let Announcement { node, incarnation, .. } = named_member(&self.topology.state(), name)?;
         self.commit_one(Change::Drain { node, incarnation }).await?;
@@ -32,25 +32,25 @@ impl Node {
         };
         let name = node.short();
         let message = match left {
-            0 => format!("node {name} is drained: it is primary of nothing, and keeps its copies"),
+            0 => format!("node {name} is drained: it is primary of no partition, and keeps its copies"),
             _ => format!(
                 "node {name} is being drained: it is still primary of {left} partitions, of which no other node has \
-                 a complete copy yet; each goes as soon as one has"
+                 a complete copy yet; it hands each over as soon as one has"
             ),
         };
         Ok(Accepted { message })
     }
 
-    /// `CASK.UNDRAIN`: the node takes its part again.
+    /// `CASK.UNDRAIN`: lets the node be primary again.
     pub(super) async fn undrain_node(self: &Arc<Self>, name: &str) -> Result<Accepted, String> {
         let Announcement { node, incarnation, .. } = named_member(&self.topology.state(), name)?;
         self.commit_one(Change::Undrain { node, incarnation }).await?;
         let message =
-            format!("node {} is given the partitions back that the ring wants it first for", node.short());
+            format!("node {} gets back the partitions for which the ring names it first", node.short());
         Ok(Accepted { message })
     }
 
-    /// Commits one change; says why if it came to nothing.
+    /// Commits one change; returns the reason if it is void.
     async fn commit_one(self: &Arc<Self>, change: Change) -> Result<(), String> {
         match self.propose(vec![change]).await?.as_slice() {
             [Verdict::Applied] => Ok(()),
@@ -60,13 +60,14 @@ impl Node {
     }
 }
 
-/// What the member that an operator means announced: by its id, or by the end of it that tables show.
+/// Returns the announcement of the member that an operator names: by its id, or by the end of it that tables
+/// show.
 fn named_member(state: &ClusterState, name: &str) -> Result<Announcement, String> {
     let means = |node: &NodeId| !name.is_empty() && node.to_string().ends_with(name);
     let mut named = state.members.iter().filter(|(node, _)| means(node));
     match (named.next(), named.next()) {
         (Some((_, member)), None) => Ok(member.announcement.clone()),
-        (Some(_), Some(_)) => Err(format!("'{name}' is the end of several nodes' ids: write more of it")),
+        (Some(_), Some(_)) => Err(format!("'{name}' is the end of several nodes' ids: give more characters")),
         (None, _) => Err(format!("no member's id is or ends with '{name}': `caskctl nodes` lists them")),
     }
 }

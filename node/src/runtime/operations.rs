@@ -1,7 +1,7 @@
-//! `CASK.PLAN` and `CASK.COMMIT`: what operators ask about the topology's operations, and what they start, stop and set.
+//! `CASK.PLAN` and `CASK.COMMIT`: previews and control of the topology's operations.
 //!
-//! A plan is made by whichever node is asked, from the state it holds; a commit is void unless the coordinator's is
-//! the same in all that matters ([`Basis`]). Nothing is proposed that some member could not read.
+//! The asked node makes a plan from its own state. A commit is void unless the coordinator's state agrees in
+//! everything that the plan depends on ([`Basis`]). A node proposes only changes that all members can decode.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -16,15 +16,16 @@ use crate::cluster::protocol::PROTOCOL_OPERATIONS;
 use crate::cluster::state::{Change, ClusterState, Verdict};
 use crate::id::NodeId;
 
-/// How long a node waits to hold itself what was committed, so that its answer tells of it.
+/// Time for which a node waits to receive the committed state, so that its answer includes it.
 const SEEN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How the commands are written.
-const USAGE: &str = "CASK.PLAN STATUS | PAUSE | RESUME | ABORT | THROTTLE BYTES-PER-S|DEFAULT | AUTO ON|OFF | JOIN [WEIGHT n] \
-    [ZONE name] | operation; CASK.COMMIT operation TOKEN; where operation is LEAVE node | REMOVE node [ACCEPT-LOSS] | \
-    REPLACE old new [ACCEPT-LOSS] | WEIGHT node n | ZONE node name | REPLICAS n | REBALANCE";
+/// Syntax of the commands.
+const USAGE: &str = "CASK.PLAN STATUS | PAUSE | RESUME | ABORT | THROTTLE BYTES-PER-S|DEFAULT | AUTO ON|OFF | \
+    JOIN [WEIGHT n] [ZONE name] | operation; CASK.COMMIT operation TOKEN; where operation is LEAVE node | \
+    REMOVE node [ACCEPT-LOSS] | REPLACE old new [ACCEPT-LOSS] | WEIGHT node n | ZONE node name | REPLICAS n | \
+    REBALANCE";
 
-/// What is asked.
+/// A parsed command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Request {
     Status,
@@ -37,7 +38,7 @@ enum Request {
 }
 
 impl Node {
-    /// `CASK.PLAN`, with the words after it; answers JSON.
+    /// `CASK.PLAN`, with the words after it; returns JSON.
     pub(super) async fn plan(self: &Arc<Self>, words: &[String]) -> Result<String, String> {
         let state = self.topology.state();
         let running = || state.plan.as_ref().map(|plan| plan.id).ok_or("no plan is running");
@@ -45,7 +46,7 @@ impl Node {
             Request::Status => return json(&self.plan_answer(String::new())),
             Request::Ask(question) => return json(&self.preview(&state, &question).await?),
             Request::Pause => (Change::PausePlan { plan: running()? }, "the plan is paused"),
-            Request::Resume => (Change::ResumePlan { plan: running()? }, "the plan goes on"),
+            Request::Resume => (Change::ResumePlan { plan: running()? }, "the plan continues"),
             Request::Abort => (Change::AbortPlan { plan: running()? }, "the plan is aborted"),
             Request::Throttle(bytes_per_s) => (Change::SetThrottle { bytes_per_s }, "the pace is set"),
             Request::Auto(enabled) => (Change::SetAutoRebalance { enabled }, "it is set"),
@@ -53,11 +54,11 @@ impl Node {
         json(&self.commit_change(change, message).await?)
     }
 
-    /// `CASK.COMMIT`, with the words after it; answers JSON.
+    /// `CASK.COMMIT`, with the words after it; returns JSON.
     pub(super) async fn commit(self: &Arc<Self>, words: &[String]) -> Result<String, String> {
         let (token, words) = words.split_last().ok_or(USAGE)?;
         let Request::Ask(Question::Operation(operation)) = parse(&self.topology.state(), words)? else {
-            return Err(format!("this is nothing to be committed with a token: {USAGE}"));
+            return Err(format!("this command is not committed with a token: {USAGE}"));
         };
         let basis = Some(Basis::from_str(token)?);
         json(&self.commit_change(Change::Operate { operation, basis }, "committed").await?)
@@ -68,13 +69,13 @@ impl Node {
         let used = state.speech().protocol;
         if used < PROTOCOL_OPERATIONS {
             return Err(format!(
-                "the members speak version {used} of the peer protocol in common, and version {PROTOCOL_OPERATIONS} is \
+                "the cluster uses version {used} of the peer protocol, and version {PROTOCOL_OPERATIONS} is \
                  needed: nothing was changed. Upgrade every node (`caskctl nodes --wide` shows their builds)"
             ));
         }
         let verdicts = self.propose(vec![change]).await;
         match verdicts
-            .map_err(|error| format!("{error}; ask `caskctl plan status` what became of it"))?
+            .map_err(|error| format!("{error}; `caskctl plan status` shows whether it was done"))?
             .first()
         {
             Some(Verdict::Applied) => {}
@@ -83,7 +84,8 @@ impl Node {
         }
         let mut states = self.topology.watch();
         let newer = states.wait_for(|seen| seen.epoch > state.epoch);
-        // It is committed all the same; only this node's answer would be of an older state.
+        // A time-out does not matter: the change is committed, and only this node's answer is of an older
+        // state.
         let _ = tokio::time::timeout(SEEN_TIMEOUT, newer).await;
         Ok(self.plan_answer(message.to_owned()))
     }
@@ -112,32 +114,32 @@ impl Node {
         let next = match question {
             Question::Operation(_) => format!("CASK.COMMIT {operation} {}", preview.token),
             Question::Join { .. } if state.operations.manual_rebalance => {
-                "start caskd with --bootstrap; it is admitted without data until `caskctl plan rebalance`"
+                "start caskd with --bootstrap; the node is admitted without data until `caskctl plan rebalance`"
                     .to_owned()
             }
-            Question::Join { .. } => "start caskd with --bootstrap: it is given its share at once".to_owned(),
+            Question::Join { .. } => "start caskd with --bootstrap: the node receives its share at once".to_owned(),
         };
         Ok(PlanPreview { operation, next, ..preview })
     }
 
-    /// As coordinator: members that left and hold nothing any more are members no more. One that still votes, this
-    /// one perhaps, first gives that up.
+    /// As coordinator: retires members that left and have no copies any more. If one of them still votes,
+    /// possibly this node, it first loses its vote.
     pub(super) async fn retire_left(self: &Arc<Self>) {
         let changes = retirable(&self.topology.state(), &self.topology.voters());
         if changes.is_empty() {
             return;
         }
         if let Err(error) = self.propose_here(changes).await {
-            tracing::debug!(%error, "nodes that left could not be retired; trying again");
+            tracing::debug!(%error, "could not retire nodes that left; this node retries");
         }
     }
 }
 
 fn json<T: serde::Serialize>(answer: &T) -> Result<String, String> {
-    serde_json::to_string(answer).map_err(|error| format!("the answer cannot be told as JSON: {error}"))
+    serde_json::to_string(answer).map_err(|error| format!("cannot encode the answer as JSON: {error}"))
 }
 
-/// The words of an operation, as `CASK.COMMIT` takes them.
+/// Returns the words of an operation, as `CASK.COMMIT` takes them.
 fn describe(question: &Question) -> String {
     let loss = |accepted: &bool| if *accepted { " ACCEPT-LOSS" } else { "" };
     match question {
@@ -213,10 +215,10 @@ fn replacement(state: &ClusterState, old: &str, new: &str, accept_loss: bool) ->
 }
 
 fn number<T: FromStr>(word: &str) -> Result<T, String> {
-    word.parse().map_err(|_| format!("'{word}' is no number that is possible here"))
+    word.parse().map_err(|_| format!("'{word}' is not a valid number here"))
 }
 
-/// The member of this name, or the only one whose name ends like that.
+/// Returns the member with this id, or the only member whose id ends with `name`.
 fn member(state: &ClusterState, name: &str) -> Result<NodeId, String> {
     let ends = |node: &&NodeId| !name.is_empty() && node.to_string().ends_with(name);
     let found: Vec<&NodeId> = state.members.keys().filter(ends).collect();
@@ -225,7 +227,7 @@ fn member(state: &ClusterState, name: &str) -> Result<NodeId, String> {
         [] => Err(format!(
             "no member is named '{name}': `caskctl status` shows them; the end of a name is enough"
         )),
-        _ => Err(format!("{} members' names end in '{name}': give more of it", found.len())),
+        _ => Err(format!("{} members' names end in '{name}': give more characters", found.len())),
     }
 }
 
@@ -267,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_described_is_read_back_as_the_same() {
+    fn described_operation_is_parsed_back_as_the_same() {
         let (node, other) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
         for operation in [
             Operation::Leave { node },
@@ -284,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn node_is_named_by_the_end_of_its_name_and_nonsense_is_told_how_to_write_it() {
+    fn node_is_named_by_the_end_of_its_name_and_nonsense_is_rejected_with_the_usage() {
         let node = NodeId::from_bytes([1; 32]);
         let leave = Request::Ask(Question::Operation(Operation::Leave { node }));
         assert_eq!(parsed(&format!("leave {}", node.short())), Ok(leave));

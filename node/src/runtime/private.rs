@@ -1,45 +1,45 @@
-//! Keeps what a node stores from other users of the machine: files have mode 0600, directories 0700. Whoever could read
-//! them would read what ACLs protect.
+//! Protects a node's files from other users of the machine: files have mode 0600, directories 0700. A user
+//! who can read the files can read all data that ACLs protect.
 
 use std::fs::{self, DirBuilder, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 
-/// Permissions of others than the owner.
+/// Permissions of all users except the owner.
 const OTHERS: u32 = 0o077;
-/// Directories within each other that a data directory has.
+/// Maximal depth of directories in a data directory.
 const DEPTH_MAX: usize = 4;
 
-/// Creates the data directory, and those above it that are missing. One that is there keeps the permissions that its
+/// Creates the data directory and its missing parents. An existing directory keeps the permissions that its
 /// operator chose.
 ///
 /// # Errors
-/// It is not there and cannot be created.
+/// The directory does not exist and cannot be created.
 pub(super) fn create(dir: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(dir)
 }
 
-/// Takes the permissions of others from everything within `dir`: earlier builds made files that all could read.
+/// Removes the permissions of other users from all files within `dir`: earlier builds created readable files.
 pub(super) fn tighten(dir: &Path) {
     let mut tightened = 0;
     if let Err(error) = tighten_within(dir, DEPTH_MAX, &mut tightened) {
         tracing::warn!(
             dir = %dir.display(),
             %error,
-            "permissions of the data directory cannot be changed: other users of this machine may be able to read keys and \
-             values; give all files in it to the user of the node, with mode 0600"
+            "cannot change the permissions of the data directory: other users of this machine may be able to \
+             read keys and values; give all files in it to the user of the node, with mode 0600"
         );
     }
     if tightened > 0 {
-        tracing::info!(dir = %dir.display(), tightened, "files that other users could read are private now");
+        tracing::info!(dir = %dir.display(), tightened, "removed the permissions of other users from files");
     }
 }
 
 fn tighten_within(dir: &Path, depth: usize, tightened: &mut u32) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let entry = entry?;
-        // Of the entry itself: what a link leads to is not the node's.
+        // Metadata of the entry itself: the target of a link does not belong to the node.
         let meta = entry.metadata()?;
         if !(meta.is_file() || meta.is_dir()) {
             continue;
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_could_read_becomes_private_but_for_the_directory_of_the_operator() {
+    fn readable_files_become_private_except_the_operators_own_directory() {
         let parent = tempfile::tempdir().unwrap();
         let (dir, elsewhere) = (parent.path().join("data"), parent.path().join("elsewhere"));
         create(&dir).unwrap();

@@ -1,4 +1,4 @@
-//! Proposals on their way into the topology log. At the coordinator everything that waits becomes one entry.
+//! Proposals to the topology log. At the coordinator all waiting changes become one entry.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,28 +13,28 @@ use crate::cluster::state::{Change, Verdict};
 use crate::id::NodeId;
 use crate::topology::ProposeError;
 
-/// Changes that may wait for the coordinator at once.
+/// Maximum of changes that wait for the coordinator.
 pub(super) const QUEUE_MAX: usize = 16_384;
-/// Changes in one entry of the log.
+/// Maximum of changes in one entry of the log.
 const ENTRY_MAX: usize = 1024;
-/// How long a proposal may take at the coordinator.
+/// Time limit of a proposal at the coordinator.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long changes that no client waits for are gathered, unless one comes that somebody waits for: every entry costs each
-/// node a look at all partitions, and the clients that time.
+/// Time for which changes that no client waits for are collected, unless a change arrives that a client waits
+/// for. Every entry makes each node check all partitions, which delays clients.
 const GATHER_PAUSE: Duration = Duration::from_millis(250);
 /// Pause after a proposal that found no coordinator.
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// Changes and who wants to know what became of them.
+/// Changes, and the receiver of their verdicts.
 pub(super) type Batch = (Vec<Change>, oneshot::Sender<Result<Vec<Verdict>, ProposeError>>);
-/// How many changes somebody asked for, and who.
+/// Number of a caller's changes, and the receiver of their verdicts.
 type Asker = (usize, oneshot::Sender<Result<Vec<Verdict>, ProposeError>>);
 
 impl Node {
-    /// Commits changes, wherever the coordinator is.
+    /// Commits changes through the coordinator, on whichever node that is.
     ///
     /// # Errors
-    /// Why it is not known that they were committed; they may have been.
+    /// The reason why the outcome is unknown: the changes may have been committed.
     pub async fn propose(self: &Arc<Self>, changes: Vec<Change>) -> Result<Vec<Verdict>, String> {
         let Some(coordinator) = self.topology.coordinator() else {
             return Err("no coordinator is elected at present".into());
@@ -55,7 +55,7 @@ impl Node {
         verdicts.await.map_err(|_| ProposeError::Stopped)?
     }
 
-    /// Makes one log entry of all batches that wait, over and over.
+    /// Combines all waiting batches into one log entry at a time, as long as the node runs.
     pub(super) async fn run_batches(self: Arc<Self>, mut batches: mpsc::Receiver<Batch>) {
         while let Some(first) = batches.recv().await {
             let (changes, askers) = gather(first, &mut batches).await;
@@ -67,14 +67,14 @@ impl Node {
                     Ok(_) => Ok(verdicts.by_ref().take(count).collect()),
                     Err(error) => Err(error.clone()),
                 };
-                // Whoever gave up waiting proposes again if it is still due.
+                // A caller that no longer waits proposes the change again if it is still due.
                 drop(sender.send(answer));
             }
         }
     }
 
-    /// Brings proposals of the data plane to the coordinator, those of one queue; what comes while some are under way goes
-    /// together after them. One that fails is made again by whoever made it.
+    /// Sends the data plane's proposals of one queue to the coordinator; those that arrive meanwhile are sent
+    /// together afterwards. The proposer repeats a proposal that fails.
     pub(super) async fn run_proposals(self: Arc<Self>, mut proposals: mpsc::Receiver<Change>) {
         let mut changes = Vec::new();
         while proposals.recv_many(&mut changes, ENTRY_MAX).await > 0 {
@@ -89,7 +89,7 @@ impl Node {
         }
     }
 
-    /// Asks a peer on the control class; heeds it if the peer is of a newer generation.
+    /// Sends a request to a peer on the control class; handles an answer that names a newer generation.
     pub(super) async fn ask(
         self: &Arc<Self>,
         node: NodeId,
@@ -107,7 +107,8 @@ impl Node {
     }
 }
 
-/// One entry's changes, of `first` and what waits behind it; changes that can all wait are waited with for more.
+/// Returns the changes of one entry: `first` and those queued behind it. If all of them can wait, it waits
+/// for more.
 async fn gather(first: Batch, batches: &mut mpsc::Receiver<Batch>) -> (Vec<Change>, Vec<Asker>) {
     let (mut changes, sender) = first;
     let mut askers = vec![(changes.len(), sender)];
@@ -149,14 +150,14 @@ mod tests {
     async fn changes_that_can_wait_are_gathered_until_one_comes_that_cannot() {
         let (sender, mut batches) = mpsc::channel(16);
         assert!(gather(batch(urgent()), &mut batches).now_or_never().is_some());
-        assert!(gather(batch(patient()), &mut batches).now_or_never().is_none(), "it is waited with");
+        assert!(gather(batch(patient()), &mut batches).now_or_never().is_none(), "it waits for more changes");
         sender.send(batch(patient())).await.unwrap();
         assert!(gather(batch(patient()), &mut batches).now_or_never().is_none());
         for change in [patient(), urgent(), patient()] {
             sender.send(batch(change)).await.unwrap();
         }
         let (changes, askers) = gather(batch(patient()), &mut batches).now_or_never().unwrap();
-        assert_eq!((changes.len(), askers.len()), (4, 4), "all that is there goes with it");
+        assert_eq!((changes.len(), askers.len()), (4, 4), "all queued changes are in the entry");
         let began = Instant::now();
         let (changes, _) = gather(batch(patient()), &mut batches).await;
         assert!(changes.len() == 1 && began.elapsed() >= GATHER_PAUSE);

@@ -1,8 +1,9 @@
-//! SIGHUP: reads again what can be read again while the node runs, and says what needs a restart.
+//! SIGHUP: reads again the files that can change while the node runs, and logs the changes that need a
+//! restart.
 //!
-//! Invariants: each of the settings, the certificates and the users is taken over whole or left as it was, with an
-//! error that says why; a failure in one does not keep the others from being read. A setting whose configured value did
-//! not change keeps what CONFIG SET made of it.
+//! Invariants: the settings, the certificates and the users are each adopted completely, or stay unchanged
+//! with an error that has the reason. A failure of one does not prevent the others. A setting whose
+//! configured value is unchanged keeps the value of CONFIG SET.
 
 use std::sync::{Arc, OnceLock};
 
@@ -14,38 +15,38 @@ use crate::frontend::security::Security;
 use crate::logging::{Level, Log};
 use crate::machine;
 
-/// Settings that are taken over while the node runs.
+/// Settings that a running node adopts.
 pub const RELOADED: [&str; 4] = ["client_idle_s", "log_file", "log_level", "max_clients"];
 
-/// What is read again, and where it was read from.
+/// The sources of the settings, and the receivers of changes.
 pub struct Reload {
     args: ServerArgs,
     log: Log,
     level: Option<Level>,
     security: OnceLock<Security>,
     node: OnceLock<Arc<Node>>,
-    /// As they were read last.
+    /// The settings of the last read.
     settings: Mutex<Settings>,
 }
 
 impl Reload {
-    /// Creates one for a process that was started with `args`, which came to `settings`.
+    /// Creates the state of a process that was started with `args`, which resulted in `settings`.
     pub fn new(args: ServerArgs, settings: Settings, log: Log, level: Option<Level>) -> Arc<Self> {
         let settings = Mutex::new(settings);
         Arc::new(Self { args, log, level, security: OnceLock::new(), node: OnceLock::new(), settings })
     }
 
-    /// From now on certificates and users are read again, too.
+    /// Includes certificates and users in later reloads.
     pub fn set_security(&self, security: Security) {
         drop(self.security.set(security));
     }
 
-    /// From now on the settings of this node change.
+    /// Makes later reloads change the settings of this node.
     pub fn set_node(&self, node: Arc<Node>) {
         drop(self.node.set(node));
     }
 
-    /// Reads everything again. Blocks: reads files.
+    /// Reads all files again. Blocks.
     pub fn reload(&self) {
         self.reload_settings();
         if let Some(security) = self.security.get() {
@@ -61,9 +62,9 @@ impl Reload {
                 let problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
                 tracing::error!(
                     problems = problems.join("; "),
-                    "SIGHUP: the settings cannot be used; the old ones stay"
+                    "SIGHUP: the new settings are not valid; the old ones stay in use"
                 );
-                // It may have been rotated all the same.
+                // Open the log file again: it may have been rotated.
                 return self.log.write_to(present.log_file.clone());
             }
         };
@@ -78,14 +79,14 @@ impl Reload {
         self.apply(&present, &new);
         let (applied, waiting): (Vec<_>, Vec<_>) =
             changed.iter().copied().partition(|key| RELOADED.contains(key));
-        tracing::info!(changed = applied.join(" "), "SIGHUP: the settings are read again");
+        tracing::info!(changed = applied.join(" "), "SIGHUP: adopted the changed settings");
         if !waiting.is_empty() {
             tracing::warn!(
                 settings = waiting.join(" "),
-                "SIGHUP: these settings have changed, and stay as they are until the node is restarted"
+                "SIGHUP: these settings have changed, but need a restart of the node"
             );
         }
-        // What waits for a restart is named again the next time.
+        // Settings that need a restart are reported again at the next reload.
         present.log_level = new.log_level;
         present.log_file = new.log_file;
         present.max_clients = new.max_clients;
@@ -100,9 +101,9 @@ impl Reload {
             && let Some(level) = &self.level
             && let Err(error) = level.set(&new.log_level)
         {
-            tracing::error!(error, "SIGHUP: the level of the log cannot be changed; the old one stays");
+            tracing::error!(error, "SIGHUP: cannot change the level of the log; the old one stays");
         }
-        // Opened anew also if it has the same name: it may have been moved away.
+        // Open the log file again, even under the same name: it may have been moved.
         self.log.write_to(new.log_file.clone());
     }
 }
@@ -115,24 +116,24 @@ fn allowed_clients(settings: &Settings) -> u32 {
 fn reload_security(security: &Security) {
     if security.access.has_file() {
         match security.access.load() {
-            Ok(()) => tracing::info!("SIGHUP: the users of the ACL file are in use"),
+            Ok(()) => tracing::info!("SIGHUP: adopted the users of the ACL file"),
             Err(error) => {
-                tracing::error!(%error, "SIGHUP: the ACL file cannot be used; the users stay as they were");
+                tracing::error!(%error, "SIGHUP: the ACL file is not valid; the users stay unchanged");
             }
         }
     }
     if let Some(tls) = &security.tls {
         match tls.reload() {
-            Ok(changed) => tracing::info!(changed, "SIGHUP: the certificates are in use"),
+            Ok(changed) => tracing::info!(changed, "SIGHUP: adopted the certificates"),
             Err(error) => {
-                tracing::error!(%error, "SIGHUP: the certificates cannot be used; the old ones stay");
+                tracing::error!(%error, "SIGHUP: the certificates are not valid; the old ones stay in use");
             }
         }
     }
 }
 
 impl Node {
-    /// Takes over those of the settings that can change while it runs and did: their keys are in `changed`.
+    /// Adopts the settings whose keys are in `changed`, as far as a running node can adopt them.
     fn take_settings(&self, settings: &Settings, changed: &[&'static str]) {
         self.client_limits.take_over(settings, |key| changed.contains(&key));
         self.shown_settings.store(Arc::new(settings.clone()));

@@ -1,4 +1,4 @@
-//! What this process says it speaks to peers, and raising what the cluster uses.
+//! The protocol versions that this process announces to peers, and the raising of the version in use.
 
 use std::sync::Arc;
 use std::sync::LazyLock;
@@ -7,10 +7,10 @@ use super::Node;
 use crate::cluster::protocol;
 use crate::cluster::state::Change;
 
-/// For tests of upgrades: the highest version this process speaks, as if it were an older build.
+/// For tests of upgrades: the highest version that this process supports, to imitate an older build.
 const LIMIT_VARIABLE: &str = "CASKADE_TEST_PROTOCOL_MAX";
 
-/// Lowest and highest version of the peer protocol, and the features, that this process announces.
+/// Returns the lowest and highest version of the peer protocol and the features that this process announces.
 pub fn spoken() -> (u16, u16, u64) {
     static SPOKEN: LazyLock<(u16, u16, u64)> = LazyLock::new(|| {
         let limit = std::env::var(LIMIT_VARIABLE).ok().and_then(|text| text.parse().ok());
@@ -20,14 +20,14 @@ pub fn spoken() -> (u16, u16, u64) {
 }
 
 impl Node {
-    /// As coordinator: once all members speak more than what is in use, that is used.
+    /// As coordinator: raises the version and features in use once all members support more.
     pub(super) async fn raise_speech(self: &Arc<Self>) {
         let Some(speech) = self.topology.state().speech_to_raise() else { return };
         if speech.protocol > spoken().1 {
             return;
         }
         if let Err(error) = self.propose_here(vec![Change::RaiseSpeech(speech)]).await {
-            tracing::debug!(%error, "the protocol in use could not be raised; trying again");
+            tracing::debug!(%error, "could not raise the protocol version in use; this node retries");
         }
     }
 }

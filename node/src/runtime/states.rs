@@ -1,5 +1,5 @@
-//! Follows the committed states: one task, the only caller of [`Plane::follow`](crate::data::Plane::follow), so
-//! that roles never go back to those of an older state.
+//! The task that follows the committed states. It is the only caller of
+//! [`Plane::follow`](crate::data::Plane::follow), so that roles never return to those of an older state.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -9,18 +9,19 @@ use super::Node;
 use crate::cluster::state::ClusterState;
 use crate::id::{Epoch, Incarnation, NodeId};
 
-/// Pause before a state that there was no room to adopt is followed again.
+/// Pause before the node retries a state for whose adoption it had no room.
 const ADOPTION_PAUSE: Duration = Duration::from_millis(500);
 
-/// What the data plane was last told to follow.
+/// The state and incarnation that the data plane follows.
 struct Followed {
     state: Arc<ClusterState>,
     incarnation: Incarnation,
 }
 
 impl Followed {
-    /// What to follow next, in order; nothing where nothing is new. A new incarnation is first nothing to
-    /// anybody, also if the state that registers it is here already (rule R2).
+    /// Returns the steps to follow next, in order; none without changes. A new incarnation first follows the
+    /// state before its registration, in which it has no roles, even if the state that registers it has
+    /// already arrived (rule R2).
     fn next(
         &mut self,
         state: Arc<ClusterState>,
@@ -44,7 +45,7 @@ impl Node {
         let mut states = self.topology.watch();
         let mut coordinators = self.topology.watch_coordinator();
         let mut coordinator = None;
-        // What was committed before this start is no news.
+        // States committed before this start give no events.
         let mut followed = Followed {
             state: states.borrow_and_update().clone(),
             incarnation: self.incarnation.load(Ordering::Acquire),
@@ -52,7 +53,8 @@ impl Node {
         self.plane.follow(followed.state.clone(), followed.incarnation);
         self.note_generation(&ClusterState::default(), &followed.state);
         loop {
-            // In this order: a state that names an incarnation was committed after that had begun.
+            // The order matters: a state that names an incarnation was committed after that incarnation had
+            // begun.
             let state = states.borrow_and_update().clone();
             let incarnation = self.incarnation.load(Ordering::Acquire);
             if !Arc::ptr_eq(&followed.state, &state) {
@@ -83,7 +85,7 @@ impl Node {
         }
     }
 
-    /// Tells of the takeover that a state descends from, if the one before did not.
+    /// Reports the takeover from which a state descends, if the state before did not.
     fn note_generation(&self, old: &ClusterState, new: &ClusterState) {
         let Some(taken) = new.taken_over.filter(|taken| old.taken_over.as_ref() != Some(taken)) else {
             return;
@@ -106,7 +108,7 @@ impl Node {
     fn note_coordinator(&self, coordinator: Option<NodeId>, epoch: Epoch) {
         let (severity, message) = match coordinator {
             Some(node) => ("info", format!("node {} is the coordinator", node.short())),
-            None => ("warning", "there is no coordinator; an election is under way".to_owned()),
+            None => ("warning", "no coordinator is known; an election is running".to_owned()),
         };
         self.events.add(crate::api::Event {
             time_ms: self.host.wall_ms(),
@@ -127,7 +129,7 @@ mod tests {
         Arc::new(ClusterState { epoch, ..ClusterState::default() })
     }
 
-    /// Epochs and incarnations in the order they are followed.
+    /// Returns epochs and incarnations in the order in which they are followed.
     fn steps(
         followed: &mut Followed,
         state: &Arc<ClusterState>,
@@ -138,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn new_incarnation_is_nothing_to_anybody_before_it_follows_the_state_that_registers_it() {
+    fn new_incarnation_has_no_roles_before_it_follows_the_state_that_registers_it() {
         let (old, new) = (state(7), state(8));
         let mut followed = Followed { state: old.clone(), incarnation: 1 };
         assert_eq!(steps(&mut followed, &old, 1), []);

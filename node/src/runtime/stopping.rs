@@ -1,24 +1,25 @@
-//! Whether this node is stopping as planned, and what must not happen any more then.
+//! The state of a planned stop, and actions that must not happen after its beginning.
 
 use parking_lot::Mutex;
 
-/// Begins once and never ends. What is done through [`Stopping::unless_begun`] is done before it begins, or not
-/// at all: so a lease that is given up after the beginning cannot be brought back by an answer under way.
+/// A planned stop, which begins once and never ends. An action through [`Stopping::unless_begun`] happens
+/// before the beginning or not at all: an answer in flight cannot restore a lease that was given up after the
+/// beginning.
 #[derive(Debug, Default)]
 pub(super) struct Stopping(Mutex<bool>);
 
 impl Stopping {
-    /// From now on the node is stopping.
+    /// Begins the stop.
     pub(super) fn begin(&self) {
         *self.0.lock() = true;
     }
 
-    /// Whether it is stopping.
+    /// Returns whether the stop has begun.
     pub(super) fn has_begun(&self) -> bool {
         *self.0.lock()
     }
 
-    /// Does `f`, which must be short, unless the node is stopping; tells whether it did.
+    /// Runs `f`, which must be short, unless the stop has begun; returns whether it ran.
     pub(super) fn unless_begun(&self, f: impl FnOnce()) -> bool {
         let stopping = self.0.lock();
         if !*stopping {
@@ -36,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lease_given_up_at_a_planned_stop_is_not_brought_back_by_a_renewal_under_way() {
+    fn lease_given_up_at_a_planned_stop_is_not_restored_by_a_renewal_in_flight() {
         for _ in 0..200 {
             let stopping = Arc::new(Stopping::default());
             let lease_until_ms = Arc::new(AtomicU64::new(1000));

@@ -1,9 +1,11 @@
-//! Whose store this is, and whether it may take part (rule R4): a store that is emptied or another's is refused before
-//! it can decide anything. One of which a part is damaged takes part and says so: see [`crate::data`].
+//! Ownership of the store, and the check whether it may be used (rule R4): an emptied or foreign store is
+//! rejected before it can decide anything. A partly damaged store is used, and its node announces the damage:
+//! see [`crate::data`].
 //!
-//! `store/owner` names the node and the cluster the store belongs to. It is written before the node is told
-//! anything of its cluster, so a member without it has lost its store; and a store that holds records without
-//! it, or under another name, was put there by somebody. A store without records belongs to nobody.
+//! `store/owner` names the node and the cluster to which the store belongs. The node writes it before it
+//! learns anything of its cluster: a member without the file has lost its store. A store with records but
+//! without the file, or with another name in it, was put there by an operator. A store without records
+//! belongs to no node.
 
 use std::fmt;
 use std::fs;
@@ -19,36 +21,37 @@ use crate::identity::{IdentityError, replace_file};
 
 const OWNER_FILE: &str = "owner";
 const DATA_SUFFIX: &str = ".data";
-/// First line of the owner file: what it is, and the version of its format.
+/// First line of the owner file: its kind, and the version of its format.
 const OWNER_FORMAT: &str = "caskade store 1";
-/// No owner file of ours is longer.
+/// Upper bound of the length of an owner file.
 const OWNER_BYTES_MAX: usize = 1024;
 
-/// Why a store may not be used. None of these changed it.
+/// Reason why a store may not be used. None of these errors changed it.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreError {
-    /// The node is a member, and what it stored is not there.
+    /// The node is a member, but its store is missing.
     #[error(
-        "the store of this node is gone: {} {what}, although {}. This node does not start: it would take every \
-         key it held for deleted. {}",
+        "the store of this node is gone: {} {what}, although {}. This node does not start: it would treat every \
+         key it had as deleted. {}",
         store.display(), because, WayOut(data_dir)
     )]
     Vanished { store: PathBuf, what: &'static str, because: String, data_dir: PathBuf },
-    /// The store is another's.
+    /// The store belongs to another node.
     #[error(
-        "the store in {} belongs to {owner}, this is node {node} of cluster {cluster}: its records would be taken \
-         for this cluster's. Give --data-dir the whole directory that the store is from, or start with an empty one",
+        "the store in {} belongs to {owner}, but this is node {node} of cluster {cluster}: the node would use \
+         its records as those of this cluster. Give --data-dir the whole directory that the store is from, or \
+         start with an empty one",
         store.display()
     )]
     Foreign { store: PathBuf, owner: String, node: NodeId, cluster: ClusterId },
-    /// The store is this node's, what the node knew of its cluster is gone.
+    /// The store belongs to this node, but its topology log is missing.
     #[error(
-        "the store in {} holds this node's records of cluster {cluster}, but the topology log beside it is gone, \
-         and with it what this node had agreed to. {}",
+        "the store in {} has this node's records of cluster {cluster}, but the topology log beside it is gone, \
+         and with it the decisions that this node had agreed to. {}",
         store.display(), WayOut(data_dir)
     )]
     TopologyGone { store: PathBuf, cluster: ClusterId, data_dir: PathBuf },
-    /// The file system refused.
+    /// The file system returned an error.
     #[error("cannot read {}: {source}; check that this user may read it", path.display())]
     Io { path: PathBuf, source: io::Error },
     /// The owner file could not be written.
@@ -56,33 +59,33 @@ pub(super) enum StoreError {
     Write(#[from] IdentityError),
 }
 
-/// What to do with a data directory that must not be used as it is.
+/// The remedy for a data directory that must not be used in its present condition.
 struct WayOut<'a>(&'a Path);
 
 impl fmt::Display for WayOut<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "If the other copies are alive (`caskctl status` at another node), move {} away and start with an empty \
-             --data-dir: the node joins as a new one and is sent its share. If it had the last copy of anything, \
-             restore the whole directory from a backup instead",
+            "If the other copies are available (`caskctl status` at another node), move {} away and start with \
+             an empty --data-dir: the node joins as a new one and receives its share. If it had the last copy \
+             of any key, restore the whole directory from a backup instead",
             self.0.display()
         )
     }
 }
 
-/// What is known of the store's node when it comes to a cluster.
+/// History of the store's node when it finds its cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Past {
-    /// It has a committed state of this cluster: it is, or was about to be, a member.
+    /// The node has a committed state of this cluster: it is, or was about to be, a member.
     Member,
-    /// It has a topology log without any committed state.
+    /// The node has a topology log without a committed state.
     Log,
-    /// It has neither.
+    /// The node has neither.
     None,
 }
 
-/// An open store, whose owner is still to be checked.
+/// An open store whose owner is not checked yet.
 pub(super) struct Store {
     dir: PathBuf,
     data_dir: PathBuf,
@@ -90,7 +93,7 @@ pub(super) struct Store {
     holds_records: bool,
 }
 
-/// What a node announces of its store.
+/// Returns the condition of the store that a node announces.
 pub(super) fn condition(settings: &Settings, damaged: bool) -> StoreCondition {
     match settings.sync {
         _ if damaged => StoreCondition::Damaged,
@@ -99,11 +102,11 @@ pub(super) fn condition(settings: &Settings, damaged: bool) -> StoreCondition {
     }
 }
 
-/// Opens the store, unless all that it should hold is gone; tells what of it is damaged.
+/// Opens the store, unless all its files are missing; returns its damage.
 pub(super) fn open(options: Options, data_dir: &Path) -> anyhow::Result<(Engine, Option<String>)> {
     let dir = options.path.clone();
     if read_owner(&dir)?.is_some() && !has_data_files(&dir)? {
-        let (what, because) = ("has no data files", format!("its file `{OWNER_FILE}` is there"));
+        let (what, because) = ("has no data files", format!("its file `{OWNER_FILE}` exists"));
         return Err(vanished(&dir, data_dir, what, because).into());
     }
     let (engine, recovery) = Engine::open(options)?;
@@ -112,20 +115,20 @@ pub(super) fn open(options: Options, data_dir: &Path) -> anyhow::Result<(Engine,
         records = recovery.records,
         live_keys = recovery.live_keys,
         cut_bytes = recovery.cut_bytes,
-        "the store is open"
+        "opened the store"
     );
     let damage = damage(&recovery);
     if let Some(damage) = &damage {
-        tracing::error!(damage, "the store is damaged: other copies decide, where there are any");
+        tracing::error!(damage, "the store is damaged: other copies, if they exist, decide about its keys");
     }
     Ok((engine, damage))
 }
 
-/// What was found damaged, in words.
+/// Returns the damage found, in words.
 fn damage(recovery: &Recovery) -> Option<String> {
     let first = recovery.quarantined.first()?;
     Some(format!(
-        "{}, at byte {}: {} bytes do not hold what was written there ({}); {} such places in all",
+        "{}, at byte {}: {} bytes are not those that were written ({}); {} damaged places in total",
         first.path.display(),
         first.offset,
         first.bytes,
@@ -139,7 +142,7 @@ fn vanished(store: &Path, data_dir: &Path, what: &'static str, because: String) 
 }
 
 impl Store {
-    /// The store of `node`, which [`open`] has opened.
+    /// Creates the store of `node`, which [`open`] has opened.
     pub(super) fn new(options: &Options, data_dir: &Path, node: NodeId, engine: &Engine) -> Self {
         Self {
             dir: options.path.clone(),
@@ -149,11 +152,11 @@ impl Store {
         }
     }
 
-    /// Makes sure that the store is this node's in this cluster; one without records becomes so. To be called
-    /// before the node is told anything of the cluster.
+    /// Checks that the store belongs to this node in this cluster; a store without records becomes its own.
+    /// Must be called before the node learns anything of the cluster.
     ///
     /// # Errors
-    /// [`StoreError`]: the store is gone or another's.
+    /// [`StoreError`]: the store is missing or belongs to another node.
     pub(super) fn claim(&self, cluster: ClusterId, past: Past) -> Result<(), StoreError> {
         let wanted = owner_text(self.node, cluster);
         let found = read_owner(&self.dir)?;
@@ -183,7 +186,7 @@ impl Store {
         let mut lines = owner.lines();
         let owner = match (lines.next(), lines.next(), lines.next()) {
             (Some(OWNER_FORMAT), Some(node), Some(cluster)) => format!("{node} of {cluster}"),
-            (None, ..) => format!("nobody: it holds records, and no file `{OWNER_FILE}`"),
+            (None, ..) => format!("no node: it has records, but no file `{OWNER_FILE}`"),
             _ => format!("an unknown node: its file `{OWNER_FILE}` is damaged or of another version"),
         };
         StoreError::Foreign { store: self.dir.clone(), owner, node: self.node, cluster }
@@ -194,7 +197,7 @@ fn owner_text(node: NodeId, cluster: ClusterId) -> String {
     format!("{OWNER_FORMAT}\nnode {node}\ncluster {cluster}\n")
 }
 
-/// What the owner file says, if there is one.
+/// Returns the contents of the owner file, if it exists.
 fn read_owner(dir: &Path) -> Result<Option<String>, StoreError> {
     let path = dir.join(OWNER_FILE);
     match fs::read(&path) {
@@ -236,7 +239,7 @@ mod tests {
         store(dir.path(), NODE, false).claim(CLUSTER, Past::None).unwrap();
         store(dir.path(), NODE, true).claim(CLUSTER, Past::Member).unwrap();
         store(dir.path(), NODE, true).claim(CLUSTER, Past::Log).unwrap();
-        // A founding or joining that came to nothing leaves no claim.
+        // A founding or joining that failed leaves no claim.
         let empty = tempfile::tempdir().unwrap();
         store(empty.path(), NODE, false).claim(CLUSTER, Past::None).unwrap();
         store(empty.path(), NODE, false).claim(OTHER, Past::Log).unwrap();
@@ -253,10 +256,10 @@ mod tests {
     }
 
     #[test]
-    fn records_of_another_node_or_cluster_or_of_nobody_are_refused() {
+    fn records_of_another_node_or_cluster_or_of_no_node_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let unowned = store(dir.path(), NODE, true).claim(CLUSTER, Past::None);
-        assert!(unowned.unwrap_err().to_string().contains("belongs to nobody"));
+        assert!(unowned.unwrap_err().to_string().contains("belongs to no node"));
         store(dir.path(), NODE, false).claim(CLUSTER, Past::None).unwrap();
         let other_node = NodeId::from_bytes([2; 32]);
         for (node, cluster) in [(other_node, CLUSTER), (NODE, OTHER)] {

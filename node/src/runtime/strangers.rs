@@ -1,5 +1,5 @@
-//! Who may ask what on the control class: whoever is admitted may introduce itself and ask to be taken in, members may do
-//! the rest, and nodes of another cluster nothing. What is refused is counted.
+//! Authorization on the control class: an admitted node may introduce itself and request to join, only
+//! members may send other requests, and nodes of another cluster may send none. Rejections are counted.
 
 use std::fmt::Display;
 
@@ -12,18 +12,18 @@ use crate::id::{ClusterId, NodeId};
 use crate::net::Refused;
 
 impl Node {
-    /// Counts what was refused of a peer, and tells it if that is due.
+    /// Counts a rejection of a peer's message, and logs it if a log line is due.
     pub(super) fn note_refused(&self, refused: Refused, from: NodeId, why: &dyn Display) {
         self.refusals.note(refused, self.host.monotonic_ms(), &from, why);
     }
 
-    /// Refuses what names another cluster.
+    /// Rejects a request that names another cluster.
     pub(super) fn check_cluster(&self, from: NodeId, named: Option<ClusterId>) -> Result<(), ControlAnswer> {
         match named {
             Some(theirs) if theirs != self.cluster_id => {
                 self.note_refused(Refused::OtherCluster, from, &format_args!("it is of cluster {theirs}"));
                 Err(ControlAnswer::Failed(format!(
-                    "this node is of cluster {}, the question of cluster {theirs}: nothing was done",
+                    "this node is of cluster {}, the request of cluster {theirs}: nothing was done",
                     self.cluster_id
                 )))
             }
@@ -31,19 +31,19 @@ impl Node {
         }
     }
 
-    /// Refuses what the asker may not ask.
+    /// Rejects a request that its sender may not send.
     pub(super) fn check_asker(&self, from: NodeId, question: &Control) -> Result<(), ControlAnswer> {
-        // Who asks these is to be told something, member or not.
+        // The sender of these requests needs an answer, whether it is a member or not.
         if matches!(question, Control::Hello | Control::Compare | Control::Lease(..)) {
             return Ok(());
         }
         let state = self.topology.state();
         let refused = match state.membership(from) {
             Membership::Member => return Ok(()),
-            // A node that was away does not know yet whom the log has taken in since.
+            // A node that was down does not know yet which nodes the log has admitted since.
             Membership::Stranger if matches!(question, Control::Raft(_)) => return Ok(()),
             Membership::Stranger => Refused::Stranger,
-            // A coordinator that was removed still ends its work, until it votes no more.
+            // A removed coordinator still completes its work while it votes.
             Membership::Removed(_)
                 if matches!(question, Control::Raft(_) | Control::Stand)
                     && self.topology.voters().contains(&from) =>
@@ -60,7 +60,8 @@ impl Node {
         )))
     }
 
-    /// Counts an announcement of what is over: a removed node, or an earlier start of a member. Whether it was one.
+    /// Counts an announcement of a removed node or of an earlier start of a member. Returns whether it is
+    /// one.
     pub(super) fn is_over(&self, announcement: &Announcement) -> bool {
         let state = self.topology.state();
         let Announcement { node, incarnation, .. } = announcement;
@@ -71,7 +72,7 @@ impl Node {
             }
             (_, Some(member)) if member.announcement.incarnation > *incarnation => {
                 let registered = member.announcement.incarnation;
-                let why = format_args!("it is start {incarnation}, start {registered} is registered");
+                let why = format_args!("it is of start {incarnation}, but start {registered} is registered");
                 self.note_refused(Refused::OldIncarnation, *node, &why);
                 true
             }
@@ -79,7 +80,7 @@ impl Node {
         }
     }
 
-    /// The peer network's figures.
+    /// Returns the counters of the peer network.
     pub(super) fn peer_figures(&self) -> PeerFigures {
         let stats = self.peers.stats();
         PeerFigures {

@@ -1,12 +1,12 @@
-//! `CASK.TAKEOVER`: this node founds a new generation of the cluster on the committed state it holds, because those who could
-//! elect a coordinator are gone for good (rule R10).
+//! `CASK.TAKEOVER`: this node founds a new generation of the cluster from its committed state, because the
+//! nodes that could elect a coordinator are lost for good (rule R10).
 //!
-//! It refuses while they may not be: while this node has a lease, or another that answers has; while a majority of the
-//! voters answers; while a node that answers knows a newer state. Without a confirmation it only tells what would be.
-//! What is risked: writes that the lost nodes acknowledged and this one never saw are missing until such a node
-//! returns and they are merged, and for good if it never does.
+//! It refuses while they may not be lost: while this node or a reachable one has a lease, while a majority of
+//! the voters answers, and while a reachable node has a newer state. Without a confirmation it only previews
+//! the takeover. At risk are writes that the lost nodes acknowledged and this node never received: they are
+//! missing until such a node returns and its records are merged, and for good if it never does.
 //!
-//! With `pair_takeover = auto` one of two nodes does this by itself.
+//! With `pair_takeover = auto`, one of two nodes takes over without an operator.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -26,36 +26,38 @@ use crate::cluster::takeover::{Prospect, Takeover};
 use crate::config::PairTakeover;
 use crate::id::NodeId;
 
-/// How long the others may take to say what they know.
+/// Time limit for the other nodes to report their generation.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long the answer to the command may take to be sent before this process ends its connections.
+/// Time to send the answer to the command before this process closes its connections.
 const ANSWER_PAUSE: Duration = Duration::from_millis(200);
-/// With `pair_takeover = auto`: for how many leases the other node is silent before this one takes over.
+/// With `pair_takeover = auto`: leases for which the other node must be silent before this one takes over.
 const SILENT_LEASES: u64 = 5;
-/// The same in milliseconds, at least.
+/// Lower bound of that time in milliseconds.
 const SILENT_MS_MIN: u64 = 10_000;
 
 impl Node {
-    /// `CASK.TAKEOVER`: tells what it would be; with `confirmed`, does it, and this process begins anew.
+    /// `CASK.TAKEOVER`: returns the preview; with `confirmed`, takes over, and this process must be started
+    /// again.
     ///
     /// # Errors
-    /// Why there is to be no takeover here, or not yet. Nothing was changed.
+    /// The reason why no takeover is possible here, or not yet. Nothing was changed.
     pub async fn take_over(self: &Arc<Self>, confirmed: bool) -> Result<TakeoverAnswer, String> {
         let (sender, answer) = oneshot::channel();
         let node = Arc::clone(self);
-        // A task of its own: whoever asked may go away, and a log that was founded is to be used at once.
+        // A task of its own: the client may disconnect, and a founded log must be used at once.
         self.host.spawn(async move { drop(sender.send(node.take_over_once(confirmed).await)) });
         let ended = |_| {
-            Err("this process ended before it was done: `caskctl status` tells whether it was".to_owned())
+            Err("this process ended before the takeover was complete: `caskctl status` shows whether it was done"
+                .to_owned())
         };
         answer.await.unwrap_or_else(ended)
     }
 
     async fn take_over_once(self: &Arc<Self>, confirmed: bool) -> Result<TakeoverAnswer, String> {
         let Ok(_one_at_a_time) = self.taking_over.try_lock() else {
-            return Err("a takeover is under way on this node already".to_owned());
+            return Err("a takeover is already running on this node".to_owned());
         };
-        // Said from before the others are asked: a voter that starts meanwhile has answered, or waits.
+        // Set before the others are asked: a voter that starts in the meantime has answered, or waits.
         self.founding.store(confirmed, Ordering::Release);
         let answer = self.take_over_if_possible(confirmed).await;
         self.founding.store(answer.as_ref().is_ok_and(|answer| answer.done), Ordering::Release);
@@ -73,17 +75,17 @@ impl Node {
         if !confirmed {
             return Ok(answer);
         }
-        // It may have come back meanwhile.
+        // A coordinator may have returned in the meantime.
         self.check_no_coordinator()?;
         self.plane.end_lease();
         let seen = (0..PARTITIONS).map(|p| self.plane.engine().partition_stats(p).highest_version).collect();
         let takeover = Takeover { by: self.id, from: Box::new(state.as_ref().clone()), reachable, seen };
         self.topology.found_next(Change::TakeOver(takeover)).await?;
-        tracing::warn!(generation = answer.generation, "this node takes over, and starts again");
+        tracing::warn!(generation = answer.generation, "this node takes over and restarts");
         let node = Arc::clone(self);
         self.host.spawn(async move {
             tokio::time::sleep(ANSWER_PAUSE).await;
-            node.begin_anew("this node took over: it starts again as the founder of a new generation");
+            node.begin_anew("this node took over: it restarts as the founder of a new generation");
         });
         answer.done = true;
         Ok(answer)
@@ -94,23 +96,25 @@ impl Node {
             return Err("this node is stopping; nothing was changed".to_owned());
         }
         if self.plane.has_lease() {
-            return Err("a coordinator grants this node its lease: there is nothing to take over; nothing was changed. \
-                        `caskctl status` tells what is wrong"
-                .to_owned());
+            return Err(
+                "a coordinator grants this node its lease: there is nothing to take over; nothing was \
+                        changed. `caskctl status` shows the problem"
+                    .to_owned(),
+            );
         }
         Ok(())
     }
 
-    /// What this node tells others of the log it follows: nothing while it takes over, nor afterwards. A voter of two that
-    /// starts would take the generation that ends for the newest, and serve in it.
+    /// Returns this node's report about its topology log. Fails during a takeover and afterwards: a starting
+    /// voter of two would otherwise take the ending generation for the newest, and serve in it.
     pub(super) fn standpoint(&self) -> ControlAnswer {
         if self.founding.load(Ordering::Acquire) {
-            return ControlAnswer::Failed("a takeover is under way on this node".to_owned());
+            return ControlAnswer::Failed("a takeover is running on this node".to_owned());
         }
         ControlAnswer::Compared(Standpoint::of(&self.topology.state(), self.plane.has_lease()))
     }
 
-    /// What the other members say that answer.
+    /// Returns the reports of the other members that answer.
     async fn standpoints(
         self: &Arc<Self>,
         state: &ClusterState,
@@ -124,7 +128,7 @@ impl Node {
                     node.short()
                 ))),
                 other => {
-                    tracing::debug!(%node, ?other, "a member does not say what it knows");
+                    tracing::debug!(%node, ?other, "a member did not report its generation");
                     None
                 }
             }
@@ -132,7 +136,7 @@ impl Node {
         futures::future::join_all(asked).await.into_iter().flatten().collect()
     }
 
-    /// With `pair_takeover = auto`, and without a lease since `since_ms`: takes over if it is time.
+    /// With `pair_takeover = auto` and no lease since `since_ms`: takes over if it is due.
     pub(super) async fn take_over_if_due(self: &Arc<Self>, since_ms: u64) {
         let state = self.topology.state();
         let silent_ms = SILENT_MS_MIN.max(u64::from(state.lease_ms) * SILENT_LEASES);
@@ -148,7 +152,7 @@ impl Node {
     }
 }
 
-/// Refuses a takeover where those who answer can do without.
+/// Refuses a takeover if the answering nodes do not need it.
 fn check_answers(
     state: &ClusterState,
     voters: &BTreeSet<NodeId>,
@@ -158,28 +162,28 @@ fn check_answers(
     let protocol = state.speech().protocol;
     if protocol < PROTOCOL_TAKEOVER {
         return Err(format!(
-            "the members spoke version {protocol} of the peer protocol in common, and a takeover needs version \
-             {PROTOCOL_TAKEOVER}: nothing was changed. Start the lost nodes, and upgrade all"
+            "the cluster used version {protocol} of the peer protocol, and a takeover needs version \
+             {PROTOCOL_TAKEOVER}: nothing was changed. Start the lost nodes, and upgrade every node"
         ));
     }
     for (node, standpoint) in answers {
         let node = node.short();
         if standpoint.generation.number > state.generation {
             return Err(format!(
-                "node {node} is of generation {}, which took over already: nothing was changed. This node returns under it \
-                 by itself",
+                "node {node} is of generation {}, which took over already: nothing was changed. This node \
+                 joins that generation by itself",
                 standpoint.generation.number
             ));
         }
         if standpoint.serving {
             return Err(format!(
-                "node {node} has a lease: a coordinator is there, and this node only does not reach it. Nothing was \
-                 changed; mend the network"
+                "node {node} has a lease: a coordinator exists, but this node does not reach it. Nothing was \
+                 changed; repair the network"
             ));
         }
         if standpoint.generation == state.generation() && standpoint.epoch > state.epoch {
             return Err(format!(
-                "node {node} holds a newer committed state (epoch {}, here {}): nothing was changed. Run the takeover \
+                "node {node} has a newer committed state (epoch {}, here {}): nothing was changed. Run the takeover \
                  there",
                 standpoint.epoch, state.epoch
             ));
@@ -188,7 +192,7 @@ fn check_answers(
     let there = voters.iter().filter(|voter| **voter == own || answers.contains_key(*voter)).count();
     if there > voters.len() / 2 {
         return Err(format!(
-            "{there} of {} voters answer, which is a majority: they elect a coordinator in some seconds. Nothing was \
+            "{there} of {} voters answer, a majority: they elect a coordinator within a few seconds. Nothing was \
              changed",
             voters.len()
         ));
@@ -207,11 +211,11 @@ fn answer(
     let short = |nodes: &[NodeId]| nodes.iter().map(|node| node.short()).collect::<Vec<_>>().join(", ");
     let Prospect { served, served_by_others, waiting } = prospect;
     let mut message = format!(
-        "node {} founds generation {} of the cluster on the state of epoch {}, its last. Given up: {}. ",
+        "node {} founds generation {} of the cluster from its last state, of epoch {}. Given up: {}. ",
         own.short(),
         state.generation.saturating_add(1),
         state.epoch,
-        if lost.is_empty() { "nobody".to_owned() } else { short(&lost) },
+        if lost.is_empty() { "no node".to_owned() } else { short(&lost) },
     );
     message.push_str(&format!(
         "{served} of {} partitions are served here at once",
@@ -224,13 +228,14 @@ fn answer(
         ));
     }
     if waiting > 0 {
-        message.push_str(&format!(", {waiting} wait for a lost node, which alone has all of them"));
+        message.push_str(&format!(", {waiting} wait for a lost node, which has their only complete copy"));
     }
     message.push_str(
-        ". At risk: writes that the lost nodes acknowledged after this one last heard of them. They are missing from \
-         now on. If such a node returns it is no voter or primary any more: it gives up its topology log, and what only it \
-         has is written anew, except for keys that were written here since, which are told as conflicts. Be sure that the \
-         lost nodes do not serve clients at this moment: what they still acknowledge is at risk, too",
+        ". At risk: writes that the lost nodes acknowledged after this node last heard from them. They are \
+         missing from now on. If such a node returns, it is no longer a voter or primary: it gives up its \
+         topology log. Records that only it has are written again, except for keys that were written here \
+         since: those are reported as conflicts. Be sure that the lost nodes do not serve clients at this \
+         moment: writes that they still acknowledge are at risk, too",
     );
     TakeoverAnswer {
         done: false,
@@ -253,7 +258,7 @@ mod tests {
         NodeId::from_bytes([number; 32])
     }
 
-    /// Checked at node 3, in epoch 9, with these voters and answers.
+    /// Runs the checks at node 3, in epoch 9, with these voters and answers.
     fn checked(voters: &[u8], answers: &[(u8, u32, u64, bool)]) -> Result<(), String> {
         let mut state = ClusterState { epoch: 9, ..ClusterState::default() };
         state.operations.speech.protocol = PROTOCOL_TAKEOVER;
@@ -266,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn takeover_is_refused_while_others_can_do_without() {
+    fn takeover_is_refused_while_others_do_not_need_it() {
         let refused = |voters: &[u8], answers: &[_]| checked(voters, answers).unwrap_err();
         assert!(refused(&[1, 2, 3], &[(1, 0, 9, false)]).contains("2 of 3 voters answer"));
         assert!(refused(&[1], &[(1, 0, 9, false)]).contains("1 of 1 voters"));

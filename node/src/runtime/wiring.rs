@@ -1,4 +1,4 @@
-//! What connects the network with the node and its topology log, which are made after it.
+//! Connection of the network with the node and its topology log, which are created later.
 
 use std::sync::{Arc, OnceLock};
 
@@ -12,8 +12,8 @@ use crate::id::NodeId;
 use crate::net::{Class, Handler, Peers, Responder, wire};
 use crate::topology::{RaftTransport, Topology};
 
-/// What the network calls: the node, once there is one. Before that, peers are told which log this node follows, and other
-/// calls go unanswered.
+/// Receiver of the network's calls: the node, once it exists. Before, it only reports the log that this node
+/// follows, and leaves other calls unanswered.
 #[derive(Default)]
 pub(super) struct Inbound {
     pub(super) node: OnceLock<Arc<Node>>,
@@ -49,11 +49,11 @@ impl Handler for Inbound {
     }
 }
 
-/// The topology log's way to its peers: each message names the generation of the log.
+/// The topology log's access to its peers: each message names the generation of the log.
 pub(super) struct LogTransport {
     pub(super) peers: Peers,
     pub(super) inbound: Arc<Inbound>,
-    /// The generation this node gave up its own for; see [`super::given_up`].
+    /// The generation for which this node gave up its own; see [`super::given_up`].
     pub(super) floor: u32,
 }
 

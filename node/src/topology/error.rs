@@ -34,7 +34,10 @@ pub enum TopologyError {
         what: String,
     },
     /// A file of another format version.
-    #[error("'{}' has format {found}, this build reads {expected}: start a build that reads format {found}", path.display())]
+    #[error(
+        "'{}' has format {found}, this build reads {expected}: start a build that reads format {found}",
+        path.display()
+    )]
     Format {
         /// The file.
         path: PathBuf,

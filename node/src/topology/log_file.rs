@@ -286,7 +286,12 @@ impl LogFile {
         let file = open().map_err(|error| TopologyError::io("open", path, error))?;
         if whole < bytes.len() {
             let cut = bytes.len() - whole;
-            tracing::warn!(path = %path.display(), cut, at = whole, "cut a torn tail off the topology log; its records were never acknowledged");
+            tracing::warn!(
+                path = %path.display(),
+                cut,
+                at = whole,
+                "cut a torn tail off the topology log; its records were never acknowledged"
+            );
         }
         Ok((Self::at_end(path, file, whole as u64), log))
     }

@@ -264,7 +264,10 @@ impl Writer {
             return;
         }
         if let Err(error) = write(&mut self.file) {
-            tracing::error!(%error, "a write of the topology log failed; this node writes no more of it until a restart");
+            tracing::error!(
+                %error,
+                "a write of the topology log failed; this node writes no more of it until a restart"
+            );
             self.failed = Some(error.to_string());
         }
     }

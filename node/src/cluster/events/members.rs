@@ -47,7 +47,8 @@ impl News<'_> {
         self.each(Severity::Warning, down, "were declared down", |news, node| {
             let held = counted(news.new.replicas_on(node).count() as u32, "copy");
             format!(
-                "node {} was declared down: its lease expired, or it announced its stop. Its {held} wait for its return",
+                "node {} was declared down: its lease expired, or it announced its stop. Its {held} wait for \
+                 its return",
                 node.short()
             )
         });
