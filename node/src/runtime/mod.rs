@@ -81,7 +81,7 @@ use crate::net::{Class, Network, Peers, Refusals, Refused, Responder, wire};
 use crate::supervise::{Part, Supervisor};
 use crate::topology::{Agreement, Topology, TopologyConfig};
 
-/// How often the start looks for voters, 10 ms apart, while a topology log begins.
+/// Number of checks for voters, 10 ms apart, while a topology log begins.
 const VOTERS_LOOKS: u32 = 300;
 /// Version of this build.
 pub const BUILD: &str = env!("CARGO_PKG_VERSION");
