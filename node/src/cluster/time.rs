@@ -189,6 +189,11 @@ impl ClusterClock {
         };
     }
 
+    /// Returns whether this node knows cluster time and has no record of it yet.
+    pub fn lacks_record(&self) -> bool {
+        self.floor_us == 0 && !self.is_guess()
+    }
+
     /// Processes a sample (Cristian, "Probabilistic clock synchronization", 1989): the coordinator read
     /// `time_us` between `asked_ms` and `answered_ms` of this machine's monotonic clock. The sample counts if
     /// its error is at most that of the estimate, or if it proves the estimate wrong.
@@ -350,7 +355,8 @@ impl TimeKeeper {
     }
 
     /// Sets the clock to the origin of cluster time: the remembered estimate with the least error. If no node
-    /// remembers: the median of the reported wall clocks, but at least the latest recorded cluster time.
+    /// remembers: the median of what the wall clocks add to the records, but at least the latest recorded cluster
+    /// time. The wall clock of a node without a record counts only if no node has one.
     fn decide(&self, clock: &mut ClusterClock, now_ms: u64) -> Decided {
         let own = clock.error_us(now_ms).map(|error_us| (clock.now_us(now_ms), error_us));
         let surest = [own, self.surest(now_ms)].into_iter().flatten().min_by_key(|(_, error_us)| *error_us);
@@ -359,8 +365,11 @@ impl TimeKeeper {
             return Decided::Remembered;
         }
         let passed = |heard_ms: u64| now_ms.saturating_sub(heard_ms) * 1000;
-        let told = self.reports.values().map(|(heard_ms, r)| r.time_us.saturating_add(passed(*heard_ms)));
-        let mut guesses: Vec<u64> = told.collect();
+        let any_record = self.reports.values().any(|(_, report)| report.floor_us > 0);
+        let counts = |report: &TimeReport| !any_record || report.floor_us > 0;
+        let reported = self.reports.values().filter(|(_, report)| counts(report));
+        let mut guesses: Vec<u64> =
+            reported.map(|(heard_ms, report)| report.time_us.saturating_add(passed(*heard_ms))).collect();
         guesses.sort_unstable();
         let median = guesses.len().checked_sub(1).and_then(|last| guesses.get(last / 2).copied());
         let floors = self.reports.values().map(|(_, report)| report.floor_us);

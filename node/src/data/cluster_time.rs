@@ -41,6 +41,11 @@ impl Plane {
         f(&mut clock, now_ms)
     }
 
+    /// Returns whether this node has received cluster time and recorded none yet.
+    pub fn lacks_time_record(&self) -> bool {
+        self.cluster_clock.lock().lacks_record()
+    }
+
     /// Returns what this node reports of its clocks.
     pub fn time_report(&self) -> TimeReport {
         let wall_ms = self.host.wall_ms();

@@ -425,6 +425,8 @@ impl Node {
             self.tell_notices();
             if rounds.is_multiple_of(CLEAN_ROUNDS) {
                 self.plane.mark_clean_partitions();
+            }
+            if rounds.is_multiple_of(CLEAN_ROUNDS) || self.plane.lacks_time_record() {
                 self.plane.record_cluster_time();
             }
             self.plane.suspend_slow_replicas();

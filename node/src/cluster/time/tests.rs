@@ -159,6 +159,27 @@ fn where_nobody_remembers_the_median_wall_clock_counts_but_not_behind_what_was_r
 }
 
 #[test]
+fn wall_clock_of_a_node_without_a_record_counts_only_where_nobody_has_one() {
+    let decided = |floor_us| {
+        let (mut clock, mut keeper) = (new_clock(TIME_US / 1000), TimeKeeper::new(100_000));
+        keeper.note(node(1), guess(TIME_US - SECOND_US, 0), 100_000);
+        keeper.note(node(2), guess(TIME_US, floor_us), 100_000);
+        keeper.grant(&mut clock, &[node(1), node(2), node(3)], 2_000, 100_000)
+    };
+    assert_eq!(decided(TIME_US - 10 * SECOND_US), Some(TIME_US));
+    assert_eq!(decided(0), Some(TIME_US - SECOND_US));
+}
+
+#[test]
+fn node_lacks_a_record_from_its_first_sample_to_its_first_record() {
+    let mut clock = new_clock(1);
+    assert!(!clock.lacks_record() && clock.record(BOOT, 100_000, 1).is_none(), "a guess is no record");
+    clock.sample(99_998, 100_000, TIME_US);
+    assert!(clock.lacks_record());
+    assert!(clock.record(BOOT, 100_000, 1).is_some() && !clock.lacks_record());
+}
+
+#[test]
 fn coordinator_waits_no_longer_than_a_lease_for_voters_that_say_nothing() {
     let mut clock = new_clock(TIME_US / 1000);
     let mut keeper = TimeKeeper::new(100_000);
