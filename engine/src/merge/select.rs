@@ -16,7 +16,7 @@ use crate::{PARTITIONS, Partition};
 const RUN_FILES: u64 = 4;
 
 /// Percent of a file's bytes that are dead, from which on it is merged where space is short or the store is bloated.
-const LOW_TRIGGER: u64 = 5;
+pub(super) const LOW_TRIGGER: u64 = 5;
 
 /// Which files are due.
 #[derive(Clone, Copy, Debug)]

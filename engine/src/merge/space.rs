@@ -9,6 +9,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::select::LOW_TRIGGER;
 use super::{Merged, Merges, Run, header_of};
 use crate::data_file::DataFile;
 use crate::engine::Core;
@@ -99,15 +100,16 @@ impl Core {
     }
 
     /// Completes the active file, so that it can be merged, if it is larger than files should be now, the store is bloated
-    /// or space is short; and enough in it is dead for a merge.
+    /// or space is short; and enough in it is dead for a merge: where space is short that is less.
     pub(super) fn complete_dead_active(&self) -> Result<(), MergeError> {
         let files = self.files.all();
         let Some(active) = files.iter().find(|file| file.is_active()) else { return Ok(()) };
         let figure = self.keydir.figures().of(active.slot);
         let dead = active.len().saturating_sub(figure.live_bytes + figure.tombstone_bytes);
-        let is_due = active.len() >= self.log.file_limit() || self.merges.is_space_low() || self.is_bloated();
-        let is_dead =
-            dead * 100 >= active.len() * u64::from(self.options.merge_trigger) && dead >= DEAD_BYTES_MIN;
+        let low = self.merges.is_space_low();
+        let is_due = active.len() >= self.log.file_limit() || low || self.is_bloated();
+        let trigger = u64::from(self.options.merge_trigger).min(if low { LOW_TRIGGER } else { 100 });
+        let is_dead = dead * 100 >= active.len() * trigger && dead >= DEAD_BYTES_MIN;
         if !is_due || !is_dead {
             return Ok(());
         }
