@@ -71,8 +71,10 @@ pub enum Fault {
     DiskFull(usize, Option<u64>),
     /// The next sync of a node's disk fails.
     SyncFails(usize),
-    /// The next write of a node's disk fails for want of space, and no later one: what is appended after it succeeds.
+    /// The next write of a node's disk fails with an I/O error, and no later one: what is appended after it succeeds.
     WriteFails(usize),
+    /// The next write of a node's disk finds no room, and no later one.
+    WriteFindsNoRoom(usize),
     /// A bit of a complete data file flips on a node's disk, and one of its hint file, perhaps. Not where anything has
     /// no other in-sync copy, or another node's disk did so before. The second number is what the place is drawn from.
     BitFlip(usize, u64),
@@ -184,7 +186,7 @@ fn one(schedule: &mut Schedule, rng: &mut StdRng, profile: Profile, nodes: &mut 
             schedule.push((now + lasts, Fault::DiskFull(node, None)));
         }
         88 => both(Fault::SyncFails(node), Fault::Restart(node)),
-        89 => both(Fault::WriteFails(node), Fault::Restart(node)),
+        89 => both(Fault::WriteFindsNoRoom(node), Fault::Restart(node)),
         90..96 if nodes.joined < 2 => {
             schedule.push((now, Fault::Join));
             nodes.joined += 1;
@@ -517,6 +519,10 @@ impl World {
             }
             Fault::WriteFails(node) => {
                 self.note(&format!("the next write of node {node} fails"));
+                self.nodes[node].disk.inject(DiskFault::io_error(FileCall::Write, 0).on(".data"));
+            }
+            Fault::WriteFindsNoRoom(node) => {
+                self.note(&format!("the next write of node {node} finds no room"));
                 self.nodes[node].disk.inject(DiskFault::disk_full(FileCall::Write, 0).on(".data"));
             }
             Fault::BitFlip(node, seed) => self.flip_bit(node, seed),
