@@ -35,7 +35,7 @@ pub enum Mark {
 /// The marks of one file system, in free bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
-    /// Below this the node warns, and merges have their way.
+    /// Below this the node warns, and merges run without window and rate.
     pub low: u64,
     /// Below this writes that add data are refused.
     pub minimum: u64,
@@ -133,11 +133,11 @@ impl fmt::Display for DiskState {
 /// Time between two samples of the trend, and how many are kept: two hours.
 const SAMPLE_MS: u64 = 300_000;
 const SAMPLES_MAX: usize = 25;
-/// A trend of less time says nothing.
+/// Shortest time that a trend is computed from.
 const TREND_MS_MIN: u64 = 60_000;
 const DAY_MS: f64 = 86_400_000.0;
 
-/// How the free space changed lately.
+/// How the free space changed over the last two hours.
 #[derive(Debug, Default)]
 pub struct Trend {
     /// When, and how much was free; oldest first.

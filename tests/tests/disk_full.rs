@@ -5,11 +5,14 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use caskade_tests::{Builder, Client, Cluster, Node, Permit, eventually, with_limit};
 use redis::{RedisError, RedisResult};
+use tokio::task::JoinSet;
 
 const LIMIT: Duration = Duration::from_secs(240);
 /// Size of a node's file system at first, and grown.
@@ -96,16 +99,25 @@ fn may_mount() -> Result<bool> {
 }
 
 /// Runs a test on a cluster each of whose nodes keeps its data in a small file system.
-#[expect(clippy::panic, reason = "a panic is how a test fails; the caller is a #[test]")]
 fn on_small_disks(nodes: usize, test: impl AsyncFnOnce(&mut Cluster, &[Tmpfs]) -> Result<()>) {
+    on_small_disks_with(nodes, (LOW, MINIMUM), test);
+}
+
+/// The same, with these marks.
+#[expect(clippy::panic, reason = "a panic is how a test fails; the caller is a #[test]")]
+fn on_small_disks_with(
+    nodes: usize,
+    (low, minimum): (&str, &str),
+    test: impl AsyncFnOnce(&mut Cluster, &[Tmpfs]) -> Result<()>,
+) {
     match may_mount() {
         Ok(true) => {}
         Ok(false) => return,
         Err(error) => panic!("{error:?}"),
     }
     let builder = Builder::new(nodes)
-        .arg("--disk-low", LOW)
-        .arg("--disk-minimum", MINIMUM)
+        .arg("--disk-low", low)
+        .arg("--disk-minimum", minimum)
         .arg("--max-file-size", "16M")
         .arg("--max-value-bytes", "8M")
         .arg("--migration-bytes-per-s", "256M")
@@ -200,6 +212,29 @@ async fn write_until_refused(client: &mut Client) -> Result<(Vec<String>, String
         );
     }
     bail!("no write was refused")
+}
+
+/// Writes keys of its own until told to stop. Returns the acknowledged ones, and how many were not: those are refused in
+/// words, or of unknown outcome.
+async fn write_on(
+    mut client: Client,
+    writer: usize,
+    stop: Arc<AtomicBool>,
+) -> Result<(Vec<(String, usize)>, usize)> {
+    let (mut written, mut failed) = (Vec::new(), 0);
+    for number in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let name = format!("writer-{writer}-{number}");
+        match set(&mut client, &name, &value(number)[..1024]).await {
+            Ok(()) => written.push((name, number)),
+            Err(error) if is_refusal(&error) || error.to_string().contains("UNKNOWN") => failed += 1,
+            Err(error) => bail!("write {number} failed otherwise: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    Ok((written, failed))
 }
 
 /// A key whose write is refused now for want of room, found within the time that a refusal may take.
@@ -310,15 +345,56 @@ fn three_full_nodes_read_delete_and_merge_and_a_fourth_node_is_a_way_out() {
         cluster.wait_converged(WHOLE_MAX).await.context("the fourth node is given its share")?;
         ensure!(index == 3, "it is the fourth");
         eventually("space is freed", WHOLE_MAX, async || {
-            for disk in disks {
-                let free = disk.free_bytes()?;
-                ensure!(free > MINIMUM_BYTES * 9 / 8, "only {free} bytes are free");
+            for (disk, node) in disks.iter().zip(cluster.nodes()) {
+                let (free, status) = (disk.free_bytes()?, node.status().await?.disk);
+                ensure!(free > MINIMUM_BYTES * 9 / 8, "only {free} bytes are free: {status:?}");
             }
             Ok(())
         })
         .await?;
         writes_go_on(cluster).await?;
         read_all(cluster, KEYS / 2..KEYS).await?;
+        whole_and_equal(cluster).await
+    });
+}
+
+#[test]
+fn disk_that_runs_full_without_marks_loses_nothing_that_was_acknowledged() {
+    on_small_disks_with(3, ("0", "0"), async |cluster, disks| {
+        let mut client = cluster.node(1)?.client().await?;
+        write_keys(&mut client, KEYS).await?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let mut writers = JoinSet::new();
+        for writer in 0..12 {
+            let client = cluster.node(writer % 2)?.client().await?;
+            writers.spawn(write_on(client, writer, stop.clone()));
+        }
+        // The node finds it out by writes that fail, with others under way to and from it.
+        disks[2].leave_free(512 << 10)?;
+        eventually("the disk is full", WHOLE_MAX, async || {
+            let state = cluster.node(2)?.status().await?.disk.state;
+            ensure!(state == "full", "it is {state}");
+            Ok(())
+        })
+        .await?;
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        read_all(cluster, 0..KEYS).await?;
+        disks[2].remove_filler()?;
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        stop.store(true, Ordering::Relaxed);
+        let (mut written, mut failed) = (Vec::new(), 0);
+        while let Some(done) = writers.join_next().await {
+            let (names, others) = done??;
+            written.extend(names);
+            failed += others;
+        }
+        ensure!(failed > 0, "no write met a full disk: {} were acknowledged", written.len());
+        writes_go_on(cluster).await?;
+        for (name, number) in &written {
+            let read: Option<Vec<u8>> = client.ask(redis::cmd("GET").arg(name)).await?;
+            ensure!(read.as_deref() == Some(&value(*number)[..1024]), "the acknowledged {name} is wrong");
+        }
+        read_all(cluster, 0..KEYS).await?;
         whole_and_equal(cluster).await
     });
 }

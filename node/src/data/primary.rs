@@ -179,12 +179,12 @@ impl<A, W> Primary<A, W> {
         self.pending.iter_mut().for_each(|pending| pending.sent = true);
     }
 
-    /// Whether a write found no room on this disk, and is not on it yet: nothing after it can be published.
+    /// Returns whether a write found no room on this disk and is not on it yet: nothing after it can be published.
     pub(super) fn is_stuck(&self) -> bool {
         self.failed > 0
     }
 
-    /// Returns since when that is so.
+    /// Returns since when the oldest such write waits for room, in milliseconds of the monotonic clock.
     fn stuck_since_ms(&self) -> Option<u64> {
         if !self.is_stuck() {
             return None;

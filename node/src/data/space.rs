@@ -95,7 +95,7 @@ impl Disks {
 }
 
 impl Plane {
-    /// Measures this node's disk from time to time, for as long as the node runs.
+    /// Measures this node's disk every [`MEASURE_PAUSE`], for as long as the node runs.
     pub(crate) async fn run_measurements(self: Arc<Self>) {
         loop {
             self.measure_disk();
@@ -144,7 +144,7 @@ impl Plane {
     }
 
     fn measure_disk(&self) {
-        // Another thread is at it.
+        // Another thread measures it now.
         let Some(mut own) = self.disks.own.try_lock() else { return };
         let space = match self.engine.space() {
             Ok(space) => space,
@@ -172,7 +172,7 @@ impl Plane {
             return;
         }
         self.disks.state.store(after as u8, Ordering::Release);
-        // Merges have their way while space is low.
+        // Merges run without window and rate while space is low.
         self.engine.set_space_low(after > DiskState::Ok);
         let (node, free, total) = (self.node.short(), mib(space.free_bytes), mib(space.total_bytes));
         let (weight, message) = match after {
@@ -241,12 +241,13 @@ impl Plane {
         }
     }
 
-    /// Whether all members understand what this build says of disks.
+    /// Returns whether all members understand what this build sends about disks.
     fn knows_disks(&self) -> bool {
         self.view.load().state.speech().features & FEATURE_DISK != 0
     }
 
-    /// Whether a node has no room for a copy: a new one needs more than the minimum, one that returns its reserve.
+    /// Returns whether a node has no room for a copy. A new copy needs more free space than the minimum; a copy that returns
+    /// may use the reserve below it.
     pub(super) fn takes_no_copy(&self, partition: Partition, node: NodeId) -> bool {
         let (state, disk) = (self.state(), self.disks.of(node));
         let replica = state.partition(partition).and_then(|entry| entry.replica(node));
@@ -256,13 +257,13 @@ impl Plane {
         }
     }
 
-    /// Whether a replica that was taken out is to stay so until its disk has room.
+    /// Returns whether a replica that was taken out has to wait for room on its node's disk.
     pub(super) fn awaits_room(&self, node: NodeId) -> bool {
         self.disks.of(node).refuses()
     }
 
-    /// The local append of an ordered write found no room. If no other node was sent it, it is taken back; else it is
-    /// made again, since others may hold it.
+    /// Takes back a write whose local append found no room, if no other node was sent it; else appends it again later,
+    /// because others may hold it.
     pub(super) fn on_no_space(
         self: &Arc<Self>,
         partition: Partition,
@@ -299,9 +300,9 @@ impl Plane {
         });
     }
 
-    /// Gives up, with this node's consent (rule R3), the partitions of which a write cannot be appended here for want of
-    /// room, though others may hold it: the next in-sync replica takes over, or this node begins a new term if it is
-    /// the last. The outcome of what is pending is unknown then.
+    /// Gives up, with this node's consent (rule R3), each partition with a write that finds no room here and that other
+    /// nodes may hold: the next in-sync replica takes over, or this node begins a new term if it is the last. The outcome
+    /// of the pending writes is unknown then.
     pub fn step_down_where_stuck(self: &Arc<Self>) {
         let state = self.state();
         let Some(member) = state.members.get(&self.node).filter(|_| self.knows_disks()) else { return };
