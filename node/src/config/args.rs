@@ -9,9 +9,9 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use super::kind::Shape;
 use super::table::{SETTINGS, Setting, Settings};
 
-/// Flags as they were given, not yet judged: flatten it into a `clap` parser.
+/// Flags as they were given, not yet checked. Flatten it into a `clap` parser.
 ///
-/// Values stay text, so that problems of all sources are reported together by [`super::load`].
+/// Values stay text, so that [`super::load`] reports the problems of all sources together.
 #[derive(Clone, Debug, Default)]
 pub struct ServerArgs {
     /// The settings file (`--config`).
@@ -20,13 +20,13 @@ pub struct ServerArgs {
 }
 
 impl ServerArgs {
-    /// What was given for a setting.
+    /// Returns the texts given for a setting; `None` if its flag was not given.
     pub(super) fn texts(&self, key: &str) -> Option<&[String]> {
         self.texts.get(key).map(Vec::as_slice)
     }
 }
 
-/// The flags without their dashes, in the order of the table; `clap` wants names that live as long as it does.
+/// Names of the flags without dashes, in the order of the table. Static, because `clap` borrows them.
 static NAMES: LazyLock<Vec<String>> =
     LazyLock::new(|| SETTINGS.iter().map(|setting| setting.key.replace('_', "-")).collect());
 

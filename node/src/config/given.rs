@@ -1,4 +1,4 @@
-//! What was given for the settings, by file, variable and flag, as text and not yet judged.
+//! The values given by file, variable and flag, as text that is not yet checked.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -14,7 +14,7 @@ const CONFIG_VARIABLE: &str = "CASKADE_CONFIG";
 /// Variables that belong to the other programs.
 const FOREIGN_VARIABLES: [&str; 3] = ["CASKADE_ADDR", CONFIG_VARIABLE, "CASKADE_TEST_PROTOCOL_MAX"];
 
-/// Texts for one setting, and who gave them.
+/// Texts for one setting, and their source.
 struct Entry {
     source: Source,
     texts: Vec<String>,
@@ -28,19 +28,19 @@ pub(super) struct Given {
     pub(super) warnings: Vec<String>,
 }
 
-/// One value, read, or nothing where the default holds.
+/// One parsed value. `None`: the default applies.
 pub(super) struct Read<T> {
     pub(super) source: Source,
     pub(super) value: Option<T>,
 }
 
 impl Given {
-    /// A later source replaces an earlier one.
+    /// Stores the texts of a source, in place of those of an earlier source.
     fn put(&mut self, setting: &'static Setting, source: Source, texts: Vec<String>) {
         self.entries.insert(setting.key, Entry { source, texts });
     }
 
-    /// Reads the winning text of a row; one that cannot be read becomes a problem.
+    /// Parses the winning texts of a row. Adds a problem if they are not an allowed value.
     pub(super) fn take<T>(
         &mut self,
         row: Option<&'static Setting>,
@@ -74,7 +74,7 @@ pub(super) fn gather(args: &ServerArgs, env: impl Iterator<Item = (String, Strin
             Ok(text) => gather_file(&mut given, &path, &text),
             Err(error) => given.problems.push(Problem::new(
                 &source,
-                format!("the settings file {} cannot be read: {error}", path.display()),
+                format!("cannot read the settings file {}: {error}", path.display()),
             )),
         }
     }
@@ -101,11 +101,12 @@ fn gather_env(given: &mut Given, mut env: HashMap<String, String>) {
         let key = name.trim_start_matches("CASKADE_").to_ascii_lowercase();
         let hint =
             nearest(&key).map(|near| format!("; did you mean {}?", near.variable())).unwrap_or_default();
-        given.warnings.push(format!("variable {name} is no setting and was ignored{hint}"));
+        given.warnings.push(format!("variable {name} is not a setting and was ignored{hint}"));
     }
 }
 
-/// Takes the keys of a settings file. Not TOML: the problems name the lines, and what could be read is still judged.
+/// Takes the keys of a settings file. Syntax errors become problems that name their lines; the keys that
+/// could be parsed are still checked.
 fn gather_file(given: &mut Given, path: &Path, text: &str) {
     let at = |offset: usize, key: &str| Source::File {
         path: path.to_owned(),
@@ -115,7 +116,7 @@ fn gather_file(given: &mut Given, path: &Path, text: &str) {
     let (table, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let offset = error.span().map_or(0, |span| span.start);
-        given.problems.push(Problem::new(&at(offset, ""), format!("not TOML: {}", error.message())));
+        given.problems.push(Problem::new(&at(offset, ""), format!("not valid TOML: {}", error.message())));
     }
     for (key, value) in table.get_ref() {
         let name: &str = key.get_ref();
@@ -133,13 +134,13 @@ fn gather_file(given: &mut Given, path: &Path, text: &str) {
 
 fn unknown_key(name: &str) -> String {
     let hint = nearest(name).map_or_else(
-        || "caskd config lists the settings there are".to_owned(),
+        || "`caskd config` lists all settings".to_owned(),
         |near| format!("did you mean {}?", near.key),
     );
-    format!("'{name}' is no setting; {hint}")
+    format!("'{name}' is not a setting; {hint}")
 }
 
-/// The texts of a TOML value; `None` for a value no setting has.
+/// Returns the texts of a TOML value; `None` for a type that no setting has.
 fn texts(value: &DeValue<'_>) -> Option<Vec<String>> {
     match value {
         DeValue::Array(items) => items.iter().map(|item| scalar(item.get_ref())).collect(),
@@ -158,7 +159,7 @@ fn scalar(value: &DeValue<'_>) -> Option<String> {
     }
 }
 
-/// The setting whose key is most like `name`, if one is near enough to be meant.
+/// Returns the setting whose key is closest to `name`, if at most a third of its bytes plus one differ.
 fn nearest(name: &str) -> Option<&'static Setting> {
     let name = name.replace('-', "_");
     let closest = SETTINGS
@@ -168,7 +169,7 @@ fn nearest(name: &str) -> Option<&'static Setting> {
     (closest.0 <= 1 + name.len() / 3).then_some(closest.1)
 }
 
-/// Levenshtein distance, in bytes.
+/// Returns the Levenshtein distance, in bytes.
 fn edits(from: &str, to: &str) -> usize {
     let mut row: Vec<usize> = (0..=to.len()).collect();
     for (i, a) in from.bytes().enumerate() {

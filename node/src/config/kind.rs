@@ -1,4 +1,4 @@
-//! The kinds of values settings have: how each is read from text, what it allows, how it is shown.
+//! The kinds of setting values: parsing from text, allowed values, display.
 
 use std::net::SocketAddr;
 use std::ops::RangeInclusive;
@@ -11,39 +11,40 @@ use toml::Value;
 use crate::disk::Mark;
 use crate::frontend::tls::ClientCertificates;
 
-/// How log lines are written.
+/// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// For a reader.
+    /// Plain text for people.
     Human,
     /// One JSON object a line.
     Json,
 }
 
-/// Whether one of two nodes takes over by itself.
+/// Policy by which one node of a pair takes over from the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PairTakeover {
-    /// No: `caskctl cluster takeover` does.
+    /// Only `caskctl cluster takeover` starts a takeover.
     Manual,
-    /// Yes, once the other one has been silent for a while.
+    /// The node without a vote takes over once the other has been silent for the time that the setting's help
+    /// names.
     Auto,
 }
 
-/// What a node answers for a key whose primary is another one.
+/// Reply of a node to a command on a key whose primary is another node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Redirect {
-    /// What that node answers: it is asked.
+    /// The node forwards the command to the primary and returns its reply.
     Proxy,
-    /// Where to ask: Redis Cluster's MOVED.
+    /// Redis Cluster's MOVED, with the address of the primary.
     Moved,
 }
 
-/// A text that is not shown: neither by `caskd config` nor by CONFIG GET, nor in a log.
+/// A secret text: `caskd config`, CONFIG GET and logs never show it.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Hidden(String);
 
 impl Hidden {
-    /// The text.
+    /// Returns the secret text.
     pub fn reveal(&self) -> &str {
         &self.0
     }
@@ -55,43 +56,43 @@ impl std::fmt::Debug for Hidden {
     }
 }
 
-/// How many texts a flag takes.
+/// Number of texts that a flag takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// One.
+    /// Exactly one.
     One,
-    /// Any number, repeated or separated by commas.
+    /// Any number: the flag is repeated, or commas separate the texts.
     List,
-    /// None: its presence says `true`.
+    /// Zero or one: the flag alone means `true`.
     Switch,
 }
 
-/// What the table needs to know of a kind whatever its type is.
+/// The description of a kind, independent of its value type.
 pub(super) trait Describe: Sync {
-    /// The word help shows for a value.
+    /// Returns the placeholder for a value in the help.
     fn value_name(&self) -> &'static str;
-    /// What is allowed, after "must be".
+    /// Returns the allowed values, as a phrase that follows "must be".
     fn allowed(&self) -> String;
-    /// How many texts a flag takes.
+    /// Returns how many texts a flag takes.
     fn shape(&self) -> Shape {
         Shape::One
     }
 }
 
-/// Reads and shows values of one type.
+/// Parsing and display of values of one type.
 pub(super) trait Kind<T>: Describe {
-    /// Reads the value, or `None` where the text is no such value.
+    /// Parses the value; `None` if the text is not an allowed value.
     fn read(&self, text: &str) -> Option<T>;
-    /// The value as a settings file has it; `None` for a value that is not set.
+    /// Returns the value in the form of a settings file; `None` for a value that is not set.
     fn show(&self, value: &T) -> Option<Value>;
 
-    /// Reads a value given in several texts.
+    /// Parses a value given as several texts: the last one, unless the kind is a list.
     fn read_all(&self, texts: &[String]) -> Option<T> {
         self.read(texts.last()?)
     }
 }
 
-/// A whole number.
+/// A whole number: its bounds and its unit.
 pub(super) struct Int(pub(super) RangeInclusive<u64>, pub(super) &'static str);
 
 impl Describe for Int {
@@ -115,12 +116,12 @@ impl<T: TryFrom<u64> + Copy + TryInto<i64>> Kind<T> for Int {
     }
 }
 
-/// Bytes, with K, M or G for powers of 1024.
+/// A number of bytes, with K, M or G for powers of 1024: its bounds and its unit.
 pub(super) struct Size(pub(super) RangeInclusive<u64>, pub(super) &'static str);
 
 const SUFFIXES: [(&str, u64); 3] = [("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)];
 
-/// Reads a number of bytes: `64`, `1K`, `4M`, `2G` (powers of 1024), with or without `B` or `iB` behind.
+/// Parses a number of bytes: `64`, `1K`, `4M`, `2G` (powers of 1024), with or without a final `B` or `iB`.
 pub fn read_size(text: &str) -> Option<u64> {
     let upper = text.trim().to_ascii_uppercase();
     let bare = upper.strip_suffix("IB").or_else(|| upper.strip_suffix('B')).unwrap_or(&upper);
@@ -131,7 +132,7 @@ pub fn read_size(text: &str) -> Option<u64> {
     digits.trim().parse::<u64>().ok()?.checked_mul(unit)
 }
 
-/// The shortest way to write a size that loses nothing.
+/// Returns the shortest exact form of a size.
 pub(super) fn show_size(bytes: u64) -> String {
     SUFFIXES
         .iter()
@@ -164,7 +165,7 @@ impl Kind<u64> for Size {
     }
 }
 
-/// A mark of free space: a size, or computed from the size of the file system.
+/// A threshold of free space: a size, or `auto`, computed from the size of the file system.
 pub(super) struct FreeSpace;
 
 impl Describe for FreeSpace {
@@ -173,7 +174,7 @@ impl Describe for FreeSpace {
     }
 
     fn allowed(&self) -> String {
-        "auto or a size in bytes, 0 is off (K, M, G are powers of 1024)".into()
+        "auto or a size in bytes (0: off; K, M, G are powers of 1024)".into()
     }
 }
 
@@ -216,7 +217,7 @@ impl Kind<SocketAddr> for Listen {
     }
 }
 
-/// An address to listen on, or an empty text: nothing listens.
+/// An address to listen on. An empty text: do not listen.
 pub(super) struct OptionalListen;
 
 impl Describe for OptionalListen {
@@ -225,7 +226,7 @@ impl Describe for OptionalListen {
     }
 
     fn allowed(&self) -> String {
-        "IP:PORT, such as 127.0.0.1:11211, or nothing".into()
+        "IP:PORT, such as 127.0.0.1:11211, or empty".into()
     }
 }
 
@@ -242,7 +243,7 @@ impl Kind<Option<SocketAddr>> for OptionalListen {
     }
 }
 
-/// A folder.
+/// Path of a folder; not empty.
 pub(super) struct Folder;
 
 impl Describe for Folder {
@@ -265,7 +266,7 @@ impl Kind<PathBuf> for Folder {
     }
 }
 
-/// A file; an empty text means none.
+/// Path of a file. An empty text: not set.
 pub(super) struct OptionalFile;
 
 impl Describe for OptionalFile {
@@ -288,7 +289,7 @@ impl Kind<Option<PathBuf>> for OptionalFile {
     }
 }
 
-/// A short name, or nothing.
+/// A name of at most 64 characters; may be empty.
 pub(super) struct Name;
 
 impl Describe for Name {
@@ -312,7 +313,7 @@ impl Kind<String> for Name {
     }
 }
 
-/// Yes or no.
+/// A boolean.
 pub(super) struct Switch;
 
 impl Describe for Switch {
@@ -385,7 +386,7 @@ impl Describe for Window {
 
 impl Kind<MergeWindow> for Window {
     fn read(&self, text: &str) -> Option<MergeWindow> {
-        // What the engine would refuse: a window that is empty.
+        // The engine rejects an empty window.
         let allowed = |window: &MergeWindow| !matches!(window, MergeWindow::Daily(from, to) if from == to);
         text.trim().parse().ok().filter(allowed)
     }
@@ -454,7 +455,7 @@ pub(super) struct ByItself;
 
 impl Describe for ByItself {
     fn value_name(&self) -> &'static str {
-        "WHO"
+        "MODE"
     }
 
     fn allowed(&self) -> String {
@@ -485,7 +486,7 @@ pub(super) struct Elsewhere;
 
 impl Describe for Elsewhere {
     fn value_name(&self) -> &'static str {
-        "WHO"
+        "MODE"
     }
 
     fn allowed(&self) -> String {
@@ -520,7 +521,7 @@ impl Describe for Password {
     }
 
     fn allowed(&self) -> String {
-        "a password of at most 512 bytes; empty is none".into()
+        "a password of at most 512 bytes (empty: no password)".into()
     }
 }
 
@@ -534,12 +535,12 @@ impl Kind<Hidden> for Password {
     }
 }
 
-/// Whether clients show certificates.
+/// A [`ClientCertificates`].
 pub(super) struct Certificates;
 
 impl Describe for Certificates {
     fn value_name(&self) -> &'static str {
-        "WHETHER"
+        "MODE"
     }
 
     fn allowed(&self) -> String {
@@ -567,7 +568,7 @@ impl Kind<ClientCertificates> for Certificates {
     }
 }
 
-/// A filter of `tracing`.
+/// A level, or a filter of `tracing`.
 pub(super) struct Filter;
 
 impl Describe for Filter {
@@ -582,7 +583,7 @@ impl Describe for Filter {
 
 impl Kind<String> for Filter {
     fn read(&self, text: &str) -> Option<String> {
-        // A lone unknown word would be taken as the name of a module, and silence everything else.
+        // `tracing` takes a single unknown word as the name of a module, and would silence all other modules.
         let known = ["error", "warn", "info", "debug", "trace", "off"].contains(&text.trim());
         let filter = text.contains(['=', ':']) && tracing_subscriber::EnvFilter::try_new(text).is_ok();
         (known || filter).then(|| text.trim().to_owned())

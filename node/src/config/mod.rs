@@ -1,9 +1,9 @@
 //! The settings of `caskd`: a TOML file, then `CASKADE_*` variables, then flags; the last one wins.
 //!
-//! One table ([`SETTINGS`]) names every setting once; the file's keys, the variables, the flags, the help
-//! and what `caskd config` prints are made from it. All problems are reported at once, each with the
-//! allowed values and the place the value came from. An unknown key of the file is a problem; an unknown
-//! `CASKADE_*` variable only a warning, because container platforms invent such names.
+//! One table ([`SETTINGS`]) names every setting once. The keys of the file, the variables, the flags, the
+//! help and the output of `caskd config` are derived from it. [`load`] reports all problems at once, each
+//! with the allowed values and the source of the value. An unknown key of the file is a problem. An unknown
+//! `CASKADE_*` variable is only a warning, because container platforms invent such names.
 
 mod args;
 mod check;
@@ -23,24 +23,24 @@ pub use render::{changed, pairs, render, render_json};
 pub use source::{Problem, Source};
 pub use table::{SETTINGS, Setting, Settings};
 
-/// Folder of the data directory that the store is in.
+/// Name of the store's folder, within the data directory.
 pub const STORE_FOLDER: &str = "store";
 
-/// What [`load`] found.
+/// Result of [`load`].
 #[derive(Clone, Debug)]
 pub struct Loaded {
     /// The settings, each with its source.
     pub settings: Settings,
-    /// What is allowed and probably not meant: lines for the log.
+    /// Lines for the log: allowed settings that are probably a mistake.
     pub warnings: Vec<String>,
 }
 
 /// Merges defaults, the file named by `--config` or `CASKADE_CONFIG`, the variables in `env` and `args`.
 ///
-/// Reads that one file and nothing else.
+/// Reads only that file; the files that settings name stay unread.
 ///
 /// # Errors
-/// Every problem found, in the order of the sources and then of the table. Nothing was started or written.
+/// Returns every problem, ordered by source and then as in the table. Nothing was started or written.
 pub fn load(args: &ServerArgs, env: impl Iterator<Item = (String, String)>) -> Result<Loaded, Vec<Problem>> {
     let mut given = given::gather(args, env);
     let settings = Settings::merge(&mut given);

@@ -1,7 +1,7 @@
-//! The kind of setting that says where others reach this node: `HOST[:PORT]`.
+//! The kind of setting that holds an address at which others reach this node: `HOST[:PORT]`.
 //!
-//! A name is kept as it was given: whoever connects resolves it at that time. Rejects addresses that lead nowhere
-//! (`0.0.0.0`, `[::]`, port 0) and names that can be none.
+//! A name is stored as given; each peer or client resolves it when it connects. Rejects addresses that cannot
+//! be reached (`0.0.0.0`, `[::]`, port 0) and texts that are not valid host names.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -10,8 +10,9 @@ use toml::Value;
 
 use super::kind::{Describe, Kind};
 
-/// Longest name of a host, and of one part of it, in bytes.
+/// Longest host name, in bytes.
 const NAME_BYTES_MAX: usize = 253;
+/// Longest part of a host name between dots, in bytes.
 const LABEL_BYTES_MAX: usize = 63;
 
 /// A host, by address or by name.
@@ -19,12 +20,12 @@ const LABEL_BYTES_MAX: usize = 63;
 pub enum HostName {
     /// An IP address.
     Ip(IpAddr),
-    /// A name, resolved anew at each dial.
+    /// A name, resolved at each dial.
     Name(String),
 }
 
 impl HostName {
-    /// Returns the host that a text names; `None` if it can be none. IPv6 addresses have no brackets here.
+    /// Parses a host; `None` if the text is not a valid one. An IPv6 address must have no brackets here.
     pub fn read(text: &str) -> Option<Self> {
         if let Ok(ip) = text.parse::<IpAddr>() {
             return (!ip.is_unspecified()).then_some(Self::Ip(ip));
@@ -33,7 +34,7 @@ impl HostName {
             let plain = label.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'));
             !label.is_empty() && label.len() <= LABEL_BYTES_MAX && plain
         };
-        // A number at the end is a mistyped address.
+        // A name whose last part is a number is a mistyped IPv4 address.
         let last = text.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
         let is_number = last.chars().all(|c| c.is_ascii_digit());
         let labels = text.strip_suffix('.').unwrap_or(text);
@@ -52,12 +53,12 @@ impl fmt::Display for HostName {
     }
 }
 
-/// Where others reach this node, as opposed to where it listens.
+/// Address at which others reach this node; it may differ from the address it listens on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReachedAt {
-    /// The host.
+    /// Host without the port.
     pub host: HostName,
-    /// The port; `None`: the one it listens on.
+    /// Port; `None`: the port the node listens on.
     pub port: Option<u16>,
 }
 
@@ -89,7 +90,7 @@ impl fmt::Display for ReachedAt {
     }
 }
 
-/// Where others reach this node; an empty text means where it listens.
+/// Kind of an optional [`ReachedAt`]. An empty text: the address the node listens on.
 pub(super) struct Reachable;
 
 impl Describe for Reachable {
@@ -134,7 +135,7 @@ mod tests {
         ] {
             let reached = ReachedAt::read(text).unwrap_or_else(|| panic!("{text}"));
             assert_eq!(reached.to_string(), shown);
-            assert_eq!(ReachedAt::read(shown), Some(reached), "it reads back");
+            assert_eq!(ReachedAt::read(shown), Some(reached), "the shown text must parse to the same value");
         }
         let long = "a".repeat(64);
         for text in [

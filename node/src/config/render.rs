@@ -1,10 +1,10 @@
-//! What `caskd config` prints: a settings file with the source of each value, or JSON.
+//! The output of `caskd config`: a settings file with the source of each value, or JSON.
 
 use serde_json::json;
 
 use super::table::{SETTINGS, Settings};
 
-/// A settings file that gives the same settings, each line with its source: `key = value  # source`.
+/// Returns a settings file that yields the same settings, each line with its source: `key = value  # source`.
 pub fn render(settings: &Settings) -> String {
     let lines: Vec<String> = SETTINGS
         .iter()
@@ -14,12 +14,13 @@ pub fn render(settings: &Settings) -> String {
             None => format!("# {} is not set", setting.key),
         })
         .collect();
-    // A long list of peers must not push every comment off the screen.
+    // Lines over 48 characters do not count, so that a long list of peers does not push the comments off the
+    // screen.
     let width = lines.iter().map(String::len).filter(|len| *len <= 48).max().unwrap_or(0);
     lines.iter().zip(&settings.sources).map(|(line, source)| format!("{line:width$}  # {source}\n")).collect()
 }
 
-/// The same as one JSON object: `{"key": {"value": ..., "source": "..."}}`; a value that is not set is null.
+/// Returns one JSON object: `{"key": {"value": ..., "source": "..."}}`. A value that is not set is null.
 pub fn render_json(settings: &Settings) -> serde_json::Value {
     SETTINGS
         .iter()
@@ -37,14 +38,14 @@ pub fn changed(before: &Settings, after: &Settings) -> Vec<&'static str> {
     let shown = before.shown().into_iter().zip(after.shown());
     let changed = SETTINGS.iter().zip(shown).filter(|(_, (before, after))| before != after);
     let mut changed: Vec<_> = changed.map(|(setting, _)| setting.key).collect();
-    // It is never shown.
+    // `shown` leaves the password out.
     if before.requirepass.reveal() != after.requirepass.reveal() {
         changed.push("requirepass");
     }
     changed
 }
 
-/// Every setting that has a value, with it as plain text.
+/// Returns key and value, as plain text, of every setting that is set.
 pub fn pairs(settings: &Settings) -> Vec<(String, String)> {
     let text = |value| match value {
         toml::Value::String(text) => text,

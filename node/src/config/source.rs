@@ -1,21 +1,21 @@
-//! Where a value came from, and what is wrong with it.
+//! Sources of values, and problems with them.
 
 use std::fmt;
 use std::path::PathBuf;
 
-/// Where a value came from.
+/// Source of a value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Source {
-    /// Nobody gave one.
+    /// The default: no source gave a value.
     #[default]
     Default,
     /// A key of the settings file.
     File {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
         /// Line of the key, from 1.
         line: usize,
-        /// The key.
+        /// Name of the key.
         key: String,
     },
     /// An environment variable, by name.
@@ -35,13 +35,13 @@ impl fmt::Display for Source {
     }
 }
 
-/// One thing that is wrong with the settings.
+/// One error in the settings.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{what} (from {source_of})")]
 pub struct Problem {
-    /// What is wrong, what is allowed, and what to do.
+    /// Text: the error, the allowed values, and the remedy.
     pub what: String,
-    /// Where the offending value came from.
+    /// Source of the wrong value.
     pub source_of: Source,
 }
 

@@ -64,7 +64,7 @@ fn all_problems_are_reported_at_once_with_range_and_source() {
         load_with(&["--config", path, "--sync", "sometimes"], &[("CASKADE_LISTEN", "here")]).unwrap_err(),
     );
     assert!(problems.contains(&format!("replicas: '9' must be 1 to 5 (copies) (from {path}:1 replicas)")));
-    assert!(problems.contains("'replica' is no setting; did you mean replicas?"));
+    assert!(problems.contains("'replica' is not a setting; did you mean replicas?"));
     assert!(problems.contains("lease_ms: a float must be 300 to 60000 (milliseconds)"));
     assert!(problems.contains("sync: 'sometimes' must be always, interval:MS"));
     assert!(problems.contains("listen: 'here' must be IP:PORT"));
@@ -76,13 +76,13 @@ fn all_problems_are_reported_at_once_with_range_and_source() {
 fn broken_toml_names_the_line() {
     let file = file("zone = \"a\"\nweight = = 1\n");
     let problems = texts(load_with(&["--config", file.path().to_str().unwrap()], &[]).unwrap_err());
-    assert!(problems.contains("not TOML") && problems.contains(":2 "), "{problems}");
+    assert!(problems.contains("not valid TOML") && problems.contains(":2 "), "{problems}");
 }
 
 #[test]
 fn missing_settings_file_is_a_problem() {
     let problems = texts(load_with(&["--config", "/nowhere/caskd.toml"], &[]).unwrap_err());
-    assert!(problems.contains("/nowhere/caskd.toml cannot be read"));
+    assert!(problems.contains("cannot read the settings file /nowhere/caskd.toml"));
 }
 
 #[test]
@@ -98,7 +98,7 @@ fn open_port_without_a_secret_is_refused_unless_insecure() {
 }
 
 #[test]
-fn memcached_is_off_unless_given_and_as_closed_as_the_other_ports() {
+fn memcached_port_is_off_by_default_and_needs_a_secret_like_the_other_ports() {
     assert_eq!(load_with(&[], &[]).unwrap().settings.memcached_listen, None);
     assert_eq!(load_with(&["--memcached-listen", ""], &[]).unwrap().settings.memcached_listen, None);
     let loopback = load_with(&["--memcached-listen", "127.0.0.1:11211"], &[]).unwrap().settings;
@@ -124,7 +124,7 @@ fn bootstrap_is_repeatable_and_comma_separated_in_every_source() {
 }
 
 #[test]
-fn addresses_for_others_are_hosts_with_or_without_a_port_and_lead_somewhere() {
+fn advertised_addresses_are_reachable_hosts_with_or_without_a_port() {
     let words = ["--advertise", "db1.example", "--advertise-clients", "[fd00::1]:17900"];
     let settings = load_with(&words, &[]).unwrap().settings;
     assert_eq!(settings.advertise.unwrap().to_string(), "db1.example");
@@ -137,7 +137,7 @@ fn addresses_for_others_are_hosts_with_or_without_a_port_and_lead_somewhere() {
 }
 
 #[test]
-fn node_on_all_addresses_that_is_given_none_for_others_warns() {
+fn listening_on_all_addresses_without_an_advertised_one_warns() {
     let open = ["--listen", "0.0.0.0:7900", "--peer-listen", "[::]:7901", "--cluster-secret-file", "s"];
     let warnings = |more: &[&str]| load_with(&[&open[..], more].concat(), &[]).unwrap().warnings.join("\n");
     let both = warnings(&[]);
@@ -232,7 +232,7 @@ fn sizes_that_the_store_or_the_peers_cannot_take_are_refused_with_the_true_bound
     store.max_file_size = settings.max_file_size;
     store.max_value_bytes = u32::try_from(settings.max_value_bytes).unwrap();
     assert_eq!(store.validate(), Ok(()));
-    // A value travels with its key, of 65,535 bytes at most, and some fields.
+    // A message carries a value together with its key (at most 65,535 bytes) and some fields.
     let value_bytes = usize::try_from(settings.max_value_bytes).unwrap();
     assert!(value_bytes + 128 * 1024 <= crate::net::wire::BODY_BYTES_MAX);
 }
@@ -250,7 +250,7 @@ fn unknown_variable_is_a_warning_with_the_nearest_name() {
     let loaded = load_with(&[], &[("CASKADE_REPLICA", "3"), ("CASKADE_ADDR", "x"), ("PATH", "y")]).unwrap();
     assert_eq!(
         loaded.warnings,
-        ["variable CASKADE_REPLICA is no setting and was ignored; did you mean CASKADE_REPLICAS?"]
+        ["variable CASKADE_REPLICA is not a setting and was ignored; did you mean CASKADE_REPLICAS?"]
     );
 }
 
