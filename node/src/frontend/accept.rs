@@ -1,4 +1,4 @@
-//! Accepts client connections, as many as are allowed, until the node stops: the same for all front ends.
+//! Accepts client connections up to their limit, until the node stops. All front ends use it.
 
 use std::fs::File;
 use std::future::Future;
@@ -23,60 +23,60 @@ use super::tls::Tls;
 use crate::machine::OPERATOR_CONNECTIONS;
 use crate::supervise::contained;
 
-/// How long a connection may go on after the node began to stop: time to answer what it has read.
+/// Time that connections get, after the node has begun to stop, to answer the commands that they have read.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause after an accept that failed, for instance for want of file descriptors.
+/// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// How long a client that is turned away is given to take the reason.
+/// Time a rejected client gets to read the reason.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-/// Clients that are told at one time, with time to listen, that they are too many.
+/// Clients that are rejected at one time with [`REFUSAL_TIMEOUT`] to read the reason.
 const REFUSALS_MAX: usize = 64;
-/// How long one of them is given when there are no files for others.
+/// Time a client gets to read the reason when the node has no file descriptor for other clients.
 const SHORT_REFUSAL_TIMEOUT: Duration = Duration::from_millis(250);
-/// How often the want of files is logged.
+/// Interval at which the lack of file descriptors is logged.
 const SHORT_LOGGED_EVERY: Duration = Duration::from_secs(10);
-/// Pieces of input of a refused client that are read and dropped.
+/// Maximum reads of a rejected client's input, which is dropped.
 const UNREAD_READS_MAX: usize = 64;
-/// How long the end of a connection may take to be sent.
+/// Time that sending the end of a connection may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
-/// After so long a silence the system asks whether the client's machine is still there (as in Redis).
+/// Time without traffic after which the system probes whether the client's machine is up (as in Redis).
 const KEEPALIVE: Duration = Duration::from_secs(300);
 
-/// What the front ends of a node have in common.
+/// Statistics, limits and security, which all front ends of a node share.
 #[derive(Clone, Debug)]
 pub struct Door {
-    /// Where they count.
+    /// Counters of all front ends.
     pub stats: Arc<Stats>,
-    /// The bounds of them all together.
+    /// Limits of all front ends together.
     pub limits: Arc<Limits>,
-    /// Who gets in.
+    /// Users, protected mode and TLS.
     pub security: Security,
 }
 
-/// What a connection was accepted as.
+/// Kind of place that an accepted connection occupies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
-    /// One of the clients.
+    /// A place within the limit on clients.
     Client,
-    /// One beyond the limit on clients, for an operator only.
+    /// A place beyond the limit on clients, for an operator only.
     Operator,
 }
 
-/// A protocol that clients speak.
+/// A front end: a protocol for clients.
 pub(super) trait FrontEnd: Send + Sync + Sized + 'static {
-    /// Its name in the log.
+    /// Name in the log.
     const NAME: &'static str;
-    /// What a client is told that is one too many.
+    /// Error reply to a client beyond the limit on connections.
     const TOO_MANY: &'static str;
     /// Whether operators may connect beyond the limit on connections.
     const OPERATORS: bool;
-    /// What a client from another machine is told while everybody would be let in.
+    /// Error reply to a client that protected mode rejects.
     const PROTECTED: &'static str;
 
-    /// What it has in common with the others.
+    /// Returns the state that all front ends share.
     fn door(&self) -> &Door;
 
-    /// Serves a client until it goes, or the node stops.
+    /// Serves a client until it disconnects or the node stops.
     fn serve(
         self: Arc<Self>,
         stream: Stream,
@@ -85,7 +85,8 @@ pub(super) trait FrontEnd: Send + Sync + Sized + 'static {
     ) -> impl Future<Output = io::Result<()>> + Send;
 }
 
-/// Serves `listener` until `stopping` says so, or its sender is gone; then waits for the connections to end.
+/// Serves `listener` until `stopping` is `true` or its sender is dropped. Then waits at most [`STOP_TIMEOUT`]
+/// for the connections to end.
 pub(super) async fn run<F: FrontEnd>(
     front_end: Arc<F>,
     listener: TcpListener,
@@ -106,14 +107,14 @@ pub(super) async fn run<F: FrontEnd>(
             () = stopped(&mut stop) => break,
             Some(ended) = entrance.connections.join_next() => {
                 if let Err(error) = ended {
-                    tracing::error!(%error, "a {} connection ended abnormally", F::NAME);
+                    tracing::error!(front_end = F::NAME, %error, "a client connection ended abnormally");
                 }
             }
             accepted = entrance.listener.accept() => match accepted {
                 Ok((stream, peer)) => entrance.open(stream, peer),
                 Err(error) if is_out_of_files(&error) => entrance.turn_one_away(&error).await,
                 Err(error) => {
-                    tracing::warn!(%error, "a {} connection could not be accepted", F::NAME);
+                    tracing::warn!(front_end = F::NAME, %error, "cannot accept a client connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -123,21 +124,25 @@ pub(super) async fn run<F: FrontEnd>(
     drop(listener);
     let all_ended = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(STOP_TIMEOUT, all_ended).await.is_err() {
-        tracing::warn!("{} connections that did not take their answers were cut", F::NAME);
+        tracing::warn!(
+            front_end = F::NAME,
+            "closed connections at the stop of the node although replies were still to be sent"
+        );
     }
 }
 
-/// A port, and the connections that came through it.
+/// A listening port, and its connections.
 struct Entrance<F> {
     front_end: Arc<F>,
     listener: TcpListener,
     stopping: watch::Receiver<bool>,
     connections: JoinSet<()>,
-    /// How many clients can be told at one time that they are too many.
+    /// Permits for rejecting clients with time to read the reason.
     refusals: Arc<Semaphore>,
-    /// An open file that is closed when there are no others, so that a client can be told so.
+    /// A spare file descriptor. When no other is free, it is closed to accept a client and reject it with an
+    /// error.
     spare: Option<File>,
-    /// When clients were last turned away for want of files, and that was logged.
+    /// Time of the last log line about missing file descriptors.
     short: Option<Instant>,
 }
 
@@ -152,28 +157,29 @@ impl<F: FrontEnd> Entrance<F> {
         } else {
             return self.turn_away(stream);
         };
-        // A small reply must not wait for more to send.
+        // Without TCP_NODELAY a small reply would wait for more data.
         let prepared = stream.set_nodelay(true).and_then(|()| {
             SockRef::from(&stream)
                 .set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE / 3))
         });
         if let Err(error) = prepared {
-            tracing::debug!(%peer, %error, "a connection was gone before it was served");
+            tracing::debug!(%peer, %error, "a client disconnected before it was served");
             return;
         }
         let guard = stats.connection_opened(place == Place::Client);
         let (front_end, stopping) = (Arc::clone(&self.front_end), self.stopping.clone());
-        // What panics in there ends this connection only: no client may end the node with one bad request.
+        // A panic in this task ends only this connection: no client may end the node with one bad request.
         self.connections.spawn(contained(async move {
             let _open = guard;
             match enter(front_end, stream, (peer, place), stopping).await {
-                Ok(()) => tracing::trace!(%peer, "{} connection closed", F::NAME),
-                Err(error) => tracing::debug!(%peer, %error, "{} connection lost", F::NAME),
+                Ok(()) => tracing::trace!(front_end = F::NAME, %peer, "client connection closed"),
+                Err(error) => tracing::debug!(front_end = F::NAME, %peer, %error, "client connection lost"),
             }
         }));
     }
 
-    /// Tells a client that it is one too many. Of many at one time some are told without waiting for them.
+    /// Rejects a client beyond the limit on connections. Beyond [`REFUSALS_MAX`] rejections at one time, it
+    /// does not wait for the client to read the reason.
     fn turn_away(&mut self, stream: TcpStream) {
         let Door { stats, security, .. } = self.front_end.door();
         stats.connection_refused();
@@ -185,23 +191,24 @@ impl<F: FrontEnd> Entrance<F> {
                     refuse_one_too_many::<F>(stream, tls, REFUSAL_TIMEOUT).await;
                 }));
             }
-            // What a new connection has room for is sent at once or not at all.
+            // The error is sent if the socket's buffer has room for it; nothing waits.
             Err(_) if security.tls.is_none() => drop(SockRef::from(&stream).send(F::TOO_MANY.as_bytes())),
             Err(_) => {}
         }
     }
 
-    /// Takes a connection with the file that is kept for this, tells the client that there is no room, and closes it: else
-    /// it would wait, unanswered, until a file is free.
+    /// Accepts one connection with the spare file descriptor, rejects its client and closes it. Otherwise the
+    /// client would wait without an answer until a descriptor is free.
     async fn turn_one_away(&mut self, error: &io::Error) {
         let now = Instant::now();
         if self.short.is_none_or(|logged| now.saturating_duration_since(logged) >= SHORT_LOGGED_EVERY) {
             self.short = Some(now);
             tracing::warn!(
+                front_end = F::NAME,
                 %error,
-                "no file is left for another {} connection: clients are turned away until others go; raise the limit of \
-                 open files (ulimit -n, or LimitNOFILE of the service), or lower max_clients or max_open_files",
-                F::NAME
+                "no file is left for another client connection: the node rejects new clients until others \
+                 disconnect; raise the limit of open files (ulimit -n, or LimitNOFILE of the service), or \
+                 lower max_clients or max_open_files"
             );
         }
         let had_spare = self.spare.take().is_some();
@@ -211,7 +218,7 @@ impl<F: FrontEnd> Entrance<F> {
             stats.connection_refused();
             refuse_one_too_many::<F>(stream, security.tls.clone(), SHORT_REFUSAL_TIMEOUT).await;
         } else {
-            // Something else took the file.
+            // Another part of the process took the freed descriptor.
             tokio::time::sleep(ACCEPT_PAUSE).await;
         }
         self.spare = spare_file();
@@ -226,21 +233,21 @@ fn is_out_of_files(error: &io::Error) -> bool {
     matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
-/// Tells a client why it gets no connection, over TLS where it expects that.
+/// Rejects a client beyond the limit on connections, over TLS if the port uses TLS.
 async fn refuse_one_too_many<F: FrontEnd>(stream: TcpStream, tls: Option<Arc<Tls>>, limit: Duration) {
     let told = async {
         match tls {
             None => refuse(stream, F::TOO_MANY).await,
             Some(tls) => match tls.accept(stream).await {
                 Ok(stream) => refuse(stream, F::TOO_MANY).await,
-                Err(error) => tracing::debug!(%error, "a client too many ended its TLS handshake"),
+                Err(error) => tracing::debug!(%error, "the TLS handshake of a rejected client failed"),
             },
         }
     };
     drop(tokio::time::timeout(limit, told).await);
 }
 
-/// One accepted connection, from its first byte on.
+/// Runs one accepted connection from its first byte on.
 async fn enter<F: FrontEnd>(
     front_end: Arc<F>,
     stream: TcpStream,
@@ -249,7 +256,7 @@ async fn enter<F: FrontEnd>(
 ) -> io::Result<()> {
     let Door { stats, security, .. } = front_end.door();
     match security.enter(stream, peer).await {
-        // Boxed, so that a connection is as small as what it is doing.
+        // Boxed, so that the future of a connection that is still in its handshake stays small.
         Ok(stream) => Box::pin(front_end.serve(stream, (peer, place), stopping)).await,
         Err(TurnedAway::Handshake(error)) => {
             stats.handshake_failed();
@@ -257,31 +264,31 @@ async fn enter<F: FrontEnd>(
         }
         Err(TurnedAway::Protected(stream)) => {
             stats.connection_refused();
-            tracing::debug!(%peer, "a client was turned away by protected mode");
+            tracing::debug!(%peer, "protected mode rejected a client");
             refuse(stream, F::PROTECTED).await;
             Ok(())
         }
     }
 }
 
-/// Waits until the node stops. A sender that is gone means the same.
+/// Waits until the node stops: until `stopping` is `true` or its sender is dropped.
 pub(super) async fn stopped(stopping: &mut watch::Receiver<bool>) {
     drop(stopping.wait_for(|stopping| *stopping).await);
 }
 
-/// Ends a connection: over TLS with a close_notify alert, by which the client tells this end from a cut (RFC 8446, 6.1).
-/// Waits at most a second for a client that reads nothing.
+/// Closes a connection: over TLS with a close_notify alert, by which the client distinguishes this end from a
+/// cut (RFC 8446, 6.1). Waits at most [`CLOSE_TIMEOUT`] for a client that reads nothing.
 pub(super) async fn close(stream: &mut (impl AsyncWrite + Unpin)) {
     drop(tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await);
 }
 
-/// Says why, in the protocol's words; a client that does not listen is not waited for.
+/// Sends the reason of a rejection and closes the connection. Waits at most [`REFUSAL_TIMEOUT`].
 async fn refuse(mut stream: impl AsyncRead + AsyncWrite + Unpin, why: &'static str) {
     let told = async {
         stream.write_all(why.as_bytes()).await?;
         stream.flush().await?;
         stream.shutdown().await?;
-        // Closed with input unread, the reason could be lost on its way.
+        // A socket closed with unread input sends a reset, which can overtake the reason.
         let mut unread = [0; 1024];
         for _ in 0..UNREAD_READS_MAX {
             if stream.read(&mut unread).await? == 0 {

@@ -1,6 +1,6 @@
-//! The clients that are connected: who they are, what they did last, and how one of them ends or pauses others.
+//! The registry of connected Redis clients, for CLIENT LIST, CLIENT KILL and CLIENT PAUSE.
 //!
-//! As many as the limit on connections allows. A connection tells its figures once a wake-up, not per command.
+//! The limit on connections bounds it. A connection updates its entry once per wake-up, not per command.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,47 +11,47 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
-/// What a connection shows of itself.
+/// The part of a client's entry that its connection updates.
 #[derive(Clone, Debug)]
 pub struct Shown {
-    /// What the client calls itself.
+    /// Name that the client gave itself (CLIENT SETNAME).
     pub name: String,
-    /// Its library, by its own account.
+    /// Client library, as the client reported it.
     pub library: String,
-    /// That library's version.
+    /// Version of the client library, as the client reported it.
     pub library_version: String,
-    /// The user it is.
+    /// Name of the client's user.
     pub user: String,
-    /// Number of its protocol.
+    /// RESP version: 2 or 3.
     pub protocol: i64,
-    /// The command it sent last, with `|` before a subcommand.
+    /// Last command, with `|` before a subcommand.
     pub command: &'static str,
-    /// When that was.
+    /// Time of the last command.
     pub active: Instant,
-    /// Whether it asked not to be ended for want of memory (kept for the list: no client is).
+    /// Whether CLIENT NO-EVICT is on (shown in the list, without effect: no client is evicted).
     pub no_evict: bool,
-    /// Whether its reads are not to count as use (kept for the list: no use is counted).
+    /// Whether CLIENT NO-TOUCH is on (shown in the list, without effect: no use of keys is counted).
     pub no_touch: bool,
-    /// Whether it takes stale reads.
+    /// Whether the client accepts stale reads (READONLY).
     pub readonly: bool,
-    /// Bytes read and not yet taken over.
+    /// Bytes read and not yet parsed.
     pub query_bytes: usize,
     /// Bytes of replies not yet written.
     pub output_bytes: usize,
-    /// Replies it waits for.
+    /// Number of pending replies.
     pub waiting: usize,
 }
 
 /// One connected client.
 #[derive(Debug)]
 pub struct Registered {
-    /// Number of its connection, never used again.
+    /// Number of the connection, never reused.
     pub id: u64,
-    /// Where it is.
+    /// Address of the client.
     pub peer: SocketAddr,
-    /// Where it connected to.
+    /// Address of this node to which the client connected.
     pub local: String,
-    /// Since when.
+    /// Time of the connection's start.
     pub since: Instant,
     shown: Mutex<Shown>,
     ended: AtomicBool,
@@ -59,35 +59,36 @@ pub struct Registered {
 }
 
 impl Registered {
-    /// Changes what is shown of it.
+    /// Changes the shown part of the entry.
     pub fn show(&self, change: impl FnOnce(&mut Shown)) {
         change(&mut self.shown.lock());
     }
 
-    /// What is shown of it.
+    /// Returns a copy of the shown part of the entry.
     pub fn shown(&self) -> Shown {
         self.shown.lock().clone()
     }
 
-    /// Ends its connection as soon as it is looked at.
+    /// Marks the connection as ended and wakes it, so that it closes.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Release);
         self.wake.notify_one();
     }
 
-    /// Whether somebody ended it.
+    /// Returns whether the connection is marked as ended.
     pub fn is_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// Waits until somebody ends it.
+    /// Waits until the connection is marked as ended.
     pub async fn until_ended(&self) {
         while !self.is_ended() {
             self.wake.notified().await;
         }
     }
 
-    /// The line of CLIENT LIST, without its end. What has no meaning here has the value it has in Redis when it is not used.
+    /// Returns the line of CLIENT LIST, without its end. Fields without a meaning in Caskade have the value
+    /// that Redis shows for an unused feature.
     pub fn line(&self) -> String {
         let shown = self.shown();
         let (age, idle) = (self.since.elapsed().as_secs(), shown.active.elapsed().as_secs());
@@ -118,17 +119,17 @@ impl Registered {
     }
 }
 
-/// For how long commands wait, and which.
+/// A pause of all clients (CLIENT PAUSE).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pause {
-    /// Its end.
+    /// End of the pause.
     pub until: Instant,
-    /// All commands, not only those that may write.
+    /// `true`: all commands wait. `false`: only commands that may write.
     pub all: bool,
 }
 
 impl Pause {
-    /// Whether a command has to wait now.
+    /// Returns whether a command has to wait now.
     pub fn holds(&self, writes: bool) -> bool {
         (self.all || writes) && Instant::now() < self.until
     }
@@ -148,7 +149,7 @@ impl Default for Clients {
 }
 
 impl Clients {
-    /// Adds a connection; it is listed until the guard is dropped.
+    /// Adds a connection. The registry lists it until the guard is dropped.
     pub fn register(self: &Arc<Self>, id: u64, peer: SocketAddr, local: String) -> Guard {
         let now = Instant::now();
         let shown = Shown {
@@ -173,15 +174,16 @@ impl Clients {
         Guard { clients: Arc::clone(self), client }
     }
 
-    /// All of them, the oldest first.
+    /// Returns all connected clients, oldest first.
     pub fn all(&self) -> Vec<Arc<Registered>> {
         self.open.lock().values().cloned().collect()
     }
 
-    /// Has commands wait. Of two pauses the longer time and the wider choice hold, as in Redis.
+    /// Makes commands wait. Of two overlapping pauses the later end and the wider set of commands apply, as
+    /// in Redis.
     pub fn pause(&self, time: Duration, all: bool) {
         let now = Instant::now();
-        // A time beyond what the clock can tell is as good as a year.
+        // The sum may exceed the range of the clock: a year then stands for it.
         let until = now.checked_add(time).unwrap_or(now + Duration::from_secs(365 * 24 * 3600));
         self.pause.send_modify(|pause| {
             let before = pause.filter(|pause| pause.until > now);
@@ -197,7 +199,7 @@ impl Clients {
         self.pause.send_modify(|pause| *pause = None);
     }
 
-    /// The pause as it is, and a way to hear of its changes.
+    /// Returns a receiver of the present pause and of its changes.
     pub fn pauses(&self) -> watch::Receiver<Option<Pause>> {
         self.pause.subscribe()
     }
@@ -233,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_listed_as_long_as_it_is_there() {
+    fn a_client_is_listed_as_long_as_it_is_connected() {
         let clients = Arc::new(Clients::default());
         let (one, two) = (registered(&clients, 1), registered(&clients, 2));
         two.show(|shown| shown.name = "worker".to_owned());

@@ -1,25 +1,26 @@
-//! Removes every key of the cluster: a walk over all of them, each deleted by an operation of its own.
+//! Removes every key of the cluster: a walk over all keys that deletes each with its own operation.
 //!
-//! It is no snapshot: a key that is written while the walk is under way may be removed or stay, and others may see some
-//! keys gone and others not yet. A key that was there from beginning to end is removed. Operations under way are bounded.
+//! The walk removes every key that exists from its beginning to its end. It is not a snapshot: a key written
+//! during the walk may be removed or stay, and other clients may see some keys removed and others not yet.
+//! The number of in-flight operations is bounded.
 
 use crate::frontend::keyspace::Keyspace;
 use crate::kv::{Action, Failure, Operation, Outcome};
 
-/// Keys of one step of the walk, deleted together.
+/// Keys of one step of the walk: their deletes are in flight at the same time.
 const TOGETHER_MAX: usize = 256;
 
-/// Removes all keys; answers how many were there.
+/// Removes all keys. Returns how many existed.
 ///
 /// # Errors
-/// The first that a step of the walk or a deletion failed with. Keys before it are removed, those behind it are not; it
-/// can be called again.
+/// The first failure of a scan or a delete. Keys before it are removed, keys after it are not. The caller may
+/// retry.
 pub async fn flush(keyspace: &dyn Keyspace) -> Result<u64, Failure> {
     let (mut removed, mut cursor) = (0, 0);
     loop {
         let page = keyspace.scan(cursor, TOGETHER_MAX).await?;
         let mut keys = page.keys.into_iter().peekable();
-        // A page may be longer than it was asked to be.
+        // A page may be longer than requested.
         while keys.peek().is_some() {
             let step = keys.by_ref().take(TOGETHER_MAX);
             let tickets: Vec<_> =

@@ -1,9 +1,11 @@
-//! What one connection takes of a node's memory and patience: the same for all front ends.
+//! Memory and time limits of one connection, the same for all front ends.
 //!
-//! Requests that are being read or worked on and replies that are not sent yet lie in memory. All of them together have a
-//! bound ([`Limits::buffer_bytes_max`]); a connection that would take more is ended, unless it is a small one, so that those
-//! who ask for little are served whatever others do. A client that takes nothing of its replies for a while is ended, and
-//! so is one that says nothing, if that is set. A connection that is silent for some seconds gives its buffers back.
+//! - Memory: unfinished requests and unsent replies of all connections together stay within
+//!   [`Limits::buffer_bytes_max`]. A connection that would exceed it is closed, unless the connection holds
+//!   at most [`SMALL_BYTES`]: small requests are served whatever other clients send.
+//! - Time: a connection is closed if its client reads no replies for [`Limits::patience`], or sends nothing
+//!   for [`Limits::idle_s`] seconds. After [`REST_AFTER`] without traffic a connection frees its unused
+//!   buffers.
 
 use std::io;
 use std::pin::Pin;
@@ -17,41 +19,42 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use super::limits::Limits;
 use super::stats::{Cut, Stats};
 
-/// What a client is told whose connection would take more than there is for all.
-pub(super) const NO_MEMORY: &str = "out of memory: the requests and replies of all clients take as much as they may. This \
-    connection is closed; what it was not told of may have been done. Send less at once, or raise client_buffer_bytes";
-/// What a connection may always have in memory, bytes.
+/// Error reply to a client whose connection would exceed the memory limit of all connections.
+pub(super) const NO_MEMORY: &str = "out of memory: the requests and replies of all clients have reached \
+    client_buffer_bytes. This connection is closed; commands without a reply may or may not have been \
+    executed. Send less at once, or raise client_buffer_bytes";
+/// Bytes that a connection may always hold in memory.
 const SMALL_BYTES: u64 = 64 * 1024;
-/// Bytes that are given to the system at once: some of each piece must be taken in time.
+/// Bytes of one write to the socket; each write must make progress in time.
 const PIECE_BYTES: usize = 256 * 1024;
-/// Room for reading of a connection that says little, bytes: most commands fit.
+/// Read buffer of a connection with little input, in bytes: most commands fit.
 const ROOM_LEAST: usize = 1024;
-/// And of one that fills it again and again.
+/// Read buffer of a connection that fills its buffer repeatedly, in bytes.
 const ROOM_MOST: usize = 16 * 1024;
-/// After so long a silence a connection gives its buffers back; and how often silences are looked at.
+/// Time without traffic after which a connection frees its buffers; also the interval of that check.
 const REST_AFTER: Duration = Duration::from_secs(10);
 
-/// One connection's part.
+/// Memory and activity of one connection.
 #[derive(Debug)]
 pub(super) struct Footprint {
     limits: Arc<Limits>,
     stats: Arc<Stats>,
-    /// Bytes it has in memory.
+    /// Bytes that the connection holds in memory.
     bytes: u64,
-    /// When something was last read or written.
+    /// Time of the last read or write.
     stirred: Instant,
-    /// Room for the next read, bytes.
+    /// Buffer size for the next read, in bytes.
     room: usize,
     resting: bool,
     alarm: Pin<Box<Sleep>>,
 }
 
-/// What a silence has come to.
+/// Consequence of a time without traffic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Silence {
-    /// Buffers that are not in use are to be given back.
+    /// The connection must free its unused buffers.
     Rest,
-    /// The client has said nothing for as long as it may.
+    /// The client has reached the limit of time without input.
     TooLong,
 }
 
@@ -69,7 +72,7 @@ impl Footprint {
         }
     }
 
-    /// So many bytes were read from the client.
+    /// Notes activity: `read` bytes from the client.
     pub(super) fn stir(&mut self, read: usize) {
         self.stirred = Instant::now();
         self.resting = false;
@@ -78,13 +81,15 @@ impl Footprint {
         }
     }
 
-    /// Room to have for the next read, bytes: with `have` bytes of a request there and `wanted` to come. No more than what
-    /// has come shows to be needed, whatever was announced.
+    /// Returns the buffer size for the next read, in bytes, when `have` bytes of a request are read and
+    /// `wanted` are still expected. An announced length alone never makes it larger than the bytes already
+    /// read.
     pub(super) fn room(&self, have: usize, wanted: usize) -> usize {
         wanted.min(have).max(self.room)
     }
 
-    /// Says how many bytes the connection has in memory now. Answers whether it may: one that may not is to be ended.
+    /// Records how many bytes the connection holds in memory now. Returns whether it may keep them; if not,
+    /// the caller must close the connection.
     #[must_use]
     pub(super) fn hold(&mut self, bytes: usize) -> bool {
         let (bytes, before) = (bytes as u64, self.bytes);
@@ -102,7 +107,7 @@ impl Footprint {
         may
     }
 
-    /// Waits until the silence has come to something. Nothing is lost if it is not waited for to the end.
+    /// Waits until a time without traffic has a consequence. Cancel safe.
     pub(super) async fn silence(&mut self) -> Silence {
         loop {
             self.alarm.as_mut().await;
@@ -123,15 +128,15 @@ impl Footprint {
         }
     }
 
-    /// The client was silent for too long, and nothing was owed to it.
+    /// Counts a connection that is closed because its client sent nothing and waited for nothing.
     pub(super) fn cut_for_silence(&self) {
         self.stats.connection_cut(Cut::Idle);
     }
 
-    /// Sends all of it.
+    /// Sends all of `bytes` and flushes the stream.
     ///
     /// # Errors
-    /// The connection broke, or the client took nothing for as long as it may.
+    /// The connection broke, or a write made no progress within [`Limits::patience`].
     pub(super) async fn send(
         &mut self,
         stream: &mut (impl AsyncWrite + Unpin),
@@ -178,7 +183,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn large_buffers_are_refused_over_the_bound_and_small_ones_never() {
+    async fn large_buffers_are_rejected_over_the_bound_and_small_ones_never() {
         let (limits, stats) = of(Limits { buffer_bytes_max: 1 << 20, ..Limits::default() });
         let new = || Footprint::new(&limits, &stats);
         let (mut large, mut other, mut small) = (new(), new(), new());
@@ -194,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn silent_connection_rests_and_ends_when_that_is_set() {
+    async fn idle_connection_frees_its_buffers_and_closes_if_the_setting_says_so() {
         let (limits, stats) = of(Limits::default());
         let mut footprint = Footprint::new(&limits, &stats);
         footprint.stir(10);
@@ -215,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn client_that_takes_nothing_is_given_up_and_a_slow_one_is_not() {
+    async fn client_that_reads_nothing_is_given_up_and_a_slow_one_is_not() {
         let (limits, stats) = of(Limits { patience: Duration::from_secs(60), ..Limits::default() });
         let mut footprint = Footprint::new(&limits, &stats);
         let (mut here, mut there) = tokio::io::duplex(16);

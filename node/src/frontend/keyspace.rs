@@ -1,8 +1,8 @@
-//! What a front end asks of the node: operations on keys, walks over them, and what the node knows of its
+//! The interface between front ends and node: operations on keys, walks over keys, and the node's view of its
 //! cluster.
 //!
-//! Invariants a front end relies on: [`Keyspace::submit`] never blocks; an operation that is answered later has
-//! its answer sent exactly once, or its sender dropped, which means that the outcome is not known.
+//! Invariants: [`Keyspace::submit`] never blocks. An operation that completes later sends its answer exactly
+//! once, or drops the sender: the outcome is then unknown.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -15,47 +15,47 @@ use crate::data::{KeyRange, KeysInOrder};
 use crate::id::{Epoch, Incarnation, NodeId};
 use crate::kv::{Failure, Operation, ScanPage, Ticket};
 
-/// A snapshot of the cluster as the `CLUSTER` commands tell it.
+/// A snapshot of the cluster, as the `CLUSTER` commands report it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Topology {
-    /// The node that answers.
+    /// The node that reports.
     pub node: NodeId,
-    /// Epoch of the committed state this is.
+    /// Epoch of the committed state that the snapshot shows.
     pub epoch: Epoch,
     /// The members.
     pub nodes: Vec<TopologyNode>,
-    /// Who has which slots: ascending, without overlap. A slot in no range has no replicas.
+    /// Replicas of the slots: ascending, without overlap. A slot in no range has no replicas.
     pub ranges: Vec<SlotRange>,
 }
 
 /// One member in a [`Topology`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopologyNode {
-    /// Who it is.
+    /// Identity of the node.
     pub id: NodeId,
-    /// Where clients reach it.
+    /// Address for clients.
     pub place: ClientPlace,
-    /// Its peer port.
+    /// Port for peers.
     pub peer_port: u16,
-    /// Whether it takes part.
+    /// Whether the committed state counts the node as up.
     pub up: bool,
-    /// Which start of it is registered.
+    /// The registered incarnation: one start of the node.
     pub incarnation: Incarnation,
 }
 
-/// Where clients reach a node.
+/// Address at which clients reach a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientPlace {
-    /// The IP address; empty if the answering node does not know it.
+    /// IP address; empty if the reporting node does not know it.
     pub ip: String,
-    /// The name, if clients are to use one.
+    /// Host name, if clients must use one.
     pub hostname: Option<String>,
-    /// The RESP port.
+    /// RESP port.
     pub port: u16,
 }
 
 impl ClientPlace {
-    /// Returns the name, or else the IP address.
+    /// Returns the host name if there is one, else the IP address.
     pub fn host(&self) -> &str {
         self.hostname.as_deref().unwrap_or(&self.ip)
     }
@@ -79,13 +79,14 @@ pub struct SlotRange {
     pub start: u16,
     /// Last slot, inclusive.
     pub end: u16,
-    /// The primary: an index into [`Topology::nodes`]. Absent while the slots cannot be served.
+    /// Index of the primary in [`Topology::nodes`]. `None` while no node can serve the slots.
     pub primary: Option<usize>,
-    /// The other replicas that hold or receive the slots' writes: indices into [`Topology::nodes`].
+    /// Indices in [`Topology::nodes`] of the other replicas that hold or receive the slots' writes.
     pub replicas: Vec<usize>,
 }
 
-/// What `CASK.*` commands ask; the answer is JSON of a type of [`crate::api`].
+/// Requests of the `CASK.*` commands. Each answer is JSON of the type of [`crate::api`] that the variant
+/// names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum AdminRequest {
     /// [`crate::api::Status`].
@@ -96,57 +97,60 @@ pub enum AdminRequest {
     Ring,
     /// A list of [`crate::api::Task`].
     Tasks,
-    /// Role, keys and digest of every partition the node holds a copy of, `null` for the others.
+    /// Role, keys and digest of every partition of which the node holds a copy; `null` for the others.
     Digests,
     /// A list of [`crate::api::Event`], oldest first.
     Events {
-        /// How many at most, the newest ones.
+        /// Maximum number of events; the newest ones are returned.
         limit: usize,
     },
-    /// Has the copies of a node that is away made anew; [`crate::api::Accepted`].
+    /// Rebuilds the copies of an absent node on other nodes; [`crate::api::Accepted`].
     Rebuild {
-        /// The id of the node, or the end of it.
+        /// Id of the node, or the end of the id.
         node: String,
     },
-    /// Has a node hand over all it is primary of; [`crate::api::Accepted`].
+    /// Makes a node hand over every partition of which it is primary; [`crate::api::Accepted`].
     Drain {
-        /// The id of the node, or the end of it.
+        /// Id of the node, or the end of the id.
         node: String,
     },
-    /// Ends that; [`crate::api::Accepted`].
+    /// Ends the draining of a node; [`crate::api::Accepted`].
     Undrain {
-        /// The id of the node, or the end of it.
+        /// Id of the node, or the end of the id.
         node: String,
     },
-    /// Has this node found a new generation of the cluster, the others being lost; [`crate::api::TakeoverAnswer`].
+    /// Makes this node found a new generation of the cluster, because the other nodes are lost;
+    /// [`crate::api::TakeoverAnswer`].
     TakeOver {
-        /// Whether it is to be done, and not only told.
+        /// `true`: take over. `false`: only report what a takeover would do.
         confirmed: bool,
     },
     /// Makes a snapshot of the node's store; [`crate::api::SnapshotMade`].
     Snapshot {
-        /// Where; relative to the data directory.
+        /// Target directory, relative to the data directory.
         directory: PathBuf,
     },
-    /// Previews an operation of the topology ([`crate::api::PlanPreview`]), or tells of the running plan or controls it
+    /// Previews an operation on the topology ([`crate::api::PlanPreview`]), or reports or controls the
+    /// running plan
     /// ([`crate::api::PlanAnswer`]).
     Plan {
-        /// What is asked, after the command's name.
+        /// Words after the command's name.
         words: Vec<String>,
     },
-    /// Does what was planned; [`crate::api::PlanAnswer`].
+    /// Executes a previewed plan; [`crate::api::PlanAnswer`].
     Commit {
         /// The operation, then the plan's token.
         words: Vec<String>,
     },
 }
 
-/// The node, as front ends see it.
+/// The interface of the node for front ends.
 pub trait Keyspace: Send + Sync + 'static {
     /// Starts an operation on one key. Never blocks.
     fn submit(&self, operation: Operation) -> Ticket;
 
-    /// The same for a client that takes stale answers to its reads where there are no others (READONLY).
+    /// Starts an operation for a client that accepts stale reads where no current ones are possible
+    /// (READONLY).
     fn submit_stale(&self, operation: Operation) -> Ticket {
         self.submit(operation)
     }
@@ -154,47 +158,49 @@ pub trait Keyspace: Send + Sync + 'static {
     /// Returns this node's estimate of cluster time, in milliseconds since 1970.
     fn cluster_ms(&self) -> u64;
 
-    /// Whether clients are sent to a key's primary, instead of that being asked for them.
+    /// Returns whether the node redirects clients to a key's primary instead of forwarding their commands.
     fn redirects(&self) -> bool {
         false
     }
 
-    /// Where a key's primary is reached, where a client is to be sent there; `readonly` is one that may be answered from
-    /// any copy, `local` the address that it has connected to.
+    /// Returns the address of a key's primary if the client must be redirected there. `readonly`: any copy
+    /// may serve the command. `local`: the address of this node to which the client connected.
     fn elsewhere(&self, _key: &[u8], _readonly: bool, _local: Option<IpAddr>) -> Option<ClientPlace> {
         None
     }
 
-    /// Walks over the live keys of the whole cluster: about `limit` of them from `cursor` on (0 is the
-    /// beginning). Redis's guarantee: a key that is there from beginning to end of a walk is told at least once.
+    /// Returns a page of the live keys of the whole cluster: about `limit` keys from `cursor` on (0: the
+    /// beginning). Redis's guarantee: a walk returns every key that exists from its beginning to its end at
+    /// least once.
     ///
     /// # Errors
-    /// The part of the keyspace the cursor is in cannot be read now; the same cursor can be tried again.
+    /// The part of the keyspace at the cursor cannot be read now. The caller may retry with the same cursor.
     fn scan(&self, cursor: u64, limit: usize) -> BoxFuture<'_, Result<ScanPage, Failure>>;
 
-    /// A page of the live keys of a range, in the order of their bytes, of the whole cluster.
+    /// Returns a page of the live keys of a range, over the whole cluster, in the order of their bytes.
     ///
     /// # Errors
-    /// The nodes keep no ordered index, or a part of the keyspace cannot be read now.
+    /// A node has no ordered index, or a part of the keyspace cannot be read now.
     fn keys_in_order(&self, range: KeyRange, limit: usize) -> BoxFuture<'_, Result<KeysInOrder, Failure>>;
 
-    /// Returns how many keys this node found past their time, as their primary, since its start.
+    /// Returns how many expired keys this node has found as their primary since its start.
     fn expired_keys(&self) -> u64 {
         0
     }
 
-    /// Cursors of [`Keyspace::scan`] that the keys of a slot lie between: the first, and the one after the last.
+    /// Returns the range of [`Keyspace::scan`] cursors that holds the keys of a slot: the first cursor, and
+    /// the one after the last.
     fn walk_of_slot(&self, _slot: u16) -> (u64, u64) {
         (0, u64::MAX)
     }
 
-    /// How many keys there are in the whole cluster, each counted once.
+    /// Returns the number of keys in the whole cluster, each counted once.
     ///
     /// # Errors
     /// A part of the keyspace cannot be counted now.
     fn count(&self) -> BoxFuture<'_, Result<u64, Failure>>;
 
-    /// How many of these keys expire; `None` while that cannot be counted.
+    /// Returns how many keys of the whole cluster have an expiry; `None` while that cannot be counted.
     ///
     /// # Errors
     /// As [`Keyspace::count`].
@@ -202,30 +208,30 @@ pub trait Keyspace: Send + Sync + 'static {
         Box::pin(async { Ok(None) })
     }
 
-    /// The cluster as the node last heard of it, for a client that has connected to the address `local`.
+    /// Returns the cluster as this node last saw it, for a client that connected to the address `local`.
     fn topology(&self, local: Option<IpAddr>) -> Topology;
 
-    /// Answers a `CASK.*` command with JSON text, for a client that has connected to the address `local`.
+    /// Returns the JSON answer to a `CASK.*` command, for a client that connected to the address `local`.
     ///
     /// # Errors
-    /// Why there is no answer, in words for an operator.
+    /// The reason why there is no answer, as a text for an operator.
     fn admin(&self, request: AdminRequest, local: Option<IpAddr>) -> BoxFuture<'_, Result<String, String>>;
 
-    /// Figures of the node's own store, and its merge that runs, or ran last.
+    /// Returns statistics of the node's own store, and its running or last merge.
     fn store(&self) -> (EngineStats, Option<TaskStatus>);
 
-    /// What the node has found damaged in its store, and restored.
+    /// Returns counts of damage found in the node's store, and of restored records.
     fn healing(&self) -> HealFigures;
 
-    /// Figures of the node's peer network.
+    /// Returns statistics of the node's peer network.
     fn peers(&self) -> PeerFigures {
         PeerFigures::default()
     }
 
-    /// The node's settings by name, for `CONFIG GET` and `INFO`.
+    /// Returns the node's settings by name, for `CONFIG GET` and `INFO`.
     fn settings(&self) -> Vec<(String, String)>;
 
-    /// Ends a part of the node, for a test; returns whether there is one of this name.
+    /// Ends a part of the node, for a test. Returns whether the node has a part of this name.
     #[cfg(all(feature = "mutations", debug_assertions))]
     fn end_part(&self, _name: &str, _by_panic: bool) -> bool {
         false

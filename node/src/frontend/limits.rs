@@ -1,34 +1,35 @@
-//! What clients may take of a node: one set of bounds for all front ends together.
+//! Limits of the resources that clients may use: one set for all front ends together.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::config::Settings;
 
-/// Bytes that a request may have beyond its largest value (its keys, other arguments, further small values), and a reply
-/// beyond the largest value.
+/// Bytes that a request may have beyond its largest value (keys, other arguments, further small values), and
+/// a reply beyond the largest value.
 const OVERHEAD_BYTES: usize = 16 << 20;
 
-/// The bounds. Two of them can change while the node runs.
+/// Limits of connections, memory and pipelines. `connections_max` and `idle_s` can change while the node
+/// runs.
 #[derive(Debug)]
 pub struct Limits {
-    /// Connections at one time.
+    /// Maximum number of open connections.
     pub connections_max: AtomicU64,
-    /// Data files that the node keeps open beside them.
+    /// Data files that the node keeps open besides the connections.
     pub data_files: u64,
-    /// Seconds a connection may say nothing; 0 is for ever.
+    /// Seconds without input after which a connection is closed. 0: never.
     pub idle_s: AtomicU64,
-    /// How long a client may take nothing of its replies.
+    /// Time without progress in sending a reply after which a connection is closed.
     pub patience: Duration,
-    /// Commands of one connection under way at one time.
+    /// Maximum number of in-flight commands of one connection.
     pub pipeline_max: usize,
     /// Longest value, bytes.
     pub value_bytes_max: usize,
-    /// Bytes of requests and replies that all connections may have in memory together.
+    /// Maximum bytes of requests and replies in memory, over all connections.
     pub buffer_bytes_max: u64,
     /// Whether DEBUG is allowed.
     pub debug_commands: bool,
-    /// What the connections have in memory now.
+    /// Bytes of requests and replies in memory now, over all connections.
     pub(super) buffer_bytes: AtomicU64,
 }
 
@@ -39,7 +40,7 @@ impl Default for Limits {
 }
 
 impl Limits {
-    /// As the settings say.
+    /// Creates the limits that the settings specify.
     pub fn from_settings(settings: &Settings) -> Self {
         Self {
             connections_max: AtomicU64::new(settings.max_clients.into()),
@@ -54,7 +55,7 @@ impl Limits {
         }
     }
 
-    /// Takes over what can change while the node runs, where `changed` says that it did.
+    /// Applies the settings that can change while the node runs, if `changed` returns `true` for their name.
     pub fn take_over(&self, settings: &Settings, changed: impl Fn(&str) -> bool) {
         if changed("max_clients") {
             self.connections_max.store(settings.max_clients.into(), Ordering::Relaxed);
@@ -64,12 +65,12 @@ impl Limits {
         }
     }
 
-    /// Longest request, and longest reply to one command, bytes.
+    /// Returns the length limit of a request, and of the reply to one command, in bytes.
     pub fn message_bytes_max(&self) -> usize {
         self.value_bytes_max.saturating_add(OVERHEAD_BYTES)
     }
 
-    /// Bytes that the connections have in memory now.
+    /// Returns the bytes of requests and replies in memory now, over all connections.
     pub fn buffer_bytes(&self) -> u64 {
         self.buffer_bytes.load(Ordering::Relaxed)
     }

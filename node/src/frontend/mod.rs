@@ -1,5 +1,5 @@
-//! What talks to clients. Everything here is written against [`keyspace::Keyspace`], which the data plane
-//! implements, and knows nothing of partitions, replicas or peers.
+//! The front ends: the servers for Redis and memcached clients. They depend only on [`keyspace::Keyspace`],
+//! which the data plane implements; partitions, replicas and peers stay behind it.
 
 pub mod accept;
 pub mod clients;

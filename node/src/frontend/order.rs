@@ -1,8 +1,8 @@
-//! Which operations of one connection may be under way together: the order rule of a pipeline.
+//! The order rule of a pipeline: which operations of one connection may be in flight at the same time.
 //!
-//! A client that sends commands without waiting must find that each sees what the ones before it did. An operation
-//! whose answer is there at once needs nothing. One that waits is a *claim* on its key:
-//! - a read waits for every write of the same key, since reads see published writes only;
+//! Invariant: each command of a connection sees the effects of the commands before it. An operation that
+//! completes at once needs no tracking. An operation in flight holds a *claim* on its key:
+//! - a read waits for every write of the same key, because reads see only published writes;
 //! - a write waits for reads and writes of the same key that do not have their place in the key's order yet.
 //!
 //! Keys are compared by a hash of 62 bits: a false match costs time, never order.
@@ -15,7 +15,7 @@ const WRITES: u64 = 1;
 const ORDERED: u64 = 2;
 const FLAGS: u64 = WRITES | ORDERED;
 
-/// What a key is called among claims.
+/// Hash by which claims identify a key; its two lowest bits are zero.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::frontend) struct KeyHash(u64);
 
@@ -25,7 +25,7 @@ impl KeyHash {
     }
 }
 
-/// The operations under way, oldest first.
+/// Claims of the operations in flight, oldest first.
 #[derive(Debug, Default)]
 pub(in crate::frontend) struct Claims(VecDeque<u64>);
 
@@ -39,12 +39,12 @@ impl Claims {
         self.0.push_back(key.0 | flags);
     }
 
-    /// Forgets the `count` oldest.
+    /// Removes the `count` oldest claims.
     pub(in crate::frontend) fn pop(&mut self, count: usize) {
         self.0.drain(..count.min(self.0.len()));
     }
 
-    /// Whether an operation on the key has to wait.
+    /// Returns whether an operation on the key has to wait.
     pub(in crate::frontend) fn bar(&self, key: KeyHash, writes: bool) -> bool {
         self.0.iter().any(|&claim| {
             let claimed_by_write = claim & WRITES != 0;
@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn reads_wait_for_writes_and_writes_for_what_has_no_place() {
+    fn reads_wait_for_writes_and_writes_wait_for_operations_without_a_place() {
         let (a, b) = (KeyHash::of(b"a"), KeyHash::of(b"b"));
         let barred = |writes, ordered| {
             let mut claims = Claims::default();
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn answered_operations_bar_nothing() {
+    fn answered_operations_block_nothing() {
         let (mut claims, a) = (Claims::default(), KeyHash::of(b"a"));
         claims.push(a, true, false);
         claims.push(a, true, false);

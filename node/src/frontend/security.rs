@@ -1,4 +1,5 @@
-//! What stands between an accepted connection and a front end, the same for all of them: TLS, protected mode, users.
+//! The steps between an accepted connection and its first command, the same for all front ends: TLS,
+//! protected mode, users.
 
 use std::io;
 use std::net::SocketAddr;
@@ -14,45 +15,45 @@ use super::tls::{Tls, TlsError, TlsFiles};
 use crate::access::{Access, FileError, Options};
 use crate::config::Settings;
 
-/// Who gets in.
+/// Users and TLS of the client ports.
 #[derive(Clone, Debug)]
 pub struct Security {
     /// The users.
     pub access: Arc<Access>,
-    /// TLS, if the ports speak it.
+    /// TLS of the client ports, if they use it.
     pub tls: Option<Arc<Tls>>,
 }
 
-/// Why the settings for it cannot be used. Nothing listens then.
+/// Unusable security settings. The node opens no client port.
 #[derive(Debug, thiserror::Error)]
 pub enum SecurityError {
-    /// The users.
+    /// The ACL file cannot be used.
     #[error("{0}")]
     Users(#[from] FileError),
-    /// The certificates.
+    /// The TLS files cannot be used.
     #[error("{0}")]
     Tls(#[from] TlsError),
 }
 
-/// Why a connection does not get as far as its first command.
+/// Reason why a connection is rejected before its first command.
 #[derive(Debug)]
 pub enum TurnedAway {
-    /// No TLS came about: there is nobody to tell.
+    /// The TLS handshake failed: no error can be sent.
     Handshake(io::Error),
-    /// Protected mode: this is to be told.
+    /// Protected mode rejects the client: the error is sent on this stream.
     Protected(Stream),
 }
 
 impl Security {
-    /// Everything open, for tests and tools.
+    /// Creates one that admits everybody without TLS, for tests and tools.
     pub fn open() -> Self {
         Self { access: Access::open(), tls: None }
     }
 
-    /// As the settings say.
+    /// Creates the security that the settings specify.
     ///
     /// # Errors
-    /// Files that they name cannot be used.
+    /// The ACL file or the TLS files cannot be used.
     pub fn from_settings(settings: &Settings) -> Result<Self, SecurityError> {
         let access = Access::new(Options {
             requirepass: settings.requirepass.reveal().to_owned(),
@@ -71,10 +72,10 @@ impl Security {
         Ok(Self { access, tls })
     }
 
-    /// Takes an accepted connection as far as its first command.
+    /// Performs the TLS handshake and the check of protected mode on an accepted connection.
     ///
     /// # Errors
-    /// It does not get there.
+    /// The handshake failed, or protected mode rejects the client.
     pub async fn enter(&self, stream: TcpStream, peer: SocketAddr) -> Result<Stream, TurnedAway> {
         let (stream, certified) = match &self.tls {
             None => (Stream::Plain(stream), false),
@@ -90,17 +91,17 @@ impl Security {
     }
 }
 
-/// A client's connection, with TLS or without. What is written to it has to be flushed.
+/// A client's connection, with or without TLS. Writers must flush it.
 #[derive(Debug)]
 pub enum Stream {
-    /// As it is.
+    /// Not encrypted.
     Plain(TcpStream),
     /// Encrypted.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Stream {
-    /// The connection below.
+    /// Returns the underlying TCP connection.
     pub fn tcp(&self) -> &TcpStream {
         match self {
             Self::Plain(stream) => stream,

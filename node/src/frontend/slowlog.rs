@@ -1,7 +1,7 @@
-//! Commands that took long: the newest of them, and the longest by second for LATENCY.
+//! Slow commands: the newest ones for SLOWLOG, and the longest time of each second for LATENCY.
 //!
-//! A command is kept by its name and how many arguments it had: values may be secret, and copying the arguments of every
-//! command that might turn out slow would cost all of them.
+//! An entry has a command's name and its number of arguments, not the arguments: values may be secret, and
+//! copying the arguments before it is known which commands are slow would slow down all of them.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -9,38 +9,38 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-/// Seconds of which LATENCY HISTORY tells, as in Redis.
+/// Maximum samples of LATENCY HISTORY, one per second with a slow command, as in Redis.
 const SAMPLES_MAX: usize = 160;
-/// Most entries of the log, whatever is set.
+/// Upper limit of the log's length, whatever `slowlog-max-len` is.
 pub const ENTRIES_MAX: u64 = 100_000;
 
 /// One slow command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Its number.
+    /// Number of the entry, ascending.
     pub id: u64,
-    /// When it was answered: seconds since 1970.
+    /// Time of the reply, in seconds since 1970.
     pub at_s: u64,
-    /// How long it took, from the moment it was read.
+    /// Time from reading the command to its reply, in microseconds.
     pub took_us: u64,
-    /// Its name.
+    /// Name of the command.
     pub command: &'static str,
-    /// Arguments after the name.
+    /// Number of arguments after the name.
     pub arguments: usize,
-    /// Where its client is.
+    /// Address of the client.
     pub peer: String,
-    /// What its client calls itself.
+    /// Name that the client gave itself.
     pub client: String,
 }
 
-/// The log and its settings, which can be changed.
+/// The slow log and its settings, which CONFIG SET changes.
 #[derive(Debug)]
 pub struct SlowLog {
-    /// Microseconds from which on a command is kept; negative: none is.
+    /// Shortest time of a logged command, in microseconds. Negative: log none.
     pub slower_than_us: AtomicI64,
-    /// Entries that are kept.
+    /// Maximum number of entries.
     pub len_max: AtomicU64,
-    /// Milliseconds from which on LATENCY keeps a command; 0: none.
+    /// Shortest time of a command that becomes a sample of LATENCY, in milliseconds. 0: no samples.
     pub latency_threshold_ms: AtomicU64,
     kept: Mutex<Kept>,
 }
@@ -50,7 +50,7 @@ struct Kept {
     next: u64,
     /// Newest first.
     entries: VecDeque<Entry>,
-    /// Second and longest time of it in milliseconds, oldest first.
+    /// Samples, oldest first: the second, and its longest time in milliseconds.
     samples: VecDeque<(u64, u64)>,
     longest_ms: u64,
 }
@@ -67,13 +67,13 @@ impl Default for SlowLog {
 }
 
 impl SlowLog {
-    /// Whether any command is kept, however long it takes.
+    /// Returns whether the log or the samples are switched on.
     pub fn is_on(&self) -> bool {
         self.slower_than_us.load(Ordering::Relaxed) >= 0
             || self.latency_threshold_ms.load(Ordering::Relaxed) > 0
     }
 
-    /// Whether a command that took so long is kept.
+    /// Returns whether a command that took `took` is logged or becomes a sample.
     pub fn wants(&self, took: Duration) -> bool {
         let micros = i64::try_from(took.as_micros()).unwrap_or(i64::MAX);
         let (slow, threshold) =
@@ -81,7 +81,7 @@ impl SlowLog {
         (slow >= 0 && micros >= slow) || (threshold > 0 && took.as_millis() >= u128::from(threshold))
     }
 
-    /// Keeps a command if it was slow. `entry.id` is given here.
+    /// Logs a command if it was slow, and updates the samples. Sets `entry.id`.
     pub fn add(&self, mut entry: Entry) {
         let took_ms = entry.took_us / 1000;
         let threshold = self.latency_threshold_ms.load(Ordering::Relaxed);
@@ -98,37 +98,37 @@ impl SlowLog {
         }
     }
 
-    /// The newest entries, at most so many.
+    /// Returns at most `count` entries, newest first.
     pub fn newest(&self, count: usize) -> Vec<Entry> {
         self.kept.lock().entries.iter().take(count).cloned().collect()
     }
 
-    /// How many there are.
+    /// Returns the number of entries.
     pub fn len(&self) -> usize {
         self.kept.lock().entries.len()
     }
 
-    /// Whether there is none.
+    /// Returns whether the log has no entry.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Forgets the entries; their numbers go on.
+    /// Removes all entries. The numbers of later entries continue after theirs.
     pub fn clear(&self) {
         self.kept.lock().entries.clear();
     }
 
-    /// Second and longest time in milliseconds of the seconds that had a long command, oldest first.
+    /// Returns the samples, oldest first: the second, and its longest time in milliseconds.
     pub fn samples(&self) -> Vec<(u64, u64)> {
         self.kept.lock().samples.iter().copied().collect()
     }
 
-    /// The longest time since the samples were last forgotten, in milliseconds.
+    /// Returns the longest time since the samples were last cleared, in milliseconds.
     pub fn longest_ms(&self) -> u64 {
         self.kept.lock().longest_ms
     }
 
-    /// Forgets the samples. Says whether there were any.
+    /// Removes all samples. Returns whether there were any.
     pub fn clear_samples(&self) -> bool {
         let mut kept = self.kept.lock();
         kept.longest_ms = 0;
@@ -169,11 +169,11 @@ mod tests {
         assert_eq!(kept, [(2, 30_000), (1, 20_000)]);
         log.clear();
         log.add(entry(50_000));
-        assert_eq!(log.newest(1).first().map(|entry| entry.id), Some(3), "numbers are not used again");
+        assert_eq!(log.newest(1).first().map(|entry| entry.id), Some(3), "numbers must not be reused");
     }
 
     #[test]
-    fn a_second_is_told_by_its_longest_command() {
+    fn a_sample_is_the_longest_command_of_its_second() {
         let log = SlowLog::default();
         log.latency_threshold_ms.store(5, Ordering::Relaxed);
         for took_us in [4_000, 6_000, 9_000, 7_000] {

@@ -1,7 +1,8 @@
-//! What the front ends count: one [`Stats`] a node, filled in batches so that counting costs nothing per command.
+//! Counters of the front ends: one [`Stats`] per node, updated in batches to keep the cost per command low.
 //!
-//! A connection adds up a [`Tally`] while it works and hands it over once a wake-up. Latencies go into a
-//! histogram of the running window; a snapshot tells the percentiles of this window and the one before it.
+//! A connection adds up a [`Tally`] while it works and adds it to [`Stats`] once per wake-up. Latencies are
+//! recorded in a histogram of the running window. A snapshot has the percentiles of this window and of the
+//! one before it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,11 +12,11 @@ use std::time::{Duration, Instant};
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
 
-/// How long latencies are collected before the window moves on.
+/// Length of a window of latencies.
 const WINDOW: Duration = Duration::from_secs(1);
-/// How often HTTP requests are logged.
+/// Shortest interval between two log lines about HTTP requests.
 const HTTP_LOGGED_EVERY: Duration = Duration::from_secs(60);
-/// Longest latency told apart: a minute, in microseconds.
+/// Longest recorded latency, in microseconds: a minute. Longer ones count as this.
 const LATENCY_MAX_US: u64 = 60_000_000;
 
 /// Counters of one node's front ends, since its start.
@@ -27,9 +28,9 @@ pub struct Stats {
     connections_refused: AtomicU64,
     handshakes_failed: AtomicU64,
     http_requests: AtomicU64,
-    /// Keys that had expired when counting began anew.
+    /// Expired keys at the last reset of the counters.
     expired_before: AtomicU64,
-    /// When an HTTP request was last logged.
+    /// Time of the last log line about HTTP requests.
     http_logged: Mutex<Option<Instant>>,
     cut_for_memory: AtomicU64,
     cut_for_unread: AtomicU64,
@@ -39,7 +40,7 @@ pub struct Stats {
     latencies: Mutex<Latencies>,
 }
 
-/// What was counted: by one connection since it last handed its counts over, or by all of them.
+/// Counts of one connection since its last transfer to [`Stats`], or the sums of all connections.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Tally {
     /// Commands answered.
@@ -52,7 +53,7 @@ pub struct Tally {
     pub deletes: u64,
     /// Reads that found their key.
     pub hits: u64,
-    /// Reads that did not.
+    /// Reads that did not find their key.
     pub misses: u64,
     /// Error replies.
     pub errors: u64,
@@ -63,7 +64,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Adds what another one counted.
+    /// Adds the counts of another tally.
     pub fn merge(&mut self, other: Self) {
         self.commands += other.commands;
         self.gets += other.gets;
@@ -77,27 +78,27 @@ impl Tally {
     }
 }
 
-/// What became of a command.
+/// Result of a command, for the counters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ended {
-    /// It was answered with what it asked for.
+    /// The command succeeded.
     Done,
-    /// It was answered with an error after it was begun.
+    /// The command was started and its reply is an error.
     Failed,
-    /// It was refused before anything was done.
+    /// The command was rejected before it started.
     Rejected,
 }
 
 /// The calls of one command (INFO commandstats).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Calls {
-    /// Calls that were begun.
+    /// Calls that were started.
     pub begun: u64,
-    /// Microseconds from when they were read until they were answered, together.
+    /// Sum of the times from reading the call to its reply, in microseconds.
     pub took_us: u64,
-    /// Calls that failed.
+    /// Calls that were started and failed.
     pub failed: u64,
-    /// Calls that were refused.
+    /// Calls that were rejected before they started.
     pub rejected: u64,
 }
 
@@ -110,14 +111,14 @@ impl Calls {
     }
 }
 
-/// The calls that a connection has not handed over yet: of few commands, so a list.
+/// Calls of a connection that are not yet transferred to [`Stats`]. A list, because they are of few commands.
 #[derive(Debug, Default)]
 pub struct CallTally(Vec<(&'static str, Calls)>);
 
 impl CallTally {
     /// Counts a call.
     pub fn count(&mut self, command: &'static str, took: Duration, ended: Ended) {
-        // Names are of one table: the same name is at the same place.
+        // All names are in one static table, so equal names have equal addresses.
         let place = self.0.iter().position(|(name, _)| std::ptr::eq(*name, command)).unwrap_or_else(|| {
             self.0.push((command, Calls::default()));
             self.0.len() - 1
@@ -134,14 +135,14 @@ impl CallTally {
     }
 }
 
-/// Why the node ended a connection of itself.
+/// Reason why the node closed a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {
-    /// There was no memory left for its requests and replies.
+    /// Requests and replies exceeded the memory limit.
     Memory,
-    /// Its client took nothing of its replies.
+    /// The client did not read its replies.
     Unread,
-    /// Its client said nothing.
+    /// The client sent nothing.
     Idle,
 }
 
@@ -154,27 +155,27 @@ pub struct Snapshot {
     pub connections: u64,
     /// Connections accepted since the start.
     pub connections_total: u64,
-    /// Connections turned away since the start, for the limit on open ones.
+    /// Connections rejected since the start: beyond the limit on open ones, or by protected mode.
     pub connections_refused: u64,
-    /// Connections that ended in their TLS handshake, since the start.
+    /// Connections whose TLS handshake failed, since the start.
     pub handshakes_failed: u64,
-    /// Connections closed because an HTTP request came, since the start.
+    /// Connections closed because of an HTTP request, since the start.
     pub http_requests: u64,
-    /// Keys that had expired when counting began anew.
+    /// Expired keys at the last reset of the counters.
     pub expired_before: u64,
-    /// Connections ended since the start for want of memory for their requests and replies.
+    /// Connections closed since the start because their requests and replies exceeded the memory limit.
     pub cut_for_memory: u64,
-    /// Connections ended since the start whose clients took nothing of their replies.
+    /// Connections closed since the start because their clients did not read their replies.
     pub cut_for_unread: u64,
-    /// Connections ended since the start whose clients said nothing.
+    /// Connections closed since the start because their clients sent nothing.
     pub cut_for_silence: u64,
-    /// What the connections have handed over.
+    /// Sums of the transferred tallies.
     pub tally: Tally,
-    /// Commands a second, lately.
+    /// Commands per second in the last complete window.
     pub commands_per_s: u64,
-    /// Median latency of the last one to two seconds' commands, microseconds; 0 if there were none.
+    /// Median latency of the commands of the last one to two seconds, in microseconds; 0 if there were none.
     pub latency_p50_us: u64,
-    /// 99th percentile of the same.
+    /// 99th percentile of the latency of the same commands, in microseconds.
     pub latency_p99_us: u64,
 }
 
@@ -200,7 +201,7 @@ impl Default for Stats {
 }
 
 impl Stats {
-    /// Counts a connection until the guard is dropped. One that is not `admitted` yet counts as open only.
+    /// Counts a connection as open until the guard is dropped. If it is `admitted`, counts it as served, too.
     pub fn connection_opened(self: &std::sync::Arc<Self>, admitted: bool) -> ConnectionGuard {
         self.connections.fetch_add(1, Ordering::Relaxed);
         if admitted {
@@ -214,12 +215,12 @@ impl Stats {
         self.connections_total.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a connection that was turned away.
+    /// Counts a rejected connection.
     pub fn connection_refused(&self) {
         self.connections_refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Counts a TLS handshake that failed.
+    /// Counts a failed TLS handshake.
     pub fn handshake_failed(&self) {
         self.handshakes_failed.fetch_add(1, Ordering::Relaxed);
     }
@@ -242,7 +243,7 @@ impl Stats {
         );
     }
 
-    /// Counts a connection that the node ended.
+    /// Counts a connection that the node closed.
     pub fn connection_cut(&self, why: Cut) {
         let counter = match why {
             Cut::Memory => &self.cut_for_memory,
@@ -252,12 +253,12 @@ impl Stats {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// How many connections are open.
+    /// Returns the number of open connections.
     pub fn connections(&self) -> u64 {
         self.connections.load(Ordering::Relaxed)
     }
 
-    /// Takes over the calls a connection counted, and clears them.
+    /// Adds the calls that a connection counted, and clears `calls`.
     pub fn add_calls(&self, calls: &mut CallTally) {
         if calls.0.is_empty() {
             return;
@@ -268,18 +269,18 @@ impl Stats {
         }
     }
 
-    /// The calls of each command that was called, by name.
+    /// Returns the calls of each command that was called, by name.
     pub fn calls(&self) -> Vec<(&'static str, Calls)> {
         self.by_command.lock().iter().map(|(name, calls)| (*name, *calls)).collect()
     }
 
-    /// Takes over what a connection counted, and clears it.
+    /// Adds the counts of a connection, and clears `tally`.
     pub fn add(&self, tally: &mut Tally) {
         self.counted.lock().merge(std::mem::take(tally));
     }
 
-    /// Begins to count anew (CONFIG RESETSTAT). Open connections and the uptime stay what they are. `expired` keys are those
-    /// that were counted until now, elsewhere.
+    /// Resets the counters (CONFIG RESETSTAT), except open connections and uptime. `expired` is the number of
+    /// expired keys that the keyspace has counted until now.
     pub fn reset(&self, expired: u64) {
         *self.counted.lock() = Tally::default();
         self.by_command.lock().clear();
@@ -297,7 +298,7 @@ impl Stats {
         }
     }
 
-    /// Records that `count` commands took from `since` to `now`.
+    /// Records the latency of `count` commands: from `since` to `now`.
     pub fn record_latency(&self, since: Instant, now: Instant, count: u64) {
         let micros = now.saturating_duration_since(since).as_micros();
         let micros = u64::try_from(micros).unwrap_or(LATENCY_MAX_US).clamp(1, LATENCY_MAX_US);
@@ -306,7 +307,7 @@ impl Stats {
         latencies.record(micros, count);
     }
 
-    /// The counters now.
+    /// Returns the present values of all counters.
     pub fn snapshot(&self) -> Snapshot {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         let now = Instant::now();
@@ -349,13 +350,13 @@ struct Latencies {
     since: Instant,
     running: Option<Histogram<u64>>,
     before: Option<Histogram<u64>>,
-    /// How long the window before lasted.
+    /// Length of the window before.
     before_took: Duration,
 }
 
 impl Default for Latencies {
     fn default() -> Self {
-        // Two digits tell 1.00 ms from 1.01 ms. The bounds are valid, so there always is a histogram.
+        // Two digits distinguish 1.00 ms from 1.01 ms. The bounds are valid, so creation never fails.
         let empty = || Histogram::new_with_bounds(1, LATENCY_MAX_US, 2).ok();
         Self { since: Instant::now(), running: empty(), before: empty(), before_took: WINDOW }
     }
@@ -368,7 +369,7 @@ impl Latencies {
         }
     }
 
-    /// Moves the window on if it is over; what is older than two windows is forgotten.
+    /// Starts the next window if the running one is over. Drops latencies older than two windows.
     fn turn(&mut self, now: Instant) {
         let age = now.saturating_duration_since(self.since);
         if age < WINDOW {
@@ -383,7 +384,7 @@ impl Latencies {
         self.since = now;
     }
 
-    /// Commands a second in the window before the running one.
+    /// Returns the commands per second in the window before the running one.
     fn per_second(&mut self, now: Instant) -> u64 {
         self.turn(now);
         let count = self.before.as_ref().map_or(0, Histogram::len);
@@ -396,7 +397,7 @@ impl Latencies {
             return (0, 0);
         };
         let mut both = before.clone();
-        // Equal bounds: it cannot fail.
+        // Both histograms have equal bounds, so `add` cannot fail.
         if both.add(running).is_err() || both.is_empty() {
             return (0, 0);
         }

@@ -1,4 +1,4 @@
-//! What the tests of the front ends have in common: a keyspace in memory, and a client that says what it expects.
+//! Shared parts of the front ends' tests: a keyspace in memory, and a client that checks replies.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -26,12 +26,12 @@ use crate::kv::{
     Action, At, Concluded, Effect, Entry, Failure, Operation, Outcome, ScanPage, Ticket, conclude, evaluate,
 };
 
-/// A keyspace in memory. Keys that begin with `slow` are answered late, and out of order among each other; their
-/// writes can be seen only once they are answered, as in the real one.
+/// A keyspace in memory. Operations on keys that begin with `slow` complete late and in any order. Their
+/// writes become visible when they complete, as in the real keyspace.
 #[derive(Clone)]
 pub(super) struct Memory {
     entries: Arc<Mutex<BTreeMap<Bytes, Entry>>>,
-    /// Versions given so far.
+    /// Versions assigned so far.
     versions: Arc<AtomicU64>,
     value_bytes_max: usize,
 }
@@ -97,7 +97,7 @@ impl Keyspace for Memory {
         Ticket::Waiting { answer, ordered: false }
     }
 
-    /// A cursor is the beginning of the next key: it holds while others are removed.
+    /// A cursor is the first bytes of the next key, so it stays valid while other keys are removed.
     fn scan(&self, cursor: u64, limit: usize) -> BoxFuture<'_, Result<ScanPage, Failure>> {
         let entries = self.entries.lock();
         let mut keys: Vec<Bytes> = entries.keys().filter(|key| begin(key) >= cursor).cloned().collect();
@@ -140,26 +140,26 @@ impl Keyspace for Memory {
     }
 }
 
-/// The first bytes of a key, as a number that sorts as they do.
+/// Returns the first eight bytes of a key as a number with the same order.
 fn begin(key: &[u8]) -> u64 {
     let mut first = [0; 8];
     first.iter_mut().zip(key).for_each(|(to, from)| *to = *from);
     u64::from_be_bytes(first)
 }
 
-/// An open door.
+/// Creates the shared state of a front end that admits everybody.
 pub(super) fn door(limits: Limits) -> Door {
     Door { stats: Arc::default(), limits: Arc::new(limits), security: Security::open() }
 }
 
-/// A free port.
+/// Listens on a free port.
 pub(super) async fn listen() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     (listener, addr)
 }
 
-/// Sends all of `request` and reads as much as `expected` is long.
+/// Sends `request`, and checks that the next bytes received are `expected`.
 pub(super) async fn ask(stream: &mut TcpStream, request: &str, expected: &str) {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut found = vec![0; expected.len()];

@@ -1,4 +1,5 @@
-//! How connections end over TLS: with a close_notify, whatever ends them, so that clients can tell an end from a cut.
+//! The end of connections over TLS: always with a close_notify, so that clients can distinguish an end from a
+//! cut.
 
 use std::io::ErrorKind;
 use std::net::SocketAddr;
@@ -22,7 +23,7 @@ use super::{memcached, resp};
 
 const TOLD_MAX: Duration = Duration::from_secs(10);
 
-/// Both front ends over TLS, until the sender is gone.
+/// Both front ends over TLS. They run until `stop` is dropped.
 struct Served {
     redis: SocketAddr,
     memcached: SocketAddr,
@@ -62,7 +63,7 @@ impl Served {
         self.connector.connect(name, TcpStream::connect(addr).await.unwrap()).await.unwrap()
     }
 
-    /// Sends `request`; returns what was told until the end, which must be one.
+    /// Sends `request`. Returns the reply up to the end of the connection, which must be a close_notify.
     async fn until_end(&self, addr: SocketAddr, request: impl AsRef<[u8]>) -> String {
         let mut stream = self.connect(addr).await;
         stream.write_all(request.as_ref()).await.unwrap();
@@ -70,7 +71,7 @@ impl Served {
     }
 }
 
-/// Reads until the end. Without a close_notify that is an error.
+/// Reads until the end of the connection. Panics if it ends without a close_notify.
 async fn end_of(mut stream: TlsStream<TcpStream>, what: &str) -> String {
     let mut told = String::new();
     match tokio::time::timeout(TOLD_MAX, stream.read_to_string(&mut told)).await {
@@ -82,7 +83,7 @@ async fn end_of(mut stream: TlsStream<TcpStream>, what: &str) -> String {
     }
 }
 
-/// Sends a request and reads a reply of this length.
+/// Sends a request, and checks that the next bytes received are `reply`.
 async fn ask(stream: &mut TlsStream<TcpStream>, request: &str, reply: &str) {
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut found = vec![0; reply.len()];
@@ -109,10 +110,10 @@ async fn connections_over_tls_end_with_a_close_notify() {
     ask(&mut deleted, "AUTH alice x\r\n", "+OK\r\n").await;
     ask(&mut operator, "ACL DELUSER alice\r\n", ":1\r\n").await;
     end_of(deleted, "a user is deleted").await;
-    // How many it were depends on whether the deleted user's connection is gone already.
+    // The number depends on whether the deleted user's connection has closed already.
     ask(&mut operator, "CLIENT KILL TYPE normal\r\n", ":").await;
     end_of(killed, "CLIENT KILL").await;
-    // The client ended it: the answer to its close_notify is one.
+    // The client closes first: the node answers its close_notify with another one.
     let mut closing = served.connect(redis).await;
     closing.shutdown().await.unwrap();
     end_of(closing, "the client closes").await;
@@ -127,13 +128,13 @@ async fn connections_over_tls_end_with_a_close_notify() {
 }
 
 #[tokio::test]
-async fn one_client_too_many_is_told_so_over_tls() {
+async fn one_client_too_many_gets_the_error_over_tls() {
     let served = Served::start(Limits { connections_max: 1.into(), ..Limits::default() }).await;
     let mut first = served.connect(served.redis).await;
     ask(&mut first, "PING\r\n", "+PONG\r\n").await;
     assert_eq!(served.until_end(served.redis, "").await, "-ERR max number of clients reached\r\n");
     assert_eq!(served.until_end(served.memcached, "").await, "ERROR Too many open connections\r\n");
-    // Places of operators are taken by those who show that they are some.
+    // Clients that prove to be operators take the places for operators.
     let mut operators = Vec::new();
     for _ in 0..crate::machine::OPERATOR_CONNECTIONS {
         let mut operator = served.connect(served.redis).await;
@@ -151,6 +152,6 @@ async fn large_input_over_its_bound_ends_with_a_close_notify() {
     let mut stream = served.connect(served.redis).await;
     let begin = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n{}", "v".repeat(100_000));
     drop(stream.write_all(begin.as_bytes()).await);
-    let told = end_of(stream, "want of memory").await;
+    let told = end_of(stream, "out of memory").await;
     assert!(told.starts_with("-ERR out of memory"), "{told}");
 }

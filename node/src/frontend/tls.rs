@@ -1,8 +1,9 @@
 //! TLS 1.2 and 1.3 on the ports for clients (rustls with ring).
 //!
-//! The certificate, its key and the CA of clients are read from PEM files, and looked at every few seconds: when what is
-//! in them changes, connections from then on get the new ones. Files that cannot be used are told in the log, and
-//! the old ones stay. Handshakes are bounded in time and in number; one that fails is counted and ends its connection.
+//! Reads the certificate, its key and the CA for client certificates from PEM files, and checks the files
+//! every `LOOK_EVERY`. New contents apply to the connections after that. If the new files cannot be used,
+//! the node logs the error and continues with the old ones. Handshakes are bounded in time and number; a
+//! failed one is counted and closes its connection.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,60 +22,60 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
-/// How often the files are looked at.
+/// Interval at which the files are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How long a handshake may take.
+/// Longest time of a handshake.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
-/// Handshakes at one time.
+/// Maximum handshakes at one time.
 const HANDSHAKES_MAX: usize = 1024;
-/// Longest file that is read.
+/// Longest accepted file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
-/// Whether clients have to show a certificate.
+/// Policy for client certificates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClientCertificates {
-    /// They are not asked.
+    /// The node requests no certificate.
     No,
-    /// One that is shown has to be signed by the CA.
+    /// A certificate, if the client sends one, must be signed by the CA.
     Optional,
-    /// Without one signed by the CA there is no connection.
+    /// The client must send a certificate signed by the CA.
     Yes,
 }
 
-/// Where certificates are.
+/// Paths of the TLS files, and the policy for client certificates.
 #[derive(Clone, Debug)]
 pub struct TlsFiles {
     /// The node's certificate, and those up to its CA.
     pub cert: PathBuf,
-    /// Its private key.
+    /// Private key of the node's certificate.
     pub key: PathBuf,
-    /// Certificates of the CAs that sign clients' ones.
+    /// Certificates of the CAs that sign client certificates.
     pub ca: Option<PathBuf>,
-    /// Whether clients have to show one.
+    /// Policy for client certificates.
     pub clients: ClientCertificates,
 }
 
-/// Why files cannot be used.
+/// Unusable TLS files.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// One cannot be read.
-    #[error("the TLS file {path} cannot be read: {cause}")]
+    /// A file cannot be read or parsed.
+    #[error("cannot read the TLS file {path}: {cause}")]
     Read {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong.
+        /// The error.
         cause: String,
     },
-    /// They do not fit together.
-    #[error("the certificate {cert} cannot be used with its key: {cause}")]
+    /// Certificate and key do not match, or cannot be used.
+    #[error("cannot use the certificate {cert} with its key: {cause}")]
     Unusable {
-        /// The certificate's file.
+        /// Path of the certificate.
         cert: PathBuf,
-        /// What is wrong.
+        /// The error.
         cause: String,
     },
-    /// No CA to check clients with.
-    #[error("client certificates cannot be checked without the CA that signs them: give tls_ca")]
+    /// Client certificates are requested, but no CA is set.
+    #[error("client certificates cannot be verified without the CA that signs them; set tls_ca")]
     NoCa,
 }
 
@@ -83,16 +84,16 @@ pub enum TlsError {
 pub struct Tls {
     files: TlsFiles,
     config: ArcSwap<ServerConfig>,
-    /// Of what the files had in them when they were last looked at.
+    /// Digest of the files' contents, or of the read error, at the last check.
     seen: Mutex<[u8; 32]>,
     handshakes: Semaphore,
 }
 
 impl Tls {
-    /// Reads the files.
+    /// Reads the files and creates the TLS configuration.
     ///
     /// # Errors
-    /// They cannot be used.
+    /// The files cannot be used.
     pub fn load(files: TlsFiles) -> Result<Arc<Self>, TlsError> {
         let contents = Contents::read(&files)?;
         let config = contents.config(&files)?;
@@ -104,15 +105,16 @@ impl Tls {
         }))
     }
 
-    /// Whether a client without a certificate of the CA gets no connection.
+    /// Returns whether a client needs a certificate signed by the CA.
     pub fn demands_certificates(&self) -> bool {
         self.files.clients == ClientCertificates::Yes
     }
 
-    /// Does the handshake with a client that has connected.
+    /// Performs the TLS handshake with a connected client.
     ///
     /// # Errors
-    /// What the client sent is no handshake, or none this node takes; or it took too long; or there are too many.
+    /// The client sent no acceptable handshake, the handshake took longer than `HANDSHAKE_MAX`, or
+    /// `HANDSHAKES_MAX` others are running.
     pub async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let Ok(_permit) = self.handshakes.try_acquire() else {
             return Err(io::Error::other("too many TLS handshakes at one time"));
@@ -124,7 +126,7 @@ impl Tls {
         }
     }
 
-    /// Takes over new files until `stopping` says so.
+    /// Checks the files every `LOOK_EVERY` and applies new contents, until `stopping` is `true`.
     pub async fn keep_fresh(self: Arc<Self>, mut stopping: watch::Receiver<bool>) -> Result<(), String> {
         loop {
             tokio::select! {
@@ -139,16 +141,19 @@ impl Tls {
                     tracing::info!(cert = %self.files.cert.display(), "TLS: new certificates are used")
                 }
                 Ok(Err(error)) => {
-                    tracing::error!(%error, "TLS: the new certificates cannot be used; the old ones stay");
+                    tracing::error!(
+                        %error,
+                        "TLS: the new certificates cannot be used; the node continues with the old ones"
+                    );
                 }
             }
         }
     }
 
-    /// Reads the files again at once; returns whether something in them is new.
+    /// Reads the files again and applies their contents. Returns whether the contents have changed.
     ///
     /// # Errors
-    /// They cannot be used; the old certificates stay.
+    /// The files cannot be used; the old certificates stay in use.
     pub fn reload(&self) -> Result<bool, TlsError> {
         let contents = Contents::read(&self.files)?;
         let config = contents.config(&self.files)?;
@@ -158,7 +163,8 @@ impl Tls {
         Ok(changed)
     }
 
-    /// Takes over files that have changed. Says whether they had; each change is told once.
+    /// Applies the files' contents if they have changed. Returns whether they had. Reports each change, and
+    /// each read error, once.
     fn look(&self) -> Result<bool, TlsError> {
         let contents = match Contents::read(&self.files) {
             Ok(contents) => contents,
@@ -177,7 +183,7 @@ impl Tls {
     }
 }
 
-/// What is in the files.
+/// Contents of the files.
 struct Contents {
     cert: Vec<u8>,
     key: Vec<u8>,
@@ -253,7 +259,7 @@ fn certificates(text: &[u8], path: &Path) -> Result<Vec<CertificateDer<'static>>
     let wrong = |cause: String| TlsError::Read { path: path.to_owned(), cause };
     let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(text).collect();
     let read = read.map_err(|error| wrong(error.to_string()))?;
-    if read.is_empty() { Err(wrong("no certificate is in it".to_owned())) } else { Ok(read) }
+    if read.is_empty() { Err(wrong("it has no certificate".to_owned())) } else { Ok(read) }
 }
 
 #[cfg(test)]
@@ -274,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn new_files_are_taken_over_and_bad_ones_are_told_once() {
+    fn new_files_are_applied_and_bad_ones_are_reported_once() {
         let folder = tempfile::tempdir().unwrap();
         let files = write_pair(folder.path(), "one");
         let tls = Tls::load(files.clone()).unwrap();
@@ -291,13 +297,13 @@ mod tests {
         }
         std::fs::remove_file(&files.key).unwrap();
         assert!(tls.look().is_err() && !tls.look().unwrap());
-        assert!(Arc::ptr_eq(&good, &tls.config.load()), "the old ones stay");
+        assert!(Arc::ptr_eq(&good, &tls.config.load()), "the old certificates must stay in use");
         std::fs::write(&files.key, key).unwrap();
         assert!(tls.look().unwrap());
     }
 
     #[test]
-    fn a_key_that_is_not_the_certificates_is_refused() {
+    fn a_key_that_does_not_match_the_certificate_is_rejected() {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let files = write_pair(one.path(), "one");
         let other = write_pair(two.path(), "two");
