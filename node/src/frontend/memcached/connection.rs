@@ -1,8 +1,8 @@
 //! One client connection: reads requests, starts them, and writes their replies in order.
 //!
-//! Requests are started as they come, up to the limit of the pipeline, and only as far as the order rule allows (see
-//! [`crate::frontend::order`]); the keys of a retrieval count one each. Replies wait in a queue for their turn. A connection
-//! whose client does not read its replies is not read from either.
+//! Starts requests as they arrive, up to the limit of the pipeline, and only as far as the order rule allows
+//! (see [`crate::frontend::order`]). Each key of a retrieval counts as one. Replies wait in a queue for their
+//! turn. While the client does not read its replies, the connection reads no further requests.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -31,45 +31,45 @@ use crate::frontend::order::{Claims, KeyHash};
 use crate::frontend::stats::Tally;
 use crate::kv::{Action, Operation, Ticket, abandoned};
 
-/// Output that is written before more is worked out.
+/// Bytes of output from which on no further request is started until they are written.
 const OUT_BYTES_MAX: usize = 256 * 1024;
-/// An output buffer larger than this is given back once it is written.
+/// Capacity to which the output buffer shrinks after a write.
 const OUT_BYTES_KEPT: usize = 64 * 1024;
 
-/// A connection and all it has under way.
+/// A connection and its requests in flight.
 pub(super) struct Connection<S> {
     server: Arc<Server>,
     stream: S,
     peer: SocketAddr,
     gate: Gate,
-    /// Tells when users were deleted.
+    /// Changes when users are deleted or reloaded.
     users: watch::Receiver<u64>,
     parser: Parser,
     input: BytesMut,
-    /// When the bytes of the input were read.
+    /// Time at which the bytes of the input were read.
     read_at: Instant,
-    /// A retrieval some of whose keys are not asked for yet.
+    /// A retrieval with keys that are still to be read.
     fetch: Option<Fetch>,
     /// The next request, which has to wait.
     held: Option<Request>,
     claims: Claims,
     pending: VecDeque<Pending>,
-    /// Bytes of values that are there and wait behind other replies.
+    /// Bytes of values that have arrived and wait behind other replies.
     waiting_bytes: usize,
-    /// Requests answered since the output was last written, that were answered at once.
+    /// Requests since the last write of the output whose replies were encoded at once.
     answered: u64,
-    /// The retrieval whose reply is being written failed: nothing more of it is told.
+    /// Whether the retrieval whose reply is being written has failed: nothing more of it is written.
     failed: bool,
     output: Vec<u8>,
     tally: Tally,
     footprint: Footprint,
-    /// Nothing more is read; what was read is answered.
+    /// Read nothing more, but answer every request that was read.
     stopping: bool,
-    /// No more requests are taken; what is under way is answered.
+    /// Start no more requests, but write the replies of those in flight.
     closing: bool,
 }
 
-/// A reply whose turn has not come.
+/// A reply that waits for its turn.
 struct Pending {
     since: Instant,
     what: What,
@@ -78,21 +78,21 @@ struct Pending {
 enum What {
     /// An operation, which holds a claim.
     One(Ticket, Shape),
-    /// A line that is known.
+    /// A complete line.
     Line(Bytes),
     /// The end of a retrieval.
     End,
 }
 
-/// Why starting requests stopped.
+/// Reason why no further request was started.
 enum Halt {
-    /// All that was read is started.
+    /// Every request that was read is started.
     OutOfInput,
-    /// The next request has to wait for replies under way.
+    /// The next request must wait for pending replies.
     MustWait,
-    /// There may be more to start once the output is written.
+    /// The output must be written before further requests are started.
     GoOn,
-    /// This request is worked out before anything else happens; nothing is under way.
+    /// This request must complete before any other starts. No request is in flight.
     Alone(Request),
 }
 
@@ -122,7 +122,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
     }
 
-    /// Serves the client until it goes, or the node stops.
+    /// Serves the client until it disconnects or the node stops.
     ///
     /// # Errors
     /// The connection broke.
@@ -171,7 +171,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                         self.footprint.cut_for_silence();
                         return Ok(());
                     }
-                    // It is the client who waits.
+                    // The client waits for a reply, so its silence does not count.
                     Silence::TooLong => self.footprint.stir(0),
                 },
                 _ = self.users.changed(), if !self.closing => self.closing |= self.gate.has_ended(),
@@ -179,7 +179,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
     }
 
-    /// Gives back the buffers of a client that says nothing.
+    /// Frees the unused buffers of an idle connection.
     fn give_back(&mut self) {
         if self.input.is_empty() {
             self.input = BytesMut::new();
@@ -188,7 +188,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         self.pending.shrink_to_fit();
     }
 
-    /// Starts what can be started, and writes what is answered.
+    /// Starts the requests that may start, and writes the replies that are complete.
     async fn advance(&mut self) -> io::Result<Halt> {
         self.write_settled();
         let mut halt = self.start_requests();
@@ -199,7 +199,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let waiting = self.pending.len();
         self.write_settled();
         if matches!(halt, Halt::MustWait) && self.pending.len() < waiting {
-            // What the next request had to wait for may be there already: nothing else would wake it.
+            // The answer that the next request waits for may have arrived already: nothing else would wake
+            // it.
             halt = Halt::GoOn;
         }
         self.write_output().await?;
@@ -208,7 +209,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 
     fn start_requests(&mut self) -> Halt {
         while !self.closing {
-            // What a client sent after its user was deleted may have been read before that was noticed.
+            // Requests that were sent after the user was deleted may have been read before `users` changed.
             if self.gate.has_ended() {
                 self.closing = true;
                 break;
@@ -276,7 +277,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         self.parser.next(&mut self.input, self.server.keyspace.cluster_ms())
     }
 
-    /// Asks for the next key of the retrieval, if the order rule allows it.
+    /// Starts the read of the retrieval's next key. Returns `false` if the order rule does not allow it yet.
     fn fetch_next(&mut self) -> bool {
         let Some(fetch) = &mut self.fetch else { return true };
         let writes = fetch.touch.is_some();
@@ -309,13 +310,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         let (key, writes) = (KeyHash::of(&operation.key), operation.action.writes());
         let ticket = self.server.keyspace.submit(operation);
         let ordered = matches!(ticket, Ticket::Ready(_) | Ticket::Waiting { ordered: true, .. });
-        // What is answered already bars nobody, but holds its place in the row of claims until it is written.
+        // A completed operation blocks no other, but its claim keeps its place in the queue until the reply
+        // is written.
         let writes = writes && !matches!(ticket, Ticket::Ready(_));
         self.claims.push(key, writes, ordered);
         self.add(What::One(ticket, shape));
     }
 
-    /// Writes a reply that is there and the next one; any other waits for its turn.
+    /// Writes a reply if it is complete and the next one; otherwise queues it.
     fn add(&mut self, what: What) {
         let mut pending = Pending { since: self.read_at, what };
         if self.pending.is_empty() && pending.is_settled() {
@@ -326,7 +328,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         self.pending.push_back(pending);
     }
 
-    /// Runs a request to its end before anything else: nothing is under way.
+    /// Runs a request to its end before any other starts. No request is in flight.
     async fn work_out(&mut self, request: Request) {
         self.tally.commands += 1;
         match request {
@@ -341,7 +343,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     Ok(_) => "OK".to_owned(),
                     Err(failure) => {
                         self.tally.errors += 1;
-                        tracing::warn!(%failure, "flush_all ended before all keys were removed");
+                        tracing::warn!(%failure, "flush_all removed only a part of the keys");
                         failure_text(&failure, true)
                     }
                 };
@@ -365,7 +367,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
     }
 
-    /// Moves the replies that are there to the output, oldest first, up to one that is not.
+    /// Writes the complete replies to the output, oldest first, up to the first incomplete one.
     fn write_settled(&mut self) {
         let mut counted = (0, self.read_at);
         while self.output.len() < OUT_BYTES_MAX
@@ -403,7 +405,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             }
             What::Line(line) if line.is_empty() => {}
             What::Line(line) => to.line(&line),
-            // A retrieval that failed ended with the reason.
+            // The error already ended the reply of a failed retrieval.
             What::End if std::mem::take(&mut self.failed) => {}
             What::End => to.line(b"END"),
         }
@@ -431,7 +433,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
 }
 
 impl Pending {
-    /// Bytes of the value that is there.
+    /// Returns the bytes of the value, if it has arrived.
     fn value_bytes(&self) -> usize {
         match &self.what {
             What::One(ticket, _) => ticket.bytes(),
@@ -439,7 +441,7 @@ impl Pending {
         }
     }
 
-    /// Whether the reply is there.
+    /// Returns whether the reply is complete. Takes the operation's answer if it has arrived.
     fn is_settled(&mut self) -> bool {
         let What::One(ticket, _) = &mut self.what else { return true };
         let Ticket::Waiting { answer, .. } = ticket else { return true };
@@ -451,7 +453,7 @@ impl Pending {
         true
     }
 
-    /// Waits for that.
+    /// Polls until the reply is complete.
     fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         if let What::One(ticket, _) = &mut self.what
             && let Ticket::Waiting { answer, .. } = ticket
@@ -465,7 +467,7 @@ impl Pending {
     }
 }
 
-/// Waits until the oldest reply is there; for ever if there is none.
+/// Waits until the oldest pending reply is complete. Never returns if none is pending.
 async fn front_settled(pending: &mut VecDeque<Pending>) {
     match pending.front_mut() {
         Some(front) => poll_fn(|cx| front.poll_settled(cx)).await,

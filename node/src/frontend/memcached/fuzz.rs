@@ -1,4 +1,4 @@
-//! What the fuzz target `memcached` runs: see [`crate::fuzz`].
+//! The fuzz target `memcached`: see [`crate::fuzz`].
 
 use bytes::BytesMut;
 
@@ -7,7 +7,7 @@ use super::request::Request;
 use crate::fuzz::pieces;
 
 const VALUE_BYTES_MAX: usize = 1000;
-/// Bytes that wait for more: a line of many keys is the longest.
+/// Maximum unparsed bytes: the longest line is one of many keys.
 const WAITING_BYTES_MAX: usize = 1 << 20;
 
 fn read<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Vec<Request> {
@@ -27,13 +27,13 @@ fn read<'a>(parts: impl Iterator<Item = &'a [u8]>) -> Vec<Request> {
     requests
 }
 
-/// Requests are the same however they are cut.
+/// Checks that the requests do not depend on how the input is cut into pieces.
 pub(crate) fn run(input: &[u8]) {
     let Some((cut, bytes)) = input.split_first() else { return };
     assert_eq!(read(pieces(*cut, bytes)), read(std::iter::once(bytes)), "in pieces");
 }
 
-/// Inputs to begin with.
+/// Returns the initial inputs.
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let inputs: [&[u8]; 5] = [
         b"\x03set k 1 0 5\r\nvalue\r\nget k\r\ngets a b c\r\n",

@@ -1,8 +1,8 @@
-//! Who a memcached client is, and what it may do: the same users and rules as everywhere.
+//! Authentication and permissions of memcached clients, with the users and rules of all front ends.
 //!
-//! Where the default user needs a password, the first command must be a `set` of any key whose value is
-//! `username password`, as memcached's own authentication of the text protocol has it; nothing else is done before. Each
-//! request is then checked as the Redis command that does the same.
+//! If the default user needs a password, the first command must be a `set` of any key with the value
+//! `username password`, as in memcached's own authentication for the text protocol. Until then every other
+//! command is rejected. The gate checks each later request as the Redis command with the same effect.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use super::request::{Mode, Request, refuse};
 use crate::access::{Access, Asked, KeyAccess, Login, LoginError, Session};
 use crate::kv::{Action, Operation};
 
-/// What a connection may do.
+/// Session of a connection, and the checks on its requests.
 pub(super) struct Gate {
     access: Arc<Access>,
     session: Session,
@@ -26,17 +26,18 @@ impl Gate {
         Self { access: Arc::clone(access), session: access.session(), peer }
     }
 
-    /// Whether the user was deleted: then the connection ends.
+    /// Returns whether the session has ended, for instance because its user was deleted: the connection must
+    /// close.
     pub(super) fn has_ended(&self) -> bool {
         self.session.has_ended()
     }
 
-    /// Whether the client has logged in, or need not.
+    /// Returns whether the client has logged in or does not need to.
     pub(super) fn has_entered(&self) -> bool {
         self.access.has_entered(&self.session)
     }
 
-    /// The request itself, if it may be done; else what is answered instead.
+    /// Returns the request if it is allowed, else the request that replies with the refusal.
     pub(super) fn pass(&self, request: Request) -> Request {
         if self.access.is_free(&self.session) {
             return request;
@@ -66,14 +67,17 @@ impl Gate {
         keys: impl Iterator<Item = &'k [u8]> + Clone,
     ) -> Result<(), String> {
         let asked = Asked::new(command, b"");
-        // No set here answers what was there.
+        // No memcached command that maps to `set` returns the former value.
         let access = if command == "set" { KeyAccess::Write } else { asked.key_access(0) };
         let keys = keys.map(|key| (key, access));
         let client = || format!("addr={} memcached", self.peer);
         self.access.check(&self.session, &asked, keys, client).map_err(|denied| denied.to_string())
     }
 
-    /// Finds out whether the client is who it says, and what it is answered.
+    /// Authenticates the client: `who` is user and password with a blank between.
+    ///
+    /// # Errors
+    /// The client is not authenticated; the session stays as it was.
     pub(super) async fn log_in(&mut self, who: &[u8]) -> Result<(), LoginError> {
         let end = who.iter().position(|byte| *byte == b' ').unwrap_or(who.len());
         let (user, password) = who.split_at(end);
@@ -90,7 +94,7 @@ impl Gate {
     }
 }
 
-/// Of a client that is nobody yet only a log-in is taken.
+/// Turns a request of a client that has not logged in into its log-in, or into a refusal.
 fn log_in(request: Request) -> Request {
     match request {
         Request::One(
@@ -104,7 +108,7 @@ fn log_in(request: Request) -> Request {
     }
 }
 
-/// The Redis command that does what an action does, for the rules.
+/// Returns the Redis command with the effect of `action`, for the rules.
 fn command(action: &Action) -> &'static str {
     match action {
         Action::IfVersion(_, action) => command(action),
@@ -119,7 +123,7 @@ fn command(action: &Action) -> &'static str {
     }
 }
 
-/// What a log-in that failed is answered.
+/// Returns the reply to a failed log-in.
 pub(super) fn refusal(error: &LoginError) -> Bytes {
     match error {
         LoginError::Wrong => Bytes::from_static(b"CLIENT_ERROR authentication failure"),

@@ -1,6 +1,7 @@
-//! Lines of the meta commands: a command, a key, and flags of one letter each.
+//! Parsing of the meta commands' lines: a command, a key, and flags of one letter each.
 //!
-//! Flags are checked as memcached 1.6.18 does, texts included. Those that need what a record has no room for are refused.
+//! Checks flags as memcached 1.6.18 does, with its texts. Rejects flags that need data for which records have
+//! no room.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,14 +16,14 @@ use crate::kv::{Action, Fresh, Operation};
 
 /// Most words of a meta command (memcached's `MFLAG_MAX_OPT_LENGTH`, without the end it counts).
 const META_WORDS_MAX: usize = 19;
-/// Longest opaque, its letter included.
+/// Longest opaque, including its letter, in bytes.
 const OPAQUE_BYTES_MAX: usize = 32;
 const BAD_TOKEN: &str = "CLIENT_ERROR bad token in command line format";
 const BAD_FLAG: &str = "CLIENT_ERROR invalid flag";
 const LONG_OPAQUE: &str = "CLIENT_ERROR opaque token too long";
 const BAD_FLAGS: &str = "CLIENT_ERROR invalid or duplicate flag";
 
-/// What the flags of a command say.
+/// Values of a command's flags.
 struct Flags {
     key: Bytes,
     binary: bool,
@@ -39,10 +40,10 @@ struct Flags {
 }
 
 impl Flags {
-    /// Reads the words from `first` on.
+    /// Parses the words from `first` on.
     ///
     /// # Errors
-    /// What memcached says: the last of the errors, but a flag that is unknown or given twice ends the reading.
+    /// As in memcached, the last of the errors; a flag that is unknown or given twice ends the parsing.
     fn read(asked: &Asked<'_>, first: usize) -> Result<Self, &'static str> {
         let mut flags = Self {
             key: asked.shared(asked.word(1)),
@@ -68,7 +69,7 @@ impl Flags {
             match flags.take(*letter, token, asked.shared(word)) {
                 Ok(()) => {}
                 Err(BAD_FLAG) => return Err(BAD_FLAG),
-                // Without a text of its own for it, memcached says what it said last.
+                // memcached has no text for this error and keeps the last one.
                 Err("") => failed = failed.or(Some(BAD_FORMAT)),
                 Err(error) => failed = Some(error),
             }
@@ -120,14 +121,17 @@ impl Flags {
         if self.echoes.iter().any(long) { Err(LONG_OPAQUE) } else { Ok(()) }
     }
 
-    /// The reply, with those of the echoes that the command knows.
+    /// Returns the requested reply, with only those echoes that the command supports.
     fn reply(&self, known: &[u8]) -> MetaReply {
         let echoes = self.echoes.iter().filter(|echo| known.contains(&echo.letter())).cloned().collect();
         MetaReply { key: self.key.clone(), binary: self.binary, value: self.value, quiet: self.quiet, echoes }
     }
 }
 
-/// Flags that ask for something that is not recorded, of those a command has.
+/// Checks that no word from `first` on is one of the `refused` flags.
+///
+/// # Errors
+/// The text for the first refused flag.
 fn check_supported(asked: &Asked<'_>, first: usize, refused: &[u8]) -> Result<(), &'static str> {
     let letters = asked.words.iter().skip(first).filter_map(|word| word.first());
     match letters.copied().find(|letter| refused.contains(letter)) {
@@ -142,7 +146,7 @@ fn check_supported(asked: &Asked<'_>, first: usize, refused: &[u8]) -> Result<()
     }
 }
 
-/// What comes before the flags: a key that can be one, and not too many words.
+/// Checks the key and the number of words.
 fn check_words(asked: &Asked<'_>, many: &'static str) -> Result<(), &'static str> {
     match asked.words.len() {
         ..2 => Err(ERROR),
@@ -154,7 +158,7 @@ fn check_words(asked: &Asked<'_>, many: &'static str) -> Result<(), &'static str
 
 const MANY: &str = "CLIENT_ERROR options flags too long";
 
-/// `mg`
+/// Parses `mg`.
 pub(super) fn get(asked: &Asked<'_>) -> Request {
     let read = || {
         check_words(asked, "CLIENT_ERROR options flags are too long")?;
@@ -176,13 +180,13 @@ pub(super) fn get(asked: &Asked<'_>) -> Request {
     Request::One(Operation { key: flags.key, action }, Shape::MetaValue(Box::new(reply)))
 }
 
-/// `ms`
+/// Parses `ms`.
 pub(super) fn store(asked: &Asked<'_>) -> Line {
     let checked = check_words(asked, MANY).and_then(|()| match asked.words.len() {
         2 => Err(BAD_FORMAT),
         _ => value_len(asked.word(2)).ok_or(BAD_FORMAT),
     });
-    // From here on the value is known to follow.
+    // The length is known, so after an error the value is dropped with its line.
     match checked {
         Err(error) => Line::Whole(refuse(error)),
         Ok(len) => match store_of(asked) {
@@ -205,7 +209,7 @@ fn store_of(asked: &Asked<'_>) -> Result<Store, &'static str> {
     };
     flags.check_opaque()?;
     let cas = flags.cas.filter(|cas| match mode {
-        // A key that must be absent has no version; 0 is none where something is added to a value.
+        // A key that must be absent has no version. For append and prepend, 0 means no version.
         Mode::Add => false,
         Mode::Append | Mode::Prepend => *cas != 0,
         Mode::Set | Mode::Replace => true,
@@ -220,7 +224,7 @@ fn store_of(asked: &Asked<'_>) -> Result<Store, &'static str> {
     })
 }
 
-/// `md`
+/// Parses `md`.
 pub(super) fn delete(asked: &Asked<'_>) -> Request {
     let read = || {
         check_words(asked, MANY)?;
@@ -241,7 +245,7 @@ pub(super) fn delete(asked: &Asked<'_>) -> Request {
     Request::One(Operation { key: flags.key, action }, Shape::MetaDeleted(Box::new(reply)))
 }
 
-/// `ma`
+/// Parses `ma`.
 pub(super) fn count(asked: &Asked<'_>) -> Request {
     let read = || {
         check_words(asked, MANY)?;
@@ -269,7 +273,7 @@ pub(super) fn count(asked: &Asked<'_>) -> Request {
     Request::One(Operation { key: flags.key, action }, Shape::MetaNumber(Box::new(reply)))
 }
 
-/// `me`: what is known of a key.
+/// Parses `me`, which reports the metadata of a key.
 pub(super) fn tell(asked: &Asked<'_>) -> Request {
     let word = asked.word(1);
     if word.is_empty() || !is_key(word) {

@@ -1,15 +1,16 @@
-//! The memcached front end: the text protocol with its meta commands, pipelined, on the keyspace Redis clients use.
+//! The memcached front end: the text protocol with meta commands, pipelined, on the keyspace of the Redis
+//! clients.
 //!
-//! [`server`] is what its connections share, `connection` runs one of them, `parser` cuts bytes into requests (`text` and `meta`
-//! know the command lines, `words` their words), `reply` turns outcomes into replies, `stats` answers the command of that
-//! name. The specification is memcached's `protocol.txt` and, where that is silent, what memcached 1.6.18 does.
+//! `connection` runs one client, `parser` cuts bytes into requests (`text` and `meta`: command lines,
+//! `words`: their words), `reply` encodes outcomes. Specification: memcached's `protocol.txt`, else memcached
+//! 1.6.18.
 //!
-//! Invariants: replies come in the order of their commands; a command sees what the commands before it on its connection
-//! did; nothing that is read, kept or written is without a bound; what failed is told as an error, never as a miss.
+//! Invariants: replies are in the order of their commands; a command sees the effects of the commands before
+//! it on its connection; every buffer is bounded; a failure is reported as an error, never as a miss.
 //!
-//! What a cache can do and a store cannot, or has no room for in its records, is refused with a `CLIENT_ERROR` that says so:
-//! stale marks and win tokens, the time of the last access. The version of a record is its cas value: other than in
-//! memcached it changes also when only the expiry does.
+//! Rejects with a `CLIENT_ERROR` the features that records have no room for: stale marks, win tokens, the
+//! time of the last access. The cas value is the version of the record: unlike in memcached, a change of the
+//! expiry alone changes it, too.
 
 mod connection;
 #[cfg(any(test, feature = "internals"))]
@@ -28,7 +29,7 @@ mod words;
 
 pub use server::Server;
 
-/// What `version` answers: the memcached whose protocol is spoken, and what speaks it.
+/// Reply to `version`: the memcached release whose protocol this is, and Caskade's version.
 const VERSION: &str = concat!("1.6.18-caskade-", env!("CARGO_PKG_VERSION"));
 /// Longest key on a command line, bytes.
 const KEY_BYTES_MAX: usize = 250;

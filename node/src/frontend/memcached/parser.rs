@@ -1,34 +1,37 @@
-//! Bytes from a client to requests. The parser keeps where it stopped, so that no byte is looked at twice however the input
-//! is split, and holds no more than one line, or one value of the size that is allowed.
+//! Parser of client bytes into requests.
+//!
+//! Invariants: the parser remembers its position, so it looks at no byte twice, however the input is split.
+//! It keeps at most one line, or one value up to the limit. Rejects lines over their limit and memcached's
+//! binary protocol.
 
 use bytes::{Buf as _, BytesMut};
 
 use super::request::{Foreign, Line, Request, Store, refuse, refuse_unless};
 use super::text;
 
-/// Longest line, but for those that name many keys.
+/// Longest line, in bytes, except lines that name many keys.
 const LINE_BYTES_MAX: usize = 8 * 1024;
-/// Longest line that names many keys.
+/// Longest line that names many keys, in bytes.
 const KEYS_LINE_BYTES_MAX: usize = 1024 * 1024;
 /// Commands that may name many keys.
 const MANY_KEYS: [&[u8]; 4] = [b"get ", b"gets ", b"gat ", b"gats "];
 const BAD_CHUNK: &str = "CLIENT_ERROR bad data chunk";
 const LONG_LINE: &str = "CLIENT_ERROR line too long";
-/// Longest value of a client that has not logged in.
+/// Longest value of a client that has not logged in, in bytes.
 const STRANGER_VALUE_BYTES_MAX: usize = 16 * 1024;
 /// The first byte of every request of memcached's binary protocol; no command begins with it.
 const BINARY_MAGIC: u8 = 0x80;
-/// What ends a value.
+/// End of a value.
 const END: &[u8] = b"\r\n";
 
-/// Where the parser is in its input.
+/// State of the parser.
 #[derive(Debug)]
 enum State {
-    /// In a line, of which so many bytes have no end in them.
+    /// Reads a line. Its first bytes, as many as this, contain no line end.
     Line(usize),
-    /// In the value of a command: so many bytes, its end included.
+    /// Reads the value of a command: its length in bytes, including its end.
     Value(usize, Box<Store>),
-    /// In a value of so many bytes that is not wanted.
+    /// Drops a value: the bytes that remain to be dropped.
     Swallow(usize),
 }
 
@@ -37,7 +40,7 @@ enum State {
 pub(super) struct Parser {
     state: State,
     value_bytes_max: usize,
-    /// Whether the client has logged in, or need not.
+    /// Whether the client has logged in or does not need to.
     trusted: bool,
 }
 
@@ -46,12 +49,14 @@ impl Parser {
         Self { state: State::Line(0), value_bytes_max, trusted: true }
     }
 
-    /// Says whether the client has logged in, or need not: until then the value of a command is a user and a password.
+    /// Sets whether the client has logged in or does not need to. Until then values have a smaller limit,
+    /// because they hold only a user and a password.
     pub(super) fn trust(&mut self, trusted: bool) {
         self.trusted = trusted;
     }
 
-    /// The next request, or nothing while its bytes are not all there. After [`Request::Close`] and [`Request::Foreign`] there is none.
+    /// Returns the next request; `None` until all of its bytes have arrived. After [`Request::Close`] or
+    /// [`Request::Foreign`] the caller must not call it again.
     pub(super) fn next(&mut self, input: &mut BytesMut, now_ms: u64) -> Option<Request> {
         loop {
             match std::mem::replace(&mut self.state, State::Line(0)) {
@@ -106,8 +111,8 @@ impl Parser {
         Some(text::read(&line, now_ms, self.value_bytes_max.min(bytes_max)))
     }
 
-    /// How many bytes more are wanted at once. No more than there are already: memory follows what is sent, not what is
-    /// announced.
+    /// Returns how many more bytes the caller should reserve: at most as many as have arrived, because memory
+    /// must follow the bytes sent, not the length announced.
     pub(super) fn wanted(&self, input: &BytesMut) -> usize {
         match &self.state {
             State::Value(len, _) => len.saturating_sub(input.len()).min(input.len()),
@@ -165,7 +170,8 @@ mod tests {
     fn value_is_as_long_as_its_line_says() {
         let requests = all(&[b"set k 0 0 3\r\na\r\n\r\nset k 0 0 1\r\nabc\nset k 0 0 0\r\n\r\nmn\n"]);
         assert!(matches!(&requests[0], Request::One(operation, _) if operation.key == "k"));
-        // The line's end is not where it should be: what is there is taken for it, and the rest for a command.
+        // The value does not end where its line says: those bytes are dropped, and the rest is read as a
+        // command.
         assert_eq!(requests[1], said(BAD_CHUNK));
         assert_eq!(requests[2], said(text::ERROR));
         assert!(matches!(&requests[3], Request::One(..)));
@@ -173,7 +179,7 @@ mod tests {
     }
 
     #[test]
-    fn value_that_is_too_large_is_swallowed() {
+    fn value_that_is_too_large_is_dropped() {
         let text = format!("set k 0 0 101\r\n{}\r\nmn\r\nset k 0 0 9999 noreply\r\nmn\r\n", "x".repeat(101));
         let requests = all(&[text.as_bytes()]);
         assert_eq!(requests[0], said("SERVER_ERROR object too large for cache"));
@@ -206,15 +212,15 @@ mod tests {
         assert_eq!(
             all(&[b"\x80\x0b"]),
             [Request::Foreign(Foreign::Binary)],
-            "before a line or a header is whole"
+            "before a line or a header is complete"
         );
         assert!(
             matches!(all(&[b"set k 0 0 2\r\n\x80\x80\r\n"])[..], [Request::One(..)]),
-            "a value may have it"
+            "a value may contain the byte"
         );
     }
 
-    /// Lines that are nearly commands, values that are nearly as long as they say, and noise.
+    /// Generates lines that are nearly commands, values that are nearly as long as announced, and noise.
     fn input() -> impl Strategy<Value = Vec<u8>> {
         let word = prop_oneof![
             "(get|gets|gat|set|add|cas|append|incr|touch|delete|ms|mg|md|ma|me|mn|stats|flush_all|noreply)",

@@ -1,7 +1,7 @@
-//! From what an operation answered to the lines a client is told.
+//! Encoding of outcomes as lines for the client.
 //!
-//! A [`Failure`] is always told, as `SERVER_ERROR` and the reason: clients take that for an error, never for a miss. Only
-//! where a client asked for no answer there is none, as in memcached.
+//! Invariant: a [`Failure`] is always reported, as `SERVER_ERROR` and the reason: clients take it for an
+//! error, never for a miss. The only exception, as in memcached, are commands with `noreply`.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -11,17 +11,19 @@ use super::request::Mode;
 use crate::frontend::stats::Tally;
 use crate::kv::{ActionError, Answer, Entry, Failure, Meta, Outcome};
 
-/// Longest reason of a failure that is told, bytes.
+/// Longest reason of a failure in a reply, in bytes.
 const REASON_BYTES_MAX: usize = 512;
-/// How far this node's estimate of cluster time may be behind the primary's without a second more being told as left.
+/// Lag of this node's estimate of cluster time behind the primary's that does not add a second to a reported
+/// time to live, in milliseconds.
 const SLACK_MS: u64 = 100;
 
-/// How one outcome is told.
+/// Form of the reply to one operation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
-    /// `VALUE`, the key and the value, or nothing at all; the end of the retrieval says `END`.
+    /// `VALUE` with key and value, or nothing if the key is absent; `END` follows at the end of the
+    /// retrieval.
     Value { key: Bytes, cas: bool },
-    /// `STORED` or why not.
+    /// `STORED`, or the status that names the reason.
     Stored { mode: Mode, cas: bool, noreply: bool },
     /// `DELETED` or `NOT_FOUND`.
     Deleted { noreply: bool },
@@ -29,35 +31,35 @@ pub(super) enum Shape {
     Touched { noreply: bool },
     /// The number or `NOT_FOUND`.
     Number { noreply: bool },
-    /// Of `mg`.
+    /// Reply to `mg`.
     MetaValue(Box<MetaReply>),
-    /// Of `ms`.
+    /// Reply to `ms`.
     MetaStored { mode: Mode, cas: bool, reply: Box<MetaReply> },
-    /// Of `md`.
+    /// Reply to `md`.
     MetaDeleted(Box<MetaReply>),
-    /// Of `ma`.
+    /// Reply to `ma`.
     MetaNumber(Box<MetaReply>),
-    /// Of `me`, with the key as it was given.
+    /// Reply to `me`, with the key as the client wrote it.
     MetaTold(Bytes),
 }
 
-/// What a meta command wants back.
+/// Parts of the reply that a meta command requests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct MetaReply {
     pub(super) key: Bytes,
-    /// Whether the key travels in base64.
+    /// Whether the key is in base64.
     pub(super) binary: bool,
-    /// Whether the value is told.
+    /// Whether the reply includes the value.
     pub(super) value: bool,
-    /// Whether what was to be expected is not told.
+    /// Whether the expected result gets no reply (flag `q`).
     pub(super) quiet: bool,
     pub(super) echoes: Vec<Echo>,
 }
 
-/// A flag that is answered by one of its letter.
+/// A flag that the reply returns under the same letter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Echo {
-    /// The word itself.
+    /// The opaque word, unchanged.
     Opaque(Bytes),
     Key,
     Cas,
@@ -79,7 +81,7 @@ impl Echo {
     }
 }
 
-/// What a write or a deletion came to, in the words of either protocol.
+/// Result of a write or a delete, with its words in the text protocol and in meta commands.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Status {
     Done,
@@ -108,7 +110,7 @@ impl Status {
     }
 }
 
-/// Where replies are written, and what is counted of them.
+/// Output buffer and counters of the replies.
 pub(super) struct Writer<'a> {
     pub(super) out: &'a mut Vec<u8>,
     pub(super) tally: &'a mut Tally,
@@ -116,7 +118,7 @@ pub(super) struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Writes the reply to one operation. Says whether it failed, which ends a retrieval.
+    /// Writes the reply to one operation. Returns whether the operation failed, which ends a retrieval.
     pub(super) fn reply(&mut self, answer: Answer, shape: &Shape) -> bool {
         let outcome = match answer {
             Ok(outcome) => outcome,
@@ -147,14 +149,14 @@ impl Writer<'_> {
             Shape::MetaTold(key) => self.meta_told(outcome, key),
         };
         if !fits {
-            tracing::error!(?shape, "an operation was answered with an outcome of another one");
+            tracing::error!(?shape, "the outcome of an operation is of another kind than its reply");
             self.tally.errors += 1;
             self.line(b"SERVER_ERROR the node's answer does not fit the command; please report it with the node's log");
         }
         !fits
     }
 
-    /// Writes a whole line.
+    /// Writes a line and its end.
     pub(super) fn line(&mut self, text: &[u8]) {
         self.out.extend_from_slice(text);
         self.end();
@@ -168,7 +170,7 @@ impl Writer<'_> {
         self.out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     }
 
-    /// Writes why something failed; what belongs to a retrieval ends it.
+    /// Writes the reason of a failure; in a retrieval, this line ends the reply.
     fn failure(&mut self, failure: &Failure, shape: &Shape) {
         self.tally.errors += 1;
         if shape.noreply() {
@@ -282,7 +284,7 @@ impl Writer<'_> {
         true
     }
 
-    /// A status and what belongs to it; a quiet command does not tell that it was done.
+    /// Writes a status and the returned flags. A quiet command writes nothing if it succeeded.
     fn meta_status(&mut self, status: Status, reply: &MetaReply, version: u64, with_cas: bool) -> bool {
         if status == Status::Done && reply.quiet {
             return true;
@@ -293,7 +295,7 @@ impl Writer<'_> {
         true
     }
 
-    /// The flags that are given back, and the end of the line. Without a key only those that do not tell of it.
+    /// Writes the returned flags and the end of the line. Without `meta` only those that need no record.
     fn echoes(&mut self, reply: &MetaReply, meta: Option<&Meta>) {
         for echo in &reply.echoes {
             match (echo, meta) {
@@ -352,7 +354,7 @@ impl Writer<'_> {
 }
 
 impl Shape {
-    /// Whether the client wants no answer, not even that it failed.
+    /// Returns whether the client wants no reply, not even an error.
     fn noreply(&self) -> bool {
         match self {
             Self::Stored { noreply, .. }
@@ -363,13 +365,13 @@ impl Shape {
         }
     }
 
-    /// Whether it is the reply to a command that writes.
+    /// Returns whether this is the reply to a command that writes.
     pub(super) fn writes(&self) -> bool {
         !matches!(self, Self::Value { .. } | Self::MetaValue(_) | Self::MetaTold(_))
     }
 }
 
-/// What storing came to, and the version of what was stored.
+/// Returns the status of a store, and the version of the stored record.
 fn stored(outcome: Outcome, mode: Mode, cas: bool) -> Option<(Status, u64)> {
     let extends = matches!(mode, Mode::Append | Mode::Prepend);
     match outcome {
@@ -382,7 +384,7 @@ fn stored(outcome: Outcome, mode: Mode, cas: bool) -> Option<(Status, u64)> {
     }
 }
 
-/// What a deletion or a touch came to.
+/// Returns the status of a delete or a touch.
 fn changed(outcome: Outcome) -> Option<Status> {
     match outcome {
         Outcome::Changed(true) | Outcome::Entry(Some(_)) => Some(Status::Done),
@@ -402,14 +404,15 @@ fn meta_of(entry: &Entry, now_ms: u64) -> Meta {
     }
 }
 
-/// Seconds until the key expires, rounded up as memcached does. With a value comes no time of the primary: the time is then
-/// this node's own estimate, which may be some milliseconds behind, and those do not make another second.
+/// Returns the seconds until the key expires, rounded up as in memcached. An answer with a value has no time
+/// of the primary, so `now_ms` is then this node's estimate. It may lag by some milliseconds, which must not
+/// add a second.
 fn seconds_left(meta: &Meta) -> u64 {
     let left_ms = meta.expiry_ms.saturating_sub(meta.now_ms);
     left_ms.saturating_sub(SLACK_MS).div_ceil(1000).max(u64::from(left_ms > 0))
 }
 
-/// A failure as one line.
+/// Returns a failure as one line.
 pub(super) fn failure_text(failure: &Failure, write: bool) -> String {
     let (prefix, reason) = match failure {
         Failure::Action(ActionError::NotACount) => {

@@ -1,4 +1,4 @@
-//! What a client asked, once its bytes are understood.
+//! The parsed requests of a client.
 
 use bytes::Bytes;
 
@@ -6,51 +6,51 @@ use super::reply::{MetaReply, Shape};
 use super::words::Keys;
 use crate::kv::{Action, Condition, ExpiryPolicy, Operation};
 
-/// One request. What is answered to it is decided here, when and in which order by the connection.
+/// One request, with the form of its reply. The connection decides when and in which order it runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Request {
-    /// A line that is answered whatever the keys are. An empty one is no answer.
+    /// Replies with this line, without access to keys. Empty: no reply.
     Say(Bytes),
-    /// The same for what was not understood or is not allowed.
+    /// Rejects a line that is wrong or not allowed, with this line. Empty: no reply.
     Refuse(Bytes),
-    /// Values of several keys.
+    /// Reads several keys.
     Fetch(Fetch),
-    /// One operation.
+    /// Runs one operation.
     One(Operation, Shape),
-    /// Everything is removed, now or after some seconds.
+    /// Removes all keys, now or later.
     Flush {
-        /// How long to wait, seconds.
+        /// Delay, in seconds.
         delay_s: u64,
-        /// Whether the client wants no answer.
+        /// Whether the client wants no reply.
         noreply: bool,
     },
-    /// A log-in: user and password.
+    /// Logs in.
     LogIn {
-        /// Both, with a blank between.
+        /// User and password, with a blank between.
         who: Bytes,
-        /// Whether the client wants no answer.
+        /// Whether the client wants no reply.
         noreply: bool,
     },
-    /// Figures: those of this name, or the general ones.
+    /// Reports the figures of this name, or the general ones if it is empty.
     Stats(Bytes),
-    /// The connection ends; this is said before, if anything.
+    /// Writes this line, if it is not empty, and closes the connection.
     Close(Bytes),
-    /// The client speaks another protocol: the connection ends without an answer.
+    /// Closes the connection without a reply: the client uses another protocol.
     Foreign(Foreign),
 }
 
 impl Request {
-    /// Whether no request of this connection follows.
+    /// Returns whether this is the last request of its connection.
     #[cfg(any(test, feature = "internals"))]
     pub(super) fn is_last(&self) -> bool {
         matches!(self, Self::Close(_) | Self::Foreign(_))
     }
 }
 
-/// A protocol that is not spoken here.
+/// A protocol that this port does not serve.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Foreign {
-    /// HTTP: nothing of the body may be taken for commands.
+    /// HTTP: no part of the request's body may be executed as commands.
     Http,
     /// memcached's binary protocol.
     Binary,
@@ -59,15 +59,15 @@ pub(super) enum Foreign {
 /// `get`, `gets`, `gat` and `gats`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Fetch {
-    /// Keys that are still to be asked for.
+    /// Keys that are still to be read.
     pub(super) keys: Keys,
-    /// Whether the cas value is told.
+    /// Whether the reply includes the cas value.
     pub(super) cas: bool,
-    /// The expiry the keys are given, if any.
+    /// New expiry of the keys (`gat`, `gats`).
     pub(super) touch: Option<ExpiryPolicy>,
 }
 
-/// How a value is stored.
+/// Command by which a value is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     Set,
@@ -84,43 +84,43 @@ pub(super) struct Store {
     pub(super) mode: Mode,
     pub(super) user_flags: u32,
     pub(super) expiry: ExpiryPolicy,
-    /// The version the record must have.
+    /// Version that the record must have.
     pub(super) cas: Option<u64>,
     pub(super) reply: StoreReply,
 }
 
-/// How a [`Store`] is answered.
+/// Form of the reply to a [`Store`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum StoreReply {
-    /// In words, or not at all.
+    /// A word, or nothing.
     Text { noreply: bool },
-    /// As a meta command.
+    /// The reply of a meta command.
     Meta(MetaReply),
 }
 
-/// What a command line comes to.
+/// Result of parsing a command line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Line {
-    /// A whole request.
+    /// A complete request.
     Whole(Request),
-    /// A value of so many bytes, and the end of a line, follow.
+    /// A command whose value of this many bytes, and a line end, follow.
     Value(usize, Store),
-    /// The value of so many bytes that follows is thrown away; this is said.
+    /// A rejected command: its value of this many bytes is dropped, and the request replies.
     Swallow(usize, Request),
 }
 
-/// A line that refuses.
+/// Returns the request that rejects a line with `text`.
 pub(super) fn refuse(text: &'static str) -> Request {
     Request::Refuse(Bytes::from_static(text.as_bytes()))
 }
 
-/// The same, for a client that may not want to hear it.
+/// Returns the request that rejects a line with `text`, or without a reply if `noreply` is set.
 pub(super) fn refuse_unless(noreply: bool, text: &'static str) -> Request {
     refuse(if noreply { "" } else { text })
 }
 
 impl Fetch {
-    /// The operation on one of its keys.
+    /// Returns the operation on one of the keys.
     pub(super) fn operation(&self, key: Bytes) -> (Operation, Shape) {
         let action = self.touch.map_or(Action::Read, Action::ReadUntil);
         let shape = Shape::Value { key: key.clone(), cas: self.cas };
@@ -129,12 +129,12 @@ impl Fetch {
 }
 
 impl Store {
-    /// Whether a refusal is told. A meta command's always is.
+    /// Returns whether the client wants no reply. Always `false` for meta commands.
     pub(super) fn noreply(&self) -> bool {
         matches!(self.reply, StoreReply::Text { noreply: true })
     }
 
-    /// The request, now that its value is there.
+    /// Returns the request with its value.
     pub(super) fn with(self, value: Bytes) -> Request {
         let action = self.action(value);
         let (mode, cas) = (self.mode, self.cas.is_some());

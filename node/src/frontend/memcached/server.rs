@@ -1,4 +1,4 @@
-//! The memcached front end as a whole: what its connections share.
+//! The memcached server: the state that its connections share.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,35 +16,38 @@ use crate::frontend::flush::flush;
 use crate::frontend::keyspace::Keyspace;
 use crate::frontend::security::Stream;
 
-/// What all connections share.
+/// State that all memcached connections share.
 pub struct Server {
     pub(super) keyspace: Arc<dyn Keyspace>,
     pub(super) door: Door,
-    /// The removal of all keys that waits for its time: the last one asked for, as in memcached.
+    /// The delayed flush_all, if one is pending. As in memcached, a later one replaces it.
     flush: Mutex<Option<AbortHandle>>,
 }
 
 impl Server {
-    /// A front end of `keyspace` that lets in whom `door` does.
+    /// Creates a front end of `keyspace` with the limits and the security of `door`.
     pub fn new(keyspace: Arc<dyn Keyspace>, door: Door) -> Arc<Self> {
         Arc::new(Self { keyspace, door, flush: Mutex::default() })
     }
 
-    /// Serves `listener` until `stopping` says so, or its sender is gone; then waits for the connections to end.
+    /// Serves `listener` until `stopping` is `true` or its sender is dropped; then waits for the connections
+    /// to end. Cancels a pending flush_all.
     pub async fn run(self: Arc<Self>, listener: TcpListener, stopping: watch::Receiver<bool>) {
         accept::run(Arc::clone(&self), listener, stopping).await;
         self.set_flush(None);
     }
 
-    /// Removes all keys after a while, in the place of what was to be removed before. The end of the node is the end of it.
+    /// Schedules the removal of all keys in `delay_s` seconds, in place of a pending one. It is lost if the
+    /// node stops before that.
     pub(super) fn flush_later(&self, delay_s: u64) {
         let keyspace = Arc::clone(&self.keyspace);
         let task = tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(delay_s)).await;
             match flush(keyspace.as_ref()).await {
-                Ok(keys) => tracing::info!(keys, "a flush_all whose time had come removed all keys"),
+                Ok(keys) => tracing::info!(keys, "a delayed flush_all removed all keys"),
                 Err(failure) => {
-                    tracing::warn!(%failure, "a flush_all whose time had come ended before all keys were removed; send it again");
+                    tracing::warn!(%failure, "a delayed flush_all removed only a part of the keys; send it \
+                        again");
                 }
             }
         });
@@ -62,8 +65,9 @@ impl FrontEnd for Server {
     const NAME: &'static str = "memcached";
     const TOO_MANY: &'static str = "ERROR Too many open connections\r\n";
     const OPERATORS: bool = false;
-    const PROTECTED: &'static str = "SERVER_ERROR protected mode: this node serves only clients on its own machine, since no \
-        password is set for the default user. Set requirepass or an ACL file, or protected_mode = false if the network is trusted\r\n";
+    const PROTECTED: &'static str = "SERVER_ERROR protected mode: this node serves only clients on its own \
+        machine, because the default user has no password. Set requirepass or an ACL file, or protected_mode \
+        = false if the network is trusted\r\n";
 
     fn door(&self) -> &Door {
         &self.door

@@ -1,4 +1,4 @@
-//! What `stats` answers: memcached's names, where the node has such a figure.
+//! The reply to `stats`: those of memcached's figures that the node has, under memcached's names.
 
 use std::fmt::{Display, Write as _};
 use std::sync::atomic::Ordering;
@@ -18,7 +18,8 @@ impl Lines {
     }
 }
 
-/// The figures of this name, or the general ones, up to `END`; or why they cannot be told.
+/// Returns the figures of this name, or else the general ones, up to `END`; or the error if the keys cannot
+/// be counted.
 pub(super) async fn text(server: &Server, name: &[u8]) -> Vec<u8> {
     let mut lines = Lines::default();
     match name {
@@ -56,7 +57,7 @@ fn general(server: &Server, count: u64, lines: &mut Lines) {
     lines.add("bytes_written", now.tally.bytes_out);
     lines.add("limit_maxbytes", 0);
     lines.add("accepting_conns", 1);
-    // Of the whole cluster; the bytes are those of this node's copies on disk.
+    // `curr_items` counts the keys of the whole cluster, `bytes` those of this node's copies on disk.
     lines.add("curr_items", count);
     lines.add("bytes", store.live_bytes);
     lines.add("evictions", 0);
@@ -70,7 +71,7 @@ fn settings(server: &Server, lines: &mut Lines) {
     lines.add("flush_enabled", "yes");
     lines.add("item_size_max", server.door.limits.value_bytes_max);
     for (name, value) in server.keyspace.settings() {
-        // A name of its own: none of memcached's settings is meant by it.
+        // The prefix keeps the node's settings apart from memcached's.
         lines.add(&format!("caskade_{name}"), value.replace(['\r', '\n'], " "));
     }
 }

@@ -1,4 +1,5 @@
-//! What a client sees of a whole connection: replies in order, each command seeing those before it, failures told.
+//! Whole connections as a client sees them: replies in order, commands that see the effects of those before
+//! them, failures as errors.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ fn limits() -> Limits {
     }
 }
 
-/// A front end on a free port. It ends with the sender.
+/// Serves a front end on a free port. It ends when the sender is dropped.
 async fn serve(limits: Limits) -> (TcpStream, SocketAddr, watch::Sender<bool>) {
     let (listener, addr) = testing::listen().await;
     let (stop, stopping) = watch::channel(false);
@@ -96,7 +97,7 @@ async fn a_pipeline_keeps_the_order_of_its_commands_and_each_sees_those_before_i
 }
 
 #[tokio::test]
-async fn flush_removes_what_is_there_now_or_later() {
+async fn flush_removes_all_keys_now_or_later() {
     let (mut stream, _, _stop) = serve(limits()).await;
     for number in 0..1000 {
         ask(&mut stream, &format!("set k{number} 0 0 1\r\nx\r\n"), "STORED\r\n").await;
@@ -124,14 +125,14 @@ async fn connection_ends_where_memcached_ends_it() {
         let mut stream = TcpStream::connect(addr).await.unwrap();
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut told = Vec::new();
-        // What was sent behind the end may have broken the connection.
+        // The bytes sent after the end may have reset the connection.
         let _ = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut told)).await.unwrap();
         assert_eq!(String::from_utf8_lossy(&told), last);
     }
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_told_so() {
+async fn one_connection_too_many_gets_the_error() {
     let (mut first, addr, _stop) = serve(Limits { connections_max: 1.into(), ..limits() }).await;
     ask(&mut first, "mn\r\n", "MN\r\n").await;
     let mut second = TcpStream::connect(addr).await.unwrap();
@@ -139,7 +140,7 @@ async fn one_connection_too_many_is_told_so() {
 }
 
 #[tokio::test]
-async fn nothing_is_done_of_what_comes_after_the_user_was_deleted() {
+async fn requests_after_the_user_was_deleted_are_not_executed() {
     let door = testing::door(limits());
     let access = Arc::clone(&door.security.access);
     access.set_user(b"default", [&b"resetpass"[..]]).unwrap();
@@ -153,7 +154,7 @@ async fn nothing_is_done_of_what_comes_after_the_user_was_deleted() {
     client.read_exact(&mut told).await.unwrap();
     assert_eq!(&told, b"STORED\r\n");
 
-    // The connection learns of both at once.
+    // The connection sees the deletion and the request in the same wake-up.
     access.delete_user(b"cache").unwrap();
     client.write_all(b"get k\r\n").await.unwrap();
     let mut told = Vec::new();

@@ -1,4 +1,5 @@
-//! Lines of the text protocol, as memcached 1.6.18 reads them: what it lets pass passes here, its texts are these.
+//! Parsing of the text protocol's lines. Accepts and rejects the same lines as memcached 1.6.18, with its
+//! texts.
 
 use bytes::Bytes;
 
@@ -15,17 +16,17 @@ const BAD_DELTA: &str = "CLIENT_ERROR invalid numeric delta argument";
 const DELETE_USAGE: &str = "CLIENT_ERROR bad command line format.  Usage: delete <key> [noreply]";
 const TOO_LARGE: &str = "SERVER_ERROR object too large for cache";
 
-/// A line and its words, the first of which is the command.
+/// A line and its words; the first word is the command.
 pub(super) struct Asked<'a> {
     pub(super) line: &'a Bytes,
     pub(super) words: &'a [&'a [u8]],
-    /// Cluster time: the delay of flush_all, which this node waits out itself, is counted from it.
+    /// Cluster time. The delay of flush_all, which this node times itself, counts from it.
     pub(super) now_ms: u64,
     pub(super) value_bytes_max: usize,
 }
 
 impl Asked<'_> {
-    /// How many there are behind the command.
+    /// Returns the number of words after the command.
     fn args(&self) -> usize {
         self.words.len().saturating_sub(1)
     }
@@ -34,27 +35,27 @@ impl Asked<'_> {
         self.words.get(place).copied().unwrap_or_default()
     }
 
-    /// A part of the line, shared.
+    /// Returns a part of the line, which shares its buffer.
     pub(super) fn shared(&self, part: &[u8]) -> Bytes {
         self.line.slice_ref(part)
     }
 
-    /// memcached looks at the last word only, whatever it is meant as.
+    /// Returns whether the last word is `noreply`. Like memcached, whatever that word stands for.
     fn noreply(&self) -> bool {
         self.words.last() == Some(&&b"noreply"[..])
     }
 
-    /// A value of so many bytes is announced.
+    /// Returns the line of a command that announces a value of `len` bytes.
     pub(super) fn value(&self, len: usize, store: Store) -> Line {
         if len > self.value_bytes_max {
-            // Other than a cache, what is there stays: a value that was acknowledged is not lost to a refusal.
+            // memcached removes the key of a `set` here. A store must not: a rejected write loses no acknowledged value.
             return Line::Swallow(len, refuse_unless(store.noreply(), TOO_LARGE));
         }
         Line::Value(len, store)
     }
 }
 
-/// What a line asks for, at this time.
+/// Parses a line. `now_ms` is cluster time.
 pub(super) fn read(line: &Bytes, now_ms: u64, value_bytes_max: usize) -> Line {
     let words = words(line);
     let asked = Asked { line, words: &words, now_ms, value_bytes_max };
@@ -90,8 +91,8 @@ pub(super) fn read(line: &Bytes, now_ms: u64, value_bytes_max: usize) -> Line {
     Line::Whole(whole)
 }
 
-/// Whether a line that is no command is one of an HTTP request: its first line (as in memcached), or `POST` or `Host:` (as in
-/// Redis).
+/// Returns whether a line that is not a command belongs to an HTTP request: its first line (as in memcached),
+/// or `POST` or `Host:` (as in Redis).
 fn is_http(words: &[&[u8]]) -> bool {
     let first = words.first().copied().unwrap_or_default();
     words.last().is_some_and(|word| word.starts_with(b"HTTP/"))
@@ -115,7 +116,7 @@ fn update(asked: &Asked<'_>, mode: Mode, with_cas: bool) -> Line {
     let numbers = (client_flags(asked.word(2)), signed(asked.word(3)), value_len(asked.word(4)));
     let cas = if with_cas { unsigned(asked.word(5)).map(Some) } else { Some(None) };
     let (true, (Some(user_flags), Some(exptime), Some(len)), Some(cas)) = (is_key(key), numbers, cas) else {
-        // Its length may be wrong: what follows is read as commands, as memcached does.
+        // The length may be wrong, so the bytes after the line are read as commands, as in memcached.
         return refused();
     };
     let store = Store {
@@ -161,7 +162,7 @@ fn touch(asked: &Asked<'_>) -> Request {
     };
     let action = match expiry(exptime) {
         ExpiryPolicy::Until(deadline) => Action::Expire(deadline),
-        // Persist would not say whether a key without expiry is there.
+        // `Persist` would not show whether a key without expiry exists.
         policy => Action::ReadUntil(policy),
     };
     Request::One(Operation { key: asked.shared(asked.word(1)), action }, Shape::Touched { noreply })
@@ -174,7 +175,7 @@ fn delete(asked: &Asked<'_>) -> Request {
         2 => zero || noreply,
         _ => zero && noreply,
     };
-    // With one word behind the command, that one is the key.
+    // A single word after the command is the key, even if it is `noreply`.
     let noreply = noreply && asked.args() > 1;
     if !valid {
         return refuse_unless(noreply, DELETE_USAGE);
@@ -201,7 +202,7 @@ fn flush(asked: &Asked<'_>) -> Request {
     Request::Flush { delay_s, noreply }
 }
 
-/// Nothing depends on it: the log has a setting of its own.
+/// Accepts `verbosity` without effect: `log_level` sets the level of the log.
 fn verbosity(asked: &Asked<'_>) -> Request {
     let noreply = asked.noreply();
     match unsigned(asked.word(1)) {

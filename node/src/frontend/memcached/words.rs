@@ -1,26 +1,29 @@
-//! The words of a command line, and numbers as memcached reads them.
+//! The words of a command line, and numbers as memcached parses them.
 
 use bytes::Bytes;
 
 use super::KEY_BYTES_MAX;
 use crate::kv::{Deadline, ExpiryPolicy};
 
-/// Words that are looked at: no command but those that read many keys has so many.
+/// Maximum words that are parsed. Only commands that read many keys have more.
 const WORDS_MAX: usize = 24;
-/// Longest time that counts from now, seconds; a larger number is a time of day (memcached's `REALTIME_MAXDELTA`).
+/// Longest relative time, in seconds; a larger number is seconds since 1970 (memcached's
+/// `REALTIME_MAXDELTA`).
 const RELATIVE_S_MAX: i64 = 60 * 60 * 24 * 30;
 
-/// The words of a line, without the blanks between them.
+/// Returns the words of a line, without the blanks between them.
 pub(super) fn words(line: &[u8]) -> Vec<&[u8]> {
     line.split(|byte| *byte == b' ').filter(|word| !word.is_empty()).take(WORDS_MAX).collect()
 }
 
-/// Whether a word can be a key: not too long, and no control characters, which no client could ask for again.
+/// Returns whether a word can be a key: short enough, and without control characters, which no client could
+/// send in a later request.
 pub(super) fn is_key(word: &[u8]) -> bool {
     word.len() <= KEY_BYTES_MAX && !word.iter().any(u8::is_ascii_control)
 }
 
-/// The digits of a number as C's `strtol` takes them, and whether a minus is before them. Blanks may be about it.
+/// Parses a number as C's `strtol` does: blanks may surround it. Returns whether it is negative, and its
+/// magnitude.
 fn magnitude(word: &[u8]) -> Option<(bool, u64)> {
     let word = word.trim_ascii_start();
     let (negative, word) = match word {
@@ -36,7 +39,7 @@ fn magnitude(word: &[u8]) -> Option<(bool, u64)> {
     Some((negative, std::str::from_utf8(number).ok()?.parse().ok()?))
 }
 
-/// An unsigned number, as memcached's `safe_strtoull` reads it: a small negative one is none.
+/// Parses an unsigned number as memcached's `safe_strtoull` does, which rejects small negative ones.
 pub(super) fn unsigned(word: &[u8]) -> Option<u64> {
     let (negative, number) = magnitude(word)?;
     if !negative {
@@ -46,25 +49,26 @@ pub(super) fn unsigned(word: &[u8]) -> Option<u64> {
     i64::try_from(wrapped).is_ok().then_some(wrapped)
 }
 
-/// A signed number, as memcached's `safe_strtol` reads it, but of 64 bits and not cut to 32.
+/// Parses a signed number as memcached's `safe_strtol` does, but with 64 bits instead of 32.
 pub(super) fn signed(word: &[u8]) -> Option<i64> {
     let (negative, number) = magnitude(word)?;
     if negative { 0_i64.checked_sub_unsigned(number) } else { i64::try_from(number).ok() }
 }
 
-/// Flags of a client.
+/// Parses a client's flags: 32 bits.
 pub(super) fn client_flags(word: &[u8]) -> Option<u32> {
     u32::try_from(unsigned(word)?).ok()
 }
 
-/// Bytes of a value; those that memcached's 32 bits have no room for are none.
+/// Parses the length of a value in bytes. Rejects lengths beyond memcached's 32 bits.
 pub(super) fn value_len(word: &[u8]) -> Option<usize> {
     let len = signed(word)?;
     let len = i32::try_from(len).ok().filter(|len| *len <= i32::MAX - 2)?;
     usize::try_from(len).ok()
 }
 
-/// What an exptime means: 0 is never, up to 30 days count from now, more is a time of day, and a negative one is over.
+/// Returns the expiry that an exptime means. 0: never. Up to 30 days: from now. More: seconds since 1970.
+/// Negative: already expired.
 pub(super) fn expiry(exptime: i64) -> ExpiryPolicy {
     let ms = |seconds: i64| u64::try_from(seconds).unwrap_or(0).saturating_mul(1000);
     match exptime {
@@ -75,27 +79,27 @@ pub(super) fn expiry(exptime: i64) -> ExpiryPolicy {
     }
 }
 
-/// Keys of a retrieval, taken one by one off the rest of its line.
+/// Keys of a retrieval: the rest of its line, from which the iterator takes one key at a time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Keys(Bytes);
 
 impl Keys {
-    /// The keys `line` is made of.
+    /// Creates the keys from the part of a line after the command.
     pub(super) fn new(line: Bytes) -> Self {
         Self(line)
     }
 
-    /// Whether each of them can be a key.
+    /// Returns whether every word can be a key.
     pub(super) fn are_keys(&self) -> bool {
         self.0.split(|byte| *byte == b' ').all(is_key)
     }
 
-    /// All of them, which stay.
+    /// Returns all keys, without taking them.
     pub(super) fn iter(&self) -> impl Iterator<Item = &[u8]> + Clone {
         self.0.split(|byte| *byte == b' ').filter(|key| !key.is_empty())
     }
 
-    /// The next one, which stays.
+    /// Returns the next key, without taking it.
     pub(super) fn first(&mut self) -> Option<&[u8]> {
         let blanks = self.0.iter().take_while(|byte| **byte == b' ').count();
         drop(self.0.split_to(blanks));
