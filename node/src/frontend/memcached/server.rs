@@ -46,8 +46,10 @@ impl Server {
             match flush(keyspace.as_ref()).await {
                 Ok(keys) => tracing::info!(keys, "a delayed flush_all removed all keys"),
                 Err(failure) => {
-                    tracing::warn!(%failure, "a delayed flush_all removed only a part of the keys; send it \
-                        again");
+                    tracing::warn!(
+                        %failure,
+                        "a delayed flush_all removed only a part of the keys; send it again"
+                    );
                 }
             }
         });

@@ -48,7 +48,8 @@ impl Asked<'_> {
     /// Returns the line of a command that announces a value of `len` bytes.
     pub(super) fn value(&self, len: usize, store: Store) -> Line {
         if len > self.value_bytes_max {
-            // memcached removes the key of a `set` here. A store must not: a rejected write loses no acknowledged value.
+            // memcached removes the key of a `set` here. A store must not: a rejected write loses no
+            // acknowledged value.
             return Line::Swallow(len, refuse_unless(store.noreply(), TOO_LARGE));
         }
         Line::Value(len, store)

@@ -1,4 +1,4 @@
-//! What a connection knows of its client, and what became of the command it handled last.
+//! State of a connection's client, and the fate of its last command.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -10,67 +10,67 @@ use super::encoder::Protocol;
 use crate::access::Session;
 use crate::frontend::clients::Guard;
 
-/// Which replies a client wants.
+/// Replies that a client wants (CLIENT REPLY).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Replies {
-    /// All.
+    /// All replies.
     On,
-    /// None.
+    /// No replies.
     Off,
-    /// None to the command that is running.
+    /// No reply to the running command.
     Skip,
-    /// None to the command that is running and to the next one.
+    /// No reply to the running command and to the next one.
     SkipNext,
 }
 
-/// What became of a command before it was answered.
+/// Fate of a command before its reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fate {
-    /// It was refused: nothing of it was run.
+    /// The command was rejected before any of it ran.
     Rejected,
-    /// It waits in a transaction.
+    /// The command is queued in a transaction.
     Queued,
-    /// It was run.
+    /// The command was run.
     Run,
 }
 
-/// Commands that EXEC ran, and whether each failed.
+/// Names of the commands that EXEC ran, and whether each failed.
 pub(super) type Executed = Arc<Mutex<Vec<(&'static str, bool)>>>;
 
-/// What a connection knows of its client.
+/// State of a connection's client.
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) id: u64,
     pub(super) peer: SocketAddr,
-    /// The address of this node that it has connected to.
+    /// Address of this node to which the client connected.
     pub(super) local: Option<IpAddr>,
-    /// Its place in the list of clients.
+    /// Entry in the registry of clients.
     pub(super) registered: Guard,
-    /// The command it sent last.
+    /// Name of the last command.
     pub(super) last_command: &'static str,
     pub(super) replies: Replies,
     pub(super) name: String,
     pub(super) library: String,
     pub(super) library_version: String,
     pub(super) protocol: Protocol,
-    /// Whether it takes stale answers to its reads (READONLY).
+    /// Whether the client accepts stale reads (READONLY).
     pub(super) readonly: bool,
-    /// What became of the command that was handled last.
+    /// Fate of the last command.
     pub(super) fate: Fate,
-    /// What its last EXEC ran, until that is counted.
+    /// Commands that the last EXEC ran, until they are counted.
     pub(super) executed: Executed,
-    /// The transaction it has begun (MULTI).
+    /// The open transaction (MULTI).
     pub(super) queue: Option<Queue>,
-    /// The keys it watches (WATCH).
+    /// The watched keys (WATCH).
     pub(super) watched: Watched,
-    /// Where it has written (WAIT).
+    /// Partitions to which the client has written (WAIT).
     pub(super) written: Written,
-    /// Who it is.
+    /// The user, and whether the client has logged in.
     pub(super) session: Session,
 }
 
 impl Client {
-    /// Shows in the list of clients what may have changed.
+    /// Updates the entry in the registry of clients.
     pub(super) fn show(&self) {
         self.registered.show(|shown| {
             shown.command = self.last_command;
@@ -89,7 +89,8 @@ impl Client {
         });
     }
 
-    /// Says whether the command that was just run gets no reply, and goes on to the next one.
+    /// Returns whether the command that was just run gets no reply, and advances the state to the next
+    /// command.
     pub(super) fn mute(&mut self) -> bool {
         let muted = self.replies != Replies::On;
         self.replies = match self.replies {

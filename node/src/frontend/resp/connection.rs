@@ -1,8 +1,9 @@
 //! One client connection: reads commands, starts them, and writes their replies in order.
 //!
-//! Commands are started as they come, up to the limit of the pipeline, and only as far as the order rule allows
-//! (see `order`). Replies that are there at once, with none before them, are written into the output directly;
-//! the others wait in a queue. A connection whose client does not read its replies is not read from either.
+//! Starts commands as they arrive, up to the limit of the pipeline, and only as far as the order rule allows
+//! (see `order`). A reply that is complete at once, with none before it, is written to the output directly;
+//! others wait in a queue. While the client does not read its replies, the connection reads no further
+//! commands.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
@@ -31,66 +32,66 @@ use crate::frontend::slowlog;
 use crate::frontend::stats::{CallTally, Ended, Tally};
 use crate::kv::Ticket;
 
-/// Output that is written before more is worked out.
+/// Bytes of output from which on no further command is started until they are written.
 const OUT_BYTES_MAX: usize = 256 * 1024;
-/// An output buffer larger than this is given back once it is written.
+/// Capacity to which the output buffer shrinks after a write.
 const OUT_BYTES_KEPT: usize = 64 * 1024;
 
-/// A connection and all it has under way.
+/// A connection and its commands in flight.
 pub(super) struct Connection {
     server: Arc<Server>,
     stream: Stream,
     client: Client,
-    /// Tells when users were deleted.
+    /// Changes when users are deleted or reloaded.
     users: watch::Receiver<u64>,
     parser: Parser,
     input: BytesMut,
     batch: Batch,
-    /// When the bytes of the batch were read.
+    /// Time at which the bytes of the batch were read.
     read_at: Instant,
     claims: Claims,
     pending: VecDeque<Pending>,
     output: Vec<u8>,
     pauses: watch::Receiver<Option<Pause>>,
-    /// The pause of all clients as it was when commands were last started.
+    /// The pause of all clients, as last checked before commands were started.
     pause: Option<Pause>,
-    /// Commands answered since the output was last written, that were answered at once.
+    /// Commands since the last write of the output whose replies were encoded at once.
     answered: u64,
     tally: Tally,
     calls: CallTally,
     /// Set on a connection beyond the limit on clients: only an operator may use it.
     operator: Option<Operator>,
     footprint: Footprint,
-    /// Nothing more is read; what was read is answered.
+    /// Read nothing more, but answer every command that was read.
     stopping: bool,
-    /// No more commands are taken; what is under way is answered.
+    /// Start no more commands, but write the replies of those in flight.
     closing: bool,
 }
 
-/// What is known of a command whose reply comes.
+/// A started command whose reply is not encoded yet.
 struct Asked {
-    /// Bytes of its arguments.
+    /// Bytes of the arguments.
     bytes: usize,
-    /// How many claims it holds.
+    /// Number of claims that the command holds.
     claims: usize,
-    /// Whether its reply is not sent.
+    /// Whether the reply is dropped (CLIENT REPLY).
     muted: bool,
-    /// Its name and how many arguments it has.
+    /// Name and number of arguments; `None` if the command is not counted.
     command: Option<(&'static str, usize)>,
 }
 
-/// Why starting commands stopped.
+/// Reason why no further command was started.
 #[derive(PartialEq, Eq)]
 enum Halt {
-    /// All that was read is started.
+    /// Every command that was read is started.
     OutOfInput,
-    /// The next command has to wait for replies under way.
+    /// The next command must wait for pending replies.
     MustWait,
-    /// There may be more to start once the output is written.
+    /// The output must be written before further commands are started.
     GoOn,
-    /// The next command is worked out before anything else happens.
+    /// The next command must complete before any other starts.
     Barrier,
-    /// The next command has to wait until clients go on.
+    /// The next command must wait until the pause of the clients ends.
     Paused,
 }
 
@@ -146,7 +147,7 @@ impl Connection {
         }
     }
 
-    /// Serves the client until it goes, or the node stops.
+    /// Serves the client until it disconnects or the node stops.
     ///
     /// # Errors
     /// The connection broke.
@@ -195,7 +196,7 @@ impl Connection {
                         self.footprint.cut_for_silence();
                         break Ok(());
                     }
-                    // It is the client who waits.
+                    // The client waits for a reply, so its silence does not count.
                     Silence::TooLong => self.footprint.stir(0),
                 },
                 _ = self.users.changed(), if !self.closing => self.closing |= self.client.session.has_ended(),
@@ -207,13 +208,13 @@ impl Connection {
         result
     }
 
-    /// Bytes it has in memory: what was read, what is under way, what is to be sent.
+    /// Returns the bytes of the connection in memory: its input, its commands in flight, its output.
     fn bytes(&self) -> usize {
         let read = self.input.capacity() + self.batch.bytes() + self.parser.bytes();
         read + self.pending.iter().map(Pending::bytes).sum::<usize>() + self.output.capacity()
     }
 
-    /// Gives back the buffers of a client that says nothing.
+    /// Frees the unused buffers of an idle connection.
     fn give_back(&mut self) {
         if self.input.is_empty() {
             self.input = BytesMut::new();
@@ -224,7 +225,7 @@ impl Connection {
         self.pending.shrink_to_fit();
     }
 
-    /// Starts what can be started, and writes what is answered.
+    /// Starts the commands that may start, and writes the replies that are complete.
     async fn advance(&mut self) -> io::Result<Halt> {
         self.encode_settled();
         self.pause = *self.pauses.borrow_and_update();
@@ -236,7 +237,8 @@ impl Connection {
         let waiting = self.pending.len();
         self.encode_settled();
         if halt == Halt::MustWait && self.pending.len() < waiting {
-            // What the next command had to wait for may be there already: nothing else would wake it.
+            // The answer that the next command waits for may have arrived already: nothing else would wake
+            // it.
             halt = Halt::GoOn;
         }
         self.show();
@@ -310,17 +312,18 @@ impl Connection {
         Halt::OutOfInput
     }
 
-    /// Whether the replies that wait behind another one are as many bytes as the output may have.
+    /// Returns whether the encoded replies that wait behind another one have reached [`OUT_BYTES_MAX`].
     fn much_waits(&self) -> bool {
         matches!(self.pending.back(), Some(Pending { what: What::Encoded(bytes), .. }) if bytes.len() >= OUT_BYTES_MAX)
     }
 
-    /// Takes over what was read. Says whether there is a command.
+    /// Parses the input. Returns whether the batch has a command.
     fn parse(&mut self) -> bool {
         self.parser.trust(self.server.access().has_entered(&self.client.session));
         if let Err(error) = self.parser.parse(&mut self.input, &mut self.batch) {
             if !self.batch.is_done() {
-                // The commands before the error come first; the parser repeats itself.
+                // The commands before the error run first. The parser returns the error again at the next
+                // call.
                 return true;
             }
             self.refuse_input(&error.to_string());
@@ -329,7 +332,7 @@ impl Connection {
         !self.batch.is_done()
     }
 
-    /// Tells what is wrong with the input, behind the replies still to come, and ends the connection.
+    /// Queues an error reply behind the pending replies, and closes the connection after it.
     fn refuse_input(&mut self, error: &str) {
         tracing::debug!(client = %self.client.peer, %error, "client input refused");
         let text = format!("ERR {error}");
@@ -340,7 +343,8 @@ impl Connection {
         self.closing = true;
     }
 
-    /// Tells a client that took the place of an operator that there are too many clients, and ends its connection.
+    /// Rejects a client that uses a place for operators without being one: queues the error and closes the
+    /// connection after it.
     fn refuse_client(&mut self) {
         self.server.door.stats.connection_refused();
         self.add_written(Server::TOO_MANY.as_bytes(), 0);
@@ -352,10 +356,10 @@ impl Connection {
         command.keys.of(args).any(|index| self.claims.bar(KeyHash::of(args.get(index)), writes))
     }
 
-    /// Starts the current command, whose turn it is.
+    /// Starts the current command of the batch.
     fn start_next(&mut self, command: Option<&'static Command>) {
         let Some(args) = self.batch.current() else { return };
-        // With replies before this one still to come, it is written aside.
+        // While earlier replies are pending, this reply must not enter the output: it is encoded aside.
         let aside = !self.pending.is_empty();
         let mut scratch = Vec::new();
         let output = if aside { &mut scratch } else { &mut self.output };
@@ -423,7 +427,7 @@ impl Connection {
                 what,
             }),
             None if muted => {
-                // What was written aside is dropped with it.
+                // A reply that was encoded aside is dropped together with `scratch`.
                 self.output.truncate(if aside { self.output.len() } else { begin });
             }
             None if aside => self.add_written(&scratch, 1),
@@ -431,7 +435,7 @@ impl Connection {
         }
     }
 
-    /// Adds a reply that is there behind those that are not.
+    /// Appends a complete reply: to the output, or behind the pending replies.
     fn add_written(&mut self, bytes: &[u8], commands: u64) {
         match self.pending.back_mut() {
             None => {
@@ -454,7 +458,7 @@ impl Connection {
         }
     }
 
-    /// Runs the current command to its end before anything else: nothing is under way.
+    /// Runs the current command to its end before any other starts. No command is in flight.
     async fn work_out_next(&mut self) {
         let Some(args) = self.batch.current() else { return };
         let command = commands::find(args);
@@ -476,7 +480,7 @@ impl Connection {
                 }
                 self.tally.merge(tally);
                 self.answered += 1;
-                // An error of a queued command is that command's, not EXEC's.
+                // An error of a queued command counts for that command, not for EXEC.
                 let mut errors = errors;
                 for (command, failed) in self.client.executed.lock().drain(..) {
                     errors += u64::from(failed);
@@ -495,7 +499,7 @@ impl Connection {
         }
     }
 
-    /// Moves the replies that are there to the output, oldest first, up to one that is not.
+    /// Encodes the complete replies to the output, oldest first, up to the first incomplete one.
     fn encode_settled(&mut self) {
         let mut counted = (0, self.read_at);
         while self.output.len() < OUT_BYTES_MAX
@@ -526,12 +530,12 @@ impl Connection {
         }
     }
 
-    /// How a command ended that began with so many errors counted.
+    /// Returns the result of a command before which `errors` errors were counted.
     fn ended(&self, errors: u64) -> Ended {
         if self.tally.errors > errors { Ended::Failed } else { Ended::Done }
     }
 
-    /// Counts a command that was read at `since` and is answered now, and keeps it if that took long.
+    /// Counts a command that was read at `since` and completes now. Adds it to the slow log if it was slow.
     fn note(&mut self, asked: Option<(&'static str, usize)>, since: Instant, ended: Ended) {
         let took = since.elapsed();
         let Some((command, arguments)) = asked else { return };
@@ -561,7 +565,7 @@ impl Connection {
         self.server.door.stats.add_calls(&mut self.calls);
         tokio::select! {
             written = self.footprint.send(&mut self.stream, &self.output) => written?,
-            // A client that does not read its replies can be ended, too.
+            // CLIENT KILL also ends a client that does not read its replies.
             () = self.client.registered.until_ended() => return Err(io::ErrorKind::ConnectionAborted.into()),
         }
         self.output.clear();
@@ -570,8 +574,8 @@ impl Connection {
     }
 }
 
-/// Whether this is a line of an HTTP request: its first line, or, as in Redis, `POST` or `Host:` in any form. A first line
-/// that is a whole command (`SET a HTTP/1.1`) is none.
+/// Returns whether this is a line of an HTTP request: its first line, or, as in Redis, `POST` or `Host:` in
+/// any form. A complete command such as `SET a HTTP/1.1` is not.
 fn is_http(command: Option<&Command>, args: Args<'_>) -> bool {
     let name = args.get(0);
     let is = |word: &[u8]| name.eq_ignore_ascii_case(word);
@@ -579,8 +583,8 @@ fn is_http(command: Option<&Command>, args: Args<'_>) -> bool {
         && (is(b"post") || is(b"host:") || args.len() == 3 && args.get(2).starts_with(b"HTTP/"))
 }
 
-/// Counts a command that was run, and returns the name it is counted by and how many arguments it has; nothing of one that
-/// was queued: EXEC counts it.
+/// Counts a command that was run. Returns the name under which its calls are counted, and its number of
+/// arguments; `None` for a queued command, which EXEC counts.
 fn asked(
     tally: &mut Tally,
     fate: Fate,
@@ -588,13 +592,13 @@ fn asked(
     args: Args<'_>,
 ) -> Option<(&'static str, usize)> {
     tally.commands += u64::from(fate == Fate::Run);
-    // As in Redis, one with an unknown subcommand is no command that could be counted.
+    // As in Redis, a command with an unknown subcommand is not counted.
     let is_counted = |command: &&Command| fate != Fate::Queued && commands::is_whole(command, args);
     let command = command.filter(is_counted)?;
     Some((commands::name_of(command, args), args.len().saturating_sub(1)))
 }
 
-/// What a handler works with.
+/// Creates the context for a handler.
 fn context<'a>(
     server: &'a Arc<Server>,
     client: &'a mut Client,
@@ -605,12 +609,12 @@ fn context<'a>(
     Context { server, client, to, tally, collected: None }
 }
 
-/// Notes the operations of a command that are under way. Answers how many claims that is.
+/// Adds claims for a command whose operations are in flight. Returns how many.
 fn claim(claims: &mut Claims, command: &Command, args: Args<'_>, tickets: &[Ticket]) -> usize {
     if tickets.iter().all(is_ready) {
         return 0;
     }
-    // The least ordered of them speaks for all.
+    // All claims of the command count as ordered only if every operation is.
     let ordered = tickets
         .iter()
         .all(|ticket| matches!(ticket, Ticket::Ready(_) | Ticket::Waiting { ordered: true, .. }));
@@ -633,7 +637,7 @@ fn ready(ticket: Ticket) -> Option<crate::kv::Answer> {
     }
 }
 
-/// Waits until commands may go on, or the pause is another one.
+/// Waits until the pause ends or changes.
 async fn pause_over(pauses: &mut watch::Receiver<Option<Pause>>, pause: Option<Pause>) {
     let Some(pause) = pause else { return };
     tokio::select! {
@@ -642,7 +646,7 @@ async fn pause_over(pauses: &mut watch::Receiver<Option<Pause>>, pause: Option<P
     }
 }
 
-/// Waits until the oldest reply is there; for ever if there is none.
+/// Waits until the oldest pending reply is complete. Never returns if none is pending.
 async fn front_settled(pending: &mut VecDeque<Pending>) {
     match pending.front_mut() {
         Some(front) => poll_fn(|cx| front.poll_settled(cx)).await,

@@ -1,9 +1,9 @@
-//! What DUMP makes of a key and RESTORE takes: Caskade's own, checksummed form.
+//! The format of DUMP and RESTORE: Caskade's own, with a checksum.
 //!
 //! ```text
 //! "CASK" | version u8 = 1 | user flags u32 | value | crc32 u32 of everything before it
 //! ```
-//! Integers are little-endian. Redis's own dumps are refused, as Redis refuses these.
+//! Integers are little-endian. RESTORE rejects Redis's own dumps, as Redis rejects these.
 
 use bytes::{Buf, BufMut, Bytes};
 
@@ -12,7 +12,7 @@ const VERSION: u8 = 1;
 const HEADER_LEN: usize = 4 + 1 + 4;
 const CHECKSUM_LEN: usize = 4;
 
-/// The bytes a value is kept in.
+/// Encodes a value and its user flags.
 pub(super) fn encode(value: &[u8], user_flags: u32) -> Vec<u8> {
     let mut out = Vec::with_capacity(HEADER_LEN + value.len() + CHECKSUM_LEN);
     out.put_slice(MAGIC);
@@ -24,7 +24,7 @@ pub(super) fn encode(value: &[u8], user_flags: u32) -> Vec<u8> {
     out
 }
 
-/// The value and its flags; `None` if the bytes are no such value, or are damaged.
+/// Decodes a value and its user flags; `None` if the bytes are of another format or damaged.
 pub(super) fn decode(bytes: &Bytes) -> Option<(Bytes, u32)> {
     let at = bytes.len().checked_sub(CHECKSUM_LEN).filter(|at| *at >= HEADER_LEN)?;
     let (mut header, mut checksum) = (bytes.slice(..at), bytes.slice(at..));

@@ -1,7 +1,7 @@
-//! Replies to bytes, in RESP2 or RESP3. Types RESP2 lacks (map, set, null, verbatim string) become what Redis
-//! makes of them there.
+//! Encoding of replies in RESP2 or RESP3. Types that RESP2 lacks (map, set, null, verbatim string) are
+//! encoded as Redis encodes them there.
 
-/// Which RESP a connection speaks.
+/// RESP version of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Protocol {
     Resp2,
@@ -9,7 +9,7 @@ pub(super) enum Protocol {
 }
 
 impl Protocol {
-    /// Its number in HELLO.
+    /// Returns the version number, as in HELLO.
     pub(super) fn number(self) -> i64 {
         match self {
             Self::Resp2 => 2,
@@ -40,7 +40,7 @@ impl<'a> Encoder<'a> {
         self.header(kind, len as i64);
     }
 
-    /// A status such as `+OK`.
+    /// Appends a status such as `+OK`.
     pub(super) fn status(&mut self, text: &str) {
         self.line(b'+', text.as_bytes());
     }
@@ -49,12 +49,12 @@ impl<'a> Encoder<'a> {
         self.out.extend_from_slice(b"+OK\r\n");
     }
 
-    /// An error: its code and its text.
+    /// Appends an error; `text` begins with its code.
     pub(super) fn error(&mut self, text: &[u8]) {
         self.line(b'-', text);
     }
 
-    /// A line that no text can break out of: line ends in it become blanks.
+    /// Appends a line. Replaces line ends in `text` with blanks, so that no text can break out of its line.
     fn line(&mut self, kind: u8, text: &[u8]) {
         self.out.push(kind);
         let flat = |&byte: &u8| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte };
@@ -72,7 +72,7 @@ impl<'a> Encoder<'a> {
         self.out.extend_from_slice(b"\r\n");
     }
 
-    /// A text for people: a verbatim string where there are such.
+    /// Appends a text for people: a verbatim string in RESP3, a bulk string in RESP2.
     pub(super) fn text(&mut self, text: &str) {
         if self.protocol == Protocol::Resp2 {
             return self.bulk(text.as_bytes());
@@ -97,7 +97,7 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// The null that stands for an array: RESP2 tells it apart.
+    /// Appends the null of an array, which differs from other nulls in RESP2.
     pub(super) fn null_array(&mut self) {
         self.out.extend_from_slice(match self.protocol {
             Protocol::Resp2 => b"*-1\r\n",
@@ -105,12 +105,12 @@ impl<'a> Encoder<'a> {
         });
     }
 
-    /// `len` elements follow.
+    /// Appends the header of an array of `len` elements.
     pub(super) fn array(&mut self, len: usize) {
         self.sized(b'*', len);
     }
 
-    /// `len` pairs follow.
+    /// Appends the header of a map of `len` pairs.
     pub(super) fn map(&mut self, len: usize) {
         match self.protocol {
             Protocol::Resp2 => self.sized(b'*', 2 * len),
@@ -118,7 +118,7 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// `len` different elements follow.
+    /// Appends the header of a set of `len` elements.
     pub(super) fn set(&mut self, len: usize) {
         match self.protocol {
             Protocol::Resp2 => self.sized(b'*', len),
@@ -126,7 +126,7 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// A key of a map, or an element that is text.
+    /// Appends a key of a map, or another text, as a bulk string.
     pub(super) fn name(&mut self, text: &str) {
         self.bulk(text.as_bytes());
     }

@@ -1,4 +1,4 @@
-//! What the fuzz target `resp` runs: see [`crate::fuzz`].
+//! The fuzz target `resp`: see [`crate::fuzz`].
 
 use bytes::BytesMut;
 
@@ -7,7 +7,7 @@ use crate::fuzz::pieces;
 
 const BOUNDS: Bounds = Bounds { bulk_bytes_max: 1000, args_max: 64, request_bytes_max: 6000 };
 
-/// The commands of the input, and the error that ended it.
+/// Parses the pieces. Returns the commands and the error that ended the input.
 fn read<'a>(parts: impl Iterator<Item = &'a [u8]>) -> (Vec<Vec<Vec<u8>>>, Option<String>) {
     let (mut parser, mut buffer, mut batch) = (Parser::new(BOUNDS), BytesMut::new(), Batch::default());
     let mut commands = Vec::new();
@@ -31,7 +31,7 @@ fn read<'a>(parts: impl Iterator<Item = &'a [u8]>) -> (Vec<Vec<Vec<u8>>>, Option
                 _ => {}
             }
         }
-        // Memory follows what is sent, not what is announced.
+        // Memory must follow the bytes sent, not the length announced.
         assert!(parser.wanted(&buffer) <= BOUNDS.bulk_bytes_max + 2);
     }
     (commands, None)
@@ -47,7 +47,8 @@ fn encoded(command: &[Vec<u8>]) -> Vec<u8> {
     bytes
 }
 
-/// Commands are the same however they are cut; and what was read reads the same when it is written as an array.
+/// Checks that the commands do not depend on how the input is cut, and that commands encoded as arrays are
+/// parsed as the same commands.
 pub(crate) fn run(input: &[u8]) {
     let Some((cut, bytes)) = input.split_first() else { return };
     let (commands, error) = read(std::iter::once(bytes));
@@ -65,7 +66,7 @@ pub(crate) fn run(input: &[u8]) {
     assert_eq!(read(std::iter::once(&again[..])), (commands, None), "written and read again");
 }
 
-/// Inputs to begin with.
+/// Returns the initial inputs.
 pub(crate) fn seeds() -> Vec<Vec<u8>> {
     let inputs: [&[u8]; 5] = [
         b"\x03*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$5\r\nvalue\r\n*2\r\n$3\r\nGET\r\n$1\r\nk\r\n",

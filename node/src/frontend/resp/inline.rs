@@ -1,11 +1,12 @@
-//! A line typed by hand to arguments: blanks separate them, quotes hold them together, backslashes escape
+//! Splitting of inline commands into arguments: blanks separate them, quotes group, backslashes escape
 //! (Redis's `sdssplitargs`).
 //!
-//! What an argument means is never longer than what was typed, so escapes are resolved in place.
+//! A resolved argument is never longer than its text, so escapes are resolved in place.
 
 use super::parser::Span;
 
-/// Splits `line`, which begins at `offset` of the read buffer. Says whether all quotes were closed, and followed by a blank.
+/// Splits `line`, which begins at `offset` of the read buffer, and appends its arguments to `spans`. Returns
+/// whether every quote is closed and followed by a blank or the end.
 pub(super) fn split(line: &mut [u8], offset: usize, spans: &mut Vec<Span>) -> bool {
     let mut cursor = Cursor { line, read: 0, write: 0 };
     loop {
@@ -24,7 +25,7 @@ pub(super) fn split(line: &mut [u8], offset: usize, spans: &mut Vec<Span>) -> bo
     }
 }
 
-/// C's `isspace`.
+/// Returns whether a byte is a blank, as C's `isspace` does.
 fn is_blank(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t'..=b'\r')
 }
@@ -47,14 +48,15 @@ impl Cursor<'_> {
     }
 
     fn put(&mut self, byte: u8) {
-        // It never overtakes the place that is read.
+        // `write` never overtakes `read`.
         if let Some(place) = self.line.get_mut(self.write) {
             *place = byte;
         }
         self.write += 1;
     }
 
-    /// `None` where a quote is not closed, or its end is not the argument's.
+    /// Reads one argument. `None` if a quote is not closed, or if the argument continues after a closed
+    /// quote.
     fn argument(&mut self) -> Option<()> {
         loop {
             match self.peek() {
@@ -145,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn unbalanced_quotes_are_refused() {
+    fn unbalanced_quotes_are_rejected() {
         for line in ["set \"a", "set 'a", "set \"a\"b", "set 'a'b", "set \"a\\"] {
             assert_eq!(args(line), None, "{line}");
         }

@@ -1,39 +1,39 @@
-//! The longest common subsequence of two values, as LCS finds it.
+//! The longest common subsequence of two values, for LCS.
 
 use super::encoder::Encoder;
 
-/// What LCS is to tell.
+/// Options of LCS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lcs {
-    /// What of it.
+    /// Form of the reply.
     pub(super) what: What,
-    /// Matches shorter than this are left out.
+    /// Shortest match in the reply, in bytes.
     pub(super) match_len_min: u64,
-    /// Whether each match's length is told.
+    /// Whether the reply has the length of each match.
     pub(super) with_match_len: bool,
-    /// Bytes the table of lengths may have.
+    /// Maximum size of the table of lengths, in bytes.
     pub(super) table_bytes_max: usize,
 }
 
-/// What of a longest common subsequence is told.
+/// Form of the reply to LCS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {
-    /// Itself.
+    /// The subsequence.
     Text,
-    /// Its length.
+    /// The length of the subsequence.
     Length,
-    /// Where its parts are in both values, and its length.
+    /// The positions of its parts in both values, and its length.
     Places,
 }
 
-/// A stretch both values have: its first and last byte in each.
+/// A stretch that both values have in common: its first and last byte in each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Match {
     a: (usize, usize),
     b: (usize, usize),
 }
 
-/// Lengths for all pairs of beginnings of the two values (the textbook's dynamic programming).
+/// Lengths of the longest common subsequences of all pairs of prefixes (textbook dynamic programming).
 struct Table {
     lengths: Vec<u32>,
     width: usize,
@@ -60,8 +60,8 @@ impl Table {
     }
 }
 
-/// Goes back from the ends of both values, as Redis does: which of several longest ones it finds, and where it cuts its
-/// parts, is part of the answer.
+/// Traces the table back from the ends of both values, in the order that Redis uses. The order decides which
+/// of several longest subsequences is found and where its parts are cut, so it is visible in the reply.
 fn trace(a: &[u8], b: &[u8], table: &Table) -> (Vec<u8>, Vec<Match>) {
     let (mut i, mut j) = (a.len(), b.len());
     let (mut text, mut matches, mut present) = (Vec::new(), Vec::new(), None::<Match>);

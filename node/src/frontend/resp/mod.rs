@@ -1,11 +1,11 @@
 //! The Redis front end: RESP2 and RESP3, pipelined.
 //!
-//! [`server`] is what its connections share, `connection` runs one of them, `parser` and `encoder` know the bytes,
-//! `commands` is the table of what can be asked, `reply` turns outcomes into replies, and [`super::order`] says which
-//! operations of one connection may be under way together.
+//! `connection` runs one client, `parser` and `encoder` read and write RESP, `commands` is the table of
+//! commands with their handlers, `reply` encodes outcomes. [`super::order`] decides which operations of one
+//! connection may be in flight at the same time.
 //!
-//! Invariants: replies come in the order of their commands; a command sees what the commands before it on its
-//! connection did; nothing that is read, kept or written is without a bound.
+//! Invariants: replies are in the order of their commands; a command sees the effects of the commands before
+//! it on its connection; every buffer is bounded.
 
 mod client;
 mod commands;
@@ -29,7 +29,8 @@ use crate::glob;
 
 pub use server::Server;
 
-/// Milliseconds since 1970, for what operators read. Expiries are compared with cluster time, by the primary.
+/// Returns the wall clock in milliseconds since 1970, for texts that operators read. Expiries do not use it:
+/// the primary compares them with cluster time.
 fn now_ms() -> u64 {
     crate::clock::wall_ms()
 }

@@ -1,6 +1,6 @@
-//! Unsigned decimal integers; the signed ones are read by [`parse_integer`](crate::kv::parse_integer).
+//! Unsigned decimal integers. [`parse_integer`](crate::kv::parse_integer) parses signed ones.
 
-/// Reads a SCAN cursor: decimal digits that fit 64 bits.
+/// Parses a SCAN cursor: decimal digits that fit 64 bits.
 pub(super) fn parse_u64(text: &[u8]) -> Option<u64> {
     if text.is_empty() || !text.iter().all(u8::is_ascii_digit) {
         return None;

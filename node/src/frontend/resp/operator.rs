@@ -1,7 +1,9 @@
-//! Connections beyond the limit on clients: kept for operators, so that a node that is full can still be looked at and cleared.
+//! Connections beyond the limit on clients, reserved for operators: a node at its limit can still be
+//! inspected and relieved of clients.
 //!
-//! Such a connection runs no command on keys. It has a short while to show that an operator uses it, by a command of
-//! administration that its user may run; else its client is told what Redis tells one too many.
+//! Such a connection runs no command on keys. Within [`PROOF_TIMEOUT`] the client must prove that it is an
+//! operator, by an administrative command that its user may run. Otherwise the node rejects it with Redis's
+//! error for too many clients.
 
 use std::time::Duration;
 
@@ -13,13 +15,13 @@ use super::server::Server;
 use crate::access::categories::Categories;
 use crate::access::{Asked, Session};
 
-/// How long a client has until its first command of administration.
+/// Time until which a client must send its first administrative command.
 const PROOF_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A connection that was accepted for an operator.
 #[derive(Debug)]
 pub(super) struct Operator {
-    /// Until when it has to show that it is one; `None` once it has.
+    /// Deadline for the proof; `None` once the client has proved that it is an operator.
     unproven_until: Option<Instant>,
 }
 
@@ -28,8 +30,8 @@ impl Operator {
         Self { unproven_until: Some(Instant::now() + PROOF_TIMEOUT) }
     }
 
-    /// Returns whether the command may run on this connection. The first one of administration is the proof. Commands that
-    /// do not exist are answered as everywhere.
+    /// Returns whether the command may run on this connection. The first administrative command that the user
+    /// may run is the proof. Unknown commands pass: they get their usual error.
     pub(super) fn admits(
         &mut self,
         server: &Server,
@@ -48,13 +50,13 @@ impl Operator {
                 server.door.stats.connection_admitted();
             }
         }
-        // Of these the catalogue has categories by subcommand, and not of all.
+        // The catalogue has categories only for some subcommands of these commands, so their names decide.
         let introduces = matches!(command.name, "client" | "cluster" | "command");
         administers || introduces || is("connection")
     }
 }
 
-/// Waits until the time for the proof is over; for ever if none is asked for.
+/// Waits until the deadline of the proof. Never returns if no proof is required.
 pub(super) async fn unproven(operator: &Option<Operator>) {
     match operator.as_ref().and_then(|operator| operator.unproven_until) {
         Some(until) => sleep_until(until).await,

@@ -1,8 +1,10 @@
-//! Bytes from a client to commands: arrays of bulk strings and inline commands, as Redis 7.2 reads them.
+//! Parser of client bytes into commands: arrays of bulk strings and inline commands, as Redis 7.2 parses
+//! them.
 //!
-//! Nothing is copied: a command is a list of [`Span`]s of the read buffer. The parser remembers where it stopped,
-//! so that no byte is looked at twice however the input is split. It refuses, with Redis's texts, lengths that are no
-//! numbers or over their limit, and lines that do not end.
+//! Invariants: it copies no arguments: a command is a list of [`Span`]s of the read buffer. It remembers its
+//! position, so it looks at no byte twice, however the input is split.
+//!
+//! Rejects, with Redis's texts, lengths that are not numbers or exceed their limit, and lines without an end.
 
 use bytes::{Bytes, BytesMut};
 
@@ -12,31 +14,31 @@ use crate::kv::parse_integer;
 
 /// Longest line, inline command or length, in bytes (Redis's `PROTO_INLINE_MAX_SIZE`).
 pub(super) const LINE_BYTES_MAX: usize = 64 * 1024;
-/// Commands taken over at once.
+/// Maximum commands of one batch.
 const BATCH_COMMANDS_MAX: usize = 1024;
-/// Lists longer than this are given back to the allocator between batches.
+/// Capacity to which lists of spans shrink between batches.
 const SPANS_KEPT_MAX: usize = 16 * 1024;
 
-/// Most arguments of one command (Redis's own limit).
+/// Maximum arguments of one command (Redis's limit).
 const ARGS_MAX: usize = 1024 * 1024;
-/// And of one from a client that has not logged in (Redis's, too).
+/// Maximum arguments of a command from a client that has not logged in (Redis's limit).
 const STRANGER_ARGS_MAX: usize = 10;
-/// Longest argument of such a client, bytes (Redis's, too).
+/// Longest argument of a client that has not logged in, in bytes (Redis's limit).
 const STRANGER_BULK_BYTES_MAX: usize = 16 * 1024;
 
-/// Bounds of a request.
+/// Limits of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     /// Longest argument, bytes.
     pub(super) bulk_bytes_max: usize,
-    /// Most arguments of one command.
+    /// Maximum arguments of one command.
     pub(super) args_max: usize,
     /// Longest command, bytes.
     pub(super) request_bytes_max: usize,
 }
 
 impl Bounds {
-    /// What `limits` allow.
+    /// Creates the limits of a request from those of the front ends.
     pub(super) fn of(limits: &Limits) -> Self {
         Self {
             bulk_bytes_max: limits.value_bytes_max,
@@ -54,13 +56,13 @@ pub(super) struct Span {
 }
 
 impl Span {
-    /// Requests are bounded far below 4 GiB, so offsets fit.
+    /// Creates a span. Requests are limited to far below 4 GiB, so offsets fit 32 bits.
     pub(super) fn new(start: usize, end: usize) -> Self {
         Self { start: start as u32, end: end as u32 }
     }
 }
 
-/// The input is not RESP. The connection answers this and closes.
+/// Input that is not RESP. The connection sends this error and closes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("Protocol error: {0}")]
 pub(super) struct ProtocolError(pub(super) String);
@@ -71,18 +73,18 @@ impl ProtocolError {
     }
 }
 
-/// Complete commands and the bytes they are made of.
+/// Complete commands, and the bytes of their arguments.
 #[derive(Debug, Default)]
 pub(super) struct Batch {
     block: Bytes,
     spans: Vec<Span>,
-    /// Where each command's spans end.
+    /// End of each command's spans in `spans`.
     ends: Vec<u32>,
     next: usize,
 }
 
 impl Batch {
-    /// The command whose turn it is.
+    /// Returns the next command.
     pub(super) fn current(&self) -> Option<Args<'_>> {
         let end = *self.ends.get(self.next)? as usize;
         let start = match self.next.checked_sub(1) {
@@ -93,26 +95,26 @@ impl Batch {
         Some(Args { block: &self.block, spans })
     }
 
-    /// Goes on to the next command.
+    /// Advances to the next command.
     pub(super) fn advance(&mut self) {
         self.next += 1;
         if self.is_done() {
-            // The read buffer can be used again only when nothing refers to it.
+            // The read buffer is reusable only once nothing refers to it.
             self.clear();
         }
     }
 
-    /// Whether all commands were taken.
+    /// Returns whether all commands were taken.
     pub(super) fn is_done(&self) -> bool {
         self.next >= self.ends.len()
     }
 
-    /// Bytes it has in memory.
+    /// Returns the bytes of the batch in memory.
     pub(super) fn bytes(&self) -> usize {
         self.block.len() + self.spans.capacity() * size_of::<Span>() + self.ends.capacity() * size_of::<u32>()
     }
 
-    /// Gives back what memory it does not need.
+    /// Frees unused memory.
     pub(super) fn give_back(&mut self) {
         self.spans.shrink_to_fit();
         self.ends.shrink_to_fit();
@@ -135,12 +137,12 @@ pub(super) struct Args<'a> {
 }
 
 impl<'a> Args<'a> {
-    /// How many there are, the name included.
+    /// Returns the number of arguments, including the name.
     pub(super) fn len(&self) -> usize {
         self.spans.len()
     }
 
-    /// Argument `index`; empty if there is none.
+    /// Returns argument `index`; empty if it does not exist.
     pub(super) fn get(&self, index: usize) -> &'a [u8] {
         self.spans
             .get(index)
@@ -148,7 +150,7 @@ impl<'a> Args<'a> {
             .unwrap_or_default()
     }
 
-    /// Argument `index`, shared with the read buffer.
+    /// Returns argument `index`, which shares the read buffer; empty if it does not exist.
     pub(super) fn bytes(&self, index: usize) -> Bytes {
         match self.spans.get(index) {
             Some(span) if span.start < span.end && span.end as usize <= self.block.len() => {
@@ -158,24 +160,24 @@ impl<'a> Args<'a> {
         }
     }
 
-    /// Bytes of all of them.
+    /// Returns the bytes of all arguments together.
     pub(super) fn bytes_all(&self) -> usize {
         self.spans.iter().map(|span| (span.end - span.start) as usize).sum()
     }
 
-    /// The command that the arguments from `index` on are.
+    /// Returns the command that begins at argument `index`.
     pub(super) fn skip(self, index: usize) -> Self {
         Self { block: self.block, spans: self.spans.get(index..).unwrap_or_default() }
     }
 
-    /// The arguments from `index` on.
+    /// Returns the arguments from `index` on.
     pub(super) fn from(self, index: usize) -> impl Iterator<Item = &'a [u8]> {
         (index..self.len()).map(move |index| self.get(index))
     }
 }
 
 impl Args<'_> {
-    /// A copy that keeps no read buffer.
+    /// Returns a copy that does not share the read buffer.
     pub(super) fn to_owned(self) -> OwnedArgs {
         let mut block = BytesMut::new();
         let spans = self.from(0).map(|arg| {
@@ -188,7 +190,7 @@ impl Args<'_> {
     }
 }
 
-/// A command that is kept for later.
+/// A command with its own buffer, queued in a transaction.
 #[derive(Clone, Debug)]
 pub(super) struct OwnedArgs {
     block: Bytes,
@@ -200,46 +202,46 @@ impl OwnedArgs {
         Args { block: &self.block, spans: &self.spans }
     }
 
-    /// Memory it takes, about.
+    /// Returns the approximate bytes of the command in memory.
     pub(super) fn bytes(&self) -> usize {
         self.block.len() + size_of_val(self.spans.as_slice())
     }
 }
 
-/// What reading one thing came to.
+/// Result of one parsing step.
 enum Step<T> {
     Done(T),
-    /// The buffer ends before it does.
+    /// The buffer ends too early.
     Incomplete,
 }
 
-/// Where the parser stopped within a command.
+/// Position of the parser within a command.
 #[derive(Clone, Copy, Debug)]
 enum Stage {
-    /// Before its first byte.
+    /// Before the first byte of a command.
     Start,
-    /// Before the length of an argument, with so many arguments to come.
+    /// Before the length of an argument, with `left` arguments to come.
     Length { left: usize },
-    /// Within an argument of so many bytes.
+    /// Within an argument of `len` bytes, with `left` arguments to come, including this one.
     Bulk { left: usize, len: usize },
 }
 
-/// Reads commands off a growing buffer.
+/// Parser of commands from a growing buffer.
 #[derive(Debug)]
 pub(super) struct Parser {
     bounds: Bounds,
-    /// Whether the client has logged in, or need not.
+    /// Whether the client has logged in or does not need to.
     trusted: bool,
     stage: Stage,
-    /// Where the next unread byte is.
+    /// Offset of the next unread byte.
     at: usize,
-    /// Where the last complete command ends.
+    /// Offset of the end of the last complete command.
     complete: usize,
-    /// Up to where a line that has not ended was searched.
+    /// Offset up to which an unfinished line was searched for its end.
     searched: usize,
     spans: Vec<Span>,
     ends: Vec<u32>,
-    /// The error the input came to.
+    /// The error that ended the input.
     refused: Option<ProtocolError>,
 }
 
@@ -258,27 +260,29 @@ impl Parser {
         }
     }
 
-    /// Says whether the client has logged in, or need not. Until then its commands are taken one by one, since each may be
-    /// the one that changes this, and have Redis's smaller bounds.
+    /// Sets whether the client has logged in or does not need to. Until then the parser returns one command
+    /// at a time, because each may be the log-in, and applies Redis's smaller limits.
     pub(super) fn trust(&mut self, trusted: bool) {
         self.trusted = trusted;
     }
 
-    /// Bytes it has in memory beside the input.
+    /// Returns the bytes of the parser in memory, without the input.
     pub(super) fn bytes(&self) -> usize {
         self.spans.capacity() * size_of::<Span>() + self.ends.capacity() * size_of::<u32>()
     }
 
-    /// Gives back what memory it does not need.
+    /// Frees unused memory.
     pub(super) fn give_back(&mut self) {
         self.spans.shrink_to_fit();
         self.ends.shrink_to_fit();
     }
 
-    /// Moves all complete commands from `buffer` to `batch`, which must be done. An error comes after the commands
-    /// that precede it, and is final.
+    /// Moves all complete commands from `buffer` to `batch`, which must be done.
+    ///
+    /// # Errors The input is not RESP. The commands before the error are in `batch`, and every later call
+    /// returns the same error.
     pub(super) fn parse(&mut self, buffer: &mut BytesMut, batch: &mut Batch) -> Result<(), ProtocolError> {
-        // What was refused is not looked at again: a line that was split is not what it was.
+        // Rejected input must not be parsed again: `inline::split` may have changed the line in place.
         let result = self.refused.clone().map_or_else(|| self.advance(buffer), Err);
         self.refused = result.clone().err();
         if !self.ends.is_empty() {
@@ -287,7 +291,7 @@ impl Parser {
         result
     }
 
-    /// How many more bytes the argument being read needs: worth reserving.
+    /// Returns how many more bytes the current argument needs.
     pub(super) fn wanted(&self, buffer: &BytesMut) -> usize {
         match self.stage {
             Stage::Bulk { len, .. } => (self.at + len + 2).saturating_sub(buffer.len()),
@@ -325,7 +329,7 @@ impl Parser {
         };
         let invalid = || ProtocolError::new("invalid multibulk length");
         let count = parse_integer(line).ok_or_else(invalid)?;
-        // A count that is not positive is a command of nothing: it is skipped, as Redis does.
+        // A count below 1 is an empty command, which is skipped as in Redis.
         let count = usize::try_from(count).unwrap_or(0);
         if count > self.bounds.args_max {
             return Err(invalid());
@@ -379,7 +383,7 @@ impl Parser {
 
     fn bulk(&mut self, buffer: &BytesMut, left: usize, len: usize) -> Step<()> {
         let end = self.at + len;
-        // As Redis, it does not look at what the two bytes after the argument are.
+        // As in Redis, the two bytes after the argument may have any value.
         if buffer.len() < end + 2 {
             return Step::Incomplete;
         }
@@ -412,7 +416,7 @@ impl Parser {
         Ok(Step::Done(()))
     }
 
-    /// The text between the type byte at the present place and the end of its line.
+    /// Returns the text between the type byte at the present position and the end of its line.
     fn line<'a>(&mut self, buffer: &'a [u8], too_big: &str) -> Result<Step<&'a [u8]>, ProtocolError> {
         let from = self.searched.max(self.at);
         match memchr::memchr(b'\r', buffer.get(from..).unwrap_or_default()) {
@@ -435,7 +439,7 @@ impl Parser {
         }
     }
 
-    /// Steps over type byte, line and line end.
+    /// Advances over type byte, line and line end.
     fn after_line(&mut self, len: usize) {
         self.at += 1 + len + 2;
     }
@@ -456,7 +460,7 @@ impl Parser {
         std::mem::swap(&mut self.spans, &mut batch.spans);
         std::mem::swap(&mut self.ends, &mut batch.ends);
         batch.block = buffer.split_to(self.complete).freeze();
-        // What belongs to a command that is not complete stays, counted from its new beginning.
+        // The spans of the incomplete command stay, with offsets from the new start of the buffer.
         let taken = batch.ends.last().map_or(0, |&end| end as usize);
         let complete = self.complete;
         let moved = |span: Span| Span::new(span.start as usize - complete, span.end as usize - complete);

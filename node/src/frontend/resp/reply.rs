@@ -1,11 +1,12 @@
-//! From what an operation answered to what the client is told, and the replies that are still to come.
+//! Encoding of outcomes as replies, and the pending replies of a connection.
 //!
-//! How a [`Failure`] is told:
+//! A [`Failure`] becomes an error reply:
 //! - the value does not allow the action: Redis's own `ERR` text; nothing was changed;
-//! - refused: `TRYAGAIN` and the reason; nothing was changed, and clients may simply try again;
-//! - unknown, of a write: `UNKNOWN` and the reason; it may or may not have been done, so read before writing again;
-//!   of a read: `TRYAGAIN`, since a read that was not answered changed nothing;
-//! - damaged: `DAMAGED` and the reason; no copy the node asked can tell the value.
+//! - refused: `TRYAGAIN` and the reason; nothing was changed, clients may retry;
+//! - unknown, of a write: `UNKNOWN` and the reason; the write may or may not have been applied, so read
+//!   before writing again; of a read: `TRYAGAIN`, because a read without an answer changed nothing;
+//! - damaged: `DAMAGED` and the reason; no copy that the node asked can return the value;
+//! - no room on a disk: `MISCONF` and the reason; nothing was changed.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -27,12 +28,12 @@ const EMBEDDED_BYTES_MAX: usize = 44;
 /// Integers below this are shared by all keys of a Redis.
 const SHARED_INTEGERS: i64 = 10_000;
 
-/// Redis's words where its maxmemory policy counts nothing.
+/// Redis's text for a maxmemory policy that does not track frequencies.
 const NO_FREQUENCY: &[u8] =
     b"ERR An LFU maxmemory policy is not selected, access frequency not tracked. Please note that \
     when switching between policies at runtime LRU and LFU data will take some time to adjust.";
 
-/// Why a command was refused before anything was done: an error reply, code first.
+/// An error reply, code first, to a command that was rejected before it changed anything.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Refusal(pub(super) Cow<'static, [u8]>);
 
@@ -57,7 +58,7 @@ impl From<Failure> for Refusal {
 }
 
 impl Refusal {
-    /// What is told of a write that failed.
+    /// Creates the error reply to a failed write.
     pub(super) fn of_write(failure: &Failure) -> Self {
         let mut out = Vec::new();
         failure_text(failure, true, &mut out);
@@ -65,7 +66,7 @@ impl Refusal {
     }
 }
 
-/// What is left of the room that the reply to one command may take while it is gathered.
+/// Remaining bytes of the limit on the reply to one command, while the reply is gathered.
 pub(super) struct Room {
     left: usize,
     most: usize,
@@ -76,19 +77,19 @@ impl Room {
         Self { left: most, most }
     }
 
-    /// Takes some of it.
+    /// Takes `bytes` of the remaining bytes.
     ///
     /// # Errors
-    /// There is not so much left.
+    /// Fewer than `bytes` remain.
     pub(super) fn take(&mut self, bytes: usize) -> Result<(), Refusal> {
         self.left = self.left.checked_sub(bytes).ok_or_else(|| self.refusal())?;
         Ok(())
     }
 
-    /// Takes some of it for each of these.
+    /// Takes the bytes of all `texts`.
     ///
     /// # Errors
-    /// There is not so much left.
+    /// Fewer bytes remain.
     pub(super) fn take_all(&mut self, texts: &[bytes::Bytes]) -> Result<(), Refusal> {
         self.take(texts.iter().map(bytes::Bytes::len).sum())
     }
@@ -98,32 +99,33 @@ impl Room {
     }
 }
 
-/// What a command came to.
+/// Result of a command's handler.
 pub(super) enum Reply {
-    /// The reply is written.
+    /// The reply is encoded.
     Written,
-    /// One operation's outcome is the reply.
+    /// The outcome of one operation is the reply.
     One(Ticket, Shape),
-    /// Several operations' outcomes are the reply.
+    /// The outcomes of several operations are the reply.
     Many(Vec<Ticket>, Gather),
-    /// The reply is being worked out; nothing after it may begin before.
+    /// A future computes the reply. No later command may start before it completes.
     Later(BoxFuture<'static, Later>),
-    /// What it depends on is being found out; then it is worked out with the connection at hand. Of barriers only.
+    /// A future, and then the rest of the command, which runs with the connection's context. Only for
+    /// barriers.
     Then(BoxFuture<'static, Box<GoOn>>),
-    /// The reply is written and the last one.
+    /// The reply is encoded, and the connection closes after it.
     Close,
 }
 
-/// A reply that was worked out, encoded, and what was counted meanwhile.
+/// A reply that a future computed: its encoding, and its counts.
 pub(super) type Later = (Vec<u8>, Tally);
 
-/// The rest of a command.
+/// The rest of a command after its future.
 pub(super) type GoOn = dyn FnOnce(&mut super::commands::Context<'_>) -> Handled + Send;
 
-/// What a command's handler returns.
+/// Return value of a command's handler.
 pub(super) type Handled = Result<Reply, Refusal>;
 
-/// How one outcome is told.
+/// Form of the reply to one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape {
     /// The value, or null (GET).
@@ -132,62 +134,62 @@ pub(super) enum Shape {
     Stored,
     /// The former value, or null (SET GET, GETSET).
     OldValue,
-    /// 1 or 0: whether it was written (SETNX).
+    /// 1 or 0: whether the value was written (SETNX).
     Inserted,
     /// The number (INCR).
     Number,
-    /// 1 or 0: whether the key was there and changed (EXPIRE, DEL).
+    /// 1 or 0: whether the key existed and was changed (EXPIRE, DEL).
     Changed,
-    /// Time left in seconds (TTL), -1 without expiry, -2 without key.
+    /// Time to live in seconds (TTL); -1 without expiry, -2 without key.
     SecondsLeft,
-    /// The same in milliseconds (PTTL).
+    /// Time to live in milliseconds (PTTL); -1 without expiry, -2 without key.
     MillisLeft,
-    /// The expiry itself, in seconds since 1970 (EXPIRETIME).
+    /// Expiry in seconds since 1970 (EXPIRETIME); -1 without expiry, -2 without key.
     ExpirySeconds,
-    /// The same in milliseconds (PEXPIRETIME).
+    /// Expiry in milliseconds since 1970 (PEXPIRETIME); -1 without expiry, -2 without key.
     ExpiryMillis,
     /// `string` or `none` (TYPE).
     Type,
     /// Bytes of the value (STRLEN).
     Length,
-    /// Bytes of the value that was written (APPEND).
+    /// Bytes of the written value (APPEND).
     WrittenLength,
-    /// The value there was, or null, of a command that writes (GETDEL, GETEX).
+    /// The former value, or null, of a command that writes (GETDEL, GETEX).
     Taken,
-    /// The text that was written (INCRBYFLOAT).
+    /// The written text (INCRBYFLOAT).
     Text,
-    /// A part of the value; an empty one where there is none (GETRANGE).
+    /// A part of the value; empty if the key is absent (GETRANGE).
     Part,
     /// Numbers, or null (BITFIELD).
     Numbers,
-    /// OK, or that there is no such key (RENAME).
+    /// OK, or an error if the key is absent (RENAME).
     Renamed,
-    /// 1 or 0, or that there is no such key (RENAMENX).
+    /// 1 or 0, or an error if the key is absent (RENAMENX).
     RenamedIfNew,
-    /// 1 or 0: whether there was something to copy, and it was (COPY).
+    /// 1 or 0: whether the key existed and was copied (COPY).
     Copied,
-    /// The value in DUMP's form, or null.
+    /// The value in DUMP's format, or null.
     Dump,
-    /// How Redis would keep the value (OBJECT ENCODING), or null.
+    /// The encoding Redis would use for the value (OBJECT ENCODING), or null.
     Encoding,
-    /// How often Redis would refer to it (OBJECT REFCOUNT), or null.
+    /// The number of references that Redis would report (OBJECT REFCOUNT), or null.
     References,
-    /// That no such thing is counted (OBJECT FREQ), or null.
+    /// The error that frequencies are not tracked (OBJECT FREQ), or null.
     Frequency,
-    /// The same of OBJECT IDLETIME.
+    /// The error that idle times are not tracked (OBJECT IDLETIME), or null.
     IdleTime,
-    /// OK, or that the key is there already (RESTORE).
+    /// OK, or an error if the key exists (RESTORE).
     Restored,
     /// The value and its version, or null (CASK.GETV).
     Versioned,
-    /// The version that was written, or null (CASK.CAS).
+    /// The written version, or null (CASK.CAS).
     NewVersion,
-    /// An empty list: no key of ours is one (SORT).
+    /// An empty list, or an error if the key exists: no key holds a list (SORT).
     NoList,
 }
 
 impl Shape {
-    /// Whether it is the reply to a command that writes.
+    /// Returns whether this is the reply to a command that writes.
     fn of_write(self) -> bool {
         !matches!(
             self,
@@ -210,18 +212,18 @@ impl Shape {
     }
 }
 
-/// How several outcomes make one reply.
+/// Form of the reply to several operations.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gather {
-    /// An array of values (MGET), of so many bytes at most.
+    /// An array of values (MGET), with this maximum of bytes.
     Values(usize),
     /// OK (MSET).
     Ok,
-    /// How many keys were removed (DEL, UNLINK).
+    /// The number of removed keys (DEL, UNLINK).
     CountChanged,
-    /// How many keys are there (EXISTS, TOUCH).
+    /// The number of existing keys (EXISTS, TOUCH).
     CountPresent,
-    /// What two values have in common (LCS).
+    /// The longest common subsequence of two values (LCS).
     Lcs(Lcs),
 }
 
@@ -234,7 +236,7 @@ impl Gather {
 /// Writes the reply to one operation.
 pub(super) fn encode_one(answer: Answer, shape: Shape, to: &mut Encoder<'_>, tally: &mut Tally) {
     let outcome = match answer {
-        // A step that was a transaction by itself.
+        // The command ran as a transaction of one step.
         Ok(Outcome::Together(Some(outcomes))) if outcomes.len() == 1 => {
             let answer = outcomes.into_iter().next().unwrap_or(Ok(Outcome::Absent));
             return encode_one(answer.map_err(Failure::Action), shape, to, tally);
@@ -318,7 +320,7 @@ fn encode_numbers(numbers: &[Option<i64>], to: &mut Encoder<'_>) {
     }
 }
 
-/// How a key is used, which is not counted.
+/// Writes the reply to OBJECT FREQ or IDLETIME: an error, because the use of keys is not tracked.
 fn encode_use(found: bool, shape: Shape, to: &mut Encoder<'_>, tally: &mut Tally) {
     count_read(found, tally);
     match shape {
@@ -328,7 +330,7 @@ fn encode_use(found: bool, shape: Shape, to: &mut Encoder<'_>, tally: &mut Tally
     }
 }
 
-/// What is told of a value that is not the value itself.
+/// Writes a reply that is derived from an entry.
 fn encode_entry(entry: &Entry, shape: Shape, to: &mut Encoder<'_>) {
     let is_integer = parse_integer(&entry.value);
     match shape {
@@ -348,13 +350,13 @@ fn encode_entry(entry: &Entry, shape: Shape, to: &mut Encoder<'_>) {
     }
 }
 
-/// The number a TTL command answers for a key with this expiry.
+/// Returns the number that a TTL command reports for a key with this expiry.
 fn expiry_of(shape: Shape, expiry_ms: u64, now_ms: u64) -> i64 {
     if expiry_ms == 0 {
         return -1;
     }
     let left_ms = expiry_ms.saturating_sub(now_ms);
-    // Redis rounds the time left to the nearest second, and an expiry to the second it is in.
+    // Redis rounds both the time to live and the expiry to the nearest second.
     let number = match shape {
         Shape::SecondsLeft => left_ms.saturating_add(500) / 1000,
         Shape::MillisLeft => left_ms,
@@ -371,7 +373,8 @@ fn count_read(found: bool, tally: &mut Tally) {
     }
 }
 
-/// Writes the reply to several operations. One failure is the reply to all: the others may have been done.
+/// Writes the reply to several operations. The first failure is the whole reply; the other operations may
+/// have been applied.
 pub(super) fn encode_many(
     answers: impl ExactSizeIterator<Item = Answer>,
     gather: Gather,
@@ -435,52 +438,52 @@ fn failure_text(failure: &Failure, write: bool, text: &mut Vec<u8>) {
         Failure::Unknown(_) if write => "UNKNOWN the outcome of this write is not known: ",
         Failure::Unknown(_) => "TRYAGAIN nothing was changed, but there was no answer: ",
         Failure::Damaged(_) => "DAMAGED ",
-        // What Redis answers to writes while its disk is full.
+        // Redis's code for writes that it rejects while its disk is full.
         Failure::NoRoom(_) => "MISCONF ",
     };
     text.extend_from_slice(prefix.as_bytes());
     text.extend_from_slice(failure.to_string().as_bytes());
 }
 
-/// The data plane broke its contract: a fault of the program, told as such.
+/// Writes the error reply for an outcome of the wrong kind: the data plane broke its contract.
 fn encode_mismatch(outcome: &Outcome, to: &mut Encoder<'_>, tally: &mut Tally) {
-    tracing::error!(?outcome, "an operation was answered with an outcome of another one");
+    tracing::error!(?outcome, "the outcome of an operation is of another kind than its reply");
     tally.errors += 1;
     to.error(b"ERR internal error: the node's answer does not fit the command; please report it with the node's log");
 }
 
-/// A reply whose turn has not come.
+/// A reply that waits for its turn.
 pub(super) struct Pending {
-    /// When its command was read.
+    /// Time at which the command was read.
     pub(super) since: Instant,
-    /// How many claims it holds.
+    /// Number of claims that the command holds.
     pub(super) claims: usize,
-    /// How many commands it answers.
+    /// Number of commands that the reply answers.
     pub(super) commands: u64,
-    /// The client asked for no reply: it is worked out and not sent.
+    /// Whether the reply is encoded but not sent, because the client wants none.
     pub(super) muted: bool,
-    /// The command and how many arguments it had; of several commands nothing.
+    /// Name and number of arguments of the command; `None` for the replies to several commands.
     pub(super) asked: Option<(&'static str, usize)>,
-    /// Bytes of its command's arguments, which are in memory until it is answered.
+    /// Bytes of the command's arguments, which stay in memory until the reply.
     pub(super) args_bytes: usize,
     pub(super) what: What,
 }
 
-/// Where a pending reply comes from.
+/// Source of a pending reply.
 pub(super) enum What {
     One(Ticket, Shape),
     Many(Vec<Ticket>, Gather),
-    /// It is there, behind others.
+    /// An encoded reply that waits behind others.
     Encoded(Vec<u8>),
 }
 
 impl Pending {
-    /// A reply that nothing waits behind.
+    /// Creates a reply outside a connection's queue.
     pub(super) fn of(what: What) -> Self {
         Self { since: Instant::now(), claims: 0, commands: 1, muted: false, asked: None, args_bytes: 0, what }
     }
 
-    /// Bytes it has in memory.
+    /// Returns the bytes of the reply and of its command's arguments in memory.
     pub(super) fn bytes(&self) -> usize {
         let reply = match &self.what {
             What::One(ticket, _) => ticket.bytes(),
@@ -490,7 +493,7 @@ impl Pending {
         self.args_bytes + reply
     }
 
-    /// Whether everything the reply is made of is there.
+    /// Returns whether every answer that the reply needs has arrived. Takes the answers that have arrived.
     pub(super) fn is_settled(&mut self) -> bool {
         match &mut self.what {
             What::One(ticket, _) => settle(ticket),
@@ -499,7 +502,7 @@ impl Pending {
         }
     }
 
-    /// Waits for that.
+    /// Polls until every answer that the reply needs has arrived.
     pub(super) fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let tickets = match &mut self.what {
             What::One(ticket, _) => std::slice::from_mut(ticket),
@@ -519,7 +522,7 @@ impl Pending {
         Poll::Ready(())
     }
 
-    /// Writes the reply. What is not settled is told as unknown.
+    /// Writes the reply. An operation without an answer is reported as unknown.
     pub(super) fn encode(self, to: &mut Encoder<'_>, tally: &mut Tally) {
         match self.what {
             What::One(ticket, shape) => encode_one(answer_of(ticket), shape, to, tally),

@@ -1,4 +1,4 @@
-//! The Redis front end as a whole: what its connections share.
+//! The Redis server: the state that its connections share.
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use crate::frontend::keyspace::Keyspace;
 use crate::frontend::security::Stream;
 use crate::frontend::slowlog::SlowLog;
 
-/// Redis's words, with the names of the settings here.
+/// Redis's text, with the names of Caskade's settings.
 const PROTECTED: &str = "-DENIED Caskade is running in protected mode because protected mode is enabled and no \
     password is set for the default user. In this mode connections are only accepted from the loopback interface. If \
     you want to connect from external computers to Caskade you may adopt one of the following solutions: \
@@ -27,7 +27,7 @@ const PROTECTED: &str = "-DENIED Caskade is running in protected mode because pr
     Caskade is not publicly accessible from internet if you do so. NOTE: You only need to do one of the above things \
     in order for the server to start accepting connections from the outside.\r\n";
 
-/// What all connections share.
+/// State that all Redis connections share.
 pub struct Server {
     pub(super) keyspace: Arc<dyn Keyspace>,
     pub(super) door: Door,
@@ -37,7 +37,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A front end of `keyspace` that lets in whom `door` does.
+    /// Creates a front end of `keyspace` with the limits and the security of `door`.
     pub fn new(keyspace: Arc<dyn Keyspace>, door: Door) -> Arc<Self> {
         Arc::new(Self {
             keyspace,
@@ -52,7 +52,8 @@ impl Server {
         &self.door.security.access
     }
 
-    /// Serves `listener` until `stopping` says so, or its sender is gone; then waits for the connections to end.
+    /// Serves `listener` until `stopping` is `true` or its sender is dropped; then waits for the connections
+    /// to end.
     pub async fn run(self: Arc<Self>, listener: TcpListener, stopping: watch::Receiver<bool>) {
         accept::run(self, listener, stopping).await;
     }

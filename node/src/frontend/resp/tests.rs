@@ -1,4 +1,5 @@
-//! What a client sees of a whole connection: replies in order, each command seeing those before it, Redis's texts.
+//! Whole connections as a client sees them: replies in order, commands that see the effects of those before
+//! them, Redis's texts.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use super::Server;
 use crate::frontend::limits::Limits;
 use crate::frontend::testing::{self, Memory, ask};
 
-/// A front end on a free port. It ends with the sender.
+/// Serves a front end on a free port. It ends when the sender is dropped.
 async fn serve(limits: Limits) -> (TcpStream, SocketAddr, watch::Sender<bool>) {
     let (listener, addr) = testing::listen().await;
     let (stop, stopping) = watch::channel(false);
@@ -97,7 +98,7 @@ async fn commands_answer_as_in_redis() {
     }
 }
 
-/// Log-ins, rules and denials of one connection after another on one node.
+/// Checks log-ins, rules and denials on successive connections to one node.
 #[tokio::test]
 async fn users_are_as_in_redis() {
     let (mut stream, addr, _stop) = serve(limits()).await;
@@ -173,7 +174,7 @@ async fn users_are_as_in_redis() {
     ask(&mut stream, "ACL DELUSER a nobody\r\n", ":1\r\n").await;
     let mut rest = Vec::new();
     let cut = tokio::time::timeout(Duration::from_secs(5), hello.read_to_end(&mut rest)).await;
-    cut.expect("the connection of a user that is deleted ends").unwrap();
+    cut.expect("the connection of a deleted user must end").unwrap();
     let mut logged = Vec::new();
     stream.write_all(b"ACL LOG 1\r\nQUIT\r\n").await.unwrap();
     stream.read_to_end(&mut logged).await.unwrap();
@@ -186,7 +187,7 @@ async fn users_are_as_in_redis() {
 }
 
 #[tokio::test]
-async fn calls_are_told_by_command() {
+async fn calls_are_counted_by_command() {
     let (mut stream, _, _stop) = serve(limits()).await;
     ask(
         &mut stream,
@@ -196,7 +197,7 @@ async fn calls_are_told_by_command() {
     .await;
     let rest = " or out of range\r\n+OK\r\n-ERR wrong number of arguments for 'get' command\r\n+OK\r\n";
     ask(&mut stream, "", rest).await;
-    // Under either name, and told as it is now.
+    // CONFIG SET takes both names of a setting, and CONFIG GET returns the present value.
     ask(&mut stream, "CONFIG SET client_idle_s 9 maxclients 11\r\n", "+OK\r\n").await;
     ask(&mut stream, "CONFIG GET timeout\r\n", "*2\r\n$7\r\ntimeout\r\n$1\r\n9\r\n").await;
     stream.write_all(b"INFO commandstats\r\n").await.unwrap();
@@ -217,7 +218,7 @@ async fn calls_are_told_by_command() {
 }
 
 #[tokio::test]
-async fn resp3_is_spoken_from_hello_on() {
+async fn resp3_applies_from_hello_on() {
     let (mut stream, _, _stop) = serve(limits()).await;
     let greeting =
         "%7\r\n$6\r\nserver\r\n$5\r\nredis\r\n$7\r\nversion\r\n$5\r\n7.2.0\r\n$5\r\nproto\r\n:3\r\n";
@@ -240,7 +241,7 @@ async fn a_pipeline_keeps_the_order_of_its_commands_and_each_sees_those_before_i
     ask(&mut stream, &format!("{request}DBSIZE\r\n"), &format!("{expected}:4\r\n")).await;
 }
 
-/// The answer that the next command waits for may come before the connection begins to wait for it.
+/// The answer that the next command waits for may arrive before the connection begins to wait for it.
 #[tokio::test]
 async fn a_pipeline_on_one_key_never_stalls() {
     let (mut stream, _, _stop) = serve(limits()).await;
@@ -249,7 +250,7 @@ async fn a_pipeline_on_one_key_never_stalls() {
 }
 
 #[tokio::test]
-async fn a_command_of_many_keys_is_worked_through_in_steps() {
+async fn a_command_of_many_keys_is_executed_in_steps() {
     let (mut stream, _, _stop) = serve(limits()).await;
     let keys: Vec<String> = (0..2000).map(|number| format!("slow{number}")).collect();
     let pairs: Vec<String> = keys.iter().map(|key| format!("{key} v")).collect();
@@ -258,7 +259,7 @@ async fn a_command_of_many_keys_is_worked_through_in_steps() {
 }
 
 #[tokio::test]
-async fn what_is_not_resp_is_told_and_ends_the_connection() {
+async fn input_that_is_not_resp_gets_an_error_and_ends_the_connection() {
     let (mut stream, _, _stop) = serve(limits()).await;
     ask(&mut stream, "SET slow 1\r\n*x\r\n", "+OK\r\n-ERR Protocol error: invalid multibulk length\r\n")
         .await;
@@ -266,7 +267,7 @@ async fn what_is_not_resp_is_told_and_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn one_connection_too_many_is_told_so() {
+async fn one_connection_too_many_gets_the_error() {
     let limits = Limits { connections_max: 1.into(), ..limits() };
     let (mut first, addr, _stop) = serve(limits).await;
     ask(&mut first, "PING\r\n", "+PONG\r\n").await;
@@ -276,7 +277,7 @@ async fn one_connection_too_many_is_told_so() {
 }
 
 #[tokio::test]
-async fn a_stop_answers_what_was_asked_and_closes() {
+async fn a_stop_answers_the_commands_that_were_read_and_closes() {
     let (mut stream, _, stop) = serve(limits()).await;
     ask(&mut stream, "PING\r\n", "+PONG\r\n").await;
     stream.write_all(b"SET slow 1\r\nQUIT\r\n").await.unwrap();
@@ -287,14 +288,14 @@ async fn a_stop_answers_what_was_asked_and_closes() {
     assert!(["", "+OK\r\n+OK\r\n"].contains(&told.as_str()), "{told}");
 }
 
-/// A SET of `len` bytes, and how it begins: the value is not all there.
+/// Returns a SET of `len` bytes, and the same without the last byte of its value.
 fn set_and_its_begin(key: &str, len: usize) -> (String, String) {
     let head = format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${len}\r\n", key.len());
     (format!("{head}{}\r\n", "v".repeat(len)), format!("{head}{}", "v".repeat(len - 1)))
 }
 
 #[tokio::test]
-async fn reply_longer_than_one_may_be_is_refused() {
+async fn reply_over_the_limit_is_refused() {
     let (mut stream, _, _stop) = serve(limits()).await;
     ask(&mut stream, &set_and_its_begin("a", 1 << 20).0, "+OK\r\n").await;
     ask(&mut stream, &set_and_its_begin("slow", 1 << 20).0, "+OK\r\n").await;
@@ -321,17 +322,17 @@ async fn large_requests_have_a_bound_together_and_small_ones_are_served_beside_t
         let mut stream = TcpStream::connect(addr).await.unwrap();
         stream.write_all(begin.as_bytes()).await.unwrap();
         ask(&mut first, "PING\r\n", "+PONG\r\n").await;
-        // One that is refused is told so and closed; the others wait for the rest.
+        // A rejected connection gets the error and closes; the others wait for the rest of their value.
         let read = tokio::time::timeout(Duration::from_millis(500), stream.read_to_string(&mut told));
         match read.await {
-            // Closed with bytes unread, the reason may be lost on the way.
+            // A socket closed with unread bytes sends a reset, which may overtake the error.
             Ok(Ok(_) | Err(_)) => break,
             Err(_) => open.push(stream),
         }
     }
     assert!((1..4).contains(&open.len()), "{}", open.len());
     assert!(told.is_empty() || told.starts_with("-ERR out of memory"), "{told}");
-    // Those that were let in are served to the end, and then there is room again.
+    // The connections that were not rejected are served to the end, and free the memory.
     for mut stream in open {
         ask(&mut stream, "v\r\nPING\r\n", "+OK\r\n+PONG\r\n").await;
     }
@@ -339,7 +340,7 @@ async fn large_requests_have_a_bound_together_and_small_ones_are_served_beside_t
 }
 
 #[tokio::test]
-async fn who_has_not_logged_in_has_redis_smaller_bounds() {
+async fn clients_that_have_not_logged_in_have_redis_smaller_limits() {
     let (mut stream, addr, _stop) = serve(limits()).await;
     ask(&mut stream, "ACL SETUSER default resetpass >pw\r\n", "+OK\r\n").await;
     for (request, reply) in [
@@ -350,7 +351,7 @@ async fn who_has_not_logged_in_has_redis_smaller_bounds() {
         ask(&mut stranger, request, reply).await;
         assert_eq!(stranger.read(&mut [0; 8]).await.unwrap(), 0);
     }
-    // What follows a log-in in one piece has the bounds of those who are logged in.
+    // Commands that arrive in one piece with the log-in have the limits of logged-in clients.
     let mut friend = TcpStream::connect(addr).await.unwrap();
     let large = set_and_its_begin("a", 100_000).0;
     ask(&mut friend, &format!("AUTH pw\r\n{large}PING\r\n"), "+OK\r\n+OK\r\n+PONG\r\n").await;

@@ -1,4 +1,4 @@
-//! What a client may send, however it is cut into pieces, and what it may not.
+//! Accepted and rejected input, however it is cut into pieces.
 
 use proptest::prelude::*;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const BOUNDS: Bounds = Bounds { bulk_bytes_max: 1000, args_max: 64, request_bytes_max: 20_000 };
 
-/// Feeds `pieces` one after the other. Answers the commands found and the error that ended it.
+/// Parses `pieces` one after the other. Returns the commands and the error that ended the input.
 fn parse_all<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> (Vec<Vec<Vec<u8>>>, Option<String>) {
     let (mut parser, mut buffer, mut batch) = (Parser::new(BOUNDS), BytesMut::new(), Batch::default());
     let mut commands = Vec::new();
@@ -64,7 +64,7 @@ fn empty_commands_are_skipped() {
 }
 
 #[test]
-fn what_is_no_request_is_refused_in_the_words_of_redis() {
+fn malformed_requests_are_rejected_with_the_texts_of_redis() {
     let cases: [(&[u8], &str); 8] = [
         (b"*x\r\n", "Protocol error: invalid multibulk length"),
         (b"*65\r\n", "Protocol error: invalid multibulk length"),
@@ -81,7 +81,7 @@ fn what_is_no_request_is_refused_in_the_words_of_redis() {
 }
 
 #[test]
-fn lines_and_requests_without_end_are_refused() {
+fn lines_and_requests_without_end_are_rejected() {
     assert_eq!(
         error_of(&vec![b'a'; LINE_BYTES_MAX + 1]).as_deref(),
         Some("Protocol error: too big inline request")
@@ -135,14 +135,14 @@ proptest! {
 }
 
 #[test]
-fn line_that_is_refused_stays_refused_after_the_commands_before_it() {
+fn rejected_line_stays_rejected_after_the_commands_before_it() {
     let (commands, error) = parse_all([&b"PING\r\nSET k \"abc\r\n"[..]]);
     assert_eq!(commands, [[b"PING".to_vec()]]);
     assert!(error.is_some_and(|error| error.contains("unbalanced quotes")));
 }
 
 proptest! {
-    /// What another implementation encodes is read as what it was, and as that implementation reads it.
+    /// Compares the parser with another decoder on random commands.
     #[test]
     fn commands_are_read_as_another_decoder_reads_them(
         commands in prop::collection::vec(
