@@ -84,8 +84,8 @@ async fn commands_answer_as_in_redis() {
         ("DEBUG SLEEP 0\r\n", "+OK\r\n"),
         (
             "CONFIG REWRITE\r\n",
-            "-ERR CONFIG REWRITE is refused: a node does not write its settings file; nothing was changed. Put the \
-             setting there by hand (`caskd config` prints it whole)\r\n",
+            "-ERR CONFIG REWRITE is refused: a node does not write its settings file; nothing was changed. \
+             Edit the file by hand (`caskd config` prints all settings)\r\n",
         ),
         ("CONFIG GET sync\r\n", "*2\r\n$4\r\nsync\r\n$6\r\nalways\r\n"),
         ("COMMAND GETKEYS MSET a 1 b 2\r\n", "*2\r\n$1\r\na\r\n$1\r\nb\r\n"),

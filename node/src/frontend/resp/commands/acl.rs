@@ -1,4 +1,4 @@
-//! The ACL command: users and their rules, and what was denied.
+//! The ACL command: users, their rules, and the log of denials.
 
 use super::auth::keys_of;
 use super::{Context, by_name, integer, wrong_arity};
@@ -8,12 +8,12 @@ use crate::frontend::resp::now_ms;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Refusal, Reply};
 
-/// Most bits of ACL GENPASS, and how many it makes unless told.
+/// Maximum and default number of bits of ACL GENPASS.
 const GENPASS_BITS: (i64, i64) = (4096, 256);
-/// Entries of ACL LOG unless told.
+/// Entries of ACL LOG without a count.
 const LOG_COUNT: usize = 10;
 const NO_FILE: &str = "ERR This node is not configured to use an ACL file. You may want to give it one with the setting \
-     aclfile; until then users made with ACL SETUSER last until the node stops.";
+     aclfile; without it, users created with ACL SETUSER exist only until the node stops.";
 
 fn access<'a>(context: &Context<'a>) -> &'a Access {
     context.server.access()
@@ -161,7 +161,7 @@ pub(super) fn log(context: &mut Context<'_>, args: Args<'_>) -> Handled {
             access(context).clear_log();
             return context.ok();
         }
-        // Redis takes a negative number as none.
+        // Redis treats a negative number as 0.
         3 => usize::try_from(integer(args.get(2))?).unwrap_or(0),
         _ => return Err(wrong_arity("acl|log")),
     };
@@ -233,8 +233,8 @@ mod tests {
     use super::*;
     use crate::frontend::resp::commands::{COMMANDS, subcommands};
 
-    /// A command that is not in the catalogue is open to nobody but who may do everything: add its row to
-    /// `access/catalogue/table.rs`, with the categories Redis gives it.
+    /// Only users with all permissions may run a command that is not in the catalogue: add its row to
+    /// `access/catalogue/table.rs`, with Redis's categories.
     #[test]
     fn every_command_has_its_categories() {
         let missing: Vec<_> = COMMANDS
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn subcommands_of_acl_are_those_the_catalogue_knows() {
+    fn subcommands_of_acl_are_those_of_the_catalogue() {
         let known: Vec<_> =
             catalogue::subcommands("acl").iter().filter_map(|entry| entry.name.get(4..)).collect();
         assert_eq!(known, subcommands::of("acl").map(|sub| sub.own_name()).collect::<Vec<_>>());

@@ -1,4 +1,4 @@
-//! Who a client is, and what it may do: AUTH, HELLO, and the check before every command.
+//! Authentication and permissions: AUTH, HELLO, and the check before every command.
 
 use std::sync::Arc;
 
@@ -22,10 +22,10 @@ impl From<LoginError> for Refusal {
     }
 }
 
-/// Whether the client may run `command`, which is there and has as many arguments as it needs.
+/// Checks whether the client may run `command`, whose arity fits.
 ///
 /// # Errors
-/// NOAUTH or NOPERM; nothing may be done then.
+/// NOAUTH or NOPERM; the command must not run.
 pub(super) fn check(command: &Command, context: &Context<'_>, args: Args<'_>) -> Result<(), Refusal> {
     let (access, client) = (context.server.access(), &context.client);
     if access.is_free(&client.session) {
@@ -36,7 +36,7 @@ pub(super) fn check(command: &Command, context: &Context<'_>, args: Args<'_>) ->
     access.check(&client.session, &asked, keys, || describe(context)).map_err(Refusal::from)
 }
 
-/// The keys of a command, each with what is done to it.
+/// Returns the keys of a command, each with the command's access to it.
 pub(super) fn keys_of<'a>(
     command: &Command,
     asked: &Asked<'_>,
@@ -76,7 +76,7 @@ fn login(context: &Context<'_>, user: &[u8], password: &[u8], command: &'static 
     Login { user, password, peer: context.client.peer.ip(), command, client: describe(context) }
 }
 
-/// Finds out whether the client is who it says; `then` goes on if it is.
+/// Returns a reply that authenticates the client and then calls `then` with the new session.
 fn log_in(
     context: &Context<'_>,
     login: Login,
@@ -91,7 +91,7 @@ fn log_in(
     })))
 }
 
-/// What HELLO asks for.
+/// Parsed arguments of HELLO.
 struct Hello {
     protocol: Protocol,
     name: Option<String>,

@@ -5,7 +5,7 @@ use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Refusal, Reply, Shape};
 use crate::kv::{Action, BitRange, BitRangeUnit, Bitwise, Field, FieldAction, Overflow, Step, parse_integer};
 
-/// Reads how many bits come before one; with `#` it counts fields of so many bits.
+/// Parses the offset of a bit. With `#` the number counts fields of `field_bits` bits.
 fn offset(context: &Context<'_>, text: &[u8], field_bits: Option<u8>) -> Result<u64, Refusal> {
     let invalid = || Refusal::from("ERR bit offset is not an integer or out of range");
     let (text, step) = match (text.strip_prefix(b"#"), field_bits) {
@@ -33,7 +33,8 @@ pub(super) fn getbit(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     Ok(Reply::One(context.submit(args.bytes(1), Action::ReadBit(offset)), Shape::Number))
 }
 
-/// The range that arguments from `first` on give; where there is but a start, it goes to the end.
+/// Parses the range in the arguments from `first` on; `None` if there are none. Without an end it extends to
+/// the end of the value.
 fn range(args: Args<'_>, first: usize) -> Result<Option<BitRange>, Refusal> {
     if args.len() <= first {
         return Ok(None);

@@ -1,4 +1,5 @@
-//! `CASK.*`: what Redis has no command for, answered as JSON of the types in [`crate::api`].
+//! `CASK.*`: administrative commands that Redis does not have. Replies are JSON of the types in
+//! [`crate::api`].
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
@@ -8,7 +9,7 @@ use crate::frontend::keyspace::AdminRequest;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Refusal};
 
-/// Events that are told if it is not said how many.
+/// Events of CASK.EVENTS without a count.
 const EVENTS: usize = 100;
 
 pub(super) fn status(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
@@ -72,7 +73,7 @@ pub(super) fn takeover(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let confirmed = match args.len() {
         1 => false,
         2 if args.get(1).eq_ignore_ascii_case(b"yes") => true,
-        _ => return Err("ERR CASK.TAKEOVER takes YES, or nothing to be told what it would be".into()),
+        _ => return Err("ERR CASK.TAKEOVER takes YES, or no argument for a preview".into()),
     };
     ask(context, AdminRequest::TakeOver { confirmed })
 }
@@ -87,7 +88,7 @@ pub(super) fn commit(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     ask(context, AdminRequest::Commit { words: words(args) })
 }
 
-/// The arguments after the command's name, as text.
+/// Returns the arguments after the command's name, as text.
 fn words(args: Args<'_>) -> Vec<String> {
     (1..args.len()).map(|at| String::from_utf8_lossy(args.get(at)).into_owned()).collect()
 }

@@ -6,7 +6,7 @@ use crate::frontend::resp::encoder::Protocol;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Reply};
 
-/// The Redis release whose behaviour this front end has, told to clients that ask.
+/// The Redis release whose behaviour this front end has, as reported to clients.
 pub(super) const REDIS_VERSION: &str = "7.2.0";
 
 pub(super) fn ping(context: &mut Context<'_>, args: Args<'_>) -> Handled {
@@ -38,24 +38,25 @@ pub(super) fn select(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     }
 }
 
-/// From now on reads may be stale, where there are no others.
+/// `READONLY`: later reads may be stale where no current ones are possible.
 pub(super) fn readonly(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     context.client.readonly = true;
     context.ok()
 }
 
-/// Ends [`readonly`].
+/// `READWRITE`: ends [`readonly`].
 pub(super) fn readwrite(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     context.client.readonly = false;
     context.ok()
 }
 
-/// Every node serves every key, whoever has its slot.
+/// `ASKING`: has no effect, because every node serves every key.
 pub(super) fn asking(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     context.ok()
 }
 
-/// The connection as it was when it was new; its number and what its library said of itself stay.
+/// `RESET`: resets the connection to its initial state, except its number and the client library's name and
+/// version.
 pub(super) fn reset(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     let client = &mut context.client;
     client.name.clear();

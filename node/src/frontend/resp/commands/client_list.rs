@@ -1,4 +1,4 @@
-//! `CLIENT`: what one connection knows and may do of itself and of the others.
+//! `CLIENT`: information about connections, and commands that end, pause or configure them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::frontend::resp::client::Replies;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Refusal, Reply};
 
-/// The one user there is.
+/// The only user that CLIENT KILL USER accepts.
 const DEFAULT_USER: &str = "default";
 
 pub(super) fn id(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
@@ -42,7 +42,8 @@ pub(super) fn setinfo(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     context.ok()
 }
 
-/// A name that fits one line of a list.
+/// Returns `text` if it consists of printable characters without blanks, so that it fits a line of CLIENT
+/// LIST.
 pub(super) fn printable(text: &[u8], what: &str) -> Result<String, Refusal> {
     match text.iter().all(|byte| (b'!'..=b'~').contains(byte)) {
         true => Ok(String::from_utf8_lossy(text).into_owned()),
@@ -50,7 +51,7 @@ pub(super) fn printable(text: &[u8], what: &str) -> Result<String, Refusal> {
     }
 }
 
-/// The connection as CLIENT LIST and ACL LOG tell it.
+/// Returns the line of this connection for CLIENT LIST and ACL LOG.
 pub(super) fn describe(context: &Context<'_>) -> String {
     context.client.show();
     context.client.registered.line()
@@ -62,7 +63,10 @@ pub(super) fn info(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     Ok(Reply::Written)
 }
 
-/// Kinds of clients that Redis tells apart; here all are normal ones.
+/// Returns whether `name` is the client type `normal`, which all clients have.
+///
+/// # Errors
+/// Redis has no client type of this name.
 fn is_normal(name: &[u8]) -> Result<bool, Refusal> {
     let is = |other: &str| name.eq_ignore_ascii_case(other.as_bytes());
     match ["normal", "master", "slave", "replica", "pubsub"].iter().any(|known| is(known)) {
@@ -92,7 +96,7 @@ pub(super) fn list(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     Ok(Reply::Written)
 }
 
-/// Which clients are to be ended.
+/// Filter of the clients that CLIENT KILL ends.
 #[derive(Default)]
 struct Filter {
     id: Option<i64>,
@@ -166,7 +170,7 @@ pub(super) fn kill(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         true => context.to.ok(),
         false => context.to.integer(clients.len() as i64),
     }
-    // Its own reply is still written.
+    // If the client kills its own connection, the reply is still written before it closes.
     Ok(if clients.iter().any(|client| client.id == me) { Reply::Close } else { Reply::Written })
 }
 
@@ -190,7 +194,7 @@ pub(super) fn unpause(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     context.ok()
 }
 
-/// No command blocks its client.
+/// `CLIENT UNBLOCK`: always 0, because no command blocks its client.
 pub(super) fn unblock(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let reason = args.get(3);
     let known = |name: &str| reason.eq_ignore_ascii_case(name.as_bytes());
@@ -225,7 +229,7 @@ pub(super) fn no_touch(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     context.ok()
 }
 
-/// Without a reply of its own unless replies are on.
+/// `CLIENT REPLY`: has no reply of its own unless it switches replies on.
 pub(super) fn reply(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let replies = &mut context.client.replies;
     match args.get(2).to_ascii_lowercase().as_slice() {
@@ -241,7 +245,7 @@ pub(super) fn reply(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     Ok(Reply::Written)
 }
 
-/// Nothing invalidates what a client keeps, so no client may believe that.
+/// `CLIENT TRACKING`: rejects ON, because the node sends no invalidations to clients that cache values.
 pub(super) fn tracking(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let on = switch(args)?;
     let is = |index: usize, names: &[&str]| {
@@ -256,9 +260,11 @@ pub(super) fn tracking(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         };
     }
     match on {
-        true => Err("ERR CLIENT TRACKING ON is not supported: a node does not tell clients of writes that others take; \
-                     do not keep replies, or let them expire"
-            .into()),
+        true => {
+            Err("ERR CLIENT TRACKING ON is not supported: a node does not notify clients of writes that \
+            other nodes accept; do not cache replies, or let them expire"
+                .into())
+        }
         false => context.ok(),
     }
 }

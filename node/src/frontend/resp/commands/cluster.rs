@@ -1,8 +1,8 @@
-//! `CLUSTER`: which node serves which slots, in the words of Redis.
+//! `CLUSTER`: the nodes and their slots, in Redis's formats.
 //!
-//! A node that is not primary of a key serves it all the same, so clients need none of this; those that use it
-//! save a hop. Every node is primary of some slots and replica of others; Redis knows no such nodes, so in
-//! NODES each is a master of the slots it is primary of.
+//! A node that is not the primary of a key forwards the command, so clients do not need CLUSTER; clients that
+//! use it save a hop. Every node is the primary of some slots and a replica of others. Redis has no such
+//! nodes, so NODES shows each as a master of the slots of which it is primary.
 
 use bytes::Bytes;
 use caskade_engine::{SLOTS, slot_of};
@@ -14,12 +14,12 @@ use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Refusal, Reply};
 use crate::id::NodeId;
 
-/// Keys one GETKEYSINSLOT answers, at most: a bound on its memory.
+/// Maximum keys in a reply of GETKEYSINSLOT, to bound its memory.
 const KEYS_MAX: usize = 100_000;
-/// Keys looked at in one step of a walk.
+/// Keys of one page of a walk.
 const WALK_STEP: usize = 1000;
 
-/// The subcommands that tell what the node knows of its cluster.
+/// Runs the subcommands that report the node's view of its cluster.
 pub(super) fn cluster(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let topology = context.server.keyspace.topology(context.client.local);
     let to = &mut context.to;
@@ -77,7 +77,8 @@ pub(super) fn keys_in_slot(context: &mut Context<'_>, args: Args<'_>) -> Handled
     })
 }
 
-/// Hands over the keys of a slot, each once or, while they change, now and then twice, until `take` has enough.
+/// Passes the keys of a slot to `take` until it returns `false`. A key that changes during the walk may be
+/// passed twice.
 async fn walk(
     keyspace: &dyn Keyspace,
     slot: u16,
@@ -98,7 +99,7 @@ async fn walk(
     }
 }
 
-/// A link to and one from each other member, as far as the node knows.
+/// Writes a link to and a link from each other member that is up.
 fn links(topology: &Topology, to: &mut Encoder<'_>) {
     let peers: Vec<_> = topology.nodes.iter().filter(|node| node.up && node.id != topology.node).collect();
     to.array(2 * peers.len());
@@ -119,7 +120,7 @@ fn links(topology: &Topology, to: &mut Encoder<'_>) {
     }
 }
 
-/// A node's name as Redis writes such: 40 hexadecimal digits, the first of its key.
+/// Returns a node's id in Redis's form: 40 hexadecimal digits, the first 20 bytes of its key.
 fn redis_id(node: NodeId) -> String {
     node.as_bytes().iter().take(20).map(|byte| format!("{byte:02x}")).collect()
 }
@@ -138,7 +139,7 @@ fn slots(topology: &Topology, to: &mut Encoder<'_>) {
             endpoint(&node.place, to);
             to.integer(node.place.port.into());
             to.bulk(redis_id(node.id).as_bytes());
-            // Redis's `cluster-preferred-endpoint-type hostname`: what is not the endpoint follows it.
+            // As with Redis's `cluster-preferred-endpoint-type hostname`, the IP address follows as metadata.
             to.map(usize::from(node.place.hostname.is_some()));
             if node.place.hostname.is_some() {
                 to.name("ip");
@@ -148,12 +149,13 @@ fn slots(topology: &Topology, to: &mut Encoder<'_>) {
     }
 }
 
-/// The host that clients are to use; null where it is not known: then it is the one that they use already.
+/// Writes the host that clients must use. Null if it is not known: clients then use the host of their
+/// connection.
 fn endpoint(place: &ClientPlace, to: &mut Encoder<'_>) {
     to.value_or_null(Some(place.host()).filter(|host| !host.is_empty()).map(str::as_bytes));
 }
 
-/// The ranges a node is primary of.
+/// Returns the ranges of which a node is the primary.
 fn ranges_of(topology: &Topology, index: usize) -> impl Iterator<Item = &SlotRange> {
     topology.ranges.iter().filter(move |range| range.primary == Some(index))
 }

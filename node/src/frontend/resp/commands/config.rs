@@ -1,4 +1,5 @@
-//! `CONFIG`: the node's settings, those that can change while it runs, and the Redis names that tools ask for.
+//! `CONFIG`: the node's settings, the changes that are possible while it runs, and the Redis parameters that
+//! tools read.
 
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
@@ -12,10 +13,10 @@ use crate::frontend::slowlog::ENTRIES_MAX;
 use crate::kv::parse_integer;
 use crate::machine::OpenFiles;
 
-/// A setting that can change while the node runs, and only until it ends.
+/// A parameter that CONFIG SET can change. The change lasts until the node stops.
 struct Tunable {
     name: &'static str,
-    /// The node's own name of it, if it is a setting it can begin with.
+    /// Name of the node's setting with the initial value, if there is one.
     setting: Option<&'static str>,
     least: i64,
     most: i64,
@@ -23,7 +24,7 @@ struct Tunable {
     set: fn(&Server, i64),
 }
 
-/// All of them. The numbers are within the bounds when they are set.
+/// All parameters that CONFIG SET can change. `set` gets only numbers within the bounds.
 static TUNABLES: &[Tunable] = &[
     Tunable {
         name: "latency-monitor-threshold",
@@ -75,7 +76,7 @@ fn number(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-/// Names of Redis whose values are what they come to here, whatever is set.
+/// Redis parameters with fixed values, which state the behaviour of Caskade.
 const FIXED: [(&str, &str); 9] = [
     ("appendonly", "yes"),
     ("cluster-enabled", "yes"),
@@ -88,7 +89,7 @@ const FIXED: [(&str, &str); 9] = [
     ("save", ""),
 ];
 
-/// Every name with its value.
+/// Returns every parameter and setting with its value.
 fn all(server: &Server) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> =
         FIXED.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
@@ -96,7 +97,7 @@ fn all(server: &Server) -> Vec<(String, String)> {
     all.push(("proto-max-bulk-len".to_owned(), server.door.limits.value_bytes_max.to_string()));
     let mut settings = server.keyspace.settings();
     for (name, value) in &mut settings {
-        // As it is now, not as the node began with it.
+        // The present value, not the one at the start of the node.
         if let Some(tunable) = TUNABLES.iter().find(|tunable| tunable.setting == Some(name.as_str())) {
             *value = (tunable.get)(server).to_string();
         }
@@ -120,7 +121,7 @@ pub(super) fn get(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     Ok(Reply::Written)
 }
 
-/// All or none of the pairs are set.
+/// `CONFIG SET`: sets all pairs, or none if one is wrong.
 pub(super) fn set(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     if !args.len().is_multiple_of(2) {
         return Err(super::syntax_error());
@@ -149,7 +150,7 @@ pub(super) fn set(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     context.ok()
 }
 
-/// As Redis: no more clients than the system allows open files for.
+/// Checks, as Redis does, that the system allows enough open files for `clients` connections.
 fn check_open_files(server: &Server, clients: u64) -> Result<(), Refusal> {
     let possible = OpenFiles::ask(clients, server.door.limits.data_files).clients;
     if clients <= possible {
@@ -188,9 +189,10 @@ pub(super) fn reset_stat(context: &mut Context<'_>, _args: Args<'_>) -> Handled 
     context.ok()
 }
 
-/// The settings file is the operator's, often shared and under version control.
+/// `CONFIG REWRITE`: rejected, because the settings file belongs to the operator and is often under version
+/// control.
 pub(super) fn rewrite(_context: &mut Context<'_>, _args: Args<'_>) -> Handled {
-    Err("ERR CONFIG REWRITE is refused: a node does not write its settings file; nothing was changed. \
-         Put the setting there by hand (`caskd config` prints it whole)"
+    Err("ERR CONFIG REWRITE is refused: a node does not write its settings file; nothing was changed. Edit \
+        the file by hand (`caskd config` prints all settings)"
         .into())
 }

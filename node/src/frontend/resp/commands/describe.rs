@@ -1,4 +1,4 @@
-//! `COMMAND`: what there is to be asked, told from the tables.
+//! `COMMAND`: descriptions of the commands, from the tables.
 
 use super::properties::{self, KeySpec};
 use super::subcommands::{self, SUBCOMMANDS, Subcommand};
@@ -10,7 +10,7 @@ use crate::frontend::resp::glob;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Refusal, Reply};
 
-/// What a name of one or, with `|`, two parts means.
+/// A command, or a subcommand (`command|subcommand`), found by name.
 enum Named {
     Command(&'static Command),
     Subcommand(&'static Subcommand),
@@ -85,7 +85,7 @@ pub(super) fn list(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     Ok(Reply::Written)
 }
 
-/// Whether a command or subcommand is of an ACL category.
+/// Returns whether a command or subcommand belongs to an ACL category.
 fn has_category(name: &str, category: &[u8]) -> bool {
     let category = std::str::from_utf8(category).ok().and_then(Categories::named);
     let entry = catalogue::find(name);
@@ -106,7 +106,7 @@ fn write_all(to: &mut Encoder<'_>, asked: impl Iterator<Item = Option<Named>>) {
 
 fn write_command(to: &mut Encoder<'_>, command: &Command) {
     let subs: Vec<_> = subcommands::of(command.name).collect();
-    // COMMAND itself runs without a subcommand, too, but has no keys either.
+    // COMMAND also runs without a subcommand, but has no keys either way.
     let keys = if subs.is_empty() { command.keys } else { Keys::NONE };
     write_entry(to, command.name, command.arity, keys, &subs);
 }
@@ -119,7 +119,7 @@ fn write_subcommand(to: &mut Encoder<'_>, sub: &Subcommand) {
     write_entry(to, sub.name, sub.arity, keys, &[]);
 }
 
-/// One element of the reply to COMMAND INFO, in the form of Redis 7.
+/// Writes one element of the reply to COMMAND INFO, in the format of Redis 7.
 fn write_entry(to: &mut Encoder<'_>, name: &str, arity: i32, keys: Keys, subs: &[&Subcommand]) {
     let properties = properties::of(name);
     to.array(10);
@@ -134,7 +134,7 @@ fn write_entry(to: &mut Encoder<'_>, name: &str, arity: i32, keys: Keys, subs: &
     properties.tips.iter().for_each(|tip| to.name(tip));
     to.set(properties.keys.len());
     properties.keys.iter().for_each(|keys| write_key_spec(to, keys));
-    // Redis has a set of none, and an array of some.
+    // Like Redis: an empty set without subcommands, an array with some.
     if subs.is_empty() {
         to.set(0)
     } else {
@@ -211,7 +211,10 @@ fn write_sub_docs(to: &mut Encoder<'_>, sub: &Subcommand) {
     to.name(by_name(sub.command().as_bytes()).map_or("server", |command| command.group));
 }
 
-/// The command that is asked about, and where its keys are.
+/// Returns the command in the arguments from the third on, and the positions of its keys.
+///
+/// # Errors
+/// Redis's error for a command that is unknown, has no keys, or has wrong arguments.
 fn keys_of(args: Args<'_>) -> Result<(&'static Command, Vec<usize>), Refusal> {
     let asked = args.skip(2);
     let command = by_name(asked.get(0)).ok_or("ERR Invalid command specified")?;

@@ -1,4 +1,4 @@
-//! Commands on the expiry of keys, and how times are read.
+//! Commands on the expiry of keys, and the parsing of times.
 
 use super::{Context, integer};
 use crate::frontend::resp::now_ms;
@@ -6,7 +6,7 @@ use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Refusal, Reply, Shape};
 use crate::kv::{Action, Deadline, ExpireIf};
 
-/// What the number of an expiry counts.
+/// Unit and origin of an expiry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unit {
     /// Seconds from now.
@@ -20,7 +20,7 @@ pub(super) enum Unit {
 }
 
 impl Unit {
-    /// The unit an option of SET names.
+    /// Returns the unit that an option of SET names.
     pub(super) fn of_option(text: &[u8]) -> Option<Self> {
         let options: [(&[u8], Self); 4] = [
             (b"ex", Self::Seconds),
@@ -31,10 +31,10 @@ impl Unit {
         options.into_iter().find(|(name, _)| text.eq_ignore_ascii_case(name)).map(|(_, unit)| unit)
     }
 
-    /// Returns the deadline a number means; it may be past. `None` if it is out of Redis's range.
+    /// Returns the deadline that a number means; it may be in the past. `None` if it is out of Redis's range.
     ///
-    /// A relative time stays relative: only the primary adds it. This node's clock serves to find sums that do not fit 64
-    /// bits, as Redis does, and nothing else.
+    /// A relative time stays relative: only the primary adds it to cluster time. This node's clock is used
+    /// only to detect sums that do not fit 64 bits, as in Redis.
     fn deadline(self, number: i64) -> Option<Deadline> {
         let millis = match self {
             Self::Seconds | Self::UnixSeconds => number.checked_mul(1000)?,
@@ -45,14 +45,17 @@ impl Unit {
                 millis.checked_add(i64::try_from(now_ms()).ok()?)?;
                 Some(Deadline::In(u64::try_from(millis).unwrap_or(0)))
             }
-            // The beginning of 1970 is past enough.
+            // A negative time means the same as the first millisecond of 1970: it is in the past.
             Self::UnixSeconds | Self::UnixMillis => {
                 Some(Deadline::At(u64::try_from(millis).unwrap_or(1).max(1)))
             }
         }
     }
 
-    /// Reads the deadline of a value: only numbers above zero are allowed.
+    /// Parses the deadline of a written value.
+    ///
+    /// # Errors
+    /// The number is not positive or out of range.
     pub(super) fn positive(self, text: &[u8], command: &str) -> Result<Deadline, Refusal> {
         let number = integer(text)?;
         self.deadline(number).filter(|_| number > 0).ok_or_else(|| invalid(command))
@@ -81,14 +84,14 @@ pub(super) fn pexpireat(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 
 fn expire_at(context: &mut Context<'_>, args: Args<'_>, unit: Unit, command: &str) -> Handled {
     let condition = condition(args)?;
-    // One that is past removes the key.
+    // A deadline in the past removes the key.
     let deadline = unit.deadline(integer(args.get(2))?).ok_or_else(|| invalid(command))?;
     let action =
         condition.map_or(Action::Expire(deadline), |condition| Action::ExpireIf(deadline, condition));
     Ok(Reply::One(context.submit(args.bytes(1), action), Shape::Changed))
 }
 
-/// What NX, XX, GT and LT come to.
+/// Parses the options NX, XX, GT and LT.
 fn condition(args: Args<'_>) -> Result<Option<ExpireIf>, Refusal> {
     let (mut nx, mut xx, mut gt, mut lt) = (false, false, false, false);
     for option in args.from(3) {

@@ -1,4 +1,4 @@
-//! `INFO`: the figures of the node, under the names that Redis's tools read.
+//! `INFO`: the node's statistics, under the names that Redis's tools read.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -28,9 +28,9 @@ const SECTIONS: [&str; 9] = [
     "cluster",
     "keyspace",
 ];
-/// The section that is told only if it is asked for, by name or with all.
+/// Section that INFO returns only if it is requested, by name or with all others.
 const UNUSUAL: &str = "commandstats";
-/// Names under which INFO answers every section.
+/// Arguments for which INFO returns every section.
 const ALL_SECTIONS: [&str; 2] = ["all", "everything"];
 
 pub(super) fn info(context: &mut Context<'_>, args: Args<'_>) -> Handled {
@@ -64,7 +64,7 @@ pub(super) fn info(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     later(context, text, |text, to| to.text(&text))
 }
 
-/// What the front ends know, when INFO was asked.
+/// Statistics of the front ends at the time of INFO.
 struct Figures {
     now: Snapshot,
     calls: Vec<(&'static str, Calls)>,
@@ -153,7 +153,7 @@ fn write_section(section: &str, keyspace: &dyn Keyspace, figures: &Figures, text
             field("caskade_latency_p50_us", &now.latency_p50_us);
             field("caskade_latency_p99_us", &now.latency_p99_us);
         }
-        // Each node is the primary of some keys and has copies of others: CLUSTER SHARDS tells which.
+        // Each node is the primary of some keys and has copies of others: CLUSTER SHARDS shows which.
         "replication" => {
             field("# Replication\r\nrole", &"master");
             field("connected_slaves", &0);
@@ -174,7 +174,7 @@ fn write_section(section: &str, keyspace: &dyn Keyspace, figures: &Figures, text
     }
 }
 
-/// What the node's peer network did, and what it refused.
+/// Writes the statistics of the node's peer network: connections, calls, and rejected peers by kind.
 fn write_peers(peers: &PeerFigures, field: &mut impl FnMut(&str, &dyn std::fmt::Display)) {
     field("caskade_peers_connected", &peers.connected);
     field("caskade_peer_calls_sent", &peers.calls_sent);
@@ -188,7 +188,7 @@ fn write_peers(peers: &PeerFigures, field: &mut impl FnMut(&str, &dyn std::fmt::
     }
 }
 
-/// How often a command was called, and how long that took from when it was read until it was answered.
+/// Returns the line of a command: its calls, and their time from reading the command to its reply.
 fn calls_line(command: &str, calls: &Calls) -> String {
     let Calls { begun, took_us, failed, rejected } = calls;
     let each_us = *took_us as f64 / (*begun).max(1) as f64;
@@ -198,12 +198,13 @@ fn calls_line(command: &str, calls: &Calls) -> String {
     )
 }
 
-/// The keys of the cluster, as Redis tells those of a database; nothing where they cannot be counted now.
+/// Writes the number of keys of the cluster in Redis's format for a database. Writes the error as
+/// `caskade_keys_unknown` if the keys cannot be counted now.
 async fn write_keys(keyspace: &dyn Keyspace, text: &mut String) {
     match keyspace.count().await {
         Ok(0) => {}
         Ok(count) => match keyspace.count_expiring().await {
-            // Both are counted while clients write.
+            // Clients write between the two counts, so `expires` may exceed `count`.
             Ok(expires) => {
                 let expires = expires.unwrap_or(0).min(count);
                 text.push_str(&format!("db0:keys={count},expires={expires},avg_ttl=0\r\n"));

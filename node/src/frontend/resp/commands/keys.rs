@@ -1,4 +1,4 @@
-//! Commands on keys, whatever they hold.
+//! Commands on keys, independent of their values.
 
 use super::{Context, Later, TOGETHER_MAX, integer, later, submit_for, syntax_error};
 use crate::frontend::flush::flush;
@@ -9,9 +9,9 @@ use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Gather, Handled, Refusal, Reply, Shape, encode_many};
 use crate::kv::{Action, CURSOR_MAX, Failure, Operation, Outcome, ScanPage};
 
-/// Keys one SCAN looks at, at most: a bound on its memory and its time.
+/// Maximum keys that one SCAN examines, to bound its memory and time.
 const SCAN_COUNT_MAX: usize = 10_000;
-/// Keys it looks at if it is not told how many.
+/// Keys that one SCAN examines without COUNT.
 const SCAN_COUNT: usize = 10;
 
 pub(super) fn del(context: &mut Context<'_>, args: Args<'_>) -> Handled {
@@ -26,7 +26,7 @@ pub(super) fn kind(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     Ok(Reply::One(context.submit(args.bytes(1), Action::Inspect), Shape::Type))
 }
 
-/// The same action on each of the arguments.
+/// Starts the same action on each of the arguments.
 pub(super) fn each(context: &mut Context<'_>, args: Args<'_>, action: Action, gather: Gather) -> Handled {
     let operations =
         (1..args.len()).map(|index| Operation { key: args.bytes(index), action: action.clone() });
@@ -44,7 +44,7 @@ pub(super) fn each(context: &mut Context<'_>, args: Args<'_>, action: Action, ga
     Ok(Reply::Many(tickets, gather))
 }
 
-/// Works through more operations than may be under way together.
+/// Runs more operations than may be in flight together, in steps.
 pub(super) fn in_steps(context: &Context<'_>, operations: Vec<Operation>, gather: Gather) -> Handled {
     let (keyspace, protocol) = (context.server.keyspace.clone(), context.to.protocol);
     let (readonly, mut room) = (context.client.readonly, context.room());
@@ -78,12 +78,12 @@ pub(super) fn dbsize(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     later(context, count, |count, to| to.integer(i64::try_from(count).unwrap_or(i64::MAX)))
 }
 
-/// What the arguments of SCAN say.
+/// Parsed arguments of SCAN.
 struct Scan {
     cursor: u64,
     count: usize,
     pattern: Option<Vec<u8>>,
-    /// Whether keys of the type that is asked for can exist.
+    /// Whether keys of the requested type can exist.
     strings: bool,
 }
 
@@ -131,9 +131,9 @@ pub(super) fn scan(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     })
 }
 
-/// Keys that KEYS lists at most: more are for SCAN.
+/// Maximum keys in a reply of KEYS.
 const KEYS_MAX: usize = 1_000_000;
-/// Keys that are looked at in one step of a walk.
+/// Keys of one page of a walk.
 const WALK_STEP: usize = 1000;
 
 /// `KEYS pattern`: a walk over the whole cluster.
@@ -148,7 +148,7 @@ pub(super) fn keys(context: &mut Context<'_>, args: Args<'_>) -> Handled {
             room.take_all(&page.keys)?;
             found.extend(page.keys);
             if found.len() > KEYS_MAX {
-                return Err("ERR more than 1000000 keys fit the pattern: use SCAN".into());
+                return Err("ERR more than 1000000 keys match the pattern: use SCAN".into());
             }
             cursor = page.next;
             if cursor == 0 {
@@ -162,12 +162,12 @@ pub(super) fn keys(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     })
 }
 
-/// Of the first keys behind a place at random one at random.
+/// `RANDOMKEY`: a random one of the first keys after a random cursor.
 pub(super) fn randomkey(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     let keyspace = context.server.keyspace.clone();
     let found = async move {
         let mut cursor = rand::random_range(0..=CURSOR_MAX);
-        // From the place to the end, then from the beginning.
+        // Walks from the random cursor to the end, then from the beginning.
         for _ in 0..2 {
             loop {
                 let page = keyspace.scan(cursor, SCAN_COUNT).await.map_err(Refusal::from)?;
@@ -185,8 +185,8 @@ pub(super) fn randomkey(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     later(context, found, |key: Option<bytes::Bytes>, to| to.value_or_null(key.as_deref()))
 }
 
-/// `FLUSHALL [ASYNC | SYNC]`: each key is removed by itself, and the reply comes when all are. In Redis, too, nothing is
-/// there any more after ASYNC: only memory is given back later.
+/// `FLUSHALL [ASYNC | SYNC]`: removes each key separately, and replies when all are removed. ASYNC does the
+/// same: in Redis, too, no key is visible after it, only the memory is freed later.
 pub(super) fn flush_all(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let is = |name: &str| args.len() == 2 && args.get(1).eq_ignore_ascii_case(name.as_bytes());
     if !(args.len() == 1 || is("async") || is("sync")) {
@@ -195,7 +195,7 @@ pub(super) fn flush_all(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let keyspace = context.server.keyspace.clone();
     let flushed = async move {
         flush(keyspace.as_ref()).await.map_err(|failure| {
-            tracing::warn!(%failure, "FLUSHALL ended before all keys were removed");
+            tracing::warn!(%failure, "FLUSHALL removed only a part of the keys");
             Refusal::from(Failure::Refused(format!("some keys were removed, not all: {failure}")))
         })
     };

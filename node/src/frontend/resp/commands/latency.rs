@@ -1,12 +1,12 @@
-//! `SLOWLOG` and `LATENCY`: commands that took long.
+//! `SLOWLOG` and `LATENCY`: slow commands.
 
 use super::{Context, integer};
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Refusal, Reply};
 
-/// Entries of SLOWLOG GET if it is not said how many.
+/// Entries of SLOWLOG GET without a count.
 const SLOWLOG_COUNT: usize = 10;
-/// The one event there is.
+/// The only latency event.
 const EVENT: &[u8] = b"command";
 
 pub(super) fn slowlog_get(context: &mut Context<'_>, args: Args<'_>) -> Handled {
@@ -48,7 +48,8 @@ pub(super) fn slowlog_reset(context: &mut Context<'_>, _args: Args<'_>) -> Handl
     context.ok()
 }
 
-/// Event, second, its longest time and the longest of all.
+/// Writes the event, the second of its newest sample, the longest time of that second, and the longest time
+/// of all.
 pub(super) fn latest(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     let (samples, longest) = (context.server.slowlog.samples(), context.server.slowlog.longest_ms());
     let to = &mut context.to;
@@ -88,9 +89,9 @@ pub(super) fn doctor(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     let (log, now) = (&context.server.slowlog, context.server.door.stats.snapshot());
     let seconds = log.samples().len();
     let text = format!(
-        "Commands of the last seconds took {} us (median) and {} us (99th percentile). {seconds} seconds had a command over \
-         latency-monitor-threshold; the longest took {} ms. SLOWLOG GET tells which commands; `caskctl tasks` what the \
-         node does in the background.\n",
+        "Latency of the last one to two seconds: median {} us, 99th percentile {} us. {seconds} seconds had \
+         a command over latency-monitor-threshold; the longest took {} ms. SLOWLOG GET lists the slow \
+         commands; `caskctl tasks` lists the background work.\n",
         now.latency_p50_us,
         now.latency_p99_us,
         log.longest_ms(),

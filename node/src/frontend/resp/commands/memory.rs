@@ -1,4 +1,4 @@
-//! `MEMORY`, and small commands on the server: TIME, LOLWUT, DEBUG.
+//! `MEMORY`, and small commands about the server: TIME, LOLWUT, DEBUG.
 
 use std::time::Duration;
 
@@ -7,14 +7,15 @@ use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Refusal, Reply};
 use crate::kv::{Action, Outcome};
 
-/// What the index keeps in memory for a key: README's figure for the hash index.
+/// Memory of the hash index for one key, in bytes (the figure in README.md).
 const INDEX_BYTES: i64 = 29;
-/// What a record has on disk beside key and value.
+/// Bytes of a record on disk in addition to key and value.
 const RECORD_BYTES: i64 = 40;
 /// Longest DEBUG SLEEP.
 const SLEEP_MAX_S: f64 = 600.0;
 
-/// `MEMORY USAGE key [SAMPLES count]`: key, value and what is kept of them, in memory and on disk, for one copy.
+/// `MEMORY USAGE key [SAMPLES count]`: the bytes of one copy of a key, in memory and on disk: key, value,
+/// index entry and record overhead.
 pub(super) fn usage(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     for index in (3..args.len()).step_by(2) {
         let given = args.get(index).eq_ignore_ascii_case(b"samples") && index + 1 < args.len();
@@ -40,16 +41,17 @@ pub(super) fn usage(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 
 pub(super) fn doctor(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     let text = format!(
-        "This node has {} bytes in memory. Values are on disk; memory holds some {INDEX_BYTES} bytes a key, buffers of \
-         clients, and what is under way.\n",
+        "This node uses {} bytes of memory. Values are on disk; memory holds about {INDEX_BYTES} bytes a \
+         key, client buffers, and commands in flight.\n",
         crate::machine::resident_bytes()
     );
     context.to.text(&text);
     Ok(Reply::Written)
 }
 
-/// Seconds since 1970 and microseconds within the second, of cluster time: what clients add to it for EXPIREAT or PXAT is then
-/// compared with the same clock, at whichever nodes they ask. Milliseconds are as fine as that goes.
+/// `TIME`: cluster time, as seconds since 1970 and microseconds within the second. Expiries that clients
+/// derive from it (EXPIREAT, PXAT) are compared with the same clock on every node. Its resolution is a
+/// millisecond.
 pub(super) fn time(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     let now = context.server.keyspace.cluster_ms();
     context.to.array(2);
@@ -58,7 +60,7 @@ pub(super) fn time(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     Ok(Reply::Written)
 }
 
-/// No picture, but the version that tools look for.
+/// `LOLWUT`: the version, for which tools look, under a small picture.
 pub(super) fn lolwut(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     context.to.text(&format!(
         "   ____\n  (____)\n  |o  o|   a cask of keys\n  (____)\nCaskade ver. {}\n",
@@ -67,7 +69,7 @@ pub(super) fn lolwut(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     Ok(Reply::Written)
 }
 
-/// `DEBUG SLEEP seconds`, where the settings allow it: this connection waits, and no other.
+/// `DEBUG SLEEP seconds`, if the settings allow it: only this connection waits.
 pub(super) fn debug(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     if !context.server.door.limits.debug_commands {
         return Err(

@@ -1,6 +1,7 @@
-//! The table of commands: name, arity, keys and handler of each, once.
+//! The commands: their table (name, arity, keys, handler), the checks before a command runs, and shared
+//! helpers.
 //!
-//! Names, arities, flags and error texts are those of Redis 7.2, so that clients find what they expect.
+//! Names, arities, flags and error texts are those of Redis 7.2, which clients expect.
 
 mod acl;
 mod auth;
@@ -44,12 +45,12 @@ pub(super) use self::table::COMMANDS;
 pub(super) use self::transactions::{Collected, Queue, Watched};
 pub(super) use self::wait::Written;
 
-/// Longest key, bytes: what a record has room for.
+/// Longest key in bytes: the limit of a record.
 const KEY_BYTES_MAX: usize = 65_535;
-/// Operations of one command that are started together. A command with more keys is worked through in steps.
+/// Maximum in-flight operations of one command. A command with more keys runs in steps.
 const TOGETHER_MAX: usize = 512;
 
-/// What a command does to its keys, for the counters and the order rule.
+/// Effect of a command on its keys, for the counters and the order rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// Reads keys.
@@ -58,13 +59,14 @@ pub(super) enum Kind {
     Write,
     /// Deletes keys.
     Delete,
-    /// Touches no key, and may be answered while others are under way.
+    /// Accesses no key, and may complete while others are in flight.
     Other,
-    /// Depends on what all commands before it did, or changes how those after it are answered.
+    /// Runs alone: depends on all commands before it, or affects the replies to those after it.
     Barrier,
 }
 
-/// Which arguments are keys, as in Redis's COMMAND reply: first, last (negative: from the end) and step.
+/// Positions of the keys among the arguments, as in Redis's COMMAND reply: first, last (negative: from the
+/// end), step.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Keys {
     pub(super) first: i32,
@@ -81,7 +83,7 @@ impl Keys {
     pub(super) const SECOND: Self = Self { first: 2, last: 2, step: 1 };
     pub(super) const FROM_SECOND: Self = Self { first: 2, last: -1, step: 1 };
 
-    /// The places of the keys of a command.
+    /// Returns the positions of a command's keys among its arguments.
     pub(super) fn of(&self, args: Args<'_>) -> impl Iterator<Item = usize> + use<> {
         let count = args.len() as i32;
         let last = if self.last < 0 { count + self.last } else { self.last };
@@ -90,20 +92,20 @@ impl Keys {
     }
 }
 
-/// How a command is answered.
+/// Function that runs a command.
 pub(super) type Handler = fn(&mut Context<'_>, Args<'_>) -> Handled;
 
 /// One row of the table.
 pub(super) struct Command {
     /// Lower-case name.
     pub(super) name: &'static str,
-    /// Arguments with the name; negative: at least so many.
+    /// Number of arguments, including the name. Negative: the minimum.
     pub(super) arity: i32,
     pub(super) kind: Kind,
     pub(super) keys: Keys,
-    /// Redis's group of commands.
+    /// Redis's group of the command.
     pub(super) group: &'static str,
-    /// What it does, in a sentence.
+    /// Description in one sentence, for COMMAND DOCS.
     pub(super) summary: &'static str,
     pub(super) handler: Handler,
 }
@@ -115,17 +117,17 @@ impl std::fmt::Debug for Command {
 }
 
 impl Command {
-    /// Whether it can change a key.
+    /// Returns whether the command can change a key.
     pub(super) fn writes(&self) -> bool {
         matches!(self.kind, Kind::Write | Kind::Delete)
     }
 
-    /// Whether its keys may be of several slots: it is done on each by itself.
+    /// Returns whether the keys may be of several slots, because the command runs on each key separately.
     fn scatters(&self) -> bool {
         matches!(self.name, "mget" | "mset" | "del" | "unlink" | "exists" | "touch")
     }
 
-    /// Whether it has to run alone.
+    /// Returns whether the command has to run alone.
     pub(super) fn is_barrier(&self, args: Args<'_>) -> bool {
         self.kind == Kind::Barrier || args.len() > TOGETHER_MAX
     }
@@ -136,13 +138,13 @@ impl Command {
     }
 }
 
-/// What a handler works with.
+/// State of server and connection for a handler.
 pub(super) struct Context<'a> {
     pub(super) server: &'a Arc<Server>,
     pub(super) client: &'a mut Client,
     pub(super) to: Encoder<'a>,
     pub(super) tally: &'a mut Tally,
-    /// Where a transaction gathers what its commands do.
+    /// The steps of the transaction that EXEC collects; `None` outside EXEC.
     pub(super) collected: Option<&'a Mutex<Collected>>,
 }
 
@@ -156,7 +158,7 @@ impl Context<'_> {
         submit_for(self.client.readonly, self.server.keyspace.as_ref(), operation)
     }
 
-    /// Starts something that needs several keys of one slot. The answer is the step's own.
+    /// Starts a step on several keys of one slot. The ticket has the answer of this step.
     fn submit_step(&self, step: Step) -> Ticket {
         if let Some(collected) = self.collected {
             return collected.lock().add(step);
@@ -167,14 +169,14 @@ impl Context<'_> {
         self.server.keyspace.submit(operation)
     }
 
-    /// Remembers for WAIT where this connection has written.
+    /// Notes, for WAIT, the partition to which this connection writes.
     fn note_write(&self, operation: &Operation) {
         if operation.action.writes() {
             self.client.written.note(&operation.key);
         }
     }
 
-    /// What the reply to one command may take.
+    /// Returns the limit on the reply to one command.
     fn room(&self) -> Room {
         Room::new(self.server.door.limits.message_bytes_max())
     }
@@ -185,12 +187,12 @@ impl Context<'_> {
     }
 }
 
-/// Starts an operation of a client that did, or did not, send READONLY.
+/// Starts an operation; `readonly`: the client has sent READONLY.
 fn submit_for(readonly: bool, keyspace: &dyn Keyspace, operation: Operation) -> Ticket {
     if readonly { keyspace.submit_stale(operation) } else { keyspace.submit(operation) }
 }
 
-/// The command that is asked for, if there is one of its name.
+/// Returns the command that the arguments name; `None` if it is unknown.
 pub(super) fn find(args: Args<'_>) -> Option<&'static Command> {
     by_name(args.get(0))
 }
@@ -203,7 +205,10 @@ fn by_name(name: &[u8]) -> Option<&'static Command> {
     COMMANDS.binary_search_by(order).ok().and_then(|index| COMMANDS.get(index))
 }
 
-/// Runs a command, queues it in a transaction, or says why neither can be.
+/// Runs a command, or queues it in the open transaction.
+///
+/// # Errors
+/// The command was rejected; nothing of it ran.
 pub(super) fn handle(
     command: Option<&'static Command>,
     context: &mut Context<'_>,
@@ -224,7 +229,10 @@ pub(super) fn handle(
     run(command, context, args)
 }
 
-/// The command, if it may be run.
+/// Checks a command and its keys before it runs or is queued.
+///
+/// # Errors
+/// The error reply: unknown command, wrong arity, no permission, long key, several slots, or MOVED.
 fn admit(
     command: Option<&'static Command>,
     context: &Context<'_>,
@@ -242,7 +250,7 @@ fn admit(
     let keys = || command.keys.of(args).map(|index| args.get(index));
     if let Some(long) = keys().map(<[u8]>::len).find(|len| *len > KEY_BYTES_MAX) {
         let reason = format!(
-            "ERR a key of {long} bytes is too long: the most is {KEY_BYTES_MAX}; nothing was changed"
+            "ERR a key of {long} bytes is too long: the maximum is {KEY_BYTES_MAX}; nothing was changed"
         );
         return Err(reason.into());
     }
@@ -259,7 +267,7 @@ fn admit(
     }
 }
 
-/// Runs a command that was admitted.
+/// Runs an admitted command.
 fn run(command: &Command, context: &mut Context<'_>, args: Args<'_>) -> Handled {
     context.client.last_command = command.name;
     match command.kind {
@@ -271,13 +279,14 @@ fn run(command: &Command, context: &mut Context<'_>, args: Args<'_>) -> Handled 
     (command.handler)(context, args)
 }
 
-/// What Redis shows of an argument within an error: so many bytes at most, and nothing after a zero byte.
+/// Returns the part of an argument that Redis shows in an error: at most `max` bytes, up to the first zero
+/// byte.
 fn shown(text: &[u8], max: usize) -> &[u8] {
     let text = text.get(..max).unwrap_or(text);
     text.split(|byte| *byte == 0).next().unwrap_or_default()
 }
 
-/// Longest argument, and arguments together, that an error shows.
+/// Maximum bytes of one argument, and of all arguments together, that an error shows.
 const SHOWN_MAX: usize = 128;
 
 fn unknown_command(args: Args<'_>) -> Refusal {
@@ -305,7 +314,7 @@ fn unknown_subcommand(args: Args<'_>) -> Refusal {
     refuse_subcommand("unknown subcommand", args)
 }
 
-/// A known subcommand with arguments that no form of it has.
+/// Returns the error for a known subcommand with wrong arguments.
 fn wrong_subcommand(args: Args<'_>) -> Refusal {
     refuse_subcommand("unknown subcommand or wrong number of arguments for", args)
 }
@@ -332,7 +341,7 @@ fn integer(text: &[u8]) -> Result<i64, Refusal> {
     parse_integer(text).ok_or_else(not_an_integer)
 }
 
-/// A reply that is worked out on the side: `write` gets what `future` came to.
+/// Returns a reply that a future computes; `write` encodes the result of `future`.
 fn later<T: Send + 'static>(
     context: &Context<'_>,
     future: impl Future<Output = Result<T, Refusal>> + Send + 'static,

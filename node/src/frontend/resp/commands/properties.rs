@@ -1,8 +1,8 @@
-//! What COMMAND INFO reports of every command and subcommand beside its arity and categories: flags, key
+//! Properties of every command and subcommand for COMMAND INFO, besides arity and categories: flags, key
 //! specifications and tips.
 //!
-//! The rows are those of `redis-server` 7.0 (a test in `tests/` compares them with one); the commands that only Caskade has
-//! have rows of the same kind. Handlers decide nothing by them.
+//! The rows are those of `redis-server` 7.0 (a test in `tests/` compares them with one), and similar ones for
+//! Caskade's own commands. They are only reported: handlers do not use them.
 
 /// Flags of commands, in the order in which Redis lists them.
 const FLAGS: [&str; 12] = [
@@ -63,7 +63,7 @@ const BY_GET: &str = "For the optional BY/GET keyword. It is marked 'unknown' be
 const STORE: &str = "For the optional STORE keyword. It is marked 'unknown' because the keyword can appear anywhere in the \
     argument array";
 
-/// The names of the bits that are set.
+/// Returns the names of the bits that are set.
 fn names_of(names: &'static [&'static str], bits: u16) -> Vec<&'static str> {
     names.iter().enumerate().filter(|(place, _)| bits & (1 << place) != 0).map(|(_, name)| *name).collect()
 }
@@ -90,7 +90,7 @@ impl KeySpec {
         Self { note: Some(note), ..self }
     }
 
-    /// Returns the names of its flags.
+    /// Returns the names of the flags.
     pub(super) fn flags(&self) -> Vec<&'static str> {
         names_of(&KEY_FLAGS, self.flags)
     }
@@ -111,17 +111,17 @@ const fn unknown(flags: u16) -> KeySpec {
 /// The properties of one command or subcommand.
 #[derive(Debug)]
 pub(super) struct Properties {
-    /// Lower-case name; of a subcommand with its command's and `|` before it.
+    /// Lower-case name; for a subcommand, `command|subcommand`.
     name: &'static str,
     flags: u16,
-    /// Where its keys are.
+    /// Specifications of the keys' positions.
     pub(super) keys: &'static [KeySpec],
     /// Tips for clients and proxies.
     pub(super) tips: &'static [&'static str],
 }
 
 impl Properties {
-    /// Returns the names of its flags.
+    /// Returns the names of the flags.
     pub(super) fn flags(&self) -> Vec<&'static str> {
         names_of(&FLAGS, self.flags)
     }
@@ -129,7 +129,7 @@ impl Properties {
 
 static UNKNOWN: Properties = Properties { name: "", flags: 0, keys: &[], tips: &[] };
 
-/// Returns the properties of a command or subcommand. Every one has a row: a test compares the tables.
+/// Returns the properties of a command or subcommand. A test checks that each has a row.
 pub(super) fn of(name: &str) -> &'static Properties {
     let place = PROPERTIES.binary_search_by(|row| row.name.cmp(name));
     place.ok().and_then(|place| PROPERTIES.get(place)).unwrap_or(&UNKNOWN)
@@ -144,7 +144,7 @@ const fn row(
     Properties { name, flags, keys, tips }
 }
 
-/// Of every command and subcommand, in the order of the names.
+/// Properties of every command and subcommand, sorted by name.
 #[rustfmt::skip]
 static PROPERTIES: &[Properties] = &[
     row("acl", 0, &[], &[]),

@@ -1,8 +1,11 @@
 //! `CASK.RANGE` and `CASK.PREFIX`: keys of the whole cluster in the order of their bytes, a page at a time.
 //!
-//! Bounds are written as in ZRANGEBYLEX: `[key` with the key itself, `(key` without, `-` and `+` for the ends. The reply is
-//! the key to go on after (AFTER), null at the end, and the keys, each followed by its value if WITHVALUES asks for it. A
-//! key that is there throughout is told exactly once; values are read one by one, and a key that is gone meanwhile has none.
+//! Bounds are those of ZRANGEBYLEX: `[key` includes the key, `(key` excludes it, `-` and `+` are the ends.
+//! The reply has the key for AFTER of the next page (null at the end), and the keys, with WITHVALUES each
+//! followed by its value.
+//!
+//! A walk returns a key that exists throughout exactly once. Values are read one by one: the value of a key
+//! that was removed meanwhile is null.
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -16,7 +19,7 @@ use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Refusal, Room};
 use crate::kv::{Action, Operation, Outcome};
 
-/// Keys of a page, if it is not told how many.
+/// Keys of a page without LIMIT.
 const LIMIT: usize = 100;
 
 /// `CASK.RANGE start end [LIMIT n] [AFTER key] [WITHVALUES]`
@@ -78,7 +81,7 @@ fn page(context: &mut Context<'_>, args: Args<'_>, options: usize, mut range: Ke
     })
 }
 
-/// The values of keys, read in steps.
+/// Reads the values of keys, in steps.
 async fn values(
     keyspace: &Arc<dyn Keyspace>,
     keys: &[Bytes],

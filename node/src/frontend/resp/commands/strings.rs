@@ -19,7 +19,7 @@ pub(super) fn strlen(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     Ok(Reply::One(context.submit(args.bytes(1), Action::Inspect), Shape::Length))
 }
 
-/// A value with nothing said about how it is written.
+/// Returns an unconditional SET without expiry.
 fn plain(value: Bytes) -> Action {
     Action::Set {
         value,
@@ -30,7 +30,7 @@ fn plain(value: Bytes) -> Action {
     }
 }
 
-/// What the options of SET say.
+/// Parsed options of SET.
 struct SetOptions {
     expiry: Option<ExpiryPolicy>,
     condition: Condition,
@@ -40,7 +40,8 @@ struct SetOptions {
 impl SetOptions {
     fn read(args: Args<'_>) -> Result<Self, Refusal> {
         let mut options = Self { expiry: None, condition: Condition::Always, return_old: false };
-        // What an expiry is, is looked at once all options are known: a mistake in those is told first.
+        // As in Redis, a syntax error of any option is reported before an invalid expiry, so the expiry is
+        // parsed last.
         let (mut time, mut index) = (None, 3);
         while index < args.len() {
             let is = |name: &str| args.get(index).eq_ignore_ascii_case(name.as_bytes());
@@ -242,7 +243,8 @@ pub(super) fn mset(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     if args.len().is_multiple_of(2) {
         return Err(wrong_arity("mset"));
     }
-    // Of a key that is given twice the last value counts, and only it is written: both would race.
+    // If a key is given twice, its last value counts. Only that one is written, because the two writes would
+    // race.
     let last: HashMap<&[u8], usize> =
         (1..args.len()).step_by(2).map(|index| (args.get(index), index)).collect();
     let operations = (1..args.len())

@@ -1,4 +1,4 @@
-//! Commands that have only subcommands: which these are, and how one of them is found, checked and told of in HELP.
+//! The table of subcommands, and the lookup, checks and HELP of commands that have them.
 
 use super::{
     Command, Context, Handler, Kind, acl, client_list, cluster, config, describe, latency, memory,
@@ -9,24 +9,24 @@ use crate::frontend::resp::reply::{Handled, Refusal, Reply};
 
 /// One row of the table.
 pub(super) struct Subcommand {
-    /// Lower-case name, with its command's and `|` before.
+    /// Lower-case name: `command|subcommand`.
     pub(super) name: &'static str,
-    /// Arguments with both names; negative: at least so many.
+    /// Number of arguments, including both names. Negative: the minimum.
     pub(super) arity: i32,
-    /// What follows its name.
+    /// Arguments after the name, as HELP shows them.
     pub(super) form: &'static str,
-    /// What it does, in a sentence.
+    /// Description in one sentence, for HELP and COMMAND DOCS.
     pub(super) summary: &'static str,
     handler: Handler,
 }
 
 impl Subcommand {
-    /// The name of its command.
+    /// Returns the name of the command.
     pub(super) fn command(&self) -> &'static str {
         self.name.split_once('|').map_or(self.name, |(command, _)| command)
     }
 
-    /// Its name without that.
+    /// Returns the name without the command's.
     pub(super) fn own_name(&self) -> &'static str {
         self.name.split_once('|').map_or(self.name, |(_, name)| name)
     }
@@ -46,7 +46,7 @@ const fn sub(
     Subcommand { name, arity, form, summary, handler }
 }
 
-/// Every subcommand, in the order of the names.
+/// Every subcommand, sorted by name.
 #[rustfmt::skip]
 pub(super) static SUBCOMMANDS: &[Subcommand] = &[
     sub("acl|cat", -2, "[<category>]", (acl::cat, "List all commands that belong to <category>, or all command categories.")),
@@ -76,9 +76,9 @@ pub(super) static SUBCOMMANDS: &[Subcommand] = &[
     sub("client|reply", 3, "<ON|OFF|SKIP>", (client_list::reply, "Control the replies sent to the current connection.")),
     sub("client|setinfo", 4, "<LIB-NAME|LIB-VER> <value>", (client_list::setinfo, "Set client meta attr.")),
     sub("client|setname", 3, "<name>", (client_list::setname, "Assign the name <name> to the current connection.")),
-    sub("client|tracking", -3, "<ON|OFF>", (client_list::tracking, "Control server assisted client side caching: ON is refused.")),
+    sub("client|tracking", -3, "<ON|OFF>", (client_list::tracking, "Control server assisted client side caching: ON is rejected.")),
     sub("client|trackinginfo", 2, "", (client_list::trackinginfo, "Report tracking status for the current connection.")),
-    sub("client|unblock", -3, "<clientid> [TIMEOUT|ERROR]", (client_list::unblock, "Unblock the specified blocked client: no command blocks one.")),
+    sub("client|unblock", -3, "<clientid> [TIMEOUT|ERROR]", (client_list::unblock, "Unblock the specified blocked client: without effect, because no command blocks.")),
     sub("client|unpause", 2, "", (client_list::unpause, "Stop the current client pause, resuming traffic.")),
     sub("cluster|countkeysinslot", 3, "<slot>", (cluster::count_keys_in_slot, "Return the number of keys in <slot>.")),
     sub("cluster|getkeysinslot", 4, "<slot> <count>", (cluster::keys_in_slot, "Return key names in <slot>.")),
@@ -100,7 +100,7 @@ pub(super) static SUBCOMMANDS: &[Subcommand] = &[
     sub("config|get", -3, "<pattern>", (config::get, "Return parameters matching the glob-like <pattern> and their values.")),
     sub("config|help", 2, "", (help, "Print this help.")),
     sub("config|resetstat", 2, "", (config::reset_stat, "Reset statistics reported by the INFO command.")),
-    sub("config|rewrite", 2, "", (config::rewrite, "Refused: the settings file is the operator's.")),
+    sub("config|rewrite", 2, "", (config::rewrite, "Rejected: the settings file belongs to the operator.")),
     sub("config|set", -4, "<directive> <value>", (config::set, "Set the configuration <directive> to <value>.")),
     sub("latency|doctor", 2, "", (latency::doctor, "Return a human readable latency analysis report.")),
     sub("latency|help", 2, "", (help, "Print this help.")),
@@ -111,9 +111,9 @@ pub(super) static SUBCOMMANDS: &[Subcommand] = &[
     sub("memory|help", 2, "", (help, "Print this help.")),
     sub("memory|usage", -3, "<key> [SAMPLES <count>]", (memory::usage, "Return memory in bytes used by <key> and its value.")),
     sub("object|encoding", 3, "<key>", (values::object, "Return the kind of internal representation used in order to store the value.")),
-    sub("object|freq", 3, "<key>", (values::object, "Refused: how often a key is used is not tracked.")),
+    sub("object|freq", 3, "<key>", (values::object, "Rejected: the use of keys is not tracked.")),
     sub("object|help", 2, "", (help, "Print this help.")),
-    sub("object|idletime", 3, "<key>", (values::object, "Refused: when a key was used is not tracked.")),
+    sub("object|idletime", 3, "<key>", (values::object, "Rejected: the use of keys is not tracked.")),
     sub("object|refcount", 3, "<key>", (values::object, "Return the number of references of the value.")),
     sub("slowlog|get", -2, "[<count>]", (latency::slowlog_get, "Return top <count> entries from the slowlog (default: 10, -1 mean all).")),
     sub("slowlog|help", 2, "", (help, "Print this help.")),
@@ -121,12 +121,12 @@ pub(super) static SUBCOMMANDS: &[Subcommand] = &[
     sub("slowlog|reset", 2, "", (latency::slowlog_reset, "Reset the slowlog.")),
 ];
 
-/// Those of a command.
+/// Returns the subcommands of a command.
 pub(super) fn of(command: &str) -> impl Iterator<Item = &'static Subcommand> + use<'_> {
     SUBCOMMANDS.iter().filter(move |sub| sub.command() == command)
 }
 
-/// The subcommand that two names are, in any case.
+/// Returns the subcommand with these two names, ignoring case.
 pub(super) fn find(command: &[u8], name: &[u8]) -> Option<&'static Subcommand> {
     let fits = |sub: &&Subcommand| {
         sub.own_name().as_bytes().eq_ignore_ascii_case(name)
@@ -135,18 +135,20 @@ pub(super) fn find(command: &[u8], name: &[u8]) -> Option<&'static Subcommand> {
     SUBCOMMANDS.iter().find(fits)
 }
 
-/// Whether it may be a command that has subcommands: no frequent one is.
+/// Returns whether a command may have subcommands. Keeps the lookup away from frequent commands, which have
+/// none.
 fn may_have_some(command: &Command) -> bool {
     command.kind == Kind::Barrier || command.name == "object"
 }
 
-/// The name a command is counted by: its own, or that of its subcommand.
+/// Returns the name under which calls are counted: that of the subcommand if there is one, else the
+/// command's.
 pub(in super::super) fn name_of(command: &Command, args: Args<'_>) -> &'static str {
     let sub = if may_have_some(command) { find(args.get(0), args.get(1)) } else { None };
     sub.map_or(command.name, |sub| sub.name)
 }
 
-/// Whether a command has no subcommands, or names one that there is, or none at all.
+/// Returns whether the arguments do not name an unknown subcommand.
 pub(in super::super) fn is_whole(command: &Command, args: Args<'_>) -> bool {
     args.len() < 2
         || !may_have_some(command)
@@ -154,9 +156,12 @@ pub(in super::super) fn is_whole(command: &Command, args: Args<'_>) -> bool {
         || of(command.name).next().is_none()
 }
 
-/// Checks a command that has only subcommands before it is run or queued.
+/// Checks the subcommand before the command is run or queued.
+///
+/// # Errors
+/// Redis's error for an unknown subcommand or a wrong number of arguments.
 pub(super) fn admit(command: &Command, args: Args<'_>) -> Result<(), Refusal> {
-    // COMMAND alone is a command, too.
+    // COMMAND is valid without a subcommand.
     if !may_have_some(command) || args.len() < 2 || of(command.name).next().is_none() {
         return Ok(());
     }
@@ -164,7 +169,7 @@ pub(super) fn admit(command: &Command, args: Args<'_>) -> Result<(), Refusal> {
     if sub.arity_fits(args.len()) { Ok(()) } else { Err(wrong_arity(sub.name)) }
 }
 
-/// Answers a command by its subcommand, which was admitted.
+/// Runs the subcommand, which was admitted.
 pub(super) fn run(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let sub = find(args.get(0), args.get(1)).ok_or_else(|| unknown_subcommand(args))?;
     context.client.last_command = sub.name;
@@ -173,7 +178,7 @@ pub(super) fn run(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 
 fn help(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let name = String::from_utf8_lossy(args.get(0)).to_ascii_lowercase();
-    // HELP itself comes last, as in Redis.
+    // As in Redis, HELP is the last entry.
     let (last, others): (Vec<_>, Vec<_>) = of(&name).partition(|sub| sub.own_name() == "help");
     context.to.array(1 + 2 * (others.len() + last.len()));
     let first =

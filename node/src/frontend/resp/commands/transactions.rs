@@ -1,9 +1,10 @@
-//! MULTI, EXEC and WATCH: commands that are queued and then done as one.
+//! MULTI, EXEC and WATCH: commands that are queued and then applied as one transaction.
 //!
-//! EXEC asks every queued command what it would do to its keys, hands all of that to the keys' primary as one
-//! [`Transaction`], and writes each command's reply from its part of the outcome. All keys are of one slot. What touches no
-//! key is answered on the way: before the transaction is done, or after it where it takes time (SCAN, INFO), and is no
-//! part of it.
+//! EXEC runs the handler of every queued command to collect its operations, sends them to the keys' primary
+//! as one [`Transaction`], and encodes each reply from its part of the outcome.
+//!
+//! All keys must be of one slot. Commands without keys are not part of the transaction: EXEC runs them before
+//! it, or after it if they take time (SCAN, INFO).
 
 use std::sync::Arc;
 
@@ -20,24 +21,24 @@ use crate::frontend::resp::reply::{Handled, Later, Pending, Refusal, Reply, What
 use crate::frontend::stats::Tally;
 use crate::kv::{Action, Answer, Failure, Operation, Outcome, STEPS_MAX, Step, Ticket, Transaction};
 
-/// Commands that one transaction may have.
+/// Maximum commands of one transaction.
 const QUEUED_MAX: usize = STEPS_MAX;
-/// Keys that one connection may watch.
+/// Maximum watched keys of one connection.
 const WATCHED_MAX: usize = 512;
 
-/// A transaction that a connection has begun.
+/// The open transaction of a connection.
 #[derive(Debug, Default)]
 pub(in super::super) struct Queue {
     commands: Vec<(&'static Command, OwnedArgs)>,
     bytes: usize,
-    /// A command could not be queued: EXEC will refuse.
+    /// Whether a command could not be queued: EXEC then discards the transaction.
     spoiled: bool,
 }
 
-/// The keys a connection watches, and the versions they had.
+/// The watched keys of a connection, and their versions at WATCH.
 pub(in super::super) type Watched = Arc<Mutex<Vec<(Bytes, u64)>>>;
 
-/// What the commands of a transaction do to their keys, while EXEC gathers it.
+/// The steps of a transaction, while EXEC collects them.
 #[derive(Debug, Default)]
 pub(in super::super) struct Collected {
     steps: Vec<Step>,
@@ -45,7 +46,7 @@ pub(in super::super) struct Collected {
 }
 
 impl Collected {
-    /// Takes a step in; its answer comes with the transaction's.
+    /// Adds a step. Its ticket gets an answer when the transaction completes.
     pub(super) fn add(&mut self, step: Step) -> Ticket {
         let (sender, answer) = oneshot::channel();
         self.steps.push(step);
@@ -54,7 +55,10 @@ impl Collected {
     }
 }
 
-/// Queues a command of a connection that has begun a transaction, or notes that this was not possible.
+/// Queues a command in the open transaction.
+///
+/// # Errors
+/// The transaction has too many commands or bytes. It is marked, so that EXEC discards it.
 pub(super) fn queue(context: &mut Context<'_>, command: &'static Command, args: Args<'_>) -> Handled {
     let bytes_max = context.server.door.limits.message_bytes_max();
     let Some(queue) = &mut context.client.queue else { return Err(without_multi("EXEC")) };
@@ -62,14 +66,15 @@ pub(super) fn queue(context: &mut Context<'_>, command: &'static Command, args: 
     queue.bytes += owned.bytes();
     if queue.commands.len() >= QUEUED_MAX || queue.bytes > bytes_max {
         queue.spoiled = true;
-        return Err("ERR a transaction has too many commands, or too many bytes; nothing was done".into());
+        return Err("ERR the transaction has too many commands or bytes; nothing was executed".into());
     }
     queue.commands.push((command, owned));
     context.to.status("QUEUED");
     Ok(Reply::Written)
 }
 
-/// A command was refused before it could be queued or run: the transaction is spoiled, or, if that was EXEC, ended.
+/// Handles a command that was rejected before it was queued or run. If it was EXEC, ends the transaction;
+/// otherwise marks the transaction, so that EXEC discards it. Returns the error reply.
 pub(super) fn not_admitted(
     context: &mut Context<'_>,
     command: Option<&'static Command>,
@@ -87,7 +92,7 @@ pub(super) fn not_admitted(
     format!("EXECABORT Transaction discarded because of: {}", String::from_utf8_lossy(text)).into()
 }
 
-/// Whether a command is done at once also while others are queued.
+/// Returns whether a command runs at once even if a transaction is open.
 pub(super) fn is_immediate(command: &Command) -> bool {
     matches!(command.name, "multi" | "exec" | "discard" | "watch" | "quit" | "reset")
 }
@@ -119,7 +124,7 @@ pub(super) fn watch(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     }
     let watched = context.client.watched.clone();
     if watched.lock().len() + args.len() > WATCHED_MAX {
-        return Err("ERR a connection may watch 512 keys; nothing more is watched".into());
+        return Err("ERR a connection may watch at most 512 keys; these keys are not watched".into());
     }
     let keys: Vec<Bytes> = (1..args.len()).map(|index| args.bytes(index)).collect();
     let keyspace = context.server.keyspace.clone();
@@ -134,7 +139,7 @@ pub(super) fn watch(context: &mut Context<'_>, args: Args<'_>) -> Handled {
             }
         }
         let mut watched = watched.lock();
-        // A key that is watched already keeps the version it had first.
+        // A key that is already watched keeps its first version.
         versions.retain(|(key, _)| !watched.iter().any(|(known, _)| known == key));
         watched.extend(versions);
         Ok(())
@@ -143,7 +148,7 @@ pub(super) fn watch(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 }
 
 fn unfitting(outcome: &Outcome) -> Refusal {
-    tracing::error!(?outcome, "a transaction was answered with an outcome of another operation");
+    tracing::error!(?outcome, "the outcome of a transaction is of another kind than its operation");
     Refusal::from(
         "ERR internal error: the node's answer does not fit the command; please report it with the node's log",
     )
@@ -153,13 +158,13 @@ fn without_multi(name: &str) -> Refusal {
     format!("ERR {name} without MULTI").into()
 }
 
-/// What one queued command came to before the transaction was done.
+/// State of a queued command before the transaction completes.
 enum Part {
-    /// Its reply, or its error.
+    /// The reply, or the error, is encoded.
     Written(Vec<u8>),
-    /// It is told from answers to come.
+    /// The reply depends on answers of the transaction.
     Waits(What),
-    /// It is worked out afterwards.
+    /// A future computes the reply after the transaction.
     Works(futures::future::BoxFuture<'static, Later>),
 }
 
@@ -197,7 +202,7 @@ pub(super) fn exec(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
             Ok(None) => to.null_array(),
             Ok(Some(outcomes)) => {
                 for (sender, outcome) in answers.into_iter().zip(outcomes) {
-                    // Whoever waits is among the parts.
+                    // The receiver is in one of the parts.
                     drop(sender.send(outcome.map_err(Failure::Action)));
                 }
                 to.array(parts.len());
@@ -209,6 +214,8 @@ pub(super) fn exec(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     })))
 }
 
+/// Checks that all queued and watched keys are of one slot.
+///
 /// # Errors
 /// The keys are of several slots.
 fn check_slots(queue: &Queue, watched: &[(Bytes, u64)]) -> Result<(), Refusal> {
@@ -223,7 +230,7 @@ fn check_slots(queue: &Queue, watched: &[(Bytes, u64)]) -> Result<(), Refusal> {
     }
 }
 
-/// Asks a queued command what it does.
+/// Runs the handler of a queued command, which adds its operations to `collected`.
 fn part(
     context: &mut Context<'_>,
     command: &'static Command,
@@ -239,13 +246,13 @@ fn part(
         tally: &mut *context.tally,
         collected: Some(collected),
     };
-    // What the user may do can have changed since it was queued.
+    // The user's permissions may have changed since the command was queued.
     let allowed = auth::check(command, &inner, args);
     match allowed.and_then(|()| run(command, &mut inner, args)) {
         Ok(Reply::One(ticket, shape)) => Part::Waits(What::One(ticket, shape)),
         Ok(Reply::Many(tickets, gather)) => Part::Waits(What::Many(tickets, gather)),
         Ok(Reply::Later(future)) => Part::Works(future),
-        // Log-ins are not queued.
+        // `Then` is impossible here: log-ins are never queued.
         Ok(Reply::Written | Reply::Close | Reply::Then(_)) => Part::Written(out),
         Err(refusal) => {
             out.clear();
@@ -256,7 +263,7 @@ fn part(
     }
 }
 
-/// What each step came to; nothing where a watched key had changed.
+/// Waits for the outcomes of the steps; `None` if a watched key had changed.
 async fn outcomes(
     ticket: Option<Ticket>,
 ) -> Result<Option<Vec<Result<Outcome, crate::kv::ActionError>>>, Refusal> {
@@ -278,7 +285,7 @@ async fn write_parts(
         let errors = tally.errors;
         match part {
             Part::Written(bytes) => {
-                // An error in it was counted when it was written.
+                // `part` has counted its error already.
                 let failed = bytes.starts_with(b"-");
                 to.out.extend_from_slice(&bytes);
                 executed.lock().push((name, failed));

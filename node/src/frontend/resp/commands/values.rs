@@ -1,4 +1,4 @@
-//! Commands that move, copy and describe keys whole.
+//! Commands that move, copy and describe whole keys.
 
 use super::expiry::Unit;
 use super::{Context, integer, syntax_error, unknown_subcommand, wrong_arity};
@@ -27,7 +27,7 @@ pub(super) fn copy(context: &mut Context<'_>, args: Args<'_>) -> Handled {
             index += 1;
             elsewhere = match integer(args.get(index))? {
                 0 => false,
-                // As many as a Redis has unless told otherwise.
+                // Redis has 16 databases by default.
                 1..16 => true,
                 other if i32::try_from(other).is_err() => {
                     return Err(
@@ -110,7 +110,7 @@ pub(super) fn object(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     Ok(Reply::One(context.submit(args.bytes(2), action), shape))
 }
 
-/// There are no lists, sets or sorted sets: a key that is there cannot be sorted.
+/// `SORT key ...`: fails if the key exists, because no key holds a list, set or sorted set.
 pub(super) fn sort(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let (mut stores, mut index) = (false, 2);
     while index < args.len() {
@@ -151,10 +151,11 @@ pub(super) fn getv(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     Ok(Reply::One(context.submit(args.bytes(1), Action::Read), Shape::Versioned))
 }
 
-/// `CASK.CAS key version value [EX s | PX ms | EXAT s | PXAT ms | KEEPTTL]`: writes over that version only; 0 is none.
+/// `CASK.CAS key version value [EX s | PX ms | EXAT s | PXAT ms | KEEPTTL]`: writes only if the key has this
+/// version. 0: only if the key is absent.
 pub(super) fn cas(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let version = u64::try_from(integer(args.get(2))?).map_err(|_| {
-        super::Refusal::from("ERR a version is 0 or a positive integer, as CASK.GETV tells it")
+        super::Refusal::from("ERR a version is 0 or a positive integer, as CASK.GETV returns it")
     })?;
     let expiry = match (args.len(), Unit::of_option(args.get(4))) {
         (4, _) => ExpiryPolicy::Clear,

@@ -1,7 +1,7 @@
-//! WAIT: how many further copies have what this connection wrote.
+//! WAIT: the number of further copies that have the writes of this connection.
 //!
-//! A write is answered only when every copy of its partition that is in-sync or being filled has it. So nothing has to be
-//! waited for but copies that are not there yet.
+//! A write is acknowledged only when every in-sync or filling copy of its partition has it. So WAIT only has
+//! to wait for copies that do not exist yet.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -13,13 +13,14 @@ use crate::frontend::keyspace::Topology;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::Handled;
 
-/// How often the copies are counted again.
+/// Interval at which the copies are counted.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
-/// Longest that one WAIT waits: what a client means that says "for ever" must not hold its connection that long.
+/// Longest time of one WAIT, because a client's timeout of 0 ("for ever") must not hold its connection that
+/// long.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
 const WORDS: usize = PARTITIONS as usize / 64;
 
-/// The partitions a connection has written to.
+/// The partitions to which a connection has written.
 #[derive(Debug)]
 pub(in super::super) struct Written(Box<[Cell<u64>; WORDS]>);
 
@@ -37,7 +38,7 @@ impl Written {
         }
     }
 
-    /// The partitions; all of them if nothing was written.
+    /// Returns the written partitions; all partitions if the connection has written nothing.
     fn partitions(&self) -> Vec<u16> {
         let words: Vec<u64> = self.0.iter().map(Cell::get).collect();
         let none = words.iter().all(|word| *word == 0);
@@ -50,7 +51,7 @@ impl Written {
     }
 }
 
-/// The fewest further copies any of the partitions has.
+/// Returns the smallest number of further copies among the partitions.
 fn copies(topology: &Topology, partitions: &[u16]) -> i64 {
     let first_slot = |partition: u16| partition * (SLOTS / PARTITIONS);
     let of_one = |partition: &u16| {
