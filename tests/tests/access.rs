@@ -125,7 +125,7 @@ fn users_of_the_acl_file_survive_a_restart_and_may_do_what_their_rules_say() {
         let file = node.path("users.acl");
         node.flag("--aclfile", &file);
         let missing = run(node.command("127.0.0.1")?).await?.refusal()?;
-        ensure!(missing.contains("users.acl") && missing.contains("cannot be read"), "{missing}");
+        ensure!(missing.contains("users.acl") && missing.contains("cannot read the ACL file"), "{missing}");
         std::fs::write(&file, "")?;
         node.flag("--requirepass", "the-password");
         node.start("127.0.0.1").await?;
@@ -329,7 +329,7 @@ async fn certificates_are_taken_over(node: &Lone, ours: &[&str]) -> Result<()> {
     node.caskctl(&["cert", "ca", "--dir", "new"]).await?.success()?;
     node.caskctl(&["cert", "node", "--dir", "new", "--name", "127.0.0.1"]).await?.success()?;
     std::fs::copy(node.path("new/127.0.0.1.crt"), node.path("tls/node.crt"))?;
-    wait_until("a bad pair is told", || node.log().contains("cannot be used; the old ones stay")).await?;
+    wait_until("a bad pair is told", || node.log().contains("the new certificates cannot be used")).await?;
     node.caskctl(&[ours, &["ping"]].concat()).await?.success().context("the old certificate serves on")?;
     std::fs::copy(node.path("new/127.0.0.1.key"), node.path("tls/node.key"))?;
     wait_until("a good pair is told", || node.log().contains("new certificates are used")).await?;

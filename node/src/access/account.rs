@@ -1,4 +1,4 @@
-//! A user that connections refer to, and what a connection has of it.
+//! Accounts, which connections share, and the session of a connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +8,7 @@ use arc_swap::ArcSwap;
 use super::catalogue::Asked;
 use super::user::{Refused, User};
 
-/// A user as it is now; shared by the connections that are it.
+/// The present state of a user, shared by the user's connections.
 #[derive(Debug)]
 pub struct Account {
     user: ArcSwap<User>,
@@ -20,7 +20,7 @@ impl Account {
         Self { user: ArcSwap::from_pointee(user), ended: AtomicBool::new(false) }
     }
 
-    /// The user now.
+    /// Returns the present state of the user.
     pub fn user(&self) -> Arc<User> {
         self.user.load_full()
     }
@@ -34,11 +34,11 @@ impl Account {
     }
 }
 
-/// Who a connection is.
+/// The user of a connection.
 #[derive(Clone, Debug)]
 pub struct Session {
     account: Arc<Account>,
-    /// Whether it logged in, or came while the default user needed no password.
+    /// Whether the client logged in, or connected while the default user had no password.
     pub(super) authenticated: bool,
 }
 
@@ -47,37 +47,37 @@ impl Session {
         Self { account, authenticated }
     }
 
-    /// The user, as it is now.
+    /// Returns the present state of the user.
     pub fn user(&self) -> arc_swap::Guard<Arc<User>> {
         self.account.user.load()
     }
 
-    /// Whether the user is no more: the connection is to be closed.
+    /// Returns whether the user was deleted or replaced: the connection must close.
     pub fn has_ended(&self) -> bool {
         self.account.ended.load(Ordering::Acquire)
     }
 }
 
-/// Why a command is not run. As text it is Redis's error, code first.
+/// Reason why a command is denied. Its text is Redis's error, code first.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
-    /// Nobody has logged in.
+    /// The client has not logged in.
     #[error("NOAUTH Authentication required.")]
     NoAuth,
     /// The user may not run the command.
     #[error("NOPERM User {user} has no permissions to run the '{command}' command")]
     Command {
-        /// Who.
+        /// Name of the user.
         user: String,
-        /// What, with its subcommand.
+        /// Name of the command, with its subcommand.
         command: String,
     },
-    /// The user may not use a key so.
+    /// The user may not access a key in this way.
     #[error("NOPERM No permissions to access a key")]
     Key {
-        /// Who.
+        /// Name of the user.
         user: String,
-        /// Which key.
+        /// The key.
         key: Vec<u8>,
     },
 }

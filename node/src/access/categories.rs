@@ -5,7 +5,7 @@ pub(super) mod bits {
     pub(in crate::access) const KEY: u32 = 1 << 0;
     pub(in crate::access) const READ: u32 = 1 << 1;
     pub(in crate::access) const WRITE: u32 = 1 << 2;
-    /// Sets, sorted sets and lists: what SORT sorts.
+    /// Sets, sorted sets and lists: the types that SORT sorts.
     pub(in crate::access) const TYPES: u32 = 0b111 << 3;
     pub(in crate::access) const STR: u32 = 1 << 7;
     pub(in crate::access) const BITS: u32 = 1 << 8;
@@ -17,8 +17,8 @@ pub(super) mod bits {
     pub(in crate::access) const TX: u32 = 1 << 19;
 }
 
-/// The names, in the order ACL CAT tells them. Those of data types that are not served have no commands; rules that
-/// name them are valid.
+/// Names of the categories, in the order of ACL CAT. Categories of unsupported data types have no commands,
+/// but rules may name them.
 pub const NAMES: [&str; 21] = [
     "keyspace",
     "read",
@@ -48,18 +48,18 @@ pub const NAMES: [&str; 21] = [
 pub struct Categories(pub(super) u32);
 
 impl Categories {
-    /// The set of the one category of this name.
+    /// Returns the set with only the category of this name; `None` if it is unknown.
     pub fn named(name: &str) -> Option<Self> {
         let place = NAMES.iter().position(|known| known.eq_ignore_ascii_case(name))?;
         Some(Self(1 << place))
     }
 
-    /// Whether a category is in both.
+    /// Returns whether the two sets have a category in common.
     pub fn meets(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
 
-    /// The names of those in the set.
+    /// Returns the names of the categories in the set.
     pub fn names(self) -> impl Iterator<Item = &'static str> {
         NAMES
             .into_iter()

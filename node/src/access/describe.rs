@@ -1,9 +1,9 @@
-//! Users as text: what ACL LIST tells, ACL GETUSER takes apart, and files have.
+//! Users as text, for ACL LIST, ACL GETUSER and ACL files.
 
 use super::user::{KeyPattern, Selector, User};
 
 impl Selector {
-    /// `+@all -get`.
+    /// Returns the rules for commands: `+@all -get`.
     pub fn commands_text(&self) -> String {
         let mut text = String::from(if self.all_commands { "+@all" } else { "-@all" });
         for rule in &self.rules {
@@ -13,7 +13,7 @@ impl Selector {
         text
     }
 
-    /// `~a* %R~b*`.
+    /// Returns the patterns for keys: `~a* %R~b*`.
     pub fn keys_text(&self) -> Vec<u8> {
         if self.all_keys {
             return b"~*".to_vec();
@@ -21,7 +21,7 @@ impl Selector {
         self.keys.iter().map(pattern_text).collect::<Vec<_>>().join(&b' ')
     }
 
-    /// `&a* &b*`.
+    /// Returns the patterns for channels: `&a* &b*`.
     pub fn channels_text(&self) -> Vec<u8> {
         if self.all_channels {
             return b"&*".to_vec();
@@ -33,7 +33,7 @@ impl Selector {
             .join(&b' ')
     }
 
-    /// Its rules as they stand in the line of its user.
+    /// Returns the rules as in the line of the user.
     pub(super) fn text(&self) -> Vec<u8> {
         let mut parts = Vec::new();
         if self.all_keys || !self.keys.is_empty() {
@@ -60,7 +60,7 @@ fn pattern_text(pattern: &KeyPattern) -> Vec<u8> {
 }
 
 impl User {
-    /// `on` or `off`, `nopass`.
+    /// Returns the flags: `on` or `off`, and `nopass` if it is set.
     pub fn flags(&self) -> Vec<&'static str> {
         let mut flags = vec![if self.enabled { "on" } else { "off" }];
         if self.nopass {
@@ -69,22 +69,22 @@ impl User {
         flags
     }
 
-    /// The hashes of its passwords, without `#`.
+    /// Returns the hashes of the passwords, without `#`.
     pub fn passwords(&self) -> impl ExactSizeIterator<Item = String> {
         self.secrets.iter().map(|secret| secret.text())
     }
 
-    /// Its own permissions.
+    /// Returns the permissions outside selectors.
     pub fn root(&self) -> &Selector {
         &self.root
     }
 
-    /// Its other permissions.
+    /// Returns the selectors.
     pub fn selectors(&self) -> &[Selector] {
         &self.selectors
     }
 
-    /// The line of ACL LIST: rules that make the same user.
+    /// Returns the line of ACL LIST: rules that define an equal user.
     pub fn line(&self) -> Vec<u8> {
         let mut line = format!("user {} {}", self.name, self.flags().join(" "));
         for password in self.passwords() {

@@ -1,8 +1,8 @@
-//! The ACL file: one user a line, `user NAME RULE...`, as ACL LIST tells them. Empty lines and lines that begin
-//! with `#` are passed over.
+//! The ACL file: one user per line, `user NAME RULE...`, in the format of ACL LIST. Empty lines and lines
+//! that begin with `#` are ignored.
 //!
-//! It is read as a whole or not at all, and replaced as a whole: what is written goes to a new file of mode 0600 beside
-//! it, is synced, and takes its name.
+//! Invariants: loading takes all users or none. Saving writes a new file of mode 0600 in the same folder,
+//! syncs it, and renames it over the old one. Rejects a file with a wrong line, and files over 16 MiB.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -12,53 +12,55 @@ use std::path::{Path, PathBuf};
 use super::rules;
 use super::user::User;
 
-/// Longest file that is read.
+/// Longest file that is read or written, in bytes.
 const FILE_BYTES_MAX: u64 = 16 << 20;
 
-/// Why the file cannot be used. The users in memory are as they were.
+/// Failure to load or save the file. The users in memory are unchanged.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error(
-        "the ACL file {path} cannot be read: {cause}. The users are as they were. An empty file is a beginning"
+        "cannot read the ACL file {path}: {cause}; the users are unchanged; to start without users, create \
+         an empty file"
     )]
     Read {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         cause: io::Error,
     },
-    /// It is too long.
-    #[error("the ACL file {path} is longer than 16 MiB. The users are as they were")]
+    /// The file is too long.
+    #[error("the ACL file {path} is longer than 16 MiB; the users are unchanged; shorten the file")]
     TooLong {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// Lines of it are wrong; all of them are told.
-    #[error("{}. The users are as they were", .0.join(". "))]
+    /// Lines of the file are wrong; the error lists all of them.
+    #[error("{}; the users are unchanged; correct the file", .0.join("; "))]
     Lines(Vec<String>),
-    /// It would be too long to be read again.
+    /// The new file would be too long to be loaded.
     #[error(
-        "the ACL file {path} would be longer than 16 MiB, and could not be loaded; it is as it was, and the users hold until \
-         the node stops; give them fewer or shorter rules, then try again"
+        "the ACL file {path} would be longer than 16 MiB, and could not be loaded; it is unchanged, and the \
+         present users exist until the node stops; give them fewer or shorter rules, then try again"
     )]
     WouldBeTooLong {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// It cannot be written.
+    /// The file cannot be written.
     #[error(
-        "the ACL file {path} cannot be written: {cause}. It is as it was; the users hold until the node stops"
+        "cannot write the ACL file {path}: {cause}; it is unchanged, and the present users exist until the \
+         node stops"
     )]
     Write {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         cause: io::Error,
     },
 }
 
-/// Whether the line of `user` in an ACL file makes an equal user: only such users are taken.
+/// Returns whether the line of `user` in an ACL file is parsed as an equal user. Other users are rejected.
 pub(super) fn reads_back(user: &User) -> bool {
     parse_line(&user.line()).is_ok_and(|read| read == *user)
 }
@@ -66,8 +68,8 @@ pub(super) fn reads_back(user: &User) -> bool {
 /// Reads all users of a file.
 ///
 /// # Errors
-/// The file is not there or cannot be read, or a line of it is wrong. A file that is missing is no empty one: a path
-/// that is mistyped must not open the node to everybody.
+/// The file is missing, unreadable or too long, or a line is wrong. A missing file does not count as an empty
+/// one: a mistyped path must not open the node to everybody.
 pub(super) fn load(path: &Path) -> Result<Vec<User>, FileError> {
     let read = |cause| FileError::Read { path: path.to_owned(), cause };
     let file = File::open(path).map_err(read)?;
@@ -79,7 +81,10 @@ pub(super) fn load(path: &Path) -> Result<Vec<User>, FileError> {
     parse(&text, &path.display().to_string()).map_err(FileError::Lines)
 }
 
-/// Reads the lines of a file; every wrong one is told.
+/// Parses the lines of a file.
+///
+/// # Errors
+/// A text for every wrong line.
 fn parse(text: &[u8], name: &str) -> Result<Vec<User>, Vec<String>> {
     let (mut users, mut problems) = (Vec::<User>::new(), Vec::new());
     for (number, line) in (1_u32..).zip(text.split(|byte| *byte == b'\n')) {
@@ -89,7 +94,7 @@ fn parse(text: &[u8], name: &str) -> Result<Vec<User>, Vec<String>> {
         }
         match parse_line(line) {
             Ok(user) if users.iter().any(|known| known.name == user.name) => {
-                problems.push(format!("{name}:{number}: user '{}' is there twice", user.name));
+                problems.push(format!("{name}:{number}: user '{}' is defined twice", user.name));
             }
             Ok(user) => users.push(user),
             Err(problem) => problems.push(format!("{name}:{number}: {problem}")),
@@ -101,7 +106,7 @@ fn parse(text: &[u8], name: &str) -> Result<Vec<User>, Vec<String>> {
 fn parse_line(line: &[u8]) -> Result<User, String> {
     let mut words = line.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty());
     if words.next() != Some(b"user".as_slice()) {
-        return Err("a line begins with 'user NAME'".to_owned());
+        return Err("a line must begin with 'user NAME'".to_owned());
     }
     let name = words.next().and_then(super::user_name).ok_or("a user needs a name")?;
     let mut user = User::new(name);
@@ -109,10 +114,10 @@ fn parse_line(line: &[u8]) -> Result<User, String> {
     Ok(user)
 }
 
-/// Writes all users in place of what the file was.
+/// Replaces the file with one of these users.
 ///
 /// # Errors
-/// The file is as it was.
+/// The new file would be too long, or could not be written. The file is unchanged.
 pub(super) fn save<'u>(path: &Path, users: impl Iterator<Item = &'u User>) -> Result<(), FileError> {
     let mut text = Vec::new();
     for user in users {
@@ -131,7 +136,7 @@ fn replace(path: &Path, text: &[u8]) -> io::Result<()> {
     let new = path.with_file_name(name);
     let written = write_new(&new, text).and_then(|()| std::fs::rename(&new, path));
     if written.is_err() {
-        // What is left of it has hashes of passwords in it.
+        // The unfinished file contains hashes of passwords.
         drop(std::fs::remove_file(&new));
         return written;
     }
@@ -154,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_saved_is_loaded_and_is_the_owners_only() {
+    fn saved_users_are_loaded_and_only_the_owner_can_read_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("users.acl");
         let mut user = User::new("alice");
@@ -166,7 +171,7 @@ mod tests {
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
-    /// Most pieces are rules, some of them only nearly.
+    /// Generates rules, some of them slightly wrong.
     fn rule() -> impl Strategy<Value = String> {
         let glob = "[a-c*()%~&|#+]{0,4}";
         prop_oneof![
@@ -182,7 +187,8 @@ mod tests {
         ]
     }
 
-    /// A selector, whole or in pieces, and often with a parenthesis too many.
+    /// Generates a selector, whole or split at its blanks, and sometimes with a parenthesis too many or too
+    /// few.
     fn selector() -> impl Strategy<Value = Vec<String>> {
         let end = prop_oneof![8 => Just(")"), 1 => Just("))"), 1 => Just(""), 1 => Just(" )")];
         (proptest::collection::vec(rule(), 0..4), end, any::<bool>()).prop_map(|(rules, end, whole)| {
@@ -199,9 +205,9 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(2000))]
 
-        /// Whatever ACL SETUSER takes, ACL LOAD takes, and it makes the same user of it.
+        /// Rules that ACL SETUSER accepts are accepted by ACL LOAD, too, and define the same user.
         #[test]
-        fn what_setuser_takes_is_loaded_as_it_was(calls in proptest::collection::vec(rules_of_one_call(), 1..4)) {
+        fn accepted_users_are_loaded_unchanged(calls in proptest::collection::vec(rules_of_one_call(), 1..4)) {
             let mut user = User::new("alice");
             for rules in calls {
                 let mut changed = user.clone();
@@ -221,7 +227,8 @@ mod tests {
         rules::apply(&mut user, patterns.iter().map(String::as_bytes)).unwrap();
         assert!(rules::apply(&mut user.clone(), [b"~more".as_slice()]).is_err());
         assert!(reads_back(&user));
-        // The longest selector that is taken is no longer in the file.
+        // A selector is accepted up to a length at which its text in the file is still short enough to be
+        // parsed.
         let accepted = (65_400..65_600).filter(|len| {
             let (mut user, selector) = (User::new("bob"), format!("(~{})", "k".repeat(*len)));
             rules::apply(&mut user, [selector.as_bytes()]).is_ok_and(|()| reads_back(&user))
@@ -254,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn every_wrong_line_is_told() {
+    fn every_wrong_line_is_reported() {
         let text = b"# users\n\nuser a on +get\nuser a on\nnobody\nuser b +nothing\nuser\n";
         let problems = parse(text, "f").unwrap_err();
         assert_eq!(problems.len(), 4, "{problems:?}");
@@ -262,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_there_is_no_empty_one() {
+    fn a_missing_file_is_not_an_empty_one() {
         assert!(matches!(load(Path::new("/nonexistent/users.acl")), Err(FileError::Read { .. })));
     }
 }

@@ -1,18 +1,18 @@
-//! What was denied lately (ACL LOG): the newest entries, equal ones of a minute as one.
+//! The log of denials (ACL LOG): the newest entries. Equal denials within a minute share an entry.
 
 use std::collections::VecDeque;
 
-/// Entries kept (Redis's `acllog-max-len`).
+/// Maximum number of entries (Redis's `acllog-max-len`).
 const ENTRIES_MAX: usize = 128;
-/// Equal denials within this time are one entry.
+/// Time within which equal denials share an entry, in milliseconds.
 const GROUP_MS: u64 = 60_000;
-/// Longest text of an entry that a client chose.
+/// Maximum length of an entry's texts that a client chose.
 const TEXT_BYTES_MAX: usize = 256;
 
-/// Why something was denied.
+/// Reason of a denial.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reason {
-    /// The password was wrong, or the user is none.
+    /// The password was wrong, or the user does not exist.
     Auth,
     /// The command is not allowed.
     Command,
@@ -21,7 +21,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// Redis's word for it.
+    /// Returns Redis's word for the reason.
     pub fn name(self) -> &'static str {
         match self {
             Self::Auth => "auth",
@@ -31,24 +31,24 @@ impl Reason {
     }
 }
 
-/// A denial, as the log has it.
+/// An entry of the log: equal denials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogEntry {
-    /// Counts up with every new entry.
+    /// Number of the entry, ascending.
     pub id: u64,
-    /// How often it happened.
+    /// Number of denials.
     pub count: u64,
-    /// Why.
+    /// Reason of the denials.
     pub reason: Reason,
     /// The command or the key.
     pub object: Vec<u8>,
-    /// Who it was, or said to be.
+    /// Name of the user, as the session has it or the log-in gave it.
     pub username: String,
-    /// The connection it last happened on, as CLIENT INFO tells it.
+    /// The connection of the last denial, in the format of CLIENT INFO.
     pub client: String,
-    /// When it first happened, milliseconds since 1970.
+    /// Time of the first denial, in milliseconds since 1970.
     pub created_ms: u64,
-    /// When it last happened.
+    /// Time of the last denial, in milliseconds since 1970.
     pub updated_ms: u64,
 }
 

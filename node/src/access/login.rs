@@ -1,4 +1,4 @@
-//! Logging in.
+//! Log-ins: the throttle, the comparison of passwords, and the reply's delay after a failure.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
@@ -11,53 +11,53 @@ use super::secret::Secret;
 use super::{Access, DEFAULT};
 use crate::supervise::contained_call;
 
-/// Longest password, bytes; a longer one is wrong.
+/// Longest password, in bytes; a longer one counts as wrong.
 const PASSWORD_BYTES_MAX: usize = 64 * 1024;
 
-/// Somebody who wants to be a user.
+/// A log-in.
 #[derive(Clone)]
 pub struct Login {
     /// Name of the user.
     pub user: Vec<u8>,
-    /// Its password.
+    /// Password that the client sent.
     pub password: Vec<u8>,
-    /// Where the client is.
+    /// Address of the client.
     pub peer: IpAddr,
-    /// The command, for the log.
+    /// Command of the log-in, for the log.
     pub command: &'static str,
-    /// The connection, for the log.
+    /// Description of the connection, for the log.
     pub client: String,
 }
 
 impl Login {
-    /// As the default user.
+    /// Creates a log-in as the default user.
     pub fn default_user(password: &[u8], peer: IpAddr, command: &'static str, client: String) -> Self {
         Self { user: DEFAULT.as_bytes().to_vec(), password: password.to_vec(), peer, command, client }
     }
 }
 
-/// Why it is not let in. As text it is the error reply, code first.
+/// Failed log-in. Its text is the error reply, code first.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LoginError {
-    /// No such user, or not its password, or it is off: which of these is not told.
+    /// The user does not exist or is disabled, or the password is wrong. The reply does not reveal which.
     #[error("WRONGPASS invalid username-password pair or user is disabled.")]
     Wrong,
-    /// Too many failed from there: the password was not looked at.
+    /// Too many log-ins from this address have failed: the password was not checked.
     #[error(
-        "WRONGPASS too many log-ins failed from this address; the password was not looked at. Try again in \
+        "WRONGPASS too many log-ins failed from this address; the password was not checked. Try again in \
          {seconds} s"
     )]
     Throttled {
-        /// When the next one may be tried.
+        /// Seconds until the next log-in is checked.
         seconds: u64,
     },
 }
 
 impl Access {
-    /// Lets a client in as a user. The answer to a wrong password may be held back for some two seconds.
+    /// Authenticates a client as a user. Delays the reply to a wrong password by up to about two seconds.
     ///
     /// # Errors
-    /// It is not let in; the connection stays who it was.
+    /// The log-in failed or was throttled; the connection keeps its session.
     pub async fn authenticate(self: &Arc<Self>, login: Login) -> Result<Session, LoginError> {
         self.throttled(login.peer)?;
         let account = self.account(&login.user);
@@ -88,20 +88,20 @@ impl Access {
     pub(super) fn failed(&self, login: Login) -> Duration {
         self.counters.auth.fetch_add(1, Ordering::Relaxed);
         let user = String::from_utf8_lossy(&login.user);
-        tracing::debug!(peer = %login.peer, %user, "a log-in failed");
+        tracing::debug!(peer = %login.peer, %user, "log-in failed");
         let (command, now_ms) = (login.command.as_bytes(), crate::clock::wall_ms());
         self.log.lock().add(Reason::Auth, command, &user, login.client, now_ms);
         self.throttle.lock().failed(login.peer, Instant::now())
     }
 
-    /// On a thread of its own, of which there are few.
+    /// Compares a slow hash on a blocking thread. At most `SLOW_MAX` run at one time.
     async fn knows_slowly(&self, account: Option<Arc<Account>>, login: &Login) -> Result<bool, LoginError> {
-        // It is never closed; without a permit the password counts as wrong.
+        // The semaphore is never closed; without a permit the password counts as wrong.
         let Ok(_permit) = self.slow.acquire().await else { return Ok(false) };
-        // Others may have failed while this one waited.
+        // Other log-ins from the address may have failed while this one waited.
         self.throttled(login.peer)?;
         let login = login.clone();
-        // A panic in there is one refused log-in.
+        // A panic in the comparison fails this log-in only.
         let knows = tokio::task::spawn_blocking(move || {
             contained_call(|| {
                 if account.is_none() {
@@ -119,7 +119,7 @@ fn knows(account: Option<&Account>, login: &Login) -> bool {
         && account.is_some_and(|account| account.user().knows(&login.password))
 }
 
-/// Works out a slow hash for nothing, so that the time does not tell which users there are.
+/// Computes a slow hash without a use, so that the time does not reveal which users exist.
 fn take_as_long(password: &[u8]) {
     static NOBODY: OnceLock<Option<Secret>> = OnceLock::new();
     if let Some(secret) = NOBODY.get_or_init(|| Secret::argon2(b"").ok()) {

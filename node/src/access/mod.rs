@@ -1,15 +1,14 @@
-//! Who may do what: users with passwords and rules as Redis's ACLs, for every front end.
+//! Users and permissions for all front ends: Redis's ACLs. [`Access`] is shared by all connections; `rules`
+//! parses users, `user` decides, `catalogue` classifies commands, `throttle` limits guessing, `file` stores
+//! users.
 //!
-//! The parts are pure but for [`Access`], which all connections of a node share: `rules` makes users from text,
-//! `user` decides, `catalogue` knows the commands, `throttle` bounds guessing, `file` keeps users.
+//! Invariants: passwords are stored as hashes and compared in constant time. A change of a user applies to
+//! the next command of its connections; deleting a user ends them. A denial changes nothing, is counted and
+//! logged.
 //!
-//! Invariants: passwords are kept as hashes and compared in constant time; a change of a user holds for the next command
-//! of its connections, and a user that is deleted has none left; what is refused changes nothing, is counted, and
-//! stands in the log.
-//!
-//! What differs from Redis: hashes may be Argon2 (`#$argon2id$v=19$...`), too; `<` and `>` work with SHA-256 only.
-//! `requirepass` holds with an ACL file, too, as long as that file does not tell of the default user.
-//! Log-ins that fail are throttled by address. Channels are kept, and nothing else, for want of channels.
+//! Differences from Redis: hashes may also be Argon2 (`#$argon2id$v=19$...`); `<` and `>` use only SHA-256.
+//! `requirepass` also applies with an ACL file, unless the file defines the default user. Failed log-ins are
+//! throttled by address. Rules for channels are stored without effect, because there are no channels.
 
 mod account;
 pub mod catalogue;
@@ -46,36 +45,36 @@ pub use self::user::{Refused, Selector, User};
 use self::log::Log;
 use self::throttle::Throttle;
 
-/// The user a connection has before it logs in.
+/// Name of the user that a connection has before it logs in.
 pub const DEFAULT: &str = "default";
-/// Users there may be.
+/// Maximum number of users.
 const USERS_MAX: usize = 10_000;
-/// Slow hashes that are worked out at one time.
+/// Maximum number of slow hashes computed at one time.
 const SLOW_MAX: usize = 2;
 
-/// What a node is told of its users.
+/// Settings for users.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
-    /// Password of the default user; empty for none.
+    /// Password of the default user. Empty: no password.
     pub requirepass: String,
-    /// The ACL file.
+    /// Path of the ACL file.
     pub file: Option<PathBuf>,
-    /// Whether to turn away whoever is not on this machine, as long as everybody is let in.
+    /// Whether to reject clients from other machines while the default user has no password (protected mode).
     pub protected: bool,
 }
 
-/// How often something was denied since the start.
+/// Numbers of denials since the start of the node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Denials {
-    /// Log-ins that failed.
+    /// Failed log-ins.
     pub auth: u64,
-    /// Log-ins that were not even tried, for the throttle.
+    /// Log-ins that the throttle rejected without checking the password.
     pub throttled: u64,
-    /// Commands.
+    /// Commands that the user may not run.
     pub command: u64,
-    /// Keys.
+    /// Commands with a key that the user may not access.
     pub key: u64,
-    /// Connections, by protected mode.
+    /// Connections that protected mode rejected.
     pub protected: u64,
 }
 
@@ -101,36 +100,37 @@ pub struct Access {
     changes: watch::Sender<u64>,
 }
 
-/// Why a user is not changed.
+/// Rejected change of a user. The user is unchanged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeError {
-    /// The name cannot be one.
+    /// The name is not a valid user name.
     #[error("Usernames can't contain spaces or null characters")]
     Name,
-    /// A rule is none.
+    /// A rule is not valid.
     #[error("{0}")]
     Rules(#[from] RulesError),
-    /// The line of the user in an ACL file would make another user, or none.
+    /// The user's line in an ACL file would not be parsed as the same user.
     #[error(
-        "these rules cannot be kept in an ACL file as they are; nothing was changed. Give them in another form"
+        "an ACL file cannot store these rules in this form; nothing was changed; write them in another \
+        form"
     )]
     Unwritable,
-    /// A bound of this node.
-    #[error("there are {USERS_MAX} users already; nothing was changed. Delete one first")]
+    /// The node has `USERS_MAX` users.
+    #[error("there are {USERS_MAX} users already; nothing was changed; delete a user first")]
     TooMany,
-    /// Every connection begins as this one.
+    /// The default user, which every new connection has, cannot be deleted.
     #[error("The 'default' user cannot be removed")]
     Default,
 }
 
-/// The name of a user, if it can be one.
+/// Returns the name of a user; `None` if it is not valid.
 fn user_name(name: &[u8]) -> Option<&str> {
     let blank = |c: char| c.is_whitespace() || c == '\0';
     std::str::from_utf8(name).ok().filter(|name| !name.is_empty() && !name.contains(blank))
 }
 
 impl Access {
-    /// Users as the options, and the ACL file, tell them.
+    /// Creates the users that the options and the ACL file define.
     ///
     /// # Errors
     /// The ACL file cannot be used.
@@ -142,7 +142,7 @@ impl Access {
         Ok(Arc::new(access))
     }
 
-    /// Everything open to everybody, for tests and tools.
+    /// Creates a default user without password and with all permissions, for tests and tools.
     pub fn open() -> Arc<Self> {
         Arc::new(Self::with(Options::default()))
     }
@@ -161,21 +161,22 @@ impl Access {
         }
     }
 
-    /// The session of a new connection.
+    /// Creates the session of a new connection.
     pub fn session(&self) -> Session {
         Session::new(Arc::clone(&self.default), self.default.user().is_open())
     }
 
-    /// Tells when users were deleted or loaded anew: then a connection asks whether its session has ended.
+    /// Returns a receiver that changes when users are deleted or reloaded. A connection then checks whether
+    /// its session has ended.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }
 
-    /// Whether a session may run a command on its keys. What is denied is counted and logged; `client` tells
-    /// of the connection.
+    /// Checks whether a session may run a command on its keys. Counts and logs a denial; `client` returns the
+    /// text that describes the connection in the log.
     ///
     /// # Errors
-    /// Why not; nothing may be done then.
+    /// The reason of the denial; the command must not run.
     pub fn check<'k, K>(
         &self,
         session: &Session,
@@ -200,23 +201,25 @@ impl Access {
         Err(Denied::of(refused, &user.name, asked))
     }
 
-    /// Whether nothing has to be checked: the session's user may do everything.
+    /// Returns whether no check is necessary, because the session's user has all permissions.
     pub fn is_free(&self, session: &Session) -> bool {
         self.has_entered(session) && session.user().is_unrestricted()
     }
 
-    /// Whether the session has a user: one that logged in, or the default one if that needs no password.
+    /// Returns whether the session has logged in, or needs no log-in because the default user has no
+    /// password.
     pub fn has_entered(&self, session: &Session) -> bool {
         session.authenticated || self.default.user().is_open()
     }
 
-    /// Whether the default user has no password, so that AUTH with a password alone makes no sense.
+    /// Returns whether the default user has no password, so that AUTH with only a password is an error.
     pub fn default_is_nopass(&self) -> bool {
         self.default.user().nopass
     }
 
-    /// Whether a client from `peer` is turned away before it says anything: everybody is let in here, and it is not
-    /// on this machine. `certified` says that only clients with a certificate of ours come this far.
+    /// Returns whether protected mode rejects a client from `peer`, and counts the rejection. It rejects
+    /// clients from other machines while the default user has no password. `certified`: the node requires
+    /// client certificates, which have been verified.
     pub fn turns_away(&self, peer: IpAddr, certified: bool) -> bool {
         let away = self.options.protected
             && !certified
@@ -228,7 +231,7 @@ impl Access {
         away
     }
 
-    /// How often what was denied.
+    /// Returns the numbers of denials.
     pub fn denials(&self) -> Denials {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Denials {
@@ -240,22 +243,22 @@ impl Access {
         }
     }
 
-    /// The newest denials, newest first.
+    /// Returns at most `count` entries of the log of denials, newest first.
     pub fn log(&self, count: usize) -> Vec<LogEntry> {
         self.log.lock().newest(count)
     }
 
-    /// Forgets the denials.
+    /// Clears the log of denials.
     pub fn clear_log(&self) {
         self.log.lock().clear();
     }
 
-    /// All users, in the order of their names.
+    /// Returns all users, sorted by name.
     pub fn users(&self) -> Vec<Arc<User>> {
         self.accounts.read().values().map(|account| account.user()).collect()
     }
 
-    /// The user of this name.
+    /// Returns the user with this name.
     pub fn user(&self, name: &[u8]) -> Option<Arc<User>> {
         self.account(name).map(|account| account.user())
     }
@@ -264,10 +267,11 @@ impl Access {
         self.accounts.read().get(std::str::from_utf8(name).ok()?).cloned()
     }
 
-    /// Makes a user, or changes one: its connections notice with their next command.
+    /// Creates or changes a user. A change applies to the next command of its connections.
     ///
     /// # Errors
-    /// Nothing was changed.
+    /// The name or a rule is not valid, the rules cannot be stored, or there are too many users. Nothing was
+    /// changed.
     pub fn set_user<'r>(
         &self,
         name: &[u8],
@@ -289,10 +293,10 @@ impl Access {
         Ok(())
     }
 
-    /// Deletes a user and ends its sessions. Says whether there was one.
+    /// Deletes a user and ends its sessions. Returns whether the user existed.
     ///
     /// # Errors
-    /// It is the default user.
+    /// The default user cannot be deleted.
     pub fn delete_user(&self, name: &[u8]) -> Result<bool, ChangeError> {
         if name == DEFAULT.as_bytes() {
             return Err(ChangeError::Default);
@@ -304,16 +308,16 @@ impl Access {
         Ok(true)
     }
 
-    /// Whether there is an ACL file.
+    /// Returns whether an ACL file is set.
     pub fn has_file(&self) -> bool {
         self.options.file.is_some()
     }
 
-    /// Takes the users of the ACL file in place of those there are. Users that are not in it, or are others there, have
-    /// their sessions ended; the default user's go on.
+    /// Replaces all users with those of the ACL file. Ends the sessions of users that the file lacks or
+    /// defines differently; sessions of the default user continue.
     ///
     /// # Errors
-    /// Nothing was changed.
+    /// The file cannot be used; the users are unchanged.
     pub fn load(&self) -> Result<(), FileError> {
         let Some(path) = &self.options.file else { return Ok(()) };
         let users = file::load(path)?;
@@ -349,10 +353,10 @@ impl Access {
     /// Writes the users to the ACL file.
     ///
     /// # Errors
-    /// The file is as it was.
+    /// The file could not be written; it is unchanged.
     pub fn save(&self) -> Result<(), FileError> {
         let Some(path) = &self.options.file else { return Ok(()) };
-        // Held, so that two do not write the same new file.
+        // The lock is held while writing, because two writers would use the same temporary file.
         let accounts = self.accounts.write();
         let users: Vec<_> = accounts.values().map(|account| account.user()).collect();
         file::save(path, users.iter().map(Arc::as_ref))

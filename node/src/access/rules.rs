@@ -1,78 +1,78 @@
-//! Rules to users, as ACL SETUSER and ACL files have them.
+//! Parsing and application of rules, as in ACL SETUSER and ACL files.
 //!
-//! A list of rules is applied as a whole or not at all: [`apply`] works on a user of its caller's, which
-//! the caller takes only if it succeeds.
+//! A list of rules is applied as a whole or not at all: [`apply`] changes a copy of the user, which the
+//! caller stores only after success.
 
 use super::catalogue;
 use super::categories::Categories;
 use super::secret::Secret;
 use super::user::{CommandRule, KeyPattern, Named, Selector, User};
 
-/// Rules a user may have: passwords, patterns, rules for commands, selectors, all together.
+/// Maximum number of a user's passwords, patterns, rules for commands and selectors together.
 const RULES_MAX: usize = 4096;
-/// Longest rule, bytes.
+/// Longest rule, in bytes.
 const RULE_BYTES_MAX: usize = 64 * 1024;
 
-/// Why a rule is none, in Redis's words.
+/// Error in a rule, with Redis's text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RuleError {
-    /// No such command or category.
+    /// The command or category does not exist.
     #[error("Unknown command or category name in ACL")]
     Unknown,
-    /// No rule.
+    /// The text is not a rule.
     #[error("Syntax error")]
     Syntax,
-    /// A pattern for keys after all were allowed.
+    /// The rule adds a pattern for keys although all keys are allowed.
     #[error(
         "Adding a pattern after the * pattern (or the 'allkeys' flag) is not valid and does not have any effect. \
          Try 'resetkeys' to start with an empty list of patterns"
     )]
     PatternAfterAllKeys,
-    /// The same of channels.
+    /// The rule adds a pattern for channels although all channels are allowed.
     #[error(
         "Adding a pattern after the * pattern (or the 'allchannels' flag) is not valid and does not have any \
          effect. Try 'resetchannels' to start with an empty list of channels"
     )]
     PatternAfterAllChannels,
-    /// A password to remove that is none of the user's.
+    /// The rule removes a password that the user does not have.
     #[error("The password you are trying to remove from the user does not exist")]
     NoSuchPassword,
-    /// What follows `#` is no hash.
+    /// The text after `#` is not a hash.
     #[error(
         "The password hash must be exactly 64 characters and contain only lowercase hexadecimal characters"
     )]
     BadHash,
-    /// What follows `#$argon2` is no hash, or one that is too expensive to check.
-    #[error("The Argon2 hash cannot be read, or asks for more than 64 MiB of memory, 16 passes or 8 lanes")]
+    /// The text after `#` is not an Argon2 hash, or a hash whose check would be too expensive.
+    #[error("The Argon2 hash is not valid, or needs more than 64 MiB of memory, 16 passes or 8 lanes")]
     BadArgon2,
-    /// `+config|get|x`
+    /// The rule names an argument of a subcommand: `+config|get|x`.
     #[error("Allowing first-arg of a subcommand is not supported")]
     ArgumentOfSubcommand,
-    /// A bound of this node.
+    /// The rule, or the user with it, exceeds a limit of this node.
     #[error("The user would have more than 4096 rules, or one of more than 64 KiB")]
     TooMany,
 }
 
-/// A rule that was refused, and why.
+/// A rejected list of rules.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RulesError {
-    /// This one.
+    /// A rule is wrong.
     #[error("Error in ACL SETUSER modifier '{rule}': {cause}")]
     Rule {
-        /// As it was given.
+        /// The rule as given, without its password.
         rule: String,
-        /// What is wrong with it.
+        /// The error.
         cause: RuleError,
     },
-    /// A selector does not end.
+    /// A selector has no closing parenthesis.
     #[error("Unmatched parenthesis in acl selector starting at '{0}'.")]
     Unmatched(String),
 }
 
-/// Applies rules in their order. After an error `user` is in between, and worth nothing.
+/// Applies rules in their order.
 ///
 /// # Errors
-/// The first rule that is none.
+/// The first wrong rule. `user` is then partly changed, and the caller must drop it.
 pub(super) fn apply<'r>(
     user: &mut User,
     rules: impl IntoIterator<Item = &'r [u8]>,
@@ -80,7 +80,8 @@ pub(super) fn apply<'r>(
     for rule in joined(rules)? {
         let applied =
             if rule.len() > RULE_BYTES_MAX { Err(RuleError::TooMany) } else { apply_one(user, &rule) };
-        // After each rule, and not before it: the line of a user at the bound ends with rules that add nothing.
+        // The limit is checked after each rule, not before: the line of a user at the limit may end with
+        // rules that add nothing, and must load.
         let checked =
             applied.and_then(|()| if weight(user) > RULES_MAX { Err(RuleError::TooMany) } else { Ok(()) });
         checked.map_err(|cause| RulesError::Rule { rule: shown(&rule), cause })?;
@@ -95,17 +96,17 @@ fn weight(user: &User) -> usize {
 
 fn shown(rule: &[u8]) -> String {
     const SHOWN_MAX: usize = 256;
-    // What is behind these is a password.
+    // A password follows these signs.
     match rule.first() {
         Some(sign @ (b'>' | b'<')) => format!("{}***", char::from(*sign)),
         _ => String::from_utf8_lossy(rule.get(..SHOWN_MAX).unwrap_or(rule)).into_owned(),
     }
 }
 
-/// Puts selectors together that were cut at their blanks.
+/// Joins the parts of selectors that were split at their blanks.
 fn joined<'r>(rules: impl IntoIterator<Item = &'r [u8]>) -> Result<Vec<Vec<u8>>, RulesError> {
     let mut whole: Vec<Vec<u8>> = Vec::new();
-    // What was begun, and its first piece, which an error names.
+    // The unfinished selector, and its first part, which the error names.
     let mut open: Option<(Vec<u8>, &[u8])> = None;
     for rule in rules {
         let (part, first) = match open.take() {
@@ -131,7 +132,7 @@ fn joined<'r>(rules: impl IntoIterator<Item = &'r [u8]>) -> Result<Vec<Vec<u8>>,
 fn apply_one(user: &mut User, rule: &[u8]) -> Result<(), RuleError> {
     let word = rule.to_ascii_lowercase();
     match word.as_slice() {
-        // Values are checked whenever they are read: there is nothing to turn off.
+        // These have no effect here: RESTORE always checks values.
         b"" | b"sanitize-payload" | b"skip-sanitize-payload" => {}
         b"on" => user.enabled = true,
         b"off" => user.enabled = false,
@@ -166,17 +167,17 @@ fn apply_sign(user: &mut User, rule: &[u8]) -> Result<(), RuleError> {
     Ok(())
 }
 
-/// Reads the rules between the parentheses of a selector.
+/// Parses the rules between the parentheses of a selector.
 fn read_selector(inner: &[u8]) -> Result<Selector, RuleError> {
     let mut selector = Selector::default();
     for part in inner.split(|byte| *byte == b' ').filter(|part| !part.is_empty()) {
-        // In the line of an ACL file, which is cut at its blanks, this part would end the selector.
+        // In the line of an ACL file, which is split at its blanks, this part would end the selector.
         if part.ends_with(b")") {
             return Err(RuleError::Syntax);
         }
         selector.apply(part)?;
     }
-    // The line has rules that this text left out, and must not be too long to be read again.
+    // The selector's text in an ACL file may be longer than `inner`, and must not be too long to be parsed.
     if selector.text().len() + b"()".len() > RULE_BYTES_MAX {
         return Err(RuleError::TooMany);
     }
@@ -262,7 +263,7 @@ impl Selector {
             }
             None => self.keys.push(KeyPattern { reads, writes, pattern: pattern.to_vec() }),
         }
-        // `%RW~*`, or `%R~*` and `%W~*`, is all keys, and its line says so.
+        // `%RW~*`, or `%R~*` with `%W~*`, allows all keys: stored in the form that the line of the user has.
         if self.keys.iter().any(|known| known.reads && known.writes && known.pattern == b"*") {
             self.all_keys = true;
             self.keys.clear();
@@ -273,7 +274,7 @@ impl Selector {
     fn add_rule(&mut self, allow: bool, text: &[u8]) -> Result<(), RuleError> {
         let text = std::str::from_utf8(text).map_err(|_| RuleError::Unknown)?.to_ascii_lowercase();
         let names = named(&text, allow)?;
-        // A later rule for a command takes the place of earlier ones for it and for its subcommands.
+        // A later rule for a command replaces earlier ones for it and for its subcommands.
         self.rules.retain(|known| {
             known.text.strip_prefix(&text).is_none_or(|rest| !rest.is_empty() && !rest.starts_with('|'))
         });
@@ -282,7 +283,7 @@ impl Selector {
     }
 }
 
-/// `~pattern` or `%RW~pattern`.
+/// Splits `~pattern` or `%RW~pattern` into: allows reads, allows writes, pattern.
 fn split_pattern(rule: &[u8]) -> Result<(bool, bool, &[u8]), RuleError> {
     let at = rule.iter().position(|byte| *byte == b'~').ok_or(RuleError::Syntax)?;
     let (signs, pattern) = (rule.get(..at).unwrap_or_default(), rule.get(at + 1..).unwrap_or_default());
@@ -301,7 +302,7 @@ fn has_blanks(text: &[u8]) -> bool {
     text.iter().any(|byte| byte.is_ascii_whitespace() || *byte == 0)
 }
 
-/// What a rule for commands names; `text` is lower case and without the sign.
+/// Returns the commands that a rule names. `text` is in lower case and without the sign.
 fn named(text: &str, allow: bool) -> Result<Named, RuleError> {
     if let Some(category) = text.strip_prefix('@') {
         return Categories::named(category).map(Named::Category).ok_or(RuleError::Unknown);
@@ -318,7 +319,7 @@ fn named(text: &str, allow: bool) -> Result<Named, RuleError> {
     match (argument.is_empty(), has_subcommands) {
         (true, _) if allow => Err(RuleError::Syntax),
         (false, true) if known => Ok(Named::Argument(command.len())),
-        // Redis's old way to allow, say, SELECT 0 only.
+        // Redis's older form to allow a command with one first argument only, such as SELECT 0.
         (false, false) if allow && !has_blanks(argument.as_bytes()) => Ok(Named::Argument(command.len())),
         _ => Err(RuleError::Unknown),
     }

@@ -1,7 +1,7 @@
-//! Passwords as they are kept: hashes, never themselves.
+//! Hashes of passwords. Passwords themselves are never stored.
 //!
-//! SHA-256 is what Redis keeps. It is fast, also for somebody who has stolen the file; an Argon2 hash is slow
-//! for both. Its costs are bounded, so that no rule can make a log-in use up the machine.
+//! Redis stores SHA-256, which is fast to compute, also for a thief of the file. An Argon2 hash is slow for
+//! both. Its costs are bounded, so that no rule can make log-ins exhaust the machine.
 
 use std::fmt;
 
@@ -11,19 +11,19 @@ use argon2::{Argon2, Params};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-/// Most memory an Argon2 hash may ask for, KiB.
+/// Maximum memory of an Argon2 hash, in KiB.
 const ARGON2_MEMORY_KIB_MAX: u32 = 64 * 1024;
-/// Most passes over it.
+/// Maximum passes over the memory of an Argon2 hash.
 const ARGON2_PASSES_MAX: u32 = 16;
-/// Most lanes.
+/// Maximum lanes of an Argon2 hash.
 const ARGON2_LANES_MAX: u32 = 8;
-/// Longest text of an Argon2 hash, bytes.
+/// Longest text of an Argon2 hash, in bytes.
 const PHC_BYTES_MAX: usize = 512;
 
 /// The hash of one password of a user.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Secret {
-    /// SHA-256 of it.
+    /// SHA-256 of the password.
     Sha256([u8; 32]),
     /// An Argon2 hash in the PHC text form: `$argon2id$v=19$m=19456,t=2,p=1$salt$hash`.
     Argon2(String),
@@ -39,12 +39,12 @@ impl fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// As Redis keeps a password.
+    /// Creates the SHA-256 hash of a password, as Redis stores it.
     pub fn sha256(password: &[u8]) -> Self {
         Self::Sha256(Sha256::digest(password).into())
     }
 
-    /// A new Argon2id hash of a password, at the costs OWASP recommends (19 MiB, two passes).
+    /// Creates an Argon2id hash of a password, with the costs that OWASP recommends (19 MiB, two passes).
     ///
     /// # Errors
     /// The password is longer than Argon2 takes (4 GiB).
@@ -54,7 +54,8 @@ impl Secret {
         Ok(Self::Argon2(hash.to_string()))
     }
 
-    /// Reads what [`Secret::text`] wrote: 64 lower-case hexadecimal digits, or an Argon2 hash within the bounds.
+    /// Parses the output of [`Secret::text`]: 64 lower-case hexadecimal digits, or an Argon2 hash within the
+    /// bounds.
     pub fn parse(text: &[u8]) -> Option<Self> {
         if text.starts_with(b"$argon2") {
             return parse_argon2(text);
@@ -70,7 +71,7 @@ impl Secret {
         Some(Self::Sha256(hash))
     }
 
-    /// Without its `#`, as ACL LIST tells it and files have it.
+    /// Returns the hash as text, as in ACL LIST and in ACL files but without the `#`.
     pub fn text(&self) -> String {
         match self {
             Self::Sha256(hash) => hash.iter().map(|byte| format!("{byte:02x}")).collect(),
@@ -78,7 +79,7 @@ impl Secret {
         }
     }
 
-    /// Whether `password` is the one. Takes as long whether it nearly is or not at all.
+    /// Returns whether `password` matches. The time does not depend on how much of the hash matches.
     pub fn matches(&self, password: &[u8]) -> bool {
         match self {
             Self::Sha256(hash) => hash.ct_eq(&<[u8; 32]>::from(Sha256::digest(password))).into(),
@@ -87,7 +88,7 @@ impl Secret {
         }
     }
 
-    /// Whether [`Secret::matches`] takes long.
+    /// Returns whether [`Secret::matches`] is slow.
     pub fn is_slow(&self) -> bool {
         matches!(self, Self::Argon2(_))
     }
@@ -112,7 +113,7 @@ fn hex(digit: u8) -> Option<u8> {
     }
 }
 
-/// A password of `bits` random bits, rounded up to whole hexadecimal digits (ACL GENPASS).
+/// Creates a password of `bits` random bits, rounded up to whole hexadecimal digits (ACL GENPASS).
 pub fn generate(bits: usize) -> String {
     let digits = bits.div_ceil(4);
     let mut bytes = vec![0; digits.div_ceil(2)];
@@ -127,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hash_reads_back_and_knows_its_password() {
+    fn a_hash_is_parsed_as_it_was_and_matches_only_its_password() {
         for secret in [Secret::sha256(b"p"), Secret::argon2(b"p").unwrap()] {
             let read = Secret::parse(secret.text().as_bytes()).unwrap();
             assert_eq!(read, secret);
@@ -140,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_that_costs_too_much_is_refused() {
+    fn a_hash_that_costs_too_much_is_rejected() {
         let parse = |costs: &str| {
             Secret::parse(
                 format!("$argon2id$v=19${costs}$c29tZXNhbHRzYWx0$Zm9vYmFyZm9vYmFyZm9vYg").as_bytes(),

@@ -1,4 +1,4 @@
-//! Rules as Redis reads and tells them, and what they allow.
+//! Rules as Redis parses and lists them, and the permissions that they grant.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ fn error(before: &str, rule: &str) -> String {
     apply(&mut user, [rule.as_bytes()]).unwrap_err().to_string()
 }
 
-/// `command` on `keys`, with what the catalogue says it does to them.
+/// Checks whether `user` may run `command` on `keys`, with the access that the catalogue states.
 fn may(user: &User, command: &str, argument: &str, keys: &[&str]) -> Result<(), Refused> {
     let asked = Asked::new(command, argument.as_bytes());
     let keys = keys.iter().enumerate().map(|(index, key)| (key.as_bytes(), asked.key_access(index)));
@@ -68,12 +68,12 @@ fn subcommands_are_allowed_and_denied_by_themselves() {
         !runs("+config -config|set", "config", "SET", &[])
             && runs("+config -config|set", "config", "get", &[])
     );
-    assert!(runs("+@all -@admin", "config", "help", &[]), "help is no business of administrators");
+    assert!(runs("+@all -@admin", "config", "help", &[]), "HELP is not an administrative command");
     assert!(runs("+select|0", "select", "0", &[]) && !runs("+select|0", "select", "1", &[]));
 }
 
 #[test]
-fn what_is_needed_to_log_in_is_never_denied() {
+fn commands_to_log_in_are_never_denied() {
     for command in ["auth", "hello", "quit", "reset"] {
         assert!(runs("on", command, "", &[]), "{command}");
     }
@@ -86,15 +86,15 @@ fn keys_are_allowed_by_pattern_and_access() {
     let reader = "+@all %R~r* %W~w*";
     assert!(runs(reader, "get", "", &["r"]) && !runs(reader, "get", "", &["w"]));
     assert!(runs(reader, "mset", "", &["w"]) && !runs(reader, "mset", "", &["r"]));
-    assert!(!runs(reader, "incr", "", &["w"]), "it tells the value, too");
+    assert!(!runs(reader, "incr", "", &["w"]), "INCR also returns the value");
     assert!(runs(reader, "exists", "", &["w"]) && runs(reader, "exists", "", &["r"]));
     assert!(runs(reader, "copy", "", &["r", "w"]) && !runs(reader, "copy", "", &["w", "r"]));
-    assert!(runs("+@all %R~k %W~k", "incr", "", &["k"]), "both of one pattern are both");
+    assert!(runs("+@all %R~k %W~k", "incr", "", &["k"]), "%R and %W of one pattern allow both");
     assert!(!runs("+@all allkeys resetkeys", "get", "", &["k"]));
 }
 
 #[test]
-fn walks_that_tell_values_need_all_keys() {
+fn walks_that_return_values_need_all_keys() {
     assert!(runs("+@all allkeys", "cask.range", "", &[]) && !runs("+@all ~a*", "cask.range", "", &[]));
     assert!(!runs("+@all ~a*", "cask.prefix", "a", &[]) && runs("+@all ~a*", "scan", "", &[]));
 }
@@ -107,14 +107,14 @@ fn a_selector_allows_by_itself_only() {
     assert_eq!(
         may(&user(rules), "set", "", &["r"]),
         Err(Refused::Key(b"r".to_vec())),
-        "the nearer denial is told"
+        "the selector that allows the command decides the error"
     );
     assert_eq!(may(&user(rules), "del", "", &["r"]), Err(Refused::Command));
     assert!(!runs("+get ~r* (+set ~w*) clearselectors", "set", "", &["w"]));
 }
 
 #[test]
-fn users_are_told_as_redis_tells_them() {
+fn users_are_listed_as_in_redis() {
     assert_eq!(String::from_utf8(User::everybody().line()).unwrap(), "user default on nopass ~* &* +@all");
     assert_eq!(
         line(">x ~k* %R~r* +@read -get +config|get (+set ~z)"),
@@ -127,7 +127,7 @@ fn users_are_told_as_redis_tells_them() {
 }
 
 #[test]
-fn what_is_no_rule_is_refused_in_the_words_of_redis() {
+fn wrong_rules_are_rejected_with_the_texts_of_redis() {
     let cases = [
         ("on", "foo", "Syntax error"),
         ("on", "%X~a", "Syntax error"),
@@ -225,7 +225,7 @@ async fn an_address_that_guesses_is_refused_even_the_right_password_for_a_while(
 }
 
 #[test]
-fn a_change_holds_for_sessions_there_are_and_a_deletion_ends_them() {
+fn a_change_applies_to_open_sessions_and_a_deletion_ends_them() {
     let access = Access::open();
     set(&access, "a", "on nopass +get ~*");
     let session = Session::new(access.account(b"a").unwrap(), true);
@@ -248,7 +248,7 @@ fn a_change_holds_for_sessions_there_are_and_a_deletion_ends_them() {
 }
 
 #[test]
-fn without_a_password_strangers_are_turned_away() {
+fn without_a_password_clients_from_other_machines_are_rejected() {
     let options = Options { protected: true, ..Options::default() };
     let (here, far) = ("127.0.0.1".parse().unwrap(), "192.0.2.1".parse().unwrap());
     let access = Access::new(options.clone()).unwrap();
@@ -264,14 +264,14 @@ fn without_a_password_strangers_are_turned_away() {
 }
 
 #[test]
-fn loading_the_file_ends_the_sessions_of_users_that_are_others_there() {
+fn loading_the_file_ends_the_sessions_of_users_that_it_changes_or_lacks() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("users.acl");
     std::fs::write(&file, "user same on nopass +get\nuser other on nopass +get\nuser gone on nopass\n")
         .unwrap();
     let options = Options { requirepass: "p".to_owned(), file: Some(file.clone()), protected: true };
     let access = Access::new(options).unwrap();
-    assert!(!access.default_is_nopass(), "the file does not tell of the default user");
+    assert!(!access.default_is_nopass(), "requirepass applies: the file does not define the default user");
     let session = |name: &str| Session::new(access.account(name.as_bytes()).unwrap(), true);
     let sessions = ["same", "other", "gone", "default"].map(session);
     std::fs::write(&file, "user same on nopass +get\nuser other on nopass +set\nuser default on #bad\n")
@@ -284,7 +284,7 @@ fn loading_the_file_ends_the_sessions_of_users_that_are_others_there() {
     access.save().unwrap();
     let again = Access::new(Options { file: Some(file), ..Options::default() }).unwrap();
     assert_eq!(again.users(), access.users());
-    assert!(!again.default_is_nopass(), "saved with the others");
+    assert!(!again.default_is_nopass(), "the default user must be saved with the others");
 }
 
 #[test]

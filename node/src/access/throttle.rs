@@ -1,26 +1,26 @@
-//! How fast one address may guess passwords.
+//! Limit on the rate at which one address can guess passwords.
 //!
-//! Each address has a level: a failure raises it by one, and every ten seconds it falls by one. Above three, the reply to
-//! a failure is held back, longer with each; above nine nothing is even tried until the level has fallen. So an address
-//! gets some ten guesses at once and six a minute from then on. A log-in that succeeds changes nothing: somebody who
-//! knows one password must not guess others with it.
+//! Each address has a level. A failed log-in raises it by 1, and it falls by 1 every ten seconds. Above 3,
+//! the reply to a failure is delayed, longer with each failure. Above 9, log-ins are rejected unchecked until
+//! the level has fallen. So an address gets about ten guesses at once, and then six per minute. A successful
+//! log-in does not change the level: a client that knows one password must not gain guesses of others.
 //!
-//! Of IPv6, 64 bits are an address: a single machine usually has all the others. The table is bounded; when it is full,
-//! the address with the lowest level is forgotten.
+//! The first 64 bits of an IPv6 address count as the address, because one machine usually has all of its
+//! lower 64 bits. The table is bounded: when it is full, the address with the lowest level is dropped.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-/// Failures that change nothing.
+/// Level up to which replies to failures are not delayed.
 const FREE: f64 = 3.0;
-/// Level above which nothing is tried: with one failure more it would be ten.
+/// Level above which log-ins are rejected unchecked: one more failure would make it ten.
 const TRIED_UP_TO: f64 = 9.0;
-/// In which time the level falls by one.
+/// Time in which the level falls by 1.
 const FORGIVEN_IN: Duration = Duration::from_secs(10);
-/// How much longer the reply to each further failure is held back.
+/// Additional delay of the reply for each failure above `FREE`.
 const DELAY_STEP: Duration = Duration::from_millis(250);
-/// Addresses remembered.
+/// Maximum number of addresses in the table.
 const ADDRESSES_MAX: usize = 4096;
 
 /// Failed log-ins by address.
@@ -30,13 +30,13 @@ pub(super) struct Throttle {
 }
 
 impl Throttle {
-    /// How long the address has to wait before a log-in is tried at all; `None` if it may.
+    /// Returns how long the address must wait until a log-in is checked; `None` if it need not wait.
     pub(super) fn wait(&self, address: IpAddr, now: Instant) -> Option<Duration> {
         let over = self.level(network(address), now) - TRIED_UP_TO;
         (over > 0.0).then(|| FORGIVEN_IN.mul_f64(over).max(Duration::from_secs(1)))
     }
 
-    /// Counts a failure. Answers how long its reply is held back.
+    /// Counts a failure. Returns the delay of its reply.
     pub(super) fn failed(&mut self, address: IpAddr, now: Instant) -> Duration {
         let address = network(address);
         let level = self.level(address, now) + 1.0;
@@ -51,7 +51,8 @@ impl Throttle {
         self.levels.get(&address).map_or(0.0, |&(level, then)| fallen(level, then, now))
     }
 
-    /// Forgets what has fallen to nothing, and if that is none, the lowest.
+    /// Drops the addresses whose level has fallen to 0. If there are none, drops the address with the lowest
+    /// level.
     fn make_room(&mut self, now: Instant) {
         self.levels.retain(|_, &mut (level, then)| fallen(level, then, now) > 0.0);
         if self.levels.len() >= ADDRESSES_MAX {
@@ -92,10 +93,10 @@ mod tests {
         let delays: Vec<_> = (0..10).map(|_| throttle.failed(peer, now).as_millis()).collect();
         assert_eq!(delays, [0, 0, 0, 250, 500, 750, 1000, 1250, 1500, 1750]);
         assert!(throttle.wait(peer, now).is_some());
-        assert!(throttle.wait(address("10.0.0.2"), now).is_none(), "others are not concerned");
+        assert!(throttle.wait(address("10.0.0.2"), now).is_none(), "other addresses must not wait");
         assert!(throttle.wait(peer, now + FORGIVEN_IN).is_none());
         throttle.failed(peer, now + FORGIVEN_IN);
-        assert!(throttle.wait(peer, now + FORGIVEN_IN).is_some(), "one was forgiven, not all");
+        assert!(throttle.wait(peer, now + FORGIVEN_IN).is_some(), "the level must fall by 1 only");
         assert!(throttle.wait(peer, now + 12 * FORGIVEN_IN).is_none());
         assert_eq!(throttle.failed(peer, now + 12 * FORGIVEN_IN), Duration::ZERO);
     }

@@ -1,61 +1,62 @@
-//! A user: who it is and what it may do. Pure: knows no connection, no file and no clock.
+//! A user and its permissions. Pure: uses no connection, file or clock.
 //!
-//! What Redis means by its rules: of the rules for commands the last one that names the command counts, and
-//! before them all is the base, everything or nothing. A command is allowed if the user's own permissions, or those of
-//! one of its selectors, allow the command and all of its keys.
+//! Redis's semantics: the last rule that names a command decides; if no rule names it, the base decides (all
+//! commands or none). A command is allowed if the user's own permissions, or one of its selectors, allow the
+//! command and all of its keys.
 
 use super::catalogue::{Asked, KeyAccess};
 use super::categories::Categories;
 use super::secret::Secret;
 use crate::glob;
 
-/// A user, as rules made it.
+/// A user, as its rules define it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User {
-    /// Its name.
+    /// Name of the user.
     pub name: String,
-    /// Whether it can log in.
+    /// Whether the user can log in.
     pub enabled: bool,
-    /// Whether any password will do.
+    /// Whether any password is accepted.
     pub nopass: bool,
     pub(super) secrets: Vec<Secret>,
     pub(super) root: Selector,
     pub(super) selectors: Vec<Selector>,
 }
 
-/// Permissions that count together.
+/// One set of permissions, which must allow both the command and its keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector {
-    /// What holds for a command that no rule names.
+    /// Whether commands that no rule names are allowed.
     pub(super) all_commands: bool,
     pub(super) rules: Vec<CommandRule>,
     pub(super) all_keys: bool,
     pub(super) keys: Vec<KeyPattern>,
-    /// Channels are kept as they are told; there is nothing here that has channels.
+    /// Rules for channels are stored without effect: there are no channels.
     pub(super) all_channels: bool,
     pub(super) channels: Vec<Vec<u8>>,
 }
 
-/// `+get`, `-@dangerous`, `+config|get`.
+/// A rule for commands: `+get`, `-@dangerous`, `+config|get`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CommandRule {
     pub(super) allow: bool,
-    /// What it names, lower case, without the sign.
+    /// Text of the rule, in lower case, without the sign.
     pub(super) text: String,
     pub(super) names: Named,
 }
 
-/// What a rule for commands names.
+/// Commands that a rule names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Named {
     Category(Categories),
     /// A command with all its subcommands.
     Command,
-    /// A subcommand, or a command with this first argument: how long the command's name is.
+    /// A subcommand, or a command with a first argument. The number is the length of the command's name in
+    /// the text.
     Argument(usize),
 }
 
-/// `~pattern`, `%R~pattern`.
+/// A pattern for keys: `~pattern`, `%R~pattern`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct KeyPattern {
     pub(super) reads: bool,
@@ -63,12 +64,12 @@ pub(super) struct KeyPattern {
     pub(super) pattern: Vec<u8>,
 }
 
-/// What a user may not do.
+/// Missing permission of a user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// Run the command at all.
+    /// Permission to run the command.
     Command,
-    /// Use it on this key.
+    /// Permission to access this key with the command.
     Key(Vec<u8>),
 }
 
@@ -98,7 +99,7 @@ impl KeyPattern {
 }
 
 impl Selector {
-    /// Everything: what the default user has until told otherwise.
+    /// Creates all permissions, which the default user has by default.
     pub(super) fn everything() -> Self {
         Self { all_commands: true, all_keys: true, all_channels: true, ..Self::default() }
     }
@@ -136,7 +137,7 @@ impl Selector {
 }
 
 impl User {
-    /// A user who may do nothing and cannot log in.
+    /// Creates a user that has no permissions and cannot log in.
     pub fn new(name: &str) -> Self {
         Self {
             name: name.to_owned(),
@@ -148,20 +149,20 @@ impl User {
         }
     }
 
-    /// The default user as it is before any rule: everybody, and everything allowed.
+    /// Creates the default user before any rule: no password, all permissions.
     pub fn everybody() -> Self {
         Self { enabled: true, nopass: true, root: Selector::everything(), ..Self::new(super::DEFAULT) }
     }
 
-    /// Whether it may do everything: nothing has to be looked at then.
+    /// Returns whether the user has all permissions, so that no check is necessary.
     pub fn is_unrestricted(&self) -> bool {
         self.root.is_everything()
     }
 
-    /// Whether it may run a command on `keys`, each with what is done to it.
+    /// Checks whether the user may run a command on `keys`, each with the command's access to it.
     ///
     /// # Errors
-    /// What it may not do, by the permissions that come nearest.
+    /// The missing permission. If one selector allows the command but not a key, that key.
     pub fn may<'k, K>(&self, asked: &Asked<'_>, keys: K) -> Result<(), Refused>
     where
         K: Iterator<Item = (&'k [u8], KeyAccess)> + Clone,
@@ -177,18 +178,19 @@ impl User {
         Err(nearest)
     }
 
-    /// Whether it may log in with `password`. All of its passwords are tried, so that the time tells none.
+    /// Returns whether the user may log in with `password`. Compares all of the user's passwords, so that the
+    /// time does not reveal which one matched.
     pub fn knows(&self, password: &[u8]) -> bool {
         let known = self.secrets.iter().fold(false, |known, secret| secret.matches(password) | known);
         self.enabled && (self.nopass || known)
     }
 
-    /// Whether finding out takes long.
+    /// Returns whether [`User::knows`] is slow.
     pub fn is_slow(&self) -> bool {
         self.secrets.iter().any(Secret::is_slow)
     }
 
-    /// Whether whoever connects is this user.
+    /// Returns whether the user needs no password and is enabled.
     pub fn is_open(&self) -> bool {
         self.enabled && self.nopass
     }

@@ -1,6 +1,6 @@
-//! What rules need to know of a command: its categories, its subcommands, what it does to its keys.
+//! Properties of commands for rules: categories, subcommands, access to keys.
 //!
-//! A command that is not in the table counts as the most dangerous there is, so that a new one is open to nobody by
+//! A command that is not in the table counts as most dangerous, so that no new command is allowed by
 //! accident.
 
 mod table;
@@ -9,26 +9,26 @@ use self::table::ENTRIES;
 use super::categories::Categories;
 use super::categories::bits::{ADMIN, DANGER, SLOW};
 
-/// What a command does to a key, for patterns that allow reading or writing only.
+/// Access of a command to a key, for patterns that allow only reading or only writing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyAccess {
-    /// It neither tells nor changes the value (EXISTS): any pattern will do.
+    /// The command neither returns nor changes the value (EXISTS): every matching pattern allows it.
     None,
-    /// It tells the value, or a part of it.
+    /// The command returns the value or a part of it.
     Read,
-    /// It changes the value or removes it.
+    /// The command changes or removes the value.
     Write,
-    /// Both.
+    /// The command both returns and changes the value.
     Both,
 }
 
 impl KeyAccess {
-    /// Whether it needs to read.
+    /// Returns whether the pattern must allow reading.
     pub(super) fn reads(self) -> bool {
         matches!(self, Self::Read | Self::Both)
     }
 
-    /// Whether it needs to write.
+    /// Returns whether the pattern must allow writing.
     pub(super) fn writes(self) -> bool {
         matches!(self, Self::Write | Self::Both)
     }
@@ -37,13 +37,13 @@ impl KeyAccess {
 /// One command or subcommand.
 #[derive(Debug)]
 pub struct Entry {
-    /// Lower-case name; of a subcommand `command|subcommand`.
+    /// Lower-case name; for a subcommand, `command|subcommand`.
     pub name: &'static str,
-    /// Its categories.
+    /// Categories of the command.
     pub categories: Categories,
-    /// What it does to its first key.
+    /// Access to the first key.
     pub first: KeyAccess,
-    /// What it does to its other keys.
+    /// Access to the other keys.
     pub rest: KeyAccess,
 }
 
@@ -54,12 +54,12 @@ static UNKNOWN: Entry = Entry {
     rest: KeyAccess::Both,
 };
 
-/// The entry of `name`, lower case, if there is one.
+/// Returns the entry of `name`, which must be in lower case.
 pub fn find(name: &str) -> Option<&'static Entry> {
     ENTRIES.binary_search_by(|entry| entry.name.cmp(name)).ok().and_then(|place| ENTRIES.get(place))
 }
 
-/// The entry of the subcommand `argument` of `command`, if `command` has such.
+/// Returns the entry of the subcommand `argument` of `command`.
 fn find_sub(command: &str, argument: &[u8]) -> Option<&'static Entry> {
     subcommands(command).iter().find(|entry| {
         let sub = entry.name.get(command.len() + 1..).unwrap_or_default();
@@ -67,9 +67,9 @@ fn find_sub(command: &str, argument: &[u8]) -> Option<&'static Entry> {
     })
 }
 
-/// The entries of the subcommands of a command.
+/// Returns the entries of the subcommands of a command.
 pub fn subcommands(command: &str) -> &'static [Entry] {
-    // `|` comes after all letters, so that longer names are between a command and its subcommands.
+    // `|` sorts after all letters, so longer names lie between a command and its subcommands.
     let begin = ENTRIES.partition_point(|entry| less(entry, command));
     let rest = ENTRIES.get(begin..).unwrap_or_default();
     let count = rest.iter().take_while(|entry| is_sub(entry, command)).count();
@@ -80,29 +80,29 @@ fn is_sub(entry: &Entry, command: &str) -> bool {
     entry.name.strip_prefix(command).is_some_and(|rest| rest.starts_with('|'))
 }
 
-/// Whether `entry` comes before the first subcommand of `command`.
+/// Returns whether `entry` sorts before the first subcommand of `command`.
 fn less(entry: &Entry, command: &str) -> bool {
     entry.name.bytes().lt(command.bytes().chain([b'|']))
 }
 
-/// All entries, in the order of their names.
+/// Returns all entries, sorted by name.
 pub fn all() -> &'static [Entry] {
     ENTRIES
 }
 
-/// A command that somebody wants to run, as rules see it.
+/// A requested command, with the properties that rules check.
 #[derive(Clone, Copy, Debug)]
 pub struct Asked<'a> {
     /// Lower-case name.
     pub command: &'a str,
-    /// Its first argument, which may name a subcommand; empty if there is none.
+    /// First argument, which may name a subcommand; empty if there is none.
     pub argument: &'a [u8],
     entry: &'static Entry,
     is_sub: bool,
 }
 
 impl<'a> Asked<'a> {
-    /// The command of this lower-case name with this first argument.
+    /// Creates the request for the command with this lower-case name and this first argument.
     pub fn new(command: &'a str, argument: &'a [u8]) -> Self {
         let plain = find(command);
         let sub = match plain {
@@ -112,27 +112,28 @@ impl<'a> Asked<'a> {
         Self { command, argument, entry: sub.or(plain).unwrap_or(&UNKNOWN), is_sub: sub.is_some() }
     }
 
-    /// The name with the subcommand, as replies tell it.
+    /// Returns the name with the subcommand, as in replies.
     pub fn full_name(&self) -> &'a str {
         if self.is_sub { self.entry.name } else { self.command }
     }
 
-    /// The categories of it, or of its subcommand.
+    /// Returns the categories of the subcommand if there is one, else of the command.
     pub fn categories(&self) -> Categories {
         self.entry.categories
     }
 
-    /// What it does to its key number `index`, from 0.
+    /// Returns the access to key number `index`, from 0.
     pub fn key_access(&self, index: usize) -> KeyAccess {
         if index == 0 { self.entry.first } else { self.entry.rest }
     }
 
-    /// Whether it tells values of keys that it does not name: no pattern can allow some of them only.
+    /// Returns whether the command returns values of keys that it does not name, so that only a user with
+    /// access to all keys may run it.
     pub fn tells_any_key(&self) -> bool {
         matches!(self.command, "cask.range" | "cask.prefix")
     }
 
-    /// Whether clients may send it before they said who they are.
+    /// Returns whether clients may send the command before they log in.
     pub fn needs_no_user(&self) -> bool {
         matches!(self.command, "auth" | "hello" | "quit" | "reset")
     }

@@ -1,8 +1,8 @@
-//! What Redis 7.2 says of its commands on keys, strings, connections and servers: categories, and what they do to
-//! their keys; and the same of Caskade's own commands.
+//! Categories and key access of Redis 7.2's commands on keys, strings, connections and servers, and of
+//! Caskade's own commands.
 //!
-//! The rows of Redis's commands are those of its COMMAND INFO, also of commands this build does not serve: rules that
-//! name them are valid. In the order of the names; a subcommand is `command|subcommand`.
+//! The rows of Redis's commands are those of its COMMAND INFO. They include commands that this build does not
+//! serve, because rules may name them. Sorted by name; a subcommand is `command|subcommand`.
 
 use super::Entry;
 use super::KeyAccess::{self, Both, None, Read, Write};
@@ -15,7 +15,7 @@ const fn row(name: &'static str, categories: u32, first: KeyAccess, rest: KeyAcc
     Entry { name, categories: Categories(categories), first, rest }
 }
 
-/// All of them.
+/// All commands and subcommands, sorted by name.
 #[rustfmt::skip]
 pub(super) static ENTRIES: &[Entry] = &[
     row("acl", SLOW, None, None),
