@@ -155,7 +155,7 @@ settings! {
     join_afresh: bool, Switch, false;
     /// Start although this node is the only voter and the other member has not confirmed that it did not take over meanwhile. If it did, both serve until they reach each other, and of a key written on both sides only one value remains.
     serve_alone: bool, Switch, false;
-    /// For a cluster of two nodes. auto: the node without a vote takes over once the other has been silent for ten seconds or five leases, whichever is longer. It cannot distinguish a dead node from one that only it cannot reach: then both serve, and of a key written on both sides only one value remains. manual: wait for `caskctl cluster takeover`.
+    /// For a cluster of two nodes. auto: the node without a vote takes over once the other has been silent for ten seconds or five leases, whichever is longer. It cannot distinguish a dead node from one that only it cannot reach. In the latter case both serve, and of a key written on both sides only one value remains. manual: wait for `caskctl cluster takeover`.
     pair_takeover: PairTakeover, ByItself, PairTakeover::Manual;
     /// For a cluster of two nodes with data: without a lease, serve reads from this node's own copy, even on connections that did not send READONLY. These reads may be stale.
     pair_stale_reads: bool, Switch, false;

@@ -1,8 +1,8 @@
 //! Removes every key of the cluster: a walk over all keys that deletes each with its own operation.
 //!
 //! The walk removes every key that exists from its beginning to its end. It is not a snapshot: a key written
-//! during the walk may be removed or stay, and other clients may see some keys removed and others not yet.
-//! The number of in-flight operations is bounded.
+//! during the walk may be removed or stay. Other clients may see some keys removed and others not yet. The
+//! number of in-flight operations is bounded.
 
 use crate::frontend::keyspace::Keyspace;
 use crate::kv::{Action, Failure, Operation, Outcome};

@@ -1,7 +1,8 @@
 //! Slow commands: the newest ones for SLOWLOG, and the longest time of each second for LATENCY.
 //!
-//! An entry has a command's name and its number of arguments, not the arguments: values may be secret, and
-//! copying the arguments before it is known which commands are slow would slow down all of them.
+//! An entry has the name of a command and its number of arguments, not the arguments. Values may be secret.
+//! And a command is known to be slow only at its end, so the arguments of every command would have to be
+//! copied.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};

@@ -97,7 +97,8 @@ impl Keyspace for Memory {
         Ticket::Waiting { answer, ordered: false }
     }
 
-    /// A cursor is the first bytes of the next key, so it stays valid while other keys are removed.
+    /// Returns a page of keys. The cursor is the first bytes of the next key, so it stays valid while keys
+    /// are removed.
     fn scan(&self, cursor: u64, limit: usize) -> BoxFuture<'_, Result<ScanPage, Failure>> {
         let entries = self.entries.lock();
         let mut keys: Vec<Bytes> = entries.keys().filter(|key| begin(key) >= cursor).cloned().collect();

@@ -137,6 +137,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         loop {
             let halt = self.advance().await?;
             let all_started = matches!(halt, Halt::OutOfInput);
+            // A stop of the node closes the connection only once every request that was read is started.
             self.closing |= self.stopping && all_started;
             if self.closing && self.pending.is_empty() {
                 return Ok(());
@@ -144,6 +145,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
             if matches!(halt, Halt::GoOn) {
                 continue;
             }
+            // The memory limit is checked before more input is read.
             if !self.footprint.hold(self.input.capacity() + self.output.capacity() + self.waiting_bytes) {
                 self.add(What::Line(format!("SERVER_ERROR {NO_MEMORY}").into()));
                 return self.write_output().await;
@@ -153,6 +155,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 let wanted = self.parser.wanted(&self.input);
                 self.input.reserve(self.footprint.room(self.input.len(), wanted));
             }
+            // Biased: complete replies come before new input, so that input cannot starve them.
             tokio::select! {
                 biased;
                 () = front_settled(&mut self.pending) => {}

@@ -1,6 +1,6 @@
 //! Authentication and permissions of memcached clients, with the users and rules of all front ends.
 //!
-//! If the default user needs a password, the first command must be a `set` of any key with the value
+//! If the default user needs a password, the first command must be a `set` of any key. Its value is
 //! `username password`, as in memcached's own authentication for the text protocol. Until then every other
 //! command is rejected. The gate checks each later request as the Redis command with the same effect.
 

@@ -114,8 +114,10 @@ impl Flags {
         Ok(())
     }
 
+    /// Checks the length of the opaque.
+    ///
     /// # Errors
-    /// An opaque is too long to be given back.
+    /// The opaque exceeds `OPAQUE_BYTES_MAX`.
     fn check_opaque(&self) -> Result<(), &'static str> {
         let long = |echo: &Echo| matches!(echo, Echo::Opaque(word) if word.len() > OPAQUE_BYTES_MAX);
         if self.echoes.iter().any(long) { Err(LONG_OPAQUE) } else { Ok(()) }

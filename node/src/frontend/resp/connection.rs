@@ -158,6 +158,7 @@ impl Connection {
                 Err(error) => break Err(error),
             };
             let all_started = halt == Halt::OutOfInput;
+            // A stop of the node closes the connection only once every command that was read is started.
             self.closing |= self.stopping && all_started;
             if self.closing && self.pending.is_empty() {
                 break Ok(());
@@ -165,6 +166,7 @@ impl Connection {
             if halt == Halt::GoOn {
                 continue;
             }
+            // The memory limit is checked before more input is read.
             if !self.footprint.hold(self.bytes()) {
                 self.refuse_input(NO_MEMORY);
                 break self.write_output().await;
@@ -174,6 +176,8 @@ impl Connection {
                 let wanted = self.parser.wanted(&self.input);
                 self.input.reserve(self.footprint.room(self.input.len(), wanted));
             }
+            // Biased: CLIENT KILL and complete replies come before new input, so that input cannot starve
+            // them.
             tokio::select! {
                 biased;
                 () = self.client.registered.until_ended() => break Ok(()),
@@ -262,6 +266,7 @@ impl Connection {
             if self.batch.is_done() && !self.parse() {
                 return Halt::OutOfInput;
             }
+            // Commands sent after the user was deleted may have been read before `users` changed.
             if self.client.session.has_ended() {
                 self.closing = true;
                 break;
@@ -276,6 +281,8 @@ impl Connection {
                 continue;
             };
             let command = commands::find(args);
+            // A web page can make a browser send commands in the body of an HTTP request: none of them may
+            // run.
             if is_http(command, args) {
                 self.server.door.stats.http_request(Server::NAME, self.client.peer);
                 self.closing = true;
@@ -293,6 +300,7 @@ impl Connection {
             if self.pause.is_some_and(|pause| pause.holds(command.is_some_and(Command::writes))) {
                 return Halt::Paused;
             }
+            // A barrier runs while no other command is in flight. With a wrong arity it only gets its error.
             if let Some(command) = command.filter(|command| command.is_barrier(args)) {
                 let alone = self.pending.is_empty();
                 return if alone && command.arity_fits(args) {

@@ -1,7 +1,7 @@
 //! MULTI, EXEC and WATCH: commands that are queued and then applied as one transaction.
 //!
-//! EXEC runs the handler of every queued command to collect its operations, sends them to the keys' primary
-//! as one [`Transaction`], and encodes each reply from its part of the outcome.
+//! EXEC runs the handler of every queued command, which collects its operations. It sends them to the keys'
+//! primary as one [`Transaction`], and encodes each reply from its part of the outcome.
 //!
 //! All keys must be of one slot. Commands without keys are not part of the transaction: EXEC runs them before
 //! it, or after it if they take time (SCAN, INFO).
