@@ -262,7 +262,7 @@ pub(super) fn tracking(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     match on {
         true => {
             Err("ERR CLIENT TRACKING ON is not supported: a node does not notify clients of writes that \
-            other nodes accept; do not cache replies, or let them expire"
+                 other nodes accept; do not cache replies, or let them expire"
                 .into())
         }
         false => context.ok(),
