@@ -1,8 +1,8 @@
 //! Parser of client bytes into commands: arrays of bulk strings and inline commands, as Redis 7.2 parses
 //! them.
 //!
-//! Invariants: it copies no arguments: a command is a list of [`Span`]s of the read buffer. It remembers its
-//! position, so it looks at no byte twice, however the input is split.
+//! Invariants: the parser copies no arguments; a command is a list of [`Span`]s of the read buffer. The parser
+//! remembers its position, so it looks at no byte twice, however the input is split.
 //!
 //! Rejects, with Redis's texts, lengths that are not numbers or exceed their limit, and lines without an end.
 
