@@ -8,9 +8,8 @@
 //! Invariants: replies are in the order of their commands; a command sees the effects of the commands before
 //! it on its connection; every buffer is bounded; a failure is reported as an error, never as a miss.
 //!
-//! Rejects with a `CLIENT_ERROR` the features that records have no room for: stale marks, win tokens, the
-//! time of the last access. The cas value is the version of the record: unlike in memcached, a change of the
-//! expiry alone changes it, too.
+//! Rejects, with a `CLIENT_ERROR`, stale marks, win tokens and the time of the last access: records have no
+//! room for them. The cas value is the record's version; unlike in memcached, a new expiry alone changes it.
 
 mod connection;
 #[cfg(any(test, feature = "internals"))]
