@@ -1,6 +1,7 @@
-//! What the `CASK.*` commands answer, as JSON: the part of the node its clients share.
+//! The answers of the `CASK.*` commands, as JSON types that the node, `caskctl` and `casktop` share.
 //!
-//! Every answer comes from what the asked node has, and says how old that is. Fields are only ever added.
+//! Invariants: a node answers from its own state and from the reports it has received, and gives their age.
+//! Fields are only ever added, so that older and newer programs understand each other.
 
 use std::collections::BTreeMap;
 
@@ -10,23 +11,23 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Status {
-    /// The asked node (a PeerId).
+    /// PeerId of the node that answers, below called the asked node.
     pub node_id: String,
-    /// What it is doing: `joining`, `starting`, `serving`, `no-lease`, `stopping`.
+    /// State of the asked node: `joining`, `starting`, `serving`, `no-lease`, `stopping`.
     pub state: String,
-    /// Version of its build.
+    /// Version of the asked node's build.
     pub build: String,
-    /// Which cluster it belongs to, hexadecimal; empty before it does.
+    /// Id of the asked node's cluster, hexadecimal; empty before it belongs to one.
     pub cluster_id: String,
-    /// The elected node, if one is known.
+    /// PeerId of the coordinator, if the asked node knows one.
     pub coordinator: Option<String>,
-    /// Number of the committed state the node holds.
+    /// Epoch of the committed state the asked node holds.
     pub epoch: u64,
     /// Hash of the ring of that state, hexadecimal.
     pub ring_hash: String,
     /// Copies each key should have.
     pub replication_factor: u8,
-    /// Copies each key of a new write has now: 1 in a cluster of one node.
+    /// Copies that every new write gets at least, now: replicas, in-sync or syncing, on nodes that are up.
     pub copies_now: u8,
     /// The members of the committed state.
     pub members: Vec<MemberStatus>,
@@ -36,81 +37,83 @@ pub struct Status {
     pub partitions_under_replicated: u32,
     /// Partitions whose replicas are not yet those the ring names.
     pub partitions_moving: u32,
-    /// Partitions without a live primary: their requests wait, then fail.
+    /// Partitions without a live primary: requests for them wait, then fail.
     pub partitions_unavailable: u32,
-    /// Partitions of which a copy is away and another node receives the new writes in its place.
+    /// Partitions with a stand-in: a copy is away and another node receives the new writes in its place.
     pub partitions_with_stand_in: u32,
-    /// Those of them whose older records are being copied to it.
+    /// Partitions with a stand-in to which the older records are being copied.
     pub partitions_being_rebuilt: u32,
-    /// What runs in the background, all nodes' tasks together.
+    /// Background tasks of all nodes.
     pub tasks: Vec<Task>,
-    /// What an operator should know: a cluster of one node, no secret, a node that is down.
+    /// Warnings for the operator: a cluster of one node, no secret, a node that is down.
     pub warnings: Vec<String>,
-    /// The running plan, if there is one.
+    /// The running plan, if any.
     pub plan: Option<PlanStatus>,
-    /// Whether a node that joins is given data at once.
+    /// Whether the cluster moves data to a joining node at once, without a rebalance command.
     pub auto_rebalance: bool,
     /// Version of the peer protocol in use.
     pub protocol: u16,
-    /// Counts the takeovers of the cluster.
+    /// Generation of the cluster: the number of its takeovers.
     pub generation: u32,
-    /// The asked node's peer network.
+    /// Counters of the asked node's peer network.
     pub peers: PeerFigures,
-    /// Log lines the asked node dropped since its start: its log could not be written, or not fast enough.
+    /// Log lines the asked node dropped since its start, because its log could not be written fast enough or
+    /// at all.
     pub log_lines_dropped: u64,
-    /// Room on the asked node's disk.
+    /// Free space on the asked node's disk.
     pub disk: DiskStatus,
 }
 
-/// Room on the disk of the asked node's data directory. In [`Status`].
+/// Free space of the file system that holds the asked node's data directory. In [`Status`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DiskStatus {
     /// `ok`, `low`, `minimum` or `full`: see [`NodeRow::disk_state`].
     pub state: String,
-    /// Bytes free on the file system; 0 until they were measured.
+    /// Free bytes of the file system; 0 before the first measurement.
     pub free_bytes: u64,
-    /// Bytes of the file system; 0 until they were measured.
+    /// Size of the file system in bytes; 0 before the first measurement.
     pub total_bytes: u64,
-    /// Free bytes below which the node warns; 0 is never.
+    /// Free bytes below which the node warns; 0: never.
     pub low_bytes: u64,
-    /// Free bytes below which writes that add data are refused; 0 is never.
+    /// Free bytes below which the node refuses writes that add data; 0: never.
     pub minimum_bytes: u64,
-    /// Days until the minimum at the rate of the last two hours; absent if the free space does not shrink.
+    /// Days until the free space reaches the minimum at the rate of the last two hours; absent if it does not
+    /// shrink.
     pub days_left: Option<f64>,
     /// Bytes of the data files.
     pub store_bytes: u64,
-    /// Bytes of the live keys' records in them.
+    /// Bytes of live records in the data files.
     pub live_bytes: u64,
 }
 
-/// What the asked node's peer network did since it started, and holds now. In [`Status`].
+/// Counters since the start, and present state, of the asked node's peer network. In [`Status`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PeerFigures {
     /// Peers connected now.
     pub connected: u64,
-    /// Calls queued or unanswered now.
+    /// Calls to peers that are queued or unanswered now.
     pub calls_open: u64,
-    /// Bytes of calls queued now.
+    /// Bytes of the calls queued now.
     pub queued_bytes: u64,
-    /// Calls made.
+    /// Calls to peers.
     pub calls_sent: u64,
-    /// Calls that were unanswered when their link broke.
+    /// Calls to peers whose link broke before the answer arrived; the peer may have executed them.
     pub calls_lost: u64,
-    /// Calls of peers.
+    /// Calls from peers.
     pub calls_received: u64,
     /// Bytes written to peers, before encryption.
     pub bytes_sent: u64,
     /// Bytes read from peers.
     pub bytes_received: u64,
-    /// Gossips published.
+    /// Gossip messages published.
     pub gossip_sent: u64,
-    /// Gossips of others.
+    /// Gossip messages received from other nodes.
     pub gossip_received: u64,
-    /// Connections that could not be opened.
+    /// Failed attempts to connect to a peer.
     pub dials_failed: u64,
-    /// What was refused, by kind: see [`crate::net::Refused`].
+    /// Rejected peers, connections and messages, by kind: see [`crate::net::Refused`].
     pub refused: BTreeMap<String, u64>,
 }
 
@@ -122,39 +125,39 @@ pub struct MemberStatus {
     pub id: String,
     /// `up` or `down`.
     pub state: String,
-    /// Whether it is drained: it keeps its copies and is primary of nothing.
+    /// Whether it is drained: it keeps its copies and is primary of no partition.
     pub draining: bool,
-    /// Where clients reach it.
+    /// Address for clients, `host:port`.
     pub client_addr: String,
-    /// Where peers reach it.
+    /// Addresses for peers, as multiaddrs.
     pub peer_addrs: Vec<String>,
     /// Failure zone.
     pub zone: String,
-    /// Weight.
+    /// Weight: its share of the data relative to other members.
     pub weight: u32,
-    /// Which start of it is registered.
+    /// Registered incarnation: the number of its starts.
     pub incarnation: u64,
-    /// Whether it gives up its copies and then goes.
+    /// Whether it moves its copies to other nodes, after which it is removed.
     pub leaving: bool,
-    /// Whether it was admitted without data, until a rebalance.
+    /// Whether it was admitted without data and waits for a rebalance.
     pub waiting: bool,
-    /// Lowest version of the peer protocol it speaks.
+    /// Lowest version of the peer protocol its build supports.
     pub protocol_min: u16,
-    /// Highest version of the peer protocol it speaks.
+    /// Highest version of the peer protocol its build supports.
     pub protocol_max: u16,
 }
 
-/// `CASK.NODES`: one row a member, from its last gossiped report.
+/// `CASK.NODES`: one row for each member, from the last report it gossiped.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Nodes {
-    /// Milliseconds since 1970 on the answering node.
+    /// Wall clock of the asked node, milliseconds since 1970.
     pub now_ms: u64,
     /// The members.
     pub nodes: Vec<NodeRow>,
 }
 
-/// One node's figures. Counters count from the node's start.
+/// One node's counters and sizes. Counters count from the node's start.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NodeRow {
@@ -164,19 +167,19 @@ pub struct NodeRow {
     pub state: String,
     /// Whether it is the coordinator.
     pub coordinator: bool,
-    /// Whether it is the node that answered.
+    /// Whether it is the asked node.
     pub asked: bool,
-    /// Where clients reach it.
+    /// Address for clients, `host:port`.
     pub client_addr: String,
     /// Failure zone.
     pub zone: String,
-    /// Weight.
+    /// Weight: its share of the data relative to other members.
     pub weight: u32,
     /// Version of its build.
     pub build: String,
-    /// Age of the figures in milliseconds; absent if no report was heard.
+    /// Age of its last report in milliseconds; absent if the asked node received no report.
     pub report_age_ms: Option<u64>,
-    /// Epoch it holds.
+    /// Epoch of the committed state it holds.
     pub epoch: u64,
     /// Seconds since it started.
     pub uptime_s: u64,
@@ -184,9 +187,9 @@ pub struct NodeRow {
     pub memory_bytes: u64,
     /// Open client connections.
     pub connections: u64,
-    /// Records in its data files, dead ones and tombstones included.
+    /// Records in its data files, including dead records and tombstones.
     pub records_total: u64,
-    /// Keys it holds a live record of, all its copies.
+    /// Live records in its data files, one for each key of each copy it holds.
     pub records_live: u64,
     /// Bytes of its data files.
     pub disk_bytes: u64,
@@ -198,76 +201,78 @@ pub struct NodeRow {
     pub deletes: u64,
     /// Reads that found their key.
     pub hits: u64,
-    /// Reads that did not.
+    /// Reads that did not find their key.
     pub misses: u64,
     /// Bytes read from clients.
     pub bytes_in: u64,
     /// Bytes written to clients.
     pub bytes_out: u64,
-    /// Commands a second, over the last report interval.
+    /// Commands per second, over the last report interval.
     pub ops_per_s: f64,
-    /// Bytes a second read from clients, over the last report interval.
+    /// Bytes per second read from clients, over the last report interval.
     pub bytes_in_per_s: f64,
-    /// Bytes a second written to clients, over the last report interval.
+    /// Bytes per second written to clients, over the last report interval.
     pub bytes_out_per_s: f64,
-    /// Median latency of commands over the last interval, microseconds.
+    /// Median latency of commands over the last report interval, microseconds.
     pub latency_p50_us: u64,
-    /// 99th percentile of the same.
+    /// 99th percentile of the latency of commands over the last report interval, microseconds.
     pub latency_p99_us: u64,
-    /// Copies it holds or receives, out of 1024 partitions.
+    /// Partitions it holds or receives a copy of, out of 1024.
     pub partitions: u32,
     /// Partitions it is primary of.
     pub primaries: u32,
     /// Its share of all copies the ring names, 0..1.
     pub ring_share: f64,
-    /// By how many milliseconds its wall clock is ahead of cluster time; absent while it does not know that.
+    /// Milliseconds by which its wall clock is ahead of cluster time; absent while it has no estimate of
+    /// cluster time.
     pub clock_offset_ms: Option<i64>,
-    /// Bytes of the live keys' records in its data files.
+    /// Bytes of live records in its data files.
     pub live_bytes: u64,
-    /// Bytes free on the file system of its data directory; 0 until they were measured.
+    /// Free bytes of the file system of its data directory; 0 before the first measurement.
     pub disk_free_bytes: u64,
-    /// Bytes of that file system; 0 until they were measured.
+    /// Size in bytes of the file system of its data directory; 0 before the first measurement.
     pub disk_total_bytes: u64,
-    /// Free bytes below which the node warns; 0 is never.
+    /// Free bytes below which the node warns; 0: never.
     pub disk_low_bytes: u64,
-    /// Free bytes below which writes that add data are refused; 0 is never.
+    /// Free bytes below which the node refuses writes that add data; 0: never.
     pub disk_minimum_bytes: u64,
-    /// `ok`, `low` (below the first mark), `minimum` (writes that add data are refused), `full` (a write found no room);
-    /// empty if the node does not report it.
+    /// `ok`, `low` (below the low mark), `minimum` (the node refuses writes that add data), `full` (a write
+    /// found no space); empty if the node does not report it.
     pub disk_state: String,
-    /// Days until the minimum at the rate of the last two hours; absent if the free space does not shrink.
+    /// Days until the free space reaches the minimum at the rate of the last two hours; absent if it does not
+    /// shrink.
     pub disk_days_left: Option<f64>,
 }
 
-/// `CASK.RING`: placement and its balance.
+/// `CASK.RING`: placement of the partitions and its balance.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RingView {
-    /// Epoch of the state.
+    /// Epoch of the committed state.
     pub epoch: u64,
     /// Hash of the ring, hexadecimal.
     pub ring_hash: String,
     /// Copies each key should have.
     pub replication_factor: u8,
-    /// What each node should hold and holds.
+    /// Copies that each node should hold, and does hold.
     pub shares: Vec<RingShare>,
-    /// Every partition, in order.
+    /// All partitions, by number.
     pub partitions: Vec<PartitionView>,
 }
 
-/// One node's part of the ring.
+/// One node's share of the ring.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RingShare {
     /// PeerId.
     pub id: String,
-    /// Zone.
+    /// Failure zone.
     pub zone: String,
-    /// Weight.
+    /// Weight: its share of the data relative to other members.
     pub weight: u32,
-    /// Copies the ring names it for.
+    /// Copies that the ring assigns to it.
     pub copies: u32,
-    /// Copies an exact share would be.
+    /// Copies that would be its exact share by weight; fractional.
     pub copies_ideal: f64,
     /// Partitions it is primary of now.
     pub primaries: u32,
@@ -277,13 +282,13 @@ pub struct RingShare {
     pub syncing: u32,
 }
 
-/// One partition.
+/// One partition in [`RingView`].
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PartitionView {
-    /// `0..1024`.
+    /// Number, `0..1024`.
     pub partition: u16,
-    /// Term.
+    /// Term: the number of primaries it has had, restarted ones counted again.
     pub term: u32,
     /// The replicas, primary first: index into [`RingView::shares`] and role (`in-sync`, `syncing`, `away`).
     pub replicas: Vec<(usize, String)>,
@@ -291,16 +296,17 @@ pub struct PartitionView {
     pub target: Vec<usize>,
 }
 
-/// `CASK.TASKS`: a piece of background work of one node.
+/// `CASK.TASKS`: one background task of one node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Task {
     /// Name, unique in the cluster while it runs: `migration/7/12D3.../12D3...`.
     pub id: String,
-    /// `migration` (a copy for the ring), `return` (a node catching up), `rebuild` (a stand-in is filled), `repair` (copies differ) or `merge` (a node's data files are rewritten
-    /// without what is dead; it has neither partitions nor keys).
+    /// `migration` (a copy for the ring), `return` (a returned node catches up), `rebuild` (a stand-in
+    /// receives the older records), `repair` (copies differ) or `merge` (a node rewrites its data files
+    /// without dead records; a merge has neither partitions nor keys).
     pub kind: String,
-    /// Why it runs.
+    /// Reason for the task.
     pub cause: String,
     /// PeerId of the node it copies from.
     pub source: String,
@@ -310,123 +316,124 @@ pub struct Task {
     pub phase: String,
     /// Partitions done.
     pub partitions_done: u32,
-    /// Partitions in all.
+    /// Partitions of the whole task.
     pub partitions_total: u32,
     /// Keys copied.
     pub keys_done: u64,
-    /// Keys to copy, as estimated.
+    /// Estimate of the keys of the whole task.
     pub keys_total: u64,
     /// Bytes copied.
     pub bytes_done: u64,
-    /// Bytes to copy, as estimated.
+    /// Estimate of the bytes of the whole task.
     pub bytes_total: u64,
-    /// Bytes a second, lately.
+    /// Present rate in bytes per second.
     pub bytes_per_s: f64,
-    /// Seconds left at that rate, if known.
+    /// Seconds left at the present rate, if known.
     pub eta_s: Option<f64>,
 }
 
-/// What an operator asked for is committed: `CASK.REBUILD`, `CASK.DRAIN`, `CASK.UNDRAIN`.
+/// `CASK.REBUILD`, `CASK.DRAIN`, `CASK.UNDRAIN`: the requested change is committed.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Accepted {
-    /// What happens now, in words.
+    /// Text for the operator: the effect of the change.
     pub message: String,
 }
 
-/// `CASK.SNAPSHOT`: a snapshot of the answering node's store.
+/// `CASK.SNAPSHOT`: a completed snapshot of the asked node's store.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SnapshotMade {
-    /// Its directory on that node's machine.
+    /// Directory of the snapshot on the asked node's machine.
     pub path: String,
-    /// Data files in it.
+    /// Number of data files in the snapshot.
     pub data_files: u64,
-    /// Bytes of them.
+    /// Bytes of these data files.
     pub data_bytes: u64,
 }
 
-/// `CASK.EVENTS`: what happened, oldest first.
+/// `CASK.EVENTS`: one event. The command lists the oldest event first.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Event {
-    /// Milliseconds since 1970 on the node that tells it.
+    /// Wall clock of the node that recorded the event, milliseconds since 1970.
     pub time_ms: u64,
-    /// Epoch it belongs to.
+    /// Epoch of the committed state at the time of the event.
     pub epoch: u64,
     /// `info`, `warning`, `error`.
     pub severity: String,
-    /// What kind: `member`, `coordinator`, `plan`, `migration`, `failover`, `store`, `clock`.
+    /// Kind: `member`, `coordinator`, `plan`, `migration`, `failover`, `store`, `clock`.
     pub kind: String,
-    /// The PeerId it is about, or empty.
+    /// PeerId of the node that the event concerns, or empty.
     pub node: String,
-    /// In words.
+    /// Text for the operator.
     pub message: String,
 }
 
-/// `CASK.PLAN` with an operation: what committing it would do. Nothing is changed.
+/// `CASK.PLAN` with an operation: a preview of the effects of its commit. The command changes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PlanPreview {
-    /// The operation, as `CASK.COMMIT` takes it.
+    /// The operation, in the words that `CASK.COMMIT` takes.
     pub operation: String,
-    /// Epoch of the state it was planned on.
+    /// Epoch of the committed state that the preview is computed from.
     pub epoch: u64,
-    /// What `CASK.COMMIT` is given to do exactly this; empty where it is committed in another way.
+    /// Token with which `CASK.COMMIT` commits exactly this preview; empty if another command commits the
+    /// operation.
     pub token: String,
     /// Hash of the present ring, hexadecimal.
     pub ring_hash_before: String,
-    /// Hash of the ring that it leads to.
+    /// Hash of the ring after the operation, hexadecimal.
     pub ring_hash_after: String,
-    /// What is copied, from where to where.
+    /// Copies to make, by source and target.
     pub moves: Vec<PlanMove>,
-    /// Copies to be made.
+    /// Number of copies to make.
     pub copies_to_make: u32,
-    /// The fewest copies that the shares alone ask for.
+    /// Lower bound of the copies to make: the copies that the nodes' shares require, zones ignored.
     pub copies_ideal: u32,
-    /// Copies that are dropped once those are made.
+    /// Copies to drop after the new copies are made.
     pub copies_to_release: u32,
     /// Partitions that change their primary.
     pub primaries_to_move: u32,
-    /// Keys copied, each as often as it is.
+    /// Keys to copy; a key counts once for each copy of it.
     pub keys: u64,
-    /// Bytes copied.
+    /// Bytes to copy.
     pub bytes: u64,
-    /// Of the copies, those of partitions nobody told the figures of: keys and bytes are without them.
+    /// Copies of partitions of unknown size, because no primary reported it; not in `keys` and `bytes`.
     pub partitions_unknown: u32,
-    /// Bytes a second that each node sends at most.
+    /// Upper bound of the bytes per second that each node sends for copies.
     pub bytes_per_s: u64,
-    /// Seconds it takes at that pace.
+    /// Duration in seconds at that rate.
     pub eta_s: f64,
-    /// The balance of the present ring.
+    /// Balance of the present ring.
     pub before: Vec<PlanShare>,
-    /// The balance of the ring that it leads to.
+    /// Balance of the ring after the operation.
     pub after: Vec<PlanShare>,
-    /// Why copies would not be as many or not as far apart as they should be.
+    /// Reasons why partitions would have too few copies, or copies too close together.
     pub violations: Vec<String>,
-    /// Whether a plan is running already, which this would be made a part of.
+    /// Whether a plan is running, which the operation would become a part of.
     pub joins_a_running_plan: bool,
-    /// How it comes about, in words.
+    /// Text for the operator: the next step, by which the operation is committed.
     pub next: String,
 }
 
-/// What one node copies to another in a plan.
+/// Copies that one node sends to another in a plan.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PlanMove {
-    /// PeerId of the node it is copied from; empty where no complete copy is on a node that is up.
+    /// PeerId of the sending node; empty if no node that is up has a complete copy.
     pub source: String,
-    /// PeerId of the node it is copied to.
+    /// PeerId of the receiving node.
     pub target: String,
-    /// Partitions.
+    /// Number of partitions.
     pub partitions: u32,
-    /// Keys.
+    /// Number of keys.
     pub keys: u64,
-    /// Bytes.
+    /// Number of bytes.
     pub bytes: u64,
 }
 
-/// One node's part of a ring in a plan.
+/// One node's share of a ring in a plan.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PlanShare {
@@ -434,17 +441,17 @@ pub struct PlanShare {
     pub id: String,
     /// `up`, `down`, `leaving`, or `waiting` (for a rebalance).
     pub state: String,
-    /// Zone.
+    /// Failure zone.
     pub zone: String,
-    /// Weight.
+    /// Weight: its share of the data relative to other members.
     pub weight: u32,
-    /// Copies the ring names it for.
+    /// Copies that the ring assigns to it.
     pub copies: u32,
-    /// Copies an exact share would be.
+    /// Copies that would be its exact share by weight; fractional.
     pub copies_ideal: f64,
-    /// Partitions the ring names it first for.
+    /// Partitions for which the ring names it first, as the primary.
     pub primaries: u32,
-    /// Partitions an exact share would be.
+    /// Primaries that would be its exact share by weight; fractional.
     pub primaries_ideal: f64,
 }
 
@@ -452,109 +459,109 @@ pub struct PlanShare {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PlanStatus {
-    /// Counts the cluster's plans.
+    /// Number of the plan; plans are counted since the founding of the cluster.
     pub id: u64,
-    /// Why it runs.
+    /// Reason for the plan.
     pub cause: String,
     /// Epoch in which it began.
     pub epoch: u64,
-    /// Copies to be made in all.
+    /// Copies that the whole plan makes.
     pub copies_total: u32,
-    /// The fewest that could have been.
+    /// Lower bound of the copies to make: the copies that the nodes' shares require, zones ignored.
     pub copies_ideal: u32,
     /// Copies made.
     pub copies_made: u32,
     /// Partitions whose replicas are not yet those the ring names.
     pub partitions_moving: u32,
-    /// Whether it copies nothing for now.
+    /// Whether the plan is paused: no copies are made until it is resumed.
     pub paused: bool,
-    /// The pace that was set for every node, bytes a second; absent where each node's own setting holds.
+    /// Copy rate set for every node, bytes per second; absent if each node uses its own setting.
     pub throttle_bytes_per_s: Option<u64>,
-    /// Whether an abort can lead back to before it.
+    /// Whether an abort can restore the ring of before the plan.
     pub can_abort: bool,
-    /// Records sent for those of its copies that are made; committed, so that no node's restart loses it.
+    /// Records sent for the plan's completed copies. Part of the committed state: a restart does not lose it.
     pub moved_keys: u64,
-    /// Bytes of these records, as they are stored. What clients wrote meanwhile reached the copies as writes, and is not counted.
+    /// Stored bytes of these records. Writes of clients that reached the copies meanwhile do not count.
     pub moved_bytes: u64,
-    /// Bytes copied by the tasks under way.
+    /// Bytes copied by the running tasks.
     pub bytes_done: u64,
-    /// Bytes of the tasks under way.
+    /// Bytes of the running tasks in all.
     pub bytes_total: u64,
-    /// Bytes a second, all nodes together.
+    /// Present rate of all nodes together, bytes per second.
     pub bytes_per_s: f64,
-    /// Seconds left at that rate, if known.
+    /// Seconds left at the present rate, if known.
     pub eta_s: Option<f64>,
 }
 
-/// A plan that came to its end.
+/// A completed plan.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PlanDone {
-    /// Counts the cluster's plans.
+    /// Number of the plan; plans are counted since the founding of the cluster.
     pub id: u64,
-    /// Why it ran.
+    /// Reason for the plan.
     pub cause: String,
     /// Epoch in which it began.
     pub epoch: u64,
-    /// Copies that were made.
+    /// Copies made.
     pub copies_total: u32,
-    /// The fewest that could have been.
+    /// Lower bound of the copies to make: the copies that the nodes' shares require, zones ignored.
     pub copies_ideal: u32,
-    /// Records sent for them.
+    /// Records sent for these copies.
     pub moved_keys: u64,
-    /// Bytes of these records, as they are stored.
+    /// Stored bytes of these records.
     pub moved_bytes: u64,
 }
 
-/// `CASK.PLAN STATUS`, and the answer to whatever changes a plan.
+/// `CASK.PLAN STATUS`, and the answer to every command that changes a plan.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PlanAnswer {
-    /// What was done, or how it is.
+    /// Text for the operator: the change that was committed, or the present state.
     pub message: String,
-    /// Epoch of the state the asked node holds.
+    /// Epoch of the committed state the asked node holds.
     pub epoch: u64,
-    /// The running plan, as that node knows it.
+    /// The running plan in that state.
     pub plan: Option<PlanStatus>,
-    /// The last plan that came to its end.
+    /// The last completed plan.
     pub last: Option<PlanDone>,
-    /// Whether a node that joins is given data at once.
+    /// Whether the cluster moves data to a joining node at once, without a rebalance command.
     pub auto_rebalance: bool,
-    /// The pace that was set for every node, bytes a second; absent where each node's own setting holds.
+    /// Copy rate set for every node, bytes per second; absent if each node uses its own setting.
     pub throttle_bytes_per_s: Option<u64>,
 }
 
-/// `CASK.TAKEOVER`: what a takeover by the asked node is, or would be.
+/// `CASK.TAKEOVER`: the result of a takeover by the asked node, or a preview of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TakeoverAnswer {
-    /// Whether it is done. If not, nothing was changed.
+    /// Whether the takeover is committed. If not, nothing was changed.
     pub done: bool,
-    /// What it means, in words.
+    /// Text for the operator: the consequences.
     pub message: String,
-    /// The generation it founds.
+    /// Number of the generation that the takeover founds.
     pub generation: u32,
-    /// Partitions the node serves at once.
+    /// Partitions the asked node serves at once.
     pub partitions_served: u32,
-    /// Partitions that other nodes which answer will serve.
+    /// Partitions that other reachable nodes will serve.
     pub partitions_served_by_others: u32,
-    /// Partitions that wait for a lost node, which alone has a complete copy.
+    /// Partitions that stay unavailable until a lost node returns, because only it has a complete copy.
     pub partitions_waiting: u32,
-    /// Members that do not answer (PeerIds).
+    /// PeerIds of the members that do not answer.
     pub lost: Vec<String>,
-    /// Members that do.
+    /// PeerIds of the members that answer.
     pub reachable: Vec<String>,
 }
 
-/// What a node has found damaged in its store, and what became of it, since its start.
+/// Damage that a node found in its store since its start, and the result of its healing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct HealFigures {
-    /// Bytes of data files that were verified in the background.
+    /// Bytes of data files that the scrubber verified.
     pub scrubbed_bytes: u64,
-    /// Damaged stretches that were found by that.
+    /// Damaged stretches that the scrubber found.
     pub damaged_stretches: u64,
     /// Damaged records that were restored from another copy.
     pub restored_records: u64,
-    /// Times a damaged record was looked for and no other copy had it.
+    /// Searches for a whole copy of a damaged record that found none on another node.
     pub missing_records: u64,
 }

@@ -1,10 +1,11 @@
-//! What the fuzz targets in `tests/fuzz/node` run, and the property tests here: each function takes arbitrary bytes, gives them
-//! to a decoder of what clients or peers send, and panics where a promise does not hold.
+//! Fuzz targets for the decoders of client and peer input. `tests/fuzz/node` and the property tests below run
+//! them: each function decodes arbitrary bytes and panics if a promise does not hold.
 //!
-//! The promises: no input makes a decoder panic, exhaust the stack, or hold more than a small multiple of what it was given;
-//! what is found does not depend on how the input is cut into pieces; what decodes can be encoded and decodes to the same.
+//! The promises: no input makes a decoder panic, exhaust the stack, or hold more memory than a small multiple
+//! of its length. The result does not depend on how the input is cut into pieces. A decoded message can be
+//! encoded, and the encoding decodes to the same message.
 //!
-//! The first byte of an input says how it is cut, or which message it is.
+//! The first byte of an input selects how the rest is cut, or the kind of message.
 #![allow(clippy::expect_used, reason = "a promise that does not hold is to panic")]
 
 use serde::Serialize;
@@ -13,25 +14,25 @@ use serde::de::DeserializeOwned;
 use crate::net::wire;
 use crate::{data, frontend, net, runtime, topology};
 
-/// Bytes of the longest message that is decoded here.
+/// Upper bound of the bytes of one message.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 
-/// Commands of Redis's protocol.
+/// Parses the input as commands of Redis's protocol.
 pub fn resp(input: &[u8]) {
     frontend::resp::fuzz::run(input);
 }
 
-/// Commands of memcached's protocol.
+/// Parses the input as commands of memcached's protocol.
 pub fn memcached(input: &[u8]) {
     frontend::memcached::fuzz::run(input);
 }
 
-/// The frames of a link between peers.
+/// Decodes the input as frames of a link between peers.
 pub fn frames(input: &[u8]) {
     net::fuzz::run(input);
 }
 
-/// What frames and gossips carry.
+/// Decodes the input as a message that frames or gossip carry.
 pub fn messages(input: &[u8]) {
     let Some((kind, bytes)) = input.split_first() else { return };
     let kinds = data::fuzz::KINDS + runtime::fuzz::KINDS + 1;
@@ -42,7 +43,7 @@ pub fn messages(input: &[u8]) {
     }
 }
 
-/// Inputs to begin with, and the target of each.
+/// Returns the initial corpus: the target's name and the input.
 pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     let message = |kind: u8, bytes: Vec<u8>| ("messages", [&[kind], &bytes[..]].concat());
     let of_data = data::fuzz::seeds().into_iter().map(|(kind, bytes)| message(kind, bytes));
@@ -55,7 +56,7 @@ pub fn seeds() -> Vec<(&'static str, Vec<u8>)> {
     seeds
 }
 
-/// The input, cut: into pieces of one size, or of sizes that change.
+/// Cuts the input into pieces, all of one size (`cut` below 128) or of changing sizes.
 pub(crate) fn pieces(cut: u8, mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     let mut size = usize::from(cut % 128) + 1;
     std::iter::from_fn(move || {
@@ -68,11 +69,12 @@ pub(crate) fn pieces(cut: u8, mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     })
 }
 
-/// Decodes a message, and sees that it decodes to the same when it was encoded.
+/// Decodes a message and asserts that its encoding decodes to the same message. Returns `None` if the input
+/// does not decode.
 pub(crate) fn same_again<T: Serialize + DeserializeOwned>(bytes: &[u8]) -> Option<T> {
     let message = wire::decode::<T, MESSAGE_BYTES_MAX>(bytes).ok()?;
     let encoded = wire::encode(&message);
-    let again = wire::decode::<T, MESSAGE_BYTES_MAX>(&encoded).expect("what is encoded decodes");
+    let again = wire::decode::<T, MESSAGE_BYTES_MAX>(&encoded).expect("an encoded message decodes");
     assert_eq!(wire::encode(&again), encoded);
     Some(message)
 }
@@ -93,7 +95,7 @@ mod tests {
     }
 
     #[test]
-    fn every_target_has_inputs_to_begin_with_and_they_hold() {
+    fn every_target_has_seeds_and_accepts_them() {
         for (name, bytes) in seeds() {
             target(name)(&bytes);
         }
@@ -101,8 +103,9 @@ mod tests {
     }
 
     #[test]
-    fn message_nested_without_end_is_refused_and_does_no_harm() {
-        // Request::Execute of the key "", Action::IfVersion(0, Action::IfVersion(0, ...; and an outcome of outcomes.
+    fn endlessly_nested_message_is_rejected_and_does_no_harm() {
+        // Request::Execute of the key "", Action::IfVersion(0, Action::IfVersion(0, ...; and an outcome of
+        // outcomes.
         let action = [&[0, 0, 0][..], &[8, 0].repeat(200_000)].concat();
         messages(&action);
         assert!(wire::decode::<crate::kv::Action, MESSAGE_BYTES_MAX>(&[8, 0].repeat(200_000)).is_err());

@@ -1,11 +1,12 @@
-//! Glob patterns as Redis matches them (`stringmatchlen`): `*`, `?`, `[a-z]`, `[^a]`, `\` before a special byte.
+//! Glob patterns as Redis matches them (`stringmatchlen`): `*`, `?`, `[a-z]`, `[^a]`, `\` before a special
+//! byte.
 //!
-//! Never worse than pattern length times text length: only the last `*` is ever tried again.
+//! The cost is at most pattern length times text length, because only the last `*` is ever retried.
 
-/// Whether `pattern` matches the whole of `text`.
+/// Returns whether `pattern` matches the whole of `text`.
 pub(crate) fn matches(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
     let (mut at, mut read) = (0, 0);
-    // Where to go on after the last `*`, and the text it has not taken yet.
+    // Position in the pattern after the last `*`, and position in the text up to which that `*` matches.
     let mut star: Option<(usize, usize)> = None;
     while let Some(&byte) = text.get(read) {
         if pattern.get(at) == Some(&b'*') {
@@ -24,7 +25,8 @@ pub(crate) fn matches(pattern: &[u8], text: &[u8], ignore_case: bool) -> bool {
     pattern.get(at..).unwrap_or_default().iter().all(|&byte| byte == b'*')
 }
 
-/// Matches one byte with the part of the pattern at `at`, and says where the next part begins.
+/// Matches one byte against the pattern element at `at`. Returns where the next element begins, or `None` if
+/// the byte does not match.
 fn one(pattern: &[u8], at: usize, byte: u8, ignore_case: bool) -> Option<usize> {
     let same = |expected: u8| match ignore_case {
         true => expected.eq_ignore_ascii_case(&byte),
@@ -41,7 +43,8 @@ fn one(pattern: &[u8], at: usize, byte: u8, ignore_case: bool) -> Option<usize> 
     }
 }
 
-/// Matches one byte with the class that begins at `at`, after its bracket. A class that is not closed ends with the pattern.
+/// Matches one byte against the class whose content begins at `at`, after the bracket. Returns where the next
+/// element begins, or `None` if the byte does not match. An unclosed class ends with the pattern.
 fn class(pattern: &[u8], mut at: usize, byte: u8, ignore_case: bool) -> Option<usize> {
     let fold = |byte: u8| {
         if ignore_case { byte.to_ascii_lowercase() } else { byte }

@@ -1,8 +1,9 @@
-//! The machine a node runs on, as far as time and tasks go: real clocks, or those of a simulation.
+//! The source of a node's clocks and tasks: the real machine, or a simulated one.
 //!
-//! Nothing in the data plane or the node's loops asks the system for the time or starts a task by itself: so a
-//! simulation can let many nodes live in one process, each with a clock that drifts and tasks that can be paused
-//! or die at any moment, all from one seed. Timers are tokio's, which a simulation runs on virtual time.
+//! Invariant: the data plane and the node's loops read clocks and start tasks through [`Host`] only. So a
+//! simulation can run many nodes in one process, all from one seed. Each has a clock that drifts, and tasks
+//! that the simulation can pause or end at any moment. Timers are tokio's; a simulation runs them on virtual
+//! time.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -14,45 +15,46 @@ use tokio::task::AbortHandle;
 use crate::clock;
 use crate::supervise::{Part, Supervisor};
 
-/// What a simulation puts in the place of the machine.
+/// A simulated machine.
 pub trait Machine: Send + Sync + 'static {
-    /// Milliseconds of a clock that never goes back and counts suspended time.
+    /// Returns milliseconds of a clock that never runs backwards and counts suspended time.
     fn monotonic_ms(&self) -> u64;
-    /// Milliseconds since 1970, as somebody set it: for what people read, and as one voice of many about cluster time.
+    /// Returns the wall clock, milliseconds since 1970. It may be wrong: see [`Host::wall_ms`].
     fn wall_ms(&self) -> u64;
-    /// Names the time since the machine was switched on: while it is the same, so is the monotonic clock.
+    /// Returns an id of the machine's boot: readings of the monotonic clock are comparable within one boot.
     fn boot(&self) -> u64;
-    /// The task as this machine runs it: not while it is paused, and no further once it is dead.
+    /// Wraps a task so that it makes no progress while the machine is paused, nor after it died.
     fn guard(&self, task: BoxFuture<'static, ()>) -> BoxFuture<'static, ()>;
 }
 
-/// The clocks of a node, and what starts its tasks; a clone is the same one.
+/// Handle to a node's clocks and task starter. Clones share both.
 #[derive(Clone)]
 pub struct Host {
-    /// `None` is this process on this machine.
+    /// `None`: the real machine.
     machine: Option<Arc<dyn Machine>>,
     runtime: Handle,
     supervisor: Supervisor,
 }
 
 impl Host {
-    /// This process on this machine. Must be called within the runtime that is to drive its tasks.
+    /// Creates a host of the real machine. The caller must be within the tokio runtime that drives the tasks.
     pub fn real(supervisor: Supervisor) -> Self {
         Self { machine: None, runtime: Handle::current(), supervisor }
     }
 
-    /// A machine that is simulated. Must be called within the runtime that is to drive its tasks.
+    /// Creates a host of a simulated machine. The caller must be within the tokio runtime that drives the
+    /// tasks.
     pub fn simulated(machine: Arc<dyn Machine>) -> Self {
         Self { machine: Some(machine), runtime: Handle::current(), supervisor: Supervisor::default() }
     }
 
-    /// Returns what watches the node's tasks.
+    /// Returns the supervisor that watches the node's tasks.
     pub fn supervisor(&self) -> &Supervisor {
         &self.supervisor
     }
 
-    /// Milliseconds of a clock that never goes back and counts suspended time (rule R9): `Instant` does not.
-    /// Leases count on it.
+    /// Returns milliseconds of a clock that never runs backwards and counts suspended time (rule R9).
+    /// `Instant` does not count suspended time, and leases depend on it.
     pub fn monotonic_ms(&self) -> u64 {
         match &self.machine {
             None => clock::monotonic_ms(),
@@ -60,8 +62,9 @@ impl Host {
         }
     }
 
-    /// Milliseconds since 1970, as somebody set it: for what people read, and as one voice of many about cluster time. No
-    /// expiry may depend on it: see [`crate::cluster::time`].
+    /// Returns the wall clock, milliseconds since 1970. It may be wrong, so it serves only for texts that
+    /// people read and as one of the inputs of cluster time. No expiry may depend on it: see
+    /// [`crate::cluster::time`].
     pub fn wall_ms(&self) -> u64 {
         match &self.machine {
             None => clock::wall_ms(),
@@ -69,7 +72,7 @@ impl Host {
         }
     }
 
-    /// Names the time since the machine was switched on: while it is the same, so is the monotonic clock.
+    /// Returns an id of the machine's boot: readings of the monotonic clock are comparable within one boot.
     pub fn boot(&self) -> u64 {
         match &self.machine {
             None => clock::boot(),
@@ -77,12 +80,13 @@ impl Host {
         }
     }
 
-    /// Starts a task that has an end; from any thread. If it panics, the node ends.
+    /// Starts a task that may return. If it panics, the node ends. Callable from any thread.
     pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) -> AbortHandle {
         self.start(self.supervisor.watched(task))
     }
 
-    /// Starts a task that must never end; from any thread. If it does, the node ends.
+    /// Starts a task that must never return. If it returns or panics, the node ends. Callable from any
+    /// thread.
     pub fn spawn_essential(
         &self,
         part: Part,

@@ -1,4 +1,5 @@
-//! The names of things: nodes, clusters, and the counters that order what happens to them.
+//! Identifiers of nodes, clusters and partitions, and the counters that order events: epoch, term,
+//! incarnation.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,23 +8,24 @@ use libp2p::PeerId;
 use libp2p::identity::{PublicKey, ed25519};
 use serde::{Deserialize, Serialize};
 
-/// Number of a committed cluster state; every change of it adds 1.
+/// Number of a committed cluster state; every change of the state adds 1.
 pub type Epoch = u64;
 
-/// Counts the primaries of one partition; fits the 24 bits a version leaves for it.
+/// Number of primaries that one partition has had; fits into the 24 bits that a version has for it.
 pub type Term = u32;
 
-/// Counts the starts of one node; a message of an older one is void.
+/// Number of starts of one node; messages of an older incarnation are void.
 pub type Incarnation = u64;
 
 /// A partition's number, `0..1024`.
 pub type Partition = caskade_engine::Partition;
 
-/// Who a node is: its ed25519 public key, which is also its libp2p `PeerId`.
+/// Identity of a node: its ed25519 public key, from which its libp2p `PeerId` is derived.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct NodeId([u8; 32]);
 
-/// How the `PeerId` of an ed25519 key begins: an identity multihash of 36 bytes, which are the key in protobuf.
+/// First bytes of the `PeerId` of an ed25519 key: the head of an identity multihash of 36 bytes, which hold
+/// the key in protobuf.
 const PEER_ID_HEAD: [u8; 6] = [0, 36, 8, 1, 18, 32];
 
 impl NodeId {
@@ -32,25 +34,25 @@ impl NodeId {
         Self(bytes)
     }
 
-    /// The 32 bytes of the public key.
+    /// Returns the 32 bytes of the public key.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
-    /// The libp2p name of this node, or `None` where the bytes are no point of the curve.
+    /// Returns the libp2p name of this node, or `None` if the bytes are not a point of the curve.
     pub fn peer_id(&self) -> Option<PeerId> {
         let key = ed25519::PublicKey::try_from_bytes(&self.0).ok()?;
         Some(PublicKey::from(key).to_peer_id())
     }
 
-    /// The node a libp2p peer is, or `None` for a peer whose key is not an ed25519 one.
+    /// Returns the node id of a libp2p peer, or `None` if its key is not an ed25519 key.
     pub fn from_peer_id(peer: &PeerId) -> Option<Self> {
         // An ed25519 PeerId is an identity multihash of the protobuf-encoded key.
         let key = PublicKey::try_decode_protobuf(peer.as_ref().digest()).ok()?;
         Some(Self(key.try_into_ed25519().ok()?.to_bytes()))
     }
 
-    /// The last six characters of the name, for tables: all names share their beginning.
+    /// Returns the last six characters of the name, for tables: all names begin with the same characters.
     pub fn short(&self) -> String {
         let name = self.to_string();
         name[name.len().saturating_sub(6)..].to_owned()
@@ -59,7 +61,8 @@ impl NodeId {
 
 impl fmt::Display for NodeId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without a look whether the bytes are a point of the curve, which is dear: names are told often.
+        // Names are formatted often, so the expensive check whether the bytes are a point of the curve is
+        // left out.
         let mut name = [0; 38];
         let (head, key) = name.split_at_mut(PEER_ID_HEAD.len());
         head.copy_from_slice(&PEER_ID_HEAD);
@@ -74,7 +77,7 @@ impl fmt::Debug for NodeId {
     }
 }
 
-/// The text is no name of a node.
+/// A text that is not a node id.
 #[derive(Debug, thiserror::Error)]
 #[error("'{0}' is not a node id (an ed25519 PeerId such as 12D3KooW...)")]
 pub struct BadNodeId(String);
@@ -88,7 +91,7 @@ impl FromStr for NodeId {
     }
 }
 
-/// Which cluster a node belongs to; drawn at random by the founding node.
+/// Identity of a cluster; the founding node draws it at random.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct ClusterId([u8; 16]);
 

@@ -1,9 +1,9 @@
-//! Who this node is: its key, its incarnation, and the secret that admits it to a cluster.
+//! The identity of this node on disk: its key, its incarnation, and the secret that admits it to a cluster.
 //!
-//! In the data directory: `node.key` (an ed25519 key pair, protobuf as libp2p writes it, mode 0600) and
-//! `incarnation` (a decimal number). The counter is written before the key, so a key without a counter means
-//! that somebody removed the counter, and is refused: a node that counts again from 1 would have its messages
-//! mistaken for those of an earlier start.
+//! The data directory holds `node.key` (an ed25519 key pair, protobuf as libp2p writes it, mode 0600) and
+//! `incarnation` (a decimal number). The first start writes the counter before the key. So a key without a
+//! counter means that the counter was removed, and the node rejects it. If it counted from 1 again, peers
+//! would mistake its messages for those of an earlier start.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -18,26 +18,34 @@ use crate::reserve;
 
 const KEY_FILE: &str = "node.key";
 const INCARNATION_FILE: &str = "incarnation";
-/// No key, counter or secret is longer; what is has not been written by us.
+/// Upper bound of the bytes read of a key, counter or secret; no such file is longer.
 const FILE_BYTES_MAX: u64 = 4096;
-/// A shorter secret could be guessed by trying.
+/// Minimum length of a secret in bytes: a shorter one could be found by trying.
 pub const SECRET_BYTES_MIN: usize = 16;
 
-/// Why the node cannot tell who it is, or may not use its secret.
+/// Reason why a node cannot load its identity or its secret.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
-    /// The file system refused.
-    #[error("cannot {action} {}: {source}; check that the directory exists and that this user may write to it", path.display())]
+    /// A file system call failed.
+    #[error(
+        "cannot {action} {}: {source}; check that the directory exists and that this user may write to it",
+        path.display()
+    )]
     Io {
-        /// What was tried.
+        /// The attempted action, a verb.
         action: &'static str,
-        /// On which file.
+        /// The file or directory.
         path: PathBuf,
-        /// What the file system said.
+        /// The error of the call.
         source: io::Error,
     },
-    /// Others may read a file that must stay private.
-    #[error("{} can be read or written by others (mode {mode:04o}): run `chmod 600 {}`, and replace it if it may have been read", path.display(), path.display())]
+    /// Other users may read or write a file that must stay private.
+    #[error(
+        "{} can be read or written by other users (mode {mode:04o}): run `chmod 600 {}`, and replace it if \
+         it may have been read",
+        path.display(),
+        path.display()
+    )]
     TooOpen {
         /// The file.
         path: PathBuf,
@@ -46,26 +54,33 @@ pub enum IdentityError {
     },
     /// The key file holds no ed25519 key.
     #[error(
-        "{} holds no ed25519 key ({reason}): restore it from a backup, or move the whole data directory away to start as a new node",
+        "{} holds no ed25519 key ({reason}): restore it from a backup, or move the whole data directory away \
+         to start as a new node",
         path.display()
     )]
     BadKey {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The error of the decoder.
         reason: String,
     },
     /// The counter is missing or unreadable although the node existed before.
     #[error(
-        "{} is missing or holds no number, so this node cannot prove that it is newer than its last start: restore it, write a number above every earlier start into it, or move the whole data directory away to start as a new node",
+        "{} is missing or holds no number, so peers could mistake this start for an earlier one: restore it, \
+         write a number above that of every earlier start into it, or move the whole data directory away to \
+         start as a new node",
         path.display()
     )]
     BadIncarnation {
         /// The file.
         path: PathBuf,
     },
-    /// The secret is too short to be one.
-    #[error("the cluster secret in {} has {found} bytes, at least {SECRET_BYTES_MIN} are needed: make one with `head -c 32 /dev/urandom | base64 > FILE`", path.display())]
+    /// The secret is shorter than [`SECRET_BYTES_MIN`].
+    #[error(
+        "the cluster secret in {} has {found} bytes, at least {SECRET_BYTES_MIN} are needed: create one with \
+         `head -c 32 /dev/urandom | base64 > FILE`",
+        path.display()
+    )]
     ShortSecret {
         /// The file.
         path: PathBuf,
@@ -74,23 +89,24 @@ pub enum IdentityError {
     },
 }
 
-/// A node's name and the count of its starts.
+/// A node's key pair, id and incarnation.
 #[derive(Debug)]
 pub struct Identity {
-    /// The ed25519 key pair; its public half is the name.
+    /// The ed25519 key pair; its public half is the node id.
     pub keypair: Keypair,
-    /// The name.
+    /// The node id.
     pub node: NodeId,
-    /// Which start of the node this is; 1 for the first.
+    /// Number of this start of the node; 1 for the first.
     pub incarnation: Incarnation,
     counter: PathBuf,
 }
 
 impl Identity {
-    /// Reads the identity kept in `dir`, makes one at the first start, and counts this start.
+    /// Reads the identity kept in `dir`, creates one at the first start, and counts this start. The directory
+    /// must exist.
     ///
     /// # Errors
-    /// When a file cannot be read or written, is readable by others, or is damaged. The directory must exist.
+    /// A file cannot be read or written, can be read by other users, or is damaged.
     pub fn load_or_create(dir: &Path) -> Result<Self, IdentityError> {
         let key_path = dir.join(KEY_FILE);
         let counter = dir.join(INCARNATION_FILE);
@@ -103,10 +119,10 @@ impl Identity {
         Ok(identity)
     }
 
-    /// Starts a new incarnation: the number is on disk before this returns it.
+    /// Starts a new incarnation and returns its number, which is on disk by then.
     ///
     /// # Errors
-    /// When the counter cannot be written; the incarnation is then unchanged.
+    /// The counter cannot be written; the incarnation is unchanged.
     pub fn bump_incarnation(&mut self) -> Result<Incarnation, IdentityError> {
         let next = self.incarnation + 1;
         replace_file(&self.counter, format!("{next}\n").as_bytes())?;
@@ -115,7 +131,8 @@ impl Identity {
     }
 }
 
-/// The first start: counter first, so that a crash in between leaves no key without one.
+/// Creates counter and key at the first start. The counter is written first, so that a crash in between
+/// leaves no key without a counter.
 fn create(key_path: &Path, counter: &Path) -> Result<Keypair, IdentityError> {
     if !counter.try_exists().map_err(io_error("look for", counter))? {
         replace_file(counter, b"0\n")?;
@@ -144,7 +161,7 @@ fn read_counter(path: &Path) -> Result<Incarnation, IdentityError> {
         read => read?,
     };
     let text = std::str::from_utf8(&bytes).map_err(|_| bad())?;
-    // One below the end, so that counting up cannot wrap.
+    // Below the maximum, so that adding 1 cannot overflow.
     text.trim().parse().ok().filter(|&n: &Incarnation| n < Incarnation::MAX).ok_or_else(bad)
 }
 
@@ -156,14 +173,14 @@ impl ClusterSecret {
     /// Reads the secret from `path`: mode 0600, white space around it removed, at least 16 bytes.
     ///
     /// # Errors
-    /// When the file cannot be read, is readable by others, or is too short.
+    /// The file cannot be read, can be read by other users, or is too short.
     pub fn load(path: &Path) -> Result<Self, IdentityError> {
         let bytes = read_private(path)?;
         let found = bytes.trim_ascii().len();
         Self::from_bytes(&bytes).ok_or_else(|| IdentityError::ShortSecret { path: path.to_owned(), found })
     }
 
-    /// The secret in `bytes` without white space around it, or `None` if less than 16 bytes are left.
+    /// Returns the secret in `bytes` without white space around it, or `None` if it is shorter than 16 bytes.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let trimmed = bytes.trim_ascii();
         (trimmed.len() >= SECRET_BYTES_MIN).then(|| Self(trimmed.to_vec()))
@@ -188,7 +205,7 @@ fn bad_key(path: &Path, reason: impl fmt::Display) -> IdentityError {
     IdentityError::BadKey { path: path.to_owned(), reason: reason.to_string() }
 }
 
-/// Reads a file only its owner may read.
+/// Reads a file, which only its owner may be able to read.
 fn read_private(path: &Path) -> Result<Vec<u8>, IdentityError> {
     let meta = fs::metadata(path).map_err(io_error("read", path))?;
     let mode = meta.permissions().mode() & 0o777;
@@ -206,7 +223,7 @@ fn read_limited(path: &Path) -> Result<Vec<u8>, IdentityError> {
     Ok(bytes)
 }
 
-/// Puts `bytes` under `path` so that after a crash the file has its old content or all of the new.
+/// Replaces the content of `path` atomically: after a crash the file has its old content or all of the new.
 pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), IdentityError> {
     let temporary = path.with_extension("new");
     reserve::with_room(path, || write_synced(&temporary, bytes)).map_err(io_error("write", &temporary))?;
@@ -216,7 +233,7 @@ pub(crate) fn replace_file(path: &Path, bytes: &[u8]) -> Result<(), IdentityErro
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    // A left-over of a crash could have another mode; `mode` only counts for a file that is made here.
+    // A file left by a crash could have another mode; `mode` applies only to a file that is created here.
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -244,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_others_can_read_is_refused_with_the_cure() {
+    fn key_that_others_can_read_is_rejected_with_the_remedy() {
         let dir = tempfile::tempdir().unwrap();
         Identity::load_or_create(dir.path()).unwrap();
         let key = dir.path().join(KEY_FILE);

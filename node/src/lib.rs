@@ -1,8 +1,9 @@
-//! The Caskade node: everything `caskd` is made of, and the types its clients share.
+//! The Caskade node: all parts of `caskd`, and the types that `caskctl` and `casktop` share with it.
 //!
-//! Folder by folder: [`cluster`] decides (pure: no I/O, no clock), [`topology`] agrees (consensus log),
-//! [`net`] talks to peers, [`data`] keeps and copies records, [`kv`] says what a command does to a key,
-//! [`frontend`] talks to clients, [`access`] says which of them may do what. [`api`] is what `caskctl` and `casktop` read.
+//! Pure folders, without I/O or clock: [`cluster`] applies changes to the committed state, [`kv`] evaluates
+//! commands on one key. [`topology`] runs the consensus log, [`net`] connects to peers, [`data`] replicates
+//! and copies records, [`frontend`] serves clients, and [`access`] checks their permissions. [`runtime`]
+//! wires the parts together. [`api`] has the answers that `caskctl` and `casktop` read.
 
 pub mod access;
 pub mod api;

@@ -1,34 +1,35 @@
-//! What this process takes of the machine.
+//! Resources of the machine that this process uses: memory and open files.
 
 use rustix::process::{Resource, getrlimit, setrlimit};
 
-/// Resident memory of this process; 0 where the system does not tell.
+/// Returns the resident memory of this process in bytes; 0 if the system does not report it.
 pub fn resident_bytes() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: Option<u64> = statm.split_whitespace().nth(1).and_then(|pages| pages.parse().ok());
     pages.unwrap_or(0) * rustix::param::page_size() as u64
 }
 
-/// Files that a process has open beside data files and connections of clients: ports, logs, links to other nodes.
+/// Open files reserved for other purposes than data files and clients: ports, logs, links to other nodes.
 const FILES_BESIDE: u64 = 512;
-/// So many of them at least, however few files the system allows.
+/// Lower bound of that reservation, however few files the system allows.
 const FILES_BESIDE_MIN: u64 = 48;
-/// Connections beyond `max_clients` that are kept for operators.
+/// Connections beyond `max_clients` that are reserved for operators.
 pub const OPERATOR_CONNECTIONS: u64 = 8;
 
-/// How the files that a process may have open are shared out.
+/// Division of the open files that the system allows this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenFiles {
-    /// Files that the system allows.
+    /// Open files that the system allows.
     pub allowed: u64,
-    /// Connections of clients that leaves at one time, those of operators not counted; at least one.
+    /// Client connections open at one time, without those reserved for operators; at least one.
     pub clients: u64,
-    /// Data files that may be open at one time; at least one.
+    /// Data files open at one time; at least one.
     pub data_files: u64,
 }
 
 impl OpenFiles {
-    /// Shares out `allowed` files. Where they are too few, data files and what is beside them take a quarter each.
+    /// Divides `allowed` files. If they are too few, data files and other purposes get at most a quarter
+    /// each.
     fn share(allowed: u64, clients: u64, data_files: u64) -> Self {
         if allowed >= Self::wanted(clients, data_files) {
             return Self { allowed, clients, data_files };
@@ -43,17 +44,17 @@ impl OpenFiles {
         clients.saturating_add(data_files).saturating_add(FILES_BESIDE + OPERATOR_CONNECTIONS)
     }
 
-    /// Asks the system for as many open files as `clients` connections and `data_files` need, and shares out what it
-    /// allows: fewer only where its hard limit is lower.
+    /// Raises the system's soft limit of open files to the need of `clients` connections and `data_files`, at
+    /// most to the hard limit, and divides the allowed files.
     pub fn ask(clients: u64, data_files: u64) -> Self {
         let wanted = Self::wanted(clients, data_files);
         let mut limits = getrlimit(Resource::Nofile);
-        // No limit is told as nothing.
+        // `None` means no limit.
         let most = limits.maximum.unwrap_or(u64::MAX);
         if limits.current.is_some_and(|current| current < wanted) {
             limits.current = Some(wanted.min(most));
             if let Err(error) = setrlimit(Resource::Nofile, limits) {
-                tracing::warn!(%error, "the limit of open files could not be raised");
+                tracing::warn!(%error, "cannot raise the limit of open files");
             }
         }
         let allowed = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);

@@ -23,9 +23,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-/// How long the process may go on after a part of the node has ended.
+/// Time limit for the process to stop after a part of the node has ended.
 const FORCED_END: Duration = Duration::from_secs(5);
-/// How long the process waits at its end for what it has logged to be written.
+/// Time limit for writing the queued log lines before the process exits.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 #[global_allocator]
@@ -33,13 +33,14 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const AFTER_HELP: &str = "\
 Signals:
-  SIGTERM, SIGINT  hand over what other nodes can take, answer clients, and stop
-  SIGHUP           open the log file anew; read the settings file, the ACL file and the certificates again;
-                   client_idle_s, log_file, log_level and max_clients change at once, the log names what needs a restart
+  SIGTERM, SIGINT  hand over partitions to other nodes, answer the clients' open requests, and stop
+  SIGHUP           reopen the log file; read the settings file, the ACL file and the certificates again;
+                   client_idle_s, log_file, log_level and max_clients change at once; the log names the
+                   settings that need a restart
 
 Exit codes:
-  0   stopped as asked
-  1   not started, or stopped for a reason that a restart alone does not mend: see standard error
+  0   stopped on request
+  1   not started, or stopped for a reason that a restart alone does not remove: see standard error
   2   wrong arguments
   70  a part of the node ended unexpectedly: start it again";
 
@@ -55,16 +56,17 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Prints the settings this command line, the variables and the file come to, and where each is from.
+    /// Prints the effective settings of this command line, the variables and the file, with the source of
+    /// each.
     Config {
-        /// As JSON.
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
 }
 
 fn main() -> ExitCode {
-    // Whatever this process creates is its user's alone: data files have what ACLs protect.
+    // Only this user may read the files that the process creates: data files hold the data that ACLs protect.
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let args = Args::parse();
     let Loaded { settings, warnings } = match config::load(&args.server, std::env::vars()) {
@@ -93,18 +95,18 @@ fn main() -> ExitCode {
     if let Err(error) = &ended
         && logs_to_file
     {
-        // Whoever started the process reads it on standard error.
+        // The log is a file: `fail` below prints the reason to standard error as well.
         tracing::error!("caskd stops: {error:#}");
     }
     log.flush(FLUSH_MAX);
     match ended {
         Ok(End::Stopped) => ExitCode::SUCCESS,
-        // In the place of this process: whatever of it still held a port or the store is gone then.
+        // `exec` replaces this process, which releases every port and the store.
         Ok(End::Anew) => {
             let error = std::process::Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).exec();
             fail(
                 &format!(
-                    "caskd cannot start itself again ({error}); start it: it goes on where it stopped\n"
+                    "caskd cannot start itself again ({error}); no data was changed; start it by hand\n"
                 ),
                 1,
             )
@@ -116,7 +118,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Ends the process [`FORCED_END`] after a part of the node has ended, whatever else hangs then.
+/// Ends the process at most [`FORCED_END`] after a part of the node has ended, even if other parts hang.
 fn force_end(supervisor: &Supervisor) {
     let due = Arc::new(AtomicBool::new(false));
     let wait = {
@@ -134,11 +136,16 @@ fn force_end(supervisor: &Supervisor) {
             due.store(true, Ordering::Release);
             waits.thread().unpark();
         }),
-        Err(error) => tracing::warn!(%error, "no thread to end this process by, should a part of it hang"),
+        Err(error) => tracing::warn!(
+            %error,
+            "cannot start the thread that ends this process if a part of it hangs: it would have to be \
+             killed by hand"
+        ),
     }
 }
 
-/// With as many client connections and open data files as the system's limit of open files allows.
+/// Returns the settings with `max_clients` and `max_open_files` lowered to what the system's limit of open
+/// files allows.
 fn within_open_files(mut settings: Settings) -> Settings {
     let files = machine::OpenFiles::ask(settings.max_clients.into(), settings.max_open_files);
     settings.max_open_files = settings.max_open_files.min(files.data_files);
@@ -146,9 +153,9 @@ fn within_open_files(mut settings: Settings) -> Settings {
         && clients < settings.max_clients
     {
         tracing::warn!(
-            "the system allows {} open files, too few for max_clients = {}: {clients} clients are served at one time, {} data \
-             files are kept open, and {} connections more are kept for operators. Raise the limit (ulimit -Hn, or \
-             LimitNOFILE of the service), or lower max_clients",
+            "the system allows {} open files, too few for max_clients = {}: {clients} clients can connect at \
+             one time, {} data files stay open, and {} more connections are reserved for operators. Raise \
+             the limit (ulimit -Hn, or LimitNOFILE of the service), or lower max_clients",
             files.allowed,
             settings.max_clients,
             files.data_files,
@@ -159,7 +166,7 @@ fn within_open_files(mut settings: Settings) -> Settings {
     settings
 }
 
-/// Says why on standard error; one that nobody reads is not waited for.
+/// Prints the reason to standard error, waiting at most [`FLUSH_MAX`], and returns the exit code.
 fn fail(text: &str, code: u8) -> ExitCode {
     let stderr = Log::start(LogFormat::Human);
     stderr.line(text.as_bytes());
@@ -167,18 +174,19 @@ fn fail(text: &str, code: u8) -> ExitCode {
     ExitCode::from(code)
 }
 
-/// Prints the settings. A reader that has gone away (`caskd config | head`) is no error.
+/// Prints the settings. A closed pipe (`caskd config | head`) is no error.
 fn print_settings(settings: &Settings, json: bool) -> ExitCode {
     let text = if json { format!("{:#}\n", config::render_json(settings)) } else { config::render(settings) };
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            fail(&format!("the settings cannot be written to standard output: {error}\n"), 1)
+            fail(&format!("cannot write the settings to standard output: {error}\n"), 1)
         }
         _ => ExitCode::SUCCESS,
     }
 }
 
-/// Sends what is logged to where the settings say.
+/// Starts the log with the output, format and level of the settings. Returns no level if the filter is
+/// invalid.
 fn start_log(settings: &Settings) -> (Log, Option<Level>) {
     let log = Log::start(settings.log_format);
     if settings.log_file.is_some() {
@@ -204,7 +212,7 @@ fn run(settings: Settings, supervisor: &Supervisor, reload: Arc<Reload>) -> anyh
     if let Err(error) = &ended
         && let Some(part) = error.downcast_ref()
     {
-        // Before the runtime is dropped, which waits for what may hang now.
+        // Write the note before the runtime is dropped: the drop waits for tasks, which may hang now.
         note_last_words(&data_dir, part);
     }
     ended
@@ -212,9 +220,9 @@ fn run(settings: Settings, supervisor: &Supervisor, reload: Arc<Reload>) -> anyh
 
 /// How a process of the node ended.
 enum End {
-    /// It was asked to stop.
+    /// A signal asked the process to stop.
     Stopped,
-    /// The node is to be started again at once: it follows another topology log from now on.
+    /// The process must start again at once, because the node changed to another topology log.
     Anew,
 }
 
@@ -237,7 +245,7 @@ impl StopSignals {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         };
-        tracing::info!("{name}: stopping");
+        tracing::info!(signal = name, "stopping");
     }
 }
 
@@ -249,7 +257,8 @@ async fn serve(settings: Settings, supervisor: &Supervisor, reload: Arc<Reload>)
     reload.set_security(security.clone());
     let listener = TcpListener::bind(settings.listen).await.with_context(|| {
         format!(
-            "cannot listen for clients on {}: is a node running there already? Stop it, or choose another --listen",
+            "cannot listen for clients on {}: if another node uses this address, stop it, or choose another \
+             --listen",
             settings.listen
         )
     })?;
@@ -283,7 +292,8 @@ async fn serve(settings: Settings, supervisor: &Supervisor, reload: Arc<Reload>)
             reason = node.refused() => Some(reason),
             never = tell_when_ready(&node) => match never {},
         };
-        // Clients are answered as long as the node can ask others for what it handed over.
+        // Serve clients until `leave` is done: the node can still forward requests for partitions it handed
+        // over.
         node.leave().await;
         stop.send_replace(true);
         while let Some(ended) = front_ends.join_next().await {
@@ -308,40 +318,40 @@ async fn serve(settings: Settings, supervisor: &Supervisor, reload: Arc<Reload>)
     }
 }
 
-/// Reads again what can be read again, whenever SIGHUP asks for it; never ends.
+/// Reloads settings, ACL file and certificates at every SIGHUP; never returns.
 async fn reload_at(mut hangup: Signal, reload: Arc<Reload>) {
     while hangup.recv().await.is_some() {
         let reload = Arc::clone(&reload);
         if let Err(error) = tokio::task::spawn_blocking(move || reload.reload()).await {
-            tracing::error!(%error, "SIGHUP: not all could be read again");
+            tracing::error!(%error, "SIGHUP: the reload stopped before its end; send SIGHUP again");
         }
     }
 }
 
-/// The port for memcached clients, if there is to be one.
+/// Opens the port for memcached clients, if the settings name one.
 async fn listen_for_memcached(settings: &Settings) -> anyhow::Result<Option<TcpListener>> {
     let Some(address) = settings.memcached_listen else { return Ok(None) };
     let listener = TcpListener::bind(address).await.with_context(|| {
         format!(
-            "cannot listen for memcached clients on {address}: does memcached or another node run there? Stop it, or \
-             choose another --memcached-listen"
+            "cannot listen for memcached clients on {address}: if memcached or another node uses this \
+             address, stop it, or choose another --memcached-listen"
         )
     })?;
-    tracing::info!("memcached clients are served on {}", listener.local_addr().unwrap_or(address));
+    tracing::info!(address = %listener.local_addr().unwrap_or(address), "listening for memcached clients");
     Ok(Some(listener))
 }
 
-/// Says on standard output that the node serves, once it does; never ends.
+/// Prints the ready line to standard output once the node serves; never returns.
 async fn tell_when_ready(node: &Node) -> Infallible {
     node.wait_until_serving().await;
     let line = node.ready_line() + "\n";
-    // On a thread of its own, which nobody waits for: standard output may be a pipe that nobody reads.
+    // A separate thread, which nothing waits for: standard output may be a pipe that nobody reads.
     let write = move || {
         let mut stdout = std::io::stdout();
         stdout.write_all(line.as_bytes()).and_then(|()| stdout.flush()).ok();
     };
     if let Err(error) = thread::Builder::new().name("ready".to_owned()).spawn(write) {
-        tracing::warn!(%error, "cannot start a thread that says on standard output that the node serves");
+        tracing::warn!(%error, "the node serves, but cannot start the thread that prints the ready line");
     }
     std::future::pending().await
 }

@@ -1,74 +1,76 @@
-//! Planted bugs, which the simulator must find: each takes one rule out of the code that it holds.
+//! Planted bugs, which the simulator must find: each makes the node break one rule.
 //!
-//! They are there in builds with the feature `mutations` only, which nothing but the simulator asks for; and
-//! there, too, none acts before [`plant`] names it. In all other builds [`planted`] is the constant `false`.
+//! Only builds with the feature `mutations` and debug assertions contain them: those of the simulator and of
+//! tests. Even there a bug acts only after [`plant`] names it. In all other builds [`planted`] is the constant
+//! `false`.
 
-/// One rule not kept.
+/// A planted bug, named by the rule that it breaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Mutation {
-    /// R1: the last in-sync replica restarts in the term it ordered in before.
+    /// R1: the last in-sync replica restarts in the term in which it ordered writes before.
     OldTermAfterRestart = 1,
-    /// R2: a replica takes a record although one before it is missing.
+    /// R2: a replica accepts a record although an earlier one of the session is missing.
     Gaps,
     /// R2: a replica acknowledges a write although the append of an earlier one of the same session failed.
     AcknowledgePastFailure,
-    /// R3: a primary proposes to hand over while it goes on serving.
+    /// R3: a primary proposes the hand-over and continues to serve.
     NoConsent,
-    /// R4: a store that was damaged takes itself for whole.
+    /// R4: a node treats its damaged store as whole.
     TrustDamage,
-    /// R5: with weak sync a primary that restarted serves without what the syncing replicas received.
+    /// R5: with weak sync a restarted primary serves without the records that its syncing replicas received.
     NoTail,
-    /// R6: what saw a pending write answers before that is published.
+    /// R6: an action that saw a pending write is answered before that write is published.
     RevealUnpublished,
-    /// R7: a forwarded write whose answer was lost is sent again.
+    /// R7: an entry node sends a forwarded write again after its answer was lost.
     SecondTry,
-    /// R8: a primary goes on without a replica whose session broke, though no entry has taken that out.
+    /// R8: a primary stops waiting for a replica with a broken session before a committed entry removes it.
     OwnSuspension,
-    /// R9: the holder of a lease counts from when it was answered.
+    /// R9: the holder of a lease counts it from the arrival of the grant.
     LeaseFromAnswer,
-    /// R9: a voter that was restarted forgets that it confirmed a coordinator.
+    /// R9: a restarted voter forgets that it confirmed a coordinator.
     ForgetfulVoter,
-    /// R11: reads are answered without a lease, whatever the role.
+    /// R11: a node answers reads without a lease and in any role.
     StaleReads,
-    /// R12: a partition is called clean while a copy is away.
+    /// R12: a primary marks a partition clean while a copy is away.
     CleanWhileAway,
-    /// R13: an expired key is hidden by the clock of whoever is asked, and no tombstone is ordered.
+    /// R13: a node hides an expired key by its own clock and orders no tombstone.
     HideExpired,
-    /// R14: what is to be written as a whole is written record by record.
+    /// R14: an atomic write of several records is written record by record.
     SplitBatch,
     /// R15: a stand-in is released before the in-sync set has its full size.
     EarlyRelease,
-    /// R16: a replica takes what is for another assignment of the partition to it.
+    /// R16: a replica accepts frames for another assignment of the partition to it.
     AnyAssignment,
-    /// A node takes records of a primary whose term is over, whatever it is itself.
+    /// A node accepts records of a primary whose term is over, in any role.
     NoFencing,
-    /// A write is acknowledged before the replicas have it.
+    /// A primary acknowledges a write before the replicas have it.
     EarlyAcknowledgement,
-    /// A syncing replica becomes primary where no in-sync one is up.
+    /// A syncing replica becomes primary when no in-sync one is up.
     PromoteSyncing,
-    /// A copy is called complete without comparing digests.
+    /// A primary reports a copy as complete without comparing digests.
     BlindFlip,
-    /// Tombstones are dropped whatever the copies, and the files of the store, hold.
+    /// The engine drops tombstones although copies or older data files still need them.
     AgedTombstones,
     /// A primary serves without a lease.
     NoLease,
-    /// R10: a returning store of an older generation is reconciled as any other, and what only it has is dropped.
+    /// R10: a returning store of an older generation is reconciled like any other, which drops the writes
+    /// that only it has.
     ReconcileOlderGeneration,
-    /// R10: a takeover leaves the terms where they are.
+    /// R10: a takeover does not raise the terms.
     TermsOfTheLostSide,
-    /// R10: a voter of two that restarts serves without asking the other one which generation that is of.
+    /// R10: one of two voters restarts and serves without asking the other for its generation.
     ServeUncompared,
-    /// The node that a client asked adds relative times to its own wall clock.
+    /// The entry node adds relative times to its own wall clock.
     EntryNodeClock,
-    /// A write is refused for want of room after it was ordered.
+    /// A primary refuses a write for lack of disk space after it ordered the write.
     RefuseAfterOrdering,
-    /// A node whose disk was at its minimum goes on refusing writes when there is room again.
+    /// A node whose disk was at its minimum still refuses writes after space was freed.
     StaysFull,
 }
 
 impl Mutation {
-    /// Every one.
+    /// Every planted bug.
     pub const ALL: [Self; 29] = [
         Self::OldTermAfterRestart,
         Self::Gaps,
@@ -105,7 +107,7 @@ impl Mutation {
 #[cfg(all(feature = "mutations", debug_assertions))]
 static PLANTED: std::sync::atomic::AtomicU8 = std::sync::atomic::AtomicU8::new(0);
 
-/// From now on this process does not keep that rule.
+/// Activates a bug in this process; only one can be active.
 #[cfg(all(feature = "mutations", debug_assertions))]
 pub fn plant(mutation: Mutation) {
     PLANTED.store(mutation as u8, std::sync::atomic::Ordering::Relaxed);
@@ -114,13 +116,13 @@ pub fn plant(mutation: Mutation) {
     }
 }
 
-/// Whether this process is to do without the rule.
+/// Returns whether [`plant`] has activated the bug.
 #[cfg(all(feature = "mutations", debug_assertions))]
 pub(crate) fn planted(mutation: Mutation) -> bool {
     PLANTED.load(std::sync::atomic::Ordering::Relaxed) == mutation as u8
 }
 
-/// Whether this process is to do without the rule: never.
+/// Returns false: this build has no planted bugs.
 #[cfg(not(all(feature = "mutations", debug_assertions)))]
 pub(crate) const fn planted(_: Mutation) -> bool {
     false

@@ -1,24 +1,24 @@
-//! A bound on how deeply a decoded value may contain its own kind.
+//! A bound on how deeply a decoded value may contain values of its own type.
 //!
-//! Decoding, comparing and dropping such a value recurse: without a bound, some kilobytes from a peer would exhaust the
-//! stack, which ends the process. The bound is asked for where a type contains itself, by
+//! Decoding, comparing and dropping such a value recurse. Without a bound, a few kilobytes from a peer would
+//! exhaust the stack, which ends the process. A field that contains its own type requests the bound by
 //! `#[serde(deserialize_with = "crate::nesting::bounded")]`.
 
 use std::cell::Cell;
 
 use serde::{Deserialize, Deserializer, de::Error};
 
-/// Levels that are decoded. An action of a transaction on a condition is the third.
+/// Maximum depth. A conditional action in a transaction is at depth 3.
 const DEPTH_MAX: u32 = 8;
 
 thread_local! {
     static DEPTH: Cell<u32> = const { Cell::new(0) };
 }
 
-/// Decodes one level more.
+/// Decodes a value one level deeper.
 ///
 /// # Errors
-/// There are too many already, or what the type's own decoding refuses.
+/// The value is at more than [`DEPTH_MAX`] levels, or its own decoding fails.
 pub(crate) fn bounded<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
