@@ -1,10 +1,10 @@
-//! The log of this process. Whoever logs puts a line into a bounded queue; one thread writes the queue to standard
+//! The log of this process. Callers put lines into a bounded queue; one thread writes the queue to standard
 //! error or to a file.
 //!
-//! Invariants: to log never blocks, fails or panics, whatever becomes of the output: a full disk, a pipe without a
-//! reader, a pipe that nobody reads. A line is written whole and in order, or dropped and counted
-//! ([`dropped_lines`]); when writing works again, a line says how many are missing. Rejects what the queue cannot hold
-//! ([`QUEUE_LINES_MAX`], [`QUEUE_BYTES_MAX`]).
+//! Invariants: logging never blocks, fails or panics, even if the disk is full, the pipe is closed, or nobody
+//! reads the pipe. A line is written whole and in order, or dropped and counted ([`dropped_lines`]). When the
+//! output works again, a line reports how many lines are missing. Rejects lines that exceed the queue's
+//! bounds ([`QUEUE_LINES_MAX`], [`QUEUE_BYTES_MAX`]).
 
 mod output;
 #[cfg(test)]
@@ -27,21 +27,21 @@ use tracing_subscriber::{EnvFilter, Layer as _, reload};
 use self::output::Output;
 use crate::config::LogFormat;
 
-/// Lines that wait to be written; more are dropped.
+/// Upper bound of the queued lines; further lines are dropped.
 const QUEUE_LINES_MAX: usize = 8192;
-/// Bytes of all lines that wait; more are dropped.
+/// Upper bound of the bytes of all queued lines; further lines are dropped.
 const QUEUE_BYTES_MAX: usize = 4 << 20;
 
-/// Lines of this process that were dropped since it started.
+/// Lines that this process has dropped since its start.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
-/// Returns how many log lines of this process were dropped since it started: the queue was full, or the output refused
-/// them.
+/// Returns the number of log lines that this process has dropped since its start, because the queue was full
+/// or a write failed.
 pub fn dropped_lines() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// The queue of lines and the thread that writes it; a clone is the same one.
+/// Handle to the queue of lines and the thread that writes them. Clones share both.
 #[derive(Clone)]
 pub struct Log(Arc<Shared>);
 
@@ -49,7 +49,7 @@ struct Shared {
     queue: Mutex<Queue>,
     /// The thread waits here for work.
     work: Condvar,
-    /// [`Log::flush`] waits here until all is written.
+    /// [`Log::flush`] waits here until all lines are written.
     idle: Condvar,
 }
 
@@ -57,31 +57,32 @@ struct Shared {
 struct Queue {
     lines: VecDeque<Line>,
     bytes: usize,
-    /// Lines dropped since the last one was queued.
+    /// Lines dropped since the last line was queued.
     dropped: u64,
-    /// Where to write from now on: a file, or standard error.
+    /// A requested change of the output: to a file, or (`Some(None)`) to standard error.
     output: Option<Option<PathBuf>>,
-    /// The thread has taken work and is at it.
+    /// Whether the thread has taken work that it has not completed.
     busy: bool,
 }
 
-/// One line, and how many were dropped before it.
+/// One line, and the number of lines dropped before it.
 struct Line {
     text: Box<[u8]>,
     dropped_before: u64,
 }
 
-/// What the thread does next.
+/// The next step of the thread.
 enum Work {
     Line(Line),
-    /// Nothing else waits: reports what was dropped since the last line.
+    /// The queue is empty, and so many lines were dropped since the last line.
     Dropped(u64),
     Output(Option<PathBuf>),
 }
 
 impl Log {
-    /// Starts the thread; lines go to standard error until [`Log::write_to`] names a file. `format` is that of the
-    /// line which reports dropped lines. If the system refuses a thread, all lines are dropped and counted.
+    /// Starts the thread, which writes to standard error until [`Log::write_to`] names a file. `format` is
+    /// the format of the line that reports dropped lines. If the system cannot start a thread, all lines are
+    /// dropped and counted.
     pub fn start(format: LogFormat) -> Self {
         Self::on(Output::new(format))
     }
@@ -91,20 +92,20 @@ impl Log {
         let run = {
             let shared = Arc::clone(&shared);
             move || {
-                // The log must outlive a bug in its own code: the line at hand is lost, the next one is written.
+                // The log survives a bug in its own code: it loses the current line and writes the next one.
                 while catch_unwind(AssertUnwindSafe(|| shared.run(&mut output))).is_err() {
                     count_dropped(1);
                 }
             }
         };
-        // A thread that cannot be started leaves the queue full: its lines are dropped and counted.
+        // If the thread cannot start, the queue fills up, and further lines are dropped and counted.
         drop(std::thread::Builder::new().name("log".to_owned()).spawn(run));
         Self(shared)
     }
 
-    /// Opens the file again, or writes to another one, or (`None`) to standard error. The file is created with mode
-    /// 0600 and appended to. One that cannot be opened is tried again once a second; until then lines go where they
-    /// went before.
+    /// Reopens the file, or changes the output to another file or (`None`) to standard error. The file is
+    /// created with mode 0600 and appended to. If it cannot be opened, the thread retries every second and
+    /// uses the former output until then.
     pub fn write_to(&self, file: Option<PathBuf>) {
         self.0.queue.lock().output = Some(file);
         self.0.work.notify_one();
@@ -125,7 +126,7 @@ impl Log {
         self.0.work.notify_one();
     }
 
-    /// Waits until all that was queued is written, `limit` at most; returns whether it is.
+    /// Blocks until all queued lines are written, at most for `limit`; returns whether they are.
     pub fn flush(&self, limit: Duration) -> bool {
         let until = Instant::now() + limit;
         let mut queue = self.0.queue.lock();
@@ -157,7 +158,7 @@ impl Queue {
 }
 
 impl Shared {
-    /// Writes what is queued, for ever.
+    /// Writes the queued lines; never returns.
     fn run(&self, output: &mut Output) {
         loop {
             match self.next() {
@@ -186,7 +187,7 @@ fn count_dropped(lines: u64) {
     DROPPED.fetch_add(lines, Ordering::Relaxed);
 }
 
-/// What `tracing` writes one event with.
+/// Writer that `tracing` gives the text of one event.
 pub struct EventWriter<'a>(&'a Log);
 
 impl io::Write for EventWriter<'_> {
@@ -208,33 +209,35 @@ impl<'a> MakeWriter<'a> for Log {
     }
 }
 
-/// Changes which lines are written, while the process runs.
+/// Handle that changes the log level while the process runs.
 pub struct Level(Box<dyn Fn(EnvFilter) -> Result<(), String> + Send + Sync>);
 
 impl Level {
-    /// Writes the lines that `log_level` names from now on.
+    /// Replaces the filter of the log.
     ///
     /// # Errors
-    /// The text is no filter; nothing was changed.
+    /// `log_level` is not a valid filter; nothing was changed.
     pub fn set(&self, log_level: &str) -> Result<(), String> {
         (self.0)(filter(log_level)?)
     }
 }
 
-/// The consensus library logs every message at `info`; a setting that names it still has the last word.
+/// Parses the filter. The consensus library logs every message at `info`, so it is limited to `warn` unless
+/// `log_level` names it.
 fn filter(log_level: &str) -> Result<EnvFilter, String> {
-    // Not `EnvFilter::new`: that prints what it does not understand to standard error, and panics if it cannot.
+    // Not `EnvFilter::new`: it prints invalid directives to standard error, and panics if that fails.
     EnvFilter::try_new(format!("openraft=warn,{log_level}")).map_err(|error| error.to_string())
 }
 
-/// Sends the events of the whole process to `log`, and panics with them: the hook that the standard library has
-/// writes to standard error itself, and would wait there for a pipe that nobody reads.
+/// Sends the events of the whole process to `log`, including panics: the standard library's panic hook writes
+/// to standard error and would block on a pipe that nobody reads.
 ///
 /// # Errors
-/// The level is no filter, or the process has another subscriber already.
+/// `log_level` is not a valid filter, or the process already has a subscriber.
 pub fn install(log: &Log, format: LogFormat, log_level: &str) -> Result<Level, String> {
     let (filter, handle) = reload::Layer::new(filter(log_level)?);
-    // Else an event that cannot be formatted is reported by `eprintln!`, which panics if that fails.
+    // Without `log_internal_errors(false)`, `eprintln!` reports an event that cannot be formatted, and it
+    // panics if standard error is closed.
     let lines = tracing_subscriber::fmt::layer().with_writer(log.clone()).log_internal_errors(false);
     let lines = match format {
         LogFormat::Human => lines.with_ansi(false).boxed(),
@@ -249,7 +252,7 @@ pub fn install(log: &Log, format: LogFormat, log_level: &str) -> Result<Level, S
 fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     let thread = std::thread::current();
     let location = panic.location().map(ToString::to_string).unwrap_or_default();
-    // Empty unless RUST_BACKTRACE asks for it.
+    // Empty unless RUST_BACKTRACE is set.
     let backtrace = std::backtrace::Backtrace::capture();
     let backtrace = match backtrace.status() {
         std::backtrace::BacktraceStatus::Captured => format!("\n{backtrace}"),
@@ -263,7 +266,7 @@ fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
     );
 }
 
-/// Returns the text that a panic was raised with.
+/// Returns the message of a panic.
 pub fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
     let text = payload.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a text")

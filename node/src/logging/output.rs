@@ -1,8 +1,8 @@
-//! Where the thread of the log writes: standard error or a file.
+//! The output of the log's thread: standard error or a file.
 //!
-//! Invariants: a line that cannot be written whole is dropped and counted; the next line that can be written is
-//! preceded by one that says how many are missing, and begins on a line of its own. A file that cannot be opened
-//! leaves the present output in use.
+//! Invariants: a line that cannot be written whole is dropped and counted. Before the next line that can be
+//! written, the output writes a line that reports how many are missing. Each line begins on a line of its
+//! own, also after a partial write. If a file cannot be opened, the present output stays in use.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -17,21 +17,21 @@ use tracing_subscriber::fmt::time::{FormatTime as _, SystemTime};
 use super::count_dropped;
 use crate::config::LogFormat;
 
-/// Pause before an output that takes nothing now, a non-blocking pipe for instance, is tried again.
+/// Pause before a write is retried on an output that accepts no bytes now, for instance a non-blocking pipe.
 const FULL_PAUSE: Duration = Duration::from_millis(20);
-/// How often it is tried to open a log file that could not be opened.
+/// Pause between two attempts to open a log file.
 const OPEN_PAUSE: Duration = Duration::from_secs(1);
-/// Name under which this module writes its own lines.
+/// Target field of this module's own lines.
 const TARGET: &str = "caskade_node::logging";
 
 pub(super) struct Output {
     format: LogFormat,
     to: Box<dyn Write + Send>,
-    /// A file that could not be opened, and when that is tried again.
+    /// A file that could not be opened, and the time of the next attempt.
     unopened: Option<(PathBuf, Instant)>,
-    /// Lines dropped that no line reports yet.
+    /// Dropped lines that were not reported yet.
     missing: u64,
-    /// The last line was written in part.
+    /// Whether the last line was written in part.
     torn: bool,
 }
 
@@ -41,12 +41,12 @@ impl Output {
         Self::to(format, stderr())
     }
 
-    /// Creates an output to this.
+    /// Creates an output that writes to `to`.
     pub(super) fn to(format: LogFormat, to: Box<dyn Write + Send>) -> Self {
         Self { format, to, unopened: None, missing: 0, torn: false }
     }
 
-    /// Writes to the file from now on, or to standard error; opens a file that is in use already anew.
+    /// Changes the output to the file, or to standard error; reopens a file that is already in use.
     pub(super) fn redirect(&mut self, file: Option<PathBuf>) {
         self.unopened = None;
         match file {
@@ -70,8 +70,8 @@ impl Output {
                     let line = self.own_line(
                         "ERROR",
                         &format!(
-                            "cannot open the log file {}: {error}; the log goes where it went before; this is tried \
-                             again every second",
+                            "cannot open the log file {}: {error}; the log stays at its former output; the \
+                             open is retried every second",
                             path.display()
                         ),
                     );
@@ -82,7 +82,8 @@ impl Output {
         }
     }
 
-    /// Writes a line, after one that reports what is missing before it. An empty line writes that report alone.
+    /// Writes a line, and before it a report of the lines that are missing. An empty line writes the report
+    /// alone.
     pub(super) fn write(&mut self, dropped_before: u64, line: &[u8]) {
         if let Some((path, _)) = self.unopened.take_if(|(_, again)| Instant::now() >= *again) {
             self.open(path, false);
@@ -92,7 +93,8 @@ impl Output {
             let report = self.own_line(
                 "WARN",
                 &format!(
-                    "{} log lines were dropped: the log could not be written, or not as fast as lines came",
+                    "{} log lines were dropped: the log could not be written, or not as fast as lines were \
+                     logged",
                     self.missing
                 ),
             );
@@ -123,10 +125,11 @@ impl Output {
         })
     }
 
-    /// Returns a line of this module in the format of the log: what writes it cannot log.
+    /// Formats a line of this module like an event of the log. The log's own thread cannot log through
+    /// `tracing`.
     fn own_line(&self, level: &str, message: &str) -> String {
         let mut time = String::new();
-        // Without a time the line is as good.
+        // If the time cannot be formatted, the line is written without it.
         let _ = SystemTime.format_time(&mut Writer::new(&mut time));
         match self.format {
             LogFormat::Human => format!("{time} {level:>5} {TARGET}: {message}\n"),
@@ -141,7 +144,8 @@ impl Output {
     }
 }
 
-/// Writes all, and waits for an output that takes nothing now; with an error returns how much was written before.
+/// Writes the whole line, and waits while the output accepts no bytes. An error carries the number of bytes
+/// that were written before it.
 fn write_all(to: &mut dyn Write, line: &[u8]) -> Result<(), (io::Error, usize)> {
     let mut written = 0;
     while let Some(rest) = line.get(written..).filter(|rest| !rest.is_empty()) {
@@ -160,7 +164,8 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
-/// Standard error by a descriptor of its own: a write that waits must not hold the lock of `std::io::stderr`.
+/// Returns standard error with a descriptor of its own: a blocked write must not hold the lock of
+/// `std::io::stderr`.
 fn stderr() -> Box<dyn Write + Send> {
     match io::stderr().as_fd().try_clone_to_owned() {
         Ok(descriptor) => Box::new(File::from(descriptor)),

@@ -4,18 +4,18 @@ use std::sync::mpsc;
 
 use super::*;
 
-/// What the tests count together: the counter is one of the process.
+/// Serializes the tests, which all read the process-wide counter of dropped lines.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// An output that fails, takes part of a line, or waits, as it is told.
+/// An output that fails, accepts part of a line, blocks or panics on demand.
 #[derive(Clone, Default)]
 struct Disk {
     written: Arc<Mutex<Vec<u8>>>,
-    /// Bytes that fit; beyond, ENOSPC.
+    /// Bytes that fit; further writes fail with ENOSPC.
     room: Arc<AtomicUsize>,
-    /// Nothing is taken while this is held.
+    /// Writes block while this is locked.
     stuck: Arc<Mutex<()>>,
     panics: Arc<AtomicBool>,
 }
@@ -83,7 +83,7 @@ fn lines_that_a_full_disk_refuses_are_counted_and_reported_when_there_is_room() 
 }
 
 #[test]
-fn a_log_that_nobody_reads_blocks_nobody_and_says_later_how_many_lines_are_missing() {
+fn log_that_nobody_reads_blocks_nobody_and_later_reports_how_many_lines_are_missing() {
     let _alone = ONE_AT_A_TIME.lock();
     let disk = Disk::with_room(1 << 30);
     let log = disk.log();
@@ -102,10 +102,10 @@ fn a_log_that_nobody_reads_blocks_nobody_and_says_later_how_many_lines_are_missi
             }
             sender.send(()).unwrap();
         });
-        done.recv_timeout(LIMIT).expect("to log never waits");
+        done.recv_timeout(LIMIT).expect("logging never blocks");
     });
     assert_eq!(dropped, extra as u64);
-    assert!(!log.flush(Duration::from_millis(10)), "and whoever ends waits for so long only");
+    assert!(!log.flush(Duration::from_millis(10)), "flush waits no longer than its limit");
     drop(stuck);
     assert!(log.flush(LIMIT));
     let lines = disk.lines();
@@ -160,7 +160,7 @@ fn a_file_is_opened_anew_for_its_owner_alone_and_one_that_cannot_be_leaves_the_o
     assert_eq!(std::fs::read_to_string(&moved).unwrap(), "one\ntwo\n");
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "three\n");
     assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-    // Not there yet.
+    // A folder that does not exist yet.
     let later = folder.path().join("folder").join("log");
     log.write_to(Some(later.clone()));
     say("four\n");
@@ -169,7 +169,7 @@ fn a_file_is_opened_anew_for_its_owner_alone_and_one_that_cannot_be_leaves_the_o
     std::fs::create_dir(later.parent().unwrap()).unwrap();
     let deadline = Instant::now() + LIMIT;
     while !later.exists() {
-        assert!(Instant::now() < deadline, "a file that can be opened meanwhile is used");
+        assert!(Instant::now() < deadline, "the log opens the file as soon as its folder exists");
         say("five\n");
         std::thread::sleep(Duration::from_millis(50));
     }

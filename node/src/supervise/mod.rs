@@ -1,11 +1,11 @@
-//! Every long-lived task and thread of a node is watched: if one ends unexpectedly, the node ends.
+//! Watches every long-lived task and thread of a node. If one ends unexpectedly, the node ends: it would hold
+//! leases and answer clients while nothing does the work of that part.
 //!
-//! A node of which one part has ended is half a node: it holds leases and answers, and what that part did is done by
-//! nobody. Invariants: the first end is recorded once and never taken back; before it is recorded the node has given up
-//! its lease for good ([`Supervisor::on_end`]). What ends a node: the return or panic of a [`Part`], a panic of any
-//! task started through [`Host`](crate::host::Host), a panic under a partition's lock and, in `caskd`
-//! ([`Supervisor::watch_panics`]), every other panic. What does not: a panic in what serves one connection
-//! ([`contained`]); that ends the connection only, so that no client can end nodes with one bad request.
+//! Invariants: the first end is recorded once and never withdrawn. Before it is recorded, the node has given
+//! up its lease for good ([`Supervisor::on_end`]). These end the node: the return or panic of a [`Part`], a
+//! panic of any task started through [`Host`](crate::host::Host), a panic under a partition's lock and, in
+//! `caskd` ([`Supervisor::watch_panics`]), every other panic. A panic in the code that serves one connection
+//! ([`contained`]) ends only that connection, so that no client can end nodes with one bad request.
 
 #[cfg(test)]
 mod tests;
@@ -23,13 +23,13 @@ use tokio::sync::watch;
 
 use crate::logging::panic_text;
 
-/// Exit code of `caskd` after a part of the node ended unexpectedly (EX_SOFTWARE of sysexits.h). A service manager
-/// should start the node again.
+/// Exit code of `caskd` after a part of the node ended unexpectedly (EX_SOFTWARE of sysexits.h). A service
+/// manager should start the node again.
 pub const EXIT_PART_ENDED: u8 = 70;
 
 macro_rules! parts {
     ($( $(#[doc = $doc:literal])+ $part:ident = $name:literal; )+) => {
-        /// A task or thread without which a node must not go on.
+        /// A task or thread that must run as long as the node.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub enum Part { $( $(#[doc = $doc])+ $part ),+ }
 
@@ -37,7 +37,7 @@ macro_rules! parts {
             /// Every part.
             pub const ALL: &[Self] = &[ $( Self::$part ),+ ];
 
-            /// Returns its name, as messages have it.
+            /// Returns its name in messages.
             pub const fn name(self) -> &'static str {
                 match self { $( Self::$part => $name ),+ }
             }
@@ -46,31 +46,31 @@ macro_rules! parts {
 }
 
 parts! {
-    /// Gives each partition its role by the committed states.
+    /// Applies the committed states: gives each partition its role.
     States = "states";
-    /// Asks for the lease.
+    /// Asks the coordinator for the lease.
     Lease = "lease";
-    /// Does what is the coordinator's.
+    /// Performs the duties of the coordinator.
     Duties = "duties";
-    /// Has the voters confirm the coordinator.
+    /// Asks the voters to confirm the coordinator.
     Confirmations = "confirmations";
-    /// Gossips what the node reports.
+    /// Gossips the node's reports.
     Reports = "reports";
-    /// As coordinator: makes log entries of proposals.
+    /// As coordinator: writes proposals to the topology log.
     Batches = "batches";
-    /// Brings proposals to the coordinator that somebody waits for.
+    /// Sends proposals that a caller waits for to the coordinator.
     UrgentProposals = "urgent-proposals";
-    /// Brings the other proposals to the coordinator.
+    /// Sends all other proposals to the coordinator.
     PatientProposals = "patient-proposals";
-    /// Takes out slow replicas, drops released partitions, and the like.
+    /// Suspends slow replicas, drops released partitions, and does similar periodic work.
     Maintenance = "maintenance";
     /// Verifies data files.
     Scrub = "scrub";
-    /// Compares copies.
+    /// Compares the copies of partitions.
     Repair = "repair";
     /// Measures the free space of the disk.
     Measurements = "measurements";
-    /// Keeps the reserve for the node's own notes whole.
+    /// Refills the disk reserve for the node's own files.
     Reserve = "reserve";
     /// Keeps trying the bootstrap peers while members cannot be reached.
     Bootstrap = "bootstrap";
@@ -84,7 +84,7 @@ parts! {
     ReplicationLinks = "replication-links";
     /// Accepts the peers' links for copies.
     BulkLinks = "bulk-links";
-    /// The consensus engine, and what follows its leader.
+    /// The consensus engine, and the task that follows its leader.
     Topology = "topology";
     /// The thread that writes the topology log.
     TopologyLog = "topology-log";
@@ -96,7 +96,7 @@ parts! {
     RedisClients = "redis-clients";
     /// Accepts memcached clients.
     MemcachedClients = "memcached-clients";
-    /// Takes over new TLS certificates.
+    /// Loads new TLS certificates.
     Certificates = "certificates";
     /// Waits for SIGHUP.
     Reload = "reload";
@@ -105,29 +105,29 @@ parts! {
 /// How a part of a node ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{part} of this node ended: {how}. What was acknowledged is in the data directory; the node ends itself rather than \
-     go on without it: start it again"
+    "{part} of this node ended: {how}. Acknowledged writes are in the data directory; the node stops, \
+     because it cannot work without this part: start it again"
 )]
 pub struct PartEnded {
-    /// Name of the [`Part`], or what else panicked.
+    /// Name of the [`Part`], or of the task or thread that panicked.
     pub part: String,
-    /// How.
+    /// Manner of the end: it returned, or the panic with its text.
     pub how: String,
 }
 
 type OnEnd = Box<dyn Fn() + Send + Sync>;
 
-/// Watches the parts of one node; a clone is the same one.
+/// Handle to the watch over the parts of one node. Clones share it.
 #[derive(Clone, Default)]
 pub struct Supervisor(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
     ended: watch::Sender<Option<PartEnded>>,
-    /// The node is stopping: parts end as they should.
+    /// Whether the node is stopping, so that parts may end.
     released: AtomicBool,
     on_end: Mutex<Vec<OnEnd>>,
-    /// Which part a test ends, and whether by a panic.
+    /// The part that a test ends, and whether by a panic.
     #[cfg(all(feature = "mutations", debug_assertions))]
     told: watch::Sender<Option<(Part, bool)>>,
 }
@@ -139,8 +139,8 @@ impl std::fmt::Debug for Supervisor {
 }
 
 impl Supervisor {
-    /// Runs `act` when a part ends, before anything else is done, or at once if one has ended. It must only set flags:
-    /// it may run on a thread that is panicking, under any lock.
+    /// Registers `act` to run when a part ends, before the end is recorded; runs it at once if one has ended.
+    /// It must only set flags: it may run on a panicking thread that holds any lock.
     pub fn on_end(&self, act: impl Fn() + Send + Sync + 'static) {
         let mut acts = self.0.on_end.lock();
         if self.0.ended.borrow().is_some() {
@@ -149,7 +149,7 @@ impl Supervisor {
         acts.push(Box::new(act));
     }
 
-    /// Records that a part ended, unless one has already or the node is stopping. Does not block.
+    /// Records that a part ended, unless another end is recorded or the node is stopping. Does not block.
     pub fn report(&self, part: &str, how: String) {
         if self.0.released.load(Ordering::Acquire) {
             return;
@@ -162,12 +162,12 @@ impl Supervisor {
         self.0.ended.send_replace(Some(PartEnded { part: part.to_owned(), how }));
     }
 
-    /// The node is stopping: from now on parts may end.
+    /// Allows parts to end from now on, because the node is stopping.
     pub fn release(&self) {
         self.0.released.store(true, Ordering::Release);
     }
 
-    /// A node that stopped is started again in the same process: from now on parts must not end.
+    /// Watches parts again, because a stopped node is started again in the same process.
     pub(crate) fn watch_again(&self) {
         self.0.released.store(false, Ordering::Release);
     }
@@ -180,16 +180,16 @@ impl Supervisor {
         {
             return found;
         }
-        // The sender is in the supervisor that is borrowed.
+        // Unreachable: the sender lives in the borrowed supervisor.
         std::future::pending().await
     }
 
-    /// Returns which part has ended, if one has.
+    /// Returns the recorded end of a part, if any.
     pub fn has_ended(&self) -> Option<PartEnded> {
         self.0.ended.borrow().clone()
     }
 
-    /// Returns the task as one that must never end: its return or panic ends the node.
+    /// Wraps a task that must never end: its return or panic ends the node.
     pub fn essential(
         &self,
         part: Part,
@@ -198,7 +198,8 @@ impl Supervisor {
         self.essential_until(part, task.map(|()| Err("it returned".to_owned())))
     }
 
-    /// Returns the task as one that may end when it is asked to (`Ok`), and only then. `Err` says why it ended.
+    /// Wraps a task that may end only on request, with `Ok`. `Err` carries the reason of an unexpected end,
+    /// which ends the node.
     pub fn essential_until(
         &self,
         part: Part,
@@ -216,7 +217,7 @@ impl Supervisor {
         }
     }
 
-    /// Returns the task as one that may end, but not by a panic.
+    /// Wraps a task that may return, but whose panic ends the node.
     pub fn watched(
         &self,
         task: impl Future<Output = ()> + Send + 'static,
@@ -233,13 +234,14 @@ impl Supervisor {
         self.report(part, format!("it panicked: {}", panic_text(panic)));
     }
 
-    /// Returns what a thread holds while it runs. Dropped by a panic, it reports the end of that part.
+    /// Returns a guard that the part's thread holds while it runs. If a panic drops it, the part's end is
+    /// recorded.
     pub fn thread(&self, part: Part) -> ThreadGuard {
         ThreadGuard { supervisor: self.clone(), part }
     }
 
-    /// From now on every panic of this process ends the node, unless it is [`contained`]; the panic hook that was there
-    /// runs first.
+    /// Installs a panic hook by which every panic of this process ends the node, unless it is [`contained`].
+    /// The former hook runs first.
     pub fn watch_panics(&self) {
         let supervisor = self.clone();
         let before = std::panic::take_hook();
@@ -256,7 +258,7 @@ impl Supervisor {
     }
 }
 
-/// Ends parts for tests. In builds for the simulator and the tests with real processes only.
+/// Ends parts for tests. Only builds for the simulator and for the tests with real processes contain it.
 #[cfg(all(feature = "mutations", debug_assertions))]
 impl Supervisor {
     /// Ends a part, by a panic or by a return.
@@ -268,7 +270,7 @@ impl Supervisor {
         }
     }
 
-    /// Waits until a test ends this part; returns whether by a panic.
+    /// Waits until a test ends this part; returns whether it asks for a panic.
     pub(crate) async fn told_to_end(&self, part: Part) -> bool {
         let mut told = self.0.told.subscribe();
         let found = told.wait_for(|told| told.is_some_and(|(told, _)| told == part)).await;
@@ -291,7 +293,7 @@ impl Supervisor {
     }
 }
 
-/// See [`Supervisor::thread`].
+/// Guard of a part's thread: see [`Supervisor::thread`].
 #[derive(Debug)]
 pub struct ThreadGuard {
     supervisor: Supervisor,
@@ -307,13 +309,13 @@ impl Drop for ThreadGuard {
 }
 
 thread_local! {
-    /// Which task this thread is polling.
+    /// Name of the task that this thread is polling.
     static NAME: Cell<Option<&'static str>> = const { Cell::new(None) };
-    /// Whether it polls what serves one connection.
+    /// Whether this thread runs code that serves one connection.
     static CONTAINED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Sets a cell of this thread while it lives, also if it is dropped by a panic.
+/// Sets a cell of this thread, and restores the former value when dropped, also by a panic.
 struct Set<T: Copy + 'static> {
     cell: &'static std::thread::LocalKey<Cell<T>>,
     before: T,
@@ -340,8 +342,9 @@ async fn named<T>(name: &'static str, task: impl Future<Output = T>) -> T {
     .await
 }
 
-/// Runs what serves one connection, a client's or a peer's: a panic in it ends that connection, not the node. It must
-/// be spawned as a task, or caught, by the caller. A panic under a partition's lock ends the node nevertheless.
+/// Runs the code that serves one connection of a client or peer: a panic in it ends that connection, not the
+/// node. The caller must spawn the future as a task of its own, or catch the panic. A panic under a
+/// partition's lock ends the node nevertheless.
 pub async fn contained<T>(task: impl Future<Output = T>) -> T {
     let mut task = pin!(task);
     std::future::poll_fn(|cx| {
@@ -351,7 +354,7 @@ pub async fn contained<T>(task: impl Future<Output = T>) -> T {
     .await
 }
 
-/// Runs a part of that on a thread of its own. See [`contained`].
+/// Runs a blocking call that serves one connection, on the present thread. See [`contained`].
 pub fn contained_call<T>(call: impl FnOnce() -> T) -> T {
     let _contained = Set::to(&CONTAINED, true);
     call()

@@ -6,8 +6,8 @@ use std::time::Duration;
 use super::*;
 use crate::host::Host;
 
-/// Where tasks and threads are started, and how many in each file: each is a part, contained, or has an end that nobody
-/// waits for.
+/// Files that start tasks and threads, and how many starts each has. Every start is a part, contained, or of
+/// a task whose end nothing depends on.
 const STARTS: [(&str, usize); 12] = [
     ("engine/src/log.rs", 1),
     ("engine/src/tender.rs", 1),
@@ -31,10 +31,10 @@ const STARTERS: [&str; 6] = [
     "front_ends.spawn(",
 ];
 
-/// Ends of names of files that are compiled for tests only.
+/// Endings of the names of files that are compiled for tests only.
 const NOT_SOURCES: [&str; 3] = ["tests.rs", "testing.rs", "schedules.rs"];
 
-/// The sources of the node and the engine without their tests, by path from the root.
+/// Returns the sources of the node and the engine without their tests, by path from the repository's root.
 fn sources() -> BTreeMap<String, String> {
     fn read(root: &Path, folder: &Path, sources: &mut BTreeMap<String, String>) {
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -84,7 +84,7 @@ fn every_part_is_started_somewhere() {
     let code: String =
         sources().into_iter().filter(|(path, _)| !path.contains("supervise")).map(|(_, code)| code).collect();
     for part in Part::ALL {
-        // The store's threads bear their names.
+        // The store's threads appear by name only.
         let named =
             code.contains(&format!("Part::{part:?}")) || code.contains(&format!("\"{}\"", part.name()));
         assert!(named, "{part:?}");
@@ -98,7 +98,7 @@ async fn settled() {
 }
 
 #[tokio::test]
-async fn a_part_that_returns_or_panics_ends_the_node_which_has_no_lease_by_then() {
+async fn return_or_panic_of_a_part_ends_the_node_after_it_gave_up_its_lease() {
     for panics in [false, true] {
         let supervisor = Supervisor::default();
         let lease_given_up = Arc::new(AtomicUsize::new(0));
@@ -118,7 +118,7 @@ async fn a_part_that_returns_or_panics_ends_the_node_which_has_no_lease_by_then(
         let how = if panics { "it panicked: no lease" } else { "it returned" };
         assert_eq!((ended.part.as_str(), ended.how.as_str()), ("lease", how));
         assert!(ended.to_string().contains("start it again"), "{ended}");
-        // The first reason is the one that counts.
+        // Only the first end is recorded.
         supervisor.report("repair", "later".to_owned());
         assert_eq!(supervisor.has_ended(), Some(ended));
         assert_eq!(lease_given_up.load(Ordering::SeqCst), 1);
@@ -129,12 +129,12 @@ async fn a_part_that_returns_or_panics_ends_the_node_which_has_no_lease_by_then(
                 late.fetch_add(1, Ordering::SeqCst);
             }
         });
-        assert_eq!(late.load(Ordering::SeqCst), 1, "whoever comes late is told at once");
+        assert_eq!(late.load(Ordering::SeqCst), 1, "an action registered after the end runs at once");
     }
 }
 
 #[tokio::test]
-async fn what_ends_as_it_should_ends_nothing() {
+async fn expected_end_of_a_task_does_not_end_the_node() {
     let supervisor = Supervisor::default();
     let host = Host::real(supervisor.clone());
     host.spawn(async {});
@@ -169,7 +169,7 @@ async fn a_task_that_panics_ends_the_node_and_so_does_a_thread() {
 }
 
 #[tokio::test]
-async fn what_serves_a_connection_is_contained_and_nothing_after_it() {
+async fn panic_of_a_connection_is_contained_and_later_panics_are_not() {
     assert!(contained(async { CONTAINED.get() }).await);
     assert!(contained_call(|| CONTAINED.get()));
     let task = tokio::spawn(contained(async { panic!("on purpose") }));
