@@ -1,4 +1,4 @@
-//! What is asked of a key. The enumerations travel between nodes: new variants come at their end.
+//! Commands on one key. Nodes exchange these enumerations in bincode, so new variants are added at their end.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -6,19 +6,19 @@ use serde::{Deserialize, Serialize};
 use super::{BitRange, Field, Transaction};
 use crate::cluster::protocol::{PROTOCOL_ACTIONS, PROTOCOL_MIN};
 
-/// What a write does to a key's expiry.
+/// Effect of a write on the key's expiry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExpiryPolicy {
     /// The key will not expire.
     Clear,
     /// The key keeps the expiry it has (KEEPTTL).
     Keep,
-    /// The key expires then.
+    /// The key expires at this moment.
     Until(Deadline),
 }
 
-/// A moment of cluster time, as a client names it. Only the primary turns it into a time, in the order of the partition's
-/// writes: the clock of the node that a client happened to ask has no part in it.
+/// A moment of cluster time, absolute or relative. Only the primary converts it to absolute time, when it
+/// orders the write. The clock of the entry node has no influence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Deadline {
     /// Milliseconds since 1970.
@@ -28,7 +28,7 @@ pub enum Deadline {
 }
 
 impl Deadline {
-    /// Latest expiry of a record, in milliseconds since 1970: answers are signed.
+    /// Latest expiry of a record, in milliseconds since 1970: answers carry it as a signed integer.
     const AT_MS_MAX: u64 = i64::MAX as u64;
 
     /// Returns the deadline of a write that is ordered at `now_ms`, in milliseconds since 1970.
@@ -40,18 +40,18 @@ impl Deadline {
     }
 }
 
-/// When a write happens.
+/// Condition of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Condition {
-    /// Always.
+    /// None: the write always happens.
     Always,
-    /// If the key is absent (NX).
+    /// The key is absent (NX).
     Absent,
-    /// If the key is present (XX).
+    /// The key is present (XX).
     Present,
 }
 
-/// What is done to the key.
+/// A command on one key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Action {
     /// Reads the value. Answers [`Outcome::Entry`](super::Outcome::Entry).
@@ -66,21 +66,24 @@ pub enum Action {
         user_flags: u32,
         /// The new expiry.
         expiry: ExpiryPolicy,
-        /// When it is written.
+        /// Condition of the write.
         condition: Condition,
         /// Whether to answer the former value.
         return_old: bool,
     },
     /// Removes the key. Answers [`Outcome::Changed`](super::Outcome::Changed).
     Delete,
-    /// Adds to the decimal integer the value is; an absent key counts as 0; keeps the expiry. Answers [`Outcome::Integer`](super::Outcome::Integer).
+    /// Adds to the value, a decimal integer; an absent key counts as 0; keeps the expiry. Answers
+    /// [`Outcome::Integer`](super::Outcome::Integer).
     Add(i64),
-    /// Sets the expiry of a present key; a time not in the future removes it. Answers [`Outcome::Changed`](super::Outcome::Changed).
+    /// Sets the expiry of a present key; a time not in the future removes it. Answers
+    /// [`Outcome::Changed`](super::Outcome::Changed).
     Expire(Deadline),
     /// Removes the expiry of a present key. Answers [`Outcome::Changed`](super::Outcome::Changed).
     Persist,
-    // What follows is understood from version 4 of the peer protocol on. New ones are added at the end.
-    /// Writes a value, and answers its version: [`Outcome::Wrote`](super::Outcome::Wrote), or [`Outcome::Unmet`](super::Outcome::Unmet).
+    // The following variants need version 4 of the peer protocol. New variants are added at the end.
+    /// Writes a value. Answers its version, [`Outcome::Wrote`](super::Outcome::Wrote), or
+    /// [`Outcome::Unmet`](super::Outcome::Unmet).
     Store {
         /// The new value.
         value: Bytes,
@@ -88,97 +91,107 @@ pub enum Action {
         user_flags: u32,
         /// The new expiry.
         expiry: ExpiryPolicy,
-        /// When it is written.
+        /// Condition of the write.
         condition: Condition,
     },
-    /// Does what follows if the key's record has this version (compare-and-set); else answers [`Outcome::Unmet`](super::Outcome::Unmet), or
-    /// [`Outcome::Absent`](super::Outcome::Absent).
+    /// Executes the inner action if the key's record has this version (compare-and-set). Else answers
+    /// [`Outcome::Unmet`](super::Outcome::Unmet), or [`Outcome::Absent`](super::Outcome::Absent).
     IfVersion(u64, #[serde(deserialize_with = "crate::nesting::bounded")] Box<Action>),
-    /// Sets the expiry of a present key on a condition; a time not in the future removes it. Answers [`Outcome::Changed`](super::Outcome::Changed).
+    /// Sets the expiry of a present key on a condition; a time not in the future removes it. Answers
+    /// [`Outcome::Changed`](super::Outcome::Changed).
     ExpireIf(Deadline, ExpireIf),
     /// Reads the value and removes the key. Answers [`Outcome::Entry`](super::Outcome::Entry).
     Take,
     /// Reads the value and sets its expiry. Answers [`Outcome::Entry`](super::Outcome::Entry).
     ReadUntil(ExpiryPolicy),
-    /// Adds to the value, at its end or its beginning; keeps flags and expiry. Answers [`Outcome::Wrote`](super::Outcome::Wrote), or
-    /// [`Outcome::Absent`](super::Outcome::Absent) where a key that is absent is not made.
+    /// Adds bytes to the value, at its end or its beginning; keeps flags and expiry. Answers
+    /// [`Outcome::Wrote`](super::Outcome::Wrote), or [`Outcome::Absent`](super::Outcome::Absent) if the key
+    /// is absent and `fresh` is `None`.
     Extend {
-        /// What is added.
+        /// The added bytes.
         value: Bytes,
-        /// Whether it comes before what is there.
+        /// Whether to add them before the present value.
         before: bool,
-        /// How an absent key is made.
+        /// Flags and expiry of an absent key that the action creates; `None`: it creates none.
         fresh: Option<Fresh>,
     },
-    /// Overwrites a part of the value, which grows with zeros as needed. Answers [`Outcome::Integer`](super::Outcome::Integer): its length.
+    /// Overwrites a part of the value, which grows with zeros as needed. Answers the length of the value,
+    /// [`Outcome::Integer`](super::Outcome::Integer).
     SetRange {
         /// Bytes before the part.
         offset: u64,
         /// The part.
         value: Bytes,
     },
-    /// Adds a decimal number to the one the value is, in x87's extended precision as Redis does. Answers [`Outcome::Value`](super::Outcome::Value).
+    /// Adds to the value, a decimal number, in x87's extended precision as Redis does. Answers
+    /// [`Outcome::Value`](super::Outcome::Value).
     AddFloat(Bytes),
-    /// Adds to, or takes from, the unsigned number the value is, as memcached does. Answers [`Outcome::Entry`](super::Outcome::Entry) after it, or
-    /// [`Outcome::Absent`](super::Outcome::Absent).
+    /// Adds to the value, an unsigned integer, or subtracts from it, as memcached does. Answers the new
+    /// state, [`Outcome::Entry`](super::Outcome::Entry), or [`Outcome::Absent`](super::Outcome::Absent).
     Count {
-        /// How much.
+        /// The added or subtracted number.
         delta: u64,
-        /// Whether it is taken away; not below 0.
+        /// Whether to subtract; the result is at least 0.
         down: bool,
-        /// The number an absent key begins with, if it is made.
+        /// Initial number, flags and expiry of an absent key that the action creates; `None`: it creates
+        /// none.
         fresh: Option<(u64, Fresh)>,
     },
-    /// Reads a part of the value: from one byte to another, inclusive; negative ones count from the end. Answers
-    /// [`Outcome::Value`](super::Outcome::Value).
+    /// Reads the bytes from a first to a last index, both inclusive; negative indices count from the end.
+    /// Answers [`Outcome::Value`](super::Outcome::Value).
     ReadRange(i64, i64),
-    /// Sets a bit of the value, which grows with zeros as needed. Answers [`Outcome::Integer`](super::Outcome::Integer): what it was.
+    /// Sets or clears a bit of the value, which grows with zeros as needed. Answers the former bit,
+    /// [`Outcome::Integer`](super::Outcome::Integer).
     SetBit(u64, bool),
     /// Reads a bit. Answers [`Outcome::Integer`](super::Outcome::Integer).
     ReadBit(u64),
-    /// Counts the bits that are set, in the whole value or in a part. Answers [`Outcome::Integer`](super::Outcome::Integer).
+    /// Counts the set bits of the whole value or of a range. Answers
+    /// [`Outcome::Integer`](super::Outcome::Integer).
     CountBits(Option<BitRange>),
-    /// Finds the first bit that is as given. Answers [`Outcome::Integer`](super::Outcome::Integer), -1 where there is none.
+    /// Finds the first set or first clear bit. Answers its index,
+    /// [`Outcome::Integer`](super::Outcome::Integer), or -1 if there is no such bit.
     FindBit {
-        /// Set, or clear.
+        /// Whether to find a set bit.
         bit: bool,
-        /// Where to look; the whole value otherwise.
+        /// Range of the search; `None`: the whole value.
         range: Option<BitRange>,
-        /// Whether bits behind the range are none; else they are clear ones.
+        /// Whether the search ends with the range; else the bits after it count as clear.
         bounded: bool,
     },
-    /// Reads and writes integers of some bits each, one after the other. Answers [`Outcome::Integers`](super::Outcome::Integers).
+    /// Reads and writes integers of 1 to 64 bits, one after the other. Answers
+    /// [`Outcome::Integers`](super::Outcome::Integers).
     Fields(Vec<Field>),
-    /// Several actions on keys of this key's slot, as one. Answers [`Outcome::Together`](super::Outcome::Together).
+    /// Several actions on keys of this key's slot, as one. Answers
+    /// [`Outcome::Together`](super::Outcome::Together).
     Together(Transaction),
 }
 
-/// When an expiry is set.
+/// Condition for setting an expiry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExpireIf {
-    /// The key has none (NX).
+    /// The key has no expiry (NX).
     None,
-    /// The key has one (XX).
+    /// The key has an expiry (XX).
     Some,
-    /// It is later than the one the key has (GT); no expiry is the latest.
+    /// The new expiry is later than the key's (GT); a key without expiry counts as the latest.
     Later,
-    /// It is sooner than the one the key has (LT), or the key has none.
+    /// The new expiry is sooner than the key's (LT), or the key has none.
     Sooner,
-    /// It is sooner than the one the key has (XX LT).
+    /// The key has an expiry, and the new one is sooner (XX LT).
     SoonerThanSome,
 }
 
-/// What a key that is made by the way begins with.
+/// Flags and expiry of a key that an action creates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fresh {
-    /// Its flags.
+    /// Initial flags.
     pub user_flags: u32,
-    /// Its expiry.
+    /// Initial expiry.
     pub expiry: ExpiryPolicy,
 }
 
 impl Action {
-    /// Whether the action can write.
+    /// Returns whether the action can write.
     pub fn writes(&self) -> bool {
         match self {
             Self::Read
@@ -194,9 +207,9 @@ impl Action {
         }
     }
 
-    /// Returns the action with every relative time added to `now_ms` already.
+    /// Returns the action with every relative time made absolute by adding it to `now_ms`.
     ///
-    /// Nothing but the planted bug `EntryNodeClock` calls it: the primary adds relative times itself.
+    /// Only the planted bug `EntryNodeClock` calls this: normally the primary adds relative times.
     pub(crate) fn anchored(mut self, now_ms: u64) -> Self {
         let anchor = |deadline: &mut Deadline| *deadline = Deadline::At(deadline.at_ms(now_ms));
         match &mut self {
@@ -210,7 +223,7 @@ impl Action {
         self
     }
 
-    /// Lowest version of the peer protocol in which it is understood.
+    /// Returns the lowest version of the peer protocol that has the action.
     pub fn protocol(&self) -> u16 {
         match self {
             Self::Read
@@ -224,7 +237,7 @@ impl Action {
         }
     }
 
-    /// Bytes of values and further keys it carries.
+    /// Returns the bytes of its values and of keys other than the operation's.
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Set { value, .. }
@@ -243,8 +256,8 @@ impl Action {
 /// An action and its key.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Operation {
-    /// 1 to 65535 bytes... and the empty key, as Redis allows it.
+    /// Up to 65535 bytes. Redis allows the empty key.
     pub key: Bytes,
-    /// What is done.
+    /// The command.
     pub action: Action,
 }

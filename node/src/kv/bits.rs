@@ -1,20 +1,20 @@
-//! Bits of a value, numbered from the highest of the first byte on, as Redis's bit commands see them. Bits behind the
+//! Bits of a value as in Redis's bit commands: bit 0 is the highest bit of the first byte. Bits after the
 //! value's end are clear.
 
 use serde::{Deserialize, Serialize};
 
-/// A part of a value: both ends inclusive, negative ones counted from the value's end.
+/// A range of a value; negative indices count from the value's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BitRange {
-    /// The first.
+    /// Index of the first unit, inclusive.
     pub start: i64,
-    /// The last.
+    /// Index of the last unit, inclusive.
     pub end: i64,
-    /// What they count.
+    /// Unit of the indices.
     pub unit: BitRangeUnit,
 }
 
-/// What the ends of a [`BitRange`] count.
+/// Unit of the indices of a [`BitRange`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BitRangeUnit {
     /// Bytes.
@@ -23,66 +23,66 @@ pub enum BitRangeUnit {
     Bit,
 }
 
-/// How values are combined, bit by bit.
+/// Bitwise operation on several values.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Bitwise {
-    /// Set where all are.
+    /// A bit is set if it is set in all values.
     And,
-    /// Set where any is.
+    /// A bit is set if it is set in any value.
     Or,
-    /// Set where an odd number of them is.
+    /// A bit is set if it is set in an odd number of values.
     Xor,
-    /// Set where the first is not.
+    /// A bit is set if it is clear in the first value.
     Not,
 }
 
-/// An integer among a value's bits, and what is done with it.
+/// An integer stored in a value's bits, and the action on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Field {
-    /// Whether it is in two's complement.
+    /// Whether the integer is in two's complement; else it is unsigned.
     pub signed: bool,
-    /// How many bits it has: 1 to 64, or to 63 without sign.
+    /// Width in bits: 1 to 64 if signed, else 1 to 63.
     pub bits: u8,
-    /// Bits before it.
+    /// Index of its first bit.
     pub offset: u64,
-    /// What is done.
+    /// The action.
     pub action: FieldAction,
 }
 
-/// What is done with a [`Field`].
+/// Action on a [`Field`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FieldAction {
-    /// Answers it.
+    /// Reads the integer.
     Get,
-    /// Writes it, and answers what it was.
+    /// Writes an integer, and answers the former one.
     Set(i64, Overflow),
-    /// Adds to it, and answers the sum.
+    /// Adds to the integer, and answers the sum.
     Add(i64, Overflow),
 }
 
-/// What becomes of a number that a field has no room for.
+/// Treatment of a number that does not fit a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Overflow {
-    /// Its low bits.
+    /// Its low bits are written.
     Wrap,
-    /// The nearest number there is room for.
+    /// The nearest number that fits is written.
     Saturate,
-    /// It is not written.
+    /// Nothing is written.
     Fail,
 }
 
 impl Field {
-    /// Whether it can change the value.
+    /// Returns whether the action can change the value.
     pub fn writes(&self) -> bool {
         self.action != FieldAction::Get
     }
 
-    /// Bytes of a value that has all of it.
+    /// Returns the length in bytes of the shortest value that contains the field.
     pub fn end_bytes(&self) -> u64 {
         self.offset.saturating_add(u64::from(self.bits)).div_ceil(8)
     }
 
-    /// Whether there can be such a field.
+    /// Returns whether the width is valid.
     pub(super) fn is_valid(&self) -> bool {
         (1..=64).contains(&self.bits) && (self.signed || self.bits < 64)
     }
@@ -109,7 +109,7 @@ impl Field {
         }
     }
 
-    /// The number as the field has room for it, or nothing where it is not to be written.
+    /// Returns the number to write according to `overflow`, or `None` if none is to be written.
     fn fit(&self, number: i128, overflow: Overflow) -> Option<i128> {
         let (least, most) = self.bounds();
         if (least..=most).contains(&number) {
@@ -125,13 +125,14 @@ impl Field {
         }
     }
 
-    /// Carries it out on a value that is long enough for what is written.
+    /// Executes the action on a value, which must contain the field if the action writes. Returns `None` if
+    /// an overflow prevented the write.
     pub(super) fn carry_out(&self, value: &mut [u8]) -> Option<i64> {
         let before = self.read(value);
         let answer = match self.action {
             FieldAction::Get => before,
             FieldAction::Set(number, overflow) => {
-                // Without a sign the 64 bits given are a positive number.
+                // For an unsigned field the 64 bits given are a positive number.
                 let number = if self.signed { i128::from(number) } else { i128::from(number as u64) };
                 let fitting = self.fit(number, overflow)?;
                 self.write(value, fitting);
@@ -147,13 +148,13 @@ impl Field {
     }
 }
 
-/// Whether a bit is set.
+/// Returns whether a bit is set.
 pub(super) fn bit(value: &[u8], offset: u64) -> bool {
     let byte = usize::try_from(offset / 8).ok().and_then(|at| value.get(at));
     byte.is_some_and(|byte| byte & (0x80 >> (offset % 8)) != 0)
 }
 
-/// Sets or clears a bit; one behind the end is left alone.
+/// Sets or clears a bit; ignores a bit after the value's end.
 pub(super) fn set_bit(value: &mut [u8], offset: u64, set: bool) {
     if let Some(byte) = usize::try_from(offset / 8).ok().and_then(|at| value.get_mut(at)) {
         let mask = 0x80 >> (offset % 8);
@@ -161,13 +162,14 @@ pub(super) fn set_bit(value: &mut [u8], offset: u64, set: bool) {
     }
 }
 
-/// The places `start..=end` stand for in something of `len` units; nothing where they are none, or given in the wrong order
-/// from the end.
+/// Resolves the range `start..=end` of something of `len` units. Returns `None` if the range is empty, or if
+/// both indices are negative and in the wrong order.
 pub(super) fn places(start: i64, end: i64, len: u64) -> Option<(u64, u64)> {
     if start < 0 && end < 0 && start > end { None } else { clamped(start, end, len) }
 }
 
-/// The same where ends before the beginning are the beginning, in whatever order they are.
+/// Resolves a range like [`places`], but accepts negative indices in any order: indices before the beginning
+/// mean the beginning.
 fn clamped(start: i64, end: i64, len: u64) -> Option<(u64, u64)> {
     let from_end = |place: i64| match u64::try_from(place) {
         Ok(place) => place,
@@ -177,10 +179,10 @@ fn clamped(start: i64, end: i64, len: u64) -> Option<(u64, u64)> {
     (start <= end).then_some((start, end))
 }
 
-/// Where a range is among so many units.
+/// Function that resolves a range: start, end, number of units.
 type Places = fn(i64, i64, u64) -> Option<(u64, u64)>;
 
-/// The bits of a range; nothing where it has none.
+/// Returns the first and last bit of a range, or `None` if the range is empty.
 fn bits_of(value: &[u8], range: Option<BitRange>, places: Places) -> Option<(u64, u64)> {
     let len = value.len() as u64;
     match range.unwrap_or(BitRange { start: 0, end: -1, unit: BitRangeUnit::Byte }) {
@@ -191,7 +193,7 @@ fn bits_of(value: &[u8], range: Option<BitRange>, places: Places) -> Option<(u64
     }
 }
 
-/// How many bits of a range are set.
+/// Returns the number of set bits of a range.
 pub(super) fn count(value: &[u8], range: Option<BitRange>) -> u64 {
     let Some((start, end)) = bits_of(value, range, places) else { return 0 };
     let (first, last) = ((start / 8) as usize, (end / 8) as usize);
@@ -202,9 +204,10 @@ pub(super) fn count(value: &[u8], range: Option<BitRange>) -> u64 {
     all - before - behind
 }
 
-/// The first bit of a range that is as given. Where all are set, a clear one follows the range, unless it is bounded.
+/// Returns the index of the first bit of a range that equals `wanted`. If a clear bit is wanted and all are
+/// set, the result is the bit after the range, unless the search is `bounded`.
 pub(super) fn find(value: &[u8], wanted: bool, range: Option<BitRange>, bounded: bool) -> Option<u64> {
-    // Unlike the others, Redis's BITPOS does not look at the order of ends that are both negative.
+    // Unlike the other commands, Redis's BITPOS does not check the order of two negative indices.
     let (start, end) = bits_of(value, range, clamped)?;
     let dull = if wanted { 0x00 } else { 0xff };
     let mut at = start;
@@ -218,7 +221,7 @@ pub(super) fn find(value: &[u8], wanted: bool, range: Option<BitRange>, bounded:
     (!wanted && !bounded).then_some(end + 1)
 }
 
-/// Combines values: as long as the longest of them, the others filled with zeros.
+/// Combines values. The result is as long as the longest value; shorter ones count as padded with zeros.
 pub(super) fn combine(how: Bitwise, values: &[&[u8]]) -> Vec<u8> {
     let len = values.iter().map(|value| value.len()).max().unwrap_or(0);
     let byte = |value: &[u8], at: usize| value.get(at).copied().unwrap_or(0);

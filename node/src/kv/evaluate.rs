@@ -1,8 +1,9 @@
-//! What one action does to one key: Redis's semantics, as a pure function of the entry and the time.
+//! Effect and answer of one action on one key: Redis's semantics, as a pure function of the entry and the
+//! time.
 //!
-//! An entry whose expiry is not in the future is absent. Reading it writes nothing; an action that leaves
-//! the key absent for good writes the tombstone it is due. A value that is not changed is shared, never copied. Nothing
-//! here can fail but arithmetic on what is no number, and a value that would become too long.
+//! Invariants: an entry whose expiry is not in the future counts as absent. A read of it writes nothing here;
+//! an action that leaves the key absent writes its tombstone. An unchanged value is shared, never copied.
+//! Rejects arithmetic on values that are not numbers, and values that would become too long.
 
 use bytes::Bytes;
 
@@ -18,19 +19,20 @@ use super::{
 pub struct At {
     /// Cluster time, in milliseconds since 1970.
     pub now_ms: u64,
-    /// Version of the record, if one is written.
+    /// Version of the record that the action may write.
     pub version: u64,
-    /// Longest value that may be made.
+    /// Maximum length of a new value, bytes.
     pub value_bytes_max: u64,
 }
 
-/// What an action writes and answers.
+/// Effect and answer of an action.
 type Evaluated = Result<(Effect, Outcome), ActionError>;
 
-/// Says what `action` writes and answers, given the newest record of the key, published or pending, that is no tombstone.
+/// Returns the effect and the answer of `action`. `current` is the newest record of the key, published or
+/// pending; `None` if it is a tombstone.
 ///
 /// # Errors
-/// [`ActionError`] if the value there is does not allow the action; then nothing may be written.
+/// [`ActionError`] if the action is not possible on the present value; the caller must then write nothing.
 pub fn evaluate(action: &Action, current: Option<&Entry>, at: &At) -> Evaluated {
     let now_ms = at.now_ms;
     let live = current.filter(|entry| entry.expiry_ms == 0 || entry.expiry_ms > now_ms);
@@ -83,7 +85,7 @@ pub fn evaluate(action: &Action, current: Option<&Entry>, at: &At) -> Evaluated 
         Action::ReadBit(offset) => answer(bits::bit(bytes, *offset).into()),
         Action::CountBits(range) => answer(place(bits::count(bytes, *range))),
         Action::FindBit { bit, range, bounded } => answer(match live {
-            // An absent key is clear bits without end.
+            // An absent key counts as infinitely many clear bits.
             None => {
                 if *bit {
                     -1
@@ -98,19 +100,19 @@ pub fn evaluate(action: &Action, current: Option<&Entry>, at: &At) -> Evaluated 
     })
 }
 
-/// A number and nothing written.
+/// Returns a number as the answer, with no effect.
 fn answer(number: i64) -> (Effect, Outcome) {
     (Effect::Nothing, Outcome::Integer(number))
 }
 
-/// A count of bits or bytes as it is answered: values are far shorter than it could hold.
+/// Converts a count of bits or bytes to the type of answers. Values are far too short for it to overflow.
 fn place(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn meta(entry: &Entry, now_ms: u64) -> Meta {
     Meta {
-        // A value is at most 512 MiB, far below the field's limit.
+        // A value has at most 512 MiB, far below the field's limit.
         value_len: u32::try_from(entry.value.len()).unwrap_or(u32::MAX),
         user_flags: entry.user_flags,
         expiry_ms: entry.expiry_ms,
@@ -127,7 +129,7 @@ fn holds(condition: Condition, live: Option<&Entry>) -> bool {
     }
 }
 
-/// The expiry a written value gets, or `None` where it would be gone at once.
+/// Returns the expiry of a written value, or `None` if it would expire at once.
 fn expiry_of(policy: ExpiryPolicy, live: Option<&Entry>, now_ms: u64) -> Option<u64> {
     match policy {
         ExpiryPolicy::Clear => Some(0),
@@ -136,16 +138,17 @@ fn expiry_of(policy: ExpiryPolicy, live: Option<&Entry>, now_ms: u64) -> Option<
     }
 }
 
-/// The expiry of a key that is made by the way; one that is over is kept, so that the next one to look removes the key.
+/// Returns the expiry of a key that the action creates. A past expiry is kept: the next action on the key
+/// removes it.
 fn fresh_expiry(fresh: Fresh, now_ms: u64) -> u64 {
     match fresh.expiry {
         ExpiryPolicy::Clear | ExpiryPolicy::Keep => 0,
-        // 0 would be never.
+        // 0 would mean never.
         ExpiryPolicy::Until(deadline) => deadline.at_ms(now_ms).max(1),
     }
 }
 
-/// The value, or nothing where it would be gone at once.
+/// Returns a write of the value, or a removal if the value would expire at once.
 fn write(
     value: &Bytes,
     user_flags: u32,
@@ -160,12 +163,13 @@ fn write(
     }
 }
 
-/// An expired record is removed too: it must stay gone for a later primary, whose estimate of cluster time may be less.
+/// Returns the removal of a record, also of an expired one: it must stay absent under a later primary, whose
+/// estimate of cluster time may be lower.
 fn remove(current: Option<&Entry>) -> Effect {
     current.map_or(Effect::Nothing, |_| Effect::Remove)
 }
 
-/// The same value and flags with another expiry.
+/// Returns a write of the same value and flags with another expiry.
 fn rewrite(entry: &Entry, expiry_ms: u64) -> Effect {
     Effect::Write { value: entry.value.clone(), user_flags: entry.user_flags, expiry_ms }
 }
@@ -216,14 +220,16 @@ fn read_until(expiry: ExpiryPolicy, live: Option<&Entry>, at: &At) -> (Effect, O
     }
 }
 
-/// A changed value: the key's flags and expiry stay.
+/// Returns a write of a new value that keeps the key's flags and expiry.
 fn changed(value: Vec<u8>, live: Option<&Entry>) -> Effect {
     let (user_flags, expiry_ms) = live.map_or((0, 0), |entry| (entry.user_flags, entry.expiry_ms));
     Effect::Write { value: value.into(), user_flags, expiry_ms }
 }
 
+/// Checks the length of a new value.
+///
 /// # Errors
-/// A value of so many bytes is too long.
+/// `len` exceeds the maximum length of a value.
 fn check_len(len: u64, at: &At) -> Result<(), ActionError> {
     if len <= at.value_bytes_max { Ok(()) } else { Err(ActionError::TooLong) }
 }
@@ -244,7 +250,7 @@ fn extend(value: &Bytes, before: bool, fresh: Option<Fresh>, live: Option<&Entry
     Ok((changed(whole, live), wrote(len)))
 }
 
-/// The value, at least so long, to be changed.
+/// Returns a copy of the value, extended with zeros to at least `len` bytes.
 fn grown(live: Option<&Entry>, len: u64, at: &At) -> Result<Vec<u8>, ActionError> {
     let mut value = live.map(|entry| entry.value.to_vec()).unwrap_or_default();
     if len > value.len() as u64 {
@@ -290,7 +296,7 @@ fn count(delta: u64, down: bool, fresh: Option<(u64, Fresh)>, live: Option<&Entr
     };
     let number = parse_count(&entry.value).ok_or(ActionError::NotACount)?;
     let number = if down { number.saturating_sub(delta) } else { number.wrapping_add(delta) };
-    // A shorter number is filled up with blanks, as memcached does: the value never becomes shorter.
+    // A shorter number is padded with blanks, as memcached does: the value never becomes shorter.
     let text = format!("{number:<width$}", width = entry.value.len());
     let after = Entry { value: text.into(), version: at.version, ..entry.clone() };
     let effect = Effect::Write {
@@ -320,7 +326,7 @@ fn carry_out(fields: &[Field], live: Option<&Entry>, at: &At) -> Evaluated {
         return Err(ActionError::Impossible);
     }
     let written = fields.iter().filter(|field| field.writes()).map(Field::end_bytes).max();
-    // The value grows also where an overflow keeps it from being written, as Redis's does.
+    // The value grows even if an overflow prevents the write of a field, as in Redis.
     let mut value = grown(live, written.unwrap_or(0), at)?;
     let answers = fields.iter().map(|field| field.carry_out(&mut value)).collect();
     let effect = if written.is_some() { changed(value, live) } else { Effect::Nothing };

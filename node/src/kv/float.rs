@@ -1,22 +1,23 @@
-//! Decimal numbers as Redis adds them: in the x87's extended precision (64 bits of mantissa), told with 17 decimals.
+//! Addition of decimal numbers as in Redis: in x87's extended precision (64 bits of mantissa), printed with
+//! 17 decimals.
 //!
-//! `INCRBYFLOAT` of Redis is `strtold`, an addition of `long double` and `printf("%.17Lf")` without trailing zeros. Here
-//! the same is done exactly in integers and rounded to nearest, ties to even, at the same three places; so answers are
-//! the same to the last digit on every machine.
+//! `INCRBYFLOAT` of Redis is `strtold`, an addition of `long double`, and `printf("%.17Lf")` without trailing
+//! zeros. This module computes the same exactly in integers and rounds to nearest, ties to even, at the same
+//! three places. So answers are equal to the last digit on every machine.
 
 use num_bigint::{BigInt, BigUint, Sign};
 
-/// Longest text that is read, bytes (Redis's buffer).
+/// Upper bound of the bytes of a number's text (the size of Redis's buffer).
 const TEXT_MAX: usize = 5 * 1024;
 /// Bits of a mantissa.
 const PRECISION: u64 = 64;
-/// Beyond 2 to this a number is infinite.
+/// A number beyond 2 to this power is infinite.
 const EXPONENT_MAX: i64 = 16_384;
-/// Below 2 to this a number is none.
+/// A text below 2 to this power is not a number.
 const EXPONENT_MIN: i64 = -16_446;
-/// Decimals that are told.
+/// Decimals that are printed.
 const DECIMALS: u32 = 17;
-/// Decimal exponents beyond this are out of range whatever the digits are.
+/// Decimal exponents beyond this are out of range, whatever the digits are.
 const DECIMAL_EXPONENT_MAX: i64 = 20_000;
 
 /// A number: an integer times a power of two, or an infinity.
@@ -26,16 +27,16 @@ enum Number {
     Infinite,
 }
 
-/// Why there is no sum.
+/// Reason why two texts have no sum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum NoSum {
-    /// One of the texts is no number.
+    /// One of the texts is not a number.
     NotANumber,
-    /// The sum is infinite or none.
+    /// The sum is infinite or not a number.
     NotFinite,
 }
 
-/// The sum of two numbers, as text.
+/// Returns the sum of two numbers, as text.
 pub(super) fn add(a: &[u8], b: &[u8]) -> Result<String, NoSum> {
     let (a, b) = (parse(a).ok_or(NoSum::NotANumber)?, parse(b).ok_or(NoSum::NotANumber)?);
     let (Number::Finite { mantissa: a, exponent: ea }, Number::Finite { mantissa: b, exponent: eb }) = (a, b)
@@ -53,7 +54,7 @@ pub(super) fn add(a: &[u8], b: &[u8]) -> Result<String, NoSum> {
 /// Rounds `numerator / denominator * 2^exponent` to the precision.
 fn round(sign: Sign, numerator: &BigUint, denominator: &BigUint, exponent: i64) -> Number {
     let bits = numerator.bits() as i64 - denominator.bits() as i64;
-    // The quotient then has 64 or 65 bits.
+    // With this shift the quotient has 64 or 65 bits.
     let mut shift = PRECISION as i64 - bits;
     let quotient = |shift: i64| {
         let (above, below) = (shift.max(0) as u64, (-shift).max(0) as u64);
@@ -71,7 +72,7 @@ fn round(sign: Sign, numerator: &BigUint, denominator: &BigUint, exponent: i64) 
     Number::Finite { mantissa: BigInt::from_biguint(sign, rounded), exponent }
 }
 
-/// Divides, rounded to nearest, ties to even.
+/// Divides and rounds to nearest, ties to even.
 fn divide(numerator: &BigUint, denominator: &BigUint) -> BigUint {
     let quotient = numerator / denominator;
     let twice_rest = (numerator - &quotient * denominator) << 1u32;
@@ -79,7 +80,8 @@ fn divide(numerator: &BigUint, denominator: &BigUint) -> BigUint {
     if up { quotient + 1u8 } else { quotient }
 }
 
-/// Reads a number as `strtold` does, the whole text; what overflows or vanishes is none.
+/// Parses the whole text as `strtold` does. Returns `None` for a text that is not a number, overflows or
+/// underflows.
 fn parse(text: &[u8]) -> Option<Number> {
     let text = std::str::from_utf8(text).ok().filter(|text| text.len() < TEXT_MAX)?.to_ascii_lowercase();
     let (sign, digits) = match text.strip_prefix('-') {
@@ -121,7 +123,7 @@ fn scale(sign: Sign, numerator: BigUint, radix: u32, decimals: i64, exponent: i6
     round(sign, &(numerator * ten(power)), &ten(-power), 0)
 }
 
-/// An exponent: digits with or without a sign. Those far out of range are as good as the bound.
+/// Parses an exponent: digits with an optional sign. Exponents out of range are clamped to the bound.
 fn parse_exponent(text: &str) -> Option<i64> {
     let (negative, digits) = match text.strip_prefix('-') {
         Some(digits) => (true, digits),
@@ -134,7 +136,7 @@ fn parse_exponent(text: &str) -> Option<i64> {
     Some(if negative { -size } else { size })
 }
 
-/// The number with 17 decimals, without those that are zeros at its end.
+/// Prints the number with 17 decimals, without trailing zeros.
 fn format(mantissa: &BigInt, exponent: i64) -> String {
     let scaled = mantissa.magnitude() * BigUint::from(10u8).pow(DECIMALS);
     let (above, below) = (exponent.max(0) as u64, (-exponent).max(0) as u64);
@@ -174,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_refused() {
+    fn text_that_is_not_a_number_is_rejected() {
         for wrong in
             ["", " 1", "1 ", "abc", "1e", "e1", ".", "-", "1.2.3", "nan", "1e5000", "1e-5000", "0x", "1_0"]
         {

@@ -1,7 +1,7 @@
-//! What a command does to keys: pure, so that the primary can evaluate it under the partition's lock.
+//! The effect of commands on keys. Pure: the primary evaluates commands under the partition's lock.
 //!
-//! [`action`](Action) says what is asked of one key and [`evaluate()`] what it writes and answers; a [`Transaction`] is
-//! several of them on keys of one slot, and [`conclude`] carries it out as one.
+//! An [`Action`] is a command on one key, and [`evaluate()`] returns its effect and its answer. A
+//! [`Transaction`] has several actions on keys of one slot, and [`conclude`] evaluates it as one.
 
 mod action;
 mod bits;

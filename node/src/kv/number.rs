@@ -1,7 +1,7 @@
 //! Integers as text, as Redis and as memcached read them.
 
-/// Reads a decimal integer as Redis's `string2ll` does: only the one text an integer is printed as, so no
-/// `+`, no blanks, no leading zeros, no `-0`.
+/// Parses a decimal integer as Redis's `string2ll` does: only in its canonical form, so without `+`, blanks,
+/// leading zeros or `-0`. Returns `None` for other texts.
 pub fn parse_integer(text: &[u8]) -> Option<i64> {
     let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
@@ -12,7 +12,7 @@ pub fn parse_integer(text: &[u8]) -> Option<i64> {
         [b'1'..=b'9', ..] => {}
         _ => return None,
     }
-    // Summed on the negative side, which reaches one further than the positive.
+    // Accumulated as a negative number, because -2^63 has no positive counterpart.
     let mut sum: i64 = 0;
     for byte in digits {
         if !byte.is_ascii_digit() {
@@ -23,8 +23,8 @@ pub fn parse_integer(text: &[u8]) -> Option<i64> {
     if negative { Some(sum) } else { sum.checked_neg() }
 }
 
-/// Reads a number as memcached's `safe_strtoull` does: blanks may stand before it, and anything behind it that begins with
-/// one.
+/// Parses a number as memcached's `safe_strtoull` does: it may have blanks before it, and after it a blank
+/// followed by any bytes. Returns `None` for other texts.
 pub(super) fn parse_count(text: &[u8]) -> Option<u64> {
     let text = text.trim_ascii_start();
     let text = text.strip_prefix(b"+").unwrap_or(text);

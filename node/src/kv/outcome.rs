@@ -1,57 +1,59 @@
-//! What comes of it: what is written, and what is answered.
+//! Results of actions: effects, answers and errors.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-/// The value of a key and what belongs to it.
+/// The live record of a key, without the key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
     /// The value.
     pub value: Bytes,
     /// Opaque flags of the client (memcached's).
     pub user_flags: u32,
-    /// When it ceases to exist, in milliseconds of cluster time since 1970; 0 is never.
+    /// Expiry, in milliseconds of cluster time since 1970; 0: never.
     pub expiry_ms: u64,
     /// Version of the record.
     pub version: u64,
 }
 
-/// What is known of a key without its value.
+/// The live record of a key without its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meta {
     /// Bytes of the value.
     pub value_len: u32,
     /// Opaque flags of the client.
     pub user_flags: u32,
-    /// Milliseconds of cluster time since 1970; 0 is never.
+    /// Expiry, in milliseconds of cluster time since 1970; 0: never.
     pub expiry_ms: u64,
-    /// Cluster time at the primary when it answered: what is left is counted from it.
+    /// Cluster time at the primary when it evaluated the action; the remaining time is counted from it.
     pub now_ms: u64,
     /// Version of the record.
     pub version: u64,
 }
 
-/// What an action answers.
+/// Answer to an action.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Of [`Action::Read`](super::Action::Read), and of others the state after them.
+    /// To [`Action::Read`](super::Action::Read); to other actions, the state after them.
     Entry(Option<Entry>),
-    /// Of [`Action::Inspect`](super::Action::Inspect).
+    /// To [`Action::Inspect`](super::Action::Inspect).
     Meta(Option<Meta>),
-    /// Of [`Action::Set`](super::Action::Set).
+    /// To [`Action::Set`](super::Action::Set).
     Set {
         /// Whether the condition held.
         written: bool,
-        /// The former value, if asked for.
+        /// The former value, if requested.
         old: Option<Entry>,
     },
-    /// Of [`Action::Add`](super::Action::Add).
+    /// To [`Action::Add`](super::Action::Add) and other actions whose answer is a number.
     Integer(i64),
-    /// Of the others: whether the key was there and changed.
+    /// To actions without another answer: whether the key was present and changed.
     Changed(bool),
-    /// A value that is no key's; of [`Action::ReadRange`](super::Action::ReadRange), nothing where the key is absent.
+    /// A computed value or a part of a value; `None` if [`Action::ReadRange`](super::Action::ReadRange) found
+    /// no key.
     Value(Option<Bytes>),
-    /// Of [`Action::Fields`](super::Action::Fields): nothing where an overflow kept a field from being written.
+    /// To [`Action::Fields`](super::Action::Fields): one number for each field, `None` if an overflow
+    /// prevented its write.
     Integers(Vec<Option<i64>>),
     /// A value was written.
     Wrote {
@@ -62,14 +64,14 @@ pub enum Outcome {
     },
     /// The condition did not hold; nothing was written.
     Unmet,
-    /// The key is absent, and the action needs one; nothing was written.
+    /// The key is absent, and the action needs it; nothing was written.
     Absent,
-    /// Of a transaction: what each step came to; nothing where a watched key had changed, and nothing was done.
+    /// To a transaction: the result of each step. `None`: a watched key had changed, so nothing was done.
     Together(Option<Vec<Result<Outcome, ActionError>>>),
 }
 
 impl Outcome {
-    /// Bytes of what it holds.
+    /// Returns the bytes of the values it holds.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Entry(Some(entry)) | Self::Set { old: Some(entry), .. } => entry.value.len(),
@@ -81,7 +83,7 @@ impl Outcome {
     }
 }
 
-/// What an action writes.
+/// The record that an action writes, if any.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Effect {
     /// Nothing.
@@ -90,63 +92,64 @@ pub enum Effect {
     Write {
         /// Value.
         value: Bytes,
-        /// Flags.
+        /// Opaque flags of the client.
         user_flags: u32,
-        /// Expiry, milliseconds since 1970; 0 is never.
+        /// Expiry, in milliseconds of cluster time since 1970; 0: never.
         expiry_ms: u64,
     },
     /// A tombstone.
     Remove,
 }
 
-/// Why an action cannot be done on the value there is. Nothing was changed.
+/// Reason why an action is not possible on the present value. Nothing was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum ActionError {
-    /// The value is no decimal integer of 64 bits.
+    /// The value is not a decimal integer of 64 bits.
     #[error("value is not an integer or out of range")]
     NotAnInteger,
     /// The sum does not fit 64 bits.
     #[error("increment or decrement would overflow")]
     Overflow,
-    /// The value is no decimal number.
+    /// The value is not a decimal number.
     #[error("value is not a valid float")]
     NotAFloat,
-    /// The sum is none.
+    /// The sum is not a finite number.
     #[error("increment would produce NaN or Infinity")]
     NotFinite,
-    /// The value would be longer than a value may be.
+    /// The new value would exceed the maximum length.
     #[error("string exceeds maximum allowed size (proto-max-bulk-len)")]
     TooLong,
-    /// The value is no number that memcached counts with.
+    /// The value is not an unsigned number as memcached reads it.
     #[error("cannot increment or decrement non-numeric value")]
     NotACount,
-    /// A step of a transaction is a transaction, or a bit field is none: no front end asks for that.
-    #[error("an action that cannot be carried out")]
+    /// A transaction contains a transaction, or a bit field is invalid. No front end produces such actions.
+    #[error("the action is invalid")]
     Impossible,
-    /// Keys are asked for in order, and a node does not keep them so.
+    /// The command needs keys in order, and a node has no ordered index.
     #[error(
-        "not every node keeps its keys in order: set index = \"ordered\" on each and restart it; nothing was read"
+        "not every node keeps its keys in order: set index = \"ordered\" on each and restart it; nothing was \
+         read"
     )]
     NoOrderedIndex,
 }
 
-/// Why an operation was not answered. The variant says what it means for the data.
+/// Reason why an operation failed. The variant states the consequence for the data.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum Failure {
-    /// The value there is does not allow the action. Nothing was changed.
+    /// The action is not possible on the present value. Nothing was changed.
     #[error(transparent)]
     Action(#[from] ActionError),
-    /// It was not done, and can be tried again.
+    /// The operation was not done, and can be retried.
     #[error("{0}")]
     Refused(String),
-    /// It may or may not have been done.
+    /// The operation may or may not have been done.
     #[error("{0}")]
     Unknown(String),
-    /// The copy of the record that was asked is damaged and no value can be told from it.
+    /// The record is damaged on the node that read it, so its value is not known. Nothing was changed.
     #[error("{0}")]
     Damaged(String),
-    /// A write that adds data was not done: a node that would hold it has no room on its disk.
-    // Sent where all members know `FEATURE_DISK`.
+    /// A write that adds data was not done: a node that would hold it has no disk space.
+    // Sent only if all members know `FEATURE_DISK`.
     #[error("{0}")]
     NoRoom(String),
 }

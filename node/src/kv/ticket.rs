@@ -1,30 +1,30 @@
-//! An operation under way, and a step of a walk over keys: what the data plane gives to whoever asks it.
+//! Handles that the data plane returns to the front ends: an operation in flight, and a page of keys.
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{Failure, Outcome};
 
-/// What an operation answers.
+/// Result of an operation.
 pub type Answer = Result<Outcome, Failure>;
 
-/// An operation under way. Cheap where the answer is there at once.
+/// An operation in flight. Cheap if the answer is available at once.
 #[derive(Debug)]
 pub enum Ticket {
-    /// The answer is there.
+    /// The answer is available.
     Ready(Answer),
-    /// The answer comes later.
+    /// The answer is outstanding.
     Waiting {
-        /// Where it comes; a dropped sender means [`Failure::Unknown`].
+        /// Receives the answer; a dropped sender means [`Failure::Unknown`].
         answer: oneshot::Receiver<Answer>,
-        /// The operation has its place in the order of its key: later writes of the same connection may be
-        /// submitted without waiting for it.
+        /// Whether the operation has its place in the order of its key, so that the same connection may
+        /// submit later writes without waiting for the answer.
         ordered: bool,
     },
 }
 
 impl Ticket {
-    /// Bytes of the answer, as far as it is there.
+    /// Returns the bytes of the answer; 0 while it is outstanding.
     pub fn bytes(&self) -> usize {
         match self {
             Self::Ready(Ok(outcome)) => outcome.bytes(),
@@ -35,7 +35,8 @@ impl Ticket {
     /// Waits for the answer.
     ///
     /// # Errors
-    /// Those of the operation; [`Failure::Unknown`] where the node gave the operation up without an answer.
+    /// The failure of the operation; [`Failure::Unknown`] if the node dropped the operation without an
+    /// answer.
     pub async fn wait(self) -> Answer {
         match self {
             Self::Ready(answer) => answer,
@@ -44,20 +45,20 @@ impl Ticket {
     }
 }
 
-/// What a dropped sender means.
+/// Returns the failure that a dropped sender means.
 pub(crate) fn abandoned() -> Failure {
     Failure::Unknown("the node gave the operation up before it was answered".to_owned())
 }
 
-/// The largest cursor of a walk over all keys: larger numbers are not exact in a double, which is what clients in JavaScript
-/// and PHP keep them in.
+/// The largest cursor of a scan over all keys. Larger numbers are not exact in a double, in which clients in
+/// JavaScript and PHP keep cursors.
 pub const CURSOR_MAX: u64 = (1 << 53) - 1;
 
-/// One step of a walk over all keys.
+/// One page of a scan over all keys.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ScanPage {
-    /// The cursor to go on with, at most [`CURSOR_MAX`]; 0 is the end.
+    /// Cursor of the next page, at most [`CURSOR_MAX`]; 0: the scan is complete.
     pub next: u64,
-    /// Live keys, in no order a caller may rely on.
+    /// Live keys, in unspecified order.
     pub keys: Vec<Bytes>,
 }

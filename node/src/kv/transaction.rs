@@ -1,8 +1,10 @@
-//! Several actions on keys of one slot, done as one: MULTI and EXEC, and the commands of more than one key that are atomic.
+//! Several actions on keys of one slot as one atomic operation: MULTI and EXEC, and atomic commands on
+//! several keys.
 //!
-//! Each step sees what those before it did, nobody sees the steps apart, and a step that is not possible changes nothing and
-//! keeps no other from being done, as in Redis. What is written is one record for each key, in the order of the keys' first
-//! writes. A record once begun is written, as a tombstone if its key is absent in the end.
+//! Invariants: each step sees the effects of the steps before it, and no other operation sees a state between
+//! two steps. A step that is not possible changes nothing and does not prevent the others, as in Redis. The
+//! transaction writes one record for each changed key, in the order of the keys' first writes. If a changed
+//! key is absent in the end, its record is a tombstone.
 
 use std::collections::BTreeMap;
 
@@ -11,50 +13,51 @@ use serde::{Deserialize, Serialize};
 
 use super::{ActionError, At, Bitwise, Effect, Entry, Operation, Outcome, bits, evaluate};
 
-/// Most steps of one transaction.
+/// Upper bound of the steps of one transaction.
 pub const STEPS_MAX: usize = 16 * 1024;
 
-/// Several steps, and what must not have changed.
+/// Several steps, and the watched keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Transaction {
-    /// Keys that must still have these versions (0: be absent), else nothing is done.
+    /// Keys and the versions they must still have (0: absent). If one differs, no step is executed.
     pub watched: Vec<(Bytes, u64)>,
-    /// What is done, in this order.
+    /// The steps, in order of execution.
     pub steps: Vec<Step>,
 }
 
-/// A step of a [`Transaction`]: of one key, or one that needs several.
+/// A step of a [`Transaction`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Step {
     /// An action on one key.
     One(#[serde(deserialize_with = "crate::nesting::bounded")] Operation),
-    /// Gives a key's value, flags and expiry to another key. Answers [`Outcome::Changed`]; or [`Outcome::Absent`] where
-    /// there is nothing to give.
+    /// Copies a key's value, flags and expiry to another key. Answers [`Outcome::Changed`], or
+    /// [`Outcome::Absent`] if the source is absent.
     Give {
-        /// From which key.
+        /// Source key.
         from: Bytes,
-        /// To which.
+        /// Target key.
         to: Bytes,
-        /// Whether the first is removed (RENAME), or kept (COPY).
+        /// Whether to remove the source (RENAME) or keep it (COPY).
         remove: bool,
-        /// Whether the other is overwritten where it is there.
+        /// Whether to overwrite a present target.
         replace: bool,
     },
-    /// Writes all of these, if none of the keys is there (MSETNX). Answers [`Outcome::Changed`].
+    /// Writes all pairs if none of the keys is present (MSETNX). Answers [`Outcome::Changed`].
     SetAllIfAbsent(Vec<(Bytes, Bytes)>),
-    /// Combines values bit by bit into another key (BITOP). Answers [`Outcome::Integer`], its length.
+    /// Combines values bit by bit into another key (BITOP). Answers the length of the result,
+    /// [`Outcome::Integer`].
     Combine {
-        /// How.
+        /// The bitwise operation.
         how: Bitwise,
-        /// The values' keys.
+        /// Source keys.
         from: Vec<Bytes>,
-        /// The key it is written to; removed where nothing comes out.
+        /// Target key; removed if the result is empty.
         to: Bytes,
     },
 }
 
 impl Step {
-    /// The keys it is about.
+    /// Returns the keys that the step reads or writes.
     pub fn keys(&self) -> Vec<&Bytes> {
         match self {
             Self::One(operation) => vec![&operation.key],
@@ -82,40 +85,41 @@ impl Step {
 }
 
 impl Transaction {
-    /// One step by itself.
+    /// Creates a transaction of one step.
     pub fn of(step: Step) -> Self {
         Self { watched: Vec::new(), steps: vec![step] }
     }
 
-    /// All keys it is about.
+    /// Returns all keys that it watches, reads or writes.
     pub fn keys(&self) -> impl Iterator<Item = &Bytes> {
         let watched = self.watched.iter().map(|(key, _)| key);
         watched.chain(self.steps.iter().flat_map(Step::keys))
     }
 
-    /// Whether it can write.
+    /// Returns whether it can write.
     pub fn writes(&self) -> bool {
         self.steps.iter().any(Step::writes)
     }
 
-    /// Bytes of its keys and values.
+    /// Returns the bytes of its keys and values.
     pub fn bytes(&self) -> u64 {
         let watched = self.watched.iter().map(|(key, _)| key.len() as u64).sum::<u64>();
         watched + self.steps.iter().map(Step::bytes).sum::<u64>()
     }
 }
 
-/// What came of a transaction.
+/// Effects and answer of a transaction.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Concluded {
-    /// What is written, each key once. Versions ascend by one from the one that was given on.
+    /// The records to write, each key once. Their versions are consecutive, from `at.version` of [`conclude`]
+    /// on.
     pub effects: Vec<(Bytes, Effect)>,
-    /// What is answered: [`Outcome::Together`].
+    /// The answer: [`Outcome::Together`].
     pub outcome: Outcome,
 }
 
-/// Carries out a transaction. `at.version` is the version of the first record that is written; `read` gives the newest
-/// record of a key that is no tombstone, as [`evaluate()`] is given it.
+/// Evaluates a transaction. `at.version` is the version of the first written record. `read` returns the
+/// newest record of a key, published or pending, or `None` if it is a tombstone, as for [`evaluate()`].
 ///
 /// # Errors
 /// Those of `read`.
@@ -137,10 +141,10 @@ pub fn conclude<E>(
     Ok(run.concluded(Some(outcomes)))
 }
 
-/// A key as the steps so far left it.
+/// State of a key after the steps executed so far.
 struct Key {
     entry: Option<Entry>,
-    /// Its place among the keys that are written.
+    /// Its index among the written keys.
     place: Option<usize>,
 }
 
@@ -152,7 +156,8 @@ struct Run<R> {
 }
 
 impl<E, R: FnMut(&Bytes) -> Result<Option<Entry>, E>> Run<R> {
-    /// The key as it is now; one that is found expired is removed at once, as only this removes it (rule R13).
+    /// Returns the present state of the key. Removes an expired key at once: only an ordered tombstone
+    /// expires a key (rule R13).
     fn live(&mut self, key: &Bytes) -> Result<Option<Entry>, E> {
         if !self.keys.contains_key(key) {
             let entry = (self.read)(key)?;
@@ -167,7 +172,7 @@ impl<E, R: FnMut(&Bytes) -> Result<Option<Entry>, E>> Run<R> {
         Ok(entry)
     }
 
-    /// The version the key's record has, or will have if it is written.
+    /// Returns the version of the key's record if it is written already, else the version it would get.
     fn version(&self, key: &Bytes) -> u64 {
         let place = self.keys.get(key).and_then(|key| key.place).unwrap_or(self.written.len());
         self.at.version + place as u64
@@ -308,7 +313,7 @@ mod tests {
         Step::One(Operation { key: key(name), action })
     }
 
-    /// Carries it out on a store, and says what was answered.
+    /// Evaluates the steps, applies their effects to the store, and returns the answers.
     fn run(
         store: &mut Store,
         watched: &[(&'static str, u64)],
@@ -324,7 +329,7 @@ mod tests {
                     store.insert(key, Entry { value, user_flags, expiry_ms, version });
                 }
                 Effect::Remove => drop(store.remove(&key)),
-                Effect::Nothing => panic!("nothing is no record"),
+                Effect::Nothing => panic!("a transaction lists only keys that it writes"),
             }
         }
         let Outcome::Together(outcomes) = outcome else { panic!("{outcome:?}") };
@@ -332,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn step_sees_what_those_before_it_did_and_an_impossible_one_keeps_no_other_from_being_done() {
+    fn step_sees_effects_of_earlier_steps_and_an_impossible_step_does_not_prevent_others() {
         let mut store = Store::from([(key("a"), entry("x", 0, 7))]);
         let steps =
             vec![one("a", Action::Add(1)), set("a", "5"), one("a", Action::Add(1)), one("b", Action::Read)];
@@ -362,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn key_that_is_given_away_takes_its_expiry_along() {
+    fn renamed_or_copied_key_keeps_its_expiry() {
         let mut store = Store::from([(key("a"), entry("1", 2000, 7)), (key("b"), entry("2", 0, 8))]);
         let give = |from, to, remove, replace| Step::Give { from: key(from), to: key(to), remove, replace };
         let outcomes = run(
@@ -385,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn versions_that_are_told_are_those_of_the_records() {
+    fn answered_versions_are_those_of_the_records() {
         let store = |value| Action::Store {
             value: key(value),
             user_flags: 0,
@@ -425,13 +430,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn steps_together_come_to_what_they_come_to_one_after_the_other(steps in steps(), there: bool) {
+        fn transaction_has_the_same_result_as_its_steps_one_by_one(steps in steps(), there: bool) {
             let before = if there { Store::from([(key("a"), entry("1", 900, 7)), (key("b"), entry("5", 0, 8))]) } else { Store::new() };
             let (mut together, mut apart) = (before.clone(), before);
             let outcomes = run(&mut together, &[], steps.clone()).unwrap();
             let one_by_one: Vec<_> = steps.into_iter().flat_map(|step| run(&mut apart, &[], vec![step]).unwrap()).collect();
             let no_versions = |store: Store| -> Vec<_> { store.into_iter().map(|(key, e)| (key, e.value, e.expiry_ms)).collect() };
-            // One by one nobody removes an expired key that is not asked for.
+            // Executed one by one, the steps do not remove an expired key that none of them uses.
             apart.retain(|_, entry| entry.expiry_ms != 900);
             together.retain(|_, entry| entry.expiry_ms != 900);
             prop_assert_eq!(no_versions(together), no_versions(apart));

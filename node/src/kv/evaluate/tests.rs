@@ -68,7 +68,7 @@ fn set_answers_the_former_value_whether_or_not_it_writes() {
         assert_eq!(outcome, Outcome::Set { written, old: Some(present.clone()) });
     }
     let (_, outcome) = run(&set(ExpiryPolicy::Clear, Condition::Always, true), Some(&entry("old", 1)));
-    assert_eq!(outcome, Outcome::Set { written: true, old: None }, "an expired value is not told");
+    assert_eq!(outcome, Outcome::Set { written: true, old: None }, "an expired value is not returned");
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn expire_at(at_ms: u64) -> Action {
 }
 
 #[test]
-fn relative_time_is_added_where_the_write_is_ordered_and_told_from_there() {
+fn relative_time_is_added_to_the_primary_s_cluster_time() {
     let lock = |length_ms| Action::Set {
         value: Bytes::from("l"),
         user_flags: 0,
@@ -177,7 +177,7 @@ fn relative_time_is_added_where_the_write_is_ordered_and_told_from_there() {
         condition: Condition::Absent,
         return_old: false,
     };
-    // The primary's time is two years from the clock of whoever asked: nothing of that can be seen here.
+    // The primary's cluster time is two years from the client's clock, which has no influence here.
     for now_ms in [NOW, NOW + 63_072_000_000] {
         let at = At { now_ms, ..AT };
         let (effect, _) = evaluate(&lock(2_000), None, &at).unwrap();
@@ -208,7 +208,7 @@ fn expire_and_persist_change_only_what_is_there() {
     assert_eq!(run(&Action::Persist, Some(&lasting)), (Effect::Nothing, Outcome::Changed(false)));
 }
 
-/// A key of a store that deletes what has expired before it does anything else.
+/// Model of a key in a store that deletes expired keys before every action.
 #[derive(Clone, Debug, Default, PartialEq)]
 struct Model(Option<(Vec<u8>, u32, u64)>);
 
@@ -217,7 +217,7 @@ impl Model {
         self.0.take_if(|(_, _, expiry_ms)| *expiry_ms != 0 && *expiry_ms <= now_ms);
     }
 
-    /// Does the action; answers the integer, or whether the key was written or changed.
+    /// Executes the action; returns the integer, or 1 or 0 for whether the key was written or changed.
     fn act(&mut self, action: &Action, now_ms: u64) -> Result<i64, ActionError> {
         self.purge(now_ms);
         let there = self.0.is_some();
@@ -327,7 +327,7 @@ fn as_number(outcome: &Outcome) -> i64 {
 }
 
 proptest! {
-    /// The record the effects leave, and every answer, are those of the model.
+    /// The record that the effects leave, and every answer, equal those of the model.
     #[test]
     fn a_key_behaves_like_the_model(steps in prop::collection::vec((actions(), 0..20u64), 1..40)) {
         let (mut model, mut record, mut now_ms) = (Model::default(), None::<Entry>, 0);
@@ -406,7 +406,7 @@ fn compare_and_set_writes_over_the_version_it_names_only() {
 }
 
 #[test]
-fn count_stops_at_zero_goes_round_at_the_top_and_never_becomes_shorter() {
+fn count_stops_at_zero_wraps_at_the_maximum_and_never_becomes_shorter() {
     let count = |delta, down| Action::Count { delta, down, fresh: None };
     assert_eq!(run(&count(1, true), Some(&entry("10", 0))).0, grown("9 "));
     assert_eq!(run(&count(5, true), Some(&entry("3", 0))).0, grown("0"));
