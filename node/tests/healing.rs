@@ -1,4 +1,4 @@
-//! What keeps the copies of two nodes in one process right: damage is healed, tombstones are collected.
+//! Repair of the copies of two nodes in one process: damage is healed, tombstones are collected.
 #![allow(clippy::unwrap_used)]
 
 use std::os::unix::fs::FileExt as _;
@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 
 const SECRET: &str = "a secret for the tests of one process";
 const KEYS: usize = 3000;
-/// Longer than any of these waits takes on a slow machine.
+/// Time limit of a wait, also on a slow machine.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
 struct Running {
@@ -108,7 +108,7 @@ async fn assert_all_read(running: &Running) {
     }
 }
 
-/// Both copies of every key are whole, and equal.
+/// Returns whether both copies of every key are whole and equal.
 fn copies_are_equal(a: &Engine, b: &Engine) -> bool {
     let whole = |engine: &Engine| {
         (0..KEYS).all(|number| engine.read(&key(number)).is_ok_and(|found| found.is_some()))
@@ -117,7 +117,7 @@ fn copies_are_equal(a: &Engine, b: &Engine) -> bool {
     (0..PARTITIONS).all(equal) && whole(a) && whole(b)
 }
 
-/// Flips a bit in every `step` bytes of all complete data files; tells how many.
+/// Flips a bit in every `step` bytes of all complete data files; returns the number of flipped bits.
 fn flip_bits(running: &Running, step: usize) -> usize {
     let mut flipped = 0;
     for id in running.node.engine().sealed_files() {
@@ -145,7 +145,7 @@ async fn damaged_record_is_answered_right_and_healed_when_it_is_read() {
     run_all(&a, set).await;
     assert!(flip_bits(&a, 50_000) > 20);
     assert_all_read(&b).await;
-    // What was read shows that the files are damaged: the rest of them is healed, too.
+    // The reads show that the files are damaged, so the scrubber heals the rest of them, too.
     eventually("both copies are whole", || copies_are_equal(a.node.engine(), b.node.engine())).await;
     eventually("the operator is told", || told_of(&a, "was restored from node")).await;
     assert_all_read(&a).await;
@@ -154,12 +154,12 @@ async fn damaged_record_is_answered_right_and_healed_when_it_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn damage_that_nobody_reads_is_found_by_the_scrubber_and_healed() {
+async fn scrubber_finds_and_heals_damage_that_no_read_finds() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = pair(dir.path(), 64 << 20).await;
     run_all(&a, set).await;
     assert!(flip_bits(&b, 100_000) > 10);
-    eventually("the operator is told", || told_of(&b, "the file is going to be replaced")).await;
+    eventually("the operator is told", || told_of(&b, "the file will be replaced")).await;
     eventually("both copies are whole", || {
         b.node.engine().damaged_files().is_empty() && copies_are_equal(a.node.engine(), b.node.engine())
     })
@@ -170,11 +170,11 @@ async fn damage_that_nobody_reads_is_found_by_the_scrubber_and_healed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn copies_that_differ_though_in_sync_are_told_and_made_equal() {
+async fn in_sync_copies_that_differ_are_reported_and_made_equal() {
     let dir = tempfile::tempdir().unwrap();
     let (a, b) = pair(dir.path(), 0).await;
     run_all(&a, set).await;
-    // What nothing but a fault can do: one copy alone gets records.
+    // Only a fault can cause this: a single copy gets records.
     let stray = |key: &'static str, version| Record {
         key: Bytes::from_static(key.as_bytes()),
         version,
@@ -214,11 +214,11 @@ async fn tombstones_go_on_all_copies_and_never_while_one_is_away() {
     run_all(&a, set).await;
     b.node.stop().await;
     run_all(&a, delete).await;
-    // Longer than it takes to be told that a partition is clean.
+    // Longer than a primary takes to mark a partition clean.
     for _ in 0..8 {
         tokio::time::sleep(Duration::from_millis(500)).await;
         a.node.engine().merge().unwrap();
     }
-    assert_eq!(tombstones(&a), KEYS as u64, "the node that is away has the keys still");
+    assert_eq!(tombstones(&a), KEYS as u64, "the node that is away still has the keys");
     a.node.stop().await;
 }

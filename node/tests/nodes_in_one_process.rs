@@ -65,7 +65,7 @@ async fn converged(nodes: &[&Running]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_one_node_acknowledged_every_other_reads() {
+async fn acknowledged_write_is_read_through_every_node() {
     let dir = tempfile::tempdir().unwrap();
     let a = start(&dir.path().join("a"), None).await;
     for i in 0..200 {
@@ -92,9 +92,9 @@ async fn what_one_node_acknowledged_every_other_reads() {
     }
 }
 
-/// The usual refill of a cache: the value expires, one client writes it anew, another one looks.
+/// The usual refill of a cache: the value expires, one client writes it again, another client reads it.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_read_of_an_expired_key_spares_the_write_behind_it() {
+async fn read_of_an_expired_key_does_not_remove_the_pending_write_of_it() {
     let dir = tempfile::tempdir().unwrap();
     let a = start(&dir.path().join("a"), None).await;
     for round in 0..50 {
@@ -108,7 +108,8 @@ async fn a_read_of_an_expired_key_spares_the_write_behind_it() {
         tokio::time::sleep(Duration::from_millis(4)).await;
         let (write, read) = (submit(set("new")), submit(Action::Read));
         write.wait().await.unwrap();
-        // The write found the key expired, or not yet: only its outcome tells, so the read waits for it.
+        // The write may have found the key expired or not. The read depends on its outcome, so it waits for
+        // it.
         let Outcome::Entry(Some(seen)) = read.wait().await.unwrap() else {
             panic!("round {round}: the read does not see the write before it");
         };

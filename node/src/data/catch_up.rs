@@ -1,10 +1,11 @@
-//! Makes a replica equal to its primary: the one mechanism behind failover, return and migration (DESIGN:
-//! *reconcile*).
+//! Makes a replica equal to its primary (*reconcile*): the one mechanism behind failover, return and
+//! migration.
 //!
-//! Digests are compared at an exact place in the order of writes. While they differ, the lists of positions
-//! and versions are: what the replica lacks is sent; what it has newer, of an earlier term, was never
-//! acknowledged and is superseded by ordering the primary's own state of that key again. Writes go on meanwhile.
-//! Towards an in-sync replica: see [`reconcile`](super::reconcile).
+//! The primary compares digests at an exact place in the order of writes, while writes continue. If they
+//! differ, it compares the lists of positions and versions. It sends the records that the replica lacks or
+//! has in an older version. A record that the replica has in a newer version, of an earlier term, was never
+//! acknowledged: the primary supersedes it by ordering its own state of that key again. For in-sync replicas
+//! see [`reconcile`](super::reconcile).
 
 use std::cmp::Ordering;
 use std::sync::Arc;
@@ -25,41 +26,41 @@ use crate::id::{Epoch, NodeId, Partition, Term};
 use crate::mutation::{Mutation, planted};
 use crate::net::{Class, wire};
 
-/// Times the lists are compared before the copy is begun anew.
+/// Upper bound of the comparisons of the lists before the copy starts again.
 const ROUNDS_MAX: usize = 8;
-/// Positions whose keys are asked for at once.
+/// Positions whose keys one message requests.
 pub(super) const POSITIONS_PER_ASK: usize = 64;
-/// Bytes of records in one message, unless a single record is larger. So few that no request waits long for the reading
-/// and storing of one.
+/// Bytes of records in one message, unless a single record is larger. So few that reading and storing them
+/// delays requests only for a short time.
 pub(super) const MESSAGE_BYTES: usize = 64 << 10;
-/// Largest answer that is read.
+/// Upper bound of the bytes of an answer.
 const ANSWER_BYTES_MAX: usize = 80 << 20;
-/// How long a peer may take to answer one bulk message.
+/// Time limit for a peer's answer to one bulk message.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(20);
-/// Pause before a copy that failed is tried again.
+/// Pause before a failed copy is retried.
 pub(super) const RETRY_PAUSE: Duration = Duration::from_millis(200);
-/// How often a new primary looks whether all it took as a replica is on its disk.
+/// Interval at which a new primary checks whether all records it received as a replica are durable.
 const RECEIVING_PAUSE: Duration = Duration::from_millis(1);
-/// Pause before a copy is tried again of which a record is damaged here.
+/// Pause before a copy is retried that failed because a record is damaged on this node.
 const DAMAGED_PAUSE: Duration = Duration::from_secs(10);
-/// How often a paused copy looks whether it goes on, if nothing tells it before.
+/// Interval at which a paused copy checks whether it may continue; progress wakes it earlier.
 const PAUSED_PAUSE: Duration = Duration::from_secs(1);
-/// Into so many parts a second's worth of bytes is cut while the pace is kept; [`COPIES_MAX`](super::tasks) copies wait
-/// for one another.
+/// Number of parts into which the bytes of one second are divided while the rate is limited: copies
+/// ([`COPIES_MAX`](super::tasks)) take turns part by part.
 const PACE_PARTS_PER_S: u64 = 16;
-/// How long a proposal may take to be committed before it is made again.
+/// Time limit for the commit of a proposal, after which it is proposed again.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Why a copy did not come to its end; it is begun anew while it is due.
+/// Reason why a copy ended early; it starts again while it is due.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum CopyError {
-    #[error("this node is no longer the primary of that term, or the replica no longer its follower")]
+    #[error("this node is no longer the primary of that term, or the replica is no longer its follower")]
     Void,
     #[error("the replica did not answer: {0}")]
     Unreachable(String),
     #[error("the replica refused: {0}")]
     Refused(String),
-    #[error("a record to be copied cannot be read here: {0}")]
+    #[error("this node cannot read a record that must be copied: {0}")]
     Damaged(String),
     #[error("the copies still differ after {ROUNDS_MAX} rounds")]
     Differ,
@@ -67,52 +68,53 @@ pub(super) enum CopyError {
     Lost,
     #[error("the plan is paused")]
     Paused,
-    #[error("they differ in more than one write can carry")]
+    #[error("the copies differ in more records than one write can carry")]
     TooMuch,
 }
 
-/// What was sent for one copy, all tries together.
+/// Records sent for one copy, in all attempts together.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Sent {
     pub(super) keys: u64,
     pub(super) bytes: u64,
 }
 
-/// Digests of the two copies after the same write, found equal.
+/// Digests of the two copies after the same write.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Compared {
     pub(super) mine: u64,
     pub(super) theirs: u64,
 }
 
-/// One try to bring a replica up to date.
+/// One attempt to make a replica equal to this primary.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Transfer {
     pub(super) partition: Partition,
     pub(super) term: Term,
-    /// The replica's.
+    /// The replica's node.
     pub(super) node: NodeId,
-    /// Epoch in which the copy was assigned to it.
+    /// Epoch in which the copy was assigned to the replica.
     assigned: Epoch,
-    /// Names it, so that it can be closed.
+    /// Session number, by which a clean mark closes the transfer.
     session: u64,
 }
 
-/// What two copies of a partition differ in.
+/// Differences between the primary's and a replica's copy of a partition.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Differences {
-    /// Positions of records the replica lacks, or has older.
+    /// Positions of records that the replica lacks or has in an older version.
     pub(super) send: Vec<u64>,
-    /// Positions of tombstones of which the replica has nothing at all: its state of these keys is right.
+    /// Positions of the primary's tombstones at which the replica has no record: the keys are absent on both
+    /// sides.
     tombstones: Vec<u64>,
-    /// Positions of records it has newer, both sides knowing the key.
+    /// Positions at which both sides have a record, and the replica's is newer.
     pub(super) supersede: Vec<u64>,
-    /// Positions of records only it has.
+    /// Positions at which only the replica has a record.
     pub(super) supersede_unknown: Vec<u64>,
 }
 
 impl Plane {
-    /// Begins the copies that the committed state asks this node for.
+    /// Starts the copies that this node must make by the committed state.
     pub(super) fn schedule_copies(self: &Arc<Self>) {
         let state = self.state();
         state.partitions().for_each(|(partition, entry)| self.schedule_copies_of(&state, partition, entry));
@@ -124,13 +126,13 @@ impl Plane {
         partition: Partition,
         entry: &PartitionState,
     ) {
-        // A damaged copy is nobody's source, nor is one that lacks its last writes.
+        // A copy that is damaged, or lacks its last writes, must not be a source.
         let lacks = self.damage.is_in(partition) || self.tails.is_due(partition);
         if entry.primary() != Some(self.node) || lacks {
             return;
         }
         let syncing = entry.replicas.iter().filter(|replica| replica.role == ReplicaRole::Syncing);
-        // A node that is away for a moment only needs no copy made anew.
+        // A stand-in for a node that is away only briefly gets no copy of older records.
         for replica in syncing.filter(|replica| !replica.is_waiting_stand_in()) {
             let (node, syncing_since) = (replica.node, replica.syncing_since);
             let job = Job::Copy { partition, term: entry.term, node, syncing_since };
@@ -148,7 +150,7 @@ impl Plane {
         self.with_primary(partition, term, |_| ()).is_some()
     }
 
-    /// Whether the copy is still asked for.
+    /// Returns whether the committed state still asks for the copy.
     fn is_due(self: &Arc<Self>, partition: Partition, term: Term, node: NodeId, since: Epoch) -> bool {
         let due = self.with_primary(partition, term, |primary| {
             primary.follower(node).is_some_and(|f| f.syncing_since == since && !f.in_sync)
@@ -160,7 +162,7 @@ impl Plane {
         let mut sent = Sent::default();
         while self.is_due(partition, term, node, syncing_since) {
             if self.is_paused(partition, node) {
-                // Without a permit: a node that returns is not kept waiting by a plan that is paused.
+                // Waits without a permit, so that a paused plan does not block the copies of a returned node.
                 self.wait_until(PAUSED_PAUSE, || !self.is_paused(partition, node)).await;
                 continue;
             }
@@ -179,19 +181,20 @@ impl Plane {
                 }
                 Err(CopyError::Paused) => {}
                 Err(error @ CopyError::Damaged(_)) => {
-                    tracing::error!(partition, %node, %error, "this partition cannot be copied; writing the \
-                        damaged keys anew, or removing them, mends it");
+                    tracing::error!(partition, %node, %error, "cannot copy this partition: a record is \
+                        damaged on this node; no data was changed; overwrite or delete the damaged keys (the \
+                        copy is retried every 10 s)");
                     tokio::time::sleep(DAMAGED_PAUSE).await;
                 }
                 Err(error) => {
-                    tracing::debug!(partition, %node, %error, "a copy did not come to its end; trying again");
+                    tracing::debug!(partition, %node, %error, "a copy failed; it is retried while it is due");
                     tokio::time::sleep(RETRY_PAUSE).await;
                 }
             }
         }
         self.tasks.finish(node);
         self.tasks.end(Job::Copy { partition, term, node, syncing_since });
-        // A copy that ended void may be due again in another form.
+        // If the copy became void, the committed state may ask for another one.
         let state = self.state();
         if let Some(entry) = state.partition(partition) {
             self.schedule_copies_of(&state, partition, entry);
@@ -220,7 +223,7 @@ impl Plane {
             %node,
             source_digest = format!("{source_digest:016x}"),
             target_digest = format!("{target_digest:016x}"),
-            "a copy is made"
+            "a copy is complete: its digest equals the primary's"
         );
         self.propose(match state.asks_for_digests() {
             true => Change::CaughtUpEqual {
@@ -242,7 +245,7 @@ impl Plane {
         self.wait_until(COMMIT_TIMEOUT, || !self.is_due(partition, term, node, syncing_since)).await;
     }
 
-    /// Waits until `done`, at most `timeout`.
+    /// Waits until `done` returns true, at most for `timeout`. Checks it at every progress.
     pub(super) async fn wait_until(&self, timeout: Duration, done: impl Fn() -> bool) {
         let mut progress = self.watch_progress();
         let wait = async {
@@ -256,8 +259,8 @@ impl Plane {
         let _ = tokio::time::timeout(timeout, wait).await;
     }
 
-    /// After a failover: reconciles with the other in-sync replicas, then serves. Before that it takes what those in
-    /// `tails` received and it lost.
+    /// Starts the recovery of a new primary: reconciles with the other in-sync replicas, then serves. Before
+    /// that it fetches from the nodes in `tails` the writes that they received and this node lost.
     pub(super) fn spawn_recovery(self: &Arc<Self>, partition: Partition, term: Term, tails: Vec<NodeId>) {
         let plane = Arc::clone(self);
         self.host.spawn(async move {
@@ -284,7 +287,7 @@ impl Plane {
                         tokio::time::sleep(RETRY_PAUSE).await;
                     }
                     Err(error) => {
-                        tracing::debug!(partition, %node, %error, "not reconciled yet; trying again");
+                        tracing::debug!(partition, %node, %error, "cannot reconcile yet; retrying");
                         tokio::time::sleep(RETRY_PAUSE).await;
                     }
                 }
@@ -318,14 +321,14 @@ impl Plane {
         Err(CopyError::Differ)
     }
 
-    /// Begins a transfer between this primary and a follower.
+    /// Starts a transfer from this primary to a follower.
     pub(super) fn transfer(
         self: &Arc<Self>,
         partition: Partition,
         term: Term,
         node: NodeId,
     ) -> Result<Transfer, CopyError> {
-        // What this sends late, after it was given up and the partition declared clean, is void.
+        // A clean mark closes the sessions before it: late messages of an abandoned transfer are void.
         let session = self.next_session();
         let assigned = self.with_primary(partition, term, |p| p.follower(node).map(|f| f.assigned)).flatten();
         Ok(Transfer { partition, term, node, assigned: assigned.ok_or(CopyError::Void)?, session })
@@ -337,7 +340,8 @@ impl Plane {
         term: Term,
         node: NodeId,
     ) -> Result<Compared, CopyError> {
-        // Both sides are asked under the lock: the frame takes its place in the order of the writes.
+        // Both digests are requested under the lock, so that the frame has its place in the order of the
+        // writes.
         let asked = self.with_primary(partition, term, |primary| {
             let last = primary.last();
             let follower = primary.follower(node).filter(|follower| !follower.broken)?.clone();
@@ -356,7 +360,7 @@ impl Plane {
         }
         let theirs = match answer {
             Ok(Some(digest)) => digest,
-            Ok(None) => return Err(CopyError::Refused("it named no digest".into())),
+            Ok(None) => return Err(CopyError::Refused("its answer has no digest".into())),
             Err(rejection) => {
                 self.reopen(partition, term, node, session, rejection);
                 return Err(CopyError::Refused(format!("{rejection:?}")));
@@ -367,7 +371,7 @@ impl Plane {
         Ok(Compared { mine, theirs })
     }
 
-    /// A session the replica does not accept is opened anew.
+    /// Opens a new session if the replica rejected the present one with `Gap`.
     fn reopen(
         self: &Arc<Self>,
         partition: Partition,
@@ -409,7 +413,7 @@ impl Plane {
         Ok(())
     }
 
-    /// Position, version and whether it is a tombstone, of all records the replica has.
+    /// Fetches position and version of all records of the replica, and whether each is a tombstone.
     pub(super) async fn inventory_of(&self, transfer: Transfer) -> Result<Vec<(u64, u64, bool)>, CopyError> {
         match self.bulk(transfer, BulkAction::Inventory).await? {
             BulkAnswer::Inventory(entries) => Ok(entries),
@@ -417,7 +421,7 @@ impl Plane {
         }
     }
 
-    /// The keys of the replica's records at these positions.
+    /// Fetches the keys of the replica's records at these positions.
     pub(super) async fn keys_of(
         &self,
         transfer: Transfer,
@@ -433,7 +437,7 @@ impl Plane {
         Ok(keys)
     }
 
-    /// The keys of this node's own records at these positions.
+    /// Reads the keys of this node's own records at these positions.
     pub(super) fn own_keys(&self, partition: Partition, positions: &[u64]) -> Result<Vec<Bytes>, CopyError> {
         keys_at(&self.engine, partition, positions).map_err(|error| CopyError::Damaged(error.to_string()))
     }
@@ -449,7 +453,7 @@ impl Plane {
         for position in positions {
             let records = self.engine.read_positions(transfer.partition, &[*position]);
             for record in records.map_err(|error| CopyError::Damaged(error.to_string()))? {
-                // As a plan's figures count them, so that the two can be compared.
+                // Counted as in plan previews, so that the two can be compared.
                 bytes += record.stored_bytes() as usize;
                 batch.push(WireRecord::from(record));
                 if bytes >= MESSAGE_BYTES {
@@ -484,8 +488,8 @@ impl Plane {
         }
     }
 
-    /// Whether this copy belongs to a plan that is paused. A node that returns, or that a failure made a copy
-    /// necessary on, is not held up.
+    /// Returns whether this copy belongs to a paused plan. A pause does not stop the copies to a returned
+    /// node, nor those that a failure made necessary.
     fn is_paused(&self, partition: Partition, node: NodeId) -> bool {
         let state = self.state();
         let Some(plan) = state.plan.as_ref().filter(|_| state.operations.paused) else {
@@ -496,12 +500,13 @@ impl Plane {
         planned && replica.is_some_and(|replica| replica.is_new_since(plan.epoch))
     }
 
-    /// Bytes a second that all copying from this node may use at present.
+    /// Returns the present rate limit of all copies from this node, bytes per second.
     pub fn pace_bytes_per_s(&self) -> u64 {
         self.state().operations.throttle_bytes_per_s.unwrap_or(self.limits.migration_bytes_per_s)
     }
 
-    /// Waits until so many bytes may be sent, by the pace of copying and by the budget of all background work. Paid in small parts, so that a new pace or a pause is heeded at once.
+    /// Waits until so many bytes may be sent by the rate limit of copies and by the budget of all background
+    /// work. Takes the bytes in small parts, so that a new rate or a pause applies at once.
     async fn pace(&self, partition: Partition, node: NodeId, bytes: u64) -> Result<(), CopyError> {
         let mut left = bytes;
         while left > 0 {
@@ -517,10 +522,11 @@ impl Plane {
         Ok(())
     }
 
-    /// Orders this node's own state of a key again, under its own term.
+    /// Orders this node's own state of a key again, under its present term.
     fn supersede(self: &Arc<Self>, partition: Partition, term: Term, key: Bytes) -> Result<(), CopyError> {
         let done = self.with_primary(partition, term, |primary| {
-            // The partition is being given away: what is ordered now would come after its settlement.
+            // During a hand-over nothing may be ordered: the hand-over waits only for writes that are pending
+            // already.
             if primary.phase == Phase::Stopped {
                 return Err(CopyError::Void);
             }
@@ -537,11 +543,11 @@ impl Plane {
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, self.peers.call(node, Class::Bulk, body)).await;
         let body = answer.map_err(|_| unanswered())?.map_err(|error| unreachable(&error))?;
         wire::decode::<BulkAnswer, ANSWER_BYTES_MAX>(&body)
-            .map_err(|error| CopyError::Refused(format!("its answer cannot be read: {error}")))
+            .map_err(|error| CopyError::Refused(format!("its answer cannot be decoded: {error}")))
     }
 }
 
-/// The kind of a copy as a task, and its cause in words.
+/// Returns the kind of a copy's task, and the text of its cause.
 fn why_copied(state: &ClusterState, replica: &Replica) -> (&'static str, String) {
     if let Some(stand_in) = replica.stand_in {
         return ("rebuild", format!("node {} is away", stand_in.of.short()));
@@ -571,11 +577,11 @@ fn unreachable(error: &crate::net::CallError) -> CopyError {
 pub(super) fn unexpected(answer: &BulkAnswer) -> CopyError {
     match answer {
         BulkAnswer::Refused(reason) => CopyError::Refused(reason.clone()),
-        _ => CopyError::Refused("an answer to another question".into()),
+        _ => CopyError::Refused("its answer does not match the request".into()),
     }
 }
 
-/// The keys of the records at these positions, one record read at a time.
+/// Reads the keys of the records at these positions, one record at a time.
 pub(super) fn keys_at(
     engine: &Engine,
     partition: Partition,
@@ -584,15 +590,15 @@ pub(super) fn keys_at(
     let mut keys = Vec::with_capacity(positions.len());
     for position in positions {
         let records = engine.read_positions(partition, &[*position])?;
-        // Copied, so that no value is kept in memory for its key.
+        // Copied, so that a key does not keep its value in memory.
         keys.extend(records.iter().map(|record| Bytes::copy_from_slice(&record.key)));
     }
     Ok(keys)
 }
 
-/// Compares two lists that ascend by position. `theirs` holds position, version and whether it is a tombstone.
-/// What was published before `theirs` was asked for has versions up to `settled`, and is in `mine`, unless it is superseded.
-/// Where the replica has a newer record than that, it is left alone: it is under way.
+/// Compares two lists that ascend by position. `theirs` holds position, version and whether it is a
+/// tombstone. Writes published before `theirs` was requested have versions up to `settled` and are in `mine`,
+/// unless they were superseded. Newer records of the replica are ignored, because their writes are pending.
 fn compare(mine: &[InventoryEntry], theirs: &[(u64, u64, bool)], settled: u64) -> Differences {
     let mut differences = Differences::default();
     let (mut i, mut j) = (0, 0);
@@ -639,7 +645,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_replica_lacks_is_sent_and_what_only_it_has_is_superseded() {
+    fn missing_records_are_sent_and_those_only_the_replica_has_are_superseded() {
         let (v1, v2, v9) = (version(1, 1), version(1, 2), version(1, 9));
         let mine = [mine(1, v1), mine(2, v2), mine(4, v1)];
         let theirs = [(2, v1, false), (3, v9, false), (4, v9, false), (5, v9, true)];
@@ -650,14 +656,14 @@ mod tests {
     }
 
     #[test]
-    fn records_that_are_not_published_yet_are_under_way_and_left_alone() {
+    fn records_that_are_not_published_yet_are_ignored() {
         let theirs = [(1, version(2, 7), false), (2, version(2, 8), false)];
         let differences = compare(&[mine(1, version(1, 1))], &theirs, version(2, 6));
         assert_eq!(differences, Differences::default());
     }
 
     #[test]
-    fn a_published_record_that_the_primary_has_no_more_was_deleted_and_is_superseded() {
+    fn published_record_that_the_primary_no_longer_has_was_deleted_and_is_superseded() {
         let differences = compare(&[], &[(1, version(2, 7), false)], version(2, 7));
         assert_eq!(differences.supersede_unknown, vec![1]);
     }

@@ -1,13 +1,13 @@
-//! Says up to which version a partition is clean, so that merges may drop tombstones (rule R12).
+//! Marks the version up to which a partition is clean, so that merges may drop tombstones (rule R12).
 //!
-//! A partition is clean up to V when all copies the ring wants are in-sync, none is away and no other is in the making;
-//! all of them acknowledged everything up to V; and no transfer begun before that can bring an older record any more.
-//! The primary decides, and tells its followers in the order of the replication stream, under its term and session; each
-//! marks its own store. A follower that is told so takes no more records of transfers that were begun before, and does
-//! not believe it while such records are on their way to its disk.
+//! A partition is clean up to V if three conditions hold. All copies that the ring names are in-sync, none is
+//! away, and no other copy is being made. All of them have acknowledged everything up to V. No transfer begun
+//! before can still bring an older record. The primary decides, and sends the mark to its followers in the
+//! replication stream, under its term and session. Each follower marks its own store and rejects further
+//! records of transfers begun before. It rejects the mark while such records are being appended.
 //!
-//! It is a statement of what the copies hold, which no later change of the committed state makes untrue: who held
-//! everything up to V holds it on return, and a copy that is assigned anew starts empty (rule R16).
+//! A later change of the committed state does not invalidate a mark: a copy that held everything up to V
+//! still holds it when its node returns, and a newly assigned copy starts empty (rule R16).
 
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use crate::mutation::{Mutation, planted};
 use crate::net::Class;
 
 impl Plane {
-    /// Marks every partition that is whole and whose primary this node is.
+    /// Marks every partition that is clean and whose primary this node is.
     pub fn mark_clean_partitions(self: &Arc<Self>) {
         if !self.has_lease() {
             return;
@@ -47,7 +47,7 @@ impl Plane {
 
     fn mark_clean(self: &Arc<Self>, partition: Partition, primary: &mut PrimaryState, copies: usize) {
         let in_sync = |primary: &PrimaryState| primary.followers.iter().all(|f| f.in_sync && !f.broken);
-        // The roles may be of a newer state than the view: both must say the same.
+        // The role may be of a newer state than the view: both must have the same copies.
         let whole =
             (primary.followers.len() + 1 == copies && in_sync(primary)) || planted(Mutation::CleanWhileAway);
         if !whole || primary.phase != Phase::Serving || self.is_storing(partition) {
@@ -70,7 +70,8 @@ impl Plane {
         }
     }
 
-    /// A follower has marked its store. One that refused is told again in the next round.
+    /// Notes that a follower has marked its store. If a follower rejects the mark, the next round sends it
+    /// again.
     fn told_clean(
         self: &Arc<Self>,
         partition: Partition,
@@ -86,7 +87,8 @@ impl Plane {
     }
 }
 
-/// How many copies a partition has, if those are in-sync, on nodes that are up, and just those the ring wants.
+/// Returns the number of copies of a partition if all are in-sync, on nodes that are up, and exactly those
+/// the ring names; else `None`.
 fn whole_copies(state: &ClusterState, partition: Partition) -> Option<usize> {
     let replicas = &state.partitions.get(usize::from(partition))?.replicas;
     if planted(Mutation::CleanWhileAway) {

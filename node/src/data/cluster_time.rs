@@ -1,4 +1,4 @@
-//! This node's estimate of cluster time, and what it keeps of that on disk.
+//! This node's estimate of cluster time, and its record on disk.
 
 use std::sync::Arc;
 
@@ -9,16 +9,16 @@ use super::plane::Plane;
 use crate::cluster::time::{ClusterClock, TimeRecord, TimeReport};
 use crate::host::Host;
 
-/// Under which the engine keeps the record.
+/// Name of the engine's metadata entry with the record.
 const NAME: &str = "cluster-time";
 
-/// The clock as this process found it on disk. One that cannot be read is as one that was never written: the node then learns
-/// cluster time from the others.
+/// Restores the clock from the record on disk. A record that cannot be read counts as absent: the node then
+/// learns cluster time from the others.
 pub(super) fn restore(engine: &Engine, host: &Host) -> Mutex<ClusterClock> {
     let record = match engine.kept(NAME) {
         Ok(bytes) => bytes.and_then(|bytes| TimeRecord::decode(&bytes)),
         Err(error) => {
-            tracing::warn!(%error, "cannot read the record of cluster time; the other nodes tell it");
+            tracing::warn!(%error, "cannot read the record of cluster time; the other nodes send it");
             None
         }
     };
@@ -26,15 +26,15 @@ pub(super) fn restore(engine: &Engine, host: &Host) -> Mutex<ClusterClock> {
 }
 
 impl Plane {
-    /// Returns cluster time as this node estimates it, in milliseconds since 1970: what expiries are compared with. It never
-    /// goes back while the node has a lease.
+    /// Returns this node's estimate of cluster time, in milliseconds since 1970, which expiries are compared
+    /// with. It never decreases while the node has a lease.
     pub fn cluster_ms(&self) -> u64 {
         let clock = self.cluster_clock.lock();
-        // Read under the lock: an earlier reading would be of before the last sample.
+        // Read under the lock: an earlier reading could precede the last sample.
         clock.now_ms(self.host.monotonic_ms())
     }
 
-    /// Runs `f` on the clock, with the reading of the monotonic clock.
+    /// Runs `f` on the clock, with a reading of the monotonic clock.
     pub(crate) fn with_cluster_clock<T>(&self, f: impl FnOnce(&mut ClusterClock, u64) -> T) -> T {
         let mut clock = self.cluster_clock.lock();
         let now_ms = self.host.monotonic_ms();
@@ -46,13 +46,13 @@ impl Plane {
         self.cluster_clock.lock().lacks_record()
     }
 
-    /// Returns what this node reports of its clocks.
+    /// Returns this node's report about its clocks.
     pub fn time_report(&self) -> TimeReport {
         let wall_ms = self.host.wall_ms();
         self.with_cluster_clock(|clock, now_ms| clock.report(now_ms, wall_ms))
     }
 
-    /// Writes down what the next process of this node goes on from. Blocks until it is durable.
+    /// Records the clock's state for the next process of this node. Blocks until the record is durable.
     pub fn record_cluster_time(self: &Arc<Self>) {
         let (boot, wall_ms) = (self.host.boot(), self.host.wall_ms());
         let Some(record) = self.with_cluster_clock(|clock, now_ms| clock.record(boot, now_ms, wall_ms))
@@ -60,7 +60,11 @@ impl Plane {
             return;
         };
         if let Err(error) = self.engine.keep(NAME, &record.encode()) {
-            tracing::warn!(%error, "cannot record cluster time; after a restart of the machine it goes on from an older record");
+            tracing::warn!(
+                %error,
+                "cannot record cluster time; after a restart of the machine this node starts from an older \
+                 record"
+            );
         }
     }
 }

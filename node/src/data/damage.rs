@@ -1,17 +1,15 @@
-//! What a store that was damaged when it was opened still decides: nothing (rule R4).
+//! Limits what a store that was found damaged at its opening may decide (rule R4). The damaged stretches may
+//! have held any record, so all its partitions count as damaged.
 //!
-//! What its damaged stretches held is not known, so every partition it held before counts as damaged. Where others
-//! are in-sync this node's copy is syncing, as after any restart: it is made equal to theirs, and the committed entry
-//! that makes it in-sync says that nothing is missing any more. Where nobody else has everything this node stays the
-//! last in-sync replica, and its primary, with these limits:
+//! If other copies are in-sync, this copy is syncing as after any restart. It is made equal to theirs, and
+//! the committed entry that makes it in-sync ends the damage of the partition. If not, this node stays the
+//! last in-sync replica:
 //!
-//! - A key is known only if its newest record here is of a term that began after the damage was found, or later:
-//!   nothing that was lost is newer. All other keys are answered with an error, never as absent or older. Writes that
-//!   need not know the key go on.
-//! - Nobody is made equal to this copy, and no tombstone is said to be unneeded.
+//! - It knows a key only if its newest record is of a term that began after the damage was found: no lost
+//!   record is newer. Other keys fail with an error, never as absent or older. Blind writes still work.
+//! - No other copy is made equal to this one, and no tombstone is marked as unneeded.
 //!
-//! When no partition is damaged any more the damaged files are given up, and the next start finds none. A restart before
-//! that finds the damage again, and begins anew.
+//! When no partition is damaged any more, the files are given up. An earlier restart finds the damage again.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
@@ -25,22 +23,22 @@ use crate::id::{NodeId, Partition, Term};
 use crate::kv::Failure;
 use crate::mutation::{Mutation, planted};
 
-/// Nothing is missing.
+/// Bound of a whole partition: no record is missing.
 const WHOLE: u64 = 0;
-/// Anything may be missing, whatever its version.
+/// Bound of a damaged partition before its next term: records of any version may be missing.
 const UNBOUNDED: u64 = u64::MAX;
 
-/// Which partitions are damaged, and up to where.
+/// The damaged partitions, each with the bound of the missing versions.
 #[derive(Debug)]
 pub(super) struct Damage {
-    /// By partition: whatever is missing is of a lower version than this.
+    /// By partition: all missing records have versions below this.
     below: Vec<AtomicU64>,
-    /// The files were given up, or there are none.
+    /// Whether the damaged files were given up, or there are none.
     done: AtomicBool,
 }
 
 impl Damage {
-    /// Of a store that was found damaged, or not.
+    /// Creates the state of a store that was found damaged at its opening, or whole.
     pub(super) fn new(found: bool) -> Self {
         let found = found && !planted(Mutation::TrustDamage);
         let below = if found { UNBOUNDED } else { WHOLE };
@@ -60,7 +58,7 @@ impl Damage {
         }
     }
 
-    /// Whether records of the partition may be missing.
+    /// Returns whether records of the partition may be missing.
     pub(super) fn is_in(&self, partition: Partition) -> bool {
         self.below(partition) != WHOLE
     }
@@ -69,17 +67,17 @@ impl Damage {
         (0..PARTITIONS).any(|partition| self.is_in(partition))
     }
 
-    /// This node orders the partition's writes from now on, in a term in which none of what is missing was ordered.
+    /// Notes that this node is the partition's primary in a new term: no missing record is of this term.
     pub(super) fn begin_term(&self, partition: Partition, term: Term) {
         self.set(partition, |below| below == UNBOUNDED, version(term, 0));
     }
 
-    /// The partition lacks nothing any more.
+    /// Notes that no record of the partition is missing any more.
     fn heal(&self, partition: Partition) {
         self.set(partition, |below| below != WHOLE, WHOLE);
     }
 
-    /// Whether what was found of a key, a version or nothing, is its newest record for certain.
+    /// Returns whether the version found for a key, or its absence, is certainly the newest state of the key.
     pub(super) fn proves(&self, partition: Partition, found: Option<u64>) -> bool {
         match self.below(partition) {
             WHOLE => true,
@@ -88,24 +86,25 @@ impl Damage {
     }
 }
 
-/// Whether the committed state says that this node's copy of a partition was made equal to another one, or is none,
-/// since it registered its present incarnation.
+/// Returns whether, by the committed state, this node's copy of a partition was made equal to another one
+/// since the node registered its present incarnation, or the node has no copy.
 fn is_made_anew(state: &ClusterState, node: NodeId, partition: Partition) -> bool {
     let (Some(member), Some(entry)) = (state.member(node), state.partition(partition)) else { return false };
     match entry.replica(node) {
-        // What is assigned again after this starts empty (rule R16).
+        // A copy that is assigned later starts empty (rule R16).
         None => true,
         Some(replica) => replica.role == ReplicaRole::InSync && replica.syncing_since >= member.since,
     }
 }
 
 impl Plane {
-    /// Whether the store was damaged when it was opened, and is not healed.
+    /// Returns whether the store was found damaged at its opening and is not healed yet.
     pub fn is_damaged(&self) -> bool {
         self.damage.is_anywhere()
     }
 
-    /// Takes note of the partitions that were brought up to date. The state names this node's present incarnation.
+    /// Notes the partitions whose copies were made equal to another one. `state` must have this node's
+    /// present incarnation.
     pub(super) fn note_healed(&self, state: &ClusterState) {
         if self.damage.done.load(Ordering::Acquire) {
             return;
@@ -115,18 +114,18 @@ impl Plane {
         }
     }
 
-    /// Gives up the damaged files once no partition lacks anything.
+    /// Gives up the damaged files once no partition is damaged any more.
     pub fn give_up_lost_files(&self) {
         if self.damage.done.load(Ordering::Acquire) || self.is_damaged() {
             return;
         }
         if let Err(error) = self.engine.give_up_lost() {
-            return tracing::warn!(%error, "damaged data files were not given up; trying again");
+            return tracing::warn!(%error, "cannot give up damaged data files; no data was changed; retrying");
         }
         self.damage.done.store(true, Ordering::Release);
         let message = format!(
-            "the store of node {} was found damaged when it started; all its partitions were restored from other \
-             copies, and the damaged data files are going to be replaced",
+            "the store of node {} was found damaged when it started; all its partitions were restored from \
+             other copies, and the damaged data files will be replaced",
             self.node.short()
         );
         self.tell(Weight::Warning, self.node, message);
@@ -134,20 +133,22 @@ impl Plane {
 
     pub(super) fn tell_damage(&self, found: &str) {
         let message = format!(
-            "the store of node {} is damaged: {found}. Its partitions are restored from other copies before they count. \
-             Where it has the only complete copy, keys that were not written since are answered with DAMAGED: if nodes \
-             with other copies are down, start them; else restore the data directory from a backup",
+            "the store of node {} is damaged: {found}. Its copies are restored from other nodes before they \
+             count as in-sync. Where it has the only complete copy, requests for keys that were not written \
+             since then fail with DAMAGED: if nodes with other copies are down, start them; else restore the \
+             data directory from a backup",
             self.node.short()
         );
         self.tell(Weight::Error, self.node, message);
     }
 
-    /// What is answered for a key of which a newer record may have been lost.
+    /// Returns the failure for a key of which a newer record may have been lost.
     pub(super) fn lost(&self, partition: Partition) -> Failure {
         Failure::Damaged(format!(
-            "the store of node {} was found damaged when it started, and no other node has all of partition \
-             {partition}: this key may have been lost, or be older than it should be; nothing was done. A write that \
-             replaces it whatever it was (SET) mends it; `caskctl events` tells what is damaged",
+            "the store of node {} was found damaged when it started, and no other node has a complete copy \
+             of partition {partition}, so this key may have been lost or have an outdated value; nothing was \
+             done; overwrite the key with a plain SET, or restore the data; `caskctl events` lists the \
+             damage",
             self.node.short()
         ))
     }
@@ -162,7 +163,7 @@ mod tests {
         let damage = Damage::new(true);
         assert!(damage.is_in(7) && !damage.proves(7, Some(version(9, 9))) && !damage.proves(7, None));
         damage.begin_term(7, 5);
-        // A later term of the same primary proves no more.
+        // A later term of the same primary does not change the bound.
         damage.begin_term(7, 6);
         assert!(damage.proves(7, Some(version(5, 1))) && damage.proves(7, Some(version(6, 1))));
         assert!(!damage.proves(7, Some(version(4, 1))) && !damage.proves(7, None));

@@ -1,4 +1,4 @@
-//! How much is in each partition, as their primaries count it: what a plan's figures are made from.
+//! Sizes of partitions, as their primaries count them: the input of plan previews.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -12,8 +12,8 @@ use crate::cluster::protocol::PROTOCOL_OPERATIONS;
 use crate::id::{NodeId, Partition};
 
 impl Plane {
-    /// Live keys and bytes of every partition whose primary answers. Nodes are asked one after the other, each
-    /// once; those that speak too old a version are not asked.
+    /// Returns live keys and bytes of every partition whose primary answers. Asks the nodes one after the
+    /// other, each once. Returns nothing while the protocol version in use does not have the request.
     pub async fn figures(self: &Arc<Self>) -> FiguresByPartition {
         let view = self.view.load_full();
         let mut figures = FiguresByPartition::new();

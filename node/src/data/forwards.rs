@@ -1,8 +1,8 @@
-//! Requests that were sent to another node and wait for its answer, each for a bounded time.
+//! Table of the requests that this node forwarded and that wait for an answer, each for a bounded time.
 //!
-//! A primary may be up and yet not answer: paused, or cut off from its copies. Invariants: who waits is told exactly
-//! once, by the answer or by the time-out, whichever takes the request out of the table; an answer that finds nothing
-//! there is late and means nothing. The table is no longer than what the network lets wait for answers.
+//! A primary may be up and yet not answer: paused, or cut off from its copies. Invariants: each waiter gets
+//! exactly one result, from the answer or from the time-out, whichever removes the request from the table
+//! first. A later answer is ignored. The network's limit of unanswered calls bounds the table.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,25 +18,25 @@ use crate::kv::{Failure, Outcome};
 
 /// Parts of the table, each under a lock of its own.
 const SHARDS: u64 = 16;
-/// How often the time-outs are looked at: an answer is waited for that much longer at most.
+/// Interval of the checks for time-outs, and so the upper bound of their delay.
 const LOOK_PAUSE: Duration = Duration::from_millis(50);
 
-/// Where the answer goes.
+/// Sender of a request's result.
 pub(super) type Sender = oneshot::Sender<Result<Outcome, Failure>>;
 
-/// One request that waits.
+/// A request that waits for its answer.
 struct Forwarded {
     deadline: Instant,
     writes: bool,
     sender: Sender,
 }
 
-/// All requests that wait.
+/// The table of waiting requests.
 #[derive(Default)]
 pub(super) struct Forwards {
     next: AtomicU64,
     shards: [Mutex<BTreeMap<u64, Forwarded>>; SHARDS as usize],
-    /// Whether somebody looks at the time-outs.
+    /// Whether a task checks for time-outs.
     watched: Mutex<bool>,
 }
 
@@ -45,21 +45,22 @@ impl Forwards {
         &self.shards[(id % SHARDS) as usize]
     }
 
-    /// Takes a request in; its number takes it out again.
+    /// Adds a request, and returns the number by which [`Forwards::take`] removes it.
     fn insert(&self, deadline: Instant, writes: bool, sender: Sender) -> u64 {
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         self.shard(id).lock().insert(id, Forwarded { deadline, writes, sender });
         id
     }
 
-    /// Takes a request out, and says until when it was to wait; `None` if its time was up.
+    /// Removes a request, and returns its sender and deadline. Returns `None` if it has timed out.
     pub(super) fn take(&self, id: u64) -> Option<(Sender, Instant)> {
         let forwarded = self.shard(id).lock().remove(&id)?;
         Some((forwarded.sender, forwarded.deadline))
     }
 
-    /// Takes out all whose time is up. Numbers ascend with deadlines, or nearly so: what follows one that is not due
-    /// is not due by more than the time between two calls.
+    /// Removes all requests whose deadline has passed. Numbers ascend nearly in the order of deadlines. So
+    /// the search stops at the first request that is not due: a later one that is due is removed by the next
+    /// call.
     fn take_due(&self, now: Instant) -> Vec<Forwarded> {
         let mut due = Vec::new();
         for shard in &self.shards {
@@ -77,7 +78,8 @@ impl Forwards {
 }
 
 impl Plane {
-    /// Notes that a request was sent to another node and answers by `sender`, at the latest at the time-out.
+    /// Registers a request that was sent to another node, and returns its number. `sender` gets an error if
+    /// no answer arrives within the request time-out.
     pub(super) fn wait_for_answer(self: &Arc<Self>, writes: bool, sender: Sender) -> u64 {
         let deadline = self.request_deadline();
         let id = self.forwards.insert(deadline, writes, sender);
@@ -89,17 +91,17 @@ impl Plane {
         id
     }
 
-    /// When a request that comes now has waited for long enough.
+    /// Returns the deadline of a request that arrives now.
     pub(super) fn request_deadline(&self) -> Instant {
         Instant::now() + Duration::from_millis(self.limits.request_timeout_ms)
     }
 
-    /// Tells those whose time is up, until nobody waits.
+    /// Fails the requests that have timed out; returns when no request waits.
     async fn watch_forwards(self: Arc<Self>) {
         loop {
             tokio::time::sleep(LOOK_PAUSE).await;
             for Forwarded { writes, sender, .. } in self.forwards.take_due(Instant::now()) {
-                // A client that went away is not told.
+                // The send fails if the client has disconnected.
                 drop(sender.send(Err(unanswered(writes, self.limits.request_timeout_ms))));
             }
             let mut watched = self.forwards.watched.lock();
@@ -111,17 +113,17 @@ impl Plane {
     }
 }
 
-/// What is told of a request whose primary is up and does not answer (rule R7).
+/// Returns the failure of a request whose primary is up and does not answer (rule R7).
 pub(super) fn unanswered(writes: bool, waited_ms: u64) -> Failure {
     if writes {
         return Failure::Unknown(format!(
-            "the node that orders this key's writes did not answer within {waited_ms} ms: the write may or may not \
-             have been done; read the key to know"
+            "the primary of this key did not answer within {waited_ms} ms; the write may or may not have \
+             been applied; read the key to find out"
         ));
     }
     Failure::Refused(format!(
-        "the node that serves this key did not answer within {waited_ms} ms; nothing was changed, try again. \
-         `caskctl status` shows which nodes are down"
+        "the primary of this key did not answer within {waited_ms} ms; nothing was changed; retry; `caskctl \
+         status` shows which nodes are down"
     ))
 }
 
@@ -130,7 +132,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn late_answer_finds_nothing_and_one_in_time_is_not_told_of_the_time_out() {
+    async fn late_answer_is_ignored_and_an_answer_in_time_prevents_the_time_out() {
         let (forwards, now) = (Forwards::default(), Instant::now());
         let (slow, slow_answer) = oneshot::channel();
         let (fast, _fast_answer) = oneshot::channel();
@@ -142,7 +144,7 @@ mod tests {
         for forwarded in due {
             forwarded.sender.send(Err(unanswered(forwarded.writes, 5000))).unwrap();
         }
-        assert!(forwards.take(slow).is_none(), "the late answer means nothing");
+        assert!(forwards.take(slow).is_none(), "the late answer is ignored");
         assert!(forwards.is_empty());
         let told = slow_answer.await.unwrap();
         assert!(matches!(told, Err(Failure::Unknown(text)) if text.contains("may or may not")));

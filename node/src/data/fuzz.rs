@@ -1,4 +1,4 @@
-//! What the fuzz target `messages` runs of the data plane: see [`crate::fuzz`].
+//! The data plane's part of the fuzz target `messages`: see [`crate::fuzz`].
 
 use bytes::Bytes;
 
@@ -12,10 +12,10 @@ use crate::kv::{
 };
 use crate::net::wire;
 
-/// Kinds of messages here.
+/// Number of kinds of messages here.
 pub(crate) const KINDS: u8 = 6;
 
-/// A message of one of the kinds.
+/// Decodes the input as a message of one kind, and asserts the promises.
 pub(crate) fn run(kind: u8, bytes: &[u8]) {
     match kind % KINDS {
         0 => {
@@ -40,7 +40,7 @@ pub(crate) fn run(kind: u8, bytes: &[u8]) {
     }
 }
 
-/// A frame of replication is the only encoding of what it says.
+/// Asserts that a replication frame is the only encoding of its content.
 fn replication(body: Bytes) {
     let again = match ReplicationFrame::decode(body.clone()) {
         None => return,
@@ -55,7 +55,7 @@ fn replication(body: Bytes) {
     assert_eq!(again, body);
 }
 
-/// Messages to begin with, by kind.
+/// Returns the initial corpus: kind and message.
 pub(crate) fn seeds() -> Vec<(u8, Vec<u8>)> {
     let set = Action::Set {
         value: "value".into(),

@@ -1,5 +1,8 @@
-//! Gives a partition to the primary the ring names, with this node's consent (rule R3): it stops taking
-//! requests, settles what is pending, then proposes the change. It resumes only by a committed state.
+//! Hands a partition over to the node that `ClusterState::successor` names, with this node's consent (rule
+//! R3).
+//!
+//! This node stops serving the partition, waits until no write is pending, then proposes the change.
+//! Invariant: it resumes serving only by a committed state.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,15 +16,15 @@ use crate::cluster::state::Change;
 use crate::id::{Incarnation, Partition, Term};
 use crate::mutation::{Mutation, planted};
 
-/// How long a proposal may take to be committed before it is made again.
+/// Time limit for the commit of a proposal, after which it is proposed again.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often the end of a recovery is looked for.
+/// Interval of the checks whether a recovery has ended.
 const RECOVERY_PAUSE: Duration = Duration::from_millis(20);
-/// How often the end of pending writes is looked for.
+/// Interval of the checks whether writes are pending.
 const SETTLE_PAUSE: Duration = Duration::from_millis(1);
 
 impl Plane {
-    /// Begins to give away each of these partitions that the ring has elsewhere and whose replicas there are in-sync.
+    /// Starts the hand-over of each of these partitions for which the committed state asks for one.
     pub(super) fn schedule_hand_overs(self: &Arc<Self>, partitions: &[Partition], incarnation: Incarnation) {
         let state = self.state();
         for &partition in partitions {
@@ -37,7 +40,7 @@ impl Plane {
 
     async fn hand_over(self: Arc<Self>, partition: Partition, term: Term, primary_incarnation: Incarnation) {
         if let Ok(_permit) = self.tasks.hand_overs.acquire().await {
-            // A term that is not reconciled yet must not be called settled.
+            // The hand-over marks the term as settled, so the recovery must have ended before.
             while self.is_recovering(partition, term) {
                 tokio::time::sleep(RECOVERY_PAUSE).await;
             }
@@ -71,7 +74,7 @@ impl Plane {
         }
     }
 
-    /// Before a planned stop: takes no more requests, and waits, at most `timeout`, for what is pending.
+    /// Prepares a planned stop: stops serving all partitions, and waits at most `timeout` for pending writes.
     pub async fn stop_all(self: &Arc<Self>, timeout: Duration) {
         let mut terms = Vec::new();
         for partition in 0..PARTITIONS {
@@ -88,7 +91,10 @@ impl Plane {
             }
         };
         if tokio::time::timeout(timeout, settled).await.is_err() {
-            tracing::warn!("some writes were still pending at the stop: their clients are told nothing");
+            tracing::warn!(
+                "writes are still pending at the stop: their clients get no answer, and the writes may or \
+                may not have been applied"
+            );
         }
     }
 }

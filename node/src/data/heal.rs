@@ -1,9 +1,10 @@
 //! Restores damaged records from another copy (promise P5).
 //!
-//! A version names one content on every copy (rule R1), so whoever holds a record of that version whole may be its
-//! source, whatever its role; one who holds it damaged cannot be: its checksum is verified whenever it is read. What was
-//! restored has the version it had, so digests do not change. What nobody holds whole stays damaged, and its key is
-//! answered with an error, never as absent or older (rule R4).
+//! Invariants: a version has the same content on every copy (rule R1), so any node that holds the record
+//! whole may be its source, in any role. A node with a damaged record cannot be, because every read verifies
+//! the checksum. A restored record keeps its version, so digests do not change. A record that no node holds
+//! whole stays damaged, and its key is answered with an error, never as absent or with an older value (rule
+//! R4).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,27 +24,27 @@ use crate::cluster::state::ReplicaRole;
 use crate::id::{NodeId, Partition};
 use crate::kv::Operation;
 
-/// Records restored at once.
+/// Upper bound of the records restored at once.
 const RESTORES_MAX: usize = 16;
-/// How often a request is tried again whose record cannot be restored at present.
+/// Upper bound of the attempts of a request whose record cannot be restored at present.
 const TRIES_MAX: u32 = 5;
-/// Pause between two of those: a record that is being overwritten is published meanwhile.
+/// Pause between two attempts; a pending write that replaces the record is published meanwhile.
 const TRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// What became of one damaged record.
+/// Result of healing one record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Healed {
-    /// It was taken from this node's copy: it is whole again.
+    /// The record was restored from this node's copy.
     From(NodeId),
-    /// It was whole, and is out of a damaged stretch now.
+    /// The record was whole, and was moved out of a damaged stretch.
     Moved,
-    /// Its key has another version by now, or none.
+    /// The key has another version now, or none.
     Overtaken,
-    /// No other copy that answers has it.
+    /// No other node that answers has the record, or it could not be written.
     NoCopy,
 }
 
-/// [`HealFigures`], while they are counted.
+/// Counters of [`HealFigures`].
 #[derive(Debug, Default)]
 pub(super) struct HealCounters {
     pub(super) scrubbed_bytes: AtomicU64,
@@ -53,7 +54,7 @@ pub(super) struct HealCounters {
 }
 
 impl Plane {
-    /// What was found damaged and healed.
+    /// Returns the counters of damaged and restored records.
     pub fn heal_figures(&self) -> HealFigures {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         HealFigures {
@@ -64,7 +65,7 @@ impl Plane {
         }
     }
 
-    /// Makes the record of this position and version whole, if need be from another copy.
+    /// Writes the record of this position and version again, from another copy if it is damaged here.
     pub(super) async fn heal_record(&self, partition: Partition, position: u64, version: u64) -> Healed {
         let (record, source) = match self.engine.read_version(partition, position, version) {
             Ok(None) => return Healed::Overtaken,
@@ -91,7 +92,8 @@ impl Plane {
         }
     }
 
-    /// The record of this position and version, whole, and who has it: those that are in-sync are asked first.
+    /// Fetches the record of this position and version from another node, in-sync replicas first. Returns the
+    /// record and its source.
     async fn fetch(&self, partition: Partition, position: u64, version: u64) -> Option<(Record, NodeId)> {
         let state = self.state();
         let mut replicas = state.partitions.get(usize::from(partition))?.replicas.clone();
@@ -105,7 +107,8 @@ impl Plane {
         None
     }
 
-    /// The record of this position and version that another node has; none if it gives another one.
+    /// Fetches the record of this position and version from a node. Returns `None` if the node has none or
+    /// returns another one.
     pub(super) async fn fetch_from(
         &self,
         node: NodeId,
@@ -119,11 +122,11 @@ impl Plane {
         (record.version == version && partition_of(&record.key) == partition).then_some(record)
     }
 
-    /// What another node is answered that asks for a record.
+    /// Returns the answer to another node's request for a record.
     pub(super) fn fetch_answer(&self, partition: Partition, position: u64, version: u64) -> Answer {
         match self.engine.read_version(partition, position, version) {
             Ok(record) => Answer::Record(record.map(Into::into)),
-            // It is damaged here, too.
+            // The record is damaged on this node, too.
             Err(_) => Answer::Record(None),
         }
     }
@@ -134,7 +137,7 @@ impl Plane {
         restored.await.unwrap_or(Err(AppendError::Closed))
     }
 
-    /// Restores what is damaged at a key's place, and tells the operator.
+    /// Restores the damaged records at a key's position, and reports them to the operator.
     async fn heal_key(&self, key: &[u8]) {
         let partition = partition_of(key);
         for entry in self.engine.entries_of(key) {
@@ -147,8 +150,8 @@ impl Plane {
                     Weight::Warning,
                     self.node,
                     format!(
-                        "a damaged record on node {here} (partition {partition}, version {version}) was restored from \
-                         node {} when it was read",
+                        "a read found a damaged record on node {here} (partition {partition}, version \
+                         {version}); it was restored from node {}",
                         node.short()
                     ),
                 ),
@@ -160,15 +163,16 @@ impl Plane {
 
     fn tell_missing(&self, partition: Partition, version: u64) {
         let message = format!(
-            "a record on node {} (partition {partition}, version {version}) is damaged and no other copy that answers \
-             has it whole: its key is answered with DAMAGED until it is written anew, or a node that has it returns",
+            "a record on node {} (partition {partition}, version {version}) is damaged, and no other node \
+             that answers has it whole: requests for its key fail with DAMAGED until the key is overwritten \
+             or a node that has the record returns",
             self.node.short()
         );
         self.tell(Weight::Error, self.node, message);
     }
 
-    /// Restores all that counts in damaged stretches of a data file, and says that the file may go. Tells whether it
-    /// may.
+    /// Restores all live records in damaged stretches of a data file, then marks the file for replacement.
+    /// Returns whether the file is marked.
     pub(super) async fn heal_file(&self, file_id: u64, stretches: &[DamagedStretch]) -> bool {
         let within =
             |stretch: &DamagedStretch| self.engine.records_within(file_id, stretch.offset, stretch.bytes);
@@ -186,8 +190,9 @@ impl Plane {
         let retired = !healed.contains(&Healed::NoCopy) && self.engine.retire(file_id, stretches);
         if let Some(first) = stretches.first().filter(|_| retired) {
             let message = format!(
-                "data file {file_id} of node {} was damaged at {} places, the first at byte {} ({}): {restored} records \
-                 were restored from other copies, and the file is going to be replaced",
+                "data file {file_id} of node {} was damaged at {} places, the first at byte {} ({}): \
+                 {restored} records were restored from other copies, and the file will be replaced by the \
+                 next merge",
                 self.node.short(),
                 stretches.len(),
                 first.offset,
@@ -198,7 +203,8 @@ impl Plane {
         retired
     }
 
-    /// For a request that met a damaged record before it had done anything: restores the record, then executes it.
+    /// Restores the damaged record that a request found before it had done anything, then executes the
+    /// request.
     pub(super) fn execute_healed(
         self: &Arc<Self>,
         partition: Partition,

@@ -1,17 +1,15 @@
-//! Merging a copy of an older generation **by value** (rule R10): what only that copy has was written by the side that a
-//! takeover gave up, and is written anew by the partition's primary, as any client's write is. Never by reconcile: that
-//! would take it for something nobody acknowledged, and remove it.
+//! Merges a copy of an older generation **by value** (rule R10). Records that only this copy has were written
+//! by the side that a takeover left behind. The primary orders them again, like client writes. A reconcile
+//! would treat them as never acknowledged and remove them.
 //!
-//! Done before the two copies are compared, while the replica is [`Unmerged`] in the committed state:
+//! Runs before the copies are compared, while the replica is [`Unmerged`] in the committed state. Examines
+//! old records that the base of the takeover had not seen: those above its highest version then, if known.
 //!
-//! - Looked at are records of the replica from before the present generation that the base of the takeover had not
-//!   seen: above its highest version then, where that is known.
-//! - The key was not written or deleted since the takeover: the primary orders the replica's record anew, be it a
-//!   value or a tombstone.
-//! - It was: the present generation's state stands. If the two differ, that is a conflict: counted, logged, and told as an
-//!   event with the first keys.
+//! - Key not written or deleted since the takeover: the primary orders the replica's record again.
+//! - Otherwise the present generation's state stands. If the two differ, the key is in conflict: counted,
+//!   logged, and the first keys are named in an event.
 //!
-//! It may be begun anew at any point: what was ordered already is found equal, or is the replica's newest record.
+//! The merge can be repeated from any point: a record ordered before is found equal, or is the newest one.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,12 +29,12 @@ use crate::cluster::takeover::Unmerged;
 use crate::id::{NodeId, Partition};
 use crate::mutation::{Mutation, planted};
 
-/// Keys in conflict that the event names.
+/// Upper bound of the keys in conflict that the event names.
 const NAMED_MAX: usize = 10;
-/// Keys in conflict that are logged, of one node's return; further ones are counted only.
+/// Upper bound of the keys in conflict that are logged for one returned node; further ones are only counted.
 const LOGGED_MAX: u64 = 1000;
 
-/// What became of the records that only one node had.
+/// Counts of the records that only one returned node had.
 #[derive(Clone, Debug, Default)]
 struct Merged {
     written: u64,
@@ -45,22 +43,22 @@ struct Merged {
     named: Vec<String>,
 }
 
-/// What was merged, by the node it is from, until it is told.
+/// Counts of merged records by returned node, until the event is reported.
 #[derive(Debug, Default)]
 pub(super) struct Merging(Mutex<BTreeMap<NodeId, Merged>>);
 
-/// What is to be done with a record of an older generation.
+/// Decision on a record of an older generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// Ordered anew.
+    /// Order the record again.
     Write,
-    /// Nothing: it is superseded, or there already.
+    /// Ignore the record: it is superseded, or present already.
     Leave,
-    /// Nothing, and it is told: the key was changed on both sides.
+    /// Ignore the record and report the key: both sides changed it.
     Conflict,
 }
 
-/// Positions of the replica's records that are to be looked at. Both lists ascend by position.
+/// Returns the positions of the replica's records to examine. Both lists ascend by position.
 fn unseen(mine: &[InventoryEntry], theirs: &[(u64, u64, bool)], unmerged: &Unmerged) -> Vec<u64> {
     let here = |position: u64| {
         let from = mine.partition_point(|entry| entry.position < position);
@@ -70,7 +68,7 @@ fn unseen(mine: &[InventoryEntry], theirs: &[(u64, u64, bool)], unmerged: &Unmer
         theirs < version(unmerged.first_term, 0)
             && match unmerged.seen {
                 Some(seen) => theirs > seen && here(position).all(|mine| mine != theirs),
-                // What is newer here was written later, or cannot be told from that.
+                // A newer record here was written later, or is indistinguishable from such a record.
                 None => here(position).all(|mine| mine < theirs),
             }
     };
@@ -79,7 +77,7 @@ fn unseen(mine: &[InventoryEntry], theirs: &[(u64, u64, bool)], unmerged: &Unmer
     positions
 }
 
-/// Decides by what the primary has of the key: its newest record, pending or published, tombstones included.
+/// Decides by the primary's newest record of the key, pending or published, including tombstones.
 fn verdict(current: Option<&Record>, theirs: &Record, unmerged: &Unmerged) -> Verdict {
     let began = version(unmerged.first_term, 0);
     let old = theirs.version < began && unmerged.seen.is_none_or(|seen| theirs.version > seen);
@@ -97,14 +95,14 @@ fn verdict(current: Option<&Record>, theirs: &Record, unmerged: &Unmerged) -> Ve
 }
 
 impl Plane {
-    /// Merges what only the replica has, if its store is of an older generation.
+    /// Merges the records that only the replica has, if its store is of an older generation.
     pub(super) async fn merge_by_value(self: &Arc<Self>, transfer: Transfer) -> Result<(), CopyError> {
         let Transfer { partition, node, .. } = transfer;
         let Some(unmerged) = unmerged(&self.state(), partition, node) else { return Ok(()) };
         if planted(Mutation::ReconcileOlderGeneration) {
             return Ok(());
         }
-        // Told at its end, also if there is nothing to merge.
+        // The entry makes `tell_merged` report the end, even if there is nothing to merge.
         self.merging.0.lock().entry(node).or_default();
         let theirs = self.inventory_of(transfer).await?;
         let positions = unseen(&self.engine.inventory(partition), &theirs, &unmerged);
@@ -169,7 +167,8 @@ impl Plane {
                 merged.conflicts += 1;
                 let key = record.key.escape_ascii().to_string();
                 if merged.conflicts <= LOGGED_MAX {
-                    tracing::warn!(%node, key, "changed on both sides of a takeover: the present generation's state stands");
+                    tracing::warn!(%node, key, "a key was changed on both sides of a takeover; it keeps the \
+                        value of the present generation");
                 }
                 if merged.named.len() < NAMED_MAX {
                     merged.named.push(key);
@@ -178,7 +177,7 @@ impl Plane {
         }
     }
 
-    /// Tells of nodes whose copies are merged wherever this node is primary.
+    /// Reports returned nodes whose copies are merged in all partitions that this node is primary of.
     pub fn tell_merged(&self) {
         let state = self.state();
         let own = || state.partitions().filter(|(_, entry)| entry.primary() == Some(self.node));
@@ -188,9 +187,9 @@ impl Plane {
         for (node, merged) in done {
             let Merged { written, deleted, conflicts, named } = merged;
             let mut message = format!(
-                "node {} returned with a store of an older generation, and node {} merged it by value: {written} writes \
-                 and {deleted} deletions that only it had were done anew; {conflicts} keys had been changed on both \
-                 sides, and the present generation's state of them stands",
+                "node {} returned with data of an older generation, and node {} merged it by value: it \
+                 applied {written} writes and {deleted} deletions that only the returned node had; \
+                 {conflicts} keys had changed on both sides and keep the value of the present generation",
                 node.short(),
                 self.node.short()
             );
@@ -232,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_base_never_saw_is_looked_at() {
+    fn only_records_that_the_base_never_saw_are_examined() {
         let (seen, later, new) = (version(5, 9), version(5, 10), version(100, 1));
         assert_eq!(SEEN.seen, Some(seen));
         let here = [mine(1, seen), mine(2, seen), mine(3, new), mine(4, later)];
@@ -248,20 +247,20 @@ mod tests {
         assert_eq!(
             unseen(&here, &theirs, &SEEN),
             [2, 3, 5],
-            "what is gone here was deleted here, if it was seen"
+            "a record that is absent here was deleted here, if the base had seen it"
         );
         let unknown = Unmerged { seen: None, ..SEEN };
         assert_eq!(unseen(&here, &theirs, &unknown), [2, 5, 6]);
     }
 
     #[test]
-    fn write_of_the_lost_side_is_done_anew_where_the_key_was_left_alone_since() {
+    fn write_of_the_lost_side_is_ordered_again_if_the_key_did_not_change_since() {
         let theirs = record(5, 10, Some("theirs"));
         assert_eq!(verdict(None, &theirs, &SEEN), Verdict::Write);
         assert_eq!(verdict(Some(&record(5, 3, Some("old"))), &theirs, &SEEN), Verdict::Write);
         let deletion = record(5, 10, None);
         assert_eq!(verdict(Some(&record(5, 3, Some("old"))), &deletion, &SEEN), Verdict::Write);
-        assert_eq!(verdict(None, &deletion, &SEEN), Verdict::Leave, "it is not there");
+        assert_eq!(verdict(None, &deletion, &SEEN), Verdict::Leave, "the key is absent");
     }
 
     #[test]
@@ -277,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_base_had_seen_is_never_brought_back() {
+    fn record_that_the_base_had_seen_is_never_restored() {
         assert_eq!(verdict(None, &record(5, 9, Some("deleted since")), &SEEN), Verdict::Leave);
         let unknown = Unmerged { seen: None, ..SEEN };
         assert_eq!(verdict(Some(&record(6, 1, None)), &record(5, 10, Some("old")), &unknown), Verdict::Leave);

@@ -1,6 +1,6 @@
-//! The data plane's messages to peers: the one place for their layout.
+//! Layout of the data plane's messages to peers.
 //!
-//! Replication frames are written by hand, since every write passes here; the rest is bincode.
+//! Replication frames are encoded by hand, because every write passes here; all other messages are bincode.
 //!
 //! ```text
 //! replicate:  kind=1 | position | record ...
@@ -11,8 +11,8 @@
 //! clean:      kind=3 | position | up to u64 | transfers from u64
 //! answer:     status u8 | digest u64, of a digest frame only
 //! ```
-//! Integers are little-endian. Whoever changes this adds a version to
-//! [`crate::cluster::protocol`], and sends the old form while that one is in use.
+//! Integers are little-endian. Every change of the layout adds a version to [`crate::cluster::protocol`];
+//! nodes send the old form while the old version is in use.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use caskade_engine::Record;
@@ -30,35 +30,36 @@ const KIND_CLEAN: u8 = 3;
 const POSITION_LEN: usize = 2 + 4 + 8 + 8 + 8 + 8 + 8;
 const RECORD_HEADER_LEN: usize = 8 + 8 + 4 + 1 + 2 + 4;
 
-/// Where in the order of a partition's writes a frame belongs.
+/// Place of a frame in the order of a partition's writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Position {
     pub(super) partition: Partition,
     pub(super) term: Term,
-    /// Epoch the sender holds.
+    /// Epoch of the sender's committed state.
     pub(super) epoch: Epoch,
     /// Epoch in which the copy was assigned to the receiver.
     pub(super) assigned: Epoch,
     pub(super) session: u64,
     /// Sequence after which the session begins.
     pub(super) begins: u64,
-    /// Sequence of the frame before it.
+    /// Last sequence of the frame before it.
     pub(super) previous: u64,
 }
 
 /// A frame of the replication stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum ReplicationFrame {
-    /// The next write: its records, one at least, whose sequences follow `previous`.
+    /// The next write: its records, at least one, whose sequences follow `previous`.
     Replicate(Position, Vec<Record>),
-    /// Asks for the digest after everything before it.
+    /// Request for the digest after all writes before the frame.
     Digest(Position),
-    /// The partition is clean up to a version; of transfers, only those of this session and later ones count on.
+    /// Mark of the version up to which the partition is clean, and the first session whose transfers stay
+    /// open.
     Clean(Position, u64, u64),
 }
 
 impl ReplicationFrame {
-    /// The bytes of a write's frame.
+    /// Encodes the frame of a write.
     pub(super) fn replicate(position: Position, records: &[Record]) -> Bytes {
         let len = |record: &Record| {
             RECORD_HEADER_LEN + record.key.len() + record.value.as_ref().map_or(0, Bytes::len)
@@ -70,7 +71,7 @@ impl ReplicationFrame {
         out.freeze()
     }
 
-    /// The bytes of a request for a digest.
+    /// Encodes a request for a digest.
     pub(super) fn digest(position: Position) -> Bytes {
         let mut out = BytesMut::with_capacity(1 + POSITION_LEN);
         out.put_u8(KIND_DIGEST);
@@ -78,7 +79,8 @@ impl ReplicationFrame {
         out.freeze()
     }
 
-    /// The bytes that say up to which version the partition is clean, and from which session on transfers are taken.
+    /// Encodes a mark of the version up to which the partition is clean, and of the first session whose
+    /// transfers stay open.
     pub(super) fn clean(position: Position, up_to: u64, transfers_from: u64) -> Bytes {
         let mut out = BytesMut::with_capacity(1 + POSITION_LEN + 16);
         out.put_u8(KIND_CLEAN);
@@ -88,7 +90,7 @@ impl ReplicationFrame {
         out.freeze()
     }
 
-    /// Reads a frame; `None` if it is none of this protocol.
+    /// Decodes a frame. Returns `None` if the bytes are not a frame of this protocol.
     pub(super) fn decode(mut body: Bytes) -> Option<Self> {
         let kind = body.try_get_u8().ok()?;
         let position = take_position(&mut body)?;
@@ -163,8 +165,8 @@ fn take_record(body: &mut Bytes) -> Option<Record> {
     Some(Record { key, version, expiry_ms, user_flags, value: (has_value == 1).then_some(value) })
 }
 
-/// Returns the answer to a replication frame. `disk` is the state of the answering node's disk: the last byte, which
-/// builds that do not know it ignore.
+/// Encodes the answer to a replication frame. `disk` is the state of the answering node's disk. It is the
+/// last byte, so that older builds ignore it.
 ///
 /// ```text
 /// | status u8 | digest u64, if one was asked for | disk u8 |
@@ -188,8 +190,8 @@ pub(super) fn replication_answer(result: Result<Option<u64>, Rejection>, disk: D
     Bytes::copy_from_slice(&[status, disk as u8])
 }
 
-/// Reads the answer to a replication frame, and the state of the other node's disk if it names that. Any unknown status
-/// counts as a failure.
+/// Decodes the answer to a replication frame, and the state of the answering node's disk if the answer has
+/// it. An unknown status counts as a failure.
 pub(super) fn read_replication_answer(
     mut body: Bytes,
 ) -> (Result<Option<u64>, Rejection>, Option<DiskState>) {
@@ -205,50 +207,52 @@ pub(super) fn read_replication_answer(
     (result, disk)
 }
 
-/// A request to a partition's primary, or to every node.
+/// A request to a partition's primary, or to every node that is a primary.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Request {
-    /// One operation on one key.
+    /// Executes one operation.
     Execute(Operation),
-    /// Keys of a partition, from a position in key-hash space on.
+    /// Returns keys of a partition, from a position in key-hash space on.
     KeysPage { partition: Partition, from: u64, limit: u32 },
-    /// Live keys of all partitions this node is primary of.
+    /// Counts the live keys of all partitions that the receiver is primary of.
     Count,
-    /// Live keys and bytes of each partition this node is primary of. From version 2 on.
+    /// Returns live keys and bytes of each partition that the receiver is primary of. Since version 2.
     Figures,
-    /// The record of this position and version, for a copy where it is damaged.
+    /// Returns the record of this position and version, for a copy on which it is damaged.
     Fetch { partition: Partition, position: u64, version: u64 },
-    /// The first keys of a range, of partitions this node is primary of. From version 4 on.
+    /// Returns the first keys of a range in partitions that the receiver is primary of. Since version 4.
     KeysInOrder { partitions: Vec<Partition>, range: KeyRange, limit: u32 },
-    /// Live keys that expire, of all partitions this node is primary of. From version 6 on.
+    /// Counts the live keys with an expiry in all partitions that the receiver is primary of. Since version
+    /// 6.
     CountExpiring,
 }
 
-/// What a request is answered with.
+/// Answer to a [`Request`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
-    /// Of `Execute`.
+    /// To `Execute`.
     Outcome(WireOutcome),
-    /// Of `Execute`, `KeysPage`: the operation failed for good.
+    /// To `Execute`, `KeysPage` and `KeysInOrder`: the operation failed for good.
     Failed(Failure),
-    /// This node is not (or not yet, or no longer) the serving primary: nothing was done.
+    /// The answering node is not the serving primary, or not yet, or no longer: nothing was done.
     NotPrimary {
-        /// The committed state it acts on: whoever knows a newer one need only wait for it to follow.
+        /// Epoch of the state it has applied. A requester with a newer state retries soon, because this node
+        /// will apply that state, too.
         epoch: Epoch,
     },
-    /// Of `KeysPage`.
+    /// To `KeysPage`.
     Keys { keys: Vec<Bytes>, next: Option<u64> },
-    /// Of `Count` and `CountExpiring`.
+    /// To `Count` and `CountExpiring`.
     Count(u64),
-    /// Of `Figures`: partition, keys, bytes.
+    /// To `Figures`: partition, keys, bytes.
     Figures(Vec<(Partition, u64, u64)>),
-    /// Of `Fetch`: nothing where the record is damaged, too, or not there.
+    /// To `Fetch`: `None` if the record is damaged on the answering node, too, or absent.
     Record(Option<WireRecord>),
-    /// Of `KeysInOrder`.
+    /// To `KeysInOrder`.
     KeysInOrder { keys: Vec<Bytes>, next: Option<Bytes> },
 }
 
-/// [`Outcome`] as it travels.
+/// [`Outcome`] as peers exchange it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum WireOutcome {
     Entry(Option<WireEntry>),
@@ -259,7 +263,7 @@ pub(super) enum WireOutcome {
     },
     Integer(i64),
     Changed(bool),
-    // From version 4 on.
+    // Since version 4.
     Value(Option<Bytes>),
     Integers(Vec<Option<i64>>),
     Wrote {
@@ -273,7 +277,7 @@ pub(super) enum WireOutcome {
     ),
 }
 
-/// [`Entry`] as it travels.
+/// [`Entry`] as peers exchange it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct WireEntry {
     value: Bytes,
@@ -336,49 +340,49 @@ impl From<WireOutcome> for Outcome {
     }
 }
 
-/// A primary's request to a replica that is brought up to date.
+/// A primary's request to a replica during a transfer.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Bulk {
     pub(super) partition: Partition,
     pub(super) term: Term,
     /// Epoch in which the copy was assigned to the receiver.
     pub(super) assigned: Epoch,
-    /// Of the transfer it is part of.
+    /// Session of the transfer.
     pub(super) session: u64,
     pub(super) action: BulkAction,
 }
 
-/// What is asked in a [`Bulk`].
+/// Action of a [`Bulk`] request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum BulkAction {
-    /// Position and version of every record it holds.
+    /// Lists position and version of every record, and whether it is a tombstone.
     Inventory,
-    /// The keys of the records at these positions.
+    /// Returns the keys of the records at these positions.
     Keys(Vec<u64>),
-    /// Store these records; highest version wins. Void in a transfer that is closed.
+    /// Stores these records; the highest version wins. Void if the transfer is closed.
     Store(Vec<WireRecord>),
-    /// The records at these positions, tombstones included, as many as fit. From version 3 on.
+    /// Returns the records at these positions, including tombstones, as many as fit. Since version 3.
     Records(Vec<u64>),
 }
 
-/// What a [`Bulk`] is answered with.
+/// Answer to a [`Bulk`] request.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum BulkAnswer {
     /// Position, version, whether it is a tombstone; ascending.
     Inventory(Vec<(u64, u64, bool)>),
-    /// The keys asked for.
+    /// The requested keys.
     Keys(Vec<Bytes>),
     Stored,
-    /// Not done, for this reason.
+    /// Nothing was done, for this reason.
     Refused(String),
-    /// All records at the first so many of the positions asked for.
+    /// All records at the first `positions` of the requested positions.
     Records {
         records: Vec<WireRecord>,
         positions: u32,
     },
 }
 
-/// A record as it travels in bulk.
+/// A record as peers exchange it in bulk messages.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct WireRecord {
     key: Bytes,
@@ -410,7 +414,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_replication_frame_is_read_as_it_was_written(
+        fn encoded_replication_frame_decodes_to_the_same_frame(
             partition in 0..1024_u16, term: u32, epoch: u64, assigned: u64, session: u64, begins: u64,
             previous: u64, version: u64,
             key in proptest::collection::vec(any::<u8>(), 0..40),
@@ -437,7 +441,9 @@ mod tests {
         }
 
         #[test]
-        fn an_answer_to_a_frame_is_read_as_it_was_given(digest: Option<u64>, kind in 0..6_usize, disk in 0..4_u8) {
+        fn encoded_answer_to_a_frame_decodes_to_the_same_answer(
+            digest: Option<u64>, kind in 0..6_usize, disk in 0..4_u8,
+        ) {
             let rejections =
                 [Rejection::Stale, Rejection::Behind, Rejection::Gap, Rejection::Failed, Rejection::NoRoom];
             let result = rejections.get(kind).map_or(Ok(digest), |rejection| Err(*rejection));

@@ -1,16 +1,14 @@
-//! The data plane: who orders the writes of a partition, who copies them, and how a request finds its way.
+//! The data plane: orders, replicates and copies the records of this node's partitions, and routes requests.
 //!
-//! [`primary`] and [`replica`] decide (pure); [`plane`] holds the partitions behind a lock each;
-//! [`ordering`] takes a record from its place in the order to its publication, [`sessions`] to the followers;
-//! [`roles`] follows the committed state, [`assignments`] sees that data are of the present assignment; [`serve`] answers peers; [`route`] sends requests to primaries,
-//! [`forwards`] bounds how long their answers are waited for;
-//! [`catch_up`] brings replicas up to date, [`reconcile`] those that are in-sync, which
-//! [`repair`] compares; [`figures`] counts partitions; [`hand_over`] gives partitions away; [`upkeep`] does what is due
-//! from time to time; [`clean`] says which tombstones may go, [`scrub`] looks for damage and [`heal`] mends it;
-//! [`merging`] takes over what the lost side of a takeover wrote, [`stale`] answers without a lease;
-//! [`strangers`] refuses who is no member;
-//! [`tail`] makes up for what a store lost that does not sync every write; [`together`] writes several keys at once;
-//! [`space`] watches the room on disk; [`damage`] is what a store lacks that was opened damaged; [`notices`] tells the operator.
+//! Write path: [`route`] sends requests to primaries, [`forwards`] bounds the wait for their answers,
+//! [`primary`] and [`replica`] decide (pure), [`plane`] holds the partitions behind a lock each, [`ordering`]
+//! appends and publishes, [`sessions`] replicates, [`serve`] answers peers, [`together`] executes
+//! transactions, [`stale`] reads without a lease, [`strangers`] rejects non-members. Roles: [`roles`],
+//! [`assignments`], [`hand_over`]. Copies: [`catch_up`], [`reconcile`] (in-sync ones), [`repair`]
+//! (comparison), [`tail`] (unsynced writes lost in a power failure), [`merging`] (after a takeover). Store:
+//! [`clean`] (droppable tombstones), [`scrub`] (finds damage), [`heal`] (restores records), [`damage`] (store
+//! found damaged at the start), [`space`] (free disk space). Also [`figures`] (sizes of partitions),
+//! [`upkeep`] (periodic work), [`notices`] (events for the operator).
 
 mod assignments;
 mod catch_up;

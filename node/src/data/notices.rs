@@ -1,6 +1,7 @@
-//! What the data plane has to tell an operator: taken over into the node's event log from time to time.
+//! Notices of the data plane for the operator; the node moves them to its event log periodically.
 //!
-//! Bounded, and one thing is told once: a fault that shows at each try is not told at each.
+//! Invariants: the queue is bounded, and equal notices are reported once, so that a fault that recurs at each
+//! retry does not fill the log.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -9,24 +10,24 @@ use parking_lot::Mutex;
 use super::plane::Plane;
 use crate::id::NodeId;
 
-/// Notices that wait to be taken over; the oldest go.
+/// Upper bound of the queued notices; the oldest are dropped.
 const WAITING_MAX: usize = 256;
-/// Notices remembered, so that they are not told again.
+/// Upper bound of the remembered notices, which are not reported again.
 const TOLD_MAX: usize = 1024;
 
-/// How much a notice matters.
+/// Severity of a notice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weight {
-    /// All is well.
+    /// A normal change.
     Info,
-    /// Something was wrong and is mended.
+    /// A fault that was repaired.
     Warning,
-    /// Something is wrong.
+    /// A present fault.
     Error,
 }
 
 impl Weight {
-    /// As events name it.
+    /// Returns its name in events.
     pub fn word(self) -> &'static str {
         match self {
             Self::Info => "info",
@@ -36,18 +37,18 @@ impl Weight {
     }
 }
 
-/// One thing to be told.
+/// A notice for the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// How much it matters.
+    /// Severity.
     pub weight: Weight,
-    /// The node it is about.
+    /// The node that it concerns.
     pub node: NodeId,
-    /// In words.
+    /// Text for the operator.
     pub message: String,
 }
 
-/// Those that wait.
+/// Queue of notices, with the texts reported before.
 #[derive(Debug, Default)]
 pub(super) struct Notices(Mutex<Waiting>);
 
@@ -77,7 +78,7 @@ impl Plane {
         self.notices.tell(Notice { weight, node, message });
     }
 
-    /// What is to be told since the last call.
+    /// Removes and returns the queued notices.
     pub fn take_notices(&self) -> Vec<Notice> {
         self.notices.0.lock().notices.drain(..).collect()
     }
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_thing_is_told_once() {
+    fn equal_notices_are_reported_once() {
         let notices = Notices::default();
         for message in ["a", "a", "b", "a"] {
             let node = NodeId::from_bytes([1; 32]);

@@ -1,4 +1,4 @@
-//! A write's way through a partition: ordered, appended here and on the followers, published.
+//! The steps of a write in its partition: ordering, append here and on the followers, publication.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,15 +17,16 @@ use crate::id::{Partition, Term};
 use crate::mutation::{Mutation, planted};
 use crate::net::Responder;
 
-/// Most of [`batch_bytes`] that records of one write may have together: below what a frame and the log take.
+/// Upper bound of the [`batch_bytes`] of all records of one write: below the limits of a frame and of the
+/// log.
 pub(super) const BATCH_BYTES_MAX: u64 = 48 << 20;
-/// More than a record's header takes in a frame or a data file.
+/// Upper bound of a record's header in a frame or a data file, bytes.
 const BATCH_RECORD_OVERHEAD: u64 = 64;
-/// Pause before an append is made again that the disk had no room for.
+/// Pause before an append is retried that the overloaded log rejected.
 pub(super) const OVERLOAD_PAUSE: Duration = Duration::from_millis(5);
 
 impl Plane {
-    /// Gives a record the next place in the order, appends it here and sends it to every follower.
+    /// Orders a record as the partition's next write: appends it here and sends it to every follower.
     pub(super) fn order(
         self: &Arc<Self>,
         partition: Partition,
@@ -36,11 +37,12 @@ impl Plane {
         self.order_batch(partition, primary, vec![record], waiter);
     }
 
-    /// Orders several records of one partition as one write: on every copy they are one frame and one engine batch,
-    /// appended, published and found after a crash together or not at all (rule R14). Their versions are consecutive.
+    /// Orders several records of one partition as one write, with consecutive versions. On every copy they
+    /// are one frame and one engine batch: they are appended, published and recovered after a crash together
+    /// or not at all (rule R14).
     ///
-    /// There must be one at least, of which each key once, together at most [`BATCH_BYTES_MAX`] of [`batch_bytes`]
-    /// unless it is a single one; and the sequence must have room for them.
+    /// The caller passes at least one record and each key once. Several records must have at most
+    /// [`BATCH_BYTES_MAX`] of [`batch_bytes`], and their sequences must not exceed the maximum.
     pub(super) fn order_batch(
         self: &Arc<Self>,
         partition: Partition,
@@ -83,7 +85,8 @@ impl Plane {
         });
     }
 
-    /// An append that a busy or full disk did not take is made again: the record has its place in the order.
+    /// Retries an append that failed because the disk is overloaded or full: the write already has its place
+    /// in the order.
     pub(super) fn append_later(
         self: &Arc<Self>,
         partition: Partition,
@@ -112,21 +115,22 @@ impl Plane {
             | AppendError::ErasUsedUp(_)
             | AppendError::VersionsUsedUp => {}
             AppendError::Overloaded { .. } => {
-                return tracing::debug!(partition, %error, "the disk is busy");
+                return tracing::debug!(partition, %error, "the log is overloaded; the append is retried");
             }
             AppendError::TooLarge { .. } => {
-                return tracing::warn!(partition, %error, "a peer sent a record that is too large here: \
-                    max_value_bytes must be the same on all nodes");
+                return tracing::warn!(partition, %error, "rejected a record of a peer: it is too large here; \
+                    nothing was written; set max_value_bytes to the same value on all nodes");
             }
         }
         if !self.store_failed.swap(true, Ordering::AcqRel) {
-            tracing::error!(partition, %error, "the store refused a write: this node gives up its partitions; \
-                what was acknowledged is on the other copies. Mend the disk, then restart the node");
+            tracing::error!(partition, %error, "the store failed a write: this node gives up its partitions; \
+                acknowledged writes are on the other copies; repair the disk, then restart the node");
         }
         self.end_lease();
     }
 
-    /// Publishes, in order, every record that is durable on all copies.
+    /// Publishes, in order, every write that is durable on all copies, and sends the answers that waited for
+    /// it.
     pub(super) fn publish_ready(&self, partition: Partition, role: &mut Role) {
         let Role::Primary(primary) = role else { return };
         while let Some(pending) = primary.next_published() {
@@ -141,7 +145,7 @@ impl Plane {
         }
     }
 
-    /// Takes a write from the primary: appends it, and answers once it is durable and published.
+    /// Appends a write of the primary, and acknowledges it once it is durable and published.
     pub(super) fn store_replicated(
         self: &Arc<Self>,
         position: Position,
@@ -158,24 +162,27 @@ impl Plane {
         });
     }
 
-    /// Whether a primary sent a record whose version is held here with other content (rule R1): then one of the two
-    /// gave a version twice. Neither is believed: nothing is acknowledged, and the operator is told.
+    /// Returns whether a primary sent a record whose version this node holds with other content (rule R1): a
+    /// version was then given twice. Reports it to the operator; the caller must not acknowledge the records.
     pub(super) fn contradicts(&self, records: &[Record]) -> bool {
         let Some(conflict) = self.engine.find_conflict(records) else { return false };
         let message = format!(
-            "two records have one version: {conflict} here on node {}, and the partition's primary sent another              record under it. This copy takes neither, so it will be taken out of the in-sync set. Please report this;              an empty data directory on one of the two nodes mends it",
+            "two records have the same version: {conflict} on node {}, and the partition's primary sent \
+             another record with this version. This copy rejects it, so the primary will suspend this \
+             replica. Please report this; to repair it, restart one of the two nodes with an empty data \
+             directory",
             self.node.short()
         );
         self.tell(Weight::Error, self.node, message);
         true
     }
 
-    /// Whether records taken from a primary, possibly of an earlier term, are still on their way to the disk.
+    /// Returns whether appends of records received from a primary, possibly of an earlier term, are pending.
     pub(super) fn is_receiving(&self, partition: Partition) -> bool {
         self.cells[usize::from(partition)].receiving.load(Ordering::Acquire) > 0 || self.is_storing(partition)
     }
 
-    /// Whether records of a transfer are still on their way to the disk.
+    /// Returns whether appends of a transfer's records are pending.
     pub(super) fn is_storing(&self, partition: Partition) -> bool {
         self.cells[usize::from(partition)].storing.load(Ordering::Acquire) > 0
     }
@@ -204,10 +211,10 @@ impl Plane {
                 return reply.send(self.replication_answer(Err(rejection)));
             }
         };
-        // Whatever the role is now, the record is in the log: the map of highest versions takes it.
+        // The record is in the log, so it is published in any role: the keydir keeps the highest version.
         self.engine.publish(appended);
-        // Under another term the sender is no longer the primary: an acknowledgement would let it answer its
-        // client for a write that the present one may not have seen.
+        // Under another term the sender is no longer the primary. With an acknowledgement it could answer its
+        // client for a write that the present primary may not have.
         let Some(log) = log else {
             let taken = if planted(Mutation::NoFencing) { Ok(None) } else { Err(Rejection::Stale) };
             return reply.send(self.replication_answer(taken));
@@ -224,12 +231,12 @@ impl Plane {
     }
 }
 
-/// What records count for in the bound on bytes under way.
+/// Returns the bytes that records count for in the limit of bytes in flight.
 pub(super) fn records_bytes(records: &[Record]) -> u64 {
     records.iter().map(|record| (record.key.len() + record.value.as_ref().map_or(0, Bytes::len)) as u64).sum()
 }
 
-/// What a record counts for in [`BATCH_BYTES_MAX`]: its bytes, and room for what is written around them.
+/// Returns the bytes that a record counts for in [`BATCH_BYTES_MAX`]: key, value and overhead.
 pub(super) fn batch_bytes(record: &Record) -> u64 {
     records_bytes(std::slice::from_ref(record)) + BATCH_RECORD_OVERHEAD
 }

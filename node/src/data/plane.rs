@@ -1,8 +1,8 @@
-//! The partitions of one node, each behind its own lock, and the machinery they share.
+//! The partitions of one node, each behind its own lock, and the state they share.
 //!
-//! Completions (durable appends, acknowledgements) may arrive on any thread, also on the one that holds the
-//! partition's lock. They go through the cell's inbox, which whoever holds the lock empties before and after
-//! unlocking: no completion waits for another lock, none is lost.
+//! Completions (durable appends, acknowledgements) may arrive on any thread, even on the one that holds the
+//! partition's lock. They are put into the cell's inbox. The thread that holds the lock empties the inbox
+//! before and after it unlocks, so that no completion waits for another lock and none is lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -36,81 +36,82 @@ use crate::kv::{Failure, Outcome};
 use crate::mutation::{Mutation, planted};
 use crate::net::{Peers, Refusals, Responder, wire};
 
-/// Bounds and times of the data plane.
+/// Limits of pending writes, waiting requests, background rates and free disk space.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
-    /// How long a request waits for a primary, in milliseconds.
+    /// Time that a request waits for a primary, in milliseconds.
     pub request_timeout_ms: u64,
-    /// How long a write waits for a replica before the replica is taken out (rule R8), in milliseconds.
+    /// Time that a write waits for a replica before the primary proposes to suspend it (rule R8), in
+    /// milliseconds.
     pub replica_timeout_ms: u64,
-    /// Pending writes of one partition; more are refused.
+    /// Pending writes of one partition; further ones are refused.
     pub pending_max: usize,
-    /// Requests that may wait for a primary at once; more are refused.
+    /// Requests that wait for a primary at once; further ones are refused.
     pub waiting_max: usize,
-    /// Bytes of keys and values of all pending writes and waiting requests together; more are refused.
+    /// Bytes of keys and values of all pending writes and waiting requests; further ones are refused.
     pub bytes_under_way_max: u64,
-    /// Longest value that a command may make of what is there, bytes.
+    /// Maximum length of a value that a command computes from the present one, bytes.
     pub value_bytes_max: u64,
-    /// Bytes a second all copying of partitions from this node may use.
+    /// Rate of all copies of partitions from this node, bytes per second.
     pub migration_bytes_per_s: u64,
-    /// Bytes of complete data files that are verified a second; 0 verifies none.
+    /// Rate at which complete data files are verified, bytes per second; 0: never.
     pub scrub_bytes_per_s: u64,
-    /// In which time each partition's copies are compared once, in milliseconds.
+    /// Interval in which each partition's copies are compared once, in milliseconds.
     pub repair_interval_ms: u64,
     /// Free space of the data directory below which the node warns.
     pub disk_low: Mark,
-    /// Free space of the data directory below which writes that add data are refused.
+    /// Free space of the data directory below which the node refuses writes that add data.
     pub disk_minimum: Mark,
 }
 
-/// Where the data plane's proposals go: whoever brings them to the coordinator. One that finds its queue full
-/// is dropped; what it stands for is proposed again while it is still due.
+/// Queues of the data plane's proposals to the coordinator. A proposal that finds its queue full is dropped,
+/// and made again while it is due.
 pub struct Proposals {
-    /// Takes those that somebody waits for.
+    /// Queue of the proposals that a caller waits for.
     pub urgent: mpsc::Sender<Change>,
-    /// Takes the others ([`Change::can_wait`]), so that none of the first sort is ever behind them.
+    /// Queue of the others ([`Change::can_wait`]), so that they never delay urgent ones.
     pub patient: mpsc::Sender<Change>,
 }
 
-/// What the data plane is made from.
+/// Dependencies of the data plane.
 pub struct Parts {
     /// This node.
     pub node: NodeId,
     /// Its store.
     pub engine: Engine,
-    /// What of that was found damaged when it was opened, in words.
+    /// Text for the operator: the damage found when the store was opened; `None` if there is no damage.
     pub damage: Option<String>,
-    /// Its peers.
+    /// Sends calls to other nodes.
     pub peers: Peers,
-    /// Takes its proposals.
+    /// Queues of proposals to the coordinator.
     pub proposals: Proposals,
-    /// Bounds.
+    /// Limits of pending writes, waiting requests, background rates and free disk space.
     pub limits: Limits,
-    /// Its clocks and tasks.
+    /// Clocks and task starter.
     pub host: Host,
 }
 
-/// A committed state, and what of it every request needs.
+/// A committed state, with the parts that every request needs.
 pub(super) struct View {
     pub(super) state: Arc<ClusterState>,
-    /// As which incarnation this node has taken on its roles; none if it is nothing to anybody.
+    /// Incarnation under which this node holds its roles; `None`: it holds no role.
     pub(super) takes_part: Option<Incarnation>,
     /// The live primary of each partition.
     pub(super) primaries: Vec<Option<NodeId>>,
 }
 
-/// Who waits for the outcome of an operation.
+/// Receiver of an operation's outcome.
 pub(super) enum Reply {
     /// A client's connection on this node.
     Local(oneshot::Sender<Result<Outcome, Failure>>),
-    /// Another node, on behalf of its client.
+    /// Another node, for a client of it.
     Remote(Responder),
 }
 
 impl Reply {
     pub(super) fn send(self, result: Result<Outcome, Failure>) {
         match self {
-            // A client that went away is not told.
+            // The send fails if the client has disconnected.
             Self::Local(sender) => drop(sender.send(result)),
             Self::Remote(responder) => {
                 let answer = match result {
@@ -123,7 +124,7 @@ impl Reply {
     }
 }
 
-/// An answer that may be given once a record is published (rule R6).
+/// An answer that must wait until a record is published (rule R6).
 pub(super) struct Waiter {
     pub(super) result: Result<Outcome, Failure>,
     pub(super) reply: Reply,
@@ -132,19 +133,19 @@ pub(super) struct Waiter {
 pub(super) type PrimaryState = Primary<Appended, Waiter>;
 pub(super) type ReplicaState = ReplicaLog<Responder>;
 
-/// What this node is to a partition.
+/// Role of this node for a partition.
 pub(super) enum Role {
-    /// Nothing, since this moment of the monotonic clock: its data may go.
+    /// No replica, since this reading of the monotonic clock: its data may be dropped.
     Idle { since_ms: u64 },
-    /// A copy that gets nothing at present, and is kept for its return.
+    /// A replica that is away: it receives nothing, and keeps its data for its return.
     Away,
-    /// A copy that follows.
+    /// A replica that follows the primary.
     Replica(ReplicaState),
-    /// The one that orders.
+    /// The primary, which orders the writes.
     Primary(PrimaryState),
 }
 
-/// Something that was under way and has ended.
+/// End of an append or of a call to a follower.
 pub(super) enum Completion {
     Appended {
         term: Term,
@@ -157,7 +158,7 @@ pub(super) enum Completion {
         session: u64,
         sequence: u64,
         result: Result<(), Rejection>,
-        /// State of its disk, if it says so.
+        /// State of the follower's disk, if its answer has it.
         disk: Option<DiskState>,
     },
     Received {
@@ -173,23 +174,23 @@ pub(super) enum Completion {
 pub(super) struct Cell {
     pub(super) role: Mutex<Role>,
     inbox: Mutex<Vec<Completion>>,
-    /// Records taken from a primary whose appends have not ended.
+    /// Replication frames whose appends are pending.
     pub(super) receiving: AtomicUsize,
-    /// Bulk messages whose records' appends have not ended.
+    /// Bulk messages whose appends are pending.
     pub(super) storing: AtomicUsize,
 }
 
 /// A lease as it was at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Lease {
-    /// When it ends, by this node's monotonic clock; it may have been prolonged since.
+    /// Its end by this node's monotonic clock; it may have been extended since.
     until_ms: u64,
-    /// How many leases had been ended before their time.
+    /// Number of leases that had been ended early.
     ended: u64,
 }
 
-/// Dropped by a panic while a partition's lock is held, ends the node: what that partition's state is worth then, nobody
-/// knows.
+/// Guard of a partition's lock. If a panic drops it, the node ends, because the partition's state may be
+/// inconsistent.
 struct Held<'a> {
     host: &'a Host,
     partition: Partition,
@@ -214,44 +215,47 @@ pub struct Plane {
     pub(super) view: ArcSwap<View>,
     pub(super) host: Host,
     pub(super) tasks: TaskBoard,
-    /// What all background work of this node may use together, its merges included.
+    /// Rate budget shared by all background work of this node, including merges.
     pub(super) background: Budget,
-    /// Room on this node's disk, and on others'.
+    /// Free disk space of this node and of other nodes.
     pub(super) disks: Disks,
     pub(super) notices: Notices,
     pub(super) healing: HealCounters,
     pub(super) damage: Damage,
-    /// What was merged of copies of an older generation.
+    /// Counts of merged records of an older generation.
     pub(super) merging: Merging,
-    /// Why this node serves nothing, once that lasts, and what to do.
+    /// Text for clients and the operator: the reason why this node has had no lease for a while, and the
+    /// remedy.
     pub(super) plight: Mutex<Option<String>>,
     pub(super) tails: Tails,
     /// Requests that wait for another node's answer.
     pub(super) forwards: Forwards,
+    /// Number of requests that wait for a primary.
     pub(super) waiting: AtomicUsize,
-    /// Keys found past their time by this node, as their primary.
+    /// Keys that this node, as their primary, found expired.
     pub(super) expired_keys: AtomicU64,
-    /// Bytes of keys and values of all operations under way here: pending writes and waiting requests.
+    /// Bytes of keys and values of all operations in flight here: pending writes and waiting requests.
     pub(super) bytes_under_way: AtomicU64,
     proposals: Proposals,
     pub(super) assignments: Assignments,
     pub(super) cells: Vec<Cell>,
     lease_until_ms: AtomicU64,
-    /// Counts calls of [`Plane::end_lease`].
+    /// Number of calls of [`Plane::end_lease`].
     leases_ended: AtomicU64,
-    /// This process gets no lease any more, whatever is granted.
+    /// Whether this process has given up leases for good: it ignores further grants.
     lease_given_up: AtomicBool,
     pub(super) cluster_clock: Mutex<ClusterClock>,
     sessions: AtomicU64,
     pub(super) store_failed: AtomicBool,
-    /// Since when replicas of partitions this node is primary of have been away while their nodes are up.
+    /// Replicas that are away although their nodes are up, of partitions this node is primary of, with the
+    /// time since when.
     pub(super) away_since: Mutex<HashMap<(Partition, NodeId), u64>>,
-    /// Counts what may let a waiting request go on.
+    /// Counter of events that may let a waiting request proceed.
     progress: watch::Sender<u64>,
 }
 
 impl Plane {
-    /// A data plane that holds no role yet.
+    /// Creates a data plane that holds no role yet.
     pub fn new(parts: Parts) -> Arc<Self> {
         let Parts { node, engine, damage, peers, proposals, limits, host } = parts;
         let now_ms = host.monotonic_ms();
@@ -302,35 +306,36 @@ impl Plane {
         plane
     }
 
-    /// The committed state this node acts on.
+    /// Returns the committed state that this node has applied.
     pub fn state(&self) -> Arc<ClusterState> {
         self.view.load().state.clone()
     }
 
-    /// The store.
+    /// Returns the store.
     pub fn engine(&self) -> &Engine {
         &self.engine
     }
 
-    /// This node serves its partitions until that moment of the monotonic clock.
+    /// Extends the lease until that reading of the monotonic clock.
     pub fn extend_lease(&self, until_ms: u64) {
         self.lease_until_ms.fetch_max(until_ms, Ordering::AcqRel);
         self.note_progress();
     }
 
-    /// This node serves nothing until it is granted a new lease.
+    /// Ends the lease: this node serves no partition until it is granted a new one.
     pub fn end_lease(&self) {
         self.leases_ended.fetch_add(1, Ordering::AcqRel);
         self.lease_until_ms.store(0, Ordering::Release);
     }
 
-    /// This node serves nothing any more, whatever lease it is granted. Takes no lock.
+    /// Gives up leases for good: this node serves no partition any more, even if it is granted a lease. Takes
+    /// no lock.
     pub fn give_up_lease(&self) {
         self.lease_given_up.store(true, Ordering::Release);
         self.end_lease();
     }
 
-    /// Whether this node may answer as a primary now.
+    /// Returns whether this node may answer as a primary now.
     pub fn has_lease(&self) -> bool {
         self.lease().is_some()
     }
@@ -338,30 +343,30 @@ impl Plane {
     /// Returns the lease that this node holds now.
     pub(super) fn lease(&self) -> Option<Lease> {
         let ended = self.leases_ended.load(Ordering::Acquire);
-        // Before the clock is read: a lease that is granted in between says nothing of that moment.
+        // Read before the clock: a lease granted in between would not cover that reading.
         let until_ms = self.lease_until_ms.load(Ordering::Acquire);
         let held = self.host.monotonic_ms() < until_ms || planted(Mutation::NoLease);
         let given_up = self.lease_given_up.load(Ordering::Acquire);
         (held && !given_up).then_some(Lease { until_ms, ended })
     }
 
-    /// Whether a lease that [`Plane::lease`] returned was held without a gap until now.
+    /// Returns whether a lease that [`Plane::lease`] returned was held without a gap until now.
     pub(super) fn held_until_now(&self, lease: Lease) -> bool {
         let in_time = self.host.monotonic_ms() < lease.until_ms || planted(Mutation::NoLease);
         in_time && self.leases_ended.load(Ordering::Acquire) == lease.ended
     }
 
-    /// Whether the store refused a write: the node must not stay in any in-sync set (rule R8).
+    /// Returns whether the store failed a write: the node must not stay in any in-sync set (rule R8).
     pub fn store_failed(&self) -> bool {
         self.store_failed.load(Ordering::Acquire)
     }
 
-    /// What is under way here: bytes of pending writes and waiting requests, and how many requests wait.
+    /// Returns the bytes of pending writes and waiting requests, and the number of waiting requests.
     pub fn under_way(&self) -> (u64, usize) {
         (self.bytes_under_way.load(Ordering::Acquire), self.waiting.load(Ordering::Acquire))
     }
 
-    /// Its bounds.
+    /// Returns the limits.
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
@@ -374,7 +379,7 @@ impl Plane {
         let Proposals { urgent, patient } = &self.proposals;
         let queue = if change.can_wait() { patient } else { urgent };
         if let Err(error) = queue.try_send(change) {
-            tracing::debug!(%error, "a proposal was not queued; it is made again while it is due");
+            tracing::debug!(%error, "dropped a proposal: its queue is full; it is repeated while it is due");
         }
     }
 
@@ -386,7 +391,7 @@ impl Plane {
         self.progress.subscribe()
     }
 
-    /// Runs `f` under the partition's lock, then whatever completed meanwhile.
+    /// Runs `f` under the partition's lock, then handles the completions that arrived meanwhile.
     pub(super) fn with_role<T>(self: &Arc<Self>, partition: Partition, f: impl FnOnce(&mut Role) -> T) -> T {
         let cell = &self.cells[usize::from(partition)];
         let result = {
@@ -421,7 +426,7 @@ impl Plane {
     pub(super) fn drain_if_free(self: &Arc<Self>, partition: Partition) {
         let cell = &self.cells[usize::from(partition)];
         while !cell.inbox.lock().is_empty() {
-            // Whoever holds the lock looks into the inbox after unlocking.
+            // The thread that holds the lock checks the inbox again after it unlocks.
             let Some(mut role) = cell.role.try_lock() else {
                 return;
             };
@@ -476,7 +481,7 @@ impl Plane {
                 self.cells[usize::from(partition)].receiving.fetch_sub(1, Ordering::AcqRel);
                 self.on_received(partition, role, (term, session, sequence), result, reply);
             }
-            // The role changed meanwhile: what its former life had under way is void.
+            // The role changed meanwhile: completions of the former role are void.
             _ => {}
         }
     }

@@ -1,8 +1,9 @@
-//! Keys of the whole cluster in key order, a page at a time.
+//! Pages of the cluster's keys in key order.
 //!
-//! Keys are spread over the partitions by a hash: every primary gives the first keys of its partitions, and they are
-//! merged up to where the shortest page ends. A page is right only if each partition was served by the node that answered
-//! for it, before and after; else it is asked for anew. Needs the ordered index on every node (`index = "ordered"`).
+//! Keys are spread over the partitions by a hash. So every primary returns the first keys of its partitions,
+//! and the pages are merged up to the end of the page that ends first. Invariant: a page counts only if each
+//! partition was served by the answering node before and after the read; else it is requested again. Rejects
+//! the request unless every node has the ordered index (`index = "ordered"`).
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
@@ -21,39 +22,40 @@ use crate::cluster::protocol::PROTOCOL_ACTIONS;
 use crate::id::{NodeId, Partition};
 use crate::kv::{ActionError, Failure};
 
-/// Pause before a page is asked for again of which a part was not served.
+/// Pause before a page is requested again because a partition was not served.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
-/// Most keys of one page.
+/// Upper bound of the keys of one page.
 const PAGE_KEYS_MAX: usize = 10_000;
 
-/// Consecutive keys, in the order of their bytes.
+/// A range of keys in the order of their bytes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct KeyRange {
-    /// Where it begins.
+    /// Lower bound.
     pub start: Bound<Bytes>,
-    /// Where it ends.
+    /// Upper bound.
     pub end: Bound<Bytes>,
-    /// All its keys begin so.
+    /// Common prefix of all keys of the range; may be empty.
     pub prefix: Bytes,
 }
 
-/// Some keys in key order.
+/// One page of keys in key order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeysInOrder {
     /// The keys.
     pub keys: Vec<Bytes>,
-    /// The next page begins after this key; nothing after the last page.
+    /// Key after which the next page begins; `None`: this is the last page.
     pub next: Option<Bytes>,
 }
 
 impl KeyRange {
-    /// The keys that begin with these bytes.
+    /// Creates the range of the keys that begin with `prefix`.
     pub fn of_prefix(prefix: Bytes) -> Self {
         let end = after_prefix(&prefix).map_or(Bound::Unbounded, |after| Bound::Excluded(after.into()));
         Self { start: Bound::Included(prefix.clone()), end, prefix }
     }
 
-    /// The partitions it can have keys in: one, where the prefix has a whole hash tag.
+    /// Returns the partitions that may have keys of the range: a single one if the prefix has a whole hash
+    /// tag.
     fn partitions(&self) -> impl Iterator<Item = Partition> {
         match partition_of_prefix(&self.prefix) {
             Some(partition) => partition..partition + 1,
@@ -62,7 +64,8 @@ impl KeyRange {
     }
 }
 
-/// Puts pages of several stores together: they are complete up to where the first of them ends.
+/// Merges pages of several stores. The result ends where the first of the pages ends: only up to there all
+/// are complete.
 fn merge(pages: Vec<KeysInOrder>, limit: usize) -> KeysInOrder {
     let horizon = pages.iter().filter_map(|page| page.next.clone()).min();
     let mut keys: Vec<Bytes> = pages.into_iter().flat_map(|page| page.keys).collect();
@@ -74,10 +77,10 @@ fn merge(pages: Vec<KeysInOrder>, limit: usize) -> KeysInOrder {
 }
 
 impl Plane {
-    /// A page of live keys of a range in key order: `limit` of them, or as many as there are up to `next`.
+    /// Returns a page of live keys of a range in key order: `limit` keys, or all keys up to `next`.
     ///
     /// # Errors
-    /// A partition is not served, or a node keeps no ordered index.
+    /// A partition is not served, or a node has no ordered index.
     pub async fn keys_in_order(
         self: &Arc<Self>,
         range: &KeyRange,
@@ -86,8 +89,8 @@ impl Plane {
         let used = self.view.load().state.speech().protocol;
         if used < PROTOCOL_ACTIONS {
             return Err(Failure::Refused(format!(
-                "the members speak version {used} of the peer protocol in common, and scans in key order need version \
-                 {PROTOCOL_ACTIONS}: upgrade all nodes"
+                "the cluster uses version {used} of the peer protocol, and scans in key order need version \
+                 {PROTOCOL_ACTIONS}; nothing was read; upgrade all nodes"
             )));
         }
         let deadline = Instant::now() + Duration::from_millis(self.limits.request_timeout_ms);
@@ -103,7 +106,7 @@ impl Plane {
         }
     }
 
-    /// One page of every primary; or a partition that was not served.
+    /// Requests one page from every primary. Returns the pages, or a partition that was not served.
     async fn pages(
         self: &Arc<Self>,
         range: &KeyRange,
@@ -166,7 +169,7 @@ impl Plane {
         let now = self.cluster_ms();
         let live = page.keys.into_iter().filter(|key| key.expiry_ms == 0 || key.expiry_ms > now);
         let keys = live.map(|key| key.key).collect();
-        // A partition may have moved, and its data gone, while the page was made.
+        // A partition may have moved, and its data been dropped, during the read.
         if serves_all() { Answer::KeysInOrder { keys, next: page.next } } else { self.not_primary() }
     }
 }

@@ -1,10 +1,10 @@
-//! Reconciling with an in-sync replica: after a failover, and when repair finds that two copies differ.
+//! Reconciles with an in-sync replica: after a failover, and when repair finds that two copies differ.
 //!
-//! Such a replica may become the primary at any moment, so it must not hold half of anything that was written as a
-//! whole: all differences of a slot, to which every client's batch is confined, are settled by one ordered write of
-//! several records (rule R14). It carries the primary's own state of each key under the primary's term, which is a
-//! tombstone where there is none. (A syncing replica is never a primary before its digests are equal; to it records
-//! are sent as they are.)
+//! An in-sync replica may become the primary at any moment, so it must never hold half of an atomic write.
+//! All keys of such a write are of one slot. So the primary settles all differences of a slot by one ordered
+//! write of several records (rule R14). The write carries the primary's own state of each key under the
+//! primary's term: a tombstone if the primary has no record. A syncing replica never becomes primary before
+//! its digest is equal, so it receives the records as they are.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,11 +23,11 @@ use crate::cluster::state::Change;
 use crate::id::{NodeId, Partition, Term};
 use crate::kv::Effect;
 
-/// How often room for more writes under way is looked for.
+/// Interval of the checks whether the limit of bytes in flight allows further writes.
 pub(super) const ROOM_PAUSE: Duration = Duration::from_millis(5);
 
 impl Plane {
-    /// Settles what this primary and an in-sync replica differ in, slot by slot.
+    /// Settles the differences between this primary and an in-sync replica, slot by slot.
     pub(super) async fn settle_differences(
         self: &Arc<Self>,
         transfer: Transfer,
@@ -44,7 +44,7 @@ impl Plane {
         Ok(())
     }
 
-    /// The keys the two copies differ in, by slot.
+    /// Returns the keys in which the two copies differ, by slot.
     async fn differing_keys(
         &self,
         transfer: Transfer,
@@ -70,7 +70,8 @@ impl Plane {
         keys: &[Bytes],
     ) -> Result<(), CopyError> {
         let done = self.with_primary(partition, term, |primary| {
-            // The partition is being given away: what is ordered now would come after its settlement.
+            // During a hand-over nothing may be ordered: the hand-over waits only for writes that are pending
+            // already.
             if primary.phase == Phase::Stopped || primary.last() + keys.len() as u64 > SEQUENCE_MAX {
                 return Err(CopyError::Void);
             }
@@ -91,12 +92,12 @@ impl Plane {
         done.unwrap_or(Err(CopyError::Void))
     }
 
-    /// What this primary has of a key, pending or published; a tombstone where that is nothing.
+    /// Returns this primary's newest record of a key, pending or published; a tombstone if there is none.
     pub(super) fn newest_state(&self, primary: &mut PrimaryState, key: &Bytes) -> Result<Record, CopyError> {
         Ok(self.newest_record(primary, key)?.unwrap_or_else(|| record(key.clone(), Effect::Remove)))
     }
 
-    /// What this primary has of a key, pending or published, and of which version.
+    /// Returns this primary's newest record of a key, pending or published.
     pub(super) fn newest_record(
         &self,
         primary: &mut PrimaryState,
@@ -108,8 +109,8 @@ impl Plane {
         self.engine.read(key).map_err(|error| CopyError::Damaged(error.to_string()))
     }
 
-    /// An in-sync replica that differs in more than one write can carry is taken out of the in-sync set: as a syncing
-    /// one it is copied to piece by piece.
+    /// Proposes to suspend an in-sync replica that differs in more records than one write can carry. As a
+    /// syncing replica it then receives the records one by one.
     pub(super) fn give_up_in_sync(self: &Arc<Self>, partition: Partition, term: Term, node: NodeId) {
         let state = self.state();
         let Some(member) = state.members.get(&self.node) else { return };

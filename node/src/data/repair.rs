@@ -1,8 +1,9 @@
-//! Compares the in-sync copies of each partition from time to time, and makes them equal where they differ.
+//! Compares the in-sync copies of each partition once per `repair_interval_ms`, and makes them equal if they
+//! differ.
 //!
-//! They never should: what finds a difference is a fault of a disk, or of this program, that nothing else noticed. So it
-//! is told as an error, with both nodes, before anything is changed. The comparison is exact while writes go on
-//! (`Plane::digests_equal`). The primary's state counts, as in every reconciliation.
+//! In-sync copies must never differ. A difference means an undetected fault of a disk or of this program. So
+//! it is reported as an error, with both nodes, before anything is changed. The comparison is exact while
+//! writes continue (`Plane::compare_digests`). The primary's state counts, as in every reconciliation.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use super::primary::Phase;
 use crate::id::{NodeId, Partition, Term};
 
 impl Plane {
-    /// Compares for ever, each partition once in `repair_interval_ms`.
+    /// Compares each partition once per `repair_interval_ms`; never returns.
     pub async fn run_repair(self: Arc<Self>) {
         let pause = Duration::from_millis(self.limits.repair_interval_ms) / u32::from(PARTITIONS);
         loop {
@@ -42,8 +43,8 @@ impl Plane {
             match self.compare_digests(partition, term, node).await {
                 Ok(compared) if compared.mine == compared.theirs => {}
                 Ok(_) => self.repair_copy(partition, term, node).await,
-                // It has no copy any more, or is taken out by others if it does not answer.
-                Err(error) => tracing::debug!(partition, %node, %error, "copies were not compared"),
+                // The node no longer has a copy; or it does not answer, and the primary suspends it.
+                Err(error) => tracing::debug!(partition, %node, %error, "cannot compare copies"),
             }
         }
     }
@@ -54,8 +55,8 @@ impl Plane {
             Weight::Error,
             node,
             format!(
-                "the copies of partition {partition} (term {term}) on nodes {here} and {there} differ though both are \
-                 in-sync: the primary, {here}, makes them equal. Please report this"
+                "the copies of partition {partition} (term {term}) on nodes {here} and {there} differ though \
+                 both are in-sync: the primary, {here}, makes them equal to its own. Please report this"
             ),
         );
         let stats = self.engine.partition_stats(partition);
@@ -66,12 +67,18 @@ impl Plane {
             Ok(_) => self.tell(
                 Weight::Warning,
                 node,
-                format!("the copies of partition {partition} (term {term}) on nodes {here} and {there} are equal again"),
+                format!(
+                    "the copies of partition {partition} (term {term}) on nodes {here} and {there} are \
+                         equal again"
+                ),
             ),
             Err(error) => self.tell(
                 Weight::Error,
                 node,
-                format!("the copies of partition {partition} on nodes {here} and {there} still differ: {error}"),
+                format!(
+                    "the copies of partition {partition} on nodes {here} and {there} still differ: \
+                         {error}"
+                ),
             ),
         }
     }

@@ -1,25 +1,28 @@
-//! What a replica accepts from its primary. Pure: no I/O, no clock.
+//! Decides which frames a replica accepts from its primary. Pure: no I/O, no clock.
 //!
-//! A frame is taken only under the replica's present term, assignment and newest session, and only if it names the
-//! sequence before it (replication is gapless, rule R2). What is for another assignment is for a copy that is emptied
-//! before this one begins, or was (rule R16): an acknowledgement or a digest of it would be taken for one of this. Digests are answered at an exact place in the order.
+//! Invariants: the replica accepts a frame only under its present term and assignment and its newest session,
+//! and only if the frame names the last received sequence as the one before it (replication is gapless, rule
+//! R2). Digests are answered at an exact place in the order of writes. Rejects frames that name another
+//! assignment: they belong to an earlier or later copy of this partition, and acknowledgements of them would
+//! be counted for this one (R16).
 
 use super::message::Position;
 use crate::id::{Epoch, NodeId, Term};
 use crate::mutation::{Mutation, planted};
 
-/// Why a frame is not taken. The primary acts on it.
+/// Reason why a frame is not accepted; the primary reacts to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Rejection {
     /// The sender's term is over: it is no longer the primary, or not of this session.
     Stale,
-    /// This node does not know the sender's term, or its own assignment, yet: try again shortly.
+    /// This node has not applied the state with the sender's term or assignment yet: the primary retries
+    /// shortly.
     Behind,
-    /// Records before this one are missing: send them again in a new session.
+    /// Records before this one are missing: the primary sends them again in a new session.
     Gap,
-    /// This node could not append it.
+    /// The append failed on this node.
     Failed,
-    /// There was no room on this node's disk to append it.
+    /// This node's disk had no space for the append.
     NoRoom,
 }
 
@@ -28,22 +31,22 @@ pub(super) enum Rejection {
 pub(super) struct ReplicaLog<R> {
     /// The term it follows.
     pub(super) term: Term,
-    /// Who orders the writes of that term.
+    /// The primary of that term.
     pub(super) primary: NodeId,
-    /// The assignment it is a copy of.
+    /// Epoch in which this copy was assigned to this node.
     assigned: Epoch,
     session: u64,
     received: u64,
     stored: u64,
-    /// The first write of the session that is missing here: its append failed. `u64::MAX` if none did.
+    /// First write of the session whose append failed; `u64::MAX`: none failed.
     missing_from: u64,
-    /// The first session whose transfers are taken.
+    /// First session whose transfers are open.
     transfers_from: u64,
     digest_waiters: Vec<(u64, R)>,
 }
 
 impl<R> ReplicaLog<R> {
-    /// A replica that has heard nothing in `term` yet.
+    /// Creates a replica that has received no frame in `term` yet.
     pub(super) fn new(term: Term, primary: NodeId, assigned: Epoch) -> Self {
         Self {
             term,
@@ -58,20 +61,21 @@ impl<R> ReplicaLog<R> {
         }
     }
 
-    /// Which term, primary and assignment it is for.
+    /// Returns the term, primary and assignment that it follows.
     pub(super) fn follows(&self) -> (Term, NodeId, Epoch) {
         (self.term, self.primary, self.assigned)
     }
 
-    /// Whether nothing was taken in this term yet.
+    /// Returns whether no frame was accepted in this term yet.
     pub(super) fn is_new(&self) -> bool {
         self.session == 0
     }
 
-    /// Whether a frame of this sender that belongs there is taken.
+    /// Accepts or rejects a frame of this sender at this position. A frame of a newer session opens that
+    /// session.
     ///
     /// # Errors
-    /// Why it is not.
+    /// The reason of the rejection.
     pub(super) fn admit(&mut self, from: NodeId, position: &Position) -> Result<(), Rejection> {
         let Position { term, assigned, session, begins, previous, .. } = *position;
         self.check_sender(from, term, assigned)?;
@@ -79,8 +83,9 @@ impl<R> ReplicaLog<R> {
             return Err(Rejection::Stale);
         }
         if session > self.session {
-            // A new session begins where the primary knows this replica to be; not in its middle, if its first frame was
-            // lost: what is acknowledged is acknowledged with all before it.
+            // A new session begins after the last write that this replica acknowledged to the primary. If the
+            // first frame of the session was lost, later ones are rejected, because an acknowledgement covers
+            // all writes before it.
             if previous != begins && !planted(Mutation::Gaps) {
                 return Err(Rejection::Gap);
             }
@@ -91,10 +96,10 @@ impl<R> ReplicaLog<R> {
         if previous == self.received || planted(Mutation::Gaps) { Ok(()) } else { Err(Rejection::Gap) }
     }
 
-    /// Whether this sender is the primary of this term, and speaks to the copy of this assignment.
+    /// Checks that the sender is the primary of this term and addresses the copy of this assignment.
     ///
     /// # Errors
-    /// Why it is not.
+    /// The reason of the rejection.
     pub(super) fn check_sender(&self, from: NodeId, term: Term, assigned: Epoch) -> Result<(), Rejection> {
         let assigned = if planted(Mutation::AnyAssignment) { self.assigned } else { assigned };
         if term > self.term || assigned > self.assigned {
@@ -107,27 +112,27 @@ impl<R> ReplicaLog<R> {
         if stale { Err(Rejection::Stale) } else { Ok(()) }
     }
 
-    /// Transfers begun before this session are closed: what they still bring is void (rule R12).
+    /// Closes the transfers begun before this session: their further records are void (rule R12).
     pub(super) fn close_transfers(&mut self, before: u64) {
         self.transfers_from = self.transfers_from.max(before);
     }
 
-    /// Whether records of a transfer of this session are taken.
+    /// Returns whether the transfer of this session is open.
     pub(super) fn takes_transfer(&self, session: u64) -> bool {
         session >= self.transfers_from
     }
 
-    /// A record was taken and its append is under way.
+    /// Notes that a write was accepted and its append has begun.
     pub(super) fn received(&mut self, sequence: u64) {
         self.received = sequence;
     }
 
-    /// Notes that a write is durable and published. Returns those who wait for the digest of exactly this state: the
-    /// caller answers them before it publishes the next write.
+    /// Notes that a write is durable and published. Returns the waiters for the digest of exactly this state,
+    /// which the caller answers before it publishes the next write.
     ///
     /// # Errors
-    /// An earlier write of the session is missing here, so this one must not be acknowledged: the primary takes an
-    /// acknowledgement for one of everything before it, too (rule R2).
+    /// An earlier write of the session is missing here, so this one must not be acknowledged: an
+    /// acknowledgement covers all writes before it (rule R2).
     pub(super) fn stored(&mut self, session: u64, sequence: u64) -> Result<Vec<R>, Rejection> {
         if session != self.session {
             return Ok(Vec::new());
@@ -143,7 +148,8 @@ impl<R> ReplicaLog<R> {
             .collect())
     }
 
-    /// Someone asks for the digest after everything received so far. Gives the asker back if that is now.
+    /// Registers a waiter for the digest after all writes received so far. Returns the waiter if all of them
+    /// are stored already.
     pub(super) fn digest_after_received(&mut self, waiter: R) -> Option<R> {
         if self.stored == self.received {
             return Some(waiter);
@@ -152,13 +158,14 @@ impl<R> ReplicaLog<R> {
         None
     }
 
-    /// Notes that the write named `sequence` is not on this disk. The session takes nothing more, and acknowledges none
-    /// of the later writes whose appends are pending: they may succeed.
+    /// Notes that the append of the write `sequence` failed. The session accepts no further frames. It
+    /// acknowledges none of the later writes whose appends are pending, even if they succeed.
     pub(super) fn failed(&mut self, session: u64, sequence: u64) {
         if session == self.session {
             self.received = u64::MAX;
             self.missing_from = self.missing_from.min(sequence);
-            // They wait for a state that this session does not reach; the primary asks again in the next one.
+            // They wait for a state that this session does not reach; the primary asks again in the next
+            // session.
             self.digest_waiters.clear();
         }
     }
@@ -177,21 +184,25 @@ mod tests {
     }
 
     #[test]
-    fn a_session_whose_first_frame_was_lost_takes_nothing() {
+    fn session_whose_first_frame_was_lost_accepts_nothing() {
         let mut log: ReplicaLog<()> = ReplicaLog::new(5, PRIMARY, ASSIGNED);
-        assert_eq!(log.admit(PRIMARY, &at(5, 1, 1)), Err(Rejection::Gap), "the record 1 is missing");
+        assert_eq!(log.admit(PRIMARY, &at(5, 1, 1)), Err(Rejection::Gap), "record 1 is missing");
         assert_eq!(log.admit(PRIMARY, &at(5, 1, 2)), Err(Rejection::Gap));
         assert_eq!(log.admit(PRIMARY, &at(5, 1, 0)), Ok(()));
     }
 
     #[test]
-    fn what_is_for_another_assignment_is_not_taken() {
+    fn frame_for_another_assignment_is_rejected() {
         let mut log: ReplicaLog<()> = ReplicaLog::new(5, PRIMARY, ASSIGNED);
         let (next, former) = (ASSIGNED + 1, ASSIGNED - 1);
         let ahead = Position { assigned: next, ..at(5, 1, 0) };
         assert_eq!(log.admit(PRIMARY, &ahead), Err(Rejection::Behind), "this store is to be emptied first");
         assert_eq!(log.admit(PRIMARY, &Position { assigned: former, ..at(5, 1, 0) }), Err(Rejection::Stale));
-        assert_eq!(log.check_sender(PRIMARY, 5, former), Err(Rejection::Stale), "nor is a transfer's record");
+        assert_eq!(
+            log.check_sender(PRIMARY, 5, former),
+            Err(Rejection::Stale),
+            "a transfer's record is, too"
+        );
         assert_eq!(log.admit(PRIMARY, &at(5, 1, 0)), Ok(()));
     }
 
@@ -232,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_closed_transfer_still_brings_is_void() {
+    fn records_of_a_closed_transfer_are_void() {
         let mut log: ReplicaLog<()> = ReplicaLog::new(1, PRIMARY, ASSIGNED);
         assert!(log.takes_transfer(3));
         log.close_transfers(5);
@@ -241,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_failed_append_the_session_takes_nothing_more() {
+    fn after_a_failed_append_the_session_accepts_nothing_more() {
         let mut log: ReplicaLog<()> = ReplicaLog::new(1, PRIMARY, ASSIGNED);
         log.admit(PRIMARY, &at(1, 1, 0)).unwrap();
         log.received(1);
@@ -259,11 +270,7 @@ mod tests {
         assert_eq!(log.stored(1, 1), Ok(vec![]));
         log.failed(1, 2);
         log.failed(1, 3);
-        assert_eq!(
-            log.stored(1, 4),
-            Err(Rejection::Gap),
-            "an acknowledgement of 4 would be one of 2 as well"
-        );
+        assert_eq!(log.stored(1, 4), Err(Rejection::Gap), "an acknowledgement of 4 would cover 2 as well");
         assert_eq!(log.admit(PRIMARY, &Position { begins: 1, ..at(1, 2, 1) }), Ok(()));
         log.received(2);
         assert_eq!(log.stored(2, 2), Ok(vec![]), "the primary sent it again in a new session");

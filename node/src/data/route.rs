@@ -1,7 +1,8 @@
-//! The way of a request: to the partition's primary, which may be this node.
+//! Routes requests to the partition's primary, which may be this node.
 //!
-//! A request that finds no serving primary, or whose primary does not answer, waits up to the request time-out.
-//! One that writes is sent again only after an explicit refusal given before it got a version (rule R7).
+//! A request that finds no serving primary, or whose primary does not answer, waits up to the request
+//! time-out. Invariant: a write is sent again only if its primary refused it explicitly before it got a
+//! version (rule R7).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -24,52 +25,53 @@ use crate::kv::{CURSOR_MAX, ScanPage, Ticket};
 use crate::mutation::{Mutation, planted};
 use crate::net::{CallError, Class, wire};
 
-/// Largest answer to a request that is read.
+/// Upper bound of the bytes of an answer to a request.
 const ANSWER_BYTES_MAX: usize = 80 << 20;
-/// Pause before a page of keys is asked for again of which one is damaged.
+/// Pause before a page of keys is requested again because one of its records is damaged.
 const DAMAGED_PAUSE: Duration = Duration::from_millis(200);
-/// Longest pause between two tries of one request; for progress it is waited ten times as long.
+/// Longest pause between two attempts of one request. The wait for progress is ten times as long.
 const PAUSE_MS_MAX: u64 = 20;
-/// Longest pause between progress and the next try.
+/// Longest pause between progress and the next attempt.
 const REST_MS_MAX: u64 = 5;
-/// How long an answer is waited for at least.
+/// Minimum time that an attempt waits for an answer.
 const ANSWER_MIN: Duration = Duration::from_millis(100);
-/// Bits of a SCAN cursor that hold the place within a partition: with those of the partition 53, what a double holds.
-/// Clients in JavaScript and PHP read cursors as doubles.
+/// Bits of a SCAN cursor that hold the position within a partition. With the bits of the partition they are
+/// 53, the precision of a double: clients in JavaScript and PHP read cursors as doubles.
 const CURSOR_PLACE_BITS: u32 = 43;
-/// Low bits of a position that a cursor leaves out: pages end at multiples of [`POSITION_STEP`].
+/// Low bits of a position that a cursor omits: pages end at multiples of [`POSITION_STEP`].
 const CURSOR_DROPPED_BITS: u32 = POSITION_STEP.trailing_zeros();
 const _: () = assert!(CURSOR_PLACE_BITS + CURSOR_DROPPED_BITS == u64::BITS);
 const _: () = assert!((PARTITIONS as u64) << CURSOR_PLACE_BITS == CURSOR_MAX + 1);
-/// Empty partitions one SCAN call walks over before it answers.
+/// Upper bound of the partitions that one SCAN call visits before it answers.
 const SCAN_PARTITIONS_MAX: u16 = 128;
 
-/// What became of an operation at its primary, at once.
+/// Immediate result of an operation at its primary.
 pub(super) enum Executed {
-    /// It is answered.
+    /// The operation is answered.
     Done(Result<Outcome, Failure>, Reply),
-    /// Its answer follows when its record is published.
+    /// The answer follows when the record is published.
     Ordered,
-    /// The record of a key it needs is damaged here: nothing was done.
+    /// The record of a key that the operation needs is damaged here: nothing was done.
     Damaged(Bytes, ReadError, Reply),
     /// This node does not serve the partition: nothing was done.
     NotPrimary(Reply),
 }
 
-/// Why the state of a key cannot be told.
+/// Reason why the state of a key is unknown.
 pub(super) enum Unknown {
     /// Its record is damaged: another copy may have it.
     Damaged(ReadError),
-    /// A newer record than what is found may have been lost.
+    /// A record newer than the one found may have been lost.
     Lost,
 }
 
-/// What became of one try to reach the primary.
+/// Result of one attempt to reach the primary.
 enum Attempt {
     Final(Result<Outcome, Failure>),
-    /// Nothing was done: again, once this node knows more.
+    /// Nothing was done: retry after this node has applied a newer state.
     Again,
-    /// The same, but it is the node asked that is behind, and follows at any moment.
+    /// Nothing was done: the asked node has an older state than this one, and will apply the newer one at any
+    /// moment.
     AgainSoon,
 }
 
@@ -103,7 +105,8 @@ impl Plane {
         }
     }
 
-    /// Returns the operation as this node hands it on: relative times stay relative, since the primary adds them.
+    /// Returns the operation as this node forwards it: relative times stay relative, since the primary adds
+    /// them.
     fn as_entered(&self, operation: Operation) -> Operation {
         if !planted(Mutation::EntryNodeClock) {
             return operation;
@@ -112,20 +115,22 @@ impl Plane {
         Operation { key, action: action.anchored(self.host.wall_ms()) }
     }
 
+    /// Checks that all members support the operation.
+    ///
     /// # Errors
-    /// There may be members that do not understand the operation.
+    /// The protocol version in use does not have the operation; nothing was done.
     fn check_speech(&self, operation: &Operation) -> Result<(), Failure> {
         let (needed, used) = (operation.action.protocol(), self.view.load().state.speech().protocol);
         if needed <= used.max(PROTOCOL_MIN) {
             return Ok(());
         }
         Err(Failure::Refused(format!(
-            "the members speak version {used} of the peer protocol in common, and this command needs version {needed}; \
-             nothing was done. Upgrade all nodes (caskctl nodes tells their versions), then try again"
+            "the cluster uses version {used} of the peer protocol, and this command needs version {needed}; \
+             nothing was done; upgrade all nodes (caskctl nodes lists their versions), then retry"
         )))
     }
 
-    /// Executes an operation if this node serves its partition, as far as that goes without restoring a record.
+    /// Executes an operation if this node serves its partition. Does not restore damaged records.
     pub(super) fn execute_once(
         self: &Arc<Self>,
         partition: Partition,
@@ -138,8 +143,9 @@ impl Plane {
                     && let Some(lease) = self.lease() =>
             {
                 match self.execute_as_primary(partition, primary, operation, reply) {
-                    // The process stood still after it had looked at its lease. What it read may be out of date; a
-                    // write is answered only once all followers, which would reject it, have it.
+                    // The lease ended during the execution, for instance because the process was paused. A
+                    // read may be stale, so it is routed again. A write is safe: it is answered only after
+                    // all followers acknowledged it, and those of a newer term reject it.
                     Executed::Done(_, reply) if !self.held_until_now(lease) => Executed::NotPrimary(reply),
                     executed => executed,
                 }
@@ -169,8 +175,9 @@ impl Plane {
             return Executed::Done(Err(full()), reply);
         }
         if primary.last() >= SEQUENCE_MAX {
-            // 2^40 writes without a change of primary: the cure is any change of primary.
-            let text = "this partition's sequence has run out: restart its primary; nothing was done";
+            // 2^40 writes in one term: any change of the primary begins a new term.
+            let text = "the version numbers of this partition's term are used up; nothing was done; restart \
+                        the partition's primary";
             return Executed::Done(Err(Failure::Refused(text.into())), reply);
         }
         if let Action::Together(transaction) = action {
@@ -188,7 +195,8 @@ impl Plane {
         if is_expired(&current)
             && let Some((pending, _)) = primary.newest_pending(key)
         {
-            // What is pending found the key alive and may have prolonged it: then it never was absent.
+            // A pending write saw the key before it expired and may have extended its expiry. The key was
+            // then never absent.
             (current, unpublished) = (entry(pending.clone()), true);
         }
         let expired = is_expired(&current);
@@ -197,7 +205,8 @@ impl Plane {
             Err(error) => (Effect::Nothing, Err(Failure::Action(error))),
         };
         if expired && effect == Effect::Nothing && !planted(Mutation::HideExpired) {
-            // Only the primary expires a key, and answers absent once that is published (rule R13).
+            // Only the primary expires a key, and answers "absent" after the tombstone is published (rule
+            // R13).
             effect = Effect::Remove;
         }
         if expired && effect != Effect::Nothing {
@@ -220,7 +229,7 @@ impl Plane {
         Executed::Ordered
     }
 
-    /// The circumstances of what this node would order next.
+    /// Returns the time, version and length limit for the evaluation of the next operation.
     pub(super) fn at(&self, primary: &PrimaryState) -> At {
         At {
             now_ms: self.cluster_ms(),
@@ -229,18 +238,18 @@ impl Plane {
         }
     }
 
-    /// Returns how many keys this node, as their primary, found past their time and removed or replaced, since its start.
-    /// A plain SET over such a key does not look at it.
+    /// Returns the number of keys that this node, as their primary, found expired and removed or replaced
+    /// since its start. A plain SET does not read the key, so it is not counted.
     pub fn expired_keys(&self) -> u64 {
         self.expired_keys.load(Ordering::Relaxed)
     }
 
-    /// Whether the operations under way have as many bytes as they may.
+    /// Returns whether the operations in flight have reached the limit of bytes.
     pub(super) fn is_full(&self) -> bool {
         self.bytes_under_way.load(Ordering::Acquire) >= self.limits.bytes_under_way_max
     }
 
-    /// The state an action is to see, and whether it is still unpublished.
+    /// Returns the state of the key that the action must see, and whether that state is still unpublished.
     fn current(
         &self,
         partition: Partition,
@@ -259,7 +268,7 @@ impl Plane {
         Ok((self.published(partition, key)?, false))
     }
 
-    /// What is published of a key.
+    /// Returns the published state of a key.
     pub(super) fn published(&self, partition: Partition, key: &[u8]) -> Result<Option<Entry>, Unknown> {
         let found = self.engine.read(key).map_err(Unknown::Damaged)?;
         if !self.damage.proves(partition, found.as_ref().map(|record| record.version)) {
@@ -274,7 +283,7 @@ impl Plane {
         let body = wire::encode(&Request::Execute(operation.clone())).into();
         let waiting = self.wait_for_answer(writes, sender);
         self.peers.call_with(node, Class::Requests, body, move |answer| {
-            // A late answer finds nobody who waits: its client was told that the outcome is unknown.
+            // After the time-out the request is gone from the table, and its client has got an error.
             let Some((sender, deadline)) = plane.forwards.take(waiting) else { return };
             match read_answer(answer, writes, plane.view.load().state.epoch) {
                 Attempt::Final(result) => drop(sender.send(result)),
@@ -284,7 +293,7 @@ impl Plane {
         Ticket::Waiting { answer, ordered: false }
     }
 
-    /// Waits, off the caller's path, for a primary that serves the operation.
+    /// Starts a task that retries the operation until a primary serves it or the deadline passes.
     fn route_later(self: &Arc<Self>, operation: Operation, sender: Sender, deadline: Instant) {
         let Some(waiting) = self.begin_waiting(&operation) else {
             return drop(sender.send(Err(full())));
@@ -297,18 +306,18 @@ impl Plane {
         });
     }
 
-    /// Counts a request that waits here until the guard is dropped; `None` if there are as many as may.
+    /// Counts a request as waiting until the guard is dropped. Returns `None` if a limit is reached.
     pub(super) fn begin_waiting(self: &Arc<Self>, operation: &Operation) -> Option<Waiting> {
         if self.is_full() {
             return None;
         }
         let waiting = Waiting { plane: Arc::clone(self), bytes: operation_bytes(operation) };
         self.bytes_under_way.fetch_add(waiting.bytes, Ordering::AcqRel);
-        // Beyond the bound the guard takes it back.
+        // Above the limit, dropping `waiting` undoes both counts.
         (self.waiting.fetch_add(1, Ordering::AcqRel) < self.limits.waiting_max).then_some(waiting)
     }
 
-    /// For a request that this node does not serve after all.
+    /// Routes a client's request that this node does not serve; answers `NotPrimary` to a peer's.
     pub(super) fn route_elsewhere(self: &Arc<Self>, operation: Operation, reply: Reply) {
         match reply {
             Reply::Local(sender) => self.route_later(operation, sender, self.request_deadline()),
@@ -328,7 +337,7 @@ impl Plane {
             if let Some(failure) = self.no_member() {
                 return Err(failure);
             }
-            // What this node does not know, it learns with progress; what another does not know, without.
+            // This node's own state advances with `progress`; another node's state advances without it.
             let (rest_ms, patience_ms) = match self.attempt(&operation, deadline).await {
                 Attempt::Final(result) => return result,
                 Attempt::Again => (pause_ms.min(REST_MS_MAX), 10 * pause_ms),
@@ -337,7 +346,7 @@ impl Plane {
             if Instant::now() >= deadline {
                 return Err(self.no_primary(partition_of(&operation.key), self.limits.request_timeout_ms));
             }
-            // Progress may be of another partition: the rest bounds how often that costs a try.
+            // Progress may concern another partition: the pause bounds the rate of useless attempts.
             tokio::time::sleep(Duration::from_millis(rest_ms)).await;
             let _ = tokio::time::timeout(Duration::from_millis(patience_ms), progress.changed()).await;
             pause_ms = (pause_ms * 2).min(PAUSE_MS_MAX);
@@ -365,7 +374,7 @@ impl Plane {
                 let body = wire::encode(&Request::Execute(operation.clone())).into();
                 let (call, writes) =
                     (self.peers.call(node, Class::Requests, body), operation.action.writes());
-                // Sent shortly before the time is up, a request still gets the time of an answer.
+                // A request sent shortly before the deadline still waits `ANSWER_MIN` for its answer.
                 match tokio::time::timeout_at(deadline.max(Instant::now() + ANSWER_MIN), call).await {
                     Ok(answer) => read_answer(answer, writes, self.view.load().state.epoch),
                     Err(_) => Attempt::Final(Err(unanswered(writes, self.limits.request_timeout_ms))),
@@ -374,10 +383,10 @@ impl Plane {
         }
     }
 
-    /// A page of live keys in key-hash order; a cursor stays valid across failover and migration.
+    /// Returns a page of live keys in key-hash order; a cursor stays valid across failover and migration.
     ///
     /// # Errors
-    /// No node serves the partition the cursor is in.
+    /// No node serves the partition of the cursor.
     pub async fn scan(self: &Arc<Self>, cursor: u64, limit: usize) -> Result<ScanPage, Failure> {
         let (mut partition, mut from) = place_of(cursor);
         let mut keys = Vec::new();
@@ -391,7 +400,7 @@ impl Plane {
         Ok(ScanPage { next, keys })
     }
 
-    /// The cursors of [`Plane::scan`] that a partition's keys lie between: the first, and the one after the last.
+    /// Returns the cursors of [`Plane::scan`] for a partition: the first one, and the one after the last.
     pub fn cursors_of(partition: Partition) -> (u64, u64) {
         let begin = cursor_at(partition, 0);
         (begin, begin + (1 << CURSOR_PLACE_BITS))
@@ -414,7 +423,7 @@ impl Plane {
             };
             match answer {
                 Answer::Keys { keys, next } => return Ok((keys, next)),
-                // It is being restored.
+                // The record is being restored.
                 Answer::Failed(Failure::Damaged(_)) if Instant::now() < deadline => {
                     tokio::time::sleep(DAMAGED_PAUSE).await;
                 }
@@ -428,15 +437,15 @@ impl Plane {
         }
     }
 
-    /// How many keys there are, each counted once, at its primary.
+    /// Returns the number of keys of the cluster, each counted once, at its primary.
     ///
     /// # Errors
-    /// A node that is up does not answer, or partitions have no live primary: the sum would be too small.
+    /// A node that is up does not answer, or a partition has no live primary: the sum would be too small.
     pub async fn count(self: &Arc<Self>) -> Result<u64, Failure> {
         self.sum_of_nodes(&Request::Count, self.local_count()).await
     }
 
-    /// How many of these keys expire. `None` while a member cannot count them.
+    /// Returns the number of keys that have an expiry. `None` while a member's build cannot count them.
     ///
     /// # Errors
     /// As [`Plane::count`].
@@ -447,7 +456,7 @@ impl Plane {
         self.sum_of_nodes(&Request::CountExpiring, self.local_count_expiring()).await.map(Some)
     }
 
-    /// Sums up what all nodes that are primary of anything answer; `mine` is this node's answer.
+    /// Sums the answers of all nodes that are primary of a partition; `mine` is this node's answer.
     async fn sum_of_nodes(self: &Arc<Self>, request: &Request, mine: u64) -> Result<u64, Failure> {
         let view = self.view.load_full();
         if let Some(partition) = view.primaries.iter().position(Option::is_none) {
@@ -460,7 +469,8 @@ impl Plane {
         for node in nodes {
             let answer = if node == self.node { Answer::Count(mine) } else { self.ask(node, request).await };
             let Answer::Count(count) = answer else {
-                let text = format!("node {node} did not tell how many keys it has; try again");
+                let text =
+                    format!("node {node} did not report its number of keys; nothing was changed; retry");
                 return Err(Failure::Refused(text));
             };
             total += count;
@@ -470,8 +480,8 @@ impl Plane {
 
     pub(super) fn no_primary(&self, partition: Partition, waited_ms: u64) -> Failure {
         Failure::Refused(format!(
-            "no node serves partition {partition} at present (waited {waited_ms} ms); nothing was done, try again. \
-             `caskctl status` shows which nodes are down{}",
+            "no node serves partition {partition} at present (waited {waited_ms} ms); nothing was done; \
+             retry; `caskctl status` shows which nodes are down{}",
             self.plight()
         ))
     }
@@ -488,7 +498,8 @@ impl Plane {
     }
 }
 
-/// Returns the partition and the position at which a walk goes on; beyond all partitions for a cursor that no walk gave.
+/// Returns the partition and the position of a cursor. The partition is beyond all partitions for a cursor
+/// that no scan returned.
 fn place_of(cursor: u64) -> (Partition, u64) {
     let partition = Partition::try_from(cursor >> CURSOR_PLACE_BITS).unwrap_or(PARTITIONS);
     (partition, cursor << (u64::BITS - CURSOR_PLACE_BITS))
@@ -499,7 +510,7 @@ fn cursor_at(partition: Partition, position: u64) -> u64 {
     u64::from(partition) << CURSOR_PLACE_BITS | position >> CURSOR_DROPPED_BITS
 }
 
-/// A request that waits, as the bounds count it.
+/// Guard that counts a waiting request and its bytes.
 pub(super) struct Waiting {
     plane: Arc<Plane>,
     bytes: u64,
@@ -512,7 +523,7 @@ impl Drop for Waiting {
     }
 }
 
-/// Whether the outcome of an action does not depend on the key's present state.
+/// Returns whether the outcome of an action is independent of the key's present state.
 fn is_blind(action: &Action) -> bool {
     matches!(
         action,
@@ -520,13 +531,13 @@ fn is_blind(action: &Action) -> bool {
     )
 }
 
-/// The value a record stands for.
+/// Returns the record's entry; `None` for a tombstone.
 pub(super) fn entry(record: Record) -> Option<Entry> {
     let Record { version, expiry_ms, user_flags, value, .. } = record;
     Some(Entry { value: value?, user_flags, expiry_ms, version })
 }
 
-/// The record an effect writes: a tombstone unless it has a value.
+/// Returns the record that an effect writes: a tombstone unless the effect has a value.
 pub(super) fn record(key: Bytes, effect: Effect) -> Record {
     match effect {
         Effect::Write { value, user_flags, expiry_ms } => {
@@ -548,7 +559,7 @@ fn wait_for_newest(primary: &mut PrimaryState, key: &[u8], waiter: Waiter) -> Ex
     }
 }
 
-/// `epoch` is the one this node acts on.
+/// Converts a primary's answer to a result. `epoch` is that of the state this node has applied.
 fn read_answer(answer: Result<Bytes, CallError>, writes: bool, epoch: Epoch) -> Attempt {
     match answer.map(|body| wire::decode::<Answer, ANSWER_BYTES_MAX>(&body)) {
         Ok(Ok(Answer::Outcome(outcome))) => Attempt::Final(Ok(outcome.into())),
@@ -557,12 +568,12 @@ fn read_answer(answer: Result<Bytes, CallError>, writes: bool, epoch: Epoch) -> 
         Ok(Ok(Answer::NotPrimary { .. })) | Err(CallError::NotSent(_)) => Attempt::Again,
         Err(CallError::Lost(_)) if !writes || planted(Mutation::SecondTry) => Attempt::Again,
         Err(CallError::Lost(reason)) => Attempt::Final(Err(Failure::Unknown(format!(
-            "the node that orders this key's writes went away before it answered ({reason}): the write may or \
-             may not have been done; read the key to know"
+            "the connection to the primary of this key broke before it answered ({reason}); the write may or \
+             may not have been applied; read the key to find out"
         )))),
         Ok(_) => Attempt::Final(Err(Failure::Unknown(
-            "a peer answered in a way this build does not understand: check that all nodes run compatible \
-             versions (caskctl nodes)"
+            "this node cannot read the answer of the primary; a write may or may not have been applied; \
+             check with caskctl nodes that all nodes run compatible versions"
                 .into(),
         ))),
     }
@@ -570,29 +581,32 @@ fn read_answer(answer: Result<Bytes, CallError>, writes: bool, epoch: Epoch) -> 
 
 pub(super) fn overloaded(pending: usize) -> Failure {
     Failure::Refused(format!(
-        "{pending} writes of this partition wait for its copies already; nothing was done, try again later"
+        "{pending} writes of this partition already wait for its copies; nothing was done; retry later"
     ))
 }
 
 pub(super) fn full() -> Failure {
     Failure::Refused(
-        "the writes and requests under way on this node are as many, or have as many bytes, as they may; nothing was \
-         done, try again later"
+        "this node has reached its limit of in-flight requests or bytes; nothing was done; retry later"
             .into(),
     )
 }
 
-/// What an operation counts for in the bound on bytes under way.
+/// Returns the bytes that an operation counts for in the limit of bytes in flight.
 fn operation_bytes(operation: &Operation) -> u64 {
     operation.key.len() as u64 + operation.action.bytes()
 }
 
 pub(super) fn damaged(error: &ReadError) -> Failure {
-    Failure::Damaged(format!("the record of this key cannot be read on its primary: {error}"))
+    Failure::Damaged(format!("cannot read the record of this key: {error}"))
 }
 
 fn stopped() -> Failure {
-    Failure::Unknown("the node stopped before it answered: read the key to know".into())
+    Failure::Unknown(
+        "this node stopped before it answered; a write may or may not have been applied; read the key to \
+         find out"
+            .into(),
+    )
 }
 
 #[cfg(test)]

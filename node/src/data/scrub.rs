@@ -1,8 +1,8 @@
-//! Verifies the complete data files in the background, at a bounded rate, and heals what it finds damaged.
+//! Verifies the complete data files in the background, at a bounded rate, and heals the damage it finds.
 //!
-//! Files in which a read or a merge met damage come first. A file is gone through from its beginning to its end, a step
-//! at a time; the active file is left alone: it is verified once it is complete. What it reads it takes from the budget that
-//! all background work shares.
+//! Files in which a read or a merge found damage have priority. The scrubber reads a file from its beginning
+//! to its end in small steps. The active file is verified only after it is complete. Reads count against the
+//! budget that all background work shares.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,32 +11,32 @@ use std::time::Duration;
 
 use super::plane::Plane;
 
-/// Bytes verified at once: so little that nobody waits for it.
+/// Bytes verified in one step: so few that no request waits noticeably.
 const STEP_BYTES: u64 = 128 << 10;
-/// Rate at which a file is gone through that is known to be damaged, at least.
+/// Minimum rate at which a file is verified that is known to be damaged.
 const DAMAGED_BYTES_PER_S: u64 = 64 << 20;
-/// Pause after a round, or when there is nothing to do.
+/// Pause when there is nothing to do.
 const IDLE_PAUSE: Duration = Duration::from_millis(500);
-/// How long a small store is left alone after a round.
+/// Pause between two rounds over all files.
 const ROUND_PAUSE_MS: u64 = 5_000;
-/// After which time it is tried again to heal a file that could not be.
+/// Pause before the healing of a file is retried.
 const RETRY_PAUSE_MS: u64 = 10_000;
 
-/// Where the scrubber is.
+/// Progress of the scrubber.
 #[derive(Debug, Default)]
 struct Round {
     /// The file verified last.
     last: u64,
-    /// When the next round may begin.
+    /// Start of the next round, by the monotonic clock.
     next_ms: u64,
-    /// Files that could not be healed, and when that is tried again.
+    /// Files whose healing failed, with the time of the next attempt.
     failed: BTreeMap<u64, u64>,
 }
 
-/// What to do next.
+/// The scrubber's next step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Next {
-    /// Verify this file, of which it is known that it is damaged, or not.
+    /// Verifies this file; `damaged`: it is known to be damaged.
     File {
         id: u64,
         damaged: bool,
@@ -68,7 +68,7 @@ impl Round {
 }
 
 impl Plane {
-    /// Scrubs for ever.
+    /// Runs the scrubber; never returns.
     pub async fn run_scrub(self: Arc<Self>) {
         let rate = self.limits.scrub_bytes_per_s;
         let mut round = Round::default();
@@ -86,7 +86,7 @@ impl Plane {
         }
     }
 
-    /// Verifies one file and heals it. Tells whether it is whole, or may go.
+    /// Verifies one file and heals it. Returns whether it is whole or marked for replacement.
     async fn scrub_file(&self, id: u64, bytes_per_s: u64, known_damaged: bool) -> bool {
         let (mut from, mut stretches) = (0, Vec::new());
         loop {

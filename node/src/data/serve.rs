@@ -1,4 +1,7 @@
-//! What this node answers its peers on the data plane.
+//! Answers calls of peers on the data plane: requests, replication frames and bulk messages.
+//!
+//! Rejects calls of nodes that are not members, frames of former primaries or assignments, and bulk messages
+//! of closed transfers.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -19,22 +22,23 @@ use crate::id::{NodeId, Partition};
 use crate::mutation::{Mutation, planted};
 use crate::net::{Class, Refused, Responder, wire};
 
-/// Largest request or bulk message that is read.
+/// Upper bound of the bytes of a request or bulk message.
 const MESSAGE_BYTES_MAX: usize = 80 << 20;
 
 impl Plane {
-    /// Answers a call of a peer. Called in the order of the peer's calls; never blocks for long.
+    /// Answers a call of a peer. The network calls it in the order of the peer's calls. It never blocks for
+    /// long.
     pub fn on_call(self: &Arc<Self>, from: NodeId, class: Class, body: Bytes, reply: Responder) {
         match class {
             Class::Requests if self.is_stranger(from, class) => {
-                // Whoever was taken in just now asks again.
+                // A node that was admitted just now retries.
                 reply.send(wire::encode(&self.not_primary()).into());
             }
             Class::Requests => self.on_request(from, &body, reply),
             Class::Replication => self.on_replication(from, body, reply),
             Class::Bulk => self.on_bulk(from, &body, reply),
-            // The node answers these itself; dropping the reply tells the peer it went unanswered.
-            Class::Control => tracing::warn!(%from, "a control message reached the data plane"),
+            // `runtime` answers control messages. Dropping the reply fails the peer's call.
+            Class::Control => tracing::warn!(%from, "rejected a control message that reached the data plane"),
         }
     }
 
@@ -75,12 +79,12 @@ impl Plane {
         Answer::NotPrimary { epoch: self.view.load().state.epoch }
     }
 
-    /// Whether this node serves a partition now, as its primary with a lease.
+    /// Returns whether this node serves a partition now, as its primary with a lease.
     pub fn serves(self: &Arc<Self>, partition: Partition) -> bool {
         self.has_lease() && self.with_role(partition, |role| is_serving(role))
     }
 
-    /// The partitions this node serves now.
+    /// Returns the partitions that this node serves now.
     pub fn serving(&self) -> Vec<Partition> {
         if !self.has_lease() {
             return Vec::new();
@@ -102,7 +106,7 @@ impl Plane {
         let now = self.cluster_ms();
         let live = page.keys.into_iter().filter(|key| key.expiry_ms == 0 || key.expiry_ms > now);
         let keys = live.map(|key| key.key).collect();
-        // The partition may have moved, and its data gone, while the page was made.
+        // The partition may have moved, and its data been dropped, during the read.
         if self.serves(partition) { Answer::Keys { keys, next: page.next } } else { self.not_primary() }
     }
 
@@ -110,7 +114,7 @@ impl Plane {
         self.sum_of_primaries(|stats| stats.live_keys)
     }
 
-    /// Those of them that expire.
+    /// Returns the number of live keys with an expiry, of all partitions this node is primary of.
     pub(super) fn local_count_expiring(self: &Arc<Self>) -> u64 {
         self.sum_of_primaries(|stats| stats.expiring_keys)
     }
@@ -146,8 +150,8 @@ impl Plane {
                 self.count_fenced(from, rejection);
                 return reply.send(self.replication_answer(Err(rejection)));
             };
-            // Before the first frame of a term, what came under the former one must have come to its end: the
-            // primary compares digests, and nothing may be added behind its back.
+            // Before the first frame of a term, all appends of the former term must have ended: else they
+            // could add records after the primary compared digests.
             if log.is_new() && self.is_receiving(position.partition) {
                 return reply.send(self.replication_answer(Err(Rejection::Behind)));
             }
@@ -159,7 +163,7 @@ impl Plane {
                 ReplicationFrame::Replicate(position, records) => {
                     let sequence = position.previous.saturating_add(records.len() as u64);
                     if self.contradicts(&records) {
-                        // Nothing after it may be acknowledged either.
+                        // No later write of the session may be acknowledged either (R2).
                         log.failed(position.session, sequence);
                         return reply.send(self.replication_answer(Err(Rejection::Failed)));
                     }
@@ -167,7 +171,8 @@ impl Plane {
                     self.store_replicated(position, sequence, records, reply);
                 }
                 ReplicationFrame::Clean(position, up_to, transfers_from) => {
-                    // What is being stored may be older than a tombstone that would go: it is told again later.
+                    // Records being appended may be older than a tombstone that a merge would drop. The
+                    // primary sends the mark again later.
                     if self.is_storing(position.partition) {
                         return reply.send(self.replication_answer(Err(Rejection::Behind)));
                     }
@@ -185,12 +190,13 @@ impl Plane {
         });
     }
 
-    /// The answer to a replication frame, with the state of this node's disk.
+    /// Encodes the answer to a replication frame, with the state of this node's disk.
     pub(super) fn replication_answer(&self, result: Result<Option<u64>, Rejection>) -> Bytes {
         replication_answer(result, self.disk_state())
     }
 
-    /// Why a frame that has no place here is rejected: unless this node is behind its sender, it never will have one.
+    /// Returns the rejection of a frame that no role here accepts: `Behind` if the sender's state is newer,
+    /// so that the role may follow, else `Stale`.
     fn unless_behind(&self, position: &Position) -> Rejection {
         let behind = position.epoch > self.view.load().state.epoch;
         if behind { Rejection::Behind } else { Rejection::Stale }
@@ -204,10 +210,10 @@ impl Plane {
             wire::decode::<Bulk, MESSAGE_BYTES_MAX>(body)
         else {
             self.refuse(Refused::Message, from, &"a bulk message");
-            return refuse(reply, "not a message of this protocol");
+            return refuse(reply, "the message cannot be decoded");
         };
         if self.is_stranger(from, Class::Bulk) {
-            return refuse(reply, "the sender is no member of this cluster as far as this node knows");
+            return refuse(reply, "the sender is not a member in the state that this node has applied");
         }
         if partition >= PARTITIONS {
             return refuse(reply, "there is no such partition");
@@ -221,7 +227,7 @@ impl Plane {
                 }
                 let taken = !stores || log.takes_transfer(session);
                 if taken && stores {
-                    // Counted under the lock: whoever holds it next sees that records are on their way.
+                    // Counted under the lock, so that its next holder sees the pending append.
                     self.cells[usize::from(partition)].storing.fetch_add(1, Ordering::AcqRel);
                 }
                 taken
@@ -231,7 +237,8 @@ impl Plane {
         if !admitted {
             return refuse(
                 reply,
-                "this node does not follow that primary in that term and assignment, or the transfer is closed",
+                "this node does not follow that primary in that term and assignment, or the transfer is \
+                 closed",
             );
         }
         match action {
@@ -276,7 +283,7 @@ impl Plane {
         BulkAnswer::Records { records, positions: done }
     }
 
-    /// Takes records of a transfer, which was counted as under way.
+    /// Appends records of a transfer, which the caller has counted in `storing`.
     fn store_bulk(self: &Arc<Self>, partition: Partition, records: Vec<WireRecord>, reply: Responder) {
         let plane = Arc::clone(self);
         let stored = move || plane.cells[usize::from(partition)].storing.fetch_sub(1, Ordering::AcqRel);
@@ -307,7 +314,7 @@ impl Plane {
     }
 }
 
-/// Whether this node orders the partition's writes and answers for it, if it has a lease.
+/// Returns whether this node serves the partition, provided that it has a lease.
 fn is_serving(role: &Role) -> bool {
     matches!(role, Role::Primary(primary) if primary.phase == Phase::Serving)
 }

@@ -1,4 +1,4 @@
-//! Replication sessions: what a primary sends to each follower, and what it does when one refuses.
+//! Replication sessions: a primary's frames to each follower, and its reaction to a rejection.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::id::{NodeId, Partition, Term};
 use crate::net::{CallError, Class};
 
 impl Plane {
-    /// Where a frame to a follower belongs, in its present session.
+    /// Returns the position of a frame to a follower, in its present session.
     pub(super) fn position(
         &self,
         partition: Partition,
@@ -49,7 +49,7 @@ impl Plane {
         });
     }
 
-    /// Opens a new session to a follower and sends it everything it has not acknowledged.
+    /// Opens a new session to a follower and sends it all pending writes that it has not acknowledged.
     pub(super) fn open_session(
         self: &Arc<Self>,
         partition: Partition,
@@ -88,7 +88,8 @@ impl Plane {
         if rejection == Rejection::NoRoom {
             self.suspend_full_replica(partition, primary, node);
         }
-        // A replica that is behind needs the time of one log entry; a stale primary waits for its own news.
+        // A replica that is behind applies the missing log entry within milliseconds. A stale primary waits
+        // for the committed state that ends its term.
         let delay_ms = match rejection {
             Rejection::Behind => 3,
             Rejection::NoRoom => 250,

@@ -1,5 +1,5 @@
-//! Reads without a lease (rule R11): only for connections that asked for possibly stale ones, and only from a copy that was
-//! complete when this node last heard of its cluster.
+//! Reads without a lease (rule R11): only for connections that allow stale answers, and only from a copy that
+//! is in-sync by the last committed state this node received.
 
 use std::sync::Arc;
 
@@ -10,7 +10,8 @@ use super::route::{damaged, entry};
 use crate::kv::{Action, At, Failure, Operation, Outcome, Ticket, evaluate};
 
 impl Plane {
-    /// As [`Plane::submit`]; a read is answered from this node's own copy while it has no lease.
+    /// Starts an operation like [`Plane::submit`], but answers reads from this node's own copy while it has
+    /// no lease.
     pub fn submit_stale(self: &Arc<Self>, operation: Operation) -> Ticket {
         let of_one_key = !matches!(operation.action, Action::Together(_));
         if self.has_lease() || operation.action.writes() || !of_one_key {
@@ -24,8 +25,9 @@ impl Plane {
         let partition = partition_of(key);
         if !self.state().partition(partition).is_some_and(|entry| entry.is_in_sync(self.node)) {
             return Err(Failure::Refused(format!(
-                "node {} has no lease, and had no complete copy of partition {partition} when it last heard of its \
-                 cluster: not even a stale read is possible here. Ask another node{}",
+                "node {} has no lease, and had no complete copy of partition {partition} when it last \
+                 received a committed state, so it cannot answer even a stale read; nothing was changed; ask \
+                 another node{}",
                 self.node.short(),
                 self.plight()
             )));
@@ -41,12 +43,12 @@ impl Plane {
         Ok(outcome)
     }
 
-    /// Says what keeps this node from serving, for errors and the status; `None` ends that.
+    /// Sets the reason why this node has no lease, for errors and the status; `None`: it has one.
     pub fn set_plight(&self, plight: Option<String>) {
         *self.plight.lock() = plight;
     }
 
-    /// A sentence to append to an error; empty if nothing is known to be wrong.
+    /// Returns a sentence to append to an error; empty if no reason is set.
     pub(super) fn plight(&self) -> String {
         self.plight.lock().as_ref().map(|plight| format!(". {plight}")).unwrap_or_default()
     }

@@ -1,4 +1,5 @@
-//! Peers that have no say on the data plane: nodes that are no members, and frames of roles that are over.
+//! Rejects and counts messages of peers without authority on the data plane: nodes that are not members, and
+//! frames of a former primary or assignment.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -11,11 +12,12 @@ use crate::kv::Failure;
 use crate::net::{Class, Refusals, Refused};
 
 impl Plane {
-    /// Whether a peer is no member, as far as this node knows; what it sends is then counted as refused.
+    /// Returns whether a peer is not a member in the state this node has applied; counts its message as
+    /// rejected then.
     pub(super) fn is_stranger(&self, from: NodeId, class: Class) -> bool {
         let view = self.view.load();
         if view.state.epoch == 0 {
-            // It has heard of no member yet, and serves nobody.
+            // This node knows no members yet, and serves no partition.
             return false;
         }
         let refused = match view.state.membership(from) {
@@ -27,26 +29,27 @@ impl Plane {
         true
     }
 
-    /// What clients are told by a node that is no member any more: no other one answers it. Soon its process ends.
+    /// Returns the error for clients of a node that was removed: other nodes do not answer it. Its process
+    /// ends soon.
     pub(super) fn no_member(&self) -> Option<Failure> {
         let epoch = self.view.load().state.removed_in(self.node)?;
         Some(Failure::Refused(format!(
-            "node {} is no member of its cluster since epoch {epoch}; nothing was done. Ask another node",
+            "node {} is no member of its cluster since epoch {epoch}; nothing was done; ask another node",
             self.node.short()
         )))
     }
 
-    /// The counters of what is refused.
+    /// Returns the counters of rejected messages.
     pub fn refusals(&self) -> &Arc<Refusals> {
         &self.refusals
     }
 
-    /// Counts what was refused, and tells it if that is due.
+    /// Counts a rejected message, and logs it if a log line is due.
     pub(super) fn refuse(&self, refused: Refused, from: NodeId, why: &dyn Display) {
         self.refusals.note(refused, self.host.monotonic_ms(), &from, why);
     }
 
-    /// Counts a frame that belongs to a term or an assignment that is over here.
+    /// Counts a frame of a term or an assignment that is over here.
     pub(super) fn count_fenced(&self, from: NodeId, rejection: Rejection) {
         if rejection == Rejection::Stale {
             self.refuse(Refused::Fenced, from, &"its term or assignment is over");

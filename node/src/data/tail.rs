@@ -1,13 +1,14 @@
-//! The end of a log that was not synced (rule R5): with `sync` weaker than `always`, a power loss takes the last writes from
-//! a store, though other copies acknowledged them, too.
+//! Recovers the unsynced end of a log (rule R5). With `sync` weaker than `always`, a power failure takes the
+//! last writes from a store, even if other copies acknowledged them.
 //!
-//! Where this node comes back as the last in-sync replica, nobody in-sync can make up for that. But those that were
-//! syncing meanwhile were sent every write since they entered that set. Before it serves, such a primary takes from each
-//! of them, by highest version, what it has not or has older. Until then nobody is made equal to it: that would
-//! supersede just those writes. One that is declared down meanwhile is not waited for.
+//! If this node returns as the last in-sync replica, no in-sync copy can restore them. But replicas that were
+//! syncing received every write since they became syncing. Before it serves, such a primary fetches from each
+//! of them the records that it lacks or has in an older version. Until then no copy is made equal to this
+//! one, because that would supersede these very writes. The primary does not wait for a source that is
+//! declared down.
 //!
-//! What it takes may be a write that was never acknowledged; that then takes effect late, as its client was told it may.
-//! What neither has is lost: so much `sync` gives up.
+//! A fetched record may be a write that was never acknowledged. It then takes effect late; its client got an
+//! error that allows for this. Writes that no copy has are lost: this is the price of weaker `sync`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -22,12 +23,12 @@ use crate::cluster::state::{ClusterState, ReplicaRole, StoreCondition};
 use crate::id::{NodeId, Partition, Term};
 use crate::mutation::{Mutation, planted};
 
-/// Which partitions have yet to take what others received, and which have.
+/// The partitions whose unsynced end is still to be fetched, and those for which it was fetched.
 #[derive(Debug, Default)]
 pub(super) struct Tails(Mutex<(BTreeSet<Partition>, BTreeSet<Partition>)>);
 
 impl Tails {
-    /// A term begins in which these are to be asked; answers whom, which is nobody where that was done before.
+    /// Begins a term. Returns the sources to fetch from: none if the partition's end was fetched before.
     pub(super) fn begin(&self, partition: Partition, sources: Vec<NodeId>) -> Vec<NodeId> {
         let (due, taken) = &mut *self.0.lock();
         let sources = if taken.contains(&partition) { Vec::new() } else { sources };
@@ -39,7 +40,7 @@ impl Tails {
         sources
     }
 
-    /// Whether nobody may be made equal to this copy yet.
+    /// Returns whether the fetch is outstanding, so that no copy may be made equal to this one yet.
     pub(super) fn is_due(&self, partition: Partition) -> bool {
         self.0.lock().0.contains(&partition)
     }
@@ -51,8 +52,8 @@ impl Tails {
     }
 }
 
-/// Of whom the primary is to take the end of its log: everybody who was syncing before it registered, if it was the last
-/// in-sync replica then and does not sync every write.
+/// Returns the nodes from which the primary must fetch the end of its log: all that were syncing before it
+/// registered, if it was the last in-sync replica then and does not sync every write.
 pub(super) fn sources(state: &ClusterState, primary: NodeId, partition: Partition) -> Vec<NodeId> {
     let (Some(member), Some(entry)) = (state.member(primary), state.partition(partition)) else {
         return Vec::new();
@@ -70,19 +71,19 @@ pub(super) fn sources(state: &ClusterState, primary: NodeId, partition: Partitio
 }
 
 impl Plane {
-    /// Takes from each source what it received and this store lost.
+    /// Fetches from each source the records that it received and this store lost. Retries until done or void.
     pub(super) async fn take_tails(self: &Arc<Self>, partition: Partition, term: Term, sources: &[NodeId]) {
         for node in sources {
             loop {
                 match self.take_tail(partition, term, *node).await {
                     Ok(taken) => {
-                        tracing::info!(partition, %node, taken, "took what this store had lost unsynced");
+                        tracing::info!(partition, %node, taken, "fetched writes that this store had lost");
                         break;
                     }
-                    // It is declared down, or this node is the primary no more.
+                    // The source was declared down, or this node is no longer the primary.
                     Err(CopyError::Void) => break,
                     Err(error) => {
-                        tracing::debug!(partition, %node, %error, "the last writes are not here yet; trying again");
+                        tracing::debug!(partition, %node, %error, "cannot fetch last writes yet; retrying");
                         tokio::time::sleep(super::catch_up::RETRY_PAUSE).await;
                     }
                 }
@@ -111,7 +112,7 @@ impl Plane {
         let mut taken = 0;
         for (position, version, _) in theirs.into_iter().filter(|(at, version, _)| newer(at, *version)) {
             let Some(record) = self.fetch_from(node, partition, position, version).await else {
-                return Err(CopyError::Refused("it did not give a record it holds".to_owned()));
+                return Err(CopyError::Refused("it did not return a record that it holds".to_owned()));
             };
             self.store_tail(record).await?;
             taken += 1;
@@ -128,7 +129,7 @@ impl Plane {
         });
         match stored.await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(CopyError::Refused(format!("this store takes no record: {error}"))),
+            Ok(Err(error)) => Err(CopyError::Refused(format!("this store failed the append: {error}"))),
             Err(_) => Err(CopyError::Void),
         }
     }
@@ -145,7 +146,8 @@ mod tests {
         Announcement { store, ..announcement(number, incarnation) }
     }
 
-    /// Node 1 holds everything, node 2 is syncing; then those named restart, in their order.
+    /// Returns a state in which node 1 is in-sync and node 2 syncing, after the given restarts in their
+    /// order.
     fn restarted(store: StoreCondition, restarts: &[(u8, Incarnation)]) -> ClusterState {
         let mut state = ClusterState::default();
         let found = Change::Found {
@@ -164,26 +166,26 @@ mod tests {
     }
 
     #[test]
-    fn last_in_sync_replica_takes_what_was_sent_to_those_that_were_syncing_before_its_restart() {
+    fn last_in_sync_replica_fetches_from_replicas_that_were_syncing_before_its_restart() {
         let weak = StoreCondition::Unsynced;
         assert_eq!(sources(&restarted(weak, &[(1, 2)]), node(1), 7), [node(2)]);
         assert!(sources(&restarted(weak, &[]), node(1), 7).is_empty(), "it did not restart");
     }
 
     #[test]
-    fn nothing_is_taken_where_every_write_is_synced_or_the_other_restarted_since() {
+    fn nothing_is_fetched_if_every_write_is_synced_or_the_source_restarted_since() {
         assert!(sources(&restarted(StoreCondition::Whole, &[(1, 2)]), node(1), 7).is_empty());
         assert!(sources(&restarted(StoreCondition::Unsynced, &[(1, 2), (2, 2)]), node(1), 7).is_empty());
     }
 
     #[test]
-    fn nobody_is_asked_twice() {
+    fn no_source_is_asked_twice() {
         let tails = Tails::default();
         assert_eq!(tails.begin(7, vec![node(2)]), [node(2)]);
         assert!(tails.is_due(7) && !tails.is_due(8));
         tails.taken(7);
         assert!(!tails.is_due(7) && tails.begin(7, vec![node(2)]).is_empty());
         tails.begin(8, vec![node(2)]);
-        assert!(tails.begin(8, Vec::new()).is_empty() && !tails.is_due(8), "they are gone");
+        assert!(tails.begin(8, Vec::new()).is_empty() && !tails.is_due(8), "the sources are gone");
     }
 }

@@ -1,4 +1,4 @@
-//! What copying is under way: its bounds, its pace, and what the dashboard is told of it.
+//! The copy tasks of this node: their bounds, their rate, and their progress for the dashboard.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -10,23 +10,23 @@ use tokio::time::Instant;
 use crate::api::Task;
 use crate::id::{Epoch, NodeId, Partition, Term};
 
-/// Partitions copied at once by one node.
+/// Upper bound of the partitions that one node copies at once.
 const COPIES_MAX: usize = 4;
-/// Partitions handed over at once by one node.
+/// Upper bound of the partitions that one node hands over at once.
 const HAND_OVERS_MAX: usize = 64;
-/// Time over which a rate is told.
+/// Time over which a rate is measured.
 const RATE_WINDOW: Duration = Duration::from_secs(2);
 
-/// Names a piece of work, so that it is not begun twice.
+/// Identity of a task, so that it is not started twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Job {
-    /// Brings a replica, in this state of it, up to date.
+    /// Makes a replica equal to this primary.
     Copy { partition: Partition, term: Term, node: NodeId, syncing_since: Epoch },
-    /// Gives a partition away.
+    /// Hands a partition over.
     HandOver { partition: Partition, term: Term },
 }
 
-/// Figures of all copies to one node.
+/// Progress of all copies to one node.
 #[derive(Debug)]
 struct Progress {
     cause: String,
@@ -41,13 +41,13 @@ struct Progress {
     bytes_per_s: f64,
 }
 
-/// The copying work of one node.
+/// The running copies and hand-overs of one node.
 pub(super) struct TaskBoard {
     pub(super) copies: Semaphore,
     pub(super) hand_overs: Semaphore,
     jobs: Mutex<HashSet<Job>>,
     progress: Mutex<HashMap<NodeId, Progress>>,
-    /// When the next bytes may leave.
+    /// Time from which the next bytes may be sent.
     pace: Mutex<Option<Instant>>,
 }
 
@@ -64,17 +64,17 @@ impl Default for TaskBoard {
 }
 
 impl TaskBoard {
-    /// Whether the job is not under way yet; it is from now on.
+    /// Registers the job as running. Returns false if it runs already.
     pub(super) fn begin(&self, job: Job) -> bool {
         self.jobs.lock().insert(job)
     }
 
-    /// The job has ended.
+    /// Removes a job that has ended.
     pub(super) fn end(&self, job: Job) {
         self.jobs.lock().remove(&job);
     }
 
-    /// One more partition is to be copied to `node`.
+    /// Adds a partition that is to be copied to `node`.
     pub(super) fn add(&self, node: NodeId, kind: &'static str, cause: &str, keys: u64, bytes: u64) {
         let mut all = self.progress.lock();
         let progress = all.entry(node).or_insert_with(|| Progress {
@@ -94,7 +94,7 @@ impl TaskBoard {
         progress.bytes_total += bytes;
     }
 
-    /// Records were copied to `node`.
+    /// Counts records that were copied to `node`.
     pub(super) fn copied(&self, node: NodeId, keys: u64, bytes: u64) {
         if let Some(progress) = self.progress.lock().get_mut(&node) {
             progress.keys_done += keys;
@@ -108,7 +108,7 @@ impl TaskBoard {
         }
     }
 
-    /// One partition's copy to `node` has ended; the last one ends the task.
+    /// Counts a partition whose copy to `node` has ended; the last one ends the task.
     pub(super) fn finish(&self, node: NodeId) {
         let mut all = self.progress.lock();
         if let Some(progress) = all.get_mut(&node) {
@@ -131,7 +131,7 @@ impl TaskBoard {
         tokio::time::sleep_until(due).await;
     }
 
-    /// What the cluster's monitor is told.
+    /// Returns the tasks for `CASK.TASKS` and the dashboard.
     pub(super) fn report(&self, source: NodeId) -> Vec<Task> {
         let all = self.progress.lock();
         all.iter().map(|(target, progress)| progress.report(source, *target)).collect()
@@ -151,7 +151,7 @@ impl Progress {
             partitions_done: self.partitions_done,
             partitions_total: self.partitions_total,
             keys_done: self.keys_done,
-            // The estimate was made before the writes of meanwhile.
+            // Writes after the start of the task are not in the estimate.
             keys_total: self.keys_total.max(self.keys_done),
             bytes_done: self.bytes_done,
             bytes_total: self.bytes_total.max(self.bytes_done),

@@ -1,7 +1,9 @@
-//! Transactions at the primary of their slot: seen whole or not at all, on every copy and after every crash (rule R14).
+//! Executes transactions at the primary of their slot: visible whole or not at all, on every copy and after
+//! every crash (rule R14).
 //!
-//! A transaction sees the newest state of each key, published or pending, and is answered once that and what it writes is
-//! published. What it writes is one write of several records.
+//! A transaction sees the newest state of each key, published or pending. It writes its records as one write.
+//! Its answer waits until the states it saw and its own records are published. Rejects transactions that
+//! exceed the limits of steps, keys or bytes, or whose keys are not of one slot; nothing is done then.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,25 +18,27 @@ use super::version::SEQUENCE_MAX;
 use crate::id::Partition;
 use crate::kv::{Concluded, Failure, STEPS_MAX, Transaction, conclude};
 
-/// Keys of one transaction: how many records one write may have.
+/// Upper bound of the keys of one transaction, and so of the records of one write.
 const KEYS_MAX: usize = 1024;
 
-/// Bytes of values that one transaction may look at: they are in memory together.
+/// Upper bound of the bytes of values that one transaction reads: they are in memory at the same time.
 const READ_BYTES_MAX: usize = 256 << 20;
-/// Bytes of values that it may answer: as much as one message between nodes may have, and some to spare.
+/// Upper bound of the bytes of values that one transaction answers: below the limit of a message between
+/// nodes.
 const OUTCOME_BYTES_MAX: usize = 72 << 20;
 const TOO_MUCH: &str = "the values that one transaction reads are too large together";
 
-/// Why a transaction was not carried out.
+/// Reason why a transaction was not executed.
 enum Stopped {
-    /// The state of a key cannot be told.
+    /// The state of a key is unknown.
     Unknown(Unknown),
-    /// What it reads is more than it may.
+    /// It reads more than [`READ_BYTES_MAX`].
     TooMuch,
 }
 
 impl Plane {
-    /// Carries out a transaction on a partition that this node serves, and that it is of.
+    /// Executes a transaction on a partition that this node serves. Rejects it if it has keys of another
+    /// partition.
     pub(super) fn execute_together(
         self: &Arc<Self>,
         partition: Partition,
@@ -47,7 +51,10 @@ impl Plane {
         }
         if primary.last() + KEYS_MAX as u64 > SEQUENCE_MAX {
             return Executed::Done(
-                Err(refused("this partition's sequence has run out: restart its primary")),
+                Err(refused(
+                    "the version numbers of this partition's term are used up: restart the partition's \
+                     primary",
+                )),
                 reply,
             );
         }
@@ -97,7 +104,8 @@ impl Plane {
             self.order_batch(partition, primary, records, Some(waiter));
             return Executed::Ordered;
         }
-        // What it saw, or something later, is the newest pending write: publication is in order.
+        // It waits for the newest pending write. Publication is in order, so every write that it saw is
+        // published by then.
         match primary.newest_waiters().filter(|_| unpublished) {
             Some(waiters) => {
                 waiters.push(waiter);
@@ -108,21 +116,23 @@ impl Plane {
     }
 }
 
+/// Checks that a transaction is within the limits, and that all its keys are of one slot of the partition.
+///
 /// # Errors
-/// What kept it from being one write; nothing was done.
+/// The reason of the rejection; nothing was done.
 fn check(partition: Partition, transaction: &Transaction) -> Result<(), Failure> {
     if transaction.steps.len() > STEPS_MAX {
-        return Err(refused("a transaction has more commands than one may have"));
+        return Err(refused(&format!("the transaction has more than {STEPS_MAX} commands")));
     }
     let keys: BTreeSet<&Bytes> = transaction.keys().collect();
     if keys.len() > KEYS_MAX {
-        return Err(refused("a transaction is of more than 1024 keys"));
+        return Err(refused(&format!("the transaction has more than {KEYS_MAX} keys")));
     }
     let mut slots: Vec<u16> = keys.iter().map(|key| slot_of(key)).collect();
     slots.dedup();
     let of_it = keys.iter().all(|key| partition_of(key) == partition);
     if slots.len() > 1 || !of_it {
-        return Err(refused("the keys of a transaction must be of one slot: give them the same hash tag"));
+        return Err(refused("all keys of a transaction must be of one slot: give them the same hash tag"));
     }
     Ok(())
 }
@@ -146,6 +156,6 @@ mod tests {
         let partition = partition_of(b"{a}x");
         assert_eq!(check(partition, &transaction(&["{a}x", "{a}y"])), Ok(()));
         assert!(check(partition, &transaction(&["{a}x", "{b}x"])).is_err());
-        assert!(check(partition_of(b"{b}x"), &transaction(&["{a}x"])).is_err(), "not this partition's");
+        assert!(check(partition_of(b"{b}x"), &transaction(&["{a}x"])).is_err(), "another partition's key");
     }
 }

@@ -1,4 +1,4 @@
-//! A record's version: the term of the primary that ordered it, then its place in that term.
+//! Layout of a record's version: the term of the primary that ordered it, then its sequence in that term.
 //!
 //! ```text
 //! 63        40 39                    0
@@ -10,17 +10,17 @@ use crate::id::Term;
 
 /// Bits of a version that hold the sequence.
 const SEQUENCE_BITS: u32 = 40;
-/// The last sequence of a term: a primary that reaches it needs a new term.
+/// Last sequence of a term: a primary that reaches it needs a new term.
 pub(super) const SEQUENCE_MAX: u64 = (1 << SEQUENCE_BITS) - 1;
 
 const _: () = assert!(TERM_MAX as u64 == u64::MAX >> SEQUENCE_BITS, "every term has its versions");
 
-/// The version of the record number `sequence` of `term`.
+/// Returns the version of record number `sequence` of `term`.
 pub(super) fn version(term: Term, sequence: u64) -> u64 {
     (u64::from(term) << SEQUENCE_BITS) | sequence
 }
 
-/// The term in which a version was given.
+/// Returns the term of a version.
 #[cfg(test)]
 fn term_of(version: u64) -> Term {
     (version >> SEQUENCE_BITS) as Term

@@ -1,4 +1,4 @@
-//! A node alone: what it answers when its lease ends in the middle of an operation, and what a full disk costs it.
+//! A single node: its answers when its lease ends during an operation, and the effects of a full disk.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,7 +14,7 @@ use crate::host::{Host, Machine};
 use crate::id::ClusterId;
 use crate::net::{Done, NetStats, Peers, Refusals, Transport};
 
-/// A machine whose process is stopped for a while after its monotonic clock was read so many times.
+/// A machine that pauses for `stands_still_ms` after `readings_left` readings of its monotonic clock.
 struct Stopping {
     readings_left: AtomicU64,
     stands_still_ms: u64,
@@ -55,7 +55,7 @@ struct Nobody;
 
 impl Transport for Nobody {
     fn push_call(&self, _: NodeId, _: Class, _: Bytes, done: Done) {
-        done.finish(Err(CallError::NotSent("nobody is there".to_owned())));
+        done.finish(Err(CallError::NotSent("there are no peers".to_owned())));
     }
 
     fn set_peers(&self, _: std::collections::HashMap<NodeId, Vec<String>>) {}
@@ -95,7 +95,7 @@ fn limits() -> Limits {
     }
 }
 
-/// Node 1, founder and only member, whose process stands still after so many readings of its clock.
+/// Creates node 1, founder and only member, on a machine that pauses after so many readings of its clock.
 fn alone(readings: u64, stands_still_ms: u64) -> Arc<Plane> {
     let machine = Stopping::after(u64::MAX, stands_still_ms);
     let plane = alone_on(&FaultyFileSystem::new(), &machine);
@@ -103,7 +103,7 @@ fn alone(readings: u64, stands_still_ms: u64) -> Arc<Plane> {
     plane
 }
 
-/// The same, on this file system, without a reserve.
+/// Creates node 1 on this file system and machine, without a reserve.
 fn alone_on(file_system: &FaultyFileSystem, machine: &Arc<Stopping>) -> Arc<Plane> {
     let mut options = Options::new("/store");
     (options.replicated, options.background, options.map_files) = (true, false, false);
@@ -156,21 +156,21 @@ async fn read_is_answered_under_a_lease() {
 }
 
 #[tokio::test]
-async fn read_whose_lease_ends_before_it_is_answered_is_not_answered_from_here() {
+async fn read_is_not_answered_if_the_lease_ends_during_it() {
     let plane = alone(1, 2_000);
     let Ticket::Waiting { answer, .. } = plane.submit(read()) else {
-        panic!("answered although another node may have been the primary when it was read");
+        panic!("answered although another node may have been the primary at the time of the read");
     };
     assert!(matches!(answer.await.unwrap(), Err(Failure::Refused(_))), "no node serves it");
 }
 
 #[tokio::test]
-async fn lease_that_ended_and_was_granted_anew_was_not_held_all_the_time() {
+async fn lease_that_ended_and_was_granted_again_has_a_gap() {
     let plane = alone(u64::MAX, 0);
     let lease = plane.lease().unwrap();
     assert!(plane.held_until_now(lease));
     plane.extend_lease(BEGIN_MS + 3_000);
-    assert!(plane.held_until_now(lease), "it was prolonged");
+    assert!(plane.held_until_now(lease), "it was extended");
     plane.end_lease();
     assert!(!plane.held_until_now(lease));
     plane.extend_lease(BEGIN_MS + 4_000);
@@ -178,24 +178,24 @@ async fn lease_that_ended_and_was_granted_anew_was_not_held_all_the_time() {
 }
 
 #[tokio::test]
-async fn assignment_that_finds_no_room_costs_no_other_partition_and_no_data() {
+async fn assignment_without_disk_space_stops_no_other_partition_and_loses_no_data() {
     let (disk, machine) = (FaultyFileSystem::new(), Stopping::after(u64::MAX, 1_500));
     let plane = alone_on(&disk, &machine);
     for key in ["one", "other"] {
         let add = Operation { key: Bytes::from_static(key.as_bytes()), action: Action::Add(1) };
         assert!(plane.submit(add).wait().await.is_ok());
     }
-    // The same copy under another assignment: that is to be noted on disk first.
+    // The same copy under another assignment, which the node must record on disk first.
     let (other, mut state) = (partition_of(b"other"), founded());
     state.epoch += 1;
     Arc::make_mut(&mut state.partitions[usize::from(other)]).replicas[0].assigned = 99;
     let state = Arc::new(state);
     disk.leave_free(0);
     plane.follow(state.clone(), 1);
-    assert!(is_served(&plane, "one"), "nothing of it has changed");
-    assert!(!is_served(&plane, "other"), "its assignment is not noted");
+    assert!(is_served(&plane, "one"), "its assignment has not changed");
+    assert!(!is_served(&plane, "other"), "its assignment is not recorded");
     assert!(plane.follows_again());
-    // There is room again, and time has passed: its data stay, whatever looks first.
+    // There is space again, and time has passed: the data stay, even if `drop_released` runs before `follow`.
     disk.set_capacity(None);
     machine.readings_left.store(0, Ordering::SeqCst);
     plane.drop_released(1_000);
@@ -210,7 +210,7 @@ mod cursors {
     use super::*;
 
     #[test]
-    fn cursors_that_no_walk_gave_are_behind_all_keys() {
+    fn cursors_that_no_scan_returned_are_after_all_keys() {
         assert_eq!(place_of(0), (0, 0));
         for cursor in [CURSOR_MAX + 1, 1 << 60, u64::MAX] {
             assert_eq!(place_of(cursor).0.min(PARTITIONS), PARTITIONS, "{cursor}");
