@@ -1,25 +1,25 @@
-//! Free space of the data directory's file system: the two marks, the state they lead to, and the trend.
+//! Free space of the data directory's file system: the two marks, the resulting state, and the trend.
 //!
-//! Pure: sizes and times are arguments. Invariants: the state gets worse at a mark and better only above it by an eighth
-//! (hysteresis), so that a disk at a mark does not change its state with every write; the minimum is never above the low
-//! mark. A mark of 0 bytes is off.
+//! Pure: sizes and times are arguments. Invariants: the state gets worse at a mark, and better only an eighth
+//! above it (hysteresis), so that a disk at a mark does not change its state with every write. The minimum is
+//! never above the low mark, unless the low mark is off. A mark of 0 bytes is off.
 
 use std::collections::VecDeque;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The state improves above a mark by one part in so many of it.
+/// Hysteresis: the state improves when the free space is a mark plus the mark divided by this.
 const HYSTERESIS_PARTS: u64 = 8;
-/// Below one part in so many of the minimum, the reserve is nearly used up.
+/// The disk counts as full below the minimum divided by this.
 const RESERVE_PARTS: u64 = 2;
-/// Where the marks are off: after a write found no room, so many free bytes are room again.
+/// Free bytes with which a full disk stops being full, if the marks are off.
 const ROOM_BYTES: u64 = 1 << 20;
 /// Bounds of a minimum that is computed from the size of the file system.
 const MINIMUM_BYTES: (u64, u64) = (64 << 20, 2 << 30);
-/// Upper bound of a low mark that is computed so.
+/// Upper bound of a low mark that is computed from the size of the file system.
 const LOW_BYTES_MAX: u64 = 10 << 30;
-/// On file systems so small that the lower bound would be most of it, the minimum is one part in so many of all.
+/// Divisor of a small file system's size, in the lower bound of its computed minimum.
 const TINY_PARTS: u64 = 8;
 
 /// A mark as the settings give it.
@@ -28,7 +28,7 @@ pub enum Mark {
     /// Computed from the size of the file system.
     #[default]
     Auto,
-    /// So many free bytes; 0 is off.
+    /// Given in free bytes; 0: off.
     Bytes(u64),
 }
 
@@ -44,8 +44,8 @@ pub struct Marks {
 impl Marks {
     /// Returns the marks of a file system of `total` bytes.
     ///
-    /// A computed minimum is 3 % of it, from 64 MiB (an eighth of a smaller file system) to 2 GiB; a computed low mark
-    /// is 10 % of it, from twice the minimum to 10 GiB.
+    /// A computed minimum is 3 % of it, from 64 MiB (an eighth of a smaller file system) to 2 GiB; a computed
+    /// low mark is 10 % of it, from twice the minimum to 10 GiB.
     pub fn of(low: Mark, minimum: Mark, total: u64) -> Self {
         let (floor, ceiling) = MINIMUM_BYTES;
         let minimum = match minimum {
@@ -61,7 +61,7 @@ impl Marks {
     }
 }
 
-/// How much room a node's file system has. Ordered: worse is greater.
+/// State of a node's file system by its free space. Ordered: worse is greater.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum DiskState {
@@ -72,7 +72,7 @@ pub enum DiskState {
     Low = 1,
     /// Less than the minimum is free: writes that add data are refused.
     Minimum = 2,
-    /// A write found no room, or less than half of the minimum is free.
+    /// A write found no space, or less than half of the minimum is free.
     Full = 3,
 }
 
@@ -97,7 +97,7 @@ impl DiskState {
         [Self::Ok, Self::Low, Self::Minimum, Self::Full].into_iter().find(|state| *state as u8 == byte)
     }
 
-    /// Returns whether writes that add data are refused.
+    /// Returns whether the node refuses writes that add data.
     pub fn refuses(self) -> bool {
         self >= Self::Minimum
     }
@@ -155,8 +155,8 @@ impl Trend {
         }
     }
 
-    /// Returns in how many days `free` bytes shrink to `floor` at the rate since the oldest sample; `None` if they do
-    /// not shrink, or that is too short a time ago.
+    /// Returns the days until `free` bytes shrink to `floor` at the rate since the oldest sample. `None` if
+    /// they do not shrink, or the oldest sample is younger than `TREND_MS_MIN`.
     pub fn days_left(&self, now_ms: u64, free: u64, floor: u64) -> Option<f64> {
         let (then_ms, then) = *self.samples.front()?;
         let elapsed_ms = now_ms.saturating_sub(then_ms);
@@ -185,7 +185,7 @@ mod tests {
         let ten = auto(10 * GIB);
         assert!((300 * MIB..310 * MIB).contains(&ten.minimum) && ten.low == GIB, "{ten:?}");
         assert_eq!(auto(1000 * GIB), Marks { low: 10 * GIB, minimum: 2 * GIB });
-        assert_eq!(auto(0), Marks::default(), "a size that is not known has no marks");
+        assert_eq!(auto(0), Marks::default(), "an unknown size has no marks");
     }
 
     #[test]
@@ -200,7 +200,7 @@ mod tests {
         assert_eq!(Marks::of(Mark::Bytes(0), Mark::Bytes(20), GIB), Marks { low: 0, minimum: 20 });
         let off = Marks::of(Mark::Bytes(0), Mark::Bytes(0), GIB);
         assert_eq!(DiskState::Ok.next(off, 0), DiskState::Ok);
-        assert_eq!(DiskState::Full.next(off, 0), DiskState::Full, "a write found no room");
+        assert_eq!(DiskState::Full.next(off, 0), DiskState::Full, "a write found no space");
         assert_eq!(DiskState::Full.next(off, 2 * MIB), DiskState::Ok);
     }
 
@@ -245,7 +245,7 @@ mod tests {
         assert_eq!(trend.days_left(1000, 900, 0), None, "too short a time");
         // 100 bytes in a tenth of a day: the 500 above the floor last half a day.
         assert_eq!(trend.days_left(8_640_000, 900, 400), Some(0.5));
-        assert_eq!(trend.days_left(8_640_000, 1200, 400), None, "it grows");
+        assert_eq!(trend.days_left(8_640_000, 1200, 400), None, "the free space grows");
         (0..100).for_each(|n| trend.note(n * SAMPLE_MS, 1000));
         assert_eq!(trend.samples.len(), SAMPLES_MAX);
     }

@@ -1,11 +1,11 @@
-//! A reserve on disk for what a node must write though its disk is full: its incarnation, its claim of the store, its vote,
-//! its topology log and snapshot.
+//! A reserve on disk for the files that a node must write even if its disk is full: its incarnation, its
+//! claim of the store, its vote, its topology log and snapshot.
 //!
-//! `notes.reserve` in the data directory is a file of zeros whose blocks are allocated while there is room. A small write that
-//! finds no room cuts a piece off its end and is made again: as long as other programs do not take the freed blocks first,
-//! it succeeds. Invariants: only [`with_room`] cuts it; it is filled again only while the disk has more room than its
-//! low mark; a write that fails for another reason is not made again. Rejects nothing: without a reserve a write fails as
-//! it would have.
+//! `notes.reserve` in the data directory is a file of zeros whose blocks are allocated while there is space.
+//! A small write that finds no space cuts a piece off the end of that file and retries. It succeeds unless
+//! other programs take the freed blocks first. Invariants: only [`with_room`] cuts the file; it is refilled
+//! only while the free space is above the low mark; a write that fails for another reason is not retried.
+//! Without a reserve a write fails as it would have anyway.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -17,19 +17,19 @@ use std::time::{Duration, Instant};
 use rustix::fs::FallocateFlags;
 
 const NAME: &str = "notes.reserve";
-/// Length of a whole reserve, at most one part in so many of the file system.
+/// Length of a whole reserve: `BYTES`, or the size of the file system divided by `SHARE` if that is less.
 const BYTES: u64 = 8 << 20;
 const SHARE: u64 = 32;
-/// What is cut off at once: little, since other programs may take the blocks that are left over.
+/// Bytes cut off at once: few, because other programs may take freed blocks that the write does not need.
 const PIECE_BYTES: u64 = 32 << 10;
-/// How long a write waits for room once the reserve is used up, and how often it is tried.
+/// Time for which a write waits for space after the reserve is used up, and the pause between its attempts.
 const PATIENCE: Duration = Duration::from_secs(10);
 const RETRY_PAUSE: Duration = Duration::from_millis(100);
 
-/// Fills the reserve of a data directory, if it is not whole and there is room for it.
+/// Fills the reserve of a data directory, if it is not whole and there is space for it.
 ///
 /// # Errors
-/// The file system refused; what there was of a reserve is kept.
+/// A file system call failed; the present reserve is kept.
 pub(crate) fn fill(data_dir: &Path) -> io::Result<()> {
     let stat = rustix::fs::statvfs(data_dir)?;
     let wanted = BYTES.min(stat.f_blocks.saturating_mul(stat.f_frsize) / SHARE);
@@ -38,13 +38,13 @@ pub(crate) fn fill(data_dir: &Path) -> io::Result<()> {
     if file.metadata()?.len() >= wanted {
         return Ok(());
     }
-    // Blocks that were never written are allocated all the same.
+    // `fallocate` allocates blocks without writing them.
     rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, wanted)?;
     file.sync_all()
 }
 
-/// Makes a small write below a data directory. While it finds no room it is made again, with a piece of the reserve
-/// freed before each try; once that is used up it waits for room for some seconds. Blocks the thread meanwhile.
+/// Runs a small write below a data directory. While it finds no space, frees a piece of the reserve and
+/// retries. After the reserve is used up, retries for [`PATIENCE`]. Blocks the thread meanwhile.
 ///
 /// # Errors
 /// The last error of the write.
@@ -58,7 +58,9 @@ pub(crate) fn with_room<T>(path: &Path, mut write: impl FnMut() -> io::Result<T>
         match cut(path) {
             Ok(true) => continue,
             Ok(false) => {}
-            Err(error) => tracing::warn!(%error, "the reserve for this node's own notes cannot be cut"),
+            Err(error) => {
+                tracing::warn!(%error, "cannot free a piece of the disk reserve for this node's own files")
+            }
         }
         let until = *gives_up.get_or_insert_with(|| Instant::now() + PATIENCE);
         if beside(path).is_none() || Instant::now() >= until {
@@ -68,12 +70,12 @@ pub(crate) fn with_room<T>(path: &Path, mut write: impl FnMut() -> io::Result<T>
     }
 }
 
-/// Returns whether a call failed because there is no room.
+/// Returns whether a call failed for lack of disk space.
 pub(crate) fn is_no_room(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
-/// Frees a piece of the reserve; false if none is left.
+/// Frees a piece of the reserve. Returns false if nothing is left of it.
 fn cut(path: &Path) -> io::Result<bool> {
     let Some(reserve) = beside(path) else { return Ok(false) };
     let file: File = OpenOptions::new().write(true).open(&reserve)?;
@@ -82,12 +84,12 @@ fn cut(path: &Path) -> io::Result<bool> {
         return Ok(false);
     }
     file.set_len(len.saturating_sub(PIECE_BYTES))?;
-    tracing::warn!(reserve = %reserve.display(), left = len.saturating_sub(PIECE_BYTES), "the disk is full: a piece of the \
-        reserve is used for this node's own notes");
+    tracing::warn!(reserve = %reserve.display(), left = len.saturating_sub(PIECE_BYTES), "the disk is full: \
+        freed a piece of the reserve for this node's own files");
     Ok(true)
 }
 
-/// The reserve of the data directory that the file is in, directly or in a folder of it.
+/// Returns the reserve of the data directory that has the file, directly or in a folder of it.
 fn beside(path: &Path) -> Option<PathBuf> {
     let folders = path.ancestors().skip(1).take(2);
     folders.map(|folder| folder.join(NAME)).find(|reserve| reserve.is_file())
@@ -102,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn write_without_room_is_made_again_with_a_piece_of_the_reserve_each_time() {
+    fn write_without_space_is_retried_with_a_piece_of_the_reserve_each_time() {
         let dir = tempfile::tempdir().unwrap();
         fill(dir.path()).unwrap();
         let len = || std::fs::metadata(dir.path().join(NAME)).unwrap().len();
@@ -116,7 +118,7 @@ mod tests {
         });
         assert_eq!((written.unwrap(), len()), (7, whole - 2 * PIECE_BYTES));
         fill(dir.path()).unwrap();
-        assert_eq!(len(), whole, "it is filled again");
+        assert_eq!(len(), whole, "it is refilled");
     }
 
     #[test]

@@ -1,10 +1,10 @@
-//! Which assignment the data of each partition belong to (rule R16).
+//! Records to which assignment the data of each partition belong (rule R16).
 //!
-//! A copy that was released is not kept up: what is written, deleted and collected after that passes it by. So when
-//! the partition is assigned to this node again, by an entry of another epoch, it starts empty. A copy that was kept for
-//! a return keeps its assignment. The epochs are on disk, so that it does not matter which committed states this node
-//! did not see, being down, or where a crash fell: a partition is emptied first, then its new epoch is written, and
-//! only then is any record of it taken.
+//! A released copy misses all later writes, deletions and collections of tombstones. So when an entry of
+//! another epoch assigns the partition to this node again, the copy starts empty. A copy that is kept for a
+//! return keeps its assignment. Invariant: the node empties a partition first, then writes its new epoch, and
+//! only then accepts records of it. The epochs are on disk, so this holds after a crash at any point, and if
+//! this node missed committed states while it was down.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -17,9 +17,10 @@ use super::plane::{Plane, Role};
 use crate::cluster::state::{ClusterState, ReplicaRole};
 use crate::id::{Epoch, Partition};
 
-/// Under which the engine keeps them.
+/// Name of the engine's metadata entry with the epochs.
 const NAME: &str = "assignments";
-/// The file: this, an epoch a partition, little-endian, then the CRC32 of all before it.
+/// First bytes of the entry. An epoch for each partition follows, little-endian, then the CRC32 of all bytes
+/// before it.
 const MAGIC: [u8; 8] = *b"CASKASN1";
 
 /// The epoch of the assignment that each partition's data belong to; 0 is none.
@@ -31,13 +32,14 @@ pub(super) struct Assignments {
 }
 
 impl Assignments {
-    /// Those that were written last. Where they cannot be read, no data belong to any assignment: copies that are not
-    /// in-sync are made anew, which is always safe.
+    /// Loads the epochs that were written last. If they cannot be read, no data belong to any assignment:
+    /// copies that are not in-sync start empty, which is always safe.
     pub(super) fn load(engine: &Engine) -> Self {
         let epochs = match engine.kept(NAME) {
             Ok(bytes) => bytes.and_then(|bytes| decode(&bytes)),
             Err(error) => {
-                tracing::warn!(%error, "which assignments the data belong to cannot be read");
+                tracing::warn!(%error, "cannot read the assignments of this node's data; copies that are not \
+                    in-sync start empty");
                 None
             }
         };
@@ -64,17 +66,17 @@ fn decode(bytes: &[u8]) -> Option<Vec<Epoch>> {
     epochs.collect::<Result<_, _>>().ok()
 }
 
-/// What a newly committed state changes.
+/// Changes of assignments by a newly committed state.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct News {
-    /// Partitions whose data belong to an earlier assignment, or to none.
+    /// Partitions to empty: their data belong to an earlier assignment, or to none.
     empty: Vec<Partition>,
-    /// All epochs, as they are to be from now on.
+    /// The new epochs of all partitions.
     epochs: Vec<Epoch>,
 }
 
-/// Compares what a node's data belong to with what it is assigned; `held` tells whether the store has anything of a
-/// partition. `None` if nothing changes.
+/// Compares what a node's data belong to with what it is assigned; `held` tells whether the store has
+/// anything of a partition. `None` if nothing changes.
 fn compare(
     epochs: &[Epoch],
     assigned: impl Fn(Partition) -> Option<(ReplicaRole, Epoch)>,
@@ -86,8 +88,8 @@ fn compare(
         if *epoch == assigned {
             continue;
         }
-        // An in-sync replica got where it is under this very assignment, or was founded with it: whatever the file
-        // says, it may hold what nobody else does.
+        // An in-sync replica got where it is under this very assignment, or was founded with it: whatever the
+        // file says, it may hold what nobody else does.
         if role != ReplicaRole::InSync && (*epoch != 0 || held(partition)) {
             news.empty.push(partition);
         }
@@ -97,9 +99,10 @@ fn compare(
 }
 
 impl Plane {
-    /// Makes the data of all partitions belong to the assignments of this state, before any of them is taken on. Returns
-    /// the partitions for which the disk had no room to note that: none of them may be taken on, and the state is to be
-    /// followed again. Returns `None` if the store failed: no partition may be taken on then.
+    /// Makes the data of all partitions belong to the assignments of this state, before any of them is taken
+    /// on. Returns the partitions for which the disk had no room to note that: none of them may be taken on,
+    /// and the state is to be followed again. Returns `None` if the store failed: no partition may be taken
+    /// on then.
     pub(super) fn adopt_assignments(self: &Arc<Self>, state: &ClusterState) -> Option<BTreeSet<Partition>> {
         let mut epochs = self.assignments.epochs.lock();
         let assigned = |partition: Partition| {
@@ -134,12 +137,14 @@ impl Plane {
         Some(BTreeSet::new())
     }
 
-    /// Notes the partitions that the state which is followed assigns and that cannot be taken on; returns the former ones.
+    /// Notes the partitions that the state which is followed assigns and that cannot be taken on; returns the
+    /// former ones.
     pub(super) fn set_unadopted(&self, partitions: BTreeSet<Partition>) -> BTreeSet<Partition> {
         std::mem::replace(&mut *self.assignments.unadopted.lock(), partitions)
     }
 
-    /// Returns whether the last followed state is to be followed again: the disk had no room to adopt all of it.
+    /// Returns whether the last followed state is to be followed again: the disk had no room to adopt all of
+    /// it.
     pub fn follows_again(&self) -> bool {
         !self.assignments.unadopted.lock().is_empty()
     }

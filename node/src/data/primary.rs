@@ -1,12 +1,13 @@
-//! The order of one partition's writes, as its primary keeps it. Pure: no I/O, no clock.
+//! The order of one partition's writes at its primary. Pure: no I/O, no clock.
 //!
-//! A write of one record, or of several that are seen together or not at all, gets the next sequences and is
-//! *pending* until this node's own append and every follower's acknowledgement are in; then it is *published*, in
-//! order. Reads see published records only, writes that look at the key first see its newest pending record.
-//! Invariants: sequences of `pending` are consecutive, one to each record; a write's name is its last sequence;
-//! nothing is published before all followers present have acknowledged it (promise P1).
+//! A write has one record, or several that become visible together. It gets the next sequences and is
+//! *pending* until this node's own append is durable and every follower has acknowledged it. Then it is
+//! *published*, in order. Reads see published records only; writes that read the key see its newest pending
+//! record. Invariants: the sequences of `pending` are consecutive, one for each record. The last sequence of
+//! a write identifies it. No write is published before all present followers have acknowledged it (promise
+//! P1).
 //!
-//! `A` is the handle of a local append, `W` whoever waits for an answer.
+//! `A` is the handle of a local append, `W` the waiter for an answer.
 
 use std::collections::VecDeque;
 
@@ -18,107 +19,109 @@ use crate::mutation::{Mutation, planted};
 /// Whether the primary takes requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// Reconciles with the other in-sync replicas after a failover; serves nobody yet.
+    /// Reconciles with the other in-sync replicas after a failover; does not serve yet.
     Recovering,
-    /// Takes requests.
+    /// Serves requests.
     Serving,
-    /// Gives the partition up: takes none, settles what is pending, never resumes by itself (rule R3).
+    /// Gives the partition up: serves no requests, completes pending writes, never resumes by itself (rule
+    /// R3).
     Stopped,
 }
 
 /// A replica that must acknowledge every write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Follower {
-    /// Which node.
+    /// The follower's node.
     pub(super) node: NodeId,
-    /// The incarnation the committed state has of it.
+    /// Incarnation of the node in the committed state.
     pub(super) incarnation: Incarnation,
-    /// Epoch in which the copy was assigned to it.
+    /// Epoch in which the copy was assigned to the node.
     pub(super) assigned: Epoch,
-    /// The entry that made it what it is; names the copy in proposals.
+    /// Epoch of the entry that began the copy's present state; identifies the copy in proposals.
     pub(super) syncing_since: Epoch,
-    /// Whether it holds every acknowledged write already.
+    /// Whether it holds every acknowledged write.
     pub(super) in_sync: bool,
-    /// Present replication session; frames of older ones are void.
+    /// Present replication session; frames of older sessions are void.
     pub(super) session: u64,
-    /// What it had acknowledged when that was opened.
+    /// Sequence that it had acknowledged when the session was opened.
     pub(super) begins: u64,
-    /// Everything up to here is durable there.
+    /// Sequence up to which all writes are durable on the follower.
     pub(super) acked: u64,
-    /// The session broke: what it lacks must be sent again in a new one.
+    /// Whether the session broke: all unacknowledged writes must be sent again in a new session.
     pub(super) broken: bool,
-    /// It was told, and took note, that the partition is clean up to this sequence.
+    /// Sequence up to which the follower has marked the partition as clean.
     pub(super) clean: Option<u64>,
 }
 
 /// A write that is ordered but not published.
 #[derive(Debug)]
 pub(super) struct Pending<A, W> {
-    /// What is written: at least one record, their versions consecutive.
+    /// The records, at least one, with consecutive versions.
     pub(super) records: Vec<Record>,
-    /// The sequence of the last of them.
+    /// Sequence of the last record; identifies the write.
     pub(super) last: u64,
-    /// When it was ordered, for the replica time-out; milliseconds of the monotonic clock.
+    /// Time of the ordering, for the replica time-out; milliseconds of the monotonic clock.
     pub(super) ordered_ms: u64,
     /// The local append, once durable.
     pub(super) appended: Option<A>,
-    /// Since when the local append finds no room on the disk; milliseconds of the monotonic clock.
+    /// Time since when the local append finds no disk space; milliseconds of the monotonic clock.
     failed_ms: Option<u64>,
-    /// An append of it is under way.
+    /// Whether a local append is in flight.
     appending: bool,
-    /// Another node was sent it, and may hold it.
+    /// Whether the write was sent to another node, which may hold it.
     sent: bool,
-    /// Those to be answered once it is published: its writer, and who saw it (rule R6).
+    /// Waiters for the publication: the writer, and operations that saw the write (rule R6).
     pub(super) waiters: Vec<W>,
 }
 
 /// One partition's writes under one term.
 #[derive(Debug)]
 pub(super) struct Primary<A, W> {
-    /// The term it orders under.
+    /// The term under which it orders.
     pub(super) term: Term,
-    /// Whether it takes requests.
+    /// Whether it serves requests.
     pub(super) phase: Phase,
-    /// Those who must acknowledge.
+    /// Replicas that must acknowledge every write.
     pub(super) followers: Vec<Follower>,
     pending: VecDeque<Pending<A, W>>,
-    /// Sequence of the newest published record; those of `pending` follow it.
+    /// Sequence of the newest published record; the sequences of `pending` follow it.
     published: u64,
     digest_waiters: Vec<(u64, tokio::sync::oneshot::Sender<u64>)>,
-    /// How many writes of `pending` found no room on this disk, and are not on it yet.
+    /// Number of pending writes whose local append found no disk space and has not succeeded yet.
     failed: usize,
-    /// It gave the partition up for want of room: true until a committed state ends its term (rule R3).
+    /// Whether it gave the partition up for lack of disk space: true until a committed state ends its term
+    /// (rule R3).
     steps_down: bool,
 }
 
 impl<A, W> Primary<A, W> {
-    /// A primary that has ordered nothing in `term` yet.
+    /// Creates a primary that has ordered nothing in `term` yet.
     pub(super) fn new(term: Term, phase: Phase) -> Self {
         let (followers, pending, digest_waiters) = (Vec::new(), VecDeque::new(), Vec::new());
         Self { term, phase, followers, pending, published: 0, digest_waiters, failed: 0, steps_down: false }
     }
 
-    /// The sequence of the newest ordered record.
+    /// Returns the sequence of the newest ordered record.
     pub(super) fn last(&self) -> u64 {
         self.pending.back().map_or(self.published, |pending| pending.last)
     }
 
-    /// The sequence of the newest published record.
+    /// Returns the sequence of the newest published record.
     pub(super) fn published(&self) -> u64 {
         self.published
     }
 
-    /// How many writes are pending.
+    /// Returns the number of pending writes.
     pub(super) fn pending_len(&self) -> usize {
         self.pending.len()
     }
 
-    /// When the oldest pending write was ordered.
+    /// Returns when the oldest pending write was ordered, in milliseconds of the monotonic clock.
     pub(super) fn oldest_pending_ms(&self) -> Option<u64> {
         self.pending.front().map(|pending| pending.ordered_ms)
     }
 
-    /// The newest pending record of a key and those who wait for its write.
+    /// Returns the newest pending record of a key and the waiters of its write.
     pub(super) fn newest_pending(&mut self, key: &[u8]) -> Option<(&Record, &mut Vec<W>)> {
         self.pending.iter_mut().rev().find_map(|pending| {
             let record = pending.records.iter().rev().find(|record| record.key == key)?;
@@ -126,12 +129,13 @@ impl<A, W> Primary<A, W> {
         })
     }
 
-    /// Those who wait for the newest pending write.
+    /// Returns the waiters of the newest pending write.
     pub(super) fn newest_waiters(&mut self) -> Option<&mut Vec<W>> {
         self.pending.back_mut().map(|pending| &mut pending.waiters)
     }
 
-    /// Puts records, which already carry their versions, last in the order. There must be one at least.
+    /// Adds a write at the end of the order. `records` is not empty, and the records already have their
+    /// versions.
     pub(super) fn push(&mut self, records: Vec<Record>, now_ms: u64, waiter: Option<W>) {
         debug_assert!(!records.is_empty());
         let (last, waiters) = (self.last() + records.len() as u64, waiter.into_iter().collect());
@@ -148,7 +152,7 @@ impl<A, W> Primary<A, W> {
         });
     }
 
-    /// The local append of the write named `sequence` is durable.
+    /// Notes that the local append of the write `sequence` is durable.
     pub(super) fn appended(&mut self, sequence: u64, handle: A) {
         let Some(pending) = self.at(sequence) else { return };
         (pending.appended, pending.appending) = (Some(handle), false);
@@ -157,7 +161,8 @@ impl<A, W> Primary<A, W> {
         }
     }
 
-    /// Notes that the local append of the write named `sequence` found no room: nothing of it is on this disk.
+    /// Notes that the local append of the write `sequence` found no disk space: nothing of it is on this
+    /// disk.
     pub(super) fn append_failed(&mut self, sequence: u64, now_ms: u64) {
         let Some(pending) = self.at(sequence) else { return };
         pending.appending = false;
@@ -167,14 +172,14 @@ impl<A, W> Primary<A, W> {
         }
     }
 
-    /// Returns the records of a pending write that is about to be appended again.
+    /// Returns the records of a pending write, whose append the caller retries.
     pub(super) fn append_again(&mut self, sequence: u64) -> Option<&[Record]> {
         let pending = self.at(sequence)?;
         pending.appending = true;
         Some(&pending.records)
     }
 
-    /// Notes that a follower is sent everything pending.
+    /// Notes that all pending writes are sent to a follower.
     pub(super) fn note_sent(&mut self) {
         self.pending.iter_mut().for_each(|pending| pending.sent = true);
     }
@@ -192,9 +197,9 @@ impl<A, W> Primary<A, W> {
         self.pending.iter().filter_map(|pending| pending.failed_ms).min()
     }
 
-    /// Returns whether this primary gives the partition up, because a write found no room for `patience_ms`. From then on
-    /// it serves nothing and the answer stays the same, also when there is room again: a proposal may get lost, and only
-    /// a committed state may end its term (rule R3).
+    /// Returns whether this primary gives the partition up, because a write found no room for `patience_ms`.
+    /// From then on it serves nothing and the answer stays the same, also when there is room again: a
+    /// proposal may get lost, and only a committed state may end its term (rule R3).
     pub(super) fn steps_down(&mut self, now_ms: u64, patience_ms: u64) -> bool {
         if self.stuck_since_ms().is_some_and(|since_ms| now_ms >= since_ms + patience_ms) {
             (self.phase, self.steps_down) = (Phase::Stopped, true);
@@ -202,9 +207,9 @@ impl<A, W> Primary<A, W> {
         self.steps_down
     }
 
-    /// Takes back all pending writes if each found no room here, and no other node was sent any. As if they had never
-    /// been ordered, but for their versions, which are not given again (rule R1). Otherwise takes back none: a later
-    /// one may have seen an earlier one.
+    /// Takes back all pending writes if each found no room here, and no other node was sent any. As if they
+    /// had never been ordered, but for their versions, which are not given again (rule R1). Otherwise takes
+    /// back none: a later one may have seen an earlier one.
     pub(super) fn take_back(&mut self) -> Vec<Pending<A, W>> {
         let nowhere =
             |pending: &Pending<A, W>| pending.failed_ms.is_some() && !pending.appending && !pending.sent;
@@ -215,7 +220,8 @@ impl<A, W> Primary<A, W> {
         self.pending.drain(..).collect()
     }
 
-    /// A follower has everything up to `sequence`. Void if it belongs to another session.
+    /// Notes that a follower acknowledged all writes up to `sequence`. Ignores acknowledgements of other
+    /// sessions.
     pub(super) fn acked(&mut self, node: NodeId, session: u64, sequence: u64) {
         if let Some(follower) = self.follower(node)
             && follower.session == session
@@ -224,18 +230,20 @@ impl<A, W> Primary<A, W> {
         }
     }
 
-    /// A follower of this name, if there is one.
+    /// Returns the follower on a node, if any.
     pub(super) fn follower(&mut self, node: NodeId) -> Option<&mut Follower> {
         self.followers.iter_mut().find(|follower| follower.node == node)
     }
 
-    /// What a follower lacks, oldest first, each write with its name.
+    /// Returns the pending writes that a follower has not acknowledged, oldest first, each with its last
+    /// sequence.
     pub(super) fn unacked(&self, acked: u64) -> impl Iterator<Item = (u64, &[Record])> {
         let writes = self.pending.iter().map(|pending| (pending.last, &pending.records[..]));
         writes.filter(move |(last, _)| *last > acked)
     }
 
-    /// The next write that may be published, if any. The caller publishes it before it asks again.
+    /// Removes and returns the next write that may be published, if any. The caller publishes it before the
+    /// next call.
     pub(super) fn next_published(&mut self) -> Option<Pending<A, W>> {
         let next = self.pending.front()?;
         let last = next.last;
@@ -250,13 +258,13 @@ impl<A, W> Primary<A, W> {
         self.pending.pop_front()
     }
 
-    /// The name of the oldest pending write.
+    /// Returns the last sequence of the oldest pending write.
     pub(super) fn oldest_pending(&self) -> Option<u64> {
         self.pending.front().map(|pending| pending.last)
     }
 
-    /// Asks for the partition's digest right after the write named `sequence` is published and before the next is.
-    /// `now` gives the digest if that is the present state.
+    /// Requests the partition's digest between the publications of the write `sequence` and the next one.
+    /// `now` returns the digest of the present state, and is called if `sequence` is published already.
     pub(super) fn digest_after(
         &mut self,
         sequence: u64,
@@ -271,7 +279,7 @@ impl<A, W> Primary<A, W> {
         receiver
     }
 
-    /// Answers those who wait for the digest of the present state. Called after each publication.
+    /// Answers the requests for the digest of the present state. The caller calls it after each publication.
     pub(super) fn answer_digests(&mut self, now: impl Fn() -> u64) {
         let published = self.published;
         for (_, answer) in self.digest_waiters.extract_if(.., |(sequence, _)| *sequence == published) {
@@ -279,7 +287,7 @@ impl<A, W> Primary<A, W> {
         }
     }
 
-    /// Gives up everything pending: its outcome is unknown.
+    /// Removes and returns all pending writes: their outcome is unknown.
     pub(super) fn abandon(&mut self) -> Vec<Pending<A, W>> {
         self.digest_waiters.clear();
         self.failed = 0;
@@ -385,15 +393,15 @@ mod tests {
     }
 
     #[test]
-    fn writes_that_are_nowhere_are_taken_back_together_and_their_versions_are_not_given_again() {
+    fn writes_that_no_disk_has_are_taken_back_together_and_their_versions_are_not_reused() {
         let mut primary = primary(0);
         primary.push(vec![record("a", 1)], 0, Some(1));
         primary.push(vec![record("b", 2), record("c", 3)], 0, Some(2));
         primary.append_failed(1, 50);
-        assert!(primary.is_stuck() && primary.take_back().is_empty(), "the append of the other is under way");
+        assert!(primary.is_stuck() && primary.take_back().is_empty(), "the other append is in flight");
         primary.append_failed(3, 60);
         primary.append_again(1);
-        assert!(primary.take_back().is_empty(), "an append of the first is under way again");
+        assert!(primary.take_back().is_empty(), "the first append is in flight again");
         primary.append_failed(1, 70);
         assert_eq!(primary.stuck_since_ms(), Some(50));
         let waiters: Vec<u32> = primary.take_back().into_iter().flat_map(|pending| pending.waiters).collect();
@@ -404,7 +412,7 @@ mod tests {
     }
 
     #[test]
-    fn primary_that_steps_down_goes_on_to_say_so_when_there_is_room_again() {
+    fn primary_that_steps_down_continues_to_do_so_when_there_is_space_again() {
         let mut primary = primary(1);
         primary.push(vec![record("a", 1)], 0, None);
         primary.append_failed(1, 100);
@@ -413,7 +421,7 @@ mod tests {
         primary.append_again(1);
         primary.appended(1, ());
         assert!(!primary.is_stuck());
-        assert!(primary.steps_down(1_200, 1_000), "its proposal may have been lost, and it serves nothing");
+        assert!(primary.steps_down(1_200, 1_000), "its proposal may have been lost, and it does not serve");
     }
 
     #[test]
@@ -432,7 +440,7 @@ mod tests {
         seen_later.push(vec![record("a", 1)], 0, None);
         seen_later.note_sent();
         seen_later.append_failed(1, 10);
-        assert!(seen_later.take_back().is_empty(), "a follower that came later was sent it");
+        assert!(seen_later.take_back().is_empty(), "it was sent to a follower that was added later");
 
         let mut later_one_is_there = primary(0);
         later_one_is_there.push(vec![record("a", 1)], 0, None);

@@ -1,5 +1,5 @@
-//! Follows the committed state: which partitions this node is primary or replica of. Nobody acts on an
-//! uncommitted state (rule R16).
+//! Follows the committed state: gives this node its role, primary or replica, for each partition. Invariant:
+//! a node never acts on an uncommitted state (rule R16).
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use crate::cluster::state::{ClusterState, MemberStatus, ReplicaRole};
 use crate::id::{Epoch, Incarnation, NodeId, Partition, Term};
 use crate::kv::Failure;
 
-/// What the committed state says this node is to a partition.
+/// Role of this node for a partition by the committed state.
 enum Assignment {
     Idle,
     Away,
@@ -25,8 +25,8 @@ enum Assignment {
 }
 
 impl Plane {
-    /// Takes on the roles of a newly committed state. `incarnation` is this process's: as long as the state
-    /// names another one, this node is nothing to anybody (rule R2).
+    /// Takes on the roles of a newly committed state. `incarnation` is this process's: while the state names
+    /// another one, this node holds no role (rule R2).
     pub fn follow(self: &Arc<Self>, state: Arc<ClusterState>, incarnation: Incarnation) {
         let registered = state.member(self.node).is_some_and(|member| {
             member.status == MemberStatus::Up && member.announcement.incarnation == incarnation
@@ -49,7 +49,7 @@ impl Plane {
         let mut primaries = former.primaries.clone();
         for &partition in &changed {
             let assignment = match takes_part {
-                // Another partition's reads and writes do not depend on what there is no room for.
+                // A partition that could not be adopted for lack of space does not affect the others.
                 Some(_) if !unadopted.contains(&partition) => assignment(&state, self.node, partition),
                 _ => Assignment::Idle,
             };
@@ -66,8 +66,8 @@ impl Plane {
         self.schedule_hand_overs(&changed, incarnation);
     }
 
-    /// Ends the connections to nodes that were declared down: what waits for their answers is told so at once,
-    /// and not when the connection itself is found dead.
+    /// Closes the connections to nodes that were declared down, so that calls to them fail at once and not
+    /// when the connection times out.
     fn cut_off_the_dead(&self, former: &ClusterState, state: &ClusterState) {
         let died = |node: &&NodeId| former.is_up(**node) && !state.is_up(**node);
         for node in state.members.keys().filter(died).filter(|node| **node != self.node) {
@@ -113,7 +113,8 @@ impl Plane {
     ) {
         if !matches!(role, Role::Primary(primary) if primary.term == term) {
             self.retire(role);
-            // What it took from the primary before it must be here before anything is answered.
+            // Publish every record received as a replica before serving: the former primary may have
+            // acknowledged it.
             let tails = self.tails.begin(partition, tails);
             let reconcile = self.is_receiving(partition)
                 || !tails.is_empty()
@@ -131,8 +132,8 @@ impl Plane {
         self.publish_ready(partition, role);
     }
 
-    /// Keeps the sessions of followers that stay; a new one starts at what is published: everything before
-    /// is for the copy that follows, everything after is sent to it.
+    /// Keeps the sessions of followers that stay. The session of a new follower starts at the last published
+    /// write: the copy brings it all earlier writes, and the session all later ones.
     fn set_followers(
         self: &Arc<Self>,
         partition: Partition,
@@ -160,7 +161,7 @@ impl Plane {
         }
     }
 
-    /// Ends a role: everything that waited on it is told that its outcome is unknown.
+    /// Ends a role: all operations that wait for it fail with an unknown outcome.
     pub(super) fn retire(&self, role: &mut Role) {
         let Role::Primary(primary) = role else { return };
         let abandoned = primary.abandon();
@@ -168,15 +169,15 @@ impl Plane {
         self.bytes_under_way.fetch_sub(bytes, Ordering::AcqRel);
         for waiter in abandoned.into_iter().flat_map(|pending| pending.waiters) {
             waiter.reply.send(Err(Failure::Unknown(
-                "the partition's primary changed before every copy had acknowledged: it may or may not \
-                 have been done; read the key to know"
+                "the primary of this key changed before every copy acknowledged the write; the write may or \
+                 may not have been applied; read the key to find out"
                     .into(),
             )));
         }
     }
 }
 
-/// The partition's primary, if its node is up.
+/// Returns the partition's primary, if its node is up.
 fn live_primary(state: &ClusterState, partition: Partition) -> Option<NodeId> {
     state.primary(partition).filter(|node| state.is_up(*node))
 }
@@ -200,7 +201,7 @@ fn assignment(state: &ClusterState, node: NodeId, partition: Partition) -> Assig
     }
 }
 
-/// Every other replica that receives new writes.
+/// Returns every other replica that receives new writes.
 fn followers(state: &ClusterState, primary: NodeId, partition: Partition) -> Vec<Follower> {
     let entry = &state.partitions[usize::from(partition)];
     let receives = |role| matches!(role, ReplicaRole::InSync | ReplicaRole::Syncing);

@@ -1,10 +1,11 @@
-//! Room on disk: this node's own, as measured, and that of others, as their acknowledgements and reports say.
+//! Free disk space: of this node by measurement, of other nodes by their acknowledgements and reports.
 //!
-//! Below the minimum mark a client's write that adds data is refused before it is ordered, wherever a node that would
-//! have to acknowledge it is below its own: so a refusal means that nothing was done. Reads, deletions and replication go
-//! on from the reserve below the mark. Invariants: the state follows the mark within [`MEASURE_PAUSE`], and sooner where
-//! much is appended, since every appended byte counts against the time of the next measurement; a write that found no room
-//! (`AppendError::NoSpace`) makes the disk full for [`FULL_MS`], whatever is measured.
+//! A primary refuses a client's write that adds data before it orders the write, if its own disk or that of a
+//! follower is below its minimum. So a refusal means that nothing was done. Reads, deletions and replication
+//! continue with the space below the mark. Invariants: the state follows the mark within [`MEASURE_PAUSE`],
+//! and sooner during heavy appends, because appended bytes bring the next measurement forward. After a write
+//! that found no space (`AppendError::NoSpace`), the disk counts as full for [`FULL_MS`], whatever is
+//! measured.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -25,28 +26,29 @@ use crate::id::{NodeId, Partition, Term};
 use crate::kv::Failure;
 use crate::mutation::{Mutation, planted};
 
-/// Time between two measurements of a disk that little is appended to.
+/// Longest time between two measurements of the disk.
 const MEASURE_PAUSE: Duration = Duration::from_millis(200);
-/// Bytes that are appended between two measurements at least, and at most.
+/// Bounds of the bytes that are appended between two measurements.
 const UNMEASURED_BYTES: (u64, u64) = (16 << 10, 64 << 20);
-/// For how long a disk counts as full after a write found no room: then the next write tries.
+/// Time for which a disk counts as full after a write found no space; after that the next write is tried.
 const FULL_MS: u64 = 1_000;
-/// Pause before an append that found no room is made again.
+/// Pause before an append that found no space is retried.
 const APPEND_PAUSE: Duration = Duration::from_millis(100);
-/// For how long a primary tries to append a write that others may hold, before it gives the partition up.
+/// Time for which a primary retries the append of a write that other nodes may hold, before it gives the
+/// partition up.
 const STUCK_MS: u64 = 1_000;
 
-/// What a node knows of the room on its disk and on others'.
+/// Free space of this node's disk, and the last known disk states of other nodes.
 #[derive(Debug, Default)]
 pub(super) struct Disks {
     own: Mutex<Own>,
-    /// The state of the own disk, for those who do not take the lock.
+    /// State of this node's disk, readable without the lock.
     state: AtomicU8,
-    /// Bytes that may be appended before it is measured again.
+    /// Bytes that may be appended before the next measurement.
     unmeasured: AtomicI64,
-    /// Until when, on the monotonic clock, it counts as full.
+    /// Reading of the monotonic clock until which this disk counts as full.
     full_until_ms: AtomicU64,
-    /// Last state heard of other nodes; those never heard of have room.
+    /// Last received state of other nodes' disks; a node without one counts as `Ok`.
     others: ArcSwap<BTreeMap<NodeId, DiskState>>,
 }
 
@@ -58,14 +60,14 @@ struct Own {
     days_left: Option<f64>,
 }
 
-/// Room on a node's disk, for reports and answers.
+/// Free space of a node's disk, for reports and answers.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct DiskFigures {
-    /// Bytes free and in all; 0 where they could not be measured.
+    /// Free and total bytes; 0 before the first successful measurement.
     pub space: Space,
-    /// Its marks.
+    /// Low mark and minimum.
     pub marks: Marks,
-    /// Its state.
+    /// State by the marks.
     pub state: DiskState,
     /// Days until the minimum at the rate of the last two hours; `None` if the free space does not shrink.
     pub days_left: Option<f64>,
@@ -76,7 +78,7 @@ impl Disks {
         DiskState::from_byte(self.state.load(Ordering::Acquire)).unwrap_or_default()
     }
 
-    /// Returns what was last heard of a node's disk.
+    /// Returns the last received state of a node's disk.
     fn of(&self, node: NodeId) -> DiskState {
         self.others.load().get(&node).copied().unwrap_or_default()
     }
@@ -103,7 +105,7 @@ impl Plane {
         }
     }
 
-    /// Returns the room on this node's disk, as last measured.
+    /// Returns the free space of this node's disk, as last measured.
     pub fn disk(&self) -> DiskFigures {
         let own = self.disks.own.lock();
         let Own { space, marks, days_left, .. } = *own;
@@ -123,7 +125,7 @@ impl Plane {
         }
     }
 
-    /// Forgets the disks of nodes that are no members any more.
+    /// Forgets the disks of nodes that are no longer members.
     pub(super) fn forget_disks(&self, state: &ClusterState) {
         let is_gone = |node: &NodeId| state.member(*node).is_none();
         if self.disks.others.load().keys().any(is_gone) {
@@ -135,7 +137,8 @@ impl Plane {
         }
     }
 
-    /// Counts bytes that are about to be appended; measures the disk if enough were since the last time.
+    /// Counts bytes that are about to be appended; measures the disk if enough were appended since the last
+    /// time.
     pub(super) fn note_appending(&self, bytes: u64) {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         if self.disks.unmeasured.fetch_sub(bytes, Ordering::AcqRel) <= bytes {
@@ -148,7 +151,7 @@ impl Plane {
         let Some(mut own) = self.disks.own.try_lock() else { return };
         let space = match self.engine.space() {
             Ok(space) => space,
-            Err(error) => return tracing::debug!(%error, "the free space could not be measured"),
+            Err(error) => return tracing::debug!(%error, "cannot measure the free space of the disk"),
         };
         let now_ms = self.host.monotonic_ms();
         let marks = Marks::of(self.limits.disk_low, self.limits.disk_minimum, space.total_bytes);
@@ -182,8 +185,8 @@ impl Plane {
             DiskState::Low => (
                 Weight::Warning,
                 format!(
-                    "the disk of node {node} is low: {free} of {total} free, the low mark is {}; merges run without \
-                     window and rate; enlarge the file system or add a node before {} are left",
+                    "the disk of node {node} is low: {free} of {total} free, the low mark is {}; merges run \
+                     without window and rate; enlarge the file system or add a node before {} are left",
                     mib(marks.low),
                     mib(marks.minimum)
                 ),
@@ -191,9 +194,9 @@ impl Plane {
             DiskState::Minimum | DiskState::Full => (
                 Weight::Error,
                 format!(
-                    "the disk of node {node} is at its minimum: {free} of {total} free, the minimum is {}; writes that \
-                     add data to its copies are refused, reads and deletes go on; delete keys, enlarge the file system \
-                     or add a node",
+                    "the disk of node {node} is at its minimum: {free} of {total} free, the minimum is {}; \
+                     writes that add data to its copies are refused, reads and deletes work; delete keys, \
+                     enlarge the file system or add a node",
                     mib(marks.minimum)
                 ),
             ),
@@ -202,17 +205,18 @@ impl Plane {
         self.note_progress();
     }
 
-    /// Notes that a write found no room. Nothing of it is on disk.
+    /// Notes that a write found no space. Nothing of it is on disk.
     pub(super) fn note_no_space(&self, partition: Partition, error: &AppendError) {
-        tracing::debug!(partition, %error, "a write found no room on this disk");
+        tracing::debug!(partition, %error, "a write found no space on this disk");
         let until_ms = self.host.monotonic_ms() + FULL_MS;
         self.disks.full_until_ms.fetch_max(until_ms, Ordering::AcqRel);
         self.measure_disk();
     }
 
-    /// Returns why this primary does not order a client's write now: this disk, or that of a node that would have to
-    /// acknowledge it, has no room. `adds` tells whether the write adds data; others go on from the reserve. So does, up
-    /// to half of it, what only sets an expiry (`expires`): it leads to less data.
+    /// Returns the failure of a client's write if this primary must not order it now, because this disk or
+    /// that of a follower has no space. Writes that add no data (`adds` is false) continue below the minimum.
+    /// Writes that only set an expiry (`expires`) continue down to half of the minimum, because they lead to
+    /// less data.
     pub(super) fn no_room(&self, primary: &PrimaryState, expires: bool, adds: bool) -> Option<Failure> {
         if primary.is_stuck() {
             return Some(self.refused_for_room(self.node));
@@ -230,9 +234,9 @@ impl Plane {
 
     pub(super) fn refused_for_room(&self, node: NodeId) -> Failure {
         let text = format!(
-            "the disk of node {}, which holds a copy of this key, has less free space than its minimum (disk_minimum); \
-             nothing was written; delete keys, enlarge its file system or add a node (`caskctl nodes` shows the space); \
-             reads and deletes go on",
+            "the disk of node {}, which holds a copy of this key, has less free space than its minimum \
+             (disk_minimum); nothing was written; delete keys, enlarge its file system or add a node \
+             (`caskctl nodes` shows the space); reads and deletes still work",
             node.short()
         );
         match self.knows_disks() {
@@ -285,7 +289,7 @@ impl Plane {
         }
     }
 
-    /// Takes out of a partition, at once, the replica that has no room for a write (rule R8).
+    /// Proposes to suspend, at once, the replica that has no disk space for a write (rule R8).
     pub(super) fn suspend_full_replica(&self, partition: Partition, primary: &PrimaryState, node: NodeId) {
         let state = self.state();
         let Some(member) = state.members.get(&self.node) else { return };
@@ -314,7 +318,7 @@ impl Plane {
         }
     }
 
-    /// Stops serving a partition of which a write is stuck; returns the term that is to end.
+    /// Stops serving a partition with a stuck write; returns the term that must end.
     fn stop_if_stuck(self: &Arc<Self>, partition: Partition) -> Option<Term> {
         let now_ms = self.host.monotonic_ms();
         self.with_role(partition, |role| {
@@ -324,7 +328,7 @@ impl Plane {
     }
 }
 
-/// Bytes in words, for messages.
+/// Formats bytes with a unit, for messages.
 fn mib(bytes: u64) -> String {
     match bytes >> 20 {
         0 => format!("{} KiB", bytes >> 10),

@@ -1,4 +1,4 @@
-//! What is looked at from time to time: replicas that are slow, replicas to take back, data to drop.
+//! Periodic work on partitions: suspends slow replicas, resumes suspended ones, drops released data.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,15 +11,16 @@ use crate::api::Task;
 use crate::cluster::state::{Change, ReplicaRole};
 use crate::id::{NodeId, Partition};
 
-/// How long a replica that was taken out is left alone before it is taken back.
+/// Time that a suspended replica stays away before it is resumed.
 const RESUME_PAUSE_MS: u64 = 5_000;
 
 impl Plane {
-    /// Drops the data of partitions this node has had no part in for `grace_ms`.
+    /// Drops the data of partitions in which this node has held no role for `grace_ms`.
     pub fn drop_released(self: &Arc<Self>, grace_ms: u64) {
         let now = self.host.monotonic_ms();
         let state = self.state();
-        // One that is assigned and idle could not be taken on for want of room: its data may be the last copy.
+        // A partition that is assigned but idle could not be adopted for lack of space: its data may be the
+        // last copy.
         let is_assigned =
             |partition| state.partition(partition).is_some_and(|entry| entry.replica(self.node).is_some());
         let idle_long = |role: &Role| matches!(role, Role::Idle { since_ms } if now >= since_ms + grace_ms);
@@ -36,7 +37,7 @@ impl Plane {
             match self.engine.drop_partitions(&partitions) {
                 Ok(()) => tracing::info!(count = partitions.len(), "dropped the data of released partitions"),
                 Err(error) => {
-                    tracing::warn!(%error, "could not drop released partitions; trying again later")
+                    tracing::warn!(%error, "cannot drop released partitions; no data was changed; retrying")
                 }
             }
         }
@@ -46,7 +47,7 @@ impl Plane {
         }
     }
 
-    /// Suspends replicas that have kept a write waiting for too long (rule R8).
+    /// Proposes to suspend replicas that have not acknowledged a write within the replica time-out (rule R8).
     pub fn suspend_slow_replicas(self: &Arc<Self>) {
         let (now, state) = (self.host.monotonic_ms(), self.state());
         let Some(incarnation) = state.members.get(&self.node).map(|member| member.announcement.incarnation)
@@ -77,7 +78,8 @@ impl Plane {
         }
     }
 
-    /// Takes replicas back that were taken out for being slow, some time after, while their nodes are up.
+    /// Proposes to resume suspended replicas that have been away for `RESUME_PAUSE_MS` while their nodes were
+    /// up.
     pub fn resume_replicas(self: &Arc<Self>) {
         let (now, state) = (self.host.monotonic_ms(), self.state());
         let mut away_since = self.away_since.lock();
@@ -106,7 +108,7 @@ impl Plane {
         *away_since = seen;
     }
 
-    /// The phase of a partition this node is primary of, and its digest and keys if it holds a copy.
+    /// Returns this node's role for a partition, its number of keys and its digest; `None` if it has no copy.
     pub fn copy_of(self: &Arc<Self>, partition: Partition) -> Option<(&'static str, u64, u64)> {
         let role = self.with_role(partition, |role| match role {
             Role::Idle { .. } => None,
@@ -119,7 +121,7 @@ impl Plane {
         Some((role, stats.live_keys, stats.digest))
     }
 
-    /// What this node copies at present, and the merge of its store.
+    /// Returns the copy tasks of this node, and the merge of its store if one is running.
     pub fn report_tasks(&self) -> Vec<Task> {
         let mut tasks = self.tasks.report(self.node);
         if self.state().operations.paused {
@@ -133,7 +135,7 @@ impl Plane {
     }
 }
 
-/// A merge of a node's store, as the dashboard is told of it.
+/// Returns a merge of a node's store as a task for the dashboard.
 fn merge_task(node: NodeId, merge: &TaskStatus) -> Task {
     let bytes_per_s = merge.bytes_per_s() as f64;
     let left = merge.bytes_total.saturating_sub(merge.bytes_done) as f64;
