@@ -300,11 +300,11 @@ pub struct PartitionView {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Task {
-    /// Name, unique in the cluster while it runs: `migration/7/12D3.../12D3...`.
+    /// Name, unique in the cluster while the task runs: kind, source and target, `migration/Q7vTnm/h2kZpq`.
     pub id: String,
-    /// `migration` (a copy for the ring), `return` (a returned node catches up), `rebuild` (a stand-in
-    /// receives the older records), `repair` (copies differ) or `merge` (a node rewrites its data files
-    /// without dead records; a merge has neither partitions nor keys).
+    /// Kind. `migration`: a copy for the ring. `return`: a returned node catches up. `rebuild`: a stand-in
+    /// receives the older records. `repair`: copies differ. `merge`: a node rewrites its data files without
+    /// dead records; a merge has neither partitions nor keys.
     pub kind: String,
     /// Reason for the task.
     pub cause: String,
@@ -312,7 +312,7 @@ pub struct Task {
     pub source: String,
     /// PeerId of the node it copies to.
     pub target: String,
-    /// `waiting`, `copying`, `comparing`, `paused`, `merging`.
+    /// `copying`, `comparing`, `paused`, `merging`.
     pub phase: String,
     /// Partitions done.
     pub partitions_done: u32,
@@ -362,7 +362,7 @@ pub struct Event {
     pub epoch: u64,
     /// `info`, `warning`, `error`.
     pub severity: String,
-    /// Kind: `member`, `coordinator`, `plan`, `migration`, `failover`, `store`, `clock`.
+    /// Kind: `member`, `coordinator`, `plan`, `migration`, `failover`, `takeover`, `store`, `clock`.
     pub kind: String,
     /// PeerId of the node that the event concerns, or empty.
     pub node: String,

@@ -44,8 +44,8 @@ impl OpenFiles {
         clients.saturating_add(data_files).saturating_add(FILES_BESIDE + OPERATOR_CONNECTIONS)
     }
 
-    /// Raises the system's soft limit of open files to the need of `clients` connections and `data_files`, at
-    /// most to the hard limit, and divides the allowed files.
+    /// Raises the system's soft limit of open files, if `clients` connections and `data_files` need more, at
+    /// most to the hard limit. Returns the division of the allowed files.
     pub fn ask(clients: u64, data_files: u64) -> Self {
         let wanted = Self::wanted(clients, data_files);
         let mut limits = getrlimit(Resource::Nofile);

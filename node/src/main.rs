@@ -218,7 +218,7 @@ fn run(settings: Settings, supervisor: &Supervisor, reload: Arc<Reload>) -> anyh
     ended
 }
 
-/// How a process of the node ended.
+/// Reason for the end of the process.
 enum End {
     /// A signal asked the process to stop.
     Stopped,

@@ -75,8 +75,8 @@ struct News {
     epochs: Vec<Epoch>,
 }
 
-/// Compares what a node's data belong to with what it is assigned; `held` tells whether the store has
-/// anything of a partition. `None` if nothing changes.
+/// Compares what a node's data belong to with what it is assigned; `held` tells whether the store has anything of a
+/// partition. `None` if nothing changes.
 fn compare(
     epochs: &[Epoch],
     assigned: impl Fn(Partition) -> Option<(ReplicaRole, Epoch)>,
@@ -88,8 +88,8 @@ fn compare(
         if *epoch == assigned {
             continue;
         }
-        // An in-sync replica got where it is under this very assignment, or was founded with it: whatever the
-        // file says, it may hold what nobody else does.
+        // An in-sync replica got where it is under this very assignment, or was founded with it: whatever the file
+        // says, it may hold what nobody else does.
         if role != ReplicaRole::InSync && (*epoch != 0 || held(partition)) {
             news.empty.push(partition);
         }
@@ -99,10 +99,9 @@ fn compare(
 }
 
 impl Plane {
-    /// Makes the data of all partitions belong to the assignments of this state, before any of them is taken
-    /// on. Returns the partitions for which the disk had no room to note that: none of them may be taken on,
-    /// and the state is to be followed again. Returns `None` if the store failed: no partition may be taken
-    /// on then.
+    /// Makes the data of all partitions belong to the assignments of this state, before any of them is taken on. Returns
+    /// the partitions for which the disk had no room to note that: none of them may be taken on, and the state is to be
+    /// followed again. Returns `None` if the store failed: no partition may be taken on then.
     pub(super) fn adopt_assignments(self: &Arc<Self>, state: &ClusterState) -> Option<BTreeSet<Partition>> {
         let mut epochs = self.assignments.epochs.lock();
         let assigned = |partition: Partition| {
@@ -137,14 +136,12 @@ impl Plane {
         Some(BTreeSet::new())
     }
 
-    /// Notes the partitions that the state which is followed assigns and that cannot be taken on; returns the
-    /// former ones.
+    /// Notes the partitions that the state which is followed assigns and that cannot be taken on; returns the former ones.
     pub(super) fn set_unadopted(&self, partitions: BTreeSet<Partition>) -> BTreeSet<Partition> {
         std::mem::replace(&mut *self.assignments.unadopted.lock(), partitions)
     }
 
-    /// Returns whether the last followed state is to be followed again: the disk had no room to adopt all of
-    /// it.
+    /// Returns whether the last followed state is to be followed again: the disk had no room to adopt all of it.
     pub fn follows_again(&self) -> bool {
         !self.assignments.unadopted.lock().is_empty()
     }

@@ -328,7 +328,7 @@ impl Plane {
         term: Term,
         node: NodeId,
     ) -> Result<Transfer, CopyError> {
-        // A clean mark closes the sessions before it: late messages of an abandoned transfer are void.
+        // A clean mark closes transfers of earlier sessions, so late messages of an abandoned one are void.
         let session = self.next_session();
         let assigned = self.with_primary(partition, term, |p| p.follower(node).map(|f| f.assigned)).flatten();
         Ok(Transfer { partition, term, node, assigned: assigned.ok_or(CopyError::Void)?, session })
@@ -525,8 +525,7 @@ impl Plane {
     /// Orders this node's own state of a key again, under its present term.
     fn supersede(self: &Arc<Self>, partition: Partition, term: Term, key: Bytes) -> Result<(), CopyError> {
         let done = self.with_primary(partition, term, |primary| {
-            // During a hand-over nothing may be ordered: the hand-over waits only for writes that are pending
-            // already.
+            // During a hand-over nothing may be ordered: the write could come after its settlement.
             if primary.phase == Phase::Stopped {
                 return Err(CopyError::Void);
             }

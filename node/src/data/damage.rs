@@ -86,8 +86,8 @@ impl Damage {
     }
 }
 
-/// Returns whether, by the committed state, this node's copy of a partition was made equal to another one
-/// since the node registered its present incarnation, or the node has no copy.
+/// Returns whether the committed state proves this node's copy of a partition whole: the copy was made equal
+/// to another one under the node's present incarnation, or the node has no copy.
 fn is_made_anew(state: &ClusterState, node: NodeId, partition: Partition) -> bool {
     let (Some(member), Some(entry)) = (state.member(node), state.partition(partition)) else { return false };
     match entry.replica(node) {

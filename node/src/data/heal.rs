@@ -1,9 +1,9 @@
 //! Restores damaged records from another copy (promise P5).
 //!
-//! Invariants: a version has the same content on every copy (rule R1), so any node that holds the record
+//! Invariants: a version has the same content on every copy (rule R1). So any node that holds the record
 //! whole may be its source, in any role. A node with a damaged record cannot be, because every read verifies
 //! the checksum. A restored record keeps its version, so digests do not change. A record that no node holds
-//! whole stays damaged, and its key is answered with an error, never as absent or with an older value (rule
+//! whole stays damaged. Requests for its key fail with an error: the answer is never "absent" or older (rule
 //! R4).
 
 use std::sync::Arc;

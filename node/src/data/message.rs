@@ -9,7 +9,7 @@
 //!             | key | value
 //! digest:     kind=2 | position
 //! clean:      kind=3 | position | up to u64 | transfers from u64
-//! answer:     status u8 | digest u64, of a digest frame only
+//! answer:     status u8 | digest u64, of a digest frame only | disk u8
 //! ```
 //! Integers are little-endian. Every change of the layout adds a version to [`crate::cluster::protocol`];
 //! nodes send the old form while the old version is in use.

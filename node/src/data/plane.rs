@@ -2,7 +2,7 @@
 //!
 //! Completions (durable appends, acknowledgements) may arrive on any thread, even on the one that holds the
 //! partition's lock. They are put into the cell's inbox. The thread that holds the lock empties the inbox
-//! before and after it unlocks, so that no completion waits for another lock and none is lost.
+//! before and after it unlocks. So no completion waits for another lock, and none is lost.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -16,7 +16,7 @@ use caskade_engine::Record;
 use crate::id::{Epoch, Incarnation, NodeId, Term};
 use crate::mutation::{Mutation, planted};
 
-/// Whether the primary takes requests.
+/// Phase of a primary: whether it serves requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// Reconciles with the other in-sync replicas after a failover; does not serve yet.
@@ -207,9 +207,9 @@ impl<A, W> Primary<A, W> {
         self.steps_down
     }
 
-    /// Takes back all pending writes if each found no room here, and no other node was sent any. As if they
-    /// had never been ordered, but for their versions, which are not given again (rule R1). Otherwise takes
-    /// back none: a later one may have seen an earlier one.
+    /// Removes and returns all pending writes if each found no space here and none was sent to another node.
+    /// They count as never ordered, except that their versions are not reused (rule R1). Otherwise removes
+    /// none: a later write may have seen an earlier one.
     pub(super) fn take_back(&mut self) -> Vec<Pending<A, W>> {
         let nowhere =
             |pending: &Pending<A, W>| pending.failed_ms.is_some() && !pending.appending && !pending.sent;

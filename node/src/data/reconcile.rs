@@ -70,8 +70,7 @@ impl Plane {
         keys: &[Bytes],
     ) -> Result<(), CopyError> {
         let done = self.with_primary(partition, term, |primary| {
-            // During a hand-over nothing may be ordered: the hand-over waits only for writes that are pending
-            // already.
+            // During a hand-over nothing may be ordered: the write could come after its settlement.
             if primary.phase == Phase::Stopped || primary.last() + keys.len() as u64 > SEQUENCE_MAX {
                 return Err(CopyError::Void);
             }

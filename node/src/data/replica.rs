@@ -1,8 +1,8 @@
 //! Decides which frames a replica accepts from its primary. Pure: no I/O, no clock.
 //!
-//! Invariants: the replica accepts a frame only under its present term and assignment and its newest session,
-//! and only if the frame names the last received sequence as the one before it (replication is gapless, rule
-//! R2). Digests are answered at an exact place in the order of writes. Rejects frames that name another
+//! Invariants: the replica accepts a frame only under its present term and assignment and its newest session.
+//! The frame must name the last received sequence as the one before it (replication is gapless, rule R2).
+//! Digests are answered at an exact place in the order of writes. Rejects frames that name another
 //! assignment: they belong to an earlier or later copy of this partition, and acknowledgements of them would
 //! be counted for this one (R16).
 

@@ -1,8 +1,8 @@
 //! Routes requests to the partition's primary, which may be this node.
 //!
 //! A request that finds no serving primary, or whose primary does not answer, waits up to the request
-//! time-out. Invariant: a write is sent again only if its primary refused it explicitly before it got a
-//! version (rule R7).
+//! time-out. Invariant: a write is sent again only if it never left this node, or if its primary refused it
+//! explicitly before it got a version (rule R7).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

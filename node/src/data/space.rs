@@ -1,7 +1,7 @@
 //! Free disk space: of this node by measurement, of other nodes by their acknowledgements and reports.
 //!
-//! A primary refuses a client's write that adds data before it orders the write, if its own disk or that of a
-//! follower is below its minimum. So a refusal means that nothing was done. Reads, deletions and replication
+//! A primary refuses a client's write that adds data if its own disk or that of a follower is below its
+//! minimum. It refuses before it orders, so nothing was done then. Reads, deletions and replication
 //! continue with the space below the mark. Invariants: the state follows the mark within [`MEASURE_PAUSE`],
 //! and sooner during heavy appends, because appended bytes bring the next measurement forward. After a write
 //! that found no space (`AppendError::NoSpace`), the disk counts as full for [`FULL_MS`], whatever is
@@ -213,8 +213,8 @@ impl Plane {
         self.measure_disk();
     }
 
-    /// Returns the failure of a client's write if this primary must not order it now, because this disk or
-    /// that of a follower has no space. Writes that add no data (`adds` is false) continue below the minimum.
+    /// Returns a failure if this primary must not order a client's write now, because this disk or that of a
+    /// follower has no space. Writes that add no data (`adds` is false) continue below the minimum.
     /// Writes that only set an expiry (`expires`) continue down to half of the minimum, because they lead to
     /// less data.
     pub(super) fn no_room(&self, primary: &PrimaryState, expires: bool, adds: bool) -> Option<Failure> {

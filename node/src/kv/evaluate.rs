@@ -1,8 +1,8 @@
 //! Effect and answer of one action on one key: Redis's semantics, as a pure function of the entry and the
 //! time.
 //!
-//! Invariants: an entry whose expiry is not in the future counts as absent. A read of it writes nothing here;
-//! an action that leaves the key absent writes its tombstone. An unchanged value is shared, never copied.
+//! Invariants: an entry whose expiry is not in the future counts as absent. A read of it has no effect; an
+//! action that leaves the key absent writes its tombstone. An unchanged value is shared, never copied.
 //! Rejects arithmetic on values that are not numbers, and values that would become too long.
 
 use bytes::Bytes;
@@ -14,7 +14,7 @@ use super::{
     Action, ActionError, Condition, Effect, Entry, ExpireIf, ExpiryPolicy, Field, Fresh, Meta, Outcome,
 };
 
-/// The circumstances of an evaluation.
+/// Time, version and limit of an evaluation.
 #[derive(Clone, Copy, Debug)]
 pub struct At {
     /// Cluster time, in milliseconds since 1970.

@@ -17,8 +17,8 @@ pub enum Ticket {
     Waiting {
         /// Receives the answer; a dropped sender means [`Failure::Unknown`].
         answer: oneshot::Receiver<Answer>,
-        /// Whether the operation has its place in the order of its key, so that the same connection may
-        /// submit later writes without waiting for the answer.
+        /// Whether the operation has its place in the order of its key. The same connection may then submit
+        /// later writes without waiting for the answer.
         ordered: bool,
     },
 }

@@ -2,10 +2,11 @@
 //! leases and answer clients while nothing does the work of that part.
 //!
 //! Invariants: the first end is recorded once and never withdrawn. Before it is recorded, the node has given
-//! up its lease for good ([`Supervisor::on_end`]). These end the node: the return or panic of a [`Part`], a
-//! panic of any task started through [`Host`](crate::host::Host), a panic under a partition's lock and, in
-//! `caskd` ([`Supervisor::watch_panics`]), every other panic. A panic in the code that serves one connection
-//! ([`contained`]) ends only that connection, so that no client can end nodes with one bad request.
+//! up its lease for good ([`Supervisor::on_end`]). Four events end the node: the return or panic of a
+//! [`Part`], a panic of any task started through [`Host`](crate::host::Host), a panic under a partition's
+//! lock and, in `caskd` ([`Supervisor::watch_panics`]), every other panic. A panic in the code that serves
+//! one connection ([`contained`]) ends only that connection, so that no client can end nodes with one bad
+//! request.
 
 #[cfg(test)]
 mod tests;
