@@ -10,8 +10,8 @@ use super::exceptions::Found;
 use super::source::{FILES, Kind, SOURCES, is_word, read};
 
 const FILE_ENDS: [&str; 8] = [".rs", ".md", ".toml", ".py", ".sh", ".svg", ".yml", ".txt"];
-/// Files that other projects, or nodes at work, have.
-const FOREIGN: [&str; 2] = ["protocol.txt", "caskd.toml"];
+/// Names of other projects and of the system, and files that nodes at work have.
+const FOREIGN: [&str; 4] = ["protocol.txt", "caskd.toml", "CLOCK_BOOTTIME", "shuttle::replay"];
 
 /// Returns the names that do not exist.
 ///
@@ -59,13 +59,16 @@ fn names(document: &str) -> Vec<(usize, String)> {
 
 fn exists(name: &str, words: &BTreeSet<String>) -> bool {
     let name = name.trim_end_matches("()");
+    if FOREIGN.contains(&name) {
+        return true;
+    }
     if name.contains("::") && name.split("::").all(|part| !part.is_empty() && part.chars().all(is_word)) {
         return is_defined(name);
     }
     let in_path = |c: char| is_word(c) || matches!(c, '.' | '-' | '/');
     let file = FILE_ENDS.iter().any(|end| name.ends_with(end)) && name.len() > 4;
     if name.chars().all(in_path) && (file || (name.ends_with('/') && name.len() > 1)) {
-        return FOREIGN.contains(&name) || is_file(name);
+        return is_file(name);
     }
     let upper = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
     let constant = name.contains('_') && name.starts_with(|c: char| c.is_ascii_uppercase());
