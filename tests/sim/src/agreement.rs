@@ -1,13 +1,13 @@
-//! A model of the topology log: what a correct consensus does, with the delays and the bad luck it may have.
+//! A model of the topology log: the behaviour of a correct consensus, with its possible delays and bad luck.
 //!
-//! There is one list of committed states. A leader commits, and is confirmed, only at an instant at which it can talk
-//! with a majority of the voters, none of that majority having promised itself to a later term. A former leader goes on
-//! believing that it leads until it hears otherwise. Proposals are delayed, repeated, committed without their
-//! proposer learning of it, or left behind for a later leader to commit or to forget. States reach a node late, and
-//! several at once; after a restart a node may begin with an older one.
+//! There is one list of committed states. A leader commits, and is confirmed, only at an instant at which it
+//! can talk with a majority of the voters that have promised themselves to no later term. A former leader
+//! believes that it leads until it learns otherwise. Proposals are delayed, repeated, committed without the
+//! knowledge of their proposer, or left behind for a later leader to commit or to drop. States reach a node
+//! late, and several at once; after a restart a node may begin with an older one.
 //!
-//! A takeover founds a next log beside one, with one voter (rule R10); its founder is in that one from its next start on.
-//! No log has more than one next one, and no next one has a rival.
+//! A takeover founds a next log beside the present one, with one voter (rule R10); its founder uses it from
+//! its next start on. No log has more than one next log, and no next log has a rival.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -29,35 +29,35 @@ use tokio::time::Instant;
 use crate::machine::SimMachine;
 use crate::network::SimNetwork;
 
-/// Time until voters that hear of no leader elect one.
+/// Time until voters without a message of a leader elect one, in milliseconds.
 const ELECTION_MS: std::ops::Range<u64> = 1100..1400;
-/// How long a proposal waits for a majority.
+/// Time that a proposal waits for a majority.
 const PROPOSE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a leader waits for its confirmation.
+/// Time that a leader waits for its confirmation.
 const CONFIRM_TIMEOUT: Duration = Duration::from_secs(1);
-/// States kept; a restarted node begins with one of them.
+/// Committed states kept; a restarted node begins with one of them.
 const STATES_KEPT: u64 = 64;
-/// How long it takes to found a next log, in microseconds.
+/// Time to found a next log, in microseconds.
 const FOUND_NEXT_US: std::ops::Range<u64> = 5_000..400_000;
-/// By so much the numbers of a next log's states are above those of the log before.
+/// Distance of the numbers of a next log's states from those of the log before.
 const NUMBERS_PER_TAKEOVER: u64 = 1 << 32;
-/// How often a leader sends to those that take no part in its log, after a takeover.
+/// Pause between a leader's messages to nodes that take no part in its log, after a takeover.
 const REACH_PAUSE: Duration = Duration::from_millis(250);
 
-/// A node's part.
+/// A node's part in the log.
 struct Part {
     states: watch::Sender<Arc<ClusterState>>,
     coordinator: watch::Sender<Option<NodeId>>,
-    /// The term it believes to lead.
+    /// Term in which it believes to lead.
     leads: Option<u64>,
-    /// When it last confirmed a leader, as its node is told.
+    /// Its last confirmation of a leader, as its node records it.
     last_confirmation: LastConfirmation,
     machine: Arc<SimMachine>,
 }
 
 struct Log {
     rng: StdRng,
-    /// The newest committed states, by number.
+    /// Newest committed states, by number.
     states: BTreeMap<u64, Arc<ClusterState>>,
     /// Copies that were taken out of the in-sync set, by the number of the state.
     suspended: BTreeMap<u64, BTreeSet<(Partition, NodeId)>>,
@@ -65,38 +65,38 @@ struct Log {
     leader: Option<NodeId>,
     led_at: Instant,
     election_ms: u64,
-    /// The last term each voter promised itself to.
+    /// Last term that each voter promised itself to.
     promised: BTreeMap<NodeId, u64>,
     voters: BTreeSet<NodeId>,
     learners: BTreeSet<NodeId>,
     parts: BTreeMap<NodeId, Part>,
-    /// The newest state each node has on its disk.
+    /// Newest state on each node's disk.
     applied: BTreeMap<NodeId, u64>,
-    /// Proposals that found no majority and may be committed yet.
+    /// Proposals that found no majority and may still be committed.
     left_behind: Vec<Vec<Change>>,
-    /// Nodes that follow late, and by how many milliseconds at most.
+    /// Nodes that follow late, and the most milliseconds of that.
     late: BTreeMap<NodeId, u64>,
     elections: u64,
-    /// Since which microsecond there has been which epoch.
+    /// First microsecond of each epoch.
     epochs: Vec<(Epoch, u64)>,
     next: Option<Next>,
 }
 
-/// The log that a takeover founded.
+/// Log that a takeover founded.
 #[derive(Clone)]
 pub struct Next {
-    /// Who took over.
+    /// Node that took over.
     pub by: NodeId,
     /// The log.
     pub log: ModelLog,
-    /// When, in microseconds.
+    /// Time of the founding, in microseconds.
     pub at_us: u64,
-    /// When the log before first committed what the new one does not know; if it did not, when it was founded. What was
-    /// acknowledged earlier, the founder has.
+    /// Time at which the log before first committed an entry that the new one does not know; without such an
+    /// entry, the time of the founding. The founder has all writes acknowledged earlier.
     pub parted_us: u64,
 }
 
-/// The log; a clone is the same one.
+/// The log; a clone shares it.
 #[derive(Clone)]
 pub struct ModelLog {
     log: Arc<Mutex<Log>>,
@@ -106,7 +106,7 @@ pub struct ModelLog {
 }
 
 impl ModelLog {
-    /// A log that holds nothing, and the task that elects its leaders.
+    /// Creates an empty log, and the task that elects its leaders.
     pub fn new(seed: u64, network: SimNetwork) -> Self {
         let log = Log {
             rng: StdRng::seed_from_u64(seed),
@@ -133,22 +133,22 @@ impl ModelLog {
         log
     }
 
-    /// The generation of the cluster that this is the log of.
+    /// Returns the generation of the cluster that uses this log.
     pub fn generation(&self) -> u32 {
         self.generation
     }
 
-    /// The log that took the place of this one, if one did.
+    /// Returns the log that replaced this one, if one did.
     pub fn next(&self) -> Option<Next> {
         self.log.lock().next.clone()
     }
 
-    /// Who votes.
+    /// Returns the voters.
     pub fn voters(&self) -> BTreeSet<NodeId> {
         self.log.lock().voters.clone()
     }
 
-    /// Makes the next log, of which the founder is the one voter.
+    /// Creates the next log, with the founder as its one voter.
     fn found_next(&self, by: NodeId, change: Change) -> Result<(), String> {
         let Change::TakeOver(takeover) = &change else { return Err("no takeover".to_owned()) };
         let known = takeover.from.epoch;
@@ -178,8 +178,8 @@ impl ModelLog {
         Ok(())
     }
 
-    /// As leader, sends to the nodes of this log that take no part in it: they may be in another one, and either learns
-    /// of that. Who takes part needs none of that: it is handed what there is.
+    /// As leader, sends to the nodes of this log that take no part in it: they may be in another log, and one
+    /// of the two sides learns of that. Nodes that take part need no message: the log hands states to them.
     async fn reach_out(self) {
         loop {
             tokio::time::sleep(REACH_PAUSE).await;
@@ -196,7 +196,7 @@ impl ModelLog {
         }
     }
 
-    /// Founds the cluster with these members, the state being committed and known to all of them.
+    /// Founds the cluster with these members; the state is committed and known to all of them.
     pub fn found(&self, members: Vec<NodeId>, state: ClusterState) {
         let mut log = self.log.lock();
         let voters = choose_voters(&BTreeSet::new(), &state.members, None, &BTreeSet::new());
@@ -206,11 +206,11 @@ impl ModelLog {
         log.applied = members.into_iter().map(|id| (id, 1)).collect();
     }
 
-    /// A node's process begins to take part.
+    /// Adds a node's process.
     pub fn join(&self, id: NodeId, machine: Arc<SimMachine>) -> Arc<dyn Agreement> {
         let mut log = self.log.lock();
         let applied = log.applied.get(&id).copied().unwrap_or(0);
-        // What was applied last may not have been on the disk yet.
+        // The disk may lack the last applied states.
         let first = applied.saturating_sub(log.rng.random_range(0..3));
         let first = *log
             .states
@@ -235,44 +235,45 @@ impl ModelLog {
         Arc::new(Member { log: self.clone(), id })
     }
 
-    /// A node's process is gone.
+    /// Removes a node's process.
     pub fn leave(&self, id: NodeId) {
         self.log.lock().parts.remove(&id);
     }
 
-    /// The newest committed state.
+    /// Returns the newest committed state.
     pub fn state(&self) -> Arc<ClusterState> {
         self.log.lock().newest().1
     }
 
-    /// The committed states after the one of this number, each with its own; older ones that are not kept are left out.
+    /// Returns the committed states after this number, each with its own; states that are no longer kept are
+    /// left out.
     pub fn states_after(&self, number: u64) -> Vec<(u64, Arc<ClusterState>)> {
         let log = self.log.lock();
         log.states.range(number + 1..).map(|(number, state)| (*number, Arc::clone(state))).collect()
     }
 
-    /// The copies that were taken out of the in-sync set on the way to the state of this number, whatever became of them
-    /// in the same entry.
+    /// Returns the copies that were taken out of the in-sync set on the way to the state of this number, even
+    /// if the same entry took them back.
     pub fn suspended_in(&self, number: u64) -> BTreeSet<(Partition, NodeId)> {
         self.log.lock().suspended.get(&number).cloned().unwrap_or_default()
     }
 
-    /// Who leads, by the latest election.
+    /// Returns the leader of the latest election.
     pub fn leader(&self) -> Option<NodeId> {
         self.log.lock().leader
     }
 
-    /// What is committed reaches a node up to so many milliseconds late; 0 is as usual.
+    /// Delays committed states to a node by up to so many milliseconds; 0 is normal.
     pub fn make_late(&self, id: NodeId, late_ms: u64) {
         self.log.lock().late.insert(id, late_ms);
     }
 
-    /// How many elections there were.
+    /// Returns the number of elections.
     pub fn elections(&self) -> u64 {
         self.log.lock().elections
     }
 
-    /// Makes the voters elect a leader now, whatever the present one does.
+    /// Makes the voters elect a leader now, even if there is one.
     pub fn elect(&self) {
         let mut log = self.log.lock();
         let candidates: Vec<NodeId> =
@@ -283,7 +284,8 @@ impl ModelLog {
         self.grown.send_modify(|count| *count += 1);
     }
 
-    /// A voter stands for election because it is asked to. It wins if a majority hears it, and may be beaten to it.
+    /// Makes a voter stand for election, as requested. It wins if it reaches a majority, but another voter
+    /// may win first.
     fn stand(&self, id: NodeId) {
         let mut log = self.log.lock();
         let elects = log.voters.contains(&id) && log.leader != Some(id) && self.majority(&log, id, u64::MAX);
@@ -295,7 +297,7 @@ impl ModelLog {
         self.grown.send_modify(|count| *count += 1);
     }
 
-    /// The node leads from now on; who can be reached knows.
+    /// Makes a node the leader; all nodes within its reach learn of it.
     fn begin_term(&self, log: &mut Log, elected: NodeId) {
         log.term += 1;
         log.elections += 1;
@@ -307,7 +309,7 @@ impl ModelLog {
         log.led_at = Instant::now();
         log.election_ms = log.rng.random_range(ELECTION_MS);
         if log.rng.random_bool(0.5) {
-            // What its predecessor could not commit may have reached it.
+            // Changes that its predecessor could not commit may have reached it.
             let left = std::mem::take(&mut log.left_behind);
             left.iter().for_each(|changes| drop(log.commit(changes)));
         }
@@ -336,17 +338,17 @@ impl ModelLog {
         }
     }
 
-    /// Whether a node can talk with a majority of the voters that are promised to no later term.
+    /// Returns whether a node can talk with a majority of the voters that are promised to no later term.
     fn majority(&self, log: &Log, id: NodeId, term: u64) -> bool {
         log.voters.iter().filter(|voter| self.agrees(log, id, **voter, term)).count() * 2 > log.voters.len()
     }
 
-    /// Whether a node can talk with a voter that is promised to no later term.
+    /// Returns whether a node can talk with a voter that is promised to no later term.
     fn agrees(&self, log: &Log, id: NodeId, voter: NodeId, term: u64) -> bool {
         self.network.can_talk(id, voter) && log.promised.get(&voter).copied().unwrap_or(0) <= term
     }
 
-    /// Brings the committed states to a node, late.
+    /// Delivers the committed states to a node, late.
     async fn deliver(self, id: NodeId, machine: Arc<SimMachine>) {
         let mut grown = self.grown.subscribe();
         loop {
@@ -366,7 +368,7 @@ impl ModelLog {
         }
     }
 
-    /// A node hears of the states up to this one, and of who leads, if it can talk with the leader.
+    /// Hands the states up to this one to a node, and the leader, if the node can talk with the leader.
     fn hand_out(&self, id: NodeId, newest: u64) {
         let mut log = self.log.lock();
         let Some(leader) = log.leader else { return };
@@ -388,7 +390,7 @@ impl ModelLog {
         }
     }
 
-    /// Commits the changes once a majority takes them.
+    /// Commits the changes once a majority accepts them.
     async fn propose(&self, id: NodeId, proposal: Proposal) -> Result<Committed, ProposeError> {
         let Some(term) = self.leads(id) else {
             return Err(ProposeError::NotCoordinator(None));
@@ -460,7 +462,8 @@ impl ModelLog {
         Err(ProposeError::Unknown("no majority answered in time".into()))
     }
 
-    /// Whether a majority takes the node for the leader of that term now; it has applied everything then.
+    /// Returns whether a majority accepts the node as the leader of that term now; it has applied everything
+    /// then.
     fn is_confirmed(&self, id: NodeId, term: u64) -> bool {
         let mut log = self.log.lock();
         let confirmed = self.majority(&log, id, term);
@@ -503,7 +506,7 @@ impl ModelLog {
             log.promised.insert(*voter, promised);
         }
         if !voters.contains(&id) {
-            // Who does not vote any more steps down with the commit of that.
+            // A node that loses its vote steps down with that commit.
             log.leader = None;
             if let Some(part) = log.parts.get_mut(&id) {
                 part.leads = None;
@@ -551,7 +554,7 @@ impl Log {
         verdicts
     }
 
-    /// The node has applied everything.
+    /// Makes the node apply everything.
     fn bring_up_to_date(&mut self, id: NodeId) {
         let (number, state) = self.newest();
         if self.applied.insert(id, number) != Some(number)
@@ -562,7 +565,7 @@ impl Log {
     }
 }
 
-/// The copy that the change took out of the in-sync set.
+/// Returns the copy that the change took out of the in-sync set.
 fn suspended(former: &ClusterState, (change, verdict): (&Change, &Verdict)) -> Option<(Partition, NodeId)> {
     match change {
         Change::SuspendReplica { partition, node, .. } if *verdict == Verdict::Applied => {
@@ -575,14 +578,14 @@ fn suspended(former: &ClusterState, (change, verdict): (&Change, &Verdict)) -> O
     }
 }
 
-/// One node's part in the log, as the node sees it.
+/// The part of one node, as the node sees it.
 struct Member {
     log: ModelLog,
     id: NodeId,
 }
 
 impl Member {
-    /// A process whose part has ended hears nothing more.
+    /// A process whose part has ended receives nothing more.
     fn part<T>(&self, f: impl FnOnce(&Part) -> T) -> Option<T> {
         self.log.log.lock().parts.get(&self.id).map(f)
     }
@@ -646,7 +649,7 @@ impl Agreement for Member {
     }
 
     fn wait_replicated<'a>(&'a self, _nodes: &'a BTreeSet<NodeId>, _patience: Duration) -> BoxFuture<'a, ()> {
-        // A voter that is elected is brought up to date here.
+        // An elected voter is brought up to date here.
         Box::pin(std::future::ready(()))
     }
 

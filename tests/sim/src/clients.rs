@@ -1,5 +1,5 @@
-//! The clients: they read, write, delete and count a few keys through any node, and note what they were told. Some keys
-//! expire; some are written in pairs, by one write, at their primary.
+//! The clients: they read, write, delete and count a few keys through any node, and record the replies. Some
+//! keys expire; some are written in pairs, by one write, at their primary.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,24 +21,27 @@ use tokio::time::Instant;
 use crate::history::{Ask, Event, History, Side, Told, When};
 use crate::world::World;
 
-/// Keys that hold values; further ones that are seldom written, so that their records get old; and keys that hold sums.
+/// Numbers of keys that hold values, of further ones that are seldom written, so that their records get old,
+/// and of keys that hold sums.
 const REGISTERS: u64 = 10;
 const COLD: u64 = 30;
 const COUNTERS: u64 = 3;
-/// Keys that expire, and pairs of keys that are written together.
+/// Numbers of keys that expire, and of pairs of keys that are written together.
 const EXPIRING: u64 = 5;
 const PAIRS: u64 = 2;
 const PAIR: &str = "pair";
-/// In so many partitions: what befalls one write of a partition can be told from what befalls the next one's key.
+/// Partitions of all keys: several, so that the fate of one write of a partition can be told from that of the
+/// next key's.
 const PARTITIONS: u64 = 6;
-/// Keys that are written in the end, each of a partition of its own.
+/// Keys that are written at the end, each of a partition of its own.
 const FINAL_KEYS: u64 = 24;
-/// How long a client waits for a value and for the outcome of a write, in milliseconds: one of these. Whoever waits long
-/// at a node that is cut off asks nothing of the others. The longest is longer than a request may take.
+/// Times that a client waits for a value, and for the outcome of a write, in milliseconds: one of these. A
+/// client that waits long at a cut-off node asks nothing of the others. The longest is longer than a request
+/// may take.
 const READ_PATIENCE_MS: [u64; 4] = [60, 300, 1_000, 15_000];
 const WRITE_PATIENCE_MS: [u64; 4] = [1_000, 2_500, 15_000, 15_000];
 
-/// What the clients of one simulation share.
+/// State that the clients of one simulation share.
 pub struct Clients {
     world: Arc<Mutex<World>>,
     began: Instant,
@@ -46,15 +49,16 @@ pub struct Clients {
     stopped: AtomicBool,
     values: AtomicU64,
     stamp: AtomicU64,
-    /// Operations under way.
+    /// Operations in flight.
     open: AtomicU64,
     acknowledged: AtomicU64,
-    /// Whether pairs are written, too.
+    /// Whether pairs are written.
     pairs: bool,
 }
 
 impl Clients {
-    /// No clients yet. A merge by value orders each record by itself: with takeovers there are no pairs.
+    /// Creates the state without clients. With takeovers there are no pairs, since a merge by value orders
+    /// each record by itself.
     pub fn new(world: Arc<Mutex<World>>, pairs: bool) -> Arc<Self> {
         let began = world.lock().began;
         Arc::new(Self {
@@ -70,14 +74,14 @@ impl Clients {
         })
     }
 
-    /// Starts so many.
+    /// Starts this number of clients.
     pub fn start(self: &Arc<Self>, seed: u64, count: u64) {
         for client in 0..count {
             tokio::spawn(Arc::clone(self).work(StdRng::seed_from_u64(seed ^ (client + 1))));
         }
     }
 
-    /// Lets them end what they are at.
+    /// Stops the clients; waits until their operations have ended.
     pub async fn stop(&self) {
         self.stopped.store(true, Ordering::SeqCst);
         while self.open.load(Ordering::SeqCst) > 0 {
@@ -85,12 +89,12 @@ impl Clients {
         }
     }
 
-    /// What they were told so far.
+    /// Returns the history so far.
     pub fn history(&self) -> History {
         self.history.lock().clone()
     }
 
-    /// Writes that were acknowledged.
+    /// Returns the number of acknowledged writes.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged.load(Ordering::SeqCst)
     }
@@ -116,7 +120,7 @@ impl Clients {
     }
 
     fn choose(&self, rng: &mut StdRng) -> (Bytes, Ask) {
-        // Half of all is asked of one key of each kind.
+        // Half of all operations concern one key of each kind.
         let number = |rng: &mut StdRng, of| if rng.random() { 0 } else { rng.random_range(0..of) };
         match rng.random_range(0..16) {
             0..3 => return self.choose_expiring(rng),
@@ -162,7 +166,7 @@ impl Clients {
     fn choose_expiring(&self, rng: &mut StdRng) -> (Bytes, Ask) {
         let key = key("ttl", rng.random_range(0..EXPIRING));
         let length_ms = rng.random_range(20..3_000);
-        // Some as a lock is taken.
+        // Some as a client takes a lock.
         let when = if rng.random_ratio(1, 3) { When::Absent } else { When::Always };
         let ask = match rng.random_range(0..16) {
             0..8 => Ask::Read,
@@ -175,7 +179,8 @@ impl Clients {
         (key, ask)
     }
 
-    /// Keys that are written in the end: of the partitions of the clients' other keys, and some further ones.
+    /// Returns the keys that are written at the end: in the partitions of the clients' other keys, and in
+    /// further ones.
     pub fn final_keys(&self) -> Vec<Bytes> {
         (0..FINAL_KEYS).map(|number| format!("{{{number}}}end").into()).collect()
     }
@@ -185,12 +190,12 @@ impl Clients {
         self.ask(number, key, Ask::Set(self.value(1), When::Always), patience).await
     }
 
-    /// A value that no other write has, with so much room behind it.
+    /// Returns a value that no other write has, padded to this width.
     fn value(&self, width: usize) -> Bytes {
         Bytes::from(format!("v{:<width$}", self.values.fetch_add(1, Ordering::SeqCst)))
     }
 
-    /// The node to ask in place of the one chosen: pairs are written at their primary only.
+    /// Returns the node to ask in place of the chosen one: pairs are written at their primary only.
     fn node_for(&self, number: usize, key: &[u8], ask: &Ask) -> usize {
         if !matches!(ask, Ask::SetBoth(_)) {
             return number;
@@ -200,7 +205,7 @@ impl Clients {
         world.nodes.iter().position(|node| Some(node.id) == primary).unwrap_or(number)
     }
 
-    /// Asks a node, and notes what it answers in time.
+    /// Asks a node, and records its reply or the time-out.
     pub async fn ask(&self, number: usize, key: Bytes, ask: Ask, patience: Duration) -> Told {
         let number = self.node_for(number, &key, &ask);
         let process = {
@@ -235,7 +240,7 @@ impl Clients {
         told
     }
 
-    /// A moment: all that happens has different ones, in thousandths of a microsecond.
+    /// Returns the present moment in thousandths of a microsecond; no two events have the same.
     fn stamp(&self) -> u64 {
         let now = self.began.elapsed().as_micros() as u64 * 1000;
         let last = self.stamp.load(Ordering::SeqCst);
@@ -244,23 +249,23 @@ impl Clients {
     }
 }
 
-/// The name of a key: its tag says in which slot it is.
+/// Returns the name of a key: its tag determines its slot.
 fn key(kind: &str, number: u64) -> Bytes {
     format!("{{{}}}{kind}-{number}", number % PARTITIONS).into()
 }
 
-/// The two keys of a pair; of any other key that key itself.
+/// Returns the two keys of a pair; of any other key that key itself, twice.
 fn halves(key: &[u8]) -> (Bytes, Bytes) {
     let half = |which: &[u8]| -> Bytes { [key, which].concat().into() };
     if is_pair(key) { (half(b"a"), half(b"b")) } else { (half(b""), half(b"")) }
 }
 
-/// Whether the key stands for a pair.
+/// Returns whether the key stands for a pair.
 pub fn is_pair(key: &[u8]) -> bool {
     key.windows(PAIR.len()).any(|part| part == PAIR.as_bytes())
 }
 
-/// Begins an operation at a node.
+/// Starts an operation at a node.
 fn submit(node: &Node, key: &[u8], ask: &Ask) -> Ticket {
     let (one, other) = halves(key);
     let set = |value: &Bytes, expiry, condition| Action::Set {
@@ -312,7 +317,7 @@ fn told(ask: &Ask, outcome: Outcome) -> Told {
         }
         (Ask::Expire(_) | Ask::Persist, Outcome::Changed(changed)) => Told::Changed(changed),
         (Ask::Add(_), Outcome::Integer(sum)) => Told::Sum(sum),
-        // An answer to another question explains nothing: the check fails on it.
+        // A reply to another question explains nothing: the check fails on it.
         (_, outcome) => Told::Value(Some(Bytes::from(format!("{outcome:?}")))),
     }
 }

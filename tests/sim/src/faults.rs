@@ -1,4 +1,4 @@
-//! What goes wrong in a simulation: a plan of faults drawn from the seed, and how each is done to the world.
+//! The faults of a simulation: a schedule drawn from the seed, and the effect of each fault on the world.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,94 +14,98 @@ use rand::{Rng, SeedableRng};
 use crate::machine::draw_skew;
 use crate::world::{DISK_LOW, DISK_MINIMUM, World};
 
-/// After this time every node has followed an epoch and then synced what it had acknowledged before.
+/// Time after which every node has followed an epoch and has then synced all writes it had acknowledged
+/// before.
 const WEAK_SETTLED_MS: u64 = 2_000;
 
-/// Which faults are drawn.
+/// Kinds of faults of a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Profile {
-    /// All of them.
+    /// All kinds.
     Mixed,
     /// Joins, planned stops, removals, and crashes during them.
     Membership,
-    /// Bits that flip on one disk, and restarts of its node. With another fault beside it the last whole copy may be out of
-    /// reach, and nothing can be healed.
+    /// Bits that flip on one disk, and restarts of its node. With another fault beside it the last whole copy
+    /// may be out of reach, and nothing could be healed.
     Damage,
-    /// Stores that sync what they acknowledge a moment later, one of two copies down, and the other's machine loses power:
-    /// while the writes since then are on a third one (rule R5). What weak sync gives up is not asked for.
+    /// Stores that sync acknowledged writes a moment later. One of two copies is down when the other's
+    /// machine loses power, while a third node has the writes since then (rule R5). Losses that weak sync
+    /// allows are not checked.
     Weak,
-    /// Of two nodes the one that votes is lost, or only cut off, perhaps after the other one was away while it went on; an
-    /// operator has the other one take over, and the lost one returns (rule R10).
+    /// Of two nodes the voter is lost, or only cut off, perhaps after the other one was away while the voter
+    /// continued. An operator has the other one take over, and the lost one returns (rule R10).
     Takeover,
-    /// Disks of one, two and all nodes that fill, to different degrees, and have room again; nothing else goes wrong, but
-    /// that a process is killed or loses power now and then.
+    /// Disks of one, two and all nodes that fill, to different degrees, and have room again. Otherwise only a
+    /// few processes are killed or lose power.
     Disk,
 }
 
 /// One fault, or the end of one.
 #[derive(Clone, Debug)]
 pub enum Fault {
-    /// A process is killed; what it wrote stays.
+    /// A process is killed; its written bytes stay.
     Kill(usize),
-    /// A machine loses power: what was not synced may be gone.
+    /// A machine loses power: unsynced bytes may be lost.
     PowerLoss(usize),
-    /// With weak sync: what was acknowledged up to the present epoch will be synced from now on.
+    /// With weak sync: all writes acknowledged up to the present epoch count as synced from now on.
     Settle,
-    /// With weak sync: a machine loses power, if others were sent every write since the last [`Fault::Settle`].
+    /// With weak sync: a machine loses power, if others received every write since the last
+    /// [`Fault::Settle`].
     WeakPowerLoss(usize),
-    /// A process is asked to stop in order.
+    /// A process receives the request for a planned stop.
     PlannedStop(usize),
     /// A process is started again.
     Restart(usize),
-    /// A process is stopped where it is (SIGSTOP), and let go on.
+    /// A process is stopped where it is (SIGSTOP), and continued.
     Pause(usize),
     /// The end of a pause.
     Resume(usize),
-    /// Nothing passes from the first to the second.
+    /// No message passes from the first to the second.
     Block(usize, usize),
-    /// The end of that.
+    /// The end of a block.
     Open(usize, usize),
     /// The connections between two nodes break.
     Break(usize, usize),
-    /// A node's messages take so many times longer.
+    /// The messages of a node take so many times longer.
     Slow(usize, u32),
-    /// A node's disk takes as many milliseconds for a sync.
+    /// A sync of a node's disk takes up to so many milliseconds.
     SlowDisk(usize, u64),
-    /// A node's disk is filled by others until so many bytes are free, or has unlimited room again.
+    /// Other programs fill a node's disk until so many bytes are free; `None`: it has unlimited room again.
     DiskFull(usize, Option<u64>),
     /// The next sync of a node's disk fails.
     SyncFails(usize),
-    /// The next write of a node's disk fails with an I/O error, and no later one: what is appended after it succeeds.
+    /// The next write of a node's disk fails with an I/O error, and no later one: later appends succeed.
     WriteFails(usize),
-    /// The next write of a node's disk finds no room, and no later one.
+    /// The next write of a node's disk fails for lack of space, and no later one: later appends succeed.
     WriteFindsNoRoom(usize),
-    /// A bit of a complete data file flips on a node's disk, and one of its hint file, perhaps. Not where anything has
-    /// no other in-sync copy, or another node's disk did so before. The second number is what the place is drawn from.
+    /// A bit of a complete data file flips on a node's disk, and perhaps one of its hint file. Only if every
+    /// partition there has another in-sync copy, and no other node's disk flipped bits before. The second
+    /// number selects the place.
     BitFlip(usize, u64),
-    /// The voters elect a leader, though there may be one.
+    /// The voters elect a leader, even if there is one.
     Election,
-    /// What is committed reaches a node up to as many milliseconds late.
+    /// Committed states reach a node up to so many milliseconds late.
     LateLog(usize, u64),
-    /// A node's wall clock is set, wrong by as many milliseconds: up to years.
+    /// A node's wall clock is set to an error of so many milliseconds: up to years.
     WallClock(usize, i64),
     /// A new node joins.
     Join,
-    /// An operator has a node leave, its copies going to the others.
+    /// An operator has a node leave; its copies move to the others.
     Leave(usize),
-    /// An operator has a node that is down removed.
+    /// An operator has a down node removed.
     Remove(usize),
-    /// An operator drains a node, or ends that.
+    /// An operator drains a node, or ends the drain.
     Drain(usize, bool),
     /// An operator changes a node's weight.
     Weight(usize, u32),
-    /// An operator asks a node to take over, if that was not done.
+    /// An operator asks a node to take over, if no takeover was founded.
     TakeOver(usize),
 }
 
-/// Faults and when they are due, in milliseconds from the beginning of the attack.
+/// Faults with their times, in milliseconds from the beginning of the attack.
 pub type Schedule = Vec<(u64, Fault)>;
 
-/// Draws a schedule for so many nodes and milliseconds.
+/// Draws a schedule for this number of nodes and milliseconds.
 pub fn draw(rng: &mut StdRng, profile: Profile, nodes: usize, length_ms: u64) -> Schedule {
     let mut schedule = Schedule::new();
     if profile == Profile::Damage {
@@ -134,7 +138,7 @@ pub fn draw(rng: &mut StdRng, profile: Profile, nodes: usize, length_ms: u64) ->
     schedule
 }
 
-/// How many nodes there are, as far as a schedule knows.
+/// Number of nodes, as far as a schedule knows it.
 struct Nodes {
     first: usize,
     joined: usize,
@@ -145,14 +149,14 @@ impl Nodes {
         self.first + self.joined
     }
 
-    /// Two different ones, if there are.
+    /// Returns two different nodes, if there are two.
     fn two(&self, rng: &mut StdRng) -> (usize, usize) {
         let node = rng.random_range(0..self.count());
         (node, (node + rng.random_range(1..self.count().max(2))) % self.count())
     }
 }
 
-/// One fault, and its end.
+/// Adds one fault, and its end.
 fn one(schedule: &mut Schedule, rng: &mut StdRng, profile: Profile, nodes: &mut Nodes, now: u64) {
     let (node, other) = nodes.two(rng);
     let lasts = rng.random_range(50..6_000);
@@ -199,12 +203,13 @@ fn one(schedule: &mut Schedule, rng: &mut StdRng, profile: Profile, nodes: &mut 
     }
 }
 
-/// Faults that would seldom meet by chance, each making what the one before it leaves open matter. Answers how long
-/// they last.
+/// Adds faults that would seldom meet by chance: each makes use of the state that the one before leaves.
+/// Returns their duration in milliseconds.
 fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> u64 {
     let (node, other) = nodes.two(rng);
     match rng.random_range(0..10) {
-        // Cut off for longer than its lease; meanwhile whoever took over gives up what it got.
+        // A node is cut off for longer than its lease; meanwhile its successor gives up the primacies it
+        // received.
         0 => {
             let end = now + rng.random_range(2_200..4_500);
             cut_off(schedule, node, nodes.count(), (now, end));
@@ -213,8 +218,8 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
             schedule.push((end + rng.random_range(0..1_000), Fault::Drain(other, false)));
             end - now
         }
-        // A replica stands still until it is given up; then, or just before, the primary dies, perhaps while nobody
-        // leads, and the replica goes on.
+        // A replica is paused until it is suspended. Then, or just before, the primary dies, perhaps during
+        // an election, and the replica continues.
         1 => {
             let end = now + rng.random_range(2_500..3_600);
             schedule.push((now, Fault::Pause(node)));
@@ -226,7 +231,7 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
             kill(schedule, rng, other, due);
             end - now
         }
-        // Its messages take long, and then none passes any more.
+        // A node's messages are slow, and then none passes any more.
         2 => {
             let cut = now + rng.random_range(500..3_000);
             let end = cut + rng.random_range(2_200..4_500);
@@ -235,8 +240,8 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
             schedule.push((end, Fault::Slow(node, 1)));
             end - now
         }
-        // Its connections break again and again with much under way, which is held back just before; right after that it
-        // dies.
+        // A node's connections break repeatedly with many calls in flight, which are held back just before;
+        // then the node dies.
         3 => {
             let mut last = 0;
             schedule.push((now, Fault::Slow(node, rng.random_range(1..20))));
@@ -252,7 +257,7 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
             kill(schedule, rng, node, due);
             due - now
         }
-        // Everything goes down at once.
+        // All nodes go down at once.
         5 => {
             let mut longest = 0;
             for node in 0..nodes.count() {
@@ -263,7 +268,7 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
             }
             longest
         }
-        // While a node is away and others stand in for it, where the copies belong is changed.
+        // The places of copies change while a node is away and others stand in for it.
         4 => {
             let moves = now + rng.random_range(2_150..3_600);
             schedule.push((now, Fault::Kill(node)));
@@ -293,8 +298,9 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
             schedule.push((end + rng.random_range(2_500..5_000), Fault::Restart(node)));
             end - now
         }
-        // One voter hears nothing of the coordinator for a while, but not for so long that it is declared down; another
-        // one restarts, and the two elect the first: only the second may have confirmed the coordinator since.
+        // One voter receives nothing from the coordinator for a while, but not for long enough to be declared
+        // down. Another one restarts, and the two elect the first: only the second may have confirmed the
+        // coordinator since.
         8 => {
             let end = now + rng.random_range(900..1_900);
             let third = (0..nodes.count()).find(|third| *third != node && *third != other).unwrap_or(node);
@@ -307,7 +313,7 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
             schedule.push((end + rng.random_range(0..200), Fault::Election));
             end - now
         }
-        // Nothing reaches one node from another for a while, and then that one dies.
+        // Nothing passes from one node to another for a while, and then the first one dies.
         _ => {
             let end = now + rng.random_range(50..1_500);
             schedule.push((now, Fault::Block(node, other)));
@@ -318,8 +324,9 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
     }
 }
 
-/// A node that is away is removed: those that stood in for it are given its copies for good, and some of them hear of it
-/// late. Then one of the primaries that these copies were made equal to dies. Answers how long that lasts.
+/// Adds the removal of a node that is away: its stand-ins receive its copies for good, and some of them learn
+/// of it late. Then one of the primaries that these copies were made equal to dies. Returns the duration in
+/// milliseconds.
 fn removal(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> u64 {
     let (node, other) = nodes.two(rng);
     let removed = now + rng.random_range(2_600..4_500);
@@ -335,15 +342,15 @@ fn removal(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -
     dies - now
 }
 
-/// A process ends without notice, and is started again.
+/// Adds a crash of a process, and its restart.
 fn kill(schedule: &mut Schedule, rng: &mut StdRng, node: usize, due: u64) {
     schedule.push((due, if rng.random() { Fault::Kill(node) } else { Fault::PowerLoss(node) }));
     schedule.push((due + rng.random_range(50..6_000), Fault::Restart(node)));
 }
 
-/// A node dies, some time later another one loses power; they come back in either order. The one that died may hold what
-/// was deleted, and collected, since; and if the same dies again, those that stand in for it once more what was since they
-/// were released.
+/// Adds rounds in which a node dies and another one loses power a moment later; they return in either order.
+/// The node that died may hold records that were deleted, and collected, since. If the same node dies again,
+/// its stand-ins once more hold records from before their release.
 fn weak_rounds(schedule: &mut Schedule, rng: &mut StdRng, nodes: usize) {
     let mut now = 1_000;
     let mut dies = rng.random_range(0..nodes);
@@ -367,11 +374,12 @@ fn weak_rounds(schedule: &mut Schedule, rng: &mut StdRng, nodes: usize) {
     }
 }
 
-/// Node 0 votes, and node 1 takes over.
+/// Adds a takeover: node 0 votes, and node 1 takes over.
 fn takeover(schedule: &mut Schedule, rng: &mut StdRng) {
     let (voter, other) = (0, 1);
     let mut now = rng.random_range(500..3_000);
-    // The other one is away, for as long as it takes to be given up, or less: what it misses only the voter has.
+    // The other node is away, for long enough to be declared down or less: the writes it misses, only the
+    // voter has.
     let apart = match rng.random_range(0..4) {
         0 => 0,
         1 => rng.random_range(50..2_500),
@@ -386,7 +394,7 @@ fn takeover(schedule: &mut Schedule, rng: &mut StdRng) {
         schedule.push((now + apart + rng.random_range(0..500), Fault::Restart(other)));
     }
     now += apart;
-    // Whoever is cut off may go on for as long as that lasts.
+    // A node that is cut off may continue for as long as that lasts.
     if !cut || rng.random_bool(0.5) {
         schedule.push((now, if rng.random() { Fault::Kill(voter) } else { Fault::PowerLoss(voter) }));
         schedule.push((now + returns, Fault::Restart(voter)));
@@ -401,14 +409,14 @@ fn takeover(schedule: &mut Schedule, rng: &mut StdRng) {
     }
 }
 
-/// Bits that flip on one disk; often its node starts anew before its scrubber has found them.
+/// Adds bits that flip on one disk; often its node restarts before its scrubber has found them.
 fn flips(schedule: &mut Schedule, rng: &mut StdRng, nodes: usize, length_ms: u64) {
     let node = rng.random_range(0..nodes);
     for _ in 0..rng.random_range(0..4) {
         let due = rng.random_range(0..length_ms.max(1));
         schedule.push((due, Fault::BitFlip(node, rng.random())));
         if rng.random_ratio(1, 3) {
-            // Every node starts anew, that one last: another whole copy has to decide.
+            // Every node restarts, that one last: another whole copy has to decide.
             schedule.extend((0..3).map(|_| (due, Fault::BitFlip(node, rng.random()))));
             for other in 0..nodes {
                 let last = u64::from(other == node) * rng.random_range(100..3_000);
@@ -422,8 +430,8 @@ fn flips(schedule: &mut Schedule, rng: &mut StdRng, nodes: usize, length_ms: u64
     }
 }
 
-/// How many bytes are left free on a disk that fills: none, some of the reserve, or so many that what is written next uses
-/// them up.
+/// Draws the bytes left free on a disk that fills: none, some of the reserve, or so many that the next writes
+/// use them up.
 fn bytes_left(rng: &mut StdRng) -> u64 {
     match rng.random_range(0..4) {
         0 => rng.random_range(0..64),
@@ -433,7 +441,8 @@ fn bytes_left(rng: &mut StdRng) -> u64 {
     }
 }
 
-/// Disks fill, one, two or all of them at nearly one time, and have room again. Rarely a process dies meanwhile.
+/// Adds disks that fill, one, two or all at nearly one time, and have room again. In few schedules a process
+/// dies meanwhile.
 fn disks(schedule: &mut Schedule, rng: &mut StdRng, nodes: usize, length_ms: u64) {
     let mut now = rng.random_range(200..2_000);
     while now < length_ms {
@@ -443,7 +452,7 @@ fn disks(schedule: &mut Schedule, rng: &mut StdRng, nodes: usize, length_ms: u64
         for number in 0..count {
             let node = (first + number) % nodes;
             let begins = now + rng.random_range(0..600);
-            // A disk that fills in steps goes through all states.
+            // A disk that fills in steps passes through all states.
             let steps = rng.random_range(1..4);
             for step in 0..steps {
                 let left = bytes_left(rng);
@@ -459,7 +468,7 @@ fn disks(schedule: &mut Schedule, rng: &mut StdRng, nodes: usize, length_ms: u64
     }
 }
 
-/// Nothing passes between a node and all others.
+/// Blocks all messages between a node and all others.
 fn cut_off(schedule: &mut Schedule, node: usize, nodes: usize, (begin, end): (u64, u64)) {
     for other in (0..nodes).filter(|other| *other != node) {
         for (from, to) in [(node, other), (other, node)] {
@@ -470,7 +479,7 @@ fn cut_off(schedule: &mut Schedule, node: usize, nodes: usize, (begin, end): (u6
 }
 
 impl World {
-    /// Does a fault, if it can be done to the world as it is.
+    /// Applies a fault, if the present world allows it.
     pub fn suffer(&mut self, fault: &Fault) {
         match *fault {
             Fault::Kill(node) => self.crash(node, false),
@@ -536,7 +545,7 @@ impl World {
             }
             Fault::WallClock(node, skew_ms) => {
                 self.note(&format!("the wall clock of node {node} is set, wrong by {skew_ms} ms"));
-                // Not while the machine is off: where all of them are, nothing else is known of how long they were.
+                // Not while the machine is off: if all machines are off, only their clocks know for how long.
                 if self.nodes[node].process.is_some() {
                     self.nodes[node].clocks.set_wall_clock(skew_ms);
                 }
@@ -584,7 +593,7 @@ impl World {
         }
     }
 
-    /// Proposes what an operator wants, through some node that runs.
+    /// Proposes an operator's change through some running node.
     fn operate(&mut self, what: &str, change: impl FnOnce(&dyn Fn(usize) -> Incarnation) -> Change) {
         self.note(what);
         let state = self.log.state();
@@ -601,8 +610,8 @@ impl World {
         });
     }
 
-    /// Whether each partition that the node is in-sync for has another in-sync replica, or one that was sent everything
-    /// since the settled epoch, on a process that runs.
+    /// Returns whether each partition for which the node is in-sync has another in-sync replica, or one that
+    /// received everything since the settled epoch, on a running process.
     fn can_lose_its_tail(&self, node: usize) -> bool {
         let (id, state) = (self.nodes[node].id, self.log.state());
         let runs = |id| self.nodes.iter().any(|node| node.id == id && node.process.is_some());
@@ -629,7 +638,7 @@ impl World {
         let mut files = disk.files();
         files.retain(|path| path.extension().is_some_and(|extension| extension == "data"));
         files.sort();
-        // The last one is being written to.
+        // The newest file is still being written.
         files.pop();
         let Some(path) = files.choose(&mut rng).cloned() else { return };
         let Some(at) = flip_in(&disk, &path, &mut rng) else { return };
@@ -643,14 +652,14 @@ impl World {
         ));
     }
 
-    /// Starts a process anew: whatever was left of the one before is ended first.
+    /// Starts a process again; ends the one before, if it still runs.
     fn restart(&mut self, node: usize) {
         self.crash(node, false);
         self.nodes[node].disk.clear_faults();
         self.start(node);
     }
 
-    /// Ends everything that is wrong, and starts what does not run or has given up.
+    /// Ends all faults and pauses; [`World::restart_the_fallen`] starts the nodes that have ended.
     pub fn heal(&mut self) {
         self.note("everything heals");
         self.network.heal();
@@ -663,18 +672,18 @@ impl World {
         }
     }
 
-    /// All processes end at once; whoever heals starts them again.
+    /// Ends all processes at once; the healing that follows starts them again.
     pub fn restart_everything(&mut self) {
         (0..self.nodes.len()).for_each(|number| self.crash(number, false));
     }
 
-    /// Starts the nodes that do not run, and those whose store or log has refused to go on.
+    /// Starts the nodes that do not run, and restarts those whose store or log has failed.
     pub fn restart_the_fallen(&mut self) {
         let state = self.log.state();
         for number in 0..self.nodes.len() {
             let id = self.nodes[number].id;
             if state.removed_in(id).is_some() {
-                // Its process ends by itself when it hears of it; nobody starts it again.
+                // A removed node's process ends by itself when it learns of it, and stays ended.
                 self.crash(number, false);
                 continue;
             }
@@ -683,7 +692,7 @@ impl World {
             }
             let fallen = match &self.nodes[number].process {
                 None => self.nodes[number].comparing.is_none(),
-                // One that begins anew is seen to.
+                // `tend_generations` restarts a process that must begin again.
                 Some(process) if process.node.begins_anew() => false,
                 Some(process) => process.node.plane().store_failed() || process.node.is_stopping(),
             };
@@ -694,7 +703,7 @@ impl World {
     }
 }
 
-/// Flips a bit somewhere in a file; tells where.
+/// Flips a bit somewhere in a file. Returns its place.
 fn flip_in(disk: &FaultyFileSystem, path: &Path, rng: &mut StdRng) -> Option<usize> {
     let mut bytes = disk.read_file(path).ok().filter(|bytes| !bytes.is_empty())?;
     let at = rng.random_range(0..bytes.len());

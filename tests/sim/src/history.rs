@@ -1,13 +1,14 @@
-//! What clients asked and were told, and whether one copy of each key could have told it (linearizability).
+//! Records requests and replies, and checks whether one copy of each key could have produced them
+//! (linearizability).
 //!
-//! The check is Wing and Gong's search with Lowe's memory of states seen ("Testing for linearizability", 2017): an
-//! operation that was answered took effect between its call and its answer; one whose outcome is unknown took effect at
-//! some time after its call, or never; one that was refused never did. Keys are independent of each other; two keys
-//! that are only ever written together count as one, whichever of them is read.
+//! The check is Wing and Gong's search with Lowe's memory of visited states ("Testing for linearizability",
+//! 2017). An operation with a reply took effect between its call and its reply. One with an unknown outcome
+//! took effect at some time after its call, or never. A refused one never did. Keys are independent of each
+//! other; two keys that are only ever written together count as one, whichever of them is read.
 //!
-//! A key that is to expire after some time is there until then and absent afterwards, by true time: counted from some moment
-//! between the call and the answer of what set that. Cluster time may be wrong by [`WRONG_MS`], so an operation around the
-//! end may find either. Once one has found it absent, it stays that until written.
+//! A key with an expiry exists until then and is absent afterwards, by true time, counted from some moment
+//! between call and reply of the operation that set the expiry. Cluster time may be wrong by [`WRONG_MS`], so
+//! an operation near the end may find either. A key that was found absent stays absent until it is written.
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
@@ -16,92 +17,93 @@ use bytes::Bytes;
 
 use crate::machine::DRIFT_PPM_MAX;
 
-/// What a client asks of a key.
+/// Request of a client for a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// Its value.
+    /// Read the value.
     Read,
-    /// To be this value, if the condition holds.
+    /// Set this value, if the condition holds.
     Set(Bytes, When),
-    /// To be gone.
+    /// Delete the key.
     Delete,
-    /// To be so much more.
+    /// Add this number.
     Add(i64),
-    /// To be this value for so many milliseconds, if the condition holds: a lock, where there must be none.
+    /// Set this value for so many milliseconds, if the condition holds: a lock, with `Absent`.
     SetFor(Bytes, u64, When),
-    /// To expire after so many milliseconds, if there is a value.
+    /// Let the value expire after so many milliseconds, if there is one.
     Expire(u64),
-    /// Not to expire.
+    /// Remove the expiry.
     Persist,
-    /// To be this value, as another key of the slot is, by one write.
+    /// Set this value, and in the same write that of another key of the slot.
     SetBoth(Bytes),
-    /// The value of that other key.
+    /// Read the value of that other key.
     ReadOther,
 }
 
 impl Ask {
-    /// Whether it changes nothing.
+    /// Returns whether it changes nothing.
     pub fn reads(&self) -> bool {
         matches!(self, Self::Read | Self::ReadOther)
     }
 }
 
-/// When a value is set.
+/// Condition of a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
-    /// In any case.
+    /// No condition.
     Always,
-    /// If there is none.
+    /// The key is absent.
     Absent,
-    /// If there is one.
+    /// The key exists.
     Present,
 }
 
-/// What a client was told.
+/// Reply to a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Told {
     /// The value.
     Value(Option<Bytes>),
-    /// Whether it was set.
+    /// Whether the value was set.
     Set(bool),
-    /// Whether there was something to delete.
+    /// Whether there was a key to delete.
     Deleted(bool),
     /// Whether the expiry was changed.
     Changed(bool),
     /// The sum.
     Sum(i64),
-    /// It was not done.
+    /// Refused: it was not done.
     Refused,
-    /// Nothing: it may have been done.
+    /// No reply: it may have been done.
     Unknown,
 }
 
 /// One operation.
 #[derive(Clone, Debug)]
 pub struct Event {
-    /// What.
+    /// The request.
     pub ask: Ask,
-    /// When it was asked, in order of everything.
+    /// Time of the call, in one order with all other times.
     pub called: u64,
-    /// When it was answered.
+    /// Time of the reply.
     pub answered: u64,
-    /// What.
+    /// The reply.
     pub told: Told,
-    /// By which node, for the trace.
+    /// Node that was asked, for the trace.
     pub node: usize,
-    /// On which side of a takeover.
+    /// Side of a takeover.
     pub side: Side,
 }
 
-/// Where an operation was asked, of a cluster that was taken over.
+/// Side of a takeover on which an operation was asked.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Side {
-    /// The generation the node that was asked was of.
+    /// Generation of the node that was asked.
     pub generation: u32,
-    /// Whether that may have sent it on to another node, which may be of a newer one.
+    /// Whether that node may have forwarded it to another node, which may be of a newer generation.
     pub sent_on: bool,
-    /// Done on the side that was given up, and not known to whoever took over: it is in the new generation's past, or was
-    /// merged before anything was written there, or is no part of its history.
+    /// Whether it was done on the side that was given up, and unknown to the node that took over. It is then
+    /// in the past of the new generation, or was merged before the key was written there, or is no part of
+    /// its history.
     pub lost: bool,
 }
 
@@ -109,23 +111,24 @@ pub struct Side {
 #[derive(Clone, Debug, Default)]
 pub struct History(BTreeMap<Bytes, Vec<Event>>);
 
-/// No order of the operations explains what was told.
+/// Finding: no order of the operations explains the replies.
 #[derive(Debug)]
 pub struct NotLinearizable {
-    /// Of which key.
+    /// The key.
     pub key: Bytes,
     /// Its operations.
     pub events: Vec<Event>,
-    /// The longest explanation found ends before one of these; empty if there were too many to be tried.
+    /// Operations before one of which the longest explanation ends; empty if there were too many states to
+    /// try.
     pub stuck: Vec<usize>,
 }
 
 impl fmt::Display for NotLinearizable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.stuck.is_empty() {
-            writeln!(f, "of {STATES_MAX} states tried none explains what was told, and there are more:")?;
+            writeln!(f, "none of {STATES_MAX} tried states explains the replies, and there are more:")?;
         }
-        writeln!(f, "no order of the operations on {:?} explains what was told:", self.key)?;
+        writeln!(f, "no order of the operations on {:?} explains the replies:", self.key)?;
         for (i, event) in self.events.iter().enumerate() {
             let mark = if self.stuck.contains(&i) { ">" } else { " " };
             let Event { ask, called, answered, told, node, side } = event;
@@ -138,31 +141,31 @@ impl fmt::Display for NotLinearizable {
 }
 
 impl History {
-    /// Notes an operation that has ended.
+    /// Adds an operation that has ended.
     pub fn add(&mut self, key: Bytes, event: Event) {
         self.0.entry(key).or_default().push(event);
     }
 
-    /// How many operations there are, and how many of them have an unknown outcome.
+    /// Returns the number of operations, and of those with an unknown outcome.
     pub fn count(&self) -> (usize, usize) {
         let all = || self.0.values().flatten();
         (all().count(), all().filter(|event| event.told == Told::Unknown).count())
     }
 
-    /// The keys.
+    /// Returns the keys.
     pub fn keys(&self) -> impl Iterator<Item = &Bytes> {
         self.0.keys()
     }
 
-    /// The operations by key.
+    /// Returns the operations by key.
     pub(crate) fn of_keys(&self) -> impl Iterator<Item = (&Bytes, &Vec<Event>)> {
         self.0.iter()
     }
 
-    /// Whether an order of each key's operations explains everything that was told.
+    /// Checks that an order of each key's operations explains all replies.
     ///
     /// # Errors
-    /// The first key for which there is none.
+    /// The first key without one.
     pub fn check(&self) -> Result<(), Box<NotLinearizable>> {
         for (key, events) in &self.0 {
             check(events)
@@ -172,22 +175,23 @@ impl History {
     }
 }
 
-/// A value, and when it expires.
+/// A value, and its expiry.
 type Value = Option<(Bytes, Expiry)>;
 
-/// Between which moments a key expires, in milliseconds of true time; `None` is never.
+/// Earliest and latest moment of an expiry, in milliseconds of true time; `None` is never.
 type Expiry = Option<(u64, u64)>;
 
-/// Stands for every value that nobody was told.
+/// Stands for every value that no reply named.
 const UNSEEN: Bytes = Bytes::from_static(b"(never read)");
 
-/// By how much a key may live too short or too long, beside the drift of clocks: what cluster time is wrong by at the node that
-/// orders the write and at the one that finds it expired (127 ms each: half of the slowest answer that counts as a first
-/// sample), and 250 ms where a coordinator took over meanwhile; then some more, for the next one.
+/// Tolerated error of a key's lifetime beside the drift of clocks, in milliseconds. It covers the error of
+/// cluster time at the node that orders the write and at the node that finds it expired (127 ms each: half of
+/// the slowest reply that counts as a first sample), 250 ms where a coordinator took over meanwhile, and some
+/// more for the next one.
 pub const WRONG_MS: u64 = 600;
 const DRIFT_PER_MILLE: u64 = DRIFT_PPM_MAX as u64 / 1000;
 
-/// When a key expires that an operation gives so much time.
+/// Returns the expiry that an operation with this lifetime sets.
 fn expires_in(event: &Event, length_ms: u64) -> Expiry {
     let wrong_ms = WRONG_MS + length_ms / 1000 * DRIFT_PER_MILLE + DRIFT_PER_MILLE;
     let earliest_ms = (event.called / 1_000_000 + length_ms).saturating_sub(wrong_ms);
@@ -195,7 +199,8 @@ fn expires_in(event: &Event, length_ms: u64) -> Expiry {
     Some((earliest_ms, if event.answered == u64::MAX { u64::MAX } else { latest_ms }))
 }
 
-/// The value after an operation, if what was told is what it would have told; `gone` if it found the key expired.
+/// Returns the value after an operation, if that operation would have produced the reply. `gone`: it found
+/// the key expired.
 fn apply(value: &Value, event: &Event, gone: bool) -> Option<Value> {
     let expiry = value.as_ref().and_then(|(_, expiry)| *expiry);
     let may = expiry.is_some_and(|(earliest_ms, _)| event.answered / 1_000_000 >= earliest_ms);
@@ -241,10 +246,10 @@ fn apply(value: &Value, event: &Event, gone: bool) -> Option<Value> {
     }
 }
 
-/// States that are tried to explain one key's operations: those of a few dozen of unknown outcome.
+/// States tried to explain one key's operations: those of a few dozen with an unknown outcome.
 const STATES_MAX: usize = 4_000_000;
 
-/// A set of operations, as bits.
+/// Set of operations, as bits.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Bits(Vec<u64>);
 
@@ -258,11 +263,11 @@ impl Bits {
     }
 }
 
-/// The operations that count, and which of them the longest explanation cannot go on with.
+/// Searches for an order. Returns the operations that count, and those at which the longest explanation ends.
 pub(crate) type Stuck = (Vec<Event>, Vec<usize>);
 
 pub(crate) fn check(events: &[Event]) -> Result<(), Stuck> {
-    // A read of unknown outcome says nothing; what was refused did nothing.
+    // A read of unknown outcome constrains nothing; a refused operation did nothing.
     let says =
         |event: &&Event| event.told != Told::Refused && !(event.ask.reads() && event.told == Told::Unknown);
     let mut events: Vec<Event> = events.iter().filter(says).cloned().collect();
@@ -272,13 +277,13 @@ pub(crate) fn check(events: &[Event]) -> Result<(), Stuck> {
             event.answered = u64::MAX;
         }
     }
-    // What is certain is tried first: what is not may be left out.
+    // Certain operations are tried first: uncertain ones may be left out.
     events.sort_by_key(|event| (!is_certain(event), event.called));
     let certain = events.iter().filter(|event| is_certain(event)).count();
     let mut done = Bits(vec![0; events.len() / 64 + 1]);
     let mut seen: HashSet<(Bits, Value)> = HashSet::new();
     let mut value: Value = None;
-    // What was taken, what the value was before, and from where to go on when that leads nowhere.
+    // Operation taken, value before it, and the place to continue from if it leads nowhere.
     let mut path: Vec<(usize, Value)> = Vec::new();
     let (mut from, mut taken_certain, mut best) = (0, 0, (0, Vec::new()));
     loop {
@@ -315,13 +320,13 @@ pub(crate) fn check(events: &[Event]) -> Result<(), Stuck> {
     }
 }
 
-/// Whether an operation took effect for certain.
+/// Returns whether an operation took effect for certain.
 fn is_certain(event: &Event) -> bool {
     event.told != Told::Unknown && !event.side.lost
 }
 
-/// Values that nobody was told are as good as one another: so operations that only differ in them are equal. Not where
-/// sides are merged: there a sum is a value that was set, and what is added to it tells it.
+/// Replaces values that no reply named by one value, so that operations that differ only in them are equal.
+/// Not where sides are merged: there a sum is a value that was set, and later sums reveal it.
 fn forget_unseen(events: &mut [Event]) {
     let told = |event: &Event| match &event.told {
         Told::Value(value) => value.clone(),
@@ -338,8 +343,9 @@ fn forget_unseen(events: &mut [Event]) {
     }
 }
 
-/// The operations that can come next: begun before every other that is left, and must be done, was answered. Those of a
-/// side that was given up are in their own order, and over once the newer generation has written.
+/// Returns the operations that can come next: begun before the reply of every other operation that is left
+/// and certain. Operations of a side that was given up keep their own order, and end once the newer
+/// generation has written.
 fn candidates(events: &[Event], done: &Bits) -> Vec<usize> {
     let left = |lost: bool| (0..events.len()).filter(move |i| !done.has(*i) && events[*i].side.lost == lost);
     let first_answer = |lost| left(lost).map(|i| events[i].answered).min().unwrap_or(u64::MAX);
@@ -356,17 +362,17 @@ fn candidates(events: &[Event], done: &Bits) -> Vec<usize> {
     (0..events.len()).filter(|i| !done.has(*i)).filter(due).collect()
 }
 
-/// Whether an operation, once it has taken effect, has changed something for certain.
+/// Returns whether an operation that took effect has changed the key for certain.
 fn writes(event: &Event) -> bool {
     let nothing = matches!(event.told, Told::Set(false) | Told::Deleted(false) | Told::Changed(false));
     !event.ask.reads() && !nothing
 }
 
-/// The first of them, from place `from` on, that fits the value; and the value after it. Each operation has two places:
-/// it finds the key as it is, or expired.
+/// Returns the first of them, from place `from` on, that fits the value, and the value after it. Each
+/// operation has two places: it finds the key as it is, or expired.
 fn next(events: &[Event], done: &Bits, from: usize, value: &Value) -> Option<(usize, Value)> {
     let left = || (0..events.len()).filter(|i| !done.has(*i));
-    // Of equal ones of unknown outcome the first asked can stand for any.
+    // Of equal operations with an unknown outcome the first asked can stand for any.
     let stands_for_itself = |i: usize| {
         let event = &events[i];
         let is_free = |event: &Event| event.told == Told::Unknown && !event.side.lost;
@@ -458,7 +464,7 @@ mod tests {
         assert!(check(&[set("a", 1, 2, Told::Set(true)), nx(Told::Set(true))]).is_err());
     }
 
-    /// A value that expires after 10 s: written at once, the other operations at these milliseconds.
+    /// Checks a value that expires after 10 s: written at once, the other operations at these milliseconds.
     fn expiring(others: &[(u64, Option<&'static str>)]) -> Result<(), Stuck> {
         let ms = 1_000_000;
         let ask = Ask::SetFor(Bytes::from("a"), 10_000, When::Always);

@@ -1,6 +1,6 @@
-//! What must hold, whatever happens: each in a file of its own.
+//! The invariants of every simulation, each in a file of its own.
 //!
-//! Those of [`Watch`] are looked at all the time, those of [`Healed`] once, when everything has healed.
+//! Those of [`Watch`] are checked at every look, those of [`Healed`] once, when everything has healed.
 
 mod bounds;
 mod cluster_time;
@@ -14,25 +14,25 @@ mod receiving;
 
 use crate::world::World;
 
-/// Looked at again and again.
+/// Invariant that is checked repeatedly.
 pub trait Watch: Send {
-    /// Whether it holds now.
+    /// Checks whether it holds now.
     ///
     /// # Errors
-    /// What does not hold.
+    /// The violation.
     fn check(&mut self, world: &World) -> Result<(), String>;
 }
 
-/// Looked at when everything has healed.
+/// Invariant that is checked when everything has healed.
 pub trait Healed {
-    /// Whether it holds.
+    /// Checks whether it holds.
     ///
     /// # Errors
-    /// What does not hold.
+    /// The violation.
     fn check(&self, world: &World) -> Result<(), String>;
 }
 
-/// All that are looked at all the time.
+/// Returns all invariants that are checked repeatedly.
 pub fn watched() -> Vec<Box<dyn Watch>> {
     vec![
         Box::<one_primary::OnePrimary>::default(),
@@ -46,7 +46,7 @@ pub fn watched() -> Vec<Box<dyn Watch>> {
     ]
 }
 
-/// All that are looked at in the end.
+/// Returns all invariants that are checked at the end.
 pub fn healed() -> Vec<Box<dyn Healed>> {
     vec![Box::new(copies_equal::CopiesEqual)]
 }

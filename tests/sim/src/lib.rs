@@ -1,9 +1,9 @@
-//! A whole cluster in one process: real nodes, on simulated machines, over a simulated network and a model of the
-//! topology log, on virtual time, with everything that happens drawn from one seed.
+//! Simulates a whole cluster in one process and on virtual time. Every random choice follows from one seed.
 //!
-//! What runs is the code of `caskd`: data plane, leases, duties and engine. In its place stand [`machine`] (clock and
-//! tasks), [`network`] (calls and gossip) and [`agreement`] (the consensus log). [`faults`] attack it, [`clients`] use
-//! it and note what they are told, [`invariants`] and the [`history`] judge. [`run`](mod@run) is one seed.
+//! The nodes run the code of `caskd`: data plane, leases, duties and engine. [`machine`] replaces their clock
+//! and tasks, [`network`] their calls and gossip, [`agreement`] the consensus log. [`faults`] attack the
+//! cluster, [`clients`] use it and record the replies, [`invariants`] and the [`history`] judge.
+//! [`run`](mod@run) runs one seed.
 
 pub mod agreement;
 pub mod clients;

@@ -1,4 +1,4 @@
-//! A simulated machine: a clock that drifts, and tasks that run, pause and die together.
+//! A simulated machine: clocks that drift, and tasks that run, pause and die together.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -14,41 +14,42 @@ use rand::Rng;
 use rand::rngs::StdRng;
 use tokio::time::Instant;
 
-/// What the wall clocks say when a simulation begins, in milliseconds since 1970.
+/// True wall-clock time at the beginning of a simulation, in milliseconds since 1970.
 pub const WALL_BEGIN_MS: u64 = 1_700_000_000_000;
 
-/// How far from true time a wall clock is, at most: two years.
+/// Largest error of a wall clock, in milliseconds: two years.
 pub const WALL_SKEW_MS_MAX: i64 = 2 * 365 * 86_400_000;
-/// A wall clock that was set is kept through a power loss after this time, longer than nodes take to record it.
+/// Time after which a wall clock that was set survives a power loss, in microseconds: longer than nodes take
+/// to record it.
 const KEPT_AFTER_US: u64 = 5_000_000;
-/// How far it is where somebody takes care of it.
+/// Largest error of a wall clock that an operator keeps right, in milliseconds.
 const WALL_SKEW_MS_KEPT: i64 = 500;
-/// How much faster or slower a clock goes at most, in millionths: two are 1 % apart.
+/// Largest drift of a clock, in millionths: two clocks are 1 % apart at most.
 pub const DRIFT_PPM_MAX: i64 = 5_000;
 
 thread_local! {
-    /// Whose task is being polled, for the trace.
+    /// Node whose task is polled now, for the trace.
     static CURRENT: RefCell<Option<Arc<str>>> = const { RefCell::new(None) };
-    /// When the simulation of this thread began.
+    /// Beginning of this thread's simulation.
     static BEGAN: Cell<Option<Instant>> = const { Cell::new(None) };
 }
 
-/// A simulation begins on this thread.
+/// Marks the beginning of a simulation on this thread.
 pub fn begin(now: Instant) {
     BEGAN.set(Some(now));
 }
 
-/// Whose task is being polled; none between tasks.
+/// Returns the node whose task is polled now; `None` between tasks.
 pub fn current() -> Option<Arc<str>> {
     CURRENT.with_borrow(Clone::clone)
 }
 
-/// Microseconds of virtual time since this thread's simulation began.
+/// Returns the virtual time since this thread's simulation began, in microseconds.
 pub fn virtual_us() -> u64 {
     BEGAN.get().map_or(0, |began| began.elapsed().as_micros() as u64)
 }
 
-/// Whether a machine's tasks run.
+/// Status of a machine's tasks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Status {
     Running,
@@ -61,23 +62,24 @@ struct State {
     parked: Vec<Waker>,
 }
 
-/// The clocks of a machine, which go on while no process runs.
+/// Clocks of a machine; they run on while no process runs.
 #[derive(Clone, Debug)]
 pub struct Clocks {
-    /// How much faster they go than true time, in millionths.
+    /// Drift from true time, in millionths.
     pub drift_ppm: i64,
-    /// What the monotonic clock said at the beginning.
+    /// Reading of the monotonic clock at the beginning, in milliseconds.
     pub offset_ms: u64,
-    /// How often it was switched on.
+    /// Number of times the machine was switched on.
     pub boot: u64,
-    /// By how much the wall clock is wrong, drift apart.
+    /// Error of the wall clock beside its drift, in milliseconds.
     wall_skew_ms: Arc<AtomicI64>,
-    /// By how much it was before it was set last, and when that was, in microseconds of virtual time.
+    /// Error of the wall clock before it was last set, and the time of that, in microseconds of virtual time.
     before: (i64, u64),
 }
 
 impl Clocks {
-    /// Draws the clocks of a machine. Most differ by less than 200 millionths and half a second; some are far worse.
+    /// Draws the clocks of a machine. Most drift by less than 200 millionths and are wrong by less than half a
+    /// second; some are far worse.
     pub fn draw(rng: &mut StdRng) -> Self {
         let drift_ppm = match rng.random_ratio(3, 4) {
             true => rng.random_range(-200..=200),
@@ -93,8 +95,9 @@ impl Clocks {
         }
     }
 
-    /// The machine is switched on again: its monotonic clock begins somewhere else. A wall clock that was set just before
-    /// is as it was before that: what keeps time while the machine is off was not set yet.
+    /// Switches the machine on again: its monotonic clock begins at another value. A wall clock that was set
+    /// a moment ago returns to its earlier error, because the clock that runs while the machine is off was
+    /// not set yet.
     pub fn reboot(&mut self, rng: &mut StdRng) {
         let (before_ms, set_us) = self.before;
         if set_us > 0 && virtual_us() < set_us + KEPT_AFTER_US {
@@ -103,13 +106,13 @@ impl Clocks {
         (self.offset_ms, self.boot) = (rng.random_range(1_000..1_000_000), self.boot + 1);
     }
 
-    /// Somebody sets the wall clock: from now on that is wrong by so much.
+    /// Sets the wall clock to an error of `skew_ms`.
     pub fn set_wall_clock(&mut self, skew_ms: i64) {
         self.before = (self.wall_skew_ms.swap(skew_ms, Ordering::Relaxed), virtual_us());
     }
 }
 
-/// Draws by how much a wall clock is wrong: by less than half a second, by seconds, or by anything up to two years.
+/// Draws the error of a wall clock: less than half a second, some seconds, or anything up to two years.
 pub fn draw_skew(rng: &mut StdRng) -> i64 {
     match rng.random_range(0..8) {
         0..4 => rng.random_range(-WALL_SKEW_MS_KEPT..=WALL_SKEW_MS_KEPT),
@@ -119,7 +122,7 @@ pub fn draw_skew(rng: &mut StdRng) -> i64 {
     }
 }
 
-/// The machine one process runs on; a restart has a new one, with the same clocks.
+/// Machine of one process; a restart has a new one, with the same clocks.
 pub struct SimMachine {
     name: Arc<str>,
     began: Instant,
@@ -128,13 +131,13 @@ pub struct SimMachine {
 }
 
 impl SimMachine {
-    /// A running machine.
+    /// Creates a running machine.
     pub fn new(name: Arc<str>, began: Instant, clocks: Clocks) -> Arc<Self> {
         let state = Mutex::new(State { status: Status::Running, parked: Vec::new() });
         Arc::new(Self { name, began, clocks, state })
     }
 
-    /// Stops its tasks where they are (SIGSTOP); its clock goes on.
+    /// Stops its tasks where they are (SIGSTOP); its clocks run on.
     pub fn pause(&self) {
         let mut state = self.state.lock();
         if state.status == Status::Running {
@@ -142,7 +145,7 @@ impl SimMachine {
         }
     }
 
-    /// Lets its tasks run again.
+    /// Lets its tasks continue.
     pub fn resume(&self) {
         let mut state = self.state.lock();
         if state.status == Status::Paused {
@@ -151,24 +154,24 @@ impl SimMachine {
         }
     }
 
-    /// None of its tasks runs a step further.
+    /// Ends its tasks: none of them runs a step further.
     pub fn kill(&self) {
         let mut state = self.state.lock();
         state.status = Status::Dead;
         state.parked.drain(..).for_each(Waker::wake);
     }
 
-    /// Whether its tasks run now.
+    /// Returns whether its tasks run now.
     pub fn is_running(&self) -> bool {
         self.state.lock().status == Status::Running
     }
 
-    /// Whether it was killed.
+    /// Returns whether it was killed.
     pub fn is_dead(&self) -> bool {
         self.state.lock().status == Status::Dead
     }
 
-    /// Waits while it is paused; false if it is dead.
+    /// Waits while the machine is paused. Returns false if it is dead.
     pub async fn running(&self) -> bool {
         std::future::poll_fn(|cx| match self.enter(cx) {
             Status::Running => Poll::Ready(true),
@@ -186,12 +189,12 @@ impl SimMachine {
         result
     }
 
-    /// Its monotonic clock, in milliseconds.
+    /// Returns its monotonic clock, in milliseconds.
     pub fn monotonic_ms(&self) -> u64 {
         self.clocks.offset_ms + self.elapsed_us() / 1000
     }
 
-    /// How much time has passed since the beginning, by its clock.
+    /// Returns the time since the beginning by its clock, in microseconds.
     fn elapsed_us(&self) -> u64 {
         let elapsed = self.began.elapsed().as_micros() as i64;
         (elapsed + elapsed * self.clocks.drift_ppm / 1_000_000) as u64
@@ -206,7 +209,7 @@ impl SimMachine {
     }
 }
 
-/// A machine as its node sees it.
+/// View of a machine that its node has.
 pub struct Handle(pub Arc<SimMachine>);
 
 impl Machine for Handle {
@@ -228,7 +231,7 @@ impl Machine for Handle {
     }
 }
 
-/// A task of a machine.
+/// Task of a machine.
 struct Guarded {
     machine: Arc<SimMachine>,
     task: BoxFuture<'static, ()>,

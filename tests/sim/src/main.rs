@@ -1,6 +1,6 @@
-//! Runs seeds, on all cores, until one fails or all are done.
+//! Runs seeds, each in a process of its own, on all cores, until one fails or all are done.
 
-#![expect(clippy::print_stdout, reason = "what a seed came to is what this program tells")]
+#![expect(clippy::print_stdout, reason = "the results of seeds are the output of this program")]
 
 use std::process::{Command, ExitCode};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,32 +20,32 @@ struct Args {
     /// First seed.
     #[arg(long, default_value_t = 1)]
     from: u64,
-    /// How many seeds.
+    /// Number of seeds.
     #[arg(long, default_value_t = 100)]
     seeds: u64,
     /// Seeds at one time; the number of processors by default.
     #[arg(long)]
     jobs: Option<usize>,
-    /// Which faults; by default all kinds, or those that show the planted bug.
+    /// Kind of faults; by default all kinds, or those that show the planted bug.
     #[arg(long, value_enum)]
     faults: Option<Faults>,
-    /// Runs one seed, and tells what every node does (RUST_LOG says how much).
+    /// Runs one seed, and logs every step of every node (RUST_LOG sets the detail).
     #[arg(long)]
     replay: Option<u64>,
-    /// Plants a bug: a name as `--list` tells.
+    /// Plants a bug: a name that `--list` prints.
     #[arg(long)]
     plant: Option<String>,
-    /// Tells the bugs that can be planted.
+    /// Prints the bugs that can be planted.
     #[arg(long)]
     list: bool,
     /// Runs one seed in this process, as every seed is run.
     #[arg(long, hide = true)]
     one: Option<u64>,
-    /// Goes on after a failure, and tells all seeds that failed.
+    /// Continues after a failure, and prints all seeds that failed.
     #[arg(long)]
     keep_going: bool,
-    /// Measures what depends on the number of nodes, up to 1,000 of them, and writes the figures into the page and the
-    /// curve in this folder (`docs`).
+    /// Measures the costs that depend on the number of nodes, up to 1,000, and writes the figures into the
+    /// page and the curve in this folder (`docs`).
     #[arg(long, value_name = "FOLDER")]
     scale: Option<std::path::PathBuf>,
 }
@@ -80,11 +80,11 @@ impl Args {
     }
 }
 
-/// A seed makes and drops many small things; this allocator is the quicker one at that.
+/// Allocator of the program: a seed allocates and frees many small objects, and mimalloc is fast at that.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// Virtual time, and whose task it is.
+/// Prefix of each log line: virtual time, and the node whose task runs.
 struct Clock;
 
 impl FormatTime for Clock {
@@ -134,7 +134,7 @@ fn main() -> ExitCode {
     if let Some(name) = &args.plant {
         let Some(mutation) = Mutation::ALL.into_iter().find(|mutation| format!("{mutation:?}") == *name)
         else {
-            println!("there is no bug of the name {name}: --list tells them");
+            println!("there is no bug with the name {name}: --list prints all names");
             return ExitCode::FAILURE;
         };
         if !plant(mutation) {
@@ -160,7 +160,7 @@ fn main() -> ExitCode {
     if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// Runs every seed in a process of its own; answers what they came to together, and whether one failed.
+/// Runs every seed in a process of its own. Returns the sum of the reports, and whether a seed failed.
 fn run_all(args: &Args, jobs: usize) -> (Totals, bool) {
     let (next, failed) = (AtomicU64::new(args.from), AtomicBool::new(false));
     let totals = Mutex::new(Totals::default());
@@ -186,7 +186,7 @@ fn run_all(args: &Args, jobs: usize) -> (Totals, bool) {
     (totals.into_inner(), failed.load(Ordering::SeqCst))
 }
 
-/// Runs a seed in another process; gives what that printed if it failed.
+/// Runs a seed in another process. Returns the output of that process if the seed failed.
 fn run_apart(args: &Args, seed: u64) -> Result<Report, String> {
     let program = std::env::current_exe().map_err(|error| error.to_string())?;
     let output = Command::new(program)
@@ -209,7 +209,7 @@ fn name(faults: Faults) -> String {
     faults.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
-/// What all seeds came to.
+/// Sum of the reports of all clean seeds.
 #[derive(Default)]
 struct Totals {
     seeds: u64,
@@ -234,8 +234,8 @@ impl std::fmt::Display for Totals {
         let Self { seeds, sum } = self;
         write!(
             f,
-            "{seeds} seeds clean: {} faults, {} operations ({} of unknown outcome), {} writes acknowledged, {} \
-             elections, {} takeovers, {:.2} hours simulated",
+            "{seeds} seeds clean: {} faults, {} operations ({} of unknown outcome), {} writes acknowledged, \
+             {} elections, {} takeovers, {:.2} hours simulated",
             sum.faults,
             sum.operations,
             sum.unknown,

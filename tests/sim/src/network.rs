@@ -1,11 +1,11 @@
 //! The network between the simulated nodes.
 //!
-//! As over TCP, what is sent on one connection arrives in order or not at all; a path that is blocked holds it back,
-//! until the path opens or the connection breaks. A broken connection ends every call on it: its sender never knows
-//! whether it was handled. What was sent over it may arrive all the same, seconds late and after what the next one
-//! brings, as it does where a kernel goes on sending for a process that has closed, or is dead; and a process that
-//! stood still finds what had arrived before. Calls of different classes overtake each other. Gossip may be lost.
-//! Everything is delayed by times drawn from the seed.
+//! As over TCP, messages on one connection arrive in order or not at all. A blocked path holds them back
+//! until the path opens or the connection breaks. A broken connection ends every call on it: the sender never
+//! learns whether it was handled. Its messages may arrive all the same, seconds late and after those of the
+//! next connection, as happens where a kernel sends on for a process that has closed or died. A paused
+//! process finds the messages that had arrived before. Calls of different classes overtake each other. Gossip
+//! may be lost. The seed draws all delays.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -25,16 +25,16 @@ use tokio::time::Instant;
 
 use crate::machine::SimMachine;
 
-/// Chance in a thousand that a gossip does not arrive.
+/// Chance in a thousand that a gossiped report is lost.
 const GOSSIP_LOSS: u32 = 100;
-/// Chance in a thousand that what was sent over a connection arrives after that broke, and how much later at most, in
-/// milliseconds: one of these.
+/// Chance in a thousand that messages of a connection arrive after it broke; and the most milliseconds they
+/// are late: one of these.
 const LATE_OF_1000: u32 = 250;
 const LATE_MS_MAX: [u64; 3] = [20, 500, 6_000];
 
 type Pair = (NodeId, NodeId);
 
-/// What arrives in the order in which it was sent.
+/// Key of a lane, on which parcels arrive in the order of sending.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Lane {
     connection: u64,
@@ -44,43 +44,43 @@ struct Lane {
     answers: bool,
 }
 
-/// A process that takes part.
+/// Process that takes part.
 #[derive(Clone)]
 struct Endpoint {
     machine: Arc<SimMachine>,
     node: Option<Arc<Node>>,
-    /// What answers on the control class while there is no node yet.
+    /// Answers the control class before the node exists.
     early: Option<Early>,
 }
 
-/// Answers a call, or lets it be.
+/// Function that answers a call, or drops it.
 pub type Early = Arc<dyn Fn(&[u8]) -> Option<Bytes> + Send + Sync>;
 
-/// What travels on a lane: what is done at its end, on a machine that runs.
+/// Parcel on a lane: an action at its end, on a running machine.
 struct Parcel {
     due: Instant,
-    /// The process it is for: one that is started anew never hears what was sent to the one before.
+    /// Process it is for: a restarted process never receives parcels for the one before.
     machine: Option<Arc<SimMachine>>,
     deliver: Box<dyn FnOnce(&Endpoint) + Send>,
 }
 
-/// A call that is not answered.
+/// Unanswered call.
 struct OpenCall {
     from: NodeId,
     connection: u64,
     done: Done,
 }
 
-/// What gossip was sent to one node.
+/// Gossip sent to one node.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Heard {
-    /// Reports.
+    /// Number of reports.
     pub reports: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// The most reports in one second.
+    /// Most reports in one second.
     pub most_in_a_second: u64,
-    /// The last second with a report, and the reports in it.
+    /// Last second with a report, and its number of reports.
     second: (u64, u64),
 }
 
@@ -100,24 +100,24 @@ impl Heard {
 struct State {
     rng: StdRng,
     endpoints: BTreeMap<NodeId, Endpoint>,
-    /// The lanes of the connections there are.
+    /// Lanes of the present connections.
     lanes: BTreeMap<Lane, mpsc::UnboundedSender<Parcel>>,
-    /// Which connection a pair has now; a broken one is replaced by the next call.
+    /// Present connection of a pair; the next call replaces a broken one.
     connections: BTreeMap<Pair, u64>,
-    /// Broken ones of which what was sent arrives all the same, from then on.
+    /// Broken connections whose messages arrive all the same, from the given time on.
     late: BTreeMap<u64, Instant>,
     calls: BTreeMap<u64, OpenCall>,
     next: u64,
-    /// Directions nothing passes in.
+    /// Blocked directions, with the number of blocks.
     blocked: BTreeMap<Pair, u32>,
-    /// Nodes whose messages take long, and by how much longer.
+    /// Nodes with slow messages, and the factor.
     slow: BTreeMap<NodeId, u32>,
-    /// Most calls unanswered at one time.
+    /// Most unanswered calls at one time.
     calls_max: usize,
     heard: BTreeMap<NodeId, Heard>,
 }
 
-/// The network; a clone is the same one.
+/// The network; a clone shares it.
 #[derive(Clone)]
 pub struct SimNetwork {
     state: Arc<Mutex<State>>,
@@ -125,7 +125,7 @@ pub struct SimNetwork {
 }
 
 impl SimNetwork {
-    /// A network without nodes.
+    /// Creates a network without nodes.
     pub fn new(seed: u64) -> Self {
         let state = State {
             rng: StdRng::seed_from_u64(seed),
@@ -143,7 +143,7 @@ impl SimNetwork {
         Self { state: Arc::new(Mutex::new(state)), changed: Arc::new(watch::Sender::new(0)) }
     }
 
-    /// A process begins to take part; calls reach it once [`SimNetwork::serve`] has named its node.
+    /// Adds a process; calls reach it once [`SimNetwork::serve`] has named its node.
     pub fn attach(&self, id: NodeId, machine: Arc<SimMachine>) -> Arc<dyn Transport> {
         self.state
             .lock()
@@ -152,7 +152,7 @@ impl SimNetwork {
         Arc::new(Port { network: self.clone(), id, machine })
     }
 
-    /// Until there is a node, this answers calls of the control class.
+    /// Sets the function that answers calls of the control class until the node exists.
     pub fn serve_early(&self, id: NodeId, early: Early) {
         if let Some(endpoint) = self.state.lock().endpoints.get_mut(&id) {
             endpoint.early = Some(early);
@@ -171,25 +171,26 @@ impl SimNetwork {
         }
     }
 
-    /// From now on calls reach this node.
+    /// Passes calls to this node from now on.
     pub fn serve(&self, id: NodeId, node: Arc<Node>) {
         if let Some(endpoint) = self.state.lock().endpoints.get_mut(&id) {
             endpoint.node = Some(node);
         }
     }
 
-    /// A process is gone: its peers learn that within `notice`.
+    /// Removes a process: its peers learn of it within `notice`.
     pub fn detach(&self, id: NodeId, notice: Duration) {
         self.state.lock().endpoints.remove(&id);
         self.break_connections(|pair| pair.0 == id || pair.1 == id, notice);
     }
 
-    /// Nothing passes from one node to the other, until as many calls of [`SimNetwork::open`].
+    /// Blocks all messages from one node to the other, until the same number of calls of
+    /// [`SimNetwork::open`].
     pub fn block(&self, from: NodeId, to: NodeId) {
         *self.state.lock().blocked.entry((from, to)).or_default() += 1;
     }
 
-    /// The opposite of one [`SimNetwork::block`].
+    /// Ends one [`SimNetwork::block`].
     pub fn open(&self, from: NodeId, to: NodeId) {
         let mut state = self.state.lock();
         if let Some(count) = state.blocked.get_mut(&(from, to)) {
@@ -211,19 +212,19 @@ impl SimNetwork {
         self.changed.send_modify(|count| *count += 1);
     }
 
-    /// Multiplies the delays of what a node sends and gets; 1 is as usual.
+    /// Multiplies the delays of a node's messages, sent and received; 1 is normal.
     pub fn slow_down(&self, id: NodeId, factor: u32) {
         self.state.lock().slow.insert(id, factor);
     }
 
     /// Breaks the connections between two nodes.
     pub fn break_connection(&self, a: NodeId, b: NodeId) {
-        // One side may go on over a new connection before it hears what became of the old one.
+        // One side may use a new connection before it learns the outcome of calls on the old one.
         let millis = self.state.lock().rng.random_range(1..300);
         self.break_connections(|pair| *pair == ordered(a, b), Duration::from_millis(millis));
     }
 
-    /// Whether messages pass in both directions, and both processes run.
+    /// Returns whether messages pass in both directions, and both processes run.
     pub fn can_talk(&self, a: NodeId, b: NodeId) -> bool {
         let state = self.state.lock();
         let running =
@@ -232,12 +233,12 @@ impl SimNetwork {
         running(a) && running(b) && (a == b || open)
     }
 
-    /// The most calls that were unanswered at one time.
+    /// Returns the most calls that were unanswered at one time.
     pub fn calls_max(&self) -> usize {
         self.state.lock().calls_max
     }
 
-    /// What gossip was sent to each node since the last call.
+    /// Returns the gossip sent to each node since the last call.
     pub fn take_heard(&self) -> BTreeMap<NodeId, Heard> {
         std::mem::take(&mut self.state.lock().heard)
     }
@@ -291,7 +292,7 @@ impl SimNetwork {
         let answers = |endpoint: &Endpoint| endpoint.node.is_some() || endpoint.early.is_some();
         let there = state.endpoints.get(&to).is_some_and(answers);
         if !state.connections.contains_key(&pair) && (blocked || !there) {
-            // Nobody answers a new connection: refused soon, or after a time-out.
+            // A new connection has no peer: it is refused soon, or times out.
             let delay = Duration::from_millis(if blocked { state.rng.random_range(20..1000) } else { 1 });
             drop(state);
             let machine = Arc::clone(&sender.machine);
@@ -327,11 +328,11 @@ impl SimNetwork {
     fn answer(&self, id: u64, (from, to): Pair, class: Class, connection: u64, answer: Option<Bytes>) {
         let network = self.clone();
         let mut state = self.state.lock();
-        // A process that is dead says nothing.
+        // A dead process sends nothing.
         if state.endpoints.get(&to).is_none_or(|endpoint| endpoint.machine.is_dead()) {
             return;
         }
-        // Nobody waits for it any more: its connection broke.
+        // The caller waits no longer: its connection broke.
         if !state.calls.contains_key(&id) {
             return;
         }
@@ -354,20 +355,20 @@ impl SimNetwork {
             tokio::spawn(self.clone().carry(lane, receiver));
             sender
         });
-        // The lane lives as long as the connection.
+        // The lane lives as long as its connection.
         let _ = parcels.send(Parcel { due, machine, deliver });
     }
 
-    /// Brings the parcels of one lane to their end, in order; those that are left when its connection breaks late, or not
-    /// at all.
+    /// Delivers the parcels of one lane in order, and also the rest if the connection breaks late or not at
+    /// all.
     async fn carry(self, lane: Lane, mut parcels: mpsc::UnboundedReceiver<Parcel>) {
         while let Some(parcel) = parcels.recv().await {
             tokio::time::sleep_until(parcel.due).await;
             if !self.arrives(lane).await {
                 return;
             }
-            // What has arrived at a process that stands still is handled once it goes on, whatever has become of the
-            // connection.
+            // A paused process handles the parcels that have arrived once it continues, even if the
+            // connection is broken by then.
             let endpoint = self.state.lock().endpoints.get(&lane.to).cloned();
             let is_same = |endpoint: &Endpoint| {
                 parcel.machine.as_ref().is_some_and(|machine| Arc::ptr_eq(machine, &endpoint.machine))
@@ -380,7 +381,7 @@ impl SimNetwork {
         }
     }
 
-    /// Waits until what comes next on a lane arrives; false if nothing does any more.
+    /// Waits until the next parcel of a lane arrives. Returns false if none arrives any more.
     async fn arrives(&self, lane: Lane) -> bool {
         let mut changed = self.changed.subscribe();
         loop {
@@ -444,7 +445,7 @@ fn ordered(a: NodeId, b: NodeId) -> Pair {
     if a < b { (a, b) } else { (b, a) }
 }
 
-/// Tells a caller how its call ended, once its machine runs; never, if that is dead.
+/// Reports the outcome of a call to its caller, once its machine runs; never, if that is dead.
 async fn finish(machine: Option<Arc<SimMachine>>, done: Done, result: Result<Bytes, CallError>) {
     if let Some(machine) = machine
         && machine.running().await
@@ -453,7 +454,7 @@ async fn finish(machine: Option<Arc<SimMachine>>, done: Done, result: Result<Byt
     }
 }
 
-/// One node's end of it.
+/// End of the network at one node.
 struct Port {
     network: SimNetwork,
     id: NodeId,

@@ -1,14 +1,14 @@
 //! The operating system's randomness, taken from the seed.
 //!
-//! Hash tables and tokio's scheduler draw their seeds from `getrandom`, so that the order in which waiters are woken
-//! differs from run to run. This program defines the function itself: what draws on it is the same in every run of a
-//! seed. A process simulates one seed only, since tokio also counts how often it drew.
+//! Hash tables and tokio's scheduler draw their seeds from `getrandom`, so that the order of woken waiters
+//! differs from run to run. This program defines the function itself: all draws are the same in every run of
+//! a seed. A process simulates one seed only, since tokio also counts its draws.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 static SEED: AtomicU64 = AtomicU64::new(0);
 
-/// From now on all randomness of this process follows from the seed.
+/// Makes all randomness of this process follow from the seed.
 pub fn seed(seed: u64) {
     SEED.store(seed, Ordering::SeqCst);
 }

@@ -1,4 +1,4 @@
-//! One simulation: a cluster is formed, attacked while clients use it, healed, and judged.
+//! Runs one simulation: forms a cluster, attacks it while clients use it, heals it, and judges.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -19,36 +19,36 @@ use crate::invariants::{self, Watch};
 use crate::sides;
 use crate::world::{Shape, World};
 
-/// How long a cluster may take to form, and to heal.
+/// Time limits for a cluster to form, and to heal.
 const FORM_MAX: Duration = Duration::from_secs(120);
 const HEAL_MAX: Duration = Duration::from_secs(180);
-/// How often the invariants are looked at.
+/// Pause between two checks of the invariants.
 const LOOK_PAUSE: Duration = Duration::from_millis(40);
-/// How often it is looked whether everything has healed.
+/// Pause between two checks whether everything has healed.
 const HEAL_PAUSE: Duration = Duration::from_millis(250);
-/// As nodes are told that need not sync what they acknowledge; the simulation itself says when they do.
+/// Sync policy of nodes with weak sync. The simulation itself decides when they sync.
 const WEAK_SYNC: SyncPolicy = SyncPolicy::Interval(400);
-/// How long, and how often, a key may take to be read in the end.
+/// Time limit and number of tries to read a key at the end.
 const FINAL_PATIENCE: Duration = Duration::from_secs(15);
 const FINAL_TRIES: usize = 20;
-/// Pause between two tries to write a key in the end, and how many there are: ten seconds.
+/// Pause between two tries to write a key at the end, and their number: ten seconds.
 const WRITE_PAUSE: Duration = Duration::from_millis(250);
 const WRITE_TRIES: usize = 40;
 
-/// What a simulation came to.
+/// Result of a clean simulation.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Report {
-    /// Operations of clients; how many of them had an unknown outcome.
+    /// Operations of clients.
     pub operations: u64,
-    /// Of these.
+    /// Operations with an unknown outcome, of these.
     pub unknown: u64,
-    /// Writes that were acknowledged.
+    /// Acknowledged writes.
     pub acknowledged: u64,
     /// Faults done.
     pub faults: u64,
     /// Simulated milliseconds.
     pub simulated_ms: u64,
-    /// The epoch in the end.
+    /// Epoch at the end.
     pub epoch: u64,
     /// Elections of a coordinator.
     pub elections: u64,
@@ -69,7 +69,7 @@ impl fmt::Display for Report {
 }
 
 impl Report {
-    /// Reads what was displayed; `None` for any other line.
+    /// Returns the report that a line displays; `None` for any other line.
     pub fn parse(line: &str) -> Option<Self> {
         let figures = line.strip_prefix("clean ")?;
         let figure = |name: &str| -> Option<u64> {
@@ -89,21 +89,22 @@ impl Report {
     }
 }
 
-/// Why a seed failed, and what happened before.
+/// Reason and trace of a failed seed.
 #[derive(Debug)]
 pub struct Failed {
-    /// What does not hold.
+    /// The violated invariant.
     pub why: String,
-    /// What happened, in order.
+    /// The trace, in order.
     pub trace: Vec<String>,
 }
 
 thread_local! {
-    /// The first panic of this thread's simulation that a task caught: the runtime would go on without that task.
+    /// First panic of this thread's simulation that a task caught: the runtime would continue without that
+    /// task.
     static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
 }
 
-/// From now on every panic of a simulation's thread fails its seed.
+/// Installs a hook, once, that makes every panic on a simulation's thread fail its seed.
 fn note_panics() {
     static NOTED: Once = Once::new();
     NOTED.call_once(|| {
@@ -117,14 +118,15 @@ fn note_panics() {
     });
 }
 
-/// Runs one seed, on virtual time. The same in every process of which this is the first simulation.
+/// Runs one seed on virtual time. The result is the same in every process that runs no other simulation
+/// first.
 ///
 /// # Errors
-/// An invariant does not hold.
+/// A violated invariant.
 pub fn run(seed: u64, profile: Profile) -> Result<Report, Failed> {
     note_panics();
     crate::randomness::seed(seed);
-    // On a thread of its own: what this one has drawn before, for a log say, makes no difference.
+    // On a thread of its own: earlier draws on this thread, by a log for instance, then change nothing.
     let simulation = std::thread::spawn(move || run_here(seed, profile));
     simulation.join().unwrap_or_else(|_| Err(Failed { why: "it panicked".into(), trace: Vec::new() }))
 }
@@ -140,7 +142,8 @@ async fn simulate(seed: u64, profile: Profile) -> Result<Report, Failed> {
     let nodes = *[3, 3, 3, 4, 4, 5].get(rng.random_range(0..6)).unwrap_or(&3);
     let (replicas, formed) = (if rng.random_ratio(1, 6) { 3 } else { 2 }, rng.random_ratio(7, 8));
     let rebuild_delay_ms = *[100, 1_500, 300_000].get(rng.random_range(0..3)).unwrap_or(&300_000);
-    // Two of five voters may be down at one time; and a stand-in that is rebuilt would leave nobody to take from.
+    // Two of five voters may be down at one time, and then a rebuilt stand-in would leave no copy to take
+    // from.
     let (nodes, rebuild_delay_ms) =
         if profile == Profile::Weak { (5, 300_000) } else { (nodes, rebuild_delay_ms) };
     let takeovers = profile == Profile::Takeover;
@@ -244,7 +247,8 @@ fn look(world: &Arc<Mutex<World>>, watched: &mut [Box<dyn Watch>]) -> Result<(),
     watched.iter_mut().try_for_each(|invariant| invariant.check(&world))
 }
 
-/// Waits until every partition has all its copies, in-sync and where the ring wants them, and every node serves.
+/// Waits until every partition has all its copies, in-sync and on the nodes of the ring, and every node
+/// serves.
 async fn wait_healed(
     world: &Arc<Mutex<World>>,
     watched: &mut [Box<dyn Watch>],
@@ -266,7 +270,7 @@ async fn wait_healed(
     }
 }
 
-/// What keeps the cluster from being whole.
+/// Returns the reason why the cluster is not whole.
 fn missing(world: &World) -> Option<String> {
     let state = world.log.state();
     for (number, node) in world.nodes.iter().enumerate() {
@@ -289,7 +293,8 @@ fn missing(world: &World) -> Option<String> {
     state.plan.as_ref().map(|plan| format!("a plan is not done: {plan:?}"))
 }
 
-/// A write through a partition of every kind succeeds, without a restart: what is healed takes writes again.
+/// Checks that a write through a partition of every kind succeeds without a restart: a healed cluster takes
+/// writes.
 async fn write_everywhere(
     rng: &mut StdRng,
     clients: &Arc<Clients>,
@@ -297,13 +302,13 @@ async fn write_everywhere(
 ) -> Result<(), String> {
     for key in clients.final_keys() {
         for tries in 1.. {
-            // One that is a member now: it may leave meanwhile.
+            // A present member: it may leave meanwhile.
             let nodes = world.lock().running_members();
             let Some(node) = nodes.choose(rng).copied() else { break };
             if clients.write_finally(node, key.clone(), FINAL_PATIENCE).await == Told::Set(true) {
                 break;
             }
-            // A node measures its disk, and hears of the others', from time to time.
+            // A node measures its disk, and receives the state of other disks, at intervals.
             tokio::time::sleep(WRITE_PAUSE).await;
             if tries == WRITE_TRIES {
                 return Err(format!(
@@ -315,8 +320,8 @@ async fn write_everywhere(
     Ok(())
 }
 
-/// Reads every key through every member: what was acknowledged is there. A node that leaves may cease to be a member
-/// meanwhile, and then serves nobody.
+/// Reads every key through every member and checks that every acknowledged write is there. A node that leaves
+/// may cease to be a member meanwhile, and then serves no client.
 async fn read_all(clients: &Arc<Clients>, world: &Arc<Mutex<World>>) -> Result<(), String> {
     let nodes = world.lock().running_members();
     let keys: Vec<_> = clients.history().keys().cloned().collect();

@@ -1,28 +1,26 @@
-//! What is promised to clients of a cluster that was taken over once (rule R10), and the check of exactly that.
+//! Checks exactly the promises to clients of a cluster that was taken over once (rule R10).
 //!
-//! Every operation is of the generation of the node that was asked; one that a node of the older generation may have sent
-//! on to a node of the newer one is of neither for certain, once there is a newer one.
+//! Each operation belongs to the generation of the asked node; to neither for certain, if an older node may have
+//! forwarded it to a newer one.
 //!
-//! - The older generation by itself is linearizable, from the beginning until the last of its nodes gave it up.
-//! - The newer generation is linearizable, and its past is: everything that the older one acknowledged before that first
-//!   agreed on anything the founder did not know (or, if it never did, before the takeover); and of what the older one
-//!   did later a first part, in its order and ended by the first write of the newer generation. That is what the founder
-//!   had, or what was merged: by value, so that a sum which was told is what the key then is, whatever the founder had of
-//!   writes whose outcome nobody knows, a condition no longer counts, and a key whose expiry came there is removed. (Not asked for of a key whose first such write only moves its expiry: the value that
-//!   came with it cannot be told from that.)
-//! - Where the newer generation wrote nothing to a key before everything was merged, nothing of the older one is missing
-//!   afterwards: the whole of the older generation, and what the newer one did after the merge, are linearizable together.
-//!   Not asked for of keys that ever expired: an expiry is a write that no client asks for.
+//! - The older generation by itself is linearizable, until its last node gave it up.
+//! - The newer generation is linearizable together with its past: everything the older one acknowledged
+//!   before it first committed an entry the founder did not know (without one: before the takeover), then a
+//!   first part of its later operations, in order, ended by the newer generation's first write to the key, as
+//!   [`newer`] merges them.
+//! - Where the newer generation left a key alone until all was merged, the whole older history and the
+//!   operations since are linearizable together. Keys that ever expired are left out: no client asks for that
+//!   write.
 
 use bytes::Bytes;
 
 use crate::history::{Ask, Event, History, NotLinearizable, Side, Told, When, check};
 use crate::world::TakenOver;
 
-/// Whether the operations are explained by a takeover of this kind.
+/// Checks that a takeover of this kind explains all operations.
 ///
 /// # Errors
-/// The first key of which they are not.
+/// The first key whose operations it does not explain.
 pub(crate) fn check_sides(history: &History, taken: &TakenOver) -> Result<(), String> {
     for (key, events) in history.of_keys() {
         let judge = |what: &str, events: Vec<Event>| {
@@ -42,18 +40,18 @@ pub(crate) fn check_sides(history: &History, taken: &TakenOver) -> Result<(), St
     Ok(())
 }
 
-/// A moment of virtual time, in microseconds, as the clients' stamps count.
+/// Converts virtual time in microseconds into the unit of the clients' stamps.
 fn stamp(us: u64) -> u64 {
     us.saturating_mul(1000)
 }
 
-/// Whether an operation that was asked of the older generation may have been done in the newer one.
+/// Returns whether an operation asked of the older generation may have been done in the newer one.
 fn is_of_either(event: &Event, taken: &TakenOver) -> bool {
     let ends_after = event.told == Told::Unknown || event.answered >= stamp(taken.at_us);
     event.side.generation == 0 && event.side.sent_on && ends_after
 }
 
-/// As one that may have been done, if it is a write; a read then says nothing.
+/// Returns the operation with an unknown outcome, if it is a write; a read then constrains nothing.
 fn perhaps(event: &Event) -> Option<Event> {
     let is_done = !event.ask.reads() && event.told != Told::Refused;
     is_done.then(|| Event { told: Told::Unknown, ..event.clone() })
@@ -67,7 +65,12 @@ fn older(events: &[Event], taken: &TakenOver) -> Vec<Event> {
     of_it.filter_map(as_told).collect()
 }
 
-/// The history of the newer generation; `None` where it cannot be told.
+/// Returns the history of the newer generation; `None` where it cannot be known.
+///
+/// The later operations of the older one are those the founder had, or those that were merged by value. So a
+/// sum that a client was given is the key's value, whatever the founder had of writes with an unknown
+/// outcome; a condition no longer counts; and a key whose expiry passed there is removed. Not known: a key
+/// whose first such write only moves its expiry, since the value merged with it cannot be recognised.
 fn newer(events: &[Event], taken: &TakenOver) -> Option<Vec<Event>> {
     let as_seen = |event: &Event| {
         if is_of_either(event, taken) {
@@ -79,7 +82,7 @@ fn newer(events: &[Event], taken: &TakenOver) -> Option<Vec<Event>> {
         }
         by_value(event)
     };
-    // Where it was done, its condition held; where it is merged, none is asked for.
+    // Where it was done, its condition held; a merge has no condition.
     let unconditional = |event: Event| match &event.ask {
         Ask::Set(value, _) if event.side.generation == 0 && event.told == Told::Unknown => {
             Event { ask: Ask::Set(value.clone(), When::Always), ..event }
@@ -96,16 +99,16 @@ fn newer(events: &[Event], taken: &TakenOver) -> Option<Vec<Event>> {
     (!first.is_some_and(moves_expiry)).then_some(events)
 }
 
-/// Where an operation sets an expiry, the side that is given up may have removed the key when that had come, of which no
-/// client was told; it is merged as any write is.
+/// Returns the deletion that may follow an operation with an expiry. The side that was given up may have
+/// removed the key when the expiry passed, without a reply to any client; that is merged like any write.
 fn expiry(event: &Event) -> Option<Event> {
     let sets = matches!(event.ask, Ask::SetFor(..) | Ask::Expire(_)) && event.told != Told::Refused;
     let side = Side { lost: true, ..event.side };
     sets.then(|| Event { ask: Ask::Delete, told: Told::Unknown, answered: u64::MAX, side, ..event.clone() })
 }
 
-/// What a write of the side that was given up may come to in the newer generation: the state it left, in place of whatever
-/// is there. Nothing for one that changed nothing.
+/// Returns the effect that a write of the side that was given up may have in the newer generation: the state
+/// it left, in place of the present one. `None` for a write that changed nothing.
 fn by_value(event: &Event) -> Option<Event> {
     let (ask, told) = match (&event.ask, &event.told) {
         (Ask::Set(value, _), Told::Set(true)) => (Ask::Set(value.clone(), When::Always), Told::Set(true)),
@@ -121,7 +124,8 @@ fn by_value(event: &Event) -> Option<Event> {
     Some(Event { ask, told, side, ..event.clone() })
 }
 
-/// The operations on a key that the newer generation left alone until everything was merged; `None` for another key.
+/// Returns the operations on a key that the newer generation left alone until everything was merged; `None`
+/// for another key.
 fn merged(events: &[Event], taken: &TakenOver) -> Option<Vec<Event>> {
     let since = stamp(taken.merged_us?);
     let expires = |event: &Event| matches!(event.ask, Ask::SetFor(..) | Ask::Expire(_));
@@ -144,7 +148,7 @@ fn merged(events: &[Event], taken: &TakenOver) -> Option<Vec<Event>> {
 mod tests {
     use super::*;
 
-    /// Taken over at 100 us, parted at 50 us, merged at 200 us.
+    /// A takeover at 100 us; parted at 50 us, merged at 200 us.
     const TAKEN: TakenOver = TakenOver { at_us: 100, parted_us: 50, merged_us: Some(200) };
 
     fn event(generation: u32, at_us: u64, ask: Ask, told: Told) -> Event {

@@ -1,8 +1,10 @@
-//! Takeovers (rule R10): which log a node is in, how its process comes to another one, and the operator who asks for it.
+//! Takeovers (rule R10): the log of each node, the change of its process to another log, and the operator who
+//! asks for it.
 //!
-//! As `caskd` does it with files: a log that a node founded is used from its next start on; one that is superseded is
-//! given up then. A process that is to begin anew stops, and is started again at once; it may be killed meanwhile, as
-//! one that compares generations may be. A node that gave up its log finds the newest one without looking for it.
+//! As in `caskd` with its files, a node uses the log it founded from its next start on, and gives up a
+//! superseded log at its next start. A process that must begin again stops and is started at once; it may be
+//! killed meanwhile, and so may a process that compares generations. A node that gave up its log finds the
+//! newest one without a search.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +16,7 @@ use parking_lot::Mutex;
 use crate::machine::SimMachine;
 use crate::world::{Comparing, TakenOver, World};
 
-/// Notes on a disk which generation the log on it is to be given up for.
+/// Returns a function that records on a disk the generation for which the log on it must be given up.
 pub(crate) fn note_superseded(superseded: &Arc<Mutex<Option<u32>>>) -> NoteSuperseded {
     let superseded = Arc::clone(superseded);
     Box::new(move |returning| {
@@ -24,7 +26,8 @@ pub(crate) fn note_superseded(superseded: &Arc<Mutex<Option<u32>>>) -> NoteSuper
 }
 
 impl World {
-    /// Before a start: the log on the node's disk is the one it founded, if it did, or none if it gave its own up.
+    /// Chooses the log for a start: the log that the node founded, the newest one if it gave its own up, else
+    /// its own.
     pub(crate) fn settle_log(&mut self, number: usize) {
         let node = &mut self.nodes[number];
         let superseded = node.superseded.lock().take();
@@ -38,7 +41,8 @@ impl World {
         }
     }
 
-    /// Whether a node that starts compares generations first: it votes alone, and knows a committed state.
+    /// Returns whether a node that starts compares generations first: it votes alone, and holds a committed
+    /// state.
     pub(crate) fn compares(&self, number: usize, parts: &Parts) -> bool {
         let node = &self.nodes[number];
         let votes_alone = node.log.voters().into_iter().eq([node.id]);
@@ -65,10 +69,10 @@ impl World {
         node.comparing = Some(Comparing { parts, machine, engine, seed, outcome });
     }
 
-    /// Goes on with the processes that have compared generations, and starts those again that are to begin anew.
+    /// Continues the processes that have compared generations, and restarts those that must begin again.
     ///
     /// # Errors
-    /// A node met a rival of its generation, which no simulation has.
+    /// A node met a rival of its generation, which no simulation contains.
     pub fn tend_generations(&mut self) -> Result<(), String> {
         for number in 0..self.nodes.len() {
             let compared = self.nodes[number].comparing.as_ref().and_then(|it| it.outcome.lock().take());
@@ -91,7 +95,7 @@ impl World {
         Ok(())
     }
 
-    /// Whether a process that is to begin anew has stopped; asks it to.
+    /// Returns whether a process that must begin again has stopped; asks it to stop if that was not done.
     fn has_ended(&mut self, number: usize) -> bool {
         let Some(process) = &mut self.nodes[number].process else { return false };
         if !process.node.begins_anew() {
@@ -110,12 +114,12 @@ impl World {
     }
 
     fn begin_anew(&mut self, number: usize) {
-        self.note(&format!("node {number} begins anew"));
+        self.note(&format!("node {number} is started again under another generation"));
         self.crash(number, false);
         self.start(number);
     }
 
-    /// Notes when there was a takeover, and when nothing was left of it to be merged.
+    /// Records the time of a takeover, and the time at which nothing was left to be merged.
     fn watch_merging(&mut self) {
         if self.taken_over.is_none() {
             let next = self.nodes.iter().find_map(|node| node.log.next());
@@ -131,19 +135,19 @@ impl World {
         }
     }
 
-    /// The newest generation that was founded, be it in use or not.
+    /// Returns the newest generation that was founded, in use or not.
     pub fn newest_generation(&self) -> u32 {
         u32::from(self.taken_over.is_some())
     }
 
-    /// Whether a client leaves a key alone that it would write through this node: half of all keys are left alone by the
-    /// side that took over until everything is merged.
+    /// Returns whether a client must not write a key through this node. The side that took over leaves half
+    /// of all keys alone until everything is merged.
     pub fn leaves_alone(&self, number: usize, key: &[u8]) -> bool {
         let merged = self.taken_over.is_none_or(|taken| taken.merged_us.is_some());
         !merged && self.nodes[number].log.generation() > 0 && key.last().is_some_and(|last| last % 2 == 1)
     }
 
-    /// An operator asks a node to take over, unless that was done.
+    /// Has an operator ask a node to take over, unless a takeover was founded already.
     pub(crate) fn take_over(&mut self, number: usize) {
         if self.nodes.iter().any(|node| node.log.generation() > 0 || node.log.next().is_some()) {
             return;

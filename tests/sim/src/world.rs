@@ -1,4 +1,4 @@
-//! The simulated cluster: its nodes with their disks and processes, and what can be done to them.
+//! The simulated cluster: its nodes with their disks and processes, and the operations on them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,84 +24,85 @@ use crate::machine::{Clocks, Handle, SimMachine};
 use crate::network::SimNetwork;
 use crate::takeover::note_superseded;
 
-/// Which cluster all simulations simulate.
+/// Name of the cluster of all simulations.
 const CLUSTER: ClusterId = ClusterId::from_bytes([0xca; 16]);
-/// Bytes after which a data file is sealed: a few hundred records.
+/// Size at which a data file is sealed, in bytes: a few hundred records.
 const MAX_FILE_SIZE: u64 = 64 << 10;
-/// The marks of free space: a few records.
+/// Low mark of free space, in bytes: a few records.
 pub const DISK_LOW: u64 = 192 << 10;
-/// The same.
+/// Minimum mark of free space, in bytes.
 pub const DISK_MINIMUM: u64 = 96 << 10;
-/// How often merges and hint files are looked for.
+/// Pause between two merges and checks for hint files.
 const TEND_PAUSE: Duration = Duration::from_secs(3);
 
-/// Members of a formed cluster that the ring is computed for one after the other; more are placed at once.
+/// Members of a formed cluster that are placed in the ring one after the other; further ones are placed at
+/// once.
 const ONE_BY_ONE_MAX: usize = 16;
 
-/// How the clusters of a seed are made.
+/// Properties of the cluster of a seed.
 #[derive(Clone, Debug)]
 pub struct Shape {
     /// Nodes at the beginning.
     pub nodes: usize,
     /// Copies of each key.
     pub replicas: u8,
-    /// Whether all nodes are members from the beginning; if not, all but the first join.
+    /// Whether all nodes are members from the beginning; else all but the first join.
     pub formed: bool,
-    /// How long a node is away before its copies are made anew, in milliseconds.
+    /// Time a node is away before its copies are made again, in milliseconds.
     pub rebuild_delay_ms: u32,
-    /// The longest pause of a disk between two syncs.
+    /// Longest pause of a disk between two syncs, in microseconds.
     pub sync_pause: Duration,
-    /// When a node's store syncs what it acknowledges.
+    /// Sync policy of a node's store.
     pub sync: SyncPolicy,
-    /// Whether there are takeovers: a voter of two that starts compares generations first.
+    /// Whether there are takeovers: then the only voter of two compares generations when it starts.
     pub takeovers: bool,
 }
 
 impl Shape {
-    /// The pause of a disk in a cluster that is attacked.
+    /// Pause of a disk in a cluster under attack, in microseconds.
     pub const SYNC_PAUSE: Duration = Duration::from_millis(2);
-    /// The same where what is acknowledged need not be synced.
+    /// The same with weak sync.
     pub const WEAK_SYNC_PAUSE: Duration = Duration::from_millis(400);
 }
 
-/// A process that runs.
+/// Running process of a node.
 pub struct Process {
     /// The node.
     pub node: Arc<Node>,
-    /// What it runs on.
+    /// Its machine.
     pub machine: Arc<SimMachine>,
     /// Its clocks and tasks.
     pub host: Host,
     /// Its store.
     pub engine: Engine,
-    /// When it was started, in microseconds.
+    /// Time of its start, in microseconds.
     pub since_us: u64,
-    /// Once it is to begin anew: whether it has stopped.
+    /// Once it must begin again: whether it has stopped.
     pub(crate) ending: Option<Arc<AtomicBool>>,
 }
 
-/// A process that compares generations before its node is put together (rule R10).
+/// Process that compares generations before its node is assembled (rule R10).
 pub(crate) struct Comparing {
     pub(crate) parts: Parts,
     pub(crate) machine: Arc<SimMachine>,
     pub(crate) engine: Engine,
     pub(crate) seed: u64,
-    /// Whether its log is to be given up, once it is known.
+    /// Whether its log must be given up, once that is known.
     pub(crate) outcome: Arc<Mutex<Option<Result<bool, String>>>>,
 }
 
-/// What became of a cluster that was taken over.
+/// Course of a takeover.
 #[derive(Clone, Copy, Debug)]
 pub struct TakenOver {
-    /// When the next log was founded, in microseconds.
+    /// Time at which the next log was founded, in microseconds.
     pub at_us: u64,
     /// See [`Next`](crate::agreement::Next).
     pub parted_us: u64,
-    /// When nothing of the side that was given up was left to be merged.
+    /// Time at which nothing of the side that was given up was left to be merged, in microseconds.
     pub merged_us: Option<u64>,
 }
 
-/// One node, whether it runs or not.
+/// One node, running or not.
 pub struct SimNode {
     /// Its name.
     pub id: NodeId,
@@ -109,12 +110,12 @@ pub struct SimNode {
     pub disk: FaultyFileSystem,
     /// Its process, if one runs.
     pub process: Option<Process>,
-    /// Which topology log is on its disk.
+    /// The topology log on its disk.
     pub log: ModelLog,
     pub(crate) comparing: Option<Comparing>,
-    /// Noted on its disk: that log is to be given up for one of this generation.
+    /// Note on its disk: the generation for which that log must be given up.
     pub(crate) superseded: Arc<Mutex<Option<u32>>>,
-    /// Noted there, too: it gave one up for this generation.
+    /// Note on its disk: the generation for which it gave a log up.
     pub(crate) generation_floor: u32,
     /// Its machine's clocks.
     pub clocks: Clocks,
@@ -123,27 +124,27 @@ pub struct SimNode {
     sync_pause_us: Arc<AtomicU64>,
 }
 
-/// The cluster.
+/// The simulated cluster.
 pub struct World {
-    /// When it began.
+    /// Beginning of the simulation.
     pub began: Instant,
-    /// What the choice of faults draws from.
+    /// Randomness of the choice of faults.
     pub rng: StdRng,
     /// The network.
     pub network: SimNetwork,
-    /// The topology log; of several, that of the newest generation.
+    /// The topology log; of several, the one of the newest generation.
     pub log: ModelLog,
     /// The takeover, if there was one.
     pub taken_over: Option<TakenOver>,
     /// The nodes.
     pub nodes: Vec<SimNode>,
-    /// The node whose disk flips bits, if one does: never two, so that one whole copy is left.
+    /// Node whose disk flips bits, if any: never two, so that one whole copy is left.
     pub flipping: Option<usize>,
-    /// With weak sync: the newest epoch of some time ago. What was acknowledged before it is synced.
+    /// With weak sync: the newest epoch of a moment ago. Writes acknowledged before it are synced.
     pub settled_epoch: u64,
-    /// Whether nothing but disks and, rarely, processes go wrong.
+    /// Whether only disks fail and, in few seeds, processes.
     pub only_disks: bool,
-    /// When a process ended or started last, in microseconds.
+    /// Time at which a process last ended or started, in microseconds.
     pub process_changed_us: u64,
     settings: Settings,
     sync_pause: Duration,
@@ -151,7 +152,7 @@ pub struct World {
     trace: Arc<Trace>,
 }
 
-/// What happened, for whoever has to understand a failure.
+/// The trace of a simulation, for the analysis of a failure.
 #[derive(Default)]
 pub struct Trace(Mutex<Vec<String>>);
 
@@ -163,14 +164,14 @@ impl Trace {
         self.0.lock().push(line);
     }
 
-    /// All lines.
+    /// Returns all lines.
     pub fn lines(&self) -> Vec<String> {
         self.0.lock().clone()
     }
 }
 
 impl World {
-    /// A founded cluster of one node that runs.
+    /// Creates a cluster with one running node, which founds it.
     pub fn new(seed: u64, shape: &Shape) -> Self {
         crate::machine::begin(Instant::now());
         let mut rng = StdRng::seed_from_u64(seed);
@@ -206,7 +207,7 @@ impl World {
         world
     }
 
-    /// Founds the cluster: with its first node alone, or with all of them, each holding its empty share already.
+    /// Founds the cluster: with its first node alone, or with all of them, each with its empty share.
     fn found(&self, shape: &Shape) {
         let (replication_factor, lease_ms) = (shape.replicas, self.settings.lease_ms);
         let founder = self.announcement(0, 1);
@@ -237,7 +238,7 @@ impl World {
         self.log.found(nodes.collect(), state);
     }
 
-    /// What happened so far.
+    /// Returns the trace so far.
     pub fn trace(&self) -> Arc<Trace> {
         Arc::clone(&self.trace)
     }
@@ -247,11 +248,11 @@ impl World {
         self.trace.note(self.began, text);
     }
 
-    /// A node that was never started, with an empty disk.
+    /// Creates a node that was never started, with an empty disk.
     pub fn add_node(&mut self) -> usize {
         let number = self.nodes.len();
         let mut id = [0xff; 32];
-        // Of more than 256 nodes the second byte tells them apart.
+        // Beyond 256 nodes the second byte distinguishes them.
         (id[0], id[1]) = (number as u8, 0xff - (number >> 8) as u8);
         let clocks = Clocks::draw(&mut self.rng);
         self.nodes.push(SimNode {
@@ -269,7 +270,7 @@ impl World {
         number
     }
 
-    /// Starts a node's process on what is on its disk; false if it cannot start now.
+    /// Starts a node's process on the contents of its disk. Returns false if it cannot start now.
     pub fn start(&mut self, number: usize) -> bool {
         let (engine, recovery) =
             match Engine::open_on(Arc::new(self.nodes[number].disk.clone()), self.options()) {
@@ -318,7 +319,7 @@ impl World {
         true
     }
 
-    /// Puts a node together that is to run from now on.
+    /// Assembles a node that runs from now on.
     pub(crate) fn assemble(
         &mut self,
         number: usize,
@@ -329,7 +330,7 @@ impl World {
         let (network, id, host) = (self.network.clone(), parts.id, parts.host.clone());
         let node = machine.step(|| Node::assemble(parts, |node| network.serve(id, node)));
         let sync_pause_us = self.nodes[number].sync_pause_us.clone();
-        // What is left of half a node does nothing more; the seed fails.
+        // The tasks of a half-assembled node run no further; the seed fails.
         let crashed = machine.clone();
         host.supervisor().on_end(move || crashed.kill());
         host.spawn(run_disk(engine.clone(), self.settings.sync, seed, sync_pause_us));
@@ -338,7 +339,7 @@ impl World {
         self.nodes[number].process = Some(Process { node, machine, host, engine, since_us, ending: None });
     }
 
-    /// Returns which part of a node has ended unexpectedly, if one has.
+    /// Returns the part of a node that has ended unexpectedly, if one has.
     pub fn ended_part(&self) -> Option<String> {
         let mut processes =
             self.nodes.iter().enumerate().filter_map(|(number, node)| Some((number, node.process.as_ref()?)));
@@ -348,7 +349,7 @@ impl World {
         })
     }
 
-    /// Ends a process at once; with `power_loss` its disk keeps only what was synced, and its peers notice late.
+    /// Ends a process at once. With `power_loss` its disk keeps only synced bytes, and its peers notice late.
     pub fn crash(&mut self, number: usize, power_loss: bool) {
         let process = self.nodes[number].process.take().map(|process| process.machine);
         let comparing = self.nodes[number].comparing.take().map(|comparing| comparing.machine);
@@ -383,17 +384,17 @@ impl World {
         if paused { machine.pause() } else { machine.resume() }
     }
 
-    /// How long a node's disk takes at most between two syncs.
+    /// Sets the longest pause of a node's disk between two syncs.
     pub fn set_sync_pause(&self, number: usize, pause: Duration) {
         self.nodes[number].sync_pause_us.store(pause.as_micros() as u64, Ordering::Relaxed);
     }
 
-    /// The numbers of the nodes whose process runs, paused ones included.
+    /// Returns the numbers of the nodes whose process runs, paused ones included.
     pub fn running(&self) -> Vec<usize> {
         (0..self.nodes.len()).filter(|number| self.nodes[*number].process.is_some()).collect()
     }
 
-    /// Those of them that are members, or not yet: a node that was removed ends as soon as it hears of it.
+    /// Returns those of them that were not removed: a removed node ends as soon as it learns of its removal.
     pub fn running_members(&self) -> Vec<usize> {
         let state = self.log.state();
         self.running()
@@ -439,7 +440,7 @@ impl World {
     }
 }
 
-/// What the nodes would propose next to bring an empty cluster's copies where the ring wants them.
+/// Returns the changes that nodes would propose next to place an empty cluster's copies as in the ring.
 fn settling(state: &ClusterState) -> Vec<Change> {
     let mut changes = Vec::new();
     for (partition, entry) in state.partitions() {
@@ -464,7 +465,7 @@ fn settling(state: &ClusterState) -> Vec<Change> {
     changes
 }
 
-/// What the threads of an engine do: commits what waits, and merges from time to time.
+/// Does the work of an engine's threads: commits waiting appends, and merges at intervals.
 async fn run_disk(engine: Engine, sync: SyncPolicy, seed: u64, sync_pause_us: Arc<AtomicU64>) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut tended = Instant::now();
@@ -473,18 +474,19 @@ async fn run_disk(engine: Engine, sync: SyncPolicy, seed: u64, sync_pause_us: Ar
         let (idle, busy) = (rng.random_range(0..=longest / 2), rng.random_range(longest / 4..=longest / 2));
         tokio::time::sleep(Duration::from_micros(idle)).await;
         let group = if sync == SyncPolicy::Always { engine.take_appends() } else { None };
-        // What is appended while the disk is busy waits for the next group.
+        // Appends that arrive while the disk is busy wait for the next group.
         tokio::time::sleep(Duration::from_micros(busy)).await;
         match sync {
             SyncPolicy::Always => group.into_iter().for_each(TakenGroup::commit),
-            // A failure is told to the next append.
+            // The next append reports a failure.
             _ => drop(engine.sync()),
         }
         if tended.elapsed() >= TEND_PAUSE {
             tended = Instant::now();
-            // What is synced late is merged wholly: so tombstones go as soon as they may.
+            // Stores that sync late are merged completely, so that tombstones are dropped as soon as they may
+            // be.
             let tends = if sync == SyncPolicy::Always { engine.tend() } else { engine.merge() };
-            // A disk that is full or fails says so to the next append.
+            // The next append reports a full or failed disk.
             if let Err(error) = tends {
                 tracing::info!(%error, "no merge");
             }

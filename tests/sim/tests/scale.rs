@@ -1,13 +1,13 @@
-//! What must not grow with the cluster. `docs/scale.md` has the figures for more sizes.
+//! Costs that must not grow with the cluster. `docs/scale.md` has the figures for more sizes.
 
-#![expect(clippy::print_stdout, reason = "the figures are told also when all is well")]
+#![expect(clippy::print_stdout, reason = "the figures are printed also when all is well")]
 
 use std::time::Duration;
 
 use caskade_sim::scale::cluster::grow;
 use caskade_sim::scale::gossip::{HEARD_PER_S_MAX, in_per_report_max, in_per_s_max, measure};
 
-/// Bytes of a report at most, and of gossip that a node receives in a second.
+/// Limits for the bytes of a report, and for the bytes of gossip that a node receives in a second.
 const REPORT_BYTES_MAX: u64 = 1000;
 const IN_PER_S_MAX: u64 = 640 << 10;
 

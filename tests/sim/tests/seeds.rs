@@ -1,12 +1,12 @@
 //! Seeds that must be clean, and planted bugs that must be found.
 //!
-//! `CASKADE_SIM_SEEDS` sets how many seeds of each kind of faults are run, `CASKADE_SIM_FROM` where they begin;
-//! `CASKADE_SIM_BUGS=all` looks for the bugs, too, that take many seeds.
+//! `CASKADE_SIM_SEEDS` sets the number of seeds of each kind of faults, `CASKADE_SIM_FROM` the first one;
+//! `CASKADE_SIM_BUGS=all` also looks for the bugs that take many seeds.
 
 use std::io::Write;
 use std::process::Command;
 
-/// Seeds of all kinds of faults, and of faults of the membership alone.
+/// Numbers of seeds with all kinds of faults, and with each kind alone.
 const MIXED: u64 = 500;
 const MEMBERSHIP: u64 = 200;
 const DAMAGE: u64 = 60;
@@ -51,7 +51,7 @@ fn simulate(args: &[&str]) -> (bool, String) {
     (output.status.success(), String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Not by a macro, which the test framework would keep to itself: figures are told also when all is well.
+/// Prints a figure, also when all is well: the test framework would keep the output of a macro to itself.
 fn say(text: &str) {
     if let Err(error) = writeln!(std::io::stderr(), "{text}") {
         panic!("a figure cannot be told: {error}");
@@ -69,7 +69,8 @@ fn must_be_clean(faults: &str, seeds: u64) {
     let (clean, said) = simulate(&["--faults", faults, "--from", &from, "--seeds", &seeds]);
     assert!(clean, "{said}");
     say(&format!(
-        "{faults}: {said}more of them: cargo run -p caskade-sim -- --faults {faults} --from 10000 --seeds 20000"
+        "{faults}: {said}more of them: \
+         cargo run -p caskade-sim -- --faults {faults} --from 10000 --seeds 20000"
     ));
 }
 

@@ -3,14 +3,14 @@
 use super::Watch;
 use crate::world::World;
 
-/// Calls under way of a cluster of this size with a handful of clients; far below what the links would take.
+/// Calls in flight of a cluster of this size with a handful of clients; far below the limits of the links.
 const CALLS_MAX: usize = 100_000;
 
-/// See the module.
+/// Counts the looks.
 #[derive(Default)]
 pub(super) struct Bounds(u32);
 
-/// A store's figures cost a look at all partitions: they are looked at once in so many times.
+/// Looks between two checks of a store's figures, which cost a walk over all partitions.
 const STORES_EVERY: u32 = 16;
 
 impl Watch for Bounds {

@@ -1,5 +1,5 @@
-//! Cluster time never goes back at a node that was given it, and all nodes that serve agree about it; it goes as fast as true
-//! time does, whatever the wall clocks say.
+//! Cluster time never goes back at a node that received it, and all serving nodes agree about it. It runs at
+//! the rate of true time, whatever the wall clocks show.
 
 use std::collections::BTreeMap;
 
@@ -10,19 +10,20 @@ use crate::history::WRONG_MS;
 use crate::machine::{DRIFT_PPM_MAX, virtual_us};
 use crate::world::World;
 
-/// A node, its cluster time, and by how much it says that may be wrong, in milliseconds.
+/// A node, its cluster time, and the error it reports for that, in milliseconds.
 type Reading = (usize, u64, u64);
 
-/// By how much a new coordinator may be wrong that goes on at once; and what the worst clocks drift between two samples.
+/// Largest error of a new coordinator that continues at once; and the drift of the worst clocks between two
+/// samples.
 const TAKEN_OVER_MS: u64 = 250;
 const DRIFTED_MS: u64 = 30;
 
-/// See the module.
+/// Readings of cluster time so far.
 #[derive(Default)]
 pub(super) struct ClusterTime {
-    /// The last reading of each process that served, by node and start.
+    /// Last reading of each process that served, by node and start.
     read: BTreeMap<(usize, u64), u64>,
-    /// By node and generation: cluster time, and true time, when it was first seen.
+    /// By generation: cluster time, and true time, at the first look.
     first: BTreeMap<u32, (u64, u64)>,
 }
 

@@ -1,4 +1,4 @@
-//! After healing all copies of a partition are equal.
+//! After healing, all copies of a partition are equal.
 
 use caskade_engine::PARTITIONS;
 use caskade_node::cluster::state::ReplicaRole;
@@ -6,7 +6,7 @@ use caskade_node::cluster::state::ReplicaRole;
 use super::Healed;
 use crate::world::World;
 
-/// See the module.
+/// The invariant of this module.
 pub(super) struct CopiesEqual;
 
 impl Healed for CopiesEqual {

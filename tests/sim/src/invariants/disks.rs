@@ -1,6 +1,6 @@
-//! A full disk takes nothing but writes that add data: no store fails for want of room, and every partition whose primary
-//! is up is served, so that reads go on. Looked at where nothing but disks goes wrong, some time after a process ended or
-//! started.
+//! A full disk prevents only writes that add data: no store fails for lack of room, and every partition with
+//! a live primary is served, so that reads continue. Checked where only disks fail, a moment after a process
+//! ended or started.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,15 +11,15 @@ use super::Watch;
 use crate::machine::virtual_us;
 use crate::world::World;
 
-/// How long a partition may be served by nobody: a primary that found no room for a write that others may hold tries
-/// again for a second, then gives the partition up to one that may do the same.
+/// Time that a partition may be unserved, in microseconds: a primary without room for a write that others may
+/// hold tries again for a second, then gives the partition up to a replica that may do the same.
 const UNSERVED_US_MAX: u64 = 5_000_000;
-/// How long after the end or start of a process leases and returns are under way.
+/// Time after the end or start of a process in which leases and returns are in progress, in microseconds.
 const SETTLES_US: u64 = 8_000_000;
-/// A look at all partitions is made once in so many times.
+/// Looks between two checks of all partitions.
 const LOOKS_EVERY: u32 = 5;
 
-/// See the module.
+/// Unserved partitions, and the time since when.
 #[derive(Default)]
 pub(super) struct Disks {
     looks: u32,

@@ -1,4 +1,5 @@
-//! Epochs and terms never go back: not in the committed states, and not in what one process follows.
+//! Epochs and terms never go back, neither in the committed states nor in the states that one process
+//! follows.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +8,7 @@ use caskade_node::id::{Epoch, Incarnation, NodeId, Term};
 use super::Watch;
 use crate::world::World;
 
-/// See the module.
+/// The newest epochs and terms so far.
 #[derive(Default)]
 pub(super) struct Forward {
     epoch: Epoch,

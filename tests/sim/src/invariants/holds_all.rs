@@ -1,5 +1,5 @@
-//! Every in-sync copy holds what the primary that serves the partition has published: so whatever was acknowledged is on
-//! all of them at that moment, and not only once everything has healed (promise P1).
+//! Every in-sync copy holds all records that the serving primary has published. So every acknowledged write
+//! is on all of them at that moment, and not only once everything has healed (promise P1).
 
 use std::collections::BTreeMap;
 
@@ -9,13 +9,13 @@ use caskade_node::id::{NodeId, Partition};
 use super::Watch;
 use crate::world::{Process, World};
 
-/// See the module.
+/// The invariant of this module.
 #[derive(Default)]
 pub(super) struct HoldsAll;
 
 impl Watch for HoldsAll {
     fn check(&mut self, world: &World) -> Result<(), String> {
-        // A flipped bit takes away what a copy held.
+        // A flipped bit removes a record from a copy.
         if world.flipping.is_some() {
             return Ok(());
         }
@@ -36,8 +36,8 @@ impl Watch for HoldsAll {
     }
 }
 
-/// The other nodes whose copies are in-sync for the primary, and are the same copies in the newest state, of a process that
-/// has not been started since.
+/// Returns the other nodes whose copies are in-sync for the primary, and are the same copies in the newest
+/// state, of a process that has not restarted since.
 fn in_sync<'a>(
     world: &'a World,
     primary: usize,
@@ -78,8 +78,8 @@ fn compare(
     match published.iter().find(|entry| !entry.tombstone && lacks(&entry.position, entry.version)) {
         None => Ok(()),
         Some(missing) => Err(format!(
-            "node {number}, primary of partition {partition}, has published {missing:?}, and the in-sync copy on node \
-             {follower_number} has {:?} instead",
+            "node {number}, primary of partition {partition}, has published {missing:?}, and the in-sync copy on \
+             node {follower_number} has {:?} instead",
             held.get(&missing.position)
         )),
     }

@@ -1,12 +1,14 @@
-//! At any time at most one node of a generation serves a partition. A node of an older one, which the operator who had
-//! the other side take over was to make sure of, may go on; but none that was started since (rule R10).
+//! At any time at most one node of a generation serves a partition (rule R10).
+//!
+//! A node of an older generation may serve on, because the operator of a takeover has to make sure that it
+//! does not. A node of an older generation that was started after the takeover may not.
 
 use std::collections::BTreeMap;
 
 use super::Watch;
 use crate::world::World;
 
-/// See the module.
+/// The invariant of this module.
 #[derive(Default)]
 pub(super) struct OnePrimary;
 
@@ -23,7 +25,7 @@ impl Watch for OnePrimary {
             .collect();
         let taken_us = world.taken_over.map_or(u64::MAX, |taken| taken.at_us);
         for (number, generation, process) in &running {
-            // In one round trip it may have been granted what it asked for before.
+            // Within one round trip it may have received the lease it asked for before.
             if *generation < world.newest_generation() && process.since_us > taken_us {
                 return Err(format!(
                     "node {number} serves in generation {generation}, and was started after the takeover"

@@ -1,11 +1,12 @@
-//! The copies of a partition are on distinct nodes, and one of them, the first, is in-sync: the last is never given up.
+//! The copies of a partition are on distinct nodes, and the first of them is in-sync: the last in-sync one is
+//! never given up.
 
 use caskade_node::cluster::state::{ClusterState, ReplicaRole};
 
 use super::Watch;
 use crate::world::World;
 
-/// See the module.
+/// The invariant of this module.
 #[derive(Default)]
 pub(super) struct Placement {
     checked: u64,

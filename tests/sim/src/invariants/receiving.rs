@@ -1,5 +1,5 @@
-//! Every write reaches as many copies as there can be: where a copy is away, a stand-in takes its place in the entry
-//! that takes it out, and stays until as many copies as there should be are in-sync: no in-sync copy is released before.
+//! Every write reaches as many copies as possible: the entry that takes a copy out names a stand-in, which
+//! stays until the in-sync set has its full size. No in-sync copy is released before.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use caskade_node::id::{NodeId, Partition};
 use super::Watch;
 use crate::world::World;
 
-/// See the module.
+/// The last state that was checked.
 #[derive(Default)]
 pub(super) struct Receiving {
     checked: u64,
-    /// The state then.
+    /// The state at that number.
     former: Arc<ClusterState>,
 }
 
@@ -36,7 +36,7 @@ impl Receiving {
     ) -> Result<(), String> {
         let mut before = std::mem::replace(&mut self.former, Arc::clone(state));
         if before.generation != state.generation {
-            // A takeover goes on from what one node knows.
+            // A takeover continues from the state of one node.
             before = Arc::default();
         }
         let changed = state.changed_since(&before);
@@ -44,9 +44,9 @@ impl Receiving {
         for (number, partition) in changed() {
             let Some(former) = before.partition(number) else { continue };
             let (former, now) = (&in_sync(&before, former), &in_sync(state, partition));
-            // One entry may make a copy in-sync, release another for it, and take note of a restart of the first, or of
-            // a third. A stand-in whose node went down is gone, and no release; nor is it one where a copy was taken out before
-            // the ring was changed.
+            // One entry may make a copy in-sync, release another for it, and note a restart of the first, or
+            // of a third. A stand-in whose node went down is dropped, not released; the same holds where a
+            // copy was taken out before the ring changed.
             let restarted =
                 |node: NodeId| state.member(node).is_some_and(|member| member.since == state.epoch);
             let released = former.iter().find(|node| {
@@ -59,7 +59,8 @@ impl Receiving {
             let whole = partition.replicas.iter().filter(|replica| held(&replica.node)).count();
             if let Some(released) = released.filter(|_| whole < wanted) {
                 return Err(format!(
-                    "the copy of partition {number} on node {} is released with {whole} of {wanted} in-sync: {partition:?}",
+                    "the copy of partition {number} on node {} is released with {whole} of {wanted} \
+                     in-sync: {partition:?}",
                     released.short()
                 ));
             }
@@ -69,7 +70,7 @@ impl Receiving {
                 let replicas = partition.replicas.iter();
                 replicas.filter(|replica| role(replica.role) && state.is_up(replica.node)).count()
             };
-            // Without a primary there is nothing to be received.
+            // Without a primary no copy receives writes.
             if !state.is_live_primary(number) {
                 continue;
             }
@@ -85,14 +86,14 @@ impl Receiving {
     }
 }
 
-/// The in-sync copies on nodes that are up.
+/// Returns the number of in-sync copies on nodes that are up.
 fn in_sync(state: &ClusterState, partition: &PartitionState) -> Vec<NodeId> {
     let nodes = partition.replicas.iter().filter(|replica| replica.role == ReplicaRole::InSync);
     nodes.map(|replica| replica.node).filter(|node| state.is_up(*node)).collect()
 }
 
-/// Copies a partition can have now: as many as it should, if there are enough nodes that are up, are given data, and were
-/// not taken out for being slow.
+/// Returns the number of copies a partition can have now: the intended number, if enough nodes are up, hold
+/// data, and were not taken out as too slow.
 fn wanted(state: &ClusterState, partition: &PartitionState) -> usize {
     let holds = state.members.values().filter(|member| state.share_of(member) > 0);
     let nodes = holds.map(|member| member.announcement.node).filter(|node| state.is_up(*node));

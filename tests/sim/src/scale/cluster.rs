@@ -1,8 +1,8 @@
 //! A formed cluster of any size that one more node joins, in simulated time.
 //!
-//! Real: every node's planes, engine, leases, duties and reports, and the ring. Modelled: the network's delays and the
-//! consensus log (`agreement.rs`), which commits and delivers with a few milliseconds of delay whatever the number of
-//! learners. No client asks for anything.
+//! Real are every node's planes, engine, leases, duties and reports, and the ring. Modelled are the network's
+//! delays and the consensus log (`agreement.rs`), which commits and delivers with a few milliseconds of delay
+//! whatever the number of learners. There are no clients.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,48 +15,48 @@ use tokio::time::Instant;
 
 use crate::world::{Shape, World};
 
-/// How long the nodes may take to serve, and the join to be complete.
+/// Time limits for the nodes to serve, and for the join to be complete.
 const SERVE_MAX: Duration = Duration::from_secs(30);
-/// Over which time gossip is counted.
+/// Time over which gossip is counted.
 const COUNT_TIME: Duration = Duration::from_secs(10);
-/// How finely times are told.
+/// Resolution of the measured times.
 const STEP: Duration = Duration::from_millis(5);
-/// The disks have little to do.
+/// Pause of the disks, which have little to do.
 const SYNC_PAUSE: Duration = Duration::from_millis(400);
 
-/// What was seen.
+/// Figures of one cluster.
 #[derive(Clone, Debug)]
 pub struct Seen {
     /// Members before the join.
     pub nodes: usize,
     /// Bytes of an average report, as it is encoded.
     pub report_bytes: f64,
-    /// Reports that an average node was sent in a second, nothing having changed.
+    /// Reports sent to an average node in a second without a change.
     pub heard_per_s: f64,
-    /// Reports that one node was sent in one second at most, the join included.
+    /// Most reports sent to one node in one second, the join included.
     pub most_in_a_second: u64,
-    /// From the joining node's start to the committed epoch that has it for a member.
+    /// Time from the start of the joining node to the committed epoch that has it as a member.
     pub committed: Duration,
-    /// To when it has a lease, and serves.
+    /// Time until it has a lease, and serves.
     pub serving: Duration,
-    /// To when its copies are in-sync and those they replace released.
+    /// Time until its copies are in-sync and the copies they replace are released.
     pub complete: Duration,
     /// Copies that the join moved.
     pub copies_moved: u32,
-    /// What the ring took to compute, by the wall clock.
+    /// Computing time of the ring, by the wall clock.
     pub ring: Duration,
 }
 
-/// Forms a cluster of this many nodes and has one more join.
+/// Forms a cluster of this many nodes and has one more join. Returns its figures.
 ///
 /// # Errors
-/// It does not serve, or the join does not come to its end.
+/// The cluster does not serve, or the join does not complete.
 pub fn grow(nodes: usize) -> Result<Seen, String> {
     crate::randomness::seed(nodes as u64);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.map_err(|error| error.to_string())?;
     let seen = runtime.block_on(grow_here(nodes));
-    // What is left of a thousand nodes is not worth ending in order.
+    // A thousand nodes are dropped without an orderly end.
     runtime.shutdown_background();
     seen
 }
@@ -110,7 +110,7 @@ async fn grow_here(nodes: usize) -> Result<Seen, String> {
     })
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 async fn wait(world: &World, limit: Duration, is_so: impl Fn(&World) -> bool) -> Result<(), ()> {
     let began = Instant::now();
     while !is_so(world) {
@@ -134,7 +134,7 @@ fn planned(state: &ClusterState) -> u32 {
     state.plan.as_ref().map_or(0, |plan| plan.copies_total)
 }
 
-/// The time one core takes for the ring of these members and one more.
+/// Measures the time that one core takes for the ring of these members and one more.
 fn ring_time(state: &Arc<ClusterState>, joining: NodeId) -> Duration {
     let member = |node: &NodeId| RingMember { node: *node, weight: 100, zone: String::new() };
     let mut members: Vec<RingMember> = state.members.keys().map(member).collect();

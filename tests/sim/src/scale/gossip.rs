@@ -1,8 +1,9 @@
-//! What gossip costs on the wire: the real gossipsub, with the settings of a node, every node connected to every other.
+//! The cost of gossip on the wire: the real gossipsub, with the settings of a node, every node connected to
+//! every other.
 //!
-//! Counted are all bytes of a node's connections, between the multiplexer and the socket: what its peers forward twice,
-//! what they tell each other of the messages they have, signatures, encryption and framing. Not counted are the headers
-//! of TCP and IP. Real time: what is asserted are bytes for each report heard, which depend on no clock.
+//! Counted are all bytes of a node's connections, between the multiplexer and the socket: repeated messages,
+//! announcements of messages among peers, signatures, encryption and framing. Headers of TCP and IP are not
+//! counted. It runs in real time: the tests assert bytes for each report received, which depend on no clock.
 
 use std::io;
 use std::pin::Pin;
@@ -22,43 +23,44 @@ use libp2p::swarm::SwarmEvent;
 use libp2p::{Multiaddr, Swarm, noise, yamux};
 use tokio::sync::{mpsc, watch};
 
-/// As long as a cluster's real one.
+/// Topic, as long as that of a real cluster.
 const TOPIC: &str = "caskade/1/cacacacacacacacacacacacacacacaca";
 /// Time for connections and meshes to form.
 const FORM_TIME: Duration = Duration::from_secs(3);
-/// How long the nodes may take to be connected.
+/// Time limit for the nodes to connect.
 const CONNECT_MAX: Duration = Duration::from_secs(60);
-/// Reports a second that one node hears at most (`node/src/runtime/gossip.rs`).
+/// Most reports a second that one node receives (`node/src/runtime/gossip.rs`).
 pub const HEARD_PER_S_MAX: u64 = 50;
-/// What gossipsub puts around a report: author (38), signature (64), topic, sequence number (8), and their tags.
+/// Bytes that gossipsub adds to a report: author (38), signature (64), topic, sequence number (8), and their
+/// tags.
 const ENVELOPE_BYTES: u64 = 190;
-/// What yamux and Noise put around what is written at once.
+/// Bytes that yamux and Noise add to one write.
 const FRAME_BYTES: u64 = 12 + 18;
-/// A message's name, where peers tell of it: its author in base 58, its number in decimal, and its tag.
+/// Bytes of a message's name in announcements: its author in base 58, its number in decimal, and its tag.
 const NAME_BYTES: u64 = 52 + 20 + 2;
-/// From this size on peers say which messages they need not be sent any more.
+/// Size from which on peers announce messages that they need not receive again.
 const LARGE_BYTES: u64 = 1000;
 
-/// No two measurements use the same addresses.
+/// Counter of measurements: no two use the same addresses.
 static NEXT_PORT: AtomicU64 = AtomicU64::new(1);
 
-/// What one node's gossip came to.
+/// Gossip of one node.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
-    /// Nodes.
+    /// Number of nodes.
     pub nodes: usize,
-    /// Reports a second that a node heard, its own not counted.
+    /// Reports a second that a node received, its own not counted.
     pub heard_per_s: f64,
-    /// Bytes that an average node received for each report it heard.
+    /// Bytes that an average node received for each report.
     pub in_per_report: f64,
     /// Bytes a second that an average node received.
     pub in_per_s: f64,
-    /// Bytes a second that it sent.
+    /// Bytes a second that an average node sent.
     pub out_per_s: f64,
 }
 
-/// The most bytes that a node receives, on average over the nodes, for each report it hears: once from the author, once
-/// from each peer of a full mesh, and its name from those that tell of it.
+/// Returns the most bytes that a node receives for each report, on average over the nodes: once from the
+/// author, once from each peer of a full mesh, and its name from the peers that announce it.
 pub fn in_per_report_max(report_bytes: u64) -> u64 {
     let mesh = MESH_MAX as u64;
     let message = report_bytes + ENVELOPE_BYTES + FRAME_BYTES;
@@ -67,20 +69,20 @@ pub fn in_per_report_max(report_bytes: u64) -> u64 {
     (1 + mesh) * message + named + not_needed
 }
 
-/// Reports a second that a node hears in a cluster of this size, nothing having changed.
+/// Returns the reports a second that a node receives in a cluster of this size without a change.
 pub fn heard_per_s(nodes: u64) -> f64 {
     nodes.saturating_sub(1) as f64 * (HEARD_PER_S_MAX as f64 / nodes.max(1) as f64).min(1.0)
 }
 
-/// Bytes a second that a node receives at most, whatever the cluster's size.
+/// Returns the most bytes a second that a node receives, whatever the cluster's size.
 pub fn in_per_s_max(report_bytes: u64) -> u64 {
     HEARD_PER_S_MAX * in_per_report_max(report_bytes)
 }
 
-/// Has so many nodes publish reports of this size, each one a second, for some time.
+/// Has this number of nodes publish reports of this size, each one a second, for some time. Returns the cost.
 ///
 /// # Errors
-/// They cannot be connected.
+/// The nodes do not connect.
 pub fn measure(nodes: usize, report_bytes: usize, time: Duration) -> Result<Cost, String> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| error.to_string())?;
@@ -137,7 +139,8 @@ struct Counters {
     bytes_out: AtomicU64,
 }
 
-/// One node: it dials those of a lower number, says when it is connected with all, and reports once told to.
+/// Runs one node: it dials those of a lower number, reports its connection with all, and publishes on
+/// command.
 struct Peer {
     first_port: u64,
     number: usize,
@@ -156,11 +159,11 @@ impl Peer {
         let topic = IdentTopic::new(TOPIC);
         drop(swarm.behaviour_mut().subscribe(&topic));
         drop(swarm.listen_on(self.address(self.number)));
-        // All listen before anybody dials.
+        // All nodes listen before any dials.
         tokio::time::sleep(Duration::from_millis(200)).await;
         (0..self.number).for_each(|other| drop(swarm.dial(self.address(other))));
         let (mut subscribed, mut told) = (0, false);
-        // Not all in one moment.
+        // Not all at one moment.
         let phase = Duration::from_millis(1000 * self.number as u64 / self.nodes as u64);
         let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + phase, Duration::from_secs(1));
         loop {
@@ -201,7 +204,7 @@ fn swarm(number: usize, counters: Arc<Counters>) -> Result<Swarm<Behaviour>, Str
     Ok(Swarm::new(transport, behaviour(&keypair)?, keypair.public().to_peer_id(), settings))
 }
 
-/// A connection whose bytes are counted.
+/// Connection whose bytes are counted.
 struct Counted<C> {
     connection: C,
     counters: Arc<Counters>,

@@ -9,15 +9,15 @@ use anyhow::Context as _;
 use super::cluster::{Seen, grow};
 use super::gossip::{Cost, heard_per_s, in_per_report_max, in_per_s_max, measure};
 
-/// Sizes of the clusters that are simulated, and of those that real gossip is measured in.
+/// Sizes of the simulated clusters, and of those in which real gossip is measured.
 const SIMULATED: [usize; 5] = [5, 20, 100, 300, 1000];
 const MEASURED: [usize; 6] = [3, 5, 10, 20, 35, 50];
-/// How long each measurement takes.
+/// Duration of each measurement.
 const MEASURE_TIME: Duration = Duration::from_secs(15);
-/// Bytes of the reports that are measured: more than those of simulated nodes, whose names and addresses are short and which
-/// copy next to nothing.
+/// Bytes of the measured reports: more than those of simulated nodes, whose names and addresses are short and
+/// which copy little.
 const REPORT_BYTES: u64 = 512;
-/// The figures are between these lines.
+/// First line before the figures on the page, and first line after them.
 const BEGIN: &str = "<!-- figures: begin -->";
 const END: &str = "<!-- figures: end -->";
 
@@ -28,7 +28,7 @@ const LEFT: f64 = 70.0;
 const RIGHT: f64 = 20.0;
 const TOP: f64 = 30.0;
 const BOTTOM: f64 = 50.0;
-/// The nodes at the left and the right end.
+/// Numbers of nodes at the left and the right end.
 const NODES_MIN: f64 = 2.0;
 const NODES_MAX: f64 = 1200.0;
 
@@ -57,7 +57,7 @@ pub fn write(docs: &Path) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {}", image.display()))
 }
 
-/// On a thread of its own, as every simulation.
+/// Runs a measurement on a thread of its own, as every simulation does.
 fn apart<T: Send + 'static>(f: impl FnOnce() -> Result<T, String> + Send + 'static) -> anyhow::Result<T> {
     let result = std::thread::spawn(f).join().map_err(|_| anyhow::anyhow!("a measurement panicked"))?;
     result.map_err(anyhow::Error::msg)
@@ -108,7 +108,7 @@ fn tables(clusters: &[Seen], costs: &[Cost]) -> String {
     text
 }
 
-/// Where things are drawn.
+/// Scale of the drawing.
 struct Scale {
     most: f64,
 }
@@ -125,7 +125,7 @@ impl Scale {
 
     fn line(&self, of: impl Fn(u64) -> f64, style: &str) -> String {
         let mut nodes: Vec<u64> = (2..100).chain((100..=1000).step_by(20)).collect();
-        // What leaves the drawing ends there.
+        // A curve ends where it leaves the drawing.
         nodes.retain(|nodes| of(*nodes) <= self.most);
         let points: Vec<String> =
             nodes.iter().map(|n| format!("{:.1},{:.1}", self.x(*n as f64), self.y(of(*n)))).collect();
