@@ -14,8 +14,7 @@ use rand::{Rng, SeedableRng};
 use crate::machine::draw_skew;
 use crate::world::{DISK_LOW, DISK_MINIMUM, World};
 
-/// Time after which every node has followed an epoch and has then synced all writes it had acknowledged
-/// before.
+/// Time after which every node has followed an epoch and then synced all writes acknowledged before.
 const WEAK_SETTLED_MS: u64 = 2_000;
 
 /// Kinds of faults of a schedule.
@@ -30,7 +29,7 @@ pub enum Profile {
     Damage,
     /// Stores that sync acknowledged writes a moment later. One of two copies is down when the other's
     /// machine loses power, while a third node has the writes since then (rule R5). Losses that weak sync
-    /// allows are not checked.
+    /// allows do not count.
     Weak,
     /// Of two nodes the voter is lost, or only cut off, perhaps after the other one was away while the voter
     /// continued. An operator has the other one take over, and the lost one returns (rule R10).
@@ -49,8 +48,7 @@ pub enum Fault {
     PowerLoss(usize),
     /// With weak sync: all writes acknowledged up to the present epoch count as synced from now on.
     Settle,
-    /// With weak sync: a machine loses power, if others received every write since the last
-    /// [`Fault::Settle`].
+    /// With weak sync: a machine loses power, if others have every write since the last [`Fault::Settle`].
     WeakPowerLoss(usize),
     /// A process receives the request for a planned stop.
     PlannedStop(usize),
@@ -78,9 +76,8 @@ pub enum Fault {
     WriteFails(usize),
     /// The next write of a node's disk fails for lack of space, and no later one: later appends succeed.
     WriteFindsNoRoom(usize),
-    /// A bit of a complete data file flips on a node's disk, and perhaps one of its hint file. Only if every
-    /// partition there has another in-sync copy, and no other node's disk flipped bits before. The second
-    /// number selects the place.
+    /// A bit of a complete data file, and perhaps one of its hint file, flips. Only if every partition there has
+    /// another in-sync copy, and no other disk flipped bits before. The second number selects the place.
     BitFlip(usize, u64),
     /// The voters elect a leader, even if there is one.
     Election,
@@ -208,8 +205,7 @@ fn one(schedule: &mut Schedule, rng: &mut StdRng, profile: Profile, nodes: &mut 
 fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> u64 {
     let (node, other) = nodes.two(rng);
     match rng.random_range(0..10) {
-        // A node is cut off for longer than its lease; meanwhile its successor gives up the primacies it
-        // received.
+        // Cuts a node off for longer than its lease; meanwhile its successor gives up its new primacies.
         0 => {
             let end = now + rng.random_range(2_200..4_500);
             cut_off(schedule, node, nodes.count(), (now, end));
@@ -240,8 +236,7 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
             schedule.push((end, Fault::Slow(node, 1)));
             end - now
         }
-        // A node's connections break repeatedly with many calls in flight, which are held back just before;
-        // then the node dies.
+        // Connections break repeatedly with many calls in flight, held back just before; then the node dies.
         3 => {
             let mut last = 0;
             schedule.push((now, Fault::Slow(node, rng.random_range(1..20))));
@@ -298,9 +293,8 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
             schedule.push((end + rng.random_range(2_500..5_000), Fault::Restart(node)));
             end - now
         }
-        // One voter receives nothing from the coordinator for a while, but not for long enough to be declared
-        // down. Another one restarts, and the two elect the first: only the second may have confirmed the
-        // coordinator since.
+        // One voter receives nothing from the coordinator, but not for so long that it is declared down. Another
+        // one restarts, and the two elect the first: only the second may have confirmed the coordinator.
         8 => {
             let end = now + rng.random_range(900..1_900);
             let third = (0..nodes.count()).find(|third| *third != node && *third != other).unwrap_or(node);
@@ -324,9 +318,8 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
     }
 }
 
-/// Adds the removal of a node that is away: its stand-ins receive its copies for good, and some of them learn
-/// of it late. Then one of the primaries that these copies were made equal to dies. Returns the duration in
-/// milliseconds.
+/// Adds the removal of a node that is away: its stand-ins keep its copies for good; some learn of it late. Then
+/// one of the primaries that these copies were made equal to dies. Returns the duration in milliseconds.
 fn removal(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> u64 {
     let (node, other) = nodes.two(rng);
     let removed = now + rng.random_range(2_600..4_500);
@@ -378,8 +371,7 @@ fn weak_rounds(schedule: &mut Schedule, rng: &mut StdRng, nodes: usize) {
 fn takeover(schedule: &mut Schedule, rng: &mut StdRng) {
     let (voter, other) = (0, 1);
     let mut now = rng.random_range(500..3_000);
-    // The other node is away, for long enough to be declared down or less: the writes it misses, only the
-    // voter has.
+    // The other node is away, perhaps until it is declared down: the writes it misses, only the voter has.
     let apart = match rng.random_range(0..4) {
         0 => 0,
         1 => rng.random_range(50..2_500),
@@ -430,8 +422,7 @@ fn flips(schedule: &mut Schedule, rng: &mut StdRng, nodes: usize, length_ms: u64
     }
 }
 
-/// Draws the bytes left free on a disk that fills: none, some of the reserve, or so many that the next writes
-/// use them up.
+/// Draws the bytes left free on a full disk: none, some of the reserve, or what the next writes use up.
 fn bytes_left(rng: &mut StdRng) -> u64 {
     match rng.random_range(0..4) {
         0 => rng.random_range(0..64),
@@ -441,8 +432,7 @@ fn bytes_left(rng: &mut StdRng) -> u64 {
     }
 }
 
-/// Adds disks that fill, one, two or all at nearly one time, and have room again. In few schedules a process
-/// dies meanwhile.
+/// Adds disks that fill, one, two or all at nearly one time, and have room again; few processes die.
 fn disks(schedule: &mut Schedule, rng: &mut StdRng, nodes: usize, length_ms: u64) {
     let mut now = rng.random_range(200..2_000);
     while now < length_ms {
