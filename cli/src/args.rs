@@ -41,6 +41,11 @@ pub(crate) enum Command {
     Cluster(ClusterCommand),
     /// Change which nodes hold the data: show what would be done, and do it with --commit.
     Plan(PlanArgs),
+    /// Give up partitions whose last complete copy is lost or damaged: show what is lost, and do it with --confirm.
+    Partition {
+        #[command(subcommand)]
+        command: PartitionCommand,
+    },
     /// Print all keys, one a line, as they are found.
     Scan(ScanArgs),
     /// Print what happened in the cluster, oldest first.
@@ -241,6 +246,22 @@ pub(crate) enum NodeCommand {
     Undrain {
         /// The node's id, or the end of it that tables show.
         node: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum PartitionCommand {
+    /// Give up what only the last complete copy of partitions holds, where its node is lost for good or its data are damaged.
+    /// Prints what is lost, and the words that confirm it; changes nothing without them. Refuses partitions whose last
+    /// complete copy can serve. Examples: `caskctl partition give-up all`,
+    /// `caskctl partition give-up 17 --confirm 'lose partition 17'`.
+    GiveUp {
+        /// Which partitions: 17, or 3,5-9, or all for those that are lost or damaged.
+        #[arg(value_name = "PARTITIONS")]
+        partitions: String,
+        /// Do it: the words that the command without this option asks for.
+        #[arg(long, value_name = "WORDS")]
+        confirm: Option<String>,
     },
 }
 

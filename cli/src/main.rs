@@ -42,6 +42,7 @@ async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Keys(command) => command::keys::run(addr, command, out).await,
         Command::Cluster(command) => command::cluster::run(addr, &command, out).await,
         Command::Plan(plan) => command::plan::run(addr, &plan, out).await,
+        Command::Partition { command } => command::partition::run(addr, &command, out).await,
         Command::Scan(scan) => command::scan::run(addr, &scan, out).await,
         Command::Events(events) => command::events::run(addr, &events, out).await,
         Command::Bench(bench) => command::bench::run(addr, &bench, out).await,

@@ -474,6 +474,30 @@ impl Keydir {
         true
     }
 
+    /// Returns the live key at this position, if the keys are kept in order.
+    pub(crate) fn ordered_key_at(&self, partition: Partition, position: u64) -> Option<Vec<u8>> {
+        let slice = self.slice(partition).lock();
+        slice.keys.as_ref()?.find(|key| position_of(key) == position).map(<[u8]>::to_vec)
+    }
+
+    /// Forgets a record, if its entry is still exactly this one; returns whether it did.
+    pub(crate) fn forget(&self, partition: Partition, entry: &Entry) -> bool {
+        let mut slice = self.slice(partition).lock();
+        if !slice.table.remove(entry) {
+            return false;
+        }
+        let key = slice
+            .keys
+            .as_ref()
+            .and_then(|keys| keys.find(|key| position_of(key) == entry.position).map(<[u8]>::to_vec));
+        if let (Some(keys), Some(key)) = (&mut slice.keys, key) {
+            keys.remove(&key);
+        }
+        slice.count(entry, -1);
+        self.figures.subtract(entry);
+        true
+    }
+
     /// Returns the tombstones whose records are in files for which `is_in` returns true.
     pub(crate) fn tombstones_in(&self, partition: Partition, is_in: impl Fn(FileSlot) -> bool) -> Vec<Entry> {
         let slice = self.slice(partition).lock();

@@ -40,6 +40,11 @@ impl OrderedKeys {
         self.0.remove(key);
     }
 
+    /// Returns the first key of which this holds. Looks at all keys.
+    pub(crate) fn find(&self, is_it: impl Fn(&[u8]) -> bool) -> Option<&[u8]> {
+        self.0.iter().map(AsRef::as_ref).find(|key| is_it(key))
+    }
+
     /// Returns the first keys of a range: at most `keys_max`, and only one if it is very long.
     pub(crate) fn run(&self, start: Bound<&[u8]>, end: Bound<&[u8]>, keys_max: usize) -> KeyRun {
         let mut run = KeyRun::default();

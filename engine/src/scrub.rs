@@ -15,15 +15,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::data_file::{DataFile, open_to_read};
 use crate::engine::{Core, Engine};
 use crate::error::{AppendError, MergeError, ReadError};
 use crate::file_scan::{Bounds, Found};
-use crate::hint_file::scanner_of;
+use crate::format::hint::section_entries;
+use crate::hint_file::{HintSource, scanner_of};
 use crate::keydir::position_of;
 use crate::log::AppendedRecord;
 use crate::merge::header_of;
 use crate::slot::partition_of;
+use crate::table::Entry;
 use crate::{InventoryEntry, PARTITIONS, Partition, Record, Version};
 
 /// Interval at which a merge checks whether the running restores have ended.
@@ -135,6 +139,31 @@ impl Engine {
         })
     }
 
+    /// Returns whether the keydir has a record of this version there, damaged or not.
+    pub fn has_version(&self, partition: Partition, position: u64, version: Version) -> bool {
+        self.0.keydir.version_at(partition, position, version).1.is_some()
+    }
+
+    /// Returns the key of a record that need not be whole: as it is in the damaged record, in the data file's hint, or in the
+    /// ordered index. `None` if none of these has it, or the keydir has another version there.
+    pub fn key_of_damaged(&self, partition: Partition, position: u64, version: Version) -> Option<Bytes> {
+        let found = self.0.keydir.entries_at(partition, position);
+        let entry = found.as_slice().iter().find(|entry| entry.version == version)?;
+        let is_it = |key: &[u8]| position_of(key) == position && partition_of(key) == partition;
+        let on_disk = self.0.files.read_key_unverified(entry.location()).ok().filter(|key| is_it(key));
+        let hinted = || self.0.key_in_hint(partition, entry).filter(|key| is_it(key));
+        let in_order = || self.0.keydir.ordered_key_at(partition, position).map(Bytes::from);
+        on_disk.map(Bytes::from).or_else(hinted).or_else(in_order)
+    }
+
+    /// Forgets a record that is damaged and whose key is not known; returns whether it did. A start before the file is gone
+    /// finds the record again.
+    pub fn forget_damaged(&self, partition: Partition, position: u64, version: Version) -> bool {
+        let found = self.0.keydir.entries_at(partition, position);
+        let entry = found.as_slice().iter().find(|entry| entry.version == version);
+        entry.is_some_and(|entry| self.0.read_entry(entry).is_err() && self.0.keydir.forget(partition, entry))
+    }
+
     /// Returns the published entries at the position of a key: of this key, or of another one that shares its
     /// position.
     pub fn entries_of(&self, key: &[u8]) -> Vec<InventoryEntry> {
@@ -212,6 +241,21 @@ impl Engine {
 }
 
 impl Core {
+    /// The key that the hint of an entry's data file names for it.
+    fn key_in_hint(&self, partition: Partition, entry: &Entry) -> Option<Bytes> {
+        let at = entry.location();
+        let file = self.files.all().into_iter().find(|file| file.slot == at.file)?;
+        let (file_system, section) = (&**self.directory.file_system(), usize::from(partition));
+        let path = self.directory.hint_path(file.id);
+        let hint = HintSource::open(file_system, &path, &header_of(&file), file.len()).ok()?;
+        let (head, bytes) = hint.read(file_system, section..section + 1).ok()?.into_iter().next()?;
+        let found = section_entries(&head, &bytes)
+            .ok()?
+            .filter_map(Result::ok)
+            .find(|hinted| hinted.offset == at.offset && hinted.version == entry.version)?;
+        Some(Bytes::copy_from_slice(found.key))
+    }
+
     fn sealed_file(&self, id: u64) -> Option<Arc<DataFile>> {
         self.files.all().into_iter().find(|file| file.id == id && !file.is_active())
     }
@@ -371,6 +415,33 @@ mod tests {
         let (sender, done) = mpsc::channel();
         engine.restore(record, move |result| sender.send(result).unwrap());
         done.recv().unwrap().unwrap()
+    }
+
+    #[test]
+    fn key_of_a_damaged_record_is_in_the_record_or_in_the_hint_and_else_it_can_be_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let (engine, file) = sealed(directory.path());
+        let partition = partition_of(b"{a}7");
+        let of = |number: u64| {
+            let key = format!("{{a}}{number}");
+            (Bytes::from(key.clone()), position_of(key.as_bytes()))
+        };
+        let (key, position) = of(7);
+        let path = engine.0.sealed_file(file).unwrap().path.clone();
+        flip(&engine, file, b"{a}7the v");
+        assert!(engine.read(&key).is_err() && engine.has_version(partition, position, 7));
+        assert_eq!(engine.key_of_damaged(partition, position, 7), Some(key.clone()), "as its hint says");
+        assert_eq!(engine.key_of_damaged(partition, position, 8), None, "another version");
+        assert!(!engine.forget_damaged(partition, of(8).1, 8), "it is whole");
+        fs::remove_file(path.with_extension("hint")).unwrap();
+        assert_eq!(engine.key_of_damaged(partition, position, 7), None);
+        let before = engine.partition_stats(partition);
+        assert!(
+            engine.forget_damaged(partition, position, 7) && !engine.forget_damaged(partition, position, 7)
+        );
+        let after = engine.partition_stats(partition);
+        assert_eq!((after.live_keys, engine.read(&key).unwrap()), (before.live_keys - 1, None));
+        assert!(engine.retire(file, &scrub_all(&engine, file)), "nothing in it is missed any more");
     }
 
     #[test]

@@ -242,6 +242,10 @@ pub struct NodeRow {
     /// Days until the free space reaches the minimum at the rate of the last two hours; absent if it does not
     /// shrink.
     pub disk_days_left: Option<f64>,
+    /// Partitions it is primary of although its store, which was damaged when it was opened, may lack records of them.
+    pub damaged_partitions: u32,
+    /// Records of its store that are damaged and that no copy that answers has whole.
+    pub damaged_records: u64,
 }
 
 /// `CASK.RING`: placement of the partitions and its balance.
@@ -551,6 +555,57 @@ pub struct TakeoverAnswer {
     pub lost: Vec<String>,
     /// PeerIds of the members that answer.
     pub reachable: Vec<String>,
+}
+
+/// `CASK.GIVEUP`: what giving up the last copies of partitions loses, or has lost.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GiveUpAnswer {
+    /// Whether it is done. If not, nothing was changed.
+    pub done: bool,
+    /// What was done, or what is to be said to do it, in words.
+    pub message: String,
+    /// The words that confirm it; empty once it is done.
+    pub confirmation: String,
+    /// Epoch of the committed state that this follows from.
+    pub epoch: u64,
+    /// The partitions, in their order.
+    pub partitions: Vec<GivenUpPartition>,
+    /// Places in data files that are damaged, where a whole store is uncertain: the first of each node.
+    pub places: Vec<String>,
+}
+
+/// One partition in [`GiveUpAnswer`].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GivenUpPartition {
+    /// Which partition.
+    pub partition: u16,
+    /// `down` (the node of the last complete copy is down), `damaged` (its store lost records, it is not known which) or
+    /// `records` (the records that are damaged are known).
+    pub cause: String,
+    /// The node with the last complete copy (a PeerId).
+    pub holder: String,
+    /// Epoch since which that node is as it is: down, or up with a damaged store.
+    pub since_epoch: u64,
+    /// Milliseconds since the asked node last heard a report of it; absent if it never did.
+    pub heard_ms_ago: Option<u64>,
+    /// The node whose copy counts then; empty if it is a copy without data that is named by the commit.
+    pub successor: String,
+    /// Whether that copy holds every acknowledged write, so that none is lost.
+    pub is_complete: bool,
+    /// Live keys of the copy that counts then; absent if its node does not tell.
+    pub keys_left: Option<u64>,
+    /// Of those: keys that may be older than they should be.
+    pub uncertain_keys: u64,
+    /// Damaged records that are known, whose keys are deleted.
+    pub damaged_records: u64,
+    /// Their keys, with `\x..` for what is no printable ASCII, as far as they can be told: the first 1000 of a node.
+    pub damaged_keys: Vec<String>,
+    /// Nodes that are up and whose incomplete copies are merged into the one that counts.
+    pub merged: Vec<String>,
+    /// Nodes that are down and whose copies are not used any more, that of the holder included.
+    pub discarded: Vec<String>,
 }
 
 /// Damage that a node found in its store since its start, and the result of its healing.

@@ -6,6 +6,7 @@ pub(crate) mod cluster;
 pub(crate) mod events;
 pub(crate) mod hash_password;
 pub(crate) mod keys;
+pub(crate) mod partition;
 pub(crate) mod plan;
 pub(crate) mod playground;
 pub(crate) mod scan;

@@ -131,6 +131,7 @@ impl ClusterState {
                 self.check_primary(*partition, *term, *primary_incarnation)?;
                 self.step_down(*partition)
             }
+            Change::GiveUp(losses) => self.give_up(losses, epoch),
             Change::TakeOver(_) => Err("a takeover must be the only change of its entry".to_owned()),
             Change::Operate { .. }
             | Change::Retire { .. }
@@ -559,7 +560,8 @@ impl PartitionState {
     fn retarget(&mut self, target: &[NodeId], members: &BTreeMap<NodeId, Member>, epoch: Epoch) -> u32 {
         self.adopt_stand_ins(target);
         self.replicas.retain(|replica| {
-            let stays = replica.role == ReplicaRole::InSync || replica.stand_in.is_some();
+            let merges = replica.role == ReplicaRole::Syncing && replica.unmerged.is_some();
+            let stays = replica.role == ReplicaRole::InSync || replica.stand_in.is_some() || merges;
             stays || target.contains(&replica.node)
         });
         let mut added = 0;
@@ -579,7 +581,12 @@ impl PartitionState {
     pub(super) fn release_and_sort(&mut self, target: &[NodeId], primary: Option<NodeId>) {
         let whole = target.iter().all(|node| self.is_in_sync(*node)) || planted(Mutation::EarlyRelease);
         if !target.is_empty() && whole {
-            self.replicas.retain(|replica| Some(replica.node) == primary || target.contains(&replica.node));
+            // A live copy whose writes are still to be merged stays until they are.
+            let merges =
+                |replica: &Replica| replica.role == ReplicaRole::Syncing && replica.unmerged.is_some();
+            self.replicas.retain(|replica| {
+                Some(replica.node) == primary || target.contains(&replica.node) || merges(replica)
+            });
         }
         let place = |node: NodeId| target.iter().position(|named| *named == node).unwrap_or(target.len());
         self.replicas.sort_by_key(|replica| (Some(replica.node) != primary, place(replica.node)));

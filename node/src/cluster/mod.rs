@@ -4,6 +4,7 @@
 mod apply;
 mod drain;
 pub mod events;
+pub mod give_up;
 pub mod lease;
 pub mod operations;
 pub mod plan;

@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::apply::Void;
-use super::protocol::Speech;
+use super::protocol::{PROTOCOL_TAKEOVER, Speech};
 use super::ring::{PARTITIONS, Ring};
-use super::state::{Change, ClusterState, Member, MemberStatus, PartitionState, Plan, ReplicaRole};
+use super::state::{Change, ClusterState, Member, MemberStatus, Plan};
 use super::words::counted;
 use crate::id::{Epoch, Incarnation, NodeId, Partition};
 
@@ -328,6 +328,7 @@ impl ClusterState {
         self.check_removable(node, Some(incarnation), accept_loss)?;
         self.forget(node, epoch);
         self.check_holders()?;
+        self.promote_the_rest(epoch);
         self.retarget(format!("node {} was removed", node.short()), epoch);
         self.promote_the_rest(epoch);
         Ok(())
@@ -358,6 +359,7 @@ impl ClusterState {
         if down {
             self.check_removable(old, None, accept_loss)?;
             self.forget(old, epoch);
+            self.promote_the_rest(epoch);
         } else {
             self.operations.placement.leaving.insert(old);
         }
@@ -569,35 +571,20 @@ impl ClusterState {
         }
     }
 
-    /// In partitions that lost their last in-sync replica, makes the best of the others primary, under a new
-    /// term.
+    /// In partitions that lost their last in-sync replica, makes the best of the others primary, under a new term. Called
+    /// before the ring changes, so that no live copy is released unmerged, and after it, for partitions without a copy.
     fn promote_the_rest(&mut self, epoch: Epoch) {
+        let merges = self.speech().protocol >= PROTOCOL_TAKEOVER;
         for partition in 0..PARTITIONS {
             let members = &self.members;
             let up = |node| members.get(&node).is_some_and(|member| member.status == MemberStatus::Up);
             if let Some(state) = self.partitions.get_mut(usize::from(partition)).map(Arc::make_mut)
                 && state.primary().is_none()
             {
-                state.promote(up, epoch);
+                state.promote(up, merges, epoch);
+                self.arrange(partition);
             }
-            self.arrange(partition);
         }
-    }
-}
-
-impl PartitionState {
-    /// Makes one of the replicas, none of which is in-sync, the primary: first those on nodes that are up,
-    /// then the one that was assigned first.
-    fn promote(&mut self, up: impl Fn(NodeId) -> bool, epoch: Epoch) {
-        let rank = |at: &usize| {
-            let replica = &self.replicas[*at];
-            (!up(replica.node), replica.assigned, replica.role != ReplicaRole::Syncing)
-        };
-        let Some(best) = (0..self.replicas.len()).min_by_key(rank) else { return };
-        (self.replicas[best].role, self.replicas[best].complete) = (ReplicaRole::InSync, false);
-        self.replicas[best].syncing_since = epoch;
-        self.replicas[..=best].rotate_right(1);
-        self.begin_term(false);
     }
 }
 

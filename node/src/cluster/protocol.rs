@@ -38,8 +38,11 @@ pub const FEATURE_FLIP_DIGESTS: u64 = 1;
 /// Feature: a primary whose disk is full steps down (`Change::StepDown`), and a write that is refused for
 /// lack of room fails with `Failure::NoRoom`.
 pub const FEATURE_DISK: u64 = 2;
+/// Feature: the last copy of a partition can be given up (`Change::GiveUp`), and a node reports what of its store is damaged
+/// (`Request::Damage`) and removes it (`Request::RemoveDamaged`).
+pub const FEATURE_GIVE_UP: u64 = 4;
 /// All features of this build.
-const FEATURES: u64 = FEATURE_FLIP_DIGESTS | FEATURE_DISK;
+const FEATURES: u64 = FEATURE_FLIP_DIGESTS | FEATURE_DISK | FEATURE_GIVE_UP;
 
 /// Version and features of the peer protocol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

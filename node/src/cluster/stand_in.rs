@@ -57,9 +57,11 @@ impl PartitionState {
     /// like any other copy.
     pub(super) fn adopt_stand_ins(&mut self, target: &[NodeId]) {
         let adopted = |replica: &Replica| replica.stand_in.is_some() && target.contains(&replica.node);
-        self.replicas.retain(|replica| !adopted(replica) || replica.role == ReplicaRole::InSync);
-        let in_sync = self.replicas.iter_mut().filter(|replica| adopted(replica));
-        in_sync.for_each(|replica| replica.stand_in = None);
+        // One whose writes are still to be merged is not emptied.
+        let stays = |replica: &Replica| replica.role == ReplicaRole::InSync || replica.unmerged.is_some();
+        self.replicas.retain(|replica| !adopted(replica) || stays(replica));
+        let kept = self.replicas.iter_mut().filter(|replica| adopted(replica));
+        kept.for_each(|replica| replica.stand_in = None);
     }
 
     /// Returns the node for whose copy a further stand-in is: first a node that is away and has no stand-in.
@@ -163,6 +165,11 @@ impl ClusterState {
             copies: copies.get(&member.announcement.node).copied().unwrap_or(0),
         };
         self.members.values().filter(takes).map(candidate).collect()
+    }
+
+    /// The node that is up and has the least to hold for its weight, if any holds data.
+    pub(super) fn least_loaded(&self) -> Option<NodeId> {
+        self.candidates().into_iter().min_by(Candidate::compare).map(|candidate| candidate.node)
     }
 
     /// Returns the candidate that should hold a copy of the partition, and the node for which it stands in.

@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::give_up::Loss;
 use super::operations::{Basis, Operation, Operations};
 use super::protocol::Speech;
 use super::ring::Ring;
@@ -377,6 +378,9 @@ pub enum Change {
         /// The incarnation of the primary that steps down.
         primary_incarnation: Incarnation,
     },
+    /// An operator gives up what only the last complete copies of these partitions hold. Void, all of it, unless each loss
+    /// is as it was when it was looked at, or before `FEATURE_GIVE_UP` is in use.
+    GiveUp(Vec<Loss>),
 }
 
 impl Change {

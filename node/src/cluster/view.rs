@@ -182,7 +182,8 @@ fn unavailable(state: &ClusterState) -> Option<String> {
     (count > 0).then(|| {
         format!(
             "{} unavailable: the last complete copy is on {}, which is down. Requests for their keys wait, then \
-             fail. Start it again with its data directory, which has the acknowledged writes",
+             fail. Start it again with its data directory, which has the acknowledged writes. If that is lost \
+             for good, `caskctl partition give-up all` lists what is lost with it, and can accept that",
             counted(count, "partition"),
             named(&waited_for),
         )

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use super::plane::{Plane, Role};
 
-use crate::cluster::state::{ClusterState, ReplicaRole};
+use crate::cluster::state::{ClusterState, Replica, ReplicaRole};
 use crate::id::{Epoch, Partition};
 
 /// Name of the engine's metadata entry with the epochs.
@@ -75,22 +75,37 @@ struct News {
     epochs: Vec<Epoch>,
 }
 
+/// A copy that a node is assigned.
+#[derive(Clone, Copy)]
+struct Assigned {
+    role: ReplicaRole,
+    epoch: Epoch,
+    /// It is in-sync since it was assigned, and the node has not restarted since. A copy that was made by copying is known
+    /// here by then, so this one began as the only copy, in the place of one that was given up.
+    at_once: bool,
+}
+
 /// Compares what a node's data belong to with what it is assigned; `held` tells whether the store has anything of a
 /// partition. `None` if nothing changes.
 fn compare(
     epochs: &[Epoch],
-    assigned: impl Fn(Partition) -> Option<(ReplicaRole, Epoch)>,
+    assigned: impl Fn(Partition) -> Option<Assigned>,
     held: impl Fn(Partition) -> bool,
 ) -> Option<News> {
     let mut news = News { empty: Vec::new(), epochs: epochs.to_vec() };
     for (partition, epoch) in (0..).zip(&mut news.epochs) {
-        let Some((role, assigned)) = assigned(partition) else { continue };
+        let Some(Assigned { role, epoch: assigned, at_once }) = assigned(partition) else { continue };
         if *epoch == assigned {
             continue;
         }
         // An in-sync replica got where it is under this very assignment, or was founded with it: whatever the file
-        // says, it may hold what nobody else does.
-        if role != ReplicaRole::InSync && (*epoch != 0 || held(partition)) {
+        // says, it may hold what nobody else does. Except where it replaced a copy that was given up: what an earlier
+        // assignment left here is older than what was lost.
+        let empties = match role {
+            ReplicaRole::InSync => at_once && *epoch != 0,
+            _ => *epoch != 0 || held(partition),
+        };
+        if empties {
             news.empty.push(partition);
         }
         *epoch = assigned;
@@ -104,9 +119,12 @@ impl Plane {
     /// followed again. Returns `None` if the store failed: no partition may be taken on then.
     pub(super) fn adopt_assignments(self: &Arc<Self>, state: &ClusterState) -> Option<BTreeSet<Partition>> {
         let mut epochs = self.assignments.epochs.lock();
+        let registered_in = state.member(self.node).map_or(0, |member| member.since);
         let assigned = |partition: Partition| {
             let replica = state.partitions.get(usize::from(partition))?.replica(self.node)?;
-            Some((replica.role, replica.assigned))
+            let Replica { role, assigned, syncing_since, .. } = *replica;
+            let at_once = assigned == syncing_since && registered_in < assigned;
+            Some(Assigned { role, epoch: assigned, at_once })
         };
         let held = |partition| self.engine.partition_stats(partition).highest_version > 0;
         let Some(news) = compare(&epochs, assigned, held) else { return Some(BTreeSet::new()) };
@@ -163,18 +181,23 @@ mod tests {
 
     #[test]
     fn data_of_an_earlier_assignment_go_and_those_kept_for_a_return_stay() {
-        let epochs = [5, 5, 5, 0, 0, 0];
+        let epochs = [5, 5, 5, 0, 0, 0, 5, 5, 0];
+        let copy = |role, epoch| Some(Assigned { role, epoch, at_once: false });
+        let at_once = Some(Assigned { role: ReplicaRole::InSync, epoch: 9, at_once: true });
         let assigned = [
-            Some((ReplicaRole::Syncing, 5)),
-            Some((ReplicaRole::Syncing, 9)),
+            copy(ReplicaRole::Syncing, 5),
+            copy(ReplicaRole::Syncing, 9),
             None,
-            Some((ReplicaRole::InSync, 1)),
-            Some((ReplicaRole::Syncing, 9)),
-            Some((ReplicaRole::Away, 9)),
+            copy(ReplicaRole::InSync, 1),
+            copy(ReplicaRole::Syncing, 9),
+            copy(ReplicaRole::Away, 9),
+            copy(ReplicaRole::InSync, 9),
+            at_once,
+            at_once,
         ];
         let news = compare(&epochs, |p| assigned[usize::from(p)], |p| p == 3 || p == 5).unwrap();
-        assert_eq!(news.empty, [1, 5], "what is in-sync is never emptied, nor what holds nothing");
-        assert_eq!(news.epochs, [5, 9, 5, 1, 9, 9]);
+        assert_eq!(news.empty, [1, 5, 7], "what is in-sync is not emptied, nor what holds nothing");
+        assert_eq!(news.epochs, [5, 9, 5, 1, 9, 9, 9, 9, 9]);
         assert_eq!(compare(&news.epochs, |p| assigned[usize::from(p)], |_| true), None);
     }
 }

@@ -9,11 +9,14 @@
 //!   record is newer. Other keys fail with an error, never as absent or older. Blind writes still work.
 //! - No other copy is made equal to this one, and no tombstone is marked as unneeded.
 //!
-//! When no partition is damaged any more, the files are given up. An earlier restart finds the damage again.
+//! The damage of a partition also ends when an operator gives its lost records up (`cluster/give_up.rs`). The bounds are
+//! kept on disk with the places that were found damaged, so that a restart that finds no other places has the same bounds.
+//! When no partition is damaged any more, the damaged files are given up, and the next start finds no damage.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use caskade_engine::PARTITIONS;
+use caskade_engine::{Engine, PARTITIONS, Recovery};
 
 use super::notices::Weight;
 use super::plane::Plane;
@@ -28,22 +31,134 @@ const WHOLE: u64 = 0;
 /// Bound of a damaged partition before its next term: records of any version may be missing.
 const UNBOUNDED: u64 = u64::MAX;
 
+/// Name of the file in the store that keeps the damage.
+const NAME: &str = "damage";
+/// Magic of this file. Then: count of places u32, each place (file id, offset, bytes) u64 x 3, bound of each partition
+/// u64, CRC32 of all bytes before it. Integers are little-endian.
+const MAGIC: [u8; 8] = *b"CASKDMG1";
+/// Maximum number of damaged places in a report.
+const PLACES_TOLD_MAX: usize = 10;
+
+/// A damaged stretch of a data file: file id, offset, bytes.
+type Place = (u64, u64, u64);
+
+/// Damage that was found when a store was opened.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DamageFound {
+    /// Text for the operator.
+    pub message: String,
+    /// The damaged stretches that recovery lists.
+    places: Vec<Place>,
+    /// Whether `places` has all damaged stretches.
+    is_complete: bool,
+}
+
+impl DamageFound {
+    /// Returns the damage that a recovery found; `None` without damage.
+    pub fn of(recovery: &Recovery) -> Option<Self> {
+        let first = recovery.quarantined.first()?;
+        let places: Vec<Place> =
+            recovery.quarantined.iter().map(|found| (found.file_id, found.offset, found.bytes)).collect();
+        let message = format!(
+            "{}, at byte {}: {} bytes are not those that were written ({}); {} damaged places in total",
+            first.path.display(),
+            first.offset,
+            first.bytes,
+            first.reason,
+            recovery.quarantined_total
+        );
+        Some(Self { message, is_complete: places.len() as u64 == recovery.quarantined_total, places })
+    }
+
+    fn encode(&self, below: &[u64]) -> Vec<u8> {
+        let mut bytes = MAGIC.to_vec();
+        bytes.extend_from_slice(&(self.places.len() as u32).to_le_bytes());
+        for (file, offset, len) in &self.places {
+            [file, offset, len].iter().for_each(|number| bytes.extend_from_slice(&number.to_le_bytes()));
+        }
+        below.iter().for_each(|below| bytes.extend_from_slice(&below.to_le_bytes()));
+        let crc = crc32fast::hash(&bytes);
+        bytes.extend_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads the kept file; returns the bound of each partition. `None` if the file is not valid, or this damage has a place
+    /// that the file does not have.
+    fn known(&self, kept: &[u8]) -> Option<Vec<u64>> {
+        let (bytes, crc) = kept.split_last_chunk::<4>()?;
+        let rest =
+            bytes.strip_prefix(&MAGIC).filter(|_| crc32fast::hash(bytes) == u32::from_le_bytes(*crc))?;
+        let (count, rest) = rest.split_first_chunk::<4>()?;
+        let numbers: Vec<u64> = rest
+            .chunks_exact(8)
+            .filter_map(|chunk| Some(u64::from_le_bytes(chunk.try_into().ok()?)))
+            .collect();
+        let places = (u32::from_le_bytes(*count) as usize).checked_mul(3)?;
+        let (places, below) = numbers.split_at_checked(places)?;
+        if below.len() != usize::from(PARTITIONS) || rest.len() % 8 != 0 {
+            return None;
+        }
+        let kept: BTreeSet<&[u64]> = places.chunks_exact(3).collect();
+        let is_kept = |place: &Place| kept.contains(&[place.0, place.1, place.2][..]);
+        (self.is_complete && self.places.iter().all(is_kept)).then(|| below.to_vec())
+    }
+}
+
 /// The damaged partitions, each with the bound of the missing versions.
 #[derive(Debug)]
 pub(super) struct Damage {
     /// By partition: all missing records have versions below this.
     below: Vec<AtomicU64>,
+    /// Damage that was found when the store was opened.
+    found: DamageFound,
+    /// Whether `below` differs from the file.
+    is_unkept: AtomicBool,
     /// Whether the damaged files were given up, or there are none.
     done: AtomicBool,
 }
 
 impl Damage {
-    /// Creates the state of a store that was found damaged at its opening, or whole.
-    pub(super) fn new(found: bool) -> Self {
-        let found = found && !planted(Mutation::TrustDamage);
-        let below = if found { UNBOUNDED } else { WHOLE };
-        let below = (0..PARTITIONS).map(|_| AtomicU64::new(below)).collect();
-        Self { below, done: AtomicBool::new(!found) }
+    /// Creates the state of a store that was just opened, with the kept bounds if they apply.
+    pub(super) fn load(engine: &Engine, found: Option<DamageFound>) -> Self {
+        let kept = found.as_ref().and_then(|found| match engine.kept(NAME) {
+            Ok(kept) => found.known(&kept?),
+            Err(error) => {
+                tracing::warn!(%error, "cannot read what was kept of the store's damage: all its partitions count as damaged");
+                None
+            }
+        });
+        Self::new(found, kept)
+    }
+
+    /// Creates the state; `kept` are the bounds of the partitions, if a former process kept them.
+    fn new(found: Option<DamageFound>, kept: Option<Vec<u64>>) -> Self {
+        let found = found.filter(|_| !planted(Mutation::TrustDamage));
+        let below = match (&found, kept) {
+            (None, _) => vec![WHOLE; usize::from(PARTITIONS)],
+            (Some(_), Some(kept)) => kept,
+            (Some(_), None) => vec![UNBOUNDED; usize::from(PARTITIONS)],
+        };
+        let below = below.into_iter().map(AtomicU64::new).collect();
+        let done = AtomicBool::new(found.is_none());
+        Self { below, found: found.unwrap_or_default(), is_unkept: AtomicBool::new(false), done }
+    }
+
+    /// Writes the bounds to the store's directory if they have changed.
+    fn keep(&self, engine: &Engine) {
+        if !self.is_unkept.swap(false, Ordering::AcqRel) || !self.found.is_complete {
+            return;
+        }
+        let below: Vec<u64> = self.below.iter().map(|below| below.load(Ordering::Acquire)).collect();
+        if let Err(error) = engine.keep(NAME, &self.found.encode(&below)) {
+            tracing::debug!(%error, "cannot keep the bounds of the store's damage; retrying");
+            self.is_unkept.store(true, Ordering::Release);
+        }
+    }
+
+    /// Returns the damaged places as text, `PLACES_TOLD_MAX` at most.
+    pub(super) fn places(&self) -> Vec<String> {
+        let place = |(file, offset, bytes): &Place| format!("data file {file}, byte {offset}: {bytes} bytes");
+        self.found.places.iter().take(PLACES_TOLD_MAX).map(place).collect()
     }
 
     fn below(&self, partition: Partition) -> u64 {
@@ -55,6 +170,7 @@ impl Damage {
             && from(below.load(Ordering::Acquire))
         {
             below.store(to, Ordering::Release);
+            self.is_unkept.store(true, Ordering::Release);
         }
     }
 
@@ -116,7 +232,11 @@ impl Plane {
 
     /// Gives up the damaged files once no partition is damaged any more.
     pub fn give_up_lost_files(&self) {
-        if self.damage.done.load(Ordering::Acquire) || self.is_damaged() {
+        if self.damage.done.load(Ordering::Acquire) {
+            return;
+        }
+        self.damage.keep(&self.engine);
+        if self.is_damaged() {
             return;
         }
         if let Err(error) = self.engine.give_up_lost() {
@@ -125,7 +245,7 @@ impl Plane {
         self.damage.done.store(true, Ordering::Release);
         let message = format!(
             "the store of node {} was found damaged when it started; all its partitions were restored from \
-             other copies, and the damaged data files will be replaced",
+             other copies or their loss was accepted, and the damaged data files will be replaced",
             self.node.short()
         );
         self.tell(Weight::Warning, self.node, message);
@@ -136,7 +256,7 @@ impl Plane {
             "the store of node {} is damaged: {found}. Its copies are restored from other nodes before they \
              count as in-sync. Where it has the only complete copy, requests for keys that were not written \
              since then fail with DAMAGED: if nodes with other copies are down, start them; else restore the \
-             data directory from a backup",
+             data directory from a backup, or accept the loss (caskctl partition give-up all)",
             self.node.short()
         );
         self.tell(Weight::Error, self.node, message);
@@ -147,8 +267,8 @@ impl Plane {
         Failure::Damaged(format!(
             "the store of node {} was found damaged when it started, and no other node has a complete copy \
              of partition {partition}, so this key may have been lost or have an outdated value; nothing was \
-             done; overwrite the key with a plain SET, or restore the data; `caskctl events` lists the \
-             damage",
+             done; overwrite the key with a plain SET, or restore the data; `caskctl partition give-up \
+             {partition}` lists the damage, and can accept the loss",
             self.node.short()
         ))
     }
@@ -160,7 +280,7 @@ mod tests {
 
     #[test]
     fn only_what_was_ordered_after_the_damage_is_known() {
-        let damage = Damage::new(true);
+        let damage = Damage::new(Some(DamageFound::default()), None);
         assert!(damage.is_in(7) && !damage.proves(7, Some(version(9, 9))) && !damage.proves(7, None));
         damage.begin_term(7, 5);
         // A later term of the same primary does not change the bound.
@@ -173,9 +293,41 @@ mod tests {
         assert!(!damage.is_in(7) && damage.proves(7, Some(1)) && damage.proves(7, None));
     }
 
+    fn found(places: &[Place]) -> DamageFound {
+        DamageFound { message: String::new(), places: places.to_vec(), is_complete: true }
+    }
+
+    #[test]
+    fn restart_that_finds_no_other_damage_goes_on_with_what_was_known() {
+        let first = found(&[(3, 100, 50), (7, 0, 9)]);
+        let damage = Damage::new(Some(first.clone()), None);
+        damage.begin_term(1, 5);
+        damage.heal(2);
+        let below: Vec<u64> = damage.below.iter().map(|below| below.load(Ordering::Acquire)).collect();
+        let kept = first.encode(&below);
+        for again in [first.clone(), found(&[(7, 0, 9)])] {
+            let damage = Damage::new(Some(again.clone()), again.known(&kept));
+            assert!(damage.proves(1, Some(version(5, 1))) && !damage.proves(1, Some(version(4, 9))));
+            assert!(!damage.is_in(2) && !damage.proves(3, Some(version(9, 9))));
+        }
+    }
+
+    #[test]
+    fn further_or_larger_damage_makes_everything_uncertain_again() {
+        let first = found(&[(3, 100, 50)]);
+        let mut kept = first.encode(&vec![WHOLE; usize::from(PARTITIONS)]);
+        assert!(first.known(&kept).is_some());
+        assert_eq!(found(&[(3, 100, 51)]).known(&kept), None);
+        assert_eq!(found(&[(3, 100, 50), (4, 1, 1)]).known(&kept), None);
+        assert_eq!(DamageFound { is_complete: false, ..first.clone() }.known(&kept), None);
+        assert_eq!(first.known(&kept[..kept.len() - 1]), None);
+        kept[30] ^= 1;
+        assert_eq!(first.known(&kept), None);
+    }
+
     #[test]
     fn whole_store_knows_every_key() {
-        let damage = Damage::new(false);
+        let damage = Damage::new(None, None);
         damage.begin_term(1, 5);
         assert!(!damage.is_anywhere() && damage.proves(1, None));
     }

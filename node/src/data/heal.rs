@@ -68,23 +68,30 @@ impl Plane {
     /// Writes the record of this position and version again, from another copy if it is damaged here.
     pub(super) async fn heal_record(&self, partition: Partition, position: u64, version: u64) -> Healed {
         let (record, source) = match self.engine.read_version(partition, position, version) {
-            Ok(None) => return Healed::Overtaken,
+            Ok(None) => {
+                self.missing.is_there(partition, position);
+                return Healed::Overtaken;
+            }
             Ok(Some(record)) => (record, None),
             Err(_) => match self.fetch(partition, position, version).await {
                 Some((record, node)) => (record, Some(node)),
                 None => {
                     self.healing.missing_records.fetch_add(1, Ordering::Relaxed);
+                    self.missing.is_missing(partition, position, version);
                     return Healed::NoCopy;
                 }
             },
         };
         match (self.restore(record).await, source) {
             (Ok(true), Some(node)) => {
+                self.missing.is_there(partition, position);
                 self.healing.restored_records.fetch_add(1, Ordering::Relaxed);
                 Healed::From(node)
             }
-            (Ok(true), None) => Healed::Moved,
-            (Ok(false), _) => Healed::Overtaken,
+            (Ok(moved), _) => {
+                self.missing.is_there(partition, position);
+                if moved { Healed::Moved } else { Healed::Overtaken }
+            }
             (Err(error), _) => {
                 self.on_append_error(partition, &error);
                 Healed::NoCopy
@@ -164,8 +171,9 @@ impl Plane {
     fn tell_missing(&self, partition: Partition, version: u64) {
         let message = format!(
             "a record on node {} (partition {partition}, version {version}) is damaged, and no other node \
-             that answers has it whole: requests for its key fail with DAMAGED until the key is overwritten \
-             or a node that has the record returns",
+             that answers has it whole: requests for its key fail with DAMAGED until the key is overwritten, \
+             a node that has the record returns, or the loss is accepted (caskctl partition give-up \
+             {partition})",
             self.node.short()
         );
         self.tell(Weight::Error, self.node, message);

@@ -1,6 +1,7 @@
 //! Merges a copy of an older generation **by value** (rule R10). Records that only this copy has were written
 //! by the side that a takeover left behind. The primary orders them again, like client writes. A reconcile
-//! would treat them as never acknowledged and remove them.
+//! would treat them as never acknowledged and remove them. The same is done with the live copies
+//! of a partition whose last complete copy was given up ([`crate::cluster::give_up`]).
 //!
 //! Runs before the copies are compared, while the replica is [`Unmerged`] in the committed state. Examines
 //! old records that the base of the takeover had not seen: those above its highest version then, if known.
@@ -187,9 +188,9 @@ impl Plane {
         for (node, merged) in done {
             let Merged { written, deleted, conflicts, named } = merged;
             let mut message = format!(
-                "node {} returned with data of an older generation, and node {} merged it by value: it \
-                 applied {written} writes and {deleted} deletions that only the returned node had; \
-                 {conflicts} keys had changed on both sides and keep the value of the present generation",
+                "node {} returned with data of an older generation or of partitions that were given up, and node \
+                 {} merged it by value: it applied {written} writes and {deleted} deletions that only the returned \
+                 node had; {conflicts} keys had changed on both sides and keep the value of the present generation",
                 node.short(),
                 self.node.short()
             );

@@ -18,6 +18,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use caskade_engine::Record;
 use serde::{Deserialize, Serialize};
 
+use super::missing::DamagedPartition;
 use super::range::KeyRange;
 use super::replica::Rejection;
 use crate::disk::DiskState;
@@ -225,6 +226,11 @@ pub(super) enum Request {
     /// Counts the live keys with an expiry in all partitions that the receiver is primary of. Since version
     /// 6.
     CountExpiring,
+    /// What of these partitions is damaged on the asked node; of all, if none is named. With `FEATURE_GIVE_UP`.
+    Damage { partitions: Vec<Partition> },
+    /// Deletes the keys of these damaged records (partition, position, version), of partitions that the asked node is
+    /// primary of. With `FEATURE_GIVE_UP`.
+    RemoveDamaged { records: Vec<(Partition, u64, u64)> },
 }
 
 /// Answer to a [`Request`].
@@ -242,7 +248,7 @@ pub(super) enum Answer {
     },
     /// To `KeysPage`.
     Keys { keys: Vec<Bytes>, next: Option<u64> },
-    /// To `Count` and `CountExpiring`.
+    /// To `Count` and `CountExpiring`; to `RemoveDamaged` the records whose keys are deleted.
     Count(u64),
     /// To `Figures`: partition, keys, bytes.
     Figures(Vec<(Partition, u64, u64)>),
@@ -250,6 +256,8 @@ pub(super) enum Answer {
     Record(Option<WireRecord>),
     /// To `KeysInOrder`.
     KeysInOrder { keys: Vec<Bytes>, next: Option<Bytes> },
+    /// Of `Damage`: partitions that are damaged, and those that were named; places in data files, in words.
+    Damage { partitions: Vec<DamagedPartition>, places: Vec<String> },
 }
 
 /// [`Outcome`] as peers exchange it.

@@ -7,7 +7,7 @@
 //! [`assignments`], [`hand_over`]. Copies: [`catch_up`], [`reconcile`] (in-sync ones), [`repair`]
 //! (comparison), [`tail`] (unsynced writes lost in a power failure), [`merging`] (after a takeover). Store:
 //! [`clean`] (droppable tombstones), [`scrub`] (finds damage), [`heal`] (restores records), [`damage`] (store
-//! found damaged at the start), [`space`] (free disk space). Also [`figures`] (sizes of partitions),
+//! found damaged at the start), [`missing`] (damaged on all copies), [`space`] (free disk space). Also [`figures`] (sizes of partitions),
 //! [`upkeep`] (periodic work), [`notices`] (events for the operator).
 
 mod assignments;
@@ -23,6 +23,7 @@ mod hand_over;
 mod heal;
 mod merging;
 mod message;
+mod missing;
 mod notices;
 mod ordering;
 mod plane;
@@ -45,6 +46,8 @@ mod together;
 mod upkeep;
 mod version;
 
+pub use damage::DamageFound;
+pub use missing::{DamagedPartition, DamagedRecord};
 pub use notices::{Notice, Weight};
 pub use plane::{Limits, Parts, Plane, Proposals};
 pub use range::{KeyRange, KeysInOrder};

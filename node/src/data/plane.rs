@@ -15,11 +15,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::assignments::Assignments;
 use super::cluster_time;
-use super::damage::Damage;
+use super::damage::{Damage, DamageFound};
 use super::forwards::Forwards;
 use super::heal::HealCounters;
 use super::merging::Merging;
 use super::message::Answer;
+use super::missing::Missing;
 use super::notices::Notices;
 use super::ordering::OVERLOAD_PAUSE;
 use super::primary::Primary;
@@ -79,8 +80,8 @@ pub struct Parts {
     pub node: NodeId,
     /// Its store.
     pub engine: Engine,
-    /// Text for the operator: the damage found when the store was opened; `None` if there is no damage.
-    pub damage: Option<String>,
+    /// Damage that was found when the store was opened; `None` if there is none.
+    pub damage: Option<DamageFound>,
     /// Sends calls to other nodes.
     pub peers: Peers,
     /// Queues of proposals to the coordinator.
@@ -222,6 +223,8 @@ pub struct Plane {
     pub(super) notices: Notices,
     pub(super) healing: HealCounters,
     pub(super) damage: Damage,
+    /// Damaged records that no copy that answers has whole.
+    pub(super) missing: Missing,
     /// Counts of merged records of an older generation.
     pub(super) merging: Merging,
     /// Text for clients and the operator: the reason why this node has had no lease for a while, and the
@@ -269,7 +272,8 @@ impl Plane {
             View { state: Arc::default(), takes_part: None, primaries: vec![None; usize::from(PARTITIONS)] };
         let plane = Arc::new(Self {
             node,
-            damage: Damage::new(damage.is_some()),
+            damage: Damage::load(&engine, damage.clone()),
+            missing: Missing::default(),
             tails: Tails::default(),
             assignments: Assignments::load(&engine),
             cluster_clock: cluster_time::restore(&engine, &host),
@@ -301,7 +305,7 @@ impl Plane {
             progress: watch::Sender::new(0),
         });
         if let Some(found) = damage {
-            plane.tell_damage(&found);
+            plane.tell_damage(&found.message);
         }
         plane
     }

@@ -29,6 +29,8 @@ struct Round {
     last: u64,
     /// Start of the next round, by the monotonic clock.
     next_ms: u64,
+    /// Time of the next search for copies of damaged records that no node had.
+    missing_ms: u64,
     /// Files whose healing failed, with the time of the next attempt.
     failed: BTreeMap<u64, u64>,
 }
@@ -75,7 +77,13 @@ impl Plane {
         loop {
             let (damaged, sealed) = (self.engine.damaged_files(), self.engine.sealed_files());
             match round.next(&damaged, &sealed, rate > 0, self.host.monotonic_ms()) {
-                Next::Nothing => tokio::time::sleep(IDLE_PAUSE).await,
+                Next::Nothing => {
+                    tokio::time::sleep(IDLE_PAUSE).await;
+                    if self.host.monotonic_ms() >= round.missing_ms {
+                        round.missing_ms = self.host.monotonic_ms() + RETRY_PAUSE_MS;
+                        self.look_for_missing().await;
+                    }
+                }
                 Next::File { id, damaged } => {
                     let rate = if damaged { rate.max(DAMAGED_BYTES_PER_S) } else { rate };
                     if !self.scrub_file(id, rate, damaged).await {

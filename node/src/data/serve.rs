@@ -70,6 +70,8 @@ impl Plane {
             Ok(Request::Fetch { partition, position, version }) if partition < PARTITIONS => {
                 self.fetch_answer(partition, position, version)
             }
+            Ok(Request::Damage { partitions }) => return self.answer_damage(partitions, reply),
+            Ok(Request::RemoveDamaged { records }) => return self.answer_removal(records, reply),
             Ok(Request::KeysPage { .. } | Request::Fetch { .. }) | Err(_) => self.not_primary(),
         };
         reply.send(wire::encode(&answer).into());

@@ -57,6 +57,7 @@ impl Node {
                 .warnings
                 .push("this node has no cluster secret: everyone who reaches its peer port is a peer".into());
         }
+        status.warnings.extend(self.damage_warnings(&state));
         for (node, offset_ms) in self.wrong_clocks() {
             status.warnings.push(format!("{}: correct it (NTP)", clock_text(&node.short(), offset_ms)));
         }
@@ -247,6 +248,8 @@ impl Node {
             disk_minimum_bytes: disk.marks.minimum,
             disk_state: disk.state.word().to_owned(),
             disk_days_left: disk.days_left,
+            damaged_partitions: self.plane.damaged_partitions(),
+            damaged_records: self.plane.missing_records().len() as u64,
             ..NodeRow::default()
         }
     }

@@ -173,6 +173,9 @@ impl Keyspace for Client {
                 AdminRequest::TakeOver { confirmed } => {
                     serde_json::to_string(&node.take_over(confirmed).await?)
                 }
+                AdminRequest::GiveUp { partitions, confirmation } => {
+                    serde_json::to_string(&node.give_up(&partitions, confirmation.as_deref()).await?)
+                }
                 AdminRequest::Snapshot { directory } => {
                     serde_json::to_string(&node.snapshot_store(directory).await?)
                 }

@@ -15,6 +15,7 @@ mod figures;
 #[cfg(any(test, feature = "internals"))]
 pub(crate) mod fuzz;
 mod generation;
+mod give_up;
 mod given_up;
 mod gossip;
 mod join;
@@ -69,7 +70,7 @@ use crate::cluster::protocol::PROTOCOL_OPERATIONS;
 use crate::cluster::state::{Announcement, Change};
 use crate::cluster::time::TimeKeeper;
 use crate::config::Settings;
-use crate::data::{self, Plane};
+use crate::data::{self, DamageFound, Plane};
 use crate::frontend::limits::Limits;
 use crate::frontend::stats::Stats;
 use crate::host::Host;
@@ -127,8 +128,8 @@ pub struct Parts {
     pub topology: Arc<dyn Agreement>,
     /// The node's store.
     pub engine: Engine,
-    /// Damage that was found when the store was opened, in words; `None` without damage.
-    pub damage: Option<String>,
+    /// Damage that was found when the store was opened; `None` without damage.
+    pub damage: Option<DamageFound>,
     /// Lowest generation that the node follows while it has no committed state.
     pub generation_floor: u32,
     /// Records durably that the node's topology log is superseded.

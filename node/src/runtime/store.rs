@@ -12,10 +12,11 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use caskade_engine::{Engine, Options, Recovery, SyncPolicy};
+use caskade_engine::{Engine, Options, SyncPolicy};
 
 use crate::cluster::state::StoreCondition;
 use crate::config::Settings;
+use crate::data::DamageFound;
 use crate::id::{ClusterId, NodeId};
 use crate::identity::{IdentityError, replace_file};
 
@@ -103,7 +104,7 @@ pub(super) fn condition(settings: &Settings, damaged: bool) -> StoreCondition {
 }
 
 /// Opens the store, unless all its files are missing; returns its damage.
-pub(super) fn open(options: Options, data_dir: &Path) -> anyhow::Result<(Engine, Option<String>)> {
+pub(super) fn open(options: Options, data_dir: &Path) -> anyhow::Result<(Engine, Option<DamageFound>)> {
     let dir = options.path.clone();
     if read_owner(&dir)?.is_some() && !has_data_files(&dir)? {
         let (what, because) = ("has no data files", format!("its file `{OWNER_FILE}` exists"));
@@ -117,24 +118,11 @@ pub(super) fn open(options: Options, data_dir: &Path) -> anyhow::Result<(Engine,
         cut_bytes = recovery.cut_bytes,
         "opened the store"
     );
-    let damage = damage(&recovery);
-    if let Some(damage) = &damage {
+    let damage = DamageFound::of(&recovery);
+    if let Some(DamageFound { message: damage, .. }) = &damage {
         tracing::error!(damage, "the store is damaged: other copies, if they exist, decide about its keys");
     }
     Ok((engine, damage))
-}
-
-/// Returns the damage found, in words.
-fn damage(recovery: &Recovery) -> Option<String> {
-    let first = recovery.quarantined.first()?;
-    Some(format!(
-        "{}, at byte {}: {} bytes are not those that were written ({}); {} damaged places in total",
-        first.path.display(),
-        first.offset,
-        first.bytes,
-        first.reason,
-        recovery.quarantined_total
-    ))
 }
 
 fn vanished(store: &Path, data_dir: &Path, what: &'static str, because: String) -> StoreError {

@@ -9,6 +9,7 @@ use caskade_engine::{Engine, FaultyFileSystem, Options, SyncPolicy, TakenGroup};
 use caskade_node::cluster::operations::Operation;
 use caskade_node::cluster::state::{Announcement, Change, ClusterState, ReplicaRole, StoreCondition};
 use caskade_node::config::Settings;
+use caskade_node::data::DamageFound;
 use caskade_node::disk::Mark;
 use caskade_node::host::Host;
 use caskade_node::id::{ClusterId, Incarnation, NodeId};
@@ -280,9 +281,9 @@ impl World {
                     return false;
                 }
             };
-        let damage = recovery.quarantined.first().map(|first| format!("{first:?}"));
-        if let Some(damage) = &damage {
-            self.note(&format!("the store of node {number} is damaged: {damage}"));
+        let damage = DamageFound::of(&recovery);
+        if let Some(DamageFound { message, .. }) = &damage {
+            self.note(&format!("the store of node {number} is damaged: {message}"));
         }
         self.settle_log(number);
         let seed = self.rng.random();

@@ -79,6 +79,8 @@ fn row(at: usize, nodes: usize, addrs: &[String]) -> NodeRow {
         disk_minimum_bytes: 2 << 30,
         disk_state: "ok".into(),
         disk_days_left: Some(41.5),
+        damaged_partitions: 0,
+        damaged_records: 0,
     }
 }
 

@@ -48,6 +48,7 @@ pub(super) static ENTRIES: &[Entry] = &[
     row("cask.drain", ADMIN | SLOW | DANGER, None, None),
     row("cask.events", ADMIN | SLOW | DANGER, None, None),
     row("cask.getv", READ | STR | FAST, Read, Read),
+    row("cask.giveup", ADMIN | SLOW | DANGER, None, None),
     row("cask.nodes", ADMIN | SLOW | DANGER, None, None),
     row("cask.plan", ADMIN | SLOW | DANGER, None, None),
     row("cask.prefix", KEY | READ | SLOW | DANGER, None, None),

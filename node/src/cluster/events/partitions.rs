@@ -20,11 +20,69 @@ pub(super) struct Group {
 
 impl News<'_> {
     pub(super) fn partitions(&mut self) {
+        self.given_up();
         self.failed_over();
         self.lost();
         self.available_again();
         self.taken_out();
         self.copied();
+    }
+
+    /// Partitions whose last complete copy was given up: its node is down, or its store is damaged.
+    fn given_up(&mut self) {
+        let (mut down, mut damaged) = (BTreeMap::<NodeId, Group>::new(), BTreeMap::<NodeId, Group>::new());
+        for (partition, former, present) in self.primaries() {
+            let (Some(former), Some(present)) = (former, present) else { continue };
+            let groups = if self.is_given_up(partition, former, present) {
+                &mut down
+            } else if former == present && self.counts_as_it_is(partition, present) {
+                &mut damaged
+            } else {
+                continue;
+            };
+            let group = groups.entry(former).or_default();
+            group.partitions += 1;
+            group.nodes.insert(present);
+        }
+        let many = "were given up with the last complete copies of these nodes, which are down";
+        self.grouped(Severity::Error, Kind::Failover, down, many, |_, node, group| {
+            format!(
+                "{} given up: node {}, which is down, had their last complete copy. What only that copy held is lost. They are \
+                 served by {}; a copy that node {} still has is discarded when it returns",
+                counted(group.partitions, "partition"),
+                node.short(),
+                named(&group.nodes),
+                node.short()
+            )
+        });
+        let many = "count as complete from now on, whatever their damaged stores lost: that is given up";
+        self.grouped(Severity::Error, Kind::Failover, damaged, many, |_, node, group| {
+            format!(
+                "what the damaged store of node {} lost of {} is given up: their keys are answered with what it holds",
+                node.short(),
+                counted(group.partitions, "partition")
+            )
+        });
+    }
+
+    /// Whether another copy took the place of the last complete one, whose node was down and did not return.
+    fn is_given_up(&self, partition: Partition, former: NodeId, present: NodeId) -> bool {
+        let returned = self.new.members.contains_key(&former) && !self.same_incarnation(former);
+        former != present
+            && !self.old.is_live_primary(partition)
+            && !returned
+            && self.old.generation == self.new.generation
+    }
+
+    /// Whether the primary's copy counts as complete by an entry of its own, within one term.
+    fn counts_as_it_is(&self, partition: Partition, primary: NodeId) -> bool {
+        let copy = |state: &ClusterState| {
+            let placed = state.partition(partition)?;
+            Some((placed.term, placed.replica(primary)?.syncing_since))
+        };
+        let (old, new) = (copy(self.old), copy(self.new));
+        let later = old.zip(new).is_some_and(|(old, new)| old.0 == new.0 && old.1 < new.1);
+        later && self.same_incarnation(primary)
     }
 
     /// Reports partitions whose primary lost its role without its consent: another in-sync replica took over.
@@ -37,7 +95,7 @@ impl News<'_> {
             let consented = self.new.is_up(former)
                 && self.same_incarnation(former)
                 && role(self.new, partition, former).is_none_or(|role| role == ReplicaRole::InSync);
-            if former != present && !consented {
+            if former != present && !consented && !self.is_given_up(partition, former, present) {
                 let group = groups.entry(former).or_default();
                 group.partitions += 1;
                 group.nodes.insert(present);

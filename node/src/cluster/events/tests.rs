@@ -316,3 +316,37 @@ fn what_an_operator_does_is_told() {
     let events = told(&empty, &after(&empty, [Change::Retire { node: node(2) }]));
     assert_told(&events, "info", "member", &[&node(2).short(), "left"]);
 }
+
+#[test]
+fn last_copy_that_is_given_up_is_told_as_that_and_not_as_a_failover() {
+    use super::super::give_up::{Cause, Loss};
+    use super::super::protocol::FEATURE_GIVE_UP;
+
+    let mut state = cluster_of(3);
+    state.operations.speech.features = FEATURE_GIVE_UP;
+    let gone = node(2).short();
+    let lost = without(&without(&state, 1), 2);
+    let partitions = lost.partitions().filter(|(partition, _)| !lost.is_live_primary(*partition));
+    let losses: Vec<Loss> = partitions
+        .map(|(partition, placed)| Loss {
+            partition,
+            term: placed.term,
+            holder: node(2),
+            incarnation: 1,
+            cause: Cause::Down,
+        })
+        .collect();
+    let count = losses.len();
+    let events = told(&lost, &after(&lost, [Change::GiveUp(losses)]));
+    let words = [&format!("{count} partitions given up: node {gone}")[..], "discarded when it returns"];
+    assert_told(&events, "error", "failover", &words);
+    assert!(!events.iter().any(|(.., message)| message.contains("now served by")), "{events:#?}");
+
+    let down = without(&state, 2);
+    let alone = |placed: &PartitionState| placed.in_sync().count() == 1 && placed.primary() == Some(node(1));
+    let (partition, placed) = down.partitions().find(|(_, placed)| alone(placed)).unwrap();
+    let loss = Loss { partition, term: placed.term, holder: node(1), incarnation: 1, cause: Cause::Damaged };
+    let events = told(&down, &after(&down, [Change::GiveUp(vec![loss])]));
+    let words = [&format!("node {} lost of 1 partition is given up", node(1).short())[..]];
+    assert_told(&events, "error", "failover", &words);
+}

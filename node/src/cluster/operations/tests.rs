@@ -379,3 +379,24 @@ fn replica_becomes_in_sync_only_with_equal_digests_once_all_name_them() {
     let flip = Flip { epoch: flipped.epoch, node, source_digest: 7, target_digest: 7 };
     assert_eq!(flipped.operations.flips.get(&partition), Some(&flip));
 }
+
+#[test]
+fn live_copies_of_a_last_one_that_is_removed_keep_what_only_they_have() {
+    let mut state = cluster_of(4);
+    state.operations.speech.protocol = super::super::protocol::PROTOCOL_TAKEOVER;
+    let lost = without(&without(&state, 1), 2);
+    let waiting: Vec<Partition> = lost
+        .partitions()
+        .filter(|(partition, _)| !lost.is_live_primary(*partition))
+        .map(|(p, _)| p)
+        .collect();
+    assert!(!waiting.is_empty());
+    let gone = after(&lost, [remove(&lost, 2, true)]);
+    check(&gone);
+    for partition in waiting {
+        let (former, placed) = (lost.partition(partition).unwrap(), gone.partition(partition).unwrap());
+        let base = placed.replicas.first().unwrap();
+        let stand_in = former.replica(base.node).unwrap_or_else(|| panic!("partition {partition}: {placed}"));
+        assert_eq!(base.assigned, stand_in.assigned, "the new writes it was sent are kept: {placed}");
+    }
+}

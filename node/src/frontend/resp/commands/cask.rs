@@ -78,6 +78,19 @@ pub(super) fn takeover(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     ask(context, AdminRequest::TakeOver { confirmed })
 }
 
+/// `CASK.GIVEUP partitions [CONFIRM words ...]`
+pub(super) fn giveup(context: &mut Context<'_>, args: Args<'_>) -> Handled {
+    let confirmation = match args.len() {
+        2 => None,
+        4.. if args.get(2).eq_ignore_ascii_case(b"confirm") => Some(words(args)[2..].join(" ")),
+        _ => {
+            let usage = "ERR CASK.GIVEUP takes partitions (17, 3,5-9, ALL), and CONFIRM and the words it asks for to do it";
+            return Err(usage.into());
+        }
+    };
+    ask(context, AdminRequest::GiveUp { partitions: text(args.get(1)), confirmation })
+}
+
 /// `CASK.PLAN what ...`
 pub(super) fn plan(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     ask(context, AdminRequest::Plan { words: words(args) })

@@ -175,6 +175,7 @@ static PROPERTIES: &[Properties] = &[
     row("cask.drain", ADMIN | NOSCRIPT | LOADING | STALE, &[], &[]),
     row("cask.events", ADMIN | NOSCRIPT | LOADING | STALE, &[], &[]),
     row("cask.getv", READONLY | FAST, &[one(1, RO | ACCESS)], &[]),
+    row("cask.giveup", ADMIN | NOSCRIPT | LOADING | STALE, &[], &[]),
     row("cask.nodes", ADMIN | NOSCRIPT | LOADING | STALE, &[], &[]),
     row("cask.plan", ADMIN | NOSCRIPT | LOADING | STALE, &[], &[]),
     row("cask.prefix", READONLY, &[], &[]),

@@ -47,6 +47,7 @@ pub(in super::super) static COMMANDS: &[Command] = &[
     row("cask.drain", 2, Barrier, K::NONE, OWN, (cask::drain, "Makes a node hand over every partition of which it is primary.")),
     row("cask.events", -1, Barrier, K::NONE, OWN, (cask::events, "Returns the latest events of this node, as JSON.")),
     row("cask.getv", 2, Read, K::FIRST, OWN, (values::getv, "Returns the value of a key and its version.")),
+    row("cask.giveup", -2, Barrier, K::NONE, OWN, (cask::giveup, "Lists what giving up last copies of partitions loses, or does it with the words that confirm it, as JSON.")),
     row("cask.nodes", 1, Barrier, K::NONE, OWN, (cask::nodes, "Returns the statistics of every node, as JSON.")),
     row("cask.plan", -2, Barrier, K::NONE, OWN, (cask::plan, "Previews an operation on the topology, or returns or controls the running plan, as JSON.")),
     row("cask.prefix", -2, Barrier, K::NONE, OWN, (range::prefix, "Lists the keys with a prefix in order, with their values if requested.")),
