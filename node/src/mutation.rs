@@ -1,7 +1,7 @@
 //! Planted bugs, which the simulator must find: each makes the node break one rule.
 //!
 //! Only builds with the feature `mutations` and debug assertions contain them: those of the simulator and of
-//! tests. Even there a bug acts only after [`plant`] names it. In all other builds [`planted`] is the constant
+//! tests. Even there a bug acts only after `plant` names it. In all other builds `planted` is the constant
 //! `false`.
 
 /// A planted bug, named by the rule that it breaks.

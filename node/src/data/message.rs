@@ -462,7 +462,9 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_bytes_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        fn arbitrary_bytes_are_refused_without_a_panic(
+            bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        ) {
             let _ = ReplicationFrame::decode(bytes.clone().into());
             let _ = read_replication_answer(bytes.into());
         }

@@ -273,7 +273,8 @@ mod tests {
             mut value in proptest::collection::vec(any::<u8>(), 20), signed: bool, bits in 1u8..=64,
             offset in 0u64..90, number: i64,
         ) {
-            let field = |action| Field { signed, bits: if signed { bits } else { bits.min(63) }, offset, action };
+            let bits = if signed { bits } else { bits.min(63) };
+            let field = |action| Field { signed, bits, offset, action };
             let before = naive(&value);
             let set = field(FieldAction::Set(number, Overflow::Wrap));
             set.carry_out(&mut value);

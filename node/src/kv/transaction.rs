@@ -431,11 +431,15 @@ mod tests {
     proptest! {
         #[test]
         fn transaction_has_the_same_result_as_its_steps_one_by_one(steps in steps(), there: bool) {
-            let before = if there { Store::from([(key("a"), entry("1", 900, 7)), (key("b"), entry("5", 0, 8))]) } else { Store::new() };
+            let present = [(key("a"), entry("1", 900, 7)), (key("b"), entry("5", 0, 8))];
+            let before = if there { Store::from(present) } else { Store::new() };
             let (mut together, mut apart) = (before.clone(), before);
             let outcomes = run(&mut together, &[], steps.clone()).unwrap();
-            let one_by_one: Vec<_> = steps.into_iter().flat_map(|step| run(&mut apart, &[], vec![step]).unwrap()).collect();
-            let no_versions = |store: Store| -> Vec<_> { store.into_iter().map(|(key, e)| (key, e.value, e.expiry_ms)).collect() };
+            let run_one = |step| run(&mut apart, &[], vec![step]).unwrap();
+            let one_by_one: Vec<_> = steps.into_iter().flat_map(run_one).collect();
+            let no_versions = |store: Store| -> Vec<_> {
+                store.into_iter().map(|(key, e)| (key, e.value, e.expiry_ms)).collect()
+            };
             // Executed one by one, the steps do not remove an expired key that none of them uses.
             apart.retain(|_, entry| entry.expiry_ms != 900);
             together.retain(|_, entry| entry.expiry_ms != 900);

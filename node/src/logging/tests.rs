@@ -1,3 +1,5 @@
+//! The log with outputs that fail, block, tear lines or panic: calls never block, and lost lines are counted.
+
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::mpsc;

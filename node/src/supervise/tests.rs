@@ -1,3 +1,5 @@
+//! Ends of parts, tasks and threads, and a census of the places in the source that start them.
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::AtomicUsize;

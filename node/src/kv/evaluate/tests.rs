@@ -336,7 +336,8 @@ proptest! {
             let before = { model.purge(now_ms); model.clone() };
             let expected = model.act(&action, now_ms);
             let answer = evaluate(&action, record.as_ref(), &At { now_ms, ..AT });
-            prop_assert_eq!(&answer.as_ref().map(|(_, outcome)| as_number(outcome)).map_err(|e| *e), &expected);
+            let answered = answer.as_ref().map(|(_, outcome)| as_number(outcome)).map_err(|e| *e);
+            prop_assert_eq!(&answered, &expected);
             let Ok((effect, outcome)) = answer else { continue };
             if let Outcome::Set { old: Some(old), .. } = outcome {
                 prop_assert_eq!(before.0, Some((old.value.to_vec(), old.user_flags, old.expiry_ms)));
