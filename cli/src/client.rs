@@ -1,6 +1,4 @@
-//! A connection to one node, and what its errors mean.
-//!
-//! Refuses nothing itself; every wait is bounded.
+//! A connection to one node, and the meaning of its errors. Every wait is bounded.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,15 +10,15 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, RedisError, Value};
 use serde::de::DeserializeOwned;
 
-/// How long a connection may take.
+/// Time limit of a connection attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long an answer may take: longer than a node itself waits for a partition without a primary.
+/// Time limit of an answer: longer than a node itself waits for a partition without a primary.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
 const LOG_IN: &str =
-    ". Log in: --askpass or CASKADE_PASSWORD, and --user for another user than the default one";
+    "; log in with --askpass or CASKADE_PASSWORD, and --user for a user other than the default";
 
-/// Where a node's clients connect, and as whom.
+/// Client address of a node, and the login to use there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Addr {
     host: String,
@@ -29,22 +27,22 @@ pub(crate) struct Addr {
 }
 
 impl Addr {
-    /// The same place, as somebody.
+    /// Returns the same address with this login.
     pub(crate) fn with_login(self, login: Login) -> Self {
         Self { login: Arc::new(login), ..self }
     }
 
-    /// Another node, as the same user.
+    /// Returns the address of another node with the same login.
     pub(crate) fn at(&self, host: &str, port: u16) -> Self {
         Self { host: host.to_owned(), port, login: Arc::clone(&self.login) }
     }
 
-    /// Host name or IP address, without brackets.
+    /// Returns the host name or IP address, without brackets.
     pub(crate) fn host(&self) -> &str {
         &self.host
     }
 
-    /// As whom.
+    /// Returns the login to use.
     pub(crate) fn login(&self) -> &Login {
         &self.login
     }
@@ -75,48 +73,51 @@ impl FromStr for Addr {
     }
 }
 
-/// Why a request was not answered as hoped; each says what it means for the data and what to do.
+/// Failure of a request. Each text states the consequence for the data and what to do.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum ClientError {
-    /// Nobody listens there.
+    /// No connection was established; nothing was sent.
     #[error(
-        "cannot connect to {addr}: {cause}. Nothing was sent. Is a node running there? Start one with \
-         `caskd --data-dir DIR --listen {addr}`, or a local cluster with `caskctl playground`, or name \
+        "cannot connect to {addr}: {cause}; nothing was sent; start a node there with \
+         `caskd --data-dir DIR --listen {addr}`, start a local cluster with `caskctl playground`, or name \
          another node with --addr"
     )]
     NoConnection {
-        /// Who was called.
+        /// The node that was called.
         addr: Addr,
-        /// What the system said.
+        /// The error of the operating system.
         cause: String,
     },
-    /// The connection was lost, or the answer is late.
+    /// The connection was lost, or no answer arrived in time.
     #[error(
-        "{addr} did not answer: {cause}. If this was a write, it may or may not have been done: read the \
-         key before you try again. `caskctl status` at another node tells how the cluster is"
+        "{addr} did not answer: {cause}; a write may or may not have been applied: read the key before you \
+         try again; `caskctl status` at another node shows the state of the cluster"
     )]
     NoAnswer {
-        /// Who was asked.
+        /// The node that was asked.
         addr: Addr,
-        /// What went wrong.
+        /// The error of the connection.
         cause: String,
     },
-    /// The node said no.
+    /// The node answered with an error.
     #[error("{addr} refused: {answer}{hint}")]
     Refused {
-        /// Who said so.
+        /// The node that answered.
         addr: Addr,
-        /// Its words.
+        /// The error text of the node.
         answer: String,
-        /// What to do, or empty.
+        /// The remedy, or empty.
         hint: &'static str,
     },
-    /// The answer has a form this build does not know.
-    #[error("{addr} answered what this caskctl cannot read: {cause}. Are caskctl and caskd of one version?")]
+    /// The answer has a form that this build cannot read.
+    #[error(
+        "cannot read the answer of {addr}: {cause}; a write may have been applied; use caskctl and caskd of \
+         the same version"
+    )]
     Unreadable {
-        /// Who answered.
+        /// The node that answered.
         addr: Addr,
-        /// What is wrong with it.
+        /// The error of the parser.
         cause: String,
     },
 }
@@ -129,22 +130,22 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// Connects.
+    /// Connects and logs in, within 10 s.
     pub(crate) async fn connect(addr: &Addr) -> Result<Self, ClientError> {
         let refused = |cause: String| ClientError::NoConnection { addr: addr.clone(), cause };
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(ANSWER_TIMEOUT));
-        // The library's own limit leaves out the name's look-up.
+        // The library's own time limit does not include resolving the host name.
         let connecting = addr.login.connect(&addr.host, addr.port, &config);
         let connection = tokio::time::timeout(2 * CONNECT_TIMEOUT, connecting)
             .await
-            .map_err(|_| refused("no connection in time".to_owned()))?
+            .map_err(|_| refused("no connection within 10 s".to_owned()))?
             .map_err(|error| not_let_in(addr, &error))?;
         Ok(Self { connection, addr: addr.clone() })
     }
 
-    /// Sends one command.
+    /// Sends one command and returns its answer. An error of the node is an error.
     pub(crate) async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, ClientError> {
         let answer: Value =
             self.connection.send_packed_command(command).await.map_err(|error| self.explain(&error))?;
@@ -152,23 +153,23 @@ impl Client {
         redis::from_redis_value(answer).map_err(|error| self.unreadable(&error))
     }
 
-    /// The node it is connected to.
+    /// Returns the node that this connection leads to.
     pub(crate) fn addr(&self) -> &Addr {
         &self.addr
     }
 
-    /// Sends several commands at once; a refused one is an [`Value::ServerError`] among the answers.
+    /// Sends several commands in one pipeline. A rejected one is a [`Value::ServerError`] among the answers.
     pub(crate) async fn ask_all(&mut self, commands: &redis::Pipeline) -> Result<Vec<Value>, ClientError> {
         let sent = self.connection.send_packed_commands(commands, 0, commands.len()).await;
         sent.map_err(|error| self.explain(&error))
     }
 
-    /// Asks a `CASK.*` question: the JSON as the node sent it.
+    /// Sends a `CASK.*` command and returns the JSON text unchanged.
     pub(crate) async fn question(&mut self, command: &Cmd) -> Result<String, ClientError> {
         self.ask(command).await
     }
 
-    /// Reads an answer of [`Client::question`].
+    /// Parses an answer of [`Client::question`].
     pub(crate) fn read<T: DeserializeOwned>(&self, json: &str) -> Result<T, ClientError> {
         serde_json::from_str(json).map_err(|error| self.unreadable(&error))
     }
@@ -191,7 +192,7 @@ impl ClientError {
         }
         let answer = words(error);
         let hint = if answer.to_ascii_lowercase().contains("unknown command 'cask.") {
-            ". This server is no Caskade node: give the address of one with --addr"
+            "; this server is not a Caskade node: name one with --addr"
         } else if answer.contains("NOAUTH") {
             LOG_IN
         } else {
@@ -200,7 +201,8 @@ impl ClientError {
         Self::Refused { addr, answer, hint }
     }
 
-    /// Returns whether a node refused a command because its keys are of several slots; it did nothing then.
+    /// Returns whether a node rejected a command because its keys are in several slots; it changed nothing
+    /// then.
     pub(crate) fn is_cross_slot(&self) -> bool {
         matches!(self, Self::Refused { answer, .. } if answer.starts_with("CROSSSLOT"))
     }
@@ -215,13 +217,13 @@ impl ClientError {
     }
 }
 
-/// Why a connection did not come about: nobody is there, or the node does not let this client in.
+/// Returns the error of a failed connection: no node listens there, or the node rejects the login.
 fn not_let_in(addr: &Addr, error: &RedisError) -> ClientError {
     let answer = words(error);
     let hint = if answer.contains("NOAUTH") || answer.contains("NOPERM") {
         LOG_IN
     } else if answer.contains("WRONGPASS") {
-        ". Is the password right? --askpass asks for it, --user names another user than the default one"
+        "; check the password (--askpass prompts for it) and the user (--user)"
     } else if matches!(error.kind(), redis::ErrorKind::Server(_)) {
         ""
     } else {
@@ -230,10 +232,10 @@ fn not_let_in(addr: &Addr, error: &RedisError) -> ClientError {
     ClientError::Refused { addr: addr.clone(), answer, hint }
 }
 
-/// What went wrong, in the words of whoever said it.
+/// Returns the text of an error: the node's own words if it sent any.
 pub(crate) fn words(error: &RedisError) -> String {
     if error.is_timeout() {
-        return format!("nothing came within {} s", ANSWER_TIMEOUT.as_secs());
+        return format!("no answer within {} s", ANSWER_TIMEOUT.as_secs());
     }
     match (error.code(), error.detail()) {
         (Some(code), Some(detail)) => format!("{code} {detail}"),

@@ -1,27 +1,27 @@
-//! How a run ends.
+//! Results of commands and their exit codes.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
 
-/// What a command found.
+/// Result of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
-    /// It was done.
+    /// Executed (exit code 0).
     Done,
-    /// It was done, and the answer is no: the key is absent, the condition does not hold.
+    /// Executed, and the answer is no (exit code 1): the key is absent, the condition does not hold.
     No,
-    /// Something failed; it has been said already.
+    /// Failed (exit code 2); the command has printed the error already.
     Failed,
 }
 
 impl Exit {
-    /// `Done` for yes, `No` for no.
+    /// Returns `Done` for true, `No` for false.
     pub(crate) fn yes(yes: bool) -> Self {
         if yes { Self::Done } else { Self::No }
     }
 }
 
-/// Tells the error, if there is one, and gives the exit code. A reader that has gone away (`| head`) is no error.
+/// Prints the error, if any, and returns the exit code. A closed output pipe (`| head`) is not an error.
 pub(crate) fn report(result: anyhow::Result<Exit>) -> ExitCode {
     match result {
         Ok(Exit::Done) => ExitCode::SUCCESS,
@@ -29,7 +29,7 @@ pub(crate) fn report(result: anyhow::Result<Exit>) -> ExitCode {
         Ok(Exit::Failed) => ExitCode::from(2),
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            // Nobody to tell if this fails too.
+            // If standard error is closed too, only the exit code is left.
             let _ = writeln!(io::stderr(), "caskctl: {error:#}");
             ExitCode::from(2)
         }

@@ -1,9 +1,9 @@
-//! `caskctl`: commands for keys and for the cluster, a benchmark, and a cluster to play with.
+//! `caskctl`: commands for keys and for the cluster, a benchmark, and a local playground cluster.
 //!
-//! Arguments become a validated request, the request runs, and what it found becomes an exit code:
-//! 0 done, 1 the answer is no (absent key, condition not met, damaged store), 2 failed. It talks to the
-//! node that is named, over the port Redis clients use, and follows it to others where it redirects (`router`); it
-//! keeps nothing between runs; `caskctl store` reads files instead.
+//! `main` validates the arguments, runs one command and returns its result as the exit code: 0 done, 1 the
+//! answer is no (absent key, condition not met, damaged store), 2 failed. Commands use the port of Redis
+//! clients of the node at `--addr` and follow its redirections (`router`). `caskctl store` reads files
+//! instead. Nothing is kept between runs.
 
 mod args;
 mod client;
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("the runtime cannot start")
+        .context("cannot start the runtime; nothing was sent")
         .and_then(|runtime| runtime.block_on(run(args)));
     exit::report(result)
 }
@@ -34,7 +34,7 @@ fn main() -> ExitCode {
 async fn run(args: Args) -> anyhow::Result<Exit> {
     let out = &mut Output::new(args.json);
     let addr = &match args.command {
-        // They talk to no node, and the flags of log-ins mean nothing to them.
+        // These commands connect to no node and ignore the login flags.
         Command::Store { .. } | Command::Cert { .. } | Command::Playground(_) => args.addr,
         _ => args.addr.with_login(args.login.read()?),
     };
@@ -50,7 +50,7 @@ async fn run(args: Args) -> anyhow::Result<Exit> {
         Command::Store { command } => {
             tokio::task::spawn_blocking(move || command::store::run(&command, &mut Output::new(args.json)))
                 .await
-                .context("the command ended before its time")?
+                .context("the command ended by a panic; this is a bug of caskctl")?
         }
         Command::Cert { command } => command::cert::run(&command, out),
         Command::HashPassword => command::hash_password::run(addr.login(), out),

@@ -1,17 +1,17 @@
-//! What goes to standard output: raw values, lines, tables, JSON; and how figures are written for people.
+//! Standard output: raw values, lines, tables, JSON; and the number format of text output.
 
 use std::io::{self, BufWriter, IsTerminal as _, Stdout, Write as _};
 
 use comfy_table::{CellAlignment, Table, presets};
 use serde_json::{Value, json};
 
-/// Standard output, and which form was asked for.
+/// Standard output and the requested form.
 pub(crate) struct Output {
-    // Not locked: the dashboard writes there too, from other threads.
+    // Not locked: the dashboard writes to standard output too, from other threads.
     stdout: BufWriter<Stdout>,
-    /// JSON was asked for.
+    /// Whether `--json` was given.
     pub(crate) json: bool,
-    /// A person is looking.
+    /// Whether standard output is a terminal.
     pub(crate) is_terminal: bool,
 }
 
@@ -22,12 +22,12 @@ impl Output {
         Self { stdout: BufWriter::new(stdout), json, is_terminal }
     }
 
-    /// Writes bytes as they are.
+    /// Writes bytes unchanged.
     pub(crate) fn raw(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.stdout.write_all(bytes)
     }
 
-    /// Writes a value: as it is, and with a line end where a person looks at it.
+    /// Writes a value unchanged, and a line end after it on a terminal.
     pub(crate) fn value(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.raw(bytes)?;
         if self.is_terminal { self.raw(b"\n") } else { Ok(()) }
@@ -39,18 +39,18 @@ impl Output {
         self.raw(b"\n")
     }
 
-    /// Writes JSON in the one form, plain text in the other.
+    /// Writes `json` if `--json` was given, else `text`.
     pub(crate) fn either(&mut self, text: &str, json: &Value) -> io::Result<()> {
         if self.json { self.line(&json.to_string()) } else { self.line(text) }
     }
 
-    /// Hands on what is buffered.
+    /// Writes the buffered bytes.
     pub(crate) fn flush(&mut self) -> io::Result<()> {
         self.stdout.flush()
     }
 }
 
-/// A key or value in JSON: text where it is UTF-8, else `{"hex": "..."}`.
+/// Returns a key or value as JSON: text if it is UTF-8, else `{"hex": "..."}`.
 pub(crate) fn json_bytes(bytes: &[u8]) -> Value {
     match std::str::from_utf8(bytes) {
         Ok(text) => Value::from(text),
@@ -58,7 +58,7 @@ pub(crate) fn json_bytes(bytes: &[u8]) -> Value {
     }
 }
 
-/// A table without lines, so that `awk` can read it too; columns marked `>` are aligned right.
+/// Formats a table without borders, so that `awk` can read it. A header that begins with `>` aligns right.
 pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header.iter().map(|name| name.trim_start_matches('>')));
@@ -72,7 +72,7 @@ pub(crate) fn table(header: &[&str], rows: impl IntoIterator<Item = Vec<String>>
     table.trim_fmt()
 }
 
-/// `1,234,567`.
+/// Formats a number as `1,234,567`.
 pub(crate) fn count(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);

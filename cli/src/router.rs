@@ -1,10 +1,12 @@
-//! Sends commands on keys to the nodes that serve them.
+//! Routes commands on keys to the nodes that serve them.
 //!
-//! Everything is sent to the node that was named, until a node answers `MOVED`. From then on each command is sent to
-//! the primary of its slot, by a map that is read once (`CLUSTER SLOTS`) and corrected by each further `MOVED`.
+//! The router sends every command to the node at `--addr` until a node answers `MOVED`. From then on it sends
+//! each command to the primary of its slot. It reads the slot map once (`CLUSTER SLOTS`); each later `MOVED`
+//! corrects it.
 //!
-//! Invariant: a command is sent again only after an explicit refusal (`MOVED`, `TRYAGAIN`) or where no connection came
-//! about: nothing was done then (R7). Attempts are bounded; the last refusal is the answer.
+//! Invariant: the router sends a command again only after an explicit rejection (`MOVED`, `TRYAGAIN`) or a
+//! failed connection attempt: nothing was executed then (R7). Attempts are bounded; the last rejection is the
+//! answer.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,19 +17,19 @@ use tokio::task::JoinSet;
 
 use crate::client::{Addr, Client, ClientError};
 
-/// Times that a command is sent, or that a connection for it is tried.
+/// Maximum number of attempts per command, failed connection attempts included.
 const ATTEMPTS_MAX: u32 = 6;
-/// Pause before a command that a node cannot serve now is sent again.
+/// Pause before a retry of a command that no node can serve now.
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 
-/// Commands on keys that are sent together: the slot of each, and how it is made, as often as it is sent.
+/// Commands that are sent together: the slot of each, and a function that builds it for each attempt.
 pub(crate) struct Batch<'a> {
-    /// `None`: it names no key.
+    /// Slot of each command; `None`: it names no key.
     pub(crate) slots: Vec<Option<u16>>,
     pub(crate) command: &'a (dyn Fn(usize) -> Cmd + Sync),
 }
 
-/// Connections to the nodes of a cluster, made as they are needed.
+/// Connections to the nodes of a cluster, opened on first use.
 pub(crate) struct Router {
     first: Addr,
     nodes: BTreeMap<String, Client>,
@@ -40,23 +42,23 @@ struct SlotMap {
     primaries: Vec<Option<Addr>>,
 }
 
-/// Answers of a group of commands that one node was sent.
+/// Node, indices and answers of a group of commands that was sent to one node.
 type Sent = (Addr, Vec<usize>, Result<Vec<Value>, ClientError>);
 
 impl Router {
-    /// Creates a router that has no connection yet.
+    /// Creates a router without a connection.
     pub(crate) fn new(first: &Addr) -> Self {
         Self { first: first.clone(), nodes: BTreeMap::new(), slots: None }
     }
 
-    /// Connects to the node that was named.
+    /// Creates a router and connects it to `addr`.
     pub(crate) async fn connect(addr: &Addr) -> Result<Self, ClientError> {
         let mut router = Self::new(addr);
         router.connect_first().await?;
         Ok(router)
     }
 
-    /// Connects to the node that was named, if commands are sent there and there is no connection.
+    /// Connects to the first node, if commands are sent there and no connection exists.
     pub(crate) async fn connect_first(&mut self) -> Result<(), ClientError> {
         if self.slots.is_none() {
             self.client(&self.first.clone()).await?;
@@ -64,7 +66,7 @@ impl Router {
         Ok(())
     }
 
-    /// Sends one command, and returns its answer.
+    /// Sends one command and returns its answer.
     pub(crate) async fn ask(&mut self, command: &Cmd, slot: Option<u16>) -> Result<Value, ClientError> {
         let batch = Batch { slots: vec![slot], command: &|_| command.clone() };
         match self.ask_all(&batch).await.pop() {
@@ -75,8 +77,8 @@ impl Router {
         }
     }
 
-    /// Sends commands to the nodes that serve them, to all nodes at once; returns one answer a command, in their order.
-    /// A refusal is an error.
+    /// Sends commands to the nodes that serve them, to all nodes concurrently. Returns one answer per
+    /// command, in their order. A rejection is an error.
     pub(crate) async fn ask_all(&mut self, batch: &Batch<'_>) -> Vec<Result<Value, ClientError>> {
         let mut answers: BTreeMap<usize, Result<Value, ClientError>> = BTreeMap::new();
         let mut left: Vec<usize> = (0..batch.slots.len()).collect();
@@ -96,7 +98,8 @@ impl Router {
         answers.into_values().collect()
     }
 
-    /// Sends commands once. Every command has its answer in `answers` afterwards; those that may be sent again are named.
+    /// Sends commands once. Afterwards `answers` holds an answer for every command. Returns the commands that
+    /// may be sent again.
     async fn attempt(
         &mut self,
         batch: &Batch<'_>,
@@ -134,7 +137,7 @@ impl Router {
             }
         }
         while let Some(sent) = sending.join_next().await {
-            // A task that was cancelled or panicked leaves its commands unanswered: see the end.
+            // A cancelled or panicked task leaves its commands unanswered; the loop below fills them in.
             let Ok((addr, indices, outcome)) = sent else { continue };
             self.note(&addr, &indices, outcome, answers, &mut again);
         }
@@ -147,7 +150,8 @@ impl Router {
         again
     }
 
-    /// Notes that nothing could be sent. With a map another node may serve the slots by now.
+    /// Records a failed connection attempt. If a slot map is known, another node may serve the slots by now:
+    /// retry.
     fn not_connected(
         &mut self,
         addr: &Addr,
@@ -166,7 +170,7 @@ impl Router {
         }
     }
 
-    /// Notes the answers of one node.
+    /// Records the answers of one node, and learns from redirections.
     fn note(
         &mut self,
         addr: &Addr,
@@ -178,7 +182,8 @@ impl Router {
         let values = match outcome {
             Ok(values) => values,
             Err(error) => {
-                // What was done is not known: nothing is sent a second time (R7). The connection is of no more use.
+                // The node may have executed the commands: do not send them again (R7). Drop the broken
+                // connection.
                 self.nodes.remove(&addr.to_string());
                 answers.extend(indices.iter().map(|index| (*index, Err(error.clone()))));
                 return;
@@ -204,7 +209,7 @@ impl Router {
         }
     }
 
-    /// Returns the node that a command on this slot is sent to.
+    /// Returns the node for commands on this slot.
     fn place(&self, slot: Option<u16>) -> Addr {
         let primary = slot.and_then(|slot| self.slots.as_ref()?.primaries.get(usize::from(slot))?.clone());
         primary.unwrap_or_else(|| self.first.clone())
@@ -217,7 +222,8 @@ impl Router {
         }
     }
 
-    /// Reads the map from the first node that has it. Without one, redirections fill it slot by slot.
+    /// Reads the slot map from the first node that returns it. If none does, redirections fill it slot by
+    /// slot.
     async fn read_slots(&mut self) {
         let mut asked: Vec<Addr> = vec![self.first.clone()];
         asked.extend(self.nodes.values().map(|client| client.addr().clone()));
@@ -234,7 +240,7 @@ impl Router {
                     }
                     return;
                 }
-                // A user without the right to ask has the redirections.
+                // This user may not run `CLUSTER SLOTS`; redirections suffice.
                 Err(ClientError::Refused { .. }) => return,
                 Err(_) => drop(self.nodes.remove(&addr.to_string())),
             }
@@ -252,7 +258,7 @@ impl Router {
     }
 }
 
-/// Commands that may be sent again, and what has to be done before.
+/// Commands to send again, and the steps to take before.
 #[derive(Default)]
 struct Again {
     commands: Vec<usize>,
@@ -260,7 +266,8 @@ struct Again {
     pause: bool,
 }
 
-/// Reads `MOVED SLOT HOST:PORT`. An IPv6 address has no brackets; a host that is empty is that of the node that answered.
+/// Parses `MOVED SLOT HOST:PORT`. An IPv6 address has no brackets. An empty host is the host of the node that
+/// answered.
 fn moved(answer: &str) -> Option<(u16, &str, u16)> {
     let (slot, place) = answer.strip_prefix("MOVED ")?.split_once(' ')?;
     let (host, port) = place.rsplit_once(':')?;
@@ -268,7 +275,8 @@ fn moved(answer: &str) -> Option<(u16, &str, u16)> {
     Some((slot.parse().ok().filter(|slot| *slot < SLOTS)?, host, port.parse().ok()?))
 }
 
-/// Reads the answer to `CLUSTER SLOTS`: slots, and host and port of their primary; what is not understood is left out.
+/// Parses the answer to `CLUSTER SLOTS` into slots, host and port of their primary. Skips entries it cannot
+/// parse.
 fn ranges(answer: &Value) -> Vec<(std::ops::RangeInclusive<u16>, String, u16)> {
     let number = |value: &Value| match value {
         Value::Int(number) => u16::try_from(*number).ok(),
@@ -278,7 +286,7 @@ fn ranges(answer: &Value) -> Vec<(std::ops::RangeInclusive<u16>, String, u16)> {
         let Value::Array(parts) = value else { return None };
         let [start, end, Value::Array(primary), ..] = parts.as_slice() else { return None };
         let [host, port, ..] = primary.as_slice() else { return None };
-        // As Redis's clients read it: null, nothing and `?` stand for the host that was asked.
+        // As in Redis clients: null, an empty string and `?` stand for the host that was asked.
         let host = match host {
             Value::BulkString(bytes) => String::from_utf8(bytes.clone()).ok().filter(|host| host != "?"),
             Value::SimpleString(text) => Some(text.clone()),

@@ -1,4 +1,4 @@
-//! `caskctl` as its users run it, against a server that answers like a node.
+//! Runs `caskctl` as a process against a server that answers like a node.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
@@ -12,14 +12,14 @@ use std::sync::{Arc, Mutex};
 
 use common::server::{Others, Server};
 
-/// Runs the program to its end.
+/// Runs the program to its end and returns its output.
 async fn run(words: &[&str], variables: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_caskctl"));
     command.args(words).stdin(Stdio::null()).env_remove("CASKADE_ADDR").envs(variables.iter().copied());
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
-/// Runs the program against `server`: its exit code and standard output.
+/// Runs the program against `server` and returns its exit code and standard output.
 async fn caskctl(server: &Server, words: &[&str]) -> (i32, String) {
     let output = run(&[&["--addr", &server.addr], words].concat(), &[]).await;
     let text = String::from_utf8(output.stdout).unwrap();
@@ -34,7 +34,8 @@ fn array(items: impl ExactSizeIterator<Item = String>) -> String {
     format!("*{}\r\n{}", items.len(), items.collect::<String>())
 }
 
-/// A store of bytes, each kept as one character, with as much of each command as the program uses. `sync` is the setting it tells.
+/// Returns a key-value store that implements the options of each command that `caskctl` uses. It keeps each
+/// byte as one character. `sync` is the setting that CONFIG GET returns.
 fn store(sync: &'static str) -> Others {
     let keys: Mutex<BTreeMap<String, (String, i64)>> = Mutex::default();
     Arc::new(move |command| {
@@ -78,7 +79,7 @@ fn store(sync: &'static str) -> Others {
                 let entry = keys.get_mut(*key).map(|entry| entry.1 = ms.parse().unwrap());
                 format!(":{}\r\n", u8::from(entry.is_some()))
             }
-            // Two pages, so that the cursor matters.
+            // Two pages, so that the test covers the cursor.
             ["SCAN", cursor, ..] => {
                 let half = keys.len() / 2;
                 let all: Vec<String> = keys.keys().map(|key| bulk(key)).collect();
@@ -94,36 +95,36 @@ fn store(sync: &'static str) -> Others {
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_are_written_and_read_and_absence_is_exit_code_one() {
     let server = Server::start_with(store("always")).await;
-    let told = |code: i32, text: &str| (code, text.to_owned());
+    let want = |code: i32, text: &str| (code, text.to_owned());
     let steps: [(&[&str], (i32, String)); 17] = [
-        (&["ping"], told(0, "PONG\n")),
-        (&["set", "name", "cask"], told(0, "OK\n")),
-        (&["get", "name"], told(0, "cask")),
-        (&["get", "name", "--json"], told(0, "{\"value\":\"cask\"}\n")),
-        (&["get", "nothing"], told(1, "")),
-        (&["set", "name", "other", "--nx"], told(1, "not written: the condition does not hold\n")),
-        (&["exists", "name", "nothing"], told(0, "1\n")),
-        (&["exists", "nothing"], told(1, "0\n")),
-        (&["incr", "number", "--by", "41"], told(0, "41\n")),
-        (&["incr", "number"], told(0, "42\n")),
-        (&["ttl", "number"], told(0, "never ends\n")),
-        (&["expire", "number", "5m"], told(0, "1\n")),
-        (&["ttl", "number"], told(0, "300.000\n")),
-        (&["ttl", "nothing"], told(1, "absent\n")),
-        (&["mset", "a", "1", "b", "2"], told(0, "OK\n")),
-        (&["mget", "a", "nothing", "b"], told(1, "1\n\n2\n")),
-        (&["del", "a", "nothing"], told(0, "1\n")),
+        (&["ping"], want(0, "PONG\n")),
+        (&["set", "name", "cask"], want(0, "OK\n")),
+        (&["get", "name"], want(0, "cask")),
+        (&["get", "name", "--json"], want(0, "{\"value\":\"cask\"}\n")),
+        (&["get", "nothing"], want(1, "")),
+        (&["set", "name", "other", "--nx"], want(1, "not written: the condition does not hold\n")),
+        (&["exists", "name", "nothing"], want(0, "1\n")),
+        (&["exists", "nothing"], want(1, "0\n")),
+        (&["incr", "number", "--by", "41"], want(0, "41\n")),
+        (&["incr", "number"], want(0, "42\n")),
+        (&["ttl", "number"], want(0, "no expiry\n")),
+        (&["expire", "number", "5m"], want(0, "1\n")),
+        (&["ttl", "number"], want(0, "300.000\n")),
+        (&["ttl", "nothing"], want(1, "absent\n")),
+        (&["mset", "a", "1", "b", "2"], want(0, "OK\n")),
+        (&["mget", "a", "nothing", "b"], want(1, "1\n\n2\n")),
+        (&["del", "a", "nothing"], want(0, "1\n")),
     ];
     for (words, want) in steps {
         assert_eq!(caskctl(&server, words).await, want, "{words:?}");
     }
-    assert_eq!(caskctl(&server, &["scan"]).await, told(0, "b\nname\nnumber\n"));
-    assert_eq!(caskctl(&server, &["scan", "--limit", "2"]).await, told(0, "b\nname\n"));
-    assert_eq!(caskctl(&server, &["scan", "--json", "--limit", "1"]).await, told(0, "\"b\"\n"));
+    assert_eq!(caskctl(&server, &["scan"]).await, want(0, "b\nname\nnumber\n"));
+    assert_eq!(caskctl(&server, &["scan", "--limit", "2"]).await, want(0, "b\nname\n"));
+    assert_eq!(caskctl(&server, &["scan", "--json", "--limit", "1"]).await, want(0, "\"b\"\n"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_servers_refusal_is_told_and_is_exit_code_two() {
+async fn error_of_the_server_is_printed_and_is_exit_code_two() {
     let server = Server::start_with(store("always")).await;
     caskctl(&server, &["set", "name", "cask"]).await;
     let output = run(&["--addr", &server.addr, "incr", "name"], &[]).await;
@@ -133,7 +134,7 @@ async fn the_servers_refusal_is_told_and_is_exit_code_two() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn questions_are_tables_for_people_and_the_nodes_json_for_programs() {
+async fn cluster_commands_print_tables_and_with_json_the_nodes_answer() {
     let server = Server::start().await;
     let snapshot = common::joining(&common::addrs(4));
     server.knows(snapshot.clone());
@@ -160,7 +161,7 @@ async fn questions_are_tables_for_people_and_the_nodes_json_for_programs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bench_reports_every_request_and_says_where_writes_are_not_durable() {
+async fn bench_reports_every_request_and_warns_if_writes_are_not_durable() {
     let server = Server::start_with(store("interval:50")).await;
     for (load, phases) in [("W", &["write"][..]), ("R", &["write", "read"]), ("RW", &["write", "mixed"])] {
         let words = ["bench", "-t", load, "-s", "100", "-n", "200", "-c", "3", "-P", "7", "--json"];
@@ -187,7 +188,7 @@ async fn bench_reports_every_request_and_says_where_writes_are_not_durable() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_a_node_it_says_what_to_do() {
+async fn error_without_a_node_names_the_remedy() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap().to_string();
     drop(listener);

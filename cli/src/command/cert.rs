@@ -1,7 +1,7 @@
-//! Certificates for a start: a CA in a folder, and certificates of nodes and clients signed by it.
+//! Certificates for first steps with TLS: a CA in a directory, and node and client certificates signed by it.
 //!
-//! Keys are ECDSA P-256, their files readable by their owner only. Nothing that is there is overwritten. The CA is only
-//! one made by this command: its name is always the same, so that its key alone is enough to sign.
+//! Keys are ECDSA P-256; only the owner can read their files. Existing files are never overwritten. Only a CA
+//! made by this command is supported: its name is always the same, so that its key alone suffices to sign.
 
 use std::fs::OpenOptions;
 use std::io::Write as _;
@@ -22,10 +22,10 @@ use crate::output::Output;
 
 const CA_NAME: &str = "Caskade CA";
 const CA_DAYS: u32 = 3650;
-/// Clocks of others may be behind.
+/// Certificates are valid from this time before now, because clocks of other machines may be behind.
 const BEFORE: Duration = Duration::from_secs(3600);
 
-/// Makes what is asked for, and tells which files that are.
+/// Creates the certificate and its key, and prints the paths of both files.
 pub(crate) fn run(command: &CertCommand, out: &mut Output) -> anyhow::Result<Exit> {
     let (dir, name, made) = match command {
         CertCommand::Ca { dir } => (dir, "ca".to_owned(), make_ca()?),
@@ -40,13 +40,10 @@ pub(crate) fn run(command: &CertCommand, out: &mut Output) -> anyhow::Result<Exi
         }
     };
     let (cert, key) = (dir.join(format!("{name}.crt")), dir.join(format!("{name}.key")));
-    std::fs::create_dir_all(dir).with_context(|| format!("{} cannot be made", dir.display()))?;
+    std::fs::create_dir_all(dir)
+        .with_context(|| format!("cannot create {}; nothing was written", dir.display()))?;
     for path in [&cert, &key] {
-        ensure!(
-            !path.exists(),
-            "{} is there already, and nothing was written; move it away first",
-            path.display()
-        );
+        ensure!(!path.exists(), "{} exists already; nothing was written; move it away first", path.display());
     }
     write(&key, 0o600, &made.key)?;
     write(&cert, 0o644, &made.cert)?;
@@ -60,15 +57,15 @@ fn tell(cert: &Path, key: &Path, out: &mut Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A certificate and its key, as PEM.
+/// A certificate and its key in PEM.
 struct Made {
     cert: String,
     key: String,
 }
 
 fn make_ca() -> anyhow::Result<Made> {
-    let key = KeyPair::generate().context("no key can be made")?;
-    let cert = ca_params().self_signed(&key).context("the CA cannot be made")?;
+    let key = KeyPair::generate().context("cannot create a key; nothing was written")?;
+    let cert = ca_params().self_signed(&key).context("cannot create the CA; nothing was written")?;
     Ok(Made { cert: cert.pem(), key: key.serialize_pem() })
 }
 
@@ -88,19 +85,25 @@ fn make_signed(
 ) -> anyhow::Result<Made> {
     let path = dir.join("ca.key");
     let ca_key = std::fs::read_to_string(&path).with_context(|| {
-        format!("{} cannot be read; make a CA with: caskctl cert ca --dir DIR", path.display())
+        format!(
+            "cannot read {}; nothing was written; create a CA with: caskctl cert ca --dir DIR",
+            path.display()
+        )
     })?;
-    let ca_key = KeyPair::from_pem(&ca_key).with_context(|| format!("{} is no key", path.display()))?;
-    // Only its name and its key go into what it signs, and both are those of the certificate that is there.
-    let ca = ca_params().self_signed(&ca_key).context("the CA cannot be used")?;
-    let key = KeyPair::generate().context("no key can be made")?;
+    let ca_key = KeyPair::from_pem(&ca_key)
+        .with_context(|| format!("{} is not a key in PEM; nothing was written", path.display()))?;
+    // A signed certificate depends only on the name and the key of the CA; both equal those in ca.crt.
+    let ca = ca_params().self_signed(&ca_key).context("cannot use the CA; nothing was written")?;
+    let key = KeyPair::generate().context("cannot create a key; nothing was written")?;
     let mut params = params(name, days);
-    params.subject_alt_names =
-        CertificateParams::new(names).context("a name is no host name and no address")?.subject_alt_names;
+    params.subject_alt_names = CertificateParams::new(names)
+        .context("a name is neither a host name nor an address; nothing was written")?
+        .subject_alt_names;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![usage];
     params.use_authority_key_identifier_extension = true;
-    let cert = params.signed_by(&key, &ca, &ca_key).context("the certificate cannot be made")?;
+    let cert =
+        params.signed_by(&key, &ca, &ca_key).context("cannot create the certificate; nothing was written")?;
     Ok(Made { cert: cert.pem(), key: key.serialize_pem() })
 }
 
@@ -115,12 +118,15 @@ fn params(name: &str, days: u32) -> CertificateParams {
     params
 }
 
-/// A name as part of a file's name: an address, or letters, digits and what host names have.
+/// Returns the file name for a host: an address, or letters, digits, `-`, `_` and `.`.
 fn file_name(name: &str) -> anyhow::Result<String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     let fits = name.parse::<IpAddr>().is_ok()
         || (name.chars().all(plain) && !name.starts_with('.') && !name.is_empty() && name != "ca");
-    ensure!(fits, "'{name}' cannot be the name of a file: letters, digits, '-', '_' and '.' can");
+    ensure!(
+        fits,
+        "'{name}' cannot be a file name; nothing was written; use letters, digits, '-', '_' and '.'"
+    );
     Ok(name.replace(':', "_"))
 }
 
@@ -130,5 +136,5 @@ fn write(path: &PathBuf, mode: u32, text: &str) -> anyhow::Result<()> {
         file.write_all(text.as_bytes())?;
         file.sync_all()
     })
-    .with_context(|| format!("{} cannot be written", path.display()))
+    .with_context(|| format!("cannot write {}", path.display()))
 }

@@ -1,4 +1,4 @@
-//! Questions about the cluster: tables for people, or the node's JSON as it is.
+//! Commands about the cluster and its nodes: tables, or with `--json` the node's answer unchanged.
 
 use caskade_node::api::{
     Accepted, DiskStatus, MemberStatus, NodeRow, Nodes, PartitionView, PeerFigures, RingShare, RingView,
@@ -13,7 +13,7 @@ use crate::client::{Addr, Client};
 use crate::exit::Exit;
 use crate::output::{Output, count, table};
 
-/// Asks one question.
+/// Runs one command.
 pub(crate) async fn run(addr: &Addr, command: &ClusterCommand, out: &mut Output) -> anyhow::Result<Exit> {
     let mut client = Client::connect(addr).await?;
     let client = &mut client;
@@ -73,14 +73,14 @@ async fn send<T: DeserializeOwned>(
 
 fn takeover(answer: &TakeoverAnswer) -> String {
     let next = match answer.done {
-        true => "done: the node starts again, and serves in some seconds; `caskctl status` there tells",
-        false => "nothing was changed. To do it: caskctl cluster takeover --yes, at the same node",
+        true => "done: the node restarts and serves again within seconds; check with `caskctl status` there",
+        false => "nothing was changed; to execute it, run caskctl cluster takeover --yes at the same node",
     };
     format!("{}.\n\n{next}", answer.message)
 }
 
 fn status(status: &Status) -> String {
-    let coordinator = status.coordinator.as_deref().unwrap_or("none is known");
+    let coordinator = status.coordinator.as_deref().unwrap_or("unknown");
     let mut text = format!(
         "node         {} ({}), build {}\n\
          cluster      {}\n\
@@ -112,7 +112,7 @@ fn status(status: &Status) -> String {
     if status.log_lines_dropped > 0 {
         let dropped = status.log_lines_dropped;
         text.push_str(&format!(
-            "log          {dropped} lines were dropped, since they could not be written\n"
+            "log          {dropped} lines were dropped because they could not be written\n"
         ));
     }
     text.push_str(&disk(&status.disk));
@@ -139,7 +139,7 @@ fn status(status: &Status) -> String {
     text + &table(&header, status.members.iter().map(row)) + MARKS
 }
 
-/// What the asked node's peer network holds, and what it refused since it started.
+/// Formats the peer connections of the asked node, and the rejections by kind since its start.
 fn peers(peers: &PeerFigures) -> String {
     let refused = peers.refused.iter().filter(|(_, count)| **count > 0);
     let refused: Vec<String> = refused.map(|(kind, count)| format!("{kind} {count}")).collect();
@@ -150,7 +150,7 @@ fn peers(peers: &PeerFigures) -> String {
     )
 }
 
-/// Room on the asked node's disk.
+/// Formats the disk space of the asked node.
 fn disk(disk: &DiskStatus) -> String {
     if disk.total_bytes == 0 {
         return String::new();
@@ -171,10 +171,10 @@ fn disk(disk: &DiskStatus) -> String {
 
 const MARKS: &str = "\n(* coordinator, < asked)";
 
-/// A column of the table of nodes: its header, and what it shows.
+/// A column of the node table: its header, and the function that formats a cell.
 type Column = (&'static str, fn(&NodeRow) -> String);
 
-/// What fits a terminal of usual width.
+/// Columns without `--wide`.
 const COLUMNS: [Column; 13] = [
     ("NODE", |node| marked(&node.id, node.coordinator, node.asked)),
     ("STATE", |node| node.state.clone()),
@@ -191,7 +191,7 @@ const COLUMNS: [Column; 13] = [
     (">SEEN", seen),
 ];
 
-/// The other figures, behind them with `--wide`.
+/// Columns that `--wide` appends.
 const COLUMNS_WIDE: [Column; 19] = [
     ("ZONE", |node| or_dash(&node.zone)),
     (">WEIGHT", |node| node.weight.to_string()),
@@ -228,12 +228,12 @@ fn nodes(answer: &Nodes, wide: bool) -> String {
     table(&header, answer.nodes.iter().map(row)) + MARKS
 }
 
-/// By how much the node's wall clock is ahead of cluster time.
+/// Formats the seconds by which the node's wall clock is ahead of cluster time.
 fn clock(node: &NodeRow) -> String {
     node.clock_offset_ms.map_or_else(|| "-".to_owned(), |ms| format!("{:+.1} s", ms as f64 / 1000.0))
 }
 
-/// Free bytes of the node's file system, and its state if that is not `ok`.
+/// Formats the free bytes of the node's file system, and its state unless that is `ok`.
 fn free(node: &NodeRow) -> String {
     if node.disk_total_bytes == 0 {
         return "-".to_owned();

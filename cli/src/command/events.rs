@@ -1,4 +1,4 @@
-//! What happened in the cluster, and what happens while one looks.
+//! Prints the events of the cluster.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,10 +12,11 @@ use crate::client::{Addr, Client};
 use crate::exit::Exit;
 use crate::output::Output;
 
-/// How often `--follow` asks.
+/// Interval of the requests with `--follow`.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
 
-/// Prints the newest events; with `--follow`, later ones as JSON lines or text lines until it is interrupted.
+/// Prints the newest events. With `--follow`, prints later events too, one JSON or text line each, until it
+/// is interrupted.
 pub(crate) async fn run(addr: &Addr, args: &EventsArgs, out: &mut Output) -> anyhow::Result<Exit> {
     let mut client = Client::connect(addr).await?;
     let mut command = redis::cmd("CASK.EVENTS");

@@ -1,4 +1,4 @@
-//! Commands that read and write keys. Keys and values are bytes.
+//! Commands that read and write keys. Keys and values are arbitrary bytes.
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
@@ -25,22 +25,22 @@ pub(crate) async fn run(addr: &Addr, command: KeysCommand, out: &mut Output) -> 
     Ok(exit)
 }
 
-/// A command as it goes to the node, and what its answer means.
+/// A command for the node, and the kind of its answer.
 #[derive(Debug)]
 struct Request {
     command: Cmd,
-    /// The key that decides where it is sent.
+    /// The key whose slot selects the node.
     key: Option<Vec<u8>>,
-    /// Of a command with several keys: how it is split over slots.
+    /// The parts of a command with several keys, for splitting it by slot.
     parts: Option<Parts>,
     answer: Answer,
 }
 
-/// A command that is the same as one command for each of its parts.
+/// A command that is equivalent to one command for each of its parts.
 #[derive(Debug)]
 struct Parts {
     name: &'static str,
-    /// A key, or a key and its value.
+    /// Each part is a key, or a key and its value.
     parts: Vec<Vec<OsString>>,
 }
 
@@ -53,7 +53,7 @@ impl Parts {
         Some(slot_of(self.parts.get(part)?.first()?.as_encoded_bytes()))
     }
 
-    /// Returns the parts of each slot, in the order in which the slots come first.
+    /// Returns the parts of each slot. The slots are in the order of their first parts.
     fn by_slot(&self) -> Vec<Vec<usize>> {
         let mut groups: Vec<Vec<usize>> = Vec::new();
         let mut seen: HashMap<Option<u16>, usize> = HashMap::new();
@@ -67,12 +67,13 @@ impl Parts {
         groups
     }
 
-    /// Returns the command for some of the parts.
+    /// Builds the command for these parts.
     fn command(&self, parts: &[usize]) -> Cmd {
         words(self.name, parts.iter().filter_map(|part| self.parts.get(*part)).flatten())
     }
 
-    /// Sends one command a slot, to the primaries of the slots, and joins the answers as one node would have.
+    /// Sends one command per slot to the primaries of the slots, and joins the answers into the answer that a
+    /// single node would have given.
     async fn ask(&self, router: &mut Router) -> anyhow::Result<redis::Value> {
         let groups = self.by_slot();
         let command = |index: usize| self.command(groups.get(index).map_or(&[], Vec::as_slice));
@@ -86,14 +87,14 @@ impl Parts {
     }
 }
 
-/// The answers of the parts so far.
+/// The answers to the parts received so far.
 #[derive(Default)]
 struct Joined {
-    /// Of a command that returns numbers, their sum.
+    /// Sum of the answers of a command that returns a number.
     sum: Option<i64>,
-    /// Of one that returns a value a part, these.
+    /// Answers of a command that returns a value per part.
     values: Vec<redis::Value>,
-    /// Parts that were done, and those of which that is not known.
+    /// Number of parts executed, and number of parts of unknown outcome.
     done: usize,
     unknown: usize,
     error: Option<ClientError>,
@@ -141,20 +142,20 @@ impl Joined {
     }
 }
 
-/// How an answer is read.
+/// Kind of an answer.
 #[derive(Debug)]
 enum Answer {
-    /// A value or nothing.
+    /// A value or nil.
     Value,
-    /// `OK`, or nothing where a condition did not hold.
+    /// `OK`, or nil if a condition did not hold.
     Written,
-    /// A number to print; some say no if it is 0.
+    /// A number to print. With `zero_is_no`, 0 is exit code 1.
     Number { zero_is_no: bool },
-    /// Milliseconds to live, -1 for ever, -2 absent.
+    /// Milliseconds to live; -1: no expiry; -2: absent.
     TimeToLive,
-    /// One value or nothing for each of these keys.
+    /// One value or nil for each of these keys.
     Values(Vec<OsString>),
-    /// A line.
+    /// A status line.
     Line,
 }
 
@@ -185,7 +186,7 @@ impl Request {
             KeysCommand::Mset { pairs } => {
                 if !pairs.len().is_multiple_of(2) {
                     bail!(
-                        "mset: the last key has no value; nothing was written. Write KEY VALUE KEY VALUE ..."
+                        "mset: the last key has no value; nothing was written; write KEY VALUE KEY VALUE ..."
                     );
                 }
                 Self::of_keys("MSET", &pairs, 2, Answer::Written)
@@ -200,21 +201,21 @@ impl Request {
         Self { command, key: Some(key.as_encoded_bytes().to_vec()), parts: None, answer }
     }
 
-    /// A command with several keys, `size` words for each.
+    /// Builds a command with several keys, `size` words each.
     fn of_keys(name: &'static str, arguments: &[OsString], size: usize, answer: Answer) -> Self {
         let key = arguments.first().map(|key| key.as_encoded_bytes().to_vec());
         let parts = Some(Parts::of(name, arguments, size));
         Self { command: words(name, arguments), key, parts, answer }
     }
 
-    /// Sends it; in parts only where a node refuses it because its keys are of several slots.
+    /// Sends the command; in parts only if a node rejects it because its keys are in several slots.
     async fn ask<T: FromRedisValue>(&self, router: &mut Router) -> anyhow::Result<T> {
         let answer = match (router.ask(&self.command, self.key.as_deref().map(slot_of)).await, &self.parts) {
             (Err(error), Some(parts)) if error.is_cross_slot() => parts.ask(router).await?,
             (answer, _) => answer?,
         };
         redis::from_redis_value(answer)
-            .context("the node answered what this caskctl cannot read. Are caskctl and caskd of one version?")
+            .context("cannot read the node's answer; use caskctl and caskd of the same version")
     }
 
     async fn run(self, router: &mut Router, out: &mut Output) -> anyhow::Result<Exit> {
@@ -254,20 +255,20 @@ fn set_value(set: &SetArgs) -> anyhow::Result<Vec<u8>> {
     match (&set.value, &set.file) {
         (_, Some(path)) => read_file(path),
         (Some(value), None) => Ok(value.as_encoded_bytes().to_vec()),
-        (None, None) => bail!("set: give a value, or --file FILE"),
+        (None, None) => bail!("set: no value; nothing was written; give a value or --file FILE"),
     }
 }
 
 fn read_file(path: &Path) -> anyhow::Result<Vec<u8>> {
     if path != OsStr::new("-") {
         return std::fs::read(path)
-            .with_context(|| format!("{} cannot be read; nothing was written", path.display()));
+            .with_context(|| format!("cannot read {}; nothing was written", path.display()));
     }
     let mut value = Vec::new();
     std::io::stdin()
         .lock()
         .read_to_end(&mut value)
-        .context("standard input cannot be read; nothing was written")?;
+        .context("cannot read standard input; nothing was written")?;
     Ok(value)
 }
 
@@ -305,7 +306,7 @@ fn print_values(keys: &[OsString], values: Vec<Option<Vec<u8>>>, out: &mut Outpu
             let value = value.as_deref().map_or(Value::Null, json_bytes);
             out.line(&json!({ "key": json_bytes(key.as_encoded_bytes()), "value": value }).to_string())?;
         } else {
-            // An absent key is an empty line, so that lines stay in step with the keys.
+            // Print an empty line for an absent key, so that line N belongs to key N.
             out.raw(&value.unwrap_or_default())?;
             out.raw(b"\n")?;
         }
@@ -316,7 +317,7 @@ fn print_values(keys: &[OsString], values: Vec<Option<Vec<u8>>>, out: &mut Outpu
 fn print_ttl(ms: i64, out: &mut Output) -> anyhow::Result<Exit> {
     let text = match ms {
         -2 => "absent".to_owned(),
-        -1 => "never ends".to_owned(),
+        -1 => "no expiry".to_owned(),
         ms => format!("{:.3}", ms as f64 / 1000.0),
     };
     let left = (ms >= 0).then_some(ms);
@@ -377,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn write_of_which_a_part_failed_says_how_much_of_it_was_done() {
+    fn error_of_a_partly_failed_write_counts_the_keys_that_were_written() {
         let addr: Addr = "127.0.0.1:7900".parse().unwrap();
         let keys: Vec<OsString> = ["a", "b", "c", "d"].map(OsString::from).to_vec();
         let mut joined = Joined::default();

@@ -1,4 +1,4 @@
-//! What `caskctl` can do, a file for each family of commands.
+//! The commands of `caskctl`, one file per family.
 
 pub(crate) mod bench;
 pub(crate) mod cert;

@@ -1,6 +1,7 @@
-//! The topology's operations: what one would do, as tables, and with `--commit` doing exactly that; the running plan.
+//! Topology operations: previews as tables, commits with `--commit`, and the running plan.
 //!
-//! A commit is sent with the token of the preview that was printed before it: it does that, or nothing.
+//! Invariant: a commit carries the token of the preview printed before it. The node executes exactly that
+//! plan, or nothing.
 
 use caskade_node::api::{PlanAnswer, PlanMove, PlanPreview, PlanShare, PlanStatus};
 use caskade_tui::units::{self, short};
@@ -10,7 +11,7 @@ use crate::client::{Addr, Client};
 use crate::exit::Exit;
 use crate::output::{Output, count, table};
 
-/// Runs one of `caskctl plan`.
+/// Runs one command of `caskctl plan`.
 pub(crate) async fn run(addr: &Addr, args: &PlanArgs, out: &mut Output) -> anyhow::Result<Exit> {
     let mut client = Client::connect(addr).await?;
     let words = words(&args.command);
@@ -24,7 +25,7 @@ pub(crate) async fn run(addr: &Addr, args: &PlanArgs, out: &mut Output) -> anyho
         return print(out, &json, &format!("{}\nto do it     {}", preview(&plan), next(&plan)));
     }
     if plan.token.is_empty() {
-        anyhow::bail!("this is not committed, it happens: {}", plan.next);
+        anyhow::bail!("this operation cannot be committed; nothing was changed; {}", plan.next);
     }
     if !out.json {
         out.line(preview(&plan).trim_end())?;
@@ -50,7 +51,7 @@ fn print(out: &mut Output, json: &str, text: &str) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Whether it is planned before it is done.
+/// Returns whether the command has a preview and a commit.
 fn is_operation(command: &PlanCommand) -> bool {
     !matches!(
         command,
@@ -78,7 +79,7 @@ fn words(command: &PlanCommand) -> Vec<String> {
             vec!["REPLACE".to_owned(), old.clone(), new.clone(), loss(accept_loss)]
         }
         PlanCommand::Weight { node, weight } => vec!["WEIGHT".to_owned(), node.clone(), weight.to_string()],
-        // An empty zone is a word, too.
+        // Keep an empty zone as a word: it means "no zone".
         PlanCommand::Zone { node, zone } => return vec!["ZONE".to_owned(), node.clone(), zone.clone()],
         PlanCommand::Replicas { copies } => vec!["REPLICAS".to_owned(), copies.to_string()],
         PlanCommand::Rebalance => vec!["REBALANCE".to_owned()],
@@ -102,7 +103,7 @@ fn words(command: &PlanCommand) -> Vec<String> {
 fn preview(plan: &PlanPreview) -> String {
     let unknown = match plan.partitions_unknown {
         0 => String::new(),
-        some => format!(" (without {some} copies of partitions whose primaries did not answer)"),
+        some => format!(" (excluding {some} copies of partitions whose primaries did not answer)"),
     };
     let mut text = format!(
         "operation    {}\n\
@@ -124,7 +125,7 @@ fn preview(plan: &PlanPreview) -> String {
         units::bytes_per_s(plan.bytes_per_s as f64),
     );
     if plan.joins_a_running_plan {
-        text.push_str("note         a plan is running: this is made a part of it\n");
+        text.push_str("note         a plan is running; this operation becomes a part of it\n");
     }
     for violation in &plan.violations {
         text.push_str(&format!("violated     {violation}\n"));
@@ -146,7 +147,7 @@ fn next(plan: &PlanPreview) -> String {
 }
 
 fn move_row(copied: &PlanMove) -> Vec<String> {
-    let source = if copied.source.is_empty() { "nobody that is up" } else { short(&copied.source) };
+    let source = if copied.source.is_empty() { "no live node" } else { short(&copied.source) };
     vec![
         source.to_owned(),
         short(&copied.target).to_owned(),
@@ -156,7 +157,7 @@ fn move_row(copied: &PlanMove) -> Vec<String> {
     ]
 }
 
-/// A row a node that is a member before or after: what it has, and what it will have.
+/// Returns one row per node that is a member before or after: its copies and primaries now and then.
 fn balance_rows(plan: &PlanPreview) -> Vec<Vec<String>> {
     let of = |shares: &[PlanShare], id: &str| shares.iter().find(|share| share.id == id).cloned();
     let mut ids: Vec<&str> = plan.before.iter().chain(&plan.after).map(|share| share.id.as_str()).collect();
@@ -168,7 +169,7 @@ fn balance_rows(plan: &PlanPreview) -> Vec<Vec<String>> {
         let state = if before.is_none() {
             "new"
         } else if after.is_none() {
-            "gone"
+            "removed"
         } else {
             &known.state
         };
@@ -205,9 +206,9 @@ fn answer(answer: &PlanAnswer) -> String {
     let pace = answer.throttle_bytes_per_s.map(|rate| units::bytes_per_s(rate as f64));
     text.push_str(&format!(
         "pace         {}\n",
-        pace.unwrap_or_else(|| "each node's own setting".to_owned())
+        pace.unwrap_or_else(|| "the setting of each node".to_owned())
     ));
-    let joins = if answer.auto_rebalance { "are given data at once" } else { "wait for `plan rebalance`" };
+    let joins = if answer.auto_rebalance { "receive data at once" } else { "wait for `plan rebalance`" };
     text.push_str(&format!("new nodes    {joins}\n"));
     text
 }
@@ -234,7 +235,7 @@ fn status(plan: &PlanStatus) -> String {
         units::bytes(plan.bytes_done as f64),
         units::bytes(plan.bytes_total as f64),
         units::bytes_per_s(plan.bytes_per_s),
-        if plan.can_abort { "possible" } else { "not possible: it leads back already" },
+        if plan.can_abort { "possible" } else { "not possible: this plan is an abort already" },
     )
 }
 
@@ -253,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn preview_tells_what_moves_what_is_violated_and_how_it_is_done() {
+    fn preview_shows_moves_violations_and_the_next_step() {
         let share = |id: &str, copies| PlanShare { id: id.to_owned(), copies, ..PlanShare::default() };
         let plan = PlanPreview {
             operation: "LEAVE abc".to_owned(),
@@ -272,7 +273,8 @@ mod tests {
             ..PlanPreview::default()
         };
         let text = preview(&plan) + &next(&plan);
-        for part in ["violated     2 copies need", "512 -> 0", "gone", "512 -> 1024", "--commit", "2.00 KiB"]
+        for part in
+            ["violated     2 copies need", "512 -> 0", "removed", "512 -> 1024", "--commit", "2.00 KiB"]
         {
             assert!(text.contains(part), "{part} is not in:\n{text}");
         }

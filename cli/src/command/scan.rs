@@ -1,4 +1,4 @@
-//! All keys, streamed: memory holds one answer at a time.
+//! Prints all keys as a stream: memory holds one answer at a time.
 
 use redis::Cmd;
 
@@ -7,9 +7,9 @@ use crate::client::{Addr, Client};
 use crate::exit::Exit;
 use crate::output::{Output, json_bytes};
 
-/// Prints keys until the node says that was all, or the limit is reached.
+/// Prints keys until the node returns cursor 0 or the limit is reached.
 ///
-/// A key may come twice while the cluster moves data, as SCAN allows.
+/// A key can be printed twice while the cluster moves data, as SCAN permits.
 pub(crate) async fn run(addr: &Addr, scan: &ScanArgs, out: &mut Output) -> anyhow::Result<Exit> {
     let mut client = Client::connect(addr).await?;
     let mut left = scan.limit.unwrap_or(u64::MAX);

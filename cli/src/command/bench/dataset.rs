@@ -1,15 +1,15 @@
-//! The keys and values of a benchmark: pure functions of the seed and the key's number.
+//! Keys and values of a benchmark, as pure functions of the seed and the key's number.
 //!
-//! A value begins with a hash of its key (as far as it is long enough) and goes on with a piece of one
-//! random block: cheap to make and to compare, and hard to compress or to mistake for another.
+//! A value is 8 bytes of hash of its key (cut if the value is shorter), then a slice of one random block.
+//! Values are cheap to generate and compare, hard to compress, and differ from each other.
 
 use rand::rngs::SmallRng;
 use rand::{RngCore as _, SeedableRng as _};
 
-/// Pieces of the block begin within so many bytes.
+/// Slices of the block begin within this many bytes.
 const SHIFTS: u64 = 4096;
 
-/// What is written and read.
+/// Keys and values of one benchmark.
 pub(super) struct Dataset {
     seed: u64,
     size: usize,
@@ -18,14 +18,14 @@ pub(super) struct Dataset {
 }
 
 impl Dataset {
-    /// `keyspace` keys with values of `size` bytes.
+    /// Creates `keyspace` keys with values of `size` bytes.
     pub(super) fn new(seed: u64, size: usize, keyspace: u64) -> Self {
         let mut block = vec![0; size + SHIFTS as usize];
         SmallRng::seed_from_u64(seed).fill_bytes(&mut block);
         Self { seed, size, keyspace: keyspace.max(1), block }
     }
 
-    /// A number that looks random, the same for the same request.
+    /// Returns a pseudorandom number, always the same for the same request.
     pub(super) fn draw(&self, request: u64) -> u64 {
         // SplitMix64's finalizer (Steele, Lea, Flood 2014): one step of a generator that needs no state.
         let mut x = request.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ self.seed;
@@ -34,17 +34,17 @@ impl Dataset {
         x ^ (x >> 31)
     }
 
-    /// The key's number for a request that goes through all keys in order.
+    /// Returns the key number of a request that visits all keys in order.
     pub(super) fn in_order(&self, request: u64) -> u64 {
         request % self.keyspace
     }
 
-    /// The key's number for a request that may take any.
+    /// Returns the key number of a request that takes a random key.
     pub(super) fn at_random(&self, request: u64) -> u64 {
         self.draw(request) % self.keyspace
     }
 
-    /// Key number `number`.
+    /// Returns key number `number`.
     pub(super) fn key(&self, number: u64) -> String {
         format!("bench:{}:{number:012}", self.seed)
     }
@@ -56,12 +56,12 @@ impl Dataset {
         (hash.to_le_bytes(), body)
     }
 
-    /// Bytes of a value.
+    /// Returns the size of a value in bytes.
     pub(super) fn size(&self) -> usize {
         self.size
     }
 
-    /// The value of key number `number`.
+    /// Returns the value of key number `number`.
     pub(super) fn value(&self, number: u64) -> Vec<u8> {
         let (stamp, body) = self.parts(number);
         let mut value = body.to_vec();
@@ -69,7 +69,7 @@ impl Dataset {
         value
     }
 
-    /// Whether `value` is the value of key number `number`.
+    /// Returns whether `value` is the value of key number `number`.
     pub(super) fn is_value(&self, number: u64, value: &[u8]) -> bool {
         let (stamp, body) = self.parts(number);
         let stamped = stamp.len().min(self.size);
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn values_are_told_from_their_keys() {
+    fn values_of_different_keys_differ() {
         for size in [0, 1, 8, 9, 1000, 70_000] {
             let data = Dataset::new(7, size, 100);
             assert_eq!(data.value(3).len(), size);

@@ -1,9 +1,9 @@
-//! A benchmark that checks what it reads.
+//! A benchmark that checks every value it reads.
 //!
-//! A load is one or two phases. In each phase all connections take the next requests from one counter, send
-//! a pipeline of them and wait for its answers. Every value can be told from its key and the seed, so that a
-//! wrong one is noticed whoever wrote it. Memory is bounded by connections x pipeline x size, which is
-//! checked before anything is sent.
+//! A load has one or two phases. In each phase every connection takes the next requests from a shared
+//! counter, sends them as one pipeline and waits for the answers. A value follows from its key and the seed,
+//! so that a wrong value is detected. Memory is bounded by connections x pipeline x size; the command checks
+//! this bound before it sends anything.
 
 mod dataset;
 mod phase;
@@ -23,10 +23,10 @@ use crate::client::{Addr, Client, ClientError};
 use crate::exit::Exit;
 use crate::output::Output;
 
-/// What may be on its way at one time, in all connections together.
+/// Maximum of value bytes in flight, in all connections together.
 const IN_FLIGHT_BYTES_MAX: u64 = 1 << 30;
 
-/// Runs the phases of a load and prints each one's figures. Errors or wrong values make it fail.
+/// Runs the phases of a load and prints a report for each. Errors and wrong values are exit code 2.
 pub(crate) async fn run(addr: &Addr, args: &BenchArgs, out: &mut Output) -> anyhow::Result<Exit> {
     check_memory(args)?;
     let mut client = Client::connect(addr).await?;
@@ -64,7 +64,8 @@ pub(crate) async fn run(addr: &Addr, args: &BenchArgs, out: &mut Output) -> anyh
     Ok(if good { Exit::Done } else { Exit::Failed })
 }
 
-/// What a load does, in order. Reads come after writes of every key, so that an absent key is an error.
+/// Returns the phases of a load in order. Every key is written before it is read, so that an absent key is an
+/// error.
 fn phases(load: Load, requests: u64, keyspace: u64) -> Vec<(Mix, u64)> {
     match load {
         Load::W | Load::Sw => vec![(Mix::Write, requests)],
@@ -77,8 +78,8 @@ fn check_memory(args: &BenchArgs) -> anyhow::Result<()> {
     let in_flight = args.size.saturating_mul(u64::from(args.connections) * u64::from(args.pipeline));
     if in_flight > IN_FLIGHT_BYTES_MAX {
         bail!(
-            "{} connections x pipeline {} x {} bytes would keep {in_flight} bytes on their way, more than {IN_FLIGHT_BYTES_MAX}; \
-             lower -c, -P or -s",
+            "{} connections x pipeline {} x {} bytes is {in_flight} bytes in flight, more than \
+             {IN_FLIGHT_BYTES_MAX}; nothing was sent; lower -c, -P or -s",
             args.connections,
             args.pipeline,
             args.size
@@ -87,7 +88,7 @@ fn check_memory(args: &BenchArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The sync policy of the node that is asked; `None` where it does not tell.
+/// Returns the sync policy of the node; `None` if the node refuses to return it.
 async fn sync_policy(client: &mut Client) -> anyhow::Result<Option<String>> {
     let mut command = redis::cmd("CONFIG");
     command.arg("GET").arg("sync");
@@ -98,23 +99,22 @@ async fn sync_policy(client: &mut Client) -> anyhow::Result<Option<String>> {
     }
 }
 
-/// What keeps the writes of a durable load from being durable: that is for the nodes to decide, not for a client.
+/// Returns the reason why the writes of a durable load may not be durable; only the nodes decide that.
 fn doubt(sync: Option<&str>) -> Option<String> {
-    let cure =
-        "The other nodes should run the same policy. Start all with --sync always to measure durable writes";
+    let cure = "all nodes should run the same policy; start all with --sync always to measure durable writes";
     match sync {
         Some("always") => None,
         Some(policy) => Some(format!(
-            "the node runs --sync {policy}: it answers before the data is on the disk, so a power cut of all copies \
-             at once may take back writes of this load, and the figures are those of W. {cure}"
+            "the node runs --sync {policy}: it acknowledges before the data is on disk, so that a power failure \
+             of all copies at once can lose writes of this load; the results are those of load W; {cure}"
         )),
         None => Some(format!(
-            "the node does not tell its sync policy, so these writes may not be durable. {cure}"
+            "the node does not return its sync policy, so that these writes may not be durable; {cure}"
         )),
     }
 }
 
-/// Runs a phase, with a progress bar where somebody looks.
+/// Runs a phase, with a progress bar if standard error is a terminal.
 async fn measured(phase: Phase) -> Outcome {
     let bar = if io::stderr().is_terminal() {
         let bar = ProgressBar::with_draw_target(Some(phase.requests), ProgressDrawTarget::stderr());

@@ -1,4 +1,4 @@
-//! One phase of a benchmark: connections that take requests from a counter until there are none left.
+//! One phase of a benchmark: connections take requests from a shared counter until all are taken.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,26 +12,26 @@ use super::dataset::Dataset;
 use crate::client::{Addr, ClientError};
 use crate::router::{Batch, Router};
 
-/// A connection gives up after so many pipelines in a row were not answered.
+/// A connection stops after this many unanswered pipelines in a row.
 const FAILURES_MAX: u32 = 5;
-/// Pause before a lost connection is opened again.
+/// Pause before a lost connection is reopened.
 const RECONNECT_PAUSE: Duration = Duration::from_millis(200);
-/// The longest latency told apart from longer ones, microseconds.
+/// Longest latency that the histogram records, in microseconds; longer ones count as this one.
 const LATENCY_US_MAX: u64 = 600_000_000;
 
-/// What the requests of a phase are.
+/// Kind of the requests of a phase.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mix {
-    /// Writes, all keys in order.
+    /// Writes of all keys in order.
     Write,
-    /// Reads, keys at random.
+    /// Reads of random keys.
     Read,
-    /// One half each, keys at random.
+    /// Half reads, half writes, of random keys.
     Half,
 }
 
 impl Mix {
-    /// For titles.
+    /// Returns the name for reports.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Write => "write",
@@ -41,7 +41,7 @@ impl Mix {
     }
 }
 
-/// One phase.
+/// Parameters of one phase.
 pub(super) struct Phase {
     pub(super) addr: Addr,
     pub(super) data: Arc<Dataset>,
@@ -51,7 +51,7 @@ pub(super) struct Phase {
     pub(super) pipeline: u32,
 }
 
-/// How far the connections are.
+/// Progress of all connections together.
 pub(super) struct Counters {
     taken: AtomicU64,
     answered: AtomicU64,
@@ -62,30 +62,31 @@ impl Counters {
         Arc::new(Self { taken: AtomicU64::new(0), answered: AtomicU64::new(0) })
     }
 
-    /// Requests that were answered, or failed.
+    /// Returns the number of requests that were answered or failed.
     pub(super) fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
     }
 }
 
-/// What came of a phase.
+/// Result of a phase.
 #[derive(Debug)]
 pub(super) struct Outcome {
-    /// From the first request to the last answer.
+    /// Time from the first request to the last answer.
     pub(super) elapsed: Duration,
-    /// Of answered requests, microseconds; of a pipeline, each counts with the whole pipeline's.
+    /// Latencies of answered requests in microseconds; a request counts with the latency of its whole
+    /// pipeline.
     pub(super) latency_us: Histogram<u64>,
-    /// Requests answered as they should be.
+    /// Requests with the expected answer.
     pub(super) done: u64,
-    /// Requests that got an error, or no answer.
+    /// Requests with an error or no answer.
     pub(super) errors: u64,
-    /// Reads that got a wrong value, or none.
+    /// Requests with a wrong answer, and reads of an absent key.
     pub(super) wrong: u64,
-    /// Requests never sent because no connection was left.
+    /// Requests that were never sent because all connections had stopped.
     pub(super) unsent: u64,
-    /// Bytes of the values of [`Outcome::done`].
+    /// Bytes of the values of the requests in [`Outcome::done`].
     pub(super) value_bytes: u64,
-    /// The first thing that went wrong.
+    /// Text of the first error.
     pub(super) first_error: Option<String>,
 }
 
@@ -103,13 +104,13 @@ impl Outcome {
         }
     }
 
-    /// Whether every request was answered as it should be.
+    /// Returns whether every request got the expected answer.
     pub(super) fn is_good(&self) -> bool {
         self.errors + self.wrong + self.unsent == 0
     }
 
     fn add(&mut self, other: Self) {
-        // Cannot fail: both have the same bounds.
+        // Cannot fail: both histograms have the same bounds.
         let _ = self.latency_us.add(other.latency_us);
         self.done += other.done;
         self.errors += other.errors;
@@ -128,7 +129,7 @@ fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1, LATENCY_US_MAX, 3).expect("bounds in order, 0 to 5 digits")
 }
 
-/// One request of a pipeline: which key, and whether it reads it.
+/// One request of a pipeline: a read or a write of a key.
 #[derive(Clone, Copy, Debug)]
 struct Request {
     key: u64,
@@ -136,7 +137,7 @@ struct Request {
 }
 
 impl Phase {
-    /// Runs all connections to their end.
+    /// Runs all connections to their end and returns the sum of their results.
     pub(super) async fn run(self, counters: Arc<Counters>) -> Outcome {
         let phase = Arc::new(self);
         let start = Instant::now();
@@ -149,7 +150,7 @@ impl Phase {
                 Ok(outcome) => total.add(outcome),
                 Err(error) => {
                     total.errors += 1;
-                    total.note(|| format!("a connection of the benchmark itself failed: {error}"));
+                    total.note(|| format!("a connection task of the benchmark failed: {error}"));
                 }
             }
         }
@@ -158,7 +159,7 @@ impl Phase {
         total
     }
 
-    /// The next requests, no more than a pipeline holds; empty when all are taken.
+    /// Takes the next requests, at most one pipeline; returns none when all are taken.
     fn take(&self, counters: &Counters) -> Vec<Request> {
         let first = counters.taken.fetch_add(u64::from(self.pipeline), Ordering::Relaxed);
         let end = (first + u64::from(self.pipeline)).min(self.requests);
@@ -169,7 +170,7 @@ impl Phase {
         match self.mix {
             Mix::Write => Request { key: self.data.in_order(number), reads: false },
             Mix::Read => Request { key: self.data.at_random(number), reads: true },
-            // The key takes the low bits of the draw.
+            // The key uses the low bits of the draw, so this takes the highest.
             Mix::Half => {
                 Request { key: self.data.at_random(number), reads: self.data.draw(number) >> 63 == 0 }
             }
@@ -210,11 +211,11 @@ fn wrong(key: &str, answer: &Value) -> String {
     match answer {
         Value::Nil => format!("{key} is absent, though its write was acknowledged"),
         Value::BulkString(value) => format!("{key} has a wrong value of {} bytes", value.len()),
-        other => format!("{key} got an answer that is none: {other:?}"),
+        other => format!("{key} got an unexpected answer: {other:?}"),
     }
 }
 
-/// Works until there are no requests left, or no node answers any more.
+/// Sends pipelines until no requests are left, or [`FAILURES_MAX`] pipelines in a row had no answer.
 async fn connection(phase: Arc<Phase>, counters: Arc<Counters>) -> Outcome {
     let mut outcome = Outcome::new();
     let mut router = Router::new(&phase.addr);
@@ -237,7 +238,7 @@ async fn connection(phase: Arc<Phase>, counters: Arc<Counters>) -> Outcome {
     outcome
 }
 
-/// Sends requests and counts their answers; returns whether a node answered any of them.
+/// Sends requests and records their answers. Returns whether a node answered any of them.
 async fn pipeline(phase: &Phase, router: &mut Router, requests: &[Request], outcome: &mut Outcome) -> bool {
     let slot = |request: &Request| Some(slot_of(phase.data.key(request.key).as_bytes()));
     let command = |index: usize| requests.get(index).map_or_else(Cmd::new, |request| phase.command(*request));

@@ -1,4 +1,4 @@
-//! The figures of a phase, for people and for programs.
+//! The report of a phase, as text and as JSON.
 
 use caskade_tui::units;
 use serde_json::{Value, json};
@@ -7,7 +7,7 @@ use super::phase::{Mix, Outcome};
 use crate::args::{BenchArgs, Load};
 use crate::output::count;
 
-/// Which latencies are told, in percent.
+/// Reported latency percentiles.
 const PERCENTILES: [(&str, f64); 5] =
     [("p50", 50.0), ("p90", 90.0), ("p95", 95.0), ("p99", 99.0), ("p99.9", 99.9)];
 
@@ -24,12 +24,12 @@ fn ops_per_s(outcome: &Outcome) -> f64 {
     outcome.done as f64 / outcome.elapsed.as_secs_f64().max(1e-9)
 }
 
-/// Megabytes (10^6 bytes) of values a second.
+/// Returns megabytes (10^6 bytes) of values per second.
 fn mb_per_s(outcome: &Outcome) -> f64 {
     outcome.value_bytes as f64 / 1e6 / outcome.elapsed.as_secs_f64().max(1e-9)
 }
 
-/// For people.
+/// Formats the report as text.
 pub(super) fn text(args: &BenchArgs, keyspace: u64, mix: Mix, outcome: &Outcome) -> String {
     let BenchArgs { size, connections, pipeline, seed, .. } = args;
     let ms = |us: u64| format!("{:.3}", us as f64 / 1000.0);
@@ -65,9 +65,9 @@ pub(super) fn text(args: &BenchArgs, keyspace: u64, mix: Mix, outcome: &Outcome)
     text
 }
 
-/// For programs: one object a phase.
+/// Formats the report as one JSON object.
 ///
-/// `sync` is the node's policy, `null` where it was not asked for or not told.
+/// `sync` is the sync policy of the node; `null` if it was not read or the node did not return it.
 pub(super) fn json(
     args: &BenchArgs,
     keyspace: u64,

@@ -1,4 +1,4 @@
-//! The folder of a playground: what it remembers, and the addresses and secret it makes.
+//! The directory of a playground: the stored plan of its nodes, their addresses, and the cluster secret.
 
 use std::fs;
 use std::io::{ErrorKind, Write as _};
@@ -18,18 +18,18 @@ const NODES_DEFAULT: u16 = 3;
 /// One node of a playground.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct PlannedNode {
-    /// `node1`, `node2`, ...: its data directory; with `.log`, its log.
+    /// `node1`, `node2`, ...: name of the data directory; with `.log`, name of the log file.
     pub(super) name: String,
-    /// Where clients reach it.
+    /// Client address.
     pub(super) resp: String,
-    /// Where peers reach it.
+    /// Peer address.
     pub(super) peer: String,
 }
 
-/// Where the clients of the first node connect if they can: caskd's own default. Each further node is ten higher.
+/// Preferred client port of the first node: the default of caskd. Each further node is ten higher.
 const USUAL_PORT: u16 = 7900;
 
-/// `playground.json`.
+/// Contents of `playground.json`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Plan {
     /// The nodes; the first founds the cluster.
@@ -37,18 +37,18 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// Client addresses with commas between them.
+    /// Returns the client addresses, separated by commas.
     pub(super) fn addrs(&self) -> String {
         self.nodes.iter().map(|node| node.resp.as_str()).collect::<Vec<_>>().join(",")
     }
 
-    /// Port of the first node's clients.
+    /// Returns the client port of the first node.
     pub(super) fn first_port(&self) -> &str {
         let first = self.nodes.first().and_then(|node| node.resp.rsplit(':').next());
         first.unwrap_or_default()
     }
 
-    /// The flags a node of this playground is started with.
+    /// Returns the flags with which a node of this playground starts.
     pub(super) fn flags(&self, folder: &Path, node: &PlannedNode) -> Vec<String> {
         let path = |name: &str| folder.join(name).display().to_string();
         let mut flags = vec![
@@ -61,14 +61,14 @@ impl Plan {
             "--cluster-secret-file".to_owned(),
             path(SECRET_FILE),
         ];
-        // The first has nobody to ask when the cluster is founded; later all know each other.
+        // The first node founds the cluster and needs no other; afterwards every node knows the others.
         for other in self.nodes.iter().take(1).filter(|other| *other != node) {
             flags.extend(["--bootstrap".to_owned(), other.peer.clone()]);
         }
         flags
     }
 
-    /// The command line that adds one more node, for a shell.
+    /// Returns the shell command that adds one more node.
     pub(super) fn join_command(&self, caskd: &Path, folder: &Path) -> anyhow::Result<String> {
         let more = self.extended(self.nodes.len() as u16 + 1)?;
         let node = more.nodes.last().context("a plan without nodes")?;
@@ -76,10 +76,10 @@ impl Plan {
         Ok(words.map(|word| quoted(&word)).collect::<Vec<_>>().join(" "))
     }
 
-    /// The same nodes and new ones, on the usual ports where those are free.
+    /// Returns a plan with the same nodes and new ones, on the usual ports where those are free.
     fn extended(&self, nodes: u16) -> anyhow::Result<Self> {
         let mut plan = self.clone();
-        // Held together, so that no port is given twice.
+        // Keep all listeners open until the end, so that no port is assigned twice.
         let mut held = Vec::new();
         for number in plan.nodes.len() + 1..=usize::from(nodes) {
             let usual = USUAL_PORT.saturating_add(10 * (number as u16 - 1));
@@ -93,7 +93,7 @@ impl Plan {
     }
 }
 
-/// This port of 127.0.0.1 if it is free, else another one.
+/// Returns this port of 127.0.0.1 if it is free, else another one. `held` keeps it bound.
 fn free_address(usual: u16, held: &mut Vec<TcpListener>) -> anyhow::Result<String> {
     let listener = TcpListener::bind(("127.0.0.1", usual))
         .or_else(|_| TcpListener::bind("127.0.0.1:0"))
@@ -103,7 +103,7 @@ fn free_address(usual: u16, held: &mut Vec<TcpListener>) -> anyhow::Result<Strin
     Ok(address)
 }
 
-/// A word a POSIX shell reads as itself.
+/// Quotes a word for a POSIX shell.
 fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@+".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
@@ -112,37 +112,38 @@ fn quoted(word: &str) -> String {
     format!("'{}'", word.replace('\'', r"'\''"))
 }
 
-/// A folder that goes with this value, or stays.
+/// Directory of a playground.
 pub(super) enum Folder {
-    /// Removed at the end.
+    /// Removed when this value is dropped.
     Temporary(TempDir),
-    /// Named by the user.
+    /// Named by the user with `--keep`; never removed.
     Kept(PathBuf),
 }
 
 impl Folder {
-    /// Opens or makes the folder, mode 0700. A kept one must be empty or a playground's.
+    /// Opens or creates the directory, mode 0700. A kept one must be empty or hold a playground.
     pub(super) fn open(keep: Option<&Path>) -> anyhow::Result<Self> {
         let Some(path) = keep else {
             let folder = tempfile::Builder::new().prefix("caskade-playground-").tempdir();
             return folder
                 .map(Self::Temporary)
-                .context("no temporary folder can be made; name one with --keep DIR");
+                .context("cannot create a temporary directory; name one with --keep DIR");
         };
-        let path = std::path::absolute(path).context("--keep names no usable path")?;
+        let path = std::path::absolute(path).context("--keep is not a usable path; nothing was started")?;
         let shown = path.display();
         fs::DirBuilder::new()
             .recursive(true)
             .mode(0o700)
             .create(&path)
-            .with_context(|| format!("the folder {shown} cannot be made"))?;
+            .with_context(|| format!("cannot create the directory {shown}; nothing was started"))?;
         let is_new = fs::read_dir(&path)
-            .with_context(|| format!("the folder {shown} cannot be read"))?
+            .with_context(|| format!("cannot read the directory {shown}; nothing was started"))?
             .next()
             .is_none();
         if !is_new && !path.join(PLAN_FILE).exists() {
             bail!(
-                "{shown} is neither empty nor a playground (it has no {PLAN_FILE}); nothing was changed. Name another folder"
+                "{shown} is neither empty nor a playground (it has no {PLAN_FILE}); nothing was changed; \
+                 name another directory"
             );
         }
         Ok(Self::Kept(path))
@@ -159,38 +160,44 @@ impl Folder {
         matches!(self, Self::Kept(_))
     }
 
-    /// The plan the folder remembers, with as many nodes as are wanted, written down; and a secret.
+    /// Returns the stored plan, extended to the requested number of nodes. Stores it, and creates the secret
+    /// if it is missing.
     pub(super) fn plan(&self, nodes: Option<u16>) -> anyhow::Result<Plan> {
         let remembered = self.remembered()?;
         let known = remembered.nodes.len() as u16;
         let wanted = nodes.unwrap_or(if known == 0 { NODES_DEFAULT } else { known });
         if wanted < known {
             bail!(
-                "{} holds a cluster of {known} nodes; started without {} of them it would miss their copies. \
-                 Give --nodes {known} or more, or name another folder",
+                "{} holds a cluster of {known} nodes; without {} of them it would miss their copies; nothing \
+                 was started; use --nodes {known} or more, or name another directory",
                 self.path().display(),
                 known - wanted
             );
         }
         let plan = remembered.extended(wanted)?;
         self.make_secret()?;
-        let text = serde_json::to_string_pretty(&plan).context("the plan cannot be written")?;
+        let text =
+            serde_json::to_string_pretty(&plan).context("cannot write the plan; nothing was started")?;
         let path = self.path().join(PLAN_FILE);
-        fs::write(&path, text).with_context(|| format!("{} cannot be written", path.display()))?;
+        fs::write(&path, text)
+            .with_context(|| format!("cannot write {}; nothing was started", path.display()))?;
         Ok(plan)
     }
 
     fn remembered(&self) -> anyhow::Result<Plan> {
         let path = self.path().join(PLAN_FILE);
         match fs::read(&path) {
-            Ok(text) => serde_json::from_slice(&text)
-                .with_context(|| format!("{} is damaged; nothing was started", path.display())),
+            Ok(text) => serde_json::from_slice(&text).with_context(|| {
+                format!("{} is damaged; nothing was started; name another directory", path.display())
+            }),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Plan::default()),
-            Err(error) => Err(error).with_context(|| format!("{} cannot be read", path.display())),
+            Err(error) => {
+                Err(error).with_context(|| format!("cannot read {}; nothing was started", path.display()))
+            }
         }
     }
 
-    /// A fresh secret, unless there is one.
+    /// Creates a random secret, unless the file exists.
     fn make_secret(&self) -> anyhow::Result<()> {
         let path = self.path().join(SECRET_FILE);
         let mut secret = [0; 32];
@@ -202,7 +209,7 @@ impl Folder {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
             Err(error) => Err(error),
         };
-        written.with_context(|| format!("the secret {} cannot be written", path.display()))
+        written.with_context(|| format!("cannot write the secret {}; nothing was started", path.display()))
     }
 }
 

@@ -1,8 +1,8 @@
-//! A cluster to play with: real `caskd` processes on loopback, stopped at the end.
+//! A local playground cluster: `caskd` processes on loopback, stopped at the end.
 //!
-//! The folder holds everything: `playground.json` (ports), `cluster.secret`, and for each node its data
-//! directory and its log. A temporary folder goes at the end; one named with `--keep` stays and starts again
-//! with the same ports. Nodes are processes that can be killed and joined by hand: that is what they are for.
+//! The directory holds `playground.json` (ports), `cluster.secret`, and the data directory and log of each
+//! node. A temporary directory is removed at the end; one named with `--keep` stays and starts again with the
+//! same ports. The user can kill nodes and add nodes by hand.
 
 mod folder;
 mod process;
@@ -24,14 +24,14 @@ use crate::client::Client;
 use crate::exit::Exit;
 use crate::output::Output;
 
-/// How long the cluster may take until all its nodes serve.
+/// Time limit until all nodes serve.
 const START_MAX: Duration = Duration::from_secs(60);
-/// How long the nodes may take to stop before they are killed.
+/// Time limit for the nodes to stop; after it they are killed.
 const STOP_MAX: Duration = Duration::from_secs(15);
-/// How often nodes are looked at.
+/// Interval of the checks of the nodes.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// Starts the cluster, shows it or waits, and stops it.
+/// Starts the cluster, shows the dashboard or waits for a signal, and stops the cluster.
 pub(crate) async fn run(args: &PlaygroundArgs, out: &mut Output) -> anyhow::Result<Exit> {
     let caskd = find_caskd()?;
     let folder = Folder::open(args.keep.as_deref())?;
@@ -48,7 +48,7 @@ pub(crate) async fn run(args: &PlaygroundArgs, out: &mut Output) -> anyhow::Resu
         }
     }
     let result = play(args, out, &caskd, &folder, &plan, &mut nodes, &mut stop).await;
-    // A second signal means: at once. Processes die with their handles.
+    // A second signal kills the nodes at once. Dropping the handles also kills them.
     tokio::select! {
         () = stop_all(&mut nodes) => {}
         () = stop.wait() => nodes.iter_mut().for_each(NodeProcess::kill),
@@ -76,19 +76,21 @@ async fn play(
     } else {
         watch(nodes, stop).await
     };
-    // The signal that ended the dashboard was heard here too; it is no second one.
+    // `stop` received the signal that ended the dashboard too: discard it, so that it does not count as the
+    // second.
     stop.forget().await;
     tell_deaths(nodes);
     if !out.json {
         let kept =
-            if folder.is_kept() { "stopping the nodes; the folder stays" } else { "stopping the nodes" };
+            if folder.is_kept() { "stopping the nodes; the directory stays" } else { "stopping the nodes" };
         out.line(kept)?;
     }
     out.flush()?;
     exit
 }
 
-/// What the dashboard shows; it covers what was printed before, so it says the most important of that.
+/// Returns the options of the dashboard. It hides the text printed before, so that its notice repeats the
+/// port.
 fn dashboard(plan: &Plan) -> Options {
     let port = plan.first_port();
     Options {
@@ -97,7 +99,7 @@ fn dashboard(plan: &Plan) -> Options {
     }
 }
 
-/// Waits for a signal; tells of nodes that end meanwhile.
+/// Waits for a signal, and reports nodes that end meanwhile.
 async fn watch(nodes: &mut [NodeProcess], stop: &mut Stop) -> anyhow::Result<Exit> {
     loop {
         tokio::select! {
@@ -108,15 +110,16 @@ async fn watch(nodes: &mut [NodeProcess], stop: &mut Stop) -> anyhow::Result<Exi
     }
 }
 
-/// Tells of nodes that have ended since this was last called; on standard error, apart from what programs read.
+/// Reports nodes that have ended since the last call, on standard error because programs read standard
+/// output.
 fn tell_deaths(nodes: &mut [NodeProcess]) {
     for death in nodes.iter_mut().filter_map(NodeProcess::death) {
-        // The nodes go on, also where nobody can be told.
+        // A closed standard error must not stop the other nodes.
         let _ = writeln!(io::stderr(), "{death}");
     }
 }
 
-/// Waits until every node serves and all hold one epoch.
+/// Waits until every node serves and all nodes hold the same epoch.
 async fn all_serving(nodes: &mut [NodeProcess], plan: &Plan) -> anyhow::Result<()> {
     let deadline = Instant::now() + START_MAX;
     loop {
@@ -126,7 +129,7 @@ async fn all_serving(nodes: &mut [NodeProcess], plan: &Plan) -> anyhow::Result<(
             }
         }
         let waiting_for = match nodes.iter().find(|node| !node.is_ready()) {
-            Some(node) => format!("{} has not said that it is ready", node.name()),
+            Some(node) => format!("{} has not reported that it is ready", node.name()),
             None => match unlike(plan).await {
                 None => return Ok(()),
                 Some(unlike) => unlike,
@@ -140,7 +143,7 @@ async fn all_serving(nodes: &mut [NodeProcess], plan: &Plan) -> anyhow::Result<(
     }
 }
 
-/// What keeps the nodes from being one serving cluster.
+/// Returns the reason why the nodes are not one serving cluster yet; `None` if they are.
 async fn unlike(plan: &Plan) -> Option<String> {
     let mut epochs = Vec::new();
     for node in &plan.nodes {
@@ -168,7 +171,7 @@ async fn status(addr: &str) -> anyhow::Result<Status> {
     Ok(client.read(&json)?)
 }
 
-/// Says how to reach the cluster and what to try.
+/// Prints the addresses of the cluster and commands to try.
 fn tell(
     out: &mut Output,
     caskd: &Path,
@@ -222,7 +225,7 @@ fn hints(plan: &Plan, pids: &[u32], join: &str) -> String {
     )
 }
 
-/// SIGINT, SIGTERM or SIGHUP (the terminal is gone), whichever comes.
+/// Receiver of SIGINT, SIGTERM and SIGHUP (the terminal was closed).
 struct Stop {
     interrupt: tokio::signal::unix::Signal,
     terminate: tokio::signal::unix::Signal,
@@ -238,7 +241,7 @@ impl Stop {
         })
     }
 
-    /// Forgets signals that came already.
+    /// Discards signals received so far.
     async fn forget(&mut self) {
         while tokio::time::timeout(Duration::ZERO, self.wait()).await.is_ok() {}
     }
@@ -252,7 +255,7 @@ impl Stop {
     }
 }
 
-/// Asks all nodes to stop, and kills those that take too long.
+/// Sends SIGTERM to all nodes, and kills those that still run after [`STOP_MAX`].
 async fn stop_all(nodes: &mut [NodeProcess]) {
     for node in nodes.iter_mut() {
         node.terminate();
@@ -264,22 +267,25 @@ async fn stop_all(nodes: &mut [NodeProcess]) {
     nodes.iter_mut().for_each(NodeProcess::kill);
 }
 
-/// The node's program: `$CASKD`, or the one beside this program, or the first on the search path.
+/// Returns the path of `caskd`: `$CASKD`, else the one in the directory of this program, else the first on
+/// `PATH`.
 fn find_caskd() -> anyhow::Result<PathBuf> {
     if let Some(named) = std::env::var_os("CASKD").filter(|named| !named.is_empty()) {
         let path = PathBuf::from(named);
         if !path.is_file() {
-            bail!("CASKD names {}, which is no file", path.display());
+            bail!("CASKD is {}, which is not a file; nothing was started", path.display());
         }
-        return std::path::absolute(&path).context("CASKD is no usable path");
+        return std::path::absolute(&path).context("CASKD is not a usable path; nothing was started");
     }
-    let own = std::env::current_exe().context("cannot tell where caskctl itself is")?;
+    let own = std::env::current_exe()
+        .context("cannot find the path of caskctl itself; set CASKD to the path of caskd")?;
     let beside = own.parent().map(|folder| folder.join("caskd"));
     let searched = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&searched).map(|folder| folder.join("caskd"));
     beside.into_iter().chain(on_path).find(|path| path.is_file()).with_context(|| {
         format!(
-            "there is no caskd beside {} or on the PATH: build it (cargo build --bin caskd) or set CASKD to its path",
+            "no caskd in the directory of {} or on the PATH; build it (cargo build --bin caskd) or set CASKD to \
+             its path",
             own.display()
         )
     })

@@ -1,4 +1,4 @@
-//! One `caskd` process of a playground, its log, and how it ends.
+//! One `caskd` process of a playground: its start, its log, its end.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -15,12 +15,12 @@ use tokio::process::{Child, ChildStdout, Command};
 
 use super::folder::{Plan, PlannedNode};
 
-/// Lines of a log that are shown.
+/// Number of log lines shown after the end of a node.
 const TAIL_LINES: usize = 15;
-/// What a node says when it serves begins with this word.
+/// First word of the line that a node prints when it serves.
 const READY: &str = "ready";
 
-/// A node that was started; killed with this value if it still runs.
+/// A started node. Dropping the value kills the process.
 pub(super) struct NodeProcess {
     name: String,
     pid: u32,
@@ -32,7 +32,7 @@ pub(super) struct NodeProcess {
 }
 
 impl NodeProcess {
-    /// Starts a node; its output goes to its log.
+    /// Starts a node; its standard error is appended to its log file.
     pub(super) fn start(
         caskd: &Path,
         folder: &Path,
@@ -44,12 +44,12 @@ impl NodeProcess {
             .create(true)
             .append(true)
             .open(&log)
-            .with_context(|| format!("the log {} cannot be written", log.display()))?;
+            .with_context(|| format!("cannot write the log {}", log.display()))?;
         let mut command = Command::new(caskd);
         command.args(plan.flags(folder, node)).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(file);
-        // Not in this terminal's group: Ctrl-C must reach the playground only, which stops the nodes in order.
+        // Own process group: Ctrl-C must reach only the playground, which stops the nodes itself.
         command.process_group(0).kill_on_drop(true);
-        let mut child = command.spawn().with_context(|| format!("{} cannot be started", caskd.display()))?;
+        let mut child = command.spawn().with_context(|| format!("cannot start {}", caskd.display()))?;
         let pid = child.id().with_context(|| format!("{} ended at once", node.name))?;
         let ready = Arc::new(AtomicBool::new(false));
         if let Some(stdout) = child.stdout.take() {
@@ -66,7 +66,7 @@ impl NodeProcess {
         self.pid
     }
 
-    /// Whether it has said that it serves.
+    /// Returns whether the node has printed its ready line.
     pub(super) fn is_ready(&self) -> bool {
         self.ready.load(Ordering::Acquire)
     }
@@ -78,7 +78,7 @@ impl NodeProcess {
         self.end.is_none()
     }
 
-    /// Once, after it has ended: how, and the end of its log.
+    /// After the process has ended, returns its exit status and the end of its log, once.
     pub(super) fn death(&mut self) -> Option<String> {
         if self.is_running() || self.end_was_told {
             return None;
@@ -88,7 +88,7 @@ impl NodeProcess {
         Some(format!("{} (pid {}) has ended: {how}\n{}", self.name, self.pid, self.tail()))
     }
 
-    /// The last lines of its log.
+    /// Returns the last lines of the log.
     pub(super) fn tail(&self) -> String {
         let mut lines = VecDeque::with_capacity(TAIL_LINES + 1);
         if let Ok(file) = File::open(&self.log) {
@@ -102,18 +102,18 @@ impl NodeProcess {
         format!("  the end of {}:\n{}", self.log.display(), lines.into_iter().collect::<String>())
     }
 
-    /// Asks it to stop.
+    /// Sends SIGTERM.
     pub(super) fn terminate(&mut self) {
         if !self.is_running() {
             return;
         }
-        // Not yet waited for, so the number still means this process.
+        // The process has not been waited for, so its id cannot belong to another process.
         if let Some(pid) = i32::try_from(self.pid).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, Signal::TERM);
         }
     }
 
-    /// Ends it, if it still runs.
+    /// Kills the process if it still runs.
     pub(super) fn kill(&mut self) {
         if self.is_running() {
             let _ = self.child.start_kill();
@@ -121,7 +121,7 @@ impl NodeProcess {
     }
 }
 
-/// Reads a node's output to its end, so that it never waits for a reader.
+/// Reads the output of a node to its end, so that the node never blocks on a full pipe.
 async fn listen(stdout: ChildStdout, ready: Arc<AtomicBool>) {
     let mut lines = tokio::io::BufReader::new(stdout).lines();
     while let Ok(Some(line)) = lines.next_line().await {
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn node_that_fails_is_told_once_with_the_end_of_its_log() {
+    async fn end_of_a_failed_node_is_reported_once_with_the_end_of_its_log() {
         let folder = tempfile::tempdir().unwrap();
         let mut node = start(folder.path(), "seq 100 >&2; echo 'no such folder' >&2; exit 3");
         until(|| !node.is_running()).await;

@@ -1,4 +1,4 @@
-//! One data file, a line of JSON for each thing in it, whether `--json` is given or not.
+//! Prints one data file as JSON lines, one per record or damaged range, with or without `--json`.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::exit::Exit;
 use crate::output::{Output, json_bytes};
 
-/// Prints everything in the file; no if some of it is damaged.
+/// Prints everything in the file. Returns [`Exit::No`] if a part of it is damaged.
 pub(super) fn run(store: &Path, file_id: u64, out: &mut Output) -> anyhow::Result<Exit> {
     let mut whole = true;
     let mut printed: io::Result<()> = Ok(());
@@ -53,7 +53,7 @@ fn record(dumped: &DumpedRecord) -> Value {
     })
 }
 
-/// A damaged stretch.
+/// Formats a damaged range.
 pub(super) fn damage(damage: &Damage) -> Value {
     let key =
         |key: &caskade_engine::DamagedKey| json!({ "key": json_bytes(&key.key), "certain": key.certain });
@@ -75,7 +75,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn record_is_one_line_and_says_where_its_bytes_are_no_text() {
+    fn record_is_one_line_and_bytes_that_are_not_utf8_are_hexadecimal() {
         let record = Record {
             key: Bytes::from_static(b"k\n"),
             version: 7,

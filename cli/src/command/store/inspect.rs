@@ -1,4 +1,4 @@
-//! What a store holds: a table of its data files, the sums, and what is damaged.
+//! Prints the contents of a store: a table of its data files, the sums, and the damage.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -15,10 +15,10 @@ use super::{dump, watched};
 use crate::exit::Exit;
 use crate::output::{Output, count, table};
 
-/// Damaged stretches and keys of one that are shown to people; JSON has more.
+/// Maximum number of damaged ranges in text output, and of keys per range; JSON has more.
 const SHOWN_MAX: usize = 20;
 
-/// Prints what the store holds; no if something is damaged.
+/// Prints the contents of the store. Returns [`Exit::No`] if something is damaged.
 pub(super) fn run(store: &Path, verify: bool, out: &mut Output) -> anyhow::Result<Exit> {
     let progress = Arc::new(Progress::default());
     let options = InspectOptions { verify, progress: progress.clone() };
@@ -35,7 +35,7 @@ pub(super) fn run(store: &Path, verify: bool, out: &mut Output) -> anyhow::Resul
 fn text(found: &Inspection) -> String {
     let mut text = String::new();
     let mut field = |name: &str, value: String| {
-        // Writing to a string does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "{name:<12} {value}");
     };
     let sums = &found.totals;
@@ -44,13 +44,13 @@ fn text(found: &Inspection) -> String {
     field("records", format!("{} values, {} tombstones", count(sums.values), count(sums.tombstones)));
     field("live", format!("{} keys, {}", count(sums.live_records), bytes(sums.live_bytes)));
     field("dead", format!("{:.1} %, {}", sums.dead_percent(), bytes(sums.dead_bytes)));
-    field("dropped", format!("{} partitions, once at least", count(found.partitions_dropped)));
+    field("dropped", format!("{} partitions, each at least once", count(found.partitions_dropped)));
     if !found.leftovers.is_empty() {
         let names = found.leftovers.join(" ");
         field("leftovers", format!("{names} (removed when the store is opened)"));
     }
     for file in found.files.iter().filter(|file| file.torn_bytes > 0) {
-        let what = "appends that were not acknowledged as durable, cut when the store is opened";
+        let what = "appends that were not acknowledged as durable; opening the store cuts them off";
         field("torn tail", format!("{} of data file {}: {what}", bytes(file.torn_bytes), file.id));
     }
     if let Some(refusal) = &found.refusal {
@@ -86,14 +86,14 @@ fn text(found: &Inspection) -> String {
 fn verdict(found: &Inspection) -> String {
     let places = match found.damage_total {
         0 if found.verified => "none: every checksum was compared".to_owned(),
-        0 => "none seen; --verify reads all data files".to_owned(),
+        0 => "none found; --verify reads all data files".to_owned(),
         1 => "1 place".to_owned(),
         total => format!("{} places", count(total)),
     };
     match found.opens_damaged {
-        true => format!("{places}; a node does not start with it"),
+        true => format!("{places}; a node refuses to start with it"),
         false if found.damage_total > 0 => {
-            format!("{places}; opening the store does not notice, reading does")
+            format!("{places}; opening the store succeeds, reading these records fails")
         }
         false => places,
     }
@@ -138,16 +138,15 @@ fn hint(hint: &HintState) -> &'static str {
     }
 }
 
-/// What there is to say of a hint file that is there and does not serve.
+/// Returns the state and remedy of a hint file that exists and is not usable.
 fn hint_note(hint: &HintState) -> Option<String> {
     match hint {
         HintState::Unneeded | HintState::Good | HintState::Missing => None,
         HintState::Unusable(reason) => {
-            Some(format!("{reason}; nothing is lost: opening the store writes another"))
+            Some(format!("{reason}; no data is lost; opening the store writes a new one"))
         }
         HintState::Misleading => Some(
-            "it does not say what the data file holds; remove it, and opening the store writes another"
-                .to_owned(),
+            "it does not match the data file; remove it; opening the store then writes a new one".to_owned(),
         ),
     }
 }
@@ -249,13 +248,13 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_told_with_its_place_key_and_meaning() {
+    fn damage_is_printed_with_its_place_key_and_consequence() {
         let text = text(&damaged());
         for part in [
             "/s/0000000007.data at byte 36, 50 bytes: its checksum is wrong; keys \"k\\xff\" (as it reads)",
-            "1 place; opening the store does not notice, reading does",
+            "1 place; opening the store succeeds, reading these records fails",
             "25.0%",
-            "remove it, and opening the store writes another",
+            "remove it; opening the store then writes a new one",
         ] {
             assert!(text.contains(part), "{part} is not in:\n{text}");
         }

@@ -1,4 +1,4 @@
-//! A node's store, or any of the engine's, while no program has it open; and snapshots.
+//! Commands on the files of a store that no process has open, and on snapshots.
 
 mod dump;
 mod inspect;
@@ -20,10 +20,10 @@ use crate::client::{Addr, Client};
 use crate::exit::Exit;
 use crate::output::{Output, count};
 
-/// How often a progress bar is drawn.
+/// Interval at which a progress bar is drawn.
 const REDRAW: Duration = Duration::from_millis(100);
 
-/// Runs one command on files; no node is asked.
+/// Runs one command on files, without a connection to a node.
 pub(crate) fn run(command: &StoreCommand, out: &mut Output) -> anyhow::Result<Exit> {
     let exit = match command {
         StoreCommand::Inspect { directory, verify } => inspect::run(&store_in(directory), *verify, out)?,
@@ -66,7 +66,7 @@ fn files_and_bytes(path: &Path, files: u64, bytes: u64) -> String {
     format!("{}: {} data files, {}", path.display(), count(files), units::bytes(bytes as f64))
 }
 
-/// The store's own directory, where that of a node was named.
+/// Returns the directory of the store: a subdirectory of `directory` if that is the data directory of a node.
 fn store_in(directory: &Path) -> PathBuf {
     let inner = directory.join(STORE_FOLDER);
     let has_data_files = std::fs::read_dir(directory).is_ok_and(|entries| {
@@ -75,7 +75,7 @@ fn store_in(directory: &Path) -> PathBuf {
     if !has_data_files && inner.is_dir() { inner } else { directory.to_owned() }
 }
 
-/// Does the work, with a progress bar where somebody looks.
+/// Runs `work`, with a progress bar if standard error is a terminal.
 fn watched<T>(what: &'static str, progress: &Progress, work: impl FnOnce() -> T) -> T {
     if !io::stderr().is_terminal() {
         return work();
@@ -89,7 +89,7 @@ fn watched<T>(what: &'static str, progress: &Progress, work: impl FnOnce() -> T)
     })
 }
 
-/// Draws until the sender is gone.
+/// Draws the progress bar until the sender is dropped.
 fn draw(what: &'static str, progress: &Progress, waiting: &mpsc::Receiver<()>) {
     let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()).with_message(what);
     let template = "{msg:7} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec} {eta} left";
