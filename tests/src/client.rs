@@ -1,4 +1,4 @@
-//! A Redis client with bounds on how long anything takes, and the `CASK.*` commands as types.
+//! A Redis client with a time limit on every request, and typed `CASK.*` commands.
 
 use std::time::Duration;
 
@@ -9,9 +9,9 @@ use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisResult};
 use serde::de::DeserializeOwned;
 
 const CONNECT_MAX: Duration = Duration::from_secs(2);
-/// Longer than a node lets a request wait (5 s): the node's own answer should come first.
+/// Longer than a node lets a request wait (5 s), so that the node's own error arrives first.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
-/// Commands of one pipeline when many keys are written or read.
+/// Commands per pipeline when many keys are written or read.
 const BATCH: usize = 500;
 
 /// A connection to one node.
@@ -25,15 +25,15 @@ impl Client {
     /// Connects to `HOST:PORT`.
     ///
     /// # Errors
-    /// If nobody answers there within 2 s.
+    /// No node answers there within 2 s.
     pub async fn connect(addr: &str) -> Result<Self> {
         Self::try_connect(addr).await.with_context(|| format!("connecting to {addr}"))
     }
 
-    /// As [`Client::connect`], with the error of the Redis client.
+    /// Connects as [`Client::connect`] does, and returns the error of the Redis client.
     ///
     /// # Errors
-    /// The same.
+    /// As [`Client::connect`].
     pub async fn try_connect(addr: &str) -> RedisResult<Self> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_MAX))
@@ -43,7 +43,7 @@ impl Client {
         Ok(Self { connection, addr: addr.to_owned() })
     }
 
-    /// The connection itself, for what is not wrapped here.
+    /// Returns the connection itself, for commands that have no method here.
     pub fn connection(&mut self) -> &mut MultiplexedConnection {
         &mut self.connection
     }
@@ -51,7 +51,7 @@ impl Client {
     /// Sends a command: `client.ask(redis::cmd("GET").arg("k"))`.
     ///
     /// # Errors
-    /// What the node or the connection says.
+    /// The error of the node or of the connection.
     pub async fn ask<T: FromRedisValue>(&mut self, command: &Cmd) -> RedisResult<T> {
         command.query_async(&mut self.connection).await
     }
@@ -59,34 +59,34 @@ impl Client {
     /// Sends a pipeline.
     ///
     /// # Errors
-    /// What the node or the connection says.
+    /// The error of the node or of the connection.
     pub async fn pipeline<T: FromRedisValue>(&mut self, pipeline: &Pipeline) -> Result<T> {
         let answer = pipeline.query_async(&mut self.connection).await;
         answer.with_context(|| format!("a pipeline of {} commands to {}", pipeline.len(), self.addr))
     }
 
-    /// GET.
+    /// Sends GET.
     ///
     /// # Errors
-    /// What the node or the connection says.
+    /// The error of the node or of the connection.
     pub async fn get(&mut self, key: &str) -> Result<Option<String>> {
         self.ask(redis::cmd("GET").arg(key)).await.with_context(|| format!("GET {key} from {}", self.addr))
     }
 
-    /// SET, without options.
+    /// Sends SET without options.
     ///
     /// # Errors
-    /// What the node or the connection says.
+    /// The error of the node or of the connection.
     pub async fn set(&mut self, key: &str, value: &str) -> Result<()> {
         self.ask(redis::cmd("SET").arg(key).arg(value))
             .await
             .with_context(|| format!("SET {key} to {}", self.addr))
     }
 
-    /// The values of many keys, in their order, by pipelines.
+    /// Reads many keys by pipelines; returns their values in order.
     ///
     /// # Errors
-    /// What the node or the connection says.
+    /// The error of the node or of the connection.
     pub async fn get_all(&mut self, keys: &[String]) -> Result<Vec<Option<Vec<u8>>>> {
         let mut values = Vec::with_capacity(keys.len());
         for batch in keys.chunks(BATCH) {
@@ -102,7 +102,7 @@ impl Client {
     /// Writes many records, by pipelines.
     ///
     /// # Errors
-    /// What the node or the connection says; an unknown part is written then.
+    /// The error of the node or of the connection; an unknown part of the records is written then.
     pub async fn set_all<K: AsRef<[u8]>, V: AsRef<[u8]>>(&mut self, records: &[(K, V)]) -> Result<()> {
         for batch in records.chunks(BATCH) {
             let mut pipeline = Pipeline::with_capacity(batch.len());
@@ -114,15 +114,15 @@ impl Client {
         Ok(())
     }
 
-    /// `CASK.STATUS`.
+    /// Sends `CASK.STATUS`.
     ///
     /// # Errors
-    /// If the node cannot be asked or its answer is not understood. So with the others.
+    /// The node cannot be reached, or its answer cannot be parsed.
     pub async fn status(&mut self) -> Result<Status> {
         self.json("CASK.STATUS").await
     }
 
-    /// `CASK.NODES`.
+    /// Sends `CASK.NODES`.
     ///
     /// # Errors
     /// As [`Client::status`].
@@ -130,7 +130,7 @@ impl Client {
         self.json("CASK.NODES").await
     }
 
-    /// `CASK.RING`.
+    /// Sends `CASK.RING`.
     ///
     /// # Errors
     /// As [`Client::status`].
@@ -138,7 +138,7 @@ impl Client {
         self.json("CASK.RING").await
     }
 
-    /// `CASK.TASKS`.
+    /// Sends `CASK.TASKS`.
     ///
     /// # Errors
     /// As [`Client::status`].
@@ -146,7 +146,7 @@ impl Client {
         self.json("CASK.TASKS").await
     }
 
-    /// `CASK.EVENTS`.
+    /// Sends `CASK.EVENTS`.
     ///
     /// # Errors
     /// As [`Client::status`].
@@ -154,26 +154,26 @@ impl Client {
         self.json("CASK.EVENTS").await
     }
 
-    /// `CASK.PLAN` with an operation: what it would do.
+    /// Sends `CASK.PLAN` with an operation; returns its preview.
     ///
     /// # Errors
-    /// Also why it would be void.
+    /// As [`Client::status`], or the reason why the operation would be rejected.
     pub async fn preview(&mut self, operation: &[&str]) -> Result<PlanPreview> {
         self.json(&[&["CASK.PLAN"], operation].concat().join(" ")).await
     }
 
-    /// `CASK.PLAN STATUS`, or what controls the running plan.
+    /// Sends `CASK.PLAN STATUS`, or a command that controls the running plan.
     ///
     /// # Errors
-    /// Also why it was refused.
+    /// As [`Client::status`], or the reason of the rejection.
     pub async fn plan(&mut self, words: &[&str]) -> Result<PlanAnswer> {
         self.json(&[&["CASK.PLAN"], words].concat().join(" ")).await
     }
 
-    /// Plans an operation and commits exactly that; answers what was planned.
+    /// Previews an operation and commits exactly that plan; returns the preview.
     ///
     /// # Errors
-    /// Why it is void.
+    /// The reason why the operation was rejected.
     pub async fn plan_and_commit(&mut self, operation: &[&str]) -> Result<PlanPreview> {
         let preview = self.preview(operation).await?;
         let commit = [&["CASK.COMMIT"], operation, &[preview.token.as_str()]].concat().join(" ");
@@ -181,7 +181,7 @@ impl Client {
         Ok(preview)
     }
 
-    /// A `CASK.*` command and its arguments, words without spaces; its JSON read.
+    /// Sends a `CASK.*` command, whose words contain no spaces, and parses the JSON of its answer.
     pub(crate) async fn json<T: DeserializeOwned>(&mut self, command: &str) -> Result<T> {
         let mut words = command.split(' ');
         let mut cmd = redis::cmd(words.next().unwrap_or_default());

@@ -1,4 +1,5 @@
-//! A cluster of real processes, on loopback or on a network of its own, with its own secret, in its own temporary folder.
+//! A cluster of `caskd` processes, on loopback or on a network of its own, with its own secret and temporary
+//! directory.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -15,76 +16,78 @@ use crate::node::Node;
 
 const CONVERGE_MAX: Duration = Duration::from_secs(30);
 
-/// What a cluster should be like. `Builder::new(3).sync("interval:10").start()`
+/// Parameters of a cluster: `Builder::new(3).sync("interval:10").start()`.
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
     nodes: usize,
     args: Vec<OsString>,
     zones: Vec<String>,
     variables: Vec<(String, String)>,
-    /// Variables of one node each.
+    /// Environment variables of single nodes, by the index of the node.
     node_variables: Vec<(usize, String, String)>,
     own_network: bool,
 }
 
 impl Builder {
-    /// So many nodes, with the defaults of `caskd`.
+    /// Describes a cluster of this number of nodes with the defaults of `caskd`.
     pub fn new(nodes: usize) -> Self {
         Self { nodes, ..Self::default() }
     }
 
-    /// `--sync` of every node: `always`, `interval:MS` or `never`.
+    /// Sets `--sync` of every node: `always`, `interval:MS` or `never`.
     pub fn sync(self, policy: &str) -> Self {
         self.arg("--sync", policy)
     }
 
-    /// `--replicas`: copies of each key.
+    /// Sets `--replicas`, the number of copies of each key.
     pub fn replicas(self, copies: u8) -> Self {
         self.arg("--replicas", &copies.to_string())
     }
 
-    /// Zones, given to the nodes in turn.
+    /// Sets zones, which are assigned to the nodes in turn.
     pub fn zones(mut self, zones: &[&str]) -> Self {
         self.zones = zones.iter().map(|&zone| zone.to_owned()).collect();
         self
     }
 
-    /// Any other flag of `caskd` and its value, for every node.
+    /// Adds a flag of `caskd` and its value for every node.
     pub fn arg(mut self, flag: &str, value: &str) -> Self {
         self.args.extend([flag.into(), value.into()]);
         self
     }
 
-    /// An environment variable of every node.
+    /// Sets an environment variable of every node.
     pub fn variable(mut self, name: &str, value: &str) -> Self {
         self.variables.push((name.to_owned(), value.to_owned()));
         self
     }
 
-    /// An environment variable of one node.
+    /// Sets an environment variable of one node.
     pub fn node_variable(mut self, node: usize, name: &str, value: &str) -> Self {
         self.node_variables.push((node, name.to_owned(), value.to_owned()));
         self
     }
 
-    /// Puts each node in a place of its own on a network that can be cut; see [`Network`].
+    /// Puts each node into a namespace of its own, on a network that can be cut; see [`Network`].
     pub(crate) fn own_network(mut self) -> Self {
         self.own_network = true;
-        // Its clients are not on loopback, and have no passwords.
+        // The clients of the test are not on loopback and use no password.
         self.args.push("--protected-mode=false".into());
         self
     }
 
-    /// Makes the folder, the secret and the network; starts nothing.
+    /// Creates the directory, the secret and the network; starts nothing.
     ///
     /// # Errors
-    /// If they cannot be made or ports are short.
+    /// One of them cannot be created, or no port is free.
     pub fn prepare(self) -> Result<Cluster> {
         if self.nodes == 0 {
             bail!("a cluster has at least one node");
         }
-        let folder =
-            tempfile::Builder::new().prefix("caskade-").tempdir().context("making a temporary folder")?;
+        let folder = tempfile::Builder::new()
+            .prefix("caskade-")
+            .tempdir()
+            .context("creating a temporary directory")?;
         let secret = folder.path().join("secret");
         write_secret(&secret, &format!("{:032x}", rand::random::<u128>()))?;
         let network = if self.own_network { Some(Network::new()?) } else { None };
@@ -96,10 +99,10 @@ impl Builder {
         Ok(cluster)
     }
 
-    /// Starts the nodes and waits until they agree and every partition has its copies.
+    /// Starts the nodes and waits until they agree and every partition has all its copies.
     ///
     /// # Errors
-    /// If that does not happen within its time.
+    /// A node does not start, or the cluster does not converge in time.
     pub async fn start(self) -> Result<Cluster> {
         let mut cluster = self.prepare()?;
         match cluster.start_all().await {
@@ -112,82 +115,83 @@ impl Builder {
     }
 }
 
-/// Running nodes; node 0 founded the cluster. Dropped, it kills its nodes and removes their files
-/// (`CASKADE_KEEP=1` keeps these).
+/// A cluster; node 0 founds it. Dropping it kills the nodes and removes their files (`CASKADE_KEEP=1` keeps
+/// them).
 #[derive(Debug)]
 pub struct Cluster {
     builder: Builder,
     secret: PathBuf,
     nodes: Vec<Node>,
-    /// Nodes made so far, those included that were taken out.
+    /// Number of nodes created so far, including those taken out.
     made: usize,
     network: Option<Network>,
     folder: Option<TempDir>,
 }
 
 impl Cluster {
-    /// Starts so many nodes with the defaults of `caskd`; see [`Builder::start`].
+    /// Starts this number of nodes with the defaults of `caskd`; see [`Builder::start`].
     ///
     /// # Errors
-    /// If they do not agree within their time.
+    /// As [`Builder::start`].
     pub async fn start(nodes: usize) -> Result<Self> {
         Builder::new(nodes).start().await
     }
 
-    /// The file of the cluster's secret.
+    /// Returns the path of the cluster secret.
     pub fn secret_file(&self) -> &Path {
         &self.secret
     }
 
-    /// The nodes, in the order of their first start.
+    /// Returns the nodes in the order of their creation.
     pub fn nodes(&self) -> &[Node] {
         &self.nodes
     }
 
-    /// The nodes, to be killed and restarted.
+    /// Returns the nodes, to kill and restart them.
     pub fn nodes_mut(&mut self) -> &mut [Node] {
         &mut self.nodes
     }
 
-    /// Node `index`, from 0.
+    /// Returns node `index`, counted from 0.
     ///
     /// # Errors
-    /// If there are not so many.
+    /// No node has this index.
     pub fn node(&self, index: usize) -> Result<&Node> {
         self.nodes.get(index).with_context(|| format!("the cluster has no node {index}"))
     }
 
-    /// Node `index`, from 0, to be killed or restarted.
+    /// Returns node `index`, counted from 0, to kill or restart it.
     ///
     /// # Errors
-    /// If there are not so many.
+    /// No node has this index.
     pub fn node_mut(&mut self, index: usize) -> Result<&mut Node> {
         self.nodes.get_mut(index).with_context(|| format!("the cluster has no node {index}"))
     }
 
-    /// The network between the nodes, to be cut and mended. Its places have the numbers of the nodes, in the order in
-    /// which these were made.
+    /// Returns the network between the nodes, to cut and restore it. A node's place has the number of the
+    /// node, in the order of their creation.
     ///
     /// # Errors
-    /// If the cluster is on loopback; see [`crate::with_own_network`].
+    /// The cluster is on loopback; see [`crate::with_own_network`].
     pub fn network_mut(&mut self) -> Result<&mut Network> {
         self.network.as_mut().context("the cluster has no network of its own")
     }
 
-    /// Moves a node that does not run to an address of its own that nobody had before.
+    /// Moves a node that does not run to an address that no node had before.
     ///
     /// # Errors
-    /// If it has no place of its own, or that cannot be moved.
+    /// The node is on loopback, or the system rejects the change.
     pub fn move_node(&mut self, index: usize) -> Result<()> {
         let network = self.network.as_mut().context("the cluster has no network of its own")?;
         let node = self.nodes.get_mut(index).with_context(|| format!("the cluster has no node {index}"))?;
         network.move_place(index, node.place_mut().context("the node has no place of its own")?)
     }
 
-    /// Has `node-0`, `node-1` and so on mean the present addresses of the nodes, in the place of each.
+    /// Makes the host names `node-0`, `node-1` and so on resolve to the present addresses of the nodes, on
+    /// every node.
     ///
     /// # Errors
-    /// If a node has no place of its own, or the names cannot be written.
+    /// A node is on loopback, or the hosts file cannot be written.
     pub fn name_nodes(&mut self) -> Result<()> {
         let host = |(index, node): (usize, &Node)| (format!("node-{index}"), node.host());
         let names: Vec<(String, IpAddr)> = self.nodes.iter().enumerate().map(host).collect();
@@ -197,24 +201,24 @@ impl Cluster {
         Ok(())
     }
 
-    /// Client addresses of all nodes, running or not.
+    /// Returns the client addresses of all nodes, running or not.
     pub fn addrs(&self) -> Vec<String> {
         self.nodes.iter().map(Node::addr).collect()
     }
 
-    /// Starts one node more, which joins through the first, and waits until it serves, not until it has its data.
-    /// Answers its index.
+    /// Starts another node, which joins through the first one, and waits until it serves, but not until it
+    /// has its data. Returns its index.
     ///
     /// # Errors
-    /// If it does not start or is refused.
+    /// The node does not start, or the cluster rejects it.
     pub async fn add_node(&mut self) -> Result<usize> {
         self.add_node_with(&[]).await
     }
 
-    /// As [`Cluster::add_node`], with flags of `caskd` that the other nodes do not have.
+    /// Starts another node as [`Cluster::add_node`] does, with additional flags of `caskd`.
     ///
     /// # Errors
-    /// If it does not start or is refused.
+    /// The node does not start, or the cluster rejects it.
     pub async fn add_node_with(&mut self, flags: &[(&str, &str)]) -> Result<usize> {
         let index = self.prepare_node()?;
         let node = self.node_mut(index)?;
@@ -224,32 +228,33 @@ impl Cluster {
         Ok(index)
     }
 
-    /// Takes a node out of what is watched and waited for: it left, or is to be. The others' indices close up.
+    /// Takes a node out of the cluster value, so that waits ignore it: it left, or will leave. The indices of
+    /// later nodes decrease by one.
     ///
     /// # Errors
-    /// If there are not so many.
+    /// No node has this index.
     pub fn take_node(&mut self, index: usize) -> Result<Node> {
         self.node(index)?;
         Ok(self.nodes.remove(index))
     }
 
-    /// Puts a node back that was taken out, as the last one.
+    /// Puts back a node that was taken out, as the last one.
     pub fn put_node(&mut self, node: Node) {
         self.nodes.push(node);
     }
 
-    /// Kills every node with -9, as close together as one process can.
+    /// Kills every node with SIGKILL, in a loop without a wait.
     ///
     /// # Errors
-    /// If one does not run.
+    /// A node does not run.
     pub fn kill9_all(&mut self) -> Result<()> {
         self.nodes.iter_mut().try_for_each(Node::kill9)
     }
 
-    /// Starts every node that does not run, all at once, and waits until all serve.
+    /// Starts every node that does not run, all of them concurrently, and waits until all serve.
     ///
     /// # Errors
-    /// If one does not.
+    /// A node does not start.
     pub async fn restart_all(&mut self) -> Result<()> {
         for node in self.nodes.iter_mut().filter(|node| !node.is_running()) {
             node.spawn()?;
@@ -260,7 +265,8 @@ impl Cluster {
         Ok(())
     }
 
-    /// The first start: the founder alone, then the others at once.
+    /// Starts the founder and waits for it, then starts the others concurrently and waits until the cluster
+    /// converges.
     pub(crate) async fn start_all(&mut self) -> Result<()> {
         let founder = self.node_mut(0)?;
         founder.spawn()?;
@@ -271,7 +277,7 @@ impl Cluster {
 
     fn prepare_node(&mut self) -> Result<usize> {
         let index = self.nodes.len();
-        let folder = self.folder.as_ref().context("the cluster's folder is gone")?.path();
+        let folder = self.folder.as_ref().context("the cluster's directory was removed")?.path();
         let mut args = self.builder.args.clone();
         args.extend(["--cluster-secret-file".into(), self.secret.clone().into()]);
         if !self.builder.zones.is_empty() {
@@ -292,7 +298,7 @@ impl Cluster {
         Ok(index)
     }
 
-    /// Prints the end of every node's log to standard error, where the test framework keeps it for failures.
+    /// Prints the end of every node's log to standard error; the test framework shows it for failed tests.
     #[expect(clippy::print_stderr, reason = "the report of a failed test")]
     pub fn print_logs(&self) {
         for node in &self.nodes {
@@ -302,7 +308,7 @@ impl Cluster {
 }
 
 impl Drop for Cluster {
-    #[expect(clippy::print_stderr, reason = "says where the kept files are")]
+    #[expect(clippy::print_stderr, reason = "prints the path of the kept files")]
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.print_logs();
@@ -316,7 +322,7 @@ impl Drop for Cluster {
     }
 }
 
-/// Writes a cluster secret as `caskd` wants it: readable by its owner only.
+/// Writes a cluster secret, readable only by its owner, as `caskd` requires.
 pub(crate) fn write_secret(path: &Path, secret: &str) -> Result<()> {
     let file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     file.and_then(|mut file| file.write_all(secret.as_bytes()))

@@ -1,4 +1,4 @@
-//! Clients that only take, on both client ports of a node: see [`Crowd`].
+//! Hostile clients on both client ports of a node; see [`Crowd`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,18 +11,18 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::{JoinHandle, JoinSet};
 
-/// A key with a value that unreading clients ask for.
+/// The key whose value clients request without reading the answers.
 pub const LARGE_KEY: &str = "large";
-/// Bytes of that value.
+/// Size of that value in bytes.
 pub const LARGE_BYTES: usize = 100_000;
-/// Connections that are opened at one time.
+/// Number of connections opened concurrently.
 const OPENED_TOGETHER: usize = 128;
-/// Files that a test process has open beside its connections.
+/// Files that a test process needs besides its connections.
 const FILES_BESIDE: u64 = 100;
-/// Pause between two announcements.
+/// Pause between two announcements of oversized data.
 const ANNOUNCED_EVERY: Duration = Duration::from_millis(50);
 
-/// What is announced and never sent, for each port, and how the answer begins.
+/// Oversized data that clients announce and never send: name, port, bytes, beginning of the answer.
 const ANNOUNCED: [(&str, Port, &str, &str); 4] = [
     (
         "a command of 1,000,000,000 words",
@@ -50,12 +50,12 @@ enum Port {
     Memcached,
 }
 
-/// Where a node serves clients, `IP:PORT`.
+/// Client addresses of a node, `IP:PORT`.
 #[derive(Clone, Debug)]
 pub struct Addrs {
-    /// Redis clients.
+    /// Address for Redis clients.
     pub redis: String,
-    /// memcached clients.
+    /// Address for memcached clients.
     pub memcached: String,
 }
 
@@ -68,10 +68,10 @@ impl Addrs {
     }
 }
 
-/// How often what was announced was refused.
+/// Number of rejections of each kind of announcement.
 pub type Refusals = BTreeMap<&'static str, u64>;
 
-/// Connections that are kept until this is dropped, and what is done with them.
+/// Connections of hostile clients, open until this value is dropped.
 #[derive(Debug)]
 pub struct Crowd {
     addrs: Addrs,
@@ -81,15 +81,15 @@ pub struct Crowd {
 }
 
 impl Crowd {
-    /// Nobody yet.
+    /// Creates a crowd without connections.
     pub fn new(addrs: Addrs) -> Self {
         Self { addrs, open: Vec::new(), tasks: JoinSet::new(), announcer: None }
     }
 
-    /// Clients that say nothing: half of them never, the others after one command.
+    /// Adds idle clients. Half of them send nothing at all, the others only one command.
     ///
     /// # Errors
-    /// If one is not let in.
+    /// A connection fails.
     pub async fn idle(&mut self, count: usize) -> Result<()> {
         let silent = self.connect(Port::Redis, count / 2).await?;
         self.open.extend(silent);
@@ -110,10 +110,10 @@ impl Crowd {
         Ok(())
     }
 
-    /// Clients that send a byte a second of a command that will never be whole.
+    /// Adds clients that send one byte per second of a command that never ends.
     ///
     /// # Errors
-    /// If one is not let in.
+    /// A connection fails.
     pub async fn slow(&mut self, count: usize) -> Result<()> {
         for (port, text) in [
             (Port::Redis, "*3\r\n$3\r\nSET\r\n$4\r\nslow\r\n$100000\r\n"),
@@ -122,7 +122,7 @@ impl Crowd {
             let streams = self.connect(port, count / 2).await?;
             self.tasks.spawn(async move {
                 for byte in text.bytes().chain(std::iter::repeat(b'v')) {
-                    // One that is cut stays cut; the test sees how many are there.
+                    // Ignore closed connections; the test counts the open ones.
                     streams.iter().for_each(|stream| drop(stream.try_write(&[byte])));
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }
@@ -131,7 +131,7 @@ impl Crowd {
         Ok(())
     }
 
-    /// Clients that announce what is over the bounds, one after the other, until [`Self::refusals`].
+    /// Starts clients that announce oversized data, one after the other, until [`Self::refusals`].
     pub fn announce(&mut self) {
         let (stop, addrs) = (Arc::new(AtomicBool::new(false)), self.addrs.clone());
         let stopped = Arc::clone(&stop);
@@ -149,21 +149,21 @@ impl Crowd {
         self.announcer = Some((stop, task));
     }
 
-    /// Ends the announcements.
+    /// Ends the announcements and returns the number of rejections.
     ///
     /// # Errors
-    /// If one of them was not refused as it should be.
+    /// An announcement got an unexpected answer.
     pub async fn refusals(&mut self) -> Result<Refusals> {
         let Some((stop, task)) = self.announcer.take() else { return Ok(Refusals::new()) };
         stop.store(true, Ordering::Relaxed);
         task.await.context("the announcements")?
     }
 
-    /// Clients that begin a command and do not end it: values of 60 MiB of which little comes, of which much comes, and
-    /// commands without their last word.
+    /// Adds clients that send incomplete commands: values of 60 MiB of which they send 1000 bytes or 2 MiB,
+    /// and commands without their last word.
     ///
     /// # Errors
-    /// If one is not let in.
+    /// A connection fails.
     pub async fn halves(&mut self) -> Result<()> {
         let redis = format!("*3\r\n$3\r\nSET\r\n$4\r\nhalf\r\n${}\r\n", 60 << 20);
         let memcached = format!("set half 0 0 {}\r\n", 60 << 20);
@@ -173,7 +173,7 @@ impl Crowd {
                 for mut stream in self.connect(port, count).await? {
                     let bytes = format!("{begin}{more}").into_bytes();
                     self.tasks.spawn(async move {
-                        // Some are ended for want of memory; the test counts them.
+                        // The node closes some of them for lack of memory; the test counts those.
                         drop(stream.write_all(&bytes).await);
                         std::future::pending::<()>().await;
                     });
@@ -192,10 +192,10 @@ impl Crowd {
         Ok(())
     }
 
-    /// Clients that ask for much and never read.
+    /// Adds clients that request much data and never read.
     ///
     /// # Errors
-    /// If one is not let in.
+    /// A connection fails.
     pub async fn unreading(&mut self) -> Result<()> {
         for (port, ask) in
             [(Port::Redis, format!("GET {LARGE_KEY}\r\n")), (Port::Memcached, format!("get {LARGE_KEY}\r\n"))]
@@ -239,19 +239,20 @@ impl Drop for Crowd {
 
 async fn announce_once(addr: &str, text: &str, refusal: &str) -> Result<()> {
     let mut stream = TcpStream::connect(addr).await?;
-    // It may be closed before it took all of a long line.
+    // The node may close the connection before it has read all of a long line.
     drop(stream.write_all(text.as_bytes()).await);
     let mut told = vec![0; refusal.len()];
     let read = tokio::time::timeout(Duration::from_secs(10), stream.read_exact(&mut told)).await;
-    read.context("not within 10 s")?.context("no refusal was told")?;
-    ensure!(told == refusal.as_bytes(), "told '{}'", String::from_utf8_lossy(&told));
+    read.context("not within 10 s")?.context("no rejection was received")?;
+    ensure!(told == refusal.as_bytes(), "received '{}'", String::from_utf8_lossy(&told));
     Ok(())
 }
 
-/// Asks the system for as many open files as `connections` need. Answers how many connections it allows.
+/// Raises the limit of open files for this number of connections. Returns the number of connections it
+/// allows.
 ///
 /// # Errors
-/// If it allows hardly any.
+/// It allows fewer than 1000 connections.
 pub fn allow_connections(connections: usize) -> Result<usize> {
     let mut limits = getrlimit(Resource::Nofile);
     let wanted = connections as u64 + FILES_BESIDE;

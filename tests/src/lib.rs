@@ -1,10 +1,10 @@
-//! Clusters of real `caskd` processes for tests and examples, and an oracle of what they acknowledged.
+//! Clusters of `caskd` processes for tests and examples, and an oracle of acknowledged writes.
 //!
-//! [`with_cluster`] starts nodes on free loopback ports, runs a test against them within a time limit and, if
-//! it fails, prints the end of each node's log. [`Cluster`] kills, stops, pauses, restarts and adds nodes.
-//! [`with_own_network`] gives each node a place of its own, so that the network between them can be cut.
-//! [`oracle`] keeps what clients were told and checks it against what the cluster answers afterwards.
-//! Nothing here reaches into a node: all that is known comes through its command line, signals and client port.
+//! [`with_cluster`] starts nodes on free loopback ports and runs a test against them within a time limit. If
+//! the test fails, it prints the end of each node's log. [`Cluster`] kills, stops, pauses, restarts and adds
+//! nodes. [`with_own_network`] gives each node a network namespace, so that a test can cut the network
+//! between them. [`oracle`] records the answers to clients and checks the later state of the cluster against
+//! them. Tests access a node only through its command line, signals, files and ports.
 
 mod binaries;
 mod client;
@@ -45,17 +45,17 @@ pub use python::Python;
 pub use steady::SteadyLoad;
 pub use workload::{Load, Workload};
 
-/// Runs `test` against the cluster `builder` describes, started and converged; both within `limit`, which
-/// does not count the building of the programs nor the wait for other tests' clusters.
+/// Starts the cluster that `builder` describes, waits until it converges and runs `test`. `limit` bounds
+/// both, but not the build of the programs and the wait for the clusters of other tests.
 ///
 /// # Panics
-/// If the cluster does not start, the test fails, or the time is up: this is how a `#[test]` fails. The end
-/// of each node's log is printed then.
+/// The cluster does not start, the test fails, or the time limit passes. Prints the end of each node's log
+/// before.
 pub fn with_cluster(builder: Builder, limit: Duration, test: impl AsyncFnOnce(&mut Cluster) -> Result<()>) {
     with_prepared(builder, limit, |_| Ok(()), test);
 }
 
-/// As [`with_cluster`]; `prepare` may change the nodes before they are started for the first time.
+/// Runs a test as [`with_cluster`] does; `prepare` may change the nodes before their first start.
 ///
 /// # Panics
 /// As [`with_cluster`].
@@ -68,7 +68,7 @@ pub fn with_prepared(
     in_runtime(async {
         let _permit = Permit::acquire().await?;
         binary("caskd")?;
-        // Owned here and not by the timed part, so that its drop still has the logs when that has failed.
+        // Owned here and not by the timed part, so that the logs still exist after a failure.
         let mut cluster = builder.prepare()?;
         prepare(&mut cluster)?;
         let outcome = within(limit, async {
@@ -83,11 +83,11 @@ pub fn with_prepared(
     });
 }
 
-/// As [`with_cluster`], on a network between the nodes that can be cut ([`Cluster::network_mut`]). Where the machine allows
-/// none, this says `SKIPPED` and why, and runs nothing.
+/// Runs a test as [`with_cluster`] does, on a network that can be cut ([`Cluster::network_mut`]). If the
+/// machine does not permit namespaces, prints `SKIPPED` with the reason and runs nothing.
 ///
 /// # Panics
-/// As [`with_cluster`]; also if `ip` is missing where tools are required.
+/// As [`with_cluster`]; also if `ip` is missing and `CASKADE_REQUIRE_TOOLS` is set.
 pub fn with_own_network(
     builder: Builder,
     limit: Duration,
@@ -96,7 +96,7 @@ pub fn with_own_network(
     with_prepared_network(builder, limit, |_| Ok(()), test);
 }
 
-/// As [`with_own_network`]; `prepare` may change the nodes before they are started for the first time.
+/// Runs a test as [`with_own_network`] does; `prepare` may change the nodes before their first start.
 ///
 /// # Panics
 /// As [`with_own_network`].
@@ -114,10 +114,10 @@ pub fn with_prepared_network(
     }
 }
 
-/// Runs a test that needs no cluster, or brings its own, within `limit`.
+/// Runs a test that needs no cluster, or starts its own, within `limit`.
 ///
 /// # Panics
-/// If it fails or the time is up.
+/// The test fails or the time limit passes.
 pub fn with_limit(limit: Duration, test: impl AsyncFnOnce() -> Result<()>) {
     in_runtime(async {
         binary("caskd")?;
@@ -141,11 +141,11 @@ fn in_runtime(test: impl Future<Output = Result<()>>) {
 async fn within(limit: Duration, test: impl Future<Output = Result<()>>) -> Result<()> {
     match tokio::time::timeout(limit, test).await {
         Ok(outcome) => outcome,
-        Err(_) => bail!("the test was not done within its limit of {limit:?}"),
+        Err(_) => bail!("the test did not end within its limit of {limit:?}"),
     }
 }
 
-/// Asks again and again until `probe` succeeds; after `limit` fails with the last reason it gave.
+/// Repeats `probe` until it succeeds. After `limit`, returns its last error.
 pub async fn eventually<T>(
     what: &str,
     limit: Duration,
@@ -163,7 +163,7 @@ pub async fn eventually<T>(
     }
 }
 
-/// A lock whose data stays usable after a panic of another holder: that one has already failed the test.
+/// Locks a mutex, also if another holder panicked: that panic has already failed the test.
 fn lock<T>(mutex: &std::sync::Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -1,10 +1,10 @@
-//! A network for one cluster, of Linux namespaces: each node in one of its own, a router between them that can be told
-//! to drop what one node sends to another, in one direction or in both.
+//! A network of Linux namespaces for one cluster: one namespace per node, and a router between them that can
+//! drop the packets from one node to another, in one direction or in both.
 //!
-//! The test's process stays where it is and reaches every node through the router, whatever is cut between the nodes:
-//! so the clients of a node that is cut off are still its clients. Cuts are routing rules (`blackhole`): packets
-//! vanish, and nobody is told. Needs `ip` (iproute2) and the right to make namespaces, as root has it.
-//! Everything is removed when it is dropped; the nodes must have ended by then.
+//! The test process stays in its own namespace and reaches every node through the router, whatever is cut
+//! between the nodes: clients of an isolated node can still reach it. Cuts are routing rules (`blackhole`):
+//! the router drops packets without an ICMP error. Needs `ip` (iproute2) and the permission to create
+//! namespaces, as root has it. Dropping the network removes everything; the nodes must have ended before.
 
 use std::io::{ErrorKind, Write};
 use std::net::{IpAddr, Ipv4Addr};
@@ -15,19 +15,19 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use anyhow::{Context, Result, bail, ensure};
 use rand::Rng;
 
-/// The networks 198.18.0.0/15 are set apart for tests like this (RFC 2544): nobody routes them.
+/// 198.18.0.0/15 is reserved for tests (RFC 2544) and not routed.
 const FIRST_TWO: [(u8, u8); 2] = [(198, 18), (198, 19)];
-/// The router's own address, the same on all its links.
+/// Last byte of the router's address, the same on all its links.
 const ROUTER: u8 = 253;
-/// The test's process.
+/// Last byte of the address of the test process.
 const CLIENTS: u8 = 254;
 const PLACES_MAX: u8 = 100;
-/// Where `ip netns exec` looks for what it mounts over `/etc` of a namespace.
+/// Directory whose files `ip netns exec` mounts over `/etc` of a namespace.
 const NAMES: &str = "/etc/netns";
-/// How often another /24 is tried when this one is used already.
+/// Maximum number of tried /24 networks, if a network is used already.
 const TRIES: usize = 8;
 
-/// Where one node is: commands run there, and its address.
+/// The namespace of one node, in which its commands run, and its address.
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     namespace: String,
@@ -39,21 +39,23 @@ impl Place {
         self.address
     }
 
-    /// Has names mean these addresses there, in programs started there from now on; those that run see later changes.
+    /// Makes host names resolve to these addresses in the namespace. The first call affects programs started
+    /// later; later calls affect running programs too.
     ///
     /// # Errors
-    /// If the file cannot be written.
+    /// The hosts file cannot be written.
     pub(crate) fn set_names(&self, names: &[(String, IpAddr)]) -> Result<()> {
         let folder = Path::new(NAMES).join(&self.namespace);
         std::fs::create_dir_all(&folder).with_context(|| format!("creating {}", folder.display()))?;
         let lines = names.iter().map(|(name, address)| format!("{address} {name}\n"));
-        // In place: programs that run have this very file mounted.
+        // Overwrite the file in place, because running programs have it mounted.
         let path = folder.join("hosts");
         std::fs::write(&path, format!("127.0.0.1 localhost\n{}", lines.collect::<String>()))
             .with_context(|| format!("writing {}", path.display()))
     }
 
-    /// The same command, run in this place. `ip` becomes the program, so that signals reach it.
+    /// Returns the command that runs `inner` in this namespace. `ip` executes the program in its own process,
+    /// so that signals reach the program.
     pub(crate) fn command(&self, inner: &Command) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.namespace]).arg(inner.get_program()).args(inner.get_args());
@@ -67,26 +69,27 @@ impl Place {
     }
 }
 
-/// A router and the places that were made so far. Dropped, all is removed.
+/// A router and the namespaces created so far. Dropping it removes all of them.
 #[derive(Debug)]
 pub struct Network {
     name: String,
-    /// The first three bytes of every address in it.
+    /// The first three bytes of every address.
     prefix: (u8, u8, u8),
     router: Namespace,
     places: Vec<Namespace>,
     cuts: Vec<(Ipv4Addr, Ipv4Addr)>,
     /// The present address of each place.
     addresses: Vec<Ipv4Addr>,
-    /// How many addresses were given out.
+    /// Number of addresses assigned so far.
     given: u8,
 }
 
 impl Network {
-    /// Whether this machine can have one; if it cannot, says so where a test's output is not held back.
+    /// Returns whether this machine permits such a network; if not, prints `SKIPPED` outside the captured
+    /// output of the test.
     ///
     /// # Errors
-    /// If `ip` is not installed although `CASKADE_REQUIRE_TOOLS` is set.
+    /// `ip` is not installed and `CASKADE_REQUIRE_TOOLS` is set.
     pub(crate) fn available() -> Result<bool> {
         let installed = match Command::new("ip").arg("-V").output() {
             Err(error) if error.kind() == ErrorKind::NotFound => false,
@@ -101,13 +104,13 @@ impl Network {
         if !installed && std::env::var_os("CASKADE_REQUIRE_TOOLS").is_some() {
             return Err(reason);
         }
-        // Not by a macro: the test framework would keep it to itself.
+        // Not by `eprintln!`: the test framework would capture it.
         writeln!(std::io::stderr(), "SKIPPED: no network of namespaces on this machine: {reason:#}")
             .context("saying that a test is skipped")?;
         Ok(false)
     }
 
-    /// The router, and the way from here to it.
+    /// Creates the router, and the link and route from the test process to it.
     pub(crate) fn new() -> Result<Self> {
         static MADE: AtomicU32 = AtomicU32::new(0);
         let mut tries_left = TRIES;
@@ -127,7 +130,7 @@ impl Network {
         let router = Namespace::new(format!("{name}-router"))?;
         let (places, cuts, addresses) = (Vec::new(), Vec::new(), Vec::new());
         let network = Self { name, prefix, router, places, cuts, addresses, given: 0 };
-        // At most 15 bytes, as the system wants it.
+        // The system permits at most 15 bytes.
         let link = format!("ck{process}n{number}");
         let (router, clients, gate) = (&network.router.0, network.address(CLIENTS), network.address(ROUTER));
         ip(&format!("link add {link} type veth peer name clients netns {router}"))?;
@@ -144,14 +147,14 @@ impl Network {
         Ipv4Addr::new(self.prefix.0, self.prefix.1, self.prefix.2, last)
     }
 
-    /// The router's end of a link to `peer`.
+    /// Configures the router's end of a link to `peer`.
     fn connect(&self, link: &str, peer: Ipv4Addr) -> Result<()> {
         let router = &self.router.0;
         ip(&format!("-n {router} addr add {} peer {peer} dev {link}", self.address(ROUTER)))?;
         ip(&format!("-n {router} link set {link} up"))
     }
 
-    /// A place for one node more. Its number is how many there were before.
+    /// Creates a namespace for another node. Its number is the number of namespaces before.
     pub(crate) fn add_place(&mut self) -> Result<Place> {
         let number = u8::try_from(self.places.len()).unwrap_or(u8::MAX);
         ensure!(number < PLACES_MAX, "a network has at most {PLACES_MAX} places");
@@ -175,10 +178,11 @@ impl Network {
         Ok(self.address(self.given))
     }
 
-    /// Moves a place to an address that nobody had before. What is sent to the old one is lost, and nobody is told.
+    /// Moves a place to an address that no node had before. The router drops packets to the old address
+    /// without an error.
     ///
     /// # Errors
-    /// If there is no such place, addresses are short, or the system refuses.
+    /// No place has this number, all addresses are used, or the system rejects the change.
     pub(crate) fn move_place(&mut self, number: usize, place: &mut Place) -> Result<()> {
         let (old, new) = (place.address, self.next_address()?);
         let (router, gate, namespace) = (&self.router.0, self.address(ROUTER), &place.namespace);
@@ -188,16 +192,17 @@ impl Network {
         ip(&format!("-n {namespace} addr del {old} peer {gate} dev out"))?;
         ip(&format!("-n {namespace} addr add {new} peer {gate} dev out"))?;
         ip(&format!("-n {namespace} route replace default via {gate}"))?;
-        let known = self.addresses.get_mut(number).with_context(|| format!("there is no place {number}"))?;
+        let known =
+            self.addresses.get_mut(number).with_context(|| format!("no place has the number {number}"))?;
         *known = new;
         place.address = new;
         Ok(())
     }
 
-    /// From now on, what place `from` sends to place `to` is lost; not what it receives from there.
+    /// Drops packets from place `from` to place `to` from now on, but not those in the other direction.
     ///
     /// # Errors
-    /// If there are no such places, or the system refuses.
+    /// No place has one of these numbers, or the system rejects the rule.
     pub fn cut(&mut self, from: usize, to: usize) -> Result<()> {
         let address = |place: usize| {
             self.addresses.get(place).copied().with_context(|| format!("the network has no place {place}"))
@@ -208,10 +213,10 @@ impl Network {
         Ok(())
     }
 
-    /// Ends all cuts.
+    /// Removes all cuts.
     ///
     /// # Errors
-    /// If the system refuses.
+    /// The system rejects the removal of a rule.
     pub fn mend(&mut self) -> Result<()> {
         for (from, to) in self.cuts.drain(..) {
             ip(&format!("-n {} rule del from {from} to {to} blackhole", self.router.0))?;
@@ -226,7 +231,7 @@ fn random_prefix() -> (u8, u8, u8) {
     (first, second, rng.random())
 }
 
-/// A network namespace, by its name. Dropped, it is removed with all links into it.
+/// A network namespace, by its name. Dropping it removes the namespace and all links into it.
 #[derive(Debug)]
 struct Namespace(String);
 
@@ -238,17 +243,17 @@ impl Namespace {
 }
 
 impl Drop for Namespace {
-    #[expect(clippy::print_stderr, reason = "what is left behind has to be said; a drop cannot fail")]
+    #[expect(clippy::print_stderr, reason = "reports a namespace that remains; a drop cannot fail")]
     fn drop(&mut self) {
         if let Err(error) = ip(&format!("netns del {}", self.0)) {
             eprintln!("{error:#}");
         }
-        // There is none, where no names were set.
+        // The directory exists only if names were set.
         let _ = std::fs::remove_dir_all(Path::new(NAMES).join(&self.0));
     }
 }
 
-/// Runs `ip` with these arguments, none of which has a space in it.
+/// Runs `ip` with these arguments, separated by single spaces.
 fn ip(args: &str) -> Result<()> {
     run_ip(args.split(' '))
 }

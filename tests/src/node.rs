@@ -1,4 +1,4 @@
-//! One node of a test's cluster: its folder, its ports, its process.
+//! One node of a test cluster: its directory, its ports, its process.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -17,11 +17,11 @@ use crate::program::{Finished, Program, Stderr, own_command};
 
 const READY_MAX: Duration = Duration::from_secs(30);
 const STOP_MAX: Duration = Duration::from_secs(20);
-/// How often other ports are tried when somebody was faster.
+/// Maximum number of tried port sets, if another process takes a port first.
 const PORT_TRIES: usize = 3;
 const LOG_TAIL_LINES: usize = 60;
 
-/// The ports of one node, all on loopback or in its own place.
+/// The ports of one node, all on loopback or in its own namespace.
 #[derive(Clone, Copy, Debug)]
 struct Ports {
     client: u16,
@@ -36,19 +36,19 @@ impl Ports {
     }
 }
 
-/// A node, running or not. Dropped, it is killed.
+/// A node, running or not. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Node {
     name: String,
     folder: PathBuf,
     args: Vec<OsString>,
-    /// Variables of its next starts.
+    /// Environment variables of the next starts.
     variables: BTreeMap<String, String>,
     bootstrap: Option<String>,
     place: Option<Place>,
-    /// Its address without a place.
+    /// Address if the node has no place.
     host: IpAddr,
-    /// Whether it listens on all addresses.
+    /// Whether the node listens on all addresses.
     listens_on_all: bool,
     ports: Ports,
     program: Option<Program>,
@@ -58,8 +58,8 @@ pub struct Node {
 }
 
 impl Node {
-    /// A node whose files are in `folder`, not started. `args` are those it does not choose itself. Without a place it
-    /// is on loopback.
+    /// Creates a node whose files are in `folder`; does not start it. `args` are flags besides those for
+    /// addresses and directories. Without a place the node is on loopback.
     pub(crate) fn new(
         folder: PathBuf,
         args: Vec<OsString>,
@@ -87,12 +87,12 @@ impl Node {
         })
     }
 
-    /// Its data directory.
+    /// Returns the data directory.
     pub fn data_dir(&self) -> PathBuf {
         self.folder.join("data")
     }
 
-    /// Where clients reach it, `IP:PORT`.
+    /// Returns the client address, `IP:PORT`.
     pub fn addr(&self) -> String {
         self.at(self.ports.client)
     }
@@ -101,22 +101,22 @@ impl Node {
         SocketAddr::new(self.host(), port).to_string()
     }
 
-    /// Its IP address.
+    /// Returns the IP address.
     pub fn host(&self) -> IpAddr {
         self.place.as_ref().map_or(self.host, |place| place.address().into())
     }
 
-    /// Puts it on this address of the machine, from its next start on.
+    /// Sets the address of the machine that the node uses from its next start on.
     pub fn set_host(&mut self, host: IpAddr) {
         self.host = host;
     }
 
-    /// Has it listen on all addresses of its kind, from its next start on.
+    /// Makes the node listen on all addresses of its family from its next start on.
     pub fn listen_on_all(&mut self) {
         self.listens_on_all = true;
     }
 
-    /// Where it is told to listen.
+    /// Returns the listening address for a port.
     fn listen_at(&self, port: u16) -> String {
         match self.host() {
             host if !self.listens_on_all => SocketAddr::new(host, port).to_string(),
@@ -125,16 +125,16 @@ impl Node {
         }
     }
 
-    /// Gives its next start other ports: on loopback, another address.
+    /// Sets other ports for the next start, which on loopback is a change of address.
     ///
     /// # Errors
-    /// If ports are short.
+    /// No port is free.
     pub fn take_new_ports(&mut self) -> Result<()> {
         self.ports = Ports::free()?;
         Ok(())
     }
 
-    /// Gives its next starts these bootstrap peers, separated by commas, or none.
+    /// Sets the bootstrap peers of the next starts, separated by commas, or none.
     pub fn set_bootstrap(&mut self, bootstrap: Option<String>) {
         self.bootstrap = bootstrap;
     }
@@ -143,37 +143,37 @@ impl Node {
         self.place.as_mut()
     }
 
-    /// Where memcached clients reach it, `IP:PORT`.
+    /// Returns the address for memcached clients, `IP:PORT`.
     pub fn memcached_addr(&self) -> String {
         self.at(self.ports.memcached)
     }
 
-    /// The port for clients.
+    /// Returns the client port.
     pub fn port(&self) -> u16 {
         self.ports.client
     }
 
-    /// Where peers reach it, `IP:PORT`.
+    /// Returns the peer address, `IP:PORT`.
     pub fn peer_addr(&self) -> String {
         self.at(self.ports.peer)
     }
 
-    /// Whether its process was started and not yet ended by this harness.
+    /// Returns whether the process was started, and neither ended by this harness nor waited for.
     pub fn is_running(&self) -> bool {
         self.program.is_some()
     }
 
-    /// How often it was started.
+    /// Returns the number of starts.
     pub fn starts(&self) -> u32 {
         self.starts
     }
 
-    /// Whether it can answer: it runs and is not paused.
+    /// Returns whether the node can answer: it runs and is not paused.
     pub fn answers(&self) -> bool {
         self.is_running() && !self.paused
     }
 
-    /// The arguments of its present or next start.
+    /// Returns the arguments of the next start.
     pub fn command_line(&self) -> Vec<OsString> {
         let mut args: Vec<OsString> = vec!["--data-dir".into(), self.data_dir().into()];
         let addresses = [
@@ -192,13 +192,13 @@ impl Node {
         args
     }
 
-    /// Gives its next starts these flags, too.
+    /// Adds flags for the next starts.
     pub fn add_flags(&mut self, flags: &[(&str, &str)]) {
         let flags = flags.iter().flat_map(|(flag, value)| [flag, value]);
         self.args.extend(flags.map(OsString::from));
     }
 
-    /// Gives its next starts this environment variable, or takes it from them.
+    /// Sets or removes an environment variable of the next starts.
     pub fn set_variable(&mut self, name: &str, value: Option<&str>) {
         match value {
             Some(value) => drop(self.variables.insert(name.to_owned(), value.to_owned())),
@@ -206,23 +206,23 @@ impl Node {
         }
     }
 
-    /// Sends the standard error of its next starts there.
+    /// Redirects the standard error of the next starts.
     pub fn set_stderr(&mut self, stderr: Stderr) {
         self.stderr = stderr;
     }
 
-    /// Sends its process a signal.
+    /// Sends a signal to the process.
     ///
     /// # Errors
-    /// If it does not run.
+    /// The node does not run.
     pub fn signal(&mut self, signal: Signal) -> Result<()> {
         self.running()?.signal(signal)
     }
 
-    /// Starts its process; does not wait for it.
+    /// Starts the process; does not wait until it serves.
     ///
     /// # Errors
-    /// If it runs already or cannot be started.
+    /// The node runs already, or cannot be started.
     pub fn spawn(&mut self) -> Result<()> {
         if self.is_running() {
             bail!("{} runs already", self.name);
@@ -238,10 +238,11 @@ impl Node {
         Ok(())
     }
 
-    /// Waits until it serves. At its first start it takes other ports if somebody was faster to one of them.
+    /// Waits until the node serves. At its first start, retries with other ports if another process took one
+    /// of them.
     ///
     /// # Errors
-    /// If it does not, or ends.
+    /// The node does not serve in time, or ends.
     pub async fn wait_ready(&mut self) -> Result<()> {
         for tries_left in (0..PORT_TRIES).rev() {
             let program = self.program.as_mut().context("the node was not started")?;
@@ -259,10 +260,10 @@ impl Node {
         Ok(())
     }
 
-    /// `kill -9`: no goodbye, no last write.
+    /// Kills the process with SIGKILL, so that it can neither write nor notify peers.
     ///
     /// # Errors
-    /// If it does not run.
+    /// The node does not run.
     pub fn kill9(&mut self) -> Result<()> {
         self.running()?.kill9()?;
         self.program = None;
@@ -270,10 +271,10 @@ impl Node {
         Ok(())
     }
 
-    /// SIGTERM, then waits for its end.
+    /// Sends SIGTERM and waits for the end of the process.
     ///
     /// # Errors
-    /// If it does not run, does not end within 20 s, or ends with a failure.
+    /// The node does not run, does not end within 20 s, or ends with a failure.
     pub async fn stop(&mut self) -> Result<()> {
         let name = self.name.clone();
         let program = self.running()?;
@@ -286,10 +287,10 @@ impl Node {
         Ok(())
     }
 
-    /// Waits for its process to end by itself; answers how, and what it said.
+    /// Waits until the process ends by itself; returns its exit code and output.
     ///
     /// # Errors
-    /// If it does not run, or does not end within `limit`.
+    /// The node does not run, or does not end within `limit`.
     pub async fn wait_end(&mut self, limit: Duration) -> Result<Finished> {
         let program = self.running()?;
         program.wait(limit).await?;
@@ -298,10 +299,10 @@ impl Node {
         Ok(finished)
     }
 
-    /// Starts it again on its directory and ports, and waits until it serves. Stops it first if it runs.
+    /// Stops the node if it runs, starts it on the same directory and ports, and waits until it serves.
     ///
     /// # Errors
-    /// If it does not stop or does not start.
+    /// The node does not stop or does not start.
     pub async fn restart(&mut self) -> Result<()> {
         if self.is_running() {
             self.stop().await?;
@@ -310,20 +311,20 @@ impl Node {
         self.wait_ready().await
     }
 
-    /// Stops its process in its tracks (SIGSTOP).
+    /// Pauses the process (SIGSTOP).
     ///
     /// # Errors
-    /// If it does not run.
+    /// The node does not run.
     pub fn pause(&mut self) -> Result<()> {
         self.running()?.signal(Signal::STOP)?;
         self.paused = true;
         Ok(())
     }
 
-    /// Lets a paused process go on.
+    /// Resumes a paused process (SIGCONT).
     ///
     /// # Errors
-    /// If it does not run.
+    /// The node does not run.
     pub fn resume(&mut self) -> Result<()> {
         self.running()?.signal(Signal::CONT)?;
         self.paused = false;
@@ -334,29 +335,29 @@ impl Node {
         self.program.as_mut().with_context(|| format!("{} does not run", self.name))
     }
 
-    /// A client connected to it.
+    /// Connects a client to the node.
     ///
     /// # Errors
-    /// If it cannot be reached within 2 s.
+    /// The node does not answer within 2 s.
     pub async fn client(&self) -> Result<Client> {
         Client::connect(&self.addr()).await
     }
 
-    /// What it says of the cluster.
+    /// Returns the state of the cluster as the node sees it.
     ///
     /// # Errors
-    /// If it cannot be asked or its answer is not understood.
+    /// The node cannot be reached, or its answer cannot be parsed.
     pub async fn status(&self) -> Result<Status> {
         self.client().await?.status().await
     }
 
-    /// All its last start wrote to its log.
+    /// Returns the log of the last start.
     pub fn log(&self) -> String {
         let path = self.folder.join(format!("start-{}.err", self.starts));
         String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
     }
 
-    /// The end of what its last start wrote.
+    /// Returns the last lines of the output and the log of the last start.
     pub(crate) fn log_tail(&self) -> String {
         let mut tail = format!("--- {} ({}), start {}\n", self.name, self.addr(), self.starts);
         for extension in ["out", "err"] {

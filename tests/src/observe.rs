@@ -1,4 +1,4 @@
-//! What a whole cluster can be asked: whether it agrees, and whether its copies are equal.
+//! Checks of a whole cluster: whether its nodes agree, and whether its copies are equal.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,7 +11,7 @@ use crate::cluster::Cluster;
 use crate::eventually;
 use crate::node::Node;
 
-/// A copy of one partition as its node sees it, from `CASK.DIGESTS`: role, live keys, digest.
+/// A copy of one partition as its node reports it by `CASK.DIGESTS`: role, number of live keys, digest.
 pub type Digest = (String, u64, String);
 
 const PARTITIONS: usize = 1024;
@@ -19,11 +19,11 @@ const SLOTS_PER_PARTITION: usize = 16;
 const DIGESTS_EQUAL_MAX: Duration = Duration::from_secs(10);
 
 impl Cluster {
-    /// Waits until every node, all of them running, holds the same state, every partition has its copies where
-    /// the ring wants them, and nothing runs in the background.
+    /// Waits until every node serves and holds the same state, every partition has its copies on the nodes
+    /// that the ring names, and no background task runs. All nodes must run.
     ///
     /// # Errors
-    /// After `limit`, with what was missing last.
+    /// The conditions do not hold within `limit`; names the last one that failed.
     pub async fn wait_converged(&self, limit: Duration) -> Result<()> {
         eventually("the cluster converges", limit, async || self.converged().await).await
     }
@@ -46,33 +46,33 @@ impl Cluster {
         Ok(())
     }
 
-    /// The index of the coordinator, as the first node that answers sees it.
+    /// Returns the index of the coordinator, as the first node that answers sees it.
     ///
     /// # Errors
-    /// If none is known or it is none of this cluster.
+    /// The node knows no coordinator, or the coordinator is not a running node of this cluster.
     pub async fn coordinator(&self) -> Result<usize> {
         let asked = self.nodes().iter().find(|node| node.answers()).context("no node runs")?;
-        let coordinator = asked.status().await?.coordinator.context("no coordinator is known")?;
+        let coordinator = asked.status().await?.coordinator.context("the node knows no coordinator")?;
         for (index, node) in self.nodes().iter().enumerate().filter(|(_, node)| node.answers()) {
             if node.status().await?.node_id == coordinator {
                 return Ok(index);
             }
         }
-        bail!("the coordinator {coordinator} is no running node of this cluster")
+        bail!("the coordinator {coordinator} is not a running node of this cluster")
     }
 
-    /// Waits until every running node names one and the same coordinator, and that one runs.
+    /// Waits until the first node that answers names a coordinator that runs; returns its index.
     ///
     /// # Errors
-    /// After `limit`.
+    /// The condition does not hold within `limit`.
     pub async fn wait_coordinator(&self, limit: Duration) -> Result<usize> {
         eventually("a coordinator is elected", limit, async || self.coordinator().await).await
     }
 
-    /// For every node, its copies by partition.
+    /// Returns the copies of every node that answers, by partition.
     ///
     /// # Errors
-    /// If a node cannot be asked or does not answer for every partition.
+    /// A node cannot be reached, or its answer does not contain every partition.
     pub async fn digests(&self) -> Result<BTreeMap<String, Vec<Option<Digest>>>> {
         let mut digests = BTreeMap::new();
         for node in self.nodes().iter().filter(|node| node.answers()) {
@@ -83,11 +83,12 @@ impl Cluster {
         Ok(digests)
     }
 
-    /// Checks that every partition has `copies` in-sync copies, equal in number of keys and digest. Answers the
-    /// number of keys. For a converged cluster without load; looks again for 10 s if a copy is behind.
+    /// Checks that every partition has `copies` in-sync copies with equal numbers of keys and digests.
+    /// Returns the number of keys. The cluster must have converged and have no load. Retries for 10 s if a
+    /// copy is behind.
     ///
     /// # Errors
-    /// Names the partitions that differ.
+    /// The copies still differ; names the first partitions that do.
     pub async fn assert_copies_equal(&self, copies: usize) -> Result<u64> {
         let probe = async || {
             let node = self.nodes().iter().find(|node| node.answers()).context("no node runs")?;
@@ -97,10 +98,10 @@ impl Cluster {
         eventually("both copies of every partition are equal", DIGESTS_EQUAL_MAX, probe).await
     }
 
-    /// Waits until the node at `index`, and every other that runs, sees this node in this state (`up`, `down`).
+    /// Waits until every node that answers sees the node `id` in this state (`up`, `down`).
     ///
     /// # Errors
-    /// After `limit`.
+    /// The condition does not hold within `limit`.
     pub async fn wait_member_state(&self, id: &str, state: &str, limit: Duration) -> Result<()> {
         let probe = async || {
             for node in self.nodes().iter().filter(|node| node.answers()) {
@@ -114,18 +115,18 @@ impl Cluster {
         eventually(&format!("every node sees {id} {state}"), limit, probe).await
     }
 
-    /// The ring as the node at `index` sees it.
+    /// Returns the ring as the node at `index` sees it.
     ///
     /// # Errors
-    /// If it cannot be asked.
+    /// The node cannot be reached.
     pub async fn ring(&self, index: usize) -> Result<RingView> {
         self.node(index)?.client().await?.ring().await
     }
 
-    /// Ids of the nodes that answer, in their order.
+    /// Returns the ids of the nodes that answer, in order.
     ///
     /// # Errors
-    /// If one does not answer after all.
+    /// One of them cannot be reached.
     pub async fn ids(&self) -> Result<Vec<String>> {
         let mut ids = Vec::new();
         for node in self.nodes().iter().filter(|&node| Node::answers(node)) {
@@ -156,7 +157,7 @@ fn whole(status: &Status, nodes: usize) -> Result<()> {
     Ok(())
 }
 
-/// The nodes that hold an in-sync copy of each partition.
+/// Returns, for each partition, the nodes that hold an in-sync copy.
 fn in_sync(ring: &RingView) -> Result<Vec<BTreeSet<&str>>> {
     ensure!(ring.partitions.len() == PARTITIONS, "the ring has {} partitions", ring.partitions.len());
     let holders = |replicas: &[(usize, String)]| {
@@ -166,10 +167,10 @@ fn in_sync(ring: &RingView) -> Result<Vec<BTreeSet<&str>>> {
     Ok(ring.partitions.iter().map(|partition| holders(&partition.replicas)).collect())
 }
 
-/// So many keys, each of another partition that this node is primary of by this ring.
+/// Returns `count` keys of different partitions whose primary by `ring` is `node`.
 ///
 /// # Errors
-/// If the node is primary of too little, or cannot be asked for the slot of a key.
+/// The node is primary of too few partitions, or the slot of a key cannot be read.
 pub async fn keys_led_by(
     client: &mut Client,
     ring: &RingView,
@@ -194,10 +195,11 @@ pub async fn keys_led_by(
     Ok(keys.into_values().collect())
 }
 
-/// How many copies are in `after` on a node that had none of that partition in `before`.
+/// Returns the number of in-sync copies in `after` on nodes that had no in-sync copy of the partition in
+/// `before`.
 ///
 /// # Errors
-/// If one of them is no whole ring.
+/// A ring is incomplete.
 pub fn copies_moved(before: &RingView, after: &RingView) -> Result<usize> {
     let (before, after) = (in_sync(before)?, in_sync(after)?);
     Ok(before.iter().zip(&after).map(|(before, after)| after.difference(before).count()).sum())

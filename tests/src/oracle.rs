@@ -1,9 +1,9 @@
-//! What clients were told, and what may therefore be true of the cluster afterwards.
+//! The answers to clients, and the states of the cluster that they permit.
 //!
-//! Each key but the counters has one writer, which never writes a key again after a write whose outcome it does not
-//! know: so the states a key may be in are a small exact set. A refused write must not have happened; an unknown one may
-//! or may not. Counters are shared: their value lies between the acknowledged and the possible increments, and no
-//! two increments are answered with the same number.
+//! Each key except counters has one writer. It never writes a key again after a write of unknown outcome, so
+//! that the possible states of a key are a small exact set. A refused write must not have been applied; a
+//! write of unknown outcome may have been. Counters are shared: their value is between the acknowledged and
+//! the possible increments, and no two increments are answered with the same number.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,19 +14,20 @@ use crate::client::Client;
 
 const SHOWN_MAX: usize = 10;
 
-/// What a client knows of a write.
+/// Outcome of a write as the client knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The cluster said it is done.
+    /// The cluster acknowledged it.
     Acknowledged,
-    /// It may or may not be done.
+    /// It may or may not have been applied.
     Unknown,
-    /// The cluster said, or the lack of a connection means, that it is not done and never will be.
+    /// It was not applied and never will be: the cluster rejected it, or no connection existed.
     Refused,
 }
 
 impl Outcome {
-    /// What an error, answered or met, says of a write. All but the explicit refusals leave it unknown.
+    /// Returns the outcome of a write that failed with this error: `Refused` for explicit rejections, else
+    /// `Unknown`.
     pub fn of_error(error: &RedisError) -> Self {
         match error.code() {
             Some("TRYAGAIN" | "CLUSTERDOWN" | "MASTERDOWN" | "LOADING" | "READONLY") => Self::Refused,
@@ -35,17 +36,17 @@ impl Outcome {
     }
 }
 
-/// One counter's increments by 1.
+/// The increments by 1 of one counter.
 #[derive(Clone, Debug, Default)]
 struct Counter {
     unknown: u64,
     answers: BTreeSet<i64>,
 }
 
-/// What one or more clients were told.
+/// The answers to one or more clients.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// For each key the values it may have; `None` is absent.
+    /// For each key, the values it may have; `None`: absent.
     keys: BTreeMap<String, Vec<Option<String>>>,
     counters: BTreeMap<String, Counter>,
     violations: Vec<String>,
@@ -56,32 +57,32 @@ pub struct History {
 }
 
 impl History {
-    /// Writes that were acknowledged.
+    /// Returns the number of acknowledged writes.
     pub fn acknowledged(&self) -> u64 {
         self.acknowledged
     }
 
-    /// Writes whose outcome the clients do not know.
+    /// Returns the number of writes of unknown outcome.
     pub fn unknown(&self) -> u64 {
         self.unknown
     }
 
-    /// Writes that were refused.
+    /// Returns the number of refused writes.
     pub fn refused(&self) -> u64 {
         self.refused
     }
 
-    /// Every error a client met, of reads too.
+    /// Returns every error that a client got, including those of reads.
     pub fn errors(&self) -> &[String] {
         &self.errors
     }
 
-    /// The keys with one writer.
+    /// Returns the keys with one writer.
     pub fn keys(&self) -> impl Iterator<Item = &str> {
         self.keys.keys().map(String::as_str)
     }
 
-    /// A SET (`Some`) or DEL (`None`) by the key's only writer.
+    /// Records a SET (`Some`) or DEL (`None`) by the only writer of the key.
     pub fn wrote(&mut self, key: &str, value: Option<String>, outcome: Outcome) {
         let states = self.keys.entry(key.to_owned()).or_insert_with(|| vec![None]);
         match outcome {
@@ -92,7 +93,7 @@ impl History {
         self.count(outcome);
     }
 
-    /// An INCR that was answered.
+    /// Records an INCR that was answered.
     pub fn incremented(&mut self, key: &str, answer: i64) {
         let counter = self.counters.entry(key.to_owned()).or_default();
         if !counter.answers.insert(answer) {
@@ -101,19 +102,19 @@ impl History {
         self.count(Outcome::Acknowledged);
     }
 
-    /// An INCR that was not answered.
+    /// Records an INCR that failed.
     pub fn increment_failed(&mut self, key: &str, outcome: Outcome) {
         let counter = self.counters.entry(key.to_owned()).or_default();
         counter.unknown += u64::from(outcome == Outcome::Unknown);
         self.count(outcome);
     }
 
-    /// Something a client saw that one copy of the data could not have answered.
+    /// Records an answer that violates linearizability.
     pub fn violated(&mut self, what: String) {
         self.violations.push(what);
     }
 
-    /// An error a client met.
+    /// Records an error that a client got.
     pub fn met(&mut self, error: String) {
         self.errors.push(error);
     }
@@ -126,7 +127,7 @@ impl History {
         }
     }
 
-    /// Adds what another client was told. The two share counters only.
+    /// Adds the answers to another client, which shares only counters with this one.
     pub fn merge(&mut self, other: Self) {
         self.keys.extend(other.keys);
         for (key, theirs) in other.counters {
@@ -145,15 +146,15 @@ impl History {
         self.refused += other.refused;
     }
 
-    /// The same without the counters, which other loads may have moved on since.
+    /// Returns a copy without the counters, which other loads may have incremented since.
     pub fn without_counters(&self) -> Self {
         Self { counters: BTreeMap::new(), ..self.clone() }
     }
 
-    /// Reads every key through one node and checks it; nothing may write meanwhile.
+    /// Reads every key through one node and checks its value. No client may write meanwhile.
     ///
     /// # Errors
-    /// If something is not as clients were told, or the node does not answer.
+    /// A value contradicts the recorded answers, or the node does not answer.
     pub async fn check(&self, client: &mut Client) -> Result<()> {
         let keys: Vec<String> = self.keys.keys().chain(self.counters.keys()).cloned().collect();
         let values = client.get_all(&keys).await?;
@@ -167,7 +168,7 @@ impl History {
         Ok(())
     }
 
-    /// Everything in `found` (values by key) that contradicts what clients were told.
+    /// Returns every contradiction between `found` (values by key) and the recorded answers.
     pub fn faults(&self, found: &BTreeMap<String, Option<String>>) -> Vec<String> {
         let mut faults = self.violations.clone();
         for (key, states) in &self.keys {
@@ -210,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_write_may_be_there_or_not() {
+    fn unknown_write_may_be_applied_or_not() {
         let mut history = History::default();
         history.wrote("k", value("1"), Outcome::Acknowledged);
         history.wrote("k", value("2"), Outcome::Unknown);
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_write_that_happened_is_a_fault() {
+    fn refused_write_that_was_applied_is_a_fault() {
         let mut history = History::default();
         history.wrote("k", value("1"), Outcome::Refused);
         assert!(history.faults(&found(&[])).is_empty());
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn two_clients_told_the_same_count_is_a_fault() {
+    fn same_answer_to_increments_of_two_clients_is_a_fault() {
         let (mut one, mut other) = (History::default(), History::default());
         one.incremented("n", 1);
         other.incremented("n", 1);

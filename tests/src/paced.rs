@@ -1,7 +1,7 @@
-//! Clients that ask at a set pace, whatever the answers take: what a user with so many requests a second notices.
+//! Clients that send requests at a constant rate, independent of the answers (an open loop).
 //!
-//! A request is due at its moment, not when the one before it was answered. Its time counts from that moment: a node that
-//! stands still for a second is seen in all the requests of that second, not in one.
+//! Each request has a due time, and its latency counts from then. Therefore a node that stalls for a second
+//! delays all requests of that second in the measurement, not only one (no coordinated omission).
 
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,43 +14,43 @@ use tokio::task::JoinSet;
 use crate::client::Client;
 use crate::lock;
 
-/// What a paced load overwrites and reads.
+/// Parameters of a paced load.
 #[derive(Clone, Copy, Debug)]
 pub struct Paced {
-    /// Requests a second, half of them writes.
+    /// Requests per second, half of them writes.
     pub per_s: u32,
-    /// Keys are `key_of(0)` up to this many.
+    /// Number of keys: `key_of(0)` and following.
     pub keys: u64,
 }
 
-/// How long the requests of a stretch of time took.
+/// Latencies of the requests in an interval.
 #[derive(Clone, Debug, Default)]
 pub struct Times(Vec<Duration>);
 
-/// Requests under way. Dropped, they stop.
+/// A running load. Dropping it stops the clients.
 #[derive(Debug)]
 pub struct PacedLoad {
     times: Arc<Mutex<Times>>,
     clients: JoinSet<Result<()>>,
 }
 
-/// The name of a record of the load.
+/// Returns the key of record `number`.
 pub fn key_of(number: u64) -> String {
     format!("record:{number:010}")
 }
 
-/// A value of such a record; every write has another one.
+/// Returns the value of record `number` in this write; every write has a different value.
 pub fn value_of(number: u64, write: u64) -> String {
     format!("{number:010}:{write:<89}")
 }
 
 impl Times {
-    /// How many there are.
+    /// Returns the number of latencies.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// The time that this share of the requests did not exceed.
+    /// Returns the latency that this share of the requests did not exceed.
     pub fn quantile(&self, share: f64) -> Duration {
         let mut times = self.0.clone();
         times.sort_unstable();
@@ -60,12 +60,15 @@ impl Times {
 }
 
 impl PacedLoad {
-    /// Starts one client for each of these addresses.
+    /// Starts one client per address.
     ///
     /// # Errors
-    /// If one cannot connect.
+    /// A client cannot connect.
     pub async fn start(addrs: &[String], paced: Paced) -> Result<Self> {
-        ensure!(!addrs.is_empty() && paced.per_s > 0 && paced.keys > 0, "nothing to be asked");
+        ensure!(
+            !addrs.is_empty() && paced.per_s > 0 && paced.keys > 0,
+            "a paced load needs an address, a rate and keys"
+        );
         let times = Arc::new(Mutex::new(Times::default()));
         let mut clients = JoinSet::new();
         let period = Duration::from_secs_f64(addrs.len() as f64 / f64::from(paced.per_s));
@@ -76,17 +79,17 @@ impl PacedLoad {
         Ok(Self { times, clients })
     }
 
-    /// The times since the start, or since they were last taken.
+    /// Returns and clears the latencies since the start or the last call.
     pub fn take(&self) -> Times {
         std::mem::take(&mut lock(&self.times))
     }
 
-    /// Ends it; the times that were not taken yet.
+    /// Stops the load and returns the latencies that were not taken yet.
     ///
     /// # Errors
-    /// If a request failed, or was answered with what was never written.
+    /// A request failed, or a read returned a value that was never written.
     pub async fn stop(mut self) -> Result<Times> {
-        // Clients end by themselves only when a request failed.
+        // A client ends by itself only if a request failed.
         while let Some(ended) = self.clients.try_join_next() {
             ended.context("a client of the load")??;
         }

@@ -1,4 +1,4 @@
-//! How many clusters run at once on this machine: at most two, over all test processes of one target folder.
+//! Limits the clusters that run concurrently to two, over all test processes of one target directory.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::time::Duration;
@@ -7,23 +7,24 @@ use anyhow::{Context, Result, bail};
 
 use crate::binaries::profile_folder;
 
-/// A node is a process with an fsync for every batch of writes: more clusters at once would measure each other.
+/// Maximum number of clusters. Every node syncs each batch of writes: more clusters would disturb each
+/// other's timing.
 const CLUSTERS_MAX: usize = 2;
 const RETRY: Duration = Duration::from_millis(50);
-/// Longer than any test may take, times the tests that can be ahead.
+/// Longer than the time limits of all tests that can be ahead.
 const WAIT_MAX: Duration = Duration::from_secs(900);
 
-/// The right to run one cluster, given back when dropped (or when the process ends, however it ends).
+/// Permission to run one cluster. Dropping it, or the end of the process, releases it.
 #[derive(Debug)]
 pub struct Permit {
     _locked: File,
 }
 
 impl Permit {
-    /// Waits for a free place.
+    /// Waits for a free permit.
     ///
     /// # Errors
-    /// If the lock files cannot be opened, or no place was free for a quarter of an hour.
+    /// The lock files cannot be opened, or no permit was free for 15 minutes.
     pub async fn acquire() -> Result<Self> {
         let folder = profile_folder()?;
         for _ in 0..(WAIT_MAX.as_millis() / RETRY.as_millis()) {
@@ -41,6 +42,6 @@ impl Permit {
             }
             tokio::time::sleep(RETRY).await;
         }
-        bail!("other tests' clusters have held all {CLUSTERS_MAX} places for {WAIT_MAX:?}")
+        bail!("clusters of other tests have held all {CLUSTERS_MAX} permits for {WAIT_MAX:?}")
     }
 }

@@ -9,14 +9,14 @@ use rand::Rng;
 
 use crate::lock;
 
-/// Below the range from which the system takes ports for outgoing connections: a port taken from within it could
-/// go to some client between a node's stop and its restart.
+/// Below the range of ports for outgoing connections: a port of that range could be assigned to a client
+/// between the stop and the restart of a node.
 const RANGE: std::ops::Range<u16> = 12_000..32_000;
 
-/// A port that nobody listens on and that this process has not given out before.
+/// Returns a port on which no process listens and that this process has not returned before.
 ///
 /// # Errors
-/// If a thousand guesses found none.
+/// A thousand random ports were all taken.
 pub fn free_port() -> Result<u16> {
     static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
     let mut given = lock(&GIVEN);

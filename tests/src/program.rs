@@ -1,4 +1,4 @@
-//! One process under test, its output in files, killed when dropped.
+//! One process under test: its output in files, its signals, its end. Dropping it kills the process.
 
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
@@ -14,44 +14,44 @@ use crate::binaries::binary;
 
 const POLL: Duration = Duration::from_millis(20);
 
-/// Where a program's standard error goes.
+/// Destination of a program's standard error.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Stderr {
-    /// A file, to be read by the test.
+    /// A file that the test can read.
     #[default]
     File,
-    /// A disk that is full.
+    /// A full disk (`/dev/full`).
     Full,
-    /// A pipe whose reader is gone.
+    /// A pipe whose reading end is closed.
     Closed,
-    /// A pipe that nobody reads.
+    /// A pipe from which no process reads.
     Unread,
 }
 
-/// A running process. Its standard output and its standard error are files.
+/// A process. Its standard output and standard error are files.
 #[derive(Debug)]
 pub struct Program {
     name: String,
     child: Child,
-    /// The end of its standard error that nobody reads.
+    /// The reading end of the pipe for [`Stderr::Unread`].
     _unread: Option<PipeReader>,
     stdout: PathBuf,
     stderr: PathBuf,
 }
 
 impl Program {
-    /// Starts `command`; its output goes to `PREFIX.out` and `PREFIX.err`.
+    /// Starts `command` with its output in `PREFIX.out` and `PREFIX.err`.
     ///
     /// # Errors
-    /// If the files cannot be made or the program cannot be started.
+    /// The files cannot be created, or the program cannot be started.
     pub fn start(command: Command, prefix: &Path) -> Result<Self> {
         Self::start_with(command, prefix, Stderr::File)
     }
 
-    /// As [`Program::start`], with its standard error somewhere else.
+    /// Starts `command` as [`Program::start`] does, with another destination of its standard error.
     ///
     /// # Errors
-    /// If the files cannot be made or the program cannot be started.
+    /// The files cannot be created, or the program cannot be started.
     pub fn start_with(mut command: Command, prefix: &Path, to: Stderr) -> Result<Self> {
         let (stdout, stderr) = (prefix.with_extension("out"), prefix.with_extension("err"));
         let create = |path: &Path| File::create(path).with_context(|| format!("creating {}", path.display()));
@@ -71,17 +71,17 @@ impl Program {
         Ok(Self { name, child, _unread: unread, stdout, stderr })
     }
 
-    /// Process id.
+    /// Returns the process id.
     pub fn id(&self) -> u32 {
         self.child.id()
     }
 
-    /// What it has written to its standard output so far.
+    /// Returns its standard output so far.
     pub fn stdout(&self) -> String {
         read_lossy(&self.stdout)
     }
 
-    /// All it has written so far: standard output, then standard error.
+    /// Returns all its output so far: standard output, then standard error.
     pub fn output(&self) -> String {
         self.stdout() + &read_lossy(&self.stderr)
     }
@@ -89,34 +89,34 @@ impl Program {
     /// Sends a signal.
     ///
     /// # Errors
-    /// If the process has been waited for, or the system refuses.
+    /// The process has been waited for, or the system rejects the signal.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         let id = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let id = id.context("the process has no id")?;
         kill_process(id, signal).with_context(|| format!("sending {signal:?} to {}", self.name))
     }
 
-    /// How it ended, if it has.
+    /// Returns the exit status if the process has ended.
     ///
     /// # Errors
-    /// If the system cannot say.
+    /// The system returns an error.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         self.child.try_wait().with_context(|| format!("asking for the end of {}", self.name))
     }
 
-    /// How it ended, and what it said.
+    /// Returns the exit code and the output.
     ///
     /// # Errors
-    /// If it has not ended.
+    /// The process has not ended.
     pub(crate) fn finished(&mut self) -> Result<Finished> {
         let status = self.ended()?.with_context(|| format!("{} runs", self.name))?;
         Ok(Finished { code: status.code(), stdout: self.stdout(), stderr: read_lossy(&self.stderr) })
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     ///
     /// # Errors
-    /// If it has not ended within `limit`; it goes on then.
+    /// The process has not ended within `limit`; it keeps running.
     pub async fn wait(&mut self, limit: Duration) -> Result<ExitStatus> {
         let began = Instant::now();
         loop {
@@ -130,14 +130,14 @@ impl Program {
         }
     }
 
-    /// Waits until a line of its standard output fits; answers that line.
+    /// Waits for a line of its standard output for which `fits` returns true; returns that line.
     ///
     /// # Errors
-    /// If it ends before, or `limit` passes.
+    /// The process ends before, or `limit` passes.
     pub async fn wait_for_line(&mut self, limit: Duration, fits: impl Fn(&str) -> bool) -> Result<String> {
         let began = Instant::now();
         loop {
-            // Asked before reading: what it wrote before it ended is then in the file.
+            // Check before reading: if the process has ended, the file is complete.
             let ended = self.ended()?;
             if let Some(line) = self.stdout().lines().find(|line| fits(line)) {
                 return Ok(line.to_owned());
@@ -152,10 +152,10 @@ impl Program {
         }
     }
 
-    /// Kills it with SIGKILL and waits for the system to have cleared it away.
+    /// Kills the process with SIGKILL and waits for its end.
     ///
     /// # Errors
-    /// If the system refuses.
+    /// The system returns an error.
     pub fn kill9(&mut self) -> Result<()> {
         self.child.kill().with_context(|| format!("killing {}", self.name))?;
         self.child.wait().with_context(|| format!("waiting for the end of {}", self.name))?;
@@ -165,7 +165,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // A failure here means it has ended already.
+        // An error means that the process has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -175,22 +175,22 @@ fn read_lossy(path: &Path) -> String {
     String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()).into_owned()
 }
 
-/// How a program ended, and what it said.
+/// Exit code and output of a program.
 #[derive(Clone, Debug)]
 pub struct Finished {
-    /// Its exit code; `None` if a signal ended it.
+    /// Exit code; `None` if a signal ended the program.
     pub code: Option<i32>,
-    /// Its standard output.
+    /// Standard output.
     pub stdout: String,
-    /// Its standard error.
+    /// Standard error.
     pub stderr: String,
 }
 
 impl Finished {
-    /// Standard output of a success.
+    /// Returns the standard output of a successful program.
     ///
     /// # Errors
-    /// If it failed; names all it said.
+    /// The program failed; the error contains its output.
     pub fn success(self) -> Result<String> {
         if self.code != Some(0) {
             bail!("ended with {:?}\nstdout: {}\nstderr: {}", self.code, self.stdout, self.stderr);
@@ -198,43 +198,44 @@ impl Finished {
         Ok(self.stdout)
     }
 
-    /// What it said when it refused.
+    /// Returns the output of a program that ended with an error.
     ///
     /// # Errors
-    /// If it ended well, or by a signal, or by a panic.
+    /// The program succeeded, or a signal or a panic ended it.
     pub fn refusal(self) -> Result<String> {
         let said = self.stdout + &self.stderr;
         match self.code {
-            Some(0) => bail!("was not refused:\n{said}"),
-            None => bail!("was ended by a signal:\n{said}"),
-            Some(101) => bail!("panicked:\n{said}"),
+            Some(0) => bail!("the program succeeded:\n{said}"),
+            None => bail!("a signal ended the program:\n{said}"),
+            Some(101) => bail!("the program panicked:\n{said}"),
             Some(_) => Ok(said),
         }
     }
 }
 
-/// Runs a command to its end, within a minute.
+/// Runs a command to its end within 60 s.
 ///
 /// # Errors
-/// If it cannot be started or does not end in time.
+/// The command cannot be started or does not end in time.
 pub async fn run(command: Command) -> Result<Finished> {
     run_for(command, Duration::from_secs(60)).await
 }
 
-/// Runs a command to its end, within `limit`; kills it after that.
+/// Runs a command to its end; kills it after `limit`.
 ///
 /// # Errors
-/// If it cannot be started or does not end in time.
+/// The command cannot be started or does not end in time.
 pub async fn run_for(command: Command, limit: Duration) -> Result<Finished> {
-    let folder = tempfile::tempdir().context("making a temporary folder")?;
+    let folder = tempfile::tempdir().context("creating a temporary directory")?;
     let mut program = Program::start(command, &folder.path().join("run"))?;
     match program.wait(limit).await {
         Ok(_) => program.finished(),
-        Err(error) => Err(error.context(format!("it said:\n{}", program.output()))),
+        Err(error) => Err(error.context(format!("its output:\n{}", program.output()))),
     }
 }
 
-/// A command of one of our programs with these arguments, whose settings come from the arguments alone.
+/// Returns a command for one of the programs under test. Removes `CASKADE_*` variables, so that only the
+/// arguments determine its settings.
 pub(crate) fn own_command<S: AsRef<OsStr>>(name: &str, args: impl IntoIterator<Item = S>) -> Result<Command> {
     let mut command = Command::new(binary(name)?);
     command.args(args);

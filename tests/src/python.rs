@@ -1,4 +1,4 @@
-//! Python with some packages, in an environment of its own.
+//! A Python virtual environment with packages.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +12,7 @@ use crate::program::run_for;
 const INSTALL_MAX: Duration = Duration::from_secs(120);
 const SCRIPT_MAX: Duration = Duration::from_secs(120);
 
-/// An environment, removed when dropped.
+/// A virtual environment. Dropping it removes its files.
 #[derive(Debug)]
 pub struct Python {
     program: PathBuf,
@@ -20,11 +20,11 @@ pub struct Python {
 }
 
 impl Python {
-    /// Makes one with these packages; where that cannot be done, says `SKIPPED` and answers nothing.
+    /// Creates an environment with these packages. If that fails, prints `SKIPPED` and returns `None`.
     ///
     /// # Errors
-    /// If it cannot be made although tools are required.
-    #[expect(clippy::print_stderr, reason = "a skipped test must say so")]
+    /// It cannot be created and `CASKADE_REQUIRE_TOOLS` is set.
+    #[expect(clippy::print_stderr, reason = "reports a skipped test")]
     pub async fn with(packages: &[&str]) -> Result<Option<Self>> {
         match Self::make(packages).await {
             Ok(python) => Ok(Some(python)),
@@ -42,19 +42,19 @@ impl Python {
         let mut make = Command::new("python3");
         make.args(["-m", "venv"]).arg(&place);
         let made = run_for(make, INSTALL_MAX).await.and_then(|finished| finished.success());
-        made.context("python3 makes no environment (Debian: python3-venv)")?;
+        made.context("python3 cannot create an environment (Debian: python3-venv)")?;
         let program = place.join("bin/python");
         let mut install = Command::new(&program);
         install.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"]).args(packages);
         let installed = run_for(install, INSTALL_MAX).await.and_then(|finished| finished.success());
-        installed.with_context(|| format!("pip does not install {}", packages.join(" ")))?;
+        installed.with_context(|| format!("pip cannot install {}", packages.join(" ")))?;
         Ok(Self { program, _folder: folder })
     }
 
-    /// Runs a script; answers what it wrote.
+    /// Runs a script and returns its standard output.
     ///
     /// # Errors
-    /// If it fails.
+    /// The script fails.
     pub async fn run(&self, script: &Path, args: impl IntoIterator<Item = String>) -> Result<String> {
         let mut command = Command::new(&self.program);
         command.arg(script).args(args);

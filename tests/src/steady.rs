@@ -1,4 +1,4 @@
-//! Clients that must not notice anything: one failed request fails the test, and the longest wait is measured.
+//! A load in which every request must succeed: one failed request fails the test. Measures the longest wait.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -11,7 +11,7 @@ use crate::client::Client;
 
 const KEYS: u64 = 5000;
 
-/// Clients that write and read one key at a time, each its own, and measure how long each answer takes.
+/// Clients that write and read their own keys, one request at a time, and measure each answer.
 #[derive(Debug)]
 pub struct SteadyLoad {
     stop: Arc<AtomicBool>,
@@ -20,13 +20,13 @@ pub struct SteadyLoad {
 }
 
 impl SteadyLoad {
-    /// Starts so many clients, spread over these addresses.
+    /// Starts this number of clients, spread over the addresses.
     ///
     /// # Errors
-    /// If one cannot connect.
+    /// A client cannot connect.
     pub async fn start(addrs: &[String], clients: usize) -> Result<Self> {
         let (stop, longest_us) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        ensure!(!addrs.is_empty(), "no node to talk to");
+        ensure!(!addrs.is_empty(), "no address of a node");
         let mut tasks = JoinSet::new();
         for (number, addr) in addrs.iter().cycle().take(clients).enumerate() {
             let client = Client::connect(addr).await?;
@@ -35,20 +35,20 @@ impl SteadyLoad {
         Ok(Self { stop, longest_us, clients: tasks })
     }
 
-    /// The longest wait for an answer since the start, or since it was forgotten.
+    /// Returns the longest wait for an answer since the start or the last [`Self::forget`].
     pub fn longest_wait(&self) -> Duration {
         Duration::from_micros(self.longest_us.load(Ordering::Relaxed))
     }
 
-    /// Forgets the longest wait so far.
+    /// Resets the longest wait.
     pub fn forget(&self) {
         self.longest_us.store(0, Ordering::Relaxed);
     }
 
-    /// The longest wait, and how many operations were done.
+    /// Stops the clients; returns the longest wait and the number of operations.
     ///
     /// # Errors
-    /// If a single request failed, or was answered with anything but what was written.
+    /// A request failed, or a read did not return the written value.
     pub async fn stop(mut self) -> Result<(Duration, u64)> {
         self.stop.store(true, Ordering::Relaxed);
         let mut operations = 0;

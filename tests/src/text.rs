@@ -1,15 +1,15 @@
-//! A real text that every Rust installation brings: its own sources and documents.
+//! Real text from the Rust installation: its sources and documents.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// At least `count` lines, in a fixed order: the standard library's sources if they are installed, then the
-/// copyright notices and other documents that come with the compiler in its minimal installation too.
+/// Returns `count` lines in a fixed order: the sources of the standard library if they are installed, then
+/// the copyright notices and other documents, which even the minimal installation of the compiler contains.
 ///
 /// # Errors
-/// If the installation cannot be found or has fewer lines of text.
+/// The installation cannot be found or has fewer lines of text.
 pub fn real_lines(count: usize) -> Result<Vec<Vec<u8>>> {
     let sysroot = sysroot()?;
     let mut lines = Vec::with_capacity(count);
@@ -32,12 +32,13 @@ fn sysroot() -> Result<PathBuf> {
         .args(["--print", "sysroot"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
-        .context("asking rustc for its folder")?;
-    Ok(PathBuf::from(String::from_utf8(output.stdout).context("the folder of rustc")?.trim()))
+        .context("asking rustc for its sysroot")?;
+    Ok(PathBuf::from(String::from_utf8(output.stdout).context("the sysroot of rustc")?.trim()))
 }
 
-/// The files below a folder that are text by their names, sorted; none if there is no such folder. The rendered
-/// documentation of the library (tens of thousands of pages of one long line) is left out.
+/// Returns the text files below a directory, judged by their names, sorted; none if the directory does not
+/// exist. Skips the rendered documentation of the library, which has tens of thousands of pages of one long
+/// line.
 fn text_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     let mut folders = vec![folder.to_owned()];
@@ -66,6 +67,6 @@ mod tests {
     fn every_installation_has_enough_lines() {
         let lines = real_lines(120_000).unwrap();
         assert_eq!(lines.len(), 120_000);
-        assert!(lines.iter().filter(|line| !line.is_empty()).count() > 50_000, "most lines say something");
+        assert!(lines.iter().filter(|line| !line.is_empty()).count() > 50_000, "too many lines are empty");
     }
 }

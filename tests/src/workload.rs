@@ -1,8 +1,9 @@
-//! Clients that write and read until told to stop, and keep what they were told.
+//! Clients that write and read until they are stopped, and record the answers.
 //!
-//! Each client inserts, deletes and overwrites keys of its own, increments shared counters and reads the other
-//! clients' registers. A register's values only grow, so a read that begins after a value was acknowledged or read by
-//! anybody must not give a smaller one: this checks linearizability of single keys while the cluster is under attack.
+//! Each client inserts, deletes and overwrites its own keys, increments shared counters and reads the
+//! registers of all clients. The values of a register only grow. Therefore a read that begins after any
+//! client wrote or read a value must not return a smaller one: this checks linearizability of single keys
+//! during faults.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,12 +20,12 @@ use crate::oracle::{History, Outcome};
 use crate::{eventually, lock};
 
 const COUNTERS: u32 = 16;
-/// Bounds the memory of a history.
+/// Maximum number of operations per client; bounds the memory of a history.
 const OPERATIONS_MAX: u64 = 200_000;
 const RECONNECT_PAUSE: Duration = Duration::from_millis(20);
 const ERROR_PAUSE: Duration = Duration::from_millis(5);
 
-/// A load to be put on a cluster.
+/// Parameters of a load.
 #[derive(Clone, Debug)]
 pub struct Workload {
     addrs: Vec<String>,
@@ -33,12 +34,14 @@ pub struct Workload {
 }
 
 impl Workload {
-    /// So many clients, spread over these addresses. One whose connection breaks goes on at the next address.
+    /// Describes a load of this number of clients, spread over the addresses. A client whose connection
+    /// breaks continues at the next address.
     pub fn new(addrs: Vec<String>, clients: usize) -> Self {
         Self { addrs, clients, seed: 1 }
     }
 
-    /// What the choice of operations depends on. Two loads on one cluster need different ones: it names their keys.
+    /// Sets the seed of the operations. Two loads on one cluster need different seeds, because their keys
+    /// contain the seed.
     pub fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
         self
@@ -71,7 +74,7 @@ impl Workload {
     }
 }
 
-/// Clients at work. Dropped, they stop where they are.
+/// A running load. Dropping it aborts the clients.
 #[derive(Debug)]
 pub struct Load {
     shared: Arc<Shared>,
@@ -79,15 +82,15 @@ pub struct Load {
 }
 
 impl Load {
-    /// Writes acknowledged so far, all clients together.
+    /// Returns the number of acknowledged writes of all clients so far.
     pub fn acknowledged(&self) -> u64 {
         self.shared.acknowledged.load(Ordering::Relaxed)
     }
 
-    /// Waits until `more` writes more were acknowledged.
+    /// Waits until `more` further writes are acknowledged.
     ///
     /// # Errors
-    /// If that takes longer than `limit`.
+    /// That takes longer than `limit`.
     pub async fn wait_for(&self, more: u64, limit: Duration) -> Result<()> {
         let aim = self.acknowledged() + more;
         let probe = async || {
@@ -98,10 +101,10 @@ impl Load {
         eventually("the load makes progress", limit, probe).await
     }
 
-    /// Lets each client end what it is at, and answers what they were told.
+    /// Lets each client finish its operation, stops them and returns all answers.
     ///
     /// # Errors
-    /// If a client panicked.
+    /// A client panicked.
     pub async fn stop(mut self) -> Result<History> {
         self.shared.stop.store(true, Ordering::Relaxed);
         let mut history = History::default();
@@ -119,11 +122,12 @@ struct Shared {
     registers: Vec<Mutex<Register>>,
 }
 
-/// One client's present register. After a write with an unknown outcome its writer goes on with another key.
+/// The present register of one client. After a write of unknown outcome its writer continues with another
+/// key.
 #[derive(Clone, Debug, Default)]
 struct Register {
     generation: u64,
-    /// The highest value that was acknowledged or read: what a read beginning now must not fall below.
+    /// The highest value acknowledged or read: a read that begins now must not return a smaller one.
     floor: u64,
     /// The highest value that was sent.
     sent: u64,
@@ -139,7 +143,7 @@ struct Worker {
     shared: Arc<Shared>,
     history: History,
     inserted: u64,
-    /// Own keys that are there for certain, so that they may be deleted.
+    /// Own keys that exist for certain, so that they may be deleted.
     own: Vec<String>,
 }
 
@@ -240,7 +244,7 @@ impl Worker {
         }
     }
 
-    /// Sends a command once. An error is kept, and says what became of the command if it writes.
+    /// Sends a command once. Records an error and returns the outcome of the command, if it is a write.
     async fn send<T: FromRedisValue>(&mut self, command: &Cmd) -> Result<T, Outcome> {
         let mut client = match self.client.take() {
             Some(client) => client,
@@ -281,7 +285,8 @@ impl Worker {
         lock(&self.shared.registers[owner])
     }
 
-    /// All clients of a load have its seed in their keys, so that a reader can name the owner's.
+    /// Returns the key of a register. It contains only the seed and the owner, so that every client can
+    /// compute it.
     fn register_key(&self, owner: usize, generation: u64) -> String {
         let seed = self.prefix.split(':').next().unwrap_or_default();
         format!("register:{seed}:{owner}:{generation}")

@@ -1,6 +1,7 @@
-//! What Redis 7.2 has, and for each command that is not compared with it at random: why not, and which test it has.
+//! The commands of Redis 7.2. For each command that random sequences do not contain: the reason, and its
+//! other tests.
 
-/// Redis's commands by group, those of types that Caskade does not have only by group.
+/// Redis's commands by group. Groups of types that Caskade does not have are in [`ABSENT`].
 pub const GROUPS: &[(&str, &[&str])] = &[
     (
         "string",
@@ -207,48 +208,48 @@ pub const GROUPS: &[(&str, &[&str])] = &[
     ),
 ];
 
-/// Groups of commands that Caskade has none of, an example of each, and why.
+/// Groups of which Caskade has no command: name, an example, the reason.
 pub const ABSENT: &[(&str, &str, &str)] = &[
     ("geo", "GEOADD", "values are strings"),
     ("hash", "HSET", "values are strings"),
     ("hyperloglog", "PFADD", "values are strings"),
     ("list", "LPUSH", "values are strings"),
-    ("pubsub", "SUBSCRIBE", "nodes carry keys, not messages"),
-    ("scripting", "EVAL", "nodes run no programs of clients"),
+    ("pubsub", "SUBSCRIBE", "nodes store keys and do not route messages"),
+    ("scripting", "EVAL", "nodes run no code of clients"),
     ("set", "SADD", "values are strings"),
     ("sorted-set", "ZADD", "values are strings"),
     ("stream", "XADD", "values are strings"),
 ];
 
-/// Newer than the `redis-server` that Debian has (7.0): compared where there is a newer one.
+/// Commands that the `redis-server` of Debian (7.0) does not have; compared if a newer one is installed.
 pub const NEWER: &[&str] = &["CLIENT|NO-TOUCH", "CLIENT|SETINFO", "CLUSTER|MYSHARDID", "WAITAOF"];
 
-/// A command that random sequences do not have.
+/// Commands that random sequences do not contain.
 #[derive(Clone, Copy, Debug)]
 pub struct Apart {
-    /// Names; one that ends with `*` is all that begin so.
+    /// Names; a name that ends with `*` is a prefix.
     pub commands: &'static [&'static str],
-    /// Why.
+    /// Reason.
     pub why: &'static str,
-    /// The tests it has.
+    /// Tests of the commands.
     pub tests: &'static str,
 }
 
-/// All of them.
+/// All commands that random sequences do not contain.
 pub const APART: &[Apart] = &[
     Apart {
         commands: &["WATCH"],
-        why: "drawn with the transactions, of their slot: a transaction that watches a key of another slot is refused",
+        why: "drawn only as a part of transactions, with a key of their slot: a node rejects a transaction that watches a key of another slot",
         tests: "`conformance` (in transactions), `redis_clients`",
     },
     Apart {
         commands: &["AUTH"],
-        why: "after some wrong guesses a node refuses all for a while",
+        why: "after wrong passwords a node rejects logins for a while",
         tests: "`access`",
     },
     Apart {
         commands: &["FLUSHALL", "FLUSHDB"],
-        why: "sent between sequences, and by the memcached test; in a transaction they are refused",
+        why: "they would empty both servers; the memcached test sends the same operation; a node rejects them within a transaction",
         tests: "`memcached`",
     },
     Apart {
@@ -256,7 +257,7 @@ pub const APART: &[Apart] = &[
         why: "Redis has no such command",
         tests: "`bootstrap`, `caskctl`, `topology_operations`",
     },
-    Apart { commands: &["ACL*"], why: "changes who may do what on the whole server", tests: "`access`" },
+    Apart { commands: &["ACL*"], why: "changes the permissions on the whole server", tests: "`access`" },
     Apart { commands: &["QUIT"], why: "ends the connection", tests: "`conformance` (conversations)" },
     Apart {
         commands: &["COMMAND"],
@@ -268,25 +269,25 @@ pub const APART: &[Apart] = &[
         why: "writes the settings file",
         tests: "`frontend::resp::tests`",
     },
-    Apart { commands: &["DEBUG"], why: "stops the server for a while", tests: "`frontend::resp::tests`" },
+    Apart { commands: &["DEBUG"], why: "blocks the server for a while", tests: "`frontend::resp::tests`" },
     Apart {
         commands: &["WAITAOF"],
-        why: "Redis answers of its append-only file",
+        why: "Redis waits for its append-only file",
         tests: "`frontend::resp::tests`",
     },
     Apart {
         commands: &["CLUSTER*"],
-        why: "the clusters are different ones",
-        tests: "`redis_clients`: cluster clients of three kinds find their way by them",
+        why: "the servers belong to different clusters",
+        tests: "`redis_clients`: cluster clients of three kinds route by them",
     },
     Apart {
         commands: &["CLIENT", "CLUSTER", "CONFIG", "LATENCY", "MEMORY", "OBJECT", "SLOWLOG", "ACL"],
         why: "has only subcommands",
-        tests: "of its subcommands",
+        tests: "those of its subcommands",
     },
 ];
 
-/// Why a command is not drawn, if that is so.
+/// Returns the row of a command that random sequences do not contain.
 pub fn apart(name: &str) -> Option<&'static Apart> {
     let fits = |pattern: &&str| match pattern.strip_suffix('*') {
         Some(begin) => name.starts_with(begin),

@@ -1,27 +1,27 @@
-//! Whether two replies to one command are the same, under the rule of that command.
+//! Compares two replies to one command by the rule of that command.
 
 use super::differences::{DIFFERENCES, Exchange};
 use super::forms::{Rule, form_of};
 use super::reply::Reply;
 use super::wire::Words;
 
-/// How far times left may be apart: seconds, or the same in milliseconds.
+/// Maximum difference of times left, in seconds; the same in milliseconds for commands that answer in those.
 const NEAR_S: i64 = 20;
-/// Names in HELLO whose values are each server's own.
+/// Names in HELLO whose values are specific to a server.
 const OWN_FIELDS: [&[u8]; 3] = [b"version", b"id", b"mode"];
 
-/// How two replies compare.
+/// Result of a comparison.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The same.
+    /// Equal under the rule of the command.
     Same,
-    /// Different in a way that is known and justified: the place in [`DIFFERENCES`].
+    /// Different by a known and justified difference: its index in [`DIFFERENCES`].
     Known(usize),
-    /// Different.
+    /// Different in any other way.
     Different,
 }
 
-/// Compares the replies to a command; `queued` are the commands of the transaction that an EXEC ends.
+/// Compares the replies to a command. `queued` are the commands of the transaction, if the command is EXEC.
 pub fn compare(words: &Words, queued: &[Words], theirs: &Reply, ours: &Reply) -> Verdict {
     if theirs == ours {
         return Verdict::Same;
@@ -74,7 +74,7 @@ fn near(theirs: &Reply, ours: &Reply) -> bool {
     let (Reply::Integer(theirs), Reply::Integer(ours)) = (theirs, ours) else {
         return false;
     };
-    // Negative numbers are answers of another kind.
+    // Negative numbers have a special meaning, such as "no expiry".
     *theirs >= 0 && *ours >= 0 && theirs.abs_diff(*ours) <= (NEAR_S as u64) * 1000
 }
 

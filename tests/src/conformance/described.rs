@@ -1,4 +1,4 @@
-//! What two servers say of one command in COMMAND INFO, field by field.
+//! Compares the entries of COMMAND of two servers, field by field.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use super::reply::Reply;
 use super::wire::Wire;
 
-/// Fields of an entry, in their order.
+/// Fields of an entry in order.
 const FIELDS: [&str; 10] = [
     "name",
     "arity",
@@ -23,19 +23,19 @@ const FIELDS: [&str; 10] = [
 /// Fields whose elements have no order.
 const SETS: [&str; 3] = ["flags", "ACL categories", "tips"];
 
-/// The entries of all commands and subcommands of a server, by name, each with its fields but for name and subcommands.
+/// Entries of all commands and subcommands of a server, by name: the fields except name and subcommands.
 pub type Descriptions = BTreeMap<String, BTreeMap<&'static str, Reply>>;
 
-/// Asks a server for all of them, in RESP3, which tells sets and maps apart.
+/// Reads all entries of a server. Uses RESP3, which distinguishes sets and maps.
 ///
 /// # Errors
-/// If it cannot be asked, or an entry has another form.
+/// The server cannot be reached, or an entry has another form.
 pub fn descriptions(addr: &str) -> Result<Descriptions> {
     let mut wire = Wire::connect(addr)?;
     wire.ask(&["HELLO", "3"])?;
     let entries = wire.ask(&["COMMAND"])?;
     let mut all = Descriptions::new();
-    for entry in entries.elements().context("COMMAND answers no array")? {
+    for entry in entries.elements().context("the answer to COMMAND is not an array")? {
         add(entry, &mut all)?;
     }
     Ok(all)
@@ -54,7 +54,7 @@ fn add(entry: &Reply, all: &mut Descriptions) -> Result<()> {
     }
     let name = match described.remove("name") {
         Some(Reply::Bulk(name)) => String::from_utf8_lossy(&name).into_owned(),
-        other => bail!("a name that is none: {other:?}"),
+        other => bail!("the name of an entry is not a bulk string: {other:?}"),
     };
     for sub in described.remove("subcommands").as_ref().and_then(Reply::elements).unwrap_or_default() {
         add(sub, all)?;
@@ -63,7 +63,7 @@ fn add(entry: &Reply, all: &mut Descriptions) -> Result<()> {
     Ok(())
 }
 
-/// Compares what both servers have; returns how many that are, and each field that differs.
+/// Compares the entries that both servers have. Returns their number, and each field that differs.
 pub fn compare(theirs: &Descriptions, ours: &Descriptions) -> (usize, Vec<String>) {
     let (mut common, mut different) = (0, Vec::new());
     for (name, ours) in ours {

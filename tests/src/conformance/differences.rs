@@ -1,10 +1,10 @@
-//! Where Caskade answers something else than Redis, known and meant: used by the comparison, and rendered into
-//! `docs/commands.md`. What is in no row here is a failure of the test.
+//! Known and intended differences between the replies of Caskade and Redis. The comparison uses them, and
+//! `docs/commands.md` is rendered from them. A difference that no row explains fails the test.
 
 use super::reply::Reply;
 use super::wire::Words;
 
-/// A command and what both servers answered.
+/// A command and the replies of both servers.
 #[derive(Clone, Copy, Debug)]
 pub struct Exchange<'a> {
     /// Name and arguments.
@@ -30,23 +30,23 @@ impl Exchange<'_> {
 /// One known difference.
 #[derive(Clone, Copy, Debug)]
 pub struct Difference {
-    /// The commands it is of; `*` for all.
+    /// Commands with this difference; `*` for all.
     pub commands: &'static [&'static str],
-    /// What differs.
+    /// The difference.
     pub what: &'static str,
-    /// Why it is right so.
+    /// The reason.
     pub why: &'static str,
     fits: fn(&Exchange<'_>) -> bool,
 }
 
 impl Difference {
-    /// Whether this is what makes the replies differ.
+    /// Returns whether this difference explains the exchange.
     pub fn explains(&self, exchange: &Exchange<'_>) -> bool {
         exchange.is(self.commands) && (self.fits)(exchange)
     }
 }
 
-/// Redis counts keys that are past their time until it comes across them.
+/// Caskade counts fewer keys, because Redis counts expired keys until it removes them.
 fn counts_fewer(exchange: &Exchange<'_>) -> bool {
     match (exchange.theirs, exchange.ours) {
         (Reply::Integer(theirs), Reply::Integer(ours)) => ours < theirs,
@@ -55,7 +55,7 @@ fn counts_fewer(exchange: &Exchange<'_>) -> bool {
     }
 }
 
-/// The errors are the same up to a byte that is no text.
+/// The errors are equal up to a byte that is not text.
 fn differs_behind_text(exchange: &Exchange<'_>) -> bool {
     let (Some(theirs), Some(ours)) = (exchange.theirs.error(), exchange.ours.error()) else { return false };
     let replaced = char::REPLACEMENT_CHARACTER.to_string().into_bytes();
@@ -64,114 +64,114 @@ fn differs_behind_text(exchange: &Exchange<'_>) -> bool {
     end.is_some_and(|end| theirs.get(..end) == ours.get(..end))
 }
 
-/// Every known difference.
+/// All known differences.
 pub const DIFFERENCES: &[Difference] = &[
     Difference {
         commands: &["DEL", "UNLINK", "EXISTS", "TOUCH", "MGET", "MSET"],
-        what: "keys of several slots are taken, where Redis in a cluster answers `CROSSSLOT`",
-        why: "any node serves all keys; not atomic over several slots, nor are these of Redis's cluster clients",
+        what: "keys of several slots are accepted; Redis in a cluster answers `CROSSSLOT`",
+        why: "any node serves all keys; the command is not atomic over several slots, as with Redis's cluster clients",
         fits: |exchange| exchange.theirs.is_error("CROSSSLOT"),
     },
     Difference {
         commands: &["DBSIZE", "CLUSTER|COUNTKEYSINSLOT", "CLUSTER|GETKEYSINSLOT"],
-        what: "keys that are past their time are not counted",
-        why: "Redis counts them until it comes across them, sooner or later",
+        what: "expired keys are not counted",
+        why: "Redis counts them until it removes them",
         fits: counts_fewer,
     },
     Difference {
         commands: &["SCAN"],
-        what: "cursors, and which keys a page has",
-        why: "each server walks in an order of its own; whole walks are compared",
+        what: "cursors, and the keys of a page",
+        why: "each server has its own order; the test compares whole walks",
         fits: |_| false,
     },
     Difference {
         commands: &["COMMAND|GETKEYSANDFLAGS"],
-        what: "the flags of keys: read, written or removed, and no finer",
-        why: "clients use the keys; nobody asks for the rest",
+        what: "the flags of keys say only whether keys are read, written or removed",
+        why: "clients use only the keys",
         fits: |exchange| exchange.theirs.same_type(exchange.ours),
     },
     Difference {
         commands: &["COMMAND|GETKEYS", "COMMAND|GETKEYSANDFLAGS"],
-        what: "a command without arguments is looked at, too",
+        what: "a command without arguments is accepted",
         why: "as Redis 7.2 does; Debian's 7.0 does not",
         fits: |exchange| exchange.theirs.is_error("ERR wrong number of arguments for 'command|getkeys"),
     },
     Difference {
         commands: &["CONFIG|GET"],
-        what: "there are the node's own settings, and few of Redis's",
-        why: "those that tools ask for are there, with what they come to",
+        what: "returns the node's own settings and few of Redis's",
+        why: "the settings that tools read exist, with the value that describes the node's behaviour",
         fits: |exchange| exchange.theirs.same_type(exchange.ours),
     },
     Difference {
         commands: &["OBJECT|IDLETIME"],
-        what: "an error where the key is there",
-        why: "no key is ever evicted, so that nothing counts how it is used",
+        what: "an error if the key exists",
+        why: "no key is ever evicted, so that its use is not recorded",
         fits: |exchange| exchange.ours.error().is_some(),
     },
     Difference {
         commands: &["OBJECT|ENCODING"],
-        what: "`embstr` or `int` also of a value that was made by changing another one, which Redis keeps otherwise",
-        why: "values are bytes on disk; it is told how Redis would keep them if they were set",
+        what: "`embstr` or `int` also for a modified value, which Redis stores as `raw` or `embstr`",
+        why: "values are bytes on disk; the answer is the encoding that Redis would use after SET",
         fits: |exchange| matches!(exchange.theirs, Reply::Bulk(text) if text == b"raw" || text == b"embstr"),
     },
     Difference {
         commands: &["BITCOUNT", "BITPOS", "GETEX"],
-        what: "arguments that are wrong are refused also if the key is absent",
-        why: "arguments are checked where the client is, before the key is looked at where that is",
+        what: "wrong arguments are rejected also if the key is absent",
+        why: "the node of the client checks arguments before the primary reads the key",
         fits: |exchange| exchange.ours.error().is_some() && exchange.theirs.error().is_none(),
     },
     Difference {
         commands: &["BITFIELD", "BITFIELD_RO"],
-        what: "an offset that does not fit 64 bits is refused",
-        why: "Redis computes with what is left of it",
+        what: "an offset that does not fit into 64 bits is rejected",
+        why: "Redis computes with the truncated offset",
         fits: |exchange| exchange.ours.is_error("ERR bit offset") && exchange.theirs.error().is_none(),
     },
     Difference {
         commands: &["RESTORE"],
-        what: "a dump that is no dump is refused first",
-        why: "arguments are checked where the client is, before the key is looked at where that is",
+        what: "an invalid dump is rejected before other errors",
+        why: "the node of the client checks arguments before the primary reads the key",
         fits: |exchange| exchange.theirs.error().is_some() && exchange.ours.error().is_some(),
     },
     Difference {
         commands: &["SORT", "SORT_RO"],
-        what: "STORE is refused",
-        why: "there are no lists, sets or sorted sets: nothing can be sorted",
+        what: "STORE is rejected",
+        why: "lists, sets and sorted sets do not exist, so that nothing can be sorted",
         fits: |exchange| exchange.ours.is_error("ERR STORE of SORT"),
     },
     Difference {
         commands: &["*"],
-        what: "what a client sent is told whole and as text in errors",
-        why: "Redis tells it up to its first zero byte, and bytes that are no text as they are",
+        what: "errors quote the client's bytes completely and as text",
+        why: "Redis quotes up to the first zero byte, and copies bytes that are not text",
         fits: differs_behind_text,
     },
     Difference {
         commands: &["AUTH", "HELLO", "FLUSHALL", "FLUSHDB"],
-        what: "refused within a transaction, which is spoiled by it",
-        why: "each command of a transaction is checked as that of one user; and all keys are not of one slot",
+        what: "rejected within a transaction, which then fails",
+        why: "all commands of a transaction run as one user; FLUSHALL and FLUSHDB concern keys of all slots",
         fits: |exchange| exchange.ours.is_error("ERR Command not allowed inside a transaction"),
     },
     Difference {
         commands: &["EXEC"],
-        what: "watched keys must be of the slot of the commands, too",
-        why: "what is watched and what is written must be on one node to be compared and written as one",
+        what: "watched keys must be of the same slot as the commands",
+        why: "watched and written keys must be on one node, so that they can be compared and written atomically",
         fits: |exchange| exchange.ours.is_error("CROSSSLOT"),
     },
     Difference {
         commands: &["COMMAND|GETKEYS", "COMMAND|GETKEYSANDFLAGS"],
-        what: "a command whose arguments name no key is refused in other words",
-        why: "an error either way",
+        what: "the error for a command whose arguments name no key has another text",
+        why: "both servers answer an error",
         fits: |exchange| exchange.theirs.error().is_some(),
     },
     Difference {
         commands: &["CLIENT|TRACKING"],
-        what: "`ON` is refused (never sent: Redis would go on to send what nobody asked for)",
-        why: "a node does not tell clients of writes that other nodes take",
+        what: "`ON` is rejected (the test does not send it: Redis would then send messages out of order)",
+        why: "a node does not notify clients of writes on other nodes",
         fits: |_| false,
     },
     Difference {
         commands: &["SELECT", "CONFIG|SET", "CONFIG|REWRITE", "DEBUG"],
-        what: "what cannot be changed is refused with a reason of its own",
-        why: "another database, another setting or a settings file written by the node do not exist",
+        what: "a change that is impossible is rejected with another error text",
+        why: "nodes have one database, do not write their settings file, and have other settings",
         fits: |_| false,
     },
 ];

@@ -1,23 +1,23 @@
-//! The form of every command of Redis that Caskade could have, and how its replies are compared.
+//! The form of every command of Redis that Caskade could have, and the rule that compares its replies.
 
 use super::grammar::Piece::{self, *};
 
-/// How two replies are compared. Errors are always compared byte for byte.
+/// Rule that compares two replies. Errors are always compared byte for byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
     /// Byte for byte.
     Exact,
-    /// Byte for byte, but for numbers of time left, which may differ by what the servers took.
+    /// Byte for byte, except numbers of time left, which may differ slightly.
     Near,
-    /// Arrays whose order has no meaning: sorted, then byte for byte.
+    /// Arrays without an order: sorted, then byte for byte.
     Unordered,
-    /// A page of SCAN: which keys it has is each server's own; whole walks are compared after each sequence.
+    /// A page of SCAN: its keys are specific to the server; whole walks are compared after each sequence.
     Page,
-    /// Whether there is something: which one is chance.
+    /// Whether the reply is null; the value itself is random or specific to the server.
     Presence,
-    /// The type of the reply: what it says is of the server that says it.
+    /// The type of the reply; its content is specific to the server.
     Type,
-    /// A map: the same names, values of the same types.
+    /// A map: equal names, and values that are equal or, for some names, of equal type.
     Names,
 }
 
@@ -26,11 +26,11 @@ pub enum Rule {
 pub struct Form {
     /// Name; `|` before a subcommand.
     pub name: &'static str,
-    /// What follows the name.
+    /// Arguments.
     pub form: &'static [Piece],
-    /// How often it is drawn, relative to the others.
+    /// Relative frequency in random sequences.
     pub weight: u32,
-    /// How its replies are compared.
+    /// Rule for its replies.
     pub rule: Rule,
 }
 
@@ -83,7 +83,7 @@ const SORT: &[Piece] = &[
     ]),
 ];
 
-/// All of them. The generator takes those that both servers have.
+/// All forms. The generator uses those that both servers have.
 #[rustfmt::skip]
 pub const FORMS: &[Form] = &[
     // Strings.
@@ -149,7 +149,7 @@ pub const FORMS: &[Form] = &[
     f("TYPE", 2, Exact, &[Key]),
     f("UNLINK", 2, Exact, &[Keys]),
     f("WAIT", 1, Type, &[One(&[&[W("0")], &[Text]]), W("1")]),
-    // Transactions; more of them come as blocks.
+    // Transactions; `sequence` also draws whole transactions.
     f("DISCARD", 1, Exact, &[]),
     f("EXEC", 1, Exact, &[]),
     f("MULTI", 1, Exact, &[]),
@@ -223,7 +223,7 @@ pub const FORMS: &[Form] = &[
     f("READWRITE", 1, Exact, &[]),
 ];
 
-/// The form of this name, in any case; of a container's subcommand, that of the subcommand.
+/// Returns the form of a command, by its name in any case; for a subcommand, the form of the subcommand.
 pub fn form_of(words: &[Vec<u8>]) -> Option<&'static Form> {
     let named = |name: &[u8]| FORMS.iter().find(|form| name.eq_ignore_ascii_case(form.name.as_bytes()));
     let first = words.first()?;

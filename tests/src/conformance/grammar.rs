@@ -1,4 +1,4 @@
-//! From the form of a command to commands of that form: arguments of every kind, right ones and wrong ones.
+//! Draws commands of a form with valid and invalid arguments of every kind.
 
 use rand::Rng;
 use rand::rngs::StdRng;
@@ -6,10 +6,10 @@ use rand::seq::{IndexedRandom as _, SliceRandom as _};
 
 use super::wire::Words;
 
-/// Keys that share a slot, by their tag. Few, so that commands meet each other's keys.
+/// Hash tags: keys with the same tag share a slot. Few, so that commands use the same keys.
 const TAGS: [&str; 3] = ["{a}", "{b}", "{user1000}"];
 const NAMES: [&str; 5] = ["", "1", "2", ":long:name:of:a:key", "\u{e9}\r\n"];
-/// Whole numbers: plain ones, the edges of their types, and what is none.
+/// Whole numbers: ordinary ones, limits of types, and texts that are not numbers.
 const INTEGERS: [&str; 36] = [
     "0",
     "1",
@@ -48,7 +48,7 @@ const INTEGERS: [&str; 36] = [
     "abc",
     "1.0",
 ];
-/// Numbers with a fraction, and what a program could take for one.
+/// Numbers with a fraction, and texts that a parser might accept as numbers.
 const FLOATS: [&str; 30] = [
     "0",
     "1",
@@ -81,7 +81,7 @@ const FLOATS: [&str; 30] = [
     " 1.5",
     "1.5 ",
 ];
-/// Values of other kinds than numbers.
+/// Values that are not numbers.
 const TEXTS: [&[u8]; 12] = [
     b"",
     b"a",
@@ -121,7 +121,8 @@ const PLACES: [&str; 22] = [
     "1.5",
     "+1",
 ];
-/// Positions that are written at. What a value could just be as long as is left out: it would be as long.
+/// Positions of writes. None is large and below the maximum value size: a write there would create a value of
+/// that size.
 const OFFSETS: [&str; 16] = [
     "0",
     "1",
@@ -166,20 +167,20 @@ const PATTERNS: [&str; 14] = [
     "*", "{a}*", "*1", "{?}*", "[{]a}*", "*:*", "none", "", "[^{]*", "\\{a}*", "*[0-2]", "[a-", "**1",
     "{[a-b]}?",
 ];
-/// Replacements for an argument that was right.
+/// Replacements for a valid argument.
 const JUNK: [&str; 12] =
     ["", "0", "-1", "NX", "XX", "GET", "abc", "EX", "BYTE", "9223372036854775807", "*", "\u{0}\u{1}"];
 
 /// A part of a command's form.
 #[derive(Clone, Copy, Debug)]
 pub enum Piece {
-    /// This word, in whatever case.
+    /// This word, in any mix of case.
     W(&'static str),
     /// A key.
     Key,
-    /// Up to four keys, mostly of one slot.
+    /// One to four keys, mostly of one slot.
     Keys,
-    /// Up to four keys and values.
+    /// One to four keys with values.
     Pairs,
     /// A value.
     Value,
@@ -189,7 +190,7 @@ pub enum Piece {
     Float,
     /// A position in a value, from either end.
     Place,
-    /// A position that is written at.
+    /// A position of a write.
     Offset,
     /// A position of a bit.
     BitOffset,
@@ -199,49 +200,49 @@ pub enum Piece {
     BitType,
     /// Position of a bit field's number.
     FieldOffset,
-    /// Seconds from now, so many that no test lasts as long.
+    /// Seconds from now, longer than any test.
     Seconds,
-    /// The same in milliseconds.
+    /// Milliseconds from now, longer than any test.
     Millis,
-    /// A second since 1970.
+    /// Seconds since 1970.
     UnixSeconds,
-    /// A millisecond since 1970.
+    /// Milliseconds since 1970.
     UnixMillis,
     /// A glob pattern.
     Pattern,
     /// A short text without meaning.
     Text,
-    /// A small number that is right.
+    /// A small valid number.
     Small,
     /// A command and its arguments.
     Command,
     /// One of these.
     One(&'static [&'static [Piece]]),
-    /// This, or nothing.
+    /// These pieces, or nothing.
     Maybe(&'static [Piece]),
-    /// Some of these, in any order, seldom one of them twice.
+    /// Some of these in any order; rarely one of them twice.
     Options(&'static [&'static [Piece]]),
-    /// This, one to four times.
+    /// These pieces, one to three times.
     Repeat(&'static [Piece]),
 }
 
-/// Draws commands.
+/// Generator of random commands.
 #[derive(Debug)]
 pub struct Drawer<'a> {
-    /// Where its choices come from.
+    /// Source of randomness.
     pub random: &'a mut StdRng,
-    /// Every form there is, for [`Piece::Command`].
+    /// All forms, for [`Piece::Command`].
     pub forms: &'a [(&'static str, &'static [Piece])],
     tag: &'static str,
 }
 
 impl<'a> Drawer<'a> {
-    /// A drawer of commands of these forms.
+    /// Creates a generator with these forms.
     pub fn new(random: &'a mut StdRng, forms: &'a [(&'static str, &'static [Piece])]) -> Self {
         Self { random, forms, tag: "{a}" }
     }
 
-    /// A command of this form, mostly a right one.
+    /// Draws a command of this form, mostly a valid one.
     pub fn command(&mut self, name: &str, form: &[Piece]) -> Words {
         self.tag = self.pick(&TAGS);
         let mut words: Words = name.split('|').map(|word| self.any_case(word)).collect();
@@ -259,7 +260,7 @@ impl<'a> Drawer<'a> {
     }
 
     fn pick<T: Copy>(&mut self, from: &[T]) -> T {
-        // No list here is empty.
+        // No caller passes an empty list.
         *from.choose(self.random).unwrap_or(&from[0])
     }
 
@@ -267,7 +268,7 @@ impl<'a> Drawer<'a> {
         self.random.random_range(range).to_string().into_bytes()
     }
 
-    /// One of `right`, or seldom any number or what is none.
+    /// Draws a number of `right`, or rarely one of [`INTEGERS`].
     fn mostly(&mut self, right: std::ops::Range<i64>) -> Vec<u8> {
         if self.one_in(10) { self.pick(&INTEGERS).into() } else { self.number(right) }
     }
@@ -306,7 +307,7 @@ impl<'a> Drawer<'a> {
             Piece::Command => {
                 let (name, form) = self.pick(self.forms);
                 words.extend(name.split('|').map(|word| word.into()));
-                // A form within a form within a form says nothing more.
+                // Nest commands once only.
                 if !form.iter().any(|piece| matches!(piece, Piece::Command)) {
                     self.write(form, words);
                 }
@@ -363,7 +364,8 @@ impl<'a> Drawer<'a> {
             Piece::BitType => self.pick(&BIT_TYPES).into(),
             Piece::FieldOffset if self.random.random() => self.pick(&BIT_OFFSETS).into(),
             Piece::FieldOffset => [b"#".to_vec(), self.mostly(0..20)].concat(),
-            // Two draws must not be nearly equal: which is later would depend on the speed of the servers.
+            // The range is wide, so that two draws are hardly nearly equal: their order would depend on the
+            // speed of the servers.
             Piece::Seconds => self.mostly(100_000..1_000_000_000),
             Piece::Millis => self.mostly(100_000_000..1_000_000_000_000),
             Piece::UnixSeconds => self.mostly(4_000_000_000..5_000_000_000),
@@ -374,7 +376,7 @@ impl<'a> Drawer<'a> {
         }
     }
 
-    /// A key of the command's slot, seldom of another.
+    /// Draws a key of the command's slot, rarely of another slot.
     fn key(&mut self) -> Vec<u8> {
         let tag = if self.one_in(12) { self.pick(&TAGS) } else { self.tag };
         [tag, self.pick(&NAMES)].concat().into_bytes()
@@ -390,7 +392,7 @@ impl<'a> Drawer<'a> {
         }
     }
 
-    /// Makes a command a little wrong.
+    /// Makes a command invalid by cutting, inserting, removing or replacing an argument.
     fn spoil(&mut self, fixed: usize, words: &mut Words) {
         let junk: Vec<u8> = self.pick(&JUNK).into();
         let place = self.random.random_range(fixed..=words.len());
@@ -406,7 +408,8 @@ impl<'a> Drawer<'a> {
     }
 }
 
-/// Makes times from now on long that could run out while a sequence runs: which server is asked later would tell.
+/// Lengthens times that could expire while a sequence runs: the replies would depend on the speed of the
+/// servers.
 fn lengthen_times(words: &mut Words) {
     const NAMES: [&str; 5] = ["SETEX", "PSETEX", "EXPIRE", "PEXPIRE", "RESTORE"];
     let is =

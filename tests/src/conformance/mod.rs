@@ -1,9 +1,11 @@
-//! Caskade and a real `redis-server` side by side: the same commands to both, their replies compared byte for byte.
+//! Compares Caskade with a real `redis-server`: the same commands to both, the replies compared byte for
+//! byte.
 //!
-//! [`forms`] has the form of every command and the rule its replies are compared by; [`grammar`] draws commands of a
-//! form, right and wrong ones; [`sequence`] makes sequences of them and shrinks those that fail; [`pair`] runs them;
-//! [`differences`] lists what is known to differ, and why; [`page`] renders `docs/commands.md`. Commands that the node
-//! does not have are left out by asking it: one that it gets is compared from then on.
+//! [`forms`] has the form of every command and the rule for its replies; [`grammar`] draws valid and invalid
+//! commands of a form; [`sequence`] draws sequences and shrinks those that fail; [`pair`] runs them;
+//! [`differences`] lists known differences with reasons; [`page`] renders `docs/commands.md`. The test asks
+//! the node for its commands and skips those that the node does not have: a new command is compared as soon
+//! as the node has it.
 
 pub mod catalog;
 pub mod compare;

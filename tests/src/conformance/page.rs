@@ -1,4 +1,4 @@
-//! `docs/commands.md`: every command, whether the node has it, and how that is checked. Made by asking a node.
+//! Renders `docs/commands.md`: every command, whether the node has it, and its tests. Asks a running node.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -14,16 +14,17 @@ use super::wire::Wire;
 const HEAD: &str = "\
 # Commands
 
-What clients of the RESP port can send, and what a node answers. Made by `cargo test --workspace --test conformance`, which
-asks a node, and fails where this page says something else (`CASKADE_BLESS=1` writes it anew).
+The commands that clients of the RESP port can send, and the node's answers. `cargo test --workspace --test conformance`
+renders this page from a running node and fails if the page differs (`CASKADE_BLESS=1` rewrites it).
 
-*Compared*: random sequences of commands, right and wrong ones, alone and within transactions, in RESP2 and RESP3, are sent to a
-node and to a `redis-server` (Debian's, 7.0, with `cluster-enabled yes`), and the replies are compared **byte for byte**; all but
-errors of some commands by a weaker rule, which is told. 200,000 commands at every run of the gate; `CASKADE_CONFORMANCE_COMMANDS=N` and
-`CASKADE_CONFORMANCE_SEED=N` run more and others. What is known to differ, and why, is [below](#known-differences).
+*Compared*: the test sends random sequences of commands, valid and invalid, alone and within transactions, in RESP2 and RESP3,
+to a node and to a `redis-server` (Debian's, 7.0, with `cluster-enabled yes`). It compares the replies **byte for byte**. For some
+commands it compares replies that are not errors by a weaker rule, which the table names. Every run of the gate sends 200,000
+commands; `CASKADE_CONFORMANCE_COMMANDS=N` and `CASKADE_CONFORMANCE_SEED=N` run more and others. The known differences and
+their reasons are listed [below](#known-differences).
 ";
 
-/// What a node has, by upper-case name with `|` before a subcommand.
+/// Returns the commands of a node, by upper-case name with `|` before a subcommand.
 pub fn commands_of(wire: &mut Wire) -> Result<BTreeSet<String>> {
     let list = wire.ask(&["COMMAND", "LIST"])?;
     let names = list.elements().with_context(|| format!("COMMAND LIST: {list:?}"))?;
@@ -38,10 +39,10 @@ pub fn commands_of(wire: &mut Wire) -> Result<BTreeSet<String>> {
         .collect())
 }
 
-/// The page about the node at the end of `wire`.
+/// Renders the page about the node at the other end of `wire`.
 ///
 /// # Errors
-/// If it cannot be asked, or has a command that is neither compared nor told why not.
+/// The node cannot be reached, or it has a command that is neither compared nor in the catalog.
 pub fn render(wire: &mut Wire) -> Result<String> {
     let has = commands_of(wire)?;
     let known: BTreeSet<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
@@ -62,11 +63,9 @@ pub fn render(wire: &mut Wire) -> Result<String> {
     for name in own {
         page.push_str(&row(wire, name, true)?);
     }
-    page.push_str(
-        "\n## Groups of which there is none\n\n| group | for instance | answer | why |\n|---|---|---|---|\n",
-    );
+    page.push_str("\n## Groups without a command\n\n| group | example | answer | why |\n|---|---|---|---|\n");
     for (group, name, why) in ABSENT {
-        ensure!(!has.contains(*name), "the node has {name}: its group belongs into the catalog");
+        ensure!(!has.contains(*name), "the node has {name}: add its group to the catalog");
         writeln!(page, "| {group} | `{name}` | {} | {why} |", refusal(wire, name)?)?;
     }
     page.push_str("\n## Known differences\n\n| commands | what differs from Redis | why |\n|---|---|---|\n");
@@ -85,13 +84,13 @@ fn row(wire: &mut Wire, name: &str, supported: bool) -> Result<String> {
     }
     let form = FORMS.iter().find(|form| form.name == name);
     let (compared, tests) = match (form, apart(name)) {
-        (Some(_), _) if NEWER.contains(&name) => ("where it is 7.2 or newer", "`conformance`"),
+        (Some(_), _) if NEWER.contains(&name) => ("if it is 7.2 or newer", "`conformance`"),
         (Some(form), _) => (rule(form.rule), "`conformance`"),
         (None, Some(apart)) => {
             return Ok(format!("| {} | yes | no: {} | {} |\n", shown(name), apart.why, apart.tests));
         }
         (None, None) => anyhow::bail!(
-            "the node has {name}, which is not compared: give it a form (tests/src/conformance/forms.rs), or a reason (catalog.rs)"
+            "the node has {name}, which is not compared: add a form (tests/src/conformance/forms.rs) or a reason (catalog.rs)"
         ),
     };
     Ok(format!("| {} | yes | {compared} | {tests} |\n", shown(name)))
@@ -100,20 +99,22 @@ fn row(wire: &mut Wire, name: &str, supported: bool) -> Result<String> {
 fn rule(rule: Rule) -> &'static str {
     match rule {
         Rule::Exact => "yes",
-        Rule::Near => "yes; times may differ by some seconds",
+        Rule::Near => "yes; times may differ by up to 20 s",
         Rule::Unordered => "yes; in any order",
-        Rule::Page => "errors; of whole walks all keys, in any order",
+        Rule::Page => "errors; the keys of whole walks, in any order",
         Rule::Presence => "whether it is null",
         Rule::Type => "the type of the reply, and errors",
-        Rule::Names => "names, and values but version, id and mode",
+        Rule::Names => "names, and all values except version, id and mode",
     }
 }
 
-/// What the node answers to a command that it does not have.
+/// Returns the node's answer to a command that it does not have.
 fn refusal(wire: &mut Wire, name: &str) -> Result<String> {
     let words: Vec<&str> = name.split('|').collect();
     let reply = wire.ask(&words)?;
-    let text = reply.error().with_context(|| format!("{name} is not listed and answers {reply:?}"))?;
+    let text = reply
+        .error()
+        .with_context(|| format!("COMMAND LIST does not contain {name}, but it is answered {reply:?}"))?;
     Ok(format!("`{}`", String::from_utf8_lossy(text).trim_end()))
 }
 

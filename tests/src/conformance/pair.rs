@@ -1,4 +1,4 @@
-//! Both servers, given the same commands: sequences are run in pipelines, their replies compared as they come.
+//! Runs sequences on both servers in pipelines, and compares the replies as they arrive.
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -7,53 +7,53 @@ use super::reply::Reply;
 use super::split::Split;
 use super::wire::{Wire, Words, encoded};
 
-/// Connections to each server: the second is what a WATCH is for.
+/// Connections to each server. Writes on one connection break the WATCH of the other.
 pub const CONNECTIONS: usize = 2;
-/// Bytes sent before replies are read: less than a socket buffers, so that neither side waits for the other.
+/// Bytes sent before replies are read; less than a socket buffers, so that neither side waits for the other.
 const PIPELINE_BYTES_MAX: usize = 32 * 1024;
 
 /// A command of a sequence.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// The connection it is sent on.
+    /// Index of the connection.
     pub connection: usize,
     /// The command.
     pub words: Words,
-    /// Whether its reply is waited for before the next is sent.
+    /// Whether the test reads its reply before it sends the next command.
     pub waits: bool,
 }
 
-/// Where the servers parted.
+/// The first step with different replies.
 #[derive(Clone, Debug)]
 pub struct Mismatch {
-    /// The step.
+    /// Index of the step.
     pub index: usize,
-    /// What Redis answered.
+    /// Reply of Redis.
     pub theirs: Reply,
-    /// What Caskade answered.
+    /// Reply of Caskade.
     pub ours: Reply,
 }
 
-/// The addresses of both servers.
+/// Both servers.
 #[derive(Clone, Debug)]
 pub struct Pair {
-    /// Of the redis-server.
+    /// Address of the redis-server.
     pub theirs: String,
-    /// Of the node.
+    /// Address of the node.
     pub ours: String,
-    /// How often each known difference was met.
+    /// Number of occurrences of each known difference.
     pub known: Vec<u64>,
 }
 
-/// One connection to each server, and what transaction is open on them.
+/// One connection to each server, and the transaction open on them.
 struct Link {
     theirs: Wire,
     ours: Wire,
-    /// By what was sent.
+    /// Whether a transaction is open, judged by the commands sent.
     in_transaction: bool,
-    /// By what was answered.
+    /// Commands of the transaction, judged by the replies.
     queued: Vec<Words>,
-    /// Steps whose replies were not read.
+    /// Steps whose replies have not been read.
     unread: Vec<(usize, Split)>,
 }
 
@@ -68,7 +68,7 @@ impl Link {
         })
     }
 
-    /// Notes a command as sent; answers what Redis is sent for it.
+    /// Records a command as sent; returns the bytes to send to Redis for it.
     fn note(&mut self, index: usize, words: &Words) -> Vec<u8> {
         let split = if self.in_transaction { Split::none(words) } else { Split::of(words) };
         if let [name] = words.as_slice() {
@@ -97,16 +97,16 @@ impl Link {
 }
 
 impl Pair {
-    /// Both servers at these addresses.
+    /// Creates a pair of the servers at these addresses.
     pub fn new(theirs: &str, ours: &str) -> Self {
         let known = vec![0; super::differences::DIFFERENCES.len()];
         Self { theirs: theirs.to_owned(), ours: ours.to_owned(), known }
     }
 
-    /// Runs a sequence on empty keyspaces and new connections, until it is at its end or the servers part.
+    /// Empties the keyspaces and runs a sequence on new connections, to its end or the first difference.
     ///
     /// # Errors
-    /// If a connection breaks, or a keyspace cannot be emptied.
+    /// A connection breaks, or a keyspace cannot be emptied.
     pub fn run(&mut self, steps: &[Step]) -> Result<Option<Mismatch>> {
         self.empty().context("emptying the keyspaces")?;
         let mut links = Vec::new();
@@ -155,12 +155,12 @@ impl Pair {
         Ok(None)
     }
 
-    /// Walks over both keyspaces: all keys of each, sorted.
+    /// Returns all keys of each server, sorted.
     fn keys(&self) -> Result<[Vec<Reply>; 2]> {
         Ok([all_keys(&self.theirs).context("redis-server")?, all_keys(&self.ours).context("the node")?])
     }
 
-    /// Removes every key that either server has.
+    /// Removes all keys of either server from both.
     fn empty(&self) -> Result<()> {
         let keys = self.keys()?.concat();
         for addr in [&self.theirs, &self.ours] {
@@ -176,7 +176,7 @@ impl Pair {
     }
 }
 
-/// A whole walk by SCAN.
+/// Reads all keys by SCAN.
 fn all_keys(addr: &str) -> Result<Vec<Reply>> {
     let mut wire = Wire::connect(addr)?;
     let (mut keys, mut cursor) = (Vec::new(), b"0".to_vec());
@@ -193,12 +193,12 @@ fn all_keys(addr: &str) -> Result<Vec<Reply>> {
         }
     }
     keys.sort();
-    // A walk may tell a key twice.
+    // SCAN may return a key twice.
     keys.dedup();
     Ok(keys)
 }
 
-/// How many of these steps are sent together.
+/// Returns the number of steps that are sent together.
 fn pipeline(steps: &[Step]) -> usize {
     let connection = steps.first().map(|step| step.connection);
     let (mut count, mut bytes) = (0, 0);
@@ -215,7 +215,7 @@ fn pipeline(steps: &[Step]) -> usize {
     count.max(1)
 }
 
-/// A command as one would type it.
+/// Formats a command as a user would type it.
 pub fn shown(words: &Words) -> String {
     let word = |word: &Vec<u8>| match !word.is_empty()
         && word.iter().all(|byte| byte.is_ascii_graphic() && *byte != b'"')

@@ -1,4 +1,4 @@
-//! A real `redis-server` of this machine, alone in its cluster, keeping nothing on disk.
+//! Starts the `redis-server` of this machine as a cluster of one node without persistence.
 
 use std::io::{ErrorKind, Write as _};
 use std::process::Command;
@@ -17,7 +17,7 @@ const PROGRAM: &str = "redis-server";
 const READY_MAX: Duration = Duration::from_secs(20);
 const PORT_TRIES: usize = 3;
 
-/// The server that Caskade is compared with. Dropped, its process ends.
+/// The server that Caskade is compared with. Dropping it ends the process.
 #[derive(Debug)]
 pub struct Reference {
     program: Program,
@@ -26,10 +26,11 @@ pub struct Reference {
 }
 
 impl Reference {
-    /// Whether this machine has one; if not, says so where a test's output is not held back.
+    /// Returns whether `redis-server` is installed; if not, prints `SKIPPED` outside the captured output of
+    /// the test.
     ///
     /// # Errors
-    /// If it has none although `CASKADE_REQUIRE_TOOLS` is set.
+    /// It is not installed and `CASKADE_REQUIRE_TOOLS` is set.
     pub fn available() -> Result<bool> {
         match Command::new(PROGRAM).arg("--version").output() {
             Ok(output) => {
@@ -39,7 +40,7 @@ impl Reference {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let reason = format!("{PROGRAM} is not installed (Debian: redis-server)");
                 ensure!(std::env::var_os("CASKADE_REQUIRE_TOOLS").is_none(), reason);
-                // Not by a macro: the test framework would keep it to itself.
+                // Not by `eprintln!`: the test framework would capture it.
                 writeln!(std::io::stderr(), "SKIPPED: {reason}").context("saying that a test is skipped")?;
                 Ok(false)
             }
@@ -47,10 +48,10 @@ impl Reference {
         }
     }
 
-    /// Starts it with all slots, and values as long as a node's may be.
+    /// Starts a server with all slots, and with the maximum value size of a node.
     ///
     /// # Errors
-    /// If it does not serve within its time.
+    /// The server does not serve in time.
     pub async fn start() -> Result<Self> {
         let mut tries_left = PORT_TRIES;
         loop {
@@ -84,7 +85,7 @@ impl Reference {
         Ok(started)
     }
 
-    /// Where it listens, `IP:PORT`.
+    /// Returns the listening address, `IP:PORT`.
     pub fn addr(&self) -> &str {
         &self.address
     }
@@ -105,7 +106,7 @@ impl Reference {
 
 impl Drop for Reference {
     fn drop(&mut self) {
-        // Its program is killed when dropped; asked first, it ends quickly and in order.
+        // `Program` kills the process on drop; SIGTERM first lets it end in order.
         let _ = self.program.signal(Signal::TERM);
     }
 }

@@ -1,12 +1,13 @@
-//! Replies of a server, in RESP2 and RESP3, as they came: each type is told apart, so that equal replies are equal bytes.
+//! Replies of a server in RESP2 and RESP3. Every type of the protocol is distinct, so that equal replies are
+//! equal bytes.
 
 use std::io::BufRead;
 
 use anyhow::{Context, Result, bail, ensure};
 
-/// Longest announced length that is believed.
+/// Maximum accepted length.
 const LENGTH_MAX: usize = 512 << 20;
-/// Arrays in arrays that are read.
+/// Maximum nesting of arrays.
 const DEPTH_MAX: usize = 32;
 
 /// One reply.
@@ -33,12 +34,12 @@ pub enum Reply {
 }
 
 impl Reply {
-    /// Whether it is one of the nulls.
+    /// Returns whether the reply is null in any form.
     pub fn is_null(&self) -> bool {
         matches!(self, Self::NullBulk | Self::NullArray | Self::Null)
     }
 
-    /// The text of an error.
+    /// Returns the text of an error.
     pub fn error(&self) -> Option<&[u8]> {
         match self {
             Self::Error(text) => Some(text),
@@ -46,12 +47,12 @@ impl Reply {
         }
     }
 
-    /// Whether it is an error that begins so.
+    /// Returns whether the reply is an error that begins with `begin`.
     pub fn is_error(&self, begin: &str) -> bool {
         self.error().is_some_and(|text| text.starts_with(begin.as_bytes()))
     }
 
-    /// The elements of an array, set or map.
+    /// Returns the elements of an array, set or map.
     pub fn elements(&self) -> Option<&[Self]> {
         match self {
             Self::Many(_, elements) => Some(elements),
@@ -59,7 +60,7 @@ impl Reply {
         }
     }
 
-    /// How many bytes it was on the wire.
+    /// Returns the encoded size in bytes.
     pub fn bytes(&self) -> usize {
         const LINE_END: usize = 2;
         let line = |length: usize| 1 + length + LINE_END;
@@ -78,7 +79,7 @@ impl Reply {
         }
     }
 
-    /// Whether both are of one type.
+    /// Returns whether both replies have the same type.
     pub fn same_type(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Many(one, _), Self::Many(two, _)) | (Self::Text(one, _), Self::Text(two, _)) => one == two,
@@ -89,7 +90,7 @@ impl Reply {
     /// Reads one reply.
     ///
     /// # Errors
-    /// If the connection ends or what comes is no RESP.
+    /// The connection ends, or the bytes are not RESP.
     pub fn read(from: &mut impl BufRead) -> Result<Self> {
         Self::read_within(from, 0)
     }
@@ -113,12 +114,12 @@ impl Reply {
                 let elements: Result<_> = (0..count).map(|_| Self::read_within(from, depth + 1)).collect();
                 Self::Many(kind, elements?)
             }
-            _ => bail!("{:?} is no reply", String::from_utf8_lossy(&line)),
+            _ => bail!("{:?} is not a reply", String::from_utf8_lossy(&line)),
         })
     }
 }
 
-/// A line without its end.
+/// Reads a line, without its end.
 fn line(from: &mut impl BufRead) -> Result<Vec<u8>> {
     let mut line = Vec::new();
     from.read_until(b'\n', &mut line).context("reading a reply")?;
@@ -146,7 +147,7 @@ fn bytes(from: &mut impl BufRead, length: usize) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// As `redis-cli` would show it, with its type.
+/// Formats the type byte, then the value with escapes.
 impl std::fmt::Debug for Reply {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let tell = |f: &mut std::fmt::Formatter<'_>, kind: u8, text: &[u8]| {
@@ -174,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_type_is_told_apart() {
+    fn every_type_is_distinct() {
         let bytes = b"*9\r\n+OK\r\n-ERR x\r\n:-5\r\n$2\r\na\n\r\n$-1\r\n*-1\r\n_\r\n%1\r\n$1\r\nk\r\n#t\r\n=6\r\ntxt:hi\r\n";
         let read = Reply::read(&mut &bytes[..]).unwrap();
         let shown = r#"*[+"OK", -"ERR x", :-5, $"a\n", $-1, *-1, _, %[$"k", #"t"], ="txt:hi"]"#;
@@ -183,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_is_an_error() {
+    fn truncated_reply_is_an_error() {
         for cut in [&b"$5\r\nab"[..], b"*2\r\n:1\r\n", b"+OK", b"", b"?\r\n"] {
             assert!(Reply::read(&mut &cut[..]).is_err());
         }

@@ -1,4 +1,4 @@
-//! Random sequences of commands, and the shortest part of one on which the servers still part.
+//! Draws random sequences of commands, and shrinks a failing sequence to a short part that still fails.
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
@@ -8,7 +8,7 @@ use super::grammar::{Drawer, Piece};
 use super::pair::{CONNECTIONS, Step};
 use super::wire::Words;
 
-/// One in so many places of a sequence begins a transaction.
+/// One of this many places in a sequence begins a transaction.
 const TRANSACTIONS: u32 = 40;
 
 /// The commands that can be drawn.
@@ -21,7 +21,7 @@ pub struct Vocabulary {
 }
 
 impl Vocabulary {
-    /// Of the forms that `has` says yes to, by name.
+    /// Creates a vocabulary of the forms for whose name `has` returns true.
     pub fn new(has: impl Fn(&str) -> bool) -> Self {
         let forms: Vec<&Form> = FORMS.iter().filter(|form| has(form.name)).collect();
         let plain = forms.iter().map(|form| (form.name, form.form)).collect();
@@ -30,12 +30,12 @@ impl Vocabulary {
         Self { forms, plain, weights, transactions }
     }
 
-    /// Names of what is drawn.
+    /// Returns the names of the commands.
     pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
         self.forms.iter().map(|form| form.name)
     }
 
-    /// The sequence of this seed.
+    /// Returns the sequence of this seed.
     pub fn sequence(&self, seed: u64, length: usize) -> Vec<Step> {
         let mut random = StdRng::seed_from_u64(seed);
         let mut steps = Vec::with_capacity(length);
@@ -73,7 +73,8 @@ impl Vocabulary {
         }
         add(connection, named("MULTI"));
         if watches {
-            // With a command of the slot of what is watched, both refuse those of others.
+            // This command fixes the slot of the transaction to that of the watched key, so that both servers
+            // reject commands of other slots.
             add(connection, vec![b"STRLEN".to_vec(), b"{a}1".to_vec()]);
         }
         for _ in 0..random.random_range(0..5) {
@@ -97,14 +98,15 @@ impl Vocabulary {
     }
 }
 
-/// Whether a command is no part of a transaction: one that asks about all keys is done after the rest; HELLO, which may
-/// log somebody in, is refused; and COMMAND, of which Debian's Redis refuses more before it is queued.
+/// Returns whether a command is excluded from transactions. The node executes commands on all keys after the
+/// others; it rejects HELLO, which may log in; and Debian's Redis rejects more forms of COMMAND before it
+/// queues them.
 fn is_apart(words: &Words) -> bool {
     const NAMES: [&str; 7] = ["CLUSTER", "COMMAND", "DBSIZE", "HELLO", "KEYS", "RANDOMKEY", "SCAN"];
     words.first().is_some_and(|word| NAMES.iter().any(|name| word.eq_ignore_ascii_case(name.as_bytes())))
 }
 
-/// Leaves out steps as long as `fails` says that what is left still fails: in halves, then in smaller parts.
+/// Removes steps while the rest still fails: halves first, then smaller parts.
 pub fn shrink(mut steps: Vec<Step>, tries_max: usize, mut fails: impl FnMut(&[Step]) -> bool) -> Vec<Step> {
     let mut part = steps.len().div_ceil(2);
     let mut tries_left = tries_max;
@@ -129,7 +131,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_seed_is_a_sequence() {
+    fn a_seed_determines_the_sequence() {
         let vocabulary = Vocabulary::new(|_| true);
         let words =
             |seed| vocabulary.sequence(seed, 200).into_iter().map(|step| step.words).collect::<Vec<_>>();

@@ -1,38 +1,38 @@
-//! Commands that Caskade takes with keys of several slots and Redis, in a cluster, does not: Redis is sent one command
-//! for each slot, and its replies are put together.
+//! Splits commands that Caskade accepts with keys of several slots, and Redis in a cluster does not: the test
+//! sends one command per slot to Redis and joins the replies.
 
 use super::reply::Reply;
 use super::wire::Words;
 
-/// What Redis is sent for one command.
+/// The commands for Redis that are equivalent to one command.
 #[derive(Clone, Debug)]
 pub struct Split {
     /// The commands.
     pub commands: Vec<Words>,
-    /// Of each command, the places its keys have in the whole one.
+    /// For each command, the positions of its keys in the whole command.
     places: Vec<Vec<usize>>,
     how: How,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum How {
-    /// There is one command.
+    /// The reply to the only command.
     Whole,
     /// The sum of the replies.
     Sum,
-    /// The elements, each in its place.
+    /// The elements, each at its position.
     Elements,
-    /// Each is the same.
+    /// Any of the replies; they are equal.
     Status,
 }
 
 impl Split {
-    /// The command as it is.
+    /// Returns the command unsplit.
     pub fn none(words: &Words) -> Self {
         Self { commands: vec![words.clone()], places: Vec::new(), how: How::Whole }
     }
 
-    /// The command by slots, if it is one of those.
+    /// Splits the command by slot, if Caskade accepts it with keys of several slots.
     pub fn of(words: &Words) -> Self {
         let name = words.first().map(|name| name.to_ascii_lowercase()).unwrap_or_default();
         let (how, step) = match name.as_slice() {
@@ -62,7 +62,7 @@ impl Split {
         Self { commands, places, how }
     }
 
-    /// The replies to the commands, as one.
+    /// Joins the replies to the commands.
     pub fn join(&self, replies: Vec<Reply>) -> Reply {
         let whole = |mut replies: Vec<Reply>| replies.pop().unwrap_or(Reply::Null);
         if self.how == How::Whole {
@@ -91,7 +91,7 @@ impl Split {
     }
 }
 
-/// What decides on the slot of a key. Different tags are of different slots here: there are few.
+/// Returns the hash tag of a key. The few tags of this test are of different slots.
 fn tag_of(key: &[u8]) -> &[u8] {
     let tag = || {
         let open = key.iter().position(|byte| *byte == b'{')?;
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_go_by_slot_and_values_come_back_in_their_places() {
+    fn keys_are_split_by_slot_and_values_are_joined_in_order() {
         let split = Split::of(&words("MGET {a}1 {b}1 {a}2"));
         assert_eq!(split.commands, [words("MGET {a}1 {a}2"), words("MGET {b}1")]);
         let value = |text: &str| Reply::Bulk(text.into());

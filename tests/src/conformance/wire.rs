@@ -1,4 +1,4 @@
-//! A blocking connection on which commands are sent in pipelines.
+//! A blocking RESP connection for pipelines.
 
 use std::io::{BufReader, Read as _, Write as _};
 use std::net::TcpStream;
@@ -11,7 +11,7 @@ use super::reply::Reply;
 /// Longer than a node lets a request wait.
 const ANSWER_MAX: Duration = Duration::from_secs(20);
 
-/// Name and arguments of a command.
+/// The name of a command and its arguments.
 pub type Words = Vec<Vec<u8>>;
 
 /// One connection.
@@ -24,7 +24,7 @@ impl Wire {
     /// Connects to `IP:PORT`.
     ///
     /// # Errors
-    /// If nobody listens there.
+    /// No process listens there.
     pub fn connect(addr: &str) -> Result<Self> {
         let stream = TcpStream::connect(addr).with_context(|| format!("connecting to {addr}"))?;
         stream.set_nodelay(true)?;
@@ -33,10 +33,10 @@ impl Wire {
         Ok(Self { stream: BufReader::new(stream) })
     }
 
-    /// Sends bytes as they are.
+    /// Sends bytes unchanged.
     ///
     /// # Errors
-    /// If the connection broke.
+    /// The connection broke.
     pub fn send(&mut self, bytes: &[u8]) -> Result<()> {
         self.stream.get_mut().write_all(bytes).context("sending")
     }
@@ -44,7 +44,7 @@ impl Wire {
     /// Reads the next reply.
     ///
     /// # Errors
-    /// If there is none in time.
+    /// No reply arrives in time.
     pub fn read(&mut self) -> Result<Reply> {
         Reply::read(&mut self.stream)
     }
@@ -52,17 +52,17 @@ impl Wire {
     /// Sends a command and reads its reply.
     ///
     /// # Errors
-    /// If the connection broke.
+    /// The connection broke.
     pub fn ask(&mut self, words: &[&str]) -> Result<Reply> {
         let words: Words = words.iter().map(|word| word.as_bytes().to_vec()).collect();
         self.send(&encoded(&words))?;
         self.read()
     }
 
-    /// All that still comes until the server closes the connection.
+    /// Reads until the server closes the connection.
     ///
     /// # Errors
-    /// If it does not close it in time.
+    /// The server does not close the connection in time.
     pub fn read_to_end(&mut self) -> Result<Vec<u8>> {
         let mut rest = Vec::new();
         self.stream.read_to_end(&mut rest).context("waiting for the end of the connection")?;
@@ -70,7 +70,7 @@ impl Wire {
     }
 }
 
-/// A command as RESP.
+/// Encodes a command as RESP.
 pub fn encoded(words: &Words) -> Vec<u8> {
     let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {

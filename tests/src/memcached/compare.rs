@@ -1,7 +1,8 @@
-//! The same commands to two servers, and whether they answer the same.
+//! Sends the same commands to two servers and compares the answers.
 //!
-//! Values of cas are each server's own: they are told as `=`, where it is the one that server told last for the key, or
-//! `new`, and not told apart where a command changes the expiry. Times left may be two seconds apart. All else is compared byte for byte.
+//! Cas values are specific to a server. The comparison replaces them by `cas=`, if the server returned the
+//! same value for the key before, or by `cas-new`, or by `cas` for a command that changes the expiry. Times
+//! left may differ by 2 s. Everything else is compared byte for byte.
 
 use std::collections::HashMap;
 
@@ -10,33 +11,33 @@ use anyhow::{Context, Result, bail};
 use super::Line;
 use super::steps::Step;
 
-/// Commands that are sent together.
+/// Maximum number of commands sent together.
 const BATCH: usize = 8;
 /// A cas value that no record has.
 const NO_CAS: u64 = u64::MAX - 7;
-/// How far times left may be apart, seconds.
+/// Maximum difference of times left, in seconds.
 const TTL_APART_MAX: u64 = 2;
 
-/// What one server told of cas values.
+/// One server, and the cas values it returned last, by key.
 #[derive(Debug)]
 struct Side {
     line: Line,
     told: HashMap<String, u64>,
 }
 
-/// Two servers that should answer alike.
+/// Two servers that should give equal answers.
 #[derive(Debug)]
 pub struct Pair {
     ours: Side,
     theirs: Side,
 }
 
-/// The first command that is answered in two ways.
+/// The first command with different answers.
 #[derive(Debug)]
 pub struct Disagreement {
-    /// Its place among the commands.
+    /// Index of the command.
     pub place: usize,
-    /// What is different, in words.
+    /// The command and both answers.
     pub text: String,
 }
 
@@ -52,7 +53,7 @@ impl Side {
         Ok(steps.iter().zip(answers).map(|(step, answer)| self.mask(step, &answer)).collect())
     }
 
-    /// The answer with words for cas values.
+    /// Replaces the cas values in an answer by words.
     fn mask(&mut self, step: &Step, answer: &[u8]) -> Vec<u8> {
         let mut masked = Vec::with_capacity(answer.len());
         let mut rest = answer;
@@ -60,7 +61,7 @@ impl Side {
             let (line, behind) = rest.split_at(end + 1);
             let (line, value_len) = self.mask_line(step, line);
             masked.extend(line);
-            // A value is not looked into: it may look like a line.
+            // Skip values: they may look like lines.
             let (value, behind) = behind.split_at(value_len.min(behind.len()));
             masked.extend_from_slice(value);
             rest = behind;
@@ -117,15 +118,15 @@ impl Pair {
     /// Connects to both.
     ///
     /// # Errors
-    /// If one is not there.
+    /// A server does not listen.
     pub fn connect(ours: &str, theirs: &str) -> Result<Self> {
         Ok(Self { ours: Side::connect(ours)?, theirs: Side::connect(theirs)? })
     }
 
-    /// Sends the commands to both, whose keys are removed before. Answers the first that is answered in two ways.
+    /// Empties both servers and sends the commands to both. Returns the first command with different answers.
     ///
     /// # Errors
-    /// If a server cannot be asked.
+    /// A server does not answer.
     pub fn run(&mut self, steps: &[Step]) -> Result<Option<Disagreement>> {
         for side in [&mut self.ours, &mut self.theirs] {
             side.told.clear();
@@ -155,10 +156,10 @@ impl Pair {
         Ok(None)
     }
 
-    /// Leaves out of the commands whatever can be left out so that they are still answered in two ways; tells the rest.
+    /// Removes commands while the answers still differ. Returns the rest as text.
     ///
     /// # Errors
-    /// If a server cannot be asked.
+    /// A server does not answer.
     pub fn shrink(&mut self, mut steps: Vec<Step>, mut found: Disagreement) -> Result<String> {
         let mut size = steps.len();
         while size > 0 {
@@ -181,8 +182,9 @@ impl Pair {
     }
 }
 
-/// What is sent together. memcached does not fill up a number with blanks while an answer that has it is not sent yet, and
-/// a cas value has to be told before it is used: a command that counts, or compares, begins a batch.
+/// Divides the commands into batches that are sent together. A command that counts or compares begins a
+/// batch: memcached does not pad a number with blanks while an answer with it is unsent, and a cas value must
+/// be received before its use.
 fn batches(steps: &[Step]) -> impl Iterator<Item = &[Step]> {
     let counts =
         |step: &Step| [&b"incr"[..], b"decr", b"ma "].iter().any(|name| step.before.starts_with(name));

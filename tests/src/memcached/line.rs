@@ -1,4 +1,4 @@
-//! A connection that speaks memcached's protocol in raw bytes.
+//! A connection for raw bytes of memcached's protocol.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 
 const ANSWER_MAX: Duration = Duration::from_secs(20);
-/// What `mn` answers: nothing before it is missing then.
+/// The answer to `mn`, which marks the end of the answer before it.
 const MARK: &[u8] = b"MN\r\n";
 
-/// A connection to a memcached, or to what is like one.
+/// A connection to a server with memcached's protocol.
 #[derive(Debug)]
 pub struct Line {
     stream: TcpStream,
@@ -21,7 +21,7 @@ impl Line {
     /// Connects.
     ///
     /// # Errors
-    /// If nobody is there.
+    /// No server listens there.
     pub fn connect(addr: &str) -> Result<Self> {
         let stream = TcpStream::connect(addr).with_context(|| format!("connecting to {addr}"))?;
         stream.set_nodelay(true)?;
@@ -29,10 +29,10 @@ impl Line {
         Ok(Self { stream, read: Vec::new() })
     }
 
-    /// Sends each of the commands, and answers what is said to each: all of them go out before the first answer is read.
+    /// Sends all commands, then reads the answers; returns the answer to each.
     ///
     /// # Errors
-    /// If the connection breaks, or an answer does not come.
+    /// The connection breaks, or an answer does not arrive in time.
     pub fn ask(&mut self, commands: &[Vec<u8>]) -> Result<Vec<Vec<u8>>> {
         let request: Vec<u8> =
             commands.iter().flat_map(|command| [command, &b"mn\r\n"[..]].concat()).collect();
@@ -61,7 +61,7 @@ impl Line {
     }
 }
 
-/// Where a line begins that is the mark.
+/// Returns the beginning of the first line from `from` on that is the mark.
 fn mark(read: &[u8], from: usize) -> Option<usize> {
     let begins = |at: &usize| *at == 0 || read.get(at - 1) == Some(&b'\n');
     (from..read.len()).filter(begins).find(|at| read.get(*at..).is_some_and(|rest| rest.starts_with(MARK)))

@@ -1,7 +1,8 @@
-//! Caskade beside a real memcached: the same commands to both, their answers compared.
+//! Compares Caskade with a real memcached: the same commands to both, the answers compared.
 //!
-//! [`steps`] draws commands, [`compare`] sends them and takes the answers apart, [`differences`] lists what is known to
-//! differ and why, with commands that show it, and [`document`] makes `docs/memcached.md` of that.
+//! [`steps`] draws commands, [`compare`] sends them and compares the answers, [`differences`] lists known
+//! differences with reasons and commands that show them, and [`document`] renders `docs/memcached.md` from
+//! these.
 
 pub mod compare;
 pub mod differences;
@@ -22,7 +23,7 @@ use crate::program::Program;
 
 const START_MAX: Duration = Duration::from_secs(10);
 
-/// A memcached of Debian's, killed when dropped.
+/// A running memcached. Dropping it kills the process.
 #[derive(Debug)]
 pub struct Memcached {
     addr: String,
@@ -31,11 +32,11 @@ pub struct Memcached {
 }
 
 impl Memcached {
-    /// Starts one, if it is installed; else says `SKIPPED` and answers nothing.
+    /// Starts memcached. If it is not installed, prints `SKIPPED` and returns `None`.
     ///
     /// # Errors
-    /// If it does not start, or is not installed although tools are required.
-    #[expect(clippy::print_stderr, reason = "a skipped test must say so")]
+    /// It does not start, or it is not installed and `CASKADE_REQUIRE_TOOLS` is set.
+    #[expect(clippy::print_stderr, reason = "reports a skipped test")]
     pub fn start() -> Result<Option<Self>> {
         let Some(path) = installed() else {
             if std::env::var_os("CASKADE_REQUIRE_TOOLS").is_some() {
@@ -46,9 +47,9 @@ impl Memcached {
         };
         let (port, folder) = (free_port()?, tempfile::tempdir()?);
         let mut command = Command::new(path);
-        // A user is needed by root only.
+        // memcached requires -u if it runs as root, and ignores it otherwise.
         command.args(["-l", "127.0.0.1", "-p", &port.to_string(), "-U", "0", "-u", "nobody", "-t", "1"]);
-        // Nothing but commands is to touch an item.
+        // Only commands may change an item.
         command.args(["-o", "no_lru_maintainer,no_lru_crawler"]);
         let mut program = Program::start(command, &folder.path().join("memcached"))?;
         let addr = format!("{}:{port}", Ipv4Addr::LOCALHOST);
@@ -62,13 +63,13 @@ impl Memcached {
         Ok(Some(Self { addr, _program: program, _folder: folder }))
     }
 
-    /// Where clients reach it.
+    /// Returns the client address.
     pub fn addr(&self) -> &str {
         &self.addr
     }
 }
 
-/// Debian's is not in every user's path.
+/// Returns the path of memcached. Debian's directory is not on every user's PATH.
 fn installed() -> Option<PathBuf> {
     let works = |name: &&str| Command::new(name).arg("-h").output().is_ok();
     ["memcached", "/usr/bin/memcached", "/usr/sbin/memcached"].into_iter().find(works).map(PathBuf::from)

@@ -1,7 +1,7 @@
-//! Random commands, text and meta, mostly right and sometimes wrong.
+//! Draws random commands, text and meta, mostly valid.
 //!
-//! What is known to differ ([`super::differences`]) is not drawn; what is drawn must be answered alike. Times to live are so
-//! long that nothing expires on the way, or over at once.
+//! Known differences ([`super::differences`]) are not drawn; the answers to all others must be equal. Times
+//! to live end at once or outlast the test.
 
 use std::iter;
 
@@ -12,26 +12,27 @@ use rand::{Rng as _, SeedableRng as _};
 /// One command with its value.
 #[derive(Clone, Debug)]
 pub struct Step {
-    /// Its bytes before the cas value.
+    /// Bytes before the cas value.
     pub before: Vec<u8>,
-    /// The key whose cas value, as that server last told it, comes next.
+    /// The key whose cas value, as the server returned it last, follows.
     pub cas_of: Option<&'static str>,
-    /// Its bytes behind that.
+    /// Bytes after the cas value.
     pub after: Vec<u8>,
-    /// The key a meta command is about.
+    /// The key of a meta command.
     pub key: Option<&'static str>,
-    /// The keys whose expiry it may change, and with it, here but not in memcached, their version.
+    /// The keys whose expiry the command may change. In Caskade, but not in memcached, this also changes
+    /// their cas value.
     pub touched: Vec<&'static str>,
 }
 
 const KEYS: [&str; 6] = ["a", "b", "key", "n", "other-key", "z"];
-/// In base64, blanks and line ends among them.
+/// Keys in base64, some of them with blanks and line ends.
 const BINARY_KEYS: [&str; 3] = ["YSBi", "DQo=", "/+8A"];
 const EXPTIMES: [&str; 7] = ["0", "0", "0", "5000", "2592000", "2140000000", "-1"];
 const FLAGS: [&str; 4] = ["0", "1", "65536", "4294967295"];
 const NUMBERS: [&str; 9] =
     ["0", "1", "5", "10", "99", "+3", "007", "18446744073709551615", "9223372036854775808"];
-/// Lines that are answered with an error, or hardly pass.
+/// Lines that are invalid, or barely valid.
 const WRONG: [&str; 44] = [
     "",
     " ",
@@ -78,7 +79,7 @@ const WRONG: [&str; 44] = [
     "ma a Dx",
     "nothing at all",
 ];
-/// The same of meta commands.
+/// Invalid or barely valid meta commands.
 const WRONG_META: [&str; 16] = [
     "mg a v v",
     "mg a !",
@@ -98,7 +99,7 @@ const WRONG_META: [&str; 16] = [
     "me",
 ];
 
-/// `count` commands, the same for a seed each time.
+/// Returns `count` commands, always the same ones for a seed.
 pub fn steps(seed: u64, count: usize) -> Vec<Step> {
     let mut draw = Draw(StdRng::seed_from_u64(seed));
     (0..count).map(|_| draw.step()).collect()
@@ -121,7 +122,7 @@ impl Step {
         self
     }
 
-    /// Its bytes, with this for the cas value.
+    /// Encodes the command with this cas value.
     pub fn bytes(&self, cas: u64) -> Vec<u8> {
         match self.cas_of {
             None => self.before.clone(),
@@ -166,7 +167,7 @@ impl Draw {
             1..5 => self.one(&NUMBERS).into(),
             5 => self.one(&["12 ", " 7", "5\t", "9\r\n", "1a", "-4", "3.5", "18446744073709551616"]).into(),
             6 => vec![b'x'; self.0.random_range(1..20_000)],
-            // Never blanks alone: looking for a number, memcached would read on behind them.
+            // Never only blanks: memcached would read past them in search of a number.
             7 => iter::once(b'b').chain((0..29).map(|_| self.one(b"\r\n\0 \xffab"))).collect(),
             _ => self.one(&["value", "END", "VALUE a 0 1", "\r\nx"]).into(),
         }
@@ -176,11 +177,12 @@ impl Draw {
         if self.chance(15) { " noreply" } else { "" }
     }
 
-    /// A line whose value follows.
+    /// Draws a line and its value.
     fn with_value(&mut self, line: impl FnOnce(&mut Self, usize) -> String) -> Vec<u8> {
         let value = self.value();
         let text = line(self, value.len());
-        // What ends a value is wrong now and then; then it must not end by chance where the next line begins.
+        // Sometimes the end of the value is invalid. It must not be valid together with the beginning of the
+        // next line.
         let end = if self.chance(3) { "xy" } else { "\r\n" };
         [text.as_bytes(), b"\r\n", &value, end.as_bytes()].concat()
     }
@@ -233,12 +235,12 @@ impl Draw {
         Step::line(format!("delete {}{hold}{}", self.one(&KEYS), self.noreply()))
     }
 
-    /// A key of a meta command, and the flag that says that it is in base64.
+    /// Draws a key of a meta command, and the flag for base64 if needed.
     fn meta_key(&mut self) -> (&'static str, &'static str) {
         if self.chance(20) { (self.one(&BINARY_KEYS), " b") } else { (self.one(&KEYS), "") }
     }
 
-    /// Some of these flags, in any order.
+    /// Draws some of these flags in any order.
     fn flags(&mut self, of: &[&str]) -> String {
         let mut chosen: Vec<&str> = of.iter().copied().filter(|_| self.chance(35)).collect();
         for place in (1..chosen.len()).rev() {
@@ -249,10 +251,10 @@ impl Draw {
 
     fn meta_get(&mut self) -> Step {
         let (key, b) = self.meta_key();
-        // The time left comes last: which side of T it stands on is a known difference.
+        // The flag t is always last: t before T is a known difference.
         let mut flags = self.flags(&["v", "k", "f", "c", "s", "q", "O123", "u"]);
         if !b.is_empty() {
-            // memcached tells a key that was appended to as it is, line ends included.
+            // memcached returns a key that was appended to unencoded, including line ends.
             flags = flags.replace(" k", "");
         }
         let touch = if self.chance(15) {
@@ -304,7 +306,7 @@ impl Draw {
         let key = self.one(&KEYS);
         let mode = self.one(&["", " MI", " MD", " M+", " M-"]);
         let delta = self.one(&["", " D2", " D18446744073709551615"]);
-        // As with mg, the time left comes last.
+        // As with mg, the flag t is last.
         let (flags, ttl) = (self.flags(&["v", "k", "c", "O1"]), self.one(&["", " t"]));
         let more = self.one(&["", "", " q", " N0", " N5000 J13", " J5"]);
         Step::line(format!("ma {key}{flags}{mode}{delta}{more}{ttl}")).about(key)
