@@ -1,6 +1,7 @@
-//! Writes for each target an input to begin with, a good file, to `FOLDER/TARGET/good`: `seeds FOLDER`.
+//! `seeds FOLDER` writes a valid file for each target to `FOLDER/TARGET/good`, as the first input of the
+//! fuzzer.
 
-// For what instrumented code calls.
+// Links the functions that instrumented code calls.
 use libfuzzer_sys as _;
 use std::path::Path;
 

@@ -1,6 +1,7 @@
-//! Writes for each target inputs to begin with, to `FOLDER/TARGET/good-NUMBER`: `node_seeds FOLDER`.
+//! `node_seeds FOLDER` writes valid inputs for each target to `FOLDER/TARGET/good-NUMBER`, as first inputs of
+//! the fuzzer.
 
-// For what instrumented code calls.
+// Links the functions that instrumented code calls.
 use libfuzzer_sys as _;
 use std::path::Path;
 
