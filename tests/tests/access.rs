@@ -1,6 +1,6 @@
-//! Who gets in, and what they may do then: passwords, ACL files, guessing, protected mode, TLS.
+//! Access control: passwords, ACL files, throttled guessing, protected mode, TLS.
 //!
-//! With `caskctl`, the Rust Redis client and, where it is installed, `redis-cli`.
+//! Uses `caskctl`, the Rust Redis client and, if it is installed, `redis-cli`.
 
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt as _;
@@ -17,10 +17,10 @@ use tokio::net::TcpStream;
 
 const LIMIT: Duration = Duration::from_secs(120);
 const READY_MAX: Duration = Duration::from_secs(30);
-/// Certificates are looked at every two seconds.
+/// Nodes check their certificate files every 2 s.
 const RELOADED_MAX: Duration = Duration::from_secs(20);
 
-/// One node on ports that stay, in a folder that stays.
+/// One node whose ports and directory stay the same over restarts.
 struct Lone {
     folder: tempfile::TempDir,
     flags: Vec<String>,
@@ -71,7 +71,7 @@ impl Lone {
     }
 
     async fn stop(&mut self) -> Result<()> {
-        let mut program = self.program.take().context("it does not run")?;
+        let mut program = self.program.take().context("the node does not run")?;
         program.signal(Signal::TERM)?;
         ensure!(program.wait(READY_MAX).await?.success());
         Ok(())
@@ -81,7 +81,7 @@ impl Lone {
         self.program.as_ref().map(Program::output).unwrap_or_default()
     }
 
-    /// A command of `caskctl` to this node.
+    /// Runs `caskctl` against this node.
     async fn caskctl(&self, args: &[&str]) -> Result<Finished> {
         let mut command = Command::new(binary("caskctl")?);
         run_in(command.args(["--addr", &self.addr()]).args(args).current_dir(self.folder.path())).await
@@ -89,7 +89,7 @@ impl Lone {
 
     async fn client(&self, login: &str) -> RedisResult<redis::aio::MultiplexedConnection> {
         let client = redis::Client::open(format!("redis://{login}{}/", self.addr()))?;
-        // Replies to wrong guesses are held back.
+        // The node delays replies to wrong passwords.
         let config = AsyncConnectionConfig::new().set_response_timeout(Some(READY_MAX));
         client.get_multiplexed_async_connection_with_config(&config).await
     }
@@ -99,7 +99,7 @@ async fn run_in(command: &mut Command) -> Result<Finished> {
     run(std::mem::replace(command, Command::new("true"))).await
 }
 
-/// Sends words; an error reply is an error.
+/// Sends a command; an error reply is an error.
 async fn ask(client: &mut redis::aio::MultiplexedConnection, words: &str) -> RedisResult<Value> {
     let mut words = words.split(' ');
     let mut command = redis::cmd(words.next().unwrap_or_default());
@@ -109,7 +109,7 @@ async fn ask(client: &mut redis::aio::MultiplexedConnection, words: &str) -> Red
     command.query_async(client).await
 }
 
-/// The error a command has to come to.
+/// Sends a command that must fail, and returns its error.
 async fn denial(client: &mut redis::aio::MultiplexedConnection, words: &str) -> Result<String> {
     match ask(client, words).await {
         Ok(answer) => bail!("{words} was answered with {answer:?}"),
@@ -118,7 +118,7 @@ async fn denial(client: &mut redis::aio::MultiplexedConnection, words: &str) -> 
 }
 
 #[test]
-fn users_of_the_acl_file_survive_a_restart_and_may_do_what_their_rules_say() {
+fn users_of_the_acl_file_survive_a_restart_with_their_permissions() {
     with_limit(LIMIT, async || {
         let _permit = Permit::acquire().await?;
         let mut node = Lone::new()?;
@@ -165,7 +165,7 @@ fn users_of_the_acl_file_survive_a_restart_and_may_do_what_their_rules_say() {
         ensure!(shown.contains("aclfile") && !shown.contains("the-password"), "{shown}");
         ask(&mut admin, "ACL DELUSER app").await?;
         tokio::time::sleep(Duration::from_millis(200)).await;
-        ensure!(ask(&mut app, "PING").await.is_err(), "its connection is cut");
+        ensure!(ask(&mut app, "PING").await.is_err(), "the connection of a deleted user is closed");
         Ok(())
     });
 }
@@ -186,7 +186,7 @@ fn caskctl_logs_in_and_guesses_are_throttled() {
         let shown = node.caskctl(&["--user", "slow", "--pass", "slow", "get", "k"]).await?.success()?;
         ensure!(shown == "v", "{shown}");
         let mut guesses = Vec::new();
-        // Some ten are tried; while they are held back one or two more are forgiven.
+        // The node accepts about ten wrong guesses; during their delay the limit recovers by one or two.
         for _ in 0..20 {
             guesses.push(denial(&mut admin, "AUTH default wrong").await?);
             if guesses.last().is_some_and(|told| told.contains("Try again in")) {
@@ -199,8 +199,8 @@ fn caskctl_logs_in_and_guesses_are_throttled() {
         );
         ensure!(guesses.last().is_some_and(|told| told.contains("Try again in")), "{guesses:?}");
         let refused = node.caskctl(&["--pass", "the-password", "get", "k"]).await?.refusal()?;
-        ensure!(refused.contains("Try again in"), "the right one is not looked at: {refused}");
-        ask(&mut admin, "SET k still-here").await.context("who is in stays in")?;
+        ensure!(refused.contains("Try again in"), "the correct password is throttled too: {refused}");
+        ask(&mut admin, "SET k still-here").await.context("a logged-in client stays logged in")?;
         let info = format!("{:?}", ask(&mut admin, "INFO stats").await?);
         ensure!(
             info.contains("acl_access_denied_auth:1") && !info.contains("caskade_auth_throttled:0"),
@@ -211,7 +211,7 @@ fn caskctl_logs_in_and_guesses_are_throttled() {
 }
 
 #[test]
-fn clients_of_other_machines_are_turned_away_until_there_is_a_password() {
+fn clients_of_other_machines_are_rejected_until_a_password_is_set() {
     with_limit(LIMIT, async || {
         let _permit = Permit::acquire().await?;
         let Some(outside) = own_address()? else { return Ok(()) };
@@ -235,13 +235,13 @@ fn clients_of_other_machines_are_turned_away_until_there_is_a_password() {
     });
 }
 
-/// An address of this machine that is not loopback. Without one, says so.
-#[expect(clippy::print_stderr, reason = "what a test did not do is told")]
+/// Returns an address of this machine that is not loopback. If none exists, prints `SKIPPED`.
+#[expect(clippy::print_stderr, reason = "reports a skipped test")]
 fn own_address() -> Result<Option<std::net::IpAddr>> {
     let socket = UdpSocket::bind("0.0.0.0:0")?;
-    // Nothing is sent: the system only chooses the address it would send from.
+    // Sends nothing: the system only chooses a source address.
     if socket.connect("192.0.2.1:9").is_err() {
-        eprintln!("SKIPPED: this machine has loopback only");
+        eprintln!("SKIPPED: this machine has no address besides loopback");
         return Ok(None);
     }
     Ok(Some(socket.local_addr()?.ip()).filter(|ip| !ip.is_loopback()))
@@ -255,7 +255,7 @@ async fn make_certificates(node: &Lone) -> Result<()> {
 }
 
 #[test]
-fn tls_is_spoken_with_those_who_have_certificates_and_new_ones_are_taken_over() {
+fn tls_requires_client_certificates_and_new_server_certificates_are_loaded() {
     with_limit(LIMIT, async || {
         let _permit = Permit::acquire().await?;
         let mut node = Lone::new()?;
@@ -263,7 +263,7 @@ fn tls_is_spoken_with_those_who_have_certificates_and_new_ones_are_taken_over() 
         make_certificates(&node).await?;
         node.caskctl(&["cert", "client", "--dir", "tls"]).await?.success()?;
         let again = node.caskctl(&["cert", "ca", "--dir", "tls"]).await?.refusal()?;
-        ensure!(again.contains("is there already"), "{again}");
+        ensure!(again.contains("exists already"), "{again}");
         for key in ["ca", "node", "client"] {
             let mode = std::fs::metadata(node.path(&format!("tls/{key}.key")))?.permissions().mode();
             ensure!(mode & 0o777 == 0o600, "{key}: {mode:o}");
@@ -283,7 +283,7 @@ fn tls_is_spoken_with_those_who_have_certificates_and_new_ones_are_taken_over() 
             .await?
             .refusal()
             .context("no certificate")?;
-        node.caskctl(&["--tls", "ping"]).await?.refusal().context("a CA that the system does not know")?;
+        node.caskctl(&["--tls", "ping"]).await?.refusal().context("a CA that the system does not trust")?;
         plaintext_is_refused(&node).await?;
         let info = node.caskctl(&[&ours[..], &["ping"]].concat()).await?.success()?;
         ensure!(info.contains("PONG"), "{info}");
@@ -309,7 +309,7 @@ async fn plaintext_is_refused(node: &Lone) -> Result<()> {
     let mut plain = TcpStream::connect(node.addr()).await?;
     plain.write_all(b"SET k stolen\r\nGET k\r\n").await?;
     let mut told = Vec::new();
-    // What comes is a TLS alert, or the end.
+    // The node sends a TLS alert, or closes the connection.
     drop(tokio::time::timeout(Duration::from_secs(10), plain.read_to_end(&mut told)).await?);
     ensure!(!told.windows(2).any(|pair| pair == b"OK"), "{told:?}");
     let ours = ["--tls", "--cacert", "tls/ca.crt", "--cert", "tls/client.crt", "--key", "tls/client.key"];
@@ -324,15 +324,22 @@ async fn plaintext_is_refused(node: &Lone) -> Result<()> {
     Ok(())
 }
 
-/// Another CA, and a node's certificate by it: files that do not fit are told and change nothing, then they do.
+/// Replaces the node's certificate by one of another CA. While certificate and key do not match, the node
+/// logs that and keeps the old pair; when they match, it uses the new pair.
 async fn certificates_are_taken_over(node: &Lone, ours: &[&str]) -> Result<()> {
     node.caskctl(&["cert", "ca", "--dir", "new"]).await?.success()?;
     node.caskctl(&["cert", "node", "--dir", "new", "--name", "127.0.0.1"]).await?.success()?;
     std::fs::copy(node.path("new/127.0.0.1.crt"), node.path("tls/node.crt"))?;
-    wait_until("a bad pair is told", || node.log().contains("the new certificates cannot be used")).await?;
-    node.caskctl(&[ours, &["ping"]].concat()).await?.success().context("the old certificate serves on")?;
+    wait_until("the mismatched pair is logged", || {
+        node.log().contains("the new certificates cannot be used")
+    })
+    .await?;
+    node.caskctl(&[ours, &["ping"]].concat())
+        .await?
+        .success()
+        .context("the old certificate is still used")?;
     std::fs::copy(node.path("new/127.0.0.1.key"), node.path("tls/node.key"))?;
-    wait_until("a good pair is told", || node.log().contains("new certificates are used")).await?;
+    wait_until("the new pair is logged", || node.log().contains("new certificates are used")).await?;
     node.caskctl(&[ours, &["ping"]].concat())
         .await?
         .refusal()
@@ -352,7 +359,7 @@ async fn wait_until(what: &str, holds: impl Fn() -> bool) -> Result<()> {
     Ok(())
 }
 
-/// Sends a memcached command, and reads what is said to it: one line, or more up to `END`.
+/// Sends a memcached command and reads the answer: one line, or for values all lines up to `END`.
 async fn say(stream: &mut TcpStream, command: &str) -> Result<String> {
     stream.write_all(command.as_bytes()).await?;
     let mut said = Vec::new();
@@ -363,7 +370,7 @@ async fn say(stream: &mut TcpStream, command: &str) -> Result<String> {
 }
 
 #[test]
-fn memcached_clients_log_in_first_and_may_do_what_their_user_may() {
+fn memcached_clients_log_in_first_and_have_the_permissions_of_their_user() {
     with_limit(LIMIT, async || {
         let _permit = Permit::acquire().await?;
         let mut node = Lone::new()?;
@@ -385,7 +392,7 @@ fn memcached_clients_log_in_first_and_may_do_what_their_user_may() {
         ensure!(say(&mut stream, &login("cache pw")).await? == "STORED\r\n");
         ensure!(
             say(&mut stream, "get auth\r\n").await?.starts_with("CLIENT_ERROR NOPERM"),
-            "and was not stored"
+            "the login was stored as a value"
         );
         ensure!(say(&mut stream, "set own:k 0 0 1\r\nv\r\n").await? == "STORED\r\n");
         ensure!(say(&mut stream, "get own:k\r\n").await? == "VALUE own:k 0 1\r\nv\r\nEND\r\n");
@@ -405,7 +412,7 @@ fn memcached_clients_log_in_first_and_may_do_what_their_user_may() {
         ensure!(say(&mut default, &login("default of everybody")).await? == "STORED\r\n");
         ensure!(say(&mut default, "flush_all\r\n").await? == "OK\r\n");
         ask(&mut admin, "ACL DELUSER cache").await?;
-        ensure!(say(&mut stream, "get own:k\r\n").await.is_err(), "its user is gone");
+        ensure!(say(&mut stream, "get own:k\r\n").await.is_err(), "the user of the connection was deleted");
         node.stop().await
     });
 }

@@ -1,8 +1,9 @@
-//! Where nodes are reached: new addresses, names, all addresses of a machine, port mappings, IPv6; and what clients are
-//! told of it, in Redis's form.
+//! Addresses of nodes: new addresses, host names, listening on all addresses, port mappings, IPv6; and the
+//! addresses that nodes return to clients in Redis's format.
 //!
-//! Where addresses have to vanish, or names have to change, the nodes are in network namespaces (`tests/src/network.rs`);
-//! on a machine that allows none, these tests say `SKIPPED`. `CASKADE_ADDRESS_ROUNDS` sets how often all nodes move.
+//! Tests that remove addresses or change names run nodes in network namespaces (`tests/src/network.rs`); on a
+//! machine that does not permit namespaces they print `SKIPPED`. `CASKADE_ADDRESS_ROUNDS` sets the number of
+//! moves of all nodes.
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
@@ -18,17 +19,17 @@ use caskade_tests::{
 use tokio::net::{TcpListener, TcpStream};
 
 const LIMIT: Duration = Duration::from_secs(240);
-/// From the last start of a node on, until the cluster is whole.
+/// Time limit from the last start of a node until the cluster has converged.
 const WHOLE_MAX: Duration = Duration::from_secs(10);
 const CONVERGE_MAX: Duration = Duration::from_secs(30);
-/// Keys that are spread over all nodes.
+/// Number of keys, spread over all nodes.
 const KEYS: usize = 60;
 
 fn rounds(usual: u32) -> u32 {
     std::env::var("CASKADE_ADDRESS_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(usual)
 }
 
-/// Names all peers to all nodes.
+/// Sets all nodes as bootstrap peers of each node.
 fn tell_all(cluster: &mut Cluster) {
     let all: Vec<String> = cluster.nodes().iter().map(Node::peer_addr).collect();
     for node in cluster.nodes_mut() {
@@ -36,7 +37,7 @@ fn tell_all(cluster: &mut Cluster) {
     }
 }
 
-/// Starts all nodes, `pause` apart, and waits until they are whole; answers how long that took after the last start.
+/// Starts all nodes, `pause` apart, and waits until they converge; returns the time after the last start.
 async fn return_all(cluster: &mut Cluster, pause: Duration) -> Result<Duration> {
     let mut last = Instant::now();
     for index in 0..cluster.nodes().len() {
@@ -72,7 +73,8 @@ async fn all_are(cluster: &Cluster, value: &str) -> Result<()> {
     Ok(())
 }
 
-/// All nodes stop and return at new addresses, so many times; `pauses` is how far apart they start, in turn.
+/// Kills all nodes and restarts them at new addresses, `rounds` times. `pauses` are the pauses between the
+/// starts, used in turn.
 async fn move_all(
     cluster: &mut Cluster,
     rounds: u32,
@@ -87,15 +89,15 @@ async fn move_all(
         change(cluster)?;
         let whole =
             return_all(cluster, *pause).await.with_context(|| format!("round {round}, {pause:?} apart"))?;
-        ensure!(whole <= WHOLE_MAX, "round {round}, {pause:?} apart: whole after {whole:?}");
+        ensure!(whole <= WHOLE_MAX, "round {round}, {pause:?} apart: converged after {whole:?}");
         took.push(whole.as_millis());
         all_are(cluster, &value).await?;
     }
-    tell(&format!("whole after {took:?} ms"));
+    tell(&format!("converged after {took:?} ms"));
     Ok(())
 }
 
-#[expect(clippy::print_stderr, reason = "figures of a run")]
+#[expect(clippy::print_stderr, reason = "prints the measured times")]
 fn tell(text: &str) {
     eprintln!("{text}");
 }
@@ -104,7 +106,7 @@ const TOGETHER: Duration = Duration::ZERO;
 const STAGGERED: Duration = Duration::from_millis(2500);
 
 #[test]
-fn three_nodes_that_return_at_new_addresses_are_whole_within_ten_seconds() {
+fn three_nodes_that_return_at_new_addresses_converge_within_ten_seconds() {
     with_own_network(Builder::new(3), LIMIT, async |cluster| {
         move_all(cluster, rounds(4), &[TOGETHER, STAGGERED], |cluster| {
             (0..3).try_for_each(|index| cluster.move_node(index))?;
@@ -116,7 +118,7 @@ fn three_nodes_that_return_at_new_addresses_are_whole_within_ten_seconds() {
 }
 
 #[test]
-fn three_nodes_that_return_on_new_ports_are_whole_within_ten_seconds() {
+fn three_nodes_that_return_on_new_ports_converge_within_ten_seconds() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         move_all(cluster, rounds(4), &[TOGETHER, STAGGERED], |cluster| {
             cluster.nodes_mut().iter_mut().try_for_each(Node::take_new_ports)?;
@@ -128,11 +130,11 @@ fn three_nodes_that_return_on_new_ports_are_whole_within_ten_seconds() {
 }
 
 #[test]
-fn moved_nodes_find_each_other_through_one_that_all_can_reach() {
+fn moved_nodes_find_each_other_through_a_common_bootstrap_peer() {
     with_cluster(Builder::new(4), LIMIT, async |cluster| {
         move_all(cluster, rounds(2), &[TOGETHER, Duration::from_secs(1)], |cluster| {
             cluster.nodes_mut().iter_mut().try_for_each(Node::take_new_ports)?;
-            // The first one is told of nobody.
+            // The first node has no bootstrap peer.
             let first = cluster.node(0)?.peer_addr();
             for (index, node) in cluster.nodes_mut().iter_mut().enumerate() {
                 node.set_bootstrap((index > 0).then(|| first.clone()));
@@ -144,7 +146,7 @@ fn moved_nodes_find_each_other_through_one_that_all_can_reach() {
 }
 
 #[test]
-fn two_nodes_that_both_moved_are_whole_within_ten_seconds() {
+fn two_nodes_that_both_moved_converge_within_ten_seconds() {
     with_cluster(Builder::new(2), LIMIT, async |cluster| {
         move_all(cluster, rounds(2), &[TOGETHER, STAGGERED], |cluster| {
             cluster.nodes_mut().iter_mut().try_for_each(Node::take_new_ports)?;
@@ -156,7 +158,7 @@ fn two_nodes_that_both_moved_are_whole_within_ten_seconds() {
 }
 
 #[test]
-fn names_are_resolved_anew_when_nodes_move() {
+fn names_are_resolved_again_when_nodes_move() {
     let named = |cluster: &mut Cluster| {
         cluster.name_nodes()?;
         for index in 0..3 {
@@ -170,7 +172,7 @@ fn names_are_resolved_anew_when_nodes_move() {
     with_prepared_network(Builder::new(3), LIMIT, named, async |cluster| {
         move_all(cluster, rounds(2), &[TOGETHER, STAGGERED], |cluster| {
             (0..3).try_for_each(|index| cluster.move_node(index))?;
-            // Nobody is told of an address: the names lead to the new ones.
+            // No node gets an address: the names resolve to the new ones.
             cluster.nodes_mut().iter_mut().for_each(|node| node.set_bootstrap(None));
             cluster.name_nodes()
         })
@@ -189,7 +191,7 @@ fn names_are_resolved_anew_when_nodes_move() {
 }
 
 #[test]
-fn name_that_does_not_resolve_is_logged_as_that() {
+fn name_that_does_not_resolve_is_logged() {
     with_cluster(Builder::new(1), LIMIT, async |cluster| {
         let node = cluster.node_mut(0)?;
         node.stop().await?;
@@ -218,11 +220,11 @@ fn text(reply: &Reply) -> Result<String> {
         Reply::Text(b'=', bytes) => {
             Ok(String::from_utf8_lossy(bytes.get(4..).unwrap_or_default()).into_owned())
         }
-        other => bail!("{other:?} is no text"),
+        other => bail!("{other:?} is not text"),
     }
 }
 
-/// Where a node redirects keys to, each place once.
+/// Returns the addresses to which a node redirects keys, each once.
 fn redirections(wire: &mut Wire) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for key in 0..KEYS {
@@ -236,11 +238,11 @@ fn redirections(wire: &mut Wire) -> Result<Vec<String>> {
             found.push(place.to_owned());
         }
     }
-    ensure!(!found.is_empty(), "no key is another node's");
+    ensure!(!found.is_empty(), "the node redirects no key");
     Ok(found)
 }
 
-/// The hosts that a node tells for all nodes, by each way it tells them.
+/// Returns the hosts of all nodes in every answer of a node that contains them.
 async fn hosts_told(addr: &str) -> Result<Vec<String>> {
     let mut wire = Wire::connect(addr)?;
     let mut hosts = Vec::new();
@@ -263,7 +265,7 @@ async fn hosts_told(addr: &str) -> Result<Vec<String>> {
 }
 
 #[test]
-fn nodes_on_all_addresses_tell_those_that_they_are_reached_at() {
+fn nodes_that_listen_on_all_addresses_return_reachable_ones() {
     let open = |cluster: &mut Cluster| {
         cluster.nodes_mut().iter_mut().for_each(Node::listen_on_all);
         Ok(())
@@ -273,29 +275,29 @@ fn nodes_on_all_addresses_tell_those_that_they_are_reached_at() {
         for node in cluster.nodes() {
             let mut wanted = known.clone();
             wanted.sort();
-            // A node that has just joined is told of by the address it gives itself until the two are connected.
-            eventually("all are told of as they are reached", Duration::from_secs(10), async || {
+            // Until two nodes are connected, one returns the address that the other announced for itself.
+            eventually("the node returns reachable addresses", Duration::from_secs(10), async || {
                 let mut told = hosts_told(&node.addr()).await?;
                 told.sort();
                 told.dedup();
-                ensure!(told == wanted, "{} tells {told:?} of {wanted:?}", node.addr());
+                ensure!(told == wanted, "{} returns {told:?} instead of {wanted:?}", node.addr());
                 Ok(())
             })
             .await?;
             for to in redirections(&mut Wire::connect(&node.addr())?)? {
                 ensure!(cluster.nodes().iter().any(|node| node.addr() == to), "MOVED to {to}");
             }
-            ensure!(node.log().contains("advertise"), "a warning at the start");
+            ensure!(node.log().contains("advertise"), "no warning about --advertise at the start");
             ensure!(!node.status().await?.members.iter().any(|m| m.peer_addrs.join(" ").contains("0.0.0.0")));
         }
-        // Each is reached by those that were told of it by others only.
+        // After a restart, nodes find each other only by the addresses learned from others.
         cluster.kill9_all()?;
         return_all(cluster, TOGETHER).await.map(drop)
     });
 }
 
 #[test]
-fn clients_of_a_machine_are_told_the_address_that_they_use_themselves() {
+fn clients_get_the_address_that_they_use_themselves() {
     let open = |cluster: &mut Cluster| {
         cluster.nodes_mut().iter_mut().for_each(Node::listen_on_all);
         Ok(())
@@ -304,7 +306,7 @@ fn clients_of_a_machine_are_told_the_address_that_they_use_themselves() {
         for host in ["127.0.0.1", "127.0.0.7"] {
             for node in cluster.nodes() {
                 let told = hosts_told(&format!("{host}:{}", node.port())).await?;
-                ensure!(told.iter().all(|told| told == host), "{host} is told {told:?}");
+                ensure!(told.iter().all(|told| told == host), "a client of {host} gets {told:?}");
             }
         }
         Ok(())
@@ -324,11 +326,11 @@ fn ipv6_addresses_are_written_as_redis_writes_them() {
         let bare: Vec<String> = cluster.nodes().iter().map(|node| format!("::1:{}", node.port())).collect();
         for node in cluster.nodes() {
             let to = redirections(&mut Wire::connect(&node.addr())?)?;
-            ensure!(to.iter().all(|to| bare.contains(to)), "{to:?} are of {bare:?}");
+            ensure!(to.iter().all(|to| bare.contains(to)), "{to:?} are not all in {bare:?}");
             let told = hosts_told(&node.addr()).await?;
             ensure!(told.iter().all(|host| host == "::1" || host == "[::1]"), "{told:?}");
         }
-        // What others make of it: the cluster client of Rust, redis-cli, and caskctl.
+        // Clients must accept this form: the Rust cluster client, redis-cli and caskctl.
         let seed = format!("redis://{}/", cluster.node(0)?.addr());
         let mut client = redis::cluster::ClusterClient::new(vec![seed])?.get_async_connection().await?;
         let addr = cluster.node(1)?.addr();
@@ -348,7 +350,7 @@ fn ipv6_addresses_are_written_as_redis_writes_them() {
     });
 }
 
-/// Forwards one port of this machine to another, as a port mapping does.
+/// Forwards a port of this machine to another address, as a port mapping does.
 async fn forward(to: String) -> Result<u16> {
     let listener = TcpListener::bind(SocketAddr::from(([127, 0, 0, 1], free_port()?))).await?;
     let port = listener.local_addr()?.port();
@@ -365,7 +367,7 @@ async fn forward(to: String) -> Result<u16> {
 }
 
 #[test]
-fn nodes_behind_a_port_mapping_are_reached_where_they_say() {
+fn nodes_behind_a_port_mapping_are_reached_at_their_advertised_addresses() {
     with_cluster(Builder::new(3).arg("--redirect", "moved"), LIMIT, async |cluster| {
         let mut mapped = Vec::new();
         for index in 0..3 {
@@ -384,7 +386,7 @@ fn nodes_behind_a_port_mapping_are_reached_where_they_say() {
             for (member, index) in status.members.iter().zip(0..) {
                 let peer = member.peer_addrs.join(" ").replace("/ip4/", "").replace("/tcp/", ":");
                 let told = (peer, member.client_addr.clone());
-                ensure!(mapped.contains(&told), "member {index}: {told:?} is none of {mapped:?}");
+                ensure!(mapped.contains(&told), "member {index}: {told:?} is not in {mapped:?}");
             }
             for to in redirections(&mut Wire::connect(&node.addr())?)? {
                 ensure!(mapped.iter().any(|(_, clients)| *clients == to), "MOVED to {to}");
@@ -394,7 +396,7 @@ fn nodes_behind_a_port_mapping_are_reached_where_they_say() {
     });
 }
 
-/// By the addresses that the cluster tells.
+/// Writes keys with `caskctl`, which follows the addresses that the cluster returns.
 async fn write_by_caskctl(cluster: &Cluster) -> Result<()> {
     let addr = cluster.node(0)?.addr();
     for key in 0..10 {
@@ -403,7 +405,7 @@ async fn write_by_caskctl(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// The same reply with the node's names, ports and the number of its epoch taken out.
+/// Formats a reply with its ports replaced by names.
 fn normalized(reply: &Reply, ports: &[(u16, &str)]) -> String {
     let mut text = format!("{reply:?}");
     if let Reply::Bulk(bytes) | Reply::Text(b'=', bytes) = reply {
@@ -415,7 +417,7 @@ fn normalized(reply: &Reply, ports: &[(u16, &str)]) -> String {
     text
 }
 
-/// A `redis-server` that announces a name, and prefers it.
+/// Starts a `redis-server` that announces a host name and prefers it.
 async fn named_redis(folder: &std::path::Path, port: u16) -> Result<Option<Program>> {
     let mut command = Command::new("redis-server");
     command.args([
@@ -446,7 +448,7 @@ async fn named_redis(folder: &std::path::Path, port: u16) -> Result<Option<Progr
 }
 
 #[test]
-fn names_are_told_in_the_form_of_redis_7() {
+fn names_are_returned_in_the_format_of_redis_7() {
     with_cluster(Builder::new(1), LIMIT, async |cluster| {
         let folder = tempfile::tempdir()?;
         let port = free_port()?;
@@ -474,7 +476,7 @@ fn names_are_told_in_the_form_of_redis_7() {
             let line = |reply: &Reply, id: &str, ports: &[(u16, &str)]| {
                 let text = normalized(reply, ports).replace(id, "ID");
                 let words = text.trim().trim_start_matches("txt:").split(' ').map(str::to_owned);
-                // The seventh is an epoch.
+                // The seventh word is an epoch.
                 words
                     .enumerate()
                     .filter(|(at, _)| *at != 6)
@@ -490,7 +492,7 @@ fn names_are_told_in_the_form_of_redis_7() {
     });
 }
 
-/// The reply, an id in it replaced.
+/// Returns the reply with an id replaced.
 fn replaced(reply: &Reply, id: &str) -> Reply {
     match reply {
         Reply::Bulk(bytes) if bytes == id.as_bytes() => Reply::Bulk(b"ID".to_vec()),
@@ -513,7 +515,7 @@ fn caskctl_follows_redirections_and_splits_keys_over_nodes() {
             let done = async |args: &[&str]| {
                 caskctl(&addr, args).await?.success().with_context(|| format!("caskctl {args:?}"))
             };
-            // Keys of all three nodes: whichever is asked, most are not its own.
+            // Keys of all three nodes, so that most belong to another node than the one asked.
             let keys: Vec<String> = (0..12).map(|number| format!("at:{}:{number}", node.port())).collect();
             let all: Vec<&str> = keys.iter().map(String::as_str).collect();
             for (number, key) in keys.iter().enumerate() {
@@ -534,7 +536,10 @@ fn caskctl_follows_redirections_and_splits_keys_over_nodes() {
             ensure!(done(&[&["mget"], &all[..]].concat()).await? == "new\n".repeat(12));
             ensure!(done(&[&["exists", "absent"], &all[..]].concat()).await?.trim() == "12");
             ensure!(done(&[&["del", "absent"], &all[..]].concat()).await?.trim() == "12");
-            ensure!(caskctl(&addr, &[&["mget"], &all[..]].concat()).await?.code == Some(1), "all are absent");
+            ensure!(
+                caskctl(&addr, &[&["mget"], &all[..]].concat()).await?.code == Some(1),
+                "a deleted key exists"
+            );
             for load in ["W", "R", "SW", "RW"] {
                 let args = ["bench", "-t", load, "-s", "100", "-n", "1000", "-c", "4", "-P", "8"];
                 let report = done(&args).await?;
@@ -546,7 +551,7 @@ fn caskctl_follows_redirections_and_splits_keys_over_nodes() {
 }
 
 #[test]
-fn caskctl_goes_on_with_the_next_primary_when_a_node_dies() {
+fn caskctl_continues_with_the_next_primary_when_a_node_dies() {
     with_cluster(Builder::new(3).arg("--redirect", "moved"), LIMIT, async |cluster| {
         let addr = cluster.node(0)?.addr();
         caskctl(&addr, &["set", "before", "7"]).await?.success()?;
@@ -555,7 +560,7 @@ fn caskctl_goes_on_with_the_next_primary_when_a_node_dies() {
             let status = cluster.node(0)?.status().await?;
             ensure!(
                 status.members.iter().any(|member| member.state == "down"),
-                "it is not declared down yet"
+                "the node is not declared down yet"
             );
             Ok(())
         };

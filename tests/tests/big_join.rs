@@ -1,8 +1,8 @@
-//! A fourth node joins three that are full of records, under load: it moves what the plan said and no more, and the clients'
-//! times are measured before and meanwhile.
+//! A fourth node joins three nodes with many records, under load. The join moves exactly the planned copies.
+//! The test measures latencies of clients before and during the join.
 //!
-//! `CASKADE_BIG_JOIN_RECORDS` says how many records; the times of a run with two millions are in docs/performance.md. They are
-//! printed and not asserted: machines differ.
+//! `CASKADE_BIG_JOIN_RECORDS` sets the number of records; docs/performance.md has the latencies of a run with
+//! two millions. The test prints latencies and does not assert them, because machines differ.
 
 use std::io::Write;
 use std::time::{Duration, Instant};
@@ -15,19 +15,19 @@ use tokio::task::JoinSet;
 
 const RECORDS: u64 = 100_000;
 const LIMIT: Duration = Duration::from_secs(240);
-/// More for each record above those.
+/// Additional time per million records.
 const LIMIT_PER_MILLION: Duration = Duration::from_secs(600);
-/// Clients that write the records, and what each writes at once.
+/// Number of clients that write the records, and records per batch.
 const WRITERS: u64 = 6;
 const CHUNK: u64 = 5_000;
-/// How long the clients are watched before the join.
+/// Duration of the measurement before the join.
 const IDLE: Duration = Duration::from_secs(10);
 const REQUESTS_PER_S: u32 = 500;
-/// Records read back in the end.
+/// Number of records read back at the end.
 const SAMPLE: u64 = 20_000;
 
 #[test]
-fn node_that_joins_many_records_is_sent_what_the_plan_said() {
+fn node_that_joins_many_records_receives_exactly_the_planned_copies() {
     let records = std::env::var("CASKADE_BIG_JOIN_RECORDS");
     let records = records.ok().and_then(|text| text.parse().ok()).unwrap_or(RECORDS);
     let limit = LIMIT + LIMIT_PER_MILLION * u32::try_from(records / 1_000_000).unwrap_or(u32::MAX);
@@ -57,13 +57,13 @@ async fn join(cluster: &mut Cluster, records: u64, limit: Duration) -> Result<()
     let planned = client.plan_and_commit(&["REBALANCE"]).await?;
     let done = eventually("the plan is done", limit, async || {
         let answer = client.plan(&["STATUS"]).await?;
-        ensure!(answer.plan.is_none(), "it runs: {:?}", answer.plan);
-        answer.last.context("no plan has come to its end")
+        ensure!(answer.plan.is_none(), "the plan still runs: {:?}", answer.plan);
+        answer.last.context("no plan has ended")
     })
     .await?;
     let took = began.elapsed();
     let during = load.take();
-    load.stop().await.context("the load met an error")?;
+    load.stop().await.context("a request of the load failed")?;
 
     tell(&planned, &done, took, &idle, &during)?;
     cluster.wait_converged(limit).await?;
@@ -74,7 +74,7 @@ async fn join(cluster: &mut Cluster, records: u64, limit: Duration) -> Result<()
     Ok(())
 }
 
-/// What the plan said, what was moved by the committed count, and what the rings say.
+/// Compares the preview, the committed counts of the plan, and the difference of the rings.
 fn check(planned: &PlanPreview, done: &PlanDone, copies: usize) -> Result<()> {
     ensure!(f64::from(done.copies_total) <= 1.05 * f64::from(done.copies_ideal), "needless copies: {done:?}");
     ensure!(copies == done.copies_total as usize, "{copies} copies moved, {} planned", done.copies_total);
@@ -99,9 +99,9 @@ fn tell(plan: &PlanPreview, done: &PlanDone, took: Duration, idle: &Times, durin
     ))
 }
 
-/// Not by a macro: the test framework would keep it to itself.
+/// Prints a line. Not by `eprintln!`: the test framework would capture it.
 fn say(text: &str) -> Result<()> {
-    writeln!(std::io::stderr(), "{text}").context("telling a figure")
+    writeln!(std::io::stderr(), "{text}").context("printing a result")
 }
 
 async fn write_all(addrs: &[String], records: u64) -> Result<()> {

@@ -1,4 +1,5 @@
-//! Nodes find each other through a bootstrap peer and agree; what must not start says why and what to do.
+//! Nodes find each other through a bootstrap peer and agree. A node that must not start exits with the reason
+//! and the remedy.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt;
@@ -12,12 +13,12 @@ use caskade_tests::{
 };
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// How long a node that is refused may take to say so.
+/// Time limit within which a rejected node must exit.
 const REFUSED_MAX: Duration = Duration::from_secs(20);
 
 #[test]
 fn three_nodes_agree_on_one_coordinator_epoch_and_ring() {
-    // That the nodes agree on epoch, ring hash and coordinator is what "converged" means.
+    // `with_cluster` waits until the nodes agree on epoch, ring hash and coordinator.
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         for node in cluster.nodes() {
             let nodes = node.client().await?.nodes().await?.nodes;
@@ -54,7 +55,7 @@ fn each_node_holds_its_share_and_no_partition_twice() {
 }
 
 #[test]
-fn copies_are_in_different_zones_where_there_are_two() {
+fn copies_are_in_different_zones_if_there_are_two() {
     with_cluster(Builder::new(4).zones(&["east", "west"]), LIMIT, async |cluster| {
         let ring = cluster.ring(0).await?;
         for partition in &ring.partitions {
@@ -67,7 +68,7 @@ fn copies_are_in_different_zones_where_there_are_two() {
 }
 
 #[test]
-fn what_one_node_is_told_every_node_answers() {
+fn write_through_one_node_is_read_through_every_node() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         for (index, node) in cluster.nodes().iter().enumerate() {
             node.client().await?.set(&format!("key:{index}"), &format!("value {index}")).await?;
@@ -84,7 +85,7 @@ fn what_one_node_is_told_every_node_answers() {
 }
 
 #[test]
-fn node_of_a_cluster_of_one_serves_and_says_that_it_is_alone() {
+fn node_of_a_cluster_of_one_serves_and_warns_that_it_is_alone() {
     with_cluster(Builder::new(1), LIMIT, async |cluster| {
         let mut client = cluster.node(0)?.client().await?;
         client.set("k", "v").await?;
@@ -106,7 +107,7 @@ fn bootstrap_peers_are_tried_until_one_answers_and_a_node_may_be_its_own() {
         };
         let (nobody, port) = (format!("127.0.0.1:{}", free_port()?), free_port()?);
         let (founder, multiaddr) = (format!("127.0.0.1:{port}"), format!("/ip4/127.0.0.1/tcp/{port}"));
-        // Nobody is there yet: this node waits, and does not found a cluster of its own.
+        // No bootstrap peer answers yet: the node waits and does not found a cluster of its own.
         let mut second = start("second", &["--bootstrap", &nobody, "--bootstrap", &multiaddr])?;
         tokio::time::sleep(Duration::from_secs(2)).await;
         ensure!(second.stdout().is_empty(), "{}", second.output());
@@ -129,7 +130,7 @@ fn wrong_secret_is_refused() {
         let data = folder.path().join("data");
         let said = refused(&data, &secret, &["--bootstrap", &cluster.node(0)?.peer_addr()]).await?;
         ensure!(said.contains("secret") && said.contains("--cluster-secret-file"), "{said}");
-        ensure!(cluster.node(0)?.status().await?.members.len() == 1, "it is no member");
+        ensure!(cluster.node(0)?.status().await?.members.len() == 1, "the rejected node became a member");
         Ok(())
     });
 }
@@ -143,7 +144,7 @@ fn directory_of_another_cluster_is_refused() {
         let bootstrap = cluster.node(0)?.peer_addr();
         let said = refused(&data, cluster.secret_file(), &["--bootstrap", &bootstrap]).await?;
         ensure!(said.contains("belongs to cluster") && said.contains("--data-dir"), "{said}");
-        // Nothing was changed: the directory still serves its own cluster.
+        // The rejection changed nothing: the directory still works in its own cluster.
         other.node_mut(0)?.restart().await
     });
 }
@@ -168,7 +169,8 @@ fn directory_that_cannot_be_written_is_refused() {
     with_limit(LIMIT, async || {
         let folder = tempfile::tempdir()?;
         let secret = private_secret(folder.path())?;
-        // The tests run as root too, whom permissions do not stop: a folder below a file cannot be made by anybody.
+        // Permissions do not stop root, who may run this test: even root cannot create a directory below a
+        // file.
         let below_a_file = secret.join("data");
         for data in [below_a_file.as_path(), Path::new("/proc/caskade")] {
             let said = refused(data, &secret, &[]).await?;
@@ -228,7 +230,7 @@ fn copy_of_a_data_directory_is_refused_while_the_node_lives_elsewhere() {
         ensure!(said.contains("start 2 of node") && said.contains("start 3 is registered, at "), "{said}");
         ensure!(said.contains(&original.addr()) && said.contains("empty --data-dir"), "{said}");
 
-        // A copy that counts beyond the running process takes its place; then that one ends.
+        // A copy with a higher incarnation than the running process takes its place; the process then ends.
         std::fs::write(newer.join("incarnation"), "7\n")?;
         let command = caskd(&newer, &secret, &["--bootstrap", &peer])?;
         let mut copy = Program::start(command, &folder.path().join("copy"))?;
@@ -253,13 +255,13 @@ fn open_port_without_a_secret_is_refused() {
     });
 }
 
-/// Starts `caskd`, and answers what it said when it refused.
+/// Starts `caskd`, which must exit with an error, and returns its output.
 async fn refused(data: &Path, secret: &Path, args: &[&str]) -> Result<String> {
     let finished: Finished = run_for(caskd(data, secret, args)?, REFUSED_MAX).await?;
     finished.refusal().with_context(|| format!("caskd {args:?} on {}", data.display()))
 }
 
-/// `caskd` with free ports, where `args` do not name them.
+/// Returns a command for `caskd`, with free ports unless `args` name them.
 fn caskd(data: &Path, secret: &Path, args: &[&str]) -> Result<Command> {
     let mut command = Command::new(binary("caskd")?);
     command.arg("--data-dir").arg(data).arg("--cluster-secret-file").arg(secret);
@@ -272,7 +274,7 @@ fn caskd(data: &Path, secret: &Path, args: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-/// Copies a data directory, sockets and the like excepted.
+/// Copies a data directory.
 fn copy_folder(from: &Path, to: &Path) -> Result<()> {
     std::fs::create_dir_all(to)?;
     for entry in std::fs::read_dir(from)? {
@@ -281,7 +283,7 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
         if entry.file_type()?.is_dir() {
             copy_folder(&entry.path(), &target)?;
         } else {
-            // Takes the permissions along.
+            // Also copies the permissions.
             std::fs::copy(entry.path(), target)?;
         }
     }

@@ -1,4 +1,4 @@
-//! `caskctl`, as a user types it.
+//! Runs `caskctl` as a user does, against real nodes.
 
 use std::process::Command;
 use std::time::Duration;
@@ -17,7 +17,10 @@ fn keys_are_written_and_read() {
     with_cluster(Builder::new(1), LIMIT, async |cluster| {
         let done = async |args: &[&str]| ctl(cluster, args).await?.success();
         ensure!(done(&["set", "greeting", "hello"]).await?.trim() == "OK");
-        ensure!(done(&["get", "greeting"]).await? == "hello", "byte for byte, without a line end");
+        ensure!(
+            done(&["get", "greeting"]).await? == "hello",
+            "the value is not byte for byte, without a line end"
+        );
         ensure!(done(&["exists", "greeting"]).await?.trim() == "1");
         ensure!(done(&["incr", "visits"]).await?.trim() == "1");
         ensure!(done(&["incr", "visits", "--by", "41"]).await?.trim() == "42");
@@ -37,7 +40,7 @@ fn keys_are_written_and_read() {
 }
 
 #[test]
-fn exit_code_tells_no_from_failure() {
+fn exit_code_distinguishes_no_from_failure() {
     with_cluster(Builder::new(1), LIMIT, async |cluster| {
         ensure!(ctl(cluster, &["get", "absent"]).await?.code == Some(1));
         ensure!(ctl(cluster, &["set", "k", "v", "--nx"]).await?.code == Some(0));
@@ -94,7 +97,7 @@ fn bench_measures_each_kind_of_load() {
 }
 
 #[test]
-fn playground_serves_and_stops_its_nodes_when_told() {
+fn playground_serves_and_stops_its_nodes_on_sigterm() {
     with_limit(LIMIT, async || {
         let _permit = Permit::acquire().await?;
         let folder = tempfile::tempdir()?;
@@ -103,7 +106,7 @@ fn playground_serves_and_stops_its_nodes_when_told() {
         let mut playground = Playground(Program::start(command, &folder.path().join("playground"))?);
         let told = playground.0.wait_for_line(Duration::from_secs(60), |line| line.starts_with('{')).await?;
         let told: serde_json::Value = serde_json::from_str(&told)?;
-        let nodes = told["nodes"].as_array().context("the nodes are told")?;
+        let nodes = told["nodes"].as_array().context("the output has no nodes")?;
         ensure!(nodes.len() == 3, "{told}");
         let addr = |index: usize| told["nodes"][index]["resp"].as_str().unwrap_or_default().to_owned();
 
@@ -122,13 +125,13 @@ fn playground_serves_and_stops_its_nodes_when_told() {
             };
             eventually("the node is gone", Duration::from_secs(5), gone).await?;
         }
-        let dir = told["dir"].as_str().context("the folder is told")?;
+        let dir = told["dir"].as_str().context("the output has no directory")?;
         ensure!(!std::path::Path::new(dir).exists(), "{dir} was left behind");
         Ok(())
     });
 }
 
-/// A playground that is asked to stop when dropped: killed, it could not stop its nodes.
+/// A playground. Dropping it sends SIGTERM: a killed playground could not stop its nodes.
 struct Playground(Program);
 
 impl Drop for Playground {
@@ -164,14 +167,14 @@ fn store_of_a_node_is_snapshotted_inspected_dumped_and_restored() {
         let (addr, data_dir) = (cluster.node(0)?.addr(), cluster.node(0)?.data_dir());
         let made = caskctl(&addr, &["--json", "snapshot", "backup"]).await?.success()?;
         let made: serde_json::Value = serde_json::from_str(&made)?;
-        let path = made["path"].as_str().context("the path is told")?.to_owned();
+        let path = made["path"].as_str().context("the output has no path")?.to_owned();
         ensure!(std::path::Path::new(&path).is_absolute() && made["data_files"] == 1, "{made}");
         let again = caskctl(&addr, &["snapshot", "backup"]).await?;
         ensure!(again.code == Some(2) && again.stderr.contains("is not empty"), "{again:?}");
         let within = caskctl(&addr, &["snapshot", "store/inner"]).await?;
         ensure!(within.code == Some(2) && within.stderr.contains("nothing was made"), "{within:?}");
 
-        // Its store is in use; the snapshot is not.
+        // The running node has its store open, but not the snapshot.
         let dir = data_dir.to_string_lossy().into_owned();
         let running = caskctl(&addr, &["store", "inspect", &dir]).await?;
         ensure!(running.code == Some(2) && running.stderr.contains("in use by process"), "{running:?}");
@@ -186,7 +189,7 @@ fn store_of_a_node_is_snapshotted_inspected_dumped_and_restored() {
         let told = caskctl(&addr, &["store", "restore", &path, &restored]).await?.success()?;
         ensure!(told.contains("1 data files"), "{told}");
 
-        // A damaged byte is told, and so in the exit code.
+        // A damaged byte is reported, also by the exit code.
         cluster.node_mut(0)?.stop().await?;
         let whole = caskctl(&addr, &["store", "inspect", "--verify", &dir]).await?.success()?;
         ensure!(whole.contains("every checksum was compared"), "{whole}");

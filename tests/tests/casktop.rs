@@ -31,12 +31,12 @@ fn one_frame_shows_every_node_and_every_screen_fits() {
 }
 
 #[test]
-fn cluster_that_does_not_answer_is_a_failure_that_names_it() {
+fn cluster_that_does_not_answer_is_an_error_that_names_the_address() {
     with_limit(LIMIT, async || {
         let addr = format!("127.0.0.1:{}", free_port()?);
         let finished = casktop(&["--addr", &addr]).await?;
         ensure!(finished.code == Some(1), "{finished:?}");
-        ensure!((finished.stdout + &finished.stderr).contains(&addr), "the address is named");
+        ensure!((finished.stdout + &finished.stderr).contains(&addr), "the error does not name the address");
         Ok(())
     });
 }

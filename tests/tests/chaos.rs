@@ -1,10 +1,10 @@
-//! One fault after another, drawn from a seed, while clients write: nothing acknowledged is lost, every key behaves
-//! like one copy, and the copies are equal whenever the cluster is whole again.
+//! Random faults from a seed, one after the other, while clients write. No acknowledged write is lost, every
+//! key is linearizable, and the copies are equal whenever the cluster has converged again.
 //!
-//! The gate runs a short share. `CASKADE_CHAOS_ROUNDS=200 cargo test --workspace --test chaos -- --nocapture` runs
-//! more, and `CASKADE_CHAOS_SEED=N` draws the same faults again; their timing is the machine's.
+//! The gate runs few rounds. `CASKADE_CHAOS_ROUNDS=200 cargo test --workspace --test chaos -- --nocapture`
+//! runs more, and `CASKADE_CHAOS_SEED=N` repeats the faults, but not their timing.
 
-#![expect(clippy::print_stdout, reason = "whoever runs it for hours wants to see what happens, and the seed")]
+#![expect(clippy::print_stdout, reason = "long runs show their progress and the seed")]
 
 use std::time::Duration;
 
@@ -17,25 +17,25 @@ use rand::{Rng, SeedableRng};
 const ROUNDS: u64 = 6;
 const NODES: usize = 4;
 const CLIENTS: usize = 8;
-/// For a round, at its slowest.
+/// Time limit of a round.
 const ROUND_MAX: Duration = Duration::from_secs(150);
-/// Until a change of the members is committed.
+/// Time limit until a change of the members is committed.
 const STEP_MAX: Duration = Duration::from_secs(30);
 const WHOLE_MAX: Duration = Duration::from_secs(60);
 
-/// What is done to one node, or to the members. The cluster has to bear one at a time.
+/// A fault of one node, or a change of the members. The cluster must tolerate one at a time.
 #[derive(Clone, Copy, Debug)]
 enum Fault {
-    /// SIGKILL, and started again after so many milliseconds.
+    /// SIGKILL, and a restart after this time.
     Kill { down_ms: u64 },
-    /// SIGTERM, and started again at once.
+    /// SIGTERM, and a restart at once.
     Restart,
-    /// SIGSTOP for so many milliseconds: shorter and longer than its lease.
+    /// SIGSTOP for this time: shorter or longer than its lease.
     Pause { ms: u64 },
-    /// SIGKILL, started again, and killed once more while it catches up.
+    /// SIGKILL, a restart, and SIGKILL again while the node catches up.
     KillTwice,
-    /// A node joins, and this one leaves before that one has all its data. The new one may be killed and started again
-    /// meanwhile.
+    /// A node joins, and this one leaves before the new one has all its data. With `kill` the new node is
+    /// killed and restarted meanwhile.
     Exchange { kill: bool },
 }
 
@@ -76,11 +76,12 @@ impl Fault {
     }
 }
 
-/// The cluster has as many nodes afterwards, of which one is new.
+/// Replaces the victim by a new node.
 async fn exchange(cluster: &mut Cluster, victim: usize, kill: bool) -> Result<()> {
     let id = cluster.node(victim)?.status().await?.node_id;
     let joined = cluster.add_node().await?;
-    // What is planned is void if the ring changes before it is committed, as it may while a node joins.
+    // A plan is rejected if the ring changes between its preview and its commit, as it can while a node
+    // joins.
     eventually("the leave is committed", STEP_MAX, async || {
         let mut client = cluster.node((victim + 1) % NODES)?.client().await?;
         client.plan_and_commit(&["LEAVE", &id]).await
@@ -92,7 +93,7 @@ async fn exchange(cluster: &mut Cluster, victim: usize, kill: bool) -> Result<()
     }
     let mut leaving = cluster.take_node(victim)?;
     let ended = leaving.wait_end(WHOLE_MAX).await.context("the node leaves")?;
-    ensure!(ended.stderr.contains("--join-afresh"), "it ended for another reason: {}", ended.stderr);
+    ensure!(ended.stderr.contains("--join-afresh"), "the node ended for another reason: {}", ended.stderr);
     Ok(())
 }
 
@@ -117,7 +118,7 @@ fn nothing_is_lost_whatever_happens_to_one_node_at_a_time() {
     });
 }
 
-/// `told` is what clients were told in all rounds: the counters they add to are the same ones.
+/// Runs one round. `told` has the answers to clients of all rounds, because the rounds share the counters.
 async fn one_round(
     cluster: &mut Cluster,
     victim: usize,
@@ -135,6 +136,6 @@ async fn one_round(
         told.check(&mut node.client().await?).await?;
     }
     let copies = cluster.assert_copies_equal(2).await?;
-    ensure!(copies > 0, "there is something to compare");
+    ensure!(copies > 0, "the cluster has no keys to compare");
     Ok(())
 }

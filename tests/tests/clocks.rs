@@ -1,5 +1,5 @@
-//! Nodes whose wall clocks are wrong: by three seconds one way and the other, and by two years. What is to expire does so in
-//! true time, all the same, through failovers and restarts.
+//! Nodes with wrong wall clocks: by three seconds in both directions, and by two years. Keys nevertheless
+//! expire in true time, also across failovers and restarts.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -8,15 +8,15 @@ use anyhow::{Context, Result, bail, ensure};
 use caskade_tests::{Builder, Client, Cluster, Faketime, with_cluster};
 
 const LIMIT: Duration = Duration::from_secs(180);
-/// By how many seconds each node's wall clock is ahead.
+/// Seconds by which each node's wall clock is ahead.
 const AHEAD_S: [i64; 4] = [0, 3, -3, 63_072_000];
-/// How much too early, and too late, a key may end.
+/// Maximum error of an expiry: too early, and too late.
 const EARLY_MAX: Duration = Duration::from_millis(150);
 const LATE_MAX: Duration = Duration::from_secs(1);
 const KEYS: usize = 200;
-/// How often each key is looked at.
+/// Interval of the reads of each key.
 const LOOK_PAUSE: Duration = Duration::from_millis(40);
-/// What the nodes' answers for one key may differ by, in milliseconds.
+/// Maximum difference of the nodes' answers for one key, in milliseconds.
 const TTL_APART_MAX_MS: i64 = 1_000;
 
 fn with_wrong_clocks(test: impl AsyncFnOnce(&mut Cluster) -> Result<()>) {
@@ -35,7 +35,7 @@ fn with_wrong_clocks(test: impl AsyncFnOnce(&mut Cluster) -> Result<()>) {
     with_cluster(builder, LIMIT, test);
 }
 
-/// Connections to the nodes, made anew when they break.
+/// Connections to the nodes, reopened when they break.
 #[derive(Clone)]
 struct Nodes {
     addrs: Vec<String>,
@@ -48,7 +48,7 @@ impl Nodes {
         Self { clients: vec![None; addrs.len()], addrs }
     }
 
-    /// Asks one of the nodes; `None` if it does not answer.
+    /// Sends a command to a node; returns `None` if it does not answer.
     async fn ask<T: redis::FromRedisValue>(&mut self, node: usize, command: &redis::Cmd) -> Option<T> {
         let node = node % self.addrs.len();
         let client = &mut self.clients[node];
@@ -63,7 +63,7 @@ impl Nodes {
     }
 }
 
-/// A key that was given some time, at a moment between the two.
+/// A key whose expiry was set at a moment between `called` and `answered`.
 #[derive(Clone, Copy)]
 struct Given {
     called: Instant,
@@ -72,7 +72,7 @@ struct Given {
 }
 
 impl Given {
-    /// Looks at a key, through one node after the other, until it is gone, and says whether that was in time.
+    /// Reads a key through one node after the other until it has expired, and checks the time.
     async fn watch(self, mut nodes: Nodes, key: String, first: usize) -> Result<()> {
         let get = redis::cmd("GET").arg(&key).clone();
         for node in first.. {
@@ -83,7 +83,7 @@ impl Given {
                 Some(Some(_)) => {
                     ensure!(
                         since < self.length + LATE_MAX,
-                        "{key} of {:?} was there {since:?} later",
+                        "{key} of {:?} still existed {since:?} later",
                         self.length
                     );
                 }
@@ -91,7 +91,7 @@ impl Given {
                     let lived = told.duration_since(self.called);
                     ensure!(
                         lived + EARLY_MAX >= self.length,
-                        "{key} of {:?} was gone after {lived:?}",
+                        "{key} of {:?} had expired after {lived:?}",
                         self.length
                     );
                     return Ok(());
@@ -104,14 +104,14 @@ impl Given {
     }
 }
 
-/// Sets keys through all nodes, and has each looked at until it is gone. Ends when all are set.
+/// Sets keys through all nodes and starts a watcher for each. Returns when all are set.
 async fn set_keys(nodes: &Nodes, name: &str, lengths_s: &[u64]) -> Result<tokio::task::JoinSet<Result<()>>> {
     let (mut watching, mut setter) = (tokio::task::JoinSet::new(), nodes.clone());
     for number in 0..KEYS {
         let (key, length_s) = (format!("{name}-{number}"), lengths_s[number % lengths_s.len()]);
         let set = redis::cmd("SET").arg(&key).arg("v").arg("EX").arg(length_s).clone();
         let called = Instant::now();
-        // One that is not answered may or may not have been set.
+        // A SET without an answer may or may not have been applied.
         if setter.ask::<String>(number, &set).await.is_none() {
             continue;
         }
@@ -129,7 +129,7 @@ async fn all_in_time(mut watching: tokio::task::JoinSet<Result<()>>) -> Result<(
     Ok(())
 }
 
-/// Takes a lock through one node, then tries to take it through another one until that is let.
+/// Takes a lock through one node, then tries to take it through others until it is granted again.
 async fn take_lock(mut nodes: Nodes, number: usize) -> Result<()> {
     const LENGTH: Duration = Duration::from_secs(2);
     let key = format!("lock-{number}");
@@ -137,7 +137,7 @@ async fn take_lock(mut nodes: Nodes, number: usize) -> Result<()> {
         redis::cmd("SET").arg(&key).arg("me").arg("NX").arg("PX").arg(LENGTH.as_millis() as u64).clone();
     let called = Instant::now();
     let Some(taken) = nodes.ask::<Option<String>>(number, &take).await else { return Ok(()) };
-    ensure!(taken.is_some(), "{key} was not granted although nobody had it");
+    ensure!(taken.is_some(), "{key} was not granted although it was free");
     let answered = Instant::now();
     for node in number + 1.. {
         let asked = Instant::now();
@@ -151,7 +151,7 @@ async fn take_lock(mut nodes: Nodes, number: usize) -> Result<()> {
                 let held = asked.duration_since(answered);
                 ensure!(held < LENGTH + LATE_MAX, "{key} is still held after {held:?}");
             }
-            // It may have been granted now.
+            // The lock may have been granted by this request.
             None => return Ok(()),
         }
         tokio::time::sleep(LOOK_PAUSE).await;
@@ -159,7 +159,7 @@ async fn take_lock(mut nodes: Nodes, number: usize) -> Result<()> {
     Ok(())
 }
 
-/// Asks every node how long a key has, and says whether they agree.
+/// Checks that all nodes agree on the time to live of a key, and that it is within `left_ms`.
 async fn ttls_agree(nodes: &mut Nodes, key: &str, left_ms: std::ops::Range<i64>) -> Result<()> {
     let mut told = Vec::new();
     for node in 0..nodes.addrs.len() {
@@ -176,17 +176,17 @@ async fn ttls_agree(nodes: &mut Nodes, key: &str, left_ms: std::ops::Range<i64>)
 
 async fn coordinator(cluster: &Cluster) -> Result<usize> {
     let status = cluster.node(0)?.status().await?;
-    let coordinator = status.coordinator.context("there is no coordinator")?;
+    let coordinator = status.coordinator.context("the node knows no coordinator")?;
     for (index, node) in cluster.nodes().iter().enumerate() {
         if node.status().await?.node_id == coordinator {
             return Ok(index);
         }
     }
-    bail!("the coordinator is none of these nodes")
+    bail!("the coordinator is not one of these nodes")
 }
 
 #[test]
-fn keys_end_and_locks_are_freed_in_true_time_whatever_the_wall_clocks_say() {
+fn keys_expire_and_locks_are_freed_in_true_time_with_wrong_wall_clocks() {
     with_wrong_clocks(async |cluster| {
         let nodes = Nodes::new(cluster);
         let watching = set_keys(&nodes, "key", &[1, 2, 3, 5]).await?;
@@ -216,7 +216,7 @@ fn keys_end_and_locks_are_freed_in_true_time_whatever_the_wall_clocks_say() {
 }
 
 #[test]
-fn keys_end_in_true_time_through_the_loss_of_the_coordinator_and_of_others() {
+fn keys_expire_in_true_time_across_the_loss_of_the_coordinator_and_of_others() {
     with_wrong_clocks(async |cluster| {
         let nodes = Nodes::new(cluster);
         for round in 0..2 {
@@ -233,7 +233,7 @@ fn keys_end_in_true_time_through_the_loss_of_the_coordinator_and_of_others() {
 }
 
 #[test]
-fn keys_end_in_true_time_through_the_restart_of_all_nodes() {
+fn keys_expire_in_true_time_across_the_restart_of_all_nodes() {
     with_wrong_clocks(async |cluster| {
         let mut nodes = Nodes::new(cluster);
         let watching = set_keys(&nodes, "restart", &[12, 14, 16, 20]).await?;
@@ -257,7 +257,7 @@ fn node_whose_wall_clock_is_wrong_is_named_in_status_nodes_and_events() {
         for node in cluster.nodes() {
             ids.push(node.status().await?.node_id);
         }
-        // Reports come every second.
+        // Nodes report every second.
         let deadline = Instant::now() + Duration::from_secs(20);
         loop {
             let (status, rows) = (client.status().await?, client.nodes().await?.nodes);

@@ -1,5 +1,5 @@
-//! The same commands to a node and to a real `redis-server`: the same replies, byte for byte, but for the differences
-//! that are listed; and `docs/commands.md` tells how it is.
+//! Sends the same commands to a node and to a real `redis-server`. The replies must be equal byte for byte,
+//! except for known differences. Also checks that `docs/commands.md` is up to date.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -19,17 +19,17 @@ use caskade_tests::conformance::wire::Wire;
 use caskade_tests::{Builder, Cluster, with_cluster};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// Commands of one sequence, which begins with no keys.
+/// Commands per sequence; a sequence begins with an empty keyspace.
 const SEQUENCE: usize = 400;
 const COMMANDS: u64 = 200_000;
-/// What the gate's run takes at most, per command; a longer run may take as much longer.
+/// Time limit per command.
 const COMMAND_TIME_MAX: Duration = Duration::from_millis(3);
-/// Commands on which the servers part that are told of, before the test gives up.
+/// Number of commands with different replies after which the test stops.
 const FAILURES_MAX: usize = 12;
 const SHRINK_TRIES: usize = 200;
 
 #[test]
-fn random_commands_are_answered_as_redis_answers_them() {
+fn random_commands_are_answered_as_by_redis() {
     let commands = number("CASKADE_CONFORMANCE_COMMANDS", COMMANDS);
     let limit = LIMIT + COMMAND_TIME_MAX * u32::try_from(commands).unwrap_or(u32::MAX);
     beside_redis(limit, async |cluster, redis| {
@@ -38,23 +38,23 @@ fn random_commands_are_answered_as_redis_answers_them() {
     });
 }
 
-/// Bytes as people type them and as broken clients send them. Each has the server close the connection.
+/// Bytes as people type them and as broken clients send them. After each the server closes the connection.
 const CONVERSATIONS: &[(&str, &[u8])] = &[
     (
         "inline commands",
         b"PING\r\nset {a}1 'a b'\r\nGET {a}1\n\r\n  ECHO \"x\\x41\\n\"\r\nDEL {a}1\r\nQUIT\r\n",
     ),
     ("an inline command whose quotes do not end", b"PING\r\nSET k \"abc\r\n"),
-    ("a length that is no number", b"PING\r\n*1\r\n$abc\r\n"),
+    ("a length that is not a number", b"PING\r\n*1\r\n$abc\r\n"),
     ("a length over the limit", b"*2\r\n$3\r\nGET\r\n$536870913\r\n"),
     ("a negative length", b"*1\r\n$-5\r\n"),
-    ("a count that is no number", b"*x\r\n"),
+    ("a count that is not a number", b"*x\r\n"),
     ("a count over all limits", b"*2147483648\r\n"),
     ("an argument without its length", b"*1\r\nGET\r\n"),
-    ("commands of nothing", b"*0\r\n*-1\r\n\r\nPING\r\nQUIT\r\n"),
+    ("empty commands", b"*0\r\n*-1\r\n\r\nPING\r\nQUIT\r\n"),
     ("nothing after QUIT is answered", b"PING\r\nQUIT\r\nPING\r\n"),
     (
-        "no replies until they are on again",
+        "no replies until they are turned on again",
         b"CLIENT REPLY OFF\r\nPING\r\nGET {a}1\r\nNOSUCH\r\nCLIENT REPLY ON\r\nPING\r\nQUIT\r\n",
     ),
     (
@@ -72,7 +72,7 @@ const CONVERSATIONS: &[(&str, &[u8])] = &[
 ];
 
 #[test]
-fn conversations_by_hand_and_broken_ones_go_as_with_redis() {
+fn typed_and_broken_input_is_answered_as_by_redis() {
     beside_redis(LIMIT, async |cluster, redis| {
         let node = cluster.node(0)?.addr();
         tokio::task::block_in_place(|| {
@@ -102,7 +102,7 @@ fn command_info_is_that_of_redis() {
     beside_redis(LIMIT, async |cluster, redis| {
         let ours = descriptions(&cluster.node(0)?.addr())?;
         let mut theirs = descriptions(redis.addr())?;
-        // As Redis 7.2 has it, where Debian's 7.0 asks for one argument more.
+        // Redis 7.2 has this arity; Debian's 7.0 requires one argument more.
         for name in ["command|getkeys", "command|getkeysandflags"] {
             let entry = theirs.get_mut(name).with_context(|| format!("redis-server has no {name}"))?;
             entry.insert("arity", Reply::Integer(-3));
@@ -114,7 +114,7 @@ fn command_info_is_that_of_redis() {
     });
 }
 
-/// Rules for ACL SETUSER, each list a call for a new user.
+/// Rules for ACL SETUSER: each list is one call for a new user.
 const ACL_RULES: &[&[&str]] = &[
     &["on", ">p", "~a*", "+get"],
     &["(~a* +get)"],
@@ -145,7 +145,7 @@ const ACL_RULES: &[&[&str]] = &[
 ];
 
 #[test]
-fn acl_rules_are_taken_and_refused_as_by_redis() {
+fn acl_rules_are_accepted_and_rejected_as_by_redis() {
     beside_redis(LIMIT, async |cluster, redis| {
         let (mut ours, mut theirs) = (Wire::connect(&cluster.node(0)?.addr())?, Wire::connect(redis.addr())?);
         for (number, rules) in ACL_RULES.iter().enumerate() {
@@ -154,13 +154,13 @@ fn acl_rules_are_taken_and_refused_as_by_redis() {
             for wire in [&mut theirs, &mut ours] {
                 let set = wire.ask(&[&["ACL", "SETUSER", user.as_str()], *rules].concat())?;
                 let user = wire.ask(&["ACL", "GETUSER", &user])?;
-                // Flags of Redis that have no meaning here are left out: keys, commands and selectors are compared.
+                // Skip flags, which differ: compare keys, commands and selectors.
                 let fields = user.elements().map(|fields| fields.get(4..).unwrap_or_default().to_vec());
                 told.push((set, fields));
             }
             ensure!(told.first() == told.last(), "{rules:?}: {told:?}");
         }
-        // Redis takes this one, and cannot load the file it saves then.
+        // Redis accepts this rule, and then cannot load the file that it saves.
         let refused = ours.ask(&["ACL", "SETUSER", "alice", "(~bar))"])?;
         ensure!(refused.is_error("ERR Error in ACL SETUSER modifier"), "{refused:?}");
         Ok(())
@@ -168,7 +168,7 @@ fn acl_rules_are_taken_and_refused_as_by_redis() {
 }
 
 #[test]
-fn the_page_of_commands_is_what_the_node_has() {
+fn the_page_of_commands_is_up_to_date() {
     let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/commands.md");
     with_cluster(Builder::new(1), LIMIT, async |cluster| {
         let made = render(&mut Wire::connect(&cluster.node(0)?.addr())?)?;
@@ -179,14 +179,14 @@ fn the_page_of_commands_is_what_the_node_has() {
         let differs = made.lines().zip(committed.lines()).find(|(made, committed)| made != committed);
         ensure!(
             made == committed,
-            "docs/commands.md is not what it should be ({differs:?}): write it with CASKADE_BLESS=1, and read the change"
+            "docs/commands.md is out of date ({differs:?}); rewrite it with CASKADE_BLESS=1, and read the diff"
         );
         Ok(())
     });
 }
 
 fn beside_redis(limit: Duration, test: impl AsyncFnOnce(&Cluster, &Reference) -> Result<()>) {
-    // What is compared is what is answered, not what survives: nothing waits for the disk.
+    // The test compares replies, not durability: no fsync.
     with_cluster(Builder::new(1).sync("never"), limit, async |cluster| match Reference::available()? {
         true => test(cluster, &Reference::start().await?).await,
         false => Ok(()),
@@ -224,13 +224,13 @@ fn compare_many(mut pair: Pair, commands: u64) -> Result<()> {
     let kinds = vocabulary.names().count();
     writeln!(log, "{done} commands of {kinds} kinds from seed {first} in {:?}", began.elapsed())?;
     for (difference, met) in DIFFERENCES.iter().zip(&pair.known) {
-        writeln!(log, "known difference, met {met} times: {:?}: {}", difference.commands, difference.what)?;
+        writeln!(log, "known difference, seen {met} times: {:?}: {}", difference.commands, difference.what)?;
     }
     if failures.is_empty() {
         return Ok(());
     }
     let told: Vec<String> = failures.into_values().collect();
-    bail!("the servers part after {} sequences:\n\n{}", told.len(), told.join("\n"))
+    bail!("the replies differ for {} commands:\n\n{}", told.len(), told.join("\n"))
 }
 
 fn command_name(steps: &[Step], mismatch: &Mismatch) -> String {
@@ -239,7 +239,7 @@ fn command_name(steps: &[Step], mismatch: &Mismatch) -> String {
     form.map_or_else(|| shown(&words.iter().take(1).cloned().collect()), |form| form.name.to_owned())
 }
 
-/// The shortest sequence found on which the servers part on the same command, as one would type it.
+/// Shrinks a sequence that ends in different replies to the same command; returns it as text.
 fn tell(pair: &mut Pair, mut steps: Vec<Step>, found: &Mismatch, seed: u64) -> Result<String> {
     let name = command_name(&steps, found);
     steps.truncate(found.index + 1);

@@ -1,5 +1,5 @@
-//! Every counter that INFO shows is what was done: the same operations on a node and on a `redis-server`, the counters of both
-//! compared with each other, and those of the node with what was sent.
+//! The counters in INFO are exact: the test executes the same operations on a node and on a `redis-server`,
+//! compares the counters of both, and compares those of the node with the operations.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -25,7 +25,7 @@ const COMMON: [&str; 8] = [
 
 type Figures = BTreeMap<String, u64>;
 
-/// The numbers of INFO, those of commandstats as `cmdstat_get.calls`.
+/// Returns the numbers in INFO; those of commandstats have names such as `cmdstat_get.calls`.
 fn figures(text: &str) -> Figures {
     let mut all = Figures::new();
     for (name, value) in text.lines().filter_map(|line| line.split_once(':')) {
@@ -39,7 +39,7 @@ fn figures(text: &str) -> Figures {
     all
 }
 
-/// One server, and the connection that asks for its figures.
+/// One server, and the connection that reads its counters.
 struct Server {
     addr: String,
     asking: Wire,
@@ -50,7 +50,7 @@ impl Server {
         Ok(Self { addr: addr.to_owned(), asking: Wire::connect(addr)? })
     }
 
-    /// Its figures, and how long the reply was that told them.
+    /// Returns its counters, and the size of the reply in bytes.
     fn figures(&mut self) -> Result<(Figures, u64)> {
         let reply = self.asking.ask(&["INFO", "everything"])?;
         let Reply::Bulk(text) = &reply else { anyhow::bail!("INFO: {reply:?}") };
@@ -59,7 +59,7 @@ impl Server {
     }
 }
 
-/// Commands, a line each. Their keys are of one slot.
+/// Commands, one per line. Their keys are of one slot.
 const COMMANDS: &str = "\
 SET {t}a 1
 SET {t}b hello
@@ -129,7 +129,7 @@ fn words(line: &str) -> Words {
     line.split(' ').map(|word| word.as_bytes().to_vec()).collect()
 }
 
-/// Runs all commands on a connection of its own; returns the bytes sent and received.
+/// Runs all commands on a new connection; returns the bytes sent and received.
 fn run(addr: &str) -> Result<(u64, u64)> {
     let mut wire = Wire::connect(addr)?;
     let (mut sent, mut received) = (0, 0);
@@ -146,7 +146,8 @@ fn run(addr: &str) -> Result<(u64, u64)> {
     Ok((sent, received))
 }
 
-/// What the commands changed, and what was sent and received meanwhile, the first INFO included.
+/// Returns the change of each counter by the commands, and the bytes sent and received, including the first
+/// INFO.
 fn changes(server: &mut Server) -> Result<(Figures, u64, u64)> {
     let (before, told) = server.figures()?;
     let (sent, received) = run(&server.addr)?;
@@ -191,7 +192,7 @@ fn counters(cluster: &Cluster, redis: &Reference) -> Result<()> {
 }
 
 #[test]
-fn counters_are_what_was_done_and_those_of_redis() {
+fn counters_are_exact_and_equal_to_those_of_redis() {
     with_cluster(Builder::new(1).sync("never"), LIMIT, async |cluster| {
         if !Reference::available()? {
             return Ok(());
@@ -202,7 +203,7 @@ fn counters_are_what_was_done_and_those_of_redis() {
 }
 
 #[test]
-fn counters_begin_anew_when_they_are_reset() {
+fn counters_are_zero_after_a_reset() {
     with_cluster(Builder::new(1).sync("never"), LIMIT, async |cluster| {
         let addr = cluster.node(0)?.addr();
         tokio::task::block_in_place(|| {
@@ -222,7 +223,7 @@ fn counters_begin_anew_when_they_are_reset() {
     });
 }
 
-/// `keys` and `expires` of INFO keyspace.
+/// Returns `keys` and `expires` of INFO keyspace.
 fn keyspace(addr: &str) -> Result<(u64, u64)> {
     let (figures, _) = Server::new(addr)?.figures()?;
     let figure = |name: &str| figures.get(name).copied().unwrap_or(0);
@@ -230,10 +231,10 @@ fn keyspace(addr: &str) -> Result<(u64, u64)> {
 }
 
 #[test]
-fn keys_that_expire_are_counted_on_all_nodes_and_after_a_start() {
+fn keys_with_an_expiry_are_counted_on_all_nodes_and_after_a_restart() {
     with_cluster(Builder::new(2), LIMIT, async |cluster| {
         let addrs = cluster.addrs();
-        let first = addrs.first().context("there are nodes")?.clone();
+        let first = addrs.first().context("the cluster has no nodes")?.clone();
         tokio::task::block_in_place(|| {
             let mut wire = Wire::connect(&first)?;
             for number in 0..200 {

@@ -1,6 +1,7 @@
-//! A planned stop, and a node that is drained: others take over, and their clients notice nothing.
+//! Planned stops and drained nodes: other nodes become primaries, and their clients see no error and no long
+//! wait.
 
-#![expect(clippy::print_stdout, reason = "the longest wait is what the test is about")]
+#![expect(clippy::print_stdout, reason = "prints the longest wait")]
 
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,14 +11,15 @@ use caskade_tests::{Builder, Cluster, SteadyLoad, binary, eventually, run, with_
 
 const LIMIT: Duration = Duration::from_secs(150);
 const CLIENTS: usize = 6;
-/// More than a lease, an election and what a new coordinator waits after that.
+/// Longer than a lease, an election, and the wait of a new coordinator after it.
 const AFTERWARDS: Duration = Duration::from_secs(7);
-/// Below what a failover takes, which is a lease at least, and above what a busy machine makes of the 100 ms promised.
+/// Shorter than a failover, which takes at least a lease, and longer than the promised 100 ms on a busy
+/// machine.
 const WAIT_MAX: Duration = Duration::from_millis(1500);
 const WHOLE_MAX: Duration = Duration::from_secs(60);
 
 #[test]
-fn planned_stop_of_any_node_fails_no_request_and_keeps_none_waiting() {
+fn planned_stop_of_any_node_fails_no_request_and_delays_none() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         let coordinator = cluster.coordinator().await?;
         for victim in [(coordinator + 1) % 3, coordinator] {
@@ -45,7 +47,7 @@ fn planned_stop_of_any_node_fails_no_request_and_keeps_none_waiting() {
 }
 
 #[test]
-fn founder_of_two_nodes_can_be_stopped_and_the_other_goes_on() {
+fn founder_of_two_nodes_can_be_stopped_and_the_other_serves() {
     with_cluster(Builder::new(2), LIMIT, async |cluster| {
         let load = SteadyLoad::start(&others(cluster, 0), CLIENTS).await?;
         tokio::time::sleep(Duration::from_secs(1)).await;
@@ -63,7 +65,7 @@ fn founder_of_two_nodes_can_be_stopped_and_the_other_goes_on() {
 }
 
 #[test]
-fn drained_node_stays_up_as_a_copy_and_takes_its_part_again_when_told() {
+fn drained_node_stays_up_with_its_copies_and_is_primary_again_after_undrain() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         let id = cluster.node(1)?.status().await?.node_id;
         let load = SteadyLoad::start(&cluster.addrs(), CLIENTS).await?;
@@ -77,7 +79,7 @@ fn drained_node_stays_up_as_a_copy_and_takes_its_part_again_when_told() {
         ensure!(status.members.iter().any(|member| member.id == id && member.draining), "{status:#?}");
 
         caskctl(cluster, &["node", "undrain", &id]).await?;
-        eventually("it is primary again", WHOLE_MAX, async || {
+        eventually("the node is primary again", WHOLE_MAX, async || {
             let primaries = primaries(cluster, &id).await?;
             ensure!(primaries > 300, "of {primaries} partitions");
             Ok(())
@@ -94,7 +96,7 @@ fn drained_node_stays_up_as_a_copy_and_takes_its_part_again_when_told() {
 
 async fn primaries(cluster: &Cluster, id: &str) -> Result<u32> {
     let ring = cluster.ring(0).await?;
-    let share = ring.shares.iter().find(|share| share.id == id).context("the node has a share")?;
+    let share = ring.shares.iter().find(|share| share.id == id).context("the node has no share")?;
     Ok(share.primaries)
 }
 

@@ -1,10 +1,10 @@
-//! How long clients wait when a node ends: killed, or told to stop; again and again, under load.
+//! Measures how long clients wait when a node is killed or stopped, repeatedly and under load.
 //!
-//! The gate runs a few rounds; `CASKADE_FAILOVER_ROUNDS=20 cargo test --workspace --test failover -- --nocapture` runs as many as
-//! docs/performance.md speaks of. What is asserted is that nothing acknowledged is lost and that requests come through
-//! within their time-out; the times are printed, and depend on the machine.
+//! The gate runs a few rounds; `CASKADE_FAILOVER_ROUNDS=20 cargo test --workspace --test failover --
+//! --nocapture` runs the number of docs/performance.md. The test asserts that no acknowledged write is lost
+//! and that requests succeed within their time-out. It prints the times, which depend on the machine.
 
-#![expect(clippy::print_stdout, reason = "the times are what the test is about")]
+#![expect(clippy::print_stdout, reason = "prints the measured times")]
 
 use std::time::{Duration, Instant};
 
@@ -16,16 +16,16 @@ use tokio::task::JoinSet;
 const NODES: usize = 3;
 const KILLS: u32 = 5;
 const STOPS: u32 = 3;
-/// Partitions of the killed node that are waited for.
+/// Number of partitions of the killed node whose failover is measured.
 const KEYS: usize = 8;
 const SOON: Duration = Duration::from_secs(30);
 const WHOLE_MAX: Duration = Duration::from_secs(60);
 const ROUND_MAX: Duration = Duration::from_secs(90);
-/// `request_timeout_ms`, after which a request that waits would be answered with an error. Longer than the default, which a
-/// busy machine can exceed when the coordinator is killed.
+/// `request_timeout_ms` of the nodes. Longer than the default, which a busy machine can exceed when the
+/// coordinator is killed.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(8);
 const BEFORE: Duration = Duration::from_millis(1500);
-/// More than a lease, an election and what a new coordinator waits after that.
+/// Longer than a lease, an election, and the wait of a new coordinator after it.
 const AFTERWARDS: Duration = Duration::from_secs(5);
 
 fn rounds(default: u32) -> Result<u32> {
@@ -58,7 +58,7 @@ fn keys_of_a_killed_node_are_written_again_within_the_request_time_out() {
 }
 
 #[test]
-fn stop_of_a_node_fails_no_request_however_often_it_is_done() {
+fn repeated_stops_of_nodes_fail_no_request() {
     let rounds = rounds(STOPS).expect("a number of rounds");
     with_cluster(builder(), limit(rounds), async |cluster| {
         let (mut told, mut times) = (History::default(), Times::default());
@@ -85,14 +85,15 @@ enum Role {
     OtherNode,
 }
 
-/// Every node in turn, counted from the coordinator of that moment: it is the victim as often as any other.
+/// Returns the victim of a round: every node in turn, counted from the present coordinator, so that the
+/// coordinator is the victim as often as any other node.
 async fn victim(cluster: &Cluster, round: usize) -> Result<(usize, Role)> {
     let coordinator = cluster.wait_coordinator(SOON).await?;
     let role = if round.is_multiple_of(NODES) { Role::Coordinator } else { Role::OtherNode };
     Ok(((coordinator + round) % NODES, role))
 }
 
-/// The times of all rounds, by what the victim was.
+/// Times of all rounds with the role of the victim.
 #[derive(Debug, Default)]
 struct Times(Vec<(Role, Duration)>);
 
@@ -101,7 +102,7 @@ impl Times {
         self.0.push((role, time));
     }
 
-    /// In words, of all and of each role.
+    /// Formats the medians of all rounds and of each role.
     fn medians(&self) -> String {
         let median_of = |wanted: Option<Role>| {
             let chosen = self.0.iter().filter(|(role, _)| wanted.is_none_or(|wanted| wanted == *role));
@@ -113,7 +114,7 @@ impl Times {
     }
 }
 
-/// From the kill until the last of some keys, all of which had their primaries there, is written.
+/// Kills a node under load. Returns the time until keys of [`KEYS`] of its partitions are written again.
 async fn one_kill(cluster: &mut Cluster, victim: usize, seed: u64, told: &mut History) -> Result<Duration> {
     let id = cluster.node(victim)?.status().await?.node_id;
     let mut client = cluster.node((victim + 1) % NODES)?.client().await?;
@@ -133,13 +134,13 @@ async fn one_kill(cluster: &mut Cluster, victim: usize, seed: u64, told: &mut Hi
     while let Some(written) = writes.join_next().await {
         slowest = slowest.max(written.context("a client")??);
     }
-    load.wait_for(200, SOON).await.context("the load goes on")?;
+    load.wait_for(200, SOON).await.context("the load makes progress after the kill")?;
     told.merge(load.stop().await?);
     return_and_check(cluster, victim, told).await?;
     Ok(slowest)
 }
 
-/// Writes a key again and again until that is acknowledged; answers how long after the kill it was.
+/// Retries the write of a key until it is acknowledged; returns the time since the kill.
 async fn write_until_done(mut client: Client, key: String, killed: Instant) -> Result<Duration> {
     loop {
         let written: redis::RedisResult<()> = client.ask(redis::cmd("SET").arg(&key).arg("again")).await;
@@ -153,8 +154,8 @@ async fn write_until_done(mut client: Client, key: String, killed: Instant) -> R
     }
 }
 
-/// The longest wait of any operation of the others' clients, from the signal until well after the node's end, and the
-/// longest in a second and a half before it.
+/// Stops a node under load. Returns the longest wait of clients of the other nodes, from the signal until
+/// [`AFTERWARDS`] after the end of the node, and the longest wait during [`BEFORE`].
 async fn one_stop(
     cluster: &mut Cluster,
     victim: usize,
@@ -180,7 +181,8 @@ async fn one_stop(
     Ok((wait, quiet))
 }
 
-/// `told` is what clients were told in all rounds: the counters they add to are the same ones.
+/// Restarts the victim and checks the cluster. `told` has the answers to clients of all rounds, because the
+/// rounds share the counters.
 async fn return_and_check(cluster: &mut Cluster, victim: usize, told: &History) -> Result<()> {
     cluster.node_mut(victim)?.restart().await?;
     cluster.wait_converged(WHOLE_MAX).await.context("the node returns")?;
@@ -191,7 +193,7 @@ async fn return_and_check(cluster: &mut Cluster, victim: usize, told: &History) 
     Ok(())
 }
 
-/// The middle one, or the mean of the two in the middle; nothing of nothing.
+/// Returns the median; zero if `times` is empty.
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     let upper = times.get(times.len() / 2).copied().unwrap_or_default();

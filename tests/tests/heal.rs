@@ -1,5 +1,5 @@
-//! A bit flipped in a data file of a running node is found, by a read or by the scrubber, and healed from the other
-//! copy; and deleted keys stay deleted when the tombstones are gone.
+//! A node detects flipped bits in its data files, by a read or by the scrubber, and heals them from the other
+//! copy.
 
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
@@ -25,7 +25,7 @@ fn flipped_bits_are_healed_when_their_records_are_read() {
         ensure!(flip_bits(cluster)? > 0, "the node has complete data files");
         read_all(cluster, 0).await?;
         healed(cluster).await?;
-        // What was damaged is gone: the node starts again with all it had.
+        // The damaged data was replaced: the node starts without damage.
         cluster.node_mut(NODE)?.restart().await?;
         cluster.wait_converged(CONVERGED_MAX).await?;
         cluster.assert_copies_equal(2).await?;
@@ -46,18 +46,19 @@ fn flipped_bits_that_nobody_reads_are_healed_by_the_scrubber() {
     });
 }
 
-/// Waits until the node has told of it, and until both copies of everything are equal, each read by itself.
+/// Waits for the event about the healing, then checks that all copies are equal and each is readable by
+/// itself.
 async fn healed(cluster: &mut Cluster) -> Result<()> {
-    eventually("the damage is healed and told", HEALED_MAX, async || {
+    eventually("the damage is healed, with an event", HEALED_MAX, async || {
         let events = cluster.node(NODE)?.client().await?.events().await?;
         let told = events.iter().any(|event| event.message.contains("were restored from other copies"));
-        ensure!(told, "no event says so: {events:#?}");
+        ensure!(told, "no event about the healing: {events:#?}");
         Ok(())
     })
     .await?;
     cluster.assert_copies_equal(2).await?;
     read_all(cluster, NODE).await?;
-    // Each node's own copies alone: what it is the only one to have now, it must have whole.
+    // Stop each node in turn: the remaining copies must be complete.
     for gone in 0..3 {
         cluster.node_mut(gone)?.stop().await?;
         let other = (gone + 1) % 3;
@@ -95,7 +96,7 @@ async fn read_all(cluster: &Cluster, node: usize) -> Result<()> {
     Ok(())
 }
 
-/// Flips bits in the complete data files of a running node; tells how many.
+/// Flips bits in the complete data files of a running node; returns their number.
 fn flip_bits(cluster: &Cluster) -> Result<usize> {
     let mut files: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(cluster.node(NODE)?.data_dir().join("store"))? {
@@ -103,8 +104,8 @@ fn flip_bits(cluster: &Cluster) -> Result<usize> {
         files.extend(Some(path).filter(|path| path.extension().is_some_and(|suffix| suffix == "data")));
     }
     files.sort();
-    // The last one is being written to.
-    files.pop().context("the node has data files")?;
+    // The node still appends to the last file.
+    files.pop().context("the node has no data files")?;
     let mut flipped = 0;
     for path in files {
         let file = std::fs::OpenOptions::new().read(true).write(true).open(path)?;

@@ -1,8 +1,9 @@
-//! Clients that only take: ten thousand that say nothing, a thousand that say it slowly, requests of announced gigabytes,
-//! commands that never end, readers that never read. The node stays up within its memory, and the others are served.
+//! Hostile clients: ten thousand idle ones, a thousand that send one byte per second, announcements of
+//! gigabytes, commands that never end, and clients that never read. The node stays up within its memory and
+//! serves other clients.
 //!
-//! The times of the others are printed as ratios to those of the quiet before, not asserted: the machine runs other things.
-//! `CASKADE_HOSTILE_SECONDS` makes the storm longer.
+//! The test prints the latencies of the other clients relative to those before, and does not assert them,
+//! because the machine runs other programs. `CASKADE_HOSTILE_SECONDS` sets the duration.
 
 use std::time::{Duration, Instant};
 
@@ -12,16 +13,17 @@ use caskade_tests::paced::{Paced, PacedLoad, Times, key_of, value_of};
 use caskade_tests::{Builder, Client, Cluster, eventually, with_cluster};
 
 const LIMIT: Duration = Duration::from_secs(180);
-/// How long each of the two stretches is measured.
+/// Duration of each of the two measurements.
 const STRETCH: Duration = Duration::from_secs(8);
 const IDLE: usize = 10_000;
 const SLOW: usize = 1000;
-/// Further connections of the test, and some to spare.
+/// Reserve for further connections of the test.
 const OTHERS: usize = 1000;
-/// What the node may use for requests and replies.
+/// Limit of the node's memory for requests and replies.
 const BUFFERS: &str = "64MiB";
 const BUFFER_BYTES: u64 = 64 << 20;
-/// What a connection may take beside, and what the allocator may keep: the largest seen was a third of it.
+/// Memory per connection besides the buffers, including memory that the allocator keeps; three times the
+/// maximum seen.
 const BESIDE_BYTES_EACH: u64 = 24 * 1024;
 const KEYS: u64 = 10_000;
 
@@ -58,7 +60,7 @@ async fn storm(cluster: &mut Cluster) -> Result<()> {
     crowd.halves().await?;
     load.take();
     let most = most_memory(&mut watcher, storm_time()?).await?;
-    let stormy = load.stop().await.context("a client that asks for little was not served")?;
+    let stormy = load.stop().await.context("an ordinary client was not served")?;
     let after = figures(&mut watcher).await?;
 
     let each = crowded.resident.saturating_sub(before.resident) / idle as u64;
@@ -71,13 +73,13 @@ async fn storm(cluster: &mut Cluster) -> Result<()> {
     ));
     let bound = before.resident + BUFFER_BYTES + (idle + SLOW) as u64 * BESIDE_BYTES_EACH;
     ensure!(most <= bound, "{most} bytes of memory are more than {bound}");
-    ensure!(after.cut_for_memory > 0, "nobody was ended for want of memory");
-    ensure!(after.cut_for_unread > 0, "nobody was ended for not reading");
-    ensure!(after.clients as usize > idle, "those who are only silent stay: {} are there", after.clients);
+    ensure!(after.cut_for_memory > 0, "the node closed no connection for lack of memory");
+    ensure!(after.cut_for_unread > 0, "the node closed no connection for not reading");
+    ensure!(after.clients as usize > idle, "the node closed idle connections: {} remain", after.clients);
     say(&format!("refused: {:?}", crowd.refusals().await?));
 
     drop(crowd);
-    eventually("the crowd is gone", Duration::from_secs(30), async || {
+    eventually("the hostile connections are closed", Duration::from_secs(30), async || {
         let now = figures(&mut watcher).await?;
         ensure!(now.clients < 10 && now.buffers < 1 << 20, "{now:?}");
         Ok(())
@@ -85,7 +87,7 @@ async fn storm(cluster: &mut Cluster) -> Result<()> {
     .await
 }
 
-/// The most memory that the node has within this time, bytes.
+/// Returns the maximum memory of the node within this time, in bytes.
 async fn most_memory(watcher: &mut Client, time: Duration) -> Result<u64> {
     let (mut most, begun) = (0, Instant::now());
     while begun.elapsed() < time {
@@ -106,7 +108,7 @@ fn times(quiet: &Times, stormy: &Times) -> String {
     format!("of {} and {} requests p50 {}; p99 {}", quiet.count(), stormy.count(), of(0.5), of(0.99))
 }
 
-#[expect(clippy::print_stdout, reason = "the figures are what this is for")]
+#[expect(clippy::print_stdout, reason = "prints the measured values")]
 fn say(text: &str) {
     println!("{text}");
 }
@@ -127,7 +129,7 @@ async fn fill(client: &mut Client) -> Result<()> {
     client.set(LARGE_KEY, &"v".repeat(LARGE_BYTES)).await
 }
 
-/// What the node says of itself.
+/// Values from INFO.
 #[derive(Debug)]
 struct Figures {
     resident: u64,
@@ -143,7 +145,7 @@ async fn figures(client: &mut Client) -> Result<Figures> {
     let text: String = client.ask(&info).await?;
     let field = |name: &str| -> Result<u64> {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        Ok(line.with_context(|| format!("INFO tells no {name}"))?.parse()?)
+        Ok(line.with_context(|| format!("INFO has no {name}"))?.parse()?)
     };
     Ok(Figures {
         resident: field("used_memory_rss")?,

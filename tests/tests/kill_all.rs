@@ -1,4 +1,4 @@
-//! All nodes killed at once under load, and started again.
+//! All nodes are killed at once under load and restarted.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ fn acknowledged_write_survives_kill_of_all_nodes_at_once() {
         }
         cluster.assert_copies_equal(2).await?;
 
-        // And it is a cluster that works, not one that only remembers.
+        // The cluster must also accept new writes.
         let load = Workload::new(cluster.addrs(), 4).seed(2).start();
         load.wait_for(200, Duration::from_secs(20)).await?;
         let more = load.stop().await?;
@@ -34,7 +34,7 @@ fn acknowledged_write_survives_kill_of_all_nodes_at_once() {
 }
 
 #[test]
-fn node_that_was_alone_keeps_what_it_acknowledged() {
+fn acknowledged_write_survives_kill_of_the_only_node() {
     with_cluster(Builder::new(1), LIMIT, async |cluster| {
         let load = Workload::new(cluster.addrs(), 4).start();
         load.wait_for(300, Duration::from_secs(20)).await?;

@@ -23,9 +23,9 @@ fn node_joins_under_load_without_an_error_a_lost_write_or_a_needless_copy() {
         cluster.wait_converged(JOIN_MAX).await?;
         load.wait_for(200, Duration::from_secs(20)).await?;
         let history = load.stop().await?;
-        ensure!(history.errors().is_empty(), "clients met errors: {:#?}", history.errors());
+        ensure!(history.errors().is_empty(), "requests failed: {:#?}", history.errors());
 
-        // Through the new node, which has the newest records of its share and forwards for the rest.
+        // Check through the new node, which serves its own share and forwards requests for the rest.
         let mut client = cluster.node(joined)?.client().await?;
         history.check(&mut client).await?;
         let keys: Vec<String> = records.iter().map(|(key, _)| key.clone()).collect();
@@ -35,9 +35,9 @@ fn node_joins_under_load_without_an_error_a_lost_write_or_a_needless_copy() {
 
         let after = cluster.ring(joined).await?;
         let moved = copies_moved(&before, &after)?;
-        // Of 2048 copies a fourth belongs to the new node; any other copy that moved was moved for nothing.
+        // A fourth of the 2048 copies belongs to the new node; any other moved copy was unnecessary.
         let ideal = 2048 / 4;
-        ensure!(moved as f64 <= 1.05 * f64::from(ideal), "{moved} copies moved where {ideal} would do");
+        ensure!(moved as f64 <= 1.05 * f64::from(ideal), "{moved} copies moved, {ideal} are necessary");
         for share in &after.shares {
             ensure!((511..=513).contains(&share.in_sync), "{share:?}");
         }
@@ -51,13 +51,13 @@ fn two_nodes_that_join_at_once_both_get_their_share() {
     with_cluster(Builder::new(1), LIMIT, async |cluster| {
         cluster.node(0)?.client().await?.set("k", "v").await?;
         cluster.add_node().await?;
-        // Not waited for: the second joins while the copies for the first are being made.
+        // The second node joins while the copies for the first are being made.
         cluster.add_node().await?;
         cluster.wait_converged(JOIN_MAX).await?;
         for node in cluster.nodes() {
             ensure!(node.client().await?.get("k").await?.as_deref() == Some("v"), "{}", node.addr());
         }
-        ensure!(cluster.assert_copies_equal(2).await? == 1, "the one key is in both its copies");
+        ensure!(cluster.assert_copies_equal(2).await? == 1, "the only key is not in both copies");
         Ok(())
     });
 }

@@ -1,4 +1,5 @@
-//! The log of a node never hurts the node: a full disk, a reader that is gone, a pipe that nobody reads. And SIGHUP.
+//! A failing log never affects its node: a full disk, a closed pipe, a pipe that is never read. Also tests
+//! SIGHUP.
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::PermissionsExt as _;
@@ -11,30 +12,30 @@ use caskade_tests::{Builder, Cluster, Node, Stderr, binary, with_cluster, with_l
 use rustix::process::Signal;
 
 const LIMIT: Duration = Duration::from_secs(120);
-/// A lease, and what the election and the copies' new roles take.
+/// Time limit of a failover: a lease, an election, and the promotion of copies.
 const FAILOVER_MAX: Duration = Duration::from_secs(15);
 const SOON: Duration = Duration::from_secs(10);
 
 #[test]
-fn node_starts_serves_and_stops_as_planned_whatever_becomes_of_its_log() {
+fn node_starts_serves_and_stops_with_a_failing_log() {
     with_cluster(Builder::new(1), LIMIT, async |cluster| {
         for stderr in [Stderr::Full, Stderr::Closed, Stderr::Unread] {
             let node = cluster.node_mut(0)?;
             node.stop().await?;
             node.set_stderr(stderr);
             if stderr == Stderr::Unread {
-                // More than a pipe and the queue hold.
+                // Makes more lines than the pipe and the queue hold.
                 node.set_variable("CASKADE_LOG_LEVEL", Some("trace"));
             }
             node.restart().await.with_context(|| format!("{stderr:?}"))?;
             serves_and_counts(node).await.with_context(|| format!("{stderr:?}"))?;
         }
-        // Ends with 0, or this fails.
+        // `stop` fails unless the exit code is 0.
         cluster.node_mut(0)?.stop().await
     });
 }
 
-/// Works until the node has dropped a line of its log.
+/// Sends requests until the node has dropped a line of its log.
 async fn serves_and_counts(node: &Node) -> Result<()> {
     let mut client = node.client().await?;
     let began = std::time::Instant::now();
@@ -47,7 +48,8 @@ async fn serves_and_counts(node: &Node) -> Result<()> {
             ensure!(client.get(&key).await?.as_deref() == Some(value.as_str()));
             number += 1;
         }
-        // Connections that come and go are logged where the level is trace: more lines than the pipe and the queue hold.
+        // At level trace the node logs each connection: this makes more lines than the pipe and the queue
+        // hold.
         for _ in 0..500 {
             drop(tokio::net::TcpStream::connect(node.addr()).await?);
         }
@@ -58,9 +60,9 @@ async fn serves_and_counts(node: &Node) -> Result<()> {
 }
 
 #[test]
-fn coordinator_whose_log_disk_is_full_does_its_duties() {
+fn coordinator_with_a_full_log_disk_handles_a_failover() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
-        // One of them by a log file, the others by standard error.
+        // One node logs to a file, the others to standard error.
         for index in 0..3 {
             let node = cluster.node_mut(index)?;
             node.stop().await?;
@@ -78,7 +80,7 @@ fn coordinator_whose_log_disk_is_full_does_its_duties() {
     });
 }
 
-/// Kills a node that is not the coordinator, and waits until every partition is served.
+/// Kills a node that is not the coordinator, and waits until every partition is available.
 async fn fails_over(cluster: &mut Cluster) -> Result<()> {
     let coordinator = cluster.coordinator().await?;
     let victim = (coordinator + 1) % 3;
@@ -107,7 +109,7 @@ async fn fails_over(cluster: &mut Cluster) -> Result<()> {
 }
 
 #[test]
-fn a_reader_that_went_away_is_no_error_and_a_full_disk_is_one() {
+fn closed_output_pipe_is_no_error_and_a_full_disk_is_one() {
     with_cluster(Builder::new(1), LIMIT, async |cluster| {
         let addr = cluster.node(0)?.addr();
         let caskctl: [&[&str]; 2] = [&["nodes"], &["--json", "status"]];
@@ -129,7 +131,7 @@ fn a_reader_that_went_away_is_no_error_and_a_full_disk_is_one() {
 }
 
 #[test]
-fn settings_are_printed_to_readers_that_go_away() {
+fn caskd_config_treats_closed_pipes_and_full_disks_alike() {
     with_limit(LIMIT, async || {
         let config = || -> Result<Command> {
             let mut command = Command::new(binary("caskd")?);
@@ -155,11 +157,16 @@ async fn check_output(command: &dyn Fn() -> Result<Command>, quiet: Option<i32>)
 }
 
 fn output(command: &mut Command) -> Result<std::process::Output> {
-    command.stderr(Stdio::piped()).stdin(Stdio::null()).spawn()?.wait_with_output().context("waiting for it")
+    command
+        .stderr(Stdio::piped())
+        .stdin(Stdio::null())
+        .spawn()?
+        .wait_with_output()
+        .context("waiting for the program")
 }
 
 #[test]
-fn hangup_reads_again_what_can_be_and_says_what_cannot() {
+fn sighup_reloads_what_it_can_and_logs_what_needs_a_restart() {
     with_cluster(Builder::new(1), LIMIT, async |cluster| {
         let folder = tempfile::tempdir()?;
         let path = |name: &str| folder.path().join(name);
@@ -192,13 +199,13 @@ fn hangup_reads_again_what_can_be_and_says_what_cannot() {
         ensure!(config(node, "max_clients").await? == "200");
         ensure!(config(node, "timeout").await? == "77");
         ensure!(config(node, "log_level").await? == "debug");
-        ensure!(config(node, "zone").await? == "one", "the old value is what holds");
+        ensure!(config(node, "zone").await? == "one", "a setting that needs a restart changed");
         let logged_in: String =
             node.client().await?.ask(redis::cmd("AUTH").arg("alice").arg("secret")).await?;
         ensure!(logged_in == "OK");
-        ensure!(!std::fs::read_to_string(&moved)?.contains("SIGHUP"), "the moved log is left alone");
+        ensure!(!std::fs::read_to_string(&moved)?.contains("SIGHUP"), "the node wrote to the moved log");
 
-        // What is bad changes nothing, and the rest is read all the same.
+        // Invalid files change nothing, and one invalid file does not keep the others from being read.
         std::fs::write(&file, "max_clients = 0\n")?;
         std::fs::write(&users, "user alice is not a rule\n")?;
         node.signal(Signal::HUP)?;
@@ -213,7 +220,7 @@ fn hangup_reads_again_what_can_be_and_says_what_cannot() {
         let logged_in: String =
             node.client().await?.ask(redis::cmd("AUTH").arg("alice").arg("secret")).await?;
         ensure!(logged_in == "OK");
-        // A start would refuse what SIGHUP refused.
+        // The node could not restart with these files, so that this test only stops it.
         node.stop().await
     });
 }

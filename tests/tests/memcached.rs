@@ -1,4 +1,4 @@
-//! The memcached port: answers as memcached's, the same keys as Redis's, from any node.
+//! The memcached port: answers like memcached's, the same keys as for Redis clients, through any node.
 
 use std::iter;
 use std::path::Path;
@@ -14,13 +14,13 @@ use caskade_tests::{Builder, Python, with_cluster};
 use redis::cmd;
 
 const LIMIT: Duration = Duration::from_secs(240);
-/// Commands of one sequence, after which all keys are removed.
+/// Commands per sequence; all keys are removed after it.
 const SEQUENCE: usize = 500;
-/// Commands sent to both in all, at least.
+/// Minimum number of commands sent to both servers.
 const COMMANDS_MIN: usize = 60_000;
 
 #[test]
-fn random_commands_are_answered_as_memcached_answers_them() {
+fn random_commands_are_answered_as_by_memcached() {
     with_cluster(one_node(), LIMIT, async |cluster| {
         let Some(memcached) = Memcached::start()? else { return Ok(()) };
         let mut pair = Pair::connect(&cluster.node(0)?.memcached_addr(), memcached.addr())?;
@@ -44,13 +44,13 @@ fn compare(pair: &mut Pair, seed: u64) -> Result<()> {
     Ok(())
 }
 
-/// Nothing is lost by a test that kills nobody.
+/// Describes a node without fsync, because these tests kill no node.
 fn one_node() -> Builder {
     Builder::new(1).sync("never")
 }
 
 #[test]
-fn known_differences_are_as_they_are_told() {
+fn known_differences_are_as_documented() {
     let builder = one_node().arg("--max-value-bytes", "1M");
     with_cluster(builder, LIMIT, async |cluster| {
         let Some(memcached) = Memcached::start()? else { return Ok(()) };
@@ -64,13 +64,13 @@ fn known_differences_are_as_they_are_told() {
                 known.about
             );
             ensure!(theirs.starts_with(known.memcached), "{}: memcached answers {theirs:?}", known.about);
-            ensure!(ours != theirs, "{} is no difference: {ours:?}", known.about);
+            ensure!(ours != theirs, "{} is not a difference: {ours:?}", known.about);
         }
         Ok(())
     });
 }
 
-/// What is said to the last of the commands that show a difference.
+/// Returns the answer to the last of the commands that show a difference.
 fn last_answer(addr: &str, known: &Difference) -> Result<String> {
     let mut line = Line::connect(addr)?;
     let (mut cas, mut last) = (String::new(), String::new());
@@ -87,7 +87,7 @@ fn last_answer(addr: &str, known: &Difference) -> Result<String> {
 }
 
 #[test]
-fn document_is_that_of_this_build() -> Result<()> {
+fn document_is_up_to_date() -> Result<()> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/memcached.md");
     if std::env::var_os("CASKADE_BLESS").is_some() {
         std::fs::write(&path, document())?;
@@ -95,7 +95,7 @@ fn document_is_that_of_this_build() -> Result<()> {
     let written = std::fs::read_to_string(&path)?;
     ensure!(
         written == document(),
-        "docs/memcached.md is not what is made of the tables: set CASKADE_BLESS=1, and read the diff"
+        "docs/memcached.md is out of date; rewrite it with CASKADE_BLESS=1, and read the diff"
     );
     Ok(())
 }
@@ -116,7 +116,7 @@ fn same_keys_are_seen_by_both_kinds_of_clients() {
         ensure!((95..=100).contains(&left), "{left}");
         ensure!(
             ask("get k\r\n")? == "VALUE k 9 2\r\n42\r\nEND\r\n",
-            "flags outlive a write of the other kind"
+            "a write of a Redis client lost the flags"
         );
         let _: String = redis.ask(cmd("SET").arg("two words").arg("x")).await?;
         ensure!(ask("mg dHdvIHdvcmRz b v\r\n")? == "VA 1\r\nx\r\n");

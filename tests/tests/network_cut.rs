@@ -1,7 +1,8 @@
-//! A network that is cut between nodes while clients talk to all of them: who is cut off answers nothing that may be
-//! stale, the others go on, and after the cut all is one again.
+//! Network partitions while clients use all nodes. An isolated node never returns stale data, the others keep
+//! serving, and after the partition the cluster converges.
 //!
-//! The nodes are in network namespaces; see `tests/src/network.rs`. Where a machine allows none, these tests say `SKIPPED`.
+//! The nodes are in network namespaces; see `tests/src/network.rs`. On a machine that does not permit them
+//! these tests print `SKIPPED`.
 
 use std::time::{Duration, Instant};
 
@@ -13,23 +14,24 @@ use tokio::task::JoinSet;
 
 const LIMIT: Duration = Duration::from_secs(150);
 const NODES: usize = 3;
-/// More than a lease of 2 s, on a clock that is 5 % slow, after the last one that can have been granted.
+/// Longer than a lease of 2 s on a clock that is 5 % slow, counted from the last possible grant.
 const LEASE_GONE: Duration = Duration::from_millis(2500);
-/// Until the others have declared the node down, elected a coordinator if it was that, and serve all keys.
+/// Time limit until the others have declared the node down, elected a coordinator if necessary, and serve all
+/// keys.
 const GO_ON_MAX: Duration = Duration::from_secs(20);
-/// The request time-out, and time for a slow machine.
+/// The request time-out, plus time for a slow machine.
 const TOLD_MAX: Duration = Duration::from_secs(8);
 const WHOLE_MAX: Duration = Duration::from_secs(60);
-/// Keys that are read and written through the node that is cut off: some of every node's partitions.
+/// Number of keys read and written through the isolated node; some of every node's partitions.
 const KEYS: usize = 48;
 
-/// Which packets are lost between the one node and the others.
+/// Packets that are lost between one node and the others.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Cut {
     All,
-    /// It hears nobody.
+    /// Packets to the node.
     WhatItHears,
-    /// Nobody hears it.
+    /// Packets from the node.
     WhatItSays,
 }
 
@@ -62,9 +64,9 @@ fn node_that_is_cut_off_in_one_direction_answers_nothing_stale_and_returns() {
 }
 
 #[test]
-fn node_that_reaches_all_but_the_coordinator_shows_nobody_two_copies_of_a_key() {
-    // The third node hears both. Whether it or the coordinator is listened to is not this test's business: that clients
-    // of all three see one copy of each key, and that somebody goes on, is.
+fn node_without_a_link_to_the_coordinator_keeps_every_key_linearizable() {
+    // The third node reaches both. This test does not check which node is coordinator then, only that keys
+    // are linearizable for clients of all three nodes, and that some nodes keep serving.
     with_own_network(Builder::new(NODES), LIMIT, async |cluster| {
         let coordinator = cluster.coordinator().await?;
         let victim = (coordinator + 1) % NODES;
@@ -74,7 +76,7 @@ fn node_that_reaches_all_but_the_coordinator_shows_nobody_two_copies_of_a_key() 
         network.cut(victim, coordinator)?;
         network.cut(coordinator, victim)?;
         tokio::time::sleep(LEASE_GONE).await;
-        load.wait_for(300, GO_ON_MAX).await.context("some node goes on")?;
+        load.wait_for(300, GO_ON_MAX).await.context("some node keeps serving")?;
         cluster.network_mut()?.mend()?;
         cluster.wait_converged(WHOLE_MAX).await.context("after the cut")?;
         load.wait_for(200, GO_ON_MAX).await?;
@@ -82,14 +84,15 @@ fn node_that_reaches_all_but_the_coordinator_shows_nobody_two_copies_of_a_key() 
     });
 }
 
-/// `seed` and the next one name the keys of the loads; every round on a cluster needs others.
+/// Isolates a node under load. The loads use `seed` and `seed + 1`; every round on a cluster needs different
+/// seeds.
 async fn cut_off_under_load(cluster: &mut Cluster, victim: usize, cut: Cut, seed: u64) -> Result<()> {
     let addrs = cluster.addrs();
     let others: Vec<String> =
         (1..NODES).filter_map(|step| addrs.get((victim + step) % NODES).cloned()).collect();
     let other = others.first().context("another node")?.clone();
     let mut told = History::default();
-    // A third of these clients are the victim's own, and read what the clients of the others write.
+    // A third of these clients use the victim and read values that the clients of the others write.
     let load = Workload::new(addrs, 9).seed(seed).start();
     load.wait_for(200, GO_ON_MAX).await?;
     let overwritten: Vec<String> = (0..KEYS).map(|number| format!("overwritten:{seed}:{number}")).collect();
@@ -99,12 +102,12 @@ async fn cut_off_under_load(cluster: &mut Cluster, victim: usize, cut: Cut, seed
     make(cluster, victim, cut)?;
     let began = Instant::now();
     let others_load = Workload::new(others, 4).seed(seed + 1).start();
-    others_load.wait_for(300, GO_ON_MAX).await.context("the others go on")?;
+    others_load.wait_for(300, GO_ON_MAX).await.context("the other nodes keep serving")?;
     write_all(&mut client, &overwritten, "during", &mut told).await?;
     tokio::time::sleep(LEASE_GONE.saturating_sub(began.elapsed())).await;
     answers_nothing(cluster.node(victim)?.client().await?, &overwritten, seed, &mut told).await?;
-    ensure!(cluster.node(victim)?.status().await?.state == "no-lease", "it says that it has no lease");
-    others_load.wait_for(300, GO_ON_MAX).await.context("the others still go on")?;
+    ensure!(cluster.node(victim)?.status().await?.state == "no-lease", "the isolated node reports a lease");
+    others_load.wait_for(300, GO_ON_MAX).await.context("the other nodes still serve")?;
 
     cluster.network_mut()?.mend()?;
     cluster.wait_converged(WHOLE_MAX).await.context("the node returns")?;
@@ -137,7 +140,7 @@ async fn write_all(client: &mut Client, keys: &[String], value: &str, told: &mut
     Ok(())
 }
 
-/// Reads and writes through a node without a lease: each has to be answered, with an error, in time.
+/// Reads and writes through a node without a lease: each request must be answered with an error in time.
 async fn answers_nothing(client: Client, read: &[String], seed: u64, told: &mut History) -> Result<()> {
     let asked = Instant::now();
     let mut requests = JoinSet::new();
@@ -167,7 +170,7 @@ async fn answers_nothing(client: Client, read: &[String], seed: u64, told: &mut 
     Ok(())
 }
 
-/// An error of the node, of those that its clients know; not one of the connection.
+/// Checks that an error is one of the documented errors of a node, not an error of the connection.
 fn says_what_to_do(error: &RedisError) -> Result<()> {
     let known = ["TRYAGAIN", "CLUSTERDOWN", "UNKNOWN"];
     ensure!(

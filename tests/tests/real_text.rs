@@ -1,4 +1,5 @@
-//! A real text of 120,000 lines through one node and back through the others; Redis's own programs as clients.
+//! Writes 120,000 lines of real text through one node and reads them back through the others; runs Redis's
+//! own clients.
 
 use std::process::Command;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use caskade_tests::{Builder, Client, Finished, Node, run, run_for, text, with_cl
 
 const LIMIT: Duration = Duration::from_secs(240);
 const LINES: usize = 120_000;
-/// Connections that write or read at once.
+/// Number of concurrent connections.
 const CONNECTIONS: usize = 4;
 
 #[test]
@@ -42,7 +43,7 @@ fn redis_cli_and_redis_benchmark_work_through_any_node() {
             let key = format!("cli:{}", node.port());
             ensure!(cli(node, &["SET", &key, "a value"]).await? == "OK");
             for other in cluster.nodes() {
-                // With -c it follows redirections, as a cluster client does; without, any node must answer.
+                // With -c the client follows redirections; without it, any node must answer.
                 ensure!(cli(other, &["-c", "GET", &key]).await? == "a value");
                 ensure!(cli(other, &["GET", &key]).await? == "a value");
             }
@@ -72,7 +73,7 @@ fn redis_cli_and_redis_benchmark_work_through_any_node() {
 }
 
 #[test]
-fn cluster_client_goes_straight_to_the_primaries() {
+fn cluster_client_spreads_requests_over_the_primaries() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         let seeds: Vec<String> = cluster.addrs().iter().map(|addr| format!("redis://{addr}/")).collect();
         let mut client = redis::cluster::ClusterClient::new(seeds)?.get_async_connection().await?;
@@ -82,7 +83,7 @@ fn cluster_client_goes_straight_to_the_primaries() {
             let value: i64 = redis::cmd("GET").arg(&key).query_async(&mut client).await?;
             ensure!(value == number, "{key} is {value}");
         }
-        // Each node was asked by somebody: the client spread its requests.
+        // The client spread its requests: each node executed some.
         for node in cluster.nodes() {
             let sets = sets_of(node).await?;
             ensure!(sets > 0, "{} got no SET", node.addr());
@@ -91,7 +92,7 @@ fn cluster_client_goes_straight_to_the_primaries() {
     });
 }
 
-/// Each part over its own connection to `node`, all at once.
+/// Runs `work` for each part on its own connection to `node`, all concurrently.
 async fn for_each_part(
     parts: &[&[(String, Vec<u8>)]],
     node: &Node,
@@ -113,7 +114,7 @@ async fn read_back(client: &mut Client, part: &[(String, Vec<u8>)]) -> Result<()
     Ok(())
 }
 
-/// SETs a node counts as its own, once its report shows any.
+/// Waits until a node reports SETs of its own clients; returns their number.
 async fn sets_of(node: &Node) -> Result<u64> {
     let probe = async || {
         let nodes = node.client().await?.nodes().await?.nodes;
@@ -131,8 +132,8 @@ async fn cli(node: &Node, args: &[&str]) -> Result<String> {
     Ok(finished.success()?.trim_end().to_owned())
 }
 
-/// Whether Redis's programs are installed. The gate installs them and says that they must be there.
-#[expect(clippy::print_stderr, reason = "a skipped test must say so")]
+/// Returns whether Redis's programs are installed. The gate installs them and sets `CASKADE_REQUIRE_TOOLS`.
+#[expect(clippy::print_stderr, reason = "reports a skipped test")]
 fn has_redis_tools() -> Result<bool> {
     let missing = |name: &&str| Command::new(name).arg("--version").output().is_err();
     let Some(name) = ["redis-cli", "redis-benchmark"].into_iter().find(missing) else {

@@ -1,4 +1,4 @@
-//! Programs and libraries that people have for Redis, on one node and on three, while a node is killed.
+//! Existing Redis clients and libraries, on one node and on three, while a node is killed.
 
 use std::path::Path;
 use std::process::Command;
@@ -10,9 +10,9 @@ use redis::cluster::ClusterClientBuilder;
 use redis::{RedisResult, cmd};
 
 const LIMIT: Duration = Duration::from_secs(240);
-/// How long the clients of a cluster write.
+/// Duration for which cluster clients write.
 const LOAD: Duration = Duration::from_secs(14);
-/// When a node is killed, and how long it is away.
+/// Time until a node is killed, and time until it is restarted.
 const KILL_AFTER: Duration = Duration::from_secs(3);
 const AWAY: Duration = Duration::from_secs(4);
 const COMMAND_MAX: Duration = Duration::from_secs(90);
@@ -21,7 +21,7 @@ fn builder(nodes: usize) -> Builder {
     Builder::new(nodes).sync("interval:20")
 }
 
-/// A node that is not primary answers by itself, or tells where to ask.
+/// Values of `--redirect`: a node that is not primary forwards the request, or redirects the client.
 const REDIRECTS: [&str; 2] = ["proxy", "moved"];
 
 #[test]
@@ -40,7 +40,7 @@ fn script(name: &str) -> std::path::PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("clients").join(name)
 }
 
-/// Kills a node in the middle, and starts it again.
+/// Kills a node after [`KILL_AFTER`] and restarts it after [`AWAY`].
 async fn kill_one(cluster: &mut Cluster) -> Result<()> {
     tokio::time::sleep(KILL_AFTER).await;
     cluster.node_mut(1)?.kill9()?;
@@ -78,14 +78,14 @@ fn cluster_client_of_rust_loses_nothing_while_a_node_is_killed() {
     }
 }
 
-/// A counter: the highest value that was told, and how many increments were acknowledged.
+/// A counter: the highest value returned, and the number of acknowledged increments.
 #[derive(Default)]
 struct Counter {
     told: i64,
     acknowledged: i64,
 }
 
-/// Adds to some counters until the time is up; answers how many writes were acknowledged.
+/// Increments counters for [`LOAD`]; returns the number of acknowledged writes.
 async fn count(addrs: &[String]) -> Result<i64> {
     const KEYS: usize = 40;
     let client = ClusterClientBuilder::new(addrs.to_vec()).retries(3).build()?;
@@ -148,8 +148,8 @@ fn redis_benchmark_and_redis_cli_follow_the_slots() {
     }
 }
 
-/// What a program said; nothing where it is not there.
-#[expect(clippy::print_stderr, reason = "a skipped test must say so")]
+/// Returns the output of a program; `None` if it is not installed.
+#[expect(clippy::print_stderr, reason = "reports a skipped test")]
 async fn output(command: Command) -> Result<Option<String>> {
     match run_for(command, COMMAND_MAX).await {
         Ok(finished) => finished.success().map(Some),

@@ -1,4 +1,4 @@
-//! Nodes that stop, pause and return while the others go on.
+//! Nodes stop, pause and return while the others serve.
 
 use std::time::Duration;
 
@@ -46,10 +46,10 @@ fn deleted_key_stays_deleted_when_a_node_returns_that_missed_it() {
         }
         cluster.node_mut(2)?.restart().await?;
         cluster.wait_converged(RETURN_MAX).await?;
-        ensure!(cluster.assert_copies_equal(2).await? == 0, "no copy holds a key");
+        ensure!(cluster.assert_copies_equal(2).await? == 0, "a copy still holds a key");
         for node in cluster.nodes() {
             let found = node.client().await?.get_all(&keys).await?;
-            ensure!(found.iter().all(Option::is_none), "{} brought keys back", node.addr());
+            ensure!(found.iter().all(Option::is_none), "{} returned deleted keys", node.addr());
         }
         Ok(())
     });
@@ -57,8 +57,8 @@ fn deleted_key_stays_deleted_when_a_node_returns_that_missed_it() {
 
 #[test]
 fn paused_node_never_answers_what_others_have_overwritten() {
-    // Clients are connected to the paused node too: what it answers when it wakes up is checked against
-    // what was acknowledged elsewhere meanwhile, at every read.
+    // Clients are connected to the paused node too. Every read checks its answers after the pause against
+    // values that other nodes acknowledged meanwhile.
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         let load = Workload::new(cluster.addrs(), 9).start();
         load.wait_for(200, Duration::from_secs(20)).await?;
@@ -77,8 +77,8 @@ fn paused_node_never_answers_what_others_have_overwritten() {
 
 #[test]
 fn node_that_wakes_just_as_its_lease_runs_out_never_answers_what_others_have_overwritten() {
-    // A lease is 2 s and 0.1 s more are waited: these pauses end around the moment at which the node is being
-    // declared down, when a lease granted once more would let it serve what others overwrite.
+    // The coordinator declares a node down 2.1 s after granting a lease of 2 s. These pauses end around that
+    // moment, when another grant would let the node serve values that others overwrite.
     const ROUNDS: usize = 5;
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         let load = Workload::new(cluster.addrs(), 9).start();
@@ -101,7 +101,7 @@ fn node_that_wakes_just_as_its_lease_runs_out_never_answers_what_others_have_ove
     });
 }
 
-/// Which start of node `index` the cluster has registered.
+/// Returns the registered incarnation of node `index`.
 async fn incarnation(cluster: &Cluster, index: usize) -> Result<u64> {
     let status = cluster.node(index)?.status().await?;
     let own = status.members.iter().find(|member| member.id == status.node_id);

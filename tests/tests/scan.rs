@@ -1,5 +1,5 @@
-//! SCAN's guarantee: a key that is there from the beginning to the end of a walk is told at least once, whatever else
-//! happens to the cluster meanwhile; and what keys in order promise beyond that: exactly once, and in order.
+//! SCAN returns a key that exists from the beginning to the end of a walk at least once, whatever happens to
+//! the cluster meanwhile. CASK.RANGE returns it exactly once and in order.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -14,13 +14,14 @@ use tokio::task::JoinHandle;
 const LIMIT: Duration = Duration::from_secs(180);
 const STEP_MAX: Duration = Duration::from_secs(60);
 const RECORDS: usize = 10_000;
-/// Longest that one page may be refused, each try waiting for a primary already.
+/// Time limit of the retries of one page; each try already waits for a primary.
 const PAGE_MAX: Duration = Duration::from_secs(30);
-/// phpredis 5.3 and node-redis 4 keep cursors as doubles: from here on these are not exact, and walks would not end.
+/// phpredis 5.3 and node-redis 4 store cursors as doubles, which are not exact from here on: walks would not
+/// end.
 const CURSORS_END: u64 = 1 << 53;
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Walks again and again, each walk checked.
+/// A task that repeats walks and checks each.
 struct Walks {
     stop: Arc<AtomicBool>,
     done: Arc<AtomicU64>,
@@ -44,7 +45,7 @@ impl Walks {
         Ok(Self { stop, done, task })
     }
 
-    /// Waits for one walk that began after now.
+    /// Waits until one walk that begins after this call has ended.
     async fn wait_for_whole(&self) -> Result<()> {
         let begun = self.done.load(Ordering::Relaxed);
         let two_more = async {
@@ -52,7 +53,7 @@ impl Walks {
                 tokio::time::sleep(PAUSE).await;
             }
         };
-        ensure!(tokio::time::timeout(STEP_MAX, two_more).await.is_ok(), "walks do not come to an end");
+        ensure!(tokio::time::timeout(STEP_MAX, two_more).await.is_ok(), "walks do not end in time");
         Ok(())
     }
 
@@ -63,7 +64,7 @@ impl Walks {
     }
 }
 
-/// Asks until it is answered: what is refused changed nothing, and the same cursor goes on.
+/// Retries a page until it is answered: a rejected request changes nothing, so that the cursor stays valid.
 async fn page<T: redis::FromRedisValue>(client: &mut Client, ask: &redis::Cmd) -> Result<T> {
     let asked = async {
         loop {
@@ -103,7 +104,11 @@ async fn in_order(client: &mut Client) -> Result<BTreeSet<String>> {
         }
         let (next, keys): (Option<String>, Vec<String>) = page(client, &ask).await?;
         for key in keys {
-            ensure!(found.last().is_none_or(|last| *last < key), "{key} comes after {:?}", found.last());
+            ensure!(
+                found.last().is_none_or(|last| *last < key),
+                "{key} is returned after {:?}",
+                found.last()
+            );
             found.insert(key);
         }
         match next {
@@ -115,7 +120,7 @@ async fn in_order(client: &mut Client) -> Result<BTreeSet<String>> {
 
 #[test]
 fn walks_find_every_key_that_stays_under_writes_a_join_and_a_failover() {
-    // A node that keeps no ordered index could not take part in walks in order.
+    // CASK.RANGE needs an ordered index on every node.
     with_cluster(Builder::new(3).arg("--index", "ordered"), LIMIT, async |cluster| {
         let stays: BTreeSet<String> = (0..RECORDS).map(|number| format!("stays:{number:06}")).collect();
         let records: Vec<(String, &str)> = stays.iter().map(|key| (key.clone(), "value")).collect();
@@ -147,7 +152,7 @@ fn walks_find_every_key_that_stays_under_writes_a_join_and_a_failover() {
 }
 
 #[test]
-fn walk_with_cursors_as_doubles_finds_every_key_once() {
+fn walk_with_cursors_as_doubles_returns_every_key_once() {
     with_cluster(Builder::new(1).sync("never"), LIMIT, async |cluster| {
         let records: Vec<(String, &str)> = (0..RECORDS).map(|number| (format!("k{number}"), "v")).collect();
         let mut client = cluster.node(0)?.client().await?;
@@ -173,7 +178,7 @@ fn walk_with_cursors_as_doubles_finds_every_key_once() {
 }
 
 #[test]
-fn keys_in_order_are_refused_with_the_cure_where_a_node_keeps_none() {
+fn range_without_an_ordered_index_is_rejected_with_the_remedy() {
     with_cluster(Builder::new(1), LIMIT, async |cluster| {
         let mut client = cluster.node(0)?.client().await?;
         let told: RedisResult<redis::Value> = client.ask(cmd("CASK.RANGE").arg("-").arg("+")).await;

@@ -1,4 +1,4 @@
-//! `caskd config`: where each setting came from, and all problems at once.
+//! `caskd config` shows the source of each setting; `caskd` reports all invalid settings at once.
 
 use std::process::Command;
 use std::time::Duration;
@@ -30,7 +30,7 @@ fn each_setting_is_shown_with_its_source() {
 }
 
 #[test]
-fn what_config_prints_is_a_settings_file() {
+fn output_of_config_is_a_settings_file() {
     with_limit(LIMIT, async || {
         let folder = tempfile::tempdir()?;
         let file = folder.path().join("printed.toml");
@@ -48,7 +48,7 @@ fn what_config_prints_is_a_settings_file() {
 }
 
 #[test]
-fn all_problems_are_told_at_once() {
+fn all_problems_are_reported_at_once() {
     with_limit(LIMIT, async || {
         let folder = tempfile::tempdir()?;
         let data = folder.path().join("data");
@@ -59,12 +59,12 @@ fn all_problems_are_told_at_once() {
         for problem in ["nowhere", "CASKADE_LISTEN", "sometimes", "--sync", "--replicas"] {
             ensure!(said.contains(problem), "{problem} is not in:\n{said}");
         }
-        ensure!(!data.exists(), "nothing was made before the settings were right");
+        ensure!(!data.exists(), "the data directory was created in spite of invalid settings");
         Ok(())
     });
 }
 
-/// Runs `caskd` with these variables, and none else of its own.
+/// Runs `caskd` with these `CASKADE_*` variables only.
 async fn caskd(variables: &[(&str, &str)], arguments: impl FnOnce(&mut Command)) -> Result<Finished> {
     let mut command = Command::new(binary("caskd")?);
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("CASKADE_")) {

@@ -1,4 +1,4 @@
-//! A primary that is up and does not answer: who waits is told within the request time-out.
+//! A primary that is up but does not answer: waiting requests fail within the request time-out.
 
 use std::time::{Duration, Instant};
 
@@ -6,7 +6,7 @@ use anyhow::{Context, ensure};
 use caskade_tests::{Builder, keys_led_by, with_cluster};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// The time-out that is set, and time for a slow machine.
+/// The configured time-out, plus time for a slow machine.
 const TOLD_MAX: Duration = Duration::from_secs(4);
 
 #[test]
@@ -28,7 +28,7 @@ fn request_to_a_silent_primary_ends_with_the_request_time_out() {
             let begun = Instant::now();
             let said: redis::RedisResult<redis::Value> = client.ask(&command).await;
             let Err(error) = said else { anyhow::bail!("a silent primary answered") };
-            ensure!(begun.elapsed() < TOLD_MAX, "told after {:?}", begun.elapsed());
+            ensure!(begun.elapsed() < TOLD_MAX, "the error arrived after {:?}", begun.elapsed());
             ensure!(error.code() == Some(expected), "{expected}, not {error:?}");
         }
         cluster.node_mut(victim)?.resume()

@@ -1,5 +1,5 @@
-//! A store that is damaged decides nothing: it is healed from other copies, or says what it cannot know. One that is
-//! emptied or another's keeps its node from starting.
+//! A damaged store is healed from other copies; without other copies the node answers an error for keys it
+//! cannot know. A node does not start with an emptied store or with the store of another node.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -9,9 +9,9 @@ use anyhow::{Context, Result, ensure};
 use caskade_tests::{Builder, Cluster, binary, eventually, run_for, with_cluster};
 
 const LIMIT: Duration = Duration::from_secs(90);
-/// How long a node that is refused may take to say so.
+/// Time limit within which a node that must not start exits.
 const REFUSED_MAX: Duration = Duration::from_secs(20);
-/// How long healing may take.
+/// Time limit of healing.
 const HEALED_MAX: Duration = Duration::from_secs(40);
 const NODE: usize = 2;
 
@@ -26,9 +26,9 @@ fn damaged_store_is_healed_by_the_other_copies_and_whole_at_the_next_start() {
         cluster.assert_copies_equal(2).await?;
         holds_all(cluster, NODE).await?;
         tells(cluster, NODE, "all its partitions were restored from other copies").await?;
-        // The damaged file was replaced.
-        eventually("the damaged file is gone", HEALED_MAX, async || {
-            ensure!(!damaged.exists(), "it is still there");
+        // Healing replaces the damaged file.
+        eventually("the damaged file is removed", HEALED_MAX, async || {
+            ensure!(!damaged.exists(), "the file still exists");
             Ok(())
         })
         .await?;
@@ -36,14 +36,14 @@ fn damaged_store_is_healed_by_the_other_copies_and_whole_at_the_next_start() {
         cluster.wait_converged(HEALED_MAX).await?;
         let events = cluster.node(NODE)?.client().await?.events().await?;
         ensure!(!events.iter().any(|event| event.message.contains("is damaged")), "{events:#?}");
-        // What it has now is all there is.
+        // Stop another node: this node's copies alone must be complete.
         cluster.node_mut(0)?.stop().await?;
         holds_all(cluster, NODE).await
     });
 }
 
 #[test]
-fn last_copy_on_a_damaged_store_answers_an_error_and_never_absent_or_old() {
+fn last_copy_on_a_damaged_store_answers_an_error_and_never_an_old_or_no_value() {
     with_cluster(Builder::new(1), LIMIT, async |cluster| {
         let mut client = cluster.node(0)?.client().await?;
         client.set("key:1", "old").await?;
@@ -55,10 +55,10 @@ fn last_copy_on_a_damaged_store_answers_an_error_and_never_absent_or_old() {
         tells(cluster, 0, "is damaged").await?;
         let mut client = cluster.node(0)?.client().await?;
         for key in ["key:1", "key:2", "never written"] {
-            let error = client.get(key).await.err().context("it cannot be known")?;
+            let error = client.get(key).await.err().context("a value that cannot be known was returned")?;
             ensure!(format!("{error:#}").contains("DAMAGED"), "{error:#}");
         }
-        // A write that need not know the key goes on, and makes it known.
+        // A write that does not depend on the old value succeeds; afterwards the key is readable.
         client.set("key:2", "another").await?;
         ensure!(client.get("key:2").await?.as_deref() == Some("another"));
         Ok(())
@@ -66,7 +66,7 @@ fn last_copy_on_a_damaged_store_answers_an_error_and_never_absent_or_old() {
 }
 
 #[test]
-fn emptied_store_is_refused_however_it_was_emptied() {
+fn emptied_store_is_rejected_however_it_was_emptied() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         write_and_stop(cluster).await?;
         let store = data_dir(cluster)?.join("store");
@@ -90,7 +90,7 @@ fn emptied_store_is_refused_however_it_was_emptied() {
 }
 
 #[test]
-fn store_of_another_node_is_refused_by_members_and_founders() {
+fn store_of_another_node_is_rejected_by_members_and_founders() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         let other = cluster.node(1)?.status().await?.node_id;
         write_and_stop(cluster).await?;
@@ -101,7 +101,7 @@ fn store_of_another_node_is_refused_by_members_and_founders() {
         let said = refused(cluster).await?;
         ensure!(said.contains(&format!("belongs to node {other} of cluster")), "{said}");
 
-        // Neither does a node that founds a cluster take it over.
+        // A node that founds a cluster rejects it too.
         let folder = tempfile::tempdir()?;
         std::fs::rename(&mine, folder.path().join("store"))?;
         let mut founder = Command::new(binary("caskd")?);
@@ -116,7 +116,7 @@ fn store_of_another_node_is_refused_by_members_and_founders() {
     });
 }
 
-/// Puts records on every node and stops the one whose store is tampered with.
+/// Writes records to every node and stops the node whose store the test changes.
 async fn write_and_stop(cluster: &mut Cluster) -> Result<()> {
     let keys: Vec<String> = (0..1000).map(|number| format!("key:{number}")).collect();
     let records: Vec<(&String, &str)> = keys.iter().map(|key| (key, "a value")).collect();
@@ -124,7 +124,7 @@ async fn write_and_stop(cluster: &mut Cluster) -> Result<()> {
     cluster.node_mut(NODE)?.stop().await
 }
 
-/// Flips a bit in the first records of a node that is stopped: its store has synced all of its bytes.
+/// Flips a bit in the first records of a stopped node, whose store has synced all bytes.
 fn damage(cluster: &Cluster, node: usize) -> Result<PathBuf> {
     let file = data_files(cluster, node)?.into_iter().next().context("a data file")?;
     let mut bytes = std::fs::read(&file)?;
@@ -133,9 +133,9 @@ fn damage(cluster: &Cluster, node: usize) -> Result<PathBuf> {
     Ok(file)
 }
 
-/// Waits until a node's events say so.
+/// Waits for an event of the node that contains `what`.
 async fn tells(cluster: &Cluster, node: usize, what: &str) -> Result<()> {
-    eventually("the node tells of its store", HEALED_MAX, async || {
+    eventually("an event about the store", HEALED_MAX, async || {
         let events = cluster.node(node)?.client().await?.events().await?;
         ensure!(events.iter().any(|event| event.message.contains(what)), "no '{what}' in {events:#?}");
         Ok(())
@@ -143,7 +143,7 @@ async fn tells(cluster: &Cluster, node: usize, what: &str) -> Result<()> {
     .await
 }
 
-/// What the node says when it is started and refuses.
+/// Starts the node, which must exit with an error, and returns its output.
 async fn refused(cluster: &Cluster) -> Result<String> {
     let mut command = Command::new(binary("caskd")?);
     command.args(cluster.node(NODE)?.command_line());
@@ -159,7 +159,7 @@ async fn holds_all(cluster: &Cluster, node: usize) -> Result<()> {
     let found = cluster.node(node)?.client().await?.get_all(&keys).await?;
     ensure!(
         found.iter().all(|value| value.as_deref() == Some(b"a value".as_slice())),
-        "the other copies are whole"
+        "a record is missing or wrong"
     );
     Ok(())
 }

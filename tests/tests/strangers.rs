@@ -1,8 +1,8 @@
-//! Who is no member gets nothing from real nodes, whatever it sends to their peer ports: it is refused, told in the log,
-//! and counted where an operator sees it.
+//! Nodes reject every message of non-members on their peer ports, log the rejection, and count it where
+//! operators see it.
 //!
-//! The strangers here speak through the node's own network code, with a key and a secret of their own or with those of a
-//! node they are not. What they send is written out as bytes, as the messages' types are the node's own.
+//! The non-members use the node's own network code, with their own key and secret, or with those of a node.
+//! The tests write the messages as bytes, because their types are private to the node.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -24,14 +24,14 @@ use tokio::net::{TcpListener, TcpStream};
 const LIMIT: Duration = Duration::from_secs(90);
 const SOON: Duration = Duration::from_secs(20);
 
-/// First byte of an answer that says: not the primary, nothing was done.
+/// First byte of the answer "not the primary, nothing was executed".
 const NOT_PRIMARY: u8 = 2;
-/// First byte of an answer on the control class that says: it cannot be done.
+/// First byte of the answer "failed" on the control class.
 const FAILED: u8 = 7;
-/// First byte of one that says: this process can never have a lease.
+/// First byte of the answer "this process can never get a lease".
 const REFUSED_FOR_GOOD: u8 = 8;
 
-/// Takes nothing and answers nothing.
+/// A handler that ignores everything.
 struct Silent;
 
 impl Handler for Silent {
@@ -40,14 +40,14 @@ impl Handler for Silent {
     fn on_peer(&self, _: NodeId, _: bool) {}
 }
 
-/// A process that is no member, with the key in `folder`.
+/// Starts the network of a non-member with the key in `folder`.
 async fn stranger(folder: &Path, secret: &[u8]) -> Result<Network> {
     let keypair = Identity::load_or_create(folder)?.keypair;
     let config = NetworkConfig::new(keypair, vec!["127.0.0.1:0".parse()?], ClusterSecret::from_bytes(secret));
     Ok(Network::start(config, Arc::new(Silent)).await?)
 }
 
-/// Tells a stranger where the nodes are.
+/// Adds the addresses of the nodes to the non-member's peers.
 async fn introduce(stranger: &Network, nodes: &[Node]) -> Result<()> {
     let mut book = HashMap::new();
     for node in nodes.iter().filter(|node| node.is_running()) {
@@ -57,7 +57,7 @@ async fn introduce(stranger: &Network, nodes: &[Node]) -> Result<()> {
     Ok(())
 }
 
-/// Calls a node, and answers the first byte it says.
+/// Calls a node and returns the first byte of its answer.
 async fn call(from: &Network, node: &Node, class: Class, body: &[u8]) -> Result<u8> {
     let to = id_of(node).await?;
     let answer = from.peers().call(to, class, bytes::Bytes::copy_from_slice(body)).await?;
@@ -68,16 +68,16 @@ async fn id_of(node: &Node) -> Result<NodeId> {
     Ok(node.status().await?.node_id.parse()?)
 }
 
-/// How many of a kind a node has refused, as `CASK.STATUS` tells.
+/// Returns the number of rejections of a kind in `CASK.STATUS` of a node.
 async fn refused(node: &Node, kind: &str) -> Result<u64> {
     let status = node.status().await?;
-    status.peers.refused.get(kind).copied().with_context(|| format!("there is no kind {kind}"))
+    status.peers.refused.get(kind).copied().with_context(|| format!("CASK.STATUS has no kind {kind}"))
 }
 
 async fn wait_refused(node: &Node, kind: &str) -> Result<()> {
     eventually("a refusal", SOON, async || {
         let count = refused(node, kind).await?;
-        ensure!(count > 0, "nothing of the kind {kind} was refused");
+        ensure!(count > 0, "the node rejected nothing of the kind {kind}");
         Ok(())
     })
     .await
@@ -86,7 +86,7 @@ async fn wait_refused(node: &Node, kind: &str) -> Result<()> {
 fn ensure_told(node: &Node, text: &str, kind: &str) -> Result<()> {
     let log = node.log();
     let told = log.lines().filter(|line| line.contains(text) && line.contains(kind)).count();
-    ensure!((1..=9).contains(&told), "{told} lines of the log tell: {text}\n{log}");
+    ensure!((1..=9).contains(&told), "{told} lines of the log contain: {text}\n{log}");
     Ok(())
 }
 
@@ -117,7 +117,7 @@ fn cluster_id(text: &str) -> Result<ClusterId> {
     Ok(ClusterId::from_bytes(bytes?.try_into().ok().context("sixteen bytes")?))
 }
 
-/// Asks a node for every thing that only members may: nothing is done.
+/// Sends every request that only members may send; the node must reject each.
 async fn ensure_has_no_say(from: &Network, node: &Node) -> Result<()> {
     // Request::Execute: removes the key; Request::Count.
     let delete = [&[0, 3][..], b"key", &[3]].concat();
@@ -125,12 +125,12 @@ async fn ensure_has_no_say(from: &Network, node: &Node) -> Result<()> {
         let answer = call(from, node, Class::Requests, request).await?;
         ensure!(answer == NOT_PRIMARY, "a request was answered with {answer}");
     }
-    // Control::Propose of no change, and Control::Stand.
+    // Control::Propose with an empty change, and Control::Stand.
     for question in [&[3, 0][..], &[4]] {
         let answer = call(from, node, Class::Control, question).await?;
         ensure!(answer == FAILED, "a question was answered with {answer}");
     }
-    // Of partition 0: a digest asked for in the name of its primary.
+    // A request for a digest of partition 0 in the name of its primary.
     let digest = [&[2][..], &[0; 46]].concat();
     let answer = call(from, node, Class::Replication, &digest).await?;
     ensure!((1..=2).contains(&answer), "replication was answered with {answer}");
@@ -141,7 +141,7 @@ async fn ensure_has_no_say(from: &Network, node: &Node) -> Result<()> {
 }
 
 #[test]
-fn whoever_is_no_member_is_refused_and_told_and_counted() {
+fn messages_of_non_members_are_rejected_logged_and_counted() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         let folder = tempfile::tempdir()?;
         let secret = std::fs::read(cluster.secret_file())?;
@@ -162,21 +162,24 @@ fn whoever_is_no_member_is_refused_and_told_and_counted() {
             ensure!(refused(node, "stranger").await? >= 6);
             ensure_told(node, "this node does not know as a member", "stranger")?;
         }
-        // What is no message of any kind.
+        // Bytes that are not a message of any kind.
         let rubbish = [0xff; 60];
         let answer = call(&stranger, node, Class::Replication, &rubbish).await?;
         ensure!(answer == 4, "{answer}");
-        ensure!(call(&stranger, node, Class::Control, &rubbish).await.is_err(), "it is dropped");
+        ensure!(
+            call(&stranger, node, Class::Control, &rubbish).await.is_err(),
+            "an invalid control message was answered"
+        );
         ensure!(refused(node, "message").await? >= 2);
         ensure_told(node, "dropped a message of a peer that this node cannot decode", "message")?;
-        ensure!(client.get("key").await?.as_deref() == Some("value"), "the key is still there");
+        ensure!(client.get("key").await?.as_deref() == Some("value"), "the key was changed");
 
         gossip_of_strangers_is_dropped(&stranger, node).await?;
         replayed_connection_is_refused(&stranger, node).await?;
         operators_see_it(node, &mut client).await?;
         stranger.peers().shutdown().await;
         let nodes = client.nodes().await?.nodes;
-        ensure!(nodes.len() == 3, "nobody joined: {nodes:?}");
+        ensure!(nodes.len() == 3, "a non-member joined: {nodes:?}");
         Ok(())
     });
 }
@@ -197,7 +200,7 @@ async fn gossip_of_strangers_is_dropped(stranger: &Network, node: &Node) -> Resu
     ensure_told(node, "rejected a message of a node of another cluster", "other_cluster")
 }
 
-/// Listens on the way of a good connection, and says the same again.
+/// Records the bytes of a good connection and sends them again on another one.
 async fn replayed_connection_is_refused(stranger: &Network, node: &Node) -> Result<()> {
     let to: SocketAddr = node.peer_addr().parse()?;
     let listener = TcpListener::bind("127.0.0.1:0").await?;
@@ -237,7 +240,7 @@ async fn replayed_connection_is_refused(stranger: &Network, node: &Node) -> Resu
     let _ = again.write_all(&said).await;
     let mut answer = Vec::new();
     let _ = tokio::time::timeout(SOON, again.read_to_end(&mut answer)).await?;
-    ensure!(answer.len() < 300, "{} bytes were said to a replay", answer.len());
+    ensure!(answer.len() < 300, "a replay got {} bytes", answer.len());
     eventually("a refused handshake", SOON, async || {
         ensure!(refused(node, "handshake").await? == before + 1);
         Ok(())
@@ -246,24 +249,26 @@ async fn replayed_connection_is_refused(stranger: &Network, node: &Node) -> Resu
     ensure_told(node, "or that replays an earlier one", "handshake")
 }
 
-/// In the status as people read it, and in INFO as their monitoring does.
+/// Checks that operators see the counters in `caskctl status`, and their monitoring in INFO.
 async fn operators_see_it(node: &Node, client: &mut caskade_tests::Client) -> Result<()> {
     let mut command = Command::new(binary("caskctl")?);
     command.args(["--addr", &node.addr(), "status"]);
     let shown = run(command).await?.success()?;
-    let line = shown.lines().find(|line| line.starts_with("peers")).context("no line of the peers")?;
+    let line =
+        shown.lines().find(|line| line.starts_with("peers")).context("the status has no line about peers")?;
     ensure!(line.contains("stranger ") && line.contains("handshake ") && line.contains("secret "), "{line}");
     let info: String = client.ask(redis::cmd("INFO").arg("cluster")).await?;
     for kind in ["secret", "stranger", "message", "other_cluster", "handshake"] {
         let name = format!("caskade_peer_refused_{kind}:");
-        let count = info.lines().find_map(|line| line.strip_prefix(&name)).context("it is not in INFO")?;
+        let count =
+            info.lines().find_map(|line| line.strip_prefix(&name)).context("INFO does not contain it")?;
         ensure!(count.trim().parse::<u64>()? > 0, "{name}{count}");
     }
     Ok(())
 }
 
 #[test]
-fn removed_member_and_an_earlier_start_of_a_member_have_no_say() {
+fn messages_of_a_removed_member_and_of_an_old_incarnation_are_rejected() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         let secret = std::fs::read(cluster.secret_file())?;
         cluster.node(0)?.client().await?.set("key", "value").await?;
@@ -276,7 +281,7 @@ fn removed_member_and_an_earlier_start_of_a_member_have_no_say() {
         cluster.node(0)?.client().await?.plan_and_commit(&["REMOVE", id]).await?;
         let removed = cluster.take_node(2)?;
         cluster.wait_converged(SOON).await?;
-        // The process goes on with its key, as one that was cut off would.
+        // Simulate a removed process that still runs, as an isolated one would, with the same key.
         let folder = tempfile::tempdir()?;
         copy_identity(&removed.data_dir(), folder.path())?;
         let ghost = stranger(folder.path(), &secret).await?;
@@ -294,24 +299,24 @@ fn removed_member_and_an_earlier_start_of_a_member_have_no_say() {
         let before = refused(node, "removed").await?;
         eventually("a refused gossip", SOON, async || {
             ghost.peers().publish(report.clone());
-            ensure!(refused(node, "removed").await? > before, "its gossip is not counted");
+            ensure!(refused(node, "removed").await? > before, "its gossip was not counted");
             Ok(())
         })
         .await?;
         ghost.peers().shutdown().await;
         let mut client = node.client().await?;
-        ensure!(client.get("key").await?.as_deref() == Some("value"), "the key is still there");
+        ensure!(client.get("key").await?.as_deref() == Some("value"), "the key was changed");
         let nodes = client.nodes().await?.nodes;
-        ensure!(nodes.len() == 2, "it is not taken for one that joins: {nodes:?}");
+        ensure!(nodes.len() == 2, "the removed node joined again: {nodes:?}");
         Ok(())
     });
 }
 
-/// A process that has a member's key, and an incarnation that is over.
+/// Rejects messages of a process with a member's key and an old incarnation.
 async fn earlier_start_is_refused(cluster: &mut Cluster, secret: &[u8]) -> Result<()> {
     let coordinator = cluster.coordinator().await?;
     let place = (coordinator + 1) % 3;
-    // Not beside the other process: a node speaks gossip over one connection with each peer.
+    // Stop the present process first, because a node has one gossip connection per peer.
     cluster.node_mut(place)?.kill9()?;
     let node = cluster.node(coordinator)?;
     let folder = tempfile::tempdir()?;
@@ -329,7 +334,7 @@ async fn earlier_start_is_refused(cluster: &mut Cluster, secret: &[u8]) -> Resul
     let report = wire::encode(&report(cluster_id(&status.cluster_id)?, earlier.local(), 0));
     eventually("a refused gossip", SOON, async || {
         earlier.peers().publish(report.clone());
-        ensure!(refused(node, "old_incarnation").await? > before, "its gossip is not counted");
+        ensure!(refused(node, "old_incarnation").await? > before, "its gossip was not counted");
         Ok(())
     })
     .await?;

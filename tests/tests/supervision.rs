@@ -1,7 +1,8 @@
-//! A node of which a part ends, ends: with an exit code of its own, and so that the others take over at once.
+//! A node whose part (thread or task) ends unexpectedly exits with its own exit code, so that other nodes
+//! take over.
 //!
-//! Needs programs built with the planted bugs (`DEBUG END-PART`), as the harness builds them; one of `CASKADE_BIN_DIR`
-//! without them fails these tests.
+//! Needs programs built with the planted bugs (`DEBUG END-PART`), as the harness builds them. These tests
+//! fail with programs in `CASKADE_BIN_DIR` that lack them.
 
 use std::process::Command;
 use std::time::Duration;
@@ -14,17 +15,17 @@ use caskade_tests::{
 use redis::{RedisResult, TlsCertificates, Value};
 
 const LIMIT: Duration = Duration::from_secs(300);
-/// From the end of a part to the end of its process: a last goodbye takes one second at most, and what hangs is cut after
-/// five.
+/// Time limit from the end of a part to the end of its process: the goodbye to peers takes at most 1 s, and
+/// the node aborts what hangs after 5 s.
 const END_MAX: Duration = Duration::from_secs(10);
 const RETURN_MAX: Duration = Duration::from_secs(30);
 
 #[test]
-fn each_part_that_ends_ends_its_node_and_clients_of_the_others_go_on() {
+fn end_of_any_part_ends_its_node_and_the_others_serve() {
     let builder = Builder::new(3).variable("CASKADE_DEBUG_COMMANDS", "true");
     with_cluster(builder, LIMIT, async |cluster| {
         let load = Workload::new(cluster.addrs(), 4).start();
-        // It is there only where there is TLS; see below.
+        // This part exists only with TLS; see below.
         let parts = Part::ALL.iter().filter(|part| **part != Part::Certificates);
         for (number, part) in parts.enumerate() {
             end_part(cluster, number, *part).await.with_context(|| format!("the part {}", part.name()))?;
@@ -36,7 +37,7 @@ fn each_part_that_ends_ends_its_node_and_clients_of_the_others_go_on() {
 
 async fn end_part(cluster: &mut Cluster, number: usize, part: Part) -> Result<()> {
     let victim = number % 3;
-    // Threads have no other way.
+    // A part can end by a panic or by returning.
     let how = if number.is_multiple_of(2) { "panic" } else { "return" };
     ask_to_end(&mut cluster.node(victim)?.client().await?, part, how).await?;
     let ended = cluster.node_mut(victim)?.wait_end(END_MAX).await?;
@@ -64,14 +65,14 @@ async fn ask_to_end(client: &mut Client, part: Part, how: &str) -> Result<()> {
     let answer: RedisResult<Value> =
         client.ask(redis::cmd("DEBUG").arg("END-PART").arg(part.name()).arg(how)).await;
     match answer {
-        // It may be gone before it can answer.
+        // The node may exit before it answers.
         Err(error) if error.is_io_error() || error.is_connection_dropped() => Ok(()),
         answer => answer.map(drop).context("DEBUG END-PART"),
     }
 }
 
 #[test]
-fn a_panic_in_what_serves_a_client_ends_that_connection_only() {
+fn panic_while_serving_a_client_ends_only_that_connection() {
     let builder = Builder::new(1).variable("CASKADE_DEBUG_COMMANDS", "true");
     with_cluster(builder, LIMIT, async |cluster| {
         let mut other = cluster.node(0)?.client().await?;
@@ -81,14 +82,14 @@ fn a_panic_in_what_serves_a_client_ends_that_connection_only() {
             let answer: RedisResult<Value> = client.ask(redis::cmd("DEBUG").arg("PANIC")).await;
             ensure!(answer.is_err_and(|error| error.is_io_error() || error.is_connection_dropped()));
         }
-        ensure!(other.get("k").await?.as_deref() == Some("v"), "the other connection goes on");
-        ensure!(cluster.node(0)?.log().contains("panic: a test asked for it"), "and the log says so");
+        ensure!(other.get("k").await?.as_deref() == Some("v"), "the other connection ended");
+        ensure!(cluster.node(0)?.log().contains("panic: a test asked for it"), "the panic is not in the log");
         cluster.node_mut(0)?.stop().await
     });
 }
 
 #[test]
-fn a_node_whose_certificates_are_not_renewed_any_more_ends() {
+fn end_of_the_certificate_reloader_ends_its_node() {
     with_limit(LIMIT, async || {
         let _permit = Permit::acquire().await?;
         let folder = tempfile::tempdir()?;

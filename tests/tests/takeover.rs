@@ -1,4 +1,4 @@
-//! The loss of those who elect the coordinator, and the way back: takeovers, and what becomes of the side that was given up.
+//! Loss of a majority of the voters: takeovers, and the return of the nodes that were given up.
 
 use std::process::Command;
 use std::time::Duration;
@@ -12,11 +12,11 @@ const SOON: Duration = Duration::from_secs(60);
 const RETURN_MAX: Duration = Duration::from_secs(90);
 
 #[test]
-fn one_of_two_takes_over_and_what_only_the_lost_founder_has_is_merged_by_value() {
+fn one_of_two_takes_over_and_the_data_of_the_lost_founder_is_merged_by_value() {
     with_cluster(Builder::new(2), LIMIT, async |cluster| {
         let mut founder = cluster.node(0)?.client().await?;
         write(&mut founder, &["old", "gone-by-founder", "gone-by-other", "both"], "before").await?;
-        // The founder goes on alone, then dies: the other one has not seen any of this.
+        // The founder serves alone and is then killed: the other node does not have these writes.
         let other = cluster.node(1)?.status().await?.node_id;
         cluster.node_mut(1)?.kill9()?;
         cluster.wait_member_state(&other, "down", SOON).await?;
@@ -26,7 +26,7 @@ fn one_of_two_takes_over_and_what_only_the_lost_founder_has_is_merged_by_value()
 
         cluster.node_mut(1)?.spawn()?;
         let refused = refused_without_lease(cluster, 1).await?;
-        ensure!(refused.contains("caskctl cluster takeover"), "the cure is not in: {refused}");
+        ensure!(refused.contains("caskctl cluster takeover"), "the remedy is not in: {refused}");
         let mut stale = cluster.node(1)?.client().await?;
         let _: String = stale.ask(&redis::cmd("READONLY")).await?;
         expect(&mut stale, "old", Some("before")).await?;
@@ -57,9 +57,9 @@ fn one_of_two_takes_over_and_what_only_the_lost_founder_has_is_merged_by_value()
         )
         .await?;
         let set_aside = cluster.node(0)?.data_dir().join("topology.given-up-1");
-        ensure!(set_aside.exists(), "the founder's former log is kept");
+        ensure!(set_aside.exists(), "the founder's former log was not kept");
 
-        // They are a cluster of two again, whichever restarts.
+        // Both nodes can restart, so that they are a cluster of two again.
         cluster.node_mut(0)?.restart().await?;
         cluster.node_mut(1)?.restart().await?;
         cluster.wait_converged(RETURN_MAX).await?;
@@ -76,14 +76,15 @@ fn last_of_three_takes_over_and_the_others_return_under_it() {
         cluster.node_mut(0)?.kill9()?;
         cluster.node_mut(1)?.kill9()?;
         let refused = refused_without_lease(cluster, 2).await?;
-        ensure!(refused.contains("caskctl cluster takeover"), "the cure is not in: {refused}");
+        ensure!(refused.contains("caskctl cluster takeover"), "the remedy is not in: {refused}");
         take_over(cluster, 2).await?;
         let mut client = cluster.node(2)?.client().await?;
         for key in names("old") {
             expect_one(&mut client, &key, Some("before")).await?;
         }
         write(&mut client, &["new"], "after").await?;
-        // The two that were given up are a majority of the former voters; they give that up all the same.
+        // The two returning nodes are a majority of the former voters; they nevertheless accept the new
+        // generation.
         cluster.restart_all().await?;
         cluster.wait_converged(RETURN_MAX).await?;
         for node in cluster.nodes() {
@@ -100,9 +101,9 @@ fn last_of_three_takes_over_and_the_others_return_under_it() {
 fn witness_makes_a_takeover_needless() {
     with_cluster(Builder::new(2), LIMIT, async |cluster| {
         let witness = cluster.add_node_with(&[("--weight", "0")]).await?;
-        eventually("three nodes vote", SOON, async || {
+        eventually("the cluster has three voters", SOON, async || {
             let voters = cluster.node(0)?.status().await?.voters.len();
-            ensure!(voters == 3, "{voters} vote");
+            ensure!(voters == 3, "the cluster has {voters} voters");
             Ok(())
         })
         .await?;
@@ -110,14 +111,14 @@ fn witness_makes_a_takeover_needless() {
         write(&mut cluster.node(0)?.client().await?, &["old"], "before").await?;
         let id = cluster.node(witness)?.status().await?.node_id;
         let share = cluster.ring(0).await?.shares.into_iter().find(|share| share.id == id);
-        ensure!(share.is_none_or(|share| share.copies == 0), "a witness holds no data");
+        ensure!(share.is_none_or(|share| share.copies == 0), "the witness holds data");
         cluster.node_mut(0)?.kill9()?;
         eventually("the other data node serves", SOON, async || {
             write(&mut cluster.node(1)?.client().await?, &["new"], "after").await
         })
         .await?;
         expect(&mut cluster.node(witness)?.client().await?, "old", Some("before")).await?;
-        ensure!(cluster.node(1)?.status().await?.generation == 0, "nobody took over");
+        ensure!(cluster.node(1)?.status().await?.generation == 0, "a node took over");
         cluster.node_mut(0)?.restart().await?;
         cluster.wait_converged(RETURN_MAX).await?;
         cluster.assert_copies_equal(2).await.map(drop)
@@ -125,7 +126,7 @@ fn witness_makes_a_takeover_needless() {
 }
 
 #[test]
-fn one_of_two_takes_over_by_itself_if_it_may() {
+fn one_of_two_takes_over_by_itself_with_pair_takeover_auto() {
     with_cluster(Builder::new(2).arg("--pair-takeover", "auto"), LIMIT, async |cluster| {
         write(&mut cluster.node(0)?.client().await?, &["old"], "before").await?;
         cluster.node_mut(0)?.kill9()?;
@@ -141,7 +142,7 @@ fn one_of_two_takes_over_by_itself_if_it_may() {
 }
 
 #[test]
-fn restarted_founder_of_two_serves_only_after_the_other_spoke_or_when_told_to() {
+fn restarted_founder_of_two_serves_only_after_contact_or_with_serve_alone() {
     with_cluster(Builder::new(2), LIMIT, async |cluster| {
         let other = cluster.node(1)?.status().await?.node_id;
         cluster.node_mut(1)?.kill9()?;
@@ -150,7 +151,10 @@ fn restarted_founder_of_two_serves_only_after_the_other_spoke_or_when_told_to() 
         cluster.node_mut(0)?.kill9()?;
         cluster.node_mut(0)?.spawn()?;
         tokio::time::sleep(Duration::from_secs(6)).await;
-        ensure!(cluster.node(0)?.status().await.is_err(), "it may not know of a takeover");
+        ensure!(
+            cluster.node(0)?.status().await.is_err(),
+            "the founder serves although the other node may have taken over"
+        );
         cluster.node_mut(0)?.kill9()?;
         cluster.node_mut(0)?.set_variable("CASKADE_SERVE_ALONE", Some("true"));
         cluster.node_mut(0)?.restart().await?;
@@ -162,7 +166,7 @@ fn restarted_founder_of_two_serves_only_after_the_other_spoke_or_when_told_to() 
     });
 }
 
-/// Keys of each kind.
+/// Number of keys of each kind.
 const KEYS: usize = 40;
 
 fn names(kind: &str) -> Vec<String> {
@@ -197,21 +201,21 @@ async fn expect_one(client: &mut Client, key: &str, value: Option<&str>) -> Resu
     Ok(())
 }
 
-/// What a write is refused with, once the node knows that it has no lease for long.
+/// Returns the error of a write, once the node has reported that it has had no lease for long.
 async fn refused_without_lease(cluster: &Cluster, index: usize) -> Result<String> {
-    eventually("a write is refused with the cure", SOON, async || {
+    eventually("a write is rejected with the remedy", SOON, async || {
         let mut client = cluster.node(index)?.client().await?;
         let written: redis::RedisResult<String> = client.ask(redis::cmd("SET").arg("k").arg("v")).await;
         match written {
-            Ok(answer) => bail!("it was answered {answer}"),
+            Ok(answer) => bail!("the write was answered {answer}"),
             Err(error) if error.to_string().contains("has no lease") => Ok(error.to_string()),
-            Err(error) => Err(error).context("it does not say yet that there is no lease"),
+            Err(error) => Err(error).context("the error does not mention the lease yet"),
         }
     })
     .await
 }
 
-/// Takes over by `caskctl`, and waits until the node serves.
+/// Takes over with `caskctl` and waits until the node serves.
 async fn take_over(cluster: &Cluster, index: usize) -> Result<()> {
     let said = ctl(cluster, index, &["--json", "cluster", "takeover", "--yes"]).await?.success()?;
     let answer: TakeoverAnswer = serde_json::from_str(&said).with_context(|| said.clone())?;
@@ -229,10 +233,10 @@ async fn wait_serving(cluster: &Cluster, index: usize, generation: u32) -> Resul
 }
 
 async fn assert_merged(cluster: &Cluster, index: usize, parts: &[&str]) -> Result<()> {
-    eventually("the merge is told", SOON, async || {
+    eventually("an event about the merge", SOON, async || {
         let events = cluster.node(index)?.client().await?.events().await?;
         let merged = events.iter().find(|event| event.message.contains("merged it by value"));
-        let message = &merged.context("no event tells of it")?.message;
+        let message = &merged.context("no event about the merge")?.message;
         for part in parts {
             ensure!(message.contains(part), "{part} is not in: {message}");
         }

@@ -1,4 +1,4 @@
-//! What operators do to a running cluster: leave, replace, remove, pause, abort; and upgrades of the peer protocol.
+//! Operations on a running cluster: leave, replace, remove, pause, abort; and upgrades of the peer protocol.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ const CONVERGE_MAX: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(20);
 const OLDER_BUILD: (&str, &str) = ("CASKADE_TEST_PROTOCOL_MAX", "1");
 
-/// Writes records of about 1 KiB and answers them.
+/// Writes records of about 1 KiB and returns them.
 async fn fill(cluster: &Cluster, count: usize) -> Result<Vec<(String, String)>> {
     let records: Vec<(String, String)> =
         (0..count).map(|number| (format!("record:{number}"), format!("{number:01000}"))).collect();
@@ -28,7 +28,7 @@ async fn ensure_all_there(cluster: &Cluster, records: &[(String, String)]) -> Re
 }
 
 #[test]
-fn coordinator_that_leaves_under_load_is_gone_without_an_error_and_comes_back_only_afresh() {
+fn coordinator_leaves_under_load_without_an_error_and_returns_only_as_a_new_node() {
     with_cluster(Builder::new(4), LIMIT, async |cluster| {
         let records = fill(cluster, 2000).await?;
         let leaving = cluster.coordinator().await?;
@@ -56,7 +56,7 @@ fn coordinator_that_leaves_under_load_is_gone_without_an_error_and_comes_back_on
         cluster.wait_converged(CONVERGE_MAX).await?;
         load.wait_for(100, SOON).await?;
         let history = load.stop().await?;
-        ensure!(history.errors().is_empty(), "clients met errors: {:#?}", history.errors());
+        ensure!(history.errors().is_empty(), "requests failed: {:#?}", history.errors());
         history.check(&mut cluster.node(0)?.client().await?).await?;
         ensure_all_there(cluster, &records).await?;
         let status = cluster.node(0)?.status().await?;
@@ -65,7 +65,7 @@ fn coordinator_that_leaves_under_load_is_gone_without_an_error_and_comes_back_on
             "{status:?}"
         );
 
-        // A founder that left has nobody to ask unless it is told whom.
+        // A founder has no bootstrap peer by default.
         let peer = cluster.node(0)?.peer_addr();
         left.add_flags(&[("--bootstrap", &peer)]);
         left.spawn()?;
@@ -73,9 +73,9 @@ fn coordinator_that_leaves_under_load_is_gone_without_an_error_and_comes_back_on
         ensure!(refused.contains("is no member of this cluster since epoch"), "{refused}");
         left.add_flags(&[("--join-afresh=true", "--insecure=false")]);
         left.restart().await?;
-        ensure!(left.data_dir().join("store.removed-1").is_dir(), "what it held is kept");
+        ensure!(left.data_dir().join("store.removed-1").is_dir(), "the former store was not kept");
         let again = left.status().await?.node_id;
-        ensure!(again != id, "it is another node");
+        ensure!(again != id, "the node returned with its old id");
         cluster.put_node(left);
         cluster.wait_converged(CONVERGE_MAX).await?;
         ensure_all_there(cluster, &records).await?;
@@ -85,7 +85,7 @@ fn coordinator_that_leaves_under_load_is_gone_without_an_error_and_comes_back_on
 }
 
 #[test]
-fn dead_node_is_replaced_by_one_that_takes_exactly_its_places() {
+fn dead_node_is_replaced_by_a_node_that_takes_exactly_its_partitions() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         let records = fill(cluster, 2000).await?;
         cluster.add_node_with(&[("--weight", "0")]).await?;
@@ -103,7 +103,7 @@ fn dead_node_is_replaced_by_one_that_takes_exactly_its_places() {
         let after = cluster.ring(0).await?;
         let moved = copies_moved(&before, &after)?;
         let places = before.shares.iter().find(|share| share.id == *old).context("its share")?.copies;
-        ensure!(moved == places as usize, "{moved} copies moved, {places} places were to be taken");
+        ensure!(moved == places as usize, "{moved} copies moved instead of {places}");
         ensure_all_there(cluster, &records).await?;
         cluster.assert_copies_equal(2).await?;
         Ok(())
@@ -111,7 +111,7 @@ fn dead_node_is_replaced_by_one_that_takes_exactly_its_places() {
 }
 
 #[test]
-fn dead_node_is_removed_and_comes_back_as_another_one() {
+fn dead_node_is_removed_and_returns_as_a_new_node() {
     with_cluster(Builder::new(3), LIMIT, async |cluster| {
         fill(cluster, 200).await?;
         let ids = cluster.ids().await?;
@@ -126,10 +126,10 @@ fn dead_node_is_removed_and_comes_back_as_another_one() {
         let mut removed = cluster.take_node(1)?;
         cluster.wait_converged(CONVERGE_MAX).await?;
         cluster.assert_copies_equal(2).await?;
-        // It learns of its removal only now, and joins as another node in the same start.
+        // The node learns of its removal only now, and joins as a new node in the same start.
         removed.add_flags(&[("--join-afresh=true", "--insecure=false")]);
         removed.restart().await?;
-        ensure!(removed.data_dir().join("store.removed-1").is_dir(), "what it held is kept");
+        ensure!(removed.data_dir().join("store.removed-1").is_dir(), "the former store was not kept");
         cluster.put_node(removed);
         cluster.wait_converged(CONVERGE_MAX).await?;
         cluster.assert_copies_equal(2).await?;
@@ -143,7 +143,8 @@ fn plan_is_slowed_paused_resumed_and_aborted_while_it_runs() {
         let records = fill(cluster, 6000).await?;
         let before = cluster.ring(0).await?;
         let mut client = cluster.node(0)?.client().await?;
-        // Some 3 MiB are to be copied: at 64 KiB a second from each node that takes a while.
+        // About 3 MiB are copied at 64 KiB per second from each node, so that the plan runs for several
+        // seconds.
         client.plan(&["THROTTLE", "65536"]).await?;
         let joined = cluster.add_node().await?;
         let made = async |client: &mut caskade_tests::Client| {
@@ -157,16 +158,16 @@ fn plan_is_slowed_paused_resumed_and_aborted_while_it_runs() {
         })
         .await?;
         client.plan(&["PAUSE"]).await?;
-        // What was under way within a second of the pause may still end.
+        // Copies in flight at the pause may still end within a second.
         tokio::time::sleep(Duration::from_secs(1)).await;
         let paused = made(&mut client).await?;
-        ensure!(paused.1, "it is told that it is paused");
+        ensure!(paused.1, "the status does not report the pause");
         tokio::time::sleep(Duration::from_secs(2)).await;
         ensure!(made(&mut client).await? == paused, "copies were made while the plan was paused");
         let warnings = cluster.node(joined)?.status().await?.warnings;
         ensure!(warnings.iter().any(|warning| warning.contains("is paused")), "{warnings:?}");
         client.plan(&["RESUME"]).await?;
-        eventually("copying goes on", SOON, async || {
+        eventually("copying continues", SOON, async || {
             let now = made(&mut cluster.node(0)?.client().await?).await?;
             ensure!(now.0 > paused.0, "{now:?}");
             Ok(())
@@ -178,7 +179,7 @@ fn plan_is_slowed_paused_resumed_and_aborted_while_it_runs() {
         let after = cluster.ring(0).await?;
         ensure!(after.ring_hash == before.ring_hash, "the ring is not the one before the plan");
         ensure_all_there(cluster, &records).await?;
-        // The node is a member without data, until it is given its share.
+        // The node is a member without data until a rebalance.
         client.plan_and_commit(&["REBALANCE"]).await?;
         cluster.wait_converged(CONVERGE_MAX).await?;
         let shares = cluster.ring(joined).await?.shares;
@@ -190,7 +191,7 @@ fn plan_is_slowed_paused_resumed_and_aborted_while_it_runs() {
 }
 
 #[test]
-fn node_leaves_although_the_coordinator_and_then_a_target_die_meanwhile() {
+fn node_leaves_although_the_coordinator_and_then_a_target_are_killed() {
     with_cluster(Builder::new(4), LIMIT, async |cluster| {
         let records = fill(cluster, 4000).await?;
         let coordinator = cluster.coordinator().await?;
@@ -201,7 +202,7 @@ fn node_leaves_although_the_coordinator_and_then_a_target_die_meanwhile() {
         client.plan_and_commit(&["LEAVE", &id]).await?;
         for victim in [coordinator, target] {
             let made = client.plan(&["STATUS"]).await?.plan.context("the plan is done already")?.copies_made;
-            eventually("copying goes on", CONVERGE_MAX, async || {
+            eventually("copying continues", CONVERGE_MAX, async || {
                 let plan = cluster.node(asked)?.client().await?.plan(&["STATUS"]).await?.plan;
                 let now = plan.context("the plan is done already")?.copies_made;
                 ensure!(now > made, "{now} copies");
@@ -212,7 +213,7 @@ fn node_leaves_although_the_coordinator_and_then_a_target_die_meanwhile() {
             cluster.wait_coordinator(SOON).await?;
             cluster.node_mut(victim)?.restart().await?;
         }
-        eventually("the pace is set", SOON, async || {
+        eventually("the rate limit is removed", SOON, async || {
             cluster.node(asked)?.client().await?.plan(&["THROTTLE", "DEFAULT"]).await
         })
         .await?;
@@ -237,7 +238,7 @@ fn cluster_is_upgraded_node_by_node_from_the_older_protocol_to_the_newer() {
         for index in 0..3 {
             ensure!(
                 cluster.node((index + 1) % 3)?.status().await?.protocol == 1,
-                "an older node is a member"
+                "the cluster uses the newer version before all nodes have it"
             );
             let node = cluster.node_mut(index)?;
             node.set_variable(OLDER_BUILD.0, None);
@@ -246,14 +247,14 @@ fn cluster_is_upgraded_node_by_node_from_the_older_protocol_to_the_newer() {
         }
         eventually("the newer version is in use", SOON, async || {
             let protocol = cluster.node(0)?.status().await?.protocol;
-            ensure!(protocol == caskade_node::cluster::protocol::PROTOCOL_MAX, "it is {protocol}");
+            ensure!(protocol == caskade_node::cluster::protocol::PROTOCOL_MAX, "the version is {protocol}");
             Ok(())
         })
         .await?;
         load.wait_for(100, SOON).await?;
         load.stop().await?.check(&mut cluster.node(0)?.client().await?).await?;
         ensure_all_there(cluster, &records).await?;
-        // An operation works now, and its copies become in-sync with digests that are told.
+        // Operations work now, and their copies become in-sync with digests in the events.
         let joined = cluster.add_node_with(&[]).await;
         ensure!(joined.is_err(), "a node of the older build cannot join any more");
         let mut older = cluster.take_node(3)?;
