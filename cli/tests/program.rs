@@ -107,7 +107,7 @@ async fn keys_are_written_and_read_and_absence_is_exit_code_one() {
         (&["exists", "nothing"], want(1, "0\n")),
         (&["incr", "number", "--by", "41"], want(0, "41\n")),
         (&["incr", "number"], want(0, "42\n")),
-        (&["ttl", "number"], want(0, "no expiry\n")),
+        (&["ttl", "number"], want(0, "never expires\n")),
         (&["expire", "number", "5m"], want(0, "1\n")),
         (&["ttl", "number"], want(0, "300.000\n")),
         (&["ttl", "nothing"], want(1, "absent\n")),

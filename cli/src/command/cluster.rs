@@ -201,8 +201,8 @@ const COLUMNS_WIDE: [Column; 19] = [
     (">COPIES", |node| node.partitions.to_string()),
     (">RECORDS", |node| units::count(node.records_total)),
     (">DISK", |node| units::bytes(node.disk_bytes as f64)),
-    (">LIVE BYTES", |node| units::bytes(node.live_bytes as f64)),
-    (">FREE OF", |node| units::bytes(node.disk_total_bytes as f64)),
+    (">LIVE-BYTES", |node| units::bytes(node.live_bytes as f64)),
+    (">DISK-TOTAL", |node| units::bytes(node.disk_total_bytes as f64)),
     (">MARKS", |node| {
         format!(
             "{}/{}",
@@ -210,7 +210,7 @@ const COLUMNS_WIDE: [Column; 19] = [
             units::bytes(node.disk_minimum_bytes as f64)
         )
     }),
-    (">DAYS LEFT", |node| node.disk_days_left.map_or_else(|| "-".to_owned(), |days| format!("{days:.1}"))),
+    (">DAYS-LEFT", |node| node.disk_days_left.map_or_else(|| "-".to_owned(), |days| format!("{days:.1}"))),
     (">GETS", |node| units::count(node.gets)),
     (">SETS", |node| units::count(node.sets)),
     (">DELETES", |node| units::count(node.deletes)),

@@ -317,7 +317,7 @@ fn print_values(keys: &[OsString], values: Vec<Option<Vec<u8>>>, out: &mut Outpu
 fn print_ttl(ms: i64, out: &mut Output) -> anyhow::Result<Exit> {
     let text = match ms {
         -2 => "absent".to_owned(),
-        -1 => "no expiry".to_owned(),
+        -1 => "never expires".to_owned(),
         ms => format!("{:.3}", ms as f64 / 1000.0),
     };
     let left = (ms >= 0).then_some(ms);

@@ -108,7 +108,7 @@ fn preview(plan: &PlanPreview) -> String {
     let mut text = format!(
         "operation    {}\n\
          ring         {} -> {}, epoch {}\n\
-         copies       {} to make, {} by the shares alone, {} to release; {} primaries to move\n\
+         copies       {} to make (minimum {}), {} to release; {} primaries to move\n\
          data         {} keys, {}{unknown}\n\
          time         about {} at {} from each node\n",
         plan.operation,
@@ -205,7 +205,7 @@ fn answer(answer: &PlanAnswer) -> String {
     }
     let pace = answer.throttle_bytes_per_s.map(|rate| units::bytes_per_s(rate as f64));
     text.push_str(&format!(
-        "pace         {}\n",
+        "rate limit   {}\n",
         pace.unwrap_or_else(|| "the setting of each node".to_owned())
     ));
     let joins = if answer.auto_rebalance { "receive data at once" } else { "wait for `plan rebalance`" };
@@ -219,9 +219,9 @@ fn status(plan: &PlanStatus) -> String {
         .map_or_else(|| "no estimate".to_owned(), |left| units::seconds(left.max(0.0).ceil() as u64));
     format!(
         "plan         {}: {}{}\n\
-         copies       {} of {} made ({} by the shares alone), {} partitions moving\n\
+         copies       {} of {} made (minimum {}), {} partitions moving\n\
          moved        {} keys, {}\n\
-         under way    {} of {}, {}, left: {eta}\n\
+         in flight    {} of {}, {}, left: {eta}\n\
          abort        {}\n",
         plan.id,
         plan.cause,
