@@ -123,7 +123,7 @@ fn playground_serves_and_stops_its_nodes_on_sigterm() {
                 ensure!(answer.is_err(), "the node at {} still listens", addr(index));
                 Ok(())
             };
-            eventually("the node is gone", Duration::from_secs(5), gone).await?;
+            eventually("the node has ended", Duration::from_secs(5), gone).await?;
         }
         let dir = told["dir"].as_str().context("the output has no directory")?;
         ensure!(!std::path::Path::new(dir).exists(), "{dir} was left behind");

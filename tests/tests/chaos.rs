@@ -129,7 +129,7 @@ async fn one_round(
     let load = Workload::new(cluster.addrs(), CLIENTS).seed(round).start();
     load.wait_for(150, Duration::from_secs(20)).await?;
     fault.happen(cluster, victim).await?;
-    load.wait_for(150, Duration::from_secs(30)).await.context("the load goes on")?;
+    load.wait_for(150, Duration::from_secs(30)).await.context("the load makes progress after the fault")?;
     told.merge(load.stop().await?);
     cluster.wait_converged(WHOLE_MAX).await.context("the cluster becomes whole")?;
     for node in cluster.nodes() {

@@ -55,11 +55,13 @@ fn coordinator_that_is_cut_off_answers_nothing_stale_and_returns() {
 fn node_that_is_cut_off_in_one_direction_answers_nothing_stale_and_returns() {
     with_own_network(Builder::new(NODES), LIMIT, async |cluster| {
         let victim = (cluster.coordinator().await? + 1) % NODES;
-        cut_off_under_load(cluster, victim, Cut::WhatItHears, 1).await.context("a node that hears nobody")?;
+        cut_off_under_load(cluster, victim, Cut::WhatItHears, 1)
+            .await
+            .context("a node that receives nothing")?;
         let victim = cluster.coordinator().await?;
         cut_off_under_load(cluster, victim, Cut::WhatItSays, 3)
             .await
-            .context("a coordinator that nobody hears")
+            .context("a coordinator whose packets are lost")
     });
 }
 
@@ -173,11 +175,7 @@ async fn answers_nothing(client: Client, read: &[String], seed: u64, told: &mut 
 /// Checks that an error is one of the documented errors of a node, not an error of the connection.
 fn says_what_to_do(error: &RedisError) -> Result<()> {
     let known = ["TRYAGAIN", "CLUSTERDOWN", "UNKNOWN"];
-    ensure!(
-        error.code().is_some_and(|code| known.contains(&code)),
-        "{:?} is none of {known:?}",
-        error.code()
-    );
+    ensure!(error.code().is_some_and(|code| known.contains(&code)), "{:?} is not in {known:?}", error.code());
     Ok(())
 }
 
