@@ -1,23 +1,24 @@
-//! The state of the cluster in one plain sentence.
+//! Summarizes the state of the cluster in one sentence.
 
 use crate::model::{Model, Snapshot};
 use crate::theme::Level;
 use crate::units;
 use caskade_node::api::PartitionView;
 
-/// By how many milliseconds a wall clock may differ from cluster time; nodes warn of more, too.
+/// Largest difference of a wall clock from cluster time without a warning, in milliseconds. Nodes use the
+/// same limit.
 const CLOCK_OFFSET_MS_MAX: u64 = 500;
 
-/// How the cluster is.
+/// State of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Health {
-    /// How serious it is.
+    /// Severity.
     pub level: Level,
-    /// The sentence, without a full stop.
+    /// The state as a sentence without a full stop.
     pub text: String,
 }
 
-/// Whether exactly the replicas the ring names are in-sync, and none is syncing or away.
+/// Returns whether exactly the replicas that the ring names are in-sync, and none is syncing or away.
 pub fn is_in_place(partition: &PartitionView) -> bool {
     let mut held: Vec<usize> = partition.replicas.iter().map(|(node, _)| *node).collect();
     let mut target = partition.target.clone();
@@ -26,14 +27,15 @@ pub fn is_in_place(partition: &PartitionView) -> bool {
     held == target && partition.replicas.iter().all(|(_, role)| role == "in-sync")
 }
 
-/// Judges the last answer. The worst thing is said first; what only follows from it is left out.
+/// Returns the state of the cluster by the last answer. Reports only the worst problem, and its cause if
+/// known.
 pub fn health(model: &Model) -> Health {
     let (level, text) = match &model.snapshot {
-        None if model.failures.is_empty() => (Level::Busy, "asking for the cluster's state ...".to_owned()),
+        None if model.failures.is_empty() => (Level::Busy, "reading the state of the cluster ...".to_owned()),
         None => (Level::Bad, format!("no node answers: {}", failures(model))),
         Some(_) if !model.failures.is_empty() => {
             let age = units::seconds(model.now_ms.saturating_sub(model.answered_ms) / 1000);
-            (Level::Bad, format!("no node answers, figures are {age} old: {}", failures(model)))
+            (Level::Bad, format!("no node answers, values are {age} old: {}", failures(model)))
         }
         Some(snapshot) => of_answer(snapshot),
     };
@@ -58,17 +60,17 @@ fn of_answer(snapshot: &Snapshot) -> (Level, String) {
     }
     if status.partitions_unavailable > 0 {
         let what = partitions(status.partitions_unavailable);
-        return (Level::Bad, format!("{what} unavailable, requests for them wait{because}"));
+        return (Level::Bad, format!("{what} unavailable, requests to them wait{because}"));
     }
     let full = with_disk(snapshot, &["minimum", "full"]);
     if !full.is_empty() {
         return (
             Level::Bad,
-            format!("{full} at its minimum of disk space: writes that add data are refused{because}"),
+            format!("{full} at the minimum of free disk space: writes that add data are rejected{because}"),
         );
     }
     if status.partitions_under_replicated > 0 {
-        let cause = if down.is_empty() { ": copies are being made" } else { &because };
+        let cause = if down.is_empty() { ": missing copies are being made" } else { &because };
         return (
             Level::Warning,
             format!("{} under-replicated{cause}", partitions(status.partitions_under_replicated)),
@@ -103,7 +105,7 @@ fn of_answer(snapshot: &Snapshot) -> (Level, String) {
 
 fn copies(copies: u8) -> String {
     match copies {
-        0 => "the number of copies is not known".to_owned(),
+        0 => "number of copies unknown".to_owned(),
         1 => "all keys on 1 node only".to_owned(),
         _ => format!("all keys on {copies} nodes"),
     }
@@ -113,7 +115,7 @@ fn partitions(count: u32) -> String {
     if count == 1 { "1 partition".to_owned() } else { format!("{count} partitions") }
 }
 
-/// `node X is down`, `nodes X and Y are down`, or empty.
+/// Returns `node X is down`, `nodes X and Y are down`, or an empty text.
 fn down_nodes(snapshot: &Snapshot) -> String {
     let members = snapshot.status.members.iter().filter(|member| member.state == "down");
     let down: Vec<&str> = members.map(|member| units::short(&member.id)).collect();
@@ -125,7 +127,7 @@ fn down_nodes(snapshot: &Snapshot) -> String {
     }
 }
 
-/// Which nodes' wall clocks differ from cluster time by more than half a second; none as a rule.
+/// Returns which wall clocks differ from cluster time by more than [`CLOCK_OFFSET_MS_MAX`], if any does.
 fn wrong_clocks(snapshot: &Snapshot) -> Option<String> {
     let offset = |node: &caskade_node::api::NodeRow| Some((node.id.clone(), node.clock_offset_ms?));
     let wrong = snapshot.nodes.nodes.iter().filter_map(offset);
@@ -144,7 +146,8 @@ fn wrong_clocks(snapshot: &Snapshot) -> Option<String> {
     }
 }
 
-/// `node X is` or `3 nodes are each`: those whose disks are in one of these states; empty if none is.
+/// Returns `node X is` or `3 nodes are each` for the nodes whose disks are in one of these states; empty if
+/// none is.
 fn with_disk(snapshot: &Snapshot, states: &[&str]) -> String {
     let rows = snapshot.nodes.nodes.iter().filter(|row| row.state == "up");
     let such: Vec<&str> = rows
@@ -162,10 +165,10 @@ fn or<'a>(text: &'a str, absent: &'a str) -> &'a str {
     if text.is_empty() { absent } else { text }
 }
 
-/// How many keys the cluster holds, and whether that is an estimate.
+/// Returns the number of keys in the cluster, and whether it is an estimate.
 ///
-/// Nodes count the copies they hold; their sum is divided by the in-sync copies that live nodes have of each
-/// partition, on average. While copies are being made that is not exact.
+/// Nodes count the copies they hold. The sum is divided by the average number of in-sync copies per partition
+/// on live nodes, which is not exact while copies are being made.
 pub fn keys(model: &Model) -> Option<(u64, bool)> {
     let snapshot = model.snapshot.as_ref()?;
     let live =
@@ -224,33 +227,33 @@ mod tests {
             .collect()
     }
 
-    fn says(model: &Model) -> String {
+    fn text_of(model: &Model) -> String {
         health(model).text
     }
 
     #[test]
-    fn a_healthy_cluster_says_where_the_keys_are() {
+    fn healthy_cluster_shows_the_number_of_copies() {
         let model = cluster(|_| {});
         assert_eq!(health(&model), Health { level: Level::Good, text: "all keys on 2 nodes".into() });
     }
 
     #[test]
-    fn the_worst_is_said_first_with_its_cause() {
+    fn worst_problem_is_shown_with_its_cause() {
         let model = cluster(|status| {
             status.members = down(&["12D3KooWaaaaaa"]);
             status.partitions_under_replicated = 37;
         });
-        assert_eq!(says(&model), "37 partitions under-replicated: node aaaaaa is down");
+        assert_eq!(text_of(&model), "37 partitions under-replicated: node aaaaaa is down");
         let model = cluster(|status| {
             status.members = down(&["x", "y"]);
             status.partitions_under_replicated = 37;
             status.partitions_unavailable = 1;
         });
-        assert_eq!(says(&model), "1 partition unavailable, requests for them wait: nodes x and y are down");
+        assert_eq!(text_of(&model), "1 partition unavailable, requests to them wait: nodes x and y are down");
     }
 
     #[test]
-    fn disks_that_are_low_or_full_are_said() {
+    fn disks_that_are_low_or_full_are_shown() {
         let with = |state: &str| {
             let mut model = cluster(|_| {});
             if let Some(snapshot) = &mut model.snapshot {
@@ -267,7 +270,10 @@ mod tests {
         assert_eq!(with("ok").level, Level::Good);
         assert_eq!(with("low").text, "all keys on 2 nodes, but node a is low on disk space");
         let full = with("minimum");
-        assert_eq!(full.text, "node a is at its minimum of disk space: writes that add data are refused");
+        assert_eq!(
+            full.text,
+            "node a is at the minimum of free disk space: writes that add data are rejected"
+        );
         assert_eq!((full.level, with("full")), (Level::Bad, full));
     }
 
@@ -275,15 +281,15 @@ mod tests {
     fn one_node_alone_is_a_warning() {
         let model = cluster(|status| status.copies_now = 1);
         assert_eq!(health(&model).level, Level::Warning);
-        assert_eq!(says(&model), "all keys on 1 node only instead of 2: the cluster has too few nodes");
+        assert_eq!(text_of(&model), "all keys on 1 node only instead of 2: the cluster has too few nodes");
     }
 
     #[test]
-    fn silence_is_said_with_the_age_of_what_is_shown() {
+    fn unreachable_cluster_shows_the_age_of_the_values() {
         let mut model = cluster(|_| {});
         model.now_ms = 12_000;
         model.failures = vec![Failure { addr: "127.0.0.1:1".into(), error: "connection refused".into() }];
-        assert_eq!(says(&model), "no node answers, figures are 12 s old: 127.0.0.1:1 (connection refused)");
+        assert_eq!(text_of(&model), "no node answers, values are 12 s old: 127.0.0.1:1 (connection refused)");
     }
 
     #[test]
@@ -295,7 +301,7 @@ mod tests {
             if let Some(snapshot) = &mut model.snapshot {
                 snapshot.nodes = Nodes { nodes: rows, ..Nodes::default() };
             }
-            (health(&model).level, says(&model))
+            (health(&model).level, text_of(&model))
         };
         assert_eq!(with(vec![row("aaaaaa", Some(499)), row("bbbbbb", None)]).0, Level::Good);
         let (level, text) = with(vec![row("aaaaaa", Some(-3_000)), row("bbbbbb", Some(2))]);
@@ -321,12 +327,20 @@ mod tests {
         if let Some(snapshot) = &mut model.snapshot {
             snapshot.nodes = Nodes { nodes: vec![row("a"), row("b")], ..Nodes::default() };
         }
-        assert_eq!(keys(&model), Some((600, false)), "without a ring: by the copies each key has now");
+        assert_eq!(
+            keys(&model),
+            Some((600, false)),
+            "without a ring: divided by the present number of copies"
+        );
         model.ring = RingView {
             shares: vec![share("a", 2), share("b", 1)],
             partitions: vec![Default::default(); 2],
             ..RingView::default()
         };
-        assert_eq!(keys(&model), Some((800, false)), "with a ring: by the in-sync copies there are");
+        assert_eq!(
+            keys(&model),
+            Some((800, false)),
+            "with a ring: divided by the in-sync copies per partition"
+        );
     }
 }

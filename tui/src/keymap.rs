@@ -1,23 +1,23 @@
-//! The one table of keys: key handling, the footer and the help screen are all made from it.
+//! The table of keys: key handling, the footer and the help screen derive from it.
 
 use crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use crate::model::Screen;
 
-/// What a key asks for.
+/// Action of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Action {
     /// Leave.
     Quit,
     /// Show or hide the help.
     Help,
-    /// Close what is on top, else go to the overview.
+    /// Close the help, else open the overview.
     Back,
     /// Next screen.
     NextScreen,
     /// Previous screen.
     PreviousScreen,
-    /// This screen.
+    /// Open this screen.
     Go(Screen),
     /// One line up.
     Up,
@@ -33,7 +33,7 @@ pub enum Action {
     Last,
     /// Show the selected node.
     Open,
-    /// Ask for the figures now.
+    /// Ask the nodes now.
     Refresh,
     /// Ask another node from now on.
     OtherNode,
@@ -43,15 +43,15 @@ pub enum Action {
 
 /// One row of the table.
 pub struct Binding {
-    /// The keys, any of which does it.
+    /// The keys; each of them triggers the action.
     pub keys: &'static [(KeyCode, KeyModifiers)],
-    /// How the keys are written.
+    /// Label of the keys.
     pub label: &'static str,
-    /// What they do.
+    /// The action.
     pub action: Action,
-    /// The help screen's words; empty for a row that an earlier one explains.
+    /// Text on the help screen; empty if an earlier row explains the action.
     pub help: &'static str,
-    /// The footer's word; empty for none.
+    /// Text in the footer; empty: not shown there.
     pub short: &'static str,
 }
 
@@ -67,37 +67,37 @@ const fn row(
     Binding { keys, label, action, help, short }
 }
 
-/// Every key there is.
+/// All keys.
 #[rustfmt::skip]
 pub const KEYMAP: &[Binding] = &[
-    row(&[(KeyCode::Char('1'), NONE)], "1", Action::Go(Screen::Overview), "overview: health, nodes, load, migrations, last events", ""),
+    row(&[(KeyCode::Char('1'), NONE)], "1", Action::Go(Screen::Overview), "overview: health, nodes, load, tasks, newest events", ""),
     row(&[(KeyCode::Char('2'), NONE)], "2", Action::Go(Screen::Ring), "ring: balance of the copies, map of the partitions", ""),
-    row(&[(KeyCode::Char('3'), NONE)], "3", Action::Go(Screen::Tasks), "tasks: migrations and returning nodes", ""),
-    row(&[(KeyCode::Char('4'), NONE)], "4", Action::Go(Screen::Events), "events: what happened", ""),
-    row(&[(KeyCode::Char('5'), NONE)], "5", Action::Go(Screen::Node), "node: all figures of one node", ""),
+    row(&[(KeyCode::Char('3'), NONE)], "3", Action::Go(Screen::Tasks), "tasks: background work such as migrations", ""),
+    row(&[(KeyCode::Char('4'), NONE)], "4", Action::Go(Screen::Events), "events of the cluster, newest first", ""),
+    row(&[(KeyCode::Char('5'), NONE)], "5", Action::Go(Screen::Node), "node: all values of one node", ""),
     row(&[(KeyCode::Tab, NONE), (KeyCode::Right, NONE), (KeyCode::Char('l'), NONE)], "Tab →", Action::NextScreen, "next screen", "screens"),
     row(&[(KeyCode::BackTab, NONE), (KeyCode::BackTab, KeyModifiers::SHIFT), (KeyCode::Left, NONE), (KeyCode::Char('h'), NONE)], "Shift-Tab ←", Action::PreviousScreen, "previous screen", ""),
-    row(&[(KeyCode::Up, NONE), (KeyCode::Char('k'), NONE)], "↑ k", Action::Up, "line above, or the node before", ""),
-    row(&[(KeyCode::Down, NONE), (KeyCode::Char('j'), NONE)], "↓ j", Action::Down, "line below, or the next node", "select"),
+    row(&[(KeyCode::Up, NONE), (KeyCode::Char('k'), NONE)], "↑ k", Action::Up, "previous line or node", ""),
+    row(&[(KeyCode::Down, NONE), (KeyCode::Char('j'), NONE)], "↓ j", Action::Down, "next line or node", "select"),
     row(&[(KeyCode::PageUp, NONE)], "PgUp", Action::PageUp, "ten lines up", ""),
     row(&[(KeyCode::PageDown, NONE)], "PgDn", Action::PageDown, "ten lines down", ""),
     row(&[(KeyCode::Home, NONE), (KeyCode::Char('g'), NONE)], "Home g", Action::First, "first line", ""),
     row(&[(KeyCode::End, NONE), (KeyCode::Char('G'), NONE)], "End G", Action::Last, "last line", ""),
-    row(&[(KeyCode::Char('c'), NONE)], "c", Action::Columns, "next columns of the node table, where they do not all fit", "columns"),
+    row(&[(KeyCode::Char('c'), NONE)], "c", Action::Columns, "next columns of the node table, if not all fit", "columns"),
     row(&[(KeyCode::Enter, NONE)], "Enter", Action::Open, "show the selected node", "node"),
-    row(&[(KeyCode::Char('r'), NONE)], "r", Action::Refresh, "ask for the figures now", ""),
-    row(&[(KeyCode::Char('n'), NONE)], "n", Action::OtherNode, "ask another node of the cluster from now on", "other node"),
-    row(&[(KeyCode::Esc, NONE), (KeyCode::Backspace, NONE)], "Esc", Action::Back, "close the help, or back to the overview", ""),
+    row(&[(KeyCode::Char('r'), NONE)], "r", Action::Refresh, "ask the nodes now", ""),
+    row(&[(KeyCode::Char('n'), NONE)], "n", Action::OtherNode, "ask another node from now on", "other node"),
+    row(&[(KeyCode::Esc, NONE), (KeyCode::Backspace, NONE)], "Esc", Action::Back, "close the help, or return to the overview", ""),
     row(&[(KeyCode::Char('?'), NONE), (KeyCode::F(1), NONE)], "?", Action::Help, "this help", "help"),
-    row(&[(KeyCode::Char('q'), NONE), (KeyCode::Char('c'), KeyModifiers::CONTROL)], "q", Action::Quit, "leave (also Ctrl-C)", "quit"),
+    row(&[(KeyCode::Char('q'), NONE), (KeyCode::Char('c'), KeyModifiers::CONTROL)], "q", Action::Quit, "quit (also Ctrl-C)", "quit"),
 ];
 
-/// What `key` asks for, if anything.
+/// Returns the action of `key`, if it has one.
 pub fn action(key: &KeyEvent) -> Option<Action> {
     if key.kind == KeyEventKind::Release {
         return None;
     }
-    // Terminals differ in whether '?' and 'G' come with the shift key they were typed with.
+    // Terminals differ in whether they report the shift key with characters such as '?' and 'G'.
     let modifiers = match key.code {
         KeyCode::Char(_) => key.modifiers - KeyModifiers::SHIFT,
         _ => key.modifiers,
@@ -111,7 +111,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_key_means_two_things() {
+    fn no_key_has_two_actions() {
         let all: Vec<_> = KEYMAP.iter().flat_map(|row| row.keys).collect();
         for (at, key) in all.iter().enumerate() {
             assert!(!all[..at].contains(key), "{key:?} is bound twice");

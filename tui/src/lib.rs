@@ -1,8 +1,8 @@
 //! `casktop`: the terminal dashboard of a Caskade cluster.
 //!
-//! [`source`] asks the nodes, [`update`] turns answers and keys into a new [`model`], [`view`] draws it. Only
-//! [`shell`] and [`terminal`] touch the world; everything else is pure, and tested on buffers.
-//! The dashboard only asks (`CASK.*`): it changes nothing in the cluster.
+//! [`source`] asks the nodes, [`update`] applies answers and keys to the [`model`], [`view`] draws
+//! it. Only [`source`], [`shell`], [`login`] and [`terminal`] do I/O; the rest is pure and tested on buffers.
+//! The dashboard only reads (`CASK.*`) and changes nothing in the cluster.
 
 pub mod health;
 pub mod keymap;

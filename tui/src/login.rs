@@ -1,6 +1,6 @@
-//! How `caskctl` and `casktop` connect to a node that does not let everybody in: as whom, and with which certificates.
+//! Login of `caskctl` and `casktop`: user, password and TLS certificates.
 //!
-//! A password on the command line can be read by others on the machine: better the variable, or `--askpass`.
+//! Other users of the machine can read a password on the command line. Prefer the variable or `--askpass`.
 
 use std::fmt;
 use std::io::Write as _;
@@ -21,33 +21,33 @@ impl fmt::Debug for LoginArgs {
     }
 }
 
-/// What the command line says of it.
+/// Login flags of the command line.
 #[derive(Args, Clone, Default)]
 pub struct LoginArgs {
-    /// The user to log in as; without it, the default user.
+    /// User to log in as [default: the default user].
     #[arg(long, global = true, env = "CASKADE_USER", value_name = "NAME")]
     user: Option<String>,
-    /// Its password. Others on the machine can read a command line: better the variable, or --askpass.
+    /// Password of the user. Others on the machine can read a command line: prefer the variable or --askpass.
     #[arg(long, global = true, env = "CASKADE_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
     pass: Option<String>,
-    /// Ask for the password on the terminal.
+    /// Prompt for the password on the terminal.
     #[arg(long, global = true)]
     askpass: bool,
     /// Connect with TLS.
     #[arg(long, global = true)]
     tls: bool,
-    /// The CA that signed the node's certificate [default: those the system trusts].
+    /// File with the CA that signed the node's certificate [default: the CAs that the system trusts].
     #[arg(long = "cacert", global = true, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
-    /// A certificate to show to the node.
+    /// File with a client certificate to present to the node.
     #[arg(long = "cert", global = true, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
-    /// The private key of --cert.
+    /// File with the private key of --cert.
     #[arg(long = "key", global = true, value_name = "FILE")]
     tls_key: Option<PathBuf>,
 }
 
-/// The same, with what is in the files.
+/// Login with the contents of the certificate files.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Login {
     user: Option<String>,
@@ -72,42 +72,39 @@ impl fmt::Debug for Login {
 }
 
 impl LoginArgs {
-    /// Reads the files, and the password if it is to be asked for.
+    /// Reads the files, and prompts for the password if `--askpass` was given.
     ///
     /// # Errors
-    /// A file cannot be read, or flags do not fit together.
+    /// A file cannot be read, or flags contradict each other.
     pub fn read(&self) -> anyhow::Result<Login> {
         let password = if self.askpass { Some(ask_password()?) } else { self.pass.clone() };
         ensure!(
             self.user.is_none() || password.is_some(),
-            "--user needs a password: --askpass or CASKADE_PASSWORD"
+            "--user needs a password; use --askpass or CASKADE_PASSWORD"
         );
         let own = match (&self.tls_cert, &self.tls_key) {
             (Some(cert), Some(key)) => Some((read(cert)?, read(key)?)),
             (None, None) => None,
-            _ => bail!("--cert and --key are of use together only"),
+            _ => bail!("--cert and --key must be given together"),
         };
         let ca = self.tls_ca.as_deref().map(read).transpose()?;
-        ensure!(
-            self.tls || (own.is_none() && ca.is_none()),
-            "--cacert, --cert and --key are of use with --tls only"
-        );
+        ensure!(self.tls || (own.is_none() && ca.is_none()), "--cacert, --cert and --key need --tls");
         let tls = self.tls.then_some(Tls { ca, own });
         Ok(Login { user: self.user.clone(), password, tls })
     }
 }
 
 impl Login {
-    /// The password that was given.
+    /// Returns the password, if one was given.
     pub fn password(&self) -> Option<&str> {
         self.password.as_deref()
     }
 
-    /// Connects to the node at `host` and `port`, and logs in. A node that does not let in says why in its own words: the
-    /// library, given the password, would keep them to itself.
+    /// Connects to the node at `host` and `port`, and logs in with AUTH. The client library does not get the
+    /// password, because it would hide the node's error text.
     ///
     /// # Errors
-    /// The certificates cannot be used, nobody answers, or the node does not let in.
+    /// The certificates cannot be used, no node answers, or the node rejects the login.
     pub async fn connect(
         &self,
         host: &str,
@@ -136,28 +133,28 @@ impl Login {
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))
+    std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))
 }
 
-/// Asks on the terminal, without showing what is typed.
+/// Prompts on the terminal without echo.
 fn ask_password() -> anyhow::Result<String> {
     let mut terminal = std::io::stderr();
     write!(terminal, "Password: ")
         .and_then(|()| terminal.flush())
-        .context("there is no terminal to ask on")?;
+        .context("no terminal for the password prompt; use CASKADE_PASSWORD")?;
     crossterm::terminal::enable_raw_mode()
-        .context("there is no terminal to ask on; give CASKADE_PASSWORD")?;
+        .context("no terminal for the password prompt; use CASKADE_PASSWORD")?;
     let typed = read_line();
     let restored = crossterm::terminal::disable_raw_mode();
     writeln!(terminal).ok();
-    restored.context("the terminal cannot be set back")?;
+    restored.context("cannot restore the terminal mode; run `reset`")?;
     typed
 }
 
 fn read_line() -> anyhow::Result<String> {
     let mut line = String::new();
     loop {
-        let Event::Key(key) = event::read().context("the terminal is gone")? else { continue };
+        let Event::Key(key) = event::read().context("cannot read the terminal")? else { continue };
         if key.kind == KeyEventKind::Release {
             continue;
         }

@@ -10,11 +10,11 @@ use caskade_tui::model::Screen;
 use caskade_tui::{Options, svg, view};
 use clap::Parser;
 
-/// The terminal dashboard of a Caskade cluster.
+/// Terminal dashboard of a Caskade cluster.
 #[derive(Parser)]
-#[command(name = "casktop", version)]
+#[command(name = "casktop", version, after_help = EXAMPLES)]
 struct Args {
-    /// Nodes to ask, their RESP ports; more are found through the first that answers.
+    /// Client addresses of nodes, separated by commas; the first node that answers names the others.
     #[arg(
         long,
         value_name = "HOST:PORT",
@@ -23,29 +23,33 @@ struct Args {
         default_value = "127.0.0.1:7900"
     )]
     addr: Vec<String>,
-    /// Milliseconds between two rounds of questions.
+    /// Milliseconds between two rounds of requests.
     #[arg(long, value_name = "MS", default_value_t = 1000, value_parser = clap::value_parser!(u64).range(100..=60_000))]
     interval: u64,
-    /// The screen to begin with: overview, ring, tasks, events or node.
+    /// The first screen: overview, ring, tasks, events or node.
     #[arg(long, value_name = "NAME", default_value = "overview")]
     screen: Screen,
-    /// Print one frame of plain text and exit; with 1 if no node answers.
+    /// Print one frame of plain text and exit; exit code 1 if no node answers.
     #[arg(long)]
     once: bool,
-    /// Write one frame with its colours as a picture and exit; with 1 if no node answers.
+    /// Write one frame with its colours as an SVG file and exit; exit code 1 if no node answers.
     #[arg(long, value_name = "FILE", conflicts_with = "once")]
     svg: Option<PathBuf>,
-    /// Columns and rows of that frame [default: the terminal's, else 120x40].
+    /// Columns and rows of that frame [default: the size of the terminal, else 120x40].
     #[arg(long, value_name = "WxH")]
     size: Option<Size>,
-    /// Rounds to ask before that frame, so that its curves have a history.
+    /// Number of rounds of requests before that frame, so that its curves have a history.
     #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=600))]
     rounds: u32,
     #[command(flatten)]
     login: LoginArgs,
 }
 
-/// Size of a frame.
+const EXAMPLES: &str = "Examples:
+  casktop --addr db1:7900,db2:7900
+  casktop --once --screen ring --size 120x40";
+
+/// Size of a frame in columns and rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Size {
     width: u16,
@@ -73,7 +77,7 @@ impl std::str::FromStr for Size {
         size.filter(within).ok_or_else(|| {
             let (min, max) = (Self::MIN, Self::MAX);
             format!(
-                "'{text}' is no size: write columns x rows, such as 120x40, from {}x{} to {}x{}",
+                "'{text}' is not a size; write columns x rows, such as 120x40, from {}x{} to {}x{}",
                 min.width, min.height, max.width, max.height
             )
         })
@@ -108,7 +112,7 @@ fn start(args: Args) -> anyhow::Result<()> {
     let frame = runtime.block_on(caskade_tui::frame(options, width, height))?;
     match &args.svg {
         Some(file) => std::fs::write(file, svg::render(&frame))
-            .with_context(|| format!("the picture {} cannot be written", file.display())),
+            .with_context(|| format!("cannot write the picture {}", file.display())),
         None => print(&view::text(&frame)),
     }
 }
@@ -117,18 +121,18 @@ fn size_of_terminal() -> Size {
     if !std::io::stdout().is_terminal() {
         return Size::DEFAULT;
     }
-    // A row is left for the prompt that follows.
+    // Leave one row for the shell prompt after the frame.
     crossterm::terminal::size().map_or(Size::DEFAULT, |(width, height)| Size {
         width: width.clamp(Size::MIN.width, Size::MAX.width),
         height: height.saturating_sub(1).clamp(Size::MIN.height, Size::MAX.height),
     })
 }
 
-/// Prints the text. A reader that has gone away (`casktop --once | head`) is no error.
+/// Prints the text. A closed output pipe (`casktop --once | head`) is not an error.
 fn print(text: &str) -> anyhow::Result<()> {
     match std::io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(error).context("the frame cannot be written")
+            Err(error).context("cannot write the frame")
         }
         _ => Ok(()),
     }

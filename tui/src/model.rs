@@ -1,6 +1,7 @@
-//! All the dashboard knows: what was answered last, from whom and when, and what the operator looks at.
+//! The state of the dashboard: the last answer, its node and time, and the operator's screen and selection.
 //!
-//! Pure state. Times are milliseconds since the dashboard started, given from outside. Histories are bounded.
+//! Pure state. Times are milliseconds since the dashboard started, passed in by the caller. Histories are
+//! bounded.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -8,36 +9,37 @@ use caskade_node::api::{Event, Nodes, RingView, Status, Task};
 
 use crate::theme::Level;
 
-/// Samples a history keeps: ten minutes at one a second.
+/// Maximum number of samples in a history: ten minutes at one per second.
 pub const HISTORY_MAX: usize = 600;
-/// Nodes whose history is kept.
+/// Maximum number of nodes with a history.
 pub const NODE_HISTORIES_MAX: usize = 256;
-/// How long a notice stays, in milliseconds.
+/// Time for which a notice is shown, in milliseconds.
 pub const NOTICE_MS: u64 = 15_000;
-/// A node's report older than this is marked: ten times the report interval of a small cluster.
+/// Age in milliseconds above which a node's report is marked: ten times the report interval of a small
+/// cluster.
 pub const REPORT_STALE_MS: u64 = 10_000;
 
-/// Which screen is open.
+/// A screen of the dashboard.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Screen {
-    /// Health, nodes, load, migrations, last events.
+    /// Health, nodes, load, tasks, newest events.
     #[default]
     Overview,
     /// Balance and map of the partitions.
     Ring,
     /// Background work.
     Tasks,
-    /// What happened.
+    /// Events of the cluster.
     Events,
-    /// One node.
+    /// All values of one node.
     Node,
 }
 
 impl Screen {
-    /// All of them, in the order of the tabs.
+    /// All screens in the order of the tabs.
     pub const ALL: [Self; 5] = [Self::Overview, Self::Ring, Self::Tasks, Self::Events, Self::Node];
 
-    /// The tab's word.
+    /// Returns the title of the tab.
     pub const fn title(self) -> &'static str {
         match self {
             Self::Overview => "Overview",
@@ -54,123 +56,123 @@ impl std::str::FromStr for Screen {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let found = Self::ALL.into_iter().find(|screen| screen.title().eq_ignore_ascii_case(text));
-        found.ok_or_else(|| format!("there is no screen '{text}': overview, ring, tasks, events or node"))
+        found.ok_or_else(|| format!("'{text}' is not a screen; use overview, ring, tasks, events or node"))
     }
 }
 
-/// What one node answered at one moment.
+/// The answers of one node in one round.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Snapshot {
-    /// The address that was asked.
+    /// Address of the node.
     pub addr: String,
-    /// `CASK.STATUS`.
+    /// Answer to `CASK.STATUS`.
     pub status: Status,
-    /// `CASK.NODES`.
+    /// Answer to `CASK.NODES`.
     pub nodes: Nodes,
-    /// `CASK.RING`; absent if it was not asked for because the epoch is unchanged.
+    /// Answer to `CASK.RING`; `None` if it was not requested because the ring is unchanged, or was rejected.
     pub ring: Option<RingView>,
-    /// `CASK.TASKS`.
+    /// Answer to `CASK.TASKS`.
     pub tasks: Vec<Task>,
-    /// `CASK.EVENTS`, oldest first.
+    /// Answer to `CASK.EVENTS`, oldest first.
     pub events: Vec<Event>,
-    /// What the node refused to answer: `CASK.RING: unknown command`.
+    /// Requests that the node rejected, with the error: `CASK.RING: unknown command`.
     pub missing: Vec<String>,
 }
 
 /// A node that did not answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
-    /// The address.
+    /// Address of the node.
     pub addr: String,
-    /// Why, in words.
+    /// Text of the error.
     pub error: String,
 }
 
-/// One moment of the cluster's load. A moment without an answer has none.
+/// The load at one moment. A moment without an answer has no sample.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sample {
-    /// Commands a second, all nodes together.
+    /// Commands per second, all nodes together.
     pub ops_per_s: f64,
-    /// Bytes a second read from clients.
+    /// Bytes per second read from clients.
     pub bytes_in_per_s: f64,
-    /// Bytes a second written to clients.
+    /// Bytes per second written to clients.
     pub bytes_out_per_s: f64,
-    /// Median latency, microseconds: of several nodes, their mean weighted by commands.
+    /// Median latency in microseconds; of several nodes, their mean weighted by commands.
     pub p50_us: u64,
-    /// 99th percentile, microseconds: the worst node's.
+    /// 99th percentile of the latency in microseconds; of several nodes, the highest.
     pub p99_us: u64,
 }
 
-/// A bounded series, oldest first.
+/// A series of at most [`HISTORY_MAX`] samples, oldest first.
 pub type History = VecDeque<Option<Sample>>;
 
-/// Words for the operator about the dashboard itself.
+/// A message about the dashboard itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
-    /// How serious.
+    /// Severity.
     pub level: Level,
-    /// The words.
+    /// The text.
     pub text: String,
-    /// When it was said.
+    /// Time at which it was created.
     pub at_ms: u64,
 }
 
-/// Which line of each list is selected.
+/// The selected line of each list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// In the node table, and the node shown by the node screen.
+    /// Line in the node table; the node screen shows this node.
     pub node: usize,
-    /// In the task list.
+    /// Line in the task list.
     pub task: usize,
-    /// In the event list, newest first.
+    /// Line in the event list, newest first.
     pub event: usize,
 }
 
-/// Everything the views draw.
+/// Everything that the views draw.
 #[derive(Clone, Debug, Default)]
 pub struct Model {
-    /// Now.
+    /// Present time.
     pub now_ms: u64,
-    /// How often the nodes are asked.
+    /// Interval of the rounds of requests, in milliseconds.
     pub interval_ms: u64,
-    /// Which screen is open.
+    /// The open screen.
     pub screen: Screen,
-    /// Whether the help lies on top.
+    /// Whether the help is shown.
     pub help: bool,
     /// The last answer.
     pub snapshot: Option<Snapshot>,
-    /// When it came.
+    /// Time of the last answer.
     pub answered_ms: u64,
-    /// The last ring that was answered: the map stays while newer answers leave it out.
+    /// The last ring received. It stays while newer answers omit the ring.
     pub ring: RingView,
-    /// Why the last round of questions brought no answer; empty if it brought one.
+    /// Failures of the last round if no node answered; empty if one did.
     pub failures: Vec<Failure>,
-    /// The cluster's load.
+    /// Load of the cluster.
     pub history: History,
-    /// Each node's load.
+    /// Load of each node, by id.
     pub node_history: BTreeMap<String, History>,
-    /// What is to be said about the dashboard itself.
+    /// The last message about the dashboard itself.
     pub notice: Option<Notice>,
-    /// Which lines are selected.
+    /// The selected lines.
     pub selection: Selection,
-    /// How often further columns of the node table were asked for; drawn modulo the pages there are.
+    /// Number of presses of the key for further columns of the node table; taken modulo the number of pages.
     pub columns_page: usize,
 }
 
 impl Model {
-    /// Before the first answer.
+    /// Creates the state before the first answer.
     pub fn new(interval_ms: u64, screen: Screen) -> Self {
         Self { interval_ms, screen, ..Self::default() }
     }
 
-    /// How old the last answer is, if it is old enough to be said.
+    /// Returns the age of the last answer in milliseconds, if it is old enough to be shown.
     pub fn stale_ms(&self) -> Option<u64> {
         let age_ms = self.now_ms.saturating_sub(self.answered_ms);
         let late = !self.failures.is_empty() || age_ms > 2 * self.interval_ms + 2_000;
         (self.snapshot.is_some() && late).then_some(age_ms)
     }
 
-    /// How old the report of a row is by now, if it is old enough to be said or was never heard.
+    /// Returns the present age of a node's report. `report_age_ms` is its age when the answer was sent.
     pub fn report_stale(&self, report_age_ms: Option<u64>) -> ReportAge {
         match report_age_ms {
             None => ReportAge::NeverHeard,
@@ -181,17 +183,17 @@ impl Model {
         }
     }
 
-    /// The newest sample of the load, if the last round brought one.
+    /// Returns the newest sample of the load, if the last round had an answer.
     pub fn load(&self) -> Option<Sample> {
         self.history.back().copied().flatten()
     }
 
-    /// The notice, while it is to be shown.
+    /// Returns the notice, until [`NOTICE_MS`] after its creation.
     pub fn shown_notice(&self) -> Option<&Notice> {
         self.notice.as_ref().filter(|notice| self.now_ms.saturating_sub(notice.at_ms) < NOTICE_MS)
     }
 
-    /// How many lines the list of the open screen has.
+    /// Returns the number of lines in the list of the open screen.
     pub fn lines(&self) -> usize {
         let Some(snapshot) = &self.snapshot else { return 0 };
         match self.screen {
@@ -201,7 +203,7 @@ impl Model {
         }
     }
 
-    /// The selected line of the open screen.
+    /// Returns the selected line of the open screen.
     pub fn selected_mut(&mut self) -> &mut usize {
         match self.screen {
             Screen::Overview | Screen::Node | Screen::Ring => &mut self.selection.node,
@@ -211,13 +213,13 @@ impl Model {
     }
 }
 
-/// Age of the figures of one node.
+/// Age of the values of one node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ReportAge {
-    /// No report was heard.
+    /// No report was received.
     NeverHeard,
-    /// Milliseconds; of no concern.
+    /// Age in milliseconds, at most [`REPORT_STALE_MS`].
     Fresh(u64),
-    /// Milliseconds; to be marked.
+    /// Age in milliseconds, above [`REPORT_STALE_MS`].
     Stale(u64),
 }

@@ -1,6 +1,6 @@
-//! The part that touches the world: reads keys, signals and the clock, asks the nodes, draws.
+//! The event loop: reads keys, signals and the clock, asks the nodes, draws.
 //!
-//! Asking runs beside drawing, so that a slow node never holds up the screen.
+//! A task of its own asks the nodes, so that a slow node never blocks the screen.
 
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -20,29 +20,30 @@ use crate::theme::Level;
 use crate::update::{Effect, Message, update};
 use crate::view;
 
-/// Messages that may wait; the senders wait when they are more.
+/// Capacity of the queues; senders wait while a queue is full.
 const QUEUE: usize = 64;
-/// How often ages are redrawn, in milliseconds.
+/// Interval at which ages are redrawn, in milliseconds.
 const TICK_MS: u64 = 250;
-/// How often the keyboard's thread looks whether it is still wanted, in milliseconds.
+/// Interval at which the keyboard thread checks whether the dashboard still runs, in milliseconds.
 const KEYS_MS: u64 = 200;
-/// The shortest interval between two rounds, in milliseconds.
+/// Minimum interval between two rounds, in milliseconds.
 const INTERVAL_MS_MIN: u64 = 100;
 
-/// What to show, and of whom.
+/// Nodes to ask, and what to show of them.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Nodes to ask, `HOST:PORT` of their RESP port; the first is asked first.
+    /// Client addresses of nodes, `HOST:PORT`; the first is asked first.
     pub addrs: Vec<String>,
-    /// Milliseconds between two rounds of questions; at least 100.
+    /// Milliseconds between two rounds of requests; at least 100.
     pub interval_ms: u64,
-    /// The screen to begin with.
+    /// The first screen.
     pub screen: Screen,
-    /// For [`once`] and [`frame`]: rounds before the frame is drawn, so that its curves have a history.
+    /// For [`once`] and [`frame`]: number of rounds before the frame is drawn, so that its curves have a
+    /// history.
     pub rounds: u32,
-    /// Words for the operator, shown in the last line for the first seconds.
+    /// Message shown in the last line for the first [`NOTICE_MS`](crate::model::NOTICE_MS) milliseconds.
     pub notice: Option<String>,
-    /// As whom to ask.
+    /// The login to use.
     pub login: Login,
 }
 
@@ -60,7 +61,7 @@ impl Default for Options {
 }
 
 impl From<&str> for Options {
-    /// One address, or several with commas between them.
+    /// Parses one address, or several separated by commas.
     fn from(addrs: &str) -> Self {
         let addrs =
             addrs.split(',').map(str::trim).filter(|addr| !addr.is_empty()).map(str::to_owned).collect();
@@ -71,26 +72,27 @@ impl From<&str> for Options {
 impl Options {
     fn checked(mut self) -> anyhow::Result<Self> {
         if self.addrs.is_empty() {
-            bail!("no address of a node was given; name one with --addr HOST:PORT");
+            bail!("no node address; name one with --addr HOST:PORT");
         }
         self.interval_ms = self.interval_ms.max(INTERVAL_MS_MIN);
         Ok(self)
     }
 }
 
-/// Shows the dashboard until the operator leaves it or the process is told to stop.
+/// Shows the dashboard until the operator leaves it or the process receives a stop signal.
 ///
 /// # Errors
-/// When the standard output is no terminal, or the terminal cannot be used. A cluster that does not answer is no
-/// error: it is shown as such and asked again.
+/// Standard input or output is not a terminal, or the terminal fails. A cluster that does not answer is not
+/// an error: the dashboard shows the failure and asks again.
 pub async fn run(options: Options) -> anyhow::Result<()> {
     let options = options.checked()?;
     if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
-        bail!("the dashboard needs a terminal; for one frame of text use --once");
+        bail!("the dashboard needs a terminal; print one frame of text with --once");
     }
-    // Before the terminal is taken: from here on a signal ends the loop instead of the process.
-    let mut signals = Signals::new().context("signals cannot be awaited")?;
-    let mut taken = Taken::take().context("the terminal cannot be used")?;
+    // Install the handlers before taking the terminal: a signal must end the loop, which restores the
+    // terminal.
+    let mut signals = Signals::new().context("cannot install signal handlers")?;
+    let mut taken = Taken::take().context("cannot set up the terminal")?;
     let (messages, mut inbox) = mpsc::channel(QUEUE);
     let (effects, effects_of_source) = mpsc::channel(QUEUE);
     let asking = tokio::spawn(ask(options.clone(), messages.clone(), effects_of_source));
@@ -101,7 +103,7 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
     let mut tick = tokio::time::interval(Duration::from_millis(TICK_MS));
     let result = loop {
         if let Err(error) = draw(&mut taken, &model) {
-            break Err(error).context("the terminal cannot be written to");
+            break Err(error).context("cannot write to the terminal");
         }
         let message = tokio::select! {
             message = inbox.recv() => message.unwrap_or(Message::Tick),
@@ -110,34 +112,34 @@ pub async fn run(options: Options) -> anyhow::Result<()> {
         };
         match update(&mut model, start.elapsed().as_millis() as u64, message) {
             Some(Effect::Quit) => break Ok(()),
-            // A full queue means that a refresh is under way already.
+            // A full queue means that a refresh is pending already.
             Some(effect) => drop(effects.try_send(effect)),
             None => {}
         }
-        // A panic elsewhere has given the terminal back already, and said why.
+        // A panic of another thread has restored the terminal already and printed its message.
         if reading.is_finished() || !terminal::is_taken() {
-            break Err(anyhow::anyhow!("the terminal cannot be read any more"));
+            break Err(anyhow::anyhow!("cannot read the terminal any more"));
         }
         if asking.is_finished() {
-            break Err(anyhow::anyhow!("asking the nodes ended unexpectedly; this is a fault of casktop"));
+            break Err(anyhow::anyhow!("the task that asks the nodes ended; this is a bug of casktop"));
         }
     };
     asking.abort();
     result
 }
 
-/// One frame of text: the open screen, `width` by `height`, without colours or trailing blanks.
+/// Returns one frame as text: the first screen, `width` by `height`, without colours or trailing blanks.
 ///
 /// # Errors
-/// When no node answers; the message names each and why.
+/// No node answers; the message names each node and its error.
 pub async fn once(options: Options, width: u16, height: u16) -> anyhow::Result<String> {
     Ok(view::text(&frame(options, width, height).await?))
 }
 
-/// One frame with its colours, for [`crate::svg::render`].
+/// Returns one frame with its colours, for [`crate::svg::render`].
 ///
 /// # Errors
-/// When no node answers; the message names each and why.
+/// No node answers; the message names each node and its error.
 pub async fn frame(options: Options, width: u16, height: u16) -> anyhow::Result<Buffer> {
     let options = options.checked()?;
     let mut source = Source::new(options.addrs).with_login(options.login);
@@ -154,15 +156,15 @@ pub async fn frame(options: Options, width: u16, height: u16) -> anyhow::Result<
         let each: Vec<String> =
             model.failures.iter().map(|failure| format!("{} ({})", failure.addr, failure.error)).collect();
         bail!(
-            "no node answers: {}. Start a cluster to look at with `caskctl playground`, or name the RESP port of a \
-             running node with --addr HOST:PORT",
+            "no node answers: {}; start a local cluster with `caskctl playground`, or name the client address \
+             of a running node with --addr HOST:PORT",
             each.join(", ")
         );
     }
     Ok(view::buffer(&model, width, height))
 }
 
-/// Asks in rounds until nobody listens.
+/// Asks the nodes in rounds until the receiver of `messages` is dropped.
 async fn ask(options: Options, messages: mpsc::Sender<Message>, mut effects: mpsc::Receiver<Effect>) {
     let mut source = Source::new(options.addrs).with_login(options.login);
     let interval = Duration::from_millis(options.interval_ms);
@@ -183,7 +185,8 @@ async fn ask(options: Options, messages: mpsc::Sender<Message>, mut effects: mps
     }
 }
 
-/// Reads keys until nobody listens. A thread of its own: reading the terminal blocks.
+/// Reads keys until the receiver of `messages` is dropped. Runs on a thread of its own because reading the
+/// terminal blocks.
 fn read_keys(messages: &mpsc::Sender<Message>) {
     while !messages.is_closed() {
         let message = match event::poll(Duration::from_millis(KEYS_MS)) {
@@ -219,7 +222,8 @@ fn without_colors(buf: &mut Buffer) {
     }
 }
 
-/// The signals that mean "stop": the terminal is given back, then the process ends with success.
+/// Receiver of SIGTERM, SIGINT and SIGHUP. They end the dashboard, restore the terminal and exit with
+/// success.
 struct Signals {
     all: [Signal; 3],
 }

@@ -1,8 +1,9 @@
-//! Asks the nodes: one round of `CASK.*` questions at a time, to the node that answered last.
+//! Asks the nodes: one round of `CASK.*` requests at a time, to the node that answered last.
 //!
-//! When that node does not answer, the other addresses given and the members it last named are tried in turn. Every
-//! step has a time limit, so that a round ends. What a node refuses (an older build may lack a command) is
-//! left out and named in the answer; only without `CASK.STATUS` and `CASK.NODES` there is none.
+//! If that node does not answer, the source tries the members it last named and the other given addresses in
+//! turn. Every step has a time limit, so that a round ends. The answer omits and names requests that the node
+//! rejects (an older build may lack a command). A node that rejects `CASK.STATUS` or `CASK.NODES` counts as
+//! not answering.
 
 use std::time::Duration;
 
@@ -15,30 +16,31 @@ use crate::login::Login;
 use crate::model::{Failure, Snapshot};
 use crate::update::Round;
 
-/// How long a connection may take.
+/// Time limit of a connection attempt, in milliseconds.
 const CONNECT_MS: u64 = 1_000;
-/// How long an answer may take.
+/// Time limit of an answer, in milliseconds.
 const ANSWER_MS: u64 = 2_000;
-/// Addresses tried in one round.
+/// Maximum number of addresses tried in one round.
 const TRIES_MAX: usize = 16;
-/// Addresses of members remembered.
+/// Maximum number of remembered member addresses.
 const KNOWN_MAX: usize = 256;
-/// Events asked for.
+/// Number of events requested.
 const EVENTS_MAX: u32 = 200;
 
-/// Who to ask.
+/// Connection to the cluster: the addresses to ask, and the node that answered last.
 pub struct Source {
     given: Vec<String>,
     known: Vec<String>,
     current: String,
     connection: Option<MultiplexedConnection>,
     login: Login,
-    /// The ring the dashboard has: asked for again when the epoch changes or another node answers.
+    /// Node, epoch and hash of the ring that the dashboard has. The ring is requested again when one of them
+    /// changes.
     ring_of: Option<(String, u64, String)>,
 }
 
 impl Source {
-    /// Asks the first of `addrs` (`HOST:PORT`) first; an empty list is refused by the caller.
+    /// Creates a source that asks the first of `addrs` (`HOST:PORT`) first. The caller rejects an empty list.
     pub fn new(addrs: Vec<String>) -> Self {
         let current = addrs.first().cloned().unwrap_or_default();
         Self {
@@ -51,12 +53,13 @@ impl Source {
         }
     }
 
-    /// Asks as somebody.
+    /// Returns the source with this login.
     pub fn with_login(self, login: Login) -> Self {
         Self { login, ..self }
     }
 
-    /// One round of questions. Ends within `TRIES_MAX * (CONNECT_MS + 2 * ANSWER_MS)`.
+    /// Runs one round of requests. Returns within `TRIES_MAX * (2 * CONNECT_MS + 2 * ANSWER_MS)`
+    /// milliseconds.
     pub async fn poll(&mut self) -> Round {
         let mut failures = Vec::new();
         for addr in self.candidates().into_iter().take(TRIES_MAX) {
@@ -74,7 +77,7 @@ impl Source {
         Round { answer: None, failures }
     }
 
-    /// Starts the next round with another node, if there is one.
+    /// Makes the next round start with another node, if one is known.
     pub fn go_on(&mut self) {
         if let Some(next) = self.candidates().into_iter().nth(1) {
             self.connection = None;
@@ -82,7 +85,7 @@ impl Source {
         }
     }
 
-    /// The current address, then all others in a fixed order that starts behind it.
+    /// Returns the current address, then all others in a fixed order that starts after it.
     fn candidates(&self) -> Vec<String> {
         let mut all: Vec<String> = Vec::new();
         for addr in self.known.iter().chain(&self.given) {
@@ -140,7 +143,7 @@ impl Source {
                 .map_err(|error| missing.push(error))
                 .ok()
         };
-        // The status names the running tasks too.
+        // If CASK.TASKS failed, use the running tasks from the status.
         let tasks = tasks.unwrap_or_else(|_| status.tasks.clone());
         let events = events.map_err(|error| missing.push(error)).unwrap_or_default();
         Ok(Snapshot { addr: addr.to_owned(), status, nodes, ring, tasks, events, missing })
@@ -152,26 +155,26 @@ async fn connect(addr: &str, login: &Login) -> Result<MultiplexedConnection, Str
         .set_connection_timeout(Some(Duration::from_millis(CONNECT_MS)))
         .set_response_timeout(Some(Duration::from_millis(ANSWER_MS)));
     let connecting = connect_to(addr, login, &config);
-    // The library's own limit does not cover looking up the name.
+    // The library's own time limit does not include resolving the host name.
     match tokio::time::timeout(Duration::from_millis(2 * CONNECT_MS), connecting).await {
         Ok(connected) => connected,
-        Err(_) => Err("no connection in time".to_owned()),
+        Err(_) => Err("no connection within 2 s".to_owned()),
     }
 }
 
-/// To `HOST:PORT`, or to a URL, which says all by itself.
+/// Connects to `HOST:PORT` with the login, or to a URL, which contains its own login.
 async fn connect_to(
     addr: &str,
     login: &Login,
     config: &AsyncConnectionConfig,
 ) -> Result<MultiplexedConnection, String> {
     if addr.contains("://") {
-        let client = redis::Client::open(addr).map_err(|error| format!("is no URL: {error}"))?;
+        let client = redis::Client::open(addr).map_err(|error| format!("not a valid URL: {error}"))?;
         let connected = client.get_multiplexed_async_connection_with_config(config).await;
         return connected.map_err(|error| words(&error));
     }
     let parts = addr.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
-    let (host, port) = parts.ok_or("is no HOST:PORT")?;
+    let (host, port) = parts.ok_or("not HOST:PORT")?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
     login.connect(host, port, config).await.map_err(|error| words(&error))
 }
@@ -189,11 +192,12 @@ async fn question<T: DeserializeOwned>(
         .query_async(&mut connection.clone())
         .await
         .map_err(|error| format!("{name}: {}", words(&error)))?;
-    serde_json::from_str(&answer)
-        .map_err(|error| format!("{name}: an answer this dashboard cannot read: {error}"))
+    serde_json::from_str(&answer).map_err(|error| {
+        format!("{name}: cannot read the answer: {error}; use casktop and caskd of the same version")
+    })
 }
 
-/// What went wrong, in few words.
+/// Returns a short text for the error.
 fn words(error: &redis::RedisError) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
@@ -220,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_node_that_answered_last_is_asked_first_then_the_others_it_named() {
+    fn node_that_answered_last_is_asked_first_then_the_members_it_named() {
         let mut source = Source::new(vec!["seed:1".into(), "seed:2".into()]);
         assert_eq!(source.candidates(), ["seed:1", "seed:2"]);
         source.remember(&named("b:1", &["a:1", "b:1", "c:1", ""]));

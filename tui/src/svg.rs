@@ -1,24 +1,24 @@
-//! A buffer as a picture: the cells become an SVG image with their colours, for documents.
+//! Renders a buffer as an SVG image with its colours, for documents.
 //!
-//! Runs of equal style become one `<text>` each, stretched to their exact width, so that columns stay aligned in
-//! every monospaced font. Blocks and borders are drawn as shapes: fonts leave gaps between them.
+//! Each run of equal style is one `<text>`, stretched to its exact width, so that columns stay aligned in
+//! every monospaced font. Blocks and borders are shapes, because fonts leave gaps between them.
 
 use std::fmt::Write;
 
 use ratatui::buffer::{Buffer, Cell};
 use ratatui::style::{Color, Modifier};
 
-/// Width and height of a cell, and size of the type, in pixels.
+/// Width and height of a cell, and font size, in pixels.
 const CELL_WIDTH: f64 = 8.4;
 const CELL_HEIGHT: f64 = 18.0;
 const FONT_SIZE: f64 = 14.0;
-/// Empty space around the frame.
+/// Empty space around the frame, in pixels.
 const MARGIN: f64 = 12.0;
-/// Where nothing else is said.
+/// Colours of cells that set none.
 const BACKGROUND: &str = "#16181d";
 const FOREGROUND: &str = "#d8dade";
 
-/// The buffer as an SVG document.
+/// Returns the buffer as an SVG document.
 pub fn render(buf: &Buffer) -> String {
     let columns = usize::from(buf.area.width).max(1);
     let width = columns as f64 * CELL_WIDTH + 2.0 * MARGIN;
@@ -39,7 +39,7 @@ pub fn render(buf: &Buffer) -> String {
     svg
 }
 
-/// Fills behind neighbouring cells of one background.
+/// Draws one rectangle per run of cells with the same background.
 fn backgrounds(svg: &mut String, cells: &[Cell], y: f64) {
     let mut column = 0;
     for group in cells.chunk_by(|a, b| colors(a).1 == colors(b).1) {
@@ -54,7 +54,7 @@ fn backgrounds(svg: &mut String, cells: &[Cell], y: f64) {
     }
 }
 
-/// Text and shapes of one row.
+/// Draws text and shapes of one row.
 fn runs(svg: &mut String, cells: &[Cell], y: f64) {
     let same = |a: &Cell, b: &Cell| {
         let drawn = |cell: &Cell| shape(cell.symbol(), 0.0, 0.0, "").is_some();
@@ -96,7 +96,7 @@ fn x_of(column: usize) -> f64 {
     MARGIN + column as f64 * CELL_WIDTH
 }
 
-/// The shape of a block or border character; `None` for text.
+/// Returns the shape of a block or border character; `None` for text.
 fn shape(symbol: &str, x: f64, y: f64, color: &str) -> Option<String> {
     let (w, h) = (CELL_WIDTH, CELL_HEIGHT);
     let rect = |width: f64, height: f64| {
@@ -135,12 +135,12 @@ fn shape(symbol: &str, x: f64, y: f64, color: &str) -> Option<String> {
     Some(drawn)
 }
 
-/// Foreground and background of a cell as CSS colours; no background is the document's.
+/// Returns foreground and background of a cell as CSS colours; `None`: the background of the document.
 fn colors(cell: &Cell) -> (String, Option<String>) {
     (css(cell.fg).unwrap_or_else(|| FOREGROUND.to_owned()), css(cell.bg))
 }
 
-/// A terminal colour as CSS; `None` for the default.
+/// Returns a terminal colour as CSS; `None` for the default colour.
 fn css(color: Color) -> Option<String> {
     let index = match color {
         Color::Reset => return None,
@@ -166,7 +166,7 @@ fn css(color: Color) -> Option<String> {
     Some(indexed(index))
 }
 
-/// A colour of the 256-colour palette, as xterm defines it.
+/// Returns a colour of the 256-colour palette as xterm defines it.
 fn indexed(index: u8) -> String {
     const BASE: [(u8, u8, u8); 16] = [
         (0, 0, 0),

@@ -1,6 +1,6 @@
-//! Takes the terminal and gives it back: at the end, on an error, on a panic of any thread.
+//! Sets up the terminal and restores it: at the end, on an error, on a panic of any thread.
 //!
-//! Giving back is harmless when there is nothing to give back, so that every path may do it.
+//! Restoring is idempotent, so that every path may do it.
 
 use std::io::{self, Stdout, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -11,17 +11,17 @@ use crossterm::terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_ra
 use ratatui::Terminal;
 use ratatui::backend::CrosstermBackend;
 
-/// Whether the terminal is ours now.
+/// Whether the dashboard has set up the terminal and not restored it.
 static TAKEN: AtomicBool = AtomicBool::new(false);
 
-/// The terminal while it is ours; dropping gives it back.
+/// The terminal in dashboard mode; dropping the value restores it.
 pub struct Taken {
-    /// What is drawn on.
+    /// The drawing surface.
     pub terminal: Terminal<CrosstermBackend<Stdout>>,
 }
 
 impl Taken {
-    /// Takes the terminal: raw mode, the alternate screen, no cursor.
+    /// Sets up the terminal: raw mode, alternate screen, no cursor. On an error the terminal is restored.
     pub fn take() -> io::Result<Self> {
         restore_on_panic(give_back);
         TAKEN.store(true, Ordering::SeqCst);
@@ -44,12 +44,12 @@ impl Drop for Taken {
     }
 }
 
-/// Whether it is ours still: a panic of any thread gives it back.
+/// Returns whether the terminal is still in dashboard mode. A panic of any thread restores it.
 pub fn is_taken() -> bool {
     TAKEN.load(Ordering::SeqCst)
 }
 
-/// Gives the terminal back if it is ours. Errors are of no use here: there is nowhere to tell them.
+/// Restores the terminal if it is in dashboard mode. Ignores errors, because they could not be shown.
 pub fn give_back() {
     if TAKEN.swap(false, Ordering::SeqCst) {
         let _ = disable_raw_mode();
@@ -57,12 +57,12 @@ pub fn give_back() {
     }
 }
 
-/// The sequences that undo what taking wrote.
+/// Writes the sequences that undo those of [`Taken::take`].
 fn leave(out: &mut impl Write) -> io::Result<()> {
     execute!(out, LeaveAlternateScreen, Show)
 }
 
-/// Runs `restore` before a panic's message is printed; the hook that was there still prints it.
+/// Runs `restore` before a panic message is printed; the previous hook still prints it.
 fn restore_on_panic(restore: fn()) {
     let before = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_restores_first() {
+    fn panic_restores_the_terminal_before_its_message() {
         static RESTORED: AtomicBool = AtomicBool::new(false);
         restore_on_panic(|| RESTORED.store(true, Ordering::SeqCst));
         let panicked = std::thread::spawn(|| panic!("on purpose")).join();
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn giving_back_what_was_not_taken_does_nothing() {
+    fn restoring_a_terminal_that_was_not_set_up_does_nothing() {
         give_back();
         give_back();
         assert!(!TAKEN.load(Ordering::SeqCst));

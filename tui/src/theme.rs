@@ -1,29 +1,29 @@
-//! The palette, and the symbol that goes with each state: colour is never the only sign.
+//! The palette and the symbols of states. Colour is never the only sign of a state.
 //!
-//! Colours are of the 256-colour palette, which every terminal in use shows alike.
+//! Colours are from the 256-colour palette, which terminals show alike.
 
 use ratatui::style::{Color, Modifier, Style};
 
-/// Text that matters less: labels, borders' titles, units.
+/// Less important text: labels, titles of borders, units.
 pub const MUTED: Color = Color::Indexed(245);
 /// Borders and unfilled bars.
 pub const FAINT: Color = Color::Indexed(238);
 /// Figures and names.
 pub const TEXT: Color = Color::Indexed(253);
-/// The one accent: the open tab, the coordinator, headings.
+/// Accent: the open tab, the coordinator, headings.
 pub const ACCENT: Color = Color::Indexed(79);
-/// All is well.
+/// [`Level::Good`].
 pub const GOOD: Color = Color::Indexed(114);
-/// Worth a look.
+/// [`Level::Warning`].
 pub const WARN: Color = Color::Indexed(221);
-/// Wrong.
+/// [`Level::Bad`].
 pub const BAD: Color = Color::Indexed(203);
-/// Work in progress.
+/// [`Level::Busy`].
 pub const BUSY: Color = Color::Indexed(75);
-/// Behind the selected row.
+/// Background of the selected row.
 pub const SELECTED: Color = Color::Indexed(236);
 
-/// Colours of the nodes on the ring map, repeated from the ninth node on (the letter tells them apart).
+/// Colours of the nodes on the ring map, repeated from the ninth node on; the letter distinguishes them.
 const NODES: [Color; 8] = [
     Color::Indexed(75),
     Color::Indexed(79),
@@ -35,21 +35,21 @@ const NODES: [Color; 8] = [
     Color::Indexed(144),
 ];
 
-/// How serious something is.
+/// Severity of a state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
-    /// As it should be.
+    /// Normal.
     Good,
-    /// Being worked on.
+    /// Work in progress.
     Busy,
-    /// Worth a look.
+    /// [`Level::Warning`].
     Warning,
-    /// Needs somebody.
+    /// An operator must act.
     Bad,
 }
 
 impl Level {
-    /// Its colour.
+    /// Returns the colour of the level.
     pub const fn color(self) -> Color {
         match self {
             Self::Good => GOOD,
@@ -59,7 +59,7 @@ impl Level {
         }
     }
 
-    /// Its symbol, one column wide.
+    /// Returns the symbol of the level, one column wide.
     pub const fn symbol(self) -> &'static str {
         match self {
             Self::Good => "●",
@@ -69,7 +69,7 @@ impl Level {
         }
     }
 
-    /// The level of an event's severity; an unknown one is shown as a warning.
+    /// Returns the level of an event's severity; an unknown severity is a warning.
     pub fn of_severity(severity: &str) -> Self {
         match severity {
             "info" => Self::Good,
@@ -78,7 +78,7 @@ impl Level {
         }
     }
 
-    /// The level of a node's state.
+    /// Returns the level of a node's state; an unknown state is a warning.
     pub fn of_state(state: &str) -> Self {
         match state {
             "up" => Self::Good,
@@ -89,32 +89,32 @@ impl Level {
     }
 }
 
-/// Plain text.
+/// Returns the style of values and names.
 pub const fn text() -> Style {
     Style::new().fg(TEXT)
 }
 
-/// Labels.
+/// Returns the style of labels.
 pub const fn muted() -> Style {
     Style::new().fg(MUTED)
 }
 
-/// Borders.
+/// Returns the style of borders.
 pub const fn faint() -> Style {
     Style::new().fg(FAINT)
 }
 
-/// Headings.
+/// Returns the style of headings.
 pub const fn heading() -> Style {
     Style::new().fg(ACCENT).add_modifier(Modifier::BOLD)
 }
 
-/// The colour of node number `index` on the ring map.
+/// Returns the colour of node number `index` on the ring map.
 pub fn node(index: usize) -> Color {
     NODES.get(index % NODES.len()).copied().unwrap_or(TEXT)
 }
 
-/// The letter of node number `index` on the ring map: `A`..`Z`, then `+`, which the balance panel explains.
+/// Returns the letter of node number `index` on the ring map: `A` to `Z`, then `+` for all further nodes.
 pub fn letter(index: usize) -> char {
     u8::try_from(index).ok().filter(|index| *index < 26).map_or('+', |index| char::from(b'A' + index))
 }

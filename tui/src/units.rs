@@ -1,12 +1,12 @@
-//! Figures as people read them: at most seven columns wide, so that tables stay aligned.
+//! Formats numbers for people, at most eight columns wide, so that tables stay aligned.
 //!
-//! Counts use powers of 1000 (`12.3k`), bytes powers of 1024 (`4.5 MiB`). No function fails: a figure that is
-//! no number (an absent rate divided by zero) is shown as `-`.
+//! Counts use powers of 1000 (`12.3k`), bytes powers of 1024 (`4.50 MiB`). No function fails: a value that is
+//! not a number (such as a division by zero) is shown as `-`.
 
-/// Milliseconds of a day.
+/// Milliseconds per day.
 const DAY_MS: u64 = 86_400_000;
 
-/// A count: `0`, `999`, `12.3k`, `4.57M`. At most five columns below 10^15.
+/// Formats a count: `0`, `999`, `12.3k`, `4.57M`. At most five columns.
 pub fn count(value: u64) -> String {
     if value < 1000 {
         return value.to_string();
@@ -14,7 +14,7 @@ pub fn count(value: u64) -> String {
     scaled(value as f64, 1000.0, &["", "k", "M", "G", "T", "P", "E"])
 }
 
-/// A rate of things a second, without the unit: `0`, `0.4`, `812`, `12.3k`.
+/// Formats a rate per second, without the unit: `0`, `0.4`, `812`, `12.3k`.
 pub fn rate(value: f64) -> String {
     if !value.is_finite() || value < 0.0 {
         return "-".to_owned();
@@ -25,7 +25,7 @@ pub fn rate(value: f64) -> String {
     count(value.round() as u64)
 }
 
-/// Bytes: `0 B`, `999 B`, `4.5 MiB`. At most seven columns.
+/// Formats bytes: `0 B`, `999 B`, `4.50 MiB`. At most eight columns.
 pub fn bytes(value: f64) -> String {
     if !value.is_finite() || value < 0.0 {
         return "-".to_owned();
@@ -36,28 +36,29 @@ pub fn bytes(value: f64) -> String {
     scaled(value, 1024.0, &[" B", " KiB", " MiB", " GiB", " TiB", " PiB", " EiB"])
 }
 
-/// Bytes a second: `4.5 MiB/s`.
+/// Formats bytes per second: `4.50 MiB/s`.
 pub fn bytes_per_s(value: f64) -> String {
     format!("{}/s", bytes(value))
 }
 
-/// A part of a whole, 0..1: `0%`, `4.2%`, `97.3%`, `100%`. At most five columns.
+/// Formats a part of a whole, 0 to 1: `0%`, `4.2%`, `97.3%`, `100%`. At most five columns.
 pub fn percent(part: f64) -> String {
     if !part.is_finite() {
         return "-".to_owned();
     }
     let percent = part * 100.0;
-    // 99.97 must not become "100%": a hit rate of 100% is a claim.
+    // Never round up to "100%": a hit rate of 100% means that every read found its key.
     let shown = if percent < 100.0 { percent.min(99.9) } else { percent };
     if shown == 0.0 || shown >= 100.0 { format!("{shown:.0}%") } else { format!("{shown:.1}%") }
 }
 
-/// Part of the reads that found their key; `-` before the first read.
+/// Formats the part of the reads that found their key; `-` before the first read.
 pub fn hit_rate(hits: u64, misses: u64) -> String {
     percent(hits as f64 / (hits as f64 + misses as f64))
 }
 
-/// Microseconds as a latency: `0`, `85 µs`, `1.24 ms`, `2.10 s`. At most seven columns.
+/// Formats a latency in microseconds: `-` for 0, `85 µs`, `1.24 ms`, `2.10 s`. At most seven columns below
+/// 1000 s.
 pub fn latency_us(value: u64) -> String {
     match value {
         0 => "-".to_owned(),
@@ -67,7 +68,7 @@ pub fn latency_us(value: u64) -> String {
     }
 }
 
-/// Seconds as a length of time, two units at most: `4 s`, `3 m 20 s`, `2 h 5 m`, `12 d 3 h`.
+/// Formats a duration in seconds with at most two units: `4 s`, `3 m 20 s`, `2 h 5 m`, `12 d 3 h`.
 pub fn seconds(value: u64) -> String {
     let pair = |big: u64, unit: &str, rest: u64, small: &str| {
         if rest == 0 { format!("{big} {unit}") } else { format!("{big} {unit} {rest} {small}") }
@@ -80,7 +81,7 @@ pub fn seconds(value: u64) -> String {
     }
 }
 
-/// Seconds as a short age, one unit: `4s`, `3m`, `2h`, `12d`.
+/// Formats an age in seconds with one unit: `4s`, `3m`, `2h`, `12d`.
 pub fn age(value_s: u64) -> String {
     match value_s {
         0..=59 => format!("{value_s}s"),
@@ -90,13 +91,14 @@ pub fn age(value_s: u64) -> String {
     }
 }
 
-/// Time of day, UTC: `07:31:05`.
+/// Formats the time of day in UTC: `07:31:05`.
 pub fn clock(time_ms: u64) -> String {
     let second = time_ms / 1000 % 86_400;
     format!("{:02}:{:02}:{:02}", second / 3600, second % 3600 / 60, second % 60)
 }
 
-/// Time of day on the day of `now_ms`, else month, day and minute; UTC: `07:31:05`, `01-31 07:31`.
+/// Formats the time of day on the day of `now_ms`, else month, day and minute, in UTC: `07:31:05`, `01-31
+/// 07:31`.
 pub fn clock_or_date(time_ms: u64, now_ms: u64) -> String {
     if time_ms / DAY_MS == now_ms / DAY_MS {
         return clock(time_ms);
@@ -106,13 +108,14 @@ pub fn clock_or_date(time_ms: u64, now_ms: u64) -> String {
     format!("{month:02}-{day:02} {:02}:{:02}", minute / 60, minute % 60)
 }
 
-/// Date and time, UTC: `2026-01-31 23:59:59.123`.
+/// Formats date and time in UTC: `2026-01-31 23:59:59.123`.
 pub fn date_and_time(time_ms: u64) -> String {
     let (year, month, day) = date(time_ms / DAY_MS);
     format!("{year:04}-{month:02}-{day:02} {}.{:03}", clock(time_ms), time_ms % 1000)
 }
 
-/// The date a number of days after 1970-01-01 (Howard Hinnant, "chrono-compatible low-level date algorithms").
+/// Returns year, month and day for a number of days after 1970-01-01 (Howard Hinnant, "chrono-compatible
+/// low-level date algorithms").
 fn date(days: u64) -> (u64, u64, u64) {
     let days = days + 719_468;
     let era = days / 146_097;
@@ -125,13 +128,13 @@ fn date(days: u64) -> (u64, u64, u64) {
     (year_of_era + era * 400 + u64::from(month <= 2), month, day)
 }
 
-/// The last six characters of a node's name; all names share their beginning.
+/// Returns the last six characters of a node id, because all ids begin alike.
 pub fn short(id: &str) -> &str {
     let cut = id.char_indices().rev().nth(5).map_or(0, |(at, _)| at);
     &id[cut..]
 }
 
-/// `value` divided by `base` until it is below 1000, with the unit of that step.
+/// Formats `value` divided by `base` until it is below 1000, with the unit of that step.
 fn scaled(value: f64, base: f64, units: &[&str]) -> String {
     let mut value = value;
     let mut step = 0;
@@ -142,7 +145,7 @@ fn scaled(value: f64, base: f64, units: &[&str]) -> String {
     format!("{}{}", three_digits(value), units.get(step).copied().unwrap_or_default())
 }
 
-/// Three significant digits below 1000, one decimal at most from 10 up: `1.24`, `12.4`, `124`.
+/// Formats with three significant digits below 1000: `1.24`, `12.4`, `124`.
 fn three_digits(value: f64) -> String {
     if value < 9.995 {
         format!("{value:.2}")
@@ -164,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_are_never_wider_than_seven_columns() {
+    fn bytes_are_never_wider_than_eight_columns() {
         assert_eq!(bytes(0.0), "0 B");
         assert_eq!(bytes(999.4), "999 B");
         assert_eq!(bytes(1000.0), "0.98 KiB");
@@ -211,13 +214,13 @@ mod tests {
     }
 
     #[test]
-    fn a_hit_rate_without_reads_is_none() {
+    fn hit_rate_without_reads_is_a_dash() {
         assert_eq!(hit_rate(0, 0), "-");
         assert_eq!(hit_rate(1, 1), "50.0%");
     }
 
     #[test]
-    fn rates_show_that_a_little_is_not_nothing() {
+    fn small_rates_are_not_shown_as_zero() {
         assert_eq!(
             [0.0, 0.04, 0.4, 9.96, 812.4, 12_345.0].map(rate),
             ["0", "0.0", "0.4", "10", "812", "12.3k"]
@@ -226,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn short_names_survive_any_text() {
+    fn short_accepts_any_text() {
         assert_eq!(short("12D3KooWabcdefGHIJKL"), "GHIJKL");
         assert_eq!(short("äöü"), "äöü");
         assert_eq!(short(""), "");

@@ -1,4 +1,4 @@
-//! How the model changes: a pure function of the model and one message.
+//! Changes of the model: a pure function of the model, the time and one message.
 
 use crossterm::event::KeyEvent;
 
@@ -9,38 +9,38 @@ use crate::model::{
 use crate::theme::Level;
 use caskade_node::api::NodeRow;
 
-/// What happened.
+/// Input of the dashboard.
 #[derive(Clone, Debug)]
 pub enum Message {
     /// A key was pressed.
     Key(KeyEvent),
-    /// Time passed.
+    /// Time has passed.
     Tick,
-    /// A round of questions is over.
+    /// A round of requests has ended.
     Polled(Box<Round>),
 }
 
-/// One round of questions: the nodes that did not answer, and what the first that did had to say.
+/// Result of one round: the answer of the first node that answered, and the failures before it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Round {
-    /// The answer, if any node gave one.
+    /// The answer; `None` if no node answered.
     pub answer: Option<Snapshot>,
-    /// Those asked before it, in order.
+    /// Nodes that did not answer, in the order in which they were asked.
     pub failures: Vec<Failure>,
 }
 
-/// What the shell is to do.
+/// Request to the event loop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// Leave.
+    /// End the dashboard.
     Quit,
-    /// Ask now.
+    /// Ask the nodes now.
     Refresh,
     /// Ask another node from now on.
     OtherNode,
 }
 
-/// Changes the model; `now_ms` is the time since the start.
+/// Applies a message to the model. `now_ms` is the time since the start.
 pub fn update(model: &mut Model, now_ms: u64, message: Message) -> Option<Effect> {
     model.now_ms = now_ms;
     match message {
@@ -112,7 +112,7 @@ fn take_round(model: &mut Model, round: Round) {
     model.answered_ms = model.now_ms;
 }
 
-/// Says that another node answers than before, and why.
+/// Sets a notice if another node answers than before, with the reason.
 fn say_if_switched(model: &mut Model, snapshot: &Snapshot, failures: &[Failure]) {
     let before = model.snapshot.as_ref().map(|old| old.addr.as_str());
     let asked = before.or_else(|| failures.first().map(|failure| failure.addr.as_str()));
@@ -129,7 +129,7 @@ fn say_if_switched(model: &mut Model, snapshot: &Snapshot, failures: &[Failure])
     model.notice = Some(Notice { level, text, at_ms: model.now_ms });
 }
 
-/// The selected node and event stay the same ones when rows come and go.
+/// Moves the selection so that the same node, task and event stay selected when rows are added or removed.
 fn keep_selection(model: &mut Model, new: &Snapshot) {
     let selection = &mut model.selection;
     let old = model.snapshot.as_ref();
@@ -141,7 +141,7 @@ fn keep_selection(model: &mut Model, new: &Snapshot) {
     if let Some(at) = task.and_then(|task| new.tasks.iter().position(|row| row.id == task.id)) {
         selection.task = at;
     }
-    // At the top the list follows; below it the reader's place is kept.
+    // With the newest event selected, follow new events; otherwise keep the selected event.
     let event =
         old.filter(|_| selection.event > 0).and_then(|old| old.events.iter().rev().nth(selection.event));
     if let Some(at) = event.and_then(|event| new.events.iter().rev().position(|row| row == event)) {
@@ -162,7 +162,7 @@ fn remember_load(model: &mut Model, rows: &[NodeRow]) {
     }
 }
 
-/// The load of several nodes as one.
+/// Returns the load of several nodes as one sample.
 fn together(rows: &[&NodeRow]) -> Sample {
     let sum = |figure: fn(&NodeRow) -> f64| {
         rows.iter().map(|row| figure(row)).filter(|x| x.is_finite()).sum::<f64>()

@@ -1,4 +1,5 @@
-//! `casktop` against servers that answer like nodes: the frames it prints, whom it asks, how it fails.
+//! Runs `casktop` against servers that answer like nodes: the frames it prints, the nodes it asks, its
+//! errors.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
@@ -9,14 +10,14 @@ use std::process::{Command, Output, Stdio};
 use caskade_tui::source::Source;
 use common::server::Server;
 
-/// Runs the program to its end, without a terminal.
+/// Runs the program to its end without a terminal.
 async fn casktop(words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_casktop"));
     command.args(words).stdin(Stdio::null()).env_remove("CASKADE_ADDR");
     tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap()
 }
 
-/// An address where nobody listens.
+/// Returns an address where no process listens.
 fn nobody() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
@@ -85,7 +86,7 @@ async fn when_a_node_dies_a_member_it_named_is_asked() {
     assert_eq!(source.poll().await.answer.unwrap().addr, first.addr);
     let dead = first.addr.clone();
     drop(first);
-    // The lost connection may be told by the first round or the connection refused by the second.
+    // The first round may report the lost connection, or the second round the refused one.
     let mut answered = source.poll().await;
     if answered.answer.is_none() {
         answered = source.poll().await;

@@ -1,6 +1,7 @@
-//! Every screen, at the smallest supported size and at a large one, compared with `tests/screens/*.txt`.
+//! Compares every screen, at the smallest supported size and at a large one, with `tests/screens/*.txt`.
 //!
-//! After a wanted change: `CASKADE_UPDATE_SCREENS=1 cargo test -p caskade-tui --test screens`, then read the diff.
+//! After an intended change: `CASKADE_UPDATE_SCREENS=1 cargo test -p caskade-tui --test screens`, then read
+//! the diff.
 
 #![expect(clippy::unwrap_used, reason = "a test may panic, its helpers too")]
 
@@ -17,7 +18,7 @@ use ratatui::backend::TestBackend;
 
 const SIZES: [(u16, u16); 2] = [(80, 24), (200, 50)];
 
-/// A model that has seen `snapshot` for a minute, with a load that goes up and down.
+/// Returns a model that received `snapshot` for a minute, with a varying load.
 fn watched(snapshot: &Snapshot, screen: Screen) -> Model {
     let mut model = Model::new(1000, screen);
     for second in 0..60_u32 {
@@ -54,7 +55,7 @@ fn shown(model: &Model, width: u16, height: u16) -> String {
     view::text(terminal.backend().buffer())
 }
 
-/// Compares all sizes with the expected files.
+/// Compares the screen at all sizes with the expected files.
 fn expect(name: &str, model: &Model) {
     for (width, height) in SIZES {
         let file = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -111,7 +112,7 @@ fn overview_when_nobody_ever_answered() {
 }
 
 #[test]
-fn overview_of_a_node_that_has_nothing_to_say() {
+fn overview_of_a_node_with_empty_answers() {
     let mut model = Model::new(1000, Screen::Overview);
     let missing = vec!["CASK.RING: unknown command".to_owned()];
     poll(
@@ -216,7 +217,7 @@ fn no_screen_panics_at_any_size() {
 }
 
 #[test]
-fn what_nodes_say_cannot_write_to_the_terminal() {
+fn answers_of_nodes_cannot_write_control_characters_to_the_terminal() {
     let mut snapshot = common::healthy(&common::addrs(1));
     snapshot.events[9].message = "evil \u{1b}[2J\u{7}\r\n message".into();
     snapshot.nodes.nodes[0].build = "\u{1b}]0;x\u{7}".into();

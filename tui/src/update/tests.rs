@@ -79,7 +79,7 @@ fn the_selection_stays_inside_the_list() {
 }
 
 #[test]
-fn the_selected_node_stays_selected_when_rows_move_and_another_when_it_goes() {
+fn selected_node_stays_selected_when_rows_move_and_another_is_when_it_leaves() {
     let mut model = Model::new(1000, Screen::Overview);
     polled(&mut model, 1, Some(answer("a:1", vec![row("x", 0.0, 0, 0), row("y", 0.0, 0, 0)])), &[]);
     press(&mut model, KeyCode::Down);
@@ -90,7 +90,7 @@ fn the_selected_node_stays_selected_when_rows_move_and_another_when_it_goes() {
 }
 
 #[test]
-fn the_events_follow_at_the_top_and_stay_put_below_it() {
+fn newest_event_stays_selected_at_the_top_and_the_same_event_below_it() {
     let mut model = Model::new(1000, Screen::Events);
     let with = |messages: &[&str]| Snapshot {
         events: messages.iter().map(|text| event(text)).collect(),
@@ -105,23 +105,23 @@ fn the_events_follow_at_the_top_and_stay_put_below_it() {
 }
 
 #[test]
-fn another_node_that_answers_is_said_with_the_reason_for_a_while() {
+fn notice_of_another_node_names_the_reason_and_ends() {
     let mut model = Model::new(1000, Screen::Overview);
     polled(&mut model, 1000, Some(answer("a:1", vec![])), &[]);
     assert_eq!(model.shown_notice(), None);
     polled(&mut model, 2000, Some(answer("b:1", vec![])), &[("a:1", "connection refused")]);
-    let said = model.shown_notice().map(|notice| notice.text.as_str());
-    assert_eq!(said, Some("a:1 does not answer (connection refused): asking b:1 now"));
+    let notice = model.shown_notice().map(|notice| notice.text.as_str());
+    assert_eq!(notice, Some("a:1 does not answer (connection refused): asking b:1 now"));
     update(&mut model, 2000 + NOTICE_MS, Message::Tick);
     assert_eq!(model.shown_notice(), None);
 }
 
 #[test]
-fn the_first_answer_of_a_second_address_is_said_too() {
+fn first_answer_of_a_second_address_sets_a_notice() {
     let mut model = Model::new(1000, Screen::Overview);
     polled(&mut model, 1000, Some(answer("b:1", vec![])), &[("a:1", "no answer in time")]);
-    let said = model.shown_notice().map(|notice| notice.text.as_str());
-    assert_eq!(said, Some("a:1 does not answer (no answer in time): asking b:1 now"));
+    let notice = model.shown_notice().map(|notice| notice.text.as_str());
+    assert_eq!(notice, Some("a:1 does not answer (no answer in time): asking b:1 now"));
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn the_clusters_load_leaves_out_nodes_that_are_down() {
 }
 
 #[test]
-fn histories_are_bounded_and_go_with_their_nodes() {
+fn histories_are_bounded_and_removed_with_their_nodes() {
     let mut model = Model::new(1000, Screen::Overview);
     for now_ms in 0..2 * HISTORY_MAX as u64 {
         polled(&mut model, now_ms, Some(answer("a:1", vec![row("x", 1.0, 1, 1)])), &[]);

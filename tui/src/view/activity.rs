@@ -1,4 +1,4 @@
-//! Load over time: commands a second and latencies, as sparklines with the current figure.
+//! Load over time: commands per second and latencies, as sparklines with the present value.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect, Spacing};
@@ -14,7 +14,7 @@ use crate::units;
 /// One curve.
 struct Curve {
     label: &'static str,
-    /// For wide curves of the whole cluster: whose figure it is.
+    /// Addition to the label in wide panels of the whole cluster.
     whose: &'static str,
     figure: fn(&Sample) -> f64,
     shown: fn(f64) -> String,
@@ -56,12 +56,12 @@ fn latency(micros: f64) -> String {
     units::latency_us(micros as u64)
 }
 
-/// The load of the whole cluster.
+/// Draws the load of the whole cluster.
 pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     curves("Load", true, &model.history, model.interval_ms, area, buf);
 }
 
-/// The curves of one history, in a panel.
+/// Draws the curves of one history in a panel.
 pub(super) fn curves(
     name: &str,
     of_cluster: bool,
@@ -100,7 +100,7 @@ fn draw_curve(curve: &Curve, say_whose: bool, history: &History, area: Rect, buf
     }
     buf.set_line(area.x, area.y, &line, area.width);
     let below = Rect { y: area.y + 1, height: area.height - 1, ..area };
-    // A base line of faint dots shows how far the history reaches, even where it is zero.
+    // Even a zero draws one step, so that the length of the history is visible.
     let steps = f64::from(below.height.max(1)) * 8.0;
     let bars: Vec<SparklineBar> = values.iter().map(|value| bar(*value, max, steps)).collect();
     Sparkline::default()
@@ -113,7 +113,7 @@ fn draw_curve(curve: &Curve, say_whose: bool, history: &History, area: Rect, buf
         .render(below, buf);
 }
 
-/// A bar of at least one step, so that a low value is told from a moment without an answer.
+/// Returns a bar of at least one step, so that a low value differs from a moment without an answer.
 fn bar(value: Option<f64>, max: f64, steps: f64) -> SparklineBar {
     let height = value.map(|value| if max > 0.0 { (value / max * steps).round().max(1.0) as u64 } else { 1 });
     SparklineBar::from(height)

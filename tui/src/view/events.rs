@@ -1,4 +1,4 @@
-//! What happened, newest first.
+//! Events of the cluster, newest first.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -12,20 +12,20 @@ use crate::theme::{self, Level};
 use crate::units;
 use caskade_node::api::Event;
 
-/// From this width on a line tells its epoch.
+/// Minimum width at which a line shows the epoch.
 const WITH_EPOCH: usize = 120;
 
-/// What an empty list says: nothing is claimed before the first answer.
+/// Returns the text of an empty list.
 fn none(model: &Model) -> Line<'static> {
     let words = match &model.snapshot {
-        None => "not known yet",
-        Some(snapshot) if snapshot.events.is_empty() => "nothing has happened yet",
-        Some(_) => "none of the events is about it",
+        None => "unknown before the first answer",
+        Some(snapshot) if snapshot.events.is_empty() => "no events",
+        Some(_) => "no events of this node",
     };
     Line::from(Span::styled(words, theme::muted()))
 }
 
-/// The clock of the node that answered.
+/// Returns the time of the node that answered, in milliseconds.
 fn now_ms(model: &Model) -> u64 {
     model.snapshot.as_ref().map_or(0, |snapshot| snapshot.nodes.now_ms)
 }
@@ -51,14 +51,14 @@ fn line(event: &Event, now_ms: u64, width: usize) -> Line<'static> {
     line
 }
 
-/// The overview's panel: the last ones.
+/// Draws the panel of the overview: the newest events.
 pub(super) fn compact(model: &Model, area: Rect, buf: &mut Buffer) {
     list(model, title("Events", "newest first, UTC"), |_| true, area, buf);
 }
 
-/// The node screen's panel: the last ones that are about this node.
+/// Draws the panel of the node screen: the newest events of this node.
 pub(super) fn of_node(model: &Model, id: &str, area: Rect, buf: &mut Buffer) {
-    let title = title("Its events", "newest first, UTC");
+    let title = title("Events of this node", "newest first, UTC");
     list(model, title, |event| event.node == id, area, buf);
 }
 
@@ -74,7 +74,7 @@ fn list(model: &Model, title: Line<'_>, of: impl Fn(&Event) -> bool, area: Rect,
     lines(shown, inner, buf);
 }
 
-/// The whole screen: the list, and the selected event in full.
+/// Draws the whole screen: the list, and the full text of the selected event.
 pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     let events = events(model);
     let [top, bottom] = area.layout(&Layout::vertical([Constraint::Min(3), Constraint::Length(5)]));

@@ -1,4 +1,4 @@
-//! The first and the last line: tabs and who answers, keys and notices.
+//! The first line (tabs, asked node) and the last line (keys, notices).
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -11,7 +11,7 @@ use crate::model::{Model, Screen};
 use crate::theme::{self, Level};
 use crate::units;
 
-/// The tabs on the left, the asked node on the right.
+/// Draws the tabs on the left, the asked node on the right.
 pub(super) fn tabs(model: &Model, area: Rect, buf: &mut Buffer) {
     let mut spans = vec![Span::styled(" caskade ", theme::heading())];
     for (number, screen) in (1..).zip(Screen::ALL) {
@@ -33,7 +33,7 @@ pub(super) fn tabs(model: &Model, area: Rect, buf: &mut Buffer) {
     }
 }
 
-/// Who answers, and how old the figures are if that matters.
+/// Returns the address of the asked node and the state of the connection.
 fn link(model: &Model, room: usize) -> Line<'static> {
     let (level, words) = match (&model.snapshot, model.stale_ms()) {
         (None, _) if model.failures.is_empty() => (Level::Busy, "connecting".to_owned()),
@@ -47,7 +47,7 @@ fn link(model: &Model, room: usize) -> Line<'static> {
     if addr.width() + state.width() <= room { Line::from(vec![addr, state]) } else { Line::from(state) }
 }
 
-/// A notice while there is one, else the keys.
+/// Draws the notice, or the keys if there is no notice.
 pub(super) fn footer(model: &Model, area: Rect, buf: &mut Buffer) {
     let line = match model.shown_notice() {
         Some(notice) => Line::from(vec![

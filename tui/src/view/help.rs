@@ -1,4 +1,4 @@
-//! The help: made from the table of keys.
+//! The help, derived from the table of keys.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Rect};
@@ -19,7 +19,7 @@ pub(super) fn draw(area: Rect, buf: &mut Buffer) {
         ])
     });
     let mut all: Vec<Line<'_>> = keys.collect();
-    let latencies = "p50: mean of the nodes by load; p99: the worst node's";
+    let latencies = "p50: mean of the nodes, by load; p99: highest of the nodes";
     all.push(Line::from(vec![
         Span::styled(format!("{:>11}  ", "latency"), theme::muted()),
         Span::styled(latencies, theme::text()),
@@ -34,12 +34,9 @@ pub(super) fn draw(area: Rect, buf: &mut Buffer) {
 
 fn legend() -> Line<'static> {
     let mut spans = vec![Span::styled(format!("{:>11}  ", "symbols"), theme::muted())];
-    for (level, words) in [
-        (Level::Good, "up"),
-        (Level::Busy, "at work"),
-        (Level::Warning, "worth a look"),
-        (Level::Bad, "wrong"),
-    ] {
+    for (level, words) in
+        [(Level::Good, "up"), (Level::Busy, "working"), (Level::Warning, "warning"), (Level::Bad, "error")]
+    {
         spans.push(Span::styled(format!("{} ", level.symbol()), level.color()));
         spans.push(Span::styled(format!("{words}   "), theme::text()));
     }

@@ -1,6 +1,6 @@
-//! Draws the model into a buffer: a frame of tabs and keys around one screen.
+//! Draws the model into a buffer: one screen between a line of tabs and a line of keys.
 //!
-//! Pure: the same model and area give the same cells. Every panel copes with any area, down to none at all.
+//! Pure: the same model and area give the same cells. Every panel accepts any area, including an empty one.
 
 mod activity;
 mod events;
@@ -41,7 +41,7 @@ pub fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     }
 }
 
-/// A buffer of that size with the model drawn in it.
+/// Returns a buffer of this size with the model drawn in it.
 pub fn buffer(model: &Model, width: u16, height: u16) -> Buffer {
     let area = Rect::new(0, 0, width, height);
     let mut buf = Buffer::empty(area);
@@ -49,7 +49,7 @@ pub fn buffer(model: &Model, width: u16, height: u16) -> Buffer {
     buf
 }
 
-/// The buffer's text, a line a row, without trailing blanks.
+/// Returns the text of a buffer, one line per row, without trailing blanks.
 pub fn text(buf: &Buffer) -> String {
     let mut text = String::new();
     for row in buf.content().chunks(usize::from(buf.area.width).max(1)) {
@@ -60,7 +60,7 @@ pub fn text(buf: &Buffer) -> String {
     text
 }
 
-/// Draws the border of a panel and returns what is inside it.
+/// Draws the border of a panel and returns the area inside it.
 fn panel(title: Line<'_>, area: Rect, buf: &mut Buffer) -> Rect {
     let block = Block::bordered()
         .border_type(BorderType::Rounded)
@@ -72,7 +72,7 @@ fn panel(title: Line<'_>, area: Rect, buf: &mut Buffer) -> Rect {
     inner
 }
 
-/// A panel's title: its name, and figures behind it.
+/// Returns the title of a panel: its name, followed by values.
 fn title<'a>(name: &'a str, figures: impl Into<String>) -> Line<'a> {
     let figures = figures.into();
     let mut spans = vec![Span::styled(format!(" {name} "), theme::heading())];
@@ -82,14 +82,14 @@ fn title<'a>(name: &'a str, figures: impl Into<String>) -> Line<'a> {
     Line::from(spans)
 }
 
-/// Draws lines from the top down; those that do not fit are left out.
+/// Draws lines from the top down; omits lines that do not fit.
 fn lines<'a>(lines: impl IntoIterator<Item = Line<'a>>, area: Rect, buf: &mut Buffer) {
     for (row, line) in area.rows().zip(lines) {
         buf.set_line(row.x, row.y, &line, row.width);
     }
 }
 
-/// The first line of a list's window, so that `selected` is inside it.
+/// Returns the first line of a list's window, so that `selected` is inside it.
 fn window(selected: usize, height: usize) -> usize {
     selected.saturating_sub(height.saturating_sub(1))
 }
@@ -99,7 +99,7 @@ fn mark_selected(row: Rect, buf: &mut Buffer) {
     buf.set_style(row, Style::new().bg(theme::SELECTED).add_modifier(Modifier::BOLD));
 }
 
-/// A bar of `width` columns, filled to `part` of 0..1 in steps of an eighth of a column.
+/// Returns a bar of `width` columns, filled to `part` (0 to 1) in steps of an eighth of a column.
 fn bar(part: f64, width: usize, style: Style) -> Vec<Span<'static>> {
     const EIGHTHS: [&str; 8] = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"];
     let part = if part.is_finite() { part.clamp(0.0, 1.0) } else { 0.0 };
@@ -112,7 +112,7 @@ fn bar(part: f64, width: usize, style: Style) -> Vec<Span<'static>> {
     ]
 }
 
-/// `text` cut to `width` columns, with an ellipsis where something is missing.
+/// Returns `text` cut to `width` columns, with an ellipsis if it was cut.
 fn cut(text: &str, width: usize) -> String {
     if text.chars().count() <= width {
         return text.to_owned();
@@ -121,7 +121,7 @@ fn cut(text: &str, width: usize) -> String {
     format!("{}…", kept.trim_end())
 }
 
-/// A node's short name, or a dash for none.
+/// Returns the short name of a node, or a dash for an empty id.
 fn name(id: &str) -> &str {
     if id.is_empty() { "-" } else { crate::units::short(id) }
 }
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_text_says_so() {
+    fn cut_text_ends_with_an_ellipsis() {
         assert_eq!(cut("node joined", 11), "node joined");
         assert_eq!(cut("node joined", 6), "node…");
         assert_eq!(cut("node", 0), "…");

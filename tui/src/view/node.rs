@@ -1,4 +1,4 @@
-//! One node: every figure it reports.
+//! One node: every value it reports.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -18,7 +18,7 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     let rows = model.snapshot.as_ref().map_or(&[][..], |snapshot| &snapshot.nodes.nodes);
     let Some(row) = rows.get(model.selection.node) else {
         let inner = panel(title("Node", ""), area, buf);
-        lines([Line::from(Span::styled("no node has been heard of yet", theme::muted()))], inner, buf);
+        lines([Line::from(Span::styled("no node has answered yet", theme::muted()))], inner, buf);
         return;
     };
     let member = model
@@ -35,11 +35,11 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     facts("Store", &store_facts(row), heard, store, buf);
     facts("Requests", &request_facts(row), heard, requests, buf);
     facts("Traffic", &traffic_facts(row), heard, traffic, buf);
-    // The curves first; what is left after a good height of them is for the events.
+    // The curves get at most 10 rows; the rest is for the events.
     let load = if bottom.height >= 15 { 10 } else { bottom.height };
     let [load, log] = bottom.layout(&Layout::vertical([Constraint::Length(load), Constraint::Fill(1)]));
     if let Some(history) = model.node_history.get(&row.id).filter(|_| load.height > 3) {
-        activity::curves("Its load", false, history, model.interval_ms, load, buf);
+        activity::curves("Load of this node", false, history, model.interval_ms, load, buf);
     }
     if log.height > 0 {
         events::of_node(model, &row.id, log, buf);
@@ -67,12 +67,12 @@ fn identity(
         roles.push("asked");
     }
     let heard = match model.report_stale(row.report_age_ms) {
-        ReportAge::NeverHeard => Span::styled("no report was heard from it", theme::WARN),
+        ReportAge::NeverHeard => Span::styled("no report received", theme::WARN),
         ReportAge::Fresh(age_ms) => {
-            Span::styled(format!("heard {:.1} s ago", age_ms as f64 / 1000.0), theme::text())
+            Span::styled(format!("reported {:.1} s ago", age_ms as f64 / 1000.0), theme::text())
         }
         ReportAge::Stale(age_ms) => {
-            Span::styled(format!("figures are {} old", units::seconds(age_ms / 1000)), theme::WARN)
+            Span::styled(format!("values are {} old", units::seconds(age_ms / 1000)), theme::WARN)
         }
     };
     let pair = |label: &str, value: String| {
@@ -122,7 +122,7 @@ fn store_facts(row: &NodeRow) -> [Fact; 7] {
     ]
 }
 
-/// Room on its disk: how much, between which marks, and for how long.
+/// Formats the free disk space: bytes, days left, marks, bytes of live records.
 fn disk(row: &NodeRow) -> String {
     if row.disk_total_bytes == 0 {
         return "-".to_owned();
@@ -164,16 +164,16 @@ fn traffic_facts(row: &NodeRow) -> [Fact; 7] {
     ]
 }
 
-/// Figures that come from the committed state instead of a report.
+/// Labels of values from the committed state, which are known without a report.
 const OF_RING: [&str; 3] = ["copies", "primaries", "share of ring"];
 
-/// Labels on the left, values aligned on the right.
+/// Draws labels on the left and values aligned on the right.
 fn facts(name: &str, facts: &[Fact], heard: bool, area: Rect, buf: &mut Buffer) {
     let inner = panel(title(name, ""), area, buf);
     let width = usize::from(inner.width).min(40);
     let rows = facts.iter().map(|(label, value)| {
         let room = width.saturating_sub(label.len());
-        // A report that was never heard has no figures; the ring is known without one.
+        // Without a report only values of the committed state are known.
         let value = if heard || OF_RING.contains(label) { value } else { "-" };
         Line::from(vec![
             Span::styled(*label, theme::muted()),

@@ -1,4 +1,4 @@
-//! The table of nodes. Which columns it has depends on the width: each has a rank, the best ranks that fit are shown.
+//! The node table. The width decides which columns it has: the columns of the lowest ranks that fit.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -15,7 +15,7 @@ use caskade_node::api::NodeRow;
 struct Column {
     title: &'static str,
     width: u16,
-    /// 0 is shown first.
+    /// Priority; 0 is the highest.
     rank: u8,
     left: bool,
     cell: fn(&NodeRow) -> String,
@@ -29,7 +29,7 @@ const fn left(title: &'static str, width: u16, rank: u8, cell: fn(&NodeRow) -> S
     Column { title, width, rank, left: true, cell }
 }
 
-/// The columns behind NODE and STATE, which are always there.
+/// The columns after NODE and STATE, which are always shown.
 #[rustfmt::skip]
 const COLUMNS: &[Column] = &[
     left("ADDRESS", 21, 17, |row| row.client_addr.clone()),
@@ -57,7 +57,7 @@ const COLUMNS: &[Column] = &[
     column("EPOCH", 6, 3, |row| row.epoch.to_string()),
 ];
 
-/// Free bytes of the node's file system, marked where it is low (`!`) or at its minimum (`!!`).
+/// Formats the free bytes of the node's file system, with `!` if they are low and `!!` if at the minimum.
 fn free(row: &NodeRow) -> String {
     let mark = match row.disk_state.as_str() {
         "" if row.disk_total_bytes == 0 => return "-".to_owned(),
@@ -70,10 +70,11 @@ fn free(row: &NodeRow) -> String {
 
 const NODE_WIDTH: u16 = 10;
 const STATE_WIDTH: u16 = 7;
-/// What NODE and STATE take, with the gap between them.
+/// Width of NODE and STATE with the gap between them.
 const FIXED_WIDTH: u16 = NODE_WIDTH + 1 + STATE_WIDTH;
 
-/// The columns in pages, each as many as fit into `width`: the best ranks first, in the order of the table.
+/// Returns the columns in pages that fit into `width`: lowest ranks on the first page, each page in table
+/// order.
 fn pages(width: u16) -> Vec<Vec<&'static Column>> {
     let mut ranked: Vec<&Column> = COLUMNS.iter().collect();
     ranked.sort_by_key(|column| column.rank);
@@ -99,13 +100,13 @@ fn pages(width: u16) -> Vec<Vec<&'static Column>> {
     pages
 }
 
-/// The gap between columns that uses the width, three at most.
+/// Returns the gap between columns that fills the width, at most three.
 fn gap(columns: &[&Column], width: u16) -> u16 {
     let used = FIXED_WIDTH + columns.iter().map(|column| 1 + column.width).sum::<u16>();
     1 + (width.saturating_sub(used) / (columns.len() as u16 + 1)).min(2)
 }
 
-/// Rows the panel wants for all nodes.
+/// Returns the number of rows that the panel needs for all nodes.
 pub(super) fn height(model: &Model) -> u16 {
     let nodes = model.snapshot.as_ref().map_or(0, |snapshot| snapshot.nodes.nodes.len());
     3 + u16::try_from(nodes.max(1)).unwrap_or(u16::MAX - 3)
@@ -138,13 +139,13 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
         }
     }
     if rows.is_empty() {
-        let none = Line::from(Span::styled("no node has been heard of yet", theme::muted()));
+        let none = Line::from(Span::styled("no node has answered yet", theme::muted()));
         buf.set_line(inner.x, inner.y + 1, &none, inner.width);
     }
     more(rows.len(), first, height, area, buf);
 }
 
-/// Says in the lower border how many rows are out of sight.
+/// Shows in the lower border how many rows are out of sight.
 pub(super) fn more(all: usize, first: usize, height: usize, area: Rect, buf: &mut Buffer) {
     let below = all.saturating_sub(first + height);
     if area.height < 2 || (first == 0 && below == 0) {
@@ -181,7 +182,7 @@ fn line(model: &Model, row: &NodeRow, columns: &[&Column], gap: u16) -> Line<'st
     ]);
     let odd_epoch = model.snapshot.as_ref().is_some_and(|snapshot| snapshot.status.epoch != row.epoch);
     for column in columns {
-        // The ring is known from the committed state, the other figures only from a report.
+        // These columns are known from the committed state, the others only from a report.
         let told = known || matches!(column.title, "ADDRESS" | "ZONE" | "SHARE" | "COPIES" | "PRIM");
         let text = if told { (column.cell)(row) } else { "-".to_owned() };
         let style =
@@ -191,7 +192,7 @@ fn line(model: &Model, row: &NodeRow, columns: &[&Column], gap: u16) -> Line<'st
     line
 }
 
-/// The state, or how old the figures are if the node should be heard but is not.
+/// Returns the state, or the age of the report if the node is up and its report is stale.
 fn state(row: &NodeRow, age: ReportAge) -> Span<'static> {
     match age {
         ReportAge::Stale(age_ms) if row.state == "up" => {

@@ -1,4 +1,4 @@
-//! The first screen: health, nodes, load, running tasks, last events.
+//! The first screen: health, nodes, load, running tasks, newest events.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -6,7 +6,7 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use super::{activity, events, nodes, ring, summary, tasks};
 use crate::model::Model;
 
-/// The heights of the panels, top down.
+/// Heights of the panels, from the top.
 #[derive(Debug, PartialEq, Eq)]
 struct Heights {
     summary: u16,
@@ -14,17 +14,17 @@ struct Heights {
     load: u16,
     tasks: u16,
     events: u16,
-    /// Tasks and balance lie left of the events, with the height of `events`.
+    /// Whether tasks and balance are left of the events, with the height of `events`.
     beside: bool,
 }
 
-/// Shares out the rows: what is small gets what it wants, the events get the rest.
+/// Divides the rows: each panel gets the rows it needs, up to a limit; the events get the rest.
 fn heights(area: Rect, summary: u16, nodes_wanted: u16, tasks: u16) -> Heights {
     let rest = area.height.saturating_sub(summary);
     let beside = area.width >= 140;
     let load = match rest {
         0..=13 => 0,
-        // A second task is worth more than the curves' second row.
+        // Prefer the row of a second task to the second row of the curves.
         14..=20 if tasks > 1 && !beside => 4,
         14..=20 => 5,
         21..=32 => 6,
@@ -32,9 +32,9 @@ fn heights(area: Rect, summary: u16, nodes_wanted: u16, tasks: u16) -> Heights {
         _ => 11,
     };
     let rest = rest - load;
-    // Where rows are few, a panel that says "none" is left to the others.
+    // With few rows, omit the task panel if no task runs.
     let without_tasks = tasks == 0 && !beside && area.height < 30;
-    // The lists below keep at least three rows each.
+    // Keep at least three rows for each list below.
     let below_min = match (beside, without_tasks) {
         (true, _) => 5,
         (false, true) => 3,

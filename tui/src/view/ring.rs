@@ -1,4 +1,4 @@
-//! The ring: what each node holds against its ideal share, and the map of the partitions.
+//! The ring: the copies that each node holds compared with its ideal share, and the map of the partitions.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -17,13 +17,13 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     if ring.shares.is_empty() {
         let inner = panel(title("Ring", ""), area, buf);
         let missing = model.snapshot.as_ref().map_or(&[][..], |snapshot| &snapshot.missing);
-        let words = missing.first().map_or("no ring has been answered yet", String::as_str);
+        let words = missing.first().map_or("no ring received yet", String::as_str);
         lines([Line::from(Span::styled(words, theme::muted()))], inner, buf);
         return;
     }
     let wanted = u16::try_from(ring.shares.len()).unwrap_or(u16::MAX - 3).saturating_add(3);
     let map = ring_map::height(ring, area.width, area.height.saturating_sub(wanted));
-    // The map keeps its rows as long as the balance keeps three nodes; a terminal too low for both cuts the map.
+    // The map gets all its rows if three nodes fit into the balance; otherwise the map is cut.
     let balance = wanted.min(area.height.saturating_sub(map).max(6)).min(area.height);
     let [top, middle, rest] = area.layout(&Layout::vertical([
         Constraint::Length(balance),
@@ -37,7 +37,7 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     }
 }
 
-/// The partitions whose copies are not yet as they should be, where there is room for them.
+/// Draws the partitions that are not in place.
 fn draw_unsettled(ring: &RingView, area: Rect, buf: &mut Buffer) {
     let unsettled: Vec<&PartitionView> =
         ring.partitions.iter().filter(|partition| !is_in_place(partition)).collect();
@@ -47,7 +47,7 @@ fn draw_unsettled(ring: &RingView, area: Rect, buf: &mut Buffer) {
         theme::muted().add_modifier(Modifier::BOLD),
     ))];
     if unsettled.is_empty() {
-        let words = "every partition is on the nodes the ring names, all copies in-sync";
+        let words = "every partition is on the nodes that the ring names, all copies in-sync";
         rows = vec![Line::from(Span::styled(words, theme::muted()))];
     }
     let node = |at: usize| ring.shares.get(at).map_or("?", |share| name(&share.id));
@@ -96,7 +96,7 @@ pub(super) fn draw_balance(model: &Model, area: Rect, buf: &mut Buffer) {
     more(ring.shares.len(), first, height, area, buf);
 }
 
-/// Columns before the bar, and behind it in narrow and wide terminals.
+/// Columns before the bar, and after it in narrow and wide terminals.
 const HEAD: usize = 9;
 const TAIL: usize = 47;
 const TAIL_WIDE: usize = 65;
@@ -143,7 +143,7 @@ fn share_line(at: usize, share: &RingShare, ring: &RingView, room: usize, wide: 
     line
 }
 
-/// A bar of the in-sync copies, then the syncing ones, with a mark at the ideal.
+/// Returns a bar of the in-sync copies, then the syncing copies, with a mark at the ideal.
 fn balance_bar([in_sync, held, ideal]: [f64; 3], width: usize, style: Style) -> Vec<Span<'static>> {
     let at = |part: f64| ((part * width as f64).round() as usize).min(width);
     let (in_sync, held, mark) = (at(in_sync), at(held), at(ideal).saturating_sub(1));

@@ -1,7 +1,7 @@
-//! The map of the partitions: a character each, in the colour and with the letter of its primary; where there is
-//! room, one for every copy.
+//! The map of the partitions: one character per partition, with the letter and colour of its primary; if
+//! there is room, one character per copy.
 //!
-//! The character also tells the state of the copies, so that the map can be read without colours.
+//! The character also shows the state of the copies, so that the map is readable without colours.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -12,21 +12,21 @@ use super::{panel, title};
 use crate::theme;
 use caskade_node::api::{PartitionView, RingView};
 
-/// Columns of a row's label.
+/// Width of a row's label in columns.
 const LABEL: u16 = 5;
-/// Behind a copy that is away.
+/// Background of a copy that is away.
 const AWAY: Color = Color::Indexed(52);
 
-/// What a partition's copies are like.
+/// State of the copies of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Copies {
-    /// As many in-sync ones as there should be, nothing under way.
+    /// All copies are in-sync.
     Whole,
-    /// One is syncing.
+    /// A copy is syncing.
     Syncing,
-    /// One is missing: its node is down.
+    /// A copy is missing because its node is down.
     Away,
-    /// None is in-sync: there is no primary.
+    /// No copy is in-sync, so that there is no primary.
     None,
 }
 
@@ -40,7 +40,7 @@ fn copies(partition: &PartitionView, wanted: u8) -> Copies {
     }
 }
 
-/// The index of the primary in the shares.
+/// Returns the index of the primary in the shares.
 fn primary(partition: &PartitionView) -> Option<usize> {
     partition.replicas.iter().find(|(_, role)| role == "in-sync").map(|(node, _)| *node)
 }
@@ -59,7 +59,7 @@ fn cell(partition: &PartitionView, wanted: u8) -> (char, Style) {
     }
 }
 
-/// The letters of all copies, primary first: capital in-sync, small syncing, `!` away.
+/// Returns the letters of all copies, primary first: capital: in-sync, small: syncing, `!`: away.
 fn letters(partition: &PartitionView, wanted: u8, room: u16) -> impl Iterator<Item = (char, Style)> {
     let letter = |(node, role): &(usize, String)| {
         let style = Style::new().fg(theme::node(*node));
@@ -74,25 +74,25 @@ fn letters(partition: &PartitionView, wanted: u8, room: u16) -> impl Iterator<It
     };
     let lost = copies(partition, wanted) == Copies::None;
     let lost = lost.then(|| cell(partition, wanted));
-    // Without a primary the copies that are left are no comfort.
+    // Without a primary, show only that: no other copy can serve.
     let copies = if lost.is_some() { &[][..] } else { &partition.replicas };
     lost.into_iter().chain(copies.iter().map(letter)).take(usize::from(room))
 }
 
-/// How the partitions are laid out in rows.
+/// Layout of the partitions in rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rows {
-    /// Partitions a row.
+    /// Partitions per row.
     length: u16,
-    /// Columns of the label before each row: the number of its first partition.
+    /// Width of the label before each row, in columns: the number of its first partition.
     label: u16,
-    /// Columns a partition: 1 shows its primary, more all its copies.
+    /// Columns per partition: 1 shows the primary, more show all copies.
     cell: u16,
 }
 
 impl Rows {
-    /// Even rows with labels if they fit into `width` by `height`, of all copies if those fit, else rows as long
-    /// as they can be.
+    /// Returns the layout for `width` by `height`: rows of a power of two with labels if they fit, with all
+    /// copies if those fit, else rows as long as possible.
     fn fitting(width: u16, height: u16, ring: &RingView) -> Self {
         let all_copies = u16::from(ring.replication_factor) + 1;
         let even = [(64, all_copies), (32, all_copies), (64, 1), (128, 1)];
@@ -102,7 +102,7 @@ impl Rows {
         even.into_iter().find(fits).unwrap_or(Self { length: width.max(1), label: 0, cell: 1 })
     }
 
-    /// Columns of a row; the last cell needs no gap behind it.
+    /// Returns the width of a row in columns; the last cell needs no gap after it.
     fn width(self) -> u16 {
         self.label + self.length * self.cell - u16::from(self.cell > 1)
     }
@@ -112,7 +112,7 @@ impl Rows {
     }
 }
 
-/// Rows the panel takes of an area that has `height` rows to spare.
+/// Returns the number of rows that the panel takes of `height` available rows.
 pub(super) fn height(ring: &RingView, width: u16, height: u16) -> u16 {
     // A border and a blank on each side.
     let rows = Rows::fitting(width.saturating_sub(4), height.saturating_sub(2), ring);
@@ -182,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn the_character_tells_the_state_without_colour() {
+    fn the_character_shows_the_state_without_colour() {
         let shown = |roles: &[&str]| cell(&partition(roles), 2).0;
         assert_eq!(shown(&["in-sync", "in-sync"]), 'A');
         assert_eq!(shown(&["syncing", "in-sync", "in-sync"]), 'b', "the primary is the first in-sync one");

@@ -1,4 +1,4 @@
-//! The cluster in two lines: its health in a sentence, and what it is.
+//! The cluster in two lines: its health in a sentence, and its main values.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::Rect;
@@ -11,7 +11,7 @@ use crate::model::{Model, Snapshot};
 use crate::theme::{self, Level};
 use crate::units;
 
-/// Rows the panel takes.
+/// Returns the number of rows that the panel takes.
 pub(super) fn height(model: &Model) -> u16 {
     4 + u16::from(warning(model).is_some())
 }
@@ -29,7 +29,7 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     rows.push(match &model.snapshot {
         Some(snapshot) => facts(model, snapshot, width),
         None => Line::from(Span::styled(
-            "a running node answers on its RESP port (7900 by default); --addr names it",
+            "name the client address of a running node with --addr (default port 7900)",
             theme::muted(),
         )),
     });
@@ -42,7 +42,7 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     lines(rows, inner, buf);
 }
 
-/// What the node wants the operator to know, and what it could not answer.
+/// Returns the warnings of the node and the requests that it rejected.
 fn warning(model: &Model) -> Option<String> {
     let snapshot = model.snapshot.as_ref()?;
     let all: Vec<&str> =
@@ -50,7 +50,7 @@ fn warning(model: &Model) -> Option<String> {
     (!all.is_empty()).then(|| all.join("; "))
 }
 
-/// Facts with their labels, the most important first; those that do not fit are left out.
+/// Returns values with their labels, the most important first; omits those that do not fit.
 fn facts(model: &Model, snapshot: &Snapshot, width: usize) -> Line<'static> {
     let status = &snapshot.status;
     let count = keys(model).map_or("-".to_owned(), |(count, estimate)| {

@@ -1,4 +1,4 @@
-//! Background work: migrations and returning nodes, with progress, rate and time left.
+//! Background work, such as migrations and returning nodes, with progress, rate and time left.
 
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -12,7 +12,7 @@ use crate::theme;
 use crate::units;
 use caskade_node::api::Task;
 
-/// The part of a task that is done, 0..1: by bytes, else by keys, else by partitions.
+/// Returns the part of a task that is done, 0 to 1: by bytes, else by keys, else by partitions.
 fn done(task: &Task) -> f64 {
     let part = |done: u64, all: u64| (all > 0).then(|| done as f64 / all as f64);
     part(task.bytes_done, task.bytes_total)
@@ -44,7 +44,7 @@ fn figures(model: &Model) -> String {
     format!("{} running, {}{}", tasks.len(), units::bytes_per_s(rate), held_back(model))
 }
 
-/// What an operator did to the running plan: paused it, or set its pace.
+/// Returns the operator's pause or rate limit of the running plan.
 fn held_back(model: &Model) -> String {
     match model.snapshot.as_ref().and_then(|snapshot| snapshot.status.plan.as_ref()) {
         Some(plan) if plan.paused => format!(", plan {} PAUSED", plan.id),
@@ -55,17 +55,21 @@ fn held_back(model: &Model) -> String {
     }
 }
 
-/// How many tasks are running.
+/// Returns the number of running tasks.
 pub(super) fn count(model: &Model) -> u16 {
     u16::try_from(tasks(model).len()).unwrap_or(u16::MAX)
 }
 
-/// What an empty list says: nothing is claimed before the first answer.
+/// Returns the text of an empty list.
 fn none(model: &Model) -> &'static str {
-    if model.snapshot.is_some() { "no migration runs, no node is catching up" } else { "not known yet" }
+    if model.snapshot.is_some() {
+        "no migration runs, no node is catching up"
+    } else {
+        "unknown before the first answer"
+    }
 }
 
-/// The overview's panel: a line a task.
+/// Draws the panel of the overview: one line per task.
 pub(super) fn compact(model: &Model, area: Rect, buf: &mut Buffer) {
     let tasks = tasks(model);
     let inner = panel(title("Tasks", figures(model)), area, buf);
@@ -93,10 +97,10 @@ fn short_line(task: &Task, width: usize) -> Line<'static> {
     line
 }
 
-/// Below this width a task's line leaves out its phase, so that the bar keeps its room.
+/// Below this width a task's line omits its phase, so that the bar has room.
 const NARROW: usize = 90;
 
-/// `◐ migration a → b copying`, in columns.
+/// Formats `◐ migration a → b copying` in columns.
 fn who(task: &Task, with_phase: bool) -> Line<'static> {
     let mut line = Line::from(vec![
         Span::styled("◐ ", theme::BUSY),
@@ -109,7 +113,7 @@ fn who(task: &Task, with_phase: bool) -> Line<'static> {
     line
 }
 
-/// The whole screen: three lines a task, and an empty one.
+/// Draws the whole screen: three lines per task, and an empty line.
 pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     let tasks = tasks(model);
     let inner = panel(title("Tasks", figures(model)), area, buf);
@@ -118,10 +122,7 @@ pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
             [
                 Line::from(Span::styled(none(model), theme::text())),
                 Line::default(),
-                Line::from(Span::styled(
-                    "A node that joins, leaves or returns starts work that is shown here.",
-                    theme::muted(),
-                )),
+                Line::from(Span::styled("Work starts when a node joins, leaves or returns.", theme::muted())),
             ],
             inner,
             buf,
@@ -171,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn progress_is_by_the_best_figure_there_is() {
+    fn progress_is_by_bytes_else_keys_else_partitions() {
         let task = Task { partitions_done: 1, partitions_total: 4, ..Task::default() };
         assert_eq!(done(&task), 0.25);
         let task = Task { keys_done: 1, keys_total: 2, ..task };
@@ -182,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_time_left_is_said() {
+    fn unknown_time_left_is_shown_as_no_estimate() {
         assert_eq!(left(&Task { eta_s: Some(11.2), ..Task::default() }), "12 s left");
         assert_eq!(left(&Task { eta_s: Some(f64::INFINITY), ..Task::default() }), "no estimate");
         assert_eq!(left(&Task::default()), "no estimate");

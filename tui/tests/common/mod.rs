@@ -1,6 +1,6 @@
-//! Clusters as the nodes would describe them, for the screens and for a server that answers like a node.
+//! Sample answers of nodes, for the screens and for a server that answers like a node.
 
-// Each test program uses another part of this.
+// Each test program uses a different part of this module.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod server;
@@ -14,7 +14,7 @@ use caskade_tui::model::Snapshot;
 const NOW_MS: u64 = 1_700_000_000_000;
 const NAMES: [&str; 6] = ["fJ3kQa", "Wz81Lm", "p0RtYe", "hB6vNd", "Qx2cUs", "m9GaTo"];
 
-/// The full name of node `at`.
+/// Returns the full id of node `at`.
 pub fn id(at: usize) -> String {
     format!("12D3KooWEyoppNCUx8Yx66oV9fJnriXwCcXwDDUA2{at}{}", NAMES[at % NAMES.len()])
 }
@@ -107,7 +107,7 @@ fn ring(nodes: usize) -> RingView {
     ring
 }
 
-/// The shares that follow from the partitions.
+/// Computes the shares from the partitions.
 fn count_shares(ring: &mut RingView, nodes: usize) {
     let copies: usize = ring.partitions.iter().map(|partition| partition.target.len()).sum();
     let held = |node: usize, role: &str| {
@@ -178,12 +178,12 @@ fn events() -> Vec<Event> {
     ]
 }
 
-/// Three loopback-like addresses and more.
+/// Returns `count` client addresses.
 pub fn addrs(count: usize) -> Vec<String> {
     (1..=count).map(|at| format!("10.0.0.{at}:7900")).collect()
 }
 
-/// A cluster in which all is well.
+/// Returns the answers of a healthy cluster.
 pub fn healthy(addrs: &[String]) -> Snapshot {
     let nodes = addrs.len();
     let ring = ring(nodes);
@@ -213,7 +213,7 @@ pub fn healthy(addrs: &[String]) -> Snapshot {
     }
 }
 
-/// The last node has just joined: copies are on their way to it.
+/// Returns the answers of a cluster whose last node has just joined: copies move to it.
 pub fn joining(addrs: &[String]) -> Snapshot {
     let mut snapshot = healthy(addrs);
     let new = addrs.len() - 1;
@@ -252,7 +252,8 @@ pub fn joining(addrs: &[String]) -> Snapshot {
     snapshot
 }
 
-/// The second node is down, the third has not been heard for a while and lags behind.
+/// Returns the answers of a cluster whose second node is down, and whose third node has a stale report and
+/// epoch.
 pub fn degraded(addrs: &[String]) -> Snapshot {
     let mut snapshot = healthy(addrs);
     let down = 1;

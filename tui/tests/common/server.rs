@@ -1,5 +1,5 @@
-//! A server that answers `CASK.*` as a node would, and further commands as the test says: enough RESP for a
-//! Redis client.
+//! A server that answers `CASK.*` as a node would, and further commands as the test decides. It implements
+//! enough of RESP for a Redis client.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,27 +9,27 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-/// What a server answers; may be changed while it runs.
+/// Answers of a server; the test may change them while it runs.
 #[derive(Clone, Default)]
 pub struct Answers {
-    /// What the node knows.
+    /// Answers to `CASK.*` commands.
     pub snapshot: Snapshot,
-    /// Commands it does not know, as an older build.
+    /// Commands that the server rejects as unknown, as an older build would.
     pub unknown: Vec<&'static str>,
-    /// How long it thinks before each answer.
+    /// Delay before each answer to a `CASK.*` command.
     pub delay: Duration,
 }
 
-/// Answers commands other than `CASK.*` in RESP; `None` for those it does not know either.
+/// Answers further commands in RESP; `None`: answer as a node.
 pub type Others = Arc<dyn Fn(&[String]) -> Option<Vec<u8>> + Send + Sync>;
 
-/// A running server; dropping it closes all its connections.
+/// A running server; dropping it closes all connections.
 pub struct Server {
-    /// Where it listens.
+    /// Listening address.
     pub addr: String,
-    /// What it answers.
+    /// Present answers.
     pub answers: Arc<Mutex<Answers>>,
-    /// The `CASK.*` commands it was asked, in order.
+    /// The `CASK.*` commands received, in order.
     pub asked: Arc<Mutex<Vec<String>>>,
     serving: JoinHandle<()>,
 }
@@ -41,12 +41,12 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Listens on a free port.
+    /// Starts a server on a free port.
     pub async fn start() -> Self {
         Self::start_with(Arc::new(|_| None)).await
     }
 
-    /// Listens on a free port and has more to say.
+    /// Starts a server on a free port that answers further commands.
     pub async fn start_with(others: Others) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap().to_string();
@@ -56,7 +56,7 @@ impl Server {
         Self { addr, answers, asked, serving }
     }
 
-    /// Sets what the node knows.
+    /// Sets the answers to `CASK.*` commands.
     pub fn knows(&self, snapshot: Snapshot) {
         self.answers.lock().unwrap().snapshot = snapshot;
     }
@@ -68,7 +68,7 @@ async fn accept(
     asked: Arc<Mutex<Vec<String>>>,
     others: Others,
 ) {
-    // Dropped with this task, and with it every connection.
+    // Dropping this set with the task closes every connection.
     let mut connections = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         connections.spawn(serve(stream, answers.clone(), asked.clone(), others.clone()));
@@ -95,7 +95,7 @@ async fn serve(
     }
 }
 
-/// One array of bulk strings, a character for each byte; `None` at the end.
+/// Reads one array of bulk strings, one character per byte; `None` at the end of the stream.
 async fn read_command(stream: &mut BufReader<TcpStream>) -> Option<Vec<String>> {
     let count = read_length(stream, '*').await?;
     let mut words = Vec::new();
