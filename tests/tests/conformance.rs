@@ -179,7 +179,8 @@ fn the_page_of_commands_is_up_to_date() {
         let differs = made.lines().zip(committed.lines()).find(|(made, committed)| made != committed);
         ensure!(
             made == committed,
-            "docs/commands.md is out of date ({differs:?}); rewrite it with CASKADE_BLESS=1, and read the diff"
+            "docs/commands.md is out of date ({differs:?}); rewrite it with CASKADE_BLESS=1, and read the \
+             diff"
         );
         Ok(())
     });

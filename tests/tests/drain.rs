@@ -34,7 +34,8 @@ fn planned_stop_of_any_node_fails_no_request_and_delays_none() {
             tokio::time::sleep(AFTERWARDS).await;
             let (wait, operations) = load.stop().await?;
             println!(
-                "planned stop ({}): longest wait {wait:?} of {operations} operations, {quiet:?} before; the stop took {took:?}",
+                "planned stop ({}): longest wait {wait:?} of {operations} operations, {quiet:?} before; the \
+                 stop took {took:?}",
                 if is_coordinator { "the coordinator" } else { "another node" },
             );
             ensure!(wait <= WAIT_MAX, "a request waited {wait:?}");

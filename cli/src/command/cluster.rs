@@ -158,7 +158,8 @@ fn disk(disk: &DiskStatus) -> String {
     let days =
         disk.days_left.map_or_else(String::new, |days| format!(", {days:.1} days left at the present rate"));
     format!(
-        "disk         {}: {} of {} free, marks {} (low) and {} (minimum){days}; data files {}, live records {}\n",
+        "disk         {}: {} of {} free, marks {} (low) and {} (minimum){days}; data files {}, live records \
+         {}\n",
         disk.state,
         units::bytes(disk.free_bytes as f64),
         units::bytes(disk.total_bytes as f64),

@@ -239,7 +239,8 @@ pub struct Apart {
 pub const APART: &[Apart] = &[
     Apart {
         commands: &["WATCH"],
-        why: "drawn only as a part of transactions, with a key of their slot: a node rejects a transaction that watches a key of another slot",
+        why: "drawn only as a part of transactions, with a key of their slot: a node rejects a transaction \
+              that watches a key of another slot",
         tests: "`conformance` (in transactions), `redis_clients`",
     },
     Apart {
@@ -249,7 +250,8 @@ pub const APART: &[Apart] = &[
     },
     Apart {
         commands: &["FLUSHALL", "FLUSHDB"],
-        why: "they would empty both servers; the memcached test sends the same operation; a node rejects them within a transaction",
+        why: "they would empty both servers; the memcached test sends the same operation; a node rejects \
+              them within a transaction",
         tests: "`memcached`",
     },
     Apart {

@@ -69,7 +69,8 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference {
         commands: &["DEL", "UNLINK", "EXISTS", "TOUCH", "MGET", "MSET"],
         what: "keys of several slots are accepted; Redis in a cluster answers `CROSSSLOT`",
-        why: "any node serves all keys; the command is not atomic over several slots, as with Redis's cluster clients",
+        why: "any node serves all keys; the command is not atomic over several slots, as with Redis's \
+              cluster clients",
         fits: |exchange| exchange.theirs.is_error("CROSSSLOT"),
     },
     Difference {
@@ -153,7 +154,8 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference {
         commands: &["EXEC"],
         what: "watched keys must be of the same slot as the commands",
-        why: "watched and written keys must be on one node, so that they can be compared and written atomically",
+        why: "watched and written keys must be on one node, so that they can be compared and written \
+              atomically",
         fits: |exchange| exchange.ours.is_error("CROSSSLOT"),
     },
     Difference {

@@ -90,7 +90,8 @@ fn row(wire: &mut Wire, name: &str, supported: bool) -> Result<String> {
             return Ok(format!("| {} | yes | no: {} | {} |\n", shown(name), apart.why, apart.tests));
         }
         (None, None) => anyhow::bail!(
-            "the node has {name}, which is not compared: add a form (tests/src/conformance/forms.rs) or a reason (catalog.rs)"
+            "the node has {name}, which is not compared: add a form (tests/src/conformance/forms.rs) or a \
+             reason (catalog.rs)"
         ),
     };
     Ok(format!("| {} | yes | {compared} | {tests} |\n", shown(name)))

@@ -35,7 +35,8 @@ pub const DIFFERENCES: &[Difference] = &[
         send: &["set a 0 0 3\r\nold\r\n", "set a 0 0 2097152\r\n{2M}\r\n", "get a\r\n"],
         caskade: "VALUE a 0 3",
         memcached: "END",
-        why: "A cache may forget. A store must not remove an acknowledged value because of a command that it rejects.",
+        why: "A cache may forget. A store must not remove an acknowledged value because of a command that \
+              it rejects.",
     },
     Difference {
         about: "`append` and `prepend` to more than the largest value",
@@ -133,7 +134,8 @@ pub const DIFFERENCES: &[Difference] = &[
         send: &["get a\u{1}\r\n"],
         caskade: "CLIENT_ERROR bad command line format",
         memcached: "END",
-        why: "protocol.txt does not allow them. Keys of arbitrary bytes can be sent in base64 (flag b) or by RESP.",
+        why: "protocol.txt does not allow them. Keys of arbitrary bytes can be sent in base64 (flag b) or \
+              by RESP.",
     },
     Difference {
         about: "keys in base64 that no encoder writes",
@@ -172,7 +174,8 @@ pub const DIFFERENCES: &[Difference] = &[
         why: "The counters are shared with the other front ends, and the node has no counters by prefix.",
     },
     Difference {
-        about: "commands on memcached's memory: `cache_memlimit`, `slabs`, `lru`, `lru_crawler`, `extstore`, `watch`",
+        about: "commands on memcached's memory: `cache_memlimit`, `slabs`, `lru`, `lru_crawler`, \
+                `extstore`, `watch`",
         send: &["cache_memlimit 64\r\n"],
         caskade: "ERROR",
         memcached: "OK",
@@ -204,8 +207,10 @@ pub const DIFFERENCES: &[Difference] = &[
     Difference {
         about: "failures of the cluster",
         send: &[],
-        caskade: "`SERVER_ERROR` and the reason; for a write, whether it was not executed or its outcome is unknown",
+        caskade: "`SERVER_ERROR` and the reason; for a write, whether it was not executed or its outcome is \
+                  unknown",
         memcached: "a cache has none",
-        why: "An unreadable key is not a miss, and a write that may have been executed is not reported as rejected.",
+        why: "An unreadable key is not a miss, and a write that may have been executed is not reported as \
+              rejected.",
     },
 ];
