@@ -1,3 +1,5 @@
+//! Tests of [`super`]: keys, rounds and histories.
+
 use super::*;
 use crate::model::NOTICE_MS;
 use caskade_node::api::{Event, Nodes, RingView};
