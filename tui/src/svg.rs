@@ -102,7 +102,8 @@ fn shape(symbol: &str, x: f64, y: f64, color: &str) -> Option<String> {
     let rect = |width: f64, height: f64| {
         let top = y + h - height;
         format!(
-            "<rect x=\"{x:.1}\" y=\"{top:.1}\" width=\"{width:.2}\" height=\"{height:.2}\" fill=\"{color}\"/>\n"
+            "<rect x=\"{x:.1}\" y=\"{top:.1}\" width=\"{width:.2}\" height=\"{height:.2}\" \
+             fill=\"{color}\"/>\n"
         )
     };
     let (middle, center) = (x + w / 2.0, y + h / 2.0);

@@ -82,6 +82,8 @@ fn overview_with_the_further_columns() {
     expect("overview-columns-2", &model);
     press(&mut model, KeyCode::Char('c'));
     expect("overview-columns-3", &model);
+    press(&mut model, KeyCode::Char('c'));
+    expect("overview-columns-4", &model);
 }
 
 #[test]
