@@ -1,5 +1,5 @@
-//! `caskctl partition`: gives up what only the last complete copies of partitions hold. Prints what is lost; changes nothing
-//! without the words that confirm it.
+//! `caskctl partition`: gives up the data of partitions whose last complete copy is lost or damaged. Prints
+//! the loss; changes nothing without the words that confirm it.
 
 use caskade_node::api::{GiveUpAnswer, GivenUpPartition};
 use caskade_tui::units::{self, short};
@@ -9,10 +9,10 @@ use crate::client::{Addr, Client};
 use crate::exit::Exit;
 use crate::output::{Output, count, table};
 
-/// Keys that a table names.
+/// Maximum number of damaged keys in text output.
 const KEYS_SHOWN_MAX: usize = 100;
 
-/// Runs one of `caskctl partition`.
+/// Runs one command of `caskctl partition`.
 pub(crate) async fn run(addr: &Addr, command: &PartitionCommand, out: &mut Output) -> anyhow::Result<Exit> {
     let PartitionCommand::GiveUp { partitions, confirm } = command;
     let mut asked = redis::cmd("CASK.GIVEUP");
@@ -64,7 +64,7 @@ fn text(partitions: &str, answer: &GiveUpAnswer) -> String {
     format!("{text}\n{next}\n")
 }
 
-/// Partitions of which the same is true, together.
+/// Groups the partitions with the same cause, nodes and loss.
 fn groups(partitions: &[GivenUpPartition]) -> Vec<Vec<&GivenUpPartition>> {
     let is_alike = |a: &GivenUpPartition, b: &GivenUpPartition| {
         (&a.cause, &a.holder, &a.successor, a.is_complete)
@@ -105,7 +105,7 @@ fn state(cause: &str) -> &str {
     }
 }
 
-/// What giving these partitions up means for their keys.
+/// Formats the consequence for the keys of these partitions.
 fn meaning(group: &[&GivenUpPartition]) -> String {
     let Some(first) = group.first() else { return String::new() };
     let heard = match first.heard_ms_ago {
