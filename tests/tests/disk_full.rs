@@ -1,6 +1,7 @@
-//! Disks that are full, on small file systems of their own (tmpfs): what is refused, what goes on, and the ways out.
+//! Full disks, on small file systems of their own (tmpfs): the refused operations, those that continue, and
+//! the ways out.
 //!
-//! Mounting needs root; where a machine allows it not, these tests say `SKIPPED` and why.
+//! Mounting needs root; where a machine does not allow it, these tests print `SKIPPED` and the reason.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -196,7 +197,8 @@ fn is_refusal(error: &RedisError) -> bool {
     text.contains("MISCONF") && text.contains("nothing was written") && text.contains("disk_minimum")
 }
 
-/// Writes until one is refused in words; any other error fails. Returns the acknowledged keys, and the refused one.
+/// Writes until the node refuses a write for lack of room; any other error fails. Returns the acknowledged
+/// keys, and the refused one.
 async fn write_until_refused(client: &mut Client) -> Result<(Vec<String>, String)> {
     let (began, mut written) = (Instant::now(), Vec::new());
     for number in 0.. {
@@ -214,8 +216,8 @@ async fn write_until_refused(client: &mut Client) -> Result<(Vec<String>, String
     bail!("no write was refused")
 }
 
-/// Writes keys of its own until told to stop. Returns the acknowledged ones, and how many were not: those are refused in
-/// words, or of unknown outcome.
+/// Writes keys of its own until `stop` is set. Returns the acknowledged ones, and the number of the others:
+/// refused for lack of room, or of unknown outcome.
 async fn write_on(
     mut client: Client,
     writer: usize,

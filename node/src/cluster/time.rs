@@ -355,8 +355,8 @@ impl TimeKeeper {
     }
 
     /// Sets the clock to the origin of cluster time: the remembered estimate with the least error. If no node
-    /// remembers: the median of what the wall clocks add to the records, but at least the latest recorded cluster
-    /// time. The wall clock of a node without a record counts only if no node has one.
+    /// remembers: the median of what the wall clocks add to the records, but at least the latest recorded
+    /// cluster time. The wall clock of a node without a record counts only if no node has one.
     fn decide(&self, clock: &mut ClusterClock, now_ms: u64) -> Decided {
         let own = clock.error_us(now_ms).map(|error_us| (clock.now_us(now_ms), error_us));
         let surest = [own, self.surest(now_ms)].into_iter().flatten().min_by_key(|(_, error_us)| *error_us);

@@ -27,9 +27,8 @@ pub enum Profile {
     /// Bits that flip on one disk, and restarts of its node. With another fault beside it the last whole copy
     /// may be out of reach, and nothing could be healed.
     Damage,
-    /// Stores that sync acknowledged writes a moment later. One of two copies is down when the other's
-    /// machine loses power, while a third node has the writes since then (rule R5). Losses that weak sync
-    /// allows do not count.
+    /// Stores that sync late. One of two copies is down when the other's machine loses power; a third node
+    /// has the writes since then (rule R5). Losses that weak sync allows do not count.
     Weak,
     /// Of two nodes the voter is lost, or only cut off, perhaps after the other one was away while the voter
     /// continued. An operator has the other one take over, and the lost one returns (rule R10).
@@ -76,8 +75,8 @@ pub enum Fault {
     WriteFails(usize),
     /// The next write of a node's disk fails for lack of space, and no later one: later appends succeed.
     WriteFindsNoRoom(usize),
-    /// A bit of a complete data file, and perhaps one of its hint file, flips. Only if every partition there has
-    /// another in-sync copy, and no other disk flipped bits before. The second number selects the place.
+    /// A bit of a complete data file flips, and perhaps one of its hint file. Only if every partition there
+    /// has another in-sync copy, and no other disk flipped bits before. The second number selects the place.
     BitFlip(usize, u64),
     /// The voters elect a leader, even if there is one.
     Election,
@@ -214,8 +213,7 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
             schedule.push((end + rng.random_range(0..1_000), Fault::Drain(other, false)));
             end - now
         }
-        // A replica is paused until it is suspended. Then, or just before, the primary dies, perhaps during
-        // an election, and the replica continues.
+        // A replica is paused until suspended; the primary dies then, or just before; the replica continues.
         1 => {
             let end = now + rng.random_range(2_500..3_600);
             schedule.push((now, Fault::Pause(node)));
@@ -293,8 +291,8 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
             schedule.push((end + rng.random_range(2_500..5_000), Fault::Restart(node)));
             end - now
         }
-        // One voter receives nothing from the coordinator, but not for so long that it is declared down. Another
-        // one restarts, and the two elect the first: only the second may have confirmed the coordinator.
+        // One voter receives nothing from the coordinator for less than its lease. Another one restarts, and
+        // both elect the first: only the second may have confirmed the coordinator since.
         8 => {
             let end = now + rng.random_range(900..1_900);
             let third = (0..nodes.count()).find(|third| *third != node && *third != other).unwrap_or(node);
@@ -318,7 +316,7 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
     }
 }
 
-/// Adds the removal of a node that is away: its stand-ins keep its copies for good; some learn of it late. Then
+/// Adds the removal of a node that is away: its stand-ins keep its copies, and some learn of it late. Then
 /// one of the primaries that these copies were made equal to dies. Returns the duration in milliseconds.
 fn removal(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> u64 {
     let (node, other) = nodes.two(rng);
@@ -341,9 +339,8 @@ fn kill(schedule: &mut Schedule, rng: &mut StdRng, node: usize, due: u64) {
     schedule.push((due + rng.random_range(50..6_000), Fault::Restart(node)));
 }
 
-/// Adds rounds in which a node dies and another one loses power a moment later; they return in either order.
-/// The node that died may hold records that were deleted, and collected, since. If the same node dies again,
-/// its stand-ins once more hold records from before their release.
+/// Adds rounds: a node dies, another one loses power a moment later, both return. The first may hold records
+/// deleted and collected since; if it dies again, so may its stand-ins, from before their release.
 fn weak_rounds(schedule: &mut Schedule, rng: &mut StdRng, nodes: usize) {
     let mut now = 1_000;
     let mut dies = rng.random_range(0..nodes);
