@@ -144,8 +144,9 @@ impl Engine {
         self.0.keydir.version_at(partition, position, version).1.is_some()
     }
 
-    /// Returns the key of a record that need not be whole: as it is in the damaged record, in the data file's hint, or in the
-    /// ordered index. `None` if none of these has it, or the keydir has another version there.
+    /// Returns the key of a record that need not be whole: as it is in the damaged record, in the data file's
+    /// hint, or in the ordered index. `None` if none of these has it, or the keydir has another version
+    /// there.
     pub fn key_of_damaged(&self, partition: Partition, position: u64, version: Version) -> Option<Bytes> {
         let found = self.0.keydir.entries_at(partition, position);
         let entry = found.as_slice().iter().find(|entry| entry.version == version)?;
@@ -156,8 +157,8 @@ impl Engine {
         on_disk.map(Bytes::from).or_else(hinted).or_else(in_order)
     }
 
-    /// Forgets a record that is damaged and whose key is not known; returns whether it did. A start before the file is gone
-    /// finds the record again.
+    /// Forgets a record that is damaged and whose key is not known; returns whether it did. A start before
+    /// the file is gone finds the record again.
     pub fn forget_damaged(&self, partition: Partition, position: u64, version: Version) -> bool {
         let found = self.0.keydir.entries_at(partition, position);
         let entry = found.as_slice().iter().find(|entry| entry.version == version);
@@ -430,7 +431,7 @@ mod tests {
         let path = engine.0.sealed_file(file).unwrap().path.clone();
         flip(&engine, file, b"{a}7the v");
         assert!(engine.read(&key).is_err() && engine.has_version(partition, position, 7));
-        assert_eq!(engine.key_of_damaged(partition, position, 7), Some(key.clone()), "as its hint says");
+        assert_eq!(engine.key_of_damaged(partition, position, 7), Some(key.clone()), "from its hint");
         assert_eq!(engine.key_of_damaged(partition, position, 8), None, "another version");
         assert!(!engine.forget_damaged(partition, of(8).1, 8), "it is whole");
         fs::remove_file(path.with_extension("hint")).unwrap();

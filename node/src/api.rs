@@ -242,7 +242,8 @@ pub struct NodeRow {
     /// Days until the free space reaches the minimum at the rate of the last two hours; absent if it does not
     /// shrink.
     pub disk_days_left: Option<f64>,
-    /// Partitions it is primary of although its store, which was damaged when it was opened, may lack records of them.
+    /// Partitions it is primary of although its store, which was damaged when it was opened, may lack records
+    /// of them.
     pub damaged_partitions: u32,
     /// Records of its store that are damaged and that no copy that answers has whole.
     pub damaged_records: u64,
@@ -557,13 +558,13 @@ pub struct TakeoverAnswer {
     pub reachable: Vec<String>,
 }
 
-/// `CASK.GIVEUP`: what giving up the last copies of partitions loses, or has lost.
+/// Answer of `CASK.GIVEUP`: what giving up the last copies of partitions loses, or has lost.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct GiveUpAnswer {
     /// Whether it is done. If not, nothing was changed.
     pub done: bool,
-    /// What was done, or what is to be said to do it, in words.
+    /// Text for the operator: the result, or how to do it.
     pub message: String,
     /// The words that confirm it; empty once it is done.
     pub confirmation: String,
@@ -581,8 +582,8 @@ pub struct GiveUpAnswer {
 pub struct GivenUpPartition {
     /// Which partition.
     pub partition: u16,
-    /// `down` (the node of the last complete copy is down), `damaged` (its store lost records, it is not known which) or
-    /// `records` (the records that are damaged are known).
+    /// `down` (the node of the last complete copy is down), `damaged` (its store lost records, it is not
+    /// known which) or `records` (the records that are damaged are known).
     pub cause: String,
     /// The node with the last complete copy (a PeerId).
     pub holder: String,
@@ -594,13 +595,14 @@ pub struct GivenUpPartition {
     pub successor: String,
     /// Whether that copy holds every acknowledged write, so that none is lost.
     pub is_complete: bool,
-    /// Live keys of the copy that counts then; absent if its node does not tell.
+    /// Live keys of the copy that counts then; absent if its node does not answer.
     pub keys_left: Option<u64>,
     /// Of those: keys that may be older than they should be.
     pub uncertain_keys: u64,
     /// Damaged records that are known, whose keys are deleted.
     pub damaged_records: u64,
-    /// Their keys, with `\x..` for what is no printable ASCII, as far as they can be told: the first 1000 of a node.
+    /// Their keys, with `\x..` for what is no printable ASCII, as far as they are known: the first 1000 of a
+    /// node.
     pub damaged_keys: Vec<String>,
     /// Nodes that are up and whose incomplete copies are merged into the one that counts.
     pub merged: Vec<String>,

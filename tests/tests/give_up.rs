@@ -1,4 +1,5 @@
-//! A lost or damaged last copy has a way out: an operator gives up what only it holds, in words, and everything else stays.
+//! A lost or damaged last copy has a way out: an operator gives up what only it holds, in words, and
+//! everything else stays.
 
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -32,7 +33,7 @@ fn damaged_last_copy_is_given_up_by_partition_and_as_a_whole() {
         warns_of(cluster, 0, "last complete copy of 1024 partitions").await?;
 
         // What is written anew is known, also after a restart: the damage is the same.
-        client.set("new:5", "written anew").await?;
+        client.set("new:5", "overwritten").await?;
         eventually("what is known is on disk", SOON, async || {
             ensure!(cluster.node(0)?.data_dir().join("store/damage.kept").exists(), "it is not");
             Ok(())
@@ -41,7 +42,7 @@ fn damaged_last_copy_is_given_up_by_partition_and_as_a_whole() {
         tokio::time::sleep(Duration::from_millis(500)).await;
         cluster.node_mut(0)?.restart().await?;
         let mut client = cluster.node(0)?.client().await?;
-        ensure!(client.get("new:5").await?.as_deref() == Some("written anew"));
+        ensure!(client.get("new:5").await?.as_deref() == Some("overwritten"));
         is_damaged(&mut client, "new:6").await?;
 
         // One partition, after it was looked at, and only in the right words.
@@ -73,7 +74,7 @@ fn damaged_last_copy_is_given_up_by_partition_and_as_a_whole() {
             answer.partitions.len() == 1023 && answer.confirmation == "lose 1023 partitions",
             "{answer:#?}"
         );
-        ensure!(!answer.places.is_empty(), "it says where the store is damaged: {answer:#?}");
+        ensure!(!answer.places.is_empty(), "it names the damaged places: {answer:#?}");
         give_up(cluster, 0, "all", Some("Lose 1023  partitions")).await?.success()?;
         answers(cluster, 0, "new:6").await?;
         let gone = absent(cluster, 0, &["old", "new"]).await?;
@@ -253,7 +254,7 @@ fn partitions_that_a_takeover_leaves_waiting_are_given_up_after_it() {
         })
         .await?;
         ensure!(done.contains("done"), "{done}");
-        let answer = eventually("node 0 goes on", SOON, async || lost(cluster, 0, "all").await).await?;
+        let answer = eventually("node 0 serves alone", SOON, async || lost(cluster, 0, "all").await).await?;
         ensure!(answer.partitions.iter().all(|lost| lost.holder != ids[0]), "{answer:#?}");
         give_up(cluster, 0, "all", Some(&answer.confirmation)).await?.success()?;
         ensure!(cluster.node(0)?.status().await?.partitions_unavailable == 0);
@@ -286,7 +287,7 @@ async fn absent(cluster: &Cluster, node: usize, prefixes: &[&str]) -> Result<Vec
         for (key, value) in keys.iter().zip(client.get_all(&keys).await?) {
             match value.map(String::from_utf8).transpose()? {
                 None => absent.push(key.clone()),
-                Some(value) if ["again", "rewritten", "written anew"].contains(&value.as_str()) => {}
+                Some(value) if ["again", "rewritten", "overwritten"].contains(&value.as_str()) => {}
                 Some(value) => ensure!(value == value_of(key), "{key} is {value}"),
             }
         }
@@ -333,7 +334,7 @@ async fn lost(cluster: &Cluster, node: usize, what: &str) -> Result<GiveUpAnswer
 }
 
 async fn events_say(cluster: &Cluster, node: usize, what: &str) -> Result<()> {
-    eventually("an event says so", SOON, async || {
+    eventually("the event", SOON, async || {
         let events = cluster.node(node)?.client().await?.events().await?;
         ensure!(events.iter().any(|event| event.message.contains(what)), "no '{what}' in {events:#?}");
         Ok(())

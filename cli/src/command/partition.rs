@@ -56,8 +56,9 @@ fn text(partitions: &str, answer: &GiveUpAnswer) -> String {
     let next = match answer.done {
         true => format!("done: {}", answer.message),
         false => format!(
-            "nothing was changed. Start nodes that are down first, if they can be started: their copies are not used any \
-             more afterwards.\nTo give up what is listed: caskctl partition give-up {partitions} --confirm '{}'",
+            "nothing was changed. Start nodes that are down first, if they can be started: their copies are \
+             not used any more afterwards.\nTo give up what is listed: caskctl partition give-up \
+             {partitions} --confirm '{}'",
             answer.confirmation
         ),
     };
@@ -116,17 +117,18 @@ fn meaning(group: &[&GivenUpPartition]) -> String {
     let (holder, since) = (short(&first.holder), first.since_epoch);
     let mut lines = match first.cause.as_str() {
         "down" if first.is_complete => format!(
-            "node {holder} is down since epoch {since}, {heard}. The copy on node {} has every acknowledged write: none is \
-             lost\n",
+            "node {holder} is down since epoch {since}, {heard}. The copy on node {} has every acknowledged \
+             write: none is lost\n",
             short(&first.successor)
         ),
         "down" => format!(
-            "node {holder} is down since epoch {since}, {heard}. Keys that only its copy has are absent afterwards, or as \
-             old as the copies that are left\n"
+            "node {holder} is down since epoch {since}, {heard}. Keys that only its copy has are absent \
+             afterwards, or as old as the copies that are left\n"
         ),
         "damaged" => format!(
-            "node {holder} found its store damaged when it started (epoch {since}). Any key may be missing; the uncertain \
-             ones are there, and may be older than they should be. All are answered as they are afterwards\n"
+            "node {holder} found its store damaged when it started (epoch {since}). Any key may be missing; \
+             the uncertain ones are there, and may be older than they should be. All are answered as they \
+             are afterwards\n"
         ),
         _ => format!("node {holder} has damaged records that no other copy holds. Their keys are deleted\n"),
     };

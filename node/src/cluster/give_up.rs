@@ -1,16 +1,19 @@
-//! Gives up what only the last complete copy of a partition holds, or held, because an operator accepts that loss.
+//! Gives up what only the last complete copy of a partition holds, or held, because an operator accepts that
+//! loss.
 //!
 //! Two cases, as [`Cause`] names them:
 //!
-//! - The copy is on a node that is down, and stays down. The best of the other copies on nodes that are up, or an empty
-//!   one, becomes the partition's in-sync set under a new term. The replicas of nodes that are down are assigned again: a
-//!   store from before starts empty when its node returns (R16), so nobody serves or spreads it, and its frames are of an
-//!   older term.
-//! - The copy is on a node that is up, and its store is damaged. The copy stays the partition's base. Its replica entry
-//!   says from now on that nothing is missing: its node answers for every key with what its store holds.
+//! - The copy is on a node that is down, and stays down. The best of the other copies on nodes that are up,
+//!   or an empty one, becomes the partition's in-sync set under a new term. The replicas of nodes that are
+//!   down are assigned again: a store from before starts empty when its node returns (R16), so nobody serves
+//!   or spreads it, and its frames are of an older term.
+//! - The copy is on a node that is up, and its store is damaged. The copy stays the partition's base. Its
+//!   replica entry says from now on that nothing is missing: its node answers for every key with what its
+//!   store holds.
 //!
-//! Other copies on nodes that are up become [`Unmerged`]: the primary orders what only they hold again, before it makes
-//! them equal to itself. Pure and deterministic. Rejects a partition whose last complete copy can still serve.
+//! Other copies on nodes that are up become [`Unmerged`]: the primary orders what only they hold again,
+//! before it makes them equal to itself. Pure and deterministic. Rejects a partition whose last complete copy
+//! can still serve.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -23,15 +26,16 @@ use super::state::{ClusterState, Member, MemberStatus, PartitionState, Replica, 
 use super::takeover::Unmerged;
 use crate::id::{Epoch, Incarnation, NodeId, Partition, Term};
 
-/// Why the last complete copy of a partition does not serve all of it.
+/// Reason why the last complete copy of a partition does not serve all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cause {
     /// Its node is down.
     Down,
-    /// Its node is up, and its store was found damaged when it was opened: it may lack any record of the partition.
+    /// Its node is up, and its store was found damaged when it was opened: it may lack any record of the
+    /// partition.
     Damaged,
-    /// Its node is up, and it has records that no copy holds whole. The node deletes their keys after this is committed;
-    /// the committed state stays as it is.
+    /// Its node is up, and it has records that no copy holds whole. The node deletes their keys after this is
+    /// committed; the committed state stays as it is.
     Records,
 }
 
@@ -51,7 +55,7 @@ pub struct Loss {
 }
 
 impl ClusterState {
-    /// Gives up what these losses name: all of them or, if one is void, none.
+    /// Applies [`Change::GiveUp`](super::state::Change::GiveUp): all losses or, if one is void, none.
     pub(super) fn give_up(&mut self, losses: &[Loss], epoch: Epoch) -> Result<(), Void> {
         if self.speech().features & FEATURE_GIVE_UP == 0 {
             return Err("not all members understand it: upgrade every node".to_owned());
@@ -95,20 +99,21 @@ impl ClusterState {
         }
         match cause {
             Cause::Down if up => Err(format!(
-                "partition {partition} has a complete copy on node {short}, which is up: there is nothing to give up"
+                "partition {partition} has a complete copy on node {short}, which is up: there is nothing to \
+                 give up"
             )),
             Cause::Damaged | Cause::Records if !up => {
                 Err(format!("node {short} went down since: look at partition {partition} again"))
             }
             Cause::Damaged if !state.is_last_in_sync(holder) => Err(format!(
-                "partition {partition} has another complete copy by now, which the damaged one is restored from: there \
-                 is nothing to give up"
+                "partition {partition} has another complete copy by now, which the damaged one is restored \
+                 from: there is nothing to give up"
             )),
             _ => Ok(()),
         }
     }
 
-    /// The lost copy's place is taken by the best of the others.
+    /// Puts the best of the other copies into the place of the lost one.
     fn give_up_lost(&mut self, loss: &Loss, epoch: Epoch) -> Result<(), Void> {
         let Loss { partition, holder, .. } = *loss;
         let target = self.ring.replicas(partition).to_vec();
@@ -132,7 +137,7 @@ impl ClusterState {
         Ok(())
     }
 
-    /// An empty copy, for a partition that has no copy on a node that is up.
+    /// Returns an empty copy, for a partition that has no copy on a node that is up.
     fn spare_for(&self, partition: Partition, lost: NodeId, epoch: Epoch) -> Result<Replica, Void> {
         let target = self.ring.replicas(partition);
         let in_ring = target.iter().copied().find(|node| self.is_up(*node));
@@ -144,7 +149,7 @@ impl ClusterState {
         Ok(Replica { stand_in, ..Replica::assigned(node, ReplicaRole::Syncing, epoch) })
     }
 
-    /// The damaged copy counts as complete from now on.
+    /// Makes the damaged copy count as complete.
     fn give_up_damaged(&mut self, loss: &Loss, epoch: Epoch) -> Result<(), Void> {
         let merges = self.speech().protocol >= PROTOCOL_TAKEOVER;
         let members = Arc::clone(&self.members);
@@ -164,9 +169,10 @@ impl ClusterState {
 }
 
 impl PartitionState {
-    /// Of replicas none of which is in-sync, makes the best one the primary, under a new term. The best is on a node that
-    /// is up and holds the most, as far as the state tells. If `merges`, the other copies on nodes that are up are merged
-    /// by value before they are made equal to it: they may hold writes that it lacks.
+    /// Makes the best of the replicas, none of which is in-sync, the primary, under a new term. The best one
+    /// is on a node that is up and holds the most, as far as the state shows. If `merges`, the other copies
+    /// on nodes that are up are merged by value before they are made equal to it: they may hold writes that
+    /// it lacks.
     pub(super) fn promote(&mut self, up: impl Fn(NodeId) -> bool, merges: bool, epoch: Epoch) {
         let rank = |at: &usize| {
             let replica = &self.replicas[*at];
@@ -186,7 +192,7 @@ impl PartitionState {
 }
 
 impl Replica {
-    /// What only this copy holds is merged into the primary's, and at once, also if it is a stand-in that would wait.
+    /// Marks a copy whose writes the primary has to merge. A stand-in does not wait for its rebuild delay.
     fn is_to_merge(&mut self, unmerged: Unmerged) {
         self.unmerged = self.unmerged.or(Some(unmerged));
         // What it received in the terms before is not all that the base begins with.

@@ -346,13 +346,14 @@ impl ClusterState {
         }
         if !self.ring.names(old) {
             return Err(format!(
-                "the ring has no place of node {old_short}: if it is leaving, abort that plan first, then replace it"
+                "the ring has no place of node {old_short}: if it is leaving, abort that plan first, then \
+                 replace it"
             ));
         }
         if self.ring.names(new) || self.replicas_on(new).next().is_some() {
             return Err(format!(
-                "node {new_short} holds data already, and so cannot take exactly the places of another: start a \
-                 new node with --weight 0, or with auto-rebalance off, and name that node"
+                "node {new_short} holds data already, and so cannot take exactly the places of another: \
+                 start a new node with --weight 0, or with auto-rebalance off, and name that node"
             ));
         }
         let ring = self.ring.substituted(old, new);
@@ -483,8 +484,8 @@ impl ClusterState {
         };
         if let Some(gone) = before.ring.nodes().into_iter().find(|node| !self.members.contains_key(node)) {
             return Err(format!(
-                "plan {plan} cannot be aborted: node {} had copies before it and is no longer a member. Pause it, or \
-                 let it finish",
+                "plan {plan} cannot be aborted: node {} had copies before it and is no longer a member. \
+                 Pause it, or let it finish",
                 gone.short()
             ));
         }
@@ -545,9 +546,9 @@ impl ClusterState {
         let lost = self.partitions.iter().filter(|partition| partition.is_last_in_sync(node)).count() as u32;
         if lost > 0 && !accept_loss {
             return Err(format!(
-                "node {short} has the last complete copy of {}: its removal would lose the writes acknowledged \
-                 there. Start it again with its data directory; if the directory is lost, accept the loss \
-                 (--accept-loss)",
+                "node {short} has the last complete copy of {}: its removal would lose the writes \
+                 acknowledged there. Start it again with its data directory; if the directory is lost, \
+                 accept the loss (--accept-loss)",
                 counted(lost, "partition")
             ));
         }
@@ -571,8 +572,9 @@ impl ClusterState {
         }
     }
 
-    /// In partitions that lost their last in-sync replica, makes the best of the others primary, under a new term. Called
-    /// before the ring changes, so that no live copy is released unmerged, and after it, for partitions without a copy.
+    /// In partitions that lost their last in-sync replica, makes the best of the others primary, under a new
+    /// term. Called before the ring changes, so that no live copy is released unmerged, and after it, for
+    /// partitions without a copy.
     fn promote_the_rest(&mut self, epoch: Epoch) {
         let merges = self.speech().protocol >= PROTOCOL_TAKEOVER;
         for partition in 0..PARTITIONS {

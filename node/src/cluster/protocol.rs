@@ -38,8 +38,8 @@ pub const FEATURE_FLIP_DIGESTS: u64 = 1;
 /// Feature: a primary whose disk is full steps down (`Change::StepDown`), and a write that is refused for
 /// lack of room fails with `Failure::NoRoom`.
 pub const FEATURE_DISK: u64 = 2;
-/// Feature: the last copy of a partition can be given up (`Change::GiveUp`), and a node reports what of its store is damaged
-/// (`Request::Damage`) and removes it (`Request::RemoveDamaged`).
+/// Feature: the last copy of a partition can be given up (`Change::GiveUp`), and a node reports what of its
+/// store is damaged (`Request::Damage`) and removes it (`Request::RemoveDamaged`).
 pub const FEATURE_GIVE_UP: u64 = 4;
 /// All features of this build.
 const FEATURES: u64 = FEATURE_FLIP_DIGESTS | FEATURE_DISK | FEATURE_GIVE_UP;
@@ -106,9 +106,9 @@ impl ClusterState {
         let highest = self.common_speech().protocol;
         Err(format!(
             "this node supports versions {protocol_min} to {protocol} of the peer protocol (caskd {}); the \
-             cluster uses version {}, and its members have {} to {highest} in common. This node did not join, \
-             and no data was changed. Start this node with the caskd that the cluster runs, or one release \
-             before or after it",
+             cluster uses version {}, and its members have {} to {highest} in common. This node did not \
+             join, and no data was changed. Start this node with the caskd that the cluster runs, or one \
+             release before or after it",
             announcement.build,
             used.protocol,
             lowest.unwrap_or_default(),

@@ -378,8 +378,8 @@ pub enum Change {
         /// The incarnation of the primary that steps down.
         primary_incarnation: Incarnation,
     },
-    /// An operator gives up what only the last complete copies of these partitions hold. Void, all of it, unless each loss
-    /// is as it was when it was looked at, or before `FEATURE_GIVE_UP` is in use.
+    /// An operator gives up what only the last complete copies of these partitions hold. Void, all of it,
+    /// unless each loss is as it was when it was looked at, or before `FEATURE_GIVE_UP` is in use.
     GiveUp(Vec<Loss>),
 }
 

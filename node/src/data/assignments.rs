@@ -80,13 +80,14 @@ struct News {
 struct Assigned {
     role: ReplicaRole,
     epoch: Epoch,
-    /// It is in-sync since it was assigned, and the node has not restarted since. A copy that was made by copying is known
-    /// here by then, so this one began as the only copy, in the place of one that was given up.
+    /// It is in-sync since it was assigned, and the node has not restarted since. A copy that was made by
+    /// copying is known here by then, so this one began as the only copy, in the place of one that was given
+    /// up.
     at_once: bool,
 }
 
-/// Compares what a node's data belong to with what it is assigned; `held` tells whether the store has anything of a
-/// partition. `None` if nothing changes.
+/// Compares what a node's data belong to with what it is assigned; `held` tells whether the store has
+/// anything of a partition. `None` if nothing changes.
 fn compare(
     epochs: &[Epoch],
     assigned: impl Fn(Partition) -> Option<Assigned>,
@@ -98,9 +99,9 @@ fn compare(
         if *epoch == assigned {
             continue;
         }
-        // An in-sync replica got where it is under this very assignment, or was founded with it: whatever the file
-        // says, it may hold what nobody else does. Except where it replaced a copy that was given up: what an earlier
-        // assignment left here is older than what was lost.
+        // An in-sync replica got where it is under this very assignment, or was founded with it: whatever the
+        // file says, it may hold what nobody else does. Except where it replaced a copy that was given up:
+        // what an earlier assignment left here is older than what was lost.
         let empties = match role {
             ReplicaRole::InSync => at_once && *epoch != 0,
             _ => *epoch != 0 || held(partition),
@@ -114,9 +115,10 @@ fn compare(
 }
 
 impl Plane {
-    /// Makes the data of all partitions belong to the assignments of this state, before any of them is taken on. Returns
-    /// the partitions for which the disk had no room to note that: none of them may be taken on, and the state is to be
-    /// followed again. Returns `None` if the store failed: no partition may be taken on then.
+    /// Makes the data of all partitions belong to the assignments of this state, before any of them is taken
+    /// on. Returns the partitions for which the disk had no room to note that: none of them may be taken on,
+    /// and the state is to be followed again. Returns `None` if the store failed: no partition may be taken
+    /// on then.
     pub(super) fn adopt_assignments(self: &Arc<Self>, state: &ClusterState) -> Option<BTreeSet<Partition>> {
         let mut epochs = self.assignments.epochs.lock();
         let registered_in = state.member(self.node).map_or(0, |member| member.since);
@@ -154,12 +156,14 @@ impl Plane {
         Some(BTreeSet::new())
     }
 
-    /// Notes the partitions that the state which is followed assigns and that cannot be taken on; returns the former ones.
+    /// Notes the partitions that the state which is followed assigns and that cannot be taken on; returns the
+    /// former ones.
     pub(super) fn set_unadopted(&self, partitions: BTreeSet<Partition>) -> BTreeSet<Partition> {
         std::mem::replace(&mut *self.assignments.unadopted.lock(), partitions)
     }
 
-    /// Returns whether the last followed state is to be followed again: the disk had no room to adopt all of it.
+    /// Returns whether the last followed state is to be followed again: the disk had no room to adopt all of
+    /// it.
     pub fn follows_again(&self) -> bool {
         !self.assignments.unadopted.lock().is_empty()
     }

@@ -9,9 +9,10 @@
 //!   record is newer. Other keys fail with an error, never as absent or older. Blind writes still work.
 //! - No other copy is made equal to this one, and no tombstone is marked as unneeded.
 //!
-//! The damage of a partition also ends when an operator gives its lost records up (`cluster/give_up.rs`). The bounds are
-//! kept on disk with the places that were found damaged, so that a restart that finds no other places has the same bounds.
-//! When no partition is damaged any more, the damaged files are given up, and the next start finds no damage.
+//! The damage of a partition also ends when an operator gives its lost records up (`cluster/give_up.rs`). The
+//! bounds are kept on disk with the places that were found damaged, so that a restart that finds no other
+//! places has the same bounds. When no partition is damaged any more, the damaged files are given up, and the
+//! next start finds no damage.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -33,8 +34,8 @@ const UNBOUNDED: u64 = u64::MAX;
 
 /// Name of the file in the store that keeps the damage.
 const NAME: &str = "damage";
-/// Magic of this file. Then: count of places u32, each place (file id, offset, bytes) u64 x 3, bound of each partition
-/// u64, CRC32 of all bytes before it. Integers are little-endian.
+/// Magic of this file. Then: count of places u32, each place (file id, offset, bytes) u64 x 3, bound of each
+/// partition u64, CRC32 of all bytes before it. Integers are little-endian.
 const MAGIC: [u8; 8] = *b"CASKDMG1";
 /// Maximum number of damaged places in a report.
 const PLACES_TOLD_MAX: usize = 10;
@@ -82,8 +83,8 @@ impl DamageFound {
         bytes
     }
 
-    /// Reads the kept file; returns the bound of each partition. `None` if the file is not valid, or this damage has a place
-    /// that the file does not have.
+    /// Reads the kept file; returns the bound of each partition. `None` if the file is not valid, or this
+    /// damage has a place that the file does not have.
     fn known(&self, kept: &[u8]) -> Option<Vec<u64>> {
         let (bytes, crc) = kept.split_last_chunk::<4>()?;
         let rest =
@@ -123,7 +124,8 @@ impl Damage {
         let kept = found.as_ref().and_then(|found| match engine.kept(NAME) {
             Ok(kept) => found.known(&kept?),
             Err(error) => {
-                tracing::warn!(%error, "cannot read what was kept of the store's damage: all its partitions count as damaged");
+                tracing::warn!(%error, "cannot read what was kept of the store's damage: all its partitions \
+                                        count as damaged");
                 None
             }
         });

@@ -188,9 +188,10 @@ impl Plane {
         for (node, merged) in done {
             let Merged { written, deleted, conflicts, named } = merged;
             let mut message = format!(
-                "node {} returned with data of an older generation or of partitions that were given up, and node \
-                 {} merged it by value: it applied {written} writes and {deleted} deletions that only the returned \
-                 node had; {conflicts} keys had changed on both sides and keep the value of the present generation",
+                "node {} returned with data of an older generation or of partitions that were given up, and \
+                 node {} merged it by value: it applied {written} writes and {deleted} deletions that only \
+                 the returned node had; {conflicts} keys had changed on both sides and keep the value of the \
+                 present generation",
                 node.short(),
                 self.node.short()
             );

@@ -1,9 +1,10 @@
-//! Records of this node's store that are damaged and that no copy that answers has whole; and what is done with them when
-//! an operator gives them up.
+//! Notes damaged records of this node's store that no copy that answers has whole, and removes them when an
+//! operator gives them up.
 //!
-//! A record is noted when healing finds no source for it ([`heal`](super::heal)), and stays noted until the keydir has
-//! another version of its key or the record is whole again. So what is reported ends when its cause is gone. The
-//! primary deletes a key that is given up as any client's deletion does: every copy gets the tombstone.
+//! A record is noted when healing finds no source for it ([`heal`](super::heal)), and stays noted until the
+//! keydir has another version of its key or the record is whole again. So a report of damage ends with its
+//! cause. The primary deletes a key that is given up as any client's deletion does: every copy gets the
+//! tombstone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -28,15 +29,15 @@ use crate::id::{NodeId, Partition};
 use crate::kv::{Effect, Outcome};
 use crate::net::{Responder, wire};
 
-/// Damaged records that are noted; further ones are noted when these are mended.
+/// Maximum number of noted records; others are noted when these are mended.
 const NOTED_MAX: usize = 65_536;
-/// Damaged records that one report names.
+/// Maximum number of records that one report names.
 const NAMED_MAX: usize = 1000;
-/// Noted records that are looked for again at a time.
+/// Maximum number of noted records that one round looks for.
 const LOOKED_FOR_MAX: usize = 256;
-/// Damaged records that one request removes.
+/// Maximum number of records that one request removes.
 const REMOVED_MAX: usize = 64;
-/// How long a removal waits for the partition to be served and the tombstone to be published.
+/// Time for a removal to find the partition served and the tombstone published.
 const REMOVAL_TIMEOUT: Duration = Duration::from_secs(4);
 /// Pause before a removal looks again whether the partition is served.
 const SERVED_PAUSE: Duration = Duration::from_millis(20);
@@ -44,7 +45,7 @@ const SERVED_PAUSE: Duration = Duration::from_millis(20);
 /// A record by partition, position and version.
 pub type DamagedRecord = (Partition, u64, u64);
 
-/// What of a partition is damaged on one node.
+/// Damage of one partition on one node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DamagedPartition {
     /// Which partition.
@@ -53,8 +54,8 @@ pub struct DamagedPartition {
     pub keys: u64,
     /// The store was damaged when it was opened, and the node is the primary: any key may be missing.
     pub lacks: bool,
-    /// Of such a copy: live keys whose record is from before the damage was found, and which may be older than it should
-    /// be.
+    /// Of such a copy: live keys whose record is from before the damage was found, and which may be older
+    /// than it should be.
     pub uncertain_keys: u64,
     /// Records that are known, and damaged on all copies that answer.
     pub records_total: u64,
@@ -118,7 +119,8 @@ impl Plane {
         }
     }
 
-    /// Returns what of these partitions is damaged on a node, of all if none is named, and where its store is.
+    /// Returns what of these partitions is damaged on a node, of all if none is named, and where its store
+    /// is.
     ///
     /// # Errors
     /// The node does not answer, or does not know the question.
@@ -166,7 +168,7 @@ impl Plane {
         found.into_values().collect()
     }
 
-    /// The partition without its damaged records.
+    /// Returns the damage of a partition without its known records.
     fn damaged_partition(self: &Arc<Self>, partition: Partition) -> DamagedPartition {
         let lacks = self.lacks(partition);
         let keys = self.engine.partition_stats(partition).live_keys;
@@ -197,7 +199,7 @@ impl Plane {
         });
     }
 
-    /// Has the primary of these damaged records delete their keys; returns how many are deleted.
+    /// Makes the primary of these damaged records delete their keys; returns the number of deleted keys.
     pub async fn remove_damaged(self: &Arc<Self>, node: NodeId, records: &[DamagedRecord]) -> u64 {
         let mut removed = 0;
         for records in records.chunks(REMOVED_MAX) {
@@ -232,7 +234,8 @@ impl Plane {
         if removed > 0 {
             let named: Vec<String> = partitions.iter().map(ToString::to_string).collect();
             let message = format!(
-                "an operator gave up {removed} damaged records of partition {} on node {}: their keys are deleted",
+                "an operator gave up {removed} damaged records of partition {} on node {}: their keys are \
+                 deleted",
                 named.join(", "),
                 self.node.short()
             );
@@ -282,7 +285,7 @@ impl Plane {
         false
     }
 
-    /// A record whose key nobody can tell has no tombstone: the primary's store forgets it.
+    /// Forgets a record whose key no node can name, and for which no tombstone can be written.
     fn forget_damaged(self: &Arc<Self>, partition: Partition, position: u64, version: u64) -> bool {
         self.with_role(partition, |role| {
             matches!(role, Role::Primary(_)) && self.engine.forget_damaged(partition, position, version)

@@ -125,11 +125,11 @@ pub enum AdminRequest {
         /// `true`: take over. `false`: only report what a takeover would do.
         confirmed: bool,
     },
-    /// Tells what giving up the last copies of partitions loses, or does it; [`crate::api::GiveUpAnswer`].
+    /// Lists what giving up the last copies of partitions loses, or does it; [`crate::api::GiveUpAnswer`].
     GiveUp {
         /// Which partitions: `17`, `3,5-9`, `all`.
         partitions: String,
-        /// The words that confirm it; none to be told what it would lose.
+        /// The words that confirm it; `None` for the list alone.
         confirmation: Option<String>,
     },
     /// Makes a snapshot of the node's store; [`crate::api::SnapshotMade`].

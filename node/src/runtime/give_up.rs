@@ -1,9 +1,9 @@
 //! `CASK.GIVEUP`: an operator gives up what only the last complete copy of partitions holds, or held.
 //!
-//! The asked node finds out what is lost from the committed state and from the primaries, and tells it with the words that
-//! confirm it. With these words it proposes [`Change::GiveUp`], which the coordinator commits; then the primaries delete
-//! the keys of damaged records that are known. Rejects partitions whose last complete copy can serve, and words that do not
-//! fit what is lost by then.
+//! The asked node computes what is lost from the committed state and from the primaries' reports, and returns
+//! it with the words that confirm it. With these words it proposes [`Change::GiveUp`], which the coordinator
+//! commits; then the primaries delete the keys of damaged records that are known. Rejects partitions whose
+//! last complete copy can serve, and words that do not fit what is lost by then.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -24,7 +24,7 @@ const SEEN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often the primaries are asked for further damaged records, of which an answer names a part.
 const REMOVAL_ROUNDS: u32 = 100;
 
-/// What would be given up.
+/// Result of the search for losses.
 #[derive(Debug, Default)]
 struct Found {
     losses: Vec<Loss>,
@@ -32,11 +32,14 @@ struct Found {
     places: Vec<String>,
 }
 
-/// What nodes that are up say of their damage: by partition, from its primary.
+/// Damage by partition, as its primary reports it.
 type Damages = BTreeMap<Partition, DamagedPartition>;
 
 impl Node {
-    /// `CASK.GIVEUP`: tells what is lost; with the words that confirm it, gives it up.
+    /// Executes `CASK.GIVEUP`: returns what is lost, and with the words that confirm it gives that up.
+    ///
+    /// # Errors
+    /// Why nothing was changed, and what to do instead.
     pub(super) async fn give_up(
         self: &Arc<Self>,
         partitions: &str,
@@ -55,17 +58,18 @@ impl Node {
         };
         if normal(given) != normal(&words) {
             return Err(format!(
-                "nothing was changed: the words that confirm what is lost now are \"{words}\", not \"{given}\""
+                "nothing was changed: the words that confirm what is lost now are \"{words}\", not \
+                 \"{given}\""
             ));
         }
         tracing::warn!(partitions, confirmation = words, "an operator gives up last copies");
         self.commit_losses(&state, found.losses.clone()).await?;
         let left = self.remove_damaged_records(&found.losses).await;
         let message = match left {
-            0 => format!("{} given up; `caskctl events` tells of it", partitions_text(found.rows.len())),
+            0 => format!("{} given up; `caskctl events` has the details", partitions_text(found.rows.len())),
             _ => format!(
-                "{} given up, but {left} damaged records are left: their primaries did not delete them in time. Do it \
-                 again",
+                "{} given up, but {left} damaged records are left: their primaries did not delete them in \
+                 time. Do it again",
                 partitions_text(found.rows.len())
             ),
         };
@@ -80,7 +84,7 @@ impl Node {
         })
     }
 
-    /// What an operator should know of damage that no other copy heals, on any node.
+    /// Returns the warnings of `CASK.STATUS` about damage that no other copy heals, of all nodes.
     pub(super) fn damage_warnings(&self, state: &ClusterState) -> Vec<String> {
         let mut warnings = Vec::new();
         for node in state.members.keys().filter(|node| state.is_up(**node)) {
@@ -88,24 +92,24 @@ impl Node {
             let short = node.short();
             if partitions > 0 {
                 warnings.push(format!(
-                    "the store of node {short} was found damaged, and it has the last complete copy of {partitions} \
-                     partitions: keys that were not written since answer DAMAGED. Start nodes that are down, or restore its \
-                     data directory; if that is not possible, `caskctl partition give-up all` tells what is lost and \
-                     accepts it"
+                    "the store of node {short} was found damaged, and it has the last complete copy of \
+                     {partitions} partitions: keys that were not written since answer DAMAGED. Start nodes \
+                     that are down, or restore its data directory; if that is not possible, `caskctl \
+                     partition give-up all` lists what is lost and can accept it"
                 ));
             }
             if records > 0 {
                 warnings.push(format!(
-                    "{records} records on node {short} are damaged and on no other copy that answers: their keys answer \
-                     DAMAGED until they are written anew. Start nodes that are down; `caskctl partition give-up all` names \
-                     the keys and accepts their loss"
+                    "{records} records on node {short} are damaged and on no other copy that answers: their \
+                     keys answer DAMAGED until a client writes them again. Start nodes that are down; \
+                     `caskctl partition give-up all` names the keys and accepts their loss"
                 ));
             }
         }
         warnings
     }
 
-    /// Damaged partitions and records of a node, as last heard.
+    /// Returns the damaged partitions and records of a node by its last report.
     fn damage_reported(&self, node: NodeId) -> (u32, u64) {
         self.reports
             .all()
@@ -141,7 +145,8 @@ impl Node {
         Ok(Found { rows: losses.iter().map(row).collect(), losses, places })
     }
 
-    /// What the primaries of these partitions, or of all, say of their damage.
+    /// Returns the damage of these partitions, or of all, by their primaries; and the damaged places of their
+    /// stores.
     async fn damages(
         self: &Arc<Self>,
         state: &ClusterState,
@@ -170,7 +175,7 @@ impl Node {
         Ok((damages, places))
     }
 
-    /// Live keys of the copies that take the place of lost ones, where their nodes tell.
+    /// Returns the live keys of the copies that take the place of lost ones, where their nodes answer.
     async fn keys_of_successors(
         self: &Arc<Self>,
         state: &ClusterState,
@@ -211,7 +216,7 @@ impl Node {
         Ok(())
     }
 
-    /// Has the primaries delete the keys of damaged records; returns how many records are left.
+    /// Makes the primaries delete the keys of damaged records; returns the number of records that are left.
     async fn remove_damaged_records(self: &Arc<Self>, losses: &[Loss]) -> u64 {
         let mut by_node: BTreeMap<NodeId, Vec<Partition>> = BTreeMap::new();
         for loss in losses.iter().filter(|loss| loss.cause != Cause::Down) {
@@ -240,10 +245,10 @@ fn is_damaged(damage: &DamagedPartition) -> bool {
     damage.lacks || damage.records_total > 0
 }
 
-/// What is lost of the named partitions, or of all.
+/// Returns what is lost of the named partitions, or of all.
 ///
 /// # Errors
-/// One that was named has a complete copy that can serve.
+/// A named partition has a complete copy that can serve.
 fn losses(
     state: &ClusterState,
     named: Option<&BTreeSet<Partition>>,
@@ -262,8 +267,9 @@ fn losses(
             _ if named.is_none() => continue,
             _ => {
                 return Err(format!(
-                    "partition {partition} is whole: node {} is up and has a complete copy of it. Nothing was given up, \
-                     and nothing needs to be; `all` names the partitions that are lost or damaged",
+                    "partition {partition} is whole: node {} is up and has a complete copy of it. Nothing \
+                     was given up, and nothing needs to be; `all` names the partitions that are lost or \
+                     damaged",
                     holder.short()
                 ));
             }
@@ -274,7 +280,7 @@ fn losses(
     Ok(losses)
 }
 
-/// What of a partition the states before and after tell.
+/// Returns what the states before and after say about one partition.
 fn row(
     state: &ClusterState,
     after: &ClusterState,
@@ -318,8 +324,8 @@ fn answer(state: &ClusterState, found: Found, words: String) -> GiveUpAnswer {
     GiveUpAnswer {
         done: false,
         message: format!(
-            "nothing was changed; CONFIRM {words} gives up what is listed. Start the nodes that are down first if they \
-             can be started: what they hold is not used any more afterwards"
+            "nothing was changed; CONFIRM {words} gives up what is listed. Start the nodes that are down \
+             first if they can be started: what they hold is not used any more afterwards"
         ),
         confirmation: words,
         epoch: state.epoch,
@@ -328,7 +334,7 @@ fn answer(state: &ClusterState, found: Found, words: String) -> GiveUpAnswer {
     }
 }
 
-/// The words that confirm the loss: how much of what.
+/// Returns the words that confirm the loss: the numbers of partitions and of records.
 fn words(rows: &[GivenUpPartition]) -> String {
     let whole: Vec<&GivenUpPartition> = rows.iter().filter(|row| row.cause != "records").collect();
     let records: u64 = rows.iter().map(|row| row.damaged_records).sum();
@@ -354,14 +360,15 @@ fn partitions_text(count: usize) -> String {
     if count == 1 { "1 partition is".to_owned() } else { format!("{count} partitions are") }
 }
 
-/// Reads `17`, `3,5-9` or `all`, which is `None`.
+/// Reads `17`, `3,5-9` or `all`; returns `None` for all.
 fn parse(text: &str) -> Result<Option<BTreeSet<Partition>>, String> {
     if text.eq_ignore_ascii_case("all") {
         return Ok(None);
     }
     let wrong = |part: &str| {
         format!(
-            "'{part}' names no partition: write 17, or 3,5-9, of 0 to {}, or all for those that are lost or damaged",
+            "'{part}' names no partition: write 17, or 3,5-9, of 0 to {}, or all for those that are lost or \
+             damaged",
             PARTITIONS - 1
         )
     };

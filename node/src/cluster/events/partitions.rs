@@ -47,8 +47,8 @@ impl News<'_> {
         let many = "were given up with the last complete copies of these nodes, which are down";
         self.grouped(Severity::Error, Kind::Failover, down, many, |_, node, group| {
             format!(
-                "{} given up: node {}, which is down, had their last complete copy. What only that copy held is lost. They are \
-                 served by {}; a copy that node {} still has is discarded when it returns",
+                "{} given up: node {}, which is down, had their last complete copy. What only that copy held \
+                 is lost. They are served by {}; a copy that node {} still has is discarded when it returns",
                 counted(group.partitions, "partition"),
                 node.short(),
                 named(&group.nodes),
@@ -58,7 +58,8 @@ impl News<'_> {
         let many = "count as complete from now on, whatever their damaged stores lost: that is given up";
         self.grouped(Severity::Error, Kind::Failover, damaged, many, |_, node, group| {
             format!(
-                "what the damaged store of node {} lost of {} is given up: their keys are answered with what it holds",
+                "what the damaged store of node {} lost of {} is given up: their keys are answered with what \
+                 it holds",
                 node.short(),
                 counted(group.partitions, "partition")
             )
@@ -138,8 +139,8 @@ impl News<'_> {
         let many = "became unavailable: the nodes with their last complete copies are down. Start them again";
         self.grouped(Severity::Error, Kind::Failover, groups, many, |_, node, group| {
             format!(
-                "{} unavailable: node {} has their last complete copy and is down. Requests for their keys wait, \
-                 then fail. Start it again: its data directory has the acknowledged writes",
+                "{} unavailable: node {} has their last complete copy and is down. Requests for their keys \
+                 wait, then fail. Start it again: its data directory has the acknowledged writes",
                 counted(group.partitions, "partition"),
                 node.short()
             )

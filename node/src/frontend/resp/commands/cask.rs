@@ -84,7 +84,8 @@ pub(super) fn giveup(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         2 => None,
         4.. if args.get(2).eq_ignore_ascii_case(b"confirm") => Some(words(args)[2..].join(" ")),
         _ => {
-            let usage = "ERR CASK.GIVEUP takes partitions (17, 3,5-9, ALL), and CONFIRM and the words it asks for to do it";
+            let usage = "ERR CASK.GIVEUP takes partitions (17, 3,5-9, ALL), and CONFIRM and the words it \
+                         asks for to do it";
             return Err(usage.into());
         }
     };
