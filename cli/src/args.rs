@@ -314,9 +314,9 @@ pub(crate) enum NodeCommand {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum PartitionCommand {
-    /// Give up the data of partitions whose last complete copy is lost for good or damaged. Prints the loss and
-    /// the words that confirm it; without these words it changes nothing. Rejects partitions whose last complete
-    /// copy can serve.
+    /// Give up the data of partitions whose last complete copy is lost for good or damaged. Prints the
+    /// loss and the words that confirm it; without these words it changes nothing. Rejects partitions whose
+    /// last complete copy can serve.
     #[command(after_help = examples!(
         "partition give-up all",
         "partition give-up 17 --confirm 'lose partition 17'"
