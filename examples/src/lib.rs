@@ -1,3 +1,3 @@
 //! Examples are in `examples/`: each shows one idea, asserts its claims and ends by itself.
 //!
-//! `cargo run --example three_nodes`
+//! `cargo run -p caskade-examples --example three_nodes`
