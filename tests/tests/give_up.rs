@@ -86,19 +86,24 @@ fn damaged_last_copy_is_given_up_by_partition_and_as_a_whole() {
         let nothing = give_up(cluster, 0, "all", None).await?.refusal()?;
         ensure!(nothing.contains("nothing to give up"), "{nothing}");
 
-        // The other copy becomes equal to it, and nothing that was given up comes back.
-        cluster.node_mut(1)?.restart().await?;
-        cluster.wait_converged(WHOLE_MAX).await?;
-        cluster.assert_copies_equal(2).await?;
-        for node in [0, 1] {
-            ensure!(absent(cluster, node, &["old", "new"]).await? == ["old:3"], "node {node}");
-        }
-        cluster.node_mut(0)?.restart().await?;
-        cluster.wait_converged(WHOLE_MAX).await?;
-        let events = cluster.node(0)?.client().await?.events().await?;
-        ensure!(!events.iter().any(|event| event.message.contains("is damaged")), "{events:#?}");
-        no_damage(cluster, 0).await
+        equal_and_whole_after_restarts(cluster).await
     });
+}
+
+/// Makes sure that node 1 becomes equal to node 0, that what was given up does not return, and that the
+/// damage is gone.
+async fn equal_and_whole_after_restarts(cluster: &mut Cluster) -> Result<()> {
+    cluster.node_mut(1)?.restart().await?;
+    cluster.wait_converged(WHOLE_MAX).await?;
+    cluster.assert_copies_equal(2).await?;
+    for node in [0, 1] {
+        ensure!(absent(cluster, node, &["old", "new"]).await? == ["old:3"], "node {node}");
+    }
+    cluster.node_mut(0)?.restart().await?;
+    cluster.wait_converged(WHOLE_MAX).await?;
+    let events = cluster.node(0)?.client().await?.events().await?;
+    ensure!(!events.iter().any(|event| event.message.contains("is damaged")), "{events:#?}");
+    no_damage(cluster, 0).await
 }
 
 #[test]
@@ -325,7 +330,7 @@ async fn give_up(cluster: &Cluster, node: usize, what: &str, words: Option<&str>
     caskctl(cluster, node, &args).await
 }
 
-/// What the command would give up, as the node tells it.
+/// Returns the losses that the command lists.
 async fn lost(cluster: &Cluster, node: usize, what: &str) -> Result<GiveUpAnswer> {
     let json = caskctl(cluster, node, &["--json", "partition", "give-up", what]).await?.success()?;
     let answer: GiveUpAnswer = serde_json::from_str(&json)?;

@@ -40,7 +40,7 @@ fn text(partitions: &str, answer: &GiveUpAnswer) -> String {
         text.push_str(&meaning(group));
     }
     for place in &answer.places {
-        text.push_str(&format!("damaged place   {place}\n"));
+        text.push_str(&labelled("damaged place", place));
     }
     let keys: Vec<(u16, &String)> = answer
         .partitions
@@ -48,10 +48,11 @@ fn text(partitions: &str, answer: &GiveUpAnswer) -> String {
         .flat_map(|lost| lost.damaged_keys.iter().map(|key| (lost.partition, key)))
         .collect();
     for (partition, key) in keys.iter().take(KEYS_SHOWN_MAX) {
-        text.push_str(&format!("damaged key     {key} (partition {partition})\n"));
+        text.push_str(&labelled("damaged key", &format!("{key} (partition {partition})")));
     }
     if keys.len() > KEYS_SHOWN_MAX {
-        text.push_str(&format!("damaged key     {} more: --json names them\n", keys.len() - KEYS_SHOWN_MAX));
+        let more = format!("{} more: --json names them", keys.len() - KEYS_SHOWN_MAX);
+        text.push_str(&labelled("damaged key", &more));
     }
     let next = match answer.done {
         true => format!("done: {}", answer.message),
@@ -106,6 +107,11 @@ fn state(cause: &str) -> &str {
     }
 }
 
+/// Returns a line with a label before it.
+fn labelled(label: &str, text: &str) -> String {
+    format!("{label:<16}{text}\n")
+}
+
 /// Formats the consequence for the keys of these partitions.
 fn meaning(group: &[&GivenUpPartition]) -> String {
     let Some(first) = group.first() else { return String::new() };
@@ -133,10 +139,12 @@ fn meaning(group: &[&GivenUpPartition]) -> String {
         _ => format!("node {holder} has damaged records that no other copy holds. Their keys are deleted\n"),
     };
     if !first.merged.is_empty() {
-        lines.push_str(&format!("merged          what only node {} holds\n", names(&first.merged)));
+        let what = format!("what only node {} holds", names(&first.merged));
+        lines.push_str(&labelled("merged", &what));
     }
     if !first.discarded.is_empty() {
-        lines.push_str(&format!("not used        the copy on node {}, down\n", names(&first.discarded)));
+        let what = format!("the copy on node {}, down", names(&first.discarded));
+        lines.push_str(&labelled("not used", &what));
     }
     lines
 }

@@ -39,7 +39,7 @@ pub enum Cause {
     Records,
 }
 
-/// What of one partition is given up. Void unless all of it is unchanged.
+/// One partition that is given up, as the proposer saw it. Void unless all of it is unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loss {
     /// Which partition.
@@ -50,7 +50,7 @@ pub struct Loss {
     pub holder: NodeId,
     /// The registered incarnation of that node.
     pub incarnation: Incarnation,
-    /// What is wrong with that copy.
+    /// Fault of that copy.
     pub cause: Cause,
 }
 
