@@ -181,9 +181,9 @@ fn unavailable(state: &ClusterState) -> Option<String> {
     let count = lost.map(|(_, placed)| waited_for.extend(placed.primary())).count() as u32;
     (count > 0).then(|| {
         format!(
-            "{} unavailable: the last complete copy is on {}, which is down. Requests for their keys wait, then \
-             fail. Start it again with its data directory, which has the acknowledged writes. If that is lost \
-             for good, `caskctl partition give-up all` lists what is lost with it, and can accept that",
+            "{} unavailable: the last complete copy is on {}, which is down. Requests for their keys wait, \
+             then fail. Start it again with its data directory, which has the acknowledged writes; if that is \
+             lost, see `caskctl partition give-up all`",
             counted(count, "partition"),
             named(&waited_for),
         )

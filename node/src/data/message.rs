@@ -226,11 +226,11 @@ pub(super) enum Request {
     /// Counts the live keys with an expiry in all partitions that the receiver is primary of. Since version
     /// 6.
     CountExpiring,
-    /// What of these partitions is damaged on the asked node; of all, if none is named. With
+    /// Asks for the damage of these partitions on the receiver, or of all if none is named. With
     /// `FEATURE_GIVE_UP`.
     Damage { partitions: Vec<Partition> },
-    /// Deletes the keys of these damaged records (partition, position, version), of partitions that the asked
-    /// node is primary of. With `FEATURE_GIVE_UP`.
+    /// Deletes the keys of these damaged records (partition, position, version), in partitions that the
+    /// receiver is primary of. With `FEATURE_GIVE_UP`.
     RemoveDamaged { records: Vec<(Partition, u64, u64)> },
 }
 

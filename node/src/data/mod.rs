@@ -7,8 +7,8 @@
 //! [`assignments`], [`hand_over`]. Copies: [`catch_up`], [`reconcile`] (in-sync ones), [`repair`]
 //! (comparison), [`tail`] (unsynced writes lost in a power failure), [`merging`] (after a takeover). Store:
 //! [`clean`] (droppable tombstones), [`scrub`] (finds damage), [`heal`] (restores records), [`damage`] (store
-//! found damaged at the start), [`missing`] (damaged on all copies), [`space`] (free disk space). Also [`figures`] (sizes of partitions),
-//! [`upkeep`] (periodic work), [`notices`] (events for the operator).
+//! found damaged at the start), [`missing`] (damaged on all copies), [`space`] (free disk space). Also
+//! [`figures`] (sizes of partitions), [`upkeep`] (periodic work), [`notices`] (events for the operator).
 
 mod assignments;
 mod catch_up;
