@@ -218,8 +218,8 @@ fn open_files(pid: u32) -> Result<BTreeMap<u64, PathBuf>> {
     Ok(files)
 }
 
-/// What a client is told that finds no file left. Clients that are served before take the files that are free: those of
-/// numbers between others, and those that the node had open for a moment.
+/// Returns the answer to a client for which no file is left. Clients that are served before it take the files that are
+/// free: those of numbers between others, and those that the node had open for a moment.
 async fn turned_away(addr: &str, asked: &[u8], answer: &str, served: &mut Vec<TcpStream>) -> Result<String> {
     for _ in 0..SERVED_MAX {
         let mut stream = TcpStream::connect(addr).await?;
