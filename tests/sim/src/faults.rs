@@ -277,10 +277,11 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
             moves - now
         }
         6 => removal(schedule, rng, nodes, now),
-        // Writes fail on a slow disk while later ones wait for it, and then the node that sent them dies.
+        // Writes fail on a slow disk while later ones wait for it, and then the node that sent them dies. The later ones
+        // must succeed before the primary opens its next session: after 50 ms.
         7 => {
             let end = now + rng.random_range(1_000..2_500);
-            schedule.push((now, Fault::SlowDisk(node, rng.random_range(150..500))));
+            schedule.push((now, Fault::SlowDisk(node, rng.random_range(30..200))));
             for _ in 0..rng.random_range(1..4) {
                 schedule.push((rng.random_range(now + 100..end), Fault::WriteFails(node)));
             }
