@@ -260,8 +260,9 @@ fn client_that_finds_no_file_left_is_told_so() {
         let limit = |files| Rlimit { current: Some(files), maximum: Some(4000) };
         let id = program.id();
         let is_spare = |(_, path): &(u64, PathBuf)| path == Path::new("/dev/null");
-        let spares = open_files(id)?.into_iter().filter(is_spare);
-        let files = spares.map(|(number, _)| number).last().context("it has spare files")? + 1;
+        let mut spares = open_files(id)?.into_iter().filter(is_spare);
+        let (last_spare, _) = spares.next_back().context("it has spare files")?;
+        let files = last_spare + 1;
         prlimit(Some(pid), Resource::Nofile, limit(files))?;
         let mut served = Vec::new();
         for addr in [node.addr(), node.addr(), node.addr()] {
