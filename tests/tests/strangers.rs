@@ -14,6 +14,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use caskade_node::cluster::report::NodeReport;
 use caskade_node::cluster::state::{Announcement, StoreCondition};
+use caskade_node::cluster::time::TimeReport;
 use caskade_node::id::{ClusterId, NodeId};
 use caskade_node::identity::{ClusterSecret, Identity};
 use caskade_node::net::{Class, DialError, Handler, Network, NetworkConfig, Responder, wire};
@@ -83,10 +84,15 @@ async fn wait_refused(node: &Node, kind: &str) -> Result<()> {
     .await
 }
 
-fn ensure_told(node: &Node, text: &str, kind: &str) -> Result<()> {
-    let log = node.log();
-    let told = log.lines().filter(|line| line.contains(text) && line.contains(kind)).count();
-    ensure!((1..=9).contains(&told), "{told} lines of the log contain: {text}\n{log}");
+/// Waits until the log has a line of this kind with this text: a node writes its log later than it counts.
+async fn ensure_told(node: &Node, text: &str, kind: &str) -> Result<()> {
+    let lines = || node.log().lines().filter(|line| line.contains(text) && line.contains(kind)).count();
+    eventually("the log line of a rejection", SOON, async || {
+        ensure!(lines() > 0, "no line of the log contains: {text}");
+        Ok(())
+    })
+    .await?;
+    ensure!(lines() <= 9, "{} lines of the log contain: {text}\n{}", lines(), node.log());
     Ok(())
 }
 
@@ -152,7 +158,8 @@ fn messages_of_non_members_are_rejected_logged_and_counted() {
         let other = stranger(folder.path(), b"another secret, long enough to be one").await?;
         ensure!(other.dial(&node.peer_addr()).await == Err(DialError::SecretRefused));
         wait_refused(node, "secret").await?;
-        ensure_told(node, "rejected a connection: it does not have this node's cluster secret", "secret")?;
+        ensure_told(node, "rejected a connection: it does not have this node's cluster secret", "secret")
+            .await?;
         other.peers().shutdown().await;
 
         let stranger = stranger(folder.path(), &secret).await?;
@@ -160,7 +167,7 @@ fn messages_of_non_members_are_rejected_logged_and_counted() {
         for node in cluster.nodes() {
             ensure_has_no_say(&stranger, node).await?;
             ensure!(refused(node, "stranger").await? >= 6);
-            ensure_told(node, "this node does not know as a member", "stranger")?;
+            ensure_told(node, "this node does not know as a member", "stranger").await?;
         }
         // Bytes that are not a message of any kind.
         let rubbish = [0xff; 60];
@@ -171,7 +178,7 @@ fn messages_of_non_members_are_rejected_logged_and_counted() {
             "an invalid control message was answered"
         );
         ensure!(refused(node, "message").await? >= 2);
-        ensure_told(node, "dropped a message of a peer that this node cannot decode", "message")?;
+        ensure_told(node, "dropped a message of a peer that this node cannot decode", "message").await?;
         ensure!(client.get("key").await?.as_deref() == Some("value"), "the key was changed");
 
         gossip_of_strangers_is_dropped(&stranger, node).await?;
@@ -197,7 +204,7 @@ async fn gossip_of_strangers_is_dropped(stranger: &Network, node: &Node) -> Resu
         Ok(())
     })
     .await?;
-    ensure_told(node, "rejected a message of a node of another cluster", "other_cluster")
+    ensure_told(node, "rejected a message of a node of another cluster", "other_cluster").await
 }
 
 /// Records the bytes of a good connection and sends them again on another one.
@@ -246,7 +253,7 @@ async fn replayed_connection_is_refused(stranger: &Network, node: &Node) -> Resu
         Ok(())
     })
     .await?;
-    ensure_told(node, "or that replays an earlier one", "handshake")
+    ensure_told(node, "or that replays an earlier one", "handshake").await
 }
 
 /// Checks that operators see the counters in `caskctl status`, and their monitoring in INFO.
@@ -290,7 +297,7 @@ fn messages_of_a_removed_member_and_of_an_old_incarnation_are_rejected() {
         for node in cluster.nodes() {
             ensure_has_no_say(&ghost, node).await?;
             ensure!(refused(node, "removed").await? >= 6);
-            ensure_told(node, "was removed from the cluster", "removed")?;
+            ensure_told(node, "was removed from the cluster", "removed").await?;
         }
         let node = cluster.node(0)?;
         let status = node.status().await?;
@@ -323,11 +330,12 @@ async fn earlier_start_is_refused(cluster: &mut Cluster, secret: &[u8]) -> Resul
     copy_identity(&cluster.node(place)?.data_dir(), folder.path())?;
     let earlier = stranger(folder.path(), secret).await?;
     introduce(&earlier, std::slice::from_ref(node)).await?;
-    let lease = [&[2][..], &wire::encode(&announcement(earlier.local(), 0))].concat();
+    let clocks = TimeReport { time_us: 0, error_us: None, floor_us: 0, offset_ms: None };
+    let lease = [&[2][..], &wire::encode(&(announcement(earlier.local(), 0), clocks))].concat();
     let answer = call(&earlier, node, Class::Control, &lease).await?;
     ensure!(answer == REFUSED_FOR_GOOD, "it was answered {answer}");
     wait_refused(node, "old_incarnation").await?;
-    ensure_told(node, "rejected a message of an earlier start of a node", "old_incarnation")?;
+    ensure_told(node, "rejected a message of an earlier start of a node", "old_incarnation").await?;
     let before = refused(node, "old_incarnation").await?;
     let status = node.status().await?;
     earlier.subscribe(&format!("caskade/1/{}", status.cluster_id));
