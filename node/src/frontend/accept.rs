@@ -111,7 +111,8 @@ pub(super) async fn run<F: FrontEnd>(
                 }
             }
             accepted = entrance.listener.accept() => match accepted {
-                Ok((stream, peer)) => entrance.open(stream, peer),
+                Ok((stream, peer)) if entrance.has_spare() => entrance.open(stream, peer),
+                Ok((stream, _)) => entrance.trade_for_spare(stream).await,
                 Err(error) if is_out_of_files(&error) => entrance.turn_one_away(&error).await,
                 Err(error) => {
                     tracing::warn!(front_end = F::NAME, %error, "cannot accept a client connection");
@@ -197,9 +198,51 @@ impl<F: FrontEnd> Entrance<F> {
         }
     }
 
+    /// Returns whether the spare file descriptor is open, and opens it if another part of the process took its place.
+    fn has_spare(&mut self) -> bool {
+        if self.spare.is_none() {
+            self.spare = spare_file();
+        }
+        self.spare.is_some()
+    }
+
+    /// Rejects a client that was accepted with the last file descriptor, and keeps that descriptor as the spare one. A
+    /// client that is served instead would leave none, and the next clients would wait without an answer.
+    async fn trade_for_spare(&mut self, stream: TcpStream) {
+        self.log_shortage(&Errno::MFILE.into());
+        self.reject(stream).await;
+        self.spare = spare_file();
+    }
+
     /// Accepts one connection with the spare file descriptor, rejects its client and closes it. Otherwise the
     /// client would wait without an answer until a descriptor is free.
     async fn turn_one_away(&mut self, error: &io::Error) {
+        self.log_shortage(error);
+        if let Some(spare) = self.spare.take() {
+            drop(spare);
+            match self.listener.accept().now_or_never() {
+                Some(Ok((stream, _))) => self.reject(stream).await,
+                // The system fails for want of a descriptor before it looks for a connection: no client waits. The
+                // number must not stay free until one does, because any other part of the process may take it.
+                None => {}
+                // Another part of the process took the freed descriptor.
+                Some(Err(_)) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            }
+        } else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+        }
+        self.spare = spare_file();
+    }
+
+    /// Counts and rejects a client for which no file descriptor is left.
+    async fn reject(&self, stream: TcpStream) {
+        let Door { stats, security, .. } = self.front_end.door();
+        stats.connection_refused();
+        refuse_one_too_many::<F>(stream, security.tls.clone(), SHORT_REFUSAL_TIMEOUT).await;
+    }
+
+    /// Logs that no file descriptor is left, at most once in [`SHORT_LOGGED_EVERY`].
+    fn log_shortage(&mut self, error: &io::Error) {
         let now = Instant::now();
         if self.short.is_none_or(|logged| now.saturating_duration_since(logged) >= SHORT_LOGGED_EVERY) {
             self.short = Some(now);
@@ -211,17 +254,6 @@ impl<F: FrontEnd> Entrance<F> {
                  lower max_clients or max_open_files"
             );
         }
-        let had_spare = self.spare.take().is_some();
-        let accepted = if had_spare { self.listener.accept().now_or_never() } else { None };
-        if let Some(Ok((stream, _))) = accepted {
-            let Door { stats, security, .. } = self.front_end.door();
-            stats.connection_refused();
-            refuse_one_too_many::<F>(stream, security.tls.clone(), SHORT_REFUSAL_TIMEOUT).await;
-        } else {
-            // Another part of the process took the freed descriptor.
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-        }
-        self.spare = spare_file();
     }
 }
 
