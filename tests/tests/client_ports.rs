@@ -218,8 +218,8 @@ fn open_files(pid: u32) -> Result<BTreeMap<u64, PathBuf>> {
     Ok(files)
 }
 
-/// Returns the answer to a client for which no file is left. Clients that are served before it take the files that are
-/// free: those of numbers between others, and those that the node had open for a moment.
+/// Returns the answer to a client for which no file is left. Clients that are served before it take the files
+/// that are free: those of numbers between others, and those that the node had open for a moment.
 async fn turned_away(addr: &str, asked: &[u8], answer: &str, served: &mut Vec<TcpStream>) -> Result<String> {
     for _ in 0..SERVED_MAX {
         let mut stream = TcpStream::connect(addr).await?;
@@ -254,8 +254,8 @@ fn client_that_finds_no_file_left_is_told_so() {
         let node = cluster.node(0)?;
         let mut client = node.client().await?;
         client.set("k", "v").await?;
-        // Its spare files have numbers below the limit, as where nobody lowers that while it runs: one with a higher
-        // number could be closed without making room.
+        // The limit is above the numbers of the node's spare files: one with a higher number could be closed
+        // without making room.
         let pid = Pid::from_raw(i32::try_from(program.id())?).context("a process has an id")?;
         let limit = |files| Rlimit { current: Some(files), maximum: Some(4000) };
         let id = program.id();

@@ -198,7 +198,8 @@ impl<F: FrontEnd> Entrance<F> {
         }
     }
 
-    /// Returns whether the spare file descriptor is open, and opens it if another part of the process took its place.
+    /// Returns whether the spare file descriptor is open; first opens it if another part of the process took
+    /// its place.
     fn has_spare(&mut self) -> bool {
         if self.spare.is_none() {
             self.spare = spare_file();
@@ -206,8 +207,8 @@ impl<F: FrontEnd> Entrance<F> {
         self.spare.is_some()
     }
 
-    /// Rejects a client that was accepted with the last file descriptor, and keeps that descriptor as the spare one. A
-    /// client that is served instead would leave none, and the next clients would wait without an answer.
+    /// Rejects a client that was accepted with the last file descriptor, which becomes the spare one. If this
+    /// client were served, no descriptor would be left, and the next clients would wait without an answer.
     async fn trade_for_spare(&mut self, stream: TcpStream) {
         self.log_shortage(&Errno::MFILE.into());
         self.reject(stream).await;
@@ -222,8 +223,8 @@ impl<F: FrontEnd> Entrance<F> {
             drop(spare);
             match self.listener.accept().now_or_never() {
                 Some(Ok((stream, _))) => self.reject(stream).await,
-                // The system fails for want of a descriptor before it looks for a connection: no client waits. The
-                // number must not stay free until one does, because any other part of the process may take it.
+                // No client waits: without a descriptor the system fails before it looks for a connection.
+                // The number must not stay free, because any other part of the process may take it.
                 None => {}
                 // Another part of the process took the freed descriptor.
                 Some(Err(_)) => tokio::time::sleep(ACCEPT_PAUSE).await,

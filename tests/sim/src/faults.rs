@@ -33,8 +33,7 @@ pub enum Profile {
     /// Of two nodes the voter is lost, or only cut off, perhaps after the other one was away while the voter
     /// continued. An operator has the other one take over, and the lost one returns (rule R10).
     Takeover,
-    /// Disks of one, two and all nodes that fill, to different degrees, and have room again. Otherwise only a
-    /// few processes are killed or lose power.
+    /// Disks of one, two and all nodes that fill and have room again; besides, a few kills and power losses.
     Disk,
 }
 
@@ -73,7 +72,7 @@ pub enum Fault {
     SyncFails(usize),
     /// The next write of a node's disk fails with an I/O error, and no later one: later appends succeed.
     WriteFails(usize),
-    /// The next write of a node's disk fails for lack of space, and no later one: later appends succeed.
+    /// The same for lack of space.
     WriteFindsNoRoom(usize),
     /// A bit of a complete data file flips, and perhaps one of its hint file. Only if every partition there
     /// has another in-sync copy, and no other disk flipped bits before. The second number selects the place.
@@ -277,8 +276,8 @@ fn scene(schedule: &mut Schedule, rng: &mut StdRng, nodes: &Nodes, now: u64) -> 
             moves - now
         }
         6 => removal(schedule, rng, nodes, now),
-        // Writes fail on a slow disk while later ones wait for it, and then the node that sent them dies. The later ones
-        // must succeed before the primary opens its next session: after 50 ms.
+        // Writes fail on a slow disk while later ones wait for it, and then the node that sent them dies.
+        // The later ones succeed before the primary opens its next session, 50 ms later.
         7 => {
             let end = now + rng.random_range(1_000..2_500);
             schedule.push((now, Fault::SlowDisk(node, rng.random_range(30..200))));

@@ -17,7 +17,7 @@ const DISK: u64 = 100;
 const BUG_SEEDS_MAX: u64 = 2_000;
 
 /// Bugs that a handful of seeds finds.
-const SOON_FOUND: [&str; 25] = [
+const SOON_FOUND: [&str; 24] = [
     "OldTermAfterRestart",
     "AcknowledgePastFailure",
     "NoConsent",
@@ -30,7 +30,6 @@ const SOON_FOUND: [&str; 25] = [
     "LeaseFromAnswer",
     "StaleReads",
     "CleanWhileAway",
-    "HideExpired",
     "SplitBatch",
     "EarlyRelease",
     "AnyAssignment",
