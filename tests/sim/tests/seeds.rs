@@ -17,7 +17,7 @@ const DISK: u64 = 100;
 const BUG_SEEDS_MAX: u64 = 2_000;
 
 /// Bugs that a handful of seeds finds.
-const SOON_FOUND: [&str; 24] = [
+const SOON_FOUND: [&str; 23] = [
     "OldTermAfterRestart",
     "AcknowledgePastFailure",
     "NoConsent",
@@ -30,7 +30,6 @@ const SOON_FOUND: [&str; 24] = [
     "LeaseFromAnswer",
     "StaleReads",
     "CleanWhileAway",
-    "SplitBatch",
     "EarlyRelease",
     "AnyAssignment",
     "EarlyAcknowledgement",
