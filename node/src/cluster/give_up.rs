@@ -195,7 +195,7 @@ impl Replica {
     /// Marks a copy whose writes the primary has to merge. A stand-in does not wait for its rebuild delay.
     fn is_to_merge(&mut self, unmerged: Unmerged) {
         self.unmerged = self.unmerged.or(Some(unmerged));
-        // What it received in the terms before is not all that the base begins with.
+        // The records that this copy received in earlier terms are not all records of the new base.
         self.complete = false;
         if let Some(stand_in) = &mut self.stand_in {
             stand_in.rebuild = true;

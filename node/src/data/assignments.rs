@@ -86,8 +86,8 @@ struct Assigned {
     at_once: bool,
 }
 
-/// Compares what a node's data belong to with what it is assigned; `held` tells whether the store has
-/// anything of a partition. `None` if nothing changes.
+/// Compares the assignments that a node's data belong to with those of the committed state. `held` returns
+/// whether the store has any record of a partition. Returns `None` if nothing changes.
 fn compare(
     epochs: &[Epoch],
     assigned: impl Fn(Partition) -> Option<Assigned>,

@@ -127,7 +127,7 @@ impl Node {
         if losses.is_empty() {
             return Err("no partition is lost or damaged: there is nothing to give up".to_owned());
         }
-        // As the coordinator will apply it, so that what is told is what happens.
+        // Apply the change as the coordinator will, so that the preview shows the result of the commit.
         let mut after = state.clone();
         if let Some(Verdict::Void(reason)) = after.apply(&[Change::GiveUp(losses.clone())]).into_iter().next()
         {

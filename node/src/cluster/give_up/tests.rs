@@ -1,4 +1,4 @@
-//! What giving up a last copy leaves, and what it refuses.
+//! Giving up a last copy: the copies that remain, and the changes that are void.
 
 use std::collections::BTreeSet;
 
