@@ -90,7 +90,7 @@ fn child(directory: &Path, keys: u64) -> Child {
 fn fill_and_wait(path: &Path, keys: u64) {
     let (engine, _) = Engine::open(options(path)).unwrap();
     (0..keys).for_each(|number| engine.put(&key(number), &[7; 100]).unwrap());
-    engine.tend().unwrap();
+    engine.run_once().unwrap();
     println!("filled");
     std::thread::sleep(std::time::Duration::from_secs(3600));
 }
@@ -133,7 +133,7 @@ fn merge(directory: &Path) {
                 Engine::open(Options { merge_window, max_file_size: 32 << 20, ..options(directory) })
                     .unwrap();
             let (puts, gets) = overwrite(&engine);
-            engine.tend().unwrap();
+            engine.run_once().unwrap();
             let stats = engine.stats();
             println!(
                 "round {round}, merge {what}: put p99 {} ns, get p99 {} ns, disk at rest {:.2} x live",

@@ -9,6 +9,7 @@ use std::sync::atomic::Ordering;
 use bytes::Bytes;
 use parking_lot::Mutex;
 
+use crate::background::Background;
 use crate::budget::Budget;
 use crate::data_file::{FileTable, Location, Pin, Stored};
 use crate::directory::Directory;
@@ -25,7 +26,6 @@ use crate::slot::partition_of;
 use crate::snapshot::Snapshot;
 use crate::table::Entry;
 use crate::task::TaskStatus;
-use crate::tender::Tender;
 use crate::{InventoryEntry, KeyInfo, KeysPage, POSITION_STEP, Partition, PartitionStats, Record, Version};
 
 /// Limit of retries of a read whose record was moved or replaced meanwhile.
@@ -37,7 +37,7 @@ pub struct Engine(pub(crate) Arc<Shell>);
 
 /// The store and its background thread. The thread ends before the store is dropped.
 pub(crate) struct Shell {
-    tender: Tender,
+    tender: Background,
     pub(crate) core: Arc<Core>,
 }
 
@@ -138,7 +138,7 @@ impl Engine {
             directory,
         });
         core.fit_file_limit();
-        let tender = Tender::start(&core)?;
+        let tender = Background::start(&core)?;
         Ok((Self(Arc::new(Shell { tender, core })), report))
     }
 
@@ -295,8 +295,8 @@ impl Engine {
 
     /// Sets whether space is low; [`Options::low_free_bytes`] describes what merges do then. For owners that
     /// watch the free space themselves, with their own marks and hysteresis: they set that option to 0. It
-    /// takes effect at the engine's next look, or at the next [`Engine::tend`]. A merge that waits for its
-    /// budget continues at once.
+    /// takes effect at the engine's next look, or at the next [`Engine::run_once`]. A merge that waits for
+    /// its budget continues at once.
     pub fn set_space_low(&self, low: bool) {
         self.0.merges.set_space_low(low);
     }
@@ -336,9 +336,9 @@ impl Engine {
     /// Does the work of the engine's thread (see [`Options::background`]) in the calling thread: writes
     /// missing hint files and runs due merges, at any time of the day. Waits for such work if another thread
     /// does it already.
-    pub fn tend(&self) -> Result<Merged, MergeError> {
+    pub fn run_once(&self) -> Result<Merged, MergeError> {
         self.0.look_at_space()?;
-        self.0.tend(true)
+        self.0.run_once(true)
     }
 
     /// Completes the active file and merges every data file that has dead bytes, regardless of the triggers

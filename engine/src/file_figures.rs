@@ -34,11 +34,11 @@ type Chunk = OnceLock<Box<[Counters; CHUNK_SLOTS]>>;
 
 /// The counters of all data files.
 #[derive(Debug)]
-pub(crate) struct FileFigures {
+pub(crate) struct FileStats {
     chunks: Box<[Chunk; CHUNKS]>,
 }
 
-impl FileFigures {
+impl FileStats {
     pub(crate) fn new() -> Self {
         Self { chunks: Box::new([const { OnceLock::new() }; CHUNKS]) }
     }

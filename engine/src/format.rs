@@ -36,10 +36,10 @@
 //! is searched for the next whole record. This module does no I/O, and rejects everything that deviates from
 //! the layout.
 
+#[cfg(any(test, feature = "internals"))]
+pub(crate) mod fix_checksums;
 pub(crate) mod hint;
 pub(crate) mod marker;
-#[cfg(any(test, feature = "internals"))]
-pub(crate) mod mend;
 
 use std::fmt;
 

@@ -27,7 +27,7 @@ use crate::format::hint::{HINT_HEADER_LEN, HintHeader, SectionHead, section_entr
 use crate::format::marker::{self, Marker};
 use crate::format::{
     CRC_LEN, ERAS_MAGIC, Eras, FILE_HEADER_LEN, FileHeader, Header, Kind, Parsed, RECORD_HEADER_LEN, Salt,
-    encode_record, mend,
+    encode_record, fix_checksums,
 };
 use crate::{PARTITIONS, Record, Version};
 
@@ -52,7 +52,7 @@ fn input(input: &[u8]) -> Option<(u8, Vec<u8>)> {
 pub fn record(bytes: &[u8]) {
     let Some((mode, mut bytes)) = input(bytes) else { return };
     if mode & MEND != 0 {
-        mend::records(&mut bytes, FILE_HEADER_LEN as u64, SALT);
+        fix_checksums::records(&mut bytes, FILE_HEADER_LEN as u64, SALT);
     }
     if let Ok(header) = Header::decode(&bytes) {
         assert_eq!(header.encode()[CRC_LEN..], bytes[CRC_LEN..RECORD_HEADER_LEN], "{header:?}");
@@ -81,7 +81,7 @@ fn encoded(record: &Parsed<'_>) -> Vec<u8> {
 pub fn data_file(bytes: &[u8]) {
     let Some((mode, mut bytes)) = input(bytes) else { return };
     if mode & MEND != 0 {
-        mend::data_file(&mut bytes, 1, SALT);
+        fix_checksums::data_file(&mut bytes, 1, SALT);
     }
     let header = FileHeader::decode(&bytes);
     if let Ok(header) = header {
@@ -197,7 +197,7 @@ fn believed(bytes: &[u8]) -> bool {
 pub fn eras_file(bytes: &[u8]) {
     let Some((mode, mut bytes)) = input(bytes) else { return };
     if mode & MEND != 0 {
-        mend::small_file(&mut bytes, ERAS_MAGIC);
+        fix_checksums::small_file(&mut bytes, ERAS_MAGIC);
     }
     let decoded = Eras::decode(&bytes);
     if let Ok(eras) = &decoded {
@@ -223,7 +223,7 @@ pub fn eras_file(bytes: &[u8]) {
 pub fn snapshot_marker(bytes: &[u8]) {
     let Some((mode, mut bytes)) = input(bytes) else { return };
     if mode & MEND != 0 {
-        mend::small_file(&mut bytes, marker::MAGIC);
+        fix_checksums::small_file(&mut bytes, marker::MAGIC);
     }
     let decoded = Marker::decode(&bytes);
     if let Ok(marker) = &decoded {

@@ -51,7 +51,7 @@ pub struct Inspection {
     /// The data files, by id.
     pub files: Vec<FileInspection>,
     /// Figures of all files together.
-    pub totals: RecordFigures,
+    pub totals: RecordStats,
     /// Highest version of any record.
     pub highest_version: u64,
     /// Number of partitions that were dropped at least once. Their remaining records are dead. If the eras
@@ -104,7 +104,7 @@ pub struct FileInspection {
     /// The writer of the file.
     pub kind: DataFileKind,
     /// Figures of its records.
-    pub records: RecordFigures,
+    pub records: RecordStats,
     /// Bytes of the file on disk, including preallocated ones.
     pub file_bytes: u64,
     /// Bytes after the last whole record, without trailing zeros, that opening the store cuts: appends that
@@ -118,7 +118,7 @@ pub struct FileInspection {
 
 /// Figures of one data file, or of all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RecordFigures {
+pub struct RecordStats {
     /// Bytes up to the end of the last record.
     pub bytes: u64,
     /// Number of values and tombstones, including those in batches.
@@ -141,7 +141,7 @@ pub struct RecordFigures {
     pub dead_bytes: u64,
 }
 
-impl RecordFigures {
+impl RecordStats {
     /// Returns the percentage of dead bytes.
     pub fn dead_percent(&self) -> f64 {
         self.dead_bytes as f64 * 100.0 / self.bytes.max(1) as f64
@@ -257,7 +257,7 @@ pub fn inspect_on(
         snapshot: place.snapshot,
         verified: options.verify,
         refusal: place.refusal.clone(),
-        totals: RecordFigures { batches: Some(0), ..RecordFigures::default() },
+        totals: RecordStats { batches: Some(0), ..RecordStats::default() },
         partitions_dropped: place.eras.iter().flatten().filter(|&&era| era > 0).count() as u64,
         leftovers: place.leftovers.clone(),
         ..Inspection::default()

@@ -19,7 +19,7 @@ impl Engine {
     ///
     /// # Errors
     /// The file system failed: either the former bytes or these are stored.
-    pub fn keep(&self, name: &str, bytes: &[u8]) -> Result<(), IoError> {
+    pub fn write_metadata(&self, name: &str, bytes: &[u8]) -> Result<(), IoError> {
         let directory = &self.0.directory;
         directory.write_small(&directory.path().join(format!("{name}{SUFFIX}")), bytes)
     }
@@ -28,7 +28,7 @@ impl Engine {
     ///
     /// # Errors
     /// The file system could not read them.
-    pub fn kept(&self, name: &str) -> Result<Option<Vec<u8>>, IoError> {
+    pub fn read_metadata(&self, name: &str) -> Result<Option<Vec<u8>>, IoError> {
         let directory = &self.0.directory;
         let path = directory.path().join(format!("{name}{SUFFIX}"));
         match read_small(&**directory.file_system(), &path) {
@@ -47,12 +47,12 @@ mod tests {
     fn what_was_kept_last_is_found_by_the_next_start() {
         let directory = tempfile::tempdir().unwrap();
         let (engine, _) = Engine::open(Options::new(directory.path())).unwrap();
-        assert_eq!(engine.kept("note").unwrap(), None);
-        engine.keep("note", b"one").unwrap();
-        engine.keep("note", b"two").unwrap();
+        assert_eq!(engine.read_metadata("note").unwrap(), None);
+        engine.write_metadata("note", b"one").unwrap();
+        engine.write_metadata("note", b"two").unwrap();
         engine.close().unwrap();
         let (engine, recovery) = Engine::open(Options::new(directory.path())).unwrap();
         assert!(!recovery.is_damaged());
-        assert_eq!(engine.kept("note").unwrap().as_deref(), Some(&b"two"[..]));
+        assert_eq!(engine.read_metadata("note").unwrap().as_deref(), Some(&b"two"[..]));
     }
 }

@@ -13,7 +13,7 @@ use parking_lot::{Mutex, MutexGuard};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::data_file::{FileSlot, FileTable, Location};
-use crate::file_figures::FileFigures;
+use crate::file_figures::FileStats;
 use crate::options::Index;
 use crate::ordered::{KeyRun, OrderedKeys};
 use crate::table::{Entry, Table};
@@ -115,14 +115,14 @@ impl Slice {
 pub(crate) struct Keydir {
     index: Index,
     slices: Vec<Mutex<Slice>>,
-    figures: FileFigures,
+    figures: FileStats,
 }
 
 impl Keydir {
     pub(crate) fn new(eras: &[Era], index: Index) -> Self {
         debug_assert_eq!(eras.len(), usize::from(PARTITIONS));
         let slices = eras.iter().map(|&era| Mutex::new(Slice::empty(era, index))).collect();
-        Self { index, slices, figures: FileFigures::new() }
+        Self { index, slices, figures: FileStats::new() }
     }
 
     pub(crate) fn index(&self) -> Index {
@@ -403,7 +403,7 @@ impl Keydir {
 /// Functions for merges.
 impl Keydir {
     /// Returns the live bytes of each file.
-    pub(crate) fn figures(&self) -> &FileFigures {
+    pub(crate) fn figures(&self) -> &FileStats {
         &self.figures
     }
 

@@ -42,6 +42,7 @@
 //! that is not open; `slot` hashes keys to partitions; `embedded` is the interface for a program that embeds
 //! the store.
 
+mod background;
 mod budget;
 mod conflict;
 mod data_file;
@@ -82,7 +83,6 @@ mod slot;
 mod snapshot;
 mod table;
 mod task;
-mod tender;
 
 use bytes::Bytes;
 
@@ -100,7 +100,7 @@ pub use crate::file_system::{
 };
 pub use crate::inspect::{
     Damage, DamagedKey, DataFileKind, Dumped, DumpedRecord, FileInspection, HintState, InspectError,
-    InspectOptions, Inspection, RecordFigures, dump, dump_on, inspect, inspect_on,
+    InspectOptions, Inspection, RecordStats, dump, dump_on, inspect, inspect_on,
 };
 pub use crate::log::{Appended, TakenGroup};
 pub use crate::merge::Merged;

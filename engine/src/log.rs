@@ -540,7 +540,7 @@ impl Sink for Shared {
         Ok(place)
     }
 
-    fn tell(&self, (appended, done): Callback, outcome: Result<Place, AppendError>) {
+    fn report(&self, (appended, done): Callback, outcome: Result<Place, AppendError>) {
         self.run_callback(done, outcome.map(|place| self.locate(appended, place)));
     }
 }

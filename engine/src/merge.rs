@@ -82,7 +82,7 @@ pub(crate) struct Merges {
     pub(crate) unreadable: Mutex<Vec<u64>>,
 }
 
-/// Result of [`Engine::merge`](crate::Engine::merge) or [`Engine::tend`](crate::Engine::tend).
+/// Result of [`Engine::merge`](crate::Engine::merge) or [`Engine::run_once`](crate::Engine::run_once).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Merged {
     /// Number of data files that were merged and removed.
@@ -168,7 +168,7 @@ impl Merges {
 
 impl Core {
     /// Writes the missing hints and, if merging is allowed now, merges the due files.
-    pub(crate) fn tend(&self, merges: bool) -> Result<Merged, MergeError> {
+    pub(crate) fn run_once(&self, merges: bool) -> Result<Merged, MergeError> {
         self.fit_file_limit();
         let mut done = Merged { hints: self.write_hints()?, ..Merged::default() };
         if merges {

@@ -124,7 +124,7 @@ pub struct Options {
     /// other faults.
     pub map_files: bool,
     /// Whether a thread of the engine writes hint files and merges. Default true. If false, only
-    /// [`Engine::tend`](crate::Engine::tend) does this.
+    /// [`Engine::run_once`](crate::Engine::run_once) does this.
     pub background: bool,
     /// Whether a thread of the engine commits queued appends, or syncs at the interval. Default true. If
     /// false, only [`Engine::commit_appends`](crate::Engine::commit_appends) or

@@ -371,7 +371,7 @@ mod tests {
         assert!(lost.iter().all(|file| !engine.damaged_files().contains(file)), "nothing can be restored");
         engine.give_up_lost().unwrap();
         assert_eq!(engine.lost_files(), [0; 0]);
-        engine.tend().unwrap();
+        engine.run_once().unwrap();
         engine.close().unwrap();
         let (engine, found) = reopen(path);
         assert_eq!((found, engine.stats().live_keys), (0, live));
@@ -467,7 +467,7 @@ mod tests {
         assert_eq!(engine.partition_stats(partition).digest, before.digest);
         assert!(engine.retire(file, &damaged));
         assert_eq!(engine.damaged_files(), []);
-        assert_eq!(engine.tend().unwrap().files, 1);
+        assert_eq!(engine.run_once().unwrap().files, 1);
         engine.close().unwrap();
         let engine = open(directory.path());
         assert_eq!(engine.partition_stats(partition).digest, before.digest);
@@ -493,7 +493,7 @@ mod tests {
         assert!(restore(&engine, whole));
         assert!(restore(&engine, record("{a}1", 1, Some("first"))));
         assert!(engine.retire(file, &damaged));
-        assert_eq!(engine.tend().unwrap().files, 1);
+        assert_eq!(engine.run_once().unwrap().files, 1);
         let value = |key: &[u8]| engine.read(key).unwrap().unwrap().value;
         assert_eq!((value(b"{a}1").unwrap(), value(b"{a}2").unwrap()), ("first".into(), "other".into()));
         assert_eq!(value(b"{a}3"), None);
@@ -511,7 +511,7 @@ mod tests {
         let (engine, found) = reopen(directory.path());
         assert_eq!(found, 1);
         assert!(engine.read(b"{a}7").unwrap().is_none());
-        assert_eq!(engine.tend().unwrap().files, 0, "it is kept as long as what it held may be needed");
+        assert_eq!(engine.run_once().unwrap().files, 0, "it is kept as long as what it held may be needed");
         engine.apply(vec![record("{a}7", 7, Some("the value"))]).unwrap();
         gives_up(engine, directory.path(), &[file], live);
         assert!(!data.exists());
@@ -563,7 +563,7 @@ mod tests {
         assert!(restore(&engine, record("{a}7", 7, Some("the value"))));
         assert!(engine.retire(file, &damaged));
         flip(&engine, file, b"{a}23");
-        assert_eq!(engine.tend().unwrap().files, 0);
+        assert_eq!(engine.run_once().unwrap().files, 0);
         assert_eq!(engine.damaged_files(), [file], "its tombstone was not forgotten");
         assert_eq!(engine.partition_stats(partition_of(b"{a}23")).tombstones, 1);
     }

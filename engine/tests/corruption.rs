@@ -213,7 +213,7 @@ fn store_of_two_sealed_files() -> FaultyFileSystem {
     for records in history().into_iter().skip(3).chain([vec![value(b"long", 51, &[2; 70 << 10])]]) {
         engine.apply(records).unwrap();
     }
-    engine.tend().unwrap();
+    engine.run_once().unwrap();
     engine.close().unwrap();
     file_system
 }

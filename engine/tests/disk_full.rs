@@ -203,7 +203,7 @@ fn store_without_a_free_byte_opens_reads_and_frees_space_by_merging() {
     for reserve in [0, 1 << 20] {
         let file_system = FaultyFileSystem::new();
         let (engine, _) = open_on(&file_system, &with_reserve(reserve)).unwrap();
-        engine.tend().unwrap();
+        engine.run_once().unwrap();
         overwrite_all(&engine, 9);
         engine.close().unwrap();
         file_system.leave_free(0);
@@ -211,7 +211,7 @@ fn store_without_a_free_byte_opens_reads_and_frees_space_by_merging() {
         assert!(!recovery.is_damaged(), "{recovery:?}");
         assert_all(&engine, 9);
         assert!(matches!(engine.put(b"new", &[1; 1000]), Err(AppendError::NoSpace(_))));
-        let merged = engine.tend().unwrap();
+        let merged = engine.run_once().unwrap();
         assert!(merged.files >= 4 && merged.bytes_freed > 200_000, "{merged:?}");
         assert_all(&engine, 9);
         engine.put(b"new", &[1; 1000]).unwrap();
@@ -227,7 +227,7 @@ fn deletes_and_dropped_partitions_go_on_from_the_reserve_and_it_is_filled_again(
     let file_system = FaultyFileSystem::new();
     let options = with_reserve(1 << 20);
     let (engine, _) = open_on(&file_system, &options).unwrap();
-    engine.tend().unwrap();
+    engine.run_once().unwrap();
     assert_eq!(engine.stats().reserve_bytes, 1 << 20);
     overwrite_all(&engine, 9);
     file_system.leave_free(0);
@@ -246,7 +246,7 @@ fn deletes_and_dropped_partitions_go_on_from_the_reserve_and_it_is_filled_again(
     assert!(merged.bytes_freed > 300_000, "{merged:?}");
     engine.put(b"new", b"value").unwrap();
     file_system.set_capacity(None);
-    engine.tend().unwrap();
+    engine.run_once().unwrap();
     assert_eq!(engine.stats().reserve_bytes, 1 << 20);
     drop(engine);
     let (engine, recovery) = open_on(&file_system.crashed(1), &options).unwrap();
@@ -269,7 +269,7 @@ fn merge_that_finds_no_room_leaves_nothing_behind_and_takes_less_the_next_time()
     // The reported free space is larger than the real one.
     file_system.set_free_bytes(Some(1 << 30));
     engine.set_space_low(true);
-    let error = engine.tend().unwrap_err();
+    let error = engine.run_once().unwrap_err();
     assert!(error.is_no_space(), "{error}");
     let left: Vec<_> = file_system.files().into_iter().filter(|file| !files.contains(file)).collect();
     assert!(left.iter().all(|file| !file.to_string_lossy().ends_with(".tmp")), "{left:?}");
@@ -277,7 +277,7 @@ fn merge_that_finds_no_room_leaves_nothing_behind_and_takes_less_the_next_time()
     assert_all(&engine, 9);
     file_system.set_free_bytes(None);
     file_system.set_capacity(None);
-    assert!(engine.tend().unwrap().files > 0);
+    assert!(engine.run_once().unwrap().files > 0);
     assert_all(&engine, 9);
 }
 
@@ -294,9 +294,9 @@ fn few_dead_bytes_of_the_active_file_are_freed_where_space_is_low() {
     let dead = || engine.stats().disk_bytes.saturating_sub(engine.stats().live_bytes);
     let before = dead();
     assert!(before > KEYS / 10 * 10_000, "{:?}", engine.stats());
-    assert_eq!(engine.tend().unwrap().files, 0, "there is room");
+    assert_eq!(engine.run_once().unwrap().files, 0, "there is room");
     engine.set_space_low(true);
-    assert_eq!(engine.tend().unwrap().files, 1);
+    assert_eq!(engine.run_once().unwrap().files, 1);
     assert!(dead() < before / 10, "{:?}", engine.stats());
     assert_eq!(engine.get(&key(KEYS - 1)).unwrap().as_deref(), Some(&[9; 10_000][..]));
 }

@@ -42,7 +42,7 @@ fn overwritten_records_are_freed_and_the_rest_is_kept() {
     let engine = open(&options);
     (0..5).for_each(|round| fill(&engine, round, 1000));
     let before = contents(&engine);
-    let merged = engine.tend().unwrap();
+    let merged = engine.run_once().unwrap();
     assert!(merged.files > 10 && merged.bytes_freed > 1_500_000, "{merged:?}");
     assert_eq!(contents(&engine), before);
     let stats = engine.stats();
@@ -120,7 +120,7 @@ fn old_version_that_came_late_does_not_come_back_when_its_tombstone_goes() {
             let version = 2 + u64::from(reopened);
             engine.apply(vec![value(format!("fill-{number}").as_bytes(), version, &[1; 1000])]).unwrap();
         });
-        engine.tend().unwrap();
+        engine.run_once().unwrap();
         assert_eq!(engine.read(b"key").unwrap().map(|record| record.value), Some(None));
     }
     // When all files are merged together, both are removed.
@@ -193,10 +193,10 @@ fn small_files_become_one() {
         engine.merge().unwrap();
     }
     let engine = open(&options);
-    engine.tend().unwrap();
+    engine.run_once().unwrap();
     assert!(engine.stats().data_files <= 3, "{:?}", engine.stats());
     assert_eq!(contents(&engine).len(), 6);
-    assert_eq!(engine.tend().unwrap().files, 0, "a single small file is not merged");
+    assert_eq!(engine.run_once().unwrap().files, 0, "a single small file is not merged");
 }
 
 #[test]
@@ -251,13 +251,13 @@ fn engine_finds_by_itself_that_space_is_low_and_that_it_is_not_any_more() {
     file_system.set_capacity(Some(40 << 20));
     for (free, low) in [(3 << 20, false), ((1 << 20) - 1, true), ((1 << 20) + 1, true), (5 << 18, false)] {
         file_system.set_free_bytes(Some(free));
-        engine.tend().unwrap();
+        engine.run_once().unwrap();
         assert_eq!(engine.is_space_low(), low, "{free} bytes free");
     }
     // A twentieth of a small file system is enough.
     file_system.set_capacity(Some(10 << 20));
     file_system.set_free_bytes(Some(600 << 10));
-    engine.tend().unwrap();
+    engine.run_once().unwrap();
     assert!(!engine.is_space_low());
 }
 
@@ -326,7 +326,7 @@ fn files_that_do_not_fit_together_are_left_alone() {
     let engine = open(&options);
     // Three files of one record each; no two of them fit into one.
     (0..4).for_each(|number| engine.put(&key(number), &vec![1; 50 << 10]).unwrap());
-    assert_eq!(engine.tend().unwrap().files, 0);
+    assert_eq!(engine.run_once().unwrap().files, 0);
     assert_eq!(contents(&engine).len(), 4);
 }
 
@@ -349,7 +349,7 @@ fn store_that_is_overwritten_without_pause_stays_within_its_bound() {
         }
         written += u64::from(BOUND_KEYS);
         // The engine's thread does this every second.
-        copied += engine.tend().unwrap().records_copied;
+        copied += engine.run_once().unwrap().records_copied;
         let stats = engine.stats();
         highest = highest.max(stats.disk_per_live_percent());
         let bound = stats.live_bytes * 5 / 2 + (512 << 20);
@@ -385,7 +385,7 @@ fn keys_that_expire_are_counted_through_overwrites_merges_and_starts() {
     (100..150).for_each(|number| assert!(engine.delete(&key(number)).unwrap()));
     (400..420).for_each(|number| engine.put_with_expiry(&key(number), &[2; 500], far).unwrap());
     assert_eq!(expiring(&engine), 270);
-    assert!(engine.tend().unwrap().files > 0);
+    assert!(engine.run_once().unwrap().files > 0);
     assert_eq!(expiring(&engine), 270);
     drop(engine);
     let (engine, recovery) = support::open_any(&options);

@@ -114,7 +114,7 @@ impl Case {
             740..790 => self.delete_if_version(),
             790..930 => self.read(),
             930..950 => self.drop_partition(),
-            950..965 => drop(self.engine().tend().unwrap()),
+            950..965 => drop(self.engine().run_once().unwrap()),
             965..975 => drop(self.engine().merge().unwrap()),
             975..980 => self.take_snapshot(),
             980..983 => self.restore(),

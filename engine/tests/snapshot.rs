@@ -130,8 +130,8 @@ fn files_of_store_and_snapshot_are_for_their_owner_alone() {
     );
     let engine = open(&Options { reserve_bytes: 1 << 20, ..small(&store, SyncPolicy::Never) });
     (0..200_u32).for_each(|number| engine.put(&number.to_le_bytes(), &[1; 1000]).unwrap());
-    engine.tend().unwrap();
-    engine.keep("note", b"kept").unwrap();
+    engine.run_once().unwrap();
+    engine.write_metadata("note", b"kept").unwrap();
     engine.snapshot(&copy).unwrap();
     caskade_engine::restore(&copy, &restored).unwrap();
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;

@@ -56,7 +56,7 @@ pub struct Status {
     /// Generation of the cluster: the number of its takeovers.
     pub generation: u32,
     /// Counters of the asked node's peer network.
-    pub peers: PeerFigures,
+    pub peers: PeerStats,
     /// Log lines the asked node dropped since its start, because its log could not be written fast enough or
     /// at all.
     pub log_lines_dropped: u64,
@@ -90,7 +90,7 @@ pub struct DiskStatus {
 /// Counters since the start, and present state, of the asked node's peer network. In [`Status`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct PeerFigures {
+pub struct PeerStats {
     /// Peers connected now.
     pub connected: u64,
     /// Calls to peers that are queued or unanswered now.
@@ -612,7 +612,7 @@ pub struct GivenUpPartition {
 
 /// Damage that a node found in its store since its start, and the result of its healing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HealFigures {
+pub struct HealStats {
     /// Bytes of data files that the scrubber verified.
     pub scrubbed_bytes: u64,
     /// Damaged stretches that the scrubber found.

@@ -15,7 +15,7 @@ use caskade_node::frontend::security::Security;
 use caskade_node::logging::{self, Level, Log};
 use caskade_node::machine;
 use caskade_node::runtime::reload::Reload;
-use caskade_node::runtime::{BeginsAnew, Node, note_last_words};
+use caskade_node::runtime::{Node, RestartRequired, note_last_words};
 use caskade_node::supervise::{EXIT_PART_ENDED, Part, PartEnded, Supervisor};
 use clap::{Parser, Subcommand};
 use tokio::net::TcpListener;
@@ -265,7 +265,7 @@ async fn serve(settings: Settings, supervisor: &Supervisor, reload: Arc<Reload>)
     let memcached = listen_for_memcached(&settings).await?;
     let node = tokio::select! {
         started = Node::start(settings, &listener, supervisor) => match started {
-            Err(error) if error.is::<BeginsAnew>() => {
+            Err(error) if error.is::<RestartRequired>() => {
                 tracing::warn!("{error:#}");
                 return Ok(End::Anew);
             }

@@ -1,7 +1,7 @@
 //! Commands about the cluster and its nodes: tables, or with `--json` the node's answer unchanged.
 
 use caskade_node::api::{
-    Accepted, DiskStatus, MemberStatus, NodeRow, Nodes, PartitionView, PeerFigures, RingShare, RingView,
+    Accepted, DiskStatus, MemberStatus, NodeRow, Nodes, PartitionView, PeerStats, RingShare, RingView,
     Status, TakeoverAnswer, Task,
 };
 use caskade_tui::health::is_in_place;
@@ -140,7 +140,7 @@ fn status(status: &Status) -> String {
 }
 
 /// Formats the peer connections of the asked node, and the rejections by kind since its start.
-fn peers(peers: &PeerFigures) -> String {
+fn peers(peers: &PeerStats) -> String {
     let refused = peers.refused.iter().filter(|(_, count)| **count > 0);
     let refused: Vec<String> = refused.map(|(kind, count)| format!("{kind} {count}")).collect();
     let refused = if refused.is_empty() { "nothing".to_owned() } else { refused.join(", ") };

@@ -42,7 +42,7 @@ impl Engine for Caskade {
         Ok(self.0.sync()?)
     }
     fn settle(&self) {
-        let _ = self.0.tend();
+        let _ = self.0.run_once();
     }
     fn close(self: Box<Self>) -> R<()> {
         Ok(self.0.close()?)

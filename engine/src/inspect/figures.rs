@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::file::FileRead;
 use super::place::Place;
-use super::{DataFileKind, InspectError, RecordFigures};
+use super::{DataFileKind, InspectError, RecordStats};
 use crate::error::{IoError, OpenError};
 use crate::format::hint::SectionHead;
 use crate::format::{FILE_HEADER_LEN, MARK_LEN};
@@ -12,7 +12,7 @@ use crate::recovery::in_parallel;
 use crate::recovery::load::{Found, blocks_of, collect, newest_of_each_key};
 
 /// Figures by file, and the highest version.
-type Counted = (Vec<RecordFigures>, u64);
+type Counted = (Vec<RecordStats>, u64);
 
 /// Returns the figures of each file, and the highest version of any record.
 pub(super) fn count(place: &Place<'_>, reads: &[FileRead]) -> Result<Counted, InspectError> {
@@ -21,9 +21,8 @@ pub(super) fn count(place: &Place<'_>, reads: &[FileRead]) -> Result<Counted, In
         count_block(place, reads, blocks.get(block).cloned().unwrap_or_default())
     })?;
     let mut highest_version = 0;
-    let new =
-        |read: &FileRead| RecordFigures { batches: Some(0), bytes: read.bytes, ..RecordFigures::default() };
-    let mut figures: Vec<RecordFigures> = reads.iter().map(new).collect();
+    let new = |read: &FileRead| RecordStats { batches: Some(0), bytes: read.bytes, ..RecordStats::default() };
+    let mut figures: Vec<RecordStats> = reads.iter().map(new).collect();
     for (block, version) in counted {
         highest_version = highest_version.max(version);
         figures.iter_mut().zip(&block).for_each(|(figures, block)| figures.add(block));
@@ -44,7 +43,7 @@ fn count_block(
     reads: &[FileRead],
     partitions: Range<usize>,
 ) -> Result<Counted, InspectError> {
-    let mut figures = vec![RecordFigures { batches: Some(0), ..RecordFigures::default() }; reads.len()];
+    let mut figures = vec![RecordStats { batches: Some(0), ..RecordStats::default() }; reads.len()];
     let mut highest_version = 0;
     let sections: Vec<Vec<(SectionHead, Vec<u8>)>> = reads
         .iter()

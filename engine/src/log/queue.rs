@@ -25,7 +25,7 @@ pub(super) trait Sink {
     fn commit(&self, group: &mut [u8]) -> Result<Place, AppendError>;
 
     /// Reports the result of an append to its callback. Must not panic.
-    fn tell(&self, callback: Callback, outcome: Result<Place, AppendError>);
+    fn report(&self, callback: Callback, outcome: Result<Place, AppendError>);
 }
 
 /// Appends that wait for a sink.
@@ -159,8 +159,8 @@ impl Queue {
         let outcome = sink.commit(&mut group.buffer);
         for waiting in group.appends.drain(..) {
             match waiting {
-                Waiting::Caller(caller) => caller.tell(outcome.clone()),
-                Waiting::Callback(callback) => sink.tell(callback, outcome.clone()),
+                Waiting::Caller(caller) => caller.report(outcome.clone()),
+                Waiting::Callback(callback) => sink.report(callback, outcome.clone()),
             }
         }
         self.end_commit(group, &outcome);

@@ -79,7 +79,7 @@ impl Sink for Disk {
         Ok(begin)
     }
 
-    fn tell(&self, number: Callback, outcome: Result<Place, AppendError>) {
+    fn report(&self, number: Callback, outcome: Result<Place, AppendError>) {
         self.0.lock().called_back.push(number);
         self.note(number, outcome);
     }

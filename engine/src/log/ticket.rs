@@ -50,7 +50,7 @@ impl Ticket {
 }
 
 impl Caller {
-    pub(super) fn tell(mut self, outcome: Outcome) {
+    pub(super) fn report(mut self, outcome: Outcome) {
         self.tell_once(outcome);
     }
 

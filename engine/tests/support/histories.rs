@@ -141,7 +141,7 @@ pub(crate) fn perform(
             keys().for_each(|key| engine.mark_clean(partition_of(&key), *up_to));
             Ok(())
         }
-        Step::Tend => engine.tend().map(drop).map_err(StepError::Merge),
+        Step::Tend => engine.run_once().map(drop).map_err(StepError::Merge),
         Step::Merge => engine.merge().map(drop).map_err(StepError::Merge),
         Step::Snapshot(path) => engine.snapshot(path).map(drop).map_err(StepError::Snapshot),
     }

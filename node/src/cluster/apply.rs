@@ -10,8 +10,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::operations::Flip;
-use super::protocol::{FEATURE_DISK, Speech};
+use super::operations::Promotion;
+use super::protocol::{FEATURE_DISK, ProtocolVersion};
 use super::ring::{self, PARTITIONS, Ring, RingMember};
 use super::state::{
     Announcement, Change, ClusterState, Member, MemberStatus, PartitionState, Plan, Replica, ReplicaRole,
@@ -21,7 +21,7 @@ use crate::id::{ClusterId, Epoch, Incarnation, NodeId, Partition, Term};
 use crate::mutation::{Mutation, planted};
 
 /// Reason why a change is void.
-pub(super) type Void = String;
+pub(super) type Rejected = String;
 
 impl ClusterState {
     /// Applies the changes in order. If at least one of them is applied, the epoch grows by one.
@@ -30,14 +30,14 @@ impl ClusterState {
     pub fn apply(&mut self, changes: &[Change]) -> Vec<Verdict> {
         if let [Change::TakeOver(takeover)] = changes {
             let done = self.take_over(takeover);
-            return vec![done.map_or_else(Verdict::Void, |()| Verdict::Applied)];
+            return vec![done.map_or_else(Verdict::Rejected, |()| Verdict::Applied)];
         }
         let epoch = self.epoch + 1;
         let verdicts: Vec<Verdict> = changes
             .iter()
             .map(|change| match self.apply_one(change, epoch) {
                 Ok(()) => Verdict::Applied,
-                Err(reason) => Verdict::Void(reason),
+                Err(reason) => Verdict::Rejected(reason),
             })
             .collect();
         if verdicts.contains(&Verdict::Applied) {
@@ -53,7 +53,7 @@ impl ClusterState {
         self.finish_plan();
     }
 
-    fn apply_one(&mut self, change: &Change, epoch: Epoch) -> Result<(), Void> {
+    fn apply_one(&mut self, change: &Change, epoch: Epoch) -> Result<(), Rejected> {
         if self.partitions.is_empty() && !matches!(change, Change::Found { .. }) {
             return Err("the cluster is not founded".to_owned());
         }
@@ -113,8 +113,12 @@ impl ClusterState {
             } => {
                 self.check_primary(*partition, *term, *primary_incarnation)?;
                 let named = NamedReplica { node: *node, incarnation: *incarnation, since: *syncing_since };
-                let flip =
-                    Flip { epoch, node: *node, source_digest: *source_digest, target_digest: *target_digest };
+                let flip = Promotion {
+                    epoch,
+                    node: *node,
+                    source_digest: *source_digest,
+                    target_digest: *target_digest,
+                };
                 let planned = self.is_planned_copy(*partition, *node);
                 self.flip(*partition, named, flip)?;
                 if let Some(plan) = self.plan.as_mut().filter(|_| planned) {
@@ -123,9 +127,9 @@ impl ClusterState {
                 }
                 Ok(())
             }
-            Change::RaiseSpeech(speech) => self.raise_speech(*speech),
+            Change::RaiseProtocol(version) => self.raise_protocol(*version),
             Change::StepDown { partition, term, primary_incarnation } => {
-                if self.speech().features & FEATURE_DISK == 0 {
+                if self.protocol_version().features & FEATURE_DISK == 0 {
                     return Err("not all members support it".to_owned());
                 }
                 self.check_primary(*partition, *term, *primary_incarnation)?;
@@ -149,7 +153,7 @@ impl ClusterState {
         replication_factor: u8,
         founder: &Announcement,
         epoch: Epoch,
-    ) -> Result<(), Void> {
+    ) -> Result<(), Rejected> {
         if self.epoch != 0 || !self.partitions.is_empty() {
             return Err(format!("cluster {} is founded already", self.cluster_id));
         }
@@ -163,7 +167,8 @@ impl ClusterState {
         }
         self.cluster_id = cluster_id;
         self.replication_factor = replication_factor;
-        self.operations.speech = Speech { protocol: founder.protocol, features: founder.features };
+        self.operations.protocol_version =
+            ProtocolVersion { protocol: founder.protocol, features: founder.features };
         Arc::make_mut(&mut self.members).insert(founder.node, admitted(founder, epoch));
         self.ring = Ring::compute(&Ring::default(), &self.ring_members(), replication_factor);
         let only = Replica::assigned(founder.node, ReplicaRole::InSync, epoch);
@@ -172,7 +177,7 @@ impl ClusterState {
         Ok(())
     }
 
-    fn register(&mut self, announcement: &Announcement, epoch: Epoch) -> Result<(), Void> {
+    fn register(&mut self, announcement: &Announcement, epoch: Epoch) -> Result<(), Rejected> {
         let node = announcement.node;
         let former = self.members.get(&node).map(|member| member.announcement.clone());
         if let Some(former) = &former
@@ -187,7 +192,7 @@ impl ClusterState {
                 node.short()
             ));
         }
-        self.check_speech(announcement)?;
+        self.check_protocol(announcement)?;
         let (before, had_plan) = (self.before(), self.plan.is_some());
         Arc::make_mut(&mut self.members).insert(node, admitted(announcement, epoch));
         match former {
@@ -241,7 +246,7 @@ impl ClusterState {
         }
     }
 
-    fn declare_down(&mut self, node: NodeId, incarnation: Incarnation, epoch: Epoch) -> Result<(), Void> {
+    fn declare_down(&mut self, node: NodeId, incarnation: Incarnation, epoch: Epoch) -> Result<(), Rejected> {
         self.check_up(node, incarnation)?;
         if let Some(member) = Arc::make_mut(&mut self.members).get_mut(&node) {
             member.status = MemberStatus::Down;
@@ -251,7 +256,7 @@ impl ClusterState {
         Ok(())
     }
 
-    fn caught_up(&mut self, partition: Partition, named: NamedReplica) -> Result<(), Void> {
+    fn caught_up(&mut self, partition: Partition, named: NamedReplica) -> Result<(), Rejected> {
         self.check_up(named.node, named.incarnation)?;
         let state = self.partition_mut(partition)?;
         let replica = state.named(&named)?;
@@ -264,7 +269,7 @@ impl ClusterState {
     }
 
     /// Makes a copy in-sync after its comparison with the primary's: both digests must be equal.
-    fn flip(&mut self, partition: Partition, named: NamedReplica, flip: Flip) -> Result<(), Void> {
+    fn flip(&mut self, partition: Partition, named: NamedReplica, flip: Promotion) -> Result<(), Rejected> {
         if flip.source_digest != flip.target_digest {
             return Err(format!(
                 "the copies differ: {:016x} on the primary, {:016x} on node {}",
@@ -278,7 +283,7 @@ impl ClusterState {
         Ok(())
     }
 
-    fn suspend(&mut self, partition: Partition, named: NamedReplica) -> Result<(), Void> {
+    fn suspend(&mut self, partition: Partition, named: NamedReplica) -> Result<(), Rejected> {
         self.check_up(named.node, named.incarnation)?;
         let state = self.partition_mut(partition)?;
         if state.named(&named)?.role == ReplicaRole::Away {
@@ -292,7 +297,7 @@ impl ClusterState {
     }
 
     /// Ends the term of a primary that cannot append: its last writes may be on other copies only.
-    fn step_down(&mut self, partition: Partition) -> Result<(), Void> {
+    fn step_down(&mut self, partition: Partition) -> Result<(), Rejected> {
         let state = self.partition_mut(partition)?;
         match state.primary() {
             Some(primary) if !state.is_last_in_sync(primary) => state.demote(primary, ReplicaRole::Away),
@@ -301,7 +306,7 @@ impl ClusterState {
         Ok(())
     }
 
-    fn resume(&mut self, partition: Partition, named: NamedReplica, epoch: Epoch) -> Result<(), Void> {
+    fn resume(&mut self, partition: Partition, named: NamedReplica, epoch: Epoch) -> Result<(), Rejected> {
         self.check_up(named.node, named.incarnation)?;
         let replica = self.partition_mut(partition)?.named(&named)?;
         if replica.role != ReplicaRole::Away {
@@ -392,12 +397,12 @@ impl ClusterState {
         self.members.values().map(member).collect()
     }
 
-    fn partition_mut(&mut self, partition: Partition) -> Result<&mut PartitionState, Void> {
+    fn partition_mut(&mut self, partition: Partition) -> Result<&mut PartitionState, Rejected> {
         let state = self.partitions.get_mut(usize::from(partition)).map(Arc::make_mut);
         state.ok_or_else(|| format!("partition {partition} does not exist"))
     }
 
-    fn check_up(&self, node: NodeId, incarnation: Incarnation) -> Result<(), Void> {
+    fn check_up(&self, node: NodeId, incarnation: Incarnation) -> Result<(), Rejected> {
         let Some(member) = self.members.get(&node) else {
             return Err(format!("node {} is no member", node.short()));
         };
@@ -412,7 +417,12 @@ impl ClusterState {
     }
 
     /// Checks that the primary that proposes a change is still the primary, in that term.
-    fn check_primary(&self, partition: Partition, term: Term, incarnation: Incarnation) -> Result<(), Void> {
+    fn check_primary(
+        &self,
+        partition: Partition,
+        term: Term,
+        incarnation: Incarnation,
+    ) -> Result<(), Rejected> {
         let state =
             self.partition(partition).ok_or_else(|| format!("partition {partition} does not exist"))?;
         if state.term != term {
@@ -463,7 +473,7 @@ impl Replica {
 
 impl PartitionState {
     /// Returns the named replica, if it is still the same assignment in the same role.
-    fn named(&mut self, named: &NamedReplica) -> Result<&mut Replica, Void> {
+    fn named(&mut self, named: &NamedReplica) -> Result<&mut Replica, Rejected> {
         let replica = self.replicas.iter_mut().find(|replica| replica.node == named.node);
         let replica = replica
             .ok_or_else(|| format!("node {} holds no replica of this partition", named.node.short()))?;

@@ -36,11 +36,25 @@ pub fn between(old: &ClusterState, new: &ClusterState, time_ms: u64) -> Vec<Even
 }
 
 /// Importance of an event.
-#[derive(Clone, Copy)]
-enum Severity {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// An expected change.
     Info,
+    /// A condition to watch.
     Warning,
+    /// A present fault.
     Error,
+}
+
+impl Severity {
+    /// Returns its name in events.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
 }
 
 /// Subject of an event.
@@ -68,12 +82,7 @@ impl<'a> News<'a> {
         self.changed.iter().filter_map(move |number| Some((*number, new.partition(*number)?)))
     }
 
-    fn tell(&mut self, severity: Severity, kind: Kind, node: Option<NodeId>, message: String) {
-        let severity = match severity {
-            Severity::Info => "info",
-            Severity::Warning => "warning",
-            Severity::Error => "error",
-        };
+    fn report(&mut self, severity: Severity, kind: Kind, node: Option<NodeId>, message: String) {
         let kind = match kind {
             Kind::Member => "member",
             Kind::Plan => "plan",
@@ -83,7 +92,7 @@ impl<'a> News<'a> {
         self.events.push(Event {
             time_ms: self.time_ms,
             epoch: self.new.epoch,
-            severity: severity.to_owned(),
+            severity: severity.word().to_owned(),
             kind: kind.to_owned(),
             node: node.map(|node| node.to_string()).unwrap_or_default(),
             message,
@@ -96,12 +105,12 @@ impl<'a> News<'a> {
         match members[..] {
             [founder] => {
                 let message = format!("node {} founded cluster {}", founder.short(), self.new.cluster_id);
-                self.tell(Severity::Info, Kind::Member, Some(founder), message);
+                self.report(Severity::Info, Kind::Member, Some(founder), message);
             }
             _ => {
                 let (members, epoch) = (counted(members.len() as u32, "member"), self.new.epoch);
                 let message = format!("cluster {} has {members} in epoch {epoch}", self.new.cluster_id);
-                self.tell(Severity::Info, Kind::Member, None, message);
+                self.report(Severity::Info, Kind::Member, None, message);
             }
         }
     }
@@ -123,7 +132,7 @@ impl<'a> News<'a> {
                 ),
                 _ => format!("plan {} was superseded by a later plan ({})", ended.id, ended.cause),
             };
-            self.tell(Severity::Info, Kind::Plan, None, message);
+            self.report(Severity::Info, Kind::Plan, None, message);
         }
         if let Some(started) = new.filter(|plan| !running(plan)) {
             let message = format!(
@@ -133,10 +142,10 @@ impl<'a> News<'a> {
                 counted(started.copies_total, "copy"),
                 started.copies_ideal
             );
-            self.tell(Severity::Info, Kind::Plan, None, message);
+            self.report(Severity::Info, Kind::Plan, None, message);
         } else if new.is_none() && self.new.plans_total > old.map_or(self.old.plans_total, |plan| plan.id) {
             let message = format!("plan {} started and is already done", self.new.plans_total);
-            self.tell(Severity::Info, Kind::Plan, None, message);
+            self.report(Severity::Info, Kind::Plan, None, message);
         }
     }
 
@@ -156,7 +165,7 @@ impl<'a> News<'a> {
                 1 => "every partition has its only copy".to_owned(),
                 _ => format!("every partition has its {copies} copies, all in sync"),
             };
-            self.tell(Severity::Info, Kind::Migration, None, message);
+            self.report(Severity::Info, Kind::Migration, None, message);
         }
     }
 }

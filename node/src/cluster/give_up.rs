@@ -11,19 +11,19 @@
 //!   replica entry says from now on that nothing is missing: its node answers for every key with what its
 //!   store holds.
 //!
-//! Other copies on nodes that are up become [`Unmerged`]: the primary orders what only they hold again,
-//! before it makes them equal to itself. Pure and deterministic. Rejects a partition whose last complete copy
-//! can still serve.
+//! Other copies on nodes that are up become [`OlderGeneration`]: the primary orders what only they hold
+//! again, before it makes them equal to itself. Pure and deterministic. Rejects a partition whose last
+//! complete copy can still serve.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::apply::Void;
+use super::apply::Rejected;
 use super::protocol::{FEATURE_GIVE_UP, PROTOCOL_TAKEOVER};
 use super::state::{ClusterState, Member, MemberStatus, PartitionState, Replica, ReplicaRole, StandIn};
-use super::takeover::Unmerged;
+use super::takeover::OlderGeneration;
 use crate::id::{Epoch, Incarnation, NodeId, Partition, Term};
 
 /// Reason why the last complete copy of a partition does not serve all of it.
@@ -39,7 +39,7 @@ pub enum Cause {
     Records,
 }
 
-/// One partition that is given up, as the proposer saw it. Void unless all of it is unchanged.
+/// One partition that is given up, as the proposer saw it. Rejected unless all of it is unchanged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loss {
     /// Which partition.
@@ -56,8 +56,8 @@ pub struct Loss {
 
 impl ClusterState {
     /// Applies [`Change::GiveUp`](super::state::Change::GiveUp): all losses or, if one is void, none.
-    pub(super) fn give_up(&mut self, losses: &[Loss], epoch: Epoch) -> Result<(), Void> {
-        if self.speech().features & FEATURE_GIVE_UP == 0 {
+    pub(super) fn give_up(&mut self, losses: &[Loss], epoch: Epoch) -> Result<(), Rejected> {
+        if self.protocol_version().features & FEATURE_GIVE_UP == 0 {
             return Err("not all members understand it: upgrade every node".to_owned());
         }
         if losses.is_empty() {
@@ -81,7 +81,7 @@ impl ClusterState {
         Ok(())
     }
 
-    fn check_loss(&self, loss: &Loss) -> Result<(), Void> {
+    fn check_loss(&self, loss: &Loss) -> Result<(), Rejected> {
         let Loss { partition, term, holder, incarnation, cause } = *loss;
         let state = self.partition(partition).ok_or_else(|| format!("there is no partition {partition}"))?;
         let (short, up) = (holder.short(), self.is_up(holder));
@@ -114,11 +114,11 @@ impl ClusterState {
     }
 
     /// Puts the best of the other copies into the place of the lost one.
-    fn give_up_lost(&mut self, loss: &Loss, epoch: Epoch) -> Result<(), Void> {
+    fn give_up_lost(&mut self, loss: &Loss, epoch: Epoch) -> Result<(), Rejected> {
         let Loss { partition, holder, .. } = *loss;
         let target = self.ring.replicas(partition).to_vec();
         let spare = self.spare_for(partition, holder, epoch)?;
-        let merges = self.speech().protocol >= PROTOCOL_TAKEOVER;
+        let merges = self.protocol_version().protocol >= PROTOCOL_TAKEOVER;
         let members = Arc::clone(&self.members);
         if let Some(state) = self.partitions.get_mut(usize::from(partition)).map(Arc::make_mut) {
             state.replicas.retain(|replica| is_up(&members, replica.node));
@@ -138,7 +138,7 @@ impl ClusterState {
     }
 
     /// Returns an empty copy, for a partition that has no copy on a node that is up.
-    fn spare_for(&self, partition: Partition, lost: NodeId, epoch: Epoch) -> Result<Replica, Void> {
+    fn spare_for(&self, partition: Partition, lost: NodeId, epoch: Epoch) -> Result<Replica, Rejected> {
         let target = self.ring.replicas(partition);
         let in_ring = target.iter().copied().find(|node| self.is_up(*node));
         let node = in_ring.or_else(|| self.least_loaded()).ok_or_else(|| {
@@ -150,8 +150,8 @@ impl ClusterState {
     }
 
     /// Makes the damaged copy count as complete.
-    fn give_up_damaged(&mut self, loss: &Loss, epoch: Epoch) -> Result<(), Void> {
-        let merges = self.speech().protocol >= PROTOCOL_TAKEOVER;
+    fn give_up_damaged(&mut self, loss: &Loss, epoch: Epoch) -> Result<(), Rejected> {
+        let merges = self.protocol_version().protocol >= PROTOCOL_TAKEOVER;
         let members = Arc::clone(&self.members);
         let Some(state) = self.partitions.get_mut(usize::from(loss.partition)).map(Arc::make_mut) else {
             return Ok(());
@@ -161,7 +161,7 @@ impl ClusterState {
             if replica.node == loss.holder {
                 replica.syncing_since = epoch;
             } else if merges && is_up(&members, replica.node) && replica.assigned != epoch {
-                replica.is_to_merge(Unmerged { first_term, seen: None });
+                replica.is_to_merge(OlderGeneration { first_term, seen: None });
             }
         }
         Ok(())
@@ -185,7 +185,7 @@ impl PartitionState {
         (self.replicas[best].syncing_since, self.replicas[best].unmerged) = (epoch, None);
         self.replicas[..=best].rotate_right(1);
         self.begin_term(false);
-        let unmerged = Unmerged { first_term: self.term, seen: None };
+        let unmerged = OlderGeneration { first_term: self.term, seen: None };
         let others = self.replicas.iter_mut().skip(1).filter(|replica| replica.assigned != epoch);
         others.filter(|replica| merges && up(replica.node)).for_each(|replica| replica.is_to_merge(unmerged));
     }
@@ -193,7 +193,7 @@ impl PartitionState {
 
 impl Replica {
     /// Marks a copy whose writes the primary has to merge. A stand-in does not wait for its rebuild delay.
-    fn is_to_merge(&mut self, unmerged: Unmerged) {
+    fn is_to_merge(&mut self, unmerged: OlderGeneration) {
         self.unmerged = self.unmerged.or(Some(unmerged));
         // The records that this copy received in earlier terms are not all records of the new base.
         self.complete = false;

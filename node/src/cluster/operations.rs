@@ -1,7 +1,7 @@
 //! Operators' changes to the committed state: leave, remove, replace, weights, zones, the number of copies,
 //! and the control of the resulting plan.
 //!
-//! An [`Operation`] may name the [`Basis`] it was planned on: it is void if the ring or the members have
+//! An [`AdminOperation`] may name the [`Basis`] it was planned on: it is void if the ring or the members have
 //! changed since. The results of an operation are stored here, not in the announcements of nodes, so that a
 //! restart does not undo them.
 //!
@@ -14,8 +14,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
-use super::apply::Void;
-use super::protocol::{PROTOCOL_TAKEOVER, Speech};
+use super::apply::Rejected;
+use super::protocol::{PROTOCOL_TAKEOVER, ProtocolVersion};
 use super::ring::{PARTITIONS, Ring};
 use super::state::{Change, ClusterState, Member, MemberStatus, Plan};
 use super::words::counted;
@@ -34,13 +34,13 @@ pub const THROTTLE_BYTES_PER_S: std::ops::RangeInclusive<u64> = 64 << 10..=64 <<
 
 /// An operator's change of the placement.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Operation {
+pub enum AdminOperation {
     /// Removes a live node from the cluster, after its copies were made on other nodes.
     Leave {
         /// The node.
         node: NodeId,
     },
-    /// Removes a node that is down; its copies are made on other nodes. Void while the node has the last
+    /// Removes a node that is down; its copies are made on other nodes. Rejected while the node has the last
     /// in-sync replica of a partition, unless the loss is accepted.
     Remove {
         /// The node.
@@ -57,7 +57,7 @@ pub enum Operation {
         old: NodeId,
         /// The node that takes over its places.
         new: NodeId,
-        /// As in [`Operation::Remove`], if `old` is down.
+        /// As in [`AdminOperation::Remove`], if `old` is down.
         accept_loss: bool,
     },
     /// Sets a member's share of the data, until the node announces a different weight than before.
@@ -131,7 +131,7 @@ pub struct Before {
 
 /// The last time a replica of a partition became in-sync, and the digests compared then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Flip {
+pub struct Promotion {
     /// The epoch in which it became in-sync.
     pub epoch: Epoch,
     /// The replica's node.
@@ -160,9 +160,9 @@ pub struct Operations {
     /// The last plan that has ended.
     pub last_plan: Option<Plan>,
     /// Version and features of the peer protocol in use.
-    pub speech: Speech,
+    pub protocol_version: ProtocolVersion,
     /// The last flip of each partition. States share the map while it is unchanged.
-    pub flips: Arc<BTreeMap<Partition, Flip>>,
+    pub flips: Arc<BTreeMap<Partition, Promotion>>,
 }
 
 impl Before {
@@ -180,12 +180,12 @@ pub enum Membership {
     /// A former member, removed in this epoch.
     Removed(Epoch),
     /// Never a member, as far as the state knows.
-    Stranger,
+    Unknown,
 }
 
 impl ClusterState {
     /// Applies a change that an operator made, or that results from one.
-    pub(super) fn apply_operation(&mut self, change: &Change, epoch: Epoch) -> Result<(), Void> {
+    pub(super) fn apply_operation(&mut self, change: &Change, epoch: Epoch) -> Result<(), Rejected> {
         match change {
             Change::Operate { operation, basis } => self.operate(operation, *basis, epoch),
             Change::Retire { node } => self.retire(*node, epoch),
@@ -243,7 +243,7 @@ impl ClusterState {
         if self.members.contains_key(&node) {
             return Membership::Member;
         }
-        self.removed_in(node).map_or(Membership::Stranger, Membership::Removed)
+        self.removed_in(node).map_or(Membership::Unknown, Membership::Removed)
     }
 
     /// Returns the epoch in which the node was removed. `None`: it never was a member, still is one, or more
@@ -275,7 +275,12 @@ impl ClusterState {
         }
     }
 
-    fn operate(&mut self, operation: &Operation, basis: Option<Basis>, epoch: Epoch) -> Result<(), Void> {
+    fn operate(
+        &mut self,
+        operation: &AdminOperation,
+        basis: Option<Basis>,
+        epoch: Epoch,
+    ) -> Result<(), Rejected> {
         if basis.is_some_and(|basis| basis.members != self.basis_hash()) {
             return Err(
                 "the ring or the members have changed since this was planned: plan it again".to_owned()
@@ -285,15 +290,17 @@ impl ClusterState {
         let mut next = self.clone();
         let (before, had_plan) = (self.before(), self.plan.is_some());
         match operation {
-            Operation::Leave { node } => next.leave(*node, epoch)?,
-            Operation::Remove { node, incarnation, accept_loss } => {
+            AdminOperation::Leave { node } => next.leave(*node, epoch)?,
+            AdminOperation::Remove { node, incarnation, accept_loss } => {
                 next.remove(*node, *incarnation, *accept_loss, epoch)?;
             }
-            Operation::Replace { old, new, accept_loss } => next.replace(*old, *new, *accept_loss, epoch)?,
-            Operation::SetWeight { node, weight } => next.set_weight(*node, *weight, epoch)?,
-            Operation::SetZone { node, zone } => next.set_zone(*node, zone, epoch)?,
-            Operation::SetReplicas { copies } => next.set_replicas(*copies, epoch)?,
-            Operation::Rebalance => next.rebalance(epoch)?,
+            AdminOperation::Replace { old, new, accept_loss } => {
+                next.replace(*old, *new, *accept_loss, epoch)?
+            }
+            AdminOperation::SetWeight { node, weight } => next.set_weight(*node, *weight, epoch)?,
+            AdminOperation::SetZone { node, zone } => next.set_zone(*node, zone, epoch)?,
+            AdminOperation::SetReplicas { copies } => next.set_replicas(*copies, epoch)?,
+            AdminOperation::Rebalance => next.rebalance(epoch)?,
         }
         if basis.is_some_and(|basis| basis.ring != next.ring.hash()) {
             return Err(
@@ -305,7 +312,7 @@ impl ClusterState {
         Ok(())
     }
 
-    fn leave(&mut self, node: NodeId, epoch: Epoch) -> Result<(), Void> {
+    fn leave(&mut self, node: NodeId, epoch: Epoch) -> Result<(), Rejected> {
         let short = node.short();
         if self.known(node)?.status == MemberStatus::Down {
             return Err(format!("node {short} is down: start it again, or remove it"));
@@ -324,7 +331,7 @@ impl ClusterState {
         incarnation: Incarnation,
         accept_loss: bool,
         epoch: Epoch,
-    ) -> Result<(), Void> {
+    ) -> Result<(), Rejected> {
         self.check_removable(node, Some(incarnation), accept_loss)?;
         self.forget(node, epoch);
         self.check_holders()?;
@@ -334,7 +341,7 @@ impl ClusterState {
         Ok(())
     }
 
-    fn replace(&mut self, old: NodeId, new: NodeId, accept_loss: bool, epoch: Epoch) -> Result<(), Void> {
+    fn replace(&mut self, old: NodeId, new: NodeId, accept_loss: bool, epoch: Epoch) -> Result<(), Rejected> {
         let (old_short, new_short) = (old.short(), new.short());
         let weight = self.weight_of(self.known(old)?);
         let (down, announced) = (!self.is_up(old), self.known(new)?.announcement.weight);
@@ -372,7 +379,7 @@ impl ClusterState {
         Ok(())
     }
 
-    fn set_weight(&mut self, node: NodeId, weight: u32, epoch: Epoch) -> Result<(), Void> {
+    fn set_weight(&mut self, node: NodeId, weight: u32, epoch: Epoch) -> Result<(), Rejected> {
         let (member, short) = (self.known(node)?, node.short());
         let former = self.weight_of(member);
         let announced = member.announcement.weight;
@@ -389,7 +396,7 @@ impl ClusterState {
         Ok(())
     }
 
-    fn set_zone(&mut self, node: NodeId, zone: &str, epoch: Epoch) -> Result<(), Void> {
+    fn set_zone(&mut self, node: NodeId, zone: &str, epoch: Epoch) -> Result<(), Rejected> {
         let (member, short) = (self.known(node)?, node.short());
         if self.zone_of(member) == zone {
             return Err(format!("node {short} is in zone '{zone}' already"));
@@ -404,7 +411,7 @@ impl ClusterState {
         Ok(())
     }
 
-    fn set_replicas(&mut self, copies: u8, epoch: Epoch) -> Result<(), Void> {
+    fn set_replicas(&mut self, copies: u8, epoch: Epoch) -> Result<(), Rejected> {
         let former = self.replication_factor;
         if !(1..=COPIES_MAX).contains(&copies) {
             return Err(format!("a key can have 1 to {COPIES_MAX} copies"));
@@ -420,7 +427,7 @@ impl ClusterState {
         Ok(())
     }
 
-    fn rebalance(&mut self, epoch: Epoch) -> Result<(), Void> {
+    fn rebalance(&mut self, epoch: Epoch) -> Result<(), Rejected> {
         let waiting = std::mem::take(&mut self.operations.placement.waiting);
         let former = self.ring.hash();
         self.retarget(
@@ -433,13 +440,13 @@ impl ClusterState {
         Ok(())
     }
 
-    fn retire(&mut self, node: NodeId, epoch: Epoch) -> Result<(), Void> {
+    fn retire(&mut self, node: NodeId, epoch: Epoch) -> Result<(), Rejected> {
         self.check_retirable(node)?;
         self.forget(node, epoch);
         Ok(())
     }
 
-    fn check_retirable(&self, node: NodeId) -> Result<(), Void> {
+    fn check_retirable(&self, node: NodeId) -> Result<(), Rejected> {
         let short = node.short();
         self.known(node)?;
         if !self.operations.placement.leaving.contains(&node) {
@@ -452,7 +459,7 @@ impl ClusterState {
         Ok(())
     }
 
-    fn set_paused(&mut self, plan: u64, paused: bool) -> Result<(), Void> {
+    fn set_paused(&mut self, plan: u64, paused: bool) -> Result<(), Rejected> {
         self.check_plan(plan)?;
         if self.operations.paused == paused {
             return Err(format!(
@@ -464,7 +471,7 @@ impl ClusterState {
         Ok(())
     }
 
-    fn set_throttle(&mut self, bytes_per_s: Option<u64>) -> Result<(), Void> {
+    fn set_throttle(&mut self, bytes_per_s: Option<u64>) -> Result<(), Rejected> {
         let bounds = THROTTLE_BYTES_PER_S;
         if bytes_per_s.is_some_and(|rate| !bounds.contains(&rate)) {
             return Err(format!("a pace is {} to {} bytes a second", bounds.start(), bounds.end()));
@@ -475,7 +482,7 @@ impl ClusterState {
 
     /// Restores the ring from before the plan. Copies released since are made again. Nodes that have joined
     /// stay members, without data.
-    fn abort(&mut self, plan: u64, epoch: Epoch) -> Result<(), Void> {
+    fn abort(&mut self, plan: u64, epoch: Epoch) -> Result<(), Rejected> {
         self.check_plan(plan)?;
         let Some(before) = self.operations.before.clone() else {
             return Err(format!(
@@ -506,7 +513,7 @@ impl ClusterState {
         Ok(())
     }
 
-    fn check_plan(&self, plan: u64) -> Result<(), Void> {
+    fn check_plan(&self, plan: u64) -> Result<(), Rejected> {
         match &self.plan {
             Some(running) if running.id == plan => Ok(()),
             Some(running) => Err(format!("plan {} is running, not {plan}", running.id)),
@@ -514,11 +521,11 @@ impl ClusterState {
         }
     }
 
-    fn known(&self, node: NodeId) -> Result<&Member, Void> {
+    fn known(&self, node: NodeId) -> Result<&Member, Rejected> {
         self.members.get(&node).ok_or_else(|| format!("node {} is no member", node.short()))
     }
 
-    fn check_holders(&self) -> Result<(), Void> {
+    fn check_holders(&self) -> Result<(), Rejected> {
         match self.members.values().any(|member| self.share_of(member) > 0) {
             true => Ok(()),
             false => {
@@ -532,7 +539,7 @@ impl ClusterState {
         node: NodeId,
         incarnation: Option<Incarnation>,
         accept_loss: bool,
-    ) -> Result<(), Void> {
+    ) -> Result<(), Rejected> {
         let (member, short) = (self.known(node)?, node.short());
         if member.status != MemberStatus::Down {
             return Err(format!(
@@ -576,7 +583,7 @@ impl ClusterState {
     /// term. Called before the ring changes, so that no live copy is released unmerged, and after it, for
     /// partitions without a copy.
     fn promote_the_rest(&mut self, epoch: Epoch) {
-        let merges = self.speech().protocol >= PROTOCOL_TAKEOVER;
+        let merges = self.protocol_version().protocol >= PROTOCOL_TAKEOVER;
         for partition in 0..PARTITIONS {
             let members = &self.members;
             let up = |node| members.get(&node).is_some_and(|member| member.status == MemberStatus::Up);

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
-use super::operations::{Basis, Operation};
+use super::operations::{AdminOperation, Basis};
 use super::ring;
 use super::state::{Announcement, Change, ClusterState, Replica, ReplicaRole, StoreCondition, Verdict};
 use super::view;
@@ -18,7 +18,7 @@ use crate::id::{NodeId, Partition};
 
 /// Live keys and bytes of one partition, as its primary counts them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Figures {
+pub struct PartitionSize {
     /// Keys.
     pub keys: u64,
     /// Bytes of the records of these keys.
@@ -26,13 +26,13 @@ pub struct Figures {
 }
 
 /// The figures of partitions; partitions without figures from their primary are absent.
-pub type FiguresByPartition = BTreeMap<Partition, Figures>;
+pub type SizesByPartition = BTreeMap<Partition, PartitionSize>;
 
 /// Subject of a preview.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Question {
     /// An operation.
-    Operation(Operation),
+    Operation(AdminOperation),
     /// A node of this weight and zone joins.
     Join {
         /// Weight of the node.
@@ -84,7 +84,7 @@ pub type DiskRooms = BTreeMap<NodeId, DiskRoom>;
 pub fn preview(
     state: &ClusterState,
     question: &Question,
-    figures: &FiguresByPartition,
+    figures: &SizesByPartition,
     rooms: &DiskRooms,
     bytes_per_s: u64,
 ) -> Result<PlanPreview, String> {
@@ -98,13 +98,15 @@ pub fn preview(
     if joins {
         after.operations.manual_rebalance = false;
     }
-    if let Some(Verdict::Void(reason)) = after.apply(&[change]).into_iter().next() {
+    if let Some(Verdict::Rejected(reason)) = after.apply(&[change]).into_iter().next() {
         return Err(reason);
     }
     let copies = Copies::between(state, &after, figures);
     let short = copies.short_of_room(rooms);
-    let restores =
-        matches!(question, Question::Operation(Operation::Remove { .. } | Operation::Replace { .. }));
+    let restores = matches!(
+        question,
+        Question::Operation(AdminOperation::Remove { .. } | AdminOperation::Replace { .. })
+    );
     if !short.is_empty() && !restores {
         return Err(format!(
             "{}; nothing was changed. Enlarge those file systems, delete keys, or add a node first",
@@ -144,7 +146,7 @@ pub fn preview(
 
 /// Returns the announcement of a fictitious node, to preview a join.
 fn newcomer(state: &ClusterState, weight: u32, zone: &str) -> Announcement {
-    let speech = state.speech();
+    let version = state.protocol_version();
     let free = (0..=u8::MAX).map(|number| NodeId::from_bytes([number; 32]));
     let unused = |node: &NodeId| !state.members.contains_key(node) && state.removed_in(*node).is_none();
     Announcement {
@@ -155,9 +157,9 @@ fn newcomer(state: &ClusterState, weight: u32, zone: &str) -> Announcement {
         zone: zone.to_owned(),
         weight,
         build: String::new(),
-        protocol: speech.protocol,
-        protocol_min: speech.protocol,
-        features: speech.features,
+        protocol: version.protocol,
+        protocol_min: version.protocol,
+        features: version.features,
         store: StoreCondition::Whole,
     }
 }
@@ -166,14 +168,14 @@ fn newcomer(state: &ClusterState, weight: u32, zone: &str) -> Announcement {
 #[derive(Default)]
 struct Copies {
     /// By source (the primary, if it is up) and target: number of partitions, keys and bytes.
-    moves: BTreeMap<(Option<NodeId>, NodeId), (u32, Figures)>,
+    moves: BTreeMap<(Option<NodeId>, NodeId), (u32, PartitionSize)>,
     made: u32,
     released: u32,
     unknown: u32,
 }
 
 impl Copies {
-    fn between(before: &ClusterState, after: &ClusterState, figures: &FiguresByPartition) -> Self {
+    fn between(before: &ClusterState, after: &ClusterState, figures: &SizesByPartition) -> Self {
         let mut copies = Self::default();
         for (partition, placed) in after.partitions() {
             let Some(former) = before.partition(partition) else { continue };
@@ -200,16 +202,18 @@ impl Copies {
     }
 
     fn moves(&self) -> Vec<PlanMove> {
-        let row =
-            |(&(source, target), &(partitions, figures)): (&(Option<NodeId>, NodeId), &(u32, Figures))| {
-                PlanMove {
-                    source: source.map(|node| node.to_string()).unwrap_or_default(),
-                    target: target.to_string(),
-                    partitions,
-                    keys: figures.keys,
-                    bytes: figures.bytes,
-                }
-            };
+        let row = |(&(source, target), &(partitions, figures)): (
+            &(Option<NodeId>, NodeId),
+            &(u32, PartitionSize),
+        )| {
+            PlanMove {
+                source: source.map(|node| node.to_string()).unwrap_or_default(),
+                target: target.to_string(),
+                partitions,
+                keys: figures.keys,
+                bytes: figures.bytes,
+            }
+        };
         self.moves.iter().map(row).collect()
     }
 

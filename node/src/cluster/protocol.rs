@@ -16,7 +16,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::apply::Void;
+use super::apply::Rejected;
 use super::state::{Announcement, ClusterState};
 
 /// Lowest version that this build supports.
@@ -46,7 +46,7 @@ const FEATURES: u64 = FEATURE_FLIP_DIGESTS | FEATURE_DISK | FEATURE_GIVE_UP;
 
 /// Version and features of the peer protocol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Speech {
+pub struct ProtocolVersion {
     /// Version of the peer protocol.
     pub protocol: u16,
     /// One bit per feature: `FEATURE_*`.
@@ -62,28 +62,28 @@ pub fn spoken(limit: Option<u16>) -> (u16, u16, u64) {
 
 impl ClusterState {
     /// Returns the version and features in use.
-    pub fn speech(&self) -> Speech {
-        self.operations.speech
+    pub fn protocol_version(&self) -> ProtocolVersion {
+        self.operations.protocol_version
     }
 
     /// Returns whether each change that makes a copy in-sync must name equal digests.
     pub fn asks_for_digests(&self) -> bool {
-        self.speech().features & FEATURE_FLIP_DIGESTS != 0
+        self.protocol_version().features & FEATURE_FLIP_DIGESTS != 0
     }
 
     /// Returns the version and features that all members support: the most that can be in use.
-    pub fn common_speech(&self) -> Speech {
+    pub fn common_version(&self) -> ProtocolVersion {
         let announced = || self.members.values().map(|member| &member.announcement);
-        Speech {
+        ProtocolVersion {
             protocol: announced().map(|one| one.protocol).min().unwrap_or_default(),
             features: announced().map(|one| one.features).fold(u64::MAX, |all, one| all & one),
         }
     }
 
     /// Returns the version and features to raise to, if all members support more than those in use.
-    pub fn speech_to_raise(&self) -> Option<Speech> {
-        let (used, common) = (self.speech(), self.common_speech());
-        let raised = Speech {
+    pub fn version_to_raise(&self) -> Option<ProtocolVersion> {
+        let (used, common) = (self.protocol_version(), self.common_version());
+        let raised = ProtocolVersion {
             protocol: used.protocol.max(common.protocol),
             features: used.features | common.features,
         };
@@ -95,15 +95,15 @@ impl ClusterState {
     ///
     /// # Errors
     /// A text with both ranges and the remedy.
-    pub fn check_speech(&self, announcement: &Announcement) -> Result<(), Void> {
+    pub fn check_protocol(&self, announcement: &Announcement) -> Result<(), Rejected> {
         let Announcement { protocol_min, protocol, features, .. } = announcement;
-        let used = self.speech();
+        let used = self.protocol_version();
         let missing = used.features & !features;
         if (*protocol_min..=*protocol).contains(&used.protocol) && missing == 0 {
             return Ok(());
         }
         let lowest = self.members.values().map(|member| member.announcement.protocol_min).max();
-        let highest = self.common_speech().protocol;
+        let highest = self.common_version().protocol;
         Err(format!(
             "this node supports versions {protocol_min} to {protocol} of the peer protocol (caskd {}); the \
              cluster uses version {}, and its members have {} to {highest} in common. This node did not \
@@ -115,14 +115,14 @@ impl ClusterState {
         ))
     }
 
-    pub(super) fn raise_speech(&mut self, wanted: Speech) -> Result<(), Void> {
-        match self.speech_to_raise() {
+    pub(super) fn raise_protocol(&mut self, wanted: ProtocolVersion) -> Result<(), Rejected> {
+        match self.version_to_raise() {
             None => Err("the members have nothing more in common than is in use".to_owned()),
             Some(raised) if raised != wanted => {
                 Err("the members now have another version or other features in common".to_owned())
             }
             Some(raised) => {
-                self.operations.speech = raised;
+                self.operations.protocol_version = raised;
                 Ok(())
             }
         }

@@ -11,10 +11,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::give_up::Loss;
-use super::operations::{Basis, Operation, Operations};
-use super::protocol::Speech;
+use super::operations::{AdminOperation, Basis, Operations};
+use super::protocol::ProtocolVersion;
 use super::ring::Ring;
-use super::takeover::{TakenOver, Takeover, Unmerged};
+use super::takeover::{OlderGeneration, TakenOver, Takeover};
 use crate::id::{ClusterId, Epoch, Incarnation, NodeId, Partition, Term};
 
 /// Announcement of a node that wants to become a member, or that returns as one.
@@ -108,7 +108,7 @@ pub struct Replica {
     /// every write since. It therefore has every acknowledged write, and possibly others.
     pub complete: bool,
     /// Set from a takeover until the copy is in-sync: its store is of an older generation (rule R10).
-    pub unmerged: Option<Unmerged>,
+    pub unmerged: Option<OlderGeneration>,
 }
 
 /// Purpose of a stand-in.
@@ -200,7 +200,7 @@ pub struct ClusterState {
 /// One proposal to change the state. It names the facts it was decided on, and is void if they have changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
-    /// Founds the cluster with its first node. Void if the cluster is founded.
+    /// Founds the cluster with its first node. Rejected if the cluster is founded.
     Found {
         /// The random id of the cluster.
         cluster_id: ClusterId,
@@ -213,17 +213,17 @@ pub enum Change {
         /// The founding node.
         founder: Announcement,
     },
-    /// Admits a new node, or re-admits a member with a new incarnation. Void if the incarnation is not newer
-    /// than the committed one.
+    /// Admits a new node, or re-admits a member with a new incarnation. Rejected if the incarnation is not
+    /// newer than the committed one.
     Register(Announcement),
-    /// Declares a node down. Void unless it is up with this incarnation.
+    /// Declares a node down. Rejected unless it is up with this incarnation.
     DeclareDown {
         /// The node.
         node: NodeId,
         /// The incarnation whose lease has expired.
         incarnation: Incarnation,
     },
-    /// A syncing replica has every record of its primary. Void unless everything named here is unchanged
+    /// A syncing replica has every record of its primary. Rejected unless everything named here is unchanged
     /// (rule R2).
     CaughtUp {
         /// The partition.
@@ -241,7 +241,7 @@ pub enum Change {
     },
     /// The primary has stopped serving and settled all pending writes. The partition passes to the replicas
     /// that the ring names, under a new term (rule R3). If that is no longer possible, the same primary gets
-    /// the new term. Void unless the term and the incarnation are unchanged.
+    /// the new term. Rejected unless the term and the incarnation are unchanged.
     HandOver {
         /// The partition.
         partition: Partition,
@@ -251,7 +251,7 @@ pub enum Change {
         primary_incarnation: Incarnation,
     },
     /// The primary cannot get acknowledgements from a replica (rule R8): the replica becomes away.
-    /// Void unless term and incarnations are unchanged; the last in-sync replica is never removed.
+    /// Rejected unless term and incarnations are unchanged; the last in-sync replica is never removed.
     SuspendReplica {
         /// The partition.
         partition: Partition,
@@ -266,8 +266,8 @@ pub enum Change {
         /// Its [`Replica::syncing_since`].
         syncing_since: Epoch,
     },
-    /// A node whose replica is away can resume without a restart: the replica becomes syncing. Void unless
-    /// the replica is away, the node is up, and everything named here is unchanged.
+    /// A node whose replica is away can resume without a restart: the replica becomes syncing. Rejected
+    /// unless the replica is away, the node is up, and everything named here is unchanged.
     ResumeReplica {
         /// The partition.
         partition: Partition,
@@ -278,23 +278,23 @@ pub enum Change {
         /// Its [`Replica::syncing_since`].
         syncing_since: Epoch,
     },
-    /// Makes the copies of a node that is away on its stand-ins. Void unless the node is a member with this
-    /// incarnation and a stand-in of it waits for this.
+    /// Makes the copies of a node that is away on its stand-ins. Rejected unless the node is a member with
+    /// this incarnation and a stand-in of it waits for this.
     Rebuild {
         /// The node that is away.
         node: NodeId,
         /// Its last registered incarnation.
         incarnation: Incarnation,
     },
-    /// Drains the node: it hands over its partitions and becomes primary of none. Void unless it is up with
-    /// this incarnation, and not drained.
+    /// Drains the node: it hands over its partitions and becomes primary of none. Rejected unless it is up
+    /// with this incarnation, and not drained.
     Drain {
         /// The node.
         node: NodeId,
         /// Its incarnation.
         incarnation: Incarnation,
     },
-    /// Ends [`Change::Drain`]. Void unless the node is up with this incarnation, and drained.
+    /// Ends [`Change::Drain`]. Rejected unless the node is up with this incarnation, and drained.
     Undrain {
         /// The node.
         node: NodeId,
@@ -302,19 +302,19 @@ pub enum Change {
         incarnation: Incarnation,
     },
     // Operations
-    /// An operator changes the placement. Void if the state is not the one it was planned on.
+    /// An operator changes the placement. Rejected if the state is not the one it was planned on.
     Operate {
         /// The operation.
-        operation: Operation,
+        operation: AdminOperation,
         /// The state it was planned on; `None` applies the operation to any state.
         basis: Option<Basis>,
     },
-    /// A leaving node is no longer a member. Void while it has a replica.
+    /// A leaving node is no longer a member. Rejected while it has a replica.
     Retire {
         /// The node.
         node: NodeId,
     },
-    /// Pauses the copying of the running plan. Void if another plan runs.
+    /// Pauses the copying of the running plan. Rejected if another plan runs.
     PausePlan {
         /// [`Plan::id`].
         plan: u64,
@@ -340,8 +340,8 @@ pub enum Change {
         enabled: bool,
     },
     /// Raises the protocol version and the features in use to those that all members support.
-    RaiseSpeech(Speech),
-    /// As `CaughtUp`, with the digests of both copies after the same write. Void if they differ.
+    RaiseProtocol(ProtocolVersion),
+    /// As `CaughtUp`, with the digests of both copies after the same write. Rejected if they differ.
     CaughtUpEqual {
         /// The partition.
         partition: Partition,
@@ -364,11 +364,11 @@ pub enum Change {
         /// Bytes of these records, as they are stored.
         sent_bytes: u64,
     },
-    /// Founds a new generation in a log of its own. Void if the log already has a founded state.
+    /// Founds a new generation in a log of its own. Rejected if the log already has a founded state.
     TakeOver(Takeover),
     /// The primary has stopped serving, with pending writes that it cannot append because its disk is full.
     /// Its replica becomes away, and the next in-sync replica takes over; the last in-sync replica stays the
-    /// primary. Both begin a new term. Void unless the term and the incarnation are unchanged, or before
+    /// primary. Both begin a new term. Rejected unless the term and the incarnation are unchanged, or before
     /// `FEATURE_DISK` is in use.
     StepDown {
         /// The partition.
@@ -378,7 +378,7 @@ pub enum Change {
         /// The incarnation of the primary that steps down.
         primary_incarnation: Incarnation,
     },
-    /// An operator gives up what only the last complete copies of these partitions hold. Void, all of it,
+    /// An operator gives up what only the last complete copies of these partitions hold. Rejected, all of it,
     /// unless each loss is as it was when it was looked at, or before `FEATURE_GIVE_UP` is in use.
     GiveUp(Vec<Loss>),
 }
@@ -397,5 +397,5 @@ pub enum Verdict {
     /// The change was applied.
     Applied,
     /// The change was void, for this reason.
-    Void(String),
+    Rejected(String),
 }

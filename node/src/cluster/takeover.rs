@@ -8,15 +8,15 @@
 //!
 //! Each partition keeps one valid copy, its *base*: the new founder's if it is in-sync, else that of a
 //! reachable node, else another in-sync one, whose node the partition then waits for. All other copies are
-//! away, and [`Unmerged`] until they are in-sync again: the partition's primary writes again the records that
-//! only they have.
+//! away, and [`OlderGeneration`] until they are in-sync again: the partition's primary writes again the
+//! records that only they have.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::apply::Void;
+use super::apply::Rejected;
 use super::state::{ClusterState, MemberStatus, PartitionState, ReplicaRole};
 use super::terms::TERM_MAX;
 use crate::id::{Epoch, NodeId, Term};
@@ -48,7 +48,7 @@ pub struct TakenOver {
 
 /// Bounds of the records that a copy of an older generation may have and the present one never had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unmerged {
+pub struct OlderGeneration {
     /// The first term of the generation that gave up the copy. Older records were written before it, or by
     /// the lost side.
     pub first_term: Term,
@@ -130,8 +130,8 @@ impl ClusterState {
         Ok(prospect)
     }
 
-    /// Makes this the first state of a new generation. Void unless this state is not founded.
-    pub(super) fn take_over(&mut self, takeover: &Takeover) -> Result<(), Void> {
+    /// Makes this the first state of a new generation. Rejected unless this state is not founded.
+    pub(super) fn take_over(&mut self, takeover: &Takeover) -> Result<(), Rejected> {
         if self.epoch != 0 || !self.partitions.is_empty() {
             return Err(format!("cluster {} is founded already", self.cluster_id));
         }
@@ -170,7 +170,7 @@ impl PartitionState {
         }
         self.settled = false;
         let Some(base) = self.base(by, reachable) else { return };
-        let unmerged = Unmerged { first_term: self.term, seen: seen.filter(|_| base == by) };
+        let unmerged = OlderGeneration { first_term: self.term, seen: seen.filter(|_| base == by) };
         self.replicas.retain(|replica| replica.node == base || replica.stand_in.is_none());
         for replica in self.replicas.iter_mut().filter(|replica| replica.node != base) {
             (replica.role, replica.complete) = (ReplicaRole::Away, false);
@@ -216,7 +216,7 @@ mod tests {
             assert_eq!(entry.term, before.partition(partition).unwrap().term + TERMS_PER_TAKEOVER);
             let lost = entry.replica(node(1)).unwrap();
             assert_eq!(lost.role, ReplicaRole::Away);
-            assert_eq!(lost.unmerged, Some(Unmerged { first_term: entry.term, seen: Some(77) }));
+            assert_eq!(lost.unmerged, Some(OlderGeneration { first_term: entry.term, seen: Some(77) }));
         }
     }
 
@@ -270,7 +270,7 @@ mod tests {
             .apply(&[takeover(from, by, &[])])
             .remove(0)
         {
-            Verdict::Void(reason) => reason,
+            Verdict::Rejected(reason) => reason,
             Verdict::Applied => panic!("it was applied"),
         };
         assert!(void(&before, 2).contains("partition 9"), "{}", void(&before, 2));
@@ -281,7 +281,7 @@ mod tests {
         assert!(void(&witnessed, 5).contains("no complete copy"));
         assert!(void(&ClusterState::default(), 1).contains("no member"));
         let founded = cluster_of(1);
-        assert!(matches!(founded.clone().apply(&[takeover(&founded, 1, &[])])[0], Verdict::Void(_)));
+        assert!(matches!(founded.clone().apply(&[takeover(&founded, 1, &[])])[0], Verdict::Rejected(_)));
     }
 
     #[test]

@@ -63,7 +63,7 @@ mod tests {
         let verdict = after.apply(&[change]).remove(0);
         assert_eq!(after, *state, "a void change changed something");
         match verdict {
-            Verdict::Void(reason) => reason,
+            Verdict::Rejected(reason) => reason,
             Verdict::Applied => panic!("it was applied"),
         }
     }

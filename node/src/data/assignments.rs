@@ -35,7 +35,7 @@ impl Assignments {
     /// Loads the epochs that were written last. If they cannot be read, no data belong to any assignment:
     /// copies that are not in-sync start empty, which is always safe.
     pub(super) fn load(engine: &Engine) -> Self {
-        let epochs = match engine.kept(NAME) {
+        let epochs = match engine.read_metadata(NAME) {
             Ok(bytes) => bytes.and_then(|bytes| decode(&bytes)),
             Err(error) => {
                 tracing::warn!(%error, "cannot read the assignments of this node's data; copies that are not \
@@ -140,8 +140,9 @@ impl Plane {
             true => Ok(()),
             false => self.engine.drop_partitions(&news.empty),
         };
-        let kept =
-            emptied.and_then(|()| self.engine.keep(NAME, &encode(&news.epochs)).map_err(AppendError::from));
+        let kept = emptied.and_then(|()| {
+            self.engine.write_metadata(NAME, &encode(&news.epochs)).map_err(AppendError::from)
+        });
         if let Err(error) = kept {
             self.on_append_error(news.empty.first().copied().unwrap_or(0), &error);
             let changed = (0..).zip(epochs.iter().zip(&news.epochs)).filter(|(_, (old, new))| old != new);

@@ -64,7 +64,7 @@ impl Plane {
             let plane = Arc::clone(self);
             self.peers.call_with(node, Class::Replication, frame, move |answer| {
                 if answer.is_ok_and(|body| read_replication_answer(body).0.is_ok()) {
-                    plane.told_clean(partition, term, (node, session), published);
+                    plane.marked_clean(partition, term, (node, session), published);
                 }
             });
         }
@@ -72,7 +72,7 @@ impl Plane {
 
     /// Notes that a follower has marked its store. If a follower rejects the mark, the next round sends it
     /// again.
-    fn told_clean(
+    fn marked_clean(
         self: &Arc<Self>,
         partition: Partition,
         term: Term,

@@ -15,7 +15,7 @@ const NAME: &str = "cluster-time";
 /// Restores the clock from the record on disk. A record that cannot be read counts as absent: the node then
 /// learns cluster time from the others.
 pub(super) fn restore(engine: &Engine, host: &Host) -> Mutex<ClusterClock> {
-    let record = match engine.kept(NAME) {
+    let record = match engine.read_metadata(NAME) {
         Ok(bytes) => bytes.and_then(|bytes| TimeRecord::decode(&bytes)),
         Err(error) => {
             tracing::warn!(%error, "cannot read the record of cluster time; the other nodes send it");
@@ -59,7 +59,7 @@ impl Plane {
         else {
             return;
         };
-        if let Err(error) = self.engine.keep(NAME, &record.encode()) {
+        if let Err(error) = self.engine.write_metadata(NAME, &record.encode()) {
             tracing::warn!(
                 %error,
                 "cannot record cluster time; after a restart of the machine this node starts from an older \

@@ -1,5 +1,5 @@
-//! Limits what a store that was found damaged at its opening may decide (rule R4). The damaged stretches may
-//! have held any record, so all its partitions count as damaged.
+//! DataLimits what a store that was found damaged at its opening may decide (rule R4). The damaged stretches
+//! may have held any record, so all its partitions count as damaged.
 //!
 //! If other copies are in-sync, this copy is syncing as after any restart. It is made equal to theirs, and
 //! the committed entry that makes it in-sync ends the damage of the partition. If not, this node stays the
@@ -19,9 +19,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use caskade_engine::{Engine, PARTITIONS, Recovery};
 
-use super::notices::Weight;
 use super::plane::Plane;
 use super::version::version;
+use crate::cluster::events::Severity;
 use crate::cluster::state::{ClusterState, ReplicaRole};
 use crate::id::{NodeId, Partition, Term};
 use crate::kv::Failure;
@@ -38,7 +38,7 @@ const NAME: &str = "damage";
 /// partition u64, CRC32 of all bytes before it. Integers are little-endian.
 const MAGIC: [u8; 8] = *b"CASKDMG1";
 /// Maximum number of damaged places in a report.
-const PLACES_TOLD_MAX: usize = 10;
+const PLACES_REPORTED_MAX: usize = 10;
 
 /// A damaged stretch of a data file: file id, offset, bytes.
 type Place = (u64, u64, u64);
@@ -121,7 +121,7 @@ pub(super) struct Damage {
 impl Damage {
     /// Creates the state of a store that was just opened, with the kept bounds if they apply.
     pub(super) fn load(engine: &Engine, found: Option<DamageFound>) -> Self {
-        let kept = found.as_ref().and_then(|found| match engine.kept(NAME) {
+        let kept = found.as_ref().and_then(|found| match engine.read_metadata(NAME) {
             Ok(kept) => found.known(&kept?),
             Err(error) => {
                 tracing::warn!(%error, "cannot read what was kept of the store's damage: all its partitions \
@@ -151,16 +151,16 @@ impl Damage {
             return;
         }
         let below: Vec<u64> = self.below.iter().map(|below| below.load(Ordering::Acquire)).collect();
-        if let Err(error) = engine.keep(NAME, &self.found.encode(&below)) {
+        if let Err(error) = engine.write_metadata(NAME, &self.found.encode(&below)) {
             tracing::debug!(%error, "cannot keep the bounds of the store's damage; retrying");
             self.is_unkept.store(true, Ordering::Release);
         }
     }
 
-    /// Returns the damaged places as text, `PLACES_TOLD_MAX` at most.
+    /// Returns the damaged places as text, `PLACES_REPORTED_MAX` at most.
     pub(super) fn places(&self) -> Vec<String> {
         let place = |(file, offset, bytes): &Place| format!("data file {file}, byte {offset}: {bytes} bytes");
-        self.found.places.iter().take(PLACES_TOLD_MAX).map(place).collect()
+        self.found.places.iter().take(PLACES_REPORTED_MAX).map(place).collect()
     }
 
     fn below(&self, partition: Partition) -> u64 {
@@ -250,10 +250,10 @@ impl Plane {
              other copies or their loss was accepted, and the damaged data files will be replaced",
             self.node.short()
         );
-        self.tell(Weight::Warning, self.node, message);
+        self.report(Severity::Warning, self.node, message);
     }
 
-    pub(super) fn tell_damage(&self, found: &str) {
+    pub(super) fn report_damage(&self, found: &str) {
         let message = format!(
             "the store of node {} is damaged: {found}. Its copies are restored from other nodes before they \
              count as in-sync. Where it has the only complete copy, requests for keys that were not written \
@@ -261,7 +261,7 @@ impl Plane {
              data directory from a backup, or accept the loss (caskctl partition give-up all)",
             self.node.short()
         );
-        self.tell(Weight::Error, self.node, message);
+        self.report(Severity::Error, self.node, message);
     }
 
     /// Returns the failure for a key of which a newer record may have been lost.

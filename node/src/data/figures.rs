@@ -7,17 +7,17 @@ use caskade_engine::PARTITIONS;
 
 use super::message::{Answer, Request};
 use super::plane::{Plane, Role};
-use crate::cluster::plan::{Figures, FiguresByPartition};
+use crate::cluster::plan::{PartitionSize, SizesByPartition};
 use crate::cluster::protocol::PROTOCOL_OPERATIONS;
 use crate::id::{NodeId, Partition};
 
 impl Plane {
     /// Returns live keys and bytes of every partition whose primary answers. Asks the nodes one after the
     /// other, each once. Returns nothing while the protocol version in use does not have the request.
-    pub async fn figures(self: &Arc<Self>) -> FiguresByPartition {
+    pub async fn figures(self: &Arc<Self>) -> SizesByPartition {
         let view = self.view.load_full();
-        let mut figures = FiguresByPartition::new();
-        if view.state.speech().protocol < PROTOCOL_OPERATIONS {
+        let mut figures = SizesByPartition::new();
+        if view.state.protocol_version().protocol < PROTOCOL_OPERATIONS {
             return figures;
         }
         let nodes: BTreeSet<NodeId> = view.primaries.iter().flatten().copied().collect();
@@ -28,7 +28,8 @@ impl Plane {
             };
             if let Answer::Figures(told) = answer {
                 figures.extend(
-                    told.into_iter().map(|(partition, keys, bytes)| (partition, Figures { keys, bytes })),
+                    told.into_iter()
+                        .map(|(partition, keys, bytes)| (partition, PartitionSize { keys, bytes })),
                 );
             }
         }

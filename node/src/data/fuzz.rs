@@ -67,7 +67,7 @@ pub(crate) fn seeds() -> Vec<(u8, Vec<u8>)> {
     let operation = |action| Operation { key: "key".into(), action };
     let step = Step::One(operation(Action::IfVersion(7, Box::new(Action::Delete))));
     let transaction = Transaction { watched: vec![("w".into(), 9)], steps: vec![step] };
-    let together = Outcome::Together(Some(vec![Ok(Outcome::Integer(4)), Err(ActionError::NotAnInteger)]));
+    let together = Outcome::Transaction(Some(vec![Ok(Outcome::Integer(4)), Err(ActionError::NotAnInteger)]));
     let position =
         Position { partition: 3, term: 4, epoch: 5, assigned: 2, session: 8, begins: 6, previous: 7 };
     let record = caskade_engine::Record {
@@ -80,7 +80,7 @@ pub(crate) fn seeds() -> Vec<(u8, Vec<u8>)> {
     let bulk = |action| Bulk { partition: 1, term: 2, assigned: 3, session: 4, action };
     vec![
         (0, wire::encode(&Request::Execute(operation(set)))),
-        (0, wire::encode(&Request::Execute(operation(Action::Together(transaction))))),
+        (0, wire::encode(&Request::Execute(operation(Action::Transaction(transaction))))),
         (0, wire::encode(&Request::KeysPage { partition: 1, from: 2, limit: 3 })),
         (1, wire::encode(&Answer::Outcome(together.into()))),
         (1, wire::encode(&Answer::Keys { keys: vec!["a".into(), "b".into()], next: Some(1) })),

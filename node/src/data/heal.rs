@@ -16,10 +16,10 @@ use futures::StreamExt as _;
 use tokio::sync::oneshot;
 
 use super::message::{Answer, Request};
-use super::notices::Weight;
 use super::plane::{Plane, Reply};
 use super::route::Executed;
-use crate::api::HealFigures;
+use crate::api::HealStats;
+use crate::cluster::events::Severity;
 use crate::cluster::state::ReplicaRole;
 use crate::id::{NodeId, Partition};
 use crate::kv::Operation;
@@ -44,7 +44,7 @@ pub(super) enum Healed {
     NoCopy,
 }
 
-/// Counters of [`HealFigures`].
+/// Counters of [`HealStats`].
 #[derive(Debug, Default)]
 pub(super) struct HealCounters {
     pub(super) scrubbed_bytes: AtomicU64,
@@ -55,9 +55,9 @@ pub(super) struct HealCounters {
 
 impl Plane {
     /// Returns the counters of damaged and restored records.
-    pub fn heal_figures(&self) -> HealFigures {
+    pub fn heal_figures(&self) -> HealStats {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        HealFigures {
+        HealStats {
             scrubbed_bytes: read(&self.healing.scrubbed_bytes),
             damaged_stretches: read(&self.healing.damaged_stretches),
             restored_records: read(&self.healing.restored_records),
@@ -153,8 +153,8 @@ impl Plane {
             }
             let (version, here) = (entry.version, self.node.short());
             match self.heal_record(partition, entry.position, version).await {
-                Healed::From(node) => self.tell(
-                    Weight::Warning,
+                Healed::From(node) => self.report(
+                    Severity::Warning,
                     self.node,
                     format!(
                         "a read found a damaged record on node {here} (partition {partition}, version \
@@ -162,13 +162,13 @@ impl Plane {
                         node.short()
                     ),
                 ),
-                Healed::NoCopy => self.tell_missing(partition, version),
+                Healed::NoCopy => self.report_missing(partition, version),
                 Healed::Moved | Healed::Overtaken => {}
             }
         }
     }
 
-    fn tell_missing(&self, partition: Partition, version: u64) {
+    fn report_missing(&self, partition: Partition, version: u64) {
         let message = format!(
             "a record on node {} (partition {partition}, version {version}) is damaged, and no other node \
              that answers has it whole: requests for its key fail with DAMAGED until the key is overwritten, \
@@ -176,7 +176,7 @@ impl Plane {
              {partition})",
             self.node.short()
         );
-        self.tell(Weight::Error, self.node, message);
+        self.report(Severity::Error, self.node, message);
     }
 
     /// Restores all live records in damaged stretches of a data file, then marks the file for replacement.
@@ -188,7 +188,7 @@ impl Plane {
         let heal = |(partition, entry): (Partition, caskade_engine::InventoryEntry)| async move {
             let healed = self.heal_record(partition, entry.position, entry.version).await;
             if healed == Healed::NoCopy {
-                self.tell_missing(partition, entry.version);
+                self.report_missing(partition, entry.version);
             }
             healed
         };
@@ -206,7 +206,7 @@ impl Plane {
                 first.offset,
                 first.reason
             );
-            self.tell(Weight::Warning, self.node, message);
+            self.report(Severity::Warning, self.node, message);
         }
         retired
     }

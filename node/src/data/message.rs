@@ -281,7 +281,7 @@ pub(super) enum WireOutcome {
     },
     Unmet,
     Absent,
-    Together(
+    Transaction(
         #[serde(deserialize_with = "crate::nesting::bounded")] Option<Vec<Result<WireOutcome, ActionError>>>,
     ),
 }
@@ -322,7 +322,7 @@ impl From<Outcome> for WireOutcome {
             Outcome::Wrote { version, len } => Self::Wrote { version, len },
             Outcome::Unmet => Self::Unmet,
             Outcome::Absent => Self::Absent,
-            Outcome::Together(outcomes) => Self::Together(
+            Outcome::Transaction(outcomes) => Self::Transaction(
                 outcomes.map(|all| all.into_iter().map(|outcome| outcome.map(Into::into)).collect()),
             ),
         }
@@ -342,7 +342,7 @@ impl From<WireOutcome> for Outcome {
             WireOutcome::Wrote { version, len } => Self::Wrote { version, len },
             WireOutcome::Unmet => Self::Unmet,
             WireOutcome::Absent => Self::Absent,
-            WireOutcome::Together(outcomes) => Self::Together(
+            WireOutcome::Transaction(outcomes) => Self::Transaction(
                 outcomes.map(|all| all.into_iter().map(|outcome| outcome.map(Into::into)).collect()),
             ),
         }
@@ -368,7 +368,7 @@ pub(super) enum BulkAction {
     Inventory,
     /// Returns the keys of the records at these positions.
     Keys(Vec<u64>),
-    /// Stores these records; the highest version wins. Void if the transfer is closed.
+    /// Stores these records; the highest version wins. Rejected if the transfer is closed.
     Store(Vec<WireRecord>),
     /// Returns the records at these positions, including tombstones, as many as fit. Since version 3.
     Records(Vec<u64>),

@@ -19,11 +19,11 @@ use tokio::time::Instant;
 
 use super::heal::Healed;
 use super::message::{Answer, Request};
-use super::notices::Weight;
 use super::plane::{Plane, Reply, Role, Waiter};
 use super::primary::Phase;
 use super::route::record;
 use super::version::SEQUENCE_MAX;
+use crate::cluster::events::Severity;
 use crate::cluster::protocol::FEATURE_GIVE_UP;
 use crate::id::{NodeId, Partition};
 use crate::kv::{Effect, Outcome};
@@ -134,7 +134,7 @@ impl Plane {
         }
         let unanswered =
             format!("node {} does not answer what of its store is damaged: try again", node.short());
-        if self.state().speech().features & FEATURE_GIVE_UP == 0 {
+        if self.state().protocol_version().features & FEATURE_GIVE_UP == 0 {
             return Err(unanswered);
         }
         match self.ask(node, &Request::Damage { partitions: partitions.to_vec() }).await {
@@ -239,7 +239,7 @@ impl Plane {
                 named.join(", "),
                 self.node.short()
             );
-            self.tell(Weight::Warning, self.node, message);
+            self.report(Severity::Warning, self.node, message);
         }
         removed
     }

@@ -11,6 +11,7 @@
 //! [`figures`] (sizes of partitions), [`upkeep`] (periodic work), [`notices`] (events for the operator).
 
 mod assignments;
+mod authorize;
 mod catch_up;
 mod clean;
 mod cluster_time;
@@ -21,7 +22,7 @@ mod forwards;
 pub(crate) mod fuzz;
 mod hand_over;
 mod heal;
-mod merging;
+mod maintenance;
 mod message;
 mod missing;
 mod notices;
@@ -30,6 +31,7 @@ mod plane;
 mod primary;
 mod range;
 mod reconcile;
+mod rejoin;
 mod repair;
 mod replica;
 mod roles;
@@ -39,16 +41,14 @@ mod serve;
 mod sessions;
 mod space;
 mod stale;
-mod strangers;
 mod tail;
 mod tasks;
-mod together;
-mod upkeep;
+mod transaction;
 mod version;
 
 pub use damage::DamageFound;
 pub use missing::{DamagedPartition, DamagedRecord};
-pub use notices::{Notice, Weight};
-pub use plane::{Limits, Parts, Plane, Proposals};
+pub use notices::Notice;
+pub use plane::{DataLimits, Parts, Plane, Proposals};
 pub use range::{KeyRange, KeysInOrder};
 pub use space::DiskFigures;

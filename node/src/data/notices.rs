@@ -8,40 +8,19 @@ use std::collections::{BTreeSet, VecDeque};
 use parking_lot::Mutex;
 
 use super::plane::Plane;
+use crate::cluster::events::Severity;
 use crate::id::NodeId;
 
 /// Upper bound of the queued notices; the oldest are dropped.
 const WAITING_MAX: usize = 256;
 /// Upper bound of the remembered notices, which are not reported again.
-const TOLD_MAX: usize = 1024;
-
-/// Severity of a notice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Weight {
-    /// A normal change.
-    Info,
-    /// A fault that was repaired.
-    Warning,
-    /// A present fault.
-    Error,
-}
-
-impl Weight {
-    /// Returns its name in events.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Info => "info",
-            Self::Warning => "warning",
-            Self::Error => "error",
-        }
-    }
-}
+const REPORTED_MAX: usize = 1024;
 
 /// A notice for the operator.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Notice {
     /// Severity.
-    pub weight: Weight,
+    pub severity: Severity,
     /// The node that it concerns.
     pub node: NodeId,
     /// Text for the operator.
@@ -55,16 +34,16 @@ pub(super) struct Notices(Mutex<Waiting>);
 #[derive(Debug, Default)]
 struct Waiting {
     notices: VecDeque<Notice>,
-    told: BTreeSet<String>,
+    reported: BTreeSet<String>,
 }
 
 impl Notices {
-    fn tell(&self, notice: Notice) {
+    fn report(&self, notice: Notice) {
         let mut waiting = self.0.lock();
-        if waiting.told.len() >= TOLD_MAX {
-            waiting.told.clear();
+        if waiting.reported.len() >= REPORTED_MAX {
+            waiting.reported.clear();
         }
-        if waiting.told.insert(notice.message.clone()) {
+        if waiting.reported.insert(notice.message.clone()) {
             if waiting.notices.len() >= WAITING_MAX {
                 waiting.notices.pop_front();
             }
@@ -74,8 +53,8 @@ impl Notices {
 }
 
 impl Plane {
-    pub(super) fn tell(&self, weight: Weight, node: NodeId, message: String) {
-        self.notices.tell(Notice { weight, node, message });
+    pub(super) fn report(&self, severity: Severity, node: NodeId, message: String) {
+        self.notices.report(Notice { severity, node, message });
     }
 
     /// Removes and returns the queued notices.
@@ -93,9 +72,9 @@ mod tests {
         let notices = Notices::default();
         for message in ["a", "a", "b", "a"] {
             let node = NodeId::from_bytes([1; 32]);
-            notices.tell(Notice { weight: Weight::Error, node, message: message.to_owned() });
+            notices.report(Notice { severity: Severity::Error, node, message: message.to_owned() });
         }
-        let told: Vec<String> = notices.0.lock().notices.drain(..).map(|notice| notice.message).collect();
-        assert_eq!(told, ["a", "b"]);
+        let reported: Vec<String> = notices.0.lock().notices.drain(..).map(|notice| notice.message).collect();
+        assert_eq!(reported, ["a", "b"]);
     }
 }

@@ -8,10 +8,10 @@ use bytes::Bytes;
 use caskade_engine::{AppendError, Appended, Record};
 
 use super::message::Position;
-use super::notices::Weight;
 use super::plane::{Completion, Plane, PrimaryState, Role, Waiter};
 use super::replica::Rejection;
 use super::version::version;
+use crate::cluster::events::Severity;
 
 use crate::id::{Partition, Term};
 use crate::mutation::{Mutation, planted};
@@ -63,7 +63,7 @@ impl Plane {
         }
         let sequence = previous + records.len() as u64;
         let bytes = records_bytes(&records);
-        self.bytes_under_way.fetch_add(bytes, Ordering::AcqRel);
+        self.in_flight_bytes.fetch_add(bytes, Ordering::AcqRel);
         self.note_appending(bytes);
         primary.push(records.clone(), self.host.monotonic_ms(), waiter);
         for follower in primary.followers.iter().filter(|follower| !follower.broken) {
@@ -134,7 +134,7 @@ impl Plane {
     pub(super) fn publish_ready(&self, partition: Partition, role: &mut Role) {
         let Role::Primary(primary) = role else { return };
         while let Some(pending) = primary.next_published() {
-            self.bytes_under_way.fetch_sub(records_bytes(&pending.records), Ordering::AcqRel);
+            self.in_flight_bytes.fetch_sub(records_bytes(&pending.records), Ordering::AcqRel);
             if let Some(appended) = pending.appended {
                 self.engine.publish(appended);
             }
@@ -173,7 +173,7 @@ impl Plane {
              directory",
             self.node.short()
         );
-        self.tell(Weight::Error, self.node, message);
+        self.report(Severity::Error, self.node, message);
         true
     }
 

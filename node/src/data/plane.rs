@@ -18,12 +18,12 @@ use super::cluster_time;
 use super::damage::{Damage, DamageFound};
 use super::forwards::Forwards;
 use super::heal::HealCounters;
-use super::merging::Merging;
 use super::message::Answer;
 use super::missing::Missing;
 use super::notices::Notices;
 use super::ordering::OVERLOAD_PAUSE;
 use super::primary::Primary;
+use super::rejoin::Rejoins;
 use super::replica::{Rejection, ReplicaLog};
 use super::space::Disks;
 use super::tail::Tails;
@@ -37,9 +37,9 @@ use crate::kv::{Failure, Outcome};
 use crate::mutation::{Mutation, planted};
 use crate::net::{Peers, Refusals, Responder, wire};
 
-/// Limits of pending writes, waiting requests, background rates and free disk space.
+/// DataLimits of pending writes, waiting requests, background rates and free disk space.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct DataLimits {
     /// Time that a request waits for a primary, in milliseconds.
     pub request_timeout_ms: u64,
     /// Time that a write waits for a replica before the primary proposes to suspend it (rule R8), in
@@ -50,7 +50,7 @@ pub struct Limits {
     /// Requests that wait for a primary at once; further ones are refused.
     pub waiting_max: usize,
     /// Bytes of keys and values of all pending writes and waiting requests; further ones are refused.
-    pub bytes_under_way_max: u64,
+    pub in_flight_bytes_max: u64,
     /// Maximum length of a value that a command computes from the present one, bytes.
     pub value_bytes_max: u64,
     /// Rate of all copies of partitions from this node, bytes per second.
@@ -86,8 +86,8 @@ pub struct Parts {
     pub peers: Peers,
     /// Queues of proposals to the coordinator.
     pub proposals: Proposals,
-    /// Limits of pending writes, waiting requests, background rates and free disk space.
-    pub limits: Limits,
+    /// DataLimits of pending writes, waiting requests, background rates and free disk space.
+    pub limits: DataLimits,
     /// Clocks and task starter.
     pub host: Host,
 }
@@ -212,7 +212,7 @@ pub struct Plane {
     pub(super) engine: Engine,
     pub(super) peers: Peers,
     pub(super) refusals: Arc<Refusals>,
-    pub(super) limits: Limits,
+    pub(super) limits: DataLimits,
     pub(super) view: ArcSwap<View>,
     pub(super) host: Host,
     pub(super) tasks: TaskBoard,
@@ -226,10 +226,10 @@ pub struct Plane {
     /// Damaged records that no copy that answers has whole.
     pub(super) missing: Missing,
     /// Counts of merged records of an older generation.
-    pub(super) merging: Merging,
+    pub(super) merging: Rejoins,
     /// Text for clients and the operator: the reason why this node has had no lease for a while, and the
     /// remedy.
-    pub(super) plight: Mutex<Option<String>>,
+    pub(super) no_lease_reason: Mutex<Option<String>>,
     pub(super) tails: Tails,
     /// Requests that wait for another node's answer.
     pub(super) forwards: Forwards,
@@ -238,7 +238,7 @@ pub struct Plane {
     /// Keys that this node, as their primary, found expired.
     pub(super) expired_keys: AtomicU64,
     /// Bytes of keys and values of all operations in flight here: pending writes and waiting requests.
-    pub(super) bytes_under_way: AtomicU64,
+    pub(super) in_flight_bytes: AtomicU64,
     proposals: Proposals,
     pub(super) assignments: Assignments,
     pub(super) cells: Vec<Cell>,
@@ -288,12 +288,12 @@ impl Plane {
             disks: Disks::default(),
             notices: Notices::default(),
             healing: HealCounters::default(),
-            merging: Merging::default(),
-            plight: Mutex::default(),
+            merging: Rejoins::default(),
+            no_lease_reason: Mutex::default(),
             forwards: Forwards::default(),
             waiting: AtomicUsize::new(0),
             expired_keys: AtomicU64::new(0),
-            bytes_under_way: AtomicU64::new(0),
+            in_flight_bytes: AtomicU64::new(0),
             proposals,
             cells: (0..PARTITIONS).map(|_| cell()).collect(),
             lease_until_ms: AtomicU64::new(0),
@@ -305,7 +305,7 @@ impl Plane {
             progress: watch::Sender::new(0),
         });
         if let Some(found) = damage {
-            plane.tell_damage(&found.message);
+            plane.report_damage(&found.message);
         }
         plane
     }
@@ -367,11 +367,11 @@ impl Plane {
 
     /// Returns the bytes of pending writes and waiting requests, and the number of waiting requests.
     pub fn under_way(&self) -> (u64, usize) {
-        (self.bytes_under_way.load(Ordering::Acquire), self.waiting.load(Ordering::Acquire))
+        (self.in_flight_bytes.load(Ordering::Acquire), self.waiting.load(Ordering::Acquire))
     }
 
     /// Returns the limits.
-    pub fn limits(&self) -> &Limits {
+    pub fn limits(&self) -> &DataLimits {
         &self.limits
     }
 

@@ -86,7 +86,7 @@ impl Plane {
         range: &KeyRange,
         limit: usize,
     ) -> Result<KeysInOrder, Failure> {
-        let used = self.view.load().state.speech().protocol;
+        let used = self.view.load().state.protocol_version().protocol;
         if used < PROTOCOL_ACTIONS {
             return Err(Failure::Refused(format!(
                 "the cluster uses version {used} of the peer protocol, and scans in key order need version \

@@ -11,9 +11,9 @@ use std::time::Duration;
 use caskade_engine::PARTITIONS;
 
 use super::catch_up::Sent;
-use super::notices::Weight;
 use super::plane::{Plane, Role};
 use super::primary::Phase;
+use crate::cluster::events::Severity;
 use crate::id::{NodeId, Partition, Term};
 
 impl Plane {
@@ -51,8 +51,8 @@ impl Plane {
 
     async fn repair_copy(self: &Arc<Self>, partition: Partition, term: Term, node: NodeId) {
         let (here, there) = (self.node.short(), node.short());
-        self.tell(
-            Weight::Error,
+        self.report(
+            Severity::Error,
             node,
             format!(
                 "the copies of partition {partition} (term {term}) on nodes {here} and {there} differ though \
@@ -64,16 +64,16 @@ impl Plane {
         let result = self.catch_up(partition, term, node, &mut Sent::default()).await;
         self.tasks.finish(node);
         match result {
-            Ok(_) => self.tell(
-                Weight::Warning,
+            Ok(_) => self.report(
+                Severity::Warning,
                 node,
                 format!(
                     "the copies of partition {partition} (term {term}) on nodes {here} and {there} are \
                          equal again"
                 ),
             ),
-            Err(error) => self.tell(
-                Weight::Error,
+            Err(error) => self.report(
+                Severity::Error,
                 node,
                 format!(
                     "the copies of partition {partition} on nodes {here} and {there} still differ: \

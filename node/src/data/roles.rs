@@ -166,7 +166,7 @@ impl Plane {
         let Role::Primary(primary) = role else { return };
         let abandoned = primary.abandon();
         let bytes: u64 = abandoned.iter().map(|pending| records_bytes(&pending.records)).sum();
-        self.bytes_under_way.fetch_sub(bytes, Ordering::AcqRel);
+        self.in_flight_bytes.fetch_sub(bytes, Ordering::AcqRel);
         for waiter in abandoned.into_iter().flat_map(|pending| pending.waiters) {
             waiter.reply.send(Err(Failure::Unknown(
                 "the primary of this key changed before every copy acknowledged the write; the write may or \

@@ -78,7 +78,7 @@ enum Attempt {
 impl Plane {
     /// Starts an operation; never blocks.
     pub fn submit(self: &Arc<Self>, operation: Operation) -> Ticket {
-        if let Err(failure) = self.check_speech(&operation) {
+        if let Err(failure) = self.check_protocol(&operation) {
             return Ticket::Ready(Err(failure));
         }
         let operation = self.as_entered(operation);
@@ -119,8 +119,9 @@ impl Plane {
     ///
     /// # Errors
     /// The protocol version in use does not have the operation; nothing was done.
-    fn check_speech(&self, operation: &Operation) -> Result<(), Failure> {
-        let (needed, used) = (operation.action.protocol(), self.view.load().state.speech().protocol);
+    fn check_protocol(&self, operation: &Operation) -> Result<(), Failure> {
+        let (needed, used) =
+            (operation.action.protocol(), self.view.load().state.protocol_version().protocol);
         if needed <= used.max(PROTOCOL_MIN) {
             return Ok(());
         }
@@ -180,7 +181,7 @@ impl Plane {
                         the partition's primary";
             return Executed::Done(Err(Failure::Refused(text.into())), reply);
         }
-        if let Action::Together(transaction) = action {
+        if let Action::Transaction(transaction) = action {
             return self.execute_together(partition, primary, transaction, reply);
         }
         let (mut current, mut unpublished) = match self.current(partition, primary, key, action) {
@@ -246,7 +247,7 @@ impl Plane {
 
     /// Returns whether the operations in flight have reached the limit of bytes.
     pub(super) fn is_full(&self) -> bool {
-        self.bytes_under_way.load(Ordering::Acquire) >= self.limits.bytes_under_way_max
+        self.in_flight_bytes.load(Ordering::Acquire) >= self.limits.in_flight_bytes_max
     }
 
     /// Returns the state of the key that the action must see, and whether that state is still unpublished.
@@ -312,7 +313,7 @@ impl Plane {
             return None;
         }
         let waiting = Waiting { plane: Arc::clone(self), bytes: operation_bytes(operation) };
-        self.bytes_under_way.fetch_add(waiting.bytes, Ordering::AcqRel);
+        self.in_flight_bytes.fetch_add(waiting.bytes, Ordering::AcqRel);
         // Above the limit, dropping `waiting` undoes both counts.
         (self.waiting.fetch_add(1, Ordering::AcqRel) < self.limits.waiting_max).then_some(waiting)
     }
@@ -450,7 +451,7 @@ impl Plane {
     /// # Errors
     /// As [`Plane::count`].
     pub async fn count_expiring(self: &Arc<Self>) -> Result<Option<u64>, Failure> {
-        if self.view.load().state.speech().protocol < PROTOCOL_EXPIRING {
+        if self.view.load().state.protocol_version().protocol < PROTOCOL_EXPIRING {
             return Ok(None);
         }
         self.sum_of_nodes(&Request::CountExpiring, self.local_count_expiring()).await.map(Some)
@@ -482,7 +483,7 @@ impl Plane {
         Failure::Refused(format!(
             "no node serves partition {partition} at present (waited {waited_ms} ms); nothing was done; \
              retry; `caskctl status` shows which nodes are down{}",
-            self.plight()
+            self.no_lease_reason()
         ))
     }
 
@@ -519,7 +520,7 @@ pub(super) struct Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.plane.waiting.fetch_sub(1, Ordering::AcqRel);
-        self.plane.bytes_under_way.fetch_sub(self.bytes, Ordering::AcqRel);
+        self.plane.in_flight_bytes.fetch_sub(self.bytes, Ordering::AcqRel);
     }
 }
 

@@ -30,7 +30,7 @@ impl Plane {
     /// long.
     pub fn on_call(self: &Arc<Self>, from: NodeId, class: Class, body: Bytes, reply: Responder) {
         match class {
-            Class::Requests if self.is_stranger(from, class) => {
+            Class::Requests if self.is_unauthorized(from, class) => {
                 // A node that was admitted just now retries.
                 reply.send(wire::encode(&self.not_primary()).into());
             }
@@ -137,7 +137,7 @@ impl Plane {
             | ReplicationFrame::Digest(position)
             | ReplicationFrame::Clean(position, ..) => *position,
         };
-        if self.is_stranger(from, Class::Replication) {
+        if self.is_unauthorized(from, Class::Replication) {
             return reply.send(self.replication_answer(Err(self.unless_behind(&position))));
         }
         self.with_role(position.partition, |role| {
@@ -214,7 +214,7 @@ impl Plane {
             self.refuse(Refused::Message, from, &"a bulk message");
             return refuse(reply, "the message cannot be decoded");
         };
-        if self.is_stranger(from, Class::Bulk) {
+        if self.is_unauthorized(from, Class::Bulk) {
             return refuse(reply, "the sender is not a member in the state that this node has applied");
         }
         if partition >= PARTITIONS {

@@ -16,9 +16,9 @@ use arc_swap::ArcSwap;
 use caskade_engine::{AppendError, PARTITIONS, Space};
 use parking_lot::Mutex;
 
-use super::notices::Weight;
 use super::ordering::records_bytes;
 use super::plane::{Plane, PrimaryState, Role};
+use crate::cluster::events::Severity;
 use crate::cluster::protocol::FEATURE_DISK;
 use crate::cluster::state::{Change, ClusterState};
 use crate::disk::{DiskState, Marks, Trend};
@@ -178,12 +178,12 @@ impl Plane {
         // Merges run without window and rate while space is low.
         self.engine.set_space_low(after > DiskState::Ok);
         let (node, free, total) = (self.node.short(), mib(space.free_bytes), mib(space.total_bytes));
-        let (weight, message) = match after {
+        let (severity, message) = match after {
             DiskState::Ok => {
-                (Weight::Info, format!("the disk of node {node} has room again: {free} of {total} free"))
+                (Severity::Info, format!("the disk of node {node} has room again: {free} of {total} free"))
             }
             DiskState::Low => (
-                Weight::Warning,
+                Severity::Warning,
                 format!(
                     "the disk of node {node} is low: {free} of {total} free, the low mark is {}; merges run \
                      without window and rate; enlarge the file system or add a node before {} are left",
@@ -192,7 +192,7 @@ impl Plane {
                 ),
             ),
             DiskState::Minimum | DiskState::Full => (
-                Weight::Error,
+                Severity::Error,
                 format!(
                     "the disk of node {node} is at its minimum: {free} of {total} free, the minimum is {}; \
                      writes that add data to its copies are refused, reads and deletes work; delete keys, \
@@ -201,7 +201,7 @@ impl Plane {
                 ),
             ),
         };
-        self.tell(weight, self.node, message);
+        self.report(severity, self.node, message);
         self.note_progress();
     }
 
@@ -247,7 +247,7 @@ impl Plane {
 
     /// Returns whether all members understand what this build sends about disks.
     fn knows_disks(&self) -> bool {
-        self.view.load().state.speech().features & FEATURE_DISK != 0
+        self.view.load().state.protocol_version().features & FEATURE_DISK != 0
     }
 
     /// Returns whether a node has no room for a copy. A new copy needs more free space than the minimum; a copy that returns
@@ -282,7 +282,7 @@ impl Plane {
             return self.append_later(partition, primary.term, sequence, APPEND_PAUSE);
         }
         for pending in taken_back {
-            self.bytes_under_way.fetch_sub(records_bytes(&pending.records), Ordering::AcqRel);
+            self.in_flight_bytes.fetch_sub(records_bytes(&pending.records), Ordering::AcqRel);
             for waiter in pending.waiters {
                 waiter.reply.send(Err(self.refused_for_room(self.node)));
             }

@@ -13,7 +13,7 @@ impl Plane {
     /// Starts an operation like [`Plane::submit`], but answers reads from this node's own copy while it has
     /// no lease.
     pub fn submit_stale(self: &Arc<Self>, operation: Operation) -> Ticket {
-        let of_one_key = !matches!(operation.action, Action::Together(_));
+        let of_one_key = !matches!(operation.action, Action::Transaction(_));
         if self.has_lease() || operation.action.writes() || !of_one_key {
             return self.submit(operation);
         }
@@ -29,7 +29,7 @@ impl Plane {
                  received a committed state, so it cannot answer even a stale read; nothing was changed; ask \
                  another node{}",
                 self.node.short(),
-                self.plight()
+                self.no_lease_reason()
             )));
         }
         let found = self.engine.read(key).map_err(|error| damaged(&error))?;
@@ -44,12 +44,16 @@ impl Plane {
     }
 
     /// Sets the reason why this node has no lease, for errors and the status; `None`: it has one.
-    pub fn set_plight(&self, plight: Option<String>) {
-        *self.plight.lock() = plight;
+    pub fn set_no_lease_reason(&self, no_lease_reason: Option<String>) {
+        *self.no_lease_reason.lock() = no_lease_reason;
     }
 
     /// Returns a sentence to append to an error; empty if no reason is set.
-    pub(super) fn plight(&self) -> String {
-        self.plight.lock().as_ref().map(|plight| format!(". {plight}")).unwrap_or_default()
+    pub(super) fn no_lease_reason(&self) -> String {
+        self.no_lease_reason
+            .lock()
+            .as_ref()
+            .map(|no_lease_reason| format!(". {no_lease_reason}"))
+            .unwrap_or_default()
     }
 }

@@ -16,7 +16,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use super::limits::Limits;
+use super::limits::ClientLimits;
 use super::security::{Security, Stream, TurnedAway};
 use super::stats::Stats;
 use super::tls::Tls;
@@ -44,11 +44,11 @@ const KEEPALIVE: Duration = Duration::from_secs(300);
 
 /// Statistics, limits and security, which all front ends of a node share.
 #[derive(Clone, Debug)]
-pub struct Door {
+pub struct FrontEndContext {
     /// Counters of all front ends.
     pub stats: Arc<Stats>,
-    /// Limits of all front ends together.
-    pub limits: Arc<Limits>,
+    /// ClientLimits of all front ends together.
+    pub limits: Arc<ClientLimits>,
     /// Users, protected mode and TLS.
     pub security: Security,
 }
@@ -74,7 +74,7 @@ pub(super) trait FrontEnd: Send + Sync + Sized + 'static {
     const PROTECTED: &'static str;
 
     /// Returns the state that all front ends share.
-    fn door(&self) -> &Door;
+    fn door(&self) -> &FrontEndContext;
 
     /// Serves a client until it disconnects or the node stops.
     fn serve(
@@ -149,7 +149,7 @@ struct Entrance<F> {
 
 impl<F: FrontEnd> Entrance<F> {
     fn open(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let Door { stats, limits, .. } = self.front_end.door();
+        let FrontEndContext { stats, limits, .. } = self.front_end.door();
         let (open, most) = (stats.connections(), limits.connections_max.load(Ordering::Relaxed));
         let place = if open < most {
             Place::Client
@@ -182,7 +182,7 @@ impl<F: FrontEnd> Entrance<F> {
     /// Rejects a client beyond the limit on connections. Beyond [`REFUSALS_MAX`] rejections at one time, it
     /// does not wait for the client to read the reason.
     fn turn_away(&mut self, stream: TcpStream) {
-        let Door { stats, security, .. } = self.front_end.door();
+        let FrontEndContext { stats, security, .. } = self.front_end.door();
         stats.connection_refused();
         match Arc::clone(&self.refusals).try_acquire_owned() {
             Ok(permit) => {
@@ -237,7 +237,7 @@ impl<F: FrontEnd> Entrance<F> {
 
     /// Counts and rejects a client for which no file descriptor is left.
     async fn reject(&self, stream: TcpStream) {
-        let Door { stats, security, .. } = self.front_end.door();
+        let FrontEndContext { stats, security, .. } = self.front_end.door();
         stats.connection_refused();
         refuse_one_too_many::<F>(stream, security.tls.clone(), SHORT_REFUSAL_TIMEOUT).await;
     }
@@ -287,7 +287,7 @@ async fn enter<F: FrontEnd>(
     (peer, place): (SocketAddr, Place),
     stopping: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let Door { stats, security, .. } = front_end.door();
+    let FrontEndContext { stats, security, .. } = front_end.door();
     match security.enter(stream, peer).await {
         // Boxed, so that the future of a connection that is still in its handshake stays small.
         Ok(stream) => Box::pin(front_end.serve(stream, (peer, place), stopping)).await,

@@ -10,27 +10,27 @@ use std::path::PathBuf;
 use caskade_engine::{EngineStats, TaskStatus};
 use futures::future::BoxFuture;
 
-use crate::api::{HealFigures, PeerFigures};
+use crate::api::{HealStats, PeerStats};
 use crate::data::{KeyRange, KeysInOrder};
 use crate::id::{Epoch, Incarnation, NodeId};
 use crate::kv::{Failure, Operation, ScanPage, Ticket};
 
 /// A snapshot of the cluster, as the `CLUSTER` commands report it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Topology {
+pub struct ClusterSlots {
     /// The node that reports.
     pub node: NodeId,
     /// Epoch of the committed state that the snapshot shows.
     pub epoch: Epoch,
     /// The members.
-    pub nodes: Vec<TopologyNode>,
+    pub nodes: Vec<SlotNode>,
     /// Replicas of the slots: ascending, without overlap. A slot in no range has no replicas.
     pub ranges: Vec<SlotRange>,
 }
 
-/// One member in a [`Topology`].
+/// One member in a [`ClusterSlots`].
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TopologyNode {
+pub struct SlotNode {
     /// Identity of the node.
     pub id: NodeId,
     /// Address for clients.
@@ -79,9 +79,9 @@ pub struct SlotRange {
     pub start: u16,
     /// Last slot, inclusive.
     pub end: u16,
-    /// Index of the primary in [`Topology::nodes`]. `None` while no node can serve the slots.
+    /// Index of the primary in [`ClusterSlots::nodes`]. `None` while no node can serve the slots.
     pub primary: Option<usize>,
-    /// Indices in [`Topology::nodes`] of the other replicas that hold or receive the slots' writes.
+    /// Indices in [`ClusterSlots::nodes`] of the other replicas that hold or receive the slots' writes.
     pub replicas: Vec<usize>,
 }
 
@@ -216,7 +216,7 @@ pub trait Keyspace: Send + Sync + 'static {
     }
 
     /// Returns the cluster as this node last saw it, for a client that connected to the address `local`.
-    fn topology(&self, local: Option<IpAddr>) -> Topology;
+    fn cluster_slots(&self, local: Option<IpAddr>) -> ClusterSlots;
 
     /// Returns the JSON answer to a `CASK.*` command, for a client that connected to the address `local`.
     ///
@@ -228,11 +228,11 @@ pub trait Keyspace: Send + Sync + 'static {
     fn store(&self) -> (EngineStats, Option<TaskStatus>);
 
     /// Returns counts of damage found in the node's store, and of restored records.
-    fn healing(&self) -> HealFigures;
+    fn healing(&self) -> HealStats;
 
     /// Returns statistics of the node's peer network.
-    fn peers(&self) -> PeerFigures {
-        PeerFigures::default()
+    fn peers(&self) -> PeerStats {
+        PeerStats::default()
     }
 
     /// Returns the node's settings by name, for `CONFIG GET` and `INFO`.

@@ -1,4 +1,4 @@
-//! Limits of the resources that clients may use: one set for all front ends together.
+//! ClientLimits of the resources that clients may use: one set for all front ends together.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,10 +9,10 @@ use crate::config::Settings;
 /// a reply beyond the largest value.
 const OVERHEAD_BYTES: usize = 16 << 20;
 
-/// Limits of connections, memory and pipelines. `connections_max` and `idle_s` can change while the node
-/// runs.
+/// ClientLimits of connections, memory and pipelines. `connections_max` and `idle_s` can change while the
+/// node runs.
 #[derive(Debug)]
-pub struct Limits {
+pub struct ClientLimits {
     /// Maximum number of open connections.
     pub connections_max: AtomicU64,
     /// Data files that the node keeps open besides the connections.
@@ -33,13 +33,13 @@ pub struct Limits {
     pub(super) buffer_bytes: AtomicU64,
 }
 
-impl Default for Limits {
+impl Default for ClientLimits {
     fn default() -> Self {
         Self::from_settings(&Settings::default())
     }
 }
 
-impl Limits {
+impl ClientLimits {
     /// Creates the limits that the settings specify.
     pub fn from_settings(settings: &Settings) -> Self {
         Self {

@@ -3,8 +3,8 @@
 
 pub mod accept;
 pub mod clients;
+mod connection_memory;
 pub mod flush;
-mod footprint;
 pub mod keyspace;
 pub mod limits;
 pub mod memcached;

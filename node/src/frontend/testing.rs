@@ -15,9 +15,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-use super::accept::Door;
-use super::keyspace::{AdminRequest, Keyspace, Topology};
-use super::limits::Limits;
+use super::accept::FrontEndContext;
+use super::keyspace::{AdminRequest, ClusterSlots, Keyspace};
+use super::limits::ClientLimits;
 use super::security::Security;
 use crate::clock::wall_ms;
 use crate::data::{KeyRange, KeysInOrder};
@@ -46,7 +46,7 @@ impl Memory {
         let version = self.versions.fetch_add(1, Ordering::Relaxed) + 1;
         let at = At { now_ms: wall_ms(), version, value_bytes_max: self.value_bytes_max as u64 };
         let (effects, outcome) = match &operation.action {
-            Action::Together(transaction) => {
+            Action::Transaction(transaction) => {
                 let read = |key: &Bytes| Ok::<_, Infallible>(entries.get(key).cloned());
                 let Ok(Concluded { effects, outcome }) = conclude(transaction, &at, read);
                 (effects, outcome)
@@ -120,16 +120,16 @@ impl Keyspace for Memory {
         Box::pin(async move { Ok(count) })
     }
 
-    fn topology(&self, _: Option<IpAddr>) -> Topology {
-        Topology { node: NodeId::from_bytes([1; 32]), epoch: 1, nodes: Vec::new(), ranges: Vec::new() }
+    fn cluster_slots(&self, _: Option<IpAddr>) -> ClusterSlots {
+        ClusterSlots { node: NodeId::from_bytes([1; 32]), epoch: 1, nodes: Vec::new(), ranges: Vec::new() }
     }
 
     fn admin(&self, _: AdminRequest, _: Option<IpAddr>) -> BoxFuture<'_, Result<String, String>> {
         Box::pin(async { Err("not in this test".to_owned()) })
     }
 
-    fn healing(&self) -> crate::api::HealFigures {
-        crate::api::HealFigures::default()
+    fn healing(&self) -> crate::api::HealStats {
+        crate::api::HealStats::default()
     }
 
     fn store(&self) -> (caskade_engine::EngineStats, Option<caskade_engine::TaskStatus>) {
@@ -149,8 +149,8 @@ fn begin(key: &[u8]) -> u64 {
 }
 
 /// Creates the shared state of a front end that admits everybody.
-pub(super) fn door(limits: Limits) -> Door {
-    Door { stats: Arc::default(), limits: Arc::new(limits), security: Security::open() }
+pub(super) fn door(limits: ClientLimits) -> FrontEndContext {
+    FrontEndContext { stats: Arc::default(), limits: Arc::new(limits), security: Security::open() }
 }
 
 /// Listens on a free port.

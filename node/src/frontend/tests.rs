@@ -14,8 +14,8 @@ use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::accept::Door;
-use super::limits::Limits;
+use super::accept::FrontEndContext;
+use super::limits::ClientLimits;
 use super::security::Security;
 use super::testing::{self, Memory};
 use super::tls::{ClientCertificates, Tls, TlsFiles};
@@ -33,7 +33,7 @@ struct Served {
 }
 
 impl Served {
-    async fn start(limits: Limits) -> Self {
+    async fn start(limits: ClientLimits) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
         let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
@@ -49,7 +49,7 @@ impl Served {
             .with_no_client_auth();
         let memory = Arc::new(Memory::of_values_to(limits.value_bytes_max));
         let security = Security { tls: Some(Tls::load(files).unwrap()), ..Security::open() };
-        let door = Door { security, ..testing::door(limits) };
+        let door = FrontEndContext { security, ..testing::door(limits) };
         let (stop, stopping) = watch::channel(false);
         let (listener, redis) = testing::listen().await;
         tokio::spawn(resp::Server::new(memory.clone(), door.clone()).run(listener, stopping.clone()));
@@ -93,7 +93,7 @@ async fn ask(stream: &mut TlsStream<TcpStream>, request: &str, reply: &str) {
 
 #[tokio::test]
 async fn connections_over_tls_end_with_a_close_notify() {
-    let served = Served::start(Limits::default()).await;
+    let served = Served::start(ClientLimits::default()).await;
     let (redis, memcached) = (served.redis, served.memcached);
     assert_eq!(served.until_end(redis, "PING\r\nQUIT\r\n").await, "+PONG\r\n+OK\r\n");
     let refused = served.until_end(redis, "*x\r\n").await;
@@ -129,7 +129,7 @@ async fn connections_over_tls_end_with_a_close_notify() {
 
 #[tokio::test]
 async fn one_client_too_many_gets_the_error_over_tls() {
-    let served = Served::start(Limits { connections_max: 1.into(), ..Limits::default() }).await;
+    let served = Served::start(ClientLimits { connections_max: 1.into(), ..ClientLimits::default() }).await;
     let mut first = served.connect(served.redis).await;
     ask(&mut first, "PING\r\n", "+PONG\r\n").await;
     assert_eq!(served.until_end(served.redis, "").await, "-ERR max number of clients reached\r\n");
@@ -147,7 +147,7 @@ async fn one_client_too_many_gets_the_error_over_tls() {
 
 #[tokio::test]
 async fn large_input_over_its_bound_ends_with_a_close_notify() {
-    let limits = Limits { buffer_bytes_max: 1, ..Limits::default() };
+    let limits = ClientLimits { buffer_bytes_max: 1, ..ClientLimits::default() };
     let served = Served::start(limits).await;
     let mut stream = served.connect(served.redis).await;
     let begin = format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1000000\r\n{}", "v".repeat(100_000));

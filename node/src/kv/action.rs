@@ -162,8 +162,8 @@ pub enum Action {
     /// [`Outcome::Integers`](super::Outcome::Integers).
     Fields(Vec<Field>),
     /// Several actions on keys of this key's slot, as one. Answers
-    /// [`Outcome::Together`](super::Outcome::Together).
-    Together(Transaction),
+    /// [`Outcome::Transaction`](super::Outcome::Transaction).
+    Transaction(Transaction),
 }
 
 /// Condition for setting an expiry.
@@ -202,7 +202,7 @@ impl Action {
             | Self::FindBit { .. } => false,
             Self::IfVersion(_, action) => action.writes(),
             Self::Fields(fields) => fields.iter().any(Field::writes),
-            Self::Together(transaction) => transaction.writes(),
+            Self::Transaction(transaction) => transaction.writes(),
             _ => true,
         }
     }
@@ -247,7 +247,7 @@ impl Action {
             | Self::AddFloat(value) => value.len() as u64,
             Self::IfVersion(_, action) => action.bytes(),
             Self::Fields(fields) => size_of_val(fields.as_slice()) as u64,
-            Self::Together(transaction) => transaction.bytes(),
+            Self::Transaction(transaction) => transaction.bytes(),
             _ => 0,
         }
     }

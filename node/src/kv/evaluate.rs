@@ -96,7 +96,7 @@ pub fn evaluate(action: &Action, current: Option<&Entry>, at: &At) -> Evaluated 
             Some(_) => bits::find(bytes, *bit, *range, *bounded).map_or(-1, place),
         }),
         Action::Fields(fields) => carry_out(fields, live, at)?,
-        Action::Together(_) => return Err(ActionError::Impossible),
+        Action::Transaction(_) => return Err(ActionError::Impossible),
     })
 }
 

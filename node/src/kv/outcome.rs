@@ -67,7 +67,7 @@ pub enum Outcome {
     /// The key is absent, and the action needs it; nothing was written.
     Absent,
     /// To a transaction: the result of each step. `None`: a watched key had changed, so nothing was done.
-    Together(Option<Vec<Result<Outcome, ActionError>>>),
+    Transaction(Option<Vec<Result<Outcome, ActionError>>>),
 }
 
 impl Outcome {
@@ -77,7 +77,7 @@ impl Outcome {
             Self::Entry(Some(entry)) | Self::Set { old: Some(entry), .. } => entry.value.len(),
             Self::Value(Some(value)) => value.len(),
             Self::Integers(numbers) => size_of_val(numbers.as_slice()),
-            Self::Together(Some(outcomes)) => outcomes.iter().flatten().map(Self::bytes).sum(),
+            Self::Transaction(Some(outcomes)) => outcomes.iter().flatten().map(Self::bytes).sum(),
             _ => 0,
         }
     }

@@ -114,7 +114,7 @@ pub struct Concluded {
     /// The records to write, each key once. Their versions are consecutive, from `at.version` of [`conclude`]
     /// on.
     pub effects: Vec<(Bytes, Effect)>,
-    /// The answer: [`Outcome::Together`].
+    /// The answer: [`Outcome::Transaction`].
     pub outcome: Outcome,
 }
 
@@ -273,7 +273,7 @@ impl<E, R: FnMut(&Bytes) -> Result<Option<Entry>, E>> Run<R> {
         };
         let effects = self.written.iter().map(|key| (key.clone(), effect(key))).collect();
         self.written.clear();
-        Concluded { effects, outcome: Outcome::Together(outcomes) }
+        Concluded { effects, outcome: Outcome::Transaction(outcomes) }
     }
 }
 
@@ -332,7 +332,7 @@ mod tests {
                 Effect::Nothing => panic!("a transaction lists only keys that it writes"),
             }
         }
-        let Outcome::Together(outcomes) = outcome else { panic!("{outcome:?}") };
+        let Outcome::Transaction(outcomes) = outcome else { panic!("{outcome:?}") };
         outcomes
     }
 

@@ -27,7 +27,7 @@ use libp2p::identity::Keypair;
 use libp2p::{PeerId, noise};
 use sha2::Sha256;
 
-use super::door;
+use super::pending_admissions;
 use crate::identity::ClusterSecret;
 
 /// Names Noise and the handshake above, so that the negotiation with a peer of another version fails.
@@ -233,11 +233,11 @@ impl UpgradeInfo for Admission {
 
 type Upgrading<T> = Pin<Box<dyn Future<Output = Result<(PeerId, noise::Output<T>), AdmissionError>> + Send>>;
 
-/// Limits the time of an upgrade.
+/// NetLimits the time of an upgrade.
 async fn bounded<O>(upgrade: impl Future<Output = Result<O, AdmissionError>>) -> Result<O, AdmissionError> {
     let limit = Duration::from_millis(HANDSHAKE_MS_MAX);
     let admitted = tokio::time::timeout(limit, upgrade).await.unwrap_or(Err(AdmissionError::TimedOut))?;
-    door::admit();
+    pending_admissions::admit();
     Ok(admitted)
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 
 use super::link::{READ_BYTES, READS_PER_TURN};
 use super::wire::{BODY_BYTES_MAX, FrameReader, FrameWriter, Kind};
-use super::{Class, Limits, Refused, Shared};
+use super::{Class, NetLimits, Refused, Shared};
 use crate::id::NodeId;
 
 /// Sender of the answer to one call. If it is dropped without an answer, the caller gets
@@ -123,12 +123,12 @@ impl Answers {
         !batch.is_empty()
     }
 
-    fn has_room(&self, limits: &Limits) -> bool {
+    fn has_room(&self, limits: &NetLimits) -> bool {
         let state = self.state.lock();
         state.calls < limits.queue_calls_max && state.bytes < limits.queue_bytes_max
     }
 
-    async fn wait_for_room(&self, limits: &Limits) {
+    async fn wait_for_room(&self, limits: &NetLimits) {
         while !self.has_room(limits) {
             self.room.notified().await;
         }

@@ -22,7 +22,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use super::wire::{BODY_BYTES_MAX, FrameReader, FrameWriter, HEADER_BYTES, Kind};
-use super::{CallError, Class, Limits, Refused, Shared};
+use super::{CallError, Class, NetLimits, Refused, Shared};
 use crate::id::NodeId;
 use crate::supervise::contained;
 
@@ -149,7 +149,7 @@ impl Link {
         }
     }
 
-    fn enqueue(&self, limits: &Limits, body: Bytes, done: Done) -> Result<Next, (Done, String)> {
+    fn enqueue(&self, limits: &NetLimits, body: Bytes, done: Done) -> Result<Next, (Done, String)> {
         if body.len() > BODY_BYTES_MAX {
             let why = format!("a call of {} bytes is above the limit of {BODY_BYTES_MAX} bytes", body.len());
             return Err((done, why));

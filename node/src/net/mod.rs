@@ -13,7 +13,6 @@
 mod address;
 mod admission;
 mod answer;
-mod door;
 #[cfg(any(test, feature = "internals"))]
 pub(crate) mod fuzz;
 pub mod gossip;
@@ -21,6 +20,7 @@ mod link;
 mod muxer;
 mod observed;
 mod peers;
+mod pending_admissions;
 mod refusals;
 mod swarm;
 pub mod wire;
@@ -156,9 +156,9 @@ pub trait Handler: Send + Sync + 'static {
     fn on_peer(&self, peer: NodeId, connected: bool);
 }
 
-/// Limits of the memory that the network uses.
+/// NetLimits of the memory that the network uses.
 #[derive(Debug, Clone)]
-pub struct Limits {
+pub struct NetLimits {
     /// Bytes queued for one peer and class, and bytes held of its calls and answers. One more message may
     /// exceed it.
     pub queue_bytes_max: usize,
@@ -171,7 +171,7 @@ pub struct Limits {
     pub admissions_max: u32,
 }
 
-impl Default for Limits {
+impl Default for NetLimits {
     fn default() -> Self {
         Self {
             queue_bytes_max: 128 * 1024 * 1024,
@@ -193,8 +193,8 @@ pub struct NetworkConfig {
     pub secret: Option<ClusterSecret>,
     /// Whether to listen beyond loopback without a secret.
     pub insecure: bool,
-    /// Limits of memory and connections.
-    pub limits: Limits,
+    /// NetLimits of memory and connections.
+    pub limits: NetLimits,
     /// Supervisor of the network's tasks.
     pub supervisor: Supervisor,
 }
@@ -207,7 +207,7 @@ impl NetworkConfig {
             listen,
             secret,
             insecure: false,
-            limits: Limits::default(),
+            limits: NetLimits::default(),
             supervisor: Supervisor::default(),
         }
     }
@@ -300,7 +300,7 @@ const PEER_ADDRESSES_MAX: usize = 8;
 struct Shared {
     local: NodeId,
     handler: Arc<dyn Handler>,
-    limits: Limits,
+    limits: NetLimits,
     counters: Counters,
     refusals: Arc<Refusals>,
     started: Instant,

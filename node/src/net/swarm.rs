@@ -28,8 +28,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::admission::{Admission, AdmissionError, HANDSHAKE_MS_MAX};
-use super::door::{Door, Metered};
 use super::muxer::ClosedAtOnce;
+use super::pending_admissions::{Metered, PendingAdmissions};
 use super::{
     Class, Counters, DialError, Handler, NetError, Network, NetworkConfig, Observed, Refusals, Refused,
     Shared, Stopper, Unresolved, address, answer, gossip, node_of,
@@ -154,7 +154,7 @@ fn build(config: &NetworkConfig) -> Result<Swarm<Behaviour>, String> {
         .map(|(peer, muxer), _| (peer, StreamMuxerBox::new(ClosedAtOnce(muxer))))
         .boxed();
     let admissions_max = config.limits.admissions_max;
-    let transport = Door::new(transport, admissions_max as usize).boxed();
+    let transport = PendingAdmissions::new(transport, admissions_max as usize).boxed();
     let limits = connection_limits::ConnectionLimits::default()
         // Twice the number, because connections that were told to close may not be closed yet.
         .with_max_pending_incoming(Some(admissions_max.saturating_mul(2)))

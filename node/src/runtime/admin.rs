@@ -103,7 +103,7 @@ impl Node {
         let joining = heard.iter().filter(|(node, heard)| {
             let is_fresh = heard.at_ms + REPORT_FRESH_MS > self.host.monotonic_ms();
             // A removed node does not join.
-            state.membership(**node) == Membership::Stranger && is_fresh
+            state.membership(**node) == Membership::Unknown && is_fresh
         });
         nodes.extend(joining.map(|(node, _)| self.node_row(*node, &state, &heard, local)));
         let coordinator = coordinator.map(|node| node.to_string());

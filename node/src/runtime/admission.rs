@@ -4,7 +4,7 @@ use crate::cluster::state::{Announcement, ClusterState, MemberStatus};
 
 /// Registration of an announced incarnation in the committed state.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Standing {
+pub(super) enum Registration {
     /// Registered and up: it may get a lease.
     Up,
     /// Declared down; only a newer incarnation is registered.
@@ -20,12 +20,12 @@ pub(super) enum Standing {
 /// Returns the registration of the announced incarnation. The protocol versions are compared only when an
 /// incarnation is registered, so that a registered one keeps its lease under a coordinator of the next
 /// version.
-pub(super) fn standing(state: &ClusterState, announcement: &Announcement) -> Standing {
+pub(super) fn standing(state: &ClusterState, announcement: &Announcement) -> Registration {
     let Announcement { node, incarnation, .. } = announcement;
     if let Some(member) = state.members.get(node) {
         let registered = member.announcement.incarnation;
         if registered > *incarnation {
-            return Standing::Refused(format!(
+            return Registration::Refused(format!(
                 "start {incarnation} of node {node} is over, start {registered} is registered, at {}: another \
                  process uses a copy of this data directory, or this one was restored from a backup and lacks \
                  the writes acknowledged since. No data was changed. Keep one process of the node; start the \
@@ -38,34 +38,34 @@ pub(super) fn standing(state: &ClusterState, announcement: &Announcement) -> Sta
             // the same process.
             let same = Announcement { store: member.announcement.store, ..announcement.clone() };
             return match member.status {
-                _ if member.announcement != same => Standing::Refused(format!(
+                _ if member.announcement != same => Registration::Refused(format!(
                     "start {incarnation} of node {node} is registered by another process, at {}: a copy of this \
                      data directory is in use there. No data was changed. Keep one process of the node; start \
                      the other with an empty --data-dir: it joins as a new node and receives its share",
                     member.announcement.client_addr
                 )),
-                MemberStatus::Down => Standing::Down,
-                MemberStatus::Up => Standing::Up,
+                MemberStatus::Down => Registration::Down,
+                MemberStatus::Up => Registration::Up,
             };
         }
     }
     if let Some(epoch) = state.removed_in(*node) {
-        return Standing::Removed(format!(
+        return Registration::Removed(format!(
             "node {node} is no member of this cluster since epoch {epoch}: it left, was removed or was replaced. The \
              cluster does not accept the data in its data directory; that data was not changed. To use this machine \
              again, start caskd with --join-afresh: it moves the old data aside and joins as a new node"
         ));
     }
-    if let Err(reason) = state.check_speech(announcement) {
-        return Standing::Refused(reason);
+    if let Err(reason) = state.check_protocol(announcement) {
+        return Registration::Refused(reason);
     }
-    Standing::New
+    Registration::New
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::operations::Operation;
+    use crate::cluster::operations::AdminOperation;
     use crate::cluster::protocol::{PROTOCOL_MAX, PROTOCOL_MIN};
     use crate::cluster::state::{Change, StoreCondition, Verdict};
     use crate::id::{ClusterId, NodeId};
@@ -102,7 +102,7 @@ mod tests {
 
     fn refusal(announcement: &Announcement) -> String {
         match standing(&cluster(), announcement) {
-            Standing::Refused(reason) => reason,
+            Registration::Refused(reason) => reason,
             other => panic!("not refused: {other:?}"),
         }
     }
@@ -132,28 +132,28 @@ mod tests {
         let second = Announcement { node: NodeId::from_bytes([2; 32]), ..announcement(1) };
         state.apply(&[Change::Register(second.clone())]);
         state.apply(&[Change::DeclareDown { node: second.node, incarnation: 1 }]);
-        let operation = Operation::Remove { node: second.node, incarnation: 1, accept_loss: false };
+        let operation = AdminOperation::Remove { node: second.node, incarnation: 1, accept_loss: false };
         let verdicts = state.apply(&[Change::Operate { operation, basis: None }]);
         assert_eq!(verdicts, [Verdict::Applied]);
         match standing(&state, &Announcement { incarnation: 2, ..second }) {
-            Standing::Removed(reason) => assert!(reason.contains("--join-afresh"), "{reason}"),
+            Registration::Removed(reason) => assert!(reason.contains("--join-afresh"), "{reason}"),
             other => panic!("not refused: {other:?}"),
         }
     }
 
     #[test]
     fn registered_incarnation_keeps_its_standing_and_a_newer_one_is_new() {
-        assert_eq!(standing(&cluster(), &announcement(5)), Standing::Up);
-        assert_eq!(standing(&cluster(), &announcement(6)), Standing::New);
+        assert_eq!(standing(&cluster(), &announcement(5)), Registration::Up);
+        assert_eq!(standing(&cluster(), &announcement(6)), Registration::New);
         let mut down = cluster();
         down.apply(&[Change::DeclareDown { node: announcement(5).node, incarnation: 5 }]);
-        assert_eq!(standing(&down, &announcement(5)), Standing::Down);
+        assert_eq!(standing(&down, &announcement(5)), Registration::Down);
     }
 
     #[test]
     fn node_whose_store_was_healed_is_no_other_process() {
         let damaged = Announcement { store: StoreCondition::Damaged, ..announcement(5) };
-        assert_eq!(standing(&cluster(), &damaged), Standing::Up);
+        assert_eq!(standing(&cluster(), &damaged), Registration::Up);
     }
 
     #[test]

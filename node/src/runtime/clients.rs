@@ -9,13 +9,13 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::Node;
-use crate::api::{HealFigures, PeerFigures};
+use crate::api::{HealStats, PeerStats};
 use crate::cluster::state::{ClusterState, Member};
 use crate::cluster::view;
 use crate::config::{self, Redirect};
 use crate::data::{KeyRange, KeysInOrder, Plane};
-use crate::frontend::accept::Door;
-use crate::frontend::keyspace::{AdminRequest, ClientPlace, Keyspace, SlotRange, Topology, TopologyNode};
+use crate::frontend::accept::FrontEndContext;
+use crate::frontend::keyspace::{AdminRequest, ClientPlace, ClusterSlots, Keyspace, SlotNode, SlotRange};
 use crate::frontend::memcached;
 use crate::frontend::resp::Server;
 use crate::frontend::security::Security;
@@ -37,7 +37,7 @@ impl Node {
         stopping: watch::Receiver<bool>,
     ) -> Result<(), String> {
         let door = self.door(security);
-        Server::new(Arc::new(Client(self)), door).run(listener, stopping).await;
+        Server::new(Arc::new(NodeKeyspace(self)), door).run(listener, stopping).await;
         Ok(())
     }
 
@@ -49,12 +49,12 @@ impl Node {
         stopping: watch::Receiver<bool>,
     ) -> Result<(), String> {
         let door = self.door(security);
-        memcached::Server::new(Arc::new(Client(self)), door).run(listener, stopping).await;
+        memcached::Server::new(Arc::new(NodeKeyspace(self)), door).run(listener, stopping).await;
         Ok(())
     }
 
-    fn door(&self, security: Security) -> Door {
-        Door { stats: self.stats.clone(), limits: Arc::clone(&self.client_limits), security }
+    fn door(&self, security: Security) -> FrontEndContext {
+        FrontEndContext { stats: self.stats.clone(), limits: Arc::clone(&self.client_limits), security }
     }
 
     /// Returns the line that reports that the node serves, with its addresses.
@@ -66,14 +66,14 @@ impl Node {
 }
 
 /// A node, shared with its front ends.
-struct Client(Arc<Node>);
+struct NodeKeyspace(Arc<Node>);
 
-impl Client {
-    fn topology_node(&self, state: &ClusterState, member: &Member, local: Option<IpAddr>) -> TopologyNode {
+impl NodeKeyspace {
+    fn topology_node(&self, state: &ClusterState, member: &Member, local: Option<IpAddr>) -> SlotNode {
         let announcement = &member.announcement;
         let peer_port =
             announcement.peer_addrs.first().and_then(|addr| addr.rsplit('/').next()?.parse().ok());
-        TopologyNode {
+        SlotNode {
             id: announcement.node,
             place: self.0.client_place(announcement, local),
             peer_port: peer_port.unwrap_or(0),
@@ -83,7 +83,7 @@ impl Client {
     }
 }
 
-impl Keyspace for Client {
+impl Keyspace for NodeKeyspace {
     fn cluster_ms(&self) -> u64 {
         self.0.plane.cluster_ms()
     }
@@ -139,11 +139,11 @@ impl Keyspace for Client {
         Box::pin(self.0.plane.count_expiring())
     }
 
-    fn topology(&self, local: Option<IpAddr>) -> Topology {
+    fn cluster_slots(&self, local: Option<IpAddr>) -> ClusterSlots {
         let state = self.0.topology.state();
         let members: Vec<_> = state.members.keys().copied().collect();
         let place = |node| members.binary_search(&node).ok();
-        Topology {
+        ClusterSlots {
             node: self.0.id,
             epoch: state.epoch,
             nodes: state.members.values().map(|member| self.topology_node(&state, member, local)).collect(),
@@ -189,11 +189,11 @@ impl Keyspace for Client {
         (engine.stats(), engine.merge_status())
     }
 
-    fn healing(&self) -> HealFigures {
+    fn healing(&self) -> HealStats {
         self.0.plane.heal_figures()
     }
 
-    fn peers(&self) -> PeerFigures {
+    fn peers(&self) -> PeerStats {
         self.0.peer_figures()
     }
 

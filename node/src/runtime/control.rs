@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::generation::Standpoint;
+use super::generation::GenerationReport;
 use crate::cluster::state::{Announcement, Change, Verdict};
 use crate::cluster::takeover::Generation;
 use crate::cluster::time::TimeReport;
@@ -69,11 +69,11 @@ pub(super) enum ControlAnswer {
     /// To `Lease`: like `Refused`, because the node was removed. From version 2 of the protocol on.
     Removed(String),
     /// To `Stand`: the election has begun.
-    Standing,
+    Registration,
     /// To any request: the node is of this generation, the sender of another one.
     OtherGeneration { generation: Generation, reason: String },
     /// To `Compare`.
-    Compared(Standpoint),
+    Compared(GenerationReport),
     /// To `LastConfirmed`: milliseconds from the confirmation to this answer.
     LastConfirmed { age_ms: u64 },
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use futures::future::join_all;
 
 use super::Node;
-use super::admission::{Standing, standing};
+use super::admission::{Registration, standing};
 use super::control::{Control, ControlAnswer};
 use crate::cluster::lease::{LeaseTable, NoLease, latest_confirmation};
 use crate::cluster::state::{Announcement, Change, ClusterState, Member, MemberStatus, Verdict};
@@ -77,7 +77,7 @@ impl Node {
                 self.choose_members().await;
             }
             self.retire_left().await;
-            self.raise_speech().await;
+            self.raise_protocol().await;
         }
     }
 
@@ -165,11 +165,11 @@ impl Node {
         let (node, incarnation) = (announcement.node, announcement.incarnation);
         self.note_time(node, time);
         match standing(&self.topology.state(), &announcement) {
-            Standing::Up => self.grant(node, incarnation),
-            Standing::Down => ControlAnswer::DeclaredDown,
-            Standing::Refused(reason) => ControlAnswer::Refused(reason),
-            Standing::Removed(reason) => ControlAnswer::Removed(reason),
-            Standing::New => {
+            Registration::Up => self.grant(node, incarnation),
+            Registration::Down => ControlAnswer::DeclaredDown,
+            Registration::Refused(reason) => ControlAnswer::Refused(reason),
+            Registration::Removed(reason) => ControlAnswer::Removed(reason),
+            Registration::New => {
                 self.register(announcement);
                 ControlAnswer::NotYet("the node is being registered".into())
             }
@@ -209,7 +209,7 @@ impl Node {
     /// Registers a node known from gossip, if it must be registered.
     pub(super) fn register_heard(self: &Arc<Self>, announcement: &Announcement) {
         match standing(&self.topology.state(), announcement) {
-            Standing::New => self.register(announcement.clone()),
+            Registration::New => self.register(announcement.clone()),
             standing => {
                 tracing::debug!(node = %announcement.node, ?standing, "a report does not lead to a registration")
             }
@@ -227,7 +227,7 @@ impl Node {
             let now_ms = node.host.monotonic_ms();
             node.with_leases(|leases| leases.registered(key.0, key.1, now_ms));
             match node.propose_here(vec![Change::Register(announcement)]).await.as_deref() {
-                Ok([Verdict::Void(reason)]) => {
+                Ok([Verdict::Rejected(reason)]) => {
                     tracing::info!(node = %key.0, reason, "did not register a node; the node retries");
                 }
                 Ok(_) => {}
@@ -367,7 +367,7 @@ impl Node {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::operations::Operation;
+    use crate::cluster::operations::AdminOperation;
     use crate::cluster::samples::announcement;
     use crate::id::ClusterId;
 
@@ -405,7 +405,7 @@ mod tests {
     #[test]
     fn node_that_leaves_does_not_vote_even_if_it_is_founder_and_coordinator() {
         let mut state = cluster();
-        let operation = Operation::Leave { node: NodeId::from_bytes([1; 32]) };
+        let operation = AdminOperation::Leave { node: NodeId::from_bytes([1; 32]) };
         assert_eq!(state.apply(&[Change::Operate { operation, basis: None }]), [Verdict::Applied]);
         assert_eq!(voters(&state, &[1, 2, 3], 1), [2], "two voters are worse than one");
         state.apply(&[Change::Register(announced(4, 100))]);
@@ -418,7 +418,7 @@ mod tests {
         let node = NodeId::from_bytes([2; 32]);
         state.apply(&[Change::Register(announced(4, 100)), Change::DeclareDown { node, incarnation: 1 }]);
         assert_eq!(voters(&state, &[1, 2, 3], 1), [1, 2, 3], "it may return");
-        let operation = Operation::Remove { node, incarnation: 1, accept_loss: true };
+        let operation = AdminOperation::Remove { node, incarnation: 1, accept_loss: true };
         assert_eq!(state.apply(&[Change::Operate { operation, basis: None }]), [Verdict::Applied]);
         assert_eq!(voters(&state, &[1, 2, 3], 1), [1, 3, 4]);
     }

@@ -17,7 +17,7 @@ impl Node {
             self.events.add(Event {
                 time_ms: self.host.wall_ms(),
                 epoch: self.plane.state().epoch,
-                severity: notice.weight.word().to_owned(),
+                severity: notice.severity.word().to_owned(),
                 kind: "store".to_owned(),
                 node: notice.node.to_string(),
                 message: notice.message,

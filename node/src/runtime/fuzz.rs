@@ -44,7 +44,7 @@ pub(crate) fn seeds() -> Vec<(u8, Vec<u8>)> {
     };
     let hand_over = Change::HandOver { partition: 1, term: 2, primary_incarnation: 3 };
     let mut state = ClusterState { epoch: 5, ..ClusterState::default() };
-    state.operations.speech.protocol = 5;
+    state.operations.protocol_version.protocol = 5;
     let report = NodeReport {
         cluster_id: ClusterId::from_bytes([2; 16]),
         announcement: announcement.clone(),

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Node;
 use super::control::{CONTROL_BYTES_MAX, Control, ControlAnswer, ask};
-use super::given_up::{NoteSuperseded, Returning};
+use super::superseded_log::{NoteSuperseded, Returning};
 use crate::cluster::protocol::{PROTOCOL_CLUSTERS, PROTOCOL_TAKEOVER};
 use crate::cluster::state::ClusterState;
 use crate::cluster::takeover::Generation;
@@ -38,11 +38,11 @@ const COMPLAINT_ROUNDS: u32 = 10;
 /// The node follows another topology log after its next start, which should be immediate.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}; start the node again")]
-pub struct BeginsAnew(pub(super) String);
+pub struct RestartRequired(pub(super) String);
 
 /// A node's report about the topology log that it follows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Standpoint {
+pub(super) struct GenerationReport {
     /// Generation of the node's state.
     pub(super) generation: Generation,
     /// Epoch of that state; 0 if the node has no state.
@@ -51,7 +51,7 @@ pub(super) struct Standpoint {
     pub(super) serving: bool,
 }
 
-impl Standpoint {
+impl GenerationReport {
     pub(super) fn of(state: &ClusterState, serving: bool) -> Self {
         Self { generation: state.generation(), epoch: state.epoch, serving }
     }
@@ -89,9 +89,9 @@ fn followed(state: &ClusterState, floor: u32) -> Generation {
 /// them.
 pub(super) fn named(state: &ClusterState, floor: u32, question: Control) -> Control {
     let mine = followed(state, floor);
-    let is_read = mine.number > 0 || state.speech().protocol >= PROTOCOL_TAKEOVER;
+    let is_read = mine.number > 0 || state.protocol_version().protocol >= PROTOCOL_TAKEOVER;
     let question = if is_read { Control::Of(mine, wire::encode(&question).into()) } else { question };
-    match state.speech().protocol >= PROTOCOL_CLUSTERS {
+    match state.protocol_version().protocol >= PROTOCOL_CLUSTERS {
         true => Control::In(state.cluster_id, wire::encode(&question).into()),
         false => question,
     }
@@ -159,7 +159,7 @@ fn refusal(mine: Generation, theirs: Generation, relation: Relation) -> String {
 pub fn answer_early(state: &ClusterState, body: &[u8]) -> Option<Bytes> {
     let question = wire::decode::<Control, CONTROL_BYTES_MAX>(body).ok().and_then(|q| unnamed(q).ok());
     let Some(Unnamed { question: Control::Compare, .. }) = question else { return None };
-    Some(wire::encode(&ControlAnswer::Compared(Standpoint::of(state, false))).into())
+    Some(wire::encode(&ControlAnswer::Compared(GenerationReport::of(state, false))).into())
 }
 
 impl Node {
@@ -236,11 +236,11 @@ impl Node {
         if let Err(error) = give_up(&self.note_superseded, &self.topology.state(), newer, Some(from)) {
             return self.refuse(&format!("{reason}. But this cannot be recorded on disk: {error:#}"));
         }
-        self.begin_anew(&reason);
+        self.request_restart(&reason);
     }
 
     /// Makes this process serve nothing more; its supervisor must start the node again at once.
-    pub(super) fn begin_anew(&self, reason: &str) {
+    pub(super) fn request_restart(&self, reason: &str) {
         self.anew.store(true, Ordering::Release);
         self.refuse(reason);
     }
@@ -281,7 +281,7 @@ pub async fn compare(
 ) -> anyhow::Result<bool> {
     let may_have = |node: &&NodeId| **node != own && state.may_have_taken_over(**node);
     let mut unheard: BTreeSet<NodeId> = state.members.keys().filter(may_have).copied().collect();
-    let unasked = state.speech().protocol < PROTOCOL_TAKEOVER || planted(Mutation::ServeUncompared);
+    let unasked = state.protocol_version().protocol < PROTOCOL_TAKEOVER || planted(Mutation::ServeUncompared);
     if unheard.is_empty() || unasked {
         return Ok(false);
     }
@@ -358,11 +358,11 @@ mod tests {
     fn question_names_its_generation_once_all_members_can_read_that() {
         let mut state = ClusterState { epoch: 5, ..ClusterState::default() };
         assert!(matches!(named(&state, 0, Control::Hello), Control::Hello));
-        state.operations.speech.protocol = PROTOCOL_TAKEOVER;
+        state.operations.protocol_version.protocol = PROTOCOL_TAKEOVER;
         let Unnamed { cluster, generation, question } = unnamed(named(&state, 0, Control::Hello)).unwrap();
         assert!(matches!((generation, question), (Some(Generation { number: 0, by: None }), Control::Hello)));
         assert_eq!(cluster, None);
-        state.operations.speech.protocol = PROTOCOL_CLUSTERS;
+        state.operations.protocol_version.protocol = PROTOCOL_CLUSTERS;
         state.cluster_id = ClusterId::from_bytes([7; 16]);
         let read = unnamed(named(&state, 0, Control::Hello)).unwrap();
         assert_eq!((read.cluster, read.generation.is_some()), (Some(state.cluster_id), true));

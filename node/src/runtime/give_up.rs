@@ -46,7 +46,7 @@ impl Node {
         confirmation: Option<&str>,
     ) -> Result<GiveUpAnswer, String> {
         let (state, named) = (self.topology.state(), parse(partitions)?);
-        if state.speech().features & FEATURE_GIVE_UP == 0 {
+        if state.protocol_version().features & FEATURE_GIVE_UP == 0 {
             return Err("not all members can give up partitions: nothing was changed. Upgrade every node \
                         (`caskctl nodes --wide` shows their builds)"
                 .to_owned());
@@ -129,7 +129,8 @@ impl Node {
         }
         // Apply the change as the coordinator will, so that the preview shows the result of the commit.
         let mut after = state.clone();
-        if let Some(Verdict::Void(reason)) = after.apply(&[Change::GiveUp(losses.clone())]).into_iter().next()
+        if let Some(Verdict::Rejected(reason)) =
+            after.apply(&[Change::GiveUp(losses.clone())]).into_iter().next()
         {
             return Err(format!("nothing was changed: {reason}"));
         }
@@ -206,7 +207,7 @@ impl Node {
             .first()
         {
             Some(Verdict::Applied) => {}
-            Some(Verdict::Void(reason)) => return Err(format!("nothing was changed: {reason}")),
+            Some(Verdict::Rejected(reason)) => return Err(format!("nothing was changed: {reason}")),
             None => return Err("the coordinator gave no verdict; ask again what is lost".to_owned()),
         }
         let mut states = self.topology.watch();

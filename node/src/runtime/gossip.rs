@@ -1,7 +1,7 @@
 //! Reports: this node's gossip about itself every second, and the reports it has received from other nodes.
 //!
 //! For any size of the cluster and any changes, no node receives more than [`HEARD_PER_S_MAX`] reports a
-//! second on average: see [`Rhythm`].
+//! second on average: see [`ReportSchedule`].
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ impl Reports {
 /// Time of a node's next report. The nodes of a large cluster learn of a change, or start, at the same time,
 /// but report at different times: each node's pause is derived from its id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Rhythm {
+struct ReportSchedule {
     /// Time until the next report if nothing changes.
     pause_ms: u64,
     /// Shortest time from the last report to one about a change; `None` if changes wait for the regular
@@ -66,7 +66,7 @@ struct Rhythm {
     gap_ms: Option<u64>,
 }
 
-impl Rhythm {
+impl ReportSchedule {
     /// Returns the schedule of a node's report with this number, in a cluster of `members`.
     fn of(members: u64, node: NodeId, number: u64) -> Self {
         let spacing_ms = members * 1000 / HEARD_PER_S_MAX;
@@ -91,7 +91,7 @@ impl Node {
             // reported at once.
             let members = states.borrow().members.len() as u64;
             let begun_ms = self.host.monotonic_ms();
-            let Rhythm { pause_ms, gap_ms } = Rhythm::of(members, self.id, number);
+            let ReportSchedule { pause_ms, gap_ms } = ReportSchedule::of(members, self.id, number);
             let pause = tokio::time::sleep(Duration::from_millis(pause_ms));
             let changed = async {
                 match gap_ms {
@@ -183,16 +183,19 @@ mod tests {
     #[test]
     fn small_clusters_report_every_second_and_at_once_when_something_changed() {
         for members in [0, 1, 3, 5] {
-            assert_eq!(Rhythm::of(members, node(1), 7), Rhythm { pause_ms: 1000, gap_ms: Some(100) });
+            assert_eq!(
+                ReportSchedule::of(members, node(1), 7),
+                ReportSchedule { pause_ms: 1000, gap_ms: Some(100) }
+            );
         }
     }
 
     #[test]
     fn no_node_hears_more_than_fifty_reports_a_second_whatever_changes() {
         for members in [3_u64, 5, 20, 49, 50, 200, 1000, 4000] {
-            let shortest_ms = |rhythm: Rhythm| rhythm.gap_ms.unwrap_or(rhythm.pause_ms);
-            let all =
-                (0..members).flat_map(|n| (1..=20).map(move |number| Rhythm::of(members, node(n), number)));
+            let shortest_ms = |rhythm: ReportSchedule| rhythm.gap_ms.unwrap_or(rhythm.pause_ms);
+            let all = (0..members)
+                .flat_map(|n| (1..=20).map(move |number| ReportSchedule::of(members, node(n), number)));
             let sum: u64 = all.map(shortest_ms).sum();
             let heard_per_s = members as f64 * 1000.0 / (sum as f64 / (members * 20) as f64);
             assert!(
@@ -206,7 +209,7 @@ mod tests {
     fn nodes_that_start_at_one_time_report_at_different_times() {
         let mut in_second = [0; 20];
         for n in 0..1000 {
-            in_second[(Rhythm::of(1000, node(n), 0).pause_ms / 1000) as usize] += 1;
+            in_second[(ReportSchedule::of(1000, node(n), 0).pause_ms / 1000) as usize] += 1;
         }
         assert!(in_second.iter().all(|reports| (20..=100).contains(reports)), "{in_second:?}");
     }

@@ -24,12 +24,12 @@ const COMPLAINT_PAUSE_MS: u64 = 10_000;
 
 /// Schedule of the log lines about a missing lease.
 #[derive(Debug, Default)]
-struct Complaints {
+struct LeaseWarnings {
     /// Earliest time of the next log line; `None` while the node has a lease.
     not_before_ms: Option<u64>,
 }
 
-impl Complaints {
+impl LeaseWarnings {
     /// Takes the reason why the node has no lease, or `None` if it has one; returns the reason if a log line
     /// is due.
     fn due(&mut self, reason: Option<String>, now_ms: u64) -> Option<String> {
@@ -46,7 +46,7 @@ impl Complaints {
 }
 
 /// Returns the text for clients and operators while the node has no lease.
-fn plight(state: &ClusterState, node: NodeId, reason: &str) -> String {
+fn no_lease_reason(state: &ClusterState, node: NodeId, reason: &str) -> String {
     format!(
         "Node {} has no lease: {reason}. It serves only reads of connections that sent READONLY; they may be \
          stale. If the nodes that are down can be started, start them{}",
@@ -63,7 +63,7 @@ fn plight(state: &ClusterState, node: NodeId, reason: &str) -> String {
 impl Node {
     /// Renews the lease as long as the node runs, or until the coordinator refuses it for good.
     pub(super) async fn run_lease(self: Arc<Self>) {
-        let mut complaints = Complaints::default();
+        let mut complaints = LeaseWarnings::default();
         let mut since_ms = self.host.monotonic_ms();
         while self.refusal.borrow().is_none() {
             let renewed = self.try_renew().await;
@@ -73,14 +73,18 @@ impl Node {
             };
             if renewed.is_ok() {
                 since_ms = self.host.monotonic_ms();
-                self.plane.set_plight(None);
+                self.plane.set_no_lease_reason(None);
             }
             if let Some(reason) = complaints.due(renewed.err(), self.host.monotonic_ms()) {
                 tracing::error!(
                     reason,
                     "no lease for 5 s: this node serves none of its partitions; it asks the coordinator every 100 ms"
                 );
-                self.plane.set_plight(Some(plight(&self.topology.state(), self.id, &reason)));
+                self.plane.set_no_lease_reason(Some(no_lease_reason(
+                    &self.topology.state(),
+                    self.id,
+                    &reason,
+                )));
             }
             self.take_over_if_due(since_ms).await;
             tokio::time::sleep(pause).await;
@@ -222,7 +226,7 @@ mod tests {
 
     #[test]
     fn reason_for_a_missing_lease_is_logged_after_5_s_and_then_every_10_s() {
-        let mut complaints = Complaints::default();
+        let mut complaints = LeaseWarnings::default();
         let mut due = |now_ms| complaints.due(Some("why".into()), now_ms).is_some();
         assert!(!due(100) && !due(5099));
         assert!(due(5100), "five seconds without a lease");

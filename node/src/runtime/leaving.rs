@@ -137,7 +137,7 @@ impl Node {
 
     async fn ask_to_stand(self: &Arc<Self>, voter: NodeId) {
         match self.ask(voter, Control::Stand, CANDIDACY_TIMEOUT).await {
-            Ok(ControlAnswer::Standing) => {}
+            Ok(ControlAnswer::Registration) => {}
             other => tracing::debug!(%voter, ?other, "a voter did not stand for election"),
         }
     }
@@ -148,7 +148,7 @@ impl Node {
             return ControlAnswer::NotCoordinator(self.topology.coordinator());
         }
         match self.topology.stand_for_election().await {
-            Ok(()) => ControlAnswer::Standing,
+            Ok(()) => ControlAnswer::Registration,
             Err(error) => ControlAnswer::Failed(error.to_string()),
         }
     }

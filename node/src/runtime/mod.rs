@@ -3,7 +3,7 @@
 mod addresses;
 mod admin;
 mod admission;
-mod afresh;
+mod authorize;
 mod bootstrap;
 mod clients;
 mod cluster_time;
@@ -11,12 +11,11 @@ mod control;
 mod disk;
 mod duties;
 mod events;
-mod figures;
+mod from_settings;
 #[cfg(any(test, feature = "internals"))]
 pub(crate) mod fuzz;
 mod generation;
 mod give_up;
-mod given_up;
 mod gossip;
 mod join;
 mod last_words;
@@ -26,12 +25,13 @@ mod node_operations;
 mod operations;
 mod private;
 mod proposer;
+mod protocol_version;
+mod rejoin_as_new;
 pub mod reload;
-mod speech;
 mod states;
 mod stopping;
 mod store;
-mod strangers;
+mod superseded_log;
 mod takeover;
 mod wiring;
 
@@ -53,17 +53,17 @@ use self::addresses::{client_addr, peer_addrs};
 use self::bootstrap::HeardAddrs;
 use self::control::{CONTROL_BYTES_MAX, Control, ControlAnswer};
 use self::events::EventLog;
-use self::figures::{limits, network_config};
-pub use self::generation::{BeginsAnew, answer_early, compare};
+use self::from_settings::{limits, network_config};
+pub use self::generation::{RestartRequired, answer_early, compare};
 use self::generation::{Unnamed, unnamed};
-pub use self::given_up::{NoteSuperseded, Returning};
 use self::gossip::Reports;
 pub use self::join::JoinError;
 pub use self::last_words::note_last_words;
 use self::proposer::Batch;
-pub use self::speech::spoken;
+pub use self::protocol_version::spoken;
 use self::stopping::Stopping;
 use self::store::{Past, Store, condition as store_condition};
+pub use self::superseded_log::{NoteSuperseded, Returning};
 use self::wiring::{Inbound, LogTransport};
 use crate::cluster::lease::LeaseTable;
 use crate::cluster::protocol::PROTOCOL_OPERATIONS;
@@ -71,7 +71,7 @@ use crate::cluster::state::{Announcement, Change};
 use crate::cluster::time::TimeKeeper;
 use crate::config::Settings;
 use crate::data::{self, DamageFound, Plane};
-use crate::frontend::limits::Limits;
+use crate::frontend::limits::ClientLimits;
 use crate::frontend::stats::Stats;
 use crate::host::Host;
 use crate::id::{ClusterId, Epoch, Incarnation, NodeId};
@@ -153,7 +153,7 @@ pub struct Node {
     topology: Arc<dyn Agreement>,
     plane: Arc<Plane>,
     stats: Arc<Stats>,
-    client_limits: Arc<Limits>,
+    client_limits: Arc<ClientLimits>,
     /// The settings as CONFIG GET shows them: operators can change a few while the node runs.
     shown_settings: ArcSwap<Settings>,
     reports: Reports,
@@ -199,8 +199,8 @@ impl Node {
     /// that an operator can query the node, or start a takeover.
     ///
     /// # Errors
-    /// The reason why the node cannot start, and the remedy; [`BeginsAnew`] if the remedy is a start in a new
-    /// process.
+    /// The reason why the node cannot start, and the remedy; [`RestartRequired`] if the remedy is a start in
+    /// a new process.
     pub async fn start(
         settings: Settings,
         listener: &TcpListener,
@@ -210,11 +210,11 @@ impl Node {
             return Self::start_once(settings, listener, supervisor).await;
         }
         let (data_dir, bootstrap) = (settings.data_dir.clone(), settings.bootstrap.clone());
-        afresh::move_aside(&data_dir, &bootstrap)?;
+        rejoin_as_new::move_aside(&data_dir, &bootstrap)?;
         match Self::start_once(settings.clone(), listener, supervisor).await {
             // The coordinator has only just reported the removal.
-            Err(_) if afresh::was_removed(&data_dir) => {
-                afresh::move_aside(&data_dir, &bootstrap)?;
+            Err(_) if rejoin_as_new::was_removed(&data_dir) => {
+                rejoin_as_new::move_aside(&data_dir, &bootstrap)?;
                 supervisor.watch_again();
                 Self::start_once(settings, listener, supervisor).await
             }
@@ -235,11 +235,11 @@ impl Node {
             )
         })?;
         private::tighten(&data_dir);
-        given_up::settle(&data_dir)?;
-        let returning = given_up::returning(&data_dir)?;
+        superseded_log::settle(&data_dir)?;
+        let returning = superseded_log::returning(&data_dir)?;
         let generation_floor = returning.as_ref().map_or(0, |returning| returning.generation);
         let secret = settings.cluster_secret_file.as_deref().map(ClusterSecret::load).transpose()?;
-        let options = figures::engine_options(&settings, supervisor);
+        let options = from_settings::engine_options(&settings, supervisor);
         let (engine, damage) = store::open(options.clone(), &data_dir)?;
         let mut identity = Identity::load_or_create(&data_dir)?;
         let store = Store::new(&options, &data_dir, identity.node, &engine);
@@ -287,7 +287,7 @@ impl Node {
             generation_floor,
             note_superseded: {
                 let data_dir = data_dir.clone();
-                Box::new(move |returning| given_up::note(&data_dir, returning))
+                Box::new(move |returning| superseded_log::note(&data_dir, returning))
             },
         };
         let node = Self::assemble(parts, |node| drop(inbound.node.set(node)));
@@ -304,7 +304,7 @@ impl Node {
             ended = supervisor.ended() => return Err(ended.into()),
         };
         node.stop().await;
-        Err(if node.begins_anew() { BeginsAnew(refusal).into() } else { anyhow::anyhow!(refusal) })
+        Err(if node.begins_anew() { RestartRequired(refusal).into() } else { anyhow::anyhow!(refusal) })
     }
 
     /// Assembles a node and starts its loops. `wire` receives the node before they run: from then on, peers'
@@ -331,7 +331,7 @@ impl Node {
             incarnation: AtomicU64::new(parts.incarnation),
             returned: Notify::new(),
             incarnations: Mutex::new(parts.next_incarnation),
-            client_limits: Arc::new(Limits::from_settings(&settings)),
+            client_limits: Arc::new(ClientLimits::from_settings(&settings)),
             shown_settings: ArcSwap::from_pointee(settings.clone()),
             settings,
             peer_addrs: parts.peer_addrs,
@@ -422,7 +422,7 @@ impl Node {
                 );
                 return std::future::pending().await;
             }
-            self.plane.tell_merged();
+            self.plane.report_merged();
             self.tell_notices();
             if rounds.is_multiple_of(CLEAN_ROUNDS) {
                 self.plane.mark_clean_partitions();
@@ -644,7 +644,7 @@ async fn join_cluster(
         store.claim(state.cluster_id, Past::Member)?;
         if !settings.serve_alone && votes_alone(topology, identity.node).await {
             let data_dir = settings.data_dir.clone();
-            let note: NoteSuperseded = Box::new(move |returning| given_up::note(&data_dir, returning));
+            let note: NoteSuperseded = Box::new(move |returning| superseded_log::note(&data_dir, returning));
             let peers = network.peers();
             let newer = tokio::select! {
                 biased;
@@ -653,7 +653,7 @@ async fn join_cluster(
                 never = bootstrap::keep_connected(network, &settings.bootstrap) => match never {},
             };
             if newer {
-                return Err(BeginsAnew(
+                return Err(RestartRequired(
                     "another node took over: this one returns under the newer generation".to_owned(),
                 )
                 .into());

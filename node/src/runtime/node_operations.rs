@@ -54,7 +54,7 @@ impl Node {
     async fn commit_one(self: &Arc<Self>, change: Change) -> Result<(), String> {
         match self.propose(vec![change]).await?.as_slice() {
             [Verdict::Applied] => Ok(()),
-            [Verdict::Void(reason)] => Err(format!("{reason}; nothing was changed")),
+            [Verdict::Rejected(reason)] => Err(format!("{reason}; nothing was changed")),
             verdicts => Err(format!("the coordinator answered {} verdicts to one change", verdicts.len())),
         }
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::Node;
 use super::duties::retirable;
 use crate::api::{PlanAnswer, PlanPreview};
-use crate::cluster::operations::{Basis, Operation};
+use crate::cluster::operations::{AdminOperation, Basis};
 use crate::cluster::plan::{self, Question};
 use crate::cluster::protocol::PROTOCOL_OPERATIONS;
 use crate::cluster::state::{Change, ClusterState, Verdict};
@@ -66,7 +66,7 @@ impl Node {
 
     async fn commit_change(self: &Arc<Self>, change: Change, message: &str) -> Result<PlanAnswer, String> {
         let state = self.topology.state();
-        let used = state.speech().protocol;
+        let used = state.protocol_version().protocol;
         if used < PROTOCOL_OPERATIONS {
             return Err(format!(
                 "the cluster uses version {used} of the peer protocol, and version {PROTOCOL_OPERATIONS} is \
@@ -79,7 +79,7 @@ impl Node {
             .first()
         {
             Some(Verdict::Applied) => {}
-            Some(Verdict::Void(reason)) => return Err(format!("nothing was changed: {reason}")),
+            Some(Verdict::Rejected(reason)) => return Err(format!("nothing was changed: {reason}")),
             None => return Err("the coordinator gave no verdict; ask `caskctl plan status`".to_owned()),
         }
         let mut states = self.topology.watch();
@@ -145,15 +145,15 @@ fn describe(question: &Question) -> String {
     match question {
         Question::Join { weight, zone } => format!("JOIN WEIGHT {weight} ZONE '{zone}'"),
         Question::Operation(operation) => match operation {
-            Operation::Leave { node } => format!("LEAVE {node}"),
-            Operation::Remove { node, accept_loss, .. } => format!("REMOVE {node}{}", loss(accept_loss)),
-            Operation::Replace { old, new, accept_loss } => {
+            AdminOperation::Leave { node } => format!("LEAVE {node}"),
+            AdminOperation::Remove { node, accept_loss, .. } => format!("REMOVE {node}{}", loss(accept_loss)),
+            AdminOperation::Replace { old, new, accept_loss } => {
                 format!("REPLACE {old} {new}{}", loss(accept_loss))
             }
-            Operation::SetWeight { node, weight } => format!("WEIGHT {node} {weight}"),
-            Operation::SetZone { node, zone } => format!("ZONE {node} '{zone}'"),
-            Operation::SetReplicas { copies } => format!("REPLICAS {copies}"),
-            Operation::Rebalance => "REBALANCE".to_owned(),
+            AdminOperation::SetWeight { node, weight } => format!("WEIGHT {node} {weight}"),
+            AdminOperation::SetZone { node, zone } => format!("ZONE {node} '{zone}'"),
+            AdminOperation::SetReplicas { copies } => format!("REPLICAS {copies}"),
+            AdminOperation::Rebalance => "REBALANCE".to_owned(),
         },
     }
 }
@@ -173,7 +173,7 @@ fn parse(state: &ClusterState, words: &[String]) -> Result<Request, String> {
         ("AUTO", [word]) if is(word, "ON") => Ok(Request::Auto(true)),
         ("AUTO", [word]) if is(word, "OFF") => Ok(Request::Auto(false)),
         ("JOIN", options) => parse_join(options),
-        ("LEAVE", [node]) => operation(Operation::Leave { node: member(state, node)? }),
+        ("LEAVE", [node]) => operation(AdminOperation::Leave { node: member(state, node)? }),
         ("REMOVE", [node]) => operation(removal(state, node, false)?),
         ("REMOVE", [node, word]) if is(word, "ACCEPT-LOSS") => operation(removal(state, node, true)?),
         ("REPLACE", [old, new]) => operation(replacement(state, old, new, false)?),
@@ -181,13 +181,13 @@ fn parse(state: &ClusterState, words: &[String]) -> Result<Request, String> {
             operation(replacement(state, old, new, true)?)
         }
         ("WEIGHT", [node, weight]) => {
-            operation(Operation::SetWeight { node: member(state, node)?, weight: number(weight)? })
+            operation(AdminOperation::SetWeight { node: member(state, node)?, weight: number(weight)? })
         }
         ("ZONE", [node, zone]) => {
-            operation(Operation::SetZone { node: member(state, node)?, zone: (*zone).to_owned() })
+            operation(AdminOperation::SetZone { node: member(state, node)?, zone: (*zone).to_owned() })
         }
-        ("REPLICAS", [copies]) => operation(Operation::SetReplicas { copies: number(copies)? }),
-        ("REBALANCE", []) => operation(Operation::Rebalance),
+        ("REPLICAS", [copies]) => operation(AdminOperation::SetReplicas { copies: number(copies)? }),
+        ("REBALANCE", []) => operation(AdminOperation::Rebalance),
         _ => Err(format!("usage: {USAGE}")),
     }
 }
@@ -204,14 +204,19 @@ fn parse_join(options: &[&str]) -> Result<Request, String> {
     Ok(Request::Ask(Question::Join { weight, zone }))
 }
 
-fn removal(state: &ClusterState, node: &str, accept_loss: bool) -> Result<Operation, String> {
+fn removal(state: &ClusterState, node: &str, accept_loss: bool) -> Result<AdminOperation, String> {
     let node = member(state, node)?;
     let incarnation = state.member(node).map_or(0, |member| member.announcement.incarnation);
-    Ok(Operation::Remove { node, incarnation, accept_loss })
+    Ok(AdminOperation::Remove { node, incarnation, accept_loss })
 }
 
-fn replacement(state: &ClusterState, old: &str, new: &str, accept_loss: bool) -> Result<Operation, String> {
-    Ok(Operation::Replace { old: member(state, old)?, new: member(state, new)?, accept_loss })
+fn replacement(
+    state: &ClusterState,
+    old: &str,
+    new: &str,
+    accept_loss: bool,
+) -> Result<AdminOperation, String> {
+    Ok(AdminOperation::Replace { old: member(state, old)?, new: member(state, new)?, accept_loss })
 }
 
 fn number<T: FromStr>(word: &str) -> Result<T, String> {
@@ -272,13 +277,13 @@ mod tests {
     fn described_operation_is_parsed_back_as_the_same() {
         let (node, other) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
         for operation in [
-            Operation::Leave { node },
-            Operation::Remove { node, incarnation: 3, accept_loss: false },
-            Operation::Remove { node, incarnation: 3, accept_loss: true },
-            Operation::Replace { old: node, new: other, accept_loss: true },
-            Operation::SetWeight { node, weight: 50 },
-            Operation::SetReplicas { copies: 3 },
-            Operation::Rebalance,
+            AdminOperation::Leave { node },
+            AdminOperation::Remove { node, incarnation: 3, accept_loss: false },
+            AdminOperation::Remove { node, incarnation: 3, accept_loss: true },
+            AdminOperation::Replace { old: node, new: other, accept_loss: true },
+            AdminOperation::SetWeight { node, weight: 50 },
+            AdminOperation::SetReplicas { copies: 3 },
+            AdminOperation::Rebalance,
         ] {
             let question = Question::Operation(operation);
             assert_eq!(parsed(&describe(&question)), Ok(Request::Ask(question)));
@@ -288,7 +293,7 @@ mod tests {
     #[test]
     fn node_is_named_by_the_end_of_its_name_and_nonsense_is_rejected_with_the_usage() {
         let node = NodeId::from_bytes([1; 32]);
-        let leave = Request::Ask(Question::Operation(Operation::Leave { node }));
+        let leave = Request::Ask(Question::Operation(AdminOperation::Leave { node }));
         assert_eq!(parsed(&format!("leave {}", node.short())), Ok(leave));
         assert!(parsed("leave nobody").unwrap_err().contains("no member is named 'nobody'"));
         for text in

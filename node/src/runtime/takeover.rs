@@ -18,7 +18,7 @@ use tokio::sync::oneshot;
 
 use super::Node;
 use super::control::{Control, ControlAnswer};
-use super::generation::Standpoint;
+use super::generation::GenerationReport;
 use crate::api::TakeoverAnswer;
 use crate::cluster::protocol::PROTOCOL_TAKEOVER;
 use crate::cluster::state::{Change, ClusterState};
@@ -85,7 +85,7 @@ impl Node {
         let node = Arc::clone(self);
         self.host.spawn(async move {
             tokio::time::sleep(ANSWER_PAUSE).await;
-            node.begin_anew("this node took over: it restarts as the founder of a new generation");
+            node.request_restart("this node took over: it restarts as the founder of a new generation");
         });
         answer.done = true;
         Ok(answer)
@@ -111,14 +111,14 @@ impl Node {
         if self.founding.load(Ordering::Acquire) {
             return ControlAnswer::Failed("a takeover is running on this node".to_owned());
         }
-        ControlAnswer::Compared(Standpoint::of(&self.topology.state(), self.plane.has_lease()))
+        ControlAnswer::Compared(GenerationReport::of(&self.topology.state(), self.plane.has_lease()))
     }
 
     /// Returns the reports of the other members that answer.
     async fn standpoints(
         self: &Arc<Self>,
         state: &ClusterState,
-    ) -> Result<BTreeMap<NodeId, Standpoint>, String> {
+    ) -> Result<BTreeMap<NodeId, GenerationReport>, String> {
         let others = state.members.keys().copied().filter(|node| *node != self.id);
         let asked = others.map(|node| async move {
             match self.ask(node, Control::Compare, ASK_TIMEOUT).await {
@@ -157,9 +157,9 @@ fn check_answers(
     state: &ClusterState,
     voters: &BTreeSet<NodeId>,
     own: NodeId,
-    answers: &BTreeMap<NodeId, Standpoint>,
+    answers: &BTreeMap<NodeId, GenerationReport>,
 ) -> Result<(), String> {
-    let protocol = state.speech().protocol;
+    let protocol = state.protocol_version().protocol;
     if protocol < PROTOCOL_TAKEOVER {
         return Err(format!(
             "the cluster used version {protocol} of the peer protocol, and a takeover needs version \
@@ -261,11 +261,11 @@ mod tests {
     /// Runs the checks at node 3, in epoch 9, with these voters and answers.
     fn checked(voters: &[u8], answers: &[(u8, u32, u64, bool)]) -> Result<(), String> {
         let mut state = ClusterState { epoch: 9, ..ClusterState::default() };
-        state.operations.speech.protocol = PROTOCOL_TAKEOVER;
+        state.operations.protocol_version.protocol = PROTOCOL_TAKEOVER;
         let voters = voters.iter().map(|number| node(*number)).collect();
         let standpoint = |(number, generation, epoch, serving): &(u8, u32, u64, bool)| {
             let generation = Generation { number: *generation, by: None };
-            (node(*number), Standpoint { generation, epoch: *epoch, serving: *serving })
+            (node(*number), GenerationReport { generation, epoch: *epoch, serving: *serving })
         };
         check_answers(&state, &voters, node(3), &answers.iter().map(standpoint).collect())
     }

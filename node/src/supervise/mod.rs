@@ -92,7 +92,7 @@ parts! {
     /// The store's thread that writes and syncs appends.
     StoreLog = "cask-log";
     /// The store's thread that writes hint files and merges.
-    StoreMerges = "cask-tend";
+    StoreMerges = "cask-background";
     /// Accepts Redis clients.
     RedisClients = "redis-clients";
     /// Accepts memcached clients.
@@ -266,7 +266,7 @@ impl Supervisor {
     pub fn end(&self, part: Part, by_panic: bool) {
         match part {
             Part::StoreLog => caskade_engine::mutation::end_thread("cask-log"),
-            Part::StoreMerges => caskade_engine::mutation::end_thread("cask-tend"),
+            Part::StoreMerges => caskade_engine::mutation::end_thread("cask-background"),
             _ => drop(self.0.told.send_replace(Some((part, by_panic)))),
         }
     }

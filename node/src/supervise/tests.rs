@@ -12,7 +12,7 @@ use crate::host::Host;
 /// a task whose end nothing depends on.
 const STARTS: [(&str, usize); 12] = [
     ("engine/src/log.rs", 1),
-    ("engine/src/tender.rs", 1),
+    ("engine/src/background.rs", 1),
     ("node/src/frontend/accept.rs", 2),
     ("node/src/frontend/memcached/server.rs", 1),
     ("node/src/host.rs", 2),

@@ -256,7 +256,7 @@ impl Topology {
             self.propose(changes).await.map_err(|error| TopologyError::NotFounded(error.to_string()))?;
         match committed.verdicts.into_iter().next() {
             Some(Verdict::Applied) => Ok(()),
-            Some(Verdict::Void(why)) => Err(TopologyError::NotFounded(why)),
+            Some(Verdict::Rejected(why)) => Err(TopologyError::NotFounded(why)),
             None => Err(TopologyError::NotFounded("the log returned no verdict".to_owned())),
         }
     }

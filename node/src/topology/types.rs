@@ -58,7 +58,7 @@ impl Proposal {
                 let reason = format!(
                     "the coordinator of term {elected} decided this, but the log committed it in term {term}"
                 );
-                vec![Verdict::Void(reason); self.changes.len()]
+                vec![Verdict::Rejected(reason); self.changes.len()]
             }
         }
     }

@@ -153,7 +153,7 @@ impl ModelLog {
         let Change::TakeOver(takeover) = &change else { return Err("no takeover".to_owned()) };
         let known = takeover.from.epoch;
         let mut state = ClusterState::default();
-        if let Some(Verdict::Void(reason)) = state.apply(&[change]).pop() {
+        if let Some(Verdict::Rejected(reason)) = state.apply(&[change]).pop() {
             return Err(reason);
         }
         let mut log = self.log.lock();

@@ -282,7 +282,7 @@ fn submit(node: &Node, key: &[u8], ask: &Ask) -> Ticket {
                 Step::One(Operation { key: key.clone(), action })
             };
             let transaction = Transaction { watched: Vec::new(), steps: vec![step(&one), step(&other)] };
-            (one, Action::Together(transaction))
+            (one, Action::Transaction(transaction))
         }
         Ask::ReadOther => (other, Action::Read),
         Ask::Read => (one, Action::Read),
@@ -311,7 +311,7 @@ fn told(ask: &Ask, outcome: Outcome) -> Told {
         (Ask::Read | Ask::ReadOther, Outcome::Entry(entry)) => Told::Value(entry.map(|entry| entry.value)),
         (Ask::Set(..) | Ask::SetFor(..), Outcome::Set { written, .. }) => Told::Set(written),
         (Ask::Delete, Outcome::Changed(changed)) => Told::Deleted(changed),
-        (Ask::SetBoth(_), Outcome::Together(Some(outcomes))) => {
+        (Ask::SetBoth(_), Outcome::Transaction(Some(outcomes))) => {
             let written = |outcome: &_| matches!(outcome, Ok(Outcome::Set { written: true, .. }));
             Told::Changed(outcomes.iter().all(written))
         }

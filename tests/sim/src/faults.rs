@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use caskade_engine::{Fault as DiskFault, FaultyFileSystem, FileCall};
-use caskade_node::cluster::operations::Operation;
+use caskade_node::cluster::operations::AdminOperation;
 use caskade_node::cluster::state::{Change, PartitionState, Replica, ReplicaRole};
 use caskade_node::id::Incarnation;
 use rand::rngs::StdRng;
@@ -543,7 +543,7 @@ impl World {
                 self.start(node);
             }
             Fault::Leave(node) => {
-                let leaves = Operation::Leave { node: self.nodes[node].id };
+                let leaves = AdminOperation::Leave { node: self.nodes[node].id };
                 self.operate(&format!("node {node} is to leave"), |_| Change::Operate {
                     operation: leaves,
                     basis: None,
@@ -552,8 +552,11 @@ impl World {
             Fault::Remove(node) => {
                 let id = self.nodes[node].id;
                 self.operate(&format!("node {node} is to be removed"), |incarnation_of| {
-                    let removes =
-                        Operation::Remove { node: id, incarnation: incarnation_of(node), accept_loss: false };
+                    let removes = AdminOperation::Remove {
+                        node: id,
+                        incarnation: incarnation_of(node),
+                        accept_loss: false,
+                    };
                     Change::Operate { operation: removes, basis: None }
                 });
             }
@@ -571,7 +574,7 @@ impl World {
             }
             Fault::TakeOver(node) => self.take_over(node),
             Fault::Weight(node, weight) => {
-                let sets = Operation::SetWeight { node: self.nodes[node].id, weight };
+                let sets = AdminOperation::SetWeight { node: self.nodes[node].id, weight };
                 self.operate(&format!("node {node} is to weigh {weight}"), |_| Change::Operate {
                     operation: sets,
                     basis: None,

@@ -79,7 +79,7 @@ impl World {
             match compared {
                 None => {}
                 Some(Err(error)) => return Err(format!("node {number} cannot compare generations: {error}")),
-                Some(Ok(true)) => self.begin_anew(number),
+                Some(Ok(true)) => self.request_restart(number),
                 Some(Ok(false)) => {
                     let Some(comparing) = self.nodes[number].comparing.take() else { continue };
                     self.note(&format!("node {number} has compared generations"));
@@ -88,7 +88,7 @@ impl World {
                 }
             }
             if self.has_ended(number) {
-                self.begin_anew(number);
+                self.request_restart(number);
             }
         }
         self.watch_merging();
@@ -113,7 +113,7 @@ impl World {
         false
     }
 
-    fn begin_anew(&mut self, number: usize) {
+    fn request_restart(&mut self, number: usize) {
         self.note(&format!("node {number} is started again under another generation"));
         self.crash(number, false);
         self.start(number);

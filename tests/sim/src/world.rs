@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use caskade_engine::{Engine, FaultyFileSystem, Options, SyncPolicy, TakenGroup};
-use caskade_node::cluster::operations::Operation;
+use caskade_node::cluster::operations::AdminOperation;
 use caskade_node::cluster::state::{Announcement, Change, ClusterState, ReplicaRole, StoreCondition};
 use caskade_node::config::Settings;
 use caskade_node::data::DamageFound;
@@ -222,7 +222,7 @@ impl World {
         if members > ONE_BY_ONE_MAX {
             let mut changes = vec![Change::SetAutoRebalance { enabled: false }];
             changes.extend(registered);
-            changes.push(Change::Operate { operation: Operation::Rebalance, basis: None });
+            changes.push(Change::Operate { operation: AdminOperation::Rebalance, basis: None });
             changes.push(Change::SetAutoRebalance { enabled: true });
             state.apply(&changes);
         } else {
@@ -486,7 +486,7 @@ async fn run_disk(engine: Engine, sync: SyncPolicy, seed: u64, sync_pause_us: Ar
             tended = Instant::now();
             // Stores that sync late are merged completely, so that tombstones are dropped as soon as they may
             // be.
-            let tends = if sync == SyncPolicy::Always { engine.tend() } else { engine.merge() };
+            let tends = if sync == SyncPolicy::Always { engine.run_once() } else { engine.merge() };
             // The next append reports a full or failed disk.
             if let Err(error) = tends {
                 tracing::info!(%error, "no merge");

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use caskade_engine::{
-    Damage, DataFileKind, FileInspection, HintState, InspectOptions, Inspection, Progress, RecordFigures,
+    Damage, DataFileKind, FileInspection, HintState, InspectOptions, Inspection, Progress, RecordStats,
     inspect,
 };
 use caskade_tui::units;
@@ -199,7 +199,7 @@ fn file_json(file: &FileInspection) -> Value {
     json
 }
 
-fn figures(figures: &RecordFigures) -> Value {
+fn figures(figures: &RecordStats) -> Value {
     json!({
         "bytes": figures.bytes,
         "records": figures.records,
@@ -224,7 +224,7 @@ mod tests {
     use super::*;
 
     fn damaged() -> Inspection {
-        let records = RecordFigures { bytes: 1000, values: 3, dead_bytes: 250, ..RecordFigures::default() };
+        let records = RecordStats { bytes: 1000, values: 3, dead_bytes: 250, ..RecordStats::default() };
         let file = FileInspection {
             id: 7,
             path: PathBuf::from("/s/0000000007.data"),

@@ -16,7 +16,7 @@ fn apply(state: &mut ClusterState, change: Change) -> Result<(), String> {
             check(&before, state);
             Ok(())
         }
-        Verdict::Void(reason) => {
+        Verdict::Rejected(reason) => {
             assert!(*state == before, "a void change changed something");
             Err(reason)
         }
@@ -140,7 +140,7 @@ fn a_batch_of_changes_is_one_epoch_and_a_void_one_is_none() {
         Change::Register(announcement(2, 1)),
         Change::Register(announcement(3, 1)),
     ]);
-    assert!(matches!(verdicts[..], [Verdict::Applied, Verdict::Void(_), Verdict::Applied]));
+    assert!(matches!(verdicts[..], [Verdict::Applied, Verdict::Rejected(_), Verdict::Applied]));
     assert_eq!(state.epoch, 2);
     state.apply(&[Change::Register(announcement(2, 1))]);
     state.apply(&[]);
@@ -252,7 +252,7 @@ fn a_restart_unnoticed_makes_its_replicas_syncing_and_moves_its_primaries() {
         let former = before.partition(partition).unwrap();
         assert_eq!((after.term - former.term, after.settled), (u32::from(was_primary), !was_primary));
         let stale = caught_up(&before, partition, replica);
-        assert!(matches!(state.clone().apply(&[stale])[0], Verdict::Void(_)));
+        assert!(matches!(state.clone().apply(&[stale])[0], Verdict::Rejected(_)));
     }
 }
 
@@ -626,7 +626,7 @@ proptest! {
 #[test]
 fn primary_that_steps_down_is_away_and_the_last_in_sync_one_begins_a_new_term() {
     let mut state = cluster_of(3);
-    state.operations.speech.features = FEATURE_DISK;
+    state.operations.protocol_version.features = FEATURE_DISK;
     let primary = state.primary(7).unwrap();
     let step_down = |state: &ClusterState| Change::StepDown {
         partition: 7,
@@ -649,7 +649,7 @@ fn primary_that_steps_down_is_away_and_the_last_in_sync_one_begins_a_new_term() 
     assert_eq!((state.primary(7), again.term, again.settled), (Some(last), after.term + 1, false));
     assert!(again.is_in_sync(last));
     assert!(apply(&mut state, change).unwrap_err().contains("is in term"), "void in a later term");
-    state.operations.speech.features = 0;
+    state.operations.protocol_version.features = 0;
     let change = step_down(&state);
     assert!(apply(&mut state, change).unwrap_err().contains("support"), "before all members know it");
 }

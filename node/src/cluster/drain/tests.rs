@@ -71,7 +71,7 @@ fn join_ends_although_the_node_that_is_to_be_first_is_drained() {
 #[test]
 fn draining_is_void_of_a_node_that_is_not_up_or_is_drained_already() {
     let refused = |state: &ClusterState, change: Change, why: &str| {
-        let Verdict::Void(reason) = state.clone().apply(&[change]).remove(0) else {
+        let Verdict::Rejected(reason) = state.clone().apply(&[change]).remove(0) else {
             panic!("it was applied");
         };
         assert!(reason.contains(why), "{reason}");

@@ -7,7 +7,7 @@ use crate::cluster::state::{Announcement, Member, MemberStatus, ReplicaRole};
 use crate::id::NodeId;
 
 /// Maximum of members with an event each for the same fact; of more, one event has all.
-const TOLD_MAX: usize = 5;
+const REPORTED_MAX: usize = 5;
 
 impl News<'_> {
     pub(super) fn members(&mut self) {
@@ -109,7 +109,7 @@ impl News<'_> {
             .collect()
     }
 
-    /// Adds one event per node, or one event for all if there are more than `TOLD_MAX`.
+    /// Adds one event per node, or one event for all if there are more than `REPORTED_MAX`.
     fn each(
         &mut self,
         severity: Severity,
@@ -117,12 +117,17 @@ impl News<'_> {
         happened_to_many: &str,
         one: impl Fn(&Self, NodeId) -> String,
     ) {
-        if nodes.len() > TOLD_MAX {
-            return self.tell(severity, Kind::Member, None, format!("{} {happened_to_many}", named(&nodes)));
+        if nodes.len() > REPORTED_MAX {
+            return self.report(
+                severity,
+                Kind::Member,
+                None,
+                format!("{} {happened_to_many}", named(&nodes)),
+            );
         }
         for node in nodes {
             let message = one(self, node);
-            self.tell(severity, Kind::Member, Some(node), message);
+            self.report(severity, Kind::Member, Some(node), message);
         }
     }
 }

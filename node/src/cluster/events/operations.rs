@@ -4,24 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::partitions::STEP;
 use super::{Kind, News, Severity, counted, named};
-use crate::cluster::operations::Flip;
+use crate::cluster::operations::Promotion;
 use crate::id::{Epoch, NodeId, Partition};
 
 /// Maximum of nodes with an event each for the same fact.
-const TOLD_MAX: usize = 4;
+const REPORTED_MAX: usize = 4;
 
 impl News<'_> {
     pub(super) fn operations(&mut self) {
         self.leaving();
         self.controlled();
         self.flipped();
-        let (old, new) = (self.old.speech(), self.new.speech());
+        let (old, new) = (self.old.protocol_version(), self.new.protocol_version());
         if old != new {
             let message = format!(
                 "the cluster uses version {} of the peer protocol from now on (before: {}), features {:#x}",
                 new.protocol, old.protocol, new.features
             );
-            self.tell(Severity::Info, Kind::Member, None, message);
+            self.report(Severity::Info, Kind::Member, None, message);
         }
     }
 
@@ -36,12 +36,17 @@ impl News<'_> {
             (ended, "stays a member: its leaving was aborted"),
             (waits, "holds no data until a rebalance"),
         ] {
-            if nodes.len() > TOLD_MAX {
-                self.tell(Severity::Info, Kind::Member, None, format!("each of {} {what}", named(&nodes)));
+            if nodes.len() > REPORTED_MAX {
+                self.report(Severity::Info, Kind::Member, None, format!("each of {} {what}", named(&nodes)));
                 continue;
             }
             for node in nodes {
-                self.tell(Severity::Info, Kind::Member, Some(node), format!("node {} {what}", node.short()));
+                self.report(
+                    Severity::Info,
+                    Kind::Member,
+                    Some(node),
+                    format!("node {} {what}", node.short()),
+                );
             }
         }
     }
@@ -50,18 +55,18 @@ impl News<'_> {
         let (old, new) = (&self.old.operations, &self.new.operations);
         if let Some(plan) = self.new.plan.as_ref().filter(|_| old.paused != new.paused) {
             let what = if new.paused { "is paused" } else { "continues" };
-            self.tell(Severity::Info, Kind::Plan, None, format!("plan {} {what}", plan.id));
+            self.report(Severity::Info, Kind::Plan, None, format!("plan {} {what}", plan.id));
         }
         if old.throttle_bytes_per_s != new.throttle_bytes_per_s {
             let message = match new.throttle_bytes_per_s {
                 Some(rate) => format!("every node copies at {rate} bytes a second at most"),
                 None => "every node copies at the pace of its own setting".to_owned(),
             };
-            self.tell(Severity::Info, Kind::Plan, None, message);
+            self.report(Severity::Info, Kind::Plan, None, message);
         }
         if old.manual_rebalance != new.manual_rebalance {
             let what = if new.manual_rebalance { "wait for a rebalance" } else { "receive data at once" };
-            self.tell(Severity::Info, Kind::Plan, None, format!("nodes that join {what}"));
+            self.report(Severity::Info, Kind::Plan, None, format!("nodes that join {what}"));
         }
     }
 
@@ -72,7 +77,7 @@ impl News<'_> {
         if self.old.operations.flips == self.new.operations.flips {
             return;
         }
-        let mut by_node: BTreeMap<NodeId, Vec<(Partition, Flip)>> = BTreeMap::new();
+        let mut by_node: BTreeMap<NodeId, Vec<(Partition, Promotion)>> = BTreeMap::new();
         for (partition, flip) in self.new.operations.flips.iter() {
             by_node.entry(flip.node).or_default().push((*partition, *flip));
         }
@@ -80,7 +85,7 @@ impl News<'_> {
         for (_, _, replica) in self.new.copies_in_progress() {
             *to_go.entry(replica.node).or_default() += 1;
         }
-        let mut due: Vec<(NodeId, Vec<(Partition, Flip)>)> = Vec::new();
+        let mut due: Vec<(NodeId, Vec<(Partition, Promotion)>)> = Vec::new();
         for (node, mut flips) in by_node {
             let made = flips.iter().filter(|(_, flip)| flip.epoch > self.old.epoch).count() as u32;
             let left = to_go.get(&node).copied().unwrap_or(0);
@@ -91,10 +96,10 @@ impl News<'_> {
             flips.retain(|(_, flip)| flip.epoch > since);
             due.push((node, flips));
         }
-        if due.len() > TOLD_MAX {
+        if due.len() > REPORTED_MAX {
             let nodes = named(&due.iter().map(|(node, _)| *node).collect());
-            let all: Vec<(Partition, Flip)> = due.into_iter().flat_map(|(_, flips)| flips).collect();
-            return self.tell(Severity::Info, Kind::Migration, None, format!("{nodes}: {}", sums(&all)));
+            let all: Vec<(Partition, Promotion)> = due.into_iter().flat_map(|(_, flips)| flips).collect();
+            return self.report(Severity::Info, Kind::Migration, None, format!("{nodes}: {}", sums(&all)));
         }
         for (node, flips) in due {
             let message = match flips[..] {
@@ -106,7 +111,7 @@ impl News<'_> {
                 ),
                 _ => format!("node {}: {}", node.short(), sums(&flips)),
             };
-            self.tell(Severity::Info, Kind::Migration, Some(node), message);
+            self.report(Severity::Info, Kind::Migration, Some(node), message);
         }
     }
 
@@ -117,9 +122,10 @@ impl News<'_> {
     }
 }
 
-fn sums(flips: &[(Partition, Flip)]) -> String {
-    let sum =
-        |digest: fn(&Flip) -> u64| flips.iter().fold(0_u64, |sum, (_, flip)| sum.wrapping_add(digest(flip)));
+fn sums(flips: &[(Partition, Promotion)]) -> String {
+    let sum = |digest: fn(&Promotion) -> u64| {
+        flips.iter().fold(0_u64, |sum, (_, flip)| sum.wrapping_add(digest(flip)))
+    };
     format!(
         "{} became in-sync, sum of digests {:016x} on their primaries, {:016x} there",
         counted(flips.len() as u32, "partition"),

@@ -7,7 +7,7 @@ use crate::cluster::state::{ClusterState, ReplicaRole};
 use crate::id::{NodeId, Partition};
 
 /// Maximum of events of one sort per change of state; of more, one event has all.
-const TOLD_MAX: usize = 4;
+const REPORTED_MAX: usize = 4;
 /// Copying between two nodes has an event each time this many partitions fewer are left, and at its end.
 pub(super) const STEP: u32 = 128;
 
@@ -225,15 +225,15 @@ impl News<'_> {
             0 => format!("{target}: all copies from {source} are complete"),
             _ => format!("{target}: {} left to make from {source}", counted(left, "copy")),
         };
-        if steps.len() > TOLD_MAX {
+        if steps.len() > REPORTED_MAX {
             let targets: BTreeSet<NodeId> = steps.keys().map(|(_, target)| *target).collect();
             let sources: BTreeSet<NodeId> = steps.keys().map(|(source, _)| *source).collect();
             let message = progress(named(&targets), named(&sources), steps.values().sum());
-            return self.tell(Severity::Info, Kind::Migration, None, message);
+            return self.report(Severity::Info, Kind::Migration, None, message);
         }
         for ((source, target), left) in steps {
             let (to, from) = (format!("node {}", target.short()), format!("node {}", source.short()));
-            self.tell(Severity::Info, Kind::Migration, Some(*target), progress(to, from, *left));
+            self.report(Severity::Info, Kind::Migration, Some(*target), progress(to, from, *left));
         }
     }
 
@@ -248,7 +248,7 @@ impl News<'_> {
         incarnation(self.old) == incarnation(self.new)
     }
 
-    /// Adds one event per node, or one event for all if there are more than `TOLD_MAX`.
+    /// Adds one event per node, or one event for all if there are more than `REPORTED_MAX`.
     pub(super) fn grouped(
         &mut self,
         severity: Severity,
@@ -257,14 +257,14 @@ impl News<'_> {
         happened_to_many: &str,
         one: impl Fn(&Self, NodeId, &Group) -> String,
     ) {
-        if groups.len() > TOLD_MAX {
+        if groups.len() > REPORTED_MAX {
             let partitions = counted(groups.values().map(|group| group.partitions).sum(), "partition");
             let nodes = named(&groups.into_keys().collect());
-            return self.tell(severity, kind, None, format!("{partitions} of {nodes} {happened_to_many}"));
+            return self.report(severity, kind, None, format!("{partitions} of {nodes} {happened_to_many}"));
         }
         for (node, group) in groups {
             let message = one(self, node, &group);
-            self.tell(severity, kind, Some(node), message);
+            self.report(severity, kind, Some(node), message);
         }
     }
 }

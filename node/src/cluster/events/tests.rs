@@ -1,6 +1,6 @@
 //! Tests of the events of each sort of change, and of their small number.
 
-use super::super::operations::Operation;
+use super::super::operations::AdminOperation;
 use super::super::samples::{
     after, announcement, caught_up, cluster_of, converged, copied, founded, handed_over, joined, node,
     restarted, suspended, without,
@@ -299,7 +299,7 @@ fn digests_of_a_flip_are_told_of_one_by_itself_and_of_many_in_steps_by_their_sum
 fn what_an_operator_does_is_told() {
     let state = cluster_of(4);
     let operate = |operation| Change::Operate { operation, basis: None };
-    let leaving = after(&state, [operate(Operation::Leave { node: node(2) })]);
+    let leaving = after(&state, [operate(AdminOperation::Leave { node: node(2) })]);
     let events = told(&state, &leaving);
     assert_told(&events, "info", "member", &[&node(2).short(), "leaves", "no longer a member"]);
     assert_told(&events, "info", "plan", &["leaves", "512 copies to make"]);
@@ -323,7 +323,7 @@ fn last_copy_that_is_given_up_is_told_as_that_and_not_as_a_failover() {
     use super::super::protocol::FEATURE_GIVE_UP;
 
     let mut state = cluster_of(3);
-    state.operations.speech.features = FEATURE_GIVE_UP;
+    state.operations.protocol_version.features = FEATURE_GIVE_UP;
     let gone = node(2).short();
     let lost = without(&without(&state, 1), 2);
     let partitions = lost.partitions().filter(|(partition, _)| !lost.is_live_primary(*partition));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::cluster::protocol::{PROTOCOL_MAX, Speech};
+use crate::cluster::protocol::{PROTOCOL_MAX, ProtocolVersion};
 use crate::cluster::ring::PARTITIONS;
 use crate::cluster::samples::{
     after, announcement, caught_up, cluster_of, converge, incarnation_of, node, without,
@@ -17,7 +17,10 @@ fn modern(count: u8) -> ClusterState {
         member.announcement.protocol = PROTOCOL_MAX;
         member.announcement.features = FEATURE_GIVE_UP;
     }
-    after(&state, [Change::RaiseSpeech(Speech { protocol: PROTOCOL_MAX, features: FEATURE_GIVE_UP })])
+    after(
+        &state,
+        [Change::RaiseProtocol(ProtocolVersion { protocol: PROTOCOL_MAX, features: FEATURE_GIVE_UP })],
+    )
 }
 
 /// The node starts again, on a store of this condition.
@@ -43,7 +46,7 @@ fn given_up(state: &ClusterState, partition: Partition, cause: Cause) -> Cluster
 fn refusal(state: &ClusterState, losses: Vec<Loss>) -> String {
     let mut next = state.clone();
     match next.apply(&[Change::GiveUp(losses)]).remove(0) {
-        Verdict::Void(reason) => {
+        Verdict::Rejected(reason) => {
             assert!(next == *state, "a void change changed something");
             reason
         }
@@ -142,7 +145,7 @@ fn best_of_the_live_copies_counts_and_the_others_are_merged_into_it() {
     assert_eq!(placed.primary(), Some(node(1)), "it had everything once");
     assert_eq!(placed.replica(node(1)).unwrap().unmerged, None);
     let merged = placed.replica(stand_in).unwrap();
-    assert_eq!(merged.unmerged, Some(Unmerged { first_term: placed.term, seen: None }));
+    assert_eq!(merged.unmerged, Some(OlderGeneration { first_term: placed.term, seen: None }));
     assert_eq!(merged.role, ReplicaRole::Syncing);
     assert!(merged.is_being_rebuilt(), "it does not wait: it may have what the base lacks");
     assert_eq!(placed.replica(node(2)).unwrap().assigned, next.epoch);
@@ -193,7 +196,7 @@ fn damaged_last_copy_counts_as_it_is_and_live_copies_are_merged_into_it() {
             (next.epoch, former.replica(node(1)).unwrap().assigned)
         );
         let other = placed.replica(node(2)).unwrap();
-        let unmerged = Unmerged { first_term: placed.term, seen: None };
+        let unmerged = OlderGeneration { first_term: placed.term, seen: None };
         assert_eq!(other.unmerged, merges.then_some(unmerged));
         assert_eq!(other.assigned, former.replica(node(2)).unwrap().assigned);
     }

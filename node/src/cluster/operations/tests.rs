@@ -8,28 +8,28 @@ use crate::cluster::samples::{
 };
 use crate::cluster::state::Verdict;
 
-fn operate(operation: Operation) -> Change {
+fn operate(operation: AdminOperation) -> Change {
     Change::Operate { operation, basis: None }
 }
 
 fn leave(number: u8) -> Change {
-    operate(Operation::Leave { node: node(number) })
+    operate(AdminOperation::Leave { node: node(number) })
 }
 
 fn remove(state: &ClusterState, number: u8, accept_loss: bool) -> Change {
     let incarnation = incarnation_of(state, node(number));
-    operate(Operation::Remove { node: node(number), incarnation, accept_loss })
+    operate(AdminOperation::Remove { node: node(number), incarnation, accept_loss })
 }
 
 fn replace(old: u8, new: u8) -> Change {
-    operate(Operation::Replace { old: node(old), new: node(new), accept_loss: false })
+    operate(AdminOperation::Replace { old: node(old), new: node(new), accept_loss: false })
 }
 
 /// Returns the reason why the change is void; asserts that it changed nothing.
 fn refusal(state: &ClusterState, change: Change) -> String {
     let mut after = state.clone();
     match after.apply(&[change]).remove(0) {
-        Verdict::Void(reason) => {
+        Verdict::Rejected(reason) => {
             assert!(after == *state, "a void change changed something");
             reason
         }
@@ -92,7 +92,8 @@ fn last_holder_of_data_cannot_leave_nor_be_given_no_weight() {
     assert!(refusal(&alone, leave(1)).contains("no other node could hold the data"));
     let state = witness(&alone, 2);
     assert!(
-        refusal(&state, operate(Operation::SetWeight { node: node(1), weight: 0 })).contains("no other node")
+        refusal(&state, operate(AdminOperation::SetWeight { node: node(1), weight: 0 }))
+            .contains("no other node")
     );
     assert!(refusal(&state, leave(9)).contains("no member"));
 }
@@ -103,7 +104,7 @@ fn dead_node_is_removed_and_its_copies_are_made_elsewhere() {
     assert!(refusal(&state, remove(&state, 2, false)).contains("is up"));
     let down = without(&state, 2);
     assert!(refusal(&down, leave(2)).contains("is down"));
-    let stale = operate(Operation::Remove { node: node(2), incarnation: 7, accept_loss: false });
+    let stale = operate(AdminOperation::Remove { node: node(2), incarnation: 7, accept_loss: false });
     assert!(refusal(&down, stale).contains("started again"));
     let gone = after(&down, [remove(&down, 2, false)]);
     check(&gone);
@@ -149,7 +150,7 @@ fn replacement_takes_exactly_the_places_of_the_dead_one() {
     let done = converged(&replaced);
     assert_eq!((done.plan.clone(), done.under_replicated(), done.members.len()), (None, 0, 4));
     // The next computation starts from this ring.
-    assert!(refusal(&done, operate(Operation::Rebalance)).contains("nothing is to be done"));
+    assert!(refusal(&done, operate(AdminOperation::Rebalance)).contains("nothing is to be done"));
     assert_eq!(done.weight_of(done.member(node(5)).unwrap()), 100);
 }
 
@@ -166,9 +167,11 @@ fn live_node_that_is_replaced_serves_until_then_and_leaves() {
 
 #[test]
 fn weight_and_zone_that_were_set_survive_a_restart_until_another_is_announced() {
-    let set = after(&cluster_of(3), [operate(Operation::SetWeight { node: node(2), weight: 50 })]);
+    let set = after(&cluster_of(3), [operate(AdminOperation::SetWeight { node: node(2), weight: 50 })]);
     assert!(set.plan.as_ref().unwrap().cause.contains("from 100 to 50"));
-    assert!(refusal(&set, operate(Operation::SetWeight { node: node(2), weight: 50 })).contains("already"));
+    assert!(
+        refusal(&set, operate(AdminOperation::SetWeight { node: node(2), weight: 50 })).contains("already")
+    );
     let weight = |state: &ClusterState| state.weight_of(state.member(node(2)).unwrap());
     let again = restarted(&converged(&set), 2);
     assert_eq!((weight(&again), again.ring == set.ring), (50, true));
@@ -182,17 +185,18 @@ fn weight_and_zone_that_were_set_survive_a_restart_until_another_is_announced() 
     announced.incarnation = 4;
     announced.weight = 70;
     assert_eq!(weight(&after(&again, [Change::Register(announced)])), 70);
-    let zoned = after(&set, [operate(Operation::SetZone { node: node(2), zone: "b".to_owned() })]);
+    let zoned = after(&set, [operate(AdminOperation::SetZone { node: node(2), zone: "b".to_owned() })]);
     assert_eq!(zoned.zone_of(zoned.member(node(2)).unwrap()), "b");
     assert!(
-        refusal(&set, operate(Operation::SetZone { node: node(2), zone: "z".repeat(65) })).contains("64")
+        refusal(&set, operate(AdminOperation::SetZone { node: node(2), zone: "z".repeat(65) }))
+            .contains("64")
     );
 }
 
 #[test]
 fn copies_of_each_key_become_more_and_fewer() {
     let state = cluster_of(4);
-    let set = |copies| operate(Operation::SetReplicas { copies });
+    let set = |copies| operate(AdminOperation::SetReplicas { copies });
     for copies in [0, 6, 2] {
         refusal(&state, set(copies));
     }
@@ -208,7 +212,7 @@ fn copies_of_each_key_become_more_and_fewer() {
 #[test]
 fn what_was_planned_on_another_state_is_void() {
     let state = cluster_of(3);
-    let operation = Operation::Leave { node: node(3) };
+    let operation = AdminOperation::Leave { node: node(3) };
     let planned = after(&state, [operate(operation.clone())]);
     let basis = Basis { members: state.basis_hash(), ring: planned.ring.hash() };
     let change = |basis| Change::Operate { operation: operation.clone(), basis: Some(basis) };
@@ -227,7 +231,7 @@ fn joins_wait_for_a_rebalance_if_auto_rebalance_is_off() {
     let waiting = joined(&joined(&state, 3), 4);
     assert_eq!((waiting.plan.clone(), waiting.ring == state.ring), (None, true));
     assert_eq!(waiting.members.len(), 4);
-    let rebalanced = after(&waiting, [operate(Operation::Rebalance)]);
+    let rebalanced = after(&waiting, [operate(AdminOperation::Rebalance)]);
     assert_eq!(rebalanced.plan.as_ref().unwrap().copies_total, 1024, "both at once, as one plan");
     assert_eq!(converged(&rebalanced).plan, None);
 }
@@ -254,7 +258,7 @@ fn aborted_plan_leads_back_to_where_the_copies_were() {
             (None, 0, 0)
         );
         assert!(done.operations.placement.waiting.contains(&node(4)), "it stays a member, without data");
-        let again = after(&done, [operate(Operation::Rebalance)]);
+        let again = after(&done, [operate(AdminOperation::Rebalance)]);
         assert_eq!(again.ring, running.ring);
     }
     assert!(all_made.plan.is_some());
@@ -326,15 +330,15 @@ fn modern(count: u8) -> ClusterState {
 #[test]
 fn protocol_version_is_raised_once_all_members_support_it_and_never_falls() {
     let state = modern(3);
-    let wanted = state.speech_to_raise().unwrap();
+    let wanted = state.version_to_raise().unwrap();
     let mut one_older = state.clone();
     Arc::make_mut(&mut one_older.members).get_mut(&node(2)).unwrap().announcement.protocol = 1;
     Arc::make_mut(&mut one_older.members).get_mut(&node(2)).unwrap().announcement.features = 0;
-    assert_eq!(one_older.speech_to_raise(), None);
-    assert!(refusal(&one_older, Change::RaiseSpeech(wanted)).contains("nothing more"));
-    let raised = after(&state, [Change::RaiseSpeech(wanted)]);
+    assert_eq!(one_older.version_to_raise(), None);
+    assert!(refusal(&one_older, Change::RaiseProtocol(wanted)).contains("nothing more"));
+    let raised = after(&state, [Change::RaiseProtocol(wanted)]);
     assert_eq!(
-        (raised.speech().protocol, raised.asks_for_digests(), raised.speech_to_raise()),
+        (raised.protocol_version().protocol, raised.asks_for_digests(), raised.version_to_raise()),
         (super::super::protocol::PROTOCOL_MAX, true, None)
     );
     let older = Change::Register(announcement(2, 2));
@@ -347,7 +351,7 @@ fn protocol_version_is_raised_once_all_members_support_it_and_never_falls() {
 #[test]
 fn replica_becomes_in_sync_only_with_equal_digests_once_all_name_them() {
     let state = modern(2);
-    let raised = after(&state, [Change::RaiseSpeech(state.speech_to_raise().unwrap())]);
+    let raised = after(&state, [Change::RaiseProtocol(state.version_to_raise().unwrap())]);
     let mut third = announcement(3, 1);
     (third.protocol, third.features) = (super::super::protocol::PROTOCOL_MAX, 1);
     let running = after(&raised, [Change::Register(third)]);
@@ -376,14 +380,14 @@ fn replica_becomes_in_sync_only_with_equal_digests_once_all_name_them() {
     assert!(flipped.partition(partition).unwrap().is_in_sync(node));
     let moved = flipped.plan.as_ref().or(flipped.operations.last_plan.as_ref()).unwrap();
     assert_eq!((moved.moved_keys, moved.moved_bytes), (3, 700), "the state counts the moved records");
-    let flip = Flip { epoch: flipped.epoch, node, source_digest: 7, target_digest: 7 };
+    let flip = Promotion { epoch: flipped.epoch, node, source_digest: 7, target_digest: 7 };
     assert_eq!(flipped.operations.flips.get(&partition), Some(&flip));
 }
 
 #[test]
 fn live_copies_of_a_last_one_that_is_removed_keep_what_only_they_have() {
     let mut state = cluster_of(4);
-    state.operations.speech.protocol = super::super::protocol::PROTOCOL_TAKEOVER;
+    state.operations.protocol_version.protocol = super::super::protocol::PROTOCOL_TAKEOVER;
     let lost = without(&without(&state, 1), 2);
     let waiting: Vec<Partition> = lost
         .partitions()

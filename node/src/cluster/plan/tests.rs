@@ -7,18 +7,18 @@ use crate::cluster::state::ReplicaRole;
 
 const PACE: u64 = 1 << 20;
 
-fn figures() -> FiguresByPartition {
-    (0..PARTITIONS).map(|partition| (partition, Figures { keys: 10, bytes: 4096 })).collect()
+fn figures() -> SizesByPartition {
+    (0..PARTITIONS).map(|partition| (partition, PartitionSize { keys: 10, bytes: 4096 })).collect()
 }
 
-fn plan(state: &ClusterState, operation: Operation) -> PlanPreview {
+fn plan(state: &ClusterState, operation: AdminOperation) -> PlanPreview {
     preview(state, &Question::Operation(operation), &figures(), &DiskRooms::new(), PACE).unwrap()
 }
 
 #[test]
 fn preview_says_what_is_copied_in_keys_and_bytes_and_how_long_it_takes() {
     let state = cluster_of(4);
-    let plan = plan(&state, Operation::Leave { node: node(2) });
+    let plan = plan(&state, AdminOperation::Leave { node: node(2) });
     assert_eq!((plan.copies_to_make, plan.copies_ideal, plan.copies_to_release), (512, 512, 512));
     assert_eq!((plan.keys, plan.bytes, plan.partitions_unknown), (5120, 512 * 4096, 0));
     assert_eq!(plan.moves.iter().map(|copied| copied.partitions).sum::<u32>(), 512);
@@ -38,10 +38,10 @@ fn preview_says_what_is_copied_in_keys_and_bytes_and_how_long_it_takes() {
 fn committed_operation_does_what_its_preview_said() {
     let state = cluster_of(3);
     for operation in [
-        Operation::Leave { node: node(3) },
-        Operation::SetWeight { node: node(1), weight: 300 },
-        Operation::SetReplicas { copies: 3 },
-        Operation::SetReplicas { copies: 1 },
+        AdminOperation::Leave { node: node(3) },
+        AdminOperation::SetWeight { node: node(1), weight: 300 },
+        AdminOperation::SetReplicas { copies: 3 },
+        AdminOperation::SetReplicas { copies: 1 },
     ] {
         let plan = plan(&state, operation.clone());
         let basis: Basis = plan.token.parse().unwrap();
@@ -55,14 +55,14 @@ fn committed_operation_does_what_its_preview_said() {
 #[test]
 fn violated_constraints_and_refusals_are_told_before_anything_is_done() {
     let state = cluster_of(2);
-    let plan = plan(&state, Operation::Leave { node: node(2) });
+    let plan = plan(&state, AdminOperation::Leave { node: node(2) });
     assert!(
         plan.violations.iter().any(|reason| reason.contains("2 copies need 2 nodes")),
         "{:?}",
         plan.violations
     );
     let question =
-        Question::Operation(Operation::Remove { node: node(2), incarnation: 1, accept_loss: false });
+        Question::Operation(AdminOperation::Remove { node: node(2), incarnation: 1, accept_loss: false });
     assert!(preview(&state, &question, &figures(), &DiskRooms::new(), PACE).unwrap_err().contains("is up"));
 }
 
@@ -70,7 +70,7 @@ fn violated_constraints_and_refusals_are_told_before_anything_is_done() {
 fn join_is_previewed_for_a_node_that_is_not_there_yet() {
     let state = cluster_of(3);
     let question = Question::Join { weight: 100, zone: String::new() };
-    let plan = preview(&state, &question, &FiguresByPartition::new(), &DiskRooms::new(), PACE).unwrap();
+    let plan = preview(&state, &question, &SizesByPartition::new(), &DiskRooms::new(), PACE).unwrap();
     assert_eq!((plan.copies_to_make, plan.partitions_unknown, plan.token.as_str()), (512, 512, ""));
     assert_eq!(plan.after.len(), 4);
     let second = joined(&state, 9);
@@ -118,7 +118,7 @@ fn status_tells_how_far_the_plan_is_and_that_it_is_paused() {
 #[test]
 fn copies_that_would_leave_a_node_below_its_low_mark_are_refused_unless_they_restore_lost_ones() {
     let state = cluster_of(3);
-    let leaves = Question::Operation(Operation::Leave { node: node(3) });
+    let leaves = Question::Operation(AdminOperation::Leave { node: node(3) });
     let free = |free: u64| DiskRooms::from([(node(1), DiskRoom { free, low: 1 << 20 })]);
     let received: u64 = {
         let plan = preview(&state, &leaves, &figures(), &DiskRooms::new(), PACE).unwrap();
@@ -131,7 +131,7 @@ fn copies_that_would_leave_a_node_below_its_low_mark_are_refused_unless_they_res
     assert!(refused.contains("low mark") && refused.contains("nothing was changed"), "{refused}");
     // Copies that replace those of a dead node are made nevertheless, and the preview lists them.
     let down = without(&state, 3);
-    let removes = Operation::Remove { node: node(3), incarnation: 1, accept_loss: true };
+    let removes = AdminOperation::Remove { node: node(3), incarnation: 1, accept_loss: true };
     let plan = preview(&down, &Question::Operation(removes), &figures(), &free(0), PACE).unwrap();
     assert!(plan.violations.iter().any(|reason| reason.contains("low mark")), "{:?}", plan.violations);
 }

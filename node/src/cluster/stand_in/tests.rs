@@ -162,7 +162,7 @@ fn stand_in_that_a_new_ring_names_is_a_copy_like_any_other() {
 #[test]
 fn rebuild_is_void_without_a_stand_in_that_waits_for_it() {
     let refused = |state: &ClusterState, change: Change, why: &str| {
-        let Verdict::Void(reason) = state.clone().apply(&[change]).remove(0) else {
+        let Verdict::Rejected(reason) = state.clone().apply(&[change]).remove(0) else {
             panic!("it was applied");
         };
         assert!(reason.contains(why), "{reason}");

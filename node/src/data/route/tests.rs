@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::cluster::samples::{announcement, node};
 use crate::cluster::state::{Change, ClusterState};
-use crate::data::{Limits, Parts, Proposals};
+use crate::data::{DataLimits, Parts, Proposals};
 use crate::host::{Host, Machine};
 use crate::id::ClusterId;
 use crate::net::{Done, NetStats, Peers, Refusals, Transport};
@@ -79,13 +79,13 @@ impl Transport for Nobody {
     }
 }
 
-fn limits() -> Limits {
-    Limits {
+fn limits() -> DataLimits {
+    DataLimits {
         request_timeout_ms: 50,
         replica_timeout_ms: 3_000,
         pending_max: 10,
         waiting_max: 10,
-        bytes_under_way_max: 1 << 20,
+        in_flight_bytes_max: 1 << 20,
         value_bytes_max: 1 << 20,
         migration_bytes_per_s: 0,
         scrub_bytes_per_s: 0,

@@ -25,8 +25,8 @@ use super::request::{Fetch, Foreign, Request};
 use super::server::Server;
 use super::stats;
 use crate::frontend::accept::{FrontEnd as _, close, stopped};
+use crate::frontend::connection_memory::{ConnectionMemory, NO_MEMORY, Silence};
 use crate::frontend::flush::flush;
-use crate::frontend::footprint::{Footprint, NO_MEMORY, Silence};
 use crate::frontend::order::{Claims, KeyHash};
 use crate::frontend::stats::Tally;
 use crate::kv::{Action, Operation, Ticket, abandoned};
@@ -62,7 +62,7 @@ pub(super) struct Connection<S> {
     failed: bool,
     output: Vec<u8>,
     tally: Tally,
-    footprint: Footprint,
+    memory: ConnectionMemory,
     /// Read nothing more, but answer every request that was read.
     stopping: bool,
     /// Start no more requests, but write the replies of those in flight.
@@ -99,7 +99,7 @@ enum Halt {
 impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
     pub(super) fn new(server: Arc<Server>, stream: S, peer: SocketAddr) -> Self {
         Self {
-            footprint: Footprint::new(&server.door.limits, &server.door.stats),
+            memory: ConnectionMemory::new(&server.door.limits, &server.door.stats),
             gate: Gate::new(&server.door.security.access, peer),
             users: server.door.security.access.changes(),
             parser: Parser::new(server.door.limits.value_bytes_max),
@@ -146,14 +146,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                 continue;
             }
             // The memory limit is checked before more input is read.
-            if !self.footprint.hold(self.input.capacity() + self.output.capacity() + self.waiting_bytes) {
+            if !self.memory.hold(self.input.capacity() + self.output.capacity() + self.waiting_bytes) {
                 self.add(What::Line(format!("SERVER_ERROR {NO_MEMORY}").into()));
                 return self.write_output().await;
             }
             let may_read = all_started && !self.closing;
             if may_read {
                 let wanted = self.parser.wanted(&self.input);
-                self.input.reserve(self.footprint.room(self.input.len(), wanted));
+                self.input.reserve(self.memory.room(self.input.len(), wanted));
             }
             // Biased: complete replies come before new input, so that input cannot starve them.
             tokio::select! {
@@ -163,19 +163,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
                     0 => self.closing = true,
                     count => {
                         self.read_at = Instant::now();
-                        self.footprint.stir(count);
+                        self.memory.note_activity(count);
                         self.tally.bytes_in += count as u64;
                     }
                 },
                 () = stopped(stopping), if !self.stopping => self.stopping = true,
-                silence = self.footprint.silence() => match silence {
+                silence = self.memory.silence() => match silence {
                     Silence::Rest => self.give_back(),
                     Silence::TooLong if may_read && self.pending.is_empty() => {
-                        self.footprint.cut_for_silence();
+                        self.memory.cut_for_silence();
                         return Ok(());
                     }
                     // The client waits for a reply, so its silence does not count.
-                    Silence::TooLong => self.footprint.stir(0),
+                    Silence::TooLong => self.memory.note_activity(0),
                 },
                 _ = self.users.changed(), if !self.closing => self.closing |= self.gate.has_ended(),
             }
@@ -428,7 +428,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send> Connection<S> {
         }
         self.tally.bytes_out += self.output.len() as u64;
         self.server.door.stats.add(&mut self.tally);
-        self.footprint.send(&mut self.stream, &self.output).await?;
+        self.memory.send(&mut self.stream, &self.output).await?;
         self.output.clear();
         self.output.shrink_to(OUT_BYTES_KEPT);
         Ok(())

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::connection::Connection;
-use crate::frontend::accept::{self, Door, FrontEnd, Place};
+use crate::frontend::accept::{self, FrontEnd, FrontEndContext, Place};
 use crate::frontend::flush::flush;
 use crate::frontend::keyspace::Keyspace;
 use crate::frontend::security::Stream;
@@ -19,14 +19,14 @@ use crate::frontend::security::Stream;
 /// State that all memcached connections share.
 pub struct Server {
     pub(super) keyspace: Arc<dyn Keyspace>,
-    pub(super) door: Door,
+    pub(super) door: FrontEndContext,
     /// The delayed flush_all, if one is pending. As in memcached, a later one replaces it.
     flush: Mutex<Option<AbortHandle>>,
 }
 
 impl Server {
     /// Creates a front end of `keyspace` with the limits and the security of `door`.
-    pub fn new(keyspace: Arc<dyn Keyspace>, door: Door) -> Arc<Self> {
+    pub fn new(keyspace: Arc<dyn Keyspace>, door: FrontEndContext) -> Arc<Self> {
         Arc::new(Self { keyspace, door, flush: Mutex::default() })
     }
 
@@ -71,7 +71,7 @@ impl FrontEnd for Server {
         machine, because the default user has no password. Set requirepass or an ACL file, or protected_mode \
         = false if the network is trusted\r\n";
 
-    fn door(&self) -> &Door {
+    fn door(&self) -> &FrontEndContext {
         &self.door
     }
 

@@ -11,21 +11,21 @@ use tokio::sync::watch;
 
 use super::Server;
 use super::connection::Connection;
-use crate::frontend::limits::Limits;
+use crate::frontend::limits::ClientLimits;
 use crate::frontend::testing::{self, Memory, ask};
 
-fn limits() -> Limits {
-    Limits {
+fn limits() -> ClientLimits {
+    ClientLimits {
         connections_max: 10.into(),
         pipeline_max: 8,
         value_bytes_max: 1000,
         debug_commands: false,
-        ..Limits::default()
+        ..ClientLimits::default()
     }
 }
 
 /// Serves a front end on a free port. It ends when the sender is dropped.
-async fn serve(limits: Limits) -> (TcpStream, SocketAddr, watch::Sender<bool>) {
+async fn serve(limits: ClientLimits) -> (TcpStream, SocketAddr, watch::Sender<bool>) {
     let (listener, addr) = testing::listen().await;
     let (stop, stopping) = watch::channel(false);
     let memory = Arc::new(Memory::of_values_to(limits.value_bytes_max));
@@ -133,7 +133,7 @@ async fn connection_ends_where_memcached_ends_it() {
 
 #[tokio::test]
 async fn one_connection_too_many_gets_the_error() {
-    let (mut first, addr, _stop) = serve(Limits { connections_max: 1.into(), ..limits() }).await;
+    let (mut first, addr, _stop) = serve(ClientLimits { connections_max: 1.into(), ..limits() }).await;
     ask(&mut first, "mn\r\n", "MN\r\n").await;
     let mut second = TcpStream::connect(addr).await.unwrap();
     ask(&mut second, "", "ERROR Too many open connections\r\n").await;

@@ -25,7 +25,7 @@ use super::reply::{Handled, Pending, Reply, What, encode_many, encode_one};
 use super::server::Server;
 use crate::frontend::accept::{FrontEnd as _, Place, close, stopped};
 use crate::frontend::clients::Pause;
-use crate::frontend::footprint::{Footprint, NO_MEMORY, Silence};
+use crate::frontend::connection_memory::{ConnectionMemory, NO_MEMORY, Silence};
 use crate::frontend::order::{Claims, KeyHash};
 use crate::frontend::security::Stream;
 use crate::frontend::slowlog;
@@ -61,7 +61,7 @@ pub(super) struct Connection {
     calls: CallTally,
     /// Set on a connection beyond the limit on clients: only an operator may use it.
     operator: Option<Operator>,
-    footprint: Footprint,
+    memory: ConnectionMemory,
     /// Read nothing more, but answer every command that was read.
     stopping: bool,
     /// Start no more commands, but write the replies of those in flight.
@@ -125,7 +125,7 @@ impl Connection {
         };
         Self {
             operator: (place == Place::Operator).then(Operator::new),
-            footprint: Footprint::new(&server.door.limits, &server.door.stats),
+            memory: ConnectionMemory::new(&server.door.limits, &server.door.stats),
             parser: Parser::new(Bounds::of(&server.door.limits)),
             users: server.access().changes(),
             pauses: server.clients.pauses(),
@@ -167,14 +167,14 @@ impl Connection {
                 continue;
             }
             // The memory limit is checked before more input is read.
-            if !self.footprint.hold(self.bytes()) {
+            if !self.memory.hold(self.bytes()) {
                 self.refuse_input(NO_MEMORY);
                 break self.write_output().await;
             }
             let may_read = all_started && !self.closing;
             if may_read {
                 let wanted = self.parser.wanted(&self.input);
-                self.input.reserve(self.footprint.room(self.input.len(), wanted));
+                self.input.reserve(self.memory.room(self.input.len(), wanted));
             }
             // Biased: CLIENT KILL and complete replies come before new input, so that input cannot starve
             // them.
@@ -188,20 +188,20 @@ impl Connection {
                     Ok(0) => self.closing = true,
                     Ok(count) => {
                         self.read_at = Instant::now();
-                        self.footprint.stir(count);
+                        self.memory.note_activity(count);
                         self.tally.bytes_in += count as u64;
                     }
                     Err(error) => break Err(error),
                 },
                 () = stopped(&mut stopping), if !self.stopping => self.stopping = true,
-                silence = self.footprint.silence() => match silence {
+                silence = self.memory.silence() => match silence {
                     Silence::Rest => self.give_back(),
                     Silence::TooLong if may_read && self.pending.is_empty() => {
-                        self.footprint.cut_for_silence();
+                        self.memory.cut_for_silence();
                         break Ok(());
                     }
                     // The client waits for a reply, so its silence does not count.
-                    Silence::TooLong => self.footprint.stir(0),
+                    Silence::TooLong => self.memory.note_activity(0),
                 },
                 _ = self.users.changed(), if !self.closing => self.closing |= self.client.session.has_ended(),
             }
@@ -572,7 +572,7 @@ impl Connection {
         self.server.door.stats.add(&mut self.tally);
         self.server.door.stats.add_calls(&mut self.calls);
         tokio::select! {
-            written = self.footprint.send(&mut self.stream, &self.output) => written?,
+            written = self.memory.send(&mut self.stream, &self.output) => written?,
             // CLIENT KILL also ends a client that does not read its replies.
             () = self.client.registered.until_ended() => return Err(io::ErrorKind::ConnectionAborted.into()),
         }

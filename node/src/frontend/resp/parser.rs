@@ -9,7 +9,7 @@
 use bytes::{Bytes, BytesMut};
 
 use super::inline;
-use crate::frontend::limits::Limits;
+use crate::frontend::limits::ClientLimits;
 use crate::kv::parse_integer;
 
 /// Longest line, inline command or length, in bytes (Redis's `PROTO_INLINE_MAX_SIZE`).
@@ -26,7 +26,7 @@ const STRANGER_ARGS_MAX: usize = 10;
 /// Longest argument of a client that has not logged in, in bytes (Redis's limit).
 const STRANGER_BULK_BYTES_MAX: usize = 16 * 1024;
 
-/// Limits of a request.
+/// ClientLimits of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     /// Longest argument, bytes.
@@ -39,7 +39,7 @@ pub(super) struct Bounds {
 
 impl Bounds {
     /// Creates the limits of a request from those of the front ends.
-    pub(super) fn of(limits: &Limits) -> Self {
+    pub(super) fn of(limits: &ClientLimits) -> Self {
         Self {
             bulk_bytes_max: limits.value_bytes_max,
             args_max: ARGS_MAX,

@@ -237,7 +237,7 @@ impl Gather {
 pub(super) fn encode_one(answer: Answer, shape: Shape, to: &mut Encoder<'_>, tally: &mut Tally) {
     let outcome = match answer {
         // The command ran as a transaction of one step.
-        Ok(Outcome::Together(Some(outcomes))) if outcomes.len() == 1 => {
+        Ok(Outcome::Transaction(Some(outcomes))) if outcomes.len() == 1 => {
             let answer = outcomes.into_iter().next().unwrap_or(Ok(Outcome::Absent));
             return encode_one(answer.map_err(Failure::Action), shape, to, tally);
         }

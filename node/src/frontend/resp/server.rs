@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use super::connection::Connection;
 use crate::access::Access;
-use crate::frontend::accept::{self, Door, FrontEnd, Place};
+use crate::frontend::accept::{self, FrontEnd, FrontEndContext, Place};
 use crate::frontend::clients::Clients;
 use crate::frontend::keyspace::Keyspace;
 use crate::frontend::security::Stream;
@@ -30,7 +30,7 @@ const PROTECTED: &str = "-DENIED Caskade is running in protected mode because pr
 /// State that all Redis connections share.
 pub struct Server {
     pub(super) keyspace: Arc<dyn Keyspace>,
-    pub(super) door: Door,
+    pub(super) door: FrontEndContext,
     pub(super) clients: Arc<Clients>,
     pub(super) slowlog: SlowLog,
     next_client: AtomicU64,
@@ -38,7 +38,7 @@ pub struct Server {
 
 impl Server {
     /// Creates a front end of `keyspace` with the limits and the security of `door`.
-    pub fn new(keyspace: Arc<dyn Keyspace>, door: Door) -> Arc<Self> {
+    pub fn new(keyspace: Arc<dyn Keyspace>, door: FrontEndContext) -> Arc<Self> {
         Arc::new(Self {
             keyspace,
             door,
@@ -65,7 +65,7 @@ impl FrontEnd for Server {
     const OPERATORS: bool = true;
     const PROTECTED: &'static str = PROTECTED;
 
-    fn door(&self) -> &Door {
+    fn door(&self) -> &FrontEndContext {
         &self.door
     }
 

@@ -10,11 +10,11 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::Server;
-use crate::frontend::limits::Limits;
+use crate::frontend::limits::ClientLimits;
 use crate::frontend::testing::{self, Memory, ask};
 
 /// Serves a front end on a free port. It ends when the sender is dropped.
-async fn serve(limits: Limits) -> (TcpStream, SocketAddr, watch::Sender<bool>) {
+async fn serve(limits: ClientLimits) -> (TcpStream, SocketAddr, watch::Sender<bool>) {
     let (listener, addr) = testing::listen().await;
     let (stop, stopping) = watch::channel(false);
     let memory = Arc::new(Memory::of_values_to(limits.value_bytes_max));
@@ -22,13 +22,13 @@ async fn serve(limits: Limits) -> (TcpStream, SocketAddr, watch::Sender<bool>) {
     (TcpStream::connect(addr).await.unwrap(), addr, stop)
 }
 
-fn limits() -> Limits {
-    Limits {
+fn limits() -> ClientLimits {
+    ClientLimits {
         connections_max: 10.into(),
         pipeline_max: 8,
         value_bytes_max: 1 << 20,
         debug_commands: true,
-        ..Limits::default()
+        ..ClientLimits::default()
     }
 }
 
@@ -268,7 +268,7 @@ async fn input_that_is_not_resp_gets_an_error_and_ends_the_connection() {
 
 #[tokio::test]
 async fn one_connection_too_many_gets_the_error() {
-    let limits = Limits { connections_max: 1.into(), ..limits() };
+    let limits = ClientLimits { connections_max: 1.into(), ..limits() };
     let (mut first, addr, _stop) = serve(limits).await;
     ask(&mut first, "PING\r\n", "+PONG\r\n").await;
     let mut second = TcpStream::connect(addr).await.unwrap();
@@ -312,7 +312,7 @@ async fn reply_over_the_limit_is_refused() {
 
 #[tokio::test]
 async fn large_requests_have_a_bound_together_and_small_ones_are_served_beside_them() {
-    let limits = Limits { buffer_bytes_max: 3 << 20, ..limits() };
+    let limits = ClientLimits { buffer_bytes_max: 3 << 20, ..limits() };
     let (mut first, addr, _stop) = serve(limits).await;
     let (whole, begin) = set_and_its_begin("a", 1 << 20);
     let mut open = Vec::new();

@@ -156,7 +156,7 @@ async fn thousand_silent_strangers_keep_no_member_out() {
     know(&late, &[&b]);
     calls_work_again(&late, &b, Class::Control).await;
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
-    let room = u64::from(Limits::default().admissions_max);
+    let room = u64::from(NetLimits::default().admissions_max);
     until("all beyond the limit are closed", || b.refused(Refused::Crowded) >= 1000 - room).await;
     until("the time limit closes the others", || {
         b.refused(Refused::Crowded) + b.refused(Refused::Unfinished) >= 1000
@@ -176,7 +176,7 @@ async fn stranger_that_keeps_proposing_protocols_is_closed_by_the_byte_limit() {
     let began = Instant::now();
     let answer = knock(b.network.listen_addrs()[0], &proposals).await;
     assert!(began.elapsed() < Duration::from_secs(4), "{:?}", began.elapsed());
-    assert!(answer.len() <= door::BYTES_MAX, "{} bytes", answer.len());
+    assert!(answer.len() <= pending_admissions::BYTES_MAX, "{} bytes", answer.len());
     until("the rejection is counted", || b.refused(Refused::Handshake) + b.refused(Refused::Unfinished) == 1)
         .await;
 }

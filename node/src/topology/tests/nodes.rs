@@ -156,7 +156,7 @@ async fn founder_is_coordinator_at_once_and_founds_only_once() {
     first.confirm_leadership().await.unwrap();
     assert!(matches!(first.found(found(1), Vec::new()).await, Err(TopologyError::AlreadyMember)));
     let void = first.propose(vec![found(1)]).await.unwrap();
-    assert!(matches!(void.verdicts[..], [Verdict::Void(_)]));
+    assert!(matches!(void.verdicts[..], [Verdict::Rejected(_)]));
     first.shutdown().await;
     assert_eq!(first.propose(vec![found(1)]).await, Err(ProposeError::Stopped));
     assert!(first.stopped().is_some());

@@ -215,7 +215,7 @@ async fn decision_of_a_coordinator_is_void_in_a_later_term_of_the_same_node() {
         [decided(1, founded, None), decided(2, down.clone(), Some(term - 1)), decided(3, down, Some(term))];
     let applied = machine.apply(entries).await.unwrap();
     assert_eq!(applied.iter().map(|applied| applied.epoch).collect::<Vec<_>>(), [1, 1, 2]);
-    assert!(matches!(&applied[1].verdicts[..], [Verdict::Void(reason)] if reason.contains("term")));
+    assert!(matches!(&applied[1].verdicts[..], [Verdict::Rejected(reason)] if reason.contains("term")));
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ impl Watch for Bounds {
             let plane = process.node.plane();
             let (bytes, waiting) = plane.under_way();
             let limits = plane.limits();
-            if bytes > limits.bytes_under_way_max || waiting > limits.waiting_max {
+            if bytes > limits.in_flight_bytes_max || waiting > limits.waiting_max {
                 return Err(format!("node {number} has {waiting} requests waiting, {bytes} bytes under way"));
             }
             let waiting = if self.0 == 0 { process.engine.stats().waiting_bytes } else { 0 };

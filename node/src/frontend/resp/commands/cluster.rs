@@ -8,7 +8,7 @@ use bytes::Bytes;
 use caskade_engine::{SLOTS, slot_of};
 
 use super::{Context, integer, later};
-use crate::frontend::keyspace::{ClientPlace, Keyspace, SlotRange, Topology, TopologyNode};
+use crate::frontend::keyspace::{ClientPlace, ClusterSlots, Keyspace, SlotNode, SlotRange};
 use crate::frontend::resp::encoder::Encoder;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Refusal, Reply};
@@ -21,7 +21,7 @@ const WALK_STEP: usize = 1000;
 
 /// Runs the subcommands that report the node's view of its cluster.
 pub(super) fn cluster(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let topology = context.server.keyspace.topology(context.client.local);
+    let topology = context.server.keyspace.cluster_slots(context.client.local);
     let to = &mut context.to;
     match args.get(1).to_ascii_lowercase().as_slice() {
         b"keyslot" => to.integer(slot_of(args.get(2)).into()),
@@ -100,7 +100,7 @@ async fn walk(
 }
 
 /// Writes a link to and a link from each other member that is up.
-fn links(topology: &Topology, to: &mut Encoder<'_>) {
+fn links(topology: &ClusterSlots, to: &mut Encoder<'_>) {
     let peers: Vec<_> = topology.nodes.iter().filter(|node| node.up && node.id != topology.node).collect();
     to.array(2 * peers.len());
     for (peer, direction) in peers.iter().flat_map(|peer| [(peer, "to"), (peer, "from")]) {
@@ -125,7 +125,7 @@ fn redis_id(node: NodeId) -> String {
     node.as_bytes().iter().take(20).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn slots(topology: &Topology, to: &mut Encoder<'_>) {
+fn slots(topology: &ClusterSlots, to: &mut Encoder<'_>) {
     let served = || topology.ranges.iter().filter_map(|range| Some((range, range.primary?)));
     to.array(served().count());
     for (range, primary) in served() {
@@ -156,11 +156,11 @@ fn endpoint(place: &ClientPlace, to: &mut Encoder<'_>) {
 }
 
 /// Returns the ranges of which a node is the primary.
-fn ranges_of(topology: &Topology, index: usize) -> impl Iterator<Item = &SlotRange> {
+fn ranges_of(topology: &ClusterSlots, index: usize) -> impl Iterator<Item = &SlotRange> {
     topology.ranges.iter().filter(move |range| range.primary == Some(index))
 }
 
-fn shards(topology: &Topology, to: &mut Encoder<'_>) {
+fn shards(topology: &ClusterSlots, to: &mut Encoder<'_>) {
     to.array(topology.nodes.len());
     for (index, node) in topology.nodes.iter().enumerate() {
         to.map(2);
@@ -176,7 +176,7 @@ fn shards(topology: &Topology, to: &mut Encoder<'_>) {
     }
 }
 
-fn shard_node(node: &TopologyNode, to: &mut Encoder<'_>) {
+fn shard_node(node: &SlotNode, to: &mut Encoder<'_>) {
     let place = &node.place;
     to.map(if place.hostname.is_some() { 8 } else { 7 });
     to.name("id");
@@ -199,7 +199,7 @@ fn shard_node(node: &TopologyNode, to: &mut Encoder<'_>) {
     to.name(if node.up { "online" } else { "failed" });
 }
 
-fn nodes(topology: &Topology) -> String {
+fn nodes(topology: &ClusterSlots) -> String {
     let mut text = String::new();
     for (index, node) in topology.nodes.iter().enumerate() {
         let myself = if node.id == topology.node { "myself," } else { "" };
@@ -223,7 +223,7 @@ fn nodes(topology: &Topology) -> String {
     text
 }
 
-fn info(topology: &Topology) -> String {
+fn info(topology: &ClusterSlots) -> String {
     let served = topology.ranges.iter().filter(|range| range.primary.is_some());
     let served: u32 = served.map(|range| u32::from(range.end - range.start) + 1).sum();
     let all = u32::from(SLOTS);

@@ -9,9 +9,9 @@ use caskade_engine::TaskState;
 use super::client::REDIS_VERSION;
 use super::{Context, later};
 use crate::access::Denials;
-use crate::api::PeerFigures;
+use crate::api::PeerStats;
 use crate::frontend::keyspace::Keyspace;
-use crate::frontend::limits::Limits;
+use crate::frontend::limits::ClientLimits;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::Handled;
 use crate::frontend::stats::{Calls, Snapshot};
@@ -69,7 +69,7 @@ struct Figures {
     now: Snapshot,
     calls: Vec<(&'static str, Calls)>,
     denials: Denials,
-    limits: Arc<Limits>,
+    limits: Arc<ClientLimits>,
 }
 
 fn write_section(section: &str, keyspace: &dyn Keyspace, figures: &Figures, text: &mut String) {
@@ -163,7 +163,7 @@ fn write_section(section: &str, keyspace: &dyn Keyspace, figures: &Figures, text
             calls.iter().for_each(|(command, calls)| text.push_str(&calls_line(command, calls)));
         }
         "cluster" => {
-            let topology = keyspace.topology(None);
+            let topology = keyspace.cluster_slots(None);
             field("# Cluster\r\ncluster_enabled", &1);
             field("caskade_node", &topology.node);
             field("caskade_epoch", &topology.epoch);
@@ -175,7 +175,7 @@ fn write_section(section: &str, keyspace: &dyn Keyspace, figures: &Figures, text
 }
 
 /// Writes the statistics of the node's peer network: connections, calls, and rejected peers by kind.
-fn write_peers(peers: &PeerFigures, field: &mut impl FnMut(&str, &dyn std::fmt::Display)) {
+fn write_peers(peers: &PeerStats, field: &mut impl FnMut(&str, &dyn std::fmt::Display)) {
     field("caskade_peers_connected", &peers.connected);
     field("caskade_peer_calls_sent", &peers.calls_sent);
     field("caskade_peer_calls_lost", &peers.calls_lost);

@@ -164,7 +164,7 @@ impl Context<'_> {
             return collected.lock().add(step);
         }
         let key = step.keys().first().map(|key| bytes::Bytes::clone(key)).unwrap_or_default();
-        let operation = Operation { key, action: Action::Together(Transaction::of(step)) };
+        let operation = Operation { key, action: Action::Transaction(Transaction::of(step)) };
         self.note_write(&operation);
         self.server.keyspace.submit(operation)
     }

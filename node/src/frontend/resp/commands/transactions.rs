@@ -190,7 +190,8 @@ pub(super) fn exec(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     let Collected { steps, answers } = collected;
     let transaction = Transaction { watched, steps };
     let first = transaction.keys().next().cloned();
-    let ticket = first.map(|key| keyspace.submit(Operation { key, action: Action::Together(transaction) }));
+    let ticket =
+        first.map(|key| keyspace.submit(Operation { key, action: Action::Transaction(transaction) }));
     Ok(Reply::Later(Box::pin(async move {
         let (mut out, mut tally) = Later::default();
         let mut to = Encoder::new(&mut out, protocol);
@@ -269,7 +270,7 @@ async fn outcomes(
 ) -> Result<Option<Vec<Result<Outcome, crate::kv::ActionError>>>, Refusal> {
     let Some(ticket) = ticket else { return Ok(Some(Vec::new())) };
     match ticket.wait().await {
-        Ok(Outcome::Together(outcomes)) => Ok(outcomes),
+        Ok(Outcome::Transaction(outcomes)) => Ok(outcomes),
         Ok(outcome) => Err(unfitting(&outcome)),
         Err(failure) => Err(Refusal::of_write(&failure)),
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use caskade_engine::{PARTITIONS, SLOTS, partition_of};
 
 use super::{Context, integer, later};
-use crate::frontend::keyspace::Topology;
+use crate::frontend::keyspace::ClusterSlots;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::Handled;
 
@@ -52,7 +52,7 @@ impl Written {
 }
 
 /// Returns the smallest number of further copies among the partitions.
-fn copies(topology: &Topology, partitions: &[u16]) -> i64 {
+fn copies(topology: &ClusterSlots, partitions: &[u16]) -> i64 {
     let first_slot = |partition: u16| partition * (SLOTS / PARTITIONS);
     let of_one = |partition: &u16| {
         let slot = first_slot(*partition);
@@ -78,7 +78,7 @@ pub(super) fn wait(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let waited = async move {
         let deadline = tokio::time::Instant::now() + timeout;
         loop {
-            let found = copies(&keyspace.topology(None), &partitions);
+            let found = copies(&keyspace.cluster_slots(None), &partitions);
             if found >= wanted || within_transaction || tokio::time::Instant::now() >= deadline {
                 return Ok(found);
             }

@@ -3,8 +3,9 @@
 //! would treat them as never acknowledged and remove them. The same is done with the live copies
 //! of a partition whose last complete copy was given up ([`crate::cluster::give_up`]).
 //!
-//! Runs before the copies are compared, while the replica is [`Unmerged`] in the committed state. Examines
-//! old records that the base of the takeover had not seen: those above its highest version then, if known.
+//! Runs before the copies are compared, while the replica is [`OlderGeneration`] in the committed state.
+//! Examines old records that the base of the takeover had not seen: those above its highest version then, if
+//! known.
 //!
 //! - Key not written or deleted since the takeover: the primary orders the replica's record again.
 //! - Otherwise the present generation's state stands. If the two differ, the key is in conflict: counted,
@@ -20,13 +21,13 @@ use parking_lot::Mutex;
 
 use super::catch_up::{CopyError, POSITIONS_PER_ASK, Transfer, unexpected};
 use super::message::{BulkAction, BulkAnswer};
-use super::notices::Weight;
 use super::plane::Plane;
 use super::primary::Phase;
 use super::reconcile::ROOM_PAUSE;
 use super::version::{SEQUENCE_MAX, version};
+use crate::cluster::events::Severity;
 use crate::cluster::state::ClusterState;
-use crate::cluster::takeover::Unmerged;
+use crate::cluster::takeover::OlderGeneration;
 use crate::id::{NodeId, Partition};
 use crate::mutation::{Mutation, planted};
 
@@ -37,7 +38,7 @@ const LOGGED_MAX: u64 = 1000;
 
 /// Counts of the records that only one returned node had.
 #[derive(Clone, Debug, Default)]
-struct Merged {
+struct Rejoined {
     written: u64,
     deleted: u64,
     conflicts: u64,
@@ -46,7 +47,7 @@ struct Merged {
 
 /// Counts of merged records by returned node, until the event is reported.
 #[derive(Debug, Default)]
-pub(super) struct Merging(Mutex<BTreeMap<NodeId, Merged>>);
+pub(super) struct Rejoins(Mutex<BTreeMap<NodeId, Rejoined>>);
 
 /// Decision on a record of an older generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +61,7 @@ enum Verdict {
 }
 
 /// Returns the positions of the replica's records to examine. Both lists ascend by position.
-fn unseen(mine: &[InventoryEntry], theirs: &[(u64, u64, bool)], unmerged: &Unmerged) -> Vec<u64> {
+fn unseen(mine: &[InventoryEntry], theirs: &[(u64, u64, bool)], unmerged: &OlderGeneration) -> Vec<u64> {
     let here = |position: u64| {
         let from = mine.partition_point(|entry| entry.position < position);
         mine.iter().skip(from).take_while(move |entry| entry.position == position).map(|entry| entry.version)
@@ -79,7 +80,7 @@ fn unseen(mine: &[InventoryEntry], theirs: &[(u64, u64, bool)], unmerged: &Unmer
 }
 
 /// Decides by the primary's newest record of the key, pending or published, including tombstones.
-fn verdict(current: Option<&Record>, theirs: &Record, unmerged: &Unmerged) -> Verdict {
+fn verdict(current: Option<&Record>, theirs: &Record, unmerged: &OlderGeneration) -> Verdict {
     let began = version(unmerged.first_term, 0);
     let old = theirs.version < began && unmerged.seen.is_none_or(|seen| theirs.version > seen);
     match current {
@@ -103,7 +104,7 @@ impl Plane {
         if planted(Mutation::ReconcileOlderGeneration) {
             return Ok(());
         }
-        // The entry makes `tell_merged` report the end, even if there is nothing to merge.
+        // The entry makes `report_merged` report the end, even if there is nothing to merge.
         self.merging.0.lock().entry(node).or_default();
         let theirs = self.inventory_of(transfer).await?;
         let positions = unseen(&self.engine.inventory(partition), &theirs, &unmerged);
@@ -128,7 +129,7 @@ impl Plane {
     async fn merge_record(
         self: &Arc<Self>,
         transfer: Transfer,
-        unmerged: &Unmerged,
+        unmerged: &OlderGeneration,
         theirs: Record,
     ) -> Result<(), CopyError> {
         let Transfer { partition, term, node, .. } = transfer;
@@ -179,14 +180,14 @@ impl Plane {
     }
 
     /// Reports returned nodes whose copies are merged in all partitions that this node is primary of.
-    pub fn tell_merged(&self) {
+    pub fn report_merged(&self) {
         let state = self.state();
         let own = || state.partitions().filter(|(_, entry)| entry.primary() == Some(self.node));
         let waits = |node: NodeId| own().any(|(p, _)| unmerged(&state, p, node).is_some());
-        let done: Vec<(NodeId, Merged)> =
+        let done: Vec<(NodeId, Rejoined)> =
             self.merging.0.lock().extract_if(.., |node, _| !waits(*node)).collect();
         for (node, merged) in done {
-            let Merged { written, deleted, conflicts, named } = merged;
+            let Rejoined { written, deleted, conflicts, named } = merged;
             let mut message = format!(
                 "node {} returned with data of an older generation or of partitions that were given up, and \
                  node {} merged it by value: it applied {written} writes and {deleted} deletions that only \
@@ -201,12 +202,12 @@ impl Plane {
                     message.push_str(" and others (they are in this node's log)");
                 }
             }
-            self.tell(Weight::Warning, node, message);
+            self.report(Severity::Warning, node, message);
         }
     }
 }
 
-fn unmerged(state: &ClusterState, partition: Partition, node: NodeId) -> Option<Unmerged> {
+fn unmerged(state: &ClusterState, partition: Partition, node: NodeId) -> Option<OlderGeneration> {
     state.partition(partition)?.replica(node)?.unmerged
 }
 
@@ -216,7 +217,7 @@ mod tests {
 
     use super::*;
 
-    const SEEN: Unmerged = Unmerged { first_term: 100, seen: Some(0x0500_0000_0009) };
+    const SEEN: OlderGeneration = OlderGeneration { first_term: 100, seen: Some(0x0500_0000_0009) };
 
     fn record(term: u32, sequence: u64, value: Option<&'static str>) -> Record {
         Record {
@@ -251,7 +252,7 @@ mod tests {
             [2, 3, 5],
             "a record that is absent here was deleted here, if the base had seen it"
         );
-        let unknown = Unmerged { seen: None, ..SEEN };
+        let unknown = OlderGeneration { seen: None, ..SEEN };
         assert_eq!(unseen(&here, &theirs, &unknown), [2, 5, 6]);
     }
 
@@ -280,7 +281,7 @@ mod tests {
     #[test]
     fn record_that_the_base_had_seen_is_never_restored() {
         assert_eq!(verdict(None, &record(5, 9, Some("deleted since")), &SEEN), Verdict::Leave);
-        let unknown = Unmerged { seen: None, ..SEEN };
+        let unknown = OlderGeneration { seen: None, ..SEEN };
         assert_eq!(verdict(Some(&record(6, 1, None)), &record(5, 10, Some("old")), &unknown), Verdict::Leave);
         assert_eq!(
             verdict(Some(&record(100, 1, None)), &record(5, 10, Some("old")), &unknown),

@@ -12,7 +12,7 @@ use crate::error::OpenError;
 use crate::mutation;
 
 /// Name of the thread.
-const THREAD: &str = "cask-tend";
+const THREAD: &str = "cask-background";
 
 /// Interval between two looks for work.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOKS_SKIPPED_MAX: u32 = 31;
 
 /// Handle of the background thread; ends the thread when it is dropped.
-pub(crate) struct Tender {
+pub(crate) struct Background {
     core: Arc<Core>,
     signal: Arc<Signal>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -37,7 +37,7 @@ struct Signal {
     wake: Condvar,
 }
 
-impl Tender {
+impl Background {
     /// Starts the thread, if the options request it.
     pub(crate) fn start(core: &Arc<Core>) -> Result<Self, OpenError> {
         let signal = Arc::new(Signal::default());
@@ -73,7 +73,7 @@ impl Tender {
     }
 }
 
-impl Drop for Tender {
+impl Drop for Background {
     fn drop(&mut self) {
         self.stop();
     }
@@ -98,7 +98,7 @@ fn run(core: &Core, signal: &Signal) {
         }
         let looked = core.look_at_space();
         let merges = core.merges.is_space_low() || core.options.merge_window.contains(now_ms());
-        if let Err(error) = looked.and_then(|()| core.tend(merges)) {
+        if let Err(error) = looked.and_then(|()| core.run_once(merges)) {
             tracing::warn!(%error, "hint files or merges are postponed");
             skipped = (2 * skipped + 1).min(LOOKS_SKIPPED_MAX);
             skip = skipped;

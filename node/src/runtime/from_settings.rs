@@ -3,7 +3,7 @@
 use caskade_engine::{Budget, OnFailure, Options};
 
 use crate::config::{STORE_FOLDER, Settings};
-use crate::data::Limits;
+use crate::data::DataLimits;
 use crate::identity::{ClusterSecret, Identity};
 use crate::net::NetworkConfig;
 use crate::supervise::Supervisor;
@@ -55,13 +55,13 @@ pub(super) fn network_config(
 }
 
 /// Returns the limits and times of the data plane.
-pub(super) fn limits(settings: &Settings) -> Limits {
-    Limits {
+pub(super) fn limits(settings: &Settings) -> DataLimits {
+    DataLimits {
         request_timeout_ms: settings.request_timeout_ms,
         replica_timeout_ms: REPLICA_TIMEOUT_MS,
         pending_max: PENDING_MAX,
         waiting_max: WAITING_MAX,
-        bytes_under_way_max: BYTES_UNDER_WAY_MAX,
+        in_flight_bytes_max: BYTES_UNDER_WAY_MAX,
         value_bytes_max: settings.max_value_bytes,
         migration_bytes_per_s: settings.migration_bytes_per_s,
         scrub_bytes_per_s: settings.scrub_bytes_per_s,

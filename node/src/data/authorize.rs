@@ -14,7 +14,7 @@ use crate::net::{Class, Refusals, Refused};
 impl Plane {
     /// Returns whether a peer is not a member in the state this node has applied; counts its message as
     /// rejected then.
-    pub(super) fn is_stranger(&self, from: NodeId, class: Class) -> bool {
+    pub(super) fn is_unauthorized(&self, from: NodeId, class: Class) -> bool {
         let view = self.view.load();
         if view.state.epoch == 0 {
             // This node knows no members yet, and serves no partition.
@@ -23,7 +23,7 @@ impl Plane {
         let refused = match view.state.membership(from) {
             Membership::Member => return false,
             Membership::Removed(_) => Refused::Removed,
-            Membership::Stranger => Refused::Stranger,
+            Membership::Unknown => Refused::Stranger,
         };
         self.refuse(refused, from, &format_args!("{class:?}, in epoch {}", view.state.epoch));
         true

@@ -1,11 +1,11 @@
 //! Memory and time limits of one connection, the same for all front ends.
 //!
 //! - Memory: unfinished requests and unsent replies of all connections together stay within
-//!   [`Limits::buffer_bytes_max`]. A connection that would exceed it is closed, unless the connection holds
-//!   at most [`SMALL_BYTES`]: small requests are served whatever other clients send.
-//! - Time: a connection is closed if its client reads no replies for [`Limits::patience`], or sends nothing
-//!   for [`Limits::idle_s`] seconds. After [`REST_AFTER`] without traffic a connection frees its unused
-//!   buffers.
+//!   [`ClientLimits::buffer_bytes_max`]. A connection that would exceed it is closed, unless the connection
+//!   holds at most [`SMALL_BYTES`]: small requests are served whatever other clients send.
+//! - Time: a connection is closed if its client reads no replies for [`ClientLimits::patience`], or sends
+//!   nothing for [`ClientLimits::idle_s`] seconds. After [`REST_AFTER`] without traffic a connection frees
+//!   its unused buffers.
 
 use std::io;
 use std::pin::Pin;
@@ -16,7 +16,7 @@ use std::time::Duration;
 use tokio::io::{AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::limits::Limits;
+use super::limits::ClientLimits;
 use super::stats::{Cut, Stats};
 
 /// Error reply to a client whose connection would exceed the memory limit of all connections.
@@ -36,8 +36,8 @@ const REST_AFTER: Duration = Duration::from_secs(10);
 
 /// Memory and activity of one connection.
 #[derive(Debug)]
-pub(super) struct Footprint {
-    limits: Arc<Limits>,
+pub(super) struct ConnectionMemory {
+    limits: Arc<ClientLimits>,
     stats: Arc<Stats>,
     /// Bytes that the connection holds in memory.
     bytes: u64,
@@ -58,8 +58,8 @@ pub(super) enum Silence {
     TooLong,
 }
 
-impl Footprint {
-    pub(super) fn new(limits: &Arc<Limits>, stats: &Arc<Stats>) -> Self {
+impl ConnectionMemory {
+    pub(super) fn new(limits: &Arc<ClientLimits>, stats: &Arc<Stats>) -> Self {
         let now = Instant::now();
         Self {
             limits: Arc::clone(limits),
@@ -73,7 +73,7 @@ impl Footprint {
     }
 
     /// Notes activity: `read` bytes from the client.
-    pub(super) fn stir(&mut self, read: usize) {
+    pub(super) fn note_activity(&mut self, read: usize) {
         self.stirred = Instant::now();
         self.resting = false;
         if read >= self.room {
@@ -136,7 +136,7 @@ impl Footprint {
     /// Sends all of `bytes` and flushes the stream.
     ///
     /// # Errors
-    /// The connection broke, or a write made no progress within [`Limits::patience`].
+    /// The connection broke, or a write made no progress within [`ClientLimits::patience`].
     pub(super) async fn send(
         &mut self,
         stream: &mut (impl AsyncWrite + Unpin),
@@ -168,7 +168,7 @@ impl Footprint {
     }
 }
 
-impl Drop for Footprint {
+impl Drop for ConnectionMemory {
     fn drop(&mut self) {
         self.limits.buffer_bytes.fetch_sub(self.bytes, Ordering::Relaxed);
     }
@@ -178,14 +178,14 @@ impl Drop for Footprint {
 mod tests {
     use super::*;
 
-    fn of(limits: Limits) -> (Arc<Limits>, Arc<Stats>) {
+    fn of(limits: ClientLimits) -> (Arc<ClientLimits>, Arc<Stats>) {
         (Arc::new(limits), Arc::default())
     }
 
     #[tokio::test]
     async fn large_buffers_are_rejected_over_the_bound_and_small_ones_never() {
-        let (limits, stats) = of(Limits { buffer_bytes_max: 1 << 20, ..Limits::default() });
-        let new = || Footprint::new(&limits, &stats);
+        let (limits, stats) = of(ClientLimits { buffer_bytes_max: 1 << 20, ..ClientLimits::default() });
+        let new = || ConnectionMemory::new(&limits, &stats);
         let (mut large, mut other, mut small) = (new(), new(), new());
         assert!(large.hold(1 << 20) && small.hold(1000));
         assert!(!other.hold(100_000), "there is no room for another large one");
@@ -200,29 +200,30 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn idle_connection_frees_its_buffers_and_closes_if_the_setting_says_so() {
-        let (limits, stats) = of(Limits::default());
-        let mut footprint = Footprint::new(&limits, &stats);
-        footprint.stir(10);
-        assert_eq!(footprint.room(100_000, 1 << 30), 100_000);
-        assert_eq!(footprint.room(10, 1 << 30), ROOM_LEAST);
-        (0..10).for_each(|_| footprint.stir(ROOM_MOST));
-        assert_eq!(footprint.room(10, 1 << 30), ROOM_MOST);
-        assert_eq!(footprint.silence().await, Silence::Rest);
-        assert_eq!(footprint.room(10, 1 << 30), ROOM_LEAST);
-        assert!(tokio::time::timeout(Duration::from_secs(9999), footprint.silence()).await.is_err());
+        let (limits, stats) = of(ClientLimits::default());
+        let mut memory = ConnectionMemory::new(&limits, &stats);
+        memory.note_activity(10);
+        assert_eq!(memory.room(100_000, 1 << 30), 100_000);
+        assert_eq!(memory.room(10, 1 << 30), ROOM_LEAST);
+        (0..10).for_each(|_| memory.note_activity(ROOM_MOST));
+        assert_eq!(memory.room(10, 1 << 30), ROOM_MOST);
+        assert_eq!(memory.silence().await, Silence::Rest);
+        assert_eq!(memory.room(10, 1 << 30), ROOM_LEAST);
+        assert!(tokio::time::timeout(Duration::from_secs(9999), memory.silence()).await.is_err());
         limits.idle_s.store(20_000, Ordering::Relaxed);
         let began = Instant::now();
-        footprint.stir(1);
-        assert_eq!(footprint.silence().await, Silence::Rest);
-        assert_eq!(footprint.silence().await, Silence::TooLong);
+        memory.note_activity(1);
+        assert_eq!(memory.silence().await, Silence::Rest);
+        assert_eq!(memory.silence().await, Silence::TooLong);
         let waited = began.elapsed().as_secs();
         assert!((20_000..20_002).contains(&waited), "{waited}");
     }
 
     #[tokio::test(start_paused = true)]
     async fn client_that_reads_nothing_is_given_up_and_a_slow_one_is_not() {
-        let (limits, stats) = of(Limits { patience: Duration::from_secs(60), ..Limits::default() });
-        let mut footprint = Footprint::new(&limits, &stats);
+        let (limits, stats) =
+            of(ClientLimits { patience: Duration::from_secs(60), ..ClientLimits::default() });
+        let mut memory = ConnectionMemory::new(&limits, &stats);
         let (mut here, mut there) = tokio::io::duplex(16);
         let reader = tokio::spawn(async move {
             let mut taken = [0; 16];
@@ -231,10 +232,10 @@ mod tests {
                 tokio::io::AsyncReadExt::read_exact(&mut there, &mut taken).await.unwrap();
             }
         });
-        footprint.send(&mut here, &[7; 64]).await.unwrap();
+        memory.send(&mut here, &[7; 64]).await.unwrap();
         reader.await.unwrap();
         let (mut here, _there) = tokio::io::duplex(16);
-        let error = footprint.send(&mut here, &[7; 64]).await.unwrap_err();
+        let error = memory.send(&mut here, &[7; 64]).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
         assert_eq!(stats.snapshot().cut_for_unread, 1);
     }

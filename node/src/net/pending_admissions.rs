@@ -141,19 +141,19 @@ impl Waiting {
 }
 
 /// A transport that limits its incoming connections until they are admitted.
-pub(super) struct Door<O> {
+pub(super) struct PendingAdmissions<O> {
     inner: Boxed<O>,
     waiting: Waiting,
 }
 
-impl<O> Door<O> {
+impl<O> PendingAdmissions<O> {
     /// Creates a transport with at most `most` pending connections.
     pub(super) fn new(inner: Boxed<O>, most: usize) -> Self {
         Self { inner, waiting: Waiting { most, queue: VecDeque::new() } }
     }
 }
 
-impl<O: Send + 'static> Transport for Door<O> {
+impl<O: Send + 'static> Transport for PendingAdmissions<O> {
     type Output = O;
     type Error = io::Error;
     type ListenerUpgrade = BoxFuture<'static, io::Result<O>>;

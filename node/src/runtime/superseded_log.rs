@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
-use super::afresh::rename;
+use super::rejoin_as_new::rename;
 use crate::identity::replace_file;
 use crate::topology::NEXT_FOLDER;
 
@@ -86,7 +86,8 @@ fn set_log_aside(data_dir: &Path) -> anyhow::Result<()> {
         format!("{} has {KEPT_MAX} topology logs that were given up: delete some of them", data_dir.display())
     })?;
     rename(&log, &free).with_context(|| format!("cannot set {} aside", log.display()))?;
-    tracing::warn!(to = %free.display(), "gave up the topology log and set it aside: a newer generation took over");
+    tracing::warn!(to = %free.display(), "gave up the topology log and set it aside: a newer generation took \
+        over");
     Ok(())
 }
 

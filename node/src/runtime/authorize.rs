@@ -5,7 +5,7 @@ use std::fmt::Display;
 
 use super::Node;
 use super::control::{Control, ControlAnswer};
-use crate::api::PeerFigures;
+use crate::api::PeerStats;
 use crate::cluster::operations::Membership;
 use crate::cluster::state::Announcement;
 use crate::id::{ClusterId, NodeId};
@@ -41,8 +41,8 @@ impl Node {
         let refused = match state.membership(from) {
             Membership::Member => return Ok(()),
             // A node that was down does not know yet which nodes the log has admitted since.
-            Membership::Stranger if matches!(question, Control::Raft(_)) => return Ok(()),
-            Membership::Stranger => Refused::Stranger,
+            Membership::Unknown if matches!(question, Control::Raft(_)) => return Ok(()),
+            Membership::Unknown => Refused::Stranger,
             // A removed coordinator still completes its work while it votes.
             Membership::Removed(_)
                 if matches!(question, Control::Raft(_) | Control::Stand)
@@ -81,9 +81,9 @@ impl Node {
     }
 
     /// Returns the counters of the peer network.
-    pub(super) fn peer_figures(&self) -> PeerFigures {
+    pub(super) fn peer_figures(&self) -> PeerStats {
         let stats = self.peers.stats();
-        PeerFigures {
+        PeerStats {
             connected: stats.peers as u64,
             calls_open: stats.calls_open as u64,
             queued_bytes: stats.queued_bytes as u64,

@@ -21,12 +21,12 @@ pub fn spoken() -> (u16, u16, u64) {
 
 impl Node {
     /// As coordinator: raises the version and features in use once all members support more.
-    pub(super) async fn raise_speech(self: &Arc<Self>) {
-        let Some(speech) = self.topology.state().speech_to_raise() else { return };
-        if speech.protocol > spoken().1 {
+    pub(super) async fn raise_protocol(self: &Arc<Self>) {
+        let Some(version) = self.topology.state().version_to_raise() else { return };
+        if version.protocol > spoken().1 {
             return;
         }
-        if let Err(error) = self.propose_here(vec![Change::RaiseSpeech(speech)]).await {
+        if let Err(error) = self.propose_here(vec![Change::RaiseProtocol(version)]).await {
             tracing::debug!(%error, "could not raise the protocol version in use; this node retries");
         }
     }

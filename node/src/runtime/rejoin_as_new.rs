@@ -29,7 +29,8 @@ impl Node {
         let path = self.settings.data_dir.join(MARKER);
         let text = format!("node {} is no longer a member of cluster {}\n", self.id, self.cluster_id);
         if let Err(error) = replace_file(&path, text.as_bytes()) {
-            tracing::warn!(%error, "cannot record that this node was removed; --join-afresh will have no effect");
+            tracing::warn!(%error, "cannot record that this node was removed; --join-afresh will have no \
+                effect");
         }
     }
 }
@@ -65,7 +66,8 @@ pub(super) fn move_aside(data_dir: &Path, bootstrap: &[String]) -> anyhow::Resul
     }
     tracing::warn!(
         dir = %data_dir.display(),
-        "this node was removed and joins as a new one: its former files are kept with the ending .removed-{number}"
+        "this node was removed and joins as a new one: its former files are kept with the ending \
+         .removed-{number}"
     );
     Ok(())
 }
