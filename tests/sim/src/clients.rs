@@ -41,6 +41,13 @@ const FINAL_KEYS: u64 = 24;
 const READ_PATIENCE_MS: [u64; 4] = [60, 300, 1_000, 15_000];
 const WRITE_PATIENCE_MS: [u64; 4] = [1_000, 2_500, 15_000, 15_000];
 
+/// Longest lifetime of a key whose expiry a client follows, start of its reads before the expiry, and their
+/// number.
+const FOLLOWED_MS_MAX: u64 = 1_000;
+const FOLLOWED_EARLY_MS: u64 = 150;
+const FOLLOWED_READS: usize = 12;
+const FOLLOW_PATIENCE: Duration = Duration::from_millis(3_000);
+
 /// State that the clients of one simulation share.
 pub struct Clients {
     world: Arc<Mutex<World>>,
@@ -114,8 +121,37 @@ impl Clients {
                 let ask = if self.world.lock().leaves_alone(node, &key) { Ask::Read } else { ask };
                 let patience = if ask == Ask::Read { READ_PATIENCE_MS } else { WRITE_PATIENCE_MS };
                 let patience = patience.choose(&mut rng).copied().unwrap_or_default();
-                self.ask(node, key, ask, Duration::from_millis(patience)).await;
+                let patience = Duration::from_millis(patience);
+                let told = self.ask(node, key.clone(), ask.clone(), patience).await;
+                self.follow_up(&mut rng, key, &ask, &told).await;
             }
+        }
+    }
+
+    /// Looks at once where the next operations would hide a broken rule: at both keys of a pair whose write
+    /// has an unknown outcome, and at a key about to expire, again and again through different nodes.
+    async fn follow_up(&self, rng: &mut StdRng, key: Bytes, ask: &Ask, told: &Told) {
+        match (ask, told) {
+            (Ask::SetBoth(_), Told::Unknown) => {
+                self.read_anywhere(rng, key.clone(), Ask::Read).await;
+                self.read_anywhere(rng, key, Ask::ReadOther).await;
+            }
+            (Ask::SetFor(_, length_ms, _), Told::Set(true)) if *length_ms < FOLLOWED_MS_MAX => {
+                let early_ms = rng.random_range(0..FOLLOWED_EARLY_MS);
+                tokio::time::sleep(Duration::from_millis(length_ms.saturating_sub(early_ms))).await;
+                for _ in 0..FOLLOWED_READS {
+                    self.read_anywhere(rng, key.clone(), Ask::Read).await;
+                    tokio::time::sleep(Duration::from_millis(rng.random_range(1..20))).await;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn read_anywhere(&self, rng: &mut StdRng, key: Bytes, ask: Ask) {
+        let running = self.world.lock().running();
+        if let (false, Some(node)) = (self.stopped.load(Ordering::SeqCst), running.choose(rng)) {
+            self.ask(*node, key, ask, FOLLOW_PATIENCE).await;
         }
     }
 
@@ -255,7 +291,7 @@ fn key(kind: &str, number: u64) -> Bytes {
 }
 
 /// Returns the two keys of a pair; of any other key that key itself, twice.
-fn halves(key: &[u8]) -> (Bytes, Bytes) {
+pub(crate) fn halves(key: &[u8]) -> (Bytes, Bytes) {
     let half = |which: &[u8]| -> Bytes { [key, which].concat().into() };
     if is_pair(key) { (half(b"a"), half(b"b")) } else { (half(b""), half(b"")) }
 }

@@ -28,7 +28,7 @@ struct Args {
     jobs: Option<usize>,
     /// Kind of faults; by default all kinds, or those that show the planted bug.
     #[arg(long, value_enum)]
-    faults: Option<Faults>,
+    faults: Option<Profile>,
     /// Runs one seed, and logs every step of every node (RUST_LOG sets the detail).
     #[arg(long)]
     replay: Option<u64>,
@@ -50,31 +50,15 @@ struct Args {
     scale: Option<std::path::PathBuf>,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
-enum Faults {
-    /// All kinds.
-    Mixed,
-    /// Joins, stops and crashes.
-    Membership,
-    /// Bits that flip on one disk.
-    Damage,
-    /// Power losses of stores that do not sync every write.
-    Weak,
-    /// The loss of one of two nodes, a takeover by the other, and the return of the lost one.
-    Takeover,
-    /// Disks that fill and have room again.
-    Disk,
-}
-
 impl Args {
-    fn faults(&self) -> Faults {
+    fn faults(&self) -> Profile {
         let shows = match self.plant.as_deref() {
-            Some("TrustDamage") => Faults::Damage,
-            Some("NoTail" | "CleanWhileAway") => Faults::Weak,
-            Some("AnyAssignment") => Faults::Membership,
-            Some("ReconcileOlderGeneration" | "TermsOfTheLostSide" | "ServeUncompared") => Faults::Takeover,
-            Some("RefuseAfterOrdering" | "StaysFull") => Faults::Disk,
-            _ => Faults::Mixed,
+            Some("TrustDamage") => Profile::Damage,
+            Some("NoTail" | "CleanWhileAway") => Profile::Weak,
+            Some("AnyAssignment") => Profile::Membership,
+            Some("ReconcileOlderGeneration" | "TermsOfTheLostSide" | "ServeUncompared") => Profile::Takeover,
+            Some("RefuseAfterOrdering" | "StaysFull") => Profile::Disk,
+            _ => Profile::Mixed,
         };
         self.faults.unwrap_or(shows)
     }
@@ -110,14 +94,6 @@ fn plant(_: Mutation) -> bool {
 fn main() -> ExitCode {
     let args = Args::parse();
     let faults = args.faults();
-    let profile = match faults {
-        Faults::Mixed => Profile::Mixed,
-        Faults::Membership => Profile::Membership,
-        Faults::Damage => Profile::Damage,
-        Faults::Weak => Profile::Weak,
-        Faults::Takeover => Profile::Takeover,
-        Faults::Disk => Profile::Disk,
-    };
     if args.list {
         Mutation::ALL.iter().for_each(|mutation| println!("{mutation:?}"));
         return ExitCode::SUCCESS;
@@ -145,13 +121,13 @@ fn main() -> ExitCode {
         }
     }
     if let Some(seed) = args.one {
-        return tell(seed, faults, run(seed, profile));
+        return tell(seed, faults, run(seed, faults));
     }
     if let Some(seed) = args.replay {
         let filter = tracing_subscriber::EnvFilter::try_from_default_env();
         let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("debug"));
         tracing_subscriber::fmt().with_env_filter(filter).with_timer(Clock).with_ansi(false).init();
-        return tell(seed, faults, run(seed, profile));
+        return tell(seed, faults, run(seed, faults));
     }
     let jobs = args.jobs.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     let began = Instant::now();
@@ -205,7 +181,7 @@ fn run_apart(args: &Args, seed: u64) -> Result<Report, String> {
     })
 }
 
-fn name(faults: Faults) -> String {
+fn name(faults: Profile) -> String {
     faults.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 
@@ -247,7 +223,7 @@ impl std::fmt::Display for Totals {
     }
 }
 
-fn tell(seed: u64, faults: Faults, result: Result<Report, Failed>) -> ExitCode {
+fn tell(seed: u64, faults: Profile, result: Result<Report, Failed>) -> ExitCode {
     match result {
         Ok(report) => {
             println!("{report}");

@@ -5,17 +5,19 @@ use std::fmt;
 use std::sync::{Arc, Once};
 use std::time::Duration;
 
-use caskade_engine::SyncPolicy;
+use bytes::Bytes;
+use caskade_engine::{Record, SyncPolicy, partition_of};
 use caskade_node::cluster::state::ReplicaRole;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 
-use crate::clients::{Clients, is_pair};
-use crate::faults::{Profile, draw};
+use crate::clients::{Clients, halves, is_pair};
+use crate::faults::{Fault, Profile};
 use crate::history::{Ask, Told};
 use crate::invariants::{self, Watch};
+use crate::schedule::draw;
 use crate::sides;
 use crate::world::{Shape, World};
 
@@ -186,13 +188,14 @@ async fn phases(
             .await
             .map_err(|why| format!("it did not come back as a whole: {why}"))?;
     }
-    read_all(&clients, world).await?;
+    let absent = read_all(&clients, world).await?;
     wait_healed(world, &mut watched, HEAL_MAX)
         .await
         .map_err(|why| format!("it did not stay healed: {why}"))?;
     for invariant in invariants::healed() {
         invariant.check(&world.lock())?;
     }
+    has_no_record(&world.lock(), &absent)?;
     let history = clients.history();
     let world = world.lock();
     match &world.taken_over {
@@ -215,7 +218,7 @@ async fn phases(
 async fn attack(
     world: &Arc<Mutex<World>>,
     watched: &mut [Box<dyn Watch>],
-    schedule: &[(u64, crate::faults::Fault)],
+    schedule: &[(u64, Fault)],
     length_ms: u64,
 ) -> Result<(), String> {
     let began = tokio::time::Instant::now();
@@ -320,26 +323,59 @@ async fn write_everywhere(
     Ok(())
 }
 
-/// Reads every key through every member and checks that every acknowledged write is there. A node that leaves
-/// may cease to be a member meanwhile, and then serves no client.
-async fn read_all(clients: &Arc<Clients>, world: &Arc<Mutex<World>>) -> Result<(), String> {
+/// Reads every key through every member; the history then tells whether every acknowledged write is there.
+/// Returns the keys whose last reply was "absent". A node that leaves may cease to be a member meanwhile, and
+/// then serves no client.
+async fn read_all(clients: &Arc<Clients>, world: &Arc<Mutex<World>>) -> Result<Vec<Bytes>, String> {
+    let mut absent = Vec::new();
     let nodes = world.lock().running_members();
     let keys: Vec<_> = clients.history().keys().cloned().collect();
     for key in keys {
-        for node in &nodes {
-            let asks = if is_pair(&key) { vec![Ask::Read, Ask::ReadOther] } else { vec![Ask::Read] };
-            for ask in asks {
-                let mut tries = 0;
-                while matches!(
-                    clients.ask(*node, key.clone(), ask.clone(), FINAL_PATIENCE).await,
-                    Told::Refused | Told::Unknown
-                ) && world.lock().running_members().contains(node)
-                {
-                    tries += 1;
-                    if tries == FINAL_TRIES {
-                        return Err(format!("{key:?} cannot be read through node {node}"));
-                    }
-                }
+        let (one, other) = halves(&key);
+        let pair = [(one, Ask::Read), (other, Ask::ReadOther)];
+        for (half, ask) in pair.into_iter().take(if is_pair(&key) { 2 } else { 1 }) {
+            let mut last = Told::Unknown;
+            for node in &nodes {
+                last = read_finally(clients, world, *node, &key, &ask).await?;
+            }
+            if last == Told::Value(None) {
+                absent.push(half);
+            }
+        }
+    }
+    Ok(absent)
+}
+
+async fn read_finally(
+    clients: &Arc<Clients>,
+    world: &Arc<Mutex<World>>,
+    node: usize,
+    key: &Bytes,
+    ask: &Ask,
+) -> Result<Told, String> {
+    for _ in 0..FINAL_TRIES {
+        let told = clients.ask(node, key.clone(), ask.clone(), FINAL_PATIENCE).await;
+        if !matches!(told, Told::Refused | Told::Unknown) || !world.lock().running_members().contains(&node) {
+            return Ok(told);
+        }
+    }
+    Err(format!("{key:?} cannot be read through node {node}"))
+}
+
+/// Checks that no copy holds a value of these keys, which a primary answered as absent: a copy that does
+/// would show them again where its clock is behind (rule R13).
+fn has_no_record(world: &World, absent: &[Bytes]) -> Result<(), String> {
+    let state = world.log.state();
+    for key in absent {
+        let partition = &state.partitions[usize::from(partition_of(key))];
+        for (number, node) in world.nodes.iter().enumerate() {
+            let in_sync = partition.replica(node.id).is_some_and(|copy| copy.role == ReplicaRole::InSync);
+            let Some(process) = node.process.as_ref().filter(|_| in_sync) else { continue };
+            if let Ok(Some(Record { value: Some(_), expiry_ms, .. })) = process.engine.read(key) {
+                return Err(format!(
+                    "{key:?} was absent when it was read, and node {number} has a value of it \
+                     (expiry {expiry_ms})"
+                ));
             }
         }
     }
