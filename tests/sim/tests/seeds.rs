@@ -17,7 +17,7 @@ const DISK: u64 = 100;
 const BUG_SEEDS_MAX: u64 = 2_000;
 
 /// Bugs that a handful of seeds finds.
-const SOON_FOUND: [&str; 23] = [
+const SOON_FOUND: [&str; 25] = [
     "OldTermAfterRestart",
     "AcknowledgePastFailure",
     "NoConsent",
@@ -41,6 +41,8 @@ const SOON_FOUND: [&str; 23] = [
     "ServeUncompared",
     "RefuseAfterOrdering",
     "StaysFull",
+    "HideExpired",
+    "SplitBatch",
 ];
 
 fn simulate(args: &[&str]) -> (bool, String) {
