@@ -330,7 +330,7 @@ async fn earlier_start_is_refused(cluster: &mut Cluster, secret: &[u8]) -> Resul
     copy_identity(&cluster.node(place)?.data_dir(), folder.path())?;
     let earlier = stranger(folder.path(), secret).await?;
     introduce(&earlier, std::slice::from_ref(node)).await?;
-    let clocks = TimeReport { time_us: 0, error_us: None, floor_us: 0, offset_ms: None };
+    let clocks = TimeReport { time_us: 0, error_us: None, floor_us: 0, set_back: false, offset_ms: None };
     let lease = [&[2][..], &wire::encode(&(announcement(earlier.local(), 0), clocks))].concat();
     let answer = call(&earlier, node, Class::Control, &lease).await?;
     ensure!(answer == REFUSED_FOR_GOOD, "it was answered {answer}");

@@ -53,6 +53,8 @@ pub struct ClusterClock {
     error_us: Option<u64>,
     /// The latest cluster time that this node has recorded, in microseconds; 0 if it has no record.
     floor_us: u64,
+    /// Whether the wall clock was behind the record at the start: it was set back since.
+    set_back: bool,
 }
 
 /// A node's record of cluster time on disk.
@@ -112,6 +114,9 @@ pub struct TimeReport {
     pub error_us: Option<u64>,
     /// The latest cluster time that the node has recorded, in microseconds; 0 if it has no record.
     pub floor_us: u64,
+    /// Whether the node's wall clock was behind its record at the start: it was set back, so the guess is only
+    /// the bound of the record.
+    pub set_back: bool,
     /// Distance of the node's wall clock ahead of its estimate, in milliseconds; `None` while the estimate is
     /// a guess.
     pub offset_ms: Option<i64>,
@@ -121,6 +126,7 @@ impl ClusterClock {
     /// Returns the clock of a process that starts. It continues the node's record by the monotonic clock if
     /// the machine has not rebooted since, otherwise by the wall clock.
     pub fn restore(record: Option<&TimeRecord>, boot: u64, monotonic_ms: u64, wall_ms: u64) -> Self {
+        let mut set_back = false;
         let (base_us, error_us) = match record {
             Some(record) if boot != 0 && record.boot == boot && record.monotonic_ms <= monotonic_ms => {
                 let passed_us = (monotonic_ms - record.monotonic_ms) * 1000;
@@ -130,12 +136,15 @@ impl ClusterClock {
             Some(record) => match wall_ms.checked_sub(record.wall_ms) {
                 Some(passed_ms) => (record.time_us.saturating_add(passed_ms.saturating_mul(1000)), None),
                 // The wall clock was set back: only the bound of the record is known.
-                None => (record.bound_us, None),
+                None => {
+                    set_back = true;
+                    (record.bound_us, None)
+                }
             },
             None => (wall_ms.saturating_mul(1000), None),
         };
         let floor_us = record.map_or(0, |record| record.time_us);
-        Self { base_us, base_ms: monotonic_ms, rate_ppm: 0, ahead_us: 0, error_us, floor_us }
+        Self { base_us, base_ms: monotonic_ms, rate_ppm: 0, ahead_us: 0, error_us, floor_us, set_back }
     }
 
     /// Returns the estimate, in microseconds since 1970. It is never less than an earlier result.
@@ -238,6 +247,7 @@ impl ClusterClock {
             time_us: self.now_us(monotonic_ms),
             error_us,
             floor_us: self.floor_us,
+            set_back: self.set_back,
             offset_ms: error_us.map(|_| offset_ms(wall_ms, self.now_ms(monotonic_ms))),
         }
     }
@@ -355,8 +365,9 @@ impl TimeKeeper {
     }
 
     /// Sets the clock to the origin of cluster time: the remembered estimate with the least error. If no node
-    /// remembers: the median of what the wall clocks add to the records, but at least the latest recorded
-    /// cluster time. The wall clock of a node without a record counts only if no node has one.
+    /// remembers: the median of the best guesses, but at least the latest recorded cluster time. The best
+    /// guesses are what wall clocks add to records, then the bounds of records whose wall clock was set back,
+    /// then wall clocks of nodes without a record.
     fn decide(&self, clock: &mut ClusterClock, now_ms: u64) -> Decided {
         let own = clock.error_us(now_ms).map(|error_us| (clock.now_us(now_ms), error_us));
         let surest = [own, self.surest(now_ms)].into_iter().flatten().min_by_key(|(_, error_us)| *error_us);
@@ -365,11 +376,11 @@ impl TimeKeeper {
             return Decided::Remembered;
         }
         let passed = |heard_ms: u64| now_ms.saturating_sub(heard_ms) * 1000;
-        let any_record = self.reports.values().any(|(_, report)| report.floor_us > 0);
-        let counts = |report: &TimeReport| !any_record || report.floor_us > 0;
-        let reported = self.reports.values().filter(|(_, report)| counts(report));
+        let rank = |report: &TimeReport| (report.floor_us == 0, report.set_back);
+        let best = self.reports.values().map(|(_, report)| rank(report)).min();
+        let counted = self.reports.values().filter(|(_, report)| Some(rank(report)) == best);
         let mut guesses: Vec<u64> =
-            reported.map(|(heard_ms, report)| report.time_us.saturating_add(passed(*heard_ms))).collect();
+            counted.map(|(heard_ms, report)| report.time_us.saturating_add(passed(*heard_ms))).collect();
         guesses.sort_unstable();
         let median = guesses.len().checked_sub(1).and_then(|last| guesses.get(last / 2).copied());
         let floors = self.reports.values().map(|(_, report)| report.floor_us);

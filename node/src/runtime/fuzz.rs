@@ -52,7 +52,13 @@ pub(crate) fn seeds() -> Vec<(u8, Vec<u8>)> {
         row: crate::api::NodeRow::default(),
         tasks: vec![crate::api::Task::default()],
     };
-    let time = TimeReport { time_us: 1 << 50, error_us: Some(300), floor_us: 1 << 50, offset_ms: Some(-3) };
+    let time = TimeReport {
+        time_us: 1 << 50,
+        error_us: Some(300),
+        floor_us: 1 << 50,
+        set_back: false,
+        offset_ms: Some(-3),
+    };
     let hello = ControlAnswer::Hello {
         cluster_id: Some(report.cluster_id),
         coordinator: Some(node),

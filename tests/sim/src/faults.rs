@@ -159,9 +159,13 @@ impl World {
                 self.log.make_late(self.nodes[node].id, ms);
             }
             Fault::WallClock(node, skew_ms) => {
-                self.note(&format!("the wall clock of node {node} is set, wrong by {skew_ms} ms"));
-                // Not while the machine is off: if all machines are off, only their clocks know for how long.
-                if self.nodes[node].process.is_some() {
+                // Not while the machine is off: if all machines are off, only their clocks know for how long. And
+                // one clock at a time: a power loss of all machines may take the setting back, and two wrong
+                // clocks of three decide what cluster time is.
+                let others = self.nodes.iter().enumerate().filter(|(number, _)| *number != node);
+                let alone = others.into_iter().all(|(_, other)| other.clocks.keeps_its_wall_clock());
+                if alone && self.nodes[node].process.is_some() {
+                    self.note(&format!("the wall clock of node {node} is set, wrong by {skew_ms} ms"));
                     self.nodes[node].clocks.set_wall_clock(skew_ms);
                 }
             }

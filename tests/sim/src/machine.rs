@@ -99,11 +99,16 @@ impl Clocks {
     /// a moment ago returns to its earlier error, because the clock that runs while the machine is off was
     /// not set yet.
     pub fn reboot(&mut self, rng: &mut StdRng) {
-        let (before_ms, set_us) = self.before;
-        if set_us > 0 && virtual_us() < set_us + KEPT_AFTER_US {
-            self.wall_skew_ms.store(before_ms, Ordering::Relaxed);
+        if !self.keeps_its_wall_clock() {
+            self.wall_skew_ms.store(self.before.0, Ordering::Relaxed);
         }
         (self.offset_ms, self.boot) = (rng.random_range(1_000..1_000_000), self.boot + 1);
+    }
+
+    /// Returns whether the wall clock survives a power loss: it was not set a moment ago.
+    pub fn keeps_its_wall_clock(&self) -> bool {
+        let (_, set_us) = self.before;
+        set_us == 0 || virtual_us() >= set_us + KEPT_AFTER_US
     }
 
     /// Sets the wall clock to an error of `skew_ms`.

@@ -23,7 +23,7 @@ fn told_clock() -> ClusterClock {
 }
 
 fn guess(time_us: u64, floor_us: u64) -> TimeReport {
-    TimeReport { time_us, error_us: None, floor_us, offset_ms: None }
+    TimeReport { time_us, error_us: None, floor_us, set_back: false, offset_ms: None }
 }
 
 #[test]
@@ -168,6 +168,29 @@ fn wall_clock_of_a_node_without_a_record_counts_only_where_nobody_has_one() {
     };
     assert_eq!(decided(TIME_US - 10 * SECOND_US), Some(TIME_US));
     assert_eq!(decided(0), Some(TIME_US - SECOND_US));
+}
+
+#[test]
+fn guess_of_a_node_whose_wall_clock_was_set_back_counts_only_where_no_other_has_a_record() {
+    // The machine was off for 9 s. Its bound is 4 s after its record: 5 s too early.
+    let record = TimeRecord {
+        boot: BOOT,
+        monotonic_ms: 1,
+        wall_ms: 7_000_000,
+        time_us: TIME_US - 9 * SECOND_US,
+        error_us: 0,
+        bound_us: TIME_US - 5 * SECOND_US,
+    };
+    let back = ClusterClock::restore(Some(&record), BOOT + 1, 100_000, 6_000_000).report(100_000, 6_000_000);
+    assert_eq!((back.time_us, back.set_back), (TIME_US - 5 * SECOND_US, true));
+    let decided = |other: TimeReport| {
+        let (mut clock, mut keeper) = (new_clock(TIME_US / 1000), TimeKeeper::new(100_000));
+        keeper.note(node(1), back, 100_000);
+        keeper.note(node(2), other, 100_000);
+        keeper.grant(&mut clock, &[node(1), node(2), node(3)], 2_000, 100_000)
+    };
+    assert_eq!(decided(guess(TIME_US, TIME_US - 10 * SECOND_US)), Some(TIME_US));
+    assert_eq!(decided(guess(TIME_US, 0)), Some(TIME_US - 5 * SECOND_US), "a clock without a record");
 }
 
 #[test]
