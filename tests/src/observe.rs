@@ -28,6 +28,19 @@ impl Cluster {
         eventually("the cluster converges", limit, async || self.converged().await).await
     }
 
+    /// Waits until the node has an event whose text contains `text`.
+    ///
+    /// # Errors
+    /// There is none within `limit`; lists the events.
+    pub async fn wait_event(&self, node: usize, text: &str, limit: Duration) -> Result<()> {
+        eventually("an event", limit, async || {
+            let events = self.node(node)?.client().await?.events().await?;
+            ensure!(events.iter().any(|event| event.message.contains(text)), "no '{text}' in {events:#?}");
+            Ok(())
+        })
+        .await
+    }
+
     async fn converged(&self) -> Result<()> {
         let mut statuses = Vec::new();
         for node in self.nodes() {

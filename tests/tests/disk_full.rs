@@ -281,6 +281,13 @@ async fn delete(client: &mut Client, keys: std::ops::Range<usize>) -> Result<()>
     Ok(())
 }
 
+/// Checks that writes succeed again, these keys are readable, and the copies are equal, without a restart.
+async fn all_returns(cluster: &Cluster, keys: std::ops::Range<usize>) -> Result<()> {
+    writes_go_on(cluster).await?;
+    read_all(cluster, keys).await?;
+    whole_and_equal(cluster).await
+}
+
 /// Everything is where it should be, and the copies are equal.
 async fn whole_and_equal(cluster: &Cluster) -> Result<()> {
     cluster.wait_converged(WHOLE_MAX).await?;
@@ -303,9 +310,7 @@ fn one_full_node_of_three_refuses_writes_in_words_and_nothing_else() {
         ensure!(refuses, "the node says its disk is {}", status.disk.state);
         ensure!(status.warnings.iter().any(|text| text.contains("at its minimum")), "{:?}", status.warnings);
         disks[0].grow(GROWN)?;
-        writes_go_on(cluster).await?;
-        read_all(cluster, 20..KEYS).await?;
-        whole_and_equal(cluster).await
+        all_returns(cluster, 20..KEYS).await
     });
 }
 
@@ -318,9 +323,7 @@ fn node_without_one_free_byte_is_taken_out_and_returns() {
         tokio::time::sleep(Duration::from_millis(1500)).await;
         read_all(cluster, 0..KEYS).await?;
         disks[2].remove_filler()?;
-        writes_go_on(cluster).await?;
-        read_all(cluster, 0..KEYS).await?;
-        whole_and_equal(cluster).await
+        all_returns(cluster, 0..KEYS).await
     });
 }
 

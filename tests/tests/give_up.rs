@@ -18,14 +18,8 @@ const KEYS: usize = 1000;
 #[test]
 fn damaged_last_copy_is_given_up_by_partition_and_as_a_whole() {
     with_cluster(Builder::new(2), LIMIT, async |cluster| {
-        // What node 1 gets is no help: it is down when the loss is accepted.
-        set(cluster, 0, "old", KEYS).await?;
-        cluster.node_mut(1)?.stop().await?;
-        set(cluster, 0, "new", KEYS).await?;
-        cluster.node_mut(0)?.stop().await?;
-        flip(cluster, 0, &value_of("old:3"))?;
-        flip(cluster, 0, &value_of("new:3"))?;
-        restart_alone(cluster).await?;
+        // The records of node 1 are no help: it is down when the loss is accepted.
+        damage_the_last_copy(cluster).await?;
         let mut client = cluster.node(0)?.client().await?;
         for key in ["old:1", "new:1", "never written"] {
             is_damaged(&mut client, key).await?;
@@ -81,7 +75,7 @@ fn damaged_last_copy_is_given_up_by_partition_and_as_a_whole() {
         ensure!(gone == ["old:3", "new:3"], "{gone:?}");
         let mut client = cluster.node(0)?.client().await?;
         client.set("new:3", "again").await?;
-        events_say(cluster, 0, "is given up").await?;
+        cluster.wait_event(0, "is given up", SOON).await?;
         no_damage(cluster, 0).await?;
         let nothing = give_up(cluster, 0, "all", None).await?.refusal()?;
         ensure!(nothing.contains("nothing to give up"), "{nothing}");
@@ -109,13 +103,7 @@ async fn equal_and_whole_after_restarts(cluster: &mut Cluster) -> Result<()> {
 #[test]
 fn what_a_live_copy_has_of_a_damaged_one_is_merged_and_not_lost() {
     with_cluster(Builder::new(2), LIMIT, async |cluster| {
-        set(cluster, 0, "old", KEYS).await?;
-        cluster.node_mut(1)?.stop().await?;
-        set(cluster, 0, "new", KEYS).await?;
-        cluster.node_mut(0)?.stop().await?;
-        flip(cluster, 0, &value_of("old:3"))?;
-        flip(cluster, 0, &value_of("new:3"))?;
-        restart_alone(cluster).await?;
+        damage_the_last_copy(cluster).await?;
         cluster.node_mut(1)?.restart().await?;
         let mut client = cluster.node(0)?.client().await?;
         eventually("node 1 takes part", SOON, async || {
@@ -168,7 +156,7 @@ fn damage_of_single_records_ends_when_they_are_overwritten_given_up_or_healed() 
         ensure!(client.get("key:8").await?.is_none(), "it is absent");
         client.set("key:8", "again").await?;
         damaged_records(cluster, 0, 1).await?;
-        events_say(cluster, 0, "gave up 1 damaged records").await?;
+        cluster.wait_event(0, "gave up 1 damaged records", SOON).await?;
 
         // The copy that has it returns: it is healed although nobody asks for it.
         cluster.node_mut(1)?.restart().await?;
@@ -214,7 +202,7 @@ fn partitions_of_a_node_that_is_lost_for_good_are_given_up_and_its_copy_never_re
 
         give_up(cluster, asked, "all", Some(&answer.confirmation)).await?.success()?;
         ensure!(cluster.node(asked)?.status().await?.partitions_unavailable == 0);
-        events_say(cluster, asked, "given up").await?;
+        cluster.wait_event(asked, "given up", SOON).await?;
         let gone = absent(cluster, asked, &["old"]).await?;
         let mut client = cluster.node(asked)?.client().await?;
         let mut expected = Vec::new();
@@ -330,21 +318,25 @@ async fn give_up(cluster: &Cluster, node: usize, what: &str, words: Option<&str>
     caskctl(cluster, node, &args).await
 }
 
+/// Writes half of the keys to two nodes and the other half to node 0 alone; damages one record of each half
+/// there, and restarts node 0 alone.
+async fn damage_the_last_copy(cluster: &mut Cluster) -> Result<()> {
+    set(cluster, 0, "old", KEYS).await?;
+    cluster.node_mut(1)?.stop().await?;
+    set(cluster, 0, "new", KEYS).await?;
+    cluster.node_mut(0)?.stop().await?;
+    flip(cluster, 0, &value_of("old:3"))?;
+    flip(cluster, 0, &value_of("new:3"))?;
+    restart_alone(cluster).await?;
+    Ok(())
+}
+
 /// Returns the losses that the command lists.
 async fn lost(cluster: &Cluster, node: usize, what: &str) -> Result<GiveUpAnswer> {
     let json = caskctl(cluster, node, &["--json", "partition", "give-up", what]).await?.success()?;
     let answer: GiveUpAnswer = serde_json::from_str(&json)?;
     ensure!(!answer.done, "it was only asked");
     Ok(answer)
-}
-
-async fn events_say(cluster: &Cluster, node: usize, what: &str) -> Result<()> {
-    eventually("the event", SOON, async || {
-        let events = cluster.node(node)?.client().await?.events().await?;
-        ensure!(events.iter().any(|event| event.message.contains(what)), "no '{what}' in {events:#?}");
-        Ok(())
-    })
-    .await
 }
 
 async fn warns_of(cluster: &Cluster, node: usize, what: &str) -> Result<()> {

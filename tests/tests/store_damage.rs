@@ -21,11 +21,11 @@ fn damaged_store_is_healed_by_the_other_copies_and_whole_at_the_next_start() {
         write_and_stop(cluster).await?;
         let damaged = damage(cluster, NODE)?;
         cluster.node_mut(NODE)?.restart().await?;
-        tells(cluster, NODE, "is damaged").await?;
+        cluster.wait_event(NODE, "is damaged", HEALED_MAX).await?;
         cluster.wait_converged(HEALED_MAX).await?;
         cluster.assert_copies_equal(2).await?;
         holds_all(cluster, NODE).await?;
-        tells(cluster, NODE, "all its partitions were restored from other copies").await?;
+        cluster.wait_event(NODE, "all its partitions were restored from other copies", HEALED_MAX).await?;
         // Healing replaces the damaged file.
         eventually("the damaged file is removed", HEALED_MAX, async || {
             ensure!(!damaged.exists(), "the file still exists");
@@ -52,7 +52,7 @@ fn last_copy_on_a_damaged_store_answers_an_error_and_never_an_old_or_no_value() 
         cluster.node_mut(0)?.stop().await?;
         damage(cluster, 0)?;
         cluster.node_mut(0)?.restart().await?;
-        tells(cluster, 0, "is damaged").await?;
+        cluster.wait_event(0, "is damaged", HEALED_MAX).await?;
         let mut client = cluster.node(0)?.client().await?;
         for key in ["key:1", "key:2", "never written"] {
             let error = client.get(key).await.err().context("a value that cannot be known was returned")?;
@@ -131,16 +131,6 @@ fn damage(cluster: &Cluster, node: usize) -> Result<PathBuf> {
     *bytes.get_mut(100).context("the data file holds records")? ^= 0x10;
     std::fs::write(&file, &bytes)?;
     Ok(file)
-}
-
-/// Waits for an event of the node that contains `what`.
-async fn tells(cluster: &Cluster, node: usize, what: &str) -> Result<()> {
-    eventually("an event about the store", HEALED_MAX, async || {
-        let events = cluster.node(node)?.client().await?.events().await?;
-        ensure!(events.iter().any(|event| event.message.contains(what)), "no '{what}' in {events:#?}");
-        Ok(())
-    })
-    .await
 }
 
 /// Starts the node, which must exit with an error, and returns its output.
