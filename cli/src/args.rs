@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use caskade_node::config::read_size;
+use caskade_api::read_size;
 use caskade_tui::login::LoginArgs;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 

@@ -156,7 +156,7 @@ async fn cluster_commands_print_tables_and_with_json_the_nodes_answer() {
     }
     assert!(server.asked.lock().unwrap().contains(&"CASK.EVENTS 5".to_owned()));
     let (_, json) = caskctl(&server, &["status", "--json"]).await;
-    let status: caskade_node::api::Status = serde_json::from_str(&json).unwrap();
+    let status: caskade_api::Status = serde_json::from_str(&json).unwrap();
     assert_eq!(status, snapshot.status);
 }
 

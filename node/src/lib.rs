@@ -1,12 +1,11 @@
-//! The Caskade node: all parts of `caskd`, and the types that `caskctl` and `casktop` share with it.
+//! The Caskade node: all parts of `caskd`.
 //!
 //! Pure folders, without I/O or clock: [`cluster`] applies changes to the committed state, [`kv`] evaluates
 //! commands on one key. [`topology`] runs the consensus log, [`net`] connects to peers, [`data`] replicates
 //! and copies records, [`frontend`] serves clients, and [`access`] checks their permissions. [`runtime`]
-//! wires the parts together. [`api`] has the answers that `caskctl` and `casktop` read.
+//! wires the parts together. The crate [`api`] has what `caskctl` and `casktop` share with the node.
 
 pub mod access;
-pub mod api;
 pub mod clock;
 pub mod cluster;
 pub mod config;
@@ -30,3 +29,5 @@ mod reserve;
 pub mod runtime;
 pub mod supervise;
 pub mod topology;
+
+pub use caskade_api as api;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use caskade_node::api::{Event, Nodes, PlanAnswer, PlanPreview, RingView, Status, Task};
+use caskade_api::{Event, Nodes, PlanAnswer, PlanPreview, RingView, Status, Task};
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, Cmd, FromRedisValue, Pipeline, RedisResult};
 use serde::de::DeserializeOwned;

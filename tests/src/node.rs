@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use caskade_node::api::Status;
+use caskade_api::Status;
 use rustix::process::Signal;
 
 use crate::client::Client;

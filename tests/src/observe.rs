@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use caskade_node::api::{RingView, Status};
+use caskade_api::{RingView, Status};
 
 use crate::client::Client;
 use crate::cluster::Cluster;

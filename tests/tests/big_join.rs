@@ -8,7 +8,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use caskade_node::api::{PlanDone, PlanPreview};
+use caskade_api::{PlanDone, PlanPreview};
 use caskade_tests::paced::{Paced, PacedLoad, Times, key_of, value_of};
 use caskade_tests::{Builder, Client, Cluster, copies_moved, eventually, with_cluster};
 use tokio::task::JoinSet;

@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use caskade_node::api::{Event, Nodes, RingView, Status, Task};
+use caskade_api::{Event, Nodes, RingView, Status, Task};
 use caskade_tests::{
     Builder, Client, Cluster, Finished, Permit, Program, binary, eventually, run, with_cluster, with_limit,
 };

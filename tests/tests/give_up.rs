@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use caskade_node::api::GiveUpAnswer;
+use caskade_api::GiveUpAnswer;
 use caskade_tests::{Builder, Client, Cluster, Finished, binary, eventually, run, with_cluster};
 
 const LIMIT: Duration = Duration::from_secs(180);

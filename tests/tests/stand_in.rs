@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use caskade_node::api::Status;
+use caskade_api::Status;
 use caskade_tests::{Builder, Cluster, Workload, binary, eventually, run, with_cluster};
 
 const LIMIT: Duration = Duration::from_secs(150);

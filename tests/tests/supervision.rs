@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use caskade_node::supervise::{EXIT_PART_ENDED, Part};
+use caskade_api::{EXIT_PART_ENDED, Part};
 use caskade_tests::{
     Builder, Client, Cluster, Permit, Program, Workload, binary, free_port, run, with_cluster, with_limit,
 };

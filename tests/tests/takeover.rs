@@ -4,7 +4,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use caskade_node::api::TakeoverAnswer;
+use caskade_api::TakeoverAnswer;
 use caskade_tests::{Builder, Client, Cluster, Finished, binary, eventually, run, with_cluster};
 
 const LIMIT: Duration = Duration::from_secs(240);

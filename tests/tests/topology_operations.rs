@@ -247,7 +247,7 @@ fn cluster_is_upgraded_node_by_node_from_the_older_protocol_to_the_newer() {
         }
         eventually("the newer version is in use", SOON, async || {
             let protocol = cluster.node(0)?.status().await?.protocol;
-            ensure!(protocol == caskade_node::cluster::protocol::PROTOCOL_MAX, "the version is {protocol}");
+            ensure!(protocol == caskade_api::PROTOCOL_MAX, "the version is {protocol}");
             Ok(())
         })
         .await?;

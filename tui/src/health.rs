@@ -3,7 +3,7 @@
 use crate::model::{Model, Snapshot};
 use crate::theme::Level;
 use crate::units;
-use caskade_node::api::PartitionView;
+use caskade_api::PartitionView;
 
 /// Largest difference of a wall clock from cluster time without a warning, in milliseconds. Nodes use the
 /// same limit.
@@ -129,7 +129,7 @@ fn down_nodes(snapshot: &Snapshot) -> String {
 
 /// Returns which wall clocks differ from cluster time by more than [`CLOCK_OFFSET_MS_MAX`], if any does.
 fn wrong_clocks(snapshot: &Snapshot) -> Option<String> {
-    let offset = |node: &caskade_node::api::NodeRow| Some((node.id.clone(), node.clock_offset_ms?));
+    let offset = |node: &caskade_api::NodeRow| Some((node.id.clone(), node.clock_offset_ms?));
     let wrong = snapshot.nodes.nodes.iter().filter_map(offset);
     let wrong: Vec<_> =
         wrong.filter(|(_, offset_ms)| offset_ms.unsigned_abs() > CLOCK_OFFSET_MS_MAX).collect();
@@ -207,7 +207,7 @@ mod tests {
         assert!(!in_place(&[(0, "in-sync"), (1, "in-sync"), (2, "syncing")], &[0, 2]));
     }
     use crate::model::Failure;
-    use caskade_node::api::{MemberStatus, NodeRow, Nodes, RingShare, RingView, Status};
+    use caskade_api::{MemberStatus, NodeRow, Nodes, RingShare, RingView, Status};
 
     fn cluster(change: impl FnOnce(&mut Status)) -> Model {
         let mut status = Status {

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use caskade_node::api::{Event, Nodes, RingView, Status, Task};
+use caskade_api::{Event, Nodes, RingView, Status, Task};
 
 use crate::theme::Level;
 

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use caskade_node::api::{Event, Nodes, RingView, Status, Task};
+use caskade_api::{Event, Nodes, RingView, Status, Task};
 use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use serde::de::DeserializeOwned;
@@ -214,7 +214,7 @@ fn words(error: &redis::RedisError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use caskade_node::api::MemberStatus;
+    use caskade_api::MemberStatus;
 
     fn named(addr: &str, members: &[&str]) -> Snapshot {
         let member =

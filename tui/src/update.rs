@@ -7,7 +7,7 @@ use crate::model::{
     Failure, HISTORY_MAX, History, Model, NODE_HISTORIES_MAX, Notice, Sample, Screen, Snapshot,
 };
 use crate::theme::Level;
-use caskade_node::api::NodeRow;
+use caskade_api::NodeRow;
 
 /// Input of the dashboard.
 #[derive(Clone, Debug)]

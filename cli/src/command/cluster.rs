@@ -1,6 +1,6 @@
 //! Commands about the cluster and its nodes: tables, or with `--json` the node's answer unchanged.
 
-use caskade_node::api::{
+use caskade_api::{
     Accepted, DiskStatus, MemberStatus, NodeRow, Nodes, PartitionView, PeerStats, RingShare, RingView,
     Status, TakeoverAnswer, Task,
 };

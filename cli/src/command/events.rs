@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use caskade_node::api::Event;
+use caskade_api::Event;
 use caskade_tui::units::{self, short};
 use serde_json::Value;
 

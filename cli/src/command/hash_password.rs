@@ -1,7 +1,7 @@
 //! Prints the hash of a password for ACL rules.
 
 use anyhow::{Context as _, anyhow};
-use caskade_node::access::Secret;
+use caskade_api::password::Secret;
 use caskade_tui::login::Login;
 use serde_json::json;
 

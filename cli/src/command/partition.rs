@@ -1,7 +1,7 @@
 //! `caskctl partition`: gives up the data of partitions whose last complete copy is lost or damaged. Prints
 //! the loss; changes nothing without the words that confirm it.
 
-use caskade_node::api::{GiveUpAnswer, GivenUpPartition};
+use caskade_api::{GiveUpAnswer, GivenUpPartition};
 use caskade_tui::units::{self, short};
 
 use crate::args::PartitionCommand;

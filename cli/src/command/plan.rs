@@ -3,7 +3,7 @@
 //! Invariant: a commit carries the token of the preview printed before it. The node executes exactly that
 //! plan, or nothing.
 
-use caskade_node::api::{PlanAnswer, PlanMove, PlanPreview, PlanShare, PlanStatus};
+use caskade_api::{PlanAnswer, PlanMove, PlanPreview, PlanShare, PlanStatus};
 use caskade_tui::units::{self, short};
 
 use crate::args::{PlanArgs, PlanCommand, Throttle};

@@ -5,9 +5,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use caskade_api::password::Secret;
+
 use super::account::{Account, Session};
 use super::log::Reason;
-use super::secret::Secret;
 use super::{Access, DEFAULT};
 use crate::supervise::contained_call;
 

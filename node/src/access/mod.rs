@@ -18,7 +18,6 @@ mod file;
 mod log;
 mod login;
 mod rules;
-mod secret;
 #[cfg(test)]
 mod tests;
 mod throttle;
@@ -30,6 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use caskade_api::password::Secret;
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, watch};
 
@@ -39,7 +39,6 @@ pub use self::file::FileError;
 pub use self::log::{LogEntry, Reason};
 pub use self::login::{Login, LoginError};
 pub use self::rules::{RuleError, RulesError};
-pub use self::secret::{Secret, generate};
 pub use self::user::{Refused, Selector, User};
 
 use self::log::Log;

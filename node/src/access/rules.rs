@@ -3,9 +3,10 @@
 //! A list of rules is applied as a whole or not at all: [`apply`] changes a copy of the user, which the
 //! caller stores only after success.
 
+use caskade_api::password::Secret;
+
 use super::catalogue;
 use super::categories::Categories;
-use super::secret::Secret;
 use super::user::{CommandRule, KeyPattern, Named, Selector, User};
 
 /// Maximum number of a user's passwords, patterns, rules for commands and selectors together.

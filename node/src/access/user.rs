@@ -4,9 +4,10 @@
 //! commands or none). A command is allowed if the user's own permissions, or one of its selectors, allow the
 //! command and all of its keys.
 
+use caskade_api::password::Secret;
+
 use super::catalogue::{Asked, KeyAccess};
 use super::categories::Categories;
-use super::secret::Secret;
 use crate::glob;
 
 /// A user, as its rules define it.

@@ -14,15 +14,12 @@
 //! | 5 | control messages name the sender's cluster (`Control::In`) |
 //! | 6 | keys that expire are counted (`Request::CountExpiring`) |
 
+pub use caskade_api::{PROTOCOL_MAX, PROTOCOL_MIN};
 use serde::{Deserialize, Serialize};
 
 use super::apply::Rejected;
 use super::state::{Announcement, ClusterState};
 
-/// Lowest version that this build supports.
-pub const PROTOCOL_MIN: u16 = 1;
-/// Highest version that this build supports.
-pub const PROTOCOL_MAX: u16 = 6;
 /// First version with the topology's operations.
 pub const PROTOCOL_OPERATIONS: u16 = 2;
 /// First version with takeovers.

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
+use caskade_api::{read_size, show_size};
 use caskade_engine::{Index, MergeWindow, SyncPolicy};
 use libp2p::Multiaddr;
 use toml::Value;
@@ -118,27 +119,6 @@ impl<T: TryFrom<u64> + Copy + TryInto<i64>> Kind<T> for Int {
 
 /// A number of bytes, with K, M or G for powers of 1024: its bounds and its unit.
 pub(super) struct Size(pub(super) RangeInclusive<u64>, pub(super) &'static str);
-
-const SUFFIXES: [(&str, u64); 3] = [("G", 1 << 30), ("M", 1 << 20), ("K", 1 << 10)];
-
-/// Parses a number of bytes: `64`, `1K`, `4M`, `2G` (powers of 1024), with or without a final `B` or `iB`.
-pub fn read_size(text: &str) -> Option<u64> {
-    let upper = text.trim().to_ascii_uppercase();
-    let bare = upper.strip_suffix("IB").or_else(|| upper.strip_suffix('B')).unwrap_or(&upper);
-    let (digits, unit) = SUFFIXES
-        .iter()
-        .find_map(|(suffix, unit)| bare.strip_suffix(suffix).map(|digits| (digits, *unit)))
-        .unwrap_or((bare, 1));
-    digits.trim().parse::<u64>().ok()?.checked_mul(unit)
-}
-
-/// Returns the shortest exact form of a size.
-pub(super) fn show_size(bytes: u64) -> String {
-    SUFFIXES
-        .iter()
-        .find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit))
-        .map_or_else(|| bytes.to_string(), |(suffix, unit)| format!("{}{suffix}", bytes / unit))
-}
 
 impl Describe for Size {
     fn value_name(&self) -> &'static str {

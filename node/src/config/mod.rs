@@ -17,14 +17,11 @@ mod table;
 mod tests;
 
 pub use args::ServerArgs;
-pub use kind::{Hidden, LogFormat, PairTakeover, Redirect, read_size};
+pub use kind::{Hidden, LogFormat, PairTakeover, Redirect};
 pub use reached::{HostName, ReachedAt};
 pub use render::{changed, pairs, render, render_json};
 pub use source::{Problem, Source};
 pub use table::{SETTINGS, Setting, Settings};
-
-/// Name of the store's folder, within the data directory.
-pub const STORE_FOLDER: &str = "store";
 
 /// Result of [`load`].
 #[derive(Clone, Debug)]

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use caskade_api::STORE_FOLDER;
 use caskade_engine::PARTITIONS;
 
 use super::cluster_time::clock_text;
@@ -15,7 +16,6 @@ use crate::cluster::operations::Membership;
 use crate::cluster::state::{ClusterState, MemberStatus};
 use crate::cluster::time::is_wrong;
 use crate::cluster::{plan, view};
-use crate::config::STORE_FOLDER;
 use crate::frontend::stats::Snapshot;
 use crate::id::NodeId;
 use crate::logging;

@@ -1,8 +1,9 @@
 //! Translation of the settings for each part of the node.
 
+use caskade_api::STORE_FOLDER;
 use caskade_engine::{Budget, OnFailure, Options};
 
-use crate::config::{STORE_FOLDER, Settings};
+use crate::config::Settings;
 use crate::data::DataLimits;
 use crate::identity::{ClusterSecret, Identity};
 use crate::net::NetworkConfig;

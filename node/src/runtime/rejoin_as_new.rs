@@ -10,9 +10,9 @@ use std::io;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use caskade_api::STORE_FOLDER;
 
 use super::Node;
-use crate::config::STORE_FOLDER;
 use crate::identity::replace_file;
 
 /// Name of the marker: the node of this directory was removed from its cluster.

@@ -49,7 +49,7 @@ pub(crate) fn without_row() -> Result<Vec<Found>> {
         rows.iter().any(|row| row.starts_with(&name) && row.contains(&path))
     };
     let mut found = Vec::new();
-    let folders = ["engine/src/", "node/src/"];
+    let folders = ["engine/src/", "node/src/", "node/api/src/"];
     let looked_at = |source: &&Source| {
         folders.iter().any(|folder| source.path.starts_with(folder)) && !source.path.contains("fuzz")
     };

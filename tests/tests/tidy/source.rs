@@ -104,7 +104,7 @@ impl Source {
 
     /// Whether a line is in a program that users have.
     pub(crate) fn is_product_at(&self, line: usize) -> bool {
-        let folders = ["node/src/", "cli/src/", "tui/src/"];
+        let folders = ["node/src/", "node/api/src/", "cli/src/", "tui/src/"];
         folders.iter().any(|folder| self.path.starts_with(folder)) && !self.is_test_at(line)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::model::NOTICE_MS;
-use caskade_node::api::{Event, Nodes, RingView};
+use caskade_api::{Event, Nodes, RingView};
 use crossterm::event::{KeyCode, KeyModifiers};
 
 fn press(model: &mut Model, code: KeyCode) -> Option<Effect> {

@@ -10,7 +10,7 @@ use super::{cut, lines, mark_selected, panel, title, window};
 use crate::model::Model;
 use crate::theme::{self, Level};
 use crate::units;
-use caskade_node::api::Event;
+use caskade_api::Event;
 
 /// Minimum width at which a line shows the epoch.
 const WITH_EPOCH: usize = 120;

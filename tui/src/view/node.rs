@@ -9,7 +9,7 @@ use super::{activity, cut, events, lines, panel, title};
 use crate::model::{Model, ReportAge};
 use crate::theme::{self, Level};
 use crate::units;
-use caskade_node::api::{MemberStatus, NodeRow};
+use caskade_api::{MemberStatus, NodeRow};
 
 /// A label and its value.
 type Fact = (&'static str, String);

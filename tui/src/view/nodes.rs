@@ -9,7 +9,7 @@ use super::{cut, mark_selected, panel, title, window};
 use crate::model::{Model, ReportAge};
 use crate::theme::{self, Level};
 use crate::units;
-use caskade_node::api::NodeRow;
+use caskade_api::NodeRow;
 
 /// One column, in the order of the table.
 struct Column {

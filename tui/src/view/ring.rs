@@ -10,7 +10,7 @@ use super::{lines, mark_selected, name, panel, ring_map, title, window};
 use crate::health::is_in_place;
 use crate::model::Model;
 use crate::theme;
-use caskade_node::api::{PartitionView, RingShare, RingView};
+use caskade_api::{PartitionView, RingShare, RingView};
 
 pub(super) fn draw(model: &Model, area: Rect, buf: &mut Buffer) {
     let ring = &model.ring;

@@ -10,7 +10,7 @@ use ratatui::text::{Line, Span};
 
 use super::{panel, title};
 use crate::theme;
-use caskade_node::api::{PartitionView, RingView};
+use caskade_api::{PartitionView, RingView};
 
 /// Width of a row's label in columns.
 const LABEL: u16 = 5;

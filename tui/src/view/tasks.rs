@@ -10,7 +10,7 @@ use super::{bar, cut, lines, mark_selected, name, panel, title, window};
 use crate::model::Model;
 use crate::theme;
 use crate::units;
-use caskade_node::api::Task;
+use caskade_api::Task;
 
 /// Returns the part of a task that is done, 0 to 1: by bytes, else by keys, else by partitions.
 fn done(task: &Task) -> f64 {

@@ -5,9 +5,7 @@
 
 pub mod server;
 
-use caskade_node::api::{
-    Event, MemberStatus, NodeRow, Nodes, PartitionView, RingShare, RingView, Status, Task,
-};
+use caskade_api::{Event, MemberStatus, NodeRow, Nodes, PartitionView, RingShare, RingView, Status, Task};
 use caskade_tui::model::Snapshot;
 
 /// 2023-11-14, 22:13:20 UTC.

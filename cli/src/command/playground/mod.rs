@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use caskade_node::api::Status;
+use caskade_api::Status;
 use caskade_tui::Options;
 use serde_json::json;
 use tokio::signal::unix::{SignalKind, signal};

@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
+use caskade_api::{STORE_FOLDER, SnapshotMade};
 use caskade_engine::{Progress, Snapshot, restore_watched};
-use caskade_node::api::SnapshotMade;
-use caskade_node::config::STORE_FOLDER;
 use caskade_tui::units;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;

@@ -1,8 +1,10 @@
 //! The ACL command: users, their rules, and the log of denials.
 
+use caskade_api::password;
+
 use super::auth::keys_of;
 use super::{Context, by_name, integer, wrong_arity};
-use crate::access::{Access, Asked, LogEntry, Refused, Selector, User, catalogue, categories, generate};
+use crate::access::{Access, Asked, LogEntry, Refused, Selector, User, catalogue, categories};
 use crate::frontend::resp::encoder::Encoder;
 use crate::frontend::resp::now_ms;
 use crate::frontend::resp::parser::Args;
@@ -131,7 +133,7 @@ pub(super) fn genpass(context: &mut Context<'_>, args: Args<'_>) -> Handled {
                 .into(),
         );
     }
-    context.to.bulk(generate(bits as usize).as_bytes());
+    context.to.bulk(password::generate(bits as usize).as_bytes());
     Ok(Reply::Written)
 }
 

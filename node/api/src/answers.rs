@@ -113,7 +113,7 @@ pub struct PeerStats {
     pub gossip_received: u64,
     /// Failed attempts to connect to a peer.
     pub dials_failed: u64,
-    /// Rejected peers, connections and messages, by kind: see [`crate::net::Refused`].
+    /// Rejected peers, connections and messages, by kind: `secret`, `stranger`, `handshake` and others.
     pub refused: BTreeMap<String, u64>,
 }
 
