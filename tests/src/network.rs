@@ -13,7 +13,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail, ensure};
-use rand::Rng;
+use rand::RngExt;
 
 /// 198.18.0.0/15 is reserved for tests (RFC 2544) and not routed.
 const FIRST_TWO: [(u8, u8); 2] = [(198, 18), (198, 19)];

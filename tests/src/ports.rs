@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::sync::Mutex;
 
 use anyhow::{Result, bail};
-use rand::Rng;
+use rand::RngExt;
 
 use crate::lock;
 

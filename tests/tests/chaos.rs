@@ -12,7 +12,7 @@ use anyhow::{Context, Result, ensure};
 use caskade_tests::oracle::History;
 use caskade_tests::{Builder, Cluster, Workload, eventually, with_cluster};
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 
 const ROUNDS: u64 = 6;
 const NODES: usize = 4;

@@ -9,7 +9,7 @@ use caskade_node::cluster::state::{Change, PartitionState, Replica, ReplicaRole}
 use caskade_node::id::Incarnation;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 
 use crate::world::World;
 

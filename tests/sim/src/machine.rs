@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use caskade_node::host::Machine;
 use futures::future::BoxFuture;
 use parking_lot::Mutex;
-use rand::Rng;
+use rand::RngExt;
 use rand::rngs::StdRng;
 use tokio::time::Instant;
 

@@ -11,7 +11,7 @@ use caskade_node::cluster::state::ReplicaRole;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 
 use crate::clients::{Clients, halves, is_pair};
 use crate::faults::{Fault, Profile};

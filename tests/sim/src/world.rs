@@ -17,7 +17,7 @@ use caskade_node::net::Peers;
 use caskade_node::runtime::{BUILD, Node, Parts, spoken};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 use tokio::time::Instant;
 
 use crate::agreement::ModelLog;

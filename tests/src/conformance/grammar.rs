@@ -1,6 +1,6 @@
 //! Draws commands of a form with valid and invalid arguments of every kind.
 
-use rand::Rng;
+use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::{IndexedRandom as _, SliceRandom as _};
 

@@ -1,7 +1,7 @@
 //! Draws random sequences of commands, and shrinks a failing sequence to a short part that still fails.
 
 use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
+use rand::{RngExt, SeedableRng};
 
 use super::forms::{FORMS, Form};
 use super::grammar::{Drawer, Piece};

@@ -7,7 +7,7 @@ use std::iter;
 
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
-use rand::{Rng as _, SeedableRng as _};
+use rand::{RngExt as _, SeedableRng as _};
 
 /// One command with its value.
 #[derive(Clone, Debug)]

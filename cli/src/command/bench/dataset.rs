@@ -4,7 +4,7 @@
 //! Values are cheap to generate and compare, hard to compress, and differ from each other.
 
 use rand::rngs::SmallRng;
-use rand::{RngCore as _, SeedableRng as _};
+use rand::{Rng as _, SeedableRng as _};
 
 /// Slices of the block begin within this many bytes.
 const SHIFTS: u64 = 4096;

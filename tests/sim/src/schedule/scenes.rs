@@ -1,7 +1,7 @@
 //! Scenes: faults that would seldom meet by chance. Each fault of a scene makes use of the state that the one
 //! before leaves. A scene returns its duration in milliseconds.
 
-use rand::Rng;
+use rand::RngExt;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 
