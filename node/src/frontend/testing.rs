@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 
-use super::accept::FrontEndContext;
+use super::context::FrontEndContext;
 use super::keyspace::{AdminRequest, ClusterSlots, Keyspace};
 use super::limits::ClientLimits;
 use super::security::Security;
@@ -149,7 +149,7 @@ fn begin(key: &[u8]) -> u64 {
 }
 
 /// Creates the shared state of a front end that admits everybody.
-pub(super) fn door(limits: ClientLimits) -> FrontEndContext {
+pub(super) fn context(limits: ClientLimits) -> FrontEndContext {
     FrontEndContext { stats: Arc::default(), limits: Arc::new(limits), security: Security::open() }
 }
 

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::accept::FrontEndContext;
+use super::context::FrontEndContext;
 use super::limits::ClientLimits;
 use super::security::Security;
 use super::testing::{self, Memory};
@@ -49,12 +49,12 @@ impl Served {
             .with_no_client_auth();
         let memory = Arc::new(Memory::of_values_to(limits.value_bytes_max));
         let security = Security { tls: Some(Tls::load(files).unwrap()), ..Security::open() };
-        let door = FrontEndContext { security, ..testing::door(limits) };
+        let context = FrontEndContext { security, ..testing::context(limits) };
         let (stop, stopping) = watch::channel(false);
         let (listener, redis) = testing::listen().await;
-        tokio::spawn(resp::Server::new(memory.clone(), door.clone()).run(listener, stopping.clone()));
+        tokio::spawn(resp::serve(memory.clone(), context.clone(), listener, stopping.clone()));
         let (listener, memcached) = testing::listen().await;
-        tokio::spawn(memcached::Server::new(memory, door).run(listener, stopping));
+        tokio::spawn(memcached::serve(memory, context, listener, stopping));
         Self { redis, memcached, connector: TlsConnector::from(Arc::new(config)), stop, _folder: folder }
     }
 

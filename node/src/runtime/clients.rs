@@ -14,11 +14,10 @@ use crate::cluster::state::{ClusterState, Member};
 use crate::cluster::view;
 use crate::config::{self, Redirect};
 use crate::data::{KeyRange, KeysInOrder, Plane};
-use crate::frontend::accept::FrontEndContext;
+use crate::frontend::context::FrontEndContext;
 use crate::frontend::keyspace::{AdminRequest, ClientPlace, ClusterSlots, Keyspace, SlotNode, SlotRange};
-use crate::frontend::memcached;
-use crate::frontend::resp::Server;
 use crate::frontend::security::Security;
+use crate::frontend::{memcached, resp};
 use crate::id::Partition;
 use crate::kv::{Failure, Operation, ScanPage, Ticket};
 #[cfg(all(feature = "mutations", debug_assertions))]
@@ -36,8 +35,8 @@ impl Node {
         security: Security,
         stopping: watch::Receiver<bool>,
     ) -> Result<(), String> {
-        let door = self.door(security);
-        Server::new(Arc::new(NodeKeyspace(self)), door).run(listener, stopping).await;
+        let context = self.front_end_context(security);
+        resp::serve(Arc::new(NodeKeyspace(self)), context, listener, stopping).await;
         Ok(())
     }
 
@@ -48,12 +47,12 @@ impl Node {
         security: Security,
         stopping: watch::Receiver<bool>,
     ) -> Result<(), String> {
-        let door = self.door(security);
-        memcached::Server::new(Arc::new(NodeKeyspace(self)), door).run(listener, stopping).await;
+        let context = self.front_end_context(security);
+        memcached::serve(Arc::new(NodeKeyspace(self)), context, listener, stopping).await;
         Ok(())
     }
 
-    fn door(&self, security: Security) -> FrontEndContext {
+    fn front_end_context(&self, security: Security) -> FrontEndContext {
         FrontEndContext { stats: self.stats.clone(), limits: Arc::clone(&self.client_limits), security }
     }
 

@@ -13,8 +13,8 @@ use crate::host::Host;
 const STARTS: [(&str, usize); 12] = [
     ("engine/src/log.rs", 1),
     ("engine/src/background.rs", 1),
-    ("node/src/frontend/accept.rs", 2),
-    ("node/src/frontend/memcached/server.rs", 1),
+    ("node/src/frontend/memcached/state.rs", 1),
+    ("node/src/frontend/server.rs", 2),
     ("node/src/host.rs", 2),
     ("node/src/logging/mod.rs", 1),
     ("node/src/main.rs", 6),

@@ -26,6 +26,11 @@ impl Gate {
         Self { access: Arc::clone(access), session: access.session(), peer }
     }
 
+    /// Returns the address of the client.
+    pub(super) fn peer(&self) -> SocketAddr {
+        self.peer
+    }
+
     /// Returns whether the session has ended, for instance because its user was deleted: the connection must
     /// close.
     pub(super) fn has_ended(&self) -> bool {

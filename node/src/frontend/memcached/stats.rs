@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::VERSION;
 use super::reply::failure_text;
-use super::server::Server;
+use super::state::ServerState;
 
 /// Lines of figures.
 #[derive(Default)]
@@ -20,7 +20,7 @@ impl Lines {
 
 /// Returns the figures of this name, or else the general ones, up to `END`; or the error if the keys cannot
 /// be counted.
-pub(super) async fn text(server: &Server, name: &[u8]) -> Vec<u8> {
+pub(super) async fn text(server: &ServerState, name: &[u8]) -> Vec<u8> {
     let mut lines = Lines::default();
     match name {
         b"settings" => settings(server, &mut lines),
@@ -37,15 +37,15 @@ pub(super) async fn text(server: &Server, name: &[u8]) -> Vec<u8> {
     lines.0.into_bytes()
 }
 
-fn general(server: &Server, count: u64, lines: &mut Lines) {
-    let now = server.door.stats.snapshot();
+fn general(server: &ServerState, count: u64, lines: &mut Lines) {
+    let now = server.front_end.stats.snapshot();
     let (store, _) = server.keyspace.store();
     lines.add("pid", std::process::id());
     lines.add("uptime", now.uptime_s);
     lines.add("time", crate::clock::wall_ms() / 1000);
     lines.add("version", VERSION);
     lines.add("pointer_size", usize::BITS);
-    lines.add("max_connections", server.door.limits.connections_max.load(Ordering::Relaxed));
+    lines.add("max_connections", server.front_end.limits.connections_max.load(Ordering::Relaxed));
     lines.add("curr_connections", now.connections);
     lines.add("total_connections", now.connections_total);
     lines.add("rejected_connections", now.connections_refused);
@@ -63,13 +63,13 @@ fn general(server: &Server, count: u64, lines: &mut Lines) {
     lines.add("evictions", 0);
 }
 
-fn settings(server: &Server, lines: &mut Lines) {
+fn settings(server: &ServerState, lines: &mut Lines) {
     lines.add("maxbytes", 0);
-    lines.add("maxconns", server.door.limits.connections_max.load(Ordering::Relaxed));
+    lines.add("maxconns", server.front_end.limits.connections_max.load(Ordering::Relaxed));
     lines.add("evictions", "off");
     lines.add("cas_enabled", "yes");
     lines.add("flush_enabled", "yes");
-    lines.add("item_size_max", server.door.limits.value_bytes_max);
+    lines.add("item_size_max", server.front_end.limits.value_bytes_max);
     for (name, value) in server.keyspace.settings() {
         // The prefix keeps the node's settings apart from memcached's.
         lines.add(&format!("caskade_{name}"), value.replace(['\r', '\n'], " "));

@@ -9,9 +9,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::Server;
-use super::connection::Connection;
+use super::protocol::Memcached;
+use super::state::ServerState;
+use crate::frontend::connection::Connection;
 use crate::frontend::limits::ClientLimits;
+use crate::frontend::protocol::{Accepted, Place};
 use crate::frontend::testing::{self, Memory, ask};
 
 fn limits() -> ClientLimits {
@@ -29,7 +31,7 @@ async fn serve(limits: ClientLimits) -> (TcpStream, SocketAddr, watch::Sender<bo
     let (listener, addr) = testing::listen().await;
     let (stop, stopping) = watch::channel(false);
     let memory = Arc::new(Memory::of_values_to(limits.value_bytes_max));
-    tokio::spawn(Server::new(memory, testing::door(limits)).run(listener, stopping));
+    tokio::spawn(super::serve(memory, testing::context(limits), listener, stopping));
     (TcpStream::connect(addr).await.unwrap(), addr, stop)
 }
 
@@ -141,14 +143,15 @@ async fn one_connection_too_many_gets_the_error() {
 
 #[tokio::test]
 async fn requests_after_the_user_was_deleted_are_not_executed() {
-    let door = testing::door(limits());
-    let access = Arc::clone(&door.security.access);
+    let context = testing::context(limits());
+    let access = Arc::clone(&context.security.access);
     access.set_user(b"default", [&b"resetpass"[..]]).unwrap();
     access.set_user(b"cache", [&b"on"[..], b">pw", b"~*", b"+@all"]).unwrap();
-    let server = Server::new(Arc::new(Memory::of_values_to(1000)), door);
+    let state = Arc::new(ServerState::new(Arc::new(Memory::of_values_to(1000)), context));
+    let accepted = Accepted { peer: ([127, 0, 0, 1], 1).into(), local: None, place: Place::Client };
     let (mut client, stream) = tokio::io::duplex(1000);
     let (_stop, stopping) = watch::channel(false);
-    tokio::spawn(Connection::new(server, stream, ([127, 0, 0, 1], 1).into()).run(stopping));
+    tokio::spawn(Connection::<Memcached, _>::new(state, stream, accepted).run(stopping));
     client.write_all(b"set auth 0 0 8\r\ncache pw\r\n").await.unwrap();
     let mut told = [0; 8];
     client.read_exact(&mut told).await.unwrap();

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::commands::Command;
 use super::parser::Args;
-use super::server::Server;
+use super::state::ServerState;
 use crate::access::categories::Categories;
 use crate::access::{Asked, Session};
 
@@ -34,7 +34,7 @@ impl Operator {
     /// may run is the proof. Unknown commands pass: they get their usual error.
     pub(super) fn admits(
         &mut self,
-        server: &Server,
+        server: &ServerState,
         session: &Session,
         command: Option<&Command>,
         args: Args<'_>,
@@ -47,7 +47,7 @@ impl Operator {
             let may = session.user().may(&asked, std::iter::empty()).is_ok();
             if may && server.access().has_entered(session) {
                 self.unproven_until = None;
-                server.door.stats.connection_admitted();
+                server.front_end.stats.connection_admitted();
             }
         }
         // The catalogue has categories only for some subcommands of these commands, so their names decide.

@@ -1,4 +1,4 @@
-//! Encoding of outcomes as replies, and the pending replies of a connection.
+//! Encoding of outcomes as replies, and the sources of pending replies.
 //!
 //! A [`Failure`] becomes an error reply:
 //! - the value does not allow the action: Redis's own `ERR` text; nothing was changed;
@@ -9,19 +9,17 @@
 //! - no room on a disk: `MISCONF` and the reason; nothing was changed.
 
 use std::borrow::Cow;
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll};
-use std::time::Instant;
+use std::task::{Context, Poll, ready};
 
 use futures::future::BoxFuture;
 
 use super::dump;
 use super::encoder::Encoder;
 use super::lcs::Lcs;
+use crate::frontend::pipeline::{answer_of, poll_settled, settle};
+use crate::frontend::protocol::PendingReply;
 use crate::frontend::stats::Tally;
-use crate::kv::{Answer, Ticket, abandoned};
-use crate::kv::{Entry, Failure, Outcome, parse_integer};
+use crate::kv::{Answer, Entry, Failure, Outcome, Ticket, parse_integer};
 
 /// Longest value that Redis keeps within its object.
 const EMBEDDED_BYTES_MAX: usize = 44;
@@ -452,14 +450,8 @@ fn encode_mismatch(outcome: &Outcome, to: &mut Encoder<'_>, tally: &mut Tally) {
     to.error(b"ERR internal error: the node's answer does not fit the command; please report it with the node's log");
 }
 
-/// A reply that waits for its turn.
-pub(super) struct Pending {
-    /// Time at which the command was read.
-    pub(super) since: Instant,
-    /// Number of claims that the command holds.
-    pub(super) claims: usize,
-    /// Number of commands that the reply answers.
-    pub(super) commands: u64,
+/// A pending reply.
+pub(super) struct Waiting {
     /// Whether the reply is encoded but not sent, because the client wants none.
     pub(super) muted: bool,
     /// Name and number of arguments of the command; `None` for the replies to several commands.
@@ -477,10 +469,10 @@ pub(super) enum What {
     Encoded(Vec<u8>),
 }
 
-impl Pending {
-    /// Creates a reply outside a connection's queue.
-    pub(super) fn of(what: What) -> Self {
-        Self { since: Instant::now(), claims: 0, commands: 1, muted: false, asked: None, args_bytes: 0, what }
+impl Waiting {
+    /// Creates a pending reply that is encoded.
+    pub(super) fn encoded(bytes: Vec<u8>) -> Self {
+        Self { muted: false, asked: None, args_bytes: 0, what: What::Encoded(bytes) }
     }
 
     /// Returns the bytes of the reply and of its command's arguments in memory.
@@ -492,9 +484,10 @@ impl Pending {
         };
         self.args_bytes + reply
     }
+}
 
-    /// Returns whether every answer that the reply needs has arrived. Takes the answers that have arrived.
-    pub(super) fn is_settled(&mut self) -> bool {
+impl PendingReply for Waiting {
+    fn is_settled(&mut self) -> bool {
         match &mut self.what {
             What::One(ticket, _) => settle(ticket),
             What::Many(tickets, _) => tickets.iter_mut().all(settle),
@@ -502,52 +495,31 @@ impl Pending {
         }
     }
 
+    fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.what.poll_settled(cx)
+    }
+}
+
+impl What {
     /// Polls until every answer that the reply needs has arrived.
     pub(super) fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let tickets = match &mut self.what {
-            What::One(ticket, _) => std::slice::from_mut(ticket),
-            What::Many(tickets, _) => tickets.as_mut_slice(),
-            What::Encoded(_) => return Poll::Ready(()),
+        let tickets = match self {
+            Self::One(ticket, _) => std::slice::from_mut(ticket),
+            Self::Many(tickets, _) => tickets.as_mut_slice(),
+            Self::Encoded(_) => return Poll::Ready(()),
         };
         for ticket in tickets {
-            if let Ticket::Waiting { answer, .. } = ticket {
-                match Pin::new(answer).poll(cx) {
-                    Poll::Ready(answer) => {
-                        *ticket = Ticket::Ready(answer.unwrap_or_else(|_| Err(abandoned())))
-                    }
-                    Poll::Pending => return Poll::Pending,
-                }
-            }
+            ready!(poll_settled(ticket, cx));
         }
         Poll::Ready(())
     }
 
     /// Writes the reply. An operation without an answer is reported as unknown.
     pub(super) fn encode(self, to: &mut Encoder<'_>, tally: &mut Tally) {
-        match self.what {
-            What::One(ticket, shape) => encode_one(answer_of(ticket), shape, to, tally),
-            What::Many(tickets, gather) => encode_many(tickets.into_iter().map(answer_of), gather, to, tally),
-            What::Encoded(bytes) => to.out.extend_from_slice(&bytes),
+        match self {
+            Self::One(ticket, shape) => encode_one(answer_of(ticket), shape, to, tally),
+            Self::Many(tickets, gather) => encode_many(tickets.into_iter().map(answer_of), gather, to, tally),
+            Self::Encoded(bytes) => to.out.extend_from_slice(&bytes),
         }
-    }
-}
-
-fn settle(ticket: &mut Ticket) -> bool {
-    use tokio::sync::oneshot::error::TryRecvError;
-    let Ticket::Waiting { answer, .. } = ticket else {
-        return true;
-    };
-    *ticket = Ticket::Ready(match answer.try_recv() {
-        Ok(answer) => answer,
-        Err(TryRecvError::Closed) => Err(abandoned()),
-        Err(TryRecvError::Empty) => return false,
-    });
-    true
-}
-
-fn answer_of(ticket: Ticket) -> Answer {
-    match ticket {
-        Ticket::Ready(answer) => answer,
-        Ticket::Waiting { .. } => Err(abandoned()),
     }
 }

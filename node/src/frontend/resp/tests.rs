@@ -9,7 +9,6 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
-use super::Server;
 use crate::frontend::limits::ClientLimits;
 use crate::frontend::testing::{self, Memory, ask};
 
@@ -18,7 +17,7 @@ async fn serve(limits: ClientLimits) -> (TcpStream, SocketAddr, watch::Sender<bo
     let (listener, addr) = testing::listen().await;
     let (stop, stopping) = watch::channel(false);
     let memory = Arc::new(Memory::of_values_to(limits.value_bytes_max));
-    tokio::spawn(Server::new(memory, testing::door(limits)).run(listener, stopping));
+    tokio::spawn(super::serve(memory, testing::context(limits), listener, stopping));
     (TcpStream::connect(addr).await.unwrap(), addr, stop)
 }
 

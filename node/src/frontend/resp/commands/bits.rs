@@ -14,7 +14,7 @@ fn offset(context: &Context<'_>, text: &[u8], field_bits: Option<u8>) -> Result<
     };
     let number = parse_integer(text).and_then(|number| u64::try_from(number).ok()).ok_or_else(invalid)?;
     let offset = number.checked_mul(step).ok_or_else(invalid)?;
-    let bytes_max = context.server.door.limits.value_bytes_max as u64;
+    let bytes_max = context.server.front_end.limits.value_bytes_max as u64;
     if offset / 8 < bytes_max { Ok(offset) } else { Err(invalid()) }
 }
 

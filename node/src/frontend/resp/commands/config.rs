@@ -8,7 +8,7 @@ use super::Context;
 use crate::frontend::resp::glob;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Handled, Refusal, Reply};
-use crate::frontend::resp::server::Server;
+use crate::frontend::resp::state::ServerState;
 use crate::frontend::slowlog::ENTRIES_MAX;
 use crate::kv::parse_integer;
 use crate::machine::OpenFiles;
@@ -20,8 +20,8 @@ struct Tunable {
     setting: Option<&'static str>,
     least: i64,
     most: i64,
-    get: fn(&Server) -> i64,
-    set: fn(&Server, i64),
+    get: fn(&ServerState) -> i64,
+    set: fn(&ServerState, i64),
 }
 
 /// All parameters that CONFIG SET can change. `set` gets only numbers within the bounds.
@@ -41,9 +41,9 @@ static TUNABLES: &[Tunable] = &[
         setting: Some("max_clients"),
         least: 1,
         most: 1_000_000,
-        get: |server| number(server.door.limits.connections_max.load(Ordering::Relaxed)),
+        get: |server| number(server.front_end.limits.connections_max.load(Ordering::Relaxed)),
         set: |server, value| {
-            server.door.limits.connections_max.store(value.unsigned_abs(), Ordering::Relaxed)
+            server.front_end.limits.connections_max.store(value.unsigned_abs(), Ordering::Relaxed)
         },
     },
     Tunable {
@@ -51,8 +51,8 @@ static TUNABLES: &[Tunable] = &[
         setting: Some("client_idle_s"),
         least: 0,
         most: i32::MAX as i64,
-        get: |server| number(server.door.limits.idle_s.load(Ordering::Relaxed)),
-        set: |server, value| server.door.limits.idle_s.store(value.unsigned_abs(), Ordering::Relaxed),
+        get: |server| number(server.front_end.limits.idle_s.load(Ordering::Relaxed)),
+        set: |server, value| server.front_end.limits.idle_s.store(value.unsigned_abs(), Ordering::Relaxed),
     },
     Tunable {
         name: "slowlog-log-slower-than",
@@ -90,11 +90,11 @@ const FIXED: [(&str, &str); 9] = [
 ];
 
 /// Returns every parameter and setting with its value.
-fn all(server: &Server) -> Vec<(String, String)> {
+fn all(server: &ServerState) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> =
         FIXED.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
     all.extend(TUNABLES.iter().map(|tunable| (tunable.name.to_owned(), (tunable.get)(server).to_string())));
-    all.push(("proto-max-bulk-len".to_owned(), server.door.limits.value_bytes_max.to_string()));
+    all.push(("proto-max-bulk-len".to_owned(), server.front_end.limits.value_bytes_max.to_string()));
     let mut settings = server.keyspace.settings();
     for (name, value) in &mut settings {
         // The present value, not the one at the start of the node.
@@ -151,8 +151,8 @@ pub(super) fn set(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 }
 
 /// Checks, as Redis does, that the system allows enough open files for `clients` connections.
-fn check_open_files(server: &Server, clients: u64) -> Result<(), Refusal> {
-    let possible = OpenFiles::ask(clients, server.door.limits.data_files).clients;
+fn check_open_files(server: &ServerState, clients: u64) -> Result<(), Refusal> {
+    let possible = OpenFiles::ask(clients, server.front_end.limits.data_files).clients;
     if clients <= possible {
         return Ok(());
     }
@@ -185,7 +185,7 @@ fn failed(name: &str, why: &str) -> Refusal {
 }
 
 pub(super) fn reset_stat(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
-    context.server.door.stats.reset(context.server.keyspace.expired_keys());
+    context.server.front_end.stats.reset(context.server.keyspace.expired_keys());
     context.ok()
 }
 

@@ -41,12 +41,12 @@ pub(super) fn info(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let is_asked =
         |section: &str| all || asked.iter().any(|name| name == section) || (usual && section != UNUSUAL);
     let sections: Vec<&str> = SECTIONS.into_iter().filter(|section| is_asked(section)).collect();
-    let (keyspace, door) = (context.server.keyspace.clone(), &context.server.door);
+    let (keyspace, front_end) = (context.server.keyspace.clone(), &context.server.front_end);
     let figures = Figures {
-        now: door.stats.snapshot(),
-        calls: door.stats.calls(),
-        denials: door.security.access.denials(),
-        limits: Arc::clone(&door.limits),
+        now: front_end.stats.snapshot(),
+        calls: front_end.stats.calls(),
+        denials: front_end.security.access.denials(),
+        limits: Arc::clone(&front_end.limits),
     };
     let text = async move {
         let mut text = String::new();

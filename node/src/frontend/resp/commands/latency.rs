@@ -86,7 +86,7 @@ pub(super) fn reset(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 }
 
 pub(super) fn doctor(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
-    let (log, now) = (&context.server.slowlog, context.server.door.stats.snapshot());
+    let (log, now) = (&context.server.slowlog, context.server.front_end.stats.snapshot());
     let seconds = log.samples().len();
     let text = format!(
         "Latency of the last one to two seconds: median {} us, 99th percentile {} us. {seconds} seconds had \

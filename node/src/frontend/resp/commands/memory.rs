@@ -71,7 +71,7 @@ pub(super) fn lolwut(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
 
 /// `DEBUG SLEEP seconds`, if the settings allow it: only this connection waits.
 pub(super) fn debug(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    if !context.server.door.limits.debug_commands {
+    if !context.server.front_end.limits.debug_commands {
         return Err(
             "ERR DEBUG command not allowed. Start the node with debug_commands = true to allow it.".into()
         );

@@ -35,7 +35,7 @@ use super::client::{Client, Fate};
 use super::encoder::Encoder;
 use super::parser::Args;
 use super::reply::{Handled, Later, Refusal, Reply, Room};
-use super::server::Server;
+use super::state::ServerState;
 use crate::frontend::keyspace::Keyspace;
 use crate::frontend::stats::Tally;
 use crate::kv::{Action, Operation, Step, Ticket, Transaction, parse_integer};
@@ -140,7 +140,7 @@ impl Command {
 
 /// State of server and connection for a handler.
 pub(super) struct Context<'a> {
-    pub(super) server: &'a Arc<Server>,
+    pub(super) server: &'a Arc<ServerState>,
     pub(super) client: &'a mut Client,
     pub(super) to: Encoder<'a>,
     pub(super) tally: &'a mut Tally,
@@ -178,7 +178,7 @@ impl Context<'_> {
 
     /// Returns the limit on the reply to one command.
     fn room(&self) -> Room {
-        Room::new(self.server.door.limits.message_bytes_max())
+        Room::new(self.server.front_end.limits.message_bytes_max())
     }
 
     fn ok(&mut self) -> Handled {

@@ -227,7 +227,7 @@ pub(super) fn lcs(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         (false, true) => What::Places,
         (false, false) => What::Text,
     };
-    let table_bytes_max = context.server.door.limits.value_bytes_max;
+    let table_bytes_max = context.server.front_end.limits.value_bytes_max;
     let lcs = Lcs { what, match_len_min, with_match_len, table_bytes_max };
     let tickets =
         vec![context.submit(args.bytes(1), Action::Read), context.submit(args.bytes(2), Action::Read)];
@@ -235,7 +235,7 @@ pub(super) fn lcs(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 }
 
 pub(super) fn mget(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let gather = Gather::Values(context.server.door.limits.message_bytes_max());
+    let gather = Gather::Values(context.server.front_end.limits.message_bytes_max());
     keys::each(context, args, Action::Read, gather)
 }
 

@@ -17,7 +17,7 @@ use super::{Command, Context, auth, cross_slot, later, name_of, run};
 use crate::frontend::resp::client::Executed;
 use crate::frontend::resp::encoder::Encoder;
 use crate::frontend::resp::parser::{Args, OwnedArgs};
-use crate::frontend::resp::reply::{Handled, Later, Pending, Refusal, Reply, What};
+use crate::frontend::resp::reply::{Handled, Later, Refusal, Reply, What};
 use crate::frontend::stats::Tally;
 use crate::kv::{Action, Answer, Failure, Operation, Outcome, STEPS_MAX, Step, Ticket, Transaction};
 
@@ -60,7 +60,7 @@ impl Collected {
 /// # Errors
 /// The transaction has too many commands or bytes. It is marked, so that EXEC discards it.
 pub(super) fn queue(context: &mut Context<'_>, command: &'static Command, args: Args<'_>) -> Handled {
-    let bytes_max = context.server.door.limits.message_bytes_max();
+    let bytes_max = context.server.front_end.limits.message_bytes_max();
     let Some(queue) = &mut context.client.queue else { return Err(without_multi("EXEC")) };
     let owned = args.to_owned();
     queue.bytes += owned.bytes();
@@ -292,10 +292,9 @@ async fn write_parts(
                 executed.lock().push((name, failed));
                 continue;
             }
-            Part::Waits(what) => {
-                let mut pending = Pending::of(what);
-                std::future::poll_fn(|cx| pending.poll_settled(cx)).await;
-                pending.encode(to, tally);
+            Part::Waits(mut what) => {
+                std::future::poll_fn(|cx| what.poll_settled(cx)).await;
+                what.encode(to, tally);
             }
             Part::Works(future) => {
                 let (bytes, counted) = future.await;

@@ -1,7 +1,6 @@
-//! Accepts client connections up to their limit, until the node stops. All front ends use it.
+//! Accepts the client connections of a protocol up to their limit, until the node stops.
 
 use std::fs::File;
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -16,9 +15,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
-use super::limits::ClientLimits;
-use super::security::{Security, Stream, TurnedAway};
-use super::stats::Stats;
+use super::connection::{Connection, stopped};
+use super::context::FrontEndContext;
+use super::protocol::{Accepted, ClientProtocol, Place};
+use super::security::{Stream, TurnedAway};
 use super::tls::Tls;
 use crate::machine::OPERATOR_CONNECTIONS;
 use crate::supervise::contained;
@@ -37,64 +37,29 @@ const SHORT_REFUSAL_TIMEOUT: Duration = Duration::from_millis(250);
 const SHORT_LOGGED_EVERY: Duration = Duration::from_secs(10);
 /// Maximum reads of a rejected client's input, which is dropped.
 const UNREAD_READS_MAX: usize = 64;
-/// Time that sending the end of a connection may take.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Time without traffic after which the system probes whether the client's machine is up (as in Redis).
 const KEEPALIVE: Duration = Duration::from_secs(300);
 
-/// Statistics, limits and security, which all front ends of a node share.
-#[derive(Clone, Debug)]
-pub struct FrontEndContext {
-    /// Counters of all front ends.
-    pub stats: Arc<Stats>,
-    /// ClientLimits of all front ends together.
-    pub limits: Arc<ClientLimits>,
-    /// Users, protected mode and TLS.
-    pub security: Security,
+/// Serves the clients of one protocol on `listener` until `stopping` is `true` or its sender is dropped. Then
+/// waits at most [`STOP_TIMEOUT`] for the connections to end.
+pub(super) async fn run<P: ClientProtocol>(
+    state: P::State,
+    listener: TcpListener,
+    stopping: watch::Receiver<bool>,
+) {
+    let state = Arc::new(state);
+    accept::<P>(Arc::clone(&state), listener, stopping).await;
+    P::stop(&state);
 }
 
-/// Kind of place that an accepted connection occupies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Place {
-    /// A place within the limit on clients.
-    Client,
-    /// A place beyond the limit on clients, for an operator only.
-    Operator,
-}
-
-/// A front end: a protocol for clients.
-pub(super) trait FrontEnd: Send + Sync + Sized + 'static {
-    /// Name in the log.
-    const NAME: &'static str;
-    /// Error reply to a client beyond the limit on connections.
-    const TOO_MANY: &'static str;
-    /// Whether operators may connect beyond the limit on connections.
-    const OPERATORS: bool;
-    /// Error reply to a client that protected mode rejects.
-    const PROTECTED: &'static str;
-
-    /// Returns the state that all front ends share.
-    fn door(&self) -> &FrontEndContext;
-
-    /// Serves a client until it disconnects or the node stops.
-    fn serve(
-        self: Arc<Self>,
-        stream: Stream,
-        from: (SocketAddr, Place),
-        stopping: watch::Receiver<bool>,
-    ) -> impl Future<Output = io::Result<()>> + Send;
-}
-
-/// Serves `listener` until `stopping` is `true` or its sender is dropped. Then waits at most [`STOP_TIMEOUT`]
-/// for the connections to end.
-pub(super) async fn run<F: FrontEnd>(
-    front_end: Arc<F>,
+async fn accept<P: ClientProtocol>(
+    state: Arc<P::State>,
     listener: TcpListener,
     stopping: watch::Receiver<bool>,
 ) {
     let mut stop = stopping.clone();
-    let mut entrance = Entrance {
-        front_end,
+    let mut entrance = Entrance::<P> {
+        state,
         listener,
         stopping,
         connections: JoinSet::new(),
@@ -107,7 +72,7 @@ pub(super) async fn run<F: FrontEnd>(
             () = stopped(&mut stop) => break,
             Some(ended) = entrance.connections.join_next() => {
                 if let Err(error) = ended {
-                    tracing::error!(front_end = F::NAME, %error, "a client connection ended abnormally");
+                    tracing::error!(front_end = P::NAME, %error, "a client connection ended abnormally");
                 }
             }
             accepted = entrance.listener.accept() => match accepted {
@@ -115,7 +80,7 @@ pub(super) async fn run<F: FrontEnd>(
                 Ok((stream, _)) => entrance.trade_for_spare(stream).await,
                 Err(error) if is_out_of_files(&error) => entrance.turn_one_away(&error).await,
                 Err(error) => {
-                    tracing::warn!(front_end = F::NAME, %error, "cannot accept a client connection");
+                    tracing::warn!(front_end = P::NAME, %error, "cannot accept a client connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
@@ -126,15 +91,15 @@ pub(super) async fn run<F: FrontEnd>(
     let all_ended = async { while connections.join_next().await.is_some() {} };
     if tokio::time::timeout(STOP_TIMEOUT, all_ended).await.is_err() {
         tracing::warn!(
-            front_end = F::NAME,
+            front_end = P::NAME,
             "closed connections at the stop of the node although replies were still to be sent"
         );
     }
 }
 
 /// A listening port, and its connections.
-struct Entrance<F> {
-    front_end: Arc<F>,
+struct Entrance<P: ClientProtocol> {
+    state: Arc<P::State>,
     listener: TcpListener,
     stopping: watch::Receiver<bool>,
     connections: JoinSet<()>,
@@ -147,13 +112,13 @@ struct Entrance<F> {
     short: Option<Instant>,
 }
 
-impl<F: FrontEnd> Entrance<F> {
+impl<P: ClientProtocol> Entrance<P> {
     fn open(&mut self, stream: TcpStream, peer: SocketAddr) {
-        let FrontEndContext { stats, limits, .. } = self.front_end.door();
+        let FrontEndContext { stats, limits, .. } = P::context(&self.state);
         let (open, most) = (stats.connections(), limits.connections_max.load(Ordering::Relaxed));
         let place = if open < most {
             Place::Client
-        } else if F::OPERATORS && open < most.saturating_add(OPERATOR_CONNECTIONS) {
+        } else if P::OPERATORS && open < most.saturating_add(OPERATOR_CONNECTIONS) {
             Place::Operator
         } else {
             return self.turn_away(stream);
@@ -168,13 +133,13 @@ impl<F: FrontEnd> Entrance<F> {
             return;
         }
         let guard = stats.connection_opened(place == Place::Client);
-        let (front_end, stopping) = (Arc::clone(&self.front_end), self.stopping.clone());
+        let (state, stopping) = (Arc::clone(&self.state), self.stopping.clone());
         // A panic in this task ends only this connection: no client may end the node with one bad request.
         self.connections.spawn(contained(async move {
             let _open = guard;
-            match enter(front_end, stream, (peer, place), stopping).await {
-                Ok(()) => tracing::trace!(front_end = F::NAME, %peer, "client connection closed"),
-                Err(error) => tracing::debug!(front_end = F::NAME, %peer, %error, "client connection lost"),
+            match enter::<P>(state, stream, (peer, place), stopping).await {
+                Ok(()) => tracing::trace!(front_end = P::NAME, %peer, "client connection closed"),
+                Err(error) => tracing::debug!(front_end = P::NAME, %peer, %error, "client connection lost"),
             }
         }));
     }
@@ -182,18 +147,18 @@ impl<F: FrontEnd> Entrance<F> {
     /// Rejects a client beyond the limit on connections. Beyond [`REFUSALS_MAX`] rejections at one time, it
     /// does not wait for the client to read the reason.
     fn turn_away(&mut self, stream: TcpStream) {
-        let FrontEndContext { stats, security, .. } = self.front_end.door();
+        let FrontEndContext { stats, security, .. } = P::context(&self.state);
         stats.connection_refused();
         match Arc::clone(&self.refusals).try_acquire_owned() {
             Ok(permit) => {
                 let tls = security.tls.clone();
                 self.connections.spawn(contained(async move {
                     let _permit = permit;
-                    refuse_one_too_many::<F>(stream, tls, REFUSAL_TIMEOUT).await;
+                    refuse_one_too_many::<P>(stream, tls, REFUSAL_TIMEOUT).await;
                 }));
             }
             // The error is sent if the socket's buffer has room for it; nothing waits.
-            Err(_) if security.tls.is_none() => drop(SockRef::from(&stream).send(F::TOO_MANY.as_bytes())),
+            Err(_) if security.tls.is_none() => drop(SockRef::from(&stream).send(P::TOO_MANY.as_bytes())),
             Err(_) => {}
         }
     }
@@ -237,9 +202,9 @@ impl<F: FrontEnd> Entrance<F> {
 
     /// Counts and rejects a client for which no file descriptor is left.
     async fn reject(&self, stream: TcpStream) {
-        let FrontEndContext { stats, security, .. } = self.front_end.door();
+        let FrontEndContext { stats, security, .. } = P::context(&self.state);
         stats.connection_refused();
-        refuse_one_too_many::<F>(stream, security.tls.clone(), SHORT_REFUSAL_TIMEOUT).await;
+        refuse_one_too_many::<P>(stream, security.tls.clone(), SHORT_REFUSAL_TIMEOUT).await;
     }
 
     /// Logs that no file descriptor is left, at most once in [`SHORT_LOGGED_EVERY`].
@@ -248,7 +213,7 @@ impl<F: FrontEnd> Entrance<F> {
         if self.short.is_none_or(|logged| now.saturating_duration_since(logged) >= SHORT_LOGGED_EVERY) {
             self.short = Some(now);
             tracing::warn!(
-                front_end = F::NAME,
+                front_end = P::NAME,
                 %error,
                 "no file is left for another client connection: the node rejects new clients until others \
                  disconnect; raise the limit of open files (ulimit -n, or LimitNOFILE of the service), or \
@@ -267,12 +232,12 @@ fn is_out_of_files(error: &io::Error) -> bool {
 }
 
 /// Rejects a client beyond the limit on connections, over TLS if the port uses TLS.
-async fn refuse_one_too_many<F: FrontEnd>(stream: TcpStream, tls: Option<Arc<Tls>>, limit: Duration) {
+async fn refuse_one_too_many<P: ClientProtocol>(stream: TcpStream, tls: Option<Arc<Tls>>, limit: Duration) {
     let told = async {
         match tls {
-            None => refuse(stream, F::TOO_MANY).await,
+            None => refuse(stream, P::TOO_MANY).await,
             Some(tls) => match tls.accept(stream).await {
-                Ok(stream) => refuse(stream, F::TOO_MANY).await,
+                Ok(stream) => refuse(stream, P::TOO_MANY).await,
                 Err(error) => tracing::debug!(%error, "the TLS handshake of a rejected client failed"),
             },
         }
@@ -281,16 +246,16 @@ async fn refuse_one_too_many<F: FrontEnd>(stream: TcpStream, tls: Option<Arc<Tls
 }
 
 /// Runs one accepted connection from its first byte on.
-async fn enter<F: FrontEnd>(
-    front_end: Arc<F>,
+async fn enter<P: ClientProtocol>(
+    state: Arc<P::State>,
     stream: TcpStream,
     (peer, place): (SocketAddr, Place),
     stopping: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let FrontEndContext { stats, security, .. } = front_end.door();
+    let FrontEndContext { stats, security, .. } = P::context(&state);
     match security.enter(stream, peer).await {
         // Boxed, so that the future of a connection that is still in its handshake stays small.
-        Ok(stream) => Box::pin(front_end.serve(stream, (peer, place), stopping)).await,
+        Ok(stream) => Box::pin(serve::<P>(Arc::clone(&state), stream, (peer, place), stopping)).await,
         Err(TurnedAway::Handshake(error)) => {
             stats.handshake_failed();
             Err(error)
@@ -298,21 +263,21 @@ async fn enter<F: FrontEnd>(
         Err(TurnedAway::Protected(stream)) => {
             stats.connection_refused();
             tracing::debug!(%peer, "protected mode rejected a client");
-            refuse(stream, F::PROTECTED).await;
+            refuse(stream, P::PROTECTED).await;
             Ok(())
         }
     }
 }
 
-/// Waits until the node stops: until `stopping` is `true` or its sender is dropped.
-pub(super) async fn stopped(stopping: &mut watch::Receiver<bool>) {
-    drop(stopping.wait_for(|stopping| *stopping).await);
-}
-
-/// Closes a connection: over TLS with a close_notify alert, by which the client distinguishes this end from a
-/// cut (RFC 8446, 6.1). Waits at most [`CLOSE_TIMEOUT`] for a client that reads nothing.
-pub(super) async fn close(stream: &mut (impl AsyncWrite + Unpin)) {
-    drop(tokio::time::timeout(CLOSE_TIMEOUT, stream.shutdown()).await);
+/// Serves a client until it disconnects or the node stops.
+async fn serve<P: ClientProtocol>(
+    state: Arc<P::State>,
+    stream: Stream,
+    (peer, place): (SocketAddr, Place),
+    stopping: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let accepted = Accepted { peer, local: stream.tcp().local_addr().ok(), place };
+    Connection::<P, _>::new(state, stream, accepted).run(stopping).await
 }
 
 /// Sends the reason of a rejection and closes the connection. Waits at most [`REFUSAL_TIMEOUT`].
