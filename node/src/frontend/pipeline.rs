@@ -13,7 +13,6 @@ use std::time::Instant;
 use tokio::sync::oneshot::error::TryRecvError;
 
 use super::order::{Claims, KeyHash};
-use super::protocol::PendingReply;
 use super::stats::{CallTally, Stats, Tally};
 use crate::kv::{Answer, Ticket, abandoned};
 
@@ -21,6 +20,15 @@ use crate::kv::{Answer, Ticket, abandoned};
 pub(super) const OUT_BYTES_MAX: usize = 256 * 1024;
 /// Capacity to which the output buffer shrinks after a write.
 const OUT_BYTES_KEPT: usize = 64 * 1024;
+
+/// Source of a pending reply.
+pub(super) trait PendingReply {
+    /// Returns whether every answer that the reply needs has arrived. Takes the answers that have arrived.
+    fn is_settled(&mut self) -> bool;
+
+    /// Polls until every answer that the reply needs has arrived.
+    fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+}
 
 /// A reply that waits for its turn.
 pub(super) struct Pending<R> {

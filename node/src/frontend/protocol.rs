@@ -6,13 +6,12 @@
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 
 use super::context::FrontEndContext;
 use super::keyspace::Keyspace;
-use super::pipeline::{Pending, Pipeline};
+use super::pipeline::{Pending, PendingReply, Pipeline};
 
 /// Kind of place that an accepted connection occupies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,15 +56,6 @@ pub(super) enum Interrupt {
     Unproven,
     /// Requests that had to wait may start.
     Resume,
-}
-
-/// Source of a pending reply.
-pub(super) trait PendingReply {
-    /// Returns whether every answer that the reply needs has arrived. Takes the answers that have arrived.
-    fn is_settled(&mut self) -> bool;
-
-    /// Polls until every answer that the reply needs has arrived.
-    fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()>;
 }
 
 /// A protocol for clients, and the state of one connection that depends on the protocol.

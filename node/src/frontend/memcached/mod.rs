@@ -25,28 +25,7 @@ mod tests;
 mod text;
 mod words;
 
-use std::sync::Arc;
-
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-
-use self::protocol::Memcached;
-use super::context::FrontEndContext;
-use super::keyspace::Keyspace;
-use super::protocol::ClientProtocol as _;
-use super::server;
-
-/// Serves memcached clients of `keyspace` on `listener`, with the limits and the security of `context`, until
-/// `stopping` is `true` or its sender is dropped; then waits for the connections to end, and cancels a
-/// pending flush_all.
-pub async fn serve(
-    keyspace: Arc<dyn Keyspace>,
-    context: FrontEndContext,
-    listener: TcpListener,
-    stopping: watch::Receiver<bool>,
-) {
-    server::run::<Memcached>(Memcached::state(keyspace, context), listener, stopping).await;
-}
+pub use self::protocol::serve;
 
 /// Reply to `version`: the memcached release whose protocol this is, and Caskade's version.
 const VERSION: &str = concat!("1.6.18-caskade-", env!("CARGO_PKG_VERSION"));

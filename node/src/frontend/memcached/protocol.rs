@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::{Bytes, BytesMut};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use super::gate::{Gate, refusal};
 use super::parser::Parser;
@@ -18,11 +20,24 @@ use crate::frontend::context::FrontEndContext;
 use crate::frontend::flush::flush;
 use crate::frontend::keyspace::Keyspace;
 use crate::frontend::order::KeyHash;
-use crate::frontend::pipeline::{Pending, answer_of, poll_settled, settle};
-use crate::frontend::protocol::{Accepted, ClientProtocol, Halt, PendingReply};
+use crate::frontend::pipeline::{Pending, PendingReply, answer_of, poll_settled, settle};
+use crate::frontend::protocol::{Accepted, ClientProtocol, Halt};
+use crate::frontend::server;
 use crate::kv::{Action, Answer, Operation, Ticket};
 
 type Pipeline = crate::frontend::pipeline::Pipeline<Waiting>;
+
+/// Serves memcached clients of `keyspace` on `listener`, with the limits and the security of `context`, until
+/// `stopping` is `true` or its sender is dropped; then waits for the connections to end, and cancels a
+/// pending flush_all.
+pub async fn serve(
+    keyspace: Arc<dyn Keyspace>,
+    context: FrontEndContext,
+    listener: TcpListener,
+    stopping: watch::Receiver<bool>,
+) {
+    server::run::<Memcached>(Memcached::state(keyspace, context), listener, stopping).await;
+}
 
 /// The memcached state of a connection.
 pub(super) struct Memcached {

@@ -3,10 +3,13 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 
-use super::commands::{Queue, Watched, Written};
+use super::commands::Command;
 use super::encoder::Protocol;
+use super::parser::OwnedArgs;
+use super::written::Written;
 use crate::access::Session;
 use crate::frontend::clients::Guard;
 
@@ -36,6 +39,18 @@ pub(super) enum Fate {
 
 /// Names of the commands that EXEC ran, and whether each failed.
 pub(super) type Executed = Arc<Mutex<Vec<(&'static str, bool)>>>;
+
+/// The open transaction of a connection.
+#[derive(Debug, Default)]
+pub(super) struct Queue {
+    pub(super) commands: Vec<(&'static Command, OwnedArgs)>,
+    pub(super) bytes: usize,
+    /// Whether a command could not be queued: EXEC then discards the transaction.
+    pub(super) spoiled: bool,
+}
+
+/// The watched keys of a connection, and their versions at WATCH.
+pub(super) type Watched = Arc<Mutex<Vec<(Bytes, u64)>>>;
 
 /// State of a connection's client.
 #[derive(Debug)]

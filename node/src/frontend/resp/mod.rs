@@ -20,29 +20,9 @@ mod reply;
 mod state;
 #[cfg(test)]
 mod tests;
+mod written;
 
-use std::sync::Arc;
-
-use tokio::net::TcpListener;
-use tokio::sync::watch;
-
-use self::protocol::Resp;
-use super::context::FrontEndContext;
-use super::keyspace::Keyspace;
-use super::protocol::ClientProtocol as _;
-use super::server;
-use crate::glob;
-
-/// Serves Redis clients of `keyspace` on `listener`, with the limits and the security of `context`, until
-/// `stopping` is `true` or its sender is dropped; then waits for the connections to end.
-pub async fn serve(
-    keyspace: Arc<dyn Keyspace>,
-    context: FrontEndContext,
-    listener: TcpListener,
-    stopping: watch::Receiver<bool>,
-) {
-    server::run::<Resp>(Resp::state(keyspace, context), listener, stopping).await;
-}
+pub use self::protocol::serve;
 
 /// Returns the wall clock in milliseconds since 1970, for texts that operators read. Expiries do not use it:
 /// the primary compares them with cluster time.

@@ -7,23 +7,25 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 
-use super::client::{Client, Executed, Fate, Replies};
-use super::commands::{self, Command, Context, Keys, Watched, Written};
+use super::client::{Client, Executed, Fate, Replies, Watched};
+use super::commands::{self, Command, Context, Handled, Keys, Reply, TABLE};
 use super::encoder::{Encoder, Protocol};
 use super::operator::{Operator, unproven};
 use super::parser::{Args, Batch, Bounds, Parser};
-use super::reply::{Handled, Reply, Waiting, What, encode_many, encode_one};
+use super::reply::{Waiting, What, encode_many, encode_one};
 use super::state::ServerState;
+use super::written::Written;
 use crate::frontend::clients::Pause;
 use crate::frontend::context::FrontEndContext;
 use crate::frontend::keyspace::Keyspace;
 use crate::frontend::order::{Claims, KeyHash};
 use crate::frontend::pipeline::{Pending, answer_of};
 use crate::frontend::protocol::{Accepted, ClientProtocol, Halt, Interrupt, Place};
-use crate::frontend::slowlog;
 use crate::frontend::stats::{Ended, Tally};
+use crate::frontend::{server, slowlog};
 use crate::kv::Ticket;
 
 type Pipeline = crate::frontend::pipeline::Pipeline<Waiting>;
@@ -39,6 +41,17 @@ const PROTECTED: &str = "-DENIED Caskade is running in protected mode because pr
     restarting it, however MAKE SURE Caskade is not publicly accessible from internet if you do so. NOTE: \
     You only need to do one of the above things in order for the server to start accepting connections from \
     the outside.\r\n";
+
+/// Serves Redis clients of `keyspace` on `listener`, with the limits and the security of `context`, until
+/// `stopping` is `true` or its sender is dropped; then waits for the connections to end.
+pub async fn serve(
+    keyspace: Arc<dyn Keyspace>,
+    context: FrontEndContext,
+    listener: TcpListener,
+    stopping: watch::Receiver<bool>,
+) {
+    server::run::<Resp>(Resp::state(keyspace, context), listener, stopping).await;
+}
 
 /// The Redis state of a connection.
 pub(super) struct Resp {
@@ -160,7 +173,7 @@ impl ClientProtocol for Resp {
 
     fn start(&mut self, pipeline: &mut Pipeline) -> ControlFlow<Halt> {
         let Some(args) = self.batch.current() else { return ControlFlow::Continue(()) };
-        let command = commands::find(args);
+        let command = TABLE.find(args);
         // A web page can make a browser send commands in the body of an HTTP request: none of them may run.
         if is_http(command, args) {
             self.server.front_end.stats.http_request(Self::NAME, self.client.peer);
@@ -197,7 +210,7 @@ impl ClientProtocol for Resp {
     /// Runs the current command to its end before any other starts. No command is in flight.
     async fn run_alone(&mut self, pipeline: &mut Pipeline) {
         let Some(args) = self.batch.current() else { return };
-        let command = commands::find(args);
+        let command = TABLE.find(args);
         let (begin, errors) = (pipeline.output.len(), pipeline.tally.errors);
         let mut at_hand = context(&self.server, &mut self.client, &mut pipeline.output, &mut pipeline.tally);
         let mut handled = commands::handle(command, &mut at_hand, args);
@@ -441,9 +454,9 @@ fn asked(
 ) -> Option<(&'static str, usize)> {
     tally.commands += u64::from(fate == Fate::Run);
     // As in Redis, a command with an unknown subcommand is not counted.
-    let is_counted = |command: &&Command| fate != Fate::Queued && commands::is_whole(command, args);
+    let is_counted = |command: &&Command| fate != Fate::Queued && TABLE.is_whole(command, args);
     let command = command.filter(is_counted)?;
-    Some((commands::name_of(command, args), args.len().saturating_sub(1)))
+    Some((TABLE.name_of(command, args), args.len().saturating_sub(1)))
 }
 
 /// Creates the context for a handler.
@@ -454,7 +467,7 @@ fn context<'a>(
     tally: &'a mut Tally,
 ) -> Context<'a> {
     let to = Encoder::new(output, client.protocol);
-    Context { server, client, to, tally, collected: None }
+    Context { table: &TABLE, server, client, to, tally, collected: None }
 }
 
 /// Adds claims for a command whose operations are in flight. Returns how many.

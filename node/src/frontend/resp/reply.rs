@@ -11,13 +11,10 @@
 use std::borrow::Cow;
 use std::task::{Context, Poll, ready};
 
-use futures::future::BoxFuture;
-
 use super::dump;
 use super::encoder::Encoder;
 use super::lcs::Lcs;
-use crate::frontend::pipeline::{answer_of, poll_settled, settle};
-use crate::frontend::protocol::PendingReply;
+use crate::frontend::pipeline::{PendingReply, answer_of, poll_settled, settle};
 use crate::frontend::stats::Tally;
 use crate::kv::{Answer, Entry, Failure, Outcome, Ticket, parse_integer};
 
@@ -96,32 +93,6 @@ impl Room {
         format!("ERR the reply would be longer than {} bytes: ask for less at once", self.most).into()
     }
 }
-
-/// Result of a command's handler.
-pub(super) enum Reply {
-    /// The reply is encoded.
-    Written,
-    /// The outcome of one operation is the reply.
-    One(Ticket, Shape),
-    /// The outcomes of several operations are the reply.
-    Many(Vec<Ticket>, Gather),
-    /// A future computes the reply. No later command may start before it completes.
-    Later(BoxFuture<'static, Later>),
-    /// A future, and then the rest of the command, which runs with the connection's context. Only for
-    /// barriers.
-    Then(BoxFuture<'static, Box<GoOn>>),
-    /// The reply is encoded, and the connection closes after it.
-    Close,
-}
-
-/// A reply that a future computed: its encoding, and its counts.
-pub(super) type Later = (Vec<u8>, Tally);
-
-/// The rest of a command after its future.
-pub(super) type GoOn = dyn FnOnce(&mut super::commands::Context<'_>) -> Handled + Send;
-
-/// Return value of a command's handler.
-pub(super) type Handled = Result<Reply, Refusal>;
 
 /// Form of the reply to one operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,12 +3,13 @@
 use caskade_api::password;
 
 use super::auth::keys_of;
-use super::{Context, by_name, integer, wrong_arity};
+use super::context::{Context, Handled, Reply};
+use super::errors::{integer, wrong_arity};
 use crate::access::{Access, Asked, LogEntry, Refused, Selector, User, catalogue, categories};
 use crate::frontend::resp::encoder::Encoder;
 use crate::frontend::resp::now_ms;
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Handled, Refusal, Reply};
+use crate::frontend::resp::reply::Refusal;
 
 /// Maximum and default number of bits of ACL GENPASS.
 const GENPASS_BITS: (i64, i64) = (4096, 256);
@@ -38,8 +39,9 @@ pub(super) fn cat(context: &mut Context<'_>, args: Args<'_>) -> Handled {
             let asked = String::from_utf8_lossy(args.get(2)).into_owned();
             let category = categories::Categories::named(&asked)
                 .ok_or_else(|| Refusal::from(format!("ERR Unknown category '{asked:.128}'")))?;
+            let table = context.table;
             let served =
-                |name: &str| by_name(name.split('|').next().unwrap_or_default().as_bytes()).is_some();
+                |name: &str| table.by_name(name.split('|').next().unwrap_or_default().as_bytes()).is_some();
             let entries = catalogue::all().iter();
             let names: Vec<_> = entries
                 .filter(|entry| entry.categories.meets(category) && served(entry.name))
@@ -207,7 +209,7 @@ pub(super) fn dryrun(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         return Err(format!("ERR User '{}' not found", shown(2)).into());
     };
     let asked_args = args.skip(3);
-    let Some(command) = by_name(asked_args.get(0)) else {
+    let Some(command) = context.table.by_name(asked_args.get(0)) else {
         return Err(format!("ERR Command '{}' not found", shown(3)).into());
     };
     if !command.arity_fits(asked_args) {
@@ -233,13 +235,14 @@ pub(super) fn dryrun(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frontend::resp::commands::{COMMANDS, subcommands};
+    use crate::frontend::resp::commands::TABLE;
 
     /// Only users with all permissions may run a command that is not in the catalogue: add its row to
     /// `access/catalogue/table.rs`, with Redis's categories.
     #[test]
     fn every_command_has_its_categories() {
-        let missing: Vec<_> = COMMANDS
+        let missing: Vec<_> = TABLE
+            .commands
             .iter()
             .map(|command| command.name)
             .filter(|name| catalogue::find(name).is_none())
@@ -251,6 +254,6 @@ mod tests {
     fn subcommands_of_acl_are_those_of_the_catalogue() {
         let known: Vec<_> =
             catalogue::subcommands("acl").iter().filter_map(|entry| entry.name.get(4..)).collect();
-        assert_eq!(known, subcommands::of("acl").map(|sub| sub.own_name()).collect::<Vec<_>>());
+        assert_eq!(known, TABLE.subcommands_of("acl").map(|sub| sub.own_name()).collect::<Vec<_>>());
     }
 }

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use super::client::REDIS_VERSION;
 use super::client_list::{describe, printable};
-use super::{Command, Context, integer, syntax_error};
+use super::command::Command;
+use super::context::{Context, Handled, Reply};
+use super::errors::{integer, syntax_error};
 use crate::access::{Access, Asked, Denied, KeyAccess, Login, LoginError, Session};
 use crate::frontend::resp::encoder::Protocol;
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Handled, Refusal, Reply};
+use crate::frontend::resp::reply::Refusal;
 
 impl From<Denied> for Refusal {
     fn from(denied: Denied) -> Self {

@@ -1,8 +1,9 @@
 //! Commands on the bits of values.
 
-use super::{Context, integer, syntax_error};
+use super::context::{Context, Handled, Reply};
+use super::errors::{integer, syntax_error};
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Handled, Refusal, Reply, Shape};
+use crate::frontend::resp::reply::{Refusal, Shape};
 use crate::kv::{Action, BitRange, BitRangeUnit, Bitwise, Field, FieldAction, Overflow, Step, parse_integer};
 
 /// Parses the offset of a bit. With `#` the number counts fields of `field_bits` bits.

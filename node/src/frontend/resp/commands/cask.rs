@@ -4,10 +4,11 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 
-use super::{Context, integer, later};
+use super::context::{Context, Handled, later};
+use super::errors::{integer, wrong_arity};
 use crate::frontend::keyspace::AdminRequest;
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Handled, Refusal};
+use crate::frontend::resp::reply::Refusal;
 
 /// Events of CASK.EVENTS without a count.
 const EVENTS: usize = 100;
@@ -38,7 +39,7 @@ pub(super) fn events(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         1 => EVENTS,
         2 => usize::try_from(integer(args.get(1))?)
             .map_err(|_| Refusal::from("ERR count must not be negative"))?,
-        _ => return Err(super::wrong_arity("cask.events")),
+        _ => return Err(wrong_arity("cask.events")),
     };
     ask(context, AdminRequest::Events { limit })
 }

@@ -1,10 +1,10 @@
 //! Commands on the connection itself.
 
-use super::{Context, integer, wrong_arity};
+use super::context::{Context, Handled, Reply};
+use super::errors::{integer, wrong_arity};
 use crate::frontend::resp::client::Replies;
 use crate::frontend::resp::encoder::Protocol;
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Handled, Reply};
 
 /// The Redis release whose behaviour this front end has, as reported to clients.
 pub(super) const REDIS_VERSION: &str = "7.2.0";

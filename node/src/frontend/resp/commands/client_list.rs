@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Context, integer, syntax_error};
+use super::context::{Context, Handled, Reply};
+use super::errors::{integer, syntax_error, wrong_subcommand};
 use crate::frontend::clients::Registered;
 use crate::frontend::resp::client::Replies;
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Handled, Refusal, Reply};
+use crate::frontend::resp::reply::Refusal;
 
 /// The only user that CLIENT KILL USER accepts.
 const DEFAULT_USER: &str = "default";
@@ -180,7 +181,7 @@ pub(super) fn pause(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         4 if args.get(3).eq_ignore_ascii_case(b"all") => true,
         4 if args.get(3).eq_ignore_ascii_case(b"write") => false,
         4 => return Err("ERR CLIENT PAUSE mode must be WRITE or ALL".into()),
-        _ => return Err(super::wrong_subcommand(args)),
+        _ => return Err(wrong_subcommand(args)),
     };
     let time_ms = integer(args.get(2))
         .map_err(|_| Refusal::from("ERR timeout is not an integer or out of range"))
@@ -202,7 +203,7 @@ pub(super) fn unblock(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         return Err("ERR CLIENT UNBLOCK reason should be TIMEOUT or ERROR".into());
     }
     if args.len() > 4 {
-        return Err(super::wrong_subcommand(args));
+        return Err(wrong_subcommand(args));
     }
     integer(args.get(2))?;
     context.to.integer(0);

@@ -7,11 +7,12 @@
 use bytes::Bytes;
 use caskade_engine::{SLOTS, slot_of};
 
-use super::{Context, integer, later};
+use super::context::{Context, Handled, Reply, later};
+use super::errors::integer;
 use crate::frontend::keyspace::{ClientPlace, ClusterSlots, Keyspace, SlotNode, SlotRange};
 use crate::frontend::resp::encoder::Encoder;
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Handled, Refusal, Reply};
+use crate::frontend::resp::reply::Refusal;
 use crate::id::NodeId;
 
 /// Maximum keys in a reply of GETKEYSINSLOT, to bound its memory.

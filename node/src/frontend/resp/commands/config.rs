@@ -4,12 +4,13 @@
 use std::collections::HashSet;
 use std::sync::atomic::Ordering;
 
-use super::Context;
-use crate::frontend::resp::glob;
+use super::context::{Context, Handled, Reply};
+use super::errors::syntax_error;
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Handled, Refusal, Reply};
+use crate::frontend::resp::reply::Refusal;
 use crate::frontend::resp::state::ServerState;
 use crate::frontend::slowlog::ENTRIES_MAX;
+use crate::glob;
 use crate::kv::parse_integer;
 use crate::machine::OpenFiles;
 
@@ -124,7 +125,7 @@ pub(super) fn get(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 /// `CONFIG SET`: sets all pairs, or none if one is wrong.
 pub(super) fn set(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     if !args.len().is_multiple_of(2) {
-        return Err(super::syntax_error());
+        return Err(syntax_error());
     }
     let (mut seen, mut changes) = (HashSet::new(), Vec::new());
     let known = all(context.server);

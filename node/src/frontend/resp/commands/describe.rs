@@ -1,14 +1,15 @@
 //! `COMMAND`: descriptions of the commands, from the tables.
 
+use super::command::{Command, CommandTable, Keys, Kind, Subcommand, run_subcommand};
+use super::context::{Context, Handled, Reply};
+use super::errors::syntax_error;
 use super::properties::{self, KeySpec};
-use super::subcommands::{self, SUBCOMMANDS, Subcommand};
-use super::{COMMANDS, Command, Context, Keys, Kind, by_name, syntax_error};
 use crate::access::catalogue;
 use crate::access::categories::Categories;
 use crate::frontend::resp::encoder::Encoder;
-use crate::frontend::resp::glob;
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Handled, Refusal, Reply};
+use crate::frontend::resp::reply::Refusal;
+use crate::glob;
 
 /// A command, or a subcommand (`command|subcommand`), found by name.
 enum Named {
@@ -16,50 +17,50 @@ enum Named {
     Subcommand(&'static Subcommand),
 }
 
-fn named(name: &[u8]) -> Option<Named> {
+fn named(table: &CommandTable, name: &[u8]) -> Option<Named> {
     let (first, second) = match name.iter().position(|byte| *byte == b'|') {
         Some(at) => (name.get(..at)?, name.get(at + 1..)),
         None => (name, None),
     };
     match second {
-        Some(second) => subcommands::find(first, second).map(Named::Subcommand),
-        None => by_name(first).map(Named::Command),
+        Some(second) => table.subcommand(first, second).map(Named::Subcommand),
+        None => table.by_name(first).map(Named::Command),
     }
 }
 
 /// `COMMAND`, with or without a subcommand.
 pub(super) fn command(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     if args.len() > 1 {
-        return subcommands::run(context, args);
+        return run_subcommand(context, args);
     }
-    write_all(&mut context.to, COMMANDS.iter().map(|command| Some(Named::Command(command))));
+    write_all(context, context.table.commands.iter().map(|command| Some(Named::Command(command))));
     Ok(Reply::Written)
 }
 
 pub(super) fn count(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
-    context.to.integer(COMMANDS.len() as i64);
+    context.to.integer(context.table.commands.len() as i64);
     Ok(Reply::Written)
 }
 
 pub(super) fn info(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     if args.len() == 2 {
-        write_all(&mut context.to, COMMANDS.iter().map(|command| Some(Named::Command(command))));
+        write_all(context, context.table.commands.iter().map(|command| Some(Named::Command(command))));
     } else {
-        write_all(&mut context.to, args.from(2).map(named));
+        write_all(context, args.from(2).map(|name| named(context.table, name)));
     }
     Ok(Reply::Written)
 }
 
 pub(super) fn docs(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let asked: Vec<Named> = match args.len() {
-        2 => COMMANDS.iter().map(Named::Command).collect(),
-        _ => args.from(2).filter_map(named).collect(),
+        2 => context.table.commands.iter().map(Named::Command).collect(),
+        _ => args.from(2).filter_map(|name| named(context.table, name)).collect(),
     };
     context.to.map(asked.len());
     for one in asked {
         match one {
-            Named::Command(command) => write_docs(&mut context.to, command),
-            Named::Subcommand(sub) => write_sub_docs(&mut context.to, sub),
+            Named::Command(command) => write_docs(&mut context.to, context.table, command),
+            Named::Subcommand(sub) => write_sub_docs(&mut context.to, context.table, sub),
         }
     }
     Ok(Reply::Written)
@@ -67,7 +68,9 @@ pub(super) fn docs(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 
 /// `COMMAND LIST [FILTERBY MODULE name | ACLCAT category | PATTERN pattern]`
 pub(super) fn list(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let all = COMMANDS.iter().map(|command| command.name).chain(SUBCOMMANDS.iter().map(|sub| sub.name));
+    let table = context.table;
+    let subcommands = table.subcommands.iter().map(|sub| sub.name);
+    let all = table.commands.iter().map(|command| command.name).chain(subcommands);
     let mut names: Vec<&str> = all.collect();
     if args.len() == 5 && args.get(2).eq_ignore_ascii_case(b"filterby") {
         let value = args.get(4);
@@ -92,35 +95,41 @@ fn has_category(name: &str, category: &[u8]) -> bool {
     entry.zip(category).is_some_and(|(entry, category)| entry.categories.meets(category))
 }
 
-fn write_all(to: &mut Encoder<'_>, asked: impl Iterator<Item = Option<Named>>) {
+fn write_all(context: &mut Context<'_>, asked: impl Iterator<Item = Option<Named>>) {
     let asked: Vec<_> = asked.collect();
+    let (to, table) = (&mut context.to, context.table);
     to.array(asked.len());
     for one in asked {
         match one {
-            Some(Named::Command(command)) => write_command(to, command),
-            Some(Named::Subcommand(sub)) => write_subcommand(to, sub),
+            Some(Named::Command(command)) => write_command(to, table, command),
+            Some(Named::Subcommand(sub)) => write_subcommand(to, table, sub),
             None => to.null(),
         }
     }
 }
 
-fn write_command(to: &mut Encoder<'_>, command: &Command) {
-    let subs: Vec<_> = subcommands::of(command.name).collect();
+fn write_command(to: &mut Encoder<'_>, table: &CommandTable, command: &Command) {
+    let subs: Vec<_> = table.subcommands_of(command.name).collect();
     // COMMAND also runs without a subcommand, but has no keys either way.
     let keys = if subs.is_empty() { command.keys } else { Keys::NONE };
-    write_entry(to, command.name, command.arity, keys, &subs);
+    write_entry(to, table, (command.name, command.arity, keys), &subs);
 }
 
-fn write_subcommand(to: &mut Encoder<'_>, sub: &Subcommand) {
+fn write_subcommand(to: &mut Encoder<'_>, table: &CommandTable, sub: &Subcommand) {
     let keys = match properties::of(sub.name).keys {
         [] => Keys::NONE,
-        _ => by_name(sub.command().as_bytes()).map_or(Keys::NONE, |command| command.keys),
+        _ => table.by_name(sub.command().as_bytes()).map_or(Keys::NONE, |command| command.keys),
     };
-    write_entry(to, sub.name, sub.arity, keys, &[]);
+    write_entry(to, table, (sub.name, sub.arity, keys), &[]);
 }
 
 /// Writes one element of the reply to COMMAND INFO, in the format of Redis 7.
-fn write_entry(to: &mut Encoder<'_>, name: &str, arity: i32, keys: Keys, subs: &[&Subcommand]) {
+fn write_entry(
+    to: &mut Encoder<'_>,
+    table: &CommandTable,
+    (name, arity, keys): (&str, i32, Keys),
+    subs: &[&Subcommand],
+) {
     let properties = properties::of(name);
     to.array(10);
     to.bulk(name.as_bytes());
@@ -140,7 +149,7 @@ fn write_entry(to: &mut Encoder<'_>, name: &str, arity: i32, keys: Keys, subs: &
     } else {
         to.array(subs.len())
     }
-    subs.iter().for_each(|sub| write_subcommand(to, sub));
+    subs.iter().for_each(|sub| write_subcommand(to, table, sub));
 }
 
 fn write_statuses(to: &mut Encoder<'_>, texts: &[&str]) {
@@ -187,8 +196,8 @@ fn write_categories(to: &mut Encoder<'_>, name: &str) {
     names.iter().for_each(|name| to.status(&format!("@{name}")));
 }
 
-fn write_docs(to: &mut Encoder<'_>, command: &Command) {
-    let subs: Vec<_> = subcommands::of(command.name).collect();
+fn write_docs(to: &mut Encoder<'_>, table: &CommandTable, command: &Command) {
+    let subs: Vec<_> = table.subcommands_of(command.name).collect();
     to.name(command.name);
     to.map(if subs.is_empty() { 2 } else { 3 });
     to.name("summary");
@@ -198,28 +207,28 @@ fn write_docs(to: &mut Encoder<'_>, command: &Command) {
     if !subs.is_empty() {
         to.name("subcommands");
         to.map(subs.len());
-        subs.into_iter().for_each(|sub| write_sub_docs(to, sub));
+        subs.into_iter().for_each(|sub| write_sub_docs(to, table, sub));
     }
 }
 
-fn write_sub_docs(to: &mut Encoder<'_>, sub: &Subcommand) {
+fn write_sub_docs(to: &mut Encoder<'_>, table: &CommandTable, sub: &Subcommand) {
     to.name(sub.name);
     to.map(2);
     to.name("summary");
     to.name(sub.summary);
     to.name("group");
-    to.name(by_name(sub.command().as_bytes()).map_or("server", |command| command.group));
+    to.name(table.by_name(sub.command().as_bytes()).map_or("server", |command| command.group));
 }
 
 /// Returns the command in the arguments from the third on, and the positions of its keys.
 ///
 /// # Errors
 /// Redis's error for a command that is unknown, has no keys, or has wrong arguments.
-fn keys_of(args: Args<'_>) -> Result<(&'static Command, Vec<usize>), Refusal> {
+fn keys_of(table: &CommandTable, args: Args<'_>) -> Result<(&'static Command, Vec<usize>), Refusal> {
     let asked = args.skip(2);
-    let command = by_name(asked.get(0)).ok_or("ERR Invalid command specified")?;
-    let has_subcommands = subcommands::of(command.name).next().is_some();
-    if has_subcommands && asked.len() > 1 && subcommands::find(asked.get(0), asked.get(1)).is_none() {
+    let command = table.by_name(asked.get(0)).ok_or("ERR Invalid command specified")?;
+    let has_subcommands = table.subcommands_of(command.name).next().is_some();
+    if has_subcommands && asked.len() > 1 && table.subcommand(asked.get(0), asked.get(1)).is_none() {
         return Err("ERR Invalid command specified".into());
     }
     let keys: Vec<usize> = command.keys.of(asked).collect();
@@ -236,14 +245,14 @@ fn keys_of(args: Args<'_>) -> Result<(&'static Command, Vec<usize>), Refusal> {
 }
 
 pub(super) fn get_keys(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let (_, keys) = keys_of(args)?;
+    let (_, keys) = keys_of(context.table, args)?;
     context.to.array(keys.len());
     keys.into_iter().for_each(|index| context.to.bulk(args.get(2 + index)));
     Ok(Reply::Written)
 }
 
 pub(super) fn get_keys_and_flags(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let (command, keys) = keys_of(args)?;
+    let (command, keys) = keys_of(context.table, args)?;
     let flags: &[&str] = match command.kind {
         Kind::Read => &["RO", "access"],
         Kind::Delete => &["RM", "delete"],

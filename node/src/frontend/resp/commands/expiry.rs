@@ -1,9 +1,10 @@
 //! Commands on the expiry of keys, and the parsing of times.
 
-use super::{Context, integer};
+use super::context::{Context, Handled, Reply};
+use super::errors::integer;
 use crate::frontend::resp::now_ms;
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Handled, Refusal, Reply, Shape};
+use crate::frontend::resp::reply::{Refusal, Shape};
 use crate::kv::{Action, Deadline, ExpireIf};
 
 /// Unit and origin of an expiry.

@@ -7,13 +7,12 @@ use std::sync::atomic::Ordering;
 use caskade_engine::TaskState;
 
 use super::client::REDIS_VERSION;
-use super::{Context, later};
+use super::context::{Context, Handled, later};
 use crate::access::Denials;
 use crate::api::PeerStats;
 use crate::frontend::keyspace::Keyspace;
 use crate::frontend::limits::ClientLimits;
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::Handled;
 use crate::frontend::stats::{Calls, Snapshot};
 
 /// Sections of INFO, in their order.

@@ -1,12 +1,14 @@
 //! Commands on keys, independent of their values.
 
-use super::{Context, Later, TOGETHER_MAX, integer, later, submit_for, syntax_error};
+use super::command::TOGETHER_MAX;
+use super::context::{Context, Handled, Later, Reply, later, submit_for};
+use super::errors::{integer, syntax_error};
 use crate::frontend::flush::flush;
 use crate::frontend::resp::encoder::Encoder;
-use crate::frontend::resp::glob;
 use crate::frontend::resp::number::parse_u64;
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Gather, Handled, Refusal, Reply, Shape, encode_many};
+use crate::frontend::resp::reply::{Gather, Refusal, Shape, encode_many};
+use crate::glob;
 use crate::kv::{Action, CURSOR_MAX, Failure, Operation, Outcome, ScanPage};
 
 /// Maximum keys that one SCAN examines, to bound its memory and time.

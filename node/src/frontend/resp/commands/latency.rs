@@ -1,8 +1,9 @@
 //! `SLOWLOG` and `LATENCY`: slow commands.
 
-use super::{Context, integer};
+use super::context::{Context, Handled, Reply};
+use super::errors::{integer, wrong_subcommand};
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Handled, Refusal, Reply};
+use crate::frontend::resp::reply::Refusal;
 
 /// Entries of SLOWLOG GET without a count.
 const SLOWLOG_COUNT: usize = 10;
@@ -17,7 +18,7 @@ pub(super) fn slowlog_get(context: &mut Context<'_>, args: Args<'_>) -> Handled 
             -1 => usize::MAX,
             count => usize::try_from(count).map_err(|_| wrong())?,
         },
-        _ => return Err(super::wrong_subcommand(args)),
+        _ => return Err(wrong_subcommand(args)),
     };
     let entries = context.server.slowlog.newest(count);
     let to = &mut context.to;

@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
-use super::{Context, integer, later, syntax_error};
+use super::context::{Context, Handled, Reply, later};
+use super::errors::{integer, syntax_error, unknown_subcommand};
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Handled, Refusal, Reply};
+use crate::frontend::resp::reply::Refusal;
 use crate::kv::{Action, Outcome};
 
 /// Memory of the hash index for one key, in bytes (the figure in README.md).
@@ -87,7 +88,7 @@ pub(super) fn debug(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     #[cfg(all(feature = "mutations", debug_assertions))]
     assert!(!args.get(1).eq_ignore_ascii_case(b"panic"), "a test asked for it");
     if args.len() != 3 || !args.get(1).eq_ignore_ascii_case(b"sleep") {
-        return Err(super::unknown_subcommand(args));
+        return Err(unknown_subcommand(args));
     }
     let seconds = std::str::from_utf8(args.get(2)).ok().and_then(|text| text.parse::<f64>().ok());
     let seconds = seconds.filter(|seconds| (0.0..=SLEEP_MAX_S).contains(seconds));

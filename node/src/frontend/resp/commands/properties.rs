@@ -325,14 +325,13 @@ static PROPERTIES: &[Properties] = &[
 
 #[cfg(test)]
 mod tests {
-    use super::super::COMMANDS;
-    use super::super::subcommands::SUBCOMMANDS;
+    use super::super::TABLE;
     use super::*;
 
     #[test]
     fn every_command_and_subcommand_has_its_row() {
-        let commands = COMMANDS.iter().map(|command| command.name);
-        let mut names: Vec<_> = commands.chain(SUBCOMMANDS.iter().map(|sub| sub.name)).collect();
+        let commands = TABLE.commands.iter().map(|command| command.name);
+        let mut names: Vec<_> = commands.chain(TABLE.subcommands.iter().map(|sub| sub.name)).collect();
         names.sort_unstable();
         assert_eq!(PROPERTIES.iter().map(|row| row.name).collect::<Vec<_>>(), names);
     }

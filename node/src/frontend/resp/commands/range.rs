@@ -12,11 +12,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Context, TOGETHER_MAX, integer, later, syntax_error};
+use super::command::TOGETHER_MAX;
+use super::context::{Context, Handled, later};
+use super::errors::{integer, syntax_error};
 use crate::data::KeyRange;
 use crate::frontend::keyspace::Keyspace;
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Handled, Refusal, Room};
+use crate::frontend::resp::reply::{Refusal, Room};
 use crate::kv::{Action, Operation, Outcome};
 
 /// Keys of a page without LIMIT.

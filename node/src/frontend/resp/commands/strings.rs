@@ -4,11 +4,14 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 
+use super::command::TOGETHER_MAX;
+use super::context::{Context, Handled, Reply};
+use super::errors::{integer, syntax_error, wrong_arity};
 use super::expiry::Unit;
-use super::{Context, TOGETHER_MAX, integer, keys, syntax_error, wrong_arity};
+use super::keys;
 use crate::frontend::resp::lcs::{Lcs, What};
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Gather, Handled, Refusal, Reply, Shape};
+use crate::frontend::resp::reply::{Gather, Refusal, Shape};
 use crate::kv::{Action, Condition, Deadline, ExpiryPolicy, Fresh, Operation, Step};
 
 pub(super) fn get(context: &mut Context<'_>, args: Args<'_>) -> Handled {

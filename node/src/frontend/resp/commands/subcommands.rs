@@ -1,41 +1,9 @@
-//! The table of subcommands, and the lookup, checks and HELP of commands that have them.
+//! The table of subcommands, and the handlers of commands that have them.
 
-use super::{
-    Command, Context, Handler, Kind, acl, client_list, cluster, config, describe, latency, memory,
-    unknown_subcommand, values, wrong_arity,
-};
+use super::command::{Handler, Subcommand};
+use super::context::{Context, Handled, Reply};
+use super::{acl, client_list, cluster, config, describe, latency, memory, values};
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Handled, Refusal, Reply};
-
-/// One row of the table.
-pub(super) struct Subcommand {
-    /// Lower-case name: `command|subcommand`.
-    pub(super) name: &'static str,
-    /// Number of arguments, including both names. Negative: the minimum.
-    pub(super) arity: i32,
-    /// Arguments after the name, as HELP shows them.
-    pub(super) form: &'static str,
-    /// Description in one sentence, for HELP and COMMAND DOCS.
-    pub(super) summary: &'static str,
-    handler: Handler,
-}
-
-impl Subcommand {
-    /// Returns the name of the command.
-    pub(super) fn command(&self) -> &'static str {
-        self.name.split_once('|').map_or(self.name, |(command, _)| command)
-    }
-
-    /// Returns the name without the command's.
-    pub(super) fn own_name(&self) -> &'static str {
-        self.name.split_once('|').map_or(self.name, |(_, name)| name)
-    }
-
-    fn arity_fits(&self, count: usize) -> bool {
-        let count = i32::try_from(count).unwrap_or(i32::MAX);
-        if self.arity < 0 { count >= -self.arity } else { count == self.arity }
-    }
-}
 
 const fn sub(
     name: &'static str,
@@ -121,65 +89,11 @@ pub(super) static SUBCOMMANDS: &[Subcommand] = &[
     sub("slowlog|reset", 2, "", (latency::slowlog_reset, "Reset the slowlog.")),
 ];
 
-/// Returns the subcommands of a command.
-pub(super) fn of(command: &str) -> impl Iterator<Item = &'static Subcommand> + use<'_> {
-    SUBCOMMANDS.iter().filter(move |sub| sub.command() == command)
-}
-
-/// Returns the subcommand with these two names, ignoring case.
-pub(super) fn find(command: &[u8], name: &[u8]) -> Option<&'static Subcommand> {
-    let fits = |sub: &&Subcommand| {
-        sub.own_name().as_bytes().eq_ignore_ascii_case(name)
-            && sub.command().as_bytes().eq_ignore_ascii_case(command)
-    };
-    SUBCOMMANDS.iter().find(fits)
-}
-
-/// Returns whether a command may have subcommands. Keeps the lookup away from frequent commands, which have
-/// none.
-fn may_have_some(command: &Command) -> bool {
-    command.kind == Kind::Barrier || command.name == "object"
-}
-
-/// Returns the name under which calls are counted: that of the subcommand if there is one, else the
-/// command's.
-pub(in super::super) fn name_of(command: &Command, args: Args<'_>) -> &'static str {
-    let sub = if may_have_some(command) { find(args.get(0), args.get(1)) } else { None };
-    sub.map_or(command.name, |sub| sub.name)
-}
-
-/// Returns whether the arguments do not name an unknown subcommand.
-pub(in super::super) fn is_whole(command: &Command, args: Args<'_>) -> bool {
-    args.len() < 2
-        || !may_have_some(command)
-        || find(args.get(0), args.get(1)).is_some()
-        || of(command.name).next().is_none()
-}
-
-/// Checks the subcommand before the command is run or queued.
-///
-/// # Errors
-/// Redis's error for an unknown subcommand or a wrong number of arguments.
-pub(super) fn admit(command: &Command, args: Args<'_>) -> Result<(), Refusal> {
-    // COMMAND is valid without a subcommand.
-    if !may_have_some(command) || args.len() < 2 || of(command.name).next().is_none() {
-        return Ok(());
-    }
-    let sub = find(args.get(0), args.get(1)).ok_or_else(|| unknown_subcommand(args))?;
-    if sub.arity_fits(args.len()) { Ok(()) } else { Err(wrong_arity(sub.name)) }
-}
-
-/// Runs the subcommand, which was admitted.
-pub(super) fn run(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let sub = find(args.get(0), args.get(1)).ok_or_else(|| unknown_subcommand(args))?;
-    context.client.last_command = sub.name;
-    (sub.handler)(context, args)
-}
-
 fn help(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let name = String::from_utf8_lossy(args.get(0)).to_ascii_lowercase();
     // As in Redis, HELP is the last entry.
-    let (last, others): (Vec<_>, Vec<_>) = of(&name).partition(|sub| sub.own_name() == "help");
+    let (last, others): (Vec<_>, Vec<_>) =
+        context.table.subcommands_of(&name).partition(|sub| sub.own_name() == "help");
     context.to.array(1 + 2 * (others.len() + last.len()));
     let first =
         format!("{} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:", name.to_ascii_uppercase());
@@ -190,16 +104,4 @@ fn help(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         context.to.status(&format!("    {}", sub.summary));
     }
     Ok(Reply::Written)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_subcommand_is_found_in_any_case_and_only_of_its_command() {
-        assert!(SUBCOMMANDS.windows(2).all(|pair| pair[0].name < pair[1].name));
-        assert_eq!(find(b"CLIENT", b"sEtName").map(|sub| sub.name), Some("client|setname"));
-        assert!(find(b"config", b"setname").is_none() && find(b"client", b"").is_none());
-    }
 }

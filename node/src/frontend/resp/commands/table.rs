@@ -1,9 +1,15 @@
 //! The table of all commands, sorted by name.
 
+use super::command::{Command, CommandTable, Handler, Keys, Kind, run_subcommand};
+use super::subcommands::SUBCOMMANDS;
 use super::{
-    Command, Handler, Keys, Kind, auth, bits, cask, client, describe, expiry, info, keys, memory, range,
-    strings, subcommands, transactions, values, wait,
+    auth, bits, cask, client, describe, expiry, info, keys, memory, range, strings, transactions, values,
+    wait,
 };
+
+/// All commands and subcommands.
+pub(in crate::frontend::resp) static TABLE: CommandTable =
+    CommandTable { commands: COMMANDS, subcommands: SUBCOMMANDS };
 
 const fn row(
     name: &'static str,
@@ -31,8 +37,8 @@ use Kind::{Barrier, Delete, Other, Read, Write};
 
 /// Every command of this front end, sorted by name.
 #[rustfmt::skip]
-pub(in super::super) static COMMANDS: &[Command] = &[
-    row("acl", -2, Barrier, K::NONE, SERVER, (subcommands::run, "Lists and changes users and their permissions.")),
+static COMMANDS: &[Command] = &[
+    row("acl", -2, Barrier, K::NONE, SERVER, (run_subcommand, "Lists and changes users and their permissions.")),
     row("append", 3, Write, K::FIRST, STRING, (strings::append, "Appends to a value.")),
     row("asking", 1, Other, K::NONE, CLUSTER, (client::asking, "Has no effect: every node serves every key.")),
     row("auth", -2, Barrier, K::NONE, CONNECTION, (auth::auth, "Authenticates the connection.")),
@@ -60,10 +66,10 @@ pub(in super::super) static COMMANDS: &[Command] = &[
     row("cask.takeover", -1, Barrier, K::NONE, OWN, (cask::takeover, "Previews a takeover by this node, or takes over with YES.")),
     row("cask.tasks", 1, Barrier, K::NONE, OWN, (cask::tasks, "Returns the background work of all nodes, as JSON.")),
     row("cask.undrain", 2, Barrier, K::NONE, OWN, (cask::undrain, "Ends the draining of a node.")),
-    row("client", -2, Barrier, K::NONE, CONNECTION, (subcommands::run, "Lists, names, ends and configures connections.")),
-    row("cluster", -2, Barrier, K::NONE, CLUSTER, (subcommands::run, "Returns the nodes and their slots.")),
+    row("client", -2, Barrier, K::NONE, CONNECTION, (run_subcommand, "Lists, names, ends and configures connections.")),
+    row("cluster", -2, Barrier, K::NONE, CLUSTER, (run_subcommand, "Returns the nodes and their slots.")),
     row("command", -1, Barrier, K::NONE, SERVER, (describe::command, "Returns descriptions of the commands.")),
-    row("config", -2, Barrier, K::NONE, SERVER, (subcommands::run, "Returns and changes settings.")),
+    row("config", -2, Barrier, K::NONE, SERVER, (run_subcommand, "Returns and changes settings.")),
     row("copy", -3, Write, K::TWO, GENERIC, (values::copy, "Copies a key.")),
     row("dbsize", 1, Barrier, K::NONE, SERVER, (keys::dbsize, "Counts the keys of the cluster.")),
     row("debug", -2, Barrier, K::NONE, SERVER, (memory::debug, "SLEEP, for tests, if the settings allow it.")),
@@ -92,16 +98,16 @@ pub(in super::super) static COMMANDS: &[Command] = &[
     row("incrbyfloat", 3, Write, K::FIRST, STRING, (strings::incrbyfloat, "Adds a decimal number to the number that a key holds.")),
     row("info", -1, Barrier, K::NONE, SERVER, (info::info, "Returns the statistics of this node.")),
     row("keys", 2, Barrier, K::NONE, GENERIC, (keys::keys, "Lists the keys of the cluster that match a pattern.")),
-    row("latency", -2, Barrier, K::NONE, SERVER, (subcommands::run, "Returns the seconds in which a command was slow.")),
+    row("latency", -2, Barrier, K::NONE, SERVER, (run_subcommand, "Returns the seconds in which a command was slow.")),
     row("lcs", -3, Read, K::TWO, STRING, (strings::lcs, "Finds the longest common subsequence of two values.")),
     row("lolwut", -1, Other, K::NONE, SERVER, (memory::lolwut, "Shows a cask and the version.")),
-    row("memory", -2, Barrier, K::SECOND, SERVER, (subcommands::run, "Returns the memory use of keys and of the node.")),
+    row("memory", -2, Barrier, K::SECOND, SERVER, (run_subcommand, "Returns the memory use of keys and of the node.")),
     row("mget", -2, Read, K::ALL, STRING, (strings::mget, "Returns the values of keys, each read separately.")),
     row("move", 3, Other, K::FIRST, GENERIC, (values::move_key, "Rejected: there is only one database.")),
     row("mset", -3, Write, K::PAIRS, STRING, (strings::mset, "Writes the values of keys, each separately.")),
     row("msetnx", -3, Write, K::PAIRS, STRING, (strings::msetnx, "Writes the values of keys if none of the keys exists.")),
     row("multi", 1, Barrier, K::NONE, TRANSACTIONS, (transactions::multi, "Begins to queue commands.")),
-    row("object", -2, Read, K::SECOND, GENERIC, (subcommands::run, "Returns the encoding that Redis would use for a value.")),
+    row("object", -2, Read, K::SECOND, GENERIC, (run_subcommand, "Returns the encoding that Redis would use for a value.")),
     row("persist", 2, Write, K::FIRST, GENERIC, (expiry::persist, "Removes the expiry of a key.")),
     row("pexpire", -3, Write, K::FIRST, GENERIC, (expiry::pexpire, "Sets the time to live of a key in milliseconds.")),
     row("pexpireat", -3, Write, K::FIRST, GENERIC, (expiry::pexpireat, "Sets the expiry of a key as milliseconds since 1970.")),
@@ -124,7 +130,7 @@ pub(in super::super) static COMMANDS: &[Command] = &[
     row("setex", 4, Write, K::FIRST, STRING, (strings::setex, "Writes a value with a time to live in seconds.")),
     row("setnx", 3, Write, K::FIRST, STRING, (strings::setnx, "Writes a value if the key is absent.")),
     row("setrange", 4, Write, K::FIRST, STRING, (strings::setrange, "Overwrites a part of a value.")),
-    row("slowlog", -2, Barrier, K::NONE, SERVER, (subcommands::run, "Returns the slow commands.")),
+    row("slowlog", -2, Barrier, K::NONE, SERVER, (run_subcommand, "Returns the slow commands.")),
     row("sort", -2, Write, K::FIRST, GENERIC, (values::sort, "Rejected: there are no lists, sets or sorted sets.")),
     row("sort_ro", -2, Read, K::FIRST, GENERIC, (values::sort, "Rejected: there are no lists, sets or sorted sets.")),
     row("strlen", 2, Read, K::FIRST, STRING, (strings::strlen, "Returns the length of a value.")),
@@ -138,3 +144,27 @@ pub(in super::super) static COMMANDS: &[Command] = &[
     row("wait", 3, Barrier, K::NONE, GENERIC, (wait::wait, "Returns how many further copies have the writes of the connection.")),
     row("watch", -2, Barrier, K::ALL, TRANSACTIONS, (transactions::watch, "Makes EXEC do nothing if one of the keys changes.")),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_in_the_order_of_names() {
+        assert!(COMMANDS.windows(2).all(|pair| pair[0].name < pair[1].name));
+        for command in COMMANDS {
+            let upper = command.name.to_ascii_uppercase();
+            assert_eq!(TABLE.by_name(upper.as_bytes()).map(|found| found.name), Some(command.name));
+        }
+        assert!(TABLE.by_name(b"").is_none() && TABLE.by_name(b"getx").is_none());
+    }
+
+    #[test]
+    fn a_subcommand_is_found_in_any_case_and_only_of_its_command() {
+        assert!(SUBCOMMANDS.windows(2).all(|pair| pair[0].name < pair[1].name));
+        assert_eq!(TABLE.subcommand(b"CLIENT", b"sEtName").map(|sub| sub.name), Some("client|setname"));
+        assert!(
+            TABLE.subcommand(b"config", b"setname").is_none() && TABLE.subcommand(b"client", b"").is_none()
+        );
+    }
+}

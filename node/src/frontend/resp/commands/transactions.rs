@@ -6,54 +6,25 @@
 //! All keys must be of one slot. Commands without keys are not part of the transaction: EXEC runs them before
 //! it, or after it if they take time (SCAN, INFO).
 
-use std::sync::Arc;
-
 use bytes::Bytes;
 use caskade_engine::slot_of;
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
 
-use super::{Command, Context, auth, cross_slot, later, name_of, run};
-use crate::frontend::resp::client::Executed;
+use super::auth;
+use super::command::Command;
+use super::context::{Collected, Context, Handled, Later, Reply, later};
+use super::errors::cross_slot;
+use crate::frontend::resp::client::{Executed, Queue, Watched};
 use crate::frontend::resp::encoder::Encoder;
-use crate::frontend::resp::parser::{Args, OwnedArgs};
-use crate::frontend::resp::reply::{Handled, Later, Refusal, Reply, What};
+use crate::frontend::resp::parser::Args;
+use crate::frontend::resp::reply::{Refusal, What};
 use crate::frontend::stats::Tally;
-use crate::kv::{Action, Answer, Failure, Operation, Outcome, STEPS_MAX, Step, Ticket, Transaction};
+use crate::kv::{Action, Failure, Operation, Outcome, STEPS_MAX, Ticket, Transaction};
 
 /// Maximum commands of one transaction.
 const QUEUED_MAX: usize = STEPS_MAX;
 /// Maximum watched keys of one connection.
 const WATCHED_MAX: usize = 512;
-
-/// The open transaction of a connection.
-#[derive(Debug, Default)]
-pub(in super::super) struct Queue {
-    commands: Vec<(&'static Command, OwnedArgs)>,
-    bytes: usize,
-    /// Whether a command could not be queued: EXEC then discards the transaction.
-    spoiled: bool,
-}
-
-/// The watched keys of a connection, and their versions at WATCH.
-pub(in super::super) type Watched = Arc<Mutex<Vec<(Bytes, u64)>>>;
-
-/// The steps of a transaction, while EXEC collects them.
-#[derive(Debug, Default)]
-pub(in super::super) struct Collected {
-    steps: Vec<Step>,
-    answers: Vec<oneshot::Sender<Answer>>,
-}
-
-impl Collected {
-    /// Adds a step. Its ticket gets an answer when the transaction completes.
-    pub(super) fn add(&mut self, step: Step) -> Ticket {
-        let (sender, answer) = oneshot::channel();
-        self.steps.push(step);
-        self.answers.push(sender);
-        Ticket::Waiting { answer, ordered: false }
-    }
-}
 
 /// Queues a command in the open transaction.
 ///
@@ -181,7 +152,7 @@ pub(super) fn exec(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
         .iter()
         .map(|(command, args)| {
             let args = args.as_args();
-            (name_of(command, args), part(context, command, args, &collected))
+            (context.table.name_of(command, args), part(context, command, args, &collected))
         })
         .collect();
     let executed = context.client.executed.clone();
@@ -241,6 +212,7 @@ fn part(
     let mut out = Vec::new();
     let protocol = context.to.protocol;
     let mut inner = Context {
+        table: context.table,
         server: context.server,
         client: &mut *context.client,
         to: Encoder::new(&mut out, protocol),
@@ -249,7 +221,7 @@ fn part(
     };
     // The user's permissions may have changed since the command was queued.
     let allowed = auth::check(command, &inner, args);
-    match allowed.and_then(|()| run(command, &mut inner, args)) {
+    match allowed.and_then(|()| command.run(&mut inner, args)) {
         Ok(Reply::One(ticket, shape)) => Part::Waits(What::One(ticket, shape)),
         Ok(Reply::Many(tickets, gather)) => Part::Waits(What::Many(tickets, gather)),
         Ok(Reply::Later(future)) => Part::Works(future),

@@ -1,10 +1,12 @@
 //! Commands that move, copy and describe whole keys.
 
+use super::context::{Context, Handled, Reply};
+use super::errors::{integer, syntax_error, unknown_subcommand, wrong_arity};
 use super::expiry::Unit;
-use super::{Context, integer, syntax_error, unknown_subcommand, wrong_arity};
 use crate::frontend::resp::dump;
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::{Handled, Reply, Shape};
+use crate::frontend::resp::reply::Refusal;
+use crate::frontend::resp::reply::Shape;
 use crate::kv::{Action, Condition, ExpiryPolicy, Step};
 
 pub(super) fn rename(context: &mut Context<'_>, args: Args<'_>) -> Handled {
@@ -154,9 +156,8 @@ pub(super) fn getv(context: &mut Context<'_>, args: Args<'_>) -> Handled {
 /// `CASK.CAS key version value [EX s | PX ms | EXAT s | PXAT ms | KEEPTTL]`: writes only if the key has this
 /// version. 0: only if the key is absent.
 pub(super) fn cas(context: &mut Context<'_>, args: Args<'_>) -> Handled {
-    let version = u64::try_from(integer(args.get(2))?).map_err(|_| {
-        super::Refusal::from("ERR a version is 0 or a positive integer, as CASK.GETV returns it")
-    })?;
+    let version = u64::try_from(integer(args.get(2))?)
+        .map_err(|_| Refusal::from("ERR a version is 0 or a positive integer, as CASK.GETV returns it"))?;
     let expiry = match (args.len(), Unit::of_option(args.get(4))) {
         (4, _) => ExpiryPolicy::Clear,
         (5, _) if args.get(4).eq_ignore_ascii_case(b"keepttl") => ExpiryPolicy::Keep,

@@ -3,53 +3,21 @@
 //! A write is acknowledged only when every in-sync or filling copy of its partition has it. So WAIT only has
 //! to wait for copies that do not exist yet.
 
-use std::cell::Cell;
 use std::time::Duration;
 
-use caskade_engine::{PARTITIONS, SLOTS, partition_of};
+use caskade_engine::{PARTITIONS, SLOTS};
 
-use super::{Context, integer, later};
+use super::context::{Context, Handled, later};
+use super::errors::integer;
 use crate::frontend::keyspace::ClusterSlots;
 use crate::frontend::resp::parser::Args;
-use crate::frontend::resp::reply::Handled;
+use crate::frontend::resp::reply::Refusal;
 
 /// Interval at which the copies are counted.
 const LOOK_PAUSE: Duration = Duration::from_millis(20);
 /// Longest time of one WAIT, because a client's timeout of 0 ("for ever") must not hold its connection that
 /// long.
 const WAIT_MAX: Duration = Duration::from_secs(3600);
-const WORDS: usize = PARTITIONS as usize / 64;
-
-/// The partitions to which a connection has written.
-#[derive(Debug)]
-pub(in super::super) struct Written(Box<[Cell<u64>; WORDS]>);
-
-impl Default for Written {
-    fn default() -> Self {
-        Self(Box::new([const { Cell::new(0) }; WORDS]))
-    }
-}
-
-impl Written {
-    pub(super) fn note(&self, key: &[u8]) {
-        let partition = partition_of(key);
-        if let Some(word) = self.0.get(usize::from(partition / 64)) {
-            word.set(word.get() | 1 << (partition % 64));
-        }
-    }
-
-    /// Returns the written partitions; all partitions if the connection has written nothing.
-    fn partitions(&self) -> Vec<u16> {
-        let words: Vec<u64> = self.0.iter().map(Cell::get).collect();
-        let none = words.iter().all(|word| *word == 0);
-        let is_written = |partition: &u16| {
-            none || words
-                .get(usize::from(partition / 64))
-                .is_some_and(|word| word & (1 << (partition % 64)) != 0)
-        };
-        (0..PARTITIONS).filter(is_written).collect()
-    }
-}
 
 /// Returns the smallest number of further copies among the partitions.
 fn copies(topology: &ClusterSlots, partitions: &[u16]) -> i64 {
@@ -66,9 +34,8 @@ fn copies(topology: &ClusterSlots, partitions: &[u16]) -> i64 {
 pub(super) fn wait(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let (wanted, timeout_ms) = (integer(args.get(1))?, integer(args.get(2)));
     let timeout_ms =
-        timeout_ms.map_err(|_| super::Refusal::from("ERR timeout is not an integer or out of range"))?;
-    let timeout_ms =
-        u64::try_from(timeout_ms).map_err(|_| super::Refusal::from("ERR timeout is negative"))?;
+        timeout_ms.map_err(|_| Refusal::from("ERR timeout is not an integer or out of range"))?;
+    let timeout_ms = u64::try_from(timeout_ms).map_err(|_| Refusal::from("ERR timeout is negative"))?;
     let timeout = match timeout_ms {
         0 => WAIT_MAX,
         ms => Duration::from_millis(ms).min(WAIT_MAX),
