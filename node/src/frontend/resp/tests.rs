@@ -186,6 +186,25 @@ async fn users_are_as_in_redis() {
 }
 
 #[tokio::test]
+async fn client_kill_ends_the_connections_of_one_user() {
+    let (mut operator, addr, _stop) = serve(limits()).await;
+    ask(&mut operator, "ACL SETUSER alice on nopass ~* +@all\r\n", "+OK\r\n").await;
+    ask(&mut operator, "CLIENT KILL USER alice\r\n", ":0\r\n").await;
+    ask(&mut operator, "CLIENT KILL USER nobody\r\n", "-ERR No such user 'nobody'\r\n").await;
+    let (mut one, mut two) =
+        (TcpStream::connect(addr).await.unwrap(), TcpStream::connect(addr).await.unwrap());
+    for stream in [&mut one, &mut two] {
+        ask(stream, "AUTH alice x\r\n", "+OK\r\n").await;
+    }
+    ask(&mut operator, "CLIENT KILL USER alice\r\n", ":2\r\n").await;
+    for mut stream in [one, two] {
+        let end = tokio::time::timeout(Duration::from_secs(5), stream.read(&mut [0; 8])).await;
+        assert_eq!(end.expect("the connection must end").unwrap(), 0);
+    }
+    ask(&mut operator, "PING\r\n", "+PONG\r\n").await;
+}
+
+#[tokio::test]
 async fn calls_are_counted_by_command() {
     let (mut stream, _, _stop) = serve(limits()).await;
     ask(

@@ -5,13 +5,11 @@ use std::time::Duration;
 
 use super::context::{Context, Handled, Reply};
 use super::errors::{integer, syntax_error, wrong_subcommand};
+use crate::access::Access;
 use crate::frontend::clients::Registered;
 use crate::frontend::resp::client::Replies;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::Refusal;
-
-/// The only user that CLIENT KILL USER accepts.
-const DEFAULT_USER: &str = "default";
 
 pub(super) fn id(context: &mut Context<'_>, _args: Args<'_>) -> Handled {
     context.to.integer(i64::try_from(context.client.id).unwrap_or(i64::MAX));
@@ -109,7 +107,11 @@ struct Filter {
 }
 
 impl Filter {
-    fn read(args: Args<'_>) -> Result<Self, Refusal> {
+    /// Reads the filter from the arguments.
+    ///
+    /// # Errors
+    /// Redis's error for a wrong argument, or for a user that `access` does not have.
+    fn read(access: &Access, args: Args<'_>) -> Result<Self, Refusal> {
         let mut filter = Self { skip_me: true, ..Self::default() };
         let text = |index: usize| String::from_utf8_lossy(args.get(index)).into_owned();
         for index in (2..args.len()).step_by(2) {
@@ -127,7 +129,7 @@ impl Filter {
                 filter.laddr = Some(text(index + 1));
             } else if is("user") {
                 let user = text(index + 1);
-                if user != DEFAULT_USER {
+                if access.user(value).is_none() {
                     return Err(format!("ERR No such user '{user}'").into());
                 }
                 filter.user = Some(user);
@@ -157,7 +159,7 @@ pub(super) fn kill(context: &mut Context<'_>, args: Args<'_>) -> Handled {
     let by_address = args.len() == 3;
     let filter = match by_address {
         true => Filter { addr: Some(String::from_utf8_lossy(args.get(2)).into_owned()), ..Filter::default() },
-        false => Filter::read(args)?,
+        false => Filter::read(context.server.access(), args)?,
     };
     let clients = context.server.clients.all();
     let clients: Vec<&Arc<Registered>> = clients.iter().filter(|client| filter.fits(client, me)).collect();
