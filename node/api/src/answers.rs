@@ -308,8 +308,10 @@ pub struct Task {
     /// Name, unique in the cluster while the task runs: kind, source and target, `migration/Q7vTnm/h2kZpq`.
     pub id: String,
     /// Kind. `migration`: a copy for the ring. `return`: a returned node catches up. `rebuild`: a stand-in
-    /// receives the older records. `repair`: copies differ. `merge`: a node rewrites its data files without
-    /// dead records; a merge has neither partitions nor keys.
+    /// receives the older records. `repair`: copies differ. `rejoin`: the data of an older generation, which
+    /// a node brought back, is merged. `merge`: a node rewrites its data files without dead records. `scrub`:
+    /// a node verifies its data files. `heal`: a node restores the damaged records of a file. The last three
+    /// have no partitions, `merge` and `scrub` no keys, `rejoin` and `heal` no bytes.
     pub kind: String,
     /// Reason for the task.
     pub cause: String,
@@ -317,7 +319,7 @@ pub struct Task {
     pub source: String,
     /// PeerId of the node it copies to.
     pub target: String,
-    /// `copying`, `comparing`, `paused`, `merging`.
+    /// `copying`, `comparing`, `paused`, `merging`, `verifying`, `restoring`.
     pub phase: String,
     /// Partitions done.
     pub partitions_done: u32,

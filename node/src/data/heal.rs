@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 use super::message::{Answer, Request};
 use super::plane::{Plane, Reply};
 use super::route::Executed;
+use super::tasks::Work;
 use crate::api::HealStats;
 use crate::cluster::events::Severity;
 use crate::cluster::state::ReplicaRole;
@@ -185,15 +186,18 @@ impl Plane {
         let within =
             |stretch: &DamagedStretch| self.engine.records_within(file_id, stretch.offset, stretch.bytes);
         let records: Vec<_> = stretches.iter().flat_map(within).collect();
+        self.tasks.add_work(Work::Heal, "heal", "damaged data file", records.len() as u64, 0);
         let heal = |(partition, entry): (Partition, caskade_engine::InventoryEntry)| async move {
             let healed = self.heal_record(partition, entry.position, entry.version).await;
             if healed == Healed::NoCopy {
                 self.report_missing(partition, entry.version);
             }
+            self.tasks.advance(Work::Heal, 1, 0);
             healed
         };
         let healed: Vec<Healed> =
             futures::stream::iter(records).map(heal).buffered(RESTORES_MAX).collect().await;
+        self.tasks.finish_work(Work::Heal);
         let restored = healed.iter().filter(|healed| matches!(healed, Healed::From(_))).count();
         let retired = !healed.contains(&Healed::NoCopy) && self.engine.retire(file_id, stretches);
         if let Some(first) = stretches.first().filter(|_| retired) {

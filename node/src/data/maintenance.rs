@@ -121,7 +121,7 @@ impl Plane {
         Some((role, stats.live_keys, stats.digest))
     }
 
-    /// Returns the copy tasks of this node, and the merge of its store if one is running.
+    /// Returns the tasks of this node, and the merge of its store if one is running.
     pub fn report_tasks(&self) -> Vec<Task> {
         let mut tasks = self.tasks.report(self.node);
         if self.state().operations.paused {

@@ -24,6 +24,7 @@ use super::message::{BulkAction, BulkAnswer};
 use super::plane::Plane;
 use super::primary::Phase;
 use super::reconcile::ROOM_PAUSE;
+use super::tasks::Work;
 use super::version::{SEQUENCE_MAX, version};
 use crate::cluster::events::Severity;
 use crate::cluster::state::ClusterState;
@@ -108,6 +109,20 @@ impl Plane {
         self.merging.0.lock().entry(node).or_default();
         let theirs = self.inventory_of(transfer).await?;
         let positions = unseen(&self.engine.inventory(partition), &theirs, &unmerged);
+        let (work, keys) = (Work::Rejoin(node), positions.len() as u64);
+        self.tasks.add_work(work, "rejoin", "data of an older generation", keys, 0);
+        let merged = self.merge_positions(transfer, &unmerged, &positions).await;
+        self.tasks.finish_work(work);
+        merged
+    }
+
+    /// Merges the replica's records at these positions.
+    async fn merge_positions(
+        self: &Arc<Self>,
+        transfer: Transfer,
+        unmerged: &OlderGeneration,
+        positions: &[u64],
+    ) -> Result<(), CopyError> {
         for positions in positions.chunks(POSITIONS_PER_ASK) {
             let mut left = positions;
             while !left.is_empty() {
@@ -118,8 +133,9 @@ impl Plane {
                     other => return Err(unexpected(&other)),
                 };
                 for record in records {
-                    self.merge_record(transfer, &unmerged, record.into()).await?;
+                    self.merge_record(transfer, unmerged, record.into()).await?;
                 }
+                self.tasks.advance(Work::Rejoin(transfer.node), done as u64, 0);
                 left = left.get(done..).unwrap_or_default();
             }
         }

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::plane::Plane;
+use super::tasks::Work;
 
 /// Bytes verified in one step: so few that no request waits noticeably.
 const STEP_BYTES: u64 = 128 << 10;
@@ -78,6 +79,7 @@ impl Plane {
             let (damaged, sealed) = (self.engine.damaged_files(), self.engine.sealed_files());
             match round.next(&damaged, &sealed, rate > 0, self.host.monotonic_ms()) {
                 Next::Nothing => {
+                    self.tasks.finish_work(Work::Scrub);
                     tokio::time::sleep(IDLE_PAUSE).await;
                     if self.host.monotonic_ms() >= round.missing_ms {
                         round.missing_ms = self.host.monotonic_ms() + RETRY_PAUSE_MS;
@@ -85,6 +87,10 @@ impl Plane {
                     }
                 }
                 Next::File { id, damaged } => {
+                    if !damaged && !self.tasks.has(Work::Scrub) {
+                        let bytes = self.engine.stats().disk_bytes;
+                        self.tasks.add_work(Work::Scrub, "scrub", "verification of all data files", 0, bytes);
+                    }
                     let rate = if damaged { rate.max(DAMAGED_BYTES_PER_S) } else { rate };
                     if !self.scrub_file(id, rate, damaged).await {
                         round.failed.insert(id, self.host.monotonic_ms() + RETRY_PAUSE_MS);
@@ -102,6 +108,9 @@ impl Plane {
             self.healing.scrubbed_bytes.fetch_add(step.bytes, Ordering::Relaxed);
             self.healing.damaged_stretches.fetch_add(step.damaged.len() as u64, Ordering::Relaxed);
             stretches.extend(step.damaged);
+            if !known_damaged {
+                self.tasks.advance(Work::Scrub, 0, step.bytes);
+            }
             let own = Duration::from_secs_f64(step.bytes as f64 / bytes_per_s.max(1) as f64);
             tokio::time::sleep(own.max(self.background.take(step.bytes))).await;
             match step.next {

@@ -1,6 +1,7 @@
-//! The copy tasks of this node: their bounds, their rate, and their progress for the dashboard.
+//! The background work of this node: bounds and rate of its copies, and the progress of all of it, which is
+//! reported as tasks (`CASK.TASKS`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -26,19 +27,25 @@ pub(super) enum Job {
     HandOver { partition: Partition, term: Term },
 }
 
-/// Progress of all copies to one node.
+/// Background work that is reported as one task.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Work {
+    /// All copies to this node.
+    Copies(NodeId),
+    /// Verification of the data files of this node's store.
+    Scrub,
+    /// Restoring damaged records of this node's store.
+    Heal,
+    /// Merge of the data of an older generation that this node brought back.
+    Rejoin(NodeId),
+}
+
+/// Progress of one task. The task holds neither ends nor estimates until it is reported.
 #[derive(Debug)]
 struct Progress {
-    cause: String,
-    kind: &'static str,
-    partitions_total: u32,
-    partitions_done: u32,
-    keys_done: u64,
-    keys_total: u64,
-    bytes_done: u64,
-    bytes_total: u64,
+    task: Task,
+    /// Begin of the time over which the rate is measured, and the bytes done then.
     window: (Instant, u64),
-    bytes_per_s: f64,
 }
 
 /// The running copies and hand-overs of one node.
@@ -46,7 +53,7 @@ pub(super) struct TaskBoard {
     pub(super) copies: Semaphore,
     pub(super) hand_overs: Semaphore,
     jobs: Mutex<HashSet<Job>>,
-    progress: Mutex<HashMap<NodeId, Progress>>,
+    progress: Mutex<BTreeMap<Work, Progress>>,
     /// Time from which the next bytes may be sent.
     pace: Mutex<Option<Instant>>,
 }
@@ -76,45 +83,58 @@ impl TaskBoard {
 
     /// Adds a partition that is to be copied to `node`.
     pub(super) fn add(&self, node: NodeId, kind: &'static str, cause: &str, keys: u64, bytes: u64) {
-        let mut all = self.progress.lock();
-        let progress = all.entry(node).or_insert_with(|| Progress {
-            cause: cause.to_owned(),
-            kind,
-            partitions_total: 0,
-            partitions_done: 0,
-            keys_done: 0,
-            keys_total: 0,
-            bytes_done: 0,
-            bytes_total: 0,
-            window: (Instant::now(), 0),
-            bytes_per_s: 0.0,
-        });
-        progress.partitions_total += 1;
-        progress.keys_total += keys;
-        progress.bytes_total += bytes;
+        self.add_work(Work::Copies(node), kind, cause, keys, bytes);
     }
 
     /// Counts records that were copied to `node`.
     pub(super) fn copied(&self, node: NodeId, keys: u64, bytes: u64) {
-        if let Some(progress) = self.progress.lock().get_mut(&node) {
-            progress.keys_done += keys;
-            progress.bytes_done += bytes;
-            let (since, bytes_then) = progress.window;
-            if since.elapsed() >= RATE_WINDOW {
-                let bytes = (progress.bytes_done - bytes_then) as f64;
-                progress.bytes_per_s = bytes / since.elapsed().as_secs_f64();
-                progress.window = (Instant::now(), progress.bytes_done);
-            }
-        }
+        self.advance(Work::Copies(node), keys, bytes);
     }
 
     /// Counts a partition whose copy to `node` has ended; the last one ends the task.
     pub(super) fn finish(&self, node: NodeId) {
+        self.finish_work(Work::Copies(node));
+    }
+
+    /// Adds a part to the work, a partition or a file, with estimates of its keys and bytes. The first part
+    /// begins the task.
+    pub(super) fn add_work(&self, work: Work, kind: &'static str, cause: &str, keys: u64, bytes: u64) {
         let mut all = self.progress.lock();
-        if let Some(progress) = all.get_mut(&node) {
-            progress.partitions_done += 1;
-            if progress.partitions_done >= progress.partitions_total {
-                all.remove(&node);
+        let progress = all.entry(work).or_insert_with(|| Progress {
+            task: Task { kind: kind.to_owned(), cause: cause.to_owned(), ..Task::default() },
+            window: (Instant::now(), 0),
+        });
+        progress.task.partitions_total += 1;
+        progress.task.keys_total += keys;
+        progress.task.bytes_total += bytes;
+    }
+
+    /// Returns whether the task runs.
+    pub(super) fn has(&self, work: Work) -> bool {
+        self.progress.lock().contains_key(&work)
+    }
+
+    /// Counts keys and bytes of the work that are done.
+    pub(super) fn advance(&self, work: Work, keys: u64, bytes: u64) {
+        if let Some(Progress { task, window }) = self.progress.lock().get_mut(&work) {
+            task.keys_done += keys;
+            task.bytes_done += bytes;
+            let (since, bytes_then) = *window;
+            if since.elapsed() >= RATE_WINDOW {
+                let bytes = (task.bytes_done - bytes_then) as f64;
+                task.bytes_per_s = bytes / since.elapsed().as_secs_f64();
+                *window = (Instant::now(), task.bytes_done);
+            }
+        }
+    }
+
+    /// Counts a part of the work that has ended; the last one ends the task.
+    pub(super) fn finish_work(&self, work: Work) {
+        let mut all = self.progress.lock();
+        if let Some(Progress { task, .. }) = all.get_mut(&work) {
+            task.partitions_done += 1;
+            if task.partitions_done >= task.partitions_total {
+                all.remove(&work);
             }
         }
     }
@@ -131,32 +151,75 @@ impl TaskBoard {
         tokio::time::sleep_until(due).await;
     }
 
-    /// Returns the tasks for `CASK.TASKS` and the dashboard.
-    pub(super) fn report(&self, source: NodeId) -> Vec<Task> {
-        let all = self.progress.lock();
-        all.iter().map(|(target, progress)| progress.report(source, *target)).collect()
+    /// Returns the tasks for `CASK.TASKS` and the dashboard. `here`: this node.
+    pub(super) fn report(&self, here: NodeId) -> Vec<Task> {
+        self.progress.lock().iter().map(|(work, progress)| progress.report(*work, here)).collect()
     }
 }
 
 impl Progress {
-    fn report(&self, source: NodeId, target: NodeId) -> Task {
-        let left = self.bytes_total.saturating_sub(self.bytes_done) as f64;
+    fn report(&self, work: Work, here: NodeId) -> Task {
+        let task = &self.task;
+        let left = task.bytes_total.saturating_sub(task.bytes_done) as f64;
+        let (source, target) = match work {
+            Work::Copies(node) => (here, node),
+            Work::Scrub | Work::Heal => (here, here),
+            Work::Rejoin(node) => (node, here),
+        };
+        // The parts of a scrub and of healing are files.
+        let of_partitions = matches!(work, Work::Copies(_) | Work::Rejoin(_));
+        let partitions = |count| if of_partitions { count } else { 0 };
+        let phase = match work {
+            Work::Copies(_) if task.bytes_done < task.bytes_total => "copying",
+            Work::Copies(_) => "comparing",
+            Work::Scrub => "verifying",
+            Work::Heal => "restoring",
+            Work::Rejoin(_) => "merging",
+        };
         Task {
-            id: format!("{}/{}/{}", self.kind, source.short(), target.short()),
-            kind: self.kind.to_owned(),
-            cause: self.cause.clone(),
+            id: format!("{}/{}/{}", task.kind, source.short(), target.short()),
             source: source.to_string(),
             target: target.to_string(),
-            phase: if self.bytes_done < self.bytes_total { "copying" } else { "comparing" }.to_owned(),
-            partitions_done: self.partitions_done,
-            partitions_total: self.partitions_total,
-            keys_done: self.keys_done,
+            phase: phase.to_owned(),
+            partitions_done: partitions(task.partitions_done),
+            partitions_total: partitions(task.partitions_total),
             // Writes after the start of the task are not in the estimate.
-            keys_total: self.keys_total.max(self.keys_done),
-            bytes_done: self.bytes_done,
-            bytes_total: self.bytes_total.max(self.bytes_done),
-            bytes_per_s: self.bytes_per_s,
-            eta_s: (self.bytes_per_s > 0.0).then(|| left / self.bytes_per_s),
+            keys_total: task.keys_total.max(task.keys_done),
+            bytes_total: task.bytes_total.max(task.bytes_done),
+            eta_s: (task.bytes_per_s > 0.0).then(|| left / task.bytes_per_s),
+            ..task.clone()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_of_work_is_a_task_with_its_ends_until_its_last_part_ends() {
+        let (here, other) = (NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]));
+        let board = TaskBoard::default();
+        board.add(other, "migration", "join", 10, 100);
+        board.add_work(Work::Rejoin(other), "rejoin", "older generation", 3, 0);
+        board.add_work(Work::Rejoin(other), "rejoin", "older generation", 4, 0);
+        board.add_work(Work::Scrub, "scrub", "scrub_bytes_per_s", 0, 1000);
+        board.advance(Work::Rejoin(other), 5, 0);
+        board.advance(Work::Scrub, 0, 1200);
+        board.advance(Work::Heal, 1, 1);
+        let tasks = board.report(here);
+        let shown: Vec<_> = tasks.iter().map(|task| (task.kind.as_str(), task.phase.as_str())).collect();
+        assert_eq!(shown, [("migration", "copying"), ("scrub", "verifying"), ("rejoin", "merging")]);
+        let [copy, scrub, rejoin] = <[Task; 3]>::try_from(tasks).unwrap();
+        assert_eq!((copy.source, copy.target), (here.to_string(), other.to_string()));
+        assert_eq!((scrub.partitions_total, scrub.bytes_done, scrub.bytes_total), (0, 1200, 1200));
+        assert_eq!((rejoin.source, rejoin.target), (other.to_string(), here.to_string()));
+        assert_eq!((rejoin.partitions_total, rejoin.keys_done, rejoin.keys_total), (2, 5, 7));
+        board.finish_work(Work::Rejoin(other));
+        assert_eq!(board.report(here).len(), 3, "one of two partitions is merged");
+        board.finish_work(Work::Rejoin(other));
+        board.finish_work(Work::Scrub);
+        board.finish(other);
+        assert!(board.report(here).is_empty());
     }
 }
