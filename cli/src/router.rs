@@ -11,7 +11,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use caskade_engine::SLOTS;
+use caskade_engine::slots::SLOTS;
 use redis::{Cmd, Pipeline, Value};
 use tokio::task::JoinSet;
 

@@ -9,7 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use caskade_engine::{Engine, MergeWindow, Options, SyncPolicy};
+use caskade_engine::options::MergeWindow;
+use caskade_engine::{Engine, Options, SyncPolicy};
 
 /// Number of keys in the stores that are overwritten.
 const MERGE_KEYS: u64 = 500_000;

@@ -2,7 +2,8 @@
 //! directory for temporary files (`TMPDIR`), does not wait for syncs, and has no background work.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
-use caskade_engine::{Appended, Batch, Engine, Options, Record, SyncPolicy};
+use caskade_engine::replicated::Appended;
+use caskade_engine::{Batch, Engine, Options, Record, SyncPolicy};
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
 use tempfile::TempDir;

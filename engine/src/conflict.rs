@@ -7,9 +7,10 @@
 use std::fmt;
 
 use crate::engine::{Core, Engine};
-use crate::slot::partition_of;
+use crate::keydir;
+use crate::record::{Record, Version};
+use crate::slots::{Partition, partition_of};
 use crate::table::Entry;
-use crate::{Partition, Record, Version, keydir};
 
 /// The store holds another record with the version of an offered one.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,7 +98,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::Options;
+    use crate::options::Options;
 
     fn record(key: &str, version: Version, value: Option<&str>) -> Record {
         let value = value.map(|value| Bytes::copy_from_slice(value.as_bytes()));

@@ -15,11 +15,11 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use bytes::{Buf, Bytes};
 use parking_lot::Mutex;
 
-use crate::Record;
 use crate::error::{IoError, ReadError};
 use crate::file_system::{FileHandle, FileSystem, Mapping, OpenMode};
 use crate::format::{FileHeader, FileKind, Header, Kind, Parsed, RECORD_HEADER_LEN, Salt, bound_of};
 use crate::options::Options;
+use crate::record::Record;
 
 /// A file's number in memory, reused after the file is removed; 0: no file.
 pub(crate) type FileSlot = u16;

@@ -22,8 +22,8 @@ use crate::engine::{Core, Engine};
 use crate::error::{AppendError, ReadError, StoreError};
 use crate::keydir::position_of;
 use crate::log::{UNWRITTEN, Unwritten};
-use crate::slot::partition_of;
-use crate::{PARTITIONS, Partition, Record, Version};
+use crate::record::{Record, Version};
+use crate::slots::{PARTITIONS, Partition, partition_of};
 
 /// Number of locks that keys share. With few more writers than threads, two keys rarely share one by chance.
 const STRIPES: usize = 1024;

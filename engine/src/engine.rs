@@ -6,7 +6,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use bytes::Bytes;
 use parking_lot::Mutex;
 
 use crate::background::Background;
@@ -21,12 +20,13 @@ use crate::keydir::{Candidate, Keydir, Published, position_of};
 use crate::log::{Appended, AppendedRecord, Log, Prepared, TakenGroup, Unwritten};
 use crate::merge::{Merged, Merges};
 use crate::options::Options;
+use crate::record::{InventoryEntry, Record, Version};
 use crate::recovery::{Recovered, Recovery, recover, set_strays_aside};
-use crate::slot::partition_of;
+use crate::slots::{Partition, partition_of};
 use crate::snapshot::Snapshot;
+use crate::stats::{EngineStats, PartitionStats};
 use crate::table::Entry;
 use crate::task::TaskStatus;
-use crate::{InventoryEntry, KeyInfo, KeysPage, POSITION_STEP, Partition, PartitionStats, Record, Version};
 
 /// Limit of retries of a read whose record was moved or replaced meanwhile.
 const READ_RETRIES_MAX: usize = 16;
@@ -60,40 +60,6 @@ pub(crate) struct Core {
     pub(crate) merges: Merges,
     pub(crate) options: Options,
     pub(crate) directory: Arc<Directory>,
-}
-
-/// Figures of a store.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct EngineStats {
-    /// Number of records in the data files, including dead ones and tombstones.
-    pub records_total: u64,
-    /// Number of keys with a live record.
-    pub live_keys: u64,
-    /// Number of keys whose newest record is a tombstone.
-    pub tombstones: u64,
-    /// Bytes of the data files, without preallocated space.
-    pub disk_bytes: u64,
-    /// Bytes of the live keys' records.
-    pub live_bytes: u64,
-    /// Number of data files.
-    pub data_files: u64,
-    /// Number of data files that are open.
-    pub open_files: u64,
-    /// Number of calls of [`Engine::append`], and of calls that use it, since the store was opened.
-    pub appends: u64,
-    /// Number of syncs of data files since the store was opened.
-    pub syncs: u64,
-    /// Bytes of appends that wait for the disk.
-    pub waiting_bytes: u64,
-    /// Bytes that the reserve holds: see [`Options::reserve_bytes`].
-    pub reserve_bytes: u64,
-}
-
-impl EngineStats {
-    /// Returns the bytes of the data files for every 100 bytes of live records; 0 if no record is live.
-    pub fn disk_per_live_percent(&self) -> u64 {
-        self.disk_bytes.saturating_mul(100).checked_div(self.live_bytes).unwrap_or(0)
-    }
 }
 
 impl fmt::Debug for Engine {
@@ -213,24 +179,6 @@ impl Engine {
             records.extend(self.0.read_position(partition, position)?);
         }
         Ok(records)
-    }
-
-    /// Returns a page of about `limit` live keys from this position on, expired ones included. The page is
-    /// complete: it has every live key with `from <= position < next`.
-    pub fn keys_page(&self, partition: Partition, from: u64, limit: usize) -> Result<KeysPage, ReadError> {
-        let (entries, next) = self.0.keydir.page(partition, from, limit, POSITION_STEP);
-        let mut keys = Vec::with_capacity(entries.len());
-        // Keys that share a position are read together.
-        for same in entries.chunk_by(|a, b| a.position == b.position) {
-            let Some(first) = same.first() else { continue };
-            let records = self.0.read_position(partition, first.position)?;
-            for record in records.into_iter().filter(|record| record.value.is_some()) {
-                // Copied, so that a listed key does not keep its value in memory.
-                let key = Bytes::copy_from_slice(&record.key);
-                keys.push(KeyInfo { key, expiry_ms: record.expiry_ms, version: record.version });
-            }
-        }
-        Ok(KeysPage { keys, next })
     }
 
     /// Empties partitions, durably. Also drops records that were appended before this call and are not
@@ -436,7 +384,11 @@ impl Core {
     }
 
     /// Returns the records at a position, tombstones included.
-    fn read_position(&self, partition: Partition, position: u64) -> Result<Vec<Record>, ReadError> {
+    pub(crate) fn read_position(
+        &self,
+        partition: Partition,
+        position: u64,
+    ) -> Result<Vec<Record>, ReadError> {
         self.read_at(partition, position, |entries| {
             entries.iter().map(|entry| Ok(self.read_entry(entry)?.into_record())).collect()
         })
@@ -512,12 +464,6 @@ impl Core {
             }
         };
         records.into_iter().map(prepare).collect()
-    }
-}
-
-impl From<&Entry> for InventoryEntry {
-    fn from(entry: &Entry) -> Self {
-        Self { position: entry.position, version: entry.version, tombstone: entry.is_tombstone() }
     }
 }
 

@@ -61,8 +61,11 @@ fn read_that_is_overtaken_for_ever_ends_with_an_error() {
 #[test]
 fn record_at_the_end_of_its_file_is_read_whole_or_not_at_all() {
     let directory = tempfile::tempdir().unwrap();
-    let options =
-        Options { sync: crate::SyncPolicy::Never, map_files: false, ..Options::new(directory.path()) };
+    let options = Options {
+        sync: crate::options::SyncPolicy::Never,
+        map_files: false,
+        ..Options::new(directory.path())
+    };
     let (engine, _) = Engine::open(options).unwrap();
     let lengths = (8_100..8_250_usize).chain([16_383, 16_385, 100_001, 1_000_003, 5_000_001]);
     let value_of = |len: usize| vec![len as u8; len];

@@ -144,7 +144,7 @@ pub enum AppendError {
     #[error(
         "partition {0} cannot be dropped again: its eras are used up; copy the data into a new directory"
     )]
-    ErasUsedUp(crate::Partition),
+    ErasUsedUp(crate::slots::Partition),
     /// A record has the highest possible version, so no version is left for a new one. Nothing was written.
     #[error("versions are used up; nothing was written; copy the data into a new directory")]
     VersionsUsedUp,

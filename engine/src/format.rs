@@ -43,7 +43,10 @@ pub(crate) mod marker;
 
 use std::fmt;
 
-use crate::{Era, PARTITIONS};
+use crate::slots::PARTITIONS;
+
+/// Number of times that a partition was dropped.
+pub(crate) type Era = u32;
 
 /// Version of the layout; files of another version are rejected.
 pub(crate) const FORMAT_VERSION: u32 = 2;

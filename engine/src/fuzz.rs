@@ -29,7 +29,8 @@ use crate::format::{
     CRC_LEN, ERAS_MAGIC, Eras, FILE_HEADER_LEN, FileHeader, Header, Kind, Parsed, RECORD_HEADER_LEN, Salt,
     encode_record, fix_checksums,
 };
-use crate::{PARTITIONS, Record, Version};
+use crate::record::{Record, Version};
+use crate::slots::PARTITIONS;
 
 /// Bytes of the longest input that is tried.
 pub const INPUT_MAX: usize = 48 << 10;

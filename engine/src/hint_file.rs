@@ -8,7 +8,6 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::PARTITIONS;
 use crate::data_file::open_to_read;
 use crate::directory::Directory;
 use crate::error::IoError;
@@ -16,7 +15,7 @@ use crate::file_scan::{Bounds, End, Found, Scanner};
 use crate::file_system::{FileHandle, FileSystem};
 use crate::format::hint::{HINT_HEADER_LEN, HintEntry, HintHeader, SectionHead};
 use crate::format::{Bad, FILE_HEADER_LEN, FileHeader, Kind, Parsed, RECORD_HEADER_LEN, bound_of};
-use crate::slot::partition_of;
+use crate::slots::{PARTITIONS, partition_of};
 
 /// Bytes of one section that are buffered before they are written.
 const SECTION_BUFFER_BYTES: usize = 4 << 10;

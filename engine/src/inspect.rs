@@ -25,7 +25,8 @@ use crate::error::{OpenError, SnapshotError};
 use crate::file_system::{FileSystem, RealFileSystem};
 use crate::format::FileKind;
 use crate::progress::Progress;
-use crate::recovery::{QUARANTINED_LISTED_MAX, Quarantined, in_parallel};
+pub use crate::recovery::Quarantined;
+use crate::recovery::{QUARANTINED_LISTED_MAX, in_parallel};
 
 /// Options of an inspection.
 #[derive(Clone, Debug, Default)]
@@ -233,8 +234,8 @@ pub enum InspectError {
     Snapshot(#[from] SnapshotError),
 }
 
-impl From<crate::IoError> for InspectError {
-    fn from(error: crate::IoError) -> Self {
+impl From<crate::error::IoError> for InspectError {
+    fn from(error: crate::error::IoError) -> Self {
         Self::Open(error.into())
     }
 }

@@ -41,7 +41,8 @@ impl Engine {
 
 #[cfg(test)]
 mod tests {
-    use crate::{Engine, Options};
+    use crate::engine::Engine;
+    use crate::options::Options;
 
     #[test]
     fn what_was_kept_last_is_found_by_the_next_start() {

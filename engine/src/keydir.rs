@@ -14,10 +14,13 @@ use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 use crate::data_file::{FileSlot, FileTable, Location};
 use crate::file_figures::FileStats;
+use crate::format::Era;
 use crate::options::Index;
 use crate::ordered::{KeyRun, OrderedKeys};
+use crate::record::Version;
+use crate::slots::{PARTITIONS, Partition};
+use crate::stats::PartitionStats;
 use crate::table::{Entry, Table};
-use crate::{Era, PARTITIONS, Partition, PartitionStats, Version};
 
 /// Seed of [`position_of`]; changing it would change the order in which all nodes list keys.
 const POSITION_SEED: u64 = 0x6361_736b_6164_6531;

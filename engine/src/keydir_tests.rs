@@ -44,7 +44,7 @@ fn data_file(
 }
 
 fn no_files() -> FileTable {
-    FileTable::new(Arc::new(crate::RealFileSystem), &crate::Options::new("unused"))
+    FileTable::new(Arc::new(crate::file_system::RealFileSystem), &crate::options::Options::new("unused"))
 }
 
 fn at(file: FileSlot, offset: u32, len: u32) -> Location {
@@ -289,7 +289,7 @@ proptest! {
 /// Positions of which many are near others, some at both ends of the range.
 fn near_positions() -> impl Strategy<Value = Vec<u64>> {
     let centre = prop_oneof![3 => any::<u64>(), 1 => Just(0), 1 => Just(u64::MAX)];
-    let distance = prop_oneof![0..4_u64, 0..4 * crate::POSITION_STEP, Just(crate::POSITION_STEP)];
+    let distance = prop_oneof![0..4_u64, 0..4 * crate::scan::POSITION_STEP, Just(crate::scan::POSITION_STEP)];
     let group = (centre, prop::collection::vec(distance, 1..12)).prop_map(|(centre, distances)| {
         distances.into_iter().map(move |far| centre.saturating_add(far)).collect()
     });
@@ -309,11 +309,11 @@ proptest! {
         keydir.load(1, &entries, 0, Vec::new());
         let (mut from, mut found) = (0, Vec::new());
         loop {
-            let (page, next) = keydir.page(1, from, limit, crate::POSITION_STEP);
+            let (page, next) = keydir.page(1, from, limit, crate::scan::POSITION_STEP);
             prop_assert!(page.iter().all(|entry| entry.position >= from));
             found.extend(page.iter().map(|entry| entry.position));
             let Some(next) = next else { break };
-            prop_assert!(next > from && next.is_multiple_of(crate::POSITION_STEP));
+            prop_assert!(next > from && next.is_multiple_of(crate::scan::POSITION_STEP));
             from = next;
         }
         prop_assert_eq!(found, positions);

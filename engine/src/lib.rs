@@ -35,12 +35,16 @@
 //!
 //! The engine has no network, cluster or async runtime code; every call is synchronous.
 //!
-//! Modules: `format` defines the byte layout; `directory` manages file names, ids and the lock; `data_file`
-//! reads records; `log` appends and commits; `keydir` is the index (built of `table`s, with `length` codes,
-//! `file_figures` and `ordered` keys); `scan` reads in key order; `recovery` opens a store; `scrub` finds
-//! damage while the store is open; `conflict` finds records that contradict it; `inspect` examines a store
-//! that is not open; `slot` hashes keys to partitions; `embedded` is the interface for a program that embeds
-//! the store.
+//! The root has the names that a program which embeds the store needs. The rest is behind it:
+//! [`replicated`] has the operations of an owner that replicates the store; [`options`], [`slots`], [`scan`],
+//! [`snapshot`], [`inspect`], [`task`], [`stats`] and [`error`] have the types of their subjects, and
+//! [`testing`] the file systems on which a store can be opened.
+//!
+//! Private modules: `format` defines the byte layout; `directory` manages file names, ids and the lock;
+//! `data_file` reads records; `log` appends and commits; `keydir` is the index (built of `table`s, with
+//! `length` codes, `file_figures` and `ordered` keys); `recovery` opens a store; `scrub` finds damage while
+//! the store is open; `conflict` finds records that contradict it; `embedded` is the interface for a program
+//! that embeds the store.
 
 mod background;
 mod budget;
@@ -49,7 +53,7 @@ mod data_file;
 mod directory;
 mod embedded;
 mod engine;
-mod error;
+pub mod error;
 mod failure;
 mod file_figures;
 mod file_scan;
@@ -59,7 +63,7 @@ mod format;
 #[doc(hidden)]
 pub mod fuzz;
 mod hint_file;
-mod inspect;
+pub mod inspect;
 mod kept;
 mod keydir;
 mod length;
@@ -69,138 +73,29 @@ mod merge;
 pub mod mutation;
 #[cfg(not(all(feature = "mutations", debug_assertions)))]
 mod mutation;
-mod options;
+pub mod options;
 mod ordered;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod parts;
 mod progress;
+mod record;
 mod recovery;
+pub mod replicated;
 mod reserve;
-mod scan;
+pub mod scan;
 mod scrub;
-mod slot;
-mod snapshot;
+pub mod slots;
+pub mod snapshot;
+pub mod stats;
 mod table;
-mod task;
+pub mod task;
+pub mod testing;
 
-use bytes::Bytes;
-
-pub use crate::budget::Budget;
-pub use crate::conflict::Conflict;
 pub use crate::embedded::{Batch, Conditional, Iter};
-pub use crate::engine::{Engine, EngineStats};
-pub use crate::error::{
-    AppendError, IoError, MergeError, OpenError, ReadError, ScanError, SnapshotError, StoreError,
-};
-pub use crate::failure::OnFailure;
-pub use crate::file_system::{
-    Fault, FaultyFileSystem, FileCall, FileHandle, FileSystem, MAPPING_STEP, Mapping, Moment, OpenMode,
-    RealFileSystem, Space, WritableMapping,
-};
-pub use crate::inspect::{
-    Damage, DamagedKey, DataFileKind, Dumped, DumpedRecord, FileInspection, HintState, InspectError,
-    InspectOptions, Inspection, RecordStats, dump, dump_on, inspect, inspect_on,
-};
-pub use crate::log::{Appended, TakenGroup};
-pub use crate::merge::Merged;
-pub use crate::options::{BadIndex, BadMergeWindow, BadSyncPolicy, Index, MergeWindow, Options, SyncPolicy};
-pub use crate::progress::Progress;
-pub use crate::recovery::{Quarantined, Recovery};
-pub use crate::scan::{RangePage, Scan, after_prefix};
-pub use crate::scrub::{DamagedStretch, Scrubbed};
-pub use crate::slot::{partition_of, partition_of_prefix, slot_of};
-pub use crate::snapshot::{Snapshot, restore, restore_on, restore_watched};
-pub use crate::task::{TaskKind, TaskState, TaskStatus};
-
-/// A partition's number, `0..1024`.
-pub type Partition = u16;
-
-/// Version of a record. Of all records of a key, the one with the highest version counts.
-pub type Version = u64;
-
-/// Number of times that a partition was dropped.
-pub(crate) type Era = u32;
-
-/// Number of partitions.
-pub const PARTITIONS: u16 = 1024;
-
-/// Number of slots; 16 consecutive slots make a partition.
-pub const SLOTS: u16 = 16_384;
-
-/// Granularity of page boundaries in a partition: [`KeysPage::next`] is a multiple of it, so all keys between
-/// two multiples are in the same page. A page number within its partition takes 43 bits. This leaves 10 bits
-/// for the partition in an integer that a double represents exactly.
-pub const POSITION_STEP: u64 = 1 << 21;
-
-/// One record of a data file: a version of a key.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Record {
-    /// The key, at most 65,535 bytes; may be empty.
-    pub key: Bytes,
-    /// The version. Of all records of a key, the one with the highest version counts.
-    pub version: Version,
-    /// Time at which the key expires, in milliseconds since 1970; 0: never. The engine stores it without
-    /// judging it, except in stores that are not [`Options::replicated`].
-    pub expiry_ms: u64,
-    /// Flags of the owner; the engine stores them unchanged.
-    pub user_flags: u32,
-    /// The value. `None` is a tombstone: the key was deleted.
-    pub value: Option<Bytes>,
-}
-
-impl Record {
-    /// Returns the size of the record in a data file, in bytes, as [`PartitionStats::live_bytes`] counts it.
-    pub fn stored_bytes(&self) -> u64 {
-        (format::RECORD_HEADER_LEN + self.key.len() + self.value.as_ref().map_or(0, bytes::Bytes::len)) as u64
-    }
-}
-
-/// Figures of one partition; every publication updates them.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PartitionStats {
-    /// Number of keys whose newest record is a value, expired or not.
-    pub live_keys: u64,
-    /// Number of live keys whose record has an expiry, past or not.
-    pub expiring_keys: u64,
-    /// Number of keys whose newest record is a tombstone.
-    pub tombstones: u64,
-    /// Bytes of the live keys' records, including headers and keys.
-    pub live_bytes: u64,
-    /// Highest version published in the partition since it was last dropped.
-    pub highest_version: Version,
-    /// Sum of a hash of position and version of each live key: equal for equal sets of live keys and
-    /// versions.
-    pub digest: u64,
-}
-
-/// The newest record of one key in a partition, without key and value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct InventoryEntry {
-    /// Hash of the key: its place in the partition, equal on every node.
-    pub position: u64,
-    /// Version of the newest record.
-    pub version: Version,
-    /// Whether the newest record is a tombstone.
-    pub tombstone: bool,
-}
-
-/// A live key, without its value.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyInfo {
-    /// The key.
-    pub key: Bytes,
-    /// Time at which the key expires, in milliseconds since 1970; 0: never.
-    pub expiry_ms: u64,
-    /// Version of the key's record.
-    pub version: Version,
-}
-
-/// A page of a partition's keys, in the order of their positions.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct KeysPage {
-    /// The keys: every live one from the requested position up to `next`.
-    pub keys: Vec<KeyInfo>,
-    /// Position at which the next page begins, a multiple of [`POSITION_STEP`]; `None` after the last page.
-    pub next: Option<u64>,
-}
+pub use crate::engine::Engine;
+pub use crate::error::{AppendError, OpenError, ReadError, StoreError};
+pub use crate::options::{Options, SyncPolicy};
+pub use crate::record::{Record, Version};
+pub use crate::recovery::Recovery;
+pub use crate::snapshot::{Snapshot, restore};

@@ -33,12 +33,14 @@ use crate::data_file::{Location, Pin};
 use crate::directory::Directory;
 use crate::error::{AppendError, IoError, OpenError};
 use crate::failure::OnFailure;
-use crate::format::{MARK_LEN, RECORD_HEADER_LEN, Salt, TOMBSTONE_VALUE_LEN};
+use crate::format::{Era, MARK_LEN, RECORD_HEADER_LEN, Salt, TOMBSTONE_VALUE_LEN};
 use crate::keydir::Candidate;
+use crate::mutation;
 use crate::options::{Options, SyncPolicy};
+use crate::record::{Record, Version};
 use crate::reserve::TRIES;
+use crate::slots::Partition;
 use crate::table::Entry;
-use crate::{Era, Partition, Record, Version, mutation};
 
 /// Name of the log's thread.
 const THREAD: &str = "cask-log";

@@ -46,11 +46,11 @@ use crate::format::{ERAS_REMOVED_MAX, FileHeader, Kind, Parsed, bound_of};
 use crate::hint_file::{HintWritten, Visited, scanner_of, visit, write_hint};
 use crate::keydir::{Candidate, position_of};
 use crate::mutation::drops_tombstones_by_age;
+use crate::record::Version;
 use crate::scrub::Restores;
-use crate::slot::partition_of;
+use crate::slots::{PARTITIONS, Partition, partition_of};
 use crate::table::Entry;
 use crate::task::{TaskKind, TaskState, TaskStatus};
-use crate::{PARTITIONS, Partition, Version};
 
 /// Limit of the files that one run merges.
 const INPUTS_MAX: usize = 64;

@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use crate::budget::Budget;
-use crate::failure::OnFailure;
+pub use crate::budget::Budget;
+pub use crate::failure::OnFailure;
 
 /// The moment at which an append is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -124,7 +124,8 @@ mod tests {
         };
         let key_len = std::env::var("CASKADE_KEY_LEN").map_or(20, |len| len.parse::<usize>().unwrap());
         let before = resident();
-        let mut sets: Vec<OrderedKeys> = (0..crate::PARTITIONS).map(|_| OrderedKeys::default()).collect();
+        let mut sets: Vec<OrderedKeys> =
+            (0..crate::slots::PARTITIONS).map(|_| OrderedKeys::default()).collect();
         let mut key = vec![b'k'; key_len.max(8)];
         for number in 0..KEYS {
             let hash = xxhash_rust::xxh3::xxh3_64(&number.to_le_bytes());

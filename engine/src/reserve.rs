@@ -128,7 +128,7 @@ impl Reserve {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::FaultyFileSystem;
+    use crate::file_system::FaultyFileSystem;
 
     #[test]
     fn reserve_is_filled_with_room_and_cut_without() {

@@ -13,10 +13,11 @@ use std::ops::Bound;
 use bytes::Bytes;
 
 use crate::embedded::{is_present, now_ms};
+use crate::engine::Engine;
 use crate::error::{ReadError, ScanError};
 use crate::options::Index;
-use crate::slot::partition_of_prefix;
-use crate::{Engine, KeyInfo, PARTITIONS, Partition, Record};
+use crate::record::{Record, Version};
+use crate::slots::{PARTITIONS, Partition, partition_of_prefix};
 
 /// Number of keys taken from a partition at once: few at first, since a scan may be short; then it doubles.
 const STEP_MIN: usize = 4;
@@ -24,6 +25,31 @@ const STEP_MAX: usize = 64;
 
 /// Limit of the keys in a page, whatever the caller requests.
 const PAGE_KEYS_MAX: usize = 10_000;
+
+/// Granularity of page boundaries in a partition: [`KeysPage::next`] is a multiple of it, so all keys between
+/// two multiples are in the same page. A page number within its partition takes 43 bits. This leaves 10 bits
+/// for the partition in an integer that a double represents exactly.
+pub const POSITION_STEP: u64 = 1 << 21;
+
+/// A live key, without its value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeyInfo {
+    /// The key.
+    pub key: Bytes,
+    /// Time at which the key expires, in milliseconds since 1970; 0: never.
+    pub expiry_ms: u64,
+    /// Version of the key's record.
+    pub version: Version,
+}
+
+/// A page of a partition's keys, in the order of their positions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeysPage {
+    /// The keys: every live one from the requested position up to `next`.
+    pub keys: Vec<KeyInfo>,
+    /// Position at which the next page begins, a multiple of [`POSITION_STEP`]; `None` after the last page.
+    pub next: Option<u64>,
+}
 
 /// Live keys in key order: [`Engine::range_page`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,6 +61,24 @@ pub struct RangePage {
 }
 
 impl Engine {
+    /// Returns a page of about `limit` live keys from this position on, expired ones included. The page is
+    /// complete: it has every live key with `from <= position < next`.
+    pub fn keys_page(&self, partition: Partition, from: u64, limit: usize) -> Result<KeysPage, ReadError> {
+        let (entries, next) = self.0.keydir.page(partition, from, limit, POSITION_STEP);
+        let mut keys = Vec::with_capacity(entries.len());
+        // Keys that share a position are read together.
+        for same in entries.chunk_by(|a, b| a.position == b.position) {
+            let Some(first) = same.first() else { continue };
+            let records = self.0.read_position(partition, first.position)?;
+            for record in records.into_iter().filter(|record| record.value.is_some()) {
+                // Copied, so that a listed key does not keep its value in memory.
+                let key = Bytes::copy_from_slice(&record.key);
+                keys.push(KeyInfo { key, expiry_ms: record.expiry_ms, version: record.version });
+            }
+        }
+        Ok(KeysPage { keys, next })
+    }
+
     /// Returns an iterator over the present keys between these bounds and their records, in the order of the
     /// keys' bytes. It skips expired keys. A damaged record is returned as an error in its place; the scan
     /// then continues.

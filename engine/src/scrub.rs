@@ -26,9 +26,9 @@ use crate::hint_file::{HintSource, scanner_of};
 use crate::keydir::position_of;
 use crate::log::AppendedRecord;
 use crate::merge::header_of;
-use crate::slot::partition_of;
+use crate::record::{InventoryEntry, Record, Version};
+use crate::slots::{PARTITIONS, Partition, partition_of};
 use crate::table::Entry;
-use crate::{InventoryEntry, PARTITIONS, Partition, Record, Version};
 
 /// Interval at which a merge checks whether the running restores have ended.
 const RESTORES_NAP: Duration = Duration::from_millis(1);
@@ -339,7 +339,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::Options;
+    use crate::options::Options;
 
     fn record(key: &str, version: Version, value: Option<&str>) -> Record {
         let value = value.map(|value| Bytes::copy_from_slice(value.as_bytes()));

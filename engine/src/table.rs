@@ -12,6 +12,7 @@
 use crate::data_file::{FileSlot, Location};
 use crate::format::{RECORD_HEADER_LEN, TOMBSTONE_VALUE_LEN};
 use crate::length;
+use crate::record::InventoryEntry;
 
 /// The index entry of one key: 24 bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -322,6 +323,12 @@ fn homes_of(blocks: usize) -> usize {
 /// Returns the number of blocks of a new table: it is at most 85 % full.
 fn blocks_for(entries: usize) -> usize {
     if entries == 0 { 0 } else { ((entries * 20).div_ceil(17) + SLOTS_BEYOND).div_ceil(BLOCK_SLOTS) }
+}
+
+impl From<&Entry> for InventoryEntry {
+    fn from(entry: &Entry) -> Self {
+        Self { position: entry.position, version: entry.version, tombstone: entry.is_tombstone() }
+    }
 }
 
 #[cfg(test)]

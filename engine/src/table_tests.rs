@@ -115,13 +115,13 @@ fn resident_bytes() -> u64 {
 #[expect(clippy::print_stdout, reason = "printing figures is its purpose")]
 fn memory_of_1_to_10_million_keys() {
     const STEPS: u64 = 1_000_000;
-    let mut tables: Vec<Table> = (0..crate::PARTITIONS).map(|_| Table::default()).collect();
+    let mut tables: Vec<Table> = (0..crate::slots::PARTITIONS).map(|_| Table::default()).collect();
     let before = resident_bytes();
     let (mut sums, mut worst, mut samples) = ([0.0; 2], [0.0_f64; 2], 0);
     let mut growing = Vec::new();
     for count in 1..=10 * STEPS {
         let position = spread(count);
-        let table = &mut tables[spread(position) as usize % usize::from(crate::PARTITIONS)];
+        let table = &mut tables[spread(position) as usize % usize::from(crate::slots::PARTITIONS)];
         let (blocks, began) = (table.blocks.len(), Instant::now());
         table.insert(entry(position, count));
         if table.blocks.len() > blocks && table.len() > 8_000 {

@@ -1,6 +1,8 @@
 //! Status of background work: one type for every kind.
 
 use crate::embedded::now_ms;
+pub use crate::merge::Merged;
+pub use crate::progress::Progress;
 
 /// Kind of background work.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

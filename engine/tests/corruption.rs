@@ -5,9 +5,8 @@ mod support;
 
 use std::path::Path;
 
-use caskade_engine::{
-    Engine, FaultyFileSystem, FileSystem, OpenError, Options, ReadError, Record, SyncPolicy,
-};
+use caskade_engine::testing::{FaultyFileSystem, FileSystem};
+use caskade_engine::{Engine, OpenError, Options, ReadError, Record, SyncPolicy};
 use support::{
     data_files, fast_directory, history, open, open_any, open_on, overwrite, quiet, small, state_after,
     state_of, value,
@@ -273,7 +272,7 @@ fn damage_under_an_open_store_is_an_error_and_heals_by_applying_the_record_again
     bytes[last] ^= 1;
     overwrite(&path, &bytes);
     assert!(matches!(engine.read(b"key"), Err(ReadError::Damaged { .. })));
-    assert!(engine.keys_page(caskade_engine::partition_of(b"key"), 0, 10).is_err());
+    assert!(engine.keys_page(caskade_engine::slots::partition_of(b"key"), 0, 10).is_err());
     // The same version, from another copy.
     engine.apply(vec![record.clone()]).unwrap();
     assert_eq!(engine.read(b"key").unwrap(), Some(record));
@@ -338,10 +337,10 @@ fn stray_file_is_set_aside_and_nothing_is_damaged() {
         let image = whole.killed();
         let stray = format!("/store/{name}");
         image.write_file(&stray, bytes).unwrap();
-        let inspected = caskade_engine::inspect_on(
+        let inspected = caskade_engine::inspect::inspect_on(
             &(std::sync::Arc::new(image.killed()) as std::sync::Arc<dyn FileSystem>),
             Path::new(support::STORE),
-            &caskade_engine::InspectOptions::default(),
+            &caskade_engine::inspect::InspectOptions::default(),
         )
         .unwrap();
         assert!(inspected.damage.is_empty() && inspected.leftovers == [name], "{inspected:?}");

@@ -129,7 +129,7 @@ fn dropped_partition_stays_empty_whatever_is_opened_again() {
     let directory = fast_directory();
     let options = small(directory.path(), SyncPolicy::Never);
     let engine = open(&options);
-    let partition = caskade_engine::partition_of(b"key");
+    let partition = caskade_engine::slots::partition_of(b"key");
     engine.apply(vec![value(b"key", 7, b"old")]).unwrap();
     let (tell, told) = std::sync::mpsc::channel();
     engine.append(vec![value(b"key", 9, b"late")], move |result| tell.send(result).unwrap());

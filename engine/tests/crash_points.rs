@@ -16,9 +16,9 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use caskade_engine::{
-    Engine, FaultyFileSystem, FileSystem, Moment, OpenError, Options, SyncPolicy, restore_on,
-};
+use caskade_engine::snapshot::restore_on;
+use caskade_engine::testing::{FaultyFileSystem, FileSystem, Moment};
+use caskade_engine::{Engine, OpenError, Options, SyncPolicy};
 use support::histories::{Run, Step, generate, live, live_in, options_for, perform, perform_on_model};
 use support::{Draw, Model, describe, open_on, value};
 

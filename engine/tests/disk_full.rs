@@ -6,7 +6,9 @@ mod support;
 
 use std::collections::BTreeSet;
 
-use caskade_engine::{AppendError, Engine, FaultyFileSystem, Options, SyncPolicy, partition_of};
+use caskade_engine::slots::partition_of;
+use caskade_engine::testing::FaultyFileSystem;
+use caskade_engine::{AppendError, Engine, Options, SyncPolicy};
 use support::histories::{
     Step, generate, is_no_space, live, live_in, options_for, perform, perform_on_model,
 };

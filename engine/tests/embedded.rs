@@ -242,7 +242,7 @@ fn dropped_partition_is_absent_to_conditions() {
     let directory = fast_directory();
     let engine = open(&small(directory.path(), SyncPolicy::Never));
     engine.put(b"key", b"value").unwrap();
-    engine.drop_partitions(&[caskade_engine::partition_of(b"key")]).unwrap();
+    engine.drop_partitions(&[caskade_engine::slots::partition_of(b"key")]).unwrap();
     assert_eq!(engine.put_if_version(b"key", b"new", Some(1)).unwrap(), Conditional::Unmet(None));
     assert!(matches!(engine.put_if_version(b"key", b"new", None).unwrap(), Conditional::Done(_)));
 }
@@ -262,7 +262,7 @@ fn version_is_never_given_again_even_if_its_record_is_gone() {
     engine.put(b"key", b"another").unwrap();
     let (_, version) = engine.get_with_version(b"key").unwrap().unwrap();
     assert!(version > seen + 1);
-    engine.drop_partitions(&[caskade_engine::partition_of(b"key")]).unwrap();
+    engine.drop_partitions(&[caskade_engine::slots::partition_of(b"key")]).unwrap();
     engine.merge().unwrap();
     drop(engine);
     let engine = open(&options);

@@ -4,9 +4,8 @@
 
 mod support;
 
-use caskade_engine::{
-    AppendError, Engine, Fault, FaultyFileSystem, FileCall, OpenError, Options, ReadError, SyncPolicy,
-};
+use caskade_engine::testing::{Fault, FaultyFileSystem, FileCall};
+use caskade_engine::{AppendError, Engine, OpenError, Options, ReadError, SyncPolicy};
 use support::histories::{
     Run, Step, StepError, generate, live, live_in, options_for, perform, perform_on_model,
 };

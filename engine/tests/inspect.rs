@@ -7,11 +7,14 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
-use caskade_engine::{
-    Damage, DataFileKind, Dumped, DumpedRecord, Engine, FaultyFileSystem, FileSystem, HintState,
-    InspectError, InspectOptions, Inspection, SnapshotError, SyncPolicy, dump, dump_on, inspect, inspect_on,
-    restore_on,
+use caskade_engine::error::SnapshotError;
+use caskade_engine::inspect::{
+    Damage, DataFileKind, Dumped, DumpedRecord, HintState, InspectError, InspectOptions, Inspection, dump,
+    dump_on, inspect, inspect_on,
 };
+use caskade_engine::snapshot::restore_on;
+use caskade_engine::testing::{FaultyFileSystem, FileSystem};
+use caskade_engine::{Engine, SyncPolicy};
 use support::{STORE, fast_directory, history, open, open_on, quiet, small, state_after, tombstone, value};
 
 const FIRST: &str = "/store/0000000001.data";
@@ -114,7 +117,7 @@ fn records_of_dropped_partitions_are_dead() {
     let file_system = FaultyFileSystem::new();
     let (engine, _) = open_on(&file_system, &quiet(SyncPolicy::Never)).unwrap();
     history().into_iter().for_each(|records| engine.apply(records).unwrap());
-    engine.drop_partitions(&[caskade_engine::partition_of(b"a")]).unwrap();
+    engine.drop_partitions(&[caskade_engine::slots::partition_of(b"a")]).unwrap();
     engine.close().unwrap();
     let inspection = look(&file_system, STORE, true).unwrap();
     assert_eq!((inspection.partitions_dropped, inspection.totals.live_records), (1, 3));

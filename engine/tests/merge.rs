@@ -6,9 +6,11 @@ mod support;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use caskade_engine::{
-    Budget, Engine, FaultyFileSystem, MergeWindow, Options, SyncPolicy, TaskState, partition_of,
-};
+use caskade_engine::options::{Budget, MergeWindow};
+use caskade_engine::slots::partition_of;
+use caskade_engine::task::TaskState;
+use caskade_engine::testing::FaultyFileSystem;
+use caskade_engine::{Engine, Options, SyncPolicy};
 use support::{data_files, fast_directory, open, open_on, quiet, small, tombstone, value};
 
 fn options(directory: &std::path::Path) -> Options {
@@ -364,7 +366,9 @@ fn store_that_is_overwritten_without_pause_stays_within_its_bound() {
 
 /// Returns the number of keys that expire, summed over all partitions.
 fn expiring(engine: &Engine) -> u64 {
-    (0..caskade_engine::PARTITIONS).map(|partition| engine.partition_stats(partition).expiring_keys).sum()
+    (0..caskade_engine::slots::PARTITIONS)
+        .map(|partition| engine.partition_stats(partition).expiring_keys)
+        .sum()
 }
 
 #[test]

@@ -5,7 +5,8 @@ mod support;
 
 use std::collections::BTreeMap;
 
-use caskade_engine::{Engine, Options, PARTITIONS, Record, SyncPolicy, partition_of};
+use caskade_engine::slots::{PARTITIONS, partition_of};
+use caskade_engine::{Engine, Options, Record, SyncPolicy};
 use proptest::prelude::*;
 use support::{fast_directory, open, small, tombstone, value};
 
@@ -99,7 +100,7 @@ fn check_partition(engine: &Engine, model: &Model, partition: u16) {
 }
 
 /// Appends without publishing.
-fn append(engine: &Engine, records: Vec<Record>) -> caskade_engine::Appended {
+fn append(engine: &Engine, records: Vec<Record>) -> caskade_engine::replicated::Appended {
     let (tell, told) = std::sync::mpsc::channel();
     engine.append(records, move |result| tell.send(result).unwrap());
     told.recv().unwrap().unwrap()
@@ -148,7 +149,7 @@ fn run(steps: Vec<Step>, sync: SyncPolicy) {
     check(&open(&options), &model);
 }
 
-type Late = Vec<(caskade_engine::Appended, Vec<Record>)>;
+type Late = Vec<(caskade_engine::replicated::Appended, Vec<Record>)>;
 
 /// Publishes the late records, newest first and twice.
 fn settle(engine: &Engine, late: &mut Late, model: &mut Model) {

@@ -15,9 +15,9 @@ use std::ops::Bound;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 
-use caskade_engine::{
-    Batch, Conditional, Engine, Index, Options, Record, SyncPolicy, Version, partition_of, restore,
-};
+use caskade_engine::options::Index;
+use caskade_engine::slots::partition_of;
+use caskade_engine::{Batch, Conditional, Engine, Options, Record, SyncPolicy, Version, restore};
 use support::{Draw, fast_directory, fill, open, small};
 
 const CASES: u64 = 1000;

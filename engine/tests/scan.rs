@@ -9,7 +9,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use caskade_engine::{Engine, Index, Options, Record, ScanError, SyncPolicy, partition_of};
+use caskade_engine::error::ScanError;
+use caskade_engine::options::Index;
+use caskade_engine::slots::partition_of;
+use caskade_engine::{Engine, Options, Record, SyncPolicy};
 use proptest::prelude::*;
 use support::{fast_directory, open, small, tombstone, value};
 

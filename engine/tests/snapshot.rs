@@ -6,7 +6,8 @@ mod support;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use caskade_engine::{Engine, OpenError, Options, SnapshotError, SyncPolicy, restore};
+use caskade_engine::error::SnapshotError;
+use caskade_engine::{Engine, OpenError, Options, SyncPolicy, restore};
 use support::{fast_directory, open, overwrite, small, state_after, state_of};
 
 fn options(directory: &Path) -> Options {

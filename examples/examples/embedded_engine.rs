@@ -1,7 +1,8 @@
 //! The storage engine inside a program, without a node: put, batch, scan, snapshot and restore.
 
 use anyhow::Result;
-use caskade_engine::{Batch, Engine, Index, Options, restore};
+use caskade_engine::options::Index;
+use caskade_engine::{Batch, Engine, Options, restore};
 
 fn main() -> Result<()> {
     let directory = tempfile::tempdir()?;

@@ -18,7 +18,7 @@ pub type Term = u32;
 pub type Incarnation = u64;
 
 /// A partition's number, `0..1024`.
-pub type Partition = caskade_engine::Partition;
+pub type Partition = caskade_engine::slots::Partition;
 
 /// Identity of a node: its ed25519 public key, from which its libp2p `PeerId` is derived.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use caskade_engine::{Engine, PARTITIONS, Record};
+use caskade_engine::slots::PARTITIONS;
+use caskade_engine::{Engine, Record};
 use caskade_node::config::Settings;
 use caskade_node::kv::{Action, Condition, ExpiryPolicy, Operation, Outcome};
 use caskade_node::runtime::Node;

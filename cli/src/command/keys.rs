@@ -6,7 +6,7 @@ use std::io::Read as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use caskade_engine::slot_of;
+use caskade_engine::slots::slot_of;
 use redis::{Cmd, FromRedisValue};
 use serde_json::{Value, json};
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Options, SyncPolicy};
+use crate::options::{Options, SyncPolicy};
 
 #[test]
 fn only_the_expired_record_of_that_version_is_buried() {

@@ -16,7 +16,8 @@
 //! A hint belongs to a data file only if the id, the salt and the length match.
 
 use super::{Bad, Salt, array_at, put, u32_at, u64_at};
-use crate::{Era, PARTITIONS};
+use crate::format::Era;
+use crate::slots::PARTITIONS;
 
 const MAGIC: [u8; 8] = *b"CASKHINT";
 /// Version of this layout. A hint of another version is not used: its data file is scanned and gets a new

@@ -6,10 +6,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use super::*;
+use crate::engine::Engine;
 use crate::error::{ReadError, SnapshotError};
 use crate::file_system::FileSystem;
 use crate::format::{BOUND_OF_LOG_FILE, FLAG_IN_BATCH, FileKind, begin_batch, encode_mark, end_batch};
-use crate::{Engine, MergeWindow, Options, Recovery, Snapshot, SyncPolicy, partition_of, restore_on};
+use crate::options::{MergeWindow, Options, SyncPolicy};
+use crate::recovery::Recovery;
+use crate::slots::partition_of;
+use crate::snapshot::{Snapshot, restore_on};
 
 pub(super) const STORE: &str = "/store";
 pub(super) const SNAPSHOT: &str = "/snapshot";

@@ -15,9 +15,9 @@ use crate::file_scan::Bounds;
 use crate::file_system::{FileSystem, RealFileSystem};
 use crate::format::{Kind, bound_of};
 use crate::hint_file::{Visited, scanner_of, visit};
+use crate::record::Record;
 use crate::recovery::MARK_MISSING;
-use crate::slot::partition_of;
-use crate::{Partition, Record};
+use crate::slots::{Partition, partition_of};
 
 /// An item in a data file.
 #[derive(Clone, Debug, PartialEq, Eq)]

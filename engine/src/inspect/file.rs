@@ -17,7 +17,7 @@ use crate::hint_file::{HintSource, Sections, Visited, entry_of, scanner_of, visi
 use crate::progress::Progress;
 use crate::recovery::load::blocks_of;
 use crate::recovery::{Known, MARK_MISSING, QUARANTINED_LISTED_MAX};
-use crate::slot::partition_of;
+use crate::slots::partition_of;
 
 /// Limit of the keys listed for one damaged stretch.
 const DAMAGED_KEYS_MAX: usize = 100;

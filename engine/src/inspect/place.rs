@@ -4,12 +4,11 @@ use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
 use super::InspectError;
-use crate::Era;
 use crate::directory::{Listing, data_name, hint_name, list, lock, read_eras, read_ids};
 use crate::error::{IoError, OpenError, SnapshotError};
 use crate::file_system::FileSystem;
-use crate::format::Eras;
 use crate::format::marker::{Listed, Marker};
+use crate::format::{Era, Eras};
 use crate::recovery::{Known, Quarantined, active_of, in_parallel, look_at, lost, lost_file, strays};
 use crate::snapshot::read_marker;
 

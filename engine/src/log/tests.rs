@@ -8,9 +8,12 @@ use crate::format::FILE_HEADER_LEN;
 /// Creates a log whose active file cannot be written, because it is open for reading only.
 fn broken_log(path: &std::path::Path, sync: SyncPolicy) -> Log {
     let options = Options { sync, ..Options::new(path) };
-    let file_system = Arc::new(crate::RealFileSystem);
+    let file_system = Arc::new(crate::file_system::RealFileSystem);
     let (directory, _) = Directory::open(file_system.clone(), path, 0).unwrap();
-    let files = Arc::new(FileTable::new(Arc::new(crate::RealFileSystem), &crate::Options::new("unused")));
+    let files = Arc::new(FileTable::new(
+        Arc::new(crate::file_system::RealFileSystem),
+        &crate::options::Options::new("unused"),
+    ));
     let (active, _) = create_active(&directory, &files, random_salt()).unwrap();
     let read_only = file_system.open(&active.path, OpenMode::Read).unwrap();
     let start = FILE_HEADER_LEN as u64;
@@ -49,7 +52,7 @@ fn failed_write_that_cannot_be_taken_back_stops_the_log() {
 #[test]
 fn callback_that_panics_stops_nothing() {
     let directory = tempfile::tempdir().unwrap();
-    let (engine, _) = crate::Engine::open(Options::new(directory.path())).unwrap();
+    let (engine, _) = crate::engine::Engine::open(Options::new(directory.path())).unwrap();
     let tombstone = Record { key: Bytes::new(), version: 1, expiry_ms: 0, user_flags: 0, value: None };
     engine.append(vec![tombstone], |_| panic!("in a callback, as the test wants"));
     engine.put(b"key", b"value").unwrap();

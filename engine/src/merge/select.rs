@@ -10,7 +10,7 @@ use crate::data_file::{DataFile, FileSlot};
 use crate::engine::Core;
 use crate::error::MergeError;
 use crate::format::{FILE_HEADER_LEN, FileKind, MARK_LEN};
-use crate::{PARTITIONS, Partition};
+use crate::slots::{PARTITIONS, Partition};
 
 /// Limit of the live bytes that one run copies, in data files, so that the inputs are removed soon.
 const RUN_FILES: u64 = 4;

@@ -13,8 +13,8 @@ use crate::format::hint::{HintEntry, SectionHead, section_entries};
 use crate::hint_file::HintSource;
 use crate::keydir::{Keydir, position_of};
 use crate::options::Index;
+use crate::slots::{PARTITIONS, Partition};
 use crate::table::Entry;
-use crate::{PARTITIONS, Partition};
 
 /// Approximate memory of one block's sections.
 const BLOCK_BYTES: u64 = 32 << 20;

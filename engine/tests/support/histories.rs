@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use caskade_engine::{AppendError, MergeError, Moment, Partition, SnapshotError, Version, partition_of};
+use caskade_engine::error::{MergeError, SnapshotError};
+use caskade_engine::slots::{Partition, partition_of};
+use caskade_engine::testing::Moment;
+use caskade_engine::{AppendError, Version};
 
 use super::*;
 

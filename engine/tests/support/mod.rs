@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use caskade_engine::{Engine, FaultyFileSystem, OpenError, Options, ReadError, Record, Recovery, SyncPolicy};
+use caskade_engine::testing::FaultyFileSystem;
+use caskade_engine::{Engine, OpenError, Options, ReadError, Record, Recovery, SyncPolicy};
 
 /// Returns a record with a value.
 pub(crate) fn value(key: &[u8], version: u64, value: &[u8]) -> Record {

@@ -1,6 +1,6 @@
 //! States for tests, made by the same changes as real states.
 
-use caskade_engine::PARTITIONS;
+use caskade_engine::slots::PARTITIONS;
 use proptest::prelude::ProptestConfig;
 
 use super::state::{Announcement, Change, ClusterState, Replica, ReplicaRole, StoreCondition, Verdict};

@@ -5,7 +5,8 @@ use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
 use caskade_api::{read_size, show_size};
-use caskade_engine::{Index, MergeWindow, SyncPolicy};
+use caskade_engine::SyncPolicy;
+use caskade_engine::options::{Index, MergeWindow};
 use libp2p::Multiaddr;
 use toml::Value;
 

@@ -3,7 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use caskade_engine::{Index, MergeWindow, SyncPolicy};
+use caskade_engine::SyncPolicy;
+use caskade_engine::options::{Index, MergeWindow};
 
 use super::given::Given;
 use super::kind::{

@@ -9,7 +9,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use caskade_engine::{AppendError, Engine, PARTITIONS};
+use caskade_engine::slots::PARTITIONS;
+use caskade_engine::{AppendError, Engine};
 use parking_lot::Mutex;
 
 use super::plane::{Plane, Role};

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use caskade_engine::{Engine, InventoryEntry, ReadError};
+use caskade_engine::replicated::InventoryEntry;
+use caskade_engine::{Engine, ReadError};
 use tokio::sync::oneshot;
 
 use super::message::{Bulk, BulkAction, BulkAnswer, ReplicationFrame, WireRecord, read_replication_answer};

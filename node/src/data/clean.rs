@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use caskade_engine::PARTITIONS;
+use caskade_engine::slots::PARTITIONS;
 
 use super::message::{ReplicationFrame, read_replication_answer};
 use super::plane::{Plane, PrimaryState, Role};

@@ -17,7 +17,8 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use caskade_engine::{Engine, PARTITIONS, Recovery};
+use caskade_engine::slots::PARTITIONS;
+use caskade_engine::{Engine, Recovery};
 
 use super::plane::Plane;
 use super::version::version;

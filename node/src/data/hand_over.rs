@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use caskade_engine::PARTITIONS;
+use caskade_engine::slots::PARTITIONS;
 
 use super::plane::{Plane, Role};
 use super::primary::Phase;

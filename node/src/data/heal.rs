@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use caskade_engine::{AppendError, DamagedStretch, Record, partition_of};
+use caskade_engine::replicated::DamagedStretch;
+use caskade_engine::slots::partition_of;
+use caskade_engine::{AppendError, Record};
 use futures::StreamExt as _;
 use tokio::sync::oneshot;
 
@@ -187,7 +189,7 @@ impl Plane {
             |stretch: &DamagedStretch| self.engine.records_within(file_id, stretch.offset, stretch.bytes);
         let records: Vec<_> = stretches.iter().flat_map(within).collect();
         self.tasks.add_work(Work::Heal, "heal", "damaged data file", records.len() as u64, 0);
-        let heal = |(partition, entry): (Partition, caskade_engine::InventoryEntry)| async move {
+        let heal = |(partition, entry): (Partition, caskade_engine::replicated::InventoryEntry)| async move {
             let healed = self.heal_record(partition, entry.position, entry.version).await;
             if healed == Healed::NoCopy {
                 self.report_missing(partition, entry.version);

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use caskade_engine::{PARTITIONS, TaskState, TaskStatus};
+use caskade_engine::slots::PARTITIONS;
+use caskade_engine::task::{TaskState, TaskStatus};
 
 use super::plane::{Plane, Role};
 use super::primary::Phase;
@@ -156,7 +157,7 @@ fn merge_task(node: NodeId, merge: &TaskStatus) -> Task {
 
 #[cfg(test)]
 mod tests {
-    use caskade_engine::TaskKind;
+    use caskade_engine::task::TaskKind;
 
     use super::*;
 

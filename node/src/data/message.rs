@@ -125,7 +125,7 @@ fn put_position(out: &mut BytesMut, position: Position) {
 
 fn take_position(body: &mut Bytes) -> Option<Position> {
     let partition = body.try_get_u16_le().ok()?;
-    if partition >= caskade_engine::PARTITIONS {
+    if partition >= caskade_engine::slots::PARTITIONS {
         return None;
     }
     Some(Position {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use caskade_engine::PARTITIONS;
+use caskade_engine::slots::PARTITIONS;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
@@ -172,7 +172,7 @@ impl Plane {
     fn damaged_partition(self: &Arc<Self>, partition: Partition) -> DamagedPartition {
         let lacks = self.lacks(partition);
         let keys = self.engine.partition_stats(partition).live_keys;
-        let uncertain = |entry: &&caskade_engine::InventoryEntry| {
+        let uncertain = |entry: &&caskade_engine::replicated::InventoryEntry| {
             !entry.tombstone && !self.damage.proves(partition, Some(entry.version))
         };
         let uncertain_keys = match lacks {

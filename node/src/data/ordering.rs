@@ -5,7 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use caskade_engine::{AppendError, Appended, Record};
+use caskade_engine::replicated::Appended;
+use caskade_engine::{AppendError, Record};
 
 use super::message::Position;
 use super::plane::{Completion, Plane, PrimaryState, Role, Waiter};

@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
-use caskade_engine::{AppendError, Appended, Budget, Engine, PARTITIONS};
+use caskade_engine::options::Budget;
+use caskade_engine::replicated::Appended;
+use caskade_engine::slots::PARTITIONS;
+use caskade_engine::{AppendError, Engine};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 

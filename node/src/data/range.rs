@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use caskade_engine::{PARTITIONS, ScanError, after_prefix, partition_of_prefix};
+use caskade_engine::error::ScanError;
+use caskade_engine::scan::after_prefix;
+use caskade_engine::slots::{PARTITIONS, partition_of_prefix};
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 

@@ -11,7 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use caskade_engine::{Record, slot_of};
+use caskade_engine::Record;
+use caskade_engine::slots::slot_of;
 
 use super::catch_up::{CopyError, Differences, Transfer};
 use super::ordering::{BATCH_BYTES_MAX, batch_bytes};

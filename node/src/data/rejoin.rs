@@ -16,7 +16,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use caskade_engine::{InventoryEntry, Record};
+use caskade_engine::Record;
+use caskade_engine::replicated::InventoryEntry;
 use parking_lot::Mutex;
 
 use super::catch_up::{CopyError, POSITIONS_PER_ASK, Transfer, unexpected};

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use caskade_engine::PARTITIONS;
+use caskade_engine::slots::PARTITIONS;
 
 use super::catch_up::Sent;
 use super::plane::{Plane, Role};

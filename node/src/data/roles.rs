@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use caskade_engine::PARTITIONS;
+use caskade_engine::slots::PARTITIONS;
 
 use super::ordering::records_bytes;
 use super::plane::{Plane, PrimaryState, Role, View};

@@ -9,7 +9,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
-use caskade_engine::{PARTITIONS, POSITION_STEP, ReadError, Record, partition_of};
+use caskade_engine::scan::POSITION_STEP;
+use caskade_engine::slots::{PARTITIONS, partition_of};
+use caskade_engine::{ReadError, Record};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
-use caskade_engine::{AppendError, PARTITIONS, PartitionStats, Record};
+use caskade_engine::slots::PARTITIONS;
+use caskade_engine::stats::PartitionStats;
+use caskade_engine::{AppendError, Record};
 
 use super::catch_up::{MESSAGE_BYTES, keys_at};
 use super::message::{
@@ -49,7 +51,7 @@ impl Plane {
         }
         let answer = match request {
             Ok(Request::Execute(operation)) => {
-                let partition = caskade_engine::partition_of(&operation.key);
+                let partition = caskade_engine::slots::partition_of(&operation.key);
                 match self.execute_once(partition, &operation, Reply::Remote(reply)) {
                     Executed::Done(result, reply) => reply.send(result),
                     Executed::NotPrimary(reply) => self.route_elsewhere(operation, reply),

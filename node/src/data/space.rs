@@ -13,7 +13,9 @@ use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use caskade_engine::{AppendError, PARTITIONS, Space};
+use caskade_engine::AppendError;
+use caskade_engine::slots::PARTITIONS;
+use caskade_engine::stats::Space;
 use parking_lot::Mutex;
 
 use super::ordering::records_bytes;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use caskade_engine::partition_of;
+use caskade_engine::slots::partition_of;
 
 use super::plane::Plane;
 use super::route::{damaged, entry};

@@ -9,7 +9,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use caskade_engine::{Record, partition_of, slot_of};
+use caskade_engine::Record;
+use caskade_engine::slots::{partition_of, slot_of};
 
 use super::ordering::{BATCH_BYTES_MAX, batch_bytes};
 use super::plane::{Plane, PrimaryState, Reply, Waiter};

@@ -7,7 +7,8 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use caskade_engine::{EngineStats, TaskStatus};
+use caskade_engine::stats::EngineStats;
+use caskade_engine::task::TaskStatus;
 use futures::future::BoxFuture;
 
 use crate::api::{HealStats, PeerStats};

@@ -132,7 +132,7 @@ impl Keyspace for Memory {
         crate::api::HealStats::default()
     }
 
-    fn store(&self) -> (caskade_engine::EngineStats, Option<caskade_engine::TaskStatus>) {
+    fn store(&self) -> (caskade_engine::stats::EngineStats, Option<caskade_engine::task::TaskStatus>) {
         Default::default()
     }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use caskade_api::STORE_FOLDER;
-use caskade_engine::PARTITIONS;
+use caskade_engine::slots::PARTITIONS;
 
 use super::cluster_time::clock_text;
 use super::gossip::Heard;

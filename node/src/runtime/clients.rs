@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use caskade_engine::{EngineStats, PARTITIONS, SLOTS, TaskStatus, partition_of};
+use caskade_engine::slots::{PARTITIONS, SLOTS, partition_of};
+use caskade_engine::stats::EngineStats;
+use caskade_engine::task::TaskStatus;
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 use tokio::sync::watch;

@@ -1,7 +1,8 @@
 //! Translation of the settings for each part of the node.
 
 use caskade_api::STORE_FOLDER;
-use caskade_engine::{Budget, OnFailure, Options};
+use caskade_engine::Options;
+use caskade_engine::options::{Budget, OnFailure};
 
 use crate::config::Settings;
 use crate::data::DataLimits;

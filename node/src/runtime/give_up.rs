@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use caskade_engine::PARTITIONS;
+use caskade_engine::slots::PARTITIONS;
 
 use super::Node;
 use crate::api::{GiveUpAnswer, GivenUpPartition};

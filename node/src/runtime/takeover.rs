@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use caskade_engine::PARTITIONS;
+use caskade_engine::slots::PARTITIONS;
 use tokio::sync::oneshot;
 
 use super::Node;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use caskade_engine::partition_of;
+use caskade_engine::slots::partition_of;
 use caskade_node::kv::{
     Action, Condition, Deadline, ExpiryPolicy, Failure, Operation, Outcome, Step, Ticket, Transaction,
 };

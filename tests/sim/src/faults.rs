@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use caskade_engine::{Fault as DiskFault, FaultyFileSystem, FileCall};
+use caskade_engine::testing::{Fault as DiskFault, FaultyFileSystem, FileCall};
 use caskade_node::cluster::operations::AdminOperation;
 use caskade_node::cluster::state::{Change, PartitionState, Replica, ReplicaRole};
 use caskade_node::id::Incarnation;

@@ -6,7 +6,8 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use bytes::Bytes;
-use caskade_engine::{Record, SyncPolicy, partition_of};
+use caskade_engine::slots::partition_of;
+use caskade_engine::{Record, SyncPolicy};
 use caskade_node::cluster::state::ReplicaRole;
 use parking_lot::Mutex;
 use rand::rngs::StdRng;

@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use caskade_engine::{Engine, FaultyFileSystem, Options, SyncPolicy, TakenGroup};
+use caskade_engine::replicated::TakenGroup;
+use caskade_engine::testing::FaultyFileSystem;
+use caskade_engine::{Engine, Options, SyncPolicy};
 use caskade_node::cluster::operations::AdminOperation;
 use caskade_node::cluster::state::{Announcement, Change, ClusterState, ReplicaRole, StoreCondition};
 use caskade_node::config::Settings;

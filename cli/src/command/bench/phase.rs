@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use caskade_engine::slot_of;
+use caskade_engine::slots::slot_of;
 use hdrhistogram::Histogram;
 use redis::{Cmd, Value};
 

@@ -4,7 +4,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use caskade_engine::{Damage, Dumped, DumpedRecord, dump};
+use caskade_engine::inspect::{Damage, DamagedKey, Dumped, DumpedRecord, dump};
 use serde_json::{Value, json};
 
 use crate::exit::Exit;
@@ -55,8 +55,7 @@ fn record(dumped: &DumpedRecord) -> Value {
 
 /// Formats a damaged range.
 pub(super) fn damage(damage: &Damage) -> Value {
-    let key =
-        |key: &caskade_engine::DamagedKey| json!({ "key": json_bytes(&key.key), "certain": key.certain });
+    let key = |key: &DamagedKey| json!({ "key": json_bytes(&key.key), "certain": key.certain });
     json!({
         "file": damage.stretch.path.to_string_lossy(),
         "file_id": damage.stretch.file_id,

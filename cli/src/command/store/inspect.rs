@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use caskade_engine::{
-    Damage, DataFileKind, FileInspection, HintState, InspectOptions, Inspection, Progress, RecordStats,
-    inspect,
+use caskade_engine::inspect::{
+    Damage, DataFileKind, FileInspection, HintState, InspectOptions, Inspection, RecordStats, inspect,
 };
+use caskade_engine::task::Progress;
 use caskade_tui::units;
 use serde_json::{Value, json};
 
@@ -219,7 +219,7 @@ fn figures(figures: &RecordStats) -> Value {
 mod tests {
     use std::path::PathBuf;
 
-    use caskade_engine::{DamagedKey, Quarantined};
+    use caskade_engine::inspect::{DamagedKey, Quarantined};
 
     use super::*;
 

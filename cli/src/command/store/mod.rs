@@ -9,7 +9,9 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use caskade_api::{STORE_FOLDER, SnapshotMade};
-use caskade_engine::{Progress, Snapshot, restore_watched};
+use caskade_engine::Snapshot;
+use caskade_engine::snapshot::restore_watched;
+use caskade_engine::task::Progress;
 use caskade_tui::units;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::json;

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use caskade_engine::{Engine, FaultyFileSystem, Options};
+use caskade_engine::testing::FaultyFileSystem;
+use caskade_engine::{Engine, Options};
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 
-use caskade_engine::{PARTITIONS, partition_of};
+use caskade_engine::slots::{PARTITIONS, partition_of};
 
 const WORDS: usize = PARTITIONS as usize / 64;
 

@@ -1,6 +1,6 @@
 //! After healing, all copies of a partition are equal.
 
-use caskade_engine::PARTITIONS;
+use caskade_engine::slots::PARTITIONS;
 use caskade_node::cluster::state::ReplicaRole;
 
 use super::Healed;

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use caskade_engine::PARTITIONS;
+use caskade_engine::slots::PARTITIONS;
 use caskade_node::id::Partition;
 
 use super::Watch;

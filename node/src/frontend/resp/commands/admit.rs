@@ -1,6 +1,6 @@
 //! The checks before a command runs or is queued.
 
-use caskade_engine::slot_of;
+use caskade_engine::slots::slot_of;
 
 use super::command::Command;
 use super::context::{Context, Handled};

@@ -5,7 +5,7 @@
 //! nodes, so NODES shows each as a master of the slots of which it is primary.
 
 use bytes::Bytes;
-use caskade_engine::{SLOTS, slot_of};
+use caskade_engine::slots::{SLOTS, slot_of};
 
 use super::context::{Context, Handled, Reply, later};
 use super::errors::integer;

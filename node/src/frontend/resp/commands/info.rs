@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use caskade_engine::TaskState;
+use caskade_engine::task::TaskState;
 
 use super::client::REDIS_VERSION;
 use super::context::{Context, Handled, later};

@@ -7,7 +7,7 @@
 //! it, or after it if they take time (SCAN, INFO).
 
 use bytes::Bytes;
-use caskade_engine::slot_of;
+use caskade_engine::slots::slot_of;
 use parking_lot::Mutex;
 
 use super::auth;

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use caskade_engine::{PARTITIONS, SLOTS};
+use caskade_engine::slots::{PARTITIONS, SLOTS};
 
 use super::context::{Context, Handled, later};
 use super::errors::integer;

@@ -3,7 +3,14 @@
 //! Pure. The checksum is CRC-16/XMODEM (polynomial 0x1021, initial value 0). It covers the key's hash tag, or
 //! the whole key if it has no tag (Redis Cluster specification, "Hash tags").
 
-use crate::{PARTITIONS, Partition, SLOTS};
+/// A partition's number, `0..1024`.
+pub type Partition = u16;
+
+/// Number of partitions.
+pub const PARTITIONS: u16 = 1024;
+
+/// Number of slots; 16 consecutive slots make a partition.
+pub const SLOTS: u16 = 16_384;
 
 /// Slots in one partition.
 const SLOTS_PER_PARTITION: u16 = SLOTS / PARTITIONS;
