@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use crate::embedded::now_ms;
-use crate::engine::Core;
+use crate::clock::now_ms;
+use crate::core::Core;
 use crate::error::OpenError;
+use crate::merge::{look_at_space, run_once};
 use crate::mutation;
 
 /// Name of the thread.
@@ -96,9 +97,9 @@ fn run(core: &Core, signal: &Signal) {
             skip -= 1;
             continue;
         }
-        let looked = core.look_at_space();
+        let looked = look_at_space(core);
         let merges = core.merges.is_space_low() || core.options.merge_window.contains(now_ms());
-        if let Err(error) = looked.and_then(|()| core.run_once(merges)) {
+        if let Err(error) = looked.and_then(|()| run_once(core, merges)) {
             tracing::warn!(%error, "hint files or merges are postponed");
             skipped = (2 * skipped + 1).min(LOOKS_SKIPPED_MAX);
             skip = skipped;

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use crate::engine::{Core, Engine};
+use crate::core::Core;
 use crate::keydir;
 use crate::record::{Record, Version};
 use crate::slots::{Partition, partition_of};
@@ -30,67 +30,60 @@ impl fmt::Display for Conflict {
     }
 }
 
-impl Engine {
-    /// Returns the first of these records that contradicts a published one: the same version with another
-    /// key, value, expiry or flags. The identical record is no conflict; a record that is damaged here
-    /// contradicts nothing.
-    ///
-    /// Reads the disk only if the keydir holds a record's exact version. Records with an unknown version that
-    /// is not above all versions of their partition cost one walk over its entries, for all of them together.
-    pub fn find_conflict(&self, records: &[Record]) -> Option<Conflict> {
-        let mut unknown: Vec<(Partition, Version, u64)> = Vec::new();
-        for record in records {
-            let (partition, position) = (partition_of(&record.key), keydir::position_of(&record.key));
-            let (highest, same) = self.0.keydir.version_at(partition, position, record.version);
-            match same {
-                Some(entry) => {
-                    if let Some(difference) = self.0.difference(&entry, record) {
-                        return Some(Conflict { partition, version: record.version, difference });
-                    }
+/// Returns the first of these records that contradicts a published one: see [`Store::find_conflict`].
+///
+/// [`Store::find_conflict`]: crate::replicated::Store::find_conflict
+pub(crate) fn find_conflict(core: &Core, records: &[Record]) -> Option<Conflict> {
+    let mut unknown: Vec<(Partition, Version, u64)> = Vec::new();
+    for record in records {
+        let (partition, position) = (partition_of(&record.key), keydir::position_of(&record.key));
+        let (highest, same) = core.keydir.version_at(partition, position, record.version);
+        match same {
+            Some(entry) => {
+                if let Some(difference) = difference(core, &entry, record) {
+                    return Some(Conflict { partition, version: record.version, difference });
                 }
-                None if record.version <= highest => unknown.push((partition, record.version, position)),
-                None => {}
             }
+            None if record.version <= highest => unknown.push((partition, record.version, position)),
+            None => {}
         }
-        self.0.other_keys(unknown)
+    }
+    other_keys(core, unknown)
+}
+
+/// Returns the field in which a record differs from the stored one of the same version; `None` also if
+/// the stored one cannot be read.
+fn difference(core: &Core, entry: &Entry, record: &Record) -> Option<&'static str> {
+    let held = core.read_entry(entry).ok()?.into_record();
+    if held.key != record.key {
+        Some("another key")
+    } else if held.value.is_some() != record.value.is_some() {
+        Some("a tombstone on one side only")
+    } else if held.value != record.value {
+        Some("another value")
+    } else if held.expiry_ms != record.expiry_ms {
+        Some("another expiry")
+    } else if held.user_flags != record.user_flags {
+        Some("other flags")
+    } else {
+        None
     }
 }
 
-impl Core {
-    /// Returns the field in which a record differs from the stored one of the same version; `None` also if
-    /// the stored one cannot be read.
-    fn difference(&self, entry: &Entry, record: &Record) -> Option<&'static str> {
-        let held = self.read_entry(entry).ok()?.into_record();
-        if held.key != record.key {
-            Some("another key")
-        } else if held.value.is_some() != record.value.is_some() {
-            Some("a tombstone on one side only")
-        } else if held.value != record.value {
-            Some("another value")
-        } else if held.expiry_ms != record.expiry_ms {
-            Some("another expiry")
-        } else if held.user_flags != record.user_flags {
-            Some("other flags")
-        } else {
-            None
-        }
-    }
-
-    /// Returns a conflict if one of these versions belongs to another position.
-    fn other_keys(&self, mut unknown: Vec<(Partition, Version, u64)>) -> Option<Conflict> {
-        unknown.sort_unstable();
-        for wanted in unknown.chunk_by(|a, b| a.0 == b.0) {
-            let partition = wanted.first()?.0;
-            for entry in self.keydir.entries(partition) {
-                let at = wanted.binary_search_by_key(&entry.version, |&(_, version, _)| version);
-                let Some(&(_, version, position)) = at.ok().and_then(|at| wanted.get(at)) else { continue };
-                if position != entry.position {
-                    return Some(Conflict { partition, version, difference: "another key" });
-                }
+/// Returns a conflict if one of these versions belongs to another position.
+fn other_keys(core: &Core, mut unknown: Vec<(Partition, Version, u64)>) -> Option<Conflict> {
+    unknown.sort_unstable();
+    for wanted in unknown.chunk_by(|a, b| a.0 == b.0) {
+        let partition = wanted.first()?.0;
+        for entry in core.keydir.entries(partition) {
+            let at = wanted.binary_search_by_key(&entry.version, |&(_, version, _)| version);
+            let Some(&(_, version, position)) = at.ok().and_then(|at| wanted.get(at)) else { continue };
+            if position != entry.position {
+                return Some(Conflict { partition, version, difference: "another key" });
             }
         }
-        None
     }
+    None
 }
 
 #[cfg(test)]
@@ -98,6 +91,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::engine::Engine;
     use crate::options::Options;
 
     fn record(key: &str, version: Version, value: Option<&str>) -> Record {

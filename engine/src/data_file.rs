@@ -118,6 +118,11 @@ impl DataFile {
         file
     }
 
+    /// Returns the file's header.
+    pub(crate) fn header(&self) -> FileHeader {
+        FileHeader { kind: self.kind, id: self.id, salt: self.salt }
+    }
+
     pub(crate) fn is_log(&self) -> bool {
         self.kind == FileKind::Log
     }
@@ -156,8 +161,23 @@ impl DataFile {
         self.hint.load(Ordering::Acquire) >= DAMAGED
     }
 
-    pub(crate) fn set_damaged(&self) {
+    fn set_damaged(&self) {
         self.hint.fetch_max(DAMAGED, Ordering::AcqRel);
+    }
+
+    /// Marks the file as damaged, and logs the damage. It stays unchanged, so that the next opening of the
+    /// store finds the damage again.
+    pub(crate) fn found_damaged(&self, offset: u64, reason: &str) {
+        tracing::error!(file = %self.path.display(), offset, reason,
+            "a data file is damaged: it stays unchanged; restore its keys from another copy");
+        self.set_damaged();
+    }
+
+    /// Reports damage like [`Self::found_damaged`], once.
+    pub(crate) fn flag_damaged(&self, offset: u64, reason: &str) {
+        if !self.is_damaged() {
+            self.found_damaged(offset, reason);
+        }
     }
 
     /// Marks the file as damaged when the store was opened.

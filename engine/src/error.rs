@@ -243,6 +243,17 @@ pub enum MergeError {
     Io(#[from] IoError),
 }
 
+impl MergeError {
+    /// Returns whether it failed for lack of space, so that it can be retried as soon as there is some.
+    pub fn is_no_space(&self) -> bool {
+        match self {
+            Self::NoRoom { .. } | Self::Append(AppendError::NoSpace(_)) => true,
+            Self::Io(error) => error.is_no_space(),
+            _ => false,
+        }
+    }
+}
+
 /// Reason why a snapshot was not made, or not restored. The source store is unchanged.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum SnapshotError {

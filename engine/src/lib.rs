@@ -48,7 +48,9 @@
 
 mod background;
 mod budget;
+mod clock;
 mod conflict;
+mod core;
 mod data_file;
 mod directory;
 mod embedded;
@@ -64,15 +66,17 @@ mod format;
 pub mod fuzz;
 mod hint_file;
 pub mod inspect;
-mod kept;
+mod iter;
 mod keydir;
 mod length;
 mod log;
 mod merge;
+mod metadata;
 #[cfg(all(feature = "mutations", debug_assertions))]
 pub mod mutation;
 #[cfg(not(all(feature = "mutations", debug_assertions)))]
 mod mutation;
+mod open;
 pub mod options;
 mod ordered;
 #[cfg(feature = "internals")]
@@ -88,13 +92,15 @@ mod scrub;
 pub mod slots;
 pub mod snapshot;
 pub mod stats;
+mod stripes;
 mod table;
 pub mod task;
 pub mod testing;
 
-pub use crate::embedded::{Batch, Conditional, Iter};
+pub use crate::embedded::{Batch, Conditional};
 pub use crate::engine::Engine;
 pub use crate::error::{AppendError, OpenError, ReadError, StoreError};
+pub use crate::iter::Iter;
 pub use crate::options::{Options, SyncPolicy};
 pub use crate::record::{Record, Version};
 pub use crate::recovery::Recovery;

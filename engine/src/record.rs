@@ -30,6 +30,11 @@ impl Record {
     pub fn stored_bytes(&self) -> u64 {
         (format::RECORD_HEADER_LEN + self.key.len() + self.value.as_ref().map_or(0, Bytes::len)) as u64
     }
+
+    /// Returns whether the record has a value that has not expired at this time, in milliseconds since 1970.
+    pub(crate) fn is_present(&self, now_ms: u64) -> bool {
+        self.value.is_some() && (self.expiry_ms == 0 || self.expiry_ms > now_ms)
+    }
 }
 
 /// The newest record of one key in a partition, without key and value.

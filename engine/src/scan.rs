@@ -9,12 +9,14 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::embedded::{is_present, now_ms};
-use crate::engine::Engine;
+use crate::clock::now_ms;
+use crate::core::Core;
 use crate::error::{ReadError, ScanError};
+use crate::open::OpenStore;
 use crate::options::Index;
 use crate::record::{Record, Version};
 use crate::slots::{PARTITIONS, Partition, partition_of_prefix};
@@ -51,7 +53,7 @@ pub struct KeysPage {
     pub next: Option<u64>,
 }
 
-/// Live keys in key order: [`Engine::range_page`].
+/// Live keys in key order: [`Store::range_page`](crate::replicated::Store::range_page).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RangePage {
     /// The keys, expired ones included.
@@ -60,85 +62,57 @@ pub struct RangePage {
     pub next: Option<Bytes>,
 }
 
-impl Engine {
-    /// Returns a page of about `limit` live keys from this position on, expired ones included. The page is
-    /// complete: it has every live key with `from <= position < next`.
-    pub fn keys_page(&self, partition: Partition, from: u64, limit: usize) -> Result<KeysPage, ReadError> {
-        let (entries, next) = self.0.keydir.page(partition, from, limit, POSITION_STEP);
-        let mut keys = Vec::with_capacity(entries.len());
-        // Keys that share a position are read together.
-        for same in entries.chunk_by(|a, b| a.position == b.position) {
-            let Some(first) = same.first() else { continue };
-            let records = self.0.read_position(partition, first.position)?;
-            for record in records.into_iter().filter(|record| record.value.is_some()) {
-                // Copied, so that a listed key does not keep its value in memory.
-                let key = Bytes::copy_from_slice(&record.key);
-                keys.push(KeyInfo { key, expiry_ms: record.expiry_ms, version: record.version });
-            }
+/// Returns a page of about `limit` live keys of a partition from this position on.
+pub(crate) fn keys_page(
+    core: &Core,
+    partition: Partition,
+    from: u64,
+    limit: usize,
+) -> Result<KeysPage, ReadError> {
+    let (entries, next) = core.keydir.page(partition, from, limit, POSITION_STEP);
+    let mut keys = Vec::with_capacity(entries.len());
+    // Keys that share a position are read together.
+    for same in entries.chunk_by(|a, b| a.position == b.position) {
+        let Some(first) = same.first() else { continue };
+        let records = core.read_position(partition, first.position)?;
+        for record in records.into_iter().filter(|record| record.value.is_some()) {
+            // Copied, so that a listed key does not keep its value in memory.
+            let key = Bytes::copy_from_slice(&record.key);
+            keys.push(KeyInfo { key, expiry_ms: record.expiry_ms, version: record.version });
         }
-        Ok(KeysPage { keys, next })
     }
+    Ok(KeysPage { keys, next })
+}
 
-    /// Returns an iterator over the present keys between these bounds and their records, in the order of the
-    /// keys' bytes. It skips expired keys. A damaged record is returned as an error in its place; the scan
-    /// then continues.
-    ///
-    /// Needs [`Index::Ordered`]. The begin of a scan reads from every partition: about 0.5 ms.
-    pub fn range(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Result<Scan, ScanError> {
-        let keys = MergedKeys::begin(self, 0..PARTITIONS, start, end, STEP_MIN)?;
-        Ok(Scan { engine: self.clone(), keys })
+/// Returns the first keys between these bounds, of the given partitions or of all, in key order.
+pub(crate) fn range_page(
+    core: &Core,
+    partitions: Option<&[Partition]>,
+    start: Bound<&[u8]>,
+    end: Bound<&[u8]>,
+    limit: usize,
+) -> Result<RangePage, ScanError> {
+    let mut chosen = partitions.map_or_else(|| (0..PARTITIONS).collect(), <[Partition]>::to_vec);
+    chosen.sort_unstable();
+    chosen.dedup();
+    let limit = limit.clamp(1, PAGE_KEYS_MAX);
+    let step = (limit / chosen.len().max(1) + STEP_MIN).min(STEP_MAX);
+    let mut merged = MergedKeys::begin(core, chosen, start, end, step)?;
+    let mut page = RangePage::default();
+    let mut last = None;
+    for _ in 0..limit {
+        let Some(key) = merged.next(core) else { return Ok(page) };
+        let record = core.read(&key)?.filter(|record| record.value.is_some());
+        let key = Bytes::from(key);
+        page.keys.extend(record.map(|record| KeyInfo {
+            key: key.clone(),
+            expiry_ms: record.expiry_ms,
+            version: record.version,
+        }));
+        last = Some(key);
     }
-
-    /// Returns an iterator over the present keys with this prefix, like [`Engine::range`]. If the prefix
-    /// contains a whole hash tag (`user:{42}:`), it reads only that tag's partition.
-    pub fn prefix(&self, prefix: &[u8]) -> Result<Scan, ScanError> {
-        let partitions = match partition_of_prefix(prefix) {
-            Some(partition) => partition..partition + 1,
-            None => 0..PARTITIONS,
-        };
-        let after = after_prefix(prefix);
-        let end = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
-        let keys = MergedKeys::begin(self, partitions, Bound::Included(prefix), end, STEP_MIN)?;
-        Ok(Scan { engine: self.clone(), keys })
-    }
-
-    /// Returns the first keys between these bounds, of the given partitions or of all, in key order. Examines
-    /// `limit` keys (1 to 10,000). A page may have fewer keys, if some were deleted meanwhile, without being
-    /// the last.
-    ///
-    /// For an owner that merges the pages of several stores. Needs [`Index::Ordered`].
-    ///
-    /// # Panics
-    /// Panics if a partition does not exist.
-    pub fn range_page(
-        &self,
-        partitions: Option<&[Partition]>,
-        start: Bound<&[u8]>,
-        end: Bound<&[u8]>,
-        limit: usize,
-    ) -> Result<RangePage, ScanError> {
-        let mut chosen = partitions.map_or_else(|| (0..PARTITIONS).collect(), <[Partition]>::to_vec);
-        chosen.sort_unstable();
-        chosen.dedup();
-        let limit = limit.clamp(1, PAGE_KEYS_MAX);
-        let step = (limit / chosen.len().max(1) + STEP_MIN).min(STEP_MAX);
-        let mut merged = MergedKeys::begin(self, chosen, start, end, step)?;
-        let mut page = RangePage::default();
-        let mut last = None;
-        for _ in 0..limit {
-            let Some(key) = merged.next(self) else { return Ok(page) };
-            let record = self.read(&key)?.filter(|record| record.value.is_some());
-            let key = Bytes::from(key);
-            page.keys.extend(record.map(|record| KeyInfo {
-                key: key.clone(),
-                expiry_ms: record.expiry_ms,
-                version: record.version,
-            }));
-            last = Some(key);
-        }
-        page.next = last.filter(|_| !merged.is_empty());
-        Ok(page)
-    }
+    page.next = last.filter(|_| !merged.is_empty());
+    Ok(page)
 }
 
 /// Returns the first key after all keys with this prefix, if it exists.
@@ -150,12 +124,37 @@ pub fn after_prefix(prefix: &[u8]) -> Option<Vec<u8>> {
     Some(after)
 }
 
-/// Iterator over a range in key order: [`Engine::range`], [`Engine::prefix`].
+/// Iterator over a range in key order: [`Engine::range`](crate::Engine::range) and
+/// [`Engine::prefix`](crate::Engine::prefix).
 #[derive(Debug)]
 #[must_use = "a scan does nothing until it is iterated"]
 pub struct Scan {
-    engine: Engine,
+    store: Arc<OpenStore>,
     keys: MergedKeys,
+}
+
+impl Scan {
+    /// Begins a scan between these bounds.
+    pub(crate) fn range(
+        store: Arc<OpenStore>,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+    ) -> Result<Self, ScanError> {
+        let keys = MergedKeys::begin(&store, 0..PARTITIONS, start, end, STEP_MIN)?;
+        Ok(Self { store, keys })
+    }
+
+    /// Begins a scan of the keys with this prefix.
+    pub(crate) fn prefix(store: Arc<OpenStore>, prefix: &[u8]) -> Result<Self, ScanError> {
+        let partitions = match partition_of_prefix(prefix) {
+            Some(partition) => partition..partition + 1,
+            None => 0..PARTITIONS,
+        };
+        let after = after_prefix(prefix);
+        let end = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
+        let keys = MergedKeys::begin(&store, partitions, Bound::Included(prefix), end, STEP_MIN)?;
+        Ok(Self { store, keys })
+    }
 }
 
 impl Iterator for Scan {
@@ -163,9 +162,9 @@ impl Iterator for Scan {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let key = self.keys.next(&self.engine)?;
-            match self.engine.read(&key) {
-                Ok(Some(record)) if is_present(&record, now_ms()) => return Some(Ok(record)),
+            let key = self.keys.next(&self.store)?;
+            match self.store.read(&key) {
+                Ok(Some(record)) if record.is_present(now_ms()) => return Some(Ok(record)),
                 Ok(_) => {}
                 Err(error) => return Some(Err(error)),
             }
@@ -196,20 +195,20 @@ struct Cursor {
 
 impl MergedKeys {
     fn begin(
-        engine: &Engine,
+        core: &Core,
         partitions: impl IntoIterator<Item = Partition>,
         start: Bound<&[u8]>,
         end: Bound<&[u8]>,
         step: usize,
     ) -> Result<Self, ScanError> {
-        if engine.keydir().index() != Index::Ordered {
+        if core.keydir.index() != Index::Ordered {
             return Err(ScanError::NoOrderedIndex);
         }
         let mut merged =
             Self { end: end.map(<[u8]>::to_vec), partitions: Vec::new(), heads: BinaryHeap::new() };
         for (index, partition) in partitions.into_iter().enumerate() {
             let mut cursor = Cursor { partition, ready: Vec::new().into_iter(), more: true, step };
-            if let Some(head) = cursor.next(engine, start, merged.end.as_ref().map(Vec::as_slice)) {
+            if let Some(head) = cursor.next(core, start, merged.end.as_ref().map(Vec::as_slice)) {
                 merged.heads.push(Reverse((head, index)));
             }
             merged.partitions.push(cursor);
@@ -221,11 +220,11 @@ impl MergedKeys {
         self.heads.is_empty()
     }
 
-    fn next(&mut self, engine: &Engine) -> Option<Box<[u8]>> {
+    fn next(&mut self, core: &Core) -> Option<Box<[u8]>> {
         let Reverse((key, index)) = self.heads.pop()?;
         let end = self.end.as_ref().map(Vec::as_slice);
         let cursor = self.partitions.get_mut(index)?;
-        if let Some(head) = cursor.next(engine, Bound::Excluded(&key), end) {
+        if let Some(head) = cursor.next(core, Bound::Excluded(&key), end) {
             self.heads.push(Reverse((head, index)));
         }
         Some(key)
@@ -234,9 +233,9 @@ impl MergedKeys {
 
 impl Cursor {
     /// Returns the partition's next key; takes more keys from `start` on if none is ready.
-    fn next(&mut self, engine: &Engine, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Option<Box<[u8]>> {
+    fn next(&mut self, core: &Core, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Option<Box<[u8]>> {
         if self.ready.as_slice().is_empty() && self.more {
-            let run = engine.keydir().keys_in(self.partition, start, end, self.step).unwrap_or_default();
+            let run = core.keydir.keys_in(self.partition, start, end, self.step).unwrap_or_default();
             self.ready = run.keys.into_iter();
             self.more = run.more;
             self.step = (self.step * 2).min(STEP_MAX);

@@ -1,44 +1,37 @@
 //! Finds damage in complete data files, and lets their owner heal it from another copy of the store.
 //!
 //! While the store is open the keydir still has the current records of a damaged stretch. So healing has four
-//! steps: find the stretches ([`Engine::scrub`]); list the records in them ([`Engine::records_within`]);
-//! append each of them again from another copy, at its own version ([`Engine::restore`]); then declare the
-//! file healed ([`Engine::retire`]). Merges leave a damaged file alone; the next merge after its healing
+//! steps: find the stretches ([`scrub`]); list the records in them ([`Core::records_within`]);
+//! append each of them again from another copy, at its own version ([`restore`]); then declare the
+//! file healed ([`retire`]). Merges leave a damaged file alone; the next merge after its healing
 //! copies the rest and removes it. The records of a file that was damaged when the store was opened are
-//! unknown. The owner gives up all such files at once ([`Engine::give_up_lost`]), after it has compared the
+//! unknown. The owner gives up all such files at once ([`give_up_lost`]), after it has compared the
 //! whole store with another copy.
 //!
 //! A restored record must not reappear after its key's tombstone was dropped: a merge that has chosen its
 //! inputs waits for running restores, and a restore needs the exact version in the keydir.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
 
 use bytes::Bytes;
 
+use crate::core::Core;
 use crate::data_file::{DataFile, open_to_read};
-use crate::engine::{Core, Engine};
 use crate::error::{AppendError, MergeError, ReadError};
 use crate::file_scan::{Bounds, Found};
 use crate::format::hint::section_entries;
 use crate::hint_file::{HintSource, scanner_of};
 use crate::keydir::position_of;
-use crate::log::AppendedRecord;
-use crate::merge::header_of;
-use crate::record::{InventoryEntry, Record, Version};
-use crate::slots::{PARTITIONS, Partition, partition_of};
+use crate::log::record::{Appended, AppendedRecord};
+use crate::merge::remove_files;
+use crate::record::{Record, Version};
+use crate::slots::{Partition, partition_of};
 use crate::table::Entry;
-
-/// Interval at which a merge checks whether the running restores have ended.
-const RESTORES_NAP: Duration = Duration::from_millis(1);
-/// Number of checks after which the merge gives up; it is retried later.
-const RESTORES_NAPS_MAX: u32 = 1000;
 
 /// Bytes of a data file that are not those written there.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DamagedStretch {
-    /// Offset of the stretch.
+    /// Id of the data file.
     pub file_id: u64,
     /// Where it begins.
     pub offset: u64,
@@ -59,273 +52,174 @@ pub struct Scrubbed {
     pub damaged: Vec<DamagedStretch>,
 }
 
-/// Number of running restores.
-#[derive(Debug, Default)]
-pub(crate) struct Restores(AtomicUsize);
-
-impl Restores {
-    /// Waits until no restore runs; returns whether this happened in time.
-    pub(crate) fn wait(&self) -> bool {
-        for _ in 0..RESTORES_NAPS_MAX {
-            if self.0.load(Ordering::SeqCst) == 0 {
-                return true;
-            }
-            std::thread::sleep(RESTORES_NAP);
-        }
-        false
-    }
+/// Returns the ids of the complete data files, ascending.
+pub(crate) fn sealed_files(core: &Core) -> Vec<u64> {
+    core.files.all().iter().filter(|file| !file.is_active()).map(|file| file.id).collect()
 }
 
-/// A running restore.
-struct Restoring(Arc<Core>);
-
-impl Restoring {
-    fn begin(core: &Arc<Core>) -> Self {
-        core.merges.restores.0.fetch_add(1, Ordering::SeqCst);
-        Self(core.clone())
-    }
+/// Returns the ids of the complete data files in which any reader found damage since the store was opened.
+pub(crate) fn damaged_files(core: &Core) -> Vec<u64> {
+    let all = core.files.all();
+    all.iter().filter(|file| !file.is_active() && file.is_healable()).map(|file| file.id).collect()
 }
 
-impl Drop for Restoring {
-    fn drop(&mut self) {
-        self.0.merges.restores.0.fetch_sub(1, Ordering::SeqCst);
+/// Verifies a part of a complete data file, and flags the file if it is damaged there.
+pub(crate) fn scrub(core: &Core, file_id: u64, from: u64, bytes_max: u64) -> Scrubbed {
+    let Some(file) = core.sealed_file(file_id) else { return Scrubbed::default() };
+    let scrubbed = walk(core, &file, from, bytes_max);
+    if let Some(first) = scrubbed.damaged.first() {
+        file.flag_damaged(first.offset, &first.reason);
     }
+    scrubbed
 }
 
-impl Engine {
-    /// Returns the ids of the complete data files, ascending.
-    pub fn sealed_files(&self) -> Vec<u64> {
-        self.0.files.all().iter().filter(|file| !file.is_active()).map(|file| file.id).collect()
-    }
+/// Returns the record of this position and version, if it is the key's present one.
+pub(crate) fn read_version(
+    core: &Core,
+    partition: Partition,
+    position: u64,
+    version: Version,
+) -> Result<Option<Record>, ReadError> {
+    core.read_at(partition, position, |entries| {
+        let entry = entries.iter().find(|entry| entry.version == version);
+        entry.map(|entry| Ok(core.read_entry(entry)?.into_record())).transpose()
+    })
+}
 
-    /// Returns the ids of the complete data files in which any reader found damage since the store was
-    /// opened.
-    pub fn damaged_files(&self) -> Vec<u64> {
-        let all = self.0.files.all();
-        all.iter().filter(|file| !file.is_active() && file.is_healable()).map(|file| file.id).collect()
-    }
+/// Returns the key of a record that need not be whole, from the record, its hint or the ordered index.
+pub(crate) fn key_of_damaged(
+    core: &Core,
+    partition: Partition,
+    position: u64,
+    version: Version,
+) -> Option<Bytes> {
+    let found = core.keydir.entries_at(partition, position);
+    let entry = found.as_slice().iter().find(|entry| entry.version == version)?;
+    let is_it = |key: &[u8]| position_of(key) == position && partition_of(key) == partition;
+    let on_disk = core.files.read_key_unverified(entry.location()).ok().filter(|key| is_it(key));
+    let hinted = || key_in_hint(core, partition, entry).filter(|key| is_it(key));
+    let in_order = || core.keydir.ordered_key_at(partition, position).map(Bytes::from);
+    on_disk.map(Bytes::from).or_else(hinted).or_else(in_order)
+}
 
-    /// Verifies about `bytes_max` bytes of records of a complete data file, from `from` on: 0, or the `next`
-    /// of a former step. A removed file has nothing to verify. Where the disk fails to read, the rest of the
-    /// file counts as damaged.
-    pub fn scrub(&self, file_id: u64, from: u64, bytes_max: u64) -> Scrubbed {
-        let Some(file) = self.0.sealed_file(file_id) else { return Scrubbed::default() };
-        let scrubbed = self.0.scrub(&file, from, bytes_max);
-        if let Some(first) = scrubbed.damaged.first() {
-            self.0.flag_damaged(&file, first.offset, &first.reason);
-        }
-        scrubbed
-    }
+/// Forgets a record that is damaged; returns whether it did.
+pub(crate) fn forget_damaged(core: &Core, partition: Partition, position: u64, version: Version) -> bool {
+    let found = core.keydir.entries_at(partition, position);
+    let entry = found.as_slice().iter().find(|entry| entry.version == version);
+    entry.is_some_and(|entry| core.read_entry(entry).is_err() && core.keydir.forget(partition, entry))
+}
 
-    /// Returns the keydir's records in `bytes` bytes of a data file from `offset` on, by partition.
-    pub fn records_within(&self, file_id: u64, offset: u64, bytes: u64) -> Vec<(Partition, InventoryEntry)> {
-        self.0.sealed_file(file_id).map_or_else(Vec::new, |file| self.0.records_within(&file, offset, bytes))
+/// Appends a record again and points the keydir to the copy, if the keydir still has the record's version.
+pub(crate) fn restore<F>(core: &Arc<Core>, record: Record, done: F)
+where
+    F: FnOnce(Result<bool, AppendError>) + Send + 'static,
+{
+    let restoring = core.merges.restores.begin();
+    let (partition, position) = (partition_of(&record.key), position_of(&record.key));
+    if core.keydir.version_at(partition, position, record.version).1.is_none() {
+        return done(Ok(false));
     }
-
-    /// Returns the record of this position and version; `None` if the key has another version now, or no
-    /// record.
-    ///
-    /// # Errors
-    /// The record is damaged, or the disk failed to read it.
-    pub fn read_version(
-        &self,
-        partition: Partition,
-        position: u64,
-        version: Version,
-    ) -> Result<Option<Record>, ReadError> {
-        self.0.read_at(partition, position, |entries| {
-            let entry = entries.iter().find(|entry| entry.version == version);
-            entry.map(|entry| Ok(self.0.read_entry(entry)?.into_record())).transpose()
-        })
-    }
-
-    /// Returns whether the keydir has a record of this version there, damaged or not.
-    pub fn has_version(&self, partition: Partition, position: u64, version: Version) -> bool {
-        self.0.keydir.version_at(partition, position, version).1.is_some()
-    }
-
-    /// Returns the key of a record that need not be whole: as it is in the damaged record, in the data file's
-    /// hint, or in the ordered index. `None` if none of these has it, or the keydir has another version
-    /// there.
-    pub fn key_of_damaged(&self, partition: Partition, position: u64, version: Version) -> Option<Bytes> {
-        let found = self.0.keydir.entries_at(partition, position);
-        let entry = found.as_slice().iter().find(|entry| entry.version == version)?;
-        let is_it = |key: &[u8]| position_of(key) == position && partition_of(key) == partition;
-        let on_disk = self.0.files.read_key_unverified(entry.location()).ok().filter(|key| is_it(key));
-        let hinted = || self.0.key_in_hint(partition, entry).filter(|key| is_it(key));
-        let in_order = || self.0.keydir.ordered_key_at(partition, position).map(Bytes::from);
-        on_disk.map(Bytes::from).or_else(hinted).or_else(in_order)
-    }
-
-    /// Forgets a record that is damaged and whose key is not known; returns whether it did. A start before
-    /// the file is gone finds the record again.
-    pub fn forget_damaged(&self, partition: Partition, position: u64, version: Version) -> bool {
-        let found = self.0.keydir.entries_at(partition, position);
-        let entry = found.as_slice().iter().find(|entry| entry.version == version);
-        entry.is_some_and(|entry| self.0.read_entry(entry).is_err() && self.0.keydir.forget(partition, entry))
-    }
-
-    /// Returns the published entries at the position of a key: of this key, or of another one that shares its
-    /// position.
-    pub fn entries_of(&self, key: &[u8]) -> Vec<InventoryEntry> {
-        let found = self.0.keydir.entries_at(partition_of(key), position_of(key));
-        found.as_slice().iter().map(InventoryEntry::from).collect()
-    }
-
-    /// Appends a record again and points the keydir to the copy, if the keydir still has the record's
-    /// version. For a record that is damaged on disk, or is inside a damaged stretch. `done` is called once,
-    /// like that of [`Engine::append`], with whether the keydir points to the new place.
-    pub fn restore<F>(&self, record: Record, done: F)
-    where
-        F: FnOnce(Result<bool, AppendError>) + Send + 'static,
-    {
-        let restoring = Restoring::begin(&self.0.core);
-        let (partition, position) = (partition_of(&record.key), position_of(&record.key));
-        if self.0.keydir.version_at(partition, position, record.version).1.is_none() {
-            return done(Ok(false));
-        }
-        self.append(vec![record], move |result| {
-            let restored = result.map(|appended| {
-                let core = &restoring.0;
-                let Some(pin) = &appended.pin else { return false };
-                let candidates: Vec<_> = appended.records.iter().map(AppendedRecord::candidate).collect();
-                core.publish(pin, &candidates);
-                // Publishing has replaced the entry already, unless the old record could be read.
-                candidates.iter().all(|copy| core.keydir.relocate(&core.files, copy, |_| true))
-            });
-            drop(restoring);
-            done(restored);
+    let of_callback = core.clone();
+    let appended = move |result: Result<Appended, AppendError>| {
+        let core = of_callback;
+        let restored = result.map(|appended| {
+            let Some(pin) = &appended.pin else { return false };
+            let candidates: Vec<_> = appended.records.iter().map(AppendedRecord::candidate).collect();
+            core.publish(pin, &candidates);
+            // Publishing has replaced the entry already, unless the old record could be read.
+            candidates.iter().all(|copy| core.keydir.relocate(&core.files, copy, |_| true))
         });
-    }
-
-    /// Declares that all current records of a damaged file were restored: the next merge removes the file.
-    /// Returns whether it may be removed: not if it was damaged when the store was opened, or if the keydir
-    /// still points into one of these stretches.
-    pub fn retire(&self, file_id: u64, stretches: &[DamagedStretch]) -> bool {
-        let Some(file) = self.0.sealed_file(file_id) else { return true };
-        let is_missed = |stretch: &DamagedStretch| {
-            !self.0.records_within(&file, stretch.offset, stretch.bytes).is_empty()
-        };
-        !stretches.iter().any(is_missed) && file.set_healed()
-    }
-
-    /// Returns the ids of the files that were damaged or missing when the store was opened, and were not
-    /// given up.
-    pub fn lost_files(&self) -> Vec<u64> {
-        let all = self.0.files.all();
-        let mut ids: Vec<u64> = all.iter().filter(|file| file.is_lost()).map(|file| file.id).collect();
-        ids.extend(self.0.merges.unreadable.lock().iter());
-        ids.sort_unstable();
-        ids
-    }
-
-    /// Gives up the files of [`Engine::lost_files`]: their records are here again, or not needed. Removes
-    /// those that cannot be read at all. The next merge copies the live records out of the others and removes
-    /// them. The next opening then finds no damage. Completes the active file if it is one of them.
-    ///
-    /// # Errors
-    /// The disk failed. Files that were given up stay given up; the call may be repeated.
-    pub fn give_up_lost(&self) -> Result<(), MergeError> {
-        if self.0.files.all().iter().any(|file| file.is_active() && file.is_lost()) {
-            self.0.log.seal_active()?;
-        }
-        let _running = self.0.merges.running.lock();
-        let unreadable = self.0.merges.unreadable.lock().clone();
-        if !unreadable.is_empty() {
-            // The lock of `unreadable` is not held during the removal: snapshots and merges wait for
-            // `running` instead.
-            self.0.remove_files(unreadable, || self.0.merges.unreadable.lock().clear())?;
-        }
-        self.0.files.all().iter().for_each(|file| file.give_up_lost());
-        Ok(())
-    }
+        drop((restoring, core));
+        done(restored);
+    };
+    core.append(vec![record], Box::new(appended));
 }
 
-impl Core {
-    /// The key that the hint of an entry's data file names for it.
-    fn key_in_hint(&self, partition: Partition, entry: &Entry) -> Option<Bytes> {
-        let at = entry.location();
-        let file = self.files.all().into_iter().find(|file| file.slot == at.file)?;
-        let (file_system, section) = (&**self.directory.file_system(), usize::from(partition));
-        let path = self.directory.hint_path(file.id);
-        let hint = HintSource::open(file_system, &path, &header_of(&file), file.len()).ok()?;
-        let (head, bytes) = hint.read(file_system, section..section + 1).ok()?.into_iter().next()?;
-        let found = section_entries(&head, &bytes)
-            .ok()?
-            .filter_map(Result::ok)
-            .find(|hinted| hinted.offset == at.offset && hinted.version == entry.version)?;
-        Some(Bytes::copy_from_slice(found.key))
-    }
+/// Declares that all current records of a damaged file were restored; returns whether it may be removed.
+pub(crate) fn retire(core: &Core, file_id: u64, stretches: &[DamagedStretch]) -> bool {
+    let Some(file) = core.sealed_file(file_id) else { return true };
+    let is_missed =
+        |stretch: &DamagedStretch| !core.records_within(&file, stretch.offset, stretch.bytes).is_empty();
+    !stretches.iter().any(is_missed) && file.set_healed()
+}
 
-    fn sealed_file(&self, id: u64) -> Option<Arc<DataFile>> {
-        self.files.all().into_iter().find(|file| file.id == id && !file.is_active())
-    }
+/// Returns the ids of the files that were damaged or missing when the store was opened, and were not given
+/// up.
+pub(crate) fn lost_files(core: &Core) -> Vec<u64> {
+    let all = core.files.all();
+    let mut ids: Vec<u64> = all.iter().filter(|file| file.is_lost()).map(|file| file.id).collect();
+    ids.extend(core.merges.unreadable.lock().iter());
+    ids.sort_unstable();
+    ids
+}
 
-    /// Returns the keydir's records in a stretch of a data file.
-    pub(crate) fn records_within(
-        &self,
-        file: &DataFile,
-        offset: u64,
-        bytes: u64,
-    ) -> Vec<(Partition, InventoryEntry)> {
-        let end = offset.saturating_add(bytes);
-        let mut found = Vec::new();
-        for partition in 0..PARTITIONS {
-            self.keydir.visit(partition, |entry| {
-                let at = entry.location();
-                if at.file == file.slot && (offset..end).contains(&u64::from(at.offset)) {
-                    found.push((partition, InventoryEntry::from(entry)));
-                }
-            });
+/// Gives up the files of [`lost_files`]; removes those that cannot be read at all.
+pub(crate) fn give_up_lost(core: &Core) -> Result<(), MergeError> {
+    if core.files.all().iter().any(|file| file.is_active() && file.is_lost()) {
+        core.log.seal_active()?;
+    }
+    let _running = core.merges.running.lock();
+    let unreadable = core.merges.unreadable.lock().clone();
+    if !unreadable.is_empty() {
+        // The lock of `unreadable` is not held during the removal: snapshots and merges wait for `running`
+        // instead.
+        remove_files(core, unreadable, || core.merges.unreadable.lock().clear())?;
+    }
+    core.files.all().iter().for_each(|file| file.give_up_lost());
+    Ok(())
+}
+
+/// Returns the key that the hint of an entry's data file names for it.
+fn key_in_hint(core: &Core, partition: Partition, entry: &Entry) -> Option<Bytes> {
+    let at = entry.location();
+    let file = core.files.all().into_iter().find(|file| file.slot == at.file)?;
+    let (file_system, section) = (&**core.directory.file_system(), usize::from(partition));
+    let path = core.directory.hint_path(file.id);
+    let hint = HintSource::open(file_system, &path, &file.header(), file.len()).ok()?;
+    let (head, bytes) = hint.read(file_system, section..section + 1).ok()?.into_iter().next()?;
+    let found = section_entries(&head, &bytes)
+        .ok()?
+        .filter_map(Result::ok)
+        .find(|hinted| hinted.offset == at.offset && hinted.version == entry.version)?;
+    Some(Bytes::copy_from_slice(found.key))
+}
+
+/// Verifies a part of a complete data file.
+fn walk(core: &Core, file: &DataFile, from: u64, bytes_max: u64) -> Scrubbed {
+    let mut done = Scrubbed::default();
+    let stretch = |offset: u64, bytes: u64, reason: &dyn ToString| DamagedStretch {
+        file_id: file.id,
+        offset,
+        bytes,
+        reason: reason.to_string(),
+    };
+    let handle = match open_to_read(&**core.directory.file_system(), &file.path) {
+        Ok(handle) => handle,
+        // A merge may have removed the file meanwhile.
+        Err(_) if core.sealed_file(file.id).is_none() => return done,
+        Err(error) => {
+            done.damaged.push(stretch(from, file.len().saturating_sub(from), &error));
+            return done;
         }
-        found
-    }
-
-    fn scrub(&self, file: &DataFile, from: u64, bytes_max: u64) -> Scrubbed {
-        let mut done = Scrubbed::default();
-        let stretch = |offset: u64, bytes: u64, reason: &dyn ToString| DamagedStretch {
-            file_id: file.id,
-            offset,
-            bytes,
-            reason: reason.to_string(),
-        };
-        let handle = match open_to_read(&**self.directory.file_system(), &file.path) {
-            Ok(handle) => handle,
-            // A merge may have removed the file meanwhile.
-            Err(_) if self.sealed_file(file.id).is_none() => return done,
+    };
+    let mut scanner = scanner_of(&handle, &file.path, &file.header(), file.len());
+    scanner.go_to(from);
+    let begin = scanner.offset();
+    loop {
+        let at = scanner.offset();
+        done.bytes = at.saturating_sub(begin);
+        if done.bytes >= bytes_max {
+            done.next = Some(at);
+            return done;
+        }
+        match scanner.next(Bounds::Sealed) {
+            Ok(Found::Record { .. }) => {}
+            Ok(Found::Bad { offset, bytes, reason }) => done.damaged.push(stretch(offset, bytes, &reason)),
+            Ok(Found::End(_)) => return done,
             Err(error) => {
-                done.damaged.push(stretch(from, file.len().saturating_sub(from), &error));
+                done.damaged.push(stretch(at, file.len().saturating_sub(at), &error));
                 return done;
             }
-        };
-        let mut scanner = scanner_of(&handle, &file.path, &header_of(file), file.len());
-        scanner.go_to(from);
-        let begin = scanner.offset();
-        loop {
-            let at = scanner.offset();
-            done.bytes = at.saturating_sub(begin);
-            if done.bytes >= bytes_max {
-                done.next = Some(at);
-                return done;
-            }
-            match scanner.next(Bounds::Sealed) {
-                Ok(Found::Record { .. }) => {}
-                Ok(Found::Bad { offset, bytes, reason }) => {
-                    done.damaged.push(stretch(offset, bytes, &reason))
-                }
-                Ok(Found::End(_)) => return done,
-                Err(error) => {
-                    done.damaged.push(stretch(at, file.len().saturating_sub(at), &error));
-                    return done;
-                }
-            }
-        }
-    }
-
-    /// Reports damage found in a file, once per file.
-    pub(crate) fn flag_damaged(&self, file: &DataFile, offset: u64, reason: &str) {
-        if !file.is_damaged() {
-            self.found_damaged(file, offset, reason);
         }
     }
 }
@@ -339,6 +233,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::engine::Engine;
     use crate::options::Options;
 
     fn record(key: &str, version: Version, value: Option<&str>) -> Record {

@@ -10,12 +10,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::core::Core;
 use crate::data_file::open_to_read;
 use crate::directory::{
     MARKER_NAME, create_directory, data_name, eras_name, hint_name, list, lock, read_eras, read_small,
     sync_directory, write_whole,
 };
-use crate::engine::Core;
 use crate::error::{IoError, SnapshotError};
 use crate::file_system::{FileSystem, OpenMode, RealFileSystem};
 use crate::format::marker::{Listed, Marker};
@@ -33,41 +33,40 @@ pub struct Snapshot {
     pub data_bytes: u64,
 }
 
-impl Core {
-    pub(crate) fn snapshot(&self, to: &Path) -> Result<Snapshot, SnapshotError> {
-        let file_system = &**self.directory.file_system();
-        let unreadable = self.merges.unreadable.lock().clone();
-        if !unreadable.is_empty() {
-            return Err(SnapshotError::Unreadable { files: unreadable });
-        }
-        make_empty(file_system, to)?;
-        write_marker(file_system, to, &Marker::Partial)?;
-        // While these locks are held, no file is removed and no partition is dropped.
-        let _running = self.merges.running.lock();
-        let eras = self.eras.lock();
-        let below = self.log.seal_active()?;
-        let mut listed = Vec::new();
-        let (listing, _) = list(file_system, self.directory.path())?;
-        for file in self.files.all() {
-            if file.is_log() && file.id >= below {
-                continue;
-            }
-            link(file_system, self.directory.path(), to, &data_name(file.id))?;
-            listed.push(Listed { id: file.id, len: file.len() });
-            if listing.hints.binary_search(&file.id).is_ok() {
-                link(file_system, self.directory.path(), to, &hint_name(file.id))?;
-            }
-        }
-        let mut copy = eras.clone();
-        // The snapshot has only the listed files, so no file remains to be removed.
-        copy.removed.clear();
-        write_whole(file_system, &to.join(eras_name()), &copy.encode())?;
-        sync_directory(file_system, to)?;
-        let data_bytes = listed.iter().map(|file| file.len).sum();
-        let snapshot = Snapshot { data_files: listed.len(), data_bytes };
-        write_marker(file_system, to, &Marker::Complete(listed))?;
-        Ok(snapshot)
+/// Makes a snapshot of an open store: see [`Engine::snapshot`](crate::Engine::snapshot).
+pub(crate) fn take(core: &Core, to: &Path) -> Result<Snapshot, SnapshotError> {
+    let file_system = &**core.directory.file_system();
+    let unreadable = core.merges.unreadable.lock().clone();
+    if !unreadable.is_empty() {
+        return Err(SnapshotError::Unreadable { files: unreadable });
     }
+    make_empty(file_system, to)?;
+    write_marker(file_system, to, &Marker::Partial)?;
+    // While these locks are held, no file is removed and no partition is dropped.
+    let _running = core.merges.running.lock();
+    let eras = core.eras.lock();
+    let below = core.log.seal_active()?;
+    let mut listed = Vec::new();
+    let (listing, _) = list(file_system, core.directory.path())?;
+    for file in core.files.all() {
+        if file.is_log() && file.id >= below {
+            continue;
+        }
+        link(file_system, core.directory.path(), to, &data_name(file.id))?;
+        listed.push(Listed { id: file.id, len: file.len() });
+        if listing.hints.binary_search(&file.id).is_ok() {
+            link(file_system, core.directory.path(), to, &hint_name(file.id))?;
+        }
+    }
+    let mut copy = eras.clone();
+    // The snapshot has only the listed files, so no file remains to be removed.
+    copy.removed.clear();
+    write_whole(file_system, &to.join(eras_name()), &copy.encode())?;
+    sync_directory(file_system, to)?;
+    let data_bytes = listed.iter().map(|file| file.len).sum();
+    let snapshot = Snapshot { data_files: listed.len(), data_bytes };
+    write_marker(file_system, to, &Marker::Complete(listed))?;
+    Ok(snapshot)
 }
 
 /// Creates a store in `to`, which must be empty or not exist, from a snapshot. The store is an independent

@@ -1,7 +1,6 @@
-//! Status of background work: one type for every kind.
+//! Status of background work: one type for every kind; its progress and its results.
 
-use crate::embedded::now_ms;
-pub use crate::merge::Merged;
+use crate::clock::now_ms;
 pub use crate::progress::Progress;
 
 /// Kind of background work.
@@ -55,5 +54,37 @@ impl TaskStatus {
     pub fn bytes_per_s(&self) -> u64 {
         let until = if self.ended_ms == 0 { now_ms() } else { self.ended_ms };
         self.bytes_done * 1000 / until.saturating_sub(self.begun_ms).max(1)
+    }
+}
+
+/// Result of [`Engine::merge`](crate::Engine::merge) or [`Engine::run_once`](crate::Engine::run_once).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Merged {
+    /// Number of data files that were merged and removed.
+    pub files: u64,
+    /// Number of data files that were written.
+    pub outputs: u64,
+    /// Number of live records and tombstones that were copied.
+    pub records_copied: u64,
+    /// Number of tombstones that were dropped.
+    pub tombstones_dropped: u64,
+    /// Number of expired records that were turned into tombstones.
+    pub records_expired: u64,
+    /// Bytes by which the data files have become smaller.
+    pub bytes_freed: u64,
+    /// Number of hint files that were written.
+    pub hints: u64,
+}
+
+impl Merged {
+    /// Adds the figures of another merge.
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.files += other.files;
+        self.outputs += other.outputs;
+        self.records_copied += other.records_copied;
+        self.tombstones_dropped += other.tombstones_dropped;
+        self.records_expired += other.records_expired;
+        self.bytes_freed += other.bytes_freed;
+        self.hints += other.hints;
     }
 }

@@ -1,4 +1,7 @@
+//! Expired records become tombstones, unless they were written again.
+
 use super::*;
+use crate::engine::Engine;
 use crate::options::{Options, SyncPolicy};
 
 #[test]
@@ -11,12 +14,12 @@ fn only_the_expired_record_of_that_version_is_buried() {
     engine.put(b"ever", b"value").unwrap();
     let version = |key: &[u8]| engine.read(key).unwrap().unwrap().version;
     for key in [&b"future"[..], b"ever"] {
-        assert!(!engine.0.bury_expired(key, version(key)).unwrap());
+        assert!(!bury_expired(&engine.0, key, version(key)).unwrap());
     }
-    assert!(!engine.0.bury_expired(b"past", version(b"past") - 1).unwrap());
-    assert!(!engine.0.bury_expired(b"never there", 1).unwrap());
-    assert!(engine.0.bury_expired(b"past", version(b"past")).unwrap());
-    assert!(!engine.0.bury_expired(b"past", version(b"past")).unwrap(), "it is a tombstone already");
+    assert!(!bury_expired(&engine.0, b"past", version(b"past") - 1).unwrap());
+    assert!(!bury_expired(&engine.0, b"never there", 1).unwrap());
+    assert!(bury_expired(&engine.0, b"past", version(b"past")).unwrap());
+    assert!(!bury_expired(&engine.0, b"past", version(b"past")).unwrap(), "it is a tombstone already");
     assert_eq!((engine.stats().live_keys, engine.stats().tombstones), (2, 1));
 }
 
@@ -28,6 +31,6 @@ fn record_written_anew_is_not_buried() {
     engine.put_with_expiry(b"key", b"old", 1).unwrap();
     let met = engine.read(b"key").unwrap().unwrap();
     engine.put(b"key", b"new").unwrap();
-    assert!(!engine.0.bury_expired(b"key", met.version).unwrap());
+    assert!(!bury_expired(&engine.0, b"key", met.version).unwrap());
     assert_eq!(engine.get(b"key").unwrap().as_deref(), Some(&b"new"[..]));
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use super::file::{Batches, apparent_key};
 use super::place::Place;
-use super::{Damage, DamagedKey, InspectError};
+use super::report::{Damage, DamagedKey, InspectError};
 use crate::data_file::open_to_read;
 use crate::error::IoError;
 use crate::file_scan::Bounds;

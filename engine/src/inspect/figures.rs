@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::file::FileRead;
 use super::place::Place;
-use super::{DataFileKind, InspectError, RecordStats};
+use super::report::{DataFileKind, InspectError, RecordStats};
 use crate::error::{IoError, OpenError};
 use crate::format::hint::SectionHead;
 use crate::format::{FILE_HEADER_LEN, MARK_LEN};

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::place::Place;
-use super::{Damage, DamagedKey, DataFileKind, HintState, InspectError, InspectOptions};
+use super::report::{Damage, DamagedKey, DataFileKind, HintState, InspectError, InspectOptions};
 use crate::data_file::open_to_read;
 use crate::error::IoError;
 use crate::file_scan::{Bounds, End};

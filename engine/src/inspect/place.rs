@@ -3,7 +3,7 @@
 use std::fmt::Debug;
 use std::path::{Path, PathBuf};
 
-use super::InspectError;
+use super::report::InspectError;
 use crate::directory::{Listing, data_name, hint_name, list, lock, read_eras, read_ids};
 use crate::error::{IoError, OpenError, SnapshotError};
 use crate::file_system::FileSystem;

@@ -4,7 +4,7 @@ use crate::data_file::Location;
 use crate::format::{
     BOUND_OF_LOG_FILE, FLAG_IN_BATCH, Header, Kind, Salt, begin_batch, encode_record, end_batch,
 };
-use crate::log::{Appended, AppendedRecord, Prepared, Unwritten};
+use crate::log::record::{Appended, AppendedRecord, Prepared, Unwritten};
 
 /// Encoder for the files with one salt.
 pub(super) struct Encoder {

@@ -10,9 +10,9 @@
 
 use std::time::Instant;
 
+use super::record::{Callback, Place};
 use super::sync::{Condvar, Mutex};
 use super::ticket::{Caller, Ticket};
-use super::{Callback, Place};
 use crate::error::{AppendError, IoError};
 use crate::format::MARK_LEN;
 

@@ -11,6 +11,13 @@
 #[expect(clippy::duplicate_mod, reason = "the same code, with the scheduler's locks")]
 #[expect(dead_code, reason = "not all of it runs here")]
 mod queue;
+/// Stands for the module `record` of the log.
+mod record {
+    /// Offset of a group on the disk.
+    pub(super) type Place = usize;
+    /// Number of an append, which is also its only byte.
+    pub(super) type Callback = u8;
+}
 mod sync;
 #[path = "ticket.rs"]
 #[expect(clippy::duplicate_mod, reason = "the same code, with the scheduler's locks")]
@@ -23,15 +30,10 @@ use std::sync::Arc;
 use shuttle::thread;
 
 use self::queue::{Queue, Sink};
+use self::record::{Callback, Place};
 use self::sync::Mutex;
 use crate::error::{AppendError, IoError};
 use crate::format::MARK_LEN;
-
-/// Offset of a group on the disk.
-type Place = usize;
-
-/// Number of an append, which is also its only byte.
-type Callback = u8;
 
 /// Schedules that each scheduler tries for each case.
 const SCHEDULES: usize = 1000;

@@ -1,9 +1,14 @@
+//! A log whose file cannot be written, and a callback that panics.
+
 use std::sync::mpsc;
+
+use bytes::Bytes;
 
 use super::*;
 use crate::data_file::FileTable;
 use crate::file_system::{FileSystem, OpenMode};
 use crate::format::FILE_HEADER_LEN;
+use crate::record::Record;
 
 /// Creates a log whose active file cannot be written, because it is open for reading only.
 fn broken_log(path: &std::path::Path, sync: SyncPolicy) -> Log {

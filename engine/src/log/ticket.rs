@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use super::Place;
+use super::record::Place;
 use super::sync::{Condvar, Mutex, thread_local};
 use crate::error::AppendError;
 

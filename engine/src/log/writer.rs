@@ -17,7 +17,7 @@ use crate::file_system::{FileHandle, MAPPING_STEP, WritableMapping};
 use crate::format::{
     FILE_HEADER_LEN, FileHeader, FileKind, Header, Kind, MARK_LEN, RECORD_HEADER_LEN, Salt, encode_mark,
 };
-use crate::log::{Appended, Done};
+use crate::log::record::{Appended, Done};
 use crate::options::{Options, SyncPolicy};
 use crate::reserve::TRIES;
 

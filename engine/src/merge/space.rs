@@ -9,13 +9,15 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::select::LOW_TRIGGER;
-use super::{Merged, Merges, Run, header_of};
+use crate::core::Core;
 use crate::data_file::DataFile;
-use crate::engine::Core;
 use crate::error::{AppendError, MergeError};
 use crate::file_system::Space;
 use crate::hint_file::HintSource;
+
+/// Percent of a file's bytes that are dead, from which on it is merged where space is short or the store is
+/// bloated.
+pub(super) const LOW_TRIGGER: u64 = 5;
 
 /// Divisor of the file system's size that limits the mark of low space.
 const LOW_SHARE: u64 = 20;
@@ -39,150 +41,106 @@ const SPARE_BYTES_LOW: u64 = 64 << 10;
 /// Minimum of dead bytes for completing the active file early; with fewer, a new file gains nothing.
 const DEAD_BYTES_MIN: u64 = 64 << 10;
 
-impl MergeError {
-    /// Returns whether it failed for lack of space, so that it can be retried as soon as there is some.
-    pub fn is_no_space(&self) -> bool {
-        match self {
-            Self::NoRoom { .. } | Self::Append(AppendError::NoSpace(_)) => true,
-            Self::Io(error) => error.is_no_space(),
-            _ => false,
-        }
+/// Determines whether space is low, unless the owner does this; fills the reserve if there is room.
+pub(crate) fn look_at_space(core: &Core) -> Result<(), MergeError> {
+    if core.options.low_free_bytes == 0 && core.options.reserve_bytes == 0 {
+        return Ok(());
+    }
+    let space = core.space()?;
+    if core.options.low_free_bytes > 0 {
+        let low = core.options.low_free_bytes.min(space.total_bytes / LOW_SHARE);
+        let enough = if core.merges.is_space_low() { low + low / 4 } else { low };
+        core.merges.set_space_low(space.free_bytes < enough);
+    }
+    core.directory.reserve().fill(space);
+    Ok(())
+}
+
+/// Limits the size of future files by the live bytes.
+pub(crate) fn fit_file_limit(core: &Core) {
+    let most = core.options.max_file_size;
+    let live = core.keydir.totals().live_bytes;
+    core.log.set_file_limit((live / FILE_SHARE).clamp(FILE_BYTES_MIN.min(most), most));
+}
+
+/// Returns the size in bytes at which a merge begins the next output.
+pub(super) fn output_limit(core: &Core) -> u64 {
+    core.log.file_limit().min(core.options.max_file_size)
+}
+
+/// Returns whether there are so many dead bytes that files are due below the usual triggers.
+pub(super) fn is_bloated(core: &Core) -> bool {
+    let files = core.files.all();
+    let figures = files.iter().map(|file| core.keydir.figures().of(file.slot));
+    let kept: u64 = figures.map(|figure| figure.live_bytes + figure.tombstone_bytes).sum();
+    let bytes: u64 = files.iter().map(|file| file.len()).sum();
+    bytes > kept.saturating_mul(2).saturating_add(BLOAT_BYTES)
+}
+
+/// Completes the active file, so that it can be merged, if it is larger than files should be now, the store
+/// is bloated or space is short; and enough in it is dead for a merge: where space is short that is less.
+pub(super) fn complete_dead_active(core: &Core) -> Result<(), MergeError> {
+    let files = core.files.all();
+    let Some(active) = files.iter().find(|file| file.is_active()) else { return Ok(()) };
+    let figure = core.keydir.figures().of(active.slot);
+    let dead = active.len().saturating_sub(figure.live_bytes + figure.tombstone_bytes);
+    let low = core.merges.is_space_low();
+    let is_due = active.len() >= core.log.file_limit() || low || is_bloated(core);
+    let trigger = u64::from(core.options.merge_trigger).min(if low { LOW_TRIGGER } else { 100 });
+    let is_dead = dead * 100 >= active.len() * trigger && dead >= DEAD_BYTES_MIN;
+    if !is_due || !is_dead {
+        return Ok(());
+    }
+    match core.log.seal_active() {
+        // Other files can be merged nevertheless.
+        Ok(_) | Err(AppendError::NoSpace(_)) => Ok(()),
+        Err(error) => Err(error.into()),
     }
 }
 
-impl Merges {
-    pub(crate) fn set_space_low(&self, low: bool) {
-        if self.space_low.swap(low, Ordering::AcqRel) != low {
-            tracing::info!(low, "the low-space state of the store has changed");
-        }
-    }
-
-    pub(crate) fn is_space_low(&self) -> bool {
-        self.space_low.load(Ordering::Acquire)
-    }
+/// Returns the bytes that a merge may copy: the free bytes and the reserve, less the bytes that it must
+/// leave free.
+pub(super) fn room_to_copy(core: &Core, space: Space) -> u64 {
+    let spare = if core.merges.is_space_low() {
+        SPARE_BYTES_LOW
+    } else {
+        SPARE_BYTES.min(space.total_bytes / SPARE_SHARE)
+    };
+    let room = space.free_bytes.saturating_add(core.directory.reserve().held());
+    room.saturating_sub(spare).min(core.merges.copied_max.load(Ordering::Relaxed))
 }
 
-impl Core {
-    /// Determines whether space is low, unless the owner does this; fills the reserve if there is room.
-    pub(crate) fn look_at_space(&self) -> Result<(), MergeError> {
-        if self.options.low_free_bytes == 0 && self.options.reserve_bytes == 0 {
-            return Ok(());
-        }
-        let space = self.space()?;
-        if self.options.low_free_bytes > 0 {
-            let low = self.options.low_free_bytes.min(space.total_bytes / LOW_SHARE);
-            let enough = if self.merges.is_space_low() { low + low / 4 } else { low };
-            self.merges.set_space_low(space.free_bytes < enough);
-        }
-        self.directory.reserve().fill(space);
-        Ok(())
-    }
+/// Returns whether a file is complete and nothing points to it.
+pub(super) fn is_dead(core: &Core, file: &DataFile) -> bool {
+    let figure = core.keydir.figures().of(file.slot);
+    !file.is_active() && !file.is_pinned() && figure.live_bytes == 0 && figure.tombstone_bytes == 0
+}
 
-    /// Limits the size of future files by the live bytes.
-    pub(crate) fn fit_file_limit(&self) {
-        let most = self.options.max_file_size;
-        let live = self.keydir.totals().live_bytes;
-        self.log.set_file_limit((live / FILE_SHARE).clamp(FILE_BYTES_MIN.min(most), most));
+/// Returns the number of records in a file without live ones, if it is known without reading the file.
+pub(super) fn records_of_dead(core: &Core, file: &DataFile) -> Option<u64> {
+    if !is_dead(core, file) || file.lacks_hint() || file.is_healed() {
+        return None;
     }
+    let path = core.directory.hint_path(file.id);
+    let hint = HintSource::open(&**core.directory.file_system(), &path, &file.header(), file.len());
+    hint.ok().map(|hint| hint.entries())
+}
 
-    /// Returns the size in bytes at which a merge begins the next output.
-    pub(super) fn output_limit(&self) -> u64 {
-        self.log.file_limit().min(self.options.max_file_size)
+/// Removes files to which nothing points, one by one; returns whether all of them are removed. Used where
+/// the disk has no room for the eras file that removes all of a merge's inputs at once.
+///
+/// Removal at once is needed for inputs that hold a tombstone and a record that it hides. Here each
+/// record, tombstones included, was replaced by one in another file, or was dropped with its partition.
+/// Each hint is removed first: a hint without its data file would be reported as a lost file. The file
+/// with the highest id stays, because its id would be allocated again.
+pub(super) fn remove_dead(core: &Core, files: &[Arc<DataFile>]) -> Result<bool, MergeError> {
+    let highest = core.files.all().last().map_or(0, |file| file.id);
+    if !files.iter().all(|file| is_dead(core, file) && file.id < highest) {
+        return Ok(false);
     }
-
-    /// Returns whether there are so many dead bytes that files are due below the usual triggers.
-    pub(super) fn is_bloated(&self) -> bool {
-        let files = self.files.all();
-        let figures = files.iter().map(|file| self.keydir.figures().of(file.slot));
-        let kept: u64 = figures.map(|figure| figure.live_bytes + figure.tombstone_bytes).sum();
-        let bytes: u64 = files.iter().map(|file| file.len()).sum();
-        bytes > kept.saturating_mul(2).saturating_add(BLOAT_BYTES)
+    for file in files {
+        core.directory.remove_files(&[file.id])?;
+        core.files.remove(file);
     }
-
-    /// Completes the active file, so that it can be merged, if it is larger than files should be now, the store is bloated
-    /// or space is short; and enough in it is dead for a merge: where space is short that is less.
-    pub(super) fn complete_dead_active(&self) -> Result<(), MergeError> {
-        let files = self.files.all();
-        let Some(active) = files.iter().find(|file| file.is_active()) else { return Ok(()) };
-        let figure = self.keydir.figures().of(active.slot);
-        let dead = active.len().saturating_sub(figure.live_bytes + figure.tombstone_bytes);
-        let low = self.merges.is_space_low();
-        let is_due = active.len() >= self.log.file_limit() || low || self.is_bloated();
-        let trigger = u64::from(self.options.merge_trigger).min(if low { LOW_TRIGGER } else { 100 });
-        let is_dead = dead * 100 >= active.len() * trigger && dead >= DEAD_BYTES_MIN;
-        if !is_due || !is_dead {
-            return Ok(());
-        }
-        match self.log.seal_active() {
-            // Other files can be merged nevertheless.
-            Ok(_) | Err(AppendError::NoSpace(_)) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Returns the bytes that a merge may copy: the free bytes and the reserve, less the bytes that it must
-    /// leave free.
-    pub(super) fn room_to_copy(&self, space: Space) -> u64 {
-        let spare = if self.merges.is_space_low() {
-            SPARE_BYTES_LOW
-        } else {
-            SPARE_BYTES.min(space.total_bytes / SPARE_SHARE)
-        };
-        let room = space.free_bytes.saturating_add(self.directory.reserve().held());
-        room.saturating_sub(spare).min(self.merges.copied_max.load(Ordering::Relaxed))
-    }
-
-    /// Merges these files. After an attempt that finds no room, later ones copy less, until one succeeds.
-    pub(super) fn run_within_space(&self, inputs: &[Arc<DataFile>]) -> Result<Merged, MergeError> {
-        let figures = inputs.iter().map(|file| self.keydir.figures().of(file.slot));
-        let kept: u64 = figures.map(|figure| figure.live_bytes + figure.tombstone_bytes).sum();
-        let free_bytes = self.space()?.free_bytes;
-        if kept > free_bytes {
-            self.directory.reserve().release(kept - free_bytes);
-        }
-        let result = Run::new(self, inputs).run();
-        match &result {
-            Ok(_) => self.merges.copied_max.store(u64::MAX, Ordering::Relaxed),
-            // With nothing to copy, the next attempt needs no room, and takes the files that have become dead
-            // meanwhile.
-            Err(error) if error.is_no_space() => self.merges.copied_max.store(kept / 2, Ordering::Relaxed),
-            Err(_) => {}
-        }
-        result
-    }
-
-    /// Returns whether a file is complete and nothing points to it.
-    pub(super) fn is_dead(&self, file: &DataFile) -> bool {
-        let figure = self.keydir.figures().of(file.slot);
-        !file.is_active() && !file.is_pinned() && figure.live_bytes == 0 && figure.tombstone_bytes == 0
-    }
-
-    /// Returns the number of records in a file without live ones, if it is known without reading the file.
-    pub(super) fn records_of_dead(&self, file: &DataFile) -> Option<u64> {
-        if !self.is_dead(file) || file.lacks_hint() || file.is_healed() {
-            return None;
-        }
-        let path = self.directory.hint_path(file.id);
-        let hint = HintSource::open(&**self.directory.file_system(), &path, &header_of(file), file.len());
-        hint.ok().map(|hint| hint.entries())
-    }
-
-    /// Removes files to which nothing points, one by one; returns whether all of them are removed. Used where
-    /// the disk has no room for the eras file that removes all of a merge's inputs at once.
-    ///
-    /// Removal at once is needed for inputs that hold a tombstone and a record that it hides. Here each
-    /// record, tombstones included, was replaced by one in another file, or was dropped with its partition.
-    /// Each hint is removed first: a hint without its data file would be reported as a lost file. The file
-    /// with the highest id stays, because its id would be allocated again.
-    pub(super) fn remove_dead(&self, files: &[Arc<DataFile>]) -> Result<bool, MergeError> {
-        let highest = self.files.all().last().map_or(0, |file| file.id);
-        if !files.iter().all(|file| self.is_dead(file) && file.id < highest) {
-            return Ok(false);
-        }
-        for file in files {
-            self.directory.remove_files(&[file.id])?;
-            self.files.remove(file);
-        }
-        Ok(true)
-    }
+    Ok(true)
 }

@@ -1,6 +1,9 @@
+//! Reads that race with merges and writes, and reads at the end of a file.
+
 use std::cell::Cell;
 
 use super::*;
+use crate::engine::Engine;
 
 /// Opens a store with one key; returns also the key's partition and position.
 fn engine_with_a_key(directory: &std::path::Path) -> (Engine, Partition, u64) {
