@@ -2,7 +2,7 @@
 //! directory for temporary files (`TMPDIR`), does not wait for syncs, and has no background work.
 #![allow(clippy::unwrap_used, reason = "a bench fails by panicking")]
 
-use caskade_engine::replicated::Appended;
+use caskade_engine::replicated::{self, Appended};
 use caskade_engine::{Batch, Engine, Options, Record, SyncPolicy};
 use divan::Bencher;
 use divan::counter::{BytesCount, ItemsCount};
@@ -115,21 +115,22 @@ fn get_miss(bencher: Bencher<'_, '_>) {
 /// Makes records visible that are in the log: measures the keydir alone.
 #[divan::bench(sample_size = 1000)]
 fn publish(bencher: Bencher<'_, '_>) {
-    let store = Store::empty();
+    let directory = tempfile::tempdir().unwrap();
+    let (store, _) = replicated::Store::open(options(&directory, 64 << 20)).unwrap();
     let mut next = numbers();
     let mut version = 0;
     let appended = || {
         version += 1;
-        appended(&store.engine, next(), version)
+        appended(&store, next(), version)
     };
-    bencher.with_inputs(appended).bench_local_values(|appended| store.engine.publish(appended));
+    bencher.with_inputs(appended).bench_local_values(|appended| store.publish(appended));
 }
 
-fn appended(engine: &Engine, number: u64, version: u64) -> Appended {
+fn appended(store: &replicated::Store, number: u64, version: u64) -> Appended {
     let value = Some(vec![7; 100].into());
     let record = Record { key: key(number).into(), version, expiry_ms: 0, user_flags: 0, value };
     let (tell, told) = std::sync::mpsc::sync_channel(1);
-    engine.append(vec![record], move |result| tell.send(result).unwrap());
+    store.append(vec![record], move |result| tell.send(result).unwrap());
     told.recv().unwrap().unwrap()
 }
 

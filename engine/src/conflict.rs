@@ -91,8 +91,8 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::engine::Engine;
     use crate::options::Options;
+    use crate::replicated::Store;
 
     fn record(key: &str, version: Version, value: Option<&str>) -> Record {
         let value = value.map(|value| Bytes::copy_from_slice(value.as_bytes()));
@@ -102,7 +102,7 @@ mod tests {
     #[test]
     fn same_record_again_is_no_conflict_and_other_content_under_its_version_is() {
         let directory = tempfile::tempdir().unwrap();
-        let (engine, _) = Engine::open(Options::new(directory.path())).unwrap();
+        let (engine, _) = Store::open(Options::new(directory.path())).unwrap();
         let held = record("{a}1", 7, Some("value"));
         engine.apply(vec![held.clone(), record("{a}2", 9, None)]).unwrap();
         assert_eq!(engine.find_conflict(&[held.clone(), record("{a}2", 9, None)]), None);

@@ -36,6 +36,9 @@ pub(crate) struct Core {
     pub(crate) eras: Mutex<Eras>,
     pub(crate) embedded: Embedded,
     pub(crate) merges: Merges,
+    /// Whether an owner assigns versions, judges expiry and declares partitions clean; otherwise the store
+    /// does all of this itself.
+    pub(crate) replicated: bool,
     pub(crate) options: Options,
     pub(crate) directory: Arc<Directory>,
 }

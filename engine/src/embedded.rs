@@ -8,7 +8,7 @@
 //! Invariants: between judging a condition and publishing its write, no other embedded write of the key runs;
 //! **a tombstone's version is drawn while no put of its key is in flight**. So all older records of the key
 //! lie in files that the tombstone's bound covers; merges rely on this when they drop tombstones. Nothing
-//! here is ordered against [`Engine::append`].
+//! here is ordered against appends of an owner: no store is open through both doors.
 
 use std::collections::HashMap;
 use std::slice;

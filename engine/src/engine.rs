@@ -1,4 +1,7 @@
 //! The door for a program that embeds the store.
+//!
+//! The store is its own owner: it draws versions from a counter, treats an expired key as absent, and its
+//! merges turn expired records into tombstones and drop tombstones that hide nothing.
 
 use std::fmt;
 use std::ops::Bound;
@@ -18,13 +21,13 @@ use crate::open::{self, OpenStore};
 use crate::options::{Budget, Options};
 use crate::record::{Record, Version};
 use crate::recovery::Recovery;
-use crate::scan::Scan;
+use crate::scan::{self, RangePage, Scan};
 use crate::slots::Partition;
 use crate::snapshot::{self, Snapshot};
 use crate::stats::{EngineStats, PartitionStats};
 use crate::task::{Merged, TaskStatus};
 
-/// An open store. Clones share it; dropping the last clone closes it.
+/// An open store that draws its versions from a counter. Clones share it; dropping the last clone closes it.
 #[derive(Clone)]
 pub struct Engine(pub(crate) Arc<OpenStore>);
 
@@ -46,7 +49,7 @@ impl Engine {
         file_system: Arc<dyn FileSystem>,
         options: Options,
     ) -> Result<(Self, Recovery), OpenError> {
-        let (store, recovery) = open::open(file_system, options)?;
+        let (store, recovery) = open::open(file_system, options, false)?;
         Ok((Self(store), recovery))
     }
 
@@ -134,6 +137,24 @@ impl Engine {
     /// contains a whole hash tag (`user:{42}:`), it reads only that tag's partition.
     pub fn prefix(&self, prefix: &[u8]) -> Result<Scan, ScanError> {
         Scan::prefix(self.0.clone(), prefix)
+    }
+
+    /// Returns the first keys between these bounds, of the given partitions or of all, in key order. Examines
+    /// `limit` keys (1 to 10,000). A page may have fewer keys, if some were deleted meanwhile, without being
+    /// the last.
+    ///
+    /// Needs [`Index::Ordered`].
+    ///
+    /// # Panics
+    /// Panics if a partition does not exist.
+    pub fn range_page(
+        &self,
+        partitions: Option<&[Partition]>,
+        start: Bound<&[u8]>,
+        end: Bound<&[u8]>,
+        limit: usize,
+    ) -> Result<RangePage, ScanError> {
+        scan::range_page(&self.0, partitions, start, end, limit)
     }
 
     /// Returns the figures of a partition, in constant time.

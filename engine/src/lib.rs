@@ -6,10 +6,11 @@
 //! any order, any number of times, yields the same map. So recovery, migration and repair are the same
 //! operation.
 //!
-//! Two kinds of program use a store. In a cluster the owner assigns the versions (`term << 40 | sequence`),
-//! judges expiry and drives [`Engine::append`] and [`Engine::publish`]. A program that embeds the store takes
-//! versions from a counter, through [`Engine::get`], [`Engine::put`], [`Engine::delete`], [`Engine::write`]
-//! and [`Engine::put_if_version`].
+//! A store has two doors. A program that embeds it opens an [`Engine`], which draws versions from a counter
+//! and judges expiry: [`Engine::get`], [`Engine::put`], [`Engine::delete`], [`Engine::write`] and
+//! [`Engine::put_if_version`]. In a cluster the owner opens a [`replicated::Store`]: it assigns the versions
+//! (`term << 40 | sequence`), judges expiry, appends and publishes. The files are the same: a closed store
+//! may be opened through the other door.
 //!
 //! ```
 //! # let directory = tempfile::tempdir()?;

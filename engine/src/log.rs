@@ -148,7 +148,7 @@ impl Log {
         self.shared.queue.charged()
     }
 
-    /// Queues or writes the records; see [`Engine::append`](crate::Engine::append).
+    /// Queues or writes the records; see [`Store::append`](crate::replicated::Store::append).
     pub(crate) fn append(&self, records: Vec<Prepared>, done: Done) {
         let shared = &*self.shared;
         let lens = records.iter().map(|prepared| lens(&prepared.unwritten()));

@@ -10,7 +10,7 @@
 //! - (a) The partition is clean up to the tombstone's version: no other copy will send an older record any
 //!   more. In a store that is its own owner this always holds: [`crate::embedded`] draws a tombstone's
 //!   version while no put of the key is in flight. In a replicated store its owner declares it:
-//!   [`Engine::mark_clean`](crate::Engine::mark_clean).
+//!   [`Store::mark_clean`](crate::replicated::Store::mark_clean).
 //! - (b) No data file except the inputs can hold an older record of the key. A tombstone has a *bound*, the
 //!   id of the log file it was appended to: records published before it are in files up to that id, except in
 //!   files whose *reach* is lower than their id. So (b) holds when every file except the inputs has a reach

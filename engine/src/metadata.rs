@@ -33,18 +33,18 @@ fn path_of(directory: &Directory, name: &str) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
-    use crate::engine::Engine;
     use crate::options::Options;
+    use crate::replicated::Store;
 
     #[test]
     fn what_was_kept_last_is_found_by_the_next_start() {
         let directory = tempfile::tempdir().unwrap();
-        let (engine, _) = Engine::open(Options::new(directory.path())).unwrap();
+        let (engine, _) = Store::open(Options::new(directory.path())).unwrap();
         assert_eq!(engine.read_metadata("note").unwrap(), None);
         engine.write_metadata("note", b"one").unwrap();
         engine.write_metadata("note", b"two").unwrap();
         engine.close().unwrap();
-        let (engine, recovery) = Engine::open(Options::new(directory.path())).unwrap();
+        let (engine, recovery) = Store::open(Options::new(directory.path())).unwrap();
         assert!(!recovery.is_damaged());
         assert_eq!(engine.read_metadata("note").unwrap().as_deref(), Some(&b"two"[..]));
     }

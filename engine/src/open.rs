@@ -49,10 +49,12 @@ impl OpenStore {
     }
 }
 
-/// Opens the store in `options.path` of this file system, or creates it.
+/// Opens the store in `options.path` of this file system, or creates it. `replicated`: see
+/// [`Core::replicated`].
 pub(crate) fn open(
     file_system: Arc<dyn FileSystem>,
     options: Options,
+    replicated: bool,
 ) -> Result<(Arc<OpenStore>, Recovery), OpenError> {
     options.validate().map_err(OpenError::Options)?;
     let (mut directory, mut listing) =
@@ -74,6 +76,7 @@ pub(crate) fn open(
         embedded: Embedded::new(highest_version.max(eras.version_floor)),
         eras: Mutex::new(eras),
         merges: Merges::new(unreadable),
+        replicated,
         options,
         directory,
     });

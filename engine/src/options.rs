@@ -104,20 +104,13 @@ pub struct Options {
     /// 65,536.
     pub max_open_files: usize,
     /// Bytes that may wait for the log, counting 256 B of overhead an append. Default 128 MiB; from
-    /// `max_value_bytes` + 1 MiB to 1 GiB. Above it [`Engine::append`](crate::Engine::append) refuses; calls
-    /// that wait for durability anyway wait for room.
+    /// `max_value_bytes` + 1 MiB to 1 GiB. Above it [`replicated::Store::append`] refuses; calls that wait
+    /// for durability anyway wait for room.
+    ///
+    /// [`replicated::Store::append`]: crate::replicated::Store::append
     pub append_buffer_bytes: usize,
     /// Structures kept in memory to find keys; may differ between openings. Default [`Index::Hash`].
     pub index: Index,
-    /// Whether an owner manages the data, for example by replication. If true, the owner assigns versions and
-    /// handles expiry and tombstones; the engine never creates a record by itself. Default false: the store
-    /// is its own owner, and merges turn expired records into tombstones and drop tombstones that hide
-    /// nothing.
-    ///
-    /// [`Engine::put`](crate::Engine::put) and the rest of the embedded interface still work in a replicated
-    /// store. But its owner is not informed of their writes, and their conditions ignore the owner's writes
-    /// that are in flight.
-    pub replicated: bool,
     /// Whether the engine reads sealed files through memory mappings, where the file system supports this.
     /// Unless `sync` is `always`, it also writes the active file through one. Default true. Installs a SIGBUS
     /// handler, so that a file that was cut or cannot be read causes an error; the handler passes on all
@@ -127,9 +120,11 @@ pub struct Options {
     /// [`Engine::run_once`](crate::Engine::run_once) does this.
     pub background: bool,
     /// Whether a thread of the engine commits queued appends, or syncs at the interval. Default true. If
-    /// false, only [`Engine::commit_appends`](crate::Engine::commit_appends) or
-    /// [`Engine::sync`](crate::Engine::sync) does this: for owners that decide the order of all events, such
-    /// as a simulation.
+    /// false, only [`replicated::Store::commit_appends`] or [`replicated::Store::sync`] does this: for owners
+    /// that decide the order of all events, such as a simulation.
+    ///
+    /// [`replicated::Store::commit_appends`]: crate::replicated::Store::commit_appends
+    /// [`replicated::Store::sync`]: crate::replicated::Store::sync
     pub log_thread: bool,
     /// Percentage of dead bytes from which a sealed file is merged. Default 25; 1 to 100.
     pub merge_trigger: u8,
@@ -144,7 +139,7 @@ pub struct Options {
     /// their budget. Besides the due files, they take every file of which a twentieth is dead. Files that
     /// free the most space for the least copying are merged first. Space stays low until a quarter more than
     /// this is free. Default 1 GiB, and at most a twentieth of the file system. 0: the engine does not check;
-    /// its owner calls [`Engine::set_space_low`](crate::Engine::set_space_low).
+    /// its owner calls [`Store::set_space_low`](crate::replicated::Store::set_space_low).
     pub low_free_bytes: u64,
     /// Bytes of the file `reserve` in the store's directory. The engine allocates it while there is room.
     /// When the disk is full, the engine cuts it for deletions, dropped partitions and merges. So these can
@@ -244,7 +239,6 @@ impl Options {
             max_open_files: 256,
             append_buffer_bytes: 128 * MIB as usize,
             index: Index::Hash,
-            replicated: false,
             map_files: true,
             background: true,
             log_thread: true,

@@ -14,8 +14,8 @@ pub struct Record {
     pub key: Bytes,
     /// The version. Of all records of a key, the one with the highest version counts.
     pub version: Version,
-    /// Time at which the key expires, in milliseconds since 1970; 0: never. The engine stores it without
-    /// judging it, except in stores that are not [`Options::replicated`](crate::Options::replicated).
+    /// Time at which the key expires, in milliseconds since 1970; 0: never. An [`Engine`](crate::Engine)
+    /// treats an expired key as absent; a [`replicated::Store`](crate::replicated::Store) judges no time.
     pub expiry_ms: u64,
     /// Flags of the owner; the engine stores them unchanged.
     pub user_flags: u32,

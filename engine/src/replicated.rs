@@ -1,30 +1,71 @@
-//! The operations of an owner that replicates a store: it assigns the versions, publishes what it appended,
-//! and heals damage from another copy.
+//! The door for an owner that replicates the store.
+//!
+//! The owner assigns the versions, judges expiry, publishes what it appended, declares up to which versions
+//! partitions are clean, and heals damage from another copy. The store creates no record by itself.
 
+use std::fmt;
 use std::ops::Bound;
+use std::path::Path;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
 pub use crate::conflict::Conflict;
 use crate::conflict::find_conflict;
-use crate::engine::Engine;
-use crate::error::{AppendError, IoError, MergeError, ReadError, ScanError};
+use crate::error::{AppendError, IoError, MergeError, OpenError, ReadError, ScanError, SnapshotError};
+use crate::file_system::{FileSystem, RealFileSystem, Space};
 use crate::keydir::position_of;
 pub use crate::log::TakenGroup;
 pub use crate::log::record::Appended;
-use crate::metadata;
+use crate::open::{self, OpenStore};
+use crate::options::{Budget, Options};
 pub use crate::record::InventoryEntry;
 use crate::record::{Record, Version};
+use crate::recovery::Recovery;
 use crate::scan::{self, KeysPage, RangePage};
-use crate::scrub;
 pub use crate::scrub::{DamagedStretch, Scrubbed};
 use crate::slots::{Partition, partition_of};
+use crate::snapshot::{self, Snapshot};
+use crate::stats::{EngineStats, PartitionStats};
+use crate::task::{Merged, TaskStatus};
+use crate::{merge, metadata, scrub};
 
-impl Engine {
+/// An open store whose versions its owner assigns. Clones share it; dropping the last clone closes it.
+#[derive(Clone)]
+pub struct Store(pub(crate) Arc<OpenStore>);
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("directory", &self.0.directory).finish_non_exhaustive()
+    }
+}
+
+impl Store {
+    /// Opens the store in `options.path`, or creates it. The returned [`Recovery`] reports what recovery
+    /// found: a damaged store opens too.
+    pub fn open(options: Options) -> Result<(Self, Recovery), OpenError> {
+        Self::open_on(Arc::new(RealFileSystem), options)
+    }
+
+    /// Opens the store in `options.path` of this file system.
+    pub fn open_on(
+        file_system: Arc<dyn FileSystem>,
+        options: Options,
+    ) -> Result<(Self, Recovery), OpenError> {
+        let (store, recovery) = open::open(file_system, options, true)?;
+        Ok((Self(store), recovery))
+    }
+
+    /// Returns the newest published record of the key, which may be a tombstone. `None`: the key has no
+    /// record.
+    pub fn read(&self, key: &[u8]) -> Result<Option<Record>, ReadError> {
+        self.0.read(key)
+    }
+
     /// Queues records for the log and returns at once. Several records are one atomic batch.
     ///
     /// The engine calls `done` exactly once. After the records are durable under the sync policy, `done`
-    /// receives [`Appended`], to pass to [`Engine::publish`]; on failure it receives the error. Under `sync =
+    /// receives [`Appended`], to pass to [`Store::publish`]; on failure it receives the error. Under `sync =
     /// always` the log's thread calls it, in the order of the appends. Under weaker policies the appending
     /// thread calls it, in the same order, possibly before this function returns. **A refusal** (too large,
     /// overloaded, closed, poisoned) is reported before this function returns, so the caller must not hold a
@@ -49,7 +90,7 @@ impl Engine {
     }
 
     /// Appends, waits until the records are durable under the sync policy, and publishes them. Waits for room
-    /// if the append buffer is full. Must not be called from a callback of [`Engine::append`].
+    /// if the append buffer is full. Must not be called from a callback of [`Store::append`].
     pub fn apply(&self, records: Vec<Record>) -> Result<(), AppendError> {
         self.0.apply(records)
     }
@@ -108,7 +149,7 @@ impl Engine {
         self.0.log.commit_waiting()
     }
 
-    /// Does the first half of [`Engine::commit_appends`], like a log's thread whose disk is slow: takes the
+    /// Does the first half of [`Store::commit_appends`], like a log's thread whose disk is slow: takes the
     /// waiting appends. Appends made before [`TakenGroup::commit`] wait for the next group. Returns `None` if
     /// none waits.
     pub fn take_appends(&self) -> Option<TakenGroup> {
@@ -117,8 +158,7 @@ impl Engine {
 
     /// Declares that no other copy will send a record of this partition that is older than a tombstone up to
     /// this version. Merges may then drop such tombstones, if the store itself holds no older record either.
-    /// For the owner of a replicated store ([`Options::replicated`]). Dropping the partition revokes the
-    /// declaration.
+    /// Dropping the partition revokes the declaration.
     pub fn mark_clean(&self, partition: Partition, up_to: Version) {
         self.0.merges.mark_clean(partition, up_to);
     }
@@ -188,7 +228,7 @@ impl Engine {
 
     /// Appends a record again and points the keydir to the copy, if the keydir still has the record's
     /// version. For a record that is damaged on disk, or is inside a damaged stretch. `done` is called once,
-    /// like that of [`Engine::append`], with whether the keydir points to the new place.
+    /// like that of [`Store::append`], with whether the keydir points to the new place.
     pub fn restore<F>(&self, record: Record, done: F)
     where
         F: FnOnce(Result<bool, AppendError>) + Send + 'static,
@@ -209,7 +249,7 @@ impl Engine {
         scrub::lost_files(&self.0)
     }
 
-    /// Gives up the files of [`Engine::lost_files`]: their records are here again, or not needed. Removes
+    /// Gives up the files of [`Store::lost_files`]: their records are here again, or not needed. Removes
     /// those that cannot be read at all. The next merge copies the live records out of the others and removes
     /// them. The next opening then finds no damage. Completes the active file if it is one of them.
     ///
@@ -237,5 +277,96 @@ impl Engine {
     /// The file system could not read them.
     pub fn read_metadata(&self, name: &str) -> Result<Option<Vec<u8>>, IoError> {
         metadata::read(&self.0.directory, name)
+    }
+
+    /// Returns the figures of a partition, in constant time.
+    ///
+    /// # Panics
+    /// Panics if the partition does not exist, like every function that takes a partition.
+    pub fn partition_stats(&self, partition: Partition) -> PartitionStats {
+        self.0.keydir.stats(partition)
+    }
+
+    /// Empties partitions, durably. Also drops records that were appended before this call and are not
+    /// published yet. Records appended after it are kept.
+    pub fn drop_partitions(&self, partitions: &[Partition]) -> Result<(), AppendError> {
+        self.0.drop_partitions(partitions)
+    }
+
+    /// Returns the figures of the store.
+    pub fn stats(&self) -> EngineStats {
+        self.0.stats()
+    }
+
+    /// Returns the present size and free space of the store's file system, as the operating system reports
+    /// them.
+    ///
+    /// # Errors
+    /// The operating system did not report them.
+    pub fn space(&self) -> Result<Space, IoError> {
+        self.0.space()
+    }
+
+    /// Sets whether space is low; [`Options::low_free_bytes`] describes what merges do then. For owners that
+    /// watch the free space themselves, with their own marks and hysteresis: they set that option to 0. It
+    /// takes effect at the engine's next look, or at the next [`Store::run_once`]. A merge that waits for
+    /// its budget continues at once.
+    pub fn set_space_low(&self, low: bool) {
+        self.0.merges.set_space_low(low);
+    }
+
+    /// Returns whether merges treat space as low: the last value passed to [`Store::set_space_low`] or, if
+    /// the engine checks by itself, its own finding.
+    pub fn is_space_low(&self) -> bool {
+        self.0.merges.is_space_low()
+    }
+
+    /// Flushes, syncs and closes the log: all clones refuse further appends but still read. Dropping the last
+    /// clone frees the directory for another engine. It also closes the log; in a callback, this happens when
+    /// the callback returns.
+    pub fn close(self) -> Result<(), AppendError> {
+        self.0.close()
+    }
+
+    /// Makes every append made before this call durable, whatever the sync policy.
+    pub fn sync(&self) -> Result<(), AppendError> {
+        self.0.log.sync()
+    }
+
+    /// Does the work of the engine's thread (see [`Options::background`]) in the calling thread: writes
+    /// missing hint files and runs due merges, at any time of the day. Waits for such work if another thread
+    /// does it already.
+    pub fn run_once(&self) -> Result<Merged, MergeError> {
+        merge::look_at_space(&self.0)?;
+        merge::run_once(&self.0, true)
+    }
+
+    /// Completes the active file and merges every data file that has dead bytes, regardless of the triggers
+    /// and the window. Reads and writes continue meanwhile.
+    pub fn merge(&self) -> Result<Merged, MergeError> {
+        merge::merge_all(&self.0)
+    }
+
+    /// Makes a snapshot in a directory that is empty or does not exist, on the same file system. The snapshot
+    /// holds everything published before this call, and nothing appended after it. It shares the data files
+    /// by hard links, so it takes almost no space until they are merged. Reads and writes continue; writes
+    /// wait for at most one sync. [`restore`](crate::restore) makes a store of it.
+    pub fn snapshot(&self, to: &Path) -> Result<Snapshot, SnapshotError> {
+        snapshot::take(&self.0, to)
+    }
+
+    /// Returns the rate limit of the store's merges: see [`Options::budget`].
+    pub fn budget(&self) -> &Budget {
+        &self.0.options.budget
+    }
+
+    /// Returns the status of the running merge, or else of the last one; `None` before the first.
+    pub fn merge_status(&self) -> Option<TaskStatus> {
+        self.0.merges.status()
+    }
+
+    /// Makes a running merge end soon. It loses only its work since its last complete output.
+    pub fn stop_merge(&self) {
+        self.0.merges.stop();
     }
 }

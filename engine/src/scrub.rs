@@ -233,23 +233,23 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::engine::Engine;
     use crate::options::Options;
+    use crate::replicated::Store;
 
     fn record(key: &str, version: Version, value: Option<&str>) -> Record {
         let value = value.map(|value| Bytes::copy_from_slice(value.as_bytes()));
         Record { key: Bytes::copy_from_slice(key.as_bytes()), version, expiry_ms: 0, user_flags: 0, value }
     }
 
-    fn open(path: &Path) -> Engine {
+    fn open(path: &Path) -> Store {
         reopen(path).0
     }
 
     /// Returns also the number of damaged places found.
-    fn reopen(path: &Path) -> (Engine, u64) {
+    fn reopen(path: &Path) -> (Store, u64) {
         let mut options = Options::new(path);
-        (options.background, options.replicated) = (false, true);
-        let (engine, recovery) = Engine::open(options).unwrap();
+        options.background = false;
+        let (engine, recovery) = Store::open(options).unwrap();
         (engine, recovery.quarantined_total)
     }
 
@@ -261,7 +261,7 @@ mod tests {
     }
 
     /// Gives up the lost files; checks that the next opening finds no damage, and this many live records.
-    fn gives_up(engine: Engine, path: &Path, lost: &[u64], live: u64) {
+    fn gives_up(engine: Store, path: &Path, lost: &[u64], live: u64) {
         assert_eq!(engine.lost_files(), lost);
         assert!(lost.iter().all(|file| !engine.damaged_files().contains(file)), "nothing can be restored");
         engine.give_up_lost().unwrap();
@@ -273,7 +273,7 @@ mod tests {
     }
 
     /// Creates a store with records in its first data file, which is complete.
-    fn sealed(path: &Path) -> (Engine, u64) {
+    fn sealed(path: &Path) -> (Store, u64) {
         let engine = open(path);
         for number in 1..=20 {
             engine.apply(vec![record(&format!("{{a}}{number}"), number, Some("the value"))]).unwrap();
@@ -285,7 +285,7 @@ mod tests {
         (engine, file)
     }
 
-    fn flip(engine: &Engine, file_id: u64, at: &[u8]) {
+    fn flip(engine: &Store, file_id: u64, at: &[u8]) {
         let path = engine.0.sealed_file(file_id).unwrap().path.clone();
         let mut bytes = fs::read(&path).unwrap();
         let place = bytes.windows(at.len()).position(|window| window == at).unwrap();
@@ -295,7 +295,7 @@ mod tests {
         std::os::unix::fs::FileExt::write_all_at(&file, &bytes, 0).unwrap();
     }
 
-    fn scrub_all(engine: &Engine, file: u64) -> Vec<DamagedStretch> {
+    fn scrub_all(engine: &Store, file: u64) -> Vec<DamagedStretch> {
         let (mut from, mut found) = (0, Vec::new());
         loop {
             let step = engine.scrub(file, from, 64);
@@ -307,7 +307,7 @@ mod tests {
         }
     }
 
-    fn restore(engine: &Engine, record: Record) -> bool {
+    fn restore(engine: &Store, record: Record) -> bool {
         let (sender, done) = mpsc::channel();
         engine.restore(record, move |result| sender.send(result).unwrap());
         done.recv().unwrap().unwrap()

@@ -20,8 +20,10 @@ pub struct EngineStats {
     pub data_files: u64,
     /// Number of data files that are open.
     pub open_files: u64,
-    /// Number of calls of [`Engine::append`](crate::Engine::append), and of calls that use it, since the
-    /// store was opened.
+    /// Number of appends since the store was opened: calls of [`Store::append`], and writes of an [`Engine`].
+    ///
+    /// [`Store::append`]: crate::replicated::Store::append
+    /// [`Engine`]: crate::Engine
     pub appends: u64,
     /// Number of syncs of data files since the store was opened.
     pub syncs: u64,

@@ -7,14 +7,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
+use caskade_engine::replicated::Store;
 use caskade_engine::{AppendError, Engine, OpenError, Options, SyncPolicy};
-use support::{data_files, fast_directory, open, small, value};
+use support::{data_files, fast_directory, open, open_store, small, value};
 
 #[test]
 fn callbacks_run_once_each_in_the_order_of_the_calls() {
     for sync in [SyncPolicy::Always, SyncPolicy::Never, SyncPolicy::Interval(1)] {
         let directory = fast_directory();
-        let engine = open(&small(directory.path(), sync));
+        let engine = open_store(&small(directory.path(), sync));
         let order = Arc::new(Mutex::new(Vec::new()));
         let next = Mutex::new(0_u64);
         std::thread::scope(|scope| {
@@ -42,7 +43,7 @@ fn callbacks_run_once_each_in_the_order_of_the_calls() {
 #[test]
 fn readers_see_whole_records_and_versions_only_grow() {
     let directory = fast_directory();
-    let engine = open(&small(directory.path(), SyncPolicy::Always));
+    let engine = open_store(&small(directory.path(), SyncPolicy::Always));
     let stop = AtomicBool::new(false);
     let keys: Vec<Vec<u8>> = (0..8).map(|number| format!("key-{number}").into_bytes()).collect();
     std::thread::scope(|scope| {
@@ -126,7 +127,7 @@ fn full_append_buffer_refuses_appends_and_makes_others_wait() {
         append_buffer_bytes: (64 << 10) + (1 << 20),
         ..Options::new(directory.path())
     };
-    let engine = open(&options);
+    let engine = open_store(&options);
     let (go, wait) = mpsc::channel::<()>();
     // This callback blocks the log's thread.
     engine.append(vec![value(b"first", 1, b"")], move |_| wait.recv().unwrap());
@@ -145,7 +146,7 @@ fn full_append_buffer_refuses_appends_and_makes_others_wait() {
     assert!((20..30).contains(&count), "{count}");
     let waiting = std::thread::spawn({
         let engine = engine.clone();
-        move || engine.put(b"waits", &[1; 60_000])
+        move || engine.apply(vec![value(b"waits", 3, &[1; 60_000])])
     });
     go.send(()).unwrap();
     waiting.join().unwrap().unwrap();
@@ -166,9 +167,13 @@ fn too_long_keys_values_and_sets_are_refused() {
     let too_large = |result: Result<(), AppendError>| matches!(result, Err(AppendError::TooLarge { .. }));
     assert!(too_large(engine.put(&[0; 65_536], b"")));
     assert!(too_large(engine.put(b"key", &[0; 101])));
-    assert!(too_large(engine.apply((0..10_000).map(|version| value(b"key", version, &[0; 100])).collect())));
     engine.put(&[0; 65_535], &[0; 100]).unwrap();
     engine.put(b"", b"the empty key is valid").unwrap();
+    assert_eq!(engine.stats().live_keys, 2);
+    drop(engine);
+    let engine = open_store(&options);
+    assert!(too_large(engine.apply((0..10_000).map(|version| value(b"key", version, &[0; 100])).collect())));
+    assert!(too_large(engine.apply(vec![value(b"key", 1, &[0; 101])])));
     assert_eq!(engine.stats().live_keys, 2);
 }
 
@@ -200,7 +205,7 @@ fn closed_store_refuses_appends_and_reads_on() {
 fn engine_may_be_dropped_in_a_callback() {
     let directory = fast_directory();
     let options = small(directory.path(), SyncPolicy::Always);
-    let engine = open(&options);
+    let engine = open_store(&options);
     let (tell, told) = mpsc::channel();
     let last = engine.clone();
     let (go, wait) = mpsc::channel::<()>();
@@ -216,12 +221,12 @@ fn engine_may_be_dropped_in_a_callback() {
     // The directory is unlocked when the log's thread has ended.
     let deadline = Instant::now() + Duration::from_secs(5);
     let reopened = loop {
-        match Engine::open(options.clone()) {
+        match Store::open(options.clone()) {
             Ok((engine, _)) => break engine,
             Err(error) => assert!(Instant::now() < deadline, "{error}"),
         }
     };
-    assert!(reopened.contains(b"key").unwrap());
+    assert_eq!(reopened.read(b"key").unwrap(), Some(value(b"key", 1, b"value")));
 }
 
 #[test]

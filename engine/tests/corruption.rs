@@ -5,16 +5,17 @@ mod support;
 
 use std::path::Path;
 
+use caskade_engine::replicated::Store;
 use caskade_engine::testing::{FaultyFileSystem, FileSystem};
-use caskade_engine::{Engine, OpenError, Options, ReadError, Record, SyncPolicy};
+use caskade_engine::{OpenError, Options, ReadError, Record, SyncPolicy};
 use support::{
-    data_files, fast_directory, history, open, open_any, open_on, overwrite, quiet, small, state_after,
-    state_of, value,
+    data_files, fast_directory, history, open_any_store, open_store, open_store_on, overwrite, quiet, small,
+    state_after, state_of, value,
 };
 
 /// Creates a store with the history, and closes it cleanly.
 fn closed_store(directory: &Path) -> Vec<u8> {
-    let engine = open(&small(directory, SyncPolicy::Never));
+    let engine = open_store(&small(directory, SyncPolicy::Never));
     history().into_iter().for_each(|records| engine.apply(records).unwrap());
     engine.close().unwrap();
     std::fs::read(data_files(directory).pop().unwrap()).unwrap()
@@ -30,12 +31,12 @@ const ERAS: &str = "/store/eras";
 fn sealed_store() -> FaultyFileSystem {
     let file_system = FaultyFileSystem::new();
     let options = quiet(SyncPolicy::Never);
-    let (engine, _) = open_on(&file_system, &options).unwrap();
+    let (engine, _) = open_store_on(&file_system, &options).unwrap();
     history().into_iter().for_each(|records| engine.apply(records).unwrap());
     engine.apply(vec![long_record()]).unwrap();
     engine.close().unwrap();
     // A start writes the missing hint.
-    drop(open_on(&file_system, &options).unwrap());
+    drop(open_store_on(&file_system, &options).unwrap());
     let files = file_system.files();
     assert!([DATA, HINT, ERAS].iter().all(|path| files.contains(&path.into())), "{files:?}");
     file_system
@@ -48,7 +49,7 @@ fn long_record() -> Record {
 /// Creates a store whose only data file was closed cleanly.
 fn store_of_one_file() -> FaultyFileSystem {
     let file_system = FaultyFileSystem::new();
-    let (engine, _) = open_on(&file_system, &quiet(SyncPolicy::Never)).unwrap();
+    let (engine, _) = open_store_on(&file_system, &quiet(SyncPolicy::Never)).unwrap();
     history().into_iter().for_each(|records| engine.apply(records).unwrap());
     engine.close().unwrap();
     file_system
@@ -76,8 +77,8 @@ fn check_nothing_false(image: &FaultyFileSystem, what: &str) -> Outcome {
 }
 
 /// Checks the store like [`check_nothing_false`], after `act` has used it.
-fn check_after(image: &FaultyFileSystem, what: &str, act: impl FnOnce(&Engine)) -> Outcome {
-    let (engine, recovery) = match open_on(image, &quiet(SyncPolicy::Never)) {
+fn check_after(image: &FaultyFileSystem, what: &str, act: impl FnOnce(&Store)) -> Outcome {
+    let (engine, recovery) = match open_store_on(image, &quiet(SyncPolicy::Never)) {
         Ok(opened) => opened,
         // A refusal is correct too, for the eras and for a format version.
         Err(OpenError::Eras { .. } | OpenError::Format { .. }) => return Outcome::Told,
@@ -186,7 +187,7 @@ fn any_damage_to_a_cleanly_closed_file_is_told() {
 
 /// Checks that the store holds the first few appends of the history, or reports damage.
 fn check_first_appends(image: &FaultyFileSystem, what: &str) {
-    let (engine, recovery) = open_on(image, &quiet(SyncPolicy::Never)).unwrap();
+    let (engine, recovery) = open_store_on(image, &quiet(SyncPolicy::Never)).unwrap();
     let (state, appends) = (state_of(&engine), history());
     let first = (0..=appends.len()).any(|count| state == state_after(&appends[..count]));
     assert!(first || recovery.is_damaged(), "{what}: {state:?}");
@@ -205,7 +206,7 @@ fn store_of_two_sealed_files() -> FaultyFileSystem {
     let file_system = FaultyFileSystem::new();
     // Hint files are written, and nothing is merged.
     let options = Options { merge_small_file: 0, merge_trigger: 100, ..quiet(SyncPolicy::Never) };
-    let (engine, _) = open_on(&file_system, &options).unwrap();
+    let (engine, _) = open_store_on(&file_system, &options).unwrap();
     for records in history().into_iter().take(3).chain([vec![long_record()]]) {
         engine.apply(records).unwrap();
     }
@@ -227,7 +228,7 @@ fn merge_of_a_damaged_file_hides_nothing() {
         damage_by_steps(&store, path, 7, |image, what| {
             // The merge may fail, but must not remove the last copy of a record.
             check_after(&image.killed(), what, |engine| drop(engine.merge()));
-            if let Ok((engine, _)) = open_on(image, &quiet(SyncPolicy::Never)) {
+            if let Ok((engine, _)) = open_store_on(image, &quiet(SyncPolicy::Never)) {
                 let _ = engine.merge();
             }
             check_nothing_false(image, &format!("{what}, after a merge"));
@@ -262,7 +263,7 @@ fn missing_file_is_told() {
 #[test]
 fn damage_under_an_open_store_is_an_error_and_heals_by_applying_the_record_again() {
     let directory = fast_directory();
-    let engine = open(&small(directory.path(), SyncPolicy::Never));
+    let engine = open_store(&small(directory.path(), SyncPolicy::Never));
     let record = value(b"key", 5, b"the value");
     engine.apply(vec![record.clone()]).unwrap();
     let path = data_files(directory.path()).pop().unwrap();
@@ -283,7 +284,7 @@ fn damage_under_an_open_store_is_an_error_and_heals_by_applying_the_record_again
 fn damage_in_the_synced_part_of_a_crashed_store_is_no_torn_tail() {
     let directory = fast_directory();
     let original = directory.path().join("original");
-    let engine = open(&small(&original, SyncPolicy::Always));
+    let engine = open_store(&small(&original, SyncPolicy::Always));
     history().into_iter().for_each(|records| engine.apply(records).unwrap());
     let bytes = std::fs::read(data_files(&original).pop().unwrap()).unwrap();
     let copy = directory.path().join("copy");
@@ -293,7 +294,7 @@ fn damage_in_the_synced_part_of_a_crashed_store_is_no_torn_tail() {
     // The first record, which the mark of every later group covers.
     damaged[40] ^= 0xff;
     overwrite(&copy.join("0000000001.data"), &damaged);
-    let (crashed, recovery) = open_any(&small(&copy, SyncPolicy::Never));
+    let (crashed, recovery) = open_any_store(&small(&copy, SyncPolicy::Never));
     assert!(recovery.is_damaged());
     assert_eq!((recovery.cut_bytes, recovery.quarantined[0].offset), (0, 36));
     // Everything after the damage is present.
@@ -307,7 +308,7 @@ fn value_cannot_pose_as_a_record() {
     let other = fast_directory();
     let forged = closed_store(other.path());
     let options = small(directory.path(), SyncPolicy::Never);
-    let engine = open(&options);
+    let engine = open_store(&options);
     engine.apply(vec![value(b"outer", 1, &forged)]).unwrap();
     engine.apply(vec![value(b"after", 2, b"whole")]).unwrap();
     engine.close().unwrap();
@@ -315,10 +316,10 @@ fn value_cannot_pose_as_a_record() {
     let mut bytes = std::fs::read(&path).unwrap();
     bytes[36 + 5] ^= 0xff;
     overwrite(&path, &bytes);
-    let (engine, recovery) = open_any(&options);
+    let (engine, recovery) = open_any_store(&options);
     assert!(recovery.is_damaged());
     assert!(state_of(&engine).is_empty(), "{:?}", state_of(&engine));
-    assert!(engine.contains(b"after").unwrap());
+    assert!(engine.read(b"after").unwrap().is_some_and(|record| record.value.is_some()));
 }
 
 /// Files with names of data or hint files that the store never allocated.
@@ -344,7 +345,7 @@ fn stray_file_is_set_aside_and_nothing_is_damaged() {
         )
         .unwrap();
         assert!(inspected.damage.is_empty() && inspected.leftovers == [name], "{inspected:?}");
-        let (engine, recovery) = open_on(&image, &quiet(SyncPolicy::Never)).unwrap();
+        let (engine, recovery) = open_store_on(&image, &quiet(SyncPolicy::Never)).unwrap();
         assert!(!recovery.is_damaged(), "{name}: {recovery:?}");
         let aside = std::path::PathBuf::from(format!("{stray}.stray"));
         assert_eq!(recovery.strays, std::slice::from_ref(&aside));
@@ -356,7 +357,7 @@ fn stray_file_is_set_aside_and_nothing_is_damaged() {
         }
         engine.close().unwrap();
         image.write_file(&aside, b"another").unwrap();
-        let (_, recovery) = open_on(&image, &quiet(SyncPolicy::Never)).unwrap();
+        let (_, recovery) = open_store_on(&image, &quiet(SyncPolicy::Never)).unwrap();
         assert!(!recovery.is_damaged() && recovery.strays.is_empty(), "{recovery:?}");
         assert!(image.files().iter().any(|file| file.ends_with("0000000099.data")), "{:?}", image.files());
     }
@@ -372,22 +373,22 @@ fn file_that_may_be_the_stores_own_is_damage_until_it_is_whole_or_gone() {
     for bytes in [Vec::new(), [vec![0; 40], second[40..].to_vec()].concat()] {
         let image = whole.killed();
         image.write_file(&newest, &bytes).unwrap();
-        let (engine, recovery) = open_on(&image, &quiet(SyncPolicy::Never)).unwrap();
+        let (engine, recovery) = open_store_on(&image, &quiet(SyncPolicy::Never)).unwrap();
         assert!(recovery.is_damaged() && recovery.strays.is_empty(), "{recovery:?}");
         drop(engine);
         image.write_file(&newest, &second).unwrap();
-        let (_, recovery) = open_on(&image, &quiet(SyncPolicy::Never)).unwrap();
+        let (_, recovery) = open_store_on(&image, &quiet(SyncPolicy::Never)).unwrap();
         assert!(!recovery.is_damaged(), "{recovery:?}");
     }
     // If the ids file is missing, damaged, or older than a data file, no file is known to be foreign.
     let older = {
-        let (engine, _) = open_on(&whole.killed(), &quiet(SyncPolicy::Never)).unwrap();
+        let (engine, _) = open_store_on(&whole.killed(), &quiet(SyncPolicy::Never)).unwrap();
         drop(engine);
         whole.read_file("/store/ids").unwrap()
     };
     for ids in [None, Some(&b"damaged"[..]), Some(&older)] {
         let image = whole.killed();
-        let (engine, _) = open_on(&image, &quiet(SyncPolicy::Never)).unwrap();
+        let (engine, _) = open_store_on(&image, &quiet(SyncPolicy::Never)).unwrap();
         for number in 0..80_u64 {
             engine.apply(vec![value(b"fill", 100 + number, &[1; 60 << 10])]).unwrap();
         }
@@ -397,10 +398,10 @@ fn file_that_may_be_the_stores_own_is_damage_until_it_is_whole_or_gone() {
             Some(bytes) => image.write_file("/store/ids", bytes).unwrap(),
         }
         image.write_file("/store/0000000999.data", b"").unwrap();
-        let (_, recovery) = open_on(&image, &quiet(SyncPolicy::Never)).unwrap();
+        let (_, recovery) = open_store_on(&image, &quiet(SyncPolicy::Never)).unwrap();
         assert!(recovery.is_damaged() && recovery.strays.is_empty(), "{recovery:?}");
         image.remove(Path::new("/store/0000000999.data")).unwrap();
-        let (_, recovery) = open_on(&image, &quiet(SyncPolicy::Never)).unwrap();
+        let (_, recovery) = open_store_on(&image, &quiet(SyncPolicy::Never)).unwrap();
         assert!(!recovery.is_damaged(), "damage ends when its cause is gone: {recovery:?}");
     }
 }

@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use caskade_engine::{Options, SyncPolicy};
 use support::{
-    copy_store, data_files, fast_directory, history, open, open_any, overwrite, small, state_after, state_of,
-    value,
+    copy_store, data_files, fast_directory, history, open, open_any_store, open_store, overwrite, small,
+    state_after, state_of, value,
 };
 
 /// Returns the active file's bytes after the history as a crash leaves them, without an end mark, and the end
 /// of each append.
 fn crashed_store(directory: &std::path::Path) -> (Vec<u8>, Vec<usize>) {
-    let engine = open(&Options { sync: SyncPolicy::Always, ..small(directory, SyncPolicy::Always) });
+    let engine = open_store(&Options { sync: SyncPolicy::Always, ..small(directory, SyncPolicy::Always) });
     let file = data_files(directory).pop().unwrap();
     let mut ends = Vec::new();
     for records in history() {
@@ -45,7 +45,7 @@ fn torn_tail_is_cut_to_a_prefix_of_the_appends_at_every_byte() {
             torn.resize(cut + zeros, 0);
             overwrite(&copy.join("0000000001.data"), &torn);
             let options = small(&copy, SyncPolicy::Never);
-            let (engine, recovery) = open_any(&options);
+            let (engine, recovery) = open_any_store(&options);
             assert!(!recovery.is_damaged(), "cut at {cut}: {recovery:?}");
             // Zeros after the cut may equal the zeros that were cut.
             let least = ends.iter().filter(|&&end| end <= cut).count();
@@ -55,7 +55,7 @@ fn torn_tail_is_cut_to_a_prefix_of_the_appends_at_every_byte() {
             // The store continues, and no part of the torn tail reappears.
             engine.apply(vec![value(b"after", 100, b"new")]).unwrap();
             drop(engine);
-            let engine = open(&options);
+            let engine = open_store(&options);
             assert_eq!(state_of(&engine), state);
             assert_eq!(engine.read(b"after").unwrap(), Some(value(b"after", 100, b"new")));
             drop(engine);
@@ -69,7 +69,7 @@ fn acknowledged_write_survives_a_crash_at_any_moment() {
     let directory = tempfile::tempdir().unwrap();
     let original = directory.path().join("original");
     // No merges: files that disappear while they are copied one by one are not a state that a crash leaves.
-    let engine = open(&Options { background: false, ..small(&original, SyncPolicy::Always) });
+    let engine = open_store(&Options { background: false, ..small(&original, SyncPolicy::Always) });
     let stop = AtomicBool::new(false);
     let acknowledged: Vec<AtomicU64> = (0..4).map(|_| AtomicU64::new(0)).collect();
     std::thread::scope(|scope| {
@@ -97,7 +97,7 @@ fn acknowledged_write_survives_a_crash_at_any_moment() {
             // Copying the oldest file first shows files of different moments. That is more than a crash may
             // do, but everything acknowledged before is in all of them.
             copy_store(&original, &copy);
-            let (crashed, _) = open_any(&small(&copy, SyncPolicy::Never));
+            let (crashed, _) = open_any_store(&small(&copy, SyncPolicy::Never));
             for (writer, version) in before.into_iter().enumerate() {
                 let read = |side| crashed.read(format!("{writer}-{side}").as_bytes()).unwrap();
                 let (left, right) = (read("left"), read("right"));
@@ -128,7 +128,7 @@ fn leftovers_of_an_interrupted_rotation_are_removed() {
 fn dropped_partition_stays_empty_whatever_is_opened_again() {
     let directory = fast_directory();
     let options = small(directory.path(), SyncPolicy::Never);
-    let engine = open(&options);
+    let engine = open_store(&options);
     let partition = caskade_engine::slots::partition_of(b"key");
     engine.apply(vec![value(b"key", 7, b"old")]).unwrap();
     let (tell, told) = std::sync::mpsc::channel();
@@ -137,12 +137,12 @@ fn dropped_partition_stays_empty_whatever_is_opened_again() {
     engine.publish(told.recv().unwrap().unwrap());
     assert_eq!(engine.read(b"key").unwrap(), None);
     drop(engine);
-    let engine = open(&options);
+    let engine = open_store(&options);
     assert_eq!(engine.read(b"key").unwrap(), None);
     // Written again, with a lower version than the dropped one.
     engine.apply(vec![value(b"key", 3, b"new")]).unwrap();
     drop(engine);
-    assert_eq!(open(&options).read(b"key").unwrap(), Some(value(b"key", 3, b"new")));
+    assert_eq!(open_store(&options).read(b"key").unwrap(), Some(value(b"key", 3, b"new")));
 }
 
 #[test]

@@ -16,11 +16,12 @@ mod support;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use caskade_engine::replicated::Store;
 use caskade_engine::snapshot::restore_on;
 use caskade_engine::testing::{FaultyFileSystem, FileSystem, Moment};
-use caskade_engine::{Engine, OpenError, Options, SyncPolicy};
-use support::histories::{Run, Step, generate, live, live_in, options_for, perform, perform_on_model};
-use support::{Draw, Model, describe, open_on, value};
+use caskade_engine::{OpenError, Options, SyncPolicy};
+use support::histories::{Run, Step, generate, live, live_in, perform, perform_on_model};
+use support::{Draw, Model, describe, open_store_on, quiet, value};
 
 const STEPS: usize = 24;
 
@@ -78,7 +79,7 @@ fn tell(line: &str) {
 
 /// Runs one history and crashes it at every call; returns the numbers of crash points and images.
 fn crash_one(seed: u64, sync: SyncPolicy, losses: &[Loss]) -> (u64, u64) {
-    let options = options_for(seed, sync);
+    let options = quiet(sync);
     let run = Run::new(generate(seed, STEPS), &options);
     let end = run.moments.last().unwrap().clone();
     let end = Moment { call: run.file_system.calls(), before: run.file_system.killed(), ..end };
@@ -159,8 +160,9 @@ fn open_undamaged(
     image: &FaultyFileSystem,
     options: &Options,
     acceptable: &[Model],
-) -> Result<(Engine, Model), String> {
-    let (engine, recovery) = open_on(image, options).map_err(|e| format!("the store does not open: {e}"))?;
+) -> Result<(Store, Model), String> {
+    let (engine, recovery) =
+        open_store_on(image, options).map_err(|e| format!("the store does not open: {e}"))?;
     if recovery.is_damaged() {
         return Err(format!("the store reports damage: {recovery:?}"));
     }
@@ -178,7 +180,7 @@ fn open_undamaged(
 /// Writes to a store after a crash, and opens it again, after a clean end and after another power loss.
 fn go_on(
     image: &FaultyFileSystem,
-    engine: Engine,
+    engine: Store,
     options: &Options,
     state: &Model,
     (seed, len): (u64, usize),
@@ -193,7 +195,7 @@ fn go_on(
     drop(engine);
     for (how, image) in &images {
         let failed = |what| format!("{what}\nafter a further write, and {how}");
-        let (engine, recovery) = open_on(image, options).map_err(|e| failed(e.to_string()))?;
+        let (engine, recovery) = open_store_on(image, options).map_err(|e| failed(e.to_string()))?;
         let now = live_in(&engine).map_err(|e| failed(e.to_string()))?;
         let is_there = engine.read(b"after-{9}").map_err(|e| failed(e.to_string()))? == Some(after.clone());
         if recovery.is_damaged() || !is_there || now != *state {
@@ -228,7 +230,7 @@ fn process_that_dies_within_a_call_has_acknowledged_only_what_is_there() {
     let mut deaths = 0;
     for seed in 0..6 {
         let sync = if seed % 3 == 0 { SyncPolicy::Never } else { SyncPolicy::Always };
-        let options = options_for(seed, sync);
+        let options = quiet(sync);
         let steps = generate(seed, STEPS);
         let calls = Run::new(steps.clone(), &options).file_system.calls();
         for dies_at in (0..calls).step_by(7) {
@@ -268,7 +270,7 @@ fn run_until_death(file_system: &FaultyFileSystem, options: &Options, steps: &[S
 fn restore_that_crashed_is_whole_or_refused() {
     let mut points = 0;
     for seed in 0..6 {
-        let options = options_for(seed, SyncPolicy::Always);
+        let options = quiet(SyncPolicy::Always);
         let run = Run::new(generate(seed, STEPS), &options);
         let end = run.file_system.calls();
         let Some((path, true, held)) = run.snapshot_before(end) else { continue };
@@ -284,7 +286,7 @@ fn restore_that_crashed_is_whole_or_refused() {
                 // Before any file of the snapshot exists, opening the directory creates a new store.
                 let names = image.list(&restored.path).unwrap_or_default();
                 let is_new = names.iter().all(|name| name == "lock" || name.ends_with(".tmp"));
-                match open_on(&image, &restored) {
+                match open_store_on(&image, &restored) {
                     Ok((engine, recovery)) => {
                         let state = live_in(&engine).unwrap();
                         assert!(!recovery.is_damaged(), "{what}: {recovery:?}");

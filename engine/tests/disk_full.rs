@@ -6,13 +6,12 @@ mod support;
 
 use std::collections::BTreeSet;
 
+use caskade_engine::replicated::Store;
 use caskade_engine::slots::partition_of;
 use caskade_engine::testing::FaultyFileSystem;
 use caskade_engine::{AppendError, Engine, Options, SyncPolicy};
-use support::histories::{
-    Step, generate, is_no_space, live, live_in, options_for, perform, perform_on_model,
-};
-use support::{Draw, Model, describe, open_on, quiet, value};
+use support::histories::{Step, generate, is_no_space, live, live_in, perform, perform_on_model};
+use support::{Draw, Model, describe, open_on, open_store_on, quiet, value};
 
 const ROUND: u64 = 1000;
 
@@ -76,7 +75,7 @@ fn full_disk_refuses_writes_and_loses_nothing() {
 struct Filled {
     file_system: FaultyFileSystem,
     options: Options,
-    engine: Option<Engine>,
+    engine: Option<Store>,
     model: Model,
     refused: u64,
     what: String,
@@ -88,7 +87,7 @@ impl Filled {
         let reserve_bytes = if seed.is_multiple_of(2) { 0 } else { 128 << 10 };
         Self {
             file_system: FaultyFileSystem::new(),
-            options: Options { reserve_bytes, ..options_for(seed, sync) },
+            options: Options { reserve_bytes, ..quiet(sync) },
             engine: None,
             model: Model::new(),
             refused: 0,
@@ -125,7 +124,7 @@ impl Filled {
         }
         for image in images {
             image.leave_free(0);
-            let (engine, recovery) = open_on(&image, &self.options).unwrap();
+            let (engine, recovery) = open_store_on(&image, &self.options).unwrap();
             assert!(!recovery.is_damaged() && recovery.strays.is_empty(), "{}: {recovery:?}", self.what);
             self.check(&live_in(&engine).unwrap(), step);
         }

@@ -6,7 +6,7 @@ mod support;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use caskade_engine::{AppendError, Batch, Conditional, Engine, Options, SyncPolicy};
-use support::{copy_store, data_files, fast_directory, open, small, value};
+use support::{copy_store, data_files, fast_directory, open, open_store, small, value};
 
 const POLICIES: [SyncPolicy; 3] = [SyncPolicy::Always, SyncPolicy::Interval(1), SyncPolicy::Never];
 
@@ -225,11 +225,13 @@ fn deletes_and_puts_of_one_key_agree_with_the_log() {
 fn embedded_versions_are_above_an_owners_and_refused_when_used_up() {
     let directory = fast_directory();
     let options = small(directory.path(), SyncPolicy::Never);
+    open_store(&options).apply(vec![value(b"key", 1 << 50, b"owner's")]).unwrap();
     let engine = open(&options);
-    engine.apply(vec![value(b"key", 1 << 50, b"owner's")]).unwrap();
     engine.put(b"key", b"own").unwrap();
     assert_eq!(get(&engine, b"key").as_deref(), Some(&b"own"[..]));
-    engine.apply(vec![value(b"last", u64::MAX, b"owner's")]).unwrap();
+    drop(engine);
+    open_store(&options).apply(vec![value(b"last", u64::MAX, b"owner's")]).unwrap();
+    let engine = open(&options);
     for _ in 0..2 {
         assert!(matches!(engine.put(b"last", b"own"), Err(AppendError::VersionsUsedUp)));
     }

@@ -4,12 +4,11 @@
 
 mod support;
 
+use caskade_engine::replicated::Store;
 use caskade_engine::testing::{Fault, FaultyFileSystem, FileCall};
-use caskade_engine::{AppendError, Engine, OpenError, Options, ReadError, SyncPolicy};
-use support::histories::{
-    Run, Step, StepError, generate, live, live_in, options_for, perform, perform_on_model,
-};
-use support::{Model, describe, open_on, value};
+use caskade_engine::{AppendError, OpenError, Options, ReadError, SyncPolicy};
+use support::histories::{Run, Step, StepError, generate, live, live_in, perform, perform_on_model};
+use support::{Model, describe, open_store_on, quiet, value};
 
 const STEPS: usize = 30;
 const CRASHES: u64 = 3;
@@ -18,7 +17,7 @@ const CRASHES: u64 = 3;
 struct Faulted {
     file_system: FaultyFileSystem,
     options: Options,
-    engine: Option<Engine>,
+    engine: Option<Store>,
     model: Model,
     /// Alternative state after reopening the store: a step was in flight when the log was stopped.
     or_else: Option<Model>,
@@ -118,7 +117,7 @@ impl Faulted {
 
     /// Checks that the state served after reopening survives crashes.
     fn check_reopened(&self, image: &FaultyFileSystem) {
-        let (engine, recovery) = open_on(image, &self.options).unwrap();
+        let (engine, recovery) = open_store_on(image, &self.options).unwrap();
         assert!(!recovery.is_damaged(), "{}: {recovery:?}", self.what);
         let served = live_in(&engine).unwrap();
         let expected = served == live(&self.model) || self.or_else.as_ref().map(live) == Some(served.clone());
@@ -127,7 +126,7 @@ impl Faulted {
             return;
         }
         for seed in 0..CRASHES {
-            let (engine, recovery) = open_on(&image.crashed(seed), &self.options).unwrap();
+            let (engine, recovery) = open_store_on(&image.crashed(seed), &self.options).unwrap();
             assert!(!recovery.is_damaged(), "{}, then a crash: {recovery:?}", self.what);
             let then = live_in(&engine).unwrap();
             let (was, is) = (describe(&served), describe(&then));
@@ -141,7 +140,7 @@ fn fail_each(sync: SyncPolicy, fault: impl Fn(u64) -> Fault, check: impl Fn(&Fau
     let mut fired = 0;
     for seed in 0..2 {
         for skip in 0.. {
-            let run = Faulted::run(seed, &options_for(seed, sync), &fault(skip));
+            let run = Faulted::run(seed, &quiet(sync), &fault(skip));
             let has_fired = run.file_system.clear_faults() > 0;
             if has_fired {
                 check(&run);
@@ -238,8 +237,7 @@ fn failing_read_is_told_and_changes_nothing() {
 fn lasting_failure_refuses_every_write_until_it_is_over() {
     for call in [FileCall::Write, FileCall::Allocate, FileCall::Create, FileCall::Rename] {
         for skip in [0, 1, 2, 5, 10] {
-            let run =
-                Faulted::run(1, &options_for(1, SyncPolicy::Always), &Fault::disk_full(call, skip).lasting());
+            let run = Faulted::run(1, &quiet(SyncPolicy::Always), &Fault::disk_full(call, skip).lasting());
             run.end();
         }
     }
@@ -251,7 +249,7 @@ fn short_reads_and_writes_are_continued() {
         let file_system = FaultyFileSystem::new();
         file_system.set_short_transfers(Some(seed));
         let sync = if seed % 2 == 0 { SyncPolicy::Always } else { SyncPolicy::Never };
-        let options = options_for(seed, sync);
+        let options = quiet(sync);
         let (mut engine, mut model) = (None, Model::new());
         for step in generate(seed, STEPS) {
             perform(&file_system, &options, &mut engine, &step).unwrap();
@@ -264,16 +262,16 @@ fn short_reads_and_writes_are_continued() {
 #[test]
 fn start_that_fails_at_any_call_can_be_tried_again() {
     for seed in 0..4 {
-        let options = options_for(seed, SyncPolicy::Always);
+        let options = quiet(SyncPolicy::Always);
         let run = Run::new(generate(seed, STEPS), &options);
         // A crashed store has more to do at its start than a closed one.
         let moment = &run.moments[run.moments.len() * 3 / 4];
         for skip in 0.. {
             let image = moment.before.crashed(seed);
-            let expected = live_in(&open_on(&image, &options).unwrap().0).unwrap();
+            let expected = live_in(&open_store_on(&image, &options).unwrap().0).unwrap();
             let image = moment.before.crashed(seed);
             image.inject(Fault { call: None, ..Fault::io_error(FileCall::Open, skip) });
-            let opened = open_on(&image, &options);
+            let opened = open_store_on(&image, &options);
             let what = format!("history {seed}, call {skip} of the start: {opened:?}");
             match opened {
                 Ok((engine, recovery)) => {
@@ -284,7 +282,7 @@ fn start_that_fails_at_any_call_can_be_tried_again() {
                 Err(_) => panic!("{what}"),
             }
             let fired = image.clear_faults() > 0;
-            let (engine, recovery) = open_on(&image, &options).unwrap();
+            let (engine, recovery) = open_store_on(&image, &options).unwrap();
             assert!(!recovery.is_damaged(), "{what}: {recovery:?}");
             assert_eq!(live_in(&engine).unwrap(), expected, "{what}");
             if !fired {

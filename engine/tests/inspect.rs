@@ -7,15 +7,18 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
+use caskade_engine::SyncPolicy;
 use caskade_engine::error::SnapshotError;
 use caskade_engine::inspect::{
     Damage, DataFileKind, Dumped, DumpedRecord, HintState, InspectError, InspectOptions, Inspection, dump,
     dump_on, inspect, inspect_on,
 };
+use caskade_engine::replicated::Store;
 use caskade_engine::snapshot::restore_on;
 use caskade_engine::testing::{FaultyFileSystem, FileSystem};
-use caskade_engine::{Engine, SyncPolicy};
-use support::{STORE, fast_directory, history, open, open_on, quiet, small, state_after, tombstone, value};
+use support::{
+    STORE, fast_directory, history, open_store, open_store_on, quiet, small, state_after, tombstone, value,
+};
 
 const FIRST: &str = "/store/0000000001.data";
 const FIRST_HINT: &str = "/store/0000000001.hint";
@@ -25,14 +28,14 @@ const SECOND: &str = "/store/0000000002.data";
 /// active file.
 fn two_files() -> FaultyFileSystem {
     let file_system = FaultyFileSystem::new();
-    let (engine, _) = open_on(&file_system, &quiet(SyncPolicy::Never)).unwrap();
+    let (engine, _) = open_store_on(&file_system, &quiet(SyncPolicy::Never)).unwrap();
     history().into_iter().for_each(|records| engine.apply(records).unwrap());
     engine.apply(vec![value(b"long", 50, &[1; 60 << 10])]).unwrap();
     let newer = vec![value(b"a", 51, b"newer"), tombstone(b"d", 52), value(b"long", 53, &[2; 10 << 10])];
     engine.apply(newer).unwrap();
     engine.close().unwrap();
     // A start writes the missing hint.
-    drop(open_on(&file_system, &quiet(SyncPolicy::Never)).unwrap());
+    drop(open_store_on(&file_system, &quiet(SyncPolicy::Never)).unwrap());
     let files = file_system.files();
     assert!([FIRST, FIRST_HINT, SECOND].iter().all(|path| files.contains(&path.into())), "{files:?}");
     file_system.killed()
@@ -101,7 +104,7 @@ fn counts_are_those_of_the_records_written() {
         assert_eq!((&first.hint, &second.hint), (&HintState::Good, &HintState::Unneeded));
         assert_eq!(first.records.batches, verify.then_some(2));
         assert_eq!(second.records.batches, Some(1));
-        let (engine, _) = open_on(&store.killed(), &quiet(SyncPolicy::Never)).unwrap();
+        let (engine, _) = open_store_on(&store.killed(), &quiet(SyncPolicy::Never)).unwrap();
         let stats = engine.stats();
         assert_eq!(inspection.totals.live_records, stats.live_keys);
         assert_eq!(inspection.totals.newest_tombstones, stats.tombstones);
@@ -115,7 +118,7 @@ fn counts_are_those_of_the_records_written() {
 #[test]
 fn records_of_dropped_partitions_are_dead() {
     let file_system = FaultyFileSystem::new();
-    let (engine, _) = open_on(&file_system, &quiet(SyncPolicy::Never)).unwrap();
+    let (engine, _) = open_store_on(&file_system, &quiet(SyncPolicy::Never)).unwrap();
     history().into_iter().for_each(|records| engine.apply(records).unwrap());
     engine.drop_partitions(&[caskade_engine::slots::partition_of(b"a")]).unwrap();
     engine.close().unwrap();
@@ -271,7 +274,7 @@ fn store_that_cannot_be_opened_is_inspected_and_says_why_it_cannot() {
 fn snapshot_is_inspected_and_what_it_lacks_is_told() {
     const SNAPSHOT: &str = "/snapshot";
     let store = two_files();
-    let (engine, _) = open_on(&store, &quiet(SyncPolicy::Never)).unwrap();
+    let (engine, _) = open_store_on(&store, &quiet(SyncPolicy::Never)).unwrap();
     let taken = engine.snapshot(Path::new(SNAPSHOT)).unwrap();
     // The store is in use; its snapshot is not.
     let refused = look(&store, STORE, false).unwrap_err();
@@ -298,7 +301,7 @@ fn snapshot_is_inspected_and_what_it_lacks_is_told() {
 #[test]
 fn dump_gives_every_record_as_it_was_written() {
     let directory = fast_directory();
-    let engine = open(&small(directory.path(), SyncPolicy::Never));
+    let engine = open_store(&small(directory.path(), SyncPolicy::Never));
     history().into_iter().for_each(|records| engine.apply(records).unwrap());
     engine.close().unwrap();
     let mut all = Vec::new();
@@ -331,7 +334,7 @@ fn dump_gives_every_record_as_it_was_written() {
 fn running_store_and_what_is_no_store_are_refused_without_a_trace() {
     let directory = fast_directory();
     let store = directory.path().join("store");
-    let engine = Engine::open(small(&store, SyncPolicy::Never)).unwrap().0;
+    let engine = Store::open(small(&store, SyncPolicy::Never)).unwrap().0;
     let refused = inspect(&store, &InspectOptions::default()).unwrap_err().to_string();
     assert!(refused.contains("in use by process"), "{refused}");
     drop(engine);

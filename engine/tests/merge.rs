@@ -7,11 +7,12 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use caskade_engine::options::{Budget, MergeWindow};
+use caskade_engine::replicated::Store;
 use caskade_engine::slots::partition_of;
 use caskade_engine::task::TaskState;
 use caskade_engine::testing::FaultyFileSystem;
-use caskade_engine::{Engine, Options, SyncPolicy};
-use support::{data_files, fast_directory, open, open_on, quiet, small, tombstone, value};
+use caskade_engine::{Engine, Options, Record, SyncPolicy};
+use support::{data_files, fast_directory, open, open_on, open_store, quiet, small, tombstone, value};
 
 fn options(directory: &std::path::Path) -> Options {
     Options { background: false, merge_small_file: 0, ..small(directory, SyncPolicy::Never) }
@@ -80,8 +81,8 @@ fn tombstone_goes_with_the_records_it_hides_and_not_before() {
 #[test]
 fn tombstone_of_a_replicated_store_waits_until_its_partition_is_clean() {
     let directory = fast_directory();
-    let options = Options { replicated: true, ..options(directory.path()) };
-    let engine = open(&options);
+    let options = options(directory.path());
+    let engine = open_store(&options);
     engine.apply(vec![value(b"key", 1, b"old")]).unwrap();
     engine.apply(vec![tombstone(b"key", 5)]).unwrap();
     engine.merge().unwrap();
@@ -93,17 +94,17 @@ fn tombstone_of_a_replicated_store_waits_until_its_partition_is_clean() {
     engine.merge().unwrap();
     assert_eq!(engine.stats().tombstones, 0);
     drop(engine);
-    assert_eq!(open(&options).read(b"key").unwrap(), None);
+    assert_eq!(open_store(&options).read(b"key").unwrap(), None);
 }
 
 #[test]
 fn old_version_that_came_late_does_not_come_back_when_its_tombstone_goes() {
     let directory = fast_directory();
-    let options = Options { replicated: true, ..options(directory.path()) };
-    let mut engine = open(&options);
+    let options = options(directory.path());
+    let mut engine = open_store(&options);
     engine.apply(vec![tombstone(b"key", 5)]).unwrap();
     // Rotates: the old version is then in a later file, which is not an input of the merge below.
-    let fill = |engine: &Engine, from: u64| {
+    let fill = |engine: &Store, from: u64| {
         (from..from + 200).for_each(|number| {
             engine.apply(vec![value(format!("fill-{number}").as_bytes(), 1, &[1; 1000])]).unwrap();
         });
@@ -114,7 +115,7 @@ fn old_version_that_came_late_does_not_come_back_when_its_tombstone_goes() {
     for reopened in [false, true] {
         if reopened {
             drop(engine);
-            engine = open(&options);
+            engine = open_store(&options);
         }
         engine.mark_clean(partition_of(b"key"), 5);
         // Overwrites records in the tombstone's file, so that it is due.
@@ -129,44 +130,65 @@ fn old_version_that_came_late_does_not_come_back_when_its_tombstone_goes() {
     engine.merge().unwrap();
     engine.merge().unwrap();
     drop(engine);
-    let engine = open(&options);
-    assert!(!engine.contains(b"key").unwrap());
+    let engine = open_store(&options);
+    assert_eq!(engine.read(b"key").unwrap(), None);
 }
 
 #[test]
 fn record_appended_and_not_yet_published_survives_a_merge() {
     let directory = fast_directory();
     let options = options(directory.path());
-    let engine = open(&options);
+    let engine = open_store(&options);
     let (tell, told) = std::sync::mpsc::channel();
     engine.append(vec![value(b"pending", 1, b"value")], move |result| tell.send(result).unwrap());
     let appended = told.recv().unwrap().unwrap();
-    (0..3).for_each(|round| fill(&engine, round, 300));
+    let fill = |round: u8| {
+        let version = u64::from(round) + 1;
+        (0..300).for_each(|number| {
+            engine.apply(vec![value(&key(number), version, &[round; 500])]).unwrap();
+        });
+    };
+    (0..3).for_each(fill);
     engine.merge().unwrap();
     engine.publish(appended);
-    assert_eq!(engine.get(b"pending").unwrap().as_deref(), Some(&b"value"[..]));
+    assert_eq!(engine.read(b"pending").unwrap(), Some(value(b"pending", 1, b"value")));
     drop(engine);
-    assert_eq!(open(&options).get(b"pending").unwrap().as_deref(), Some(&b"value"[..]));
+    assert_eq!(open_store(&options).read(b"pending").unwrap(), Some(value(b"pending", 1, b"value")));
 }
 
 #[test]
 fn expired_records_go_in_a_store_that_is_its_own_owner() {
-    for (replicated, left) in [(false, 0), (true, 100)] {
-        let directory = fast_directory();
-        let options = Options { replicated, ..options(directory.path()) };
-        let engine = open(&options);
-        let expired = |number: u32| format!("expired-{number}").into_bytes();
-        (0..100).for_each(|number| engine.put_with_expiry(&expired(number), b"value", 1).unwrap());
-        engine.put_with_expiry(b"later", b"value", u64::MAX).unwrap();
-        for _ in 0..3 {
-            fill(&engine, 1, 1);
-            fill(&engine, 2, 1);
-            engine.merge().unwrap();
-        }
-        let stats = engine.stats();
-        assert_eq!((stats.live_keys, stats.tombstones), (2 + left, 0), "{stats:?}");
-        assert!(engine.contains(b"later").unwrap());
+    let directory = fast_directory();
+    let engine = open(&options(directory.path()));
+    let expired = |number: u32| format!("expired-{number}").into_bytes();
+    (0..100).for_each(|number| engine.put_with_expiry(&expired(number), b"value", 1).unwrap());
+    engine.put_with_expiry(b"later", b"value", u64::MAX).unwrap();
+    for _ in 0..3 {
+        fill(&engine, 1, 1);
+        fill(&engine, 2, 1);
+        engine.merge().unwrap();
     }
+    let stats = engine.stats();
+    assert_eq!((stats.live_keys, stats.tombstones), (2, 0), "{stats:?}");
+    assert!(engine.contains(b"later").unwrap());
+}
+
+#[test]
+fn expired_records_of_a_replicated_store_stay_until_its_owner_deletes_them() {
+    let directory = fast_directory();
+    let store = open_store(&options(directory.path()));
+    let expiring = |number: u32, expiry_ms: u64| {
+        let record = value(format!("expired-{number}").as_bytes(), 1, b"value");
+        store.apply(vec![Record { expiry_ms, ..record }]).unwrap();
+    };
+    (0..100).for_each(|number| expiring(number, 1));
+    expiring(100, u64::MAX);
+    for version in 1..7 {
+        store.apply(vec![value(&key(0), version, &[version as u8; 500])]).unwrap();
+        store.merge().unwrap();
+    }
+    let stats = store.stats();
+    assert_eq!((stats.live_keys, stats.tombstones), (102, 0), "{stats:?}");
 }
 
 #[test]

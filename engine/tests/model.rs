@@ -5,10 +5,11 @@ mod support;
 
 use std::collections::BTreeMap;
 
+use caskade_engine::replicated::{Appended, Store};
 use caskade_engine::slots::{PARTITIONS, partition_of};
-use caskade_engine::{Engine, Options, Record, SyncPolicy};
+use caskade_engine::{Options, Record, SyncPolicy};
 use proptest::prelude::*;
-use support::{fast_directory, open, small, tombstone, value};
+use support::{fast_directory, open_store, small, tombstone, value};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -58,15 +59,19 @@ impl Model {
     }
 }
 
-fn check(engine: &Engine, model: &Model) {
+fn check(engine: &Store, model: &Model) {
     for number in 0..26 {
         let key = key(number);
         assert_eq!(engine.read(&key).unwrap().as_ref(), model.0.get(&key), "{key:?}");
     }
     let live: Vec<_> = model.0.values().filter(|record| record.value.is_some()).collect();
-    let mut all: Vec<Record> = engine.iterate().map(|record| record.unwrap()).collect();
+    let records_of = |partition| {
+        let positions: Vec<u64> = engine.inventory(partition).iter().map(|entry| entry.position).collect();
+        engine.read_positions(partition, &positions).unwrap()
+    };
+    let mut all: Vec<Record> = (0..PARTITIONS).flat_map(records_of).collect();
     all.sort_by(|a, b| a.key.cmp(&b.key));
-    assert_eq!(all.iter().collect::<Vec<_>>(), live);
+    assert_eq!(all.iter().collect::<Vec<_>>(), model.0.values().collect::<Vec<_>>());
     let stats = engine.stats();
     assert_eq!((stats.live_keys, stats.tombstones), (live.len() as u64, (model.0.len() - live.len()) as u64));
     let mut partitions: Vec<_> = model.0.keys().map(|key| partition_of(key)).collect();
@@ -76,7 +81,7 @@ fn check(engine: &Engine, model: &Model) {
     }
 }
 
-fn check_partition(engine: &Engine, model: &Model, partition: u16) {
+fn check_partition(engine: &Store, model: &Model, partition: u16) {
     let expected: Vec<_> = model.0.values().filter(|record| partition_of(&record.key) == partition).collect();
     let inventory = engine.inventory(partition);
     assert_eq!(inventory.len(), expected.len());
@@ -100,7 +105,7 @@ fn check_partition(engine: &Engine, model: &Model, partition: u16) {
 }
 
 /// Appends without publishing.
-fn append(engine: &Engine, records: Vec<Record>) -> caskade_engine::replicated::Appended {
+fn append(engine: &Store, records: Vec<Record>) -> Appended {
     let (tell, told) = std::sync::mpsc::channel();
     engine.append(records, move |result| tell.send(result).unwrap());
     told.recv().unwrap().unwrap()
@@ -109,7 +114,7 @@ fn append(engine: &Engine, records: Vec<Record>) -> caskade_engine::replicated::
 fn run(steps: Vec<Step>, sync: SyncPolicy) {
     let directory = fast_directory();
     let options: Options = small(directory.path(), sync);
-    let mut engine = open(&options);
+    let mut engine = open_store(&options);
     let mut model = Model::default();
     let mut late = Vec::new();
     for step in steps {
@@ -133,12 +138,12 @@ fn run(steps: Vec<Step>, sync: SyncPolicy) {
             }
             Step::Reopen => {
                 settle(&engine, &mut late, &mut model);
-                let digests = |engine: &Engine| -> Vec<u64> {
+                let digests = |engine: &Store| -> Vec<u64> {
                     (0..PARTITIONS).map(|partition| engine.partition_stats(partition).digest).collect()
                 };
                 let before = digests(&engine);
                 drop(engine);
-                engine = open(&options);
+                engine = open_store(&options);
                 assert_eq!(digests(&engine), before);
             }
         }
@@ -146,13 +151,13 @@ fn run(steps: Vec<Step>, sync: SyncPolicy) {
     settle(&engine, &mut late, &mut model);
     check(&engine, &model);
     drop(engine);
-    check(&open(&options), &model);
+    check(&open_store(&options), &model);
 }
 
-type Late = Vec<(caskade_engine::replicated::Appended, Vec<Record>)>;
+type Late = Vec<(Appended, Vec<Record>)>;
 
 /// Publishes the late records, newest first and twice.
-fn settle(engine: &Engine, late: &mut Late, model: &mut Model) {
+fn settle(engine: &Store, late: &mut Late, model: &mut Model) {
     for (appended, records) in late.drain(..).rev() {
         engine.publish(appended.clone());
         engine.publish(appended);

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use caskade_engine::error::ScanError;
 use caskade_engine::options::Index;
+use caskade_engine::scan::RangePage;
 use caskade_engine::slots::partition_of;
-use caskade_engine::{Engine, Options, Record, SyncPolicy};
+use caskade_engine::{Options, Record, SyncPolicy};
 use proptest::prelude::*;
-use support::{fast_directory, open, small, tombstone, value};
+use support::{fast_directory, open, open_store, small, tombstone, value};
 
 fn ordered(path: &Path) -> Options {
     Options { index: Index::Ordered, ..small(path, SyncPolicy::Never) }
@@ -25,11 +26,16 @@ fn keys(scan: impl Iterator<Item = Result<Record, caskade_engine::ReadError>>) -
 }
 
 /// Returns all keys of a range, page by page.
-fn paged(engine: &Engine, start: Bound<&[u8]>, end: Bound<&[u8]>, limit: usize) -> Vec<Bytes> {
+fn paged(
+    page: impl Fn(Bound<&[u8]>, Bound<&[u8]>, usize) -> Result<RangePage, ScanError>,
+    start: Bound<&[u8]>,
+    end: Bound<&[u8]>,
+    limit: usize,
+) -> Vec<Bytes> {
     let mut found = Vec::new();
     let mut from = start.map(Bytes::copy_from_slice);
     loop {
-        let page = engine.range_page(None, from.as_ref().map(|key| &key[..]), end, limit).unwrap();
+        let page = page(from.as_ref().map(|key| &key[..]), end, limit).unwrap();
         assert!(page.keys.len() <= limit);
         found.extend(page.keys.into_iter().map(|info| info.key));
         let Some(next) = page.next else { return found };
@@ -53,38 +59,42 @@ proptest! {
         writes in prop::collection::vec((key(), 1..50u64, prop::bool::weighted(0.7)), 0..150),
         dropped in key(),
         ranges in prop::collection::vec((bound(), bound(), 1..9usize), 1..8),
-        reopened: bool,
     ) {
         let directory = fast_directory();
-        let mut engine = open(&ordered(directory.path()));
+        let store = open_store(&ordered(directory.path()));
         let mut newest: BTreeMap<Vec<u8>, (u64, bool)> = BTreeMap::new();
         for (number, (key, version, lives)) in writes.iter().enumerate() {
             if number == 60 {
-                engine.drop_partitions(&[partition_of(&dropped)]).unwrap();
+                store.drop_partitions(&[partition_of(&dropped)]).unwrap();
                 newest.retain(|key, _| partition_of(key) != partition_of(&dropped));
             }
             // A version names one record.
             let version = version * 2 + u64::from(*lives);
             let record = if *lives { value(key, version, b"value") } else { tombstone(key, version) };
-            engine.apply(vec![record]).unwrap();
+            store.apply(vec![record]).unwrap();
             let old = newest.entry(key.clone()).or_default();
             *old = (*old).max((version, *lives));
         }
-        if reopened {
-            drop(engine);
-            engine = open(&ordered(directory.path()));
-        }
         newest.retain(|_, (_, lives)| *lives);
-        for (start, end, limit) in &ranges {
-            let (start, end) = (start.as_ref().map(|key| &key[..]), end.as_ref().map(|key| &key[..]));
+        let expected = |start: Bound<&[u8]>, end: Bound<&[u8]>| -> Vec<Bytes> {
             let inside = |key: &&Vec<u8>| {
                 use std::ops::RangeBounds;
                 <(Bound<&[u8]>, Bound<&[u8]>) as RangeBounds<[u8]>>::contains(&(start, end), &key[..])
             };
-            let expected: Vec<Bytes> =
-                newest.keys().filter(inside).map(|key| Bytes::copy_from_slice(key)).collect();
-            prop_assert_eq!(&keys(engine.range(start, end).unwrap()), &expected);
-            prop_assert_eq!(&paged(&engine, start, end, *limit), &expected);
+            newest.keys().filter(inside).map(|key| Bytes::copy_from_slice(key)).collect()
+        };
+        let page = |start: Bound<&[u8]>, end: Bound<&[u8]>, limit| store.range_page(None, start, end, limit);
+        for (start, end, limit) in &ranges {
+            let (start, end) = (start.as_ref().map(|key| &key[..]), end.as_ref().map(|key| &key[..]));
+            prop_assert_eq!(paged(page, start, end, *limit), expected(start, end));
+        }
+        drop(store);
+        let engine = open(&ordered(directory.path()));
+        let page = |start: Bound<&[u8]>, end: Bound<&[u8]>, limit| engine.range_page(None, start, end, limit);
+        for (start, end, limit) in &ranges {
+            let (start, end) = (start.as_ref().map(|key| &key[..]), end.as_ref().map(|key| &key[..]));
+            prop_assert_eq!(keys(engine.range(start, end).unwrap()), expected(start, end));
+            prop_assert_eq!(paged(page, start, end, *limit), expected(start, end));
         }
         for prefix in newest.keys().chain([&dropped]) {
             let expected: Vec<&Vec<u8>> = newest.keys().filter(|key| key.starts_with(prefix)).collect();
@@ -132,7 +142,9 @@ fn keys_present_throughout_are_met_once_in_order_while_others_come_and_go_and_me
         });
         for _ in 0..4 {
             let scanned = keys(engine.prefix(b"key-").unwrap());
-            let mut pages = paged(&engine, Bound::Unbounded, Bound::Unbounded, 100);
+            let page =
+                |start: Bound<&[u8]>, end: Bound<&[u8]>, limit| engine.range_page(None, start, end, limit);
+            let mut pages = paged(page, Bound::Unbounded, Bound::Unbounded, 100);
             for found in [scanned, std::mem::take(&mut pages)] {
                 assert!(found.is_sorted_by(|a, b| a < b));
                 let kept = found.into_iter().filter(|key| !key.ends_with(b"-passing"));

@@ -7,15 +7,16 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use caskade_engine::error::SnapshotError;
+use caskade_engine::replicated::Store;
 use caskade_engine::{Engine, OpenError, Options, SyncPolicy, restore};
-use support::{fast_directory, open, overwrite, small, state_after, state_of};
+use support::{fast_directory, open, open_store, overwrite, small, state_after, state_of, tombstone, value};
 
 fn options(directory: &Path) -> Options {
     Options { background: false, ..small(directory, SyncPolicy::Never) }
 }
 
-fn with_history(directory: &Path) -> Engine {
-    let engine = open(&options(directory));
+fn with_history(directory: &Path) -> Store {
+    let engine = open_store(&options(directory));
     support::history().into_iter().for_each(|records| engine.apply(records).unwrap());
     engine
 }
@@ -27,18 +28,17 @@ fn restored_snapshot_is_the_store_as_it_was() {
     let engine = with_history(&store);
     engine.snapshot(&snapshot).unwrap();
     // Later writes of the store are not in the snapshot, and remove nothing from it.
-    engine.put(b"a", b"later").unwrap();
-    engine.delete(b"d").unwrap();
+    engine.apply(vec![value(b"a", 20, b"later"), tombstone(b"d", 21)]).unwrap();
     engine.merge().unwrap();
     drop(engine);
     std::fs::remove_dir_all(&store).unwrap();
     for name in ["one", "two"] {
         let to = directory.path().join(name);
         restore(&snapshot, &to).unwrap();
-        let engine = open(&options(&to));
+        let engine = open_store(&options(&to));
         assert_eq!(state_of(&engine), state_after(&support::history()));
         // The restored store shares nothing with the snapshot.
-        engine.put(b"a", b"in the copy").unwrap();
+        engine.apply(vec![value(b"a", 20, b"in the copy")]).unwrap();
         engine.merge().unwrap();
     }
 }
@@ -129,8 +129,10 @@ fn files_of_store_and_snapshot_are_for_their_owner_alone() {
         directory.path().join("b/copy"),
         directory.path().join("restored"),
     );
-    let engine = open(&Options { reserve_bytes: 1 << 20, ..small(&store, SyncPolicy::Never) });
-    (0..200_u32).for_each(|number| engine.put(&number.to_le_bytes(), &[1; 1000]).unwrap());
+    let engine = open_store(&Options { reserve_bytes: 1 << 20, ..small(&store, SyncPolicy::Never) });
+    (1..=200_u64).for_each(|number| {
+        engine.apply(vec![value(&number.to_le_bytes(), number, &[1; 1000])]).unwrap();
+    });
     engine.run_once().unwrap();
     engine.write_metadata("note", b"kept").unwrap();
     engine.snapshot(&copy).unwrap();

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use caskade_engine::Record;
+use caskade_engine::replicated::Store;
 use caskade_engine::slots::PARTITIONS;
-use caskade_engine::{Engine, Record};
 use caskade_node::config::Settings;
 use caskade_node::kv::{Action, Condition, ExpiryPolicy, Operation, Outcome};
 use caskade_node::runtime::Node;
@@ -110,10 +111,9 @@ async fn assert_all_read(running: &Running) {
 }
 
 /// Returns whether both copies of every key are whole and equal.
-fn copies_are_equal(a: &Engine, b: &Engine) -> bool {
-    let whole = |engine: &Engine| {
-        (0..KEYS).all(|number| engine.read(&key(number)).is_ok_and(|found| found.is_some()))
-    };
+fn copies_are_equal(a: &Store, b: &Store) -> bool {
+    let whole =
+        |engine: &Store| (0..KEYS).all(|number| engine.read(&key(number)).is_ok_and(|found| found.is_some()));
     let equal = |partition| a.partition_stats(partition).digest == b.partition_stats(partition).digest;
     (0..PARTITIONS).all(equal) && whole(a) && whole(b)
 }

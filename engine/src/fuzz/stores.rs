@@ -6,12 +6,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 
 use super::*;
-use crate::engine::Engine;
 use crate::error::{ReadError, SnapshotError};
 use crate::file_system::FileSystem;
 use crate::format::{BOUND_OF_LOG_FILE, FLAG_IN_BATCH, FileKind, begin_batch, encode_mark, end_batch};
 use crate::options::{MergeWindow, Options, SyncPolicy};
 use crate::recovery::Recovery;
+use crate::replicated::Store;
 use crate::slots::partition_of;
 use crate::snapshot::{Snapshot, restore_on};
 
@@ -27,16 +27,15 @@ pub(super) fn at(directory: &str, name: &str) -> PathBuf {
 }
 
 /// Opens a store without background work, in which the engine creates no record by itself.
-pub(super) fn open(disk: &FaultyFileSystem, directory: &str) -> Result<(Engine, Recovery), OpenError> {
+pub(super) fn open(disk: &FaultyFileSystem, directory: &str) -> Result<(Store, Recovery), OpenError> {
     let options = Options {
         sync: SyncPolicy::Never,
         max_file_size: 64 << 10,
         background: false,
-        replicated: true,
         merge_window: MergeWindow::Never,
         ..Options::new(directory)
     };
-    Engine::open_on(Arc::new(disk.clone()), options)
+    Store::open_on(Arc::new(disk.clone()), options)
 }
 
 fn record(parsed: &Parsed<'_>) -> Record {
@@ -92,7 +91,7 @@ pub(super) fn newest(records: &[Record]) -> State {
 
 /// Reads every key that the store may have. Each record found must be one of the valid ones. Returns the
 /// found versions.
-pub(super) fn serves_only(engine: &Engine, valid: &[Record]) -> State {
+pub(super) fn serves_only(engine: &Store, valid: &[Record]) -> State {
     let mut served = State::new();
     let keys: BTreeSet<&Bytes> = valid.iter().map(|record| &record.key).collect();
     for &key in &keys {
@@ -115,7 +114,7 @@ pub(super) fn serves_only(engine: &Engine, valid: &[Record]) -> State {
 }
 
 /// Checks that the store still accepts writes.
-pub(super) fn apply_one_more(engine: &Engine, valid: &[Record]) {
+pub(super) fn apply_one_more(engine: &Store, valid: &[Record]) {
     if valid.iter().any(|record| record.key == ONE_MORE) {
         return;
     }

@@ -19,7 +19,9 @@ pub(crate) type Place = (Location, Pin);
 /// The callback of a queued append, and its records as they are in their group.
 pub(crate) type Callback = (Appended, Done);
 
-/// Records that are in the log and not visible yet: pass it to [`Engine::publish`](crate::Engine::publish).
+/// Records that are in the log and not visible yet: pass it to [`Store::publish`].
+///
+/// [`Store::publish`]: crate::replicated::Store::publish
 ///
 /// Dropping it leaves the records unpublished until the store is reopened, which finds and publishes them.
 #[derive(Clone, Debug)]

@@ -57,9 +57,11 @@ fn failed_write_that_cannot_be_taken_back_stops_the_log() {
 #[test]
 fn callback_that_panics_stops_nothing() {
     let directory = tempfile::tempdir().unwrap();
-    let (engine, _) = crate::engine::Engine::open(Options::new(directory.path())).unwrap();
+    let (engine, _) = crate::replicated::Store::open(Options::new(directory.path())).unwrap();
     let tombstone = Record { key: Bytes::new(), version: 1, expiry_ms: 0, user_flags: 0, value: None };
     engine.append(vec![tombstone], |_| panic!("in a callback, as the test wants"));
-    engine.put(b"key", b"value").unwrap();
-    assert!(engine.contains(b"key").unwrap());
+    let (key, value) = (Bytes::from_static(b"key"), Some(Bytes::from_static(b"value")));
+    let value = Record { key, version: 2, expiry_ms: 0, user_flags: 0, value };
+    engine.apply(vec![value.clone()]).unwrap();
+    assert_eq!(engine.read(b"key").unwrap(), Some(value));
 }

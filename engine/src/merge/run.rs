@@ -45,7 +45,7 @@ pub(super) struct Run<'a> {
 
 impl<'a> Run<'a> {
     pub(super) fn new(core: &'a Core, inputs: &'a [Arc<DataFile>]) -> Self {
-        let clean_up_to = |partition| core.merges.clean_up_to(core.options.replicated, partition);
+        let clean_up_to = |partition| core.merges.clean_up_to(core.replicated, partition);
         Self {
             core,
             inputs,
@@ -160,7 +160,7 @@ impl<'a> Run<'a> {
         }
         let expiry_ms = record.header.expiry_ms;
         let is_expired = bound.is_none() && expiry_ms != 0 && expiry_ms <= self.now_ms;
-        if is_expired && !self.core.options.replicated && self.expired.len() < EXPIRED_MAX {
+        if is_expired && !self.core.replicated && self.expired.len() < EXPIRED_MAX {
             // Copied nevertheless: the record becomes dead when its tombstone is published.
             self.expired.push((record.key.to_vec(), record.header.version));
         }

@@ -141,7 +141,7 @@ fn collectable_bytes(core: &Core, files: &[Arc<DataFile>]) -> HashMap<FileSlot, 
         return bytes;
     }
     for partition in 0..PARTITIONS as Partition {
-        let clean = core.merges.clean_up_to(core.options.replicated, partition);
+        let clean = core.merges.clean_up_to(core.replicated, partition);
         if clean > 0 {
             core.keydir.collectable(partition, clean, |file, len| {
                 *bytes.entry(file).or_insert(0) += u64::from(len);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use caskade_engine::error::{MergeError, SnapshotError};
+use caskade_engine::replicated::Store;
 use caskade_engine::slots::{Partition, partition_of};
 use caskade_engine::testing::Moment;
 use caskade_engine::{AppendError, Version};
@@ -39,16 +40,16 @@ fn key(number: u64) -> Vec<u8> {
     keys().nth(number as usize).unwrap()
 }
 
-/// Returns whether the stores of this history are replicated. Only then versions arrive out of order, and
-/// tombstones stay until partitions are declared clean.
-pub(crate) fn is_replicated(seed: u64) -> bool {
+/// Returns whether versions of this history may arrive late: tombstones then stay until partitions are
+/// declared clean. Otherwise all partitions are declared clean at all times, as in an embedded store.
+fn has_late_versions(seed: u64) -> bool {
     !seed.is_multiple_of(3)
 }
 
 /// Returns the steps for a seed. The first one opens the store; the last one closes and reopens it.
 pub(crate) fn generate(seed: u64, len: usize) -> Vec<Step> {
     let mut draw = Draw(seed);
-    let mut versions = Versions { some_late: is_replicated(seed), ..Versions::default() };
+    let mut versions = Versions { some_late: has_late_versions(seed), ..Versions::default() };
     let mut steps = vec![Step::Reopen];
     steps.extend((0..len).map(|number| match draw.below(28) {
         0 => Step::Reopen,
@@ -65,8 +66,20 @@ pub(crate) fn generate(seed: u64, len: usize) -> Vec<Step> {
             Step::Apply((0..count).map(|_| record(&mut draw, &mut versions)).collect())
         }
     }));
+    if !has_late_versions(seed) {
+        steps = always_clean(steps);
+    }
     steps.push(Step::Reopen);
     steps
+}
+
+/// Adds declarations that all partitions are clean: after each opening, and each drop, which revokes them.
+fn always_clean(steps: Vec<Step>) -> Vec<Step> {
+    let declare = |step: Step| {
+        let revokes = matches!(step, Step::Reopen | Step::Drop(_));
+        std::iter::once(step).chain(revokes.then_some(Step::Clean(Version::MAX)))
+    };
+    steps.into_iter().flat_map(declare).collect()
 }
 
 /// Source of versions; draws each one once.
@@ -114,23 +127,18 @@ pub(crate) enum StepError {
     Snapshot(SnapshotError),
 }
 
-/// Returns the options for the stores of a history.
-pub(crate) fn options_for(seed: u64, sync: SyncPolicy) -> Options {
-    Options { replicated: is_replicated(seed), ..quiet(sync) }
-}
-
 /// Performs a step completely, or returns an error.
 pub(crate) fn perform(
     file_system: &FaultyFileSystem,
     options: &Options,
-    engine: &mut Option<Engine>,
+    engine: &mut Option<Store>,
     step: &Step,
 ) -> Result<(), StepError> {
     if let Step::Reopen = step {
         if let Some(engine) = engine.take() {
             engine.close().map_err(StepError::Append)?;
         }
-        let (opened, recovery) = open_on(file_system, options).map_err(StepError::Open)?;
+        let (opened, recovery) = open_store_on(file_system, options).map_err(StepError::Open)?;
         assert!(!recovery.is_damaged() && recovery.cut_bytes == 0, "{recovery:?}");
         *engine = Some(opened);
         return Ok(());
@@ -184,7 +192,7 @@ pub(crate) fn live(model: &Model) -> Model {
 }
 
 /// Returns the live records of the histories' keys in a store.
-pub(crate) fn live_in(engine: &Engine) -> Result<Model, ReadError> {
+pub(crate) fn live_in(engine: &Store) -> Result<Model, ReadError> {
     let mut state = Model::new();
     for key in keys() {
         if let Some(record) = engine.read(&key)?.filter(|record| record.value.is_some()) {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
+use caskade_engine::replicated::Store;
 use caskade_engine::testing::FaultyFileSystem;
 use caskade_engine::{Engine, OpenError, Options, ReadError, Record, Recovery, SyncPolicy};
 
@@ -27,14 +28,26 @@ pub(crate) fn small(path: &Path, sync: SyncPolicy) -> Options {
     Options { max_file_size: 64 << 10, low_free_bytes: 0, reserve_bytes: 0, sync, ..Options::new(path) }
 }
 
-/// Opens a store that must be undamaged.
+/// Opens an embedded store that must be undamaged.
 pub(crate) fn open(options: &Options) -> Engine {
     let (engine, recovery) = open_any(options);
     assert!(!recovery.is_damaged(), "{recovery:?}");
     engine
 }
 
-/// Opens a store.
+/// Opens a replicated store that must be undamaged.
+pub(crate) fn open_store(options: &Options) -> Store {
+    let (store, recovery) = open_any_store(options);
+    assert!(!recovery.is_damaged(), "{recovery:?}");
+    store
+}
+
+/// Opens a replicated store.
+pub(crate) fn open_any_store(options: &Options) -> (Store, Recovery) {
+    Store::open(options.clone()).expect("the store opens")
+}
+
+/// Opens an embedded store.
 pub(crate) fn open_any(options: &Options) -> (Engine, Recovery) {
     Engine::open(options.clone()).expect("the store opens")
 }
@@ -97,7 +110,7 @@ pub(crate) fn state_after(appends: &[Vec<Record>]) -> BTreeMap<Bytes, Record> {
 }
 
 /// Returns the records of the keys of [`history`] in a store.
-pub(crate) fn state_of(engine: &Engine) -> BTreeMap<Bytes, Record> {
+pub(crate) fn state_of(engine: &Store) -> BTreeMap<Bytes, Record> {
     let keys = [&b"a"[..], b"b", b"c", b"d", b"e"];
     keys.iter()
         .filter_map(|key| engine.read(key).unwrap())
@@ -113,7 +126,15 @@ pub(crate) fn quiet(sync: SyncPolicy) -> Options {
     Options { background: false, ..small(Path::new(STORE), sync) }
 }
 
-/// Opens a store on a file system of a test.
+/// Opens a replicated store on a file system of a test.
+pub(crate) fn open_store_on(
+    file_system: &FaultyFileSystem,
+    options: &Options,
+) -> Result<(Store, Recovery), OpenError> {
+    Store::open_on(Arc::new(file_system.clone()), options.clone())
+}
+
+/// Opens an embedded store on a file system of a test.
 pub(crate) fn open_on(
     file_system: &FaultyFileSystem,
     options: &Options,

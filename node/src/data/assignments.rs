@@ -9,8 +9,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use caskade_engine::AppendError;
+use caskade_engine::replicated::Store;
 use caskade_engine::slots::PARTITIONS;
-use caskade_engine::{AppendError, Engine};
 use parking_lot::Mutex;
 
 use super::plane::{Plane, Role};
@@ -35,7 +36,7 @@ pub(super) struct Assignments {
 impl Assignments {
     /// Loads the epochs that were written last. If they cannot be read, no data belong to any assignment:
     /// copies that are not in-sync start empty, which is always safe.
-    pub(super) fn load(engine: &Engine) -> Self {
+    pub(super) fn load(engine: &Store) -> Self {
         let epochs = match engine.read_metadata(NAME) {
             Ok(bytes) => bytes.and_then(|bytes| decode(&bytes)),
             Err(error) => {

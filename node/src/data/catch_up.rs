@@ -12,8 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use caskade_engine::replicated::InventoryEntry;
-use caskade_engine::{Engine, ReadError};
+use caskade_engine::ReadError;
+use caskade_engine::replicated::{InventoryEntry, Store};
 use tokio::sync::oneshot;
 
 use super::message::{Bulk, BulkAction, BulkAnswer, ReplicationFrame, WireRecord, read_replication_answer};
@@ -583,7 +583,7 @@ pub(super) fn unexpected(answer: &BulkAnswer) -> CopyError {
 
 /// Reads the keys of the records at these positions, one record at a time.
 pub(super) fn keys_at(
-    engine: &Engine,
+    engine: &Store,
     partition: Partition,
     positions: &[u64],
 ) -> Result<Vec<Bytes>, ReadError> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use caskade_engine::Engine;
+use caskade_engine::replicated::Store;
 use parking_lot::Mutex;
 
 use super::plane::Plane;
@@ -14,7 +14,7 @@ const NAME: &str = "cluster-time";
 
 /// Restores the clock from the record on disk. A record that cannot be read counts as absent: the node then
 /// learns cluster time from the others.
-pub(super) fn restore(engine: &Engine, host: &Host) -> Mutex<ClusterClock> {
+pub(super) fn restore(engine: &Store, host: &Host) -> Mutex<ClusterClock> {
     let record = match engine.read_metadata(NAME) {
         Ok(bytes) => bytes.and_then(|bytes| TimeRecord::decode(&bytes)),
         Err(error) => {

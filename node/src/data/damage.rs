@@ -17,8 +17,9 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use caskade_engine::Recovery;
+use caskade_engine::replicated::Store;
 use caskade_engine::slots::PARTITIONS;
-use caskade_engine::{Engine, Recovery};
 
 use super::plane::Plane;
 use super::version::version;
@@ -121,7 +122,7 @@ pub(super) struct Damage {
 
 impl Damage {
     /// Creates the state of a store that was just opened, with the kept bounds if they apply.
-    pub(super) fn load(engine: &Engine, found: Option<DamageFound>) -> Self {
+    pub(super) fn load(engine: &Store, found: Option<DamageFound>) -> Self {
         let kept = found.as_ref().and_then(|found| match engine.read_metadata(NAME) {
             Ok(kept) => found.known(&kept?),
             Err(error) => {
@@ -147,7 +148,7 @@ impl Damage {
     }
 
     /// Writes the bounds to the store's directory if they have changed.
-    fn keep(&self, engine: &Engine) {
+    fn keep(&self, engine: &Store) {
         if !self.is_unkept.swap(false, Ordering::AcqRel) || !self.found.is_complete {
             return;
         }

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use arc_swap::ArcSwap;
+use caskade_engine::AppendError;
 use caskade_engine::options::Budget;
-use caskade_engine::replicated::Appended;
+use caskade_engine::replicated::{Appended, Store};
 use caskade_engine::slots::PARTITIONS;
-use caskade_engine::{AppendError, Engine};
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -82,7 +82,7 @@ pub struct Parts {
     /// This node.
     pub node: NodeId,
     /// Its store.
-    pub engine: Engine,
+    pub engine: Store,
     /// Damage that was found when the store was opened; `None` if there is none.
     pub damage: Option<DamageFound>,
     /// Sends calls to other nodes.
@@ -212,7 +212,7 @@ impl Drop for Held<'_> {
 /// The data plane of one node.
 pub struct Plane {
     pub(super) node: NodeId,
-    pub(super) engine: Engine,
+    pub(super) engine: Store,
     pub(super) peers: Peers,
     pub(super) refusals: Arc<Refusals>,
     pub(super) limits: DataLimits,
@@ -319,7 +319,7 @@ impl Plane {
     }
 
     /// Returns the store.
-    pub fn engine(&self) -> &Engine {
+    pub fn engine(&self) -> &Store {
         &self.engine
     }
 

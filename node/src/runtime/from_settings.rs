@@ -34,8 +34,6 @@ pub(super) fn engine_options(settings: &Settings, supervisor: &Supervisor) -> Op
     options.merge_window = settings.merge_window;
     // The other background work reaches the whole budget through this part.
     options.budget = Budget::new(settings.background_bytes_per_s).part(settings.merge_bytes_per_s);
-    // The cluster decides about tombstones and expiry.
-    options.replicated = true;
     // The data plane watches the free space, with its own marks.
     options.low_free_bytes = 0;
     let supervisor = supervisor.clone();
@@ -84,10 +82,10 @@ mod tests {
         let theirs = Options::new(settings.data_dir.join(STORE_FOLDER));
         let ours = engine_options(&settings, &supervisor);
         assert_eq!(ours.validate(), Ok(()));
-        // A node uses larger files, and its cluster decides about writes.
-        let (max_file_size, replicated, low_free_bytes) = (ours.max_file_size, true, 0);
+        // A node uses larger files, and watches the free space itself.
+        let (max_file_size, low_free_bytes) = (ours.max_file_size, 0);
         let (budget, on_failure) = (ours.budget.clone(), ours.on_failure.clone());
-        assert_eq!(ours, Options { max_file_size, replicated, low_free_bytes, budget, on_failure, ..theirs });
+        assert_eq!(ours, Options { max_file_size, low_free_bytes, budget, on_failure, ..theirs });
         let mut changed = settings;
         changed.merge_bytes_per_s = 5;
         changed.background_bytes_per_s = 50;

@@ -43,7 +43,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use caskade_engine::Engine;
+use caskade_engine::replicated;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::{Notify, mpsc, watch};
@@ -127,7 +127,7 @@ pub struct Parts {
     /// The node's part in the topology log.
     pub topology: Arc<dyn Agreement>,
     /// The node's store.
-    pub engine: Engine,
+    pub engine: replicated::Store,
     /// Damage that was found when the store was opened; `None` without damage.
     pub damage: Option<DamageFound>,
     /// Lowest generation that the node follows while it has no committed state.
@@ -495,7 +495,7 @@ impl Node {
     }
 
     /// Returns this node's store, for programs that run a node in their own process.
-    pub fn engine(&self) -> &Engine {
+    pub fn engine(&self) -> &replicated::Store {
         self.plane.engine()
     }
 

@@ -12,7 +12,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use caskade_engine::{Engine, Options, SyncPolicy};
+use caskade_engine::{Options, SyncPolicy, replicated};
 
 use crate::cluster::state::StoreCondition;
 use crate::config::Settings;
@@ -104,13 +104,16 @@ pub(super) fn condition(settings: &Settings, damaged: bool) -> StoreCondition {
 }
 
 /// Opens the store, unless all its files are missing; returns its damage.
-pub(super) fn open(options: Options, data_dir: &Path) -> anyhow::Result<(Engine, Option<DamageFound>)> {
+pub(super) fn open(
+    options: Options,
+    data_dir: &Path,
+) -> anyhow::Result<(replicated::Store, Option<DamageFound>)> {
     let dir = options.path.clone();
     if read_owner(&dir)?.is_some() && !has_data_files(&dir)? {
         let (what, because) = ("has no data files", format!("its file `{OWNER_FILE}` exists"));
         return Err(vanished(&dir, data_dir, what, because).into());
     }
-    let (engine, recovery) = Engine::open(options)?;
+    let (engine, recovery) = replicated::Store::open(options)?;
     tracing::info!(
         files = recovery.files,
         records = recovery.records,
@@ -131,7 +134,7 @@ fn vanished(store: &Path, data_dir: &Path, what: &'static str, because: String) 
 
 impl Store {
     /// Creates the store of `node`, which [`open`] has opened.
-    pub(super) fn new(options: &Options, data_dir: &Path, node: NodeId, engine: &Engine) -> Self {
+    pub(super) fn new(options: &Options, data_dir: &Path, node: NodeId, engine: &replicated::Store) -> Self {
         Self {
             dir: options.path.clone(),
             data_dir: data_dir.to_owned(),

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use caskade_engine::Engine;
+use caskade_engine::replicated::Store;
 use caskade_node::runtime::{NoteSuperseded, Parts, answer_early, compare};
 use parking_lot::Mutex;
 
@@ -54,7 +54,7 @@ impl World {
         number: usize,
         parts: Parts,
         machine: Arc<SimMachine>,
-        (engine, seed): (Engine, u64),
+        (engine, seed): (Store, u64),
     ) {
         let node = &mut self.nodes[number];
         let (state, peers, id) = (parts.topology.watch().borrow().clone(), parts.peers.clone(), parts.id);

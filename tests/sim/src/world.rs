@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use caskade_engine::replicated::TakenGroup;
+use caskade_engine::replicated::{Store, TakenGroup};
 use caskade_engine::testing::FaultyFileSystem;
-use caskade_engine::{Engine, Options, SyncPolicy};
+use caskade_engine::{Options, SyncPolicy};
 use caskade_node::cluster::operations::AdminOperation;
 use caskade_node::cluster::state::{Announcement, Change, ClusterState, ReplicaRole, StoreCondition};
 use caskade_node::config::Settings;
@@ -77,7 +77,7 @@ pub struct Process {
     /// Its clocks and tasks.
     pub host: Host,
     /// Its store.
-    pub engine: Engine,
+    pub engine: Store,
     /// Time of its start, in microseconds.
     pub since_us: u64,
     /// Once it must begin again: whether it has stopped.
@@ -88,7 +88,7 @@ pub struct Process {
 pub(crate) struct Comparing {
     pub(crate) parts: Parts,
     pub(crate) machine: Arc<SimMachine>,
-    pub(crate) engine: Engine,
+    pub(crate) engine: Store,
     pub(crate) seed: u64,
     /// Whether its log must be given up, once that is known.
     pub(crate) outcome: Arc<Mutex<Option<Result<bool, String>>>>,
@@ -276,7 +276,7 @@ impl World {
     /// Starts a node's process on the contents of its disk. Returns false if it cannot start now.
     pub fn start(&mut self, number: usize) -> bool {
         let (engine, recovery) =
-            match Engine::open_on(Arc::new(self.nodes[number].disk.clone()), self.options()) {
+            match Store::open_on(Arc::new(self.nodes[number].disk.clone()), self.options()) {
                 Ok(opened) => opened,
                 Err(error) => {
                     self.note(&format!("node {number} does not start: {error}"));
@@ -328,7 +328,7 @@ impl World {
         number: usize,
         parts: Parts,
         machine: Arc<SimMachine>,
-        (engine, seed): (Engine, u64),
+        (engine, seed): (Store, u64),
     ) {
         let (network, id, host) = (self.network.clone(), parts.id, parts.host.clone());
         let node = machine.step(|| Node::assemble(parts, |node| network.serve(id, node)));
@@ -434,7 +434,6 @@ impl World {
         options.append_buffer_bytes = 4 << 20;
         options.merge_small_file = 0;
         options.merge_trigger_bytes = 1 << 14;
-        options.replicated = true;
         options.map_files = false;
         options.reserve_bytes = 0;
         options.background = false;
@@ -469,7 +468,7 @@ fn settling(state: &ClusterState) -> Vec<Change> {
 }
 
 /// Does the work of an engine's threads: commits waiting appends, and merges at intervals.
-async fn run_disk(engine: Engine, sync: SyncPolicy, seed: u64, sync_pause_us: Arc<AtomicU64>) {
+async fn run_disk(engine: Store, sync: SyncPolicy, seed: u64, sync_pause_us: Arc<AtomicU64>) {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut tended = Instant::now();
     loop {

@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use caskade_engine::Options;
+use caskade_engine::replicated::Store;
 use caskade_engine::testing::FaultyFileSystem;
-use caskade_engine::{Engine, Options};
 use futures::future::BoxFuture;
 use tokio::sync::mpsc;
 
@@ -107,9 +108,9 @@ fn alone(readings: u64, stands_still_ms: u64) -> Arc<Plane> {
 /// Creates node 1 on this file system and machine, without a reserve.
 fn alone_on(file_system: &FaultyFileSystem, machine: &Arc<Stopping>) -> Arc<Plane> {
     let mut options = Options::new("/store");
-    (options.replicated, options.background, options.map_files) = (true, false, false);
+    (options.background, options.map_files) = (false, false);
     options.reserve_bytes = 0;
-    let (engine, _) = Engine::open_on(Arc::new(file_system.clone()), options).unwrap();
+    let (engine, _) = Store::open_on(Arc::new(file_system.clone()), options).unwrap();
     let plane = Plane::new(Parts {
         node: node(1),
         engine,
