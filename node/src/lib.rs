@@ -3,7 +3,8 @@
 //! Pure folders, without I/O or clock: [`cluster`] applies changes to the committed state, [`kv`] evaluates
 //! commands on one key. [`topology`] runs the consensus log, [`net`] connects to peers, [`data`] replicates
 //! and copies records, [`frontend`] serves clients, and [`access`] checks their permissions. [`runtime`]
-//! wires the parts together. The crate [`api`] has what `caskctl` and `casktop` share with the node.
+//! wires the parts together, and [`program`] is `caskd`. The crate [`api`] has what `caskctl` and `casktop`
+//! share with the node.
 
 pub mod access;
 pub mod clock;
@@ -25,6 +26,7 @@ pub mod machine;
 pub mod mutation;
 mod nesting;
 pub mod net;
+pub mod program;
 mod reserve;
 pub mod runtime;
 pub mod supervise;

@@ -3,6 +3,7 @@
 //! A task of its own asks the nodes, so that a slow node never blocks the screen.
 
 use std::io::IsTerminal;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
@@ -47,6 +48,10 @@ pub struct Options {
     pub login: Login,
 }
 
+/// A future of this crate. Boxed, because a future is compiled in the crate that makes it an object or polls
+/// it: so `caskctl` and `casktop` do not each compile the dashboard.
+pub type Boxed<T> = Pin<Box<dyn Future<Output = anyhow::Result<T>>>>;
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -84,7 +89,11 @@ impl Options {
 /// # Errors
 /// Standard input or output is not a terminal, or the terminal fails. A cluster that does not answer is not
 /// an error: the dashboard shows the failure and asks again.
-pub async fn run(options: Options) -> anyhow::Result<()> {
+pub fn run(options: Options) -> Boxed<()> {
+    Box::pin(show(options))
+}
+
+async fn show(options: Options) -> anyhow::Result<()> {
     let options = options.checked()?;
     if !std::io::stdout().is_terminal() || !std::io::stdin().is_terminal() {
         bail!("the dashboard needs a terminal; print one frame of text with --once");
@@ -140,7 +149,11 @@ pub async fn once(options: Options, width: u16, height: u16) -> anyhow::Result<S
 ///
 /// # Errors
 /// No node answers; the message names each node and its error.
-pub async fn frame(options: Options, width: u16, height: u16) -> anyhow::Result<Buffer> {
+pub fn frame(options: Options, width: u16, height: u16) -> Boxed<Buffer> {
+    Box::pin(ask_and_draw(options, width, height))
+}
+
+async fn ask_and_draw(options: Options, width: u16, height: u16) -> anyhow::Result<Buffer> {
     let options = options.checked()?;
     let mut source = Source::new(options.addrs).with_login(options.login);
     let mut model = Model::new(options.interval_ms, options.screen);
