@@ -5,10 +5,14 @@
 
 #[path = "tidy/exceptions.rs"]
 mod exceptions;
+#[path = "tidy/imports.rs"]
+mod imports;
 #[path = "tidy/limits.rs"]
 mod limits;
 #[path = "tidy/names.rs"]
 mod names;
+#[path = "tidy/paths.rs"]
+mod paths;
 #[path = "tidy/source.rs"]
 mod source;
 
@@ -129,6 +133,35 @@ fn pure_folders_do_no_io() -> Result<()> {
         "pure",
         &format!("{PURE:?} have none of {IMPURE:?}: times are arguments, I/O is done by their callers"),
         found,
+    )
+}
+
+#[test]
+fn folders_import_each_other_in_no_circle() -> Result<()> {
+    check(
+        "folders",
+        "no folder imports, through others, one that imports it; of files beside the root, three may",
+        imports::circles_of_folders(),
+    )
+}
+
+#[test]
+fn at_most_three_files_of_a_folder_import_each_other_in_a_circle() -> Result<()> {
+    check(
+        "circle",
+        "at most three files of a folder import each other in a circle: give what they share its own file",
+        imports::circles_of_files(),
+    )
+}
+
+#[test]
+fn folders_of_the_node_import_only_what_they_may() -> Result<()> {
+    let without = imports::without_row();
+    ensure!(without.is_empty(), "MAY_IMPORT of tidy/imports.rs has no row for {without:?} of node/src");
+    check(
+        "imports",
+        "a folder of node/src imports only the folders of its row in MAY_IMPORT (tidy/imports.rs)",
+        imports::not_allowed(),
     )
 }
 

@@ -2,10 +2,10 @@
 
 use std::net::SocketAddr;
 
+use super::kind::ClientCertificates;
 use super::source::{Problem, Source};
 use super::table::Settings;
 use crate::disk::Mark;
-use crate::frontend::tls::ClientCertificates;
 
 /// Adds problems between settings, and warnings of combinations that are probably a mistake.
 pub(super) fn relations(settings: &Settings, problems: &mut Vec<Problem>, warnings: &mut Vec<String>) {

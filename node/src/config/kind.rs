@@ -11,7 +11,6 @@ use libp2p::Multiaddr;
 use toml::Value;
 
 use crate::disk::Mark;
-use crate::frontend::tls::ClientCertificates;
 
 /// Format of log lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +38,17 @@ pub enum Redirect {
     Proxy,
     /// Redis Cluster's MOVED, with the address of the primary.
     Moved,
+}
+
+/// Policy for client certificates.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// The node requests no certificate.
+    No,
+    /// A certificate, if the client sends one, must be signed by the CA.
+    Optional,
+    /// The client must send a certificate signed by the CA.
+    Yes,
 }
 
 /// A secret text: `caskd config`, CONFIG GET and logs never show it.

@@ -17,7 +17,7 @@ mod table;
 mod tests;
 
 pub use args::ServerArgs;
-pub use kind::{Hidden, LogFormat, PairTakeover, Redirect};
+pub use kind::{ClientCertificates, Hidden, LogFormat, PairTakeover, Redirect};
 pub use reached::{HostName, ReachedAt};
 pub use render::{changed, pairs, render, render_json};
 pub use source::{Problem, Source};

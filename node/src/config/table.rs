@@ -8,14 +8,13 @@ use caskade_engine::options::{Index, MergeWindow};
 
 use super::given::Given;
 use super::kind::{
-    ByItself, Certificates, Describe, Durability, Elsewhere, Filter, Folder, Format, FreeSpace, Hidden, Int,
-    Keys, Kind, Listen, LogFormat, Name, OptionalFile, OptionalListen, PairTakeover, Password, Peers,
-    Redirect, Shape, Size, Switch, Window,
+    ByItself, Certificates, ClientCertificates, Describe, Durability, Elsewhere, Filter, Folder, Format,
+    FreeSpace, Hidden, Int, Keys, Kind, Listen, LogFormat, Name, OptionalFile, OptionalListen, PairTakeover,
+    Password, Peers, Redirect, Shape, Size, Switch, Window,
 };
 use super::reached::{Reachable, ReachedAt};
 use super::source::Source;
 use crate::disk::Mark;
-use crate::frontend::tls::ClientCertificates;
 
 /// One row of the table.
 pub struct Setting {

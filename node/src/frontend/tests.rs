@@ -18,8 +18,9 @@ use super::context::FrontEndContext;
 use super::limits::ClientLimits;
 use super::security::Security;
 use super::testing::{self, Memory};
-use super::tls::{ClientCertificates, Tls, TlsFiles};
+use super::tls::{Tls, TlsFiles};
 use super::{memcached, resp};
+use crate::config::ClientCertificates;
 
 const TOLD_MAX: Duration = Duration::from_secs(10);
 

@@ -22,6 +22,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+use crate::config::ClientCertificates;
+
 /// Interval at which the files are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Longest time of a handshake.
@@ -30,17 +32,6 @@ const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
 const HANDSHAKES_MAX: usize = 1024;
 /// Longest accepted file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
-
-/// Policy for client certificates.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClientCertificates {
-    /// The node requests no certificate.
-    No,
-    /// A certificate, if the client sends one, must be signed by the CA.
-    Optional,
-    /// The client must send a certificate signed by the CA.
-    Yes,
-}
 
 /// Paths of the TLS files, and the policy for client certificates.
 #[derive(Clone, Debug)]

@@ -262,12 +262,6 @@ fn log_panic(panic: &std::panic::PanicHookInfo<'_>) {
         thread = thread.name().unwrap_or_default(),
         location,
         "panic: {}{backtrace}",
-        panic_text(panic.payload())
+        crate::supervise::panic_text(panic.payload())
     );
-}
-
-/// Returns the message of a panic.
-pub fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
-    let text = payload.downcast_ref::<String>().map(String::as_str);
-    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a text")
 }

@@ -23,8 +23,6 @@ use futures::FutureExt as _;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::logging::panic_text;
-
 /// How a part of a node ended.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -281,4 +279,10 @@ pub async fn contained<T>(task: impl Future<Output = T>) -> T {
 pub fn contained_call<T>(call: impl FnOnce() -> T) -> T {
     let _contained = Set::to(&CONTAINED, true);
     call()
+}
+
+/// Returns the message of a panic.
+pub fn panic_text(payload: &(dyn std::any::Any + Send)) -> &str {
+    let text = payload.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("a panic without a text")
 }
