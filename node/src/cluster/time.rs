@@ -114,8 +114,8 @@ pub struct TimeReport {
     pub error_us: Option<u64>,
     /// The latest cluster time that the node has recorded, in microseconds; 0 if it has no record.
     pub floor_us: u64,
-    /// Whether the node's wall clock was behind its record at the start: it was set back, so the guess is only
-    /// the bound of the record.
+    /// Whether the node's wall clock was behind its record at the start: it was set back, so the guess is
+    /// only the bound of the record.
     pub set_back: bool,
     /// Distance of the node's wall clock ahead of its estimate, in milliseconds; `None` while the estimate is
     /// a guess.

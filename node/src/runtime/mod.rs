@@ -228,15 +228,7 @@ impl Node {
         supervisor: &Supervisor,
     ) -> anyhow::Result<Arc<Self>> {
         let data_dir = settings.data_dir.clone();
-        private::create(&data_dir).with_context(|| {
-            format!(
-                "cannot create the data directory {}: give a directory this user may write with --data-dir",
-                data_dir.display()
-            )
-        })?;
-        private::tighten(&data_dir);
-        superseded_log::settle(&data_dir)?;
-        let returning = superseded_log::returning(&data_dir)?;
+        let returning = prepare_data_dir(&data_dir)?;
         let generation_floor = returning.as_ref().map_or(0, |returning| returning.generation);
         let secret = settings.cluster_secret_file.as_deref().map(ClusterSecret::load).transpose()?;
         let options = from_settings::engine_options(&settings, supervisor);
@@ -627,6 +619,20 @@ async fn votes_alone(topology: &Topology, own: NodeId) -> bool {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     false
+}
+
+/// Creates the data directory if it is missing, closes it to other users, and finishes a return to another
+/// topology log that a crash interrupted. Returns the generation that the node returns from, if it does.
+fn prepare_data_dir(data_dir: &std::path::Path) -> anyhow::Result<Option<superseded_log::Returning>> {
+    private::create(data_dir).with_context(|| {
+        format!(
+            "cannot create the data directory {}: give a directory this user may write with --data-dir",
+            data_dir.display()
+        )
+    })?;
+    private::tighten(data_dir);
+    superseded_log::settle(data_dir)?;
+    superseded_log::returning(data_dir)
 }
 
 /// Founds, joins or returns to a cluster, depending on the data directory and the settings.

@@ -106,13 +106,7 @@ impl World {
             Fault::Restart(node) => self.restart(node),
             Fault::Pause(node) => self.pause(node, true),
             Fault::Resume(node) => self.pause(node, false),
-            Fault::Block(from, to) => {
-                self.note(&format!("nothing passes from node {from} to node {to}"));
-                self.network.block(self.nodes[from].id, self.nodes[to].id);
-                if self.rng.random_bool(0.3) {
-                    self.network.break_connection(self.nodes[from].id, self.nodes[to].id);
-                }
-            }
+            Fault::Block(from, to) => self.block(from, to),
             Fault::Open(from, to) => {
                 self.note(&format!("messages pass from node {from} to node {to}"));
                 self.network.open(self.nodes[from].id, self.nodes[to].id);
@@ -158,61 +152,72 @@ impl World {
                 self.note(&format!("node {node} follows up to {ms} ms late"));
                 self.log.make_late(self.nodes[node].id, ms);
             }
-            Fault::WallClock(node, skew_ms) => {
-                // Not while the machine is off: if all machines are off, only their clocks know for how long. And
-                // one clock at a time: a power loss of all machines may take the setting back, and two wrong
-                // clocks of three decide what cluster time is.
-                let others = self.nodes.iter().enumerate().filter(|(number, _)| *number != node);
-                let alone = others.into_iter().all(|(_, other)| other.clocks.keeps_its_wall_clock());
-                if alone && self.nodes[node].process.is_some() {
-                    self.note(&format!("the wall clock of node {node} is set, wrong by {skew_ms} ms"));
-                    self.nodes[node].clocks.set_wall_clock(skew_ms);
-                }
-            }
+            Fault::WallClock(node, skew_ms) => self.set_wall_clock(node, skew_ms),
             Fault::Join => {
                 let node = self.add_node();
                 self.note(&format!("node {node} joins"));
                 self.start(node);
             }
-            Fault::Leave(node) => {
-                let leaves = AdminOperation::Leave { node: self.nodes[node].id };
-                self.operate(&format!("node {node} is to leave"), |_| Change::Operate {
-                    operation: leaves,
-                    basis: None,
-                });
-            }
-            Fault::Remove(node) => {
-                let id = self.nodes[node].id;
-                self.operate(&format!("node {node} is to be removed"), |incarnation_of| {
-                    let removes = AdminOperation::Remove {
-                        node: id,
-                        incarnation: incarnation_of(node),
-                        accept_loss: false,
-                    };
-                    Change::Operate { operation: removes, basis: None }
-                });
-            }
-            Fault::Drain(node, drained) => {
-                let id = self.nodes[node].id;
-                let what = if drained { "to be drained" } else { "drained no more" };
-                self.operate(&format!("node {node} is {what}"), |incarnation_of| {
-                    let (node, incarnation) = (id, incarnation_of(node));
-                    if drained {
-                        Change::Drain { node, incarnation }
-                    } else {
-                        Change::Undrain { node, incarnation }
-                    }
-                });
-            }
+            Fault::Leave(node) => self.leave(node),
+            Fault::Remove(node) => self.remove(node),
+            Fault::Drain(node, drained) => self.drain(node, drained),
             Fault::TakeOver(node) => self.take_over(node),
-            Fault::Weight(node, weight) => {
-                let sets = AdminOperation::SetWeight { node: self.nodes[node].id, weight };
-                self.operate(&format!("node {node} is to weigh {weight}"), |_| Change::Operate {
-                    operation: sets,
-                    basis: None,
-                });
-            }
+            Fault::Weight(node, weight) => self.weigh(node, weight),
         }
+    }
+
+    fn block(&mut self, from: usize, to: usize) {
+        self.note(&format!("nothing passes from node {from} to node {to}"));
+        self.network.block(self.nodes[from].id, self.nodes[to].id);
+        if self.rng.random_bool(0.3) {
+            self.network.break_connection(self.nodes[from].id, self.nodes[to].id);
+        }
+    }
+
+    fn set_wall_clock(&mut self, node: usize, skew_ms: i64) {
+        // Not while the machine is off: if all machines are off, only their clocks know for how long. And one
+        // clock at a time: a power loss of all machines may take the setting back, and two wrong clocks of
+        // three decide what cluster time is.
+        let others = self.nodes.iter().enumerate().filter(|(number, _)| *number != node);
+        let alone = others.into_iter().all(|(_, other)| other.clocks.keeps_its_wall_clock());
+        if alone && self.nodes[node].process.is_some() {
+            self.note(&format!("the wall clock of node {node} is set, wrong by {skew_ms} ms"));
+            self.nodes[node].clocks.set_wall_clock(skew_ms);
+        }
+    }
+
+    fn leave(&mut self, node: usize) {
+        let leaves = AdminOperation::Leave { node: self.nodes[node].id };
+        self.operate(&format!("node {node} is to leave"), |_| Change::Operate {
+            operation: leaves,
+            basis: None,
+        });
+    }
+
+    fn remove(&mut self, node: usize) {
+        let id = self.nodes[node].id;
+        self.operate(&format!("node {node} is to be removed"), |incarnation_of| {
+            let removes =
+                AdminOperation::Remove { node: id, incarnation: incarnation_of(node), accept_loss: false };
+            Change::Operate { operation: removes, basis: None }
+        });
+    }
+
+    fn drain(&mut self, node: usize, drained: bool) {
+        let id = self.nodes[node].id;
+        let what = if drained { "to be drained" } else { "drained no more" };
+        self.operate(&format!("node {node} is {what}"), |incarnation_of| {
+            let (node, incarnation) = (id, incarnation_of(node));
+            if drained { Change::Drain { node, incarnation } } else { Change::Undrain { node, incarnation } }
+        });
+    }
+
+    fn weigh(&mut self, node: usize, weight: u32) {
+        let sets = AdminOperation::SetWeight { node: self.nodes[node].id, weight };
+        self.operate(&format!("node {node} is to weigh {weight}"), |_| Change::Operate {
+            operation: sets,
+            basis: None,
+        });
     }
 
     /// Proposes an operator's change through some running node.

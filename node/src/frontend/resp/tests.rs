@@ -97,59 +97,61 @@ async fn commands_answer_as_in_redis() {
     }
 }
 
+const NOPERM_KEY: &str = "-NOPERM No permissions to access a key\r\n";
+/// Commands on users, rules and log-ins of one connection, with the beginnings of the replies.
+const USERS: &[(&str, &str)] = &[
+    (
+        "AUTH x\r\n",
+        "-ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?\r\n",
+    ),
+    ("AUTH default x\r\n", "+OK\r\n"),
+    ("AUTH a b c\r\n", "-ERR syntax error\r\n"),
+    ("ACL LIST\r\n", "*1\r\n$34\r\nuser default on nopass ~* &* +@all\r\n"),
+    ("ACL SETUSER a on >p ~k* %R~r* +@read -get +set (+get ~g)\r\n", "+OK\r\n"),
+    (
+        "ACL SETUSER a +nothing\r\n",
+        "-ERR Error in ACL SETUSER modifier '+nothing': Unknown command or category name in ACL\r\n",
+    ),
+    ("ACL USERS\r\n", "*2\r\n$1\r\na\r\n$7\r\ndefault\r\n"),
+    ("ACL WHOAMI\r\n", "$7\r\ndefault\r\n"),
+    ("ACL GETUSER nobody\r\n", "$-1\r\n"),
+    ("ACL DRYRUN a del k\r\n", "$50\r\nUser a has no permissions to run the 'del' command\r\n"),
+    ("ACL DRYRUN a set x v\r\n", "$47\r\nUser a has no permissions to access the 'x' key\r\n"),
+    ("ACL DRYRUN a strlen k\r\n", "+OK\r\n"),
+    ("ACL DRYRUN b get k\r\n", "-ERR User 'b' not found\r\n"),
+    ("ACL DRYRUN a foo\r\n", "-ERR Command 'foo' not found\r\n"),
+    (
+        "ACL GENPASS 0\r\n",
+        "-ERR ACL GENPASS argument must be the number of bits for the output password, a positive number up to 4096\r\n",
+    ),
+    ("ACL CAT nothing\r\n", "-ERR Unknown category 'nothing'\r\n"),
+    ("ACL DELUSER default\r\n", "-ERR The 'default' user cannot be removed\r\n"),
+    ("ACL WHOAMI x\r\n", "-ERR wrong number of arguments for 'acl|whoami' command\r\n"),
+    ("ACL FOO\r\n", "-ERR unknown subcommand 'FOO'. Try ACL HELP.\r\n"),
+    ("AUTH a wrong\r\n", "-WRONGPASS invalid username-password pair or user is disabled.\r\n"),
+    ("ACL WHOAMI\r\n", "$7\r\ndefault\r\n"),
+    ("AUTH a p\r\n", "+OK\r\n"),
+    ("SET k1 v\r\n", "+OK\r\n"),
+    ("SET k1 v GET\r\n", "$1\r\nv\r\n"),
+    ("SET x v\r\n", NOPERM_KEY),
+    ("SET r v\r\n", NOPERM_KEY),
+    ("MGET k1 r\r\n", "*2\r\n$1\r\nv\r\n$-1\r\n"),
+    ("MGET k1 x\r\n", NOPERM_KEY),
+    ("GET g\r\n", "$-1\r\n"),
+    ("DEL k1\r\n", "-NOPERM User a has no permissions to run the 'del' command\r\n"),
+    ("ACL WHOAMI\r\n", "-NOPERM User a has no permissions to run the 'acl|whoami' command\r\n"),
+    ("FOO\r\n", "-ERR unknown command 'FOO', with args beginning with: \r\n"),
+    ("GET\r\n", "-ERR wrong number of arguments for 'get' command\r\n"),
+    ("AUTH default x\r\n", "+OK\r\n"),
+    ("ACL SETUSER default >q\r\n", "+OK\r\n"),
+    ("GET k1\r\n", "$1\r\nv\r\n"),
+];
+
 /// Checks log-ins, rules and denials on successive connections to one node.
 #[tokio::test]
 async fn users_are_as_in_redis() {
     let (mut stream, addr, _stop) = serve(limits()).await;
-    const NOPERM_KEY: &str = "-NOPERM No permissions to access a key\r\n";
-    let cases = [
-        (
-            "AUTH x\r\n",
-            "-ERR AUTH <password> called without any password configured for the default user. Are you sure your configuration is correct?\r\n",
-        ),
-        ("AUTH default x\r\n", "+OK\r\n"),
-        ("AUTH a b c\r\n", "-ERR syntax error\r\n"),
-        ("ACL LIST\r\n", "*1\r\n$34\r\nuser default on nopass ~* &* +@all\r\n"),
-        ("ACL SETUSER a on >p ~k* %R~r* +@read -get +set (+get ~g)\r\n", "+OK\r\n"),
-        (
-            "ACL SETUSER a +nothing\r\n",
-            "-ERR Error in ACL SETUSER modifier '+nothing': Unknown command or category name in ACL\r\n",
-        ),
-        ("ACL USERS\r\n", "*2\r\n$1\r\na\r\n$7\r\ndefault\r\n"),
-        ("ACL WHOAMI\r\n", "$7\r\ndefault\r\n"),
-        ("ACL GETUSER nobody\r\n", "$-1\r\n"),
-        ("ACL DRYRUN a del k\r\n", "$50\r\nUser a has no permissions to run the 'del' command\r\n"),
-        ("ACL DRYRUN a set x v\r\n", "$47\r\nUser a has no permissions to access the 'x' key\r\n"),
-        ("ACL DRYRUN a strlen k\r\n", "+OK\r\n"),
-        ("ACL DRYRUN b get k\r\n", "-ERR User 'b' not found\r\n"),
-        ("ACL DRYRUN a foo\r\n", "-ERR Command 'foo' not found\r\n"),
-        (
-            "ACL GENPASS 0\r\n",
-            "-ERR ACL GENPASS argument must be the number of bits for the output password, a positive number up to 4096\r\n",
-        ),
-        ("ACL CAT nothing\r\n", "-ERR Unknown category 'nothing'\r\n"),
-        ("ACL DELUSER default\r\n", "-ERR The 'default' user cannot be removed\r\n"),
-        ("ACL WHOAMI x\r\n", "-ERR wrong number of arguments for 'acl|whoami' command\r\n"),
-        ("ACL FOO\r\n", "-ERR unknown subcommand 'FOO'. Try ACL HELP.\r\n"),
-        ("AUTH a wrong\r\n", "-WRONGPASS invalid username-password pair or user is disabled.\r\n"),
-        ("ACL WHOAMI\r\n", "$7\r\ndefault\r\n"),
-        ("AUTH a p\r\n", "+OK\r\n"),
-        ("SET k1 v\r\n", "+OK\r\n"),
-        ("SET k1 v GET\r\n", "$1\r\nv\r\n"),
-        ("SET x v\r\n", NOPERM_KEY),
-        ("SET r v\r\n", NOPERM_KEY),
-        ("MGET k1 r\r\n", "*2\r\n$1\r\nv\r\n$-1\r\n"),
-        ("MGET k1 x\r\n", NOPERM_KEY),
-        ("GET g\r\n", "$-1\r\n"),
-        ("DEL k1\r\n", "-NOPERM User a has no permissions to run the 'del' command\r\n"),
-        ("ACL WHOAMI\r\n", "-NOPERM User a has no permissions to run the 'acl|whoami' command\r\n"),
-        ("FOO\r\n", "-ERR unknown command 'FOO', with args beginning with: \r\n"),
-        ("GET\r\n", "-ERR wrong number of arguments for 'get' command\r\n"),
-        ("AUTH default x\r\n", "+OK\r\n"),
-        ("ACL SETUSER default >q\r\n", "+OK\r\n"),
-        ("GET k1\r\n", "$1\r\nv\r\n"),
-    ];
-    for (request, expected) in cases {
+    for (request, expected) in USERS {
         ask(&mut stream, request, expected).await;
     }
     let mut later = TcpStream::connect(addr).await.unwrap();

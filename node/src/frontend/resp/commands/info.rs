@@ -72,7 +72,7 @@ struct Figures {
 }
 
 fn write_section(section: &str, keyspace: &dyn Keyspace, figures: &Figures, text: &mut String) {
-    let Figures { now, calls, denials, limits } = figures;
+    let Figures { now, calls, limits, .. } = figures;
     let mut field = |name: &str, value: &dyn std::fmt::Display| {
         // Writing to a string does not fail.
         let _ = write!(text, "{name}:{value}\r\n");
@@ -102,56 +102,8 @@ fn write_section(section: &str, keyspace: &dyn Keyspace, figures: &Figures, text
             field("maxmemory", &0);
             field("maxmemory_policy", &"noeviction");
         }
-        "persistence" => {
-            let (store, merge) = keyspace.store();
-            let merge = merge.filter(|merge| merge.state == TaskState::Running);
-            let (done, total) = merge.as_ref().map_or((0, 0), |merge| (merge.bytes_done, merge.bytes_total));
-            field("# Persistence\r\nloading", &0);
-            field("caskade_data_files", &store.data_files);
-            field("caskade_open_files", &store.open_files);
-            field("caskade_disk_bytes", &store.disk_bytes);
-            field("caskade_live_bytes", &store.live_bytes);
-            field("caskade_records", &store.records_total);
-            field("caskade_tombstones", &store.tombstones);
-            field("caskade_merge_in_progress", &u8::from(merge.is_some()));
-            field("caskade_merge_bytes_done", &done);
-            field("caskade_merge_bytes_total", &total);
-            let healing = keyspace.healing();
-            field("caskade_scrubbed_bytes", &healing.scrubbed_bytes);
-            field("caskade_damaged_stretches", &healing.damaged_stretches);
-            field("caskade_damaged_records_restored", &healing.restored_records);
-            field("caskade_damaged_records_missing", &healing.missing_records);
-        }
-        "stats" => {
-            field("# Stats\r\ntotal_connections_received", &now.connections_total);
-            field("rejected_connections", &now.connections_refused);
-            field("total_commands_processed", &now.tally.commands);
-            field("instantaneous_ops_per_sec", &now.commands_per_s);
-            field("total_net_input_bytes", &now.tally.bytes_in);
-            field("total_net_output_bytes", &now.tally.bytes_out);
-            field("evicted_clients", &now.cut_for_memory);
-            field("client_output_buffer_limit_disconnections", &now.cut_for_unread);
-            field("caskade_idle_clients_closed", &now.cut_for_silence);
-            field("expired_keys", &keyspace.expired_keys().saturating_sub(now.expired_before));
-            field("evicted_keys", &0);
-            field("keyspace_hits", &now.tally.hits);
-            field("keyspace_misses", &now.tally.misses);
-            field("total_error_replies", &now.tally.errors);
-            field("acl_access_denied_auth", &denials.auth);
-            field("acl_access_denied_cmd", &denials.command);
-            field("acl_access_denied_key", &denials.key);
-            field("acl_access_denied_channel", &0);
-            field("caskade_auth_throttled", &denials.throttled);
-            field("caskade_protected_mode_denied", &denials.protected);
-            field("caskade_tls_handshakes_failed", &now.handshakes_failed);
-            field("caskade_http_requests_closed", &now.http_requests);
-            field("caskade_log_lines_dropped", &crate::logging::dropped_lines());
-            field("caskade_gets", &now.tally.gets);
-            field("caskade_sets", &now.tally.sets);
-            field("caskade_deletes", &now.tally.deletes);
-            field("caskade_latency_p50_us", &now.latency_p50_us);
-            field("caskade_latency_p99_us", &now.latency_p99_us);
-        }
+        "persistence" => write_persistence(keyspace, &mut field),
+        "stats" => write_stats(keyspace, figures, &mut field),
         // Each node is the primary of some keys and has copies of others: CLUSTER SHARDS shows which.
         "replication" => {
             field("# Replication\r\nrole", &"master");
@@ -171,6 +123,65 @@ fn write_section(section: &str, keyspace: &dyn Keyspace, figures: &Figures, text
         }
         _ => text.push_str("# Keyspace\r\n"),
     }
+}
+
+/// Writes the sizes of the store, the running merge, and the results of healing.
+fn write_persistence(keyspace: &dyn Keyspace, field: &mut impl FnMut(&str, &dyn std::fmt::Display)) {
+    let (store, merge) = keyspace.store();
+    let merge = merge.filter(|merge| merge.state == TaskState::Running);
+    let (done, total) = merge.as_ref().map_or((0, 0), |merge| (merge.bytes_done, merge.bytes_total));
+    field("# Persistence\r\nloading", &0);
+    field("caskade_data_files", &store.data_files);
+    field("caskade_open_files", &store.open_files);
+    field("caskade_disk_bytes", &store.disk_bytes);
+    field("caskade_live_bytes", &store.live_bytes);
+    field("caskade_records", &store.records_total);
+    field("caskade_tombstones", &store.tombstones);
+    field("caskade_merge_in_progress", &u8::from(merge.is_some()));
+    field("caskade_merge_bytes_done", &done);
+    field("caskade_merge_bytes_total", &total);
+    let healing = keyspace.healing();
+    field("caskade_scrubbed_bytes", &healing.scrubbed_bytes);
+    field("caskade_damaged_stretches", &healing.damaged_stretches);
+    field("caskade_damaged_records_restored", &healing.restored_records);
+    field("caskade_damaged_records_missing", &healing.missing_records);
+}
+
+/// Writes the counters of connections, commands and denials.
+fn write_stats(
+    keyspace: &dyn Keyspace,
+    figures: &Figures,
+    field: &mut impl FnMut(&str, &dyn std::fmt::Display),
+) {
+    let Figures { now, denials, .. } = figures;
+    field("# Stats\r\ntotal_connections_received", &now.connections_total);
+    field("rejected_connections", &now.connections_refused);
+    field("total_commands_processed", &now.tally.commands);
+    field("instantaneous_ops_per_sec", &now.commands_per_s);
+    field("total_net_input_bytes", &now.tally.bytes_in);
+    field("total_net_output_bytes", &now.tally.bytes_out);
+    field("evicted_clients", &now.cut_for_memory);
+    field("client_output_buffer_limit_disconnections", &now.cut_for_unread);
+    field("caskade_idle_clients_closed", &now.cut_for_silence);
+    field("expired_keys", &keyspace.expired_keys().saturating_sub(now.expired_before));
+    field("evicted_keys", &0);
+    field("keyspace_hits", &now.tally.hits);
+    field("keyspace_misses", &now.tally.misses);
+    field("total_error_replies", &now.tally.errors);
+    field("acl_access_denied_auth", &denials.auth);
+    field("acl_access_denied_cmd", &denials.command);
+    field("acl_access_denied_key", &denials.key);
+    field("acl_access_denied_channel", &0);
+    field("caskade_auth_throttled", &denials.throttled);
+    field("caskade_protected_mode_denied", &denials.protected);
+    field("caskade_tls_handshakes_failed", &now.handshakes_failed);
+    field("caskade_http_requests_closed", &now.http_requests);
+    field("caskade_log_lines_dropped", &crate::logging::dropped_lines());
+    field("caskade_gets", &now.tally.gets);
+    field("caskade_sets", &now.tally.sets);
+    field("caskade_deletes", &now.tally.deletes);
+    field("caskade_latency_p50_us", &now.latency_p50_us);
+    field("caskade_latency_p99_us", &now.latency_p99_us);
 }
 
 /// Writes the statistics of the node's peer network: connections, calls, and rejected peers by kind.
