@@ -1,10 +1,10 @@
 //! The Caskade node: all parts of `caskd`.
 //!
 //! Pure folders, without I/O or clock: [`cluster`] applies changes to the committed state, [`kv`] evaluates
-//! commands on one key. [`topology`] runs the consensus log, [`net`] connects to peers, [`data`] replicates
-//! and copies records, [`frontend`] serves clients, and [`access`] checks their permissions. [`runtime`]
-//! wires the parts together, and [`program`] is `caskd`. The crate [`api`] has what `caskctl` and `casktop`
-//! share with the node.
+//! commands on one key, `partition` decides for one partition. [`topology`] runs the consensus log, [`net`]
+//! connects to peers, [`data`] replicates and copies records, [`frontend`] serves clients, and [`access`]
+//! checks their permissions. [`runtime`] wires the parts together, and [`program`] is `caskd`. The crate
+//! [`api`] has what `caskctl` and `casktop` share with the node.
 
 pub mod access;
 pub mod clock;
@@ -26,6 +26,7 @@ pub mod machine;
 pub mod mutation;
 mod nesting;
 pub mod net;
+pub(crate) mod partition;
 pub mod program;
 mod reserve;
 pub mod runtime;

@@ -134,7 +134,7 @@ impl Plane {
         let Some(news) = compare(&epochs, assigned, held) else { return Some(BTreeSet::new()) };
         for &partition in &news.empty {
             self.with_role(partition, |role| {
-                self.retire(role);
+                self.retire(partition, role);
                 *role = Role::Idle { since_ms: self.host.monotonic_ms() };
             });
         }

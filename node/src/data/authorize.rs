@@ -5,11 +5,11 @@ use std::fmt::Display;
 use std::sync::Arc;
 
 use super::plane::Plane;
-use super::replica::Rejection;
 use crate::cluster::operations::Membership;
 use crate::id::NodeId;
 use crate::kv::Failure;
 use crate::net::{Class, Refusals, Refused};
+use crate::partition::Rejection;
 
 impl Plane {
     /// Returns whether a peer is not a member in the state this node has applied; counts its message as

@@ -18,14 +18,12 @@ use tokio::sync::oneshot;
 
 use super::message::{Bulk, BulkAction, BulkAnswer, ReplicationFrame, WireRecord, read_replication_answer};
 use super::plane::Plane;
-use super::primary::Phase;
-use super::replica::Rejection;
 use super::tasks::Job;
-use super::version::version;
 use crate::cluster::state::{Change, ClusterState, PartitionState, Replica, ReplicaRole};
 use crate::id::{Epoch, NodeId, Partition, Term};
 use crate::mutation::{Mutation, planted};
 use crate::net::{Class, wire};
+use crate::partition::{Follower, Phase, PrimaryEvent, Rejection, version};
 
 /// Upper bound of the comparisons of the lists before the copy starts again.
 const ROUNDS_MAX: usize = 8;
@@ -154,7 +152,7 @@ impl Plane {
     /// Returns whether the committed state still asks for the copy.
     fn is_due(self: &Arc<Self>, partition: Partition, term: Term, node: NodeId, since: Epoch) -> bool {
         let due = self.with_primary(partition, term, |primary| {
-            primary.follower(node).is_some_and(|f| f.syncing_since == since && !f.in_sync)
+            primary.follower(node).is_some_and(|f| f.name().syncing_since == since && !f.is_in_sync())
         });
         due == Some(true)
     }
@@ -274,11 +272,13 @@ impl Plane {
             }
             loop {
                 let next = plane.with_primary(partition, term, |primary| {
-                    let next = primary.followers.iter().find(|f| f.in_sync && !reconciled.contains(&f.node));
-                    if next.is_none() && primary.phase == Phase::Recovering {
-                        primary.phase = Phase::Serving;
+                    let differs = |node: &NodeId| !reconciled.contains(node);
+                    let in_sync = primary.followers().iter().filter(|follower| follower.is_in_sync());
+                    let next = in_sync.map(Follower::node).find(differs);
+                    if next.is_none() {
+                        primary.finish_recovery();
                     }
-                    next.map(|follower| follower.node)
+                    next
                 });
                 let Some(Some(node)) = next else { break };
                 match plane.catch_up(partition, term, node, &mut Sent::default()).await {
@@ -330,9 +330,11 @@ impl Plane {
         node: NodeId,
     ) -> Result<Transfer, CopyError> {
         // A clean mark closes transfers of earlier sessions, so late messages of an abandoned one are void.
-        let session = self.next_session();
-        let assigned = self.with_primary(partition, term, |p| p.follower(node).map(|f| f.assigned)).flatten();
-        Ok(Transfer { partition, term, node, assigned: assigned.ok_or(CopyError::Void)?, session })
+        let begun = self.with_primary(partition, term, |primary| {
+            let assigned = primary.follower(node)?.assigned();
+            Some(Transfer { partition, term, node, assigned, session: primary.next_session() })
+        });
+        begun.flatten().ok_or(CopyError::Void)
     }
 
     pub(super) async fn compare_digests(
@@ -344,11 +346,11 @@ impl Plane {
         // Both digests are requested under the lock, so that the frame has its place in the order of the
         // writes.
         let asked = self.with_primary(partition, term, |primary| {
-            let last = primary.last();
-            let follower = primary.follower(node).filter(|follower| !follower.broken)?.clone();
-            let mine = primary.digest_after(last, || self.engine.partition_stats(partition).digest);
-            let frame = ReplicationFrame::digest(self.position(partition, term, &follower, last));
-            Some((mine, self.peers.call(node, Class::Replication, frame), follower.session))
+            let place = primary.place(node)?;
+            let (waiter, mine) = oneshot::channel();
+            primary.digest_after_last(waiter);
+            let frame = ReplicationFrame::digest(self.position(partition, term, place));
+            Some((mine, self.peers.call(node, Class::Replication, frame), place.session))
         });
         let Some(Some((mine, theirs, session))) = asked else {
             return Err(CopyError::Void);
@@ -363,32 +365,16 @@ impl Plane {
             Ok(Some(digest)) => digest,
             Ok(None) => return Err(CopyError::Refused("its answer has no digest".into())),
             Err(rejection) => {
-                self.reopen(partition, term, node, session, rejection);
+                if rejection == Rejection::Gap {
+                    let event = PrimaryEvent::GapBeforeDigest { node, session };
+                    self.with_primary(partition, term, |primary| primary.on_event(event));
+                }
                 return Err(CopyError::Refused(format!("{rejection:?}")));
             }
         };
         let mine = await_digest(mine).await?;
         tracing::trace!(partition, %node, mine, theirs, "compared digests");
         Ok(Compared { mine, theirs })
-    }
-
-    /// Opens a new session if the replica rejected the present one with `Gap`.
-    fn reopen(
-        self: &Arc<Self>,
-        partition: Partition,
-        term: Term,
-        node: NodeId,
-        session: u64,
-        rejection: Rejection,
-    ) {
-        if rejection != Rejection::Gap {
-            return;
-        }
-        self.with_primary(partition, term, |primary| {
-            if primary.follower(node).is_some_and(|follower| follower.session == session) {
-                self.open_session(partition, primary, node);
-            }
-        });
     }
 
     async fn send_differences(
@@ -401,7 +387,9 @@ impl Plane {
         let settled = settled.ok_or(CopyError::Void)?;
         let theirs = self.inventory_of(transfer).await?;
         let differences = compare(&self.engine.inventory(partition), &theirs, settled);
-        if self.with_primary(partition, term, |p| p.follower(node).is_some_and(|f| f.in_sync)) == Some(true) {
+        if self.with_primary(partition, term, |p| p.follower(node).is_some_and(Follower::is_in_sync))
+            == Some(true)
+        {
             return self.settle_differences(transfer, &differences).await;
         }
         self.send_records(transfer, &differences.send, sent).await?;
@@ -527,11 +515,11 @@ impl Plane {
     fn supersede(self: &Arc<Self>, partition: Partition, term: Term, key: Bytes) -> Result<(), CopyError> {
         let done = self.with_primary(partition, term, |primary| {
             // During a hand-over nothing may be ordered: the write could come after its settlement.
-            if primary.phase == Phase::Stopped {
+            if primary.phase() == Phase::Stopped {
                 return Err(CopyError::Void);
             }
             let record = self.newest_state(primary, &key)?;
-            self.order(partition, primary, record, None);
+            primary.order(vec![record], self.host.monotonic_ms(), None);
             Ok(())
         });
         done.unwrap_or(Err(CopyError::Void))

@@ -13,14 +13,10 @@ use std::sync::Arc;
 
 use caskade_engine::slots::PARTITIONS;
 
-use super::message::{ReplicationFrame, read_replication_answer};
-use super::plane::{Plane, PrimaryState, Role};
-use super::primary::Phase;
-use super::version::version;
+use super::plane::{Plane, Role};
 use crate::cluster::state::{ClusterState, ReplicaRole};
-use crate::id::{NodeId, Partition, Term};
+use crate::id::{NodeId, Partition};
 use crate::mutation::{Mutation, planted};
-use crate::net::Class;
 
 impl Plane {
     /// Marks every partition that is clean and whose primary this node is.
@@ -39,51 +35,10 @@ impl Plane {
             };
             self.with_role(partition, |role| {
                 if let Role::Primary(primary) = role {
-                    self.mark_clean(partition, primary, copies);
+                    primary.mark_clean(copies, self.is_storing(partition));
                 }
             });
         }
-    }
-
-    fn mark_clean(self: &Arc<Self>, partition: Partition, primary: &mut PrimaryState, copies: usize) {
-        let in_sync = |primary: &PrimaryState| primary.followers.iter().all(|f| f.in_sync && !f.broken);
-        // The role may be of a newer state than the view: both must have the same copies.
-        let whole =
-            (primary.followers.len() + 1 == copies && in_sync(primary)) || planted(Mutation::CleanWhileAway);
-        if !whole || primary.phase != Phase::Serving || self.is_storing(partition) {
-            return;
-        }
-        let (term, published, last) = (primary.term, primary.published(), primary.last());
-        let up_to = version(term, published);
-        self.engine.mark_clean(partition, up_to);
-        let untold = primary.followers.iter().filter(|follower| follower.clean != Some(published));
-        for follower in untold {
-            let (node, session) = (follower.node, follower.session);
-            let position = self.position(partition, term, follower, last);
-            let frame = ReplicationFrame::clean(position, up_to, self.next_session());
-            let plane = Arc::clone(self);
-            self.peers.call_with(node, Class::Replication, frame, move |answer| {
-                if answer.is_ok_and(|body| read_replication_answer(body).0.is_ok()) {
-                    plane.marked_clean(partition, term, (node, session), published);
-                }
-            });
-        }
-    }
-
-    /// Notes that a follower has marked its store. If a follower rejects the mark, the next round sends it
-    /// again.
-    fn marked_clean(
-        self: &Arc<Self>,
-        partition: Partition,
-        term: Term,
-        (node, session): (NodeId, u64),
-        published: u64,
-    ) {
-        self.with_primary(partition, term, |primary| {
-            if let Some(follower) = primary.follower(node).filter(|follower| follower.session == session) {
-                follower.clean = follower.clean.max(Some(published));
-            }
-        });
     }
 }
 

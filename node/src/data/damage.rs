@@ -22,12 +22,12 @@ use caskade_engine::replicated::Store;
 use caskade_engine::slots::PARTITIONS;
 
 use super::plane::Plane;
-use super::version::version;
 use crate::cluster::events::Severity;
 use crate::cluster::state::{ClusterState, ReplicaRole};
 use crate::id::{NodeId, Partition, Term};
 use crate::kv::Failure;
 use crate::mutation::{Mutation, planted};
+use crate::partition::version;
 
 /// Bound of a whole partition: no record is missing.
 const WHOLE: u64 = 0;

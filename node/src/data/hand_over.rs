@@ -10,11 +10,11 @@ use std::time::Duration;
 use caskade_engine::slots::PARTITIONS;
 
 use super::plane::{Plane, Role};
-use super::primary::Phase;
 use super::tasks::Job;
 use crate::cluster::state::Change;
 use crate::id::{Incarnation, Partition, Term};
 use crate::mutation::{Mutation, planted};
+use crate::partition::Phase;
 
 /// Time limit for the commit of a proposal, after which it is proposed again.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -61,11 +61,11 @@ impl Plane {
     }
 
     fn is_recovering(self: &Arc<Self>, partition: Partition, term: Term) -> bool {
-        self.with_primary(partition, term, |primary| primary.phase == Phase::Recovering) == Some(true)
+        self.with_primary(partition, term, |primary| primary.phase() == Phase::Recovering) == Some(true)
     }
 
     fn stop_serving(self: &Arc<Self>, partition: Partition, term: Term) {
-        self.with_primary(partition, term, |primary| primary.phase = Phase::Stopped);
+        self.with_primary(partition, term, |primary| primary.stop());
     }
 
     async fn settle(self: &Arc<Self>, partition: Partition, term: Term) {
@@ -80,8 +80,8 @@ impl Plane {
         for partition in 0..PARTITIONS {
             self.with_role(partition, |role| {
                 if let Role::Primary(primary) = role {
-                    primary.phase = Phase::Stopped;
-                    terms.push((partition, primary.term));
+                    primary.stop();
+                    terms.push((partition, primary.term()));
                 }
             });
         }

@@ -7,10 +7,10 @@ use caskade_engine::slots::PARTITIONS;
 use caskade_engine::task::{TaskState, TaskStatus};
 
 use super::plane::{Plane, Role};
-use super::primary::Phase;
 use crate::api::Task;
 use crate::cluster::state::{Change, ReplicaRole};
 use crate::id::{NodeId, Partition};
+use crate::partition::Phase;
 
 /// Time that a suspended replica stays away before it is resumed.
 const RESUME_PAUSE_MS: u64 = 5_000;
@@ -50,30 +50,11 @@ impl Plane {
 
     /// Proposes to suspend replicas that have not acknowledged a write within the replica time-out (rule R8).
     pub fn suspend_slow_replicas(self: &Arc<Self>) {
-        let (now, state) = (self.host.monotonic_ms(), self.state());
-        let Some(incarnation) = state.members.get(&self.node).map(|member| member.announcement.incarnation)
-        else {
-            return;
-        };
+        let now_ms = self.host.monotonic_ms();
         for partition in 0..PARTITIONS {
             self.with_role(partition, |role| {
-                let Role::Primary(primary) = role else { return };
-                let Some(oldest_ms) = primary.oldest_pending_ms() else {
-                    return;
-                };
-                if now < oldest_ms + self.limits.replica_timeout_ms {
-                    return;
-                }
-                let (due, term) = (primary.oldest_pending().unwrap_or(0), primary.term);
-                for follower in primary.followers.iter().filter(|follower| follower.acked < due) {
-                    self.propose(Change::SuspendReplica {
-                        partition,
-                        term,
-                        primary_incarnation: incarnation,
-                        node: follower.node,
-                        incarnation: follower.incarnation,
-                        syncing_since: follower.syncing_since,
-                    });
+                if let Role::Primary(primary) = role {
+                    primary.suspend_slow(now_ms, self.limits.replica_timeout_ms);
                 }
             });
         }
@@ -115,7 +96,7 @@ impl Plane {
             Role::Idle { .. } => None,
             Role::Away => Some("away"),
             Role::Replica(_) => Some("replica"),
-            Role::Primary(primary) if primary.phase == Phase::Serving => Some("primary"),
+            Role::Primary(primary) if primary.phase() == Phase::Serving => Some("primary"),
             Role::Primary(_) => Some("primary-not-serving"),
         })?;
         let stats = self.engine.partition_stats(partition);

@@ -20,10 +20,10 @@ use serde::{Deserialize, Serialize};
 
 use super::missing::DamagedPartition;
 use super::range::KeyRange;
-use super::replica::Rejection;
 use crate::disk::DiskState;
 use crate::id::{Epoch, Partition, Term};
 use crate::kv::{ActionError, Entry, Failure, Meta, Operation, Outcome};
+use crate::partition::Rejection;
 
 const KIND_REPLICATE: u8 = 1;
 const KIND_DIGEST: u8 = 2;

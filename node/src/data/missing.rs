@@ -20,14 +20,13 @@ use tokio::time::Instant;
 use super::heal::Healed;
 use super::message::{Answer, Request};
 use super::plane::{Plane, Reply, Role, Waiter};
-use super::primary::Phase;
 use super::route::record;
-use super::version::SEQUENCE_MAX;
 use crate::cluster::events::Severity;
 use crate::cluster::protocol::FEATURE_GIVE_UP;
 use crate::id::{NodeId, Partition};
 use crate::kv::{Effect, Outcome};
 use crate::net::{Responder, wire};
+use crate::partition::{Phase, SEQUENCE_MAX};
 
 /// Maximum number of noted records; others are noted when these are mended.
 const NOTED_MAX: usize = 65_536;
@@ -257,7 +256,7 @@ impl Plane {
             let (sender, published) = oneshot::channel();
             let ordered = self.with_role(partition, |role| match role {
                 Role::Primary(primary)
-                    if primary.phase == Phase::Serving
+                    if primary.phase() == Phase::Serving
                         && self.lease().is_some()
                         && primary.pending_len() < self.limits.pending_max
                         && primary.last() < SEQUENCE_MAX =>
@@ -267,7 +266,8 @@ impl Plane {
                     if !overtaken {
                         let waiter =
                             Waiter { result: Ok(Outcome::Changed(true)), reply: Reply::Local(sender) };
-                        self.order(partition, primary, record(key.clone(), Effect::Remove), Some(waiter));
+                        let tombstone = record(key.clone(), Effect::Remove);
+                        primary.order(vec![tombstone], self.host.monotonic_ms(), Some(waiter));
                     }
                     Some(!overtaken)
                 }

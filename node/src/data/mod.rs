@@ -1,14 +1,15 @@
 //! The data plane: orders, replicates and copies the records of this node's partitions, and routes requests.
 //!
 //! Write path: [`route`] sends requests to primaries, [`forwards`] bounds the wait for their answers,
-//! [`primary`] and [`replica`] decide (pure), [`plane`] holds the partitions behind a lock each, [`ordering`]
-//! appends and publishes, [`sessions`] replicates, [`serve`] answers peers, [`together`] executes
-//! transactions, [`stale`] reads without a lease, [`strangers`] rejects non-members. Roles: [`roles`],
-//! [`assignments`], [`hand_over`]. Copies: [`catch_up`], [`reconcile`] (in-sync ones), [`repair`]
-//! (comparison), [`tail`] (unsynced writes lost in a power failure), [`merging`] (after a takeover). Store:
+//! [`crate::partition`] and [`replica`] decide (pure), [`plane`] holds the partitions behind a lock each,
+//! [`perform`] performs a primary's actions, [`ordering`] appends a follower's writes, [`serve`] answers
+//! peers, [`transaction`] executes transactions, [`stale`] reads without a lease, [`authorize`] rejects
+//! non-members. Roles: [`roles`], [`assignments`], [`hand_over`]. Copies: [`catch_up`], [`reconcile`]
+//! (in-sync ones), [`repair`] (comparison), [`tail`] (unsynced writes lost in a power failure), [`rejoin`]
+//! (after a takeover). Store:
 //! [`clean`] (droppable tombstones), [`scrub`] (finds damage), [`heal`] (restores records), [`damage`] (store
 //! found damaged at the start), [`missing`] (damaged on all copies), [`space`] (free disk space). Also
-//! [`figures`] (sizes of partitions), [`upkeep`] (periodic work), [`notices`] (events for the operator).
+//! [`figures`] (sizes of partitions), [`maintenance`] (periodic work), [`notices`] (events for the operator).
 
 mod assignments;
 mod authorize;
@@ -27,8 +28,8 @@ mod message;
 mod missing;
 mod notices;
 mod ordering;
+mod perform;
 mod plane;
-mod primary;
 mod range;
 mod reconcile;
 mod rejoin;
@@ -38,13 +39,11 @@ mod roles;
 mod route;
 mod scrub;
 mod serve;
-mod sessions;
 mod space;
 mod stale;
 mod tail;
 mod tasks;
 mod transaction;
-mod version;
 
 pub use damage::DamageFound;
 pub use missing::{DamagedPartition, DamagedRecord};

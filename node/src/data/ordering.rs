@@ -1,112 +1,26 @@
-//! The steps of a write in its partition: ordering, append here and on the followers, publication.
+//! The steps of a write on a follower: append, publication, acknowledgement. Failed appends of every role.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use bytes::Bytes;
 use caskade_engine::replicated::Appended;
 use caskade_engine::{AppendError, Record};
 
 use super::message::Position;
-use super::plane::{Completion, Plane, PrimaryState, Role, Waiter};
-use super::replica::Rejection;
-use super::version::version;
+use super::plane::{Completion, Plane, Role};
 use crate::cluster::events::Severity;
-
 use crate::id::{Partition, Term};
 use crate::mutation::{Mutation, planted};
 use crate::net::Responder;
+use crate::partition::{Rejection, records_bytes};
 
 /// Upper bound of the [`batch_bytes`] of all records of one write: below the limits of a frame and of the
 /// log.
 pub(super) const BATCH_BYTES_MAX: u64 = 48 << 20;
 /// Upper bound of a record's header in a frame or a data file, bytes.
 const BATCH_RECORD_OVERHEAD: u64 = 64;
-/// Pause before an append is retried that the overloaded log rejected.
-pub(super) const OVERLOAD_PAUSE: Duration = Duration::from_millis(5);
 
 impl Plane {
-    /// Orders a record as the partition's next write: appends it here and sends it to every follower.
-    pub(super) fn order(
-        self: &Arc<Self>,
-        partition: Partition,
-        primary: &mut PrimaryState,
-        record: Record,
-        waiter: Option<Waiter>,
-    ) {
-        self.order_batch(partition, primary, vec![record], waiter);
-    }
-
-    /// Orders several records of one partition as one write, with consecutive versions. On every copy they
-    /// are one frame and one engine batch: they are appended, published and recovered after a crash together
-    /// or not at all (rule R14).
-    ///
-    /// The caller passes at least one record and each key once. Several records must have at most
-    /// [`BATCH_BYTES_MAX`] of [`batch_bytes`], and their sequences must not exceed the maximum.
-    pub(super) fn order_batch(
-        self: &Arc<Self>,
-        partition: Partition,
-        primary: &mut PrimaryState,
-        mut records: Vec<Record>,
-        waiter: Option<Waiter>,
-    ) {
-        if planted(Mutation::SplitBatch)
-            && records.len() > 1
-            && let Some(last) = records.pop()
-        {
-            self.order_batch(partition, primary, records, None);
-            return self.order(partition, primary, last, waiter);
-        }
-        let (term, previous) = (primary.term, primary.last());
-        for (record, sequence) in records.iter_mut().zip(previous + 1..) {
-            record.version = version(term, sequence);
-        }
-        let sequence = previous + records.len() as u64;
-        let bytes = records_bytes(&records);
-        self.in_flight_bytes.fetch_add(bytes, Ordering::AcqRel);
-        self.note_appending(bytes);
-        primary.push(records.clone(), self.host.monotonic_ms(), waiter);
-        for follower in primary.followers.iter().filter(|follower| !follower.broken) {
-            self.send_write(partition, term, follower, previous, &records);
-        }
-        self.append_ordered(partition, term, sequence, records);
-    }
-
-    fn append_ordered(
-        self: &Arc<Self>,
-        partition: Partition,
-        term: Term,
-        sequence: u64,
-        records: Vec<Record>,
-    ) {
-        let plane = Arc::clone(self);
-        self.engine.append(records, move |result| {
-            plane.complete(partition, Completion::Appended { term, sequence, result });
-        });
-    }
-
-    /// Retries an append that failed because the disk is overloaded or full: the write already has its place
-    /// in the order.
-    pub(super) fn append_later(
-        self: &Arc<Self>,
-        partition: Partition,
-        term: Term,
-        sequence: u64,
-        pause: Duration,
-    ) {
-        let plane = Arc::clone(self);
-        self.host.spawn(async move {
-            tokio::time::sleep(pause).await;
-            let records = plane.with_primary(partition, term, |primary| {
-                primary.append_again(sequence).map(<[Record]>::to_vec)
-            });
-            if let Some(Some(records)) = records {
-                plane.append_ordered(partition, term, sequence, records);
-            }
-        });
-    }
-
     pub(super) fn on_append_error(&self, partition: Partition, error: &AppendError) {
         match error {
             AppendError::NoSpace(_) => return self.note_no_space(partition, error),
@@ -128,22 +42,6 @@ impl Plane {
                 acknowledged writes are on the other copies; repair the disk, then restart the node");
         }
         self.end_lease();
-    }
-
-    /// Publishes, in order, every write that is durable on all copies, and sends the answers that waited for
-    /// it.
-    pub(super) fn publish_ready(&self, partition: Partition, role: &mut Role) {
-        let Role::Primary(primary) = role else { return };
-        while let Some(pending) = primary.next_published() {
-            self.in_flight_bytes.fetch_sub(records_bytes(&pending.records), Ordering::AcqRel);
-            if let Some(appended) = pending.appended {
-                self.engine.publish(appended);
-            }
-            primary.answer_digests(|| self.engine.partition_stats(partition).digest);
-            for waiter in pending.waiters {
-                waiter.reply.send(waiter.result);
-            }
-        }
     }
 
     /// Appends a write of the primary, and acknowledges it once it is durable and published.
@@ -230,11 +128,6 @@ impl Plane {
             waiter.send(self.replication_answer(Ok(Some(digest))));
         }
     }
-}
-
-/// Returns the bytes that records count for in the limit of bytes in flight.
-pub(super) fn records_bytes(records: &[Record]) -> u64 {
-    records.iter().map(|record| (record.key.len() + record.value.as_ref().map_or(0, Bytes::len)) as u64).sum()
 }
 
 /// Returns the bytes that a record counts for in [`BATCH_BYTES_MAX`]: key, value and overhead.

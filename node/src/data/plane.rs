@@ -24,10 +24,8 @@ use super::heal::HealCounters;
 use super::message::Answer;
 use super::missing::Missing;
 use super::notices::Notices;
-use super::ordering::OVERLOAD_PAUSE;
-use super::primary::Primary;
 use super::rejoin::Rejoins;
-use super::replica::{Rejection, ReplicaLog};
+use super::replica::ReplicaLog;
 use super::space::Disks;
 use super::tail::Tails;
 use super::tasks::TaskBoard;
@@ -39,6 +37,10 @@ use crate::id::{Incarnation, NodeId, Partition, Term};
 use crate::kv::{Failure, Outcome};
 use crate::mutation::{Mutation, planted};
 use crate::net::{Peers, Refusals, Responder, wire};
+use crate::partition::{AppendFailure, Primary, PrimaryEvent, Rejection};
+
+/// Sessions and transfers that one primary can number.
+const SESSIONS_PER_PRIMARY: u64 = 1 << 32;
 
 /// DataLimits of pending writes, waiting requests, background rates and free disk space.
 #[derive(Clone, Copy, Debug)]
@@ -134,7 +136,7 @@ pub(super) struct Waiter {
     pub(super) reply: Reply,
 }
 
-pub(super) type PrimaryState = Primary<Appended, Waiter>;
+pub(super) type PrimaryState = Primary<Appended, Waiter, oneshot::Sender<u64>>;
 pub(super) type ReplicaState = ReplicaLog<Responder>;
 
 /// Role of this node for a partition.
@@ -251,6 +253,7 @@ pub struct Plane {
     /// Whether this process has given up leases for good: it ignores further grants.
     lease_given_up: AtomicBool,
     pub(super) cluster_clock: Mutex<ClusterClock>,
+    /// Session numbers given to primaries of this node, a range each.
     sessions: AtomicU64,
     pub(super) store_failed: AtomicBool,
     /// Replicas that are away although their nodes are up, of partitions this node is primary of, with the
@@ -378,8 +381,10 @@ impl Plane {
         &self.limits
     }
 
-    pub(super) fn next_session(&self) -> u64 {
-        self.sessions.fetch_add(1, Ordering::Relaxed) + 1
+    /// Returns the number below the first session of a new primary. Each primary has a range of its own,
+    /// above those of all earlier ones: a replica then never takes a session for an older one.
+    pub(super) fn session_range(&self) -> u64 {
+        self.sessions.fetch_add(SESSIONS_PER_PRIMARY, Ordering::Relaxed)
     }
 
     pub(super) fn propose(&self, change: Change) {
@@ -405,6 +410,7 @@ impl Plane {
             let mut role = cell.role.lock();
             let _held = Held { host: &self.host, partition };
             let result = f(&mut role);
+            self.perform(partition, &mut role);
             self.drain(partition, cell, &mut role);
             result
         };
@@ -420,7 +426,7 @@ impl Plane {
         f: impl FnOnce(&mut PrimaryState) -> T,
     ) -> Option<T> {
         self.with_role(partition, |role| match role {
-            Role::Primary(primary) if primary.term == term => Some(f(primary)),
+            Role::Primary(primary) if primary.term() == term => Some(f(primary)),
             _ => None,
         })
     }
@@ -451,38 +457,32 @@ impl Plane {
             for completion in completions {
                 self.on_completion(partition, role, completion);
             }
-            self.publish_ready(partition, role);
+            self.perform(partition, role);
         }
     }
 
     fn on_completion(self: &Arc<Self>, partition: Partition, role: &mut Role, completion: Completion) {
         match (completion, role) {
             (Completion::Appended { term, sequence, result }, Role::Primary(primary))
-                if primary.term == term =>
+                if primary.term() == term =>
             {
-                match result {
-                    Ok(appended) => primary.appended(sequence, appended),
-                    Err(AppendError::Overloaded { .. }) => {
-                        self.append_later(partition, term, sequence, OVERLOAD_PAUSE);
-                    }
-                    Err(error @ AppendError::NoSpace(_)) => {
-                        self.on_no_space(partition, primary, sequence, &error);
-                    }
-                    Err(error) => self.on_append_error(partition, &error),
-                }
+                self.on_append_end(partition, primary, sequence, result);
             }
             (Completion::Acked { term, node, session, sequence, result, disk }, role) => {
                 if let Some(disk) = disk {
                     self.note_disk(node, disk);
                 }
                 let Role::Primary(primary) = role else { return };
-                if primary.term != term {
+                if primary.term() != term {
                     return;
                 }
-                match result {
-                    Ok(()) => primary.acked(node, session, sequence),
-                    Err(rejection) => self.on_rejection(partition, primary, node, session, rejection),
-                }
+                primary.on_event(match result {
+                    Ok(()) => PrimaryEvent::Acknowledged { node, session, sequence },
+                    Err(rejection) => {
+                        let now_ms = self.host.monotonic_ms();
+                        PrimaryEvent::Rejected { node, session, rejection, now_ms }
+                    }
+                });
             }
             (Completion::Received { term, session, sequence, result, reply }, role) => {
                 self.cells[usize::from(partition)].receiving.fetch_sub(1, Ordering::AcqRel);
@@ -491,5 +491,25 @@ impl Plane {
             // The role changed meanwhile: completions of the former role are void.
             _ => {}
         }
+    }
+
+    fn on_append_end(
+        &self,
+        partition: Partition,
+        primary: &mut PrimaryState,
+        sequence: u64,
+        result: Result<Appended, AppendError>,
+    ) {
+        let failure = match result {
+            Ok(append) => return primary.on_event(PrimaryEvent::Appended { sequence, append }),
+            Err(AppendError::Overloaded { .. }) => AppendFailure::Overloaded,
+            Err(error @ AppendError::NoSpace(_)) => {
+                self.note_no_space(partition, &error);
+                AppendFailure::NoSpace
+            }
+            Err(error) => return self.on_append_error(partition, &error),
+        };
+        let now_ms = self.host.monotonic_ms();
+        primary.on_event(PrimaryEvent::AppendFailed { sequence, failure, now_ms });
     }
 }

@@ -17,12 +17,10 @@ use caskade_engine::slots::slot_of;
 use super::catch_up::{CopyError, Differences, Transfer};
 use super::ordering::{BATCH_BYTES_MAX, batch_bytes};
 use super::plane::{Plane, PrimaryState};
-use super::primary::Phase;
 use super::route::record;
-use super::version::SEQUENCE_MAX;
-use crate::cluster::state::Change;
 use crate::id::{NodeId, Partition, Term};
 use crate::kv::Effect;
+use crate::partition::{Phase, SEQUENCE_MAX};
 
 /// Interval of the checks whether the limit of bytes in flight allows further writes.
 pub(super) const ROOM_PAUSE: Duration = Duration::from_millis(5);
@@ -72,7 +70,7 @@ impl Plane {
     ) -> Result<(), CopyError> {
         let done = self.with_primary(partition, term, |primary| {
             // During a hand-over nothing may be ordered: the write could come after its settlement.
-            if primary.phase == Phase::Stopped || primary.last() + keys.len() as u64 > SEQUENCE_MAX {
+            if primary.phase() == Phase::Stopped || primary.last() + keys.len() as u64 > SEQUENCE_MAX {
                 return Err(CopyError::Void);
             }
             let (mut records, mut bytes) = (Vec::with_capacity(keys.len()), 0);
@@ -85,7 +83,7 @@ impl Plane {
                 }
             }
             if !records.is_empty() {
-                self.order_batch(partition, primary, records, None);
+                primary.order(records, self.host.monotonic_ms(), None);
             }
             Ok(())
         });
@@ -93,17 +91,17 @@ impl Plane {
     }
 
     /// Returns this primary's newest record of a key, pending or published; a tombstone if there is none.
-    pub(super) fn newest_state(&self, primary: &mut PrimaryState, key: &Bytes) -> Result<Record, CopyError> {
+    pub(super) fn newest_state(&self, primary: &PrimaryState, key: &Bytes) -> Result<Record, CopyError> {
         Ok(self.newest_record(primary, key)?.unwrap_or_else(|| record(key.clone(), Effect::Remove)))
     }
 
     /// Returns this primary's newest record of a key, pending or published.
     pub(super) fn newest_record(
         &self,
-        primary: &mut PrimaryState,
+        primary: &PrimaryState,
         key: &Bytes,
     ) -> Result<Option<Record>, CopyError> {
-        if let Some((pending, _)) = primary.newest_pending(key) {
+        if let Some(pending) = primary.newest_pending(key) {
             return Ok(Some(pending.clone()));
         }
         self.engine.read(key).map_err(|error| CopyError::Damaged(error.to_string()))
@@ -112,19 +110,6 @@ impl Plane {
     /// Proposes to suspend an in-sync replica that differs in more records than one write can carry. As a
     /// syncing replica it then receives the records one by one.
     pub(super) fn give_up_in_sync(self: &Arc<Self>, partition: Partition, term: Term, node: NodeId) {
-        let state = self.state();
-        let Some(member) = state.members.get(&self.node) else { return };
-        let primary_incarnation = member.announcement.incarnation;
-        self.with_primary(partition, term, |primary| {
-            let Some(follower) = primary.follower(node) else { return };
-            self.propose(Change::SuspendReplica {
-                partition,
-                term,
-                primary_incarnation,
-                node,
-                incarnation: follower.incarnation,
-                syncing_since: follower.syncing_since,
-            });
-        });
+        self.with_primary(partition, term, |primary| primary.suspend(node));
     }
 }

@@ -23,15 +23,14 @@ use parking_lot::Mutex;
 use super::catch_up::{CopyError, POSITIONS_PER_ASK, Transfer, unexpected};
 use super::message::{BulkAction, BulkAnswer};
 use super::plane::Plane;
-use super::primary::Phase;
 use super::reconcile::ROOM_PAUSE;
 use super::tasks::Work;
-use super::version::{SEQUENCE_MAX, version};
 use crate::cluster::events::Severity;
 use crate::cluster::state::ClusterState;
 use crate::cluster::takeover::OlderGeneration;
 use crate::id::{NodeId, Partition};
 use crate::mutation::{Mutation, planted};
+use crate::partition::{Phase, SEQUENCE_MAX, version};
 
 /// Upper bound of the keys in conflict that the event names.
 const NAMED_MAX: usize = 10;
@@ -153,7 +152,7 @@ impl Plane {
         loop {
             let room = !self.is_full();
             let decided = self.with_primary(partition, term, |primary| {
-                if primary.phase != Phase::Serving || primary.last() >= SEQUENCE_MAX {
+                if primary.phase() != Phase::Serving || primary.last() >= SEQUENCE_MAX {
                     return Err(CopyError::Void);
                 }
                 if !room || primary.pending_len() >= self.limits.pending_max {
@@ -161,7 +160,7 @@ impl Plane {
                 }
                 let verdict = verdict(self.newest_record(primary, &theirs.key)?.as_ref(), &theirs, unmerged);
                 if verdict == Verdict::Write {
-                    self.order(partition, primary, theirs.clone(), None);
+                    primary.order(vec![theirs.clone()], self.host.monotonic_ms(), None);
                 }
                 Ok(Some(verdict))
             });

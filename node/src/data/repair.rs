@@ -12,9 +12,9 @@ use caskade_engine::slots::PARTITIONS;
 
 use super::catch_up::Sent;
 use super::plane::{Plane, Role};
-use super::primary::Phase;
 use crate::cluster::events::Severity;
 use crate::id::{NodeId, Partition, Term};
+use crate::partition::Phase;
 
 impl Plane {
     /// Compares each partition once per `repair_interval_ms`; never returns.
@@ -31,10 +31,12 @@ impl Plane {
     /// Compares one partition with its in-sync followers, if this node serves it.
     async fn repair(self: &Arc<Self>, partition: Partition) {
         let due = self.with_role(partition, |role| match role {
-            Role::Primary(primary) if primary.phase == Phase::Serving => {
-                let in_sync =
-                    primary.followers.iter().filter(|follower| follower.in_sync && !follower.broken);
-                Some((primary.term, in_sync.map(|follower| follower.node).collect::<Vec<_>>()))
+            Role::Primary(primary) if primary.phase() == Phase::Serving => {
+                let in_sync = primary
+                    .followers()
+                    .iter()
+                    .filter(|follower| follower.is_in_sync() && !follower.is_broken());
+                Some((primary.term(), in_sync.map(|follower| follower.node()).collect::<Vec<_>>()))
             }
             _ => None,
         });

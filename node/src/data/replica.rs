@@ -9,22 +9,7 @@
 use super::message::Position;
 use crate::id::{Epoch, NodeId, Term};
 use crate::mutation::{Mutation, planted};
-
-/// Reason why a frame is not accepted; the primary reacts to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Rejection {
-    /// The sender's term is over: it is no longer the primary, or not of this session.
-    Stale,
-    /// This node has not applied the state with the sender's term or assignment yet: the primary retries
-    /// shortly.
-    Behind,
-    /// Records before this one are missing: the primary sends them again in a new session.
-    Gap,
-    /// The append failed on this node.
-    Failed,
-    /// This node's disk had no space for the append.
-    NoRoom,
-}
+use crate::partition::Rejection;
 
 /// The replica's side of one partition under one term. `R` answers a request for a digest.
 #[derive(Debug)]

@@ -3,25 +3,22 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use caskade_engine::slots::PARTITIONS;
 
-use super::ordering::records_bytes;
-use super::plane::{Plane, PrimaryState, Role, View};
-use super::primary::{Follower, Phase, Primary};
+use super::plane::{Plane, Role, View};
 use super::replica::ReplicaLog;
 use super::tail;
-use crate::cluster::state::{ClusterState, MemberStatus, ReplicaRole};
+use crate::cluster::state::{ClusterState, MemberStatus, Replica, ReplicaRole};
 use crate::id::{Epoch, Incarnation, NodeId, Partition, Term};
-use crate::kv::Failure;
+use crate::partition::{AssignedFollower, Phase, Primary, PrimaryEvent, ReplicaName};
 
 /// Role of this node for a partition by the committed state.
 enum Assignment {
     Idle,
     Away,
     Replica { term: Term, primary: NodeId, assigned: Epoch },
-    Primary { term: Term, settled: bool, followers: Vec<Follower>, tails: Vec<NodeId> },
+    Primary { term: Term, settled: bool, followers: Vec<AssignedFollower>, tails: Vec<NodeId> },
 }
 
 impl Plane {
@@ -79,13 +76,13 @@ impl Plane {
         self.with_role(partition, |role| match assignment {
             Assignment::Idle => {
                 if !matches!(role, Role::Idle { .. }) {
-                    self.retire(role);
+                    self.retire(partition, role);
                     *role = Role::Idle { since_ms: self.host.monotonic_ms() };
                 }
             }
             Assignment::Away => {
                 if !matches!(role, Role::Away) {
-                    self.retire(role);
+                    self.retire(partition, role);
                     *role = Role::Away;
                 }
             }
@@ -93,7 +90,7 @@ impl Plane {
                 let follows =
                     matches!(role, Role::Replica(log) if log.follows() == (term, primary, assigned));
                 if !follows {
-                    self.retire(role);
+                    self.retire(partition, role);
                     *role = Role::Replica(ReplicaLog::new(term, primary, assigned));
                 }
             }
@@ -108,72 +105,35 @@ impl Plane {
         partition: Partition,
         role: &mut Role,
         (term, settled): (Term, bool),
-        followers: Vec<Follower>,
+        followers: Vec<AssignedFollower>,
         tails: Vec<NodeId>,
     ) {
-        if !matches!(role, Role::Primary(primary) if primary.term == term) {
-            self.retire(role);
+        if !matches!(role, Role::Primary(primary) if primary.term() == term) {
+            self.retire(partition, role);
             // Publish every record received as a replica before serving: the former primary may have
             // acknowledged it.
             let tails = self.tails.begin(partition, tails);
             let reconcile = self.is_receiving(partition)
                 || !tails.is_empty()
-                || (!settled && followers.iter().any(|follower| follower.in_sync));
+                || (!settled && followers.iter().any(|copy| copy.in_sync));
             let phase = if reconcile { Phase::Recovering } else { Phase::Serving };
-            *role = Role::Primary(Primary::new(term, phase));
+            *role = Role::Primary(Primary::new(term, phase, self.session_range()));
             self.damage.begin_term(partition, term);
             if reconcile {
                 self.spawn_recovery(partition, term, tails);
             }
         }
         if let Role::Primary(primary) = role {
-            self.set_followers(partition, primary, followers);
-        }
-        self.publish_ready(partition, role);
-    }
-
-    /// Keeps the sessions of followers that stay. The session of a new follower starts at the last published
-    /// write: the copy brings it all earlier writes, and the session all later ones.
-    fn set_followers(
-        self: &Arc<Self>,
-        partition: Partition,
-        primary: &mut PrimaryState,
-        wanted: Vec<Follower>,
-    ) {
-        let former = std::mem::take(&mut primary.followers);
-        let mut new = Vec::new();
-        for mut follower in wanted {
-            let kept = former.iter().find(|old| {
-                (old.node, old.incarnation) == (follower.node, follower.incarnation)
-                    && (old.syncing_since == follower.syncing_since)
-            });
-            match kept {
-                Some(old) => primary.followers.push(Follower { in_sync: follower.in_sync, ..old.clone() }),
-                None => {
-                    follower.acked = primary.published();
-                    new.push(follower.node);
-                    primary.followers.push(follower);
-                }
-            }
-        }
-        for node in new {
-            self.open_session(partition, primary, node);
+            primary.on_event(PrimaryEvent::Assigned(followers));
         }
     }
 
     /// Ends a role: all operations that wait for it fail with an unknown outcome.
-    pub(super) fn retire(&self, role: &mut Role) {
-        let Role::Primary(primary) = role else { return };
-        let abandoned = primary.abandon();
-        let bytes: u64 = abandoned.iter().map(|pending| records_bytes(&pending.records)).sum();
-        self.in_flight_bytes.fetch_sub(bytes, Ordering::AcqRel);
-        for waiter in abandoned.into_iter().flat_map(|pending| pending.waiters) {
-            waiter.reply.send(Err(Failure::Unknown(
-                "the primary of this key changed before every copy acknowledged the write; the write may or \
-                 may not have been applied; read the key to find out"
-                    .into(),
-            )));
+    pub(super) fn retire(self: &Arc<Self>, partition: Partition, role: &mut Role) {
+        if let Role::Primary(primary) = role {
+            primary.abandon();
         }
+        self.perform(partition, role);
     }
 }
 
@@ -202,25 +162,16 @@ fn assignment(state: &ClusterState, node: NodeId, partition: Partition) -> Assig
 }
 
 /// Returns every other replica that receives new writes.
-fn followers(state: &ClusterState, primary: NodeId, partition: Partition) -> Vec<Follower> {
+fn followers(state: &ClusterState, primary: NodeId, partition: Partition) -> Vec<AssignedFollower> {
     let entry = &state.partitions[usize::from(partition)];
     let receives = |role| matches!(role, ReplicaRole::InSync | ReplicaRole::Syncing);
     let others = entry.replicas.iter().filter(|r| r.node != primary && receives(r.role));
     others
         .filter_map(|replica| {
             let incarnation = state.members.get(&replica.node)?.announcement.incarnation;
-            Some(Follower {
-                node: replica.node,
-                incarnation,
-                assigned: replica.assigned,
-                syncing_since: replica.syncing_since,
-                in_sync: replica.role == ReplicaRole::InSync,
-                session: 0,
-                begins: 0,
-                acked: 0,
-                broken: false,
-                clean: None,
-            })
+            let Replica { node, assigned, syncing_since, role, .. } = *replica;
+            let name = ReplicaName { node, incarnation, syncing_since };
+            Some(AssignedFollower { name, assigned, in_sync: role == ReplicaRole::InSync })
         })
         .collect()
 }

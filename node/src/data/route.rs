@@ -18,14 +18,13 @@ use tokio::time::Instant;
 use super::forwards::{Sender, unanswered};
 use super::message::{Answer, Request};
 use super::plane::{Plane, PrimaryState, Reply, Role, Waiter};
-use super::primary::Phase;
-use super::version::{SEQUENCE_MAX, version};
 use crate::cluster::protocol::{PROTOCOL_EXPIRING, PROTOCOL_MIN};
 use crate::id::{Epoch, NodeId, Partition};
 use crate::kv::{Action, At, Condition, Effect, Entry, ExpiryPolicy, Failure, Operation, Outcome, evaluate};
 use crate::kv::{CURSOR_MAX, ScanPage, Ticket};
 use crate::mutation::{Mutation, planted};
 use crate::net::{CallError, Class, wire};
+use crate::partition::{Phase, SEQUENCE_MAX, version};
 
 /// Upper bound of the bytes of an answer to a request.
 const ANSWER_BYTES_MAX: usize = 80 << 20;
@@ -57,6 +56,16 @@ pub(super) enum Executed {
     Damaged(Bytes, ReadError, Reply),
     /// This node does not serve the partition: nothing was done.
     NotPrimary(Reply),
+}
+
+impl Executed {
+    /// Returns the answer at once, unless it waits for pending writes.
+    pub(super) fn unless_waiting(waits: Result<(), Waiter>) -> Self {
+        match waits {
+            Ok(()) => Self::Ordered,
+            Err(Waiter { result, reply }) => Self::Done(result, reply),
+        }
+    }
 }
 
 /// Reason why the state of a key is unknown.
@@ -142,7 +151,7 @@ impl Plane {
     ) -> Executed {
         self.with_role(partition, |role| match role {
             Role::Primary(primary)
-                if primary.phase == Phase::Serving
+                if primary.phase() == Phase::Serving
                     && let Some(lease) = self.lease() =>
             {
                 match self.execute_as_primary(partition, primary, operation, reply) {
@@ -196,7 +205,7 @@ impl Plane {
             entry.as_ref().is_some_and(|entry| entry.expiry_ms != 0 && entry.expiry_ms <= at.now_ms)
         };
         if is_expired(&current)
-            && let Some((pending, _)) = primary.newest_pending(key)
+            && let Some(pending) = primary.newest_pending(key)
         {
             // A pending write saw the key before it expired and may have extended its expiry. The key was
             // then never absent.
@@ -217,18 +226,20 @@ impl Plane {
         }
         let waiter = Waiter { result: outcome, reply };
         let record = match effect {
-            Effect::Nothing if unpublished => return wait_for_newest(primary, key, waiter),
-            Effect::Nothing => return Executed::Done(waiter.result, waiter.reply),
+            Effect::Nothing => {
+                let waits = if unpublished { primary.wait_for_newest(key, waiter) } else { Err(waiter) };
+                return Executed::unless_waiting(waits);
+            }
             effect => record(key.clone(), effect),
         };
         let expires = matches!(action, Action::Expire(_) | Action::ExpireIf(..));
         if let Some(failure) = self.no_room(primary, expires, record.value.is_some()) {
             if planted(Mutation::RefuseAfterOrdering) {
-                self.order(partition, primary, record, None);
+                primary.order(vec![record], self.host.monotonic_ms(), None);
             }
             return Executed::Done(Err(failure), waiter.reply);
         }
-        self.order(partition, primary, record, Some(waiter));
+        primary.order(vec![record], self.host.monotonic_ms(), Some(waiter));
         Executed::Ordered
     }
 
@@ -236,7 +247,7 @@ impl Plane {
     pub(super) fn at(&self, primary: &PrimaryState) -> At {
         At {
             now_ms: self.cluster_ms(),
-            version: version(primary.term, primary.last() + 1),
+            version: version(primary.term(), primary.last() + 1),
             value_bytes_max: self.limits.value_bytes_max,
         }
     }
@@ -256,7 +267,7 @@ impl Plane {
     fn current(
         &self,
         partition: Partition,
-        primary: &mut PrimaryState,
+        primary: &PrimaryState,
         key: &[u8],
         action: &Action,
     ) -> Result<(Option<Entry>, bool), Unknown> {
@@ -264,7 +275,7 @@ impl Plane {
             return Ok((None, false));
         }
         if action.writes()
-            && let Some((pending, _)) = primary.newest_pending(key)
+            && let Some(pending) = primary.newest_pending(key)
         {
             return Ok((entry(pending.clone()), true));
         }
@@ -549,16 +560,6 @@ pub(super) fn record(key: Bytes, effect: Effect) -> Record {
         Effect::Nothing | Effect::Remove => {
             Record { key, version: 0, expiry_ms: 0, user_flags: 0, value: None }
         }
-    }
-}
-
-fn wait_for_newest(primary: &mut PrimaryState, key: &[u8], waiter: Waiter) -> Executed {
-    match primary.newest_pending(key) {
-        Some((_, waiters)) if !planted(Mutation::RevealUnpublished) => {
-            waiters.push(waiter);
-            Executed::Ordered
-        }
-        _ => Executed::Done(waiter.result, waiter.reply),
     }
 }
 

@@ -15,14 +15,12 @@ use super::catch_up::{MESSAGE_BYTES, keys_at};
 use super::message::{
     Answer, Bulk, BulkAction, BulkAnswer, Position, ReplicationFrame, Request, WireRecord, replication_answer,
 };
-use super::ordering::records_bytes;
 use super::plane::{Plane, Reply, Role};
-use super::primary::Phase;
-use super::replica::Rejection;
 use super::route::{Executed, damaged};
 use crate::id::{NodeId, Partition};
 use crate::mutation::{Mutation, planted};
 use crate::net::{Class, Refused, Responder, wire};
+use crate::partition::{Phase, Rejection, records_bytes};
 
 /// Upper bound of the bytes of a request or bulk message.
 const MESSAGE_BYTES_MAX: usize = 80 << 20;
@@ -320,5 +318,5 @@ impl Plane {
 
 /// Returns whether this node serves the partition, provided that it has a lease.
 fn is_serving(role: &Role) -> bool {
-    matches!(role, Role::Primary(primary) if primary.phase == Phase::Serving)
+    matches!(role, Role::Primary(primary) if primary.phase() == Phase::Serving)
 }

@@ -18,7 +18,6 @@ use caskade_engine::slots::PARTITIONS;
 use caskade_engine::stats::Space;
 use parking_lot::Mutex;
 
-use super::ordering::records_bytes;
 use super::plane::{Plane, PrimaryState, Role};
 use crate::cluster::events::Severity;
 use crate::cluster::protocol::FEATURE_DISK;
@@ -34,8 +33,6 @@ const MEASURE_PAUSE: Duration = Duration::from_millis(200);
 const UNMEASURED_BYTES: (u64, u64) = (16 << 10, 64 << 20);
 /// Time for which a disk counts as full after a write found no space; after that the next write is tried.
 const FULL_MS: u64 = 1_000;
-/// Pause before an append that found no space is retried.
-const APPEND_PAUSE: Duration = Duration::from_millis(100);
 /// Time for which a primary retries the append of a write that other nodes may hold, before it gives the
 /// partition up.
 const STUCK_MS: u64 = 1_000;
@@ -230,8 +227,8 @@ impl Plane {
         if self.disks.own_state() >= bound {
             return Some(self.refused_for_room(self.node));
         }
-        let full = primary.followers.iter().find(|follower| self.disks.of(follower.node) >= bound);
-        full.map(|follower| self.refused_for_room(follower.node))
+        let full = primary.followers().iter().find(|follower| self.disks.of(follower.node()) >= bound);
+        full.map(|follower| self.refused_for_room(follower.node()))
     }
 
     pub(super) fn refused_for_room(&self, node: NodeId) -> Failure {
@@ -268,44 +265,6 @@ impl Plane {
         self.disks.of(node).refuses()
     }
 
-    /// Takes back a write whose local append found no room, if no other node was sent it; else appends it again later,
-    /// because others may hold it.
-    pub(super) fn on_no_space(
-        self: &Arc<Self>,
-        partition: Partition,
-        primary: &mut PrimaryState,
-        sequence: u64,
-        error: &AppendError,
-    ) {
-        self.note_no_space(partition, error);
-        primary.append_failed(sequence, self.host.monotonic_ms());
-        let taken_back = primary.take_back();
-        if taken_back.is_empty() {
-            return self.append_later(partition, primary.term, sequence, APPEND_PAUSE);
-        }
-        for pending in taken_back {
-            self.in_flight_bytes.fetch_sub(records_bytes(&pending.records), Ordering::AcqRel);
-            for waiter in pending.waiters {
-                waiter.reply.send(Err(self.refused_for_room(self.node)));
-            }
-        }
-    }
-
-    /// Proposes to suspend, at once, the replica that has no disk space for a write (rule R8).
-    pub(super) fn suspend_full_replica(&self, partition: Partition, primary: &PrimaryState, node: NodeId) {
-        let state = self.state();
-        let Some(member) = state.members.get(&self.node) else { return };
-        let Some(follower) = primary.followers.iter().find(|follower| follower.node == node) else { return };
-        self.propose(Change::SuspendReplica {
-            partition,
-            term: primary.term,
-            primary_incarnation: member.announcement.incarnation,
-            node,
-            incarnation: follower.incarnation,
-            syncing_since: follower.syncing_since,
-        });
-    }
-
     /// Gives up, with this node's consent (rule R3), each partition with a write that finds no room here and that other
     /// nodes may hold: the next in-sync replica takes over, or this node begins a new term if it is the last. The outcome
     /// of the pending writes is unknown then.
@@ -325,7 +284,7 @@ impl Plane {
         let now_ms = self.host.monotonic_ms();
         self.with_role(partition, |role| {
             let Role::Primary(primary) = role else { return None };
-            primary.steps_down(now_ms, STUCK_MS).then_some(primary.term)
+            primary.steps_down(now_ms, STUCK_MS).then_some(primary.term())
         })
     }
 }

@@ -15,9 +15,9 @@ use caskade_engine::slots::{partition_of, slot_of};
 use super::ordering::{BATCH_BYTES_MAX, batch_bytes};
 use super::plane::{Plane, PrimaryState, Reply, Waiter};
 use super::route::{Executed, Unknown, entry, record};
-use super::version::SEQUENCE_MAX;
 use crate::id::Partition;
 use crate::kv::{Concluded, Failure, STEPS_MAX, Transaction, conclude};
+use crate::partition::SEQUENCE_MAX;
 
 /// Upper bound of the keys of one transaction, and so of the records of one write.
 const KEYS_MAX: usize = 1024;
@@ -63,7 +63,7 @@ impl Plane {
         let mut room = READ_BYTES_MAX;
         let concluded = conclude(transaction, &at, |key| {
             let found = match primary.newest_pending(key) {
-                Some((pending, _)) => {
+                Some(pending) => {
                     unpublished = true;
                     Ok(entry(pending.clone()))
                 }
@@ -102,18 +102,12 @@ impl Plane {
             if let Some(failure) = self.no_room(primary, false, adds) {
                 return Executed::Done(Err(failure), waiter.reply);
             }
-            self.order_batch(partition, primary, records, Some(waiter));
+            primary.order(records, self.host.monotonic_ms(), Some(waiter));
             return Executed::Ordered;
         }
         // It waits for the newest pending write. Publication is in order, so every write that it saw is
         // published by then.
-        match primary.newest_waiters().filter(|_| unpublished) {
-            Some(waiters) => {
-                waiters.push(waiter);
-                Executed::Ordered
-            }
-            None => Executed::Done(waiter.result, waiter.reply),
-        }
+        Executed::unless_waiting(if unpublished { primary.wait_for_all(waiter) } else { Err(waiter) })
     }
 }
 

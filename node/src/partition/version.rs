@@ -11,12 +11,12 @@ use crate::id::Term;
 /// Bits of a version that hold the sequence.
 const SEQUENCE_BITS: u32 = 40;
 /// Last sequence of a term: a primary that reaches it needs a new term.
-pub(super) const SEQUENCE_MAX: u64 = (1 << SEQUENCE_BITS) - 1;
+pub(crate) const SEQUENCE_MAX: u64 = (1 << SEQUENCE_BITS) - 1;
 
 const _: () = assert!(TERM_MAX as u64 == u64::MAX >> SEQUENCE_BITS, "every term has its versions");
 
 /// Returns the version of record number `sequence` of `term`.
-pub(super) fn version(term: Term, sequence: u64) -> u64 {
+pub(crate) fn version(term: Term, sequence: u64) -> u64 {
     (u64::from(term) << SEQUENCE_BITS) | sequence
 }
 

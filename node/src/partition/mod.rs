@@ -1,0 +1,25 @@
+//! The protocol of one partition as pure state machines: events in, actions out.
+//!
+//! Invariants: a machine reads no clock, does no I/O, takes no lock and knows neither the engine nor the
+//! network. Times are arguments; where the time decides nothing, an event carries none. A machine's
+//! fields are private: only its methods, named by the protocol, change them. `crate::data` holds the
+//! locks, the links and the engine. It passes each event on under the partition's lock and performs the
+//! actions in their order before it unlocks.
+//!
+//! [`primary`] orders writes, [`follower`] is a replica as its primary sees it, [`action`] and [`event`]
+//! are the doors, [`version`] is the layout of a record's version. The traces in
+//! `node/tests/scripts/partition` show each machine.
+
+mod action;
+mod event;
+mod follower;
+mod primary;
+#[cfg(test)]
+mod tests;
+mod version;
+
+pub(crate) use action::{PrimaryAction, Writes};
+pub(crate) use event::{AppendFailure, PrimaryEvent, Rejection};
+pub(crate) use follower::{AssignedFollower, Follower, Place, ReplicaName};
+pub(crate) use primary::{Phase, Primary, records_bytes};
+pub(crate) use version::{SEQUENCE_MAX, version};
