@@ -267,7 +267,7 @@ impl Plane {
                 plane.take_tails(partition, term, &tails).await;
             }
             let mut reconciled: Vec<NodeId> = Vec::new();
-            while plane.is_receiving(partition) {
+            while plane.appends(partition).is_any() {
                 tokio::time::sleep(RECEIVING_PAUSE).await;
             }
             loop {

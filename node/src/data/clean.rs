@@ -35,7 +35,7 @@ impl Plane {
             };
             self.with_role(partition, |role| {
                 if let Role::Primary(primary) = role {
-                    primary.mark_clean(copies, self.is_storing(partition));
+                    primary.mark_clean(copies, self.appends(partition).transferred);
                 }
             });
         }

@@ -23,7 +23,7 @@ use super::range::KeyRange;
 use crate::disk::DiskState;
 use crate::id::{Epoch, Partition, Term};
 use crate::kv::{ActionError, Entry, Failure, Meta, Operation, Outcome};
-use crate::partition::Rejection;
+use crate::partition::{Place, Rejection};
 
 const KIND_REPLICATE: u8 = 1;
 const KIND_DIGEST: u8 = 2;
@@ -45,6 +45,14 @@ pub(super) struct Position {
     pub(super) begins: u64,
     /// Last sequence of the frame before it.
     pub(super) previous: u64,
+}
+
+impl Position {
+    /// Returns the place in the session.
+    pub(super) fn place(&self) -> Place {
+        let Self { assigned, session, begins, previous, .. } = *self;
+        Place { assigned, session, begins, previous }
+    }
 }
 
 /// A frame of the replication stream.

@@ -1,4 +1,4 @@
-//! Performs the actions of a partition's primary, in their order and under the partition's lock.
+//! Performs the actions of a partition's role, in their order and under the partition's lock.
 //!
 //! So sequences, frames on each link and appends of a partition have one order. Ends of appends and calls
 //! enter the partition's inbox, because they may arrive on the thread that performs.
@@ -18,7 +18,14 @@ use crate::partition::{Place, PrimaryAction, PrimaryEvent, Rejection, ReplicaNam
 impl Plane {
     /// Performs the actions that the role has put into its list.
     pub(super) fn perform(self: &Arc<Self>, partition: Partition, role: &mut Role) {
-        let Role::Primary(primary) = role else { return };
+        match role {
+            Role::Primary(primary) => self.perform_of_primary(partition, primary),
+            Role::Replica(log) => self.perform_of_replica(partition, log),
+            Role::Idle { .. } | Role::Away => {}
+        }
+    }
+
+    fn perform_of_primary(self: &Arc<Self>, partition: Partition, primary: &mut PrimaryState) {
         let mut actions = primary.take_actions();
         for action in actions.drain(..) {
             match action {

@@ -25,7 +25,6 @@ use super::message::Answer;
 use super::missing::Missing;
 use super::notices::Notices;
 use super::rejoin::Rejoins;
-use super::replica::ReplicaLog;
 use super::space::Disks;
 use super::tail::Tails;
 use super::tasks::TaskBoard;
@@ -37,7 +36,7 @@ use crate::id::{Incarnation, NodeId, Partition, Term};
 use crate::kv::{Failure, Outcome};
 use crate::mutation::{Mutation, planted};
 use crate::net::{Peers, Refusals, Responder, wire};
-use crate::partition::{AppendFailure, Primary, PrimaryEvent, Rejection};
+use crate::partition::{AppendFailure, Primary, PrimaryEvent, Rejection, ReplicaLog};
 
 /// Sessions and transfers that one primary can number.
 const SESSIONS_PER_PRIMARY: u64 = 1 << 32;
@@ -137,7 +136,7 @@ pub(super) struct Waiter {
 }
 
 pub(super) type PrimaryState = Primary<Appended, Waiter, oneshot::Sender<u64>>;
-pub(super) type ReplicaState = ReplicaLog<Responder>;
+pub(super) type ReplicaState = ReplicaLog<Appended, Responder>;
 
 /// Role of this node for a partition.
 pub(super) enum Role {

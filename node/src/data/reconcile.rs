@@ -15,9 +15,9 @@ use caskade_engine::Record;
 use caskade_engine::slots::slot_of;
 
 use super::catch_up::{CopyError, Differences, Transfer};
-use super::ordering::{BATCH_BYTES_MAX, batch_bytes};
 use super::plane::{Plane, PrimaryState};
 use super::route::record;
+use super::store::{BATCH_BYTES_MAX, batch_bytes};
 use crate::id::{NodeId, Partition, Term};
 use crate::kv::Effect;
 use crate::partition::{Phase, SEQUENCE_MAX};

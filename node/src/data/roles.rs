@@ -7,11 +7,10 @@ use std::sync::Arc;
 use caskade_engine::slots::PARTITIONS;
 
 use super::plane::{Plane, Role, View};
-use super::replica::ReplicaLog;
 use super::tail;
 use crate::cluster::state::{ClusterState, MemberStatus, Replica, ReplicaRole};
 use crate::id::{Epoch, Incarnation, NodeId, Partition, Term};
-use crate::partition::{AssignedFollower, Phase, Primary, PrimaryEvent, ReplicaName};
+use crate::partition::{AssignedFollower, Phase, Primary, PrimaryEvent, ReplicaLog, ReplicaName};
 
 /// Role of this node for a partition by the committed state.
 enum Assignment {
@@ -113,7 +112,7 @@ impl Plane {
             // Publish every record received as a replica before serving: the former primary may have
             // acknowledged it.
             let tails = self.tails.begin(partition, tails);
-            let reconcile = self.is_receiving(partition)
+            let reconcile = self.appends(partition).is_any()
                 || !tails.is_empty()
                 || (!settled && followers.iter().any(|copy| copy.in_sync));
             let phase = if reconcile { Phase::Recovering } else { Phase::Serving };

@@ -20,7 +20,7 @@ use super::route::{Executed, damaged};
 use crate::id::{NodeId, Partition};
 use crate::mutation::{Mutation, planted};
 use crate::net::{Class, Refused, Responder, wire};
-use crate::partition::{Phase, Rejection, records_bytes};
+use crate::partition::{Frame, Phase, Rejection, ReplicaEvent, records_bytes};
 
 /// Upper bound of the bytes of a request or bulk message.
 const MESSAGE_BYTES_MAX: usize = 80 << 20;
@@ -140,55 +140,26 @@ impl Plane {
         if self.is_unauthorized(from, Class::Replication) {
             return reply.send(self.replication_answer(Err(self.unless_behind(&position))));
         }
-        self.with_role(position.partition, |role| {
+        let (partition, term, place) = (position.partition, position.term, position.place());
+        self.with_role(partition, |role| {
             let Role::Replica(log) = role else {
                 if planted(Mutation::NoFencing)
-                    && let ReplicationFrame::Replicate(position, records) = frame
+                    && let ReplicationFrame::Replicate(_, records) = frame
                 {
-                    let sequence = position.previous.saturating_add(records.len() as u64);
-                    return self.store_replicated(position, sequence, records, reply);
+                    let sequence = place.previous.saturating_add(records.len() as u64);
+                    return self.store(partition, term, (place.session, sequence), records, reply);
                 }
                 let rejection = self.unless_behind(&position);
                 self.count_fenced(from, rejection);
                 return reply.send(self.replication_answer(Err(rejection)));
             };
-            // Before the first frame of a term, all appends of the former term must have ended: else they
-            // could add records after the primary compared digests.
-            if log.is_new() && self.is_receiving(position.partition) {
-                return reply.send(self.replication_answer(Err(Rejection::Behind)));
-            }
-            if let Err(rejection) = log.admit(from, &position) {
-                self.count_fenced(from, rejection);
-                return reply.send(self.replication_answer(Err(rejection)));
-            }
-            match frame {
-                ReplicationFrame::Replicate(position, records) => {
-                    let sequence = position.previous.saturating_add(records.len() as u64);
-                    if self.contradicts(&records) {
-                        // No later write of the session may be acknowledged either (R2).
-                        log.failed(position.session, sequence);
-                        return reply.send(self.replication_answer(Err(Rejection::Failed)));
-                    }
-                    log.received(sequence);
-                    self.store_replicated(position, sequence, records, reply);
-                }
-                ReplicationFrame::Clean(position, up_to, transfers_from) => {
-                    // Records being appended may be older than a tombstone that a merge would drop. The
-                    // primary sends the mark again later.
-                    if self.is_storing(position.partition) {
-                        return reply.send(self.replication_answer(Err(Rejection::Behind)));
-                    }
-                    log.close_transfers(transfers_from);
-                    self.engine.mark_clean(position.partition, up_to);
-                    reply.send(self.replication_answer(Ok(None)));
-                }
-                ReplicationFrame::Digest(position) => {
-                    if let Some(reply) = log.digest_after_received(reply) {
-                        let digest = self.engine.partition_stats(position.partition).digest;
-                        reply.send(self.replication_answer(Ok(Some(digest))));
-                    }
-                }
-            }
+            let frame = match frame {
+                ReplicationFrame::Replicate(_, records) => Frame::Replicate(records),
+                ReplicationFrame::Digest(_) => Frame::Digest,
+                ReplicationFrame::Clean(_, up_to, transfers_from) => Frame::Clean { up_to, transfers_from },
+            };
+            let appends = self.appends(partition);
+            log.on_event(ReplicaEvent::Received { from, term, place, frame, appends, reply });
         });
     }
 

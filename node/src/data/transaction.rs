@@ -12,9 +12,9 @@ use bytes::Bytes;
 use caskade_engine::Record;
 use caskade_engine::slots::{partition_of, slot_of};
 
-use super::ordering::{BATCH_BYTES_MAX, batch_bytes};
 use super::plane::{Plane, PrimaryState, Reply, Waiter};
 use super::route::{Executed, Unknown, entry, record};
+use super::store::{BATCH_BYTES_MAX, batch_bytes};
 use crate::id::Partition;
 use crate::kv::{Concluded, Failure, STEPS_MAX, Transaction, conclude};
 use crate::partition::SEQUENCE_MAX;

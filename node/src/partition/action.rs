@@ -1,6 +1,9 @@
 //! Actions of a partition: what its shell performs, in the order of the list, before it unlocks the
 //! partition.
 
+use caskade_engine::Record;
+
+use super::event::Rejection;
 use super::follower::{Place, ReplicaName};
 use crate::id::NodeId;
 
@@ -46,4 +49,22 @@ pub(crate) enum PrimaryAction<A, W, D> {
     /// Pass [`PrimaryEvent::Tick`](super::PrimaryEvent::Tick) on at this reading of the monotonic clock,
     /// in milliseconds.
     Wake { at_ms: u64 },
+}
+
+/// An action of a replica. `A` is the handle of a durable append, `R` a peer's call that waits for its reply.
+#[derive(Debug)]
+pub(crate) enum ReplicaAction<A, R> {
+    /// Append the records of one write as one batch (R14), unless one of them contradicts a record with the
+    /// same version (R1). The end is an event, in both cases; a contradiction is one before the next frame.
+    Store { session: u64, sequence: u64, records: Vec<Record>, reply: R },
+    /// Make the records of a write visible: its append is durable.
+    Publish(A),
+    /// Acknowledge the write and all before it, or reject the frame (R2).
+    Reply(R, Result<(), Rejection>),
+    /// Reply with the partition's digest, as it is at this place of the list: between two publications.
+    Digest(R),
+    /// Mark this node's store as clean up to this version (R12).
+    MarkClean { up_to: u64 },
+    /// Count a frame of a term, an assignment or a session that is over.
+    NoteFenced(NodeId),
 }

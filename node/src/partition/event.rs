@@ -1,8 +1,10 @@
 //! Events of a partition: what happened, as the machines learn it. An event carries the time only where
 //! the time decides.
 
-use super::follower::AssignedFollower;
-use crate::id::NodeId;
+use caskade_engine::Record;
+
+use super::follower::{AssignedFollower, Place};
+use crate::id::{NodeId, Term};
 
 /// Reason why a replica did not accept a frame; its primary reacts to it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,4 +52,44 @@ pub(crate) enum PrimaryEvent<A> {
     MarkedClean { node: NodeId, session: u64, up_to: u64 },
     /// A time that [`PrimaryAction::Wake`](super::PrimaryAction::Wake) named is reached.
     Tick { now_ms: u64 },
+}
+
+/// Content of a frame of the replication stream.
+#[derive(Debug)]
+pub(crate) enum Frame {
+    /// The next write: its records, at least one, whose sequences follow the frame's place.
+    Replicate(Vec<Record>),
+    /// Request for the digest after all writes before the frame.
+    Digest,
+    /// Mark of the version up to which the partition is clean, and the first session whose transfers stay
+    /// open.
+    Clean { up_to: u64, transfers_from: u64 },
+}
+
+/// Appends of this partition that are pending on this node, of this role and of former ones.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Appends {
+    /// Whether records of replication frames are being appended.
+    pub(crate) received: bool,
+    /// Whether records of transfers are being appended.
+    pub(crate) transferred: bool,
+}
+
+impl Appends {
+    /// Returns whether any append is pending.
+    pub(crate) fn is_any(self) -> bool {
+        self.received || self.transferred
+    }
+}
+
+/// An event at a replica. `A` is the handle of a durable append, `R` a peer's call that waits for its reply.
+#[derive(Debug)]
+pub(crate) enum ReplicaEvent<A, R> {
+    /// A frame arrived from a node that claims to be the primary of `term`.
+    Received { from: NodeId, term: Term, place: Place, frame: Frame, appends: Appends, reply: R },
+    /// The append of the write `sequence` is durable.
+    Stored { session: u64, sequence: u64, append: A, reply: R },
+    /// The write `sequence` is not on this disk: its append failed, or a record of it contradicts one with
+    /// the same version (R1).
+    NotStored { session: u64, sequence: u64, rejection: Rejection, reply: R },
 }

@@ -6,20 +6,22 @@
 //! locks, the links and the engine. It passes each event on under the partition's lock and performs the
 //! actions in their order before it unlocks.
 //!
-//! [`primary`] orders writes, [`follower`] is a replica as its primary sees it, [`action`] and [`event`]
-//! are the doors, [`version`] is the layout of a record's version. The traces in
+//! [`primary`] orders writes, [`follower`] is a replica as its primary sees it, [`replica`] accepts frames,
+//! [`action`] and [`event`] are the doors, [`version`] is the layout of a record's version. The traces in
 //! `node/tests/scripts/partition` show each machine.
 
 mod action;
 mod event;
 mod follower;
 mod primary;
+mod replica;
 #[cfg(test)]
 mod tests;
 mod version;
 
-pub(crate) use action::{PrimaryAction, Writes};
-pub(crate) use event::{AppendFailure, PrimaryEvent, Rejection};
+pub(crate) use action::{PrimaryAction, ReplicaAction, Writes};
+pub(crate) use event::{AppendFailure, Appends, Frame, PrimaryEvent, Rejection, ReplicaEvent};
 pub(crate) use follower::{AssignedFollower, Follower, Place, ReplicaName};
 pub(crate) use primary::{Phase, Primary, records_bytes};
+pub(crate) use replica::ReplicaLog;
 pub(crate) use version::{SEQUENCE_MAX, version};

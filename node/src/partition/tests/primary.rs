@@ -3,14 +3,14 @@
 use std::error::Error;
 use std::fmt::Write as _;
 
-use bytes::Bytes;
-use caskade_engine::Record;
 use goldenscript::{ArgumentConsumer, Command, Context, Runner};
 
-use super::{Fallible, name_of, node, number, positional, run_all};
+use super::{
+    Fallible, name_of, node, number, number_or, positional, record, rejection, run_all, show_records,
+    show_version,
+};
 use crate::partition::{
-    AppendFailure, AssignedFollower, Phase, Place, Primary, PrimaryAction, PrimaryEvent, Rejection,
-    ReplicaName, version,
+    AppendFailure, AssignedFollower, Phase, Place, Primary, PrimaryAction, PrimaryEvent, ReplicaName, version,
 };
 
 /// A primary whose appends, waiters and digests are named by the script.
@@ -159,14 +159,7 @@ fn event(name: &str, args: &mut ArgumentConsumer<'_>) -> Fallible<PrimaryEvent<u
         }
         "rejected" => {
             let node = node(&positional(args, "the node")?)?;
-            let rejection = match positional(args, "the rejection")?.as_str() {
-                "stale" => Rejection::Stale,
-                "behind" => Rejection::Behind,
-                "gap" | "lost" => Rejection::Gap,
-                "failed" => Rejection::Failed,
-                "no-room" => Rejection::NoRoom,
-                other => return Err(format!("unknown rejection {other}").into()),
-            };
+            let rejection = rejection(&positional(args, "the rejection")?)?;
             let (session, now_ms) = (number(args, "session")?, number(args, "now")?);
             PrimaryEvent::Rejected { node, session, rejection, now_ms }
         }
@@ -196,31 +189,8 @@ fn copies(args: &mut ArgumentConsumer<'_>) -> Fallible<Vec<AssignedFollower>> {
     Ok(copies)
 }
 
-fn number_or(args: &mut ArgumentConsumer<'_>, key: &str, default: u64) -> Fallible<u64> {
-    Ok(args.take_key(key).map(str::parse).transpose()?.unwrap_or(default))
-}
-
-/// Returns a record without a version; `-` as the value is a tombstone.
-fn record(key: &str, value: &str) -> Record {
-    let value = (value != "-").then(|| Bytes::copy_from_slice(value.as_bytes()));
-    Record { key: Bytes::copy_from_slice(key.as_bytes()), version: 0, expiry_ms: 0, user_flags: 0, value }
-}
-
-/// Shows the records of one write: one frame, one batch.
-fn show_records(records: &[Record]) -> String {
-    let one = |record: &Record| {
-        let value = record.value.as_ref().map_or("-".into(), |value| String::from_utf8_lossy(value));
-        format!("{}:{}={value}", record.version & 0xff_ffff_ffff, String::from_utf8_lossy(&record.key))
-    };
-    format!("[{}]", records.iter().map(one).collect::<Vec<_>>().join(" "))
-}
-
 fn show_place(place: Place) -> String {
     format!("session={} begins={} previous={}", place.session, place.begins, place.previous)
-}
-
-fn show_version(version: u64) -> String {
-    format!("{}/{}", version >> 40, version & 0xff_ffff_ffff)
 }
 
 #[test]
