@@ -14,10 +14,10 @@ use super::operations::Promotion;
 use super::protocol::{FEATURE_DISK, ProtocolVersion};
 use super::ring::{self, PARTITIONS, Ring, RingMember};
 use super::state::{
-    Announcement, Change, ClusterState, Member, MemberStatus, PartitionState, Plan, Replica, ReplicaRole,
-    StoreCondition, Verdict,
+    Announcement, Change, ClusterState, Member, MemberStatus, PartitionState, Plan, PrimaryRef, Replica,
+    ReplicaRef, ReplicaRole, StoreCondition, Verdict,
 };
-use crate::id::{ClusterId, Epoch, Incarnation, NodeId, Partition, Term};
+use crate::id::{ClusterId, Epoch, Incarnation, NodeId, Partition};
 use crate::mutation::{Mutation, planted};
 
 /// Reason why a change is void.
@@ -67,74 +67,42 @@ impl ClusterState {
             }
             Change::Register(announcement) => self.register(announcement, epoch),
             Change::DeclareDown { node, incarnation } => self.declare_down(*node, *incarnation, epoch),
-            Change::CaughtUp { partition, term, primary_incarnation, node, incarnation, syncing_since } => {
-                if self.asks_for_digests() {
-                    return Err("the change does not name the digests of both copies".to_owned());
-                }
-                self.check_primary(*partition, *term, *primary_incarnation)?;
-                let named = NamedReplica { node: *node, incarnation: *incarnation, since: *syncing_since };
-                self.caught_up(*partition, named)
-            }
-            Change::HandOver { partition, term, primary_incarnation } => {
-                self.check_primary(*partition, *term, *primary_incarnation)?;
-                self.hand_over(*partition);
-                Ok(())
-            }
-            Change::SuspendReplica {
-                partition,
-                term,
-                primary_incarnation,
-                node,
-                incarnation,
-                syncing_since,
-            } => {
-                self.check_primary(*partition, *term, *primary_incarnation)?;
-                let named = NamedReplica { node: *node, incarnation: *incarnation, since: *syncing_since };
-                self.suspend(*partition, named)
-            }
-            Change::ResumeReplica { partition, node, incarnation, syncing_since } => {
-                let named = NamedReplica { node: *node, incarnation: *incarnation, since: *syncing_since };
-                self.resume(*partition, named, epoch)
-            }
-            Change::Rebuild { node, incarnation } => self.rebuild(*node, *incarnation),
-            Change::Drain { node, incarnation } => self.set_draining(*node, *incarnation, true),
-            Change::Undrain { node, incarnation } => self.set_draining(*node, *incarnation, false),
-            // Operations
-            Change::CaughtUpEqual {
-                partition,
-                term,
-                primary_incarnation,
-                node,
-                incarnation,
-                syncing_since,
-                source_digest,
-                target_digest,
-                sent_keys,
-                sent_bytes,
-            } => {
-                self.check_primary(*partition, *term, *primary_incarnation)?;
-                let named = NamedReplica { node: *node, incarnation: *incarnation, since: *syncing_since };
-                let flip = Promotion {
+            Change::CaughtUp { primary, replica, source_digest, target_digest, sent_keys, sent_bytes } => {
+                self.check_primary(primary)?;
+                let promotion = Promotion {
                     epoch,
-                    node: *node,
+                    node: replica.node,
                     source_digest: *source_digest,
                     target_digest: *target_digest,
                 };
-                let planned = self.is_planned_copy(*partition, *node);
-                self.flip(*partition, named, flip)?;
+                let planned = self.is_planned_copy(primary.partition, replica.node);
+                self.promote_copy(primary.partition, replica, promotion)?;
                 if let Some(plan) = self.plan.as_mut().filter(|_| planned) {
                     plan.moved_keys = plan.moved_keys.saturating_add(*sent_keys);
                     plan.moved_bytes = plan.moved_bytes.saturating_add(*sent_bytes);
                 }
                 Ok(())
             }
+            Change::HandOver(primary) => {
+                self.check_primary(primary)?;
+                self.hand_over(primary.partition);
+                Ok(())
+            }
+            Change::SuspendReplica { primary, replica } => {
+                self.check_primary(primary)?;
+                self.suspend(primary.partition, replica)
+            }
+            Change::ResumeReplica { partition, replica } => self.resume(*partition, replica, epoch),
+            Change::Rebuild { node, incarnation } => self.rebuild(*node, *incarnation),
+            Change::Drain { node, incarnation } => self.set_draining(*node, *incarnation, true),
+            Change::Undrain { node, incarnation } => self.set_draining(*node, *incarnation, false),
             Change::RaiseProtocol(version) => self.raise_protocol(*version),
-            Change::StepDown { partition, term, primary_incarnation } => {
+            Change::StepDown(primary) => {
                 if self.protocol_version().features & FEATURE_DISK == 0 {
                     return Err("not all members support it".to_owned());
                 }
-                self.check_primary(*partition, *term, *primary_incarnation)?;
-                self.step_down(*partition)
+                self.check_primary(primary)?;
+                self.step_down(primary.partition)
             }
             Change::GiveUp(losses) => self.give_up(losses, epoch),
             Change::TakeOver(_) => Err("a takeover must be the only change of its entry".to_owned()),
@@ -257,10 +225,10 @@ impl ClusterState {
         Ok(())
     }
 
-    fn caught_up(&mut self, partition: Partition, named: NamedReplica) -> Result<(), Rejected> {
+    fn caught_up(&mut self, partition: Partition, named: &ReplicaRef) -> Result<(), Rejected> {
         self.check_up(named.node, named.incarnation)?;
         let state = self.partition_mut(partition)?;
-        let replica = state.named(&named)?;
+        let replica = state.named(named)?;
         if replica.role != ReplicaRole::Syncing {
             return Err(format!("the replica is {}, not syncing", replica.role.word()));
         }
@@ -270,24 +238,29 @@ impl ClusterState {
     }
 
     /// Makes a copy in-sync after its comparison with the primary's: both digests must be equal.
-    fn flip(&mut self, partition: Partition, named: NamedReplica, flip: Promotion) -> Result<(), Rejected> {
-        if flip.source_digest != flip.target_digest {
+    fn promote_copy(
+        &mut self,
+        partition: Partition,
+        named: &ReplicaRef,
+        promotion: Promotion,
+    ) -> Result<(), Rejected> {
+        if promotion.source_digest != promotion.target_digest {
             return Err(format!(
                 "the copies differ: {:016x} on the primary, {:016x} on node {}",
-                flip.source_digest,
-                flip.target_digest,
-                flip.node.short()
+                promotion.source_digest,
+                promotion.target_digest,
+                promotion.node.short()
             ));
         }
         self.caught_up(partition, named)?;
-        Arc::make_mut(&mut self.operations.flips).insert(partition, flip);
+        Arc::make_mut(&mut self.operations.flips).insert(partition, promotion);
         Ok(())
     }
 
-    fn suspend(&mut self, partition: Partition, named: NamedReplica) -> Result<(), Rejected> {
+    fn suspend(&mut self, partition: Partition, named: &ReplicaRef) -> Result<(), Rejected> {
         self.check_up(named.node, named.incarnation)?;
         let state = self.partition_mut(partition)?;
-        if state.named(&named)?.role == ReplicaRole::Away {
+        if state.named(named)?.role == ReplicaRole::Away {
             return Err("the replica is away already".to_owned());
         }
         if state.is_last_in_sync(named.node) {
@@ -307,9 +280,9 @@ impl ClusterState {
         Ok(())
     }
 
-    fn resume(&mut self, partition: Partition, named: NamedReplica, epoch: Epoch) -> Result<(), Rejected> {
+    fn resume(&mut self, partition: Partition, named: &ReplicaRef, epoch: Epoch) -> Result<(), Rejected> {
         self.check_up(named.node, named.incarnation)?;
-        let replica = self.partition_mut(partition)?.named(&named)?;
+        let replica = self.partition_mut(partition)?.named(named)?;
         if replica.role != ReplicaRole::Away {
             return Err(format!("the replica is {}, not away", replica.role.word()));
         }
@@ -418,12 +391,8 @@ impl ClusterState {
     }
 
     /// Checks that the primary that proposes a change is still the primary, in that term.
-    fn check_primary(
-        &self,
-        partition: Partition,
-        term: Term,
-        incarnation: Incarnation,
-    ) -> Result<(), Rejected> {
+    fn check_primary(&self, primary: &PrimaryRef) -> Result<(), Rejected> {
+        let PrimaryRef { partition, term, incarnation } = *primary;
         let state =
             self.partition(partition).ok_or_else(|| format!("partition {partition} does not exist"))?;
         if state.term != term {
@@ -432,13 +401,6 @@ impl ClusterState {
         let primary = state.primary().ok_or_else(|| format!("partition {partition} has no primary"))?;
         self.check_up(primary, incarnation)
     }
-}
-
-/// A replica as the proposer of a change observed it.
-struct NamedReplica {
-    node: NodeId,
-    incarnation: Incarnation,
-    since: Epoch,
 }
 
 fn admitted(announcement: &Announcement, epoch: Epoch) -> Member {
@@ -474,12 +436,12 @@ impl Replica {
 
 impl PartitionState {
     /// Returns the named replica, if it is still the same assignment in the same role.
-    fn named(&mut self, named: &NamedReplica) -> Result<&mut Replica, Rejected> {
+    fn named(&mut self, named: &ReplicaRef) -> Result<&mut Replica, Rejected> {
         let replica = self.replicas.iter_mut().find(|replica| replica.node == named.node);
         let replica = replica
             .ok_or_else(|| format!("node {} holds no replica of this partition", named.node.short()))?;
-        if replica.syncing_since != named.since {
-            let (is, was) = (replica.syncing_since, named.since);
+        if replica.syncing_since != named.syncing_since {
+            let (is, was) = (replica.syncing_since, named.syncing_since);
             return Err(format!("the replica became syncing in epoch {is}, not {was}"));
         }
         Ok(replica)

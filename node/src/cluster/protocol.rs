@@ -63,11 +63,6 @@ impl ClusterState {
         self.operations.protocol_version
     }
 
-    /// Returns whether each change that makes a copy in-sync must name equal digests.
-    pub fn asks_for_digests(&self) -> bool {
-        self.protocol_version().features & FEATURE_FLIP_DIGESTS != 0
-    }
-
     /// Returns the version and features that all members support: the most that can be in use.
     pub fn common_version(&self) -> ProtocolVersion {
         let announced = || self.members.values().map(|member| &member.announcement);

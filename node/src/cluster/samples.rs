@@ -3,7 +3,9 @@
 use caskade_engine::slots::PARTITIONS;
 use proptest::prelude::ProptestConfig;
 
-use super::state::{Announcement, Change, ClusterState, Replica, ReplicaRole, StoreCondition, Verdict};
+use super::state::{
+    Announcement, Change, ClusterState, PrimaryRef, Replica, ReplicaRef, ReplicaRole, StoreCondition, Verdict,
+};
 use crate::id::{ClusterId, Incarnation, NodeId, Partition};
 
 /// Returns the number of cases of a property test: `PROPTEST_CASES`, or a default that keeps the build fast.
@@ -41,23 +43,33 @@ pub(super) fn incarnation_of(state: &ClusterState, node: NodeId) -> Incarnation 
     state.member(node).map_or(0, |member| member.announcement.incarnation)
 }
 
+/// Returns the partition's primary, as a change names it.
+pub(super) fn primary_ref(state: &ClusterState, partition: Partition) -> PrimaryRef {
+    let incarnation = incarnation_of(state, state.primary(partition).unwrap());
+    PrimaryRef { partition, term: state.partition(partition).unwrap().term, incarnation }
+}
+
+/// Returns the replica, as a change names it.
+pub(super) fn replica_ref(state: &ClusterState, replica: &Replica) -> ReplicaRef {
+    let Replica { node, syncing_since, .. } = *replica;
+    ReplicaRef { node, incarnation: incarnation_of(state, node), syncing_since }
+}
+
 /// Returns the change that a primary proposes for a complete copy.
 pub(super) fn caught_up(state: &ClusterState, partition: Partition, replica: &Replica) -> Change {
-    let primary = state.primary(partition).unwrap();
     Change::CaughtUp {
-        partition,
-        term: state.partition(partition).unwrap().term,
-        primary_incarnation: incarnation_of(state, primary),
-        node: replica.node,
-        incarnation: incarnation_of(state, replica.node),
-        syncing_since: replica.syncing_since,
+        primary: primary_ref(state, partition),
+        replica: replica_ref(state, replica),
+        source_digest: 0,
+        target_digest: 0,
+        sent_keys: 0,
+        sent_bytes: 0,
     }
 }
 
 /// Returns the change that a primary proposes for a partition that it should hand over.
 pub(super) fn hand_over(state: &ClusterState, partition: Partition) -> Change {
-    let primary_incarnation = incarnation_of(state, state.primary(partition).unwrap());
-    Change::HandOver { partition, term: state.partition(partition).unwrap().term, primary_incarnation }
+    Change::HandOver(primary_ref(state, partition))
 }
 
 /// Completes every syncing copy, and performs every hand-over that is due.
@@ -137,15 +149,9 @@ pub(super) fn suspended(state: &ClusterState, number: u8, count: usize) -> Clust
     let backups = state.replicas_on(node(number)).filter(|(partition, replica)| {
         replica.role == ReplicaRole::InSync && state.primary(*partition) != Some(node(number))
     });
-    let changes = backups.take(count).filter_map(|(partition, replica)| {
-        Some(Change::SuspendReplica {
-            partition,
-            term: state.partition(partition)?.term,
-            primary_incarnation: incarnation_of(state, state.primary(partition)?),
-            node: node(number),
-            incarnation: incarnation_of(state, node(number)),
-            syncing_since: replica.syncing_since,
-        })
+    let changes = backups.take(count).map(|(partition, replica)| Change::SuspendReplica {
+        primary: primary_ref(state, partition),
+        replica: replica_ref(state, replica),
     });
     after(state, changes)
 }

@@ -197,6 +197,28 @@ pub struct ClusterState {
     pub operations: Operations,
 }
 
+/// The primary of a partition, as the proposer of a change observed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PrimaryRef {
+    /// The partition.
+    pub partition: Partition,
+    /// The term in which the primary serves it.
+    pub term: Term,
+    /// The primary's incarnation.
+    pub incarnation: Incarnation,
+}
+
+/// A replica of a partition, as the proposer of a change observed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaRef {
+    /// The node of the replica.
+    pub node: NodeId,
+    /// The node's incarnation.
+    pub incarnation: Incarnation,
+    /// [`Replica::syncing_since`].
+    pub syncing_since: Epoch,
+}
+
 /// One proposal to change the state. It names the facts it was decided on, and is void if they have changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Change {
@@ -223,60 +245,41 @@ pub enum Change {
         /// The incarnation whose lease has expired.
         incarnation: Incarnation,
     },
-    /// A syncing replica has every record of its primary. Rejected unless everything named here is unchanged
-    /// (rule R2).
+    /// A syncing replica has every record of its primary: the digests of both copies after the same write
+    /// are equal. Rejected if they differ, and unless primary and replica are unchanged (rule R2).
     CaughtUp {
-        /// The partition.
-        partition: Partition,
-        /// The term in which the primary observed it.
-        term: Term,
-        /// The primary's incarnation.
-        primary_incarnation: Incarnation,
+        /// The primary that compared the copies.
+        primary: PrimaryRef,
         /// The syncing replica.
-        node: NodeId,
-        /// Its incarnation.
-        incarnation: Incarnation,
-        /// Its [`Replica::syncing_since`].
-        syncing_since: Epoch,
+        replica: ReplicaRef,
+        /// Digest of the primary's copy.
+        source_digest: u64,
+        /// Digest of the replica's copy.
+        target_digest: u64,
+        /// Records the primary sent for this copy, without those that an earlier primary had sent.
+        sent_keys: u64,
+        /// Bytes of these records, as they are stored.
+        sent_bytes: u64,
     },
     /// The primary has stopped serving and settled all pending writes. The partition passes to the replicas
     /// that the ring names, under a new term (rule R3). If that is no longer possible, the same primary gets
     /// the new term. Rejected unless the term and the incarnation are unchanged.
-    HandOver {
-        /// The partition.
-        partition: Partition,
-        /// The term that ends.
-        term: Term,
-        /// The incarnation of the primary that hands over.
-        primary_incarnation: Incarnation,
-    },
+    HandOver(PrimaryRef),
     /// The primary cannot get acknowledgements from a replica (rule R8): the replica becomes away.
-    /// Rejected unless term and incarnations are unchanged; the last in-sync replica is never removed.
+    /// Rejected unless primary and replica are unchanged; the last in-sync replica is never removed.
     SuspendReplica {
-        /// The partition.
-        partition: Partition,
-        /// The term in which the primary observed it.
-        term: Term,
-        /// The primary's incarnation.
-        primary_incarnation: Incarnation,
+        /// The primary that waits for the acknowledgements.
+        primary: PrimaryRef,
         /// The replica that does not acknowledge.
-        node: NodeId,
-        /// Its incarnation.
-        incarnation: Incarnation,
-        /// Its [`Replica::syncing_since`].
-        syncing_since: Epoch,
+        replica: ReplicaRef,
     },
     /// A node whose replica is away can resume without a restart: the replica becomes syncing. Rejected
     /// unless the replica is away, the node is up, and everything named here is unchanged.
     ResumeReplica {
         /// The partition.
         partition: Partition,
-        /// The node of the replica.
-        node: NodeId,
-        /// Its incarnation.
-        incarnation: Incarnation,
-        /// Its [`Replica::syncing_since`].
-        syncing_since: Epoch,
+        /// The replica that is away.
+        replica: ReplicaRef,
     },
     /// Makes the copies of a node that is away on its stand-ins. Rejected unless the node is a member with
     /// this incarnation and a stand-in of it waits for this.
@@ -341,43 +344,13 @@ pub enum Change {
     },
     /// Raises the protocol version and the features in use to those that all members support.
     RaiseProtocol(ProtocolVersion),
-    /// As `CaughtUp`, with the digests of both copies after the same write. Rejected if they differ.
-    CaughtUpEqual {
-        /// The partition.
-        partition: Partition,
-        /// The term in which the primary observed it.
-        term: Term,
-        /// The primary's incarnation.
-        primary_incarnation: Incarnation,
-        /// The syncing replica.
-        node: NodeId,
-        /// Its incarnation.
-        incarnation: Incarnation,
-        /// Its [`Replica::syncing_since`].
-        syncing_since: Epoch,
-        /// Digest of the primary's copy.
-        source_digest: u64,
-        /// Digest of the replica's copy.
-        target_digest: u64,
-        /// Records the primary sent for this copy, without those that an earlier primary had sent.
-        sent_keys: u64,
-        /// Bytes of these records, as they are stored.
-        sent_bytes: u64,
-    },
     /// Founds a new generation in a log of its own. Rejected if the log already has a founded state.
     TakeOver(Takeover),
     /// The primary has stopped serving, with pending writes that it cannot append because its disk is full.
     /// Its replica becomes away, and the next in-sync replica takes over; the last in-sync replica stays the
     /// primary. Both begin a new term. Rejected unless the term and the incarnation are unchanged, or before
     /// `FEATURE_DISK` is in use.
-    StepDown {
-        /// The partition.
-        partition: Partition,
-        /// The term that ends.
-        term: Term,
-        /// The incarnation of the primary that steps down.
-        primary_incarnation: Incarnation,
-    },
+    StepDown(PrimaryRef),
     /// An operator gives up what only the last complete copies of these partitions hold. Rejected, all of it,
     /// unless each loss is as it was when it was looked at, or before `FEATURE_GIVE_UP` is in use.
     GiveUp(Vec<Loss>),
@@ -387,7 +360,7 @@ impl Change {
     /// Returns whether nothing waits for the change: it may be committed a little later, together with
     /// others.
     pub fn can_wait(&self) -> bool {
-        matches!(self, Self::CaughtUp { .. } | Self::CaughtUpEqual { .. } | Self::ResumeReplica { .. })
+        matches!(self, Self::CaughtUp { .. } | Self::ResumeReplica { .. })
     }
 }
 

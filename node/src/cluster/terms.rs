@@ -23,15 +23,17 @@ impl ClusterState {
         let ends = |state: &PartitionState| match change {
             Change::Register(announcement) => leads(state, announcement.node),
             Change::DeclareDown { node, .. } => leads(state, *node) && state.in_sync().count() > 1,
-            Change::SuspendReplica { node, .. } => leads(state, *node),
+            Change::SuspendReplica { replica, .. } => leads(state, replica.node),
             _ => true,
         };
         // Check only the partition of the change, because an entry contains many such changes.
         let looked_at = match change {
             Change::Register(_) | Change::DeclareDown { .. } => 0..PARTITIONS,
-            Change::HandOver { partition, .. }
-            | Change::StepDown { partition, .. }
-            | Change::SuspendReplica { partition, .. } => *partition..partition.saturating_add(1),
+            Change::HandOver(primary)
+            | Change::StepDown(primary)
+            | Change::SuspendReplica { primary, .. } => {
+                primary.partition..primary.partition.saturating_add(1)
+            }
             _ => 0..0,
         };
         let state_of = |partition| Some((partition, self.partition(partition)?));

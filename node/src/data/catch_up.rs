@@ -19,7 +19,9 @@ use tokio::sync::oneshot;
 use super::message::{Bulk, BulkAction, BulkAnswer, ReplicationFrame, WireRecord, read_replication_answer};
 use super::plane::Plane;
 use super::tasks::Job;
-use crate::cluster::state::{Change, ClusterState, PartitionState, Replica, ReplicaRole};
+use crate::cluster::state::{
+    Change, ClusterState, PartitionState, PrimaryRef, Replica, ReplicaRef, ReplicaRole,
+};
 use crate::id::{Epoch, NodeId, Partition, Term};
 use crate::mutation::{Mutation, planted};
 use crate::net::{Class, wire};
@@ -211,9 +213,7 @@ impl Plane {
     ) {
         let state = self.state();
         let incarnation_of = |node| state.members.get(&node).map(|m| m.announcement.incarnation);
-        let (Some(primary_incarnation), Some(incarnation)) =
-            (incarnation_of(self.node), incarnation_of(node))
-        else {
+        let (Some(own), Some(incarnation)) = (incarnation_of(self.node), incarnation_of(node)) else {
             return;
         };
         let (source_digest, target_digest) = (digests.mine, digests.theirs);
@@ -224,22 +224,13 @@ impl Plane {
             target_digest = format!("{target_digest:016x}"),
             "a copy is complete: its digest equals the primary's"
         );
-        self.propose(match state.asks_for_digests() {
-            true => Change::CaughtUpEqual {
-                partition,
-                term,
-                primary_incarnation,
-                node,
-                incarnation,
-                syncing_since,
-                source_digest,
-                target_digest,
-                sent_keys: sent.keys,
-                sent_bytes: sent.bytes,
-            },
-            false => {
-                Change::CaughtUp { partition, term, primary_incarnation, node, incarnation, syncing_since }
-            }
+        self.propose(Change::CaughtUp {
+            primary: PrimaryRef { partition, term, incarnation: own },
+            replica: ReplicaRef { node, incarnation, syncing_since },
+            source_digest,
+            target_digest,
+            sent_keys: sent.keys,
+            sent_bytes: sent.bytes,
         });
         self.wait_until(COMMIT_TIMEOUT, || !self.is_due(partition, term, node, syncing_since)).await;
     }

@@ -11,7 +11,7 @@ use caskade_engine::slots::PARTITIONS;
 
 use super::plane::{Plane, Role};
 use super::tasks::Job;
-use crate::cluster::state::Change;
+use crate::cluster::state::{Change, PrimaryRef};
 use crate::id::{Incarnation, Partition, Term};
 use crate::mutation::{Mutation, planted};
 use crate::partition::Phase;
@@ -38,7 +38,7 @@ impl Plane {
         }
     }
 
-    async fn hand_over(self: Arc<Self>, partition: Partition, term: Term, primary_incarnation: Incarnation) {
+    async fn hand_over(self: Arc<Self>, partition: Partition, term: Term, incarnation: Incarnation) {
         if let Ok(_permit) = self.tasks.hand_overs.acquire().await {
             // The hand-over marks the term as settled, so the recovery must have ended before.
             while self.is_recovering(partition, term) {
@@ -49,7 +49,7 @@ impl Plane {
                 self.settle(partition, term).await;
             }
             while self.is_primary(partition, term) {
-                self.propose(Change::HandOver { partition, term, primary_incarnation });
+                self.propose(Change::HandOver(PrimaryRef { partition, term, incarnation }));
                 self.wait_until(COMMIT_TIMEOUT, || !self.is_primary(partition, term)).await;
             }
         }

@@ -8,7 +8,7 @@ use caskade_engine::task::{TaskState, TaskStatus};
 
 use super::plane::{Plane, Role};
 use crate::api::Task;
-use crate::cluster::state::{Change, ReplicaRole};
+use crate::cluster::state::{Change, ReplicaRef, ReplicaRole};
 use crate::id::{NodeId, Partition};
 use crate::partition::Phase;
 
@@ -80,9 +80,11 @@ impl Plane {
                 if now >= since + RESUME_PAUSE_MS && !self.awaits_room(replica.node) {
                     self.propose(Change::ResumeReplica {
                         partition,
-                        node: replica.node,
-                        incarnation: member.announcement.incarnation,
-                        syncing_since: replica.syncing_since,
+                        replica: ReplicaRef {
+                            node: replica.node,
+                            incarnation: member.announcement.incarnation,
+                            syncing_since: replica.syncing_since,
+                        },
                     });
                 }
             }
@@ -106,7 +108,7 @@ impl Plane {
     /// Returns the tasks of this node, and the merge of its store if one is running.
     pub fn report_tasks(&self) -> Vec<Task> {
         let mut tasks = self.tasks.report(self.node);
-        if self.state().operations.paused {
+        if self.state().plans.paused {
             for task in tasks.iter_mut().filter(|task| task.kind == "migration") {
                 (task.phase, task.bytes_per_s, task.eta_s) = ("paused".to_owned(), 0.0, None);
             }

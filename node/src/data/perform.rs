@@ -9,11 +9,11 @@ use std::time::Duration;
 
 use super::message::{Position, ReplicationFrame, read_replication_answer};
 use super::plane::{Completion, Plane, PrimaryState, Role, Waiter};
-use crate::cluster::state::Change;
+use crate::cluster::state::{Change, PrimaryRef, ReplicaRef};
 use crate::id::{NodeId, Partition, Term};
 use crate::kv::Failure;
 use crate::net::{CallError, Class};
-use crate::partition::{Place, PrimaryAction, PrimaryEvent, Rejection, ReplicaName, Writes};
+use crate::partition::{Place, PrimaryAction, PrimaryEvent, Rejection, Writes};
 
 impl Plane {
     /// Performs the actions that the role has put into its list.
@@ -120,19 +120,11 @@ impl Plane {
     }
 
     /// Proposes to suspend a replica that cannot acknowledge (rule R8).
-    fn propose_suspension(&self, partition: Partition, term: Term, name: ReplicaName) {
+    fn propose_suspension(&self, partition: Partition, term: Term, replica: ReplicaRef) {
         let state = self.state();
         let Some(member) = state.members.get(&self.node) else { return };
-        let ReplicaName { node, incarnation, syncing_since } = name;
-        let primary_incarnation = member.announcement.incarnation;
-        self.propose(Change::SuspendReplica {
-            partition,
-            term,
-            primary_incarnation,
-            node,
-            incarnation,
-            syncing_since,
-        });
+        let primary = PrimaryRef { partition, term, incarnation: member.announcement.incarnation };
+        self.propose(Change::SuspendReplica { primary, replica });
     }
 
     fn wake(self: &Arc<Self>, partition: Partition, term: Term, at_ms: u64) {

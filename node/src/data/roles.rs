@@ -8,9 +8,9 @@ use caskade_engine::slots::PARTITIONS;
 
 use super::plane::{Plane, Role, View};
 use super::tail;
-use crate::cluster::state::{ClusterState, MemberStatus, Replica, ReplicaRole};
+use crate::cluster::state::{ClusterState, MemberStatus, Replica, ReplicaRef, ReplicaRole};
 use crate::id::{Epoch, Incarnation, NodeId, Partition, Term};
-use crate::partition::{AssignedFollower, Phase, Primary, PrimaryEvent, ReplicaLog, ReplicaName};
+use crate::partition::{AssignedFollower, Phase, Primary, PrimaryEvent, ReplicaLog};
 
 /// Role of this node for a partition by the committed state.
 enum Assignment {
@@ -169,7 +169,7 @@ fn followers(state: &ClusterState, primary: NodeId, partition: Partition) -> Vec
         .filter_map(|replica| {
             let incarnation = state.members.get(&replica.node)?.announcement.incarnation;
             let Replica { node, assigned, syncing_since, role, .. } = *replica;
-            let name = ReplicaName { node, incarnation, syncing_since };
+            let name = ReplicaRef { node, incarnation, syncing_since };
             Some(AssignedFollower { name, assigned, in_sync: role == ReplicaRole::InSync })
         })
         .collect()

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use super::plane::{Plane, PrimaryState, Role};
 use crate::cluster::events::Severity;
 use crate::cluster::protocol::FEATURE_DISK;
-use crate::cluster::state::{Change, ClusterState};
+use crate::cluster::state::{Change, ClusterState, PrimaryRef, ReplicaRef};
 use crate::disk::{DiskState, Marks, Trend};
 use crate::id::{NodeId, Partition, Term};
 use crate::kv::Failure;
@@ -271,10 +271,10 @@ impl Plane {
     pub fn step_down_where_stuck(self: &Arc<Self>) {
         let state = self.state();
         let Some(member) = state.members.get(&self.node).filter(|_| self.knows_disks()) else { return };
-        let primary_incarnation = member.announcement.incarnation;
+        let incarnation = member.announcement.incarnation;
         for partition in 0..PARTITIONS {
             if let Some(term) = self.stop_if_stuck(partition) {
-                self.propose(Change::StepDown { partition, term, primary_incarnation });
+                self.propose(Change::StepDown(PrimaryRef { partition, term, incarnation }));
             }
         }
     }

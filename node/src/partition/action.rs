@@ -4,7 +4,8 @@
 use caskade_engine::Record;
 
 use super::event::Rejection;
-use super::follower::{Place, ReplicaName};
+use super::follower::Place;
+use crate::cluster::state::ReplicaRef;
 use crate::id::NodeId;
 
 /// Consecutive pending writes, by the sequences of their records. An action names records and carries
@@ -41,7 +42,7 @@ pub(crate) enum PrimaryAction<A, W, D> {
     /// Pass the partition's digest on, as it is at this place of the list: between two publications.
     Digest(D),
     /// Propose to suspend a follower that cannot acknowledge (R8).
-    Suspend(ReplicaName),
+    Suspend(ReplicaRef),
     /// Mark this node's store as clean up to this version (R12).
     MarkClean { up_to: u64 },
     /// Send that mark to a follower. Transfers with numbers below `transfers_from` are closed by it.

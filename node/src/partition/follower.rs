@@ -6,7 +6,8 @@
 //! opens.
 
 use super::event::Rejection;
-use crate::id::{Epoch, Incarnation, NodeId};
+use crate::cluster::state::ReplicaRef;
+use crate::id::{Epoch, NodeId};
 
 /// Pause before a new session to a replica that is behind: it applies the missing log entry within
 /// milliseconds.
@@ -21,22 +22,11 @@ const SESSION_PAUSE_MS: u64 = 50;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct AssignedFollower {
     /// The copy.
-    pub(crate) name: ReplicaName,
+    pub(crate) name: ReplicaRef,
     /// Epoch in which the copy was assigned to the node.
     pub(crate) assigned: Epoch,
     /// Whether it holds every acknowledged write.
     pub(crate) in_sync: bool,
-}
-
-/// The name of a copy in proposals: one state of one copy on one start of a node.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct ReplicaName {
-    /// The node.
-    pub(crate) node: NodeId,
-    /// Incarnation of the node in the committed state.
-    pub(crate) incarnation: Incarnation,
-    /// Epoch of the entry that began the copy's present state.
-    pub(crate) syncing_since: Epoch,
 }
 
 /// Place of a frame in the session to a follower.
@@ -77,7 +67,7 @@ impl Follower {
     }
 
     /// Returns the name of the copy in proposals.
-    pub(crate) fn name(&self) -> ReplicaName {
+    pub(crate) fn name(&self) -> ReplicaRef {
         self.copy.name
     }
 

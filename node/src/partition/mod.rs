@@ -21,7 +21,7 @@ mod version;
 
 pub(crate) use action::{PrimaryAction, ReplicaAction, Writes};
 pub(crate) use event::{AppendFailure, Appends, Frame, PrimaryEvent, Rejection, ReplicaEvent};
-pub(crate) use follower::{AssignedFollower, Follower, Place, ReplicaName};
+pub(crate) use follower::{AssignedFollower, Follower, Place};
 pub(crate) use primary::{Phase, Primary, records_bytes};
 pub(crate) use replica::ReplicaLog;
 pub(crate) use version::{SEQUENCE_MAX, version};

@@ -4,7 +4,7 @@ use super::BUILD;
 use super::control::{Control, ControlAnswer};
 use super::generation::{named, unnamed};
 use crate::cluster::report::NodeReport;
-use crate::cluster::state::{Announcement, Change, ClusterState, StoreCondition};
+use crate::cluster::state::{Announcement, Change, ClusterState, PrimaryRef, StoreCondition};
 use crate::cluster::time::TimeReport;
 use crate::fuzz::same_again;
 use crate::id::{ClusterId, NodeId};
@@ -42,7 +42,7 @@ pub(crate) fn seeds() -> Vec<(u8, Vec<u8>)> {
         features: 1,
         store: StoreCondition::Whole,
     };
-    let hand_over = Change::HandOver { partition: 1, term: 2, primary_incarnation: 3 };
+    let hand_over = Change::HandOver(PrimaryRef { partition: 1, term: 2, incarnation: 3 });
     let mut state = ClusterState { epoch: 5, ..ClusterState::default() };
     state.operations.protocol_version.protocol = 5;
     let report = NodeReport {

@@ -132,6 +132,7 @@ mod tests {
     use futures::FutureExt;
 
     use super::*;
+    use crate::cluster::state::{PrimaryRef, ReplicaRef};
 
     fn batch(change: Change) -> Batch {
         (vec![change], oneshot::channel().0)
@@ -139,11 +140,11 @@ mod tests {
 
     fn patient() -> Change {
         let node = NodeId::from_bytes([1; 32]);
-        Change::ResumeReplica { partition: 1, node, incarnation: 1, syncing_since: 1 }
+        Change::ResumeReplica { partition: 1, replica: ReplicaRef { node, incarnation: 1, syncing_since: 1 } }
     }
 
     fn urgent() -> Change {
-        Change::HandOver { partition: 1, term: 1, primary_incarnation: 1 }
+        Change::HandOver(PrimaryRef { partition: 1, term: 1, incarnation: 1 })
     }
 
     #[tokio::test]

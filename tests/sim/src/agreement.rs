@@ -568,11 +568,11 @@ impl Log {
 /// Returns the copy that the change took out of the in-sync set.
 fn suspended(former: &ClusterState, (change, verdict): (&Change, &Verdict)) -> Option<(Partition, NodeId)> {
     match change {
-        Change::SuspendReplica { partition, node, .. } if *verdict == Verdict::Applied => {
-            Some((*partition, *node))
+        Change::SuspendReplica { primary, replica } if *verdict == Verdict::Applied => {
+            Some((primary.partition, replica.node))
         }
-        Change::StepDown { partition, .. } if *verdict == Verdict::Applied => {
-            Some((*partition, former.primary(*partition)?))
+        Change::StepDown(primary) if *verdict == Verdict::Applied => {
+            Some((primary.partition, former.primary(primary.partition)?))
         }
         _ => None,
     }

@@ -9,7 +9,9 @@ use caskade_engine::replicated::{Store, TakenGroup};
 use caskade_engine::testing::FaultyFileSystem;
 use caskade_engine::{Options, SyncPolicy};
 use caskade_node::cluster::operations::AdminOperation;
-use caskade_node::cluster::state::{Announcement, Change, ClusterState, ReplicaRole, StoreCondition};
+use caskade_node::cluster::state::{
+    Announcement, Change, ClusterState, PrimaryRef, ReplicaRef, ReplicaRole, StoreCondition,
+};
 use caskade_node::config::Settings;
 use caskade_node::data::DamageFound;
 use caskade_node::disk::Mark;
@@ -446,22 +448,18 @@ impl World {
 fn settling(state: &ClusterState) -> Vec<Change> {
     let mut changes = Vec::new();
     for (partition, entry) in state.partitions() {
-        let primary_incarnation = 1;
+        let primary = PrimaryRef { partition, term: entry.term, incarnation: 1 };
         let syncing = entry.replicas.iter().filter(|replica| replica.role == ReplicaRole::Syncing);
-        changes.extend(syncing.map(|replica| Change::CaughtUpEqual {
-            partition,
-            term: entry.term,
-            primary_incarnation,
-            node: replica.node,
-            incarnation: 1,
-            syncing_since: replica.syncing_since,
+        changes.extend(syncing.map(|replica| Change::CaughtUp {
+            primary,
+            replica: ReplicaRef { node: replica.node, incarnation: 1, syncing_since: replica.syncing_since },
             source_digest: 0,
             target_digest: 0,
             sent_keys: 0,
             sent_bytes: 0,
         }));
         if state.hand_over_due(partition) {
-            changes.push(Change::HandOver { partition, term: entry.term, primary_incarnation });
+            changes.push(Change::HandOver(primary));
         }
     }
     changes

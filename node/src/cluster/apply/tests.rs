@@ -7,7 +7,10 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::*;
-use crate::cluster::samples::{announcement, cases, caught_up, converge, hand_over, incarnation_of, node};
+use crate::cluster::samples::{
+    announcement, cases, caught_up, converge, hand_over, incarnation_of, node, primary_ref, replica_ref,
+};
+use crate::id::Term;
 
 fn apply(state: &mut ClusterState, change: Change) -> Result<(), String> {
     let before = state.clone();
@@ -75,17 +78,11 @@ fn register(state: &mut ClusterState, number: u8, incarnation: Incarnation) -> R
 }
 
 fn suspend(state: &ClusterState, partition: Partition, replica: &Replica) -> Change {
-    let Change::CaughtUp { partition, term, primary_incarnation, node, incarnation, syncing_since } =
-        caught_up(state, partition, replica)
-    else {
-        unreachable!()
-    };
-    Change::SuspendReplica { partition, term, primary_incarnation, node, incarnation, syncing_since }
+    Change::SuspendReplica { primary: primary_ref(state, partition), replica: replica_ref(state, replica) }
 }
 
 fn resume(state: &ClusterState, partition: Partition, replica: &Replica) -> Change {
-    let incarnation = incarnation_of(state, replica.node);
-    Change::ResumeReplica { partition, node: replica.node, incarnation, syncing_since: replica.syncing_since }
+    Change::ResumeReplica { partition, replica: replica_ref(state, replica) }
 }
 
 fn cluster_of(count: u8) -> ClusterState {
@@ -628,11 +625,7 @@ fn primary_that_steps_down_is_away_and_the_last_in_sync_one_begins_a_new_term() 
     let mut state = cluster_of(3);
     state.operations.protocol_version.features = FEATURE_DISK;
     let primary = state.primary(7).unwrap();
-    let step_down = |state: &ClusterState| Change::StepDown {
-        partition: 7,
-        term: state.partition(7).unwrap().term,
-        primary_incarnation: incarnation_of(state, state.primary(7).unwrap()),
-    };
+    let step_down = |state: &ClusterState| Change::StepDown(primary_ref(state, 7));
     let before = state.partition(7).unwrap().clone();
     let change = step_down(&state);
     apply(&mut state, change).unwrap();

@@ -1,9 +1,11 @@
 //! Tests of the events of each sort of change, and of their small number.
 
+use std::sync::Arc;
+
 use super::super::operations::AdminOperation;
 use super::super::samples::{
     after, announcement, caught_up, cluster_of, converged, copied, founded, handed_over, joined, node,
-    restarted, suspended, without,
+    primary_ref, replica_ref, restarted, suspended, without,
 };
 use super::super::state::{Announcement, Change, ReplicaRole};
 use super::*;
@@ -78,25 +80,19 @@ fn a_join_in_many_steps_gives_few_events() {
     let mut state = joined(&founded(2), 2);
     let mut events = Vec::new();
     while state.copies_in_progress().next().is_some() {
-        let (partition, primary, replica) = state.copies_in_progress().next().unwrap();
-        let change = Change::CaughtUp {
-            partition,
-            term: state.partition(partition).unwrap().term,
-            primary_incarnation: state.member(primary).unwrap().announcement.incarnation,
-            node: replica.node,
-            incarnation: 1,
-            syncing_since: replica.syncing_since,
-        };
-        let next = after(&state, [change]);
+        let (partition, _, replica) = state.copies_in_progress().next().unwrap();
+        let next = after(&state, [caught_up(&state, partition, replica)]);
         events.extend(told(&state, &next));
         state = next;
     }
-    let steps: Vec<&str> = events
+    let (digests, steps): (Vec<&str>, Vec<&str>) = events
         .iter()
         .filter(|(_, kind, message)| kind == "migration" && message.starts_with("node"))
         .map(|(_, _, message)| message.as_str())
-        .collect();
-    assert_eq!(steps.len(), 8, "{steps:#?}");
+        .partition(|message| message.contains("sum of digests"));
+    assert_eq!((steps.len(), digests.len()), (8, 8), "{steps:#?} {digests:#?}");
+    assert!(digests[0].contains("128 partitions became in-sync"), "{digests:#?}");
+    assert!(digests[7].contains("1024 partitions became in-sync"), "{digests:#?}");
     assert!(steps[0].contains("896 copies left to make from node"), "{steps:#?}");
     assert!(steps[7].contains("are complete"), "{steps:#?}");
     assert_told(&events, "info", "migration", &["every partition has its 2 copies"]);
@@ -194,9 +190,9 @@ fn a_replica_that_does_not_keep_up_is_told_of_and_when_it_takes_part_again() {
     let slow = suspended(&before, 3, 5);
     assert_told(&told(&before, &slow), "warning", "failover", &["was taken out of 5 partitions"]);
     let away = slow.replicas_on(node(3)).filter(|(_, replica)| replica.role == ReplicaRole::Away);
-    let resume = away.map(|(partition, replica)| {
-        let syncing_since = replica.syncing_since;
-        Change::ResumeReplica { partition, node: node(3), incarnation: 1, syncing_since }
+    let resume = away.map(|(partition, replica)| Change::ResumeReplica {
+        partition,
+        replica: replica_ref(&slow, replica),
     });
     let events = told(&slow, &after(&slow, resume));
     assert_told(&events, "info", "failover", &["takes part in 5 partitions again"]);
@@ -240,40 +236,25 @@ fn what_happens_to_half_of_a_large_cluster_is_a_handful_of_events() {
 
 /// Completes the first `count` copies in progress, with this digest on both sides.
 fn flipped(state: &ClusterState, count: usize, digest: u64) -> ClusterState {
-    let changes = state.copies_in_progress().take(count).map(|(partition, _, replica)| {
-        let Change::CaughtUp { partition, term, primary_incarnation, node, incarnation, syncing_since } =
-            caught_up(state, partition, replica)
-        else {
-            unreachable!()
-        };
-        let (source_digest, target_digest) = (digest, digest);
-        Change::CaughtUpEqual {
-            partition,
-            term,
-            primary_incarnation,
-            node,
-            incarnation,
-            syncing_since,
-            source_digest,
-            target_digest,
-            sent_keys: 0,
-            sent_bytes: 0,
-        }
+    let changes = state.copies_in_progress().take(count).map(|(partition, _, replica)| Change::CaughtUp {
+        primary: primary_ref(state, partition),
+        replica: replica_ref(state, replica),
+        source_digest: digest,
+        target_digest: digest,
+        sent_keys: 0,
+        sent_bytes: 0,
     });
     after(state, changes)
 }
 
 #[test]
 fn digests_of_a_flip_are_told_of_one_by_itself_and_of_many_in_steps_by_their_sums() {
-    let state = cluster_of(3);
+    let mut state = cluster_of(3);
+    // Without the copies of the joins, the next one is the only one since then.
+    state.operations.flips = Arc::default();
     let away = suspended(&state, 2, 1);
     let (partition, replica) = away.replicas_on(node(2)).find(|(_, r)| r.role == ReplicaRole::Away).unwrap();
-    let resume = Change::ResumeReplica {
-        partition,
-        node: node(2),
-        incarnation: 1,
-        syncing_since: replica.syncing_since,
-    };
+    let resume = Change::ResumeReplica { partition, replica: replica_ref(&away, replica) };
     let syncing = after(&away, [resume]);
     let digests = format!(
         "partition {partition} is in-sync on node {}: digest 00000000000000ab on its primary, \

@@ -4,7 +4,7 @@ use super::*;
 use crate::cluster::ring;
 use crate::cluster::samples::{
     after, announcement, caught_up, cluster_of, converged, copied, founded, handed_over, incarnation_of,
-    joined, node, restarted, without,
+    joined, node, primary_ref, replica_ref, restarted, without,
 };
 use crate::cluster::state::Verdict;
 
@@ -338,8 +338,8 @@ fn protocol_version_is_raised_once_all_members_support_it_and_never_falls() {
     assert!(refusal(&one_older, Change::RaiseProtocol(wanted)).contains("nothing more"));
     let raised = after(&state, [Change::RaiseProtocol(wanted)]);
     assert_eq!(
-        (raised.protocol_version().protocol, raised.asks_for_digests(), raised.version_to_raise()),
-        (super::super::protocol::PROTOCOL_MAX, true, None)
+        (raised.protocol_version().protocol, raised.version_to_raise()),
+        (super::super::protocol::PROTOCOL_MAX, None)
     );
     let older = Change::Register(announcement(2, 2));
     assert!(
@@ -349,27 +349,13 @@ fn protocol_version_is_raised_once_all_members_support_it_and_never_falls() {
 }
 
 #[test]
-fn replica_becomes_in_sync_only_with_equal_digests_once_all_name_them() {
-    let state = modern(2);
-    let raised = after(&state, [Change::RaiseProtocol(state.version_to_raise().unwrap())]);
-    let mut third = announcement(3, 1);
-    (third.protocol, third.features) = (super::super::protocol::PROTOCOL_MAX, 1);
-    let running = after(&raised, [Change::Register(third)]);
+fn replica_becomes_in_sync_only_with_equal_digests() {
+    let running = joined(&cluster_of(2), 3);
     let (partition, _, replica) = running.copies_in_progress().next().unwrap();
-    let without_digests = caught_up(&running, partition, replica);
-    assert!(refusal(&running, without_digests.clone()).contains("digests"));
-    let Change::CaughtUp { partition, term, primary_incarnation, node, incarnation, syncing_since } =
-        without_digests
-    else {
-        unreachable!()
-    };
-    let equal = |source_digest, target_digest| Change::CaughtUpEqual {
-        partition,
-        term,
-        primary_incarnation,
-        node,
-        incarnation,
-        syncing_since,
+    let node = replica.node;
+    let equal = |source_digest, target_digest| Change::CaughtUp {
+        primary: primary_ref(&running, partition),
+        replica: replica_ref(&running, replica),
         source_digest,
         target_digest,
         sent_keys: 3,

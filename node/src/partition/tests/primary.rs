@@ -9,8 +9,9 @@ use super::{
     Fallible, name_of, node, number, number_or, positional, record, rejection, run_all, show_records,
     show_version,
 };
+use crate::cluster::state::ReplicaRef;
 use crate::partition::{
-    AppendFailure, AssignedFollower, Phase, Place, Primary, PrimaryAction, PrimaryEvent, ReplicaName, version,
+    AppendFailure, AssignedFollower, Phase, Place, Primary, PrimaryAction, PrimaryEvent, version,
 };
 
 /// A primary whose appends, waiters and digests are named by the script.
@@ -183,7 +184,7 @@ fn copies(args: &mut ArgumentConsumer<'_>) -> Fallible<Vec<AssignedFollower>> {
     let mut copies = Vec::new();
     while let Some(name) = args.next_pos() {
         let (name, in_sync) = name.strip_suffix("/syncing").map_or((name, true), |name| (name, false));
-        let name = ReplicaName { node: node(name)?, incarnation: 1, syncing_since };
+        let name = ReplicaRef { node: node(name)?, incarnation: 1, syncing_since };
         copies.push(AssignedFollower { name, assigned: 1, in_sync });
     }
     Ok(copies)
