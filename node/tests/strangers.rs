@@ -107,7 +107,6 @@ fn announcement(node: NodeId, incarnation: u64) -> Announcement {
         build: "0.0.0".into(),
         protocol: caskade_node::cluster::protocol::PROTOCOL_MAX,
         protocol_min: 1,
-        features: u64::MAX,
         store: StoreCondition::Whole,
     }
 }

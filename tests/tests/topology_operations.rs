@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use caskade_api::PROTOCOL_MAX;
 use caskade_tests::{Builder, Cluster, Workload, copies_moved, eventually, with_cluster};
 
 const LIMIT: Duration = Duration::from_secs(150);
 const CONVERGE_MAX: Duration = Duration::from_secs(60);
 const SOON: Duration = Duration::from_secs(20);
-const OLDER_BUILD: (&str, &str) = ("CASKADE_TEST_PROTOCOL_MAX", "1");
+/// The variable with which a node announces the version that only tests have.
+const NEWER_BUILD: (&str, &str) = ("CASKADE_TEST_PROTOCOL_MAX", "2");
 
 /// Writes records of about 1 KiB and returns them.
 async fn fill(cluster: &Cluster, count: usize) -> Result<Vec<(String, String)>> {
@@ -228,42 +230,40 @@ fn node_leaves_although_the_coordinator_and_then_a_target_are_killed() {
 
 #[test]
 fn cluster_is_upgraded_node_by_node_from_the_older_protocol_to_the_newer() {
-    with_cluster(Builder::new(3).variable(OLDER_BUILD.0, OLDER_BUILD.1), LIMIT, async |cluster| {
+    with_cluster(Builder::new(3), LIMIT, async |cluster| {
         let records = fill(cluster, 1000).await?;
-        ensure!(cluster.node(0)?.status().await?.protocol == 1);
-        let refused = cluster.node(0)?.client().await?.plan(&["AUTO", "OFF"]).await;
-        ensure!(format!("{:#}", refused.unwrap_err()).contains("version 2 is needed"));
         let load = Workload::new(cluster.addrs(), 4).start();
         load.wait_for(100, SOON).await?;
         for index in 0..3 {
             ensure!(
-                cluster.node((index + 1) % 3)?.status().await?.protocol == 1,
+                cluster.node((index + 1) % 3)?.status().await?.protocol == PROTOCOL_MAX,
                 "the cluster uses the newer version before all nodes have it"
             );
             let node = cluster.node_mut(index)?;
-            node.set_variable(OLDER_BUILD.0, None);
+            node.set_variable(NEWER_BUILD.0, Some(NEWER_BUILD.1));
             node.restart().await?;
             cluster.wait_converged(CONVERGE_MAX).await?;
         }
         eventually("the newer version is in use", SOON, async || {
             let protocol = cluster.node(0)?.status().await?.protocol;
-            ensure!(protocol == caskade_api::PROTOCOL_MAX, "the version is {protocol}");
+            ensure!(protocol == PROTOCOL_MAX + 1, "the version is {protocol}");
             Ok(())
         })
         .await?;
         load.wait_for(100, SOON).await?;
         load.stop().await?.check(&mut cluster.node(0)?.client().await?).await?;
         ensure_all_there(cluster, &records).await?;
-        // Operations work now, and their copies become in-sync with digests in the events.
         let joined = cluster.add_node_with(&[]).await;
         ensure!(joined.is_err(), "a node of the older build cannot join any more");
         let mut older = cluster.take_node(3)?;
         let reason = older.wait_end(SOON).await?.refusal()?;
-        ensure!(reason.contains("supports versions 1 to 1"), "{reason}");
-        older.set_variable(OLDER_BUILD.0, None);
+        ensure!(reason.contains("supports versions 1 to 1 of the peer protocol"), "{reason}");
+        ensure!(reason.contains("uses version 2, and its members have 1 to 2 in common"), "{reason}");
+        older.set_variable(NEWER_BUILD.0, Some(NEWER_BUILD.1));
         older.restart().await?;
         cluster.put_node(older);
         cluster.wait_converged(CONVERGE_MAX).await?;
+        // Its copies become in-sync with digests in the events.
         let events = cluster.node(0)?.client().await?.events().await?;
         let told = events.iter().find(|event| event.message.contains("sum of digests"));
         ensure!(told.is_some(), "{events:#?}");

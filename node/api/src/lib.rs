@@ -19,4 +19,4 @@ pub const STORE_FOLDER: &str = "store";
 /// Lowest version of the peer protocol that this build supports.
 pub const PROTOCOL_MIN: u16 = 1;
 /// Highest version of the peer protocol that this build supports.
-pub const PROTOCOL_MAX: u16 = 6;
+pub const PROTOCOL_MAX: u16 = 1;

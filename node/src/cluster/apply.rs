@@ -11,7 +11,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::operations::Promotion;
-use super::protocol::{FEATURE_DISK, ProtocolVersion};
 use super::ring::{self, PARTITIONS, Ring, RingMember};
 use super::state::{
     Announcement, Change, ClusterState, Member, MemberStatus, PartitionState, Plan, PrimaryRef, Replica,
@@ -98,9 +97,6 @@ impl ClusterState {
             Change::Undrain { node, incarnation } => self.set_draining(*node, *incarnation, false),
             Change::RaiseProtocol(version) => self.raise_protocol(*version),
             Change::StepDown(primary) => {
-                if self.protocol_version().features & FEATURE_DISK == 0 {
-                    return Err("not all members support it".to_owned());
-                }
                 self.check_primary(primary)?;
                 self.step_down(primary.partition)
             }
@@ -136,8 +132,7 @@ impl ClusterState {
         }
         self.cluster_id = cluster_id;
         self.replication_factor = replication_factor;
-        self.operations.protocol_version =
-            ProtocolVersion { protocol: founder.protocol, features: founder.features };
+        self.operations.protocol_version = founder.protocol;
         Arc::make_mut(&mut self.members).insert(founder.node, admitted(founder, epoch));
         self.ring = Ring::compute(&Ring::default(), &self.ring_members(), replication_factor);
         let only = Replica::assigned(founder.node, ReplicaRole::InSync, epoch);

@@ -21,7 +21,6 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::apply::Rejected;
-use super::protocol::{FEATURE_GIVE_UP, PROTOCOL_TAKEOVER};
 use super::state::{ClusterState, Member, MemberStatus, PartitionState, Replica, ReplicaRole, StandIn};
 use super::takeover::OlderGeneration;
 use crate::id::{Epoch, Incarnation, NodeId, Partition, Term};
@@ -57,9 +56,6 @@ pub struct Loss {
 impl ClusterState {
     /// Applies [`Change::GiveUp`](super::state::Change::GiveUp): all losses or, if one is void, none.
     pub(super) fn give_up(&mut self, losses: &[Loss], epoch: Epoch) -> Result<(), Rejected> {
-        if self.protocol_version().features & FEATURE_GIVE_UP == 0 {
-            return Err("not all members understand it: upgrade every node".to_owned());
-        }
         if losses.is_empty() {
             return Err("no partition is named".to_owned());
         }
@@ -118,14 +114,13 @@ impl ClusterState {
         let Loss { partition, holder, .. } = *loss;
         let target = self.ring.replicas(partition).to_vec();
         let spare = self.spare_for(partition, holder, epoch)?;
-        let merges = self.protocol_version().protocol >= PROTOCOL_TAKEOVER;
         let members = Arc::clone(&self.members);
         if let Some(state) = self.partitions.get_mut(usize::from(partition)).map(Arc::make_mut) {
             state.replicas.retain(|replica| is_up(&members, replica.node));
             if state.replicas.is_empty() {
                 state.replicas.push(spare);
             }
-            state.promote(|node| is_up(&members, node), merges, epoch);
+            state.promote(|node| is_up(&members, node), epoch);
             for node in target {
                 if state.replica(node).is_none() {
                     let role = if is_up(&members, node) { ReplicaRole::Syncing } else { ReplicaRole::Away };
@@ -151,7 +146,6 @@ impl ClusterState {
 
     /// Makes the damaged copy count as complete.
     fn give_up_damaged(&mut self, loss: &Loss, epoch: Epoch) -> Result<(), Rejected> {
-        let merges = self.protocol_version().protocol >= PROTOCOL_TAKEOVER;
         let members = Arc::clone(&self.members);
         let Some(state) = self.partitions.get_mut(usize::from(loss.partition)).map(Arc::make_mut) else {
             return Ok(());
@@ -160,7 +154,7 @@ impl ClusterState {
         for replica in &mut state.replicas {
             if replica.node == loss.holder {
                 replica.syncing_since = epoch;
-            } else if merges && is_up(&members, replica.node) && replica.assigned != epoch {
+            } else if is_up(&members, replica.node) && replica.assigned != epoch {
                 replica.is_to_merge(OlderGeneration { first_term, seen: None });
             }
         }
@@ -170,10 +164,9 @@ impl ClusterState {
 
 impl PartitionState {
     /// Makes the best of the replicas, none of which is in-sync, the primary, under a new term. The best one
-    /// is on a node that is up and holds the most, as far as the state shows. If `merges`, the other copies
-    /// on nodes that are up are merged by value before they are made equal to it: they may hold writes that
-    /// it lacks.
-    pub(super) fn promote(&mut self, up: impl Fn(NodeId) -> bool, merges: bool, epoch: Epoch) {
+    /// is on a node that is up and holds the most, as far as the state shows. The other copies on nodes that
+    /// are up are merged by value before they are made equal to it: they may hold writes that it lacks.
+    pub(super) fn promote(&mut self, up: impl Fn(NodeId) -> bool, epoch: Epoch) {
         let rank = |at: &usize| {
             let replica = &self.replicas[*at];
             let empty = replica.assigned == epoch;
@@ -187,7 +180,7 @@ impl PartitionState {
         self.begin_term(false);
         let unmerged = OlderGeneration { first_term: self.term, seen: None };
         let others = self.replicas.iter_mut().skip(1).filter(|replica| replica.assigned != epoch);
-        others.filter(|replica| merges && up(replica.node)).for_each(|replica| replica.is_to_merge(unmerged));
+        others.filter(|replica| up(replica.node)).for_each(|replica| replica.is_to_merge(unmerged));
     }
 }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::apply::Rejected;
-use super::protocol::{PROTOCOL_TAKEOVER, ProtocolVersion};
+use super::protocol::ProtocolVersion;
 use super::ring::{PARTITIONS, Ring};
 use super::state::{Change, ClusterState, Member, MemberStatus, Plan};
 use super::words::counted;
@@ -159,7 +159,7 @@ pub struct Operations {
     pub before: Option<Before>,
     /// The last plan that has ended.
     pub last_plan: Option<Plan>,
-    /// Version and features of the peer protocol in use.
+    /// Version of the peer protocol in use.
     pub protocol_version: ProtocolVersion,
     /// The last flip of each partition. States share the map while it is unchanged.
     pub flips: Arc<BTreeMap<Partition, Promotion>>,
@@ -583,14 +583,13 @@ impl ClusterState {
     /// term. Called before the ring changes, so that no live copy is released unmerged, and after it, for
     /// partitions without a copy.
     fn promote_the_rest(&mut self, epoch: Epoch) {
-        let merges = self.protocol_version().protocol >= PROTOCOL_TAKEOVER;
         for partition in 0..PARTITIONS {
             let members = &self.members;
             let up = |node| members.get(&node).is_some_and(|member| member.status == MemberStatus::Up);
             if let Some(state) = self.partitions.get_mut(usize::from(partition)).map(Arc::make_mut)
                 && state.primary().is_none()
             {
-                state.promote(up, merges, epoch);
+                state.promote(up, epoch);
                 self.arrange(partition);
             }
         }

@@ -146,7 +146,7 @@ pub fn preview(
 
 /// Returns the announcement of a fictitious node, to preview a join.
 fn newcomer(state: &ClusterState, weight: u32, zone: &str) -> Announcement {
-    let version = state.protocol_version();
+    let version = state.operations.protocol_version;
     let free = (0..=u8::MAX).map(|number| NodeId::from_bytes([number; 32]));
     let unused = |node: &NodeId| !state.members.contains_key(node) && state.removed_in(*node).is_none();
     Announcement {
@@ -157,9 +157,8 @@ fn newcomer(state: &ClusterState, weight: u32, zone: &str) -> Announcement {
         zone: zone.to_owned(),
         weight,
         build: String::new(),
-        protocol: version.protocol,
-        protocol_min: version.protocol,
-        features: version.features,
+        protocol: version,
+        protocol_min: version,
         store: StoreCondition::Whole,
     }
 }

@@ -33,7 +33,6 @@ pub(crate) fn announcement(number: u8, incarnation: Incarnation) -> Announcement
         build: "0.1.0".to_owned(),
         protocol: 1,
         protocol_min: 1,
-        features: 0,
         store: StoreCondition::Whole,
     }
 }

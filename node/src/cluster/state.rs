@@ -35,11 +35,9 @@ pub struct Announcement {
     /// Version of the build.
     pub build: String,
     /// Highest version of the peer protocol that the build supports.
-    pub protocol: u16,
+    pub protocol: ProtocolVersion,
     /// Lowest version of the peer protocol that the build supports.
-    pub protocol_min: u16,
-    /// Further features of the build, one bit each: see [`super::protocol`].
-    pub features: u64,
+    pub protocol_min: ProtocolVersion,
     /// Condition of the node's store with respect to the writes it acknowledged before this start.
     pub store: StoreCondition,
 }
@@ -342,17 +340,17 @@ pub enum Change {
         /// Whether it receives data at once.
         enabled: bool,
     },
-    /// Raises the protocol version and the features in use to those that all members support.
+    /// Raises the protocol version in use to the highest one that all members support. Rejected if that is
+    /// another one.
     RaiseProtocol(ProtocolVersion),
     /// Founds a new generation in a log of its own. Rejected if the log already has a founded state.
     TakeOver(Takeover),
     /// The primary has stopped serving, with pending writes that it cannot append because its disk is full.
     /// Its replica becomes away, and the next in-sync replica takes over; the last in-sync replica stays the
-    /// primary. Both begin a new term. Rejected unless the term and the incarnation are unchanged, or before
-    /// `FEATURE_DISK` is in use.
+    /// primary. Both begin a new term. Rejected unless the term and the incarnation are unchanged.
     StepDown(PrimaryRef),
     /// An operator gives up what only the last complete copies of these partitions hold. Rejected, all of it,
-    /// unless each loss is as it was when it was looked at, or before `FEATURE_GIVE_UP` is in use.
+    /// unless each loss is as it was when it was looked at.
     GiveUp(Vec<Loss>),
 }
 

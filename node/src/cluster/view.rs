@@ -22,7 +22,7 @@ pub fn status(state: &ClusterState) -> api::Status {
         copies_now: state.copies_now(),
         members: state.members.values().map(|one| member(state, one)).collect(),
         auto_rebalance: !state.operations.manual_rebalance,
-        protocol: state.protocol_version().protocol,
+        protocol: state.operations.protocol_version,
         generation: state.generation,
         partitions_under_replicated: state.under_replicated(),
         partitions_moving: state.moving(),

@@ -8,18 +8,14 @@ use caskade_engine::slots::PARTITIONS;
 use super::message::{Answer, Request};
 use super::plane::{Plane, Role};
 use crate::cluster::plan::{PartitionSize, SizesByPartition};
-use crate::cluster::protocol::PROTOCOL_OPERATIONS;
 use crate::id::{NodeId, Partition};
 
 impl Plane {
     /// Returns live keys and bytes of every partition whose primary answers. Asks the nodes one after the
-    /// other, each once. Returns nothing while the protocol version in use does not have the request.
+    /// other, each once.
     pub async fn figures(self: &Arc<Self>) -> SizesByPartition {
         let view = self.view.load_full();
         let mut figures = SizesByPartition::new();
-        if view.state.protocol_version().protocol < PROTOCOL_OPERATIONS {
-            return figures;
-        }
         let nodes: BTreeSet<NodeId> = view.primaries.iter().flatten().copied().collect();
         for node in nodes {
             let answer = match node == self.node {

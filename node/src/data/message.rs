@@ -11,8 +11,8 @@
 //! clean:      kind=3 | position | up to u64 | transfers from u64
 //! answer:     status u8 | digest u64, of a digest frame only | disk u8
 //! ```
-//! Integers are little-endian. Every change of the layout adds a version to [`crate::cluster::protocol`];
-//! nodes send the old form while the old version is in use.
+//! Integers are little-endian. From the first release on, every change of the layout adds a version to
+//! [`crate::cluster::protocol`]; nodes send the old form while the old version is in use.
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use caskade_engine::Record;
@@ -174,8 +174,7 @@ fn take_record(body: &mut Bytes) -> Option<Record> {
     Some(Record { key, version, expiry_ms, user_flags, value: (has_value == 1).then_some(value) })
 }
 
-/// Encodes the answer to a replication frame. `disk` is the state of the answering node's disk. It is the
-/// last byte, so that older builds ignore it.
+/// Encodes the answer to a replication frame. `disk` is the state of the answering node's disk.
 ///
 /// ```text
 /// | status u8 | digest u64, if one was asked for | disk u8 |
@@ -225,20 +224,18 @@ pub(super) enum Request {
     KeysPage { partition: Partition, from: u64, limit: u32 },
     /// Counts the live keys of all partitions that the receiver is primary of.
     Count,
-    /// Returns live keys and bytes of each partition that the receiver is primary of. Since version 2.
+    /// Returns live keys and bytes of each partition that the receiver is primary of.
     Figures,
     /// Returns the record of this position and version, for a copy on which it is damaged.
     Fetch { partition: Partition, position: u64, version: u64 },
-    /// Returns the first keys of a range in partitions that the receiver is primary of. Since version 4.
+    /// Returns the first keys of a range in partitions that the receiver is primary of.
     KeysInOrder { partitions: Vec<Partition>, range: KeyRange, limit: u32 },
-    /// Counts the live keys with an expiry in all partitions that the receiver is primary of. Since version
-    /// 6.
+    /// Counts the live keys with an expiry in all partitions that the receiver is primary of.
     CountExpiring,
-    /// Asks for the damage of these partitions on the receiver, or of all if none is named. With
-    /// `FEATURE_GIVE_UP`.
+    /// Asks for the damage of these partitions on the receiver, or of all if none is named.
     Damage { partitions: Vec<Partition> },
     /// Deletes the keys of these damaged records (partition, position, version), in partitions that the
-    /// receiver is primary of. With `FEATURE_GIVE_UP`.
+    /// receiver is primary of.
     RemoveDamaged { records: Vec<(Partition, u64, u64)> },
 }
 
@@ -280,7 +277,6 @@ pub(super) enum WireOutcome {
     },
     Integer(i64),
     Changed(bool),
-    // Since version 4.
     Value(Option<Bytes>),
     Integers(Vec<Option<i64>>),
     Wrote {
@@ -378,7 +374,7 @@ pub(super) enum BulkAction {
     Keys(Vec<u64>),
     /// Stores these records; the highest version wins. Rejected if the transfer is closed.
     Store(Vec<WireRecord>),
-    /// Returns the records at these positions, including tombstones, as many as fit. Since version 3.
+    /// Returns the records at these positions, including tombstones, as many as fit.
     Records(Vec<u64>),
 }
 

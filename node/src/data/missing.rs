@@ -22,7 +22,6 @@ use super::message::{Answer, Request};
 use super::plane::{Plane, Reply, Role, Waiter};
 use super::route::record;
 use crate::cluster::events::Severity;
-use crate::cluster::protocol::FEATURE_GIVE_UP;
 use crate::id::{NodeId, Partition};
 use crate::kv::{Effect, Outcome};
 use crate::net::{Responder, wire};
@@ -122,7 +121,7 @@ impl Plane {
     /// is.
     ///
     /// # Errors
-    /// The node does not answer, or does not know the question.
+    /// The node does not answer.
     pub async fn damage_of(
         self: &Arc<Self>,
         node: NodeId,
@@ -131,14 +130,11 @@ impl Plane {
         if node == self.node {
             return Ok((self.local_damage(partitions), self.damage.places()));
         }
-        let unanswered =
-            format!("node {} does not answer what of its store is damaged: try again", node.short());
-        if self.state().protocol_version().features & FEATURE_GIVE_UP == 0 {
-            return Err(unanswered);
-        }
         match self.ask(node, &Request::Damage { partitions: partitions.to_vec() }).await {
             Answer::Damage { partitions, places } => Ok((partitions, places)),
-            _ => Err(unanswered),
+            _ => {
+                Err(format!("node {} does not answer what of its store is damaged: try again", node.short()))
+            }
         }
     }
 

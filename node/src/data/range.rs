@@ -20,7 +20,6 @@ use tokio::time::Instant;
 use super::message::{Answer, Request};
 use super::plane::Plane;
 use super::route::damaged;
-use crate::cluster::protocol::PROTOCOL_ACTIONS;
 use crate::id::{NodeId, Partition};
 use crate::kv::{ActionError, Failure};
 
@@ -88,13 +87,6 @@ impl Plane {
         range: &KeyRange,
         limit: usize,
     ) -> Result<KeysInOrder, Failure> {
-        let used = self.view.load().state.protocol_version().protocol;
-        if used < PROTOCOL_ACTIONS {
-            return Err(Failure::Refused(format!(
-                "the cluster uses version {used} of the peer protocol, and scans in key order need version \
-                 {PROTOCOL_ACTIONS}; nothing was read; upgrade all nodes"
-            )));
-        }
         let deadline = Instant::now() + Duration::from_millis(self.limits.request_timeout_ms);
         let limit = limit.clamp(1, PAGE_KEYS_MAX);
         loop {

@@ -18,7 +18,6 @@ use tokio::time::Instant;
 use super::forwards::{Sender, unanswered};
 use super::message::{Answer, Request};
 use super::plane::{Plane, PrimaryState, Reply, Role, Waiter};
-use crate::cluster::protocol::{PROTOCOL_EXPIRING, PROTOCOL_MIN};
 use crate::id::{Epoch, NodeId, Partition};
 use crate::kv::{Action, At, Condition, Effect, Entry, ExpiryPolicy, Failure, Operation, Outcome, evaluate};
 use crate::kv::{CURSOR_MAX, ScanPage, Ticket};
@@ -89,9 +88,6 @@ enum Attempt {
 impl Plane {
     /// Starts an operation; never blocks.
     pub fn submit(self: &Arc<Self>, operation: Operation) -> Ticket {
-        if let Err(failure) = self.check_protocol(&operation) {
-            return Ticket::Ready(Err(failure));
-        }
         let operation = self.as_entered(operation);
         let partition = partition_of(&operation.key);
         let primary = self.view.load().primaries[usize::from(partition)];
@@ -124,22 +120,6 @@ impl Plane {
         }
         let Operation { key, action } = operation;
         Operation { key, action: action.anchored(self.host.wall_ms()) }
-    }
-
-    /// Checks that all members support the operation.
-    ///
-    /// # Errors
-    /// The protocol version in use does not have the operation; nothing was done.
-    fn check_protocol(&self, operation: &Operation) -> Result<(), Failure> {
-        let (needed, used) =
-            (operation.action.protocol(), self.view.load().state.protocol_version().protocol);
-        if needed <= used.max(PROTOCOL_MIN) {
-            return Ok(());
-        }
-        Err(Failure::Refused(format!(
-            "the cluster uses version {used} of the peer protocol, and this command needs version {needed}; \
-             nothing was done; upgrade all nodes (caskctl nodes lists their versions), then retry"
-        )))
     }
 
     /// Executes an operation if this node serves its partition. Does not restore damaged records.
@@ -459,15 +439,12 @@ impl Plane {
         self.sum_of_nodes(&Request::Count, self.local_count()).await
     }
 
-    /// Returns the number of keys that have an expiry. `None` while a member's build cannot count them.
+    /// Returns the number of keys that have an expiry.
     ///
     /// # Errors
     /// As [`Plane::count`].
-    pub async fn count_expiring(self: &Arc<Self>) -> Result<Option<u64>, Failure> {
-        if self.view.load().state.protocol_version().protocol < PROTOCOL_EXPIRING {
-            return Ok(None);
-        }
-        self.sum_of_nodes(&Request::CountExpiring, self.local_count_expiring()).await.map(Some)
+    pub async fn count_expiring(self: &Arc<Self>) -> Result<u64, Failure> {
+        self.sum_of_nodes(&Request::CountExpiring, self.local_count_expiring()).await
     }
 
     /// Sums the answers of all nodes that are primary of a partition; `mine` is this node's answer.

@@ -20,7 +20,6 @@ use parking_lot::Mutex;
 
 use super::plane::{Plane, PrimaryState, Role};
 use crate::cluster::events::Severity;
-use crate::cluster::protocol::FEATURE_DISK;
 use crate::cluster::state::{Change, ClusterState, PrimaryRef, ReplicaRef};
 use crate::disk::{DiskState, Marks, Trend};
 use crate::id::{NodeId, Partition, Term};
@@ -232,21 +231,12 @@ impl Plane {
     }
 
     pub(super) fn refused_for_room(&self, node: NodeId) -> Failure {
-        let text = format!(
+        Failure::NoRoom(format!(
             "the disk of node {}, which holds a copy of this key, has less free space than its minimum \
              (disk_minimum); nothing was written; delete keys, enlarge its file system or add a node \
              (`caskctl nodes` shows the space); reads and deletes still work",
             node.short()
-        );
-        match self.knows_disks() {
-            true => Failure::NoRoom(text),
-            false => Failure::Refused(text),
-        }
-    }
-
-    /// Returns whether all members understand what this build sends about disks.
-    fn knows_disks(&self) -> bool {
-        self.view.load().state.protocol_version().features & FEATURE_DISK != 0
+        ))
     }
 
     /// Returns whether a node has no room for a copy. A new copy needs more free space than the minimum; a copy that returns
@@ -270,7 +260,7 @@ impl Plane {
     /// of the pending writes is unknown then.
     pub fn step_down_where_stuck(self: &Arc<Self>) {
         let state = self.state();
-        let Some(member) = state.members.get(&self.node).filter(|_| self.knows_disks()) else { return };
+        let Some(member) = state.members.get(&self.node) else { return };
         let incarnation = member.announcement.incarnation;
         for partition in 0..PARTITIONS {
             if let Some(term) = self.stop_if_stuck(partition) {

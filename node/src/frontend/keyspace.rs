@@ -208,12 +208,12 @@ pub trait Keyspace: Send + Sync + 'static {
     /// A part of the keyspace cannot be counted now.
     fn count(&self) -> BoxFuture<'_, Result<u64, Failure>>;
 
-    /// Returns how many keys of the whole cluster have an expiry; `None` while that cannot be counted.
+    /// Returns how many keys of the whole cluster have an expiry.
     ///
     /// # Errors
     /// As [`Keyspace::count`].
-    fn count_expiring(&self) -> BoxFuture<'_, Result<Option<u64>, Failure>> {
-        Box::pin(async { Ok(None) })
+    fn count_expiring(&self) -> BoxFuture<'_, Result<u64, Failure>> {
+        Box::pin(async { Ok(0) })
     }
 
     /// Returns the cluster as this node last saw it, for a client that connected to the address `local`.

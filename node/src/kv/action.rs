@@ -1,10 +1,10 @@
-//! Commands on one key. Nodes exchange these enumerations in bincode, so new variants are added at their end.
+//! Commands on one key. Nodes exchange these enumerations in bincode: after the first release, new variants
+//! are added at their end.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::{BitRange, Field, Transaction};
-use crate::cluster::protocol::{PROTOCOL_ACTIONS, PROTOCOL_MIN};
 
 /// Effect of a write on the key's expiry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,7 +81,6 @@ pub enum Action {
     Expire(Deadline),
     /// Removes the expiry of a present key. Answers [`Outcome::Changed`](super::Outcome::Changed).
     Persist,
-    // The following variants need version 4 of the peer protocol. New variants are added at the end.
     /// Writes a value. Answers its version, [`Outcome::Wrote`](super::Outcome::Wrote), or
     /// [`Outcome::Unmet`](super::Outcome::Unmet).
     Store {
@@ -221,20 +220,6 @@ impl Action {
             _ => {}
         }
         self
-    }
-
-    /// Returns the lowest version of the peer protocol that has the action.
-    pub fn protocol(&self) -> u16 {
-        match self {
-            Self::Read
-            | Self::Inspect
-            | Self::Set { .. }
-            | Self::Delete
-            | Self::Add(_)
-            | Self::Expire(_)
-            | Self::Persist => PROTOCOL_MIN,
-            _ => PROTOCOL_ACTIONS,
-        }
     }
 
     /// Returns the bytes of its values and of keys other than the operation's.

@@ -149,7 +149,6 @@ pub enum Failure {
     #[error("{0}")]
     Damaged(String),
     /// A write that adds data was not done: a node that would hold it has no disk space.
-    // Sent only if all members know `FEATURE_DISK`.
     #[error("{0}")]
     NoRoom(String),
 }

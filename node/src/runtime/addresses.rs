@@ -200,7 +200,6 @@ mod tests {
             build: String::new(),
             protocol: 1,
             protocol_min: 1,
-            features: 0,
             store: StoreCondition::Whole,
         }
     }

@@ -136,7 +136,7 @@ impl Keyspace for NodeKeyspace {
         Box::pin(self.0.plane.count())
     }
 
-    fn count_expiring(&self) -> BoxFuture<'_, Result<Option<u64>, Failure>> {
+    fn count_expiring(&self) -> BoxFuture<'_, Result<u64, Failure>> {
         Box::pin(self.0.plane.count_expiring())
     }
 

@@ -29,11 +29,11 @@ pub(super) enum Control {
     Propose(Vec<Change>),
     /// The coordinator is about to stop: the receiver should stand for election.
     Stand,
-    /// Any other request, encoded, with the generation of its sender. From version 3 of the protocol on.
+    /// Any other request, encoded, with the generation of its sender.
     Of(Generation, Bytes),
-    /// Asks for the topology log that the node follows. From version 3 on.
+    /// Asks for the topology log that the node follows.
     Compare,
-    /// Any other request, encoded, with the cluster of its sender. From version 5 on.
+    /// Any other request, encoded, with the cluster of its sender.
     In(ClusterId, Bytes),
     /// A new coordinator asks a voter, once that can no longer confirm a term older than this one: how long
     /// ago did it last confirm a coordinator?
@@ -66,7 +66,7 @@ pub(super) enum ControlAnswer {
     Failed(String),
     /// To `Lease`: this node can never get a lease in its present condition, for this reason; it should stop.
     Refused(String),
-    /// To `Lease`: like `Refused`, because the node was removed. From version 2 of the protocol on.
+    /// To `Lease`: like `Refused`, because the node was removed.
     Removed(String),
     /// To `Stand`: the election has begun.
     Registration,

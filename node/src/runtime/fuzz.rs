@@ -37,14 +37,12 @@ pub(crate) fn seeds() -> Vec<(u8, Vec<u8>)> {
         zone: "z".into(),
         weight: 100,
         build: BUILD.into(),
-        protocol: 5,
+        protocol: 1,
         protocol_min: 1,
-        features: 1,
         store: StoreCondition::Whole,
     };
     let hand_over = Change::HandOver(PrimaryRef { partition: 1, term: 2, incarnation: 3 });
-    let mut state = ClusterState { epoch: 5, ..ClusterState::default() };
-    state.operations.protocol_version.protocol = 5;
+    let state = ClusterState { epoch: 5, ..ClusterState::default() };
     let report = NodeReport {
         cluster_id: ClusterId::from_bytes([2; 16]),
         announcement: announcement.clone(),

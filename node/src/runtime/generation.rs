@@ -1,8 +1,7 @@
 //! Generations in messages (rule R10): a node of an older generation is no coordinator, voter or primary in a
 //! newer one.
 //!
-//! Every control message names its sender's generation ([`Control::Of`]) as soon as all members can decode
-//! that; a message without it is of the first generation. A node rejects a message of an older generation,
+//! Every control message names its sender's generation ([`Control::Of`]), once the sender has a state. A node rejects a message of an older generation,
 //! and its answer names the newer one. A node that learns of a newer generation, from a message or an answer,
 //! gives up its topology log and returns under the newer generation (`given_up`). Replication needs only its
 //! terms, which a takeover raises.
@@ -21,7 +20,6 @@ use serde::{Deserialize, Serialize};
 use super::Node;
 use super::control::{CONTROL_BYTES_MAX, Control, ControlAnswer, ask};
 use super::superseded_log::{NoteSuperseded, Returning};
-use crate::cluster::protocol::{PROTOCOL_CLUSTERS, PROTOCOL_TAKEOVER};
 use crate::cluster::state::ClusterState;
 use crate::cluster::takeover::Generation;
 use crate::id::{ClusterId, Epoch, NodeId};
@@ -85,13 +83,12 @@ fn followed(state: &ClusterState, floor: u32) -> Generation {
     if state.epoch > 0 { state.generation() } else { Generation { number: floor, by: None } }
 }
 
-/// Returns the request as it is sent: with the sender's generation and cluster, if all members can decode
-/// them.
+/// Returns the request as it is sent: with the sender's generation and cluster, if it has them.
 pub(super) fn named(state: &ClusterState, floor: u32, question: Control) -> Control {
     let mine = followed(state, floor);
-    let is_read = mine.number > 0 || state.protocol_version().protocol >= PROTOCOL_TAKEOVER;
+    let is_read = mine.number > 0 || state.epoch > 0;
     let question = if is_read { Control::Of(mine, wire::encode(&question).into()) } else { question };
-    match state.protocol_version().protocol >= PROTOCOL_CLUSTERS {
+    match state.epoch > 0 {
         true => Control::In(state.cluster_id, wire::encode(&question).into()),
         false => question,
     }
@@ -281,8 +278,7 @@ pub async fn compare(
 ) -> anyhow::Result<bool> {
     let may_have = |node: &&NodeId| **node != own && state.may_have_taken_over(**node);
     let mut unheard: BTreeSet<NodeId> = state.members.keys().filter(may_have).copied().collect();
-    let unasked = state.protocol_version().protocol < PROTOCOL_TAKEOVER || planted(Mutation::ServeUncompared);
-    if unheard.is_empty() || unasked {
+    if unheard.is_empty() || planted(Mutation::ServeUncompared) {
         return Ok(false);
     }
     let addrs = |(node, member): (&NodeId, &crate::cluster::state::Member)| {
@@ -355,17 +351,13 @@ mod tests {
     }
 
     #[test]
-    fn question_names_its_generation_once_all_members_can_read_that() {
-        let mut state = ClusterState { epoch: 5, ..ClusterState::default() };
-        assert!(matches!(named(&state, 0, Control::Hello), Control::Hello));
-        state.operations.protocol_version.protocol = PROTOCOL_TAKEOVER;
+    fn question_names_its_cluster_and_generation_once_its_sender_has_a_state() {
+        assert!(matches!(named(&ClusterState::default(), 0, Control::Hello), Control::Hello));
+        let cluster_id = ClusterId::from_bytes([7; 16]);
+        let state = ClusterState { epoch: 5, cluster_id, ..ClusterState::default() };
         let Unnamed { cluster, generation, question } = unnamed(named(&state, 0, Control::Hello)).unwrap();
         assert!(matches!((generation, question), (Some(Generation { number: 0, by: None }), Control::Hello)));
-        assert_eq!(cluster, None);
-        state.operations.protocol_version.protocol = PROTOCOL_CLUSTERS;
-        state.cluster_id = ClusterId::from_bytes([7; 16]);
-        let read = unnamed(named(&state, 0, Control::Hello)).unwrap();
-        assert_eq!((read.cluster, read.generation.is_some()), (Some(state.cluster_id), true));
+        assert_eq!(cluster, Some(cluster_id));
         let returning = named(&ClusterState::default(), 2, Control::Hello);
         assert!(matches!(unnamed(returning).unwrap().generation, Some(Generation { number: 2, by: None })));
         let nested =

@@ -14,7 +14,6 @@ use caskade_engine::slots::PARTITIONS;
 use super::Node;
 use crate::api::{GiveUpAnswer, GivenUpPartition};
 use crate::cluster::give_up::{Cause, Loss};
-use crate::cluster::protocol::FEATURE_GIVE_UP;
 use crate::cluster::state::{Change, ClusterState, Verdict};
 use crate::data::{DamagedPartition, DamagedRecord};
 use crate::id::{NodeId, Partition};
@@ -46,11 +45,6 @@ impl Node {
         confirmation: Option<&str>,
     ) -> Result<GiveUpAnswer, String> {
         let (state, named) = (self.topology.state(), parse(partitions)?);
-        if state.protocol_version().features & FEATURE_GIVE_UP == 0 {
-            return Err("not all members can give up partitions: nothing was changed. Upgrade every node \
-                        (`caskctl nodes --wide` shows their builds)"
-                .to_owned());
-        }
         let found = self.find_losses(&state, named.as_ref()).await?;
         let words = words(&found.rows);
         let Some(given) = confirmation else {

@@ -60,13 +60,12 @@ use self::gossip::Reports;
 pub use self::join::JoinError;
 pub use self::last_words::note_last_words;
 use self::proposer::Batch;
-pub use self::protocol_version::spoken;
+pub use self::protocol_version::supported_versions;
 use self::stopping::Stopping;
 use self::store::{Past, Store, condition as store_condition};
 pub use self::superseded_log::{NoteSuperseded, Returning};
 use self::wiring::{Inbound, LogTransport};
 use crate::cluster::lease::LeaseTable;
-use crate::cluster::protocol::PROTOCOL_OPERATIONS;
 use crate::cluster::state::{Announcement, Change};
 use crate::cluster::time::TimeKeeper;
 use crate::config::Settings;
@@ -522,7 +521,7 @@ impl Node {
 
     /// Returns the node's announcement.
     fn announcement(&self) -> Announcement {
-        let (protocol_min, protocol, features) = spoken();
+        let versions = supported_versions();
         Announcement {
             node: self.id,
             incarnation: self.incarnation.load(Ordering::Acquire),
@@ -531,9 +530,8 @@ impl Node {
             zone: self.settings.zone.clone(),
             weight: self.settings.weight,
             build: BUILD.to_owned(),
-            protocol,
-            protocol_min,
-            features,
+            protocol: *versions.end(),
+            protocol_min: *versions.start(),
             store: store_condition(&self.settings, self.plane.is_damaged()),
         }
     }
@@ -691,7 +689,7 @@ async fn join_cluster(
     }
     let cluster_id = ClusterId::from_bytes(rand::random());
     store.claim(cluster_id, past)?;
-    let (protocol_min, protocol, features) = spoken();
+    let versions = supported_versions();
     let founder = Announcement {
         node: identity.node,
         incarnation: identity.incarnation,
@@ -700,16 +698,15 @@ async fn join_cluster(
         zone: settings.zone.clone(),
         weight: settings.weight,
         build: BUILD.to_owned(),
-        protocol,
-        protocol_min,
-        features,
+        protocol: *versions.end(),
+        protocol_min: *versions.start(),
         // The founder's store is empty.
         store: store_condition(settings, false),
     };
     tracing::info!(cluster = %cluster_id, "this node founds a cluster");
     let (replication_factor, lease_ms) = (settings.replicas, settings.lease_ms);
     // The founder's version is the version in use from now on.
-    let set = !settings.auto_rebalance && protocol >= PROTOCOL_OPERATIONS;
+    let set = !settings.auto_rebalance;
     let more = Vec::from_iter(set.then_some(Change::SetAutoRebalance { enabled: false }));
     let rebuild_delay_ms = settings.rebuild_delay_ms;
     let found = Change::Found { cluster_id, replication_factor, lease_ms, rebuild_delay_ms, founder };

@@ -89,7 +89,6 @@ mod tests {
             build: String::new(),
             protocol: 1,
             protocol_min: 1,
-            features: 0,
             store: crate::cluster::state::StoreCondition::Whole,
         };
         let mut state = ClusterState::default();

@@ -12,7 +12,6 @@ use super::duties::retirable;
 use crate::api::{PlanAnswer, PlanPreview};
 use crate::cluster::operations::{AdminOperation, Basis};
 use crate::cluster::plan::{self, Question};
-use crate::cluster::protocol::PROTOCOL_OPERATIONS;
 use crate::cluster::state::{Change, ClusterState, Verdict};
 use crate::id::NodeId;
 
@@ -65,14 +64,7 @@ impl Node {
     }
 
     async fn commit_change(self: &Arc<Self>, change: Change, message: &str) -> Result<PlanAnswer, String> {
-        let state = self.topology.state();
-        let used = state.protocol_version().protocol;
-        if used < PROTOCOL_OPERATIONS {
-            return Err(format!(
-                "the cluster uses version {used} of the peer protocol, and version {PROTOCOL_OPERATIONS} is \
-                 needed: nothing was changed. Upgrade every node (`caskctl nodes --wide` shows their builds)"
-            ));
-        }
+        let epoch = self.topology.state().epoch;
         let verdicts = self.propose(vec![change]).await;
         match verdicts
             .map_err(|error| format!("{error}; `caskctl plan status` shows whether it was done"))?
@@ -83,7 +75,7 @@ impl Node {
             None => return Err("the coordinator gave no verdict; ask `caskctl plan status`".to_owned()),
         }
         let mut states = self.topology.watch();
-        let newer = states.wait_for(|seen| seen.epoch > state.epoch);
+        let newer = states.wait_for(|seen| seen.epoch > epoch);
         // A time-out does not matter: the change is committed, and only this node's answer is of an older
         // state.
         let _ = tokio::time::timeout(SEEN_TIMEOUT, newer).await;
@@ -251,9 +243,8 @@ mod tests {
             zone: String::new(),
             weight: 100,
             build: String::new(),
-            protocol: 2,
+            protocol: 1,
             protocol_min: 1,
-            features: 0,
             store: StoreCondition::Whole,
         };
         let mut state = ClusterState::default();

@@ -20,7 +20,6 @@ use super::Node;
 use super::control::{Control, ControlAnswer};
 use super::generation::GenerationReport;
 use crate::api::TakeoverAnswer;
-use crate::cluster::protocol::PROTOCOL_TAKEOVER;
 use crate::cluster::state::{Change, ClusterState};
 use crate::cluster::takeover::{Prospect, Takeover};
 use crate::config::PairTakeover;
@@ -159,13 +158,6 @@ fn check_answers(
     own: NodeId,
     answers: &BTreeMap<NodeId, GenerationReport>,
 ) -> Result<(), String> {
-    let protocol = state.protocol_version().protocol;
-    if protocol < PROTOCOL_TAKEOVER {
-        return Err(format!(
-            "the cluster used version {protocol} of the peer protocol, and a takeover needs version \
-             {PROTOCOL_TAKEOVER}: nothing was changed. Start the lost nodes, and upgrade every node"
-        ));
-    }
     for (node, standpoint) in answers {
         let node = node.short();
         if standpoint.generation.number > state.generation {
@@ -260,8 +252,7 @@ mod tests {
 
     /// Runs the checks at node 3, in epoch 9, with these voters and answers.
     fn checked(voters: &[u8], answers: &[(u8, u32, u64, bool)]) -> Result<(), String> {
-        let mut state = ClusterState { epoch: 9, ..ClusterState::default() };
-        state.operations.protocol_version.protocol = PROTOCOL_TAKEOVER;
+        let state = ClusterState { epoch: 9, ..ClusterState::default() };
         let voters = voters.iter().map(|number| node(*number)).collect();
         let standpoint = |(number, generation, epoch, serving): &(u8, u32, u64, bool)| {
             let generation = Generation { number: *generation, by: None };

@@ -18,7 +18,7 @@ use caskade_node::disk::Mark;
 use caskade_node::host::Host;
 use caskade_node::id::{ClusterId, Incarnation, NodeId};
 use caskade_node::net::Peers;
-use caskade_node::runtime::{BUILD, Node, Parts, spoken};
+use caskade_node::runtime::{BUILD, Node, Parts, supported_versions};
 use parking_lot::Mutex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -409,7 +409,7 @@ impl World {
     }
 
     fn announcement(&self, number: usize, incarnation: Incarnation) -> Announcement {
-        let (protocol_min, protocol, features) = spoken();
+        let versions = supported_versions();
         Announcement {
             node: self.nodes[number].id,
             incarnation,
@@ -418,9 +418,8 @@ impl World {
             zone: self.settings.zone.clone(),
             weight: self.settings.weight,
             build: BUILD.to_owned(),
-            protocol,
-            protocol_min,
-            features,
+            protocol: *versions.end(),
+            protocol_min: *versions.start(),
             store: match self.settings.sync {
                 SyncPolicy::Always => StoreCondition::Whole,
                 _ => StoreCondition::Unsynced,

@@ -15,12 +15,10 @@ impl News<'_> {
         self.leaving();
         self.controlled();
         self.flipped();
-        let (old, new) = (self.old.protocol_version(), self.new.protocol_version());
+        let (old, new) = (self.old.operations.protocol_version, self.new.operations.protocol_version);
         if old != new {
-            let message = format!(
-                "the cluster uses version {} of the peer protocol from now on (before: {}), features {:#x}",
-                new.protocol, old.protocol, new.features
-            );
+            let message =
+                format!("the cluster uses version {new} of the peer protocol from now on (before: {old})");
             self.report(Severity::Info, Kind::Member, None, message);
         }
     }

@@ -301,10 +301,8 @@ fn what_an_operator_does_is_told() {
 #[test]
 fn last_copy_that_is_given_up_is_told_as_that_and_not_as_a_failover() {
     use super::super::give_up::{Cause, Loss};
-    use super::super::protocol::FEATURE_GIVE_UP;
 
-    let mut state = cluster_of(3);
-    state.operations.protocol_version.features = FEATURE_GIVE_UP;
+    let state = cluster_of(3);
     let gone = node(2).short();
     let lost = without(&without(&state, 1), 2);
     let partitions = lost.partitions().filter(|(partition, _)| !lost.is_live_primary(*partition));

@@ -317,30 +317,26 @@ fn removed_members_are_remembered_within_bounds() {
     assert_eq!(state.operations.removed.len(), REMOVED_MAX);
 }
 
-/// Returns a cluster whose members all support the newest version.
-fn modern(count: u8) -> ClusterState {
+/// Returns a cluster that uses version 1, and whose members all support version 2.
+fn upgraded(count: u8) -> ClusterState {
     let mut state = cluster_of(count);
     for member in Arc::make_mut(&mut state.members).values_mut() {
-        member.announcement.protocol = super::super::protocol::PROTOCOL_MAX;
-        member.announcement.features = super::super::protocol::FEATURE_FLIP_DIGESTS;
+        member.announcement.protocol = 2;
     }
     state
 }
 
 #[test]
 fn protocol_version_is_raised_once_all_members_support_it_and_never_falls() {
-    let state = modern(3);
-    let wanted = state.version_to_raise().unwrap();
+    let state = upgraded(3);
+    assert_eq!((state.operations.protocol_version, state.version_to_raise()), (1, Some(2)));
     let mut one_older = state.clone();
     Arc::make_mut(&mut one_older.members).get_mut(&node(2)).unwrap().announcement.protocol = 1;
-    Arc::make_mut(&mut one_older.members).get_mut(&node(2)).unwrap().announcement.features = 0;
     assert_eq!(one_older.version_to_raise(), None);
-    assert!(refusal(&one_older, Change::RaiseProtocol(wanted)).contains("nothing more"));
-    let raised = after(&state, [Change::RaiseProtocol(wanted)]);
-    assert_eq!(
-        (raised.protocol_version().protocol, raised.version_to_raise()),
-        (super::super::protocol::PROTOCOL_MAX, None)
-    );
+    assert!(refusal(&one_older, Change::RaiseProtocol(2)).contains("no higher version in common"));
+    assert!(refusal(&state, Change::RaiseProtocol(3)).contains("version 2 in common, not 3"));
+    let raised = after(&state, [Change::RaiseProtocol(2)]);
+    assert_eq!((raised.operations.protocol_version, raised.version_to_raise()), (2, None));
     let older = Change::Register(announcement(2, 2));
     assert!(
         refusal(&raised, older).contains("supports versions 1 to 1"),
@@ -372,8 +368,7 @@ fn replica_becomes_in_sync_only_with_equal_digests() {
 
 #[test]
 fn live_copies_of_a_last_one_that_is_removed_keep_what_only_they_have() {
-    let mut state = cluster_of(4);
-    state.operations.protocol_version.protocol = super::super::protocol::PROTOCOL_TAKEOVER;
+    let state = cluster_of(4);
     let lost = without(&without(&state, 1), 2);
     let waiting: Vec<Partition> = lost
         .partitions()

@@ -31,7 +31,6 @@ fn announcement(number: u64) -> Announcement {
         build: "test".to_owned(),
         protocol: 1,
         protocol_min: 1,
-        features: 0,
         store: StoreCondition::Whole,
     }
 }

@@ -216,7 +216,7 @@ async fn write_keys(keyspace: &dyn Keyspace, text: &mut String) {
         Ok(count) => match keyspace.count_expiring().await {
             // Clients write between the two counts, so `expires` may exceed `count`.
             Ok(expires) => {
-                let expires = expires.unwrap_or(0).min(count);
+                let expires = expires.min(count);
                 text.push_str(&format!("db0:keys={count},expires={expires},avg_ttl=0\r\n"));
             }
             Err(failure) => text.push_str(&format!("caskade_keys_unknown:{failure}\r\n")),
