@@ -130,8 +130,8 @@ async fn ensure_has_no_say(from: &Network, node: &Node) -> Result<()> {
         let answer = call(from, node, Class::Requests, request).await?;
         ensure!(answer == NOT_PRIMARY, "a request was answered with {answer}");
     }
-    // Control::Propose with an empty change, and Control::Stand.
-    for question in [&[3, 0][..], &[4]] {
+    // Control::Propose with an empty change, and Control::Stand, each in an envelope without a state.
+    for question in [&[0, 0, 3, 0][..], &[0, 0, 4]] {
         let answer = call(from, node, Class::Control, question).await?;
         ensure!(answer == FAILED, "a question was answered with {answer}");
     }
@@ -330,7 +330,7 @@ async fn earlier_start_is_refused(cluster: &mut Cluster, secret: &[u8]) -> Resul
     let earlier = stranger(folder.path(), secret).await?;
     introduce(&earlier, std::slice::from_ref(node)).await?;
     let clocks = TimeReport { time_us: 0, error_us: None, floor_us: 0, set_back: false, offset_ms: None };
-    let lease = [&[2][..], &wire::encode(&(announcement(earlier.local(), 0), clocks))].concat();
+    let lease = [&[0, 0, 2][..], &wire::encode(&(announcement(earlier.local(), 0), clocks))].concat();
     let answer = call(&earlier, node, Class::Control, &lease).await?;
     ensure!(answer == REFUSED_FOR_GOOD, "it was answered {answer}");
     wait_refused(node, "old_incarnation").await?;

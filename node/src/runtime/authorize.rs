@@ -4,7 +4,7 @@
 use std::fmt::Display;
 
 use super::Node;
-use super::control::{Control, ControlAnswer};
+use super::control::{Control, ControlAnswer, Envelope};
 use crate::api::PeerStats;
 use crate::cluster::operations::Membership;
 use crate::cluster::state::Announcement;
@@ -31,10 +31,24 @@ impl Node {
         }
     }
 
+    /// Rejects a request of a node without a committed state, unless it leads to one. So a node that starts
+    /// in a later generation can join it, although it does not name that generation.
+    pub(super) fn check_state(&self, from: NodeId, envelope: &Envelope) -> Result<(), ControlAnswer> {
+        if envelope.cluster.is_some() || envelope.question.leads_to_state() {
+            return Ok(());
+        }
+        self.check_asker(from, &envelope.question)?;
+        tracing::debug!(%from, "rejected a request of a node without a committed state");
+        Err(ControlAnswer::Failed(format!(
+            "node {} holds no committed state of this cluster yet: nothing was done",
+            from.short()
+        )))
+    }
+
     /// Rejects a request that its sender may not send.
     pub(super) fn check_asker(&self, from: NodeId, question: &Control) -> Result<(), ControlAnswer> {
         // The sender of these requests needs an answer, whether it is a member or not.
-        if matches!(question, Control::Hello | Control::Compare | Control::Lease(..)) {
+        if question.leads_to_state() {
             return Ok(());
         }
         let state = self.topology.state();

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use super::Node;
 use super::addresses::observed_addrs;
-use super::control::{Control, ControlAnswer, ask};
+use super::control::{Control, ControlAnswer, Envelope, ask};
 use crate::cluster::state::Announcement;
 use crate::host::Host;
 use crate::id::{Incarnation, NodeId};
@@ -180,7 +180,8 @@ impl Node {
 
     /// Asks a peer to introduce itself; returns whether it did.
     async fn meet(&self, peer: NodeId) -> bool {
-        match ask(&self.peers, peer, &Control::Hello, HELLO_TIMEOUT).await {
+        let hello = Envelope::without_state(Control::Hello);
+        match ask(&self.peers, peer, &hello, HELLO_TIMEOUT).await {
             Ok(ControlAnswer::Hello { cluster_id: Some(theirs), .. }) if theirs != self.cluster_id => {
                 let why = format_args!("a bootstrap peer is of cluster {theirs}");
                 self.note_refused(Refused::OtherCluster, peer, &why);

@@ -15,6 +15,24 @@ use crate::net::{Class, Peers, wire};
 /// Largest control message that a node accepts, in bytes; a snapshot of the topology fits.
 pub(super) const CONTROL_BYTES_MAX: usize = 64 << 20;
 
+/// A request of a node to another one, with the sender's cluster and generation.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Envelope {
+    /// Cluster of the sender; `None` while it holds no committed state.
+    pub(super) cluster: Option<ClusterId>,
+    /// Generation that the sender follows; `None` while it holds no committed state and has given up none.
+    pub(super) generation: Option<Generation>,
+    /// The request.
+    pub(super) question: Control,
+}
+
+impl Envelope {
+    /// Creates the envelope of a node that holds no committed state.
+    pub(super) fn without_state(question: Control) -> Self {
+        Self { cluster: None, generation: None, question }
+    }
+}
+
 /// Request of a node to another one.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Control {
@@ -29,15 +47,18 @@ pub(super) enum Control {
     Propose(Vec<Change>),
     /// The coordinator is about to stop: the receiver should stand for election.
     Stand,
-    /// Any other request, encoded, with the generation of its sender.
-    Of(Generation, Bytes),
     /// Asks for the topology log that the node follows.
     Compare,
-    /// Any other request, encoded, with the cluster of its sender.
-    In(ClusterId, Bytes),
     /// A new coordinator asks a voter, once that can no longer confirm a term older than this one: how long
     /// ago did it last confirm a coordinator?
     LastConfirmed { term: u64 },
+}
+
+impl Control {
+    /// Returns whether a node without a committed state may send the request: it leads to such a state.
+    pub(super) fn leads_to_state(&self) -> bool {
+        matches!(self, Self::Hello | Self::Compare | Self::Lease(..))
+    }
 }
 
 /// Answer to a [`Control`] request.
@@ -82,10 +103,10 @@ pub(super) enum ControlAnswer {
 pub(super) async fn ask(
     peers: &Peers,
     node: NodeId,
-    question: &Control,
+    envelope: &Envelope,
     timeout: Duration,
 ) -> Result<ControlAnswer, String> {
-    let call = peers.call(node, Class::Control, wire::encode(question).into());
+    let call = peers.call(node, Class::Control, wire::encode(envelope).into());
     let answer = tokio::time::timeout(timeout, call).await;
     let body = answer
         .map_err(|_| format!("node {} did not answer within {} ms", node.short(), timeout.as_millis()))?

@@ -1,8 +1,8 @@
 //! Body of the fuzz target `messages` for the control class and gossip: see [`crate::fuzz`].
 
 use super::BUILD;
-use super::control::{Control, ControlAnswer};
-use super::generation::{named, unnamed};
+use super::control::{Control, ControlAnswer, Envelope};
+use super::generation::envelope;
 use crate::cluster::report::NodeReport;
 use crate::cluster::state::{Announcement, Change, ClusterState, PrimaryRef, StoreCondition};
 use crate::cluster::time::TimeReport;
@@ -16,11 +16,7 @@ pub(crate) const KINDS: u8 = 3;
 /// Decodes a message of the given kind.
 pub(crate) fn run(kind: u8, bytes: &[u8]) {
     match kind % KINDS {
-        0 => {
-            if let Some(question) = same_again::<Control>(bytes) {
-                let _ = unnamed(question);
-            }
-        }
+        0 => drop(same_again::<Envelope>(bytes)),
         1 => drop(same_again::<ControlAnswer>(bytes)),
         _ => drop(same_again::<NodeReport>(bytes)),
     }
@@ -63,9 +59,9 @@ pub(crate) fn seeds() -> Vec<(u8, Vec<u8>)> {
         members: vec![(node, announcement.peer_addrs.clone())],
     };
     vec![
-        (0, wire::encode(&named(&state, 0, Control::Propose(vec![hand_over])))),
-        (0, wire::encode(&Control::Lease(announcement, time))),
-        (0, wire::encode(&Control::Raft("log".into()))),
+        (0, wire::encode(&envelope(&state, 0, Control::Propose(vec![hand_over])))),
+        (0, wire::encode(&Envelope::without_state(Control::Lease(announcement, time)))),
+        (0, wire::encode(&envelope(&state, 0, Control::Raft("log".into())))),
         (1, wire::encode(&hello)),
         (1, wire::encode(&ControlAnswer::Granted { length_ms: 2000, time_us: 1 << 50 })),
         (2, wire::encode(&report)),

@@ -1,7 +1,7 @@
 //! Generations in messages (rule R10): a node of an older generation is no coordinator, voter or primary in a
 //! newer one.
 //!
-//! Every control message names its sender's generation ([`Control::Of`]), once the sender has a state. A node rejects a message of an older generation,
+//! Every control message names its sender's cluster and generation ([`Envelope`]), once the sender has a state. A node rejects a message of an older generation,
 //! and its answer names the newer one. A node that learns of a newer generation, from a message or an answer,
 //! gives up its topology log and returns under the newer generation (`given_up`). Replication needs only its
 //! terms, which a takeover raises.
@@ -18,11 +18,11 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use super::Node;
-use super::control::{CONTROL_BYTES_MAX, Control, ControlAnswer, ask};
+use super::control::{CONTROL_BYTES_MAX, Control, ControlAnswer, Envelope, ask};
 use super::superseded_log::{NoteSuperseded, Returning};
 use crate::cluster::state::ClusterState;
 use crate::cluster::takeover::Generation;
-use crate::id::{ClusterId, Epoch, NodeId};
+use crate::id::{Epoch, NodeId};
 use crate::mutation::{Mutation, planted};
 use crate::net::{Peers, wire};
 
@@ -83,41 +83,13 @@ fn followed(state: &ClusterState, floor: u32) -> Generation {
     if state.epoch > 0 { state.generation() } else { Generation { number: floor, by: None } }
 }
 
-/// Returns the request as it is sent: with the sender's generation and cluster, if it has them.
-pub(super) fn named(state: &ClusterState, floor: u32, question: Control) -> Control {
-    let mine = followed(state, floor);
-    let is_read = mine.number > 0 || state.epoch > 0;
-    let question = if is_read { Control::Of(mine, wire::encode(&question).into()) } else { question };
-    match state.epoch > 0 {
-        true => Control::In(state.cluster_id, wire::encode(&question).into()),
-        false => question,
-    }
-}
-
-/// A request, and its sender's cluster and generation.
-pub(super) struct Unnamed {
-    pub(super) cluster: Option<ClusterId>,
-    pub(super) generation: Option<Generation>,
-    pub(super) question: Control,
-}
-
-/// Decodes a request that [`named`] made.
-pub(super) fn unnamed(question: Control) -> Result<Unnamed, String> {
-    let inner = |body: Bytes| {
-        wire::decode::<Control, CONTROL_BYTES_MAX>(&body)
-            .map_err(|_| "the nested request is not one of this protocol".to_owned())
-    };
-    let (cluster, question) = match question {
-        Control::In(cluster, body) => (Some(cluster), inner(body)?),
-        question => (None, question),
-    };
-    let (generation, question) = match question {
-        Control::Of(generation, body) => (Some(generation), inner(body)?),
-        question => (None, question),
-    };
-    match question {
-        Control::In(..) | Control::Of(..) => Err("the nested request is not one of this protocol".to_owned()),
-        question => Ok(Unnamed { cluster, generation, question }),
+/// Returns the request as it is sent. `floor` is the generation for which this node gave up its own.
+pub(super) fn envelope(state: &ClusterState, floor: u32, question: Control) -> Envelope {
+    let has_state = state.epoch > 0;
+    Envelope {
+        cluster: has_state.then_some(state.cluster_id),
+        generation: (has_state || floor > 0).then(|| followed(state, floor)),
+        question,
     }
 }
 
@@ -154,8 +126,8 @@ fn refusal(mine: Generation, theirs: Generation, relation: Relation) -> String {
 /// Answers a control message before the node is assembled, while it compares generations: reports the log
 /// that it follows, and answers no other request.
 pub fn answer_early(state: &ClusterState, body: &[u8]) -> Option<Bytes> {
-    let question = wire::decode::<Control, CONTROL_BYTES_MAX>(body).ok().and_then(|q| unnamed(q).ok());
-    let Some(Unnamed { question: Control::Compare, .. }) = question else { return None };
+    let envelope = wire::decode::<Envelope, CONTROL_BYTES_MAX>(body).ok()?;
+    let Control::Compare = envelope.question else { return None };
     Some(wire::encode(&ControlAnswer::Compared(GenerationReport::of(state, false))).into())
 }
 
@@ -288,8 +260,8 @@ pub async fn compare(
     peers.set_peers(book);
     for round in 1_u32.. {
         for node in unheard.clone() {
-            let question = named(state, 0, Control::Compare);
-            match ask(peers, node, &question, COMPARE_TIMEOUT).await {
+            let envelope = envelope(state, 0, Control::Compare);
+            match ask(peers, node, &envelope, COMPARE_TIMEOUT).await {
                 Ok(ControlAnswer::Compared(theirs)) => {
                     let theirs = theirs.generation;
                     match relation(state.generation(), theirs) {
@@ -330,6 +302,7 @@ pub async fn compare(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::ClusterId;
 
     const A: Generation = Generation { number: 1, by: Some(NodeId::from_bytes([1; 32])) };
     const B: Generation = Generation { number: 1, by: Some(NodeId::from_bytes([2; 32])) };
@@ -351,17 +324,15 @@ mod tests {
     }
 
     #[test]
-    fn question_names_its_cluster_and_generation_once_its_sender_has_a_state() {
-        assert!(matches!(named(&ClusterState::default(), 0, Control::Hello), Control::Hello));
+    fn envelope_names_cluster_and_generation_once_its_sender_has_a_state() {
+        let new = envelope(&ClusterState::default(), 0, Control::Hello);
+        assert_eq!((new.cluster, new.generation), (None, None));
         let cluster_id = ClusterId::from_bytes([7; 16]);
         let state = ClusterState { epoch: 5, cluster_id, ..ClusterState::default() };
-        let Unnamed { cluster, generation, question } = unnamed(named(&state, 0, Control::Hello)).unwrap();
-        assert!(matches!((generation, question), (Some(Generation { number: 0, by: None }), Control::Hello)));
-        assert_eq!(cluster, Some(cluster_id));
-        let returning = named(&ClusterState::default(), 2, Control::Hello);
-        assert!(matches!(unnamed(returning).unwrap().generation, Some(Generation { number: 2, by: None })));
-        let nested =
-            Control::Of(A, wire::encode(&Control::Of(A, wire::encode(&Control::Hello).into())).into());
-        assert!(unnamed(nested).is_err());
+        let member = envelope(&state, 0, Control::Hello);
+        assert_eq!((member.cluster, member.generation), (Some(cluster_id), Some(Generation::default())));
+        let returning = envelope(&ClusterState::default(), 2, Control::Hello);
+        let followed = Generation { number: 2, by: None };
+        assert_eq!((returning.cluster, returning.generation), (None, Some(followed)));
     }
 }

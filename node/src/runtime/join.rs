@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use futures::stream::FuturesUnordered;
 
-use super::control::{Control, ControlAnswer, ask};
+use super::control::{Control, ControlAnswer, Envelope, ask};
 use crate::id::{ClusterId, NodeId};
 use crate::net::{DialError, Network};
 
@@ -181,7 +181,8 @@ async fn ask_one(network: &Network, addr: &str) -> Result<Asked, JoinError> {
             return Ok(Asked::Nobody);
         }
     };
-    match ask(&network.peers(), peer, &Control::Hello, HELLO_TIMEOUT).await {
+    let hello = Envelope::without_state(Control::Hello);
+    match ask(&network.peers(), peer, &hello, HELLO_TIMEOUT).await {
         Ok(ControlAnswer::Hello { cluster_id: Some(cluster_id), coordinator, members }) => {
             return Ok(Asked::Found(Introduction { cluster_id, coordinator, members }));
         }

@@ -51,11 +51,10 @@ use tokio::task::AbortHandle;
 
 use self::addresses::{client_addr, peer_addrs};
 use self::bootstrap::HeardAddrs;
-use self::control::{CONTROL_BYTES_MAX, Control, ControlAnswer};
+use self::control::{CONTROL_BYTES_MAX, Control, ControlAnswer, Envelope};
 use self::events::EventLog;
 use self::from_settings::{limits, network_config};
 pub use self::generation::{RestartRequired, answer_early, compare};
-use self::generation::{Unnamed, unnamed};
 use self::gossip::Reports;
 pub use self::join::JoinError;
 pub use self::last_words::note_last_words;
@@ -537,36 +536,27 @@ impl Node {
     }
 
     fn on_control(self: &Arc<Self>, from: NodeId, body: &[u8], reply: Responder) {
-        let Ok(question) = wire::decode::<Control, CONTROL_BYTES_MAX>(body) else {
+        let Ok(envelope) = wire::decode::<Envelope, CONTROL_BYTES_MAX>(body) else {
             self.note_refused(Refused::Message, from, &"a control message");
             return;
         };
         let node = Arc::clone(self);
         self.host.spawn(async move {
-            let answer = node.answer_control(from, question).await;
+            let answer = node.answer_control(from, envelope).await;
             reply.send(wire::encode(&answer).into());
         });
     }
 
-    async fn answer_control(self: &Arc<Self>, from: NodeId, question: Control) -> ControlAnswer {
-        let Unnamed { cluster, generation, question } = match unnamed(question) {
-            Ok(read) => read,
-            Err(reason) => {
-                self.note_refused(Refused::Message, from, &reason);
-                return ControlAnswer::Failed(reason);
-            }
-        };
+    async fn answer_control(self: &Arc<Self>, from: NodeId, envelope: Envelope) -> ControlAnswer {
         let checked = self
-            .check_cluster(from, cluster)
-            .and_then(|()| self.check_generation(from, generation, &question))
-            .and_then(|()| self.check_asker(from, &question));
+            .check_cluster(from, envelope.cluster)
+            .and_then(|()| self.check_state(from, &envelope))
+            .and_then(|()| self.check_generation(from, envelope.generation, &envelope.question))
+            .and_then(|()| self.check_asker(from, &envelope.question));
         if let Err(refused) = checked {
             return refused;
         }
-        match question {
-            Control::Of(..) | Control::In(..) => {
-                ControlAnswer::Failed("the question is nested too deeply".into())
-            }
+        match envelope.question {
             Control::Compare => self.standpoint(),
             Control::Hello => self.introduce(),
             Control::Raft(body) => ControlAnswer::Raft(self.topology.handle(body).await),

@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Node;
 use super::control::{Control, ControlAnswer};
-use super::generation::named;
+use super::generation::envelope;
 use crate::cluster::state::{Change, Verdict};
 use crate::id::NodeId;
 use crate::topology::ProposeError;
@@ -96,8 +96,8 @@ impl Node {
         question: Control,
         timeout: Duration,
     ) -> Result<ControlAnswer, String> {
-        let question = named(&self.topology.state(), self.generation_floor, question);
-        match super::control::ask(&self.peers, node, &question, timeout).await? {
+        let envelope = envelope(&self.topology.state(), self.generation_floor, question);
+        match super::control::ask(&self.peers, node, &envelope, timeout).await? {
             ControlAnswer::OtherGeneration { generation, reason } => {
                 self.learn_generation(generation, node);
                 Err(reason)

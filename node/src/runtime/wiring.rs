@@ -6,8 +6,8 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 
 use super::Node;
-use super::control::{CONTROL_BYTES_MAX, Control, ControlAnswer};
-use super::generation::{answer_early, named};
+use super::control::{CONTROL_BYTES_MAX, Control, ControlAnswer, Envelope};
+use super::generation::{answer_early, envelope};
 use crate::id::NodeId;
 use crate::net::{Class, Handler, Peers, Responder, wire};
 use crate::topology::{RaftTransport, Topology};
@@ -60,11 +60,11 @@ pub(super) struct LogTransport {
 impl RaftTransport for LogTransport {
     fn call(&self, to: NodeId, body: Bytes) -> BoxFuture<'static, Result<Bytes, String>> {
         let question = Control::Raft(body);
-        let question = match self.inbound.topology.get() {
-            Some(topology) => named(&topology.state(), self.floor, question),
-            None => question,
+        let envelope = match self.inbound.topology.get() {
+            Some(topology) => envelope(&topology.state(), self.floor, question),
+            None => Envelope::without_state(question),
         };
-        let call = self.peers.call(to, Class::Control, wire::encode(&question).into());
+        let call = self.peers.call(to, Class::Control, wire::encode(&envelope).into());
         let inbound = Arc::clone(&self.inbound);
         Box::pin(async move {
             let body = call.await.map_err(|error| error.to_string())?;
