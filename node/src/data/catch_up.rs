@@ -12,11 +12,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use caskade_engine::ReadError;
 use caskade_engine::replicated::{InventoryEntry, Store};
+use caskade_engine::{ReadError, Record};
 use tokio::sync::oneshot;
 
-use super::message::{Bulk, BulkAction, BulkAnswer, ReplicationFrame, WireRecord, read_replication_answer};
+use super::message::{Bulk, BulkAction, BulkAnswer, ReplicationFrame, read_replication_answer};
 use super::plane::Plane;
 use super::tasks::Job;
 use crate::cluster::state::{
@@ -435,7 +435,7 @@ impl Plane {
             for record in records.map_err(|error| CopyError::Damaged(error.to_string()))? {
                 // Counted as in plan previews, so that the two can be compared.
                 bytes += record.stored_bytes() as usize;
-                batch.push(WireRecord::from(record));
+                batch.push(record);
                 if bytes >= MESSAGE_BYTES {
                     self.send_batch(transfer, std::mem::take(&mut batch), bytes, sent).await?;
                     bytes = 0;
@@ -451,7 +451,7 @@ impl Plane {
     async fn send_batch(
         self: &Arc<Self>,
         transfer: Transfer,
-        batch: Vec<WireRecord>,
+        batch: Vec<Record>,
         bytes: usize,
         sent: &mut Sent,
     ) -> Result<(), CopyError> {

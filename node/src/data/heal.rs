@@ -128,14 +128,13 @@ impl Plane {
     ) -> Option<Record> {
         let request = Request::Fetch { partition, position, version };
         let Answer::Record(Some(record)) = self.ask(node, &request).await else { return None };
-        let record = Record::from(record);
         (record.version == version && partition_of(&record.key) == partition).then_some(record)
     }
 
     /// Returns the answer to another node's request for a record.
     pub(super) fn fetch_answer(&self, partition: Partition, position: u64, version: u64) -> Answer {
         match self.engine.read_version(partition, position, version) {
-            Ok(record) => Answer::Record(record.map(Into::into)),
+            Ok(record) => Answer::Record(record),
             // The record is damaged on this node, too.
             Err(_) => Answer::Record(None),
         }

@@ -1,6 +1,7 @@
 //! Layout of the data plane's messages to peers.
 //!
-//! Replication frames are encoded by hand, because every write passes here; all other messages are bincode.
+//! Replication frames are encoded by hand, because every write passes here; all other messages are bincode,
+//! in which records have the layout of replication frames.
 //!
 //! ```text
 //! replicate:  kind=1 | position | record ...
@@ -22,7 +23,7 @@ use super::missing::DamagedPartition;
 use super::range::KeyRange;
 use crate::disk::DiskState;
 use crate::id::{Epoch, Partition, Term};
-use crate::kv::{ActionError, Entry, Failure, Meta, Operation, Outcome};
+use crate::kv::{Failure, Operation, Outcome};
 use crate::partition::{Place, Rejection};
 
 const KIND_REPLICATE: u8 = 1;
@@ -243,7 +244,7 @@ pub(super) enum Request {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) enum Answer {
     /// To `Execute`.
-    Outcome(WireOutcome),
+    Outcome(Outcome),
     /// To `Execute`, `KeysPage` and `KeysInOrder`: the operation failed for good.
     Failed(Failure),
     /// The answering node is not the serving primary, or not yet, or no longer: nothing was done.
@@ -259,98 +260,11 @@ pub(super) enum Answer {
     /// To `Figures`: partition, keys, bytes.
     Figures(Vec<(Partition, u64, u64)>),
     /// To `Fetch`: `None` if the record is damaged on the answering node, too, or absent.
-    Record(Option<WireRecord>),
+    Record(#[serde(with = "record_bytes::optional")] Option<Record>),
     /// To `KeysInOrder`.
     KeysInOrder { keys: Vec<Bytes>, next: Option<Bytes> },
     /// Of `Damage`: partitions that are damaged, and those that were named; places in data files, in words.
     Damage { partitions: Vec<DamagedPartition>, places: Vec<String> },
-}
-
-/// [`Outcome`] as peers exchange it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) enum WireOutcome {
-    Entry(Option<WireEntry>),
-    Meta(Option<Meta>),
-    Set {
-        written: bool,
-        old: Option<WireEntry>,
-    },
-    Integer(i64),
-    Changed(bool),
-    Value(Option<Bytes>),
-    Integers(Vec<Option<i64>>),
-    Wrote {
-        version: u64,
-        len: u64,
-    },
-    Unmet,
-    Absent,
-    Transaction(
-        #[serde(deserialize_with = "crate::nesting::bounded")] Option<Vec<Result<WireOutcome, ActionError>>>,
-    ),
-}
-
-/// [`Entry`] as peers exchange it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub(super) struct WireEntry {
-    value: Bytes,
-    user_flags: u32,
-    expiry_ms: u64,
-    version: u64,
-}
-
-impl From<Entry> for WireEntry {
-    fn from(entry: Entry) -> Self {
-        let Entry { value, user_flags, expiry_ms, version } = entry;
-        Self { value, user_flags, expiry_ms, version }
-    }
-}
-
-impl From<WireEntry> for Entry {
-    fn from(entry: WireEntry) -> Self {
-        let WireEntry { value, user_flags, expiry_ms, version } = entry;
-        Self { value, user_flags, expiry_ms, version }
-    }
-}
-
-impl From<Outcome> for WireOutcome {
-    fn from(outcome: Outcome) -> Self {
-        match outcome {
-            Outcome::Entry(entry) => Self::Entry(entry.map(Into::into)),
-            Outcome::Meta(meta) => Self::Meta(meta),
-            Outcome::Set { written, old } => Self::Set { written, old: old.map(Into::into) },
-            Outcome::Integer(n) => Self::Integer(n),
-            Outcome::Changed(changed) => Self::Changed(changed),
-            Outcome::Value(value) => Self::Value(value),
-            Outcome::Integers(numbers) => Self::Integers(numbers),
-            Outcome::Wrote { version, len } => Self::Wrote { version, len },
-            Outcome::Unmet => Self::Unmet,
-            Outcome::Absent => Self::Absent,
-            Outcome::Transaction(outcomes) => Self::Transaction(
-                outcomes.map(|all| all.into_iter().map(|outcome| outcome.map(Into::into)).collect()),
-            ),
-        }
-    }
-}
-
-impl From<WireOutcome> for Outcome {
-    fn from(outcome: WireOutcome) -> Self {
-        match outcome {
-            WireOutcome::Entry(entry) => Self::Entry(entry.map(Into::into)),
-            WireOutcome::Meta(meta) => Self::Meta(meta),
-            WireOutcome::Set { written, old } => Self::Set { written, old: old.map(Into::into) },
-            WireOutcome::Integer(n) => Self::Integer(n),
-            WireOutcome::Changed(changed) => Self::Changed(changed),
-            WireOutcome::Value(value) => Self::Value(value),
-            WireOutcome::Integers(numbers) => Self::Integers(numbers),
-            WireOutcome::Wrote { version, len } => Self::Wrote { version, len },
-            WireOutcome::Unmet => Self::Unmet,
-            WireOutcome::Absent => Self::Absent,
-            WireOutcome::Transaction(outcomes) => Self::Transaction(
-                outcomes.map(|all| all.into_iter().map(|outcome| outcome.map(Into::into)).collect()),
-            ),
-        }
-    }
 }
 
 /// A primary's request to a replica during a transfer.
@@ -373,7 +287,7 @@ pub(super) enum BulkAction {
     /// Returns the keys of the records at these positions.
     Keys(Vec<u64>),
     /// Stores these records; the highest version wins. Rejected if the transfer is closed.
-    Store(Vec<WireRecord>),
+    Store(#[serde(with = "record_bytes")] Vec<Record>),
     /// Returns the records at these positions, including tombstones, as many as fit.
     Records(Vec<u64>),
 }
@@ -390,32 +304,54 @@ pub(super) enum BulkAnswer {
     Refused(String),
     /// All records at the first `positions` of the requested positions.
     Records {
-        records: Vec<WireRecord>,
+        #[serde(with = "record_bytes")]
+        records: Vec<Record>,
         positions: u32,
     },
 }
 
-/// A record as peers exchange it in bulk messages.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct WireRecord {
-    key: Bytes,
-    version: u64,
-    expiry_ms: u64,
-    user_flags: u32,
-    value: Option<Bytes>,
-}
+/// Serde form of records in bincode messages: one byte string with their layout in replication frames.
+mod record_bytes {
+    use serde::{Deserializer, Serializer, de::Error};
 
-impl From<Record> for WireRecord {
-    fn from(record: Record) -> Self {
-        let Record { key, version, expiry_ms, user_flags, value } = record;
-        Self { key, version, expiry_ms, user_flags, value }
+    use super::{Bytes, BytesMut, Deserialize, Record, Serialize, put_record, take_record};
+
+    pub(super) fn serialize<S: Serializer>(records: &[Record], serializer: S) -> Result<S::Ok, S::Error> {
+        let mut out = BytesMut::new();
+        records.iter().for_each(|record| put_record(&mut out, record));
+        out.freeze().serialize(serializer)
     }
-}
 
-impl From<WireRecord> for Record {
-    fn from(record: WireRecord) -> Self {
-        let WireRecord { key, version, expiry_ms, user_flags, value } = record;
-        Self { key, version, expiry_ms, user_flags, value }
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Record>, D::Error> {
+        let mut body = Bytes::deserialize(deserializer)?;
+        let mut records = Vec::new();
+        while !body.is_empty() {
+            records.push(take_record(&mut body).ok_or_else(|| D::Error::custom("a record is incomplete"))?);
+        }
+        Ok(records)
+    }
+
+    /// The same for at most one record.
+    pub(super) mod optional {
+        use super::{Deserializer, Error, Record, Serializer};
+
+        pub(in super::super) fn serialize<S: Serializer>(
+            record: &Option<Record>,
+            serializer: S,
+        ) -> Result<S::Ok, S::Error> {
+            super::serialize(record.as_slice(), serializer)
+        }
+
+        pub(in super::super) fn deserialize<'de, D: Deserializer<'de>>(
+            deserializer: D,
+        ) -> Result<Option<Record>, D::Error> {
+            let mut records = super::deserialize(deserializer)?;
+            let record = records.pop();
+            match records.is_empty() {
+                true => Ok(record),
+                false => Err(D::Error::custom("more than one record")),
+            }
+        }
     }
 }
 
@@ -424,6 +360,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::net::wire;
+
+    const BYTES_MAX: usize = 1 << 20;
 
     proptest! {
         #[test]
@@ -464,6 +403,27 @@ mod tests {
             prop_assert_eq!(
                 read_replication_answer(replication_answer(result, disk)), (result, Some(disk))
             );
+        }
+
+        #[test]
+        fn records_in_bulk_messages_decode_to_the_same_records(
+            version: u64, user_flags: u32, count in 0..4_usize,
+            key in proptest::collection::vec(any::<u8>(), 0..40),
+            value in proptest::option::of(proptest::collection::vec(any::<u8>(), 0..200)),
+        ) {
+            let record = Record {
+                key: key.into(), version, expiry_ms: 5, user_flags, value: value.map(Bytes::from),
+            };
+            let records = vec![record.clone(); count];
+            let bytes = wire::encode(&BulkAction::Store(records.clone()));
+            let decoded = wire::decode::<BulkAction, BYTES_MAX>(&bytes).unwrap();
+            prop_assert!(matches!(decoded, BulkAction::Store(found) if found == records));
+            prop_assert!(wire::decode::<BulkAction, BYTES_MAX>(&bytes[..bytes.len() - 1]).is_err());
+            for record in [None, Some(record)] {
+                let bytes = wire::encode(&Answer::Record(record.clone()));
+                let decoded = wire::decode::<Answer, BYTES_MAX>(&bytes).unwrap();
+                prop_assert!(matches!(decoded, Answer::Record(found) if found == record));
+            }
         }
 
         #[test]

@@ -120,7 +120,7 @@ impl Reply {
             Self::Local(sender) => drop(sender.send(result)),
             Self::Remote(responder) => {
                 let answer = match result {
-                    Ok(outcome) => Answer::Outcome(outcome.into()),
+                    Ok(outcome) => Answer::Outcome(outcome),
                     Err(failure) => Answer::Failed(failure),
                 };
                 responder.send(wire::encode(&answer).into());

@@ -133,7 +133,7 @@ impl Plane {
                     other => return Err(unexpected(&other)),
                 };
                 for record in records {
-                    self.merge_record(transfer, unmerged, record.into()).await?;
+                    self.merge_record(transfer, unmerged, record).await?;
                 }
                 self.tasks.advance(Work::Rejoin(transfer.node), done as u64, 0);
                 left = left.get(done..).unwrap_or_default();

@@ -543,7 +543,7 @@ pub(super) fn record(key: Bytes, effect: Effect) -> Record {
 /// Converts a primary's answer to a result. `epoch` is that of the state this node has applied.
 fn read_answer(answer: Result<Bytes, CallError>, writes: bool, epoch: Epoch) -> Attempt {
     match answer.map(|body| wire::decode::<Answer, ANSWER_BYTES_MAX>(&body)) {
-        Ok(Ok(Answer::Outcome(outcome))) => Attempt::Final(Ok(outcome.into())),
+        Ok(Ok(Answer::Outcome(outcome))) => Attempt::Final(Ok(outcome)),
         Ok(Ok(Answer::Failed(failure))) => Attempt::Final(Err(failure)),
         Ok(Ok(Answer::NotPrimary { epoch: theirs })) if theirs < epoch => Attempt::AgainSoon,
         Ok(Ok(Answer::NotPrimary { .. })) | Err(CallError::NotSent(_)) => Attempt::Again,

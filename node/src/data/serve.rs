@@ -13,7 +13,7 @@ use caskade_engine::{AppendError, Record};
 
 use super::catch_up::{MESSAGE_BYTES, keys_at};
 use super::message::{
-    Answer, Bulk, BulkAction, BulkAnswer, Position, ReplicationFrame, Request, WireRecord, replication_answer,
+    Answer, Bulk, BulkAction, BulkAnswer, Position, ReplicationFrame, Request, replication_answer,
 };
 use super::plane::{Plane, Reply, Role};
 use super::route::{Executed, damaged};
@@ -247,7 +247,7 @@ impl Plane {
                 Err(error) => return BulkAnswer::Refused(error.to_string()),
             };
             bytes += found.iter().map(|record| record.stored_bytes() as usize).sum::<usize>();
-            records.extend(found.into_iter().map(WireRecord::from));
+            records.extend(found);
             done += 1;
             if bytes >= MESSAGE_BYTES {
                 break;
@@ -257,11 +257,10 @@ impl Plane {
     }
 
     /// Appends records of a transfer, which the caller has counted in `storing`.
-    fn store_bulk(self: &Arc<Self>, partition: Partition, records: Vec<WireRecord>, reply: Responder) {
+    fn store_bulk(self: &Arc<Self>, partition: Partition, records: Vec<Record>, reply: Responder) {
         let plane = Arc::clone(self);
         let stored = move || plane.cells[usize::from(partition)].storing.fetch_sub(1, Ordering::AcqRel);
         let (engine, answering) = (self.engine.clone(), Arc::clone(self));
-        let records: Vec<Record> = records.into_iter().map(Into::into).collect();
         self.note_appending(records_bytes(&records));
         if self.contradicts(&records) {
             stored();

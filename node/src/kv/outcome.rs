@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 /// The live record of a key, without the key.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
     /// The value.
     pub value: Bytes,
@@ -32,7 +32,7 @@ pub struct Meta {
 }
 
 /// Answer to an action.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Outcome {
     /// To [`Action::Read`](super::Action::Read); to other actions, the state after them.
     Entry(Option<Entry>),
@@ -67,7 +67,9 @@ pub enum Outcome {
     /// The key is absent, and the action needs it; nothing was written.
     Absent,
     /// To a transaction: the result of each step. `None`: a watched key had changed, so nothing was done.
-    Transaction(Option<Vec<Result<Outcome, ActionError>>>),
+    Transaction(
+        #[serde(deserialize_with = "crate::nesting::bounded")] Option<Vec<Result<Outcome, ActionError>>>,
+    ),
 }
 
 impl Outcome {
