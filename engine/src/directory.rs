@@ -355,7 +355,7 @@ pub(crate) fn read_eras(file_system: &dyn FileSystem, directory: &Path) -> Resul
         Err(e) => return Err(IoError::new("read", &path, e).into()),
     };
     Eras::decode(&bytes).map(Some).map_err(|bad| match bad {
-        Bad::FormatVersion(_) => OpenError::Format { path, reason: bad.to_string() },
+        Bad::FormatVersion(_) | Bad::Former => OpenError::Format { path, reason: bad.to_string() },
         bad => OpenError::Eras { path, reason: bad.to_string() },
     })
 }

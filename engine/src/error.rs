@@ -69,12 +69,12 @@ pub enum OpenError {
         /// The directory.
         path: PathBuf,
     },
-    /// A file has another format version.
+    /// A file has another format version, or a build before the first release wrote it.
     #[error("{}: {reason}; open the store with the build that wrote it", path.display())]
     Format {
         /// The file.
         path: PathBuf,
-        /// The format version that the file states.
+        /// The format that the file has, and the one that this build reads.
         reason: String,
     },
     /// The eras file is missing or damaged.

@@ -49,9 +49,12 @@ use crate::slots::PARTITIONS;
 pub(crate) type Era = u32;
 
 /// Version of the layout; files of another version are rejected.
-pub(crate) const FORMAT_VERSION: u32 = 2;
+pub(crate) const FORMAT_VERSION: u32 = 1;
 
-const FILE_MAGIC: [u8; 8] = *b"CASKDATA";
+/// First bytes of the data files, eras files and snapshot markers of builds before the first release.
+const FORMER_MAGICS: [[u8; 8]; 3] = [*b"CASKDATA", *b"CASKERAS", *b"CASKSNAP"];
+
+const FILE_MAGIC: [u8; 8] = *b"CKADDATA";
 const FILE_VERSION_AT: usize = FILE_MAGIC.len();
 const FILE_KIND_AT: usize = FILE_VERSION_AT + size_of::<u32>();
 const FILE_ID_AT: usize = FILE_KIND_AT + size_of::<u32>();
@@ -95,7 +98,7 @@ const RECORD_LEN_MAX: u64 = (1 << 31) - 1;
 pub(crate) const FILE_ID_MAX: u64 = 1 << 62;
 
 /// First bytes of an eras file.
-pub(crate) const ERAS_MAGIC: [u8; 8] = *b"CASKERAS";
+pub(crate) const ERAS_MAGIC: [u8; 8] = *b"CKADERAS";
 const ERAS_VERSION_AT: usize = ERAS_MAGIC.len();
 const ERAS_FLOOR_AT: usize = ERAS_VERSION_AT + size_of::<u32>();
 const ERAS_VERSION_FLOOR_AT: usize = ERAS_FLOOR_AT + size_of::<u64>();
@@ -169,6 +172,8 @@ pub(crate) struct FileHeader {
 pub(crate) enum Bad {
     Short,
     Magic,
+    /// A file of a build before the first release.
+    Former,
     FormatVersion(u32),
     Checksum,
     Kind(u32),
@@ -180,6 +185,9 @@ impl fmt::Display for Bad {
         match self {
             Self::Short => f.write_str("it ends too early"),
             Self::Magic => f.write_str("it does not begin with the expected magic bytes"),
+            Self::Former => {
+                f.write_str("a build before the first release wrote it; this build cannot read it")
+            }
             Self::FormatVersion(version) => {
                 write!(f, "its format version is {version}, this build reads {FORMAT_VERSION}")
             }
@@ -206,6 +214,20 @@ fn put<const N: usize>(bytes: &mut [u8], at: usize, field: [u8; N]) {
     bytes[at..at + N].copy_from_slice(&field);
 }
 
+/// Returns why a file that begins with another magic is rejected. `crc_holds`: its checksum is valid, so that
+/// the magic is no damage.
+fn wrong_magic(bytes: &[u8], crc_holds: bool) -> Bad {
+    match crc_holds && FORMER_MAGICS.iter().any(|magic| bytes.starts_with(magic)) {
+        true => Bad::Former,
+        false => Bad::Magic,
+    }
+}
+
+/// Returns whether the last 4 bytes are the checksum of those before them.
+fn ends_with_crc(bytes: &[u8]) -> bool {
+    bytes.split_last_chunk().is_some_and(|(body, crc)| u32::from_le_bytes(*crc) == crc32fast::hash(body))
+}
+
 impl FileHeader {
     pub(crate) fn encode(&self) -> [u8; FILE_HEADER_LEN] {
         let mut bytes = [0; FILE_HEADER_LEN];
@@ -223,10 +245,10 @@ impl FileHeader {
     /// checksum differently.
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Bad> {
         let bytes: &[u8; FILE_HEADER_LEN] = bytes.first_chunk().ok_or(Bad::Short)?;
-        if !bytes.starts_with(&FILE_MAGIC) {
-            return Err(Bad::Magic);
-        }
         let crc_holds = u32_at(bytes, FILE_CRC_AT) == Some(crc32fast::hash(&bytes[..FILE_CRC_AT]));
+        if !bytes.starts_with(&FILE_MAGIC) {
+            return Err(wrong_magic(bytes, crc_holds));
+        }
         match u32_at(bytes, FILE_VERSION_AT).ok_or(Bad::Short)? {
             FORMAT_VERSION if crc_holds => {}
             FORMAT_VERSION => return Err(Bad::Checksum),
@@ -469,7 +491,7 @@ impl Eras {
             return Err(Bad::Fields);
         }
         if !bytes.starts_with(&ERAS_MAGIC) {
-            return Err(Bad::Magic);
+            return Err(wrong_magic(bytes, ends_with_crc(bytes)));
         }
         let (body, crc) = bytes.split_last_chunk().ok_or(Bad::Short)?;
         if u32::from_le_bytes(*crc) != crc32fast::hash(body) {

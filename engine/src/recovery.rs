@@ -9,7 +9,8 @@
 //! *damaged*: the bad stretch is quarantined (kept, reported, never served) and reading continues at the next
 //! whole record. A hint file without its data file is damage too. A record whose era is not its partition's
 //! belongs to a dropped partition and is dead. A file that is no data file, and whose id this store provably
-//! never allocated, is foreign: it is set aside, and is no damage. Rejects files of another format version.
+//! never allocated, is foreign: it is set aside, and is no damage. Rejects files of another format version, or of a
+//! build before the first release.
 
 pub(crate) mod load;
 
@@ -357,7 +358,9 @@ pub(crate) fn look_at(file_system: &dyn FileSystem, path: PathBuf, id: u64) -> R
     let mut bytes = vec![0; FILE_HEADER_LEN.min(len as usize)];
     file.read_exact_at(&mut bytes, 0).map_err(|e| IoError::new("read", &path, e))?;
     match FileHeader::decode(&bytes) {
-        Err(bad @ Bad::FormatVersion(_)) => Err(OpenError::Format { path, reason: bad.to_string() }),
+        Err(bad @ (Bad::FormatVersion(_) | Bad::Former)) => {
+            Err(OpenError::Format { path, reason: bad.to_string() })
+        }
         header => Ok(Known { id, path, header, len }),
     }
 }

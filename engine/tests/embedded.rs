@@ -5,7 +5,7 @@ mod support;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use caskade_engine::{AppendError, Batch, Conditional, Engine, Options, SyncPolicy};
+use caskade_engine::{AppendError, Batch, Conditional, Engine, OpenError, Options, SyncPolicy};
 use support::{copy_store, data_files, fast_directory, open, open_store, small, value};
 
 const POLICIES: [SyncPolicy; 3] = [SyncPolicy::Always, SyncPolicy::Interval(1), SyncPolicy::Never];
@@ -40,6 +40,24 @@ fn batch_is_made_whole_and_of_each_key_the_last_operation_counts() {
         drop(engine);
         check(&open(&options));
     }
+}
+
+#[test]
+fn store_of_a_build_before_the_first_release_is_rejected_and_not_changed() {
+    let directory = fast_directory();
+    let options = small(directory.path(), SyncPolicy::Always);
+    open(&options).put(b"key", b"value").unwrap();
+    let path = data_files(directory.path()).remove(0);
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[..8].copy_from_slice(b"CASKDATA");
+    bytes[8..12].copy_from_slice(&2_u32.to_le_bytes());
+    let sum = crc32fast::hash(&bytes[..32]).to_le_bytes();
+    bytes[32..36].copy_from_slice(&sum);
+    std::fs::write(&path, &bytes).unwrap();
+    let error = Engine::open(options).err().unwrap();
+    assert!(matches!(error, OpenError::Format { .. }), "{error}");
+    assert!(error.to_string().contains("a build before the first release wrote it"), "{error}");
+    assert_eq!(std::fs::read(&path).unwrap(), bytes, "the file was changed");
 }
 
 #[test]

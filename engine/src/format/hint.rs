@@ -19,10 +19,10 @@ use super::{Bad, Salt, array_at, put, u32_at, u64_at};
 use crate::format::Era;
 use crate::slots::PARTITIONS;
 
-const MAGIC: [u8; 8] = *b"CASKHINT";
+const MAGIC: [u8; 8] = *b"CKADHINT";
 /// Version of this layout. A hint of another version is not used: its data file is scanned and gets a new
 /// hint.
-const HINT_VERSION: u32 = 3;
+const HINT_VERSION: u32 = 1;
 const VERSION_AT: usize = MAGIC.len();
 const ID_AT: usize = VERSION_AT + size_of::<u32>();
 const SALT_AT: usize = ID_AT + size_of::<u64>();

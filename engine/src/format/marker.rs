@@ -5,10 +5,10 @@
 //!   state: 0 = partial, 1 = complete
 //! ```
 
-use super::{Bad, FORMAT_VERSION, u32_at, u64_at};
+use super::{Bad, FORMAT_VERSION, ends_with_crc, u32_at, u64_at, wrong_magic};
 
 /// First bytes of a marker.
-pub(crate) const MAGIC: [u8; 8] = *b"CASKSNAP";
+pub(crate) const MAGIC: [u8; 8] = *b"CKADSNAP";
 const VERSION_AT: usize = MAGIC.len();
 const STATE_AT: usize = VERSION_AT + size_of::<u32>();
 const FILES_AT: usize = STATE_AT + size_of::<u32>();
@@ -53,7 +53,7 @@ impl Marker {
 
     pub(crate) fn decode(bytes: &[u8]) -> Result<Self, Bad> {
         if !bytes.starts_with(&MAGIC) {
-            return Err(Bad::Magic);
+            return Err(wrong_magic(bytes, ends_with_crc(bytes)));
         }
         let (body, crc) = bytes.split_last_chunk().ok_or(Bad::Short)?;
         if u32::from_le_bytes(*crc) != crc32fast::hash(body) {

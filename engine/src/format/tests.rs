@@ -19,6 +19,30 @@ fn file_header_reads_back_and_any_flipped_bit_is_refused() {
 }
 
 #[test]
+fn files_of_builds_before_the_first_release_are_known_by_magic_and_checksum() {
+    let sealed = |magic: &[u8; 8], bytes: &[u8]| {
+        let mut former = [magic, &bytes[8..bytes.len() - 4]].concat();
+        former.extend_from_slice(&crc32fast::hash(&former).to_le_bytes());
+        former
+    };
+    let header = sealed(b"CASKDATA", &FileHeader { kind: FileKind::Log, id: 1, salt: SALT }.encode());
+    assert_eq!(FileHeader::decode(&header), Err(Bad::Former));
+    let eras = sealed(b"CASKERAS", &Eras::new().encode());
+    assert_eq!(Eras::decode(&eras), Err(Bad::Former));
+    let marker = sealed(b"CASKSNAP", &marker::Marker::Partial.encode());
+    assert_eq!(marker::Marker::decode(&marker), Err(Bad::Former));
+    // Without a valid checksum the magic is damage.
+    for (mut bytes, decode) in [
+        (header, (|bytes| FileHeader::decode(bytes).err()) as fn(&[u8]) -> Option<Bad>),
+        (eras, |bytes| Eras::decode(bytes).err()),
+        (marker, |bytes| marker::Marker::decode(bytes).err()),
+    ] {
+        bytes[9] ^= 1;
+        assert_eq!(decode(&bytes), Some(Bad::Magic));
+    }
+}
+
+#[test]
 fn record_reads_back_and_any_flipped_bit_is_refused() {
     let mut bytes = Vec::new();
     encode_record(&mut bytes, SALT, value_header(5), b"key", b"value");

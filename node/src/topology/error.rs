@@ -33,6 +33,16 @@ pub enum TopologyError {
         /// The damage.
         what: String,
     },
+    /// A file of a build before the first release.
+    #[error(
+        "'{}' was written by a build before the first release, and this build cannot read it; no data was \
+         changed; start the build that wrote it, or start this one with an empty data directory",
+        path.display()
+    )]
+    Former {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file of another format version.
     #[error(
         "'{}' has format {found}, this build reads {expected}: start a build that reads format {found}",

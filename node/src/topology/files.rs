@@ -18,11 +18,13 @@ use crate::reserve;
 
 const HEADER_BYTES: usize = 24;
 
-/// Magic and version of a kind of file.
+/// Magics and version of a kind of file.
 #[derive(Clone, Copy)]
 pub(super) struct Kind {
     /// First bytes of the file.
     pub(super) magic: [u8; 8],
+    /// First bytes of such a file of a build before the first release, whose body has another layout.
+    pub(super) former: Option<[u8; 8]>,
     /// Version of the body's layout.
     pub(super) version: u32,
 }
@@ -104,6 +106,10 @@ fn check(path: &Path, kind: Kind, bytes: &[u8]) -> Result<(), TopologyError> {
     let (version, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
     let (crc, rest) = rest.split_first_chunk::<4>().ok_or_else(short)?;
     let (length, body) = rest.split_first_chunk::<8>().ok_or_else(short)?;
+    let sum = u32::from_le_bytes(*crc);
+    if Some(*magic) == kind.former && sum == checksum(u32::from_le_bytes(*version), body) {
+        return Err(TopologyError::Former { path: path.to_owned() });
+    }
     if *magic != kind.magic {
         return Err(TopologyError::damaged(path, 0, "its first bytes are not those of such a file"));
     }
@@ -111,7 +117,7 @@ fn check(path: &Path, kind: Kind, bytes: &[u8]) -> Result<(), TopologyError> {
         return Err(TopologyError::damaged(path, 16, "its length differs from the length in its header"));
     }
     let version = u32::from_le_bytes(*version);
-    if u32::from_le_bytes(*crc) != checksum(version, body) {
+    if sum != checksum(version, body) {
         return Err(TopologyError::damaged(path, 12, "its checksum does not match"));
     }
     if version != kind.version {

@@ -1,7 +1,7 @@
 //! The topology log's file: its layout, its recovery, its writing.
 //!
 //! ```text
-//! file    | "CASKTLOG" 8 | version u32 | created u64 | crc u32 of what precedes it | record | record | ...
+//! file    | "CKADTLOG" 8 | version u32 | created u64 | crc u32 of what precedes it | record | record | ...
 //! record  | magic 4 | crc u32 | length u32 | durable u64 | body: length bytes |
 //! ```
 //! Numbers are little-endian. A record's CRC32 covers length, durable and body. `created` is the length of
@@ -22,7 +22,9 @@ use super::types::{Entry, LogId};
 use super::{codec, files};
 use crate::reserve;
 
-const FILE_MAGIC: [u8; 8] = *b"CASKTLOG";
+const FILE_MAGIC: [u8; 8] = *b"CKADTLOG";
+/// First bytes of a log of a build before the first release, whose entries have another layout.
+const FORMER_MAGIC: [u8; 8] = *b"CASKTLOG";
 const FORMAT: u32 = 1;
 const FILE_HEADER_BYTES: usize = 24;
 const RECORD_MAGIC: [u8; 4] = [0xc7, b'T', b'R', 0x1d];
@@ -181,7 +183,11 @@ fn check_file_header(path: &Path, bytes: &[u8]) -> Result<u64, TopologyError> {
     let (created, rest) = rest.split_first_chunk::<8>().ok_or_else(short)?;
     let (crc, _) = rest.split_first_chunk::<4>().ok_or_else(short)?;
     let (version, created) = (u32::from_le_bytes(*version), u64::from_le_bytes(*created));
-    if *magic != FILE_MAGIC || u32::from_le_bytes(*crc) != header_checksum(version, created) {
+    let sum = u32::from_le_bytes(*crc);
+    if *magic == FORMER_MAGIC && sum == header_checksum(FORMER_MAGIC, version, created) {
+        return Err(TopologyError::Former { path: path.to_owned() });
+    }
+    if *magic != FILE_MAGIC || sum != header_checksum(FILE_MAGIC, version, created) {
         return Err(TopologyError::damaged(path, 0, "the file's header does not match its checksum"));
     }
     if version != FORMAT {
@@ -190,9 +196,9 @@ fn check_file_header(path: &Path, bytes: &[u8]) -> Result<u64, TopologyError> {
     Ok(created)
 }
 
-fn header_checksum(version: u32, created: u64) -> u32 {
+fn header_checksum(magic: [u8; 8], version: u32, created: u64) -> u32 {
     let mut crc = crc32fast::Hasher::new();
-    crc.update(&FILE_MAGIC);
+    crc.update(&magic);
     crc.update(&version.to_le_bytes());
     crc.update(&created.to_le_bytes());
     crc.finalize()
@@ -206,7 +212,7 @@ fn whole_file(bodies: &[Vec<u8>]) -> Vec<u8> {
     let mut bytes = FILE_MAGIC.to_vec();
     bytes.extend_from_slice(&FORMAT.to_le_bytes());
     bytes.extend_from_slice(&created.to_le_bytes());
-    bytes.extend_from_slice(&header_checksum(FORMAT, created).to_le_bytes());
+    bytes.extend_from_slice(&header_checksum(FILE_MAGIC, FORMAT, created).to_le_bytes());
     bytes.append(&mut records);
     bytes
 }

@@ -34,7 +34,7 @@ use crate::supervise::{Part, ThreadGuard};
 const LOG_NAME: &str = "log";
 const VOTE_NAME: &str = "vote";
 const LOCK_NAME: &str = "LOCK";
-const VOTE: Kind = Kind { magic: *b"CASKVOTE", version: 1 };
+const VOTE: Kind = Kind { magic: *b"CASKVOTE", former: None, version: 1 };
 
 /// Maximum of jobs queued for the writing thread; openraft itself has only a few outstanding.
 const QUEUE_JOBS_MAX: usize = 256;

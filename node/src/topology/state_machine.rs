@@ -25,7 +25,7 @@ use crate::cluster::state::ClusterState;
 
 /// Name of the snapshot's file.
 pub(super) const SNAPSHOT_NAME: &str = "snapshot";
-const SNAPSHOT: Kind = Kind { magic: *b"CASKSNAP", version: 1 };
+const SNAPSHOT: Kind = Kind { magic: *b"CKADTSNP", former: Some(*b"CASKSNAP"), version: 1 };
 
 /// The present state, its last applied entry and its membership; cheap to clone.
 #[derive(Clone, Default)]

@@ -248,3 +248,32 @@ async fn damaged_vote_or_snapshot_or_a_missing_log_is_refused() {
     flip_last("vote");
     assert!(matches!(LogStore::open(dir.path(), guard()), Err(TopologyError::Damaged { .. })));
 }
+
+#[tokio::test]
+async fn files_of_builds_before_the_first_release_are_rejected_as_such() {
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path()).close().await;
+    let mut machine = StateMachine::open(dir.path()).unwrap();
+    machine
+        .apply([Entry { log_id: log_id(1), payload: EntryPayload::Normal(vec![found(1)].into()) }])
+        .await
+        .unwrap();
+    machine.get_snapshot_builder().await.build_snapshot().await.unwrap();
+    let log = dir.path().join("log");
+    let mut bytes = std::fs::read(&log).unwrap();
+    bytes[..8].copy_from_slice(b"CASKTLOG");
+    let sum = crc32fast::hash(&bytes[..20]).to_le_bytes();
+    std::fs::write(&log, [&bytes[..20], &sum, &bytes[24..]].concat()).unwrap();
+    let error = LogStore::open(dir.path(), guard()).err().unwrap();
+    assert!(error.to_string().contains("before the first release"), "{error}");
+    // A snapshot's checksum does not cover its first bytes.
+    let snapshot = dir.path().join("snapshot");
+    let mut bytes = std::fs::read(&snapshot).unwrap();
+    bytes[..8].copy_from_slice(b"CASKSNAP");
+    std::fs::write(&snapshot, &bytes).unwrap();
+    let error = StateMachine::open(dir.path()).err().unwrap();
+    assert!(error.to_string().contains("before the first release"), "{error}");
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&snapshot, &bytes).unwrap();
+    assert!(matches!(StateMachine::open(dir.path()), Err(TopologyError::Damaged { .. })));
+}
