@@ -76,7 +76,7 @@ impl ClusterState {
                 };
                 let planned = self.is_planned_copy(primary.partition, replica.node);
                 self.promote_copy(primary.partition, replica, promotion)?;
-                if let Some(plan) = self.plan.as_mut().filter(|_| planned) {
+                if let Some(plan) = self.plans.running.as_mut().filter(|_| planned) {
                     plan.moved_keys = plan.moved_keys.saturating_add(*sent_keys);
                     plan.moved_bytes = plan.moved_bytes.saturating_add(*sent_bytes);
                 }
@@ -132,7 +132,7 @@ impl ClusterState {
         }
         self.cluster_id = cluster_id;
         self.replication_factor = replication_factor;
-        self.operations.protocol_version = founder.protocol;
+        self.protocol_version = founder.protocol;
         Arc::make_mut(&mut self.members).insert(founder.node, admitted(founder, epoch));
         self.ring = Ring::compute(&Ring::default(), &self.ring_members(), replication_factor);
         let only = Replica::assigned(founder.node, ReplicaRole::InSync, epoch);
@@ -157,7 +157,7 @@ impl ClusterState {
             ));
         }
         self.check_protocol(announcement)?;
-        let (before, had_plan) = (self.before(), self.plan.is_some());
+        let (before, had_plan) = (self.before(), self.plans.running.is_some());
         Arc::make_mut(&mut self.members).insert(node, admitted(announcement, epoch));
         match former {
             None => self.place_new(announcement, epoch),
@@ -181,8 +181,8 @@ impl ClusterState {
         if announcement.weight == 0 {
             return;
         }
-        if self.operations.manual_rebalance {
-            self.operations.placement.waiting.insert(node);
+        if self.manual_rebalance {
+            self.placement.waiting.insert(node);
         } else {
             self.retarget(format!("node {} joined", node.short()), epoch);
         }
@@ -192,7 +192,7 @@ impl ClusterState {
     /// set.
     fn follow_announced(&mut self, former: &Announcement, announcement: &Announcement, epoch: Epoch) {
         let node = announcement.node;
-        if let Some(set) = self.operations.placement.overrides.get_mut(&node) {
+        if let Some(set) = self.placement.overrides.get_mut(&node) {
             set.weight = set.weight.filter(|_| former.weight == announcement.weight);
             set.zone = set.zone.take().filter(|_| former.zone == announcement.zone);
         }
@@ -248,7 +248,7 @@ impl ClusterState {
             ));
         }
         self.caught_up(partition, named)?;
-        Arc::make_mut(&mut self.operations.flips).insert(partition, promotion);
+        Arc::make_mut(&mut self.promotions).insert(partition, promotion);
         Ok(())
     }
 
@@ -312,16 +312,17 @@ impl ClusterState {
         }
         (0..PARTITIONS).for_each(|partition| self.arrange(partition));
         if added + carried > 0 {
-            self.plans_total += 1;
+            self.plans.total += 1;
             let (copies_total, copies_ideal) = (added + carried, ideal + carried);
-            let (id, moved_keys, moved_bytes) = (self.plans_total, 0, 0);
-            self.plan = Some(Plan { id, cause, epoch, copies_total, copies_ideal, moved_keys, moved_bytes });
+            let (id, moved_keys, moved_bytes) = (self.plans.total, 0, 0);
+            self.plans.running =
+                Some(Plan { id, cause, epoch, copies_total, copies_ideal, moved_keys, moved_bytes });
         }
     }
 
     /// Counts the incomplete copies of the running plan that `ring` still names.
     fn copies_in_the_making(&self, ring: &Ring) -> u32 {
-        let Some(plan) = &self.plan else { return 0 };
+        let Some(plan) = &self.plans.running else { return 0 };
         let made_for = |partition: Partition, replica: &Replica| {
             replica.is_new_since(plan.epoch) && ring.replicas(partition).contains(&replica.node)
         };
@@ -333,7 +334,7 @@ impl ClusterState {
 
     /// Returns whether the running plan includes this copy, and it is incomplete.
     fn is_planned_copy(&self, partition: Partition, node: NodeId) -> bool {
-        let Some(plan) = &self.plan else { return false };
+        let Some(plan) = &self.plans.running else { return false };
         let replica = self.partition(partition).and_then(|placed| placed.replica(node));
         let made_for_it = replica.is_some_and(|replica| replica.is_new_since(plan.epoch));
         made_for_it && self.ring.replicas(partition).contains(&node)
@@ -341,7 +342,7 @@ impl ClusterState {
 
     /// Clears the plan when its copies are complete and those they replace are released.
     fn finish_plan(&mut self) {
-        let Some(plan) = &self.plan else { return };
+        let Some(plan) = &self.plans.running else { return };
         let done = |(partition, state): (Partition, &PartitionState)| {
             let target = self.ring.replicas(partition);
             state.replicas.iter().filter(|replica| replica.stand_in.is_none()).all(|replica| {
@@ -350,9 +351,9 @@ impl ClusterState {
             })
         };
         if self.partitions().all(done) {
-            self.operations.last_plan = self.plan.take();
-            self.operations.before = None;
-            self.operations.paused = false;
+            self.plans.last = self.plans.running.take();
+            self.plans.before = None;
+            self.plans.paused = false;
         }
     }
 

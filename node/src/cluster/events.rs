@@ -116,7 +116,7 @@ impl<'a> News<'a> {
     }
 
     fn plan(&mut self) {
-        let (old, new) = (self.old.plan.as_ref(), self.new.plan.as_ref());
+        let (old, new) = (self.old.plans.running.as_ref(), self.new.plans.running.as_ref());
         let running = |plan: &&Plan| old.is_some_and(|old| old.id == plan.id);
         if let Some(ended) = old.filter(|plan| new.is_none_or(|new| new.id != plan.id)) {
             let message = match new {
@@ -126,7 +126,7 @@ impl<'a> News<'a> {
                         ended.id, ended.cause
                     )
                 }
-                None if self.new.plans_total == ended.id => format!(
+                None if self.new.plans.total == ended.id => format!(
                     "plan {} is done ({}): its copies are made and those they replace released",
                     ended.id, ended.cause
                 ),
@@ -143,15 +143,15 @@ impl<'a> News<'a> {
                 started.copies_ideal
             );
             self.report(Severity::Info, Kind::Plan, None, message);
-        } else if new.is_none() && self.new.plans_total > old.map_or(self.old.plans_total, |plan| plan.id) {
-            let message = format!("plan {} started and is already done", self.new.plans_total);
+        } else if new.is_none() && self.new.plans.total > old.map_or(self.old.plans.total, |plan| plan.id) {
+            let message = format!("plan {} started and is already done", self.new.plans.total);
             self.report(Severity::Info, Kind::Plan, None, message);
         }
     }
 
     /// Returns whether the ring is the one from before the plan that was running.
     fn went_back(&self) -> bool {
-        let before = self.old.operations.before.as_ref();
+        let before = self.old.plans.before.as_ref();
         self.old.ring != self.new.ring && before.is_some_and(|before| *before.ring() == self.new.ring)
     }
 

@@ -15,11 +15,10 @@ use serde::{Deserialize, Serialize};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::apply::Rejected;
-use super::protocol::ProtocolVersion;
 use super::ring::{PARTITIONS, Ring};
 use super::state::{Change, ClusterState, Member, MemberStatus, Plan};
 use super::words::counted;
-use crate::id::{Epoch, Incarnation, NodeId, Partition};
+use crate::id::{Epoch, Incarnation, NodeId};
 
 /// Maximum of removed members that are remembered; the oldest are forgotten.
 pub const REMOVED_MAX: usize = 256;
@@ -142,27 +141,19 @@ pub struct Promotion {
     pub target_digest: u64,
 }
 
-/// Settings and operations of operators.
+/// The running plan, and those before it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Operations {
-    /// Inputs of the ring that operators control.
-    pub placement: Placement,
-    /// Former members, the newest last; at most [`REMOVED_MAX`].
-    pub removed: Vec<Removed>,
-    /// Whether a joining node waits for a rebalance before it receives data.
-    pub manual_rebalance: bool,
+pub struct Plans {
+    /// The running plan; `None` if the copies are where the ring names them.
+    pub running: Option<Plan>,
     /// Whether the copying of the running plan is paused.
     pub paused: bool,
-    /// Pace of copying on every node in bytes a second, which replaces each node's own setting.
-    pub throttle_bytes_per_s: Option<u64>,
     /// The state that an abort of the running plan restores.
     pub before: Option<Before>,
     /// The last plan that has ended.
-    pub last_plan: Option<Plan>,
-    /// Version of the peer protocol in use.
-    pub protocol_version: ProtocolVersion,
-    /// The last flip of each partition. States share the map while it is unchanged.
-    pub flips: Arc<BTreeMap<Partition, Promotion>>,
+    pub last: Option<Plan>,
+    /// Number of plans since the founding, which is the id of the newest.
+    pub total: u64,
 }
 
 impl Before {
@@ -194,7 +185,7 @@ impl ClusterState {
             Change::AbortPlan { plan } => self.abort(*plan, epoch),
             Change::SetThrottle { bytes_per_s } => self.set_throttle(*bytes_per_s),
             Change::SetAutoRebalance { enabled } => {
-                self.operations.manual_rebalance = !enabled;
+                self.manual_rebalance = !enabled;
                 Ok(())
             }
             _ => Err("this change is not an operation".to_owned()),
@@ -221,19 +212,19 @@ impl ClusterState {
 
     /// Returns the weight of a member: the operator's setting, or else the announced one.
     pub fn weight_of(&self, member: &Member) -> u32 {
-        let set = self.operations.placement.overrides.get(&member.announcement.node);
+        let set = self.placement.overrides.get(&member.announcement.node);
         set.and_then(|set| set.weight).unwrap_or(member.announcement.weight)
     }
 
     /// Returns the zone of a member: the operator's setting, or else the announced one.
     pub fn zone_of<'a>(&'a self, member: &'a Member) -> &'a str {
-        let set = self.operations.placement.overrides.get(&member.announcement.node);
+        let set = self.placement.overrides.get(&member.announcement.node);
         set.and_then(|set| set.zone.as_deref()).unwrap_or(&member.announcement.zone)
     }
 
     /// Returns the weight that the ring uses for a member: 0 while it leaves, or waits for a rebalance.
     pub fn share_of(&self, member: &Member) -> u32 {
-        let Placement { leaving, waiting, .. } = &self.operations.placement;
+        let Placement { leaving, waiting, .. } = &self.placement;
         let node = &member.announcement.node;
         if leaving.contains(node) || waiting.contains(node) { 0 } else { self.weight_of(member) }
     }
@@ -249,12 +240,12 @@ impl ClusterState {
     /// Returns the epoch in which the node was removed. `None`: it never was a member, still is one, or more
     /// than `REMOVED_MAX` nodes were removed after it.
     pub fn removed_in(&self, node: NodeId) -> Option<Epoch> {
-        self.operations.removed.iter().find(|removed| removed.node == node).map(|removed| removed.epoch)
+        self.removed.iter().find(|removed| removed.node == node).map(|removed| removed.epoch)
     }
 
     /// Returns the leaving members that have no copy any more: they can be retired.
     pub fn retirable(&self) -> Vec<NodeId> {
-        let leaving = self.operations.placement.leaving.iter().copied();
+        let leaving = self.placement.leaving.iter().copied();
         leaving.filter(|node| self.check_retirable(*node).is_ok()).collect()
     }
 
@@ -263,7 +254,7 @@ impl ClusterState {
         Before {
             ring: self.ring.clone(),
             replication_factor: self.replication_factor,
-            placement: self.operations.placement.clone(),
+            placement: self.placement.clone(),
         }
     }
 
@@ -271,7 +262,7 @@ impl ClusterState {
     /// before that plan.
     pub(super) fn note_before(&mut self, before: Before, had_plan: bool) {
         if !had_plan {
-            self.operations.before = self.plan.is_some().then_some(before);
+            self.plans.before = self.plans.running.is_some().then_some(before);
         }
     }
 
@@ -288,7 +279,7 @@ impl ClusterState {
         }
         // Work on a copy, so that an error leaves the state unchanged.
         let mut next = self.clone();
-        let (before, had_plan) = (self.before(), self.plan.is_some());
+        let (before, had_plan) = (self.before(), self.plans.running.is_some());
         match operation {
             AdminOperation::Leave { node } => next.leave(*node, epoch)?,
             AdminOperation::Remove { node, incarnation, accept_loss } => {
@@ -317,7 +308,7 @@ impl ClusterState {
         if self.known(node)?.status == MemberStatus::Down {
             return Err(format!("node {short} is down: start it again, or remove it"));
         }
-        if !self.operations.placement.leaving.insert(node) {
+        if !self.placement.leaving.insert(node) {
             return Err(format!("node {short} is leaving already"));
         }
         self.check_holders()?;
@@ -369,9 +360,9 @@ impl ClusterState {
             self.forget(old, epoch);
             self.promote_the_rest(epoch);
         } else {
-            self.operations.placement.leaving.insert(old);
+            self.placement.leaving.insert(old);
         }
-        let placement = &mut self.operations.placement;
+        let placement = &mut self.placement;
         placement.waiting.remove(&new);
         placement.overrides.entry(new).or_default().weight = (announced != weight).then_some(weight);
         self.adopt(ring, format!("node {new_short} replaces node {old_short}"), epoch);
@@ -389,7 +380,7 @@ impl ClusterState {
         if weight > WEIGHT_MAX {
             return Err(format!("a weight is {WEIGHT_MAX} at most"));
         }
-        let set = self.operations.placement.overrides.entry(node).or_default();
+        let set = self.placement.overrides.entry(node).or_default();
         set.weight = (announced != weight).then_some(weight);
         self.check_holders()?;
         self.retarget(format!("weight of node {short} set from {former} to {weight}"), epoch);
@@ -405,7 +396,7 @@ impl ClusterState {
             return Err(format!("the name of a zone has {ZONE_BYTES_MAX} bytes at most"));
         }
         let announced = member.announcement.zone.clone();
-        let set = self.operations.placement.overrides.entry(node).or_default();
+        let set = self.placement.overrides.entry(node).or_default();
         set.zone = (announced != zone).then(|| zone.to_owned());
         self.retarget(format!("zone of node {short} set to '{zone}'"), epoch);
         Ok(())
@@ -428,7 +419,7 @@ impl ClusterState {
     }
 
     fn rebalance(&mut self, epoch: Epoch) -> Result<(), Rejected> {
-        let waiting = std::mem::take(&mut self.operations.placement.waiting);
+        let waiting = std::mem::take(&mut self.placement.waiting);
         let former = self.ring.hash();
         self.retarget(
             format!("rebalance: {} given data", counted(waiting.len() as u32, "waiting node")),
@@ -449,7 +440,7 @@ impl ClusterState {
     fn check_retirable(&self, node: NodeId) -> Result<(), Rejected> {
         let short = node.short();
         self.known(node)?;
-        if !self.operations.placement.leaving.contains(&node) {
+        if !self.placement.leaving.contains(&node) {
             return Err(format!("node {short} is not leaving"));
         }
         let held = self.replicas_on(node).count() as u32;
@@ -461,13 +452,13 @@ impl ClusterState {
 
     fn set_paused(&mut self, plan: u64, paused: bool) -> Result<(), Rejected> {
         self.check_plan(plan)?;
-        if self.operations.paused == paused {
+        if self.plans.paused == paused {
             return Err(format!(
                 "plan {plan} {}",
                 if paused { "is paused already" } else { "is not paused" }
             ));
         }
-        self.operations.paused = paused;
+        self.plans.paused = paused;
         Ok(())
     }
 
@@ -476,7 +467,7 @@ impl ClusterState {
         if bytes_per_s.is_some_and(|rate| !bounds.contains(&rate)) {
             return Err(format!("a pace is {} to {} bytes a second", bounds.start(), bounds.end()));
         }
-        self.operations.throttle_bytes_per_s = bytes_per_s;
+        self.throttle_bytes_per_s = bytes_per_s;
         Ok(())
     }
 
@@ -484,7 +475,7 @@ impl ClusterState {
     /// stay members, without data.
     fn abort(&mut self, plan: u64, epoch: Epoch) -> Result<(), Rejected> {
         self.check_plan(plan)?;
-        let Some(before) = self.operations.before.clone() else {
+        let Some(before) = self.plans.before.clone() else {
             return Err(format!(
                 "plan {plan} undoes an aborted plan and cannot be aborted: pause it instead"
             ));
@@ -497,24 +488,24 @@ impl ClusterState {
             ));
         }
         self.replication_factor = before.replication_factor;
-        self.operations.placement = before.placement;
+        self.placement = before.placement;
         for (node, member) in self.members.iter() {
             if !before.ring.names(*node) && self.weight_of(member) > 0 {
-                let placement = &mut self.operations.placement;
+                let placement = &mut self.placement;
                 if !placement.leaving.contains(node) {
                     placement.waiting.insert(*node);
                 }
             }
         }
-        self.plan = None;
-        self.operations.before = None;
-        self.operations.paused = false;
+        self.plans.running = None;
+        self.plans.before = None;
+        self.plans.paused = false;
         self.adopt(before.ring, format!("plan {plan} was aborted"), epoch);
         Ok(())
     }
 
     fn check_plan(&self, plan: u64) -> Result<(), Rejected> {
-        match &self.plan {
+        match &self.plans.running {
             Some(running) if running.id == plan => Ok(()),
             Some(running) => Err(format!("plan {} is running, not {plan}", running.id)),
             None => Err("no plan is running".to_owned()),
@@ -565,7 +556,7 @@ impl ClusterState {
     /// Removes the node from the members and from all partitions; only the ring may still name it.
     fn forget(&mut self, node: NodeId, epoch: Epoch) {
         Arc::make_mut(&mut self.members).remove(&node);
-        let Operations { placement, removed, .. } = &mut self.operations;
+        let (placement, removed) = (&mut self.placement, &mut self.removed);
         placement.leaving.remove(&node);
         placement.waiting.remove(&node);
         placement.overrides.remove(&node);

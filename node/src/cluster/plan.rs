@@ -96,7 +96,7 @@ pub fn preview(
     };
     let mut after = state.clone();
     if joins {
-        after.operations.manual_rebalance = false;
+        after.manual_rebalance = false;
     }
     if let Some(Verdict::Rejected(reason)) = after.apply(&[change]).into_iter().next() {
         return Err(reason);
@@ -139,14 +139,14 @@ pub fn preview(
             .into_iter()
             .chain(short)
             .collect(),
-        joins_a_running_plan: state.plan.is_some(),
+        joins_a_running_plan: state.plans.running.is_some(),
         ..PlanPreview::default()
     })
 }
 
 /// Returns the announcement of a fictitious node, to preview a join.
 fn newcomer(state: &ClusterState, weight: u32, zone: &str) -> Announcement {
-    let version = state.operations.protocol_version;
+    let version = state.protocol_version;
     let free = (0..=u8::MAX).map(|number| NodeId::from_bytes([number; 32]));
     let unused = |node: &NodeId| !state.members.contains_key(node) && state.removed_in(*node).is_none();
     Announcement {
@@ -271,7 +271,7 @@ fn balance(state: &ClusterState) -> Vec<PlanShare> {
 
 /// Returns the last plan that has ended.
 pub fn last(state: &ClusterState) -> Option<PlanDone> {
-    let plan = state.operations.last_plan.as_ref()?;
+    let plan = state.plans.last.as_ref()?;
     Some(PlanDone {
         id: plan.id,
         cause: plan.cause.clone(),
@@ -285,11 +285,11 @@ pub fn last(state: &ClusterState) -> Option<PlanDone> {
 
 /// Returns the running plan, from the state and the tasks of the nodes.
 pub fn status(state: &ClusterState, tasks: &[Task]) -> Option<PlanStatus> {
-    let plan = state.plan.as_ref()?;
+    let plan = state.plans.running.as_ref()?;
     let migrations = || tasks.iter().filter(|task| task.kind == "migration");
     let left: u64 = migrations().map(|task| task.bytes_total.saturating_sub(task.bytes_done)).sum();
     let bytes_per_s = migrations().fold(0.0, |sum, task| sum + task.bytes_per_s);
-    let running = bytes_per_s > 0.0 && !state.operations.paused;
+    let running = bytes_per_s > 0.0 && !state.plans.paused;
     Some(PlanStatus {
         id: plan.id,
         cause: plan.cause.clone(),
@@ -298,14 +298,14 @@ pub fn status(state: &ClusterState, tasks: &[Task]) -> Option<PlanStatus> {
         copies_ideal: plan.copies_ideal,
         copies_made: state.plan_copies_made().unwrap_or(0),
         partitions_moving: state.moving(),
-        paused: state.operations.paused,
-        throttle_bytes_per_s: state.operations.throttle_bytes_per_s,
-        can_abort: state.operations.before.is_some(),
+        paused: state.plans.paused,
+        throttle_bytes_per_s: state.throttle_bytes_per_s,
+        can_abort: state.plans.before.is_some(),
         moved_keys: plan.moved_keys,
         moved_bytes: plan.moved_bytes,
         bytes_done: migrations().map(|task| task.bytes_done).sum(),
         bytes_total: migrations().map(|task| task.bytes_total).sum(),
-        bytes_per_s: if state.operations.paused { 0.0 } else { bytes_per_s },
+        bytes_per_s: if state.plans.paused { 0.0 } else { bytes_per_s },
         eta_s: running.then(|| left as f64 / bytes_per_s),
     })
 }

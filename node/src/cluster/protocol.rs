@@ -34,7 +34,7 @@ impl ClusterState {
     /// Returns the version to raise to, if all members support a higher one than that in use.
     pub fn version_to_raise(&self) -> Option<ProtocolVersion> {
         let common = self.common_version();
-        (common > self.operations.protocol_version).then_some(common)
+        (common > self.protocol_version).then_some(common)
     }
 
     /// Checks that a node with this announcement can be a member: it must support the version in use.
@@ -43,7 +43,7 @@ impl ClusterState {
     /// A text with both ranges and the remedy.
     pub fn check_protocol(&self, announcement: &Announcement) -> Result<(), Rejected> {
         let Announcement { protocol_min, protocol, .. } = announcement;
-        let used = self.operations.protocol_version;
+        let used = self.protocol_version;
         if (*protocol_min..=*protocol).contains(&used) {
             return Ok(());
         }
@@ -66,7 +66,7 @@ impl ClusterState {
                 Err(format!("the members now have version {raised} in common, not {wanted}"))
             }
             Some(raised) => {
-                self.operations.protocol_version = raised;
+                self.protocol_version = raised;
                 Ok(())
             }
         }

@@ -168,7 +168,7 @@ impl ClusterState {
 
     /// Returns the number of copies that the running plan has made, of [`super::state::Plan::copies_total`].
     pub fn plan_copies_made(&self) -> Option<u32> {
-        let plan = self.plan.as_ref()?;
+        let plan = self.plans.running.as_ref()?;
         let replicas = self.partitions.iter().flat_map(|state| &state.replicas);
         let missing = replicas.filter(|replica| replica.is_new_since(plan.epoch)).count() as u32;
         Some(plan.copies_total.saturating_sub(missing))

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::give_up::Loss;
-use super::operations::{AdminOperation, Basis, Operations};
+use super::operations::{AdminOperation, Basis, Placement, Plans, Promotion, Removed};
 use super::protocol::ProtocolVersion;
 use super::ring::Ring;
 use super::takeover::{OlderGeneration, TakenOver, Takeover};
@@ -187,12 +187,20 @@ pub struct ClusterState {
     /// The placement that the copies have, one entry per partition; empty before the founding. States share
     /// an entry while the partition is unchanged, so that a new state costs only what it changes.
     pub partitions: Vec<Arc<PartitionState>>,
-    /// The running plan; `None` if the copies are where the ring names them.
-    pub plan: Option<Plan>,
-    /// Number of plans so far.
-    pub plans_total: u64,
-    /// Settings and operations of operators, and the peer protocol in use.
-    pub operations: Operations,
+    /// Inputs of the ring that operators control.
+    pub placement: Placement,
+    /// Whether a joining node waits for a rebalance before it receives data.
+    pub manual_rebalance: bool,
+    /// The running plan, and those before it.
+    pub plans: Plans,
+    /// Pace of copying on every node in bytes a second, which replaces each node's own setting.
+    pub throttle_bytes_per_s: Option<u64>,
+    /// Former members, the newest last; at most [`REMOVED_MAX`](super::operations::REMOVED_MAX).
+    pub removed: Vec<Removed>,
+    /// The last promotion of a replica of each partition. States share the map while it is unchanged.
+    pub promotions: Arc<BTreeMap<Partition, Promotion>>,
+    /// Version of the peer protocol in use.
+    pub protocol_version: ProtocolVersion,
 }
 
 /// The primary of a partition, as the proposer of a change observed it.

@@ -21,8 +21,8 @@ pub fn status(state: &ClusterState) -> api::Status {
         replication_factor: state.replication_factor,
         copies_now: state.copies_now(),
         members: state.members.values().map(|one| member(state, one)).collect(),
-        auto_rebalance: !state.operations.manual_rebalance,
-        protocol: state.operations.protocol_version,
+        auto_rebalance: !state.manual_rebalance,
+        protocol: state.protocol_version,
         generation: state.generation,
         partitions_under_replicated: state.under_replicated(),
         partitions_moving: state.moving(),
@@ -64,7 +64,7 @@ fn ring_hash(state: &ClusterState) -> String {
 
 /// Returns one word for the condition of a member.
 pub(super) fn member_state(state: &ClusterState, member: &Member) -> &'static str {
-    let placement = &state.operations.placement;
+    let placement = &state.placement;
     match member.status {
         MemberStatus::Down => "down",
         _ if placement.leaving.contains(&member.announcement.node) => "leaving",
@@ -88,8 +88,8 @@ fn member(state: &ClusterState, member: &Member) -> api::MemberStatus {
         zone: state.zone_of(member).to_owned(),
         weight: state.weight_of(member),
         incarnation: announced.incarnation,
-        leaving: state.operations.placement.leaving.contains(&announced.node),
-        waiting: state.operations.placement.waiting.contains(&announced.node),
+        leaving: state.placement.leaving.contains(&announced.node),
+        waiting: state.placement.waiting.contains(&announced.node),
         protocol_min: announced.protocol_min,
         protocol_max: announced.protocol,
     }
@@ -160,13 +160,13 @@ fn warnings(state: &ClusterState) -> Vec<String> {
 /// Returns warnings of operations that an operator has paused, or still has to start.
 fn held_back(state: &ClusterState) -> Vec<String> {
     let mut warnings = Vec::new();
-    if let Some(plan) = state.plan.as_ref().filter(|_| state.operations.paused) {
+    if let Some(plan) = state.plans.running.as_ref().filter(|_| state.plans.paused) {
         warnings.push(format!(
             "plan {} ({}) is paused: its copies are not made until `caskctl plan resume`",
             plan.id, plan.cause
         ));
     }
-    let waiting = &state.operations.placement.waiting;
+    let waiting = &state.placement.waiting;
     if !waiting.is_empty() {
         let (hold, is) = (if waiting.len() == 1 { "holds" } else { "hold" }, named(waiting));
         warnings

@@ -472,7 +472,7 @@ impl Plane {
     /// node, nor those that a failure made necessary.
     fn is_paused(&self, partition: Partition, node: NodeId) -> bool {
         let state = self.state();
-        let Some(plan) = state.plan.as_ref().filter(|_| state.operations.paused) else {
+        let Some(plan) = state.plans.running.as_ref().filter(|_| state.plans.paused) else {
             return false;
         };
         let replica = state.partition(partition).and_then(|placed| placed.replica(node));
@@ -482,7 +482,7 @@ impl Plane {
 
     /// Returns the present rate limit of all copies from this node, bytes per second.
     pub fn pace_bytes_per_s(&self) -> u64 {
-        self.state().operations.throttle_bytes_per_s.unwrap_or(self.limits.migration_bytes_per_s)
+        self.state().throttle_bytes_per_s.unwrap_or(self.limits.migration_bytes_per_s)
     }
 
     /// Waits until so many bytes may be sent by the rate limit of copies and by the budget of all background
@@ -531,7 +531,7 @@ fn why_copied(state: &ClusterState, replica: &Replica) -> (&'static str, String)
     if let Some(stand_in) = replica.stand_in {
         return ("rebuild", format!("node {} is away", stand_in.of.short()));
     }
-    match &state.plan {
+    match &state.plans.running {
         Some(plan) if replica.assigned == replica.syncing_since => ("migration", plan.cause.clone()),
         _ if replica.assigned == replica.syncing_since => {
             ("migration", format!("node {} returned", replica.node.short()))

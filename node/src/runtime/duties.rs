@@ -35,7 +35,7 @@ const VOTER_DOWN_MAX: Duration = Duration::from_secs(300);
 /// Returns the members that may vote: all except those that leave, unless no other member exists. Their zones
 /// are those in use.
 fn may_vote(state: &ClusterState) -> BTreeMap<NodeId, Member> {
-    let leaving = &state.operations.placement.leaving;
+    let leaving = &state.placement.leaving;
     let staying = state.members.iter().filter(|(node, _)| !leaving.contains(node));
     let with_zone = |(node, member): (&NodeId, &Member)| {
         let mut member = member.clone();

@@ -40,7 +40,7 @@ impl Node {
     /// `CASK.PLAN`, with the words after it; returns JSON.
     pub(super) async fn plan(self: &Arc<Self>, words: &[String]) -> Result<String, String> {
         let state = self.topology.state();
-        let running = || state.plan.as_ref().map(|plan| plan.id).ok_or("no plan is running");
+        let running = || state.plans.running.as_ref().map(|plan| plan.id).ok_or("no plan is running");
         let (change, message) = match parse(&state, words)? {
             Request::Status => return json(&self.plan_answer(String::new())),
             Request::Ask(question) => return json(&self.preview(&state, &question).await?),
@@ -89,8 +89,8 @@ impl Node {
             epoch: state.epoch,
             plan: plan::status(&state, &self.cluster_tasks()),
             last: plan::last(&state),
-            auto_rebalance: !state.operations.manual_rebalance,
-            throttle_bytes_per_s: state.operations.throttle_bytes_per_s,
+            auto_rebalance: !state.manual_rebalance,
+            throttle_bytes_per_s: state.throttle_bytes_per_s,
         }
     }
 
@@ -105,7 +105,7 @@ impl Node {
         let operation = describe(question);
         let next = match question {
             Question::Operation(_) => format!("CASK.COMMIT {operation} {}", preview.token),
-            Question::Join { .. } if state.operations.manual_rebalance => {
+            Question::Join { .. } if state.manual_rebalance => {
                 "start caskd with --bootstrap; the node is admitted without data until `caskctl plan rebalance`"
                     .to_owned()
             }

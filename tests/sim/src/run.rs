@@ -294,7 +294,7 @@ fn missing(world: &World) -> Option<String> {
             return Some(format!("partition {number} is {partition:?}, and should be {target:?}"));
         }
     }
-    state.plan.as_ref().map(|plan| format!("a plan is not done: {plan:?}"))
+    state.plans.running.as_ref().map(|plan| format!("a plan is not done: {plan:?}"))
 }
 
 /// Checks that a write through a partition of every kind succeeds without a restart: a healed cluster takes

@@ -100,7 +100,7 @@ fn a_founded_cluster_serves_every_partition_from_its_founder() {
     let mut state = founded();
     assert_eq!((state.epoch, state.unavailable(), state.under_replicated(), state.moving()), (1, 0, 0, 0));
     assert!(state.partitions.iter().all(|p| p.term == 1 && p.settled && p.primary() == Some(node(1))));
-    assert_eq!((state.copies_now(), state.plan.is_none()), (1, true));
+    assert_eq!((state.copies_now(), state.plans.running.is_none()), (1, true));
     let again = Change::Found {
         cluster_id: ClusterId::default(),
         replication_factor: 2,
@@ -148,7 +148,7 @@ fn a_batch_of_changes_is_one_epoch_and_a_void_one_is_none() {
 fn a_join_is_a_plan_that_ends_when_its_copies_are_made_and_the_old_ones_released() {
     let mut state = cluster_of(3);
     register(&mut state, 4, 1).unwrap();
-    let plan = state.plan.clone().unwrap();
+    let plan = state.plans.running.clone().unwrap();
     assert_eq!((plan.copies_total, plan.copies_ideal, plan.epoch), (512, 512, state.epoch));
     assert_eq!(plan.cause, format!("node {} joined", node(4).short()));
     assert_eq!((state.copies_in_progress().count(), state.plan_copies_made()), (512, Some(0)));
@@ -157,7 +157,7 @@ fn a_join_is_a_plan_that_ends_when_its_copies_are_made_and_the_old_ones_released
     let handed_over = due.count() as u32;
     assert_eq!((state.under_replicated(), state.moving(), state.copies_now()), (0, 512 + handed_over, 2));
     converge(&mut state);
-    assert_eq!((state.plan.clone(), state.moving(), state.under_replicated()), (None, 0, 0));
+    assert_eq!((state.plans.running.clone(), state.moving(), state.under_replicated()), (None, 0, 0));
     assert!((0..PARTITIONS).all(|partition| state.converged(partition)));
     assert_eq!(state.replicas_on(node(4)).count(), 512);
 }
@@ -330,11 +330,11 @@ fn a_witness_joins_without_a_plan_and_a_new_weight_is_one() {
     let mut witness = announcement(3, 1);
     witness.weight = 0;
     apply(&mut state, Change::Register(witness.clone())).unwrap();
-    assert_eq!((state.plan.clone(), state.replicas_on(node(3)).count()), (None, 0));
+    assert_eq!((state.plans.running.clone(), state.replicas_on(node(3)).count()), (None, 0));
     witness.weight = 50;
     witness.incarnation = 2;
     apply(&mut state, Change::Register(witness)).unwrap();
-    assert!(state.plan.as_ref().unwrap().cause.contains("weight from 0 to 50"));
+    assert!(state.plans.running.as_ref().unwrap().cause.contains("weight from 0 to 50"));
     assert!(state.replicas_on(node(3)).count() > 400);
 }
 
@@ -343,11 +343,11 @@ fn a_second_join_takes_over_what_the_first_plan_had_to_copy() {
     let mut state = cluster_of(3);
     register(&mut state, 4, 1).unwrap();
     register(&mut state, 5, 1).unwrap();
-    let plan = state.plan.clone().unwrap();
+    let plan = state.plans.running.clone().unwrap();
     assert_eq!((plan.id, plan.copies_total), (4, state.copies_in_progress().count() as u32));
     assert_eq!(plan.copies_total, 819, "410 of the fifth, and what the fourth keeps of its 512");
     converge(&mut state);
-    assert_eq!((state.plan.clone(), state.moving()), (None, 0));
+    assert_eq!((state.plans.running.clone(), state.moving()), (None, 0));
 }
 
 /// Nodes with processes that may be dead, and their copies; every acknowledged write is on disk.

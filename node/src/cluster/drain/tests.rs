@@ -63,7 +63,7 @@ fn all_nodes_drained_continue_to_serve() {
 fn join_ends_although_the_node_that_is_to_be_first_is_drained() {
     let state = copied(&drained(&joined(&cluster_of(3), 4), 4));
     let state = handed_over(&state);
-    assert_eq!((state.primaries_of(node(4)), state.moving(), state.plan.clone()), (0, 0, None));
+    assert_eq!((state.primaries_of(node(4)), state.moving(), state.plans.running.clone()), (0, 0, None));
     let state = after(&state, [Change::Undrain { node: node(4), incarnation: 1 }]);
     assert!(converged(&state).primaries_of(node(4)) > 200);
 }

@@ -15,7 +15,7 @@ impl News<'_> {
         self.leaving();
         self.controlled();
         self.flipped();
-        let (old, new) = (self.old.operations.protocol_version, self.new.operations.protocol_version);
+        let (old, new) = (self.old.protocol_version, self.new.protocol_version);
         if old != new {
             let message =
                 format!("the cluster uses version {new} of the peer protocol from now on (before: {old})");
@@ -24,7 +24,7 @@ impl News<'_> {
     }
 
     fn leaving(&mut self) {
-        let (old, new) = (&self.old.operations.placement, &self.new.operations.placement);
+        let (old, new) = (&self.old.placement, &self.new.placement);
         let begun: BTreeSet<NodeId> = new.leaving.difference(&old.leaving).copied().collect();
         let stays = |node: &&NodeId| self.new.members.contains_key(node);
         let ended: BTreeSet<NodeId> = old.leaving.difference(&new.leaving).filter(stays).copied().collect();
@@ -50,9 +50,9 @@ impl News<'_> {
     }
 
     fn controlled(&mut self) {
-        let (old, new) = (&self.old.operations, &self.new.operations);
-        if let Some(plan) = self.new.plan.as_ref().filter(|_| old.paused != new.paused) {
-            let what = if new.paused { "is paused" } else { "continues" };
+        let (old, new) = (self.old, self.new);
+        if let Some(plan) = self.new.plans.running.as_ref().filter(|_| old.plans.paused != new.plans.paused) {
+            let what = if new.plans.paused { "is paused" } else { "continues" };
             self.report(Severity::Info, Kind::Plan, None, format!("plan {} {what}", plan.id));
         }
         if old.throttle_bytes_per_s != new.throttle_bytes_per_s {
@@ -72,11 +72,11 @@ impl News<'_> {
     /// own digests. Many copies have the sums of their digests (mod 2^64) on both sides, since the node
     /// returned or the plan began.
     fn flipped(&mut self) {
-        if self.old.operations.flips == self.new.operations.flips {
+        if self.old.promotions == self.new.promotions {
             return;
         }
         let mut by_node: BTreeMap<NodeId, Vec<(Partition, Promotion)>> = BTreeMap::new();
-        for (partition, flip) in self.new.operations.flips.iter() {
+        for (partition, flip) in self.new.promotions.iter() {
             by_node.entry(flip.node).or_default().push((*partition, *flip));
         }
         let mut to_go: BTreeMap<NodeId, u32> = BTreeMap::new();
@@ -115,7 +115,8 @@ impl News<'_> {
 
     /// Returns the epoch in which the copying to a node began, as far as the states show.
     fn copying_since(&self, node: NodeId) -> Epoch {
-        let plan = self.new.plan.as_ref().or(self.old.plan.as_ref()).map_or(0, |plan| plan.epoch);
+        let plan =
+            self.new.plans.running.as_ref().or(self.old.plans.running.as_ref()).map_or(0, |plan| plan.epoch);
         plan.max(self.new.member(node).map_or(0, |member| member.since))
     }
 }

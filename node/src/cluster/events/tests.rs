@@ -251,7 +251,7 @@ fn flipped(state: &ClusterState, count: usize, digest: u64) -> ClusterState {
 fn digests_of_a_flip_are_told_of_one_by_itself_and_of_many_in_steps_by_their_sums() {
     let mut state = cluster_of(3);
     // Without the copies of the joins, the next one is the only one since then.
-    state.operations.flips = Arc::default();
+    state.promotions = Arc::default();
     let away = suspended(&state, 2, 1);
     let (partition, replica) = away.replicas_on(node(2)).find(|(_, r)| r.role == ReplicaRole::Away).unwrap();
     let resume = Change::ResumeReplica { partition, replica: replica_ref(&away, replica) };
@@ -284,7 +284,7 @@ fn what_an_operator_does_is_told() {
     let events = told(&state, &leaving);
     assert_told(&events, "info", "member", &[&node(2).short(), "leaves", "no longer a member"]);
     assert_told(&events, "info", "plan", &["leaves", "512 copies to make"]);
-    let plan = leaving.plan.as_ref().unwrap().id;
+    let plan = leaving.plans.running.as_ref().unwrap().id;
     let paused =
         after(&leaving, [Change::PausePlan { plan }, Change::SetThrottle { bytes_per_s: Some(1 << 20) }]);
     let events = told(&leaving, &paused);

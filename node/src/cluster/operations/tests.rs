@@ -7,6 +7,7 @@ use crate::cluster::samples::{
     joined, node, primary_ref, replica_ref, restarted, without,
 };
 use crate::cluster::state::Verdict;
+use crate::id::Partition;
 
 fn operate(operation: AdminOperation) -> Change {
     Change::Operate { operation, basis: None }
@@ -59,14 +60,14 @@ fn witness(state: &ClusterState, number: u8) -> ClusterState {
 }
 
 fn plan_id(state: &ClusterState) -> u64 {
-    state.plan.as_ref().unwrap().id
+    state.plans.running.as_ref().unwrap().id
 }
 
 #[test]
 fn node_that_leaves_serves_until_its_copies_are_on_other_nodes() {
     let state = cluster_of(4);
     let leaving = after(&state, [leave(2)]);
-    let plan = leaving.plan.clone().unwrap();
+    let plan = leaving.plans.running.clone().unwrap();
     assert_eq!((plan.copies_total, plan.copies_ideal), (512, 512), "its own copies, and no others");
     assert!(!leaving.ring.names(node(2)));
     assert_eq!(leaving.replicas_on(node(2)).count(), 512, "it gives up no copy before another node has it");
@@ -79,7 +80,7 @@ fn node_that_leaves_serves_until_its_copies_are_on_other_nodes() {
     let gone = after(&empty, [Change::Retire { node: node(2) }]);
     check(&gone);
     assert_eq!(
-        (gone.members.len(), gone.plan.clone(), gone.removed_in(node(2))),
+        (gone.members.len(), gone.plans.running.clone(), gone.removed_in(node(2))),
         (3, None, Some(gone.epoch))
     );
     let returns = Change::Register(announcement(2, 2));
@@ -110,7 +111,7 @@ fn dead_node_is_removed_and_its_copies_are_made_elsewhere() {
     check(&gone);
     assert_eq!((gone.unavailable(), gone.removed_in(node(2))), (0, Some(gone.epoch)));
     let done = converged(&gone);
-    assert_eq!((done.under_replicated(), done.plan.clone()), (0, None));
+    assert_eq!((done.under_replicated(), done.plans.running.clone()), (0, None));
     assert!(done.partitions().all(|(_, placed)| placed.in_sync().count() == 2));
 }
 
@@ -146,9 +147,9 @@ fn replacement_takes_exactly_the_places_of_the_dead_one() {
     assert_eq!(replaced.ring, state.ring.substituted(node(2), node(5)));
     let moved = ring::moves(&state.ring, &replaced.ring);
     assert!(moved.len() == 512 && moved.iter().all(|copy| copy.node == node(5)), "no other copy moves");
-    assert_eq!(replaced.plan.as_ref().unwrap().copies_ideal, 512);
+    assert_eq!(replaced.plans.running.as_ref().unwrap().copies_ideal, 512);
     let done = converged(&replaced);
-    assert_eq!((done.plan.clone(), done.under_replicated(), done.members.len()), (None, 0, 4));
+    assert_eq!((done.plans.running.clone(), done.under_replicated(), done.members.len()), (None, 0, 4));
     // The next computation starts from this ring.
     assert!(refusal(&done, operate(AdminOperation::Rebalance)).contains("nothing is to be done"));
     assert_eq!(done.weight_of(done.member(node(5)).unwrap()), 100);
@@ -168,7 +169,7 @@ fn live_node_that_is_replaced_serves_until_then_and_leaves() {
 #[test]
 fn weight_and_zone_that_were_set_survive_a_restart_until_another_is_announced() {
     let set = after(&cluster_of(3), [operate(AdminOperation::SetWeight { node: node(2), weight: 50 })]);
-    assert!(set.plan.as_ref().unwrap().cause.contains("from 100 to 50"));
+    assert!(set.plans.running.as_ref().unwrap().cause.contains("from 100 to 50"));
     assert!(
         refusal(&set, operate(AdminOperation::SetWeight { node: node(2), weight: 50 })).contains("already")
     );
@@ -201,7 +202,7 @@ fn copies_of_each_key_become_more_and_fewer() {
         refusal(&state, set(copies));
     }
     let more = after(&state, [set(3)]);
-    assert_eq!(more.plan.as_ref().unwrap().copies_total, 1024);
+    assert_eq!(more.plans.running.as_ref().unwrap().copies_total, 1024);
     let more = converged(&more);
     assert!(more.partitions().all(|(_, placed)| placed.in_sync().count() == 3));
     let fewer = converged(&after(&more, [set(2)]));
@@ -229,11 +230,11 @@ fn what_was_planned_on_another_state_is_void() {
 fn joins_wait_for_a_rebalance_if_auto_rebalance_is_off() {
     let state = after(&cluster_of(2), [Change::SetAutoRebalance { enabled: false }]);
     let waiting = joined(&joined(&state, 3), 4);
-    assert_eq!((waiting.plan.clone(), waiting.ring == state.ring), (None, true));
+    assert_eq!((waiting.plans.running.clone(), waiting.ring == state.ring), (None, true));
     assert_eq!(waiting.members.len(), 4);
     let rebalanced = after(&waiting, [operate(AdminOperation::Rebalance)]);
-    assert_eq!(rebalanced.plan.as_ref().unwrap().copies_total, 1024, "both at once, as one plan");
-    assert_eq!(converged(&rebalanced).plan, None);
+    assert_eq!(rebalanced.plans.running.as_ref().unwrap().copies_total, 1024, "both at once, as one plan");
+    assert_eq!(converged(&rebalanced).plans.running, None);
 }
 
 #[test]
@@ -254,14 +255,14 @@ fn aborted_plan_leads_back_to_where_the_copies_were() {
         assert_eq!((&aborted.ring, aborted.unavailable()), (&state.ring, 0));
         let done = converged(&aborted);
         assert_eq!(
-            (done.plan.clone(), done.replicas_on(node(4)).count(), done.under_replicated()),
+            (done.plans.running.clone(), done.replicas_on(node(4)).count(), done.under_replicated()),
             (None, 0, 0)
         );
-        assert!(done.operations.placement.waiting.contains(&node(4)), "it stays a member, without data");
+        assert!(done.placement.waiting.contains(&node(4)), "it stays a member, without data");
         let again = after(&done, [operate(AdminOperation::Rebalance)]);
         assert_eq!(again.ring, running.ring);
     }
-    assert!(all_made.plan.is_some());
+    assert!(all_made.plans.running.is_some());
 }
 
 #[test]
@@ -269,8 +270,8 @@ fn aborted_leave_keeps_the_node_and_a_removal_cannot_be_aborted() {
     let state = cluster_of(4);
     let leaving = after(&state, [leave(2)]);
     let aborted = after(&leaving, [Change::AbortPlan { plan: plan_id(&leaving) }]);
-    assert_eq!((&aborted.ring, aborted.operations.placement.leaving.len()), (&state.ring, 0));
-    assert_eq!(aborted.plan, None, "nothing was moved yet");
+    assert_eq!((&aborted.ring, aborted.placement.leaving.len()), (&state.ring, 0));
+    assert_eq!(aborted.plans.running, None, "nothing was moved yet");
     let down = without(&state, 2);
     let removed = after(&down, [remove(&down, 2, false)]);
     let reason = refusal(&removed, Change::AbortPlan { plan: plan_id(&removed) });
@@ -283,9 +284,9 @@ fn plan_is_paused_and_resumed_and_a_pause_ends_with_it() {
     let plan = plan_id(&running);
     assert!(refusal(&running, Change::ResumePlan { plan }).contains("not paused"));
     let paused = after(&running, [Change::PausePlan { plan }]);
-    assert!(paused.operations.paused && refusal(&paused, Change::PausePlan { plan }).contains("already"));
-    assert!(!after(&paused, [Change::ResumePlan { plan }]).operations.paused);
-    assert!(!converged(&paused).operations.paused);
+    assert!(paused.plans.paused && refusal(&paused, Change::PausePlan { plan }).contains("already"));
+    assert!(!after(&paused, [Change::ResumePlan { plan }]).plans.paused);
+    assert!(!converged(&paused).plans.paused);
     assert!(refusal(&cluster_of(2), Change::PausePlan { plan: 1 }).contains("no plan"));
 }
 
@@ -294,8 +295,8 @@ fn pace_is_set_within_bounds_and_reset_to_the_nodes_settings() {
     let state = cluster_of(2);
     let set = |bytes_per_s| Change::SetThrottle { bytes_per_s };
     let slow = after(&state, [set(Some(1 << 20))]);
-    assert_eq!(slow.operations.throttle_bytes_per_s, Some(1 << 20));
-    assert_eq!(after(&slow, [set(None)]).operations.throttle_bytes_per_s, None);
+    assert_eq!(slow.throttle_bytes_per_s, Some(1 << 20));
+    assert_eq!(after(&slow, [set(None)]).throttle_bytes_per_s, None);
     assert!(refusal(&state, set(Some(1))).contains("bytes a second"));
 }
 
@@ -307,14 +308,14 @@ fn removed_members_are_remembered_within_bounds() {
             state.forget(node(number), 9);
         }
     }
-    assert_eq!(state.operations.removed.len(), 198, "each once");
+    assert_eq!(state.removed.len(), 198, "each once");
     for number in 0..=u8::MAX {
         state.forget(NodeId::from_bytes([number; 32]), 9);
         let mut bytes = [number; 32];
         bytes[0] = number.wrapping_add(1);
         state.forget(NodeId::from_bytes(bytes), 9);
     }
-    assert_eq!(state.operations.removed.len(), REMOVED_MAX);
+    assert_eq!(state.removed.len(), REMOVED_MAX);
 }
 
 /// Returns a cluster that uses version 1, and whose members all support version 2.
@@ -329,14 +330,14 @@ fn upgraded(count: u8) -> ClusterState {
 #[test]
 fn protocol_version_is_raised_once_all_members_support_it_and_never_falls() {
     let state = upgraded(3);
-    assert_eq!((state.operations.protocol_version, state.version_to_raise()), (1, Some(2)));
+    assert_eq!((state.protocol_version, state.version_to_raise()), (1, Some(2)));
     let mut one_older = state.clone();
     Arc::make_mut(&mut one_older.members).get_mut(&node(2)).unwrap().announcement.protocol = 1;
     assert_eq!(one_older.version_to_raise(), None);
     assert!(refusal(&one_older, Change::RaiseProtocol(2)).contains("no higher version in common"));
     assert!(refusal(&state, Change::RaiseProtocol(3)).contains("version 2 in common, not 3"));
     let raised = after(&state, [Change::RaiseProtocol(2)]);
-    assert_eq!((raised.operations.protocol_version, raised.version_to_raise()), (2, None));
+    assert_eq!((raised.protocol_version, raised.version_to_raise()), (2, None));
     let older = Change::Register(announcement(2, 2));
     assert!(
         refusal(&raised, older).contains("supports versions 1 to 1"),
@@ -360,10 +361,10 @@ fn replica_becomes_in_sync_only_with_equal_digests() {
     assert!(refusal(&running, equal(7, 8)).contains("0000000000000007 on the primary"));
     let flipped = after(&running, [equal(7, 7)]);
     assert!(flipped.partition(partition).unwrap().is_in_sync(node));
-    let moved = flipped.plan.as_ref().or(flipped.operations.last_plan.as_ref()).unwrap();
+    let moved = flipped.plans.running.as_ref().or(flipped.plans.last.as_ref()).unwrap();
     assert_eq!((moved.moved_keys, moved.moved_bytes), (3, 700), "the state counts the moved records");
     let flip = Promotion { epoch: flipped.epoch, node, source_digest: 7, target_digest: 7 };
-    assert_eq!(flipped.operations.flips.get(&partition), Some(&flip));
+    assert_eq!(flipped.promotions.get(&partition), Some(&flip));
 }
 
 #[test]

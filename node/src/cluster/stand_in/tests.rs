@@ -151,12 +151,12 @@ fn stand_in_that_a_new_ring_names_is_a_copy_like_any_other() {
     for (partition, replica, _) in stand_ins(&waiting) {
         assert!(!named(&waiting, partition, replica.node), "partition {partition}");
     }
-    let plan = waiting.plan.clone().unwrap();
+    let plan = waiting.plans.running.clone().unwrap();
     let to_make = waiting.copies_in_progress().count() as u32;
     assert_eq!(waiting.plan_copies_made(), Some(0));
     assert!(plan.copies_total >= to_make, "{plan:?} against {to_make}");
     let whole = converged(&copied(&restarted(&waiting, 2)));
-    assert_eq!((whole.with_stand_in(), whole.plan), (0, None));
+    assert_eq!((whole.with_stand_in(), whole.plans.running), (0, None));
 }
 
 #[test]

@@ -92,7 +92,7 @@ async fn grow_here(nodes: usize) -> Result<Seen, String> {
     let (committed, copies_moved) = (began.elapsed(), planned(&world.log.state()));
     wait(&world, SERVE_MAX, |world| serves(world, joining)).await.map_err(|_| "the new node has no lease")?;
     let serving = began.elapsed();
-    let done = |world: &World| world.log.state().plan.is_none();
+    let done = |world: &World| world.log.state().plans.running.is_none();
     wait(&world, SERVE_MAX, done).await.map_err(|_| "its copies are not made")?;
     let complete = began.elapsed();
     let joined = world.network.take_heard();
@@ -131,7 +131,7 @@ fn all_serve(world: &World, nodes: usize) -> bool {
 }
 
 fn planned(state: &ClusterState) -> u32 {
-    state.plan.as_ref().map_or(0, |plan| plan.copies_total)
+    state.plans.running.as_ref().map_or(0, |plan| plan.copies_total)
 }
 
 /// Measures the time that one core takes for the ring of these members and one more.
