@@ -212,7 +212,7 @@ impl Plane {
             }
             effect => record(key.clone(), effect),
         };
-        let expires = matches!(action, Action::Expire(_) | Action::ExpireIf(..));
+        let expires = matches!(action, Action::Expire(..));
         if let Some(failure) = self.no_room(primary, expires, record.value.is_some()) {
             if planted(Mutation::RefuseAfterOrdering) {
                 primary.order(vec![record], self.host.monotonic_ms(), None);

@@ -58,7 +58,7 @@ pub enum Action {
     Read,
     /// Reads everything but the value. Answers [`Outcome::Meta`](super::Outcome::Meta).
     Inspect,
-    /// Writes a value. Answers [`Outcome::Set`](super::Outcome::Set).
+    /// Writes a value. Answers its version, [`Outcome::Set`](super::Outcome::Set).
     Set {
         /// The new value.
         value: Bytes,
@@ -76,29 +76,14 @@ pub enum Action {
     /// Adds to the value, a decimal integer; an absent key counts as 0; keeps the expiry. Answers
     /// [`Outcome::Integer`](super::Outcome::Integer).
     Add(i64),
-    /// Sets the expiry of a present key; a time not in the future removes it. Answers
+    /// Sets the expiry of a present key on a condition; a time not in the future removes it. Answers
     /// [`Outcome::Changed`](super::Outcome::Changed).
-    Expire(Deadline),
+    Expire(Deadline, ExpireCondition),
     /// Removes the expiry of a present key. Answers [`Outcome::Changed`](super::Outcome::Changed).
     Persist,
-    /// Writes a value. Answers its version, [`Outcome::Wrote`](super::Outcome::Wrote), or
-    /// [`Outcome::Unmet`](super::Outcome::Unmet).
-    Store {
-        /// The new value.
-        value: Bytes,
-        /// The new flags.
-        user_flags: u32,
-        /// The new expiry.
-        expiry: ExpiryPolicy,
-        /// Condition of the write.
-        condition: Condition,
-    },
     /// Executes the inner action if the key's record has this version (compare-and-set). Else answers
     /// [`Outcome::Unmet`](super::Outcome::Unmet), or [`Outcome::Absent`](super::Outcome::Absent).
     IfVersion(u64, #[serde(deserialize_with = "crate::nesting::bounded")] Box<Action>),
-    /// Sets the expiry of a present key on a condition; a time not in the future removes it. Answers
-    /// [`Outcome::Changed`](super::Outcome::Changed).
-    ExpireIf(Deadline, ExpireIf),
     /// Reads the value and removes the key. Answers [`Outcome::Entry`](super::Outcome::Entry).
     Take,
     /// Reads the value and sets its expiry. Answers [`Outcome::Entry`](super::Outcome::Entry).
@@ -167,7 +152,9 @@ pub enum Action {
 
 /// Condition for setting an expiry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ExpireIf {
+pub enum ExpireCondition {
+    /// None: the expiry is always set.
+    Always,
     /// The key has no expiry (NX).
     None,
     /// The key has an expiry (XX).
@@ -213,10 +200,8 @@ impl Action {
         let anchor = |deadline: &mut Deadline| *deadline = Deadline::At(deadline.at_ms(now_ms));
         match &mut self {
             Self::Set { expiry: ExpiryPolicy::Until(deadline), .. }
-            | Self::Store { expiry: ExpiryPolicy::Until(deadline), .. }
             | Self::ReadUntil(ExpiryPolicy::Until(deadline))
-            | Self::Expire(deadline)
-            | Self::ExpireIf(deadline, _) => anchor(deadline),
+            | Self::Expire(deadline, _) => anchor(deadline),
             _ => {}
         }
         self
@@ -226,7 +211,6 @@ impl Action {
     pub fn bytes(&self) -> u64 {
         match self {
             Self::Set { value, .. }
-            | Self::Store { value, .. }
             | Self::Extend { value, .. }
             | Self::SetRange { value, .. }
             | Self::AddFloat(value) => value.len() as u64,

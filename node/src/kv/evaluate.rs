@@ -11,7 +11,7 @@ use super::bits;
 use super::float::{self, NoSum};
 use super::number::{parse_count, parse_integer};
 use super::{
-    Action, ActionError, Condition, Effect, Entry, ExpireIf, ExpiryPolicy, Field, Fresh, Meta, Outcome,
+    Action, ActionError, Condition, Effect, Entry, ExpireCondition, ExpiryPolicy, Field, Fresh, Meta, Outcome,
 };
 
 /// Time, version and limit of an evaluation.
@@ -43,29 +43,23 @@ pub fn evaluate(action: &Action, current: Option<&Entry>, at: &At) -> Evaluated 
         Action::Set { value, user_flags, expiry, condition, return_old } => {
             let old = live.filter(|_| *return_old).cloned();
             if !holds(*condition, live) {
-                return Ok((Effect::Nothing, Outcome::Set { written: false, old }));
+                return Ok((Effect::Nothing, Outcome::Set { version: None, old }));
             }
             let effect = write(value, *user_flags, *expiry, current, live, now_ms);
-            (effect, Outcome::Set { written: true, old })
+            (effect, Outcome::Set { version: Some(at.version), old })
         }
         Action::Delete => (remove(current), Outcome::Changed(live.is_some())),
         Action::Add(delta) => add(*delta, live)?,
-        Action::Expire(deadline) => expire(deadline.at_ms(now_ms), live, now_ms),
         Action::Persist => match live.filter(|entry| entry.expiry_ms != 0) {
             Some(entry) => (rewrite(entry, 0), Outcome::Changed(true)),
             None => (Effect::Nothing, Outcome::Changed(false)),
         },
-        Action::Store { condition, .. } if !holds(*condition, live) => (Effect::Nothing, Outcome::Unmet),
-        Action::Store { value, user_flags, expiry, .. } => {
-            let effect = write(value, *user_flags, *expiry, current, live, now_ms);
-            (effect, Outcome::Wrote { version: at.version, len: value.len() as u64 })
-        }
         Action::IfVersion(version, action) => match live {
             None => (Effect::Nothing, Outcome::Absent),
             Some(entry) if entry.version != *version => (Effect::Nothing, Outcome::Unmet),
             Some(_) => return evaluate(action, current, at),
         },
-        Action::ExpireIf(deadline, condition) => {
+        Action::Expire(deadline, condition) => {
             let at_ms = deadline.at_ms(now_ms);
             match live {
                 Some(entry) if may_expire(*condition, entry, at_ms) => expire(at_ms, live, now_ms),
@@ -195,14 +189,15 @@ fn add(delta: i64, live: Option<&Entry>) -> Result<(Effect, Outcome), ActionErro
     Ok((Effect::Write { value, user_flags, expiry_ms }, Outcome::Integer(sum)))
 }
 
-fn may_expire(condition: ExpireIf, entry: &Entry, at_ms: u64) -> bool {
+fn may_expire(condition: ExpireCondition, entry: &Entry, at_ms: u64) -> bool {
     let expires = entry.expiry_ms != 0;
     match condition {
-        ExpireIf::None => !expires,
-        ExpireIf::Some => expires,
-        ExpireIf::Later => expires && at_ms > entry.expiry_ms,
-        ExpireIf::Sooner => !expires || at_ms < entry.expiry_ms,
-        ExpireIf::SoonerThanSome => expires && at_ms < entry.expiry_ms,
+        ExpireCondition::Always => true,
+        ExpireCondition::None => !expires,
+        ExpireCondition::Some => expires,
+        ExpireCondition::Later => expires && at_ms > entry.expiry_ms,
+        ExpireCondition::Sooner => !expires || at_ms < entry.expiry_ms,
+        ExpireCondition::SoonerThanSome => expires && at_ms < entry.expiry_ms,
     }
 }
 

@@ -12,7 +12,7 @@ mod outcome;
 mod ticket;
 mod transaction;
 
-pub use action::{Action, Condition, Deadline, ExpireIf, ExpiryPolicy, Fresh, Operation};
+pub use action::{Action, Condition, Deadline, ExpireCondition, ExpiryPolicy, Fresh, Operation};
 pub use bits::{BitRange, BitRangeUnit, Bitwise, Field, FieldAction, Overflow};
 pub use evaluate::{At, evaluate};
 pub use number::parse_integer;

@@ -40,8 +40,8 @@ pub enum Outcome {
     Meta(Option<Meta>),
     /// To [`Action::Set`](super::Action::Set).
     Set {
-        /// Whether the condition held.
-        written: bool,
+        /// Version of the written record; `None`: the condition did not hold, and nothing was written.
+        version: Option<u64>,
         /// The former value, if requested.
         old: Option<Entry>,
     },
@@ -55,7 +55,7 @@ pub enum Outcome {
     /// To [`Action::Fields`](super::Action::Fields): one number for each field, `None` if an overflow
     /// prevented its write.
     Integers(Vec<Option<i64>>),
-    /// A value was written.
+    /// To [`Action::Extend`](super::Action::Extend): a value was written.
     Wrote {
         /// Version of the record.
         version: u64,

@@ -282,7 +282,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::kv::{Action, Condition, Deadline, ExpiryPolicy};
+    use crate::kv::{Action, Condition, Deadline, ExpireCondition, ExpiryPolicy};
 
     const AT: At = At { now_ms: 1000, version: 50, value_bytes_max: 1 << 20 };
 
@@ -391,16 +391,17 @@ mod tests {
 
     #[test]
     fn answered_versions_are_those_of_the_records() {
-        let store = |value| Action::Store {
+        let store = |value| Action::Set {
             value: key(value),
             user_flags: 0,
             expiry: ExpiryPolicy::Clear,
             condition: Condition::Always,
+            return_old: false,
         };
         let mut kept = Store::new();
         let steps = vec![one("a", store("1")), one("b", store("2")), one("a", store("3"))];
         let outcomes = run(&mut kept, &[], steps).unwrap();
-        let version = |version| Ok(Outcome::Wrote { version, len: 1 });
+        let version = |version| Ok(Outcome::Set { version: Some(version), old: None });
         assert_eq!(outcomes, [version(50), version(51), version(50)]);
         assert_eq!((kept[&key("a")].version, kept[&key("b")].version), (50, 51));
     }
@@ -422,7 +423,7 @@ mod tests {
             1 => set(name, "1"),
             2 => one(name, Action::Delete),
             3 => one(name, Action::Add(2)),
-            4 => one(name, Action::Expire(Deadline::At(2000))),
+            4 => one(name, Action::Expire(Deadline::At(2000), ExpireCondition::Always)),
             _ => one(name, Action::Take),
         });
         proptest::collection::vec(step, 0..12)
@@ -447,6 +448,7 @@ mod tests {
             let values = |outcomes: Vec<_>| -> Vec<_> {
                 outcomes.into_iter().map(|outcome| match outcome {
                     Ok(Outcome::Entry(Some(entry))) => Ok(Outcome::Value(Some(entry.value))),
+                    Ok(Outcome::Set { version, .. }) => Ok(Outcome::Changed(version.is_some())),
                     other => other,
                 }).collect()
             };

@@ -8,7 +8,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use caskade_engine::slots::partition_of;
 use caskade_node::kv::{
-    Action, Condition, Deadline, ExpiryPolicy, Failure, Operation, Outcome, Step, Ticket, Transaction,
+    Action, Condition, Deadline, ExpireCondition, ExpiryPolicy, Failure, Operation, Outcome, Step, Ticket,
+    Transaction,
 };
 use caskade_node::runtime::Node;
 use parking_lot::Mutex;
@@ -324,7 +325,7 @@ fn submit(node: &Node, key: &[u8], ask: &Ask) -> Ticket {
         Ask::Read => (one, Action::Read),
         Ask::Delete => (one, Action::Delete),
         Ask::Add(n) => (one, Action::Add(*n)),
-        Ask::Expire(length_ms) => (one, Action::Expire(Deadline::In(*length_ms))),
+        Ask::Expire(length_ms) => (one, Action::Expire(Deadline::In(*length_ms), ExpireCondition::Always)),
         Ask::Persist => (one, Action::Persist),
         Ask::SetFor(value, length_ms, when) => {
             (one, set(value, ExpiryPolicy::Until(Deadline::In(*length_ms)), condition(*when)))
@@ -345,10 +346,10 @@ fn condition(when: When) -> Condition {
 fn told(ask: &Ask, outcome: Outcome) -> Told {
     match (ask, outcome) {
         (Ask::Read | Ask::ReadOther, Outcome::Entry(entry)) => Told::Value(entry.map(|entry| entry.value)),
-        (Ask::Set(..) | Ask::SetFor(..), Outcome::Set { written, .. }) => Told::Set(written),
+        (Ask::Set(..) | Ask::SetFor(..), Outcome::Set { version, .. }) => Told::Set(version.is_some()),
         (Ask::Delete, Outcome::Changed(changed)) => Told::Deleted(changed),
         (Ask::SetBoth(_), Outcome::Transaction(Some(outcomes))) => {
-            let written = |outcome: &_| matches!(outcome, Ok(Outcome::Set { written: true, .. }));
+            let written = |outcome: &_| matches!(outcome, Ok(Outcome::Set { version: Some(_), .. }));
             Told::Changed(outcomes.iter().all(written))
         }
         (Ask::Expire(_) | Ask::Persist, Outcome::Changed(changed)) => Told::Changed(changed),

@@ -103,7 +103,7 @@ impl Gate {
 fn log_in(request: Request) -> Request {
     match request {
         Request::One(
-            Operation { action: Action::Store { value, .. }, .. },
+            Operation { action: Action::Set { value, .. }, .. },
             Shape::Stored { mode: Mode::Set, cas: false, noreply },
         ) => Request::LogIn { who: value, noreply },
         Request::Close(line) => Request::Close(line),
@@ -123,7 +123,7 @@ fn command(action: &Action) -> &'static str {
         Action::Count { down: false, .. } => "incrby",
         Action::Count { down: true, .. } => "decrby",
         Action::Delete => "del",
-        Action::Expire(_) | Action::ExpireIf(..) => "expire",
+        Action::Expire(..) => "expire",
         _ => "set",
     }
 }

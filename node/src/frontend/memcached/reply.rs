@@ -375,9 +375,11 @@ impl Shape {
 fn stored(outcome: Outcome, mode: Mode, cas: bool) -> Option<(Status, u64)> {
     let extends = matches!(mode, Mode::Append | Mode::Prepend);
     match outcome {
-        Outcome::Wrote { version, .. } => Some((Status::Done, version)),
-        Outcome::Unmet if cas => Some((Status::Exists, 0)),
-        Outcome::Unmet => Some((Status::NotStored, 0)),
+        Outcome::Wrote { version, .. } | Outcome::Set { version: Some(version), .. } => {
+            Some((Status::Done, version))
+        }
+        Outcome::Unmet | Outcome::Set { .. } if cas => Some((Status::Exists, 0)),
+        Outcome::Unmet | Outcome::Set { .. } => Some((Status::NotStored, 0)),
         Outcome::Absent if cas && !extends => Some((Status::NotFound, 0)),
         Outcome::Absent => Some((Status::NotStored, 0)),
         _ => None,

@@ -150,7 +150,7 @@ impl Store {
             Mode::Append | Mode::Prepend => {
                 Action::Extend { value, before: self.mode == Mode::Prepend, fresh: None }
             }
-            Mode::Set | Mode::Add | Mode::Replace => Action::Store {
+            Mode::Set | Mode::Add | Mode::Replace => Action::Set {
                 value,
                 user_flags: self.user_flags,
                 expiry: self.expiry,
@@ -159,6 +159,7 @@ impl Store {
                     Mode::Replace => Condition::Present,
                     _ => Condition::Always,
                 },
+                return_old: false,
             },
         };
         match self.cas {

@@ -7,7 +7,7 @@ use super::reply::Shape;
 use super::request::{Fetch, Foreign, Line, Mode, Request, Store, StoreReply, refuse, refuse_unless};
 use super::words::{Keys, client_flags, expiry, is_key, signed, unsigned, value_len, words};
 use super::{VERSION, meta};
-use crate::kv::{Action, ExpiryPolicy, Operation};
+use crate::kv::{Action, ExpireCondition, ExpiryPolicy, Operation};
 
 pub(super) const ERROR: &str = "ERROR";
 pub(super) const BAD_FORMAT: &str = "CLIENT_ERROR bad command line format";
@@ -162,7 +162,7 @@ fn touch(asked: &Asked<'_>) -> Request {
         return refuse_unless(noreply, BAD_EXPTIME);
     };
     let action = match expiry(exptime) {
-        ExpiryPolicy::Until(deadline) => Action::Expire(deadline),
+        ExpiryPolicy::Until(deadline) => Action::Expire(deadline, ExpireCondition::Always),
         // `Persist` would not show whether a key without expiry exists.
         policy => Action::ReadUntil(policy),
     };

@@ -218,13 +218,13 @@ pub(super) fn encode_one(answer: Answer, shape: Shape, to: &mut Encoder<'_>, tal
             count_read(entry.is_some(), tally);
             to.value_or_null(entry.map(|entry| entry.value).as_deref());
         }
-        (Shape::Stored | Shape::Restored, Outcome::Set { written: true, .. }) => to.ok(),
-        (Shape::Stored, Outcome::Set { written: false, .. }) => to.null(),
+        (Shape::Stored | Shape::Restored, Outcome::Set { version: Some(_), .. }) => to.ok(),
+        (Shape::Stored, Outcome::Set { version: None, .. }) => to.null(),
         (Shape::OldValue, Outcome::Set { old, .. }) => {
             count_read(old.is_some(), tally);
             to.value_or_null(old.map(|entry| entry.value).as_deref());
         }
-        (Shape::Inserted, Outcome::Set { written, .. }) => to.integer(i64::from(written)),
+        (Shape::Inserted, Outcome::Set { version, .. }) => to.integer(i64::from(version.is_some())),
         (Shape::Number, Outcome::Integer(number)) => to.integer(number),
         (Shape::Type, Outcome::Meta(meta)) => {
             count_read(meta.is_some(), tally);
@@ -246,11 +246,11 @@ pub(super) fn encode_one(answer: Answer, shape: Shape, to: &mut Encoder<'_>, tal
         (Shape::RenamedIfNew | Shape::Copied, Outcome::Changed(changed)) => to.integer(changed.into()),
         (Shape::Copied, Outcome::Absent) => to.integer(0),
         (Shape::Renamed | Shape::RenamedIfNew, Outcome::Absent) => refuse(b"ERR no such key", to, tally),
-        (Shape::Restored, Outcome::Set { written: false, .. }) => {
+        (Shape::Restored, Outcome::Set { version: None, .. }) => {
             refuse(b"BUSYKEY Target key name already exists.", to, tally);
         }
-        (Shape::NewVersion, Outcome::Wrote { version, .. }) => to.integer(version as i64),
-        (Shape::NewVersion, Outcome::Unmet | Outcome::Absent) => to.null(),
+        (Shape::NewVersion, Outcome::Set { version: Some(version), .. }) => to.integer(version as i64),
+        (Shape::NewVersion, Outcome::Set { .. } | Outcome::Unmet | Outcome::Absent) => to.null(),
         (Shape::Frequency | Shape::IdleTime, Outcome::Meta(meta)) => {
             encode_use(meta.is_some(), shape, to, tally);
         }

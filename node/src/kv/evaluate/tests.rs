@@ -54,7 +54,7 @@ fn set_writes_only_when_its_condition_holds() {
         let effect = if written { wrote("new", 9, 0) } else { Effect::Nothing };
         assert_eq!(
             run(&set(ExpiryPolicy::Clear, condition, false), current),
-            (effect, Outcome::Set { written, old: None }),
+            (effect, Outcome::Set { version: written.then_some(77), old: None }),
             "{condition:?} on {current:?}"
         );
     }
@@ -65,10 +65,10 @@ fn set_answers_the_former_value_whether_or_not_it_writes() {
     let present = entry("old", 0);
     for (condition, written) in [(Condition::Always, true), (Condition::Absent, false)] {
         let (_, outcome) = run(&set(ExpiryPolicy::Clear, condition, true), Some(&present));
-        assert_eq!(outcome, Outcome::Set { written, old: Some(present.clone()) });
+        assert_eq!(outcome, Outcome::Set { version: written.then_some(77), old: Some(present.clone()) });
     }
     let (_, outcome) = run(&set(ExpiryPolicy::Clear, Condition::Always, true), Some(&entry("old", 1)));
-    assert_eq!(outcome, Outcome::Set { written: true, old: None }, "an expired value is not returned");
+    assert_eq!(outcome, Outcome::Set { version: Some(77), old: None }, "an expired value is not returned");
 }
 
 #[test]
@@ -90,7 +90,11 @@ fn set_gives_the_expiry_its_policy_says() {
     ];
     for (policy, current, effect) in cases {
         let answer = run(&set(policy, Condition::Always, false), current);
-        assert_eq!(answer, (effect, Outcome::Set { written: true, old: None }), "{policy:?} on {current:?}");
+        assert_eq!(
+            answer,
+            (effect, Outcome::Set { version: Some(77), old: None }),
+            "{policy:?} on {current:?}"
+        );
     }
 }
 
@@ -165,7 +169,7 @@ fn until(at_ms: u64) -> ExpiryPolicy {
 }
 
 fn expire_at(at_ms: u64) -> Action {
-    Action::Expire(Deadline::At(at_ms))
+    Action::Expire(Deadline::At(at_ms), ExpireCondition::Always)
 }
 
 #[test]
@@ -184,7 +188,7 @@ fn relative_time_is_added_to_the_primary_s_cluster_time() {
         assert_eq!(effect, wrote("l", 0, now_ms + 2_000));
         let held = Entry { expiry_ms: now_ms + 2_000, ..entry("l", 0) };
         let (effect, outcome) = evaluate(&lock(2_000), Some(&held), &at).unwrap();
-        assert_eq!((effect, outcome), (Effect::Nothing, Outcome::Set { written: false, old: None }));
+        assert_eq!((effect, outcome), (Effect::Nothing, Outcome::Set { version: None, old: None }));
         let (_, outcome) = evaluate(&Action::Inspect, Some(&held), &at).unwrap();
         let Outcome::Meta(Some(meta)) = outcome else { panic!("{outcome:?}") };
         assert_eq!(meta.expiry_ms - meta.now_ms, 2_000);
@@ -252,7 +256,7 @@ impl Model {
                 self.0 = Some((sum.to_string().into_bytes(), flags, expiry_ms));
                 return Ok(sum);
             }
-            Action::Expire(deadline) => {
+            Action::Expire(deadline, ExpireCondition::Always) => {
                 if let Some((_, _, expiry_ms)) = &mut self.0 {
                     *expiry_ms = model_time(*deadline, now_ms).max(1);
                 }
@@ -266,7 +270,7 @@ impl Model {
                 return Ok(expires.into());
             }
             Action::ReadUntil(ExpiryPolicy::Until(deadline)) => {
-                return self.act(&Action::Expire(*deadline), now_ms);
+                return self.act(&Action::Expire(*deadline, ExpireCondition::Always), now_ms);
             }
             other => panic!("not in the model: {other:?}"),
         }
@@ -308,7 +312,7 @@ fn actions() -> impl Strategy<Value = Action> {
         1 => Just(Action::Inspect),
         1 => Just(Action::Delete),
         3 => prop_oneof![-3..3i64, any::<i64>()].prop_map(Action::Add),
-        2 => deadline().prop_map(Action::Expire),
+        2 => deadline().prop_map(|deadline| Action::Expire(deadline, ExpireCondition::Always)),
         1 => Just(Action::Persist),
         1 => Just(Action::Take),
         1 => deadline().prop_map(|deadline| Action::ReadUntil(ExpiryPolicy::Until(deadline))),
@@ -319,7 +323,7 @@ fn as_number(outcome: &Outcome) -> i64 {
     match outcome {
         Outcome::Entry(entry) => entry.is_some().into(),
         Outcome::Meta(meta) => meta.is_some().into(),
-        Outcome::Set { written, .. } => (*written).into(),
+        Outcome::Set { version, .. } => version.is_some().into(),
         Outcome::Integer(sum) => *sum,
         Outcome::Changed(changed) => (*changed).into(),
         other => panic!("not in the model: {other:?}"),
@@ -424,14 +428,15 @@ fn count_stops_at_zero_wraps_at_the_maximum_and_never_becomes_shorter() {
 fn expiry_is_moved_on_its_condition_only() {
     let (lasting, until) = (entry("v", 0), entry("v", 5000));
     for (condition, of_lasting, sooner, later) in [
-        (ExpireIf::None, true, false, false),
-        (ExpireIf::Some, false, true, true),
-        (ExpireIf::Later, false, false, true),
-        (ExpireIf::Sooner, true, true, false),
-        (ExpireIf::SoonerThanSome, false, true, false),
+        (ExpireCondition::Always, true, true, true),
+        (ExpireCondition::None, true, false, false),
+        (ExpireCondition::Some, false, true, true),
+        (ExpireCondition::Later, false, false, true),
+        (ExpireCondition::Sooner, true, true, false),
+        (ExpireCondition::SoonerThanSome, false, true, false),
     ] {
         let changes =
-            |entry: &Entry, at_ms| run(&Action::ExpireIf(Deadline::At(at_ms), condition), Some(entry)).1;
+            |entry: &Entry, at_ms| run(&Action::Expire(Deadline::At(at_ms), condition), Some(entry)).1;
         assert_eq!(changes(&lasting, 4000), Outcome::Changed(of_lasting), "{condition:?}");
         assert_eq!(changes(&until, 4000), Outcome::Changed(sooner), "{condition:?}");
         assert_eq!(changes(&until, 6000), Outcome::Changed(later), "{condition:?}");

@@ -5,7 +5,7 @@ use super::errors::integer;
 use crate::frontend::resp::now_ms;
 use crate::frontend::resp::parser::Args;
 use crate::frontend::resp::reply::{Refusal, Shape};
-use crate::kv::{Action, Deadline, ExpireIf};
+use crate::kv::{Action, Deadline, ExpireCondition};
 
 /// Unit and origin of an expiry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,13 +87,11 @@ fn expire_at(context: &mut Context<'_>, args: Args<'_>, unit: Unit, command: &st
     let condition = condition(args)?;
     // A deadline in the past removes the key.
     let deadline = unit.deadline(integer(args.get(2))?).ok_or_else(|| invalid(command))?;
-    let action =
-        condition.map_or(Action::Expire(deadline), |condition| Action::ExpireIf(deadline, condition));
-    Ok(Reply::One(context.submit(args.bytes(1), action), Shape::Changed))
+    Ok(Reply::One(context.submit(args.bytes(1), Action::Expire(deadline, condition)), Shape::Changed))
 }
 
 /// Parses the options NX, XX, GT and LT.
-fn condition(args: Args<'_>) -> Result<Option<ExpireIf>, Refusal> {
+fn condition(args: Args<'_>) -> Result<ExpireCondition, Refusal> {
     let (mut nx, mut xx, mut gt, mut lt) = (false, false, false, false);
     for option in args.from(3) {
         let flags = [("nx", &mut nx), ("xx", &mut xx), ("gt", &mut gt), ("lt", &mut lt)];
@@ -110,12 +108,12 @@ fn condition(args: Args<'_>) -> Result<Option<ExpireIf>, Refusal> {
         return Err("ERR GT and LT options at the same time are not compatible".into());
     }
     Ok(match (nx, xx, gt, lt) {
-        (true, ..) => Some(ExpireIf::None),
-        (_, _, true, _) => Some(ExpireIf::Later),
-        (_, true, _, true) => Some(ExpireIf::SoonerThanSome),
-        (_, _, _, true) => Some(ExpireIf::Sooner),
-        (_, true, ..) => Some(ExpireIf::Some),
-        _ => None,
+        (true, ..) => ExpireCondition::None,
+        (_, _, true, _) => ExpireCondition::Later,
+        (_, true, _, true) => ExpireCondition::SoonerThanSome,
+        (_, _, _, true) => ExpireCondition::Sooner,
+        (_, true, ..) => ExpireCondition::Some,
+        _ => ExpireCondition::Always,
     })
 }
 

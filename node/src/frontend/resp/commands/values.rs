@@ -164,7 +164,8 @@ pub(super) fn cas(context: &mut Context<'_>, args: Args<'_>) -> Handled {
         (6, Some(unit)) => ExpiryPolicy::Until(unit.positive(args.get(5), "cask.cas")?),
         _ => return Err(syntax_error()),
     };
-    let store = |condition| Action::Store { value: args.bytes(3), user_flags: 0, expiry, condition };
+    let value = args.bytes(3);
+    let store = |condition| Action::Set { value, user_flags: 0, expiry, condition, return_old: false };
     let action = match version {
         0 => store(Condition::Absent),
         _ => Action::IfVersion(version, Box::new(store(Condition::Always))),
