@@ -96,11 +96,13 @@ impl Clocks {
     }
 
     /// Switches the machine on again: its monotonic clock begins at another value. A wall clock that was set
-    /// a moment ago returns to its earlier error, because the clock that runs while the machine is off was
-    /// not set yet.
+    /// back a moment ago returns to its earlier error, because the clock that runs while the machine is off
+    /// was not set yet. One that was set forward stays: of two guesses the lower one counts, so nothing is
+    /// promised for a clock that loses less than the outage.
     pub fn reboot(&mut self, rng: &mut StdRng) {
-        if !self.keeps_its_wall_clock() {
-            self.wall_skew_ms.store(self.before.0, Ordering::Relaxed);
+        let (before_ms, _) = self.before;
+        if !self.keeps_its_wall_clock() && before_ms > self.wall_skew_ms.load(Ordering::Relaxed) {
+            self.wall_skew_ms.store(before_ms, Ordering::Relaxed);
         }
         (self.offset_ms, self.boot) = (rng.random_range(1_000..1_000_000), self.boot + 1);
     }
