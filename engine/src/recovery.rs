@@ -9,8 +9,8 @@
 //! *damaged*: the bad stretch is quarantined (kept, reported, never served) and reading continues at the next
 //! whole record. A hint file without its data file is damage too. A record whose era is not its partition's
 //! belongs to a dropped partition and is dead. A file that is no data file, and whose id this store provably
-//! never allocated, is foreign: it is set aside, and is no damage. Rejects files of another format version, or of a
-//! build before the first release.
+//! never allocated, is foreign: it is set aside, and is no damage. Rejects files of another format
+//! version, or of a build before the first release.
 
 pub(crate) mod load;
 

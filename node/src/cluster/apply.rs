@@ -52,7 +52,6 @@ impl ClusterState {
         self.finish_plan();
     }
 
-    #[allow(clippy::too_many_lines, reason = "one arm for each change, most of them calls")]
     fn apply_one(&mut self, change: &Change, epoch: Epoch) -> Result<(), Rejected> {
         if self.partitions.is_empty() && !matches!(change, Change::Found { .. }) {
             return Err("the cluster is not founded".to_owned());

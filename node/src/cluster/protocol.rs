@@ -16,12 +16,12 @@ use super::state::{Announcement, ClusterState};
 pub type ProtocolVersion = u16;
 
 /// Highest version that tests of upgrades may announce. Its messages are those of [`PROTOCOL_MAX`].
-const PROTOCOL_TEST_MAX: ProtocolVersion = PROTOCOL_MAX + 1;
+const PROTOCOL_OF_TESTS: ProtocolVersion = PROTOCOL_MAX + 1;
 
 /// Returns the versions that this build announces. `test_max` raises the highest one by 1 at most, to imitate
 /// a newer build.
 pub fn supported_versions(test_max: Option<ProtocolVersion>) -> RangeInclusive<ProtocolVersion> {
-    PROTOCOL_MIN..=test_max.unwrap_or(PROTOCOL_MAX).clamp(PROTOCOL_MAX, PROTOCOL_TEST_MAX)
+    PROTOCOL_MIN..=test_max.unwrap_or(PROTOCOL_MAX).clamp(PROTOCOL_MAX, PROTOCOL_OF_TESTS)
 }
 
 impl ClusterState {

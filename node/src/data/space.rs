@@ -20,7 +20,7 @@ use parking_lot::Mutex;
 
 use super::plane::{Plane, PrimaryState, Role};
 use crate::cluster::events::Severity;
-use crate::cluster::state::{Change, ClusterState, PrimaryRef, ReplicaRef};
+use crate::cluster::state::{Change, ClusterState, PrimaryRef};
 use crate::disk::{DiskState, Marks, Trend};
 use crate::id::{NodeId, Partition, Term};
 use crate::kv::Failure;

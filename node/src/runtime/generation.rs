@@ -1,10 +1,10 @@
 //! Generations in messages (rule R10): a node of an older generation is no coordinator, voter or primary in a
 //! newer one.
 //!
-//! Every control message names its sender's cluster and generation ([`Envelope`]), once the sender has a state. A node rejects a message of an older generation,
-//! and its answer names the newer one. A node that learns of a newer generation, from a message or an answer,
-//! gives up its topology log and returns under the newer generation (`given_up`). Replication needs only its
-//! terms, which a takeover raises.
+//! Every control message names its sender's cluster and generation ([`Envelope`]), once the sender has a
+//! state. A node rejects a message of an older generation, and its answer names the newer one. A node that
+//! learns of a newer generation, from a message or an answer, gives up its topology log and returns under the
+//! newer generation (`given_up`). Replication needs only its terms, which a takeover raises.
 //!
 //! Two logs of the same number that different nodes founded are rivals: neither follows the other, and
 //! operators decide.

@@ -8,16 +8,16 @@ use crate::cluster::protocol::{self, PROTOCOL_MAX, ProtocolVersion};
 use crate::cluster::state::Change;
 
 /// For tests of upgrades: the highest version that this process announces, to imitate a newer build.
-const TEST_MAX_VARIABLE: &str = "CASKADE_TEST_PROTOCOL_MAX";
+const TEST_VARIABLE: &str = "CASKADE_TEST_PROTOCOL_MAX";
 
 /// Returns the versions of the peer protocol that this process announces.
 pub fn supported_versions() -> RangeInclusive<ProtocolVersion> {
     static VERSIONS: LazyLock<RangeInclusive<ProtocolVersion>> = LazyLock::new(|| {
-        let test_max = std::env::var(TEST_MAX_VARIABLE).ok().and_then(|text| text.parse().ok());
+        let test_max = std::env::var(TEST_VARIABLE).ok().and_then(|text| text.parse().ok());
         let versions = protocol::supported_versions(test_max);
         if *versions.end() > PROTOCOL_MAX {
             tracing::warn!(
-                "{TEST_MAX_VARIABLE} is set: this node announces version {} of the peer protocol, which no \
+                "{TEST_VARIABLE} is set: this node announces version {} of the peer protocol, which no \
                  release has; once all members announce it, no node without this variable can join; unset it \
                  outside of tests",
                 versions.end()
