@@ -128,7 +128,8 @@ impl Engine {
     /// keys' bytes. It skips expired keys. A damaged record is returned as an error in its place; the scan
     /// then continues.
     ///
-    /// Needs [`Index::Ordered`]. The begin of a scan reads from every partition: about 0.5 ms.
+    /// Needs [`Index::Ordered`](crate::options::Index::Ordered). The begin of a scan reads from every
+    /// partition: about 0.5 ms.
     pub fn range(&self, start: Bound<&[u8]>, end: Bound<&[u8]>) -> Result<Scan, ScanError> {
         Scan::range(self.0.clone(), start, end)
     }
@@ -143,7 +144,7 @@ impl Engine {
     /// `limit` keys (1 to 10,000). A page may have fewer keys, if some were deleted meanwhile, without being
     /// the last.
     ///
-    /// Needs [`Index::Ordered`].
+    /// Needs [`Index::Ordered`](crate::options::Index::Ordered).
     ///
     /// # Panics
     /// Panics if a partition does not exist.

@@ -31,7 +31,7 @@
 //! - the engine never returns a record whose checksum or key does not match;
 //! - after a crash either all records of one append are present, or none;
 //! - the index takes about 29 bytes of memory per key, whatever the key's length; it holds the keys
-//!   themselves only if an ordered index was requested ([`Index`]);
+//!   themselves only if an ordered index was requested ([`options::Index`]);
 //! - at most one engine has a directory open.
 //!
 //! The engine has no network, cluster or async runtime code; every call is synchronous.

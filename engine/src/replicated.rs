@@ -129,7 +129,8 @@ impl Store {
     /// `limit` keys (1 to 10,000). A page may have fewer keys, if some were deleted meanwhile, without being
     /// the last.
     ///
-    /// For an owner that merges the pages of several stores. Needs [`Index::Ordered`].
+    /// For an owner that merges the pages of several stores. Needs
+    /// [`Index::Ordered`](crate::options::Index::Ordered).
     ///
     /// # Panics
     /// Panics if a partition does not exist.

@@ -7,7 +7,7 @@
 //! actions in their order before it unlocks.
 //!
 //! [`primary`] orders writes, [`follower`] is a replica as its primary sees it, [`replica`] accepts frames,
-//! [`action`] and [`event`] are the doors, [`version`] is the layout of a record's version. The traces in
+//! [`action`] and [`event`] are the doors, [`mod@version`] is the layout of a record's version. The traces in
 //! `node/tests/scripts/partition` show each machine.
 
 mod action;

@@ -4,7 +4,7 @@
 //! Every control message names its sender's cluster and generation ([`Envelope`]), once the sender has a
 //! state. A node rejects a message of an older generation, and its answer names the newer one. A node that
 //! learns of a newer generation, from a message or an answer, gives up its topology log and returns under the
-//! newer generation (`given_up`). Replication needs only its terms, which a takeover raises.
+//! newer generation (`superseded_log`). Replication needs only its terms, which a takeover raises.
 //!
 //! Two logs of the same number that different nodes founded are rivals: neither follows the other, and
 //! operators decide.

@@ -53,7 +53,7 @@ impl Handler for Inbound {
 pub(super) struct LogTransport {
     pub(super) peers: Peers,
     pub(super) inbound: Arc<Inbound>,
-    /// The generation for which this node gave up its own; see [`super::given_up`].
+    /// The generation for which this node gave up its own; see [`super::superseded_log`].
     pub(super) floor: u32,
 }
 
