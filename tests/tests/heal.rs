@@ -42,8 +42,31 @@ fn flipped_bits_that_nobody_reads_are_healed_by_the_scrubber() {
     with_cluster(builder, LIMIT, async |cluster| {
         write_all(cluster).await?;
         ensure!(flip_bits(cluster)? > 0, "the node has complete data files");
+        scrubbed_since_now(cluster).await?;
         healed(cluster).await
     });
+}
+
+/// Waits until the scrubber has verified all complete data files in a round that begins from now on: the
+/// present round may have passed a flipped bit.
+async fn scrubbed_since_now(cluster: &Cluster) -> Result<()> {
+    let mut bytes = 0;
+    for path in complete_files(cluster)? {
+        bytes += std::fs::metadata(path)?.len();
+    }
+    let before = scrubbed_bytes(cluster).await?;
+    eventually("two rounds of the scrubber", HEALED_MAX, async || {
+        let scrubbed = scrubbed_bytes(cluster).await? - before;
+        ensure!(scrubbed >= 2 * bytes, "{scrubbed} of 2 * {bytes} bytes are verified");
+        Ok(())
+    })
+    .await
+}
+
+async fn scrubbed_bytes(cluster: &Cluster) -> Result<u64> {
+    let info: String = cluster.node(NODE)?.client().await?.ask(&redis::cmd("INFO")).await?;
+    let field = info.lines().find_map(|line| line.strip_prefix("caskade_scrubbed_bytes:"));
+    Ok(field.context("INFO has the scrubbed bytes")?.trim().parse()?)
 }
 
 /// Waits for the event about the healing, then checks that all copies are equal and each is readable by
@@ -96,18 +119,22 @@ async fn read_all(cluster: &Cluster, node: usize) -> Result<()> {
     Ok(())
 }
 
-/// Flips bits in the complete data files of a running node; returns their number.
-fn flip_bits(cluster: &Cluster) -> Result<usize> {
+/// Returns the data files of the node without the last one, to which it still appends.
+fn complete_files(cluster: &Cluster) -> Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = Vec::new();
     for entry in std::fs::read_dir(cluster.node(NODE)?.data_dir().join("store"))? {
         let path = entry?.path();
         files.extend(Some(path).filter(|path| path.extension().is_some_and(|suffix| suffix == "data")));
     }
     files.sort();
-    // The node still appends to the last file.
     files.pop().context("the node has no data files")?;
+    Ok(files)
+}
+
+/// Flips bits in the complete data files of a running node; returns their number.
+fn flip_bits(cluster: &Cluster) -> Result<usize> {
     let mut flipped = 0;
-    for path in files {
+    for path in complete_files(cluster)? {
         let file = std::fs::OpenOptions::new().read(true).write(true).open(path)?;
         for at in (8192..file.metadata()?.len().saturating_sub(8192)).step_by(50_000) {
             let mut byte = [0];
