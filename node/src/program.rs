@@ -106,7 +106,7 @@ pub fn main() -> ExitCode {
     match ended {
         Ok(End::Stopped) => ExitCode::SUCCESS,
         // `exec` replaces this process, which releases every port and the store.
-        Ok(End::Anew) => {
+        Ok(End::Restart) => {
             let error = std::process::Command::new("/proc/self/exe").args(std::env::args_os().skip(1)).exec();
             fail(
                 &format!(
@@ -227,7 +227,7 @@ enum End {
     /// A signal asked the process to stop.
     Stopped,
     /// The process must start again at once, because the node changed to another topology log.
-    Anew,
+    Restart,
 }
 
 /// Signals that ask the node to stop.
@@ -271,7 +271,7 @@ async fn serve(settings: Settings, supervisor: &Supervisor, reload: Arc<Reload>)
         started = Node::start(settings, &listener, supervisor) => match started {
             Err(error) if error.is::<RestartRequired>() => {
                 tracing::warn!(target: LOG, "{error:#}");
-                return Ok(End::Anew);
+                return Ok(End::Restart);
             }
             started => started?,
         },
@@ -307,7 +307,7 @@ async fn serve(settings: Settings, supervisor: &Supervisor, reload: Arc<Reload>)
         tracing::info!(target: LOG, "stopped");
         match refusal {
             None => Ok(End::Stopped),
-            Some(_) if node.begins_anew() => Ok(End::Anew),
+            Some(_) if node.must_restart() => Ok(End::Restart),
             Some(reason) => Err(anyhow::anyhow!(reason)),
         }
     };

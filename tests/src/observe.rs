@@ -31,7 +31,7 @@ impl Cluster {
     /// Waits until the node has an event whose text contains `text`.
     ///
     /// # Errors
-    /// There is none within `limit`; lists the events.
+    /// No such event appears within `limit`; the error lists the events.
     pub async fn wait_event(&self, node: usize, text: &str, limit: Duration) -> Result<()> {
         eventually("an event", limit, async || {
             let events = self.node(node)?.client().await?.events().await?;

@@ -1,4 +1,4 @@
-//! The result of an inspection, and the reasons why there is none.
+//! The result of an inspection, and the errors that prevent one.
 
 use std::path::PathBuf;
 use std::sync::Arc;

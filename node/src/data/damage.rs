@@ -1,4 +1,4 @@
-//! DataLimits what a store that was found damaged at its opening may decide (rule R4). The damaged stretches
+//! Limits what a store that was found damaged at its opening may decide (rule R4). The damaged stretches
 //! may have held any record, so all its partitions count as damaged.
 //!
 //! If other copies are in-sync, this copy is syncing as after any restart. It is made equal to theirs, and

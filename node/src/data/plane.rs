@@ -41,7 +41,7 @@ use crate::partition::{AppendFailure, Primary, PrimaryEvent, Rejection, ReplicaL
 /// Sessions and transfers that one primary can number.
 const SESSIONS_PER_PRIMARY: u64 = 1 << 32;
 
-/// DataLimits of pending writes, waiting requests, background rates and free disk space.
+/// Limits of pending writes, waiting requests, background rates and free disk space.
 #[derive(Clone, Copy, Debug)]
 pub struct DataLimits {
     /// Time that a request waits for a primary, in milliseconds.
@@ -90,7 +90,7 @@ pub struct Parts {
     pub peers: Peers,
     /// Queues of proposals to the coordinator.
     pub proposals: Proposals,
-    /// DataLimits of pending writes, waiting requests, background rates and free disk space.
+    /// Limits of pending writes, waiting requests, background rates and free disk space.
     pub limits: DataLimits,
     /// Clocks and task starter.
     pub host: Host,

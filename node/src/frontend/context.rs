@@ -11,7 +11,7 @@ use super::stats::Stats;
 pub struct FrontEndContext {
     /// Counters of all front ends.
     pub stats: Arc<Stats>,
-    /// ClientLimits of all front ends together.
+    /// Limits of all front ends together.
     pub limits: Arc<ClientLimits>,
     /// Users, protected mode and TLS.
     pub security: Security,

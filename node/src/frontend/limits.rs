@@ -1,4 +1,4 @@
-//! ClientLimits of the resources that clients may use: one set for all front ends together.
+//! Limits of the resources that clients may use: one set for all front ends together.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use crate::config::Settings;
 /// a reply beyond the largest value.
 const OVERHEAD_BYTES: usize = 16 << 20;
 
-/// ClientLimits of connections, memory and pipelines. `connections_max` and `idle_s` can change while the
+/// Limits of connections, memory and pipelines. `connections_max` and `idle_s` can change while the
 /// node runs.
 #[derive(Debug)]
 pub struct ClientLimits {

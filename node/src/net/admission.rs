@@ -233,7 +233,7 @@ impl UpgradeInfo for Admission {
 
 type Upgrading<T> = Pin<Box<dyn Future<Output = Result<(PeerId, noise::Output<T>), AdmissionError>> + Send>>;
 
-/// NetLimits the time of an upgrade.
+/// Limits the time of an upgrade.
 async fn bounded<O>(upgrade: impl Future<Output = Result<O, AdmissionError>>) -> Result<O, AdmissionError> {
     let limit = Duration::from_millis(HANDSHAKE_MS_MAX);
     let admitted = tokio::time::timeout(limit, upgrade).await.unwrap_or(Err(AdmissionError::TimedOut))?;

@@ -156,7 +156,7 @@ pub trait Handler: Send + Sync + 'static {
     fn on_peer(&self, peer: NodeId, connected: bool);
 }
 
-/// NetLimits of the memory that the network uses.
+/// Limits of the memory that the network uses.
 #[derive(Debug, Clone)]
 pub struct NetLimits {
     /// Bytes queued for one peer and class, and bytes held of its calls and answers. One more message may
@@ -193,7 +193,7 @@ pub struct NetworkConfig {
     pub secret: Option<ClusterSecret>,
     /// Whether to listen beyond loopback without a secret.
     pub insecure: bool,
-    /// NetLimits of memory and connections.
+    /// Limits of memory and connections.
     pub limits: NetLimits,
     /// Supervisor of the network's tasks.
     pub supervisor: Supervisor,

@@ -1,7 +1,7 @@
 //! Runs the golden traces of `node/tests/scripts/partition`: each shows one thing that can fail.
 //!
 //! A command is an event or a request of the shell; its output is the list of actions, then `=` and the
-//! state where it changed. `UPDATE_GOLDENFILES=1` writes the outputs anew.
+//! state where it changed. `UPDATE_GOLDENFILES=1` rewrites the outputs.
 
 mod primary;
 mod replica;

@@ -215,7 +215,7 @@ impl Node {
     }
 
     /// Returns whether the node must be started again after it was [refused](Self::refused).
-    pub fn begins_anew(&self) -> bool {
+    pub fn must_restart(&self) -> bool {
         self.anew.load(Ordering::Acquire)
     }
 }

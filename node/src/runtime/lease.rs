@@ -126,7 +126,7 @@ impl Node {
                 }
             }
             ControlAnswer::DeclaredDown => {
-                self.return_anew();
+                self.register_again();
                 Err("it was declared down, and returns as a new incarnation".into())
             }
             ControlAnswer::NotCoordinator(other) => {
@@ -205,7 +205,7 @@ impl Node {
 
     /// Starts a new incarnation after this one was declared down while the process was alive; its copies are
     /// not trusted (rule R2).
-    fn return_anew(self: &Arc<Self>) {
+    fn register_again(self: &Arc<Self>) {
         self.plane.end_lease();
         match (*self.incarnations.lock())() {
             Ok(incarnation) => {

@@ -294,7 +294,7 @@ impl Node {
             ended = supervisor.ended() => return Err(ended.into()),
         };
         node.stop().await;
-        Err(if node.begins_anew() { RestartRequired(refusal).into() } else { anyhow::anyhow!(refusal) })
+        Err(if node.must_restart() { RestartRequired(refusal).into() } else { anyhow::anyhow!(refusal) })
     }
 
     /// Assembles a node and starts its loops. `wire` receives the node before they run: from then on, peers'

@@ -320,7 +320,7 @@ impl World {
             let fallen = match &self.nodes[number].process {
                 None => self.nodes[number].comparing.is_none(),
                 // `tend_generations` restarts a process that must begin again.
-                Some(process) if process.node.begins_anew() => false,
+                Some(process) if process.node.must_restart() => false,
                 Some(process) => process.node.plane().store_failed() || process.node.is_stopping(),
             };
             if fallen {

@@ -324,7 +324,7 @@ async fn write_everywhere(
     Ok(())
 }
 
-/// Reads every key through every member; the history then tells whether every acknowledged write is there.
+/// Reads every key through every member; the check of the history then finds lost acknowledged writes.
 /// Returns the keys whose last reply was "absent". A node that leaves may cease to be a member meanwhile, and
 /// then serves no client.
 async fn read_all(clients: &Arc<Clients>, world: &Arc<Mutex<World>>) -> Result<Vec<Bytes>, String> {

@@ -98,7 +98,7 @@ impl World {
     /// Returns whether a process that must begin again has stopped; asks it to stop if that was not done.
     fn has_ended(&mut self, number: usize) -> bool {
         let Some(process) = &mut self.nodes[number].process else { return false };
-        if !process.node.begins_anew() {
+        if !process.node.must_restart() {
             return false;
         }
         if let Some(ending) = &process.ending {

@@ -1,4 +1,4 @@
-//! Who imports whom: circles of files and of folders in each crate, and the folders of the node.
+//! Imports: circles of files and of folders in each crate, and the folders of the node.
 //!
 //! An import is an edge from the file that names a path to the file that defines the item. A name that a
 //! module only passes on (`pub use`, or an import that its children use) leads to the file that defines it.

@@ -26,7 +26,7 @@ const STRANGER_ARGS_MAX: usize = 10;
 /// Longest argument of a client that has not logged in, in bytes (Redis's limit).
 const STRANGER_BULK_BYTES_MAX: usize = 16 * 1024;
 
-/// ClientLimits of a request.
+/// Limits of a request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
     /// Longest argument, bytes.

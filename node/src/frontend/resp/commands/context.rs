@@ -1,4 +1,4 @@
-//! What a handler is given and what it returns.
+//! The argument and the result of a command's handler.
 
 use std::sync::Arc;
 
